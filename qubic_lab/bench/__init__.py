@@ -1,0 +1,1 @@
+"""Benchmarks: each returns plain results."""

@@ -1,0 +1,67 @@
+"""What commands share: progress and notes on stderr, one JSON object on stdout, lists as options."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from qubic_lab.errors import InputError
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Put one JSON object on stdout."""
+    typer.echo(json.dumps(content, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """Say something beside the result."""
+    stderr.print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def note_meaningless(meaningless: bool) -> None:
+    """Say that a model's answers mean nothing, where they do."""
+    if meaningless:
+        note("note: this model has random weights: its answers are meaningless, its speed and memory are not")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on a terminal while the block runs; yield a function that takes text, done and total."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def update(text: str, done: int, total: int) -> None:
+            progress.update(task, description=text, completed=done, total=total)
+
+        yield update
+
+
+def split_list(what: str, text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated option.
+
+    Raises:
+        InputError: a part is empty.
+    """
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise InputError(f"{what} is {text!r}: give values separated by single commas")
+    return parts
+
+
+def split_numbers(what: str, text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a comma-separated option.
+
+    Raises:
+        InputError: a part is not a whole number.
+    """
+    try:
+        return tuple(int(part) for part in split_list(what, text))
+    except ValueError as error:
+        raise InputError(f"{what} is {text!r}: give whole numbers separated by commas, such as 1,4") from error

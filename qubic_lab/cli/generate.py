@@ -1,0 +1,107 @@
+"""`qubic-lab generate`: answers to one prompt or to a file of prompts."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import note_meaningless, print_json, progress_bar
+from qubic_lab.core import Completion, Request, SamplingParams
+from qubic_lab.errors import InputError
+
+MOST_SLOTS = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog='Example: qubic-lab generate --ranks 2 --prompt "Why is the sky blue?"')(generate)
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Option(help="The question.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    strategy: options.Strategy = None,
+    cut: options.Cut = None,
+    dtype: options.Dtype = "bf16",
+    raw: Annotated[bool, typer.Option("--raw", help="Send prompts as they are, without the chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this share; 1 keeps all.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep so many of the likeliest tokens; 0 keeps all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")] = False,
+    stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text; may be repeated.")] = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Answer prompts with a model spread over ranks on this machine."""
+    from qubic_lab.pipeline import Pipeline, PipelineConfig
+    from qubic_lab.provenance import source_commit
+
+    sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, ignore_eos, tuple(stop or ()))
+    requests = [Request(prompt=text, raw=raw, sampling=sampling) for text in _prompts(prompt, prompts_file)]
+    slots = slots_for(len(requests), ranks or 1, dtype)
+    config = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots)
+    with progress_bar() as progress, Pipeline.launch(config) as pipeline:
+        completions = []
+        for answer in pipeline.answer_all(requests):
+            completions.append(answer.completion)
+            progress("answering", len(completions), len(requests))
+        used = pipeline.config
+    note_meaningless(used.meaningless)
+    if not json:
+        _print_texts(completions)
+        return
+    print_json(
+        {
+            "completions": [asdict(completion) for completion in completions],
+            "model": used.model,
+            "meaningless": used.meaningless,
+            "device": used.device,
+            "dtype": used.dtype,
+            "ranks": used.ranks,
+            "strategy": used.strategy,
+            "layers": used.layers,
+            "threads": used.threads,
+            "commit": str(source_commit()),
+        }
+    )
+
+
+def slots_for(prompts: int, ranks: int, dtype: str) -> int:
+    """Return the slots of a lane for so many prompts.
+
+    In 16 bit every number of slots gives the same bits, so it follows the load; in fp32 the matrix kernel changes with
+    the rows, and a prompt must get the same answer alone and in a file.
+    """
+    return 1 if dtype == "fp32" else min(MOST_SLOTS, math.ceil(prompts / ranks))
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        raise InputError("give either --prompt TEXT or --prompts-file FILE")
+    if prompt is not None:
+        return [prompt]
+    assert file is not None
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"prompts file {file} cannot be read: {reason}") from error
+    if not lines:
+        raise InputError(f"prompts file {file} is empty: give one prompt a line")
+    return lines
+
+
+def _print_texts(completions: list[Completion]) -> None:
+    for completion in completions:
+        if len(completions) > 1:
+            typer.echo(f"> {completion.prompt}")
+        typer.echo(completion.text)
+        if len(completions) > 1:
+            typer.echo()

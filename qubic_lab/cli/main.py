@@ -1,0 +1,70 @@
+"""The entry point: registers the commands, configures output, turns errors into one line and a status."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from qubic_lab import __version__
+from qubic_lab.cli import bench, compare, generate, models, runs
+from qubic_lab.errors import InputError, QubicLabError
+
+app = typer.Typer(
+    name="qubic-lab",
+    help="Split a language model over a few machines, prove that it is still the same, and report what it costs.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+for group in (generate, compare, models, runs, bench):
+    group.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qubic-lab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
+) -> None:
+    """Configure what holds for all commands."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit status: 0, 1 for what failed, 2 for what was asked wrongly."""
+    try:
+        return int(app(args=list(arguments) or ["--help"], standalone_mode=False) or 0)
+    except QubicLabError as error:
+        return _fail(str(error), error.exit_status)
+    except TyperException as error:
+        return _fail(error.format_message(), InputError.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe left; point stdout elsewhere so that the exit does not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _fail(message: str, status: int) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

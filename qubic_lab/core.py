@@ -1,0 +1,74 @@
+"""Frozen values that every part of the project shares: what is asked and what comes back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qubic_lab.errors import InputError, check_at_least
+
+FinishReason = Literal["stop", "length"]
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen; temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_at_least("max_new_tokens", self.max_new_tokens, 1)
+        check_at_least("top_k", self.top_k, 0)
+        if not 0.0 <= self.temperature <= 100.0:
+            raise InputError(f"temperature is {self.temperature}: it must be between 0 (greedy) and 100")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InputError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed is {self.seed}: it must be between 0 and {MAX_SEED}")
+        if any(not text for text in self.stop):
+            raise InputError("a stop string is empty: leave it out or give at least one character")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a pipeline: a text or ready token ids, and how to sample.
+
+    `raw` sends the text as it is; otherwise it becomes the user's turn in the model's chat template.
+
+    Raises:
+        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty.
+    """
+
+    prompt: str = ""
+    token_ids: tuple[int, ...] = ()
+    raw: bool = False
+    sampling: SamplingParams = SamplingParams()
+
+    def __post_init__(self) -> None:
+        if self.prompt and self.token_ids:
+            raise InputError("a request has a prompt and token ids: give one of them")
+        if not self.token_ids and not self.prompt.strip():
+            raise InputError("the prompt is empty: give at least one visible character")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: the text, its tokens and how fast they came (`ttft_ms`: submission to first token)."""
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    ttft_ms: float
+    tokens_per_s: float

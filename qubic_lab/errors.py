@@ -1,0 +1,61 @@
+"""The project's errors: what a user can mend, and what went wrong while running."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class QubicLabError(Exception):
+    """Base of every error that is meant for the user: one line that says what, the value and the remedy."""
+
+    exit_status = 1
+
+
+class InputError(QubicLabError, ValueError):
+    """Something the user gave cannot be used; nothing was written and nothing is left running."""
+
+    exit_status = 2
+
+
+class ModelError(InputError):
+    """A model's files are missing, damaged, contradictory or of a kind this project does not know."""
+
+
+class NonFiniteError(QubicLabError):
+    """A stage produced infinities or NaN; the message names the stage."""
+
+
+class RankError(QubicLabError):
+    """A rank of a pipeline was lost or failed; the message names the rank and the log."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a ready-to-append hint: the closest known name, or else the known names themselves."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    if close:
+        match = next(n for n in names if n.lower() == close[0])
+        return f"did you mean {match!r}?"
+    return f"known: {', '.join(names)}"
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> str:
+    """Return `value` if it is one of `known`.
+
+    Raises:
+        InputError: with the closest known name.
+    """
+    names = list(known)
+    if value not in names:
+        raise InputError(f"unknown {what} {value!r}: {did_you_mean(value, names)}")
+    return value
+
+
+def check_at_least(what: str, value: int, least: int) -> int:
+    """Return `value` if it is `least` or more.
+
+    Raises:
+        InputError: with the value and the limit.
+    """
+    if value < least:
+        raise InputError(f"{what} is {value}: it must be at least {least}")
+    return value

@@ -1,0 +1,1 @@
+"""Questions, scores and comparisons: what a model answers, and whether two ways of running it are the same."""

@@ -1,0 +1,180 @@
+"""A folder of safetensors: what it holds, checked against its config before a weight is read, and read in place."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qubic_lab.errors import ModelError
+from qubic_lab.model.config import ModelConfig, load_config
+from qubic_lab.model.folders import MANIFEST, file_hash, rank_folders, read_manifest
+from qubic_lab.model.layout import HEAD, Shape, StageRange, model_tensors, stage_tensors
+from qubic_lab.model.safetensors_file import DTYPE_WIDTHS, StoredTensor, read_header
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TEXT_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
+"""What a model folder holds beside its weights: config, generation config, tokenizer, chat template."""
+CHUNK_BYTES = 16 * 2**20
+"""The scratch memory of a read that has to convert, and the piece in which files are copied."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The config and the stored tensors of a model, or of the one stage that a folder holds."""
+
+    folder: Path
+    config: ModelConfig
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, folder: Path, stage: StageRange | None = None) -> "Checkpoint":
+        """Read config and headers and check that they agree; with `stage`, only its tensors need to be there.
+
+        Raises:
+            ModelError: weights are missing, damaged, of an unknown dtype or not the ones that the config describes.
+        """
+        config = load_config(folder)
+        stored: dict[str, StoredTensor] = {}
+        for file in weight_files(folder):
+            stored |= read_header(file)
+        needed = model_tensors(config) if stage is None else stage_tensors(config, stage)
+        _check_needed(folder, needed, stored)
+        _check_known(folder, config, stored)
+        return cls(folder, config, {name: stored[name] for name in needed})
+
+    def read_into(self, name: str, destination: "torch.Tensor") -> None:
+        """Read a tensor into `destination`, contiguous and of its shape; another dtype or device is converted to.
+
+        Equal dtypes in main memory need no memory beside the destination, all others CHUNK_BYTES. The file is read,
+        not mapped: mapped pages would count as memory of this process.
+
+        Raises:
+            ModelError: the file ends early.
+        """
+        import torch
+
+        tensor = self.tensors[name]
+        assert tuple(destination.shape) == tensor.shape and destination.is_contiguous(), name
+        flat = destination.detach().view(-1)
+        dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[tensor.dtype]
+        with tensor.file.open("rb", buffering=0) as stream:
+            stream.seek(tensor.offset)
+            if dtype == flat.dtype and flat.device.type == "cpu":
+                _read_exactly(stream, _bytes_of(flat), tensor.file)
+                return
+            scratch = torch.empty(CHUNK_BYTES // dtype.itemsize, dtype=dtype)
+            for part in flat.split(len(scratch)):
+                values = scratch[: len(part)]
+                _read_exactly(stream, _bytes_of(values), tensor.file)
+                part.copy_(values)
+
+    def chunks(self, name: str) -> Iterator[memoryview]:
+        """Yield the stored bytes of a tensor, at most CHUNK_BYTES at a time; each is valid until the next.
+
+        Raises:
+            ModelError: the file ends early.
+        """
+        tensor = self.tensors[name]
+        scratch = memoryview(bytearray(min(CHUNK_BYTES, tensor.nbytes)))
+        with tensor.file.open("rb", buffering=0) as stream:
+            stream.seek(tensor.offset)
+            for begin in range(0, tensor.nbytes, CHUNK_BYTES):
+                chunk = scratch[: tensor.nbytes - begin]
+                _read_exactly(stream, chunk, tensor.file)
+                yield chunk
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model folder, single or sharded, without opening them.
+
+    Raises:
+        ModelError: there are none, or the index that names them cannot be read.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    index = folder / INDEX
+    if not index.exists():
+        raise ModelError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} and the files that it names")
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} cannot be read ({error}): fetch it again") from error
+
+
+def text_files(folder: Path) -> list[Path]:
+    """Return the files that go with a model wherever its weights go: config, tokenizer, chat template."""
+    found = {file for pattern in TEXT_PATTERNS for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if file.name not in (INDEX, MANIFEST))
+
+
+def model_hash(folder: Path) -> str:
+    """Return the hex SHA-256 of a model: over name and SHA-256 of its config.json and its weight files.
+
+    A split has the hash of the model that it was made from, as its manifests say: it is the same model.
+
+    Raises:
+        ModelError: a file is missing, or a manifest is damaged.
+    """
+    for rank in rank_folders(folder):
+        if manifest := read_manifest(rank):
+            return str(manifest["model_hash"])
+    total = hashlib.sha256()
+    for file in sorted([folder / "config.json", *weight_files(folder)]):
+        total.update(f"{file.name} {file_hash(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _check_needed(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, StoredTensor]) -> None:
+    for name, shape in needed.items():
+        tensor = stored.get(name)
+        if tensor is None:
+            raise ModelError(
+                f"{folder}: config and weights disagree: config.json calls for {name}, which the weights lack; "
+                "give the files of one model"
+            )
+        if tensor.shape != shape:
+            raise ModelError(
+                f"{folder}: config and weights disagree: {name} is {list(tensor.shape)} in {tensor.file.name}, "
+                f"{list(shape)} by config.json; give the files of one model"
+            )
+        if tensor.dtype not in DTYPE_WIDTHS:
+            raise ModelError(
+                f"{folder}: {name} is stored as {tensor.dtype}: not supported; known: {', '.join(DTYPE_WIDTHS)}"
+            )
+
+
+def _check_known(folder: Path, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> None:
+    """Refuse weights beyond those of the config: left out unseen, they would make another model of it."""
+    known = model_tensors(config)
+    for name in stored:
+        # Some checkpoints store the head that a tied config takes from the embedding, and RoPE's constants.
+        if name not in known and name != HEAD and not name.endswith("rotary_emb.inv_freq"):
+            raise ModelError(
+                f"{folder}: config and weights disagree: config.json does not call for {name}; "
+                "give the files of one model"
+            )
+
+
+def _bytes_of(flat: "torch.Tensor") -> memoryview:
+    """Return the memory of a one-dimensional tensor as writable bytes."""
+    import torch
+
+    return flat.view(torch.uint8).numpy().data
+
+
+def _read_exactly(stream: io.FileIO, buffer: memoryview, file: Path) -> None:
+    """Fill `buffer`; one call of the system reads 2 GiB at most."""
+    filled = 0
+    while filled < len(buffer):
+        count = stream.readinto(buffer[filled:])
+        if not count:
+            raise ModelError(f"{file} ends {len(buffer) - filled} bytes early: it was changed while being read")
+        filled += count

@@ -1,0 +1,104 @@
+"""What a model's parts cost: parameters, bytes of weights, bytes read and operations in a decode step. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qubic_lab.errors import check_choice
+from qubic_lab.model.config import ModelConfig
+from qubic_lab.model.layout import DTYPE_BYTES, Shape, StageRange, layer_tensors, stage_tensors
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """The cost of one part for one sequence: `decode_bytes` and `flops` are those of one decode step, one token."""
+
+    parameters: int
+    weight_bytes: int
+    decode_bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The costs of the embedding, of each layer and of the head (with the final norm).
+
+    A tied head adds no parameters and no weights to the model, but its step reads all of the embedding's.
+    """
+
+    layers: int
+    embedding: PartCost
+    layer: PartCost
+    head: PartCost
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model."""
+        return self.embedding.parameters + self.layers * self.layer.parameters + self.head.parameters
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the whole model's weights."""
+        return self.embedding.weight_bytes + self.layers * self.layer.weight_bytes + self.head.weight_bytes
+
+    @property
+    def decode_bytes(self) -> int:
+        """Bytes that one decode step of one sequence reads."""
+        return self.embedding.decode_bytes + self.layers * self.layer.decode_bytes + self.head.decode_bytes
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one token."""
+        return self.embedding.flops + self.layers * self.layer.flops + self.head.flops
+
+
+def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
+    """Return the costs of a model's parts in a dtype, with `context` tokens in each layer's KV cache.
+
+    Operations are 2 per weight of a matrix and, in attention, 2 per element of the queries' products with the keys
+    and of the scores' with the values: https://arxiv.org/abs/2001.08361, table 1.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+    width = DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
+    matrix = config.vocab * config.hidden
+    layer = layer_tensors(config, 0)
+    layer_parameters = parameter_count(layer)
+    layer_matrices = sum(math.prod(shape) for shape in layer.values() if len(shape) == 2)
+    head_parameters = config.hidden + (0 if config.tied_head else matrix)
+    return ModelCost(
+        layers=config.layers,
+        embedding=PartCost(
+            parameters=matrix,
+            weight_bytes=matrix * width,
+            decode_bytes=config.hidden * width,
+            flops=0,
+        ),
+        layer=PartCost(
+            parameters=layer_parameters,
+            weight_bytes=layer_parameters * width,
+            decode_bytes=(layer_parameters + 2 * context * config.kv_size) * width,
+            flops=2 * layer_matrices + 4 * context * config.q_size,
+        ),
+        head=PartCost(
+            parameters=head_parameters,
+            weight_bytes=head_parameters * width,
+            decode_bytes=(config.hidden + matrix) * width,
+            flops=2 * matrix,
+        ),
+    )
+
+
+def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:
+    """Return the bytes of the weights that a stage holds; a tied matrix counts on each rank that has it.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+    return parameter_count(stage_tensors(config, stage)) * DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
+
+
+def parameter_count(tensors: Mapping[str, Shape]) -> int:
+    """Return the number of values in tensors of these shapes."""
+    return sum(math.prod(shape) for shape in tensors.values())

@@ -1,0 +1,324 @@
+"""A lean decoder for the Llama and Qwen2 families: the layers of one stage, fused projections, a slot KV cache.
+
+Letters in names: R rows of a micro-batch, H hidden size, Q query heads, K key/value heads, G = Q / K queries that share
+a key, D head size, L keys attended over, V vocabulary.
+
+An answer must not depend on who shares its micro-batch. So the kernels' shapes are fixed: a decode step always has
+`lane_rows` rows, and a slot attends over its own length rounded up to KV_BLOCK, whatever its neighbours' lengths. In
+attention heads are padded with zeros to a multiple of HEAD_BLOCK, so that every row starts on a cache line: where it
+does not, fp32 kernels round otherwise, and a row's place would show.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from qubic_lab.errors import check_choice
+from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.config import RopeConfig
+from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, StageRange, head_tensor
+
+KV_BLOCK = 64
+HEAD_BLOCK = 32
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return torch's dtype for `fp32`, `bf16` or `fp16`.
+
+    Raises:
+        InputError: another name.
+    """
+    return DTYPES[check_choice("dtype", name, DTYPES)]
+
+
+def lane_rows(slots: int, dtype: torch.dtype) -> int:
+    """Return the rows of a decode step for a lane of so many slots.
+
+    In fp32 several rows are filled up to groups of four: the matrix kernel treats the rows of an open group otherwise,
+    so that the bits of a slot would depend on its place.
+    """
+    return slots if slots == 1 or dtype != torch.float32 else 4 * math.ceil(slots / 4)
+
+
+def linear(x_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """Multiply rows by a weight matrix; a lone 16-bit row is computed as two.
+
+    One row takes a matrix-vector kernel that is slower than two rows of the matrix kernel and rounds differently, so a
+    lane of one slot would answer otherwise than a lane of many.
+    """
+    if x_RI.shape[0] == 1 and x_RI.dtype != torch.float32:
+        return F.linear(x_RI.expand(2, -1), weight_OI, bias_O)[:1]
+    return F.linear(x_RI, weight_OI, bias_O)
+
+
+def rope_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
+    """Return the rotation per position of each pair of a head, shape (D / 2,), in radians, fp32.
+
+    Source: RoPE (arXiv 2104.09864); `linear` divides positions; `llama3` divides low frequencies only, with a smooth
+    passage (Llama 3.1 model card and reference code).
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequencies = 1.0 / rope.theta**exponents
+    if rope.kind == "linear":
+        return frequencies / rope.factor
+    if rope.kind == "llama3":
+        wavelengths = 2 * math.pi / frequencies
+        low_wavelength = rope.original_max_positions / rope.low_freq_factor
+        high_wavelength = rope.original_max_positions / rope.high_freq_factor
+        smooth = (rope.original_max_positions / wavelengths - rope.low_freq_factor) / (
+            rope.high_freq_factor - rope.low_freq_factor
+        )
+        between = (1 - smooth) * frequencies / rope.factor + smooth * frequencies
+        scaled = torch.where(wavelengths > low_wavelength, frequencies / rope.factor, between)
+        return torch.where(wavelengths < high_wavelength, frequencies, scaled)
+    return frequencies
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one decoder layer; queries, keys and values are one matrix, so are gate and up."""
+
+    input_norm_H: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    output: torch.Tensor
+    output_bias: torch.Tensor | None
+    post_norm_H: torch.Tensor
+    gate_up: torch.Tensor
+    gate_up_bias: torch.Tensor | None
+    down: torch.Tensor
+    down_bias: torch.Tensor | None
+
+
+# What a micro-batch does in every layer: given the layer's index in the stage, queries (R, Q, D), keys and values
+# (R, K, D), store the latter two and return what attention makes of them, shape (R, K, G, D).
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Decoder:
+    """One stage of a model: its layers, the embedding on the first stage, the head on the last, and the KV cache."""
+
+    def __init__(self, checkpoint: Checkpoint, stage: StageRange, dtype: torch.dtype, device: torch.device) -> None:
+        """Read the stage's own weights, and no others, into memory.
+
+        Raises:
+            ModelError: the checkpoint's files are damaged.
+        """
+        self.config = checkpoint.config
+        self.stage = stage
+        self.dtype = dtype
+        self.device = device
+        self._checkpoint = checkpoint
+        self.embedding = self._read(EMBEDDING) if stage.has_embedding else None
+        self.layers = [self._read_layer(layer) for layer in range(stage.first, stage.end)]
+        self.final_norm_H = self._read(FINAL_NORM) if stage.has_head else None
+        self.head = self._read_head() if stage.has_head else None
+        self.frequencies = rope_frequencies(self.config.rope, self.config.head_dim).to(device)
+        self._head_padding = -self.config.head_dim % HEAD_BLOCK
+        self.reset(slots=1)
+
+    def reset(self, slots: int) -> None:
+        """Start with an empty KV cache of so many slots."""
+        self.slots = slots
+        self.capacity = 0
+        padded_dim = self.config.head_dim + self._head_padding
+        empty = torch.empty(slots, self.config.kv_heads, 0, padded_dim, dtype=self.dtype, device=self.device)
+        self.keys = [empty] * len(self.layers)
+        self.values = [empty] * len(self.layers)
+
+    def clear_slot(self, slot: int) -> None:
+        """Zero a slot that may hold infinities: a masked key still multiplies its value by 0."""
+        for cache in (*self.keys, *self.values):
+            cache[slot].zero_()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that this stage holds; a tied matrix that serves twice counts once."""
+        held = {id(t): t for t in (self.embedding, self.head, self.final_norm_H) if t is not None}
+        for layer in self.layers:
+            held |= {id(t): t for t in vars(layer).values() if t is not None}
+        return sum(t.nbytes for t in held.values())
+
+    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of tokens, shape (tokens, H)."""
+        assert self.embedding is not None
+        return F.embedding(torch.tensor(token_ids, device=self.device), self.embedding)
+
+    def prefill(self, hidden_RH: torch.Tensor, slot: int, start: int) -> torch.Tensor:
+        """Run a chunk of one prompt, positions `start` on, through the layers; return its hidden states (R, H)."""
+        rows = hidden_RH.shape[0]
+        length = self._reserve(start + rows)
+        positions = torch.arange(start, start + rows, device=self.device)
+        queries_per_key = self.config.heads // self.config.kv_heads
+        causal_RL = torch.arange(length, device=self.device) <= positions[:, None]
+        mask = causal_RL.repeat(queries_per_key, 1)
+
+        def attend(layer: int, q_RQD: torch.Tensor, k_RKD: torch.Tensor, v_RKD: torch.Tensor) -> torch.Tensor:
+            keys, values = self.keys[layer][slot], self.values[layer][slot]
+            keys[:, start : start + rows] = k_RKD.transpose(0, 1)
+            values[:, start : start + rows] = v_RKD.transpose(0, 1)
+            q_KGRD = q_RQD.unflatten(1, (-1, queries_per_key)).permute(1, 2, 0, 3)
+            mixed = self._mix(q_KGRD.flatten(1, 2)[None], keys[None, :, :length], values[None, :, :length], mask)
+            mixed_KGRD: torch.Tensor = mixed[0].unflatten(1, (queries_per_key, rows))
+            return mixed_KGRD.permute(2, 0, 1, 3)
+
+        return self._run_layers(hidden_RH, positions, attend)
+
+    def decode(self, hidden_RH: torch.Tensor, first_slot: int, positions: Sequence[int]) -> torch.Tensor:
+        """Run one token per slot of a lane through the layers; return hidden states of the same shape (R, H).
+
+        Args:
+            hidden_RH: `lane_rows` rows; row i is the token of slot `first_slot + i`, rows beyond the slots are padding.
+            first_slot: the lane's first slot.
+            positions: one per slot; -1 where the slot is idle and its row means nothing.
+        """
+        rows = hidden_RH.shape[0]
+        active = [row for row, position in enumerate(positions) if position >= 0]
+        self._reserve(max(positions) + 1)
+        row_positions = torch.zeros(rows, dtype=torch.int64)
+        row_positions[: len(positions)] = torch.tensor(positions).clamp(min=0)
+        row_positions = row_positions.to(self.device)
+        active_rows = torch.tensor(active, device=self.device)
+        active_slots = active_rows + first_slot
+        active_positions = row_positions[active_rows]
+        groups = self._attention_groups(first_slot, positions, row_positions)
+        queries_per_key = self.config.heads // self.config.kv_heads
+
+        def attend(layer: int, q_RQD: torch.Tensor, k_RKD: torch.Tensor, v_RKD: torch.Tensor) -> torch.Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys[active_slots, :, active_positions] = k_RKD[active_rows]
+            values[active_slots, :, active_positions] = v_RKD[active_rows]
+            q_RKGD = q_RQD.unflatten(1, (-1, queries_per_key))
+            mixed = torch.zeros_like(q_RKGD)
+            for group in groups:
+                mixed[group.rows] = self._mix(
+                    q_RKGD[group.rows].contiguous(),
+                    keys[group.slots, :, : group.length],
+                    values[group.slots, :, : group.length],
+                    group.mask,
+                )
+            return mixed
+
+        return self._run_layers(hidden_RH, row_positions, attend)
+
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Return the head's logits (R, V) in the decoder's dtype."""
+        assert self.head is not None and self.final_norm_H is not None
+        return linear(self._norm(hidden_RH, self.final_norm_H), self.head)
+
+    def _run_layers(self, hidden_RH: torch.Tensor, positions_R: torch.Tensor, attend: Attend) -> torch.Tensor:
+        angles = positions_R[:, None].float() * self.frequencies
+        cos_R1D = torch.cat((angles, angles), dim=-1).cos().to(self.dtype)[:, None]
+        sin_R1D = torch.cat((angles, angles), dim=-1).sin().to(self.dtype)[:, None]
+        heads, kv_heads, head_dim = self.config.heads, self.config.kv_heads, self.config.head_dim
+        x = hidden_RH
+        for index, layer in enumerate(self.layers):
+            qkv = linear(self._norm(x, layer.input_norm_H), layer.qkv, layer.qkv_bias).unflatten(1, (-1, head_dim))
+            qk, v = qkv.split((heads + kv_heads, kv_heads), dim=1)
+            first_half, second_half = qk.chunk(2, dim=-1)
+            qk = qk * cos_R1D + torch.cat((-second_half, first_half), dim=-1) * sin_R1D
+            qk, v = F.pad(qk, (0, self._head_padding)), F.pad(v, (0, self._head_padding))
+            q, k = qk.split((heads, kv_heads), dim=1)
+            mixed = attend(index, q, k, v)[..., :head_dim].reshape(len(x), -1)
+            x = x + linear(mixed, layer.output, layer.output_bias)
+            gate, up = linear(self._norm(x, layer.post_norm_H), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            x = x + linear(F.silu(gate) * up, layer.down, layer.down_bias)
+        return x
+
+    def _mix(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        scale = self.config.head_dim**-0.5
+        mixed: torch.Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        return mixed
+
+    def _norm(self, x: torch.Tensor, weight_H: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (self.config.hidden,), weight_H, self.config.norm_eps)
+
+    def _attention_groups(
+        self, first_slot: int, positions: Sequence[int], row_positions: torch.Tensor
+    ) -> "list[_AttentionGroup]":
+        """Group the lane's active rows by their rounded length; all of one length are a view, without a copy."""
+        rows_by_length: dict[int, list[int]] = defaultdict(list)
+        for row, position in enumerate(positions):
+            if position >= 0:
+                rows_by_length[_round_up(position + 1)].append(row)
+        groups = []
+        for length, rows in rows_by_length.items():
+            row_index: Any = torch.tensor(rows, device=self.device)
+            slot_index: Any = row_index + first_slot
+            if len(rows_by_length) == 1:  # idle rows may come along: they see position 0 and nobody reads them
+                row_index, slot_index = slice(0, len(positions)), slice(first_slot, first_slot + len(positions))
+            seen = torch.arange(length, device=self.device) <= row_positions[row_index][:, None]
+            groups.append(_AttentionGroup(row_index, slot_index, length, seen[:, None, None, :]))
+        return groups
+
+    def _reserve(self, length: int) -> int:
+        """Make room for so many positions in every slot; return the length rounded up to KV_BLOCK."""
+        needed = _round_up(length)
+        if needed > self.capacity:
+            self.capacity = max(needed, min(2 * self.capacity, _round_up(self.config.max_positions)))
+            self.keys = [self._grown(cache) for cache in self.keys]
+            self.values = [self._grown(cache) for cache in self.values]
+        return needed
+
+    def _grown(self, cache: torch.Tensor) -> torch.Tensor:
+        # zeros, not empty: what lies behind the mask is multiplied by 0 and must be finite; unused pages cost nothing
+        grown = torch.zeros(*cache.shape[:2], self.capacity, cache.shape[3], dtype=self.dtype, device=self.device)
+        grown[:, :, : cache.shape[2]] = cache
+        return grown
+
+    def _read(self, *names: str) -> torch.Tensor:
+        """Read tensors of the checkpoint into one, row block under row block."""
+        shapes = [self._checkpoint.tensors[name].shape for name in names]
+        rows = sum(shape[0] for shape in shapes)
+        fused = torch.empty(rows, *shapes[0][1:], dtype=self.dtype, device=self.device)
+        start = 0
+        for name, shape in zip(names, shapes, strict=True):
+            self._checkpoint.read_into(name, fused[start : start + shape[0]])
+            start += shape[0]
+        return fused
+
+    def _read_layer(self, layer: int) -> Layer:
+        config = self.config
+
+        def read(*names: str) -> torch.Tensor:
+            return self._read(*(f"model.layers.{layer}.{name}" for name in names))
+
+        qkv = [f"self_attn.{name}_proj" for name in "qkv"]
+        gate_up = ["mlp.gate_proj", "mlp.up_proj"]
+        return Layer(
+            input_norm_H=read("input_layernorm.weight"),
+            qkv=read(*(f"{name}.weight" for name in qkv)),
+            qkv_bias=read(*(f"{name}.bias" for name in qkv)) if config.qkv_bias else None,
+            output=read("self_attn.o_proj.weight"),
+            output_bias=read("self_attn.o_proj.bias") if config.output_bias else None,
+            post_norm_H=read("post_attention_layernorm.weight"),
+            gate_up=read(*(f"{name}.weight" for name in gate_up)),
+            gate_up_bias=read(*(f"{name}.bias" for name in gate_up)) if config.mlp_bias else None,
+            down=read("mlp.down_proj.weight"),
+            down_bias=read("mlp.down_proj.bias") if config.mlp_bias else None,
+        )
+
+    def _read_head(self) -> torch.Tensor:
+        if self.config.tied_head and self.embedding is not None:
+            return self.embedding
+        return self._read(head_tensor(self.config))
+
+
+@dataclass(frozen=True)
+class _AttentionGroup:
+    """Rows of a decode step that attend over the same number of keys; `mask` (rows, 1, 1, L) is true where seen."""
+
+    rows: Any
+    slots: Any
+    length: int
+    mask: torch.Tensor
+
+
+def _round_up(length: int) -> int:
+    return KV_BLOCK * math.ceil(length / KV_BLOCK)

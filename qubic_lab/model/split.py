@@ -1,0 +1,124 @@
+"""Dividing a model's files among ranks: one folder each, that is all a rank needs and can be verified later."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.checkpoint import WEIGHTS, Checkpoint, model_hash, text_files
+from qubic_lab.model.folders import (
+    MANIFEST,
+    new_folder,
+    problems,
+    rank_folders,
+    rank_name,
+    read_manifest,
+    write_manifest,
+)
+from qubic_lab.model.layout import StageRange, stage_ranges, stage_tensors
+from qubic_lab.model.safetensors_file import Progress, TensorSpec, advance_to, write_safetensors
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """How a model was split, and which (`model_hash`: of the whole model's config and weights)."""
+
+    strategy: str
+    layers_per_rank: tuple[int, ...]
+    model_hash: str
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks, whether or not their folders are on this host."""
+        return len(self.layers_per_rank)
+
+
+def split_checkpoint(
+    source: Path, out: Path, layers_per_rank: tuple[int, ...], strategy: str, progress: Progress = lambda share: None
+) -> None:
+    """Write `out/rank-<r>/` for each rank: its own tensors as they are stored, config, tokenizer and a manifest.
+
+    Raises:
+        ModelError: the source's files are missing, damaged or contradictory.
+        InputError: `out` is not empty, or cannot be written.
+    """
+    checkpoint = Checkpoint.open(source)
+    assert sum(layers_per_rank) == checkpoint.config.layers, layers_per_rank
+    stages = stage_ranges(layers_per_rank)
+    held = [checkpoint.tensors[name].nbytes for stage in stages for name in stage_tensors(checkpoint.config, stage)]
+    with new_folder(out) as partial:
+        manifest = SplitManifest(strategy, layers_per_rank, model_hash(source))
+        advance = advance_to(progress, sum(held))
+        for rank, stage in enumerate(stages):
+            folder = partial / rank_name(rank)
+            folder.mkdir()
+            _write_stage(checkpoint, stage, folder, advance)
+            write_manifest(folder, {"kind": "split", "rank": rank, **asdict(manifest)})
+
+
+def read_split(folder: Path) -> SplitManifest | None:
+    """Return how a folder was split, from the ranks that are on this host; None where it is no split.
+
+    Raises:
+        ModelError: a manifest is missing or damaged, or the ranks' manifests disagree.
+    """
+    manifests = [_rank_manifest(rank_path) for rank_path in rank_folders(folder)]
+    if not manifests:
+        return None
+    if len(set(manifests)) > 1:
+        raise ModelError(f"{folder} mixes ranks of several splits: their manifests disagree; split the model again")
+    return manifests[0]
+
+
+def rank_folder(folder: Path, rank: int) -> Path:
+    """Return the folder of one rank of a split.
+
+    Raises:
+        ModelError: it is not on this host.
+    """
+    path = folder / rank_name(rank)
+    if not path.is_dir():
+        raise ModelError(f"{path} is missing: copy it from where the model was split, or split the model again")
+    return path
+
+
+def verify(folder: Path) -> list[str]:
+    """Compare a split, one rank's folder or a converted model with its manifests and return what is wrong, a line each.
+
+    Raises:
+        InputError: the folder is missing or has no manifest.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one that `qubic-lab split` has written")
+    if (folder / MANIFEST).exists():
+        return problems(folder)
+    ranks = rank_folders(folder)
+    if not ranks:
+        raise InputError(f"{folder} has no {MANIFEST} to compare with: `qubic-lab split` writes one for each rank")
+    if found := [problem for rank in ranks for problem in problems(rank)]:
+        return found
+    try:
+        split = read_split(folder)
+    except ModelError as error:
+        return [str(error)]
+    assert split is not None
+    expected = [folder / rank_name(rank) for rank in range(split.ranks)]
+    return [f"{path} is missing" for path in expected if path not in ranks]
+
+
+def _write_stage(checkpoint: Checkpoint, stage: StageRange, folder: Path, advance: Callable[[int], None]) -> None:
+    for file in text_files(checkpoint.folder):
+        shutil.copyfile(file, folder / file.name)
+    tensors = {
+        name: TensorSpec(checkpoint.tensors[name].dtype, shape)
+        for name, shape in stage_tensors(checkpoint.config, stage).items()
+    }
+    write_safetensors(folder / WEIGHTS, tensors, checkpoint.chunks, advance)
+
+
+def _rank_manifest(folder: Path) -> SplitManifest:
+    content = read_manifest(folder)
+    if content is None or content.get("kind") != "split" or rank_name(content["rank"]) != folder.name:
+        raise ModelError(f"{folder} is not the rank that its name says, by its {MANIFEST}: split the model again")
+    return SplitManifest(content["strategy"], tuple(content["layers_per_rank"]), content["model_hash"])

@@ -1,0 +1,5 @@
+"""A language model over 1..N ranks: micro-batches travel from stage to stage, tokens come back to rank 0."""
+
+from qubic_lab.pipeline.client import Pipeline, PipelineConfig
+
+__all__ = ["Pipeline", "PipelineConfig"]

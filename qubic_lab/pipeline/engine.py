@@ -1,0 +1,168 @@
+"""Rank 0's loop: take requests, send micro-batches down the ring, take tokens back."""
+
+import queue
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from qubic_lab.core import SamplingParams
+from qubic_lab.errors import InputError
+from qubic_lab.pipeline.member import (
+    REPORT_ORDER,
+    Member,
+    StageSettings,
+    check_replies,
+    configure_order,
+)
+from qubic_lab.pipeline.message import Kind, Message
+from qubic_lab.pipeline.schedule import Event, Limits, Scheduler
+
+PREFILL_CHUNK = 128
+"""Tokens of a prompt's chunk: where a prompt is cut depends on the prompt alone."""
+IDLE_BEAT_S = 10.0
+"""An idle ring sends a report round: a receive that waits too long would count as a lost peer."""
+
+Replies = list[dict[str, Any]]
+Sink = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class _Submit:
+    request: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    sink: Sink
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    request: int
+
+
+@dataclass(frozen=True)
+class _Order:
+    content: dict[str, Any]
+    limits: Limits | None
+    replies: "Future[Replies]"
+
+
+class Engine:
+    """The one owner of scheduler and ring; other threads leave it commands."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._commands: queue.SimpleQueue[_Submit | _Cancel | _Order] = queue.SimpleQueue()
+        self._scheduler: Scheduler | None = None
+        self._sinks: dict[int, Sink] = {}
+        self._in_flight: deque[Message] = deque()
+
+    def configure(self, settings: StageSettings, limits: Limits) -> Replies:
+        """Load a model, or another shape of the running one, into all ranks; wait for it.
+
+        Raises:
+            InputError: requests are running.
+            ModelError: a rank could not load its part.
+        """
+        return self._order(configure_order(settings), limits)
+
+    def report(self) -> Replies:
+        """Ask every rank what it holds."""
+        return self._order(REPORT_ORDER, None)
+
+    def submit(self, request: int, prompt: tuple[int, ...], sampling: SamplingParams, sink: Sink) -> None:
+        """Queue a request; `sink` is called from the engine's thread with each of its events."""
+        self._commands.put(_Submit(request, prompt, sampling, sink))
+
+    def cancel(self, request: int) -> None:
+        """Forget a request: its slot is free at the next step."""
+        self._commands.put(_Cancel(request))
+
+    def run(self) -> None:
+        """Serve until the process ends."""
+        while True:
+            for command in self._take_commands():
+                self._execute(command)
+            self._step()
+
+    def _step(self) -> None:
+        """Fill the ring with micro-batches, one for each rank; then take back the oldest."""
+        if self._scheduler is None:
+            return
+        while len(self._in_flight) < self._member.ranks and (message := self._scheduler.next_micro_batch()):
+            self._send(self._scheduler, message)
+        if self._in_flight:
+            self._take_back(self._scheduler)
+
+    def _send(self, scheduler: Scheduler, message: Message) -> None:
+        stage = self._member.stage
+        assert stage is not None
+        hidden = stage.embed(message, scheduler.input_tokens(message))
+        self._member.transport.send(*stage.run(message, hidden))
+        self._in_flight.append(message)
+
+    def _take_back(self, scheduler: Scheduler) -> None:
+        message = self._member.transport.receive()
+        sent = self._in_flight.popleft()
+        assert message.sequence == sent.sequence, f"micro-batch {message.sequence} came back for {sent.sequence}"
+        for event in scheduler.complete(message):
+            sink = self._sinks[event.request]
+            if event.finish or event.fault_rank is not None:
+                del self._sinks[event.request]
+            sink(event)
+
+    def _take_commands(self) -> "list[_Submit | _Cancel | _Order]":
+        """Return what others left; when there is nothing to do, wait for it."""
+        commands = []
+        idle = not self._in_flight and (self._scheduler is None or self._scheduler.idle)
+        if idle:
+            try:
+                commands.append(self._commands.get(timeout=IDLE_BEAT_S))
+            except queue.Empty:
+                return [_Order(REPORT_ORDER, None, Future())]
+        while not self._commands.empty():
+            commands.append(self._commands.get())
+        return commands
+
+    def _execute(self, command: "_Submit | _Cancel | _Order") -> None:
+        match command:
+            case _Submit():
+                assert self._scheduler is not None
+                self._sinks[command.request] = command.sink
+                self._scheduler.submit(command.request, command.prompt, command.sampling)
+            case _Cancel():
+                if self._scheduler is not None and command.request in self._sinks:
+                    del self._sinks[command.request]
+                    self._scheduler.cancel(command.request)
+            case _Order():
+                self._carry_out(command)
+
+    def _order(self, content: dict[str, Any], limits: Limits | None) -> Replies:
+        order = _Order(content, limits, Future())
+        self._commands.put(order)
+        return check_replies(order.replies.result())
+
+    def _carry_out(self, order: _Order) -> None:
+        if order.limits is not None and self._scheduler is not None and not self._scheduler.idle:
+            order.replies.set_exception(
+                InputError("the pipeline is answering requests: configure it when they are done")
+            )
+            return
+        while self._in_flight and self._scheduler is not None:
+            self._take_back(self._scheduler)
+        member = self._member
+        member.send_control(order.content)
+        reply = member.obey(order.content)
+        member.receive_control(self._next_control())
+        member.send_control({"op": "collect", "replies": [reply]})
+        replies: Replies = member.receive_control(self._next_control())["replies"]
+        if order.limits is not None:
+            failed = any("error" in reply for reply in replies)
+            self._scheduler = None if failed else Scheduler(order.limits)
+        order.replies.set_result(replies)
+
+    def _next_control(self) -> Message:
+        message = self._member.transport.receive()
+        assert message.kind is Kind.CONTROL
+        return message

@@ -1,0 +1,155 @@
+"""What every rank is: a stage that can be configured, and control texts that travel the ring.
+
+A control text goes round twice. First the order itself, which each rank passes on before it obeys, so that all load
+at the same time; then a collection, to which each adds its reply.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from qubic_lab.errors import InputError, ModelError, QubicLabError
+from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.decoder import Decoder, torch_dtype
+from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.split import rank_folder, read_split
+from qubic_lab.pipeline.message import Kind, Message
+from qubic_lab.pipeline.stage import Stage
+from qubic_lab.pipeline.transport import Transport
+
+_CPU = torch.device("cpu")
+_ERRORS: dict[str, type[QubicLabError]] = {"ModelError": ModelError, "InputError": InputError}
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What all ranks of a pipeline agree on; fields as in wire/pipeline.proto's Settings."""
+
+    model_folder: str
+    layers: tuple[int, ...]
+    dtype: str
+    device: str
+    threads: int
+    lanes: int
+    slots_per_lane: int
+    capture_folder: str
+
+
+class Member:
+    """One rank: its place in the ring and, once configured, its stage."""
+
+    def __init__(self, rank: int, ranks: int, transport: Transport) -> None:
+        self.rank = rank
+        self.ranks = ranks
+        self.transport = transport
+        self.stage: Stage | None = None
+        self._loaded: tuple[Any, ...] | None = None
+
+    def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Do what an order says; return the reply, with an `error` where it failed."""
+        try:
+            if order["op"] == "configure":
+                self._configure(StageSettings(**{**order["settings"], "layers": tuple(order["settings"]["layers"])}))
+        except QubicLabError as error:
+            self.stage, self._loaded = None, None
+            return {"error": str(error), "kind": type(error).__name__}
+        return self._report()
+
+    def send_control(self, content: dict[str, Any]) -> None:
+        """Send a control text to the next rank."""
+        payload = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+        self.transport.send(Message(Kind.CONTROL, sequence=0, count=len(payload)), payload)
+
+    def receive_control(self, message: Message) -> dict[str, Any]:
+        """Receive the text that belongs to a control message."""
+        payload = self.transport.receive_payload((message.count,), torch.uint8, _CPU)
+        content: dict[str, Any] = json.loads(payload.numpy().tobytes())
+        return content
+
+    def _configure(self, settings: StageSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        device = torch.device(settings.device)
+        weights = (settings.model_folder, settings.layers, settings.dtype, settings.device)
+        if self.stage is None or self._loaded != weights:
+            self.stage = None  # let go of the old weights before the new ones are read
+            decoder = self._load(settings, device)
+        else:
+            decoder = self.stage.decoder
+        capture = Path(settings.capture_folder) if settings.capture_folder else None
+        self.stage = Stage(self.rank, decoder, settings.lanes, settings.slots_per_lane, capture)
+        self._loaded = weights
+
+    def _load(self, settings: StageSettings, device: torch.device) -> Decoder:
+        if len(settings.layers) != self.ranks:
+            raise InputError(f"{len(settings.layers)} layer counts for {self.ranks} ranks: give one for each rank")
+        folder = Path(settings.model_folder)
+        if read_split(folder) is not None:
+            folder = rank_folder(folder, self.rank)
+        stage = stage_ranges(settings.layers)[self.rank]
+        return Decoder(Checkpoint.open(folder, stage), stage, torch_dtype(settings.dtype), device)
+
+    def _report(self) -> dict[str, Any]:
+        decoder = self.stage.decoder if self.stage else None
+        return {
+            "rank": self.rank,
+            "pid": os.getpid(),
+            "stage": str(decoder.stage) if decoder else "",
+            "weight_bytes": decoder.weight_bytes if decoder else 0,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+
+
+def configure_order(settings: StageSettings) -> dict[str, Any]:
+    """Return the order that configures every rank."""
+    return {"op": "configure", "settings": asdict(settings)}
+
+
+REPORT_ORDER = {"op": "report"}
+
+
+def check_replies(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the replies of all ranks.
+
+    Raises:
+        QubicLabError: the first rank's error, of the kind that it was there.
+    """
+    for reply in replies:
+        if "error" in reply:
+            raise _ERRORS.get(reply["kind"], QubicLabError)(reply["error"])
+    return replies
+
+
+def follow(member: Member) -> None:
+    """Run a rank other than 0: take what comes, do this stage's part, pass it on; ends with the process."""
+    reply: dict[str, Any] = {}
+    while True:
+        message = member.transport.receive()
+        if message.kind is Kind.CONTROL:
+            content = member.receive_control(message)
+            if content["op"] == "collect":
+                content["replies"].append(reply)
+                member.send_control(content)
+            else:
+                member.send_control(content)
+                reply = member.obey(content)
+            continue
+        stage = member.stage
+        assert stage is not None, "a micro-batch came before the pipeline was configured"
+        decoder = stage.decoder
+        hidden = member.transport.receive_payload(stage.hidden_shape(message), decoder.dtype, decoder.device)
+        member.transport.send(*stage.run(message, hidden))
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory of this process so far, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # not Linux: what is resident now is the best that can be said
+        return int(psutil.Process().memory_info().rss)
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

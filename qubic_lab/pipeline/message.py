@@ -1,0 +1,124 @@
+"""What travels between ranks: a small header of fixed size, then hidden states, tokens or a control text.
+
+One codec, no pickle: a header is HEADER_WORDS int64 words; floats travel as their bits.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Header = npt.NDArray[np.int64]
+
+MAX_SLOTS = 64
+"""Most slots of a lane: the header has room for so many."""
+NO_FAULT = -1
+NO_TOKEN = -1
+NO_SAMPLE = -1
+
+_PREFIX_WORDS = 6
+_WORK_WORDS = 10
+HEADER_WORDS = _PREFIX_WORDS + MAX_SLOTS * _WORK_WORDS
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    PREFILL = 1
+    """A chunk of one prompt; hidden states (count, H) follow between ranks."""
+    DECODE = 2
+    """One token for each busy slot of a lane; hidden states (rows of the lane, H) follow between ranks."""
+    CONTROL = 3
+    """A JSON text of `count` bytes follows."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a micro-batch does for one slot, and what came of it.
+
+    `sample` is the index of the answer's token that this step chooses, or NO_SAMPLE where the prompt is not at its end.
+    `fault` names the first rank whose output was not finite.
+    """
+
+    slot: int
+    request: int
+    position: int
+    sample: int = NO_SAMPLE
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    token: int = NO_TOKEN
+    fault: int = NO_FAULT
+
+
+@dataclass(frozen=True)
+class Message:
+    """A micro-batch on its way (or back with its tokens), or a control text of `count` bytes.
+
+    A PREFILL has one work and `count` tokens, starting at the work's position; a DECODE has one work per busy slot.
+    """
+
+    kind: Kind
+    sequence: int
+    lane: int = 0
+    count: int = 1
+    works: tuple[Work, ...] = ()
+
+    def with_fault(self, rank: int, faulty: set[int]) -> "Message":
+        """Mark the works at the indices `faulty`, unless an earlier rank already did."""
+        works = tuple(
+            replace(work, fault=rank) if index in faulty and work.fault == NO_FAULT else work
+            for index, work in enumerate(self.works)
+        )
+        return replace(self, works=works)
+
+    def with_tokens(self, tokens: list[int]) -> "Message":
+        """Return the message as the last rank sends it back: one chosen token a work."""
+        works = tuple(replace(work, token=token) for work, token in zip(self.works, tokens, strict=True))
+        return replace(self, works=works)
+
+
+def encode(message: Message) -> Header:
+    """Write a message into a header."""
+    assert len(message.works) <= MAX_SLOTS
+    header = np.zeros(HEADER_WORDS, dtype=np.int64)
+    header[:5] = (message.kind, message.sequence, message.lane, message.count, len(message.works))
+    for index, work in enumerate(message.works):
+        start = _PREFIX_WORDS + index * _WORK_WORDS
+        header[start : start + _WORK_WORDS] = (
+            work.slot,
+            work.request,
+            work.position,
+            work.sample,
+            _bits(work.temperature),
+            _bits(work.top_p),
+            work.top_k,
+            work.seed,
+            work.token,
+            work.fault,
+        )
+    return header
+
+
+def decode(header: Header) -> Message:
+    """Read a message from a header."""
+    kind, sequence, lane, count, works = (int(word) for word in header[:5])
+    return Message(Kind(kind), sequence, lane, count, tuple(_work(header, index) for index in range(works)))
+
+
+def _work(header: Header, index: int) -> Work:
+    start = _PREFIX_WORDS + index * _WORK_WORDS
+    words = [int(word) for word in header[start : start + _WORK_WORDS]]
+    slot, request, position, sample, temperature, top_p, top_k, seed, token, fault = words
+    return Work(slot, request, position, sample, _float(temperature), _float(top_p), top_k, seed, token, fault)
+
+
+def _bits(value: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+def _float(bits: int) -> float:
+    return float(struct.unpack("<d", struct.pack("<q", bits))[0])

@@ -1,0 +1,219 @@
+"""Which micro-batch goes next: requests, lanes and slots as plain values; knows nothing of tensors or processes.
+
+A lane is a fixed number of slots that decode together, one token each; with as many lanes in flight as there are ranks,
+every rank works while the others do. A prompt travels in chunks as micro-batches of its own.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qubic_lab.core import FinishReason, SamplingParams
+from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, Kind, Message, Work
+
+PREFILL_BURST = 4
+"""So many prompt chunks go in a row before a lane that could decode gets its turn."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The shape of the schedule; `chunk` and `max_positions` are in tokens."""
+
+    lanes: int
+    slots_per_lane: int
+    chunk: int
+    max_positions: int
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a request in a step: its next token, its end, or the rank that broke it."""
+
+    request: int
+    token: int | None = None
+    finish: FinishReason | None = None
+    fault_rank: int | None = None
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    request: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+
+
+@dataclass
+class _Slot:
+    """A request in its place; `sent` prompt tokens are on their way, `tokens` have been chosen."""
+
+    request: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    sent: int = 0
+    tokens: list[int] = field(default_factory=list)
+    in_flight: int = 0  # micro-batches that have not come back
+    ended: bool = False  # finished, failed or cancelled: free once nothing is in flight
+
+    @property
+    def decoding(self) -> bool:
+        return bool(self.tokens) and not self.ended
+
+
+class Scheduler:
+    """Admits requests to free slots, hands out micro-batches and takes them back with their tokens."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._waiting: deque[_Waiting] = deque()
+        self._slots: list[_Slot | None] = [None] * (limits.lanes * limits.slots_per_lane)
+        self._sequence = 0
+        self._burst = 0
+        self._next_lane = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when no request waits or runs."""
+        return not self._waiting and not any(self._slots)
+
+    def submit(self, request: int, prompt: Sequence[int], sampling: SamplingParams) -> None:
+        """Queue a request; its prompt must be shorter than `max_positions`."""
+        assert 0 < len(prompt) < self.limits.max_positions
+        self._waiting.append(_Waiting(request, tuple(prompt), sampling))
+
+    def cancel(self, request: int) -> None:
+        """Forget a request; a slot whose micro-batch is under way is freed when that comes back."""
+        self._waiting = deque(w for w in self._waiting if w.request != request)
+        for index, slot in enumerate(self._slots):
+            if slot is not None and slot.request == request:
+                slot.ended = True
+                self._free_if_over(index)
+
+    def next_micro_batch(self) -> Message | None:
+        """Return what rank 0 should send now, or None when everything waits for tokens."""
+        self._admit()
+        decodable = self._decodable_lane()
+        prefillable = self._prefillable_slot()
+        if prefillable is not None and (decodable is None or self._burst < PREFILL_BURST):
+            self._burst = 0 if decodable is None else self._burst + 1
+            return self._prefill(prefillable)
+        self._burst = 0
+        return None if decodable is None else self._decode(decodable)
+
+    def input_tokens(self, message: Message) -> list[int]:
+        """Return the token ids that a micro-batch feeds: a prompt's chunk, or the last token of each work."""
+        slots = [self._slot(work.slot) for work in message.works]
+        if message.kind is Kind.PREFILL:
+            start = message.works[0].position
+            return list(slots[0].prompt[start : start + message.count])
+        return [slot.tokens[-1] for slot in slots]
+
+    def complete(self, message: Message) -> list[Event]:
+        """Take a micro-batch back; return what its requests' clients should learn."""
+        events = []
+        for work in message.works:
+            slot = self._slot(work.slot)
+            slot.in_flight -= 1
+            if not slot.ended and (event := self._advance(slot, work)):
+                events.append(event)
+            self._free_if_over(work.slot)
+        return events
+
+    def _slot(self, index: int) -> _Slot:
+        slot = self._slots[index]
+        assert slot is not None, f"slot {index} is free, yet a micro-batch names it"
+        return slot
+
+    def _admit(self) -> None:
+        """Place waiting requests, first come first, in the emptiest lanes, so that all ranks get work."""
+        while self._waiting:
+            free = [index for index, slot in enumerate(self._slots) if slot is None]
+            if not free:
+                return
+            busy = [sum(slot is not None for slot in self._lane(lane)) for lane in range(self.limits.lanes)]
+            index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
+            waiting = self._waiting.popleft()
+            self._slots[index] = _Slot(waiting.request, waiting.prompt, waiting.sampling)
+
+    def _lane(self, lane: int) -> list[_Slot | None]:
+        first = lane * self.limits.slots_per_lane
+        return self._slots[first : first + self.limits.slots_per_lane]
+
+    def _prefillable_slot(self) -> int | None:
+        """Return the slot of the request that came first and has prompt tokens left to send."""
+        candidates = [
+            (slot.request, index)
+            for index, slot in enumerate(self._slots)
+            if slot is not None and not slot.ended and slot.sent < len(slot.prompt)
+        ]
+        return min(candidates)[1] if candidates else None
+
+    def _decodable_lane(self) -> int | None:
+        """Return the next lane, round robin, with a slot that has a token to go on from and none under way."""
+        for offset in range(self.limits.lanes):
+            lane = (self._next_lane + offset) % self.limits.lanes
+            slots = [slot for slot in self._lane(lane) if slot is not None and slot.tokens]
+            if any(slot.decoding for slot in slots) and not any(slot.in_flight for slot in slots):
+                return lane
+        return None
+
+    def _prefill(self, index: int) -> Message:
+        slot = self._slot(index)
+        start = slot.sent
+        count = min(self.limits.chunk, len(slot.prompt) - start)
+        slot.sent += count
+        last = slot.sent == len(slot.prompt)
+        work = _work(index, slot, position=start, sample=0 if last else NO_SAMPLE)
+        return self._message(Kind.PREFILL, index // self.limits.slots_per_lane, count, (work,))
+
+    def _decode(self, lane: int) -> Message:
+        self._next_lane = (lane + 1) % self.limits.lanes
+        first = lane * self.limits.slots_per_lane
+        works = [
+            _work(first + i, slot, position=len(slot.prompt) + len(slot.tokens) - 1, sample=len(slot.tokens))
+            for i, slot in enumerate(self._lane(lane))
+            if slot is not None and slot.decoding
+        ]
+        return self._message(Kind.DECODE, lane, 1, tuple(works))
+
+    def _message(self, kind: Kind, lane: int, count: int, works: tuple[Work, ...]) -> Message:
+        self._sequence += 1
+        for work in works:
+            self._slot(work.slot).in_flight += 1
+        return Message(kind, self._sequence, lane, count, works)
+
+    def _advance(self, slot: _Slot, work: Work) -> Event | None:
+        if work.fault != NO_FAULT:
+            slot.ended = True
+            return Event(slot.request, fault_rank=work.fault)
+        if work.sample == NO_SAMPLE:
+            return None
+        slot.tokens.append(work.token)
+        finish = self._finish_reason(slot)
+        slot.ended = finish is not None
+        return Event(slot.request, work.token, finish)
+
+    def _finish_reason(self, slot: _Slot) -> FinishReason | None:
+        if slot.tokens[-1] in self.limits.eos_token_ids and not slot.sampling.ignore_eos:
+            return "stop"
+        full = len(slot.prompt) + len(slot.tokens) >= self.limits.max_positions
+        return "length" if full or len(slot.tokens) == slot.sampling.max_new_tokens else None
+
+    def _free_if_over(self, index: int) -> None:
+        slot = self._slots[index]
+        if slot is not None and slot.ended and not slot.in_flight:
+            self._slots[index] = None
+
+
+def _work(index: int, slot: _Slot, position: int, sample: int) -> Work:
+    sampling = slot.sampling
+    return Work(
+        slot=index,
+        request=slot.request,
+        position=position,
+        sample=sample,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        seed=sampling.seed,
+    )

@@ -1,0 +1,96 @@
+"""What one rank does with a micro-batch: its layers, the check for infinities and, on the last rank, the sampling."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from qubic_lab.model.decoder import Decoder, lane_rows
+from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, NO_TOKEN, Kind, Message, Work
+from qubic_lab.pipeline.sampling import choose_token
+
+
+class Stage:
+    """A rank's decoder and the lanes that run through it."""
+
+    def __init__(self, rank: int, decoder: Decoder, lanes: int, slots_per_lane: int, capture: Path | None) -> None:
+        """Prepare the KV cache; `capture` is a folder for the logits of each request (last rank), or None."""
+        self.rank = rank
+        self.decoder = decoder
+        self.slots_per_lane = slots_per_lane
+        self.rows = lane_rows(slots_per_lane, decoder.dtype)
+        self._capture = capture
+        self._spoiled_slots: set[int] = set()
+        decoder.reset(lanes * slots_per_lane)
+
+    def hidden_shape(self, message: Message) -> tuple[int, int]:
+        """Return the shape (rows, H) of the hidden states that travel with a micro-batch."""
+        rows = message.count if message.kind is Kind.PREFILL else self.rows
+        return rows, self.decoder.config.hidden
+
+    def embed(self, message: Message, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return the first stage's input (rows, H) for a micro-batch's tokens; idle rows carry token 0."""
+        if message.kind is Kind.PREFILL:
+            return self.decoder.embed(token_ids)
+        row_tokens = [0] * self.rows
+        for work, token in zip(message.works, token_ids, strict=True):
+            row_tokens[work.slot % self.slots_per_lane] = token
+        return self.decoder.embed(row_tokens)
+
+    @torch.inference_mode()
+    def run(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor | None]:
+        """Run a micro-batch through the layers.
+
+        Returns:
+            The message with faults marked and the hidden states (rows, H) for the next rank; on the last rank the
+            message with its tokens and None.
+        """
+        if message.kind is Kind.PREFILL:
+            work = message.works[0]
+            self._clean_slot(work)
+            hidden_RH = self.decoder.prefill(hidden_RH, work.slot, work.position)
+            # one work, all rows are its own
+            rows = [slice(None)]
+        else:
+            first = message.lane * self.slots_per_lane
+            positions = [-1] * self.slots_per_lane
+            for work in message.works:
+                positions[work.slot - first] = work.position
+            hidden_RH = self.decoder.decode(hidden_RH, first, positions)
+            rows = [slice(work.slot - first, work.slot - first + 1) for work in message.works]
+        finite_R = hidden_RH.isfinite().all(dim=-1)
+        message = self._mark(message, {i for i, own in enumerate(rows) if not bool(finite_R[own].all())})
+        if not self.decoder.stage.has_head:
+            return message, hidden_RH
+        return self._sample(message, hidden_RH), None
+
+    def _sample(self, message: Message, hidden_RH: torch.Tensor) -> Message:
+        if all(work.sample == NO_SAMPLE for work in message.works):
+            return message
+        if message.kind is Kind.PREFILL:
+            logits = self.decoder.logits(hidden_RH[-1:]).float()
+        else:
+            rows = torch.tensor([work.slot % self.slots_per_lane for work in message.works], device=hidden_RH.device)
+            logits = self.decoder.logits(hidden_RH)[rows].float()
+        message = self._mark(message, {i for i, finite in enumerate(logits.isfinite().all(dim=-1)) if not finite})
+        tokens = []
+        for work, logits_V in zip(message.works, logits, strict=True):
+            tokens.append(choose_token(logits_V, work) if work.fault == NO_FAULT else NO_TOKEN)
+            if self._capture is not None:
+                self._write_logits(self._capture, work, logits_V)
+        return message.with_tokens(tokens)
+
+    def _mark(self, message: Message, faulty: set[int]) -> Message:
+        marked = message.with_fault(self.rank, faulty)
+        self._spoiled_slots.update(work.slot for work in marked.works if work.fault != NO_FAULT)
+        return marked
+
+    def _clean_slot(self, work: Work) -> None:
+        """Zero what a request with infinities left behind before the next one moves in."""
+        if work.position == 0 and work.slot in self._spoiled_slots:
+            self.decoder.clear_slot(work.slot)
+            self._spoiled_slots.discard(work.slot)
+
+    def _write_logits(self, folder: Path, work: Work, logits_V: torch.Tensor) -> None:
+        with (folder / f"{work.request}.f32").open("wb" if work.sample == 0 else "ab") as file:
+            file.write(logits_V.cpu().numpy().tobytes())

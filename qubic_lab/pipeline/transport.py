@@ -1,0 +1,88 @@
+"""How messages get from rank to rank: a ring over torch.distributed, or a queue where one rank is all there is."""
+
+from collections import deque
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from qubic_lab.pipeline.message import HEADER_WORDS, Message, decode, encode
+
+_MOST_UNFINISHED_SENDS = 16
+
+
+class Transport(Protocol):
+    """The edge to the next rank and the edge from the previous one; messages keep their order."""
+
+    def send(self, message: Message, payload: torch.Tensor | None) -> None:
+        """Start sending; the payload must not be written to afterwards."""
+
+    def receive(self) -> Message:
+        """Wait for the next message from the previous rank."""
+
+    def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Wait for the payload that belongs to the message just received."""
+
+
+class LoopTransport:
+    """The ring of a single rank: what is sent comes back."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Message] = deque()
+        self._payloads: deque[torch.Tensor] = deque()
+
+    def send(self, message: Message, payload: torch.Tensor | None) -> None:
+        """Queue a message and its payload."""
+        self._messages.append(message)
+        if payload is not None:
+            self._payloads.append(payload)
+
+    def receive(self) -> Message:
+        """Return the oldest message."""
+        return self._messages.popleft()
+
+    def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Return the payload of the message just received."""
+        return self._payloads.popleft()
+
+
+class RingTransport:
+    """Rank r sends to r + 1 and the last to 0; headers on the CPU (gloo), hidden states where they are computed.
+
+    Sends overlap with compute; torch.distributed picks NCCL for CUDA tensors and gloo for others.
+    """
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self._next = (rank + 1) % ranks
+        self._previous = (rank - 1) % ranks
+        self._unfinished: deque[tuple[dist.Work, torch.Tensor]] = deque()
+
+    def send(self, message: Message, payload: torch.Tensor | None) -> None:
+        """Start sending; a tensor is kept until it has left."""
+        self._start(torch.from_numpy(encode(message)))
+        if payload is not None:
+            self._start(payload.contiguous())
+        while len(self._unfinished) > _MOST_UNFINISHED_SENDS:
+            self._unfinished.popleft()[0].wait()
+
+    def receive(self) -> Message:
+        """Wait for a header."""
+        header = torch.empty(HEADER_WORDS, dtype=torch.int64)
+        dist.recv(header, src=self._previous)
+        return decode(header.numpy())
+
+    def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Wait for a payload of known shape."""
+        payload = torch.empty(shape, dtype=dtype, device=device)
+        dist.recv(payload, src=self._previous)
+        return payload
+
+    def _start(self, tensor: torch.Tensor) -> None:
+        work = dist.isend(tensor, dst=self._next)
+        assert work is not None, "this rank is not in the process group"
+        self._unfinished.append((work, tensor))
+
+
+def make_transport(rank: int, ranks: int) -> Transport:
+    """Return the transport for a rank of a group that has been set up."""
+    return LoopTransport() if ranks == 1 else RingTransport(rank, ranks)

@@ -1,0 +1,91 @@
+"""Where a figure comes from: the commit, the versions and the machine."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "numpy", "safetensors", "qubic-lab")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The source's git commit; `dirty` when the tree held changes that are not in it."""
+
+    hash: str
+    dirty: bool
+
+    def __str__(self) -> str:
+        return f"{self.hash[:12]}{' + changes' if self.dirty else ''}"
+
+
+@cache
+def source_commit() -> Commit:
+    """Return the commit of the checkout that this package runs from, or `unknown` outside of one."""
+    root = Path(__file__).parent.parent
+    head = _git(root, "rev-parse", "HEAD")
+    if head is None:
+        return Commit("unknown", dirty=False)
+    return Commit(head, dirty=bool(_git(root, "status", "--porcelain")))
+
+
+def _git(root: Path, *args: str) -> str | None:
+    if not (root / ".git").exists():  # an installed copy inside somebody else's repository is not ours to name
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result's bits."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What ran: processor, cores that this process may use, memory and operating system."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    system: str
+
+    def __str__(self) -> str:
+        return f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB, {self.system}"
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+@cache
+def machine() -> Machine:
+    """Describe the machine of this process."""
+    import psutil
+
+    return Machine(_processor(), usable_cores(), psutil.virtual_memory().total / 2**30, platform.platform(terse=True))
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        fields = {name.strip(): value.strip() for name, _, value in lines}
+        if name := fields.get("model name"):
+            return f"{name} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
+    return platform.processor() or platform.machine()

@@ -1,0 +1,140 @@
+"""Run the studies of an experiment file one after another, using again what has not changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from qubic_lab.provenance import machine, source_commit, versions
+from qubic_lab.runs import fingerprint
+from qubic_lab.runs.experiment import Study, Week
+from qubic_lab.runs.manifest import Manifest, find_circumstances, read_results, utc_now, write_manifest
+from qubic_lab.runs.notebook import NotebookError, run_notebook
+from qubic_lab.runs.store import keep, run_folder, sweep_unfinished, unfinished_folder
+from qubic_lab.runs.weeks import Entry, add_entry, week_of
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One notebook with one set of parameters, and the hashes that make up its key."""
+
+    study: Study
+    parameters: Mapping[str, Any]
+    key: str
+    model_hash: str | None
+    data_hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a planned run ended and where it lies; `error` is None unless it failed."""
+
+    run: PlannedRun
+    folder: Path
+    reused: bool
+    seconds: float = 0.0
+    error: str | None = None
+
+
+class Watcher(Protocol):
+    """Who is told how a batch goes on."""
+
+    def begin(self, run: PlannedRun, number: int, of: int) -> None:
+        """Run `number` of `of` begins."""
+
+    def cell(self, number: int, of: int) -> None:
+        """A cell of the present run begins."""
+
+    def end(self, outcome: Outcome) -> None:
+        """The present run has ended."""
+
+
+def run_batch(week: Week, *, full: bool, watcher: Watcher) -> list[Outcome]:
+    """Run every study in its quick or full form; a run that fails is kept, and the others go on.
+
+    Raises:
+        InputError: a model or a data file cannot be read; nothing has run then.
+    """
+    sweep_unfinished()
+    batch = utc_now()
+    planned = plan_runs(week, full=full)
+    outcomes = []
+    for number, run in enumerate(planned, start=1):
+        watcher.begin(run, number, len(planned))
+        outcome = _reuse(run) or _execute(run, watcher)
+        add_entry(week_of(batch), _entry(outcome, batch))
+        watcher.end(outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def plan_runs(week: Week, *, full: bool) -> list[PlannedRun]:
+    """Return the runs of a week with their keys: every combination of every study."""
+    package_hash = fingerprint.hash_package()
+    return [
+        _plan(study, study.source.complete(parameters), package_hash)
+        for study in week.studies
+        for parameters in (study.full if full else study.quick).combinations()
+    ]
+
+
+def _plan(study: Study, parameters: dict[str, Any], package_hash: str) -> PlannedRun:
+    model = parameters.get("model")
+    model_hash = fingerprint.hash_model(model) if model is not None else None
+    data_hashes = {str(file.relative_to(study.root)): fingerprint.hash_file(file) for file in study.data}
+    key = fingerprint.cache_key(study.source.code_cells, parameters, package_hash, versions(), model_hash, data_hashes)
+    return PlannedRun(study, parameters, key, model_hash, data_hashes)
+
+
+def _reuse(run: PlannedRun) -> Outcome | None:
+    folder = run_folder(run.study.name, run.key)
+    return Outcome(run, folder, reused=True) if folder.is_dir() else None
+
+
+def _execute(run: PlannedRun, watcher: Watcher) -> Outcome:
+    study = run.study
+    started = utc_now()
+    error = None
+    with unfinished_folder(study.name, run.key) as folder:
+        try:
+            run_notebook(study.source, run.parameters, root=study.root, folder=folder, on_cell=watcher.cell)
+        except NotebookError as failure:
+            error = str(failure)
+        manifest = _describe(run, folder, started, error)
+        write_manifest(folder, manifest)
+        final = keep(folder, study.name, run.key, failed=error is not None)
+    return Outcome(run, final, reused=False, seconds=manifest.seconds, error=error)
+
+
+def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | None) -> Manifest:
+    finished = utc_now()
+    return Manifest(
+        key=run.key,
+        study=run.study.name,
+        title=run.study.title,
+        notebook=run.study.source.path.name,
+        parameters=run.parameters,
+        started_utc=started.isoformat(),
+        finished_utc=finished.isoformat(),
+        seconds=round((finished - started).total_seconds(), 1),
+        commit=source_commit().hash,
+        dirty=source_commit().dirty,
+        versions=versions(),
+        machine=str(machine()),
+        model=run.parameters.get("model"),
+        model_hash=run.model_hash,
+        data_hashes=run.data_hashes,
+        circumstances=find_circumstances(read_results(folder).values()),
+        error=error,
+    )
+
+
+def _entry(outcome: Outcome, batch: datetime) -> Entry:
+    return Entry(
+        study=outcome.run.study.name,
+        key=outcome.run.key,
+        batch=batch.isoformat(),
+        reused=outcome.reused,
+        failed=outcome.error is not None,
+    )

@@ -1,0 +1,62 @@
+"""What decides a run's outcome, as hashes: a run is made again exactly when one of them changes."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent.parent
+KEY_LENGTH = 16
+DECIDING_VERSIONS = ("python", "torch", "transformers", "numpy")
+
+
+def cache_key(
+    code_cells: Iterable[str],
+    parameters: Mapping[str, Any],
+    package_hash: str,
+    versions: Mapping[str, str],
+    model_hash: str | None,
+    data_hashes: Mapping[str, str],
+) -> str:
+    """Return the name of a run: equal inputs give equal keys, in whatever order the names stand.
+
+    The seed is one of the parameters. Of `versions` only those that decide bits count (DECIDING_VERSIONS).
+    """
+    identity = {
+        "code": list(code_cells),
+        "parameters": parameters,
+        "package": package_hash,
+        "versions": {name: versions[name] for name in DECIDING_VERSIONS},
+        "model": model_hash,
+        "data": data_hashes,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def hash_package(folder: Path = PACKAGE) -> str:
+    """Return one hash over every source and data file of the package."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(folder)}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_model(name: str) -> str:
+    """Return the hash of the model that `name` (a hub id, folder, file or alias) stands for.
+
+    Raises:
+        ModelError: the model cannot be found or read.
+    """
+    from qubic_lab.model.checkpoint import model_hash
+    from qubic_lab.model.resolve import resolve_model
+
+    return model_hash(resolve_model(name))

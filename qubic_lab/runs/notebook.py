@@ -1,0 +1,100 @@
+"""Run one notebook by papermill in a process of its own, and keep what the notebook records."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.runs.parameters import NotebookSource
+from qubic_lab.runs.store import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXECUTED = "executed.ipynb"
+LOG = "notebook.log"
+# Not a setting: this is how a running notebook is told by its own parent process where to record.
+RUN_DIR = "QUBIC_LAB_RUN_DIR"
+PNG_DPI = 192  # twice the 96 dots per inch of a screen
+
+
+class NotebookError(QubicLabError):
+    """A notebook stopped; the message names it, the cell and the last line of the error."""
+
+
+def run_notebook(
+    source: NotebookSource,
+    parameters: Mapping[str, Any],
+    *,
+    root: Path,
+    folder: Path,
+    on_cell: Callable[[int, int], None],
+) -> None:
+    """Execute a notebook in `root` and leave the executed notebook, its log and what it records in `folder`.
+
+    `on_cell(n, of)` is called as each code cell begins.
+
+    Raises:
+        NotebookError: a cell failed or the process was lost; `folder` holds the notebook as far as it got.
+    """
+    job = {"notebook": str(source.path), "parameters": dict(parameters), "root": str(root), "folder": str(folder)}
+    command = [sys.executable, "-m", "qubic_lab.runs.worker", json.dumps(job)]
+    cells = len(source.code_cells) + bool(parameters)  # papermill adds a cell with the parameters
+    failure = None
+    with (
+        (folder / LOG).open("wb") as log,
+        # The worker reads its standard input only to notice that this process has ended.
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as worker,
+    ):
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            message = json.loads(line)
+            if "error" in message:
+                failure = f"cell In [{message['cell']}]: {message['error']}"
+            else:
+                on_cell(message["cell"], cells)
+    if worker.returncode and failure is None:
+        failure = f"its process ended with status {worker.returncode}, see {LOG}"
+    if failure is not None:
+        raise NotebookError(f"{source.path.name}: {failure}")
+
+
+def record(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """Keep a notebook's result as `results/<name>.json` of its run and return it; in JupyterLab, only return it.
+
+    Raises:
+        InputError: the name is not fit for a file.
+    """
+    if folder := _record_folder("results", name):
+        write_atomically(folder / f"{name}.json", json.dumps(value, indent=2, allow_nan=False) + "\n")
+    return value
+
+
+def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
+    """Keep a figure as `figures/<name>.svg` and `.png` of its run, its caption inside, and return it to be shown.
+
+    Raises:
+        InputError: the name is not fit for a file.
+    """
+    from matplotlib import pyplot
+
+    if folder := _record_folder("figures", name):
+        folder.mkdir(parents=True, exist_ok=True)
+        # With fixed names inside and without a date, equal figures are equal files.
+        with pyplot.rc_context({"svg.hashsalt": name}):
+            figure.savefig(folder / f"{name}.svg", metadata={"Title": caption, "Date": None})
+        figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)
+    pyplot.close(figure)  # else the notebook would show it twice: as pyplot's and as the cell's value
+    return figure
+
+
+def _record_folder(kind: str, name: str) -> Path | None:
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise InputError(f"{name!r} cannot name a result: use lower-case letters, digits and underscores")
+    run_dir = os.environ.get(RUN_DIR)
+    return Path(run_dir, kind) if run_dir else None

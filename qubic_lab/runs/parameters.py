@@ -1,0 +1,115 @@
+"""What a notebook is and takes: its code and its `parameters` cell, read without running anything."""
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from qubic_lab.errors import InputError, did_you_mean
+
+# What papermill can hand to a notebook; it would turn anything else (a date, a tuple) into a string without a word.
+SCALARS = (bool, int, float, str)
+NAMED_TYPES: dict[str, type] = {each.__name__: each for each in (*SCALARS, list, dict)}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One name of the `parameters` cell: its default and the type that a value must have."""
+
+    default: Any
+    type: Any
+
+    def __str__(self) -> str:
+        return self.type.__name__ if isinstance(self.type, type) else str(self.type)
+
+
+@dataclass(frozen=True)
+class NotebookSource:
+    """A notebook before it runs: its code cells in order and the parameters that it takes."""
+
+    path: Path
+    code_cells: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all parameters: the given ones, and the notebook's defaults for the others."""
+        return {name: given.get(name, parameter.default) for name, parameter in self.parameters.items()}
+
+    def check(self, name: str, value: Any) -> None:
+        """Make sure that the notebook takes a parameter of that name and type.
+
+        Raises:
+            InputError: with the closest known name, or with the type that is needed.
+        """
+        if name not in self.parameters:
+            hint = did_you_mean(str(name), self.parameters)
+            raise InputError(f"unknown parameter {name!r} of {self.path.name}: {hint}")
+        parameter = self.parameters[name]
+        try:
+            TypeAdapter(parameter.type).validate_python(value, strict=True)
+        except ValidationError:
+            raise InputError(f"parameter {name} is {value!r}: {self.path.name} takes {parameter}") from None
+        if not _is_plain(value):
+            raise InputError(f"parameter {name} is {value!r}: only null, text, numbers, lists and maps can be passed")
+
+
+def read_source(path: Path) -> NotebookSource:
+    """Read a notebook's code and parameters.
+
+    Raises:
+        InputError: not a notebook, not exactly one cell tagged `parameters`, or a parameter without a plain default.
+    """
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not a notebook: save it again from JupyterLab") from None
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise InputError(f"{path} has {len(tagged)} code cells tagged 'parameters': it must have exactly one")
+    return NotebookSource(path, tuple(map(_text, code)), _read_parameters(path, _text(tagged[0])))
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    return "".join(cell["source"])  # the file format allows one string as well as a list of lines
+
+
+def _read_parameters(path: Path, code: str) -> dict[str, Parameter]:
+    try:
+        return dict(_read_parameter(statement) for statement in ast.parse(code).body)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{path}: the parameters cell holds more than lines of the form 'name: type = value': {error}"
+        ) from None
+
+
+def _read_parameter(statement: ast.stmt) -> tuple[str, Parameter]:
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+            return name, Parameter(ast.literal_eval(value), _type(annotation))
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            default = ast.literal_eval(value)
+            return name, Parameter(default, Any if default is None else type(default))
+    raise ValueError(ast.unparse(statement))
+
+
+def _type(annotation: ast.expr) -> Any:
+    """Turn an annotation into a type without evaluating it; papermill itself cannot read more than these, no union."""
+    match annotation:
+        case ast.Name(id=name) if name in NAMED_TYPES:
+            return NAMED_TYPES[name]
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return list[_type(item)]  # type: ignore[misc]  # made at run time
+    raise ValueError(f"type {ast.unparse(annotation)}")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
+    return value is None or isinstance(value, SCALARS)

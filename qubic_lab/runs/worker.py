@@ -1,0 +1,85 @@
+"""The process of one notebook: papermill and the kernel that it starts. Run by `qubic_lab.runs.notebook`.
+
+It gets its job as JSON in its one argument, tells of each cell and of an error in lines of JSON on standard output,
+and ends as soon as its standard input closes: when the process that started it has ended, in whatever way.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import textwrap
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from qubic_lab.pipeline.lifeline import end_when_stdin_closes
+from qubic_lab.runs.notebook import EXECUTED, RUN_DIR
+
+
+def main() -> int:
+    """Run the notebook and return the exit status."""
+    messages = _take_stdout()
+    end_when_stdin_closes()  # the kernel watches this process and follows
+    job = json.loads(sys.argv[1])
+    os.environ[RUN_DIR] = job["folder"]
+    with tempfile.TemporaryDirectory(dir=job["folder"]) as kernels:
+        return _execute(job, _install_kernel(Path(kernels)), messages)
+
+
+def _take_stdout() -> TextIO:
+    """Keep standard output for messages: what the kernel and its children print there goes to the log instead."""
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return messages
+
+
+def _install_kernel(folder: Path) -> str:
+    """Make a kernel of this very Python: a `python3` kernel of the user or the system may be another one."""
+    from ipykernel.kernelspec import KERNEL_NAME, write_kernel_spec
+
+    write_kernel_spec(folder / "kernels" / KERNEL_NAME)
+    # The first folder of this path wins.
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
+    return str(KERNEL_NAME)
+
+
+def _execute(job: dict[str, Any], kernel: str, messages: TextIO) -> int:
+    import papermill
+
+    begun = 0
+
+    def tell(**message: Any) -> None:
+        print(json.dumps(message), file=messages)
+
+    def tell_cell(**_: Any) -> None:
+        nonlocal begun
+        begun += 1
+        tell(cell=begun)
+
+    try:
+        papermill.execute_notebook(
+            job["notebook"],
+            Path(job["folder"]) / EXECUTED,
+            job["parameters"],
+            kernel_name=kernel,
+            cwd=job["root"],
+            progress_bar=False,
+            on_cell_execute=tell_cell,
+        )
+    except papermill.PapermillExecutionError as error:  # the notebook's own failure
+        tell(error=_one_line(error.ename, error.evalue), cell=begun)
+        return 1
+    except Exception as error:  # the kernel was lost, or could not start
+        traceback.print_exc()
+        tell(error=_one_line(type(error).__name__, str(error)), cell=begun)
+        return 1
+    return 0
+
+
+def _one_line(kind: str, message: str) -> str:
+    return textwrap.shorten(f"{kind}: {message}" if message else kind, width=300)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

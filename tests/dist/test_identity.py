@@ -1,0 +1,133 @@
+"""The split model is the same model: N ranks against one, bit for bit, and what must not matter does not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import LINEAR_ROPE, LLAMA3_ROPE, tiny_model
+
+from qubic_lab.core import Request, SamplingParams
+from qubic_lab.pipeline import Pipeline, PipelineConfig
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama-tied-odd-heads": {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    "llama-llama3-rope": {"rope_parameters": LLAMA3_ROPE, "head_dim": 24},
+    "llama-linear-rope": {"rope_parameters": LINEAR_ROPE, "attention_bias": True, "mlp_bias": True},
+    "llama-sharded": {"sharded": True},
+    "qwen2-untied": {"family": "qwen2"},
+    "qwen2-tied": {"family": "qwen2", "tie_word_embeddings": True, "num_hidden_layers": 5},
+}
+MODELS["llama-tied-odd-heads"] |= {"hidden_size": 90, "head_dim": 10}
+GREEDY = SamplingParams(max_new_tokens=12, ignore_eos=True)
+SAMPLED = SamplingParams(max_new_tokens=12, ignore_eos=True, temperature=1.0, top_k=50, top_p=0.95, seed=11)
+# Shorter than a block, longer than two chunks, and in between.
+PROMPT_LENGTHS = (1, 5, 63, 64, 130, 300)
+
+Answers = list[tuple[tuple[int, ...], Any]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """All models of the matrix."""
+    folder = tmp_path_factory.mktemp("identity")
+    return {name: tiny_model(folder / name, **options) for name, options in MODELS.items()}
+
+
+def requests(sampling: SamplingParams = GREEDY, lengths: Sequence[int] = PROMPT_LENGTHS) -> list[Request]:
+    """Random prompts of the given lengths, the same at each call."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        Request(token_ids=tuple(torch.randint(0, 300, (length,), generator=generator).tolist()), sampling=sampling)
+        for length in lengths
+    ]
+
+
+def ask(pipeline: Pipeline, config: PipelineConfig, asked: Sequence[Request], folder: Path) -> Answers:
+    """Answer with logits: tokens and the fp32 logits (tokens, V) of each."""
+    folder.mkdir(exist_ok=True)
+    pipeline.configure(replace(config, capture=folder, threads=1))
+    answers = list(pipeline.answer_all(asked))
+    return [
+        (
+            a.completion.token_ids,
+            np.fromfile(folder / f"{a.number}.f32", "<f4").reshape(len(a.completion.token_ids), -1),
+        )
+        for a in answers
+    ]
+
+
+def assert_same(ours: Answers, theirs: Answers) -> None:
+    """Equal tokens, and logits equal bit for bit."""
+    assert [tokens for tokens, _ in ours] == [tokens for tokens, _ in theirs]
+    for (_, a), (_, b) in zip(ours, theirs, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_ranks_do_not_matter(
+    name: str,
+    dtype: str,
+    models: dict[str, Path],
+    one_rank: Pipeline,
+    two_ranks: Pipeline,
+    three_ranks: Pipeline,
+    tmp_path: Path,
+) -> None:
+    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=2)
+    whole = ask(one_rank, config, requests(), tmp_path / "one")
+    assert len({tokens for tokens, _ in whole}) == len(whole), "answers that are all alike would prove nothing"
+    for strategy in "ABC":
+        split = ask(two_ranks, replace(config, ranks=2, strategy=strategy), requests(), tmp_path / f"two-{strategy}")
+        assert_same(split, whole)
+    split = ask(three_ranks, replace(config, ranks=3), requests(), tmp_path / "three")
+    assert_same(split, whole)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_ranks_do_not_matter_to_sampled_answers(
+    slots: int, tiny: Path, one_rank: Pipeline, two_ranks: Pipeline, tmp_path: Path
+) -> None:
+    config = PipelineConfig(model=str(tiny), slots=slots)
+    whole = ask(one_rank, config, requests(SAMPLED), tmp_path / "one")
+    split = ask(two_ranks, replace(config, ranks=2), requests(SAMPLED), tmp_path / "two")
+    assert_same(split, whole)
+    assert [t for t, _ in whole] != [t for t, _ in ask(one_rank, config, requests(GREEDY), tmp_path / "greedy")]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied-odd-heads"])
+@pytest.mark.parametrize("slots", range(1, 9))
+def test_place_and_neighbours_do_not_matter(
+    slots: int, name: str, dtype: str, models: dict[str, Path], one_rank: Pipeline, tmp_path: Path
+) -> None:
+    """One prompt, alone first, then in every slot of the lane, between others of other lengths, in used slots."""
+    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=slots)
+    [asked] = requests(lengths=[70])
+    [alone] = ask(one_rank, config, [asked], tmp_path / "alone")
+    others = requests(lengths=[200, 3, 66])
+    crowd = [asked] * slots + others + [asked] * slots
+    answers = ask(one_rank, config, crowd, tmp_path / "crowd")
+    assert_same([*answers[:slots], *answers[-slots:]], [alone] * (2 * slots))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_slots_do_not_matter_in_16_bit(dtype: str, tiny: Path, one_rank: Pipeline, tmp_path: Path) -> None:
+    config = PipelineConfig(model=str(tiny), dtype=dtype)
+    runs = [
+        ask(one_rank, replace(config, slots=slots), requests(), tmp_path / f"{slots}") for slots in (1, 2, 3, 4, 6, 8)
+    ]
+    for run in runs[1:]:
+        assert_same(run, runs[0])
+
+
+def test_lanes_do_not_matter(tiny: Path, two_ranks: Pipeline, tmp_path: Path) -> None:
+    config = PipelineConfig(model=str(tiny), ranks=2, slots=2)
+    runs = [ask(two_ranks, replace(config, lanes=lanes), requests(), tmp_path / f"{lanes}") for lanes in (1, 2, 3)]
+    assert_same(runs[1], runs[0])
+    assert_same(runs[2], runs[0])

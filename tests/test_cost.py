@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from models import tiny_model
+
+from qubic_lab.errors import InputError
+from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.config import ModelConfig, load_config, parse_config
+from qubic_lab.model.cost import model_cost, parameter_count, stage_weight_bytes
+from qubic_lab.model.layout import model_tensors, stage_ranges
+from qubic_lab.model.random_model import CONFIGS, read_shape
+
+
+def shape_of(alias: str) -> ModelConfig:
+    return parse_config(read_shape(alias))
+
+
+@pytest.mark.parametrize(("alias", "parameters"), [("deepseek", 1_777_088_000), ("smollm2", 134_515_008)])
+def test_known_models_have_the_parameters_that_their_cards_name(alias: str, parameters: int) -> None:
+    config = shape_of(alias)
+    cost = model_cost(config, "bf16")
+    assert cost.parameters == parameter_count(model_tensors(config)) == parameters
+    assert cost.weight_bytes == 2 * parameters
+
+
+def test_every_known_config_is_counted() -> None:
+    assert set(CONFIGS) == {"deepseek", "smollm2"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_as_many_bytes_as_the_file_holds(tmp_path: Path, tied: bool) -> None:
+    checkpoint = Checkpoint.open(tiny_model(tmp_path, "qwen2", tie_word_embeddings=tied))
+    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    assert model_cost(checkpoint.config, "fp32").weight_bytes == stored
+
+
+def test_a_decode_step_by_hand(tmp_path: Path) -> None:
+    config = load_config(tiny_model(tmp_path, "llama"))  # hidden 64, 4 heads of 16, 2 of keys, 96 wide, 320 tokens
+    matrices = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96
+    cost = model_cost(config, "bf16", context=10)
+    assert cost.layer.flops == 2 * matrices + 2 * (10 * 64) + 2 * (10 * 64)
+    assert cost.layer.decode_bytes == 2 * (matrices + 2 * 64) + 2 * (10 * 2 * 32)
+    assert (cost.embedding.flops, cost.embedding.decode_bytes) == (0, 2 * 64)
+    assert (cost.head.flops, cost.head.decode_bytes) == (2 * 320 * 64, 2 * (320 * 64 + 64))
+    assert cost.flops == 4 * cost.layer.flops + cost.head.flops
+    assert cost.decode_bytes == cost.embedding.decode_bytes + 4 * cost.layer.decode_bytes + cost.head.decode_bytes
+
+
+def test_a_tied_matrix_counts_on_each_rank_that_holds_it() -> None:
+    config = shape_of("smollm2")
+    matrix_bytes = 2 * config.vocab * config.hidden
+    whole = model_cost(config, "bf16").weight_bytes
+    stages = [stage_weight_bytes(config, stage, "bf16") for stage in stage_ranges((15, 15))]
+    assert sum(stages) == whole + matrix_bytes
+    assert stage_weight_bytes(config, *stage_ranges((30,)), "bf16") == whole
+
+
+def test_an_unknown_dtype_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match="did you mean 'bf16'"):
+        model_cost(shape_of("deepseek"), "bf6")

@@ -1,0 +1,184 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import write_notebook, write_study, write_week
+
+from qubic_lab.errors import InputError
+from qubic_lab.runs.experiment import load
+from qubic_lab.runs.fingerprint import cache_key, hash_package
+from qubic_lab.runs.parameters import read_source
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_notebook(tmp_path / "notebooks" / "tiny.ipynb", "number + 1")
+    return tmp_path
+
+
+def test_a_week_lists_its_studies_in_order(root: Path):
+    write_study(root, "first")
+    write_study(root, "second", title="Another")
+    week = load(write_week(root, "second.yaml", "first.yaml"))
+    assert week.title == "A week"
+    assert [(study.name, study.title) for study in week.studies] == [("second", "Another"), ("first", "A study")]
+
+
+def test_a_study_alone_is_a_week_of_one(root: Path):
+    (study,) = load(write_study(root)).studies
+    assert study.root == root
+    assert study.source.path == root / "notebooks" / "tiny.ipynb"
+
+
+def test_a_grid_is_every_combination(root: Path):
+    (study,) = load(write_study(root)).studies
+    assert study.quick.combinations() == [{"number": 2}]
+    assert study.full.combinations() == [
+        {"number": 1, "names": ["a"]},
+        {"number": 1, "names": ["b", "c"]},
+        {"number": 2, "names": ["a"]},
+        {"number": 2, "names": ["b", "c"]},
+    ]
+
+
+def test_defaults_of_the_notebook_complete_the_parameters(root: Path):
+    (study,) = load(write_study(root)).studies
+    complete = {"number": 7, "share": 0.5, "names": ["a"], "threads": 0, "free": None}
+    assert study.source.complete({"number": 7}) == complete
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"notbook": "tiny"}, "unknown key 'notbook': did you mean 'notebook'?"),
+        ({"title": None}, "the key 'title' is missing"),
+        ({"full": None}, "the key 'full' is missing"),
+        ({"title": 3}, "title is 3: it must be a text"),
+        ({"notebook": "tinny"}, "no notebook 'tinny'.*did you mean 'tiny'?"),
+        ({"data": ["data/gone.jsonl"]}, "no data file .*gone.jsonl"),
+        ({"quick": []}, "quick is \\[\\]: it must be a map"),
+        ({"quick": {"grids": {}}}, "quick: unknown key 'grids': did you mean 'grid'?"),
+        ({"quick": {"parameters": {"numbr": 1}}}, "quick: unknown parameter 'numbr'.*did you mean 'number'?"),
+        ({"quick": {"parameters": {"number": "two"}}}, "parameter number is 'two': tiny.ipynb takes int"),
+        ({"quick": {"parameters": {"number": True}}}, "parameter number is True: tiny.ipynb takes int"),
+        ({"quick": {"parameters": {"names": "a"}}}, "parameter names is 'a': tiny.ipynb takes list\\[str\\]"),
+        ({"quick": {"parameters": {"names": [1]}}}, "parameter names is \\[1\\]: tiny.ipynb takes list\\[str\\]"),
+        ({"quick": {"grid": {"number": 3}}}, "grid number is 3: it must be a list"),
+        ({"quick": {"grid": {"number": []}}}, "grid number is \\[\\]: it must be a list of at least one"),
+        ({"quick": {"grid": {"number": [1, "x"]}}}, "parameter number is 'x'"),
+        ({"quick": {"parameters": {"number": 1}, "grid": {"number": [2]}}}, "in both 'parameters' and 'grid'"),
+    ],
+)
+def test_a_wrong_entry_is_one_line_with_a_remedy(root: Path, changes: dict[str, Any], message: str):
+    file = write_study(root, **changes)
+    with pytest.raises(InputError, match=message) as error:
+        load(file)
+    assert "\n" not in str(error.value)
+    assert str(file) in str(error.value)
+
+
+def test_an_integer_is_a_float_and_a_name_without_a_type_takes_anything(root: Path):
+    load(write_study(root, quick={"parameters": {"share": 1, "free": {"any": [1, "thing"]}}}))
+
+
+def test_what_papermill_would_turn_into_text_is_refused(root: Path):
+    file = root / "experiments" / "dated.yaml"
+    write_study(root, "dated", quick={"parameters": {"free": "DATE"}})
+    file.write_text(file.read_text().replace('"DATE"', "[2026-11-24]"))
+    with pytest.raises(InputError, match="only null, text, numbers, lists and maps"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: [", "is not valid YAML"), ("- a", "not an experiment file"), ("", "not an experiment")],
+)
+def test_a_file_that_is_no_experiment(root: Path, content: str, message: str):
+    file = root / "broken.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        load(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_names_a_similar_one(root: Path):
+    write_study(root, "accuracy")
+    with pytest.raises(InputError, match="did you mean 'accuracy'"):
+        load(root / "experiments" / "acuracy.yaml")
+    with pytest.raises(InputError, match=re.escape(str(root / "experiments" / "gone.yaml"))):
+        load(write_week(root, "gone.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tag", "message"),
+    [
+        ("a = 1", "settings", "0 code cells tagged 'parameters'"),
+        ("a = compute()", "parameters", "name: type = value"),
+        ("import os", "parameters", "name: type = value"),
+        ("a: tuple = (1,)", "parameters", "type tuple"),
+        ("a: int | None = None", "parameters", "type int | None"),
+        ("a = ", "parameters", "name: type = value"),
+    ],
+)
+def test_a_parameters_cell_holds_plain_values_only(tmp_path: Path, parameters: str, tag: str, message: str):
+    with pytest.raises(InputError, match=message):
+        read_source(write_notebook(tmp_path / "odd.ipynb", parameters=parameters, tag=tag))
+
+
+def test_a_file_that_is_no_notebook(tmp_path: Path):
+    file = tmp_path / "odd.ipynb"
+    file.write_text("[]")
+    with pytest.raises(InputError, match="is not a notebook"):
+        read_source(file)
+
+
+def test_the_committed_experiments_are_valid():
+    for file in sorted((ROOT / "experiments").glob("*.yaml")):
+        assert load(file).studies
+
+
+VERSIONS = {"python": "3.12", "torch": "2.6", "transformers": "5.0", "numpy": "2.0", "safetensors": "0.6"}
+INPUT: dict[str, Any] = {
+    "code_cells": ["a = 1", "a + 1"],
+    "parameters": {"model": "m", "seed": 0},
+    "package_hash": "p",
+    "versions": VERSIONS,
+    "model_hash": "m",
+    "data_hashes": {"data/a": "d"},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"code_cells": ["a = 1", "a + 2"]},
+        {"code_cells": ["a = 1a + 1"]},
+        {"parameters": {"model": "m", "seed": 1}},
+        {"package_hash": "q"},
+        {"versions": VERSIONS | {"torch": "2.7"}},
+        {"model_hash": None},
+        {"data_hashes": {"data/a": "e"}},
+    ],
+)
+def test_each_part_of_the_input_changes_the_key(change: dict[str, Any]):
+    assert cache_key(**INPUT | change) != cache_key(**INPUT)
+
+
+def test_order_and_versions_that_decide_nothing_leave_the_key():
+    other = {"parameters": {"seed": 0, "model": "m"}, "versions": VERSIONS | {"safetensors": "0.7"}}
+    assert cache_key(**INPUT | other) == cache_key(**INPUT)
+
+
+def test_the_package_hash_follows_names_and_contents(tmp_path: Path):
+    (tmp_path / "a.py").write_text("1")
+    first = hash_package(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "a.pyc").write_text("x")
+    assert hash_package(tmp_path) == first
+    (tmp_path / "a.py").write_text("2")
+    changed = hash_package(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({first, changed, hash_package(tmp_path)}) == 3

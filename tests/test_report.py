@@ -1,0 +1,247 @@
+"""The weekly page, made from recorded runs that no test has to compute."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import html5lib
+import pytest
+from comparisons import make_case, make_cases, make_comparison
+
+from qubic_lab.errors import InputError
+from qubic_lab.runs import figures
+from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
+from qubic_lab.runs.notebook import record, record_figure
+from qubic_lab.runs.report import build_report
+from qubic_lab.runs.store import run_folder
+from qubic_lab.runs.weeks import Entry, add_entry
+from qubic_lab.settings import settings
+
+STUDY = "accuracy_comparison"
+KEY = "3f2a9c01d4e5b687"
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("QUBIC_LAB_REPORTS", str(tmp_path / "reports"))
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+@pytest.fixture
+def add_run(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that leaves a run on disk as `qubic-lab run` would, with its entry in the week's index."""
+
+    def add(
+        comparison: dict[str, Any] | None = None,
+        *,
+        week: str = "2026-W48",
+        study: str = STUDY,
+        key: str = KEY,
+        error: str | None = None,
+        reused: bool = False,
+        pictures: bool = False,
+    ) -> Path:
+        folder = run_folder(study, key, failed=error is not None)
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(folder))
+        if comparison:
+            record("comparison", comparison)
+        if comparison and pictures:
+            record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
+            record_figure("speeds", figures.speeds(comparison), "Speeds")
+        write_manifest(folder, make_manifest(study, key, error))
+        add_entry(week, Entry(study, key, "2026-11-24T08:00:00+00:00", reused=reused, failed=error is not None))
+        return folder
+
+    return add
+
+
+def make_manifest(study: str, key: str, error: str | None) -> Manifest:
+    return Manifest(
+        key=key,
+        study=study,
+        title=f"Title of {study}",
+        notebook=f"{study}.ipynb",
+        parameters={"model": "smollm2", "questions": 8, "dtypes": ["fp32", "bf16"]},
+        started_utc="2026-11-24T08:00:00.5+00:00",
+        finished_utc="2026-11-24T08:01:11+00:00",
+        seconds=71.4,
+        commit="0123456789abcdef",
+        dirty=True,
+        versions={"python": "3.12.1", "torch": "2.6.0"},
+        machine="A processor, 2 cores, 8 GiB, Linux",
+        model="smollm2",
+        model_hash="fedcba9876543210ff",
+        data_hashes={"data/questions/general.jsonl": "99aabbccddeeff0011"},
+        circumstances={"device": "cpu", "threads": 1, "seed": 0},
+        error=error,
+    )
+
+
+def parse(page: Path) -> Element:
+    """Parse a page, raising on anything that is not valid HTML."""
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page.read_text())
+
+
+def text(element: Element) -> str:
+    return " ".join("".join(element.itertext()).split(" ")).replace("\n", " ")
+
+
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """Return the cells of the table that has a column of that heading."""
+    for table in parse(page).iter("table"):
+        lines = [[text(cell).strip() for cell in row] for row in table.iter("tr")]
+        if heading in lines[0]:
+            return lines[1:]
+    raise AssertionError(f"no table with a column {heading!r}")
+
+
+def test_a_page_is_valid_self_contained_and_small(add_run, root: Path):
+    add_run(make_comparison(), pictures=True)
+    page = build_report()
+    assert page == root / "reports" / "2026-W48" / "index.html"
+    assert [path.name for path in page.parent.iterdir()] == ["index.html"]
+    assert page.stat().st_size < 1_000_000
+    document = parse(page)
+    addresses = [each for element in document.iter() for name, each in element.items() if name in ("src", "href")]
+    assert addresses
+    assert all(each.startswith(("#", "data:")) for each in addresses)
+    assert not re.search(r"url\(|@import", page.read_text())
+    assert not list(document.iter("script"))
+
+
+def test_every_reference_to_a_run_leads_to_its_provenance(add_run):
+    add_run(make_comparison(), pictures=True)
+    document = parse(build_report())
+    ids = [element.get("id") for element in document.iter() if element.get("id")]
+    targets = {element.get("href", "")[1:] for element in document.iter("a")}
+    assert len(ids) == len(set(ids))
+    assert targets == {f"run-{STUDY}/{KEY}"} == set(ids)
+
+
+def test_numbers_are_those_of_the_results(add_run):
+    cases = [*make_cases()[:2], make_case(batch=4, token_identity=0.953, logits_max_abs=0.25, tokens_per_s=123.45)]
+    add_run(make_comparison(cases=cases))
+    page = build_report()
+    assert rows(page, "Layers per\N{NO-BREAK SPACE}rank") == [
+        ["fp32", "A", "15 + 15", "1", "the same layers as B, measured once"],
+        ["fp32", "B", "15 + 15", "1", "256", f"100{SPACE}%", "0 exactly", "40.0", "38.5"],
+        ["fp32", "C", "16 + 14", "4", "256", f"95.3{SPACE}%", "0.25", "123.5", "38.5"],
+    ]
+    assert rows(page, "Answers that part ways") == [
+        ["fp32", "transformers 5.24.0", "256", f"100{SPACE}%", "0.000021", "0 of 8"],
+        ["bf16", "transformers 5.24.0", "256", f"97{SPACE}%", "0.31", "1 of 8"],
+    ]
+    assert "is not the whole model: 1 of 2 cases differ" in text(parse(page))
+
+
+def test_a_page_shows_the_verdicts_and_what_was_not_measured(add_run):
+    add_run(make_comparison())
+    pipeline, consistency = rows(build_report(), "Verdict")
+    assert pipeline[0] == "11.4"
+    assert pipeline[4].startswith("– not measured here")
+    assert consistency[0] == "11.6"
+    assert consistency[4].startswith("✓ pass")
+    assert "run 3f2a9c01" in consistency[3]
+
+
+def test_provenance_is_complete(add_run):
+    add_run(make_comparison(), reused=True)
+    page = text(parse(build_report()))
+    for part in (
+        f"{STUDY}/{KEY}",
+        "2026-11-24 08:00 UTC, 71 s; used again",
+        "0123456789ab, with changes that are not committed",
+        "A processor, 2 cores",
+        "smollm2, hash fedcba9876543210",
+        "data/questions/general.jsonl, hash 99aabbccddeeff00",
+        "torch 2.6.0",
+        'dtypes=["fp32", "bf16"]',
+    ):
+        assert part in page
+
+
+def test_text_from_models_and_questions_stays_text(add_run):
+    add_run(make_comparison())
+    document = parse(build_report())
+    assert "answer is <script>alert(1)</script>" in text(document)
+    assert not list(document.iter("script"))
+
+
+def test_random_weights_are_said_first(add_run):
+    add_run(make_comparison(meaningless=True))
+    page = text(parse(build_report()))
+    assert page.index("The weights of smollm2 are random.") < page.index("gave the same tokens")
+
+
+def test_a_failed_study_is_listed_with_its_error_and_without_numbers(add_run):
+    add_run(make_comparison())
+    error = "concurrency.ipynb: cell In [4]: ValueError: broken"
+    add_run(make_comparison(model="other"), study="concurrency", key="77aa", error=error)
+    page = text(parse(build_report()))
+    assert "Title of concurrency has no result this week." in page
+    assert page.count(error) == 3
+    assert "The split other" not in page
+
+
+def test_a_week_in_which_everything_failed_still_has_a_page(add_run):
+    add_run(error="it broke")
+    page = text(parse(build_report()))
+    assert "No study of this week has a comparison to report." in page
+    assert page.count("not measured here") == 2
+
+
+def test_a_run_that_was_deleted_is_said_to_be_gone(add_run):
+    folder = add_run(make_comparison())
+    (folder / "manifest.json").unlink()
+    page = text(parse(build_report()))
+    assert "holds no readable manifest.json: delete it and run the study again" in page
+
+
+def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):
+    add_run(make_comparison(model="new"), week="2027-W01", key="aa11")
+    add_run(make_comparison(model="old"), week="2026-W53", key="bb22")
+    assert build_report().parent.name == "2027-W01"
+    old = build_report("2026-W53")
+    assert old.parent.name == "2026-W53"
+    assert "Week 53 of 2026 28 December to 3 January 2027" in " ".join(text(parse(old)).split())
+    assert "The split old" in old.read_text()
+
+
+@pytest.mark.parametrize(
+    ("week", "message"),
+    [
+        ("2026-48", "week '2026-48' is not of the form 2026-W48; weeks with runs: 2026-W47, 2026-W48"),
+        ("2026-W60", "week '2026-W60' is not of the form"),
+        ("2026-W10", "week 2026-W10 has no runs; weeks with runs: 2026-W47, 2026-W48"),
+    ],
+)
+def test_a_wrong_week_names_the_right_ones(add_run, root: Path, week: str, message: str):
+    for known in ("2026-W48", "2026-W47"):
+        add_run(make_comparison(), week=known)
+    with pytest.raises(InputError, match=re.escape(message)):
+        build_report(week)
+    assert not (root / "reports").exists()
+
+
+def test_before_the_first_run_the_remedy_is_named(root: Path):
+    with pytest.raises(InputError, match=r"qubic-lab run experiments/weekly\.yaml"):
+        build_report()
+    assert list(root.iterdir()) == []
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
+    manifest = make_manifest("study", "key", None)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    content = json.loads((tmp_path / "manifest.json").read_text()) | {"unknown": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="holds no readable"):
+        read_manifest(tmp_path)

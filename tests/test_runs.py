@@ -1,0 +1,267 @@
+"""Notebooks that run for real, through papermill, in a kernel of their own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import typer
+from studies import write_notebook, write_study, write_week
+from typer.testing import CliRunner
+
+from qubic_lab.cli import runs as commands
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.runs import fingerprint
+from qubic_lab.runs.batch import Outcome, PlannedRun, plan_runs, run_batch
+from qubic_lab.runs.experiment import load
+from qubic_lab.runs.manifest import read_manifest, read_results
+from qubic_lab.runs.notebook import record, record_figure
+from qubic_lab.runs.store import keep, run_folder, sweep_unfinished, unfinished_folder
+from qubic_lab.runs.weeks import Entry, add_entry, days_of, latest_of_each_study, read_entries, week_of
+from qubic_lab.settings import settings
+
+RECORD = "from qubic_lab.runs.notebook import record\nimport sys, os\n"
+SLEEP = RECORD + "import time\nrecord('started', {'pid': os.getpid()})\ntime.sleep(600)"
+
+
+class Silent:
+    """A watcher that only remembers the cells."""
+
+    def __init__(self) -> None:
+        self.cells: list[tuple[int, int]] = []
+
+    def begin(self, run: PlannedRun, number: int, of: int) -> None: ...
+
+    def cell(self, number: int, of: int) -> None:
+        self.cells.append((number, of))
+
+    def end(self, outcome: Outcome) -> None: ...
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("QUBIC_LAB_RUN_DIR", raising=False)
+    # Tests of these runs must not depend on whether somebody edits the package meanwhile.
+    monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+def run(file: Path, watcher: Silent | None = None) -> list[Outcome]:
+    return run_batch(load(file), full=False, watcher=watcher or Silent())
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(root: Path):
+    # The kernel, and not only papermill, is this Python; it works in the root.
+    code = RECORD + "record('sum', {'value': number + 1, 'python': sys.executable, 'cwd': os.getcwd(), 'threads': 3})"
+    write_notebook(root / "notebooks" / "tiny.ipynb", "print('on stdout')", code)
+    watcher = Silent()
+    (first,) = run(write_study(root), watcher)
+
+    assert first.error is None
+    assert first.folder == run_folder("study", first.run.key)
+    kept = {"executed.ipynb", "manifest.json", "notebook.log", "results"}
+    assert {path.name for path in first.folder.iterdir()} == kept
+    assert read_results(first.folder) == {"sum": {"value": 3, "python": sys.executable, "cwd": str(root), "threads": 3}}
+    assert watcher.cells == [(number, 4) for number in (1, 2, 3, 4)]
+    outputs = nbformat.read(first.folder / "executed.ipynb", as_version=4).cells[2].outputs
+    assert outputs[0].text == "on stdout\n"
+    manifest = read_manifest(first.folder)
+    assert (manifest.study, manifest.title, manifest.notebook) == ("study", "A study", "tiny.ipynb")
+    assert manifest.parameters == {"number": 2, "share": 0.5, "names": ["a"], "threads": 0, "free": None}
+    assert manifest.circumstances == {"threads": 3}
+    assert (manifest.model, manifest.model_hash, manifest.error) == (None, None, None)
+    assert 0 < manifest.seconds < 60
+
+    executed = (first.folder / "executed.ipynb").stat().st_mtime_ns
+    (again,) = run(write_study(root))
+    assert (again.reused, again.folder) == (True, first.folder)
+    assert (first.folder / "executed.ipynb").stat().st_mtime_ns == executed
+    entries = read_entries(week_of(datetime.now(UTC)))
+    assert [(entry.key, entry.reused) for entry in entries] == [(first.run.key, False), (first.run.key, True)]
+
+
+def test_a_failed_run_is_kept_and_the_others_go_on(root: Path):
+    write_notebook(root / "notebooks" / "tiny.ipynb", "{2: 'known'}[number]", "print('reached')")
+    write_study(root, quick={"grid": {"number": [1, 2]}})
+    app = typer.Typer()
+    commands.register(app)
+
+    result = CliRunner().invoke(app, ["run", str(write_week(root, "study.yaml"))])
+
+    failed, working = read_entries(week_of(datetime.now(UTC)))
+    assert isinstance(result.exception, QubicLabError)
+    assert result.exception.exit_status == 1
+    assert str(result.exception) == f"1 of 2 runs failed: see executed.ipynb in {failed.folder}"
+    assert result.stdout == f"{working.folder}\n"
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"study (1 of 2): failed: tiny.ipynb: cell In [3]: KeyError: 1; kept in {failed.folder}"
+    assert lines[1].startswith("study (2 of 2): done in ")
+
+    assert failed.folder.name == f"failed-{failed.key}"
+    assert read_manifest(failed.folder).error == "tiny.ipynb: cell In [3]: KeyError: 1"
+    cells = nbformat.read(failed.folder / "executed.ipynb", as_version=4).cells
+    assert [output.ename for cell in cells for output in cell.get("outputs", [])] == ["KeyError"]
+    assert not run_folder(failed.study, failed.key).exists()
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(root: Path):
+    write_notebook(root / "notebooks" / "tiny.ipynb", SLEEP)
+    runs = root / "runs" / "study"
+    command = [sys.executable, "-m", "qubic_lab.cli.main", "run", str(write_study(root))]
+    with subprocess.Popen(command) as process:
+        try:
+            wait_for(lambda: list(runs.glob("*/results/started.json")) or process.poll() is not None)
+            (started,) = runs.glob("*/results/started.json")
+            kernel = psutil.Process(json.loads(started.read_text())["pid"])
+            family = [kernel, *psutil.Process(process.pid).children(recursive=True)]
+        finally:
+            process.kill()
+
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    (left,) = runs.iterdir()
+    assert left.name.startswith("unfinished-")
+    assert not (root / "runs" / "weeks").exists()
+    sweep_unfinished()
+    assert list(runs.iterdir()) == []
+
+
+def test_a_lost_kernel_is_a_failure_and_not_a_hang(root: Path):
+    write_notebook(root / "notebooks" / "tiny.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    (outcome,) = run(write_study(root))
+    assert outcome.error == "tiny.ipynb: cell In [3]: DeadKernelError: Kernel died"
+    assert "DeadKernelError" in (outcome.folder / "notebook.log").read_text()
+
+
+def test_a_model_is_part_of_the_key_and_found_before_anything_runs(root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_notebook(root / "notebooks" / "tiny.ipynb", parameters='model: str = "toy"')
+    week = load(write_study(root, quick={}, full={}))
+    hashes = {"toy": "aa"}
+    monkeypatch.setattr(fingerprint, "hash_model", hashes.__getitem__)
+    (first,) = plan_runs(week, full=False)
+    hashes["toy"] = "bb"
+    (second,) = plan_runs(week, full=False)
+    assert (first.model_hash, second.model_hash) == ("aa", "bb")
+    assert first.key != second.key
+
+    def unknown(name: str) -> str:
+        raise InputError(f"unknown model {name!r}")
+
+    monkeypatch.setattr(fingerprint, "hash_model", unknown)
+    with pytest.raises(InputError, match="toy"):
+        run_batch(week, full=False, watcher=Silent())
+    assert not (root / "runs").exists()
+
+
+def test_data_is_part_of_the_key(root: Path):
+    write_notebook(root / "notebooks" / "tiny.ipynb")
+    (root / "data.jsonl").write_text("1")
+    week = load(write_study(root, data=["data.jsonl"]))
+    (first,) = plan_runs(week, full=False)
+    (root / "data.jsonl").write_text("2")
+    (second,) = plan_runs(week, full=False)
+    assert first.key != second.key
+    assert list(first.data_hashes) == ["data.jsonl"]
+
+
+def test_the_sweep_spares_runs_of_living_processes(root: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = root / "runs" / "study" / f"unfinished-key-{dead.pid}"
+    stale.mkdir(parents=True)
+    with unfinished_folder("study", "key") as living:
+        sweep_unfinished()
+        assert (living.exists(), stale.exists()) == (True, False)
+    assert not living.exists()
+
+
+def test_a_run_that_another_process_finished_first_is_as_good(root: Path):
+    for content in ("first", "second"):
+        with unfinished_folder("study", "key") as folder:
+            (folder / "results.txt").write_text(content)
+            final = keep(folder, "study", "key", failed=False)
+    assert [path.name for path in (root / "runs" / "study").iterdir()] == ["key"]
+    assert (final / "results.txt").read_text() == "first"
+
+
+def test_a_success_clears_the_failure_of_the_same_run(root: Path):
+    for failed in (True, True, False):
+        with unfinished_folder("study", "key") as folder:
+            keep(folder, "study", "key", failed=failed)
+    assert [path.name for path in (root / "runs" / "study").iterdir()] == ["key"]
+
+
+def test_only_the_last_batch_of_a_study_counts(root: Path):
+    def entry(study: str, key: str, batch: int) -> Entry:
+        return Entry(study, key, f"2026-11-2{batch}T08:00:00+00:00", reused=False, failed=False)
+
+    entries = [entry("a", "1", 4), entry("a", "2", 4), entry("b", "3", 4), entry("a", "4", 5), entry("a", "5", 5)]
+    for each in entries:
+        add_entry("2026-W48", each)
+    assert read_entries("2026-W48") == tuple(entries)
+    latest = latest_of_each_study(entries)
+    assert {study: [each.key for each in of_study] for study, of_study in latest.items()} == {
+        "a": ["4", "5"],
+        "b": ["3"],
+    }
+
+
+def test_iso_weeks_turn_the_year_where_they_should():
+    assert week_of(datetime(2027, 1, 3, tzinfo=UTC)) == "2026-W53"
+    assert week_of(datetime(2024, 12, 30, tzinfo=UTC)) == "2025-W01"
+    assert [day.isoformat() for day in days_of("2026-W48")] == ["2026-11-23", "2026-11-29"]
+    for wrong in ("2026-48", "2026-W54", "2026-W00", "latest"):
+        with pytest.raises(ValueError, match=r".*"):
+            days_of(wrong)
+
+
+def test_recording_outside_of_a_run_writes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(root)
+    assert record("result", {"a": 1}) == {"a": 1}
+    assert list(root.iterdir()) == []
+
+
+def test_a_figure_is_kept_in_both_forms_and_twice_the_same(root: Path, monkeypatch: pytest.MonkeyPatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    contents = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(root / name))
+        figure, axes = pyplot.subplots()
+        axes.bar(["a"], [1], hatch="/")
+        assert record_figure("bars", figure, "Bars & more") is figure
+        assert sorted(path.name for path in (root / name / "figures").iterdir()) == ["bars.png", "bars.svg"]
+        contents.append((root / name / "figures" / "bars.svg").read_text())
+    assert contents[0] == contents[1]
+    assert "Bars &amp; more" in contents[0]
+    assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "A"])
+def test_a_name_that_is_no_file_name_is_refused(name: str):
+    with pytest.raises(InputError, match="cannot name a result"):
+        record(name, {})
+
+
+def test_a_missing_lab_extra_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "papermill" else object())
+    app = typer.Typer()
+    commands.register(app)
+    result = CliRunner().invoke(app, ["run", "any.yaml"])
+    assert isinstance(result.exception, QubicLabError)
+    assert str(result.exception) == 'not installed: papermill; remedy: pip install "qubic-lab[lab]"'

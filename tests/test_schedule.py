@@ -1,0 +1,133 @@
+"""The scheduler, driven by a ring that is a plain queue: every request is answered once, ranks are kept busy."""
+
+from collections import deque
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.core import SamplingParams
+from qubic_lab.pipeline.message import NO_SAMPLE, Kind, Message
+from qubic_lab.pipeline.schedule import Event, Limits, Scheduler
+
+LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_ids=frozenset({9}))
+
+
+def answered(message: Message, token: int = 1) -> Message:
+    """The micro-batch as it comes back, each work with the same token."""
+    return message.with_tokens([token] * len(message.works))
+
+
+def drive(scheduler: Scheduler, depth: int, token: int = 1) -> tuple[list[Message], list[Event]]:
+    """Run to the end with at most `depth` micro-batches under way; return what was sent and what happened."""
+    ring: deque[Message] = deque()
+    sent, events = [], []
+    while not scheduler.idle:
+        while len(ring) < depth and (message := scheduler.next_micro_batch()):
+            check_exclusive(message, ring)
+            ring.append(message)
+            sent.append(message)
+        assert ring, "requests wait, nothing is under way and nothing can be sent"
+        events += scheduler.complete(answered(ring.popleft(), token))
+    return sent, events
+
+
+def check_exclusive(message: Message, under_way: "deque[Message]") -> None:
+    """A decode step needs the last token of each of its slots: none of them may be under way."""
+    if message.kind is Kind.DECODE:
+        busy = {work.slot for other in under_way for work in other.works}
+        assert not busy.intersection(work.slot for work in message.works)
+
+
+@given(
+    prompts=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    new_tokens=st.integers(1, 9),
+    lanes=st.integers(1, 3),
+    slots=st.integers(1, 3),
+    depth=st.integers(1, 4),
+)
+def test_every_request_is_answered_once_and_whole(
+    prompts: list[int], new_tokens: int, lanes: int, slots: int, depth: int
+) -> None:
+    scheduler = Scheduler(replace(LIMITS, lanes=lanes, slots_per_lane=slots))
+    for number, length in enumerate(prompts):
+        scheduler.submit(number, range(length), SamplingParams(max_new_tokens=new_tokens))
+    sent, events = drive(scheduler, depth)
+    for number, length in enumerate(prompts):
+        tokens = [event for event in events if event.request == number]
+        assert [event.finish for event in tokens] == [None] * (new_tokens - 1) + ["length"]
+        chunks = [m for m in sent if m.kind is Kind.PREFILL and m.works[0].request == number]
+        assert [(m.works[0].position, m.count) for m in chunks] == [
+            (start, min(4, length - start)) for start in range(0, length, 4)
+        ]
+        assert [m.works[0].sample for m in chunks] == [NO_SAMPLE] * (len(chunks) - 1) + [0]
+
+
+def test_with_as_many_lanes_as_ranks_none_of_them_waits() -> None:
+    scheduler = Scheduler(replace(LIMITS, lanes=3, slots_per_lane=1))
+    for number in range(3):
+        scheduler.submit(number, [1], SamplingParams(max_new_tokens=8))
+    sent, _ = drive(scheduler, depth=3)
+    lanes = [message.lane for message in sent if message.kind is Kind.DECODE]
+    assert lanes == [0, 1, 2] * 7
+
+
+def test_requests_spread_over_lanes_before_they_share_one() -> None:
+    scheduler = Scheduler(LIMITS)
+    for number in range(3):
+        scheduler.submit(number, [1], SamplingParams(max_new_tokens=1))
+    lanes = [message.lane for _ in range(3) if (message := scheduler.next_micro_batch())]
+    assert lanes == [0, 1, 0]
+
+
+def test_a_long_prompt_does_not_stop_a_lane_that_decodes() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, [1], SamplingParams(max_new_tokens=9))
+    first = scheduler.next_micro_batch()
+    assert first is not None
+    scheduler.complete(answered(first))
+    scheduler.submit(1, range(40), SamplingParams(max_new_tokens=1))
+    sent, _ = drive(scheduler, depth=1)
+    kinds = [message.kind for message in sent]
+    assert kinds[:5] == [Kind.PREFILL] * 4 + [Kind.DECODE]
+
+
+def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, [1], SamplingParams(max_new_tokens=5))
+    scheduler.submit(1, [1], SamplingParams(max_new_tokens=5, ignore_eos=True))
+    _, events = drive(scheduler, depth=2, token=9)
+    assert [event.finish for event in events if event.request == 0] == ["stop"]
+    assert [event.finish for event in events if event.request == 1] == [None] * 4 + ["length"]
+
+
+def test_an_answer_ends_with_the_context() -> None:
+    scheduler = Scheduler(replace(LIMITS, max_positions=6))
+    scheduler.submit(0, range(4), SamplingParams(max_new_tokens=50))
+    _, events = drive(scheduler, depth=1)
+    assert [event.finish for event in events] == [None, "length"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_a_cancelled_request_leaves_its_slot_to_the_next(steps: int) -> None:
+    scheduler = Scheduler(replace(LIMITS, lanes=1, slots_per_lane=1))
+    scheduler.submit(0, range(6), SamplingParams(max_new_tokens=30))
+    scheduler.submit(1, [1], SamplingParams(max_new_tokens=2))
+    under_way = [message for _ in range(steps) if (message := scheduler.next_micro_batch())]
+    scheduler.cancel(0)
+    for message in under_way:
+        assert scheduler.complete(answered(message)) == []
+    _, events = drive(scheduler, depth=2)
+    assert [event.request for event in events] == [1, 1]
+
+
+def test_a_fault_ends_its_request_alone_and_once() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3))
+    scheduler.submit(1, [1], SamplingParams(max_new_tokens=3))
+    chunks = [message for _ in range(2) if (message := scheduler.next_micro_batch())]
+    events = [event for chunk in chunks for event in scheduler.complete(answered(chunk).with_fault(1, {0}))]
+    _, later = drive(scheduler, depth=2)
+    assert events == [Event(0, fault_rank=1)]
+    assert [event.request for event in later] == [1, 1, 1]

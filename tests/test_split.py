@@ -1,0 +1,214 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_model
+from safetensors.torch import load_file
+
+from qubic_lab.cli.main import run
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.checkpoint import WEIGHTS, Checkpoint, model_hash, weight_files
+from qubic_lab.model.folders import MANIFEST, new_folder
+from qubic_lab.model.layout import stage_ranges, stage_tensors
+from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.split import rank_folder, read_split, split_checkpoint, verify
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.fixture
+def parts(source: Path, tmp_path: Path) -> Path:
+    split_checkpoint(source, tmp_path / "parts", (2, 1, 1), "C")
+    return tmp_path / "parts"
+
+
+def flip(file: Path, position: int, bit: int = 0) -> None:
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1 << bit
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("family", "tied", "sharded", "dtype"),
+    [("llama", False, True, torch.float32), ("qwen2", True, False, torch.bfloat16)],
+)
+def test_each_rank_holds_its_own_tensors_unchanged(
+    tmp_path: Path, family: str, tied: bool, sharded: bool, dtype: torch.dtype
+) -> None:
+    source = tiny_model(tmp_path / "model", family, tie_word_embeddings=tied, sharded=sharded, dtype=dtype)
+    whole = {name: weight for file in weight_files(source) for name, weight in load_file(file).items()}
+    shares: list[float] = []
+    split_checkpoint(source, tmp_path / "parts", (3, 1), "C", shares.append)
+    for rank, stage in enumerate(stage_ranges((3, 1))):
+        folder = rank_folder(tmp_path / "parts", rank)
+        config = Checkpoint.open(folder, stage).config
+        weights = load_file(folder / WEIGHTS)
+        assert weights.keys() == stage_tensors(config, stage).keys()
+        assert all(torch.equal(weight, whole[name]) for name, weight in weights.items())
+        assert {weight.dtype for weight in weights.values()} == {dtype}
+        for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
+            assert (folder / name).read_bytes() == (source / name).read_bytes()
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_a_split_says_how_it_was_made(source: Path, parts: Path) -> None:
+    split = read_split(parts)
+    assert split is not None
+    assert (split.strategy, split.layers_per_rank, split.ranks) == ("C", (2, 1, 1), 3)
+    assert split.model_hash == model_hash(parts) == model_hash(source)
+    assert read_split(source) is None
+    assert resolve_model(str(parts)) == parts
+    with pytest.raises(ModelError, match="one rank of a split"):
+        resolve_model(str(parts / "rank-0"))
+
+
+def test_one_rank_s_folder_is_enough_on_its_host(parts: Path) -> None:
+    whole = read_split(parts)
+    rank_folder(parts, 0).rename(parts.parent / "elsewhere")
+    rank_folder(parts, 1).rename(parts.parent / "elsewhere" / "rank-1")
+    assert read_split(parts) == whole
+    with pytest.raises(ModelError, match="rank-0 is missing"):
+        rank_folder(parts, 0)
+
+
+def test_ranks_of_two_splits_do_not_mix(source: Path, parts: Path, tmp_path: Path) -> None:
+    split_checkpoint(source, tmp_path / "other", (1, 1, 2), "C")
+    rank_folder(parts, 2).rename(tmp_path / "elsewhere")
+    rank_folder(tmp_path / "other", 2).rename(parts / "rank-2")
+    with pytest.raises(ModelError, match="manifests disagree"):
+        read_split(parts)
+    assert "manifests disagree" in verify(parts)[0]
+    rank_folder(parts, 2).rename(parts / "rank-3")
+    with pytest.raises(ModelError, match="not the rank that its name says"):
+        read_split(parts)
+
+
+def test_what_was_written_is_verified(parts: Path) -> None:
+    assert verify(parts) == []
+    assert verify(parts / "rank-1") == []
+
+
+def test_one_flipped_bit_is_found_in_every_file(parts: Path) -> None:
+    for file in sorted((parts / "rank-1").iterdir()):
+        size = file.stat().st_size
+        for position in (0, size // 2, size - 1):
+            flip(file, position, bit=position % 8)
+            assert len(verify(parts)) == 1, file
+            assert str(file) in verify(parts / "rank-1")[0]
+            flip(file, position, bit=position % 8)
+    assert verify(parts) == []
+
+
+def test_one_flipped_bit_is_found_anywhere_in_a_manifest(parts: Path) -> None:
+    manifest = parts / "rank-0" / MANIFEST
+    for position in range(manifest.stat().st_size):
+        flip(manifest, position, bit=position % 8)
+        assert verify(parts / "rank-0"), position
+        flip(manifest, position, bit=position % 8)
+
+
+def test_missing_extra_and_short_files_are_found(parts: Path) -> None:
+    (parts / "rank-0" / "config.json").unlink()
+    (parts / "rank-1" / "notes.txt").write_text("mine")
+    weights = parts / "rank-2" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    missing, extra, short = verify(parts)
+    assert missing.endswith("config.json is missing")
+    assert extra.endswith("notes.txt is not in the manifest")
+    assert "bytes" in short
+
+
+def test_missing_ranks_and_manifests_are_found(parts: Path) -> None:
+    rank_folder(parts, 1).rename(parts.parent / "elsewhere")
+    assert verify(parts) == [f"{parts / 'rank-1'} is missing"]
+    (parts / "rank-2" / MANIFEST).unlink()
+    assert verify(parts) == [f"{parts / 'rank-2' / MANIFEST} is missing"]
+
+
+def test_without_a_manifest_there_is_nothing_to_verify(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        verify(source)
+    with pytest.raises(InputError, match="is no folder"):
+        verify(tmp_path / "nothing")
+
+
+def test_nothing_is_left_of_a_folder_that_was_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as partial:
+        (partial / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is not empty"):
+        split_checkpoint(source, tmp_path, (4,), "C")
+    with pytest.raises(InputError, match="is a file"):
+        split_checkpoint(source, tmp_path / "file", (4,), "C")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    (tmp_path / "empty").mkdir()
+    split_checkpoint(source, tmp_path / "empty", (4,), "C")
+    assert verify(tmp_path / "empty") == []
+
+
+def command_line(tail: str, source: Path, tmp_path: Path) -> list[str]:
+    return tail.format(model=source, out=tmp_path / "out").split()
+
+
+def test_the_commands_split_and_verify(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = command_line("split --model {model} --strategy A --cut 1 --out {out}", source, tmp_path)
+    check = command_line("verify {out}", source, tmp_path)
+    assert run(split) == 0
+    assert "rank 0: embedding + layers 0 to 0; rank 1: layers 1 to 3 + head" in capsys.readouterr().out
+    assert run(check) == 0
+    assert "as it was written" in capsys.readouterr().out
+    for rank in (0, 1):
+        flip(tmp_path / "out" / f"rank-{rank}" / WEIGHTS, 5000)
+    assert run(check) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "rank-0/model.safetensors has changed" in captured.err
+    assert "(and 1 more)" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("tail", "said"),
+    [
+        ("split --model {model} --out {out} --ranks 5", "more than the model's 4 layers"),
+        ("split --model {model} --out {out} --ranks 0", "ranks is 0"),
+        ("split --model {model} --out {out} --strategy a", "did you mean 'A'"),
+        ("split --model {model} --out {out} --strategy A --ranks 3", "strategy B or C"),
+        ("split --model {model} --out {out} --strategy A --cut 4", "between 1 and 3"),
+        ("split --model {model} --out {model}", "is not empty"),
+        ("split --model {model}", "--out"),
+        ("split --model smolm2 --out {out}", "did you mean 'smollm2'"),
+        ("split --model {model}/nothing --out {out}", "is not there"),
+        ("split --model {model}/config.json --out {out}", "no .gguf file"),
+        ("verify {model}", "has no manifest.json"),
+        ("model-path {out}", "is not there"),
+        ("model-path {model}/..", "has no config.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_written(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tail: str, said: str
+) -> None:
+    assert run(command_line(tail, source, tmp_path)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_source_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    raw = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(raw | {"vocab_size": 321}))
+    with pytest.raises(ModelError, match="config and weights disagree"):
+        split_checkpoint(model, tmp_path / "out", (2, 2), "C")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
