@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.errors import InputError, check_range
 
 FinishReason = Literal["stop", "length"]
 
 MAX_SEED = 2**63 - 1
+MAX_COUNT = 2**31 - 1
+"""Seeds and counts travel between processes as whole numbers of fixed size."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_at_least("max_new_tokens", self.max_new_tokens, 1)
-        check_at_least("top_k", self.top_k, 0)
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_COUNT)
+        check_range("top_k", self.top_k, 0, MAX_COUNT)
         if not 0.0 <= self.temperature <= 100.0:
             raise InputError(f"temperature is {self.temperature}: it must be between 0 (greedy) and 100")
         if not 0.0 < self.top_p <= 1.0:
@@ -37,6 +39,8 @@ class SamplingParams:
             raise InputError(f"seed is {self.seed}: it must be between 0 and {MAX_SEED}")
         if any(not text for text in self.stop):
             raise InputError("a stop string is empty: leave it out or give at least one character")
+        for text in self.stop:
+            _check_unicode("stop string", text)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Request:
     `raw` sends the text as it is; otherwise it becomes the user's turn in the model's chat template.
 
     Raises:
-        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty.
+        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty or no Unicode text.
     """
 
     prompt: str = ""
@@ -59,6 +63,7 @@ class Request:
             raise InputError("a request has a prompt and token ids: give one of them")
         if not self.token_ids and not self.prompt.strip():
             raise InputError("the prompt is empty: give at least one visible character")
+        _check_unicode("prompt", self.prompt)
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,11 @@ class Completion:
     prompt_tokens: int
     ttft_ms: float
     tokens_per_s: float
+
+
+def _check_unicode(what: str, text: str) -> None:
+    """Refuse what the system hands over for bytes that are not UTF-8: no tokenizer knows it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the {what} {text[:40]!a} is not UTF-8 text: convert it to UTF-8") from error

@@ -59,3 +59,14 @@ def check_at_least(what: str, value: int, least: int) -> int:
     if value < least:
         raise InputError(f"{what} is {value}: it must be at least {least}")
     return value
+
+
+def check_range(what: str, value: int, least: int, most: int) -> int:
+    """Return `value` if it is neither below `least` nor above `most`.
+
+    Raises:
+        InputError: with the value and the limit.
+    """
+    if value > most:
+        raise InputError(f"{what} is {value}: it must be at most {most}")
+    return check_at_least(what, value, least)

@@ -7,6 +7,8 @@ import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from qubic_lab.errors import InputError
+
 
 class Settings(BaseSettings):
     """Each field can be set as QUBIC_LAB_<FIELD>, in the environment or in .env."""
@@ -14,7 +16,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="QUBIC_LAB_", env_file=".env", extra="ignore")
 
     cache: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("qubic-lab", appauthor=False)))
-    """Converted models live here."""
+    """Converted models and logs live here."""
     runs: Path = Path("runs")
     """Executed notebooks, results and manifests."""
     reports: Path = Path("reports")
@@ -25,3 +27,19 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Return the settings of this process, read once."""
     return Settings()
+
+
+def cache_folder(name: str = "") -> Path:
+    """Return the cache, or a folder in it, made where it is not there yet.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    folder = settings().cache / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror}): set QUBIC_LAB_CACHE to a folder that can"
+        ) from error
+    return folder

@@ -48,10 +48,10 @@ def test_exactly_the_limit_is_not_above_it():
 
 def test_the_backend_that_did_not_run_is_named_as_not_measured():
     found = row(judge({"accuracy/k1": make_comparison()}), "11.4")
-    assert (found.verdict, found.reason) == ("not measured here", "not measured: NCCL on GPU")
+    assert (found.verdict, found.reason) == ("not measured here", "missing: NCCL on GPU")
     assert found.measured == "gloo on CPU, up to 2 ranks"
     found = row(judge({"accuracy/k1": make_comparison(device="cuda:0")}), "11.4")
-    assert (found.verdict, found.reason) == ("not measured here", "not measured: gloo on CPU")
+    assert (found.verdict, found.reason) == ("not measured here", "missing: gloo on CPU")
     both = judge({"a/k1": make_comparison(), "a/k2": make_comparison(device="cuda")})
     assert row(both, "11.4").verdict == "pass"
 
@@ -74,8 +74,8 @@ def test_a_question_that_differs_in_two_cases_is_one_question():
 
 def test_identity_in_words():
     assert identity_sentence(make_comparison()) == (
-        "The split smollm2 gave the same tokens as the whole model in all 8 cases (2,048 tokens compared); "
-        "its logits are equal bit for bit."
+        "The split smollm2 gave the same tokens as the whole model in all 8 cases "
+        "(fp32 and bf16, 2,048 tokens compared); its logits are equal bit for bit."
     )
     almost = identity_sentence(make_comparison(cases=[*make_cases(), make_case(batch=8, logits_max_abs=0.00025)]))
     assert "but not bit for bit: logits differ by up to 0.00025 in 1 of 9 cases" in almost

@@ -2,15 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import html5lib
 import pytest
+import typer
 from comparisons import make_case, make_cases, make_comparison
+from typer.testing import CliRunner
 
+from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
 from qubic_lab.runs import figures
 from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
@@ -47,6 +50,7 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
         error: str | None = None,
         reused: bool = False,
         pictures: bool = False,
+        dtypes: Sequence[str] = ("fp32", "bf16"),
     ) -> Path:
         folder = run_folder(study, key, failed=error is not None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,20 +60,20 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
         if comparison and pictures:
             record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
             record_figure("speeds", figures.speeds(comparison), "Speeds")
-        write_manifest(folder, make_manifest(study, key, error))
+        write_manifest(folder, make_manifest(study, key, error, dtypes))
         add_entry(week, Entry(study, key, "2026-11-24T08:00:00+00:00", reused=reused, failed=error is not None))
         return folder
 
     return add
 
 
-def make_manifest(study: str, key: str, error: str | None) -> Manifest:
+def make_manifest(study: str, key: str, error: str | None = None, dtypes: Sequence[str] = ()) -> Manifest:
     return Manifest(
         key=key,
         study=study,
         title=f"Title of {study}",
         notebook=f"{study}.ipynb",
-        parameters={"model": "smollm2", "questions": 8, "dtypes": ["fp32", "bf16"]},
+        parameters={"model": "smollm2", "questions": 8, "dtypes": list(dtypes)},
         started_utc="2026-11-24T08:00:00.5+00:00",
         finished_utc="2026-11-24T08:01:11+00:00",
         seconds=71.4,
@@ -186,7 +190,7 @@ def test_a_failed_study_is_listed_with_its_error_and_without_numbers(add_run):
     error = "concurrency.ipynb: cell In [4]: ValueError: broken"
     add_run(make_comparison(model="other"), study="concurrency", key="77aa", error=error)
     page = text(parse(build_report()))
-    assert "Title of concurrency has no result this week." in page
+    assert "Title of concurrency: a run failed and is not in the numbers." in page
     assert page.count(error) == 3
     assert "The split other" not in page
 
@@ -196,6 +200,14 @@ def test_a_week_in_which_everything_failed_still_has_a_page(add_run):
     page = text(parse(build_report()))
     assert "No study of this week has a comparison to report." in page
     assert page.count("not measured here") == 2
+
+
+def test_runs_of_a_grid_say_in_what_they_differ(add_run):
+    add_run(make_comparison(), key="aa11", dtypes=["fp32"])
+    add_run(make_comparison(), key="bb22", dtypes=["bf16"])
+    page = text(parse(build_report()))
+    assert 'Run with dtypes=["fp32"] (run aa11):' in page
+    assert 'Run with dtypes=["bf16"] (run bb22):' in page
 
 
 def test_a_run_that_was_deleted_is_said_to_be_gone(add_run):
@@ -231,6 +243,14 @@ def test_a_wrong_week_names_the_right_ones(add_run, root: Path, week: str, messa
     assert not (root / "reports").exists()
 
 
+def test_the_command_prints_the_page_and_nothing_else(add_run, root: Path):
+    add_run(make_comparison())
+    app = typer.Typer()
+    commands.register(app)
+    result = CliRunner().invoke(app, ["report", "--week", "2026-W48"], catch_exceptions=False)
+    assert result.output == f"{root / 'reports' / '2026-W48' / 'index.html'}\n"
+
+
 def test_before_the_first_run_the_remedy_is_named(root: Path):
     with pytest.raises(InputError, match=r"qubic-lab run experiments/weekly\.yaml"):
         build_report()
@@ -238,7 +258,7 @@ def test_before_the_first_run_the_remedy_is_named(root: Path):
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
-    manifest = make_manifest("study", "key", None)
+    manifest = make_manifest("study", "key")
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     content = json.loads((tmp_path / "manifest.json").read_text()) | {"unknown": 1}

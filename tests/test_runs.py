@@ -107,7 +107,7 @@ def test_a_failed_run_is_kept_and_the_others_go_on(root: Path):
     failed, working = read_entries(week_of(datetime.now(UTC)))
     assert isinstance(result.exception, QubicLabError)
     assert result.exception.exit_status == 1
-    assert str(result.exception) == f"1 of 2 runs failed: see executed.ipynb in {failed.folder}"
+    assert str(result.exception) == f"A week: 1 of 2 runs failed: see executed.ipynb in {failed.folder}"
     assert result.stdout == f"{working.folder}\n"
     lines = result.stderr.splitlines()
     assert lines[0] == f"study (1 of 2): failed: tiny.ipynb: cell In [3]: KeyError: 1; kept in {failed.folder}"

@@ -11,7 +11,11 @@ from qubic_lab.errors import check_at_least
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Measure what a model costs on this machine.", rich_markup_mode=None)
+    group = typer.Typer(
+        help="Measure what a model costs on this machine.",
+        epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
+        rich_markup_mode=None,
+    )
     # A callback keeps `bench memory` a command of its own while it is the only one.
     group.callback()(lambda: None)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)

@@ -61,6 +61,6 @@ def compare(
         for d in reference.differences:
             typer.echo(f"  {d.id}, token {d.position}: ours {d.ours!r}, theirs {d.theirs!r}, margin {d.margin:.2g}")
     typer.echo(
-        f"{comparison.model}, {comparison.questions} questions, {comparison.device}, "
-        f"{comparison.threads} threads a rank, commit {comparison.commit}"
+        f"{comparison.model}, questions: {comparison.questions}, {comparison.device}, "
+        f"threads a rank: {comparison.threads}, commit {comparison.commit}"
     )

@@ -89,10 +89,12 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
         return [prompt]
     assert file is not None
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"prompts file {file} cannot be read: {reason}") from error
+        raise InputError(
+            f"prompts file {file} cannot be read ({reason}): give a text file with one prompt a line"
+        ) from error
     if not lines:
         raise InputError(f"prompts file {file} is empty: give one prompt a line")
     return lines

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from qubic_lab import __version__
 from qubic_lab.cli import bench, compare, generate, models, runs
@@ -16,6 +18,7 @@ from qubic_lab.errors import InputError, QubicLabError
 app = typer.Typer(
     name="qubic-lab",
     help="Split a language model over a few machines, prove that it is still the same, and report what it costs.",
+    epilog='Example: qubic-lab generate --ranks 2 --prompt "Why is the sky blue?"',
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -42,18 +45,36 @@ def options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return its exit status: 0, 1 for what failed, 2 for what was asked wrongly."""
+    """Run one command; return its exit status: 0, 1 for what failed, 2 for what was asked wrongly, 130 for Ctrl-C."""
+    command = get_command(app)
     try:
-        return int(app(args=list(arguments) or ["--help"], standalone_mode=False) or 0)
+        # Not `app()`, which takes Ctrl-C and a broken pipe for itself.
+        with command.make_context("qubic-lab", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as ended:
+        return ended.exit_code
     except QubicLabError as error:
         return _fail(str(error), error.exit_status)
     except TyperException as error:
-        return _fail(error.format_message(), InputError.exit_status)
-    except (KeyboardInterrupt, typer.Abort):
+        return _fail(_explain(error), InputError.exit_status)
+    except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe left; point stdout elsewhere so that the exit does not complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, say
+        logging.getLogger(__name__).info("what failed", exc_info=error)
+        return _fail(f"{error} ('qubic-lab --verbose …' shows where)", QubicLabError.exit_status)
+
+
+def _explain(error: TyperException) -> str:
+    """Return Typer's message with what it leaves out: the value, and where to look."""
+    message = error.format_message().rstrip(".")
+    if isinstance(error.__cause__, ValidationError):
+        message += f": {error.__cause__.errors()[0]['input']!r}"
+    command = getattr(error, "ctx", None)
+    return f"{message} (see '{command.command_path if command else 'qubic-lab'} --help')"
 
 
 def _fail(message: str, status: int) -> int:

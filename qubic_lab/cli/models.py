@@ -9,7 +9,15 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import progress_bar
 from qubic_lab.errors import InputError, QubicLabError
 
-Out = Annotated[Path, typer.Option(help="A new folder.", show_default=False)]
+
+def _new_folder(out: Path) -> Path:
+    """Refuse an empty name and `.`, which mean the folder that the user's shell stands in."""
+    if out == Path():
+        raise InputError(f"--out is {str(out)!r}, the current folder: give a new one")
+    return out
+
+
+Out = Annotated[Path, typer.Option(help="A new folder.", show_default=False, callback=_new_folder)]
 
 
 def register(app: typer.Typer) -> None:

@@ -41,7 +41,7 @@ def run(
             typer.echo(outcome.folder)
     if failed:
         raise QubicLabError(
-            f"{len(failed)} of {len(outcomes)} runs failed: see executed.ipynb in {failed[0].folder}"
+            f"{week.title}: {len(failed)} of {len(outcomes)} runs failed: see executed.ipynb in {failed[0].folder}"
             f"{' and the others named above' if len(failed) > 1 else ''}"
         )
 

@@ -13,17 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from qubic_lab.core import Completion, Request, SamplingParams
-from qubic_lab.errors import check_at_least, check_choice
+from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.evals.identity import first_divergence, logits_max_abs, token_identity
 from qubic_lab.evals.questions import Question, committed_questions, load_questions
 from qubic_lab.evals.reference import ReferenceAnswer, library, reference_answers
 from qubic_lab.model.checkpoint import model_hash
+from qubic_lab.model.folders import rank_folders
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.plan import STRATEGIES
+from qubic_lab.model.resolve import resolve_model
 from qubic_lab.pipeline.client import Pipeline, PipelineConfig, ResolvedConfig, resolve_config
+from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.pipeline.text import Tokenizer
 from qubic_lab.provenance import source_commit, usable_cores
-from qubic_lab.settings import settings
+from qubic_lab.settings import cache_folder
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the finished steps and all steps."""
@@ -234,27 +237,31 @@ def _plan(
     for number in ranks:
         check_at_least("ranks", number, 1)
     for batch in batches:
-        check_at_least("batch", batch, 1)
+        check_range("batch", batch, 1, MAX_SLOTS)
     for dtype in dtypes:
         check_choice("dtype", dtype, DTYPE_BYTES)
     for strategy in strategies or ():
         check_choice("strategy", strategy, STRATEGIES)
     asked = load_questions(questions or committed_questions())
     if limit is not None:
-        asked = asked[: check_at_least("questions", limit, 1)]
+        asked = asked[: check_at_least("limit", limit, 1)]
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
-    base = PipelineConfig(model=model, threads=threads or max(1, usable_cores() // max(ranks)), slots=max(batches))
+    if rank_folders(resolve_model(model)):
+        raise InputError(f"model {model!r} is split already: give the model that it was made from")
+    if threads is None:
+        threads = max(1, usable_cores() // max(ranks))
+    base = PipelineConfig(model=model, threads=threads, slots=max(batches))
     splits = [
         resolve_config(replace(base, ranks=number, strategy=strategy))
-        for number in ranks
-        for strategy in strategies or (s for s in STRATEGIES if s != "A" or number <= 2)
+        for number in dict.fromkeys(ranks)
+        for strategy in dict.fromkeys(strategies or (s for s in STRATEGIES if s != "A" or number <= 2))
     ]
     return _Plan(
         base=base,
         questions=asked,
         requests=tuple(Request(prompt=question.question, sampling=sampling) for question in asked),
-        batches=tuple(batches),
-        dtypes=tuple(dtypes),
+        batches=tuple(dict.fromkeys(batches)),
+        dtypes=tuple(dict.fromkeys(dtypes)),
         splits=tuple(splits),
         max_new_tokens=max_new_tokens,
     )
@@ -383,6 +390,5 @@ def _read_logits(file: Path, tokens: int) -> npt.NDArray[np.float32]:
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """Yield a folder in the cache for captured logits: they can be larger than a /tmp that is kept in memory."""
-    settings().cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="compare-", dir=settings().cache) as folder:
+    with tempfile.TemporaryDirectory(prefix="compare-", dir=cache_folder()) as folder:
         yield Path(folder)

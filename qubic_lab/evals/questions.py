@@ -34,10 +34,12 @@ def load_questions(file: Path) -> tuple[Question, ...]:
         InputError: the file is missing or empty, or a line is not of the form above; names file and line.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"questions file {file} cannot be read: {reason}") from error
+        raise InputError(
+            f"questions file {file} cannot be read ({reason}): give a file of one JSON object a line"
+        ) from error
     questions = tuple(_question(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip())
     if not questions:
         raise InputError(f"questions file {file} holds no questions: give one JSON object a line")

@@ -1,11 +1,13 @@
 """What a notebook, the command line and the studies hold: a pipeline on this machine, and answers from it."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -13,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
 from qubic_lab.core import Completion, FinishReason, Request
-from qubic_lab.errors import InputError, RankError, check_at_least, check_choice
+from qubic_lab.errors import InputError, RankError, check_at_least, check_choice, check_range
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.layout import DTYPE_BYTES, stage_ranges
 from qubic_lab.model.plan import plan_layers
@@ -26,14 +28,19 @@ from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.provenance import usable_cores
-from qubic_lab.settings import settings
+from qubic_lab.settings import cache_folder
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import CLIENT_OPTIONS, error_of
 
+_log = logging.getLogger(__name__)
+_Call: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
+
 START_TIMEOUT_S = 120.0
 """So long may processes take to start; loading a model comes after and has no limit."""
 END_TIMEOUT_S = 10.0
+MOST_THREADS = 1024
+"""More threads a rank than any machine has cores are a slip, and would bring the machine down."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +106,12 @@ def resolve_config(config: PipelineConfig) -> ResolvedConfig:
         ModelError: the model cannot be had, or its files are damaged or of an unknown kind.
     """
     check_choice("dtype", config.dtype, DTYPE_BYTES)
-    check_at_least("slots", config.slots, 1)
-    if config.slots > MAX_SLOTS:
-        raise InputError(f"slots is {config.slots}: at most {MAX_SLOTS} fit a lane")
-    for name in ("ranks", "threads", "lanes"):
+    for name in ("ranks", "lanes"):
         if (value := getattr(config, name)) is not None:
             check_at_least(name, value, 1)
+    check_range("slots", config.slots, 1, MAX_SLOTS)
+    if config.threads is not None:
+        check_range("threads", config.threads, 1, MOST_THREADS)
     folder = resolve_model(config.model)
     split = read_split(folder)
     if split is None:
@@ -187,6 +194,7 @@ class Pipeline:
         except BaseException:
             pipeline.close()
             raise
+        _log.info("%s runs on %d ranks; their output goes to %s", resolved.folder, resolved.ranks, processes.log)
         return pipeline
 
     def configure(self, config: PipelineConfig) -> None:
@@ -218,17 +226,29 @@ class Pipeline:
 
     def answer(self, request: Request) -> "Answer":
         """Answer one request, with its number on this pipeline (its file of captured logits)."""
-        token_ids: list[int] = []
-        for reply in self._stream(request):
-            if reply.WhichOneof("event") == "end":
-                return _answer(request, token_ids, reply.end)
-            token_ids.append(reply.token_id)
-        raise RankError("the pipeline ended an answer in its middle")
+        return self._collect(request, self._start(request))
 
     def answer_all(self, requests: Sequence[Request]) -> "Iterator[Answer]":
-        """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order."""
+        """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
+
+        When one fails, or the caller stops early (Ctrl-C), those under way are cancelled and not waited for.
+        """
+        calls: list[_Call] = []
+        over = threading.Event()
+
+        def answer(request: Request) -> Answer:
+            calls.append(call := self._start(request))
+            if over.is_set():  # too late for the loop below to see it
+                call.cancel()
+            return self._collect(request, call)
+
         with ThreadPoolExecutor(max(1, min(len(requests), self.config.lanes * self.config.slots))) as pool:
-            yield from pool.map(self.answer, requests)
+            try:
+                yield from pool.map(answer, requests)
+            finally:
+                over.set()
+                for call in calls:
+                    call.cancel()
 
     def close(self) -> None:
         """End the ranks; nothing of them stays behind. Closing twice does no harm."""
@@ -243,7 +263,7 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _stream(self, request: Request) -> Iterator[pb.GenerateReply]:
+    def _start(self, request: Request) -> "_Call":
         s = request.sampling
         message = pb.GenerateRequest(
             prompt=request.prompt,
@@ -259,10 +279,20 @@ class Pipeline:
                 stop=s.stop,
             ),
         )
+        call: _Call = self._stub.Generate(message)
+        _log.info("asked for at most %d tokens", s.max_new_tokens)
+        return call
+
+    def _collect(self, request: Request, call: "_Call") -> "Answer":
+        token_ids: list[int] = []
         try:
-            yield from self._stub.Generate(message)
+            for reply in call:
+                if reply.WhichOneof("event") == "end":
+                    return _answer(request, token_ids, reply.end)
+                token_ids.append(reply.token_id)
         except grpc.RpcError as error:
             raise self._error(error) from None
+        raise RankError("the pipeline ended an answer in its middle")
 
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[object, pb.Description]", message: object) -> pb.Description:
         try:
@@ -301,20 +331,20 @@ class _Processes:
     def __init__(self, launcher: "subprocess.Popen[bytes]", run_dir: Path, log: Path) -> None:
         self._launcher = launcher
         self._run_dir = run_dir
-        self._log = log
+        self.log = log
         self.socket = run_dir / "engine.sock"
         self.end = weakref.finalize(self, _end, launcher, run_dir, log)
 
     @classmethod
     def start(cls, ranks: int, threads: int) -> "_Processes":
         """Start the launcher in a session of its own, so that Ctrl-C reaches this process alone."""
+        logs = cache_folder("logs")
         run_dir = Path(tempfile.mkdtemp(prefix="qubic-lab-"))
-        logs = settings().cache / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{run_dir.name.removeprefix('qubic-lab-')}.log"
         command = [sys.executable, "-m", "qubic_lab.pipeline.launcher", f"--run-dir={run_dir}", f"--ranks={ranks}"]
         # Equal threads in two runs that are compared: torchrun's own default differs between one rank and several.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        # What torchrun leaves behind in TMPDIR goes with the run's folder.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(run_dir)}
         with log.open("wb") as output:
             launcher = subprocess.Popen(
                 command,
@@ -346,9 +376,9 @@ class _Processes:
         return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {how}")
 
     def _lost(self, what: str) -> RankError:
-        kept = self._log.with_suffix(".failed.log")
-        if self._log.exists():
-            self._log.rename(kept)
+        kept = self.log.with_suffix(".failed.log")
+        if self.log.exists():
+            self.log.rename(kept)
         return RankError(f"{what}; its output is in {kept}")
 
 

@@ -12,6 +12,7 @@ Verdict = Literal["pass", "fail", "not measured here"]
 
 CONSISTENCY_TARGET = 0.95
 QUESTIONS_TARGET = 50
+CONFIDENCE = 0.95
 BACKENDS = {"cpu": "gloo on CPU", "cuda": "NCCL on GPU"}
 NO_COMPARISON = "no finished run of this week compares a split model with the whole one"
 
@@ -41,7 +42,7 @@ def _pipeline_row(comparisons: Mapping[str, Comparison]) -> Row:
     # "cuda:0" and "cuda" are the same kind of device.
     run_of_device = {compared["device"].partition(":")[0]: key for key, compared in comparisons.items()}
     measured = ", ".join(BACKENDS[device] for device in sorted(run_of_device))
-    missing = [f"not measured: {BACKENDS[device]}" for device in sorted(BACKENDS.keys() - run_of_device.keys())]
+    missing = [f"missing: {BACKENDS[device]}" for device in sorted(BACKENDS.keys() - run_of_device.keys())]
     return row(
         measured=f"{measured}, up to {_most_ranks(comparisons)} ranks",
         verdict="not measured here" if missing else "pass",
@@ -55,19 +56,20 @@ def _consistency_row(comparisons: Mapping[str, Comparison]) -> Row:
         Row,
         id="11.6",
         what="Answers of the split model against the whole one",
-        target=f"consistency > {percent(CONSISTENCY_TARGET)} on {QUESTIONS_TARGET} questions, the aim is 100 %",
+        target=f"consistency > {percent(CONSISTENCY_TARGET)} on {QUESTIONS_TARGET} questions, aim {percent(1.0)}",
     )
     if not comparisons:
         return row(measured="", verdict="not measured here", reason=NO_COMPARISON, run=None)
     # The least favourable run decides; among equals, the one that asked least.
     run, worst = min(comparisons.items(), key=lambda item: (item[1]["token_identity"], item[1]["questions"]))
     questions, same = worst["questions"], identical_questions(worst)
-    low, high = wilson_interval(same, questions)
+    low, high = wilson_interval(same, questions, CONFIDENCE)
     return row(
         measured=(
             f"{percent(worst['token_identity'])} of the tokens in the worst case "
             f"({tokens_compared(worst):,} compared in all); "
-            f"{same} of {questions} questions identical in every case (95 % interval {percent(low)} to {percent(high)})"
+            f"{same} of {questions} questions identical in every case "
+            f"({percent(CONFIDENCE)} interval {percent(low)} to {percent(high)})"
         ),
         verdict="pass" if worst["token_identity"] > CONSISTENCY_TARGET else "fail",
         reason=_limits(worst),

@@ -75,7 +75,8 @@ def identity_sentence(comparison: Comparison) -> str:
     """Say whether the split model is the whole model."""
     cases = measured_cases(comparison)
     different = [case for case in cases if not is_identical(case)]
-    compared = f"{tokens_compared(comparison):,} tokens compared"
+    dtypes = " and ".join(dict.fromkeys(case["dtype"] for case in cases))
+    compared = f"{dtypes}, {tokens_compared(comparison):,} tokens compared"
     if not different:
         return (
             f"The split {comparison['model']} gave the same tokens as the whole model "

@@ -59,7 +59,7 @@ def logit_differences(comparison: Comparison) -> Figure:
             )
         top = max(1.0, comparison["logits_max_abs"], *(each["logits_max_abs"] for each in references))
         axes.set_xlim(-SMALLEST_SHOWN / 2, top * 3)
-        axes.set_xticks([0.0, 1e-6, 1e-4, 1e-2, 1.0], ["0\nexactly", "0.000001", "0.0001", "0.01", "1"])
+        axes.set_xticks([0.0, 1e-6, 1e-4, 1e-2, 1.0], ["0\nexactly", "10⁻⁶", "10⁻⁴", "10⁻²", "1"])
         axes.minorticks_off()
         axes.set_xlabel("largest difference of a logit (no unit)")
     return figure

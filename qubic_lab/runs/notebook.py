@@ -55,7 +55,8 @@ def run_notebook(
         for line in worker.stdout:
             message = json.loads(line)
             if "error" in message:
-                failure = f"cell In [{message['cell']}]: {message['error']}"
+                where = f"cell In [{message['cell']}]" if message["cell"] else "before the first cell"
+                failure = f"{where}: {message['error']}"
             else:
                 on_cell(message["cell"], cells)
     if worker.returncode and failure is None:
@@ -91,6 +92,18 @@ def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
         figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)
     pyplot.close(figure)  # else the notebook would show it twice: as pyplot's and as the cell's value
     return figure
+
+
+def show_progress() -> Callable[[str, int, int], None]:
+    """Show one line under the running cell and return a function that renews it, given text, done and total."""
+    from IPython.display import display
+
+    line = display({"text/plain": "starting"}, raw=True, display_id=True)
+
+    def update(text: str, done: int, total: int) -> None:
+        line.update({"text/plain": f"{done} of {total} done: {text}"}, raw=True)
+
+    return update
 
 
 def _record_folder(kind: str, name: str) -> Path | None:

@@ -85,6 +85,12 @@ def _read_picture(file: Path) -> Picture:
     return Picture(f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}", caption)
 
 
+def differing_parameters(runs: Sequence[ReportedRun]) -> list[str]:
+    """Return the names of the parameters in which the runs of a study differ."""
+    given = [run.manifest.parameters for run in runs if run.manifest]
+    return [name for name in given[0] if any(each.get(name) != given[0][name] for each in given)] if given else []
+
+
 def render(week: str, studies: Mapping[str, Sequence[ReportedRun]], written: datetime) -> str:
     """Return the page of a week as HTML."""
     environment = jinja2.Environment(
@@ -106,5 +112,6 @@ def render(week: str, studies: Mapping[str, Sequence[ReportedRun]], written: dat
         runs=runs,
         comparisons=comparisons,
         rows=judge(comparisons),
+        differing_parameters=differing_parameters,
         words=words,
     )

@@ -19,6 +19,8 @@ from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError, ModelError, NonFiniteError, RankError
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 
+pytestmark = pytest.mark.dist
+
 GREEDY = SamplingParams(max_new_tokens=6, ignore_eos=True)
 GONE_WITHIN_S = 10.0
 
