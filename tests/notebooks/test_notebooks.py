@@ -1,0 +1,28 @@
+"""Every notebook runs from top to bottom with small parameters, in a kernel of its own, and leaves no rank behind."""
+
+from pathlib import Path
+from typing import Any
+
+import papermill
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, dict[str, Any]] = {
+    "accuracy_comparison": {"questions": 2, "max_new_tokens": 6, "strategies": ["B", "C"], "batches": [1]},
+}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_every_notebook_has_small_parameters() -> None:
+    assert {notebook.stem for notebook in NOTEBOOKS} == set(SMALL)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(notebook: Path, tiny: Path, tmp_path: Path) -> None:
+    before = {p.pid for p in psutil.process_iter()}
+    parameters = {"model": str(tiny), **SMALL[notebook.stem]}
+    papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
+    new = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
+    assert not [p for p in new if "qubic_lab.pipeline.rank" in (p.info["cmdline"] or [])]
