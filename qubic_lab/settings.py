@@ -13,7 +13,7 @@ from qubic_lab.errors import InputError
 class Settings(BaseSettings):
     """Each field can be set as QUBIC_LAB_<FIELD>, in the environment or in .env."""
 
-    model_config = SettingsConfigDict(env_prefix="QUBIC_LAB_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="QUBIC_LAB_", env_file=".env", env_ignore_empty=True, extra="ignore")
 
     cache: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("qubic-lab", appauthor=False)))
     """Converted models and logs live here."""

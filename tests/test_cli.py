@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,8 +11,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "latin1.txt").write_bytes(b"caf\xe9\n")
     (place / "broken.jsonl").write_text('{"id": \n')
     (place / "unknown.jsonl").write_text('{"id": "a", "question": "q?", "anwser": "x"}\n')
-    questions = [{"id": f"q{n}", "question": f"What is {n}?", "answer": str(n)} for n in range(3)]
-    (place / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    questions = [{"id": f"q{n}", "question": f"What\u2028is {n}?", "answer": str(n)} for n in range(3)]
+    lines = [json.dumps(question, ensure_ascii=False) for question in questions]
+    (place / "questions.jsonl").write_text("\ufeff" + "\n".join(lines))
     write_notebook(place / "notebooks" / "tiny.ipynb")
     write_study(place, "study", quick={"parameters": {"nmber": 2}})
     write_week(place, "study.yaml")
@@ -288,6 +290,230 @@ def everything_in(place: Path) -> dict[Path, int]:
 def test_what_is_asked_wrongly_is_one_line_and_leaves_nothing(line: str, said: str, here: Run, place: Path) -> None:
     files, processes = everything_in(place), psutil.Process().children(recursive=True)
     error = here(line).failed(2)
-    assert re_search(said, error), error
+    assert re.search(said, error), error
     assert everything_in(place) == files
     assert psutil.Process().children(recursive=True) == processes
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("generate --model tiny --prompts-file too-long.txt", r"prompt has 6\d\d tokens.* context is 512"),
+        ("generate --model no-template --prompt hi", "no chat template: .* --raw"),
+    ],
+)
+def test_what_only_the_model_can_tell_is_one_line(line: str, said: str, here: Run, shared_ranks: None) -> None:
+    assert re.search(said, here(line).failed(2))
+
+
+def test_infinities_name_their_stage_and_leave_nothing(place: Path) -> None:
+    files = everything_in(place)
+    ended = run_apart("generate --model infinite --ranks 2 --strategy B --prompt hi")
+    assert "stage 1 (layers 2 to 3 + head) produced non-finite values in bf16" in ended.failed(1)
+    assert everything_in(place).keys() == files.keys()
+
+
+def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
+    ended = run_apart("model-path deepseek", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    assert re.search(r"DeepSeek-R1-Distill-Qwen-1\.5B' .*hub cannot be reached.*: give a folder", ended.failed(2))
+
+
+@pytest.mark.parametrize("cache", ["prompts.txt", "/proc/nowhere"])
+def test_a_cache_that_cannot_be_written_is_named(
+    cache: str, here: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUBIC_LAB_CACHE", cache)
+    settings.cache_clear()
+    ended = here("compare --model tiny")
+    assert re.search(f"{cache}.* cannot be made .*: set QUBIC_LAB_CACHE", ended.failed(2))
+    assert not any((place / "tmp").iterdir())
+
+
+@contextmanager
+def answering(model: Path, options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """Start a command in a process of its own and wait until its ranks have been asked; yield it with its mark."""
+    tiny_model(model, max_position_embeddings=50_000)
+    mark = uuid.uuid4().hex
+    asked = f"--verbose generate --model {model} --prompt hi --max-new-tokens 49000 --ignore-eos --threads 1 {options}"
+    process = start(asked, **{RUN_MARK: mark})
+    try:
+        assert process.stderr
+        assert any("asked for at most 49000 tokens" in line for line in process.stderr)
+        yield process, mark
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUBIC_LAB_CACHE", "")
+    settings.cache_clear()
+    assert settings().cache.is_absolute()
+
+
+def test_ctrl_c_ends_a_long_answer_at_once_and_its_ranks(tmp_path: Path) -> None:
+    with answering(tmp_path / "long", "--ranks 1") as (process, mark):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GONE_WITHIN_S) == 130
+        assert process.stdout and process.stderr
+        assert (process.stdout.read(), process.stderr.read()) == ("", "error: interrupted\n")
+        assert gone(mark)
+
+
+def test_a_lost_rank_is_one_line_that_names_its_log(tmp_path: Path) -> None:
+    with answering(tmp_path / "long", "--ranks 2") as (process, mark):
+        [rank_1] = [p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
+        rank_1.kill()
+        assert process.wait(GONE_WITHIN_S) == 1
+        assert process.stdout and process.stderr
+        error = Ended(1, process.stdout.read(), process.stderr.read()).failed(1)
+        [log] = re.findall(rf"rank 1 \(process {rank_1.pid}\) was ended by signal 9; its output is in (\S+)$", error)
+        assert Path(log).exists()
+        assert gone(mark)
+
+
+def test_a_reader_that_leaves_gets_no_traceback() -> None:
+    process = start("generate --help")
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(GONE_WITHIN_S)
+    process.stderr.close()
+
+
+def test_help_shows_an_example(here: Run) -> None:
+    for command in (*COMMANDS, "bench", ""):
+        ended = here(f"{command} --help")
+        assert (ended.status, ended.err) == (0, "")
+        assert f"Example: qubic-lab {command}" in " ".join(ended.out.split())
+
+
+def test_the_bare_command_shows_its_commands(here: Run) -> None:
+    ended = here("")
+    assert ended == here("--help")
+    assert all(re.search(rf"^ +{command.split()[0]} ", ended.out, re.MULTILINE) for command in COMMANDS)
+    assert here("--version") == Ended(0, f"qubic-lab {__version__}\n", "")
+
+
+def test_json_says_what_was_answered_and_by_what(here: Run, shared_ranks: None) -> None:
+    answer = here("generate --model tiny --ranks 2 --prompts-file prompts.txt --max-new-tokens 3 --json").json
+    completions = answer.pop("completions")
+    assert [completion["prompt"] for completion in completions] == ["one", "two words", "three\u2028four"]
+    for completion in completions:
+        assert completion.keys() >= {"text", "token_ids", "finish_reason", "ttft_ms", "tokens_per_s"}
+        assert len(completion["token_ids"]) == 3
+        assert completion["finish_reason"] == "length"
+    expected = {"model": "tiny", "device": "cpu", "dtype": "bf16", "ranks": 2, "strategy": "C"}
+    assert answer.items() >= expected.items()
+    assert answer.keys() >= {"threads", "commit"}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_seed_alone_decides_a_sampled_answer(dtype: str, here: Run, shared_ranks: None) -> None:
+    sampled = f"generate --model tiny --dtype {dtype} {SAMPLED}"
+    [alone] = here(f"{sampled} --prompt 'two words' --seed 5").token_ids
+    for ranks in (1, 2):
+        among_others = here(f"{sampled} --prompts-file prompts.txt --seed 5 --ranks {ranks}").token_ids
+        assert among_others[1] == alone
+    assert here(f"{sampled} --prompt 'two words' --seed 6").token_ids != [alone]
+
+
+def test_a_split_folder_alone_answers_like_the_model(here: Run, shared_ranks: None, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    split = here(f"split --model tiny --ranks 2 --strategy B --out {parts}")
+    assert (split.status, split.err) == (0, "")
+    assert here(f"verify {parts}").status == 0
+    asked = f"--prompts-file prompts.txt --seed 5 {SAMPLED}"
+    deep = tmp_path / ("x" * 100)  # too deep for the path of a socket
+    deep.mkdir()
+    started = run_apart(f"generate --model {parts} {asked}", TMPDIR=str(deep))
+    assert not any(deep.iterdir())
+    assert (started.json["ranks"], started.json["strategy"]) == (2, "B")
+    assert started.token_ids == here(f"generate --model tiny {asked}").token_ids
+
+
+def test_verify_finds_a_flipped_bit(here: Run, tmp_path: Path) -> None:
+    shutil.copytree("parts", tmp_path / "parts")
+    weights = tmp_path / "parts" / "rank-1" / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert f"{weights} has changed" in here(f"verify {tmp_path / 'parts'}").failed(1)
+
+
+def test_raw_sends_the_prompt_without_the_template(here: Run, shared_ranks: None) -> None:
+    ask = "generate --prompt 'two words' --max-new-tokens 6 --json"
+    raw = here(f"{ask} --model tiny --raw")
+    assert raw.token_ids != here(f"{ask} --model tiny").token_ids
+    assert raw.token_ids == here(f"{ask} --model no-template --raw").token_ids
+
+
+def test_an_answer_ends_before_a_stop_text(here: Run, shared_ranks: None) -> None:
+    ask = "generate --model tiny --prompt hi --ignore-eos --max-new-tokens 40 --json"
+    [free] = here(ask).json["completions"]
+    stop = next(letter for letter in free["text"][4:] if letter.isalpha())
+    [stopped] = here(f"{ask} --stop never --stop {stop}").json["completions"]
+    assert stopped["text"] == free["text"].partition(stop)[0]
+    assert stopped["finish_reason"] == "stop"
+    assert len(stopped["token_ids"]) < len(free["token_ids"]) == 40
+
+
+def test_an_answer_ends_at_the_end_token_unless_told_to_go_on(here: Run, shared_ranks: None, tmp_path: Path) -> None:
+    shutil.copytree("tiny", model := tmp_path / "model")
+    ask = f"generate --model {model} --prompt hi --max-new-tokens 6 --json"
+    [free] = here(f"{ask} --ignore-eos").token_ids
+    change_json(model / "generation_config.json", eos_token_id=free[2])
+    end = free.index(free[2]) + 1
+    one_more = f"{ask} --threads 2"  # another setting, so that the model is configured again
+    [ended] = here(one_more).json["completions"]
+    assert (ended["token_ids"], ended["finish_reason"]) == (free[:end], "stop")
+    assert here(f"{one_more} --ignore-eos").token_ids == [free]
+
+
+def test_a_random_model_is_labelled_beside_the_json(here: Run, shared_ranks: None, tmp_path: Path) -> None:
+    out = tmp_path / "random"
+    assert here(f"random-model --config tiny --layers 2 --out {out}").status == 0
+    ended = here(f"generate --model {out} --prompt hi --max-new-tokens 2 --json")
+    assert json.loads(ended.out)["meaningless"]
+    assert ended.err.count("\n") == 1 and "random weights" in ended.err
+    assert here(f"model-path {out}").out == f"{out}\n"
+
+
+def test_compare_proves_that_the_split_is_the_model(here: Run, shared_ranks: None, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "big-head", vocab_size=1200)
+    result = here(f"compare --model {model} --questions questions.jsonl --limit 2 --max-new-tokens 6 --json").json
+    assert (result["token_identity"], result["logits_max_abs"], result["questions"]) == (1.0, 0.0, 2)
+    cases = {(case["dtype"], case["batch"], case["strategy"]): case for case in result["cases"]}
+    assert cases.keys() == {(d, b, s) for d in ("fp32", "bf16") for b in (1, 4) for s in "ABC"}
+    measured_as = {
+        strategy: {case["measured_as"] for (_, _, s), case in cases.items() if s == strategy} for strategy in "ABC"
+    }
+    assert measured_as == {"A": {None}, "B": {"A"}, "C": {None}}, "with four layers A is B; a big head sets C apart"
+    fp32, bf16 = result["reference"]
+    assert (fp32["dtype"], fp32["token_identity"], fp32["differences"]) == ("fp32", 1.0, [])
+    assert 0 < fp32["logits_max_abs"] < 1e-4 < bf16["logits_max_abs"], "measured, not assumed"
+    asked = {question.id for question in load_questions(Path("questions.jsonl"))[:2]}
+    for difference in bf16["differences"]:
+        assert difference["id"] in asked and difference["margin"] >= 0
+        assert difference["ours"] != difference["theirs"]
+    assert bool(bf16["differences"]) == (bf16["token_identity"] < 1)
+    assert [answer["id"] for answer in result["answers"]] == ["q0", "q1"]
+
+
+def test_compare_in_words_measures_equal_layers_once(here: Run, shared_ranks: None) -> None:
+    line = "compare --model tiny --questions questions.jsonl --limit 1 --max-new-tokens 2 --dtype bf16 --batch 1,1"
+    ended = here(f"{line} --strategy B,A,A")
+    assert (ended.status, ended.err) == (0, "")
+    measured, same, against, about = ended.out.splitlines()
+    assert "strategy B, layers 2/2, bf16, batch 1: 100.00% of 2 tokens equal" in measured
+    assert "strategy A (same layers as B), layers 2/2" in same
+    assert against.startswith("against transformers")
+    assert "questions: 1" in about
+
+
+def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -> None:
+    ranks = here("bench memory --model tiny --ranks 2 --new-tokens 2 --json").json["ranks"]
+    assert [rank["rank"] for rank in ranks] == [0, 1]
+    stored = load_file(Path("tiny") / WEIGHTS)
+    assert sum(rank["weight_bytes"] for rank in ranks) == sum(2 * tensor.numel() for tensor in stored.values())
+    assert all(rank["weight_bytes"] < rank["peak_rss_bytes"] for rank in ranks)

@@ -41,6 +41,8 @@ def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
 ) -> None:
     """Configure what holds for all commands."""
+    # Else gRPC itself reports a lost connection, on stderr and beside our one line. It looks when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
 
 

@@ -1,5 +1,6 @@
 """Is the split model still the same model? N ranks against one rank of ours, and one rank against transformers."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
@@ -22,7 +24,8 @@ from qubic_lab.model.folders import rank_folders
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.plan import STRATEGIES
 from qubic_lab.model.resolve import resolve_model
-from qubic_lab.pipeline.client import Pipeline, PipelineConfig, ResolvedConfig, resolve_config
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.pipeline.text import Tokenizer
 from qubic_lab.provenance import source_commit, usable_cores
@@ -349,7 +352,7 @@ def _compare_reference(plan: _Plan, dtype: str, run: _Run, report: Callable[[str
     tokenizer = Tokenizer(folder)
     prompts = [tokenizer.encode(request) for request in plan.requests]
     pairs, differences, largest = [], [], 0.0
-    answers = reference_answers(folder, dtype, prompts, plan.max_new_tokens, usable_cores())
+    answers = reference_answers(folder, dtype, prompts, plan.max_new_tokens, plan.splits[0].threads)
     for question, completion, file, theirs in zip(plan.questions, run.completions, run.logits, answers, strict=True):
         ours = completion.token_ids
         divergence = first_divergence(ours, theirs.token_ids)
@@ -389,6 +392,12 @@ def _read_logits(file: Path, tokens: int) -> npt.NDArray[np.float32]:
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """Yield a folder in the cache for captured logits: they can be larger than a /tmp that is kept in memory."""
-    with tempfile.TemporaryDirectory(prefix="compare-", dir=cache_folder()) as folder:
+    """Yield a folder in the cache for captured logits: they can be larger than a /tmp that is kept in memory.
+
+    What a killed comparison left there goes first.
+    """
+    for left in cache_folder().glob("compare-*-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"compare-{os.getpid()}-", dir=cache_folder()) as folder:
         yield Path(folder)

@@ -131,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}): a model folder needs it") from error
     except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON ({error})") from error
+        raise ModelError(f"{path} is not valid JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}: an object was expected")
     return content

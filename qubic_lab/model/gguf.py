@@ -57,9 +57,9 @@ def convert_gguf(file: Path) -> Path:
     source = file_hash(file)
     folder = settings().cache / "models" / f"{file.stem}-{source[:12]}"
     if not _is_good(folder, source):
+        reader = _open(file)
         with _locked(folder):
             if not _is_good(folder, source):  # else another process has made it meanwhile
-                reader = _open(file)
                 shutil.rmtree(folder, ignore_errors=True)
                 with new_folder(folder) as partial:
                     _convert(file, reader, partial)

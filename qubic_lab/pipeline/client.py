@@ -1,34 +1,20 @@
 """What a notebook, the command line and the studies hold: a pipeline on this machine, and answers from it."""
 
-import json
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import grpc
 
 from qubic_lab.core import Completion, FinishReason, Request
-from qubic_lab.errors import InputError, RankError, check_at_least, check_choice, check_range
-from qubic_lab.model.checkpoint import Checkpoint
-from qubic_lab.model.layout import DTYPE_BYTES, stage_ranges
-from qubic_lab.model.plan import plan_layers
-from qubic_lab.model.resolve import resolve_model
-from qubic_lab.model.split import rank_folder, read_split
-from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.provenance import usable_cores
-from qubic_lab.settings import cache_folder
+from qubic_lab.errors import InputError, RankError, check_choice
+from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
+from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import CLIENT_OPTIONS, error_of
@@ -38,119 +24,6 @@ _Call: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
 
 START_TIMEOUT_S = 120.0
 """So long may processes take to start; loading a model comes after and has no limit."""
-END_TIMEOUT_S = 10.0
-MOST_THREADS = 1024
-"""More threads a rank than any machine has cores are a slip, and would bring the machine down."""
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """What a pipeline runs and how; `None` means the default that the resolved model and machine suggest.
-
-    `slots` are requests that decode together in a lane; `lanes` defaults to the number of ranks, so that each has work.
-    `ranks`, `strategy` and `cut` of a split folder are those it was split with.
-    """
-
-    model: str = "smollm2"
-    ranks: int | None = None
-    strategy: str | None = None
-    cut: int | None = None
-    dtype: str = "bf16"
-    device: str | None = None
-    threads: int | None = None
-    slots: int = 1
-    lanes: int | None = None
-    capture: Path | None = None
-
-
-@dataclass(frozen=True)
-class ResolvedConfig:
-    """A configuration with every default filled in and checked against the model's files."""
-
-    model: str
-    folder: Path
-    strategy: str
-    layers: tuple[int, ...]
-    dtype: str
-    device: str
-    threads: int
-    lanes: int
-    slots: int
-    capture: Path | None
-    meaningless: bool
-
-    @property
-    def ranks(self) -> int:
-        """Number of ranks."""
-        return len(self.layers)
-
-    def to_message(self) -> pb.Settings:
-        """Return what the ranks are told."""
-        return pb.Settings(
-            model_folder=str(self.folder),
-            layers=self.layers,
-            dtype=self.dtype,
-            device=self.device,
-            threads=self.threads,
-            lanes=self.lanes,
-            slots_per_lane=self.slots,
-            capture_folder=str(self.capture.resolve()) if self.capture else "",
-        )
-
-
-def resolve_config(config: PipelineConfig) -> ResolvedConfig:
-    """Fill in defaults and check everything that can be checked before a process starts.
-
-    Raises:
-        InputError: a value is wrong; names it and the remedy.
-        ModelError: the model cannot be had, or its files are damaged or of an unknown kind.
-    """
-    check_choice("dtype", config.dtype, DTYPE_BYTES)
-    for name in ("ranks", "lanes"):
-        if (value := getattr(config, name)) is not None:
-            check_at_least(name, value, 1)
-    check_range("slots", config.slots, 1, MAX_SLOTS)
-    if config.threads is not None:
-        check_range("threads", config.threads, 1, MOST_THREADS)
-    folder = resolve_model(config.model)
-    split = read_split(folder)
-    if split is None:
-        checkpoint = Checkpoint.open(folder)
-        strategy = config.strategy or "C"
-        layers = plan_layers(checkpoint.config, config.ranks or 1, strategy, config.cut)
-    else:
-        strategy, layers = split.strategy, split.layers_per_rank
-        asked = (config.ranks or len(layers), config.strategy or strategy, config.cut or layers[0])
-        if asked != (len(layers), strategy, layers[0]):
-            raise InputError(
-                f"{folder} was split by strategy {strategy} into layers {'/'.join(map(str, layers))}: "
-                f"leave out --strategy and --cut and give --ranks {len(layers)}"
-            )
-        for rank, stage in enumerate(stage_ranges(layers)):
-            checkpoint = Checkpoint.open(rank_folder(folder, rank), stage)
-    ranks = len(layers)
-    return ResolvedConfig(
-        model=config.model,
-        folder=folder.resolve(),
-        strategy=strategy,
-        layers=layers,
-        dtype=config.dtype,
-        device=config.device or _device(ranks),
-        threads=config.threads or max(1, usable_cores() // ranks),
-        lanes=config.lanes or ranks,
-        slots=config.slots,
-        capture=config.capture,
-        meaningless=checkpoint.config.meaningless,
-    )
-
-
-def _device(ranks: int) -> str:
-    """Return `cuda` where there is a GPU for each rank, else `cpu`."""
-    if not Path("/proc/driver/nvidia").exists():
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.device_count() >= ranks else "cpu"
 
 
 @dataclass(frozen=True)
@@ -167,9 +40,9 @@ class RankDescription:
 class Pipeline:
     """A running pipeline on this machine; use it as a context manager, or call `close`."""
 
-    def __init__(self, processes: "_Processes", config: ResolvedConfig) -> None:
-        self._processes = processes
-        self._channel = grpc.insecure_channel(f"unix:{processes.socket}", options=CLIENT_OPTIONS)
+    def __init__(self, ranks: LocalRanks, config: ResolvedConfig) -> None:
+        self._ranks = ranks
+        self._channel = grpc.insecure_channel(f"unix:{ranks.socket}", options=CLIENT_OPTIONS)
         self._stub = pipeline_pb2_grpc.PipelineStub(self._channel)
         self.config = config
 
@@ -186,15 +59,15 @@ class Pipeline:
             RankError: the ranks did not come up; names the log.
         """
         resolved = resolve_config(replace(config or PipelineConfig(), **_known_options(options)))
-        processes = _Processes.start(resolved.ranks, resolved.threads)
-        pipeline = cls(processes, resolved)
+        ranks = LocalRanks.start(resolved.ranks, resolved.threads)
+        pipeline = cls(ranks, resolved)
         try:
             pipeline._wait_until_up()
             pipeline._call(pipeline._stub.Configure, resolved.to_message())
         except BaseException:
             pipeline.close()
             raise
-        _log.info("%s runs on %d ranks; their output goes to %s", resolved.folder, resolved.ranks, processes.log)
+        _log.info("%s runs on %d ranks; their output goes to %s", resolved.folder, resolved.ranks, ranks.log)
         return pipeline
 
     def configure(self, config: PipelineConfig) -> None:
@@ -253,7 +126,7 @@ class Pipeline:
     def close(self) -> None:
         """End the ranks; nothing of them stays behind. Closing twice does no harm."""
         self._channel.close()
-        self._processes.end()
+        self._ranks.end()
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -302,7 +175,7 @@ class Pipeline:
 
     def _error(self, error: grpc.RpcError) -> Exception:
         if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return self._processes.loss()
+            return self._ranks.loss()
         return error_of(error)
 
     def _wait_until_up(self) -> None:
@@ -313,8 +186,8 @@ class Pipeline:
                 ready.result(timeout=0.1)
                 return
             except grpc.FutureTimeoutError:
-                if self._processes.ended or time.monotonic() > deadline:
-                    raise self._processes.loss() from None
+                if self._ranks.ended or time.monotonic() > deadline:
+                    raise self._ranks.loss() from None
 
 
 @dataclass(frozen=True)
@@ -323,76 +196,6 @@ class Answer:
 
     number: int
     completion: Completion
-
-
-class _Processes:
-    """The launcher, its ranks and their folder; they end when this process does, however that happens."""
-
-    def __init__(self, launcher: "subprocess.Popen[bytes]", run_dir: Path, log: Path) -> None:
-        self._launcher = launcher
-        self._run_dir = run_dir
-        self.log = log
-        self.socket = run_dir / "engine.sock"
-        self.end = weakref.finalize(self, _end, launcher, run_dir, log)
-
-    @classmethod
-    def start(cls, ranks: int, threads: int) -> "_Processes":
-        """Start the launcher in a session of its own, so that Ctrl-C reaches this process alone."""
-        logs = cache_folder("logs")
-        run_dir = Path(tempfile.mkdtemp(prefix="qubic-lab-"))
-        log = logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{run_dir.name.removeprefix('qubic-lab-')}.log"
-        command = [sys.executable, "-m", "qubic_lab.pipeline.launcher", f"--run-dir={run_dir}", f"--ranks={ranks}"]
-        # Equal threads in two runs that are compared: torchrun's own default differs between one rank and several.
-        # What torchrun leaves behind in TMPDIR goes with the run's folder.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(run_dir)}
-        with log.open("wb") as output:
-            launcher = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        return cls(launcher, run_dir, log)
-
-    @property
-    def ended(self) -> bool:
-        """True when the launcher is gone."""
-        return self._launcher.poll() is not None
-
-    def loss(self) -> RankError:
-        """Return the error that says which rank was lost; the log is kept."""
-        try:
-            self._launcher.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return self._lost("the pipeline does not answer")
-        try:
-            failure = json.loads((self._run_dir / "failure.json").read_text())
-        except OSError:
-            return self._lost("the pipeline's launcher ended")
-        code = failure["exit_code"]
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {how}")
-
-    def _lost(self, what: str) -> RankError:
-        kept = self.log.with_suffix(".failed.log")
-        if self.log.exists():
-            self.log.rename(kept)
-        return RankError(f"{what}; its output is in {kept}")
-
-
-def _end(launcher: "subprocess.Popen[bytes]", run_dir: Path, log: Path) -> None:
-    """Close the pipe that all processes watch; the launcher removes the folder, and so do we if it was killed."""
-    assert launcher.stdin is not None
-    launcher.stdin.close()
-    try:
-        launcher.wait(END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        launcher.kill()
-        launcher.wait()
-    shutil.rmtree(run_dir, ignore_errors=True)
-    log.unlink(missing_ok=True)
 
 
 def _known_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from qubic_lab.pipeline.lifeline import LAUNCHER_PID, end_when_stdin_closes
-
-FAILURE = "failure.json"
+from qubic_lab.pipeline.run_folder import FAILURE, RENDEZVOUS
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
                 "--max-restarts=0",
                 "--rdzv-backend=c10d",
                 "--rdzv-conf=store_type=file",
-                f"--rdzv-endpoint={args.run_dir / 'rendezvous'}",
+                f"--rdzv-endpoint={args.run_dir / RENDEZVOUS}",
                 "-m",
                 "qubic_lab.pipeline.rank",
                 f"--run-dir={args.run_dir}",

@@ -10,11 +10,9 @@ import torch.distributed as dist
 from qubic_lab.pipeline.engine import Engine
 from qubic_lab.pipeline.lifeline import tie_to_launcher
 from qubic_lab.pipeline.member import Member, follow
+from qubic_lab.pipeline.run_folder import SOCKET, STORE
 from qubic_lab.pipeline.server import start_server
 from qubic_lab.pipeline.transport import make_transport
-
-SOCKET = "engine.sock"
-STORE = "store"
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def _check_prompt(prompt: tuple[int, ...], config: ModelConfig) -> None:
         raise InputError("the prompt has no tokens: give at least one")
     if len(prompt) >= config.max_positions:
         raise InputError(
-            f"the prompt has {len(prompt)} tokens: with an answer it must fit the context of {config.max_positions}"
+            f"the prompt has {len(prompt)} tokens, the model's context is {config.max_positions}: give a shorter one"
         )
     if (largest := max(prompt)) >= config.vocab:
         raise InputError(f"token id {largest} is not in the vocabulary of {config.vocab}")

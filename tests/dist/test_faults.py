@@ -79,9 +79,9 @@ def test_a_model_that_does_not_load_leaves_a_usable_group(tiny: Path, two_ranks:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(token_ids=(1,) * 512), "context of 512"),
+        (Request(token_ids=(1,) * 512), "context is 512"),
         (Request(token_ids=(1, 320)), "token id 320"),
-        (Request(prompt="x" * 2000), "context of 512"),
+        (Request(prompt="x" * 2000), "context is 512"),
     ],
 )
 def test_prompts_that_do_not_fit(request_: Request, message: str, tiny: Path, two_ranks: Pipeline) -> None:
@@ -147,7 +147,7 @@ CLIENT = """
 import sys, time
 from qubic_lab.pipeline import Pipeline
 pipeline = Pipeline.launch(model=sys.argv[1], ranks=2, threads=1)
-print("up", pipeline._processes.socket.parent, flush=True)
+print("up", pipeline._ranks.socket.parent, flush=True)
 time.sleep(600)
 """
 

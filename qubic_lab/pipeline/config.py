@@ -1,0 +1,127 @@
+"""What a pipeline runs and how: asked by the user, then resolved and checked before any process starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
+from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.layout import DTYPE_BYTES, stage_ranges
+from qubic_lab.model.plan import plan_layers
+from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.split import rank_folder, read_split
+from qubic_lab.pipeline.message import MAX_SLOTS
+from qubic_lab.provenance import usable_cores
+from qubic_lab.wire import pipeline_pb2 as pb
+
+MOST_THREADS = 1024
+"""More threads a rank than any machine has cores are a slip, and would bring the machine down."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What a pipeline runs and how; `None` means the default that the resolved model and machine suggest.
+
+    `slots` are requests that decode together in a lane; `lanes` defaults to the number of ranks, so that each has work.
+    `ranks`, `strategy` and `cut` of a split folder are those it was split with.
+    """
+
+    model: str = "smollm2"
+    ranks: int | None = None
+    strategy: str | None = None
+    cut: int | None = None
+    dtype: str = "bf16"
+    device: str | None = None
+    threads: int | None = None
+    slots: int = 1
+    lanes: int | None = None
+    capture: Path | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedConfig:
+    """A configuration with every default filled in and checked against the model's files."""
+
+    model: str
+    folder: Path
+    strategy: str
+    layers: tuple[int, ...]
+    dtype: str
+    device: str
+    threads: int
+    lanes: int
+    slots: int
+    capture: Path | None
+    meaningless: bool
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks."""
+        return len(self.layers)
+
+    def to_message(self) -> pb.Settings:
+        """Return what the ranks are told."""
+        return pb.Settings(
+            model_folder=str(self.folder),
+            layers=self.layers,
+            dtype=self.dtype,
+            device=self.device,
+            threads=self.threads,
+            lanes=self.lanes,
+            slots_per_lane=self.slots,
+            capture_folder=str(self.capture.resolve()) if self.capture else "",
+        )
+
+
+def resolve_config(config: PipelineConfig) -> ResolvedConfig:
+    """Fill in defaults and check everything that can be checked before a process starts.
+
+    Raises:
+        InputError: a value is wrong; names it and the remedy.
+        ModelError: the model cannot be had, or its files are damaged or of an unknown kind.
+    """
+    check_choice("dtype", config.dtype, DTYPE_BYTES)
+    for name in ("ranks", "lanes"):
+        if (value := getattr(config, name)) is not None:
+            check_at_least(name, value, 1)
+    check_range("slots", config.slots, 1, MAX_SLOTS)
+    if config.threads is not None:
+        check_range("threads", config.threads, 1, MOST_THREADS)
+    folder = resolve_model(config.model)
+    split = read_split(folder)
+    if split is None:
+        checkpoint = Checkpoint.open(folder)
+        strategy = config.strategy or "C"
+        layers = plan_layers(checkpoint.config, config.ranks or 1, strategy, config.cut)
+    else:
+        strategy, layers = split.strategy, split.layers_per_rank
+        asked = (config.ranks or len(layers), config.strategy or strategy, config.cut or layers[0])
+        if asked != (len(layers), strategy, layers[0]):
+            raise InputError(
+                f"{folder} was split by strategy {strategy} into layers {'/'.join(map(str, layers))}: "
+                f"leave out --strategy and --cut and give --ranks {len(layers)}"
+            )
+        for rank, stage in enumerate(stage_ranges(layers)):
+            checkpoint = Checkpoint.open(rank_folder(folder, rank), stage)
+    ranks = len(layers)
+    return ResolvedConfig(
+        model=config.model,
+        folder=folder.resolve(),
+        strategy=strategy,
+        layers=layers,
+        dtype=config.dtype,
+        device=config.device or _device(ranks),
+        threads=config.threads or max(1, usable_cores() // ranks),
+        lanes=config.lanes or ranks,
+        slots=config.slots,
+        capture=config.capture,
+        meaningless=checkpoint.config.meaningless,
+    )
+
+
+def _device(ranks: int) -> str:
+    """Return `cuda` where there is a GPU for each rank, else `cpu`."""
+    if not Path("/proc/driver/nvidia").exists():
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.device_count() >= ranks else "cpu"

@@ -1,0 +1,97 @@
+"""Ranks on this machine: their launcher, their folder, and which of them was lost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from pathlib import Path
+
+from qubic_lab.errors import RankError
+from qubic_lab.pipeline.run_folder import FAILURE, LOG, SOCKET
+from qubic_lab.settings import cache_folder
+
+END_TIMEOUT_S = 10.0
+MOST_SOCKET_PATH_BYTES = 107
+"""The system's limit, less the zero at the end (unix(7))."""
+
+
+class LocalRanks:
+    """The launcher, its ranks and their folder; they end when this process does, however that happens."""
+
+    def __init__(self, launcher: "subprocess.Popen[bytes]", run_dir: Path) -> None:
+        self._launcher = launcher
+        self._run_dir = run_dir
+        self.log = run_dir / LOG
+        self.socket = run_dir / SOCKET
+        self.end = weakref.finalize(self, _end, launcher, run_dir)
+
+    @classmethod
+    def start(cls, ranks: int, threads: int) -> "LocalRanks":
+        """Start the launcher in a session of its own, so that Ctrl-C reaches this process alone."""
+        run_dir = _make_run_dir()
+        command = [sys.executable, "-m", "qubic_lab.pipeline.launcher", f"--run-dir={run_dir}", f"--ranks={ranks}"]
+        # Equal threads in two runs that are compared: torchrun's own default differs between one rank and several.
+        # What torchrun leaves behind in TMPDIR goes with the run's folder.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(run_dir)}
+        with (run_dir / LOG).open("wb") as output:
+            launcher = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        return cls(launcher, run_dir)
+
+    @property
+    def ended(self) -> bool:
+        """True when the launcher is gone."""
+        return self._launcher.poll() is not None
+
+    def loss(self) -> RankError:
+        """Return the error that says which rank was lost; the log is moved to the cache and named."""
+        try:
+            self._launcher.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return self._lost("the pipeline does not answer")
+        try:
+            failure = json.loads((self._run_dir / FAILURE).read_text())
+        except OSError:
+            return self._lost("the pipeline's launcher ended")
+        code = failure["exit_code"]
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {how}")
+
+    def _lost(self, what: str) -> RankError:
+        kept = cache_folder("logs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{self._run_dir.name}.log"
+        try:
+            shutil.copyfile(self.log, kept)
+        except OSError:
+            return RankError(what)
+        return RankError(f"{what}; its output is in {kept}")
+
+
+def _make_run_dir() -> Path:
+    """Make a temporary folder; where that is too deep for a socket's path, in /tmp."""
+    run_dir = Path(tempfile.mkdtemp(prefix="qubic-lab-"))
+    if len(os.fsencode(run_dir / SOCKET)) <= MOST_SOCKET_PATH_BYTES:
+        return run_dir
+    run_dir.rmdir()
+    return Path(tempfile.mkdtemp(prefix="qubic-lab-", dir="/tmp"))
+
+
+def _end(launcher: "subprocess.Popen[bytes]", run_dir: Path) -> None:
+    """Close the pipe that all processes watch; the launcher removes the folder, and so do we if it was killed."""
+    assert launcher.stdin is not None
+    launcher.stdin.close()
+    try:
+        launcher.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
+    shutil.rmtree(run_dir, ignore_errors=True)

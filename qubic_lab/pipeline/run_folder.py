@@ -1,0 +1,12 @@
+"""The names in the private folder of a pipeline on one host; it goes when the pipeline ends."""
+
+SOCKET = "engine.sock"
+"""Rank 0's gRPC service."""
+STORE = "store"
+"""The file in which the ranks meet."""
+RENDEZVOUS = "rendezvous"
+"""torchrun's own meeting file."""
+FAILURE = "failure.json"
+"""Written by the launcher when a rank has failed: its number, process and exit code."""
+LOG = "ranks.log"
+"""What launcher, torchrun and ranks print."""
