@@ -10,7 +10,7 @@ import time
 import weakref
 from pathlib import Path
 
-from qubic_lab.errors import RankError
+from qubic_lab.errors import InputError, RankError
 from qubic_lab.pipeline.run_folder import FAILURE, LOG, SOCKET
 from qubic_lab.settings import cache_folder
 
@@ -68,10 +68,10 @@ class LocalRanks:
         return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {how}")
 
     def _lost(self, what: str) -> RankError:
-        kept = cache_folder("logs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{self._run_dir.name}.log"
         try:
+            kept = cache_folder("logs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{self._run_dir.name}.log"
             shutil.copyfile(self.log, kept)
-        except OSError:
+        except (InputError, OSError):  # the loss is what must be told, with or without its log
             return RankError(what)
         return RankError(f"{what}; its output is in {kept}")
 

@@ -25,9 +25,7 @@ class Tokenizer:
             self._tokenizer: Any = loader.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"{folder} has no tokenizer that can be loaded ({reason}): add its tokenizer.json"
-            ) from error
+            raise ModelError(f"{folder}: no tokenizer can be loaded ({reason}): add its tokenizer.json") from error
 
     def encode(self, request: Request) -> tuple[int, ...]:
         """Return the tokens of a request's prompt: as they are, raw text, or as the user's turn of a chat.
@@ -40,9 +38,7 @@ class Tokenizer:
         if request.raw:
             return tuple(self._tokenizer.encode(request.prompt))
         if not self._tokenizer.chat_template:
-            raise InputError(
-                "the model has no chat template: only `generate --raw`, which sends a prompt as it is, can use it"
-            )
+            raise InputError("the model has no chat template: send prompts as they are (raw, `generate --raw`)")
         chat = [{"role": "user", "content": request.prompt}]
         text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
