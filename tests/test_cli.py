@@ -254,7 +254,12 @@ def start(line: str, **environment: str) -> "subprocess.Popen[str]":
     pipe = subprocess.PIPE
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), **environment}
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    # A shell starts its background jobs with Ctrl-C ignored, and whatever they start inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_apart(line: str, **environment: str) -> Ended:
