@@ -28,6 +28,18 @@ class RankError(QubicLabError):
     """A rank of a pipeline was lost or failed; the message names the rank and the log."""
 
 
+class BusyError(QubicLabError):
+    """All slots and all places in the queue are taken; the request was not begun and may be sent again later."""
+
+
+class DeadlineError(QubicLabError):
+    """A request was not done by its own deadline, or made no progress for too long."""
+
+
+class RequestCancelled(QubicLabError):
+    """Somebody cancelled the request before its end."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a ready-to-append hint: the closest known name, or else the known names themselves."""
     names = sorted(known)

@@ -21,6 +21,14 @@ class Settings(BaseSettings):
     """Executed notebooks, results and manifests."""
     reports: Path = Path("reports")
     """Pages made by `qubic-lab report`."""
+    group_timeout_s: float = 300.0
+    """A rank that waits longer than this for another one gives up: more than the slowest takes to load its layers."""
+    tls_certificate: Path | None = None
+    """This host's certificate (PEM); with key and authority it turns on mutual TLS for all but unix sockets."""
+    tls_key: Path | None = None
+    """The certificate's private key (PEM)."""
+    tls_authority: Path | None = None
+    """Certificate of the authority that has signed those of all hosts (PEM)."""
 
 
 @cache

@@ -1,29 +1,32 @@
-"""What a notebook, the command line and the studies hold: a pipeline on this machine, and answers from it."""
+"""What a notebook, a script and the command line hold: a running pipeline, here or on another host, and its answers."""
 
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import grpc
 
-from qubic_lab.core import Completion, FinishReason, Request
-from qubic_lab.errors import InputError, RankError, check_choice
+from qubic_lab.core import Completion, FinishReason, Request, SamplingParams
+from qubic_lab.errors import InputError, QubicLabError, RankError, check_choice
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
-from qubic_lab.wire.channel import CLIENT_OPTIONS, error_of
+from qubic_lab.wire.channel import TlsFiles, error_of, open_channel
 
 _log = logging.getLogger(__name__)
-_Call: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
+_Replies: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
 
 START_TIMEOUT_S = 120.0
 """So long may processes take to start; loading a model comes after and has no limit."""
+CONNECT_TIMEOUT_S = 10.0
+_SAMPLING = frozenset(field.name for field in fields(SamplingParams))
+_REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
 
 
 @dataclass(frozen=True)
@@ -37,157 +40,28 @@ class RankDescription:
     peak_rss_bytes: int
 
 
-class Pipeline:
-    """A running pipeline on this machine; use it as a context manager, or call `close`."""
+@dataclass(frozen=True)
+class PipelineStats:
+    """How busy a pipeline is: requests that run or wait, what there is room for, and what came of earlier ones."""
 
-    def __init__(self, ranks: LocalRanks, config: ResolvedConfig) -> None:
-        self._ranks = ranks
-        self._channel = grpc.insecure_channel(f"unix:{ranks.socket}", options=CLIENT_OPTIONS)
-        self._stub = pipeline_pb2_grpc.PipelineStub(self._channel)
-        self.config = config
+    slots: int
+    requests: int
+    most_requests: int
+    finished: int
+    failed: int
+    tokens: int
+    uptime_s: float
 
-    @classmethod
-    def launch(cls, config: PipelineConfig | None = None, **options: Any) -> "Pipeline":
-        """Start the ranks, load the model and return the handle.
 
-        Args:
-            config: what to run.
-            **options: fields of the config, such as `model="smollm2", ranks=2`.
+@dataclass(frozen=True)
+class StreamedToken:
+    """A token of an answer and the text that is certain with it; printed, it is that text."""
 
-        Raises:
-            InputError: a value is wrong, before anything starts.
-            RankError: the ranks did not come up; names the log.
-        """
-        resolved = resolve_config(replace(config or PipelineConfig(), **_known_options(options)))
-        ranks = LocalRanks.start(resolved.ranks, resolved.threads)
-        pipeline = cls(ranks, resolved)
-        try:
-            pipeline._wait_until_up()
-            pipeline._call(pipeline._stub.Configure, resolved.to_message())
-        except BaseException:
-            pipeline.close()
-            raise
-        _log.info("%s runs on %d ranks; their output goes to %s", resolved.folder, resolved.ranks, ranks.log)
-        return pipeline
+    id: int
+    text: str
 
-    def configure(self, config: PipelineConfig) -> None:
-        """Let the same processes run another model, split, dtype or shape; the number of ranks stays.
-
-        Raises:
-            InputError: a value is wrong, or it asks for another number of ranks.
-        """
-        resolved = resolve_config(config)
-        if resolved.ranks != self.config.ranks:
-            raise InputError(f"this pipeline has {self.config.ranks} ranks, not {resolved.ranks}: launch another")
-        self._call(self._stub.Configure, resolved.to_message())
-        self.config = resolved
-
-    def describe(self) -> list[RankDescription]:
-        """Return what each rank holds now."""
-        reply = self._call(self._stub.Describe, pb.DescribeRequest())
-        return [RankDescription(r.rank, r.pid, r.stage, r.weight_bytes, r.peak_rss_bytes) for r in reply.ranks]
-
-    def generate(self, request: Request) -> Completion:
-        """Answer one request.
-
-        Raises:
-            InputError: the prompt does not fit.
-            NonFiniteError: the numbers overflowed; names the stage.
-            RankError: a rank was lost; names it and the log.
-        """
-        return self.answer(request).completion
-
-    def answer(self, request: Request) -> "Answer":
-        """Answer one request, with its number on this pipeline (its file of captured logits)."""
-        return self._collect(request, self._start(request))
-
-    def answer_all(self, requests: Sequence[Request]) -> "Iterator[Answer]":
-        """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
-
-        When one fails, or the caller stops early (Ctrl-C), those under way are cancelled and not waited for.
-        """
-        calls: list[_Call] = []
-        over = threading.Event()
-
-        def answer(request: Request) -> Answer:
-            calls.append(call := self._start(request))
-            if over.is_set():  # too late for the loop below to see it
-                call.cancel()
-            return self._collect(request, call)
-
-        with ThreadPoolExecutor(max(1, min(len(requests), self.config.lanes * self.config.slots))) as pool:
-            try:
-                yield from pool.map(answer, requests)
-            finally:
-                over.set()
-                for call in calls:
-                    call.cancel()
-
-    def close(self) -> None:
-        """End the ranks; nothing of them stays behind. Closing twice does no harm."""
-        self._channel.close()
-        self._ranks.end()
-
-    def __enter__(self) -> "Pipeline":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _start(self, request: Request) -> "_Call":
-        s = request.sampling
-        message = pb.GenerateRequest(
-            prompt=request.prompt,
-            token_ids=request.token_ids,
-            raw=request.raw,
-            sampling=pb.Sampling(
-                max_new_tokens=s.max_new_tokens,
-                temperature=s.temperature,
-                top_p=s.top_p,
-                top_k=s.top_k,
-                seed=s.seed,
-                ignore_eos=s.ignore_eos,
-                stop=s.stop,
-            ),
-        )
-        call: _Call = self._stub.Generate(message)
-        _log.info("asked for at most %d tokens", s.max_new_tokens)
-        return call
-
-    def _collect(self, request: Request, call: "_Call") -> "Answer":
-        token_ids: list[int] = []
-        try:
-            for reply in call:
-                if reply.WhichOneof("event") == "end":
-                    return _answer(request, token_ids, reply.end)
-                token_ids.append(reply.token_id)
-        except grpc.RpcError as error:
-            raise self._error(error) from None
-        raise RankError("the pipeline ended an answer in its middle")
-
-    def _call(self, method: "grpc.UnaryUnaryMultiCallable[object, pb.Description]", message: object) -> pb.Description:
-        try:
-            return method(message)
-        except grpc.RpcError as error:
-            raise self._error(error) from None
-
-    def _error(self, error: grpc.RpcError) -> Exception:
-        if error.code() == grpc.StatusCode.UNAVAILABLE:
-            return self._ranks.loss()
-        return error_of(error)
-
-    def _wait_until_up(self) -> None:
-        ready = grpc.channel_ready_future(self._channel)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                ready.result(timeout=0.1)
-                return
-            except grpc.FutureTimeoutError:
-                if self._ranks.ended or time.monotonic() > deadline:
-                    raise self._ranks.loss() from None
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -198,10 +72,277 @@ class Answer:
     completion: Completion
 
 
-def _known_options(options: dict[str, Any]) -> dict[str, Any]:
+class Stream:
+    """The tokens of one answer as they come; at the end `completion` holds the whole of it."""
+
+    def __init__(self, pipeline: "Pipeline", request: Request, replies: "_Replies") -> None:
+        self._pipeline = pipeline
+        self._request = request
+        self._replies = replies
+        self._token_ids: list[int] = []
+        self._answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[StreamedToken]:
+        try:
+            for reply in self._replies:
+                if reply.WhichOneof("event") == "end":
+                    self._answer = _answer(self._request, self._token_ids, reply.end)
+                    return
+                self._token_ids.append(reply.token.id)
+                yield StreamedToken(reply.token.id, reply.token.text)
+        except grpc.RpcError as error:
+            raise self._pipeline._error(error) from None
+
+    def cancel(self) -> None:
+        """End the answer now: its slot is free at the next step, and iterating further raises RequestCancelled."""
+        self._replies.cancel()
+
+    @property
+    def completion(self) -> Completion:
+        """The whole answer.
+
+        Raises:
+            InputError: the stream has not been read to its end.
+        """
+        if self._answer is None:
+            raise InputError("the answer is not complete: read the stream to its end first")
+        return self._answer.completion
+
+    def answer(self) -> Answer:
+        """Read what is left and return the whole answer."""
+        for _ in self:
+            pass
+        if self._answer is None:
+            raise RankError("the pipeline ended an answer in its middle")
+        return self._answer
+
+
+class Pipeline:
+    """A running pipeline; use it as a context manager, or call `close`. Many threads may share one."""
+
+    def __init__(self, channel: grpc.Channel, name: str, ranks: LocalRanks | None = None) -> None:
+        self._channel = channel
+        self._name = name
+        self._ranks = ranks
+        self._stub = pipeline_pb2_grpc.PipelineStub(channel)
+        self._config: ResolvedConfig | None = None
+
+    @classmethod
+    def launch(cls, config: PipelineConfig | None = None, **options: Any) -> "Pipeline":
+        """Start ranks on this machine, load the model and return the handle; closing it ends the ranks.
+
+        Args:
+            config: what to run.
+            **options: fields of the config, such as `model="smollm2", ranks=2`.
+
+        Raises:
+            InputError: a value is wrong, before anything starts.
+            RankError: the ranks did not come up; names the log.
+        """
+        for name in options:
+            check_choice("option", name, PipelineConfig.__dataclass_fields__)
+        resolved = resolve_config(replace(config or PipelineConfig(), **options))
+        ranks = LocalRanks.start(resolved.ranks, resolved.threads)
+        pipeline = cls(open_channel(f"unix:{ranks.socket}"), "the pipeline", ranks)
+        try:
+            pipeline._wait_until_up(START_TIMEOUT_S)
+            pipeline._configure(resolved)
+        except BaseException:
+            pipeline.close()
+            raise
+        _log.info("%s runs on %d ranks; their output goes to %s", resolved.folder, resolved.ranks, ranks.log)
+        return pipeline
+
+    @classmethod
+    def connect(cls, address: str, tls: TlsFiles | None = None) -> "Pipeline":
+        """Join a running pipeline at `host:port` or `unix:/path`; closing the handle leaves it running.
+
+        Args:
+            address: where its rank 0 serves.
+            tls: certificate, key and authority; needed beyond this host. By default those of the settings.
+
+        Raises:
+            InputError: the address is malformed, or lies beyond this host and there is no TLS.
+            RankError: nothing answers there.
+        """
+        pipeline = cls(open_channel(address, tls), f"the pipeline at {address}")
+        try:
+            pipeline._wait_until_up(CONNECT_TIMEOUT_S)
+            pipeline._describe()
+        except BaseException:
+            pipeline.close()
+            raise
+        return pipeline
+
+    @property
+    def config(self) -> ResolvedConfig:
+        """What runs, as of the last call that told."""
+        if self._config is None:
+            raise InputError(f"{self._name} holds no model: configure it first")
+        return self._config
+
+    def configure(self, config: PipelineConfig) -> None:
+        """Let the same ranks run another model, split, dtype or shape; their number stays.
+
+        Raises:
+            BusyError: requests are running.
+            InputError: a value is wrong, or it asks for another number of ranks.
+        """
+        resolved = resolve_config(config)
+        if resolved.ranks != self.config.ranks:
+            raise InputError(f"this pipeline has {self.config.ranks} ranks, not {resolved.ranks}: launch another")
+        self._configure(resolved)
+
+    def describe(self) -> list[RankDescription]:
+        """Return what each rank holds now."""
+        ranks = self._describe().ranks
+        return [RankDescription(r.rank, r.pid, r.stage, r.weight_bytes, r.peak_rss_bytes) for r in ranks]
+
+    def stats(self) -> PipelineStats:
+        """Return how busy the pipeline is."""
+        reply = self._call(self._stub.Stats, pb.StatsRequest())
+        return PipelineStats(**{field.name: getattr(reply, field.name) for field in fields(PipelineStats)})
+
+    def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
+        """Answer one prompt.
+
+        Args:
+            prompt: a text, or a ready Request.
+            **options: `token_ids` instead of a text, `raw`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`,
+                `ignore_eos`, `stop`; and `deadline_s`, the most seconds that the answer may take.
+
+        Raises:
+            InputError: an option is unknown or out of range, or the prompt does not fit.
+            BusyError: too many requests wait.
+            DeadlineError: no progress, or the deadline has passed.
+            NonFiniteError: the numbers overflowed; names the stage.
+            RankError: a rank was lost; names it and the log.
+        """
+        return self.stream(prompt, **options).answer().completion
+
+    def stream(self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any) -> Stream:
+        """Answer one prompt token by token; arguments and errors as of `generate`, which come while iterating.
+
+        Args:
+            prompt: a text, or a ready Request.
+            id: a name to cancel the request by from elsewhere.
+            deadline_s: the most seconds that the answer may take; 0: as long as there is progress.
+            **options: as of `generate`.
+        """
+        request = as_request(prompt, options)
+        return Stream(self, request, self._start(request, id, deadline_s))
+
+    def cancel(self, id: str) -> bool:
+        """End a request by its id, whoever asked it; return whether there was one."""
+        return bool(self._call(self._stub.Cancel, pb.CancelRequest(id=id)).found)
+
+    def answer(self, request: Request) -> Answer:
+        """Answer one request, with its number on this pipeline (its file of captured logits)."""
+        return self.stream(request).answer()
+
+    def answer_all(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
+
+        When one fails, or the caller stops early (Ctrl-C), those under way are cancelled and not waited for.
+        """
+        streams: list[Stream] = []
+        over = threading.Event()
+
+        def answer(request: Request) -> Answer:
+            streams.append(stream := self.stream(request))
+            if over.is_set():  # too late for the loop below to see it
+                stream.cancel()
+            return stream.answer()
+
+        with ThreadPoolExecutor(max(1, min(len(requests), self.config.lanes * self.config.slots))) as pool:
+            try:
+                yield from pool.map(answer, requests)
+            finally:
+                over.set()
+                for stream in streams:
+                    stream.cancel()
+
+    def close(self) -> None:
+        """Hang up, and end the ranks if this handle launched them; nothing stays behind. Twice does no harm."""
+        self._channel.close()
+        if self._ranks is not None:
+            self._ranks.end()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _configure(self, resolved: ResolvedConfig) -> None:
+        self._call(self._stub.Configure, resolved.to_message())
+        self._config = resolved
+
+    def _describe(self) -> pb.Description:
+        reply: pb.Description = self._call(self._stub.Describe, pb.DescribeRequest())
+        self._config = ResolvedConfig.from_message(reply.settings) if reply.HasField("settings") else None
+        return reply
+
+    def _start(self, request: Request, id: str, deadline_s: float) -> "_Replies":
+        sampling = {name: getattr(request.sampling, name) for name in _SAMPLING}
+        message = pb.GenerateRequest(
+            prompt=request.prompt,
+            token_ids=request.token_ids,
+            raw=request.raw,
+            sampling=pb.Sampling(**sampling),
+            id=id,
+            deadline_s=deadline_s,
+        )
+        replies: _Replies = self._stub.Generate(message)
+        _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
+        return replies
+
+    def _call(self, method: Any, message: Any) -> Any:
+        try:
+            return method(message)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: grpc.RpcError) -> QubicLabError:
+        if error.code() != grpc.StatusCode.UNAVAILABLE:
+            return error_of(error)
+        return self._ranks.loss() if self._ranks else RankError(f"{self._name} is gone ({error.details()})")
+
+    def _wait_until_up(self, seconds: float) -> None:
+        ready = grpc.channel_ready_future(self._channel)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                ready.result(timeout=0.1)
+                return
+            except grpc.FutureTimeoutError:
+                if self._ranks is not None and (self._ranks.ended or time.monotonic() > deadline):
+                    raise self._ranks.loss() from None
+                if time.monotonic() > deadline:
+                    raise RankError(f"{self._name} does not answer: check the address, and that it runs") from None
+
+
+def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
+    """Return the request that a prompt and keywords such as `max_new_tokens` stand for.
+
+    Raises:
+        InputError: an option is unknown (with a suggestion) or out of range, or is given beside a ready request.
+    """
+    if isinstance(prompt, Request):
+        if options:
+            raise InputError(f"options {', '.join(options)} stand beside a ready request: put them into it")
+        return prompt
     for name in options:
-        check_choice("option", name, PipelineConfig.__dataclass_fields__)
-    return options
+        check_choice("option", name, _SAMPLING | _REQUEST)
+    stop = options.get("stop", ())
+    sampling = {name: value for name, value in options.items() if name in _SAMPLING}
+    rest = {name: value for name, value in options.items() if name in _REQUEST}
+    if "token_ids" in rest:
+        rest["token_ids"] = tuple(rest["token_ids"])
+    sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
 
 
 def _answer(request: Request, token_ids: list[int], end: pb.End) -> Answer:

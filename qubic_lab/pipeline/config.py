@@ -35,6 +35,7 @@ class PipelineConfig:
     slots: int = 1
     lanes: int | None = None
     capture: Path | None = None
+    trace: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ResolvedConfig:
     lanes: int
     slots: int
     capture: Path | None
+    trace: Path | None
     meaningless: bool
 
     @property
@@ -69,11 +71,37 @@ class ResolvedConfig:
             lanes=self.lanes,
             slots_per_lane=self.slots,
             capture_folder=str(self.capture.resolve()) if self.capture else "",
+            trace_folder=str(self.trace.resolve()) if self.trace else "",
+            model=self.model,
+            strategy=self.strategy,
+            meaningless=self.meaningless,
+        )
+
+    @classmethod
+    def from_message(cls, message: pb.Settings) -> "ResolvedConfig":
+        """Return what the ranks of a running pipeline were told."""
+        return cls(
+            model=message.model,
+            folder=Path(message.model_folder),
+            strategy=message.strategy,
+            layers=tuple(message.layers),
+            dtype=message.dtype,
+            device=message.device,
+            threads=message.threads,
+            lanes=message.lanes,
+            slots=message.slots_per_lane,
+            capture=Path(message.capture_folder) if message.capture_folder else None,
+            trace=Path(message.trace_folder) if message.trace_folder else None,
+            meaningless=message.meaningless,
         )
 
 
-def resolve_config(config: PipelineConfig) -> ResolvedConfig:
+def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> ResolvedConfig:
     """Fill in defaults and check everything that can be checked before a process starts.
+
+    Args:
+        config: what is asked.
+        own_rank: the rank of a split whose files this host has; by default it has those of all.
 
     Raises:
         InputError: a value is wrong; names it and the remedy.
@@ -100,8 +128,9 @@ def resolve_config(config: PipelineConfig) -> ResolvedConfig:
                 f"{folder} was split by strategy {strategy} into layers {'/'.join(map(str, layers))}: "
                 f"leave out --strategy and --cut and give --ranks {len(layers)}"
             )
-        for rank, stage in enumerate(stage_ranges(layers)):
-            checkpoint = Checkpoint.open(rank_folder(folder, rank), stage)
+        stages = stage_ranges(layers)
+        for rank in range(len(stages)) if own_rank is None else [own_rank]:
+            checkpoint = Checkpoint.open(rank_folder(folder, rank), stages[rank])
     ranks = len(layers)
     return ResolvedConfig(
         model=config.model,
@@ -114,6 +143,7 @@ def resolve_config(config: PipelineConfig) -> ResolvedConfig:
         lanes=config.lanes or ranks,
         slots=config.slots,
         capture=config.capture,
+        trace=config.trace,
         meaningless=checkpoint.config.meaningless,
     )
 

@@ -1,6 +1,7 @@
 """Rank 0's loop: take requests, send micro-batches down the ring, take tokens back."""
 
 import queue
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qubic_lab.core import SamplingParams
-from qubic_lab.errors import InputError
+from qubic_lab.errors import BusyError
 from qubic_lab.pipeline.member import (
     REPORT_ORDER,
     Member,
@@ -57,12 +58,13 @@ class Engine:
         self._scheduler: Scheduler | None = None
         self._sinks: dict[int, Sink] = {}
         self._in_flight: deque[Message] = deque()
+        self.progressed_at = time.monotonic()  # when the last micro-batch came back; others may look
 
     def configure(self, settings: StageSettings, limits: Limits) -> Replies:
         """Load a model, or another shape of the running one, into all ranks; wait for it.
 
         Raises:
-            InputError: requests are running.
+            BusyError: requests are running.
             ModelError: a rank could not load its part.
         """
         return self._order(configure_order(settings), limits)
@@ -106,6 +108,7 @@ class Engine:
         message = self._member.transport.receive()
         sent = self._in_flight.popleft()
         assert message.sequence == sent.sequence, f"micro-batch {message.sequence} came back for {sent.sequence}"
+        self.progressed_at = time.monotonic()
         for event in scheduler.complete(message):
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
@@ -144,13 +147,13 @@ class Engine:
         return check_replies(order.replies.result())
 
     def _carry_out(self, order: _Order) -> None:
-        if order.limits is not None and self._scheduler is not None and not self._scheduler.idle:
-            order.replies.set_exception(
-                InputError("the pipeline is answering requests: configure it when they are done")
-            )
-            return
         while self._in_flight and self._scheduler is not None:
             self._take_back(self._scheduler)
+        if order.limits is not None and self._scheduler is not None and not self._scheduler.idle:
+            order.replies.set_exception(
+                BusyError("the pipeline is answering requests: configure it when they are done")
+            )
+            return
         member = self._member
         member.send_control(order.content)
         reply = member.obey(order.content)

@@ -4,13 +4,20 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
+import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from qubic_lab.pipeline.lifeline import LAUNCHER_PID, end_when_stdin_closes
 from qubic_lab.pipeline.run_folder import FAILURE, RENDEZVOUS
+
+STOPPED_LOOKS = 3
+"""A rank that is stopped (SIGSTOP) at so many looks, a second apart, is lost: its peers would wait for it for ever."""
 
 
 def main() -> None:
@@ -24,6 +31,7 @@ def main() -> None:
     os.environ[LAUNCHER_PID] = str(os.getpid())
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store would listen on every interface
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    threading.Thread(target=_watch_for_stopped_ranks, args=(args.run_dir,), daemon=True).start()
     try:
         torchrun(
             [
@@ -40,11 +48,33 @@ def main() -> None:
         )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        reason = {"rank": rank, "exit_code": failure.exitcode, "pid": failure.pid}
-        temporary = args.run_dir / f"{FAILURE}.tmp"
-        temporary.write_text(json.dumps(reason))
-        temporary.rename(args.run_dir / FAILURE)
+        code = failure.exitcode
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        _tell_failure(args.run_dir, rank, failure.pid, how)
         raise
+
+
+def _watch_for_stopped_ranks(run_dir: Path) -> None:
+    looks: dict[int, int] = {}
+    while True:
+        time.sleep(1.0)
+        for rank in psutil.Process().children():
+            try:
+                stopped = rank.status() == psutil.STATUS_STOPPED
+                looks[rank.pid] = looks.get(rank.pid, 0) + 1 if stopped else 0
+                if looks[rank.pid] >= STOPPED_LOOKS:
+                    how = f"was stopped ({signal.SIGSTOP.name}) and did not go on"
+                    _tell_failure(run_dir, int(rank.environ()["RANK"]), rank.pid, how)
+                    os._exit(1)  # the parent-death signal ends all ranks, stopped ones too
+            except psutil.NoSuchProcess:
+                continue
+
+
+def _tell_failure(run_dir: Path, rank: int, pid: int, how: str) -> None:
+    """Leave word for the client, whole or not at all."""
+    temporary = run_dir / f"{FAILURE}.tmp"
+    temporary.write_text(json.dumps({"rank": rank, "pid": pid, "how": how}))
+    temporary.rename(run_dir / FAILURE)
 
 
 if __name__ == "__main__":

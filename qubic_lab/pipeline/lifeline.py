@@ -16,15 +16,15 @@ LAUNCHER_PID = "QUBIC_LAB_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1
 
 
-def tie_to_launcher() -> None:
-    """Tie a rank's life to the launcher and to the launcher's client; without a launcher of ours, to nobody."""
+def tie_to_parents() -> None:
+    """Tie a rank's life to torchrun's and, where a launcher of ours runs that, to the launcher's client."""
     launcher = os.environ.get(LAUNCHER_PID)
-    if launcher is None:
-        return
-    end_when_stdin_closes()
+    parent = os.getppid() if launcher is None else int(launcher)
+    if launcher is not None:  # else stdin may be anything: `nohup` makes it /dev/null, which is at its end at once
+        end_when_stdin_closes()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(launcher):  # it died before the signal was asked for
+    if os.getppid() != parent:  # it died before the signal was asked for
         os._exit(1)
 
 

@@ -63,9 +63,7 @@ class LocalRanks:
             failure = json.loads((self._run_dir / FAILURE).read_text())
         except OSError:
             return self._lost("the pipeline's launcher ended")
-        code = failure["exit_code"]
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {how}")
+        return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {failure['how']}")
 
     def _lost(self, what: str) -> RankError:
         try:

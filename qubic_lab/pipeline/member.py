@@ -17,6 +17,7 @@ from qubic_lab.errors import InputError, ModelError, QubicLabError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Decoder, torch_dtype
 from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.message import Kind, Message
 from qubic_lab.pipeline.stage import Stage
@@ -38,6 +39,7 @@ class StageSettings:
     lanes: int
     slots_per_lane: int
     capture_folder: str
+    trace_folder: str
 
 
 class Member:
@@ -87,7 +89,7 @@ class Member:
     def _load(self, settings: StageSettings, device: torch.device) -> Decoder:
         if len(settings.layers) != self.ranks:
             raise InputError(f"{len(settings.layers)} layer counts for {self.ranks} ranks: give one for each rank")
-        folder = Path(settings.model_folder)
+        folder = resolve_model(settings.model_folder)
         if read_split(folder) is not None:
             folder = rank_folder(folder, self.rank)
         stage = stage_ranges(settings.layers)[self.rank]

@@ -1,47 +1,131 @@
-"""The program that torchrun starts once for each rank: `torchrun … -m qubic_lab.pipeline.rank --run-dir DIR`."""
+"""The program that torchrun starts once for each rank, on one host or on several.
+
+Our own launcher gives it a folder, where the ranks meet, and lets its client say what to load:
+`torchrun … -m qubic_lab.pipeline.rank --run-dir DIR`. On several hosts the ranks meet by torchrun's rendezvous, and the
+model is loaded at start: `torchrun … -m qubic_lab.pipeline.rank --listen HOST:PORT --model MODEL`.
+"""
 
 import argparse
 import os
+import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.model.folders import rank_folders, rank_name
+from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.engine import Engine
-from qubic_lab.pipeline.lifeline import tie_to_launcher
+from qubic_lab.pipeline.lifeline import tie_to_parents
 from qubic_lab.pipeline.member import Member, follow
 from qubic_lab.pipeline.run_folder import SOCKET, STORE
-from qubic_lab.pipeline.server import start_server
+from qubic_lab.pipeline.server import PipelineService, start_server
 from qubic_lab.pipeline.transport import make_transport
+from qubic_lab.provenance import usable_cores
+from qubic_lab.settings import settings
 
 
 def main() -> None:
-    """Join the group, then serve (rank 0) or follow (the others) until the launcher ends."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run-dir", type=Path, required=True)
-    run_dir: Path = parser.parse_args().run_dir
-    tie_to_launcher()
+    """Take this rank's place in the group, then serve (rank 0) or follow (the others) until the group ends."""
+    options = _options()
+    tie_to_parents()
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if ranks > 1:
-        _join_group(run_dir, rank, ranks)
-    member = Member(rank, ranks, make_transport(rank, ranks))
-    if rank > 0:
-        follow(member)
-    engine = Engine(member)
-    server = start_server(engine, f"unix:{run_dir / SOCKET}")
+    try:
+        if ranks > 1:
+            _join_group(options.run_dir, rank, ranks)
+        # After joining: a rank that refuses and ends now is missed at once by those that it is connected with.
+        config = _resolve(options, rank, ranks) if options.model else None
+        member = Member(rank, ranks, make_transport(rank, ranks))
+        if rank > 0:
+            follow(member)
+        _serve(Engine(member), options.listen or f"unix:{options.run_dir / SOCKET}", config)
+    except QubicLabError as error:
+        _say(f"rank {rank}: {error}")
+        sys.exit(error.exit_status)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="torchrun … -m qubic_lab.pipeline.rank", description=main.__doc__)
+    parser.add_argument("--run-dir", type=Path, help="folder where the ranks of one host meet; else by the rendezvous")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where rank 0 serves; else a socket in --run-dir")
+    parser.add_argument("--model", help="load this at start: alias, hub id or path; each host looks for itself")
+    parser.add_argument("--strategy", help="A, B or C")
+    parser.add_argument("--cut", type=int, help="strategy A: layers on the first rank")
+    parser.add_argument("--dtype", default=PipelineConfig.dtype)
+    parser.add_argument("--device", help="cpu or cuda; by default what rank 0's host has for each of its ranks")
+    parser.add_argument("--threads", type=int, help="of each rank; by default rank 0's host is shared by its ranks")
+    parser.add_argument("--slots", type=int, default=PipelineConfig.slots, help="requests decoding together in a lane")
+    options = parser.parse_args()
+    if not (options.run_dir or options.listen):
+        parser.error("give --listen HOST:PORT: rank 0 serves there")
+    return options
+
+
+def _join_group(run_dir: Path | None, rank: int, ranks: int) -> None:
+    """Meet through a file where there is a folder, since torch's TCP store listens on every interface."""
+    backend = "cpu:gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend += ",cuda:nccl"
+    dist.init_process_group(
+        backend,
+        init_method=f"file://{run_dir / STORE}" if run_dir else "env://",
+        rank=rank,
+        world_size=ranks,
+        timeout=timedelta(seconds=settings().group_timeout_s),
+    )
+
+
+def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConfig:
+    """Fill in the options by what this host has, and check that it has the files of the rank that it was given."""
+    held = [folder.name for folder in rank_folders(Path(options.model).expanduser())]
+    if held and rank_name(rank) not in held:
+        raise InputError(
+            f"this host was given rank {rank} but of the split in {options.model} it holds {', '.join(held)} only: "
+            "start by a static rendezvous (--node-rank is ignored unless the rendezvous is static), or copy the folder"
+        )
+    ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])
+    config = PipelineConfig(
+        model=options.model,
+        ranks=ranks,
+        strategy=options.strategy,
+        cut=options.cut,
+        dtype=options.dtype,
+        device=options.device or ("cuda" if torch.cuda.device_count() >= ranks_here else "cpu"),
+        threads=options.threads or max(1, usable_cores() // ranks_here),
+        slots=options.slots,
+    )
+    return resolve_config(config, own_rank=rank)
+
+
+def _serve(engine: Engine, address: str, config: ResolvedConfig | None) -> None:
+    server, service = start_server(engine, address)
+    if config is not None:
+        # The engine, which carries the order out, runs in this thread.
+        threading.Thread(target=_load, args=(service, config, address), name="load", daemon=True).start()
     try:
         engine.run()
     finally:
         server.stop(grace=None)
 
 
-def _join_group(run_dir: Path, rank: int, ranks: int) -> None:
-    """Meet through a file: torch's TCP store would listen on every interface."""
-    backend = "cpu:gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend += ",cuda:nccl"
-    dist.init_process_group(backend, init_method=f"file://{run_dir / STORE}", rank=rank, world_size=ranks)
+def _load(service: PipelineService, config: ResolvedConfig, address: str) -> None:
+    """Load the model into all ranks, each from its own host; end the process where that fails."""
+    message = config.to_message()
+    message.model_folder = config.model
+    try:
+        service.configure(message)
+    except QubicLabError as error:
+        _say(str(error))
+        os._exit(error.exit_status)
+    _say(f"{config.model} is served by {config.ranks} ranks at {address}")
+
+
+def _say(text: str) -> None:
+    print(f"qubic-lab: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

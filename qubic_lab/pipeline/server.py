@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from qubic_lab.core import Request, SamplingParams
-from qubic_lab.errors import InputError, NonFiniteError, QubicLabError
+from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteError, QubicLabError, RequestCancelled
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.split import rank_folder, read_split
@@ -20,15 +23,45 @@ from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.pipeline.schedule import Event, Limits
-from qubic_lab.pipeline.text import Tokenizer, cut_at_stop
+from qubic_lab.pipeline.text import TextStream, Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
-from qubic_lab.wire.channel import SERVER_OPTIONS, status_of
+from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, status_of
 
-MOST_CLIENTS = 128
-"""Requests that are served at once; each holds a thread of rank 0 while its tokens stream."""
+MOST_WAITING = 64
+"""Requests that may wait for a slot; one more is told at once that the pipeline is busy."""
+MOST_THREADS = 256
+"""Each request holds a thread of rank 0 while its tokens stream; what is above answers the other calls."""
+MOST_REQUESTS = 224
+NO_PROGRESS_S = 30.0
+"""A request is given up when for so long neither it nor any other got on."""
+POLL_S = 0.5
+SERVICE = "qubic_lab.pipeline.v1.Pipeline"
 
 Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The model that runs: what the ranks were told, its config and its tokenizer."""
+
+    settings: pb.Settings
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+    @property
+    def slots(self) -> int:
+        return int(self.settings.lanes * self.settings.slots_per_lane)
+
+
+@dataclass
+class _Live:
+    """A request that runs or waits; None among its events says that it was cancelled."""
+
+    number: int
+    id: str
+    started: float = field(default_factory=time.perf_counter)
+    events: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
 
 
 class PipelineService(pipeline_pb2_grpc.PipelineServicer):
@@ -36,16 +69,20 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._configuring = threading.Lock()
-        self._settings: pb.Settings | None = None
-        self._config: ModelConfig | None = None
-        self._tokenizer: Tokenizer | None = None
+        self.health = health.HealthServicer(
+            experimental_non_blocking=True, experimental_thread_pool=futures.ThreadPoolExecutor(1, "health")
+        )
+        self._lock = threading.Lock()  # guards what follows
+        self._loaded: _Loaded | None = None
+        self._live: dict[int, _Live] = {}
+        self._finished = self._failed = self._tokens = 0
         self._numbers = itertools.count()
+        self._started = time.monotonic()
+        self._set_health(serving=False)
 
     def Configure(self, request: pb.Settings, context: grpc.ServicerContext) -> pb.Description:
         """Load a model into the ranks."""
-        with self._configuring:
-            return _answer(context, lambda: self._configure(request))
+        return _answer(context, lambda: self.configure(request))
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.Description:
         """Say what is loaded and what the ranks hold."""
@@ -58,98 +95,189 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         except QubicLabError as error:
             context.abort(status_of(error), str(error))
 
-    def _configure(self, message: pb.Settings) -> pb.Description:
-        if message.slots_per_lane > MAX_SLOTS:
-            raise InputError(f"{message.slots_per_lane} slots a lane: at most {MAX_SLOTS} fit a message")
-        folder = Path(message.model_folder)
-        if read_split(folder) is not None:
-            folder = rank_folder(folder, 0)
-        config = load_config(folder)
-        reloaded = self._settings is None or self._settings.model_folder != message.model_folder
-        self._settings = None
-        limits = Limits(
-            message.lanes, message.slots_per_lane, PREFILL_CHUNK, config.max_positions, frozenset(config.eos_token_ids)
-        )
-        replies = self._engine.configure(_stage_settings(message), limits)
-        if reloaded:
-            self._tokenizer = Tokenizer(folder)
-        self._config, self._settings = config, message
+    def Cancel(self, request: pb.CancelRequest, context: grpc.ServicerContext) -> pb.CancelReply:
+        """End a request by its id."""
+        with self._lock:
+            found = [live for live in self._live.values() if live.id == request.id and request.id]
+        for live in found:
+            live.events.put(None)
+        return pb.CancelReply(found=bool(found))
+
+    def Stats(self, request: pb.StatsRequest, context: grpc.ServicerContext) -> pb.StatsReply:
+        """Say how much runs."""
+        with self._lock:
+            return pb.StatsReply(
+                slots=self._loaded.slots if self._loaded else 0,
+                requests=len(self._live),
+                most_requests=self._most_requests(),
+                finished=self._finished,
+                failed=self._failed,
+                tokens=self._tokens,
+                uptime_s=time.monotonic() - self._started,
+            )
+
+    def configure(self, message: pb.Settings) -> pb.Description:
+        """Load a model, or another shape of the running one, into the ranks.
+
+        Raises:
+            BusyError: requests run or wait.
+            InputError, ModelError: the settings cannot be carried out; then no model is loaded.
+        """
+        with self._lock:  # held while loading: a request that comes meanwhile waits, and then finds the new model
+            if self._live:
+                raise BusyError(f"the pipeline answers {len(self._live)} requests: configure it when they are done")
+            before, self._loaded = self._loaded, None
+            self._set_health(serving=False)
+            if not 1 <= message.slots_per_lane <= MAX_SLOTS or message.lanes < 1:
+                raise InputError(
+                    f"{message.lanes} lanes of {message.slots_per_lane} slots: give at least 1 of each, "
+                    f"at most {MAX_SLOTS} slots"
+                )
+            folder = Path(message.model_folder)
+            if read_split(folder) is not None:
+                folder = rank_folder(folder, 0)
+            config = load_config(folder)
+            limits = Limits(
+                message.lanes,
+                message.slots_per_lane,
+                PREFILL_CHUNK,
+                config.max_positions,
+                frozenset(config.eos_token_ids),
+            )
+            replies = self._engine.configure(_stage_settings(message), limits)
+            same_model = before is not None and before.settings.model_folder == message.model_folder
+            tokenizer = before.tokenizer if before and same_model else Tokenizer(folder)
+            self._loaded = _Loaded(message, config, tokenizer)
+            self._set_health(serving=True)
         return self._description(replies)
 
-    def _description(self, replies: Replies) -> pb.Description:
-        return pb.Description(settings=self._settings, ranks=[pb.RankDescription(**reply) for reply in replies])
-
     def _generate(self, message: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateReply]:
-        if self._config is None or self._settings is None or self._tokenizer is None:
-            raise InputError("the pipeline holds no model: configure it first")
-        started = time.perf_counter()
         request = _request(message)
-        prompt = self._tokenizer.encode(request)
-        _check_prompt(prompt, self._config)
-        number = next(self._numbers)
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._engine.submit(number, prompt, request.sampling, events.put)
-        if not context.add_callback(lambda: self._engine.cancel(number)):
-            self._engine.cancel(number)  # the client has hung up already
-            return
-        answer = _Answer(self._tokenizer, request.sampling, frozenset(self._config.eos_token_ids), started)
-        while answer.finish_reason is None:
-            event = events.get()
-            if event.fault_rank is not None:
-                raise NonFiniteError(_fault_text(event.fault_rank, self._settings))
-            answer.add(event)
-            yield pb.GenerateReply(token_id=event.token)
-        yield pb.GenerateReply(end=answer.end(len(prompt), number))
+        with self._admitted(message.id) as (live, loaded):
+            _check_model(message.model, loaded)
+            prompt = loaded.tokenizer.encode(request)
+            _check_prompt(prompt, loaded.config)
+            self._engine.submit(live.number, prompt, request.sampling, live.events.put)
+            context.add_callback(lambda: live.events.put(None))  # when the client hangs up; harmless at a good end
+            answer = _Answer(loaded, request.sampling, live)
+            deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
+            while answer.finish_reason is None:
+                event = self._next_event(live, deadline)
+                if event.fault_rank is not None:
+                    raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
+                yield pb.GenerateReply(token=answer.add(event))
+            yield pb.GenerateReply(end=answer.end(len(prompt)))
+
+    @contextmanager
+    def _admitted(self, request_id: str) -> "Iterator[tuple[_Live, _Loaded]]":
+        """Count a request in, or refuse it; when it is over, however it ends, free its slot and count it out."""
+        with self._lock:
+            loaded = self._loaded
+            if loaded is None:
+                raise InputError("the pipeline holds no model: configure it first")
+            if len(self._live) >= self._most_requests():
+                raise BusyError(f"the pipeline runs {loaded.slots} requests and {MOST_WAITING} wait: try again later")
+            if request_id and any(live.id == request_id for live in self._live.values()):
+                raise InputError(f"request id {request_id!r} is in use: give another")
+            live = _Live(next(self._numbers), request_id)
+            self._live[live.number] = live
+        finished = False
+        try:
+            yield live, loaded
+            finished = True
+        finally:
+            self._engine.cancel(live.number)
+            with self._lock:
+                del self._live[live.number]
+                self._finished += finished
+                self._failed += not finished
+
+    def _next_event(self, live: _Live, deadline: float) -> Event:
+        """Wait for a request's next event while there is progress and time."""
+        since = time.monotonic()
+        while True:
+            try:
+                event = live.events.get(timeout=POLL_S)
+            except queue.Empty:
+                if time.monotonic() - max(since, self._engine.progressed_at) > NO_PROGRESS_S:
+                    raise DeadlineError(f"no progress for {NO_PROGRESS_S:.0f} s: a rank hangs") from None
+                event = None
+            else:
+                if event is None:
+                    raise RequestCancelled("the request was cancelled")
+            if time.perf_counter() > deadline:
+                raise DeadlineError(f"the answer took longer than its deadline of {deadline - live.started:g} s")
+            if event is not None:
+                with self._lock:
+                    self._tokens += event.token is not None
+                return event
+
+    def _description(self, replies: Replies) -> pb.Description:
+        settings = self._loaded.settings if self._loaded else None
+        return pb.Description(settings=settings, ranks=[pb.RankDescription(**reply) for reply in replies])
+
+    def _most_requests(self) -> int:
+        return min(MOST_REQUESTS, (self._loaded.slots if self._loaded else 0) + MOST_WAITING)
+
+    def _set_health(self, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):
+            self.health.set(service, status)
 
 
 class _Answer:
-    """The tokens of one answer so far, its text where stop strings need it, and its times."""
+    """The tokens of one answer so far, their text and their times."""
 
-    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, eos: frozenset[int], started: float) -> None:
-        self._tokenizer = tokenizer
-        self._sampling = sampling
-        self._eos = eos
-        self._times = [started]
-        self._tokens: list[int] = []
-        self._cut: str | None = None
+    def __init__(self, loaded: _Loaded, sampling: SamplingParams, live: _Live) -> None:
+        self._live = live
+        self._text = TextStream(loaded.tokenizer, sampling.stop)
+        self._pieces: list[str] = []
+        self._ends = frozenset() if sampling.ignore_eos else frozenset(loaded.config.eos_token_ids)
+        self._times = [live.started]
         self.finish_reason: str | None = None
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event) -> pb.Token:
+        """Take a token and return what the client learns of it."""
         assert event.token is not None
-        self._tokens.append(event.token)
         self._times.append(time.perf_counter())
         self.finish_reason = event.finish
-        if self._sampling.stop:
-            self._cut = cut_at_stop(self._text(), self._sampling.stop)
-            if self._cut is not None:
-                self.finish_reason = "stop"
+        piece = "" if event.token in self._ends else self._text.add(event.token)
+        if self._text.stopped:
+            self.finish_reason = "stop"
+        elif self.finish_reason is not None:
+            piece += self._text.end()
+            self.finish_reason = "stop" if self._text.stopped else self.finish_reason
+        self._pieces.append(piece)
+        return pb.Token(id=event.token, text=piece)
 
-    def end(self, prompt_tokens: int, number: int) -> pb.End:
+    def end(self, prompt_tokens: int) -> pb.End:
+        """Return the whole answer's text and rates; tokens/s are those after the first."""
         started, first, last = self._times[0], self._times[1], self._times[-1]
-        count = len(self._tokens)
+        count = len(self._pieces)
         rate = (count - 1) / (last - first) if count > 1 else 1 / (first - started)
         return pb.End(
-            text=self._text() if self._cut is None else self._cut,
+            text="".join(self._pieces),
             finish_reason=self.finish_reason,
             prompt_tokens=prompt_tokens,
             ttft_ms=(first - started) * 1000,
             tokens_per_s=rate,
-            request=number,
+            request=self._live.number,
         )
 
-    def _text(self) -> str:
-        ended_by_eos = self._tokens[-1] in self._eos and not self._sampling.ignore_eos
-        return self._tokenizer.decode(self._tokens[:-1] if ended_by_eos else self._tokens)
 
+def start_server(engine: Engine, address: str, tls: TlsFiles | None = None) -> tuple[grpc.Server, PipelineService]:
+    """Serve an engine at `unix:/path` or `host:port`; the engine's own loop is the caller's to run.
 
-def start_server(engine: Engine, address: str) -> grpc.Server:
-    """Serve an engine at an address such as `unix:/path`; the engine's own loop is the caller's to run."""
-    server = grpc.server(futures.ThreadPoolExecutor(MOST_CLIENTS, "client"), options=SERVER_OPTIONS)
-    pipeline_pb2_grpc.add_PipelineServicer_to_server(PipelineService(engine), server)
-    if not server.add_insecure_port(address):
-        raise InputError(f"{address} cannot be served: another process may hold it")
+    Raises:
+        InputError: the address is used, or lies beyond this host and there is no TLS.
+    """
+    server = grpc.server(futures.ThreadPoolExecutor(MOST_THREADS, "client"), options=SERVER_OPTIONS)
+    service = PipelineService(engine)
+    pipeline_pb2_grpc.add_PipelineServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(service.health, server)
+    listen(server, address, tls)
     server.start()
-    return server
+    return server, service
 
 
 def _answer(context: grpc.ServicerContext, call: Callable[[], Reply]) -> Reply:
@@ -170,13 +298,21 @@ def _stage_settings(message: pb.Settings) -> StageSettings:
         lanes=message.lanes,
         slots_per_lane=message.slots_per_lane,
         capture_folder=message.capture_folder,
+        trace_folder=message.trace_folder,
     )
 
 
 def _request(message: pb.GenerateRequest) -> Request:
     s = message.sampling
     sampling = SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, s.seed, s.ignore_eos, tuple(s.stop))
+    if not 0.0 <= message.deadline_s < float("inf"):
+        raise InputError(f"deadline_s is {message.deadline_s}: it must be 0 (none) or more seconds")
     return Request(message.prompt, tuple(message.token_ids), message.raw, sampling)
+
+
+def _check_model(asked: str, loaded: _Loaded) -> None:
+    if asked not in ("", loaded.settings.model, loaded.settings.model_folder):
+        raise InputError(f"model {asked!r} does not run here: this pipeline runs {loaded.settings.model!r}")
 
 
 def _check_prompt(prompt: tuple[int, ...], config: ModelConfig) -> None:

@@ -1,10 +1,20 @@
 """Text to tokens and back, by the model's own tokenizer and chat template."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from qubic_lab.core import Request
 from qubic_lab.errors import InputError, ModelError
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class Decodes(Protocol):
+    """What turns tokens into text."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of tokens."""
 
 
 class Tokenizer:
@@ -52,7 +62,51 @@ class Tokenizer:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
 
-def cut_at_stop(text: str, stop: tuple[str, ...]) -> str | None:
-    """Return the text before the first stop string in it, or None when it holds none."""
-    positions = [position for string in stop if (position := text.find(string)) >= 0]
-    return text[: min(positions)] if positions else None
+class TextStream:
+    """Turns an answer's tokens into pieces of text as they come; joined, they are the text of all tokens.
+
+    A character whose bytes are not complete, and what may be the beginning of a stop text, wait for the tokens after.
+    """
+
+    def __init__(self, tokenizer: Decodes, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._tokens: list[int] = []
+        # Tokens from `_start` to `_read` are decoded again with each new one: a token's text depends on its neighbour.
+        self._start = self._read = 0
+        self._held = ""
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """Take a token and return the text that is certain now; `stopped` tells that a stop text has come."""
+        self._tokens.append(token)
+        known = self._tokenizer.decode(self._tokens[self._start : self._read])
+        text = self._tokenizer.decode(self._tokens[self._start :])
+        if text.endswith(_INCOMPLETE) or len(text) <= len(known):
+            return ""
+        self._start, self._read = self._read, len(self._tokens)
+        return self._release(text[len(known) :])
+
+    def end(self) -> str:
+        """Return the text that was held back, when no more tokens come."""
+        if self.stopped:
+            return ""
+        known = self._tokenizer.decode(self._tokens[self._start : self._read])
+        rest = self._release(self._tokenizer.decode(self._tokens[self._start :])[len(known) :])
+        return rest if self.stopped else rest + self._held
+
+    def _release(self, text: str) -> str:
+        text = self._held + text
+        cuts = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        if cuts:
+            self.stopped = True
+            self._held = ""
+            return text[: min(cuts)]
+        kept = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many of the last characters of `text` are the first ones of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settings(_message.Message):
-    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder")
+    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless")
     MODEL_FOLDER_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,10 @@ class Settings(_message.Message):
     LANES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_PER_LANE_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    MEANINGLESS_FIELD_NUMBER: _ClassVar[int]
     model_folder: str
     layers: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
@@ -24,7 +28,11 @@ class Settings(_message.Message):
     lanes: int
     slots_per_lane: int
     capture_folder: str
-    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ...) -> None: ...
+    trace_folder: str
+    model: str
+    strategy: str
+    meaningless: bool
+    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -71,24 +79,72 @@ class Sampling(_message.Message):
     def __init__(self, max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "token_ids", "raw", "sampling")
+    __slots__ = ("prompt", "token_ids", "raw", "sampling", "id", "deadline_s", "model")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     raw: bool
     sampling: Sampling
-    def __init__(self, prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., raw: _Optional[bool] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    id: str
+    deadline_s: float
+    model: str
+    def __init__(self, prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., raw: _Optional[bool] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., id: _Optional[str] = ..., deadline_s: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("token_id", "end")
-    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("token", "end")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
-    token_id: int
+    token: Token
     end: End
-    def __init__(self, token_id: _Optional[int] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
+    def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
+
+class Token(_message.Message):
+    __slots__ = ("id", "text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    text: str
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class CancelRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class CancelReply(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatsReply(_message.Message):
+    __slots__ = ("slots", "requests", "most_requests", "finished", "failed", "tokens", "uptime_s")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MOST_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    slots: int
+    requests: int
+    most_requests: int
+    finished: int
+    failed: int
+    tokens: int
+    uptime_s: float
+    def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...
 
 class End(_message.Message):
     __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request")

@@ -50,6 +50,16 @@ class PipelineStub:
                 request_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateReply.FromString,
                 _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/qubic_lab.pipeline.v1.Pipeline/Cancel',
+                request_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.CancelRequest.SerializeToString,
+                response_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.CancelReply.FromString,
+                _registered_method=True)
+        self.Stats = channel.unary_unary(
+                '/qubic_lab.pipeline.v1.Pipeline/Stats',
+                request_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.StatsRequest.SerializeToString,
+                response_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.StatsReply.FromString,
+                _registered_method=True)
 
 
 class PipelineServicer:
@@ -71,7 +81,21 @@ class PipelineServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Answers one request: a token message for each token, then one end.
+        """Answers one request: a message for each token, then the end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cancel(self, request, context):
+        """Ends a request that any client started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stats(self, request, context):
+        """Says how much is running and waiting.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +118,16 @@ def add_PipelineServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateRequest.FromString,
                     response_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateReply.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.CancelRequest.FromString,
+                    response_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.CancelReply.SerializeToString,
+            ),
+            'Stats': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stats,
+                    request_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.StatsRequest.FromString,
+                    response_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.StatsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +212,60 @@ class Pipeline:
             '/qubic_lab.pipeline.v1.Pipeline/Generate',
             qubic__lab_dot_wire_dot_pipeline__pb2.GenerateRequest.SerializeToString,
             qubic__lab_dot_wire_dot_pipeline__pb2.GenerateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qubic_lab.pipeline.v1.Pipeline/Cancel',
+            qubic__lab_dot_wire_dot_pipeline__pb2.CancelRequest.SerializeToString,
+            qubic__lab_dot_wire_dot_pipeline__pb2.CancelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qubic_lab.pipeline.v1.Pipeline/Stats',
+            qubic__lab_dot_wire_dot_pipeline__pb2.StatsRequest.SerializeToString,
+            qubic__lab_dot_wire_dot_pipeline__pb2.StatsReply.FromString,
             options,
             channel_credentials,
             insecure,

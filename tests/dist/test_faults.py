@@ -143,6 +143,17 @@ def test_a_killed_process_takes_its_group_along(victim: str, tiny: Path) -> None
         assert len(fresh.generate(Request(token_ids=(1,), sampling=GREEDY)).token_ids) == 6
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_rank_is_named_and_its_group_ends(victim: int, tiny: Path) -> None:
+    with Pipeline.launch(model=str(tiny), ranks=2, threads=1) as pipeline:
+        pids = [rank.pid for rank in pipeline.describe()]
+        processes = [psutil.Process(pid) for pid in pids]
+        os.kill(pids[victim], signal.SIGSTOP)
+        with pytest.raises(RankError, match=rf"rank {victim} \(process {pids[victim]}\) was stopped"):
+            pipeline.generate("hi", max_new_tokens=400, ignore_eos=True)
+        assert wait_for(lambda: all_gone(processes), GONE_WITHIN_S)
+
+
 CLIENT = """
 import sys, time
 from qubic_lab.pipeline import Pipeline

@@ -1,0 +1,159 @@
+"""Ranks under torchrun alone, an agent a host, here on loopback: they take their place, serve, refuse, end together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from test_faults import all_gone, family, wait_for
+
+from qubic_lab.core import Request, SamplingParams
+from qubic_lab.model.split import split_checkpoint
+from qubic_lab.pipeline import Pipeline
+
+pytestmark = pytest.mark.dist
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+GREEDY = Request(token_ids=(1, 2, 3), sampling=SamplingParams(max_new_tokens=8, ignore_eos=True))
+STARTED_WITHIN_S = 60.0
+GONE_WITHIN_S = 20.0
+
+
+class Host:
+    """One host's script, with the working folder and the output of its own."""
+
+    def __init__(self, folder: Path, command: list[str], **environment: str) -> None:
+        folder.mkdir(exist_ok=True)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self._log = folder / "log"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,  # as under nohup
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment, "PATH": path},
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        return family(self.process.pid)
+
+    def end(self) -> None:
+        """End what is left of the script, torchrun and the rank."""
+        left = self.processes() if self.process.poll() is None else []
+        for process in left:
+            process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def two_hosts(folder: Path, address: str, *options: str) -> Iterator[list[Host]]:
+    port = str(free_port())
+    hosts = []
+    try:
+        for rank in range(2):
+            command = [str(LAUNCH / "two-hosts.sh"), str(rank), "127.0.0.1", "lo", f"--listen={address}", *options]
+            hosts.append(Host(folder / f"host-{rank}", command, MASTER_PORT=port))
+        yield hosts
+    finally:
+        for host in hosts:
+            host.end()
+
+
+def assert_serves(host: Host, address: str) -> None:
+    up = wait_for(lambda: f"at {address}" in host.log or host.process.poll() is not None, STARTED_WITHIN_S)
+    assert up and host.process.poll() is None, host.log
+
+
+@pytest.fixture(scope="module")
+def split(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split") / "tiny"
+    split_checkpoint(tiny, folder, (2, 2), "B")
+    return folder
+
+
+@pytest.fixture
+def address() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+def test_two_hosts_serve_and_end_together(tiny: Path, address: str, tmp_path: Path) -> None:
+    with Pipeline.launch(model=str(tiny), threads=1) as alone:
+        expected = alone.generate(GREEDY).token_ids
+    with two_hosts(tmp_path, address, f"--model={tiny}", "--strategy=B", "--threads=1") as hosts:
+        assert_serves(hosts[0], address)
+        with Pipeline.connect(address) as pipeline:
+            assert [rank.stage.split(" ")[0] for rank in pipeline.describe()] != ["", ""]
+            assert pipeline.generate(GREEDY).token_ids == expected
+        processes = hosts[0].processes() + hosts[1].processes()
+        assert len(processes) == 4, "on each host torchrun, which the script becomes, and a rank"
+        hosts[1].process.send_signal(signal.SIGKILL)
+        assert wait_for(lambda: hosts[0].process.poll() is not None and all_gone(processes), GONE_WITHIN_S)
+
+
+def test_hosts_that_hold_their_own_rank_only(split: Path, address: str, tmp_path: Path) -> None:
+    """One name, resolved by each host in its own place."""
+    for rank in range(2):
+        (tmp_path / f"host-{rank}" / "model").mkdir(parents=True)
+        (tmp_path / f"host-{rank}" / "model" / f"rank-{rank}").symlink_to(split / f"rank-{rank}")
+    with two_hosts(tmp_path, address, "--model=./model", "--threads=1") as hosts:
+        assert_serves(hosts[0], address)
+        with Pipeline.connect(address) as pipeline:
+            assert len(pipeline.generate(GREEDY).token_ids) == 8
+
+
+def test_a_host_with_another_ranks_files_refuses(split: Path, address: str, tmp_path: Path) -> None:
+    for host in range(2):
+        (tmp_path / f"host-{host}" / "model").mkdir(parents=True)
+        (tmp_path / f"host-{host}" / "model" / "rank-0").symlink_to(split / "rank-0")
+    with two_hosts(tmp_path, address, "--model=./model") as hosts:
+        assert wait_for(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
+        [line] = [line for line in hosts[1].log.splitlines() if line.startswith("qubic-lab:")]
+        assert "this host was given rank 1 but of the split in ./model it holds rank-0 only" in line
+        assert "Traceback" not in hosts[1].log.partition("qubic-lab:")[0]
+
+
+def test_a_port_that_is_used_ends_the_group(tiny: Path, tmp_path: Path) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        address = f"127.0.0.1:{used.getsockname()[1]}"
+        with two_hosts(tmp_path, address, f"--model={tiny}") as hosts:
+            assert wait_for(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
+            assert f"cannot listen at {address}: another process holds it" in hosts[0].log
+
+
+def test_one_host_by_script(tiny: Path, address: str, tmp_path: Path) -> None:
+    command = [str(LAUNCH / "one-host.sh"), "2", f"--listen={address}", f"--model={tiny}", "--threads=1"]
+    host = Host(tmp_path / "host", command, TMPDIR=str(tmp_path))
+    try:
+        assert_serves(host, address)
+        with Pipeline.connect(address) as pipeline:
+            assert len(pipeline.generate(GREEDY).token_ids) == 8
+        processes = host.processes()
+        listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        os.killpg(host.process.pid, signal.SIGINT)  # what Ctrl-C does
+        assert wait_for(lambda: all_gone(processes), GONE_WITHIN_S)
+        host.process.wait()
+        assert [path.name for path in tmp_path.iterdir()] == ["host"]
+    finally:
+        host.end()

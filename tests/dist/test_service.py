@@ -1,0 +1,241 @@
+"""The service under load and abuse: answers stay the same, what one client does disturbs no other, slots come back."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qubic_lab.core import MAX_SEED, Request, SamplingParams
+from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
+from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.client import Answer
+from qubic_lab.pipeline.server import MOST_WAITING, SERVICE
+from qubic_lab.wire import pipeline_pb2 as pb
+from qubic_lab.wire import pipeline_pb2_grpc
+from qubic_lab.wire.channel import open_channel
+
+pytestmark = pytest.mark.dist
+
+ENDLESS = {"max_new_tokens": 450, "ignore_eos": True}
+
+
+@pytest.fixture
+def lab(two_ranks: Pipeline, tiny: Path) -> Iterator[Pipeline]:
+    """Two ranks with two lanes of one slot; at the end nothing may be running."""
+    two_ranks.configure(PipelineConfig(model=str(tiny), ranks=2, threads=1))
+    yield two_ranks
+    assert eventually(lambda: two_ranks.stats().requests == 0), "a request was left behind"
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def stub_of(lab: Pipeline) -> tuple[grpc.Channel, pipeline_pb2_grpc.PipelineStub]:
+    """A second, raw client of the same pipeline."""
+    assert lab._ranks is not None
+    channel = open_channel(f"unix:{lab._ranks.socket}")
+    return channel, pipeline_pb2_grpc.PipelineStub(channel)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_many_clients_get_what_each_request_gets_alone(
+    ranks: int, dtype: str, one_rank: Pipeline, two_ranks: Pipeline, tiny: Path
+) -> None:
+    lab = one_rank if ranks == 1 else two_ranks
+    lab.configure(PipelineConfig(model=str(tiny), ranks=ranks, dtype=dtype, slots=3, threads=1))
+    asked = [
+        Request(
+            token_ids=tuple((7 * n + k) % 300 for k in range(1 + 37 * n % 150)),
+            sampling=SamplingParams(1 + n % 13, temperature=n % 3 / 2, top_k=n % 5 * 10, seed=n, ignore_eos=True),
+        )
+        for n in range(50)
+    ]
+    alone = [lab.answer(request).completion.token_ids for request in asked]
+    with ThreadPoolExecutor(8) as clients:
+        together = [answer.completion.token_ids for answer in clients.map(lab.answer, asked * 4)]
+    assert together == alone * 4
+
+
+def test_a_stream_is_its_completion(lab: Pipeline) -> None:
+    stream = lab.stream("Why?", max_new_tokens=30, ignore_eos=True)
+    with pytest.raises(InputError, match="read the stream"):
+        _ = stream.completion
+    tokens = list(stream)
+    assert tuple(token.id for token in tokens) == stream.completion.token_ids
+    assert "".join(map(str, tokens)) == stream.completion.text
+    assert replace(lab.generate("Why?", max_new_tokens=30, ignore_eos=True), ttft_ms=0, tokens_per_s=0) == replace(
+        stream.completion, ttft_ms=0, tokens_per_s=0
+    )
+
+
+def test_unknown_options_are_errors_with_a_suggestion(lab: Pipeline) -> None:
+    with pytest.raises(InputError, match="did you mean 'temperature'"):
+        lab.generate("hi", temprature=1.0)
+    with pytest.raises(InputError, match="beside a ready request"):
+        lab.generate(Request(prompt="hi"), seed=1)
+
+
+def test_cancelling_frees_the_slot_and_says_so(lab: Pipeline) -> None:
+    stream = lab.stream("hi", id="mine", **ENDLESS)
+    tokens = iter(stream)
+    next(tokens)
+    assert lab.cancel("mine")
+    with pytest.raises(RequestCancelled):
+        list(tokens)
+    assert not lab.cancel("mine")
+    assert not lab.cancel("")
+
+
+def test_an_id_in_use_is_refused(lab: Pipeline) -> None:
+    stream = lab.stream("hi", id="one", **ENDLESS)
+    next(iter(stream))
+    with pytest.raises(InputError, match="'one' is in use"):
+        lab.stream("hi", id="one").answer()
+    stream.cancel()
+
+
+def test_a_client_that_hangs_up_frees_its_slot(lab: Pipeline) -> None:
+    channel, stub = stub_of(lab)
+    replies = stub.Generate(pb.GenerateRequest(prompt="hi", sampling=pb.Sampling(top_p=1, **ENDLESS)))
+    next(replies)
+    channel.close()
+    assert eventually(lambda: lab.stats().requests == 0)
+
+
+def test_a_client_that_does_not_read_disturbs_no_other(lab: Pipeline) -> None:
+    stream = lab.stream("hi", **ENDLESS)
+    expected = lab.generate("other", max_new_tokens=5, ignore_eos=True).token_ids
+    for _ in range(3):
+        assert lab.generate("other", max_new_tokens=5, ignore_eos=True).token_ids == expected
+    assert len(stream.answer().completion.token_ids) == 450
+
+
+def test_one_request_too_many_is_told_at_once(lab: Pipeline) -> None:
+    room = lab.stats().most_requests
+    assert room == lab.stats().slots + MOST_WAITING
+    waiting = [lab.stream("hi", **ENDLESS) for _ in range(room)]
+    assert eventually(lambda: lab.stats().requests == room)
+    with pytest.raises(BusyError, match=f"{MOST_WAITING} wait"):
+        lab.generate("hi")
+    with pytest.raises(BusyError, match="configure it when they are done"):
+        lab.configure(PipelineConfig(model=str(lab.config.folder), ranks=2))
+    for stream in waiting:
+        stream.cancel()
+
+
+def test_a_deadline_ends_an_answer(lab: Pipeline) -> None:
+    with pytest.raises(DeadlineError, match=r"deadline of 0\.05 s"):
+        lab.generate("hi", deadline_s=0.05, **ENDLESS)
+
+
+def test_the_wrong_model_does_not_answer(lab: Pipeline) -> None:
+    channel, stub = stub_of(lab)
+    with channel, pytest.raises(grpc.RpcError) as caught:
+        list(
+            stub.Generate(pb.GenerateRequest(prompt="hi", model="gpt", sampling=pb.Sampling(max_new_tokens=1, top_p=1)))
+        )
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "'gpt' does not run here" in str(caught.value.details())
+
+
+def test_health_says_serving_only_while_a_model_is_loaded(lab: Pipeline) -> None:
+    channel, stub = stub_of(lab)
+    with channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        good = stub.Describe(pb.DescribeRequest()).settings
+        with pytest.raises(grpc.RpcError):
+            stub.Configure(pb.Settings(model_folder="/nowhere", lanes=1, slots_per_lane=1))
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(InputError, match="holds no model"):
+            lab.generate("hi")
+        stub.Configure(good)
+        assert any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch)
+        watch.cancel()
+
+
+def test_a_second_handle_joins_a_running_pipeline_and_leaves_it_running(lab: Pipeline) -> None:
+    assert lab._ranks is not None
+    with Pipeline.connect(f"unix:{lab._ranks.socket}") as other:
+        assert other.config == lab.config
+        assert other.generate("hi", max_new_tokens=4).token_ids == lab.generate("hi", max_new_tokens=4).token_ids
+    assert lab.generate("hi", max_new_tokens=1).token_ids
+
+
+def test_nobody_at_an_address_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("qubic_lab.pipeline.client.CONNECT_TIMEOUT_S", 0.2)
+    with pytest.raises(RankError, match=r"nobody\.sock does not answer"):
+        Pipeline.connect(f"unix:{tmp_path}/nobody.sock")
+
+
+text = st.text(max_size=20)
+word = st.integers(0, 2**32 - 1)
+samplings = st.builds(
+    pb.Sampling,
+    max_new_tokens=st.one_of(st.integers(0, 3), word),
+    temperature=st.floats(),
+    top_p=st.floats(),
+    top_k=st.one_of(st.integers(0, 400), word),
+    seed=st.one_of(st.integers(0, MAX_SEED), st.integers(0, 2**64 - 1)),
+    ignore_eos=st.booleans(),
+    stop=st.lists(text, max_size=3),
+)
+wild_requests = st.builds(
+    pb.GenerateRequest,
+    prompt=text,
+    token_ids=st.lists(st.one_of(st.integers(0, 400), word), max_size=3),
+    raw=st.booleans(),
+    sampling=samplings,
+    id=text,
+    deadline_s=st.one_of(st.just(0.0), st.floats()),
+    model=st.one_of(st.just(""), text),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(request=wild_requests)
+def test_wild_requests_end_in_an_answer_or_one_line(request: pb.GenerateRequest, lab: Pipeline) -> None:
+    channel, stub = stub_of(lab)
+    with channel:
+        replies = stub.Generate(request)
+        try:
+            for _ in zip(range(5), replies, strict=False):
+                pass
+            replies.cancel()
+        except grpc.RpcError as error:
+            assert error.code() in {
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            }, error
+            assert "\n" not in str(error.details())
+    assert eventually(lambda: lab.stats().requests == 0)
+    assert lab.generate(token_ids=(1, 2), max_new_tokens=2, ignore_eos=True).token_ids
+
+
+def test_one_handle_serves_many_threads(lab: Pipeline) -> None:
+    answers: list[Answer] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(lab.answer(Request(prompt="hi", sampling=SamplingParams(4)))))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({answer.number for answer in answers}) == 8
+    assert len({answer.completion.token_ids for answer in answers}) == 1
