@@ -11,6 +11,7 @@ shift
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/qubic-lab.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
+export TMPDIR=$folder # what torchrun leaves behind goes with it
 
 # Collectives know no authentication: they stay on loopback. The leading `=` makes NCCL take the name exactly.
 export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME='=lo'

@@ -1,6 +1,7 @@
 """A language model over 1..N ranks: micro-batches travel from stage to stage, tokens come back to rank 0."""
 
+from qubic_lab.pipeline.async_client import AsyncPipeline
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
 
-__all__ = ["Pipeline", "PipelineConfig"]
+__all__ = ["AsyncPipeline", "Pipeline", "PipelineConfig"]

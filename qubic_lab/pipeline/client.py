@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from qubic_lab.core import Completion, FinishReason, Request, SamplingParams
+from qubic_lab.core import Completion, Request
 from qubic_lab.errors import InputError, QubicLabError, RankError, check_choice
+from qubic_lab.pipeline.calls import Answer, StreamedToken, answer_of, as_request, generate_message
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -25,8 +26,6 @@ _Replies: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
 START_TIMEOUT_S = 120.0
 """So long may processes take to start; loading a model comes after and has no limit."""
 CONNECT_TIMEOUT_S = 10.0
-_SAMPLING = frozenset(field.name for field in fields(SamplingParams))
-_REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
 
 
 @dataclass(frozen=True)
@@ -53,25 +52,6 @@ class PipelineStats:
     uptime_s: float
 
 
-@dataclass(frozen=True)
-class StreamedToken:
-    """A token of an answer and the text that is certain with it; printed, it is that text."""
-
-    id: int
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A completion and the request's number on its pipeline."""
-
-    number: int
-    completion: Completion
-
-
 class Stream:
     """The tokens of one answer as they come; at the end `completion` holds the whole of it."""
 
@@ -86,7 +66,7 @@ class Stream:
         try:
             for reply in self._replies:
                 if reply.WhichOneof("event") == "end":
-                    self._answer = _answer(self._request, self._token_ids, reply.end)
+                    self._answer = answer_of(self._request, self._token_ids, reply.end)
                     return
                 self._token_ids.append(reply.token.id)
                 yield StreamedToken(reply.token.id, reply.token.text)
@@ -286,16 +266,7 @@ class Pipeline:
         return reply
 
     def _start(self, request: Request, id: str, deadline_s: float) -> "_Replies":
-        sampling = {name: getattr(request.sampling, name) for name in _SAMPLING}
-        message = pb.GenerateRequest(
-            prompt=request.prompt,
-            token_ids=request.token_ids,
-            raw=request.raw,
-            sampling=pb.Sampling(**sampling),
-            id=id,
-            deadline_s=deadline_s,
-        )
-        replies: _Replies = self._stub.Generate(message)
+        replies: _Replies = self._stub.Generate(generate_message(request, id, deadline_s))
         _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
         return replies
 
@@ -322,38 +293,3 @@ class Pipeline:
                     raise self._ranks.loss() from None
                 if time.monotonic() > deadline:
                     raise RankError(f"{self._name} does not answer: check the address, and that it runs") from None
-
-
-def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
-    """Return the request that a prompt and keywords such as `max_new_tokens` stand for.
-
-    Raises:
-        InputError: an option is unknown (with a suggestion) or out of range, or is given beside a ready request.
-    """
-    if isinstance(prompt, Request):
-        if options:
-            raise InputError(f"options {', '.join(options)} stand beside a ready request: put them into it")
-        return prompt
-    for name in options:
-        check_choice("option", name, _SAMPLING | _REQUEST)
-    stop = options.get("stop", ())
-    sampling = {name: value for name, value in options.items() if name in _SAMPLING}
-    rest = {name: value for name, value in options.items() if name in _REQUEST}
-    if "token_ids" in rest:
-        rest["token_ids"] = tuple(rest["token_ids"])
-    sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-    return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
-
-
-def _answer(request: Request, token_ids: list[int], end: pb.End) -> Answer:
-    finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
-    completion = Completion(
-        prompt=request.prompt,
-        text=end.text,
-        token_ids=tuple(token_ids),
-        finish_reason=finish,
-        prompt_tokens=end.prompt_tokens,
-        ttft_ms=end.ttft_ms,
-        tokens_per_s=end.tokens_per_s,
-    )
-    return Answer(end.request, completion)

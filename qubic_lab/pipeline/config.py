@@ -22,6 +22,7 @@ class PipelineConfig:
     """What a pipeline runs and how; `None` means the default that the resolved model and machine suggest.
 
     `slots` are requests that decode together in a lane; `lanes` defaults to the number of ranks, so that each has work.
+    `trace` is a folder for the ranks' spans of time (see trace.py); the same folder again is written afresh.
     `ranks`, `strategy` and `cut` of a split folder are those it was split with.
     """
 

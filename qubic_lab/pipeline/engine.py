@@ -35,6 +35,7 @@ class _Submit:
     prompt: tuple[int, ...]
     sampling: SamplingParams
     sink: Sink
+    time_ns: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Engine:
 
     def submit(self, request: int, prompt: tuple[int, ...], sampling: SamplingParams, sink: Sink) -> None:
         """Queue a request; `sink` is called from the engine's thread with each of its events."""
-        self._commands.put(_Submit(request, prompt, sampling, sink))
+        self._commands.put(_Submit(request, prompt, sampling, sink, time.perf_counter_ns()))
 
     def cancel(self, request: int) -> None:
         """Forget a request: its slot is free at the next step."""
@@ -120,6 +121,7 @@ class Engine:
         commands = []
         idle = not self._in_flight and (self._scheduler is None or self._scheduler.idle)
         if idle:
+            self._member.tracer.flush()
             try:
                 commands.append(self._commands.get(timeout=IDLE_BEAT_S))
             except queue.Empty:
@@ -133,6 +135,7 @@ class Engine:
             case _Submit():
                 assert self._scheduler is not None
                 self._sinks[command.request] = command.sink
+                self._member.tracer.submitted(command.request, command.time_ns)
                 self._scheduler.submit(command.request, command.prompt, command.sampling)
             case _Cancel():
                 if self._scheduler is not None and command.request in self._sinks:
@@ -158,8 +161,10 @@ class Engine:
         member.send_control(order.content)
         reply = member.obey(order.content)
         member.receive_control(self._next_control())
-        member.send_control({"op": "collect", "replies": [reply]})
-        replies: Replies = member.receive_control(self._next_control())["replies"]
+        member.send_control({"op": "collect", "replies": [reply], "clocks_ns": [time.perf_counter_ns()]})
+        collected = member.receive_control(self._next_control())
+        member.tracer.clocks(collected["clocks_ns"])
+        replies: Replies = collected["replies"]
         if order.limits is not None:
             failed = any("error" in reply for reply in replies)
             self._scheduler = None if failed else Scheduler(order.limits)

@@ -6,6 +6,7 @@ at the same time; then a collection, to which each adds its reply.
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.message import Kind, Message
 from qubic_lab.pipeline.stage import Stage
-from qubic_lab.pipeline.transport import Transport
+from qubic_lab.pipeline.transport import TracedTransport, Transport
+from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 _CPU = torch.device("cpu")
 _ERRORS: dict[str, type[QubicLabError]] = {"ModelError": ModelError, "InputError": InputError}
@@ -49,6 +51,8 @@ class Member:
         self.rank = rank
         self.ranks = ranks
         self.transport = transport
+        self.tracer: Tracer | NoTracer = NO_TRACE
+        self._untraced = transport
         self.stage: Stage | None = None
         self._loaded: tuple[Any, ...] | None = None
 
@@ -75,6 +79,7 @@ class Member:
 
     def _configure(self, settings: StageSettings) -> None:
         torch.set_num_threads(settings.threads)
+        self._trace(settings.trace_folder)
         device = torch.device(settings.device)
         weights = (settings.model_folder, settings.layers, settings.dtype, settings.device)
         if self.stage is None or self._loaded != weights:
@@ -83,8 +88,16 @@ class Member:
         else:
             decoder = self.stage.decoder
         capture = Path(settings.capture_folder) if settings.capture_folder else None
-        self.stage = Stage(self.rank, decoder, settings.lanes, settings.slots_per_lane, capture)
+        self.stage = Stage(self.rank, decoder, settings.lanes, settings.slots_per_lane, capture, self.tracer)
         self._loaded = weights
+
+    def _trace(self, folder: str) -> None:
+        """End the trace so far and begin one in `folder`, or none where that is empty."""
+        self.tracer.close()
+        self.tracer, self.transport = NO_TRACE, self._untraced
+        if folder:
+            self.tracer = Tracer(Path(folder), self.rank, self.ranks)
+            self.transport = TracedTransport(self._untraced, self.tracer)
 
     def _load(self, settings: StageSettings, device: torch.device) -> Decoder:
         if len(settings.layers) != self.ranks:
@@ -96,6 +109,7 @@ class Member:
         return Decoder(Checkpoint.open(folder, stage), stage, torch_dtype(settings.dtype), device)
 
     def _report(self) -> dict[str, Any]:
+        self.tracer.memory()
         decoder = self.stage.decoder if self.stage else None
         return {
             "rank": self.rank,
@@ -135,6 +149,7 @@ def follow(member: Member) -> None:
             content = member.receive_control(message)
             if content["op"] == "collect":
                 content["replies"].append(reply)
+                content["clocks_ns"].append(time.perf_counter_ns())
                 member.send_control(content)
             else:
                 member.send_control(content)

@@ -84,8 +84,8 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
     held = [folder.name for folder in rank_folders(Path(options.model).expanduser())]
     if held and rank_name(rank) not in held:
         raise InputError(
-            f"this host was given rank {rank} but of the split in {options.model} it holds {', '.join(held)} only: "
-            "start by a static rendezvous (--node-rank is ignored unless the rendezvous is static), or copy the folder"
+            f"this host holds only {', '.join(held)} of the split in {options.model}: copy {rank_name(rank)} here, or "
+            "choose the host's rank by a static rendezvous (--node-rank is ignored unless the rendezvous is static)"
         )
     ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])
     config = PipelineConfig(

@@ -8,18 +8,28 @@ import torch
 from qubic_lab.model.decoder import Decoder, lane_rows
 from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, NO_TOKEN, Kind, Message, Work
 from qubic_lab.pipeline.sampling import choose_token
+from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 
 class Stage:
     """A rank's decoder and the lanes that run through it."""
 
-    def __init__(self, rank: int, decoder: Decoder, lanes: int, slots_per_lane: int, capture: Path | None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        decoder: Decoder,
+        lanes: int,
+        slots_per_lane: int,
+        capture: Path | None,
+        tracer: Tracer | NoTracer = NO_TRACE,
+    ) -> None:
         """Prepare the KV cache; `capture` is a folder for the logits of each request (last rank), or None."""
         self.rank = rank
         self.decoder = decoder
         self.slots_per_lane = slots_per_lane
         self.rows = lane_rows(slots_per_lane, decoder.dtype)
         self._capture = capture
+        self._tracer = tracer
         self._spoiled_slots: set[int] = set()
         decoder.reset(lanes * slots_per_lane)
 
@@ -45,6 +55,14 @@ class Stage:
             The message with faults marked and the hidden states (rows, H) for the next rank; on the last rank the
             message with its tokens and None.
         """
+        with self._tracer.span("compute", message):  # to the end of the work: the check for infinities waits for a GPU
+            message, hidden_RH = self._run_layers(message, hidden_RH)
+        if not self.decoder.stage.has_head:
+            return message, hidden_RH
+        with self._tracer.span("sample", message):
+            return self._sample(message, hidden_RH), None
+
+    def _run_layers(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor]:
         if message.kind is Kind.PREFILL:
             work = message.works[0]
             self._clean_slot(work)
@@ -59,10 +77,7 @@ class Stage:
             hidden_RH = self.decoder.decode(hidden_RH, first, positions)
             rows = [slice(work.slot - first, work.slot - first + 1) for work in message.works]
         finite_R = hidden_RH.isfinite().all(dim=-1)
-        message = self._mark(message, {i for i, own in enumerate(rows) if not bool(finite_R[own].all())})
-        if not self.decoder.stage.has_head:
-            return message, hidden_RH
-        return self._sample(message, hidden_RH), None
+        return self._mark(message, {i for i, own in enumerate(rows) if not bool(finite_R[own].all())}), hidden_RH
 
     def _sample(self, message: Message, hidden_RH: torch.Tensor) -> Message:
         if all(work.sample == NO_SAMPLE for work in message.works):

@@ -1,12 +1,14 @@
 """How messages get from rank to rank: a ring over torch.distributed, or a queue where one rank is all there is."""
 
 from collections import deque
+from time import perf_counter_ns
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
 from qubic_lab.pipeline.message import HEADER_WORDS, Message, decode, encode
+from qubic_lab.trace import Tracer
 
 _MOST_UNFINISHED_SENDS = 16
 
@@ -81,6 +83,33 @@ class RingTransport:
         work = dist.isend(tensor, dst=self._next)
         assert work is not None, "this rank is not in the process group"
         self._unfinished.append((work, tensor))
+
+
+class TracedTransport:
+    """A transport whose sends and waits are noted."""
+
+    def __init__(self, transport: Transport, tracer: Tracer) -> None:
+        self._transport = transport
+        self._tracer = tracer
+        self._received: Message
+
+    def send(self, message: Message, payload: torch.Tensor | None) -> None:
+        """Start sending."""
+        with self._tracer.span("send", message):
+            self._transport.send(message, payload)
+
+    def receive(self) -> Message:
+        """Write out what has been noted, since the wait may be this rank's last; then wait for a message."""
+        self._tracer.flush()
+        start_ns = perf_counter_ns()
+        self._received = self._transport.receive()
+        self._tracer.add("receive", self._received, start_ns)
+        return self._received
+
+    def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Wait for the payload of the message just received."""
+        with self._tracer.span("receive", self._received):
+            return self._transport.receive_payload(shape, dtype, device)
 
 
 def make_transport(rank: int, ranks: int) -> Transport:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import grpc
+import grpc.aio
 
 from qubic_lab.errors import (
     BusyError,
@@ -132,6 +133,14 @@ def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
     if tls is None:
         return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
     return grpc.secure_channel(address, tls.for_client(), options=CLIENT_OPTIONS)
+
+
+def open_async_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
+    """Open a channel for an event loop; arguments and errors as of open_channel."""
+    tls = _required_tls(address, tls)
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
+    return grpc.aio.secure_channel(address, tls.for_client(), options=CLIENT_OPTIONS)
 
 
 def listen(server: grpc.Server, address: str, tls: TlsFiles | None = None) -> int:

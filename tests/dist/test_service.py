@@ -1,5 +1,6 @@
 """The service under load and abuse: answers stay the same, what one client does disturbs no other, slots come back."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
-from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.client import Answer
+from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
+from qubic_lab.pipeline.calls import Answer
 from qubic_lab.pipeline.server import MOST_WAITING, SERVICE
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
@@ -239,3 +240,25 @@ def test_one_handle_serves_many_threads(lab: Pipeline) -> None:
         thread.join()
     assert len({answer.number for answer in answers}) == 8
     assert len({answer.completion.token_ids for answer in answers}) == 1
+
+
+def test_the_asynchronous_client_gives_the_same_answers(lab: Pipeline) -> None:
+    assert lab._ranks is not None
+    address = f"unix:{lab._ranks.socket}"
+    prompts = [f"question {n}" for n in range(6)]
+
+    async def ask() -> list[tuple[int, ...]]:
+        async with await AsyncPipeline.connect(address) as client:
+            answers = await asyncio.gather(*(client.generate(p, max_new_tokens=5, ignore_eos=True) for p in prompts))
+            stream = client.stream("hi", **ENDLESS, id="async")
+            seen = 0
+            with pytest.raises(RequestCancelled):
+                async for _ in stream:
+                    seen += 1
+                    if seen == 2:
+                        assert await client.cancel("async")
+            with pytest.raises(InputError, match="max_new_tokens is 0"):
+                await client.generate("hi", max_new_tokens=0)
+            return [answer.token_ids for answer in answers]
+
+    assert asyncio.run(ask()) == [lab.generate(p, max_new_tokens=5, ignore_eos=True).token_ids for p in prompts]

@@ -1,0 +1,104 @@
+"""The asynchronous client, for servers: one event loop, many requests under way to a running pipeline."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from qubic_lab.core import Completion, Request
+from qubic_lab.errors import QubicLabError, RankError
+from qubic_lab.pipeline.calls import StreamedToken, answer_of, as_request, generate_message
+from qubic_lab.wire import pipeline_pb2 as pb
+from qubic_lab.wire import pipeline_pb2_grpc
+from qubic_lab.wire.channel import TlsFiles, error_of, open_async_channel
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+class AsyncStream:
+    """The tokens of one answer as they come; at the end `completion` holds the whole of it."""
+
+    def __init__(self, pipeline: "AsyncPipeline", request: Request, replies: Any) -> None:
+        self._pipeline = pipeline
+        self._request = request
+        self._replies = replies
+        self.completion: Completion | None = None
+
+    async def __aiter__(self) -> AsyncIterator[StreamedToken]:
+        token_ids: list[int] = []
+        try:
+            async for reply in self._replies:
+                if reply.WhichOneof("event") == "end":
+                    self.completion = answer_of(self._request, token_ids, reply.end).completion
+                    return
+                token_ids.append(reply.token.id)
+                yield StreamedToken(reply.token.id, reply.token.text)
+        except grpc.aio.AioRpcError as error:
+            raise self._pipeline._error(error) from None
+
+    def cancel(self) -> None:
+        """End the answer now: its slot is free at the next step."""
+        self._replies.cancel()
+
+
+class AsyncPipeline:
+    """A handle of a running pipeline; use it as an asynchronous context manager, or call `close`."""
+
+    def __init__(self, channel: grpc.aio.Channel, name: str) -> None:
+        self._channel = channel
+        self._name = name
+        self._stub: Any = pipeline_pb2_grpc.PipelineStub(channel)
+
+    @classmethod
+    async def connect(cls, address: str, tls: TlsFiles | None = None) -> "AsyncPipeline":
+        """Join a running pipeline; arguments and errors as of Pipeline.connect."""
+        pipeline = cls(open_async_channel(address, tls), f"the pipeline at {address}")
+        try:
+            await asyncio.wait_for(pipeline._channel.channel_ready(), CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            await pipeline.close()
+            raise RankError(f"{pipeline._name} does not answer: check the address, and that it runs") from None
+        return pipeline
+
+    async def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
+        """Answer one prompt; arguments and errors as of Pipeline.generate."""
+        stream = self.stream(prompt, **options)
+        async for _ in stream:
+            pass
+        if stream.completion is None:
+            raise RankError(f"{self._name} ended an answer in its middle")
+        return stream.completion
+
+    def stream(
+        self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any
+    ) -> AsyncStream:
+        """Answer one prompt token by token; arguments and errors as of Pipeline.stream."""
+        request = as_request(prompt, options)
+        return AsyncStream(self, request, self._stub.Generate(generate_message(request, id, deadline_s)))
+
+    async def cancel(self, id: str) -> bool:
+        """End a request by its id, whoever asked it; return whether there was one."""
+        try:
+            return bool((await self._stub.Cancel(pb.CancelRequest(id=id))).found)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+
+    async def close(self) -> None:
+        """Hang up; the pipeline goes on."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncPipeline":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _error(self, error: grpc.aio.AioRpcError) -> QubicLabError:
+        if error.code() == grpc.StatusCode.UNAVAILABLE:
+            return RankError(f"{self._name} is gone ({error.details()})")
+        return error_of(error)

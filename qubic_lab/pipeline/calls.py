@@ -1,0 +1,79 @@
+"""What clients send and what they make of replies; the same for all kinds of client."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from qubic_lab.core import Completion, FinishReason, Request, SamplingParams
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.wire import pipeline_pb2 as pb
+
+_SAMPLING = frozenset(field.name for field in fields(SamplingParams))
+_REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
+
+
+@dataclass(frozen=True)
+class StreamedToken:
+    """A token of an answer and the text that is certain with it; printed, it is that text."""
+
+    id: int
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion and the request's number on its pipeline."""
+
+    number: int
+    completion: Completion
+
+
+def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
+    """Return the request that a prompt and keywords such as `max_new_tokens` stand for.
+
+    Raises:
+        InputError: an option is unknown (with a suggestion) or out of range, or is given beside a ready request.
+    """
+    if isinstance(prompt, Request):
+        if options:
+            raise InputError(f"options {', '.join(options)} stand beside a ready request: put them into it")
+        return prompt
+    for name in options:
+        check_choice("option", name, _SAMPLING | _REQUEST)
+    stop = options.get("stop", ())
+    sampling = {name: value for name, value in options.items() if name in _SAMPLING}
+    rest = {name: value for name, value in options.items() if name in _REQUEST}
+    if "token_ids" in rest:
+        rest["token_ids"] = tuple(rest["token_ids"])
+    sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
+
+
+def generate_message(request: Request, id: str, deadline_s: float) -> pb.GenerateRequest:
+    """Return what is sent to ask for an answer."""
+    return pb.GenerateRequest(
+        prompt=request.prompt,
+        token_ids=request.token_ids,
+        raw=request.raw,
+        sampling=pb.Sampling(**{name: getattr(request.sampling, name) for name in _SAMPLING}),
+        id=id,
+        deadline_s=deadline_s,
+    )
+
+
+def answer_of(request: Request, token_ids: Sequence[int], end: pb.End) -> Answer:
+    """Return the whole answer, made from its tokens and the end that was sent after them."""
+    finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
+    completion = Completion(
+        prompt=request.prompt,
+        text=end.text,
+        token_ids=tuple(token_ids),
+        finish_reason=finish,
+        prompt_tokens=end.prompt_tokens,
+        ttft_ms=end.ttft_ms,
+        tokens_per_s=end.tokens_per_s,
+    )
+    return Answer(end.request, completion)

@@ -1,0 +1,235 @@
+"""Traces are read back as they were: one clock, sums for each request, a row for each rank."""
+
+import json
+import logging
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import pytest
+
+from qubic_lab.errors import InputError
+from qubic_lab.trace import NO_TRACE, SPAN_KINDS, Tracer, read_trace, request_times, timeline, trace_cost
+
+HOUR_NS = 3_600_000_000_000
+MS = 1_000_000
+
+
+class Kind(IntEnum):
+    PREFILL = 1
+    DECODE = 2
+    CONTROL = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    request: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    kind: Kind = Kind.DECODE
+    sequence: int = 1
+    lane: int = 0
+    count: int = 1
+    works: tuple[Work, ...] = (Work(7), Work(8))
+
+
+def span(kind: str, start_ms: float, end_ms: float, *requests: int, lane: int = 0, **more: Any) -> dict[str, Any]:
+    """A record as a rank writes it; times in ms."""
+    place = {"sequence": 1, "lane": lane, "phase": "decode", "tokens": 1, "requests": list(requests)}
+    times = {"start_ns": int(start_ms * MS), "end_ns": int(end_ms * MS), "trace_ns": 1000}
+    return {"kind": kind, **place, **times, **more}
+
+
+def submit(request: int, time_ms: float) -> dict[str, Any]:
+    return {"kind": "submit", "requests": [request], "start_ns": int(time_ms * MS), "end_ns": int(time_ms * MS)}
+
+
+def write(folder: Path, *ranks: list[dict[str, Any]]) -> Path:
+    for rank, records in enumerate(ranks):
+        lines = [json.dumps(record) for record in [{"kind": "start", "rank": rank, "ranks": len(ranks)}, *records]]
+        (folder / f"rank-{rank}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def two_ranks_trace(tmp_path: Path) -> Path:
+    """Two requests that share a micro-batch; rank 1 had been waiting for them from 100 ms before."""
+    first = [
+        submit(7, 1000),
+        submit(8, 1002),
+        span("compute", 1004, 1010, 7, 8),
+        span("send", 1010, 1011, 7, 8),
+        span("receive", 1011, 1020, 7, 8),
+        span("compute", 1020, 1021, 8, lane=1),
+    ]
+    second = [
+        span("receive", 900, 1011, 7, 8),
+        span("compute", 1011, 1017, 7, 8),
+        span("sample", 1017, 1019, 7, 8),
+        span("send", 1019, 1020, 7, 8),
+    ]
+    return write(tmp_path, first, second)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path / "new" / "folder", rank=0, ranks=1)
+    tracer.submitted(7, perf_counter_ns())
+    with tracer.span("compute", Batch(Kind.PREFILL, sequence=3, lane=1, count=128, works=(Work(7),))):
+        pass
+    with tracer.span("send", Batch(Kind.CONTROL, works=())):
+        pass
+    tracer.memory()
+    table = read_trace(tmp_path / "new" / "folder")
+    assert table["kind"].tolist() == ["queue", "compute", "memory"]
+    compute = table.iloc[1]
+    assert (compute["rank"], compute["sequence"], compute["lane"], compute["tokens"]) == (0, 3, 1, 128)
+    assert (compute["phase"], compute["requests"]) == ("prefill", (7,))
+    assert 0 <= compute["start_ms"] <= compute["end_ms"]
+    assert table.iloc[0]["end_ms"] == compute["start_ms"]
+    assert table.iloc[2]["resident_bytes"] > 1_000_000
+
+
+def test_a_second_trace_in_the_same_folder_starts_afresh(tmp_path: Path) -> None:
+    for sequence in (1, 2):
+        tracer = Tracer(tmp_path, rank=0, ranks=1)
+        tracer.add("compute", Batch(sequence=sequence), perf_counter_ns())
+        tracer.close()
+    assert read_trace(tmp_path)["sequence"].tolist() == [2]
+
+
+def test_no_trace_takes_every_call_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with NO_TRACE.span("compute", Batch()), NO_TRACE.span("sample", Batch()):
+        NO_TRACE.submitted(7, 0)
+    NO_TRACE.memory()
+    NO_TRACE.clocks([1, 2])
+    NO_TRACE.flush()
+    NO_TRACE.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_the_trace_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "rank-0.jsonl").symlink_to("/dev/full")
+    tracer = Tracer(tmp_path, rank=0, ranks=1)
+    tracer.add("compute", Batch(), perf_counter_ns())
+    tracer.close()
+    assert [record.message for record in caplog.records] == [
+        f"the trace {tmp_path / 'rank-0.jsonl'} ends here: No space left on device"
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another folder"):
+        Tracer(tmp_path / "file", rank=0, ranks=1)
+
+
+def test_times_begin_with_the_first_span(two_ranks_trace: Path) -> None:
+    table = read_trace(two_ranks_trace)
+    assert table["start_ms"].is_monotonic_increasing
+    assert table["start_ms"].iloc[0] == 0
+    assert table["end_ms"].max() == pytest.approx(1021 - 900)
+
+
+def test_a_clock_an_hour_ahead_is_put_back(two_ranks_trace: Path) -> None:
+    expected = read_trace(two_ranks_trace)
+    path = two_ranks_trace / "rank-1.jsonl"
+    start, *records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["start_ns"] += HOUR_NS
+        record["end_ns"] += HOUR_NS
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in [start, *records]))
+    with (two_ranks_trace / "rank-0.jsonl").open("a") as file:
+        for error_ns, uncertainty_ns in ((3 * MS, 5 * MS), (0, MS), (2 * MS, 4 * MS)):  # the surest counts
+            clock = {"rank": 1, "offset_ns": HOUR_NS + error_ns, "uncertainty_ns": uncertainty_ns}
+            file.write(json.dumps({"kind": "clock", **clock}) + "\n")
+    assert read_trace(two_ranks_trace).equals(expected)
+
+
+def test_a_difference_within_its_uncertainty_is_none(two_ranks_trace: Path) -> None:
+    expected = read_trace(two_ranks_trace)
+    with (two_ranks_trace / "rank-0.jsonl").open("a") as file:
+        file.write('{"kind": "clock", "rank": 1, "offset_ns": -90000, "uncertainty_ns": 100000}\n')
+    assert read_trace(two_ranks_trace).equals(expected)
+
+
+def test_clocks_are_compared_at_the_middle_of_the_way_round(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path, rank=0, ranks=3)
+    sent_ns = perf_counter_ns()
+    tracer.clocks([sent_ns, perf_counter_ns(), perf_counter_ns() + HOUR_NS])
+    tracer.close()
+    _, same, ahead = [json.loads(line) for line in (tmp_path / "rank-0.jsonl").read_text().splitlines()]
+    assert (same["rank"], ahead["rank"]) == (1, 2)
+    assert abs(same["offset_ns"]) <= same["uncertainty_ns"]
+    assert abs(ahead["offset_ns"] - HOUR_NS) <= ahead["uncertainty_ns"]
+
+
+def test_each_request_has_its_sums(two_ranks_trace: Path) -> None:
+    times = request_times(read_trace(two_ranks_trace))
+    assert list(times.columns) == [f"{kind}_ms" for kind in SPAN_KINDS]
+    rows = {key: row.tolist() for key, row in times.iterrows()}
+    assert rows == {  # queue, compute, sample, send, receive
+        (7, 0): pytest.approx([4, 6, 0, 1, 9]),
+        (7, 1): pytest.approx([0, 6, 2, 1, 11]),  # from its submission on
+        (8, 0): pytest.approx([2, 7, 0, 1, 9]),
+        (8, 1): pytest.approx([0, 6, 2, 1, 9]),
+    }
+
+
+def test_cost_is_that_of_the_worst_rank(two_ranks_trace: Path) -> None:
+    # Four spans of 1 µs each: over 8 ms of work on rank 0, over 9 ms on rank 1.
+    assert trace_cost(read_trace(two_ranks_trace)) == pytest.approx(0.004 / 8)
+
+
+def test_timeline_has_a_row_for_each_rank_and_a_unit(two_ranks_trace: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure = timeline(read_trace(two_ranks_trace))
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rank 0", "rank 1"]
+    assert axes.get_xlabel().endswith("(ms)")
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert keys == ["lane 0", "lane 1", "sampling", "sending", "waiting"]
+    pyplot.close(figure)
+
+
+def test_timeline_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no spans"):
+        timeline(read_trace(write(tmp_path, [])))
+
+
+def test_a_request_that_never_began_has_no_queue_span(tmp_path: Path) -> None:
+    table = read_trace(write(tmp_path, [submit(7, 0), submit(9, 0), span("compute", 1, 2, 7)]))
+    assert table[table["kind"] == "queue"]["requests"].tolist() == [(7,)]
+
+
+def test_a_cut_last_line_is_left_out_and_said(two_ranks_trace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = two_ranks_trace / "rank-1.jsonl"
+    path.write_text(path.read_text()[:-20])
+    with caplog.at_level(logging.WARNING):
+        table = read_trace(two_ranks_trace)
+    assert table[table["rank"] == 1]["kind"].tolist() == ["receive", "compute", "sample"]
+    assert [record.message for record in caplog.records] == [f"{path}: the last line is cut off and left out"]
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"kind": "start", "rank": 1, "ranks": 2}\n{"kind"\n{}\n'])
+def test_a_damaged_file_is_named(text: str, two_ranks_trace: Path) -> None:
+    path = two_ranks_trace / "rank-1.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=str(path)):
+        read_trace(two_ranks_trace)
+
+
+def test_a_missing_rank_is_named(two_ranks_trace: Path) -> None:
+    (two_ranks_trace / "rank-1.jsonl").unlink()
+    with pytest.raises(InputError, match=r"rank-1\.jsonl.*bring the files of all ranks into one folder"):
+        read_trace(two_ranks_trace)
