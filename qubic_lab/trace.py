@@ -96,16 +96,11 @@ class Tracer:
         end_ns = perf_counter_ns()
         if not batch.works:
             return
-        self._note(
-            kind=kind,
-            sequence=batch.sequence,
-            lane=batch.lane,
-            phase=batch.kind.name.lower(),
-            tokens=batch.count,
-            requests=[work.request for work in batch.works],
-            start_ns=start_ns,
-            end_ns=end_ns,
-            trace_ns=self._trace_ns,
+        # Put together by hand: this is done five times in each step, and json.dumps would take twice as long.
+        self._lines.append(
+            f'{{"kind": "{kind}", "phase": "{batch.kind.name.lower()}", "sequence": {batch.sequence}, '
+            f'"lane": {batch.lane}, "tokens": {batch.count}, "requests": {[work.request for work in batch.works]}, '
+            f'"start_ns": {start_ns}, "end_ns": {end_ns}, "trace_ns": {self._trace_ns}}}\n'
         )
         self._trace_ns = perf_counter_ns() - end_ns
 
@@ -246,15 +241,16 @@ def timeline(spans: "pd.DataFrame") -> "Figure":
     """Draw the ranks over time, one row each: work in its lane's shade, sampling hatched, waits as thin lines.
 
     Raises:
-        InputError: there are no spans.
+        InputError: no rank did any work.
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Patch
 
     drawn = spans[spans["kind"].isin(list(_HEIGHTS))]
-    if drawn.empty:
-        raise InputError("the trace holds no spans: ask something while it is on")
+    work = drawn[drawn["kind"] != "receive"]
+    if work.empty:
+        raise InputError("the trace holds no work: ask something while it is on")
     ranks, lanes = drawn["rank"].max() + 1, drawn["lane"].max() + 1
     shades = LinearSegmentedColormap.from_list("lanes", [_DARK, _PALE], N=max(2, lanes))
     sample: dict[str, Any] = {"hatch": "/////", "edgecolor": _INK, "linewidth": 0}
@@ -267,6 +263,7 @@ def timeline(spans: "pd.DataFrame") -> "Figure":
             look = {"compute": shade, "sample": shade | sample, "send": send, "receive": wait}[kind]
             bars = list(zip(group["start_ms"], group["end_ms"] - group["start_ms"], strict=True))
             axes.broken_barh(bars, (rank - _HEIGHTS[kind] / 2, _HEIGHTS[kind]), **look)
+        axes.set_xlim(left=work["start_ms"].min())  # before it, an idle rank may have waited for long
         axes.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
         axes.set_ylim(ranks - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)

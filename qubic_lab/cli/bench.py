@@ -1,12 +1,16 @@
 """`qubic-lab bench …`: what a model costs on this machine."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note_meaningless, print_json, progress_bar
+from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
 from qubic_lab.errors import check_at_least
+
+if TYPE_CHECKING:
+    from qubic_lab.bench.engine import EngineResult, Spread
 
 
 def register(app: typer.Typer) -> None:
@@ -16,10 +20,100 @@ def register(app: typer.Typer) -> None:
         epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
         rich_markup_mode=None,
     )
-    # A callback keeps `bench memory` a command of its own while it is the only one.
-    group.callback()(lambda: None)
+    group.command(epilog="Example: qubic-lab bench engine --model smollm2 --ranks 1,2 --batch 1,8")(engine)
+    group.command(epilog="Example: qubic-lab bench gpu --model deepseek --dtype fp16")(gpu)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)
     app.add_typer(group, name="bench")
+
+
+def engine(
+    model: options.Model = "smollm2",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, each with as many lanes.")] = "1,2",
+    batch: Annotated[str, typer.Option(help="Requests that decode together in a lane.")] = "1,4,8",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "bf16",
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of each answer.")] = 32,
+    repeat: Annotated[int, typer.Option(help="Measurements of each setup.")] = 5,
+    json: options.Json = False,
+) -> None:
+    """Show the pipeline's prefill and decode speed beside transformers', at equal total threads."""
+    from qubic_lab.bench.engine import bench_engine
+
+    numbers, batches = split_numbers("--ranks", ranks), split_numbers("--batch", batch)
+    dtypes = split_list("--dtype", dtype)
+    with progress_bar() as progress:
+        result = bench_engine(model, numbers, batches, dtypes, prompt_tokens, new_tokens, repeat, progress)
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_engine(result)
+
+
+def _show_engine(result: "EngineResult") -> None:
+    setups = [
+        (
+            *(f"{s.runner}", f"{s.ranks} × {s.threads_a_rank}", f"{s.batch}", f"{s.requests}", s.dtype),
+            _spread_text(s.decode_tokens_per_s),
+            _spread_text(s.prefill_tokens_per_s),
+        )
+        for s in result.setups
+    ]
+    _table(("runner", "ranks × threads", "batch", "requests", "dtype", "decode tokens/s", "prefill tokens/s"), setups)
+    typer.echo("")
+    ratios = [
+        (r.name, f"{r.ranks}", f"{r.batch}", r.dtype, f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})")
+        for r in result.ratios
+    ]
+    _table(("ratio", "ranks", "batch", "dtype", "median (low to high)"), ratios)
+    typer.echo("")
+    typer.echo(
+        f"{result.model}, {result.prompt_tokens} + {result.new_tokens} tokens, {result.repeat} repeats, "
+        f"{result.library}, {result.device}, memory read at {result.bandwidth_before_gb_per_s:.0f} GB/s before and "
+        f"{result.bandwidth_after_gb_per_s:.0f} after, {result.machine}, commit {result.commit}"
+    )
+
+
+def _spread_text(spread: "Spread") -> str:
+    return f"{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table that reads well on a terminal and in Markdown."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        typer.echo("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+
+
+def gpu(
+    model: options.Model = "smollm2",
+    dtype: Annotated[str, typer.Option(help="fp16, bf16 or auto: fp16 on a GPU too old for bf16, else bf16.")] = "auto",
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 100,
+    json: options.Json = False,
+) -> None:
+    """Load a model in 16 bit on the GPU, or else the CPU, and show time, tokens/s and memory of one answer."""
+    from qubic_lab.bench.gpu import bench_gpu
+
+    with progress_bar() as progress:
+        progress("measuring", 0, 1)
+        result = bench_gpu(model, dtype, new_tokens)
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    reserved = result.memory_reserved_bytes
+    typer.echo(
+        f"loaded in {result.load_s:.1f} s, {result.new_tokens} new tokens in {result.seconds:.2f} s "
+        f"(first after {result.ttft_ms:.0f} ms, then {result.tokens_per_s:.1f} tokens/s)"
+    )
+    typer.echo(
+        f"memory used {result.memory_used_bytes / 2**20:.0f} MiB, "
+        f"reserved {'-' if reserved is None else f'{reserved / 2**20:.0f} MiB'} ({result.memory_note})"
+    )
+    typer.echo(
+        f"{result.model}, {result.dtype}, {result.device}, threads: {result.threads}, {result.device_name}, "
+        f"commit {result.commit}"
+    )
 
 
 def memory(

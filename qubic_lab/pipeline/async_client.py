@@ -31,11 +31,11 @@ class AsyncStream:
         token_ids: list[int] = []
         try:
             async for reply in self._replies:
-                if reply.WhichOneof("event") == "end":
+                if reply.WhichOneof("event") == "token":
+                    token_ids.append(reply.token.id)
+                    yield StreamedToken(reply.token.id, reply.token.text)
+                else:
                     self.completion = answer_of(self._request, token_ids, reply.end).completion
-                    return
-                token_ids.append(reply.token.id)
-                yield StreamedToken(reply.token.id, reply.token.text)
         except grpc.aio.AioRpcError as error:
             raise self._pipeline._error(error) from None
 

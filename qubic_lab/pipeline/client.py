@@ -65,11 +65,11 @@ class Stream:
     def __iter__(self) -> Iterator[StreamedToken]:
         try:
             for reply in self._replies:
-                if reply.WhichOneof("event") == "end":
+                if reply.WhichOneof("event") == "token":
+                    self._token_ids.append(reply.token.id)
+                    yield StreamedToken(reply.token.id, reply.token.text)
+                else:  # the last reply; reading on ends the call, which leaving it would cancel
                     self._answer = answer_of(self._request, self._token_ids, reply.end)
-                    return
-                self._token_ids.append(reply.token.id)
-                yield StreamedToken(reply.token.id, reply.token.text)
         except grpc.RpcError as error:
             raise self._pipeline._error(error) from None
 

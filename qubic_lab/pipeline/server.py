@@ -62,6 +62,7 @@ class _Live:
     id: str
     started: float = field(default_factory=time.perf_counter)
     events: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
+    finished: bool = False
 
 
 class PipelineService(pipeline_pb2_grpc.PipelineServicer):
@@ -166,6 +167,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 if event.fault_rank is not None:
                     raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
                 yield pb.GenerateReply(token=answer.add(event))
+            live.finished = True  # a client may hang up with the last reply in hand
             yield pb.GenerateReply(end=answer.end(len(prompt)))
 
     @contextmanager
@@ -181,16 +183,14 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise InputError(f"request id {request_id!r} is in use: give another")
             live = _Live(next(self._numbers), request_id)
             self._live[live.number] = live
-        finished = False
         try:
             yield live, loaded
-            finished = True
         finally:
             self._engine.cancel(live.number)
             with self._lock:
                 del self._live[live.number]
-                self._finished += finished
-                self._failed += not finished
+                self._finished += live.finished
+                self._failed += not live.finished
 
     def _next_event(self, live: _Live, deadline: float) -> Event:
         """Wait for a request's next event while there is progress and time."""

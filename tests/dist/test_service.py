@@ -84,6 +84,18 @@ def test_a_stream_is_its_completion(lab: Pipeline) -> None:
     )
 
 
+def test_stats_count_what_became_of_requests(lab: Pipeline) -> None:
+    before = lab.stats()
+    for _ in range(5):
+        lab.generate("hi", max_new_tokens=3, ignore_eos=True)
+    with pytest.raises(DeadlineError):
+        lab.generate("hi", deadline_s=0.01, **ENDLESS)
+    assert eventually(lambda: lab.stats().requests == 0)
+    after = lab.stats()
+    assert (after.finished - before.finished, after.failed - before.failed) == (5, 1)
+    assert after.tokens - before.tokens >= 15
+
+
 def test_unknown_options_are_errors_with_a_suggestion(lab: Pipeline) -> None:
     with pytest.raises(InputError, match="did you mean 'temperature'"):
         lab.generate("hi", temprature=1.0)

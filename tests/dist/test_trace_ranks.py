@@ -9,7 +9,7 @@ import pytest
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError
 from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.client import Answer
+from qubic_lab.pipeline.calls import Answer
 from qubic_lab.trace import read_trace, request_times, trace_cost
 
 pytestmark = pytest.mark.dist

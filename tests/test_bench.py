@@ -1,0 +1,184 @@
+"""Benchmarks: what is measured and compared, by hand on plain values; and what the commands print. Speeds: never."""
+
+import json
+import re
+import shlex
+from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qubic_lab.bench.engine import (
+    Pairing,
+    Ratio,
+    Sample,
+    Setup,
+    Spread,
+    plan_ratios,
+    plan_setups,
+    ratio,
+    spread,
+    total_threads,
+)
+from qubic_lab.bench.gpu import dtype_for
+from qubic_lab.cli.main import run
+from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.config import resolve_config
+
+ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 4 --repeat 2"
+
+
+@pytest.fixture
+def shared_ranks(one_rank: Pipeline, two_ranks: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the ranks that all tests share, instead of starting their own."""
+    pipelines = {1: one_rank, 2: two_ranks}
+
+    def launch(config: PipelineConfig) -> AbstractContextManager[Pipeline]:
+        pipeline = pipelines[resolve_config(config).ranks]
+        pipeline.configure(config)
+        return nullcontext(pipeline)
+
+    monkeypatch.setattr(Pipeline, "launch", launch)
+
+
+@pytest.fixture(autouse=True)
+def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubic_lab.bench.engine.PROBE_BYTES", 2**16)
+
+
+def printed(line: str, capfd: pytest.CaptureFixture[str]) -> str:
+    capfd.readouterr()
+    status = run(shlex.split(line))
+    out, err = capfd.readouterr()
+    assert (status, err) == (0, "")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "threads"), [(2, (1, 2), 2), (16, (1, 2, 3), 12), (16, (1, 2), 16), (1, (1, 2), 2), (3, (2,), 2)]
+)
+def test_threads_can_be_shared_out_evenly(cores: int, ranks: tuple[int, ...], threads: int) -> None:
+    assert total_threads(cores, ranks) == threads
+
+
+def test_a_repeat_measures_each_setup_once_and_what_is_compared_side_by_side() -> None:
+    assert [(s.runner, s.ranks, s.batch, s.requests) for s in plan_setups((1, 2), (1, 2))] == [
+        ("transformers", 1, 1, 1),
+        ("pipeline", 1, 1, 1),
+        ("pipeline", 2, 1, 2),
+        ("pipeline", 1, 2, 2),
+        ("transformers", 1, 2, 2),
+        ("pipeline", 2, 2, 4),
+        ("pipeline", 1, 4, 4),
+    ]
+
+
+def test_everything_compared_is_measured() -> None:
+    setups = plan_setups((1, 2, 3), (1, 4))
+    for pairing in plan_ratios((1, 2, 3), (1, 4)):
+        assert {pairing.above, pairing.below} <= set(setups)
+
+
+def test_several_ranks_are_compared_at_the_same_batch_and_at_the_same_requests() -> None:
+    compared = {p.name: (p.above, p.below) for p in plan_ratios((1, 3), (4,))}
+    three, one = Setup("pipeline", 3, 4), Setup("pipeline", 1, 4)
+    assert compared["ranks_over_one_rank_same_batch"] == (three, one)
+    assert compared["ranks_over_one_rank_same_requests"] == (three, Setup("pipeline", 1, 12))
+    assert three.requests == 12
+
+
+def test_a_ratio_is_the_median_of_the_repeats_own_ratios() -> None:
+    one, reference = Setup("pipeline", 1, 8), Setup("transformers", 1, 8)
+    # The machine drifts: 2, 3 and 1 times as fast in the repeats, though the medians of the speeds are equal.
+    samples = {
+        one: [Sample(20.0, 7.0), Sample(90.0, 7.0), Sample(10.0, 7.0)],
+        reference: [Sample(10.0, 1.0), Sample(30.0, 1.0), Sample(10.0, 1.0)],
+    }
+    decode = Pairing("faster", 8, 1, one, reference, attrgetter("decode_tokens_per_s"))
+    prefill = Pairing("faster", 8, 1, one, reference, attrgetter("prefill_tokens_per_s"))
+    assert ratio(decode, samples, "bf16") == Ratio("faster", 8, 1, "bf16", value=2.0, low=1.0, high=3.0)
+    assert ratio(prefill, samples, "bf16").value == 7.0
+
+
+def test_a_spread_keeps_both_ends() -> None:
+    assert spread([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((12, 0), "bf16"), (None, "bf16")]
+)
+def test_gpus_too_old_for_bf16_compute_in_fp16(capability: tuple[int, int] | None, dtype: str) -> None:
+    assert dtype_for(capability) == dtype
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("engine --batch 0", "batch is 0: .* at least 1"),
+        ("engine --batch 40", "batch × ranks is 80: .* at most 64"),
+        ("engine --batch a", "--batch is 'a'"),
+        ("engine --ranks 0", "ranks is 0"),
+        ("engine --ranks 1,9 --batch 1", "ranks is 9"),
+        ("engine --repeat 0", "repeat is 0"),
+        ("engine --dtype bf61", "unknown dtype 'bf61': did you mean 'bf16'"),
+        ("engine --prompt-tokens 0", "prompt_tokens is 0"),
+        ("engine --new-tokens 1", "new_tokens is 1: .* at least 2"),
+        ("engine --prompt-tokens 500", "context of 512: give fewer"),
+        ("gpu --dtype fp32", "unknown dtype 'fp32': known: auto, bf16, fp16"),
+        ("gpu --new-tokens 0", "new_tokens is 0"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(
+    options: str, said: str, tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(shlex.split(f"bench {options} --model {tiny}")) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search(said, err), err
+
+
+def test_bench_engine_compares_ranks_and_transformers(
+    tiny: Path, shared_ranks: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads(printed(f"{ENGINE} --dtype bf16,fp32 --model {tiny} --json", capfd))
+    assert result.keys() >= {"model", "device", "threads", "library", "machine", "commit", "meaningless"}
+    assert result["bandwidth_before_gb_per_s"] > 0 and result["bandwidth_after_gb_per_s"] > 0
+    assert len(result["setups"]) == 2 * len(plan_setups((1, 2), (1, 2)))
+    for setup in result["setups"]:
+        assert setup["ranks"] * setup["threads_a_rank"] == result["threads"]
+        for speed in (setup["decode_tokens_per_s"], setup["prefill_tokens_per_s"]):
+            assert 0 < speed["low"] <= speed["median"] <= speed["high"]
+    assert {(r["name"], r["batch"], r["ranks"], r["dtype"]) for r in result["ratios"]} == {
+        (name, batch, ranks, dtype)
+        for name, ranks in (
+            ("one_rank_over_transformers", 1),
+            ("one_rank_over_transformers_prefill", 1),
+            ("ranks_over_one_rank_same_batch", 2),
+            ("ranks_over_one_rank_same_requests", 2),
+        )
+        for batch in (1, 2)
+        for dtype in ("bf16", "fp32")
+    }
+    assert all(0 < r["low"] <= r["value"] <= r["high"] for r in result["ratios"])
+
+
+def test_bench_engine_prints_tables(tiny: Path, shared_ranks: None, capfd: pytest.CaptureFixture[str]) -> None:
+    speeds, ratios, about = printed(f"{ENGINE} --model {tiny}", capfd).split("\n\n")
+    assert len(speeds.splitlines()) == 2 + len(plan_setups((1, 2), (1, 2)))
+    assert len(ratios.splitlines()) == 2 + len(plan_ratios((1, 2), (1, 2)))
+    for table in (speeds, ratios):
+        assert len({len(line) for line in table.splitlines()}) == 1, "columns are aligned"
+    assert re.search(r"5 \+ 4 tokens, 2 repeats, transformers .* GB/s before and \d+ after", about)
+
+
+def test_bench_gpu_runs_on_a_cpu_too(tiny: Path, shared_ranks: None, capfd: pytest.CaptureFixture[str]) -> None:
+    line = f"bench gpu --model {tiny} --new-tokens 3"
+    result: dict[str, Any] = json.loads(printed(f"{line} --json", capfd))
+    expected = {"device": "cpu", "dtype": "bf16", "new_tokens": 3, "memory_reserved_bytes": None}
+    assert result.items() >= expected.items()
+    assert result["memory_used_bytes"] > 0 and "CPU" in result["memory_note"]
+    assert result.keys() >= {"load_s", "seconds", "ttft_ms", "tokens_per_s", "threads", "commit"}
+    loaded, memory, about = printed(f"{line} --dtype fp16", capfd).splitlines()
+    assert "3 new tokens in" in loaded and "reserved -" in memory and "fp16" in about
