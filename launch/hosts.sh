@@ -13,7 +13,7 @@ shift 4
 export GLOO_SOCKET_IFNAME=$interface NCCL_SOCKET_IFNAME="=$interface"
 
 # A rank that hears nothing from another for so long gives up, while joining, loading or working. It must be more than
-# the slowest host takes to load its layers; an idle pipeline beats every 10 s and never comes near it. A peer whose
+# the slowest host takes to load its layers; an idle pipeline beats every 2 s and never comes near it. A peer whose
 # connection breaks is noticed at once, whatever this says.
 export QUBIC_LAB_GROUP_TIMEOUT_S=${QUBIC_LAB_GROUP_TIMEOUT_S:-300}
 

@@ -7,11 +7,21 @@ from pathlib import Path
 import grpc
 import pytest
 
-from qubic_lab.errors import InputError, ModelError, NonFiniteError, QubicLabError, RankError
+from qubic_lab.errors import (
+    BusyError,
+    DeadlineError,
+    InputError,
+    ModelError,
+    NonFiniteError,
+    QubicLabError,
+    RankError,
+    RequestCancelled,
+)
 from qubic_lab.wire.channel import error_of, status_of
 
 ROOT = Path(__file__).parents[1]
 PROTO = "qubic_lab/wire/pipeline.proto"
+KINDS = [InputError, ModelError, NonFiniteError, RankError, BusyError, DeadlineError, RequestCancelled]
 
 
 class Failed(grpc.RpcError):
@@ -43,7 +53,7 @@ def without_versions(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if "VERSION" not in line and "ersion" not in line.lower()]
 
 
-@pytest.mark.parametrize("kind", [InputError, ModelError, NonFiniteError, RankError])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_error_keeps_its_kind_and_text(kind: type[QubicLabError]) -> None:
     error = error_of(Failed(status_of(kind("what, value, remedy")), "what, value, remedy"))
     assert type(error) is kind

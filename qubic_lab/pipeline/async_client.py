@@ -60,7 +60,7 @@ class AsyncPipeline:
             await asyncio.wait_for(pipeline._channel.channel_ready(), CONNECT_TIMEOUT_S)
         except TimeoutError:
             await pipeline.close()
-            raise RankError(f"{pipeline._name} does not answer: check the address, and that it runs") from None
+            raise RankError(f"{pipeline._name} does not answer: check address and TLS files") from None
         return pipeline
 
     async def generate(self, prompt: str | Request = "", **options: Any) -> Completion:

@@ -169,8 +169,8 @@ class Pipeline:
             InputError: a value is wrong, or it asks for another number of ranks.
         """
         resolved = resolve_config(config)
-        if resolved.ranks != self.config.ranks:
-            raise InputError(f"this pipeline has {self.config.ranks} ranks, not {resolved.ranks}: launch another")
+        if resolved.ranks != (ranks := len(self.describe())):
+            raise InputError(f"this pipeline has {ranks} ranks, not {resolved.ranks}: launch another")
         self._configure(resolved)
 
     def describe(self) -> list[RankDescription]:
@@ -292,4 +292,6 @@ class Pipeline:
                 if self._ranks is not None and (self._ranks.ended or time.monotonic() > deadline):
                     raise self._ranks.loss() from None
                 if time.monotonic() > deadline:
-                    raise RankError(f"{self._name} does not answer: check the address, and that it runs") from None
+                    raise RankError(
+                        f"{self._name} does not answer: check address, process and TLS files of both sides"
+                    ) from None

@@ -22,7 +22,7 @@ from qubic_lab.pipeline.schedule import Event, Limits, Scheduler
 
 PREFILL_CHUNK = 128
 """Tokens of a prompt's chunk: where a prompt is cut depends on the prompt alone."""
-IDLE_BEAT_S = 10.0
+IDLE_BEAT_S = 2.0
 """An idle ring sends a report round: a receive that waits too long would count as a lost peer."""
 
 Replies = list[dict[str, Any]]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -18,6 +17,7 @@ from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteError, QubicLabError, RequestCancelled
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
@@ -134,7 +134,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                     f"{message.lanes} lanes of {message.slots_per_lane} slots: give at least 1 of each, "
                     f"at most {MAX_SLOTS} slots"
                 )
-            folder = Path(message.model_folder)
+            folder = resolve_model(message.model_folder)  # a name where hosts keep models elsewhere
             if read_split(folder) is not None:
                 folder = rank_folder(folder, 0)
             config = load_config(folder)

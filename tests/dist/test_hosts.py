@@ -22,7 +22,7 @@ pytestmark = pytest.mark.dist
 LAUNCH = Path(__file__).parents[2] / "launch"
 GREEDY = Request(token_ids=(1, 2, 3), sampling=SamplingParams(max_new_tokens=8, ignore_eos=True))
 STARTED_WITHIN_S = 60.0
-GONE_WITHIN_S = 20.0
+GONE_WITHIN_S = 10.0
 
 
 class Host:
