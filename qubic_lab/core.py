@@ -8,6 +8,7 @@ from qubic_lab.errors import InputError, check_range
 FinishReason = Literal["stop", "length"]
 
 MAX_SEED = 2**63 - 1
+MAX_TOP_LOGPROBS = 20
 MAX_COUNT = 2**31 - 1
 """Seeds and counts travel between processes as whole numbers of fixed size."""
 
@@ -15,6 +16,9 @@ MAX_COUNT = 2**31 - 1
 @dataclass(frozen=True)
 class SamplingParams:
     """How tokens are chosen; temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token.
+
+    With `logprobs` each token comes with its log-probability (natural, before temperature and cuts) and those of the
+    `top_logprobs` likeliest tokens.
 
     Raises:
         InputError: a value is out of its range.
@@ -27,6 +31,8 @@ class SamplingParams:
     seed: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_COUNT)
@@ -37,6 +43,9 @@ class SamplingParams:
             raise InputError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
         if not 0 <= self.seed <= MAX_SEED:
             raise InputError(f"seed is {self.seed}: it must be between 0 and {MAX_SEED}")
+        check_range("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        if self.top_logprobs and not self.logprobs:
+            raise InputError(f"top_logprobs is {self.top_logprobs} without logprobs: ask for both")
         if any(not text for text in self.stop):
             raise InputError("a stop string is empty: leave it out or give at least one character")
         for text in self.stop:
@@ -68,7 +77,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: the text, its tokens and how fast they came (`ttft_ms`: submission to first token)."""
+    """An answer: the text, its tokens and how fast they came (`ttft_ms`: submission to first token).
+
+    `logprobs` holds the log-probability of each token, if they were asked for.
+    """
 
     prompt: str
     text: str
@@ -77,6 +89,7 @@ class Completion:
     prompt_tokens: int
     ttft_ms: float
     tokens_per_s: float
+    logprobs: tuple[float, ...] = ()
 
 
 def _check_unicode(what: str, text: str) -> None:

@@ -20,6 +20,7 @@ works = st.builds(
     seed=st.integers(0, MAX_SEED),
     token=small,
     fault=small,
+    logprobs=small,
 )
 messages = st.builds(
     Message,

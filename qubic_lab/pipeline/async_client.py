@@ -10,7 +10,7 @@ import grpc.aio
 
 from qubic_lab.core import Completion, Request
 from qubic_lab.errors import QubicLabError, RankError
-from qubic_lab.pipeline.calls import StreamedToken, answer_of, as_request, generate_message
+from qubic_lab.pipeline.calls import StreamedToken, answer_of, as_request, generate_message, token_of
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import TlsFiles, error_of, open_async_channel
@@ -28,14 +28,14 @@ class AsyncStream:
         self.completion: Completion | None = None
 
     async def __aiter__(self) -> AsyncIterator[StreamedToken]:
-        token_ids: list[int] = []
+        tokens: list[StreamedToken] = []
         try:
             async for reply in self._replies:
                 if reply.WhichOneof("event") == "token":
-                    token_ids.append(reply.token.id)
-                    yield StreamedToken(reply.token.id, reply.token.text)
+                    tokens.append(token_of(reply.token))
+                    yield tokens[-1]
                 else:
-                    self.completion = answer_of(self._request, token_ids, reply.end).completion
+                    self.completion = answer_of(self._request, tokens, reply.end).completion
         except grpc.aio.AioRpcError as error:
             raise self._pipeline._error(error) from None
 

@@ -14,10 +14,15 @@ _REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
 
 @dataclass(frozen=True)
 class StreamedToken:
-    """A token of an answer and the text that is certain with it; printed, it is that text."""
+    """A token of an answer and the text that is certain with it; printed, it is that text.
+
+    `logprob` and the likeliest tokens (id, log-probability) are there if they were asked for.
+    """
 
     id: int
     text: str
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -64,16 +69,23 @@ def generate_message(request: Request, id: str, deadline_s: float) -> pb.Generat
     )
 
 
-def answer_of(request: Request, token_ids: Sequence[int], end: pb.End) -> Answer:
+def token_of(token: pb.Token) -> StreamedToken:
+    """Return a token as it was sent."""
+    logprob = token.logprob if token.HasField("logprob") else None
+    return StreamedToken(token.id, token.text, logprob, tuple((top.id, top.logprob) for top in token.top))
+
+
+def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) -> Answer:
     """Return the whole answer, made from its tokens and the end that was sent after them."""
     finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
     completion = Completion(
         prompt=request.prompt,
         text=end.text,
-        token_ids=tuple(token_ids),
+        token_ids=tuple(token.id for token in tokens),
         finish_reason=finish,
         prompt_tokens=end.prompt_tokens,
         ttft_ms=end.ttft_ms,
         tokens_per_s=end.tokens_per_s,
+        logprobs=tuple(token.logprob for token in tokens if token.logprob is not None),
     )
     return Answer(end.request, completion)

@@ -13,7 +13,7 @@ import grpc
 
 from qubic_lab.core import Completion, Request
 from qubic_lab.errors import InputError, QubicLabError, RankError, check_choice
-from qubic_lab.pipeline.calls import Answer, StreamedToken, answer_of, as_request, generate_message
+from qubic_lab.pipeline.calls import Answer, StreamedToken, answer_of, as_request, generate_message, token_of
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -59,17 +59,17 @@ class Stream:
         self._pipeline = pipeline
         self._request = request
         self._replies = replies
-        self._token_ids: list[int] = []
+        self._tokens: list[StreamedToken] = []
         self._answer: Answer | None = None
 
     def __iter__(self) -> Iterator[StreamedToken]:
         try:
             for reply in self._replies:
                 if reply.WhichOneof("event") == "token":
-                    self._token_ids.append(reply.token.id)
-                    yield StreamedToken(reply.token.id, reply.token.text)
+                    self._tokens.append(token_of(reply.token))
+                    yield self._tokens[-1]
                 else:  # the last reply; reading on ends the call, which leaving it would cancel
-                    self._answer = answer_of(self._request, self._token_ids, reply.end)
+                    self._answer = answer_of(self._request, self._tokens, reply.end)
         except grpc.RpcError as error:
             raise self._pipeline._error(error) from None
 
@@ -189,7 +189,7 @@ class Pipeline:
         Args:
             prompt: a text, or a ready Request.
             **options: `token_ids` instead of a text, `raw`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`,
-                `ignore_eos`, `stop`; and `deadline_s`, the most seconds that the answer may take.
+                `ignore_eos`, `stop`, `logprobs`, `top_logprobs`; and `deadline_s`, the most seconds for the answer.
 
         Raises:
             InputError: an option is unknown or out of range, or the prompt does not fit.

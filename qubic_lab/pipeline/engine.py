@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from qubic_lab.core import SamplingParams
 from qubic_lab.errors import BusyError
 from qubic_lab.pipeline.member import (
@@ -17,8 +19,8 @@ from qubic_lab.pipeline.member import (
     check_replies,
     configure_order,
 )
-from qubic_lab.pipeline.message import Kind, Message
-from qubic_lab.pipeline.schedule import Event, Limits, Scheduler
+from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, Kind, Message
+from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, with_logprobs
 
 PREFILL_CHUNK = 128
 """Tokens of a prompt's chunk: where a prompt is cut depends on the prompt alone."""
@@ -110,11 +112,26 @@ class Engine:
         sent = self._in_flight.popleft()
         assert message.sequence == sent.sequence, f"micro-batch {message.sequence} came back for {sent.sequence}"
         self.progressed_at = time.monotonic()
+        logprobs = self._receive_logprobs(message)
         for event in scheduler.complete(message):
+            if event.request in logprobs:
+                event = with_logprobs(event, logprobs[event.request])
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
                 del self._sinks[event.request]
             sink(event)
+
+    def _receive_logprobs(self, message: Message) -> dict[int, list[float]]:
+        """Return each request's row of log-probabilities, where the message carries any."""
+        if not message.has_logprobs:
+            return {}
+        shape = (len(message.works), LOGPROB_COLUMNS)
+        rows = self._member.transport.receive_payload(shape, torch.float64, torch.device("cpu")).tolist()
+        return {
+            work.request: row[: 1 + 2 * work.logprobs]
+            for work, row in zip(message.works, rows, strict=True)
+            if work.logprobs != NO_LOGPROBS and work.token != NO_TOKEN
+        }
 
     def _take_commands(self) -> "list[_Submit | _Cancel | _Order]":
         """Return what others left; when there is nothing to do, wait for it."""

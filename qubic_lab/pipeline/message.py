@@ -10,6 +10,8 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from qubic_lab.core import MAX_TOP_LOGPROBS
+
 Header = npt.NDArray[np.int64]
 
 MAX_SLOTS = 64
@@ -17,9 +19,12 @@ MAX_SLOTS = 64
 NO_FAULT = -1
 NO_TOKEN = -1
 NO_SAMPLE = -1
+NO_LOGPROBS = -1
+LOGPROB_COLUMNS = 1 + 2 * MAX_TOP_LOGPROBS
+"""Numbers of a work's log-probabilities: the chosen token's, then pairs of token and log-probability."""
 
 _PREFIX_WORDS = 6
-_WORK_WORDS = 10
+_WORK_WORDS = 11
 HEADER_WORDS = _PREFIX_WORDS + MAX_SLOTS * _WORK_WORDS
 
 
@@ -39,7 +44,8 @@ class Work:
     """What a micro-batch does for one slot, and what came of it.
 
     `sample` is the index of the answer's token that this step chooses, or NO_SAMPLE where the prompt is not at its end.
-    `fault` names the first rank whose output was not finite.
+    `fault` names the first rank whose output was not finite. `logprobs` is how many of the likeliest tokens to tell of
+    besides the chosen one, or NO_LOGPROBS.
     """
 
     slot: int
@@ -52,6 +58,7 @@ class Work:
     seed: int = 0
     token: int = NO_TOKEN
     fault: int = NO_FAULT
+    logprobs: int = NO_LOGPROBS
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class Message:
     lane: int = 0
     count: int = 1
     works: tuple[Work, ...] = ()
+
+    @property
+    def has_logprobs(self) -> bool:
+        """True when a payload of log-probabilities, (works, LOGPROB_COLUMNS) fp64, comes back with the tokens."""
+        return any(work.logprobs != NO_LOGPROBS and work.sample != NO_SAMPLE for work in self.works)
 
     def with_fault(self, rank: int, faulty: set[int]) -> "Message":
         """Mark the works at the indices `faulty`, unless an earlier rank already did."""
@@ -99,6 +111,7 @@ def encode(message: Message) -> Header:
             work.seed,
             work.token,
             work.fault,
+            work.logprobs,
         )
     return header
 
@@ -112,8 +125,8 @@ def decode(header: Header) -> Message:
 def _work(header: Header, index: int) -> Work:
     start = _PREFIX_WORDS + index * _WORK_WORDS
     words = [int(word) for word in header[start : start + _WORK_WORDS]]
-    slot, request, position, sample, temperature, top_p, top_k, seed, token, fault = words
-    return Work(slot, request, position, sample, _float(temperature), _float(top_p), top_k, seed, token, fault)
+    slot, request, position, sample, temperature, top_p, *rest = words
+    return Work(slot, request, position, sample, _float(temperature), _float(top_p), *rest)
 
 
 def _bits(value: float) -> int:

@@ -1,9 +1,11 @@
 """Choosing a token from logits; the same request gives the same tokens whatever runs beside it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
-from qubic_lab.pipeline.message import Work
+from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, Work
 
 
 def choose_token(logits_V: torch.Tensor, work: Work) -> int:
@@ -25,6 +27,22 @@ def choose_token(logits_V: torch.Tensor, work: Work) -> int:
         before = probabilities.cumsum(0) - probabilities
         probabilities = probabilities[before < work.top_p]  # the first token always stays: nothing is before it
     return int(tokens[_draw(probabilities, work)])
+
+
+def log_probabilities(logits_NV: torch.Tensor, works: Sequence[Work]) -> torch.Tensor:
+    """Return the log-probabilities of chosen and likeliest tokens, shape (works, LOGPROB_COLUMNS), fp64, on the CPU.
+
+    They are those of the model, before temperature and cuts.
+    """
+    found = torch.zeros(len(works), LOGPROB_COLUMNS, dtype=torch.float64)
+    for row, (work, logits_V) in enumerate(zip(works, logits_NV.cpu().double(), strict=True)):
+        if work.logprobs == NO_LOGPROBS or work.token == NO_TOKEN:
+            continue
+        logprobs_V = torch.log_softmax(logits_V, dim=0)
+        found[row, 0] = logprobs_V[work.token]
+        values, tokens = logprobs_V.topk(min(work.logprobs, logprobs_V.numel()))
+        found[row, 1 : 1 + 2 * len(values)] = torch.stack((tokens.double(), values), dim=1).flatten()
+    return found
 
 
 def _draw(probabilities: torch.Tensor, work: Work) -> int:

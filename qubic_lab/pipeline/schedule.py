@@ -6,10 +6,10 @@ every rank works while the others do. A prompt travels in chunks as micro-batche
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qubic_lab.core import FinishReason, SamplingParams
-from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, Kind, Message, Work
+from qubic_lab.pipeline.message import NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
 
 PREFILL_BURST = 4
 """So many prompt chunks go in a row before a lane that could decode gets its turn."""
@@ -34,6 +34,14 @@ class Event:
     token: int | None = None
     finish: FinishReason | None = None
     fault_rank: int | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+def with_logprobs(event: Event, row: Sequence[float]) -> Event:
+    """Return a token's event with its log-probabilities: the chosen token's, then pairs of token and its own."""
+    pairs = [(int(row[i]), row[i + 1]) for i in range(1, len(row), 2)]
+    return replace(event, logprob=row[0], top_logprobs=tuple(pairs))
 
 
 @dataclass(frozen=True)
@@ -216,4 +224,5 @@ def _work(index: int, slot: _Slot, position: int, sample: int) -> Work:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=sampling.seed,
+        logprobs=sampling.top_logprobs if sampling.logprobs else NO_LOGPROBS,
     )

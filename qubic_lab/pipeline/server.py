@@ -248,7 +248,8 @@ class _Answer:
             piece += self._text.end()
             self.finish_reason = "stop" if self._text.stopped else self.finish_reason
         self._pieces.append(piece)
-        return pb.Token(id=event.token, text=piece)
+        top = [pb.TopToken(id=token, logprob=logprob) for token, logprob in event.top_logprobs]
+        return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)
 
     def end(self, prompt_tokens: int) -> pb.End:
         """Return the whole answer's text and rates; tokens/s are those after the first."""
@@ -304,7 +305,17 @@ def _stage_settings(message: pb.Settings) -> StageSettings:
 
 def _request(message: pb.GenerateRequest) -> Request:
     s = message.sampling
-    sampling = SamplingParams(s.max_new_tokens, s.temperature, s.top_p, s.top_k, s.seed, s.ignore_eos, tuple(s.stop))
+    sampling = SamplingParams(
+        s.max_new_tokens,
+        s.temperature,
+        s.top_p,
+        s.top_k,
+        s.seed,
+        s.ignore_eos,
+        tuple(s.stop),
+        s.logprobs,
+        s.top_logprobs,
+    )
     if not 0.0 <= message.deadline_s < float("inf"):
         raise InputError(f"deadline_s is {message.deadline_s}: it must be 0 (none) or more seconds")
     return Request(message.prompt, tuple(message.token_ids), message.raw, sampling)

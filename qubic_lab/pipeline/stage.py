@@ -7,7 +7,7 @@ import torch
 
 from qubic_lab.model.decoder import Decoder, lane_rows
 from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, NO_TOKEN, Kind, Message, Work
-from qubic_lab.pipeline.sampling import choose_token
+from qubic_lab.pipeline.sampling import choose_token, log_probabilities
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 
@@ -53,14 +53,14 @@ class Stage:
 
         Returns:
             The message with faults marked and the hidden states (rows, H) for the next rank; on the last rank the
-            message with its tokens and None.
+            message with its tokens and their log-probabilities, where asked for.
         """
         with self._tracer.span("compute", message):  # to the end of the work: the check for infinities waits for a GPU
             message, hidden_RH = self._run_layers(message, hidden_RH)
         if not self.decoder.stage.has_head:
             return message, hidden_RH
         with self._tracer.span("sample", message):
-            return self._sample(message, hidden_RH), None
+            return self._sample(message, hidden_RH)
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor]:
         if message.kind is Kind.PREFILL:
@@ -79,9 +79,9 @@ class Stage:
         finite_R = hidden_RH.isfinite().all(dim=-1)
         return self._mark(message, {i for i, own in enumerate(rows) if not bool(finite_R[own].all())}), hidden_RH
 
-    def _sample(self, message: Message, hidden_RH: torch.Tensor) -> Message:
+    def _sample(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor | None]:
         if all(work.sample == NO_SAMPLE for work in message.works):
-            return message
+            return message, None
         if message.kind is Kind.PREFILL:
             logits = self.decoder.logits(hidden_RH[-1:]).float()
         else:
@@ -93,7 +93,8 @@ class Stage:
             tokens.append(choose_token(logits_V, work) if work.fault == NO_FAULT else NO_TOKEN)
             if self._capture is not None:
                 self._write_logits(self._capture, work, logits_V)
-        return message.with_tokens(tokens)
+        message = message.with_tokens(tokens)
+        return message, log_probabilities(logits, message.works) if message.has_logprobs else None
 
     def _mark(self, message: Message, faulty: set[int]) -> Message:
         marked = message.with_fault(self.rank, faulty)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
@@ -94,6 +95,31 @@ def test_stats_count_what_became_of_requests(lab: Pipeline) -> None:
     after = lab.stats()
     assert (after.finished - before.finished, after.failed - before.failed) == (5, 1)
     assert after.tokens - before.tokens >= 15
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_logprobs_are_those_of_the_logits(
+    ranks: int, one_rank: Pipeline, two_ranks: Pipeline, tiny: Path, tmp_path: Path
+) -> None:
+    lab = one_rank if ranks == 1 else two_ranks
+    lab.configure(PipelineConfig(model=str(tiny), ranks=ranks, slots=2, threads=1, dtype="fp32", capture=tmp_path))
+    options = {"max_new_tokens": 9, "temperature": 1.0, "ignore_eos": True}
+    plain = [lab.stream(f"other {n}", **options) for n in range(3)]
+    stream = lab.stream("hi", **options, logprobs=True, top_logprobs=4)
+    tokens = list(stream)
+    answer = stream.answer()
+    logits = np.fromfile(tmp_path / f"{answer.number}.f32", "<f4").reshape(9, -1).astype(np.float64)
+    expected = (
+        logits
+        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+        - logits.max(1, keepdims=True)
+    )
+    for row, token in zip(expected, tokens, strict=True):
+        assert token.logprob == pytest.approx(row[token.id])
+        assert [top for _, top in token.top_logprobs] == pytest.approx(sorted(row, reverse=True)[:4])
+        assert [row[top] for top, _ in token.top_logprobs] == pytest.approx([lp for _, lp in token.top_logprobs])
+    assert answer.completion.logprobs == tuple(token.logprob for token in tokens)
+    assert all(s.answer().completion.logprobs == () for s in plain)
 
 
 def test_unknown_options_are_errors_with_a_suggestion(lab: Pipeline) -> None:
@@ -207,6 +233,8 @@ samplings = st.builds(
     seed=st.one_of(st.integers(0, MAX_SEED), st.integers(0, 2**64 - 1)),
     ignore_eos=st.booleans(),
     stop=st.lists(text, max_size=3),
+    logprobs=st.booleans(),
+    top_logprobs=st.one_of(st.integers(0, 30), word),
 )
 wild_requests = st.builds(
     pb.GenerateRequest,
