@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qubic_lab.core import SamplingParams
 from qubic_lab.pipeline.message import NO_SAMPLE, Kind, Message
-from qubic_lab.pipeline.schedule import Event, Limits, Scheduler
+from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling
 
 LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_ids=frozenset({9}))
 
@@ -131,3 +131,49 @@ def test_a_fault_ends_its_request_alone_and_once() -> None:
     _, later = drive(scheduler, depth=2)
     assert events == [Event(0, fault_rank=1)]
     assert [event.request for event in later] == [1, 1, 1]
+
+
+SIBLINGS = [Sibling(number, SamplingParams(max_new_tokens=3)) for number in (1, 2)]
+
+
+def test_siblings_join_when_the_prompt_is_at_its_end_and_it_is_sent_once() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, range(6), SamplingParams(max_new_tokens=3), SIBLINGS)
+    sent, events = drive(scheduler, depth=2)
+    prefills = [message for message in sent if message.kind is Kind.PREFILL]
+    assert [[work.request for work in message.works] for message in prefills] == [[0], [0, 1, 2]]
+    for number in range(3):
+        assert [event.finish for event in events if event.request == number] == [None, None, "length"]
+
+
+def test_siblings_wait_until_there_is_room_for_all() -> None:
+    scheduler = Scheduler(LIMITS)
+    for number in (7, 8):
+        scheduler.submit(number, [1], SamplingParams(max_new_tokens=2))
+    scheduler.submit(0, range(3), SamplingParams(max_new_tokens=3), SIBLINGS)
+    sent, events = drive(scheduler, depth=2)
+    assert [message.works[0].request for message in sent if message.kind is Kind.PREFILL] == [7, 8, 0]
+    assert len(events) == 2 * 2 + 3 * 3
+
+
+def test_a_fault_before_the_end_of_a_prompt_ends_all_siblings() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3), SIBLINGS)
+    first = scheduler.next_micro_batch()
+    assert first is not None
+    events = scheduler.complete(answered(first).with_fault(1, {0}))
+    assert sorted(event.request for event in events if event.fault_rank == 1) == [0, 1, 2]
+    assert scheduler.idle
+
+
+def test_a_cancelled_sibling_s_place_is_nobody_else_s_sibling() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3), SIBLINGS)
+    first = scheduler.next_micro_batch()
+    assert first is not None
+    scheduler.cancel(1)
+    scheduler.submit(9, [1], SamplingParams(max_new_tokens=1))
+    scheduler.complete(answered(first))
+    sent, events = drive(scheduler, depth=1)
+    assert [work.request for message in sent for work in message.works if message.count > 1] == [0, 2]
+    assert sum(event.request == 9 for event in events) == 1

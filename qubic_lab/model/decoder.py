@@ -137,6 +137,11 @@ class Decoder:
         for cache in (*self.keys, *self.values):
             cache[slot].zero_()
 
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Let a slot go on from the first `length` positions of another."""
+        for cache in (*self.keys, *self.values):
+            cache[target, :, :length] = cache[source, :, :length]
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that this stage holds; a tied matrix that serves twice counts once."""

@@ -57,7 +57,7 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
     return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
 
 
-def generate_message(request: Request, id: str, deadline_s: float) -> pb.GenerateRequest:
+def generate_message(request: Request, id: str, deadline_s: float, samples: int = 1) -> pb.GenerateRequest:
     """Return what is sent to ask for an answer."""
     return pb.GenerateRequest(
         prompt=request.prompt,
@@ -66,6 +66,7 @@ def generate_message(request: Request, id: str, deadline_s: float) -> pb.Generat
         sampling=pb.Sampling(**{name: getattr(request.sampling, name) for name in _SAMPLING}),
         id=id,
         deadline_s=deadline_s,
+        samples=samples,
     )
 
 

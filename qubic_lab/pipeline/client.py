@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from qubic_lab.core import Completion, Request
-from qubic_lab.errors import InputError, QubicLabError, RankError, check_choice
+from qubic_lab.errors import InputError, QubicLabError, RankError, check_at_least, check_choice
 from qubic_lab.pipeline.calls import Answer, StreamedToken, answer_of, as_request, generate_message, token_of
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
@@ -211,6 +211,27 @@ class Pipeline:
         """
         request = as_request(prompt, options)
         return Stream(self, request, self._start(request, id, deadline_s))
+
+    def samples(
+        self, prompt: str | Request, count: int, *, id: str = "", deadline_s: float = 0.0, **options: Any
+    ) -> list[Completion]:
+        """Answer one prompt `count` times, with the seeds `seed`, `seed + 1`, …; the prompt is computed once.
+
+        Arguments and errors as of `generate` and `stream`; at most as many samples as the lanes have slots.
+        """
+        check_at_least("count", count, 1)
+        request = as_request(prompt, options)
+        tokens: list[list[StreamedToken]] = [[] for _ in range(count)]
+        answers: dict[int, Answer] = {}
+        try:
+            for reply in self._stub.Generate(generate_message(request, id, deadline_s, count)):
+                if reply.WhichOneof("event") == "token":
+                    tokens[reply.sample].append(token_of(reply.token))
+                else:
+                    answers[reply.sample] = answer_of(request, tokens[reply.sample], reply.end)
+        except grpc.RpcError as error:
+            raise self._error(error) from None
+        return [answers[sample].completion for sample in range(count)]
 
     def cancel(self, id: str) -> bool:
         """End a request by its id, whoever asked it; return whether there was one."""

@@ -3,7 +3,7 @@
 import queue
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from qubic_lab.pipeline.member import (
     configure_order,
 )
 from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, Kind, Message
-from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, with_logprobs
+from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling, with_logprobs
 
 PREFILL_CHUNK = 128
 """Tokens of a prompt's chunk: where a prompt is cut depends on the prompt alone."""
@@ -36,6 +36,7 @@ class _Submit:
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    siblings: tuple[Sibling, ...]
     sink: Sink
     time_ns: int
 
@@ -76,9 +77,16 @@ class Engine:
         """Ask every rank what it holds."""
         return self._order(REPORT_ORDER, None)
 
-    def submit(self, request: int, prompt: tuple[int, ...], sampling: SamplingParams, sink: Sink) -> None:
-        """Queue a request; `sink` is called from the engine's thread with each of its events."""
-        self._commands.put(_Submit(request, prompt, sampling, sink, time.perf_counter_ns()))
+    def submit(
+        self,
+        request: int,
+        prompt: tuple[int, ...],
+        sampling: SamplingParams,
+        sink: Sink,
+        siblings: Sequence[Sibling] = (),
+    ) -> None:
+        """Queue a request, and siblings that share its prompt; `sink` gets all their events, in the engine's thread."""
+        self._commands.put(_Submit(request, prompt, sampling, tuple(siblings), sink, time.perf_counter_ns()))
 
     def cancel(self, request: int) -> None:
         """Forget a request: its slot is free at the next step."""
@@ -151,9 +159,10 @@ class Engine:
         match command:
             case _Submit():
                 assert self._scheduler is not None
-                self._sinks[command.request] = command.sink
-                self._member.tracer.submitted(command.request, command.time_ns)
-                self._scheduler.submit(command.request, command.prompt, command.sampling)
+                for request in (command.request, *(sibling.request for sibling in command.siblings)):
+                    self._sinks[request] = command.sink
+                    self._member.tracer.submitted(request, command.time_ns)
+                self._scheduler.submit(command.request, command.prompt, command.sampling, command.siblings)
             case _Cancel():
                 if self._scheduler is not None and command.request in self._sinks:
                     del self._sinks[command.request]

@@ -65,7 +65,8 @@ class Work:
 class Message:
     """A micro-batch on its way (or back with its tokens), or a control text of `count` bytes.
 
-    A PREFILL has one work and `count` tokens, starting at the work's position; a DECODE has one work per busy slot.
+    A PREFILL has `count` tokens of one prompt, starting at the position of its works; at the prompt's end works after
+    the first are siblings, whose slots get a copy of the first one's cache. A DECODE has one work per busy slot.
     """
 
     kind: Kind

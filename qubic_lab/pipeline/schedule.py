@@ -49,11 +49,23 @@ class _Waiting:
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    siblings: "tuple[Sibling, ...]"
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """Another answer to the prompt of a request, which is computed once for all: its number and how to sample it."""
+
+    request: int
+    sampling: SamplingParams
 
 
 @dataclass
 class _Slot:
-    """A request in its place; `sent` prompt tokens are on their way, `tokens` have been chosen."""
+    """A request in its place; `sent` prompt tokens are on their way, `tokens` have been chosen.
+
+    `siblings` are the slots that get a copy of this one's cache when its prompt is at its end.
+    """
 
     request: int
     prompt: tuple[int, ...]
@@ -62,6 +74,7 @@ class _Slot:
     tokens: list[int] = field(default_factory=list)
     in_flight: int = 0  # micro-batches that have not come back
     ended: bool = False  # finished, failed or cancelled: free once nothing is in flight
+    siblings: "tuple[tuple[int, _Slot], ...]" = ()  # with their places
 
     @property
     def decoding(self) -> bool:
@@ -84,10 +97,13 @@ class Scheduler:
         """True when no request waits or runs."""
         return not self._waiting and not any(self._slots)
 
-    def submit(self, request: int, prompt: Sequence[int], sampling: SamplingParams) -> None:
-        """Queue a request; its prompt must be shorter than `max_positions`."""
+    def submit(
+        self, request: int, prompt: Sequence[int], sampling: SamplingParams, siblings: Sequence[Sibling] = ()
+    ) -> None:
+        """Queue a request; its prompt must be shorter than `max_positions`, and all siblings must fit the slots."""
         assert 0 < len(prompt) < self.limits.max_positions
-        self._waiting.append(_Waiting(request, tuple(prompt), sampling))
+        assert len(siblings) < len(self._slots)
+        self._waiting.append(_Waiting(request, tuple(prompt), sampling, tuple(siblings)))
 
     def cancel(self, request: int) -> None:
         """Forget a request; a slot whose micro-batch is under way is freed when that comes back."""
@@ -124,8 +140,18 @@ class Scheduler:
             slot.in_flight -= 1
             if not slot.ended and (event := self._advance(slot, work)):
                 events.append(event)
+            if slot.ended and work.sample == NO_SAMPLE:
+                events += self._give_up(slot, work.fault)
             self._free_if_over(work.slot)
         return events
+
+    def _give_up(self, leader: _Slot, fault_rank: int) -> list[Event]:
+        """End the siblings of a request whose prompt did not come to its end because of a fault."""
+        lost = [(i, slot) for i, slot in leader.siblings if fault_rank != NO_FAULT and not slot.ended]
+        for index, slot in lost:
+            slot.ended = True
+            self._free_if_over(index)
+        return [Event(slot.request, fault_rank=fault_rank) for _, slot in lost]
 
     def _slot(self, index: int) -> _Slot:
         slot = self._slots[index]
@@ -134,14 +160,23 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Place waiting requests, first come first, in the emptiest lanes, so that all ranks get work."""
-        while self._waiting:
-            free = [index for index, slot in enumerate(self._slots) if slot is None]
-            if not free:
-                return
-            busy = [sum(slot is not None for slot in self._lane(lane)) for lane in range(self.limits.lanes)]
-            index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
+        while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
             waiting = self._waiting.popleft()
-            self._slots[index] = _Slot(waiting.request, waiting.prompt, waiting.sampling)
+            leader = _Slot(waiting.request, waiting.prompt, waiting.sampling)
+            self._place(leader)
+            siblings = [
+                _Slot(sibling.request, waiting.prompt, sibling.sampling, sent=len(waiting.prompt))
+                for sibling in waiting.siblings
+            ]
+            leader.siblings = tuple((self._place(sibling), sibling) for sibling in siblings)
+
+    def _place(self, slot: _Slot) -> int:
+        """Put a request into the first free slot of the emptiest lane; return which that is."""
+        free = [index for index, other in enumerate(self._slots) if other is None]
+        busy = [sum(other is not None for other in self._lane(lane)) for lane in range(self.limits.lanes)]
+        index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
+        self._slots[index] = slot
+        return index
 
     def _lane(self, lane: int) -> list[_Slot | None]:
         first = lane * self.limits.slots_per_lane
@@ -171,8 +206,11 @@ class Scheduler:
         count = min(self.limits.chunk, len(slot.prompt) - start)
         slot.sent += count
         last = slot.sent == len(slot.prompt)
-        work = _work(index, slot, position=start, sample=0 if last else NO_SAMPLE)
-        return self._message(Kind.PREFILL, index // self.limits.slots_per_lane, count, (work,))
+        sample = 0 if last else NO_SAMPLE
+        works = [_work(index, slot, start, sample)]
+        if last:
+            works += [_work(i, sibling, start, sample) for i, sibling in slot.siblings if not sibling.ended]
+        return self._message(Kind.PREFILL, index // self.limits.slots_per_lane, count, tuple(works))
 
     def _decode(self, lane: int) -> Message:
         self._next_lane = (lane + 1) % self.limits.lanes

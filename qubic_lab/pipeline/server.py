@@ -1,19 +1,18 @@
 """The gRPC service of rank 0: requests come in as text or token ids, tokens stream out."""
 
-import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteError, QubicLabError, RequestCancelled
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
@@ -22,7 +21,7 @@ from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
 from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.pipeline.schedule import Event, Limits
+from qubic_lab.pipeline.schedule import Event, Limits, Sibling
 from qubic_lab.pipeline.text import TextStream, Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
@@ -56,9 +55,9 @@ class _Loaded:
 
 @dataclass
 class _Live:
-    """A request that runs or waits; None among its events says that it was cancelled."""
+    """A request that runs or waits, with a number for each sample; None among its events says that it was cancelled."""
 
-    number: int
+    numbers: range
     id: str
     started: float = field(default_factory=time.perf_counter)
     events: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
@@ -75,9 +74,9 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         )
         self._lock = threading.Lock()  # guards what follows
         self._loaded: _Loaded | None = None
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, _Live] = {}  # by the first of their numbers
         self._finished = self._failed = self._tokens = 0
-        self._numbers = itertools.count()
+        self._next_number = 0
         self._started = time.monotonic()
         self._set_health(serving=False)
 
@@ -154,24 +153,39 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     def _generate(self, message: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateReply]:
         request = _request(message)
-        with self._admitted(message.id) as (live, loaded):
+        with self._admitted(message.id, max(1, message.samples)) as (live, loaded):
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
             _check_prompt(prompt, loaded.config)
-            self._engine.submit(live.number, prompt, request.sampling, live.events.put)
+            self._submit(live, prompt, request.sampling)
             context.add_callback(lambda: live.events.put(None))  # when the client hangs up; harmless at a good end
-            answer = _Answer(loaded, request.sampling, live)
+            open_answers = {number: _Answer(loaded, request.sampling, live.started, number) for number in live.numbers}
             deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
-            while answer.finish_reason is None:
+            while open_answers:
                 event = self._next_event(live, deadline)
                 if event.fault_rank is not None:
                     raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
-                yield pb.GenerateReply(token=answer.add(event))
-            live.finished = True  # a client may hang up with the last reply in hand
-            yield pb.GenerateReply(end=answer.end(len(prompt)))
+                answer = open_answers.get(event.request)
+                if answer is None:  # a token that was under way when a stop text ended its answer
+                    continue
+                sample = event.request - live.numbers.start
+                yield pb.GenerateReply(sample=sample, token=answer.add(event))
+                if answer.finish_reason is not None:
+                    self._engine.cancel(event.request)
+                    del open_answers[event.request]
+                    live.finished = not open_answers  # a client may hang up with the last reply in hand
+                    yield pb.GenerateReply(sample=sample, end=answer.end(len(prompt)))
+
+    def _submit(self, live: _Live, prompt: tuple[int, ...], sampling: SamplingParams) -> None:
+        first, *others = live.numbers
+        siblings = [
+            Sibling(number, replace(sampling, seed=(sampling.seed + number - first) % (MAX_SEED + 1)))
+            for number in others
+        ]
+        self._engine.submit(first, prompt, sampling, live.events.put, siblings)
 
     @contextmanager
-    def _admitted(self, request_id: str) -> "Iterator[tuple[_Live, _Loaded]]":
+    def _admitted(self, request_id: str, samples: int) -> "Iterator[tuple[_Live, _Loaded]]":
         """Count a request in, or refuse it; when it is over, however it ends, free its slot and count it out."""
         with self._lock:
             loaded = self._loaded
@@ -181,14 +195,18 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise BusyError(f"the pipeline runs {loaded.slots} requests and {MOST_WAITING} wait: try again later")
             if request_id and any(live.id == request_id for live in self._live.values()):
                 raise InputError(f"request id {request_id!r} is in use: give another")
-            live = _Live(next(self._numbers), request_id)
-            self._live[live.number] = live
+            if samples > loaded.slots:
+                raise InputError(f"samples is {samples}: this pipeline answers at most {loaded.slots} at once")
+            live = _Live(range(self._next_number, self._next_number + samples), request_id)
+            self._next_number += samples
+            self._live[live.numbers.start] = live
         try:
             yield live, loaded
         finally:
-            self._engine.cancel(live.number)
+            for number in live.numbers:
+                self._engine.cancel(number)
             with self._lock:
-                del self._live[live.number]
+                del self._live[live.numbers.start]
                 self._finished += live.finished
                 self._failed += not live.finished
 
@@ -228,12 +246,12 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 class _Answer:
     """The tokens of one answer so far, their text and their times."""
 
-    def __init__(self, loaded: _Loaded, sampling: SamplingParams, live: _Live) -> None:
-        self._live = live
+    def __init__(self, loaded: _Loaded, sampling: SamplingParams, started: float, number: int) -> None:
+        self._number = number
         self._text = TextStream(loaded.tokenizer, sampling.stop)
         self._pieces: list[str] = []
         self._ends = frozenset() if sampling.ignore_eos else frozenset(loaded.config.eos_token_ids)
-        self._times = [live.started]
+        self._times = [started]
         self.finish_reason: str | None = None
 
     def add(self, event: Event) -> pb.Token:
@@ -262,7 +280,7 @@ class _Answer:
             prompt_tokens=prompt_tokens,
             ttft_ms=(first - started) * 1000,
             tokens_per_s=rate,
-            request=self._live.number,
+            request=self._number,
         )
 
 

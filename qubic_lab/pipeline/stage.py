@@ -64,11 +64,14 @@ class Stage:
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor]:
         if message.kind is Kind.PREFILL:
-            work = message.works[0]
-            self._clean_slot(work)
+            work, *siblings = message.works
+            if work.position == 0:
+                self._clean_slot(work.slot)
             hidden_RH = self.decoder.prefill(hidden_RH, work.slot, work.position)
-            # one work, all rows are its own
-            rows = [slice(None)]
+            for sibling in siblings:
+                self._clean_slot(sibling.slot)
+                self.decoder.copy_slot(work.slot, sibling.slot, work.position + message.count)
+            rows = [slice(None)] * len(message.works)  # all rows are the prompt's
         else:
             first = message.lane * self.slots_per_lane
             positions = [-1] * self.slots_per_lane
@@ -83,7 +86,7 @@ class Stage:
         if all(work.sample == NO_SAMPLE for work in message.works):
             return message, None
         if message.kind is Kind.PREFILL:
-            logits = self.decoder.logits(hidden_RH[-1:]).float()
+            logits = self.decoder.logits(hidden_RH[-1:]).float().expand(len(message.works), -1)
         else:
             rows = torch.tensor([work.slot % self.slots_per_lane for work in message.works], device=hidden_RH.device)
             logits = self.decoder.logits(hidden_RH)[rows].float()
@@ -101,11 +104,11 @@ class Stage:
         self._spoiled_slots.update(work.slot for work in marked.works if work.fault != NO_FAULT)
         return marked
 
-    def _clean_slot(self, work: Work) -> None:
+    def _clean_slot(self, slot: int) -> None:
         """Zero what a request with infinities left behind before the next one moves in."""
-        if work.position == 0 and work.slot in self._spoiled_slots:
-            self.decoder.clear_slot(work.slot)
-            self._spoiled_slots.discard(work.slot)
+        if slot in self._spoiled_slots:
+            self.decoder.clear_slot(slot)
+            self._spoiled_slots.discard(slot)
 
     def _write_logits(self, folder: Path, work: Work, logits_V: torch.Tensor) -> None:
         with (folder / f"{work.request}.f32").open("wb" if work.sample == 0 else "ab") as file:

@@ -122,6 +122,28 @@ def test_logprobs_are_those_of_the_logits(
     assert all(s.answer().completion.logprobs == () for s in plain)
 
 
+@pytest.mark.parametrize(("ranks", "dtype"), [(1, "fp32"), (2, "fp32"), (2, "bf16")])
+def test_samples_of_one_prompt_are_what_each_seed_gives_alone(
+    ranks: int, dtype: str, one_rank: Pipeline, two_ranks: Pipeline, tiny: Path
+) -> None:
+    lab = one_rank if ranks == 1 else two_ranks
+    lab.configure(PipelineConfig(model=str(tiny), ranks=ranks, slots=4, threads=1, dtype=dtype))
+    options = {"token_ids": tuple(range(1, 200)), "max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
+    others = [lab.stream("something else", max_new_tokens=20, ignore_eos=True) for _ in range(2)]
+    samples = lab.samples("", 3, **options, seed=5)
+    alone = [lab.generate("", **options, seed=5 + n) for n in range(3)]
+    assert [sample.token_ids for sample in samples] == [answer.token_ids for answer in alone]
+    assert len({sample.token_ids for sample in samples}) == 3
+    assert [sample.text for sample in samples] == [answer.text for answer in alone]
+    assert all(len(other.answer().completion.token_ids) == 20 for other in others)
+
+
+def test_more_samples_than_slots_are_refused(lab: Pipeline) -> None:
+    with pytest.raises(InputError, match=r"samples is 3: .* at most 2"):
+        lab.samples("hi", 3)
+    assert len(lab.samples("hi", 2, max_new_tokens=2, ignore_eos=True)) == 2
+
+
 def test_unknown_options_are_errors_with_a_suggestion(lab: Pipeline) -> None:
     with pytest.raises(InputError, match="did you mean 'temperature'"):
         lab.generate("hi", temprature=1.0)
@@ -245,6 +267,7 @@ wild_requests = st.builds(
     id=text,
     deadline_s=st.one_of(st.just(0.0), st.floats()),
     model=st.one_of(st.just(""), text),
+    samples=st.one_of(st.integers(0, 3), word),
 )
 
 
