@@ -33,7 +33,8 @@ from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.client import resolve_config
 from qubic_lab.settings import settings
 
-COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "run", "report", "bench memory")
+BENCHES = ("bench engine", "bench gpu", "bench memory", "bench tracing")
+COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "run", "report", *BENCHES)
 GONE_WITHIN_S = 10.0
 RUN_MARK = "QUBIC_LAB_TEST_RUN"
 SAMPLED = "--temperature 1 --top-k 50 --top-p 0.95 --max-new-tokens 12 --threads 1 --json"

@@ -14,6 +14,8 @@ PROMPT_TOKENS = 64
 DTYPES = ("auto", "fp16", "bf16")
 FIRST_CAPABILITY_WITH_BF16 = (8, 0)
 """Compute capability of the first GPUs that compute in bf16 (Ampere); older ones, such as the T4, emulate it."""
+GPU_NOTE = "used: most that tensors took on the GPU; reserved: most that torch's allocator held"
+CPU_NOTE = "used: peak resident memory of the rank's process; a process on a CPU reserves none beyond it"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100
         answered = time.perf_counter()
         [rank] = pipeline.describe()
         used = pipeline.config
+    on_gpu = used.device == "cuda"
     return GpuResult(
         load_s=loaded - started,
         seconds=answered - loaded,
@@ -78,9 +81,9 @@ def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100
         tokens_per_s=completion.tokens_per_s,
         new_tokens=len(completion.token_ids),
         prompt_tokens=PROMPT_TOKENS,
-        memory_used_bytes=rank.peak_rss_bytes,
-        memory_reserved_bytes=None,
-        memory_note="used: peak resident memory of the rank's process; a process on a CPU reserves none beyond it",
+        memory_used_bytes=rank.gpu_used_bytes if on_gpu else rank.peak_rss_bytes,
+        memory_reserved_bytes=rank.gpu_reserved_bytes if on_gpu else None,
+        memory_note=GPU_NOTE if on_gpu else CPU_NOTE,
         model=used.model,
         meaningless=used.meaningless,
         dtype=used.dtype,

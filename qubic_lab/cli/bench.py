@@ -1,13 +1,14 @@
 """`qubic-lab bench …`: what a model costs on this machine."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
-from qubic_lab.errors import check_at_least
+from qubic_lab.errors import QubicLabError, check_at_least
 
 if TYPE_CHECKING:
     from qubic_lab.bench.engine import EngineResult, Spread
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     group.command(epilog="Example: qubic-lab bench engine --model smollm2 --ranks 1,2 --batch 1,8")(engine)
     group.command(epilog="Example: qubic-lab bench gpu --model deepseek --dtype fp16")(gpu)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)
+    group.command(epilog="Example: qubic-lab bench tracing --model smollm2 --ranks 2")(tracing)
     app.add_typer(group, name="bench")
 
 
@@ -144,3 +146,25 @@ def memory(
             f"peak {rank.load_peak_rss_bytes / 2**20:.0f} MiB at load, {rank.peak_rss_bytes / 2**20:.0f} MiB in all"
         )
     typer.echo(f"{result.model}, {result.dtype}, {result.device}, {result.machine}, commit {result.commit}")
+
+
+def tracing(
+    model: options.Model = "smollm2",
+    ranks: Annotated[int, typer.Option(help="Ranks to split the layers over.")] = 2,
+    dtype: options.Dtype = "bf16",
+    pairs: Annotated[int, typer.Option(help="Runs with tracing on, each beside one with tracing off.")] = 20,
+    json: options.Json = False,
+) -> None:
+    """Show what tracing costs: time in trace calls, and runs with it against runs without."""
+    if find_spec("pandas") is None:
+        raise QubicLabError('not installed: pandas; remedy: pip install "qubic-lab[lab]"')
+    from qubic_lab.bench.tracing import bench_tracing
+    from qubic_lab.pipeline import PipelineConfig
+
+    with progress_bar() as progress:
+        progress("measuring", 0, 1)
+        result = bench_tracing(PipelineConfig(model, ranks, dtype=dtype), pairs)
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(str(result))

@@ -30,13 +30,18 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class RankDescription:
-    """What a rank holds; `peak_rss_bytes` is its process's largest resident memory so far."""
+    """What a rank holds; `peak_rss_bytes` is its process's largest resident memory so far.
+
+    On a GPU the last two are the most memory that tensors took and that the allocator held; on a CPU they are 0.
+    """
 
     rank: int
     pid: int
     stage: str
     weight_bytes: int
     peak_rss_bytes: int
+    gpu_used_bytes: int
+    gpu_reserved_bytes: int
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,8 @@ class Pipeline:
     def describe(self) -> list[RankDescription]:
         """Return what each rank holds now."""
         ranks = self._describe().ranks
-        return [RankDescription(r.rank, r.pid, r.stage, r.weight_bytes, r.peak_rss_bytes) for r in ranks]
+        names = [field.name for field in fields(RankDescription)]
+        return [RankDescription(**{name: getattr(rank, name) for name in names}) for rank in ranks]
 
     def stats(self) -> PipelineStats:
         """Return how busy the pipeline is."""

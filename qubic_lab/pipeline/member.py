@@ -111,12 +111,15 @@ class Member:
     def _report(self) -> dict[str, Any]:
         self.tracer.memory()
         decoder = self.stage.decoder if self.stage else None
+        on_gpu = decoder is not None and decoder.device.type == "cuda"
         return {
             "rank": self.rank,
             "pid": os.getpid(),
             "stage": str(decoder.stage) if decoder else "",
             "weight_bytes": decoder.weight_bytes if decoder else 0,
             "peak_rss_bytes": peak_rss_bytes(),
+            "gpu_used_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
+            "gpu_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else 0,
         }
 
 

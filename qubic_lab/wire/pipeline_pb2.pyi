@@ -47,18 +47,22 @@ class Description(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., ranks: _Optional[_Iterable[_Union[RankDescription, _Mapping]]] = ...) -> None: ...
 
 class RankDescription(_message.Message):
-    __slots__ = ("rank", "pid", "stage", "weight_bytes", "peak_rss_bytes")
+    __slots__ = ("rank", "pid", "stage", "weight_bytes", "peak_rss_bytes", "gpu_used_bytes", "gpu_reserved_bytes")
     RANK_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPU_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPU_RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     rank: int
     pid: int
     stage: str
     weight_bytes: int
     peak_rss_bytes: int
-    def __init__(self, rank: _Optional[int] = ..., pid: _Optional[int] = ..., stage: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ...) -> None: ...
+    gpu_used_bytes: int
+    gpu_reserved_bytes: int
+    def __init__(self, rank: _Optional[int] = ..., pid: _Optional[int] = ..., stage: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., gpu_used_bytes: _Optional[int] = ..., gpu_reserved_bytes: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos", "stop", "logprobs", "top_logprobs")
