@@ -1,12 +1,14 @@
 """Fixtures that many tests share; rank groups are started once for the whole run."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 from models import tiny_model
 
-from qubic_lab.pipeline import Pipeline
+from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.config import resolve_config
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,16 @@ def two_ranks(tiny: Path) -> Iterator[Pipeline]:
 def three_ranks(tiny: Path) -> Iterator[Pipeline]:
     """A pipeline of three ranks over gloo; tests configure it as they need."""
     yield from _launched(tiny, 3)
+
+
+@pytest.fixture
+def shared_ranks(one_rank: Pipeline, two_ranks: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the ranks that all tests share, instead of starting their own."""
+    pipelines = {1: one_rank, 2: two_ranks}
+
+    def launch(config: PipelineConfig) -> AbstractContextManager[Pipeline]:
+        pipeline = pipelines[resolve_config(config).ranks]
+        pipeline.configure(config)
+        return nullcontext(pipeline)
+
+    monkeypatch.setattr(Pipeline, "launch", launch)

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,8 @@ from qubic_lab.bench.engine import (
 )
 from qubic_lab.bench.gpu import dtype_for
 from qubic_lab.cli.main import run
-from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.config import resolve_config
 
 ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 4 --repeat 2"
-
-
-@pytest.fixture
-def shared_ranks(one_rank: Pipeline, two_ranks: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands use the ranks that all tests share, instead of starting their own."""
-    pipelines = {1: one_rank, 2: two_ranks}
-
-    def launch(config: PipelineConfig) -> AbstractContextManager[Pipeline]:
-        pipeline = pipelines[resolve_config(config).ranks]
-        pipeline.configure(config)
-        return nullcontext(pipeline)
-
-    monkeypatch.setattr(Pipeline, "launch", launch)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ from qubic_lab.cli.main import run
 from qubic_lab.evals.questions import load_questions
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
-from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.client import resolve_config
 from qubic_lab.settings import settings
 
 BENCHES = ("bench engine", "bench gpu", "bench memory", "bench tracing")
@@ -192,19 +190,6 @@ def stand_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.cache_clear()
     yield
     settings.cache_clear()
-
-
-@pytest.fixture
-def shared_ranks(one_rank: Pipeline, two_ranks: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands use the ranks that all tests share, instead of starting their own."""
-    pipelines = {1: one_rank, 2: two_ranks}
-
-    def launch(config: PipelineConfig) -> AbstractContextManager[Pipeline]:
-        pipeline = pipelines[resolve_config(config).ranks]
-        pipeline.configure(config)
-        return nullcontext(pipeline)
-
-    monkeypatch.setattr(Pipeline, "launch", launch)
 
 
 def change_json(file: Path, **changes: Any) -> None:
