@@ -177,3 +177,19 @@ def test_a_cancelled_sibling_s_place_is_nobody_else_s_sibling() -> None:
     sent, events = drive(scheduler, depth=1)
     assert [work.request for message in sent for work in message.works if message.count > 1] == [0, 2]
     assert sum(event.request == 9 for event in events) == 1
+
+
+def test_a_prompt_to_score_goes_in_chunks_and_no_token_is_chosen() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit_score(0, range(10, 20))
+    scheduler.submit(1, [1], SamplingParams(max_new_tokens=2))
+    first = scheduler.next_micro_batch()
+    assert first is not None
+    assert (first.kind, scheduler.input_tokens(first)) == (Kind.SCORE, [10, 11, 12, 13])
+    assert scheduler.next_tokens(first) == [11, 12, 13, 14]
+    [event] = scheduler.complete(first)
+    sent, events = drive(scheduler, depth=2)
+    scored = [message for message in sent if message.kind is Kind.SCORE]
+    assert [message.count for message in scored] == [4, 2]
+    assert [e.finish for e in (event, *events) if e.request == 0] == [None, None, "length"]
+    assert sum(e.token is not None for e in events) == 2

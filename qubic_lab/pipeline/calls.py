@@ -29,6 +29,14 @@ class StreamedToken:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """The tokens of a text, and the log-probability of each but the first after those before it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """A completion and the request's number on its pipeline."""
 

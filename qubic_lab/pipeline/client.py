@@ -13,7 +13,7 @@ import grpc
 
 from qubic_lab.core import Completion, Request
 from qubic_lab.errors import InputError, QubicLabError, RankError, check_at_least, check_choice
-from qubic_lab.pipeline.calls import Answer, StreamedToken, answer_of, as_request, generate_message, token_of
+from qubic_lab.pipeline.calls import Answer, Scores, StreamedToken, answer_of, as_request, generate_message, token_of
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -217,6 +217,22 @@ class Pipeline:
         """
         request = as_request(prompt, options)
         return Stream(self, request, self._start(request, id, deadline_s))
+
+    def score(self, text: str = "", *, token_ids: Sequence[int] = (), raw: bool = True) -> Scores:
+        """Return how likely the model holds each token of a text after those before it.
+
+        Args:
+            text: scored as it is, or with `raw=False` as the user's turn of a chat.
+            token_ids: tokens instead of a text.
+            raw: see `text`.
+
+        Raises:
+            InputError, BusyError, DeadlineError, NonFiniteError, RankError: as of `generate`.
+        """
+        request = Request(prompt=text, token_ids=tuple(token_ids), raw=raw)
+        message = pb.ScoreRequest(prompt=request.prompt, token_ids=request.token_ids, raw=request.raw)
+        reply = self._call(self._stub.Score, message)
+        return Scores(tuple(reply.token_ids), tuple(reply.logprobs))
 
     def samples(
         self, prompt: str | Request, count: int, *, id: str = "", deadline_s: float = 0.0, **options: Any

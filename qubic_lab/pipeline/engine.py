@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ PREFILL_CHUNK = 128
 IDLE_BEAT_S = 2.0
 """An idle ring sends a report round: a receive that waits too long would count as a lost peer."""
 
+_CPU = torch.device("cpu")
 Replies = list[dict[str, Any]]
 Sink = Callable[[Event], None]
 
@@ -35,7 +36,7 @@ Sink = Callable[[Event], None]
 class _Submit:
     request: int
     prompt: tuple[int, ...]
-    sampling: SamplingParams
+    sampling: SamplingParams | None  # None: the prompt is scored
     siblings: tuple[Sibling, ...]
     sink: Sink
     time_ns: int
@@ -88,6 +89,10 @@ class Engine:
         """Queue a request, and siblings that share its prompt; `sink` gets all their events, in the engine's thread."""
         self._commands.put(_Submit(request, prompt, sampling, tuple(siblings), sink, time.perf_counter_ns()))
 
+    def submit_score(self, request: int, prompt: tuple[int, ...], sink: Sink) -> None:
+        """Queue a prompt whose tokens are scored; events as of `submit`."""
+        self._commands.put(_Submit(request, prompt, None, (), sink, time.perf_counter_ns()))
+
     def cancel(self, request: int) -> None:
         """Forget a request: its slot is free at the next step."""
         self._commands.put(_Cancel(request))
@@ -112,7 +117,9 @@ class Engine:
         stage = self._member.stage
         assert stage is not None
         hidden = stage.embed(message, scheduler.input_tokens(message))
-        self._member.transport.send(*stage.run(message, hidden))
+        next_tokens = torch.tensor(scheduler.next_tokens(message)) if message.kind is Kind.SCORE else None
+        returned, payloads = stage.run(message, hidden, next_tokens)
+        self._member.transport.send(returned, *payloads)
         self._in_flight.append(message)
 
     def _take_back(self, scheduler: Scheduler) -> None:
@@ -121,20 +128,28 @@ class Engine:
         assert message.sequence == sent.sequence, f"micro-batch {message.sequence} came back for {sent.sequence}"
         self.progressed_at = time.monotonic()
         logprobs = self._receive_logprobs(message)
+        scores = self._receive_scores(message)
         for event in scheduler.complete(message):
             if event.request in logprobs:
                 event = with_logprobs(event, logprobs[event.request])
+            event = replace(event, scores=scores)
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
                 del self._sinks[event.request]
             sink(event)
+
+    def _receive_scores(self, message: Message) -> tuple[float, ...]:
+        """Return the log-probabilities of the tokens after those of a SCORE."""
+        if message.kind is not Kind.SCORE:
+            return ()
+        return tuple(self._member.transport.receive_payload((message.count,), torch.float64, _CPU).tolist())
 
     def _receive_logprobs(self, message: Message) -> dict[int, list[float]]:
         """Return each request's row of log-probabilities, where the message carries any."""
         if not message.has_logprobs:
             return {}
         shape = (len(message.works), LOGPROB_COLUMNS)
-        rows = self._member.transport.receive_payload(shape, torch.float64, torch.device("cpu")).tolist()
+        rows = self._member.transport.receive_payload(shape, torch.float64, _CPU).tolist()
         return {
             work.request: row[: 1 + 2 * work.logprobs]
             for work, row in zip(message.works, rows, strict=True)
@@ -162,7 +177,10 @@ class Engine:
                 for request in (command.request, *(sibling.request for sibling in command.siblings)):
                     self._sinks[request] = command.sink
                     self._member.tracer.submitted(request, command.time_ns)
-                self._scheduler.submit(command.request, command.prompt, command.sampling, command.siblings)
+                if command.sampling is None:
+                    self._scheduler.submit_score(command.request, command.prompt)
+                else:
+                    self._scheduler.submit(command.request, command.prompt, command.sampling, command.siblings)
             case _Cancel():
                 if self._scheduler is not None and command.request in self._sinks:
                     del self._sinks[command.request]

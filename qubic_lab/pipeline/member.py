@@ -162,7 +162,11 @@ def follow(member: Member) -> None:
         assert stage is not None, "a micro-batch came before the pipeline was configured"
         decoder = stage.decoder
         hidden = member.transport.receive_payload(stage.hidden_shape(message), decoder.dtype, decoder.device)
-        member.transport.send(*stage.run(message, hidden))
+        next_tokens = None
+        if message.kind is Kind.SCORE:
+            next_tokens = member.transport.receive_payload((message.count,), torch.int64, _CPU)
+        message, payloads = stage.run(message, hidden, next_tokens)
+        member.transport.send(message, *payloads)
 
 
 def peak_rss_bytes() -> int:

@@ -37,6 +37,9 @@ class Kind(IntEnum):
     """One token for each busy slot of a lane; hidden states (rows of the lane, H) follow between ranks."""
     CONTROL = 3
     """A JSON text of `count` bytes follows."""
+    SCORE = 4
+    """A PREFILL whose tokens are scored: the token ids that come next, (count,) int64, follow the hidden states between
+    ranks, and their log-probabilities, (count,) fp64, come back."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ class Message:
     def has_logprobs(self) -> bool:
         """True when a payload of log-probabilities, (works, LOGPROB_COLUMNS) fp64, comes back with the tokens."""
         return any(work.logprobs != NO_LOGPROBS and work.sample != NO_SAMPLE for work in self.works)
+
+    @property
+    def is_prompt(self) -> bool:
+        """True for a chunk of a prompt, to be answered or to be scored."""
+        return self.kind in (Kind.PREFILL, Kind.SCORE)
 
     def with_fault(self, rank: int, faulty: set[int]) -> "Message":
         """Mark the works at the indices `faulty`, unless an earlier rank already did."""

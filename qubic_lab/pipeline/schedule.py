@@ -36,6 +36,7 @@ class Event:
     fault_rank: int | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 def with_logprobs(event: Event, row: Sequence[float]) -> Event:
@@ -49,7 +50,8 @@ class _Waiting:
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
-    siblings: "tuple[Sibling, ...]"
+    siblings: "tuple[Sibling, ...]" = ()
+    score: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class _Slot:
     in_flight: int = 0  # micro-batches that have not come back
     ended: bool = False  # finished, failed or cancelled: free once nothing is in flight
     siblings: "tuple[tuple[int, _Slot], ...]" = ()  # with their places
+    score: bool = False  # the prompt's tokens are scored, and none are chosen
 
     @property
     def decoding(self) -> bool:
@@ -105,6 +108,11 @@ class Scheduler:
         assert len(siblings) < len(self._slots)
         self._waiting.append(_Waiting(request, tuple(prompt), sampling, tuple(siblings)))
 
+    def submit_score(self, request: int, prompt: Sequence[int]) -> None:
+        """Queue a prompt whose tokens are scored; an event comes for each of its chunks."""
+        assert 0 < len(prompt) <= self.limits.max_positions
+        self._waiting.append(_Waiting(request, tuple(prompt), SamplingParams(), score=True))
+
     def cancel(self, request: int) -> None:
         """Forget a request; a slot whose micro-batch is under way is freed when that comes back."""
         self._waiting = deque(w for w in self._waiting if w.request != request)
@@ -127,10 +135,16 @@ class Scheduler:
     def input_tokens(self, message: Message) -> list[int]:
         """Return the token ids that a micro-batch feeds: a prompt's chunk, or the last token of each work."""
         slots = [self._slot(work.slot) for work in message.works]
-        if message.kind is Kind.PREFILL:
+        if message.is_prompt:
             start = message.works[0].position
             return list(slots[0].prompt[start : start + message.count])
         return [slot.tokens[-1] for slot in slots]
+
+    def next_tokens(self, message: Message) -> list[int]:
+        """Return the token id that comes after each of a prompt chunk's tokens; 0 after the prompt's last."""
+        [work] = message.works
+        prompt = (*self._slot(work.slot).prompt, 0)
+        return list(prompt[work.position + 1 : work.position + 1 + message.count])
 
     def complete(self, message: Message) -> list[Event]:
         """Take a micro-batch back; return what its requests' clients should learn."""
@@ -138,7 +152,7 @@ class Scheduler:
         for work in message.works:
             slot = self._slot(work.slot)
             slot.in_flight -= 1
-            if not slot.ended and (event := self._advance(slot, work)):
+            if not slot.ended and (event := self._advance(slot, work, message.count)):
                 events.append(event)
             if slot.ended and work.sample == NO_SAMPLE:
                 events += self._give_up(slot, work.fault)
@@ -162,7 +176,7 @@ class Scheduler:
         """Place waiting requests, first come first, in the emptiest lanes, so that all ranks get work."""
         while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
             waiting = self._waiting.popleft()
-            leader = _Slot(waiting.request, waiting.prompt, waiting.sampling)
+            leader = _Slot(waiting.request, waiting.prompt, waiting.sampling, score=waiting.score)
             self._place(leader)
             siblings = [
                 _Slot(sibling.request, waiting.prompt, sibling.sampling, sent=len(waiting.prompt))
@@ -206,11 +220,12 @@ class Scheduler:
         count = min(self.limits.chunk, len(slot.prompt) - start)
         slot.sent += count
         last = slot.sent == len(slot.prompt)
-        sample = 0 if last else NO_SAMPLE
+        sample = 0 if last and not slot.score else NO_SAMPLE
         works = [_work(index, slot, start, sample)]
         if last:
             works += [_work(i, sibling, start, sample) for i, sibling in slot.siblings if not sibling.ended]
-        return self._message(Kind.PREFILL, index // self.limits.slots_per_lane, count, tuple(works))
+        kind = Kind.SCORE if slot.score else Kind.PREFILL
+        return self._message(kind, index // self.limits.slots_per_lane, count, tuple(works))
 
     def _decode(self, lane: int) -> Message:
         self._next_lane = (lane + 1) % self.limits.lanes
@@ -228,10 +243,13 @@ class Scheduler:
             self._slot(work.slot).in_flight += 1
         return Message(kind, self._sequence, lane, count, works)
 
-    def _advance(self, slot: _Slot, work: Work) -> Event | None:
+    def _advance(self, slot: _Slot, work: Work, count: int) -> Event | None:
         if work.fault != NO_FAULT:
             slot.ended = True
             return Event(slot.request, fault_rank=work.fault)
+        if slot.score:
+            slot.ended = work.position + count == len(slot.prompt)
+            return Event(slot.request, finish="length" if slot.ended else None)
         if work.sample == NO_SAMPLE:
             return None
         slot.tokens.append(work.token)

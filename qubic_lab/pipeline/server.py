@@ -95,6 +95,10 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         except QubicLabError as error:
             context.abort(status_of(error), str(error))
 
+    def Score(self, request: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
+        """Give the log-probabilities of a text's tokens."""
+        return _answer(context, lambda: self._score(request, context))
+
     def Cancel(self, request: pb.CancelRequest, context: grpc.ServicerContext) -> pb.CancelReply:
         """End a request by its id."""
         with self._lock:
@@ -175,6 +179,22 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                     del open_answers[event.request]
                     live.finished = not open_answers  # a client may hang up with the last reply in hand
                     yield pb.GenerateReply(sample=sample, end=answer.end(len(prompt)))
+
+    def _score(self, message: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
+        request = Request(message.prompt, tuple(message.token_ids), message.raw)
+        with self._admitted("", 1) as (live, loaded):
+            prompt = loaded.tokenizer.encode(request)
+            _check_prompt(prompt, loaded.config)
+            self._engine.submit_score(live.numbers.start, prompt, live.events.put)
+            context.add_callback(lambda: live.events.put(None))
+            scores: list[float] = []
+            while not live.finished:
+                event = self._next_event(live, float("inf"))
+                if event.fault_rank is not None:
+                    raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
+                scores += event.scores
+                live.finished = event.finish is not None
+            return pb.ScoreReply(token_ids=prompt, logprobs=scores[:-1])
 
     def _submit(self, live: _Live, prompt: tuple[int, ...], sampling: SamplingParams) -> None:
         first, *others = live.numbers

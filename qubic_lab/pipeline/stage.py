@@ -35,12 +35,12 @@ class Stage:
 
     def hidden_shape(self, message: Message) -> tuple[int, int]:
         """Return the shape (rows, H) of the hidden states that travel with a micro-batch."""
-        rows = message.count if message.kind is Kind.PREFILL else self.rows
+        rows = message.count if message.is_prompt else self.rows
         return rows, self.decoder.config.hidden
 
     def embed(self, message: Message, token_ids: Sequence[int]) -> torch.Tensor:
         """Return the first stage's input (rows, H) for a micro-batch's tokens; idle rows carry token 0."""
-        if message.kind is Kind.PREFILL:
+        if message.is_prompt:
             return self.decoder.embed(token_ids)
         row_tokens = [0] * self.rows
         for work, token in zip(message.works, token_ids, strict=True):
@@ -48,22 +48,31 @@ class Stage:
         return self.decoder.embed(row_tokens)
 
     @torch.inference_mode()
-    def run(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor | None]:
+    def run(
+        self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor | None = None
+    ) -> tuple[Message, tuple[torch.Tensor, ...]]:
         """Run a micro-batch through the layers.
 
+        Args:
+            message: what to do.
+            hidden_RH: the stage's input, of `hidden_shape`.
+            next_tokens_R: for a SCORE, the token id that comes after each row.
+
         Returns:
-            The message with faults marked and the hidden states (rows, H) for the next rank; on the last rank the
-            message with its tokens and their log-probabilities, where asked for.
+            The message with faults marked and what the next rank needs: hidden states, and the next tokens of a SCORE.
+            On the last rank the message with its tokens, and log-probabilities where asked for.
         """
         with self._tracer.span("compute", message):  # to the end of the work: the check for infinities waits for a GPU
             message, hidden_RH = self._run_layers(message, hidden_RH)
         if not self.decoder.stage.has_head:
-            return message, hidden_RH
+            return message, (hidden_RH,) if next_tokens_R is None else (hidden_RH, next_tokens_R)
         with self._tracer.span("sample", message):
+            if next_tokens_R is not None:
+                return self._score(message, hidden_RH, next_tokens_R)
             return self._sample(message, hidden_RH)
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor]:
-        if message.kind is Kind.PREFILL:
+        if message.is_prompt:
             work, *siblings = message.works
             if work.position == 0:
                 self._clean_slot(work.slot)
@@ -82,9 +91,17 @@ class Stage:
         finite_R = hidden_RH.isfinite().all(dim=-1)
         return self._mark(message, {i for i, own in enumerate(rows) if not bool(finite_R[own].all())}), hidden_RH
 
-    def _sample(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor | None]:
+    def _score(
+        self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor
+    ) -> tuple[Message, tuple[torch.Tensor, ...]]:
+        logprobs_RV = torch.log_softmax(self.decoder.logits(hidden_RH).float(), dim=-1)
+        message = self._mark(message, set() if bool(logprobs_RV.isfinite().all()) else {0})
+        scores_R = logprobs_RV.gather(1, next_tokens_R.to(logprobs_RV.device)[:, None])[:, 0]
+        return message, (scores_R.cpu().double(),)
+
+    def _sample(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, tuple[torch.Tensor, ...]]:
         if all(work.sample == NO_SAMPLE for work in message.works):
-            return message, None
+            return message, ()
         if message.kind is Kind.PREFILL:
             logits = self.decoder.logits(hidden_RH[-1:]).float().expand(len(message.works), -1)
         else:
@@ -97,7 +114,7 @@ class Stage:
             if self._capture is not None:
                 self._write_logits(self._capture, work, logits_V)
         message = message.with_tokens(tokens)
-        return message, log_probabilities(logits, message.works) if message.has_logprobs else None
+        return message, (log_probabilities(logits, message.works),) if message.has_logprobs else ()
 
     def _mark(self, message: Message, faulty: set[int]) -> Message:
         marked = message.with_fault(self.rank, faulty)

@@ -16,14 +16,14 @@ _MOST_UNFINISHED_SENDS = 16
 class Transport(Protocol):
     """The edge to the next rank and the edge from the previous one; messages keep their order."""
 
-    def send(self, message: Message, payload: torch.Tensor | None) -> None:
-        """Start sending; the payload must not be written to afterwards."""
+    def send(self, message: Message, *payloads: torch.Tensor) -> None:
+        """Start sending; payloads must not be written to afterwards."""
 
     def receive(self) -> Message:
         """Wait for the next message from the previous rank."""
 
     def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Wait for the payload that belongs to the message just received."""
+        """Wait for the next payload that belongs to the message just received."""
 
 
 class LoopTransport:
@@ -33,18 +33,17 @@ class LoopTransport:
         self._messages: deque[Message] = deque()
         self._payloads: deque[torch.Tensor] = deque()
 
-    def send(self, message: Message, payload: torch.Tensor | None) -> None:
-        """Queue a message and its payload."""
+    def send(self, message: Message, *payloads: torch.Tensor) -> None:
+        """Queue a message and its payloads."""
         self._messages.append(message)
-        if payload is not None:
-            self._payloads.append(payload)
+        self._payloads.extend(payloads)
 
     def receive(self) -> Message:
         """Return the oldest message."""
         return self._messages.popleft()
 
     def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Return the payload of the message just received."""
+        """Return the next payload of the message just received."""
         return self._payloads.popleft()
 
 
@@ -59,10 +58,10 @@ class RingTransport:
         self._previous = (rank - 1) % ranks
         self._unfinished: deque[tuple[dist.Work, torch.Tensor]] = deque()
 
-    def send(self, message: Message, payload: torch.Tensor | None) -> None:
+    def send(self, message: Message, *payloads: torch.Tensor) -> None:
         """Start sending; a tensor is kept until it has left."""
         self._start(torch.from_numpy(encode(message)))
-        if payload is not None:
+        for payload in payloads:
             self._start(payload.contiguous())
         while len(self._unfinished) > _MOST_UNFINISHED_SENDS:
             self._unfinished.popleft()[0].wait()
@@ -93,10 +92,10 @@ class TracedTransport:
         self._tracer = tracer
         self._received: Message
 
-    def send(self, message: Message, payload: torch.Tensor | None) -> None:
+    def send(self, message: Message, *payloads: torch.Tensor) -> None:
         """Start sending."""
         with self._tracer.span("send", message):
-            self._transport.send(message, payload)
+            self._transport.send(message, *payloads)
 
     def receive(self) -> Message:
         """Write out what has been noted, since the wait may be this rank's last; then wait for a message."""

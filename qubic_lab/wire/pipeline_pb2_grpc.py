@@ -50,6 +50,11 @@ class PipelineStub:
                 request_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateReply.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/qubic_lab.pipeline.v1.Pipeline/Score',
+                request_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.ScoreReply.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/qubic_lab.pipeline.v1.Pipeline/Cancel',
                 request_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.CancelRequest.SerializeToString,
@@ -87,6 +92,13 @@ class PipelineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Gives the log-probability of each token of a text after those before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Cancel(self, request, context):
         """Ends a request that any client started.
         """
@@ -118,6 +130,11 @@ def add_PipelineServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateRequest.FromString,
                     response_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.GenerateReply.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=qubic__lab_dot_wire_dot_pipeline__pb2.ScoreRequest.FromString,
+                    response_serializer=qubic__lab_dot_wire_dot_pipeline__pb2.ScoreReply.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -212,6 +229,33 @@ class Pipeline:
             '/qubic_lab.pipeline.v1.Pipeline/Generate',
             qubic__lab_dot_wire_dot_pipeline__pb2.GenerateRequest.SerializeToString,
             qubic__lab_dot_wire_dot_pipeline__pb2.GenerateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qubic_lab.pipeline.v1.Pipeline/Score',
+            qubic__lab_dot_wire_dot_pipeline__pb2.ScoreRequest.SerializeToString,
+            qubic__lab_dot_wire_dot_pipeline__pb2.ScoreReply.FromString,
             options,
             channel_credentials,
             insecure,

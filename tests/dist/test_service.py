@@ -11,9 +11,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
@@ -136,6 +138,24 @@ def test_samples_of_one_prompt_are_what_each_seed_gives_alone(
     assert len({sample.token_ids for sample in samples}) == 3
     assert [sample.text for sample in samples] == [answer.text for answer in alone]
     assert all(len(other.answer().completion.token_ids) == 20 for other in others)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_scores_are_the_log_probabilities_of_transformers(
+    ranks: int, one_rank: Pipeline, two_ranks: Pipeline, tiny: Path
+) -> None:
+    lab = one_rank if ranks == 1 else two_ranks
+    lab.configure(PipelineConfig(model=str(tiny), ranks=ranks, slots=2, threads=1, dtype="fp32"))
+    tokens = [(11 * n + 3) % 300 for n in range(300)]  # longer than two chunks
+    busy = lab.stream("something else", **ENDLESS)
+    next(iter(busy))
+    scores = lab.score(token_ids=tokens)
+    busy.cancel()
+    logits = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)(torch.tensor([tokens])).logits[0]
+    expected = torch.log_softmax(logits[:-1], dim=-1)[torch.arange(299), torch.tensor(tokens[1:])]
+    assert scores.token_ids == tuple(tokens)
+    assert scores.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    assert lab.score("hi").logprobs == lab.score(token_ids=lab.score("hi").token_ids).logprobs
 
 
 def test_more_samples_than_slots_are_refused(lab: Pipeline) -> None:
