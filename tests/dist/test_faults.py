@@ -124,7 +124,7 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
-@pytest.mark.parametrize("victim", ["launcher", "rank 0", "rank 1"])
+@pytest.mark.parametrize("victim", ["launcher", pytest.param("rank 0", marks=pytest.mark.slow), "rank 1"])
 def test_a_killed_process_takes_its_group_along(victim: str, tiny: Path) -> None:
     with Pipeline.launch(model=str(tiny), ranks=2, threads=1) as pipeline:
         rank_pids = [rank.pid for rank in pipeline.describe()]
@@ -143,7 +143,7 @@ def test_a_killed_process_takes_its_group_along(victim: str, tiny: Path) -> None
         assert len(fresh.generate(Request(token_ids=(1,), sampling=GREEDY)).token_ids) == 6
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_stopped_rank_is_named_and_its_group_ends(victim: int, tiny: Path) -> None:
     with Pipeline.launch(model=str(tiny), ranks=2, threads=1) as pipeline:
         pids = [rank.pid for rank in pipeline.describe()]

@@ -109,6 +109,7 @@ def test_two_hosts_serve_and_end_together(tiny: Path, address: str, tmp_path: Pa
         assert wait_for(lambda: hosts[0].process.poll() is not None and all_gone(processes), GONE_WITHIN_S)
 
 
+@pytest.mark.slow
 def test_hosts_that_hold_their_own_rank_only(split: Path, address: str, tmp_path: Path) -> None:
     """One name, resolved by each host in its own place."""
     for rank in range(2):
@@ -131,6 +132,7 @@ def test_a_host_with_another_ranks_files_refuses(split: Path, address: str, tmp_
         assert "Traceback" not in hosts[1].log.partition("qubic-lab:")[0]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_used_ends_the_group(tiny: Path, tmp_path: Path) -> None:
     with socket.socket() as used:
         used.bind(("127.0.0.1", 0))
@@ -141,6 +143,7 @@ def test_a_port_that_is_used_ends_the_group(tiny: Path, tmp_path: Path) -> None:
             assert f"cannot listen at {address}: another process holds it" in hosts[0].log
 
 
+@pytest.mark.slow
 def test_one_host_by_script(tiny: Path, address: str, tmp_path: Path) -> None:
     command = [str(LAUNCH / "one-host.sh"), "2", f"--listen={address}", f"--model={tiny}", "--threads=1"]
     host = Host(tmp_path / "host", command, TMPDIR=str(tmp_path))
