@@ -81,7 +81,9 @@ def test_a_wrong_entry_is_one_line_with_a_remedy(root: Path, changes: dict[str, 
 
 
 def test_an_integer_is_a_float_and_a_name_without_a_type_takes_anything(root: Path):
-    load(write_study(root, quick={"parameters": {"share": 1, "free": {"any": [1, "thing"]}}}))
+    parameters = {"share": 1, "free": {"any": [1, "thing"]}}
+    [study] = load(write_study(root, quick={"parameters": parameters})).studies
+    assert study.quick.combinations() == [parameters]
 
 
 def test_what_papermill_would_turn_into_text_is_refused(root: Path):
