@@ -1,7 +1,7 @@
 from comparisons import make_case, make_cases, make_comparison, make_difference, make_reference
 
 from qubic_lab.runs.acceptance import Row, judge
-from qubic_lab.runs.comparison import (
+from qubic_lab.studies.accuracy_comparison import (
     case_label,
     difference,
     example_answers,

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "qubic_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAB = PROJECT["optional-dependencies"]["lab"]
 PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # by conda-forge's name, where they differ
-LAB_ROOMS = {"runs"}  # rooms that only the `lab` extra makes usable
+LAB_ROOMS = {"runs", "studies"}  # rooms that only the `lab` extra makes usable
 
 
 def bounds(requirements: list[str]) -> dict[str, SpecifierSet]:

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
-from qubic_lab.runs import figures
 from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
 from qubic_lab.runs.notebook import record, record_figure
 from qubic_lab.runs.report import build_report
 from qubic_lab.runs.store import run_folder
 from qubic_lab.runs.weeks import Entry, add_entry
 from qubic_lab.settings import settings
+from qubic_lab.studies import accuracy_comparison as figures
 
 STUDY = "accuracy_comparison"
 KEY = "3f2a9c01d4e5b687"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from qubic_lab.runs.comparison import Comparison, identical_questions, percent, tokens_compared
+from qubic_lab.studies.accuracy_comparison import Comparison, identical_questions, percent, tokens_compared
 from qubic_lab.stats import wilson_interval
 
 Verdict = Literal["pass", "fail", "not measured here"]

@@ -5,9 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs.parameters import NotebookSource
@@ -15,11 +15,15 @@ from qubic_lab.runs.store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 EXECUTED = "executed.ipynb"
 LOG = "notebook.log"
 # Not a setting: this is how a running notebook is told by its own parent process where to record.
 RUN_DIR = "QUBIC_LAB_RUN_DIR"
+FINDINGS = "findings"
+CAPTION = b"caption"
+"""The key of a table's caption among its Parquet metadata."""
 PNG_DPI = 192  # twice the 96 dots per inch of a screen
 
 
@@ -92,6 +96,41 @@ def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
         figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)
     pyplot.close(figure)  # else the notebook would show it twice: as pyplot's and as the cell's value
     return figure
+
+
+def record_table(name: str, frame: "DataFrame", caption: str) -> "DataFrame":
+    """Keep a table as `tables/<name>.parquet` of its run, its caption inside, and return it to be shown.
+
+    Raises:
+        InputError: the name is not fit for a file.
+    """
+    if folder := _record_folder("tables", name):
+        import pyarrow
+        from pyarrow import parquet
+
+        table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}"
+        parquet.write_table(table.replace_schema_metadata({**table.schema.metadata, CAPTION: caption}), temporary)
+        temporary.replace(folder / f"{name}.parquet")
+    return frame
+
+
+def record_findings(sentences: Sequence[str]) -> None:
+    """Print what a study found and keep it as its run's findings: the report's summary is made of them."""
+    record(FINDINGS, {"sentences": list(sentences)})
+    print(*sentences, sep="\n")
+
+
+def record_measure(name: str, samples: Sequence[float], unit: str, better: Literal["higher", "lower"]) -> None:
+    """Keep repeated measurements of one quantity as `measures/<name>.json`: a report compares them week by week.
+
+    Raises:
+        InputError: the name is not fit for a file.
+    """
+    if folder := _record_folder("measures", name):
+        measure = {"name": name, "samples": list(samples), "unit": unit, "better": better}
+        write_atomically(folder / f"{name}.json", json.dumps(measure, indent=2, allow_nan=False) + "\n")
 
 
 def show_progress() -> Callable[[str, int, int], None]:

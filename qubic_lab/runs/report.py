@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import jinja2
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs import comparison as words
+from qubic_lab.studies import accuracy_comparison as words
 from qubic_lab.runs.acceptance import judge
 from qubic_lab.runs.manifest import Manifest, read_manifest, read_results, utc_now
 from qubic_lab.runs.store import write_atomically

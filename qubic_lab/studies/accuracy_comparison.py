@@ -1,4 +1,4 @@
-"""Read a recorded comparison (`qubic_lab.evals.compare`): which cases count, and what they say in words.
+"""Read a recorded comparison (`qubic_lab.evals.compare`): which cases count, what they say in words and pictures.
 
 A comparison is what `Comparison.to_dict` gives: plain values, here only looked at.
 """
@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from qubic_lab.studies.style import DARK, INK, PALE, rows
+
 Comparison = Mapping[str, Any]
 Case = Mapping[str, Any]
 
 # Where the reference's two best logits are closer than this, rounding in fp32 may turn the choice.
 ROUNDING_MARGIN = 1e-3
+# The logarithmic axis begins here; exact zeros stand apart to the left of it.
+SMALLEST_SHOWN = 1e-8
 
 
 def measured_cases(comparison: Comparison) -> list[Case]:
@@ -135,3 +141,54 @@ def percent(share: float) -> str:
 
 def _all_of(count: int, noun: str) -> str:
     return f"the one {noun}" if count == 1 else f"all {count} {noun}s"
+
+
+def logit_differences(comparison: Comparison) -> Figure:
+    """Draw each case's largest logit difference, split against whole, beside ours against the reference library."""
+    cases = measured_cases(comparison)
+    references = comparison["reference"]
+    labels = [case_label(case, comparison) for case in cases] + [f"{each['dtype']}, one rank" for each in references]
+    with rows(labels) as (figure, axes):
+        axes.set_xscale("symlog", linthresh=SMALLEST_SHOWN, linscale=0.6)
+        axes.axvline(SMALLEST_SHOWN, color=INK, linewidth=0.8, linestyle=":")
+        axes.axhline(len(cases) - 0.5, color=INK, linewidth=0.8, linestyle=":")
+        split = [case["logits_max_abs"] for case in cases]
+        axes.plot(split, range(len(cases)), "o", color=DARK, markersize=7, label="split against whole")
+        if references:
+            axes.plot(
+                [each["logits_max_abs"] for each in references],
+                range(len(cases), len(labels)),
+                "D",
+                color=DARK,
+                markerfacecolor="white",
+                markersize=7,
+                label=f"ours against {references[0]['library']}",
+            )
+        top = max(1.0, comparison["logits_max_abs"], *(each["logits_max_abs"] for each in references))
+        axes.set_xlim(-SMALLEST_SHOWN / 2, top * 3)
+        axes.set_xticks([0.0, 1e-6, 1e-4, 1e-2, 1.0], ["0\nexactly", "10⁻⁶", "10⁻⁴", "10⁻²", "1"])
+        axes.minorticks_off()
+        axes.set_xlabel("largest difference of a logit (no unit)")
+    return figure
+
+
+def speeds(comparison: Comparison) -> Figure:
+    """Draw the tokens per second of each case beside those of one rank."""
+    cases = measured_cases(comparison)
+    places = range(len(cases))
+    with rows([case_label(case, comparison) for case in cases], inches_per_row=0.42) as (figure, axes):
+        split = [case["tokens_per_s"] for case in cases]
+        whole = [case["one_rank_tokens_per_s"] for case in cases]
+        axes.barh([place - 0.19 for place in places], split, height=0.36, color=DARK, label="split")
+        axes.barh(
+            [place + 0.19 for place in places],
+            whole,
+            height=0.36,
+            color=PALE,
+            edgecolor=DARK,
+            linewidth=0.6,
+            hatch="////",
+            label="one rank",
+        )
+        axes.set_xlabel("speed of the whole batch (tokens/s)")
+    return figure
