@@ -32,7 +32,7 @@ from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
 
 BENCHES = ("bench engine", "bench gpu", "bench memory", "bench tracing")
-COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "run", "report", *BENCHES)
+COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "plan", "run", "report", *BENCHES)
 GONE_WITHIN_S = 10.0
 RUN_MARK = "QUBIC_LAB_TEST_RUN"
 SAMPLED = "--temperature 1 --top-k 50 --top-p 0.95 --max-new-tokens 12 --threads 1 --json"
@@ -128,6 +128,9 @@ ASKED_WRONGLY = [
     ("compare --model tiny --strategy A,b", "did you mean 'B'"),
     ("compare --model tiny --threads 0", "threads is 0"),
     ("compare --model tiny --limit 0", "limit is 0"),
+    ("compare --model tiny --candidate parts --ranks 3", "split over 2 ranks by strategy C: ask for ranks 2"),
+    ("compare --model tiny --candidate parts --strategy B", "split over 2 ranks by strategy C: .* strategy C"),
+    ("compare --model tiny --candidate nowhere", "unknown model 'nowhere'"),
     ("compare --model tiny --max-new-tokens 0", "max_new_tokens is 0"),
     ("compare --model tiny --questions missing.jsonl", r"missing\.jsonl .*No such file"),
     ("compare --model tiny --questions broken.jsonl", r"broken\.jsonl:1 is not valid JSON"),
@@ -495,10 +498,14 @@ def test_compare_in_words_measures_equal_layers_once(here: Run, shared_ranks: No
     line = "compare --model tiny --questions questions.jsonl --limit 1 --max-new-tokens 2 --dtype bf16 --batch 1,1"
     ended = here(f"{line} --strategy B,A,A")
     assert (ended.status, ended.err) == (0, "")
-    measured, same, against, about = ended.out.splitlines()
+    measured, same, against, threads, whole, split, library, *paired, about = ended.out.splitlines()
     assert "strategy B, layers 2/2, bf16, batch 1: 100.00% of 2 tokens equal" in measured
     assert "strategy A (same layers as B), layers 2/2" in same
     assert against.startswith("against transformers")
+    assert threads.startswith("1 rank, bf16, threads ")
+    for line, way in zip((whole, split, library), ("whole", "split, 2 ranks, B", "transformers"), strict=True):
+        assert line.startswith(way) and "1 checkable questions right" in line
+    assert paired[0].endswith("identical, no test needed") and len(paired) == 2
     assert "questions: 1" in about
 
 

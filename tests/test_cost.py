@@ -6,7 +6,7 @@ from models import tiny_model
 from qubic_lab.errors import InputError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import ModelConfig, load_config, parse_config
-from qubic_lab.model.cost import model_cost, parameter_count, stage_weight_bytes
+from qubic_lab.model.cost import kv_cache_bytes, layer_weight_bytes, model_cost, parameter_count, stage_weight_bytes
 from qubic_lab.model.layout import model_tensors, stage_ranges
 from qubic_lab.model.random_model import CONFIGS, read_shape
 
@@ -44,6 +44,21 @@ def test_a_decode_step_by_hand(tmp_path: Path) -> None:
     assert (cost.head.flops, cost.head.decode_bytes) == (2 * 320 * 64, 2 * (320 * 64 + 64))
     assert cost.flops == 4 * cost.layer.flops + cost.head.flops
     assert cost.decode_bytes == cost.embedding.decode_bytes + 4 * cost.layer.decode_bytes + cost.head.decode_bytes
+
+
+def test_a_batch_reads_weights_once_and_each_request_its_own_keys_and_values() -> None:
+    config = shape_of("deepseek")
+    short, long = model_cost(config, "fp16"), model_cost(config, "fp16", context=1000)
+    keys_and_values = 2 * 1000 * 256 * 2  # 2 heads of 128 each
+    assert kv_cache_bytes(config, 1, "fp16", 1000) == keys_and_values
+    assert long.layer.step_bytes(1) == long.layer.decode_bytes == layer_weight_bytes(config, "fp16") + keys_and_values
+    assert long.layer.step_bytes(8) - short.layer.step_bytes(8) == 8 * keys_and_values
+    assert long.head.step_bytes(8) == long.head.decode_bytes
+    assert long.embedding.step_bytes(8) == 8 * 2 * 1536
+
+
+def test_a_token_of_deepseek_takes_28_kib_of_cache() -> None:
+    assert kv_cache_bytes(shape_of("deepseek"), 28, "bf16", 1) == 28 * 2**10
 
 
 def test_a_tied_matrix_counts_on_each_rank_that_holds_it() -> None:

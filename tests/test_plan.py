@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import parse_config
-from qubic_lab.model.plan import STRATEGIES, balanced_counts, plan_layers
+from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
+from qubic_lab.model.predict import PartTimes, stage_seconds
 from qubic_lab.model.random_model import read_shape
 
 DEEPSEEK = parse_config(read_shape("deepseek"))
@@ -56,24 +57,36 @@ def test_impossible_plans_are_refused(ranks: int, strategy: str, cut: int | None
         plan_layers(DEEPSEEK, ranks, strategy, cut)
 
 
-costs = st.integers(0, 20)
+seconds = st.integers(0, 20)
+times = st.builds(PartTimes, seconds, st.integers(1, 20), seconds, seconds)
 
 
-@given(layer_costs=st.lists(costs, min_size=1, max_size=8), first=costs, last=costs, data=st.data())
-def test_c_is_the_best_of_all_divisions(layer_costs: list[int], first: int, last: int, data: st.DataObject) -> None:
-    ranks = data.draw(st.integers(1, len(layer_costs)))
+@given(rank_times=st.lists(times, min_size=1, max_size=4), layers=st.integers(1, 8), data=st.data())
+def test_c_is_the_best_of_all_divisions(rank_times: list[PartTimes], layers: int, data: st.DataObject) -> None:
+    ranks = len(rank_times)
+    room = data.draw(st.one_of(st.none(), st.lists(st.integers(0, 9), min_size=ranks, max_size=ranks)))
+    ends = [(0, *cuts, layers) for cuts in combinations(range(1, layers), ranks - 1)]
+    divisions = [tuple(end - begin for begin, end in pairwise(division)) for division in ends]
+    fitting = [d for d in divisions if room is None or all(n <= most for n, most in zip(d, room, strict=True))]
 
-    def dearest_and_last(counts: tuple[int, ...]) -> tuple[float, float]:
-        ends = [sum(counts[:rank]) for rank in range(ranks + 1)]
-        stages = [float(sum(layer_costs[begin:end])) for begin, end in pairwise(ends)]
-        stages[0] += first
-        stages[-1] += last
-        return max(stages), stages[-1]
+    def slowest_and_last(division: tuple[int, ...]) -> tuple[float, float]:
+        stage_s = stage_seconds(rank_times, division)
+        return max(stage_s), stage_s[-1]
 
-    divisions = [
-        tuple(end - begin for begin, end in pairwise((0, *ends, len(layer_costs))))
-        for ends in combinations(range(1, len(layer_costs)), ranks - 1)
-    ]
-    counts = balanced_counts(layer_costs, ranks, first, last)
-    assert counts in divisions
-    assert dearest_and_last(counts) == min(map(dearest_and_last, divisions))
+    if not fitting:
+        with pytest.raises(InputError, match="cannot be divided"):
+            balanced_layers(rank_times, layers, room)
+        return
+    found = balanced_layers(rank_times, layers, room)
+    assert found in fitting
+    assert slowest_and_last(found) == min(map(slowest_and_last, fitting))
+
+
+def test_a_faster_rank_gets_more_layers_as_far_as_its_memory_goes() -> None:
+    slow, fast = PartTimes(0, 3, 0), PartTimes(0, 1, 0)
+    assert balanced_layers([slow, fast], 12) == (3, 9)
+    assert balanced_layers([slow, fast], 12, [12, 6]) == (6, 6)
+
+
+def test_of_equal_divisions_the_last_rank_is_lightest() -> None:
+    assert balanced_layers([PartTimes(0, 1, 0)] * 3, 7) == (3, 3, 1)

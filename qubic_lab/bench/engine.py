@@ -279,6 +279,24 @@ def read_bandwidth_gb_per_s() -> float:
     return PROBE_BYTES / median(seconds) / 1e9
 
 
+def random_prompts(vocab: int, count: int, tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Return `count` prompts of random token ids, always the same ones."""
+    draw = random.Random(0)
+    return tuple(tuple(draw.choices(range(vocab), k=tokens)) for _ in range(count))
+
+
+def decode_tokens_per_s(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> float:
+    """Answer all prompts at once and return the new tokens of all of them together a second, while all decode.
+
+    That is the rate of the request whose first token came last, times the requests: from then on no prompt is
+    computed, every slot gets a token in every round of the lanes, and a step costs the same when a neighbour has ended,
+    since a lane always has its full number of rows.
+    """
+    answers = pipeline.answer_all(_requests(prompts, new_tokens))
+    last = max((answer.completion for answer in answers), key=lambda completion: completion.ttft_ms)
+    return len(prompts) * last.tokens_per_s
+
+
 def _plan(
     model: str,
     ranks: Sequence[int],
@@ -308,7 +326,6 @@ def _plan(
             f"{config.max_positions}: give fewer"
         )
     largest = resolve_config(PipelineConfig(model=model, ranks=max(ranks)))
-    draw = random.Random(0)
     return _Plan(
         folder=folder,
         # All on the device that has room for the most ranks: else one rank on a GPU would be compared with two on CPUs.
@@ -319,9 +336,7 @@ def _plan(
         batches=tuple(dict.fromkeys(batches)),
         dtypes=tuple(dict.fromkeys(dtypes)),
         threads=total_threads(usable_cores(), ranks),
-        prompts=tuple(
-            tuple(draw.choices(range(config.vocab), k=prompt_tokens)) for _ in range(max(ranks) * max(batches))
-        ),
+        prompts=random_prompts(config.vocab, max(ranks) * max(batches), prompt_tokens),
         new_tokens=new_tokens,
         repeat=repeat,
     )
@@ -381,12 +396,7 @@ def _setup_result(setup: Setup, samples: Sequence[Sample], dtype: str, threads: 
 
 
 class _PipelineRunner:
-    """Answers through a running pipeline.
-
-    Prefill is the time of answers of one token. Decode is the rate of the request whose first token came last, times
-    the requests: from then on no prompt is computed, every slot gets a token in every round of the lanes, and a step
-    costs the same when a neighbour has ended, since a lane always has its full number of rows.
-    """
+    """Answers through a running pipeline; prefill is the time of answers of one token."""
 
     def __init__(self, plan: _Plan, pipeline: Pipeline, config: PipelineConfig) -> None:
         self._plan = plan
@@ -399,10 +409,8 @@ class _PipelineRunner:
         started = time.perf_counter()
         list(self._pipeline.answer_all(_requests(prompts, 1)))
         prefill_s = time.perf_counter() - started
-        answers = self._pipeline.answer_all(_requests(prompts, self._plan.new_tokens))
-        last = max((answer.completion for answer in answers), key=lambda completion: completion.ttft_ms)
         return Sample(
-            decode_tokens_per_s=len(prompts) * last.tokens_per_s,
+            decode_tokens_per_s=decode_tokens_per_s(self._pipeline, prompts, self._plan.new_tokens),
             prefill_tokens_per_s=sum(map(len, prompts)) / prefill_s,
         )
 

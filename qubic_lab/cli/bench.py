@@ -1,13 +1,12 @@
 """`qubic-lab bench …`: what a model costs on this machine."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
+from qubic_lab.cli.console import note_meaningless, print_json, print_table, progress_bar, split_list, split_numbers
 from qubic_lab.errors import QubicLabError, check_at_least
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group.command(epilog="Example: qubic-lab bench engine --model smollm2 --ranks 1,2 --batch 1,8")(engine)
     group.command(epilog="Example: qubic-lab bench gpu --model deepseek --dtype fp16")(gpu)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)
+    group.command(epilog="Example: qubic-lab bench prediction --model smollm2 --ranks 1,2 --batch 1,4,8")(prediction)
     group.command(epilog="Example: qubic-lab bench tracing --model smollm2 --ranks 2")(tracing)
     app.add_typer(group, name="bench")
 
@@ -61,13 +61,14 @@ def _show_engine(result: "EngineResult") -> None:
         )
         for s in result.setups
     ]
-    _table(("runner", "ranks × threads", "batch", "requests", "dtype", "decode tokens/s", "prefill tokens/s"), setups)
+    header = ("runner", "ranks × threads", "batch", "requests", "dtype", "decode tokens/s", "prefill tokens/s")
+    print_table(header, setups)
     typer.echo("")
     ratios = [
         (r.name, f"{r.ranks}", f"{r.batch}", r.dtype, f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})")
         for r in result.ratios
     ]
-    _table(("ratio", "ranks", "batch", "dtype", "median (low to high)"), ratios)
+    print_table(("ratio", "ranks", "batch", "dtype", "median (low to high)"), ratios)
     typer.echo("")
     typer.echo(
         f"{result.model}, {result.prompt_tokens} + {result.new_tokens} tokens, {result.repeat} repeats, "
@@ -78,13 +79,6 @@ def _show_engine(result: "EngineResult") -> None:
 
 def _spread_text(spread: "Spread") -> str:
     return f"{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table that reads well on a terminal and in Markdown."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, ["-" * width for width in widths], *rows):
-        typer.echo("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
 
 
 def gpu(
@@ -156,8 +150,7 @@ def tracing(
     json: options.Json = False,
 ) -> None:
     """Show what tracing costs: time in trace calls, and runs with it against runs without."""
-    if find_spec("pandas") is None:
-        raise QubicLabError('not installed: pandas; remedy: pip install "qubic-lab[lab]"')
+    require("pandas")
     from qubic_lab.bench.tracing import bench_tracing
     from qubic_lab.pipeline import PipelineConfig
 
@@ -168,3 +161,53 @@ def tracing(
         print_json(result.to_dict())
     else:
         typer.echo(str(result))
+
+
+def prediction(
+    model: options.Model = "smollm2",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, no more than cores.")] = "1,2",
+    batch: Annotated[str, typer.Option(help="Requests that decode together in a lane.")] = "1,4,8",
+    dtype: options.Dtype = "bf16",
+    new_tokens: Annotated[int, typer.Option(help="Tokens of each answer.")] = 32,
+    repeat: Annotated[int, typer.Option(help="Measurements of each cell, each between two probes.")] = 5,
+    replicas: Annotated[bool, typer.Option(help="Measure the whole model on each rank too.")] = True,
+    json: options.Json = False,
+) -> None:
+    """Predict the speed of each way to spread a model from the costs of its layers, and measure it."""
+    require("pandas")
+    from qubic_lab.bench.prediction import bench_prediction
+
+    numbers, batches = split_numbers("--ranks", ranks), split_numbers("--batch", batch)
+    with progress_bar() as progress:
+        result = bench_prediction(model, numbers, batches, dtype, new_tokens, repeat, replicas, progress)
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    cells = [
+        (
+            *(f"{c.ranks}", f"{c.batch}", c.strategy, "/".join(map(str, c.layers))),
+            "tokens/s" if c.quantity == "tokens_per_s" else "ms a token, alone",
+            f"{c.predicted:.1f}",
+            f"{c.measured:.1f} ({min(c.measurements):.1f} to {max(c.measurements):.1f})",
+            f"{c.error:+.1%} ({c.low:+.1%} to {c.high:+.1%})",
+        )
+        for c in result.cells
+    ]
+    print_table(("ranks", "batch", "strategy", "layers", "quantity", "predicted", "measured", "error"), cells)
+    typer.echo("")
+    typer.echo(
+        f"median error {result.median_error:.1%}, {result.within:.0%} of {len(result.cells)} cells below 20 %; "
+        f"{result.model}, {result.dtype}, threads in all: {result.threads}, {result.prompt_tokens} + "
+        f"{result.new_tokens} tokens, {result.repeat} repeats, {result.machine}, commit {result.commit}"
+    )
+
+
+def require(module: str) -> None:
+    """Raise where a package of the `lab` extra is missing.
+
+    Raises:
+        QubicLabError: with the line that installs it.
+    """
+    if find_spec(module) is None:
+        raise QubicLabError(f'not installed: {module}; remedy: pip install "qubic-lab[lab]"')

@@ -1,7 +1,7 @@
 """What commands share: progress and notes on stderr, one JSON object on stdout, lists as options."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,13 @@ stderr = Console(stderr=True, highlight=False)
 def print_json(content: dict[str, Any]) -> None:
     """Put one JSON object on stdout."""
     typer.echo(json.dumps(content, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table that reads well on a terminal and in Markdown."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        typer.echo("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
 
 
 def note(text: str) -> None:

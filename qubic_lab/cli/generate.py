@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note_meaningless, print_json, progress_bar
+from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_numbers
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError
 
@@ -27,6 +27,7 @@ def generate(
     ranks: options.Ranks = None,
     strategy: options.Strategy = None,
     cut: options.Cut = None,
+    layers: options.Layers = None,
     dtype: options.Dtype = "bf16",
     raw: Annotated[bool, typer.Option("--raw", help="Send prompts as they are, without the chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
@@ -45,8 +46,9 @@ def generate(
 
     sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, ignore_eos, tuple(stop or ()))
     requests = [Request(prompt=text, raw=raw, sampling=sampling) for text in _prompts(prompt, prompts_file)]
-    slots = slots_for(len(requests), ranks or 1, dtype)
-    config = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots)
+    division = split_numbers("--layers", layers) if layers is not None else None
+    slots = slots_for(len(requests), len(division) if division else ranks or 1, dtype)
+    config = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
     with progress_bar() as progress, Pipeline.launch(config) as pipeline:
         completions = []
         for answer in pipeline.answer_all(requests):

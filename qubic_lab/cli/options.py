@@ -15,6 +15,10 @@ Strategy = Annotated[
     typer.Option(help="A: cut in two; B: equal layer counts; C: equal bytes read a step.", show_default="C"),
 ]
 Cut = Annotated[int | None, typer.Option(help="Strategy A: layers before the cut.", show_default="half")]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Layers of each rank, such as 11,11,6, in place of ranks, strategy and cut.", show_default=False),
+]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 Threads = Annotated[int | None, typer.Option(help="Compute threads of each rank.", show_default="cores / ranks")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

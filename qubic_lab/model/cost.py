@@ -11,12 +11,21 @@ from qubic_lab.model.layout import DTYPE_BYTES, Shape, StageRange, layer_tensors
 
 @dataclass(frozen=True)
 class PartCost:
-    """The cost of one part for one sequence: `decode_bytes` and `flops` are those of one decode step, one token."""
+    """The cost of one part for one sequence: `decode_bytes` and `flops` are those of one decode step, one token.
+
+    `request_bytes` are those of `decode_bytes` that each request of a batch reads for itself: its KV cache, its row of
+    the embedding. The others, weights, are read once for all.
+    """
 
     parameters: int
     weight_bytes: int
     decode_bytes: int
     flops: int
+    request_bytes: int = 0
+
+    def step_bytes(self, batch: int) -> int:
+        """Return the bytes that a decode step of `batch` requests reads."""
+        return self.decode_bytes + (batch - 1) * self.request_bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
     width = DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
     matrix = config.vocab * config.hidden
     layer = layer_tensors(config, 0)
+    kv_bytes = kv_cache_bytes(config, 1, dtype, context)
     layer_parameters = parameter_count(layer)
     layer_matrices = sum(math.prod(shape) for shape in layer.values() if len(shape) == 2)
     head_parameters = config.hidden + (0 if config.tied_head else matrix)
@@ -74,12 +84,14 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
             weight_bytes=matrix * width,
             decode_bytes=config.hidden * width,
             flops=0,
+            request_bytes=config.hidden * width,
         ),
         layer=PartCost(
             parameters=layer_parameters,
             weight_bytes=layer_parameters * width,
-            decode_bytes=(layer_parameters + 2 * context * config.kv_size) * width,
+            decode_bytes=layer_parameters * width + kv_bytes,
             flops=2 * layer_matrices + 4 * context * config.q_size,
+            request_bytes=kv_bytes,
         ),
         head=PartCost(
             parameters=head_parameters,
@@ -88,6 +100,24 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
             flops=2 * matrix,
         ),
     )
+
+
+def kv_cache_bytes(config: ModelConfig, layers: int, dtype: str, tokens: int) -> int:
+    """Return the bytes of the keys and values of so many tokens in so many layers.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+    return 2 * layers * tokens * config.kv_size * DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
+
+
+def layer_weight_bytes(config: ModelConfig, dtype: str) -> int:
+    """Return the bytes of one layer's weights.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+    return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype)
 
 
 def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:

@@ -1,11 +1,11 @@
-"""How many layers each rank gets: strategies A, B and C. Pure: whole numbers in, whole numbers out."""
+"""How many layers each rank gets: strategies A, B and C. Pure: plain numbers in, whole numbers out."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.model.config import ModelConfig
 from qubic_lab.model.cost import model_cost
+from qubic_lab.model.predict import PartTimes
 
 STRATEGIES = ("A", "B", "C")
 
@@ -32,9 +32,8 @@ def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None 
     if strategy == "B":
         return equal_counts(config.layers, ranks)
     cost = model_cost(config, "bf16")
-    return balanced_counts(
-        [cost.layer.decode_bytes] * config.layers, ranks, cost.embedding.decode_bytes, cost.head.decode_bytes
-    )
+    a_byte_a_second = PartTimes(cost.embedding.decode_bytes, cost.layer.decode_bytes, cost.head.decode_bytes)
+    return balanced_layers([a_byte_a_second] * ranks, config.layers)
 
 
 def check_strategy(ranks: int, strategy: str, cut: int | None = None) -> None:
@@ -63,27 +62,31 @@ def equal_counts(layers: int, ranks: int) -> tuple[int, ...]:
     return tuple(count + (rank < rest) for rank in range(ranks))
 
 
-def balanced_counts(layer_costs: Sequence[float], ranks: int, first_cost: float, last_cost: float) -> tuple[int, ...]:
-    """Return the contiguous division whose most expensive rank is cheapest; of those, the lightest last rank's.
+def balanced_layers(
+    rank_times: Sequence[PartTimes], layers: int, most_layers: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """Return the division of equal layers whose slowest rank is fastest; of those, the one with the fastest last rank.
 
-    `first_cost` and `last_cost` come on top of the first and the last rank's layers (embedding, head). Each rank has
-    at least one layer. Dynamic programming over the ranks, in O(ranks · layers²).
+    Each rank has its own times, at least one layer, and no more than its `most_layers` (default: no limit). Dynamic
+    programming over the ranks, in O(ranks · layers²).
+
+    Raises:
+        InputError: the ranks' limits leave layers over, or fewer layers than ranks.
     """
-    layers = len(layer_costs)
-    before = [0.0]  # before[n]: cost of the first n layers
-    for cost in layer_costs:
-        before.append(before[-1] + cost)
-    # best[n]: (dearest rank, last rank, where each rank ends) of the best division of the first n layers so far
-    best: dict[int, tuple[float, float, tuple[int, ...]]]
-    best = {n: (first_cost + before[n], first_cost + before[n], (n,)) for n in range(1, layers + 1)}
-    for rank in range(1, ranks):
-        extra = last_cost if rank == ranks - 1 else 0.0
-        best = {
-            n: min(
-                (max(dearest, own := before[n] - before[end] + extra), own, (*ends, n))
-                for end, (dearest, _, ends) in best.items()
-                if end < n
-            )
-            for n in range(rank + 1, layers + 1)
-        }
-    return tuple(end - begin for begin, end in pairwise((0, *best[layers][2])))
+    limits = [layers] * len(rank_times) if most_layers is None else most_layers
+    # best[n]: (slowest rank, last rank, layers of each rank) of the best division of the first n layers so far
+    best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
+    for rank, (times, limit) in enumerate(zip(rank_times, limits, strict=True)):
+        longer: dict[int, tuple[float, float, tuple[int, ...]]] = {}
+        for count in range(1, limit + 1):
+            own_s = times.stage_s(count, first=rank == 0, last=rank == len(rank_times) - 1)
+            for before, (slowest_s, _, counts) in best.items():
+                division = (max(slowest_s, own_s), own_s, (*counts, count))
+                n = before + count
+                if n <= layers:
+                    longer[n] = min(longer.get(n, division), division)
+        best = longer
+    if layers not in best:
+        room = " + ".join(map(str, limits))
+        raise InputError(f"{layers} layers cannot be divided: each rank needs one, and there is room for {room}")
+    return best[layers][2]

@@ -16,10 +16,9 @@ from qubic_lab.model.config import MEANINGLESS_KEY, parse_config
 from qubic_lab.model.folders import new_folder
 from qubic_lab.model.layout import Shape, model_tensors
 from qubic_lab.model.safetensors_file import Progress, TensorSpec, advance_to, write_safetensors
+from qubic_lab.model.shapes import CONFIGS
 from qubic_lab.provenance import usable_cores
 
-CONFIGS = {file.stem: file for file in sorted((Path(__file__).parent / "configs").glob("*.json"))}
-"""The config.json files of known models, by alias."""
 STANDARD_DEVIATION = 0.02
 CHUNK_VALUES = 4 * 2**20
 """Values made at a time by each core: 16 MiB of float32."""

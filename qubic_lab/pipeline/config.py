@@ -13,6 +13,8 @@ from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.provenance import usable_cores
 from qubic_lab.wire import pipeline_pb2 as pb
 
+GIVEN = "given"
+"""The strategy of a division that was given layer by layer."""
 MOST_THREADS = 1024
 """More threads a rank than any machine has cores are a slip, and would bring the machine down."""
 
@@ -23,7 +25,8 @@ class PipelineConfig:
 
     `slots` are requests that decode together in a lane; `lanes` defaults to the number of ranks, so that each has work.
     `trace` is a folder for the ranks' spans of time (see trace.py); the same folder again is written afresh.
-    `ranks`, `strategy` and `cut` of a split folder are those it was split with.
+    `ranks`, `strategy` and `cut` of a split folder are those it was split with. `layers` are those of each rank, such
+    as (11, 11, 6), in place of ranks, strategy and cut.
     """
 
     model: str = "smollm2"
@@ -37,6 +40,7 @@ class PipelineConfig:
     lanes: int | None = None
     capture: Path | None = None
     trace: Path | None = None
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,15 +123,17 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     split = read_split(folder)
     if split is None:
         checkpoint = Checkpoint.open(folder)
-        strategy = config.strategy or "C"
-        layers = plan_layers(checkpoint.config, config.ranks or 1, strategy, config.cut)
+        strategy, layers = _divide(config, checkpoint.config.layers) or (
+            config.strategy or "C",
+            plan_layers(checkpoint.config, config.ranks or 1, config.strategy or "C", config.cut),
+        )
     else:
         strategy, layers = split.strategy, split.layers_per_rank
         asked = (config.ranks or len(layers), config.strategy or strategy, config.cut or layers[0])
-        if asked != (len(layers), strategy, layers[0]):
+        if asked != (len(layers), strategy, layers[0]) or config.layers not in (None, layers):
             raise InputError(
                 f"{folder} was split by strategy {strategy} into layers {'/'.join(map(str, layers))}: "
-                f"leave out --strategy and --cut and give --ranks {len(layers)}"
+                f"leave out --strategy, --cut and --layers and give --ranks {len(layers)}"
             )
         stages = stage_ranges(layers)
         for rank in range(len(stages)) if own_rank is None else [own_rank]:
@@ -147,6 +153,22 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         trace=config.trace,
         meaningless=checkpoint.config.meaningless,
     )
+
+
+def _divide(config: PipelineConfig, model_layers: int) -> tuple[str, tuple[int, ...]] | None:
+    """Return the division that was asked for layer by layer, if it was."""
+    if config.layers is None:
+        return None
+    layers = config.layers
+    asked = "/".join(map(str, layers))
+    for name in ("strategy", "cut"):
+        if (value := getattr(config, name)) is not None:
+            raise InputError(f"layers are {asked}, and {name} is {value}: give one of the two")
+    if config.ranks not in (None, len(layers)):
+        raise InputError(f"layers are {asked}, for {len(layers)} ranks, but ranks is {config.ranks}: leave one out")
+    if min(layers, default=0) < 1 or sum(layers) != model_layers:
+        raise InputError(f"layers are {asked}: the model has {model_layers}, and each rank needs at least one")
+    return GIVEN, layers
 
 
 def _device(ranks: int) -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import InputError, QubicLabError, RankError
 from qubic_lab.model.folders import rank_folders, rank_name
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.engine import Engine
 from qubic_lab.pipeline.lifeline import tie_to_parents
 from qubic_lab.pipeline.member import Member, follow
-from qubic_lab.pipeline.run_folder import SOCKET, STORE
+from qubic_lab.pipeline.run_folder import SOCKET, STORE, tell_failure
 from qubic_lab.pipeline.server import PipelineService, start_server
 from qubic_lab.pipeline.transport import make_transport
 from qubic_lab.provenance import usable_cores
@@ -44,6 +44,8 @@ def main() -> None:
         _serve(Engine(member), options.listen or f"unix:{options.run_dir / SOCKET}", config)
     except QubicLabError as error:
         _say(f"rank {rank}: {error}")
+        if options.run_dir and isinstance(error, RankError):
+            tell_failure(options.run_dir, str(error))
         sys.exit(error.exit_status)
 
 
@@ -54,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", help="load this at start: alias, hub id or path; each host looks for itself")
     parser.add_argument("--strategy", help="A, B or C")
     parser.add_argument("--cut", type=int, help="strategy A: layers on the first rank")
+    parser.add_argument("--layers", type=_layers, metavar="N,N,…", help="layers of each rank, in place of a strategy")
     parser.add_argument("--dtype", default=PipelineConfig.dtype)
     parser.add_argument("--device", help="cpu or cuda; by default what rank 0's host has for each of its ranks")
     parser.add_argument("--threads", type=int, help="of each rank; by default rank 0's host is shared by its ranks")
@@ -62,6 +65,10 @@ def _options() -> argparse.Namespace:
     if not (options.run_dir or options.listen):
         parser.error("give --listen HOST:PORT: rank 0 serves there")
     return options
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _join_group(run_dir: Path | None, rank: int, ranks: int) -> None:
@@ -93,6 +100,7 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
         ranks=ranks,
         strategy=options.strategy,
         cut=options.cut,
+        layers=options.layers,
         dtype=options.dtype,
         device=options.device or ("cuda" if torch.cuda.device_count() >= ranks_here else "cpu"),
         threads=options.threads or max(1, usable_cores() // ranks_here),

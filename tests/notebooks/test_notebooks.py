@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
     "accuracy_comparison": {"questions": 2, "max_new_tokens": 6, "strategies": ["B", "C"], "batches": [1]},
     "pipeline_service": {"max_new_tokens": 8},
+    "split_strategies": {"ranks": [2], "batches": [1], "new_tokens": 12, "repeat": 1, "replicas": False},
+    "weekly": {},
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -21,7 +23,10 @@ def test_every_notebook_has_small_parameters() -> None:
 
 @pytest.mark.dist
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(notebook: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_notebook_runs_from_top_to_bottom(
+    notebook: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))  # none: the weekly notebook shows the kept week
     before = {p.pid for p in psutil.process_iter()}
     parameters = {"model": str(tiny), **SMALL[notebook.stem]}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)

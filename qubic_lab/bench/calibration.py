@@ -1,0 +1,118 @@
+"""What the parts of a lane's decode step take on each rank, read from a trace of a pipeline at steady work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, median
+from typing import TYPE_CHECKING
+
+from qubic_lab.errors import InputError
+from qubic_lab.model.plan import equal_counts
+from qubic_lab.model.predict import PartTimes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_STEPS = 4
+"""Of each rank: fewer do not tell a mean."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of one lane's step: each rank's parts, and the way of one message from rank to rank.
+
+    A rank's `head_s` is 0 unless it has the head. The embedding is part of the overhead: all that a step takes of the
+    rank's time beside layers, head and waiting. `hop_s` shows only while one lane runs alone; with more lanes other
+    work hides it, and it is 0. `prefill_layer_s` is one layer's time for one prompt.
+    """
+
+    ranks: tuple[PartTimes, ...]
+    hop_s: float
+    prefill_layer_s: float
+
+
+def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
+    """Return the mean times of the steps at which every lane was decoding and no prompt was computed.
+
+    Args:
+        spans: a trace (`trace.read_trace`) of answers of equal length, one in each slot.
+        layers: layers of each rank.
+
+    Raises:
+        InputError: the trace holds too short a stretch of such steps.
+    """
+    begin_ms, end_ms = _steady(spans)
+    steady = spans[spans["start_ms"].between(begin_ms, end_ms)]
+    parts, periods_s = zip(*(_rank_parts(steady[steady["rank"] == r], n) for r, n in enumerate(layers)), strict=True)
+    busy_s = sum(part.layer_s * n + part.head_s + part.overhead_s for part, n in zip(parts, layers, strict=True))
+    alone = len(layers) > 1 and steady["lane"].nunique() == 1
+    prefill = spans[(spans["phase"] == "prefill") & (spans["kind"] == "compute")]
+    prefill_ms = (prefill["end_ms"] - prefill["start_ms"]).groupby(prefill["rank"]).median().sum()
+    return StepTimes(
+        ranks=parts,
+        hop_s=max(0.0, periods_s[0] - busy_s) / len(layers) if alone else 0.0,
+        prefill_layer_s=float(prefill_ms) / 1e3 / sum(layers),
+    )
+
+
+def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
+    """Return the costs as they would be with the memory as fast as it was for the probes."""
+    reference = sum(part.layer_s for part in times.ranks)
+    factor = mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
+    ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
+    return replace(times, ranks=tuple(ranks))
+
+
+def median_times(found: Sequence[StepTimes]) -> StepTimes:
+    """Return the median of several calibrations, part by part."""
+    ranks = [
+        PartTimes(
+            embedding_s=0.0,
+            layer_s=median(part.layer_s for part in same_rank),
+            head_s=median(part.head_s for part in same_rank),
+            overhead_s=median(part.overhead_s for part in same_rank),
+        )
+        for same_rank in zip(*(times.ranks for times in found), strict=True)
+    ]
+    hop_s = median(times.hop_s for times in found)
+    return StepTimes(tuple(ranks), hop_s, median(times.prefill_layer_s for times in found))
+
+
+def calibrating_layers(layers: int, ranks: int) -> tuple[int, ...]:
+    """Return a split that is near to even, so that all ranks are busy, but not even: strategies A and B choose that.
+
+    Raises:
+        InputError: too few layers.
+    """
+    if ranks == 1:
+        return (layers,)
+    even = equal_counts(layers, ranks)
+    shifted = (even[0] + 1, *even[1:-1], even[-1] - 1)
+    if shifted[-1] < 1:
+        raise InputError(f"ranks is {ranks}: a model of {layers} layers has too few for a split to calibrate with")
+    return shifted
+
+
+def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
+    """Return begin and end, in ms, of the stretch in which every lane decodes and no prompt is computed."""
+    compute = spans[spans["kind"] == "compute"]
+    steps = compute[compute["phase"] == "decode"].groupby("lane")
+    prompts_end_ms = compute.loc[compute["phase"] == "prefill", "end_ms"].max()
+    return max(prompts_end_ms, steps["start_ms"].min().max()), steps["end_ms"].max().min()
+
+
+def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
+    """Return the parts of a rank's steps and the seconds from one step to the next."""
+    starts_ms = spans.loc[spans["kind"] == "compute", "start_ms"]
+    steps = len(starts_ms) - 1
+    if steps < FEWEST_STEPS:
+        raise InputError(
+            f"the trace holds {max(0, steps)} steps in which every lane decodes, of {FEWEST_STEPS}: ask for more tokens"
+        )
+    window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
+    sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()
+    compute_s, sample_s, wait_s = (
+        float(sums_ms.get(kind, 0.0)) / 1e3 / steps for kind in ("compute", "sample", "receive")
+    )
+    period_s = float(starts_ms.max() - starts_ms.min()) / 1e3 / steps
+    overhead_s = max(0.0, period_s - compute_s - sample_s - wait_s)
+    return PartTimes(embedding_s=0.0, layer_s=compute_s / layers, head_s=sample_s, overhead_s=overhead_s), period_s

@@ -1,0 +1,416 @@
+"""Is a plan's prediction true? Speed predicted from the costs of single layers, beside the speed that is measured.
+
+The costs come from other processes and another split than those predicted: a calibrating pipeline whose ranks are as
+many and as busy, each on cores of its own. Memory bandwidth drifts, so right before and after each measured run the
+calibrating pipeline does a few steps at that batch, a probe, and the costs are scaled by what a layer took then.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, Literal
+
+import psutil
+
+from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
+from qubic_lab.bench.engine import decode_tokens_per_s, random_prompts, total_threads
+from qubic_lab.bench.pinning import pin
+from qubic_lab.errors import InputError, check_at_least, check_range
+from qubic_lab.evals.compare import Progress
+from qubic_lab.model.config import ModelConfig, load_config
+from qubic_lab.model.cost import model_cost
+from qubic_lab.model.folders import rank_folders
+from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
+from qubic_lab.model.predict import PartTimes, pipeline_speed, stage_seconds
+from qubic_lab.model.resolve import resolve_model
+from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.message import MAX_SLOTS
+from qubic_lab.provenance import machine, source_commit, usable_cores
+from qubic_lab.trace import read_trace
+
+Quantity = Literal["tokens_per_s", "latency_ms"]
+
+CALIBRATIONS = 3
+PROBE_S = 1.0
+"""A probe takes about so long; at least FEWEST_NEW_TOKENS, at most as many tokens as a measured run."""
+PROMPT_TOKENS = 16
+FEWEST_NEW_TOKENS = 12
+GOOD_ERROR = 0.2
+"""Prediction errors below this count as within bounds."""
+ROOM = 1.3
+"""Memory that a pipeline takes for each byte of its weights, at most: caches, buffers and libraries come on top."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to spread a model over the ranks; `strategies` are all those that put the layers so, as in 'A = B'.
+
+    Strategy D has the whole model on each rank: `layers` are those of each replica.
+    """
+
+    strategies: str
+    layers: tuple[int, ...]
+
+    @property
+    def replicas(self) -> bool:
+        """True for strategy D."""
+        return self.strategies == "D"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One prediction beside its measurements: medians over the repeats; `error` is predicted ÷ measured − 1.
+
+    `tokens_per_s` is of all lanes together; `latency_ms` is between two tokens of a request while one lane runs alone.
+    `low` and `high` are the least and the greatest of the repeats' own errors.
+    """
+
+    quantity: Quantity
+    ranks: int
+    batch: int
+    strategy: str
+    layers: tuple[int, ...]
+    predicted: float
+    measured: float
+    measurements: tuple[float, ...]
+    error: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was calibrated for a number of ranks, a batch and as many lanes as given, in ms."""
+
+    ranks: int
+    batch: int
+    lanes: int
+    layers: tuple[int, ...]
+    layer_ms: float
+    head_ms: float
+    overhead_ms: tuple[float, ...]
+    hop_ms: float
+    prefill_layer_ms: float
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """All cells and costs; `median_error` is of the errors without their signs, `within` the share below 20 %."""
+
+    cells: tuple[Cell, ...]
+    costs: tuple[Costs, ...]
+    median_error: float
+    within: float
+    model: str
+    meaningless: bool
+    dtype: str
+    device: str
+    threads: int
+    prompt_tokens: int
+    new_tokens: int
+    repeat: int
+    machine: str
+    commit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be measured, checked before anything is; `threads` are all that the ranks share."""
+
+    base: PipelineConfig
+    config: ModelConfig
+    ranks: tuple[int, ...]
+    batches: tuple[int, ...]
+    threads: int
+    prompts: tuple[tuple[int, ...], ...]
+    new_tokens: int
+    repeat: int
+    replicas: bool
+
+    def batches_on(self, ranks: int) -> tuple[int, ...]:
+        """Return the batches to measure; on one rank also those that are as many requests as several ranks have."""
+        if ranks > 1:
+            return self.batches
+        return tuple(sorted({number * batch for number in (1, *self.ranks) for batch in self.batches}))
+
+
+def bench_prediction(
+    model: str = "smollm2",
+    ranks: Sequence[int] = (1, 2),
+    batches: Sequence[int] = (1, 4, 8),
+    dtype: str = "bf16",
+    new_tokens: int = 32,
+    repeat: int = 5,
+    replicas: bool = True,
+    progress: Progress | None = None,
+) -> PredictionResult:
+    """Predict and measure every way to spread a model over this machine's cores, at equal total threads.
+
+    Args:
+        model: alias, hub id, folder or GGUF file.
+        ranks: numbers of ranks; no more than cores.
+        batches: requests that decode together in a lane; on one rank also as many as several ranks have in all lanes.
+        dtype: `fp32`, `bf16`, `fp16`.
+        new_tokens: tokens of each answer, whatever its end tokens.
+        repeat: measurements of each cell, each between two probes.
+        replicas: also measure strategy D, the whole model on each rank.
+        progress: called after each measurement.
+
+    Raises:
+        InputError: a value is wrong, there are more ranks than cores, or too little memory.
+        RankError, NonFiniteError: a run failed.
+    """
+    plan = _check(model, ranks, batches, dtype, new_tokens, repeat, replicas)
+    cells: list[Cell] = []
+    costs: list[Costs] = []
+    for place, number in enumerate(plan.ranks):
+
+        def report(what: str, share: float, place: int = place) -> None:
+            if progress is not None:
+                progress(what, round(100 * (place + share)), 100 * len(plan.ranks))
+
+        report(f"calibrating, ranks: {number}", 0.0)
+        with _Bench(plan, number) as bench:
+            shapes = [(lanes, batch) for lanes in dict.fromkeys((number, 1)) for batch in plan.batches_on(number)]
+            found = {shape: bench.calibrate(*shape) for shape in shapes}
+            costs += [_costs(bench, shape, times) for shape, times in found.items()]
+            cells += _measure(plan, bench, found, report)
+    errors = [abs(cell.error) for cell in cells]
+    return PredictionResult(
+        cells=tuple(cells),
+        costs=tuple(costs),
+        median_error=median(errors),
+        within=mean(error < GOOD_ERROR for error in errors),
+        model=model,
+        meaningless=plan.config.meaningless,
+        dtype=dtype,
+        device="cpu",
+        threads=plan.threads,
+        prompt_tokens=PROMPT_TOKENS,
+        new_tokens=new_tokens,
+        repeat=repeat,
+        machine=str(machine()),
+        commit=str(source_commit()),
+    )
+
+
+def find_ways(layers: int, ranks: int, given: Mapping[str, tuple[int, ...]], replicas: bool) -> tuple[Way, ...]:
+    """Return the different ways among strategies' layers, those with equal layers as one; D comes last."""
+    by_layers: dict[tuple[int, ...], list[str]] = {}
+    for strategy, division in given.items():
+        by_layers.setdefault(division, []).append(strategy)
+    ways = [Way(" = ".join(strategies), division) for division, strategies in by_layers.items()]
+    return (*ways, Way("D", (layers,))) if replicas and ranks > 1 else tuple(ways)
+
+
+def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> float:
+    """Return the tokens/s of all lanes, or with one lane on several ranks the ms from token to token."""
+    if way.replicas:
+        return sum(batch / stage_seconds([_whole(times, rank)], way.layers)[0] for rank in range(ranks))
+    speed = pipeline_speed(stage_seconds(times.ranks, way.layers), times.hop_s, lanes, batch)
+    return speed.tokens_per_s if lanes == ranks else speed.idle_latency_ms
+
+
+def _check(
+    model: str,
+    ranks: Sequence[int],
+    batches: Sequence[int],
+    dtype: str,
+    new_tokens: int,
+    repeat: int,
+    replicas: bool,
+) -> _Plan:
+    for number in ranks:
+        check_at_least("ranks", number, 1)
+        if number > usable_cores():
+            raise InputError(
+                f"ranks is {number}, and there are {usable_cores()} cores: ranks that share a core show whether a "
+                "split is right (qubic-lab compare), not how fast it is"
+            )
+    for batch in batches:
+        check_range("batch × ranks", batch * max(ranks), 1, MAX_SLOTS)
+    check_at_least("new_tokens", new_tokens, FEWEST_NEW_TOKENS)
+    check_at_least("repeat", repeat, 1)
+    folder = resolve_model(model)
+    if rank_folders(folder):
+        raise InputError(f"model {model!r} is split already: give the model that it was made from")
+    config = load_config(folder)
+    copies = 2 + (max(ranks) if replicas and max(ranks) > 1 else 0)
+    needed = ROOM * copies * model_cost(config, dtype).weight_bytes
+    if needed > (free := psutil.virtual_memory().available):
+        raise InputError(
+            f"model {model!r} is held {copies} times at once, which takes about {needed / 2**30:.0f} GiB, and "
+            f"{free / 2**30:.0f} GiB are free: {'leave out the replicas or ' if replicas else ''}give a smaller model"
+        )
+    return _Plan(
+        base=PipelineConfig(model=model, device="cpu", dtype=dtype),
+        config=config,
+        ranks=tuple(dict.fromkeys(ranks)),
+        batches=tuple(dict.fromkeys(batches)),
+        threads=total_threads(usable_cores(), ranks),
+        prompts=random_prompts(config.vocab, max(ranks) * max(batches), PROMPT_TOKENS),
+        new_tokens=new_tokens,
+        repeat=repeat,
+        replicas=replicas,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One cell to fill: a way at a batch, with all lanes for throughput or one lane for latency."""
+
+    way: Way
+    batch: int
+    lanes: int
+    predicted: list[float]
+    measured: list[float]
+
+
+class _Bench:
+    """The pipelines for one number of ranks: one to calibrate and probe, one to measure, and the replicas.
+
+    All stay up; one that has no request only waits.
+    """
+
+    def __init__(self, plan: _Plan, ranks: int) -> None:
+        self.ranks = ranks
+        self.calibrating_layers = calibrating_layers(plan.config.layers, ranks)
+        self._plan = plan
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_Bench":
+        with ExitStack() as stack:
+            self._trace = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._calibrating = stack.enter_context(self._launch(self.calibrating_layers))
+            self._measured = stack.enter_context(self._launch(self.calibrating_layers))
+            self._replicas = []
+            if self._plan.replicas and self.ranks > 1:
+                whole = (self._plan.config.layers,)
+                self._replicas = [stack.enter_context(self._launch(whole, core)) for core in range(self.ranks)]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def calibrate(self, lanes: int, batch: int) -> StepTimes:
+        """Return the costs at a batch in each of so many lanes."""
+        return median_times([self.probe(lanes, batch, self._plan.new_tokens) for _ in range(CALIBRATIONS)])
+
+    def probe(self, lanes: int, batch: int, new_tokens: int) -> StepTimes:
+        """Return what the parts of a step take now."""
+        config = self._config(self.calibrating_layers, batch, lanes)
+        self._calibrating.configure(replace(config, trace=self._trace))
+        decode_tokens_per_s(self._calibrating, self._prompts(lanes * batch), new_tokens)
+        self._calibrating.describe()  # the ranks write out what they have noted
+        return step_times(read_trace(self._trace), self.calibrating_layers)
+
+    def measure(self, way: Way, batch: int, lanes: int) -> float:
+        """Return the tokens/s of all requests together, or with one lane on several ranks the ms between tokens."""
+        if way.replicas:
+            return self._measure_replicas(batch)
+        self._measured.configure(self._config(way.layers, batch, lanes))
+        rate = decode_tokens_per_s(self._measured, self._prompts(lanes * batch), self._plan.new_tokens)
+        return rate if lanes == self.ranks else 1000 * batch / rate
+
+    def _measure_replicas(self, batch: int) -> float:
+        for replica in self._replicas:
+            replica.configure(self._config((self._plan.config.layers,), batch, lanes=1))
+        with ThreadPoolExecutor(self.ranks) as pool:
+            prompts, new_tokens = self._prompts(batch), self._plan.new_tokens
+            return sum(pool.map(lambda replica: decode_tokens_per_s(replica, prompts, new_tokens), self._replicas))
+
+    @contextmanager
+    def _launch(self, layers: tuple[int, ...], first_core: int = 0) -> Iterator[Pipeline]:
+        config = self._config(layers, batch=1, lanes=1)
+        with Pipeline.launch(config) as pipeline:
+            pin(pipeline, first_core, self._plan.threads // self.ranks)
+            yield pipeline
+
+    def _config(self, layers: tuple[int, ...], batch: int, lanes: int) -> PipelineConfig:
+        threads = self._plan.threads // self.ranks  # the replicas share the threads as the ranks do
+        return replace(self._plan.base, layers=layers, threads=threads, slots=batch, lanes=lanes)
+
+    def _prompts(self, count: int) -> tuple[tuple[int, ...], ...]:
+        return self._plan.prompts[:count]
+
+
+def _runs(plan: _Plan, ranks: int, costs: Mapping[tuple[int, int], StepTimes]) -> list[_Run]:
+    """Return the cells of a number of ranks: each way with all lanes, and where there are several, with one."""
+    runs = []
+    for batch in plan.batches_on(ranks):
+        times = costs[ranks, batch].ranks
+        given = {s: plan_layers(plan.config, ranks, s) for s in STRATEGIES if s in ("B", "C") or ranks <= 2}
+        given["C"] = balanced_layers(times, plan.config.layers)
+        for way in find_ways(plan.config.layers, ranks, given, plan.replicas):
+            all_lanes = (ranks,) if way.replicas else dict.fromkeys((ranks, 1))
+            runs += [_Run(way, batch, lanes, [], []) for lanes in all_lanes]
+    return runs
+
+
+def _measure(
+    plan: _Plan, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes], report: Callable[[str, float], None]
+) -> list[Cell]:
+    """Fill every cell once a repeat, each run between two probes."""
+    runs = _runs(plan, bench.ranks, costs)
+    for repeat in range(plan.repeat):
+        for number, run in enumerate(runs):
+            shape = (run.lanes, run.batch)
+            tokens = _probe_tokens(plan, bench, costs[shape])
+            before = bench.probe(*shape, tokens)
+            run.measured.append(bench.measure(run.way, run.batch, run.lanes))
+            times = scaled(costs[shape], (before, bench.probe(*shape, tokens)))
+            run.predicted.append(predict(run.way, times, bench.ranks, run.batch, run.lanes))
+            what = f"{run.way.strategies}, ranks: {bench.ranks}, lanes: {run.lanes}, batch {run.batch}"
+            report(what, (len(runs) * repeat + number + 1) / (len(runs) * plan.repeat))
+    return [_cell(run, bench.ranks) for run in runs]
+
+
+def _probe_tokens(plan: _Plan, bench: _Bench, times: StepTimes) -> int:
+    step_s = sum(stage_seconds(times.ranks, bench.calibrating_layers))
+    return min(plan.new_tokens, max(FEWEST_NEW_TOKENS, round(PROBE_S / step_s)))
+
+
+def _cell(run: _Run, ranks: int) -> Cell:
+    errors = [predicted / measured - 1 for predicted, measured in zip(run.predicted, run.measured, strict=True)]
+    return Cell(
+        quantity="tokens_per_s" if run.lanes == ranks else "latency_ms",
+        ranks=ranks,
+        batch=run.batch,
+        strategy=run.way.strategies,
+        layers=run.way.layers,
+        predicted=median(run.predicted),
+        measured=median(run.measured),
+        measurements=tuple(run.measured),
+        error=median(errors),
+        low=min(errors),
+        high=max(errors),
+    )
+
+
+def _whole(times: StepTimes, rank: int) -> PartTimes:
+    """Return what the whole model takes on a rank: its own layers' time, with the last rank's head."""
+    return replace(times.ranks[rank], head_s=times.ranks[-1].head_s, overhead_s=times.ranks[0].overhead_s)
+
+
+def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> Costs:
+    lanes, batch = shape
+    return Costs(
+        ranks=bench.ranks,
+        batch=batch,
+        lanes=lanes,
+        layers=bench.calibrating_layers,
+        layer_ms=1000 * mean(part.layer_s for part in times.ranks),
+        head_ms=1000 * times.ranks[-1].head_s,
+        overhead_ms=tuple(1000 * part.overhead_s for part in times.ranks),
+        hop_ms=1000 * times.hop_s,
+        prefill_layer_ms=1000 * times.prefill_layer_s,
+    )

@@ -1,0 +1,133 @@
+"""`qubic-lab plan`: how to spread a model over devices, without its weights."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import print_json, print_table, split_list
+from qubic_lab.errors import QubicLabError
+
+if TYPE_CHECKING:
+    from qubic_lab.model.recommend import Advice, Baseline
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    example = "qubic-lab plan --model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"
+    app.command("plan", epilog=f"Example: {example}")(plan)
+
+
+def plan(
+    model: Annotated[str, typer.Option(help="deepseek, smollm2, or a folder with a config.json.")] = "deepseek",
+    devices: Annotated[
+        str,
+        typer.Option(
+            help="One a rank: t4, p4, p100, v100, l4, a10, a100-40, a100-80, h100, or attained figures such as "
+            "name=16GB@259GB/s@65TFLOPS."
+        ),
+    ] = "t4,t4,t4",
+    link: Annotated[str, typer.Option(help="Bits a second and latency one way between ranks.")] = "10Gbps:0.1ms",
+    goal: Annotated[
+        str,
+        typer.Option(
+            help="throughput: tokens/s of all requests; latency: ms a token of one alone; memory: the largest rank."
+        ),
+    ] = "throughput",
+    context: Annotated[int, typer.Option(help="Tokens in the KV cache of each request.")] = 1024,
+    batch: Annotated[int, typer.Option(help="Requests a lane; a pipeline has as many lanes as ranks.")] = 1,
+    dtype: Annotated[str, typer.Option(help="fp16, fp32, or bf16 where the devices have it.")] = "fp16",
+    answer_tokens: Annotated[int, typer.Option(help="New tokens of a request, for requests a second.")] = 512,
+    json: options.Json = False,
+) -> None:
+    """Predict splits and replicas of a model from its shape, and recommend one; nothing is run, no weights are read.
+
+    In the JSON, latency_ms is between two tokens of one request that runs alone, loaded_latency_ms while all run.
+    """
+    from qubic_lab.model.device import parse_devices, parse_link
+    from qubic_lab.model.recommend import plan as make_plan
+    from qubic_lab.model.shapes import resolve_shape
+
+    places = parse_devices(split_list("--devices", devices))
+    advice = make_plan(resolve_shape(model), places, parse_link(link), goal, context, batch, dtype, answer_tokens)
+    accelerate, remark = _accelerate(advice)
+    if json:
+        baseline = vars(accelerate) if accelerate else None
+        print_json({"model": model} | advice.to_dict() | {"accelerate": baseline, "accelerate_note": remark})
+        return
+    _show(model, advice, accelerate, remark)
+
+
+def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
+    """Return accelerate's own division, or None, and what must be known of it."""
+    from qubic_lab.model.device_map import accelerate_baseline
+
+    try:
+        baseline = accelerate_baseline(advice.setup)
+    except QubicLabError as error:
+        return None, str(error)
+    return baseline, "accelerate runs the devices one after the other, and only where all of them are in one host"
+
+
+def _show(model: str, advice: "Advice", accelerate: "Baseline | None", remark: str) -> None:
+    setup = advice.setup
+    typer.echo(
+        f"{model} in {setup.dtype} on {', '.join(device.name for device in setup.devices)}; goal: {advice.goal}; "
+        f"{setup.batch} request{'s' if setup.batch > 1 else ''} a lane of {setup.context:,} tokens each\n"
+    )
+    _show_plans(advice)
+    for refused in advice.refused:
+        typer.echo(f"{refused.strategy} refused: {refused.reason}")
+    typer.echo(f"\nRecommended: {advice.recommendation or 'none'}. {advice.reason}")
+    _show_lines("Where this changes", advice.changes)
+    typer.echo("\nBeside the plans")
+    _show_baselines([*advice.baselines, *([accelerate] if accelerate else [])])
+    typer.echo(remark)
+    _show_lines("What this rests on", advice.assumptions)
+    _show_lines("Where the figures come from", [f"{name}: {text}" for name, text in advice.sources.items()])
+
+
+def _show_plans(advice: "Advice") -> None:
+    if not advice.plans:
+        return
+    speeds = ("requests", "tokens/s", "ms alone", "ms loaded")
+    rows = [
+        (
+            *(plan.strategy, _each(plan.layers), f"{plan.requests}", f"{plan.tokens_per_s:.1f}"),
+            *(f"{plan.latency_ms:.1f}", f"{plan.loaded_latency_ms:.1f}", _gigabytes(plan.memory_bytes)),
+            " / ".join(f"{100 * share:.0f}" for share in plan.idle_share),
+            f"{plan.most_tokens_per_s / advice.answer_tokens:.3g}",
+        )
+        for plan in advice.plans
+    ]
+    print_table(("strategy", "layers", *speeds, "memory GB", "idle %", "requests/s"), rows)
+    typer.echo(
+        f"ms: between two tokens of a request; requests/s: of {advice.answer_tokens} tokens each, at the most at once"
+    )
+
+
+def _show_baselines(baselines: "list[Baseline]") -> None:
+    if not baselines:
+        return
+    rows = [
+        (
+            *(baseline.name, _each(baseline.layers), f"{baseline.requests}", f"{baseline.tokens_per_s:.1f}"),
+            *(f"{baseline.latency_ms:.1f}", _gigabytes(baseline.memory_bytes)),
+        )
+        for baseline in baselines
+    ]
+    print_table(("", "layers", "requests", "tokens/s", "ms alone", "memory GB"), rows)
+
+
+def _show_lines(title: str, lines: "list[str] | tuple[str, ...]") -> None:
+    typer.echo(f"\n{title}")
+    for line in lines:
+        typer.echo(f"- {line}")
+
+
+def _each(counts: tuple[int, ...]) -> str:
+    return " / ".join(map(str, counts))
+
+
+def _gigabytes(counts: tuple[int, ...]) -> str:
+    return " / ".join(f"{count / 1e9:.1f}" for count in counts)

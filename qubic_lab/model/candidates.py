@@ -1,0 +1,213 @@
+"""The plans that can be chosen from: strategies A, B, C and D, each predicted, or refused with the reason. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.model.config import ModelConfig
+from qubic_lab.model.cost import model_cost
+from qubic_lab.model.device import Device, Link
+from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
+from qubic_lab.model.predict import (
+    Speed,
+    hop_seconds,
+    most_batch,
+    most_layers,
+    part_times,
+    pipeline_speed,
+    rank_memory_bytes,
+    round_seconds,
+    stage_seconds,
+)
+
+GOALS = ("throughput", "latency", "memory")
+REPLICAS = "D"
+PLAN_STRATEGIES = (*STRATEGIES, REPLICAS)
+SIMPLEST_FIRST = (REPLICAS, *STRATEGIES)
+TIE = 0.01
+"""Plans that differ by no more than this share are equal: the predictions are not as good as that."""
+MOST_BATCH = 64
+"""The most requests a lane that the pipeline takes."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is planned for: a model, devices in the ranks' order, and lanes of `batch` requests of `context` tokens."""
+
+    config: ModelConfig
+    devices: tuple[Device, ...]
+    link: Link
+    context: int
+    batch: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One division and what it is predicted to give; tuples have one value a rank.
+
+    `tokens_per_s` is of all `requests` together. `latency_ms` is the time between two tokens of one request that runs
+    alone (of replicas: on the fastest), `loaded_latency_ms` the same while all run (on the slowest). `most_batch` is
+    the most requests a lane that memory and the pipeline allow, `most_tokens_per_s` the speed with those.
+    """
+
+    strategy: str
+    layers: tuple[int, ...]
+    requests: int
+    tokens_per_s: float
+    latency_ms: float
+    loaded_latency_ms: float
+    memory_bytes: tuple[int, ...]
+    idle_share: tuple[float, ...]
+    most_batch: int
+    most_tokens_per_s: float
+
+    def __str__(self) -> str:
+        if self.strategy == REPLICAS:
+            return "D (the whole model)" if len(self.layers) == 1 else f"D ({len(self.layers)} replicas)"
+        return f"{self.strategy} ({'/'.join(map(str, self.layers))})"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A strategy that is no candidate, and why."""
+
+    strategy: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Ranks that work on the same requests, as many lanes as ranks: a pipeline, or one replica."""
+
+    devices: tuple[Device, ...]
+    layers: tuple[int, ...]
+
+    def stage_s(self, setup: Setup, batch: int) -> tuple[float, ...]:
+        cost = model_cost(setup.config, setup.dtype, setup.context)
+        return stage_seconds([part_times(cost, device, setup.dtype, batch) for device in self.devices], self.layers)
+
+    def speed(self, setup: Setup, batch: int) -> Speed:
+        hop_s = hop_seconds(setup.config, setup.link, setup.dtype, batch)
+        return pipeline_speed(self.stage_s(setup, batch), hop_s, len(self.devices), batch)
+
+    def memory_bytes(self, setup: Setup) -> tuple[int, ...]:
+        cached = len(self.devices) * setup.batch * setup.context
+        return rank_memory_bytes(setup.config, self.layers, setup.dtype, cached)
+
+    def idle_share(self, setup: Setup) -> tuple[float, ...]:
+        stage_s, lanes = self.stage_s(setup, setup.batch), len(self.devices)
+        round_s = round_seconds(stage_s, hop_seconds(setup.config, setup.link, setup.dtype, setup.batch), lanes)
+        return tuple(max(0.0, 1 - lanes * seconds / round_s) for seconds in stage_s)
+
+    def most_batch(self, setup: Setup) -> int:
+        a_request_each = len(self.devices) * setup.context
+        return min(MOST_BATCH, most_batch(setup.config, self.devices, self.layers, setup.dtype, a_request_each))
+
+
+def candidates(setup: Setup) -> tuple[tuple[Plan, ...], tuple[Refused, ...]]:
+    """Return the plans that fit, in the order A, B, C, D, and what is refused, with the reason."""
+    plans: list[Plan] = []
+    refused: list[Refused] = []
+    for strategy in PLAN_STRATEGIES:
+        try:
+            plans.append(predict(setup, strategy, divide(setup, strategy)))
+        except InputError as error:
+            refused.append(Refused(strategy, str(error)))
+    return tuple(plans), tuple(refused)
+
+
+def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
+    """Return the layers of each device by a strategy; D gives each the whole model.
+
+    Raises:
+        InputError: the strategy is not for so many devices, or layers cannot be divided as memory allows.
+    """
+    check_choice("strategy", strategy, PLAN_STRATEGIES)
+    ranks = len(setup.devices)
+    if strategy == REPLICAS:
+        return (setup.config.layers,) * ranks
+    if strategy == "A" and ranks > 2:
+        raise InputError(f"not applicable: strategy A is for 2 devices, and there are {ranks}")
+    layers = plan_layers(setup.config, ranks, strategy)
+    return _balanced(setup) if strategy == "C" else layers
+
+
+def _balanced(setup: Setup) -> tuple[int, ...]:
+    cost = model_cost(setup.config, setup.dtype, setup.context)
+    ranks = len(setup.devices)
+    times = [part_times(cost, device, setup.dtype, setup.batch) for device in setup.devices]
+    cached = ranks * setup.batch * setup.context
+    room = [
+        most_layers(setup.config, device, setup.dtype, cached, first=rank == 0, last=rank == ranks - 1)
+        for rank, device in enumerate(setup.devices)
+    ]
+    return balanced_layers(times, setup.config.layers, room)
+
+
+def predict(setup: Setup, strategy: str, layers: Sequence[int]) -> Plan:
+    """Return what a division is predicted to give.
+
+    Raises:
+        InputError: a rank's memory does not suffice; names the rank, what it needs and what it has.
+    """
+    chains = [_Chain(setup.devices, tuple(layers))]
+    if strategy == REPLICAS:
+        chains = [_Chain((device,), (count,)) for device, count in zip(setup.devices, layers, strict=True)]
+    memory = tuple(held for chain in chains for held in chain.memory_bytes(setup))
+    _check_memory(setup, strategy, memory)
+    loaded = [chain.speed(setup, setup.batch) for chain in chains]
+    most = min(chain.most_batch(setup) for chain in chains)
+    return Plan(
+        strategy=strategy,
+        layers=tuple(layers),
+        requests=len(setup.devices) * setup.batch,
+        tokens_per_s=sum(speed.tokens_per_s for speed in loaded),
+        latency_ms=min(chain.speed(setup, 1).idle_latency_ms for chain in chains),
+        loaded_latency_ms=max(speed.latency_ms for speed in loaded),
+        memory_bytes=memory,
+        idle_share=tuple(share for chain in chains for share in chain.idle_share(setup)),
+        most_batch=most,
+        most_tokens_per_s=sum(chain.speed(setup, most).tokens_per_s for chain in chains),
+    )
+
+
+def _check_memory(setup: Setup, strategy: str, memory_bytes: Sequence[int]) -> None:
+    for rank, (device, needed) in enumerate(zip(setup.devices, memory_bytes, strict=True)):
+        if needed > device.usable_bytes:
+            requests = setup.batch if strategy == REPLICAS else len(setup.devices) * setup.batch
+            what = "the whole model" if strategy == REPLICAS or len(setup.devices) == 1 else "its part"
+            raise InputError(
+                f"on rank {rank} ({device.name}) {what} with a KV cache of {requests} × "
+                f"{setup.context:,} tokens needs {gigabytes(needed)}: only {gigabytes(device.usable_bytes)} of its "
+                f"{gigabytes(device.memory_bytes)} are usable"
+            )
+
+
+def best_plan(plans: Sequence[Plan], goal: str) -> Plan:
+    """Return the best plan for a goal; of those within 1 % of the best, the simplest: D, then A, B, C.
+
+    Raises:
+        InputError: an unknown goal.
+    """
+    check_choice("goal", goal, GOALS)
+    least = min(cost_for(plan, goal) for plan in plans)
+    equal = [plan for plan in plans if cost_for(plan, goal) <= least * (1 + TIE)]
+    return min(equal, key=lambda plan: SIMPLEST_FIRST.index(plan.strategy))
+
+
+def cost_for(plan: Plan, goal: str) -> float:
+    """Return what a goal wants least of: seconds a token of all, milliseconds a token alone, the largest rank."""
+    if goal == "throughput":
+        return 1 / plan.tokens_per_s
+    return plan.latency_ms if goal == "latency" else max(plan.memory_bytes)
+
+
+def alone(setup: Setup, device: Device, batch: int) -> Setup:
+    """Return the same setup on one of its devices alone."""
+    return replace(setup, devices=(device,), batch=batch)
+
+
+def gigabytes(count: float) -> str:
+    """Return a number of bytes as text, in GB of 10⁹ bytes."""
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,124 @@
+"""Where a recommendation changes: with the context's length, the requests at once, the requests a second. Pure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby, pairwise
+
+from qubic_lab.model.candidates import MOST_BATCH, TIE, Plan, Setup, best_plan, candidates
+
+SHORTEST_CONTEXT = 256
+CONTEXT_STEP = 256
+"""How close, in tokens, the border between two recommendations is looked for."""
+
+
+@dataclass(frozen=True)
+class ContextRange:
+    """What is recommended for contexts of so many tokens, at `batch` requests a lane; None: no plan fits."""
+
+    batch: int
+    context_from: int
+    context_to: int
+    recommendation: str | None
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """What is recommended for so many requests a second; None: they are more than any plan can answer."""
+
+    requests_per_s_from: float
+    requests_per_s_to: float | None
+    recommendation: str | None
+
+
+def context_ranges(setup: Setup, goal: str) -> tuple[ContextRange, ...]:
+    """Return what is recommended from 256 tokens to the model's limit, for 1, 2, 4 … 64 requests a lane.
+
+    Contexts are tried in powers of two; where the answer changes between two of them, to within 256 tokens.
+    """
+    return tuple(
+        part for batch in _powers(1, MOST_BATCH) for part in _context_ranges(replace(setup, batch=batch), goal)
+    )
+
+
+def _context_ranges(setup: Setup, goal: str) -> list[ContextRange]:
+    @cache
+    def best_at(context: int) -> str | None:
+        plans, _ = candidates(replace(setup, context=context))
+        return best_plan(plans, goal).strategy if plans else None
+
+    tried = list(_powers(SHORTEST_CONTEXT, setup.config.max_positions))
+    contexts = [c for low, high in pairwise(tried) for c in _closer_at_changes(best_at, low, high)] + tried[-1:]
+    ranges: list[ContextRange] = []
+    for context in contexts:
+        if ranges and ranges[-1].recommendation == best_at(context):
+            ranges[-1] = replace(ranges[-1], context_to=context)
+        else:
+            ranges.append(ContextRange(setup.batch, context, context, best_at(context)))
+    return ranges
+
+
+def _closer_at_changes(best_at: Callable[[int], str | None], low: int, high: int) -> list[int]:
+    """Return contexts from `low` to before `high`, no more than CONTEXT_STEP apart where the answer changes."""
+    if high - low <= CONTEXT_STEP or best_at(low) == best_at(high):
+        return [low]
+    middle = (low + high) // 2
+    return [*_closer_at_changes(best_at, low, middle), *_closer_at_changes(best_at, middle, high)]
+
+
+def rate_ranges(plans: Sequence[Plan], goal: str, answer_tokens: int) -> tuple[RateRange, ...]:
+    """Return what is recommended as more requests a second arrive: the best for the goal of those that keep up.
+
+    A plan keeps up with `most_tokens_per_s` ÷ `answer_tokens` requests a second. Prompts are not counted.
+    """
+    ranges: list[RateRange] = []
+    reached = 0.0
+    while able := [plan for plan in plans if plan.most_tokens_per_s / answer_tokens > reached * (1 + TIE)]:
+        best = best_plan(able, goal)
+        most = best.most_tokens_per_s / answer_tokens
+        ranges.append(RateRange(reached, most, best.strategy))
+        reached = most
+    return (*ranges, RateRange(reached, None, None))
+
+
+def context_sentences(ranges: Sequence[ContextRange]) -> list[str]:
+    """Say what is recommended at which contexts, batches with the same answer together."""
+    rows = [
+        (batch, [(part.context_from, part.context_to, part.recommendation) for part in parts])
+        for batch, parts in groupby(ranges, key=lambda part: part.batch)
+    ]
+    sentences = []
+    for parts, same in groupby(rows, key=lambda row: row[1]):
+        batches = [batch for batch, _ in same]
+        span = f"{batches[0]} to {batches[-1]} requests" if len(batches) > 1 else _requests(batches[0])
+        sentences.append(f"With {span} a lane: {_contexts(parts)}.")
+    return sentences
+
+
+def _contexts(parts: Sequence[tuple[int, int, str | None]]) -> str:
+    if len(parts) == 1:
+        first, last, name = parts[0]
+        return f"{f'{name} at every' if name else 'nothing fits at any'} context from {first:,} to {last:,} tokens"
+    texts = [f"{name or 'nothing fits'} up to {last:,} tokens" for _, last, name in parts[:-1]]
+    return ", ".join([*texts, f"{parts[-1][2] or 'nothing fits'} beyond"])
+
+
+def rate_sentence(ranges: Sequence[RateRange], answer_tokens: int) -> str:
+    """Say what is recommended at which rates."""
+    texts = [f"{part.recommendation} up to {part.requests_per_s_to:.3g}" for part in ranges[:-1]]
+    return (
+        f"By requests a second of {answer_tokens:,} tokens each, with as many at once as memory allows: "
+        f"{', '.join(texts)}; beyond, these devices cannot keep up."
+    )
+
+
+def _requests(count: int) -> str:
+    return f"{count} request{'s' if count > 1 else ''}"
+
+
+def _powers(first: int, last: int) -> Iterator[int]:
+    """Yield first, 2 · first, 4 · first … and `last` itself."""
+    while first < last:
+        yield first
+        first *= 2
+    yield last

@@ -1,0 +1,239 @@
+"""How to spread a model over devices: every plan predicted, one recommended, and why. Pure: nothing is run or read."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
+from qubic_lab.model.candidates import (
+    GOALS,
+    MOST_BATCH,
+    REPLICAS,
+    TIE,
+    Plan,
+    Refused,
+    Setup,
+    alone,
+    best_plan,
+    candidates,
+    cost_for,
+    gigabytes,
+    predict,
+)
+from qubic_lab.model.changes import (
+    ContextRange,
+    RateRange,
+    context_ranges,
+    context_sentences,
+    rate_ranges,
+    rate_sentence,
+)
+from qubic_lab.model.config import ModelConfig
+from qubic_lab.model.device import FP32_SHARE, LAYER_OVERHEAD_S, USABLE_SHARE, Device, Link, check_dtype
+from qubic_lab.model.predict import WORKING_RESERVE_BYTES, hop_seconds
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the plans are compared with, in their terms; `requests` decode at once."""
+
+    name: str
+    layers: tuple[int, ...]
+    requests: int
+    tokens_per_s: float
+    latency_ms: float
+    memory_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The plans for one goal, which is recommended (None where none fits), why, and where that changes."""
+
+    setup: Setup
+    goal: str
+    answer_tokens: int
+    plans: tuple[Plan, ...]
+    refused: tuple[Refused, ...]
+    recommendation: str | None
+    reason: str
+    baselines: tuple[Baseline, ...]
+    by_context: tuple[ContextRange, ...]
+    by_rate: tuple[RateRange, ...]
+    changes: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    sources: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; `requests_per_s` of a plan is what it answers at `most_batch`."""
+        setup = self.setup
+        return {
+            "goal": self.goal,
+            "context": setup.context,
+            "batch": setup.batch,
+            "dtype": setup.dtype,
+            "answer_tokens": self.answer_tokens,
+            "devices": [device.name for device in setup.devices],
+            "link": asdict(setup.link),
+            "plans": [
+                asdict(plan) | {"requests_per_s": plan.most_tokens_per_s / self.answer_tokens} for plan in self.plans
+            ],
+            "refused": [asdict(refused) for refused in self.refused],
+            "recommendation": self.recommendation,
+            "reason": self.reason,
+            "baselines": [asdict(baseline) for baseline in self.baselines],
+            "changes": {
+                "by_context": [asdict(part) for part in self.by_context],
+                "by_rate": [asdict(part) for part in self.by_rate],
+                "sentences": list(self.changes),
+            },
+            "assumptions": list(self.assumptions),
+            "sources": self.sources,
+        }
+
+
+def plan(
+    config: ModelConfig,
+    devices: Sequence[Device],
+    link: Link,
+    goal: str = "throughput",
+    context: int = 1024,
+    batch: int = 1,
+    dtype: str = "fp16",
+    answer_tokens: int = 512,
+) -> Advice:
+    """Predict strategies A, B, C and D on these devices and recommend one for a goal.
+
+    Args:
+        config: the model's shape.
+        devices: one a rank, in the ranks' order.
+        link: what joins each rank to the next.
+        goal: `throughput` (tokens/s of all requests), `latency` (ms a token of one request alone) or `memory` (bytes
+            of the largest rank).
+        context: tokens in the KV cache of each request: speeds are those at this length.
+        batch: requests a lane; a pipeline has as many lanes as ranks, replicas have one each.
+        dtype: of weights, activations and KV cache.
+        answer_tokens: new tokens of a request, for requests a second.
+
+    Raises:
+        InputError: no device, an unknown goal or dtype, bf16 where a device has none, or a number out of its range.
+    """
+    check_choice("goal", goal, GOALS)
+    check_at_least("number of devices", len(devices), 1)
+    check_range("context", context, 1, config.max_positions)
+    check_range("batch", batch, 1, MOST_BATCH)
+    check_range("answer_tokens", answer_tokens, 1, config.max_positions)
+    setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices))
+    plans, refused = candidates(setup)
+    baselines, alone_plan = _one_device(setup)
+    best = best_plan(plans, goal) if plans else None
+    by_context, by_rate = context_ranges(setup, goal), rate_ranges(plans, goal, answer_tokens)
+    return Advice(
+        setup=setup,
+        goal=goal,
+        answer_tokens=answer_tokens,
+        plans=plans,
+        refused=refused,
+        recommendation=best.strategy if best else None,
+        reason=explain(plans, goal, alone_plan) if best else _why_nothing_fits(refused),
+        baselines=baselines,
+        by_context=by_context,
+        by_rate=by_rate,
+        changes=_changes(by_context, by_rate, answer_tokens, baselines, alone_plan),
+        assumptions=assumptions(setup),
+        sources={device.name: device.sources for device in devices},
+    )
+
+
+def _one_device(setup: Setup) -> tuple[tuple[Baseline, ...], Plan | None]:
+    """Return the fastest device that holds the whole model: with a lane's requests, and with those of all lanes."""
+    fits: list[tuple[Device, Plan]] = []
+    for device in setup.devices if len(setup.devices) > 1 else ():
+        plans, _ = candidates(alone(setup, device, setup.batch))
+        fits += [(device, plan) for plan in plans if plan.strategy == REPLICAS]
+    if not fits:
+        return (), None
+    device, fastest = max(fits, key=lambda fit: fit[1].tokens_per_s)
+    baselines = [_baseline(f"one {device.name} alone", fastest)]
+    try:
+        all_setup = alone(setup, device, setup.batch * len(setup.devices))
+        all_at_once = predict(all_setup, REPLICAS, (setup.config.layers,))
+    except InputError:  # that many requests do not fit one device: there is nothing to compare with
+        return tuple(baselines), fastest
+    return (*baselines, _baseline(f"one {device.name}, all requests in one batch", all_at_once)), fastest
+
+
+def _baseline(name: str, plan: Plan) -> Baseline:
+    return Baseline(name, plan.layers, plan.requests, plan.tokens_per_s, plan.latency_ms, plan.memory_bytes)
+
+
+def explain(plans: Sequence[Plan], goal: str, alone_plan: Plan | None = None) -> str:
+    """Say why the best of the plans is recommended, with its numbers and the runner-up's; one device alone, if better.
+
+    Raises:
+        InputError: an unknown goal.
+    """
+    best = best_plan(plans, goal)
+    if len(best.layers) == 1:
+        return f"On one device every strategy is the whole model: {_measures(best)}."
+    text = _beside_the_next(best, [plan for plan in plans if plan.layers != best.layers], goal)
+    if alone_plan and cost_for(alone_plan, goal) * (1 + TIE) < cost_for(best, goal):
+        text += f" One device alone would do better ({_measures(alone_plan)}): leave the others out."
+    return text
+
+
+def _beside_the_next(best: Plan, others: Sequence[Plan], goal: str) -> str:
+    if not others:
+        return f"Only {best} fits: {_measures(best)}."
+    second = best_plan(others, goal)
+    text = f"{best}: {_measures(best)}. Next is {second}: {_measures(second)}."
+    if cost_for(second, goal) <= cost_for(best, goal) * (1 + TIE):
+        text += f" For {goal} the two are equal within {TIE:.0%}, so the simpler one is taken."
+    return text
+
+
+def _why_nothing_fits(refused: Sequence[Refused]) -> str:
+    reasons = {plan.reason: plan.strategy for plan in reversed(refused)}  # each reason once, with its first strategy
+    return "No plan fits. " + "; ".join(f"{strategy}: {reason}" for reason, strategy in reversed(reasons.items()))
+
+
+def _measures(plan: Plan) -> str:
+    largest = gigabytes(max(plan.memory_bytes))
+    return f"{plan.tokens_per_s:.1f} tokens/s, {plan.latency_ms:.1f} ms a token alone, {largest} on the largest rank"
+
+
+def _changes(
+    by_context: Sequence[ContextRange],
+    by_rate: Sequence[RateRange],
+    answer_tokens: int,
+    baselines: Sequence[Baseline],
+    alone_plan: Plan | None,
+) -> tuple[str, ...]:
+    sentences = context_sentences(by_context)
+    if len(by_rate) > 1:
+        sentences.append(rate_sentence(by_rate, answer_tokens))
+    if alone_plan:
+        enough = alone_plan.most_tokens_per_s / answer_tokens
+        sentences.append(f"Up to {enough:.3g} of those requests a second {baselines[0].name} is enough.")
+    return tuple(sentences)
+
+
+def assumptions(setup: Setup) -> tuple[str, ...]:
+    """Say what the predictions rest on."""
+    hop_s = hop_seconds(setup.config, setup.link, setup.dtype, setup.batch)
+    lines = [
+        "Nothing here was measured on these devices: speeds are computed from the model's shape and the figures below.",
+        "A part of a step takes as long as reading its bytes or doing its operations, whichever is longer; "
+        f"each layer takes {LAYER_OVERHEAD_S * 1e6:.0f} µs more.",
+        f"Every request has {setup.context:,} tokens in its KV cache. Prompts, sampling and the pipeline's own "
+        "bookkeeping take no time.",
+        f"Memory of a rank: weights, KV cache, and {gigabytes(WORKING_RESERVE_BYTES)} for CUDA, workspaces and "
+        f"activations; {USABLE_SHARE:.0%} of a device are usable.",
+        "A pipeline has as many lanes in flight as ranks; replicas share nothing and take one lane each. "
+        f"A hop takes {1e3 * hop_s:.3g} ms: the link's latency and the hidden states of a lane.",
+    ]
+    if setup.dtype == "fp32":
+        lines.append(f"Compute in fp32 is {FP32_SHARE:.3g} of that in 16 bit.")
+    if not all(device.bf16 for device in setup.devices):
+        names = ", ".join(dict.fromkeys(device.name for device in setup.devices if not device.bf16))
+        lines.append(f"No bf16 in the hardware of {names}: 16-bit runs there are fp16.")
+    return tuple(lines)

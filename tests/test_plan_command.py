@@ -1,0 +1,96 @@
+"""`qubic-lab plan` as users and their scripts meet it."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import SHAPE
+
+from qubic_lab.cli.main import run
+from qubic_lab.model import device_map
+
+
+@pytest.fixture(autouse=True)
+def stand_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def planned(line: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    assert run(["plan", *shlex.split(line), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), err) == (1, "")
+    return json.loads(out)
+
+
+def test_the_question_of_the_project_is_answered_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    content = planned("--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput", capsys)
+    layers = {plan["strategy"]: plan["layers"] for plan in content["plans"]}
+    assert layers == {"B": [10, 9, 9], "C": [11, 11, 6], "D": [28, 28, 28]}
+    assert (content["model"], content["recommendation"], content["context"]) == ("deepseek", "D", 1024)
+    assert content["refused"][0]["strategy"] == "A"
+    assert sum(content["accelerate"]["layers"]) == 28
+    assert "one after the other" in content["accelerate_note"]
+    assert content["changes"]["by_context"] and content["changes"]["sentences"]
+
+
+def test_the_page_says_what_is_recommended_and_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan"]) == 0
+    page = capsys.readouterr().out
+    for said in (
+        r"\| C +\| 11 / 11 / 6 +\| 3 ",
+        "A refused: not applicable",
+        r"Recommended: D\. D \(3 replicas\): \d+",
+        "With 1 to 2 requests a lane: D at every context",
+        r"\| one t4, all requests in one batch +\| 28 ",
+        r"\| accelerate device_map ",
+        "Nothing here was measured on these devices",
+        r"- t4: NVIDIA T4 data sheet.*259 GB/s",
+    ):
+        assert re.search(said, page), said
+
+
+def test_a_folder_needs_no_more_than_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = SHAPE | {"architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "shape").mkdir()
+    (tmp_path / "shape" / "config.json").write_text(json.dumps(shape))
+    content = planned("--model shape --devices t4,l4 --context 512", capsys)
+    assert [sum(plan["layers"]) for plan in content["plans"]] == [4, 4, 4, 8]
+
+
+def test_a_page_without_accelerate_or_plans_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_map, "find_spec", lambda name: None)
+    assert run(["plan", "--devices", "box=1GB@20GB/s@1TFLOPS"]) == 0
+    page = capsys.readouterr().out
+    assert "Recommended: none. No plan fits" in page
+    assert "accelerate is not installed" in page
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--model depseek", "model 'depseek' is no folder.*did you mean 'deepseek'"),
+        ("--model ''", "model '' is no folder"),
+        ("--model .", r"config\.json cannot be read"),
+        ("--devices t4,,t4", "--devices is 't4,,t4'"),
+        ("--devices t5", "unknown device 't5': .*known: a10, "),
+        ("--devices box=16@259GB/s@65TFLOPS", "memory of device box is '16': give a number and its unit"),
+        ("--link 10GB/s:0.1ms", "in bytes: give bits a second"),
+        ("--link 10Gbps", "link is '10Gbps': give bandwidth and latency"),
+        ("--goal fast", "unknown goal 'fast': known: latency, memory, throughput"),
+        ("--context 0", "context is 0"),
+        ("--context many", "'--context'.*'many'"),
+        ("--batch 0", "batch is 0"),
+        ("--dtype bf16", "t4 lacks in hardware: give fp16"),
+        (f"--answer-tokens {10**400}", "answer_tokens is 10.*at most 131072"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *shlex.split(line)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search(said, err), err

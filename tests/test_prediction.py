@@ -1,0 +1,121 @@
+"""Costs read from a trace, and what is predicted from them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
+from qubic_lab.bench.prediction import Way, bench_prediction, find_ways, predict
+from qubic_lab.errors import InputError
+from qubic_lab.model.predict import PartTimes
+from qubic_lab.provenance import usable_cores
+
+LAYER_MS, HEAD_MS, OVERHEAD_MS, HOP_MS = 2.0, 5.0, 1.0, 0.5
+LAYERS = (3, 2)
+
+
+def spans_of(rounds: int, lanes: int) -> pd.DataFrame:
+    """A trace of two ranks with known times; every step of rank 0 is followed by rank 1's, lane after lane."""
+    rows = [(rank, "compute", "prefill", 0, 0.0, 30.0) for rank in (0, 1)]
+    free_ms = [100.0, 100.0]
+    ready_ms = [100.0] * lanes
+    for _ in range(rounds):
+        for lane in range(lanes):
+            for rank, layers in enumerate(LAYERS):
+                arrives_ms = ready_ms[lane]
+                if arrives_ms > free_ms[rank]:
+                    rows.append((rank, "receive", "decode", lane, free_ms[rank], arrives_ms))
+                start_ms = max(arrives_ms, free_ms[rank])
+                end_ms = start_ms + layers * LAYER_MS
+                rows.append((rank, "compute", "decode", lane, start_ms, end_ms))
+                if rank == 1:
+                    rows.append((rank, "sample", "decode", lane, end_ms, end_ms + HEAD_MS))
+                    end_ms += HEAD_MS
+                free_ms[rank] = end_ms + OVERHEAD_MS
+                ready_ms[lane] = free_ms[rank] + HOP_MS
+    return pd.DataFrame(rows, columns=["rank", "kind", "phase", "lane", "start_ms", "end_ms"])
+
+
+@pytest.mark.parametrize(("lanes", "hop_ms"), [(1, HOP_MS), (2, 0.0)])
+def test_a_trace_tells_what_each_part_takes(lanes: int, hop_ms: float) -> None:
+    times = step_times(spans_of(12, lanes), LAYERS)
+    first, last = times.ranks
+    assert first.layer_s == pytest.approx(LAYER_MS / 1e3) == last.layer_s
+    assert (first.head_s, last.head_s) == pytest.approx((0.0, HEAD_MS / 1e3))
+    assert (first.overhead_s, last.overhead_s) == pytest.approx((OVERHEAD_MS / 1e3,) * 2)
+    assert times.hop_s == pytest.approx(hop_ms / 1e3, abs=1e-9)
+    assert times.prefill_layer_s == pytest.approx(2 * 30e-3 / sum(LAYERS))
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_is_predicted_for_the_traced_split_is_what_it_took(lanes: int) -> None:
+    spans = spans_of(40, lanes)
+    steps = spans[(spans["kind"] == "compute") & (spans["phase"] == "decode") & (spans["rank"] == 0)]
+    period_ms = (steps["start_ms"].max() - steps["start_ms"].min()) / (len(steps) - 1)
+    found = predict(Way("X", LAYERS), step_times(spans, LAYERS), ranks=2, batch=4, lanes=lanes)
+    assert found == pytest.approx(4 / period_ms * 1e3 if lanes == 2 else period_ms, rel=0.01)
+
+
+def test_a_trace_too_short_for_a_mean_is_refused() -> None:
+    with pytest.raises(InputError, match="ask for more tokens"):
+        step_times(spans_of(2, 2), LAYERS)
+
+
+TIMES = StepTimes((PartTimes(0.0, 2e-3, 0.0, 1e-3), PartTimes(0.0, 4e-3, 5e-3, 2e-3)), 0.5e-3, 1e-2)
+
+
+def test_replicas_are_whole_models_side_by_side() -> None:
+    expected = 3 / (10 * 2e-3 + 5e-3 + 1e-3) + 3 / (10 * 4e-3 + 5e-3 + 1e-3)
+    assert predict(Way("D", (10,)), TIMES, ranks=2, batch=3, lanes=2) == pytest.approx(expected)
+
+
+def test_a_probe_scales_what_reads_memory() -> None:
+    slow = StepTimes(tuple(PartTimes(0.0, 3 * part.layer_s, 9.9, 9.9) for part in TIMES.ranks), 9.9, 9.9)
+    found = scaled(TIMES, [TIMES, slow])  # the layers took once and three times as long: twice in the mean
+    assert [part.layer_s for part in found.ranks] == pytest.approx([4e-3, 8e-3])
+    assert found.ranks[1].head_s == pytest.approx(10e-3)
+    assert [part.overhead_s for part in found.ranks] == [1e-3, 2e-3]
+    assert found.hop_s == TIMES.hop_s
+
+
+def test_the_median_of_calibrations_is_taken_part_by_part() -> None:
+    odd = StepTimes(tuple(PartTimes(0.0, 1.0, 0.0, 0.0) for _ in TIMES.ranks), 0.0, 0.0)
+    assert median_times([TIMES, odd, TIMES]) == TIMES
+
+
+def test_equal_layers_are_one_way_and_replicas_come_last() -> None:
+    given = {"A": (15, 15), "B": (15, 15), "C": (17, 13)}
+    assert find_ways(30, 2, given, replicas=True) == (Way("A = B", (15, 15)), Way("C", (17, 13)), Way("D", (30,)))
+    assert find_ways(30, 1, {"A": (30,), "B": (30,), "C": (30,)}, replicas=True) == (Way("A = B = C", (30,)),)
+
+
+@pytest.mark.parametrize(("layers", "ranks", "split"), [(28, 2, (15, 13)), (28, 3, (11, 9, 8)), (30, 1, (30,))])
+def test_calibration_has_a_split_of_its_own(layers: int, ranks: int, split: tuple[int, ...]) -> None:
+    assert calibrating_layers(layers, ranks) == split
+
+
+def test_too_few_layers_to_calibrate_with() -> None:
+    with pytest.raises(InputError, match="2 layers"):
+        calibrating_layers(2, 2)
+
+
+def test_speed_is_not_predicted_for_ranks_that_share_a_core(tiny: Path) -> None:
+    with pytest.raises(InputError, match=f"there are {usable_cores()} cores"):
+        bench_prediction(str(tiny), ranks=(1, usable_cores() + 1))
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_every_cell_is_measured_and_predicted(tiny: Path) -> None:
+    result = bench_prediction(str(tiny), ranks=(1, 2), batches=(1, 2), new_tokens=14, repeat=2)
+    cells = {(cell.quantity, cell.ranks, cell.batch, cell.strategy) for cell in result.cells}
+    for batch in (1, 2):
+        assert ("tokens_per_s", 1, batch, "A = B = C") in cells
+        assert ("tokens_per_s", 2, batch, "D") in cells
+        assert {q for q, ranks, b, s in cells if (ranks, b) == (2, batch) and "B" in s} == {
+            "tokens_per_s",
+            "latency_ms",
+        }
+    assert ("tokens_per_s", 1, 4, "A = B = C") in cells  # as many requests as two ranks have at batch 2
+    assert all(len(cell.measurements) == 2 and cell.predicted > 0 for cell in result.cells)

@@ -1,0 +1,247 @@
+import json
+import logging
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.model import device_map
+from qubic_lab.model.candidates import MOST_BATCH, Plan, Setup, best_plan, candidates
+from qubic_lab.model.changes import ContextRange, context_ranges, context_sentences, rate_ranges, rate_sentence
+from qubic_lab.model.config import parse_config
+from qubic_lab.model.device import parse_devices, parse_link
+from qubic_lab.model.device_map import DeviceMap, accelerate_baseline, infer_map, map_baseline, read_map
+from qubic_lab.model.plan import plan_layers
+from qubic_lab.model.random_model import read_shape
+from qubic_lab.model.recommend import Advice, explain, plan
+from qubic_lab.pipeline.message import MAX_SLOTS
+
+DEEPSEEK = parse_config(read_shape("deepseek"))
+SMOLLM2 = parse_config(read_shape("smollm2"))
+LINK = parse_link("10Gbps:0.1ms")
+SMALL = "small=3GB@259GB/s@65TFLOPS"
+
+
+def setup_of(devices: str, config=DEEPSEEK, context: int = 1024, batch: int = 1, dtype: str = "fp16") -> Setup:
+    return Setup(config, parse_devices(devices.split(",")), LINK, context, batch, dtype)
+
+
+def advise(devices: str, config=DEEPSEEK, **options) -> Advice:
+    return plan(config, parse_devices(devices.split(",")), LINK, **options)
+
+
+def some_plan(
+    strategy: str, tokens_per_s: float, latency_ms: float, memory: int, most_tokens_per_s: float = 1.0
+) -> Plan:
+    layers = {"A": (1, 2), "B": (2, 1), "C": (2, 1), "D": (3, 3)}[strategy]
+    return Plan(
+        strategy, layers, 2, tokens_per_s, latency_ms, latency_ms, (memory, 1), (0.0, 0.0), 1, most_tokens_per_s
+    )
+
+
+def test_three_t4s_get_the_balanced_split_and_replicas_beside_it() -> None:
+    advice = advise("t4,t4,t4")
+    plans = {plan.strategy: plan for plan in advice.plans}
+    assert list(plans) == ["B", "C", "D"]
+    assert (plans["B"].layers, plans["C"].layers, plans["D"].layers) == ((10, 9, 9), (11, 11, 6), (28, 28, 28))
+    assert plans["C"].tokens_per_s > 1.15 * plans["B"].tokens_per_s
+    assert [refused.strategy for refused in advice.refused] == ["A"]
+    assert "for 2 devices" in advice.refused[0].reason
+    assert advice.recommendation == "D"
+    assert "D (3 replicas)" in advice.reason and "C (11/11/6)" in advice.reason
+    assert f"{plans['D'].tokens_per_s:.1f} tokens/s" in advice.reason
+
+
+def test_a_t4_decodes_no_faster_than_its_memory_is_read() -> None:
+    (whole,) = {plan.tokens_per_s for plan in advise("t4").plans}  # on one device every strategy is the whole model
+    assert 70 < whole < 259e9 / 3.09e9
+
+
+def test_equal_devices_are_split_as_the_pipeline_splits() -> None:
+    for config, ranks in ((DEEPSEEK, 2), (DEEPSEEK, 3)):
+        plans, _ = candidates(setup_of(",".join(["t4"] * ranks), config, context=1))
+        (balanced,) = [plan.layers for plan in plans if plan.strategy == "C"]
+        assert balanced == plan_layers(config, ranks, "C")
+
+
+def test_unequal_devices_get_unequal_layers() -> None:
+    plans = {plan.strategy: plan for plan in advise("p4,v100").plans}
+    slow, fast = plans["C"].layers
+    assert fast > 2 * slow
+    assert plans["C"].tokens_per_s > plans["B"].tokens_per_s
+
+
+def test_what_does_not_fit_one_device_is_no_replica_and_says_why() -> None:
+    advice = advise(f"{SMALL},{SMALL},{SMALL}")
+    refused = {refused.strategy: refused.reason for refused in advice.refused}
+    assert "on rank 0 (small) the whole model" in refused["D"]
+    assert "needs 4.7 GB: only 2.7 GB of its 3.0 GB are usable" in refused["D"]
+    assert advice.recommendation == "C"
+    assert all(held <= 2.7e9 for plan in advice.plans for held in plan.memory_bytes)
+
+
+def test_memory_limits_the_balanced_split() -> None:
+    narrow = "narrow=2GB@259GB/s@65TFLOPS"
+    (free,) = [plan for plan in advise("t4,t4").plans if plan.strategy == "C"]
+    (limited,) = [plan for plan in advise(f"{narrow},t4").plans if plan.strategy == "C"]
+    assert limited.layers[0] < free.layers[0]
+    assert limited.memory_bytes[0] <= 0.9 * 2e9
+
+
+def test_nothing_is_recommended_where_nothing_fits() -> None:
+    advice = advise("t4,t4", replace(DEEPSEEK, layers=30, hidden=8192, intermediate=40_000))
+    assert (advice.plans, advice.recommendation, advice.by_rate[0].recommendation) == ((), None, None)
+    assert advice.reason.startswith("No plan fits. A: on rank 0 (t4)")
+    assert "C: 30 layers cannot be divided" in advice.reason
+    assert all("nothing fits at any context" in sentence for sentence in advice.changes)
+
+
+def test_more_devices_than_layers_leave_only_replicas() -> None:
+    advice = advise("t4,t4,t4", replace(DEEPSEEK, layers=2))
+    assert [plan.strategy for plan in advice.plans] == ["D"]
+    assert advice.reason.startswith("Only D (3 replicas) fits")
+
+
+def test_each_goal_has_its_own_best() -> None:
+    plans = [some_plan("A", 90, 5.0, 50), some_plan("C", 100, 9.0, 80), some_plan("D", 80, 8.0, 200)]
+    assert [best_plan(plans, goal).strategy for goal in ("throughput", "latency", "memory")] == ["C", "A", "A"]
+
+
+def test_within_one_percent_the_simpler_is_taken_and_the_reason_says_so() -> None:
+    replicas, balanced = some_plan("D", 99.5, 5.0, 200), some_plan("C", 100.0, 5.0, 80)
+    assert best_plan([balanced, replicas], "throughput") is replicas
+    assert "equal within 1%" in explain([balanced, replicas], "throughput")
+    assert best_plan([balanced, replace(replicas, tokens_per_s=98.5)], "throughput") is balanced
+
+
+def test_a_device_that_does_better_alone_is_named() -> None:
+    advice = advise(f"h100,{SMALL}", goal="latency")
+    assert advice.recommendation in ("A", "B", "C")
+    assert "leave the others out" in advice.reason
+    assert advice.baselines[0].name == "one h100 alone"
+
+
+def test_one_device_with_all_requests_stands_beside_three() -> None:
+    alone, batched = advise("t4,t4,t4", batch=2).baselines
+    assert (alone.requests, batched.requests) == (2, 6)
+    assert batched.tokens_per_s > 2 * alone.tokens_per_s
+
+
+def test_long_contexts_move_the_recommendation_from_replicas_to_the_pipeline() -> None:
+    ranges = [part for part in context_ranges(setup_of("p4,p4,p4"), "throughput") if part.batch == 8]
+    assert [part.recommendation for part in ranges] == ["D", "C", None]
+    for part, following in pairwise(ranges):
+        assert 0 < following.context_from - part.context_to <= 256
+    for part in ranges:
+        for context in (part.context_from, part.context_to):
+            plans, _ = candidates(setup_of("p4,p4,p4", context=context, batch=8))
+            assert (best_plan(plans, "throughput").strategy if plans else None) == part.recommendation
+
+
+def test_changes_are_said_once_for_batches_that_agree() -> None:
+    ranges = [
+        ContextRange(1, 256, 8192, "D"),
+        ContextRange(2, 256, 8192, "D"),
+        ContextRange(4, 256, 4000, "D"),
+        ContextRange(4, 4256, 6000, "C"),
+        ContextRange(4, 6256, 8192, None),
+    ]
+    assert context_sentences(ranges) == [
+        "With 1 to 2 requests a lane: D at every context from 256 to 8,192 tokens.",
+        "With 4 requests a lane: D up to 4,000 tokens, C up to 6,000 tokens, nothing fits beyond.",
+    ]
+
+
+def test_rates_beyond_a_plan_go_to_the_best_that_keeps_up() -> None:
+    quick, wide = some_plan("D", 80, 5.0, 200, most_tokens_per_s=1000), some_plan("C", 70, 9.0, 80, 3000)
+    ranges = rate_ranges([quick, wide], "latency", answer_tokens=100)
+    assert [(part.requests_per_s_to, part.recommendation) for part in ranges] == [(10, "D"), (30, "C"), (None, None)]
+    assert "D up to 10, C up to 30; beyond" in rate_sentence(ranges, 100)
+    assert [part.recommendation for part in rate_ranges([quick, wide], "memory", 100)] == ["C", None]
+
+
+def test_advice_is_json_with_a_value_for_each_rank() -> None:
+    content = json.loads(json.dumps(advise("t4,t4", goal="memory", batch=4, answer_tokens=256).to_dict()))
+    assert (content["goal"], content["batch"], content["devices"]) == ("memory", 4, ["t4", "t4"])
+    for entry in content["plans"]:
+        assert len(entry["layers"]) == len(entry["memory_bytes"]) == len(entry["idle_share"]) == 2
+        assert entry["latency_ms"] <= entry["loaded_latency_ms"]
+        assert entry["requests_per_s"] == pytest.approx(entry["most_tokens_per_s"] / 256)
+    assert "vllm" in content["sources"]["t4"]
+    assert any("fp16" in line for line in content["assumptions"])
+
+
+def test_the_most_requests_a_lane_are_those_of_the_pipeline() -> None:
+    assert MOST_BATCH == MAX_SLOTS
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"goal": "speed"}, "unknown goal 'speed'"),
+        ({"goal": "latancy"}, "did you mean 'latency'"),
+        ({"context": 0}, "context is 0"),
+        ({"context": 131073}, "context is 131073: it must be at most 131072"),
+        ({"batch": 65}, "batch is 65: it must be at most 64"),
+        ({"answer_tokens": 0}, "answer_tokens is 0"),
+        ({"dtype": "bf16"}, "t4 lacks in hardware"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused(options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        advise("t4", **options)
+
+
+def test_no_devices_are_refused() -> None:
+    with pytest.raises(InputError, match="number of devices is 0"):
+        plan(DEEPSEEK, [], LINK)
+
+
+def test_accelerates_map_is_read_by_the_nearest_name() -> None:
+    places = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers": 1, "lm_head": 2}
+    assert read_map(places, 3) == DeviceMap(embedding=0, layers=(0, 1, 1), head=2)
+    assert read_map({"": 0}, 2) == DeviceMap(0, (0, 0), 0)
+
+
+def test_hops_are_counted_on_the_way_there_and_back() -> None:
+    assert DeviceMap(0, (0, 1, 1), 2).hops == 3
+    assert DeviceMap(0, (0, 1, 1), 0).hops == 2
+    assert DeviceMap(0, (0, 0, 0), 0).hops == 0
+
+
+def test_a_map_of_one_device_is_one_device() -> None:
+    setup = setup_of("t4")
+    baseline = map_baseline(setup, DeviceMap(0, (0,) * 28, 0))
+    (whole,) = [plan for plan in candidates(setup)[0] if plan.strategy == "D"]
+    assert baseline.tokens_per_s == pytest.approx(whole.tokens_per_s)
+    assert baseline.memory_bytes == whole.memory_bytes
+
+
+def test_a_tied_matrix_is_held_twice_where_a_map_parts_embedding_and_head() -> None:
+    setup = setup_of("t4,t4", SMOLLM2)
+    apart, together = (map_baseline(setup, DeviceMap(0, (0,) * 15 + (1,) * 15, head)) for head in (1, 0))
+    assert sum(apart.memory_bytes) - sum(together.memory_bytes) == 2 * SMOLLM2.vocab * SMOLLM2.hidden
+
+
+def test_accelerate_divides_by_bytes_and_runs_one_device_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    setup = setup_of("t4,t4,t4")
+    with caplog.at_level(logging.WARNING):
+        baseline = accelerate_baseline(setup)
+    assert not caplog.records  # that no T4 is in this machine is no news
+    assert sum(baseline.layers) == 28 and 0 < baseline.layers[0] < baseline.layers[1]  # the embedding is heavy, too
+    plans = {plan.strategy: plan for plan in candidates(setup)[0]}
+    assert baseline.latency_ms == pytest.approx(plans["C"].latency_ms)
+    assert baseline.tokens_per_s < plans["C"].tokens_per_s / 2
+
+
+def test_accelerate_is_no_baseline_where_it_would_use_the_disk() -> None:
+    with pytest.raises(QubicLabError, match="no room for all weights"):
+        infer_map(setup_of(f"{SMALL},{SMALL}", replace(DEEPSEEK, layers=60)))
+
+
+def test_accelerate_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_map, "find_spec", lambda name: None)
+    with pytest.raises(QubicLabError, match="accelerate is not installed"):
+        accelerate_baseline(setup_of("t4"))
