@@ -43,9 +43,9 @@ def write_study(root: Path, name: str = "study", **changes: Any) -> Path:
     return _write(root / "experiments" / f"{name}.yaml", {k: v for k, v in content.items() if v is not None})
 
 
-def write_week(root: Path, *studies: str) -> Path:
-    """Write `experiments/weekly.yaml`."""
-    return _write(root / "experiments" / "weekly.yaml", {"title": "A week", "studies": list(studies)})
+def write_week(root: Path, *studies: str, **changes: Any) -> Path:
+    """Write `experiments/weekly.yaml` with the changes."""
+    return _write(root / "experiments" / "weekly.yaml", {"title": "A week", "studies": list(studies)} | changes)
 
 
 def _write(path: Path, content: Any) -> Path:

@@ -1,6 +1,10 @@
+from typing import Any
+
+import pytest
 from comparisons import make_case, make_cases, make_comparison, make_difference, make_reference
 
 from qubic_lab.runs.acceptance import Row, judge
+from qubic_lab.runs.records import Picture, Records
 from qubic_lab.studies.accuracy_comparison import (
     case_label,
     difference,
@@ -19,8 +23,18 @@ def row(rows: list[Row], id: str) -> Row:
     return found
 
 
+def judge_results(id: str, **results: dict[str, Any]) -> Row:
+    """Return the row of one run that recorded these results."""
+    return row(judge({"study/k1": Records(results=results)}), id)
+
+
+def judge_comparisons(comparisons: dict[str, dict[str, Any]]) -> list[Row]:
+    """Return the rows of runs that recorded a comparison each."""
+    return judge({run: Records(results={"comparison": comparison}) for run, comparison in comparisons.items()})
+
+
 def test_equal_answers_pass_with_their_sample_and_interval():
-    found = row(judge({"accuracy/k1": make_comparison(questions=64)}), "11.6")
+    found = row(judge_comparisons({"accuracy/k1": make_comparison(questions=64)}), "11.6")
     assert (found.verdict, found.reason, found.run) == ("pass", "", "accuracy/k1")
     assert "100\N{NO-BREAK SPACE}% of the tokens" in found.measured
     assert "2,048 compared" in found.measured
@@ -29,7 +43,7 @@ def test_equal_answers_pass_with_their_sample_and_interval():
 
 
 def test_a_pass_on_few_questions_or_random_weights_says_so():
-    found = row(judge({"accuracy/k1": make_comparison(meaningless=True)}), "11.6")
+    found = row(judge_comparisons({"accuracy/k1": make_comparison(meaningless=True)}), "11.6")
     assert found.verdict == "pass"
     assert "8 of 50 questions" in found.reason
     assert "random weights" in found.reason
@@ -37,27 +51,131 @@ def test_a_pass_on_few_questions_or_random_weights_says_so():
 
 def test_the_least_favourable_run_decides():
     worse = make_comparison(cases=[make_case(token_identity=0.94, divergences=[{"id": "factual-01", "position": 3}])])
-    found = row(judge({"accuracy/good": make_comparison(), "accuracy/worse": worse}), "11.6")
+    found = row(judge_comparisons({"accuracy/good": make_comparison(), "accuracy/worse": worse}), "11.6")
     assert (found.verdict, found.run) == ("fail", "accuracy/worse")
     assert "7 of 8 questions" in found.measured
 
 
 def test_exactly_the_limit_is_not_above_it():
-    assert row(judge({"a/k": make_comparison(cases=[make_case(token_identity=0.95)])}), "11.6").verdict == "fail"
+    assert (
+        row(judge_comparisons({"a/k": make_comparison(cases=[make_case(token_identity=0.95)])}), "11.6").verdict
+        == "fail"
+    )
 
 
 def test_the_backend_that_did_not_run_is_named_as_not_measured():
-    found = row(judge({"accuracy/k1": make_comparison()}), "11.4")
+    found = row(judge_comparisons({"accuracy/k1": make_comparison()}), "11.4")
     assert (found.verdict, found.reason) == ("not measured here", "missing: NCCL on GPU")
     assert found.measured == "gloo on CPU, up to 2 ranks"
-    found = row(judge({"accuracy/k1": make_comparison(device="cuda:0")}), "11.4")
+    found = row(judge_comparisons({"accuracy/k1": make_comparison(device="cuda:0")}), "11.4")
     assert (found.verdict, found.reason) == ("not measured here", "missing: gloo on CPU")
-    both = judge({"a/k1": make_comparison(), "a/k2": make_comparison(device="cuda")})
+    both = judge_comparisons({"a/k1": make_comparison(), "a/k2": make_comparison(device="cuda")})
     assert row(both, "11.4").verdict == "pass"
 
 
-def test_without_a_comparison_nothing_is_judged():
-    assert {(row.verdict, row.measured, row.run) for row in judge({})} == {("not measured here", "", None)}
+def test_without_runs_nothing_is_judged_and_every_row_says_why():
+    rows = judge({})
+    assert {(row.verdict, row.measured, row.run) for row in rows} == {("not measured here", "", None)}
+    assert all(row.reason for row in rows)
+    assert [row.id for row in rows if row.measurable] == [f"11.{number}" for number in range(1, 9)]
+    assert row(rows, "11.7").reason == "no finished run of concurrency this week"
+    assert row(rows, "10.5").reason == "the cluster is not built yet"
+    assert len({row.id for row in rows}) == len(rows)
+
+
+def test_an_architecture_must_hold_all_that_is_asked():
+    part = {"name": "layer", "parameters": 1, "weight_bytes": 2, "flops": 3, "decode_ms": 0.5}
+    assert judge_results("11.1", architecture={"parts": [part]}).verdict == "pass"
+    del part["decode_ms"]
+    found = judge_results("11.1", architecture={"parts": [part], "note_ms": "none"})
+    assert (found.verdict, found.reason) == ("not measured here", "missing: measured time")
+
+
+def make_cell(**changes: Any) -> dict[str, Any]:
+    return {
+        "quantity": "tokens_per_s",
+        "ranks": 2,
+        "batch": 4,
+        "strategy": "C",
+        "layers": [16, 14],
+        "error": 0.02,
+        "low": -0.01,
+        "high": 0.05,
+    } | changes
+
+
+def test_predictions_are_judged_by_their_median_and_their_bounds():
+    good = [make_cell()] * 8
+    assert judge_results("11.2", prediction={"cells": good}).verdict == "pass"
+    worst = make_cell(error=-0.31, low=-0.4, high=-0.2, strategy="C", ranks=2, batch=4, quantity="latency_ms")
+    found = judge_results("11.2", prediction={"cells": [*good, make_cell(), worst], "meaningless": True})
+    assert (found.verdict, found.measured.replace("\N{NO-BREAK SPACE}", " ")) == (
+        "pass",
+        "median error 2 %; 9 of 10 predictions within 20 %; the worst is −31 % (repeats −40 % to −20 %) "
+        "for C, ranks: 2, batch 4, latency",
+    )
+    assert "random weights" in found.reason
+    assert judge_results("11.2", prediction={"cells": [*good, worst]}).verdict == "fail"  # 8 of 9 within the bounds
+    assert judge_results("11.2", prediction={"cells": [make_cell(error=0.10)]}).verdict == "fail"
+
+
+
+def test_a_rank_that_loads_more_than_its_share_fails():
+    def judged(weight_mib: int) -> Row:
+        mib = 2**20
+        rank = {"rank": 1, "weight_bytes": weight_mib * mib, "share_bytes": 100 * mib, "peak_rss_bytes": 400 * mib}
+        return judge_results("11.3", memory={"ranks": [rank | {"weight_bytes": 100 * mib, "rank": 0}, rank]})
+
+    assert judged(109).verdict == "pass"
+    assert judged(200).verdict == "fail"
+    assert "rank 1: 200 MiB of weights for a share of 100 MiB" in judged(200).measured.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+
+
+def test_a_timeline_is_a_picture_of_that_name():
+    timeline = Picture("timeline", "The ranks over a second.", "<svg/>")
+    found = row(judge({"a/k": Records(pictures=(timeline,))}), "11.5")
+    assert (found.verdict, found.run) == ("pass", "a/k")
+    other = Picture("speeds", "Speeds", "<svg/>")
+    assert row(judge({"a/k": Records(pictures=(other,))}), "11.5").verdict == "not measured here"
+
+
+def make_level(clients: int, p95_s: float = 2.0, **changes: Any) -> dict[str, Any]:
+    speed = {"tokens_per_s": 20.0 * clients**0.5, "answers_unchanged": True}
+    return {"clients": clients, "requests": 40, "p50_s": 1.0, "p95_s": p95_s, "p99_s": 2 * p95_s} | speed | changes
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ([make_level(1), make_level(10, 9.9), make_level(16, 12.0)], "pass"),  # ten clients are asked for
+        ([make_level(1), make_level(10, 10.0)], "fail"),
+        ([make_level(8, 11.0), make_level(16, 3.0)], "pass"),
+        ([make_level(2, answers_unchanged=False), make_level(10)], "fail"),
+        ([make_level(8)], "not measured here"),
+    ],
+)
+def test_latency_is_judged_at_ten_clients_and_answers_at_all(levels: list[dict[str, Any]], verdict: str):
+    assert judge_results("11.7", concurrency={"levels": levels}).verdict == verdict
+
+
+def test_latency_has_its_interval_where_it_is_recorded():
+    found = judge_results("11.7", concurrency={"levels": [make_level(10, p95_low_s=1.5, p95_high_s=3.25)]})
+    assert "1.50 to 3.25 s" in found.measured
+
+
+def test_a_benchmark_needs_all_its_sides():
+    levels, memory = (
+        [make_level(1), make_level(16)],
+        {"ranks": [{"weight_bytes": 1, "share_bytes": 1, "peak_rss_bytes": 1, "rank": 0}]},
+    )
+    cells = [make_cell(ranks=1), make_cell(strategy="D")]
+    found = judge_results("11.8", concurrency={"levels": levels}, memory=memory, prediction={"cells": cells})
+    assert found.verdict == "pass"
+    assert "16 clients get 4.0 × the tokens/s of one" in found.measured
+    found = judge_results("11.8", concurrency={"levels": levels}, prediction={"cells": cells[:1]})
+    assert (found.verdict, found.reason) == ("not measured here", "missing: memory of each rank, replicas")
 
 
 def test_a_case_that_stands_for_others_is_counted_once_and_named_by_all():

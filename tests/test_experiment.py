@@ -9,6 +9,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.runs.experiment import load
 from qubic_lab.runs.fingerprint import cache_key, hash_package
 from qubic_lab.runs.parameters import read_source
+from qubic_lab.runs.status import Problem, Status
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,6 +60,8 @@ def test_defaults_of_the_notebook_complete_the_parameters(root: Path):
         ({"title": 3}, "title is 3: it must be a text"),
         ({"notebook": "tinny"}, "no notebook 'tinny'.*did you mean 'tiny'?"),
         ({"data": ["data/gone.jsonl"]}, "no data file .*gone.jsonl"),
+        ({"measures_time": "yes"}, "measures_time is 'yes': it must be true or false"),
+        ({"measure_time": True}, "unknown key 'measure_time': did you mean 'measures_time'?"),
         ({"quick": []}, "quick is \\[\\]: it must be a map"),
         ({"quick": {"grids": {}}}, "quick: unknown key 'grids': did you mean 'grid'?"),
         ({"quick": {"parameters": {"numbr": 1}}}, "quick: unknown parameter 'numbr'.*did you mean 'number'?"),
@@ -78,6 +81,42 @@ def test_a_wrong_entry_is_one_line_with_a_remedy(root: Path, changes: dict[str, 
         load(file)
     assert "\n" not in str(error.value)
     assert str(file) in str(error.value)
+
+
+STATUS = {
+    "progress": {"done": ["this"], "in_progress": ["that"], "not_started": []},
+    "problems": [{"problem": "slow", "solution": "wait"}],
+    "next_focus": ["more"],
+}
+
+
+def test_a_week_says_how_the_project_stands(root: Path):
+    write_study(root)
+    status = load(write_week(root, "study.yaml", **STATUS)).status
+    assert status == Status(("this",), ("that",), (), (Problem("slow", "wait"),), ("more",))
+    assert load(write_study(root)).status is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"progres": {}}, "unknown key 'progres': did you mean 'progress'?"),
+        ({"progress": {"dne": []}}, "progress: unknown key 'dne': did you mean 'done'?"),
+        ({"progress": {"done": "all"}}, "progress: done is 'all': it must be a list"),
+        ({"progress": {"done": [{"a": "b"}]}}, "done holds {'a': 'b'}: it must be a text; put it in quotes"),
+        ({"problems": ["slow"]}, "problems holds 'slow': it must be a map of 'problem' and 'solution'"),
+        ({"problems": [{"problem": "slow"}]}, "problems: the key 'solution' is missing"),
+        ({"problems": [{"problem": "a", "solutoin": "b"}]}, "unknown key 'solutoin': did you mean 'solution'?"),
+        ({"next_focus": [1]}, "next_focus holds 1: it must be a text"),
+        ({"studies": ["study.yaml", "study.yaml"]}, "studies names study.yaml twice"),
+    ],
+)
+def test_a_wrong_status_is_one_line_with_a_remedy(root: Path, changes: dict[str, Any], message: str):
+    write_study(root)
+    file = write_week(root, "study.yaml", **changes)
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        load(file)
+    assert "\n" not in str(error.value)
 
 
 def test_an_integer_is_a_float_and_a_name_without_a_type_takes_anything(root: Path):
@@ -163,6 +202,7 @@ INPUT: dict[str, Any] = {
         {"versions": VERSIONS | {"torch": "2.7"}},
         {"model_hash": None},
         {"data_hashes": {"data/a": "e"}},
+        {"occasion": {"week": "2026-W48"}},
     ],
 )
 def test_each_part_of_the_input_changes_the_key(change: dict[str, Any]):

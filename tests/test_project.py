@@ -102,7 +102,7 @@ def test_no_file_names_a_folder_of_somebodys_machine():
 
 def test_git_ignores_runs_and_pages_but_no_source():
     rooms = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
-    kept = [f"qubic_lab/{room}/x.py" for room in rooms] + ["tests/dist/test_x.py", "reports/2026-W48/index.html"]
+    kept = [f"qubic_lab/{room}/x.py" for room in rooms] + ["tests/dist/test_x.py", "reports/sample/index.html"]
     ignored = ["runs/study/key/manifest.json", "reports/2026-W47/index.html", ".env", ".venv/x"]
     assert git("check-ignore", "--no-index", *kept, *ignored) == ignored
 

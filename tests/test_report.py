@@ -2,24 +2,30 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import html5lib
+import pandas as pd
 import pytest
 import typer
-from comparisons import make_case, make_cases, make_comparison
+from comparisons import make_comparison
 from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
+from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
-from qubic_lab.runs.notebook import record, record_figure
-from qubic_lab.runs.report import build_report
+from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
+from qubic_lab.runs.report import build_page
+from qubic_lab.runs.status import Problem, Status
 from qubic_lab.runs.store import run_folder
-from qubic_lab.runs.weeks import Entry, add_entry
+from qubic_lab.runs.weekly import open_week, read_week
+from qubic_lab.runs.weeks import Entry, add_entry, keep_status
 from qubic_lab.settings import settings
 from qubic_lab.studies import accuracy_comparison as figures
 
@@ -48,8 +54,9 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
         study: str = STUDY,
         key: str = KEY,
         error: str | None = None,
-        reused: bool = False,
+        of: int = 1,
         pictures: bool = False,
+        tables: dict[str, pd.DataFrame] | None = None,
         dtypes: Sequence[str] = ("fp32", "bf16"),
     ) -> Path:
         folder = run_folder(study, key, failed=error is not None)
@@ -57,11 +64,14 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(folder))
         if comparison:
             record("comparison", comparison)
+            record_findings([f"The split {comparison['model']} is the whole model.", "The second finding."])
+        for name, frame in (tables or {}).items():
+            record_table(name, frame, f"Caption of {name}")
         if comparison and pictures:
             record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
             record_figure("speeds", figures.speeds(comparison), "Speeds")
         write_manifest(folder, make_manifest(study, key, error, dtypes))
-        add_entry(week, Entry(study, key, "2026-11-24T08:00:00+00:00", reused=reused, failed=error is not None))
+        add_entry(week, Entry(study, key, "2026-11-24T08:00:00+00:00", of, reused=False, failed=error is not None))
         return folder
 
     return add
@@ -109,9 +119,9 @@ def rows(page: Path, heading: str) -> list[list[str]]:
 
 def test_a_page_is_valid_self_contained_and_small(add_run, root: Path):
     add_run(make_comparison(), pictures=True)
-    page = build_report()
+    page = build_page()
     assert page == root / "reports" / "2026-W48" / "index.html"
-    assert [path.name for path in page.parent.iterdir()] == ["index.html"]
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "week.json"]
     assert page.stat().st_size < 1_000_000
     document = parse(page)
     addresses = [each for element in document.iter() for name, each in element.items() if name in ("src", "href")]
@@ -123,45 +133,63 @@ def test_a_page_is_valid_self_contained_and_small(add_run, root: Path):
 
 def test_every_reference_to_a_run_leads_to_its_provenance(add_run):
     add_run(make_comparison(), pictures=True)
-    document = parse(build_report())
+    document = parse(build_page())
     ids = [element.get("id") for element in document.iter() if element.get("id")]
     targets = {element.get("href", "")[1:] for element in document.iter("a")}
     assert len(ids) == len(set(ids))
     assert targets == {f"run-{STUDY}/{KEY}"} == set(ids)
 
 
-def test_numbers_are_those_of_the_results(add_run):
-    cases = [*make_cases()[:2], make_case(batch=4, token_identity=0.953, logits_max_abs=0.25, tokens_per_s=123.45)]
-    add_run(make_comparison(cases=cases))
-    page = build_report()
-    assert rows(page, "Layers per\N{NO-BREAK SPACE}rank") == [
-        ["fp32", "A", "15 + 15", "1", "the same layers as B, measured once"],
-        ["fp32", "B", "15 + 15", "1", "256", f"100{SPACE}%", "0 exactly", "40.0", "38.5"],
-        ["fp32", "C", "16 + 14", "4", "256", f"95.3{SPACE}%", "0.25", "123.5", "38.5"],
+def test_any_table_is_shown_with_its_caption_units_and_run(add_run):
+    cases = pd.DataFrame(
+        {
+            "strategy": ["A", "C"],
+            "layers": [[15, 15], [16, 14]],
+            "tokens_per_s": [123.456, 9.5],
+            "tokens": [2048, 1],
+            "token_identity": [1.0, None],
+            "Same as": [None, "A"],
+            "identical": [True, False],
+        }
+    )
+    add_run(make_comparison(), tables={"cases": cases})
+    page = build_page()
+    assert rows(page, "tokens/s") == [
+        ["A", "15 + 15", "123", "2,048", "1", "–", "yes"],
+        ["C", "16 + 14", "10", "1", "–", "A", "no"],
     ]
-    assert rows(page, "Answers that part ways") == [
-        ["fp32", "transformers 5.24.0", "256", f"100{SPACE}%", "0.000021", "0 of 8"],
-        ["bf16", "transformers 5.24.0", "256", f"97{SPACE}%", "0.31", "1 of 8"],
-    ]
-    assert "is not the whole model: 1 of 2 cases differ" in text(parse(page))
+    assert "Caption of cases (run 3f2a9c01)" in " ".join(text(parse(page)).split())
+
+
+def test_a_long_table_is_folded(add_run):
+    add_run(make_comparison(), tables={"long": pd.DataFrame({"n": range(13)}), "short": pd.DataFrame({"n": range(12)})})
+    folded = [text(each) for each in parse(build_page()).iter("summary")]
+    assert [each for each in folded if "Caption of" in each] == ["Caption of long 13 rows (run 3f2a9c01)"]
+
+
+def test_findings_come_first_and_again_with_their_study(add_run):
+    add_run(make_comparison())
+    page = text(parse(build_page()))
+    assert page.count("The split smollm2 is the whole model.") == 2
+    assert page.count("The second finding.") == 1
+    assert page.index("The split smollm2") < page.index("Acceptance") < page.index("The second finding.")
 
 
 def test_a_page_shows_the_verdicts_and_what_was_not_measured(add_run):
     add_run(make_comparison())
-    pipeline, consistency = rows(build_report(), "Verdict")
-    assert pipeline[0] == "11.4"
+    judged = {row[0]: row for row in rows(build_page(), "Verdict")}
+    pipeline, consistency = judged["11.4"], judged["11.6"]
     assert pipeline[4].startswith("– not measured here")
-    assert consistency[0] == "11.6"
     assert consistency[4].startswith("✓ pass")
     assert "run 3f2a9c01" in consistency[3]
 
 
 def test_provenance_is_complete(add_run):
-    add_run(make_comparison(), reused=True)
-    page = text(parse(build_report()))
+    add_run(make_comparison(), week="2026-W49")
+    page = text(parse(build_page()))
     for part in (
         f"{STUDY}/{KEY}",
-        "2026-11-24 08:00 UTC, 71 s; used again",
+        "2026-11-24 08:00 UTC, 71 s; in 2026-W48, used again as nothing had changed",
         "0123456789ab, with changes that are not committed",
         "A processor, 2 cores",
         "smollm2, hash fedcba9876543210",
@@ -173,23 +201,24 @@ def test_provenance_is_complete(add_run):
 
 
 def test_text_from_models_and_questions_stays_text(add_run):
-    add_run(make_comparison())
-    document = parse(build_report())
+    examples = pd.DataFrame(make_comparison()["answers"])
+    add_run(make_comparison(), tables={"examples": examples})
+    document = parse(build_page())
     assert "answer is <script>alert(1)</script>" in text(document)
     assert not list(document.iter("script"))
 
 
 def test_random_weights_are_said_first(add_run):
     add_run(make_comparison(meaningless=True))
-    page = text(parse(build_report()))
-    assert page.index("The weights of smollm2 are random.") < page.index("gave the same tokens")
+    page = text(parse(build_page()))
+    assert page.index("The weights of smollm2 are random.") < page.index("is the whole model")
 
 
 def test_a_failed_study_is_listed_with_its_error_and_without_numbers(add_run):
     add_run(make_comparison())
     error = "concurrency.ipynb: cell In [4]: ValueError: broken"
     add_run(make_comparison(model="other"), study="concurrency", key="77aa", error=error)
-    page = text(parse(build_report()))
+    page = text(parse(build_page()))
     assert "Title of concurrency: a run failed and is not in the numbers." in page
     assert page.count(error) == 3
     assert "The split other" not in page
@@ -197,34 +226,34 @@ def test_a_failed_study_is_listed_with_its_error_and_without_numbers(add_run):
 
 def test_a_week_in_which_everything_failed_still_has_a_page(add_run):
     add_run(error="it broke")
-    page = text(parse(build_report()))
-    assert "No study of this week has a comparison to report." in page
-    assert page.count("not measured here") == 2
+    page = text(parse(build_page()))
+    assert "No study of this week has findings to report." in page
+    assert "Of 8 acceptance criteria that studies can measure, 0 pass, 0 fail, 8 were not measured here." in page
 
 
 def test_runs_of_a_grid_say_in_what_they_differ(add_run):
     add_run(make_comparison(), key="aa11", dtypes=["fp32"])
     add_run(make_comparison(), key="bb22", dtypes=["bf16"])
-    page = text(parse(build_report()))
-    assert 'Run with dtypes=["fp32"] (run aa11):' in page
-    assert 'Run with dtypes=["bf16"] (run bb22):' in page
+    page = text(parse(build_page()))
+    assert 'Run with dtypes=["fp32"] (run aa11)' in page
+    assert 'Run with dtypes=["bf16"] (run bb22)' in page
 
 
 def test_a_run_that_was_deleted_is_said_to_be_gone(add_run):
     folder = add_run(make_comparison())
     (folder / "manifest.json").unlink()
-    page = text(parse(build_report()))
+    page = text(parse(build_page()))
     assert "holds no readable manifest.json: delete it and run the study again" in page
 
 
 def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):
     add_run(make_comparison(model="new"), week="2027-W01", key="aa11")
     add_run(make_comparison(model="old"), week="2026-W53", key="bb22")
-    assert build_report().parent.name == "2027-W01"
-    old = build_report("2026-W53")
+    assert build_page().parent.name == "2027-W01"
+    old = build_page("2026-W53")
     assert old.parent.name == "2026-W53"
     assert "Week 53 of 2026 28 December to 3 January 2027" in " ".join(text(parse(old)).split())
-    assert "The split old" in old.read_text()
+    assert "The split old" in text(parse(old))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +268,7 @@ def test_a_wrong_week_names_the_right_ones(add_run, root: Path, week: str, messa
     for known in ("2026-W48", "2026-W47"):
         add_run(make_comparison(), week=known)
     with pytest.raises(InputError, match=re.escape(message)):
-        build_report(week)
+        build_page(week)
     assert not (root / "reports").exists()
 
 
@@ -253,7 +282,7 @@ def test_the_command_prints_the_page_and_nothing_else(add_run, root: Path):
 
 def test_before_the_first_run_the_remedy_is_named(root: Path):
     with pytest.raises(InputError, match=r"qubic-lab run experiments/weekly\.yaml"):
-        build_report()
+        build_page()
     assert list(root.iterdir()) == []
 
 
@@ -265,3 +294,77 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="holds no readable"):
         read_manifest(tmp_path)
+
+
+def test_a_week_that_was_stopped_says_so(add_run):
+    add_run(make_comparison(), of=3)
+    assert f"{STUDY}: 1 of 3 runs are done" in text(parse(build_page()))
+
+
+def test_a_page_says_how_the_project_stood_in_its_week(add_run):
+    add_run(make_comparison(), week="2026-W48")
+    keep_status("2026-W48", Status(done=("engine",), problems=(Problem("slow", "wait"),), next_focus=("cluster",)))
+    add_run(make_comparison(), week="2026-W49")
+    keep_status("2026-W49", Status(done=("engine", "cluster")))
+    old = " ".join(text(parse(build_page("2026-W48"))).split())
+    assert "Done engine Problems and solutions slow wait Next cluster" in old
+    assert "Done engine cluster" in " ".join(text(parse(build_page("2026-W49"))).split())
+
+
+def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, root: Path):
+    table = pd.DataFrame({"layers": [[15, 15]], "share": [None]})
+    add_run(make_comparison(), pictures=True, tables={"cases": table})
+    page = build_page()
+    collected = open_week("2026-W48")
+    shutil.rmtree(root / "runs")
+    kept = open_week()
+    assert replace(kept, written_utc="") == replace(collected, written_utc="")
+    assert kept.table("cases")["layers"].tolist() == [[15, 15]]
+    content = page.read_text()
+    assert build_page("2026-W48").read_text() == content
+    with pytest.raises(InputError, match=r"unknown table 'case': did you mean 'cases'\?"):
+        kept.table("case")
+    (page.parent / "week.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no readable week"):
+        read_week(page.parent / "week.json")
+
+
+def test_what_killed_reports_left_goes_with_the_next(add_run, root: Path):
+    add_run(make_comparison())
+    left = root / "reports" / "2026-W48" / ".index.html.4711"
+    left.parent.mkdir(parents=True)
+    left.write_text("half a pa")
+    build_page()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "cells"),
+    [
+        ("count", [1234567, None], ["1,234,567", "–"]),
+        ("count", [3.0, None], ["3", "–"]),  # what pandas makes of whole numbers with a missing one
+        ("share", [0.123456, 0.5], ["0.123", "0.500"]),
+        ("speed", [1234.5, 200.0], ["1,234", "200"]),
+        ("wide", [12345.6, 0.00021, 0.0], ["12,346", "0.000210", "0"]),
+        ("error", [-0.0734, -12.0], ["−0.0734", "−12.0"]),
+        ("tiny", [2.1e-5], ["2.1 × 10⁻⁵"]),
+        ("batches", [[1, 4]], ["1, 4"]),
+        ("layers", [[16, 14], []], ["16 + 14", "–"]),
+        ("mixed", [1, "a", True], ["1", "a", "yes"]),
+    ],
+)
+def test_values_are_written_by_rules(column: str, values: list[Any], cells: list[str]):
+    assert format_column(column, values) == cells
+
+
+def test_headings_have_units():
+    columns = ["tokens_per_s", "p95_s", "peak_rss_bytes", "token_identity", "s", "Logit difference", "latency_ms"]
+    assert [heading(column) for column in columns] == [
+        "tokens/s",
+        "p95 (s)",
+        "peak rss (bytes)",
+        "token identity",
+        "s",
+        "Logit difference",
+        "latency (ms)",
+    ]

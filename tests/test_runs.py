@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.runs import fingerprint
+from qubic_lab.runs import batch, fingerprint
 from qubic_lab.runs.batch import Outcome, PlannedRun, plan_runs, run_batch
-from qubic_lab.runs.experiment import load
+from qubic_lab.runs.experiment import Week, load
 from qubic_lab.runs.manifest import read_manifest, read_results
 from qubic_lab.runs.notebook import record, record_figure
-from qubic_lab.runs.store import keep, run_folder, sweep_unfinished, unfinished_folder
+from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
 from qubic_lab.runs.weeks import Entry, add_entry, days_of, latest_of_each_study, read_entries, week_of
 from qubic_lab.settings import settings
 
@@ -35,6 +35,8 @@ class Silent:
 
     def __init__(self) -> None:
         self.cells: list[tuple[int, int]] = []
+
+    def wait(self) -> None: ...
 
     def begin(self, run: PlannedRun, number: int, of: int) -> None: ...
 
@@ -138,8 +140,8 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(root: Pa
     (left,) = runs.iterdir()
     assert left.name.startswith("unfinished-")
     assert not (root / "runs" / "weeks").exists()
-    sweep_unfinished()
-    assert list(runs.iterdir()) == []
+    with turn_to_run():
+        assert list(runs.iterdir()) == []
 
 
 def test_a_lost_kernel_is_a_failure_and_not_a_hang(root: Path):
@@ -154,9 +156,9 @@ def test_a_model_is_part_of_the_key_and_found_before_anything_runs(root: Path, m
     week = load(write_study(root, quick={}, full={}))
     hashes = {"toy": "aa"}
     monkeypatch.setattr(fingerprint, "hash_model", hashes.__getitem__)
-    (first,) = plan_runs(week, full=False)
+    (first,) = plan_runs(week, full=False, iso_week="2026-W48")
     hashes["toy"] = "bb"
-    (second,) = plan_runs(week, full=False)
+    (second,) = plan_runs(week, full=False, iso_week="2026-W48")
     assert (first.model_hash, second.model_hash) == ("aa", "bb")
     assert first.key != second.key
 
@@ -169,35 +171,60 @@ def test_a_model_is_part_of_the_key_and_found_before_anything_runs(root: Path, m
     assert not (root / "runs").exists()
 
 
+def test_a_study_of_time_is_measured_again_each_week_and_on_each_machine(root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_notebook(root / "notebooks" / "tiny.ipynb")
+    timed = load(write_study(root, "timed", measures_time=True))
+    plain = load(write_study(root, "plain"))
+
+    def keys(week: Week) -> list[str]:
+        return [plan_runs(week, full=False, iso_week=iso_week)[0].key for iso_week in ("2026-W48", "2026-W49")]
+
+    here = keys(timed)
+    assert len(set(here)) == 2
+    assert len(set(keys(plain))) == 1
+    monkeypatch.setattr(batch, "machine", lambda: "another machine")
+    assert not set(keys(timed)) & set(here)
+
+
+def test_a_changed_parameter_touches_its_own_study_alone(root: Path):
+    write_notebook(root / "notebooks" / "tiny.ipynb")
+    write_study(root, "first")
+    write_study(root, "second")
+    file = write_week(root, "first.yaml", "second.yaml")
+    first, second = plan_runs(load(file), full=False, iso_week="2026-W48")
+    write_study(root, "second", quick={"parameters": {"number": 3}})
+    again, changed = plan_runs(load(file), full=False, iso_week="2026-W48")
+    assert again.key == first.key
+    assert changed.key != second.key
+
+
 def test_data_is_part_of_the_key(root: Path):
     write_notebook(root / "notebooks" / "tiny.ipynb")
     (root / "data.jsonl").write_text("1")
     week = load(write_study(root, data=["data.jsonl"]))
-    (first,) = plan_runs(week, full=False)
+    (first,) = plan_runs(week, full=False, iso_week="2026-W48")
     (root / "data.jsonl").write_text("2")
-    (second,) = plan_runs(week, full=False)
+    (second,) = plan_runs(week, full=False, iso_week="2026-W48")
     assert first.key != second.key
     assert list(first.data_hashes) == ["data.jsonl"]
 
 
-def test_the_sweep_spares_runs_of_living_processes(root: Path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    stale = root / "runs" / "study" / f"unfinished-key-{dead.pid}"
-    stale.mkdir(parents=True)
-    with unfinished_folder("study", "key") as living:
-        sweep_unfinished()
-        assert (living.exists(), stale.exists()) == (True, False)
-    assert not living.exists()
+def test_one_process_at_a_time_runs_notebooks(root: Path):
+    code = "from qubic_lab.runs.store import turn_to_run\nwith turn_to_run(): print('my turn')"
+    assert not somebody_runs()
+    with turn_to_run():
+        assert somebody_runs()
+        other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=1.5)
+    assert other.communicate(timeout=30)[0] == "my turn\n"
+    assert not somebody_runs()
 
 
-def test_a_run_that_another_process_finished_first_is_as_good(root: Path):
-    for content in ("first", "second"):
-        with unfinished_folder("study", "key") as folder:
-            (folder / "results.txt").write_text(content)
-            final = keep(folder, "study", "key", failed=False)
-    assert [path.name for path in (root / "runs" / "study").iterdir()] == ["key"]
-    assert (final / "results.txt").read_text() == "first"
+def test_a_kernel_that_outlives_its_run_makes_no_folder_again(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(root / "runs" / "study" / "unfinished-key-1"))
+    record("late", {"value": 1})
+    assert not (root / "runs").exists()
 
 
 def test_a_success_clears_the_failure_of_the_same_run(root: Path):
@@ -208,8 +235,8 @@ def test_a_success_clears_the_failure_of_the_same_run(root: Path):
 
 
 def test_only_the_last_batch_of_a_study_counts(root: Path):
-    def entry(study: str, key: str, batch: int) -> Entry:
-        return Entry(study, key, f"2026-11-2{batch}T08:00:00+00:00", reused=False, failed=False)
+    def entry(study: str, key: str, day: int) -> Entry:
+        return Entry(study, key, f"2026-11-2{day}T08:00:00+00:00", of=2, reused=False, failed=False)
 
     entries = [entry("a", "1", 4), entry("a", "2", 4), entry("b", "3", 4), entry("a", "4", 5), entry("a", "5", 5)]
     for each in entries:
@@ -241,6 +268,7 @@ def test_a_figure_is_kept_in_both_forms_and_twice_the_same(root: Path, monkeypat
     pyplot = pytest.importorskip("matplotlib.pyplot")
     contents = []
     for name in ("one", "two"):
+        (root / name).mkdir()
         monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(root / name))
         figure, axes = pyplot.subplots()
         axes.bar(["a"], [1], hatch="/")

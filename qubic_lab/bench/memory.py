@@ -4,7 +4,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qubic_lab.core import Request, SamplingParams
+from qubic_lab.model.config import load_config
+from qubic_lab.model.cost import stage_weight_bytes
+from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.config import ResolvedConfig
 from qubic_lab.provenance import machine, source_commit
 
 PROMPT_TOKENS = 64
@@ -12,11 +17,15 @@ PROMPT_TOKENS = 64
 
 @dataclass(frozen=True)
 class RankMemory:
-    """One rank, in bytes; the peaks are of the process's resident memory, libraries included."""
+    """One rank, in bytes: what it holds, and what its layers take by the model's shape alone, its share.
+
+    The peaks are of the process's resident memory, libraries included.
+    """
 
     rank: int
     stage: str
     weight_bytes: int
+    share_bytes: int
     load_peak_rss_bytes: int
     peak_rss_bytes: int
 
@@ -55,10 +64,11 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
         used = pipeline.config
         list(pipeline.answer_all([request] * (used.lanes * used.slots)))
         after = pipeline.describe()
+    shares = _shares(used)
     return MemoryResult(
         ranks=tuple(
-            RankMemory(a.rank, a.stage, a.weight_bytes, b.peak_rss_bytes, a.peak_rss_bytes)
-            for a, b in zip(after, loaded, strict=True)
+            RankMemory(a.rank, a.stage, a.weight_bytes, share, b.peak_rss_bytes, a.peak_rss_bytes)
+            for a, b, share in zip(after, loaded, shares, strict=True)
         ),
         model=used.model,
         meaningless=used.meaningless,
@@ -71,3 +81,10 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
         machine=str(machine()),
         commit=str(source_commit()),
     )
+
+
+def _shares(used: ResolvedConfig) -> list[int]:
+    """Return the bytes of each rank's layers; a tied matrix that one rank uses twice counts once."""
+    folder = used.folder if read_split(used.folder) is None else rank_folder(used.folder, 0)
+    config = load_config(folder)
+    return [stage_weight_bytes(config, stage, used.dtype) for stage in stage_ranges(used.layers)]

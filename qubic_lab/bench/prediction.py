@@ -359,15 +359,18 @@ def _runs(plan: _Plan, ranks: int, costs: Mapping[tuple[int, int], StepTimes]) -
 def _measure(
     plan: _Plan, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes], report: Callable[[str, float], None]
 ) -> list[Cell]:
-    """Fill every cell once a repeat, each run between two probes."""
-    runs = _runs(plan, bench.ranks, costs)
+    """Fill every cell once a repeat, each run between two probes; neighbours of one shape share the one between."""
+    runs = sorted(_runs(plan, bench.ranks, costs), key=lambda run: (run.batch, run.lanes))
     for repeat in range(plan.repeat):
+        last: tuple[tuple[int, int], StepTimes] | None = None
         for number, run in enumerate(runs):
             shape = (run.lanes, run.batch)
             tokens = _probe_tokens(plan, bench, costs[shape])
-            before = bench.probe(*shape, tokens)
+            before = last[1] if last and last[0] == shape else bench.probe(*shape, tokens)
             run.measured.append(bench.measure(run.way, run.batch, run.lanes))
-            times = scaled(costs[shape], (before, bench.probe(*shape, tokens)))
+            after = bench.probe(*shape, tokens)
+            last = (shape, after)
+            times = scaled(costs[shape], (before, after))
             run.predicted.append(predict(run.way, times, bench.ranks, run.batch, run.lanes))
             what = f"{run.way.strategies}, ranks: {bench.ranks}, lanes: {run.lanes}, batch {run.batch}"
             report(what, (len(runs) * repeat + number + 1) / (len(runs) * plan.repeat))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli.console import progress_bar, stderr
+from qubic_lab.cli.console import note, progress_bar, stderr
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
     from qubic_lab.runs.batch import Outcome, PlannedRun
 
-LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "pandas", "papermill")
+LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "pandas", "papermill", "pyarrow")
 """What these commands need beyond the core install, by the names that are imported."""
 
 
@@ -53,9 +53,9 @@ def report(
 ) -> None:
     """Write a week's page from what its runs recorded, and print the page's path."""
     _require_lab()
-    from qubic_lab.runs.report import build_report
+    from qubic_lab.runs.report import build_page
 
-    typer.echo(build_report(week))
+    typer.echo(build_page(week))
 
 
 class _Display:
@@ -64,6 +64,9 @@ class _Display:
     def __init__(self, progress: Callable[[str, int, int], None]) -> None:
         self._progress = progress
         self._label = ""
+
+    def wait(self) -> None:
+        note("another qubic-lab is running a notebook here: waiting for its end")
 
     def begin(self, run: "PlannedRun", number: int, of: int) -> None:
         self._label = f"{run.study.name} ({number} of {of})"

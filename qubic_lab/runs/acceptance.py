@@ -1,20 +1,39 @@
 """Judge recorded results by the acceptance criteria, row by row: plain values in, plain values out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from statistics import median
+from typing import Any, Literal
 
-from qubic_lab.studies.accuracy_comparison import Comparison, identical_questions, percent, tokens_compared
+from qubic_lab.runs.criteria import NOT_MEASURABLE
+from qubic_lab.runs.records import Records
 from qubic_lab.stats import wilson_interval
+from qubic_lab.studies.accuracy_comparison import identical_questions, percent, tokens_compared
 
 Verdict = Literal["pass", "fail", "not measured here"]
+Result = Mapping[str, Any]
 
+PREDICTION_ERROR = 0.10
+LARGEST_ERROR, LARGEST_ERROR_SHARE = 0.20, 0.9
+"""So many of the predictions must be nearer than that."""
+SHARE_TOLERANCE = 0.10
 CONSISTENCY_TARGET = 0.95
 QUESTIONS_TARGET = 50
 CONFIDENCE = 0.95
+CLIENTS_TARGET = 10
+P95_TARGET_S = 10.0
 BACKENDS = {"cpu": "gloo on CPU", "cuda": "NCCL on GPU"}
-NO_COMPARISON = "no finished run of this week compares a split model with the whole one"
+TIMELINE = "timeline"
+"""The name of the figure that shows a request's way through the ranks."""
+REPLICAS = "D"
+ARCHITECTURE_PARTS = {
+    "parameters": ("parameters",),
+    "bytes": ("bytes",),
+    "FLOPs": ("flops",),
+    "measured time": ("_ms", "_us", "_s"),
+}
+"""What 11.1 asks for, each with what the names of such values end in."""
 
 
 @dataclass(frozen=True)
@@ -28,42 +47,191 @@ class Row:
     verdict: Verdict
     reason: str
     run: str | None
+    measurable: bool = True
+    """False where what the criterion is about is not built, or never measured by a study."""
 
 
-def judge(comparisons: Mapping[str, Comparison]) -> list[Row]:
-    """Return the rows for the comparisons of a week, given by run key."""
-    return [_pipeline_row(comparisons), _consistency_row(comparisons)]
+def judge(runs: Mapping[str, Records]) -> list[Row]:
+    """Return the rows for what the finished runs of a week recorded, given by the runs' names."""
+    judged = [
+        _architecture_row(runs),
+        _prediction_row(runs),
+        _memory_row(runs),
+        _pipeline_row(runs),
+        _timeline_row(runs),
+        _consistency_row(runs),
+        _latency_row(runs),
+        _benchmark_row(runs),
+    ]
+    unbuilt = [
+        Row(id, what, target, measured="", verdict="not measured here", reason=reason, run=None, measurable=False)
+        for id, what, target, reason in NOT_MEASURABLE
+    ]
+    return judged + unbuilt
 
 
-def _pipeline_row(comparisons: Mapping[str, Comparison]) -> Row:
+def _recorded(runs: Mapping[str, Records], name: str) -> dict[str, Result]:
+    return {run: records.results[name] for run, records in runs.items() if name in records.results}
+
+
+def _not_measured(row: Callable[..., Row], study: str, what: str = "") -> Row:
+    reason = f"no finished run of {study} this week{what}"
+    return row(measured="", verdict="not measured here", reason=reason, run=None)
+
+
+def _architecture_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row, id="11.1", what="Architecture analysis", target="parameters, bytes, FLOPs and measured time of the layers"
+    )
+    found = _recorded(runs, "architecture")
+    if not found:
+        return _not_measured(row, "split_strategies")
+    run, architecture = next(iter(found.items()))
+    names = set(_names(architecture))
+    missing = [
+        part
+        for part, endings in ARCHITECTURE_PARTS.items()
+        if not any(name.endswith(ending) or name == ending for name in names for ending in endings)
+    ]
+    return row(
+        measured=", ".join(part for part in ARCHITECTURE_PARTS if part not in missing),
+        verdict="not measured here" if missing else "pass",
+        reason=f"missing: {', '.join(missing)}" if missing else "",
+        run=run,
+    )
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield the names of all numbers in nested values."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if isinstance(inner, int | float):
+                yield name
+            yield from _names(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _names(inner)
+
+
+def _prediction_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="11.2",
+        what="Split strategies: predicted against measured",
+        target=(
+            f"throughput and latency: median error < {percent(PREDICTION_ERROR)}, "
+            f"{percent(LARGEST_ERROR_SHARE)} of the errors < {percent(LARGEST_ERROR)}"
+        ),
+    )
+    cells = [(run, cell) for run, result in _recorded(runs, "prediction").items() for cell in result["cells"]]
+    if not cells:
+        return _not_measured(row, "split_strategies")
+    run, worst = max(cells, key=lambda item: abs(item[1]["error"]))
+    errors = [abs(cell["error"]) for _, cell in cells]
+    within = sum(error < LARGEST_ERROR for error in errors)
+    good = median(errors) < PREDICTION_ERROR and within >= LARGEST_ERROR_SHARE * len(cells)
+    return row(
+        measured=(
+            f"median error {percent(median(errors))}; {within} of {len(cells)} predictions within "
+            f"{percent(LARGEST_ERROR)}; the worst is {_signed(worst['error'])} "
+            f"(repeats {_signed(worst['low'])} to {_signed(worst['high'])}) "
+            f"for {worst['strategy']}, ranks: {worst['ranks']}, batch {worst['batch']}{_quantity(worst)}"
+        ),
+        verdict="pass" if good else "fail",
+        reason=_meaningless(_recorded(runs, "prediction")[run]),
+        run=run,
+    )
+
+
+def _quantity(cell: Result) -> str:
+    names = {"tokens_per_s": ", throughput", "latency_ms": ", latency"}
+    return names.get(str(cell.get("quantity")), "")
+
+
+def _signed(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"
+
+
+def _memory_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="11.3",
+        what="A rank loads only its own layers",
+        target=f"weights per rank ≈ its share (within {percent(SHARE_TOLERANCE)})",
+    )
+    found = _recorded(runs, "memory")
+    if not found:
+        return _not_measured(row, "split_strategies")
+    run, worst = max(
+        ((run, rank) for run, result in found.items() for rank in result["ranks"]), key=lambda item: _excess(item[1])
+    )
+    ranks = found[run]["ranks"]
+    shares = ", ".join(
+        f"rank {rank['rank']}: {_mib(rank['weight_bytes'])} of weights for a share of {_mib(rank['share_bytes'])}, "
+        f"{_mib(rank['peak_rss_bytes'])} resident at most"
+        for rank in ranks
+    )
+    return row(
+        measured=shares,
+        verdict="pass" if _excess(worst) <= SHARE_TOLERANCE else "fail",
+        reason="resident memory includes the libraries of each process",
+        run=run,
+    )
+
+
+def _excess(rank: Result) -> float:
+    return abs(float(rank["weight_bytes"]) / float(rank["share_bytes"]) - 1)
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.0f}\N{NO-BREAK SPACE}MiB"
+
+
+def _pipeline_row(runs: Mapping[str, Records]) -> Row:
     row = partial(Row, id="11.4", what="Pipeline of 1 to N ranks", target="NCCL on GPUs, gloo on CPU, same code")
+    comparisons = _recorded(runs, "comparison")
     if not comparisons:
-        return row(measured="", verdict="not measured here", reason=NO_COMPARISON, run=None)
+        return _not_measured(row, "accuracy_comparison")
     # "cuda:0" and "cuda" are the same kind of device.
     run_of_device = {compared["device"].partition(":")[0]: key for key, compared in comparisons.items()}
     measured = ", ".join(BACKENDS[device] for device in sorted(run_of_device))
     missing = [f"missing: {BACKENDS[device]}" for device in sorted(BACKENDS.keys() - run_of_device.keys())]
+    most_ranks = max(int(case["ranks"]) for comparison in comparisons.values() for case in comparison["cases"])
     return row(
-        measured=f"{measured}, up to {_most_ranks(comparisons)} ranks",
+        measured=f"{measured}, up to {most_ranks} ranks",
         verdict="not measured here" if missing else "pass",
         reason="; ".join(missing),
         run=next(iter(run_of_device.values())),
     )
 
 
-def _consistency_row(comparisons: Mapping[str, Comparison]) -> Row:
+def _timeline_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row, id="11.5", what="Trace of each request", target="picture of compute, transfer, wait and queue of each rank"
+    )
+    for run, records in runs.items():
+        for picture in records.pictures:
+            if picture.name == TIMELINE:
+                return row(measured=f"the picture “{picture.caption}”", verdict="pass", reason="", run=run)
+    return _not_measured(row, "a study with a timeline")
+
+
+def _consistency_row(runs: Mapping[str, Records]) -> Row:
     row = partial(
         Row,
         id="11.6",
         what="Answers of the split model against the whole one",
         target=f"consistency > {percent(CONSISTENCY_TARGET)} on {QUESTIONS_TARGET} questions, aim {percent(1.0)}",
     )
+    comparisons = _recorded(runs, "comparison")
     if not comparisons:
-        return row(measured="", verdict="not measured here", reason=NO_COMPARISON, run=None)
+        return _not_measured(row, "accuracy_comparison")
     # The least favourable run decides; among equals, the one that asked least.
     run, worst = min(comparisons.items(), key=lambda item: (item[1]["token_identity"], item[1]["questions"]))
     questions, same = worst["questions"], identical_questions(worst)
     low, high = wilson_interval(same, questions, CONFIDENCE)
+    few = f"{questions} of {QUESTIONS_TARGET} questions: the full form asks more"
+    limits = [few if questions < QUESTIONS_TARGET else "", _meaningless(worst)]
     return row(
         measured=(
             f"{percent(worst['token_identity'])} of the tokens in the worst case "
@@ -72,20 +240,79 @@ def _consistency_row(comparisons: Mapping[str, Comparison]) -> Row:
             f"({percent(CONFIDENCE)} interval {percent(low)} to {percent(high)})"
         ),
         verdict="pass" if worst["token_identity"] > CONSISTENCY_TARGET else "fail",
-        reason=_limits(worst),
+        reason="; ".join(filter(None, limits)),
         run=run,
     )
 
 
-def _limits(comparison: Comparison) -> str:
+def _latency_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="11.7",
+        what="Latency and concurrency",
+        target=f"p95 < {P95_TARGET_S:g} s end to end, {CLIENTS_TARGET} clients at once, answers unchanged",
+    )
+    results = _recorded(runs, "concurrency")
+    # The target names ten clients: the level of each run that is next to it, and of those the least favourable.
+    enough = {
+        run: [level for level in result["levels"] if level["clients"] >= CLIENTS_TARGET]
+        for run, result in results.items()
+    }
+    nearest = {run: min(levels, key=lambda level: level["clients"]) for run, levels in enough.items() if levels}
+    if not nearest:
+        return _not_measured(row, "concurrency", f" has {CLIENTS_TARGET} clients or more" if results else "")
+    run, level = max(nearest.items(), key=lambda item: item[1]["p95_s"])
+    unchanged = all(level["answers_unchanged"] for result in results.values() for level in result["levels"])
+    interval = ""
+    if "p95_low_s" in level and "p95_high_s" in level:
+        interval = f" ({percent(CONFIDENCE)} interval {level['p95_low_s']:.2f} to {level['p95_high_s']:.2f} s)"
+    return row(
+        measured=(
+            f"p95 {level['p95_s']:.2f} s{interval} of {level['requests']} requests from {level['clients']} clients; "
+            f"answers {'unchanged at every level' if unchanged else 'changed by concurrency'}"
+        ),
+        verdict="pass" if level["p95_s"] < P95_TARGET_S and unchanged else "fail",
+        reason=_meaningless(results[run]),
+        run=run,
+    )
+
+
+def _benchmark_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="11.8",
+        what="Benchmark report",
+        target="single against concurrent, resource use, against one node and against replicas",
+    )
+    levels = {
+        level["clients"]: (run, level)
+        for run, result in _recorded(runs, "concurrency").items()
+        for level in result["levels"]
+    }
+    cells = [cell for result in _recorded(runs, "prediction").values() for cell in result["cells"]]
+    has = {
+        "single against concurrent": 1 in levels and len(levels) > 1,
+        "memory of each rank": bool(_recorded(runs, "memory")),
+        "one node": any(cell["ranks"] == 1 for cell in cells),
+        "replicas": any(cell["strategy"] == REPLICAS for cell in cells),
+    }
+    if not any(has.values()):
+        return _not_measured(row, "concurrency and split_strategies")
+    missing = [what for what, there in has.items() if not there]
+    speeds = ""
+    if has["single against concurrent"]:
+        one, most = levels[1][1], levels[max(levels)][1]
+        ratio = most["tokens_per_s"] / one["tokens_per_s"]
+        speeds = f": {max(levels)} clients get {ratio:.1f} × the tokens/s of one"
+    sources = [run for run, _ in levels.values()] or list(_recorded(runs, "prediction") | _recorded(runs, "memory"))
+    return row(
+        measured=f"{', '.join(what for what, there in has.items() if there)}{speeds}",
+        verdict="not measured here" if missing else "pass",
+        reason=f"missing: {', '.join(missing)}" if missing else "",
+        run=sources[0],
+    )
+
+
+def _meaningless(result: Result) -> str:
     """Say what keeps a verdict from meaning all that the criterion asks."""
-    limits = []
-    if comparison["questions"] < QUESTIONS_TARGET:
-        limits.append(f"{comparison['questions']} of {QUESTIONS_TARGET} questions: the full form asks more")
-    if comparison["meaningless"]:
-        limits.append("random weights: this shows the split, not a model's answers")
-    return "; ".join(limits)
-
-
-def _most_ranks(comparisons: Mapping[str, Comparison]) -> int:
-    return max(int(case["ranks"]) for comparison in comparisons.values() for case in comparison["cases"])
+    return "random weights: this shows the split, not a model's answers" if result.get("meaningless") else ""

@@ -1,18 +1,22 @@
 """Run the studies of an experiment file one after another, using again what has not changed."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from qubic_lab.provenance import machine, source_commit, versions
+from qubic_lab.provenance import machine, source_commit, usable_cores, versions
 from qubic_lab.runs import fingerprint
 from qubic_lab.runs.experiment import Study, Week
 from qubic_lab.runs.manifest import Manifest, find_circumstances, read_results, utc_now, write_manifest
 from qubic_lab.runs.notebook import NotebookError, run_notebook
-from qubic_lab.runs.store import keep, run_folder, sweep_unfinished, unfinished_folder
-from qubic_lab.runs.weeks import Entry, add_entry, week_of
+from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
+from qubic_lab.runs.weeks import Entry, add_entry, keep_status, week_of
+
+CANDIDATE = "candidate"
+"""A parameter that names a second model, which is compared with the first."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Outcome:
 class Watcher(Protocol):
     """Who is told how a batch goes on."""
 
+    def wait(self) -> None:
+        """Another process runs a notebook; this one waits for its turn."""
+
     def begin(self, run: PlannedRun, number: int, of: int) -> None:
         """Run `number` of `of` begins."""
 
@@ -56,34 +63,49 @@ def run_batch(week: Week, *, full: bool, watcher: Watcher) -> list[Outcome]:
     Raises:
         InputError: a model or a data file cannot be read; nothing has run then.
     """
-    sweep_unfinished()
     batch = utc_now()
-    planned = plan_runs(week, full=full)
+    planned = plan_runs(week, full=full, iso_week=week_of(batch))
+    runs_of_study = Counter(run.study.name for run in planned)
+    if week.status is not None:
+        keep_status(week_of(batch), week.status)
     outcomes = []
     for number, run in enumerate(planned, start=1):
-        watcher.begin(run, number, len(planned))
-        outcome = _reuse(run) or _execute(run, watcher)
-        add_entry(week_of(batch), _entry(outcome, batch))
+        if somebody_runs():
+            watcher.wait()
+        with turn_to_run():
+            watcher.begin(run, number, len(planned))
+            outcome = _reuse(run) or _execute(run, watcher)
+        add_entry(week_of(batch), _entry(outcome, batch, runs_of_study[run.study.name]))
         watcher.end(outcome)
         outcomes.append(outcome)
     return outcomes
 
 
-def plan_runs(week: Week, *, full: bool) -> list[PlannedRun]:
+def plan_runs(week: Week, *, full: bool, iso_week: str) -> list[PlannedRun]:
     """Return the runs of a week with their keys: every combination of every study."""
     package_hash = fingerprint.hash_package()
     return [
-        _plan(study, study.source.complete(parameters), package_hash)
+        _plan(study, study.source.complete(parameters), package_hash, iso_week)
         for study in week.studies
         for parameters in (study.full if full else study.quick).combinations()
     ]
 
 
-def _plan(study: Study, parameters: dict[str, Any], package_hash: str) -> PlannedRun:
+def _plan(study: Study, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
     model = parameters.get("model")
     model_hash = fingerprint.hash_model(model) if model is not None else None
     data_hashes = {str(file.relative_to(study.root)): fingerprint.hash_file(file) for file in study.data}
-    key = fingerprint.cache_key(study.source.code_cells, parameters, package_hash, versions(), model_hash, data_hashes)
+    if candidate := parameters.get(CANDIDATE):
+        data_hashes[CANDIDATE] = fingerprint.hash_model(candidate)
+    key = fingerprint.cache_key(
+        study.source.code_cells,
+        parameters,
+        package_hash,
+        versions(),
+        model_hash,
+        data_hashes,
+        {"machine": str(machine()), "cores": usable_cores(), "week": iso_week} if study.measures_time else None,
+    )
     return PlannedRun(study, parameters, key, model_hash, data_hashes)
 
 
@@ -130,11 +152,12 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
     )
 
 
-def _entry(outcome: Outcome, batch: datetime) -> Entry:
+def _entry(outcome: Outcome, batch: datetime, of: int) -> Entry:
     return Entry(
         study=outcome.run.study.name,
         key=outcome.run.key,
         batch=batch.isoformat(),
+        of=of,
         reused=outcome.reused,
         failed=outcome.error is not None,
     )

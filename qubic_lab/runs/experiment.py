@@ -4,18 +4,21 @@ They lie in `experiments/`, beside `notebooks/` and `data/`; everything in them 
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.runs.parameters import NotebookSource, read_source
+from qubic_lab.runs.status import Problem, Status
 
-WEEK_KEYS = ("title", "studies")
-STUDY_KEYS = ("title", "notebook", "data", "quick", "full")
+WEEK_KEYS = ("title", "studies", "progress", "problems", "next_focus")
+STUDY_KEYS = ("title", "notebook", "data", "measures_time", "quick", "full")
 FORM_KEYS = ("parameters", "grid")
-KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "a map of names and values"}
+PROGRESS_KEYS = ("done", "in_progress", "not_started")
+PROBLEM_KEYS = ("problem", "solution")
+KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "a map of names and values", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,28 @@ class Form:
 
 @dataclass(frozen=True)
 class Study:
-    """A notebook and how it is run; `root` is the folder that it runs in."""
+    """A notebook and how it is run; `root` is the folder that it runs in.
+
+    What `measures_time` is measured again in each week and on each machine.
+    """
 
     name: str
     title: str
     root: Path
     source: NotebookSource
     data: tuple[Path, ...]
+    measures_time: bool
     quick: Form
     full: Form
 
 
 @dataclass(frozen=True)
 class Week:
-    """Studies that are run and reported together."""
+    """Studies that are run and reported together; a study's file alone has no `status`."""
 
     title: str
     studies: tuple[Study, ...]
+    status: Status | None = None
 
 
 def load(path: Path) -> Week:
@@ -64,10 +72,38 @@ def load(path: Path) -> Week:
     if "studies" not in content:
         study = _study(path, content)
         return Week(study.title, (study,))
-    _check_keys(path, content, WEEK_KEYS, required=WEEK_KEYS)
-    names = _value(path, content, "studies", list)
+    _check_keys(path, content, WEEK_KEYS, required=("title", "studies"))
+    title, names = _value(path, content, "title", str), _value(path, content, "studies", list)
     files = [path.parent / str(name) for name in names]
-    return Week(_value(path, content, "title", str), tuple(_study(file, _read_yaml(file)) for file in files))
+    for number, file in enumerate(files):
+        if file.stem in [other.stem for other in files[:number]]:
+            raise InputError(f"{path}: studies names {file.name} twice: keep one of them")
+    status = _status(path, content)
+    return Week(title, tuple(_study(file, _read_yaml(file)) for file in files), status)
+
+
+def _status(path: Path, content: Mapping[str, Any]) -> Status:
+    progress = _value(path, content, "progress", dict, default={})
+    _check_keys(f"{path}: progress", progress, PROGRESS_KEYS)
+    problems = []
+    for entry in _value(path, content, "problems", list, default=[]):
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: problems holds {entry!r}: it must be a map of 'problem' and 'solution'")
+        _check_keys(f"{path}: problems", entry, PROBLEM_KEYS, required=PROBLEM_KEYS)
+        problems.append(Problem(*(_value(f"{path}: problems", entry, key, str) for key in PROBLEM_KEYS)))
+    return Status(
+        **{key: _texts(f"{path}: progress", progress, key) for key in PROGRESS_KEYS},
+        problems=tuple(problems),
+        next_focus=_texts(path, content, "next_focus"),
+    )
+
+
+def _texts(where: Path | str, content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    texts: Sequence[Any] = _value(where, content, key, list, default=[])
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"{where}: {key} holds {text!r}: it must be {KINDS[str]}; put it in quotes")
+    return tuple(texts)
 
 
 def _study(path: Path, content: Mapping[str, Any]) -> Study:
@@ -84,6 +120,7 @@ def _study(path: Path, content: Mapping[str, Any]) -> Study:
         root=root,
         source=source,
         data=data,
+        measures_time=_value(path, content, "measures_time", bool, default=False),
         quick=_form(path, content, "quick", source),
         full=_form(path, content, "full", source),
     )

@@ -18,10 +18,12 @@ def cache_key(
     versions: Mapping[str, str],
     model_hash: str | None,
     data_hashes: Mapping[str, str],
+    occasion: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the name of a run: equal inputs give equal keys, in whatever order the names stand.
 
-    The seed is one of the parameters. Of `versions` only those that decide bits count (DECIDING_VERSIONS).
+    The seed is one of the parameters. Of `versions` only those that decide bits count (DECIDING_VERSIONS). The
+    `occasion` (machine, cores, week) counts where a study measures time, and is None for the others.
     """
     identity = {
         "code": list(code_cells),
@@ -30,6 +32,7 @@ def cache_key(
         "versions": {name: versions[name] for name in DECIDING_VERSIONS},
         "model": model_hash,
         "data": data_hashes,
+        "occasion": occasion,
     }
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]

@@ -149,4 +149,5 @@ def _record_folder(kind: str, name: str) -> Path | None:
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise InputError(f"{name!r} cannot name a result: use lower-case letters, digits and underscores")
     run_dir = os.environ.get(RUN_DIR)
-    return Path(run_dir, kind) if run_dir else None
+    # A kernel outlives its killed run for a moment: it must not make the folder again that has been cleared away.
+    return Path(run_dir, kind) if run_dir and Path(run_dir).is_dir() else None

@@ -1,97 +1,62 @@
-"""Build a week's page from manifests and recorded results: it reads and words, and computes no result again."""
+"""Build a week's page from what its runs recorded: it reads and words, and computes no result again."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import jinja2
 
-from qubic_lab.errors import InputError
-from qubic_lab.studies import accuracy_comparison as words
-from qubic_lab.runs.acceptance import judge
-from qubic_lab.runs.manifest import Manifest, read_manifest, read_results, utc_now
-from qubic_lab.runs.store import write_atomically
-from qubic_lab.runs.weeks import Entry, choose_week, days_of, latest_of_each_study, read_entries
-from qubic_lab.settings import settings
+from qubic_lab.runs import summary
+from qubic_lab.runs.cells import format_column, format_number, heading, in_words, is_numeric, is_prose
+from qubic_lab.runs.records import Picture, Table
+from qubic_lab.runs.store import locked, reports_folder, write_atomically
+from qubic_lab.runs.weekly import KEPT, WeekReport, collect_week, differing_parameters, open_week, week_to_json
+from qubic_lab.runs.weeks import choose_week, days_of
 
-COMPARISON = "comparison"
-"""The name under which a notebook records a comparison of split and whole."""
+LONG_TABLE = 12
+"""Rows; a longer table is folded."""
+WIDE_TABLE = 6
+"""Columns; a wider table is scrolled on a phone."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure as it stands in the page: its content as a data URI, and what it shows."""
+class Column:
+    """A column as it stands in the page."""
 
-    uri: str
+    heading: str
+    kind: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as it stands in the page."""
+
     caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    wide: bool
+    folded: bool
 
 
-@dataclass(frozen=True)
-class ReportedRun:
-    """A run as a report shows it; a failed or lost one has an `error` and no results."""
-
-    entry: Entry
-    manifest: Manifest | None
-    results: Mapping[str, Mapping[str, Any]]
-    pictures: tuple[Picture, ...]
-    error: str | None
-
-    @property
-    def name(self) -> str:
-        """The run's folder under `runs/`: what a number names as its source."""
-        return f"{self.entry.study}/{self.entry.key}"
-
-    @property
-    def comparison(self) -> Mapping[str, Any] | None:
-        """The recorded comparison of split and whole, if there is one."""
-        return self.results.get(COMPARISON)
-
-
-def build_report(week: str | None = None) -> Path:
+def build_page(week: str | None = None) -> Path:
     """Write the page of a week (by default the latest that has runs) and return its absolute path.
 
     Raises:
         InputError: the week is malformed or has no runs.
     """
-    week = choose_week(week)
-    studies = {
-        study: [read_run(entry) for entry in entries]
-        for study, entries in latest_of_each_study(read_entries(week)).items()
-    }
-    page = settings().reports.absolute() / week / "index.html"
-    write_atomically(page, render(week, studies, written=utc_now()))
-    return page
+    report = open_week(week) if week else collect_week(choose_week(None))
+    folder = reports_folder() / report.week
+    page = render(report)
+    with locked(folder):
+        write_atomically(folder / KEPT, week_to_json(report))
+        write_atomically(folder / "index.html", page)
+    return folder / "index.html"
 
 
-def read_run(entry: Entry) -> ReportedRun:
-    """Read from a run's folder what a page shows of it."""
-    try:
-        manifest = read_manifest(entry.folder)
-    except InputError as error:
-        return ReportedRun(entry, None, {}, (), str(error))
-    if manifest.error is not None:
-        return ReportedRun(entry, manifest, {}, (), manifest.error)
-    pictures = tuple(map(_read_picture, sorted((entry.folder / "figures").glob("*.svg"))))
-    return ReportedRun(entry, manifest, read_results(entry.folder), pictures, None)
-
-
-def _read_picture(file: Path) -> Picture:
-    content = file.read_bytes()
-    caption = ElementTree.fromstring(content).findtext(".//{http://purl.org/dc/elements/1.1/}title") or file.stem
-    return Picture(f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}", caption)
-
-
-def differing_parameters(runs: Sequence[ReportedRun]) -> list[str]:
-    """Return the names of the parameters in which the runs of a study differ."""
-    given = [run.manifest.parameters for run in runs if run.manifest]
-    return [name for name in given[0] if any(each.get(name) != given[0][name] for each in given)] if given else []
-
-
-def render(week: str, studies: Mapping[str, Sequence[ReportedRun]], written: datetime) -> str:
+def render(report: WeekReport) -> str:
     """Return the page of a week as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qubic_lab.runs"),
@@ -100,18 +65,39 @@ def render(week: str, studies: Mapping[str, Sequence[ReportedRun]], written: dat
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    runs = [run for of_study in studies.values() for run in of_study]
-    comparisons = {run.name: run.comparison for run in runs if run.comparison}
-    first_day, last_day = days_of(week)
+    first_day, last_day = days_of(report.week)
     return environment.get_template("report.html").render(
-        week=week,
+        report=report,
+        studies=report.studies(),
         first_day=first_day,
         last_day=last_day,
-        written=written,
-        studies=studies,
-        runs=runs,
-        comparisons=comparisons,
-        rows=judge(comparisons),
+        written=datetime.fromisoformat(report.written_utc),
+        show=show_table,
+        data_uri=data_uri,
         differing_parameters=differing_parameters,
-        words=words,
+        words=summary,
+        number=format_number,
+        in_words=in_words,
     )
+
+
+def show_table(table: Table) -> ShownTable:
+    """Return a recorded table as the page shows it."""
+    columns = tuple(_column(name, [row[place] for row in table.rows]) for place, name in enumerate(table.columns))
+    return ShownTable(
+        caption=table.caption,
+        columns=columns,
+        rows=tuple(zip(*(column.cells for column in columns), strict=True)),
+        wide=len(columns) > WIDE_TABLE or any(column.kind == "prose" for column in columns),
+        folded=len(table.rows) > LONG_TABLE,
+    )
+
+
+def _column(name: str, values: Sequence[object]) -> Column:
+    kind = "number" if is_numeric(values) else "prose" if is_prose(values) else "short"
+    return Column(heading(name), kind, tuple(format_column(name, values)))
+
+
+def data_uri(picture: Picture) -> str:
+    """Return a picture's content as an address that needs no file beside the page."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture.svg.encode()).decode()}"

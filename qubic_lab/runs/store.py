@@ -1,8 +1,10 @@
 """Where runs live on disk: `runs/<study>/<key>/` once finished, under other names before that and after a failure.
 
-A folder takes its final name only when it is complete, so a killed run leaves nothing that looks finished.
+A folder takes its final name only when it is complete, so a killed run leaves nothing that looks finished. One
+process at a time runs notebooks: two would disturb each other's timings, and make the same run twice.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from qubic_lab.settings import settings
 
 UNFINISHED = "unfinished-"
 FAILED = "failed-"
+PROJECT_MARK = "experiments"
 
 
 def write_atomically(path: Path, content: str) -> None:
@@ -23,16 +26,77 @@ def write_atomically(path: Path, content: str) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time write into a folder, and clear what killed ones left of `write_atomically`.
+
+    The system drops the lock of a process that dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        for left in folder.glob(".*.[0-9]*"):
+            left.unlink()
+        yield
+
+
+@contextmanager
+def _lock(folder: Path, flags: int = fcntl.LOCK_EX) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, flags)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def in_project(path: Path) -> Path:
+    """Return the absolute form of a path that is relative to the project, also from a folder within it."""
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / PROJECT_MARK).is_dir()), here)
+    return root / path
+
+
+def runs_folder() -> Path:
+    """Return the absolute path of the folder that holds all runs."""
+    return in_project(settings().runs)
+
+
+def reports_folder() -> Path:
+    """Return the absolute path of the folder that holds the pages of all weeks."""
+    return in_project(settings().reports)
+
+
 def run_folder(study: str, key: str, *, failed: bool = False) -> Path:
     """Return the absolute path where a run's folder is, or would be."""
-    return settings().runs.absolute() / study / f"{FAILED if failed else ''}{key}"
+    return runs_folder() / study / f"{FAILED if failed else ''}{key}"
+
+
+@contextmanager
+def turn_to_run() -> Iterator[None]:
+    """Wait until no other process runs a notebook here, delete what killed ones have left, and keep the turn."""
+    folder = runs_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        for left in folder.glob(f"*/{UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def somebody_runs() -> bool:
+    """Tell whether a process runs a notebook at this moment."""
+    try:
+        with _lock(runs_folder(), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
 
 
 @contextmanager
 def unfinished_folder(study: str, key: str) -> Iterator[Path]:
     """Make a folder for a run in progress; what has not been moved away by `keep` is deleted at the end."""
     folder = run_folder(study, key).with_name(f"{UNFINISHED}{key}-{os.getpid()}")
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -44,18 +108,4 @@ def keep(unfinished: Path, study: str, key: str, *, failed: bool) -> Path:
     """Give a complete run its final name and return it; an earlier failure of the same run goes."""
     final = run_folder(study, key, failed=failed)
     shutil.rmtree(run_folder(study, key, failed=True), ignore_errors=True)
-    try:
-        unfinished.rename(final)
-    except OSError:
-        if not final.is_dir():  # else the same run has been finished by another process meanwhile: equally good
-            raise
-    return final
-
-
-def sweep_unfinished() -> None:
-    """Delete what killed runs have left, sparing the runs of processes that live."""
-    import psutil
-
-    for folder in settings().runs.glob(f"*/{UNFINISHED}*"):
-        if not psutil.pid_exists(int(folder.name.rpartition("-")[2])):
-            shutil.rmtree(folder, ignore_errors=True)
+    return unfinished.rename(final)

@@ -1,40 +1,48 @@
-"""The index of a week, `runs/weeks/2026-W48.json`: which runs were made or used again in that ISO week (UTC)."""
+"""The index of an ISO week (UTC), `runs/weeks/2026-W48.json`: its runs and the project's status."""
 
 import dataclasses
-import fcntl
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.store import run_folder, write_atomically
-from qubic_lab.settings import settings
+from qubic_lab.runs.status import Status
+from qubic_lab.runs.store import locked, run_folder, runs_folder, write_atomically
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of one batch; `batch` is the moment that the batch began (ISO, UTC)."""
+    """One of the `of` runs of a study in a batch; `batch` is the moment that the batch began (ISO, UTC)."""
 
     study: str
     key: str
     batch: str
+    of: int
     reused: bool
     failed: bool
 
     @property
     def folder(self) -> Path:
-        """Where the run lies."""
-        return run_folder(self.study, self.key, failed=self.failed)
+        """Where the run lies; a failed one that succeeded later lies where it succeeded."""
+        succeeded = run_folder(self.study, self.key)
+        return run_folder(self.study, self.key, failed=True) if self.failed and not succeeded.is_dir() else succeeded
 
 
 def week_of(moment: datetime) -> str:
     """Return the ISO week of a moment, as in 2026-W48."""
     year, week, _ = moment.isocalendar()
     return f"{year}-W{week:02d}"
+
+
+def week_of_text(moment_utc: str) -> str:
+    """Return the ISO week of a moment that is given as ISO text."""
+    return week_of(datetime.fromisoformat(moment_utc))
 
 
 def days_of(week: str) -> tuple[date, date]:
@@ -51,18 +59,39 @@ def days_of(week: str) -> tuple[date, date]:
 
 def add_entry(week: str, entry: Entry) -> None:
     """Add a run to a week's index."""
-    with _locked():
-        entries = [*read_entries(week), entry]
-        content = {"week": week, "runs": [dataclasses.asdict(each) for each in entries]}
-        write_atomically(_index(week), json.dumps(content, indent=2) + "\n")
+    with locked(_folder()):
+        _write_index(week, read_status(week), [*read_entries(week), entry])
+
+
+def keep_status(week: str, status: Status) -> None:
+    """Keep with a week how the project stands in it, in place of what was kept before."""
+    with locked(_folder()):
+        _write_index(week, status, read_entries(week))
 
 
 def read_entries(week: str) -> tuple[Entry, ...]:
     """Return all runs of a week, in the order in which they ended; none if the week has no index."""
+    return tuple(Entry(**entry) for entry in _read_index(week).get("runs", []))
+
+
+def read_status(week: str) -> Status | None:
+    """Return how the project stood in a week, or None if nobody said."""
+    status = _read_index(week).get("status")
+    return TypeAdapter(Status).validate_python(status) if status else None
+
+
+def _read_index(week: str) -> dict[str, Any]:
     index = _index(week)
-    if not index.exists():
-        return ()
-    return tuple(Entry(**entry) for entry in json.loads(index.read_text(encoding="utf-8"))["runs"])
+    return dict(json.loads(index.read_text(encoding="utf-8"))) if index.exists() else {}
+
+
+def _write_index(week: str, status: Status | None, entries: Sequence[Entry]) -> None:
+    content = {
+        "week": week,
+        "status": status and dataclasses.asdict(status),
+        "runs": [dataclasses.asdict(entry) for entry in entries],
+    }
+    write_atomically(_index(week), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def latest_of_each_study(entries: Sequence[Entry]) -> dict[str, tuple[Entry, ...]]:
@@ -75,8 +104,8 @@ def latest_of_each_study(entries: Sequence[Entry]) -> dict[str, tuple[Entry, ...
 
 
 def weeks_with_runs() -> list[str]:
-    """Return the weeks that have an index, oldest first."""
-    return sorted(index.stem for index in _folder().glob("*.json"))
+    """Return the weeks that have runs, oldest first."""
+    return sorted(index.stem for index in _folder().glob("*.json") if read_entries(index.stem))
 
 
 def choose_week(week: str | None) -> str:
@@ -101,17 +130,8 @@ def choose_week(week: str | None) -> str:
 
 
 def _folder() -> Path:
-    return settings().runs.absolute() / "weeks"
+    return runs_folder() / "weeks"
 
 
 def _index(week: str) -> Path:
     return _folder() / f"{week}.json"
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Let one process at a time change an index; the system drops the lock of a process that dies."""
-    _folder().mkdir(parents=True, exist_ok=True)
-    with (_folder() / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

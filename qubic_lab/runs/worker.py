@@ -41,6 +41,8 @@ def _install_kernel(folder: Path) -> str:
     write_kernel_spec(folder / "kernels" / KERNEL_NAME)
     # The first folder of this path wins.
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
+    # The kernel's connection file lies here too: it goes with the run's folder, however the run ends.
+    os.environ["JUPYTER_RUNTIME_DIR"] = str(folder)
     return str(KERNEL_NAME)
 
 

@@ -74,14 +74,13 @@ def cell_rows(prediction: Prediction) -> list[Row]:
 
 
 def memory_rows(memory: Mapping[str, Any]) -> list[Row]:
-    """Return one row a rank: what it holds, in MB, and its share of the weights."""
-    whole = sum(rank["weight_bytes"] for rank in memory["ranks"])
+    """Return one row a rank: what it holds, what its layers take by the model's shape, and its peaks, in MB."""
     return [
         {
             "rank": rank["rank"],
             "holds": rank["stage"],
             "weights_mb": rank["weight_bytes"] / 1e6,
-            "share_percent": 100 * rank["weight_bytes"] / whole,
+            "by_its_layers_mb": rank["share_bytes"] / 1e6,
             "peak_at_load_mb": rank["load_peak_rss_bytes"] / 1e6,
             "peak_mb": rank["peak_rss_bytes"] / 1e6,
         }
@@ -108,16 +107,22 @@ def plan_rows(advice: Advice) -> list[Row]:
 
 
 def measures(prediction: Prediction) -> list[tuple[str, Sequence[float], str, str]]:
-    """Return name, samples, unit and which is better of each measured cell, to be compared week by week."""
-    units = {"tokens_per_s": ("tokens/s", "higher"), "latency_ms": ("ms", "lower")}
+    """Return name, samples, unit and which is better of the speeds at the most requests, to be compared week by week.
+
+    Few on purpose: the more measures a week compares, the larger a change must be to stand out.
+    """
+    cells = _throughputs(prediction)
+    most = max(map(_requests, cells))
     return [
         (
-            f"{cell['quantity']}_{'_'.join(map(str, cell['layers']))}_layers_on_{cell['ranks']}_ranks"
-            f"{'_replicas' if cell['strategy'] == 'D' else ''}_batch_{cell['batch']}",
+            f"tokens_per_s_{'_'.join(map(str, cell['layers']))}_layers_on_{cell['ranks']}_ranks"
+            f"{'_each' if cell['strategy'] == 'D' else ''}_batch_{cell['batch']}",
             cell["measurements"],
-            *units[cell["quantity"]],
+            "tokens/s",
+            "higher",
         )
-        for cell in prediction["cells"]
+        for cell in cells
+        if _requests(cell) == most
     ]
 
 

@@ -1,0 +1,31 @@
+"""Acceptance criteria that no study of this project measures yet, each with the reason."""
+
+CLOUD = "there are no machines in the cloud to measure, and the launch code is not written yet"
+CLUSTER = "the cluster is not built yet"
+CONSENSUS = "the consensus of several nodes is not built yet"
+ORACLE = "the market oracle is not built yet"
+
+NOT_MEASURABLE = (
+    ("9.1", "Cloud project as code", "a plan to review, idempotent, torn down by one command", CLOUD),
+    ("9.2", "Three machines with one T4 each", "estimate and budget checked against each other", CLOUD),
+    ("9.3", "Network and firewall", "a test shows that no other port is opened", CLOUD),
+    ("9.4", "Set-up of a node", "each part verified on its node, with a remedy per failure", CLOUD),
+    ("9.5", "Benchmark of the GPU", "DeepSeek in fp16, 100 new tokens", "no study runs it; qubic-lab bench gpu does"),
+    ("9.6", "Network between all pairs of nodes", "RTT < 5 ms, bandwidth > 1 Gbps", CLOUD),
+    (
+        "10.1",
+        "gRPC with mutual TLS",
+        "a client without a certificate is refused",
+        "a test of the service, and no study, shows it",
+    ),
+    ("10.2", "Registry of nodes", "heartbeat every 5 s, removed after 30 s of silence", CLUSTER),
+    ("10.4", "Load balancing", "50 requests over equal nodes: even within ±1 for round robin", CLUSTER),
+    ("10.5", "Task queue", "nothing lost, nothing answered twice, when workers are killed", CLUSTER),
+    ("10.6", "Coordinator", "50 concurrent requests: added latency < 100 ms at p95", CLUSTER),
+    ("12.7", "Calibrated confidence", "answer at ≥ 85 %, with a note at ≥ 75 %, again at ≥ 60 %", CONSENSUS),
+    ("12.9", "Quality by type of question", "consensus better than a single node, at equal tokens", CONSENSUS),
+    ("13.4", "Price analysis", "indicators equal a reference library's", ORACLE),
+    ("13.5", "Oracle's answers", "< 2 s sentiment, < 1 s price, < 3 s overview at p95", ORACLE),
+    ("14", "Warnings of risk", "backtested: precision, recall, lead time", ORACLE),
+)
+"""Row id, what, target and reason."""

@@ -1,0 +1,115 @@
+"""What a run's notebook recorded, read back: findings, pictures, tables, measures and results, as plain values."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from qubic_lab.runs.change import Direction
+from qubic_lab.runs.manifest import read_results
+from qubic_lab.runs.notebook import CAPTION, FINDINGS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as SVG, and what it shows."""
+
+    name: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A recorded table: plain values by row, None where one is missing."""
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def frame(self) -> "DataFrame":
+        """Return the table as a data frame."""
+        from pandas import DataFrame
+
+        return DataFrame(list(self.rows), columns=list(self.columns))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Repeated measurements of one quantity."""
+
+    name: str
+    samples: tuple[float, ...]
+    unit: str
+    better: Direction
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that one run recorded; `findings` are sentences, the most important one first."""
+
+    findings: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def read_records(folder: Path) -> Records:
+    """Read what lies in a finished run's folder; pictures and tables in the order in which they were recorded."""
+    results = read_results(folder)
+    return Records(
+        findings=tuple(results.pop(FINDINGS, {"sentences": ()})["sentences"]),
+        pictures=tuple(map(_read_picture, _as_recorded(folder / "figures", "*.svg"))),
+        tables=tuple(map(_read_table, _as_recorded(folder / "tables", "*.parquet"))),
+        measures=read_measures(folder),
+        results=results,
+    )
+
+
+def read_measures(folder: Path) -> tuple[Measure, ...]:
+    """Read the measures in a run's folder, by name."""
+    files = sorted((folder / "measures").glob("*.json"), key=lambda file: _by_number(file.stem))
+    contents = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    return tuple(Measure(**content | {"samples": tuple(content["samples"])}) for content in contents)
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sort 4 before 16."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _as_recorded(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern), key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def _read_picture(file: Path) -> Picture:
+    svg = file.read_text(encoding="utf-8")
+    caption = ElementTree.fromstring(svg).findtext(".//{http://purl.org/dc/elements/1.1/}title")
+    return Picture(file.stem, caption or file.stem, svg)
+
+
+def _read_table(file: Path) -> Table:
+    from pyarrow import parquet
+
+    table = parquet.read_table(file)
+    caption = (table.schema.metadata or {}).get(CAPTION, file.stem.encode()).decode()
+    rows = (tuple(_plain(value) for value in row.values()) for row in table.to_pylist())
+    return Table(file.stem, caption, tuple(table.column_names), tuple(rows))
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know into what it does: not-a-number is a missing value, a date its text."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if value is None or isinstance(value, bool | int | float | str | dict) else str(value)

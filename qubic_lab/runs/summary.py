@@ -1,0 +1,115 @@
+"""A week in words, made from its numbers by rules: what matters most comes first."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from qubic_lab.runs.acceptance import Row
+from qubic_lab.runs.cells import format_number, in_words
+from qubic_lab.runs.change import FALSE_ALARMS, Shift
+from qubic_lab.runs.history import Change, Repetition
+from qubic_lab.runs.weekly import ReportedRun, WeekReport
+
+NAMED_CHANGES = 4
+"""So many changes of each kind are named; the table has the others."""
+TIME_UNITS = ("s", "ms", "µs", "us")
+
+
+def headlines(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:
+    """Return the first finding of each run, the one that its study holds for the most important, with the run."""
+    return [(run.records.findings[0], run) for run in runs if run.records.findings]
+
+
+def meaningless_models(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:
+    """Return the models whose answers mean nothing, each with the first run that says so."""
+    found: dict[str, ReportedRun] = {}
+    for run in runs:
+        for result in run.records.results.values():
+            if result.get("meaningless"):
+                found.setdefault(str(result.get("model", run.title)), run)
+    return list(found.items())
+
+
+def acceptance_sentence(rows: Sequence[Row]) -> str:
+    """Count the verdicts, and name what fails."""
+    measurable = [row for row in rows if row.measurable]
+    counts = Counter(row.verdict for row in measurable)
+    failing = [f"{row.id} ({row.what[0].lower()}{row.what[1:]})" for row in measurable if row.verdict == "fail"]
+    named = f" What fails: {', '.join(failing)}." if failing else ""
+    return (
+        f"Of {len(measurable)} acceptance criteria that studies can measure, {counts['pass']} pass, "
+        f"{counts['fail']} fail, {counts['not measured here']} were not measured here.{named}"
+    )
+
+
+def change_sentences(changes: Sequence[Change], repetitions: Sequence[Repetition]) -> list[str]:
+    """Say what has changed since earlier weeks, the worse first, and what should have stayed the same and did not."""
+    compared = [change for change in changes if change.judgement.shift is not None]
+    sentences = []
+    for verdict in ("worse", "better"):
+        changed = [change for change in compared if change.judgement.verdict == verdict]
+        sentences += [_change_sentence(change) for change in changed[:NAMED_CHANGES]]
+        if (more := len(changed) - NAMED_CHANGES) > 0:
+            sentences.append(f"{more} more measures are {verdict}: see the table of changes.")
+    sentences += [
+        f"{in_words(each.study)}, {each.what}: {each.value} now, {each.earlier_value} in {each.earlier_week}."
+        for each in repetitions
+        if not each.same
+    ]
+    quiet = sum(change.judgement.verdict == "no change beyond noise" for change in compared)
+    if compared:
+        sentences.append(f"No change beyond noise in {quiet} of {len(compared)} measures compared with earlier weeks.")
+    elif changes:
+        sentences.append("No measure could be compared with an earlier week.")
+    return sentences
+
+
+def _change_sentence(change: Change) -> str:
+    return (
+        f"{in_words(change.study)}, {in_words(change.measure)}: {change_word(change)} than in {change.earlier_week}, "
+        f"{describe_shift(change.judgement.shift)}."
+    )
+
+
+def change_word(change: Change) -> str:
+    """Return the verdict in the words of its unit: speeds and durations are faster or slower."""
+    verdict = change.judgement.verdict
+    if change.unit.endswith("/s") or change.unit in TIME_UNITS:
+        return {"better": "faster", "worse": "slower"}.get(verdict, verdict)
+    return verdict
+
+
+def describe_shift(shift: Shift | None) -> str:
+    """Return the change of a value in per cent with its interval, as in '−12 % (−15 % to −8 %)'."""
+    if shift is None:
+        return ""
+    return f"{_per_cent(shift.ratio)} ({_per_cent(shift.low)} to {_per_cent(shift.high)})"
+
+
+def interval_sentence(changes: Sequence[Change]) -> str:
+    """Say what the intervals of the changes mean."""
+    shift = next((change.judgement.shift for change in changes if change.judgement.shift), None)
+    if shift is None:
+        return ""
+    return (
+        f"Intervals are exact (Mann-Whitney) at {format_number(shift.confidence * 100)} % each, so that among all "
+        f"measures together a false alarm comes in at most {FALSE_ALARMS * 100:g} % of the weeks. They hold the "
+        "scatter within a run; other load on the machine in one of the weeks is not in them."
+    )
+
+
+def _per_cent(ratio: float) -> str:
+    percent = (ratio - 1) * 100
+    sign = "+" if percent > 0 else "−" if percent < 0 else "±"
+    return f"{sign}{abs(percent):.1f}\N{NO-BREAK SPACE}%"
+
+
+def figures_of(report: WeekReport) -> list[tuple[str, str]]:
+    """Return the numbers that open the page, each with what it counts."""
+    measurable = Counter(row.verdict for row in report.rows if row.measurable)
+    verdicts = Counter(change.judgement.verdict for change in report.changes)
+    return [
+        (str(measurable["pass"]), "acceptance criteria pass"),
+        (str(measurable["fail"]), "fail"),
+        (str(measurable["not measured here"]), "were not measured here"),
+        (str(verdicts["worse"]), "measures are worse than in an earlier week"),
+    ]

@@ -1,0 +1,203 @@
+"""A week as plain values: what its runs recorded, the verdicts on it, and how the project stood.
+
+The page and `weekly.ipynb` are made of it. It is collected from the runs and kept beside the page, so that both can be
+looked at where the runs are not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.runs.acceptance import Row, judge
+from qubic_lab.runs.history import Change, PastRun, Repetition, find_changes, find_repetitions
+from qubic_lab.runs.manifest import Manifest, read_manifest, read_results, utc_now
+from qubic_lab.runs.records import Records, read_measures, read_records
+from qubic_lab.runs.status import Status
+from qubic_lab.runs.store import reports_folder
+from qubic_lab.runs.weeks import (
+    Entry,
+    choose_week,
+    latest_of_each_study,
+    read_entries,
+    read_status,
+    week_of_text,
+    weeks_with_runs,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+KEPT = "week.json"
+"""The file beside a page that holds the week."""
+SAMPLE = "sample"
+"""The folder of the week that comes with the project, in place of a week's name."""
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run as a report shows it; a failed or lost one has an `error` and no records.
+
+    `name` is the run's folder under `runs/`: what a number names as its source.
+    """
+
+    name: str
+    study: str
+    manifest: Manifest | None
+    records: Records
+    error: str | None
+    made_in: str | None
+    """The week that it was made in."""
+
+    @property
+    def title(self) -> str:
+        """The title of its study."""
+        return self.manifest.title if self.manifest else self.study
+
+
+@dataclass(frozen=True)
+class WeekReport:
+    """All that is shown of a week; `unfinished` has a sentence for each study that was stopped in its middle."""
+
+    week: str
+    written_utc: str
+    runs: tuple[ReportedRun, ...]
+    rows: tuple[Row, ...]
+    changes: tuple[Change, ...]
+    repetitions: tuple[Repetition, ...]
+    status: Status | None
+    unfinished: tuple[str, ...]
+
+    def studies(self) -> dict[str, list[ReportedRun]]:
+        """Return the runs by study."""
+        names = dict.fromkeys(run.study for run in self.runs)
+        return {study: [run for run in self.runs if run.study == study] for study in names}
+
+    def table(self, name: str) -> "DataFrame":
+        """Return the tables of that name of all runs as one data frame, with the columns `study` and `run` before.
+
+        Raises:
+            InputError: no run has recorded a table of that name.
+        """
+        import pandas as pd
+
+        found = [(run, table) for run in self.runs for table in run.records.tables]
+        check_choice("table", name, dict.fromkeys(table.name for _, table in found))
+        parts = []
+        for run, table in found:
+            if table.name == name:
+                frame = table.frame()
+                frame.insert(0, "study", run.study)
+                frame.insert(1, "run", run.name)
+                parts.append(frame)
+        return pd.concat(parts, ignore_index=True)
+
+    def measures(self) -> "DataFrame":
+        """Return every sample of every measure: study, run, measure, sample (its number), value, unit, better."""
+        import pandas as pd
+
+        columns = ["study", "run", "measure", "sample", "value", "unit", "better"]
+        samples = [
+            (run.study, run.name, measure.name, number, value, measure.unit, measure.better)
+            for run in self.runs
+            for measure in run.records.measures
+            for number, value in enumerate(measure.samples, start=1)
+        ]
+        return pd.DataFrame(samples, columns=columns)
+
+
+def open_week(week: str | None = None) -> WeekReport:
+    """Return a week (by default the latest) from its runs, or without runs as it is kept beside its page.
+
+    Where there is neither, it is the sample week that comes with the project; `sample` asks for that one.
+
+    Raises:
+        InputError: the week is malformed, or neither runs nor a page of it are here.
+    """
+    # The sample comes first, so that any week of one's own goes before it.
+    kept = sorted((file.parent.name for file in reports_folder().glob(f"*/{KEPT}")), key=lambda w: (w != SAMPLE, w))
+    known = weeks_with_runs()
+    chosen = week or (kept[-1] if kept and not known else None)
+    if chosen in kept and chosen not in known:
+        return read_week(reports_folder() / chosen / KEPT)
+    return collect_week(choose_week(chosen))
+
+
+def collect_week(week: str) -> WeekReport:
+    """Collect a week from its runs and from those of earlier weeks.
+
+    Raises:
+        InputError: a measure cannot be compared because it holds a sample that is not a positive number.
+    """
+    entries = latest_of_each_study(read_entries(week))
+    runs = tuple(read_run(entry) for of_study in entries.values() for entry in of_study)
+    now = [PastRun(week, run.name, run.manifest, run.records) for run in runs if run.manifest and run.error is None]
+    earlier = [run for past in weeks_with_runs() if past < week for run in _read_past(past)]
+    return WeekReport(
+        week=week,
+        written_utc=utc_now().isoformat(),
+        runs=runs,
+        rows=tuple(judge({run.name: run.records for run in now})),
+        changes=tuple(find_changes(now, earlier)),
+        repetitions=tuple(find_repetitions(now, earlier)),
+        status=read_status(week),
+        unfinished=tuple(filter(None, map(_say_unfinished, entries.values()))),
+    )
+
+
+def read_run(entry: Entry) -> ReportedRun:
+    """Read from a run's folder what a report shows of it."""
+    name = f"{entry.study}/{entry.key}"
+    try:
+        manifest = read_manifest(entry.folder)
+    except InputError as error:
+        return ReportedRun(name, entry.study, None, Records(), str(error), None)
+    records = Records() if manifest.error is not None else read_records(entry.folder)
+    return ReportedRun(name, entry.study, manifest, records, manifest.error, week_of_text(manifest.started_utc))
+
+
+def _read_past(week: str) -> Iterator[PastRun]:
+    """Read of a week's finished runs what a later week is compared with."""
+    for of_study in latest_of_each_study(read_entries(week)).values():
+        for entry in of_study:
+            try:
+                manifest = read_manifest(entry.folder)
+            except InputError:  # it has been deleted since
+                continue
+            if manifest.error is None:
+                records = Records(measures=read_measures(entry.folder), results=read_results(entry.folder))
+                yield PastRun(week, f"{entry.study}/{entry.key}", manifest, records)
+
+
+def _say_unfinished(entries: Sequence[Entry]) -> str:
+    done, of = len(entries), entries[0].of
+    go_on = "qubic-lab run goes on with the others"
+    return "" if done == of else f"{entries[0].study}: {done} of {of} runs are done; {go_on}."
+
+
+def week_to_json(report: WeekReport) -> str:
+    """Return a week as JSON."""
+    return TypeAdapter(WeekReport).dump_json(report, indent=1).decode() + "\n"
+
+
+def read_week(file: Path) -> WeekReport:
+    """Read a week as it was kept beside its page.
+
+    Raises:
+        InputError: the file is not there, or not what this version writes.
+    """
+    try:
+        return TypeAdapter(WeekReport).validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        raise InputError(f"{file} holds no readable week: write it again with 'qubic-lab report'") from None
+
+
+def differing_parameters(runs: Sequence[ReportedRun]) -> dict[str, dict[str, Any]]:
+    """Return for each run of a study the parameters in which its runs differ."""
+    given = {run.name: run.manifest.parameters for run in runs if run.manifest}
+    first = next(iter(given.values()), {})
+    names = [name for name in first if any(each.get(name) != first[name] for each in given.values())]
+    return {run: {name: parameters.get(name) for name in names} for run, parameters in given.items()}

@@ -1,0 +1,237 @@
+"""A week beside earlier ones: the statistics of a change, which runs are compared, and what a page says of it."""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import write_notebook, write_study, write_week
+
+from qubic_lab.errors import InputError
+from qubic_lab.runs import batch, fingerprint
+from qubic_lab.runs.change import FALSE_ALARMS, Direction, judge_change, log_shift, samples_needed
+from qubic_lab.runs.experiment import load
+from qubic_lab.runs.history import Change, PastRun, find_changes, find_repetitions
+from qubic_lab.runs.manifest import Manifest
+from qubic_lab.runs.records import Measure, Records
+from qubic_lab.runs.report import build_page
+from qubic_lab.runs.summary import change_sentences
+from qubic_lab.runs.weekly import collect_week
+from qubic_lab.settings import settings
+
+SAMPLES = (1.00, 1.04, 0.97, 1.01, 0.99, 1.02, 0.98, 1.03)
+
+
+def scaled(samples: Sequence[float], factor: float) -> tuple[float, ...]:
+    return tuple(sample * factor for sample in samples)
+
+
+def test_the_interval_is_that_of_the_exact_rank_test():
+    """By brute force: shares of all orders of 4 + 5 distinct values in which the statistic is below k."""
+    n, m, tail = 4, 5, 0.05
+    orders = list(itertools.combinations(range(n + m), n))
+    statistics = [sum(place - rank for rank, place in enumerate(order)) for order in orders]
+    k = max(k for k in range(n * m) if sum(s < k for s in statistics) / len(orders) <= tail)
+    now, before = (1.1, 1.3, 0.9, 1.2), (1.0, 0.8, 1.05, 0.95, 1.15)
+    ratios = sorted(new / old for new in now for old in before)
+    shift = log_shift(now, before, 1 - 2 * tail)
+    assert shift is not None
+    assert (shift.low, shift.high) == pytest.approx((ratios[k - 1], ratios[-k]))
+    assert shift.ratio == pytest.approx(math.sqrt(ratios[9] * ratios[10]))
+
+
+def test_two_identical_weeks_show_no_change():
+    judgement = judge_change(SAMPLES, SAMPLES, "higher", compared=1)
+    assert judgement.verdict == "no change beyond noise"
+    assert judgement.shift is not None
+    assert judgement.shift.ratio == 1.0
+    assert judge_change((5.0,) * 5, (5.0,) * 5, "lower", compared=1).verdict == "no change beyond noise"
+
+
+@pytest.mark.parametrize(
+    ("factor", "better", "verdict"),
+    [
+        (0.8, "higher", "worse"),
+        (0.8, "lower", "better"),
+        (1.25, "higher", "better"),
+        (1.25, "lower", "worse"),
+        (1.02, "lower", "no change beyond noise"),
+    ],
+)
+def test_a_change_has_a_direction(factor: float, better: Direction, verdict: str):
+    assert judge_change(scaled(SAMPLES, factor), SAMPLES, better, compared=10).verdict == verdict
+
+
+def test_what_is_certain_but_small_is_no_change():
+    judgement = judge_change((1.03,) * 8, (1.0,) * 8, "lower", compared=1)
+    assert (judgement.verdict, judgement.reason) == ("no change beyond noise", "certain, but smaller than 5 %")
+
+
+def test_too_few_samples_are_said_with_how_many_would_do():
+    judgement = judge_change((1.5, 1.5, 1.5), SAMPLES[:3], "lower", compared=1)
+    assert judgement.verdict == "too few samples"
+    assert judgement.reason == "3 against 3: 4 on each side could show a change"
+    # Two-sided, n against n samples: at best 2 of the binomial(2n, n) orders.
+    assert [samples_needed(FALSE_ALARMS / compared) for compared in (1, 6, 7, 20)] == [4, 5, 6, 6]
+
+
+@pytest.mark.parametrize("wrong", [(0.0,), (-1.0,), (math.nan,), (math.inf,), ()])
+def test_samples_without_a_ratio_are_refused(wrong: tuple[float, ...]):
+    with pytest.raises(InputError):
+        log_shift(wrong, SAMPLES, 0.95)
+
+
+@pytest.mark.parametrize(("measures", "samples"), [(1, 5), (8, 8)])
+def test_noise_alone_gives_no_more_false_alarms_than_promised(measures: int, samples: int):
+    """Heavy-tailed noise far above the practical size, so that only the statistics can hold the alarms back."""
+    source = random.Random(7)
+    weeks = 400
+
+    def noise() -> list[float]:
+        return [math.exp(source.gauss(0, 0.3) / (0.2 + source.random())) for _ in range(samples)]
+
+    def alarm() -> bool:
+        verdicts = [judge_change(noise(), noise(), "higher", measures).verdict for _ in range(measures)]
+        return any(verdict in ("better", "worse") for verdict in verdicts)
+
+    alarms = sum(alarm() for _ in range(weeks))
+    # Three standard deviations above the nominal share.
+    assert alarms <= weeks * FALSE_ALARMS + 3 * math.sqrt(weeks * FALSE_ALARMS * (1 - FALSE_ALARMS))
+
+
+def make_run(week: str, samples: Sequence[float] = SAMPLES, *, key: str = "", **changes: Any) -> PastRun:
+    measures = (Measure("speed", tuple(samples), "tokens/s", "higher"),) if samples else ()
+    manifest = Manifest(
+        key=key or week,
+        study="study",
+        title="A study",
+        notebook="tiny.ipynb",
+        parameters={"number": 2},
+        started_utc="2026-11-24T08:00:00+00:00",
+        finished_utc="2026-11-24T08:00:01+00:00",
+        seconds=1.0,
+        commit="abc",
+        dirty=False,
+        versions={},
+        machine="this one",
+        model=None,
+        model_hash=None,
+        data_hashes={},
+        circumstances={},
+    )
+    manifest = replace(manifest, **changes)
+    return PastRun(week, f"{manifest.study}/{manifest.key}", manifest, Records(measures=measures))
+
+
+def only_change(now: PastRun, *earlier: PastRun) -> Change:
+    (change,) = find_changes([now], earlier)
+    return change
+
+
+def test_the_latest_earlier_week_that_has_the_measure_is_compared():
+    earlier = [make_run("2026-W46"), make_run("2026-W45"), make_run("2026-W47", samples=())]
+    change = only_change(make_run("2026-W48", scaled(SAMPLES, 0.7)), *earlier)
+    assert (change.earlier_week, change.judgement.verdict) == ("2026-W46", "worse")
+    assert change.median == pytest.approx(0.7 * 1.005)
+
+
+@pytest.mark.parametrize(
+    "different",
+    [{"parameters": {"number": 3}}, {"study": "other"}, {"model_hash": "b"}, {"data_hashes": {"data/a": "b"}}],
+)
+def test_only_runs_of_the_same_input_are_compared(different: dict[str, Any]):
+    assert only_change(make_run("2026-W48"), make_run("2026-W47", **different)).judgement.verdict == "first measured"
+
+
+def test_another_machine_is_said_and_the_own_one_preferred():
+    other = make_run("2026-W47", machine="another")
+    change = only_change(make_run("2026-W48"), other)
+    assert (change.judgement.verdict, change.judgement.shift) == ("other machine", None)
+    assert change.judgement.reason == "in 2026-W47 it was another"
+    assert only_change(make_run("2026-W48"), make_run("2026-W46"), other).earlier_week == "2026-W46"
+
+
+def test_a_run_that_was_used_again_was_not_measured_again():
+    change = only_change(make_run("2026-W48", key="same"), make_run("2026-W47", key="same"))
+    assert change.judgement.verdict == "not measured again"
+
+
+def test_a_measure_without_a_ratio_is_named():
+    with pytest.raises(InputError, match="measure speed of run study/2026-W48: sample 0"):
+        find_changes([make_run("2026-W48", (0.0,) * 8)], [make_run("2026-W47")])
+
+
+def test_what_must_be_equal_is_compared_to_the_last_bit():
+    def run(week: str, identity: float, texts: Sequence[str]) -> PastRun:
+        comparison = {"token_identity": identity, "answers": [{"text": text} for text in texts]}
+        return replace(make_run(week), records=Records(results={"comparison": comparison}))
+
+    now = run("2026-W48", 1.0, ["a", "b"])
+    assert all(each.same for each in find_repetitions([now], [run("2026-W47", 1.0, ["a", "b"])]))
+    changed = find_repetitions([now], [run("2026-W47", 1.0 - 1e-9, ["a", "c"])])
+    assert [(each.what, each.value, each.earlier_value) for each in changed] == [
+        ("token identity", "1", "0.999999999"),
+        ("answers equal to the earlier ones", "1 of 2", "2 of 2"),
+    ]
+    assert change_sentences([], changed)[0] == "study, token identity: 1 now, 0.999999999 in 2026-W47."
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("QUBIC_LAB_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+class Silent:
+    """A watcher that does not look."""
+
+    def wait(self) -> None: ...
+
+    def begin(self, run: batch.PlannedRun, number: int, of: int) -> None: ...
+
+    def cell(self, number: int, of: int) -> None: ...
+
+    def end(self, outcome: batch.Outcome) -> None: ...
+
+
+SLEEPER = """import time
+from pathlib import Path
+from qubic_lab.runs.notebook import record_findings, record_measure
+
+def measure():
+    begin = time.perf_counter()
+    time.sleep(float(Path("seconds.txt").read_text()))
+    return time.perf_counter() - begin
+
+record_measure("step", [measure() for _ in range(8)], "s", "lower")
+record_measure("size", [1.0] * 8, "bytes", "lower")
+record_findings([f"It slept {Path('seconds.txt').read_text()} s."])
+"""
+
+
+def test_a_planted_slowdown_is_found_by_the_page_of_its_week(root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_notebook(root / "notebooks" / "tiny.ipynb", SLEEPER)
+    write_study(root, measures_time=True)
+    file = write_week(root, "study.yaml", progress={"done": ["measured"]})
+    for day, seconds in ((17, 0.02), (24, 0.06)):
+        (root / "seconds.txt").write_text(str(seconds))
+        moment = datetime(2026, 11, day, 8, tzinfo=UTC)
+        monkeypatch.setattr(batch, "utc_now", lambda moment=moment: moment)
+        (outcome,) = batch.run_batch(load(file), full=False, watcher=Silent())
+        assert (outcome.reused, outcome.error) == (False, None)
+
+    verdicts = {change.measure: change.judgement.verdict for change in collect_week("2026-W48").changes}
+    assert verdicts == {"step": "worse", "size": "no change beyond noise"}
+    page = build_page().read_text()
+    assert "study, step: slower than in 2026-W47" in page
+    assert "No change beyond noise in 1 of 2 measures" in page
+    assert len(collect_week("2026-W48").measures()) == 16
