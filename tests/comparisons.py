@@ -19,6 +19,9 @@ def make_case(**changes: Any) -> dict[str, Any]:
         "tokens": TOKENS,
         "token_identity": 1.0,
         "logits_max_abs": 0.0,
+        "kl_mean": 0.0,
+        "kl_max": 0.0,
+        "margin_min": 0.002,
         "measured_as": None,
         "tokens_per_s": 41.2,
         "one_rank_tokens_per_s": 38.5,
@@ -50,6 +53,10 @@ def make_reference(**changes: Any) -> dict[str, Any]:
         "tokens": TOKENS,
         "token_identity": 1.0,
         "logits_max_abs": 2.1e-5,
+        "kl_mean": 1e-12,
+        "kl_max": 3e-11,
+        "margin_min": 0.002,
+        "divergences": [],
         "differences": [],
     } | changes
 
@@ -57,6 +64,53 @@ def make_reference(**changes: Any) -> dict[str, Any]:
 def make_difference(**changes: Any) -> dict[str, Any]:
     """Return a place where the reference library chose another token."""
     return {"id": "factual-01", "position": 5, "ours": " the", "theirs": " a", "margin": 0.0004} | changes
+
+
+def make_variant(**changes: Any) -> dict[str, Any]:
+    """Return a change of threads that changes no bit, but for the changes."""
+    return {
+        "dtype": "fp32",
+        "what": "threads",
+        "base": 1,
+        "other": 2,
+        "questions": QUESTIONS,
+        "tokens": TOKENS,
+        "token_identity": 1.0,
+        "logits_max_abs": 0.0,
+        "kl_mean": 0.0,
+        "kl_max": 0.0,
+        "margin_min": 0.002,
+        "divergences": [],
+    } | changes
+
+
+def make_accuracy(**changes: Any) -> dict[str, Any]:
+    """Return the right answers of the whole model, but for the changes."""
+    return {
+        "dtype": "fp32",
+        "system": "whole, batch 1",
+        "questions": 6,
+        "correct": 3,
+        "cut": 2,
+        "low": 0.188,
+        "high": 0.812,
+    } | changes
+
+
+def make_pair(**changes: Any) -> dict[str, Any]:
+    """Return the paired answers of split and whole, identical, but for the changes."""
+    return {
+        "dtype": "fp32",
+        "baseline": "whole, batch 1",
+        "other": "split, 2 ranks, C, batch 1",
+        "questions": 6,
+        "both": 3,
+        "only_baseline": 0,
+        "only_other": 0,
+        "neither": 3,
+        "identical": True,
+        "tests": None,
+    } | changes
 
 
 def make_answers() -> list[dict[str, Any]]:
@@ -69,6 +123,8 @@ def make_answers() -> list[dict[str, Any]]:
             "answer": f"the reference for {kind}",
             "text": f"The model's {kind} answer is <script>alert(1)</script>\n1. first\n2. second",
             "tokens": TOKENS_PER_QUESTION,
+            "correct": None if kind == "creative" else False,
+            "cut": True,
         }
         for kind in ("factual", "analytical", "technical", "creative")
     ]
@@ -82,13 +138,17 @@ def make_comparison(**changes: Any) -> dict[str, Any]:
         "logits_max_abs": max(case["logits_max_abs"] for case in cases),
         "model": "smollm2",
         "model_hash": "ab12" * 16,
+        "candidate": "",
+        "candidate_hash": "",
         "meaningless": False,
         "device": "cpu",
         "threads": 1,
         "commit": "ab12cd34ef56 + changes",
         "seed": 0,
         "questions": QUESTIONS,
+        "checkable": 6,
         "max_new_tokens": TOKENS_PER_QUESTION,
+        "equivalence_margin": 0.03,
         "cases": cases,
         "reference": [
             make_reference(),
@@ -96,5 +156,8 @@ def make_comparison(**changes: Any) -> dict[str, Any]:
                 dtype="bf16", token_identity=0.97, logits_max_abs=0.31, differences=[make_difference(margin=0.06)]
             ),
         ],
+        "variants": [make_variant()],
+        "accuracy": [make_accuracy()],
+        "paired": [make_pair()],
         "answers": make_answers(),
     } | changes

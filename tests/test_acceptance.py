@@ -119,7 +119,6 @@ def test_predictions_are_judged_by_their_median_and_their_bounds():
     assert judge_results("11.2", prediction={"cells": [make_cell(error=0.10)]}).verdict == "fail"
 
 
-
 def test_a_rank_that_loads_more_than_its_share_fails():
     def judged(weight_mib: int) -> Row:
         mib = 2**20

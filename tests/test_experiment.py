@@ -7,7 +7,7 @@ from studies import write_notebook, write_study, write_week
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.fingerprint import cache_key, hash_package
+from qubic_lab.runs.fingerprint import cache_key, hash_folder
 from qubic_lab.runs.parameters import read_source
 from qubic_lab.runs.status import Problem, Status
 
@@ -216,11 +216,11 @@ def test_order_and_versions_that_decide_nothing_leave_the_key():
 
 def test_the_package_hash_follows_names_and_contents(tmp_path: Path):
     (tmp_path / "a.py").write_text("1")
-    first = hash_package(tmp_path)
+    first = hash_folder(tmp_path)
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "a.pyc").write_text("x")
-    assert hash_package(tmp_path) == first
+    assert hash_folder(tmp_path) == first
     (tmp_path / "a.py").write_text("2")
-    changed = hash_package(tmp_path)
+    changed = hash_folder(tmp_path)
     (tmp_path / "a.py").rename(tmp_path / "b.py")
-    assert len({first, changed, hash_package(tmp_path)}) == 3
+    assert len({first, changed, hash_folder(tmp_path)}) == 3

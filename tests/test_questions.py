@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qubic_lab.errors import InputError
+from qubic_lab.evals.generated import questions_for
 from qubic_lab.evals.questions import committed_questions, load_questions
 
 GOOD = '{"id": "a", "question": "q?", "answer": "x"}'
@@ -50,3 +51,19 @@ def test_a_broken_file_is_refused_with_its_line(content: str, message: str, tmp_
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         load_questions(tmp_path / "none.jsonl")
+
+
+def test_written_questions_come_first_and_generated_ones_follow() -> None:
+    written = load_questions(committed_questions())
+    everything = questions_for()
+    assert everything[: len(written)] == written
+    assert len(everything) == 128 == len({question.id for question in everything})
+    assert questions_for(8) == written[:8]
+    assert questions_for(100) == everything[:100]
+    assert questions_for(100, seed=1)[64:] != everything[64:100]
+
+
+@pytest.mark.parametrize("limit", [0, 2065])
+def test_more_or_fewer_questions_than_there_are_are_refused(limit: int) -> None:
+    with pytest.raises(InputError, match=f"limit is {limit}"):
+        questions_for(limit)

@@ -293,3 +293,18 @@ def test_a_missing_lab_extra_is_one_line(monkeypatch: pytest.MonkeyPatch):
     result = CliRunner().invoke(app, ["run", "any.yaml"])
     assert isinstance(result.exception, QubicLabError)
     assert str(result.exception) == 'not installed: papermill; remedy: pip install "qubic-lab[lab]"'
+
+
+def test_a_candidate_counts_by_its_files_and_not_by_what_its_manifest_says(root: Path, tiny: Path):
+    candidate = root / "candidate"
+    shutil.copytree(tiny, candidate)
+    write_notebook(root / "notebooks" / "tiny.ipynb", parameters='candidate: str = ""')
+    file = write_study(root, quick={"parameters": {"candidate": str(candidate)}}, full={})
+    (first,) = plan_runs(load(file), full=False, iso_week="2026-W48")
+    weights = candidate / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (second,) = plan_runs(load(file), full=False, iso_week="2026-W48")
+    assert first.key != second.key
+    assert first.data_hashes["candidate"] != second.data_hashes["candidate"]

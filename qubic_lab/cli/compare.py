@@ -1,12 +1,16 @@
 """`qubic-lab compare`: is the split model still the same model?"""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
+
+if TYPE_CHECKING:
+    from qubic_lab.evals.comparison import Comparison, Likeness, PairedAccuracy
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +26,15 @@ def compare(
     ] = None,
     batch: Annotated[str, typer.Option(help="Requests that decode together in a lane.")] = "1,4",
     dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "fp32,bf16",
+    candidate: Annotated[
+        str, typer.Option(help="What the ranks run in the model's place: a model, or a folder of `qubic-lab split`.")
+    ] = "",
     questions: Annotated[
         Path | None,
-        typer.Option(help="A file of questions, one JSON object a line.", show_default="the committed ones"),
+        typer.Option(help="A file of questions, one JSON object a line.", show_default="the project's own"),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many of the first questions.", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(help="Of the project's generated questions, which follow its 64 written.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -40,27 +48,69 @@ def compare(
     dtypes = split_list("--dtype", dtype)
     with progress_bar() as progress:
         comparison = run_comparison(
-            model, numbers, strategies, batches, dtypes, questions, limit, max_new_tokens, threads, progress
+            model,
+            numbers,
+            strategies,
+            batches,
+            dtypes,
+            questions,
+            limit,
+            max_new_tokens,
+            threads,
+            progress,
+            candidate=candidate,
+            seed=seed,
         )
     note_meaningless(comparison.meaningless)
     if json:
         print_json(comparison.to_dict())
         return
+    for line in _lines(comparison):
+        typer.echo(line)
+
+
+def _lines(comparison: "Comparison") -> Iterator[str]:
     for case in comparison.cases:
         same = f" (same layers as {case.measured_as})" if case.measured_as else ""
-        typer.echo(
+        yield (
             f"{case.ranks} ranks, strategy {case.strategy}{same}, layers {'/'.join(map(str, case.layers))}, "
-            f"{case.dtype}, batch {case.batch}: {case.token_identity:.2%} of {case.tokens} tokens equal, "
-            f"logits differ by at most {case.logits_max_abs:g}"
+            f"{case.dtype}, batch {case.batch}: {_likeness(case)}"
         )
     for reference in comparison.reference:
-        typer.echo(
-            f"against {reference.library}, {reference.dtype}: {reference.token_identity:.2%} of {reference.tokens} "
-            f"tokens equal, logits differ by at most {reference.logits_max_abs:.3g}"
-        )
+        yield f"against {reference.library}, {reference.dtype}: {_likeness(reference)}"
         for d in reference.differences:
-            typer.echo(f"  {d.id}, token {d.position}: ours {d.ours!r}, theirs {d.theirs!r}, margin {d.margin:.2g}")
-    typer.echo(
-        f"{comparison.model}, questions: {comparison.questions}, {comparison.device}, "
+            yield f"  {d.id}, token {d.position}: ours {d.ours!r}, theirs {d.theirs!r}, margin {d.margin:.2g}"
+    for variant in comparison.variants:
+        yield f"1 rank, {variant.dtype}, {variant.what} {variant.other} against {variant.base}: {_likeness(variant)}"
+    for each in comparison.accuracy:
+        yield (
+            f"{each.system}, {each.dtype}: {each.correct} of {each.questions} checkable questions right "
+            f"(95% interval {each.low:.1%} to {each.high:.1%}), {each.cut} answers cut"
+        )
+    for pair in comparison.paired:
+        yield f"{pair.other} against {pair.baseline}, {pair.dtype}: {_verdict(pair, comparison.equivalence_margin)}"
+    ran = f"candidate {comparison.candidate} against {comparison.model}" if comparison.candidate else comparison.model
+    yield (
+        f"{ran}, questions: {comparison.questions}, {comparison.device}, "
         f"threads a rank: {comparison.threads}, commit {comparison.commit}"
+    )
+
+
+def _likeness(found: "Likeness") -> str:
+    first = min((divergence.position for divergence in found.divergences), default=None)
+    parted = "" if first is None else f", {len(found.divergences)} answers part, the first at token {first}"
+    return (
+        f"{found.token_identity:.2%} of {found.tokens} tokens equal{parted}, "
+        f"logits differ by at most {found.logits_max_abs:.3g}, KL at most {found.kl_max:.3g} nats"
+    )
+
+
+def _verdict(pair: "PairedAccuracy", margin: float) -> str:
+    if pair.tests is None:
+        return "identical, no test needed"
+    tests = pair.tests
+    equivalent = "equivalent" if tests.equivalent else "not shown to be equivalent"
+    return (
+        f"difference {tests.difference:+.1%} (95% interval {tests.low:+.1%} to {tests.high:+.1%}), "
+        f"McNemar p = {tests.mcnemar_p:.2g}, {equivalent} within {margin:.0%}"
     )

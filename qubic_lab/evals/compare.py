@@ -1,161 +1,77 @@
 """Is the split model still the same model? N ranks against one rank of ours, and one rank against transformers."""
 
+import itertools
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
-from qubic_lab.core import Completion, Request, SamplingParams
-from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
-from qubic_lab.evals.identity import first_divergence, logits_max_abs, token_identity
-from qubic_lab.evals.questions import Question, committed_questions, load_questions
-from qubic_lab.evals.reference import ReferenceAnswer, library, reference_answers
+from qubic_lab.evals.comparison import AnswerRow, Case, Comparison, Difference, Reference, Variant
+from qubic_lab.evals.comparison_plan import ComparisonPlan, plan_comparison
+from qubic_lab.evals.measures import (
+    EQUIVALENCE_MARGIN,
+    Answer,
+    WithLogits,
+    accuracy,
+    likeness,
+    paired_accuracy,
+    score,
+)
+from qubic_lab.evals.questions import Question
+from qubic_lab.evals.reference import library, reference_answers
+from qubic_lab.evals.scoring import is_checkable, is_right
 from qubic_lab.model.checkpoint import model_hash
-from qubic_lab.model.folders import rank_folders
-from qubic_lab.model.layout import DTYPE_BYTES
-from qubic_lab.model.plan import STRATEGIES
-from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.config import load_config
 from qubic_lab.pipeline.client import Pipeline
-from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
-from qubic_lab.pipeline.message import MAX_SLOTS
+from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig
 from qubic_lab.pipeline.text import Tokenizer
-from qubic_lab.provenance import source_commit, usable_cores
+from qubic_lab.provenance import source_commit
 from qubic_lab.settings import cache_folder
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the finished steps and all steps."""
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The first position at which two answers to a question differ."""
-
-    id: str
-    position: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """N ranks against one rank at the same dtype, threads and slots a lane; both must agree bit for bit.
-
-    `measured_as` names the strategy with the same layers that was run in this one's place. Tokens/s are over all
-    questions, prompts included.
-    """
-
-    dtype: str
-    ranks: int
-    strategy: str
-    layers: tuple[int, ...]
-    batch: int
-    questions: int
-    tokens: int
-    token_identity: float
-    logits_max_abs: float
-    divergences: tuple[Divergence, ...]
-    tokens_per_s: float
-    one_rank_tokens_per_s: float
-    measured_as: str | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where our answer leaves the reference's, and by how much the reference preferred its own token there."""
-
-    id: str
-    position: int
-    ours: str
-    theirs: str
-    margin: float
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One rank of ours against the transformers implementation, greedy, prompt by prompt."""
-
-    dtype: str
-    library: str
-    questions: int
-    tokens: int
-    token_identity: float
-    logits_max_abs: float
-    differences: tuple[Difference, ...]
-
-
-@dataclass(frozen=True)
-class AnswerRow:
-    """A question, its reference answer and what the model said (one rank, the first dtype and batch)."""
-
-    id: str
-    kind: str
-    question: str
-    answer: str
-    text: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All cases, the reference apart, and what they were measured on."""
-
-    token_identity: float
-    logits_max_abs: float
-    model: str
-    model_hash: str
-    meaningless: bool
-    device: str
-    threads: int
-    commit: str
-    seed: int
-    questions: int
-    max_new_tokens: int
-    cases: tuple[Case, ...]
-    reference: tuple[Reference, ...]
-    answers: tuple[AnswerRow, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What will be run, checked before anything is."""
-
-    base: PipelineConfig
-    questions: tuple[Question, ...]
-    requests: tuple[Request, ...]
-    batches: tuple[int, ...]
-    dtypes: tuple[str, ...]
-    splits: tuple[ResolvedConfig, ...]
-    max_new_tokens: int
-
-    @property
-    def steps(self) -> int:
-        """Runs of all questions: one rank, each different split, the reference."""
-        splits = {(split.ranks, split.layers) for split in self.splits}
-        return len(self.dtypes) * (len(self.batches) * (1 + len(splits)) + 1)
+_Report = Callable[[str], None]
+THOUGHTS = "<think>"
+"""Some chat templates begin the answer with it, and it is then no part of what the model returns."""
 
 
 @dataclass(frozen=True)
 class _Run:
     """The answers of one way of running the questions; `logits` holds a file for each."""
 
-    completions: tuple[Completion, ...]
+    answers: tuple[Answer, ...]
     logits: tuple[Path, ...]
     seconds: float
 
     @property
-    def tokens(self) -> int:
-        return sum(len(completion.token_ids) for completion in self.completions)
+    def tokens_per_s(self) -> float:
+        return sum(len(answer.token_ids) for answer in self.answers) / self.seconds
+
+    def with_logits(self) -> Iterator[WithLogits]:
+        """Read one answer's logits after the other."""
+        for answer, file in zip(self.answers, self.logits, strict=True):
+            yield answer, np.fromfile(file, dtype="<f4").reshape(len(answer.token_ids), -1)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way of running at a dtype, and the name of the way that its answers are paired with (None: none)."""
+
+    dtype: str
+    name: str
+    baseline: str | None
+    answers: tuple[Answer, ...]
+
+
+_Runs = dict[tuple[str, int], _Run]
+"""One rank's runs, by dtype and batch."""
 
 
 def compare(
@@ -169,8 +85,13 @@ def compare(
     max_new_tokens: int = 32,
     threads: int | None = None,
     progress: Progress | None = None,
+    *,
+    candidate: str = "",
+    seed: int = 0,
 ) -> Comparison:
     """Answer questions greedily with one rank, with each split, and with transformers; compare tokens and logits.
+
+    One rank is also compared with itself at another number of threads, and at the other batches than the first.
 
     Args:
         model: alias, hub id, folder or GGUF file.
@@ -178,17 +99,22 @@ def compare(
         strategies: `A`, `B`, `C`; by default all that fit (A is for two ranks).
         batches: slots a lane.
         dtypes: `fp32`, `bf16`, `fp16`.
-        questions: a question file; by default the committed one.
-        limit: so many of its first questions; by default all.
+        questions: a question file; by default the project's own, written and generated.
+        limit: so many of the first questions; by default all.
         max_new_tokens: most tokens of an answer.
         threads: compute threads of each rank, on both sides; by default cores ÷ the largest number of ranks.
         progress: called after each step.
+        candidate: a model or a split folder whose weights the ranks run in the place of `model`; a split folder is run
+            as it was split, and `ranks` and `strategies` must hold that.
+        seed: of the generated questions.
 
     Raises:
         InputError: a value is wrong, before anything runs.
         RankError, NonFiniteError: a run failed.
     """
-    plan = _plan(model, ranks, strategies, batches, dtypes, questions, limit, max_new_tokens, threads)
+    plan = plan_comparison(
+        model, ranks, strategies, batches, dtypes, questions, limit, max_new_tokens, threads, candidate, seed
+    )
     done = 0
 
     def report(what: str) -> None:
@@ -197,197 +123,217 @@ def compare(
         if progress is not None:
             progress(what, done, plan.steps)
 
+    tokenizer = Tokenizer(plan.whole.folder)
+    prompts = [tokenizer.encode(request) for request in plan.requests]
     with _scratch_folder() as scratch:
-        one_rank = _run_one_rank(plan, scratch, report)
-        cases = _run_splits(plan, one_rank, scratch, report)
-        first = one_rank[plan.dtypes[0], plan.batches[0]]
-        reference = tuple(
-            _compare_reference(plan, dtype, one_rank[dtype, plan.batches[0]], report) for dtype in plan.dtypes
-        )
-    resolved = plan.splits[0]
+        one_rank, variants = _run_one_rank(plan, scratch, report)
+        cases, split_ways = _run_splits(plan, one_rank, scratch, report)
+        compared = [
+            _run_reference(plan, dtype, one_rank[dtype, plan.batches[0]], tokenizer, prompts, report)
+            for dtype in plan.dtypes
+        ]
+    whole_ways = [_Way(dtype, _whole(batch), None, run.answers) for (dtype, batch), run in one_rank.items()]
+    ways = [*whole_ways, *split_ways, *(way for _, way in compared)]
+    ways.sort(key=lambda way: plan.dtypes.index(way.dtype))
+    return _result(plan, cases, tuple(found for found, _ in compared), variants, ways, _opening(tokenizer, prompts[0]))
+
+
+def _result(
+    plan: ComparisonPlan,
+    cases: tuple[Case, ...],
+    reference: tuple[Reference, ...],
+    variants: tuple[Variant, ...],
+    ways: Sequence[_Way],
+    opening: str,
+) -> Comparison:
+    checkable = sum(map(is_checkable, plan.questions))
+    scored = {(way.dtype, way.name): score(plan.questions, way.answers, opening) for way in ways if checkable}
     return Comparison(
         token_identity=min(case.token_identity for case in cases),
         logits_max_abs=max(case.logits_max_abs for case in cases),
-        model=model,
-        model_hash=model_hash(resolved.folder),
-        meaningless=resolved.meaningless,
-        device=resolved.device,
-        threads=resolved.threads,
+        model=plan.base.model,
+        model_hash=model_hash(plan.whole.folder),
+        candidate=plan.candidate,
+        candidate_hash=model_hash(plan.splits[0].folder) if plan.candidate else "",
+        meaningless=plan.whole.meaningless,
+        device=plan.whole.device,
+        threads=plan.whole.threads,
         commit=str(source_commit()),
-        seed=0,
+        seed=plan.seed,
         questions=len(plan.questions),
-        max_new_tokens=max_new_tokens,
+        checkable=checkable,
+        max_new_tokens=plan.max_new_tokens,
+        equivalence_margin=EQUIVALENCE_MARGIN,
         cases=cases,
         reference=reference,
+        variants=variants,
+        accuracy=tuple(accuracy(dtype, name, found) for (dtype, name), found in scored.items()),
+        paired=tuple(
+            paired_accuracy(
+                way.dtype,
+                (way.baseline, scored[way.dtype, way.baseline]),
+                (way.name, scored[way.dtype, way.name]),
+            )
+            for way in ways
+            if way.baseline and checkable
+        ),
         answers=tuple(
-            AnswerRow(q.id, q.kind, q.question, q.answer, completion.text, len(completion.token_ids))
-            for q, completion in zip(plan.questions, first.completions, strict=True)
+            _answer_row(question, answer, opening)
+            for question, answer in zip(plan.questions, ways[0].answers, strict=True)
         ),
     )
 
 
-def _plan(
-    model: str,
-    ranks: Sequence[int],
-    strategies: Sequence[str] | None,
-    batches: Sequence[int],
-    dtypes: Sequence[str],
-    questions: Path | None,
-    limit: int | None,
-    max_new_tokens: int,
-    threads: int | None,
-) -> _Plan:
-    for number in ranks:
-        check_at_least("ranks", number, 1)
-    for batch in batches:
-        check_range("batch", batch, 1, MAX_SLOTS)
-    for dtype in dtypes:
-        check_choice("dtype", dtype, DTYPE_BYTES)
-    for strategy in strategies or ():
-        check_choice("strategy", strategy, STRATEGIES)
-    asked = load_questions(questions or committed_questions())
-    if limit is not None:
-        asked = asked[: check_at_least("limit", limit, 1)]
-    sampling = SamplingParams(max_new_tokens=max_new_tokens)
-    if rank_folders(resolve_model(model)):
-        raise InputError(f"model {model!r} is split already: give the model that it was made from")
-    if threads is None:
-        threads = max(1, usable_cores() // max(ranks))
-    base = PipelineConfig(model=model, threads=threads, slots=max(batches))
-    splits = [
-        resolve_config(replace(base, ranks=number, strategy=strategy))
-        for number in dict.fromkeys(ranks)
-        for strategy in dict.fromkeys(strategies or (s for s in STRATEGIES if s != "A" or number <= 2))
-    ]
-    return _Plan(
-        base=base,
-        questions=asked,
-        requests=tuple(Request(prompt=question.question, sampling=sampling) for question in asked),
-        batches=tuple(dict.fromkeys(batches)),
-        dtypes=tuple(dict.fromkeys(dtypes)),
-        splits=tuple(splits),
-        max_new_tokens=max_new_tokens,
+def _answer_row(question: Question, answer: Answer, opening: str) -> AnswerRow:
+    return AnswerRow(
+        id=question.id,
+        kind=question.kind,
+        question=question.question,
+        answer=question.answer,
+        text=answer.text,
+        tokens=len(answer.token_ids),
+        correct=is_right(question, opening + answer.text) if is_checkable(question) else None,
+        cut=answer.cut,
     )
 
 
-def _run_one_rank(plan: _Plan, scratch: Path, report: Callable[[str], None]) -> dict[tuple[str, int], _Run]:
+def _whole(batch: int) -> str:
+    return f"whole, batch {batch}"
+
+
+def _opening(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
+    """Return what a prompt begins its answer with: thoughts, or nothing."""
+    end = "".join(map(tokenizer.token_text, prompt[-3:]))
+    return THOUGHTS if end.rstrip().endswith(THOUGHTS) else ""
+
+
+def _run_one_rank(plan: ComparisonPlan, scratch: Path, report: _Report) -> tuple[_Runs, tuple[Variant, ...]]:
     config = replace(plan.base, ranks=1)
-    runs = {}
+    runs: _Runs = {}
+    variants = []
     with Pipeline.launch(config) as pipeline:
         for dtype in plan.dtypes:
             for batch in plan.batches:
                 folder = scratch / f"one-{dtype}-{batch}"
                 runs[dtype, batch] = _run(pipeline, replace(config, dtype=dtype, slots=batch), plan, folder)
                 report(f"1 rank, {dtype}, batch {batch}")
-    return runs
+            first = plan.batches[0]
+            shape = replace(config, dtype=dtype, slots=first, threads=plan.other_threads)
+            folder = scratch / f"threads-{dtype}"
+            other = _run(pipeline, shape, plan, folder)
+            base = runs[dtype, first]
+            variants.append(_variant(plan, dtype, "threads", plan.whole.threads, plan.other_threads, base, other))
+            shutil.rmtree(folder)
+            variants.extend(
+                _variant(plan, dtype, "batch", first, batch, base, runs[dtype, batch]) for batch in plan.batches[1:]
+            )
+            report(f"1 rank, {dtype}, {plan.other_threads} threads")
+    return runs, tuple(variants)
+
+
+def _variant(
+    plan: ComparisonPlan, dtype: str, what: str, base: int, other: int, base_run: _Run, other_run: _Run
+) -> Variant:
+    measured = likeness(plan.ids, base_run.with_logits(), other_run.with_logits())
+    return Variant(**vars(measured), dtype=dtype, what=what, base=base, other=other)
 
 
 def _run_splits(
-    plan: _Plan, one_rank: dict[tuple[str, int], _Run], scratch: Path, report: Callable[[str], None]
-) -> tuple[Case, ...]:
+    plan: ComparisonPlan, one_rank: _Runs, scratch: Path, report: _Report
+) -> tuple[tuple[Case, ...], list[_Way]]:
     cases: list[Case] = []
+    ways = []
     for ranks in dict.fromkeys(split.ranks for split in plan.splits):
         splits = [split for split in plan.splits if split.ranks == ranks]
-        config = replace(plan.base, ranks=ranks)
+        config = replace(plan.split_config, ranks=ranks)
         with Pipeline.launch(replace(config, strategy=splits[0].strategy)) as pipeline:
             for dtype in plan.dtypes:
-                for batch in plan.batches:
-                    measured: dict[tuple[int, ...], Case] = {}
-                    for split in splits:
-                        if (same := measured.get(split.layers)) is not None:
-                            cases.append(replace(same, strategy=split.strategy, measured_as=same.strategy))
-                            continue
-                        folder = scratch / f"{ranks}-{split.strategy}-{dtype}-{batch}"
-                        shape = replace(config, strategy=split.strategy, dtype=dtype, slots=batch)
-                        run = _run(pipeline, shape, plan, folder)
-                        case = _compare_case(plan, split, dtype, batch, run, one_rank[dtype, batch])
-                        measured[split.layers] = case
-                        cases.append(case)
-                        shutil.rmtree(folder)
-                        report(f"{ranks} ranks, strategy {split.strategy}, {dtype}, batch {batch}")
-    return tuple(cases)
+                measured: dict[tuple[tuple[int, ...], int], Case] = {}
+                # Batches turn within a split: another split means reading the weights again.
+                for split, batch in itertools.product(splits, plan.batches):
+                    if (same := measured.get((split.layers, batch))) is not None:
+                        cases.append(replace(same, strategy=split.strategy, measured_as=same.strategy))
+                        continue
+                    folder = scratch / f"{ranks}-{split.strategy}-{dtype}-{batch}"
+                    shape = replace(config, strategy=split.strategy, dtype=dtype, slots=batch)
+                    run = _run(pipeline, shape, plan, folder)
+                    case = _case(plan, split, dtype, batch, run, one_rank[dtype, batch])
+                    measured[split.layers, batch] = case
+                    cases.append(case)
+                    name = f"split, {ranks} ranks, {split.strategy}, batch {batch}"
+                    ways.append(_Way(dtype, name, _whole(batch), run.answers))
+                    shutil.rmtree(folder)
+                    report(f"{ranks} ranks, strategy {split.strategy}, {dtype}, batch {batch}")
+    return tuple(cases), ways
 
 
-def _run(pipeline: Pipeline, config: PipelineConfig, plan: _Plan, folder: Path) -> _Run:
+def _run(pipeline: Pipeline, config: PipelineConfig, plan: ComparisonPlan, folder: Path) -> _Run:
     folder.mkdir()
     pipeline.configure(replace(config, capture=folder))
     started = time.perf_counter()
-    answers = list(pipeline.answer_all(plan.requests))
+    found = list(pipeline.answer_all(plan.requests))
     seconds = time.perf_counter() - started
-    logits = tuple(folder / f"{answer.number}.f32" for answer in answers)
-    return _Run(tuple(answer.completion for answer in answers), logits, seconds)
+    return _Run(
+        answers=tuple(
+            Answer(each.completion.token_ids, each.completion.text, each.completion.finish_reason == "length")
+            for each in found
+        ),
+        logits=tuple(folder / f"{each.number}.f32" for each in found),
+        seconds=seconds,
+    )
 
 
-def _compare_case(plan: _Plan, split: ResolvedConfig, dtype: str, batch: int, run: _Run, one_rank: _Run) -> Case:
-    pairs = [
-        (ours.token_ids, theirs.token_ids) for ours, theirs in zip(run.completions, one_rank.completions, strict=True)
-    ]
-    divergences = [first_divergence(*pair) for pair in pairs]
-    differences = [
-        logits_max_abs(_read_logits(ours, len(pair[0])), _read_logits(theirs, len(pair[1])), divergence)
-        for ours, theirs, pair, divergence in zip(run.logits, one_rank.logits, pairs, divergences, strict=True)
-    ]
+def _case(plan: ComparisonPlan, split: ResolvedConfig, dtype: str, batch: int, run: _Run, one_rank: _Run) -> Case:
+    measured = likeness(plan.ids, one_rank.with_logits(), run.with_logits())
     return Case(
+        **vars(measured),
         dtype=dtype,
         ranks=split.ranks,
         strategy=split.strategy,
         layers=split.layers,
         batch=batch,
-        questions=len(pairs),
-        tokens=one_rank.tokens,
-        token_identity=token_identity(pairs),
-        logits_max_abs=max(differences),
-        divergences=tuple(
-            Divergence(question.id, position)
-            for question, position in zip(plan.questions, divergences, strict=True)
-            if position is not None
-        ),
-        tokens_per_s=run.tokens / run.seconds,
-        one_rank_tokens_per_s=one_rank.tokens / one_rank.seconds,
+        tokens_per_s=run.tokens_per_s,
+        one_rank_tokens_per_s=one_rank.tokens_per_s,
     )
 
 
-def _compare_reference(plan: _Plan, dtype: str, run: _Run, report: Callable[[str], None]) -> Reference:
-    folder = plan.splits[0].folder
-    tokenizer = Tokenizer(folder)
-    prompts = [tokenizer.encode(request) for request in plan.requests]
-    pairs, differences, largest = [], [], 0.0
-    answers = reference_answers(folder, dtype, prompts, plan.max_new_tokens, plan.splits[0].threads)
-    for question, completion, file, theirs in zip(plan.questions, run.completions, run.logits, answers, strict=True):
-        ours = completion.token_ids
-        divergence = first_divergence(ours, theirs.token_ids)
-        largest = max(largest, logits_max_abs(_read_logits(file, len(ours)), theirs.logits_TV, divergence))
-        pairs.append((ours, theirs.token_ids))
-        if divergence is not None:
-            differences.append(_difference(question, divergence, ours, theirs, tokenizer))
+def _run_reference(
+    plan: ComparisonPlan,
+    dtype: str,
+    run: _Run,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    report: _Report,
+) -> tuple[Reference, _Way]:
+    answers: list[Answer] = []
+    eos = load_config(plan.whole.folder).eos_token_ids
+
+    def answer_all() -> Iterator[WithLogits]:
+        for theirs in reference_answers(plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.whole.threads):
+            tokens = theirs.token_ids
+            answers.append(Answer(tokens, tokenizer.decode(list(tokens)), cut=tokens[-1] not in eos))
+            yield answers[-1], theirs.logits_TV
+
+    measured = likeness(plan.ids, answer_all(), run.with_logits())
+    ours, theirs = (dict(zip(plan.ids, each, strict=True)) for each in (run.answers, answers))
     report(f"transformers, {dtype}")
-    return Reference(
+    reference = Reference(
+        **vars(measured),
         dtype=dtype,
         library=library(),
-        questions=len(pairs),
-        tokens=sum(len(theirs) for _, theirs in pairs),
-        token_identity=token_identity(pairs),
-        logits_max_abs=largest,
-        differences=tuple(differences),
+        differences=tuple(
+            # Both have a token there: the one that ends early ends with its end token, which the other lacks.
+            Difference(
+                id=gap.id,
+                position=gap.position,
+                ours=tokenizer.token_text(ours[gap.id].token_ids[gap.position]),
+                theirs=tokenizer.token_text(theirs[gap.id].token_ids[gap.position]),
+                margin=gap.margin,
+            )
+            for gap in measured.divergences
+        ),
     )
-
-
-def _difference(
-    question: Question, position: int, ours: Sequence[int], theirs: ReferenceAnswer, tokenizer: Tokenizer
-) -> Difference:
-    """Both have a token at a divergence: the one that ends early ends with its end token, which the other lacks."""
-    return Difference(
-        id=question.id,
-        position=position,
-        ours=tokenizer.token_text(ours[position]),
-        theirs=tokenizer.token_text(theirs.token_ids[position]),
-        margin=theirs.margin(position),
-    )
-
-
-def _read_logits(file: Path, tokens: int) -> npt.NDArray[np.float32]:
-    """Return a request's captured logits, shape (tokens, V)."""
-    return np.fromfile(file, dtype="<f4").reshape(tokens, -1)
+    return reference, _Way(dtype, library(), _whole(plan.batches[0]), tuple(answers))
 
 
 @contextmanager

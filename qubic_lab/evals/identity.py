@@ -36,3 +36,25 @@ def logits_max_abs(
     if divergence is not None:
         steps = min(steps, divergence + 1)
     return float(np.abs(ours_TV[:steps] - theirs_TV[:steps]).max(initial=0.0))
+
+
+def kl_divergences(base_TV: npt.NDArray[np.float32], other_TV: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return KL(base || other) of the next-token distributions at each position, in nats, shape (T,).
+
+    Equal logits give 0 exactly.
+
+    Source: S. Kullback and R. A. Leibler, Annals of Mathematical Statistics 22 (1951), 79-86.
+    """
+    base, other = _log_softmax(base_TV), _log_softmax(other_TV)
+    return np.asarray(np.maximum(0.0, (np.exp(base) * (base - other)).sum(axis=-1)))  # rounding can leave -1e-17
+
+
+def top_margins(logits_TV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return by how much the best logit leads the second one at each position, shape (T,)."""
+    best_two = np.partition(logits_TV, -2, axis=-1)[:, -2:]
+    return np.asarray(best_two[:, 1] - best_two[:, 0])
+
+
+def _log_softmax(logits_TV: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    shifted = logits_TV.astype(np.float64) - logits_TV.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -16,11 +16,6 @@ class ReferenceAnswer:
     token_ids: tuple[int, ...]
     logits_TV: npt.NDArray[np.float32]
 
-    def margin(self, position: int) -> float:
-        """Return by how much the best logit leads the second at a position."""
-        second, best = np.sort(self.logits_TV[position])[-2:]
-        return float(best - second)
-
 
 def library() -> str:
     """Return the reference's name and version."""

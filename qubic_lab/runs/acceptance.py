@@ -264,7 +264,7 @@ def _latency_row(runs: Mapping[str, Records]) -> Row:
     run, level = max(nearest.items(), key=lambda item: item[1]["p95_s"])
     unchanged = all(level["answers_unchanged"] for result in results.values() for level in result["levels"])
     interval = ""
-    if "p95_low_s" in level and "p95_high_s" in level:
+    if None not in (level.get("p95_low_s"), level.get("p95_high_s")):  # too few requests give no upper end
         interval = f" ({percent(CONFIDENCE)} interval {level['p95_low_s']:.2f} to {level['p95_high_s']:.2f} s)"
     return row(
         measured=(

@@ -96,7 +96,7 @@ def _plan(study: Study, parameters: dict[str, Any], package_hash: str, iso_week:
     model_hash = fingerprint.hash_model(model) if model is not None else None
     data_hashes = {str(file.relative_to(study.root)): fingerprint.hash_file(file) for file in study.data}
     if candidate := parameters.get(CANDIDATE):
-        data_hashes[CANDIDATE] = fingerprint.hash_model(candidate)
+        data_hashes[CANDIDATE] = fingerprint.hash_weights(candidate)
     key = fingerprint.cache_key(
         study.source.code_cells,
         parameters,

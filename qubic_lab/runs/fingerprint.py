@@ -38,8 +38,13 @@ def cache_key(
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def hash_package(folder: Path = PACKAGE) -> str:
+def hash_package() -> str:
     """Return one hash over every source and data file of the package."""
+    return hash_folder(PACKAGE)
+
+
+def hash_folder(folder: Path) -> str:
+    """Return one hash over every file in a folder, but none over compiled code."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
@@ -51,6 +56,17 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(name: str) -> str:
+    """Return one hash over all files of a model or of its split: what a manifest says of them is not believed.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
+    from qubic_lab.model.resolve import resolve_model
+
+    return hash_folder(resolve_model(name))
 
 
 def hash_model(name: str) -> str:

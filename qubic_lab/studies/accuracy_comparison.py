@@ -77,27 +77,141 @@ def example_answers(comparison: Comparison) -> list[Mapping[str, Any]]:
     return list(first_of_kind.values())
 
 
+def case_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the table of split against whole, a row a case."""
+    return [
+        {
+            "case": f"{case['dtype']}, {case['ranks']} ranks, {case['strategy']}, batch {case['batch']}",
+            "layers": "/".join(map(str, case["layers"])),
+            "measured as": case["measured_as"] or "",
+            **_likeness_cells(case),
+        }
+        for case in comparison["cases"]
+    ]
+
+
+def reference_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the table of the whole model against the reference library, a row a dtype."""
+    return [
+        {"dtype": each["dtype"], "library": each["library"], **_likeness_cells(each)}
+        for each in comparison["reference"]
+    ]
+
+
+def difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return where answers part from the reference library's, a row an answer."""
+    return [
+        {
+            "dtype": reference["dtype"],
+            "question": each["id"],
+            "token": each["position"],
+            "ours": repr(each["ours"]),
+            "theirs": repr(each["theirs"]),
+            "their margin": each["margin"],
+        }
+        for reference in comparison["reference"]
+        for each in reference["differences"]
+    ]
+
+
+def variant_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the table of what else was changed on one rank."""
+    return [
+        {"dtype": each["dtype"], "change": f"{each['what']} {each['base']} → {each['other']}", **_likeness_cells(each)}
+        for each in comparison["variants"]
+    ]
+
+
+def _likeness_cells(measured: Mapping[str, Any]) -> dict[str, Any]:
+    margins = [each["margin"] for each in measured["divergences"]]
+    return {
+        "tokens": measured["tokens"],
+        "tokens equal": percent(measured["token_identity"]),
+        "answers that part": len(measured["divergences"]),
+        "first at token": min((each["position"] for each in measured["divergences"]), default=None),
+        "logits differ by": difference(measured["logits_max_abs"]),
+        "mean KL (nats)": _nats(measured["kl_mean"]),
+        "largest KL (nats)": _nats(measured["kl_max"]),
+        "smallest margin": measured["margin_min"],
+        "largest margin where they part": max(margins, default=None),
+    }
+
+
+def accuracy_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the table of right answers with their 95 % Wilson intervals, a row a way of running."""
+    return [
+        {
+            "dtype": each["dtype"],
+            "way": each["system"],
+            "right": each["correct"],
+            "of": each["questions"],
+            "share": percent(each["correct"] / each["questions"]),
+            "95 % interval": f"{percent(each['low'])} to {percent(each['high'])}",
+            "cut": each["cut"],
+        }
+        for each in comparison["accuracy"]
+    ]
+
+
+def paired_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the table of paired tests, a row a pair of ways."""
+    return [
+        {
+            "dtype": pair["dtype"],
+            "way": pair["other"],
+            "against": pair["baseline"],
+            "only the first right": pair["only_other"],
+            "only the second right": pair["only_baseline"],
+            "result": _pair_result(pair, comparison["equivalence_margin"]),
+        }
+        for pair in comparison["paired"]
+    ]
+
+
+def answer_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return an example answer of each kind of question, and whether it is right."""
+    verdicts = {True: "right", False: "wrong", None: "not checkable"}
+    return [
+        {
+            "kind": each["kind"],
+            "question": each["question"],
+            "reference": each["answer"],
+            "answer": each["text"] + (" … (cut)" if each["cut"] else ""),
+            "verdict": verdicts[each["correct"]],
+        }
+        for each in example_answers(comparison)
+    ]
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Say all that a comparison found, the split first."""
+    return [
+        identity_sentence(comparison),
+        *reference_sentences(comparison),
+        *variant_sentences(comparison),
+        *accuracy_sentences(comparison),
+        *paired_sentences(comparison),
+    ]
+
+
 def identity_sentence(comparison: Comparison) -> str:
     """Say whether the split model is the whole model."""
     cases = measured_cases(comparison)
     different = [case for case in cases if not is_identical(case)]
     dtypes = " and ".join(dict.fromkeys(case["dtype"] for case in cases))
     compared = f"{dtypes}, {tokens_compared(comparison):,} tokens compared"
+    subject, whole = f"The split {comparison['model']}", "the whole model"
+    if comparison["candidate"]:
+        subject, whole = f"The split candidate {comparison['candidate']}", f"the whole {comparison['model']}"
+    same = f"{subject} gave the same tokens as {whole} in {_all_of(len(cases), 'case')} ({compared})"
     if not different:
-        return (
-            f"The split {comparison['model']} gave the same tokens as the whole model "
-            f"in {_all_of(len(cases), 'case')} ({compared}); its logits are equal bit for bit."
-        )
+        return f"{same}; its logits are equal bit for bit."
     worst = min(different, key=lambda case: (case["token_identity"], -case["logits_max_abs"]))
     extent = f"logits differ by up to {difference(comparison['logits_max_abs'])}"
     if worst["token_identity"] == 1.0:
-        return (
-            f"The split {comparison['model']} gave the same tokens as the whole model "
-            f"in {_all_of(len(cases), 'case')} ({compared}), but not bit for bit: "
-            f"{extent} in {len(different)} of {len(cases)} cases."
-        )
+        return f"{same}, but not bit for bit: {extent} in {len(different)} of {len(cases)} cases."
     return (
-        f"The split {comparison['model']} is not the whole model: {len(different)} of {len(cases)} cases differ; "
+        f"{subject} is not {whole}: {len(different)} of {len(cases)} cases differ; "
         f"in the worst ({case_label(worst, comparison)}) only {percent(worst['token_identity'])} of the tokens agree, "
         f"and {extent}."
     )
@@ -121,6 +235,85 @@ def _reference_sentence(reference: Mapping[str, Any]) -> str:
     if widest < ROUNDING_MARGIN:
         return f"{chose}, each where the margin is below {ROUNDING_MARGIN:g}, which rounding explains; {extent}."
     return f"{chose}, with a margin of up to about {magnitude(widest)}, which rounding does not explain; {extent}."
+
+
+def variant_sentences(comparison: Comparison) -> list[str]:
+    """Say, one sentence a change, what other threads or another batch do to the answers of one rank."""
+    return [_variant_sentence(variant) for variant in comparison["variants"]]
+
+
+def _variant_sentence(variant: Mapping[str, Any]) -> str:
+    change = f"In {variant['dtype']}, {variant['what']} {variant['other']} instead of {variant['base']}"
+    if is_identical(variant):
+        return f"{change} changed nothing: tokens and logits are equal bit for bit."
+    extent = f"logits differ by up to {difference(variant['logits_max_abs'])}"
+    if not (parted := variant["divergences"]):
+        return f"{change} changed no token; {extent}."
+    widest = max(each["margin"] for each in parted)
+    return (
+        f"{change} changed {len(parted)} of {variant['questions']} answers, "
+        f"where the model's own margin is up to about {magnitude(widest)}; {extent}."
+    )
+
+
+def accuracy_sentences(comparison: Comparison) -> list[str]:
+    """Say, one sentence a dtype, how many questions the whole model answers rightly."""
+    first_of_dtype: dict[str, Mapping[str, Any]] = {}
+    for each in comparison["accuracy"]:
+        first_of_dtype.setdefault(each["dtype"], each)
+    return [
+        f"In {dtype} the whole {comparison['model']} answered {each['correct']} of {each['questions']} checkable "
+        f"questions rightly ({percent(each['correct'] / each['questions'])}, 95\N{NO-BREAK SPACE}% interval "
+        f"{percent(each['low'])} to {percent(each['high'])}); "
+        f"{each['cut']} of its answers were cut after {comparison['max_new_tokens']} tokens."
+        for dtype, each in first_of_dtype.items()
+    ]
+
+
+def paired_sentences(comparison: Comparison) -> list[str]:
+    """Say whether the ways of running are equally often right; identical answers need no test."""
+    margin = comparison["equivalence_margin"]
+    same = [pair for pair in comparison["paired"] if pair["identical"]]
+    splits = [pair for pair in same if pair["other"].startswith("split")]
+    named = [f"{pair['other']} in {pair['dtype']}" for pair in same if pair not in splits]
+    if splits:
+        named.insert(0, f"{len(splits)} run{'s' * (len(splits) > 1)} of the split model")
+    return [
+        *([f"Identical to the whole model's answers, no test needed: {', '.join(named)}."] if same else []),
+        *(
+            f"In {pair['dtype']}, {pair['other']} against {pair['baseline']}: {_pair_result(pair, margin)}."
+            for pair in comparison["paired"]
+            if not pair["identical"]
+        ),
+    ]
+
+
+def _pair_result(pair: Mapping[str, Any], margin: float) -> str:
+    if pair["identical"]:
+        return "identical, no test needed"
+    tests = pair["tests"]
+    equivalent = "equivalent" if tests["equivalent"] else "not shown to be equivalent"
+    least = tests["minimum_detectable"]
+    found = (
+        "no difference could be found"
+        if least is None
+        else f"a difference of {points(least)} points would be found with power 80\N{NO-BREAK SPACE}%"
+    )
+    return (
+        f"right answers differ by {points(tests['difference'])} points "
+        f"(95\N{NO-BREAK SPACE}% interval {points(tests['low'])} to {points(tests['high'])}), "
+        f"McNemar p = {tests['mcnemar_p']:.2g}, {equivalent} within {points(margin)} points; "
+        f"with {pair['questions']} questions {found}"
+    )
+
+
+def points(share: float) -> str:
+    """Write a difference of shares in percentage points."""
+    return f"{share * 100:.1f}".replace("-", "−")
+
+
+def _nats(kl: float) -> str:
+    return "0 exactly" if kl == 0.0 else f"{kl:.1e}"
 
 
 def magnitude(value: float) -> str:
@@ -191,4 +384,26 @@ def speeds(comparison: Comparison) -> Figure:
             label="one rank",
         )
         axes.set_xlabel("speed of the whole batch (tokens/s)")
+    return figure
+
+
+def accuracies(comparison: Comparison) -> Figure:
+    """Draw the share of right answers with its 95 % Wilson interval; ways with identical answers are drawn once."""
+    identical = {(pair["dtype"], pair["other"]) for pair in comparison["paired"] if pair["identical"]}
+    ways = [each for each in comparison["accuracy"] if (each["dtype"], each["system"]) not in identical]
+    with rows([f"{each['dtype']}, {each['system']}" for each in ways]) as (figure, axes):
+        shares = [100 * each["correct"] / each["questions"] for each in ways]
+        lows = [share - 100 * each["low"] for share, each in zip(shares, ways, strict=True)]
+        highs = [100 * each["high"] - share for share, each in zip(shares, ways, strict=True)]
+        axes.errorbar(
+            shares,
+            range(len(ways)),
+            xerr=[lows, highs],
+            fmt="o",
+            color=DARK,
+            capsize=3,
+            label="share, with 95 % interval",
+        )
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("questions answered rightly (%)")
     return figure

@@ -1,0 +1,175 @@
+"""The accuracy study finds a planted difference, however small, and says by name what is not the model."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comparisons import make_accuracy, make_comparison, make_pair, make_variant
+from models import tiny_model
+from safetensors.torch import load_file, save_file
+
+from qubic_lab.errors import InputError
+from qubic_lab.evals.compare import compare
+from qubic_lab.evals.measures import paired_tests
+from qubic_lab.model.checkpoint import WEIGHTS
+from qubic_lab.model.split import split_checkpoint
+from qubic_lab.runs.notebook import NotebookError, run_notebook
+from qubic_lab.runs.parameters import read_source
+from qubic_lab.studies import accuracy_comparison as study
+
+ASKED: dict[str, Any] = {"strategies": ["C"], "batches": [1], "dtypes": ["fp32"], "limit": 4, "max_new_tokens": 8}
+Plant = Callable[[torch.Tensor], int]
+
+
+def plant(model: Path, out: Path, name: str, choose: Plant, factor: float = 1.01) -> Path:
+    """Copy a model with one of its weights multiplied by a factor: by default changed by 1 %."""
+    shutil.copytree(model, out)
+    weights = load_file(out / WEIGHTS)
+    flat = weights[name].view(-1)
+    before = flat.clone()
+    flat[choose(flat)] *= factor
+    assert (flat != before).sum() == 1
+    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
+    return out
+
+
+def largest(flat: torch.Tensor) -> int:
+    return int(flat.abs().argmax())
+
+
+@pytest.fixture
+def asked(tiny: Path, shared_ranks: None) -> dict[str, Any]:
+    """What all comparisons here ask; the ranks are those that all tests share."""
+    return {"model": str(tiny), **ASKED}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.mlp.down_proj.weight", "model.layers.3.self_attn.v_proj.weight", "model.norm.weight"],
+)
+def test_one_weight_changed_by_one_percent_is_found(
+    name: str, asked: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
+    candidate = plant(tiny, tmp_path / "planted", name, largest)
+    result = compare(**asked, candidate=str(candidate)).to_dict()
+    assert result["logits_max_abs"] > 0.0
+    assert result["cases"][0]["kl_max"] > 0.0
+    assert result["candidate_hash"] != result["model_hash"]
+    assert not study.is_identical(result["cases"][0])
+    [first, *_] = study.findings(result)
+    assert str(candidate) in first and ("is not the whole" in first or "not bit for bit" in first)
+    assert result["reference"][0]["token_identity"] == 1.0, "the reference is still compared with the model itself"
+
+
+@pytest.mark.dist
+def test_a_change_that_turns_no_token_still_shows_in_the_bits(
+    asked: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
+    name = "model.layers.2.mlp.up_proj.weight"
+    candidate = plant(tiny, tmp_path / "planted", name, lambda flat: int(flat.abs().argmin()))
+    result = compare(**asked, candidate=str(candidate)).to_dict()
+    assert result["token_identity"] == 1.0
+    assert 0.0 < result["logits_max_abs"] < 0.01
+    assert "not bit for bit" in study.findings(result)[0]
+
+
+@pytest.mark.dist
+def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
+    asked: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    split_checkpoint(tiny, parts, (2, 2), "C")
+    intact = compare(**asked, candidate=str(parts)).to_dict()
+    assert (intact["token_identity"], intact["logits_max_abs"]) == (1.0, 0.0)
+    assert intact["candidate_hash"] == intact["model_hash"]
+    assert [case["layers"] for case in intact["cases"]] == [(2, 2)]
+    plant(parts / "rank-1", tmp_path / "other", "model.layers.3.mlp.down_proj.weight", largest)
+    shutil.rmtree(parts / "rank-1")
+    shutil.copytree(tmp_path / "other", parts / "rank-1")
+    # The same path again: ranks that hold its weights already would not see the change.
+    moved = parts.rename(tmp_path / "changed")
+    changed = compare(**asked, candidate=str(moved)).to_dict()
+    assert changed["logits_max_abs"] > 0.0
+
+
+@pytest.mark.dist
+def test_a_candidate_of_another_vocabulary_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    other = tiny_model(tmp_path / "other", vocab_size=400)
+    with pytest.raises(InputError, match=r"has 400 tokens and model .* 320"):
+        compare(**asked, candidate=str(other))
+
+
+@pytest.mark.dist
+def test_the_same_model_is_found_to_be_the_same_in_every_respect(asked: dict[str, Any]) -> None:
+    result = compare(**{**asked, "limit": 66, "max_new_tokens": 2, "batches": [1, 4]}).to_dict()
+    assert (result["questions"], result["checkable"], len(result["answers"])) == (66, 49, 66)
+    assert result["answers"][-1]["id"] == "comparison-01"
+    split = [pair for pair in result["paired"] if pair["other"].startswith("split")]
+    assert [(pair["identical"], pair["tests"]) for pair in split] == [(True, None)] * 2
+    assert [variant["what"] for variant in result["variants"]] == ["threads", "batch"]
+    for case in result["cases"]:
+        assert case["kl_max"] == 0.0 and case["margin_min"] >= 0.0
+    ways = {each["system"] for each in result["accuracy"]}
+    assert {"whole, batch 1", "whole, batch 4", "split, 2 ranks, C, batch 4"} < ways
+    assert all(row["correct"] is None for row in result["answers"] if row["kind"] == "creative")
+    assert any("no test needed" in sentence for sentence in study.findings(result))
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_the_notebook_fails_on_a_planted_difference_and_records_what_it_found(tiny: Path, tmp_path: Path) -> None:
+    candidate = plant(tiny, tmp_path / "planted", "model.layers.0.mlp.down_proj.weight", largest)
+    root, folder = Path(__file__).parents[1], tmp_path / "run"
+    folder.mkdir()
+    asked = {"model": str(tiny), "questions": 2, "max_new_tokens": 6, "strategies": ["C"], "batches": [1]}
+    source = read_source(root / "notebooks" / "accuracy_comparison.ipynb")
+    parameters = {**asked, "candidate": str(candidate)}
+    with pytest.raises(NotebookError, match="AssertionError: The split candidate"):
+        run_notebook(source, parameters, root=root, folder=folder, on_cell=lambda cell, cells: None)
+    findings = json.loads((folder / "results" / "findings.json").read_text())
+    assert str(candidate) in findings["sentences"][0]
+    assert (folder / "tables" / "cases.parquet").exists()
+
+
+def test_findings_name_changes_accuracy_and_tests() -> None:
+    tests = vars(paired_tests(only_baseline=2, only_other=1, questions=100, margin=0.03))
+    parted = make_variant(divergences=[{"id": "a", "position": 3, "margin": 0.02}], logits_max_abs=0.1)
+    result = make_comparison(
+        variants=[make_variant(), make_variant(logits_max_abs=1e-5), parted],
+        accuracy=[make_accuracy()],
+        paired=[make_pair(), make_pair(other="transformers", identical=False, tests=tests, questions=100)],
+    )
+    nothing, digits, answers = study.variant_sentences(result)
+    assert nothing.endswith("changed nothing: tokens and logits are equal bit for bit.")
+    assert "changed no token; logits differ by up to 0.00001" in digits
+    assert "changed 1 of 8 answers, where the model's own margin is up to about 0.02" in answers
+    [right] = study.accuracy_sentences(result)
+    assert "3 of 6 checkable questions" in right and "2 of its answers were cut" in right
+    same, tested = study.paired_sentences(result)
+    assert same == "Identical to the whole model's answers, no test needed: 1 run of the split model."
+    assert "right answers differ by −1.0 points" in tested
+    assert "McNemar p = 1, not shown to be equivalent within 3.0 points; with 100 questions a difference of " in tested
+
+
+def test_tables_have_a_row_for_everything_and_pictures_can_be_drawn() -> None:
+    result = make_comparison()
+    assert len(study.case_rows(result)) == len(result["cases"])
+    assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
+    assert [row["verdict"] for row in study.answer_rows(result)].count("not checkable") == 1
+    assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
+    ways = [make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1")]
+    [axes] = study.accuracies(make_comparison(accuracy=ways)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fp32, whole, batch 1"], "identical"
+    assert "(%)" in axes.get_xlabel()
+
+
+def test_a_candidate_is_named_where_it_is_not_the_model() -> None:
+    result = make_comparison(candidate="parts", token_identity=0.5, logits_max_abs=2.0)
+    assert study.identity_sentence(result).startswith(
+        "The split candidate parts gave the same tokens as the whole smollm2"
+    )

@@ -1,0 +1,200 @@
+"""What is right and what only looks right; and that the committed and the generated questions can be answered."""
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+
+from qubic_lab.errors import InputError
+from qubic_lab.evals.generated import generated_questions
+from qubic_lab.evals.questions import Question, committed_questions, load_questions
+from qubic_lab.evals.scoring import conclusion, is_checkable, is_right
+
+PLANETS = "Which planet turns slowest? (A) Mercury (B) Venus (C) Mars"
+RACE = "Ana finished behind Chen, and Boris behind Ana. Who came second?"
+
+
+def ask(reference: str, question: str = "?", kind: str = "") -> Question:
+    return Question("q", question, reference, kind)
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("12", "x = 12"),
+        ("12", "First I thought 13, but 6 × 2 = 12."),
+        ("12", "There are twelve."),
+        ("12", r"So \(x\) is \boxed{12}, not 13."),
+        ("12", "<think>13? 14?</think>12"),
+        ("12", "The answer is 12. In 1990 it was 15."),
+        ("12", "The answer is not 13. It is 12."),
+        ("12", "**Answer:** 12.0"),
+        ("-818", "It is −818."),
+        ("-818", "It is minus 818."),
+        ("299,792,458 m/s", "About 3: exactly 299792458 metres per second."),
+        ("299,792,458 m/s", "299\N{NARROW NO-BREAK SPACE}792\N{NARROW NO-BREAK SPACE}458 m/s"),
+        ("26200 grams", "26,200 g"),
+        ("1/9", r"\frac{1}{9}"),
+        ("1/9", "about 0.111"),
+        ("216.6 litres", "216.60 liters are left."),
+        ("3 GB", "three gigabytes"),
+        ("€75", "75 euros"),
+        ("16%", r"The concentration is 16\%."),
+        ("212 °F", "212 degrees Fahrenheit"),
+        ("10:30", "They meet at 10:30 AM."),
+        ("17 minutes 30 seconds", "It takes 17 min 30 s."),
+        ("2 and 4", "It returns 2 and 4."),
+        ("2070-08-21", "It is 2070-08-21."),
+        ("[1, 9, 25]", "It prints [0, 1] first? No: [1,9,25]"),
+        ("429 Too Many Requests", "HTTP 429"),
+        ("The Hague", "It is the hague."),
+        ("Gabriel García Márquez", "gabriel garcia marquez wrote it"),
+        ("W", "The symbol is W."),
+        ("O(log n)", r"$O(\log n)$"),
+        ("git revert", "Use `git revert` for that."),
+        ("Thursday", "1 March is a Wednesday, so it is a Thursday."),
+        ("Yes", "Yes, it is."),
+    ],
+)
+def test_right_answers(reference: str, text: str) -> None:
+    assert is_right(ask(reference), text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("12", "112"),
+        ("12", "120"),
+        ("12", "1.2"),
+        ("12", "12.4"),
+        ("12", "x = 13"),
+        ("12", "12 × 3 = 36"),
+        ("12", "-12"),
+        ("12", "The answer is 13. Then 13 - 1 = 12."),
+        ("12", ""),
+        ("12", "<think>12"),
+        ("12", "<think>12</think>"),
+        ("12", "<think>It is 12.</think>13"),
+        ("12", r"12, so \boxed{13}"),
+        ("13", "The answer is 12. Not 13."),
+        ("5", "-5"),
+        ("3 GB", "3 MB"),
+        ("€75", "$75"),
+        ("16%", "16 °C"),
+        ("1/9", "1/8"),
+        ("1/9", "9"),
+        ("216.6", "217"),
+        ("6.0", "6.01"),
+        ("10:30", "10:03"),
+        ("10:30", "10:30 pm"),
+        ("2070-08-21", "2070-08-12"),
+        ("2 and 4", "4 and 2"),
+        ("2 and 4", "4"),
+        ("[1, 9, 25]", "[1, 9, 25, 49]"),
+        ("[1, 9, 25]", "[9, 1, 25]"),
+        ("Ana", "Banana"),
+        ("Venus", "It is not Venus."),
+        ("W", "We know: w"),
+        ("O(log n)", "O(n log n)"),
+        ("Thursday", "Thursday? No, Friday."),
+        ("Yes", "No."),
+    ],
+)
+def test_what_only_looks_right(reference: str, text: str) -> None:
+    assert not is_right(ask(reference), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("(B)", True),
+        ("B", True),
+        ("B) Venus", True),
+        ("The answer is B, as it turns backwards.", True),
+        ("Venus takes longest.", True),
+        (r"\boxed{\text{B}}", True),
+        ("(A) Mercury", False),
+        ("Mercury and Venus and Mars", False),
+        ("(A) Mercury (B) Venus (C) Mars", False),
+        ("All of them.", False),
+    ],
+)
+def test_options(text: str, right: bool) -> None:
+    assert is_right(ask("(B) Venus", PLANETS), text) == right
+
+
+def test_a_name_that_the_question_gives_away_must_be_the_one_concluded() -> None:
+    assert is_right(ask("Ana", RACE), "Chen was first and Boris last, so it is Ana.")
+    assert not is_right(ask("Ana", RACE), "Ana finished behind Chen, so it is Chen.")
+    assert not is_right(ask("Ana", RACE), "Ana, Boris, Chen")
+
+
+def test_the_conclusion_is_marked_or_all_of_it() -> None:
+    assert conclusion("<think>a</think> b") == "b"
+    assert conclusion(r"\boxed{1} then \boxed{\frac{1}{2}}") == "1/2"
+    assert conclusion("The answer is: 7. More.") == "7"
+    assert conclusion("plain\ntext") == "plain\ntext"
+
+
+def test_what_cannot_be_checked_is_known() -> None:
+    questions = load_questions(committed_questions())
+    unchecked = [question.id for question in questions if not is_checkable(question)]
+    assert len(unchecked) == 17
+    assert {id for id in unchecked if not id.startswith("creative")} == {"technical-10"}
+
+
+@pytest.mark.parametrize(
+    "question", load_questions(committed_questions()) + generated_questions(64), ids=lambda q: q.id
+)
+def test_a_reference_answers_its_own_question(question: Question) -> None:
+    if is_checkable(question):
+        assert is_right(question, question.answer)
+        assert is_right(question, f"<think>Let me see: 1, 2, 3.</think>The answer is {question.answer}.")
+        assert not is_right(question, "I do not know.")
+
+
+def test_generated_questions_are_the_same_for_a_seed_and_never_twice() -> None:
+    asked = generated_questions(800, seed=3)
+    assert asked == generated_questions(800, seed=3)
+    assert asked[:100] == generated_questions(100, seed=3)
+    assert asked[0] != generated_questions(1, seed=4)[0]
+    assert len({question.question for question in asked}) == len({question.id for question in asked}) == 800
+    assert all(is_checkable(question) for question in asked)
+    assert generated_questions(2000)[-1].id == "sequence-250", "the templates have enough fillings"
+    with pytest.raises(InputError, match="2001"):
+        generated_questions(2001)
+
+
+def arithmetic(question: str) -> str:
+    expression = re.sub(r"[^\d×+\- /]", "", question.replace("divided by", "/")).replace("×", "*")
+    return f"{eval(expression):g}"
+
+
+def calendar(question: str) -> str:
+    days, day, month, year = re.search(r"is (\d+) days after (\d+) (\w+) (\d+)", question).groups()  # type: ignore[union-attr]
+    return (datetime.strptime(f"{day} {month} {year}", "%d %B %Y") + timedelta(int(days))).date().isoformat()
+
+
+def comparison(question: str) -> str:
+    choose = max if "larger" in question else min
+    return choose(re.findall(r"\d+\.\d+", question), key=float)
+
+
+def logic(question: str) -> str:
+    pairs = re.findall(r"(\w+) is taller than (\w+)", question)
+    taller = {name: sum(name == low for _, low in pairs) for pair in pairs for name in pair}
+    order = [name for name in taller if taller[name] == 0]
+    while len(order) < 4:
+        order.append(next(low for high, low in pairs if high == order[-1]))
+    place = re.search(r"is the ([\w ]+)\?", question)
+    assert place is not None
+    return order[["tallest", "second tallest", "third tallest", "shortest"].index(place[1])]
+
+
+@pytest.mark.parametrize("solve", [arithmetic, calendar, comparison, logic])
+def test_generated_answers_are_what_another_way_computes(solve: Callable[[str], str]) -> None:
+    questions = [question for question in generated_questions(400) if question.kind == solve.__name__]
+    questions = [question for question in questions if "day of the week" not in question.question]
+    assert len(questions) >= 15
+    assert [question.answer for question in questions] == [solve(question.question) for question in questions]
