@@ -1,6 +1,7 @@
 """Notebooks that run for real, through papermill, in a kernel of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
