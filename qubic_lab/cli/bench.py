@@ -1,5 +1,6 @@
 """`qubic-lab bench …`: what a model costs on this machine."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from qubic_lab.cli.console import note_meaningless, print_json, print_table, pro
 from qubic_lab.errors import QubicLabError, check_at_least
 
 if TYPE_CHECKING:
+    from qubic_lab.bench.concurrency import ConcurrencyResult
     from qubic_lab.bench.engine import EngineResult, Spread
 
 
@@ -20,12 +22,73 @@ def register(app: typer.Typer) -> None:
         epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
         rich_markup_mode=None,
     )
+    group.command(epilog="Example: qubic-lab bench concurrency --model smollm2 --clients 1,4,10,16")(concurrency)
     group.command(epilog="Example: qubic-lab bench engine --model smollm2 --ranks 1,2 --batch 1,8")(engine)
     group.command(epilog="Example: qubic-lab bench gpu --model deepseek --dtype fp16")(gpu)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)
     group.command(epilog="Example: qubic-lab bench prediction --model smollm2 --ranks 1,2 --batch 1,4,8")(prediction)
     group.command(epilog="Example: qubic-lab bench tracing --model smollm2 --ranks 2")(tracing)
     app.add_typer(group, name="bench")
+
+
+def concurrency(
+    model: options.Model = "smollm2",
+    ranks: Annotated[int, typer.Option(help="Ranks to split the layers over.")] = 2,
+    dtype: options.Dtype = "bf16",
+    slots: Annotated[int, typer.Option(help="Requests that decode together in each lane.")] = 8,
+    threads: options.Threads = None,
+    clients: Annotated[str, typer.Option(help="Numbers of clients that ask at once.")] = "1,2,4,8,10,16",
+    requests: Annotated[int, typer.Option(help="Questions in a block, at least one for each client.")] = 16,
+    repeat: Annotated[int, typer.Option(help="Blocks of each number of clients.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option(help="Most tokens of a prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 16,
+    json: options.Json = False,
+) -> None:
+    """Show what many clients at once get: latencies, speed in all, and whether any answer changes."""
+    require("pandas")
+    from qubic_lab.bench.concurrency import bench_concurrency
+    from qubic_lab.pipeline import PipelineConfig
+
+    config = PipelineConfig(model, ranks, dtype=dtype, slots=slots, threads=threads)
+    numbers = split_numbers("--clients", clients)
+    with progress_bar() as progress:
+        result = bench_concurrency(config, numbers, requests, repeat, prompt_tokens, new_tokens, progress)
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_concurrency(result)
+
+
+def _show_concurrency(result: "ConcurrencyResult") -> None:
+    levels = [
+        (
+            *(f"{level.clients}", f"{level.requests}", f"{level.p50_s:.2f}"),
+            f"{level.p95_s:.2f} ({_end_text(level.p95_low_s)} to {_end_text(level.p95_high_s)})",
+            *(f"{level.p99_s:.2f}", f"{level.ttft_p50_s:.2f}", f"{level.queue_p50_s:.2f}"),
+            _samples_text(level.tokens_per_s, level.tokens_per_s_samples),
+            " / ".join(f"{share:.0%}" for share in level.compute_shares),
+            "same" if level.answers_unchanged else f"{len(level.changed)} changed",
+        )
+        for level in result.levels
+    ]
+    times = ("p50 s", "p95 s (95 % interval)", "p99 s", "first token s", "queue s")
+    print_table(("clients", "requests", *times, "tokens/s", "ranks at work", "answers"), levels)
+    typer.echo("")
+    typer.echo(
+        f"{result.model}, ranks: {result.ranks}, {result.lanes} lanes of {result.slots} slots, {result.dtype}, "
+        f"{result.device}, threads a rank: {result.threads}, prompts of up to {result.most_prompt_tokens} and answers "
+        f"of up to {result.most_new_tokens} tokens, {result.repeat} blocks of {result.requests}, {result.machine}, "
+        f"commit {result.commit}"
+    )
+
+
+def _samples_text(middle: float, samples: Sequence[float]) -> str:
+    return f"{middle:.1f} ({min(samples):.1f} to {max(samples):.1f})"
+
+
+def _end_text(end_s: float | None) -> str:
+    return "?" if end_s is None else f"{end_s:.2f}"
 
 
 def engine(

@@ -7,10 +7,20 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.core import Completion, Request
-from qubic_lab.errors import QubicLabError, RankError
-from qubic_lab.pipeline.calls import StreamedToken, answer_of, as_request, generate_message, token_of
+from qubic_lab.errors import DeadlineError, QubicLabError, RankError
+from qubic_lab.pipeline.calls import (
+    NO_PROGRESS_S,
+    SERVICE,
+    StreamedToken,
+    answer_of,
+    as_request,
+    generate_message,
+    no_model_text,
+    token_of,
+)
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import TlsFiles, error_of, open_async_channel
@@ -61,6 +71,11 @@ class AsyncPipeline:
         except TimeoutError:
             await pipeline.close()
             raise RankError(f"{pipeline._name} does not answer: check address and TLS files") from None
+        try:
+            await pipeline._wait_until_loaded(NO_PROGRESS_S)
+        except BaseException:
+            await pipeline.close()
+            raise
         return pipeline
 
     async def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
@@ -97,6 +112,21 @@ class AsyncPipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _wait_until_loaded(self, seconds: float) -> None:
+        watched = health_pb2.HealthCheckRequest(service=SERVICE)
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        states = health.Watch(watched, timeout=seconds)
+        try:
+            async for state in states:
+                if state.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise DeadlineError(no_model_text(self._name, seconds)) from None
+            raise self._error(error) from None
+        finally:
+            states.cancel()
 
     def _error(self, error: grpc.aio.AioRpcError) -> QubicLabError:
         if error.code() == grpc.StatusCode.UNAVAILABLE:

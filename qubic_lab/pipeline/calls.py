@@ -7,6 +7,12 @@ from typing import Any
 from qubic_lab.core import Completion, FinishReason, Request, SamplingParams
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.wire import pipeline_pb2 as pb
+from qubic_lab.wire.channel import MOST_BYTES
+
+SERVICE = "qubic_lab.pipeline.v1.Pipeline"
+"""The pipeline's name to the health service: SERVING while a model is loaded."""
+NO_PROGRESS_S = 30.0
+"""A request is given up when for so long neither it nor any other got on; joining, when for so long no model came."""
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 _REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
@@ -66,8 +72,12 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
 
 
 def generate_message(request: Request, id: str, deadline_s: float, samples: int = 1) -> pb.GenerateRequest:
-    """Return what is sent to ask for an answer."""
-    return pb.GenerateRequest(
+    """Return what is sent to ask for an answer.
+
+    Raises:
+        InputError: it is too large to be sent.
+    """
+    message = pb.GenerateRequest(
         prompt=request.prompt,
         token_ids=request.token_ids,
         raw=request.raw,
@@ -76,6 +86,27 @@ def generate_message(request: Request, id: str, deadline_s: float, samples: int 
         deadline_s=deadline_s,
         samples=samples,
     )
+    _check_size(message)
+    return message
+
+
+def score_message(request: Request) -> pb.ScoreRequest:
+    """Return what is sent to have a text scored; errors as of generate_message."""
+    message = pb.ScoreRequest(prompt=request.prompt, token_ids=request.token_ids, raw=request.raw)
+    _check_size(message)
+    return message
+
+
+def _check_size(message: pb.GenerateRequest | pb.ScoreRequest) -> None:
+    if (size := message.ByteSize()) > MOST_BYTES:
+        raise InputError(
+            f"the request has {size} bytes: at most {MOST_BYTES // 2**20} MiB can be sent, give a shorter prompt"
+        )
+
+
+def no_model_text(name: str, seconds: float) -> str:
+    """Say that a pipeline was still without a model after some seconds."""
+    return f"{name} has loaded no model within {seconds:g} s: see what its ranks print, and start them with --model"
 
 
 def token_of(token: pb.Token) -> StreamedToken:

@@ -10,10 +10,23 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.core import Completion, Request
-from qubic_lab.errors import InputError, QubicLabError, RankError, check_at_least, check_choice
-from qubic_lab.pipeline.calls import Answer, Scores, StreamedToken, answer_of, as_request, generate_message, token_of
+from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, check_at_least, check_choice
+from qubic_lab.pipeline.calls import (
+    NO_PROGRESS_S,
+    SERVICE,
+    Answer,
+    Scores,
+    StreamedToken,
+    answer_of,
+    as_request,
+    generate_message,
+    no_model_text,
+    score_message,
+    token_of,
+)
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -140,7 +153,7 @@ class Pipeline:
 
     @classmethod
     def connect(cls, address: str, tls: TlsFiles | None = None) -> "Pipeline":
-        """Join a running pipeline at `host:port` or `unix:/path`; closing the handle leaves it running.
+        """Join a pipeline at `host:port` or `unix:/path` once its model is loaded; closing leaves it running.
 
         Args:
             address: where its rank 0 serves.
@@ -149,10 +162,12 @@ class Pipeline:
         Raises:
             InputError: the address is malformed, or lies beyond this host and there is no TLS.
             RankError: nothing answers there.
+            DeadlineError: it holds no model, and none came for as long as a request may make no progress.
         """
         pipeline = cls(open_channel(address, tls), f"the pipeline at {address}")
         try:
             pipeline._wait_until_up(CONNECT_TIMEOUT_S)
+            pipeline._wait_until_loaded(NO_PROGRESS_S)
             pipeline._describe()
         except BaseException:
             pipeline.close()
@@ -230,8 +245,7 @@ class Pipeline:
             InputError, BusyError, DeadlineError, NonFiniteError, RankError: as of `generate`.
         """
         request = Request(prompt=text, token_ids=tuple(token_ids), raw=raw)
-        message = pb.ScoreRequest(prompt=request.prompt, token_ids=request.token_ids, raw=request.raw)
-        reply = self._call(self._stub.Score, message)
+        reply = self._call(self._stub.Score, score_message(request))
         return Scores(tuple(reply.token_ids), tuple(reply.logprobs))
 
     def samples(
@@ -338,3 +352,17 @@ class Pipeline:
                     raise RankError(
                         f"{self._name} does not answer: check address, process and TLS files of both sides"
                     ) from None
+
+    def _wait_until_loaded(self, seconds: float) -> None:
+        watched = health_pb2.HealthCheckRequest(service=SERVICE)
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        states = health.Watch(watched, timeout=seconds)
+        try:
+            while next(states).status != health_pb2.HealthCheckResponse.SERVING:
+                pass
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise DeadlineError(no_model_text(self._name, seconds)) from None
+            raise self._error(error) from None
+        finally:
+            states.cancel()

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from qubic_lab.core import SamplingParams
-from qubic_lab.errors import BusyError
+from qubic_lab.errors import BusyError, RankError
 from qubic_lab.pipeline.member import (
     REPORT_ORDER,
     Member,
     StageSettings,
+    check_order,
     check_replies,
     configure_order,
 )
@@ -98,7 +99,11 @@ class Engine:
         self._commands.put(_Cancel(request))
 
     def run(self) -> None:
-        """Serve until the process ends."""
+        """Serve until the process ends.
+
+        Raises:
+            RankError: the last rank answered another micro-batch than was due.
+        """
         while True:
             for command in self._take_commands():
                 self._execute(command)
@@ -125,7 +130,7 @@ class Engine:
     def _take_back(self, scheduler: Scheduler) -> None:
         message = self._member.transport.receive()
         sent = self._in_flight.popleft()
-        assert message.sequence == sent.sequence, f"micro-batch {message.sequence} came back for {sent.sequence}"
+        check_order(self._member.ranks - 1, message, sent.sequence)
         self.progressed_at = time.monotonic()
         logprobs = self._receive_logprobs(message)
         scores = self._receive_scores(message)
@@ -216,5 +221,7 @@ class Engine:
 
     def _next_control(self) -> Message:
         message = self._member.transport.receive()
-        assert message.kind is Kind.CONTROL
+        if message.kind is not Kind.CONTROL:
+            last = self._member.ranks - 1
+            raise RankError(f"rank {last} diverged: it answered micro-batch {message.sequence} where an order was due")
         return message

@@ -1,7 +1,6 @@
 """The process between a client and its ranks: runs torchrun, tells who failed, cleans up when the client is gone."""
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from qubic_lab.pipeline.lifeline import LAUNCHER_PID, end_when_stdin_closes
-from qubic_lab.pipeline.run_folder import FAILURE, RENDEZVOUS
+from qubic_lab.pipeline.run_folder import RENDEZVOUS, tell_failure
 
 STOPPED_LOOKS = 3
 """A rank that is stopped (SIGSTOP) at so many looks, a second apart, is lost: its peers would wait for it for ever."""
@@ -50,7 +49,7 @@ def main() -> None:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        _tell_failure(args.run_dir, rank, failure.pid, how)
+        tell_failure(args.run_dir, f"rank {rank} (process {failure.pid}) {how}")
         raise
 
 
@@ -64,17 +63,10 @@ def _watch_for_stopped_ranks(run_dir: Path) -> None:
                 looks[rank.pid] = looks.get(rank.pid, 0) + 1 if stopped else 0
                 if looks[rank.pid] >= STOPPED_LOOKS:
                     how = f"was stopped ({signal.SIGSTOP.name}) and did not go on"
-                    _tell_failure(run_dir, int(rank.environ()["RANK"]), rank.pid, how)
+                    tell_failure(run_dir, f"rank {rank.environ()['RANK']} (process {rank.pid}) {how}")
                     os._exit(1)  # the parent-death signal ends all ranks, stopped ones too
             except psutil.NoSuchProcess:
                 continue
-
-
-def _tell_failure(run_dir: Path, rank: int, pid: int, how: str) -> None:
-    """Leave word for the client, whole or not at all."""
-    temporary = run_dir / f"{FAILURE}.tmp"
-    temporary.write_text(json.dumps({"rank": rank, "pid": pid, "how": how}))
-    temporary.rename(run_dir / FAILURE)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Ranks on this machine: their launcher, their folder, and which of them was lost."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -60,10 +59,9 @@ class LocalRanks:
         except subprocess.TimeoutExpired:
             return self._lost("the pipeline does not answer")
         try:
-            failure = json.loads((self._run_dir / FAILURE).read_text())
+            return self._lost((self._run_dir / FAILURE).read_text())
         except OSError:
             return self._lost("the pipeline's launcher ended")
-        return self._lost(f"rank {failure['rank']} (process {failure['pid']}) {failure['how']}")
 
     def _lost(self, what: str) -> RankError:
         try:

@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import torch
 
-from qubic_lab.errors import InputError, ModelError, QubicLabError
+from qubic_lab.errors import InputError, ModelError, QubicLabError, RankError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Decoder, torch_dtype
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
-from qubic_lab.pipeline.message import Kind, Message
+from qubic_lab.pipeline.message import FIRST_SEQUENCE, Kind, Message
 from qubic_lab.pipeline.stage import Stage
 from qubic_lab.pipeline.transport import TracedTransport, Transport
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
@@ -143,9 +143,31 @@ def check_replies(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return replies
 
 
+def check_order(sender: int, message: Message, due: int) -> None:
+    """Make sure that a rank passed on the micro-batch that was due; each rank checks the one before it.
+
+    Args:
+        sender: the rank before.
+        message: what it sent.
+        due: the sequence number of the micro-batch that it should be.
+
+    Raises:
+        RankError: it is another one, or no micro-batch; names the rank.
+    """
+    if message.kind is Kind.CONTROL:
+        raise RankError(f"rank {sender} diverged: it sent an order where micro-batch {due} was due")
+    if message.sequence != due:
+        raise RankError(f"rank {sender} diverged: it answered micro-batch {message.sequence} where {due} was due")
+
+
 def follow(member: Member) -> None:
-    """Run a rank other than 0: take what comes, do this stage's part, pass it on; ends with the process."""
+    """Run a rank other than 0: take what comes, do this stage's part, pass it on; ends with the process.
+
+    Raises:
+        RankError: the rank before sent another micro-batch than was due.
+    """
     reply: dict[str, Any] = {}
+    due = FIRST_SEQUENCE
     while True:
         message = member.transport.receive()
         if message.kind is Kind.CONTROL:
@@ -157,7 +179,11 @@ def follow(member: Member) -> None:
             else:
                 member.send_control(content)
                 reply = member.obey(content)
+                if content["op"] == "configure":
+                    due = FIRST_SEQUENCE
             continue
+        check_order(member.rank - 1, message, due)
+        due += 1
         stage = member.stage
         assert stage is not None, "a micro-batch came before the pipeline was configured"
         decoder = stage.decoder

@@ -16,6 +16,8 @@ Header = npt.NDArray[np.int64]
 
 MAX_SLOTS = 64
 """Most slots of a lane: the header has room for so many."""
+FIRST_SEQUENCE = 1
+"""The sequence number of the first micro-batch after a pipeline was configured; each next one has the next number."""
 NO_FAULT = -1
 NO_TOKEN = -1
 NO_SAMPLE = -1

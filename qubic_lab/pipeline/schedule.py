@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qubic_lab.core import FinishReason, SamplingParams
-from qubic_lab.pipeline.message import NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
+from qubic_lab.pipeline.message import FIRST_SEQUENCE, NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
 
 PREFILL_BURST = 4
 """So many prompt chunks go in a row before a lane that could decode gets its turn."""
@@ -91,7 +91,7 @@ class Scheduler:
         self.limits = limits
         self._waiting: deque[_Waiting] = deque()
         self._slots: list[_Slot | None] = [None] * (limits.lanes * limits.slots_per_lane)
-        self._sequence = 0
+        self._sequence = FIRST_SEQUENCE - 1
         self._burst = 0
         self._next_lane = 0
 

@@ -18,6 +18,7 @@ from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
+from qubic_lab.pipeline.calls import NO_PROGRESS_S, SERVICE
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
 from qubic_lab.pipeline.message import MAX_SLOTS
@@ -25,17 +26,16 @@ from qubic_lab.pipeline.schedule import Event, Limits, Sibling
 from qubic_lab.pipeline.text import TextStream, Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
-from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, status_of
+from qubic_lab.wire.channel import SERVER_OPTIONS, RefuseMalformed, TlsFiles, listen, status_of
 
 MOST_WAITING = 64
 """Requests that may wait for a slot; one more is told at once that the pipeline is busy."""
 MOST_THREADS = 256
 """Each request holds a thread of rank 0 while its tokens stream; what is above answers the other calls."""
 MOST_REQUESTS = 224
-NO_PROGRESS_S = 30.0
-"""A request is given up when for so long neither it nor any other got on."""
+MOST_WATCHERS = 64
+"""Clients that watch the state of health; each holds a thread of its own, which no request waits for."""
 POLL_S = 0.5
-SERVICE = "qubic_lab.pipeline.v1.Pipeline"
 
 Reply = TypeVar("Reply")
 
@@ -69,8 +69,10 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # Not "non-blocking": that one deadlocks where a watcher hangs up while the state changes (grpc#43403).
         self.health = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=futures.ThreadPoolExecutor(1, "health")
+            experimental_non_blocking=False,
+            experimental_thread_pool=futures.ThreadPoolExecutor(MOST_WATCHERS, "health"),
         )
         self._lock = threading.Lock()  # guards what follows
         self._loaded: _Loaded | None = None
@@ -310,7 +312,8 @@ def start_server(engine: Engine, address: str, tls: TlsFiles | None = None) -> t
     Raises:
         InputError: the address is used, or lies beyond this host and there is no TLS.
     """
-    server = grpc.server(futures.ThreadPoolExecutor(MOST_THREADS, "client"), options=SERVER_OPTIONS)
+    pool = futures.ThreadPoolExecutor(MOST_THREADS, "client")
+    server = grpc.server(pool, interceptors=[RefuseMalformed()], options=SERVER_OPTIONS)
     service = PipelineService(engine)
     pipeline_pb2_grpc.add_PipelineServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(service.health, server)

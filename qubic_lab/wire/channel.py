@@ -4,11 +4,15 @@ import ipaddress
 import os
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from qubic_lab.errors import (
     BusyError,
@@ -22,7 +26,8 @@ from qubic_lab.errors import (
 )
 from qubic_lab.settings import settings
 
-_MOST_BYTES = 64 * 2**20
+MOST_BYTES = 64 * 2**20
+"""The largest message that either side takes."""
 _NEVER = 2**31 - 1
 
 PING_AFTER_MS = 4_000
@@ -31,7 +36,7 @@ two forgets an idle connection, and a peer that has vanished is noticed."""
 PING_ANSWER_MS = 5_000
 """So long may the answer take; gRPC gives it itself, even while Python computes."""
 _COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", _MOST_BYTES),
+    ("grpc.max_receive_message_length", MOST_BYTES),
     ("grpc.keepalive_time_ms", PING_AFTER_MS),
     ("grpc.keepalive_timeout_ms", PING_ANSWER_MS),
     ("grpc.http2.ping_timeout_ms", PING_ANSWER_MS),  # the line above alone leaves it at a minute
@@ -165,6 +170,44 @@ def listen(server: grpc.Server, address: str, tls: TlsFiles | None = None) -> in
         raise InputError(
             f"cannot listen at {address}: another process holds it, or it is no address of this host; give another"
         ) from error
+
+
+class RefuseMalformed(grpc.ServerInterceptor):
+    """Answers bytes that are no message of the method with INVALID_ARGUMENT; without it they count as a fault here."""
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Return the method's handler with a check before it; all methods here take one message."""
+        handler = continuation(handler_call_details)
+        if handler is None:  # no such method: gRPC says UNIMPLEMENTED
+            return None
+        parse = handler.request_deserializer
+        assert parse is not None
+
+        def try_parse(content: bytes) -> Any:
+            try:
+                return parse(content)
+            except DecodeError as error:
+                return error
+
+        def checked(answer: Any) -> Any:
+            @wraps(answer)  # with its marks: the health service's Watch is one that does not block
+            def check_first(message: Any, context: grpc.ServicerContext, *rest: Any) -> Any:
+                if isinstance(message, DecodeError):
+                    name = handler_call_details.method
+                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no message for {name}")
+                return answer(message, context, *rest)
+
+            return check_first
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                checked(handler.unary_stream), try_parse, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(checked(handler.unary_unary), try_parse, handler.response_serializer)
 
 
 def status_of(error: QubicLabError) -> grpc.StatusCode:

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError, ModelError, NonFiniteError, RankError
 from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.member import check_order
+from qubic_lab.pipeline.message import Kind, Message
 
 pytestmark = pytest.mark.dist
 
@@ -152,6 +154,37 @@ def test_a_stopped_rank_is_named_and_its_group_ends(victim: int, tiny: Path) -> 
         with pytest.raises(RankError, match=rf"rank {victim} \(process {pids[victim]}\) was stopped"):
             pipeline.generate("hi", max_new_tokens=400, ignore_eos=True)
         assert wait_for(lambda: all_gone(processes), GONE_WITHIN_S)
+
+
+DIVERGE = """
+import os
+if os.environ.get("RANK") == "1":
+    from dataclasses import replace
+    from qubic_lab.pipeline.transport import RingTransport
+    send = RingTransport.send
+    def skip_one(self, message, *payloads):
+        send(self, replace(message, sequence=7) if message.sequence == 6 else message, *payloads)
+    RingTransport.send = skip_one
+"""
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_rank_that_diverges_is_named_and_its_group_ends(
+    ranks: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DIVERGE)  # what Python runs first
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Pipeline.launch(model=str(tiny), ranks=ranks, threads=1) as pipeline:
+        processes = [psutil.Process(rank.pid) for rank in pipeline.describe()]
+        with pytest.raises(RankError, match=r"^rank 1 diverged: it answered micro-batch 7 where 6 was due; its output"):
+            pipeline.generate("hi", max_new_tokens=400, ignore_eos=True)
+        assert wait_for(lambda: all_gone(processes), GONE_WITHIN_S)
+
+
+def test_an_order_in_a_micro_batchs_place_is_a_divergence() -> None:
+    check_order(1, Message(Kind.DECODE, sequence=6), due=6)
+    with pytest.raises(RankError, match="rank 1 diverged: it sent an order where micro-batch 6 was due"):
+        check_order(1, Message(Kind.CONTROL, sequence=6), due=6)
 
 
 CLIENT = """

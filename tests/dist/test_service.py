@@ -1,12 +1,15 @@
 """The service under load and abuse: answers stay the same, what one client does disturbs no other, slots come back."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
@@ -20,11 +23,12 @@ from transformers import AutoModelForCausalLM
 from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
 from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
-from qubic_lab.pipeline.calls import Answer
-from qubic_lab.pipeline.server import MOST_WAITING, SERVICE
+from qubic_lab.pipeline.calls import SERVICE, Answer
+from qubic_lab.pipeline.engine import Engine
+from qubic_lab.pipeline.server import MOST_WAITING, start_server
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
-from qubic_lab.wire.channel import open_channel
+from qubic_lab.wire.channel import MOST_BYTES, open_channel
 
 pytestmark = pytest.mark.dist
 
@@ -262,6 +266,161 @@ def test_nobody_at_an_address_is_an_error_that_names_it(monkeypatch: pytest.Monk
     monkeypatch.setattr("qubic_lab.pipeline.client.CONNECT_TIMEOUT_S", 0.2)
     with pytest.raises(RankError, match=r"nobody\.sock does not answer"):
         Pipeline.connect(f"unix:{tmp_path}/nobody.sock")
+
+
+class LoadingEngine:
+    """As much of an engine as joining takes: a model is being loaded until `loaded` is set."""
+
+    progressed_at = 0.0
+
+    def __init__(self) -> None:
+        self.loaded = threading.Event()
+
+    def configure(self, settings: object, limits: object) -> list[dict[str, object]]:
+        self.loaded.wait()
+        return []
+
+    report = list
+
+
+@contextmanager
+def loading_pipeline(tiny: Path, folder: Path) -> Iterator[tuple[str, LoadingEngine]]:
+    """A service at an address, whose engine has just been told to load a model."""
+    engine, address = LoadingEngine(), f"unix:{folder / 'socket'}"
+    server, service = start_server(cast(Engine, engine), address)
+    settings = pb.Settings(model_folder=str(tiny), layers=[4], lanes=1, slots_per_lane=2, dtype="bf16")
+    load = threading.Thread(target=service.configure, args=(settings,))
+    load.start()
+    try:
+        yield address, engine
+    finally:
+        engine.loaded.set()
+        load.join()
+        server.stop(grace=None).wait()
+
+
+def test_joining_waits_until_the_model_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    with loading_pipeline(tiny, tmp_path) as (address, engine), ThreadPoolExecutor(2) as pool:
+        joined = pool.submit(Pipeline.connect, address)
+        joined_async = pool.submit(lambda: asyncio.run(join_and_leave(address)))
+        time.sleep(0.5)
+        assert not joined.done() and not joined_async.done()
+        engine.loaded.set()
+        with joined.result(timeout=10) as pipeline:
+            assert pipeline.config.slots == 2
+        joined_async.result(timeout=10)
+
+
+async def join_and_leave(address: str) -> None:
+    async with await AsyncPipeline.connect(address):
+        pass
+
+
+def test_joining_a_pipeline_that_never_loads_is_an_error(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("client", "async_client"):
+        monkeypatch.setattr(f"qubic_lab.pipeline.{module}.NO_PROGRESS_S", 0.3)
+    with loading_pipeline(tiny, tmp_path) as (address, _):
+        with pytest.raises(DeadlineError, match=r"socket has loaded no model within 0\.3 s: see what its ranks print"):
+            Pipeline.connect(address)
+        with pytest.raises(DeadlineError, match=r"socket has loaded no model within 0\.3 s"):
+            asyncio.run(join_and_leave(address))
+
+
+METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["Pipeline"].methods]
+TOO_LARGE = bytes(MOST_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"\xff" * 40, grpc.StatusCode.INVALID_ARGUMENT),
+        (b"\x0a\x7fcut", grpc.StatusCode.INVALID_ARGUMENT),  # a text of 127 bytes that ends after three
+        (TOO_LARGE, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+    ids=["no message", "cut message", "too large"],
+)
+def test_bytes_that_are_no_request_disturb_nobody(content: bytes, status: grpc.StatusCode, lab: Pipeline) -> None:
+    options = {"max_new_tokens": 200, "ignore_eos": True}
+    alone = lab.generate("other", **options).token_ids
+    other = lab.stream("other", **options)
+    channel, _ = stub_of(lab)
+    with channel:
+        for method in METHODS:
+            name = f"/{SERVICE}/{method}"
+            call = channel.unary_stream(name) if method == "Generate" else channel.unary_unary(name)
+            with pytest.raises(grpc.RpcError) as caught:
+                list(call(content))
+            assert caught.value.code() is status, method
+            assert caught.value.details() and "\n" not in str(caught.value.details())
+    assert other.answer().completion.token_ids == alone
+    assert lab.stats().slots == 2, "what was sent to Configure changed nothing"
+
+
+def test_a_prompt_too_large_to_be_sent_is_the_callers_error(lab: Pipeline) -> None:
+    for ask in (lab.generate, lab.score):
+        with pytest.raises(InputError, match="at most 64 MiB can be sent"):
+            ask(TOO_LARGE.decode())
+
+
+class SlowRelay:
+    """Passes bytes on between one client and a service; once `slow` is set, one byte a second comes back."""
+
+    def __init__(self, path: Path, service: Path) -> None:
+        self.slow = threading.Event()
+        self.slow_bytes = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._service = socket.socket(socket.AF_UNIX)
+        self._service.connect(str(service))
+        threading.Thread(target=self._relay, daemon=True).start()
+
+    def _relay(self) -> None:
+        client, _ = self._listener.accept()
+        self._listener.close()
+        there = threading.Thread(target=self._pass_on, args=(client,), daemon=True)
+        there.start()
+        with suppress(OSError):  # whoever hangs up first
+            while content := self._service.recv(most := 1 if self.slow.is_set() else 4096):
+                if most == 1:
+                    self.slow_bytes += 1
+                    time.sleep(1.0)
+                client.sendall(content)
+        client.close()
+        there.join()
+        self._service.close()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with suppress(OSError):
+            while content := client.recv(4096):
+                self._service.sendall(content)
+            self._service.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_client_that_takes_one_byte_a_second_disturbs_no_other(lab: Pipeline, tmp_path: Path) -> None:
+    """It gives no sign of life in time, since that comes after the bytes that wait for it: it counts as gone."""
+    assert lab._ranks is not None
+    other = {"max_new_tokens": 40, "ignore_eos": True}
+    alone = lab.generate("other", **other).token_ids
+    relay = SlowRelay(tmp_path / "relay", lab._ranks.socket)
+    with Pipeline.connect(f"unix:{tmp_path / 'relay'}") as slow:
+        tokens = iter(slow.stream("hi", **ENDLESS, logprobs=True, top_logprobs=20))  # much to be sent
+        next(tokens)
+        relay.slow.set()
+        finished = lab.stats().finished
+        asked = 0
+        while lab.stats().requests:
+            assert lab.generate("other", deadline_s=5.0, **other).token_ids == alone
+            asked += 1
+            assert asked < 1000
+        after = lab.stats()
+        assert asked >= 3, "others were answered while the slow client was served"
+        assert after.finished - finished == asked, "the slow client's request did not end as answered"
+        assert 0 < relay.slow_bytes < 60
+        with pytest.raises(RankError, match="is gone"):
+            list(tokens)
 
 
 text = st.text(max_size=20)

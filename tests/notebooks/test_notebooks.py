@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
     "accuracy_comparison": {"questions": 2, "max_new_tokens": 6, "strategies": ["B", "C"], "batches": [1]},
+    "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
     "pipeline_service": {"max_new_tokens": 8},
     "split_strategies": {"ranks": [2], "batches": [1], "new_tokens": 12, "repeat": 1, "replicas": False},
     "weekly": {},

@@ -1,0 +1,200 @@
+"""The study of many clients at once: quantiles and intervals by hand, what is summed up, said and drawn."""
+
+import json
+import random
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from qubic_lab.bench.concurrency import (
+    Asked,
+    Block,
+    Level,
+    bench_concurrency,
+    compute_shares,
+    make_questions,
+    plan_blocks,
+    quantile,
+    quantile_interval,
+    summarize,
+)
+from qubic_lab.cli.main import run
+from qubic_lab.core import Completion
+from qubic_lab.errors import InputError
+from qubic_lab.pipeline import PipelineConfig
+from qubic_lab.pipeline.calls import Answer
+from qubic_lab.studies import concurrency as study
+
+EXPECTED = {0: (1, 2, 3), 1: (4, 5)}
+
+
+def asked(index: int, latency_s: float, number: int, tokens: tuple[int, ...]) -> Asked:
+    completion = Completion("", "", tokens, "length", 8, ttft_ms=100.0 * latency_s, tokens_per_s=1.0)
+    return Asked(index, latency_s, Answer(number, completion))
+
+
+def block(latency_s: float, *, number: int = 0, second: tuple[int, ...] = (4, 5)) -> Block:
+    """Two questions; their answers have five tokens and take as long as the slower one."""
+    answers = (asked(0, latency_s, number, (1, 2, 3)), asked(1, 2 * latency_s, number + 1, second))
+    return Block(clients=2, seconds=2 * latency_s, asked=answers, finished=2)
+
+
+def level(*blocks: Block) -> Level:
+    queue_s = {number: 0.25 * number for each in blocks for number in each.numbers}
+    return summarize(blocks, EXPECTED, queue_s, dict.fromkeys(blocks, (0.5, 0.75)))
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """A recorded result of two levels, of which the second one has changes."""
+    one = level(block(1.0), block(2.0, number=2))
+    many = replace(one, clients=10, p50_s=3.0, tokens_per_s=10.0, **changes)
+    plain: dict[str, Any] = json.loads(json.dumps({"levels": [asdict(one), asdict(many)], "requests": 2}))
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "rank"),
+    [(5, 0.5, 3), (4, 0.5, 2), (20, 0.95, 19), (99, 0.99, 99), (100, 0.99, 99), (1, 0.99, 1)],
+)
+def test_a_quantile_is_the_value_at_its_rank(count: int, share: float, rank: int) -> None:
+    values = list(range(1, count + 1))
+    random.Random(0).shuffle(values)
+    assert quantile(values, share) == rank
+
+
+def test_an_interval_has_the_ranks_of_the_binomial() -> None:
+    assert quantile_interval(range(1, 11), 0.5) == (2, 9)  # (1 + 10) / 2¹⁰ = 1.07 %, with the third 5.5 %
+    assert quantile_interval(range(1, 6), 0.5) == (None, None)  # 1 / 2⁵ is more than 2.5 %
+    # 0.95⁷¹ is more than 2.5 %, 0.95⁷² is less: only then may the largest be an upper end.
+    assert quantile_interval(range(1, 72), 0.95)[1] is None
+    assert quantile_interval(range(1, 73), 0.95)[1] == 72
+
+
+def test_intervals_hold_the_quantile_as_often_as_they_say() -> None:
+    draw = random.Random(1)
+    held = 0
+    for _ in range(400):
+        low, high = quantile_interval([draw.random() for _ in range(200)], 0.9)
+        assert low is not None and high is not None
+        held += low <= 0.9 <= high
+    assert 0.93 <= held / 400 <= 0.99
+
+
+def test_questions_are_mixed_and_the_same_each_time() -> None:
+    questions = make_questions(300, 30, most_prompt_tokens=20, most_new_tokens=6)
+    assert questions == make_questions(300, 30, most_prompt_tokens=20, most_new_tokens=6)
+    assert {len(question.token_ids) for question in questions} <= set(range(8, 21))
+    assert {question.sampling.max_new_tokens for question in questions} == set(range(2, 7))
+    assert len({question.sampling.temperature for question in questions}) == 3
+    assert len({question.sampling.seed for question in questions}) == 30
+
+
+def test_each_block_asks_every_question_once_and_repeats_have_other_neighbours() -> None:
+    blocks = list(plan_blocks([1, 4], requests=8, repeat=2))
+    assert [clients for clients, _ in blocks] == [1, 4, 1, 4], "levels take turns"
+    assert all(sorted(order) == list(range(8)) for _, order in blocks)
+    assert blocks[0][1] == blocks[1][1] != blocks[2][1]
+
+
+def test_a_level_sums_up_its_blocks() -> None:
+    found = level(block(1.0), block(2.0, number=2))
+    assert found.latencies_s == (1.0, 2.0, 2.0, 4.0)
+    assert (found.requests, found.answered, found.p50_s, found.p95_s, found.p99_s) == (4, 4, 2.0, 4.0, 4.0)
+    assert (found.ttft_p50_s, found.ttft_p95_s) == pytest.approx((0.2, 0.4))
+    assert (found.queue_p50_s, found.queue_p95_s) == (0.25, 0.75)
+    assert found.tokens_per_s_samples == (2.5, 1.25)
+    assert found.tokens_per_s == 1.875
+    assert found.compute_shares == (0.5, 0.75)
+    assert found.answers_unchanged and not found.changed
+
+
+def test_one_other_token_in_one_block_is_a_change() -> None:
+    found = level(block(1.0), block(2.0, number=2, second=(4, 6)))
+    assert found.changed == (1,)
+    assert not found.answers_unchanged
+
+
+def test_shares_of_computing_are_those_of_a_blocks_own_time() -> None:
+    rows = [
+        ("queue", 0, (5,), 100.0, 110.0),
+        ("compute", 0, (5,), 110.0, 150.0),
+        ("sample", 1, (5, 6), 150.0, 200.0),
+        ("receive", 0, (5,), 150.0, 200.0),
+        ("compute", 0, (7,), 0.0, 90.0),  # of another block
+        ("memory", 0, (), 120.0, 120.0),
+    ]
+    spans = pd.DataFrame(rows, columns=["kind", "rank", "requests", "start_ms", "end_ms"])
+    assert compute_shares(spans, (5, 6), ranks=2) == (0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": (0,)}, "clients is 0"),
+        ({"levels": (1, 2, 2)}, "each once"),
+        ({"levels": ()}, "at least one number"),
+        ({"levels": (1, 200)}, "clients is 200: it must be at most 66"),
+        ({"levels": (5,), "requests": 4}, "5 clients need at least one each"),
+        ({"repeat": 0}, "repeat is 0"),
+        ({"most_prompt_tokens": 7}, "most_prompt_tokens is 7"),
+        ({"most_prompt_tokens": 500, "most_new_tokens": 20}, "context of 512"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_runs(options: dict[str, Any], message: str, tiny: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        bench_concurrency(PipelineConfig(str(tiny), ranks=2), **{"levels": (1,), **options})
+
+
+@pytest.mark.dist
+def test_the_command_measures_levels_and_prints_them(
+    shared_ranks: None, tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = f"bench concurrency --model {tiny} --ranks 2 --slots 2 --clients 1,3 --requests 4 --repeat 2 --new-tokens 6"
+    assert run([*line.split(), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert [each["clients"] for each in found["levels"]] == [1, 3]
+    for each in found["levels"]:
+        assert each["answered"] == each["requests"] == 8
+        assert each["answers_unchanged"]
+        assert 0 < each["queue_p50_s"] <= each["ttft_p50_s"] <= each["p50_s"] <= each["p95_s"] <= each["p99_s"]
+        assert all(0 < share <= 1 for share in each["compute_shares"]) and len(each["compute_shares"]) == 2
+        assert len(each["tokens_per_s_samples"]) == 2
+    assert study.findings(found)
+    assert run(line.split()) == 0
+    table = capfd.readouterr().out
+    assert "same" in table and "2 lanes of 2 slots" in table
+
+
+def test_findings_follow_the_numbers() -> None:
+    answers, latency, speed, ranks, few = study.findings(result(p95_s=4.0, p95_low_s=3.5, p95_high_s=4.5))
+    assert answers == (
+        "All 8 answers to 2 to 10 clients at once are, token for token, those that the questions got alone."
+    )
+    assert "within 4.00 s (4 requests, 95 % interval 3.50 to 4.50 s), within the 10 s aimed at" in latency
+    assert "10 clients together 10.0 (5.3 times as many), and the median answer took 1.5 times as long" in speed
+    assert "with 2 clients 50% and 75%, with 10 clients 50% and 75%" in ranks
+    assert "A level has 4 requests: their 99th percentile is the slowest" in few
+
+
+def test_findings_do_not_hide_what_is_wrong() -> None:
+    found = study.findings(result(p95_s=11.0, answers_unchanged=False, changed=(1,)))
+    assert "Answers change when others ask at the same time: 1 of 2 questions got other tokens from 10" in found[0]
+    assert "over the 10 s aimed at" in found[1]
+    assert "too few for a 95 % interval" in found[1]
+
+
+def test_pictures_have_units_and_all_levels() -> None:
+    for draw in (study.latencies, study.throughput, study.latency_distributions):
+        [axes] = draw(result()).axes
+        assert "(" in axes.get_xlabel() and "(" in axes.get_ylabel()
+    [axes] = study.throughput(result()).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "10"]
+
+
+def test_rows_hold_plain_values_only() -> None:
+    rows = study.level_rows(result())
+    assert all(not isinstance(value, list) for row in rows for value in row.values())
+    assert rows[0]["rank_1_compute_share"] == 0.75
