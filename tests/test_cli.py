@@ -178,7 +178,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(place, "study", quick={"parameters": {"nmber": 2}})
     write_week(place, "study.yaml")
     (place / "runs" / "weeks").mkdir(parents=True)
-    (place / "runs" / "weeks" / "2026-W48.json").write_text('{"week": "2026-W48", "runs": []}')
+    lost = {"study": "study", "key": "0", "batch": "2026-11-24", "of": 1, "reused": False, "failed": True}
+    (place / "runs" / "weeks" / "2026-W48.json").write_text(json.dumps({"week": "2026-W48", "runs": [lost]}))
     return place
 
 

@@ -278,7 +278,7 @@ def test_a_figure_is_kept_in_both_forms_and_twice_the_same(root: Path, monkeypat
         contents.append((root / name / "figures" / "bars.svg").read_text())
     assert contents[0] == contents[1]
     assert "Bars &amp; more" in contents[0]
-    assert pyplot.get_fignums() == []
+    assert not pyplot.fignum_exists(figure.number)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "A"])
