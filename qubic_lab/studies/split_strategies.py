@@ -73,6 +73,26 @@ def cell_rows(prediction: Prediction) -> list[Row]:
     ]
 
 
+def link_rows(link: Mapping[str, Any]) -> list[Row]:
+    """Return one row for the small message and one for the large one: medians and the 5 % ends."""
+    return [
+        {
+            "bytes": link["small_bytes"],
+            "quantity": "latency (ms)",
+            "median": link["latency_ms"],
+            "low": link["latency_low_ms"],
+            "high": link["latency_high_ms"],
+        },
+        {
+            "bytes": link["large_bytes"],
+            "quantity": "bandwidth (Gbps)",
+            "median": link["gbps"],
+            "low": link["gbps_low"],
+            "high": link["gbps_high"],
+        },
+    ]
+
+
 def memory_rows(memory: Mapping[str, Any]) -> list[Row]:
     """Return one row a rank: what it holds, what its layers take by the model's shape, and its peaks, in MB."""
     return [
