@@ -29,7 +29,18 @@ class RankError(QubicLabError):
 
 
 class BusyError(QubicLabError):
-    """All slots and all places in the queue are taken; the request was not begun and may be sent again later."""
+    """All slots and all places in the queue are taken; the request was not begun and may be sent again later.
+
+    `retry_after_s`: how much later, where that is known.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class FencedError(QubicLabError):
+    """A write came from a lease that is no longer held; nothing was changed."""
 
 
 class DeadlineError(QubicLabError):

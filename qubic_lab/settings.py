@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     """Pages made by `qubic-lab report`."""
     group_timeout_s: float = 300.0
     """A rank that waits longer than this for another one gives up: more than the slowest takes to load its layers."""
+    redis_url: str | None = None
+    """Redis of the task queue: redis://, rediss:// or unix://; where none is set, an embedded server is started."""
     tls_certificate: Path | None = None
     """This host's certificate (PEM); with key and authority it turns on mutual TLS for all but unix sockets."""
     tls_key: Path | None = None

@@ -22,7 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "qubic_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAB = PROJECT["optional-dependencies"]["lab"]
-PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib"}  # by conda-forge's name, where they differ
+PYPI_NAME = {
+    "pytorch": "torch",
+    "matplotlib-base": "matplotlib",
+    "redis-py": "redis",
+}  # by conda-forge's name, where they differ
 LAB_ROOMS = {"runs", "studies"}  # rooms that only the `lab` extra makes usable
 
 

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note_meaningless, print_json, print_table, progress_bar, split_list, split_numbers
+from qubic_lab.cli.console import (
+    note_meaningless,
+    print_json,
+    print_table,
+    progress_bar,
+    read_seconds,
+    split_list,
+    split_numbers,
+)
 from qubic_lab.errors import QubicLabError, check_at_least
 
 if TYPE_CHECKING:
+    from qubic_lab.bench.balance import BalanceResult, Failover, Share
     from qubic_lab.bench.concurrency import ConcurrencyResult
     from qubic_lab.bench.engine import EngineResult, Spread
 
@@ -22,13 +31,63 @@ def register(app: typer.Typer) -> None:
         epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
         rich_markup_mode=None,
     )
+    group.command(epilog="Example: qubic-lab bench balance --requests 50 --nodes 3")(balance)
     group.command(epilog="Example: qubic-lab bench concurrency --model smollm2 --clients 1,4,10,16")(concurrency)
     group.command(epilog="Example: qubic-lab bench engine --model smollm2 --ranks 1,2 --batch 1,8")(engine)
     group.command(epilog="Example: qubic-lab bench gpu --model deepseek --dtype fp16")(gpu)
+    group.command(epilog="Example: qubic-lab bench link --repeat 500")(link)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)
     group.command(epilog="Example: qubic-lab bench prediction --model smollm2 --ranks 1,2 --batch 1,4,8")(prediction)
+    group.command(epilog="Example: qubic-lab bench queue --tasks 20000 --workers 4 --kill-every 2s")(queue)
     group.command(epilog="Example: qubic-lab bench tracing --model smollm2 --ranks 2")(tracing)
     app.add_typer(group, name="bench")
+
+
+def balance(
+    requests: Annotated[int, typer.Option(help="Requests while no node fails.")] = 50,
+    nodes: Annotated[int, typer.Option(help="Simulated nodes, of weights 3, 2, 1, 3, 2, 1 and so on.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the requests' lengths and the balancers' draws.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Show how each balancer shares requests, and how soon a failed node is left alone, on simulated nodes."""
+    from qubic_lab.bench.balance import bench_balance
+
+    result = bench_balance(requests, nodes, seed)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_balance(result)
+
+
+def _show_balance(result: "BalanceResult") -> None:
+    shares = [(share.balancer, " / ".join(map(str, share.counts)), _promise_text(share)) for share in result.shares]
+    print_table(("balancer", "requests of each node", "promised"), shares)
+    typer.echo("")
+    failovers = [_failover_texts(each, result.limit_s) for each in result.failovers]
+    header = ("balancer", "a node", "nothing after s", "ready after s", "chosen after s", "failed", "verdict")
+    print_table(header, failovers)
+    typer.echo("")
+    typer.echo(
+        f"Simulated: {result.nodes} nodes of weights {' / '.join(map(str, result.weights))} on simulated time, seed "
+        f"{result.seed}; these are decisions, not speeds. {result.requests} requests while none fails; "
+        f"{result.outage_requests} while one fails at {result.fails_at_s:g} s and returns at "
+        f"{result.returns_at_s:g} s, the worst over nodes of each weight. Commit {result.commit}"
+    )
+
+
+def _promise_text(share: "Share") -> str:
+    if share.expected is None:
+        return "-"
+    promised = " / ".join(f"{each:.1f}" for each in share.expected)
+    return f"{promised}: {'kept within 1' if share.within_1 else 'missed by more than 1'}"
+
+
+def _failover_texts(failover: "Failover", limit_s: float) -> tuple[str, ...]:
+    return (
+        *(failover.balancer, failover.kind, f"{failover.gone_s:.1f}"),
+        *("never" if each is None else f"{each:.1f}" for each in (failover.ready_s, failover.back_s)),
+        *(f"{failover.failed}", f"within {limit_s:g} s" if failover.within_limit else f"over {limit_s:g} s"),
+    )
 
 
 def concurrency(
@@ -175,6 +234,28 @@ def gpu(
     )
 
 
+def link(
+    repeat: Annotated[int, typer.Option(help="Messages of each size.")] = 200,
+    json: options.Json = False,
+) -> None:
+    """Show how long messages take between two ranks of this machine, as `qubic-lab plan --link` takes it."""
+    from qubic_lab.bench.link import bench_link
+
+    with progress_bar() as progress:
+        progress("measuring", 0, 1)
+        result = bench_link(repeat)
+    if json:
+        print_json(result.to_dict())
+        return
+    typer.echo(f"{result}, {result.backend} between two processes")
+    typer.echo(
+        f"{result.small_bytes:,} bytes: {result.latency_low_ms:.3f} to {result.latency_high_ms:.3f} ms one way; "
+        f"{result.large_bytes / 2**20:.0f} MiB: {result.gbps_low:.1f} to {result.gbps_high:.1f} Gbps "
+        f"(90 % of {result.repeat} messages each)"
+    )
+    typer.echo(f"{result.machine}, commit {result.commit}")
+
+
 def memory(
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
@@ -263,6 +344,35 @@ def prediction(
         f"median error {result.median_error:.1%}, {result.within:.0%} of {len(result.cells)} cells below 20 %; "
         f"{result.model}, {result.dtype}, threads in all: {result.threads}, {result.prompt_tokens} + "
         f"{result.new_tokens} tokens, {result.repeat} repeats, {result.machine}, commit {result.commit}"
+    )
+
+
+def queue(
+    tasks: Annotated[int, typer.Option(help="Tasks to do.")] = 20_000,
+    workers: Annotated[int, typer.Option(help="Processes that do them.")] = 4,
+    kill_every: Annotated[str, typer.Option(help="Kill a worker so often, in seconds, and start another.")] = "2s",
+    stop: Annotated[bool, typer.Option("--stop", help="Stop it for 8 s (SIGSTOP) instead.")] = False,
+    work_ms: Annotated[float, typer.Option(help="Time that a task takes, in ms.")] = 2.0,
+    json: options.Json = False,
+) -> None:
+    """Show whether the task queue loses a task or answers one twice while its workers are killed or stopped."""
+    from qubic_lab.bench.queue import bench_queue
+
+    every_s = read_seconds("--kill-every", kill_every)
+    with progress_bar() as progress:
+        result = bench_queue(tasks, workers, "stop" if stop else "kill", every_s, work_ms, progress)
+    if json:
+        print_json(result.to_dict())
+        return
+    typer.echo(
+        f"{result.tasks} tasks: {result.lost} lost, {result.duplicated} duplicated, {result.wrong} wrong, "
+        f"{result.dead} dead; {result.executed} tries, {result.reclaimed} leases taken back, "
+        f"{result.fenced} writes refused"
+    )
+    typer.echo(
+        f"{result.disturbed} times a worker of {result.workers} was {'stopped' if stop else 'killed'}, every "
+        f"{result.every_s:g} s; {result.seconds:.1f} s, {result.tasks_per_s:.0f} tasks/s, {result.server}, "
+        f"{result.machine}, commit {result.commit}"
     )
 
 

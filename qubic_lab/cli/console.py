@@ -1,6 +1,7 @@
 """What commands share: progress and notes on stderr, one JSON object on stdout, lists as options."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -72,3 +73,18 @@ def split_numbers(what: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in split_list(what, text))
     except ValueError as error:
         raise InputError(f"{what} is {text!r}: give whole numbers separated by commas, such as 1,4") from error
+
+
+def read_seconds(what: str, text: str) -> float:
+    """Return the seconds of an option such as 2s, 0.5s or 2.
+
+    Raises:
+        InputError: it is no number above 0.
+    """
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{what} is {text!r}: give seconds above 0, such as 2s")
+    return seconds

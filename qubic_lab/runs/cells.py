@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 MISSING = "–"
-UNITS = ("ms", "us", "s", "h", "bytes", "kib", "mib", "gib", "pct", "usd")
-SPELLING = {"us": "µs", "kib": "KiB", "mib": "MiB", "gib": "GiB", "pct": "%", "usd": "USD"}
+UNITS = ("ms", "us", "s", "h", "bytes", "kib", "mib", "gib", "mb", "gb", "mflop", "gbps", "pct", "usd")
+SPELLING = {"us": "µs", "kib": "KiB", "mib": "MiB", "gib": "GiB", "mb": "MB", "gb": "GB", "mflop": "MFLOP"}
+SPELLING |= {"gbps": "Gbps", "pct": "%", "usd": "USD"}
 SIGNIFICANT = 3
 SMALLEST_PLAIN = 1e-4
 """Smaller numbers are written with a power of ten."""

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 
 GOOD_ERROR = 0.10
 """The acceptance of row 11.2: predicted against measured."""
+SHOWN_ERROR = 40
+"""The picture of errors goes so far to both sides, in %: a machine's worst moments would dwarf the rest."""
 QUANTITIES = {"tokens_per_s": "tokens/s, all lanes", "latency_ms": "ms a token, one lane alone"}
 MARKS = {"tokens_per_s": "o", "latency_ms": "D"}
 LINES = ("-", "--", ":", "-.")
@@ -37,8 +39,8 @@ def architecture_rows(cost: Mapping[str, Any], prediction: Prediction | None = N
             "count": count,
             "parameters": part["parameters"],
             "weight_mb": part["weight_bytes"] / 1e6,
-            "read_mb_a_step": part["decode_bytes"] / 1e6,
-            "mflop_a_token": part["flops"] / 1e6,
+            "read_a_step_mb": part["decode_bytes"] / 1e6,
+            "work_a_token_mflop": part["flops"] / 1e6,
             "in_layers": part["decode_bytes"] / cost["layer"]["decode_bytes"],
         }
         for name, (count, part) in parts.items()
@@ -47,7 +49,7 @@ def architecture_rows(cost: Mapping[str, Any], prediction: Prediction | None = N
         times = {"layer": (measured["layer_ms"], measured["prefill_layer_ms"]), "head": (measured["head_ms"], None)}
         for row in found:
             row["decode_ms"], row["prefill_ms"] = times.get(row["part"], (None, None))
-    sums = ("parameters", "weight_mb", "read_mb_a_step", "mflop_a_token", "in_layers")
+    sums = ("parameters", "weight_mb", "read_a_step_mb", "work_a_token_mflop", "in_layers")
     whole = {name: sum(row["count"] * row[name] for row in found) for name in sums}
     return [*found, {"part": "whole model", "count": 1, **whole}]
 
@@ -65,9 +67,9 @@ def cell_rows(prediction: Prediction) -> list[Row]:
             "measured": cell["measured"],
             "measured_low": min(cell["measurements"]),
             "measured_high": max(cell["measurements"]),
-            "error_percent": 100 * cell["error"],
-            "error_low_percent": 100 * cell["low"],
-            "error_high_percent": 100 * cell["high"],
+            "error_pct": 100 * cell["error"],
+            "error_low_pct": 100 * cell["low"],
+            "error_high_pct": 100 * cell["high"],
         }
         for cell in prediction["cells"]
     ]
@@ -212,6 +214,7 @@ def predicted_and_measured(prediction: Prediction) -> Figure:
                 linewidth=1,
                 label=QUANTITIES[quantity],
             )
+        axes.set_xlim(-SHOWN_ERROR, SHOWN_ERROR)
         axes.set_xlabel("predicted against measured (%)")
     return figure
 

@@ -1,0 +1,236 @@
+"""The task queue while its workers are killed or stopped: is any task lost, is any answered twice?
+
+Each worker is a process, with a consumer's duties: it beats and reclaims each second, and holds one task at a time. The
+verdict is read from the log that the scripts keep in Redis, not from what the workers say.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.cluster.tasks import BEAT_S, FINAL, QueueLimits, TaskQueue, count_lost_and_duplicated
+from qubic_lab.errors import FencedError, QubicLabError, check_at_least, check_choice, check_range
+from qubic_lab.provenance import machine, source_commit
+
+SIGNALS = ("kill", "stop")
+MOST_TASKS = 100_000
+STOPPED_S = 8.0
+"""A stopped worker goes on after so long: others have its task by then."""
+STUCK_S = 60.0
+_LOOK_S = 0.2
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class QueueResult:
+    """What became of all tasks; `executed` counts tries, `fenced` writes refused, `reclaimed` leases taken back.
+
+    `disturbed`: how many workers were killed or stopped. `wrong`: tasks without
+    their right answer.
+    """
+
+    tasks: int
+    workers: int
+    signal: str
+    every_s: float
+    disturbed: int
+    lost: int
+    duplicated: int
+    wrong: int
+    dead: int
+    executed: int
+    fenced: int
+    reclaimed: int
+    seconds: float
+    tasks_per_s: float
+    server: str
+    machine: str
+    commit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Workers:
+    """The processes, and who of them is stopped until when."""
+
+    url: str
+    work_s: float
+    running: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    stopped: list[tuple[float, "subprocess.Popen[bytes]"]] = field(default_factory=list)
+    started: int = 0
+
+    def start(self) -> None:
+        self.started += 1
+        command = [sys.executable, "-m", __name__, "--url", self.url, "--name", f"worker-{self.started}"]
+        self.running.append(subprocess.Popen([*command, "--work-s", str(self.work_s)], stdin=subprocess.PIPE))
+
+    def disturb(self, how: str, choose: random.Random) -> None:
+        """Kill one, and start another in its place; or stop one."""
+        worker = choose.choice(self.running)
+        self.running.remove(worker)
+        if how == "kill":
+            worker.kill()
+            worker.wait()
+            self.start()
+        else:
+            worker.send_signal(signal.SIGSTOP)
+            self.stopped.append((time.monotonic() + STOPPED_S, worker))
+
+    def wake(self, now_s: float) -> None:
+        """Let those go on who were stopped for long enough."""
+        for until_s, worker in [each for each in self.stopped if each[0] <= now_s]:
+            worker.send_signal(signal.SIGCONT)
+            self.stopped.remove((until_s, worker))
+            self.running.append(worker)
+
+    def end(self) -> None:
+        """Let all finish what they hold, and end."""
+        self.wake(float("inf"))
+        for worker in self.running:
+            worker.terminate()
+        for worker in self.running:
+            try:
+                worker.wait(STUCK_S)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+def bench_queue(
+    tasks: int, workers: int, how: str, every_s: float, work_ms: float, progress: Progress, seed: int = 0
+) -> QueueResult:
+    """Let workers do all tasks while one of them is killed, or stopped for a while, every few seconds.
+
+    The server is an embedded one in a folder of its own. A task is a number, its result the square.
+
+    Raises:
+        InputError: a number is out of range, or an unknown signal.
+        QubicLabError: the server was lost, or nothing went on for a minute.
+    """
+    check_range("--tasks", tasks, 1, MOST_TASKS)
+    check_at_least("--workers", workers, 1 if how == "kill" else 2)
+    check_choice("signal", how, SIGNALS)
+    limits = QueueLimits(most_waiting=tasks, most_logged=2 * MOST_TASKS)
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server, connect(server.url) as client:
+        queue = TaskQueue(client, limits=limits)
+        submitted = [queue.submit({"number": number}) for number in range(tasks)]
+        group = _Workers(server.url, work_ms / 1e3)
+        started = time.monotonic()
+        try:
+            for _ in range(workers):
+                group.start()
+            disturbed = _disturb_until_done(queue, group, how, every_s, random.Random(seed), progress)
+            seconds = time.monotonic() - started
+        finally:
+            group.end()
+        counts = queue.counts()
+        lost, duplicated = count_lost_and_duplicated(submitted, list(queue.log()))
+        info = client.info("server")
+        return QueueResult(
+            tasks=tasks,
+            workers=workers,
+            signal=how,
+            every_s=every_s,
+            disturbed=disturbed,
+            lost=lost,
+            duplicated=duplicated,
+            wrong=_count_wrong(queue, submitted),
+            dead=counts.dead,
+            executed=counts.taken,
+            fenced=counts.fenced,
+            reclaimed=counts.reclaimed,
+            seconds=seconds,
+            tasks_per_s=tasks / seconds,
+            server=f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
+            machine=str(machine()),
+            commit=str(source_commit()),
+        )
+
+
+def _disturb_until_done(
+    queue: TaskQueue, group: _Workers, how: str, every_s: float, choose: random.Random, progress: Progress
+) -> int:
+    """Return how many workers were disturbed until the last task had its end."""
+    total, disturbed, before = queue.counts().submitted, 0, -1
+    moved_s = next_s = time.monotonic()
+    while True:
+        now_s = time.monotonic()
+        counts = queue.counts()
+        done = sum(getattr(counts, state) for state in FINAL)
+        progress("tasks", done, total)
+        if done == total:
+            return disturbed
+        if done > before:
+            before, moved_s = done, now_s
+        elif now_s - moved_s > STUCK_S:
+            raise QubicLabError(f"{total - done} tasks did not end within {STUCK_S:g} s: {counts}")
+        group.wake(now_s)
+        if done and now_s - next_s > every_s and len(group.running) > (how == "stop"):
+            group.disturb(how, choose)
+            next_s, disturbed = now_s, disturbed + 1
+        time.sleep(_LOOK_S)
+
+
+def _count_wrong(queue: TaskQueue, submitted: Sequence[str]) -> int:
+    """Return how many tasks have another answer than their number's square, or none."""
+    outcomes = (queue.result(task) for task in submitted)
+    return sum(outcome is None or outcome.result != {"square": number**2} for number, outcome in enumerate(outcomes))
+
+
+def main() -> None:
+    """Be one worker, until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--work-s", type=float, required=True)
+    options = parser.parse_args()
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with connect(options.url) as client:
+        queue = TaskQueue(client)
+        threading.Thread(target=_beat, args=(queue, options.name), daemon=True).start()
+        while not ending.is_set():
+            _work(queue, options.name, options.work_s)
+
+
+def _work(queue: TaskQueue, name: str, work_s: float) -> None:
+    lease = queue.take(name, block_s=0.5)
+    if lease is None:
+        return
+    time.sleep(work_s)
+    with suppress(FencedError):  # another has it: Redis counts that
+        queue.complete(lease, {"square": lease.payload["number"] ** 2})
+
+
+def _beat(queue: TaskQueue, name: str) -> None:
+    while True:
+        queue.beat(name)
+        queue.reclaim(name)
+        time.sleep(BEAT_S)
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,2 @@
+-- ARGV: consumer.
+beat(ARGV[2], now_ms())

@@ -1,0 +1,24 @@
+-- ARGV: id, payload, priority, idempotency key. Returns what happened, and the id of the task that has this key.
+local id, payload, priority, idempotency_key = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local first = redis.call('GET', key('key', idempotency_key))
+local known = first and redis.call('HGET', key('task', first), 'payload')
+if known then
+  return {known == payload and 'known' or 'differs', first}
+end
+
+local waiting = -redis.call('ZCARD', key('leases'))
+for _, each in ipairs(PRIORITIES) do
+  waiting = waiting + redis.call('XLEN', key('stream', each))
+end
+if waiting >= limits.most_waiting then
+  return {'busy', ''}
+end
+
+local entry = redis.call('XADD', key('stream', priority), '*', 'task', id)
+redis.call('HSET', key('task', id), 'state', 'pending', 'payload', payload, 'priority', priority, 'tries', 0,
+  'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
+redis.call('SET', key('key', idempotency_key), id)
+count('submitted')
+wake(id)
+return {'new', id}

@@ -1,0 +1,208 @@
+"""A replica's score by hand, and the gates that it cannot outvote: circuit, error rate, silence, drain."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.cluster.health import (
+    Circuit,
+    CircuitState,
+    Gate,
+    HealthLimits,
+    Outcome,
+    ReplicaHealth,
+    Vitals,
+    health_score,
+)
+from qubic_lab.errors import InputError
+
+LIMITS = HealthLimits(failures_to_open=3, fewest_outcomes=10, recent_outcomes=20, open_s=5.0, probe_timeout_s=3.0)
+NO_ERROR_RATE = replace(LIMITS, fewest_outcomes=1000, recent_outcomes=1000)
+
+shares = st.floats(0.0, 1.0)
+vitals = st.builds(Vitals, shares, shares, st.floats(0.0, 1000.0), shares)
+
+
+def fed(circuit: Circuit, oks: Sequence[bool], start_s: float = 0.0) -> Circuit:
+    """A circuit after requests that were sent one a second, each of which took half a second."""
+    for number, ok in enumerate(oks):
+        circuit = circuit.after(Outcome(ok, start_s + number, start_s + number + 0.5))
+    return circuit
+
+
+def opened() -> Circuit:
+    """A circuit that opened at 2.5 s."""
+    return fed(Circuit(LIMITS), [False] * 3)
+
+
+@pytest.mark.parametrize(
+    ("measured", "score"),
+    [
+        (Vitals(0.0, 0.0, 0.0, 0.0), 100.0),
+        (Vitals(1.0, 1.0, 10.0, 1.0), 0.0),
+        (Vitals(1.0, 1.0, 600.0, 1.0), 0.0),
+        (Vitals(0.5, 0.2, 2.0, 0.1), 15.0 + 24.0 + 20.0 + 13.5),
+        (Vitals(1.0, 0.0, 0.0, 0.0), 70.0),
+        (Vitals(0.0, 1.0, 0.0, 0.0), 70.0),
+        (Vitals(0.0, 0.0, 10.0, 0.0), 75.0),
+        (Vitals(0.0, 0.0, 0.0, 1.0), 85.0),
+    ],
+)
+def test_score_is_what_the_weights_give_by_hand(measured: Vitals, score: float) -> None:
+    assert health_score(measured) == pytest.approx(score)
+
+
+@given(vitals, st.sampled_from(["cpu_share", "memory_share", "response_s", "error_share"]), shares)
+def test_score_is_0_to_100_and_never_rises_with_what_is_bad(measured: Vitals, name: str, value: float) -> None:
+    assert 0.0 <= health_score(measured) <= 100.0
+    worse = replace(measured, **{name: max(getattr(measured, name), value)})
+    assert health_score(worse) <= health_score(measured)
+
+
+@pytest.mark.parametrize("name", ["cpu_share", "memory_share", "response_s", "error_share"])
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_what_cannot_have_been_measured_is_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name} is"):
+        Vitals(**{"cpu_share": 0.0, "memory_share": 0.0, "response_s": 0.0, "error_share": 0.0} | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"failures_to_open": 0}, "failures_to_open is 0"),
+        ({"recent_outcomes": 9}, "recent_outcomes is 9: it must be at least 10"),
+        ({"error_share_to_open": 1.5}, "error_share_to_open is 1.5"),
+        ({"open_s": 0.0}, "open_s is 0.0"),
+    ],
+)
+def test_limits_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(LIMITS, **wrong)
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 6))
+def test_a_circuit_opens_when_so_many_fail_in_a_row_and_not_before(oks: list[bool], failures: int) -> None:
+    circuit = Circuit(replace(NO_ERROR_RATE, failures_to_open=failures))
+    in_a_row = 0
+    for number, ok in enumerate(oks):
+        circuit = fed(circuit, [ok], start_s=number)
+        in_a_row = 0 if ok else in_a_row + 1
+        if in_a_row == failures:
+            assert (circuit.cause, circuit.since_s) == (Gate.FAILURES, number + 0.5)
+            return
+        assert circuit.cause is None
+
+
+def test_a_replica_that_fails_every_second_request_is_out_once_enough_are_known() -> None:
+    circuit = Circuit(LIMITS)
+    nine = fed(circuit, [False, True] * 4 + [False])
+    assert nine.cause is None
+    assert fed(nine, [True], start_s=9.0).cause is Gate.ERROR_RATE
+
+
+@given(st.integers(0, 20))
+def test_the_error_rate_counts_the_recent_requests_alone(failures: int) -> None:
+    spread = [number % 2 == 0 or number >= 2 * failures for number in range(40)]  # every second one fails, then none
+    circuit = fed(Circuit(replace(LIMITS, error_share_to_open=1.0)), spread)
+    assert circuit.error_share == spread[-20:].count(False) / 20
+
+
+def test_no_request_passes_an_open_circuit_and_exactly_one_probe_a_half_open_one() -> None:
+    circuit = opened()
+    assert circuit.state(7.4) is CircuitState.OPEN
+    assert not circuit.wants_probe(7.4)
+    assert circuit.state(7.5) is CircuitState.HALF_OPEN
+    probes = 0
+    for tick in range(75, 105):  # until the probe is lost
+        if circuit.wants_probe(tick / 10):
+            circuit = circuit.with_probe(tick / 10)
+            probes += 1
+    assert probes == 1
+    assert circuit.wants_probe(10.5)
+    with pytest.raises(AssertionError):
+        circuit.with_probe(10.4)
+
+
+def test_an_idle_replica_is_probed_now_and_then_and_a_busy_one_is_not() -> None:
+    circuit = fed(Circuit(LIMITS), [True])  # heard of at 0.5 s
+    assert not circuit.wants_probe(2.4, idle=True)
+    assert not circuit.wants_probe(2.5, idle=False)
+    assert circuit.wants_probe(2.5, idle=True)
+    probed = circuit.with_probe(2.5)
+    assert not probed.wants_probe(5.4, idle=True)
+    assert not probed.after(Outcome(True, 2.5, 2.6)).wants_probe(4.5, idle=True)
+    assert probed.after(Outcome(True, 2.5, 2.6)).wants_probe(4.6, idle=True)
+
+
+def test_a_replica_that_no_balancer_chooses_is_found_out_by_probes_within_10_s() -> None:
+    health, now_s = ReplicaHealth(beat_s=0.0), 0.0
+    while health.gate(now_s) is None and now_s < 10.0:
+        health = health.with_beat(now_s)
+        if health.wants_probe(now_s, idle=True):
+            health = health.with_probe(now_s).after(Outcome(False, now_s, now_s + 0.05))
+        now_s += 0.5
+    assert health.gate(now_s) is Gate.FAILURES
+    assert now_s < 10.0
+
+
+def test_an_answered_probe_closes_the_circuit_and_the_past_is_forgotten() -> None:
+    circuit = opened().with_probe(7.5).after(Outcome(True, 7.5, 7.6))
+    assert circuit.state(7.6) is CircuitState.CLOSED
+    assert circuit.error_share == 0.0
+    assert fed(circuit, [False] * 2, start_s=8.0).cause is None
+    assert fed(circuit, [False] * 3, start_s=8.0).cause is Gate.FAILURES
+
+
+def test_a_failed_probe_opens_the_circuit_for_the_whole_time_again() -> None:
+    circuit = opened().with_probe(7.5).after(Outcome(False, 7.5, 8.0))
+    assert circuit.cause is Gate.FAILURES
+    assert not circuit.wants_probe(12.9)
+    assert circuit.wants_probe(13.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 2.5), st.floats(2.5, 100.0)), max_size=30))
+def test_requests_from_before_a_change_cannot_undo_it(late: list[tuple[bool, float, float]]) -> None:
+    circuit = opened()
+    closed = circuit.with_probe(7.5).after(Outcome(True, 7.5, 7.6))
+    for ok, sent_s, ended_s in late:
+        assert circuit.after(Outcome(ok, sent_s, ended_s)) == circuit
+        assert closed.after(Outcome(ok, sent_s, max(ended_s, 7.6))) == closed
+
+
+def test_response_time_is_the_mean_of_answers_not_of_failures() -> None:
+    assert Circuit(LIMITS).response_s == 0.0
+    circuit = Circuit(LIMITS).after(Outcome(True, 0.0, 1.0)).after(Outcome(True, 1.0, 4.0))
+    assert circuit.after(Outcome(False, 4.0, 34.0)).response_s == 2.0
+
+
+def test_a_replica_that_fails_everything_is_out_whatever_its_cpu_says() -> None:
+    health = ReplicaHealth(beat_s=2.5, circuit=opened())
+    assert health_score(Vitals(0.0, 0.0, health.circuit.response_s, health.circuit.error_share)) == pytest.approx(85.0)
+    assert health.gate(3.0) is Gate.FAILURES
+
+
+def test_a_replica_is_out_when_it_is_silent_and_in_again_at_its_next_heartbeat() -> None:
+    health = ReplicaHealth(beat_s=100.0)
+    assert health.gate(107.4) is None
+    assert health.gate(107.5) is Gate.SILENT
+    assert health.with_beat(120.0).gate(120.0) is None
+
+
+def test_a_draining_replica_is_out_and_is_not_probed() -> None:
+    assert ReplicaHealth(beat_s=0.0).drained().gate(1.0) is Gate.DRAINING
+    beating = ReplicaHealth(beat_s=7.0, circuit=opened())
+    assert beating.wants_probe(7.5)
+    assert not beating.drained().wants_probe(7.5)
+
+
+def test_a_silent_replica_is_probed_once_it_is_heard_of_again() -> None:
+    health = ReplicaHealth(beat_s=0.0, circuit=opened())
+    assert not health.wants_probe(20.0)
+    heard = health.with_beat(20.0)
+    assert heard.wants_probe(20.0)
+    back = heard.with_probe(20.0).after(Outcome(True, 20.0, 20.1))
+    assert back.gate(20.1) is None

@@ -1,0 +1,370 @@
+"""The task queue: what was accepted is answered once, in order, whoever dies; an old lease changes nothing."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from qubic_lab.cli.main import run
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.cluster.tasks import Lease, LogEntry, QueueLimits, TaskQueue, count_lost_and_duplicated
+from qubic_lab.errors import BusyError, FencedError, InputError, QubicLabError
+
+NAMES = count()
+OTHER = "another dispatcher"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def queue(client: redis.Redis) -> TaskQueue:
+    return TaskQueue(client, f"queue-{next(NAMES)}")
+
+
+def limited(client: redis.Redis, **limits: Any) -> TaskQueue:
+    return TaskQueue(client, f"queue-{next(NAMES)}", QueueLimits(**limits))
+
+
+def taken(queue: TaskQueue, consumer: str = "dispatcher") -> Lease:
+    lease = queue.take(consumer)
+    assert lease is not None
+    return lease
+
+
+def pass_time(queue: TaskQueue, seconds: int, *alive: str) -> None:
+    """Let so many seconds go by on Redis's clock, in which some consumers beat."""
+    for _ in range(seconds):
+        queue.clock_offset_ms += 1_000
+        for consumer in alive:
+            queue.beat(consumer)
+
+
+def everything(client: redis.Redis, queue: TaskQueue) -> dict[bytes, Any]:
+    """Return all that Redis holds of a queue, but for the number of refused writes and signs of life."""
+    read = {b"string": client.get, b"hash": client.hgetall, b"set": client.smembers, b"stream": client.xrange}
+    read[b"zset"] = lambda key: client.zrange(key, 0, -1, withscores=True)
+    keys = [key for key in client.scan_iter(f"{queue._prefix}:*") if not key.endswith(b":beats")]
+    held = {key: read[client.type(key)](key) for key in keys}
+    held[f"{queue._prefix}:counts".encode()].pop(b"fenced", None)
+    return held
+
+
+def test_tasks_come_by_priority_and_within_one_by_age(queue: TaskQueue) -> None:
+    order = [("low", 0), ("normal", 1), ("high", 2), ("normal", 3), ("high", 4), ("low", 5)]
+    for priority, number in order:
+        queue.submit({"number": number}, priority)
+    assert [taken(queue).payload["number"] for _ in order] == [2, 4, 1, 3, 0, 5]
+    assert queue.take("dispatcher") is None
+
+
+def test_tasks_that_were_put_back_come_before_newer_ones_by_age(queue: TaskQueue) -> None:
+    for number in range(4):
+        queue.submit({"number": number})
+    leases = [taken(queue) for _ in range(3)]
+    for lease in reversed(leases):
+        queue.fail(lease, "the node was lost", retry=True)
+    assert [taken(queue).payload["number"] for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_result_is_read_as_it_was_written_and_nothing_of_the_work_stays(
+    client: redis.Redis, queue: TaskQueue
+) -> None:
+    task = queue.submit({"prompt": "Why is the sky blüe?"})
+    assert queue.result(task) is None
+    queue.complete(taken(queue), {"text": "Räyleigh", "tokens": [1, 2]})
+    outcome = queue.result(task)
+    assert outcome is not None
+    assert (outcome.state, outcome.result, outcome.attempts) == ("completed", {"text": "Räyleigh", "tokens": [1, 2]}, 1)
+    stream = f"{queue._prefix}:stream:normal"
+    assert (client.xlen(stream), client.xpending(stream, "dispatchers")["pending"]) == (0, 0)
+
+
+def test_a_repeated_key_gets_the_first_task_and_its_answer(client: redis.Redis) -> None:
+    queue = limited(client, most_waiting=1)
+    first = queue.submit({"prompt": "Hello"}, idempotency_key="request 1")
+    assert queue.submit({"prompt": "Hello"}, idempotency_key="request 1") == first  # though the queue is full
+    queue.complete(taken(queue), {"text": "Hi"})
+    assert queue.submit({"prompt": "Hello"}, idempotency_key="request 1") == first
+    assert queue.take("dispatcher") is None
+    assert queue.counts().submitted == 1
+    with pytest.raises(InputError, match="'request 1' came with another payload"):
+        queue.submit({"prompt": "Bye"}, idempotency_key="request 1")
+
+
+def test_a_full_queue_says_when_to_come_again(client: redis.Redis) -> None:
+    queue = limited(client, most_waiting=2, retry_after_s=7.0)
+    queue.submit({})
+    queue.submit({}, "low")
+    with pytest.raises(BusyError, match="2 tasks wait: try again after 7 s") as caught:
+        queue.submit({}, "high")
+    assert caught.value.retry_after_s == 7.0
+    lease = taken(queue)
+    queue.submit({}, "high")  # one is worked on: a place is free
+    queue.fail(lease, "the node was lost", retry=True)  # over the bound, but what was accepted is not refused
+    assert queue.counts().pending == 3
+
+
+def test_what_comes_from_an_old_lease_changes_nothing(client: redis.Redis, queue: TaskQueue) -> None:
+    queue.submit({})
+    old = taken(queue)
+    queue.fail(old, "the node was lost", retry=True)
+    new = taken(queue, OTHER)
+    before = everything(client, queue)
+    writes = (
+        lambda: queue.renew(old),
+        lambda: queue.complete(old, {"text": "late"}),
+        lambda: queue.fail(old, "late"),
+        lambda: queue.fail(old, "late", retry=True),
+    )
+    for write in writes:
+        with pytest.raises(FencedError, match="no longer held by dispatcher"):
+            write()
+    assert everything(client, queue) == before
+    assert queue.counts().fenced == len(writes)
+    queue.complete(new, {"text": "in time"})
+    with pytest.raises(FencedError):
+        queue.complete(old, {"text": "late"})
+    outcome = queue.result(new.task_id)
+    assert outcome is not None
+    assert outcome.result == {"text": "in time"}
+
+
+def test_a_write_that_is_repeated_after_a_lost_answer_counts_once(queue: TaskQueue) -> None:
+    queue.submit({})
+    lease = taken(queue)
+    queue.complete(lease, {})
+    queue.complete(lease, {})
+    assert (queue.counts().completed, queue.counts().fenced, len(list(queue.log()))) == (1, 0, 1)
+
+
+def test_tasks_of_one_that_is_gone_are_taken_back_within_six_seconds(queue: TaskQueue) -> None:
+    task = queue.submit({})
+    queue.beat(OTHER)
+    lost = taken(queue)
+    seconds = 0
+    while not (found := queue.reclaim(OTHER)):
+        pass_time(queue, 1, OTHER)
+        seconds += 1
+    assert found == [task]
+    assert 4 <= seconds <= 6
+    assert taken(queue, OTHER).attempt == 2
+    with pytest.raises(FencedError):
+        queue.complete(lost, {})
+
+
+def test_one_that_lost_redis_waits_before_it_reclaims(queue: TaskQueue) -> None:
+    queue.submit({})
+    queue.beat(OTHER)
+    taken(queue)
+    pass_time(queue, 10)  # Redis was away, for all of them
+    assert queue.reclaim(OTHER) == []
+    pass_time(queue, 4, OTHER)
+    assert queue.reclaim(OTHER) == []
+    pass_time(queue, 1, OTHER)
+    assert len(queue.reclaim(OTHER)) == 1  # the holder did not come back
+
+
+def test_a_holder_that_comes_back_after_the_outage_keeps_its_task(queue: TaskQueue) -> None:
+    queue.submit({})
+    queue.beat(OTHER)
+    lease = taken(queue)
+    pass_time(queue, 10)
+    assert queue.reclaim(OTHER) == []
+    pass_time(queue, 10, OTHER, "dispatcher")
+    assert queue.reclaim(OTHER) == []
+    queue.complete(lease, {})
+
+
+def test_a_lease_ends_after_thirty_seconds_unless_it_is_renewed(queue: TaskQueue) -> None:
+    queue.submit({})
+    lease = taken(queue)
+    pass_time(queue, 29, OTHER, "dispatcher")
+    assert queue.reclaim(OTHER) == []
+    queue.renew(lease)
+    pass_time(queue, 29, OTHER, "dispatcher")
+    assert queue.reclaim(OTHER) == []
+    pass_time(queue, 2, OTHER, "dispatcher")
+    assert queue.reclaim(OTHER) == [lease.task_id]
+
+
+def test_after_three_tries_a_task_is_dead_and_its_story_is_kept(queue: TaskQueue) -> None:
+    task = queue.submit({"prompt": "boom"})
+    for attempt in (1, 2, 3):
+        lease = taken(queue, f"dispatcher {attempt}")
+        assert lease.attempt == attempt
+        queue.fail(lease, f"node {attempt} was\nlost", retry=True)
+    assert queue.take("dispatcher") is None
+    (letter,) = queue.dead_letters()
+    assert (letter.task_id, letter.payload) == (task, {"prompt": "boom"})
+    assert letter.story == tuple(f"try {n} by dispatcher {n}: node {n} was lost" for n in (1, 2, 3))
+    outcome = queue.result(task)
+    assert outcome is not None
+    assert (outcome.state, outcome.attempts, outcome.story) == ("dead", 3, letter.story)
+
+
+def test_a_failed_task_is_not_tried_again(queue: TaskQueue) -> None:
+    task = queue.submit({})
+    queue.fail(taken(queue), "the prompt is too long")
+    outcome = queue.result(task)
+    assert outcome is not None
+    assert (outcome.state, outcome.why, outcome.result) == ("failed", "the prompt is too long", None)
+    assert queue.take("dispatcher") is None
+
+
+def test_cancelling_ends_waiting_and_running_tasks_but_no_ended_ones(queue: TaskQueue) -> None:
+    waiting, running, again, ended = (queue.submit({"number": n}) for n in range(4))
+    leases = {lease.payload["number"]: lease for lease in [taken(queue) for _ in range(4)]}
+    queue.complete(leases[3], {})
+    for number in (0, 2):
+        queue.fail(leases[number], "the node was lost", retry=True)
+    new = queue.submit({})
+    assert [queue.cancel(task) for task in (waiting, running, again, new, ended)] == [True, True, True, True, False]
+    with pytest.raises(FencedError):
+        queue.complete(leases[1], {})
+    assert queue.take("dispatcher") is None
+    counts = queue.counts()
+    assert (counts.cancelled, counts.completed, counts.pending, counts.processing) == (4, 1, 0, 0)
+    with pytest.raises(InputError, match="no task 'nonsense' is known"):
+        queue.cancel("nonsense")
+
+
+def test_taking_and_asking_for_a_result_wait_for_what_comes(queue: TaskQueue) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        taking = pool.submit(queue.take, "dispatcher", 20.0)
+        task = queue.submit({})
+        lease = taking.result(timeout=10)
+        assert lease is not None
+        asking = [pool.submit(queue.result, task, 20.0) for _ in range(2)]
+        queue.complete(lease, {"text": "here"})
+        assert [outcome.result for each in asking if (outcome := each.result(timeout=10))] == [{"text": "here"}] * 2
+        taking = pool.submit(queue.take, "dispatcher", 20.0)
+        queue.submit({})
+        first = taking.result(timeout=10)
+        assert first is not None
+        again = pool.submit(queue.take, OTHER, 20.0)
+        queue.fail(first, "the node was lost", retry=True)
+        assert again.result(timeout=10) is not None
+
+
+def test_what_has_ended_is_forgotten_after_the_set_time(client: redis.Redis) -> None:
+    queue = limited(client, keep_s=0.05)
+    task = queue.submit({}, idempotency_key="request")
+    queue.complete(taken(queue), {})
+    deadline = time.monotonic() + 10
+    while client.exists(f"{queue._prefix}:task:{task}") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with pytest.raises(InputError, match=r"ends are kept for 0\.05 s"):
+        queue.result(task)
+    assert queue.submit({}, idempotency_key="request") != task
+
+
+def test_each_task_goes_to_one_of_many_takers(queue: TaskQueue) -> None:
+    submitted = [queue.submit({"number": number}) for number in range(100)]
+
+    def work(consumer: str) -> list[str]:
+        done = []
+        while lease := queue.take(consumer):
+            queue.complete(lease, {"by": consumer})
+            done.append(lease.task_id)
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        done = [task for tasks in pool.map(work, "abcd") for task in tasks]
+    assert sorted(done) == sorted(submitted)
+    assert count_lost_and_duplicated(submitted, list(queue.log())) == (0, 0)
+
+
+def test_the_server_may_be_killed_under_a_blocked_call(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server, connect(server.url) as connection:
+        queue = TaskQueue(connection)
+        kept = queue.submit({"number": 1})
+        lease = taken(queue)
+        with ThreadPoolExecutor(1) as pool:
+            blocked = pool.submit(queue.take, OTHER, 20.0)
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            queue.submit({"number": 2})  # waits until it is up again
+            found = blocked.result(timeout=20)
+        assert found is not None
+        assert found.payload == {"number": 2}
+        queue.complete(lease, {"text": "still mine"})
+        assert queue.state(kept) == "completed"
+        assert server.restarts == 1
+
+
+def test_a_connection_that_stays_lost_is_an_error(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server, connect(server.url) as connection:
+        queue = TaskQueue(connection, limits=QueueLimits(patience_s=0.1))
+    with pytest.raises(QubicLabError, match=r"could not be reached for 0\.1 s"):
+        queue.submit({})
+
+
+def test_a_second_end_of_a_task_is_seen_in_the_log() -> None:
+    ends = [LogEntry("a", "completed", 1, "x"), LogEntry("b", "dead", 2, "x"), LogEntry("a", "completed", 3, "y")]
+    assert count_lost_and_duplicated(["a", "b", "c"], ends) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({"x": float("nan")},), "the payload is no JSON"),
+        (({"x": b"bytes"},), "the payload is no JSON"),
+        (({"x": "y" * 200},), "the payload has 208 bytes: at most 100 are taken"),
+        (({}, "hihg"), "unknown priority 'hihg': did you mean 'high'?"),
+        (({}, "high", ""), "the idempotency key is empty"),
+    ],
+)
+def test_what_cannot_be_queued_is_refused(client: redis.Redis, arguments: tuple[Any, ...], message: str) -> None:
+    queue = limited(client, most_bytes=100)
+    with pytest.raises(InputError) as caught:
+        queue.submit(*arguments)
+    assert message in str(caught.value)
+    assert queue.counts().submitted == 0
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(InputError, match=r"lease_s is 0: it must be above 0"):
+        QueueLimits(lease_s=0)
+    with pytest.raises(InputError, match="each must be longer than the one before"):
+        QueueLimits(gone_s=40.0)
+
+
+def bench(capfd: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    status = run(["bench", "queue", "--workers", "2", "--json", *options])
+    out, err = capfd.readouterr()
+    assert (status, err) == (0, "")
+    result: dict[str, Any] = json.loads(out)
+    assert (result["lost"], result["duplicated"], result["wrong"], result["dead"]) == (0, 0, 0, 0)
+    assert result["executed"] == result["tasks"] + result["reclaimed"]
+    return result
+
+
+def test_the_bench_counts_each_task_once(capfd: pytest.CaptureFixture[str]) -> None:
+    result = bench(capfd, "--tasks", "40", "--kill-every", "100s")
+    assert (result["executed"], result["disturbed"], result["fenced"]) == (40, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [(), ("--stop",)])
+def test_nothing_is_lost_while_workers_are_killed_or_stopped(how: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    result = bench(capfd, "--tasks", "2000", "--kill-every", "0.7s", "--work-ms", "10", *how)
+    assert result["disturbed"] > 0
+    assert result["reclaimed"] > 0
+    assert (result["fenced"] > 0) == bool(how)
+
+
+def test_the_bench_refuses_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "queue", "--kill-every", "often"]) == 2
+    assert "--kill-every is 'often': give seconds above 0, such as 2s" in capfd.readouterr().err
