@@ -31,7 +31,8 @@ from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
 
-BENCHES = tuple(f"bench {name}" for name in ("concurrency", "engine", "gpu", "link", "memory", "prediction", "tracing"))
+BENCH_NAMES = ("balance", "concurrency", "engine", "gpu", "link", "memory", "prediction", "queue", "tracing")
+BENCHES = tuple(f"bench {name}" for name in BENCH_NAMES)
 COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "plan", "run", "report", *BENCHES)
 GONE_WITHIN_S = 10.0
 RUN_MARK = "QUBIC_LAB_TEST_RUN"
