@@ -285,6 +285,11 @@ class CrashingMachine(QueueMachine):
         if (pid := self.server.pid) is not None:
             os.kill(pid, signal.SIGKILL)
 
+    def teardown(self) -> None:
+        if self.server.restarts == 0:  # the draws may have left it alone
+            self.kill_server()
+        super().teardown()
+
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:

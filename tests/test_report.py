@@ -329,6 +329,20 @@ def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, root: Path):
         read_week(page.parent / "week.json")
 
 
+def test_the_sample_week_is_opened_where_there_is_nothing_else_and_is_not_written_again(add_run, root: Path):
+    add_run(make_comparison())
+    page = build_page()
+    shutil.rmtree(root / "runs")
+    sample = page.parent.rename(root / "reports" / "sample")
+    assert open_week() == open_week("sample") == read_week(sample / "week.json")
+    with pytest.raises(InputError, match="the sample week has its page already"):
+        build_page("sample")
+    own = root / "reports" / "2026-W40"
+    own.mkdir()
+    (own / "week.json").write_text((sample / "week.json").read_text().replace("2026-W48", "2026-W40"))
+    assert open_week().week == "2026-W40"  # any week of one's own goes before the sample
+
+
 def test_what_killed_reports_left_goes_with_the_next(add_run, root: Path):
     add_run(make_comparison())
     left = root / "reports" / "2026-W48" / ".index.html.4711"

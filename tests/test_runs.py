@@ -16,6 +16,7 @@ import typer
 from studies import write_notebook, write_study, write_week
 from typer.testing import CliRunner
 
+from qubic_lab.cli import console
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs import batch, fingerprint
@@ -288,7 +289,7 @@ def test_a_name_that_is_no_file_name_is_refused(name: str):
 
 
 def test_a_missing_lab_extra_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "papermill" else object())
+    monkeypatch.setattr(console, "find_spec", lambda name: None if name == "papermill" else object())
     app = typer.Typer()
     commands.register(app)
     result = CliRunner().invoke(app, ["run", "any.yaml"])

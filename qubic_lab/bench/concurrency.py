@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError, check_at_least, check_range
 from qubic_lab.evals.compare import Progress
-from qubic_lab.model.config import load_config
-from qubic_lab.model.split import rank_folder, read_split
+from qubic_lab.model.config import check_context, load_config
+from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import Answer
 from qubic_lab.pipeline.config import ResolvedConfig, resolve_config
@@ -333,13 +333,8 @@ def _check(resolved: ResolvedConfig, levels: Sequence[int], requests: int, repea
 
 def _vocab(resolved: ResolvedConfig, most_prompt_tokens: int, most_new_tokens: int) -> int:
     """Return the number of the model's tokens, once it is sure that the longest request fits."""
-    split = read_split(resolved.folder) is not None
-    config = load_config(rank_folder(resolved.folder, 0) if split else resolved.folder)
+    config = load_config(text_folder(resolved.folder))
     check_at_least("most_prompt_tokens", most_prompt_tokens, FEWEST_PROMPT_TOKENS)
     check_at_least("most_new_tokens", most_new_tokens, FEWEST_NEW_TOKENS)
-    if most_prompt_tokens + most_new_tokens > config.max_positions:
-        raise InputError(
-            f"most_prompt_tokens {most_prompt_tokens} and most_new_tokens {most_new_tokens} exceed the model's context "
-            f"of {config.max_positions}: give fewer"
-        )
+    check_context(config, most_prompt_tokens, most_new_tokens)
     return config.vocab

@@ -16,13 +16,12 @@ from statistics import median
 from typing import Any, Literal, Protocol
 
 from qubic_lab.core import Request, SamplingParams
-from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
+from qubic_lab.errors import check_at_least, check_choice, check_range
 from qubic_lab.evals.compare import Progress
 from qubic_lab.evals.reference import library
-from qubic_lab.model.config import load_config
-from qubic_lab.model.folders import rank_folders
+from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.layout import DTYPE_BYTES
-from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
@@ -316,15 +315,9 @@ def _plan(
     check_at_least("prompt_tokens", prompt_tokens, 1)
     check_at_least("new_tokens", new_tokens, 2)  # the first is the prefill's
     check_at_least("repeat", repeat, 1)
-    folder = resolve_model(model)
-    if rank_folders(folder):
-        raise InputError(f"model {model!r} is split already: give the model that it was made from")
+    folder = resolve_whole(model)
     config = load_config(folder)
-    if prompt_tokens + new_tokens > config.max_positions:
-        raise InputError(
-            f"prompt_tokens {prompt_tokens} and new_tokens {new_tokens} exceed the model's context of "
-            f"{config.max_positions}: give fewer"
-        )
+    check_context(config, prompt_tokens, new_tokens)
     largest = resolve_config(PipelineConfig(model=model, ranks=max(ranks)))
     return _Plan(
         folder=folder,

@@ -7,7 +7,7 @@ from qubic_lab.core import Request, SamplingParams
 from qubic_lab.model.config import load_config
 from qubic_lab.model.cost import stage_weight_bytes
 from qubic_lab.model.layout import stage_ranges
-from qubic_lab.model.split import rank_folder, read_split
+from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import ResolvedConfig
 from qubic_lab.provenance import machine, source_commit
@@ -85,6 +85,5 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
 
 def _shares(used: ResolvedConfig) -> list[int]:
     """Return the bytes of each rank's layers; a tied matrix that one rank uses twice counts once."""
-    folder = used.folder if read_split(used.folder) is None else rank_folder(used.folder, 0)
-    config = load_config(folder)
+    config = load_config(text_folder(used.folder))
     return [stage_weight_bytes(config, stage, used.dtype) for stage in stage_ranges(used.layers)]

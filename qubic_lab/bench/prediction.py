@@ -21,12 +21,11 @@ from qubic_lab.bench.engine import decode_tokens_per_s, random_prompts, total_th
 from qubic_lab.bench.pinning import pin
 from qubic_lab.errors import InputError, check_at_least, check_range
 from qubic_lab.evals.compare import Progress
-from qubic_lab.model.config import ModelConfig, load_config
+from qubic_lab.model.config import ModelConfig, check_context, load_config
 from qubic_lab.model.cost import model_cost
-from qubic_lab.model.folders import rank_folders
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
 from qubic_lab.model.predict import PartTimes, pipeline_speed, stage_seconds
-from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.provenance import machine, source_commit, usable_cores
@@ -239,10 +238,9 @@ def _check(
         check_range("batch × ranks", batch * max(ranks), 1, MAX_SLOTS)
     check_at_least("new_tokens", new_tokens, FEWEST_NEW_TOKENS)
     check_at_least("repeat", repeat, 1)
-    folder = resolve_model(model)
-    if rank_folders(folder):
-        raise InputError(f"model {model!r} is split already: give the model that it was made from")
+    folder = resolve_whole(model)
     config = load_config(folder)
+    check_context(config, PROMPT_TOKENS, new_tokens)
     copies = 2 + (max(ranks) if replicas and max(ranks) > 1 else 0)
     needed = ROOM * copies * model_cost(config, dtype).weight_bytes
     if needed > (free := psutil.virtual_memory().available):

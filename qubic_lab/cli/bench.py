@@ -1,7 +1,6 @@
 """`qubic-lab bench …`: what a model costs on this machine."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,10 +12,11 @@ from qubic_lab.cli.console import (
     print_table,
     progress_bar,
     read_seconds,
+    require,
     split_list,
     split_numbers,
 )
-from qubic_lab.errors import QubicLabError, check_at_least
+from qubic_lab.errors import check_at_least
 
 if TYPE_CHECKING:
     from qubic_lab.bench.balance import BalanceResult, Failover, Share
@@ -374,13 +374,3 @@ def queue(
         f"{result.every_s:g} s; {result.seconds:.1f} s, {result.tasks_per_s:.0f} tasks/s, {result.server}, "
         f"{result.machine}, commit {result.commit}"
     )
-
-
-def require(module: str) -> None:
-    """Raise where a package of the `lab` extra is missing.
-
-    Raises:
-        QubicLabError: with the line that installs it.
-    """
-    if find_spec(module) is None:
-        raise QubicLabError(f'not installed: {module}; remedy: pip install "qubic-lab[lab]"')

@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, QubicLabError
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -49,6 +50,17 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(task, description=text, completed=done, total=total)
 
         yield update
+
+
+def require(*modules: str) -> None:
+    """Make sure that packages of the `lab` extra, by the names that are imported, are here.
+
+    Raises:
+        QubicLabError: some are not; with the line that installs them.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise QubicLabError(f'not installed: {", ".join(missing)}; remedy: pip install "qubic-lab[lab]"')
 
 
 def split_list(what: str, text: str) -> tuple[str, ...]:

@@ -48,17 +48,15 @@ def split(
 ) -> None:
     """Write one folder a rank, with its own weights, config, tokenizer and a manifest of hashes."""
     from qubic_lab.model.config import load_config
-    from qubic_lab.model.folders import check_new, rank_folders
+    from qubic_lab.model.folders import check_new
     from qubic_lab.model.layout import stage_ranges
     from qubic_lab.model.plan import check_strategy, plan_layers
-    from qubic_lab.model.resolve import resolve_model
+    from qubic_lab.model.resolve import resolve_whole
     from qubic_lab.model.split import split_checkpoint
 
     check_new(out)  # before a model is fetched or converted, which takes time
     check_strategy(ranks, strategy, cut)
-    source = resolve_model(model)
-    if rank_folders(source):
-        raise InputError(f"model {model!r} is split already: give the model that it was made from")
+    source = resolve_whole(model)
     layers = plan_layers(load_config(source), ranks, strategy, cut)
     with progress_bar() as progress:
         split_checkpoint(source, out, layers, strategy, lambda share: progress("splitting", round(100 * share), 100))

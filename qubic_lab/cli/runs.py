@@ -1,13 +1,12 @@
 """`qubic-lab run` and `qubic-lab report`: the studies of an experiment file, and the week's page made from them."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli.console import note, progress_bar, stderr
+from qubic_lab.cli.console import note, progress_bar, require, stderr
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def run(
     full: Annotated[bool, typer.Option("--full", help="Run the full form of each study, not the quick one.")] = False,
 ) -> None:
     """Run the notebooks of an experiment file, but none whose input has not changed; print the runs' folders."""
-    _require_lab()
+    require(*LAB_MODULES)
     from qubic_lab.runs.batch import run_batch
     from qubic_lab.runs.experiment import load
 
@@ -52,7 +51,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a week's page from what its runs recorded, and print the page's path."""
-    _require_lab()
+    require(*LAB_MODULES)
     from qubic_lab.runs.report import build_page
 
     typer.echo(build_page(week))
@@ -82,9 +81,3 @@ def _in_words(outcome: "Outcome") -> str:
     if outcome.error is not None:
         return f"failed: {outcome.error}; kept in {outcome.folder}"
     return "reused: nothing has changed" if outcome.reused else f"done in {outcome.seconds:.0f} s"
-
-
-def _require_lab() -> None:
-    missing = [name for name in LAB_MODULES if find_spec(name) is None]
-    if missing:
-        raise QubicLabError(f'not installed: {", ".join(missing)}; remedy: pip install "qubic-lab[lab]"')

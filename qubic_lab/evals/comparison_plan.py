@@ -12,7 +12,7 @@ from qubic_lab.model.config import load_config
 from qubic_lab.model.folders import rank_folders
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.plan import STRATEGIES
-from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.resolve import resolve_model, resolve_whole
 from qubic_lab.model.split import read_split
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
@@ -85,9 +85,7 @@ def plan_comparison(
     _check_values(ranks, strategies, batches, dtypes)
     asked = _questions(questions, limit, seed)
     SamplingParams(max_new_tokens=max_new_tokens)  # checks it
-    folder = resolve_model(model)
-    if rank_folders(folder):
-        raise InputError(f"model {model!r} is split already: give the model that it was made from")
+    folder = resolve_whole(model)
     if threads is None:
         threads = max(1, usable_cores() // max(ranks))
     base = PipelineConfig(model=model, threads=threads, slots=max(batches))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qubic_lab.errors import ModelError, did_you_mean
+from qubic_lab.errors import InputError, ModelError, did_you_mean
 
 Family = Literal["llama", "qwen2"]
 RopeKind = Literal["default", "linear", "llama3"]
@@ -65,6 +65,19 @@ class ModelConfig:
     def qkv_size(self) -> int:
         """Rows of the fused projection of queries, keys and values."""
         return self.q_size + 2 * self.kv_size
+
+
+def check_context(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
+    """Make sure that a prompt and its answer fit a model.
+
+    Raises:
+        InputError: together they are longer than the model's context.
+    """
+    if prompt_tokens + new_tokens > config.max_positions:
+        raise InputError(
+            f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed the model's context of "
+            f"{config.max_positions}: give fewer"
+        )
 
 
 def load_config(folder: Path) -> ModelConfig:

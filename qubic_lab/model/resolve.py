@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from qubic_lab.errors import ModelError, did_you_mean
+from qubic_lab.errors import InputError, ModelError, did_you_mean
 from qubic_lab.model.checkpoint import TEXT_PATTERNS, weight_files
 from qubic_lab.model.folders import rank_folders, read_manifest
 from qubic_lab.model.gguf import convert_gguf
@@ -40,6 +40,19 @@ def resolve_model(name: str) -> Path:
     if is_gguf or "/" in name or name.startswith((".", "~")):
         raise ModelError(f"model {name!r} is not there: give an existing folder or .gguf file")
     raise ModelError(f"unknown model {name!r}, no hub id, folder or .gguf file either: {did_you_mean(name, ALIASES)}")
+
+
+def resolve_whole(name: str) -> Path:
+    """Return the folder of a model that is not split, found as by `resolve_model`.
+
+    Raises:
+        InputError: it is a split.
+        ModelError: as resolve_model.
+    """
+    folder = resolve_model(name)
+    if rank_folders(folder):
+        raise InputError(f"model {name!r} is split already: give the model that it was made from")
+    return folder
 
 
 def _smollm2_file() -> Path:

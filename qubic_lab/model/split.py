@@ -34,6 +34,15 @@ class SplitManifest:
         return len(self.layers_per_rank)
 
 
+def text_folder(folder: Path) -> Path:
+    """Return where config and tokenizer lie: a model's own folder, or that of a split's rank 0.
+
+    Raises:
+        ModelError: as read_split.
+    """
+    return folder if read_split(folder) is None else rank_folder(folder, 0)
+
+
 def split_checkpoint(
     source: Path, out: Path, layers_per_rank: tuple[int, ...], strategy: str, progress: Progress = lambda share: None
 ) -> None:

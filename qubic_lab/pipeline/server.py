@@ -17,7 +17,7 @@ from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteErro
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.resolve import resolve_model
-from qubic_lab.model.split import rank_folder, read_split
+from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline.calls import NO_PROGRESS_S, SERVICE
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
@@ -139,9 +139,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                     f"{message.lanes} lanes of {message.slots_per_lane} slots: give at least 1 of each, "
                     f"at most {MAX_SLOTS} slots"
                 )
-            folder = resolve_model(message.model_folder)  # a name where hosts keep models elsewhere
-            if read_split(folder) is not None:
-                folder = rank_folder(folder, 0)
+            folder = text_folder(resolve_model(message.model_folder))  # a name where hosts keep models elsewhere
             config = load_config(folder)
             limits = Limits(
                 message.lanes,

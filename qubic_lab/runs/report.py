@@ -8,13 +8,15 @@ from pathlib import Path
 
 import jinja2
 
+from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
 from qubic_lab.runs.cells import format_column, format_number, heading, in_words, is_numeric, is_prose
 from qubic_lab.runs.records import Picture, Table
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
-from qubic_lab.runs.weekly import KEPT, WeekReport, collect_week, differing_parameters, open_week, week_to_json
+from qubic_lab.runs.weekly import KEPT, SAMPLE, WeekReport, collect_week, differing_parameters, open_week, week_to_json
 from qubic_lab.runs.weeks import choose_week, days_of
 
+PAGE = "index.html"
 LONG_TABLE = 12
 """Rows; a longer table is folded."""
 WIDE_TABLE = 6
@@ -47,13 +49,15 @@ def build_page(week: str | None = None) -> Path:
     Raises:
         InputError: the week is malformed or has no runs.
     """
+    if week == SAMPLE:
+        raise InputError(f"the sample week has its page already: open {reports_folder() / SAMPLE / PAGE}")
     report = open_week(week) if week else collect_week(choose_week(None))
     folder = reports_folder() / report.week
     page = render(report)
     with locked(folder):
         write_atomically(folder / KEPT, week_to_json(report))
-        write_atomically(folder / "index.html", page)
-    return folder / "index.html"
+        write_atomically(folder / PAGE, page)
+    return folder / PAGE
 
 
 def render(report: WeekReport) -> str:
