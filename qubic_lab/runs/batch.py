@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, source_commit, usable_cores, versions
 from qubic_lab.runs import fingerprint
 from qubic_lab.runs.experiment import Study, Week
@@ -94,7 +95,7 @@ def plan_runs(week: Week, *, full: bool, iso_week: str) -> list[PlannedRun]:
 def _plan(study: Study, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
     model = parameters.get("model")
     model_hash = fingerprint.hash_model(model) if model is not None else None
-    data_hashes = {str(file.relative_to(study.root)): fingerprint.hash_file(file) for file in study.data}
+    data_hashes = {str(file.relative_to(study.root)): file_hash(file) for file in study.data}
     if candidate := parameters.get(CANDIDATE):
         data_hashes[CANDIDATE] = fingerprint.hash_weights(candidate)
     key = fingerprint.cache_key(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qubic_lab.model.folders import file_hash
+
 PACKAGE = Path(__file__).parent.parent
 KEY_LENGTH = 16
 DECIDING_VERSIONS = ("python", "torch", "transformers", "numpy")
@@ -48,14 +50,8 @@ def hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(folder)}\0{hash_file(file)}\n".encode())
+            digest.update(f"{file.relative_to(folder)}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_weights(name: str) -> str:

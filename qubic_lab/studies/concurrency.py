@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.studies.style import DARK, INK, PALE, STYLE, WIDTH_INCHES
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
 
 Concurrency = Mapping[str, Any]
 Level = Mapping[str, Any]
@@ -21,7 +21,6 @@ CLIENTS_TARGET = 10
 """The acceptance of row 11.7."""
 P99_REQUESTS = 100
 """With fewer requests the 99th percentile is the slowest one."""
-LINES = ("-", "--", ":", "-.")
 _LISTS = ("tokens_per_s_samples", "compute_shares", "changed", "latencies_s")
 
 

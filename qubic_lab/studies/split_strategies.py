@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from qubic_lab.studies.style import DARK, INK, PALE, STYLE, WIDTH_INCHES, rows
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
 
 Prediction = Mapping[str, Any]
 Advice = Mapping[str, Any]
@@ -22,7 +22,6 @@ SHOWN_ERROR = 40
 """The picture of errors goes so far to both sides, in %: a machine's worst moments would dwarf the rest."""
 QUANTITIES = {"tokens_per_s": "tokens/s, all lanes", "latency_ms": "ms a token, one lane alone"}
 MARKS = {"tokens_per_s": "o", "latency_ms": "D"}
-LINES = ("-", "--", ":", "-.")
 
 
 def architecture_rows(cost: Mapping[str, Any], prediction: Prediction | None = None) -> list[Row]:

@@ -12,6 +12,8 @@ INK = "#1c2733"
 DARK = "#0f5f6b"
 PALE = "#a9cdd2"
 WIDTH_INCHES = 5.0
+LINES = ("-", "--", ":", "-.")
+"""Kinds of lines, to be told apart in grey."""
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
