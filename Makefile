@@ -42,7 +42,7 @@ lab: setup ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
 proto: setup ## generate the protobuf and gRPC code again
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. qubic_lab/wire/pipeline.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. qubic_lab/wire/*.proto
 
 clean: ## remove .venv, caches and runs, but no report
 	rm -rf .venv runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
