@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Task:
     consumer: str = ""
     renewed_s: float = 0.0
     result: int | None = None
+    items: list[int] = field(default_factory=list)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -84,11 +85,13 @@ class QueueMachine(RuleBasedStateMachine):
         task = self.tasks[lease.task_id]
         may = task.state == "processing" and task.token == lease.token
         same = task.token == lease.token and task.state == {"complete": "completed", "fail": "failed"}.get(write)
-        if write == "renew":
+        if write in ("renew", "progress"):
             self.beat_of(lease.consumer)
         try:
             if write == "complete":
                 self.queue.complete(lease, {"number": number})
+            elif write == "progress":
+                self.queue.progress(lease, len(task.items), [number])
             elif write == "renew":
                 self.queue.renew(lease)
             else:
@@ -139,14 +142,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.taken += 1
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), write=st.sampled_from(["complete", "complete", "renew", "fail", "put back"]))
+    @rule(data=st.data(), write=st.sampled_from(["complete", "complete", "renew", "progress", "fail", "put back"]))
     def write_by_any_holder(self, data: st.DataObject, write: str) -> None:
         lease = data.draw(st.sampled_from(self.leases[-8:]))
         if not self.write(lease, write, lease.token):
             return
         task = self.tasks[lease.task_id]
-        if write == "renew":
+        if write in ("renew", "progress"):
             task.renewed_s = self.jumped_s
+            task.items += [lease.token] if write == "progress" else []
         elif write == "complete":
             task.state, task.result = "completed", lease.token
         elif write == "fail":
@@ -160,7 +164,7 @@ class QueueMachine(RuleBasedStateMachine):
         return [lease for lease in self.leases if held.get(lease.task_id, lease.token) != lease.token]
 
     @precondition(lambda self: self.old_leases())
-    @rule(data=st.data(), write=st.sampled_from(["complete", "renew", "fail", "put back"]))
+    @rule(data=st.data(), write=st.sampled_from(["complete", "renew", "progress", "fail", "put back"]))
     def write_by_an_old_holder(self, data: st.DataObject, write: str) -> None:
         assert not self.write(data.draw(st.sampled_from(self.old_leases())), write, -1)
 
@@ -209,7 +213,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def forget_gone(self, slack_s: float) -> None:
         """A reclaim forgets whom it found gone; since real time may decide that, ask Redis."""
-        beats = self.queue._call(lambda: self.client.zrange(f"{self.queue._prefix}:beats", 0, -1))
+        beats = self.queue._scripts.call(lambda: self.client.zrange(f"{self.queue._scripts.prefix}:beats", 0, -1))
         known = {name.decode() for name in beats}
         for worker in set(self.beats_s) - known:
             assert self.jumped_s - self.beats_s.pop(worker) + slack_s > LIMITS.gone_s
@@ -247,7 +251,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def lose_connection(self) -> None:
-        self.queue._call(lambda: self.client.client_kill_filter(_type="normal", skipme=False))
+        self.queue._scripts.call(lambda: self.client.client_kill_filter(_type="normal", skipme=False))
 
     @invariant()
     def counts_add_up(self) -> None:
@@ -271,6 +275,7 @@ class QueueMachine(RuleBasedStateMachine):
             outcome = self.queue.result(task.task_id)
             assert outcome is not None
             assert (outcome.result or {}).get("number") == task.result
+            assert self.queue.look(task.task_id).items == task.items
         stories = {letter.task_id: letter.story for letter in self.queue.dead_letters()}
         assert sorted(stories) == sorted(entry.task_id for entry in log if entry.state == "dead")
         assert all(len(story) == LIMITS.most_tries for story in stories.values())

@@ -15,7 +15,15 @@ import redis
 
 from qubic_lab.cli.main import run
 from qubic_lab.cluster.redis_server import RedisServer, connect
-from qubic_lab.cluster.tasks import Lease, LogEntry, QueueLimits, TaskQueue, count_lost_and_duplicated
+from qubic_lab.cluster.tasks import (
+    MISSED,
+    Lease,
+    LogEntry,
+    QueueLimits,
+    Ring,
+    TaskQueue,
+    count_lost_and_duplicated,
+)
 from qubic_lab.errors import BusyError, FencedError, InputError, QubicLabError
 
 NAMES = count()
@@ -55,9 +63,9 @@ def everything(client: redis.Redis, queue: TaskQueue) -> dict[bytes, Any]:
     """Return all that Redis holds of a queue, but for the number of refused writes and signs of life."""
     read = {b"string": client.get, b"hash": client.hgetall, b"set": client.smembers, b"stream": client.xrange}
     read[b"zset"] = lambda key: client.zrange(key, 0, -1, withscores=True)
-    keys = [key for key in client.scan_iter(f"{queue._prefix}:*") if not key.endswith(b":beats")]
+    keys = [key for key in client.scan_iter(f"{queue._scripts.prefix}:*") if not key.endswith(b":beats")]
     held = {key: read[client.type(key)](key) for key in keys}
-    held[f"{queue._prefix}:counts".encode()].pop(b"fenced", None)
+    held[f"{queue._scripts.prefix}:counts".encode()].pop(b"fenced", None)
     return held
 
 
@@ -87,7 +95,7 @@ def test_a_result_is_read_as_it_was_written_and_nothing_of_the_work_stays(
     outcome = queue.result(task)
     assert outcome is not None
     assert (outcome.state, outcome.result, outcome.attempts) == ("completed", {"text": "Räyleigh", "tokens": [1, 2]}, 1)
-    stream = f"{queue._prefix}:stream:normal"
+    stream = f"{queue._scripts.prefix}:stream:normal"
     assert (client.xlen(stream), client.xpending(stream, "dispatchers")["pending"]) == (0, 0)
 
 
@@ -263,7 +271,7 @@ def test_what_has_ended_is_forgotten_after_the_set_time(client: redis.Redis) -> 
     task = queue.submit({}, idempotency_key="request")
     queue.complete(taken(queue), {})
     deadline = time.monotonic() + 10
-    while client.exists(f"{queue._prefix}:task:{task}") and time.monotonic() < deadline:
+    while client.exists(f"{queue._scripts.prefix}:task:{task}") and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(InputError, match=r"ends are kept for 0\.05 s"):
         queue.result(task)
@@ -368,3 +376,61 @@ def test_nothing_is_lost_while_workers_are_killed_or_stopped(how: list[str], cap
 def test_the_bench_refuses_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "queue", "--kill-every", "often"]) == 2
     assert "--kill-every is 'often': give seconds above 0, such as 2s" in capfd.readouterr().err
+
+
+def test_progress_is_read_in_order_and_outlives_a_lost_try(queue: TaskQueue) -> None:
+    task = queue.submit({"number": 1})
+    first = taken(queue)
+    queue.progress(first, 0, ["a", "b"])
+    queue.progress(first, 0, ["a", "b"])  # the same call again, whose answer was lost
+    assert queue.look(task).items == ["a", "b"]
+    queue.fail(first, "the node was lost", retry=True)
+    second = taken(queue, OTHER)
+    assert queue.known_items(task) == ["a", "b"]
+    with pytest.raises(FencedError):
+        queue.progress(first, 2, ["x"])
+    seen = queue.look(task)
+    queue.progress(second, 2, ["c"])
+    assert queue.look(task, seen.after).items == ["c"]
+    assert queue.look(task).outcome is None
+    queue.complete(second, {"text": "abc"})
+    outcome = queue.look(task).outcome
+    assert outcome is not None
+    assert outcome.result == {"text": "abc"}
+    with pytest.raises(QubicLabError, match="begins with item 7"):
+        queue.progress(taken_after(queue, {"number": 2}), 7, ["z"])
+
+
+def taken_after(queue: TaskQueue, payload: dict[str, Any]) -> Lease:
+    queue.submit(payload)
+    return taken(queue)
+
+
+def test_progress_renews_the_lease(client: redis.Redis) -> None:
+    queue = limited(client, lease_s=10.0)
+    queue.submit({"number": 1})
+    lease = taken(queue)
+    for _ in range(3):
+        pass_time(queue, 6, "dispatcher", OTHER)
+        queue.progress(lease, 0, [])
+        assert queue.reclaim(OTHER) == []
+
+
+def test_bells_ring_for_progress_and_ends_and_say_when_some_may_be_missed(
+    queue: TaskQueue, client: redis.Redis
+) -> None:
+    heard: list[Ring] = []
+    bells = queue.bells(ended=lambda: len(heard) >= 5)
+
+    def hear() -> Ring:
+        heard.append(next(ring for ring in bells if ring is not None))
+        return heard[-1]
+
+    assert hear() == MISSED
+    task, other = queue.submit({"number": 1}), queue.submit({"number": 2})
+    queue.progress(taken(queue), 0, ["a"])
+    assert hear() == Ring(task, "progress")
+    queue.cancel(other)
+    assert hear() == Ring(other, "cancelled")
+    client.client_kill_filter(_type="pubsub")
+    assert hear() == MISSED

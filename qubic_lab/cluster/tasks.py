@@ -1,6 +1,6 @@
 """The task queue on Redis: what was accepted is answered once, or told why not, whoever dies meanwhile.
 
-Every transition is one Lua script in `lua/`, so no crash leaves it half done:
+Every transition is one Lua script in `lua/tasks/`, so no crash leaves it half done:
 
     submit → pending → take → processing → complete, fail → completed, failed
                  ↑                  │
@@ -8,21 +8,24 @@ Every transition is one Lua script in `lua/`, so no crash leaves it half done:
 
 A consumer is a coordinator's dispatcher. It holds a lease on each task that it has taken, and each lease has a new
 fencing token, which every write shows: what comes from an old lease changes nothing. Time is Redis's alone.
+
+What is known of an answer before its end is kept as progress: whoever waits for the task reads it, and the next try
+goes on from it. A bell (Redis's publish and subscribe) rings whenever a task has progress or its end. It may be missed
+while the connection is lost: it says when to look, not what there is.
 """
 
 import json
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any, Literal, cast
 
 import redis
 
-from qubic_lab.errors import BusyError, FencedError, InputError, QubicLabError, check_choice
+from qubic_lab.cluster.redis_calls import PATIENCE_S, Scripts
+from qubic_lab.errors import BusyError, FencedError, InputError, check_choice
 
 Priority = Literal["high", "normal", "low"]
 State = Literal["pending", "processing", "completed", "failed", "dead", "cancelled"]
@@ -30,12 +33,11 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 FINAL: tuple[State, ...] = ("completed", "failed", "dead", "cancelled")
 BEAT_S = 1.0
 """So often does a consumer beat and reclaim."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _LONGEST_BLOCK_S = 1.0
 """One blocking read; well below the connection's own time-out."""
 _PAGE = 1_000
-
-logger = logging.getLogger(__name__)
+_BELL_S = 0.25
+_OUTCOME = ("state", "result", "why", "tries", "story")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class QueueLimits:
     silent_s: float = 2.0
     hold_s: float = 5.0
     keep_s: float = 3_600.0
-    patience_s: float = 60.0
+    patience_s: float = PATIENCE_S
     retry_after_s: float = 1.0
     most_tries: int = 3
     most_waiting: int = 1_000
@@ -100,6 +102,29 @@ class Outcome:
     why: str
     attempts: int
     story: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a reader of a task's progress gets: new items, where to read on, and the end if there is one."""
+
+    items: list[Any]
+    after: int
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A bell's sound: which task, and whether it has progress or which end. An empty task: bells may have been missed.
+
+    `what` is "progress" or a final state.
+    """
+
+    task_id: str
+    what: str
+
+
+MISSED = Ring("", "progress")
 
 
 @dataclass(frozen=True)
@@ -151,9 +176,9 @@ class TaskQueue:
     """
 
     def __init__(self, client: "redis.Redis", name: str = "tasks", limits: QueueLimits | None = None) -> None:
-        self._redis = client
-        self._prefix = f"{{{name}}}"  # in braces: all keys are of one slot
         self._limits = limits or QueueLimits()
+        self._scripts = Scripts(client, "tasks", name, self._limits.patience_s)
+        self._redis = client
         self.clock_offset_ms = 0
         """For tests: added to Redis's clock."""
 
@@ -203,6 +228,18 @@ class TaskQueue:
         """
         self._check_written(lease, self._run("renew", lease.task_id, lease.token, lease.consumer))
 
+    def progress(self, lease: Lease, start: int, items: Sequence[Any]) -> None:
+        """Keep what has become known of the answer since item number `start`, and renew the lease.
+
+        Items are JSON values, tokens say. They stay when the try is lost: the next one begins with `known_items`.
+
+        Raises:
+            FencedError, InputError: as `complete`.
+        """
+        text = self._encode("progress", list(items))
+        arguments = (lease.task_id, lease.token, lease.consumer, start, len(items), text)
+        self._check_written(lease, self._run("progress", *arguments))
+
     def complete(self, lease: Lease, result: dict[str, Any]) -> None:
         """Write the result, once.
 
@@ -245,10 +282,32 @@ class TaskQueue:
         Raises:
             InputError: there is no such task, or its end is no longer kept.
         """
-        found = self._call(lambda: self._redis.hget(self._key("task", task_id), "state"))
+        found = self._scripts.call(lambda: self._redis.hget(self._scripts.key("task", task_id), "state"))
         if found is None:
             raise self._unknown(task_id)
         return cast(State, found.decode())
+
+    def look(self, task_id: str, after: int = 0) -> Progress:
+        """Return a task's progress after the first `after` parts of it, and its end if it has one.
+
+        Raises:
+            InputError: there is no such task, or its end is no longer kept.
+        """
+
+        def read() -> list[Any]:
+            with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.lrange(self._scripts.key("progress", task_id), after, -1)
+                pipeline.hmget(self._scripts.key("task", task_id), _OUTCOME)
+                return pipeline.execute()
+
+        parts, found = self._scripts.call(read)
+        outcome = self._outcome(task_id, found)
+        items = [item for part in parts for item in json.loads(part)]
+        return Progress(items, after + len(parts), outcome if outcome.state in FINAL else None)
+
+    def known_items(self, task_id: str) -> list[Any]:
+        """Return all that earlier tries have made known of a task's answer."""
+        return self.look(task_id).items
 
     def result(self, task_id: str, wait_s: float = 0.0) -> Outcome | None:
         """Return how a task ended; None if it has not within `wait_s`.
@@ -261,13 +320,8 @@ class TaskQueue:
             if (left_s := deadline - time.monotonic()) <= 0:
                 return None
             self._wait_for_entry("done", task_id, after=b"0-0", most_s=left_s)
-        fields = ("state", "result", "why", "tries", "story")
-        found = self._call(lambda: self._redis.hmget(self._key("task", task_id), fields))
-        if found[0] is None:
-            raise self._unknown(task_id)
-        state, result, why, tries, story = ("" if value is None else value.decode() for value in found)
-        answer = json.loads(result) if result else None
-        return Outcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()))
+        found = self._scripts.call(lambda: self._redis.hmget(self._scripts.key("task", task_id), _OUTCOME))
+        return self._outcome(task_id, found)
 
     def beat(self, consumer: str) -> None:
         """Say that a consumer lives; to be called every `BEAT_S`. `take`, `renew` and `reclaim` say so too."""
@@ -280,18 +334,36 @@ class TaskQueue:
         """
         return [task_id.decode() for task_id in self._run("reclaim", consumer)]
 
+    def bells(self, ended: Callable[[], bool]) -> Iterator[Ring | None]:
+        """Yield a ring for each progress and each end of any task, and None a few times a second, until `ended`.
+
+        The first ring, and the first after a lost connection, is of no task: look at all.
+        """
+        while not ended():
+            subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            try:
+                self._scripts.call(partial(subscription.subscribe, self._scripts.key("bell")))
+                yield MISSED
+                while not ended():
+                    message = subscription.get_message(timeout=_BELL_S)
+                    yield None if message is None else Ring(*message["data"].decode().split(" "))
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+            finally:
+                subscription.close()
+
     def counts(self) -> Counts:
         """Return how many tasks are where, all at one moment."""
 
         def read() -> list[Any]:
             with self._redis.pipeline(transaction=True) as pipeline:
                 for priority in PRIORITIES:
-                    pipeline.xlen(self._key("stream", priority))
-                pipeline.zcard(self._key("leases"))
-                pipeline.hgetall(self._key("counts"))
+                    pipeline.xlen(self._scripts.key("stream", priority))
+                pipeline.zcard(self._scripts.key("leases"))
+                pipeline.hgetall(self._scripts.key("counts"))
                 return pipeline.execute()
 
-        *lengths, processing, counted = self._call(read)
+        *lengths, processing, counted = self._scripts.call(read)
         names = ("completed", "failed", "dead", "cancelled", "submitted", "taken", "reclaimed", "fenced")
         since = {name: int(counted.get(name.encode(), 0)) for name in names}
         return Counts(pending=sum(lengths) - processing, processing=processing, **since)
@@ -310,8 +382,8 @@ class TaskQueue:
             yield LogEntry(entry[b"task"].decode(), state, int(entry[b"token"]), entry[b"consumer"].decode())
 
     def _entries(self, stream: str) -> Iterator[dict[bytes, bytes]]:
-        key, start = self._key(stream), "-"
-        while page := self._call(partial(self._redis.xrange, key, start, "+", _PAGE)):
+        key, start = self._scripts.key(stream), "-"
+        while page := self._scripts.call(partial(self._redis.xrange, key, start, "+", _PAGE)):
             for _, entry in page:
                 yield entry
             start = f"({page[-1][0].decode()}"
@@ -323,33 +395,14 @@ class TaskQueue:
             **{f"{name}_ms": _ms(getattr(limits, f"{name}_s")) for name in ("lease", "gone", "silent", "hold", "keep")},
             **{name: getattr(limits, name) for name in ("most_tries", "most_waiting", "most_logged", "most_dead")},
         }
-        run = self._redis.register_script(_script(script))
-        return self._call(lambda: run([self._prefix], [json.dumps(shared), *arguments]))
+        return self._scripts.run(script, shared, *arguments)
 
     def _wait_for_entry(self, *stream: str, after: bytes, most_s: float) -> None:
         """Return when the stream has an entry later than `after`, or a while has gone by."""
         block_ms = max(1, _ms(min(most_s, _LONGEST_BLOCK_S)))
-        self._call(lambda: self._redis.xread({self._key(*stream): after}, count=1, block=block_ms))
+        self._scripts.call(lambda: self._redis.xread({self._scripts.key(*stream): after}, count=1, block=block_ms))
 
-    def _call(self, call: Callable[[], Any]) -> Any:
-        """Call, and again while the connection is lost; all that is called may be repeated."""
-        deadline = time.monotonic() + self._limits.patience_s
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return call()
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                if time.monotonic() + pause_s > deadline:
-                    raise QubicLabError(
-                        f"Redis could not be reached for {self._limits.patience_s:g} s ({error}): see that it runs"
-                    ) from error
-                logger.info("Redis cannot be reached (%s): trying again", error)
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            except redis.RedisError as error:
-                raise QubicLabError(f"Redis refuses: {error}") from error
-
-    def _encode(self, what: str, value: dict[str, Any]) -> bytes:
+    def _encode(self, what: str, value: dict[str, Any] | list[Any]) -> bytes:
         try:
             text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
@@ -358,6 +411,13 @@ class TaskQueue:
             raise InputError(f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are taken")
         return text
 
+    def _outcome(self, task_id: str, found: Sequence[bytes | None]) -> Outcome:
+        if found[0] is None:
+            raise self._unknown(task_id)
+        state, result, why, tries, story = ("" if value is None else value.decode() for value in found)
+        answer = json.loads(result) if result else None
+        return Outcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()))
+
     def _check_written(self, lease: Lease, written: int) -> None:
         if not written:
             raise FencedError(f"task {lease.task_id} is no longer held by {lease.consumer}: nothing was changed")
@@ -365,20 +425,11 @@ class TaskQueue:
     def _unknown(self, task_id: str) -> InputError:
         return InputError(f"no task {task_id!r} is known: ends are kept for {self._limits.keep_s:g} s; submit it again")
 
-    def _key(self, *parts: str) -> str:
-        return ":".join((self._prefix, *parts))
-
 
 def count_lost_and_duplicated(submitted: Sequence[str], log: Sequence[LogEntry]) -> tuple[int, int]:
     """Return how many tasks have no end in the log, and how many ends come after a task's first."""
     ended = {entry.task_id for entry in log}
     return len(set(submitted) - ended), len(log) - len(ended)
-
-
-@cache
-def _script(name: str) -> str:
-    folder = files(__package__) / "lua"
-    return "\n".join((folder / f"{part}.lua").read_text() for part in ("common", name))
 
 
 def _ms(seconds: float) -> int:

@@ -23,6 +23,11 @@ local function wake(id)
   redis.call('XADD', key('wake'), 'MAXLEN', 1, '*', 'task', id)
 end
 
+-- Tells all who wait for a task, or work on it, that there is news of it.
+local function ring(id, what)
+  redis.call('PUBLISH', key('bell'), id .. ' ' .. what)
+end
+
 -- Notes a sign of life. Who was silent for long had lost Redis, and so may others: it holds back before it reclaims.
 local function beat(consumer, now)
   local last = redis.call('ZSCORE', key('beats'), consumer)
@@ -65,10 +70,11 @@ local function finish(id, state, field, text)
   redis.call('XADD', key('log'), 'MAXLEN', '~', limits.most_logged, '*',
     'task', id, 'state', state, 'token', token or '0', 'consumer', consumer or '')
   redis.call('XADD', done, '*', 'state', state)
-  for _, kept in ipairs({task, done, key('key', found[5])}) do
+  for _, kept in ipairs({task, done, key('progress', id), key('key', found[5])}) do
     redis.call('PEXPIRE', kept, limits.keep_ms)
   end
   count(state)
+  ring(id, state)
 end
 
 -- Ends a try without an answer: the task waits again, before all that came after it, or has had its last try.

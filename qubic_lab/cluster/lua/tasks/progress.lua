@@ -1,0 +1,20 @@
+-- ARGV: id, token, consumer, number of the first item, how many, JSON of them. Returns 1, or 0 where the lease was taken
+-- back. The lease is renewed, too.
+local id, token, consumer, start, items, text = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local now = now_ms()
+beat(consumer, now)
+if not holds(id, token) then
+  return 0
+end
+redis.call('ZADD', key('leases'), now + limits.lease_ms, id)
+local task = key('task', id)
+local known = tonumber(redis.call('HGET', task, 'items') or 0)
+if start > known then
+  return redis.error_reply('progress begins with item ' .. start .. ', known are ' .. known)
+end
+if start == known and items > 0 then -- else the same call again
+  redis.call('RPUSH', key('progress', id), text)
+  redis.call('HINCRBY', task, 'items', items)
+  ring(id, 'progress')
+end
+return 1
