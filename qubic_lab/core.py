@@ -57,15 +57,18 @@ class Request:
     """One question to a pipeline: a text or ready token ids, and how to sample.
 
     `raw` sends the text as it is; otherwise it becomes the user's turn in the model's chat template.
+    `forced_token_ids` are the answer's first tokens, which another replica already gave: the answer goes on after them.
 
     Raises:
-        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty or no Unicode text.
+        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty or no Unicode text; more
+            tokens are forced than an answer may have; a token id is no id.
     """
 
     prompt: str = ""
     token_ids: tuple[int, ...] = ()
     raw: bool = False
     sampling: SamplingParams = SamplingParams()
+    forced_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prompt and self.token_ids:
@@ -73,13 +76,18 @@ class Request:
         if not self.token_ids and not self.prompt.strip():
             raise InputError("the prompt is empty: give at least one visible character")
         _check_unicode("prompt", self.prompt)
+        _check_ids("token id", self.token_ids)
+        _check_ids("forced token id", self.forced_token_ids)
+        if (forced := len(self.forced_token_ids)) > (most := self.sampling.max_new_tokens):
+            raise InputError(f"{forced} tokens are forced, but max_new_tokens is {most}: force no more than that")
 
 
 @dataclass(frozen=True)
 class Completion:
     """An answer: the text, its tokens and how fast they came (`ttft_ms`: submission to first token).
 
-    `logprobs` holds the log-probability of each token, if they were asked for.
+    `logprobs` holds the log-probability of each token, if they were asked for. `token_ids` begins with the request's
+    forced tokens; log-probabilities and speed are of those after them alone (speed 0 where there are none).
     """
 
     prompt: str
@@ -90,6 +98,12 @@ class Completion:
     ttft_ms: float
     tokens_per_s: float
     logprobs: tuple[float, ...] = ()
+
+
+def _check_ids(what: str, ids: tuple[int, ...]) -> None:
+    if ids:
+        check_range(what, min(ids), 0, MAX_COUNT)
+        check_range(what, max(ids), 0, MAX_COUNT)
 
 
 def _check_unicode(what: str, text: str) -> None:

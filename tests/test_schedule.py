@@ -109,6 +109,53 @@ def test_an_answer_ends_with_the_context() -> None:
     assert [event.finish for event in events] == [None, "length"]
 
 
+@given(
+    requests=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 5)), min_size=1, max_size=8),
+    lanes=st.integers(1, 3),
+    slots=st.integers(1, 3),
+    depth=st.integers(1, 4),
+)
+def test_forced_tokens_go_through_the_steps_that_chose_them(
+    requests: list[tuple[int, int]], lanes: int, slots: int, depth: int
+) -> None:
+    """Each request (tokens of its prompt, tokens of its answer that are forced) sends what it would send anyway."""
+    whole, replayed = (Scheduler(replace(LIMITS, lanes=lanes, slots_per_lane=slots)) for _ in range(2))
+    for number, (length, forced) in enumerate(requests):
+        whole.submit(number, range(length), SamplingParams(max_new_tokens=6))
+        replayed.submit(number, range(length), SamplingParams(max_new_tokens=6), forced=[1] * forced)
+    sent, events = drive(whole, depth)
+    sent_again, later = drive(replayed, depth)
+    assert sent_again == sent
+    for number, (_, forced) in enumerate(requests):
+        assert [e for e in later if e.request == number] == [e for e in events if e.request == number][forced:]
+
+
+def test_forced_tokens_stand_whatever_is_chosen() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
+    fed, events = [], []
+    for choice in (9, 7, 8, 3):  # the first is the end token
+        message = scheduler.next_micro_batch()
+        assert message is not None
+        fed += scheduler.input_tokens(message)
+        events += scheduler.complete(answered(message, choice))
+    assert fed == [1, 5, 6, 8]
+    assert events == [Event(0, 8), Event(0, 3, "length")]
+    assert scheduler.idle
+
+
+def test_a_fault_at_a_forced_token_ends_its_request() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
+    first = scheduler.next_micro_batch()
+    assert first is not None
+    assert scheduler.complete(answered(first)) == []
+    second = scheduler.next_micro_batch()
+    assert second is not None
+    assert scheduler.complete(answered(second).with_fault(1, {0})) == [Event(0, fault_rank=1)]
+    assert scheduler.idle
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_a_cancelled_request_leaves_its_slot_to_the_next(steps: int) -> None:
     scheduler = Scheduler(replace(LIMITS, lanes=1, slots_per_lane=1))

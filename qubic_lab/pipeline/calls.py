@@ -65,8 +65,8 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
     stop = options.get("stop", ())
     sampling = {name: value for name, value in options.items() if name in _SAMPLING}
     rest = {name: value for name, value in options.items() if name in _REQUEST}
-    if "token_ids" in rest:
-        rest["token_ids"] = tuple(rest["token_ids"])
+    for name in {"token_ids", "forced_token_ids"} & rest.keys():
+        rest[name] = tuple(rest[name])
     sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
 
@@ -85,13 +85,20 @@ def generate_message(request: Request, id: str, deadline_s: float, samples: int 
         id=id,
         deadline_s=deadline_s,
         samples=samples,
+        forced_token_ids=request.forced_token_ids,
     )
     _check_size(message)
     return message
 
 
 def score_message(request: Request) -> pb.ScoreRequest:
-    """Return what is sent to have a text scored; errors as of generate_message."""
+    """Return what is sent to have a text scored.
+
+    Raises:
+        InputError: it is too large to be sent, or has tokens of an answer.
+    """
+    if request.forced_token_ids:
+        raise InputError("tokens are forced in a text that is scored: there is no answer, put them into the text")
     message = pb.ScoreRequest(prompt=request.prompt, token_ids=request.token_ids, raw=request.raw)
     _check_size(message)
     return message
@@ -116,12 +123,12 @@ def token_of(token: pb.Token) -> StreamedToken:
 
 
 def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) -> Answer:
-    """Return the whole answer, made from its tokens and the end that was sent after them."""
+    """Return the whole answer, made from the forced tokens, those that came and the end that was sent after them."""
     finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
     completion = Completion(
         prompt=request.prompt,
         text=end.text,
-        token_ids=tuple(token.id for token in tokens),
+        token_ids=(*request.forced_token_ids, *(token.id for token in tokens)),
         finish_reason=finish,
         prompt_tokens=end.prompt_tokens,
         ttft_ms=end.ttft_ms,

@@ -210,7 +210,8 @@ class Pipeline:
         Args:
             prompt: a text, or a ready Request.
             **options: `token_ids` instead of a text, `raw`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`,
-                `ignore_eos`, `stop`, `logprobs`, `top_logprobs`; and `deadline_s`, the most seconds for the answer.
+                `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `forced_token_ids` (the answer's first tokens, which
+                are known and not streamed again); and `deadline_s`, the most seconds for the answer.
 
         Raises:
             InputError: an option is unknown or out of range, or the prompt does not fit.

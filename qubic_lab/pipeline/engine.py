@@ -39,6 +39,7 @@ class _Submit:
     prompt: tuple[int, ...]
     sampling: SamplingParams | None  # None: the prompt is scored
     siblings: tuple[Sibling, ...]
+    forced: tuple[int, ...]
     sink: Sink
     time_ns: int
 
@@ -86,13 +87,17 @@ class Engine:
         sampling: SamplingParams,
         sink: Sink,
         siblings: Sequence[Sibling] = (),
+        forced: tuple[int, ...] = (),
     ) -> None:
-        """Queue a request, and siblings that share its prompt; `sink` gets all their events, in the engine's thread."""
-        self._commands.put(_Submit(request, prompt, sampling, tuple(siblings), sink, time.perf_counter_ns()))
+        """Queue a request, and siblings that share its prompt; `sink` gets all their events, in the engine's thread.
+
+        `forced` as of Scheduler.submit.
+        """
+        self._commands.put(_Submit(request, prompt, sampling, tuple(siblings), forced, sink, time.perf_counter_ns()))
 
     def submit_score(self, request: int, prompt: tuple[int, ...], sink: Sink) -> None:
         """Queue a prompt whose tokens are scored; events as of `submit`."""
-        self._commands.put(_Submit(request, prompt, None, (), sink, time.perf_counter_ns()))
+        self._commands.put(_Submit(request, prompt, None, (), (), sink, time.perf_counter_ns()))
 
     def cancel(self, request: int) -> None:
         """Forget a request: its slot is free at the next step."""
@@ -185,7 +190,9 @@ class Engine:
                 if command.sampling is None:
                     self._scheduler.submit_score(command.request, command.prompt)
                 else:
-                    self._scheduler.submit(command.request, command.prompt, command.sampling, command.siblings)
+                    self._scheduler.submit(
+                        command.request, command.prompt, command.sampling, command.siblings, command.forced
+                    )
             case _Cancel():
                 if self._scheduler is not None and command.request in self._sinks:
                     del self._sinks[command.request]

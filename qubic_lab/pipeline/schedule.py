@@ -25,6 +25,15 @@ class Limits:
     max_positions: int
     eos_token_ids: frozenset[int] = frozenset()
 
+    def finish_reason(
+        self, prompt_tokens: int, sampling: SamplingParams, count: int, token: int
+    ) -> FinishReason | None:
+        """Return why an answer ends with `token`, its `count`-th, or None when it goes on; stop texts come on top."""
+        if token in self.eos_token_ids and not sampling.ignore_eos:
+            return "stop"
+        full = prompt_tokens + count >= self.max_positions
+        return "length" if full or count == sampling.max_new_tokens else None
+
 
 @dataclass(frozen=True)
 class Event:
@@ -51,6 +60,7 @@ class _Waiting:
     prompt: tuple[int, ...]
     sampling: SamplingParams
     siblings: "tuple[Sibling, ...]" = ()
+    forced: tuple[int, ...] = ()
     score: bool = False
 
 
@@ -64,7 +74,7 @@ class Sibling:
 
 @dataclass
 class _Slot:
-    """A request in its place; `sent` prompt tokens are on their way, `tokens` have been chosen.
+    """A request in its place; `sent` prompt tokens are on their way, `tokens` have been chosen or forced.
 
     `siblings` are the slots that get a copy of this one's cache when its prompt is at its end.
     """
@@ -72,6 +82,7 @@ class _Slot:
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    forced: tuple[int, ...] = ()  # the answer's first tokens
     sent: int = 0
     tokens: list[int] = field(default_factory=list)
     in_flight: int = 0  # micro-batches that have not come back
@@ -101,12 +112,23 @@ class Scheduler:
         return not self._waiting and not any(self._slots)
 
     def submit(
-        self, request: int, prompt: Sequence[int], sampling: SamplingParams, siblings: Sequence[Sibling] = ()
+        self,
+        request: int,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        siblings: Sequence[Sibling] = (),
+        forced: Sequence[int] = (),
     ) -> None:
-        """Queue a request; its prompt must be shorter than `max_positions`, and all siblings must fit the slots."""
+        """Queue a request; its prompt must be shorter than `max_positions`, and all siblings must fit the slots.
+
+        The tokens `forced` go through the steps that chose them first, whatever those choose now, and make no events;
+        the answer may not end with any of them.
+        """
         assert 0 < len(prompt) < self.limits.max_positions
         assert len(siblings) < len(self._slots)
-        self._waiting.append(_Waiting(request, tuple(prompt), sampling, tuple(siblings)))
+        assert not (siblings and forced)
+        assert not any(self.limits.finish_reason(len(prompt), sampling, *nth) for nth in enumerate(forced, 1))
+        self._waiting.append(_Waiting(request, tuple(prompt), sampling, tuple(siblings), tuple(forced)))
 
     def submit_score(self, request: int, prompt: Sequence[int]) -> None:
         """Queue a prompt whose tokens are scored; an event comes for each of its chunks."""
@@ -176,7 +198,7 @@ class Scheduler:
         """Place waiting requests, first come first, in the emptiest lanes, so that all ranks get work."""
         while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
             waiting = self._waiting.popleft()
-            leader = _Slot(waiting.request, waiting.prompt, waiting.sampling, score=waiting.score)
+            leader = _Slot(waiting.request, waiting.prompt, waiting.sampling, waiting.forced, score=waiting.score)
             self._place(leader)
             siblings = [
                 _Slot(sibling.request, waiting.prompt, sibling.sampling, sent=len(waiting.prompt))
@@ -252,16 +274,13 @@ class Scheduler:
             return Event(slot.request, finish="length" if slot.ended else None)
         if work.sample == NO_SAMPLE:
             return None
+        if work.sample < len(slot.forced):
+            slot.tokens.append(slot.forced[work.sample])
+            return None
         slot.tokens.append(work.token)
-        finish = self._finish_reason(slot)
+        finish = self.limits.finish_reason(len(slot.prompt), slot.sampling, len(slot.tokens), work.token)
         slot.ended = finish is not None
         return Event(slot.request, work.token, finish)
-
-    def _finish_reason(self, slot: _Slot) -> FinishReason | None:
-        if slot.tokens[-1] in self.limits.eos_token_ids and not slot.sampling.ignore_eos:
-            return "stop"
-        full = len(slot.prompt) + len(slot.tokens) >= self.limits.max_positions
-        return "length" if full or len(slot.tokens) == slot.sampling.max_new_tokens else None
 
     def _free_if_over(self, index: int) -> None:
         slot = self._slots[index]

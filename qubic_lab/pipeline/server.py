@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from qubic_lab.core import MAX_SEED, Request, SamplingParams
+from qubic_lab.core import MAX_SEED, FinishReason, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteError, QubicLabError, RequestCancelled
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
@@ -42,10 +42,11 @@ Reply = TypeVar("Reply")
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The model that runs: what the ranks were told, its config and its tokenizer."""
+    """The model that runs: what the ranks were told, its config, the schedule's limits and its tokenizer."""
 
     settings: pb.Settings
     config: ModelConfig
+    limits: Limits
     tokenizer: Tokenizer
 
     @property
@@ -151,7 +152,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             replies = self._engine.configure(_stage_settings(message), limits)
             same_model = before is not None and before.settings.model_folder == message.model_folder
             tokenizer = before.tokenizer if before and same_model else Tokenizer(folder)
-            self._loaded = _Loaded(message, config, tokenizer)
+            self._loaded = _Loaded(message, config, limits, tokenizer)
             self._set_health(serving=True)
         return self._description(replies)
 
@@ -161,9 +162,16 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
             _check_prompt(prompt, loaded.config)
-            self._submit(live, prompt, request.sampling)
+            _check_forced(request.forced_token_ids, len(prompt), loaded.config)
+            open_answers = {number: _Answer(loaded, request, len(prompt), live, number) for number in live.numbers}
+            first = open_answers[live.numbers.start]
+            first.force(request.forced_token_ids)  # none where there are other samples
+            if first.finish_reason is not None:  # the other replica was lost between the last token and the end
+                live.finished = True
+                yield pb.GenerateReply(end=first.end())
+                return
+            self._submit(live, prompt, request)
             context.add_callback(lambda: live.events.put(None))  # when the client hangs up; harmless at a good end
-            open_answers = {number: _Answer(loaded, request.sampling, live.started, number) for number in live.numbers}
             deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
             while open_answers:
                 event = self._next_event(live, deadline)
@@ -178,7 +186,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                     self._engine.cancel(event.request)
                     del open_answers[event.request]
                     live.finished = not open_answers  # a client may hang up with the last reply in hand
-                    yield pb.GenerateReply(sample=sample, end=answer.end(len(prompt)))
+                    yield pb.GenerateReply(sample=sample, end=answer.end())
 
     def _score(self, message: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
         request = Request(message.prompt, tuple(message.token_ids), message.raw)
@@ -196,13 +204,14 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 live.finished = event.finish is not None
             return pb.ScoreReply(token_ids=prompt, logprobs=scores[:-1])
 
-    def _submit(self, live: _Live, prompt: tuple[int, ...], sampling: SamplingParams) -> None:
+    def _submit(self, live: _Live, prompt: tuple[int, ...], request: Request) -> None:
         first, *others = live.numbers
+        sampling = request.sampling
         siblings = [
             Sibling(number, replace(sampling, seed=(sampling.seed + number - first) % (MAX_SEED + 1)))
             for number in others
         ]
-        self._engine.submit(first, prompt, sampling, live.events.put, siblings)
+        self._engine.submit(first, prompt, sampling, live.events.put, siblings, request.forced_token_ids)
 
     @contextmanager
     def _admitted(self, request_id: str, samples: int) -> "Iterator[tuple[_Live, _Loaded]]":
@@ -264,44 +273,71 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
 
 class _Answer:
-    """The tokens of one answer so far, their text and their times."""
+    """The tokens of one answer so far, their text, and the times of those that were computed here."""
 
-    def __init__(self, loaded: _Loaded, sampling: SamplingParams, started: float, number: int) -> None:
+    def __init__(self, loaded: _Loaded, request: Request, prompt_tokens: int, live: _Live, number: int) -> None:
         self._number = number
-        self._text = TextStream(loaded.tokenizer, sampling.stop)
+        self._limits = loaded.limits
+        self._sampling = request.sampling
+        self._prompt_tokens = prompt_tokens
+        self._text = TextStream(loaded.tokenizer, request.sampling.stop)
         self._pieces: list[str] = []
-        self._ends = frozenset() if sampling.ignore_eos else frozenset(loaded.config.eos_token_ids)
-        self._times = [started]
+        self._ends = frozenset() if request.sampling.ignore_eos else loaded.limits.eos_token_ids
+        self._started = live.started
+        self._times: list[float] = []
         self.finish_reason: str | None = None
+
+    def force(self, tokens: Sequence[int]) -> None:
+        """Take the answer's first tokens, which the client already has.
+
+        Raises:
+            InputError: the answer ends before the last of them.
+        """
+        for count, token in enumerate(tokens, 1):
+            if self.finish_reason is not None:
+                raise InputError(
+                    f"{len(tokens)} tokens are forced, but the answer ends with number {count - 1}: force no others"
+                )
+            self._take(token, self._limits.finish_reason(self._prompt_tokens, self._sampling, count, token))
 
     def add(self, event: Event) -> pb.Token:
         """Take a token and return what the client learns of it."""
         assert event.token is not None
         self._times.append(time.perf_counter())
-        self.finish_reason = event.finish
-        piece = "" if event.token in self._ends else self._text.add(event.token)
-        if self._text.stopped:
-            self.finish_reason = "stop"
-        elif self.finish_reason is not None:
-            piece += self._text.end()
-            self.finish_reason = "stop" if self._text.stopped else self.finish_reason
-        self._pieces.append(piece)
+        piece = self._take(event.token, event.finish)
         top = [pb.TopToken(id=token, logprob=logprob) for token, logprob in event.top_logprobs]
         return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)
 
-    def end(self, prompt_tokens: int) -> pb.End:
-        """Return the whole answer's text and rates; tokens/s are those after the first."""
-        started, first, last = self._times[0], self._times[1], self._times[-1]
-        count = len(self._pieces)
-        rate = (count - 1) / (last - first) if count > 1 else 1 / (first - started)
+    def end(self) -> pb.End:
+        """Return the whole answer's text and the rates of what was computed here (0 where nothing was).
+
+        The first new token comes after the forced ones have been computed again; tokens/s are those after it.
+        """
+        ttft_s = tokens_per_s = 0.0
+        if count := len(self._times):
+            first, last = self._times[0], self._times[-1]
+            ttft_s = first - self._started
+            tokens_per_s = (count - 1) / (last - first) if count > 1 else 1 / ttft_s
         return pb.End(
             text="".join(self._pieces),
             finish_reason=self.finish_reason,
-            prompt_tokens=prompt_tokens,
-            ttft_ms=(first - started) * 1000,
-            tokens_per_s=rate,
+            prompt_tokens=self._prompt_tokens,
+            ttft_ms=ttft_s * 1000,
+            tokens_per_s=tokens_per_s,
             request=self._number,
         )
+
+    def _take(self, token: int, finish: FinishReason | None) -> str:
+        """Note a token and what the schedule says of it; return the text that is certain with it."""
+        self.finish_reason = finish
+        piece = "" if token in self._ends else self._text.add(token)
+        if self._text.stopped:
+            self.finish_reason = "stop"
+        elif finish is not None:
+            piece += self._text.end()
+            self.finish_reason = "stop" if self._text.stopped else finish
+        self._pieces.append(piece)
+        return piece
 
 
 def start_server(engine: Engine, address: str, tls: TlsFiles | None = None) -> tuple[grpc.Server, PipelineService]:
@@ -357,7 +393,11 @@ def _request(message: pb.GenerateRequest) -> Request:
     )
     if not 0.0 <= message.deadline_s < float("inf"):
         raise InputError(f"deadline_s is {message.deadline_s}: it must be 0 (none) or more seconds")
-    return Request(message.prompt, tuple(message.token_ids), message.raw, sampling)
+    if message.forced_token_ids and message.samples > 1:
+        raise InputError(
+            f"tokens are forced and samples is {message.samples}: ask for each sample alone, with the seed it had"
+        )
+    return Request(message.prompt, tuple(message.token_ids), message.raw, sampling, tuple(message.forced_token_ids))
 
 
 def _check_model(asked: str, loaded: _Loaded) -> None:
@@ -374,6 +414,18 @@ def _check_prompt(prompt: tuple[int, ...], config: ModelConfig) -> None:
         )
     if (largest := max(prompt)) >= config.vocab:
         raise InputError(f"token id {largest} is not in the vocabulary of {config.vocab}")
+
+
+def _check_forced(forced: tuple[int, ...], prompt_tokens: int, config: ModelConfig) -> None:
+    if (largest := max(forced, default=0)) >= config.vocab:
+        raise InputError(
+            f"forced token id {largest} is not in the vocabulary of {config.vocab}: replay with the model that gave it"
+        )
+    if prompt_tokens + len(forced) > config.max_positions:
+        raise InputError(
+            f"the prompt has {prompt_tokens} tokens and {len(forced)} are forced, the model's context is "
+            f"{config.max_positions}: replay with the model that gave them"
+        )
 
 
 def _fault_text(rank: int, settings: pb.Settings) -> str:
