@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, QueueLimits, TaskQueue, count_lost_and_duplicated
 from qubic_lab.errors import FencedError, QubicLabError, check_at_least, check_choice, check_range
@@ -141,7 +143,6 @@ def bench_queue(
             group.end()
         counts = queue.counts()
         lost, duplicated = count_lost_and_duplicated(submitted, list(queue.log()))
-        info = client.info("server")
         return QueueResult(
             tasks=tasks,
             workers=workers,
@@ -157,10 +158,16 @@ def bench_queue(
             reclaimed=counts.reclaimed,
             seconds=seconds,
             tasks_per_s=tasks / seconds,
-            server=f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
+            server=describe_server(client),
             machine=str(machine()),
             commit=str(source_commit()),
         )
+
+
+def describe_server(client: redis.Redis) -> str:
+    """Return a server's name and version."""
+    info = client.info("server")
+    return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
 
 
 def _disturb_until_done(
@@ -202,10 +209,10 @@ def main() -> None:
     options = parser.parse_args()
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with connect(options.url) as client:
         queue = TaskQueue(client)
-        threading.Thread(target=_beat, args=(queue, options.name), daemon=True).start()
+        threading.Thread(target=beat_and_reclaim, args=(queue, options.name), daemon=True).start()
         while not ending.is_set():
             _work(queue, options.name, options.work_s)
 
@@ -219,14 +226,16 @@ def _work(queue: TaskQueue, name: str, work_s: float) -> None:
         queue.complete(lease, {"square": lease.payload["number"] ** 2})
 
 
-def _beat(queue: TaskQueue, name: str) -> None:
+def beat_and_reclaim(queue: TaskQueue, name: str) -> None:
+    """Do a consumer's duties, for ever."""
     while True:
         queue.beat(name)
         queue.reclaim(name)
         time.sleep(BEAT_S)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when the one that holds the other end of its standard input does."""
     while os.read(0, 4096):
         pass
     os._exit(0)

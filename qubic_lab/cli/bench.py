@@ -16,7 +16,7 @@ from qubic_lab.cli.console import (
     split_list,
     split_numbers,
 )
-from qubic_lab.errors import check_at_least
+from qubic_lab.errors import InputError, check_at_least
 
 if TYPE_CHECKING:
     from qubic_lab.bench.balance import BalanceResult, Failover, Share
@@ -348,17 +348,30 @@ def prediction(
 
 
 def queue(
-    tasks: Annotated[int, typer.Option(help="Tasks to do.")] = 20_000,
+    tasks: Annotated[int | None, typer.Option(help="Tasks to do: 20000, or 2000 in a run of --compare.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that do them.")] = 4,
-    kill_every: Annotated[str, typer.Option(help="Kill a worker so often, in seconds, and start another.")] = "2s",
+    kill_every: Annotated[str | None, typer.Option(help="Kill a worker so often, and start another: 2s.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Stop it for 8 s (SIGSTOP) instead.")] = False,
-    work_ms: Annotated[float, typer.Option(help="Time that a task takes, in ms.")] = 2.0,
+    compare: Annotated[
+        int | None, typer.Option(metavar="PAIRS", help="Disturb none: run so often beside SAQ, and beside dramatiq.")
+    ] = None,
+    work_ms: Annotated[float | None, typer.Option(min=0, help="Time of a task: 2, or 5 with --compare.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Show whether the task queue loses a task or answers one twice while its workers are killed or stopped."""
+    """Show whether the task queue loses a task or answers one twice while its workers are killed or stopped.
+
+    With --compare: how fast it is beside SAQ and dramatiq.
+    """
     from qubic_lab.bench.queue import bench_queue
 
-    every_s = read_seconds("--kill-every", kill_every)
+    if compare is not None:
+        if stop or kill_every is not None:
+            raise InputError("--compare disturbs no worker: leave out --kill-every and --stop")
+        _compare_queues(tasks, workers, work_ms, compare, json)
+        return
+    tasks = 20_000 if tasks is None else tasks
+    work_ms = 2.0 if work_ms is None else work_ms
+    every_s = read_seconds("--kill-every", "2s" if kill_every is None else kill_every)
     with progress_bar() as progress:
         result = bench_queue(tasks, workers, "stop" if stop else "kill", every_s, work_ms, progress)
     if json:
@@ -372,5 +385,37 @@ def queue(
     typer.echo(
         f"{result.disturbed} times a worker of {result.workers} was {'stopped' if stop else 'killed'}, every "
         f"{result.every_s:g} s; {result.seconds:.1f} s, {result.tasks_per_s:.0f} tasks/s, {result.server}, "
+        f"{result.machine}, commit {result.commit}"
+    )
+
+
+def _compare_queues(tasks: int | None, workers: int, work_ms: float | None, pairs: int, json: bool) -> None:
+    from qubic_lab.bench.queue_peers import compare_queues
+
+    tasks = 2_000 if tasks is None else tasks
+    work_ms = 5.0 if work_ms is None else work_ms
+    with progress_bar() as progress:
+        result = compare_queues(tasks, workers, work_ms, pairs, progress)
+    if json:
+        print_json(result.to_dict())
+        return
+    systems = [
+        (
+            *(s.system, s.version, _samples_text(s.tasks_per_s, s.tasks_per_s_runs)),
+            *(f"{s.overhead_ms:.2f}", f"{s.slept_ms:.2f}", f"{s.repeated}"),
+        )
+        for s in result.systems
+    ]
+    print_table(("system", "version", "tasks/s (low to high)", "overhead ms", "slept ms", "done again"), systems)
+    typer.echo("")
+    ratios = [(r.peer, f"{r.median:.2f} ({r.low:.2f} to {r.high:.2f})", f"{len(r.pairs)}") for r in result.ratios]
+    print_table(("tasks/s ÷ those of", "median (low to high)", "pairs"), ratios)
+    typer.echo("")
+    typer.echo(
+        f"{result.ratio:.2f} times the tasks/s of the faster peer, {result.faster_peer}: "
+        f"{'at least' if result.fast_enough else 'below'} {result.least_ratio:g}"
+    )
+    typer.echo(
+        f"{result.tasks} tasks of {result.work_ms:g} ms a run, {result.workers} workers, {result.server}, "
         f"{result.machine}, commit {result.commit}"
     )
