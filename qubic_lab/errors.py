@@ -16,6 +16,14 @@ class InputError(QubicLabError, ValueError):
     exit_status = 2
 
 
+class NotFoundError(InputError):
+    """Nothing is known by the name that was given, or no longer."""
+
+
+class RefusedError(QubicLabError):
+    """Whoever asks may not do this, or did not say who they are."""
+
+
 class ModelError(InputError):
     """A model's files are missing, damaged, contradictory or of a kind this project does not know."""
 

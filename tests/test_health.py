@@ -193,10 +193,10 @@ def test_a_replica_is_out_when_it_is_silent_and_in_again_at_its_next_heartbeat()
 
 
 def test_a_draining_replica_is_out_and_is_not_probed() -> None:
-    assert ReplicaHealth(beat_s=0.0).drained().gate(1.0) is Gate.DRAINING
+    assert ReplicaHealth(beat_s=0.0, draining=True).gate(1.0) is Gate.DRAINING
     beating = ReplicaHealth(beat_s=7.0, circuit=opened())
     assert beating.wants_probe(7.5)
-    assert not beating.drained().wants_probe(7.5)
+    assert not replace(beating, draining=True).wants_probe(7.5)
 
 
 def test_a_silent_replica_is_probed_once_it_is_heard_of_again() -> None:

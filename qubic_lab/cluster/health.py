@@ -73,7 +73,9 @@ class Gate(StrEnum):
     """Why a replica gets no requests, whatever its score."""
 
     DRAINING = "draining"
+    STARTING = "starting"
     SILENT = "no heartbeat"
+    LOST = "lost in mid-answer"
     FAILURES = "failures in a row"
     ERROR_RATE = "error rate"
 
@@ -127,11 +129,15 @@ DEFAULT_LIMITS = HealthLimits()
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request or a probe ended: answered or failed, when it was sent and when that was known, in seconds."""
+    """How a request or a probe ended: answered or failed, when it was sent and when that was known, in seconds.
+
+    `lost`: the replica is gone, or does not answer any more; one such outcome is enough.
+    """
 
     ok: bool
     sent_s: float
     ended_s: float
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,8 @@ def error_share(outcomes: Sequence[Outcome]) -> float:
 
 def opening_cause(recent: Sequence[Outcome], limits: HealthLimits) -> Gate | None:
     """Return what opens a circuit with these outcomes, the latest last, or None."""
+    if recent[-1].lost:
+        return Gate.LOST
     latest = recent[-limits.failures_to_open :]
     if len(latest) == limits.failures_to_open and not any(each.ok for each in latest):
         return Gate.FAILURES
@@ -224,11 +232,15 @@ def opening_cause(recent: Sequence[Outcome], limits: HealthLimits) -> Gate | Non
 
 @dataclass(frozen=True)
 class ReplicaHealth:
-    """All that gates a replica: its circuit, its latest heartbeat in seconds, and whether it is being drained."""
+    """All that gates a replica: its circuit, its latest heartbeat in seconds, and what that said.
+
+    `draining`: it ends what it has begun and gets nothing new. `starting`: its pipeline is not up, or not up again.
+    """
 
     beat_s: float
     circuit: Circuit = Circuit()
     draining: bool = False
+    starting: bool = False
 
     def with_beat(self, now_s: float) -> "ReplicaHealth":
         """Return it after a heartbeat."""
@@ -242,16 +254,14 @@ class ReplicaHealth:
         """Return it after a request or a probe has ended."""
         return replace(self, circuit=self.circuit.after(outcome))
 
-    def drained(self) -> "ReplicaHealth":
-        """Return it as one that ends what it has begun and gets nothing new."""
-        return replace(self, draining=True)
-
     def gate(self, now_s: float) -> Gate | None:
         """Return why it must not be chosen at a time, or None where it may be."""
         if self.draining:
             return Gate.DRAINING
         if now_s >= self.beat_s + self.circuit.limits.silent_after_s:
             return Gate.SILENT
+        if self.starting:
+            return Gate.STARTING
         return self.circuit.cause
 
     def wants_probe(self, now_s: float, idle: bool = False) -> bool:

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class Scripts:
     """The scripts of one folder of `lua/`, run on a connection made by `redis_server.connect`.
 
-    A script is run behind the folder's `common.lua`. KEYS[1] is the prefix that every key is made from, in braces, so
-    that all keys are of one slot; ARGV[1] is a JSON object of settings. What is called must be such that it may be
-    repeated: the answer of a call may be lost with the connection.
+    A script is run behind `base.lua` and the folder's `common.lua`. KEYS[1] is the prefix that every key is made from,
+    in braces, so that all keys are of one slot; ARGV[1] is a JSON object of settings. What is called must be such that
+    it may be repeated: the answer of a call may be lost with the connection.
     """
 
     def __init__(self, client: "redis.Redis", folder: str, name: str, patience_s: float = PATIENCE_S) -> None:
@@ -67,5 +67,5 @@ class Scripts:
 
 @cache
 def _source(folder: str, name: str) -> str:
-    scripts = files(__package__) / "lua" / folder
-    return "\n".join((scripts / f"{part}.lua").read_text() for part in ("common", name))
+    lua = files(__package__) / "lua"
+    return "\n".join((lua / part).read_text() for part in ("base.lua", f"{folder}/common.lua", f"{folder}/{name}.lua"))

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 import redis
 
 from qubic_lab.cluster.redis_calls import PATIENCE_S, Scripts
-from qubic_lab.errors import BusyError, FencedError, InputError, check_choice
+from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, check_choice
 
 Priority = Literal["high", "normal", "low"]
 State = Literal["pending", "processing", "completed", "failed", "dead", "cancelled"]
@@ -90,7 +90,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """How a task ended: with a result if `state` is completed, else with the reason.
 
     `story`: a line for each try that was lost.
@@ -110,7 +110,7 @@ class Progress:
 
     items: list[Any]
     after: int
-    outcome: Outcome | None
+    outcome: TaskOutcome | None
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class TaskQueue:
         """End a task that has not ended yet, whoever works on it; tell whether it is cancelled now.
 
         Raises:
-            InputError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its end is no longer kept.
         """
         state = self._run("cancel", task_id)
         if not state:
@@ -280,7 +280,7 @@ class TaskQueue:
         """Return where a task is.
 
         Raises:
-            InputError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its end is no longer kept.
         """
         found = self._scripts.call(lambda: self._redis.hget(self._scripts.key("task", task_id), "state"))
         if found is None:
@@ -291,7 +291,7 @@ class TaskQueue:
         """Return a task's progress after the first `after` parts of it, and its end if it has one.
 
         Raises:
-            InputError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its end is no longer kept.
         """
 
         def read() -> list[Any]:
@@ -309,11 +309,11 @@ class TaskQueue:
         """Return all that earlier tries have made known of a task's answer."""
         return self.look(task_id).items
 
-    def result(self, task_id: str, wait_s: float = 0.0) -> Outcome | None:
+    def result(self, task_id: str, wait_s: float = 0.0) -> TaskOutcome | None:
         """Return how a task ended; None if it has not within `wait_s`.
 
         Raises:
-            InputError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its end is no longer kept.
         """
         deadline = time.monotonic() + wait_s
         while self.state(task_id) not in FINAL:
@@ -411,19 +411,21 @@ class TaskQueue:
             raise InputError(f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are taken")
         return text
 
-    def _outcome(self, task_id: str, found: Sequence[bytes | None]) -> Outcome:
+    def _outcome(self, task_id: str, found: Sequence[bytes | None]) -> TaskOutcome:
         if found[0] is None:
             raise self._unknown(task_id)
         state, result, why, tries, story = ("" if value is None else value.decode() for value in found)
         answer = json.loads(result) if result else None
-        return Outcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()))
+        return TaskOutcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()))
 
     def _check_written(self, lease: Lease, written: int) -> None:
         if not written:
             raise FencedError(f"task {lease.task_id} is no longer held by {lease.consumer}: nothing was changed")
 
-    def _unknown(self, task_id: str) -> InputError:
-        return InputError(f"no task {task_id!r} is known: ends are kept for {self._limits.keep_s:g} s; submit it again")
+    def _unknown(self, task_id: str) -> NotFoundError:
+        return NotFoundError(
+            f"no task {task_id!r} is known: ends are kept for {self._limits.keep_s:g} s; submit it again"
+        )
 
 
 def count_lost_and_duplicated(submitted: Sequence[str], log: Sequence[LogEntry]) -> tuple[int, int]:

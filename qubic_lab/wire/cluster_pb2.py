@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from qubic_lab.wire import pipeline_pb2 as qubic__lab_dot_wire_dot_pipeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqubic_lab/wire/cluster.proto\x12\x14qubic_lab.cluster.v1\x1a\x1dqubic_lab/wire/pipeline.proto\"\x89\x01\n\x10NodeRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x38\n\x0c\x63\x61pabilities\x18\x04 \x01(\x0b\x32\".qubic_lab.cluster.v1.Capabilities\x12\x0e\n\x06weight\x18\x05 \x01(\r\"\xb1\x01\n\x0c\x43\x61pabilities\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nmodel_hash\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\r\n\x05slots\x18\x07 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x08 \x01(\x01\x12\x13\n\x0bmeaningless\x18\t \x01(\x08\"3\n\nRegistered\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65\x61t_every_s\x18\x02 \x01(\x01\"Z\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0b\x32\x1f.qubic_lab.cluster.v1.NodeState\"\xaf\x02\n\tNodeState\x12\x11\n\tcpu_share\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_share\x18\x02 \x01(\x01\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x39\n\x05loads\x18\x05 \x03(\x0b\x32*.qubic_lab.cluster.v1.NodeState.LoadsEntry\x12\x10\n\x08\x66inished\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\x12\x10\n\x08restarts\x18\t \x01(\r\x12\x0f\n\x07trouble\x18\n \x01(\t\x1aH\n\nLoadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.Load:\x02\x38\x01\"(\n\x04Load\x12\x10\n\x08requests\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\"\x10\n\x0eHeartbeatReply\"-\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"i\n\x0bTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x02 \x01(\t\x12\x37\n\x07request\x18\x03 \x01(\x0b\x32&.qubic_lab.pipeline.v1.GenerateRequest\"\x81\x01\n\x0cTaskResponse\x12\x35\n\x05reply\x18\x01 \x01(\x0b\x32$.qubic_lab.pipeline.v1.GenerateReplyH\x00\x12\x31\n\x05\x61live\x18\x02 \x01(\x0b\x32 .qubic_lab.cluster.v1.SignOfLifeH\x00\x42\x07\n\x05\x65vent\"\x0c\n\nSignOfLife\"\x1a\n\x07Payload\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x86\x01\n\x0cLinksRequest\x12\x44\n\taddresses\x18\x01 \x03(\x0b\x32\x31.qubic_lab.cluster.v1.LinksRequest.AddressesEntry\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\nLinksReply\x12)\n\x05links\x18\x01 \x03(\x0b\x32\x1a.qubic_lab.cluster.v1.Link\"C\n\x04Link\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06rtt_ms\x18\x02 \x01(\x01\x12\x0c\n\x04gbps\x18\x03 \x01(\x01\x12\x0f\n\x07trouble\x18\x04 \x01(\t2\xfe\x01\n\x08Registry\x12T\n\x08Register\x12&.qubic_lab.cluster.v1.NodeRegistration\x1a .qubic_lab.cluster.v1.Registered\x12M\n\x04\x42\x65\x61t\x12\x1f.qubic_lab.cluster.v1.Heartbeat\x1a$.qubic_lab.cluster.v1.HeartbeatReply\x12M\n\x05Leave\x12\".qubic_lab.cluster.v1.LeaveRequest\x1a .qubic_lab.cluster.v1.LeaveReply2\xf2\x01\n\x04Node\x12N\n\x03Run\x12!.qubic_lab.cluster.v1.TaskRequest\x1a\".qubic_lab.cluster.v1.TaskResponse0\x01\x12\x44\n\x04\x45\x63ho\x12\x1d.qubic_lab.cluster.v1.Payload\x1a\x1d.qubic_lab.cluster.v1.Payload\x12T\n\x0cMeasureLinks\x12\".qubic_lab.cluster.v1.LinksRequest\x1a .qubic_lab.cluster.v1.LinksReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqubic_lab/wire/cluster.proto\x12\x14qubic_lab.cluster.v1\x1a\x1dqubic_lab/wire/pipeline.proto\"\x89\x01\n\x10NodeRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x38\n\x0c\x63\x61pabilities\x18\x04 \x01(\x0b\x32\".qubic_lab.cluster.v1.Capabilities\x12\x0e\n\x06weight\x18\x05 \x01(\r\"\xb1\x01\n\x0c\x43\x61pabilities\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nmodel_hash\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\r\n\x05slots\x18\x07 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x08 \x01(\x01\x12\x13\n\x0bmeaningless\x18\t \x01(\x08\"3\n\nRegistered\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65\x61t_every_s\x18\x02 \x01(\x01\"Z\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0b\x32\x1f.qubic_lab.cluster.v1.NodeState\"\xaf\x02\n\tNodeState\x12\x11\n\tcpu_share\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_share\x18\x02 \x01(\x01\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x39\n\x05loads\x18\x05 \x03(\x0b\x32*.qubic_lab.cluster.v1.NodeState.LoadsEntry\x12\x10\n\x08\x66inished\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\x12\x10\n\x08restarts\x18\t \x01(\r\x12\x0f\n\x07trouble\x18\n \x01(\t\x1aH\n\nLoadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.Load:\x02\x38\x01\"(\n\x04Load\x12\x10\n\x08requests\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\"\x10\n\x0eHeartbeatReply\"-\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"i\n\x0bTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x02 \x01(\t\x12\x37\n\x07request\x18\x03 \x01(\x0b\x32&.qubic_lab.pipeline.v1.GenerateRequest\"\xad\x01\n\x0cTaskResponse\x12\x35\n\x05reply\x18\x01 \x01(\x0b\x32$.qubic_lab.pipeline.v1.GenerateReplyH\x00\x12\x31\n\x05\x61live\x18\x02 \x01(\x0b\x32 .qubic_lab.cluster.v1.SignOfLifeH\x00\x12*\n\x04\x64one\x18\x03 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\x0c\n\nSignOfLife\"\x17\n\x04\x44one\x12\x0f\n\x07node_ms\x18\x01 \x01(\x01\"\x1a\n\x07Payload\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x86\x01\n\x0cLinksRequest\x12\x44\n\taddresses\x18\x01 \x03(\x0b\x32\x31.qubic_lab.cluster.v1.LinksRequest.AddressesEntry\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\nLinksReply\x12)\n\x05links\x18\x01 \x03(\x0b\x32\x1a.qubic_lab.cluster.v1.Link\"C\n\x04Link\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06rtt_ms\x18\x02 \x01(\x01\x12\x0c\n\x04gbps\x18\x03 \x01(\x01\x12\x0f\n\x07trouble\x18\x04 \x01(\t2\xfe\x01\n\x08Registry\x12T\n\x08Register\x12&.qubic_lab.cluster.v1.NodeRegistration\x1a .qubic_lab.cluster.v1.Registered\x12M\n\x04\x42\x65\x61t\x12\x1f.qubic_lab.cluster.v1.Heartbeat\x1a$.qubic_lab.cluster.v1.HeartbeatReply\x12M\n\x05Leave\x12\".qubic_lab.cluster.v1.LeaveRequest\x1a .qubic_lab.cluster.v1.LeaveReply2\xf2\x01\n\x04Node\x12N\n\x03Run\x12!.qubic_lab.cluster.v1.TaskRequest\x1a\".qubic_lab.cluster.v1.TaskResponse0\x01\x12\x44\n\x04\x45\x63ho\x12\x1d.qubic_lab.cluster.v1.Payload\x1a\x1d.qubic_lab.cluster.v1.Payload\x12T\n\x0cMeasureLinks\x12\".qubic_lab.cluster.v1.LinksRequest\x1a .qubic_lab.cluster.v1.LinksReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,21 +59,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKREQUEST']._serialized_start=977
   _globals['_TASKREQUEST']._serialized_end=1082
   _globals['_TASKRESPONSE']._serialized_start=1085
-  _globals['_TASKRESPONSE']._serialized_end=1214
-  _globals['_SIGNOFLIFE']._serialized_start=1216
-  _globals['_SIGNOFLIFE']._serialized_end=1228
-  _globals['_PAYLOAD']._serialized_start=1230
-  _globals['_PAYLOAD']._serialized_end=1256
-  _globals['_LINKSREQUEST']._serialized_start=1259
-  _globals['_LINKSREQUEST']._serialized_end=1393
-  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_start=1345
-  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_end=1393
-  _globals['_LINKSREPLY']._serialized_start=1395
-  _globals['_LINKSREPLY']._serialized_end=1450
-  _globals['_LINK']._serialized_start=1452
-  _globals['_LINK']._serialized_end=1519
-  _globals['_REGISTRY']._serialized_start=1522
-  _globals['_REGISTRY']._serialized_end=1776
-  _globals['_NODE']._serialized_start=1779
-  _globals['_NODE']._serialized_end=2021
+  _globals['_TASKRESPONSE']._serialized_end=1258
+  _globals['_SIGNOFLIFE']._serialized_start=1260
+  _globals['_SIGNOFLIFE']._serialized_end=1272
+  _globals['_DONE']._serialized_start=1274
+  _globals['_DONE']._serialized_end=1297
+  _globals['_PAYLOAD']._serialized_start=1299
+  _globals['_PAYLOAD']._serialized_end=1325
+  _globals['_LINKSREQUEST']._serialized_start=1328
+  _globals['_LINKSREQUEST']._serialized_end=1462
+  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_start=1414
+  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_end=1462
+  _globals['_LINKSREPLY']._serialized_start=1464
+  _globals['_LINKSREPLY']._serialized_end=1519
+  _globals['_LINK']._serialized_start=1521
+  _globals['_LINK']._serialized_end=1588
+  _globals['_REGISTRY']._serialized_start=1591
+  _globals['_REGISTRY']._serialized_end=1845
+  _globals['_NODE']._serialized_start=1848
+  _globals['_NODE']._serialized_end=2090
 # @@protoc_insertion_point(module_scope)

@@ -127,16 +127,24 @@ class TaskRequest(_message.Message):
     def __init__(self, task: _Optional[str] = ..., coordinator: _Optional[str] = ..., request: _Optional[_Union[_pipeline_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
 
 class TaskResponse(_message.Message):
-    __slots__ = ("reply", "alive")
+    __slots__ = ("reply", "alive", "done")
     REPLY_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
     reply: _pipeline_pb2.GenerateReply
     alive: SignOfLife
-    def __init__(self, reply: _Optional[_Union[_pipeline_pb2.GenerateReply, _Mapping]] = ..., alive: _Optional[_Union[SignOfLife, _Mapping]] = ...) -> None: ...
+    done: Done
+    def __init__(self, reply: _Optional[_Union[_pipeline_pb2.GenerateReply, _Mapping]] = ..., alive: _Optional[_Union[SignOfLife, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ...) -> None: ...
 
 class SignOfLife(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("node_ms",)
+    NODE_MS_FIELD_NUMBER: _ClassVar[int]
+    node_ms: float
+    def __init__(self, node_ms: _Optional[float] = ...) -> None: ...
 
 class Payload(_message.Message):
     __slots__ = ("content",)

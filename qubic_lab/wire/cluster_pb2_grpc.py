@@ -221,7 +221,8 @@ class NodeServicer:
     """
 
     def Run(self, request, context):
-        """Works on one task: the pipeline's replies as they come, and signs of life between them.
+        """Works on one task: a sign of life at once, the pipeline's replies as they come with more signs between them, and how
+        long it took. A call that ends before the first sign has begun nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

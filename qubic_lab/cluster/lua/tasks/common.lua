@@ -1,18 +1,7 @@
--- What all scripts share; each is run behind it, as one step. KEYS[1]: the queue's prefix, from which every key is made.
--- ARGV[1]: its limits (JSON, times in ms). Time is Redis's own, plus an offset that only tests set.
-local limits = cjson.decode(ARGV[1])
+-- What the queue's scripts share; each is run behind it.
 local PRIORITIES = {'high', 'normal', 'low'}
 local GROUP = 'dispatchers'
 local NOBODY = 'nobody' -- in the group's lists, the holder of what waits for another try
-
-local function key(...)
-  return KEYS[1] .. ':' .. table.concat({...}, ':')
-end
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000) + limits.clock_offset_ms
-end
 
 local function count(what)
   redis.call('HINCRBY', key('counts'), what, 1)

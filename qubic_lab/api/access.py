@@ -1,0 +1,189 @@
+"""Who may call: bearer tokens, hashed at rest, each with a rate; and how large a body may be."""
+
+import hashlib
+import hmac
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import redis
+import yaml
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qubic_lab.api.problems import problem
+from qubic_lab.errors import InputError, check_at_least
+
+PER_MINUTE = 120
+MOST_BODY_BYTES = 2**20
+_PREFIX = "qlab_"
+
+
+@dataclass(frozen=True)
+class Access:
+    """A client that may call: its name, the SHA-256 of its token, and its requests a minute.
+
+    Tokens are 256 random bits, so a plain hash keeps them: there is nothing to guess.
+
+    Raises:
+        InputError: a rate below 1.
+    """
+
+    name: str
+    sha256: str
+    per_minute: int = PER_MINUTE
+
+    def __post_init__(self) -> None:
+        check_at_least(f"per_minute of {self.name}", self.per_minute, 1)
+
+
+def new_token() -> str:
+    """Return a token that nobody has."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def hashed(token: str) -> str:
+    """Return what is kept of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def find(token: str, known: Sequence[Access]) -> Access | None:
+    """Return whose token this is; takes as long for a wrong one as for a right one."""
+    digest = hashed(token)
+    found = [each for each in known if hmac.compare_digest(each.sha256, digest)]
+    return found[0] if found else None
+
+
+def read_accesses(path: Path) -> list[Access]:
+    """Return those that a file of tokens names.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        return [Access(**entry) for entry in yaml.safe_load(path.read_text()) or []]
+    except OSError as error:
+        raise InputError(
+            f"tokens {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
+        ) from error
+    except (yaml.YAMLError, TypeError) as error:
+        raise InputError(f"{path} is no file of tokens ({error}): make it with qubic-lab token add") from error
+
+
+def write_accesses(path: Path, accesses: Sequence[Access]) -> None:
+    """Write a file of tokens that only its owner can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    new.write_text(yaml.safe_dump([asdict(each) for each in accesses], sort_keys=False))
+    new.replace(path)
+
+
+class AccessFile:
+    """A file of tokens, read again when it has changed; while it cannot be read nobody is let in.
+
+    Raises:
+        InputError: at first it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._accesses = read_accesses(path)
+
+    def __call__(self) -> list[Access]:
+        """Return who may call now."""
+        try:
+            found = self._path.stat()
+            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if stamp != self._stamp:
+                self._accesses, self._stamp = read_accesses(self._path), stamp
+        except (OSError, InputError):
+            self._accesses, self._stamp = [], None
+        return self._accesses
+
+
+class AccessMiddleware:
+    """Lets those in who show a known token, each at most at its rate; the rates count over all coordinators."""
+
+    def __init__(self, app: ASGIApp, accesses: Callable[[], list[Access]], limiter: MovingWindowRateLimiter) -> None:
+        self._app, self._accesses, self._limiter = app, accesses, limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        access = find(token.strip(), self._accesses()) if kind.lower() == "bearer" else None
+        if access is None:
+            what = "the token is not known" if token else "no token was sent"
+            detail = f"{what}: send the header Authorization: Bearer TOKEN"
+            await problem(401, "No access", detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        try:
+            wait_s = await run_in_threadpool(_take_turn, self._limiter, access)
+        except StorageError:
+            detail = "requests cannot be counted now: Redis does not answer"
+            await problem(503, "Out of order", detail)(scope, receive, send)
+            return
+        if wait_s is not None:
+            detail = f"{access.name} may send {access.per_minute} requests a minute: send this one later"
+            after = {"Retry-After": str(math.ceil(wait_s))}
+            await problem(429, "Too many requests", detail, after)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["client"] = access.name
+        await self._app(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies of more bytes than `most_bytes`, by their declared length or when they turn out longer."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int = MOST_BODY_BYTES) -> None:
+        self._app, self._most_bytes = app, most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        detail = f"the body has more than {self._most_bytes:,} bytes: send a shorter prompt"
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdigit() or int(declared) > self._most_bytes:
+            await problem(413, "Too large", detail)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most_bytes:
+                raise HTTPException(413, detail)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def make_limiter(client: "redis.Redis") -> MovingWindowRateLimiter:
+    """Return a limiter that counts in Redis, so that all coordinators share its counts."""
+    storage = RedisStorage("redis://", connection_pool=client.connection_pool, wrap_exceptions=True)
+    return MovingWindowRateLimiter(storage)
+
+
+def _take_turn(limiter: MovingWindowRateLimiter, access: Access) -> float | None:
+    """Count a request in and return None; or the seconds after which one would be let in."""
+    rate = RateLimitItemPerMinute(access.per_minute)
+    if limiter.hit(rate, access.name):
+        return None
+    return max(1.0, limiter.get_window_stats(rate, access.name).reset_time - time.time())

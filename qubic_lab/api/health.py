@@ -1,0 +1,114 @@
+"""Routes for those who watch a coordinator: `/health`, `/ready` and `/metrics`, and the metrics themselves."""
+
+import time
+from collections import Counter
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import Counter as Total
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qubic_lab.api.problems import problem
+from qubic_lab.api.schemas import Readiness
+from qubic_lab.cluster.coordinator import Coordinator
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+NAMESPACE = "qubic_lab"
+
+
+class Metrics:
+    """What `/metrics` tells: of requests as they come, of tasks and nodes as they are when it is asked."""
+
+    def __init__(self) -> None:
+        self._all = all_ = CollectorRegistry()
+        self.requests = Total(
+            "http_requests", "Requests by route and status.", ["route", "status"], NAMESPACE, registry=all_
+        )
+        self.seconds = Histogram(
+            "http_seconds", "Time to a whole response.", ["route"], NAMESPACE, registry=all_, buckets=SECONDS
+        )
+        self._tasks = Gauge("tasks", "Tasks by state.", ["state"], NAMESPACE, registry=all_)
+        self._nodes = Gauge("nodes", "Nodes by gate.", ["gate"], NAMESPACE, registry=all_)
+        self._score = Gauge("node_score", "Health of a node, 0 to 100.", ["node"], NAMESPACE, registry=all_)
+        self._requests_there = Gauge(
+            "node_outstanding_requests", "Requests that a node has.", ["node"], NAMESPACE, registry=all_
+        )
+        self._tokens = Gauge(
+            "node_tokens", "Tokens that a node has given since it started.", ["node"], NAMESPACE, registry=all_
+        )
+
+    async def read(self, coordinator: Coordinator) -> bytes:
+        """Return all in Prometheus's text format."""
+        for gauge in (self._tasks, self._nodes, self._score, self._requests_there, self._tokens):
+            gauge.clear()
+        counts = await coordinator.counts()
+        for state in ("pending", "processing", "completed", "failed", "dead", "cancelled"):
+            self._tasks.labels(state).set(getattr(counts, state))
+        views = coordinator.nodes()
+        for gate, number in Counter(str(view.gate or "open") for view in views).items():
+            self._nodes.labels(gate).set(number)
+        for view in views:
+            self._score.labels(view.record.id).set(view.score)
+            self._requests_there.labels(view.record.id).set(view.outstanding_requests)
+            self._tokens.labels(view.record.id).set(view.record.state.tokens)
+        return generate_latest(self._all)
+
+
+class MetricsMiddleware:
+    """Counts and times requests by the route that took them."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def seen(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, seen)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")  # never the path itself: anybody may make those up
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def make_routes(coordinator: Coordinator, metrics: Metrics) -> APIRouter:
+    """Return the routes of a coordinator."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health")
+    async def health() -> dict[str, str]:
+        """Say that this process lives."""
+        return {"status": "alive", "coordinator": coordinator.name}
+
+    @routes.get("/ready", response_model=Readiness)
+    async def ready() -> Readiness | Response:
+        """Tell whether requests can be taken: Redis answers, and a node may be chosen."""
+        times = await coordinator.redis_times()
+        nodes_open = sum(view.gate is None for view in coordinator.nodes())
+        if not nodes_open:
+            return problem(503, "Not ready", "no node may be chosen: /api/cluster/nodes says why")
+        return Readiness(
+            ready=True,
+            nodes_open=nodes_open,
+            redis_ping_ms=times.ping_ms,
+            redis_set_ms=times.set_ms,
+            redis_get_ms=times.get_ms,
+        )
+
+    @routes.get("/metrics", response_class=Response)
+    @routes.get("/api/cluster/metrics", response_class=Response)
+    async def tell() -> Response:
+        """Tell the metrics in Prometheus's text format."""
+        return Response(await metrics.read(coordinator), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

@@ -1,0 +1,75 @@
+"""Errors as problem details (RFC 9457): what is wrong and the remedy, and nothing of the inside."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from qubic_lab.errors import BusyError, DeadlineError, InputError, NotFoundError, QubicLabError, RankError, RefusedError
+
+MEDIA_TYPE = "application/problem+json"
+_STATUS: dict[type[QubicLabError], tuple[int, str]] = {
+    NotFoundError: (404, "Not found"),
+    InputError: (400, "Bad request"),
+    RefusedError: (403, "Refused"),
+    BusyError: (429, "Too busy"),
+    RankError: (502, "Lost"),
+    DeadlineError: (504, "Too late"),
+}
+_TITLES = {401: "No access", 404: "Not found", 405: "Method not allowed", 413: "Too large"}
+
+logger = logging.getLogger(__name__)
+
+
+def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return a problem as a response."""
+    content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return JSONResponse(content, status, dict(headers or {}), MEDIA_TYPE)
+
+
+def problem_of(error: QubicLabError) -> JSONResponse:
+    """Return the problem that an error is to a client; what a client cannot mend is not told in detail."""
+    for kind, (status, title) in _STATUS.items():
+        if isinstance(error, kind):
+            headers = {}
+            if isinstance(error, BusyError):
+                headers["Retry-After"] = str(round(max(1.0, error.retry_after_s or 1.0)))
+            return problem(status, title, str(error), headers)
+    logger.error("%s", error)
+    return problem(503, "Out of order", "the coordinator cannot do this now: its log says why")
+
+
+def install(app: FastAPI) -> None:
+    """Let an application answer with problems, whatever goes wrong."""
+
+    @app.exception_handler(QubicLabError)
+    async def own(request: Request, error: QubicLabError) -> JSONResponse:
+        return problem_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(400, "Bad request", "; ".join(_sentence(each) for each in error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        title = _TITLES.get(error.status_code, "Failed")
+        return problem(error.status_code, title, str(error.detail), error.headers)
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        logger.error("a fault", exc_info=error)
+        return problem(500, "Fault", "something is wrong here: the coordinator's log says what")
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """Return what is wrong with one field."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    field = ".".join(str(part) for part in error["loc"][1:])
+    if not field:  # our own checks of the whole body name the field themselves
+        return message
+    given = error["input"]
+    return f"{field}: {message}" if isinstance(given, dict | bytes) else f"{field} is {str(given)[:100]!r}: {message}"

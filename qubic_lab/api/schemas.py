@@ -1,0 +1,223 @@
+"""What clients send and what they get, as the interface's own description shows it."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qubic_lab.cluster.fleet import NodeView
+from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
+from qubic_lab.core import Request as LabRequest
+from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.wire import pipeline_pb2
+
+MOST_PROMPT_CHARACTERS = 500_000
+MOST_NEW_TOKENS = 32_768
+MOST_DEADLINE_S = 3_600.0
+MOST_STOPS = 16
+_SAMPLING = tuple(SamplingParams.__dataclass_fields__)
+
+
+class Query(BaseModel):
+    """A question, and how it is to be answered; the sampling fields are those of the pipeline."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)]
+    raw: Annotated[bool, Field(description="send the text as it is, without the chat template")] = False
+    max_new_tokens: Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] = SamplingParams.max_new_tokens
+    temperature: Annotated[float, Field(ge=0.0, le=100.0, description="0 is greedy")] = 0.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    ignore_eos: bool = False
+    stop: Annotated[list[str], Field(max_length=MOST_STOPS)] = []
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    stream: Annotated[bool, Field(description="answer with server-sent events: token, end, error")] = False
+    priority: Literal["high", "normal", "low"] = "normal"
+    deadline_s: Annotated[float, Field(gt=0.0, le=MOST_DEADLINE_S, description="from now to the last token")] = 600.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_all_fields(cls, given: Any) -> Any:
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+        if unknown:
+            raise ValueError(f"unknown field {unknown[0]!r}: {did_you_mean(unknown[0], cls.model_fields)}")
+        return given
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        values = {name: getattr(self, name) for name in _SAMPLING}
+        try:
+            LabRequest(self.prompt, raw=self.raw, sampling=SamplingParams(**values | {"stop": tuple(self.stop)}))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def to_message(self) -> pipeline_pb2.GenerateRequest:
+        """Return what a node is asked."""
+        sampling = pipeline_pb2.Sampling(**{name: getattr(self, name) for name in _SAMPLING})
+        return pipeline_pb2.GenerateRequest(prompt=self.prompt, raw=self.raw, sampling=sampling)
+
+
+class Token(BaseModel):
+    """A token of an answer: its place, its id, and the text that is certain with it."""
+
+    index: int
+    id: int
+    text: str
+    logprob: float | None = None
+    top_logprobs: list[tuple[int, float]] = []
+
+
+class Answer(BaseModel):
+    """A whole answer and how it came about; times in ms.
+
+    `node_ms`: what the node that ended it needed. `total_ms`: from this request's arrival to its answer. `attempts`:
+    tries; above 1 a replica was lost in mid-answer and another one went on.
+    """
+
+    task_id: str
+    mode: Literal["single"] = "single"
+    text: str
+    token_ids: list[int]
+    logprobs: list[float] | None = None
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    model: str
+    node: str
+    attempts: int
+    ttft_ms: float
+    tokens_per_s: float
+    node_ms: float
+    total_ms: float
+
+
+class Load(BaseModel):
+    """What runs or waits at a node."""
+
+    requests: int
+    tokens: int
+
+
+class Node(BaseModel):
+    """A node as this coordinator sees it: `gate` says why it gets nothing; `score` is its health, 0 to 100."""
+
+    name: str
+    address: str
+    type: str
+    model: str
+    model_hash: str
+    layers: list[int]
+    dtype: str
+    devices: list[str]
+    memory_bytes: int
+    slots: int
+    tokens_per_s: float
+    weight: int
+    meaningless: bool
+    gate: str | None
+    trouble: str
+    score: float
+    cpu_share: float
+    memory_share: float
+    response_s: float
+    error_share: float
+    outstanding: Load
+    finished: int
+    failed: int
+    tokens: int
+    restarts: int
+    heartbeat_age_s: float
+    registered_s: float
+
+    @classmethod
+    def of(cls, view: NodeView) -> "Node":
+        """Return a node for clients."""
+        registration, state = view.record.registration, view.record.state
+        can = registration.capabilities
+        return cls(
+            name=registration.node,
+            address=registration.address,
+            type=registration.type,
+            model=can.model,
+            model_hash=can.model_hash,
+            layers=list(can.layers),
+            dtype=can.dtype,
+            devices=list(can.devices),
+            memory_bytes=can.memory_bytes,
+            slots=can.slots,
+            tokens_per_s=can.tokens_per_s,
+            weight=max(1, registration.weight),
+            meaningless=can.meaningless,
+            gate=view.gate,
+            trouble=state.trouble,
+            score=view.score,
+            cpu_share=state.cpu_share,
+            memory_share=state.memory_share,
+            response_s=view.response_s,
+            error_share=view.error_share,
+            outstanding=Load(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
+            finished=state.finished,
+            failed=state.failed,
+            tokens=state.tokens,
+            restarts=state.restarts,
+            heartbeat_age_s=view.record.age_s,
+            registered_s=view.record.registered_s,
+        )
+
+
+class DeadTask(BaseModel):
+    """A task that had its last try: a line for each."""
+
+    task_id: str
+    story: list[str]
+
+
+class Tasks(BaseModel):
+    """How many tasks are where, and those that had their last try."""
+
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    dead: int
+    cancelled: int
+    submitted: int
+    taken: int
+    reclaimed: int
+    fenced: int
+    dead_letters: list[DeadTask] = []
+
+
+class TaskState(BaseModel):
+    """Where a task is, and its result or why it has none."""
+
+    task_id: str
+    state: str
+    tokens: int
+    attempts: int
+    why: str
+    story: list[str]
+    result: dict[str, Any] | None
+
+
+class Status(BaseModel):
+    """The cluster at a glance; nodes by gate (`open`: may be chosen)."""
+
+    coordinator: str
+    version: str
+    ready: bool
+    nodes: dict[str, int]
+    working: int
+    tasks: Tasks
+
+
+class Readiness(BaseModel):
+    """Whether requests can be taken; Redis's times in ms."""
+
+    ready: bool
+    nodes_open: int
+    redis_ping_ms: float
+    redis_set_ms: float
+    redis_get_ms: float

@@ -1,0 +1,96 @@
+"""What coordinators and nodes make of a task's call: its request, its tokens, and what its failure says."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from enum import Enum
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from qubic_lab.errors import InputError
+from qubic_lab.wire import pipeline_pb2
+
+CHARACTERS_A_TOKEN = 4
+"""Of English text, roughly: what a prompt takes is estimated before any tokenizer has seen it."""
+Item = TypeVar("Item")
+
+
+class Failure(Enum):
+    """What a failed call says."""
+
+    NOT_BEGUN = "the node did not begin"
+    BUSY = "the node is full"
+    TASK = "the task itself is at fault"
+    LOST = "the replica was lost"
+    TRY = "this try failed"
+
+
+def failure_of(code: grpc.StatusCode, begun: bool) -> Failure:
+    """Return what a status says of node and task; `begun`: whether the node had said that it works on it."""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Failure.BUSY
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
+        return Failure.TASK
+    if not begun:
+        return Failure.NOT_BEGUN
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+        return Failure.LOST
+    return Failure.TRY
+
+
+def payload_of(request: pipeline_pb2.GenerateRequest) -> dict[str, Any]:
+    """Return a request as the queue keeps it."""
+    content: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
+    return content
+
+
+def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipeline_pb2.GenerateRequest:
+    """Return the request of a task, to go on after the tokens that earlier tries have given.
+
+    Raises:
+        InputError: the payload is none that `payload_of` made.
+    """
+    try:
+        request = ParseDict(payload, pipeline_pb2.GenerateRequest())
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the task holds no request ({error})") from error
+    request.forced_token_ids.extend(item["id"] for item in items)
+    return request
+
+
+def item_of(token: pipeline_pb2.Token) -> dict[str, Any]:
+    """Return a token as progress keeps it: id, text and, if they were asked for, log-probabilities."""
+    item: dict[str, Any] = {"id": token.id, "text": token.text}
+    if token.HasField("logprob"):
+        item["logprob"] = token.logprob
+        item["top_logprobs"] = [[top.id, top.logprob] for top in token.top]
+    return item
+
+
+def most_tokens(request: pipeline_pb2.GenerateRequest) -> int:
+    """Return how many tokens a request may take: new ones at most, and a prompt's by its length."""
+    prompt = len(request.token_ids) or len(request.prompt) // CHARACTERS_A_TOKEN
+    answers = max(1, request.samples) * request.sampling.max_new_tokens
+    return prompt + answers
+
+
+async def with_pauses(items: AsyncIterator[Item], pause_s: float) -> AsyncGenerator[Item | None, None]:
+    """Yield items as they come, and None whenever none has come for `pause_s` seconds."""
+    following: asyncio.Future[Item] | None = None
+    try:
+        while True:
+            following = following or asyncio.ensure_future(anext(items))
+            done, _ = await asyncio.wait({following}, timeout=pause_s)
+            if not done:
+                yield None
+                continue
+            item, following = following, None
+            try:
+                yield item.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)

@@ -1,0 +1,229 @@
+"""A coordinator: takes requests, makes tasks of them, dispatches tasks to nodes, and tells how they go on.
+
+It keeps nothing that another coordinator on the same Redis would miss: tasks, answers so far and nodes are all there.
+Several may run side by side; whoever dies, the others go on with its tasks.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc.aio
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as aio_health
+
+from qubic_lab.cluster.admission import RegistryService
+from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
+from qubic_lab.cluster.calls import payload_of
+from qubic_lab.cluster.dispatcher import Dispatcher
+from qubic_lab.cluster.fleet import Fleet, NodeView
+from qubic_lab.cluster.registry import Registry
+from qubic_lab.cluster.tasks import (
+    Counts,
+    DeadLetter,
+    Priority,
+    Progress,
+    QueueLimits,
+    Ring,
+    TaskQueue,
+)
+from qubic_lab.errors import QubicLabError
+from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire.channel import SERVER_OPTIONS, listen
+
+SERVICE = "qubic_lab.cluster.v1.Registry"
+MOST_THREADS = 64
+"""Calls of Redis that are under way at once."""
+LOOK_S = 1.0
+"""So often does a follower look for news without a bell, in case one was missed."""
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RedisTimes:
+    """How long Redis took for a PING, a SET and a GET, in ms."""
+
+    ping_ms: float
+    set_ms: float
+    get_ms: float
+
+
+class Coordinator:
+    """One of the coordinators of a cluster; it works while the block of `running` runs.
+
+    Args:
+        client: a connection made by `redis_server.connect`, to the Redis that holds queue and registry.
+        listen: where nodes register: HOST:PORT or unix:PATH.
+        balancer: name of the way to choose nodes.
+        limits: of the queue.
+
+    Raises:
+        InputError: an unknown balancer; or, from `running`, the address cannot be used.
+    """
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        listen: str,
+        balancer: str = DEFAULT_BALANCER,
+        limits: QueueLimits | None = None,
+    ) -> None:
+        self.name = f"coordinator-{uuid.uuid4().hex[:8]}"
+        self.queue = TaskQueue(client, limits=limits)
+        self.registry = Registry(client)
+        self.fleet = Fleet(self.name, make_balancer(balancer))
+        self._redis = client
+        self._listen = listen
+        self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
+        self._dispatcher = Dispatcher(self.name, self.queue, self.registry, self.fleet, self.call)
+        self._followed: dict[str, set[asyncio.Event]] = {}
+        self._ending = threading.Event()
+        self.port = 0
+        """Where nodes register, while it runs."""
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a blocking call of Redis in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+
+    async def submit(
+        self,
+        request: pipeline_pb2.GenerateRequest,
+        priority: Priority = "normal",
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Make a task of a request and return its id; errors as of `TaskQueue.submit`."""
+        return await self.call(self.queue.submit, payload_of(request), priority, idempotency_key)
+
+    async def follow(self, task_id: str) -> AsyncGenerator[Progress, None]:
+        """Yield a task's progress, from its first token on, as it comes; the last one has the outcome.
+
+        Raises:
+            NotFoundError: there is no such task, or its end is no longer kept.
+        """
+        news = asyncio.Event()
+        self._followed.setdefault(task_id, set()).add(news)
+        after = 0
+        try:
+            while True:
+                news.clear()
+                progress = await self.call(self.queue.look, task_id, after)
+                after = progress.after
+                if progress.items or progress.outcome:
+                    yield progress
+                if progress.outcome:
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), LOOK_S)
+        finally:
+            self._followed[task_id].discard(news)
+            if not self._followed[task_id]:
+                del self._followed[task_id]
+
+    async def cancel(self, task_id: str) -> bool:
+        """End a task that has not ended yet; errors as of `TaskQueue.cancel`."""
+        return await self.call(self.queue.cancel, task_id)
+
+    async def counts(self) -> Counts:
+        """Return how many tasks are where."""
+        return await self.call(self.queue.counts)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Return the tasks that had their last try, oldest first."""
+        return await self.call(lambda: list(self.queue.dead_letters()))
+
+    async def drain(self, node: str, draining: bool) -> None:
+        """Let a node get nothing new, or something again.
+
+        Raises:
+            NotFoundError: there is no such node.
+        """
+        await self.call(self.registry.drain, node, draining)
+        await self._dispatcher.look_at_nodes()
+
+    def nodes(self) -> list[NodeView]:
+        """Return all nodes, as of the latest look at the registry."""
+        return self.fleet.views(time.monotonic())
+
+    async def redis_times(self) -> RedisTimes:
+        """Return how long Redis takes.
+
+        Raises:
+            QubicLabError: it does not answer.
+        """
+
+        def measure() -> RedisTimes:
+            key = f"{{check}}:{self.name}"
+            try:
+                return RedisTimes(
+                    _ms_of(self._redis.ping),
+                    _ms_of(lambda: self._redis.set(key, "1", ex=10)),
+                    _ms_of(lambda: self._redis.get(key)),
+                )
+            except redis.RedisError as error:
+                raise QubicLabError(f"Redis does not answer: {error}") from error
+
+        return await self.call(measure)
+
+    @property
+    def working(self) -> int:
+        """How many tasks this coordinator holds."""
+        return self._dispatcher.working
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Coordinator"]:
+        """Register nodes and dispatch tasks while the block runs; then others take over what was under way."""
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        health = aio_health.HealthServicer()
+        service = RegistryService(self.registry, self.call, self._dispatcher.look_at_nodes)
+        cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        self.port = listen(server, self._listen)
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await server.start()
+        loop = asyncio.get_running_loop()
+        bells = threading.Thread(target=self._listen_to_bells, args=(loop,), name="bells", daemon=True)
+        bells.start()
+        dispatching = asyncio.ensure_future(self._dispatcher.run())
+        try:
+            yield self
+        finally:
+            self._ending.set()
+            await server.stop(grace=None)
+            dispatching.cancel()
+            await asyncio.gather(dispatching, return_exceptions=True)
+            await asyncio.to_thread(bells.join)
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _listen_to_bells(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._ending.is_set():
+            try:
+                for ring in self.queue.bells(self._ending.is_set):
+                    if ring is not None:
+                        loop.call_soon_threadsafe(self._hear, ring)
+            except QubicLabError as error:
+                logger.warning("%s", error)
+
+    def _hear(self, ring: Ring) -> None:
+        self._dispatcher.hear(ring)
+        followed = [self._followed.get(ring.task_id, ())] if ring.task_id else self._followed.values()
+        for events in followed:
+            for event in events:
+                event.set()
+
+
+def _ms_of(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1_000

@@ -1,0 +1,159 @@
+"""The nodes as one coordinator sees them: what the registry says of them, and what its own requests met there.
+
+No input or output happens here, and no clock is read: times are seconds of one clock that the caller reads.
+"""
+
+import random
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
+
+from qubic_lab.cluster.balance import Balancer, Candidate
+from qubic_lab.cluster.health import Gate, Outcome, ReplicaHealth, Vitals, health_score
+from qubic_lab.cluster.registry import NodeRecord
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node for those who look: its record, score (0 to 100), gate if one is shut, and requests and tokens there."""
+
+    record: NodeRecord
+    score: float
+    gate: Gate | None
+    outstanding_requests: int
+    outstanding_tokens: int
+    response_s: float
+    error_share: float
+
+
+@dataclass
+class _Member:
+    """A node and this coordinator's own requests there."""
+
+    record: NodeRecord
+    health: ReplicaHealth
+    requests: int = 0
+    tokens: int = 0
+
+    def outstanding(self, coordinator: str) -> tuple[int, int]:
+        """Return requests and tokens: our own are known now, the others' as of the latest heartbeat."""
+        others = [load for name, load in self.record.state.loads.items() if name != coordinator]
+        return self.requests + sum(load.requests for load in others), self.tokens + sum(load.tokens for load in others)
+
+
+@dataclass
+class Fleet:
+    """All nodes, and the balancer that chooses among them; the name of the coordinator tells its loads from others'."""
+
+    coordinator: str
+    balancer: Balancer
+    draw: random.Random = field(default_factory=random.Random)
+    _members: dict[str, _Member] = field(default_factory=dict)
+
+    def update(self, records: Sequence[NodeRecord], now_s: float) -> None:
+        """Take over what the registry says; nodes that it no longer names are forgotten."""
+        members = {}
+        for record in records:
+            member = self._members.get(record.id) or _Member(record, ReplicaHealth(beat_s=now_s))
+            member.record = record
+            member.health = replace(
+                member.health,
+                beat_s=now_s - record.age_s,
+                draining=record.draining or record.state.draining,
+                starting=not record.state.ready,
+            )
+            members[record.id] = member
+        self._members = members
+
+    def address(self, node: str) -> str:
+        """Return where a node listens."""
+        return self._members[node].record.registration.address
+
+    def model(self, node: str) -> str:
+        """Return the name of the model that a node runs."""
+        return self._members[node].record.registration.capabilities.model
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def has_room(self, now_s: float) -> bool:
+        """Tell whether any node could take a request."""
+        return any(self._may_take(member, now_s) for member in self._members.values())
+
+    def choose(self, now_s: float, avoid: Container[str] = ()) -> str:
+        """Return the node that gets the next request: none of `avoid`, unless no other has room.
+
+        Raises:
+            BusyError: none has.
+        """
+        candidates = [self._candidate(member, now_s) for member in self._members.values()]
+        preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
+        choosable = preferred if any(each.available for each in preferred) else candidates
+        chosen, self.balancer = self.balancer.choose(choosable, self.draw)
+        return chosen
+
+    def begin(self, node: str, tokens: int) -> None:
+        """Count a request in that was sent to a node, with the most tokens that it may take."""
+        if member := self._members.get(node):
+            member.requests += 1
+            member.tokens += tokens
+
+    def end(self, node: str, tokens: int) -> None:
+        """Count it out again."""
+        if member := self._members.get(node):
+            member.requests = max(0, member.requests - 1)  # a node may have been forgotten and come back meanwhile
+            member.tokens = max(0, member.tokens - tokens)
+
+    def note(self, node: str, outcome: Outcome) -> None:
+        """Take over what the end of a request or a probe says of a node."""
+        if member := self._members.get(node):
+            member.health = member.health.after(outcome)
+
+    def probes(self, now_s: float) -> list[tuple[str, bool]]:
+        """Return the nodes that want a probe now, and whether it decides on their return; note that it is under way."""
+        wanted = [
+            member
+            for member in self._members.values()
+            if member.health.wants_probe(now_s, idle=member.outstanding(self.coordinator)[0] == 0)
+        ]
+        for member in wanted:
+            member.health = member.health.with_probe(now_s)
+        return [(member.record.id, member.health.circuit.cause is not None) for member in wanted]
+
+    def views(self, now_s: float) -> list[NodeView]:
+        """Return all nodes as those who look see them."""
+        return [self._view(member, now_s) for member in self._members.values()]
+
+    def _view(self, member: _Member, now_s: float) -> NodeView:
+        circuit = member.health.circuit
+        requests, tokens = member.outstanding(self.coordinator)
+        return NodeView(
+            record=member.record,
+            score=_score(member),
+            gate=member.health.gate(now_s),
+            outstanding_requests=requests,
+            outstanding_tokens=tokens,
+            response_s=circuit.response_s,
+            error_share=circuit.error_share,
+        )
+
+    def _candidate(self, member: _Member, now_s: float) -> Candidate:
+        registration = member.record.registration
+        requests, tokens = member.outstanding(self.coordinator)
+        return Candidate(
+            id=member.record.id,
+            weight=max(1, registration.weight),
+            outstanding_requests=requests,
+            outstanding_tokens=tokens,
+            tokens_per_s=registration.capabilities.tokens_per_s,
+            score=_score(member),
+            available=self._may_take(member, now_s),
+        )
+
+    def _may_take(self, member: _Member, now_s: float) -> bool:
+        requests, _ = member.outstanding(self.coordinator)
+        return member.health.gate(now_s) is None and requests < member.record.registration.capabilities.slots
+
+
+def _score(member: _Member) -> float:
+    state, circuit = member.record.state, member.health.circuit
+    return health_score(Vitals(state.cpu_share, state.memory_share, circuit.response_s, circuit.error_share))
