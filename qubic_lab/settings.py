@@ -25,6 +25,12 @@ class Settings(BaseSettings):
     """A rank that waits longer than this for another one gives up: more than the slowest takes to load its layers."""
     redis_url: str | None = None
     """Redis of the task queue: redis://, rediss:// or unix://; where none is set, an embedded server is started."""
+    api_tokens: Path | None = None
+    """File of the tokens that HTTP clients show; made by `qubic-lab token add`. Needed beyond loopback."""
+    api_token: str | None = None
+    """The token that our own commands show to a coordinator."""
+    coordinator: str = "http://127.0.0.1:5000"
+    """The coordinator that our own commands ask."""
     tls_certificate: Path | None = None
     """This host's certificate (PEM); with key and authority it turns on mutual TLS for all but unix sockets."""
     tls_key: Path | None = None

@@ -59,6 +59,11 @@ class ServeConfig:
         return read_host(self.listen)
 
     @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        return f"{'https' if self.tls else 'http'}://{self.listen}"
+
+    @property
     def port(self) -> int:
         """The port part of `listen`."""
         return int(self.listen.rpartition(":")[2])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -94,3 +95,13 @@ async def with_pauses(items: AsyncIterator[Item], pause_s: float) -> AsyncGenera
         if following is not None:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but not for longer.
+
+    Not by `asyncio.wait_for`: before Python 3.12 that forgets a cancellation which comes together with the event.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

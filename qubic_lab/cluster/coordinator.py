@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from grpc_health.v1.health import aio as aio_health
 
 from qubic_lab.cluster.admission import RegistryService
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
-from qubic_lab.cluster.calls import payload_of
+from qubic_lab.cluster.calls import payload_of, wait_at_most
 from qubic_lab.cluster.dispatcher import Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
 from qubic_lab.cluster.registry import Registry
@@ -123,8 +123,7 @@ class Coordinator:
                     yield progress
                 if progress.outcome:
                     return
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), LOOK_S)
+                await wait_at_most(news, LOOK_S)
         finally:
             self._followed[task_id].discard(news)
             if not self._followed[task_id]:

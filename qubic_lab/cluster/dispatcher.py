@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from qubic_lab.cluster.calls import Failure, failure_of, item_of, most_tokens, request_of, with_pauses
+from qubic_lab.cluster.calls import Failure, failure_of, item_of, most_tokens, request_of, wait_at_most, with_pauses
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Outcome
 from qubic_lab.cluster.registry import Registry
@@ -88,8 +88,7 @@ class _Progress:
             items, self._items = self._items, []
             await self._call(self._queue.progress, self._lease, self._written, items)
             self._written += len(items)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), WRITE_S)
+            await wait_at_most(self._closing, WRITE_S)
 
 
 class Dispatcher:
@@ -190,8 +189,7 @@ class Dispatcher:
 
     async def _wait_for_room(self) -> None:
         self._room.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._room.wait(), LOOK_S)
+        await wait_at_most(self._room, LOOK_S)
 
     async def _work(self, lease: Lease) -> None:
         """See one try of a task through, and write its end."""
@@ -292,14 +290,16 @@ class Dispatcher:
                         case "alive":
                             progress.add()
                         case "done":
-                            return result | {"node_ms": response.done.node_ms}
+                            result["node_ms"] = response.done.node_ms
                         case _ if response.reply.HasField("token"):
                             progress.add(item_of(response.reply.token))
                         case _:
-                            result = _end(response.reply.end)
+                            result |= _end(response.reply.end)
         except grpc.aio.AioRpcError as error:
             raise _Failed(failure_of(error.code(), begun), f"node {node}: {error.details()}") from None
-        raise _Failed(Failure.TRY, f"node {node} ended the answer in its middle")
+        if "node_ms" not in result:
+            raise _Failed(Failure.TRY, f"node {node} ended the answer in its middle")
+        return result
 
     def _channel(self, node: str) -> grpc.aio.Channel:
         address = self._fleet.address(node)

@@ -9,7 +9,6 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import cycle
@@ -20,14 +19,14 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 
-from qubic_lab.cluster.calls import most_tokens, with_pauses
+from qubic_lab.cluster.calls import most_tokens, wait_at_most, with_pauses
 from qubic_lab.cluster.links import measure_links
 from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.vitals import read_shares
 from qubic_lab.errors import InputError, QubicLabError, check_at_least
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc
+from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, listen, open_async_channel, status_of
 
 SERVICE = "qubic_lab.cluster.v1.Node"
@@ -104,26 +103,19 @@ class Node(cluster_pb2_grpc.NodeServicer):
             await self._replica.stop()
             await server.stop(grace=None)
 
-    async def Run(self, request: pb.TaskRequest, context: Any) -> AsyncIterator[pb.TaskResponse]:
+    async def Run(self, request: pb.TaskRequest, context: Any) -> None:
         """Work on a task: say at once that it has begun, pass on the pipeline's replies, and tell how long it took."""
         if not self._state.ready or self._state.draining:
             why = "is draining" if self._state.draining else f"is not ready ({self._state.trouble or 'starting'})"
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"node {self._config.name} {why}")
+        started, finished = time.perf_counter(), False
         load, tokens = self._state.loads[request.coordinator], most_tokens(request.request)
         load.requests += 1
         load.tokens += tokens
-        started, finished = time.perf_counter(), False
         try:
-            yield pb.TaskResponse(alive=pb.SignOfLife())
-            async with aclosing(with_pauses(self._replica.generate(request.request), SIGN_OF_LIFE_S)) as replies:
-                async for reply in replies:
-                    if reply is None:
-                        yield pb.TaskResponse(alive=pb.SignOfLife())
-                        continue
-                    self._state.tokens += reply.WhichOneof("event") == "token"
-                    yield pb.TaskResponse(reply=reply)
+            await self._work(request.request, context)
             finished = True
-            yield pb.TaskResponse(done=pb.Done(node_ms=(time.perf_counter() - started) * 1_000))
+            await context.write(pb.TaskResponse(done=pb.Done(node_ms=(time.perf_counter() - started) * 1_000)))
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
         finally:
@@ -139,6 +131,17 @@ class Node(cluster_pb2_grpc.NodeServicer):
     async def MeasureLinks(self, request: pb.LinksRequest, context: Any) -> pb.LinksReply:
         """Measure the ways to other nodes, one after the other."""
         return pb.LinksReply(links=await measure_links(request.addresses))
+
+    async def _work(self, request: pipeline_pb2.GenerateRequest, context: Any) -> None:
+        """Pass on the pipeline's replies, and signs of life between them; its errors are raised."""
+        await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
+        async with aclosing(with_pauses(self._replica.generate(request), SIGN_OF_LIFE_S)) as replies:
+            async for reply in replies:
+                if reply is None:
+                    await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
+                else:
+                    self._state.tokens += reply.WhichOneof("event") == "token"
+                    await context.write(pb.TaskResponse(reply=reply))
 
     async def _start_first(self) -> None:
         starting = asyncio.ensure_future(self._replica.start())
@@ -221,8 +224,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
                 self._changed.clear()
                 self._state.cpu_share, self._state.memory_share = read_shares()
                 await registry.Beat(pb.Heartbeat(state=self._state, **who), timeout=CALL_S)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), registered.beat_every_s or HEARTBEAT_S)
+                await wait_at_most(self._changed, registered.beat_every_s or HEARTBEAT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise

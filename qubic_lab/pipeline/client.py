@@ -181,6 +181,24 @@ class Pipeline:
             raise InputError(f"{self._name} holds no model: configure it first")
         return self._config
 
+    @property
+    def address(self) -> str:
+        """Where the service of ranks that this handle launched listens.
+
+        Raises:
+            InputError: it launched none.
+        """
+        return f"unix:{self._own_ranks.socket}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the ranks that this handle launched are gone; raises as `address`."""
+        return self._own_ranks.ended
+
+    def loss(self) -> RankError:
+        """Return which of the ranks that this handle launched went first; raises as `address`."""
+        return self._own_ranks.loss()
+
     def configure(self, config: PipelineConfig) -> None:
         """Let the same ranks run another model, split, dtype or shape; their number stays.
 
@@ -313,6 +331,12 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _own_ranks(self) -> LocalRanks:
+        if self._ranks is None:
+            raise InputError(f"{self._name} was not launched by this handle: ask where it was")
+        return self._ranks
 
     def _configure(self, resolved: ResolvedConfig) -> None:
         self._call(self._stub.Configure, resolved.to_message())

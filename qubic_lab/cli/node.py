@@ -1,0 +1,106 @@
+"""`qubic-lab node`: a pipeline on this host, at the service of a cluster."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import note, split_list, split_numbers
+
+if TYPE_CHECKING:
+    from qubic_lab.errors import QubicLabError
+    from qubic_lab.pipeline import PipelineConfig
+    from qubic_lab.wire import cluster_pb2 as pb
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: qubic-lab node --coordinator 127.0.0.1:5001 --model smollm2 --slots 4")(node)
+
+
+def node(
+    coordinator: Annotated[str, typer.Option(metavar="HOST:PORT,…", help="Where coordinators let nodes register.")],
+    name: Annotated[
+        str | None, typer.Option(help="Unlike any other's; NAME or LABEL@NAME of its certificate.", show_default="host")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="Address by which coordinators reach this node; port 0: any.")] = (
+        "127.0.0.1:0"
+    ),
+    weight: Annotated[int, typer.Option(help="Its share in weighted round robin.")] = 1,
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    strategy: options.Strategy = None,
+    cut: options.Cut = None,
+    layers: options.Layers = None,
+    dtype: options.Dtype = "bf16",
+    slots: Annotated[int, typer.Option(help="Requests decoding together in a lane.")] = 4,
+    threads: options.Threads = None,
+) -> None:
+    """Run a pipeline and answer what coordinators send, until SIGTERM; then end what has begun, and leave."""
+    from qubic_lab.cluster.node import Node, NodeConfig, default_name
+    from qubic_lab.cluster.replica import PipelineReplica
+    from qubic_lab.pipeline import PipelineConfig
+
+    division = split_numbers("--layers", layers) if layers is not None else None
+    pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
+    config = NodeConfig(name or default_name(), split_list("--coordinator", coordinator), listen, weight=weight)
+    note(f"node {config.name} starts {model}; it registers at {coordinator}")
+
+    async def run() -> None:
+        await Node(config, PipelineReplica(lambda: LaunchedPipeline(pipeline))).run()
+
+    asyncio.run(run())
+
+
+class LaunchedPipeline:
+    """A pipeline that was launched here, as `cluster.replica` takes it."""
+
+    def __init__(self, config: "PipelineConfig") -> None:
+        from qubic_lab.pipeline import Pipeline
+
+        self._pipeline: Pipeline = Pipeline.launch(config)
+
+    @property
+    def address(self) -> str:
+        """Where its service listens."""
+        return self._pipeline.address
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._pipeline.ended
+
+    def capabilities(self) -> "pb.Capabilities":
+        """Return what it can do, but for its speed."""
+        from qubic_lab.cluster.vitals import memory_bytes
+        from qubic_lab.model.checkpoint import model_hash
+        from qubic_lab.wire import cluster_pb2 as pb
+
+        config = self._pipeline.config
+        return pb.Capabilities(
+            model=config.model,
+            model_hash=model_hash(config.folder),
+            layers=config.layers,
+            dtype=config.dtype,
+            devices=[_device_name(config.device, rank) for rank in range(config.ranks)],
+            memory_bytes=memory_bytes(),
+            slots=config.lanes * config.slots,
+            meaningless=config.meaningless,
+        )
+
+    def loss(self) -> "QubicLabError":
+        """Return which rank went first."""
+        return self._pipeline.loss()
+
+    def close(self) -> None:
+        """End its ranks."""
+        self._pipeline.close()
+
+
+def _device_name(device: str, rank: int) -> str:
+    if device != "cuda":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(rank)
