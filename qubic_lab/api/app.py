@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
 
 from qubic_lab import __version__
-from qubic_lab.api import ai, cluster, health, problems
+from qubic_lab.api import ai, cluster, health, network, problems
 from qubic_lab.api.access import Access, AccessMiddleware, BodyLimitMiddleware
 from qubic_lab.cluster.coordinator import Coordinator
 
@@ -35,6 +35,7 @@ def create_app(
     metrics = health.Metrics()
     app.include_router(ai.make_routes(coordinator))
     app.include_router(cluster.make_routes(coordinator))
+    app.include_router(network.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
     # The one added last is asked first.
     app.add_middleware(BodyLimitMiddleware)

@@ -167,6 +167,33 @@ class Node(BaseModel):
         )
 
 
+class Link(BaseModel):
+    """The way from a node to another: medians; `trouble`: why it could not be measured."""
+
+    to: str
+    rtt_ms: float
+    gbps: float
+    trouble: str
+
+
+class NodeLinks(BaseModel):
+    """Whether a node answers, in ms, and the ways from it; `trouble`: why it could not be asked."""
+
+    node: str
+    serving: bool
+    health_ms: float
+    trouble: str
+    links: list[Link]
+
+
+class RedisTimes(BaseModel):
+    """How long Redis takes, in ms."""
+
+    ping_ms: float
+    set_ms: float
+    get_ms: float
+
+
 class DeadTask(BaseModel):
     """A task that had its last try: a line for each."""
 

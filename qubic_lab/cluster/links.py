@@ -1,12 +1,19 @@
-"""The way from one node to another: round trips and bandwidth, through the same service and certificates as tasks."""
+"""The network of a cluster: whether nodes answer, and the ways between them, through the service that tasks use.
 
+The limits are the project's own: a pipeline over several hosts sends a few kilobytes at each token, so it is the round
+trip that costs; weights and long prompts need the bandwidth.
+"""
+
+import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2 as pb
@@ -17,6 +24,64 @@ LARGE_BYTES = 8 * 2**20
 ROUND_TRIPS = 50
 LARGE_ROUND_TRIPS = 5
 CALL_S = 10.0
+MEASURE_S = 60.0
+"""So long may a node take for the way to one other."""
+
+
+@dataclass(frozen=True)
+class LinkLimits:
+    """The longest round trip in ms, and the least bandwidth in 10⁹ bits/s."""
+
+    rtt_ms: float = 5.0
+    gbps: float = 1.0
+
+
+@dataclass(frozen=True)
+class NodeLinks:
+    """A node's answer to a health check, how long that took in ms, and the ways from it to others.
+
+    `trouble`: why it could not be asked.
+    """
+
+    node: str
+    serving: bool
+    health_ms: float
+    links: tuple[pb.Link, ...]
+    trouble: str = ""
+
+
+def trouble_of(link: pb.Link, limits: LinkLimits) -> str:
+    """Return what is wrong with a link, with the remedy; empty where nothing is."""
+    if link.trouble:
+        return f"{link.trouble}: check firewall, address and certificates"
+    found = []
+    if link.rtt_ms >= limits.rtt_ms:
+        found.append(f"a round trip takes {limits.rtt_ms:g} ms or more: use hosts of one zone")
+    if link.gbps <= limits.gbps:
+        found.append(f"bandwidth is {limits.gbps:g} Gbit/s or less: use the private interface, or larger machines")
+    return "; ".join(found)
+
+
+async def check_node(node: str, address: str, others: Mapping[str, str]) -> NodeLinks:
+    """Ask a node how it is, and to measure the ways to others (addresses by name)."""
+    try:
+        channel = open_async_channel(address)
+    except QubicLabError as error:
+        return NodeLinks(node, False, 0.0, (), str(error))
+    try:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)  # the connection's own handshakes
+        started = time.perf_counter()
+        state = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
+        health_ms = (time.perf_counter() - started) * 1e3
+        request = pb.LinksRequest(addresses=others)
+        reply = await cluster_pb2_grpc.NodeStub(channel).MeasureLinks(request, timeout=MEASURE_S * max(1, len(others)))
+        serving = state.status == health_pb2.HealthCheckResponse.SERVING
+        return NodeLinks(node, serving, health_ms, tuple(reply.links))
+    except grpc.aio.AioRpcError as error:
+        return NodeLinks(node, False, 0.0, (), f"{error.code().name}: {error.details()}")
+    finally:
+        await channel.close()
 
 
 async def measure_links(addresses: Mapping[str, str]) -> list[pb.Link]:
@@ -30,14 +95,17 @@ async def _measure(node: str, address: str) -> pb.Link:
     except QubicLabError as error:
         return pb.Link(node=node, trouble=str(error))
     try:
-        stub = cluster_pb2_grpc.NodeStub(channel)
-        await _round_trip_s(stub, b"")  # the connection's own handshakes
-        rtt_s = median([await _round_trip_s(stub, b"") for _ in range(ROUND_TRIPS)])
-        large = bytes(LARGE_BYTES)
-        large_s = median([await _round_trip_s(stub, large) for _ in range(LARGE_ROUND_TRIPS)])
+        async with asyncio.timeout(MEASURE_S):
+            stub = cluster_pb2_grpc.NodeStub(channel)
+            await _round_trip_s(stub, b"")  # the connection's own handshakes
+            rtt_s = median([await _round_trip_s(stub, b"") for _ in range(ROUND_TRIPS)])
+            large = bytes(LARGE_BYTES)
+            large_s = median([await _round_trip_s(stub, large) for _ in range(LARGE_ROUND_TRIPS)])
         return pb.Link(node=node, rtt_ms=rtt_s * 1e3, gbps=2 * 8 * LARGE_BYTES / max(1e-9, large_s - rtt_s) / 1e9)
     except grpc.aio.AioRpcError as error:
         return pb.Link(node=node, trouble=f"{error.code().name}: {error.details()}")
+    except TimeoutError:
+        return pb.Link(node=node, trouble=f"not measured within {MEASURE_S:g} s")
     finally:
         await channel.close()
 

@@ -1,0 +1,134 @@
+"""What a notebook and our own commands hold: a coordinator's interface, with its problems as the project's errors."""
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+from qubic_lab.api.schemas import Answer, Node, Status, Token
+from qubic_lab.errors import BusyError, DeadlineError, InputError, NotFoundError, QubicLabError, RankError, RefusedError
+from qubic_lab.settings import settings
+
+CONNECT_S = 5.0
+_ERRORS: dict[int, type[QubicLabError]] = {
+    400: InputError,
+    401: RefusedError,
+    403: RefusedError,
+    404: NotFoundError,
+    413: InputError,
+    502: RankError,
+    504: DeadlineError,
+}
+
+
+class CoordinatorClient:
+    """A coordinator at `url`, by default that of the settings; use it as a context manager, or call `close`.
+
+    Raises, in every method:
+        QubicLabError: nobody answers there; else what the coordinator's problem says, as the project's error.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+        """Open nothing yet; `token` is by default that of the settings (QUBIC_LAB_API_TOKEN)."""
+        self.url = (url or settings().coordinator).rstrip("/")
+        token = token or settings().api_token
+        authority = settings().tls_authority
+        try:
+            self._http = httpx2.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=httpx2.Timeout(None, connect=CONNECT_S),
+                verify=str(authority) if authority and self.url.startswith("https:") else True,
+                trust_env=False,  # a proxy set for the web does not lead to our own hosts
+            )
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise InputError(f"{self.url!r} is no URL of a coordinator ({error}): give http://HOST:PORT") from error
+
+    def ask(self, prompt: str, *, key: str | None = None, **options: Any) -> Answer:
+        """Return the answer to one question.
+
+        Args:
+            prompt: the question.
+            key: an idempotency key: the same request with the same key gets the first one's answer.
+            **options: other fields of `schemas.Query`, such as `max_new_tokens`.
+        """
+        return Answer(**self.call("POST", "/api/ai/query", {"prompt": prompt, **options}, key))
+
+    def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | Answer]:
+        """Yield the tokens of an answer as they come, and last the whole of it; arguments as of `ask`."""
+        body = {"prompt": prompt, "stream": True, **options}
+        try:
+            with self._http.stream("POST", "/api/ai/query", json=body, headers=_key(key)) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
+                name = ""
+                for line in response.iter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "event":
+                        name = value
+                    elif field == "data" and name == "error":
+                        raise _error_of(json.loads(value)["status"], value, None)
+                    elif field == "data":
+                        yield Token(**json.loads(value)) if name == "token" else Answer(**json.loads(value))
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def status(self) -> Status:
+        """Return how the cluster is."""
+        return Status(**self.call("GET", "/api/cluster/status"))
+
+    def nodes(self) -> list[Node]:
+        """Return all nodes as the coordinator sees them."""
+        return [Node(**each) for each in self.call("GET", "/api/cluster/nodes")]
+
+    def links(self, node: str) -> dict[str, Any]:
+        """Return what a node measures of the ways to all others (`schemas.NodeLinks`)."""
+        found: dict[str, Any] = self.call("GET", f"/api/cluster/nodes/{quote(node, safe='')}/links")
+        return found
+
+    def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
+        """Return the content of one response."""
+        try:
+            response = self._http.request(method, path, json=body, headers=_key(key))
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
+        return response.json() if response.content else None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
+    def __enter__(self) -> "CoordinatorClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _unreachable(self, error: Exception) -> QubicLabError:
+        return QubicLabError(
+            f"no coordinator answers at {self.url} ({error}): start one with qubic-lab cluster up, or set "
+            "QUBIC_LAB_COORDINATOR"
+        )
+
+
+def _key(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def _error_of(status: int, text: str, retry_after: str | None) -> QubicLabError:
+    """Return the error that a problem stands for."""
+    try:
+        detail = str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"status {status}: {text[:200]}"
+    if status == 429:
+        return BusyError(detail, float(retry_after) if retry_after and retry_after.isdigit() else None)
+    return _ERRORS.get(status, QubicLabError)(detail)
