@@ -1,23 +1,32 @@
 """Who may connect: nobody beyond this host without mutual TLS; used ports and vanished peers are noticed."""
 
+import asyncio
 import os
 import re
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 import trustme
 
 from qubic_lab.errors import InputError
 from qubic_lab.settings import settings
-from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, open_channel, tls_from_settings
+from qubic_lab.wire.certificates import describe, make_certificates, renew_certificates
+from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, open_channel, peer_names, tls_from_settings
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 FILES = ("certificate", "key", "authority")
@@ -64,9 +73,9 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
     return found
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers that answer each call with its request, at ports of the system's choice."""
+@contextmanager
+def threads() -> Iterator[Serve]:
+    """Start servers of grpc."""
     servers = []
 
     def start(tls: TlsFiles | None) -> str:
@@ -80,12 +89,60 @@ def serve() -> Iterator[Serve]:
         server.stop(grace=None)
 
 
+@contextmanager
+def event_loop() -> Iterator[Serve]:
+    """Start servers of grpc.aio, on an event loop in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    servers = []
+
+    def wait_for(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
+
+    async def start_one(tls: TlsFiles | None) -> int:
+        async def echo(request: bytes, context: Any) -> bytes:
+            return request
+
+        async def who(request: bytes, context: Any) -> bytes:
+            return names_shown(context)
+
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        add_methods(server, echo, who)
+        servers.append(server)
+        port = listen(server, "127.0.0.1:0", tls)
+        await server.start()
+        return port
+
+    yield lambda tls: f"127.0.0.1:{wait_for(start_one(tls))}"
+    for server in servers:
+        wait_for(server.stop(grace=None))
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(params=[threads, event_loop], ids=["grpc", "grpc.aio"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """Start servers of either kind that answer each call with its request, at ports of the system's choice."""
+    with request.param() as start:
+        yield start
+
+
 def echo_server() -> grpc.Server:
     """A server that is not started yet."""
     server = grpc.server(ThreadPoolExecutor(2), options=SERVER_OPTIONS)
-    echo = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"Echo": echo}),))
+    add_methods(server, lambda request, context: request, lambda request, context: names_shown(context))
     return server
+
+
+def add_methods(server: grpc.Server | grpc.aio.Server, echo: Any, who: Any) -> None:
+    methods = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in (("Echo", echo), ("Who", who))}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
+
+
+def names_shown(context: Any) -> bytes:
+    return " ".join(sorted(peer_names(context))).encode()
 
 
 def echoes(channel: grpc.Channel) -> bool:
@@ -232,14 +289,186 @@ def test_launch_scripts_are_bash_and_tell_their_usage(script: Path) -> None:
     assert alone.stderr.startswith(f"usage: {script} ")
 
 
-def test_certificates_of_the_script_are_good_for_mutual_tls(serve: Serve, tmp_path: Path) -> None:
-    for host in ("127.0.0.1", "laptop"):  # the second call keeps the authority
-        subprocess.run([LAUNCH / "certificates.sh", tmp_path, "2", host], check=True, capture_output=True)
-    server, client = (
-        TlsFiles(tmp_path / f"{host}.pem", tmp_path / f"{host}.key", tmp_path / "authority.pem")
-        for host in ("127.0.0.1", "laptop")
-    )
+NOW = datetime.now(UTC)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log warned of; other libraries log too."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if (record.name, record.levelname) == ("qubic_lab.wire.channel", "WARNING")
+    ]
+
+
+def files_of(folder: Path, name: str) -> TlsFiles:
+    return TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "authority.pem")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the certificates of a server and of a client."""
+    make_certificates(tmp_path / "tls", [["127.0.0.1"], ["laptop"]], NOW)
+    return tmp_path / "tls"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """The same by another authority."""
+    make_certificates(tmp_path / "other", [["127.0.0.1"], ["laptop"]], NOW)
+    return tmp_path / "other"
+
+
+def serial(path: Path) -> str:
+    return describe(path.read_bytes()).serial
+
+
+def serial_shown(address: str, client: TlsFiles) -> str:
+    """Shake hands by other means than gRPC, whose client does not tell what the server shows."""
+    context = ssl.create_default_context(cafile=client.authority)
+    context.load_cert_chain(client.certificate, client.key)
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.partition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secured,
+    ):
+        shown = secured.getpeercert(binary_form=True)
+    assert shown is not None
+    return describe(ssl.DER_cert_to_PEM_cert(shown).encode()).serial
+
+
+def test_certificates_of_our_own_are_good_for_mutual_tls(serve: Serve, folder: Path) -> None:
+    server, client = files_of(folder, "127.0.0.1"), files_of(folder, "laptop")
     assert echoes(open_channel(serve(server), client))
     assert_refused(open_channel(serve(client), client), "Hostname")
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.key")} == {0o600}
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".key"] * 3 + [".pem"] * 3
+
+
+def test_a_server_learns_the_names_that_a_client_shows(serve: Serve, folder: Path) -> None:
+    make_certificates(folder, [["fd00::2", "10.0.0.2", "vm-1.lab"], ["x" * 50 + ".lab" * 5]], NOW)
+    address = serve(files_of(folder, "127.0.0.1"))
+    for name, names in (
+        ("fd00--2", "10.0.0.2 fd00::2 vm-1.lab"),
+        ("laptop", "laptop"),
+        ("x" * 50 + ".lab" * 5, "x" * 50 + ".lab" * 5),  # too long for a common name
+    ):
+        with open_channel(address, files_of(folder, name)) as channel:
+            assert channel.unary_unary("/test/Who")(b"", timeout=10).decode() == names
+
+
+def test_a_server_learns_the_common_name_as_well(serve: Serve, folder: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    for name, pair in {
+        "127.0.0.1": authority.issue_cert("127.0.0.1"),
+        "client": authority.issue_cert("a@b.example", "vm-1", common_name="worker"),
+    }.items():
+        pair.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+        pair.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    with open_channel(serve(files_of(tmp_path, "127.0.0.1")), files_of(tmp_path, "client")) as channel:
+        assert channel.unary_unary("/test/Who")(b"", timeout=10) == b"vm-1 worker", "and no mail address"
+
+
+def test_without_tls_a_server_learns_no_names(serve: Serve) -> None:
+    with open_channel(serve(None)) as channel:
+        assert channel.unary_unary("/test/Who")(b"", timeout=10) == b""
+
+
+def test_a_renewed_certificate_is_shown_with_the_next_handshake(serve: Serve, folder: Path) -> None:
+    client, certificate = files_of(folder, "laptop"), folder / "127.0.0.1.pem"
+    address = serve(files_of(folder, "127.0.0.1"))
+    first = serial(certificate)
+    assert serial_shown(address, client) == first
+    with open_channel(address, client) as channel:
+        echo = channel.unary_unary("/test/Echo")
+        assert echo(b"hello", timeout=10) == b"hello"
+        renew_certificates(folder, ["127.0.0.1"], NOW)
+        assert serial_shown(address, client) == serial(certificate) != first
+        assert echo(b"hello", timeout=10) == b"hello", "what is connected stays so"
+    assert echoes(open_channel(address, client))
+
+
+def test_a_running_server_changes_to_another_authority(serve: Serve, folder: Path, other: Path) -> None:
+    old, new = files_of(folder, "laptop"), files_of(other, "laptop")
+    shutil.copytree(folder, live := folder.with_name("live"))
+    address = serve(files_of(live, "127.0.0.1"))
+    assert echoes(open_channel(address, old))
+    assert_refused(open_channel(address, new), "issuer|verify")
+    for name in ("127.0.0.1.pem", "127.0.0.1.key", "authority.pem"):
+        (other / name).replace(live / name)
+    shutil.copy(live / "authority.pem", other)
+    assert_refused(open_channel(address, old), "issuer|verify")
+    assert echoes(open_channel(address, new))
+
+
+def test_a_new_end_of_the_authority_changes_nothing(serve: Serve, folder: Path) -> None:
+    shutil.copytree(folder, before := folder.with_name("before"))
+    renew_certificates(folder, ["authority", "laptop"], NOW)
+    assert serial(folder / "authority.pem") != serial(before / "authority.pem")
+    for server, client in ((before, folder), (folder, before)):
+        assert echoes(open_channel(serve(files_of(server, "127.0.0.1")), files_of(client, "laptop")))
+
+
+def test_files_that_do_not_fit_together_are_not_taken(
+    serve: Serve, folder: Path, other: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, certificate, key = files_of(folder, "laptop"), folder / "127.0.0.1.pem", folder / "127.0.0.1.key"
+    address = serve(files_of(folder, "127.0.0.1"))
+    first = serial(certificate)
+    make_certificates(other, [["127.0.0.1"]], NOW, renew=True)
+    shutil.copy(other / "127.0.0.1.key", key)
+    for _ in range(2):
+        assert serial_shown(address, client) == first
+    [warning] = warnings(caplog)
+    assert "goes on with the files as they were before" in warning
+    assert f"{key} are no certificate and its unencrypted key" in warning
+
+
+def test_half_written_files_are_not_taken(serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client, certificate = files_of(folder, "laptop"), folder / "127.0.0.1.pem"
+    address = serve(files_of(folder, "127.0.0.1"))
+    first = serial(certificate)
+    renew_certificates(folder, ["127.0.0.1"], NOW)
+    content = certificate.read_bytes()
+    certificate.unlink()
+    assert serial_shown(address, client) == first
+    certificate.write_bytes(content[:300])
+    assert serial_shown(address, client) == first
+    certificate.write_bytes(content)
+    assert serial_shown(address, client) == serial(certificate) != first
+    assert len(warnings(caplog)) == 2
+
+
+def test_the_log_warns_of_certificates_that_soon_end(
+    serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = files_of(folder, "laptop")
+    address = serve(files_of(folder, "127.0.0.1"))
+    assert warnings(caplog) == []
+    renew_certificates(folder, ["127.0.0.1"], NOW, days=10)
+    for _ in range(2):
+        assert echoes(open_channel(address, client))
+    assert len(warnings(caplog)) == 1, "as it is renewed"
+    serve(files_of(folder, "127.0.0.1"))
+    assert len(warnings(caplog)) == 2, "as a server starts"
+    open_channel(address, files_of(folder, "127.0.0.1")).close()
+    assert len(warnings(caplog)) == 3, "as a channel is opened"
+    for warning in warnings(caplog):
+        assert warning.startswith(f"{folder / '127.0.0.1.pem'}: the certificate of 127.0.0.1 expires on")
+
+
+def test_a_client_can_know_that_its_files_have_changed(serve: Serve, folder: Path, other: Path) -> None:
+    shutil.copytree(folder, live := folder.with_name("live"))
+    files = files_of(live, "laptop")
+    stamp = files.stamp()
+    address = serve(files_of(other, "127.0.0.1"))
+    assert_refused(open_channel(address, files), "issuer|verify")
+    assert files.stamp() == stamp
+    files.authority.write_bytes(b"-----BEGIN")
+    assert files.stamp() != stamp
+    with pytest.raises(InputError, match=r"authority\.pem is no certificate"):
+        open_channel(address, files)
+    for name in ("laptop.pem", "laptop.key", "authority.pem"):
+        shutil.copy(other / name, live)
+    assert files.stamp() != stamp
+    assert echoes(open_channel(address, files)), "as the files are now"

@@ -1,14 +1,15 @@
 """Settings of every gRPC channel and server: who may connect, what stays alive, how the project's errors travel."""
 
 import ipaddress
-import os
+import logging
 import re
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -20,11 +21,16 @@ from qubic_lab.errors import (
     InputError,
     ModelError,
     NonFiniteError,
+    NotFoundError,
     QubicLabError,
     RankError,
+    RefusedError,
     RequestCancelled,
 )
 from qubic_lab.settings import settings
+from qubic_lab.wire.certificates import Pair, check_pair, describe, expiry_warning
+
+_log = logging.getLogger(__name__)
 
 MOST_BYTES = 64 * 2**20
 """The largest message that either side takes."""
@@ -57,6 +63,8 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
 _STATUS_OF_ERROR: dict[type[QubicLabError], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
     ModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    RefusedError: grpc.StatusCode.PERMISSION_DENIED,
     NonFiniteError: grpc.StatusCode.DATA_LOSS,
     RankError: grpc.StatusCode.ABORTED,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -64,6 +72,10 @@ _STATUS_OF_ERROR: dict[type[QubicLabError], grpc.StatusCode] = {
     RequestCancelled: grpc.StatusCode.CANCELLED,
 }
 _ERROR_OF_STATUS = {status: error for error, status in _STATUS_OF_ERROR.items()}
+
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""Of each file the time of its last change, its size and its inode; None where it is missing."""
 
 
 @dataclass(frozen=True)
@@ -79,34 +91,112 @@ class TlsFiles:
     authority: Path
 
     def __post_init__(self) -> None:
+        self.read()
+
+    def stamp(self) -> Stamp:
+        """Return what changes with the files.
+
+        A channel keeps the files that it was opened with. A client that lives for longer than they may takes the stamp
+        before it opens one, and opens another when the stamp has changed.
+        """
+        return tuple(_stamp(getattr(self, field.name)) for field in fields(self))
+
+    def for_client(self) -> grpc.ChannelCredentials:
+        """Return what a client shows and whom it believes, as the files are now.
+
+        Raises:
+            InputError: as TlsFiles.
+        """
+        pair, authority = _read_for_use(self)
+        return grpc.ssl_channel_credentials(authority, pair.key, pair.certificate)
+
+    def for_server(self) -> grpc.ServerCredentials:
+        """Return what a server shows and asks of every client: a certificate by the authority.
+
+        Each handshake goes by the files as they are then. While they do not fit together, or are half written, those
+        before hold, and the log says so. gRPC calls Python for that: see GRPC_ENABLE_FORK_SUPPORT in docs/hosts.md.
+
+        Raises:
+            InputError: as TlsFiles.
+        """
+        files = _ServerFiles(self)
+        # The stubs do not know that None, too, is an answer: nothing has changed.
+        fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", files.changed)
+        return grpc.dynamic_ssl_server_credentials(files.first, fetch, require_client_authentication=True)
+
+    def read(self) -> tuple[Pair, bytes]:
+        """Return the pair and the authority as the files are now.
+
+        Raises:
+            InputError: as TlsFiles; gRPC would say no more than that a handshake failed.
+        """
+        content = {}
         for field in fields(self):
             path = getattr(self, field.name)
-            if not (path.is_file() and os.access(path, os.R_OK)):
-                raise InputError(f"TLS {field.name} {path} is no file that can be read: give a PEM file")
-        # gRPC would say no more than that a handshake failed.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            try:
+                content[field.name] = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"TLS {field.name} {path} is no file that can be read: give a PEM file") from error
+        pair = Pair(content["certificate"], content["key"])
         try:
-            context.load_cert_chain(self.certificate, self.key, password="")
-        except ssl.SSLError as error:
+            check_pair(pair)
+        except InputError as error:
             raise InputError(
-                f"{self.certificate} and {self.key} are no certificate and its unencrypted key ({error.reason}): "
+                f"{self.certificate} and {self.key} are no certificate and its unencrypted key ({error}): "
                 "give the pair of PEM files that was made together"
             ) from error
         try:
-            context.load_verify_locations(self.authority)
-        except ssl.SSLError as error:
+            describe(content["authority"])
+        except InputError as error:
             raise InputError(f"TLS authority {self.authority} is no certificate: give a PEM file") from error
+        return pair, content["authority"]
 
-    def for_client(self) -> grpc.ChannelCredentials:
-        """Return what a client shows and whom it believes."""
-        return grpc.ssl_channel_credentials(
-            self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
-        )
 
-    def for_server(self) -> grpc.ServerCredentials:
-        """Return what a server shows and asks of every client: a certificate by the authority."""
-        pair = (self.key.read_bytes(), self.certificate.read_bytes())
-        return grpc.ssl_server_credentials([pair], self.authority.read_bytes(), require_client_auth=True)
+def _read_for_use(files: TlsFiles) -> tuple[Pair, bytes]:
+    """Return the files' content; the log says where it soon ends."""
+    pair, authority = files.read()
+    for path, pem in ((files.certificate, pair.certificate), (files.authority, authority)):
+        warning = expiry_warning(describe(pem), datetime.now(UTC))
+        if warning is not None:
+            _log.warning("%s: %s", path, warning)
+    return pair, authority
+
+
+class _ServerFiles:
+    """The files that a listening server goes by: those that last fitted together.
+
+    Attributes:
+        first: what it starts with.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._lock = Lock()  # gRPC asks from threads of its own
+        self._used = files.stamp()  # before reading: what changes meanwhile is read again
+        self._refused: Stamp | None = None
+        self.first = self._configuration()
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the files' content where it has changed and is good, else None."""
+        with self._lock:
+            stamp = self._files.stamp()
+            if stamp == self._used:
+                return None
+            try:
+                configuration = self._configuration()
+            except InputError as error:
+                # Tried again with each handshake: what made it unreadable may not show in the stamp.
+                if stamp != self._refused:
+                    _log.warning("TLS goes on with the files as they were before: %s", error)
+                    self._refused = stamp
+                return None
+            _log.info("TLS goes on with new files: %s", self._files.certificate)
+            self._used = stamp
+            return configuration
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        pair, authority = _read_for_use(self._files)
+        return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], authority)
 
 
 def tls_from_settings() -> TlsFiles | None:
@@ -148,13 +238,14 @@ def open_async_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Ch
     return grpc.aio.secure_channel(address, tls.for_client(), options=CLIENT_OPTIONS)
 
 
-def listen(server: grpc.Server, address: str, tls: TlsFiles | None = None) -> int:
+def listen(server: grpc.Server | grpc.aio.Server, address: str, tls: TlsFiles | None = None) -> int:
     """Let a server made with SERVER_OPTIONS listen at an address and return the port (chosen by the system for port 0).
 
     Args:
         server: not started yet.
         address: as in open_channel.
-        tls: as in open_channel; each client must show a certificate by the authority.
+        tls: as in open_channel; each client must show a certificate by the authority. Renewed files hold from the next
+            handshake on.
 
     Raises:
         InputError: as open_channel; or the port is used, or the address is not this host's.
@@ -170,6 +261,19 @@ def listen(server: grpc.Server, address: str, tls: TlsFiles | None = None) -> in
         raise InputError(
             f"cannot listen at {address}: another process holds it, or it is no address of this host; give another"
         ) from error
+
+
+def peer_names(context: grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]) -> frozenset[str]:
+    """Return the host names and IP addresses in the certificate that a caller showed; none without TLS.
+
+    Its common name counts only where it has no others: one made elsewhere may be the same for all hosts.
+    """
+    shown = context.auth_context()  # its `x509_subject_alternative_name` mixes in mail addresses and URIs
+
+    def values(*keys: str) -> frozenset[str]:
+        return frozenset(name.decode() for key in keys for name in shown.get(key, ()) if isinstance(name, bytes))
+
+    return values("peer_dns", "peer_ip") or values("x509_common_name")
 
 
 class RefuseMalformed(grpc.ServerInterceptor):
@@ -220,28 +324,42 @@ def error_of(error: grpc.RpcError) -> QubicLabError:
     return _ERROR_OF_STATUS.get(error.code(), QubicLabError)(error.details())
 
 
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def _required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
     """Return the TLS files to use at an address: given, or of the settings, or None where nobody else can reach it."""
     if address.startswith("unix:"):
         return tls
-    host = _host(address)
+    host = read_host(address)
     tls = tls or tls_from_settings()
-    if tls is None and not _is_loopback(host):
+    if tls is None and not is_loopback(host):
         raise InputError(
             f"{address} is beyond this host, where only mutual TLS is spoken: set QUBIC_LAB_TLS_CERTIFICATE, "
-            "QUBIC_LAB_TLS_KEY and QUBIC_LAB_TLS_AUTHORITY (launch/certificates.sh makes the files)"
+            "QUBIC_LAB_TLS_KEY and QUBIC_LAB_TLS_AUTHORITY (`qubic-lab certs make` makes the files)"
         )
     return tls
 
 
-def _host(address: str) -> str:
+def read_host(address: str) -> str:
+    """Return the host of `HOST:PORT`.
+
+    Raises:
+        InputError: it is none.
+    """
     match = re.fullmatch(r"([\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address)
     if match is None or int(match[2]) > 65535:
         raise InputError(f"address {address!r} is not understood: give HOST:PORT, as in 127.0.0.1:7700, or unix:PATH")
     return match[1].strip("[]")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a host by this name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

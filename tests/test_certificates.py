@@ -1,0 +1,334 @@
+"""Certificates that TLS accepts, whose keys stay secret, and that are renewed in time."""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from qubic_lab.cli.main import run
+from qubic_lab.errors import InputError
+from qubic_lab.wire import certificates
+from qubic_lab.wire.certificates import (
+    AUTHORITY_DAYS,
+    CertificateInfo,
+    Pair,
+    check_name,
+    check_pair,
+    describe,
+    expiry_warning,
+    make_certificates,
+    new_authority,
+    new_host,
+    renew_certificates,
+    renewed_authority,
+    renewed_host,
+)
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Pair:
+    return new_authority(NOW)
+
+
+def verify(host: bytes, authority: bytes, name: str, time: datetime = NOW) -> None:
+    """Check a certificate by the rules of the web, for serving under a name and for connecting."""
+    certificate = x509.load_pem_x509_certificate(host)
+    builder = PolicyBuilder().store(Store([x509.load_pem_x509_certificate(authority)])).time(time)
+    try:
+        subject: Any = x509.IPAddress(ip_address(name))
+    except ValueError:
+        subject = x509.DNSName(name)
+    builder.build_server_verifier(subject).verify(certificate, [])
+    builder.build_client_verifier().verify(certificate, [])
+
+
+@pytest.mark.parametrize("name", ["10.0.0.2", "fd00::2", "vm-1.lab", "localhost", "x" * 60 + ".lab" * 9])
+def test_a_host_is_believed_under_its_names_alone(authority: Pair, name: str) -> None:
+    host = new_host([name, "also"], authority, NOW)
+    check_pair(host)
+    verify(host.certificate, authority.certificate, name)
+    verify(host.certificate, authority.certificate, "also")
+    with pytest.raises(VerificationError):
+        verify(host.certificate, authority.certificate, "vm-9")
+    with pytest.raises(VerificationError):
+        verify(host.certificate, new_authority(NOW).certificate, name)
+
+
+def test_it_is_good_from_an_hour_before_to_its_last_day(authority: Pair) -> None:
+    host = new_host(["vm-1"], authority, NOW, days=7)
+    for time in (NOW - timedelta(minutes=59), NOW + 7 * DAY):
+        verify(host.certificate, authority.certificate, "vm-1", time)
+    for time in (NOW - timedelta(minutes=61), NOW + 7 * DAY + timedelta(seconds=1)):
+        with pytest.raises(VerificationError):
+            verify(host.certificate, authority.certificate, "vm-1", time)
+
+
+def test_no_host_outlives_its_authority(authority: Pair) -> None:
+    near_the_end = NOW + (AUTHORITY_DAYS - 5) * DAY
+    assert describe(new_host(["vm-1"], authority, near_the_end).certificate).valid_to_utc == NOW + AUTHORITY_DAYS * DAY
+    with pytest.raises(InputError, match="the authority has expired: renew it first"):
+        new_host(["vm-1"], authority, NOW + (AUTHORITY_DAYS + 1) * DAY)
+
+
+def test_a_host_is_no_authority(authority: Pair) -> None:
+    host = new_host(["vm-1"], authority, NOW)
+    with pytest.raises(InputError, match="no authority"):
+        new_host(["vm-2"], host, NOW)
+    constraints = x509.load_pem_x509_certificate(authority.certificate).extensions.get_extension_for_class(
+        x509.BasicConstraints
+    )
+    assert constraints.critical and constraints.value == x509.BasicConstraints(ca=True, path_length=0)
+
+
+def test_what_a_certificate_says(authority: Pair) -> None:
+    by = describe(authority.certificate)
+    host = describe(new_host(["fd00:0::2", "vm-1"], authority, NOW).certificate)
+    assert by.names == ("Qubic Lab authority",)
+    assert host.names == ("fd00::2", "vm-1")
+    assert host.authority == by.authority != describe(new_authority(NOW).certificate).authority
+    assert (host.valid_from_utc, host.valid_to_utc) == (NOW - timedelta(hours=1), NOW + 365 * DAY)
+    assert host.serial != describe(new_host(["vm-1"], authority, NOW).certificate).serial
+
+
+@pytest.mark.parametrize("text", [b"", b"no certificate\n", b"-----BEGIN CERTIFICATE-----\nMIIB\n"])
+def test_what_is_no_certificate_says_so(text: bytes) -> None:
+    with pytest.raises(InputError, match="no certificate"):
+        describe(text)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (30 * DAY, None),
+        (30 * DAY - timedelta(seconds=1), "vm-1, 10.0.0.2 expires on 2030-01-31, 29 whole days"),
+        (timedelta(0), "expires on 2030-01-01, 0 whole days"),
+        (-timedelta(seconds=1), "vm-1, 10.0.0.2 expired on 2030-01-01 at 11:59 UTC"),
+    ],
+)
+def test_when_a_warning_is_due(left: timedelta, said: str | None) -> None:
+    info = CertificateInfo(("vm-1", "10.0.0.2"), "1", NOW - DAY, NOW + left, "someone")
+    warning = expiry_warning(info, NOW)
+    assert (warning is None) == (said is None)
+    assert said is None or (said in str(warning) and "qubic-lab certs renew" in str(warning))
+
+
+@pytest.mark.parametrize(("name", "known"), [("fd00:0::2", "fd00::2"), ("vm_1.lab", "vm_1.lab"), ("9-a", "9-a")])
+def test_names(name: str, known: str) -> None:
+    assert check_name(name) == known
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../a", "a/b", "10.0.0.300", "10.0", "-a", "a-", "a..b", "a b", "ä", "*.lab", "fe80::1%eth0",
+     "authority", "a" * 64, "a." * 130 + "a", "vm-1\n"],
+)  # fmt: skip
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(InputError, match="give a host name or an IP address"):
+        check_name(name)
+
+
+def test_a_renewed_host_keeps_its_names_and_its_key(authority: Pair) -> None:
+    host = new_host(["vm-1", "10.0.0.2"], authority, NOW)
+    later = NOW + 400 * DAY
+    renewed = Pair(renewed_host(host.certificate, authority, later), host.key)
+    check_pair(renewed)
+    verify(renewed.certificate, authority.certificate, "10.0.0.2", later)
+    old, new = describe(host.certificate), describe(renewed.certificate)
+    assert (new.names, new.authority) == (old.names, old.authority)
+    assert new.serial != old.serial
+    with pytest.raises(InputError, match="another authority signed it"):
+        renewed_host(host.certificate, new_authority(NOW), later)
+
+
+def test_a_renewed_authority_stands_for_what_it_signed_before(authority: Pair) -> None:
+    host = new_host(["vm-1"], authority, NOW)
+    renewed = renewed_authority(authority, NOW + 100 * DAY)
+    verify(host.certificate, renewed.certificate, "vm-1", NOW + 100 * DAY)
+    later = new_host(["vm-1"], renewed, NOW + 100 * DAY)
+    verify(later.certificate, authority.certificate, "vm-1", NOW + 100 * DAY)
+
+
+def names_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_secrets_are_their_owners(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        make_certificates(tmp_path / "new" / "tls", [["10.0.0.2"], ["fd00::2"]], NOW)
+    finally:
+        os.umask(before)
+    folder = tmp_path / "new" / "tls"
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert modes == {
+        "10.0.0.2.key": 0o600,
+        "10.0.0.2.pem": 0o644,
+        "authority.key": 0o600,
+        "authority.pem": 0o644,
+        "fd00--2.key": 0o600,
+        "fd00--2.pem": 0o644,
+    }
+
+
+def test_a_folder_where_others_write_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with pytest.raises(InputError, match="other users may write"):
+        make_certificates(tmp_path, [["vm-1"]], NOW)
+    assert names_of(tmp_path) == []
+
+
+def test_more_hosts_by_the_same_authority(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [["vm-1"]], NOW)
+    authority = (tmp_path / "authority.pem").read_bytes()
+    assert make_certificates(tmp_path, [["vm-2"]], NOW) == [tmp_path / "vm-2.pem"]
+    assert (tmp_path / "authority.pem").read_bytes() == authority
+    verify((tmp_path / "vm-2.pem").read_bytes(), authority, "vm-2")
+
+
+def test_nothing_is_written_over_unless_asked(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [["vm-1"]], NOW)
+    content = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=r"vm-1\.key is there already: give --renew"):
+        make_certificates(tmp_path, [["vm-2"], ["vm-1"]], NOW)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == content
+    make_certificates(tmp_path, [["vm-1"]], NOW, renew=True)
+    changed = {path.name for path, before in content.items() if path.read_bytes() != before}
+    assert changed == {"vm-1.pem", "vm-1.key"}
+    check_pair(Pair((tmp_path / "vm-1.pem").read_bytes(), (tmp_path / "vm-1.key").read_bytes()))
+
+
+@pytest.mark.parametrize("hosts", [[["vm-1"], ["vm-1", "a"]], [["vm-1"], ["a b"]], [["fd00::2"], ["fd00:0::2"]]])
+def test_what_cannot_be_made_leaves_nothing(tmp_path: Path, hosts: list[list[str]]) -> None:
+    with pytest.raises(InputError):
+        make_certificates(tmp_path / "tls", hosts, NOW)
+    assert not (tmp_path / "tls").exists()
+
+
+@pytest.mark.parametrize("missing", ["authority.pem", "authority.key"])
+def test_half_an_authority_is_not_made_whole(tmp_path: Path, missing: str) -> None:
+    make_certificates(tmp_path, [["vm-1"]], NOW)
+    (tmp_path / missing).unlink()
+    with pytest.raises(InputError, match=f"{missing} is missing"):
+        make_certificates(tmp_path, [["vm-2"]], NOW)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificates(tmp_path, [["vm-1"]], NOW)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(certificates.os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        make_certificates(tmp_path, [["vm-1"]], NOW, renew=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_soon_ends_is_renewed(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [["vm-1"]], NOW, days=100)
+    make_certificates(tmp_path, [["vm-2"]], NOW, days=40)
+    (tmp_path / "vm-2.key").unlink()  # it is where it is used
+    assert renew_certificates(tmp_path, [], NOW) == []
+    assert renew_certificates(tmp_path, [], NOW + 11 * DAY) == [tmp_path / "vm-2.pem"]
+    assert describe((tmp_path / "vm-2.pem").read_bytes()).valid_to_utc == NOW + 376 * DAY
+    assert renew_certificates(tmp_path, ["vm-1"], NOW, days=200) == [tmp_path / "vm-1.pem"]
+    assert describe((tmp_path / "vm-1.pem").read_bytes()).valid_to_utc == NOW + 200 * DAY
+    assert "vm-2.key" not in names_of(tmp_path)
+
+
+def test_an_authority_that_soon_ends_is_renewed_before_its_hosts(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [["vm-1"]], NOW)
+    late = NOW + AUTHORITY_DAYS * DAY
+    assert renew_certificates(tmp_path, [], late) == [tmp_path / "authority.pem", tmp_path / "vm-1.pem"]
+    host = (tmp_path / "vm-1.pem").read_bytes()
+    assert describe(host).valid_to_utc == late + 365 * DAY
+    verify(host, (tmp_path / "authority.pem").read_bytes(), "vm-1", late)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A new folder's name, where the commands stand."""
+    monkeypatch.chdir(tmp_path)
+    return Path("tls")
+
+
+def test_make_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["certs", "make", "tls", "10.0.0.2,vm-1", "laptop"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split() == ["tls/10.0.0.2.pem", "tls/laptop.pem"]
+    assert "authority.key stays here" in err
+    assert run(["certs", "show", "tls"]) == 0
+    out, err = capsys.readouterr()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines())
+    assert header == ["file", "names", "valid from", "valid to", "days left", "authority"]
+    assert [row[:2] for row in rows] == [
+        ["tls/10.0.0.2.pem", "10.0.0.2, vm-1"],
+        ["tls/authority.pem", "Qubic Lab authority"],
+        ["tls/laptop.pem", "laptop"],
+    ]
+    assert [row[4] for row in rows] == ["364", "3649", "364"]
+    assert len({row[5] for row in rows}) == 1
+    assert err == ""
+
+
+def test_show_tells_what_expires_and_what_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = datetime.now(UTC)
+    make_certificates(folder, [["vm-1"]], now, days=29)
+    assert run(["certs", "show", "tls/vm-1.pem"]) == 0
+    assert "tls/vm-1.pem: the certificate of vm-1 expires on" in capsys.readouterr().err
+    make_certificates(folder, [["vm-2"]], now - 2 * DAY, days=1)
+    assert run(["certs", "show", "--json", "tls/vm-1.pem", "tls/vm-2.pem"]) == 1
+    out, err = capsys.readouterr()
+    shown = json.loads(out)["certificates"]
+    assert [(each["file"], each["expired"], each["days_left"]) for each in shown] == [
+        ("tls/vm-1.pem", False, 28),
+        ("tls/vm-2.pem", True, -2),
+    ]
+    assert shown[1]["names"] == ["vm-2"]
+    assert "error: tls/vm-2.pem has expired: renew it" in err
+
+
+def test_renew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_certificates(folder, [["vm-1"], ["fd00::2"]], datetime.now(UTC), days=29)
+    assert run(["certs", "renew", "tls", "fd00::2", "--days", "60"]) == 0
+    assert capsys.readouterr().out.split() == ["tls/fd00--2.pem"]
+    assert run(["certs", "renew", "tls"]) == 0
+    assert capsys.readouterr().out.split() == ["tls/vm-1.pem"]
+    assert run(["certs", "renew", "tls"]) == 0
+    assert "nothing to renew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("make tls 10.0.0.300", "'10.0.0.300' cannot be in a certificate"),
+        ("make tls a,,b", "give values separated by single commas"),
+        ("make tls a --days 0", "days is 0: it must be at least 1"),
+        ("make made vm-1", "made/vm-1.pem or made/vm-1.key is there already: give --renew"),
+        ("renew made vm-2", "unknown certificate 'vm-2': did you mean 'vm-1'?"),
+        ("renew tls", "tls has no authority.key"),
+        ("show tls", "tls cannot be read (No such file or directory)"),
+        ("show empty", "empty has no *.pem"),
+        ("show made/vm-1.key", "made/vm-1.key: no certificate"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_certificates(Path("made"), [["vm-1"]], datetime.now(UTC))
+    Path("empty").mkdir()
+    assert run(["certs", *line.split()]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("error: ") and said in err
+    assert not folder.exists()
