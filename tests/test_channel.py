@@ -356,17 +356,22 @@ def test_a_server_learns_the_names_that_a_client_shows(serve: Serve, folder: Pat
             assert channel.unary_unary("/test/Who")(b"", timeout=10).decode() == names
 
 
-def test_a_server_learns_the_common_name_as_well(serve: Serve, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shown", "learned"), [(("a@b.example", "vm-1"), b"vm-1"), (("a@b.example",), b"worker")], ids=("host", "no host")
+)
+def test_a_common_name_counts_only_where_there_is_no_other(
+    shown: tuple[str, ...], learned: bytes, serve: Serve, tmp_path: Path
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     for name, pair in {
         "127.0.0.1": authority.issue_cert("127.0.0.1"),
-        "client": authority.issue_cert("a@b.example", "vm-1", common_name="worker"),
+        "client": authority.issue_cert(*shown, common_name="worker"),
     }.items():
         pair.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
         pair.private_key_pem.write_to_path(tmp_path / f"{name}.key")
     with open_channel(serve(files_of(tmp_path, "127.0.0.1")), files_of(tmp_path, "client")) as channel:
-        assert channel.unary_unary("/test/Who")(b"", timeout=10) == b"vm-1 worker", "and no mail address"
+        assert channel.unary_unary("/test/Who")(b"", timeout=10) == learned
 
 
 def test_without_tls_a_server_learns_no_names(serve: Serve) -> None:
