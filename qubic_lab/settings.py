@@ -21,6 +21,10 @@ class Settings(BaseSettings):
     """Executed notebooks, results and manifests."""
     reports: Path = Path("reports")
     """Pages made by `qubic-lab report`."""
+    data: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("qubic-lab", appauthor=False)))
+    """What is collected and must not be lost, such as the SQLite database."""
+    database_url: str | None = None
+    """SQL database: sqlite:///FILE or postgresql://…; where none is set, a SQLite file in the data folder."""
     group_timeout_s: float = 300.0
     """A rank that waits longer than this for another one gives up: more than the slowest takes to load its layers."""
     redis_url: str | None = None

@@ -1,0 +1,177 @@
+"""Every vote that was held, so that each can be read back: who said what, how alike, who won and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Engine,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    and_,
+    func,
+    insert,
+    or_,
+    select,
+)
+
+from qubic_lab.database import metadata
+from qubic_lab.errors import InputError, NotFoundError, check_range
+
+MOST_PAGE = 200
+
+VOTES = Table(
+    "consensus_votes",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("created_utc", DateTime(timezone=True), nullable=False),
+    Column("mode", String(32), nullable=False),
+    Column("question", Text, nullable=False),
+    Column("level", String(32), nullable=False),
+    Column("confidence", Double),
+    Column("conflict", Boolean, nullable=False),
+    Column("voters", Integer, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("trail", JSON, nullable=False),
+    Index(None, "created_utc", "id"),
+)
+
+
+@dataclass(frozen=True)
+class VoteSummary:
+    """A vote as lists show it; `confidence` is None where it is uncalibrated, `tokens` are new ones of all voters."""
+
+    id: str
+    created_utc: datetime
+    mode: str
+    question: str
+    level: str
+    confidence: float | None
+    conflict: bool
+    voters: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some votes, the newest first, and the cursor of the next page if there is one."""
+
+    votes: tuple[VoteSummary, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class ModeMetrics:
+    """All votes of one mode: how many, how many with a conflict, and means."""
+
+    mode: str
+    votes: int
+    conflicts: int
+    mean_confidence: float | None
+    mean_seconds: float
+    mean_tokens: float
+    levels: Mapping[str, int]
+
+
+class VoteHistory:
+    """The history in a database that `open_database` opened."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, summary: VoteSummary, trail: Mapping[str, Any]) -> None:
+        """Keep a vote: its summary and its whole trail, as plain values for JSON."""
+        values = {name: getattr(summary, name) for name in VoteSummary.__dataclass_fields__}
+        with self._engine.begin() as connection:
+            connection.execute(insert(VOTES).values(**values, trail=dict(trail)))
+
+    def trail(self, id: str) -> dict[str, Any]:
+        """Return the whole trail of a vote.
+
+        Raises:
+            NotFoundError: there is no such vote.
+        """
+        with self._engine.connect() as connection:
+            found = connection.execute(select(VOTES.c.trail).where(VOTES.c.id == id)).scalar()
+        if found is None:
+            raise NotFoundError(f"no vote {id!r} is known: /api/consensus/history lists them")
+        return dict(found)
+
+    def page(self, limit: int = 50, cursor: str | None = None, *, conflicts: bool = False) -> Page:
+        """Return the newest votes, or those after a page's cursor; with `conflicts` only those that had one.
+
+        Raises:
+            InputError: the limit is out of range, or the cursor none that a page gave.
+        """
+        check_range("limit", limit, 1, MOST_PAGE)
+        columns = [VOTES.c[name] for name in VoteSummary.__dataclass_fields__]
+        query = select(*columns).order_by(VOTES.c.created_utc.desc(), VOTES.c.id.desc()).limit(limit + 1)
+        if conflicts:
+            query = query.where(VOTES.c.conflict)
+        if cursor is not None:
+            created, id = _read_cursor(cursor)
+            query = query.where(
+                or_(VOTES.c.created_utc < created, and_(VOTES.c.created_utc == created, VOTES.c.id < id))
+            )
+        with self._engine.connect() as connection:
+            rows = [VoteSummary(**_in_utc(row._asdict())) for row in connection.execute(query)]
+        more = len(rows) > limit
+        last = rows[limit - 1] if more else None
+        return Page(tuple(rows[:limit]), f"{last.created_utc.isoformat()}_{last.id}" if last else None)
+
+    def metrics(self) -> list[ModeMetrics]:
+        """Return what came of the votes of each mode, by its name."""
+        sums = (
+            select(
+                VOTES.c.mode,
+                func.count().label("votes"),
+                func.sum(VOTES.c.conflict.cast(Integer)).label("conflicts"),
+                func.avg(VOTES.c.confidence).label("mean_confidence"),
+                func.avg(VOTES.c.seconds).label("mean_seconds"),
+                func.avg(VOTES.c.tokens).label("mean_tokens"),
+            )
+            .group_by(VOTES.c.mode)
+            .order_by(VOTES.c.mode)
+        )
+        levels = select(VOTES.c.mode, VOTES.c.level, func.count()).group_by(VOTES.c.mode, VOTES.c.level)
+        with self._engine.connect() as connection:
+            by_mode: dict[str, dict[str, int]] = {}
+            for mode, level, count in connection.execute(levels):
+                by_mode.setdefault(mode, {})[level] = count
+            return [
+                ModeMetrics(
+                    row.mode,
+                    row.votes,
+                    row.conflicts,
+                    row.mean_confidence,
+                    row.mean_seconds,
+                    float(row.mean_tokens),
+                    by_mode[row.mode],
+                )
+                for row in connection.execute(sums)
+            ]
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    created, _, id = cursor.partition("_")
+    try:
+        return datetime.fromisoformat(created), id
+    except ValueError as error:
+        raise InputError(f"cursor {cursor!r} is none that a page gave: leave it out for the first page") from error
+
+
+def _in_utc(row: dict[str, Any]) -> dict[str, Any]:
+    """Give times that SQLite keeps without their zone, which is UTC, the zone again."""
+    created = row["created_utc"]
+    return row | {"created_utc": created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)}

@@ -1,0 +1,136 @@
+"""The SQL database: SQLite in a file by default, PostgreSQL by its URL; opening it makes the missing tables."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.settings import settings
+
+BACKENDS = ("sqlite", "postgresql")
+BUSY_S = 30
+"""So long does a writer of SQLite wait for another one."""
+_UPGRADE_LOCK = 0x5142_4C41
+"""Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+"""Every table of the project; the modules that use them define them."""
+
+
+def open_database(url: str | None = None) -> Engine:
+    """Return an engine on `url`, else QUBIC_LAB_DATABASE_URL, else a SQLite file in the data folder.
+
+    Tables are made or changed as the project's migrations say, by one process at a time.
+
+    Raises:
+        InputError: no URL, or of another database.
+        QubicLabError: it cannot be reached, or was made by a later version of this project.
+    """
+    parsed = _parse(url or settings().database_url or _default_url())
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        _make_folder(Path(str(parsed.database)))
+    engine = create_engine(parsed, pool_pre_ping=True, **_options(parsed))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+    try:
+        with engine.connect() as connection, _alone(connection):
+            _upgrade(connection)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        raise QubicLabError(f"database {shown} cannot be used ({reason}): check QUBIC_LAB_DATABASE_URL") from error
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise InputError("the database's URL cannot be read: give sqlite:///FILE or postgresql://…") from error
+    if backend not in BACKENDS:
+        raise InputError(f"database URL with {backend!r}: it must begin with sqlite:/// or postgresql://")
+    return parsed.set(drivername="postgresql+psycopg") if backend == "postgresql" else parsed
+
+
+def _options(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_S}}
+    return {"connect_args": {"connect_timeout": 10}}
+
+
+def _default_url() -> str:
+    return f"sqlite:///{settings().data / 'qubic-lab.db'}"
+
+
+def _make_folder(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{file.parent} cannot be made ({error.strerror}): set QUBIC_LAB_DATA to a folder that can"
+        ) from error
+
+
+def _set_up_sqlite(connection: Any, record: Any) -> None:
+    """Let readers go on beside a writer, and lose nothing that was committed when a process dies."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Keep other processes from changing tables at the same time."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+        try:
+            yield
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _UPGRADE_LOCK})
+            connection.commit()
+        return
+    file = connection.engine.url.database
+    if file in (None, "", ":memory:"):
+        yield
+        return
+    lock = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise QubicLabError(f"the database was made by a later version of this project ({error}): update it") from error
+    connection.commit()

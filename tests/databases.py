@@ -1,0 +1,45 @@
+"""Databases for tests: a SQLite file, and a PostgreSQL server of our own, started from its binaries."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SERVER_USER = "nobody"
+"""PostgreSQL refuses to run as root: there it runs as this one."""
+
+
+def _binary(name: str) -> str | None:
+    """Return a program of PostgreSQL: on PATH, or where Debian keeps it."""
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(versions[-1]) if versions else None)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Yield the URL of a server that listens on a unix socket alone, and ends afterwards."""
+    initdb, pg_ctl = _binary("initdb"), _binary("pg_ctl")
+    if initdb is None or pg_ctl is None:
+        pytest.skip("PostgreSQL is not installed here")
+    user = SERVER_USER if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="qlab-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        if user is not None:
+            os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+        data = f"{folder}/data"
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+
+        def run(*command: str) -> None:
+            subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL, env={"LC_ALL": "C"})
+
+        run(initdb, "-D", data, "-U", "lab", "-A", "trust", "-E", "UTF8", "--no-sync")
+        run(pg_ctl, "-D", data, "-o", options, "-l", f"{folder}/log", "-w", "start")
+        try:
+            yield f"postgresql://lab@/postgres?host={folder}"
+        finally:
+            run(pg_ctl, "-D", data, "-m", "immediate", "-w", "stop")

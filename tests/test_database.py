@@ -1,0 +1,134 @@
+"""The database: opened by several at once, from nothing, on SQLite and PostgreSQL; and the history of votes."""
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from databases import postgres
+from sqlalchemy import Engine, text
+
+from qubic_lab.consensus.history import VoteHistory, VoteSummary
+from qubic_lab.database import metadata, open_database
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+SUMMARY = VoteSummary("0" * 32, NOON, "nodes", "What is 2 + 2?", "answer", 0.9, False, 3, 60, 1.5)
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'lab.db'}"
+    found: str = request.getfixturevalue("postgres_url")
+    engine = open_database(found)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
+
+
+def numbered(number: int, **values: object) -> VoteSummary:
+    return replace(SUMMARY, id=f"{number:032}", created_utc=NOON + timedelta(seconds=number // 2), **values)
+
+
+def test_migrations_make_the_tables_that_the_modules_define(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_several_may_open_it_at_once(url: str) -> None:
+    opened: list[Engine] = []
+    threads = [threading.Thread(target=lambda: opened.append(open_database(url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    for engine in opened:
+        engine.dispose()
+
+
+def test_a_vote_is_read_back_whole_after_the_database_was_closed(url: str) -> None:
+    trail = {"question": "Was ist 2 + 2?", "groups": [[0, 1], [2]], "text": "四", "none": None, "share": 1 / 3}
+    first = open_database(url)
+    VoteHistory(first).add(SUMMARY, trail)
+    first.dispose()
+    again = open_database(url)
+    history = VoteHistory(again)
+    assert history.trail(SUMMARY.id) == trail
+    assert history.page().votes == (SUMMARY,)
+    with pytest.raises(NotFoundError, match="no vote 'x'"):
+        history.trail("x")
+    again.dispose()
+
+
+def test_pages_hold_each_vote_once_newest_first_even_at_equal_times(engine: Engine) -> None:
+    history = VoteHistory(engine)
+    for number in range(11):
+        history.add(numbered(number, conflict=number % 3 == 0), {})
+    seen, cursor = [], None
+    while True:
+        page = history.page(limit=4, cursor=cursor)
+        seen += [vote.id for vote in page.votes]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [f"{number:032}" for number in reversed(range(11))]
+    assert [vote.id for vote in history.page(conflicts=True).votes] == [f"{number:032}" for number in (9, 6, 3, 0)]
+    for wrong in ({"limit": 0}, {"limit": 201}, {"cursor": "yesterday"}):
+        with pytest.raises(InputError):
+            history.page(**wrong)
+
+
+def test_metrics_are_by_mode(engine: Engine) -> None:
+    history = VoteHistory(engine)
+    history.add(numbered(0, confidence=0.5, seconds=1.0, tokens=10), {})
+    history.add(numbered(1, confidence=None, seconds=3.0, tokens=30, conflict=True, level="fallback"), {})
+    history.add(numbered(2, mode="single", confidence=None), {})
+    nodes, single = history.metrics()
+    assert (nodes.mode, nodes.votes, nodes.conflicts, nodes.mean_confidence) == ("nodes", 2, 1, 0.5)
+    assert (nodes.mean_seconds, nodes.mean_tokens, nodes.levels) == (2.0, 20.0, {"answer": 1, "fallback": 1})
+    assert (single.votes, single.mean_confidence) == (1, None)
+
+
+def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(QubicLabError, match="later version"):
+        open_database(url)
+
+
+@pytest.mark.parametrize("wrong", ["mysql://lab@/x", "no url", "sqlite:////proc/none/lab.db"])
+def test_other_urls_are_refused_in_one_line(wrong: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_database(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    with pytest.raises(QubicLabError, match=re.escape("127.0.0.1:1/")) as caught:
+        open_database("postgresql://lab:secret@127.0.0.1:1/lab")
+    assert "secret" not in str(caught.value)
