@@ -1,0 +1,84 @@
+"""Collecting votes: all of them, until it is certain, or until the deadline; whoever is missing is named."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from qubic_lab.consensus.collect import Absence, Absent, Collected, Vote, Voter, collect
+from qubic_lab.errors import InputError, RankError
+
+
+def vote_of(voter: Voter, sample: int, text: str = "4", tokens: int = 10) -> Vote:
+    return Vote(voter.name(sample), voter.node, "m", "h", 0.0, voter.seed + sample, text, "stop", tokens, 0.0)
+
+
+async def answering(voter: Voter) -> AsyncIterator[Vote]:
+    """A node by its name: `slow` never answers, `lost` fails after its first sample, all others answer."""
+    for sample in range(voter.samples):
+        if voter.node == "slow":
+            await asyncio.Future()
+        if voter.node == "lost" and sample == 1:
+            raise RankError("rank 1 was lost")
+        await asyncio.sleep(0)
+        yield vote_of(voter, sample)
+
+
+def never(votes: Sequence[Vote]) -> bool:
+    return False
+
+
+def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9) -> Collected:
+    return asyncio.run(collect(voters, answering, deadline_s, lambda votes: len(votes) >= certain_from))
+
+
+def test_all_votes_come_and_nobody_is_missing() -> None:
+    found = collected(Voter("a"), Voter("b", samples=3, seed=7))
+    assert sorted(vote.voter for vote in found.votes) == ["a", "b#1", "b#2", "b#3"]
+    assert sorted(vote.seed for vote in found.votes if vote.node == "b") == [7, 8, 9]
+    assert found.absences == ()
+    assert found.new_tokens == 40
+
+
+def test_the_late_and_the_failed_are_named() -> None:
+    found = collected(Voter("slow"), Voter("lost", samples=3), Voter("a"), deadline_s=0.2)
+    assert sorted(vote.voter for vote in found.votes) == ["a", "lost#1"]
+    assert set(found.absences) == {
+        Absence("lost#2", Absent.FAILED, "rank 1 was lost"),
+        Absence("lost#3", Absent.FAILED, "rank 1 was lost"),
+        Absence("slow", Absent.LATE, "after 0.2 s"),
+    }
+    assert found.tokens_saved == 0
+
+
+def test_who_is_not_needed_is_stopped_and_its_tokens_are_counted() -> None:
+    found = collected(Voter("a"), Voter("b"), Voter("slow", samples=2), certain_from=2)
+    assert sorted(vote.voter for vote in found.votes) == ["a", "b"]
+    assert {absence.why for absence in found.absences} == {Absent.STOPPED}
+    assert found.tokens_saved == 20
+
+
+def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
+    ended = []
+
+    async def hanging(voter: Voter) -> AsyncIterator[Vote]:
+        try:
+            await asyncio.Future()
+            yield vote_of(voter, 0)
+        finally:
+            ended.append(voter.node)
+
+    async def cancelled() -> None:
+        collecting = asyncio.ensure_future(collect([Voter("a"), Voter("b")], hanging, 60.0, never))
+        await asyncio.sleep(0.05)
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
+
+    asyncio.run(cancelled())
+    assert sorted(ended) == ["a", "b"]
+
+
+def test_nobody_to_ask_is_an_error_and_so_is_one_node_twice() -> None:
+    for voters in ([], [Voter("a"), Voter("a")]):
+        with pytest.raises(InputError):
+            asyncio.run(collect(voters, answering, 1.0, never))
