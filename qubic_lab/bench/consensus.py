@@ -1,0 +1,300 @@
+"""Does voting do what theory says, and do calibrated confidences hold? On simulated voters, whose truth is known.
+
+Voting, calibration, dependence and stopping are the real ones. A simulated voter gives the right option with a known
+probability, and else one of the wrong ones, each as likely. For each question there is one common draw of that kind,
+and each voter copies it with probability √ρ and else draws its own: two voters copy it both with probability ρ, so the
+correlation of their being right is ρ exactly. At ρ = 0 they are independent, at 1 they are copies.
+
+The figures are about decisions, not about language models: simulated questions are all equally difficult.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubic_lab.consensus.confidence import (
+    FEWEST_QUESTIONS,
+    ConfidenceReport,
+    Level,
+    Levels,
+    Observation,
+    Signals,
+    calibrate,
+    judge_confidence,
+)
+from qubic_lab.consensus.dependence import PastVote, effective_votes, error_correlation
+from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, replay
+from qubic_lab.consensus.voting import Ballot, decide
+from qubic_lab.errors import InputError, check_choice, check_range
+from qubic_lab.provenance import source_commit
+from qubic_lab.stats import (
+    Floats,
+    Forecasts,
+    bootstrap_interval,
+    calibration_error,
+    calibration_error_interval,
+    wilson_interval,
+)
+
+VOTERS = ("simulated",)
+RULE, FALLBACK = "majority", "plurality"
+MOST_VOTERS = 32
+MOST_OPTIONS = 26
+MOST_QUESTIONS = 100_000
+DEPENDENCE_QUESTIONS = 2_000
+"""So many of the development split are the history from which ρ is estimated."""
+STOPPING_QUESTIONS = 2_000
+"""So many of the held-out questions are voted on again with early stopping."""
+STOP_RULES = (ONLY_CERTAIN, StopRule(level=0.95))
+RIGHT = 0
+"""The number of the right option."""
+
+Votes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LevelShare:
+    """Questions whose confidence is at a level, and how many of their winners are right, with the Wilson interval."""
+
+    level: Level
+    questions: int
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What stopping early saves and costs; `level` is None where it stops only once the winner is certain.
+
+    `samples_saved` is the share of samples that were not taken, `changed` the share of questions with another winner
+    than all samples give.
+    """
+
+    level: float | None
+    questions: int
+    samples_saved: float
+    samples_saved_interval: tuple[float, float]
+    changed: float
+    changed_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ConsensusResult:
+    """How a vote of simulated voters does on held-out questions; intervals are of 95 %.
+
+    Attributes:
+        questions: held out; as many others are the development split.
+        majority_accuracy: the share of questions that the vote gets right.
+        expected_majority_accuracy: by theory, where there are two options; else None.
+        single_accuracy: of one voter, the mean over voters.
+        gain: the vote's accuracy less one voter's, on the same questions.
+        ece: expected calibration error of the confidences, over bins of equal mass.
+        ece_if_calibrated: what it would be on average, were every confidence right.
+        vote_share_ece: the same error if the vote's share were taken as its confidence.
+        rho: the correlation of errors, estimated from votes; None where it cannot be (one voter, no errors, no
+            successes).
+        effective_votes: what k votes are worth by that estimate.
+        method: of calibration, as chosen on the development split, over `signals`.
+        confidence: all that was found of the confidences.
+    """
+
+    voters: str
+    k: int
+    accuracy: float
+    correlation: float
+    options: int
+    questions: int
+    seed: int
+    majority_accuracy: float
+    majority_accuracy_interval: tuple[float, float]
+    expected_majority_accuracy: float | None
+    single_accuracy: float
+    single_accuracy_interval: tuple[float, float]
+    gain: float
+    gain_interval: tuple[float, float]
+    ece: float
+    ece_interval: tuple[float, float]
+    ece_if_calibrated: float
+    vote_share_ece: float
+    vote_share_ece_interval: tuple[float, float]
+    rho: float | None
+    rho_interval: tuple[float, float] | None
+    effective_votes: float | None
+    method: str
+    signals: tuple[str, ...]
+    levels: tuple[LevelShare, ...]
+    stopping: tuple[Stopping, ...]
+    confidence: ConfidenceReport
+    commit: str
+    simulated: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def bench_consensus(
+    voters: str = "simulated",
+    accuracy: float = 0.6,
+    correlation: float = 0.0,
+    k: int = 5,
+    options: int = 2,
+    questions: int = 10_000,
+    seed: int = 0,
+) -> ConsensusResult:
+    """Let simulated voters vote on questions, by majority and else plurality; calibrate on as many other questions.
+
+    Args:
+        voters: only `simulated`.
+        accuracy: of each voter, 0 to 1.
+        correlation: of two voters' being right, 0 to 1.
+        k: voters.
+        options: of each question.
+        questions: that are held out.
+        seed: equal seeds give equal results.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    check_choice("voters", voters, VOTERS)
+    for what, share in (("accuracy", accuracy), ("correlation", correlation)):
+        if not 0.0 <= share <= 1.0:
+            raise InputError(f"{what} is {share}: it must lie between 0 and 1")
+    check_range("k", k, 1, MOST_VOTERS)
+    check_range("options", options, 2, MOST_OPTIONS)
+    check_range("questions", questions, FEWEST_QUESTIONS, MOST_QUESTIONS)
+    draw = np.random.default_rng(seed)
+    development_QK, held_out_QK = (simulate_votes(draw, questions, k, accuracy, correlation, options) for _ in range(2))
+    calibration = calibrate(_observe(development_QK), voters, f"{options} options", datetime.now(UTC).isoformat())
+
+    held_out = _observe(held_out_QK)
+    right_Q = np.array([each.right for each in held_out], dtype=np.float64)
+    single_Q = (held_out_QK == RIGHT).mean(axis=1)
+    confidence_Q = calibration.probabilities([each.signals for each in held_out])
+    confidence = judge_confidence(confidence_Q, right_Q, seed=seed)
+    vote_share = Forecasts.of([each.signals.vote_share for each in held_out], right_Q)
+    dependence = error_correlation(_history(development_QK[:DEPENDENCE_QUESTIONS]), seed=seed)
+    return ConsensusResult(
+        voters=voters,
+        k=k,
+        accuracy=accuracy,
+        correlation=correlation,
+        options=options,
+        questions=questions,
+        seed=seed,
+        majority_accuracy=float(right_Q.mean()),
+        majority_accuracy_interval=wilson_interval(int(right_Q.sum()), questions),
+        expected_majority_accuracy=theoretical_accuracy(k, accuracy, correlation) if options == 2 else None,
+        single_accuracy=float(single_Q.mean()),
+        single_accuracy_interval=_mean_interval(single_Q, seed),
+        gain=float((right_Q - single_Q).mean()),
+        gain_interval=_mean_interval(right_Q - single_Q, seed),
+        ece=confidence.ece,
+        ece_interval=confidence.ece_interval,
+        ece_if_calibrated=confidence.ece_if_calibrated,
+        vote_share_ece=calibration_error(vote_share),
+        vote_share_ece_interval=calibration_error_interval(vote_share, seed=seed),
+        rho=dependence.rho if dependence else None,
+        rho_interval=dependence.rho_interval if dependence else None,
+        effective_votes=effective_votes([1.0] * k, dependence.rho) if dependence else None,
+        method=calibration.method,
+        signals=calibration.signals,
+        levels=_level_shares(confidence_Q, right_Q),
+        stopping=tuple(_stopping(held_out_QK[:STOPPING_QUESTIONS], rule, seed) for rule in STOP_RULES),
+        confidence=confidence,
+        commit=str(source_commit()),
+    )
+
+
+def simulate_votes(
+    draw: np.random.Generator, questions: int, k: int, accuracy: float, correlation: float, options: int
+) -> Votes:
+    """Return the option that each voter gives to each question, 0 the right one; see the head of this file."""
+
+    def answers(width: int) -> Votes:
+        is_right = draw.random((questions, width)) < accuracy
+        return np.where(is_right, RIGHT, draw.integers(1, options, (questions, width)))
+
+    common_Q1, own_QK = answers(1), answers(k)
+    copies_QK = draw.random((questions, k)) < math.sqrt(correlation)
+    return np.where(copies_QK, common_Q1, own_QK)
+
+
+def theoretical_accuracy(k: int, accuracy: float, correlation: float) -> float:
+    """Return how often the majority of simulated voters is right, with two options; of ties one half is right.
+
+    With so many voters that copy the common draw, the others' right answers are binomial. At ρ = 0 it is Condorcet's
+    sum.
+    """
+    total = 0.0
+    for copies, probability in enumerate(_binomial(k, math.sqrt(correlation))):
+        for common_right, share in ((1, accuracy), (0, 1 - accuracy)):
+            for own_right, chance in enumerate(_binomial(k - copies, accuracy)):
+                lead = 2 * (copies * common_right + own_right) - k
+                total += probability * share * chance * (0.5 if lead == 0 else float(lead > 0))
+    return total
+
+
+def _binomial(draws: int, share: float) -> list[float]:
+    return [math.comb(draws, n) * share**n * (1 - share) ** (draws - n) for n in range(draws + 1)]
+
+
+def _ballots(options: Sequence[int]) -> list[Ballot]:
+    return [Ballot(f"voter-{number:02d}", option) for number, option in enumerate(options)]
+
+
+def _observe(votes_QK: Votes) -> list[Observation]:
+    """Vote on each question; equal votes are counted once."""
+
+    @cache
+    def vote(options: tuple[int, ...]) -> tuple[Signals, bool]:
+        decision = decide(_ballots(options), RULE, FALLBACK)
+        return Signals.of(decision), decision.winner == RIGHT
+
+    return [Observation(f"{number}", *vote(tuple(row))) for number, row in enumerate(votes_QK.tolist())]
+
+
+def _history(votes_QK: Votes) -> list[PastVote]:
+    return [
+        PastVote(f"{question}", f"{voter}", option, option == RIGHT)
+        for question, row in enumerate(votes_QK.tolist())
+        for voter, option in enumerate(row)
+    ]
+
+
+def _stopping(votes_QK: Votes, rule: StopRule, seed: int) -> Stopping:
+    @cache
+    def stopped(options: tuple[int, ...]) -> tuple[float, bool]:
+        done = replay(_ballots(options), [1] * len(options), rule, RULE, FALLBACK)
+        return done.tokens_saved / len(options), done.winner != done.full_winner
+
+    saved_Q, changed_Q = np.array([stopped(tuple(row)) for row in votes_QK.tolist()], dtype=np.float64).T
+    return Stopping(
+        level=rule.level,
+        questions=len(votes_QK),
+        samples_saved=float(saved_Q.mean()),
+        samples_saved_interval=_mean_interval(saved_Q, seed),
+        changed=float(changed_Q.mean()),
+        changed_interval=wilson_interval(int(changed_Q.sum()), len(votes_QK)),
+    )
+
+
+def _level_shares(confidence_Q: Floats, right_Q: Floats) -> tuple[LevelShare, ...]:
+    level_Q = [Levels().of(each) for each in confidence_Q.tolist()]
+    found = []
+    for level in Level:
+        outcomes = [right for at, right in zip(level_Q, right_Q.tolist(), strict=True) if at is level]
+        right = int(sum(outcomes))
+        interval = wilson_interval(right, len(outcomes)) if outcomes else None
+        found.append(LevelShare(level, len(outcomes), right / len(outcomes) if outcomes else None, interval))
+    return tuple(found)
+
+
+def _mean_interval(values_Q: Floats, seed: int) -> tuple[float, float]:
+    return bootstrap_interval(lambda rows: float(values_Q[rows].mean()), len(values_Q), seed=seed)

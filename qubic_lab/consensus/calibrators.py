@@ -1,0 +1,233 @@
+"""Curves from signals to probabilities, each fitted to what was right: N observations by S signals, and N times 0 or 1.
+
+scikit-learn has such curves, too, and comes with SciPy: some 190 MB for what is a screen on NumPy here. Tests hold
+these to its results.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+
+from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.stats import Floats
+
+HISTOGRAM_BINS = 10
+PRIOR_OBSERVATIONS = 4.0
+"""A bin of a histogram begins with so many observations of the overall share."""
+RIDGE = 1.0
+NEWTON_STEPS = 50
+
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BaseRate:
+    """The share that was right: what can be said without any signal."""
+
+    probability: float
+
+    signals = 0
+
+    def __post_init__(self) -> None:
+        _check_probabilities([self.probability])
+
+    @classmethod
+    def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
+        """Return (right + 1) / (N + 2): no share of 0 or 1 comes from few observations."""
+        return cls(_overall(right_N))
+
+    def __call__(self, signals_NS: Floats) -> Floats:
+        """Return the same probability for all."""
+        return np.full(len(signals_NS), self.probability)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The share that was right in bins of about equal mass of one signal; `ends` are the upper ends but the last."""
+
+    ends: Numbers
+    probabilities: Numbers
+
+    signals = 1
+
+    def __post_init__(self) -> None:
+        _check_rising(self.ends)
+        _check_probabilities(self.probabilities, len(self.ends) + 1)
+
+    @classmethod
+    def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
+        """Return beta-binomial posterior means; the prior is worth PRIOR_OBSERVATIONS of the overall share."""
+        values = signals_NS[:, 0]
+        cuts = np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS
+        ends = np.unique(np.quantile(values, cuts, method="inverted_cdf"))
+        ends = ends[ends < values.max()]  # no empty bin above
+        bin_N = np.searchsorted(ends, values, side="left")
+        counts = np.bincount(bin_N, minlength=len(ends) + 1)
+        right = np.bincount(bin_N, right_N, minlength=len(ends) + 1)
+        share = (right + PRIOR_OBSERVATIONS * _overall(right_N)) / (counts + PRIOR_OBSERVATIONS)
+        return cls(_numbers(ends), _numbers(share))
+
+    def __call__(self, signals_NS: Floats) -> Floats:
+        """Return the probability of each signal's bin."""
+        return np.asarray(self.probabilities)[np.searchsorted(self.ends, signals_NS[:, 0], side="left")]
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """A monotone curve of one signal: straight between `values`, level beyond them."""
+
+    values: Numbers
+    probabilities: Numbers
+
+    signals = 1
+
+    def __post_init__(self) -> None:
+        check_at_least("values of an isotonic curve", len(self.values), 1)
+        _check_rising(self.values)
+        _check_probabilities(self.probabilities, len(self.values))
+
+    @classmethod
+    def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
+        """Return the monotone curve with the least squared error, by pooling adjacent violators.
+
+        It falls where signal and outcome are correlated negatively. It keeps 1 / (N + 2) away from 0 and 1.
+
+        Source: M. Ayer et al., Annals of Mathematical Statistics 26 (1955), 641-647; for calibration B. Zadrozny and
+        C. Elkan, KDD 2002, 694-699.
+        """
+        values, which = np.unique(signals_NS[:, 0], return_inverse=True)
+        counts, right = (np.bincount(which, each).astype(np.float64) for each in (np.ones_like(right_N), right_N))
+        falls = float((signals_NS[:, 0] - signals_NS[:, 0].mean()) @ right_N) < 0
+        order = slice(None, None, -1 if falls else 1)
+        share = _pool(right[order], counts[order])[order]
+        least = 1 / (len(right_N) + 2)
+        return cls(_numbers(values), _numbers(np.clip(share, least, 1 - least)))
+
+    def __call__(self, signals_NS: Floats) -> Floats:
+        """Return the curve's probabilities."""
+        return np.interp(signals_NS[:, 0], self.values, self.probabilities)
+
+
+def _pool(right: Floats, counts: Floats) -> Floats:
+    """Return shares that never fall: neighbours that do are pooled."""
+    blocks: list[tuple[float, float, int]] = []  # right, observations, values
+    for happened, count in zip(right.tolist(), counts.tolist(), strict=True):
+        block = (happened, count, 1)
+        while blocks and blocks[-1][0] * block[1] >= block[0] * blocks[-1][1]:
+            before = blocks.pop()
+            block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
+        blocks.append(block)
+    return np.repeat([each[0] / each[1] for each in blocks], [each[2] for each in blocks])
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic curve over one or more signals, each less its mean and divided by its scale."""
+
+    means: Numbers
+    scales: Numbers
+    weights: Numbers
+    intercept: float
+
+    @property
+    def signals(self) -> int:
+        """How many it takes."""
+        return len(self.weights)
+
+    def __post_init__(self) -> None:
+        if not len(self.means) == len(self.scales) == len(self.weights) >= 1:
+            raise InputError("a logistic curve has not as many means and scales as weights")
+        if not np.isfinite([*self.means, *self.scales, *self.weights, self.intercept]).all() or min(self.scales) <= 0:
+            raise InputError("a logistic curve holds an infinite number, or a scale that is not above 0")
+
+    @classmethod
+    def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
+        """Return the curve by Newton's method.
+
+        A small ridge holds the weights: some signals say almost the same. Outcomes are moved from 0 and 1 by Platt's
+        rule, so that nothing grows without end where all are right.
+
+        Source: J. C. Platt, "Probabilistic outputs for support vector machines", Advances in Large Margin Classifiers
+        (1999), 61-74.
+        """
+        means, deviations = signals_NS.mean(axis=0), signals_NS.std(axis=0)
+        scales = np.where(deviations > 1e-9, deviations, 1.0)
+        inputs = np.column_stack([(signals_NS - means) / scales, np.ones(len(signals_NS))])
+        right = right_N.sum()
+        target_N = np.where(right_N == 1, (right + 1) / (right + 2), 1 / (len(right_N) - right + 2))
+        ridge = np.append(np.full(len(means), RIDGE), 0.0)  # none on the intercept
+        weights = np.zeros(inputs.shape[1])
+
+        def loss(at: Floats) -> float:
+            logits_N = inputs @ at
+            return float((np.logaddexp(0.0, logits_N) - target_N * logits_N).sum() + ridge @ at**2 / 2)
+
+        for _ in range(NEWTON_STEPS):
+            share_N = _sigmoid(inputs @ weights)
+            slope = inputs.T @ (share_N - target_N) + ridge * weights
+            curvature = (inputs * (share_N * (1 - share_N))[:, None]).T @ inputs + np.diag(ridge)
+            step = np.linalg.solve(curvature, slope)
+            while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-10:
+                step = step / 2  # a whole step may go too far
+            weights = weights - step
+            if np.abs(step).max() <= 1e-10:
+                break
+        return cls(_numbers(means), _numbers(scales), _numbers(weights[:-1]), float(weights[-1]))
+
+    def __call__(self, signals_NS: Floats) -> Floats:
+        """Return the curve's probabilities."""
+        inputs = (signals_NS - np.asarray(self.means)) / np.asarray(self.scales)
+        return _sigmoid(inputs @ np.asarray(self.weights) + self.intercept)
+
+
+Curve = BaseRate | Histogram | Isotonic | Logistic
+
+METHODS: dict[str, type[Curve]] = {
+    "base-rate": BaseRate,
+    "histogram": Histogram,
+    "isotonic": Isotonic,
+    "logistic": Logistic,
+}
+
+
+def make_curve(method: str, numbers: Mapping[str, Any]) -> Curve:
+    """Return a curve from its method's name and its fields as JSON keeps them.
+
+    Raises:
+        InputError: an unknown method, or numbers that are none of its curves.
+    """
+    cls = METHODS[check_choice("calibration method", method, METHODS)]
+    try:
+        plain = {
+            name: float(each) if isinstance(each, float | int) else _numbers(each) for name, each in numbers.items()
+        }
+        return cls(**plain)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"these are no numbers of a {method} curve: {error}") from error
+
+
+def _overall(right_N: Floats) -> float:
+    return (float(right_N.sum()) + 1) / (len(right_N) + 2)
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    share: Floats = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+    return share
+
+
+def _numbers(values: Iterable[float]) -> Numbers:
+    return tuple(map(float, values))
+
+
+def _check_probabilities(values: Iterable[float], count: int = 1) -> None:
+    known = list(values)
+    if len(known) != count or not all(0.0 < each < 1.0 for each in known):
+        raise InputError(f"a curve has the probabilities {known}: it needs {count}, each between 0 and 1")
+
+
+def _check_rising(values: Numbers) -> None:
+    if not np.isfinite(values).all() or any(high <= low for low, high in pairwise(values)):
+        raise InputError("a curve's values do not rise")

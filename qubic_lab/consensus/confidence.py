@@ -1,0 +1,468 @@
+"""How likely is a vote's winner right? Raw signals in, a calibrated probability out, or none.
+
+A vote share is no probability: five greedy copies agree always. So a curve from signals to probabilities is fitted on a
+development split, its method is chosen there by cross-validation, and it is kept as JSON with all that it rests on. It
+holds for one model and one type of question; for others there is no probability.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qubic_lab.consensus.calibrators import METHODS, Curve, make_curve
+from qubic_lab.consensus.voting import Decision
+from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.stats import (
+    BINS,
+    RESAMPLES,
+    BrierParts,
+    Floats,
+    Forecasts,
+    ReliabilityBin,
+    RiskAtCoverage,
+    bootstrap_interval,
+    brier_parts,
+    brier_score,
+    calibration_error,
+    calibration_error_if_calibrated,
+    calibration_error_interval,
+    reliability_table,
+    risk_coverage,
+    risk_coverage_area,
+)
+
+FORMAT = 1
+FOLDS = 5
+FEWEST_QUESTIONS = 50
+
+
+class Level(StrEnum):
+    """What to do with an answer, by how likely it is right."""
+
+    ANSWER = "answer"
+    NOTE = "answer with a note"
+    RECOMPUTE = "recompute"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The least confidence of each level; below the last one it is the fallback.
+
+    Raises:
+        InputError: they do not fall from 1 to 0.
+    """
+
+    answer: float = 0.85
+    note: float = 0.75
+    recompute: float = 0.60
+
+    def __post_init__(self) -> None:
+        if not 1 >= self.answer >= self.note >= self.recompute >= 0:
+            raise InputError(f"levels are {self.answer}, {self.note}, {self.recompute}: give falling shares of 1")
+
+    def of(self, confidence: float) -> Level:
+        """Return the level of a confidence, which must be calibrated: of others nothing follows.
+
+        Raises:
+            InputError: it is not between 0 and 1.
+        """
+        if not 0.0 <= confidence <= 1.0:
+            raise InputError(f"confidence is {confidence}: it must lie between 0 and 1")
+        if confidence >= self.answer:
+            return Level.ANSWER
+        if confidence >= self.note:
+            return Level.NOTE
+        return Level.RECOMPUTE if confidence >= self.recompute else Level.FALLBACK
+
+
+SIGNALS = ("vote_share", "margin", "weight_share", "token_probability", "similarity", "tokens")
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a vote shows of its winner (or of its leader, where nobody won); None: not known.
+
+    Attributes:
+        ballots: of the vote, those without an answer included.
+        vote_share: of all ballots.
+        margin: its lead, as a share.
+        weight_share: of all weight.
+        token_probability: the geometric mean of its tokens' probabilities: exp of their mean log-probability.
+        similarity: mean similarity of its answers, 0 to 1.
+        tokens: mean length of its answers. Long answers of some models are wrong more often: a baseline.
+    """
+
+    ballots: int
+    vote_share: float
+    margin: float
+    weight_share: float
+    token_probability: float | None = None
+    similarity: float | None = None
+    tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in SIGNALS:
+            value, most = getattr(self, name), math.inf if name == "tokens" else 1.0
+            if value is not None and not 0.0 <= value <= most:
+                raise InputError(f"{name} is {value}: it must be 0 or more and {most:g} or less")
+
+    @classmethod
+    def of(
+        cls,
+        decision: Decision,
+        mean_logprob: float | None = None,
+        similarity: float | None = None,
+        tokens: float | None = None,
+    ) -> "Signals":
+        """Return the signals of a decision; `mean_logprob` is in nats, of the winner's answers."""
+        leader = decision.standings[0] if decision.standings else None
+        return cls(
+            ballots=decision.ballots,
+            vote_share=leader.ballot_share if leader else 0.0,
+            margin=decision.margin,
+            weight_share=leader.weight_share if leader else 0.0,
+            token_probability=None if mean_logprob is None else math.exp(mean_logprob),
+            similarity=similarity,
+            tokens=tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A vote on a question whose answer is known: what it showed, and whether its winner was right."""
+
+    question: str
+    signals: Signals
+    right: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method over some signals, and its mean log loss in cross-validation, in nats."""
+
+    method: str
+    signals: tuple[str, ...]
+    log_loss: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A curve from signals to the probability that a winner is right, for one model and one type of question.
+
+    Attributes:
+        model: the hash of the model that voted.
+        question_type: such as `numeric`.
+        method: a name in METHODS.
+        signals: that its curve takes.
+        curve: fitted to all observations.
+        candidates: all that were tried, the chosen one first.
+        data_sha256: of the observations; see `hash_observations`.
+        observations: how many.
+        questions: of how many questions they are.
+        right: how many of the winners were right.
+        ballots: the numbers of ballots that the votes had: a share of 5 ballots tells another thing than one of 3.
+        made_utc: when, in ISO 8601 with its offset.
+
+    Raises:
+        InputError: a value is out of its range, or the curve does not take these signals.
+    """
+
+    model: str
+    question_type: str
+    method: str
+    signals: tuple[str, ...]
+    curve: Curve
+    candidates: tuple[Candidate, ...]
+    data_sha256: str
+    observations: int
+    questions: int
+    right: int
+    ballots: tuple[int, ...]
+    made_utc: str
+
+    def __post_init__(self) -> None:
+        for name in self.signals:
+            check_choice("signal", name, SIGNALS)
+        if self.curve.signals != len(self.signals):
+            raise InputError(f"the curve takes {self.curve.signals} signals, not {len(self.signals)}: give so many")
+        if not re.fullmatch("[0-9a-f]{64}", self.data_sha256):
+            raise InputError(f"data_sha256 is {self.data_sha256!r}: it must be 64 hexadecimal digits")
+        if not 0 <= self.right <= self.observations or not 1 <= self.questions <= self.observations:
+            raise InputError(f"{self.right} right of {self.observations}, {self.questions} questions: that cannot be")
+        _time(self.made_utc)
+
+    def probabilities(self, signals: Sequence[Signals]) -> Floats:
+        """Return the probability that each winner is right, whatever the number of ballots.
+
+        Raises:
+            InputError: a signal that the curve takes is not known.
+        """
+        return self.curve(_matrix(signals, self.signals))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Calibration":
+        """Return it from what `to_dict` gave.
+
+        Raises:
+            InputError: another format, a field is missing or unknown, or a value cannot be.
+        """
+        if content.get("format") != FORMAT:
+            raise InputError(f"format is {content.get('format')!r}: this version reads {FORMAT}; calibrate again")
+        plain = {name: value for name, value in content.items() if name != "format"}
+        try:
+            plain["curve"] = make_curve(plain["method"], plain["curve"])
+            plain["candidates"] = tuple(
+                Candidate(each["method"], tuple(each["signals"]), float(each["log_loss"]))
+                for each in plain["candidates"]
+            )
+            plain |= {name: tuple(plain[name]) for name in ("signals", "ballots")}
+            return cls(**plain)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"a field is missing, unknown or of another type ({error}): calibrate again") from error
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"made_utc is {text!r}: give a time in ISO 8601") from error
+    if time.tzinfo is None:
+        raise InputError(f"made_utc is {text!r}: give it with its offset, such as +00:00")
+    return time
+
+
+def calibrate(
+    observations: Sequence[Observation],
+    model: str,
+    question_type: str,
+    made_utc: str,
+    candidates: Sequence[tuple[str, tuple[str, ...]]] | None = None,
+) -> Calibration:
+    """Choose a method and its signals by cross-validation, and fit it to all observations.
+
+    The least mean log loss wins; folds are of questions, so votes on the same question are never on both sides. Of
+    equal losses the candidate that comes first wins.
+
+    Args:
+        observations: of the development split: of questions that nothing is judged on later.
+        model: the hash of the model that voted.
+        question_type: of all the questions.
+        made_utc: the time of this, in ISO 8601.
+        candidates: methods with their signals; by default each method with each signal that is known throughout, the
+            logistic curve also with all of them, and no signal at all.
+
+    Raises:
+        InputError: too few questions, or a candidate's signal is not known throughout.
+    """
+    questions = {each.question for each in observations}
+    check_at_least("the number of questions to calibrate on", len(questions), FEWEST_QUESTIONS)
+    observations = sorted(observations, key=_line)  # sums round alike, in whatever order they come
+    signals = [each.signals for each in observations]
+    right_N = np.array([each.right for each in observations], dtype=np.float64)
+    fold_N = _folds([each.question for each in observations])
+    tried = []
+    for method, names in _known_candidates(signals) if candidates is None else candidates:
+        fit, signals_NS = METHODS[check_choice("calibration method", method, METHODS)].fit, _matrix(signals, names)
+        probability_N = np.empty(len(observations))
+        for fold in range(FOLDS):
+            held_out = fold_N == fold
+            probability_N[held_out] = fit(signals_NS[~held_out], right_N[~held_out])(signals_NS[held_out])
+        tried.append(Candidate(method, tuple(names), log_loss(probability_N, right_N)))
+    tried.sort(key=lambda each: each.log_loss)
+    best = tried[0]
+    return Calibration(
+        model=model,
+        question_type=question_type,
+        method=best.method,
+        signals=best.signals,
+        curve=METHODS[best.method].fit(_matrix(signals, best.signals), right_N),
+        candidates=tuple(tried),
+        data_sha256=hash_observations(observations),
+        observations=len(observations),
+        questions=len(questions),
+        right=int(right_N.sum()),
+        ballots=tuple(sorted({each.ballots for each in signals})),
+        made_utc=made_utc,
+    )
+
+
+def log_loss(probability_N: Floats, right_N: Floats) -> float:
+    """Return the mean of −log of the probability of what came, in nats."""
+    given = np.where(right_N == 1, probability_N, 1 - probability_N)
+    return float(-np.log(np.maximum(given, 1e-300)).mean())
+
+
+def _known_candidates(signals: Sequence[Signals]) -> list[tuple[str, tuple[str, ...]]]:
+    known = tuple(name for name in SIGNALS if all(getattr(each, name) is not None for each in signals))
+    single = [(method, (name,)) for method in ("histogram", "isotonic", "logistic") for name in known]
+    return [("base-rate", ()), *single, *([("logistic", known)] if len(known) > 1 else [])]
+
+
+def _matrix(signals: Sequence[Signals], names: Sequence[str]) -> Floats:
+    rows = [[getattr(each, check_choice("signal", name, SIGNALS)) for name in names] for each in signals]
+    missing = next((name for row in rows for name, value in zip(names, row, strict=True) if value is None), None)
+    if missing is not None:
+        raise InputError(f"the signal {missing} is not known of every vote: leave it out")
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+
+
+def _folds(questions: Sequence[str]) -> NDArray[np.intp]:
+    """Return a fold for each question: as many in each, by the hash of its name, so in whatever order they come."""
+    by_hash = sorted(set(questions), key=lambda each: hashlib.sha256(each.encode()).digest())
+    fold = {name: number % FOLDS for number, name in enumerate(by_hash)}
+    return np.array([fold[each] for each in questions])
+
+
+def hash_observations(observations: Iterable[Observation]) -> str:
+    """Return the SHA-256 of observations as sorted lines of canonical JSON: in any order it is the same."""
+    return hashlib.sha256("\n".join(sorted(map(_line, observations))).encode()).hexdigest()
+
+
+def _line(observation: Observation) -> str:
+    content = {"question": observation.question, "right": observation.right, "signals": vars(observation.signals)}
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration as JSON.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(calibration.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): give a file that can") from error
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration and check it.
+
+    Raises:
+        InputError: the file cannot be read, or holds no calibration that can be used.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise InputError("it holds no JSON object")
+        return Calibration.from_dict(content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a calibration file") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no calibration: {error}") from error
+
+
+def load_calibrations(folder: Path) -> tuple[Calibration, ...]:
+    """Read all calibrations of a folder, `*.json` by name; none where there is no folder.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    return tuple(load_calibration(path) for path in sorted(folder.glob("*.json")))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The probability that a winner is right, or None where it is uncalibrated; `note` says on what it rests or why."""
+
+    probability: float | None
+    note: str
+
+
+def confidence_of(signals: Signals, model: str, question_type: str, calibrations: Iterable[Calibration]) -> Confidence:
+    """Return how likely a winner is right, by the newest calibration for this model and type of question."""
+    fitting = [each for each in calibrations if (each.model, each.question_type) == (model, question_type)]
+    if not fitting:
+        return Confidence(None, f"uncalibrated: none for this model and {question_type} questions")
+    newest = max(fitting, key=lambda each: _time(each.made_utc))
+    if signals.ballots not in newest.ballots:
+        known = ", ".join(map(str, newest.ballots))
+        return Confidence(None, f"uncalibrated: fitted to votes of {known} ballots, not of {signals.ballots}")
+    if missing := [name for name in newest.signals if getattr(signals, name) is None]:
+        return Confidence(None, f"uncalibrated: {' and '.join(missing)} would have to be known")
+    note = f"{newest.method} on {', '.join(newest.signals) or 'no signal'}, {newest.observations} votes"
+    return Confidence(float(newest.probabilities([signals])[0]), note)
+
+
+@dataclass(frozen=True)
+class ConfidenceReport:
+    """How good confidences are on questions that they were not fitted to; intervals are of 95 %.
+
+    Attributes:
+        items: how many confidences.
+        accuracy: the share of winners that were right.
+        ece: expected calibration error over bins of equal mass; `…_equal_width` over bins of equal width.
+        ece_interval: of the true error over these bins.
+        ece_if_calibrated: what the error would be on average, were every confidence right.
+        ece_if_calibrated_95: 95 % of errors would be no more than this.
+        brier: mean squared distance from what came; its parts are over the bins of equal mass.
+        aurc: area under the risk-coverage curve, which in random order is 1 − accuracy.
+    """
+
+    items: int
+    accuracy: float
+    ece: float
+    ece_interval: tuple[float, float]
+    ece_if_calibrated: float
+    ece_if_calibrated_95: float
+    ece_equal_width: float
+    ece_equal_width_interval: tuple[float, float]
+    brier: float
+    brier_interval: tuple[float, float]
+    brier_parts: BrierParts
+    aurc: float
+    aurc_interval: tuple[float, float]
+    reliability: tuple[ReliabilityBin, ...]
+    risk_coverage: tuple[RiskAtCoverage, ...]
+
+
+def judge_confidence(
+    probability: ArrayLike, right: ArrayLike, bins: int = BINS, resamples: int = RESAMPLES, seed: int = 0
+) -> ConfidenceReport:
+    """Judge confidences by whether the winners were right; both must be of questions held out from the fit.
+
+    The intervals take items as independent: give one vote of each question.
+
+    Raises:
+        InputError: none, not as many of the ones as of the others, or values that are neither.
+    """
+    mass = Forecasts.of(probability, right, bins)
+    width = Forecasts.of(probability, right, bins, equal_mass=False)
+    mean_if, most_if = calibration_error_if_calibrated(mass, resamples=resamples, seed=seed)
+
+    def interval(statistic: Callable[[Forecasts], float]) -> tuple[float, float]:
+        return bootstrap_interval(lambda rows: statistic(mass.take(rows)), len(mass), resamples=resamples, seed=seed)
+
+    return ConfidenceReport(
+        items=len(mass),
+        accuracy=float(mass.happened.mean()),
+        ece=calibration_error(mass),
+        ece_interval=calibration_error_interval(mass, resamples=resamples, seed=seed),
+        ece_if_calibrated=mean_if,
+        ece_if_calibrated_95=most_if,
+        ece_equal_width=calibration_error(width),
+        ece_equal_width_interval=calibration_error_interval(width, resamples=resamples, seed=seed),
+        brier=brier_score(mass),
+        brier_interval=interval(brier_score),
+        brier_parts=brier_parts(mass),
+        aurc=risk_coverage_area(mass),
+        aurc_interval=interval(risk_coverage_area),
+        reliability=reliability_table(mass),
+        risk_coverage=risk_coverage(mass),
+    )

@@ -1,0 +1,210 @@
+"""How many independent votes are several voters worth?
+
+Voters that err together add less than their number says: n voters whose errors correlate by ρ are worth
+n / (1 + (n − 1) ρ) independent ones. Copies by construction are found from how they were asked, the rest from history.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qubic_lab.consensus.voting import Ballot, Dropped, Group
+from qubic_lab.core import SamplingParams
+from qubic_lab.errors import InputError
+from qubic_lab.stats import Floats, Indices, bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an answer follows from: the model by its hash, the prompt, and how tokens were drawn."""
+
+    model_hash: str
+    prompt: str
+    sampling: SamplingParams
+
+    @property
+    def draw(self) -> tuple[float | int, ...]:
+        """What decides the tokens that are drawn; greedily nothing is drawn, so nothing does."""
+        sampling = self.sampling
+        if sampling.temperature == 0:
+            return ()
+        return sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed
+
+
+def find_copies(sources: Mapping[str, Source]) -> tuple[tuple[str, ...], ...]:
+    """Return the sets of two or more voters that are copies: same model, same prompt, greedy or with the same draws.
+
+    Names are sorted within a set, and sets by their first name. Copies may differ all the same, by rounding on unlike
+    machines; that is no second opinion.
+    """
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for voter in sorted(sources):
+        source = sources[voter]
+        alike.setdefault((source.model_hash, source.prompt, source.draw), []).append(voter)
+    return tuple(tuple(voters) for voters in alike.values() if len(voters) > 1)
+
+
+def merge_copies(
+    ballots: Sequence[Ballot], copies: Iterable[Sequence[str]]
+) -> tuple[tuple[Ballot, ...], tuple[Dropped, ...]]:
+    """Leave one ballot of each set of copies, and name those that were dropped.
+
+    The ballot that stays is the first by name of those for the group that most copies are for (of groups with as many,
+    the one whose first voter comes first); an answer comes before none.
+    """
+    by_voter = {each.voter: each for each in ballots}
+    dropped: list[Dropped] = []
+    for names in copies:
+        cast = [by_voter[name] for name in sorted(names) if name in by_voter]
+        if len(cast) < 2:
+            continue
+        groups = [each.group for each in cast if each.group is not None]
+        chosen: Group | None = max(groups, key=groups.count) if groups else None
+        kept = next(each for each in cast if each.group == chosen)
+        dropped += [Dropped(each.voter, f"a copy of {kept.voter}") for each in cast if each is not kept]
+    gone = {each.voter for each in dropped}
+    return tuple(each for each in ballots if each.voter not in gone), tuple(dropped)
+
+
+@dataclass(frozen=True)
+class PastVote:
+    """What a voter said to a question whose answer is known: the group of its answer, and whether it is right."""
+
+    question: str
+    voter: str
+    group: Group
+    right: bool
+
+
+@dataclass(frozen=True)
+class ErrorCorrelation:
+    """How much voters err together, with 95 % bootstrap intervals over questions.
+
+    Attributes:
+        rho: the correlation of being wrong, over all pairs of voters; 0: independent, 1: always together.
+        rho_interval: of `rho`.
+        same_wrong: of pairs that are both wrong, the share that gave the same answer; None where no pair was.
+        same_wrong_interval: of `same_wrong`.
+        both_wrong: so many pairs were both wrong.
+        questions: that at least two voters answered.
+        voters: in the history.
+    """
+
+    rho: float
+    rho_interval: tuple[float, float]
+    same_wrong: float | None
+    same_wrong_interval: tuple[float, float] | None
+    both_wrong: int
+    questions: int
+    voters: int
+
+
+def error_correlation(history: Sequence[PastVote], resamples: int = 1000, seed: int = 0) -> ErrorCorrelation | None:
+    """Estimate how much voters err together.
+
+    ρ is the sum of the pairs' covariances of error ÷ the sum of the products of their standard deviations, each pair
+    over the questions that both answered. With voters of equal accuracy it is the intraclass correlation. Questions of
+    unlike difficulty correlate errors as well: that is part of it, since a vote does not help there either.
+
+    Returns:
+        None where nothing can be said: fewer than two questions with two votes, or no pair with errors and successes.
+
+    Raises:
+        InputError: a voter has two votes on a question.
+    """
+    wrong_QV, group_QV = _tables(history)
+    shared = (~np.isnan(wrong_QV)).sum(axis=1) >= 2
+    wrong_QV, group_QV = wrong_QV[shared], group_QV[shared]
+    questions, voters = wrong_QV.shape
+    if questions < 2:
+        return None
+    both_wrong_Q, same_wrong_Q = _wrong_pairs(wrong_QV, group_QV)
+
+    def rho(rows: Indices) -> float:
+        return _rho(wrong_QV, np.bincount(rows, minlength=questions).astype(np.float64))
+
+    def same(rows: Indices) -> float:
+        pairs = both_wrong_Q[rows].sum()
+        return float(same_wrong_Q[rows].sum() / pairs) if pairs else float("nan")
+
+    every = np.arange(questions)
+    if np.isnan(estimate := rho(every)):
+        return None
+    both_wrong = int(both_wrong_Q.sum())
+    return ErrorCorrelation(
+        rho=estimate,
+        rho_interval=bootstrap_interval(rho, questions, resamples=resamples, seed=seed),
+        same_wrong=same(every) if both_wrong else None,
+        same_wrong_interval=bootstrap_interval(same, questions, resamples=resamples, seed=seed) if both_wrong else None,
+        both_wrong=both_wrong,
+        questions=questions,
+        voters=voters,
+    )
+
+
+def _tables(history: Sequence[PastVote]) -> tuple[Floats, Floats]:
+    """Return wrong (1) or right (0), and a number for each answer, question by voter; NaN where there is no vote."""
+    rows = {name: number for number, name in enumerate(dict.fromkeys(each.question for each in history))}
+    columns = {name: number for number, name in enumerate(dict.fromkeys(each.voter for each in history))}
+    groups = {name: number for number, name in enumerate(dict.fromkeys(each.group for each in history))}
+    wrong_QV = np.full((len(rows), len(columns)), np.nan)
+    group_QV = wrong_QV.copy()
+    for each in history:
+        place = rows[each.question], columns[each.voter]
+        if not np.isnan(wrong_QV[place]):
+            raise InputError(f"{each.voter} has two votes on question {each.question}: give one")
+        wrong_QV[place] = not each.right
+        group_QV[place] = groups[each.group]
+    return wrong_QV, group_QV
+
+
+def _rho(wrong_QV: Floats, times_Q: Floats) -> float:
+    """Return ρ where each question counts so many times; NaN where it has none."""
+    voted_QV = (~np.isnan(wrong_QV)).astype(np.float64)
+    error_QV = np.nan_to_num(wrong_QV)
+    weighted_QV = times_Q[:, None] * voted_QV
+    both_VV = weighted_QV.T @ voted_QV
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Of each pair: the mean error of the one, and of both together, where both voted. Errors are 0 or 1, so the
+        # mean of squares is the mean.
+        mean_VV = (times_Q[:, None] * error_QV).T @ voted_QV / both_VV
+        joint_VV = (times_Q[:, None] * error_QV).T @ error_QV / both_VV
+        variance_VV = mean_VV * (1 - mean_VV)
+        covariance_VV = joint_VV - mean_VV * mean_VV.T
+    upper = np.triu_indices(len(both_VV), 1)
+    scale = np.nansum(np.sqrt(np.maximum(0.0, variance_VV * variance_VV.T))[upper])
+    if scale == 0:
+        return float("nan")
+    return float(np.clip(np.nansum(covariance_VV[upper]) / scale, -1.0, 1.0))  # rounding may go beyond
+
+
+def _wrong_pairs(wrong_QV: Floats, group_QV: Floats) -> tuple[Floats, Floats]:
+    """Return for each question the pairs that are both wrong, and those of them with the same answer."""
+    first, second = np.triu_indices(wrong_QV.shape[1], 1)
+    both_QP = (wrong_QV[:, first] == 1) & (wrong_QV[:, second] == 1)
+    same_QP = both_QP & (group_QV[:, first] == group_QV[:, second])
+    return both_QP.sum(axis=1).astype(np.float64), same_QP.sum(axis=1).astype(np.float64)
+
+
+def effective_votes(weights: Sequence[float], rho: float) -> float:
+    """Return how many independent votes of equal weight tell as much: (Σw)² / ((1 − ρ) Σw² + ρ (Σw)²).
+
+    That is the variance of one vote ÷ the variance of the weighted mean of votes which all correlate by ρ. With n equal
+    weights it is n / (1 + (n − 1) ρ), n over the design effect. A negative ρ is taken as 0, so it is never more than
+    the number of votes; without any weight it is 0.
+
+    Source of the design effect: L. Kish, "Survey sampling" (1965).
+
+    Raises:
+        InputError: a weight is negative, or ρ is above 1 or below −1.
+    """
+    if any(not each >= 0 for each in weights):
+        raise InputError(f"weights are {list(weights)}: each must be 0 or more")
+    if not -1.0 <= rho <= 1.0:
+        raise InputError(f"rho is {rho}: it must lie between -1 and 1")
+    total, squares = sum(weights), sum(each * each for each in weights)
+    if total == 0:
+        return 0.0
+    rho = max(0.0, rho)
+    return total**2 / ((1 - rho) * squares + rho * total**2)

@@ -1,0 +1,169 @@
+"""Stopping where it is certain never changes the winner, over all votes; the posterior errs no more than it may."""
+
+import math
+import random
+from itertools import product
+
+import pytest
+
+from qubic_lab.consensus.stopping import (
+    ONLY_CERTAIN,
+    Replayed,
+    StopRule,
+    is_settled,
+    lead_probability,
+    reason_to_stop,
+    replay,
+)
+from qubic_lab.consensus.voting import Ballot, Group, decide
+from qubic_lab.errors import InputError
+
+RULES_WITH_FALLBACK = [
+    ("majority", None),
+    ("majority", "plurality"),
+    ("super-majority", None),
+    ("super-majority", "plurality"),
+    ("plurality", None),
+    ("weighted", None),
+    ("weighted", "weighted-plurality"),
+]
+WEIGHTS = (0.3, 1.0, 0.7, 0.4, 0.9)
+
+
+def cast(groups: tuple[Group | None, ...], rule: str) -> list[Ballot]:
+    """A ballot for each group, of voters whose names do not sort as they come; weights where they count."""
+    weights = WEIGHTS if rule.startswith("weighted") else (1.0,) * len(groups)
+    return [Ballot(f"v{(3 * n + 2) % 5}", group, weights[n]) for n, group in enumerate(groups)]
+
+
+@pytest.mark.parametrize(("rule", "fallback"), RULES_WITH_FALLBACK)
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+def test_settled_exactly_where_nothing_to_come_can_change_the_winner(rule: str, fallback: str | None, k: int):
+    """All votes of k voters for three groups or none, at each point; a new group may still come.
+
+    Exactly so for rules that count ballots where no tie can be: there, what is not settled could still change.
+    """
+    choices = (0, 1, 2, None)
+    for taken in range(1, k):
+        for groups in product(choices, repeat=taken):
+            ends = {
+                decide(cast((*groups, *rest), rule), rule, fallback).winner
+                for rest in product((*choices, 3), repeat=k - taken)
+            }
+            ballots = cast((*groups, *(None,) * (k - taken)), rule)
+            settled = is_settled(ballots[:taken], ballots[taken:], rule, fallback)
+            if settled:
+                assert len(ends) == 1, (groups, ends)
+                assert decide(ballots[:taken], rule, fallback).winner in ends, "nor do those not asked count"
+            elif fallback is None and rule in ("majority", "super-majority"):
+                assert len(ends) > 1, groups
+
+
+def test_settled_by_hand():
+    three_of_five = cast((0, 0, 0), "majority")
+    assert is_settled(three_of_five, cast((None,) * 2, "majority"))
+    assert not is_settled(three_of_five[:2], cast((None,) * 3, "majority"))
+    # 2 : 1 with 1 to come could end in a tie, which names decide.
+    assert not is_settled(cast((0, 0, 1), "plurality"), [Ballot("w", None)], "plurality")
+    # No group can have more than half of 4 any more.
+    assert is_settled(cast((0, 1, 2), "majority"), [Ballot("w", None)])
+    assert not is_settled(cast((0, 1, 2), "majority"), [Ballot("w", None)], fallback="plurality")
+
+
+def test_a_fallback_must_count_as_the_rule_does():
+    with pytest.raises(InputError, match="weighted-plurality does not go with majority"):
+        is_settled([], [Ballot("a", None)], "majority", "weighted-plurality")
+    with pytest.raises(InputError, match="majority does not go with super-majority"):
+        is_settled([], [Ballot("a", None)], "super-majority", "majority")
+
+
+def test_lead_probability_by_hand():
+    assert lead_probability(0, 0) == 0.5
+    assert lead_probability(1, 0) == 3 / 4  # Beta(2, 1) above 1/2: 1 − (1/2)²
+    assert lead_probability(4, 0) == 31 / 32
+    assert lead_probability(2, 1) == 11 / 16
+    assert lead_probability(1, 2) == pytest.approx(5 / 16)
+    assert lead_probability(1, 0, prior=5) < lead_probability(1, 0)
+
+
+def test_lead_probability_is_the_mass_of_a_beta_above_one_half():
+    """By simulation of the model itself: shares from the prior, votes from the shares."""
+    draw, ahead, seen = random.Random(2), 0, 0
+    while seen < 3000:
+        share = draw.random()
+        votes = sum(draw.random() < share for _ in range(8))
+        if votes == 5:
+            seen += 1
+            ahead += share > 0.5
+    assert ahead / seen == pytest.approx(lead_probability(5, 3), abs=0.025)
+
+
+def test_reasons():
+    level = StopRule(level=0.9)
+    three = cast((0, 0, 0), "majority")
+    to_come = [Ballot(f"w{n}", None) for n in range(9)]
+    assert reason_to_stop(three, [], level) == "all have answered"
+    assert reason_to_stop(three, to_come, level) == "the leader is ahead with probability 0.938, at least 0.9"
+    assert reason_to_stop(three, to_come[:2], level) == "no ballots to come can change the decision"
+    assert reason_to_stop(three, to_come) is None
+    assert reason_to_stop(three, to_come, StopRule(level=0.9, least=4)) is None
+    assert reason_to_stop(cast((None, None), "majority"), to_come, level) is None
+
+
+def test_a_leader_by_weight_alone_is_not_ahead_in_votes():
+    ballots = [Ballot("a", 0, 5.0), *(Ballot(name, 1, 0.1) for name in "bcde")]
+    to_come = [Ballot("z", None, 9.0)]
+    assert decide(ballots, "weighted").winner == 0
+    assert reason_to_stop(ballots, to_come, StopRule(level=0.9), "weighted") is None
+
+
+def test_replay_saves_the_tokens_that_were_not_taken():
+    ballots = [Ballot(f"v{n}", group) for n, group in enumerate("AABAB")]
+    assert replay(ballots, [10, 20, 30, 40, 50]) == Replayed(
+        taken=4,
+        why="no ballots to come can change the decision",
+        winner="A",
+        full_winner="A",
+        tokens=100,
+        tokens_saved=50,
+    )
+    late = replay([Ballot(f"v{n}", group) for n, group in enumerate("AAABBBBBB")], [1] * 9, StopRule(level=0.9))
+    assert (late.taken, late.winner, late.full_winner) == (3, "A", "B"), "this is how it errs"
+    with pytest.raises(InputError, match="5 ballots have 2 counts of tokens"):
+        replay(ballots, [1, 2])
+
+
+def wrong_stops(level: float, questions: int = 400, k: int = 16) -> tuple[float, float]:
+    """How often the group ahead at the stop is not the more frequent one, and the share of samples that is saved.
+
+    Shares are drawn from the prior that the rule assumes, two groups a question.
+    """
+    draw = random.Random(9)
+    wrong, saved = 0, 0
+    for _ in range(questions):
+        share = draw.random()
+        ballots = [Ballot(f"v{n:02d}", int(draw.random() > share)) for n in range(k)]
+        found = replay(ballots, [1] * k, StopRule(level), "plurality")
+        if "probability" in found.why:
+            wrong += (found.winner == 0) != (share > 0.5)
+        saved += found.tokens_saved
+    return wrong / questions, saved / (questions * k)
+
+
+def test_the_posterior_errs_no_more_than_its_level_allows():
+    """At a level of 0.9 at most a tenth of stops are wrong; a higher level errs less and saves less."""
+    loose, strict = wrong_stops(0.9), wrong_stops(0.99)
+    assert 0.0 < loose[0] <= 0.1
+    assert strict[0] <= 0.01 < loose[0]
+    assert loose[1] > strict[1] > wrong_stops(1.0)[1]
+
+
+def test_a_level_of_1_is_never_reached_by_chance():
+    ballots = [Ballot(f"v{n:02d}", 0) for n in range(16)]
+    assert replay(ballots, [1] * 16, StopRule(level=1.0)).taken == replay(ballots, [1] * 16, ONLY_CERTAIN).taken == 9
+
+
+@pytest.mark.parametrize("wrong", [{"level": 0.5}, {"level": 1.1}, {"level": math.nan}, {"least": 0}, {"prior": 0}])
+def test_impossible_rules_are_refused(wrong: dict[str, float]):
+    with pytest.raises(InputError):
+        StopRule(**wrong)

@@ -1,0 +1,200 @@
+"""Votes counted by hand, and what must hold of every vote: no order, no names, and support never hurts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.consensus.voting import (
+    RULES,
+    Ballot,
+    Dropped,
+    Measured,
+    OutlierLimits,
+    decide,
+    outliers,
+)
+from qubic_lab.errors import InputError
+
+rules = st.sampled_from(sorted(RULES))
+fallbacks = st.sampled_from([None, "plurality", "weighted-plurality"])
+
+
+@st.composite
+def ballot_lists(draw: st.DrawFn, smallest: int = 0) -> list[Ballot]:
+    """Ballots of up to nine voters for up to four groups or none, of any weight, tiny and huge ones too."""
+    weights = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0.0, 1e300))
+    groups = st.sampled_from([0, 1, 2, 3, None])
+    return [
+        Ballot(name, draw(groups), draw(weights))
+        for name in draw(st.permutations("abcdefghi"))[: draw(st.integers(smallest, 9))]
+    ]
+
+
+def votes(text: str, weights: Sequence[float] | None = None) -> list[Ballot]:
+    """A ballot for each letter, of voters v1, v2, …; a dot is for no group."""
+    return [
+        Ballot(f"v{number + 1}", None if letter == "." else letter, weights[number] if weights else 1.0)
+        for number, letter in enumerate(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "winner"),
+    [
+        ("AAB", "majority", "A"),
+        ("AABB", "majority", None),  # a half is not more than a half
+        ("AAB", "super-majority", None),  # nor two thirds more than two thirds
+        ("AAAB", "super-majority", "A"),
+        ("AABCD", "majority", None),
+        ("AABCD", "plurality", "A"),
+        ("A..", "majority", None),  # one answer of three
+        ("AA.", "majority", "A"),
+        ("...", "plurality", None),
+        ("", "plurality", None),
+        ("A", "super-majority", "A"),
+    ],
+)
+def test_counted_by_hand(text: str, rule: str, winner: str | None):
+    assert decide(votes(text), rule).winner == winner
+
+
+def test_weight_outvotes_numbers_only_where_weight_is_counted():
+    ballots = votes("ABB", [0.9, 0.4, 0.4])
+    assert decide(ballots, "majority").winner == "B"
+    decision = decide(ballots, "weighted")
+    assert decision.winner == "A"
+    assert decision.why == "group A has 52.9% of the weight, which meets weighted (more than 1/2)"
+    assert decision.margin == pytest.approx(0.1 / 1.7)
+    assert [(each.group, each.voters) for each in decision.standings] == [("A", ("v1",)), ("B", ("v2", "v3"))]
+    assert decision.standings[1].ballot_share == 2 / 3
+    assert decision.standings[1].weight_share == pytest.approx(0.8 / 1.7)
+
+
+def test_the_weight_of_those_without_an_answer_counts_against_all():
+    assert decide(votes("A.", [0.6, 0.4]), "weighted").winner == "A"
+    assert decide(votes("A.", [0.4, 0.6]), "weighted").winner is None
+
+
+def test_no_weight_at_all_decides_nothing():
+    ballots = votes("AAB", [0.0, 0.0, 0.0])
+    assert decide(ballots, "weighted").winner is None
+    assert decide(ballots, "weighted", fallback="plurality").winner == "A"
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "rule", "winner", "by"),
+    [
+        ("AABB", [1.0, 1.0, 1.0, 1.5], "plurality", "B", "weight"),
+        ("ABBA", [1.0, 1.0, 1.0, 1.0], "plurality", "A", "first voter by name"),
+        ("BAAB", [1.0, 1.0, 1.0, 1.0], "plurality", "B", "first voter by name"),
+        ("ABB", [1.0, 0.5, 0.5], "weighted-plurality", "B", "ballots"),
+        ("AB", [0.5, 0.5], "weighted-plurality", "A", "first voter by name"),
+    ],
+)
+def test_ties_by_the_stated_rule(text: str, weights: list[float], rule: str, winner: str, by: str):
+    decision = decide(votes(text, weights), rule)
+    assert (decision.winner, decision.tie_resolved_by) == (winner, by)
+    assert set(decision.tied) == {"A", "B"}
+    assert decision.margin == 0.0
+    assert decision.why.endswith(f"; {winner} was chosen by {by}")
+
+
+def test_a_tie_that_nobody_wins_is_shown_and_not_resolved():
+    decision = decide(votes("AABB"), "majority")
+    assert (decision.winner, decision.tied, decision.tie_resolved_by) == (None, ("A", "B"), None)
+
+
+def test_the_fallback_decides_where_the_rule_was_not_met_and_says_so():
+    decision = decide(votes("AABC"), "super-majority", fallback="plurality")
+    assert (decision.winner, decision.rule) == ("A", "plurality")
+    assert decision.why == (
+        "group A has 2 of 4 ballots, which falls short of super-majority (more than 2/3); "
+        "group A has 2 of 4 ballots, which meets plurality (more than 0)"
+    )
+    assert decide(votes("AAAB"), "super-majority", fallback="plurality").rule == "super-majority"
+
+
+@given(ballot_lists(), rules, fallbacks, st.randoms())
+def test_order_does_not_matter(ballots: list[Ballot], rule: str, fallback: str | None, draw):
+    shuffled = draw.sample(ballots, len(ballots))
+    assert decide(shuffled, rule, fallback) == decide(ballots, rule, fallback)
+
+
+@given(ballot_lists(smallest=1), rules, fallbacks)
+def test_a_unanimous_vote_wins(ballots: list[Ballot], rule: str, fallback: str | None):
+    ballots = [replace(each, group=2, weight=each.weight + 1) for each in ballots]
+    assert decide(ballots, rule, fallback).winner == 2
+
+
+@given(ballot_lists(smallest=1), rules, fallbacks, st.integers(0, 8), st.floats(0.0, 1e300))
+def test_more_support_never_hurts(ballots: list[Ballot], rule: str, fallback: str | None, place: int, weight: float):
+    winner = decide(ballots, rule, fallback).winner
+    if winner is None:
+        return
+    changed = place % len(ballots)
+    switched = [replace(b, group=winner) if n == changed else b for n, b in enumerate(ballots)]
+    assert decide(switched, rule, fallback).winner == winner
+    assert decide([*ballots, Ballot("new", winner, weight)], rule, fallback).winner == winner
+    if ballots[changed].group == winner:
+        heavier = [replace(b, weight=b.weight + weight) if n == changed else b for n, b in enumerate(ballots)]
+        assert decide(heavier, rule, fallback).winner == winner
+
+
+@given(ballot_lists(), rules, fallbacks, st.permutations(range(4)))
+def test_renaming_groups_renames_the_result(ballots: list[Ballot], rule: str, fallback: str | None, names: list[int]):
+    def renamed(group):
+        return None if group is None else f"group {names[group]}"
+
+    before = decide(ballots, rule, fallback)
+    after = decide([replace(each, group=renamed(each.group)) for each in ballots], rule, fallback)
+    assert after.winner == renamed(before.winner)
+    assert after.tied == tuple(map(renamed, before.tied))
+    assert after.standings == tuple(replace(each, group=renamed(each.group)) for each in before.standings)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "problem"),
+    [
+        ("A", "majorty", "unknown voting rule 'majorty': did you mean 'majority'"),
+        ("AA", "majority", "v1 has 2 ballots"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(text: str, rule: str, problem: str):
+    with pytest.raises(InputError, match=problem):
+        decide([replace(each, voter="v1") for each in votes(text)], rule)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_weight_is_a_number_of_0_or_more(weight: float):
+    with pytest.raises(InputError, match="weight of a is"):
+        Ballot("a", 0, weight)
+
+
+LIMITS = OutlierLimits(most_latency_s=10.0, least_quality=0.5)
+
+
+def test_an_outlier_is_dropped_with_the_reason():
+    three = [Measured("a", 2.0, 0.9), Measured("b", 40.0, 0.2), Measured("c", None, None)]
+    assert outliers(three, LIMITS) == (
+        Dropped("b", "its answer took 40.0 s, more than 10 s, the quality of its answer is 0.20, below 0.5"),
+    )
+    assert outliers(three, OutlierLimits()) == ()
+    assert outliers([Measured("a", 10.0, 0.5)], LIMITS) == ()
+
+
+def test_never_half_of_the_voters_are_outliers():
+    slow = [Measured(name, seconds) for name, seconds in [("a", 30.0), ("b", 50.0), ("c", 20.0), ("d", 1.0)]]
+    assert [each.voter for each in outliers(slow, LIMITS)] == ["b"]  # one of four; the furthest beyond
+    assert [each.voter for each in outliers([*slow, Measured("e", 60.0)], LIMITS)] == ["b", "e"]
+    assert outliers(slow[:2], LIMITS) == outliers(slow[:1], LIMITS) == outliers([], LIMITS) == ()
+    bad = [Measured("a", 20.0), Measured("b", None, 0.0), Measured("c")]
+    assert [each.voter for each in outliers(bad, LIMITS)] == ["b"]  # no quality at all is furthest
+
+
+@pytest.mark.parametrize("limits", [{"most_latency_s": 0.0}, {"least_quality": 0.0}, {"least_quality": 1.5}])
+def test_impossible_limits_are_refused(limits: dict[str, float]):
+    with pytest.raises(InputError):
+        OutlierLimits(**limits)
