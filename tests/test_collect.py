@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from qubic_lab.consensus.collect import Absence, Absent, Collected, Vote, Voter, collect
+from qubic_lab.consensus.dependence import Source
+from qubic_lab.core import SamplingParams
 from qubic_lab.errors import InputError, RankError
 
 
 def vote_of(voter: Voter, sample: int, text: str = "4", tokens: int = 10) -> Vote:
-    return Vote(voter.name(sample), voter.node, "m", "h", 0.0, voter.seed + sample, text, "stop", tokens, 0.0)
+    source = Source("hash", "question", SamplingParams(temperature=0.7, seed=voter.seed + sample))
+    return Vote(voter.name(sample), voter.node, "model", source, text, "stop", tokens, 0.0)
 
 
 async def answering(voter: Voter) -> AsyncIterator[Vote]:
@@ -35,7 +38,7 @@ def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9
 def test_all_votes_come_and_nobody_is_missing() -> None:
     found = collected(Voter("a"), Voter("b", samples=3, seed=7))
     assert sorted(vote.voter for vote in found.votes) == ["a", "b#1", "b#2", "b#3"]
-    assert sorted(vote.seed for vote in found.votes if vote.node == "b") == [7, 8, 9]
+    assert sorted(vote.source.sampling.seed for vote in found.votes if vote.node == "b") == [7, 8, 9]
     assert found.absences == ()
     assert found.new_tokens == 40
 

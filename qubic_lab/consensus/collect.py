@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import fmean
 
+from qubic_lab.consensus.dependence import Source
 from qubic_lab.errors import InputError, QubicLabError
 
 
@@ -33,17 +34,15 @@ class Voter:
 
 @dataclass(frozen=True)
 class Vote:
-    """An answer: whose, by which model, how it was sampled, its text, and what it took.
+    """An answer: whose, by which model, what it follows from, its text, and what it took.
 
-    `seconds` from the start of the collection to its last token; `mean_logprob` of its tokens, None where unknown.
+    `seconds` from when it was asked to its last token; `mean_logprob` of its tokens in nats, None where unknown.
     """
 
     voter: str
     node: str
     model: str
-    model_hash: str
-    temperature: float
-    seed: int
+    source: Source
     text: str
     finish_reason: str
     new_tokens: int
@@ -66,6 +65,11 @@ class Absence:
     voter: str
     why: Absent
     detail: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts among the ballots, for no group: those that were not needed do not."""
+        return self.why is not Absent.STOPPED
 
 
 @dataclass(frozen=True)

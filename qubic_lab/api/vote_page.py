@@ -1,0 +1,64 @@
+"""One vote as a page: the answer, who said what, how alike, who won."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+SIDE = 22
+"""Of a cell of the similarity matrix, in pixels."""
+CHARACTER = 7
+SHOWN_CHARACTERS = 600
+
+
+def render_vote(id: str, trail: Mapping[str, Any]) -> str:
+    """Return the page of a vote's trail (see `consensus.trail`)."""
+    environment = Environment(loader=PackageLoader("qubic_lab.api"), autoescape=True, undefined=StrictUndefined)
+    template = environment.get_template("vote.html")
+    return template.render(id=id, trail=trail, picture=_picture(trail), shown=SHOWN_CHARACTERS)
+
+
+def _picture(trail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the similarity matrix as shapes, voters of one group side by side."""
+    voters = trail["voters"]
+    order = sorted(range(len(voters)), key=lambda i: (voters[i]["group"] is None, voters[i]["group"] or 0, i))
+    label = CHARACTER * max((len(each["voter"]) for each in voters), default=0) + 8
+    place = {index: position for position, index in enumerate(order)}
+    cells = [
+        {
+            "x": label + SIDE * place[column],
+            "y": SIDE * place[row],
+            "value": trail["similarity"][row][column] or 0,
+            "title": _title(trail, row, column),
+        }
+        for row in order
+        for column in order
+    ]
+    return {
+        "side": SIDE,
+        "width": label + SIDE * len(order) + 2,
+        "height": SIDE * len(order) + 2,
+        "label_x": label - 4,
+        "names": [{"text": voters[i]["voter"], "y": SIDE * place[i] + 15} for i in order],
+        "cells": cells,
+        "frames": _frames([voters[i]["group"] for i in order], label),
+    }
+
+
+def _frames(groups: list[int | None], label: int) -> list[dict[str, int]]:
+    """Return a square around each stretch of equal groups."""
+    frames = []
+    for group in dict.fromkeys(each for each in groups if each is not None):
+        first, count = groups.index(group), groups.count(group)
+        frames.append({"start": label + SIDE * first, "top": SIDE * first, "size": SIDE * count})
+    return frames
+
+
+def _title(trail: Mapping[str, Any], row: int, column: int) -> str:
+    first, second = (trail["voters"][index]["voter"] for index in (row, column))
+    parts = []
+    for name, matrix in trail["similarity_parts"].items():
+        value = matrix[row][column]
+        parts.append(f"{name} {'not counted' if value is None else f'{value:.2f}'}")
+    value, bond = trail["similarity"][row][column], trail["bonds"][row][column]
+    return f"{first} and {second}: {value:.2f} ({', '.join(parts)}); {bond}"
