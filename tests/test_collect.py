@@ -1,7 +1,7 @@
 """Collecting votes: all of them, until it is certain, or until the deadline; whoever is missing is named."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
@@ -16,7 +16,7 @@ def vote_of(voter: Voter, sample: int, text: str = "4", tokens: int = 10) -> Vot
     return Vote(voter.name(sample), voter.node, "model", source, text, "stop", tokens, 0.0)
 
 
-async def answering(voter: Voter) -> AsyncIterator[Vote]:
+async def answering(voter: Voter) -> AsyncGenerator[Vote, None]:
     """A node by its name: `slow` never answers, `lost` fails after its first sample, all others answer."""
     for sample in range(voter.samples):
         if voter.node == "slow":
@@ -27,12 +27,14 @@ async def answering(voter: Voter) -> AsyncIterator[Vote]:
         yield vote_of(voter, sample)
 
 
-def never(votes: Sequence[Vote]) -> bool:
+def never(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
     return False
 
 
 def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9) -> Collected:
-    return asyncio.run(collect(voters, answering, deadline_s, lambda votes: len(votes) >= certain_from))
+    return asyncio.run(
+        collect(voters, answering, deadline_s, lambda votes, failed, missing: len(votes) >= certain_from)
+    )
 
 
 def test_all_votes_come_and_nobody_is_missing() -> None:
@@ -64,7 +66,7 @@ def test_who_is_not_needed_is_stopped_and_its_tokens_are_counted() -> None:
 def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
     ended = []
 
-    async def hanging(voter: Voter) -> AsyncIterator[Vote]:
+    async def hanging(voter: Voter) -> AsyncGenerator[Vote, None]:
         try:
             await asyncio.Future()
             yield vote_of(voter, 0)

@@ -13,7 +13,8 @@ from alembic.migration import MigrationContext
 from databases import postgres
 from sqlalchemy import Engine, text
 
-from qubic_lab.consensus.history import VoteHistory, VoteSummary
+from qubic_lab.consensus.history import Grading, VoteHistory, VoteSummary
+from qubic_lab.consensus.weights import NO_RECORD
 from qubic_lab.database import metadata, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 
@@ -110,6 +111,27 @@ def test_metrics_are_by_mode(engine: Engine) -> None:
     assert (nodes.mode, nodes.votes, nodes.conflicts, nodes.mean_confidence) == ("nodes", 2, 1, 0.5)
     assert (nodes.mean_seconds, nodes.mean_tokens, nodes.levels) == (2.0, 20.0, {"answer": 1, "fallback": 1})
     assert (single.votes, single.mean_confidence) == (1, None)
+
+
+def test_gradings_make_records_and_the_history_of_errors(engine: Engine) -> None:
+    history = VoteHistory(engine)
+    for number in range(3):
+        history.add(numbered(number), {})
+        right, wrong = Grading("a", "a", 0, True), Grading("b#1", "b", 1, number == 2)
+        history.grade(f"{number:032}", [wrong, right, Grading("b#2", "b", None, False)], NOON + timedelta(days=number))
+    history.grade("0" * 32, [Grading("a", "a", 1, False)], NOON)  # in place of the first
+    records = history.records()
+    assert records["a"] == NO_RECORD.after(False).after(True).after(True)
+    assert records["b"].wrong > records["b"].right > 0
+    assert [(vote.voter, vote.right) for vote in history.past_votes()] == [
+        ("a", False),
+        ("a", True),
+        ("b", False),
+        ("a", True),
+        ("b", True),
+    ]
+    with pytest.raises(NotFoundError):
+        history.grade("x", [], NOON)
 
 
 def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:

@@ -14,6 +14,7 @@ from qubic_lab.consensus.confidence import Calibration, Confidence, Level, Level
 from qubic_lab.consensus.dependence import effective_votes, find_copies, merge_copies
 from qubic_lab.consensus.quality import Quality, judge_all
 from qubic_lab.consensus.similarity import THRESHOLDS, Bond, Embed, Similarities, Thresholds, bonds, compare, group
+from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, reason_to_stop
 from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, Dropped, decide
 from qubic_lab.consensus.weights import WeightParts, weigh
 
@@ -53,6 +54,10 @@ class Known:
     question_type: str = "any"
     embed: Embed | None = None
 
+    def weight(self, node: str) -> WeightParts:
+        """Return what a node's vote weighs; of one that nothing is known of what a new voter's does."""
+        return self.weights.get(node) or weigh()
+
 
 @dataclass(frozen=True)
 class VoterTrail:
@@ -85,6 +90,7 @@ class Reply:
         groups: the voters of each class of equal answers, the largest first.
         voters: each one's part, by name.
         absences: who gave no vote.
+        ballots: those that were counted.
         similarities: how alike the answers are, in the voters' order.
         bonds: what holds each two answers together or apart, in the same order.
         effective_votes: independent votes that these are worth.
@@ -103,6 +109,7 @@ class Reply:
     groups: tuple[tuple[str, ...], ...]
     voters: tuple[VoterTrail, ...]
     absences: tuple[Absence, ...]
+    ballots: tuple[Ballot, ...]
     similarities: Similarities
     bonds: tuple[tuple[Bond, ...], ...]
     effective_votes: float
@@ -124,26 +131,28 @@ def deliberate(
     """
     rules = rules or Rules()
     votes = sorted(votes, key=lambda vote: vote.voter)
-    finals = [final_answer(vote.text, question) for vote in votes]
-    similarities = compare([vote.text for vote in votes], known.embed)
+    texts = [vote.text for vote in votes]
+    finals = [final_answer(text, question) for text in texts]
+    similarities = compare(texts, known.embed)
     table = bonds(finals, similarities, rules.thresholds)
-    qualities = judge_all(
-        question, [vote.text for vote in votes], [vote.finish_reason for vote in votes], similarities, known.embed
-    )
+    qualities = judge_all(question, texts, [vote.finish_reason for vote in votes], similarities, known.embed)
     classes = _classes(similarities, table, qualities)
-    weights = [known.weights.get(vote.node) or weigh() for vote in votes]
     place = {index: number for number, members in enumerate(classes) for index in members}
-    ballots = [
-        Ballot(vote.voter, place.get(index), weight.weight)
-        for index, (vote, weight) in enumerate(zip(votes, weights, strict=True))
-    ]
+    ballots = [Ballot(vote.voter, place.get(i), known.weight(vote.node).weight) for i, vote in enumerate(votes)]
     ballots += [Ballot(each.voter, None) for each in absences if each.counts]
     kept, copies = merge_copies(ballots, find_copies({vote.voter: vote.source for vote in votes}))
     decision = decide(kept, rules.rule, rules.fallback)
     reasons = {each.voter: each.reason for each in copies}
     trails = tuple(
-        VoterTrail(vote, final, quality, weight, place.get(index), reasons.get(vote.voter) or _why_unusable(quality))
-        for index, (vote, final, quality, weight) in enumerate(zip(votes, finals, qualities, weights, strict=True))
+        VoterTrail(
+            vote,
+            finals[i],
+            qualities[i],
+            known.weight(vote.node),
+            place.get(i),
+            reasons.get(vote.voter) or _why_unusable(qualities[i]),
+        )
+        for i, vote in enumerate(votes)
     )
     signals = _signals(decision, trails, similarities)
     confidence = confidence_of(signals, known.model, known.question_type, known.calibrations)
@@ -163,12 +172,26 @@ def deliberate(
         groups=tuple(tuple(votes[index].voter for index in members) for members in classes),
         voters=trails,
         absences=tuple(absences),
+        ballots=kept,
         similarities=similarities,
         bonds=table,
         effective_votes=effective_votes(counted, known.rho if known.rho is not None else UNKNOWN_RHO),
         rho=known.rho,
         notes=_notes(similarities, copies, known),
     )
+
+
+def is_certain(
+    reply: Reply,
+    to_come: Mapping[str, str],
+    known: Known,
+    rules: Rules | None = None,
+    stop: StopRule = ONLY_CERTAIN,
+) -> bool:
+    """Tell whether votes to come, their nodes by the voters' names, are a waste after those of a reply."""
+    rules = rules or Rules()
+    missing = [Ballot(voter, None, known.weight(node).weight) for voter, node in to_come.items()]
+    return reason_to_stop(reply.ballots, missing, stop, rules.rule, rules.fallback) is not None
 
 
 def best_match(indices: Sequence[int], qualities: Sequence[Quality], similarities: Similarities) -> int:

@@ -5,7 +5,8 @@ come. Whoever did not vote is named, with the reason.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import fmean
@@ -18,18 +19,19 @@ from qubic_lab.errors import InputError, QubicLabError
 class Voter:
     """Who is asked, and how: `samples` answers of one node, with the seeds `seed`, `seed + 1`, ….
 
-    `prompt` and `temperature` are None where they are the question's own.
+    `before`: how many votes it gave in earlier rounds. `prompt` is None where it is the question itself.
     """
 
     node: str
     samples: int = 1
-    prompt: str | None = None
-    temperature: float | None = None
     seed: int = 0
+    before: int = 0
+    prompt: str | None = None
 
     def name(self, sample: int) -> str:
         """Return the name of one of its votes."""
-        return self.node if self.samples == 1 else f"{self.node}#{sample + 1}"
+        number = self.before + sample + 1
+        return self.node if self.samples == number == 1 else f"{self.node}#{number}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Collected:
         return sum(vote.new_tokens for vote in self.votes)
 
 
-Ask = Callable[[Voter], AsyncIterator[Vote]]
+Ask = Callable[[Voter], AsyncGenerator[Vote, None]]
+Certain = Callable[[Sequence[Vote], Sequence[str], Sequence[str]], bool]
 
 
 @dataclass
@@ -108,16 +111,15 @@ class _Collection:
         return [name for name in names if name not in done]
 
 
-async def collect(
-    voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Callable[[Sequence[Vote]], bool]
-) -> Collected:
+async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Certain) -> Collected:
     """Return what the voters say.
 
     Args:
         voters: who is asked; at least one, no two of the same node.
         ask: yields a voter's votes as they come; a QubicLabError is the failure of those that have not come.
         deadline_s: of all votes, from now.
-        certain: whether votes so far decide, so that no more are needed.
+        certain: whether the votes so far decide, so that no more are needed; is also given the names of the voters
+            that have failed and of those that are still to come.
 
     Raises:
         InputError: no voter, or two of one node.
@@ -135,7 +137,8 @@ async def collect(
         async with asyncio.timeout(deadline_s):
             while collection.missing() and not stopped:
                 await news.get()
-                stopped = bool(collection.missing()) and certain(collection.votes)
+                missing = collection.missing()
+                stopped = bool(missing) and certain(collection.votes, list(collection.failed), missing)
     except TimeoutError:
         pass
     finally:
@@ -149,9 +152,10 @@ async def _ask(voter: Voter, ask: Ask, collection: _Collection, news: "asyncio.Q
     """Take over a voter's votes; when it ends, those that have not come have failed."""
     why = "it ended without an answer"
     try:
-        async for vote in ask(voter):
-            collection.votes.append(vote)
-            news.put_nowait(None)
+        async with aclosing(ask(voter)) as votes:
+            async for vote in votes:
+                collection.votes.append(vote)
+                news.put_nowait(None)
     except QubicLabError as error:
         why = str(error)
     come = {vote.voter for vote in collection.votes}

@@ -1,6 +1,9 @@
-"""Every vote that was held, so that each can be read back: who said what, how alike, who won and why."""
+"""Every vote that was held, so that each can be read back: who said what, how alike, who won and why.
 
-from collections.abc import Mapping
+Votes whose right answer became known are graded; nodes' records and the correlation of their errors come from those.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,18 +15,22 @@ from sqlalchemy import (
     DateTime,
     Double,
     Engine,
+    ForeignKey,
     Index,
     Integer,
     String,
     Table,
     Text,
     and_,
+    delete,
     func,
     insert,
     or_,
     select,
 )
 
+from qubic_lab.consensus.dependence import PastVote
+from qubic_lab.consensus.weights import NO_RECORD, Record
 from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, check_range
 
@@ -45,6 +52,26 @@ VOTES = Table(
     Column("trail", JSON, nullable=False),
     Index(None, "created_utc", "id"),
 )
+GRADINGS = Table(
+    "consensus_gradings",
+    metadata,
+    Column("vote_id", String(32), ForeignKey(VOTES.c.id), primary_key=True),
+    Column("voter", String(128), primary_key=True),
+    Column("node", String(128), nullable=False),
+    Column("answer_group", Integer),
+    Column("right", Boolean, nullable=False),
+    Column("graded_utc", DateTime(timezone=True), nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Grading:
+    """Whether a voter's answer was right; `group` is None where it had none that counted."""
+
+    voter: str
+    node: str
+    group: int | None
+    right: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +134,49 @@ class VoteHistory:
         if found is None:
             raise NotFoundError(f"no vote {id!r} is known: /api/consensus/history lists them")
         return dict(found)
+
+    def grade(self, id: str, gradings: Sequence[Grading], graded_utc: datetime) -> None:
+        """Keep who was right in a vote, in place of an earlier grading.
+
+        Raises:
+            NotFoundError: there is no such vote.
+        """
+        with self._engine.begin() as connection:
+            if connection.execute(select(VOTES.c.id).where(VOTES.c.id == id)).scalar() is None:
+                raise NotFoundError(f"no vote {id!r} is known: /api/consensus/history lists them")
+            connection.execute(delete(GRADINGS).where(GRADINGS.c.vote_id == id))
+            for each in gradings:
+                connection.execute(
+                    insert(GRADINGS).values(
+                        vote_id=id,
+                        voter=each.voter,
+                        node=each.node,
+                        answer_group=each.group,
+                        right=each.right,
+                        graded_utc=graded_utc,
+                    )
+                )
+
+    def records(self) -> dict[str, Record]:
+        """Return each node's checked answers, older ones counted less."""
+        query = select(GRADINGS.c.node, GRADINGS.c.right).order_by(
+            GRADINGS.c.graded_utc, GRADINGS.c.vote_id, GRADINGS.c.voter
+        )
+        records: dict[str, Record] = {}
+        with self._engine.connect() as connection:
+            for node, right in connection.execute(query):
+                records[node] = records.get(node, NO_RECORD).after(right)
+        return records
+
+    def past_votes(self) -> list[PastVote]:
+        """Return each node's first answer to every question that was graded."""
+        query = select(GRADINGS).order_by(GRADINGS.c.vote_id, GRADINGS.c.voter)
+        found: dict[tuple[str, str], PastVote] = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(query):
+                group = row.answer_group if row.answer_group is not None else f"none of {row.voter}"
+                found.setdefault((row.vote_id, row.node), PastVote(row.vote_id, row.node, group, row.right))
+        return list(found.values())
 
     def page(self, limit: int = 50, cursor: str | None = None, *, conflicts: bool = False) -> Page:
         """Return the newest votes, or those after a page's cursor; with `conflicts` only those that had one.

@@ -1,4 +1,4 @@
-"""The history of votes."""
+"""The history of votes, and what came of those that were checked."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Make the tables."""
     op.create_table(
         "consensus_votes",
         sa.Column("id", sa.String(32), nullable=False),
@@ -25,8 +25,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_consensus_votes"),
     )
     op.create_index("ix_consensus_votes_created_utc_id", "consensus_votes", ["created_utc", "id"])
+    op.create_table(
+        "consensus_gradings",
+        sa.Column("vote_id", sa.String(32), nullable=False),
+        sa.Column("voter", sa.String(128), nullable=False),
+        sa.Column("node", sa.String(128), nullable=False),
+        sa.Column("answer_group", sa.Integer, nullable=True),
+        sa.Column("right", sa.Boolean, nullable=False),
+        sa.Column("graded_utc", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["vote_id"], ["consensus_votes.id"], name="fk_consensus_gradings_vote_id"),
+        sa.PrimaryKeyConstraint("vote_id", "voter", name="pk_consensus_gradings"),
+    )
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop them."""
+    op.drop_table("consensus_gradings")
     op.drop_table("consensus_votes")
