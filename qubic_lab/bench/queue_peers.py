@@ -29,11 +29,11 @@ from qubic_lab.bench.queue import (
     Progress,
     beat_and_reclaim,
     describe_server,
-    end_with_parent,
 )
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import QueueLimits, TaskQueue
 from qubic_lab.errors import QubicLabError, check_at_least, check_range
+from qubic_lab.lifeline import end_when_stdin_closes
 from qubic_lab.provenance import machine, source_commit
 
 if TYPE_CHECKING:
@@ -452,7 +452,7 @@ def main() -> None:
     os.write(sys.stdout.fileno(), _READY)
     if os.read(sys.stdin.fileno(), 1) != _GO:
         return
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_when_stdin_closes()
     system.work(_Task(options.name, options.work_s, file))
 
 

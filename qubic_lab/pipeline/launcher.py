@@ -12,7 +12,7 @@ import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from qubic_lab.pipeline.lifeline import LAUNCHER_PID, end_when_stdin_closes
+from qubic_lab.lifeline import LAUNCHER_PID, end_when_stdin_closes
 from qubic_lab.pipeline.run_folder import RENDEZVOUS, tell_failure
 
 STOPPED_LOOKS = 3

@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 
 from qubic_lab.errors import InputError, QubicLabError, RankError
+from qubic_lab.lifeline import tie_to_parents
 from qubic_lab.model.folders import rank_folders, rank_name
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.engine import Engine
-from qubic_lab.pipeline.lifeline import tie_to_parents
 from qubic_lab.pipeline.member import Member, follow
 from qubic_lab.pipeline.run_folder import SOCKET, STORE, tell_failure
 from qubic_lab.pipeline.server import PipelineService, start_server

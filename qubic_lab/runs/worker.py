@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from qubic_lab.pipeline.lifeline import end_when_stdin_closes
+from qubic_lab.lifeline import end_when_stdin_closes
 from qubic_lab.runs.notebook import EXECUTED, RUN_DIR
 
 

@@ -57,6 +57,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *_COMMON_OPTIONS,
     ("grpc.client_idle_timeout_ms", _NEVER),  # else an unused channel hangs up after half an hour
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # else whoever was away for long is tried again only every two minutes
     ("grpc.enable_http_proxy", 0),  # a proxy set for the web does not lead to our own hosts
 )
 

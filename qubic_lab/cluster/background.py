@@ -1,0 +1,177 @@
+"""A cluster in the background of this machine: start its supervisor, find it, end it. One cluster has one folder."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from qubic_lab.cluster.supervisor import STATE, ClusterPlan, ClusterState, wait_gone
+from qubic_lab.errors import InputError, QubicLabError
+
+LOCK, LOG = "lock", "supervisor.log"
+HURRY_S = 15.0
+"""A supervisor that was told twice to end does so within this time."""
+LOOK_S = 0.1
+_SAME_S = 2.0
+"""So far may two looks at one process's start be apart: the system's clock may have been set meanwhile."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[int]:
+    """Make a folder private and ours alone while the block runs; yield the lock, to be inherited by a supervisor.
+
+    Raises:
+        InputError: a cluster has it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made a private folder ({error.strerror}): set QUBIC_LAB_CACHE to one that can"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            check_none_runs(folder)
+            raise InputError("a cluster starts or ends here just now: wait a moment") from None
+        (folder / STATE).unlink(missing_ok=True)  # of one that was killed
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def start(plan: ClusterPlan, watch: Callable[[ClusterState], None] = lambda state: None) -> ClusterState:
+    """Start a supervisor that outlives this process, and return when all members are ready.
+
+    Args:
+        plan: what it runs.
+        watch: is told how far it is.
+
+    Raises:
+        InputError: a cluster has the folder; or what was asked cannot be done.
+        QubicLabError: something does not come up. Nothing is left running.
+    """
+    with claimed(plan.folder) as lock, (plan.folder / LOG).open("wb") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "qubic_lab.cluster.supervisor"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[lock],
+            start_new_session=True,
+        )
+        try:
+            assert supervisor.stdin is not None
+            with suppress(BrokenPipeError), supervisor.stdin as stdin:
+                stdin.write(plan.to_json().encode())
+            return _wait_until_up(supervisor, plan.folder, watch)
+        except BaseException:
+            if supervisor.poll() is None:
+                end(psutil.Process(supervisor.pid), 0.0)
+            raise
+
+
+def check_none_runs(folder: Path) -> None:
+    """Make sure that a folder is free for a cluster.
+
+    Raises:
+        InputError: one runs there.
+    """
+    if (state := running(folder)) is not None:
+        raise InputError(f"a cluster runs here already, at {state.urls[0]}: end it with qubic-lab cluster down")
+
+
+def running(folder: Path) -> ClusterState | None:
+    """Return the cluster of a folder, if one runs."""
+    state = read_state(folder)
+    return None if state is None or _process(state) is None else state
+
+
+def read_state(folder: Path) -> ClusterState | None:
+    """Return what a supervisor, which may be gone, has told last.
+
+    Raises:
+        InputError: another version of this project has written it.
+    """
+    path = folder / STATE
+    try:
+        return ClusterState.from_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not understood ({error}): end the process that it names, then remove it"
+        ) from error
+
+
+def stop(folder: Path, timeout_s: float) -> ClusterState | None:
+    """End the cluster of a folder and return what it was; None where none runs.
+
+    Args:
+        folder: the cluster's.
+        timeout_s: nodes may go on so long with what they have begun.
+    """
+    state = read_state(folder)
+    supervisor = None if state is None else _process(state)
+    if supervisor is None:
+        return None
+    end(supervisor, timeout_s)
+    return state
+
+
+def end(supervisor: psutil.Process, timeout_s: float) -> None:
+    """End a supervisor and all below it, within `timeout_s` and a little more."""
+    with suppress(psutil.NoSuchProcess):
+        family = [supervisor, *supervisor.children(recursive=True)]
+        for within_s in (timeout_s, HURRY_S):
+            supervisor.send_signal(signal.SIGTERM)
+            with suppress(psutil.TimeoutExpired):
+                supervisor.wait(within_s)
+                break
+        else:
+            supervisor.kill()  # the kernel ends its members
+        wait_gone(family)
+
+
+def _wait_until_up(
+    supervisor: "subprocess.Popen[bytes]", folder: Path, watch: Callable[[ClusterState], None]
+) -> ClusterState:
+    while True:
+        status = supervisor.poll()
+        state = read_state(folder)
+        if status is not None:
+            raise _failure(status, state, folder)
+        if state is not None:
+            watch(state)
+            if state.phase == "up":
+                return state
+        time.sleep(LOOK_S)
+
+
+def _failure(status: int, state: ClusterState | None, folder: Path) -> QubicLabError:
+    """Return the error that tells why a supervisor has ended before all was up."""
+    if status == 0:
+        return QubicLabError("the cluster was told to end before it was up: start it again")
+    if state is None or not state.trouble:
+        return QubicLabError(f"the supervisor ended with status {status}; its output is in {folder / LOG}")
+    return (InputError if status == InputError.exit_status else QubicLabError)(state.trouble)
+
+
+def _process(state: ClusterState) -> psutil.Process | None:
+    """Return the supervisor's process, if that is the one which still has its number."""
+    try:
+        process = psutil.Process(state.pid)
+        same = abs(process.create_time() - state.started_s) < _SAME_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None

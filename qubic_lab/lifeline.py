@@ -1,0 +1,64 @@
+"""Ending with one's parent, so that a killed launcher, supervisor, kernel or notebook leaves no process behind.
+
+Two means, since each has a gap: the kernel's parent-death signal follows the direct parent only, and on Linux alone; a
+pipe reaches all generations that inherit it, but not a process that is stopped.
+
+`python -m qubic_lab.lifeline PID MODULE ARGUMENTS…` runs a module that ends with the process PID, which started it with
+a pipe at its stdin and holds the writing end.
+"""
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+LAUNCHER_PID = "QUBIC_LAB_LAUNCHER_PID"
+"""Set by the launcher for its ranks."""
+_PR_SET_PDEATHSIG = 1
+
+
+def tie_to_parents() -> None:
+    """Tie a rank's life to torchrun's and, where a launcher of ours runs that, to the launcher's client.
+
+    torchrun starts ranks in sessions of their own and gives no such signal.
+    """
+    launcher = os.environ.get(LAUNCHER_PID)
+    if launcher is not None:  # else stdin may be anything: `nohup` makes it /dev/null, which is at its end at once
+        end_when_stdin_closes()
+    end_when_parent_dies(os.getppid() if launcher is None else int(launcher))
+
+
+def end_when_parent_dies(parent: int) -> None:
+    """Let the kernel kill this process as soon as the thread of process `parent` that started it has ended (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the signal was asked for
+        os._exit(1)
+
+
+def end_when_stdin_closes(before: Callable[[], None] = lambda: None) -> None:
+    """End this process once every writing end of the pipe at its stdin is closed; call `before` first."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        before()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def main() -> None:
+    """Run a module that ends with its parent."""
+    parent, module, *arguments = sys.argv[1:]
+    end_when_stdin_closes()
+    end_when_parent_dies(int(parent))
+    sys.argv = [module, *arguments]  # run_module puts the module's path in place of the first
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,399 @@
+"""A cluster on one machine by one command: what is killed comes back, what fails is told, and nothing stays behind.
+
+The nodes are real processes whose engine is a wait; see dist/test_cluster_of_pipelines.py for real ones.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from models import tiny_model
+
+from qubic_lab.api.client import CoordinatorClient
+from qubic_lab.cli.cluster import make_plan
+from qubic_lab.cli.main import run
+from qubic_lab.cluster import background
+from qubic_lab.cluster.supervisor import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    STATE,
+    ClusterPlan,
+    ClusterState,
+    MemberPlan,
+    MemberState,
+    next_pause_s,
+)
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.settings import settings
+
+CLI = [sys.executable, "-m", "qubic_lab.cli.main"]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own, for this process and all that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("QUBIC_LAB_CACHE", str(folder))
+        for name in ("QUBIC_LAB_COORDINATOR", "QUBIC_LAB_REDIS_URL"):
+            patch.delenv(name, raising=False)
+        settings.cache_clear()
+        yield folder
+        settings.cache_clear()
+
+
+def echo_plan(folder: Path, nodes: int = 2, coordinators: int = 1, seconds: float = 0.1) -> ClusterPlan:
+    """What `up` runs, but for the nodes' engine."""
+    plan = make_plan(folder, free_ports(coordinators), "two-choices", nodes, ())
+    options = ["--seconds", str(seconds)]
+    for number in range(1, coordinators + 1):
+        options += ["--coordinator", f"unix:{folder}/coordinator-{number}.sock"]
+
+    def echo(member: MemberPlan) -> MemberPlan:
+        who = ("--name", member.name, "--listen", f"unix:{folder}/{member.name}.sock")
+        return replace(member, command=("qubic_lab.bench.echo_node", *who, *options))
+
+    members = (echo(member) if member.kind == "node" else member for member in plan.members)
+    return replace(plan, members=tuple(members))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def folder(cache: Path) -> Iterator[Path]:
+    """Where `qubic-lab cluster` has its cluster: one with two coordinators and two nodes is up there."""
+    folder = cache / "cluster"
+    wait_until_open(background.start(echo_plan(folder, coordinators=2)), 2)
+    yield folder
+    background.stop(folder, 0.1)
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a cluster; at the end none runs there."""
+    yield tmp_path
+    background.stop(tmp_path, 0.1)
+
+
+def state_of(folder: Path) -> ClusterState:
+    state = background.running(folder)
+    assert state is not None
+    return state
+
+
+def family(state: ClusterState) -> list[psutil.Process]:
+    """The supervisor and all below it."""
+    supervisor = psutil.Process(state.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def wait_until(holds: Callable[[], bool], most_s: float = 30.0) -> None:
+    deadline = time.monotonic() + most_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def wait_until_open(state: ClusterState, nodes: int) -> None:
+    """Wait until every coordinator has seen the nodes and may choose them."""
+    for url in state.urls:
+        with CoordinatorClient(url) as client:
+            wait_until(lambda client=client: client.status().nodes == {"open": nodes})
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+def test_whatever_is_killed_comes_back_by_itself(folder: Path) -> None:
+    before = state_of(folder)
+    pids = {member.name: member.pid for member in before.members} | {"redis": before.redis_pid}
+    with CoordinatorClient(before.urls[1]) as client:
+        assert client.ask("hi", max_new_tokens=3).text
+        for name in ("node-1", "coordinator-1", "redis"):
+            os.kill(pids[name], signal.SIGKILL)
+
+        def is_back() -> bool:
+            now = state_of(folder)
+            anew = {member.name for member in now.members if member.ready and member.pid != pids[member.name]}
+            return anew == {"node-1", "coordinator-1"} and now.redis_pid not in (None, pids["redis"])
+
+        wait_until(is_back)
+        now = state_of(folder)
+        assert {member.name: member.restarts for member in now.members if member.restarts} == {
+            "node-1": 1,
+            "coordinator-1": 1,
+        }
+        assert (now.redis_restarts, now.phase, now.pid) == (1, "up", before.pid)
+    wait_until_open(now, 2)
+    for url in now.urls:
+        with CoordinatorClient(url) as client:
+            assert client.ask("hi", max_new_tokens=3).text
+
+
+def test_nobody_else_reaches_what_is_within(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o777 == 0o700
+    listening = {
+        connection.laddr.port
+        for process in family(state_of(folder))
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {int(url.rpartition(":")[2]) for url in state_of(folder).urls}
+    nodes = [process for process in family(state_of(folder)) if "qubic_lab.bench.echo_node" in process.cmdline()]
+    assert len(nodes) == 2
+    assert all("QUBIC_LAB_REDIS_URL" not in node.environ() for node in nodes)
+
+
+def test_one_cluster_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    processes = family(state_of(folder))
+    assert run(["cluster", "up", "--port", "0"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert f"at {state_of(folder).urls[0]}: end it with qubic-lab cluster down" in said.err
+    with pytest.raises(InputError, match="qubic-lab cluster down"):
+        background.start(echo_plan(folder))
+    assert family(state_of(folder)) == processes
+
+
+def test_status_is_a_table_or_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cluster", "status"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("node-1", "node-2"):
+        assert re.search(rf"^\| {name} +\| echo +\| open ", shown, re.MULTILINE)
+    for url in state_of(folder).urls:
+        assert re.search(rf"^\| {url} +\| ready +\| 0 +\|$", shown, re.MULTILINE)
+    assert re.search(r"^\| Redis +\| \d+\.\d\d ", shown, re.MULTILINE)
+    assert re.search(rf"^\| supervisor +\| {state_of(folder).pid} +\| up ", shown, re.MULTILINE)
+    assert run(["cluster", "status", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [node["name"] for node in told["nodes"]] == ["node-1", "node-2"]
+    assert list(told["coordinators"]) == list(state_of(folder).urls)
+    assert told["redis"].keys() == {"ping_ms", "set_ms", "get_ms"}
+    assert told["supervisor"]["pid"] == state_of(folder).pid
+
+
+def test_status_looks_where_it_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        for url, of_this_machine in ((state_of(folder).urls[1], True), ("http://127.0.0.1:1", False)):
+            monkeypatch.setenv("QUBIC_LAB_COORDINATOR", url)
+            settings.cache_clear()
+            assert run(["cluster", "status", "--json"]) == (0 if of_this_machine else 1)
+            said = capsys.readouterr()
+            if of_this_machine:
+                assert list(json.loads(said.out)["coordinators"]) == [url]
+            else:
+                assert said.out == "" and f"no coordinator answers at {url}" in said.err
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+
+
+def test_on_a_terminal_status_looks_again_until_ctrl_c(folder: Path) -> None:
+    terminal, its_side = os.openpty()
+    environment = {**os.environ, "COLUMNS": "160"}
+    with subprocess.Popen([*CLI, "cluster", "status"], stdout=its_side, env=environment, cwd=ROOT) as watching:
+        os.close(its_side)
+        shown = b""
+        while shown.count(b"heartbeat") < 3:
+            shown += os.read(terminal, 65_536)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    os.close(terminal)
+    assert b"node-1" in shown and b"node-2" in shown
+
+
+def test_down_lets_answers_end_and_leaves_nothing(empty: Path) -> None:
+    state = background.start(echo_plan(empty, nodes=1, seconds=1.0))
+    processes = family(state)
+    assert len(processes) >= 4
+    with CoordinatorClient(state.urls[0]) as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.ask, "hi", max_new_tokens=20)
+        wait_until(lambda: client.status().tasks.processing == 1)
+        ended = background.stop(empty, 30.0)
+        assert len(answer.result().token_ids) == 20
+    assert ended is not None and ended.pid == state.pid
+    assert all_gone(processes)
+    assert background.running(empty) is None
+    assert background.stop(empty, 30.0) is None
+    assert not list(empty.glob("*.sock")) and not (empty / STATE).exists()
+
+
+@pytest.mark.slow
+def test_down_waits_no_longer_than_it_is_told_and_questions_outlive_it(empty: Path) -> None:
+    for seconds, within_s in ((600.0, 0.3), (0.1, 30.0)):
+        state = background.start(echo_plan(empty, nodes=1, seconds=seconds))
+        processes = family(state)
+        with CoordinatorClient(state.urls[0]) as client, ThreadPoolExecutor(1) as pool:
+            wait_until_open(state, 1)
+            answer = pool.submit(client.ask, "hi", key="mine", max_new_tokens=20)
+            if seconds < within_s:
+                assert len(answer.result().token_ids) == 20
+                assert client.status().tasks.submitted == 1
+            else:
+                wait_until(lambda client=client: client.status().tasks.processing == 1)
+            background.stop(empty, within_s)
+            assert all_gone(processes)
+            assert (answer.exception() is None) == (seconds < within_s)
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(empty: Path) -> None:
+    state = background.start(echo_plan(empty, nodes=1))
+    processes = family(state)
+    os.kill(state.pid, signal.SIGKILL)
+    wait_until(lambda: all_gone(processes))
+    assert background.running(empty) is None
+    assert background.stop(empty, 1.0) is None
+    with background.claimed(empty):  # the next one may have the folder
+        pass
+
+
+def test_another_process_with_the_supervisors_number_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        started_s = psutil.Process(other.pid).create_time()
+        state = ClusterState(other.pid, started_s - 60.0, "up", "", ("http://127.0.0.1:5000",), "", None, 0, ())
+        (tmp_path / STATE).write_text(state.to_json())
+        assert background.stop(tmp_path, 1.0) is None
+        assert other.poll() is None
+        (tmp_path / STATE).write_text(replace(state, started_s=started_s).to_json())
+        assert background.stop(tmp_path, 10.0) is not None
+        assert not psutil.pid_exists(other.pid)
+
+
+def test_what_does_not_come_up_is_told_in_one_line_and_leaves_nothing(empty: Path) -> None:
+    before = psutil.Process().children(recursive=True)
+    plan = echo_plan(empty, nodes=1)
+    wrong = MemberPlan("node-2", "node", ("qubic_lab.cli.main", "node", "--coordinator", "here", "--slots", "0"))
+    with pytest.raises(QubicLabError) as caught:
+        background.start(replace(plan, members=(plan.members[-1], wrong)))
+    assert re.fullmatch(
+        r"node-2 \(process \d+\) ended with status 2 before it was ready: slots is 0: it must be at least 1; "
+        r"its output is in (\S+/node-2\.log)",
+        str(caught.value),
+    )
+    assert psutil.Process().children(recursive=True) == before
+    assert background.running(empty) is None
+
+
+def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty: Path) -> None:
+    plan = echo_plan(empty, nodes=1)
+    never_ready = MemberPlan("node-2", "node", ("http.server", "--bind", "127.0.0.1", "0"))
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(background.start, replace(plan, members=(*plan.members, never_ready)))
+
+        def node() -> MemberState | None:
+            state = background.running(empty)
+            return next((each for each in state.of_kind("node") if each.ready), None) if state else None
+
+        wait_until(lambda: node() is not None)
+        first = node()
+        assert first is not None and first.name == "node-1" and first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        wait_until(lambda: (again := node()) is not None and again.restarts == 1)
+        state = state_of(empty)
+        assert state.phase == "starting"
+        processes = family(state)
+        background.stop(empty, 10.0)
+        assert re.search("told to end before it was up", str(starting.exception()))
+    assert all_gone(processes)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("up --model smolm2", "unknown model 'smolm2'.*did you mean 'smollm2'"),
+        ("up --model tiny --nodes 0", "--nodes is 0: it must be at least 1"),
+        ("up --model tiny --nodes 65", "--nodes is 65: it must be at most 64"),
+        ("up --model tiny --coordinators 0", "--coordinators is 0: it must be at least 1"),
+        ("up --model tiny --coordinators 2 --port 65535", "--port is 65535: it must be at most 65534"),
+        ("up --model tiny --balancer two-choises", "unknown balancer 'two-choises': did you mean 'two-choices'"),
+        ("up --model tiny --slots 0", "slots is 0"),
+        ("up --model tiny --dtype int8", "unknown dtype 'int8'"),
+        ("up --model tiny --ranks 9", "ranks is 9"),
+        ("up --model tiny --port TAKEN", r"--port \d+ cannot be used \(Address already in use\): give another one"),
+        ("up --model tiny --coordinators 2 --port BEFORE", r"--port \d+ cannot be used \(Address already in use\)"),
+        ("down --timeout -1", "--timeout is '-1': give seconds above 0"),
+        ("status --json --watch", "--json and --watch: give one of the two"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
+    line: str,
+    said: str,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("QUBIC_LAB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tiny.parent)
+    settings.cache_clear()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = line.replace("TAKEN", str(port)).replace("BEFORE", str(port - 1)).replace("tiny", str(tiny))
+        try:
+            assert run(["cluster", *line.split()]) == 2
+        finally:
+            monkeypatch.undo()
+            settings.cache_clear()
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert re.search(said, told.err)
+    assert not (tmp_path / "cluster").exists()
+
+
+@pytest.mark.parametrize("command", ["", " up", " status", " down"])
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*f"cluster{command}".split(), "--help"]) == 0
+    assert f"Example: qubic-lab cluster{command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_nothing_to_end_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {**os.environ, "QUBIC_LAB_CACHE": str(tmp_path)}
+    done = subprocess.run([*CLI, "cluster", "down"], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no cluster runs here\n")
+
+
+def test_ctrl_c_while_it_comes_up_takes_everything_down(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "tiny")
+    environment = {**os.environ, "QUBIC_LAB_CACHE": str(tmp_path)}
+    command = [*CLI, "cluster", "up", "--nodes", "1", "--port", "0", "--model", str(model)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        wait_until(lambda: bool((state := background.running(tmp_path / "cluster")) and state.of_kind("node")))
+        processes = family(state_of(tmp_path / "cluster"))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "error: interrupted\n")
+    assert all_gone(processes)
+
+
+def test_a_process_that_keeps_ending_is_started_ever_less_often() -> None:
+    pauses_s = [FIRST_PAUSE_S]
+    for _ in range(10):
+        pauses_s.append(next_pause_s(pauses_s[-1], lived_s=0.1))
+    assert pauses_s == sorted(pauses_s)
+    assert (pauses_s[1], pauses_s[-1]) == (2 * FIRST_PAUSE_S, LONGEST_PAUSE_S)
+    assert next_pause_s(LONGEST_PAUSE_S, lived_s=60.0) == FIRST_PAUSE_S
