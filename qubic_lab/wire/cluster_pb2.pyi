@@ -22,7 +22,7 @@ class NodeRegistration(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., type: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("model", "model_hash", "layers", "dtype", "devices", "memory_bytes", "slots", "tokens_per_s", "meaningless")
+    __slots__ = ("model", "model_hash", "layers", "dtype", "devices", "memory_bytes", "slots", "tokens_per_s", "meaningless", "parameters")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_HASH_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class Capabilities(_message.Message):
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     MEANINGLESS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_hash: str
     layers: _containers.RepeatedScalarFieldContainer[int]
@@ -41,7 +42,8 @@ class Capabilities(_message.Message):
     slots: int
     tokens_per_s: float
     meaningless: bool
-    def __init__(self, model: _Optional[str] = ..., model_hash: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., devices: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., meaningless: _Optional[bool] = ...) -> None: ...
+    parameters: int
+    def __init__(self, model: _Optional[str] = ..., model_hash: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., devices: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., meaningless: _Optional[bool] = ..., parameters: _Optional[int] = ...) -> None: ...
 
 class Registered(_message.Message):
     __slots__ = ("session", "beat_every_s")
