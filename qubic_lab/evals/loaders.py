@@ -1,0 +1,268 @@
+"""Question files that a user has: GSM8K, and tables of questions (JSON lines, CSV, TSV) by a map of their columns.
+
+`question=Q,options=A|B|C|D,answer=Key` is such a map; docs/evaluation.md says what it may hold.
+"""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qubic_lab.consensus.quantities import quantities
+from qubic_lab.errors import InputError, check_at_least, check_choice, did_you_mean
+from qubic_lab.evals.questions import KINDS, Question, check_ids, load_questions
+
+LAYOUTS = ("project", "gsm8k", "mapped")
+MOST_BYTES = 64 * 2**20
+MOST_QUESTIONS = 100_000
+MOST_CHARACTERS = 20_000
+"""Of a question, an option or an answer: a longer one comes of a broken file."""
+LETTERS = "ABCDEFGH"
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+_PARTS = ("question", "options", "answer", "first", "id", "kind")
+
+Columns = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """Which columns hold what: `options` is one column with a list, or one column for each option.
+
+    The answer is an option's letter or its text; with `first` it is the option's number, counted from there (0 or 1).
+    """
+
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    first: int | None = None
+    id: str = ""
+    kind: str = ""
+
+
+def load_user_questions(
+    file: Path, layout: str = "project", columns: str = "", kind: str = "", limit: int | None = None
+) -> tuple[Question, ...]:
+    """Read a user's questions.
+
+    Args:
+        file: the file.
+        layout: `project` (as `load_questions`), `gsm8k`, or `mapped` with `columns`.
+        columns: the map of columns, as of `parse_column_map`.
+        kind: the type of questions that do not say theirs; those of GSM8K are analytical.
+        limit: only so many of the first questions.
+
+    Raises:
+        InputError: an argument or the file is wrong; names file and line.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    if (layout == "mapped") != bool(columns):
+        raise InputError(f"layout {layout!r} and column map {columns!r}: a map is needed for 'mapped' and only there")
+    if kind:
+        check_choice("kind of question", kind, KINDS)
+    if limit is not None:
+        check_at_least("limit", limit, 1)
+    if layout == "project":
+        _check_size(file)
+        return load_questions(file)[:limit]
+    column_map = parse_column_map(columns) if columns else None
+    # One more than there may be, to see that there are too many.
+    rows = itertools.islice(_rows(file), limit or MOST_QUESTIONS + 1)
+    questions = tuple(
+        _gsm8k(row, place, f"{file.stem}-{number}")
+        if column_map is None
+        else _mapped(row, place, f"{file.stem}-{number}", column_map, kind)
+        for number, (place, row) in enumerate(rows, 1)
+    )
+    if not questions:
+        raise InputError(f"questions file {file} holds no questions: give at least one row")
+    if len(questions) > MOST_QUESTIONS:
+        raise InputError(f"questions file {file} holds more than {MOST_QUESTIONS:,} questions: give a limit")
+    check_ids(file, questions)
+    return questions
+
+
+def parse_column_map(text: str) -> ColumnMap:
+    """Read `part=column` pairs with commas between them; the columns of options have `|` between them.
+
+    Raises:
+        InputError: a part is unknown, given twice, empty or missing, or the options are too many.
+    """
+    parts: dict[str, str] = {}
+    for pair in text.split(","):
+        part, equals, column = (each.strip() for each in pair.partition("="))
+        if not equals or not column:
+            raise InputError(f"column map has {pair!r}: write part=column, as in question=Q,answer=A")
+        check_choice("part of a column map", part, _PARTS)
+        if part in parts:
+            raise InputError(f"column map has {part} twice: give it once")
+        parts[part] = column
+    for part in ("question", "answer"):
+        if part not in parts:
+            raise InputError(f"column map {text!r} has no {part}: add {part}=COLUMN")
+    options = tuple(column.strip() for column in parts["options"].split("|")) if "options" in parts else ()
+    if "" in options or len(options) > len(LETTERS) or len(set(options)) < len(options):
+        raise InputError(
+            f"column map has options {parts['options']!r}: name up to {len(LETTERS)} different columns, as A|B|C"
+        )
+    first = parts.get("first")
+    if first is not None and (first not in ("0", "1") or not options):
+        raise InputError(f"column map has first={first}: it is 0 or 1, and needs options")
+    return ColumnMap(
+        question=parts["question"],
+        answer=parts["answer"],
+        options=options,
+        first=None if first is None else int(first),
+        id=parts.get("id", ""),
+        kind=parts.get("kind", ""),
+    )
+
+
+def _gsm8k(row: Columns, place: str, id: str) -> Question:
+    solution = _text(row, "answer", place)
+    _, mark, answer = solution.rpartition("####")
+    if not mark or len(quantities(answer)) != 1:
+        raise InputError(f'{place}: the answer ends in {solution[-40:]!r}: GSM8K ends it with "#### NUMBER"')
+    return Question(id, _text(row, "question", place), answer.strip(), "analytical")
+
+
+def _mapped(row: Columns, place: str, id: str, columns: ColumnMap, kind: str) -> Question:
+    question = _text(row, columns.question, place)
+    answer = _text(row, columns.answer, place)
+    if columns.options:
+        options = _options(row, columns.options, place)
+        lettered = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+        question = f"{question} {' '.join(lettered)}"
+        answer = lettered[_chosen(answer, options, columns.first, place)]
+    if columns.kind:
+        kind = check_choice(f"kind of question in {place}", _text(row, columns.kind, place), KINDS)
+    return Question(_text(row, columns.id, place) if columns.id else id, question, answer, kind)
+
+
+def _options(row: Columns, columns: Sequence[str], place: str) -> list[str]:
+    values = [_value(row, column, place) for column in columns]
+    if len(columns) == 1:
+        if not isinstance(values[0], list):
+            raise InputError(
+                f"{place}: {columns[0]} is {_short(values[0])}, no list: name each option's column, as options=A|B|C"
+            )
+        values = list(values[0])
+    while values and values[-1] in (None, ""):  # rows may have fewer options than there are columns
+        values.pop()
+    if not 2 <= len(values) <= len(LETTERS):
+        raise InputError(f"{place} has {len(values)} options: there must be 2 to {len(LETTERS)}")
+    # "(B)" within an option would read as the letter of another one.
+    return [
+        re.sub(r"\(([A-Z])\)", r"[\1]", " ".join(_as_text(value, f"option {letter}", place).split()))
+        for letter, value in zip(LETTERS, values, strict=False)
+    ]
+
+
+def _chosen(answer: str, options: Sequence[str], first: int | None, place: str) -> int:
+    if first is not None:
+        if not answer.isdecimal() or not first <= int(answer) < first + len(options):
+            last = first + len(options) - 1
+            raise InputError(
+                f"{place}: the answer is {_short(answer)}: with first={first} it must be {first} to {last}"
+            )
+        return int(answer) - first
+    letter = answer.strip("(). ").upper()
+    found = {
+        index
+        for index, option in enumerate(options)
+        if letter == LETTERS[index] or " ".join(answer.split()).casefold() == option.casefold()
+    }
+    if len(found) != 1:
+        what = "several options" if found else f"neither a letter from A to {LETTERS[len(options) - 1]} nor an option"
+        raise InputError(
+            f"{place}: the answer {_short(answer)} is {what}: for numbers add first=0 or first=1 to the map"
+        )
+    return found.pop()
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Columns]]:
+    """Yield each row with its place, by the kind of file that its name tells."""
+    ending = file.suffix.lower()
+    if ending not in (*_SEPARATORS, *_JSON_LINES):
+        known = ", ".join((*_JSON_LINES, *_SEPARATORS))
+        raise InputError(f"questions file {file} ends in {ending or 'nothing'!r}: known are {known}")
+    _check_size(file)
+    try:
+        text = file.read_bytes().decode("utf-8-sig")  # a table keeps its line ends
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"questions file {file} cannot be read ({reason}): give UTF-8 text") from error
+    return _json_rows(file, text) if ending in _JSON_LINES else _table_rows(file, text, _SEPARATORS[ending])
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[str, Columns]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{file}:{number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{place} is not valid JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise InputError(f"{place} holds a {type(row).__name__}: an object with named columns is needed")
+            yield place, row
+
+
+def _table_rows(file: Path, text: str, separator: str) -> Iterator[tuple[str, Columns]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    names: list[str] = []
+    begin = 1
+    try:
+        for cells in reader:
+            place, begin = f"{file}:{begin}", reader.line_num + 1
+            if not cells:
+                continue
+            if not names:
+                names = [name.strip() for name in cells]
+                if len(set(names)) < len(names):
+                    raise InputError(f"{place} names a column twice: give each its own name")
+            elif len(cells) != len(names):
+                raise InputError(f"{place} has {len(cells)} cells: there are {len(names)} columns")
+            else:
+                yield place, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{file}:{begin} is not a valid row ({error}): check its quotation marks") from error
+
+
+def _check_size(file: Path) -> None:
+    size = file.stat().st_size if file.exists() else 0  # that it is missing is said when it is read
+    if size > MOST_BYTES:
+        raise InputError(
+            f"questions file {file} has {size / 2**20:.0f} MiB: at most {MOST_BYTES // 2**20} are read; cut it"
+        )
+
+
+def _value(row: Columns, column: str, place: str) -> Any:
+    if column not in row:
+        raise InputError(f"{place} has no column {column!r}: {did_you_mean(column, row)}")
+    return row[column]
+
+
+def _text(row: Columns, column: str, place: str) -> str:
+    return _as_text(_value(row, column, place), column, place)
+
+
+def _as_text(value: Any, name: str, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InputError(f"{place}: {name} is {_short(value)}: a text or a number is needed")
+    text = str(value).strip()
+    if not text:
+        raise InputError(f"{place} has no {name}")
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"{place}: {name} has {len(text):,} characters: at most {MOST_CHARACTERS:,} are taken")
+    return text
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

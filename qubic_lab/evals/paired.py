@@ -1,0 +1,166 @@
+"""Means over questions and their differences, with intervals; the same questions stand on both sides.
+
+A value belongs to one question and lies between 0 and 1: right or wrong, or the share of votes that are right.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from qubic_lab.errors import InputError
+from qubic_lab.stats import (
+    bootstrap_interval,
+    mcnemar_exact,
+    minimum_detectable_difference,
+    tango_interval,
+    wilson_interval,
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` questions, or a difference of two, with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """How often only one of two ways is right on the same questions, and what follows; first less second.
+
+    The interval of `difference` is Tango's. `holm_p` is the p-value after Holm's correction over the tests that were
+    made together. `detectable` is the smallest difference that the test finds with power 80 %, None where none is.
+    """
+
+    only_first: int
+    only_second: int
+    difference: Estimate
+    p: float
+    holm_p: float
+    detectable: float | None
+
+
+def mean_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Return the mean with its percentile bootstrap interval over questions.
+
+    Where all values are alike a bootstrap would claim certainty: Wilson's interval stands there, on the safe side.
+
+    Raises:
+        InputError: no values, or one beyond 0 to 1.
+    """
+    found = _checked(values)
+    n = len(found)
+    if found.min() == found.max():
+        low, high = wilson_interval(math.floor(n * found[0]), n)[0], wilson_interval(math.ceil(n * found[0]), n)[1]
+    else:
+        low, high = _bootstrap(found, seed)
+    return Estimate(float(found.mean()), low, high, n)
+
+
+def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Estimate:
+    """Return the mean of first less second with its paired bootstrap interval: questions are drawn, with both values.
+
+    Where all questions differ alike, or none does, a bootstrap would claim certainty: Tango's interval stands there.
+
+    Raises:
+        InputError: no values, unequal numbers of them, or one beyond 0 to 1.
+    """
+    differences = _differences(first, second)
+    n = len(differences)
+    if differences.min() == differences.max():
+        one_way = n * abs(float(differences[0]))
+        low, high = tango_interval(math.floor(one_way), 0, n)[0], tango_interval(math.ceil(one_way), 0, n)[1]
+        low, high = (low, high) if differences[0] >= 0 else (-high, -low)
+    else:
+        low, high = _bootstrap(differences, seed)
+    return Estimate(float(differences.mean()), low, high, n)
+
+
+def minimum_detectable_mean(
+    first: Sequence[float], second: Sequence[float], alpha: float = 0.05, power: float = 0.8
+) -> float | None:
+    """Return the smallest mean difference that a two-sided test finds with this power at the spread that is seen.
+
+    None: no question differs or there is only one, and the spread is not known.
+
+    Source: (z_(1-alpha/2) + z_power) standard errors, as J. Cohen, "Statistical Power Analysis for the Behavioral
+    Sciences" (1988), chapter 2, in large samples.
+
+    Raises:
+        InputError: as of `difference_estimate`.
+    """
+    differences = _differences(first, second)
+    if len(differences) < 2 or not differences.any():
+        return None
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return (NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)) * error
+
+
+def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) -> dict[str, McNemar]:
+    """Return the exact McNemar test of each named pair of ways, with Holm's correction over all of them.
+
+    Raises:
+        InputError: a pair is empty or of unequal lengths.
+    """
+    counts = {}
+    for name, (first, second) in pairs.items():
+        both = list(zip(*_same_length(first, second), strict=True))
+        counts[name] = both.count((True, False)), both.count((False, True)), len(both)
+    p_values = {name: mcnemar_exact(first, second) for name, (first, second, _) in counts.items()}
+    corrected = holm(p_values)
+    return {
+        name: McNemar(
+            only_first=first,
+            only_second=second,
+            difference=Estimate((first - second) / n, *tango_interval(first, second, n), n),
+            p=p_values[name],
+            holm_p=corrected[name],
+            detectable=minimum_detectable_difference(n, first + second),
+        )
+        for name, (first, second, n) in counts.items()
+    }
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values corrected so that a false finding among all of them is as rare as one test alone allows.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
+    (1979), 65-70.
+    """
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
+
+
+def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+    return bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), seed=seed)
+
+
+def _checked(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    found = np.asarray(values, dtype=np.float64)
+    if not len(found):
+        raise InputError("there are no values to take a mean of: give at least one question")
+    if not ((found >= 0) & (found <= 1)).all():
+        raise InputError(f"values reach from {found.min()} to {found.max()}: each must lie between 0 and 1")
+    return found
+
+
+def _differences(first: Sequence[float], second: Sequence[float]) -> npt.NDArray[np.float64]:
+    one, other = _same_length(first, second)
+    return _checked(one) - _checked(other)
+
+
+def _same_length(first: Sequence[float], second: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    if len(first) != len(second) or not first:
+        raise InputError(f"{len(first)} and {len(second)} questions cannot be paired: give the same ones, at least one")
+    return first, second

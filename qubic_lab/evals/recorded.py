@@ -1,0 +1,157 @@
+"""Answers that were recorded once and are judged often: a frozen table, and its file of one question a line."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.evals.questions import Question
+from qubic_lab.evals.scoring import is_checkable, is_right
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer and what is known of it.
+
+    `tokens` are those generated. `group` names the answers of a question that say the same; None: no final answer, so
+    that it votes for nothing. `right` is None where no rule can tell. A `cut` answer ended at its limit of tokens.
+    `weight` is its say in a weighted vote. `signals` are named numbers, larger for better, such as the mean
+    log-probability: each is tried as a way to choose one answer.
+
+    Raises:
+        InputError: tokens or weight are negative, or a number is not finite.
+    """
+
+    text: str
+    tokens: int
+    group: int | None = None
+    right: bool | None = None
+    cut: bool = False
+    weight: float = 1.0
+    signals: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0:
+            raise InputError(f"an answer has {self.tokens} tokens: there must be 0 or more")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise InputError(f"an answer's weight is {self.weight}: it must be 0 or more")
+        for name, value in self.signals:
+            if not math.isfinite(value):
+                raise InputError(f"an answer's signal {name!r} is {value}: it must be a finite number")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A question with its greedy answer and its samples.
+
+    `longer` holds greedy answers with k times the limit of tokens, by k.
+
+    Raises:
+        InputError: there are no samples, the longer limits are out of order, or some answers are judged and some not.
+    """
+
+    id: str
+    kind: str
+    question: str
+    reference: str
+    greedy: Sample
+    samples: tuple[Sample, ...]
+    longer: tuple[tuple[int, Sample], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise InputError(f"question {self.id!r} has no samples: record at least one")
+        factors = [factor for factor, _ in self.longer]
+        if factors != sorted(set(factors)) or any(factor < 2 for factor in factors):
+            raise InputError(f"question {self.id!r} has longer answers for {factors}: give factors above 1, rising")
+        if len({sample.right is None for sample in self._all}) > 1:
+            raise InputError(f"question {self.id!r} has answers with and without a judgement: judge all or none")
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its answers are known to be right or wrong."""
+        return self.greedy.right is not None
+
+    @property
+    def _all(self) -> tuple[Sample, ...]:
+        return (self.greedy, *self.samples, *(sample for _, sample in self.longer))
+
+
+def judge(question: Question, text: str) -> bool | None:
+    """Return whether a text answers a question rightly; None where no rule can tell."""
+    return is_right(question, text) if is_checkable(question) else None
+
+
+def halves(rows: Sequence[Recorded], seed: int = 0) -> tuple[tuple[Recorded, ...], tuple[Recorded, ...]]:
+    """Return a development half, on which choices are made, and a held-out half, on which they are judged.
+
+    Each type of question is split evenly, by a seed; the order stays. Where a type has an odd number, the held-out
+    half gets one more.
+    """
+    chosen: set[str] = set()
+    for kind in sorted({row.kind for row in rows}):
+        ids = sorted(row.id for row in rows if row.kind == kind)
+        chosen.update(Random(f"{seed} {kind}").sample(ids, len(ids) // 2))
+    return tuple(row for row in rows if row.id in chosen), tuple(row for row in rows if row.id not in chosen)
+
+
+def write_recorded(file: Path, rows: Iterable[Recorded]) -> None:
+    """Write a table, one question a line, in place of what was there; a kill leaves the old file whole."""
+    part = file.with_name(f"{file.name}.part")
+    with part.open("w", encoding="utf-8", newline="\n") as out:
+        for row in rows:
+            out.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+    part.replace(file)
+
+
+def read_recorded(file: Path) -> tuple[Recorded, ...]:
+    """Read a table that `write_recorded` wrote.
+
+    Raises:
+        InputError: the file cannot be read, has no rows or an id twice, or a line is not of its form; names the line.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recorded answers {file} cannot be read ({error}): give a file that was recorded") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(_row(json.loads(line)))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise InputError(f"{file}:{number} is no recorded question ({error}): record it again") from error
+    if not rows:
+        raise InputError(f"recorded answers {file} has no rows: record at least one question")
+    ids = [row.id for row in rows]
+    if len(set(ids)) < len(ids):
+        raise InputError(f"recorded answers {file} has a question twice: ids must differ")
+    return tuple(rows)
+
+
+def _row(values: Any) -> Recorded:
+    return Recorded(
+        **{
+            **_known(Recorded, values),
+            "greedy": _sample(values["greedy"]),
+            "samples": tuple(_sample(each) for each in values["samples"]),
+            "longer": tuple((int(factor), _sample(each)) for factor, each in values["longer"]),
+        }
+    )
+
+
+def _sample(values: Any) -> Sample:
+    signals = tuple((str(name), float(value)) for name, value in values["signals"])
+    return Sample(**{**_known(Sample, values), "signals": signals})
+
+
+def _known(kind: type[Recorded] | type[Sample], values: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in names:
+            raise InputError(f"unknown field {name!r}: {did_you_mean(name, names)}")
+    return values

@@ -1,0 +1,474 @@
+"""Is a vote over k samples better than one answer, at what cost in tokens, and than what else for the same tokens?
+
+All from recorded answers. With n samples of a question, a value at k is the mean over all sets of k of them where there
+are at most EXACT_SUBSETS, else over RESAMPLED_SUBSETS sets drawn by a fixed seed. In such a mean a tie counts as if one
+of the leading groups were drawn by chance. Tokens are those generated: a prompt is computed once for all samples.
+"""
+
+import functools
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qubic_lab.consensus.voting import Ballot, decide
+from qubic_lab.errors import InputError, check_choice, check_range
+from qubic_lab.evals.paired import (
+    Estimate,
+    McNemar,
+    difference_estimate,
+    mcnemar_tests,
+    mean_estimate,
+    minimum_detectable_mean,
+)
+from qubic_lab.evals.recorded import Recorded, Sample
+from qubic_lab.stats import wilson_interval
+
+KS = (1, 3, 5, 8, 16)
+EXACT_SUBSETS = 20_000
+RESAMPLED_SUBSETS = 4_000
+METHODS = ("greedy", "longer greedy", "pass@1", "majority", "weighted", "oracle")
+LENGTH_RULES = ("shortest", "longest", "median length")
+ALL = "all"
+"""Stands beside the types of questions for all of them together."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Voted:
+    """A vote's expected rightness on one question, and the share of votes that end in a tie."""
+
+    right: float
+    tied: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """How often a method is right with k answers, the mean tokens a question takes, and the share of tied votes."""
+
+    method: str
+    k: int
+    right: Estimate
+    tokens: float
+    tied: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a method has over a baseline on the same questions, method less baseline.
+
+    `detectable` is the smallest mean difference that is found with power 80 %; None where the spread is not known.
+    """
+
+    method: Estimate
+    baseline: Estimate
+    difference: Estimate
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class EqualTokens:
+    """A greedy answer with `factor` times the limit of tokens, and the vote of `k` samples for no more tokens."""
+
+    factor: int
+    greedy_tokens: float
+    k: int
+    vote_tokens: float
+    gain: Gain
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """A wrong answer that more than half of a question's samples give; `text` is the first of them."""
+
+    id: str
+    kind: str
+    question: str
+    reference: str
+    text: str
+    ballots: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class AgreeingWrong:
+    """How often wrong answers agree, which no vote can notice.
+
+    `questions` is the share of questions on which more than half of the samples give one wrong answer (Wilson).
+    `pairs` is the chance that two wrong samples of a question say the same, over questions with two or more; None
+    where there are none. `examples` are those with the largest shares of ballots.
+    """
+
+    questions: Estimate
+    pairs: Estimate | None
+    examples: tuple[Agreed, ...]
+
+
+def pass_at_1(row: Recorded) -> float:
+    """Return the share of samples that are right."""
+    return float(_right(row).mean())
+
+
+def oracle_at(row: Recorded, k: int) -> float:
+    """Return the chance that at least one of k samples is right.
+
+    Source: the unbiased estimator of M. Chen et al., "Evaluating large language models trained on code",
+    arXiv 2107.03374, section 2.1.
+
+    Raises:
+        InputError: there are fewer than k samples.
+    """
+    _check_k(row, k)
+    n, wrong = len(row.samples), int((~_right(row)).sum())
+    return 1 - math.comb(wrong, k) / math.comb(n, k)
+
+
+@functools.lru_cache(maxsize=8192)
+def voted_at(row: Recorded, k: int, weighted: bool = False) -> Voted:
+    """Return what a vote of k samples is expected to be worth; the winner's answer is that of any of its voters.
+
+    Samples without a final answer do not vote; where none votes, the vote is wrong.
+
+    Raises:
+        InputError: there are fewer than k samples.
+    """
+    _check_k(row, k)
+    groups = sorted({sample.group for sample in row.samples if sample.group is not None})
+    if not groups:
+        return Voted(0.0, 0.0)
+    voters_NG = np.array([[sample.group == group for group in groups] for sample in row.samples], dtype=np.float64)
+    weights_N = np.array([sample.weight if weighted else 1.0 for sample in row.samples])
+    drawn_MN = _drawn(len(row.samples), k)
+    votes_MG = _sums(drawn_MN, voters_NG * weights_N[:, None])
+    # Sums of the same weights in another order may differ in the last bit.
+    leads_MG = (votes_MG > 0) & (votes_MG >= votes_MG.max(axis=1, keepdims=True) * (1 - 1e-9))
+    right_MG = _sums(drawn_MN, voters_NG * _right(row)[:, None]) / np.maximum(_sums(drawn_MN, voters_NG), 1)
+    leaders_M = leads_MG.sum(axis=1)
+    right_M = (leads_MG * right_MG).sum(axis=1) / np.maximum(leaders_M, 1)
+    return Voted(float(right_M.mean()), float((leaders_M > 1).mean()))
+
+
+def chosen_at(row: Recorded, k: int, rule: str) -> float:
+    """Return how often the one of k samples that a rule chooses is right; of several equal ones, any.
+
+    Args:
+        row: the question.
+        k: how many samples there are to choose from.
+        rule: one of LENGTH_RULES (by tokens), or the name of a signal, of which the highest is chosen.
+
+    Raises:
+        InputError: the rule is unknown or there are fewer than k samples.
+    """
+    _check_k(row, k)
+    check_choice("rule", rule, (*LENGTH_RULES, *signal_names([row])))
+    if rule == "median length":
+        return _nearest_median(row, k)
+    if rule in LENGTH_RULES:
+        sign = 1 if rule == "longest" else -1
+        scores = [float(sign * sample.tokens) for sample in row.samples]
+    else:
+        scores = [dict(sample.signals)[rule] for sample in row.samples]
+    return _highest(scores, _right(row), k)
+
+
+def vote(samples: Sequence[Sample], weighted: bool = False) -> Sample | None:
+    """Hold one vote and return the first answer of the group that wins: that with the most ballots, or weight.
+
+    Of tied groups that one wins which came first; under weights, which has more ballots, then which came first. None:
+    no sample has a final answer, or none has weight.
+    """
+    ballots = [
+        Ballot(f"{number:06}", sample.group, sample.weight if weighted else 1.0)
+        for number, sample in enumerate(samples)
+    ]
+    winner = decide(ballots, "weighted-plurality" if weighted else "plurality").winner
+    return None if winner is None else next(sample for sample in samples if sample.group == winner)
+
+
+def signal_names(rows: Sequence[Recorded]) -> tuple[str, ...]:
+    """Return the signals that all samples of all rows have, by name."""
+    names = [{name for name, _ in sample.signals} for row in rows for sample in row.samples]
+    return tuple(sorted(set.intersection(*names))) if names else ()
+
+
+def right_values(rows: Sequence[Recorded], method: str, k: int = 1) -> list[float]:
+    """Return for each question how right a method is.
+
+    Args:
+        rows: judged questions.
+        method: one of METHODS, or a rule of `chosen_at`. `longer greedy` has k times the limit of tokens; `greedy` and
+            `pass@1` do not depend on k.
+        k: how many samples.
+
+    Raises:
+        InputError: there are no rows, one is not judged or has too few samples, or the method is unknown.
+    """
+    _check_rows(rows)
+    check_choice("method", method, (*METHODS, *_rules(rows)))
+    match method:
+        case "greedy":
+            return [float(bool(row.greedy.right)) for row in rows]
+        case "longer greedy":
+            return [float(bool(_longer(row, k).right)) for row in rows]
+        case "pass@1":
+            return [pass_at_1(row) for row in rows]
+        case "majority" | "weighted":
+            return [voted_at(row, k, method == "weighted").right for row in rows]
+        case "oracle":
+            return [oracle_at(row, k) for row in rows]
+        case _:
+            return [chosen_at(row, k, method) for row in rows]
+
+
+def mean_tokens(rows: Sequence[Recorded], method: str, k: int = 1) -> float:
+    """Return the mean tokens that a question takes; arguments and errors as of `right_values`."""
+    _check_rows(rows)
+    if method == "greedy":
+        tokens: list[float] = [row.greedy.tokens for row in rows]
+    elif method == "longer greedy":
+        tokens = [_longer(row, k).tokens for row in rows]
+    else:
+        samples = 1 if method == "pass@1" else k
+        tokens = [samples * sum(sample.tokens for sample in row.samples) / len(row.samples) for row in rows]
+    return sum(tokens) / len(tokens)
+
+
+def curve(rows: Sequence[Recorded], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[Point, ...]:
+    """Return every method at every k, against the tokens it takes.
+
+    Args:
+        rows: judged questions.
+        ks: numbers of samples; by default those of KS for which every question has enough.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: as of `right_values`.
+    """
+    _check_rows(rows)
+    if ks is None:
+        ks = [k for k in KS if k <= min(len(row.samples) for row in rows)]
+    asked = [("greedy", 1), ("pass@1", 1)]
+    asked += [("longer greedy", factor) for factor in _factors(rows)]
+    asked += [(method, k) for method in ("majority", "weighted", "oracle", *_rules(rows)) for k in ks]
+    return tuple(
+        Point(
+            method=method,
+            k=k,
+            right=mean_estimate(right_values(rows, method, k), seed),
+            tokens=mean_tokens(rows, method, k),
+            tied=_tied(rows, method, k),
+        )
+        for method, k in asked
+    )
+
+
+def gains(
+    rows: Sequence[Recorded], k: int, method: str = "majority", baseline: str = "pass@1", seed: int = 0
+) -> dict[str, Gain]:
+    """Return what a method has over a baseline for each type of question, and for all together under ALL.
+
+    Methods and errors as of `right_values`.
+    """
+    return {kind: _gain(some, (method, k), (baseline, k), seed) for kind, some in _by_kind(rows).items()}
+
+
+def votes_against_greedy(rows: Sequence[Recorded], k: int, weighted: bool = False) -> dict[str, McNemar]:
+    """Compare the vote of each question's first k samples with its greedy answer, vote less greedy.
+
+    The test needs plain right or wrong, so one vote is held, and of tied groups the one that came first wins. Holm's
+    correction is over the types of questions; ALL stands apart.
+
+    Raises:
+        InputError: as of `right_values`.
+    """
+    pairs = {}
+    for kind, some in _by_kind(rows).items():
+        for row in some:
+            _check_k(row, k)
+        winners = [vote(row.samples[:k], weighted) for row in some]
+        right = [winner is not None and bool(winner.right) for winner in winners]
+        pairs[kind] = right, [bool(row.greedy.right) for row in some]
+    return {**mcnemar_tests({ALL: pairs.pop(ALL)}), **mcnemar_tests(pairs)}
+
+
+def equal_tokens(
+    development: Sequence[Recorded],
+    held_out: Sequence[Recorded],
+    factor: int,
+    ks: Sequence[int] = KS,
+    method: str = "majority",
+    seed: int = 0,
+) -> EqualTokens:
+    """Compare a vote with one greedy answer that had `factor` times the limit, at equal tokens.
+
+    The vote's k is chosen on the development half: the best of those that take no more tokens there than the longer
+    greedy answers (k = 1 is always among them: nothing is cheaper). What is returned is of the held-out half alone.
+
+    Raises:
+        InputError: as of `right_values`, or there are no longer answers of that factor.
+    """
+    budget = mean_tokens(development, "longer greedy", factor)
+    affordable = [k for k in sorted({1, *ks}) if k == 1 or mean_tokens(development, method, k) <= budget]
+    means = {k: sum(right_values(development, method, k)) for k in affordable}
+    best = max(affordable, key=lambda k: means[k])
+    return EqualTokens(
+        factor=factor,
+        greedy_tokens=mean_tokens(held_out, "longer greedy", factor),
+        k=best,
+        vote_tokens=mean_tokens(held_out, method, best),
+        gain=_gain(held_out, (method, best), ("longer greedy", factor), seed),
+    )
+
+
+def best_rule(development: Sequence[Recorded], k: int, among: Sequence[str] | None = None) -> str:
+    """Return the rule of `chosen_at` that is right most often on the development half; of equal ones the first.
+
+    Args:
+        development: judged questions; judge the rule on others.
+        k: how many samples there are to choose from.
+        among: rules; by default all lengths and signals.
+
+    Raises:
+        InputError: as of `right_values`.
+    """
+    rules = _rules(development) if among is None else among
+    sums = {rule: sum(right_values(development, rule, k)) for rule in rules}
+    return max(rules, key=lambda rule: sums[rule])
+
+
+def agreeing_wrong(rows: Sequence[Recorded], examples: int = 5, seed: int = 0) -> AgreeingWrong:
+    """Return how often wrong samples agree, over all samples of each question.
+
+    Raises:
+        InputError: as of `right_values`.
+    """
+    _check_rows(rows)
+    agreed = [found for row in rows if (found := _agreed(row)) is not None]
+    agreed.sort(key=lambda each: -each.ballots / each.samples)
+    pairs = [share for row in rows if (share := _wrong_pairs(row)) is not None]
+    return AgreeingWrong(
+        questions=Estimate(len(agreed) / len(rows), *wilson_interval(len(agreed), len(rows)), len(rows)),
+        pairs=mean_estimate(pairs, seed) if pairs else None,
+        examples=tuple(agreed[:examples]),
+    )
+
+
+def _gain(rows: Sequence[Recorded], method: tuple[str, int], baseline: tuple[str, int], seed: int) -> Gain:
+    first, second = right_values(rows, *method), right_values(rows, *baseline)
+    return Gain(
+        method=mean_estimate(first, seed),
+        baseline=mean_estimate(second, seed),
+        difference=difference_estimate(first, second, seed),
+        detectable=minimum_detectable_mean(first, second),
+    )
+
+
+def _highest(scores: Sequence[float], right: npt.NDArray[np.bool_], k: int) -> float:
+    """Return how often the one of k samples with the highest score is right, by counting subsets."""
+    expected, below = 0.0, 0
+    for score in sorted(set(scores)):
+        equal = [is_right for is_right, other in zip(right, scores, strict=True) if other == score]
+        # Subsets whose highest score is this one; of equal samples each is as likely.
+        subsets = math.comb(below + len(equal), k) - math.comb(below, k)
+        expected += subsets * sum(equal) / len(equal)
+        below += len(equal)
+    return expected / math.comb(len(scores), k)
+
+
+def _nearest_median(row: Recorded, k: int) -> float:
+    """Return how often the one of k samples whose length is nearest to their median is right."""
+    drawn_MK = _subsets(len(row.samples), k)
+    length_MK = np.array([sample.tokens for sample in row.samples])[drawn_MK]
+    distance_MK = abs(length_MK - np.median(length_MK, axis=1, keepdims=True))
+    best_MK = distance_MK == distance_MK.min(axis=1, keepdims=True)
+    return float(((best_MK * _right(row)[drawn_MK]).sum(axis=1) / best_MK.sum(axis=1)).mean())
+
+
+def _agreed(row: Recorded) -> Agreed | None:
+    winner = vote(row.samples)
+    if winner is None or winner.right:
+        return None
+    ballots = sum(sample.group == winner.group for sample in row.samples)
+    if 2 * ballots <= len(row.samples):
+        return None
+    return Agreed(row.id, row.kind, row.question, row.reference, winner.text, ballots, len(row.samples))
+
+
+def _wrong_pairs(row: Recorded) -> float | None:
+    """Return the share of the pairs of wrong samples that say the same; those without a final answer never do."""
+    wrong = [sample for sample in row.samples if not sample.right]
+    if len(wrong) < 2:
+        return None
+    groups = Counter(sample.group for sample in wrong if sample.group is not None)
+    return sum(math.comb(size, 2) for size in groups.values()) / math.comb(len(wrong), 2)
+
+
+def _tied(rows: Sequence[Recorded], method: str, k: int) -> float:
+    if method not in ("majority", "weighted"):
+        return 0.0
+    return sum(voted_at(row, k, method == "weighted").tied for row in rows) / len(rows)
+
+
+def _by_kind(rows: Sequence[Recorded]) -> dict[str, Sequence[Recorded]]:
+    _check_rows(rows)
+    kinds = dict.fromkeys(row.kind for row in rows)
+    return {ALL: rows, **{kind: [row for row in rows if row.kind == kind] for kind in kinds}}
+
+
+def _rules(rows: Sequence[Recorded]) -> tuple[str, ...]:
+    return (*LENGTH_RULES, *signal_names(rows))
+
+
+def _factors(rows: Sequence[Recorded]) -> tuple[int, ...]:
+    """Return the factors for which every question has a longer greedy answer."""
+    return tuple(sorted(set.intersection(*({factor for factor, _ in row.longer} for row in rows))))
+
+
+def _longer(row: Recorded, factor: int) -> Sample:
+    for known, sample in row.longer:
+        if known == factor:
+            return sample
+    raise InputError(f"question {row.id!r} has no greedy answer with {factor} times the limit of tokens: record it")
+
+
+def _right(row: Recorded) -> npt.NDArray[np.bool_]:
+    return np.array([bool(sample.right) for sample in row.samples])
+
+
+def _check_rows(rows: Sequence[Recorded]) -> None:
+    if not rows:
+        raise InputError("there are no recorded questions: give at least one")
+    if unjudged := next((row.id for row in rows if not row.is_judged), None):
+        raise InputError(f"question {unjudged!r} has no right answer: leave it out here, and look at its diversity")
+
+
+def _check_k(row: Recorded, k: int) -> None:
+    check_range(f"k, with {len(row.samples)} samples of question {row.id!r},", k, 1, len(row.samples))
+
+
+def _sums(drawn_MN: Floats, values_NG: Floats) -> Floats:
+    # Not by a product of matrices: its threads would cost more than these small sums.
+    sums_MG: Floats = np.einsum("mn,ng->mg", drawn_MN, values_NG)
+    return sums_MG
+
+
+@functools.lru_cache(maxsize=32)
+def _subsets(n: int, k: int) -> npt.NDArray[np.int64]:
+    """Return sets of k of n samples, shape (M, k): all of them, or as many as are looked at."""
+    if math.comb(n, k) <= EXACT_SUBSETS:
+        return np.array(list(itertools.combinations(range(n), k)))
+    random = np.random.default_rng(0)
+    return np.array([random.choice(n, k, replace=False) for _ in range(RESAMPLED_SUBSETS)])
+
+
+@functools.lru_cache(maxsize=32)
+def _drawn(n: int, k: int) -> Floats:
+    """Return the same sets as ones and zeros, shape (M, n)."""
+    drawn_MN = np.zeros((len(_subsets(n, k)), n))
+    np.put_along_axis(drawn_MN, _subsets(n, k), 1.0, axis=1)
+    return drawn_MN
