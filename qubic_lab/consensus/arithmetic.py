@@ -1,0 +1,66 @@
+"""Calculations in a text that are wrong; exact, and only where the whole of one is numbers."""
+
+import ast
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+
+def wrong_calculations(text: str) -> Iterator[str]:
+    """Yield the calculations in a text that are wrong, such as 12 + 5 = 18.
+
+    Results may be rounded to their last digit, or to a whole number after a division. What stands beside a letter, or
+    is part of a longer equation, is left alone.
+    """
+    plain = _COMMA.sub("", text.replace("\\times", "×").replace("\\cdot", "×").replace("\\div", "÷").replace("$", ""))
+    for found in _EQUATION.finditer(plain):
+        start = found.start()
+        if _VARIABLE.search(plain[max(0, start - 4) : start]):
+            continue
+        value = _calculated(found["left"])
+        if value is not None and not _rounds_to(value, found["right"], "/" in found["left"] or "÷" in found["left"]):
+            yield " ".join(found[0].split())
+
+
+def _calculated(expression: str) -> Fraction | None:
+    """Return the value of a sum, product and so on; None where it is none."""
+    try:
+        tree = ast.parse(expression.translate(_OPERATORS).strip(), mode="eval").body
+        return _value(tree) if isinstance(tree, ast.BinOp) else None
+    except (SyntaxError, ValueError, ZeroDivisionError, KeyError, RecursionError, MemoryError):
+        return None
+
+
+def _value(tree: ast.expr) -> Fraction:
+    if isinstance(tree, ast.BinOp):
+        left, right = _value(tree.left), _value(tree.right)
+        match tree.op:
+            case ast.Add():
+                return left + right
+            case ast.Sub():
+                return left - right
+            case ast.Mult():
+                return left * right
+            case ast.Div():
+                return left / right
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+        return -_value(tree.operand)
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float):
+        return Fraction(str(tree.value))
+    raise ValueError(ast.dump(tree))
+
+
+def _rounds_to(value: Fraction, written: str, is_divided: bool) -> bool:
+    """Tell whether a result is right; its sign does not count, for the sake of dashes: 1990-2000 = 10 years."""
+    decimals = len(written.partition(".")[2])
+    off = abs(abs(value) - abs(Fraction(written)))
+    return off < 1 if is_divided and not decimals else off <= Fraction(1, 2 * 10**decimals) * (decimals > 0)
+
+
+_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_EQUATION = re.compile(  # a longer one than 200 characters is left alone
+    r"(?<![\w.,^%])(?P<left>[\d(][\d \t.()+*/×÷·−-]{1,200}[\d)])[ \t]*=[ \t]*(?P<right>-?\d+(?:\.\d+)?)"
+    r"(?![\w%^]|\.\d|[ \t]*[-+*/×÷·−^(=])"
+)
+_VARIABLE = re.compile(r"(?:[-+*/×÷·−^(]|(?<![^\W\d_])[^\W\d_])\s*$")
+_OPERATORS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})

@@ -1,0 +1,201 @@
+"""What a question tells of its answer: its kind, what is offered to choose from, the unit, the unknown."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from qubic_lab.consensus.opposites import turns
+from qubic_lab.consensus.quantities import plain
+from qubic_lab.consensus.units import find_unit
+from qubic_lab.consensus.words import stem, word_set, words
+
+OPTION = re.compile(r"\(([A-Z])\)\s*([^()\n]+)")
+"""An option such as (B) Venus."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a question asks for; of an empty question all is empty.
+
+    Attributes:
+        kind: of the answer, one of `answers.KINDS`; "" where the question is open.
+        options: by their letters.
+        alternatives: what else one can choose: of "a fruit or a vegetable?" both, of "Who came first?" the names.
+        unit: the unit that the number is asked in.
+        noun: the stem of what is counted.
+        unknown: the letter of what is to be found.
+        words: the stems of the question's words, without the options.
+        of_year: a year alone is asked for.
+        of_output: what a program prints or returns is asked for.
+        of_what: it asks what, who, which or where of one thing, so that an answer can be one phrase.
+        turns: the pairs of opposites (see `opposites`) of the question's words, each with its sign, such as +increase.
+    """
+
+    kind: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    alternatives: frozenset[str] = frozenset()
+    unit: str = ""
+    noun: str = ""
+    unknown: str = ""
+    words: frozenset[str] = frozenset()
+    of_year: bool = False
+    of_output: bool = False
+    of_what: bool = False
+    turns: frozenset[str] = frozenset()
+
+    def is_turned_by(self, text: str) -> bool:
+        """Tell whether a text has the opposite of one of the question's words: lighter where heavier was asked."""
+        other = {f"{'-' if turn[0] == '+' else '+'}{turn[1:]}" for turn in turns(text)}
+        return not other.isdisjoint(self.turns)
+
+
+@lru_cache(1024)
+def read_question(question: str) -> Asked:
+    """Return what a question asks for."""
+    offered = options(question)
+    stem_text = question[: question.index(next(iter(offered.values())))] if offered else question
+    of_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
+    unit, noun = _unit(plain(question))
+    return Asked(
+        kind="choice" if offered else _kind(stem_text.strip(), of_output),
+        options=tuple(offered.items()),
+        alternatives=_alternatives(stem_text),
+        unit=unit,
+        noun=noun,
+        unknown=next((letter for found in _UNKNOWN.findall(question) for letter in found if letter), ""),
+        words=frozenset(stem(word) for word in words(stem_text)),
+        of_year=bool(_YEAR.search(question)),
+        of_output=of_output,
+        of_what=bool(_WHAT.search(question)) and not _SEVERAL.search(question),
+        turns=turns(stem_text),
+    )
+
+
+def options(text: str) -> dict[str, str]:
+    """Return the options of a question, such as (A) Mercury (B) Venus, by their letters."""
+    if found := OPTION.findall(text):
+        return {letter: option.strip() for letter, option in found}
+    bare = {letter: option.strip() for letter, option in _BARE_OPTION.findall(text)}
+    return bare if {"A", "B"} <= set(bare) else {}
+
+
+def letters(text: str) -> set[str]:
+    """Return the letters of the options that an answer names; one after "not" does not count."""
+    text = _NOT_LETTER.sub(" ", text)
+    if listed := _LETTERS.search(text):
+        return set(re.findall(r"[A-H]", listed[0]))
+    return {letter.upper() for found in _LETTER.findall(text) for letter in found if letter}
+
+
+def chosen_letters(text: str) -> str:
+    """Return the letter that an answer chooses, or a list of them; "" where it names none, or several in passing."""
+    named = letters(text)
+    return "".join(sorted(named)) if len(named) == 1 or _LETTERS.search(text) else ""
+
+
+def bare_letter(text: str) -> str:
+    """Return the letter of an option if that is all that is said."""
+    found = _BARE_LETTER.fullmatch(text)
+    return found[1] if found else ""
+
+
+_BARE_OPTION = re.compile(
+    r"(?<![A-Za-z])([A-H])[).、．:：]\s*(.+?)(?=[\s;,，；]*(?<![A-Za-z])[A-H][).、．:：]|\n|$)", re.MULTILINE
+)
+_LETTER = re.compile(
+    r"\(([A-Ha-h])\)|(?<![A-Za-z0-9_(])([A-H])[).:,](?=\s|$)|(?<![A-Za-z])([A-H])[、，。：]"
+    r"|^[^\w'\"]*([A-Ha-h])[^\w'\"]*$"
+    r"|\b(?i:option|choice)\s+\(?([A-Ha-h])\b|选项?\s?([A-H])(?![A-Za-z])|^\W*([B-H])(?=\s(?:is|because|as|since)\b)"
+)
+_BARE_LETTER = re.compile(r"[^\w'\"]*(?:(?:[Oo]ption|[Cc]hoice|选项?)\s?)?\(?([A-H])[^\w'\"]*")
+_LETTERS = re.compile(r"(?<![A-Za-z])[A-H](?:(?:\s*(?:,|&|和|、)\s*|,?\s+and\s+)[A-H])+(?=\W*$)|^\W*[A-H]{2,8}\W*$")
+_NOT_LETTER = re.compile(
+    r"\b[Nn]ot\s+(?:(?:option|choice)\s+)?\(?[A-H]\b\)?"
+    r"|\(?\b[A-H]\)?\s(?:is|are)(?:n't|\s(?:not|wrong|incorrect|false))\b"
+    r"|(?:不是|不选|而非|排除)\s*(?:选项)?\s?[A-H](?![A-Za-z])|(?<![A-Za-z])[A-H]\s*(?:不对|不正确|是?错)"
+)
+_VERDICT = re.compile(
+    r"(?:^|[.!:]\s)(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|must|may)\b(?!.*\bor\b(?! not))"
+    r"|\btrue or false\b|\byes or no\b|[吗么][？?]?$|是否|是不是|能不能|会不会|对不对|可不可以|有没有",
+    re.IGNORECASE,
+)
+_YEAR = re.compile(r"\b(?:what|which) year\b|哪一?年", re.IGNORECASE)
+_DATE = re.compile(
+    r"\bwhen\s+(?:was|were|did|is|does|will|do|are)\b|\b(?:what|which) (?:date|year)\b|\bthe date\b"
+    r"|哪一?[天年日]|几月几[日号]|日期|何时|什么时候",
+    re.IGNORECASE,
+)
+_WRITE = re.compile(
+    r"\b(?:write|implement|complete|refactor|rewrite)\b|写出?(?:一个|一条|一段|一行)|编写|实现", re.IGNORECASE
+)
+_CODE = re.compile(
+    rf"{_WRITE.pattern}|\b(?:one-liner|regex|sql query|(?:which|what|git|shell|bash) command)\b|命令|代码",
+    re.IGNORECASE,
+)
+_PROSE = re.compile(
+    r"\b(?:why|explain|describe|compare|how (?:do|does|did|can|would|should))\b"
+    r"|为什么|为何|解释|说明|描述|如何|怎么|怎样",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(
+    r"\bhow (?:many|much|long|far|old|tall|fast|often|high|deep|heavy|large|big|wide|hot|cold)\b"
+    r"|\bwhat (?:is|are|was) (?:the |its )?(?:\w+ ){0,2}(?:number|sum|product|quotient|difference|value|area|volume"
+    r"|total|average|mean|median|speed|length|height|distance|mass|weight|temperature|price|cost|age|probability"
+    r"|perimeter|percentage|remainder|depth|duration)\b"
+    r"|\bwhat (?:percentage|percent|time|number)\b|\b(?:calculate|compute|evaluate|solve)\b|\d\s*[-+*/×÷^]\s*\d"
+    r"|多少|多[长远大高重久快深宽]|几|计算|求|等于|占比|面积|体积|速度是",
+    re.IGNORECASE,
+)
+_OUTPUT = re.compile(r"\b(?:prints?|outputs?|returns?|evaluates? to)\b|输出|打印|返回|结果", re.IGNORECASE)
+_WHAT = re.compile(r"\b(?:what|who|whose|which|where)\b|谁|哪|什么", re.IGNORECASE)
+_SEVERAL = re.compile(r"\b(?:and|or)\b|[和与或、]|还是", re.IGNORECASE)
+_WHO = re.compile(r"\b(?:who|which|whose)\b", re.IGNORECASE)
+_NO_NAMES = word_set("who which whose what the a an in on of if there when where at after before two three is are")
+_OR = re.compile(
+    r"(?:[,:]|\b(?:an?|the|is|are|than|it|does|do)\b|^)\s*"
+    r"((?:[\w-]+ )?[\w-]+),? or ((?:(?:an?|the) )?[\w-]+(?: [\w-]+)?)\s*\?"
+    r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(
+    r"\bhow (?:many|much) ([a-zA-Z^23/]+)|\bin ([a-zA-Z°^23/]+)\s*[?,.)]"
+    r"|(?:多少|几|单位[:：是为]?)\s*([\u4e00-\u9fff^23/]{1,6}?)(?=[？?，。）)的]|$)",
+    re.IGNORECASE,
+)
+_PERCENT = re.compile(r"\bpercent(?:age)?\b|百分比|百分之几|百分率", re.IGNORECASE)
+_COUNTED = re.compile(r"\bhow many (?:more |other |different |of the )?(\w+)", re.IGNORECASE)
+_UNKNOWN = re.compile(
+    r"\b(?:solve for|find|value of|what is|what's)\s+\$?([a-z])\$?(?![\w(])|(?:求|解)\s*\$?([a-z])(?![\w(])",
+    re.IGNORECASE,
+)
+
+
+def _kind(question: str, of_output: bool) -> str:
+    if _VERDICT.search(question):
+        return "choice"
+    for kind, pattern in (("date", _DATE), ("code", _CODE), ("prose", _PROSE)):
+        if pattern.search(question) and not (of_output and kind == "code"):
+            return kind
+    return "number" if _NUMBER.search(question) and not of_output else ""
+
+
+def _unit(question: str) -> tuple[str, str]:
+    """Return the unit that a question asks for, and else the stem of what it counts."""
+    for found in _UNIT.findall(question):
+        if unit := find_unit(next(filter(None, found))):
+            return unit.name, ""
+    if _PERCENT.search(question):
+        return "%", ""
+    if "多少钱" in question:
+        return "元", ""
+    counted = _COUNTED.search(question)
+    return "", stem(counted[1].casefold()) if counted else ""
+
+
+def _alternatives(question: str) -> frozenset[str]:
+    if found := _OR.search(question):
+        return frozenset(" ".join(words(side)) for side in found.groups() if side)
+    if not _WHO.search(question):
+        return frozenset()
+    names = re.findall(r"\b[A-Z][a-z]+\b", question)
+    return frozenset(name.casefold() for name in names if name.casefold() not in _NO_NAMES)

@@ -1,0 +1,95 @@
+r"""Where an answer stands in a text: what a model thinks before it never counts, and what is marked counts most."""
+
+import re
+from collections.abc import Iterator
+
+from qubic_lab.consensus.quantities import plain
+from qubic_lab.consensus.words import without_emphasis, words
+
+LONGEST = 400
+"""Characters; a longer conclusion is none."""
+MOST_READ = 8_000
+"""Characters from the beginning of a text, and as many from its end."""
+LONGEST_OPENING = 8
+"""Words; a longer first sentence is no answer with reasons after it."""
+
+
+def without_thoughts(text: str) -> str:
+    """Return what follows a model's thoughts; nothing where they were never finished."""
+    _, thought, rest = text.rpartition("</think>")
+    return (rest if thought else text).partition("<think>")[0]
+
+
+def both_ends(text: str) -> str:
+    """Return a text without its middle where it is longer than twice MOST_READ, so that any can be read quickly."""
+    return text if len(text) <= 2 * MOST_READ else f"{text[:MOST_READ]}\n{text[-MOST_READ:]}"
+
+
+def conclusion(text: str) -> str:
+    """Return the part of an answer that counts, plainly written; all of it where nothing is marked."""
+    said = without_thoughts(text)
+    marked = marked_conclusion(said)
+    return plain(said if marked is None else marked).strip()
+
+
+def marked_conclusion(text: str) -> str | None:
+    r"""Return what the last `\boxed{}` holds, else the sentence after the last "answer is" or "答案是".
+
+    None: nothing is marked.
+    """
+    if boxed := _last_box(text):
+        return boxed.strip()
+    text = without_emphasis(text)
+    marks = list(_MARK.finditer(text))
+    return _SENTENCE_END.split(text[marks[-1].end() :], maxsplit=1)[0].strip() if marks else None
+
+
+def conclusions(text: str) -> Iterator[str]:
+    """Yield the parts of an unmarked answer that may be its conclusion, the most telling first.
+
+    That is a last sentence that begins with "So" or the like, a few words that open it, and the last sentence.
+    """
+    lines = without_emphasis(text).splitlines()
+    sentences = [sentence.strip() for line in lines for sentence in _SENTENCE.findall(line) if sentence.strip()]
+    for sentence in reversed(sentences[-2:]):
+        if _SO.match(sentence):
+            yield _SO.sub("", sentence)
+            break
+    if len(sentences) > 1:
+        opening = words(sentences[0])
+        if len(opening) <= LONGEST_OPENING and not _CHATTER.match(sentences[0]) and "not" not in opening:
+            yield sentences[0]
+    yield from sentences[-1:]
+
+
+_MOST_BOXES = 8
+_BOX = re.compile(r"\\boxed\s*\{")
+_MARK = re.compile(
+    r"\banswer(?:\s*:|\s+(?:is|are|was|would be)\b(?!\s+not\b):?)[\s:]*(?=\S)"
+    r"|答案(?:应该|应)?(?:是|为|[:：])(?!不)[\s:：]*(?=\S)",
+    re.IGNORECASE,
+)
+_FULL_STOP = r"(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)\.(?=\s|$)"
+_SENTENCE_END = re.compile(rf"\n|{_FULL_STOP}|。")
+_SENTENCE = re.compile(rf"(?:(?!{_FULL_STOP})[^。！？!?])+[.。！？!?]*")
+_SO = re.compile(
+    r"(?:so|therefore|thus|hence|in conclusion|in total|altogether)\b,?\s*"
+    r"|(?:所以|因此|因而|故|综上(?:所述)?|总之)[，,]?\s*",
+    re.IGNORECASE,
+)
+_CHATTER = re.compile(
+    r"(?:sure|of course|certainly|okay|ok|great|good|let me|let us|let's|hello|hi|well)\b"
+    r"|(?:好的|当然可以|让我|你好)|.*[!！:：]$",
+    re.IGNORECASE,
+)
+
+
+def _last_box(text: str) -> str | None:
+    """Return what stands between the braces of the last box that is closed, however many braces are in it."""
+    for opened in reversed(list(_BOX.finditer(text))[-_MOST_BOXES:]):
+        depth = 1
+        for place, sign in enumerate(text[opened.end() : opened.end() + LONGEST], start=opened.end()):
+            depth += (sign == "{") - (sign == "}")
+            if depth == 0:
+                return text[opened.end() : place]
+    return None

@@ -1,0 +1,240 @@
+"""Does one text deny what another says? Rules for English and Chinese that rather miss a contradiction than invent one.
+
+A text is cut into clauses, each of which is its content words, a sign and its numbers. Each negation turns the sign,
+and so does a word with an opposite: "does not rise" and "falls" both have the sign -, and one content word that stands
+for rising and falling. Two clauses of nearly the same content words contradict each other if either their signs or one
+of their numbers differ. Of a comparison the order counts: "A is taller than B" is "B is shorter than A".
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from qubic_lab.consensus.conclusions import both_ends
+from qubic_lab.consensus.dates import may_agree
+from qubic_lab.consensus.opposites import CHINESE, HAN_WORD, meaning
+from qubic_lab.consensus.quantities import Base, plain, plain_quantities
+from qubic_lab.consensus.words import is_chinese, stem, without_places, word_set, words
+
+SAME_CLAUSE = 0.8
+"""So much of the longer clause's content must be the other's too. Set on the development half of the pairs."""
+WITHIN = 0.5
+"""The same, where the other clause says nothing beside it."""
+MOST_CLAUSES = 40
+"""From the beginning of a text, and as many from its end."""
+LEAST_COMMON = 2
+"""Content words that clauses must share, unless each is all that its text says."""
+
+
+@dataclass(frozen=True)
+class Clause:
+    """What a clause says.
+
+    Attributes:
+        content: stems, and names of pairs of opposites, which begin with #.
+        pairs: those names alone.
+        sign: 1 or -1.
+        numbers: each as dimension and value.
+        compared: of a comparison the words that stand only before "than", and those only after it; else empty.
+    """
+
+    content: frozenset[str]
+    pairs: frozenset[str]
+    sign: int
+    numbers: tuple[Base, ...]
+    compared: tuple[frozenset[str], ...] = ()
+
+    @cached_property
+    def is_bare(self) -> bool:
+        """Whether it says something of no number, in no comparison, without a negation."""
+        return self.sign > 0 and not self.numbers and not self.compared
+
+
+def contradicts(a: str, b: str) -> bool:
+    """Tell whether two texts say the opposite of each other, or another number of the same thing.
+
+    One opens with yes where the other opens with no, or a clause of one is denied by the other. A clause that the
+    other text agrees with elsewhere is not denied: both may say "rises when hot, falls when cold".
+    """
+    opened = verdict(a), verdict(b)
+    if all(opened):
+        return opened[0] != opened[1]
+    ours, theirs = clauses(a), clauses(b)
+    least_common = 0 if len(ours) == len(theirs) == 1 else LEAST_COMMON
+    for mine in ours:
+        for other in theirs:
+            if mine.is_bare and other.is_bare:
+                continue  # two clauses that only affirm deny nothing: most are such
+            if _deny(mine, other, least_common) and not (_is_agreed(mine, theirs) or _is_agreed(other, ours)):
+                return True
+    return False
+
+
+@lru_cache(4096)
+def verdict(text: str) -> str:
+    """Return `yes` or `no` if that is how a text opens, in either language; else ""."""
+    text = text.strip()[:_LONGEST_OPENING]
+    if _NO.match(text):
+        return "no"
+    return "yes" if _YES.match(text) else ""
+
+
+@lru_cache(4096)
+def clauses(text: str) -> tuple[Clause, ...]:
+    """Return the clauses of a text that have a content word or a number; of a long one the first and the last."""
+    parts = list(_parts(plain(both_ends(text))))
+    if len(parts) > 2 * MOST_CLAUSES:
+        parts[MOST_CLAUSES:-MOST_CLAUSES] = []
+    said = dict.fromkeys(map(_clause, parts))
+    return tuple(clause for clause in said if clause.content or clause.numbers)
+
+
+_LONGEST_OPENING = 200
+_WRONG = r"false|incorrect|wrong|untrue|not\s+(?:true|correct|right|the\s+case)"
+_TRUE = r"true|correct|right|the\s+case"
+_IT_IS = r"(?:it|that|this|the\s+(?:statement|claim|sentence))(?:'s|\s+is)"
+_END = r"(?=\s*(?:[,.;:!—–-]|$))"
+_HAN_END = r"(?=\s*(?:[，。；！,.!;]|$))"
+_NO = re.compile(
+    rf"""\W*(?:no{_END}|nope\b|(?:{_IT_IS}\s+)?(?:{_WRONG}){_END}|{_IT_IS}n't\s+(?:{_TRUE}){_END}
+    |(?:不是的?|不对|不正确|不可以|不能|不会|不需要|不行|不应该|没有|错误?的?|否|并非如此|不){_HAN_END})""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_YES = re.compile(
+    rf"""\W*(?:yes{_END}|yep\b|(?:{_IT_IS}\s+)?(?:{_TRUE}){_END}
+    |(?:是的?|对的?|正确的?|没错|可以的?|能|会的?|需要|行|应该|有|当然(?:是|可以|能|会)?){_HAN_END})""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_CONTRACTED = [
+    (re.compile(pattern, re.IGNORECASE), written)
+    for pattern, written in (
+        (r"\bwon't\b", "will not"),
+        (r"\bcan't\b", "can not"),
+        (r"n't\b", " not"),
+        (r"'(?:s|re|ve|ll|d|m)\b", ""),
+    )
+]
+_SPEAKING = [
+    (re.compile(pattern, re.IGNORECASE), written)
+    for pattern, written in (
+        (r"\bcannot\b|\bno longer\b", " not "),
+        (r"\bno (?:doubt|matter)\b|\bnot only\b|\bnothing but\b|\bat (?:least|most)\b|\bmore or less\b", ""),
+        (r"\bno (?:more|less|fewer|later|earlier) than\b", ""),
+    )
+]
+_CLAUSE_END = re.compile(
+    r"[\n.;:!?](?=\s|$)|[。；：！？，]|,(?=\s)|[()（）]"
+    r"|\b(?:because|but|although|though|while|whereas|since|so that|and (?=it |they |he |she )|which)\b"
+    r"|因为|但是|虽然|而且|所以|由于|然而|但(?!是)"
+)
+_COMPARED = re.compile(r"\s(than|before|after)\s|(比)")
+_NEGATORS = word_set("not never no none neither nor without nobody nothing hardly barely rarely seldom fails failed")
+_STOPS = word_set(
+    """be is are was were been being am do does did done has have had having will would shall should can could may might
+    must of in on at to for from by with as that this these those it its they them their he she his her we you i there
+    here so then thus therefore hence also very quite really indeed just only ever always about around approximately
+    roughly than who whom whose what when where why how if such into onto per via any one ones yes actually each both
+    generally usually typically get gets become becomes remain remains still"""
+) | frozenset(
+    "的了是在和也就而及与着会能可以要将把被使让其它他她这那个些之于为因此故由从向到吗呢吧啊很更最还又再上下中里当时候我们你都比"
+)
+_HAN_NEGATION = re.compile("并非|并不|并没有|没有|从未|从来不|不|没|非|未|无|否")
+_HAN_NEUTRAL = re.compile(
+    "不仅|不但|不过|不断|非常|无论|除非|没错|无线|未来|不久|不得不|差不多|不少|不管|不然|非洲|是否|否则|不错|对不起|了不起|只不过"
+    "|不可避免|不约而同|无数|不禁|不由得|明显|大约|大概|多么|小时|大学|大家|小心|小学"
+)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield the clauses of a plain text, with contractions written out."""
+    if "'" in text:
+        for pattern, written in _CONTRACTED:
+            text = pattern.sub(written, text)
+    for pattern, written in _SPEAKING:
+        text = pattern.sub(written, text)
+    return (part for part in _CLAUSE_END.split(text) if part.strip())
+
+
+def _clause(text: str) -> Clause:
+    quantities = plain_quantities(text)
+    text = without_places(text, ((quantity.start, quantity.end) for quantity in quantities))
+    content, sign = _content(text)
+    compared: tuple[frozenset[str], ...] = ()
+    if found := _COMPARED.search(text):
+        sides = text[: found.start()], text[found.end() :]
+        first, second = (frozenset(word for word in _content(side)[0] if word[0] != "#") for side in sides)
+        compared = first - second, second - first
+    return Clause(
+        frozenset(content),
+        frozenset(word for word in content if word[0] == "#"),
+        sign,
+        tuple(quantity.base for quantity in quantities),
+        compared,
+    )
+
+
+def _content(text: str) -> tuple[list[str], int]:
+    """Return the content words and the sign of a piece of text."""
+    content, sign = [], 1
+    if is_chinese(text):
+        text = _HAN_NEUTRAL.sub("", text)
+        for found in HAN_WORD.findall(text):
+            pair, turn = CHINESE[found]
+            content.append(pair)
+            sign *= turn
+        text, negations = _HAN_NEGATION.subn("", HAN_WORD.sub("", text))
+        sign *= (-1) ** negations
+    for word in words(text):
+        if word in _NEGATORS:
+            sign = -sign
+        elif word in _STOPS:
+            continue
+        elif opposite := meaning(word):
+            content.append(opposite[0])
+            sign *= opposite[1]
+        else:
+            content.append(stem(word))
+    return content, sign
+
+
+def _deny(a: Clause, b: Clause, least_common: int) -> bool:
+    """Tell whether two clauses are of the same thing and cannot both hold."""
+    if a.pairs != b.pairs:
+        return False
+    common = len(a.content & b.content)
+    shorter, longer = sorted((len(a.content), len(b.content)))
+    if common < least_common or common < (WITHIN if common == shorter else SAME_CLAUSE) * longer:
+        return False
+    if _signs_differ(a, b):
+        return a.numbers == b.numbers or not (a.numbers and b.numbers)
+    return _one_number_differs(a.numbers, b.numbers)
+
+
+def _signs_differ(a: Clause, b: Clause) -> bool:
+    """Tell whether one clause says yes and the other no; so do two comparisons that are the other way round."""
+    if not (a.compared and b.compared):
+        return a.sign != b.sign
+    swapped = not (a.compared[0].isdisjoint(b.compared[1]) or a.compared[1].isdisjoint(b.compared[0]))
+    return (a.sign != b.sign) != swapped
+
+
+def _one_number_differs(a: tuple[Base, ...], b: tuple[Base, ...]) -> bool:
+    """Tell whether one number differs from the other clause's, in the same dimension; where all do, all is other."""
+    if len(a) != len(b):
+        return False
+    other = [(ours, theirs) for ours, theirs in zip(a, b, strict=True) if ours != theirs]
+    if len(other) != 1:
+        return False
+    (dimension, ours), (other_dimension, theirs) = other[0]
+    if isinstance(ours, str) and isinstance(theirs, str) and dimension == "date":
+        return not may_agree(ours, theirs)
+    return dimension == other_dimension
+
+
+def _is_agreed(clause: Clause, others: tuple[Clause, ...]) -> bool:
+    """Tell whether another text says the same of the same."""
+    return any(
+        clause.content == other.content and clause.numbers == other.numbers and not _signs_differ(clause, other)
+        for other in others
+    )

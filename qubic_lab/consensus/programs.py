@@ -1,0 +1,105 @@
+"""Programs and literals in an answer, written so that spaces and comments do not count."""
+
+import ast
+import io
+import re
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+LONGEST = 20_000
+"""Characters; of a longer program only the spaces do not count."""
+LITERAL = "literal "
+"""What the normal form of a literal begins with."""
+_NOT_PARSED = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL | re.MULTILINE)
+_LITERAL = re.compile(
+    r"\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\]|\{[^{}]*\}|\([^(),]*,[^()]*\)|(?<!\w)(['\"])[^'\"\n]*\1(?!\w)"
+)
+_SIGN = re.compile(r"[(){}\[\];=|<>$]|--?\w|\w\.\w|\w\s+\w")
+_COMMENT = re.compile(r"(?<!\S)(?:#|//)[^\n]*|/\*.*?\*/", re.DOTALL)
+_SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_TOKEN = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|\w+|[^\w\s]")
+_SQL = re.compile(r"\s*(?:select|insert\s+into|update|delete\s+from|create\s+table|with)\b", re.IGNORECASE)
+_PROMPT = re.compile(r"^(?:>>>|\.\.\.) ?", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code; `language` is "" where it names none, `length` is in characters, with the fences."""
+
+    language: str
+    code: str
+    length: int
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the fenced blocks of a text; the last one may be open."""
+    return [Block(found[1].casefold(), found[2], len(found[0])) for found in _FENCE.finditer(text)]
+
+
+def without_blocks(text: str) -> str:
+    """Return what a text says beside its fenced blocks."""
+    return _FENCE.sub("\n", text)
+
+
+def literal(text: str) -> tuple[str, str] | None:
+    """Return the last literal of a text (a list, tuple, set, dict or string), and the text without it."""
+    for found in reversed(list(_LITERAL.finditer(text))):
+        try:
+            value = ast.literal_eval(found[0])
+        except _NOT_PARSED:
+            continue
+        return f"{LITERAL}{value!r}", text[: found.start()] + " " + text[found.end() :]
+    return None
+
+
+def looks_like_code(text: str) -> bool:
+    """Tell whether a text is code and nothing else: it has signs of code, and it is SQL or Python parses it."""
+    return bool(_SIGN.search(text)) and (bool(_SQL.match(text)) or _python(text) is not None)
+
+
+def has_code_sign(text: str) -> bool:
+    """Tell whether there is more in a text than one word."""
+    return _SIGN.search(text) is not None
+
+
+@lru_cache(1024)
+def normal_code(code: str, language: str = "") -> str:
+    """Return what is equal for programs that differ in spaces and comments alone.
+
+    That is Python's syntax tree where it parses, and else the tokens; the case of SQL does not count.
+    """
+    if len(code) > LONGEST:
+        return " ".join(code.split())
+    if language in ("", "python", "py", "python3"):
+        if (tree := _python(code)) is not None:
+            return tree
+        if language:
+            return " ".join(_python_tokens(code))
+    is_sql = language == "sql" or _SQL.match(code) is not None
+    tokens = _TOKEN.findall((_SQL_COMMENT if is_sql else _COMMENT).sub(" ", code))
+    if is_sql:
+        tokens = [token if token[0] in "'\"" else token.casefold() for token in tokens]
+    return " ".join(tokens).removesuffix(" ;")
+
+
+def _python(code: str) -> str | None:
+    """Return the syntax tree, or None if it does not parse."""
+    code = _PROMPT.sub("", textwrap.dedent(code).strip())
+    try:
+        return ast.dump(ast.parse(code))
+    except _NOT_PARSED:
+        return None
+
+
+def _python_tokens(code: str) -> Iterator[str]:
+    """Yield the tokens up to where they are broken off."""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type != tokenize.COMMENT and token.string.strip():
+                yield token.string
+    except (tokenize.TokenError, SyntaxError):
+        return

@@ -1,0 +1,197 @@
+"""Formulas: whether two of them are the same, by Math-Verify's reading of LaTeX and SymPy, in processes of their own.
+
+Math-Verify stops itself by signals, which only a main thread gets, and a power tower can hold SymPy for longer than a
+signal is looked at. So formulas are read in a process that can be killed (`symbolic_worker`), and what it returns is a
+canonical form: plain text, equal exactly for what is the same. Math-Verify's own comparison is not used: it is
+directed and rounds, so it is no equivalence.
+"""
+
+import atexit
+import json
+import logging
+import queue
+import re
+import selectors
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+
+from qubic_lab.consensus.quantities import superscripts_lowered
+
+SECONDS = 5.0
+"""A formula that takes longer to read has no canonical form."""
+START_SECONDS = 60.0
+MOST_PROCESSES = 2
+DIGITS = 20
+"""So many are sure to be compared."""
+LONGEST = 300
+"""Characters; a longer formula is not read."""
+
+Forms = tuple[str, str]
+
+_LOG = logging.getLogger(__name__)
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|exp|ln|log|min|max|gcd"
+_LATEX = [
+    (re.compile(pattern), written)
+    for pattern, written in (
+        (r"\\[()\[\]]|\$|\\left(?![a-z])|\\right(?![a-z])|\\[,;!]", ""),
+        (r"\*\*", "^"),
+        (r"√\s*\(([^()]*)\)|(?<![\\a-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1\2}"),
+        (r"√\s*(\w+)", r"\\sqrt{\1}"),
+        (rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?![a-z])", r"\\\1"),
+        (r"(?<![\\a-zA-Z])pi(?![a-z])|π", r"\\pi "),
+        (r"\^\(([^()]*)\)", r"^{\1}"),
+        (r"\^(-?\d+)", r"^{\1}"),
+        (r"×|·|(?<=[\w)])\s*\*\s*(?=[\w(\\])", r" \\cdot "),
+        (r"≤|<=", r"\\leq "),
+        (r"≥|>=", r"\\geq "),
+        (r"∞", r"\\infty "),
+    )
+]
+
+
+SIGN = re.compile(r"\\(?:sqrt|frac|pi|sin|cos|tan|ln|log|infty|cdot|in\b|le|ge|sum|int)|\^|√|π|∞|(?<=\w)\*\*(?=[\w(])")
+"""What only formulas have."""
+DEFINED = re.compile(r"\s*([a-zA-Z])\s*=\s*(?![^=]*=)")
+"""The opening of a formula that tells what an unknown is."""
+_OPERATOR = re.compile(r"[+*/=<>≤≥()|-]")
+_FORMULA = re.compile(
+    r"(?:\\[a-zA-Z]+|(?:arc)?(?:sin|cos|tan)|sqrt|ln|log|exp|pi|or|and|(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
+    r"|(?<=\d)[a-z]{1,2}(?![a-z])|[a-zA-Z]{2}(?=[+\-*/^)=]|$)|[\d\s+\-*/^=()\[\]{}.,<>≤≥|!√π∞·×⁰¹²³⁴-⁹_&])+"
+)
+_BEFORE = re.compile(r"^.*?(?:\b(?:is|are|equals|gives)\b|[是为]|等于)\s*(?=\S*[\d\\√π∞^(])", re.IGNORECASE | re.DOTALL)
+
+
+def formula(text: str) -> str | None:
+    """Return the formula if a text is nothing else, but for words that lead to it, such as "The area is"."""
+    for written in (text, _BEFORE.sub("", text)):
+        written = re.sub(r"^(?:\$+|\\[(\[])|(?:\$+|\\[)\]])$", "", written.strip(" .。,，;")).strip(" .")
+        if 1 < len(written) <= LONGEST and _FORMULA.fullmatch(written) and re.search(r"[a-zA-Z\d]", written):
+            return written if SIGN.search(written) or _OPERATOR.search(written) else None
+    return None
+
+
+def is_relation(forms: Forms) -> bool:
+    """Tell whether a canonical form is an equation or an inequality: those can be the same and not look it."""
+    return "=" in forms[0] or "<" in forms[0]
+
+
+def latex(formula: str) -> str:
+    """Return a formula that may be written plainly (sqrt(2)/2, x**2, 2π) in LaTeX."""
+    formula = superscripts_lowered(formula)
+    for pattern, written in _LATEX:
+        formula = pattern.sub(written, formula)
+    return formula.strip()
+
+
+@lru_cache(4096)
+def canonical(formula: str) -> Forms | None:
+    """Return what is equal for equal formulas; None: it could not be read in time.
+
+    The two forms are of positive and of negative unknowns: those of x and |x| agree in the first alone.
+
+    The first call starts a process, which takes about a second; it ends with this one.
+    """
+    return None if len(formula) > LONGEST else _POOL.canonical(latex(formula))
+
+
+class _Process:
+    """One process that reads formulas."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "qubic_lab.consensus.symbolic_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            self._line(START_SECONDS)
+        except BaseException:
+            self.end()
+            raise
+
+    def ask(self, formula: str) -> Forms | None:
+        """Return the canonical forms.
+
+        Raises:
+            TimeoutError: it did not answer in time, or ended; it cannot be asked again.
+        """
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(formula) + "\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            raise TimeoutError from error
+        forms = json.loads(self._line(SECONDS))
+        return None if forms is None else (forms[0], forms[1])
+
+    def end(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except OSError:  # what was still to be written
+                _LOG.debug("a reader of formulas ended with its question unread")
+
+    def _line(self, seconds: float) -> str:
+        """Return the next line of its output; each answer is one, so none is ever left in the buffer."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            line = self.process.stdout.readline() if selector.select(seconds) else ""
+        if not line:
+            raise TimeoutError
+        return line
+
+
+class _Pool:
+    """At most MOST_PROCESSES processes, started when they are wanted; a caller waits for a free one."""
+
+    def __init__(self) -> None:
+        self._places: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        self._running: set[_Process] = set()
+        self._lock = threading.Lock()
+        for _ in range(MOST_PROCESSES):
+            self._places.put(None)
+
+    def canonical(self, formula: str) -> Forms | None:
+        process = self._places.get()
+        try:
+            if process is None:
+                process = self._start()
+            return process.ask(formula)
+        except (OSError, TimeoutError) as error:
+            _LOG.warning("the formula %.80r was not read (%s)", formula, error or "no answer in time")
+            if process is not None:
+                self._end(process)
+                process = None
+            return None
+        finally:
+            self._places.put(process)
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in list(self._running):
+            self._end(process)
+
+    def _start(self) -> _Process:
+        process = _Process()
+        with self._lock:
+            self._running.add(process)
+        return process
+
+    def _end(self, process: _Process) -> None:
+        with self._lock:
+            self._running.discard(process)
+        process.end()
+
+
+_POOL = _Pool()
+atexit.register(_POOL.end)

@@ -1,0 +1,88 @@
+"""The words of a text, in English and Chinese: a Chinese character counts as a word."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+FILLERS = {"the", "a", "an", "and"}
+NEGATIONS = {"not", "isn't", "never", "nor", "cannot", "不", "没", "非"}
+_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:'[^\W\u4e00-\u9fff]+)?")
+_SIGN = re.compile(
+    r"""[^\w\s.,;:!?'"()\[\]{}…“”‘’„«»、。，；：！？（）《》—–-]|(?<!\w)-(?=\d)|(?<=[A-Za-z])-(?![\w-])"""
+)
+"""What is more than punctuation: C, C++ and C# are three things, and A- is no A."""
+_EMPHASIS = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
+_SHORTEST_STEM = 3
+
+
+def words(text: str) -> list[str]:
+    """Return the words in small letters and without accents, signs and fillers."""
+    text = text.casefold()
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text.replace("’", "'"))
+        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return [word for word in _WORD.findall(text) if word not in FILLERS]
+
+
+def has_signs(text: str) -> bool:
+    """Tell whether there are signs in a text that its words leave out, and that may matter."""
+    return _SIGN.search(text) is not None
+
+
+def words_and_signs(text: str) -> str:
+    """Return a text in small letters and without punctuation, but with all signs: what is equal for equal texts."""
+    return " ".join([*words(text), *_SIGN.findall(text)])
+
+
+def without_emphasis(text: str) -> str:
+    """Return a text without the asterisks of Markdown's bold type; those of powers stay."""
+    return _EMPHASIS.sub(r"\1", text) if "**" in text else text
+
+
+def word_set(listed: str) -> frozenset[str]:
+    """Return words that are listed with spaces between them."""
+    return frozenset(listed.split())
+
+
+def stem(word: str) -> str:
+    """Return a word of small letters without its ending, roughly: walk, walks, walked and walking are one."""
+    if word.endswith("ies") and len(word) >= _SHORTEST_STEM + len("ies"):
+        return word[: -len("ies")] + "y"
+    for ending in ("ing", "ed", "es", "s"):
+        if (
+            word.endswith(ending)
+            and not word.endswith(("ss", "us", "is"))
+            and len(word) >= _SHORTEST_STEM + len(ending)
+        ):
+            word = word.removesuffix(ending)
+            if word[-1] == word[-2] not in "aeiouls":  # planned
+                word = word[:-1]
+            break
+    return word.removesuffix("e") if len(word) > _SHORTEST_STEM else word
+
+
+def places(wanted: Sequence[str], said: Sequence[str]) -> list[int]:
+    """Return where the words `wanted` begin among those that are said, each time without a negation before it."""
+    return [
+        place
+        for place in range(len(said) - len(wanted) + 1)
+        if wanted and list(said[place : place + len(wanted)]) == list(wanted) and not _negated(said[:place])
+    ]
+
+
+def without_places(text: str, taken: Iterable[tuple[int, int]]) -> str:
+    """Return a text with a space in place of each of some stretches, which are given in order."""
+    rest, at = [], 0
+    for start, end in taken:
+        rest.append(text[at:start])
+        at = end
+    return " ".join([*rest, text[at:]])
+
+
+def is_chinese(text: str) -> bool:
+    """Tell whether there are Chinese characters in a text."""
+    return not text.isascii() and re.search(r"[\u4e00-\u9fff]", text) is not None
+
+
+def _negated(before: Sequence[str]) -> bool:
+    return bool(NEGATIONS & set(before[-1:]))
