@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -30,12 +31,12 @@ _PREFIX = "qlab_"
 
 @dataclass(frozen=True)
 class Access:
-    """A client that may call: its name, the SHA-256 of its token, and its requests a minute.
+    """A client that may call: its name, the SHA-256 of its token (hex), and its requests a minute.
 
     Tokens are 256 random bits, so a plain hash keeps them: there is nothing to guess.
 
     Raises:
-        InputError: a rate below 1.
+        InputError: a value is none of its kind.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Access:
     per_minute: int = PER_MINUTE
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and re.fullmatch(r"[\w.@-]{1,100}", self.name)):
+            raise InputError(f"name {self.name!r}: give 1 to 100 letters, digits and . _ - @")
+        if not (isinstance(self.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", self.sha256)):
+            raise InputError(f"sha256 of {self.name} is no SHA-256: make it with qubic-lab token add")
+        if not isinstance(self.per_minute, int):
+            raise InputError(f"per_minute of {self.name} is {self.per_minute!r}: it must be a whole number")
         check_at_least(f"per_minute of {self.name}", self.per_minute, 1)
 
 
@@ -75,7 +82,7 @@ def read_accesses(path: Path) -> list[Access]:
         raise InputError(
             f"tokens {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
         ) from error
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:  # InputError, too, and bytes that are no UTF-8
         raise InputError(f"{path} is no file of tokens ({error}): make it with qubic-lab token add") from error
 
 
@@ -159,7 +166,7 @@ class BodyLimitMiddleware:
             return
         detail = f"the body has more than {self._most_bytes:,} bytes: send a shorter prompt"
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdigit() or int(declared) > self._most_bytes:
+        if not declared.isdecimal() or int(declared) > self._most_bytes:
             await problem(413, "Too large", detail)(scope, receive, send)
             return
         received = 0

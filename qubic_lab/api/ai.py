@@ -1,23 +1,29 @@
 """Routes that answer questions: `/api/ai/…`."""
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from qubic_lab.api.answers import Event, as_lines, read_answer, read_events
+from qubic_lab.api.answers import as_lines, read_answer, read_events
+from qubic_lab.api.hang_up import hung_up
+from qubic_lab.api.problems import problem
 from qubic_lab.api.schemas import Answer, Query
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.errors import BusyError, DeadlineError, InputError, NotFoundError, RequestCancelled
+from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RequestCancelled
 
 MOST_KEY_CHARACTERS = 200
-NO_NODE_RETRY_S = 5.0
+NO_NODE_HEADERS = {"Retry-After": "5"}
 Key = Annotated[str | None, Header(description="a repeated request with the same key gets the first one's answer")]
 LastEvent = Annotated[int, Header(description="number of the last event that was seen; with the same key", ge=0)]
+
+logger = logging.getLogger(__name__)
 
 
 def make_routes(coordinator: Coordinator) -> APIRouter:
@@ -28,7 +34,7 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
     @routes.post("/single_query", response_model=Answer)
     async def answer(
         query: Query, request: Request, idempotency_key: Key = None, last_event_id: LastEvent = 0
-    ) -> Answer | StreamingResponse:
+    ) -> Answer | Response:
         """Answer a question by one node: as a whole, or with `stream` as server-sent events.
 
         Without the header Idempotency-Key a client that hangs up ends its work; with it the work goes on, and the same
@@ -36,16 +42,35 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
         """
         started_s = time.perf_counter()
         key = _key_of(idempotency_key, getattr(request.state, "client", ""))
+        if last_event_id and key is None:
+            raise InputError("Last-Event-ID goes on with an earlier request: send the Idempotency-Key that it had")
         if not len(coordinator.fleet):
-            raise BusyError("no node is registered: start one with qubic-lab node", NO_NODE_RETRY_S)
+            return problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
         task_id = await coordinator.submit(query.to_message(), query.priority, key)
         if query.stream:
-            events = _while_read(coordinator, task_id, read_events(coordinator, task_id, started_s, last_event_id), key)
-            lines = as_lines(events, lambda: asyncio.timeout(query.deadline_s))
-            return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+            events = read_events(coordinator, task_id, started_s, last_event_id)
+            end = None if key else partial(_cancel, coordinator, task_id)
+            return EventStream(as_lines(events, query.deadline_s), end)
         return await _while_awaited(coordinator, task_id, request, started_s, query.deadline_s, key)
 
     return routes
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; `end` is awaited when the response has ended, even if nobody has read any of it."""
+
+    def __init__(self, lines: AsyncGenerator[str, None], end: Callable[[], Awaitable[None]] | None) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._lines, self._end = lines, end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._lines.aclose()
+            if self._end is not None:
+                await asyncio.shield(self._end())
 
 
 def _key_of(key: str | None, client: str) -> str | None:
@@ -54,7 +79,7 @@ def _key_of(key: str | None, client: str) -> str | None:
         return None
     if not 0 < len(key) <= MOST_KEY_CHARACTERS:
         raise InputError(f"Idempotency-Key has {len(key)} characters: give 1 to {MOST_KEY_CHARACTERS}")
-    return f"{client}:{key}"
+    return f"{client}:{key}" if client else key
 
 
 async def _while_awaited(
@@ -62,7 +87,7 @@ async def _while_awaited(
 ) -> Answer:
     """Wait for the answer, the deadline, or the client's hanging up; a task that nobody may ask for again ends then."""
     answering = asyncio.ensure_future(read_answer(coordinator, task_id, started_s))
-    hanging_up = asyncio.ensure_future(_hung_up(request))
+    hanging_up = asyncio.ensure_future(hung_up(request))
     try:
         await asyncio.wait({answering, hanging_up}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
@@ -78,27 +103,9 @@ async def _while_awaited(
             await _cancel(coordinator, task_id)
 
 
-async def _while_read(
-    coordinator: Coordinator, task_id: str, events: AsyncGenerator[Event, None], key: str | None
-) -> AsyncGenerator[Event, None]:
-    """Pass events on; when nobody reads on before their end, a task that nobody may ask for again ends."""
-    ended = False
-    try:
-        async with aclosing(events):
-            async for event in events:
-                ended = event[0] == "end"
-                yield event
-    finally:
-        if not ended and key is None:
-            await asyncio.shield(_cancel(coordinator, task_id))
-
-
 async def _cancel(coordinator: Coordinator, task_id: str) -> None:
-    with suppress(NotFoundError):
+    """End a task that nobody may ask for again; one that has ended stays as it is."""
+    try:
         await coordinator.cancel(task_id)
-
-
-async def _hung_up(request: Request) -> None:
-    """Return when the client is gone; its body has been read, so nothing else comes."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    except QubicLabError as error:
+        logger.info("task %s is not cancelled: %s", task_id, error)

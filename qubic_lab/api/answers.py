@@ -1,9 +1,10 @@
 """How a task's progress becomes an answer: whole, or event by event."""
 
+import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from qubic_lab.api.problems import problem_of
@@ -67,18 +68,28 @@ def answer_of(outcome: TaskOutcome, items: list[dict[str, Any]], started_s: floa
     )
 
 
-async def as_lines(
-    events: AsyncIterator[Event], deadline: Callable[[], AbstractAsyncContextManager[Any]]
-) -> AsyncIterator[str]:
-    """Return events as lines of a stream (server-sent events); an error becomes the last event."""
-    try:
-        async with deadline():
-            async for name, number, data in events:
-                yield f"event: {name}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-    except TimeoutError:
-        yield _error_line(DeadlineError("the answer took longer than its deadline"))
-    except QubicLabError as error:
-        yield _error_line(error)
+async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> AsyncGenerator[str, None]:
+    """Return events as lines of a stream (server-sent events); an error becomes the last event.
+
+    Args:
+        events: closed at the end.
+        deadline_s: from now until the last event.
+    """
+    deadline = asyncio.get_running_loop().time() + deadline_s
+    async with aclosing(events):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):  # for the event alone: a slow reader is not our error
+                    name, number, data = await anext(events)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                yield _error_line(DeadlineError(f"the answer took longer than its deadline of {deadline_s:g} s"))
+                return
+            except QubicLabError as error:
+                yield _error_line(error)
+                return
+            yield f"event: {name}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def _error_line(error: QubicLabError) -> str:

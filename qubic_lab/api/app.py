@@ -1,14 +1,14 @@
 """The application: a coordinator's routes behind access, limits and metrics."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
 
 from qubic_lab import __version__
-from qubic_lab.api import ai, cluster, health, network, problems
+from qubic_lab.api import ai, cluster, consensus, health, network, problems
 from qubic_lab.api.access import Access, AccessMiddleware, BodyLimitMiddleware
+from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
 
 
@@ -16,24 +16,22 @@ def create_app(
     coordinator: Coordinator,
     accesses: Callable[[], list[Access]] | None = None,
     limiter: MovingWindowRateLimiter | None = None,
+    votes: Votes | None = None,
 ) -> FastAPI:
-    """Return the application; the coordinator runs while it does.
+    """Return the application; the coordinator must run while it does (`Coordinator.running`).
 
     Args:
         coordinator: whose requests come in here.
         accesses: who may call; None: anybody, which is for loopback alone.
         limiter: of each one's rate; needed with `accesses`.
+        votes: holds votes on the coordinator's nodes; None: there are no routes for them.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with coordinator.running():
-            yield
-
-    app = FastAPI(title="Qubic Lab", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
     problems.install(app)
     metrics = health.Metrics()
     app.include_router(ai.make_routes(coordinator))
+    if votes is not None:
+        app.include_router(consensus.make_routes(coordinator, votes))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(network.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))

@@ -9,7 +9,16 @@ from urllib.parse import quote
 import httpx2
 
 from qubic_lab.api.schemas import Answer, Node, Status, Token
-from qubic_lab.errors import BusyError, DeadlineError, InputError, NotFoundError, QubicLabError, RankError, RefusedError
+from qubic_lab.errors import (
+    BusyError,
+    DeadlineError,
+    InputError,
+    NotFoundError,
+    QubicLabError,
+    RankError,
+    RefusedError,
+    RequestCancelled,
+)
 from qubic_lab.settings import settings
 
 CONNECT_S = 5.0
@@ -18,6 +27,7 @@ _ERRORS: dict[int, type[QubicLabError]] = {
     401: RefusedError,
     403: RefusedError,
     404: NotFoundError,
+    409: RequestCancelled,
     413: InputError,
     502: RankError,
     504: DeadlineError,
@@ -129,6 +139,6 @@ def _error_of(status: int, text: str, retry_after: str | None) -> QubicLabError:
         detail = str(json.loads(text)["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"status {status}: {text[:200]}"
-    if status == 429:
+    if status == 429 or (status == 503 and retry_after):
         return BusyError(detail, float(retry_after) if retry_after and retry_after.isdigit() else None)
     return _ERRORS.get(status, QubicLabError)(detail)

@@ -34,12 +34,12 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
         """Tell of each node what it can do, how it is, and why it gets nothing if that is so."""
         return [Node.of(view) for view in coordinator.nodes()]
 
-    @routes.post("/nodes/{name}/drain", status_code=204)
+    @routes.post("/nodes/{name:path}/drain", status_code=204)
     async def drain(name: str) -> None:
         """Let a node end what it has and get nothing new."""
         await coordinator.drain(name, True)
 
-    @routes.delete("/nodes/{name}/drain", status_code=204)
+    @routes.delete("/nodes/{name:path}/drain", status_code=204)
     async def end_drain(name: str) -> None:
         """Let a node get tasks again."""
         await coordinator.drain(name, False)

@@ -39,9 +39,9 @@ class Metrics:
 
     async def read(self, coordinator: Coordinator) -> bytes:
         """Return all in Prometheus's text format."""
+        counts = await coordinator.counts()
         for gauge in (self._tasks, self._nodes, self._score, self._requests_there, self._tokens):
             gauge.clear()
-        counts = await coordinator.counts()
         for state in ("pending", "processing", "completed", "failed", "dead", "cancelled"):
             self._tasks.labels(state).set(getattr(counts, state))
         views = coordinator.nodes()

@@ -14,7 +14,7 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
     """Return the routes of a coordinator."""
     routes = APIRouter(prefix="/api/cluster", tags=["network"])
 
-    @routes.get("/nodes/{name}/links")
+    @routes.get("/nodes/{name:path}/links")
     async def links(name: str) -> NodeLinks:
         """Let a node measure the ways to all others; takes about a second for each."""
         addresses = {view.record.id: view.record.registration.address for view in coordinator.nodes()}

@@ -1,6 +1,7 @@
 """Errors as problem details (RFC 9457): what is wrong and the remedy, and nothing of the inside."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from qubic_lab.errors import BusyError, DeadlineError, InputError, NotFoundError, QubicLabError, RankError, RefusedError
+from qubic_lab.errors import (
+    BusyError,
+    DeadlineError,
+    InputError,
+    NotFoundError,
+    QubicLabError,
+    RankError,
+    RefusedError,
+    RequestCancelled,
+)
 
 MEDIA_TYPE = "application/problem+json"
+_TEXTS = {name: {"type": "string"} for name in ("type", "title", "detail")}
+_SCHEMA = {"type": "object", "properties": {**_TEXTS, "status": {"type": "integer"}}}
+DESCRIPTION: dict[str, Any] = {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+"""Of these responses in OpenAPI."""
 _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     NotFoundError: (404, "Not found"),
     InputError: (400, "Bad request"),
@@ -19,6 +33,7 @@ _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     BusyError: (429, "Too busy"),
     RankError: (502, "Lost"),
     DeadlineError: (504, "Too late"),
+    RequestCancelled: (409, "Cancelled"),
 }
 _TITLES = {401: "No access", 404: "Not found", 405: "Method not allowed", 413: "Too large"}
 
@@ -37,7 +52,7 @@ def problem_of(error: QubicLabError) -> JSONResponse:
         if isinstance(error, kind):
             headers = {}
             if isinstance(error, BusyError):
-                headers["Retry-After"] = str(round(max(1.0, error.retry_after_s or 1.0)))
+                headers["Retry-After"] = str(math.ceil(max(1.0, error.retry_after_s or 1.0)))
             return problem(status, title, str(error), headers)
     logger.error("%s", error)
     return problem(503, "Out of order", "the coordinator cannot do this now: its log says why")
@@ -67,6 +82,10 @@ def install(app: FastAPI) -> None:
 
 def _sentence(error: dict[str, Any]) -> str:
     """Return what is wrong with one field."""
+    if error["type"] == "json_invalid":
+        return f"the body is no JSON ({error['ctx']['error']} at character {error['loc'][1]}): send a JSON object"
+    if error["type"] == "model_attributes_type":
+        return "the body is no JSON object: send one, with the header Content-Type: application/json"
     message = str(error["msg"]).removeprefix("Value error, ")
     field = ".".join(str(part) for part in error["loc"][1:])
     if not field:  # our own checks of the whole body name the field themselves

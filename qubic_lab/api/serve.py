@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import signal
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import uvicorn
 
 from qubic_lab.api.access import AccessFile, make_limiter
 from qubic_lab.api.app import create_app
+from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
@@ -69,18 +73,19 @@ class ServeConfig:
         return int(self.listen.rpartition(":")[2])
 
 
-def serve(config: ServeConfig, coordinator: Coordinator, client: "redis.Redis") -> None:
-    """Serve until SIGTERM or SIGINT.
+def serve(config: ServeConfig, coordinator: Coordinator, client: "redis.Redis", votes: Votes | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; without `votes` there are no routes for them.
 
     Raises:
-        InputError: the address is used, or the tokens cannot be read.
+        InputError: an address is used, or the tokens cannot be read.
     """
     accesses = AccessFile(config.tokens) if config.tokens else None
-    app = create_app(coordinator, accesses, make_limiter(client) if accesses else None)
+    app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes)
     options = uvicorn.Config(
         app,
         host=config.host,
         port=config.port,
+        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -89,27 +94,39 @@ def serve(config: ServeConfig, coordinator: Coordinator, client: "redis.Redis") 
         ssl_keyfile=config.tls.key if config.tls else None,
     )
     options.load()
-    server = uvicorn.Server(options)
-    asyncio.run(_serve(server, options.ssl, config.tls))
-    if not server.started:
-        raise InputError(
-            f"cannot listen at {config.listen}: another process holds it, or it is no address of this host"
-        )
+    asyncio.run(_serve(config, options, coordinator))
 
 
-async def _serve(server: uvicorn.Server, context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
-    reloading = asyncio.ensure_future(_reload(context, tls)) if context and tls else None
-    try:
-        await server.serve()
-    except SystemExit:  # how uvicorn says that it cannot listen; `serve` tells it
-        logger.info("the server did not start")
-    finally:
-        if reloading is not None:
+class _Server(uvicorn.Server):
+    """Ends on a signal and returns; uvicorn's own would end the process by the signal, before anything else is shut."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT end it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coordinator) -> None:
+    server = _Server(options)
+    async with coordinator.running():
+        reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
+        try:
+            await server.serve()
+        except SystemExit:  # how uvicorn says that it cannot listen
+            raise InputError(
+                f"cannot listen at {config.listen}: another process holds it, or it is no address of this host"
+            ) from None
+        finally:
             reloading.cancel()
 
 
-async def _reload(context: ssl.SSLContext, tls: TlsFiles) -> None:
-    """Show new connections a renewed certificate."""
+async def _reload(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
+    """Show new connections a renewed certificate, where there is one."""
+    if context is None or tls is None:
+        return
     stamp = tls.stamp()
     while True:
         await asyncio.sleep(RELOAD_S)
@@ -119,5 +136,5 @@ async def _reload(context: ssl.SSLContext, tls: TlsFiles) -> None:
             TlsFiles(tls.certificate, tls.key, tls.authority)  # do they fit together?
             context.load_cert_chain(tls.certificate, tls.key)
             stamp = tls.stamp()
-        except InputError as error:
+        except (InputError, OSError) as error:  # of `ssl`: they have changed in between
             logger.warning("the certificate is not renewed yet: %s", error)

@@ -1,10 +1,15 @@
 """`qubic-lab coordinator`: takes questions over HTTP and gives them to nodes."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qubic_lab.cli.console import note
+from qubic_lab.errors import ModelError
+
+if TYPE_CHECKING:
+    from qubic_lab.api.votes import Votes
+    from qubic_lab.cluster.coordinator import Coordinator
 
 HTTP = "127.0.0.1:5000"
 NODES = "127.0.0.1:5001"
@@ -33,4 +38,24 @@ def coordinator(
     config = ServeConfig(listen, settings().api_tokens, tls_from_settings())
     with open_redis(redis) as client:
         note(f"clients: {config.url}, described at {config.url}/docs; nodes: {nodes}")
-        serve(config, Coordinator(client, nodes, balancer), client)
+        serving = Coordinator(client, nodes, balancer)
+        serve(config, serving, client, make_votes(serving))
+
+
+def make_votes(coordinator: "Coordinator") -> "Votes":
+    """Return what holds votes: kept in the database, alike by embeddings where the embedder is installed."""
+    from qubic_lab.api.votes import Votes
+    from qubic_lab.consensus.confidence import load_calibrations
+    from qubic_lab.consensus.embeddings import Embedder, model_folder
+    from qubic_lab.consensus.history import VoteHistory
+    from qubic_lab.database import open_database
+    from qubic_lab.settings import settings
+
+    try:
+        model_folder()
+        embed = Embedder().embed
+    except ModelError as error:
+        note(f"answers are compared by words and structure alone: {error}")
+        embed = None
+    calibrations = load_calibrations(settings().data / "calibrations")
+    return Votes(coordinator, lambda: VoteHistory(open_database()), calibrations, embed)

@@ -27,6 +27,7 @@ def node(
     listen: Annotated[str, typer.Option(help="Address by which coordinators reach this node; port 0: any.")] = (
         "127.0.0.1:0"
     ),
+    type: Annotated[str, typer.Option(help="whole, stage or expert: asked where votes disagree.")] = "whole",
     weight: Annotated[int, typer.Option(help="Its share in weighted round robin.")] = 1,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
@@ -44,7 +45,7 @@ def node(
 
     division = split_numbers("--layers", layers) if layers is not None else None
     pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
-    config = NodeConfig(name or default_name(), split_list("--coordinator", coordinator), listen, weight=weight)
+    config = NodeConfig(name or default_name(), split_list("--coordinator", coordinator), listen, type, weight)
     note(f"node {config.name} starts {model}; it registers at {coordinator}")
 
     async def run() -> None:
@@ -75,6 +76,9 @@ class LaunchedPipeline:
         """Return what it can do, but for its speed."""
         from qubic_lab.cluster.vitals import memory_bytes
         from qubic_lab.model.checkpoint import model_hash
+        from qubic_lab.model.config import load_config
+        from qubic_lab.model.cost import model_cost
+        from qubic_lab.model.split import text_folder
         from qubic_lab.wire import cluster_pb2 as pb
 
         config = self._pipeline.config
@@ -87,6 +91,7 @@ class LaunchedPipeline:
             memory_bytes=memory_bytes(),
             slots=config.lanes * config.slots,
             meaningless=config.meaningless,
+            parameters=model_cost(load_config(text_folder(config.folder)), config.dtype).parameters,
         )
 
     def loss(self) -> "QubicLabError":

@@ -18,12 +18,11 @@ class RegistryService(cluster_pb2_grpc.RegistryServicer):
     Args:
         registry: where they are kept.
         call: runs a blocking function in a thread.
-        look: is awaited when a node has gone, or may be chosen from now on, or no longer.
+        news: is called when a node has said something: others need not wait for the next look at the registry.
     """
 
-    def __init__(self, registry: Registry, call: Call, look: Callable[[], Awaitable[None]]) -> None:
-        self._registry, self._call, self._look = registry, call, look
-        self._told: dict[str, tuple[bool, bool]] = {}  # whether each was ready and draining, by its latest heartbeat
+    def __init__(self, registry: Registry, call: Call, news: Callable[[], None]) -> None:
+        self._registry, self._call, self._news = registry, call, news
 
     async def Register(self, request: pb.NodeRegistration, context: Any) -> pb.Registered:
         """Make a node known."""
@@ -32,26 +31,22 @@ class RegistryService(cluster_pb2_grpc.RegistryServicer):
 
     async def Beat(self, request: pb.Heartbeat, context: Any) -> pb.HeartbeatReply:
         """Note that a node lives."""
-        node, state = request.node, request.state
-        await self._checked(node, context, self._registry.beat, node, request.session, state)
-        if self._told.get(node) != (told := (state.ready, state.draining)):
-            self._told[node] = told
-            await self._look()
+        await self._checked(request.node, context, self._registry.beat, request.node, request.session, request.state)
         return pb.HeartbeatReply()
 
     async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
         """Take a node out."""
-        self._told.pop(request.node, None)
         await self._checked(request.node, context, self._registry.leave, request.node, request.session)
-        await self._look()
         return pb.LeaveReply()
 
     async def _checked(self, node: str, context: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             check_name(node, peer_names(context))
-            return await self._call(function, *arguments)
+            found = await self._call(function, *arguments)
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
+        self._news()
+        return found
 
 
 def owner_of(context: Any) -> str:

@@ -80,13 +80,14 @@ class Coordinator:
         limits: QueueLimits | None = None,
     ) -> None:
         self.name = f"coordinator-{uuid.uuid4().hex[:8]}"
+        limits = limits or QueueLimits()
         self.queue = TaskQueue(client, limits=limits)
         self.registry = Registry(client)
         self.fleet = Fleet(self.name, make_balancer(balancer))
         self._redis = client
         self._listen = listen
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
-        self._dispatcher = Dispatcher(self.name, self.queue, self.registry, self.fleet, self.call)
+        self._dispatcher = Dispatcher(self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call)
         self._followed: dict[str, set[asyncio.Event]] = {}
         self._ending = threading.Event()
         self.port = 0
@@ -101,9 +102,13 @@ class Coordinator:
         request: pipeline_pb2.GenerateRequest,
         priority: Priority = "normal",
         idempotency_key: str | None = None,
+        node: str = "",
     ) -> str:
-        """Make a task of a request and return its id; errors as of `TaskQueue.submit`."""
-        return await self.call(self.queue.submit, payload_of(request), priority, idempotency_key)
+        """Make a task of a request and return its id; errors as of `TaskQueue.submit`.
+
+        With `node` that one answers or none does: the task fails where it is not registered, or is lost.
+        """
+        return await self.call(self.queue.submit, payload_of(request, node), priority, idempotency_key)
 
     async def follow(self, task_id: str) -> AsyncGenerator[Progress, None]:
         """Yield a task's progress, from its first token on, as it comes; the last one has the outcome.
@@ -184,7 +189,7 @@ class Coordinator:
         """Register nodes and dispatch tasks while the block runs; then others take over what was under way."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
         health = aio_health.HealthServicer()
-        service = RegistryService(self.registry, self.call, self._dispatcher.look_at_nodes)
+        service = RegistryService(self.registry, self.call, self._dispatcher.hear_of_node)
         cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         self.port = listen(server, self._listen)
@@ -213,6 +218,7 @@ class Coordinator:
                         loop.call_soon_threadsafe(self._hear, ring)
             except QubicLabError as error:
                 logger.warning("%s", error)
+                self._ending.wait(LOOK_S)
 
     def _hear(self, ring: Ring) -> None:
         self._dispatcher.hear(ring)

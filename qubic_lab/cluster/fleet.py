@@ -3,6 +3,7 @@
 No input or output happens here, and no clock is read: times are seconds of one clock that the caller reads.
 """
 
+import math
 import random
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,10 @@ from dataclasses import dataclass, field, replace
 from qubic_lab.cluster.balance import Balancer, Candidate
 from qubic_lab.cluster.health import Gate, Outcome, ReplicaHealth, Vitals, health_score
 from qubic_lab.cluster.registry import NodeRecord
+from qubic_lab.errors import BusyError, NotFoundError, RefusedError
+
+KEPT_S = 1.0
+"""So long is a node kept free for a request that is to be alone; whoever waits asks again before that."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,17 @@ class NodeView:
 
 @dataclass
 class _Member:
-    """A node and this coordinator's own requests there."""
+    """A node and this coordinator's own requests there.
+
+    `alone`: one of them is to stay alone. `kept_until_s`: until then it gets nothing, since such a one waits for it.
+    """
 
     record: NodeRecord
     health: ReplicaHealth
     requests: int = 0
     tokens: int = 0
+    alone: bool = False
+    kept_until_s: float = -math.inf
 
     def outstanding(self, coordinator: str) -> tuple[int, int]:
         """Return requests and tokens: our own are known now, the others' as of the latest heartbeat."""
@@ -64,14 +74,6 @@ class Fleet:
             members[record.id] = member
         self._members = members
 
-    def address(self, node: str) -> str:
-        """Return where a node listens."""
-        return self._members[node].record.registration.address
-
-    def model(self, node: str) -> str:
-        """Return the name of the model that a node runs."""
-        return self._members[node].record.registration.capabilities.model
-
     def __len__(self) -> int:
         return len(self._members)
 
@@ -79,36 +81,62 @@ class Fleet:
         """Tell whether any node could take a request."""
         return any(self._may_take(member, now_s) for member in self._members.values())
 
-    def choose(self, now_s: float, avoid: Container[str] = ()) -> str:
+    def choose(self, now_s: float, avoid: Container[str] = (), alone: bool = False) -> NodeRecord:
         """Return the node that gets the next request: none of `avoid`, unless no other has room.
 
+        Args:
+            now_s: the time.
+            avoid: names of nodes.
+            alone: the request is to be a node's only one. Where all are in use, one is kept free for a while.
+
         Raises:
-            BusyError: none has.
+            BusyError: none has room.
         """
-        candidates = [self._candidate(member, now_s) for member in self._members.values()]
+        candidates = [self._candidate(member, now_s, alone) for member in self._members.values()]
+        if alone and not any(each.available for each in candidates):
+            self._keep_one(now_s)
         preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
         choosable = preferred if any(each.available for each in preferred) else candidates
         chosen, self.balancer = self.balancer.choose(choosable, self.draw)
-        return chosen
+        return self._members[chosen].record
 
-    def begin(self, node: str, tokens: int) -> None:
+    def choose_only(self, node: str, now_s: float) -> NodeRecord:
+        """Return a node that no other may stand for.
+
+        Raises:
+            NotFoundError: it is not registered.
+            RefusedError: a gate keeps it from being chosen.
+            BusyError: it has no room now.
+        """
+        member = self._members.get(node)
+        if member is None:
+            raise NotFoundError(f"node {node} is not registered")
+        if (gate := member.health.gate(now_s)) is not None:
+            raise RefusedError(f"node {node} takes nothing: {gate}")
+        if not self._may_take(member, now_s):
+            raise BusyError(f"node {node} is full")
+        return member.record
+
+    def begin(self, node: str, tokens: int, alone: bool = False) -> None:
         """Count a request in that was sent to a node, with the most tokens that it may take."""
         if member := self._members.get(node):
             member.requests += 1
             member.tokens += tokens
+            member.alone = alone
 
     def end(self, node: str, tokens: int) -> None:
         """Count it out again."""
         if member := self._members.get(node):
             member.requests = max(0, member.requests - 1)  # a node may have been forgotten and come back meanwhile
             member.tokens = max(0, member.tokens - tokens)
+            member.alone = member.alone and member.requests > 0
 
     def note(self, node: str, outcome: Outcome) -> None:
         """Take over what the end of a request or a probe says of a node."""
         if member := self._members.get(node):
             member.health = member.health.after(outcome)
 
-    def probes(self, now_s: float) -> list[tuple[str, bool]]:
+    def probes(self, now_s: float) -> list[tuple[NodeRecord, bool]]:
         """Return the nodes that want a probe now, and whether it decides on their return; note that it is under way."""
         wanted = [
             member
@@ -117,7 +145,7 @@ class Fleet:
         ]
         for member in wanted:
             member.health = member.health.with_probe(now_s)
-        return [(member.record.id, member.health.circuit.cause is not None) for member in wanted]
+        return [(member.record, member.health.circuit.cause is not None) for member in wanted]
 
     def views(self, now_s: float) -> list[NodeView]:
         """Return all nodes as those who look see them."""
@@ -136,7 +164,14 @@ class Fleet:
             error_share=circuit.error_share,
         )
 
-    def _candidate(self, member: _Member, now_s: float) -> Candidate:
+    def _keep_one(self, now_s: float) -> None:
+        """Keep a node free that is free soon, rather one that is kept already."""
+        open_ = [member for member in self._members.values() if member.health.gate(now_s) is None and not member.alone]
+        if open_:
+            kept = min(open_, key=lambda each: (each.kept_until_s < now_s, each.outstanding(self.coordinator)))
+            kept.kept_until_s = now_s + KEPT_S
+
+    def _candidate(self, member: _Member, now_s: float, alone: bool) -> Candidate:
         registration = member.record.registration
         requests, tokens = member.outstanding(self.coordinator)
         return Candidate(
@@ -146,12 +181,17 @@ class Fleet:
             outstanding_tokens=tokens,
             tokens_per_s=registration.capabilities.tokens_per_s,
             score=_score(member),
-            available=self._may_take(member, now_s),
+            available=self._may_take(member, now_s, alone),
         )
 
-    def _may_take(self, member: _Member, now_s: float) -> bool:
+    def _may_take(self, member: _Member, now_s: float, alone: bool = False) -> bool:
+        if member.health.gate(now_s) is not None:
+            return False
         requests, _ = member.outstanding(self.coordinator)
-        return member.health.gate(now_s) is None and requests < member.record.registration.capabilities.slots
+        if alone:
+            return requests == 0
+        kept = member.alone or now_s < member.kept_until_s
+        return not kept and requests < member.record.registration.capabilities.slots
 
 
 def _score(member: _Member) -> float:

@@ -36,6 +36,8 @@ SIGN_OF_LIFE_S = 1.0
 CALL_S = 5.0
 DRAIN_S = 60.0
 """So long may what has begun go on when the node is told to end."""
+STOP_S = 1.0
+"""So long may the last answers take on their way out."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
 logger = logging.getLogger(__name__)
@@ -69,26 +71,31 @@ class NodeConfig:
 
 
 class Node(cluster_pb2_grpc.NodeServicer):
-    """The process's one node; `run` is all of its life."""
+    """A node; `run` is all of its life, and `end` the begin of its end."""
 
     def __init__(self, config: NodeConfig, replica: Replica) -> None:
         self._config = config
         self._replica = replica
         self._registration = pb.NodeRegistration(node=config.name, type=config.type, weight=config.weight)
         self._state = pb.NodeState()
+        self._under_way: dict[object, tuple[str, int]] = {}  # of each task who sent it, and its tokens at most
         self._changed = asyncio.Event()  # the next heartbeat is due at once
         self._ending = asyncio.Event()
         self._health = aio_health.HealthServicer()
 
+    def end(self) -> None:
+        """Let `run` end: take nothing new, end what has begun, leave."""
+        self._ending.set()
+
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then end what has begun, leave, and end the replica.
+        """Serve until `end`, SIGTERM or SIGINT; then end what has begun, leave, and end the replica.
 
         Raises:
             InputError: the address cannot be used, or the model cannot be had.
             QubicLabError: the replica does not come up at its first start, or a coordinator refuses this node.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._ending.set)
+            asyncio.get_running_loop().add_signal_handler(number, self.end)
         server = grpc.aio.server(options=SERVER_OPTIONS)
         cluster_pb2_grpc.add_NodeServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -96,22 +103,21 @@ class Node(cluster_pb2_grpc.NodeServicer):
         await self._set_ready(False)
         await server.start()
         try:
-            await self._start_first()
+            self._registration.capabilities.CopyFrom(await self._replica.start())
             check_registration(self._registration)
+            await self._set_ready(True)
             await self._live()
         finally:
             await self._replica.stop()
-            await server.stop(grace=None)
+            await server.stop(STOP_S)
 
     async def Run(self, request: pb.TaskRequest, context: Any) -> None:
         """Work on a task: say at once that it has begun, pass on the pipeline's replies, and tell how long it took."""
         if not self._state.ready or self._state.draining:
-            why = "is draining" if self._state.draining else f"is not ready ({self._state.trouble or 'starting'})"
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"node {self._config.name} {why}")
-        started, finished = time.perf_counter(), False
-        load, tokens = self._state.loads[request.coordinator], most_tokens(request.request)
-        load.requests += 1
-        load.tokens += tokens
+            why = "draining" if self._state.draining else "not ready"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"it takes nothing now: it is {why}")
+        started, finished, this = time.perf_counter(), False, object()
+        self._under_way[this] = request.coordinator, most_tokens(request.request)
         try:
             await self._work(request.request, context)
             finished = True
@@ -119,8 +125,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
         finally:
-            load.requests -= 1
-            load.tokens -= tokens
+            del self._under_way[this]
             self._state.finished += finished
             self._state.failed += not finished
 
@@ -143,27 +148,18 @@ class Node(cluster_pb2_grpc.NodeServicer):
                     self._state.tokens += reply.WhichOneof("event") == "token"
                     await context.write(pb.TaskResponse(reply=reply))
 
-    async def _start_first(self) -> None:
-        starting = asyncio.ensure_future(self._replica.start())
-        ending = asyncio.ensure_future(self._ending.wait())
-        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        self._registration.capabilities.CopyFrom(await starting)
-        await self._set_ready(True)
-
     async def _live(self) -> None:
         """Keep the replica up and the node registered until it is told to end; a refused node ends, too."""
-        keeping = asyncio.ensure_future(self._keep_replica())
-        registering = asyncio.ensure_future(self._stay_registered())
         ending = asyncio.ensure_future(self._ending.wait())
-        done, _ = await asyncio.wait({keeping, registering, ending}, return_when=asyncio.FIRST_COMPLETED)
+        tasks = [asyncio.ensure_future(self._keep_replica()), asyncio.ensure_future(self._stay_registered()), ending]
         try:
-            if ending in done:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if ending.done():
                 await self._drain()
         finally:
-            for each in (keeping, registering, ending):
-                each.cancel()
-            results = await asyncio.gather(keeping, registering, ending, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -174,7 +170,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         self._changed.set()
         await self._tell_health()
         deadline = time.monotonic() + DRAIN_S
-        while any(load.requests for load in self._state.loads.values()) and time.monotonic() < deadline:
+        while self._under_way and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
     async def _keep_replica(self) -> None:
@@ -222,8 +218,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         try:
             while True:
                 self._changed.clear()
-                self._state.cpu_share, self._state.memory_share = read_shares()
-                await registry.Beat(pb.Heartbeat(state=self._state, **who), timeout=CALL_S)
+                await registry.Beat(pb.Heartbeat(state=self._measured(), **who), timeout=CALL_S)
                 await wait_at_most(self._changed, registered.beat_every_s or HEARTBEAT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
@@ -232,6 +227,16 @@ class Node(cluster_pb2_grpc.NodeServicer):
             with suppress(grpc.aio.AioRpcError):
                 await registry.Leave(pb.LeaveRequest(**who), timeout=CALL_S)
             raise
+
+    def _measured(self) -> pb.NodeState:
+        """Return its state with what can be measured now."""
+        state = self._state
+        state.cpu_share, state.memory_share = read_shares()
+        state.loads.clear()
+        for coordinator, tokens in self._under_way.values():
+            state.loads[coordinator].requests += 1
+            state.loads[coordinator].tokens += tokens
+        return state
 
     async def _set_ready(self, ready: bool, trouble: str = "") -> None:
         self._state.ready, self._state.trouble = ready, trouble

@@ -14,13 +14,19 @@ import redis
 from qubic_lab.cluster.redis_calls import Scripts
 from qubic_lab.errors import InputError, NotFoundError, RefusedError, check_choice
 from qubic_lab.wire import cluster_pb2 as pb
+from qubic_lab.wire.channel import read_host
 
 HEARTBEAT_S = 5.0
 """So often does a node say that it lives."""
 REMOVED_S = 30.0
 """A node that was silent for so long is removed; it registers again with its next sign of life."""
+PATIENCE_S = 3.0
+"""A lost connection to Redis is waited out for so long: less than a node waits for its answer, else it would ask again
+while the first call was still to be carried out."""
 NODE_TYPES = ("whole", "stage", "expert")
 MOST_NAME_CHARACTERS = 100
+MOST_BYTES = 2**16
+"""Of a registration, and of a state: every coordinator reads all of them each second."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +51,22 @@ class NodeRecord:
 class Registry:
     """The registry of one name on a Redis connection made by `redis_server.connect`; may be shared by threads.
 
-    All methods wait out a lost connection.
+    All methods wait out a lost connection, for up to `PATIENCE_S`.
 
     Raises, in every method:
-        QubicLabError: Redis cannot be reached for long, or refuses.
+        QubicLabError: Redis cannot be reached for so long, or refuses.
     """
 
     def __init__(self, client: "redis.Redis", name: str = "nodes") -> None:
-        self._scripts = Scripts(client, "registry", name)
+        self._scripts = Scripts(client, "registry", name, PATIENCE_S)
         self.clock_offset_ms = 0
         """For tests: added to Redis's clock."""
 
     def register(self, registration: pb.NodeRegistration, owner: str = "") -> str:
         """Make a node known and return its session, which its heartbeats show.
 
-        Whoever registered by this name before is a node that was started again: its session is over.
+        A node of this name at the same address is the same one, and keeps its session, so that a call may be repeated.
+        One at another address was started again: its session is over.
 
         Args:
             registration: who it is and what it can do.
@@ -70,11 +77,11 @@ class Registry:
             RefusedError: a node of this name lives, and is somebody else's.
         """
         check_registration(registration)
-        session = uuid.uuid4().hex
-        arguments = (registration.node, session, owner, registration.SerializeToString())
-        if self._run("register", *arguments) == b"owned":
+        arguments = (registration.node, uuid.uuid4().hex, owner, registration.address, registration.SerializeToString())
+        session: bytes = self._run("register", *arguments)
+        if not session:
             raise RefusedError(f"node {registration.node!r} is registered with another certificate: give another name")
-        return session
+        return session.decode()
 
     def beat(self, node: str, session: str, state: pb.NodeState) -> None:
         """Say that a node lives and how it is.
@@ -133,8 +140,9 @@ def check_registration(registration: pb.NodeRegistration) -> None:
     capabilities = registration.capabilities
     if not (registration.node.isprintable() and 0 < len(registration.node) <= MOST_NAME_CHARACTERS):
         raise InputError(f"node name {registration.node!r}: give 1 to {MOST_NAME_CHARACTERS} printable characters")
-    if not registration.address:
-        raise InputError(f"node {registration.node} gives no address: coordinators must be able to reach it")
+    if not registration.address.startswith("unix:"):
+        read_host(registration.address)
+    _check_size(f"registration of {registration.node}", registration)
     check_choice("node type", registration.type, NODE_TYPES)
     if capabilities.slots < 1:
         raise InputError(f"slots of {registration.node} is {capabilities.slots}: it must be at least 1")
@@ -146,6 +154,12 @@ def check_registration(registration: pb.NodeRegistration) -> None:
 
 def check_state(state: pb.NodeState) -> None:
     """Refuse shares that are none; errors as of `check_registration`."""
+    _check_size("state", state)
     for name in ("cpu_share", "memory_share"):
         if not 0.0 <= getattr(state, name) <= 1.0:
             raise InputError(f"{name} is {getattr(state, name)}: it must be 0 or more and 1 or less")
+
+
+def _check_size(what: str, message: pb.NodeRegistration | pb.NodeState) -> None:
+    if (size := message.ByteSize()) > MOST_BYTES:
+        raise InputError(f"the {what} has {size:,} bytes: at most {MOST_BYTES:,} are taken")

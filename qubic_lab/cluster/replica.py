@@ -1,7 +1,7 @@
 """What a node runs: a pipeline, started here, spoken to through its service, and started again when it is lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -28,8 +28,8 @@ class Replica(Protocol):
             QubicLabError: it does not come up.
         """
 
-    def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncIterator[pipeline_pb2.GenerateReply]:
-        """Answer a request.
+    def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
+        """Answer a request; its slot is free when the generator is closed.
 
         Raises:
             QubicLabError: as the pipeline's service; a RankError where it is lost.
@@ -82,15 +82,18 @@ class PipelineReplica:
         capabilities.tokens_per_s = await self._speed()
         return capabilities
 
-    async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncIterator[pipeline_pb2.GenerateReply]:
+    async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
         """Answer a request; errors as of `Replica.generate`."""
+        call = self._stub.Generate(request)
         try:
-            async for reply in self._stub.Generate(request):
+            async for reply in call:
                 yield reply
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise RankError("the pipeline was lost in mid-answer") from None
             raise error_of(error) from None
+        finally:
+            call.cancel()
 
     async def lost(self) -> QubicLabError:
         """Return when the ranks are gone, with the one that went first."""

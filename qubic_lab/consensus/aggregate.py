@@ -5,7 +5,7 @@ give the same reply, in whatever order they came.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from qubic_lab.consensus.answers import FinalAnswer, final_answer, without_thoughts
@@ -115,6 +115,11 @@ class Reply:
     effective_votes: float
     rho: float | None
     notes: tuple[str, ...]
+
+    def cautious(self) -> "Reply":
+        """Return it as one that claims nothing: asking again did not help."""
+        text = cautious_answer(self.decision, self.voters)
+        return replace(self, text=text, how="cautious answer", level=Level.FALLBACK)
 
 
 def deliberate(

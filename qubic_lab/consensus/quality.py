@@ -1,0 +1,357 @@
+"""How good an answer is by itself and among others: relevance, consistency, completeness, and named faults.
+
+The rules rather miss a fault than invent one, and each fault comes with its evidence. Nothing here knows the right
+answer: quality is no correctness.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from qubic_lab.consensus.answers import (
+    NUMBER,
+    PROSE,
+    SPAN,
+    SYMBOLIC,
+    FinalAnswer,
+    final_answer,
+    same,
+    without_thoughts,
+)
+from qubic_lab.consensus.arithmetic import wrong_calculations
+from qubic_lab.consensus.conclusions import marked_conclusion
+from qubic_lab.consensus.similarity import COSINE_DIGITS, Embed, Similarities, content_of, foreign_script, words_of
+from qubic_lab.errors import InputError
+
+OFF_TOPIC_BELOW = 0.13
+"""Cosine of question and answer: the highest that drops no answer to its own question on the development half of the
+labelled pairs (`evals.pairs_eval.choose_off_topic`)."""
+FEWEST_WORDS = 3
+"""A shorter answer can be about anything: its relevance is not told."""
+OPEN_KINDS = (SPAN, PROSE)
+"""Only such final answers can be off topic: a number, a choice, a date or code has little in common with any text."""
+NGRAM = 4
+FEWEST_NGRAMS = 8
+REPEATING_FROM = 0.5
+"""Share of n-grams that have come before, from which an answer counts as a loop."""
+FEWEST_ECHOED = 5
+ECHO_FROM = 0.9
+"""Likeness of an answer, in words, to the beginning of its question, from which it counts as an echo."""
+SHORT_REFUSAL = 40
+"""Words: a longer text that says "I don't know" or "as an AI" may go on to answer."""
+
+
+class FaultName(StrEnum):
+    """What can be wrong with an answer."""
+
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    REFUSING = "refusing"
+    REPEATING = "repeating"
+    ECHO = "echo"
+    OFF_TOPIC = "off topic"
+    SELF_CONTRADICTING = "self-contradicting"
+
+
+UNUSABLE = frozenset({FaultName.EMPTY, FaultName.REFUSING, FaultName.ECHO, FaultName.OFF_TOPIC})
+"""With one of these faults an answer should have no vote; for the others see `judge`."""
+_WORTHLESS = frozenset({FaultName.EMPTY, FaultName.REFUSING, FaultName.ECHO})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an answer, and where that shows."""
+
+    name: FaultName
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good an answer is; each part from 0 to 1, None where it cannot be told.
+
+    Attributes:
+        relevance: to the question: `cosine`, or `terms` where embeddings do not count; None for a few words.
+        cosine: of the embeddings of question and answer, 0 where it is negative.
+        terms: the share of the question's content words that the answer uses.
+        consistency: the mean of `agreement`, where there is one, and `coherence`.
+        agreement: mean similarity to the other answers.
+        coherence: 0 where the answer contradicts itself, as far as rules can tell, else 1.
+        completeness: 0 of an empty, refusing or echoing answer, halved for one that is cut, less the share that repeats
+            of one in a loop.
+        faults: all that were found.
+        usable: whether the answer should have a vote.
+    """
+
+    relevance: float | None
+    cosine: float | None
+    terms: float
+    consistency: float
+    agreement: float | None
+    coherence: float
+    completeness: float
+    faults: tuple[Fault, ...]
+    usable: bool
+
+    @property
+    def value(self) -> float:
+        """Completeness times the mean of consistency and, where it is told, relevance."""
+        return self.completeness * _mean(self.relevance, self.consistency)
+
+
+def judge_all(
+    question: str,
+    texts: Sequence[str],
+    finish_reasons: Sequence[str],
+    similarities: Similarities,
+    embed: Embed | None = None,
+    answers: Sequence[FinalAnswer] | None = None,
+) -> tuple[Quality, ...]:
+    """Judge the answers to one question; without `embed` nothing is found to be off topic.
+
+    Args:
+        question: what was asked.
+        texts: the answers, thoughts included.
+        finish_reasons: of each `stop`, `length`, or empty where it is not known.
+        similarities: of these texts.
+        embed: turns texts into vectors, as of `similarity.compare`.
+        answers: their final answers, where they are read already.
+
+    Raises:
+        InputError: the numbers of texts, reasons, compared texts and final answers differ.
+        QubicLabError: whatever `embed` raises.
+    """
+    count = len(texts)
+    answers = [final_answer(text, question) for text in texts] if answers is None else answers
+    if not count == len(finish_reasons) == len(similarities.texts) == len(answers):
+        raise InputError(
+            f"{count} answers, {len(finish_reasons)} finish reasons, {len(similarities.texts)} compared texts and "
+            f"{len(answers)} final answers: give as many of each"
+        )
+    agreements = [
+        float(np.delete(row, i).mean()) if count > 1 else None for i, row in enumerate(similarities.values_NN)
+    ]
+    near = cosines(question, texts, embed)
+    return tuple(judge(texts[i], question, finish_reasons[i], near[i], agreements[i], answers[i]) for i in range(count))
+
+
+def cosines(question: str, texts: Sequence[str], embed: Embed | None) -> list[float | None]:
+    """Return how near each answer is to its question, from 0 to 1; None where embeddings do not count."""
+    said = [without_thoughts(text) for text in texts]
+    read = [i for i, text in enumerate(said) if not foreign_script(text)]
+    if embed is None or not read or foreign_script(question):
+        return [None] * len(texts)
+    vectors_ND = embed([question, *(said[i] for i in read)]).vectors_ND.astype(float)
+    near = (vectors_ND[1:] @ vectors_ND[0]).clip(0.0, 1.0).round(COSINE_DIGITS)
+    found = dict(zip(read, near.tolist(), strict=True))
+    return [found.get(i) for i in range(len(texts))]
+
+
+def judge(
+    text: str,
+    question: str,
+    finish_reason: str = "",
+    cosine: float | None = None,
+    agreement: float | None = None,
+    answer: FinalAnswer | None = None,
+) -> Quality:
+    """Judge one answer.
+
+    Of an answer that is cut only what it had said before its last sentence can be used: a marked conclusion, prose,
+    words and choices. A number amid a calculation is no conclusion, and thoughts without an end are no answer. Of one
+    in a loop a marked conclusion can be used.
+
+    Args:
+        text: the answer, its thoughts included.
+        question: what it answers.
+        finish_reason: `stop`, `length`, or empty where it is not known.
+        cosine: of the embeddings of question and answer, where they count.
+        agreement: mean similarity to the other answers, where there are any.
+        answer: its final answer, where that is read already.
+    """
+    said = without_thoughts(text).strip()
+    words = words_of(said)
+    answer = final_answer(text, question) if answer is None else answer
+    evidence = {
+        FaultName.EMPTY: _emptiness(text, words),
+        FaultName.TRUNCATED: _cut(text, said, finish_reason),
+        FaultName.REFUSING: _refusal(said, len(words)),
+        FaultName.REPEATING: _loop(words),
+        FaultName.ECHO: _echo(words, words_of(question)),
+        FaultName.OFF_TOPIC: _digression(words, answer, cosine),
+        FaultName.SELF_CONTRADICTING: _self_contradiction(text, said, question, answer),
+    }
+    names = {name for name, found in evidence.items() if found}
+    terms = _terms(question, words)
+    relevance = None if len(words) < FEWEST_WORDS else terms if cosine is None else cosine
+    coherence = 0.0 if FaultName.SELF_CONTRADICTING in names else 1.0
+    completeness = 0.0 if names & _WORTHLESS else 1.0
+    if FaultName.TRUNCATED in names:
+        completeness /= 2
+    if FaultName.REPEATING in names:
+        completeness *= 1 - repeated_share(words)
+    return Quality(
+        relevance=relevance,
+        cosine=cosine,
+        terms=terms,
+        consistency=_mean(agreement, coherence),
+        agreement=agreement,
+        coherence=coherence,
+        completeness=completeness,
+        faults=tuple(Fault(name, found) for name, found in evidence.items() if found),
+        usable=_is_usable(names, text, said, answer),
+    )
+
+
+def repeated_share(words: Sequence[str]) -> float:
+    """Return the share of n-grams that have come before: 0 for a text without repeats, towards 1 for a loop.
+
+    Source: S. Welleck et al., "Neural text generation with unlikelihood training", ICLR 2020 (seq-rep-4).
+    """
+    ngrams = _ngrams(words)
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def _mean(*parts: float | None) -> float:
+    told = [part for part in parts if part is not None]
+    return sum(told) / len(told)
+
+
+def _ngrams(words: Sequence[str]) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
+
+
+def _terms(question: str, words: Sequence[str]) -> float:
+    """Return the share of the question's content words that are among an answer's."""
+    asked = set(content_of(words_of(question)))
+    return len(asked & set(content_of(words))) / len(asked) if asked else 0.0
+
+
+# --- Faults: the evidence, or an empty text
+
+
+def _emptiness(text: str, words: Sequence[str]) -> str:
+    if words:
+        return ""
+    return "there is no word after its thoughts" if "<think>" in text else "there is no word in it"
+
+
+def _cut(text: str, said: str, finish_reason: str) -> str:
+    if _is_thinking(text):
+        return "its thoughts have no end"
+    if finish_reason == "length":
+        return "it ended at the limit of tokens"
+    if len(_FENCE.findall(said)) % 2:
+        return "a block of code has no end"
+    if "\\boxed" in said and not _closed_box(said):
+        return "a box has no end"
+    found = _UNFINISHED.search(said)
+    return f"it ends in {found[1]!r}" if found else ""
+
+
+def _is_thinking(text: str) -> bool:
+    return text.rfind("<think>") > text.rfind("</think>")
+
+
+def _is_usable(faults: Set[FaultName], text: str, said: str, answer: FinalAnswer) -> bool:
+    """Tell whether an answer with these faults should have a vote (see `judge`)."""
+    if faults & UNUSABLE or _is_thinking(text):
+        return False
+    if not faults & {FaultName.TRUNCATED, FaultName.REPEATING}:
+        return True
+    finished = said[: max((end.end() for end in _SENTENCE_END.finditer(said)), default=0)]
+    if marked_conclusion(finished) is not None or _closed_box(said):
+        return True
+    if FaultName.REPEATING in faults or answer.kind in (NUMBER, SYMBOLIC):
+        return False
+    return answer.kind == PROSE or answer.text in finished
+
+
+def _closed_box(said: str) -> bool:
+    """Tell whether the last box in a text is closed."""
+    return "\\boxed" in said and marked_conclusion(said[said.rindex("\\boxed") :]) is not None
+
+
+def _refusal(said: str, length: int) -> str:
+    if marked_conclusion(said) is not None:
+        return ""
+    said = said.replace("’", "'")
+    found = _REFUSAL.match(said) or (length <= SHORT_REFUSAL and _IGNORANCE.search(said))
+    return f"it says {found[0].strip()!r}" if found else ""
+
+
+def _loop(words: Sequence[str]) -> str:
+    ngrams = _ngrams(words)
+    share = repeated_share(words)
+    if len(ngrams) < FEWEST_NGRAMS or share < REPEATING_FROM:
+        return ""
+    most, times = Counter(ngrams).most_common(1)[0]
+    return f"{share:.0%} of it has come before; {' '.join(most)!r} comes {times} times"
+
+
+def _echo(words: Sequence[str], asked: Sequence[str]) -> str:
+    likeness = Levenshtein.normalized_similarity(words, asked[: len(words)])
+    if len(words) < FEWEST_ECHOED or likeness < ECHO_FROM:
+        return ""
+    return f"{likeness:.0%} of it is the question"
+
+
+def _digression(words: Sequence[str], answer: FinalAnswer, cosine: float | None) -> str:
+    if cosine is None or cosine >= OFF_TOPIC_BELOW or len(words) < FEWEST_WORDS or answer.kind not in OPEN_KINDS:
+        return ""
+    return f"its similarity to the question is {cosine:.2f}, below {OFF_TOPIC_BELOW}"
+
+
+def _self_contradiction(text: str, said: str, question: str, answer: FinalAnswer) -> str:
+    thoughts = text.rpartition("</think>")[0]
+    if answer.value and marked_conclusion(thoughts) is not None:
+        thought = final_answer(thoughts.replace("<think>", ""), question)
+        if same(thought, answer) is False:
+            return f"it thinks {thought.value!r} and says {answer.value!r}"
+    return _two_conclusions(said, question) or next(wrong_calculations(said), "")
+
+
+def _two_conclusions(said: str, question: str) -> str:
+    if _CORRECTION.search(said):
+        return ""
+    marked = [sentence for sentence in _SENTENCE_END.split(said) if marked_conclusion(sentence) is not None]
+    answers = [final_answer(sentence, question) for sentence in marked]
+    for first, second in pairwise(answers):
+        if same(first, second) is False:
+            return f"it concludes {first.value!r} and {second.value!r}"
+    return ""
+
+
+_FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
+_UNFINISHED = re.compile(
+    r"(?<=.)([,，、;；:：(（=×]|(?<=\s)(?:the|an?|of|and|or|because|which|with|but|if|than)"
+    r"|因为|所以|但是|而且|以及|并且)$"
+)
+_SENTENCE_END = re.compile(r"[。!！?？\n]|\.(?=\s|$)")
+_APOLOGY = r"""\W*
+    (?:(?:i(?:'m|\sam)(?:\s\w+)?\ssorry|sorry|unfortunately|my\sapologies|i\sapologi[sz]e|as\san?\s[^,.]{0,40})[,.!]?\s*)?
+    (?:but\s)?(?:as\san?\s[^,.]{0,40},\s*)?
+"""
+_REFUSAL = re.compile(
+    _APOLOGY
+    + r"""i(?:\s?'m|\sam)?\s(?:can't|cannot|can\snot|unable\sto|not\sable\sto|won't|will\snot|(?:must\s)?decline\sto)\s
+    (?:answer|help(?!\sbut)|assist|provide|comply|fulfil|discuss|respond|create|write|generate|see|view|access|open)
+    |(?:抱歉|对不起|很遗憾|不好意思)[^。！!？?]{0,20}(?:无法|不能|没法|看不到|不便|没有办法)
+    |我(?:无法|不能|没法|没有办法|不便)(?:直接)?(?:回答|提供|帮|协助|讨论|满足|继续|给出|查看|访问)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_IGNORANCE = re.compile(
+    r"""\bas\san?\s(?:ai|artificial\sintelligence|(?:large\s)?language\smodel)\b
+    |\bi\s(?:do\snot|don't)\s(?:know|have\s(?:access|enough|any|the))\b|\bi\shave\sno\sidea\b
+    |作为[^，。]{0,12}(?:模型|AI|人工智能|助手)|我不(?:知道|清楚)|我没有(?:足够|相关)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_CORRECTION = re.compile(
+    r"\b(?:wait|actually|correction|mistake|let me re\w+|on second thought)\b|不对|更正|重新", re.IGNORECASE
+)

@@ -1,0 +1,464 @@
+"""How alike answers are, and which of them say the same: pure functions on texts, final answers and vectors.
+
+Three parts, each from 0 to 1: sentence embeddings, word overlap and structure; edit distance is shown beside them. A
+part that cannot be told is dropped and the others' weights grow to 1 again. Final answers come before all that: answers
+whose conclusions differ, or that contradict each other, are never one, however alike they read.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, cached_property, lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+
+from qubic_lab.consensus.answers import CODE, PROSE, SPAN, FinalAnswer, contradicts, same, without_thoughts
+from qubic_lab.consensus.embeddings import MODEL, MOST_TOKENS, Embedded
+from qubic_lab.consensus.quantities import Quantity, plain, plain_quantities
+from qubic_lab.consensus.words import places, stem, words
+from qubic_lab.errors import InputError
+
+EMBEDDING_WEIGHT, WORDS_WEIGHT, STRUCTURE_WEIGHT = 0.5, 0.3, 0.2
+FOREIGN_SHARE = 0.2
+"""A text with more than this share of letters that are not Latin is outside of what the embedder was trained on."""
+COSINE_DIGITS = 6
+"""Beyond these a cosine tells of the batch that its vectors were computed in."""
+
+_STOP_WORDS = """
+a am an and are as at be been being by can could did do does done for from had has have having he her here his i in is
+it its may might must of on or our shall she should so that the their them then there these they this those thus to was
+we were which will with would you your
+"""
+STOPS = frozenset(_STOP_WORDS.split())
+"""Words that answers to anything share; negations are none of them."""
+
+Matrix = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Embed = Callable[[Sequence[str]], Embedded]
+
+_UNSPACED = (  # scripts that set no spaces between words: Thai, Lao, Myanmar, Khmer, kana, Chinese characters
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    r"\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
+_TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+(?:['’][^\W\d_{_UNSPACED}]+)*|[^\w\s]")
+_CHINESE_NUMERALS = frozenset("零两二三四五六七八九十百千万亿")  # 一 is a part of many words
+_DIGIT_COMMA = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
+_ASCII_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)*|\d+(?:\.\d+)?|[<=>+|~]")
+_ASCII_LETTER = re.compile(r"[A-Za-z]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_SENTENCE_END = re.compile(r"[.!?。！？\n](?:(?<=[。！？\n])|(?=\s|$))")
+_ITEM = re.compile(r"^\s*(?:[-*+•]|\(?(?:\d{1,2}|[a-zA-Z])[.)、])\s", re.MULTILINE)
+_CODE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike two texts are, from 0 to 1: in all, and by part. `embedding` is None where it does not count."""
+
+    value: float
+    embedding: float | None
+    words: float
+    structure: float
+    edit: float
+
+
+@dataclass(frozen=True, eq=False)
+class Similarities:
+    """How alike each two of N texts are.
+
+    Attributes:
+        texts: what was compared: the answers without their thoughts.
+        values_NN: the composite.
+        embedding_NN: cosine, 0 where it is negative; NaN where it does not count.
+        words_NN: common content words as a share of all (F1 of the multisets of their stems).
+        structure_NN: see `_structure`.
+        notes: which parts do not count, and why.
+    """
+
+    texts: tuple[str, ...]
+    values_NN: Matrix
+    embedding_NN: Matrix
+    words_NN: Matrix
+    structure_NN: Matrix
+    notes: tuple[str, ...]
+
+    @cached_property
+    def edit_NN(self) -> Matrix:
+        """1 less the edit distance in words, as a share of the longer text; it is no part of the composite."""
+        said = [words_of(text) for text in self.texts]
+        return np.where(
+            _equal(self.texts), 1.0, cdist(said, said, scorer=Levenshtein.normalized_similarity, dtype=np.float64)
+        )
+
+    def between(self, first: int, second: int) -> Likeness:
+        """Return the parts for two texts."""
+        place = first, second
+        embedding = float(self.embedding_NN[place])
+        return Likeness(
+            float(self.values_NN[place]),
+            None if np.isnan(embedding) else embedding,
+            float(self.words_NN[place]),
+            float(self.structure_NN[place]),
+            float(self.edit_NN[place]),
+        )
+
+
+def compare(texts: Sequence[str], embed: Embed | None = None) -> Similarities:
+    """Compare each two of some answers, without their thoughts.
+
+    Args:
+        texts: the answers.
+        embed: turns texts into vectors (see `embeddings.Embedder`), and is asked for those in Latin script alone.
+            Without it words and structure count.
+
+    Raises:
+        QubicLabError: whatever `embed` raises.
+    """
+    read = tuple(map(without_thoughts, texts))
+    equal_NN = _equal(read)
+    said = [words_of(text) for text in read]
+    embedding_NN, notes = _embedding(read, embed)
+    words_NN = np.where(equal_NN, 1.0, _overlap([content_of(each) for each in said]))
+    structure_NN = np.where(equal_NN, 1.0, _structure(read, said))
+    counts = ~np.isnan(embedding_NN)
+    embedding_NN = np.where(equal_NN & counts, 1.0, embedding_NN)
+    rest_NN = WORDS_WEIGHT * words_NN + STRUCTURE_WEIGHT * structure_NN
+    values_NN = np.where(
+        counts,
+        EMBEDDING_WEIGHT * np.nan_to_num(embedding_NN) + rest_NN,
+        rest_NN / (WORDS_WEIGHT + STRUCTURE_WEIGHT),
+    )
+    values_NN = np.where(equal_NN, 1.0, values_NN.clip(0.0, 1.0))
+    return Similarities(read, values_NN, embedding_NN, words_NN, structure_NN, notes)
+
+
+def _equal(texts: Sequence[str]) -> Mask:
+    return np.array([[a == b for b in texts] for a in texts], bool).reshape(len(texts), len(texts))
+
+
+# --- The parts
+
+
+def foreign_script(text: str) -> str:
+    """Return the name of the script that a text is written in where that is not Latin, else an empty text.
+
+    Only letters count, and up to FOREIGN_SHARE of other ones are let pass (π, Ω, a name in its own writing).
+    """
+    text = unicodedata.normalize("NFKC", text)
+    scripts = Counter(_script(letter) for letter in _NOT_ASCII.findall(text) if letter.isalpha())
+    latin = scripts.pop("Latin", 0)
+    if not (foreign := scripts.total()):
+        return ""
+    latin += len(_ASCII_LETTER.findall(text))
+    return scripts.most_common(1)[0][0] if foreign > FOREIGN_SHARE * (latin + foreign) else ""
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words, numbers and mathematical signs of a text in small letters.
+
+    Where a script sets no spaces (Chinese, Japanese, Thai and others) each character is a word.
+    """
+    if text.isascii():  # the same in less time
+        return _ASCII_TOKEN.findall(_DIGIT_COMMA.sub("", text.lower()))
+    plain = _DIGIT_COMMA.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return [word for word in _TOKEN.findall(plain) if word[0].isalnum() or _is_sign(word)]
+
+
+def content_of(said: Sequence[str]) -> list[str]:
+    """Return the stems of the words that carry meaning; all words where none does."""
+    return [_stem(word) for word in said if word not in STOPS] or list(said)
+
+
+_stem = lru_cache(1 << 16)(stem)
+
+
+def _embedding(texts: Sequence[str], embed: Embed | None) -> tuple[Matrix, tuple[str, ...]]:
+    """Return the cosines, NaN where they do not count, and notes on why."""
+    cosines_NN = np.full((len(texts), len(texts)), np.nan)
+    if embed is None:
+        return cosines_NN, ("embeddings do not count: there is no embedder",)
+    scripts = [foreign_script(text) for text in texts]
+    read = [i for i, script in enumerate(scripts) if not script]
+    embedded = embed([texts[i] for i in read])
+    vectors_ND = embedded.vectors_ND.astype(np.float64)
+    cosines_NN[np.ix_(read, read)] = (vectors_ND @ vectors_ND.T).clip(0.0, 1.0).round(COSINE_DIGITS)
+    notes = [
+        f"embeddings do not count for answer {i + 1}: {MODEL} was not trained on the script {script}"
+        for i, script in enumerate(scripts)
+        if script
+    ]
+    notes += [
+        f"the embedding of answer {i + 1} is of its first {MOST_TOKENS} tokens"
+        for i, cut in zip(read, embedded.cut, strict=True)
+        if cut
+    ]
+    return cosines_NN, tuple(notes)
+
+
+def _overlap(bags: Sequence[Sequence[str]]) -> Matrix:
+    """Return the F1 of each two multisets: twice what they share over the sum of their sizes; 0 for empty ones."""
+    columns: dict[str, int] = {}
+    rows = [[columns.setdefault(word, len(columns)) for word in bag] for bag in bags]
+    counts_NV = np.array([np.bincount(np.array(row, int), minlength=len(columns)) for row in rows])
+    shared_NN = np.array([np.minimum(counts_V, counts_NV).sum(axis=1) for counts_V in counts_NV], float)
+    sizes_N = np.array([len(row) for row in rows])
+    return _ratio(2 * shared_NN.reshape(len(rows), len(rows)), np.add.outer(sizes_N, sizes_N))
+
+
+def _structure(texts: Sequence[str], said: Sequence[Sequence[str]]) -> Matrix:
+    """Return the mean of what can be told of each two texts.
+
+    Numbers of words, sentences, list items and lines of code: the smaller as a share of the larger. Numerals: the F1 of
+    their multisets. What neither text has does not count.
+    """
+    sizes_NF = np.array([(len(each), *_shape(text)) for text, each in zip(texts, said, strict=True)], float)
+    sizes_NF = sizes_NF.reshape(len(texts), 4)
+    numerals = [[word for word in each if word[0].isdecimal()] for each in said]
+    has_N = np.array([bool(each) for each in numerals], bool)
+    parts = [_ratio(np.minimum.outer(size, size), np.maximum.outer(size, size)) for size in sizes_NF.T]
+    told = [np.maximum.outer(size, size) > 0 for size in sizes_NF.T]
+    parts.append(_overlap(numerals))
+    told.append(np.logical_or.outer(has_N, has_N))
+    return _ratio(np.sum(parts, axis=0), np.sum(told, axis=0))
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    """Return the numbers of sentences, list items and lines of code."""
+    code = 0
+    if "```" in text:
+        code = sum(block.strip("\n").count("\n") + 1 for block in _CODE.findall(text))
+        text = _CODE.sub("\n", text)
+    sentences = sum(not part.isspace() for part in _SENTENCE_END.split(text) if part)
+    return sentences, len(_ITEM.findall(text)), code
+
+
+def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Matrix:
+    """Divide, with 0 where there is nothing to divide by."""
+    quotient: Matrix = np.zeros(np.shape(above))
+    np.divide(above, below, out=quotient, where=np.asarray(below) > 0)
+    return quotient
+
+
+@cache
+def _script(letter: str) -> str:
+    """Return the script of a letter: Latin, Cjk, Cyrillic and so on, as its Unicode name begins."""
+    return unicodedata.name(letter, "Unknown").split()[0].capitalize()
+
+
+@cache
+def _is_sign(character: str) -> bool:
+    """Tell whether a character means something by itself: < and > do, and emoji; commas and asterisks do not."""
+    return unicodedata.category(character) in ("Sm", "So")
+
+
+# --- Which answers say the same
+
+
+LONGEST_STATEMENT = 25
+"""Words: in a longer text a few words may stand by the way."""
+LONGEST_SWAP = 8
+"""Content words: in a longer text other orders are mostly other ways to say the same."""
+
+
+class Bond(StrEnum):
+    """What holds two answers together, or apart."""
+
+    SAME = "same final answer"
+    STATED = "one states the other's answer"
+    DIFFERENT = "different final answers"
+    CONTRADICTING = "contradiction"
+    ALIKE = "alike"
+    UNLIKE = "not alike"
+
+
+JOINING = (Bond.SAME, Bond.STATED, Bond.ALIKE)
+SEPARATING = (Bond.DIFFERENT, Bond.CONTRADICTING)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The least composite similarity of answers that say the same, where rules cannot tell.
+
+    They are the lowest multiples of 0.05 at which likeness joins no two answers that are not the same, on the
+    development half of the labelled pairs (`evals.pairs_eval.choose_thresholds`).
+    """
+
+    with_embedding: float = 0.8
+    without_embedding: float = 0.9
+
+
+THRESHOLDS = Thresholds()
+
+
+def bonds(
+    answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: Thresholds = THRESHOLDS
+) -> tuple[tuple[Bond, ...], ...]:
+    """Return what holds each two answers to one question together or apart; the matrix is symmetric.
+
+    Raises:
+        InputError: there are not as many answers as texts.
+    """
+    count = len(similarities.texts)
+    if len(answers) != count:
+        raise InputError(f"{len(answers)} final answers for {count} texts: give one for each")
+    distinct = _first_of_each(similarities.texts)
+    found = {
+        frozenset(pair): _bond(answers, similarities, thresholds, *pair) for pair in combinations(distinct.values(), 2)
+    }
+    of = [distinct[text] for text in similarities.texts]
+    return tuple(tuple(Bond.SAME if a == b else found[frozenset((a, b))] for b in of) for a in of)
+
+
+def _first_of_each(texts: Sequence[str]) -> dict[str, int]:
+    """Return the first index of each distinct text."""
+    return {text: index for index, text in reversed(list(enumerate(texts)))}
+
+
+def _bond(answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: Thresholds, a: int, b: int) -> Bond:
+    ours, theirs = answers[a], answers[b]
+    is_alike = _is_alike(similarities, thresholds, a, b)
+    if ours.kind == theirs.kind == PROSE and ours.key != theirs.key and not is_alike:
+        return Bond.UNLIKE  # rules could only tell more reasons to keep them apart, and take long for prose
+    if (verdict := same(ours, theirs)) is not None:
+        return Bond.SAME if verdict else _apart(ours, theirs)
+    if _states(ours, theirs) or _states(theirs, ours):
+        return Bond.STATED
+    if not is_alike or _deceives(similarities.texts[a], similarities.texts[b]):
+        return Bond.UNLIKE
+    has_looked = ours.kind == theirs.kind and ours.kind in (SPAN, PROSE)  # so does `same` for these
+    if not has_looked and contradicts(ours.text, theirs.text):
+        return Bond.CONTRADICTING
+    return Bond.ALIKE
+
+
+def _apart(ours: FinalAnswer, theirs: FinalAnswer) -> Bond:
+    says_something = bool(ours.value and theirs.value)
+    return Bond.CONTRADICTING if says_something and ours.kind == theirs.kind == PROSE else Bond.DIFFERENT
+
+
+def _deceives(one: str, other: str) -> bool:
+    """Tell whether texts may read alike in every part and yet say other things.
+
+    Their numbers are not the same ones in the same order, more of them in one text aside; or a few words are the same
+    ones in another order: who beat whom?
+    """
+    (numbers, content), (others, swapped) = _numbers_and_content(one), _numbers_and_content(other)
+    fewer, more = sorted((numbers, others), key=len)
+    rest = iter(more)
+    if not all(number in rest for number in fewer):
+        return True
+    return content != swapped and len(content) <= LONGEST_SWAP and sorted(content) == sorted(swapped)
+
+
+@lru_cache(256)
+def _numbers_and_content(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the numbers and the content words of a text, in their order."""
+    said = words_of(text)
+    numbers = tuple(word for word in said if word[0].isdecimal() or word in _CHINESE_NUMERALS)
+    return numbers, tuple(content_of(said))
+
+
+def _states(brief: FinalAnswer, sentence: FinalAnswer) -> bool:
+    """Tell whether a sentence whose own conclusion is unclear states a brief answer: a few words, a number, a value."""
+    if sentence.kind not in (SPAN, PROSE) or brief.kind == sentence.kind == PROSE:
+        return False
+    said = words(sentence.text)
+    if len(said) > LONGEST_STATEMENT:
+        return False
+    if brief.kind == SPAN:
+        return bool(places(brief.value.casefold().split(), said))
+    if brief.number is not None:
+        stated = {quantity.base for quantity in plain_quantities(plain(sentence.text))}
+        return stated == {Quantity(brief.number, brief.unit).base}
+    return brief.kind == CODE and _unspaced(brief.text) in _unspaced(sentence.text)
+
+
+def _unspaced(text: str) -> str:
+    return "".join(text.split())
+
+
+def _is_alike(similarities: Similarities, thresholds: Thresholds, a: int, b: int) -> bool:
+    has_embedding = not np.isnan(similarities.embedding_NN[a, b])
+    least = thresholds.with_embedding if has_embedding else thresholds.without_embedding
+    return bool(similarities.values_NN[a, b] >= least)
+
+
+def group(similarities: Similarities, bonds: Sequence[Sequence[Bond]]) -> tuple[tuple[int, ...], ...]:
+    """Return the classes of answers that say the same, as indices: largest first, then by their first index.
+
+    First answers with the same final answer come together, then those that read alike, always the most similar two
+    classes. Two classes stay apart for ever where any two of their answers are held apart; by likeness alone they come
+    together only where every two answers join (complete linkage), so that there are no chains. Neither the order of the
+    answers nor how often one occurs changes which come together: that is decided on the distinct texts, in their order.
+    """
+    first = _first_of_each(similarities.texts)
+    classes = [[text] for text in sorted(first)]
+    links = _Links.between(similarities, bonds, [first[text] for text in sorted(first)])
+    for may_join in (_Links.by_answer, _Links.by_likeness):
+        while pair := links.closest(may_join(links)):
+            a, b = pair
+            links = links.joined(a, b)
+            classes[a] += classes.pop(b)
+    place = {text: number for number, texts in enumerate(classes) for text in texts}
+    members: list[list[int]] = [[] for _ in classes]
+    for index, text in enumerate(similarities.texts):
+        members[place[text]].append(index)
+    return tuple(sorted(map(tuple, members), key=lambda each: (-len(each), each[0])))
+
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """What lies between each two of C classes: the least similarity, and what their answers' bonds are."""
+
+    least_CC: Matrix
+    any_same_CC: Mask
+    any_apart_CC: Mask
+    all_join_CC: Mask
+
+    @classmethod
+    def between(cls, similarities: Similarities, bonds: Sequence[Sequence[Bond]], indices: Sequence[int]) -> "_Links":
+        least_CC = similarities.values_NN[np.ix_(indices, indices)]
+        table = [[bonds[i][j] for j in indices] for i in indices]
+        masks = (_mask(table, kinds) for kinds in ((Bond.SAME,), SEPARATING, JOINING))
+        return cls(least_CC, *masks)
+
+    def by_answer(self) -> Mask:
+        return self.any_same_CC & ~self.any_apart_CC
+
+    def by_likeness(self) -> Mask:
+        return self.all_join_CC
+
+    def closest(self, may_join_CC: Mask) -> tuple[int, int] | None:
+        """Return the two most similar classes of those that may join, the earlier first."""
+        likeness_CC = np.where(np.triu(may_join_CC, 1), self.least_CC, -1.0)
+        if likeness_CC.max(initial=-1.0) < 0:
+            return None
+        a, b = divmod(int(likeness_CC.argmax()), len(likeness_CC))
+        return a, b
+
+    def joined(self, a: int, b: int) -> "_Links":
+        """Return the links once class `b` is part of class `a`."""
+        return _Links(
+            _merged(self.least_CC, a, b, np.minimum),
+            _merged(self.any_same_CC, a, b, np.logical_or),
+            _merged(self.any_apart_CC, a, b, np.logical_or),
+            _merged(self.all_join_CC, a, b, np.logical_and),
+        )
+
+
+def _mask(table: Sequence[Sequence[Bond]], kinds: Iterable[Bond]) -> Mask:
+    return np.array([[bond in kinds for bond in row] for row in table], bool).reshape(len(table), len(table))
+
+
+def _merged(matrix_CC: npt.NDArray[Any], a: int, b: int, combine: np.ufunc) -> npt.NDArray[Any]:
+    merged = matrix_CC.copy()
+    merged[a] = merged[:, a] = combine(matrix_CC[a], matrix_CC[b])
+    return np.asarray(np.delete(np.delete(merged, b, axis=0), b, axis=1))

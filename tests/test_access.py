@@ -1,0 +1,236 @@
+"""Who may call: nobody beyond loopback without token and certificate; tokens are kept as hashes, each with a rate."""
+
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+import yaml
+from clusters import Fragile, cluster, hurry, run
+
+from qubic_lab.api.access import Access, AccessFile, find, hashed, new_token, read_accesses, write_accesses
+from qubic_lab.api.serve import ServeConfig
+from qubic_lab.cli.main import run as command
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.errors import InputError
+from qubic_lab.wire.certificates import make_certificates
+from qubic_lab.wire.channel import TlsFiles
+
+ASK = "/api/ai/query"
+QUESTION = {"prompt": "hi", "max_new_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_without_a_known_token_nothing_is_told(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+
+    async def test() -> None:
+        token = new_token()
+        known = [Access("notebook", hashed(token)), Access("other", hashed(new_token()))]
+        async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
+            ask = running.client
+            for headers, detail in (
+                ({}, "no token was sent: send the header Authorization: Bearer TOKEN"),
+                ({"Authorization": "Bearer"}, "no token was sent"),
+                (bearer(new_token()), "the token is not known"),
+                (bearer(hashed(token)), "the token is not known"),
+                (bearer("é"), "the token is not known"),
+                ({"Authorization": f"Basic {token}"}, "the token is not known"),
+            ):
+                for path in ("/health", "/metrics", "/docs", "/api/cluster/nodes", "/api/nothing"):
+                    response = await ask.get(path, headers={k: v.encode("latin-1") for k, v in headers.items()})
+                    assert response.status_code == 401
+                    assert response.headers["www-authenticate"] == "Bearer"
+                    assert response.headers["content-type"] == "application/problem+json"
+                    assert detail in response.json()["detail"]
+                assert (await ask.post(ASK, json=QUESTION, headers=bearer("x"))).status_code == 401
+            assert (await running.coordinator.counts()).submitted == 0
+            assert (await ask.get("/health", headers=bearer(token))).status_code == 200
+            assert (await ask.get("/health", headers={"Authorization": f"bearer  {token}"})).status_code == 200
+            assert (await ask.post(ASK, json=QUESTION, headers=bearer(token))).status_code == 200
+
+            known.pop(0)  # withdrawn
+            assert (await ask.get("/health", headers=bearer(token))).status_code == 401
+
+    run(test())
+
+
+def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+
+    async def test() -> None:
+        tokens = {name: new_token() for name in ("one", "two")}
+        known = [Access(name, hashed(token), per_minute=3) for name, token in tokens.items()]
+        async with cluster(client, tmp_path, coordinators=2, served=True, accesses=known) as running:
+            first, second = running.clients
+            for ask in (first, second, first):
+                assert (await ask.get("/health", headers=bearer(tokens["one"]))).status_code == 200
+            for ask in (first, second):
+                response = await ask.get("/health", headers=bearer(tokens["one"]))
+                assert response.status_code == 429
+                assert response.json()["detail"] == "one may send 3 requests a minute: send this one later"
+                assert 1 <= int(response.headers["retry-after"]) <= 60
+            assert (await second.get("/health", headers=bearer(tokens["two"]))).status_code == 200
+
+    run(test())
+
+
+def test_two_clients_may_use_the_same_key(client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+    async def test() -> None:
+        tokens = {name: new_token() for name in ("one", "two")}
+        known = [Access(name, hashed(token)) for name, token in tokens.items()]
+        async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
+            found = []
+            for name in ("one", "two", "one"):
+                headers = {**bearer(tokens[name]), "Idempotency-Key": "key"}
+                found.append((await running.client.post(ASK, json=QUESTION, headers=headers)).json()["task_id"])
+            assert found[0] == found[2] != found[1]
+
+    run(test())
+
+
+def test_without_redis_nobody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+    async def test() -> None:
+        token = new_token()
+        with RedisServer(tmp_path / "redis") as server:
+            connection = connect(server.url)
+            async with cluster(connection, tmp_path, served=True, accesses=[Access("one", hashed(token))]) as running:
+                connection.config_set("maxmemory", "1")
+                response = await running.client.get("/health", headers=bearer(token))
+                assert response.status_code == 503
+                assert response.json()["detail"] == "requests cannot be counted now: Redis does not answer"
+                connection.config_set("maxmemory", "0")
+
+    run(test())
+
+
+def test_tokens_are_long_and_kept_as_hashes(tmp_path: Path) -> None:
+    tokens = {new_token() for _ in range(100)}
+    assert len(tokens) == 100
+    assert all(len(token) >= 43 for token in tokens)
+    token, other = sorted(tokens)[:2]
+    access = Access("notebook", hashed(token), 60)
+    write_accesses(tmp_path / "new" / "tokens.yaml", [access])
+    path = tmp_path / "new" / "tokens.yaml"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert token not in path.read_text()
+    assert read_accesses(path) == [access]
+    assert find(token, [Access("first", hashed(other)), access]) == access
+    assert find(other, [access]) is None
+    assert find("", []) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1", "is no file of tokens"),
+        ("- 1", "is no file of tokens"),
+        ("- {name: a}", "sha256"),
+        ("- {name: a, sha256: x}", "sha256 of a is no SHA-256"),
+        (f"- {{name: a, sha256: {'0' * 64}}}", "sha256 of a is no SHA-256"),  # a number, for YAML
+        (f"- {{name: 'a:b', sha256: {'a' * 64}}}", "name 'a:b'"),
+        (f"- {{name: 1, sha256: {'a' * 64}}}", "name 1"),
+        (f"- {{name: a, sha256: {'a' * 64}, per_minute: 0}}", "per_minute of a is 0: it must be at least 1"),
+        (f"- {{name: a, sha256: {'a' * 64}, per_minute: many}}", "per_minute of a is 'many'"),
+        (f"- {{name: a, sha256: {'a' * 64}, rate: 5}}", "rate"),
+        ("[", "is no file of tokens"),
+        (b"\xff", "is no file of tokens"),
+    ],
+)
+def test_files_that_are_none_of_tokens(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "tokens.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=rf"tokens\.yaml is no file of tokens .*{message}|{message}"):
+        read_accesses(path)
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_lets_nobody_in(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.yaml"
+    with pytest.raises(InputError, match=r"No such file.*: make it with qubic-lab token add"):
+        AccessFile(path)
+    one, two = Access("one", "1" * 63 + "a"), Access("two", "2" * 63 + "b")
+    write_accesses(path, [one])
+    accesses = AccessFile(path)
+    assert accesses() == [one]
+    write_accesses(path, [one, two])
+    assert accesses() == [one, two]
+    path.write_text("- broken")
+    assert accesses() == []
+    path.unlink()
+    assert accesses() == []
+    write_accesses(path, [two])
+    assert accesses() == [two]
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> TlsFiles:
+    [certificate] = make_certificates(tmp_path / "tls", [["localhost"]], datetime.now(UTC))
+    return TlsFiles(certificate, certificate.with_suffix(".key"), tmp_path / "tls" / "authority.pem")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:5000", "10.0.0.2:5000", "vm-1:5000", "[::]:5000"])
+def test_beyond_loopback_tokens_and_certificates_are_asked_for(listen: str, tls: TlsFiles) -> None:
+    tokens = Path("tokens.yaml")
+    for options, asked, not_asked in (
+        ({}, ("QUBIC_LAB_API_TOKENS", "QUBIC_LAB_TLS_CERTIFICATE"), None),
+        ({"tokens": tokens}, ("qubic-lab certs make",), "QUBIC_LAB_API_TOKENS"),
+        ({"tls": tls}, ("qubic-lab token add",), "QUBIC_LAB_TLS_KEY"),
+    ):
+        with pytest.raises(InputError, match="is beyond this host: set ") as caught:
+            ServeConfig(listen, **options)
+        assert all(each in str(caught.value) for each in asked)
+        assert not_asked is None or not_asked not in str(caught.value)
+    assert ServeConfig(listen, tokens, tls).url == f"https://{listen}"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000"])
+def test_on_loopback_nothing_is_asked_for(listen: str) -> None:
+    config = ServeConfig(listen)
+    assert (config.url, config.port) == (f"http://{listen}", 5000)
+    with pytest.raises(InputError, match="not understood"):
+        ServeConfig(listen.rpartition(":")[0])
+
+
+def test_tokens_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*arguments: str, status: int = 0) -> tuple[str, str]:
+        assert command(["token", *arguments]) == status
+        out, err = capsys.readouterr()
+        return out.strip(), err
+
+    path = tmp_path / "tokens.yaml"
+    file = ("--file", str(path))
+    token, _ = told("add", "notebook", "--per-minute", "60", *file)
+    assert find(token, read_accesses(path)) == Access("notebook", hashed(token), 60)
+    assert "'notebook' has a token: remove it first" in told("add", "notebook", *file, status=2)[1]
+    assert "give 1 to 100 letters" in told("add", "a b", *file, status=2)[1]
+    assert "at least 1" in told("add", "other", "--per-minute", "0", *file, status=2)[1]
+    told("add", "other", *file)
+    listed, _ = told("list", "--json", *file)
+    assert yaml.safe_load(listed) == {
+        "tokens": [{"name": "notebook", "per_minute": 60}, {"name": "other", "per_minute": 120}]
+    }
+    assert "| notebook" in told("list", *file)[0]
+    assert "did you mean 'notebook'" in told("remove", "notebok", *file, status=2)[1]
+    told("remove", "notebook", *file)
+    assert [each.name for each in read_accesses(path)] == ["other"]
+    assert find(token, read_accesses(path)) is None
+    assert [each.name for each in tmp_path.iterdir()] == ["tokens.yaml"]

@@ -1,0 +1,168 @@
+"""Requests survive the queue as they are, failures say what they mean, and pauses lose nothing."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+import pytest
+from clusters import run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.cluster.calls import (
+    Failure,
+    failure_of,
+    item_of,
+    most_tokens,
+    payload_of,
+    request_of,
+    wait_at_most,
+    with_pauses,
+)
+from qubic_lab.errors import InputError, RankError
+from qubic_lab.wire import pipeline_pb2 as pb
+from qubic_lab.wire.channel import status_of
+
+COUNTS = st.integers(0, 2**32 - 1)
+REQUESTS = st.builds(
+    pb.GenerateRequest,
+    prompt=st.text(),
+    raw=st.booleans(),
+    sampling=st.builds(
+        pb.Sampling,
+        max_new_tokens=COUNTS,
+        temperature=st.floats(0, 100),
+        top_p=st.floats(0, 1),
+        top_k=COUNTS,
+        seed=st.integers(0, 2**64 - 1),
+        ignore_eos=st.booleans(),
+        stop=st.lists(st.text(), max_size=3),
+        logprobs=st.booleans(),
+        top_logprobs=COUNTS,
+    ),
+)
+
+
+@given(REQUESTS)
+def test_a_request_is_the_same_behind_the_queue(request_: pb.GenerateRequest) -> None:
+    assert request_of(payload_of(request_), []) == request_
+
+
+def test_a_request_goes_on_after_the_tokens_that_are_known() -> None:
+    request = pb.GenerateRequest(prompt="hi", sampling=pb.Sampling(max_new_tokens=5))
+    going_on = request_of(payload_of(request), [{"id": 7, "text": "a"}, {"id": 0, "text": ""}])
+    assert list(going_on.forced_token_ids) == [7, 0]
+    going_on.ClearField("forced_token_ids")
+    assert going_on == request
+
+
+@pytest.mark.parametrize("payload", [{"unknown": 1}, {"prompt": 1}, {"sampling": {"seed": -1}}])
+def test_payloads_that_hold_no_request(payload: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="holds no request"):
+        request_of(payload, [])
+
+
+def test_a_token_keeps_what_was_asked_for() -> None:
+    assert item_of(pb.Token(id=3, text="é")) == {"id": 3, "text": "é"}
+    told = pb.Token(id=3, text="é", logprob=0.0, top=[pb.TopToken(id=3, logprob=0.0)])
+    assert item_of(told) == {"id": 3, "text": "é", "logprob": 0.0, "top_logprobs": [[3, 0.0]]}
+
+
+@pytest.mark.parametrize(
+    ("request_", "tokens"),
+    [
+        (pb.GenerateRequest(prompt="x" * 40, sampling=pb.Sampling(max_new_tokens=5)), 15),
+        (pb.GenerateRequest(token_ids=[1, 2], sampling=pb.Sampling(max_new_tokens=5)), 7),
+        (pb.GenerateRequest(token_ids=[1, 2], samples=3, sampling=pb.Sampling(max_new_tokens=5)), 17),
+    ],
+)
+def test_the_most_tokens_of_a_request(request_: pb.GenerateRequest, tokens: int) -> None:
+    assert most_tokens(request_) == tokens
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        (status_of(InputError("")), Failure.TASK),
+        (status_of(RankError("")), Failure.LOST),
+        (grpc.StatusCode.UNAVAILABLE, Failure.LOST),
+        (grpc.StatusCode.CANCELLED, Failure.LOST),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, Failure.BUSY),
+        (grpc.StatusCode.FAILED_PRECONDITION, Failure.TRY),
+        (grpc.StatusCode.UNKNOWN, Failure.TRY),
+        (grpc.StatusCode.DATA_LOSS, Failure.TRY),
+    ],
+)
+def test_what_the_end_of_a_call_says(code: grpc.StatusCode, failure: Failure) -> None:
+    assert failure_of(code) is failure
+
+
+class Items:
+    """Two items with a long pause between them; `ended` tells whether they were closed."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.go_on = asyncio.Event()
+        self.ended = False
+        self._error = error
+
+    async def give(self) -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            await self.go_on.wait()
+            if self._error is not None:
+                raise self._error
+            yield 2
+        finally:
+            self.ended = True
+
+
+def test_pauses_come_between_items_and_lose_none() -> None:
+    async def test() -> None:
+        items = Items()
+        found = []
+        async for item in with_pauses(items.give(), 0.01):
+            found.append(item)
+            if found.count(None) == 3:
+                items.go_on.set()
+        assert found[0] == 1 and found[-1] == 2 and set(found[1:-1]) == {None}
+        assert items.ended
+
+    run(test())
+
+
+def test_errors_pass_through_pauses() -> None:
+    async def test() -> None:
+        items = Items(RankError("lost"))
+        items.go_on.set()
+        paused = with_pauses(items.give(), 1.0)
+        assert await anext(paused) == 1
+        with pytest.raises(RankError):
+            await anext(paused)
+        assert items.ended
+
+    run(test())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_whoever_stops_listening_closes_what_is_listened_to(count: int) -> None:
+    """After an item, and in a pause."""
+
+    async def test() -> None:
+        items = Items()
+        paused = with_pauses(items.give(), 0.01)
+        for _ in range(count):
+            await anext(paused)
+        await paused.aclose()
+        assert items.ended
+
+    run(test())
+
+
+def test_a_wait_ends_with_the_event_or_the_time() -> None:
+    async def test() -> None:
+        event = asyncio.Event()
+        await wait_at_most(event, 0.001)
+        event.set()
+        await wait_at_most(event, 3_600.0)
+
+    run(test())

@@ -1,0 +1,172 @@
+"""The fleet decides from records and outcomes alone who may get a request, and counts what each has."""
+
+import random
+from typing import Any
+
+import pytest
+
+from qubic_lab.cluster.balance import make_balancer
+from qubic_lab.cluster.fleet import Fleet, NodeView
+from qubic_lab.cluster.health import DEFAULT_LIMITS, Gate, Outcome
+from qubic_lab.cluster.registry import NodeRecord
+from qubic_lab.errors import BusyError
+from qubic_lab.wire import cluster_pb2 as pb
+
+ME = "this coordinator"
+
+
+def record(node: str = "a", *, slots: int = 2, age_s: float = 0.0, draining: bool = False, **state: Any) -> NodeRecord:
+    registration = pb.NodeRegistration(
+        node=node, address=f"unix:/{node}", type="whole", capabilities=pb.Capabilities(slots=slots, tokens_per_s=10.0)
+    )
+    return NodeRecord(registration, pb.NodeState(**{"ready": True} | state), age_s, 60.0, draining)
+
+
+def fleet_of(*records: NodeRecord, balancer: str = "least-connections", now_s: float = 100.0) -> Fleet:
+    fleet = Fleet(ME, make_balancer(balancer), random.Random(0))
+    fleet.update(records, now_s)
+    return fleet
+
+
+def view(fleet: Fleet, now_s: float = 100.0) -> NodeView:
+    [found] = fleet.views(now_s)
+    return found
+
+
+def test_the_balancer_chooses_among_those_with_room() -> None:
+    fleet = fleet_of(record("a", slots=1), record("b", slots=2))
+    got = []
+    while fleet.has_room(100.0):
+        got.append(fleet.choose(100.0).id)
+        fleet.begin(got[-1], 10)
+    assert sorted(got) == ["a", "b", "b"]
+    with pytest.raises(BusyError, match="none of 2"):
+        fleet.choose(100.0)
+    fleet.end("a", 10)
+    assert fleet.choose(100.0).id == "a"
+
+
+def test_those_to_be_avoided_get_it_only_where_no_other_has_room() -> None:
+    fleet = fleet_of(record("a"), record("b", slots=1))
+    assert {fleet.choose(100.0, avoid={"a"}).id for _ in range(20)} == {"b"}
+    fleet.begin("b", 1)
+    assert fleet.choose(100.0, avoid={"a"}).id == "a"
+
+
+@pytest.mark.parametrize(
+    ("found", "gate"),
+    [
+        (record(), None),
+        (record(draining=True), Gate.DRAINING),
+        (record(draining=False, ready=True), None),
+        (record(ready=False), Gate.STARTING),
+        (record(age_s=DEFAULT_LIMITS.silent_after_s), Gate.SILENT),
+    ],
+)
+def test_what_the_registry_says_opens_and_shuts_gates(found: NodeRecord, gate: Gate | None) -> None:
+    fleet = fleet_of(found)
+    assert view(fleet).gate is gate
+    assert fleet.has_room(100.0) is (gate is None)
+    fleet.update([record()], 101.0)
+    assert fleet.has_room(101.0)
+
+
+def test_a_node_that_drains_by_itself_gets_nothing() -> None:
+    fleet = fleet_of(NodeRecord(record().registration, pb.NodeState(ready=True, draining=True), 0.0, 1.0, False))
+    assert view(fleet).gate is Gate.DRAINING
+
+
+def test_silence_shuts_the_gate_between_two_looks() -> None:
+    fleet = fleet_of(record(age_s=5.0))
+    assert view(fleet, 102.4).gate is None
+    assert view(fleet, 102.5).gate is Gate.SILENT
+
+
+def test_own_requests_count_at_once_and_those_of_others_by_the_heartbeat() -> None:
+    loads = {ME: pb.Load(requests=9, tokens=900), "another": pb.Load(requests=1, tokens=30)}
+    fleet = fleet_of(record(slots=3, loads=loads))
+    fleet.begin("a", 5)
+    assert (view(fleet).outstanding_requests, view(fleet).outstanding_tokens) == (2, 35)
+    fleet.begin("a", 5)
+    assert not fleet.has_room(100.0)
+    fleet.update([record(slots=3)], 105.0)
+    assert view(fleet).outstanding_requests == 2
+    fleet.end("a", 5)
+    fleet.end("a", 5)
+    assert (view(fleet).outstanding_requests, view(fleet).outstanding_tokens) == (0, 0)
+
+
+def test_a_node_that_is_gone_is_forgotten_with_what_it_had() -> None:
+    fleet = fleet_of(record("a"), record("b"))
+    fleet.begin("a", 5)
+    fleet.update([record("b")], 101.0)
+    assert [each.record.id for each in fleet.views(101.0)] == ["b"]
+    fleet.note("a", Outcome(False, 100.0, 101.0, lost=True))
+    fleet.update([record("a"), record("b")], 102.0)
+    fleet.end("a", 5)  # of the request from before
+    assert {each.record.id: (each.outstanding_requests, each.gate) for each in fleet.views(102.0)} == {
+        "a": (0, None),
+        "b": (0, None),
+    }
+
+
+def test_a_lost_replica_comes_back_by_a_probe() -> None:
+    fleet = fleet_of(record())
+    fleet.note("a", Outcome(False, 100.0, 101.0, lost=True))
+    assert view(fleet, 101.0).gate is Gate.LOST
+    fleet.update([record()], 102.0)  # a heartbeat is no proof
+    assert view(fleet, 102.0).gate is Gate.LOST
+    assert fleet.probes(102.0) == []
+    fleet.update([record()], 106.0)
+    [(node, returning)] = fleet.probes(106.0)
+    assert (node.id, returning) == ("a", True)
+    assert fleet.probes(106.5) == []  # one at a time
+    fleet.note("a", Outcome(True, 106.0, 106.6))
+    assert view(fleet, 106.6).gate is None
+
+
+def test_idle_nodes_are_probed_and_busy_ones_are_not() -> None:
+    fleet = fleet_of(record("a"), record("b"), record("c", loads={"another": pb.Load(requests=1)}))
+    fleet.begin("b", 1)
+    assert [(node.id, returning) for node, returning in fleet.probes(100.0)] == [("a", False)]
+    fleet.end("b", 1)
+    assert [node.id for node, _ in fleet.probes(101.0)] == ["b"]
+
+
+def test_views_tell_score_and_recent_requests() -> None:
+    fleet = fleet_of(record(cpu_share=0.5, memory_share=1.0))
+    fleet.note("a", Outcome(True, 100.0, 105.0))
+    fleet.note("a", Outcome(False, 105.0, 106.0))
+    found = view(fleet, 106.0)
+    assert (found.response_s, found.error_share) == (5.0, 0.5)
+    assert found.score == pytest.approx(30 * 0.5 + 0 + 25 * 0.5 + 15 * 0.5)
+
+
+def test_a_request_that_is_to_be_alone_gets_a_node_of_its_own() -> None:
+    fleet = fleet_of(record("a", slots=9), record("b", slots=9))
+    fleet.begin("a", 5)
+    assert fleet.choose(100.0, alone=True).id == "b"
+    fleet.begin("b", 5, alone=True)
+    assert {fleet.choose(100.0).id for _ in range(9)} == {"a"}
+    fleet.end("b", 5)
+    assert {fleet.choose(100.0, avoid={"a"}).id for _ in range(9)} == {"b"}
+
+
+def test_a_node_is_kept_free_for_a_request_that_waits_to_be_alone() -> None:
+    fleet = fleet_of(record("a", slots=9), record("b", slots=9))
+    for node in ("a", "b", "b"):
+        fleet.begin(node, 5)
+    for _ in range(3):  # the same one, though it asks again
+        with pytest.raises(BusyError):
+            fleet.choose(100.0, alone=True)
+        assert {fleet.choose(100.5).id for _ in range(9)} == {"b"}
+        fleet.begin("b", 5)
+    fleet.end("a", 5)
+    assert fleet.choose(100.5, alone=True).id == "a"
+    assert fleet.choose(101.5, avoid={"b"}).id == "a"  # where nobody asks any more it is free for all
+
+
+def test_what_others_have_at_a_node_is_company_too() -> None:
+    fleet = fleet_of(record(loads={"another": pb.Load(requests=1)}))
+    with pytest.raises(BusyError):
+        fleet.choose(100.0, alone=True)

@@ -1,0 +1,335 @@
+"""The registry: who is known, for how long, to whom; and who may speak for a node."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import redis
+from clusters import run
+
+from qubic_lab.cluster.admission import RegistryService, check_name
+from qubic_lab.cluster.node import CALL_S
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.cluster.registry import MOST_BYTES, PATIENCE_S, REMOVED_S, NodeRecord, Registry
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError
+from qubic_lab.settings import settings
+from qubic_lab.wire import cluster_pb2 as pb
+from qubic_lab.wire import cluster_pb2_grpc
+from qubic_lab.wire.certificates import make_certificates
+from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, open_async_channel
+
+NAMES = count()
+REMOVED_MS = round(REMOVED_S * 1_000)
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def registry(client: redis.Redis) -> Registry:
+    return Registry(client, f"registry-{next(NAMES)}")
+
+
+def registration(node: str = "a", address: str = "127.0.0.1:7001", **fields: Any) -> pb.NodeRegistration:
+    capabilities = pb.Capabilities(model="echo", slots=4, tokens_per_s=10.0, layers=[2, 2])
+    return pb.NodeRegistration(
+        **{"node": node, "address": address, "type": "whole", "capabilities": capabilities} | fields
+    )
+
+
+def only(registry: Registry) -> NodeRecord:
+    [record] = registry.nodes()
+    return record
+
+
+def test_a_registered_node_is_known_with_its_latest_state(registry: Registry) -> None:
+    session = registry.register(registration())
+    assert only(registry).registration == registration()
+    assert not only(registry).state.ready
+    state = pb.NodeState(ready=True, cpu_share=0.5, loads={"one": pb.Load(requests=2, tokens=64)}, trouble="none")
+    registry.beat("a", session, state)
+    assert only(registry).state == state
+    registry.clock_offset_ms += 2_000
+    assert 2.0 <= only(registry).age_s < 3.0 > only(registry).registered_s >= 2.0
+    registry.beat("a", session, state)
+    assert only(registry).age_s < 1.0 < only(registry).registered_s
+
+
+def test_nodes_come_by_name_and_all_coordinators_see_the_same(registry: Registry, client: redis.Redis) -> None:
+    for node in ("b", "c@host", "a"):
+        registry.register(registration(node))
+    other = Registry(client, registry._scripts.prefix.strip("{}"))
+    for seen in (registry, other):
+        assert [record.id for record in seen.nodes()] == ["a", "b", "c@host"]
+    other.drain("b")
+    assert [record.draining for record in registry.nodes()] == [False, True, False]
+
+
+def test_a_silent_node_is_removed_and_comes_back(registry: Registry) -> None:
+    session = registry.register(registration())
+    registry.register(registration("b"))
+    registry.clock_offset_ms += REMOVED_MS - 5_000
+    registry.beat("a", session, pb.NodeState())
+    registry.clock_offset_ms += 5_000
+    assert only(registry).id == "a"
+    registry.clock_offset_ms += REMOVED_MS
+    assert registry.nodes() == []
+    with pytest.raises(NotFoundError, match=r"'a'.* 30 s: register again"):
+        registry.beat("a", session, pb.NodeState())
+    assert registry.register(registration()) != session
+    assert only(registry).id == "a"
+
+
+def test_no_clock_but_that_of_redis_matters(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = registry.register(registration())
+    for offset_s in (3_600.0, -3_600.0):
+        wrong = time.time() + offset_s
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        registry.beat("a", session, pb.NodeState(ready=True))
+        assert only(registry).age_s < 1.0
+
+
+def test_after_a_loss_of_all_data_nodes_are_told_to_register(registry: Registry, client: redis.Redis) -> None:
+    session = registry.register(registration())
+    client.flushall()
+    assert registry.nodes() == []
+    with pytest.raises(NotFoundError, match="register again"):
+        registry.beat("a", session, pb.NodeState())
+    registry.register(registration())
+    assert only(registry).id == "a"
+
+
+def test_draining_stays_when_the_node_registers_again_and_ends_on_request(registry: Registry) -> None:
+    registry.register(registration())
+    registry.drain("a")
+    registry.register(registration(address="127.0.0.1:7002"))
+    assert only(registry).draining
+    registry.drain("a", False)
+    assert not only(registry).draining
+    with pytest.raises(NotFoundError, match="'nobody'"):
+        registry.drain("nobody")
+
+
+def test_a_node_that_leaves_is_gone_at_once(registry: Registry) -> None:
+    session = registry.register(registration())
+    registry.leave("a", session)
+    assert registry.nodes() == []
+    with pytest.raises(NotFoundError, match="'a'"):
+        registry.leave("a", session)
+
+
+def test_a_node_that_was_started_again_ends_the_session_before(registry: Registry) -> None:
+    first = registry.register(registration())
+    second = registry.register(registration(address="127.0.0.1:7002"))
+    before = registry.nodes()
+    for call in (lambda: registry.beat("a", first, pb.NodeState(ready=True)), lambda: registry.leave("a", first)):
+        with pytest.raises(RefusedError, match="by another process"):
+            call()
+    after = registry.nodes()
+    assert [(each.registration, each.state) for each in before] == [(each.registration, each.state) for each in after]
+    registry.beat("a", second, pb.NodeState(ready=True))
+    assert only(registry).state.ready
+
+
+def test_a_registration_that_is_repeated_or_comes_late_ends_no_session(registry: Registry) -> None:
+    """As after a lost answer: a node asks again while its first call is still carried out."""
+    session = registry.register(registration())
+    assert registry.register(registration()) == session
+    registry.beat("a", session, pb.NodeState())
+
+
+def test_a_session_is_good_for_its_node_alone(registry: Registry) -> None:
+    session = registry.register(registration())
+    registry.register(registration("b"))
+    with pytest.raises(RefusedError, match="'b'"):
+        registry.beat("b", session, pb.NodeState(ready=True))
+    assert not any(record.state.ready for record in registry.nodes())
+
+
+def test_a_name_is_its_owners_while_the_node_lives(registry: Registry) -> None:
+    registry.register(registration(), owner="vm-1")
+    for owner in ("vm-2", ""):
+        with pytest.raises(RefusedError, match="'a' is registered with another certificate"):
+            registry.register(registration(), owner=owner)
+    registry.clock_offset_ms += REMOVED_MS
+    registry.register(registration(), owner="vm-2")
+    with pytest.raises(RefusedError):
+        registry.register(registration(), owner="vm-1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"node": ""}, "node name ''"),
+        ({"node": "a\n"}, "printable"),
+        ({"node": "x" * 101}, "1 to 100"),
+        ({"address": ""}, "address '' is not understood"),
+        ({"address": "vm-1"}, "give HOST:PORT"),
+        ({"type": "hole"}, "did you mean 'whole'"),
+        ({"capabilities": pb.Capabilities(slots=0, tokens_per_s=1.0)}, "slots of a is 0"),
+        ({"capabilities": pb.Capabilities(slots=1)}, "tokens_per_s of a is 0"),
+        ({"capabilities": pb.Capabilities(slots=1, tokens_per_s=float("nan"))}, "tokens_per_s of a is nan"),
+        ({"capabilities": pb.Capabilities(slots=1, tokens_per_s=1.0, model="x" * MOST_BYTES)}, "at most 65,536"),
+    ],
+)
+def test_registrations_that_cannot_be(registry: Registry, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        registry.register(registration(**fields))
+    assert registry.nodes() == []
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (pb.NodeState(cpu_share=1.1), r"cpu_share is 1\.1"),
+        (pb.NodeState(memory_share=-0.1), r"memory_share is -0\.1"),
+        (pb.NodeState(cpu_share=float("nan")), "cpu_share is nan"),
+        (pb.NodeState(trouble="x" * MOST_BYTES), "at most 65,536"),
+    ],
+)
+def test_states_that_cannot_be(registry: Registry, state: pb.NodeState, message: str) -> None:
+    session = registry.register(registration())
+    with pytest.raises(InputError, match=message):
+        registry.beat("a", session, state)
+
+
+def test_a_lost_redis_is_an_error_before_the_node_asks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PATIENCE_S < CALL_S
+    monkeypatch.setattr("qubic_lab.cluster.registry.PATIENCE_S", 0.1)
+    with RedisServer(tmp_path / "redis") as server:
+        connection = connect(server.url)
+    with pytest.raises(QubicLabError, match=r"could not be reached for 0\.1 s"):
+        Registry(connection).nodes()
+
+
+@pytest.mark.parametrize(
+    ("node", "names", "good"),
+    [
+        ("anything", set(), True),
+        ("vm-1", {"vm-1", "10.0.0.1"}, True),
+        ("gpu@vm-1", {"vm-1"}, True),
+        ("a@b@vm-1", {"vm-1"}, True),
+        ("vm-2", {"vm-1"}, False),
+        ("vm-1@vm-2", {"vm-1"}, False),
+        ("vm-1@", {"vm-1"}, False),
+    ],
+)
+def test_names_by_certificate(node: str, names: set[str], good: bool) -> None:
+    if good:
+        check_name(node, frozenset(names))
+    else:
+        with pytest.raises(RefusedError, match="shows a certificate for vm-1"):
+            check_name(node, frozenset(names))
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
+    """Files of two good hosts, one whose certificate has expired, and one of another authority."""
+    ours, strange = tmp_path_factory.mktemp("ours"), tmp_path_factory.mktemp("strange")
+    now = datetime.now(UTC)
+    made = {
+        "vm-1": (ours, now),
+        "vm-2": (ours, now),
+        "expired": (ours, now - timedelta(days=900)),
+        "strange": (strange, now),
+    }
+    files = {}
+    for name, (folder, made_at) in made.items():
+        [certificate] = make_certificates(folder, [[name, LOOPBACK]], made_at, days=365)
+        files[name] = TlsFiles(certificate, certificate.with_suffix(".key"), ours / "authority.pem")
+    return files
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep whoever's TLS settings out."""
+    for name in ("CERTIFICATE", "KEY", "AUTHORITY"):
+        monkeypatch.setenv(f"QUBIC_LAB_TLS_{name}", "")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+def served(registry: Registry, tls: TlsFiles, test: Callable[[Callable[[TlsFiles | None], Any]], Any]) -> None:
+    """Run a test with a function that makes a stub of the service, with the files of a host."""
+
+    async def in_loop() -> None:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        service = RegistryService(registry, asyncio.to_thread, lambda: None)
+        cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
+        address = f"{LOOPBACK}:{listen(server, f'{LOOPBACK}:0', tls)}"
+        await server.start()
+        channels = []
+
+        def stub(files: TlsFiles | None) -> Any:
+            channels.append(open_async_channel(address, files))
+            return cluster_pb2_grpc.RegistryStub(channels[-1])
+
+        try:
+            await test(stub)
+        finally:
+            for channel in channels:
+                await channel.close()
+            await server.stop(grace=None)
+
+    run(in_loop())
+
+
+async def status(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+def test_only_hosts_of_our_authority_may_register(registry: Registry, hosts: dict[str, TlsFiles]) -> None:
+    async def test(stub: Callable[[TlsFiles | None], Any]) -> None:
+        for files in (None, hosts["strange"], hosts["expired"]):
+            call = stub(files).Register(registration("vm-1"), timeout=5.0)
+            assert await status(call) is grpc.StatusCode.UNAVAILABLE  # no connection stands
+        assert registry.nodes() == []
+        registered = await stub(hosts["vm-1"]).Register(registration("vm-1"))
+        assert registered.beat_every_s == 5.0
+        assert only(registry).id == "vm-1"
+
+    served(registry, hosts["vm-2"], test)
+
+
+def test_hosts_may_speak_for_themselves_alone(registry: Registry, hosts: dict[str, TlsFiles]) -> None:
+    async def test(stub: Callable[[TlsFiles | None], Any]) -> None:
+        one, two = stub(hosts["vm-1"]), stub(hosts["vm-2"])
+        session = (await one.Register(registration("gpu@vm-1"))).session
+        beat = pb.Heartbeat(node="gpu@vm-1", session=session, state=pb.NodeState(ready=True))
+        leave = pb.LeaveRequest(node="gpu@vm-1", session=session)
+        for call in (two.Register(registration("gpu@vm-1")), two.Beat(beat), two.Leave(leave)):
+            assert await status(call) is grpc.StatusCode.PERMISSION_DENIED
+        assert not only(registry).state.ready
+        # A name that stands in both certificates is the first one's, while that lives.
+        await one.Register(registration(LOOPBACK))
+        assert await status(two.Register(registration(LOOPBACK))) is grpc.StatusCode.PERMISSION_DENIED
+        await one.Beat(beat)
+        assert next(record for record in registry.nodes() if record.id == "gpu@vm-1").state.ready
+
+    served(registry, hosts["vm-2"], test)
+
+
+def test_what_a_node_is_told(registry: Registry, hosts: dict[str, TlsFiles]) -> None:
+    async def test(stub: Callable[[TlsFiles | None], Any]) -> None:
+        one = stub(hosts["vm-1"])
+        unknown = pb.Heartbeat(node="vm-1", session="none")
+        assert await status(one.Beat(unknown)) is grpc.StatusCode.NOT_FOUND
+        assert await status(one.Register(registration("vm-1", type="hole"))) is grpc.StatusCode.INVALID_ARGUMENT
+        await one.Register(registration("vm-1"))
+        assert await status(one.Beat(unknown)) is grpc.StatusCode.PERMISSION_DENIED
+
+    served(registry, hosts["vm-2"], test)
