@@ -31,7 +31,10 @@ from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
 
-BENCH_NAMES = ("balance", "concurrency", "engine", "gpu", "link", "memory", "prediction", "queue", "tracing")
+BENCH_NAMES = (
+    *("balance", "concurrency", "consensus", "dispatch", "engine", "failover", "gpu", "link", "memory", "pairs"),
+    *("prediction", "queue", "scale", "tracing", "voting"),
+)
 BENCHES = tuple(f"bench {name}" for name in BENCH_NAMES)
 COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "plan", "run", "report", *BENCHES)
 GONE_WITHIN_S = 10.0

@@ -27,7 +27,7 @@ async def read_answer(coordinator: Coordinator, task_id: str, started_s: float) 
     """
     items: list[dict[str, Any]] = []
     outcome: TaskOutcome | None = None
-    async with aclosing(coordinator.follow(task_id)) as followed:
+    async with aclosing(coordinator.follow(task_id, whole=True)) as followed:
         async for progress in followed:
             items += progress.items
             outcome = progress.outcome

@@ -89,9 +89,9 @@ class _State:
 
 
 def is_busy(pending: int, views: Sequence[NodeView]) -> bool:
-    """Tell whether too many tasks wait for a vote to be held without need."""
+    """Tell whether too many tasks wait for a vote to be held without need; where no node may be asked, none is held."""
     slots = sum(view.record.registration.capabilities.slots for view in views if view.gate is None)
-    return pending >= BUSY_TASKS_A_SLOT * slots
+    return slots > 0 and pending >= BUSY_TASKS_A_SLOT * slots
 
 
 def choose_voters(views: Sequence[NodeView], ballot: Ballot, before: Mapping[str, int]) -> list[Voter]:

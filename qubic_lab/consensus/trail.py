@@ -14,7 +14,12 @@ DIGITS = 4
 def trail_of(reply: Reply) -> dict[str, Any]:
     """Return the whole trail of a reply."""
     alike = reply.similarities
-    parts = {"embedding": alike.embedding_NN, "words": alike.words_NN, "structure": alike.structure_NN}
+    parts = {
+        "embedding": alike.embedding_NN,
+        "words": alike.words_NN,
+        "structure": alike.structure_NN,
+        "edit": alike.edit_NN,
+    }
     return {
         "question": reply.question,
         "text": reply.text,

@@ -1,0 +1,375 @@
+"""How well answers are told to be the same, on labelled pairs: thresholds from one half, figures from the other.
+
+Two questions are asked of each pair. Would a vote put the two into one class? That is what a vote rests on. And which
+label has it: same, different or contradicting? Plain embeddings, plain word overlap and the composite similarity by
+itself answer by thresholds on their one number, which are chosen on the same development half: one for the classes; for
+the labels two, with the best of all ways to give labels to the three ranges.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby, permutations
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qubic_lab.consensus.answers import FinalAnswer, final_answer
+from qubic_lab.consensus.quality import FEWEST_WORDS, OFF_TOPIC_BELOW, OPEN_KINDS, cosines
+from qubic_lab.consensus.similarity import (
+    JOINING,
+    SEPARATING,
+    THRESHOLDS,
+    Bond,
+    Embed,
+    Likeness,
+    Similarities,
+    Thresholds,
+    bonds,
+    compare,
+    foreign_script,
+    words_of,
+)
+from qubic_lab.errors import InputError
+from qubic_lab.evals.answer_pairs import LABELS, AnswerPair, pairs_half
+from qubic_lab.provenance import source_commit
+from qubic_lab.stats import Floats, Indices, bootstrap_interval, wilson_interval
+
+OURS = "rules and similarity"
+RESAMPLES = 1000
+GRID = np.arange(101) / 100
+"""Thresholds that are tried for plain ways."""
+STEP = 0.05
+"""Of the thresholds of the composite: coarse, so that one pair more or less rarely moves them."""
+
+Interval = tuple[float, float]
+_SAME = LABELS.index("same")
+_ALWAYS, _NEVER = Thresholds(-1.0, -1.0), Thresholds(2.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How well one way tells pairs of the test half apart, and by how much ours is ahead of it.
+
+    Attributes:
+        name: of the way.
+        class_f1: macro-F1 of being in one class or not.
+        label_f1: macro-F1 of the three labels.
+        joined: of the pairs of each label, the share that it puts into one class.
+        class_lead: class_f1 of ours less this one's; the interval is of the difference over the same pairs.
+        label_lead: the same of label_f1.
+    """
+
+    name: str
+    class_f1: float
+    class_f1_interval: Interval
+    label_f1: float
+    label_f1_interval: Interval
+    joined: dict[str, float]
+    class_lead: float
+    class_lead_interval: Interval
+    label_lead: float
+    label_lead_interval: Interval
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """Figures on the test half (95 % bootstrap intervals over pairs), ours first.
+
+    `chosen` are the thresholds that the development half gives; `used` the ones that ours was run with.
+    """
+
+    methods: tuple[Method, ...]
+    dev_pairs: int
+    test_pairs: int
+    test_labels: dict[str, int]
+    with_embeddings: bool
+    used: Thresholds
+    chosen: Thresholds
+    commit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def evaluate_pairs(
+    pairs: Sequence[AnswerPair],
+    embed: Embed | None = None,
+    thresholds: Thresholds = THRESHOLDS,
+    resamples: int = RESAMPLES,
+) -> PairsResult:
+    """Run all ways on pairs; without `embed` there are no plain embeddings, and ours goes without them.
+
+    Raises:
+        InputError: a half has no pairs.
+        QubicLabError: whatever `embed` raises.
+    """
+    dev, test = (_read(_half(pairs, half), embed) for half in ("dev", "test"))
+    truth, dev_truth = _labels(test), _labels(dev)
+    ours = _by_bond([each.bond(thresholds) for each in test])
+    predictions = {OURS: (ours == _SAME, ours)}
+    dev_scores = _scores(dev, embed)
+    for name, scores in _scores(test, embed).items():
+        least = best_threshold(dev_scores[name], dev_truth == _SAME)
+        predictions[name] = scores >= least, best_ranges(dev_scores[name], dev_truth)(scores)
+    return PairsResult(
+        tuple(_method(name, *each, *predictions[OURS], truth, resamples) for name, each in predictions.items()),
+        len(dev),
+        len(test),
+        {label: int((truth == code).sum()) for code, label in enumerate(LABELS)},
+        embed is not None,
+        thresholds,
+        choose_thresholds(_half(pairs, "dev"), embed),
+        str(source_commit()),
+    )
+
+
+@dataclass(frozen=True)
+class RelevanceResult:
+    """How well the similarity of question and answer tells answers from answers to other questions, on the test half.
+
+    Attributes:
+        own: answers at their own questions.
+        others: answers at other questions.
+        dropped: share of the own ones that count as off topic, with the Wilson interval.
+        found: share of the others that count as off topic, with the Wilson interval.
+        used: the threshold that was used.
+        chosen: the threshold that the development half gives.
+    """
+
+    own: int
+    others: int
+    dropped: float
+    dropped_interval: Interval
+    found: float
+    found_interval: Interval
+    used: float
+    chosen: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def evaluate_relevance(
+    pairs: Sequence[AnswerPair], embed: Embed, threshold: float = OFF_TOPIC_BELOW
+) -> RelevanceResult:
+    """Ask of each answer whether it is off topic, at its own question and at that of another pair.
+
+    Left out are answers of which nothing is told: of a few words, with a number or the like as their final answer, and
+    those whose embeddings do not count.
+
+    Raises:
+        InputError: a half has no answers whose relevance is told.
+        QubicLabError: whatever `embed` raises.
+    """
+    own, other = _nearness(_half(pairs, "test"), embed)
+    dropped, found = int((own < threshold).sum()), int((other < threshold).sum())
+    return RelevanceResult(
+        own=len(own),
+        others=len(other),
+        dropped=dropped / len(own),
+        dropped_interval=wilson_interval(dropped, len(own)),
+        found=found / len(other),
+        found_interval=wilson_interval(found, len(other)),
+        used=threshold,
+        chosen=choose_off_topic(_half(pairs, "dev"), embed),
+    )
+
+
+def choose_off_topic(pairs: Sequence[AnswerPair], embed: Embed) -> float:
+    """Return the highest threshold on GRID that drops none of the answers to their own questions.
+
+    A lost vote costs more than a useless one.
+
+    Raises:
+        InputError, QubicLabError: as of `evaluate_relevance`.
+    """
+    own, _ = _nearness(pairs, embed)
+    return float(GRID[own.min() >= GRID].max(initial=0.0))
+
+
+def _nearness(pairs: Sequence[AnswerPair], embed: Embed) -> tuple[Floats, Floats]:
+    """Return the cosines of answers with their own questions, and with those of pairs half the list away."""
+    own: list[float] = []
+    other: list[float] = []
+    read = [pair for pair in pairs if not foreign_script(pair.question)]
+    for place, pair in enumerate(read):
+        far = read[(place + len(read) // 2) % len(read)]
+        for found, question in ((own, pair.question), (other, far.question)):
+            texts = [text for text in (pair.a, pair.b) if _may_digress(text, question)]
+            found += [cosine for cosine in cosines(question, texts, embed) if cosine is not None]
+    if not own or not other:
+        raise InputError("no pair has answers in Latin script of several words: their relevance cannot be told")
+    return np.array(own), np.array(other)
+
+
+def _may_digress(text: str, question: str) -> bool:
+    return len(words_of(text)) >= FEWEST_WORDS and final_answer(text, question).kind in OPEN_KINDS
+
+
+def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -> Thresholds:
+    """Return the lowest multiples of STEP at which likeness joins no two answers of these pairs that are not the same.
+
+    To join what differs can make a wrong answer win; to keep apart what is the same costs a decision at worst.
+
+    The one with embeddings is chosen on the pairs whose embeddings count, and without `embed` is the one in use; the
+    other one on all pairs, compared without embeddings.
+    """
+    with_embedding = THRESHOLDS.with_embedding
+    if embed is not None:
+        with_embedding = _choose([each for each in _read(pairs, embed) if each.likeness.embedding is not None])
+    return Thresholds(with_embedding, _choose(_read(pairs, None)))
+
+
+def _choose(pairs: Sequence["_Read"]) -> float:
+    """Return the lowest multiple of STEP above the likeness of every wrong pair that the rules leave open."""
+    wrong = [
+        each.likeness.value
+        for each in pairs
+        if each.pair.label != "same" and each.bond(_NEVER) not in JOINING and each.bond(_ALWAYS) in JOINING
+    ]
+    return round(STEP * (math.floor(max(wrong, default=0.0) / STEP) + 1), 2)
+
+
+def best_threshold(scores: Floats, is_same: npt.NDArray[np.bool_]) -> float:
+    """Return the threshold on GRID with the best macro-F1: of several the middle of the longest run of neighbours."""
+    quality = [macro_f1(is_same, scores >= least, 2) for least in GRID]
+    runs = [list(run) for best, run in groupby(range(len(GRID)), lambda i: quality[i] == max(quality)) if best]
+    longest = max(runs, key=len)
+    return float(GRID[longest[len(longest) // 2]])
+
+
+def best_ranges(scores: Floats, truth: Indices) -> Callable[[Floats], Indices]:
+    """Return the rule with the best macro-F1 that gives a label to each range that two thresholds on GRID make."""
+    passed = np.searchsorted(GRID, scores, side="right")  # how many thresholds a score has passed
+    codes = range(len(LABELS))
+    below_LG = np.array([np.bincount(passed[truth == code], minlength=len(GRID) + 1).cumsum()[:-1] for code in codes])
+    sizes = np.bincount(truth, minlength=len(LABELS))
+    low_LGG, high_LGG = np.broadcast_arrays(below_LG[:, :, None], below_LG[:, None, :])
+    ranges = low_LGG, high_LGG - low_LGG, sizes[:, None, None] - high_LGG
+    best, rule = -1.0, (0, 0, tuple(codes))
+    for labels in permutations(codes):
+        parts = zip(labels, ranges, strict=True)
+        quality_GG = sum(2 * each[code] / np.maximum(1, sizes[code] + each.sum(axis=0)) for code, each in parts)
+        quality_GG = np.triu(quality_GG)  # the lower threshold first
+        if quality_GG.max() > best:
+            low, high = divmod(int(quality_GG.argmax()), len(GRID))
+            best, rule = float(quality_GG.max()), (low, high, labels)
+    low, high, labels = rule
+    return lambda found: np.array(labels)[(found >= GRID[low]).astype(int) + (found >= GRID[high])]
+
+
+def macro_f1(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], classes: int) -> float:
+    """Return the mean over classes of F1; a class that is neither there nor predicted does not count."""
+    found = []
+    for each in range(classes):
+        size = int((truth == each).sum() + (predicted == each).sum())
+        if size:
+            found.append(2 * int(((truth == each) & (predicted == each)).sum()) / size)
+    return float(np.mean(found))
+
+
+def _method(
+    name: str,
+    joined: npt.NDArray[np.bool_],
+    labels: Indices,
+    our_joined: npt.NDArray[np.bool_],
+    our_labels: Indices,
+    truth: Indices,
+    resamples: int,
+) -> Method:
+    is_same = truth == _SAME
+
+    def interval(statistic: Callable[[Indices], float]) -> Interval:
+        return bootstrap_interval(statistic, len(truth), resamples=resamples)
+
+    def class_f1(rows: Indices) -> float:
+        return macro_f1(is_same[rows], joined[rows], 2)
+
+    def label_f1(rows: Indices) -> float:
+        return macro_f1(truth[rows], labels[rows], len(LABELS))
+
+    def class_lead(rows: Indices) -> float:
+        return macro_f1(is_same[rows], our_joined[rows], 2) - class_f1(rows)
+
+    def label_lead(rows: Indices) -> float:
+        return macro_f1(truth[rows], our_labels[rows], len(LABELS)) - label_f1(rows)
+
+    every = np.arange(len(truth))
+    return Method(
+        name,
+        class_f1(every),
+        interval(class_f1),
+        label_f1(every),
+        interval(label_f1),
+        {label: float(joined[truth == code].mean()) for code, label in enumerate(LABELS) if (truth == code).any()},
+        class_lead(every),
+        interval(class_lead),
+        label_lead(every),
+        interval(label_lead),
+    )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A pair with its final answers and its similarities."""
+
+    pair: AnswerPair
+    answers: tuple[FinalAnswer, ...]
+    similarities: Similarities
+
+    @property
+    def likeness(self) -> Likeness:
+        return self.similarities.between(0, 1)
+
+    def bond(self, thresholds: Thresholds) -> Bond:
+        return bonds(self.answers, self.similarities, thresholds)[0][1]
+
+
+def _read(pairs: Sequence[AnswerPair], embed: Embed | None) -> list[_Read]:
+    if embed is not None:
+        embed([text for pair in pairs for text in (pair.a, pair.b)])  # many at once are faster
+    return [
+        _Read(
+            pair,
+            tuple(final_answer(text, pair.question) for text in (pair.a, pair.b)),
+            compare([pair.a, pair.b], embed),
+        )
+        for pair in pairs
+    ]
+
+
+def _by_bond(found: Sequence[Bond]) -> Indices:
+    """Return the label that each bond stands for."""
+    names = ["same" if bond in JOINING else "contradicting" if bond in SEPARATING else "different" for bond in found]
+    return np.array([LABELS.index(name) for name in names])
+
+
+def _half(pairs: Sequence[AnswerPair], half: str) -> list[AnswerPair]:
+    found = [pair for pair in pairs if pairs_half(pair.id) == half]
+    if not found:
+        raise InputError(f"none of {len(pairs)} pairs is in the {half} half: give more")
+    return found
+
+
+def _labels(pairs: Sequence[_Read]) -> Indices:
+    return np.array([LABELS.index(each.pair.label) for each in pairs])
+
+
+def _scores(pairs: Sequence[_Read], embed: Embed | None) -> dict[str, Floats]:
+    """Return what each way that goes by one number gives to the pairs."""
+    scores = {
+        "similarity": np.array([each.likeness.value for each in pairs]),
+        "word overlap": np.array([each.likeness.words for each in pairs]),
+    }
+    if embed is not None:  # of all pairs: the plain way knows nothing of scripts
+        sides = [
+            embed([text(each.pair) for each in pairs]).vectors_ND.astype(float)
+            for text in (attrgetter("a"), attrgetter("b"))
+        ]
+        scores["embeddings"] = np.sum(sides[0] * sides[1], axis=1)
+    return scores

@@ -1,0 +1,227 @@
+"""Faults of answers, found where they are and only there; and what they do to an answer's quality."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.consensus.arithmetic import wrong_calculations
+from qubic_lab.consensus.embeddings import DIMENSIONS, Embedded
+from qubic_lab.consensus.quality import OFF_TOPIC_BELOW, FaultName, Quality, judge, judge_all, repeated_share
+from qubic_lab.consensus.similarity import compare
+from qubic_lab.errors import InputError
+
+PENS = "A shop sells pens at 3 dollars each. How many dollars do 4 pens cost?"
+LOOP = "the cost of the pens is " * 12
+
+
+def names(found: Quality) -> set[str]:
+    return {fault.name.value for fault in found.faults}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "fault", "evidence"),
+    [
+        ("", "stop", "empty", "no word"),
+        (" …\n", "stop", "empty", "no word"),
+        ("<think>3 times 4 is 12.</think>", "stop", "empty", "after its thoughts"),
+        ("<think>3 times 4 is", "length", "truncated", "thoughts have no end"),
+        ("Four pens cost 12 dollars. To check", "length", "truncated", "limit of tokens"),
+        ("Here it is:\n```python\nprint(3 * 4)", "stop", "truncated", "block of code"),
+        ("It is \\boxed{1", "", "truncated", "box"),
+        ("They cost 12 dollars, because", "", "truncated", "'because'"),
+        ("一共是12元，因为", "", "truncated", "因为"),
+        ("I'm sorry, but I can't help with that.", "stop", "refusing", "can't help"),
+        ("I am unable to answer this question.", "stop", "refusing", "unable to answer"),
+        ("As an AI language model, I cannot provide financial advice.", "stop", "refusing", "cannot provide"),
+        ("I don’t know.", "stop", "refusing", "I don't know"),
+        ("抱歉，我无法回答这个问题。", "stop", "refusing", "抱歉"),
+        ("作为一个人工智能语言模型，我没有个人观点。", "stop", "refusing", "作为"),
+        (LOOP, "stop", "repeating", "'the cost of the' comes 12 times"),
+        ("笔一共要多少钱" * 10, "stop", "repeating", "comes"),
+        ("A shop sells pens at 3 dollars each. How many dollars", "stop", "echo", "100%"),
+        ("<think>So the answer is 12.</think>The answer is 13.", "stop", "self-contradicting", "thinks '12"),
+        ("The answer is 12. In other words, the answer is 14.", "stop", "self-contradicting", "'12"),
+        ("Each costs 3, and 3 × 4 = 13, so 13 dollars.", "stop", "self-contradicting", "3 × 4 = 13"),
+    ],
+)
+def test_faults_with_their_evidence(text: str, reason: str, fault: str, evidence: str):
+    found = judge(text, PENS, reason)
+    (shown,) = [each.evidence for each in found.faults if each.name == fault]
+    assert evidence in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12",
+        "12 dollars.",
+        "是的",
+        "The pens cost 3 × 4 = 12 dollars.",
+        "<think>Is it 13? No: 12.</think>It is 12 dollars.",
+        "The answer is 14. Wait, I forgot one: the answer is 12.",
+        "A shop sells pens at 3 dollars each. How many dollars do 4 pens cost? 12 dollars.",
+        "I can't help but notice that this is cheap: 12 dollars.",
+        "I'm sorry to say that the answer is 12: I cannot provide a cheaper one.",
+        "In C++",
+        "Turn the lamp on",
+        "It is what it is",
+        "```python\nprint(3 * 4)\n```",
+        "\\boxed{12}",
+        "No, no, no: four pens cost 12 dollars, as each pen is sold at 3.",
+        "1. Take 3.\n2. Times 4.\n3. It is 12.",
+        "每支笔3元，4支笔一共12元。",
+    ],
+)
+def test_sound_answers_have_no_faults(text: str):
+    found = judge(text, PENS, "stop")
+    assert (found.faults, found.usable, found.completeness, found.coherence) == ((), True, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "usable"),
+    [
+        ("The answer is 12. To check this, we", True),
+        ("So we get \\boxed{12}, which", True),
+        ("\\boxed{1", False),
+        ("First, one pen costs 3 dollars. Two cost 3 + 3 = 6 and three", False),  # 6 is no conclusion
+        ("The answer is 1", False),  # or 12, 13, 100
+        ("<think>The answer is 12.", False),
+    ],
+)
+def test_of_a_cut_calculation_only_what_was_concluded_can_be_used(text: str, usable: bool):
+    assert judge(text, PENS, "length").usable is usable
+
+
+def test_of_a_cut_explanation_what_stands_there_can_be_used():
+    text = "Air scatters short waves more than long ones. Blue light therefore reaches us from all"
+    found = judge(text, "Why is the sky blue?", "length")
+    assert (names(found), found.usable, found.completeness) == ({"truncated"}, True, 0.5)
+
+
+def test_a_loop_can_be_used_where_it_had_concluded():
+    assert not judge(LOOP, PENS).usable
+    concluded = judge("The answer is 12. " * 12, PENS)
+    assert names(concluded) == {"repeating"}
+    assert concluded.usable
+    assert concluded.completeness < 0.1
+
+
+def test_long_answers_may_say_what_they_do_not_know():
+    long = "I don't know who made the pens, yet their price is told: " + "each costs three dollars here " + "x " * 40
+    assert "refusing" not in names(judge(long, PENS))
+
+
+def test_an_answer_is_off_topic_below_the_threshold_unless_it_is_a_few_words_or_a_number():
+    why, text = "Why is the sky blue?", "The glacier has retreated since the summer."
+    assert names(judge(text, why, cosine=OFF_TOPIC_BELOW - 0.01)) == {"off topic"}
+    assert not judge(text, why, cosine=OFF_TOPIC_BELOW - 0.01).usable
+    assert judge(text, why, cosine=OFF_TOPIC_BELOW).faults == ()
+    assert judge("Of course.", why, cosine=0.0).relevance is None
+    assert judge("Of course.", why, cosine=0.0).faults == ()
+    assert judge("It is 12 dollars.", PENS, cosine=0.0).faults == ()
+
+
+def test_parts_by_hand():
+    found = judge("Four pens cost 12 dollars.", PENS, "stop", cosine=0.7, agreement=0.5)
+    # content words of the question: shop sell pen 3 dollar each how many 4 cost
+    assert found.terms == pytest.approx(3 / 10)  # pens, cost, dollars
+    assert found.relevance == 0.7
+    assert found.consistency == pytest.approx((0.5 + 1) / 2)
+    assert found.value == pytest.approx((0.7 + 0.75) / 2)
+    contradicting = judge("The answer is 12. So the answer is 13.", PENS, cosine=0.7, agreement=0.5)
+    assert contradicting.consistency == pytest.approx(0.25)
+
+
+def test_without_an_embedding_relevance_is_that_of_the_words():
+    found = judge("Four pens cost 12 dollars.", PENS)
+    assert (found.cosine, found.relevance) == (None, found.terms)
+
+
+def test_all_answers_to_a_question():
+    texts = ["It is 12 dollars.", "It is 12 dollars.", "答案是12元。", ""]
+
+    def embed(read):
+        vectors = np.zeros((len(read), DIMENSIONS), np.float32)
+        vectors[:, 0] = 1
+        return Embedded(vectors, (False,) * len(read))
+
+    similarities = compare(texts)
+    found = judge_all(PENS, texts, ["stop"] * 4, similarities, embed)
+    assert [each.cosine for each in found] == [1.0, 1.0, None, 1.0]
+    assert found[0].agreement == pytest.approx(similarities.values_NN[0, 1:].mean())
+    assert found[0].agreement == found[1].agreement
+    assert [each.usable for each in found] == [True, True, True, False]
+    assert [each.cosine for each in judge_all(PENS, texts, ["stop"] * 4, similarities)] == [None] * 4
+    (alone,) = judge_all(PENS, ["12"], [""], compare(["12"]))
+    assert (alone.agreement, alone.consistency) == (None, 1.0)
+
+
+def test_numbers_of_answers_must_agree():
+    with pytest.raises(InputError, match="2 answers, 1 finish reasons, 2 compared texts"):
+        judge_all(PENS, ["a", "b"], ["stop"], compare(["a", "b"]))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["12", "the", "answer is", "cost", "</think>", "<think>", ".", "\n", "3 + 4 = 8", "x", "笔"])
+    ),
+    st.sampled_from(["", "stop", "length"]),
+    st.none() | st.floats(0, 1),
+    st.none() | st.floats(0, 1),
+)
+def test_every_part_is_within_0_and_1_and_every_fault_has_evidence(pieces, reason, cosine, agreement):
+    found = judge(" ".join(pieces), PENS, reason, cosine, agreement)
+    parts = [found.terms, found.consistency, found.coherence, found.completeness, found.value, found.relevance]
+    assert all(part is None or 0 <= part <= 1 for part in parts)
+    assert all(fault.evidence for fault in found.faults)
+    if found.completeness == 0:
+        assert not found.usable
+    assert (FaultName.TRUNCATED in names(found)) >= (reason == "length")
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_more_agreement_never_lowers_the_quality(low: float, high: float):
+    low, high = sorted((low, high))
+    values = [judge("It is 12 dollars.", PENS, agreement=agreement).value for agreement in (low, high)]
+    assert values[0] <= values[1]
+
+
+def test_repeated_share_of_four_words():
+    assert repeated_share(["a", "b", "c"]) == 0.0
+    assert repeated_share(["a", "b", "c", "d", "e"]) == 0.0
+    # abcd bcda cdab dabc abcd: 4 of 5 differ
+    assert repeated_share(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("12 + 5 = 18", ["12 + 5 = 18"]),
+        ("$3 \\times 4 = 13$", ["3 × 4 = 13"]),
+        ("1,000 − 1 = 998", ["1000 − 1 = 998"]),
+        ("(2 + 3) * 4 = 14, and 2 + 3 * 4 = 14.", ["(2 + 3) * 4 = 14"]),
+        ("3 + 4 = 7, then 7 + 5 = 13", ["7 + 5 = 13"]),
+        ("3 + 4 + 5 = 12", []),
+        ("10 / 3 = 3.33", []),
+        ("10 / 3 = 3", []),
+        ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
+        ("2x + 3 = 7", []),
+        ("x + 3 = 7 and x - 3 = 1", []),
+        ("3 + 4 = 7 × 1 and 3 + 4 = 7x", []),
+        ("5 × 20 = 100%", []),
+        ("1990-2000 = 10 years", []),
+        ("2(3 + 4) = 14", []),
+        ("1 / 0 = 5", []),
+        ("n = 12", []),
+        ("if 3 + 4 == 8:", []),
+        ("1 " * 5000 + "= 3", []),
+    ],
+)
+def test_wrong_calculations(text: str, wrong: list[str]):
+    assert list(wrong_calculations(text)) == wrong
+
+
+def test_ten_thousand_words_without_a_full_stop():
+    text = " ".join(f"word{i % 5003}" for i in range(10_000))
+    assert judge(text, PENS, "length").faults[0].name == FaultName.TRUNCATED

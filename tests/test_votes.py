@@ -1,0 +1,318 @@
+"""Votes on a cluster: slow, wrong and lost voters, rounds, an expert, busy clusters, what is kept, and bad input."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+from clusters import Cluster, cluster, hurry, run, until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qubic_lab.api.app import create_app
+from qubic_lab.api.votes import Ballot, Votes, choose_voters, is_busy
+from qubic_lab.cluster.fleet import NodeView
+from qubic_lab.cluster.health import Gate
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.cluster.registry import NodeRecord
+from qubic_lab.consensus.aggregate import Rules
+from qubic_lab.consensus.history import VoteHistory
+from qubic_lab.database import open_database
+from qubic_lab.errors import BusyError, QubicLabError, RankError
+from qubic_lab.wire import cluster_pb2 as pb
+from qubic_lab.wire import pipeline_pb2
+
+ASK = "/api/ai/consensus_query"
+QUESTION = "What is 5 + 7?"
+RIGHT, WRONG = "The answer is 12.", "The answer is 13."
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@dataclass
+class Saying:
+    """A replica that says one text for each sample after the other; `lost` ends it in mid-answer, `waits` is in s."""
+
+    texts: tuple[str, ...]
+    waits: float = 0.0
+    is_lost: bool = False
+    model_hash: str = "hash"
+    type: str = "whole"
+    slots: int = 4
+    asked: int = 0
+
+    async def start(self) -> pb.Capabilities:
+        return pb.Capabilities(
+            model="saying", model_hash=self.model_hash, layers=[1], slots=self.slots, tokens_per_s=10.0
+        )
+
+    async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
+        for sample in range(max(1, request.samples)):
+            text = self.texts[self.asked % len(self.texts)]
+            self.asked += 1
+            await asyncio.sleep(self.waits)
+            for number, word in enumerate(text.split()):
+                if self.is_lost and number == 2:
+                    raise RankError("rank 0 is gone")
+                token = pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1)
+                yield pipeline_pb2.GenerateReply(sample=sample, token=token)
+            end = pipeline_pb2.End(text=text, finish_reason="stop", prompt_tokens=1)
+            yield pipeline_pb2.GenerateReply(sample=sample, end=end)
+
+    async def lost(self) -> QubicLabError:
+        return await asyncio.Future()
+
+    async def stop(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def voting(
+    client: redis.Redis, folder: Path, nodes: dict[str, Saying]
+) -> AsyncIterator[tuple[Cluster, httpx2.AsyncClient]]:
+    """Run a cluster of nodes that say things, and yield it with a client of its interface."""
+    async with cluster(client, folder, nodes=dict(nodes)) as running:
+        engine = open_database(f"sqlite:///{folder / 'lab.db'}")
+        app = create_app(running.coordinator, votes=Votes(running.coordinator, lambda: VoteHistory(engine)))
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://lab", timeout=30.0) as http:
+            yield running, http
+        engine.dispose()
+
+
+def held(client: redis.Redis, folder: Path, said_by: dict[str, Saying], /, **query: Any) -> dict[str, Any]:
+    """Return the verdict on the question."""
+
+    async def ask() -> dict[str, Any]:
+        async with voting(client, folder, said_by) as (_, http):
+            response = await http.post(ASK, json={"prompt": QUESTION, "deadline_s": 10.0, **query})
+            assert response.status_code == 200, response.text
+            found: dict[str, Any] = response.json()
+            return found
+
+    return run(ask())
+
+
+def names(trail: dict[str, Any], why: str) -> list[str]:
+    return [each["voter"] for each in trail["absences"] if each["why"] == why]
+
+
+def test_nodes_are_asked_at_once_and_the_majority_is_told_with_its_trail(client: redis.Redis, tmp_path: Path) -> None:
+    verdict = held(client, tmp_path, {"a": Saying((RIGHT,)), "b": Saying((WRONG,)), "c": Saying(("5 + 7 = 12",))})
+    assert verdict["text"] in (RIGHT, "5 + 7 = 12")
+    assert (verdict["mode"], verdict["level"], verdict["conflict"]) == ("consensus", "answer with a note", False)
+    trail = verdict["trail"]
+    assert sorted(each["voter"] for each in trail["voters"] + trail["absences"]) == ["a", "b", "c"]
+    assert all(each["mean_logprob"] == pytest.approx(-0.1) for each in trail["voters"])
+    assert len({each["seed"] for each in trail["voters"]}) == len(trail["voters"])
+
+
+@pytest.mark.parametrize("fault", ["slow", "wrong", "lost"])
+def test_one_fault_among_three_does_not_change_the_answer(client: redis.Redis, tmp_path: Path, fault: str) -> None:
+    faulty = {"slow": Saying((RIGHT,), waits=60.0), "wrong": Saying((WRONG,)), "lost": Saying((RIGHT,), is_lost=True)}
+    nodes = {"a": Saying((RIGHT,)), "b": faulty[fault], "c": Saying((RIGHT,))}
+    verdict = held(client, tmp_path, nodes, deadline_s=4.0)
+    assert verdict["text"] == RIGHT
+    assert verdict["level"] == "answer with a note"
+    assert verdict["seconds"] < 5.0
+
+
+def test_all_faults_at_once_end_in_a_cautious_answer_within_the_deadline(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {"a": Saying((RIGHT,), waits=60.0), "b": Saying((WRONG,)), "c": Saying((RIGHT,), is_lost=True)}
+    verdict = held(client, tmp_path, nodes, deadline_s=3.0)
+    assert verdict["level"] == "fallback"
+    assert verdict["text"].startswith("There is no certain answer")
+    assert verdict["conflict"]
+    trail = verdict["trail"]
+    assert "a" in names(trail, "late")
+    assert "c" in names(trail, "failed")
+    assert verdict["seconds"] < 4.5
+
+
+def test_one_node_is_asked_several_times(client: redis.Redis, tmp_path: Path) -> None:
+    verdict = held(client, tmp_path, {"a": Saying((WRONG, RIGHT, RIGHT, RIGHT))}, nodes=1, samples=4)
+    assert verdict["text"] == RIGHT
+    assert {each["voter"] for each in verdict["trail"]["voters"]} == {"a#1", "a#2", "a#3", "a#4"}
+
+
+def test_greedy_copies_are_one_vote(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {name: Saying((RIGHT,)) for name in "abc"}
+    trail = held(client, tmp_path, nodes, temperature=0.0)["trail"]
+    assert trail["decision"]["ballots"] == 1
+    assert any("copies" in note for note in trail["notes"])
+
+
+def test_who_is_not_needed_is_stopped_and_its_slot_is_free(client: redis.Redis, tmp_path: Path) -> None:
+    async def ask() -> None:
+        nodes = {"a": Saying((RIGHT,)), "b": Saying((RIGHT,)), "c": Saying((RIGHT,), waits=60.0)}
+        async with voting(client, tmp_path, nodes) as (running, http):
+            verdict = (await http.post(ASK, json={"prompt": QUESTION, "deadline_s": 20.0})).json()
+            assert verdict["tokens_saved"] == 4
+            assert names(verdict["trail"], "not needed") == ["c"]
+            await until(lambda: running.view("c") and running.view("c").outstanding_requests == 0)
+
+    run(ask())
+
+
+def test_a_vote_that_is_too_close_is_held_again(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG, RIGHT))}
+    verdict = held(client, tmp_path, nodes, nodes=2, rounds=2)
+    assert verdict["rounds"] == 2
+    assert verdict["text"] == RIGHT
+    assert verdict["trail"]["decision"]["ballots"] == 4
+    assert len(verdict["trail"]["voters"]) + len(names(verdict["trail"], "not needed")) == 4
+
+
+def test_an_expert_decides_what_the_others_cannot(client: redis.Redis, tmp_path: Path) -> None:
+    async def ask() -> None:
+        nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG,))}
+        async with voting(client, tmp_path, nodes) as (running, http):
+            expert = pb.NodeRegistration()
+            record = next(view.record for view in running.coordinator.nodes() if view.record.id == "a")
+            expert.CopyFrom(record.registration)
+            expert.node, expert.type = "the expert", "expert"
+            session = await running.coordinator.call(running.coordinator.registry.register, expert)
+            state = pb.NodeState(ready=True)
+            await running.coordinator.call(running.coordinator.registry.beat, "the expert", session, state)
+            await until(lambda: running.gates("the expert") == {None})
+            body = {"prompt": QUESTION, "nodes": 2, "rounds": 1, "deadline_s": 10.0}
+            verdict = (await http.post(ASK, json=body)).json()
+            assert verdict["trail"]["how"] == "expert node the expert"
+            assert verdict["text"] == RIGHT
+            assert verdict["conflict"]
+
+    run(ask())
+
+
+def test_a_busy_cluster_answers_by_one_node_and_says_so(client: redis.Redis, tmp_path: Path) -> None:
+    async def ask() -> None:
+        nodes = {"a": Saying((RIGHT,), waits=0.3, slots=1)}
+        async with voting(client, tmp_path, nodes) as (running, http):
+            request = pipeline_pb2.GenerateRequest(
+                prompt="x", sampling=pipeline_pb2.Sampling(max_new_tokens=1, top_p=1.0)
+            )
+            for _ in range(4):
+                await running.coordinator.submit(request)
+            verdict = (await http.post(ASK, json={"prompt": QUESTION})).json()
+            assert verdict["mode"] == "single"
+            assert "busy" in verdict["mode_reason"]
+            assert verdict["text"] == RIGHT
+
+    run(ask())
+
+
+def test_a_vote_is_listed_shown_graded_and_read_back_after_a_restart(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG,)), "c": Saying((RIGHT,))}
+    verdict = held(client, tmp_path, nodes, rule="super-majority", rounds=1)
+    vote_id = verdict["vote_id"]
+
+    async def read() -> None:
+        async with voting(client, tmp_path, {"a": Saying((RIGHT,))}) as (_, http):
+            assert (await http.get(f"/api/consensus/history/{vote_id}")).json() == verdict["trail"]
+            listed = (await http.get("/api/consensus/history")).json()
+            assert [each["id"] for each in listed["votes"]] == [vote_id]
+            page = await http.get(f"/api/consensus/history/{vote_id}/page")
+            assert page.headers["content-type"].startswith("text/html")
+            assert QUESTION in page.text
+            graded = await http.post(f"/api/consensus/history/{vote_id}/reference", json={"answer": "12"})
+            right = graded.json()["right"]  # a vote that could not change the decision was not waited for
+            assert right.items() <= {"a": True, "b": False, "c": True}.items()
+            assert len(right) >= 2
+            again = (await http.post(ASK, json={"prompt": QUESTION, "nodes": 1})).json()
+            assert again["trail"]["voters"][0]["weight"]["accuracy"] > 0.5 or "a" not in right
+            assert (await http.get("/api/consensus/metrics")).json()[0]["votes"] == 2
+            assert (await http.get("/api/consensus/history/none")).status_code == 404
+            assert (await http.get("/api/consensus/status")).json()["ready"] is True
+
+    run(read())
+
+
+def test_answers_that_a_client_has_are_compared(client: redis.Redis, tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with voting(client, tmp_path, {}) as (_, http):
+            body = {"question": QUESTION, "answers": [RIGHT, WRONG, "5 + 7 = 12", ""]}
+            trail = (await http.post("/api/ai/analyze", json=body)).json()
+            assert trail["groups"] == [["answer 01", "answer 03"], ["answer 02"]]
+            assert (await http.post("/api/ai/analyze", json={"question": QUESTION, "answers": []})).status_code == 200
+            none = await http.post(ASK, json={"prompt": QUESTION})
+            assert none.status_code == 429
+            assert "can vote" in none.json()["detail"]
+
+    run(ask())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    body=st.dictionaries(
+        st.sampled_from(["prompt", "nodes", "samples", "rounds", "rule", "mode", "deadline_s", "temperature", "odd"]),
+        st.one_of(
+            st.none(), st.integers(-5, 5000), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)
+        ),
+        max_size=6,
+    )
+)
+def test_no_body_is_a_fault(served: tuple[Any, httpx2.AsyncClient, asyncio.AbstractEventLoop], body: Any) -> None:
+    _, http, loop = served
+    for path in (ASK, "/api/ai/analyze"):
+        try:
+            response = loop.run_until_complete(http.post(path, json=body))
+        except ValueError:  # a number that is none in JSON
+            return
+        assert response.status_code < 500, response.text
+
+
+@pytest.fixture(scope="module")
+def served(client: redis.Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    loop = asyncio.new_event_loop()
+    manager = voting(client, tmp_path_factory.mktemp("votes"), {"a": Saying((RIGHT, "", "?!", "not 12"))})
+    running, http = loop.run_until_complete(manager.__aenter__())
+    yield running, http, loop
+    loop.run_until_complete(manager.__aexit__(None, None, None))
+    loop.close()
+
+
+def view(name: str, score: float = 80.0, gate: Gate | None = None, model: str = "m", type: str = "whole") -> NodeView:
+    capabilities = pb.Capabilities(model_hash=model, slots=2)
+    registration = pb.NodeRegistration(node=name, type=type, capabilities=capabilities)
+    return NodeView(NodeRecord(registration, pb.NodeState(), 0.0, 0.0, False), score, gate, 0, 0, 0.0, 0.0)
+
+
+def ballot(nodes: int = 3, samples: int = 1) -> Ballot:
+    return Ballot(pipeline_pb2.GenerateRequest(), nodes, samples, 2, 10.0, Rules(), "any")
+
+
+def test_voters_are_the_healthiest_of_different_models_and_no_seed_comes_twice() -> None:
+    views = [view("a", 90.0), view("b", 80.0), view("c", 70.0, model="other"), view("d", 99.0, Gate.DRAINING)]
+    assert [voter.node for voter in choose_voters([*views, view("e", 99.0, type="expert")], ballot(2), {})] == [
+        "a",
+        "c",
+    ]
+    seeds = set()
+    for before in ({}, {"a": 2, "b": 2}):
+        for voter in choose_voters(views[:2], ballot(4), before):
+            assert voter.samples == 2
+            seeds |= {voter.seed + sample for sample in range(2)}
+    assert len(seeds) == 8
+    with pytest.raises(BusyError):
+        choose_voters([views[3]], ballot(), {})
+
+
+def test_a_cluster_is_busy_when_a_task_waits_for_each_slot() -> None:
+    assert not is_busy(3, [view("a"), view("b")])
+    assert is_busy(4, [view("a"), view("b")])
+    assert is_busy(2, [view("a"), view("b", gate=Gate.SILENT)])
+    assert not is_busy(2, [view("b", gate=Gate.SILENT)])
