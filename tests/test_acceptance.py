@@ -77,9 +77,11 @@ def test_without_runs_nothing_is_judged_and_every_row_says_why():
     rows = judge({})
     assert {(row.verdict, row.measured, row.run) for row in rows} == {("not measured here", "", None)}
     assert all(row.reason for row in rows)
-    assert [row.id for row in rows if row.measurable] == [f"11.{number}" for number in range(1, 9)]
+    measurable = [*(f"10.{number}" for number in range(4, 8)), *(f"11.{number}" for number in range(1, 9))]
+    assert [row.id for row in rows if row.measurable] == measurable
     assert row(rows, "11.7").reason == "no finished run of concurrency this week"
-    assert row(rows, "10.5").reason == "the cluster is not built yet"
+    assert row(rows, "10.5").reason == "no finished run of cluster this week"
+    assert row(rows, "10.2").reason == "tests of the registry, and no study, show it"
     assert len({row.id for row in rows}) == len(rows)
 
 
@@ -175,6 +177,114 @@ def test_a_benchmark_needs_all_its_sides():
     assert "16 clients get 4.0 × the tokens/s of one" in found.measured
     found = judge_results("11.8", concurrency={"levels": levels}, prediction={"cells": cells[:1]})
     assert (found.verdict, found.reason) == ("not measured here", "missing: memory of each rank, replicas")
+
+
+def make_share(counts: list[int], within_1: bool | None, balancer: str = "round-robin") -> dict[str, Any]:
+    return {"balancer": balancer, "counts": counts, "within_1": within_1}
+
+
+@pytest.mark.parametrize(
+    ("requests", "within_1", "verdict"),
+    [(50, True, "pass"), (50, False, "fail"), (49, True, "not measured here")],
+)
+def test_shares_are_judged_by_round_robin_alone(requests: int, within_1: bool, verdict: str):
+    shares = [make_share([17, 17, 16], within_1), make_share([30, 10, 10], False, "weighted-round-robin")]
+    found = judge_results("10.4", balance={"requests": requests, "shares": shares})
+    assert found.verdict == verdict
+    if verdict == "pass":
+        assert found.measured == "17, 17, 16 of 50 requests"
+        assert "simulated nodes" in found.reason
+
+
+def make_failover(**changes: Any) -> dict[str, Any]:
+    failures = {"node": "node-2", "killed_s": 2.0, "started_s": 3.0, "coordinator": None, "coordinator_killed_s": None}
+    return {
+        "plan": {"requests": 18},
+        "failures": failures,
+        "shut_s": 2.5,
+        "open_s": 6.0,
+        "left_node": [1, 2],
+        "left_coordinator": [],
+        "lost": 0,
+        "duplicated": 0,
+        "wrong": [],
+        "streams": [{"ended_s": 8.0}, {"ended_s": 9.0}],
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_queue", "of_failover"),
+    [
+        ({}, "pass", "pass"),
+        ({"lost": 1}, "fail", "fail"),
+        ({"duplicated": 1}, "fail", "fail"),
+        ({"wrong": [1]}, "pass", "fail"),  # all have one end, but a client's tokens were not right
+        ({"left_node": []}, "not measured here", "not measured here"),
+        ({"left_node": [], "lost": 1}, "fail", "fail"),
+        ({"shut_s": 12.1}, "pass", "fail"),
+        ({"open_s": 13.1}, "pass", "fail"),
+        ({"open_s": None}, "pass", "not measured here"),  # looked at for 6 s
+        ({"open_s": None, "streams": [{"ended_s": 13.0}]}, "pass", "fail"),  # for 10 s
+    ],
+    ids=str,
+)
+def test_a_failure_is_judged_by_what_was_lost_and_by_the_nodes_return(
+    changes: dict[str, Any], of_queue: str, of_failover: str
+):
+    assert judge_results("10.5", failover=make_failover(**changes)).verdict == of_queue
+    assert judge_results("10.7", failover=make_failover(**changes)).verdict == of_failover
+
+
+def test_a_failure_is_told_with_its_sample_and_its_times():
+    found = judge_results("10.7", failover=make_failover(wrong=[3]))
+    assert found.measured == (
+        "17 of 18 requests answered whole and once; node-2 was killed with 2 in mid-answer; "
+        "noticed after 0.5 s, back after 3.0 s"
+    )
+    short = judge_results("10.7", failover=make_failover(open_s=None))
+    assert "not back in the run" in short.measured
+    assert short.reason == "the run ended 6.0 s after the node was started again"
+    failures = make_failover()["failures"] | {"coordinator": "coordinator-1", "coordinator_killed_s": 7.0}
+    both = judge_results("10.5", failover=make_failover(failures=failures, left_coordinator=[4]))
+    assert both.measured.endswith("node-2 was killed with 2 in mid-answer, coordinator-1 with 1")
+
+
+def test_of_several_failures_the_least_favourable_decides():
+    runs = {
+        "cluster/good": Records(results={"failover": make_failover()}),
+        "cluster/idle": Records(results={"failover": make_failover(left_node=[])}),
+        "cluster/lost": Records(results={"failover": make_failover(lost=1)}),
+    }
+    for number in ("10.5", "10.7"):
+        assert (row(judge(runs), number).verdict, row(judge(runs), number).run) == ("fail", "cluster/lost")
+    del runs["cluster/lost"]
+    assert {row(judge(runs), number).run for number in ("10.5", "10.7")} == {"cluster/idle"}
+
+
+def make_dispatch(p95_ms: float | None, **changes: Any) -> dict[str, Any]:
+    added_ms = None if p95_ms is None else {"p95": p95_ms, "p95_low": p95_ms - 5, "p95_high": p95_ms + 5}
+    return {"requests": 150, "concurrency": 50, "errors": 0, "seconds": 0.6, "added_ms": added_ms} | changes
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "verdict"),
+    [
+        (make_dispatch(99.9), "pass"),
+        (make_dispatch(100.0), "fail"),
+        (make_dispatch(20.0, errors=1), "fail"),
+        (make_dispatch(None, errors=150), "fail"),
+        (make_dispatch(20.0, concurrency=49), "not measured here"),
+    ],
+)
+def test_added_latency_is_judged_at_fifty_clients(dispatch: dict[str, Any], verdict: str):
+    assert judge_results("10.6", dispatch=dispatch).verdict == verdict
+
+
+def test_added_latency_has_its_interval_where_there_is_one():
+    found = judge_results("10.6", dispatch=make_dispatch(42.0))
+    assert "p95 42 ms (95\N{NO-BREAK SPACE}% interval 37 to 47 ms) of 150 requests from 50 clients" in found.measured
+    few = make_dispatch(42.0, added_ms={"p95": 42.0, "p95_low": 37.0, "p95_high": None})
+    assert "p95 42 ms of 150 requests" in judge_results("10.6", dispatch=few).measured
 
 
 def test_a_case_that_stands_for_others_is_counted_once_and_named_by_all():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from statistics import median
 from typing import Any, Literal
 
@@ -23,6 +24,13 @@ QUESTIONS_TARGET = 50
 CONFIDENCE = 0.95
 CLIENTS_TARGET = 10
 P95_TARGET_S = 10.0
+BALANCED_REQUESTS = 50
+BALANCED = "round-robin"
+CONCURRENCY_TARGET = 50
+ADDED_TARGET_MS = 100.0
+NODE_LIMIT_S = 10.0
+"""So soon a failed node gets nothing more, and so soon after its return it may be chosen."""
+NOTHING_ON_IT = "no request was on the node that was killed"
 BACKENDS = {"cpu": "gloo on CPU", "cuda": "NCCL on GPU"}
 TIMELINE = "timeline"
 """The name of the figure that shows a request's way through the ranks."""
@@ -54,6 +62,10 @@ class Row:
 def judge(runs: Mapping[str, Records]) -> list[Row]:
     """Return the rows for what the finished runs of a week recorded, given by the runs' names."""
     judged = [
+        _balance_row(runs),
+        _queue_row(runs),
+        _coordinator_row(runs),
+        _failover_row(runs),
         _architecture_row(runs),
         _prediction_row(runs),
         _memory_row(runs),
@@ -77,6 +89,155 @@ def _recorded(runs: Mapping[str, Records], name: str) -> dict[str, Result]:
 def _not_measured(row: Callable[..., Row], study: str, what: str = "") -> Row:
     reason = f"no finished run of {study} this week{what}"
     return row(measured="", verdict="not measured here", reason=reason, run=None)
+
+
+def _balance_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="10.4",
+        what="Load balancing",
+        target=f"{BALANCED_REQUESTS} requests over equal nodes: even within ±1 for round robin",
+    )
+    results = _recorded(runs, "balance")
+    found = {
+        run: (share, result["requests"])
+        for run, result in results.items()
+        for share in result["shares"]
+        if share["balancer"] == BALANCED and result["requests"] >= BALANCED_REQUESTS
+    }
+    if not found:
+        return _not_measured(row, "cluster", f" gave {BALANCED_REQUESTS} requests or more" if results else "")
+    run, (share, requests) = min(found.items(), key=lambda item: bool(item[1][0]["within_1"]))
+    return row(
+        measured=f"{', '.join(map(str, share['counts']))} of {requests} requests",
+        verdict="pass" if share["within_1"] else "fail",
+        reason="the coordinator's balancer, simulated nodes",
+        run=run,
+    )
+
+
+def _queue_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row, id="10.5", what="Task queue", target="nothing lost, nothing answered twice, when workers are killed"
+    )
+    found = _recorded(runs, "failover")
+    if not found:
+        return _not_measured(row, "cluster")
+    # After losses, a run whose killed node had nothing to do is the least favourable: it shows nothing.
+    run, worst = max(
+        found.items(), key=lambda item: (item[1]["lost"] + item[1]["duplicated"], not item[1]["left_node"])
+    )
+    verdict: Verdict = "pass"
+    reason = "few requests: qubic-lab bench queue kills workers while they do many"
+    if worst["lost"] or worst["duplicated"]:
+        verdict, reason = "fail", ""
+    elif not worst["left_node"]:
+        verdict, reason = "not measured here", NOTHING_ON_IT
+    return row(
+        measured=(
+            f"{worst['lost']} lost, {worst['duplicated']} answered twice of {worst['plan']['requests']} requests; "
+            f"{_killed(worst)}"
+        ),
+        verdict=verdict,
+        reason=reason,
+        run=run,
+    )
+
+
+def _killed(failover: Result) -> str:
+    failures = failover["failures"]
+    too = f", {failures['coordinator']} with {len(failover['left_coordinator'])}" if failures["coordinator"] else ""
+    return f"{failures['node']} was killed with {len(failover['left_node'])} in mid-answer{too}"
+
+
+def _coordinator_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="10.6",
+        what="Coordinator",
+        target=f"{CONCURRENCY_TARGET} concurrent requests: added latency < {ADDED_TARGET_MS:g} ms at p95",
+    )
+    results = _recorded(runs, "dispatch")
+    # No right answer, no latency: that is the least favourable.
+    p95_ms = {
+        run: float(result["added_ms"]["p95"]) if result["added_ms"] else inf
+        for run, result in results.items()
+        if result["concurrency"] >= CONCURRENCY_TARGET
+    }
+    if not p95_ms:
+        return _not_measured(row, "cluster", f" has {CONCURRENCY_TARGET} clients or more" if results else "")
+    run = max(p95_ms, key=lambda run: (results[run]["errors"], p95_ms[run]))
+    worst, added = results[run], results[run]["added_ms"]
+    said = "no latency"
+    if added:
+        low, high = added["p95_low"], added["p95_high"]
+        interval = "" if None in (low, high) else f" ({percent(CONFIDENCE)} interval {low:.0f} to {high:.0f} ms)"
+        said = f"p95 {added['p95']:.0f} ms{interval}"
+    return row(
+        measured=(
+            f"{said} of {worst['requests']} requests from {worst['concurrency']} clients; "
+            f"{worst['errors']} without their right answer"
+        ),
+        verdict="pass" if p95_ms[run] < ADDED_TARGET_MS and not worst["errors"] else "fail",
+        reason=f"clients, coordinator and nodes, whose model is a wait of {worst['seconds']:g} s, share one machine",
+        run=run,
+    )
+
+
+def _failover_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="10.7",
+        what="Failover",
+        target=f"failed node found, its work moved, node back by itself; each within {NODE_LIMIT_S:g} s",
+    )
+    judged = {run: (result, *_judge_failover(result)) for run, result in _recorded(runs, "failover").items()}
+    if not judged:
+        return _not_measured(row, "cluster")
+    least_favourable_first = ("fail", "not measured here", "pass")
+    run, (worst, verdict, reason) = min(judged.items(), key=lambda item: least_favourable_first.index(item[1][1]))
+    shut_s, open_s = _after_failure_s(worst)
+    requests = worst["plan"]["requests"]
+    return row(
+        measured=(
+            f"{requests - len(worst['wrong'])} of {requests} requests answered whole and once; {_killed(worst)}; "
+            f"{_after('noticed', shut_s)}, {_after('back', open_s)}"
+        ),
+        verdict=verdict,
+        reason=reason,
+        run=run,
+    )
+
+
+def _judge_failover(failover: Result) -> tuple[Verdict, str]:
+    """Return verdict and reason for one run."""
+    if failover["wrong"] or failover["lost"] or failover["duplicated"]:
+        return "fail", "not every request was answered once"
+    times_s = _after_failure_s(failover)
+    if any(each is not None and each > NODE_LIMIT_S for each in times_s):
+        return "fail", ""
+    if not failover["left_node"]:
+        return "not measured here", NOTHING_ON_IT
+    if None in times_s:
+        # Nobody looks at the nodes any more once the last stream has ended.
+        looked_s = max(stream["ended_s"] for stream in failover["streams"]) - failover["failures"]["started_s"]
+        if looked_s >= NODE_LIMIT_S:
+            return "fail", ""
+        return "not measured here", f"the run ended {looked_s:.1f} s after the node was started again"
+    return "pass", "the nodes' model is a wait"
+
+
+def _after_failure_s(failover: Result) -> tuple[float | None, float | None]:
+    """Return how long after its end a node was left alone, and how long after its start it might be chosen."""
+    failures, shut_s, open_s = failover["failures"], failover["shut_s"], failover["open_s"]
+    return (
+        None if shut_s is None else shut_s - failures["killed_s"],
+        None if open_s is None else open_s - failures["started_s"],
+    )
+
+
+def _after(what: str, seconds: float | None) -> str:
+    return f"not {what} in the run" if seconds is None else f"{what} after {seconds:.1f} s"
 
 
 def _architecture_row(runs: Mapping[str, Records]) -> Row:
