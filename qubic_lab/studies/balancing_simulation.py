@@ -1,0 +1,373 @@
+"""The real balancers on simulated time (simpy), with loads that coordinators know late.
+
+Nodes of several speeds each decode a few requests at once, first come first served; requests come at random, and a few
+answers are much longer than the rest. Several coordinators take them in. Each knows its own requests as they are now,
+and those of the others as a node's latest heartbeat told. An outstanding request counts whole until it ends. All that
+is as in `cluster.fleet`, but for full nodes: here they are not passed over. Prompts cost nothing, and nothing fails.
+Two rules stand beside the package's balancers: the least loaded of all, and two choices drawn by speed.
+"""
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from qubic_lab.cluster.balance import BALANCERS, Balancer, Candidate, available
+from qubic_lab.cluster.health import Vitals, health_score
+from qubic_lab.errors import InputError, check_at_least, check_choice
+
+SLOT_TOKENS_PER_S = 10.0
+"""What one slot decodes, for each unit of its node's speed."""
+MEAN_TOKENS = 250.0
+LIMIT_TOKENS = 4096
+ESTIMATE_SIGMA = 1.0
+"""Of the logarithm: two of three estimates are right within a factor of 2.7."""
+KNOWS = ("limit", "estimate", "length")
+MEMORY_SHARE = 0.5
+RECENT_ANSWERS = 20
+WARM_UP_SHARE = 0.2
+"""So much of a run is not counted: it begins with idle nodes."""
+HERD_WINDOW_S = 5.0
+"""The cluster's heartbeat; the same for all, so that herds can be compared."""
+
+
+@dataclass(frozen=True)
+class TwoChoicesBySpeed:
+    """Two choices that are drawn, with replacement, as often as their speed says; else as `TwoChoices`."""
+
+    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, TwoChoicesBySpeed]":
+        """Return the id of the better of two draws, which may be the same one."""
+        choosable = available(candidates)
+        drawn = draw.choices(choosable, [each.tokens_per_s for each in choosable], k=2)
+        return min(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s)).id, self
+
+
+@dataclass(frozen=True)
+class LeastTokens:
+    """Of all the one that is done soonest by outstanding tokens ÷ tokens/s; of equal ones the fastest, or any of those.
+
+    What an obvious balancer would do, and what everybody does at once when they know equally old loads.
+    """
+
+    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, LeastTokens]":
+        """Return the id with the shortest wait."""
+        choosable = available(candidates)
+        waits_s = [each.wait_s for each in choosable]
+        shortest_s = min(waits_s)
+        soonest = [each for each, wait_s in zip(choosable, waits_s, strict=True) if wait_s == shortest_s]
+        fastest = max(each.tokens_per_s for each in soonest)
+        return draw.choice([each.id for each in soonest if each.tokens_per_s == fastest]), self
+
+
+RULES: dict[str, Callable[[], Balancer]] = {
+    **BALANCERS,
+    "two-choices-by-speed": TwoChoicesBySpeed,
+    "least-tokens": LeastTokens,
+}
+"""The package's balancers and what this study sets beside them."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cluster and what it is asked.
+
+    Attributes:
+        nodes: how many.
+        speeds: theirs, in turn, relative to each other; a slot decodes 10 tokens/s for each unit.
+        slots: requests that a node decodes at once.
+        coordinators: who give requests to nodes, each as many as the others.
+        staleness_s: seconds between two heartbeats of a node; nodes send them one after the other. 0: all coordinators
+            know everything at once.
+        load: tokens asked for ÷ tokens that the nodes can decode.
+        knows: what a balancer is told of an answer's length: its limit, which is equal for all, an estimate, or
+            the length itself.
+        length_tail: exponent of the distribution of answers' lengths, whose mean stays: the smaller, the heavier.
+        requests: for each node.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    nodes: int = 30
+    speeds: tuple[int, ...] = (3, 2, 1)
+    slots: int = 4
+    coordinators: int = 10
+    staleness_s: float = 5.0
+    load: float = 0.8
+    knows: str = "limit"
+    length_tail: float = 1.1
+    requests: int = 80
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "slots", "coordinators", "requests"):
+            check_at_least(name, getattr(self, name), 1)
+        check_choice("knows", self.knows, KNOWS)
+        if not self.speeds or min(self.speeds) < 1:
+            raise InputError(f"speeds are {self.speeds}: there must be at least one, and each at least 1")
+        if not 0.0 < self.load < 1.0:
+            raise InputError(f"load is {self.load}: it must lie between 0 and 1")
+        if not 0.0 <= self.staleness_s < math.inf:
+            raise InputError(f"staleness_s is {self.staleness_s}: it must be a number of at least 0")
+        if not 1.0 < self.length_tail < math.inf:
+            raise InputError(f"length_tail is {self.length_tail}: it must be a number above 1")
+
+    @property
+    def node_speeds(self) -> list[int]:
+        """The speed of each node."""
+        return [self.speeds[number % len(self.speeds)] for number in range(self.nodes)]
+
+    @property
+    def requests_per_s(self) -> float:
+        """How many come, so that the nodes have their load."""
+        can_per_s = sum(self.node_speeds) * self.slots * SLOT_TOKENS_PER_S
+        return self.load * can_per_s / MEAN_TOKENS
+
+
+class Request(NamedTuple):
+    """A request: seconds since the one before, its answer's tokens, tokens that a balancer is told, who gives it."""
+
+    gap_s: float
+    tokens: int
+    told: int
+    coordinator: int
+
+
+class Load(NamedTuple):
+    """Requests that have not ended, and the tokens that a balancer was told of them."""
+
+    requests: int = 0
+    tokens: int = 0
+
+    def plus(self, other: "Load", sign: int = 1) -> "Load":
+        """Return both together, or with sign -1 this one without the other."""
+        return Load(self.requests + sign * other.requests, self.tokens + sign * other.tokens)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of each request, in their order; times in seconds, `node` counts from 0."""
+
+    arrived_s: NDArray[np.float64]
+    started_s: NDArray[np.float64]
+    ended_s: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    node: NDArray[np.int64]
+
+
+def quantile_tokens(shares: NDArray[np.float64], tail: float) -> NDArray[np.float64]:
+    """Return the lengths that these shares of answers do not exceed: a Pareto distribution that ends at the limit.
+
+    Source: M. Harchol-Balter, M. E. Crovella, C. D. Murta, "On choosing a task assignment policy for a distributed
+    server system", Journal of Parallel and Distributed Computing 59 (1999), 204-228.
+    """
+    shortest = shortest_tokens(tail)
+    rest = 1 - shares * (1 - (shortest / LIMIT_TOKENS) ** tail)
+    return np.asarray(shortest * rest ** (-1 / tail))
+
+
+@cache
+def shortest_tokens(tail: float) -> float:
+    """Return the shortest answer with which the mean is as it should be."""
+    low, high = 1.0, MEAN_TOKENS
+    for _ in range(60):
+        middle = (low + high) / 2
+        share = middle / LIMIT_TOKENS
+        mean = tail / (tail - 1) * middle * (1 - share ** (tail - 1)) / (1 - share**tail)
+        low, high = (middle, high) if mean < MEAN_TOKENS else (low, middle)
+    return low
+
+
+def make_requests(setting: Setting, seed: int) -> list[Request]:
+    """Return the requests of a seed: the same ones for every balancer and every age of loads.
+
+    Gaps, lengths, estimates and coordinators are drawn apart, so that a change of one leaves the others as they are.
+    """
+    gaps, lengths, estimates, givers = (np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(4))
+    number = setting.nodes * setting.requests
+    tokens = _whole_tokens(quantile_tokens(lengths.random(number), setting.length_tail))
+    told = {
+        "limit": np.full(number, LIMIT_TOKENS),
+        "estimate": _whole_tokens(
+            tokens.astype(np.float64) * np.exp(ESTIMATE_SIGMA * estimates.standard_normal(number))
+        ),
+        "length": tokens,
+    }[setting.knows]
+    gaps_s = gaps.standard_exponential(number) / setting.requests_per_s
+    coordinators = givers.integers(setting.coordinators, size=number)
+    return list(map(Request, gaps_s.tolist(), tokens.tolist(), told.tolist(), coordinators.tolist()))
+
+
+def _whole_tokens(lengths: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.clip(np.rint(lengths), 1, LIMIT_TOKENS).astype(np.int64)
+
+
+class Node:
+    """A simulated node: when each of its slots is free, what it has to do, and the score that it told last."""
+
+    def __init__(self, number: int, speed: int, slots: int) -> None:
+        self.number = number
+        self.id = f"node-{number:05d}"
+        self.speed = speed
+        self.slot_tokens_per_s = SLOT_TOKENS_PER_S * speed
+        self.tokens_per_s = self.slot_tokens_per_s * slots
+        self.free_s = [0.0] * slots
+        self.load = Load()
+        self.recent_s: deque[float] = deque(maxlen=RECENT_ANSWERS)
+        self.tell_score()
+
+    def work(self, tokens: int, now_s: float) -> tuple[float, float]:
+        """Take a request into the slot that is free first, and return when it starts and ends, in seconds."""
+        started_s = max(now_s, self.free_s[0])
+        ended_s = started_s + tokens / self.slot_tokens_per_s
+        heapq.heapreplace(self.free_s, ended_s)
+        return started_s, ended_s
+
+    def tell_score(self) -> None:
+        """Take the score of this moment, which is what a heartbeat tells."""
+        busy_share = min(1.0, self.load.requests / len(self.free_s))
+        response_s = fmean(self.recent_s) if self.recent_s else 0.0
+        self.score = health_score(Vitals(busy_share, MEMORY_SHARE, response_s, error_share=0.0))
+
+    def candidate(self, requests: int = 0, tokens: int = 0) -> Candidate:
+        """Return it as a balancer sees it that knows of so many outstanding requests and tokens."""
+        return Candidate(self.id, self.speed, requests, tokens, self.tokens_per_s, self.score)
+
+
+class View:
+    """What a coordinator knows of the nodes. A change makes one candidate anew, not thousands."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.own = [Load()] * len(nodes)
+        self.others = [Load()] * len(nodes)
+        self.candidates = [node.candidate() for node in nodes]
+
+    def change(self, node: Node, load: Load, sign: int) -> None:
+        """Count a request of one's own as given (sign 1) or as ended (sign -1)."""
+        self.own[node.number] = self.own[node.number].plus(load, sign)
+        self._look(node)
+
+    def hear(self, node: Node) -> None:
+        """Take a heartbeat: what the node has beside one's own requests, and its score."""
+        others = node.load.plus(self.own[node.number], -1)
+        if others != self.others[node.number] or node.score != self.candidates[node.number].score:  # it may be no news
+            self.others[node.number] = others
+            self._look(node)
+
+    def _look(self, node: Node) -> None:
+        own, others = self.own[node.number], self.others[node.number]
+        self.candidates[node.number] = node.candidate(own.requests + others.requests, own.tokens + others.tokens)
+
+
+class Simulation:
+    """Nodes and coordinators on simpy's time; without delay all coordinators share one view."""
+
+    def __init__(self, setting: Setting, balancer: str, seed: int) -> None:
+        check_choice("balancer", balancer, RULES)
+        self.setting = setting
+        self.requests = make_requests(setting, seed)
+        self.draw = random.Random(seed)
+        self.nodes = [Node(number, speed, setting.slots) for number, speed in enumerate(setting.node_speeds)]
+        self.by_id = {node.id: node for node in self.nodes}
+        self.views = [View(self.nodes) for _ in range(setting.coordinators if setting.staleness_s else 1)]
+        self.balancers = [RULES[balancer]()] * setting.coordinators
+        self.environment = simpy.Environment()
+
+    def run(self) -> Run:
+        """Let all requests come, and return what became of them.
+
+        When the last one has come the end of all is known: a node's later requests do not overtake.
+        """
+        given: list[tuple[float, float, float, int]] = []
+        if self.setting.staleness_s:
+            self.environment.process(self._beat())
+        self.environment.run(self.environment.process(self._arrive(given)))
+        arrived_s, started_s, ended_s, node = zip(*given, strict=True)
+        tokens = np.array([request.tokens for request in self.requests])
+        return Run(np.array(arrived_s), np.array(started_s), np.array(ended_s), tokens, np.array(node))
+
+    def _arrive(self, given: list[tuple[float, float, float, int]]) -> Generator[simpy.Event, None, None]:
+        for request in self.requests:
+            yield self.environment.timeout(request.gap_s)
+            now_s, giver = self.environment.now, request.coordinator
+            view = self.views[giver % len(self.views)]
+            chosen, self.balancers[giver] = self.balancers[giver].choose(view.candidates, self.draw)
+            node, load = self.by_id[chosen], Load(1, request.told)
+            started_s, ended_s = node.work(request.tokens, now_s)
+            self._change(node, view, load, 1)
+            end = self.environment.timeout(ended_s - now_s)
+            end.callbacks.append(partial(self._end, node, view, load, now_s))
+            given.append((now_s, started_s, ended_s, node.number))
+
+    def _end(self, node: Node, view: View, load: Load, arrived_s: float, _: simpy.Event) -> None:
+        node.recent_s.append(self.environment.now - arrived_s)
+        self._change(node, view, load, -1)
+
+    def _change(self, node: Node, view: View, load: Load, sign: int) -> None:
+        node.load = node.load.plus(load, sign)
+        if not self.setting.staleness_s:
+            node.tell_score()
+        view.change(node, load, sign)
+
+    def _beat(self) -> Generator[simpy.Event, None, None]:
+        while True:
+            for node in self.nodes:
+                yield self.environment.timeout(self.setting.staleness_s / len(self.nodes))
+                node.tell_score()
+                for view in self.views:
+                    view.hear(node)
+
+
+def simulate(setting: Setting, balancer: str, seed: int) -> Run:
+    """Give the requests of a seed to the nodes by a balancer.
+
+    Raises:
+        InputError: an unknown balancer, with the closest known one.
+    """
+    return Simulation(setting, balancer, seed).run()
+
+
+def measure(run: Run, setting: Setting) -> dict[str, float]:
+    """Return what a run comes to, without its beginning.
+
+    `time` is from arrival to the last token, `wait` the part before the first one; `slowdown` is the time ÷ the time
+    alone on the fastest node. `herd_share`: of the requests of 5 s, the share that went to one and the same node, mean
+    over the run; it can be compared at equal numbers of nodes and requests. `imbalance`: standard deviation ÷ mean of
+    the nodes' work in seconds.
+    """
+    counted = slice(int(WARM_UP_SHARE * len(run.tokens)), None)
+    speeds = np.array(setting.node_speeds)
+    times_s = (run.ended_s - run.arrived_s)[counted]
+    slowdowns = times_s / (run.tokens[counted] / (SLOT_TOKENS_PER_S * speeds.max()))
+    work_s = np.bincount(run.node[counted], run.tokens[counted], setting.nodes) / speeds
+    counts = window_counts(run, setting)
+    counts = counts[counts.sum(axis=1) > 0]
+    return {
+        "time_mean_s": float(times_s.mean()),
+        "time_p50_s": float(np.quantile(times_s, 0.5)),
+        "time_p95_s": float(np.quantile(times_s, 0.95)),
+        "time_p99_s": float(np.quantile(times_s, 0.99)),
+        "wait_mean_s": float((run.started_s - run.arrived_s)[counted].mean()),
+        "slowdown_mean": float(slowdowns.mean()),
+        "slowdown_p99": float(np.quantile(slowdowns, 0.99)),
+        "herd_share": float((counts.max(axis=1) / counts.sum(axis=1)).mean()),
+        "imbalance": float(work_s.std() / work_s.mean()),
+    }
+
+
+def window_counts(run: Run, setting: Setting) -> NDArray[np.int64]:
+    """Return the requests that each node got (columns) in each whole 5 s (rows), after a run's beginning."""
+    counted = slice(int(WARM_UP_SHARE * len(run.tokens)), None)
+    arrived_s = run.arrived_s[counted]
+    window = ((arrived_s - arrived_s[0]) // HERD_WINDOW_S).astype(np.int64)
+    cells = np.bincount(window * setting.nodes + run.node[counted], minlength=(window[-1] + 1) * setting.nodes)
+    counts = cells.reshape(-1, setting.nodes)
+    return counts[:-1] if len(counts) > 1 else counts  # the last one ends with the run

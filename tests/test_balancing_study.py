@@ -1,0 +1,374 @@
+"""The study of balancers: queues by theory, who knows what and when, equal requests for all, words and pictures."""
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from qubic_lab.cluster.balance import BALANCERS, Candidate
+from qubic_lab.errors import InputError
+from qubic_lab.studies import balancing as study
+from qubic_lab.studies.balancing_simulation import (
+    LIMIT_TOKENS,
+    MEAN_TOKENS,
+    RULES,
+    SLOT_TOKENS_PER_S,
+    Load,
+    Node,
+    Run,
+    Setting,
+    Simulation,
+    View,
+    make_requests,
+    measure,
+    quantile_tokens,
+    simulate,
+    window_counts,
+)
+
+SMALL = Setting(nodes=6, requests=30)
+CROWD = Setting(nodes=12, requests=40)
+
+
+def same(one: Run, other: Run) -> bool:
+    return np.array_equal(one.node, other.node) and np.array_equal(one.ended_s, other.ended_s)
+
+
+@pytest.mark.parametrize("tail", [1.1, 3.0])
+def test_answers_have_their_mean_and_end_at_the_limit_whatever_the_tail(tail: float) -> None:
+    shares = (np.arange(1_000_000) + 0.5) / 1_000_000
+    lengths = quantile_tokens(shares, tail)
+    assert lengths.mean() == pytest.approx(MEAN_TOKENS, rel=1e-3)
+    assert quantile_tokens(np.array([1.0]), tail)[0] == pytest.approx(LIMIT_TOKENS)
+
+
+def test_a_heavy_tail_puts_more_of_the_work_into_few_answers() -> None:
+    shares = (np.arange(10_000) + 0.5) / 10_000
+    heavy, light = (quantile_tokens(shares, tail) for tail in (1.1, 3.0))
+    assert heavy[-100:].sum() > 0.1 * heavy.sum() > 0.1 * light.sum() > 2 * light[-100:].sum()
+
+
+def test_every_balancer_gets_the_same_requests_and_a_load_only_moves_them_together() -> None:
+    few, many = simulate(SMALL, "two-choices", 3), simulate(SMALL, "least-tokens", 3)
+    assert np.array_equal(few.arrived_s, many.arrived_s) and np.array_equal(few.tokens, many.tokens)
+    busier = make_requests(replace(SMALL, load=0.4), 3)
+    assert [each.tokens for each in busier] == few.tokens.tolist()
+    gaps_s = np.array([each.gap_s for each in busier])
+    assert np.allclose(gaps_s, 2 * np.array([each.gap_s for each in make_requests(SMALL, 3)]))
+    other = make_requests(replace(SMALL, coordinators=2, knows="estimate"), 3)
+    assert [each.tokens for each in other] == few.tokens.tolist()
+    assert [each.tokens for each in make_requests(SMALL, 4)] != few.tokens.tolist()
+
+
+@pytest.mark.parametrize(("knows", "told"), [("limit", lambda _: LIMIT_TOKENS), ("length", lambda each: each.tokens)])
+def test_a_balancer_is_told_what_the_setting_says(knows: str, told: Callable[[Any], int]) -> None:
+    requests = make_requests(replace(SMALL, knows=knows), 0)
+    assert [each.told for each in requests] == list(map(told, requests))
+
+
+def test_estimates_are_right_within_their_factor_for_two_of_three() -> None:
+    requests = make_requests(replace(SMALL, knows="estimate", requests=1000), 0)
+    within = sum(abs(math.log(each.told / each.tokens)) <= 1.0 for each in requests) / len(requests)
+    assert within == pytest.approx(0.683, abs=0.03)
+
+
+def test_least_tokens_takes_the_soonest_of_all_and_of_equal_ones_the_fastest() -> None:
+    draw, rule = random.Random(0), RULES["least-tokens"]()
+    idle = [Candidate("slow", tokens_per_s=10.0), *(Candidate(f"fast {n}", tokens_per_s=30.0) for n in range(2))]
+    assert {rule.choose(idle, draw)[0] for _ in range(20)} == {"fast 0", "fast 1"}
+    busy = [replace(each, outstanding_tokens=tokens) for each, tokens in zip(idle, (90, 300, 280), strict=True)]
+    assert rule.choose(busy, draw)[0] == "slow"
+
+
+def test_drawn_by_speed_each_comes_as_often_as_its_speed_and_the_sooner_one_is_taken() -> None:
+    draw, rule = random.Random(0), RULES["two-choices-by-speed"]()
+    both = [Candidate("slow", tokens_per_s=10.0), Candidate("fast", tokens_per_s=30.0, outstanding_tokens=300)]
+    counts = Counter(rule.choose(both, draw)[0] for _ in range(4000))
+    assert counts["fast"] / 4000 == pytest.approx(0.75**2, abs=0.03)  # only where both draws are the fast one
+
+
+def test_a_node_serves_first_come_first_served_in_the_slot_that_is_free_first() -> None:
+    node = Node(0, speed=2, slots=2)
+    per_s = 2 * SLOT_TOKENS_PER_S
+    assert node.work(round(10 * per_s), 0.0) == (0.0, 10.0)
+    assert node.work(round(4 * per_s), 1.0) == (1.0, 5.0)
+    assert node.work(round(2 * per_s), 2.0) == (5.0, 7.0)
+    assert node.work(round(1 * per_s), 9.0) == (9.0, 10.0)
+
+
+def test_waits_are_those_of_theory_for_one_node_with_one_slot() -> None:
+    setting = Setting(nodes=1, speeds=(1,), slots=1, load=0.5, length_tail=3.0, staleness_s=0.0, requests=40_000)
+    run = simulate(setting, "round-robin", 0)
+    service_s = run.tokens / SLOT_TOKENS_PER_S
+    expected_s = setting.requests_per_s * (service_s**2).mean() / (2 * (1 - setting.load))  # Pollaczek and Khinchine
+    assert (run.started_s - run.arrived_s).mean() == pytest.approx(expected_s, rel=0.05)
+
+
+def test_a_coordinator_knows_its_own_requests_at_once_and_others_from_the_next_heartbeat_on() -> None:
+    node = Node(0, speed=1, slots=1)
+    mine, theirs = View([node]), View([node])
+    for view, load in ((mine, Load(1, 100)), (theirs, Load(1, 70))):
+        node.load = node.load.plus(load)
+        view.change(node, load, 1)
+    assert (mine.candidates[0].outstanding_requests, mine.candidates[0].outstanding_tokens) == (1, 100)
+    mine.hear(node)
+    assert (mine.candidates[0].outstanding_requests, mine.candidates[0].outstanding_tokens) == (2, 170)
+    node.load = node.load.plus(Load(1, 70), -1)
+    theirs.change(node, Load(1, 70), -1)
+    assert (mine.candidates[0].outstanding_tokens, theirs.candidates[0].outstanding_tokens) == (170, 0)
+    mine.hear(node)
+    assert mine.candidates[0].outstanding_tokens == 100
+
+
+@pytest.mark.parametrize("staleness_s", [0.0, 5.0])
+def test_views_hold_what_the_nodes_hold_when_all_is_told(staleness_s: float) -> None:
+    simulation = Simulation(replace(SMALL, staleness_s=staleness_s), "two-choices", 0)
+    run = simulation.run()
+    for view in simulation.views:
+        for node in simulation.nodes:
+            view.hear(node)
+        seen = [Load(each.outstanding_requests, each.outstanding_tokens) for each in view.candidates]
+        assert seen == [node.load for node in simulation.nodes]
+    unfinished = int((run.ended_s > run.arrived_s[-1]).sum())
+    assert sum(node.load.requests for node in simulation.nodes) == unfinished > 0
+    own = [[view.own[node.number].requests for view in simulation.views] for node in simulation.nodes]
+    assert [sum(each) for each in own] == [node.load.requests for node in simulation.nodes]
+
+
+@pytest.mark.parametrize("balancer", ["two-choices", "least-tokens", "least-connections"])
+def test_one_coordinator_knows_everything_whatever_the_heartbeats(balancer: str) -> None:
+    alone = replace(SMALL, coordinators=1)
+    assert same(simulate(alone, balancer, 0), simulate(replace(alone, staleness_s=0.0), balancer, 0))
+    many = simulate(SMALL, balancer, 0)
+    assert not same(many, simulate(replace(SMALL, staleness_s=0.0), balancer, 0))
+
+
+@pytest.mark.parametrize("balancer", RULES)
+@pytest.mark.parametrize("change", [{"staleness_s": 1.0}, {"knows": "length"}])
+def test_a_run_serves_for_another_setting_only_where_the_balancer_does_not_notice(
+    balancer: str, change: dict[str, Any]
+) -> None:
+    other = replace(SMALL, **change)
+    is_shared = study.noticed(SMALL, balancer) == study.noticed(other, balancer)
+    assert is_shared == same(simulate(SMALL, balancer, 0), simulate(other, balancer, 0))
+
+
+def test_on_equal_nodes_of_which_only_limits_are_known_least_tokens_and_least_connections_are_one() -> None:
+    setting = replace(SMALL, speeds=(1,))
+    assert same(simulate(setting, "least-tokens", 0), simulate(setting, "least-connections", 0))
+
+
+def test_old_loads_and_many_coordinators_make_a_herd_of_the_least_loaded_but_not_of_two_choices() -> None:
+    shares = {
+        (name, staleness_s): study.outcomes(replace(CROWD, staleness_s=staleness_s), name, 0)["herd_share"]
+        for name in ("least-tokens", "two-choices")
+        for staleness_s in (0.0, 5.0)
+    }
+    assert shares["least-tokens", 5.0] > 1.5 * shares["least-tokens", 0.0]
+    assert shares["least-tokens", 5.0] > 1.5 * shares["two-choices", 5.0]
+    assert shares["two-choices", 5.0] < 1.2 * shares["two-choices", 0.0]
+
+
+def test_a_run_is_measured_without_its_beginning_and_its_broken_last_window() -> None:
+    setting = Setting(nodes=2, speeds=(2, 1), requests=5)
+    arrived_s = np.array([0.0, 1.0, 10.0, 11.0, 12.0, 15.0, 16.0, 20.0, 21.0, 22.0])
+    tokens = np.full(10, 200)
+    node = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1])
+    run = Run(arrived_s, arrived_s + 1, arrived_s + np.where(node == 0, 11.0, 21.0), tokens, node)
+    assert window_counts(run, setting).tolist() == [[2, 1], [2, 0]]
+    found = measure(run, setting)
+    assert found["herd_share"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["time_mean_s"] == pytest.approx((4 * 11 + 4 * 21) / 8)
+    assert found["wait_mean_s"] == pytest.approx(1.0)
+    assert found["slowdown_mean"] == pytest.approx(found["time_mean_s"] / 10)  # 200 tokens at 20 tokens/s
+    assert found["imbalance"] == pytest.approx(1 / 3)  # 800 tokens each: 400 and 800 units of work
+
+
+def test_evenly_drawn_pairs_cannot_carry_more_than_their_slowest_nodes_can() -> None:
+    assert study.most_load([1, 1, 1]) == 1.0
+    assert study.most_load([3, 2, 1]) == 1.0
+    assert study.most_load([10, 3, 1]) == pytest.approx(4 / 14 * 3)  # one of three pairs is the slower two
+    assert study.most_load([10, 3, 1] * 10) == pytest.approx(40 / 140 / (190 / 435))
+
+
+def test_beyond_that_load_waits_grow_with_the_run_but_not_when_drawn_by_speed() -> None:
+    short = Setting(nodes=30, speeds=(10, 3, 1), staleness_s=0.0, length_tail=3.0, requests=50)
+    grown = {
+        name: study.outcomes(replace(short, requests=200), name, 0)["wait_mean_s"]
+        / study.outcomes(short, name, 0)["wait_mean_s"]
+        for name in ("two-choices", "two-choices-by-speed")
+    }
+    assert grown["two-choices"] > 3
+    assert grown["two-choices-by-speed"] < 1.5
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (29, 2.0452)])
+def test_quantiles_of_students_t_are_those_of_the_tables(degrees: int, expected: float) -> None:
+    assert study.t_quantile(0.975, degrees) == pytest.approx(expected, abs=1e-4)
+
+
+def test_intervals_are_students_and_ratios_are_paired() -> None:
+    found = study.mean_interval([1.0, 2.0, 3.0])
+    assert found["mean"] == 2.0
+    assert found["high"] - 2.0 == pytest.approx(2.0 - found["low"]) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
+    always_double = study.ratio_interval([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])
+    assert always_double == pytest.approx({"ratio": 2.0, "low": 2.0, "high": 2.0})
+
+
+def interval(ratio: float, low: float, high: float) -> dict[str, float]:
+    return {"ratio": ratio, "low": low, "high": high}
+
+
+def make_cell(value: Any, balancer: str, ratio: float = 1.0, spread: float = 0.1, p99: float = 8.0) -> dict[str, Any]:
+    around = {"mean": p99, "low": p99 - 1, "high": p99 + 1}
+    against = interval(ratio, ratio * (1 - spread), ratio * (1 + spread))
+    return {
+        "value": value,
+        "balancer": balancer,
+        "samples": {"slowdown_p99": [p99, p99]},
+        "outcomes": {
+            "slowdown_p99": around,
+            "time_p99_s": around,
+            "herd_share": {"mean": 0.3, "low": 0.2, "high": 0.4},
+        },
+        "against": {"slowdown_p99": against, "time_mean_s": against, "time_p99_s": against},
+    }
+
+
+def make_sweep(factor: str, *cells: dict[str, Any]) -> dict[str, Any]:
+    setting = {**study._plain(Setting()), "staleness_s": 5.0}
+    return {"factor": factor, "seeds": 2, "setting": setting, "cells": list(cells)}
+
+
+def make_sweeps() -> list[dict[str, Any]]:
+    two, least = "two-choices", "least-tokens"
+    return [
+        make_sweep(
+            "staleness_s",
+            make_cell(0.0, two),
+            make_cell(0.0, least, 0.5),
+            make_cell(5.0, two),
+            make_cell(5.0, least, 1.7),
+        ),
+        make_sweep(
+            "speeds",
+            make_cell([3, 2, 1], two),
+            make_cell([3, 2, 1], "two-choices-by-speed", 0.95),
+            make_cell([10, 3, 1], two),
+            make_cell([10, 3, 1], "two-choices-by-speed", 0.2),
+            make_cell([10, 3, 1], "round-robin", 1.05),
+        ),
+        make_sweep("knows", make_cell("limit", two), make_cell("length", two, p99=16.0)),
+        make_sweep("nodes", make_cell(3, two, p99=9.0), make_cell(3000, two), make_cell(30, least, 0.4)),
+    ]
+
+
+def test_findings_own_where_two_choices_are_not_the_best_and_where_nothing_was_shown() -> None:
+    sweeps = make_sweeps()
+    sweeps[3]["cells"] = sweeps[3]["cells"][:2]
+    base, herds, better, nothing, by_speed, told, growth = study.findings(sweeps)
+    assert base == (
+        "Simulated, 30 nodes, speeds 3:2:1, 4 slots a node, 10 coordinators, heartbeats every 5 s, load 0.8: with "
+        "two-choices 99 of 100 answers take at most 8.0 times as long as alone on the fastest node (95 % interval 7.0 "
+        "to 9.0, 2 seeds); as multiples of that: least-tokens 1.70 (1.53 to 1.87)."
+    )
+    assert herds == "Of the requests that come in 5 s the node with most gets, with two-choices 30%, least-tokens 30%."
+    assert better == (
+        "Better than two-choices, as multiples of its p99: with fresh loads least-tokens 0.50 (0.45 to 0.55)."
+    )
+    assert nothing == ("No difference from two-choices was shown: with speeds 10:3:1 round-robin 1.05 (0.95 to 1.16).")
+    assert by_speed == (
+        "Drawn by speed and not evenly, two choices have, with speeds 3:2:1: 0.95 (0.85 to 1.04) times the p99 and "
+        "0.95 (0.85 to 1.04) times the mean time; with speeds 10:3:1: 0.20 (0.18 to 0.22) times the p99 and "
+        "0.20 (0.18 to 0.22) times the mean time (drawn evenly they cannot carry more than load 0.65)."
+    )
+    assert told.endswith("of the p99 of slowdown: length 2.00 (2.00 to 2.00).")
+    assert growth == "The p99 of slowdown with 3 and with 3,000 nodes: two-choices 9.0 and 8.0."
+
+
+def test_what_all_sweeps_share_is_told_once() -> None:
+    sweeps = make_sweeps()
+    sweeps[0]["cells"][3] = make_cell(5.0, "least-tokens", 0.4)
+    sweeps[3]["cells"] = [make_cell(30, "two-choices"), make_cell(30, "least-tokens", 0.4)]
+    assert study.findings(sweeps)[2].count("least-tokens") == 2  # fresh loads, and the setting of all sweeps
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(0.5, "better"), (0.95, "no difference shown"), (1.05, "no difference shown"), (2.0, "worse")],
+)
+def test_a_verdict_needs_an_interval_that_leaves_out_1(ratio: float, verdict: str) -> None:
+    assert study.verdict(make_cell(5.0, "least-tokens", ratio)) == verdict
+    assert study.verdict(make_cell(5.0, "two-choices", ratio)) == ""
+
+
+def test_a_sweep_is_plain_values_with_a_cell_for_each_value_and_balancer() -> None:
+    lines: list[tuple[str, int, int]] = []
+    found = study.sweep(
+        SMALL, "speeds", [[1], [3, 1]], ["two-choices", "round-robin"], 2, lambda *line: lines.append(line)
+    )
+    plain = json.loads(json.dumps(found, allow_nan=False))
+    assert plain == found
+    assert [(cell["value"], cell["balancer"]) for cell in plain["cells"]] == [
+        ([1], "two-choices"),
+        ([1], "round-robin"),
+        ([3, 1], "two-choices"),
+        ([3, 1], "round-robin"),
+    ]
+    assert lines[0] == ("equal speeds, two-choices", 0, 4) and lines[-1] == ("speeds 3:1, round-robin", 3, 4)
+    cell = study.find(plain, [3, 1], "round-robin")
+    runs = [measure(simulate(replace(SMALL, speeds=(3, 1)), "round-robin", seed), SMALL) for seed in range(2)]
+    assert cell["samples"]["time_p99_s"] == [run["time_p99_s"] for run in runs]
+    rows = study.cell_rows(plain)
+    assert [row["speeds"] for row in rows] == ["1", "1", "3:1", "3:1"]
+    assert rows[0]["ratio"] == 1.0 and rows[0]["verdict"] == ""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Setting(nodes=0), "nodes is 0: it must be at least 1"),
+        (lambda: Setting(speeds=()), r"speeds are \(\)"),
+        (lambda: Setting(load=1.0), "load is 1.0: it must lie between 0 and 1"),
+        (lambda: Setting(staleness_s=-1.0), "staleness_s is -1.0"),
+        (lambda: Setting(length_tail=1.0), "length_tail is 1.0"),
+        (lambda: Setting(knows="lenght"), "unknown knows 'lenght': did you mean 'length'"),
+        (lambda: simulate(SMALL, "least-token", 0), "unknown balancer 'least-token': did you mean 'least-tokens'"),
+        (lambda: study.sweep(SMALL, "loads", [0.5], ["two-choices"], 2), "unknown factor 'loads': did you mean 'load'"),
+        (lambda: study.sweep(SMALL, "load", [0.5], ["round-robin"], 2), "unknown balancer 'two-choices'"),
+        (lambda: study.sweep(SMALL, "load", [0.5], ["two-choices"], 1), "seeds is 1"),
+        (lambda: study.find(make_sweeps()[0], 5.0, "round-robin"), "round-robin was not run with heartbeats every 5 s"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_every_balancer_of_the_package_has_a_look_of_its_own() -> None:
+    assert set(study.LOOKS) == set(RULES) > set(BALANCERS)
+    assert len(set(study.LOOKS.values())) == len(RULES)
+
+
+def test_curves_name_their_units_and_have_a_line_for_each_balancer() -> None:
+    figure = study.curves(make_sweeps()[0])
+    times, slowdowns = figure.axes
+    assert times.get_ylabel() == "p99 of time (s)" and slowdowns.get_xlabel() == "time between heartbeats (s)"
+    assert [tick.get_text() for tick in slowdowns.get_xticklabels()] == ["0", "5"]
+    assert times.get_legend_handles_labels()[1] == ["two-choices", "least-tokens"]
+    pyplot.close(figure)
+
+
+def test_the_picture_of_herds_shows_every_request_of_whole_windows() -> None:
+    figure = study.herds(SMALL)
+    shown = [int(image.get_array().sum()) for axes in figure.axes for image in axes.images]
+    counts = [window_counts(simulate(SMALL, name, 0), SMALL) for name in study.HERDS_SHOWN]
+    assert shown == [int(each.sum()) for each in counts]
+    pyplot.close(figure)
