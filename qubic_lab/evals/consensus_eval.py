@@ -1,0 +1,340 @@
+"""Does voting make a model's answers better, for which types of questions, and for how many tokens?
+
+Questions with computed answers are asked many times (`recording`), and everything else follows from what was recorded.
+Choices (a curve of confidence, a rule, a k for equal tokens) are made on one half of the questions and judged on the
+other.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from qubic_lab.consensus.confidence import (
+    FEWEST_QUESTIONS,
+    ConfidenceReport,
+    Observation,
+    Signals,
+    calibrate,
+    judge_confidence,
+    save_calibration,
+)
+from qubic_lab.consensus.dependence import ErrorCorrelation, PastVote, effective_votes, error_correlation
+from qubic_lab.consensus.voting import Ballot, decide
+from qubic_lab.errors import InputError, check_range
+from qubic_lab.evals.diversity import Diversity, diversity
+from qubic_lab.evals.graded import MOST_GRADED, graded_questions
+from qubic_lab.evals.paired import McNemar
+from qubic_lab.evals.questions import Question, committed_by_kind
+from qubic_lab.evals.recorded import Recorded, halves
+from qubic_lab.evals.recording import Asking, Progress, record_answers
+from qubic_lab.evals.self_consistency import (
+    ALL,
+    KS,
+    AgreeingWrong,
+    EqualTokens,
+    Gain,
+    Point,
+    agreeing_wrong,
+    best_rule,
+    curve,
+    equal_tokens,
+    gains,
+    votes_against_greedy,
+)
+from qubic_lab.model.checkpoint import model_hash
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig, resolve_config
+from qubic_lab.provenance import machine, source_commit
+from qubic_lab.settings import cache_folder
+
+RULE, FALLBACK = "majority", "plurality"
+"""As the service decides by default."""
+ANY = "any"
+"""The type of question of a calibration for all types together."""
+FEWEST_ASKED = 6
+"""Questions with references: each half must have one of each of the three types."""
+SLOTS = 32
+"""That decode together: the samples of two questions of 16."""
+
+
+@dataclass(frozen=True)
+class ConsensusPlan:
+    """What is asked of which model.
+
+    Attributes:
+        model: alias, hub id, folder or GGUF file.
+        questions: with computed answers (`graded_questions`), of three types in turns.
+        creative: so many of the project's creative questions; they have no right answer.
+        k: ballots of the vote that is studied.
+        asking: how each question is asked.
+        dtype: `fp32`, `bf16` or `fp16`.
+        threads: compute threads; None: as many as there are cores.
+        seed: of the questions, the halves and the intervals.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+
+    model: str = "smollm2"
+    questions: int = 45
+    creative: int = 3
+    k: int = 5
+    asking: Asking = field(default_factory=Asking)
+    dtype: str = "bf16"
+    threads: int | None = 1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_range("questions", self.questions, FEWEST_ASKED, MOST_GRADED)
+        check_range("creative questions", self.creative, 0, len(committed_by_kind("creative")))
+        check_range(f"k, with {self.asking.samples} samples,", self.k, 1, self.asking.samples)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration made on the development half, and its confidences on the held-out half; `file` if it was saved."""
+
+    question_type: str
+    development: int
+    method: str
+    signals: tuple[str, ...]
+    report: ConfidenceReport
+    file: str | None
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What follows from recorded answers; by type of question, and for all together under `all`.
+
+    Attributes:
+        k: ballots of the vote.
+        questions: with references.
+        tokens: mean of one sample.
+        curve: every method at every k, against the tokens it takes.
+        gains: the vote of k less one sample (pass@1).
+        weighted_gains: the same of the vote weighted by the mean token's probability.
+        greedy_gains: the vote of k less the greedy answer.
+        against_greedy: the exact McNemar test of that, for one vote: that of the first k samples.
+        equal_tokens: a vote against one longer greedy answer, held-out half.
+        best_rule: to choose one of k answers by its length or a signal, the best on the development half.
+        rule_gain: the vote less that rule, held-out half.
+        agreeing_wrong: wrong answers that agree.
+        correlation: of samples' errors; None where nothing can be said.
+        effective_votes: what k samples are worth by it.
+        held_out: votes of the held-out half with a leader, on which confidences are judged.
+        undecided: those without: no sample has a final answer.
+        vote_share: the vote's share taken as its confidence, held-out half.
+        calibrated: confidences by calibrations, held-out half.
+        uncalibrated: types with too few questions for a calibration.
+        diversity: of creative answers, without any claim that they are good; None where none were asked.
+    """
+
+    k: int
+    questions: int
+    tokens: float
+    curve: tuple[Point, ...]
+    gains: dict[str, Gain]
+    weighted_gains: dict[str, Gain]
+    greedy_gains: dict[str, Gain]
+    against_greedy: dict[str, McNemar]
+    equal_tokens: EqualTokens
+    best_rule: str
+    rule_gain: Gain
+    agreeing_wrong: AgreeingWrong
+    correlation: ErrorCorrelation | None
+    effective_votes: float | None
+    held_out: int
+    undecided: int
+    vote_share: ConfidenceReport | None
+    calibrated: tuple[Calibrated, ...]
+    uncalibrated: tuple[str, ...]
+    diversity: Diversity | None
+
+
+@dataclass(frozen=True)
+class ConsensusEvaluation:
+    """The votes, and what they were asked of and how."""
+
+    plan: ConsensusPlan
+    votes: Votes
+    model: str
+    model_hash: str
+    meaningless: bool
+    device: str
+    threads: int
+    machine: str
+    commit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def evaluate_consensus(
+    plan: ConsensusPlan,
+    progress: Progress | None = None,
+    *,
+    keep: bool = False,
+    calibrations: Path | None = None,
+) -> ConsensusEvaluation:
+    """Ask a model, on one rank, and evaluate its votes.
+
+    Args:
+        plan: what is asked of which model.
+        progress: called after each question.
+        keep: whether answers are kept in the cache folder as they come, so that the same plan with the same code goes
+            on where it was stopped.
+        calibrations: a folder for the calibrations, one file for each type of question; None: they are not saved.
+
+    Raises:
+        InputError: a value is out of its range, or the model cannot be found.
+        QubicLabError: whatever the pipeline raises.
+    """
+    config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=SLOTS)
+    resolved = resolve_config(config)
+    questions = (*graded_questions(plan.questions, plan.seed), *committed_by_kind("creative")[: plan.creative])
+    hashed, commit = model_hash(resolved.folder), str(source_commit())
+    file = _answers_file(hashed, commit, plan, questions) if keep else None
+    with Pipeline.launch(config) as pipeline:
+        rows = record_answers(pipeline, questions, plan.asking, file, progress)
+    return ConsensusEvaluation(
+        plan=plan,
+        votes=evaluate_votes(rows, plan.k, hashed, plan.seed, calibrations),
+        model=resolved.model,
+        model_hash=hashed,
+        meaningless=resolved.meaningless,
+        device=resolved.device,
+        threads=resolved.threads,
+        machine=str(machine()),
+        commit=commit,
+    )
+
+
+def evaluate_votes(
+    rows: Sequence[Recorded], k: int, model: str = "", seed: int = 0, calibrations: Path | None = None
+) -> Votes:
+    """Evaluate recorded answers; rows without a reference count as creative ones.
+
+    Args:
+        rows: with at least k samples each, and one factor of longer greedy answers.
+        k: ballots of the vote.
+        model: the hash of the model, for its calibrations.
+        seed: of the halves and the intervals.
+        calibrations: a folder to save them in, or None.
+
+    Raises:
+        InputError: too few questions, samples, or no longer greedy answers.
+    """
+    judged = [row for row in rows if row.is_judged]
+    creative = [row for row in rows if not row.is_judged]
+    development, held_out = halves(judged, seed)
+    if not development:
+        raise InputError(f"{len(judged)} questions with references: give two of a type at least, one for each half")
+    ks = sorted({k, *(each for each in KS if each <= min(len(row.samples) for row in judged))})
+    points = curve(judged, ks, seed)
+    rule = best_rule(development, k)
+    correlation = error_correlation(_history(judged), seed=seed)
+    votes = [each for row in held_out if (each := observe(row, k))]
+    right = [vote.right for vote in votes]
+    calibrated, uncalibrated = _calibrations(development, held_out, k, model, seed, calibrations)
+    return Votes(
+        k=k,
+        questions=len(judged),
+        tokens=next(point.tokens for point in points if point.method == "pass@1"),
+        curve=points,
+        gains=gains(judged, k, seed=seed),
+        weighted_gains=gains(judged, k, "weighted", seed=seed),
+        greedy_gains=gains(judged, k, "majority", "greedy", seed),
+        against_greedy=votes_against_greedy(judged, k),
+        equal_tokens=equal_tokens(development, held_out, judged[0].longer[0][0], ks, seed=seed),
+        best_rule=rule,
+        rule_gain=gains(held_out, k, "majority", rule, seed)[ALL],
+        agreeing_wrong=agreeing_wrong(judged, seed=seed),
+        correlation=correlation,
+        effective_votes=effective_votes([1.0] * k, correlation.rho) if correlation else None,
+        held_out=len(votes),
+        undecided=len(held_out) - len(votes),
+        vote_share=judge_confidence([vote.signals.vote_share for vote in votes], right, seed=seed) if votes else None,
+        calibrated=calibrated,
+        uncalibrated=uncalibrated,
+        diversity=diversity(creative, seed) if creative else None,
+    )
+
+
+def observe(row: Recorded, k: int) -> Observation | None:
+    """Return what the vote of a question's first k samples shows, as the service would see it; None: nobody leads.
+
+    Similarity is left out: the service may know it with embeddings, and it would be another signal then.
+    """
+    samples = row.samples[:k]
+    decision = decide([Ballot(f"{n:02}", each.group) for n, each in enumerate(samples)], RULE, FALLBACK)
+    if not decision.standings:
+        return None
+    members = [samples[int(voter)] for voter in decision.standings[0].voters]
+    logprobs = [dict(each.signals).get("mean_logprob") for each in members]
+    known = [each for each in logprobs if each is not None]
+    signals = Signals.of(
+        decision,
+        mean_logprob=fmean(known) if len(known) == len(members) else None,
+        tokens=fmean(each.tokens for each in members),
+    )
+    return Observation(row.id, signals, bool(members[0].right))
+
+
+def _calibrations(
+    development: Sequence[Recorded],
+    held_out: Sequence[Recorded],
+    k: int,
+    model: str,
+    seed: int,
+    folder: Path | None,
+) -> tuple[tuple[Calibrated, ...], tuple[str, ...]]:
+    """Calibrate all types together and each that has enough questions; also return those that have not."""
+    made_utc = datetime.now(UTC).isoformat()
+    done, missing = [], []
+    for kind in (ANY, *sorted({row.kind for row in development})):
+        ours, theirs = (
+            [each for row in rows if kind in (ANY, row.kind) and (each := observe(row, k))]
+            for rows in (development, held_out)
+        )
+        if len(ours) < FEWEST_QUESTIONS or not theirs:
+            missing.append(kind)
+            continue
+        calibration = calibrate(ours, model, kind, made_utc)
+        file = None if folder is None else folder / f"{kind}-{k}-{model[:12]}.json"
+        if file:
+            save_calibration(calibration, file)
+        probabilities = calibration.probabilities([each.signals for each in theirs])
+        done.append(
+            Calibrated(
+                question_type=kind,
+                development=len(ours),
+                method=calibration.method,
+                signals=calibration.signals,
+                report=judge_confidence(probabilities, [each.right for each in theirs], seed=seed),
+                file=str(file) if file else None,
+            )
+        )
+    return tuple(done), tuple(missing)
+
+
+def _history(rows: Sequence[Recorded]) -> list[PastVote]:
+    """Return all samples as votes; one without a final answer is in a group of its own, as it agrees with nobody."""
+    return [
+        PastVote(row.id, f"{number:02}", -1 - number if each.group is None else each.group, bool(each.right))
+        for row in rows
+        for number, each in enumerate(row.samples)
+    ]
+
+
+def _answers_file(model: str, commit: str, plan: ConsensusPlan, questions: Sequence[Question]) -> Path:
+    """Return the file for the answers of this model, plan, questions and code."""
+    asked = [(each.id, each.question) for each in questions]
+    decides = [model, commit, plan.dtype, plan.threads, asdict(plan.asking), asked]
+    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    return cache_folder("answers") / f"{key}.jsonl"

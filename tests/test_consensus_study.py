@@ -1,0 +1,204 @@
+"""Answers are recorded once and go on after a stop; votes of them are evaluated, told and drawn."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from qubic_lab.cli.main import run
+from qubic_lab.consensus.confidence import load_calibration
+from qubic_lab.errors import InputError
+from qubic_lab.evals.consensus_eval import ConsensusPlan, Votes, evaluate_votes, observe
+from qubic_lab.evals.graded import graded_questions
+from qubic_lab.evals.questions import Question
+from qubic_lab.evals.recorded import Recorded, Sample, read_recorded
+from qubic_lab.evals.recording import Asking, read_answers, record_answers
+from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.studies import consensus_evaluation as study
+
+ASKING = Asking(samples=3, max_new_tokens=4, factor=2)
+QUESTIONS = (*graded_questions(6, seed=1), Question("tale-1", "Tell a tale of a fox.", "", "creative"))
+MODEL = "5" * 64
+
+
+@pytest.fixture
+def asked(one_rank: Pipeline, tiny: Path) -> Pipeline:
+    one_rank.configure(PipelineConfig(str(tiny), 1, dtype="fp32", threads=1, slots=6))
+    return one_rank
+
+
+def said(right: bool, wrong: str, logprob: float, tokens: int = 8) -> Sample:
+    text = "The answer is 7." if right else f"The answer is {wrong}."
+    return Sample(text, tokens, weight=0.5, signals=(("mean_logprob", logprob),))
+
+
+def answered(number: int, share: float, kind: str, wrong: str = "12") -> Recorded:
+    """A question whose five samples say 7, which is right, with a probability, and else one of the wrong numbers."""
+    random = Random(f"{number} {kind}")
+    drawn = [said(random.random() < share, random.choice(wrong), random.uniform(-2, -0.1)) for _ in range(5)]
+    greedy = said(random.random() < share, "3", -0.1)
+    row = Recorded(f"{kind}-{number}", kind, "What is 3 + 4?", "7", greedy, tuple(drawn), ((5, greedy),))
+    return read_answers(Question(row.id, row.question, "7", kind), row)
+
+
+def rows_of(share: float, count: int, spread: float = 0.25, wrong: str = "12") -> list[Recorded]:
+    """Questions of two types, every other one easier by twice the spread: so a share of votes tells something."""
+    return [
+        answered(number, share + (spread if number % 2 else -spread), kind, wrong)
+        for kind in ("factual", "technical")
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def many() -> Votes:
+    return evaluate_votes(rows_of(0.65, 110), 5, MODEL)
+
+
+def test_recorded_answers_are_those_of_the_pipeline(asked: Pipeline):
+    rows = record_answers(asked, QUESTIONS, ASKING)
+    assert [row.id for row in rows] == [question.id for question in QUESTIONS]
+    alone = asked.generate(QUESTIONS[1].question, max_new_tokens=4)
+    assert (rows[1].greedy.text, rows[1].greedy.tokens) == (alone.text, len(alone.token_ids))
+    longer = asked.generate(QUESTIONS[1].question, max_new_tokens=8)
+    assert [(factor, each.text) for factor, each in rows[1].longer] == [(2, longer.text)]
+    again = asked.samples(QUESTIONS[1].question, 3, max_new_tokens=4, temperature=0.7, seed=ASKING.sampled(1).seed)
+    assert [each.text for each in rows[1].samples] == [each.text for each in again]
+    assert all(0 < each.weight < 1 and dict(each.signals)["mean_logprob"] < 0 for each in rows[1].samples)
+    assert [row.is_judged for row in rows] == [True] * 6 + [False]
+
+
+def test_a_stopped_recording_goes_on_and_asks_nothing_twice(asked: Pipeline, tmp_path: Path):
+    whole = record_answers(asked, QUESTIONS, ASKING)
+    file = tmp_path / "deeper" / "answers.jsonl"
+    record_answers(asked, QUESTIONS[:2], ASKING, file)
+    with file.open("a") as out:
+        out.write('{"id": "killed in the mid')
+    told: list[tuple[int, int]] = []
+    rows = record_answers(asked, QUESTIONS, ASKING, file, lambda _, done, total: told.append((done, total)))
+    assert rows == whole
+    assert told == [(done, 7) for done in range(3, 8)]
+    assert {row.id for row in read_recorded(file)} == {question.id for question in QUESTIONS}
+    assert record_answers(asked, QUESTIONS, ASKING, file, lambda *_: pytest.fail("nothing is left to ask")) == whole
+
+
+def test_a_file_of_something_else_is_an_error(asked: Pipeline, tmp_path: Path):
+    file = tmp_path / "answers.jsonl"
+    record_answers(asked, QUESTIONS[:1], ASKING, file)
+    other = replace(QUESTIONS[0], question="What is 1 + 1?")
+    with pytest.raises(InputError, match="holds an answer to 'sums-001', which is not asked so: give another file"):
+        record_answers(asked, [other], ASKING, file)
+    with pytest.raises(InputError, match="holds 3 samples of 'sums-001'"):
+        record_answers(asked, QUESTIONS[:1], replace(ASKING, samples=2), file)
+    with pytest.raises(InputError, match="samples is 7, but there are 6 slots"):
+        record_answers(asked, QUESTIONS[:1], replace(ASKING, samples=7))
+
+
+def test_answers_are_judged_and_grouped_by_what_they_say():
+    texts = ("It is 7.", "7", "The answer is 8.", "", "3 + 4 = 7")
+    samples = tuple(Sample(text, 4) for text in texts)
+    row = Recorded("sum", "analytical", "What is 3 + 4?", "", samples[2], samples)
+    read = read_answers(Question("sum", "What is 3 + 4?", "7", "analytical"), row)
+    assert [each.right for each in read.samples] == [True, True, False, False, True]
+    assert [each.group for each in read.samples] == [0, 0, 1, None, 0]
+    assert (read.greedy.right, read.reference) == (False, "7")
+
+
+def test_a_vote_shows_what_the_service_sees():
+    row = answered(0, 1.0, "factual")
+    seen = observe(row, 3)
+    assert seen is not None
+    assert (seen.signals.ballots, seen.signals.vote_share, seen.signals.margin) == (3, 1.0, 1.0)
+    assert seen.signals.tokens == 8
+    assert seen.right
+    assert observe(replace(row, samples=tuple(replace(each, group=None) for each in row.samples)), 3) is None
+
+
+def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: Votes):
+    assert many.questions == 220
+    assert many.gains["all"].difference.low > 0
+    assert set(many.gains) == set(many.against_greedy) == {"all", "factual", "technical"}
+    points = {(point.method, point.k): point.right.value for point in many.curve}
+    assert many.greedy_gains["all"].difference.value == pytest.approx(points["majority", 5] - points["greedy", 1])
+    assert study.verdict(asdict(many.gains["all"].difference)) == "better"
+    bad = evaluate_votes(rows_of(0.25, 40, spread=0.0, wrong="1"), 5)
+    assert bad.gains["all"].difference.high < 0
+    assert study.verdict(asdict(bad.gains["all"].difference)) == "worse"
+    assert bad.agreeing_wrong.examples
+
+
+def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path: Path):
+    votes = evaluate_votes(rows_of(0.65, 110), 5, MODEL, calibrations=tmp_path)
+    assert [each.question_type for each in votes.calibrated] == ["any", "factual", "technical"]
+    assert (votes.held_out, votes.calibrated[0].report.items, votes.calibrated[0].development) == (110, 110, 110)
+    saved = {path.name: load_calibration(path) for path in tmp_path.iterdir()}
+    assert set(saved) == {f"{kind}-5-{MODEL[:12]}.json" for kind in ("any", "factual", "technical")}
+    assert saved[f"any-5-{MODEL[:12]}.json"].ballots == (5,)
+    few = evaluate_votes(rows_of(0.65, 20), 5, MODEL, calibrations=tmp_path / "none")
+    assert (few.calibrated, few.uncalibrated) == ((), ("any", "factual", "technical"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_was_found_is_told_with_its_interval_and_drawn(many: Votes):
+    result = {"model": "m", "votes": asdict(many)}
+    json.dumps(result, allow_nan=False)
+    sentences = study.findings(result)
+    gain = study.gain_rows(result)[0]
+    assert sentences[0] == (
+        f"A vote of 5 samples of m is right on {gain['vote right']} of 220 questions, one sample on "
+        f"{gain['rival right']}: {gain['difference (points)']} points (95 % interval "
+        f"{gain['95 % interval (points)']}), better; it takes 5 times the 8 tokens."
+    )
+    assert len(study.rival_rows(result)) == 2
+    assert [row["n"] for row in study.confidence_rows(result)] == [110, 110, 55, 55]
+    assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}
+    for draw in (study.tokens_curve, study.gains_by_kind, study.reliability, study.risk_coverage):
+        assert len(draw(result).axes[0].get_lines()) >= 2, draw.__name__
+    assert study.diversity_rows(result) == []
+
+
+def test_without_any_vote_there_is_no_confidence_and_no_crash():
+    nothing = Sample("", 1, right=False)
+    silent = [replace(row, samples=(nothing, nothing)) for row in rows_of(0.5, 4)]
+    votes = evaluate_votes(silent, 2)
+    assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)
+    result = {"model": "m", "votes": asdict(votes)}
+    assert "no difference shown" in study.findings(result)[0]
+    study.reliability(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--voters model --accuracy 0.7", "accuracy is no matter of model voters: leave it out"),
+        ("--voters simulated --temperature 1", "temperature is no matter of simulated voters: leave it out"),
+        ("--voters model --questions 5", "questions is 5"),
+        ("--voters model --samples 3", "k, with 3 samples, is 5"),
+        ("--voters model --temperature 0", "temperature is 0.0: give one above 0, or all samples are copies"),
+        ("--voters nodes", "voters"),
+    ],
+)
+def test_wrong_options_are_one_error(arguments: str, message: str, capsys: pytest.CaptureFixture[str]):
+    assert run(["bench", "consensus", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("shared_ranks")
+def test_the_command_asks_a_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["bench", "consensus", "--voters", "model", "--model", str(tiny), "--questions", "6", "--k", "2"]
+    arguments += ["--new-tokens", "4", "--calibrations", str(tmp_path)]
+    assert run([*arguments, "--json"]) == 0
+    votes = json.loads(capsys.readouterr().out)["votes"]
+    assert (votes["questions"], votes["k"]) == (6, 2)
+    assert votes["uncalibrated"] == ["any", "analytical", "factual", "technical"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "6 questions with references, 2 samples each at temperature 0.7" in shown
+    assert "| oracle" in shown
+
+
+def test_a_plan_needs_as_many_samples_as_ballots():
+    with pytest.raises(InputError, match=r"k, with 5 samples, is 6"):
+        ConsensusPlan(k=6)
