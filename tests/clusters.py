@@ -40,7 +40,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nodes beat, and coordinators look, wait and try again, a few times as often as they do."""
     for name in ("admission.HEARTBEAT_S", "dispatcher.BEAT_S", "dispatcher.LOOK_S", "node._FIRST_PAUSE_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.1)
-    for name in ("dispatcher.TAKE_S", "tasks._BELL_S"):
+    for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._BELL_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.05)
 
 
@@ -230,7 +230,8 @@ async def http(
     """Serve a coordinator's interface at a port of loopback, and yield a client of it."""
     known = accesses
     app = create_app(coordinator, None if known is None else lambda: known, make_limiter(client) if known else None)
-    with socket.socket() as listening:
+    # The protocol is named, since asyncio sends without delay only where it knows that.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
@@ -238,7 +239,7 @@ async def http(
         try:
             await until(lambda: server.started)
             async with httpx2.AsyncClient(
-                base_url=url, timeout=WITHIN_S, trust_env=False, limits=httpx2.Limits(max_connections=None)
+                base_url=url, timeout=None, trust_env=False, limits=httpx2.Limits(max_connections=None)
             ) as connection:
                 yield connection
         finally:
@@ -254,7 +255,7 @@ async def _end_nodes(running: Cluster) -> None:
 
 
 class Process:
-    """A process of the cluster that a test may stop, kill and end; its log is kept for when it fails."""
+    """A process of the cluster that a test may stop, kill and end."""
 
     def __init__(self, folder: Path, name: str, *command: str, **environment: str) -> None:
         self._log = folder / f"{name}.log"
@@ -286,7 +287,8 @@ class Process:
         return await asyncio.to_thread(self._process.wait, WITHIN_S)
 
     def end(self) -> None:
-        """End it, if it has not ended, and all that it started."""
+        """End it, if it has not ended, and all that it started; its log is shown where the test has failed."""
+        print(f"{self._log.name}:", self.log)
         with suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.pid).children(recursive=True):
                 process.kill()

@@ -1,5 +1,6 @@
 """Who may call: nobody beyond loopback without token and certificate; tokens are kept as hashes, each with a rate."""
 
+import socket
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from qubic_lab.api.serve import ServeConfig
 from qubic_lab.cli.main import run as command
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError
+from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import TlsFiles
 
@@ -50,13 +52,15 @@ def test_without_a_known_token_nothing_is_told(
                 (bearer("é"), "the token is not known"),
                 ({"Authorization": f"Basic {token}"}, "the token is not known"),
             ):
-                for path in ("/health", "/metrics", "/docs", "/api/cluster/nodes", "/api/nothing"):
+                for path in ("/health", "/api/nothing"):
                     response = await ask.get(path, headers={k: v.encode("latin-1") for k, v in headers.items()})
                     assert response.status_code == 401
                     assert response.headers["www-authenticate"] == "Bearer"
                     assert response.headers["content-type"] == "application/problem+json"
                     assert detail in response.json()["detail"]
                 assert (await ask.post(ASK, json=QUESTION, headers=bearer("x"))).status_code == 401
+            for path in ("/docs", "/openapi.json", "/metrics", "/ready", "/api/cluster/nodes"):
+                assert (await ask.get(path)).status_code == 401
             assert (await running.coordinator.counts()).submitted == 0
             assert (await ask.get("/health", headers=bearer(token))).status_code == 200
             assert (await ask.get("/health", headers={"Authorization": f"bearer  {token}"})).status_code == 200
@@ -208,6 +212,24 @@ def test_on_loopback_nothing_is_asked_for(listen: str) -> None:
     assert (config.url, config.port) == (f"http://{listen}", 5000)
     with pytest.raises(InputError, match="not understood"):
         ServeConfig(listen.rpartition(":")[0])
+
+
+@pytest.mark.parametrize("used", ["--listen", "--nodes"])
+def test_a_coordinator_whose_port_is_used_says_so(
+    used: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("API_TOKENS", "REDIS_URL", "TLS_CERTIFICATE", "TLS_KEY", "TLS_AUTHORITY"):
+        monkeypatch.setenv(f"QUBIC_LAB_{name}", "")
+    monkeypatch.setenv("QUBIC_LAB_CACHE", str(tmp_path))
+    settings.cache_clear()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        addresses = {"--listen": "127.0.0.1:0", "--nodes": "127.0.0.1:0"} | {used: address}
+        assert command(["coordinator", *(part for option in addresses.items() for part in option)]) == 2
+    settings.cache_clear()
+    assert f"error: cannot listen at {address}: another process holds it" in capsys.readouterr().err
 
 
 def test_tokens_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

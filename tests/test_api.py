@@ -411,7 +411,9 @@ def test_health_readiness_metrics_and_description(client: redis.Redis, tmp_path:
     run(test())
 
 
-def test_readiness_without_redis(tmp_path: Path) -> None:
+def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubic_lab.cluster.registry.PATIENCE_S", 0.1)
+
     async def test() -> None:
         with ExitStack() as up:
             server = up.enter_context(RedisServer(tmp_path / "redis"))

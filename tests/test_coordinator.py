@@ -80,7 +80,7 @@ def test_tasks_do_not_wait_for_one_another(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
-        node = Fragile(seconds=0.5, slots=8)
+        node = Fragile(seconds=0.3, slots=8)
         async with cluster(client, tmp_path, nodes={"a": node}) as running:
             monkeypatch.setattr("qubic_lab.cluster.dispatcher.LOOK_S", 600.0)  # only what happens wakes anybody
             tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(12)]
@@ -124,7 +124,7 @@ def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client: redis
     """Though others run beside it at the first two."""
 
     async def test() -> None:
-        nodes = {name: Fragile(seconds=1.0, slots=8) for name in "abcd"}
+        nodes = {name: Fragile(seconds=0.6, slots=8) for name in "abcd"}
         async with cluster(client, tmp_path, nodes={name: nodes[name] for name in "ab"}) as running:
             submit = running.coordinator.submit
             innocent = [await submit(request(seed=100 * n)) for n in range(4)]
@@ -182,7 +182,7 @@ def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis
         async with cluster(client, tmp_path, nodes={"a": full}) as running:
             task_id = await running.coordinator.submit(request())
             await until(lambda: full.asked >= 4)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             assert full.asked < 15  # asked again now and then, not all the time
             assert running.gates("a") == {None}
             await running.start_node("b", Fragile())
@@ -194,11 +194,11 @@ def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis
 
 def test_a_task_waits_for_a_node_longer_than_its_lease(client: redis.Redis, tmp_path: Path) -> None:
     async def test() -> None:
-        limits = QueueLimits(lease_s=0.6, gone_s=0.5, silent_s=0.4)
+        limits = QueueLimits(lease_s=0.4, gone_s=0.35, silent_s=0.3)
         full = Fragile(error=BusyError("its slots are taken"))
         async with cluster(client, tmp_path, nodes={"a": full}, limits=limits) as running:
             task_id = await running.coordinator.submit(request())
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(0.8)
             full.error = None
             assert (await answered(running, task_id)).attempts == 1
             assert (await running.coordinator.counts()).reclaimed == 0
@@ -291,7 +291,7 @@ def test_a_node_whose_ranks_do_not_come_up_says_why_and_takes_nothing(client: re
 
 def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(client: redis.Redis, tmp_path: Path) -> None:
     async def test() -> None:
-        node = Fragile(seconds=0.5)
+        node = Fragile(seconds=0.3)
         async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
             first, second = running.coordinators
             under_way = await first.submit(request())
@@ -300,7 +300,7 @@ def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(client: redis.Red
             await until(lambda: running.gates("a") == {Gate.DRAINING})
             waiting = await second.submit(request())
             await answered(running, under_way)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
             assert node.asked == 1
             await second.drain("a", False)
             await answered(running, waiting)
@@ -349,7 +349,13 @@ def test_nodes_come_back_by_themselves_when_redis_has_lost_all(tmp_path: Path) -
                 shutil.rmtree(server.folder / "appendonlydir")
                 assert server.pid is not None
                 os.kill(server.pid, signal.SIGKILL)
-                await until(lambda: running.gates("a") == running.gates("b") == {"gone"})
+                await until(lambda: server.restarts)
+                registry = running.coordinator.registry
+
+                async def back() -> bool:
+                    return len(await running.coordinator.call(registry.nodes)) == 2
+
+                await until(back)
                 await until(lambda: running.gates("a") == running.gates("b") == {None})
                 await answered(running, await running.coordinator.submit(request()))
                 assert not any(node.done() for node in running.nodes.values())
@@ -360,7 +366,7 @@ def test_nodes_come_back_by_themselves_when_redis_has_lost_all(tmp_path: Path) -
 def test_redis_is_killed_in_mid_answer(tmp_path: Path) -> None:
     async def test() -> None:
         with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
-            nodes = {"a": Fragile(seconds=1.0), "b": Fragile(seconds=1.0)}
+            nodes = {"a": Fragile(seconds=0.6), "b": Fragile(seconds=0.6)}
             async with cluster(client, tmp_path, coordinators=2, nodes=dict(nodes)) as running:
                 tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(8)]
                 await until(lambda: sum(node.running for node in nodes.values()) == 8)
@@ -375,9 +381,58 @@ def test_redis_is_killed_in_mid_answer(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing_later(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        limits = QueueLimits(silent_s=0.5, gone_s=0.6)
+        async with cluster(
+            client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}, limits=limits
+        ) as running:
+            still, other = running.coordinators
+            awake, going_on = still._dispatcher._call, asyncio.Event()
+
+            async def hold(*arguments: Any) -> Any:
+                await going_on.wait()
+                return await awake(*arguments)
+
+            tasks = []
+            while still.working < 2:
+                tasks.append(await other.submit(request(seed=100 * len(tasks))))
+                await asyncio.sleep(0.01)
+            still._dispatcher._call = hold
+            outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(tasks)]
+            twice = [outcome for outcome in outcomes if outcome.attempts == 2]
+            assert {outcome.story[0].partition(": ")[2] for outcome in twice} == {"the dispatcher was gone"}
+            going_on.set()
+            await until(lambda: not still.working)
+            assert count_lost_and_duplicated(tasks, list(other.queue.log())) == (0, 0)
+
+    run(test())
+
+
+def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qubic_lab.cluster.node.SIGN_OF_LIFE_S", 600.0)
+    monkeypatch.setattr("qubic_lab.cluster.dispatcher.SILENT_S", 0.5)
+
+    async def test() -> None:
+        silent = Fragile(seconds=8.0)
+        async with cluster(client, tmp_path, nodes={"a": silent}) as running:
+            task_id = await running.coordinator.submit(request())
+            await until(lambda: running.gates("a") == {Gate.LOST})
+            await running.start_node("b", Fragile())
+            outcome = await answered(running, task_id)
+            assert outcome.story == (f"try 1 by {running.coordinator.name}: node a showed no sign of life for 0.5 s",)
+            await until(lambda: not silent.running)
+
+    run(test())
+
+
 def test_a_coordinator_that_ends_hands_back_what_it_holds(client: redis.Redis, tmp_path: Path) -> None:
     async def test() -> None:
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=1.0, slots=20)}) as running:
+        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}) as running:
             tasks = []
             while running.coordinator.working < 2:
                 tasks.append(await running.coordinator.submit(request(seed=100 * len(tasks))))

@@ -68,9 +68,11 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._lines.aclose()
-            if self._end is not None:
-                await asyncio.shield(self._end())
+            try:
+                await self._lines.aclose()
+            finally:
+                if self._end is not None:
+                    await asyncio.shield(self._end())
 
 
 def _key_of(key: str | None, client: str) -> str | None:

@@ -369,8 +369,9 @@ def _show_dispatch(result: "DispatchResult") -> None:
     loads = [("echo", result.echo), ("echo, bursts", result.burst)]
     if result.real is not None:
         loads.append(("real", result.real))
-    header = ("nodes", "clients", "requests", "errors", "added p50 ms", "p95 (95 % interval)", "p99", "node p50 ms")
-    print_table((*header, "requests/s", "tokens/s"), [(name, *_load_texts(load)) for name, load in loads])
+    counts, added = ("nodes", "clients", "requests", "errors"), ("added p50 ms", "p95 (95 % interval)", "p99")
+    header = ("kind", *counts, *added, "node p50 ms", "requests/s", "tokens/s")
+    print_table(header, [(name, *_load_texts(load)) for name, load in loads])
     typer.echo("")
     for name, load in loads:
         if load.first_error:
@@ -489,9 +490,10 @@ def _show_failover(result: "FailoverResult") -> None:
     print_table(header, streams)
     typer.echo("")
     typer.echo(
-        f"{failures.node} killed at {failures.killed_s:.2f} s, known to be gone at {_moment(result.shut_s)}, started "
-        f"again at {failures.started_s:.2f} s, may be chosen at {_moment(result.open_s)}, chosen at "
-        f"{_moment(result.chosen_s)}; {len(result.left_node)} streams moved, gaps {_gaps(result.node_gaps_s)}"
+        f"{failures.node} killed at {failures.killed_s:.2f} s, noticed by all coordinators at "
+        f"{_moment(result.shut_s)}, started again at {failures.started_s:.2f} s, may be chosen at "
+        f"{_moment(result.open_s)}, chosen at {_moment(result.chosen_s)}; {len(result.left_node)} streams moved, gaps "
+        f"{_gaps(result.node_gaps_s)}"
     )
     if failures.coordinator is not None:
         typer.echo(

@@ -28,6 +28,7 @@ from qubic_lab.cluster.dispatcher import Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
 from qubic_lab.cluster.registry import Registry
 from qubic_lab.cluster.tasks import (
+    FINAL,
     Counts,
     DeadLetter,
     Priority,
@@ -43,8 +44,9 @@ from qubic_lab.wire.channel import SERVER_OPTIONS, listen
 SERVICE = "qubic_lab.cluster.v1.Registry"
 MOST_THREADS = 64
 """Calls of Redis that are under way at once."""
-LOOK_S = 1.0
+LOOK_S = 5.0
 """So often does a follower look for news without a bell, in case one was missed."""
+RETRY_S = 1.0
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,7 +90,7 @@ class Coordinator:
         self._listen = listen
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
         self._dispatcher = Dispatcher(self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call)
-        self._followed: dict[str, set[asyncio.Event]] = {}
+        self._followed: dict[str, dict[asyncio.Event, bool]] = {}  # of each task whom news wakes, or its end alone
         self._ending = threading.Event()
         self.port = 0
         """Where nodes register, while it runs."""
@@ -110,27 +112,31 @@ class Coordinator:
         """
         return await self.call(self.queue.submit, payload_of(request, node), priority, idempotency_key)
 
-    async def follow(self, task_id: str) -> AsyncGenerator[Progress, None]:
+    async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[Progress, None]:
         """Yield a task's progress, from its first token on, as it comes; the last one has the outcome.
+
+        Args:
+            task_id: of the task.
+            whole: yield nothing but all of it, at its end: each look at new tokens costs as much as writing them.
 
         Raises:
             NotFoundError: there is no such task, or its end is no longer kept.
         """
         news = asyncio.Event()
-        self._followed.setdefault(task_id, set()).add(news)
+        self._followed.setdefault(task_id, {})[news] = whole
         after = 0
         try:
             while True:
                 news.clear()
                 progress = await self.call(self.queue.look, task_id, after)
-                after = progress.after
-                if progress.items or progress.outcome:
+                if progress.outcome or (progress.items and not whole):
+                    after = progress.after
                     yield progress
                 if progress.outcome:
                     return
                 await wait_at_most(news, LOOK_S)
         finally:
-            self._followed[task_id].discard(news)
+            del self._followed[task_id][news]
             if not self._followed[task_id]:
                 del self._followed[task_id]
 
@@ -218,14 +224,16 @@ class Coordinator:
                         loop.call_soon_threadsafe(self._hear, ring)
             except QubicLabError as error:
                 logger.warning("%s", error)
-                self._ending.wait(LOOK_S)
+                self._ending.wait(RETRY_S)
 
     def _hear(self, ring: Ring) -> None:
         self._dispatcher.hear(ring)
-        followed = [self._followed.get(ring.task_id, ())] if ring.task_id else self._followed.values()
+        ended = ring.what in FINAL or not ring.task_id
+        followed = [self._followed.get(ring.task_id, {})] if ring.task_id else self._followed.values()
         for events in followed:
-            for event in events:
-                event.set()
+            for event, whole in events.items():
+                if ended or not whole:
+                    event.set()
 
 
 def _ms_of(call: Callable[[], Any]) -> float:

@@ -45,6 +45,8 @@ LOOK_S = 0.5
 """So often is looked for probes that are due; and, with nothing to wake for, for room."""
 WRITE_S = 0.02
 """Tokens of one answer that come within so long of each other are written together."""
+PAUSE_S = 0.1
+"""Between two looks at the registry at least: of many nodes one has always just beaten, and a look reads all."""
 TAKE_S = 0.25
 """One wait for a task; when the dispatcher ends it is waited out."""
 ALONE_S = 30.0
@@ -206,6 +208,7 @@ class Dispatcher:
     async def _look(self) -> None:
         self._news.clear()
         await self.look_at_nodes()
+        await asyncio.sleep(PAUSE_S)
         await wait_at_most(self._news, BEAT_S)
 
     async def _probe_some(self) -> None:
@@ -374,7 +377,7 @@ class Dispatcher:
             raise _Failed(Failure.UNREACHABLE, f"node {node.id}: {error}") from None
         result: dict[str, Any] = {"node": node.id, "model": node.registration.capabilities.model}
         samples = _Samples() if request.samples > 1 else None
-        given = False
+        begun = given = False
         asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request)
         call = cluster_pb2_grpc.NodeStub(channel).Run(asked)
         try:
@@ -383,6 +386,8 @@ class Dispatcher:
                     if response is None:
                         raise _Failed(Failure.LOST, f"node {node.id} showed no sign of life for {SILENT_S:g} s")
                     match response.WhichOneof("event"):
+                        case "alive" if not begun:  # which comes at once; the lease was renewed a moment ago
+                            begun = True
                         case "alive":
                             progress.add()
                         case "done":

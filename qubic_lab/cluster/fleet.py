@@ -5,7 +5,7 @@ No input or output happens here, and no clock is read: times are seconds of one 
 
 import math
 import random
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from qubic_lab.cluster.balance import Balancer, Candidate
@@ -81,7 +81,7 @@ class Fleet:
         """Tell whether any node could take a request."""
         return any(self._may_take(member, now_s) for member in self._members.values())
 
-    def choose(self, now_s: float, avoid: Container[str] = (), alone: bool = False) -> NodeRecord:
+    def choose(self, now_s: float, avoid: Collection[str] = (), alone: bool = False) -> NodeRecord:
         """Return the node that gets the next request: none of `avoid`, unless no other has room.
 
         Args:
@@ -95,9 +95,10 @@ class Fleet:
         candidates = [self._candidate(member, now_s, alone) for member in self._members.values()]
         if alone and not any(each.available for each in candidates):
             self._keep_one(now_s)
-        preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
-        choosable = preferred if any(each.available for each in preferred) else candidates
-        chosen, self.balancer = self.balancer.choose(choosable, self.draw)
+        if avoid:  # else all are preferred, and a copy of each would cost as much as all the rest
+            preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
+            candidates = preferred if any(each.available for each in preferred) else candidates
+        chosen, self.balancer = self.balancer.choose(candidates, self.draw)
         return self._members[chosen].record
 
     def choose_only(self, node: str, now_s: float) -> NodeRecord:

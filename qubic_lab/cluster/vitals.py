@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 
 import psutil
@@ -34,8 +35,11 @@ def _gpu_shares() -> Iterable[tuple[float, float]]:
 
     for index in range(pynvml.nvmlDeviceGetCount()):
         gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        busy = 0.0
+        with suppress(pynvml.NVMLError_NotSupported):  # by parts of a GPU, say
+            busy = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-        yield pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100, memory.used / memory.total
+        yield busy, memory.used / memory.total
 
 
 def _gpu_memories() -> Iterable[int]:

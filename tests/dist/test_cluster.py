@@ -191,6 +191,7 @@ async def all_under_way(running: Cluster, count: int) -> None:
     await asyncio.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_nodes_that_are_stopped_ended_and_killed(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +322,8 @@ async def is_ready(connection: httpx2.AsyncClient) -> bool:
         return False
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [6, 200])
 def test_a_coordinator_is_killed_and_the_other_answers(count: int, tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, connect(server.url) as client, processes() as start:
         run(coordinator_dies(start, client, server.url, tmp_path, count, 2.0))
@@ -401,6 +403,7 @@ def test_ranks_and_nodes_are_killed_in_mid_answer(client: redis.Redis, tiny: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # the model may have to be converted first
 def test_smollm2_says_the_same_at_once_and_in_a_row(client: redis.Redis, tmp_path: Path) -> None:
     asked = [
         {
@@ -417,7 +420,7 @@ def test_smollm2_says_the_same_at_once_and_in_a_row(client: redis.Redis, tmp_pat
         async with cluster(client, tmp_path, served=True) as running:
             for name in ("a", "b"):
                 real_node(start, tmp_path, name, "smollm2", 1)
-            await until(lambda: running.gates("a") == running.gates("b") == {None}, 110.0)
+            await until(lambda: running.gates("a") == running.gates("b") == {None}, 300.0)
             in_a_row = [said(await ask(running.client, question)) for question in asked]
             at_once = await (await ask_all(running.client, asked))
             assert [said(answer) for answer in at_once] == in_a_row

@@ -1,0 +1,136 @@
+"""What many nodes cost: where a core is full, by hand; and that real processes are looked at. No speeds."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qubic_lab.bench import scale
+from qubic_lab.bench.scale import (
+    CallCosts,
+    ProcessCosts,
+    ScaleResult,
+    Spread,
+    bench_scale,
+    find_limit,
+    measure_calls,
+    measure_processes,
+    where_whole,
+)
+from qubic_lab.cli.main import run
+from qubic_lab.cluster.balance import BALANCERS
+from qubic_lab.cluster.redis_server import RedisServer, connect
+
+
+@pytest.mark.parametrize(
+    ("shares", "nodes"),
+    [
+        ([(10, 0.01), (100, 0.1)], 1_000),  # proportional, beyond what was measured
+        ([(10, 0.1), (100, 10.0)], 10**1.5),  # with the square, between two
+        ([(10, 0.001), (100, 0.5), (1_000, 5.0)], 100 * 2.0),  # by the two around it, not by the first two
+        ([(10, 2.0), (100, 20.0)], 5),  # full from the first on
+        ([(10, 0.5), (100, 0.5)], math.inf),
+        ([(10, 0.5), (100, 0.4), (1_000, 0.3)], math.inf),
+    ],
+)
+def test_where_a_core_is_full(shares: list[tuple[int, float]], nodes: float) -> None:
+    assert where_whole(shares) == pytest.approx(nodes)
+
+
+def same(value: float) -> Spread:
+    return Spread(value, value, value)
+
+
+def costs(nodes: int, requests_per_s: Spread, redis_busy: float = 0.3) -> ProcessCosts:
+    return ProcessCosts(
+        nodes=nodes,
+        names=nodes,
+        join_s=0.0,
+        beats_per_s=nodes / 5,
+        coordinator_idle=same(0.1),
+        redis_idle=same(0.1),
+        requests_per_s=requests_per_s,
+        coordinator_busy=same(0.9),
+        redis_busy=same(redis_busy),
+    )
+
+
+def test_nodes_can_be_served_while_they_get_no_more_requests_than_can_be_taken() -> None:
+    # At 10 nodes 100 requests/s can be taken, at 100 only 10, which is what 100 nodes get.
+    levels = [costs(10, same(100.0)), costs(100, Spread(10.0, 8.0, 12.0)), costs(1_000, same(1.0), redis_busy=1.0)]
+    limit = find_limit(levels, 0.1)
+    assert (limit.nodes, limit.beyond, limit.process) == (pytest.approx(100), False, "coordinator")
+    assert 85 < limit.low < 100 < limit.high < 115
+    more = find_limit(levels, 0.01)
+    assert more.nodes == pytest.approx(math.sqrt(100_000))
+    assert (more.process, find_limit(levels, 0.0001).beyond) == ("coordinator", True)
+    assert find_limit(levels, 0.001).process == "redis", "next to 1,000 nodes"
+
+
+def test_calls_are_timed_on_as_many_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "REPEAT", 3)
+    monkeypatch.setattr(scale, "TASKS", 5)
+    with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
+        few, many = measure_calls(client, 2), measure_calls(client, 200)
+    assert many.choose_ms.keys() == set(BALANCERS)
+    for each in (many.nodes_ms, many.update_ms, many.beat_ms, *many.choose_ms.values()):
+        assert 0 < each.low <= each.median <= each.high
+    assert many.nodes_ms.low > few.nodes_ms.low and many.update_ms.low > few.update_ms.low, "a hundred times the nodes"
+    assert many.tasks_per_s > 0 and many.redis_bytes > 200
+
+
+def test_processes_are_looked_at_with_names_and_real_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "REQUESTS", 8)
+    monkeypatch.setattr(scale, "HEARTBEAT_S", 0.1)  # of the names
+    found = measure_processes(nodes=6, services=2, window_s=0.3)
+    assert (found.nodes, found.names) == (6, 4)
+    assert found.beats_per_s > 0 and found.join_s > 0
+    assert 0 < found.requests_per_s.low <= found.requests_per_s.high
+    assert found.coordinator_busy.high > 0
+    for idle in (found.coordinator_idle, found.redis_idle):
+        assert 0 <= idle.low <= idle.median <= idle.high
+
+
+def test_the_command_tells_what_is_at_its_end_first(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    levels = (costs(10, same(100.0)), costs(100, Spread(10.0, 8.0, 12.0)))
+    calls = CallCosts(10, same(1.0), same(0.5), Spread(0.3, 0.2, 0.4), {"round-robin": same(0.1)}, 900.0, 700.0)
+    recorded = ScaleResult((calls,), levels, levels[:1], find_limit(levels, 0.1), 0.1, 5.0, "m", "c")
+    monkeypatch.setattr(scale, "bench_scale", lambda *asked: recorded)
+    assert run(["bench", "scale", "--json"]) == 0
+    plain = json.loads(capfd.readouterr().out)
+    assert plain["limit"]["process"] == "coordinator" and plain["calls"][0]["choose_ms"]["round-robin"]["median"] == 0.1
+    assert run(["bench", "scale", "--real", ""]) == 0
+    one_by_one, processes, said = capfd.readouterr().out.split("\n\n")
+    assert "0.30 (0.20 to 0.40)" in one_by_one and "10.0 (8.0 to 12.0)" in processes
+    assert len(processes.splitlines()) == 2 + 3
+    assert "at 0.1 requests/s a node one coordinator can serve 100 nodes (" in said
+    assert "the first at its end: coordinator" in said
+
+
+@pytest.mark.slow
+def test_bench_scale_measures_all_levels() -> None:
+    result = bench_scale((4, 40), (2,), 0.1, window_s=1.0)
+    assert [each.nodes for each in result.processes] == [each.nodes for each in result.calls] == [4, 40]
+    assert [(each.nodes, each.names) for each in result.check] == [(2, 0)]
+    assert result.limit.low <= result.limit.nodes <= result.limit.high
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--nodes 10", "--nodes is 10: give two numbers at least, rising"),
+        ("--nodes 100,10", "--nodes is 100, 10: give two numbers at least, rising"),
+        ("--nodes 1,10", "--nodes is 1: it must be at least 2"),
+        ("--nodes 10,a", "--nodes is '10,a'"),
+        ("--real 0", "--real is 0"),
+        ("--requests-per-node 0", "--requests-per-node is 0.0: it must be above 0"),
+        ("--window 61", "--window is 61.0: it must be above 0 and at most 60"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(shlex.split(f"bench scale {options}")) == 2
+    assert message in capfd.readouterr().err
