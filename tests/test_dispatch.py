@@ -115,7 +115,7 @@ def test_real_nodes_answer_as_they_do_alone(tiny: Path, monkeypatch: pytest.Monk
     result = bench_dispatch(4, 2, 1, 0.1, 1, real_requests=12, model=str(tiny))
     assert result.real is not None
     assert (result.real.requests, result.real.errors, result.real.first_error) == (12, 0, "")
-    assert result.meaningless and result.real.node_ms is not None and result.real.node_ms.p50 > 0
+    assert result.real.node_ms is not None and result.real.node_ms.p50 > 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
 
 RELOAD_S = 10.0
 """So often is looked whether the certificate's files have changed."""
+SWITCH_S = 0.0005
+"""A thread that has an answer of Redis waits so long at most for the busy loop; Python's own value is 5 ms."""
 STOP_S = 10
 
 logger = logging.getLogger(__name__)
@@ -94,6 +97,7 @@ def serve(config: ServeConfig, coordinator: Coordinator, client: "redis.Redis", 
         ssl_keyfile=config.tls.key if config.tls else None,
     )
     options.load()
+    sys.setswitchinterval(SWITCH_S)
     asyncio.run(_serve(config, options, coordinator))
 
 

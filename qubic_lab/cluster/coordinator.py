@@ -42,7 +42,7 @@ from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, listen
 
 SERVICE = "qubic_lab.cluster.v1.Registry"
-MOST_THREADS = 64
+MOST_THREADS = 16
 """Calls of Redis that are under way at once."""
 LOOK_S = 5.0
 """So often does a follower look for news without a bell, in case one was missed."""
