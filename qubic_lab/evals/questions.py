@@ -3,12 +3,12 @@
 A creative question has no right answer and may leave the reference out.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.evals.json_lines import check_present, read_texts
 
 KINDS = ("factual", "analytical", "technical", "creative")
 SETS = ("general", *KINDS)
@@ -55,16 +55,8 @@ def load_questions(file: Path) -> tuple[Question, ...]:
     Raises:
         InputError: the file is missing or empty, or a line is not of the form above; names file and line.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(
-            f"questions file {file} cannot be read ({reason}): give a file of one JSON object a line"
-        ) from error
-    questions = tuple(_question(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip())
-    if not questions:
-        raise InputError(f"questions file {file} holds no questions: give one JSON object a line")
+    lines = read_texts(file, "questions", _KNOWN, _REQUIRED)
+    questions = tuple(_question(place, texts) for place, texts in lines)
     check_ids(file, questions)
     return questions
 
@@ -82,21 +74,10 @@ def check_ids(file: Path, questions: Iterable[Question]) -> None:
         seen.add(question.id)
 
 
-def _question(line: str, place: str) -> Question:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not valid JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{place} holds a {type(fields).__name__}: an object with {', '.join(_REQUIRED)} is needed")
-    for name, value in fields.items():
-        if name not in _KNOWN:
-            raise InputError(f"{place} has an unknown field {name!r}: {did_you_mean(name, _KNOWN)}")
-        if not isinstance(value, str):
-            raise InputError(f"{place}: {name} is {value!r}: a text is needed")
-    if fields.get("kind") == "creative":
-        fields.setdefault("answer", "")
-    for name in _REQUIRED:
-        if not fields.get(name, "").strip() and not (name == "answer" and fields.get("kind") == "creative"):
-            raise InputError(f"{place} has no {name}")
-    return Question(**fields)
+def _question(place: str, texts: dict[str, str]) -> Question:
+    if texts.get("kind") == "creative":  # no answer is the right one
+        check_present(place, texts, (name for name in _REQUIRED if name != "answer"))
+        texts.setdefault("answer", "")
+    else:
+        check_present(place, texts, _REQUIRED)
+    return Question(**texts)
