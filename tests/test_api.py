@@ -144,7 +144,7 @@ def test_whoever_hangs_up_at_once_leaves_nothing_behind(client: redis.Redis, tmp
                 writer.write("\r\n".join((*lines, "", body)).encode())
                 await writer.drain()
                 writer.close()
-            await until(lambda: ended(running, 4))
+            assert await until(lambda: ended(running, 4))
 
     async def ended(running: Cluster, count: int) -> bool:
         counts = await running.coordinator.counts()
@@ -455,3 +455,11 @@ def test_from_python(client: redis.Redis, tmp_path: Path) -> None:
                     await asyncio.to_thread(lab.call, "DELETE", "/api/cluster/tasks/none")
 
     run(test())
+
+
+def test_a_token_never_leaves_this_host_in_clear_text() -> None:
+    for url in ("http://10.0.0.2:5000", "http://lab.example:5000"):
+        with pytest.raises(InputError, match="in clear text: give https://"):
+            CoordinatorClient(url, token="secret")
+    for url, token in (("http://127.0.0.1:5000", "secret"), ("http://10.0.0.2:5000", None)):
+        CoordinatorClient(url, token=token).close()

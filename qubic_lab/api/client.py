@@ -20,6 +20,7 @@ from qubic_lab.errors import (
     RequestCancelled,
 )
 from qubic_lab.settings import settings
+from qubic_lab.wire.channel import is_loopback
 
 CONNECT_S = 5.0
 _ERRORS: dict[int, type[QubicLabError]] = {
@@ -42,7 +43,11 @@ class CoordinatorClient:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        """Open nothing yet; `token` is by default that of the settings (QUBIC_LAB_API_TOKEN)."""
+        """Open nothing yet; `token` is by default that of the settings (QUBIC_LAB_API_TOKEN).
+
+        Raises:
+            InputError: the URL is none, or would send the token beyond this host in clear text.
+        """
         self.url = (url or settings().coordinator).rstrip("/")
         token = token or settings().api_token
         authority = settings().tls_authority
@@ -56,6 +61,10 @@ class CoordinatorClient:
             )
         except (httpx2.InvalidURL, ValueError) as error:
             raise InputError(f"{self.url!r} is no URL of a coordinator ({error}): give http://HOST:PORT") from error
+        address = self._http.base_url
+        if token and address.scheme == "http" and not is_loopback(address.host):
+            self._http.close()
+            raise InputError(f"{self.url} would send the token in clear text: give https://{address.netloc.decode()}")
 
     def ask(self, prompt: str, *, key: str | None = None, **options: Any) -> Answer:
         """Return the answer to one question.

@@ -1,6 +1,7 @@
 """What commands share: progress and notes on stderr, one JSON object on stdout, lists as options."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from qubic_lab.errors import InputError, QubicLabError
 
 stderr = Console(stderr=True, highlight=False)
+
+
+def show_warnings() -> None:
+    """Let a command that runs for long say on stderr what goes wrong meanwhile; others end with their error."""
+    root = logging.getLogger()
+    root.setLevel(min(root.level, logging.WARNING))
 
 
 def print_json(content: dict[str, Any]) -> None:

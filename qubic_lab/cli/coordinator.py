@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli.console import note
+from qubic_lab.cli.console import note, show_warnings
 from qubic_lab.errors import ModelError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def coordinator(
     from qubic_lab.settings import settings
     from qubic_lab.wire.channel import tls_from_settings
 
+    show_warnings()
     config = ServeConfig(listen, settings().api_tokens, tls_from_settings())
     with open_redis(redis) as client:
         note(f"clients: {config.url}, described at {config.url}/docs; nodes: {nodes}")

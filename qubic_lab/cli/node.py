@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note, split_list, split_numbers
+from qubic_lab.cli.console import note, show_warnings, split_list, split_numbers
 
 if TYPE_CHECKING:
     from qubic_lab.errors import QubicLabError
@@ -46,6 +46,7 @@ def node(
     division = split_numbers("--layers", layers) if layers is not None else None
     pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
     config = NodeConfig(name or default_name(), split_list("--coordinator", coordinator), listen, type, weight)
+    show_warnings()
     note(f"node {config.name} starts {model}; it registers at {coordinator}")
 
     async def run() -> None:
