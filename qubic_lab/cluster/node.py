@@ -199,6 +199,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         Raises:
             QubicLabError: a coordinator refuses this node.
         """
+        told: dict[str, str | None] = {}  # what is wrong with each is said once, not at each try
         for address in cycle(self._config.coordinators):
             channel = open_async_channel(address)
             try:
@@ -206,7 +207,9 @@ class Node(cluster_pb2_grpc.NodeServicer):
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
                     raise error_of(error) from None
-                logger.warning("%s: coordinator %s: %s", self._config.name, address, error.details())
+                level = logging.INFO if told.get(address) == error.details() else logging.WARNING
+                logger.log(level, "%s: coordinator %s: %s; trying on", self._config.name, address, error.details())
+                told[address] = error.details()
             finally:
                 await channel.close()
             await asyncio.sleep(_FIRST_PAUSE_S)
