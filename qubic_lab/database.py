@@ -62,6 +62,15 @@ def open_database(url: str | None = None) -> Engine:
     return engine
 
 
+def check_url() -> None:
+    """Check that the database that is set can be one, without opening it.
+
+    Raises:
+        InputError: no URL, or of another database.
+    """
+    _parse(settings().database_url or _default_url())
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)

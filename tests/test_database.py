@@ -15,8 +15,9 @@ from sqlalchemy import Engine, text
 
 from qubic_lab.consensus.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.consensus.weights import NO_RECORD
-from qubic_lab.database import metadata, open_database
+from qubic_lab.database import check_url, metadata, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.settings import settings
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SUMMARY = VoteSummary("0" * 32, NOON, "nodes", "What is 2 + 2?", "answer", 0.9, False, 3, 60, 1.5)
@@ -148,6 +149,16 @@ def test_other_urls_are_refused_in_one_line(wrong: str) -> None:
     with pytest.raises(InputError) as caught:
         open_database(wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_setting_is_told_without_opening_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUBIC_LAB_DATABASE_URL", "mysql://lab@/x")
+    settings.cache_clear()
+    try:
+        with pytest.raises(InputError, match="'mysql'"):
+            check_url()
+    finally:
+        settings.cache_clear()
 
 
 def test_an_unreachable_server_is_named_without_its_password() -> None:

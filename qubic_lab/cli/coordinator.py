@@ -49,9 +49,10 @@ def make_votes(coordinator: "Coordinator") -> "Votes":
     from qubic_lab.consensus.confidence import load_calibrations
     from qubic_lab.consensus.embeddings import Embedder, model_folder
     from qubic_lab.consensus.history import VoteHistory
-    from qubic_lab.database import open_database
+    from qubic_lab.database import check_url, open_database
     from qubic_lab.settings import settings
 
+    check_url()  # it is opened with the first vote, when it is too late to tell whoever started this
     try:
         model_folder()
         embed = Embedder().embed
