@@ -77,7 +77,12 @@ def test_without_runs_nothing_is_judged_and_every_row_says_why():
     rows = judge({})
     assert {(row.verdict, row.measured, row.run) for row in rows} == {("not measured here", "", None)}
     assert all(row.reason for row in rows)
-    measurable = [*(f"10.{number}" for number in range(4, 8)), *(f"11.{number}" for number in range(1, 9))]
+    measurable = [
+        *(f"10.{number}" for number in range(4, 8)),
+        *(f"11.{number}" for number in range(1, 9)),
+        "12.7",
+        "12.9",
+    ]
     assert [row.id for row in rows if row.measurable] == measurable
     assert row(rows, "11.7").reason == "no finished run of concurrency this week"
     assert row(rows, "10.5").reason == "no finished run of cluster this week"
@@ -337,3 +342,47 @@ def test_all_and_nothing_are_said_only_where_they_are_true():
     assert percent(0.99999) == "99.9\N{NO-BREAK SPACE}%"
     assert difference(0.0) == "0 exactly"
     assert difference(3e-12) == "0.000000000003"
+
+
+def make_votes(low: float = 0.02, questions: int = 300, ece: float = 0.05, **changes: Any) -> dict[str, Any]:
+    def gain(low: float) -> dict[str, Any]:
+        return {"difference": {"value": low + 0.02, "low": low, "high": low + 0.04, "n": questions}}
+
+    report = {"ece": ece, "ece_interval": (0.01, 0.1), "ece_if_calibrated_95": 0.06, "brier": 0.2, "items": 150}
+    votes = {
+        "k": 5,
+        "questions": questions,
+        "gains": {"all": gain(low), "factual": gain(-1.0)},
+        "greedy_gains": {"all": gain(-0.09)},
+        "equal_tokens": {"gain": gain(-0.14)},
+        "calibrated": [
+            {"question_type": "factual", "report": report | {"ece": 0.5}},
+            {"question_type": "any", "report": report},
+        ],
+    }
+    return {"votes": votes | changes, "meaningless": False}
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.001, "pass"), (-0.001, "fail"), (-0.2, "fail")])
+def test_votes_are_judged_by_the_interval_of_all_questions(low: float, verdict: str) -> None:
+    found = judge_results("12.9", consensus=make_votes(low))
+    assert found.verdict == verdict
+    assert "of 300 questions" in found.measured and "the greedy answer −7.0 points (−9.0 to −5.0)" in found.measured
+
+
+def test_few_questions_are_no_verdict_on_votes() -> None:
+    found = judge_results("12.9", consensus=make_votes(questions=299))
+    assert (found.verdict, found.measured) == ("not measured here", "") and "asked 300 questions" in found.reason
+
+
+def test_of_several_runs_the_least_favourable_votes_decide() -> None:
+    runs = {"a/good": make_votes(0.1), "a/bad": make_votes(-0.1), "a/few": make_votes(-0.5, 18, calibrated=[])}
+    rows = judge({run: Records(results={"consensus": each}) for run, each in runs.items()})
+    assert (row(rows, "12.9").run, row(rows, "12.9").verdict) == ("a/bad", "fail")
+
+
+@pytest.mark.parametrize(("ece", "verdict"), [(0.06, "pass"), (0.061, "fail")])
+def test_a_calibration_is_judged_by_what_chance_alone_gives(ece: float, verdict: str) -> None:
+    assert judge_results("12.7", consensus=make_votes(ece=ece)).verdict == verdict
+    missing = judge_results("12.7", consensus=make_votes(calibrated=[]))
+    assert (missing.verdict, missing.run) == ("not measured here", None)

@@ -14,6 +14,7 @@ from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import find_dates, may_agree
 from qubic_lab.consensus.quantities import chinese_number, combined, plain, plain_quantities, quantities, spelled_out
 from qubic_lab.consensus.units import base_unit, find_unit
+from qubic_lab.consensus.words import words_and_signs
 from qubic_lab.errors import InputError
 from qubic_lab.evals.answer_pairs import HALVES, LABELS, committed_pairs, load_pairs, pairs_half
 from qubic_lab.evals.answer_pairs import KINDS as PAIR_KINDS
@@ -575,3 +576,8 @@ def test_a_missing_file_of_pairs_is_one_error(tmp_path) -> None:
 def test_answers_are_values() -> None:
     assert final_answer("12 km") == FinalAnswer("number", "12 km", "12 km", Fraction(12), "km")
     assert len({final_answer(text) for text, _ in combinations(["12 km", "12 km", "13 km"], 2)}) == 1
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_signs_of_plain_letters_are_those_of_the_general_rule(text: str) -> None:
+    assert words_and_signs(text) == words_and_signs(f"{text}，")

@@ -297,6 +297,7 @@ def test_what_does_not_come_up_is_told_in_one_line_and_leaves_nothing(empty: Pat
     assert background.running(empty) is None
 
 
+@pytest.mark.slow
 def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty: Path) -> None:
     plan = echo_plan(empty, nodes=1)
     never_ready = MemberPlan("node-2", "node", ("http.server", "--bind", "127.0.0.1", "0"))

@@ -128,7 +128,7 @@ def comparing(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_nothing_is_left_of_one_that_is_interrupted(
     how: signal.Signals, comparing: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:

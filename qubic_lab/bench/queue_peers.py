@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qubic_lab.bench.queue import (
     MOST_TASKS,
@@ -49,7 +49,7 @@ LEAST_RATIO = 0.95
 FEWEST_TASKS = 10
 """For each worker of a run."""
 _LOOK_S = 0.05
-_ENDS, _WORDS = "ends", "workers.log"
+_ENDS = "ends"
 _READY, _GO = b"r", b"g"
 
 T = TypeVar("T")
@@ -237,9 +237,12 @@ def _workers(
     """Yield workers that were let go together when all were ready; end them afterwards."""
     command = [sys.executable, "-m", __name__, "--system", name, "--url", url, "--folder", str(folder)]
     with ExitStack() as stack:
-        words = stack.enter_context((folder / _WORDS).open("wb"))
-        named = ([*command, "--work-s", str(work_s), "--name", f"worker-{number}"] for number in range(workers))
-        running = [stack.enter_context(_process(each, words)) for each in named]
+        running = [
+            stack.enter_context(
+                _process([*command, "--work-s", str(work_s), "--name", f"worker-{number}"], folder / _log(number))
+            )
+            for number in range(workers)
+        ]
         for worker in running:
             assert worker.stdout is not None
             worker.stdout.read(1)  # nothing comes from one that was lost: that is seen later
@@ -251,15 +254,16 @@ def _workers(
 
 
 @contextmanager
-def _process(command: Sequence[str], words: BinaryIO) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(
-        command,
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=words,
-        env={**os.environ, "dramatiq_queue_prefetch": "1"},
-    )
+def _process(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as words:
+        process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            env={**os.environ, "dramatiq_queue_prefetch": "1"},
+        )
     try:
         yield process
     finally:
@@ -273,8 +277,9 @@ def _wait_until_done(
     """Return when so many tasks have ended, and the system holds all for ended."""
     before, moved_s = -1, time.monotonic()
     while (ended := _count_ends(folder)) < tasks or system.count_left():
-        if any(worker.poll() is not None for worker in running):
-            raise QubicLabError(f"a worker of {name} was lost: {_last_word(folder)}")
+        for number, worker in enumerate(running):
+            if worker.poll() is not None:
+                raise QubicLabError(f"a worker of {name} was lost: {_last_word(folder / _log(number))}")
         if ended > before:
             before, moved_s = ended, time.monotonic()
         elif time.monotonic() - moved_s > STUCK_S:
@@ -291,8 +296,12 @@ def _read_ends(folder: Path) -> list[End]:
     return [End(worker, int(number), float(ended_s), float(slept_s)) for worker, number, ended_s, slept_s in lines]
 
 
-def _last_word(folder: Path) -> str:
-    return (folder / _WORDS).read_text(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+def _log(worker: int) -> str:
+    return f"worker-{worker}.log"
+
+
+def _last_word(log: Path) -> str:
+    return log.read_text(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 from qubic_lab.consensus import symbolic
@@ -136,6 +137,7 @@ def same(a: FinalAnswer, b: FinalAnswer) -> bool | None:
     return _COMPARE[a.kind](a, b) if a.kind == b.kind else None
 
 
+@lru_cache(1024)  # copies of a model often end in the same sentence
 def _read(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
     """Read a conclusion as what is asked for, else as the first kind that it can be; a `marked` one is nothing else."""
     part = part.strip()

@@ -71,7 +71,7 @@ _MARK = re.compile(
 )
 _FULL_STOP = r"(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)\.(?=\s|$)"
 _SENTENCE_END = re.compile(rf"\n|{_FULL_STOP}|。")
-_SENTENCE = re.compile(rf"(?:(?!{_FULL_STOP})[^。！？!?])+[.。！？!?]*")
+_SENTENCE = re.compile(rf"(?:[^.。！？!?]+|(?!{_FULL_STOP})\.)+[.。！？!?]*")
 _SO = re.compile(
     r"(?:so|therefore|thus|hence|in conclusion|in total|altogether)\b,?\s*"
     r"|(?:所以|因此|因而|故|综上(?:所述)?|总之)[，,]?\s*",

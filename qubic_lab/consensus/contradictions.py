@@ -62,8 +62,9 @@ def contradicts(a: str, b: str) -> bool:
         return opened[0] != opened[1]
     ours, theirs = clauses(a), clauses(b)
     least_common = 0 if len(ours) == len(theirs) == 1 else LEAST_COMMON
-    for mine in ours:
-        for other in theirs:
+    # What both say neither of them denies; of near copies that is most.
+    for mine in ours - theirs:
+        for other in theirs - ours:
             if mine.is_bare and other.is_bare:
                 continue  # two clauses that only affirm deny nothing: most are such
             if _deny(mine, other, least_common) and not (_is_agreed(mine, theirs) or _is_agreed(other, ours)):
@@ -81,13 +82,12 @@ def verdict(text: str) -> str:
 
 
 @lru_cache(4096)
-def clauses(text: str) -> tuple[Clause, ...]:
+def clauses(text: str) -> frozenset[Clause]:
     """Return the clauses of a text that have a content word or a number; of a long one the first and the last."""
     parts = list(_parts(plain(both_ends(text))))
     if len(parts) > 2 * MOST_CLAUSES:
         parts[MOST_CLAUSES:-MOST_CLAUSES] = []
-    said = dict.fromkeys(map(_clause, parts))
-    return tuple(clause for clause in said if clause.content or clause.numbers)
+    return frozenset(clause for clause in map(_clause, parts) if clause.content or clause.numbers)
 
 
 _LONGEST_OPENING = 200
@@ -156,6 +156,7 @@ def _parts(text: str) -> Iterator[str]:
     return (part for part in _CLAUSE_END.split(text) if part.strip())
 
 
+@lru_cache(4096)
 def _clause(text: str) -> Clause:
     quantities = plain_quantities(text)
     text = without_places(text, ((quantity.start, quantity.end) for quantity in quantities))
@@ -186,16 +187,20 @@ def _content(text: str) -> tuple[list[str], int]:
         text, negations = _HAN_NEGATION.subn("", HAN_WORD.sub("", text))
         sign *= (-1) ** negations
     for word in words(text):
-        if word in _NEGATORS:
-            sign = -sign
-        elif word in _STOPS:
-            continue
-        elif opposite := meaning(word):
-            content.append(opposite[0])
-            sign *= opposite[1]
-        else:
-            content.append(stem(word))
+        said, turn = _word(word)
+        content += [said] if said else []
+        sign *= turn
     return content, sign
+
+
+@lru_cache(1 << 16)
+def _word(word: str) -> tuple[str, int]:
+    """Return what an English word adds to its clause's content, "" where nothing, and how it turns the sign."""
+    if word in _NEGATORS:
+        return "", -1
+    if word in _STOPS:
+        return "", 1
+    return meaning(word) or (stem(word), 1)
 
 
 def _deny(a: Clause, b: Clause, least_common: int) -> bool:
@@ -232,7 +237,7 @@ def _one_number_differs(a: tuple[Base, ...], b: tuple[Base, ...]) -> bool:
     return dimension == other_dimension
 
 
-def _is_agreed(clause: Clause, others: tuple[Clause, ...]) -> bool:
+def _is_agreed(clause: Clause, others: frozenset[Clause]) -> bool:
     """Tell whether another text says the same of the same."""
     return any(
         clause.content == other.content and clause.numbers == other.numbers and not _signs_differ(clause, other)

@@ -82,13 +82,13 @@ def plain(text: str) -> str:
         text = _VULGAR.sub(lambda found: found[1] + (" " if found[1] else "") + _VULGAR_VALUE[found[2]], text)
         text = _CHINESE_CLOCK.sub(_clock, _CHINESE_DATE.sub(_date, superscripts_lowered(text)))
     text = without_emphasis(text)
-    has_digits = _DIGIT.search(text) is not None
+    has_digits, lowered = _DIGIT.search(text) is not None, text.lower()
     for needed, pattern, writing in _ONE_SPELLING:
-        if has_digits if needed == "0" else needed in text:
+        if any(has_digits if each == "0" else each in lowered for each in needed):
             text = pattern.sub(writing, text)
     if not has_digits:
         return text
-    return _SPACED.sub(lambda found: found[0].replace(" ", ","), _MINUS.sub("-", text))
+    return _SPACED.sub(lambda found: found[0].replace(" ", ","), _with_minus_signs(text))
 
 
 def exact_text(value: Fraction) -> str:
@@ -114,8 +114,12 @@ def spelled_out(text: str) -> str:
     """Write numbers that are words in digits; only for texts that have no digits: "one" is often no number."""
     text = _CHINESE_FRACTION.sub(lambda found: _fraction(found[2], found[1]), text)
     text = _CHINESE_NUMBER.sub(lambda found: str(chinese_number(found[0])), text)
-    text = _CHINESE_CLOCK.sub(_clock, _SPELLED.sub(_digits, text))
-    return _MINUS.sub("-", text)
+    return _with_minus_signs(_CHINESE_CLOCK.sub(_clock, _SPELLED.sub(_digits, text)))
+
+
+def _with_minus_signs(text: str) -> str:
+    lowered = text.lower()  # looked through for a word in a tenth of the time
+    return _MINUS.sub("-", text) if any(word in lowered for word in ("minus", "negative", "零下", "负")) else text
 
 
 def chinese_number(numerals: str) -> int:
@@ -148,9 +152,10 @@ _VULGAR_VALUE = {
 _VULGAR = re.compile(rf"(\d?)\s?([{''.join(_VULGAR_VALUE)}])")
 _SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴-⁹]+")
 _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-# what a text must have for the rule to apply ("" anything, "0" a digit), what is written differently, how it is here
+# what a text must have for the rule to apply (one of several, in small letters; "0": a digit), what is written
+# differently, how it is here
 _ONE_SPELLING = [
-    (needed, re.compile(pattern, flags), written)
+    (needed.split("|"), re.compile(pattern, flags), written)
     for needed, pattern, written, flags in (
         ("$", r"(?<!\\)\$(?![\s$])([^$\n]{1,300})(?<![\s$\\])\$(?!\d)", r"\1", 0),  # LaTeX between dollar signs
         ("\\", r"\\(?=[$%])|\\[()\[\]]", "", 0),
@@ -163,10 +168,10 @@ _ONE_SPELLING = [
         ("0", r"(?<=\d)[\u00a0\u2009\u202f'](?=\d{3})", ",", 0),
         ("0", r"(?<=\d)\{?,\}?\\?[,!](?=\d{3})", ",", 0),
         ("\\", r"(?<=\d)\\[,; ]\s?", " ", 0),
-        ("", r"\b(?:degrees?|°)\s+(celsius|fahrenheit)", r"\1", re.IGNORECASE),
-        ("0", r"(?<=\d)\s?degrees\s?([CF])\b", r" °\1", 0),
-        ("0", r"(?<=\d)\s?(?:percentage points?|percent points?)\b", " pp", re.IGNORECASE),
-        ("0", r"(?<=\d)\s?per cent\b", "%", re.IGNORECASE),
+        ("celsius|fahrenheit", r"\b(?:degrees?|°)\s+(celsius|fahrenheit)", r"\1", re.IGNORECASE),
+        ("degrees", r"(?<=\d)\s?degrees\s?([CF])\b", r" °\1", 0),
+        ("percent", r"(?<=\d)\s?(?:percentage points?|percent points?)\b", " pp", re.IGNORECASE),
+        ("per cent", r"(?<=\d)\s?per cent\b", "%", re.IGNORECASE),
         (
             "sq",
             r"\bsq(?:uare|\.)?\s+(metres?|meters?|kilomet(?:re|er)s?|cm|km|m|feet|foot|miles?|inch(?:es)?)\b",
@@ -178,16 +183,21 @@ _ONE_SPELLING = [
         ("立", r"立方(厘米|毫米|分米|米)", r"\1^3", 0),
         ("每", rf"(?<=\d)\s?({HAN_UNITS})\s?每\s?({HAN_UNITS})", r"\1/\2", 0),
         (" per ", r"(?<=[a-z]) per (?=[a-z])", "/", 0),
-        ("0", r"(?<=\d)\s?(km|kilomet(?:re|er)s?|miles|met(?:re|er)s?) an? (hour|minute|second)\b", r" \1/\2", 0),
-        ("0", r"(\d\s?(?:ft|feet|foot),?\s\d+)\sin\b\.?", r"\1 inches", 0),
+        (
+            "hour|minute|second",
+            r"(?<=\d)\s?(km|kilomet(?:re|er)s?|miles|met(?:re|er)s?) an? (hour|minute|second)\b",
+            r" \1/\2",
+            0,
+        ),
+        ("ft|feet|foot", r"(\d\s?(?:ft|feet|foot),?\s\d+)\sin\b\.?", r"\1 inches", 0),
         ("0", r"(?<=\d)\s?h\s?(\d\d)\b(?!\s?m)", r" h \1 min", 0),
         ("m.", r"\b([ap])\.\s?m\.", r"\1m", re.IGNORECASE),
-        ("US ", r"\bUS dollars\b", "dollars", 0),
+        ("us dollars", r"\bUS dollars\b", "dollars", 0),
         ("百分", r"百分之\s?(\d+(?:\.\d+)?)", r"\1%", 0),
         ("`", r"`", "", 0),
     )
 ]
-_SPACED = re.compile(r"(?<![\d,.] )(?<![\d,.])\d{1,2}(?: \d{3})+(?![\d,]|\.\d)")
+_SPACED = re.compile(r"(?=\d)(?<![\d,.] )(?<![\d,.])\d{1,2}(?: \d{3})+(?![\d,]|\.\d)")
 """Thousands apart by a space; three digits first could as well be a list."""
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|(?:零下|(?<!正)负)\s*)(?=\d)", re.IGNORECASE)
 _CHINESE_DIGITS = dict(zip("〇零一二两三四五六七八九", (0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9), strict=True))

@@ -161,15 +161,16 @@ def foreign_script(text: str) -> str:
     return scripts.most_common(1)[0][0] if foreign > FOREIGN_SHARE * (latin + foreign) else ""
 
 
-def words_of(text: str) -> list[str]:
+@lru_cache(256)
+def words_of(text: str) -> tuple[str, ...]:
     """Return the words, numbers and mathematical signs of a text in small letters.
 
     Where a script sets no spaces (Chinese, Japanese, Thai and others) each character is a word.
     """
     if text.isascii():  # the same in less time
-        return _ASCII_TOKEN.findall(_DIGIT_COMMA.sub("", text.lower()))
+        return tuple(_ASCII_TOKEN.findall(_DIGIT_COMMA.sub("", text.lower())))
     plain = _DIGIT_COMMA.sub("", unicodedata.normalize("NFKC", text).casefold())
-    return [word for word in _TOKEN.findall(plain) if word[0].isalnum() or _is_sign(word)]
+    return tuple(word for word in _TOKEN.findall(plain) if word[0].isalnum() or _is_sign(word))
 
 
 def content_of(said: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from qubic_lab.runs.criteria import NOT_MEASURABLE
 from qubic_lab.runs.records import Records
 from qubic_lab.stats import wilson_interval
+from qubic_lab.studies import consensus_evaluation as consensus
 from qubic_lab.studies.accuracy_comparison import identical_questions, percent, tokens_compared
 
 Verdict = Literal["pass", "fail", "not measured here"]
@@ -21,6 +22,7 @@ LARGEST_ERROR, LARGEST_ERROR_SHARE = 0.20, 0.9
 SHARE_TOLERANCE = 0.10
 CONSISTENCY_TARGET = 0.95
 QUESTIONS_TARGET = 50
+VOTED_QUESTIONS_TARGET = 300
 CONFIDENCE = 0.95
 CLIENTS_TARGET = 10
 P95_TARGET_S = 10.0
@@ -74,6 +76,8 @@ def judge(runs: Mapping[str, Records]) -> list[Row]:
         _consistency_row(runs),
         _latency_row(runs),
         _benchmark_row(runs),
+        _calibration_row(runs),
+        _votes_row(runs),
     ]
     unbuilt = [
         Row(id, what, target, measured="", verdict="not measured here", reason=reason, run=None, measurable=False)
@@ -471,6 +475,68 @@ def _benchmark_row(runs: Mapping[str, Records]) -> Row:
         verdict="not measured here" if missing else "pass",
         reason=f"missing: {', '.join(missing)}" if missing else "",
         run=sources[0],
+    )
+
+
+def _calibration_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="12.7",
+        what="Calibrated confidence",
+        target="on held-out votes an error (ECE) no larger than 95 % of those of perfect confidences",
+    )
+    results = _recorded(runs, "consensus")
+    reports = {
+        run: each["report"]
+        for run, result in results.items()
+        for each in result["votes"]["calibrated"]
+        if each["question_type"] == consensus.ANY
+    }
+    if not reports:
+        return _not_measured(row, "consensus_evaluation", " asked enough questions to calibrate" if results else "")
+    run = max(reports, key=lambda run: reports[run]["ece"] - reports[run]["ece_if_calibrated_95"])
+    worst = reports[run]
+    low, high = worst["ece_interval"]
+    return row(
+        measured=(
+            f"ECE {worst['ece']:.3f} ({percent(CONFIDENCE)} interval {low:.3f} to {high:.3f}), "
+            f"up to {worst['ece_if_calibrated_95']:.3f} by chance alone; Brier {worst['brier']:.3f}; "
+            f"{worst['items']} votes"
+        ),
+        verdict="pass" if worst["ece"] <= worst["ece_if_calibrated_95"] else "fail",
+        reason=_meaningless(results[run]),
+        run=run,
+    )
+
+
+def _votes_row(runs: Mapping[str, Records]) -> Row:
+    row = partial(
+        Row,
+        id="12.9",
+        what="Votes against single answers",
+        target=f"more right answers than one sample, by the interval, on {VOTED_QUESTIONS_TARGET} questions or more",
+    )
+    results = _recorded(runs, "consensus")
+    enough = {run: each for run, each in results.items() if each["votes"]["questions"] >= VOTED_QUESTIONS_TARGET}
+    if not enough:
+        few = f" asked {VOTED_QUESTIONS_TARGET} questions: the full form does"
+        return _not_measured(row, "consensus_evaluation", few if results else "")
+    run, worst = min(enough.items(), key=lambda item: item[1]["votes"]["gains"][consensus.ALL]["difference"]["low"])
+    votes = worst["votes"]
+    gain = votes["gains"][consensus.ALL]["difference"]
+    rivals = {
+        "the greedy answer": votes["greedy_gains"][consensus.ALL]["difference"],
+        "a greedy answer with as many tokens": votes["equal_tokens"]["gain"]["difference"],
+    }
+    beside = ", ".join(f"{name} {consensus.difference_text(each)}" for name, each in rivals.items())
+    return row(
+        measured=(
+            f"a vote of {votes['k']} less one sample: {consensus.difference_text(gain)} of {votes['questions']} "
+            f"questions; less {beside}"
+        ),
+        verdict="pass" if consensus.verdict(gain) == "better" else "fail",
+        reason=_meaningless(worst) or consensus.verdict(gain),
+        run=run,
     )
 
 

@@ -1,7 +1,6 @@
 """Acceptance criteria that no study of this project measures yet, each with the reason."""
 
 CLOUD = "there are no machines in the cloud to measure, and the launch code is not written yet"
-CONSENSUS = "no study measures the consensus of several nodes yet"
 ORACLE = "the market oracle is not built yet"
 
 NOT_MEASURABLE = (
@@ -34,8 +33,6 @@ NOT_MEASURABLE = (
         "CPU 30 %, memory 30 %, response time 25 %, error rate 15 %; failures gate",
         "tests of score and gates, and no study, show it",
     ),
-    ("12.7", "Calibrated confidence", "answer at ≥ 85 %, with a note at ≥ 75 %, again at ≥ 60 %", CONSENSUS),
-    ("12.9", "Quality by type of question", "consensus better than a single node, at equal tokens", CONSENSUS),
     ("13.4", "Price analysis", "indicators equal a reference library's", ORACLE),
     ("13.5", "Oracle's answers", "< 2 s sentiment, < 1 s price, < 3 s overview at p95", ORACLE),
     ("14", "Warnings of risk", "backtested: precision, recall, lead time", ORACLE),

@@ -17,6 +17,8 @@ from qubic_lab.studies.style import DARK, INK, PALE, STYLE, WIDTH_INCHES, rows
 Evaluation = Mapping[str, Any]
 Estimate = Mapping[str, Any]
 
+ANY = "any"
+"""The calibration that is of all types of questions together."""
 ALL = "all"
 """Stands beside the types of questions for all of them together."""
 SMALL_P = 0.05
@@ -176,6 +178,11 @@ def verdict(difference: Estimate) -> str:
     if difference["low"] > 0:
         return "better"
     return "worse" if difference["high"] < 0 else "no difference shown"
+
+
+def difference_text(difference: Estimate) -> str:
+    """Say a difference in points with its interval."""
+    return f"{signed_points(difference['value'])} points ({_point_interval(difference)})"
 
 
 def gain_sentence(result: Evaluation) -> str:
