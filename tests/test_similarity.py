@@ -87,7 +87,7 @@ def test_without_an_embedder_the_other_weights_grow_to_1():
     parts = found.between(0, 1)
     assert parts.embedding is None
     assert parts.value == pytest.approx(0.6 * parts.words + 0.4 * parts.structure)
-    assert found.notes == ("embeddings do not count: there is no embedder",)
+    assert found.notes == ("embeddings do not count: no embedder is loaded",)
 
 
 def test_a_script_that_the_embedder_does_not_know_drops_its_weight_and_says_so():

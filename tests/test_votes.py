@@ -1,6 +1,7 @@
 """Votes on a cluster: slow, wrong and lost voters, rounds, an expert, busy clusters, what is kept, and bad input."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import NodeRecord
 from qubic_lab.consensus.aggregate import Rules
+from qubic_lab.consensus.embeddings import Embedder
 from qubic_lab.consensus.history import VoteHistory
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, QubicLabError, RankError
@@ -82,12 +84,14 @@ class Saying:
 
 @asynccontextmanager
 async def voting(
-    client: redis.Redis, folder: Path, nodes: dict[str, Saying]
+    client: redis.Redis, folder: Path, nodes: dict[str, Saying], embedder: Embedder | None = None
 ) -> AsyncIterator[tuple[Cluster, httpx2.AsyncClient]]:
     """Run a cluster of nodes that say things, and yield it with a client of its interface."""
     async with cluster(client, folder, nodes=dict(nodes)) as running:
         engine = open_database(f"sqlite:///{folder / 'lab.db'}")
-        app = create_app(running.coordinator, votes=Votes(running.coordinator, lambda: VoteHistory(engine)))
+        app = create_app(
+            running.coordinator, votes=Votes(running.coordinator, lambda: VoteHistory(engine), (), embedder)
+        )
         transport = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://lab", timeout=30.0) as http:
             yield running, http
@@ -141,6 +145,33 @@ def test_all_faults_at_once_end_in_a_cautious_answer_within_the_deadline(client:
     assert "a" in names(trail, "late")
     assert "c" in names(trail, "failed")
     assert verdict["seconds"] < 4.5
+
+
+class LoadsLate(Embedder):
+    """An embedder that is loaded when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_load = threading.Event()
+
+    def load(self) -> None:
+        self.may_load.wait(60.0)
+
+
+def test_a_vote_does_not_wait_beyond_its_deadline_for_the_embedder(client: redis.Redis, tmp_path: Path) -> None:
+    embedder = LoadsLate()
+
+    async def ask() -> dict[str, Any]:
+        nodes = {"a": Saying((RIGHT,)), "b": Saying(("It is 12.",)), "c": Saying((RIGHT,))}
+        async with voting(client, tmp_path, nodes, embedder) as (_, http):
+            response = await http.post(ASK, json={"prompt": QUESTION, "deadline_s": 0.5})
+            embedder.may_load.set()  # else its thread keeps the loop from ending
+            found: dict[str, Any] = response.json()
+            return found
+
+    verdict = run(ask())
+    assert verdict["text"] in (RIGHT, "It is 12.") and verdict["seconds"] < 5.0
+    assert "embeddings do not count: no embedder is loaded" in verdict["trail"]["notes"]
 
 
 def test_one_node_is_asked_several_times(client: redis.Redis, tmp_path: Path) -> None:

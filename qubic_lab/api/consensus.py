@@ -140,7 +140,7 @@ def make_routes(coordinator: Coordinator, votes: Votes) -> APIRouter:
     async def analyze(analysis: Analysis) -> dict[str, Any]:
         """Compare and vote on answers that the client has; returns the trail."""
         given = [_given(number, text) for number, text in enumerate(analysis.answers)]
-        known, rules = Known(embed=votes.embed), Rules(analysis.rule)
+        known, rules = Known(embed=await votes.embed()), Rules(analysis.rule)
         return trail_of(await asyncio.to_thread(deliberate, analysis.question, given, (), known, rules))
 
     @routes.get("/api/consensus/status")
@@ -152,7 +152,7 @@ def make_routes(coordinator: Coordinator, votes: Votes) -> APIRouter:
             "busy": await votes.is_busy(),
             "voters": [view.record.id for view in views],
             "models": sorted({view.record.registration.capabilities.model for view in views}),
-            "embeddings": votes.embed is not None,
+            "embeddings": votes.embedder is not None,
         }
 
     @routes.get("/api/consensus/metrics")

@@ -18,6 +18,7 @@ from qubic_lab.consensus.aggregate import Known, Reply, Rules, deliberate, is_ce
 from qubic_lab.consensus.collect import Absence, Absent, Collected, Vote, Voter, collect
 from qubic_lab.consensus.confidence import Calibration, Level
 from qubic_lab.consensus.dependence import Source, error_correlation
+from qubic_lab.consensus.embeddings import Embedder
 from qubic_lab.consensus.history import VoteHistory, VoteSummary
 from qubic_lab.consensus.similarity import Embed
 from qubic_lab.consensus.trail import trail_of
@@ -135,7 +136,8 @@ class Votes:
         coordinator: whose nodes vote.
         open_history: opens what votes are kept in, at the first one.
         calibrations: of confidences; those that fit model and type of question are used.
-        embed: for similarity, or None: words and structure count then.
+        embedder: for similarity, or None: words and structure count then. The first vote that needs it has it loaded,
+            while its nodes answer.
     """
 
     def __init__(
@@ -143,9 +145,10 @@ class Votes:
         coordinator: Coordinator,
         open_history: Callable[[], VoteHistory],
         calibrations: tuple[Calibration, ...] = (),
-        embed: Embed | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
-        self.embed = embed
+        self.embedder = embedder
+        self._loading: asyncio.Future[None] | None = None
         self._coordinator, self._open_history, self._calibrations = coordinator, open_history, calibrations
         self._opening = threading.Lock()
 
@@ -163,31 +166,52 @@ class Votes:
         """Tell whether the cluster is too busy for a vote without need."""
         return is_busy((await self._coordinator.counts()).pending, self._coordinator.nodes())
 
+    async def embed(self, within_s: float | None = None) -> Embed | None:
+        """Return what turns texts into vectors; None where there is nothing, or it is not loaded in time.
+
+        Raises:
+            ModelError: as of `Embedder.load`.
+        """
+        if self.embedder is None:
+            return None
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self.embedder.load))
+        loaded, _ = await asyncio.wait([self._loading], timeout=within_s)
+        if not loaded:
+            return None
+        self._loading.result()
+        return self.embedder.embed
+
     async def hold(self, ballot: Ballot) -> Held:
         """Ask, count, ask again where it is too close, and at last an expert; keep what came of it.
 
         Raises:
             BusyError: no node may be asked.
+            ModelError: as of `embed`.
         """
         started_s = time.perf_counter()
+
+        def left_s() -> float:
+            return ballot.deadline_s - (time.perf_counter() - started_s)
+
+        await self.embed(within_s=0.0)  # begins to load it
         known = await asyncio.to_thread(self._known, ballot)
         state, reply = _State(), None
         while reply is None or (reply.level is Level.RECOMPUTE and state.rounds < ballot.rounds):
-            left_s = ballot.deadline_s - (time.perf_counter() - started_s)
-            if reply is not None and left_s <= 0:
+            if reply is not None and left_s() <= 0:
                 break
             before: dict[str, int] = {}
             for name in [vote.voter for vote in state.votes] + [each.voter for each in state.absences]:
                 node = name.partition("#")[0]
                 before[node] = before.get(node, 0) + 1
             voters = choose_voters(self._coordinator.nodes(), ballot, before)
-            state.add(await self._collect(ballot, voters, state, known, max(0.1, left_s)))
+            state.add(await self._collect(ballot, voters, state, known, max(0.1, left_s())))
+            known = replace(known, embed=await self.embed(max(0.0, left_s())))
             reply = await asyncio.to_thread(
                 deliberate, ballot.request.prompt, state.votes, state.absences, known, ballot.rules
             )
         if reply.level is Level.RECOMPUTE:
-            left_s = ballot.deadline_s - (time.perf_counter() - started_s)
-            reply = await self._ask_expert(ballot, state, reply, left_s)
+            reply = await self._ask_expert(ballot, state, reply, left_s())
         return await self._keep(ballot, state, reply, time.perf_counter() - started_s)
 
     def _known(self, ballot: Ballot) -> Known:
@@ -201,7 +225,6 @@ class Votes:
             calibrations=self._calibrations,
             model=hashes.pop() if len(hashes) == 1 else "",
             question_type=ballot.question_type,
-            embed=self.embed,
         )
 
     async def _collect(

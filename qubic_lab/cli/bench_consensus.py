@@ -12,10 +12,11 @@ from qubic_lab.cli.console import (
     print_table,
     progress_bar,
 )
-from qubic_lab.errors import InputError, check_choice
+from qubic_lab.errors import InputError, check_at_least, check_choice
 
 if TYPE_CHECKING:
     from qubic_lab.bench.consensus import ConsensusResult, LevelShare, Stopping
+    from qubic_lab.bench.samples import Times
     from qubic_lab.evals.consensus_eval import ConsensusEvaluation
     from qubic_lab.evals.paired import Estimate
 
@@ -233,6 +234,53 @@ def pairs(json: options.Json = False) -> None:
             f"Off topic count {relevance.found:.0%} of {relevance.others} answers to other questions and "
             f"{relevance.dropped:.1%} of {relevance.own} to their own."
         )
+
+
+def samples(
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    count: Annotated[int, typer.Option("--samples", help="Samples of one prompt.")] = 4,
+    slots: Annotated[
+        int | None, typer.Option(help="Requests that decode together in a lane.", show_default="enough for the samples")
+    ] = None,
+    dtype: options.Dtype = "bf16",
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of each sample.")] = 64,
+    repeat: Annotated[int, typer.Option(help="Measurements of each.")] = 5,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Show what k samples of a question take: beside one sample, and beside k requests."""
+    from qubic_lab.bench.samples import bench_samples
+    from qubic_lab.pipeline import PipelineConfig
+
+    check_at_least("--samples", count, 2)
+    of_a_lane = slots or -(-count // (ranks or 1))
+    config = PipelineConfig(model, ranks, dtype=dtype, threads=threads, slots=of_a_lane)
+    with progress_bar() as progress:
+        progress("loading", 0, repeat)
+        result = bench_samples(config, count, prompt_tokens, new_tokens, repeat, progress)
+    note_meaningless(result.meaningless)
+    if json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        ("one sample", _times_text(result.one_s), "1"),
+        (f"{count} samples of one prompt", _times_text(result.samples_s), _times_text(result.times)),
+        (f"{count} requests", _times_text(result.requests_s), _times_text(result.requests_times)),
+    ]
+    print_table(("", "seconds", "times one sample"), rows)
+    typer.echo("")
+    typer.echo(
+        f"{count} samples take {'no more' if result.within_limit else 'more'} than {result.limit:g} times one. "
+        f"{repeat} repeats, median (lowest to highest); {result.prompt_tokens} prompt tokens, {result.new_tokens} new "
+        f"ones; {result.model}, layers {','.join(map(str, result.layers))}, {result.lanes} lanes of {result.slots}, "
+        f"{result.dtype}, {result.device}, {result.threads} threads a rank, {result.machine}, commit {result.commit}"
+    )
+
+
+def _times_text(times: "Times") -> str:
+    return f"{times.median:.2f} ({times.low:.2f} to {times.high:.2f})"
 
 
 def voting(

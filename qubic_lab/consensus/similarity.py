@@ -185,7 +185,7 @@ def _embedding(texts: Sequence[str], embed: Embed | None) -> tuple[Matrix, tuple
     """Return the cosines, NaN where they do not count, and notes on why."""
     cosines_NN = np.full((len(texts), len(texts)), np.nan)
     if embed is None:
-        return cosines_NN, ("embeddings do not count: there is no embedder",)
+        return cosines_NN, ("embeddings do not count: no embedder is loaded",)
     scripts = [foreign_script(text) for text in texts]
     read = [i for i, script in enumerate(scripts) if not script]
     embedded = embed([texts[i] for i in read])
