@@ -1,0 +1,201 @@
+"""The labelled headlines and the crypto lexicon keep the promises of their README files."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+LABELS = ("positive", "neutral", "negative")
+HEADLINES = [json.loads(line) for line in (DATA / "sentiment" / "headlines.jsonl").read_text("utf-8").splitlines()]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings must not name a key twice, where the plain loader keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = Counter(self.construct_object(key) for key, _ in node.value)
+        assert [name for name, times in names.items() if times > 1] == []
+        return super().construct_mapping(node, deep)
+
+
+LEXICON: dict[str, Any] = yaml.load((DATA / "lexicons" / "crypto.yaml").read_text("utf-8"), UniqueKeys)
+VALENCES = ("words", "phrases", "emoji", "hashtags")
+
+
+def words_of(text: str) -> frozenset[str]:
+    """Return the set of lower-case words and numbers of `text`."""
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def readme_rows(folder: str) -> dict[str, list[str]]:
+    """Return the cells of each table row of a README by its first cell."""
+    lines = (DATA / folder / "README.md").read_text("utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return {cells[0]: cells[1:] for cells in rows}
+
+
+def test_headlines_have_their_form() -> None:
+    keys = {"id", "text", "label", "style", "hard", "coins", "group", "split"}
+    assert all(set(each) == keys for each in HEADLINES)
+    assert [each["id"] for each in HEADLINES] == [f"h{number:04d}" for number in range(1, len(HEADLINES) + 1)]
+    for each in HEADLINES:
+        assert 5 <= len(each["text"].split()) <= 30, each
+        assert each["text"] == " ".join(each["text"].split()), each
+        assert each["label"] in LABELS and each["split"] in ("train", "test"), each
+    assert len(HEADLINES) >= 960
+
+
+def test_labels_and_hard_cases_are_balanced() -> None:
+    labels = Counter(each["label"] for each in HEADLINES)
+    assert max(labels.values()) <= 1.02 * min(labels.values())
+    hard = Counter(each["label"] for each in HEADLINES if each["hard"])
+    assert sum(hard.values()) >= 0.3 * len(HEADLINES)
+    assert max(hard.values()) <= 1.1 * min(hard.values())
+    for kind in ("style", "hard"):
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for each in HEADLINES:
+            counts[each[kind]][each["label"]] += 1
+        assert all(min(count[label] for label in LABELS) >= 0.25 * count.total() for count in counts.values()), counts
+
+
+def test_groups_are_small_and_never_divided_between_the_splits() -> None:
+    splits: dict[str, list[str]] = defaultdict(list)
+    for each in HEADLINES:
+        splits[each["group"]].append(each["split"])
+    assert all(len(members) <= 4 and len(set(members)) == 1 for members in splits.values())
+
+
+def test_the_test_split_is_a_third_at_most_and_no_easier() -> None:
+    parts = {split: [each for each in HEADLINES if each["split"] == split] for split in ("train", "test")}
+    assert 0.27 <= len(parts["test"]) / len(HEADLINES) <= 0.33
+    share = {split: sum(bool(each["hard"]) for each in part) / len(part) for split, part in parts.items()}
+    assert share["test"] >= share["train"]
+    for split, part in parts.items():
+        labels = Counter(each["label"] for each in part)
+        assert max(labels.values()) <= 1.02 * min(labels.values()), split
+    for kind in ("style", "hard"):
+        tested = Counter(each[kind] for each in parts["test"])
+        assert all(0.25 <= tested[name] / n <= 0.35 for name, n in Counter(h[kind] for h in HEADLINES).items())
+
+
+def test_no_headline_comes_twice_or_nearly_so_outside_its_group() -> None:
+    bare = Counter(" ".join(re.findall(r"\w+|[^\w\s]", each["text"].lower())) for each in HEADLINES)
+    assert [text for text, times in bare.items() if times > 1] == []
+    words = [words_of(each["text"]) for each in HEADLINES]
+    place = {word: column for column, word in enumerate(sorted(frozenset().union(*words)))}
+    has = np.zeros((len(words), len(place)), dtype=np.float32)
+    for row, known in enumerate(words):
+        has[row, [place[word] for word in known]] = 1
+    common = has @ has.T
+    sizes = has.sum(axis=1)
+    jaccard = common / (sizes[:, None] + sizes[None, :] - common)
+    group = np.array([each["group"] for each in HEADLINES])
+    near = np.argwhere(np.triu(jaccard >= 0.4, k=1) & (group[:, None] != group[None, :]))
+    assert [(HEADLINES[one]["text"], HEADLINES[other]["text"]) for one, other in near] == []
+
+
+def test_no_coin_stands_for_a_label() -> None:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in HEADLINES:
+        for coin in each["coins"]:
+            counts[coin][each["label"]] += 1
+    assert counts["qubic-network"].total() >= 50 and counts["bitcoin"].total() >= 100
+    assert all(max(count.values()) <= 0.5 * count.total() for count in counts.values() if count.total() >= 15), counts
+
+
+def test_the_readme_of_the_headlines_counts_as_the_file_does() -> None:
+    rows = readme_rows("sentiment")
+    for kind in ("style", "hard"):
+        for name in {each[kind] for each in HEADLINES}:
+            chosen = [each for each in HEADLINES if each[kind] == name]
+            counted = [sum(each["label"] == label for each in chosen) for label in LABELS]
+            counted += [len(chosen), sum(each["split"] == "test" for each in chosen)]
+            assert rows[f"`{name}`" if name else "(empty)"][1:] == [str(number) for number in counted], name
+    for split in ("train", "test"):
+        chosen = [each for each in HEADLINES if each["split"] == split]
+        counted = [sum(each["label"] == label for each in chosen) for label in LABELS]
+        hard = f"{100 * sum(bool(each['hard']) for each in chosen) / len(chosen):.0f} %"
+        assert rows[f"`{split}`"] == [*map(str, counted), str(len(chosen)), hard]
+
+
+def test_lexicon_keys_and_valences_are_in_form() -> None:
+    assert sum(len(LEXICON[section]) for section in ("words", "phrases")) >= 250
+    for section in VALENCES:
+        for key, valence in LEXICON[section].items():
+            assert isinstance(key, str) and key == key.lower() == " ".join(key.split()), key
+            assert -4 <= valence <= 4, key
+    assert all(re.fullmatch(r"[a-z]+", key) for key in LEXICON["words"])
+    assert all(re.fullmatch(r"[a-z0-9]+( [a-z0-9]+)+", key) for key in LEXICON["phrases"])
+    assert all(re.fullmatch(r"#[a-z0-9]+", key) for key in LEXICON["hashtags"])
+    assert all(0 < step <= 1 for step in LEXICON["intensifiers"].values())
+    assert all(-1 <= step < 0 for step in LEXICON["diminishers"].values())
+
+
+def test_no_word_plays_two_parts() -> None:
+    assert all(isinstance(word, str) for word in LEXICON["negators"])
+    assert len(set(LEXICON["negators"])) == len(LEXICON["negators"])
+    parts = [set(LEXICON[name]) for name in ("negators", "intensifiers", "diminishers", *VALENCES)]
+    assert [one & other for one, other in combinations(parts, 2) if one & other] == []
+
+
+def test_rules_can_fire_and_are_told_apart() -> None:
+    names = [rule["name"] for rule in LEXICON["rules"]]
+    assert len(set(names)) == len(names)
+    fired: set[tuple[str, str]] = set()
+    for rule in LEXICON["rules"]:
+        assert set(rule) == {"name", "words", "near", "window", "valence"}, rule
+        assert 1 <= rule["window"] <= 6 and -4 <= rule["valence"] <= 4, rule
+        assert all(isinstance(word, str) and re.fullmatch(r"[a-z]+", word) for word in rule["words"] + rule["near"])
+        assert not set(rule["words"]) & set(rule["near"]), rule
+        pairs = {(word, near) for word in rule["words"] for near in rule["near"]}
+        assert pairs - fired, f"{rule['name']} never gets a turn"
+        fired |= pairs
+
+
+@pytest.mark.parametrize(
+    ("phrase", "sign"),
+    [
+        ("short squeeze", 1),
+        ("long squeeze", -1),
+        ("killer app", 1),
+        ("dead cat bounce", -1),
+        ("rug pull", -1),
+        ("no rug pull", 1),
+        ("denies hack", 1),
+        ("aggressive accumulation", 1),
+        ("sick gains", 1),
+        ("crushes resistance", 1),
+        ("free fall", -1),
+        ("free fall ends", 1),
+        ("token burn", 1),
+        ("data dump", 0),
+        ("kill switch", 0),
+        ("hard fork", 0),
+    ],
+)
+def test_phrases_that_mislead_word_by_word_have_their_own_sign(phrase: str, sign: int) -> None:
+    valence = LEXICON["phrases"][phrase]
+    assert (valence > 0) - (valence < 0) == sign
+
+
+def test_terms_of_qubic_carry_no_mood() -> None:
+    assert all(LEXICON["words"][term] == 0 for term in ("epoch", "tick", "computor", "quorum", "oracle"))
+
+
+def test_the_readme_of_the_lexicon_counts_as_the_file_does() -> None:
+    rows = readme_rows("lexicons")
+    stated = {
+        name: int(number)
+        for names, cells in rows.items()
+        if names.startswith("`")
+        for name, number in zip(re.findall(r"`(\w+)`", names), cells[0].split(", "), strict=True)
+    }
+    assert stated == {section: len(entries) for section, entries in LEXICON.items()}
