@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qubic_lab.errors import InputError
@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     """The token that our own commands show to a coordinator."""
     coordinator: str = "http://127.0.0.1:5000"
     """The coordinator that our own commands ask."""
+    coingecko_key: SecretStr | None = None
+    """CoinGecko's key; prices come without one too, at lower limits."""
+    newsapi_key: SecretStr | None = None
+    """NewsAPI's key; without one that source is left out."""
     tls_certificate: Path | None = None
     """This host's certificate (PEM); with key and authority it turns on mutual TLS for all but unix sockets."""
     tls_key: Path | None = None

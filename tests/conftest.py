@@ -5,8 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from databases import emptied, postgres
 from models import tiny_model
+from sqlalchemy import Engine
 
+from qubic_lab.database import open_database
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
 
@@ -51,3 +54,26 @@ def shared_ranks(one_rank: Pipeline, two_ranks: Pipeline, monkeypatch: pytest.Mo
         return nullcontext(pipeline)
 
     monkeypatch.setattr(Pipeline, "launch", launch)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of our own; skips what needs it where it is not installed."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables: each test that uses it runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'lab.db'}"
+    return emptied(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """A database with empty tables, of both kinds."""
+    engine = open_database(url)
+    yield engine
+    engine.dispose()

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+
+from qubic_lab.database import open_database
 
 SERVER_USER = "nobody"
 """PostgreSQL refuses to run as root: there it runs as this one."""
@@ -43,3 +46,13 @@ def postgres() -> Iterator[str]:
             yield f"postgresql://lab@/postgres?host={folder}"
         finally:
             run(pg_ctl, "-D", data, "-m", "immediate", "-w", "stop")
+
+
+def emptied(url: str) -> str:
+    """Return the URL of a PostgreSQL database, after dropping all that is in it."""
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    engine.dispose()
+    return url

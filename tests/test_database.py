@@ -2,52 +2,31 @@
 
 import re
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from databases import postgres
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, inspect, text
 
+import qubic_lab.database
 from qubic_lab.consensus.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.consensus.weights import NO_RECORD
 from qubic_lab.database import check_url, metadata, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.records import Price, Series
+from qubic_lab.oracle.records import Text as Story
+from qubic_lab.oracle.text_store import Score, TextStore
 from qubic_lab.settings import settings
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+BARS = Series("qubic-network", "file", 60)
 SUMMARY = VoteSummary("0" * 32, NOON, "nodes", "What is 2 + 2?", "answer", 0.9, False, 3, 60, 1.5)
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database without tables."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'lab.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    engine = open_database(found)
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    return found
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
 
 
 def numbered(number: int, **values: object) -> VoteSummary:
@@ -57,6 +36,50 @@ def numbered(number: int, **values: object) -> VoteSummary:
 def test_migrations_make_the_tables_that_the_modules_define(engine: Engine) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def migrate(engine: Engine, version: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(qubic_lab.database.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, version)
+
+
+def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> None:
+    first = open_database(url)
+    VoteHistory(first).add(SUMMARY, {"question": "2 + 2?"})
+    VoteHistory(first).grade(SUMMARY.id, [Grading("a", "a", 0, True)], NOON)
+    PriceStore(first).add(BARS, [Price(0, 60, 1.5)])
+    made = set(inspect(first).get_table_names())
+    migrate(first, "0001")
+    assert set(inspect(first).get_table_names()) == {"alembic_version", "consensus_gradings", "consensus_votes"}
+    first.dispose()
+    again = open_database(url)
+    assert set(inspect(again).get_table_names()) == made
+    assert PriceStore(again).series() == []
+    history = VoteHistory(again)
+    assert history.page().votes == (SUMMARY,)
+    assert history.trail(SUMMARY.id) == {"question": "2 + 2?"}
+    assert [(vote.voter, vote.right) for vote in history.past_votes()] == [("a", True)]
+    migrate(again, "base")
+    assert set(inspect(again).get_table_names()) == {"alembic_version"}
+    again.dispose()
+
+
+def test_prices_texts_and_scores_stay_when_the_database_is_opened_again(url: str) -> None:
+    story = Story("feed", "1", "news", "Qubic rises", "", "https://example.org/1", "feed", 60, ("qubic-network",))
+    first = open_database(url)
+    PriceStore(first).add(BARS, [Price(0, 60, 1e-6)])
+    TextStore(first).add([story])
+    TextStore(first).add_scores([Score(1, "m", 0.1, details={"labels": ["good"]})])
+    first.dispose()
+    again = open_database(url)
+    latest = PriceStore(again).latest(BARS)
+    assert latest is not None and latest.close == 1e-6
+    assert [text.title for text in TextStore(again).read("qubic-network", 0, 100)] == ["Qubic rises"]
+    assert TextStore(again).scores("qubic-network", 0, 100, "m").score.tolist() == [0.1]
+    again.dispose()
 
 
 def test_several_may_open_it_at_once(url: str) -> None:

@@ -62,7 +62,7 @@ def test_near_copies_are_alike_and_explanations_are_not():
 def test_answers_have_100_to_200_tokens(write):
     from tokenizers import Tokenizer
 
-    from qubic_lab.consensus.embeddings import model_folder
+    from qubic_lab.model.embeddings import model_folder
 
     tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
     tokenizer.no_truncation()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from embedder import embedder, needs_embedder
 
-from qubic_lab.consensus.embeddings import DIMENSIONS, MOST_TOKENS, Embedder, installed_embedder
 from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.embeddings import DIMENSIONS, MOST_TOKENS, Embedder, installed_embedder
 
 
 class CountingEmbedder(Embedder):
@@ -34,7 +34,7 @@ def test_vectors_are_those_of_the_models_card():
     """Mean pooling over all tokens and normalisation, computed here with padding as the card does it."""
     from transformers import AutoModel, AutoTokenizer
 
-    from qubic_lab.consensus.embeddings import model_folder
+    from qubic_lab.model.embeddings import model_folder
 
     texts = ["This is an example sentence", "Each sentence is converted, this one being longer than the other"]
     folder = str(model_folder())
@@ -143,7 +143,7 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
 
 
 def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("qubic_lab.consensus.embeddings.model_folder", lambda: tmp_path)
+    monkeypatch.setattr("qubic_lab.model.embeddings.model_folder", lambda: tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"somebody's")
     with pytest.raises(ModelError, match="published weights"):
         Embedder().load()

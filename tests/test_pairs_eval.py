@@ -7,7 +7,6 @@ import pytest
 from embedder import embedder, needs_embedder
 
 from qubic_lab.consensus.answers import final_answer
-from qubic_lab.consensus.embeddings import DIMENSIONS, Embedded
 from qubic_lab.consensus.similarity import THRESHOLDS, Bond, Thresholds, bonds, compare
 from qubic_lab.errors import InputError
 from qubic_lab.evals.answer_pairs import LABELS, AnswerPair, committed_pairs, load_pairs, pairs_half
@@ -21,6 +20,7 @@ from qubic_lab.evals.pairs_eval import (
     evaluate_relevance,
     macro_f1,
 )
+from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
 DEV = [pair for pair in load_pairs(committed_pairs()) if pairs_half(pair.id) == "dev"]
 

@@ -21,13 +21,14 @@ import qubic_lab
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "qubic_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LAB = PROJECT["optional-dependencies"]["lab"]
+LAB, ORACLE = (PROJECT["optional-dependencies"][extra] for extra in ("lab", "oracle"))
 PYPI_NAME = {
     "pytorch": "torch",
     "matplotlib-base": "matplotlib",
     "redis-py": "redis",
 }  # by conda-forge's name, where they differ
-LAB_ROOMS = {"runs", "studies"}  # rooms that only the `lab` extra makes usable
+USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE}
+"""Rooms that only an extra makes usable."""
 
 
 def bounds(requirements: list[str]) -> dict[str, SpecifierSet]:
@@ -50,7 +51,7 @@ def test_conda_environment_asks_for_what_the_project_declares():
     assert conda.pop("python") == SpecifierSet(PROJECT["requires-python"])
     conda.pop("pip")
     by_pip.remove("-e .[dev]")
-    assert conda | bounds(by_pip) == bounds(PROJECT["dependencies"] + LAB)
+    assert conda | bounds(by_pip) == bounds(PROJECT["dependencies"] + LAB + ORACLE)
 
 
 def test_dependencies_are_lower_bounds_and_never_pins():
@@ -133,11 +134,11 @@ def imported_on_import(module: Path) -> set[str]:
 
 def test_modules_import_only_what_their_install_declares():
     brings = importlib.metadata.packages_distributions()
-    core, lab = set(bounds(PROJECT["dependencies"])), set(bounds(LAB))
+    core = set(bounds(PROJECT["dependencies"]))
     faults = []
     for module in sorted(PACKAGE.rglob("*.py")):
         room = module.relative_to(PACKAGE).parts[0]
-        allowed = core | lab if room in LAB_ROOMS else core
+        allowed = core | set(bounds(USABLE_WITH.get(room, [])))
         foreign = imported_on_import(module) - sys.stdlib_module_names - {"qubic_lab"}
         undeclared = [name for name in foreign if not allowed & set(map(canonicalize_name, brings.get(name, [])))]
         faults += [f"{module.relative_to(ROOT)} imports {name}" for name in sorted(undeclared)]

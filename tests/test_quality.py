@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.consensus.arithmetic import wrong_calculations
-from qubic_lab.consensus.embeddings import DIMENSIONS, Embedded
 from qubic_lab.consensus.quality import OFF_TOPIC_BELOW, FaultName, Quality, judge, judge_all, repeated_share
 from qubic_lab.consensus.similarity import compare
 from qubic_lab.errors import InputError
+from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
 PENS = "A shop sells pens at 3 dollars each. How many dollars do 4 pens cost?"
 LOOP = "the cost of the pens is " * 12

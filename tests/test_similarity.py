@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.consensus.answers import FinalAnswer, final_answer
-from qubic_lab.consensus.embeddings import DIMENSIONS, Embedded
 from qubic_lab.consensus.similarity import (
     JOINING,
     SEPARATING,
@@ -24,6 +23,7 @@ from qubic_lab.consensus.similarity import (
     words_of,
 )
 from qubic_lab.errors import InputError
+from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
 NEVER = Thresholds(2.0, 2.0)
 ALWAYS = Thresholds(0.0, 0.0)

@@ -22,10 +22,10 @@ from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import NodeRecord
 from qubic_lab.consensus.aggregate import Rules
-from qubic_lab.consensus.embeddings import Embedder
 from qubic_lab.consensus.history import VoteHistory
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, QubicLabError, RankError
+from qubic_lab.model.embeddings import Embedder
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 

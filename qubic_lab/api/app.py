@@ -7,9 +7,11 @@ from limits.strategies import MovingWindowRateLimiter
 
 from qubic_lab import __version__
 from qubic_lab.api import ai, cluster, consensus, health, network, problems
+from qubic_lab.api import oracle as oracle_routes
 from qubic_lab.api.access import Access, AccessMiddleware, BodyLimitMiddleware
 from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
+from qubic_lab.oracle.service import Oracle
 
 
 def create_app(
@@ -17,6 +19,7 @@ def create_app(
     accesses: Callable[[], list[Access]] | None = None,
     limiter: MovingWindowRateLimiter | None = None,
     votes: Votes | None = None,
+    oracle: Oracle | None = None,
 ) -> FastAPI:
     """Return the application; the coordinator must run while it does (`Coordinator.running`).
 
@@ -25,6 +28,7 @@ def create_app(
         accesses: who may call; None: anybody, which is for loopback alone.
         limiter: of each one's rate; needed with `accesses`.
         votes: holds votes on the coordinator's nodes; None: there are no routes for them.
+        oracle: tells of coins; None: there are no routes for it.
     """
     app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
     problems.install(app)
@@ -32,6 +36,8 @@ def create_app(
     app.include_router(ai.make_routes(coordinator))
     if votes is not None:
         app.include_router(consensus.make_routes(coordinator, votes))
+    if oracle is not None:
+        app.include_router(oracle_routes.make_routes(oracle))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(network.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))

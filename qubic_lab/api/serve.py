@@ -18,6 +18,7 @@ from qubic_lab.api.app import create_app
 from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.service import Oracle
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
 
 RELOAD_S = 10.0
@@ -76,14 +77,20 @@ class ServeConfig:
         return int(self.listen.rpartition(":")[2])
 
 
-def serve(config: ServeConfig, coordinator: Coordinator, client: "redis.Redis", votes: Votes | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; without `votes` there are no routes for them.
+def serve(
+    config: ServeConfig,
+    coordinator: Coordinator,
+    client: "redis.Redis",
+    votes: Votes | None = None,
+    oracle: Oracle | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; without `votes` or `oracle` there are no routes for them.
 
     Raises:
         InputError: an address is used, or the tokens cannot be read.
     """
     accesses = AccessFile(config.tokens) if config.tokens else None
-    app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes)
+    app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
     options = uvicorn.Config(
         app,
         host=config.host,
@@ -98,7 +105,7 @@ def serve(config: ServeConfig, coordinator: Coordinator, client: "redis.Redis", 
     )
     options.load()
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_serve(config, options, coordinator))
+    asyncio.run(_serve(config, options, coordinator, oracle))
 
 
 class _Server(uvicorn.Server):
@@ -113,7 +120,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coordinator) -> None:
+async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coordinator, oracle: Oracle | None) -> None:
     server = _Server(options)
     async with coordinator.running():
         reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
@@ -125,6 +132,8 @@ async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coor
             ) from None
         finally:
             reloading.cancel()
+            if oracle is not None:
+                await oracle.close()
 
 
 async def _reload(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:

@@ -18,13 +18,13 @@ from qubic_lab.consensus.aggregate import Known, Reply, Rules, deliberate, is_ce
 from qubic_lab.consensus.collect import Absence, Absent, Collected, Vote, Voter, collect
 from qubic_lab.consensus.confidence import Calibration, Level
 from qubic_lab.consensus.dependence import Source, error_correlation
-from qubic_lab.consensus.embeddings import Embedder
 from qubic_lab.consensus.history import VoteHistory, VoteSummary
 from qubic_lab.consensus.similarity import Embed
 from qubic_lab.consensus.trail import trail_of
 from qubic_lab.consensus.weights import WeightParts, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
 from qubic_lab.errors import BusyError, QubicLabError, RankError
+from qubic_lab.model.embeddings import Embedder
 from qubic_lab.wire import pipeline_pb2
 
 EXPERT = "expert"

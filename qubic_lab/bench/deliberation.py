@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from qubic_lab.consensus.answers import final_answer
-from qubic_lab.consensus.embeddings import Embedder
 from qubic_lab.consensus.similarity import Embed, bonds, compare, group
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import check_range
+from qubic_lab.model.embeddings import Embedder
 from qubic_lab.provenance import machine, source_commit
 
 LIMIT_MS = {False: 5.0, True: 20.0}

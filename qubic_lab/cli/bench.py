@@ -2,7 +2,7 @@
 
 import typer
 
-from qubic_lab.cli import bench_cluster, bench_consensus, bench_pipeline
+from qubic_lab.cli import bench_cluster, bench_consensus, bench_oracle, bench_pipeline
 
 COMMANDS = (
     (bench_cluster.balance, "balance --requests 50 --nodes 3"),
@@ -14,9 +14,11 @@ COMMANDS = (
     (bench_pipeline.gpu, "gpu --model deepseek --dtype fp16"),
     (bench_pipeline.link, "link --repeat 500"),
     (bench_pipeline.memory, "memory --model smollm2 --ranks 2"),
+    (bench_oracle.oracle, "oracle --clients 50"),
     (bench_consensus.pairs, "pairs"),
     (bench_pipeline.prediction, "prediction --model smollm2 --ranks 1,2 --batch 1,4,8"),
     (bench_cluster.queue, "queue --tasks 20000 --workers 4 --kill-every 2s"),
+    (bench_consensus.samples, "samples --model smollm2 --ranks 2 --samples 4"),
     (bench_cluster.scale, "scale --nodes 10,100,300,1000 --real 3,6,12"),
     (bench_pipeline.tracing, "tracing --model smollm2 --ranks 2"),
     (bench_consensus.voting, "voting --answers 16"),

@@ -200,9 +200,9 @@ def _stopping_texts(stopping: "Stopping") -> tuple[str, ...]:
 
 def pairs(json: options.Json = False) -> None:
     """Show how well answers are told to be the same, on labelled pairs, beside embeddings and word overlap alone."""
-    from qubic_lab.consensus.embeddings import installed_embedder
     from qubic_lab.evals.answer_pairs import committed_pairs, load_pairs
     from qubic_lab.evals.pairs_eval import evaluate_pairs, evaluate_relevance
+    from qubic_lab.model.embeddings import installed_embedder
 
     labelled = load_pairs(committed_pairs())
     embedder = installed_embedder()
@@ -290,7 +290,7 @@ def voting(
 ) -> None:
     """Show what a vote costs beside its answers: reading, comparing and grouping them."""
     from qubic_lab.bench.deliberation import bench_voting
-    from qubic_lab.consensus.embeddings import installed_embedder
+    from qubic_lab.model.embeddings import installed_embedder
 
     result = bench_voting(answers, votes, installed_embedder())
     if json:

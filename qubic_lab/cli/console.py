@@ -59,15 +59,15 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def require(*modules: str) -> None:
-    """Make sure that packages of the `lab` extra, by the names that are imported, are here.
+def require(*modules: str, extra: str = "lab") -> None:
+    """Make sure that packages of an extra, by the names that are imported, are here.
 
     Raises:
         QubicLabError: some are not; with the line that installs them.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise QubicLabError(f'not installed: {", ".join(missing)}; remedy: pip install "qubic-lab[lab]"')
+        raise QubicLabError(f'not installed: {", ".join(missing)}; remedy: pip install "qubic-lab[{extra}]"')
 
 
 def split_list(what: str, text: str) -> tuple[str, ...]:

@@ -8,8 +8,11 @@ from qubic_lab.cli.console import note, show_warnings
 from qubic_lab.errors import ModelError
 
 if TYPE_CHECKING:
+    import redis as redis_client
+
     from qubic_lab.api.votes import Votes
     from qubic_lab.cluster.coordinator import Coordinator
+    from qubic_lab.oracle.service import Oracle
 
 HTTP = "127.0.0.1:5000"
 NODES = "127.0.0.1:5001"
@@ -40,24 +43,41 @@ def coordinator(
     with open_redis(redis) as client:
         note(f"clients: {config.url}, described at {config.url}/docs; nodes: {nodes}")
         serving = Coordinator(client, nodes, balancer)
-        serve(config, serving, client, make_votes(serving))
+        serve(config, serving, client, make_votes(serving), make_oracle(client))
 
 
 def make_votes(coordinator: "Coordinator") -> "Votes":
     """Return what holds votes: kept in the database, alike by embeddings where the embedder is installed."""
     from qubic_lab.api.votes import Votes
     from qubic_lab.consensus.confidence import load_calibrations
-    from qubic_lab.consensus.embeddings import Embedder, model_folder
     from qubic_lab.consensus.history import VoteHistory
     from qubic_lab.database import check_url, open_database
+    from qubic_lab.model.embeddings import Embedder, model_folder
     from qubic_lab.settings import settings
 
     check_url()  # it is opened with the first vote, when it is too late to tell whoever started this
     try:
         model_folder()
-        embed = Embedder().embed
+        embedder: Embedder | None = Embedder()
     except ModelError as error:
         note(f"answers are compared by words and structure alone: {error}")
-        embed = None
+        embedder = None
     calibrations = load_calibrations(settings().data / "calibrations")
-    return Votes(coordinator, lambda: VoteHistory(open_database()), calibrations, embed)
+    return Votes(coordinator, lambda: VoteHistory(open_database()), calibrations, embedder)
+
+
+def make_oracle(client: "redis_client.Redis") -> "Oracle":
+    """Return what tells of coins, from the database that the collector fills, with its answers kept in Redis."""
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.price_parts import Frequency
+    from qubic_lab.oracle.service import Oracle
+
+    config = read_config()
+    sources = dict(config.sources) | {feed.name: config.sources["feeds"] for feed in config.feeds}
+    return Oracle(
+        open_database,  # with the first request, as for votes
+        client,
+        frequencies={name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()},
+        limits={name: source.quotas() for name, source in sources.items()},
+    )

@@ -21,10 +21,10 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from qubic_lab.consensus.answers import CODE, PROSE, SPAN, FinalAnswer, contradicts, same, without_thoughts
-from qubic_lab.consensus.embeddings import MODEL, MOST_TOKENS, Embedded
 from qubic_lab.consensus.quantities import Quantity, plain, plain_quantities
 from qubic_lab.consensus.words import places, stem, words
 from qubic_lab.errors import InputError
+from qubic_lab.model.embeddings import MODEL, MOST_TOKENS, Embedded
 
 EMBEDDING_WEIGHT, WORDS_WEIGHT, STRUCTURE_WEIGHT = 0.5, 0.3, 0.2
 FOREIGN_SHARE = 0.2

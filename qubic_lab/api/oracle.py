@@ -1,0 +1,165 @@
+"""Routes that tell of coins: `/api/oracle/…`; every answer says how old it and each of its figures is."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qubic_lab.errors import did_you_mean
+from qubic_lab.oracle.answers import (
+    Frame,
+    MarketOverview,
+    OracleStatus,
+    PriceAnalysis,
+    PriceHistory,
+    Sentiment,
+    TextHistory,
+    Window,
+)
+from qubic_lab.oracle.cache import Cached
+from qubic_lab.oracle.instants import read_iso
+from qubic_lab.oracle.service import Oracle, Range, served
+from qubic_lab.oracle.views import MOST_COINS, MOST_PRICES, MOST_TEXTS
+
+CLIENT_S = 60
+"""A client may show an answer for so long without asking again: new data may come before it is no longer fresh here."""
+_MOST_CHARACTERS = 64
+_AS_OF = "answer with what was known at this instant (ISO 8601 with zone), 2 s or more ago; left out: now"
+Coin = Annotated[
+    str, Field(max_length=_MOST_CHARACTERS, description="id, symbol or name, such as qubic-network, BTC or Solana")
+]
+AsOf = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description=_AS_OF)]
+Instant = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="ISO 8601 with zone")]
+
+
+class Asked(BaseModel):
+    """The parameters of a request: no others than these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    as_of: AsOf = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_all_parameters(cls, given: Any) -> Any:
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+        if unknown:
+            raise ValueError(f"unknown parameter {unknown[0][:100]!r}: {did_you_mean(unknown[0], cls.model_fields)}")
+        return given
+
+    @property
+    def as_of_us(self) -> int | None:
+        """The instant in microseconds."""
+        return None if self.as_of is None else read_iso(self.as_of)
+
+
+class SentimentAsked(Asked):
+    """Which texts."""
+
+    coin: Coin
+    window: Annotated[Window, Field(description="so long before as_of")] = "24h"
+
+
+class PriceAsked(Asked):
+    """Which prices."""
+
+    coin: Coin
+    frame: Annotated[Frame, Field(description="length of the bars")] = "1h"
+
+
+class OverviewAsked(Asked):
+    """Which coins."""
+
+    coins: Annotated[
+        str,
+        Field(
+            max_length=MOST_COINS * _MOST_CHARACTERS,
+            description=f"up to {MOST_COINS}, separated by commas; left out: all with prices",
+        ),
+    ] = ""
+
+
+class RangeAsked(Asked):
+    """Which part of a history."""
+
+    coin: Coin
+    start: Instant = None
+    end: Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="exclusive; as start")] = None
+    cursor: Annotated[str | None, Field(max_length=200, description="next_cursor of the page before")] = None
+    limit: Annotated[int, Field(ge=1, le=MOST_PRICES)] = 100
+
+    def to_range(self) -> Range:
+        """Return the range.
+
+        Raises:
+            InputError: an instant that is none.
+        """
+        start, end = (None if each is None else read_iso(each) for each in (self.start, self.end))
+        return Range(start, end, self.as_of_us, self.limit, self.cursor)
+
+
+class PricesAsked(RangeAsked):
+    """Which prices, of which source."""
+
+    source: Annotated[
+        str | None, Field(max_length=_MOST_CHARACTERS, description="left out: the one with the newest price")
+    ] = None
+    interval_s: Annotated[
+        int | None, Field(ge=0, le=10**9, description="seconds of a bar, or 0 for quotes; left out: any")
+    ] = None
+
+
+class TextsAsked(RangeAsked):
+    """Which texts."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST_TEXTS)] = 100
+    duplicates: Annotated[bool, Field(description="with those that repeat others")] = False
+
+
+def make_routes(oracle: Oracle) -> APIRouter:
+    """Return the routes of an oracle."""
+    routes = APIRouter(prefix="/api/oracle", tags=["oracle"])
+
+    @routes.get("/sentiment", response_model=Sentiment)
+    async def sentiment(asked: Annotated[SentimentAsked, Query()]) -> Response:
+        """Tell what was written about a coin, and how models have scored it."""
+        return _respond(await oracle.sentiment(asked.coin, asked.window, asked.as_of_us))
+
+    @routes.get("/price_analysis", response_model=PriceAnalysis)
+    async def price_analysis(asked: Annotated[PriceAsked, Query()]) -> Response:
+        """Tell a coin's last price, its changes and its closed bars."""
+        return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us))
+
+    @routes.get("/market_overview", response_model=MarketOverview)
+    async def market_overview(asked: Annotated[OverviewAsked, Query()]) -> Response:
+        """Tell of several coins at a glance, in plain words."""
+        coins = asked.coins.split(",") if asked.coins else []
+        return _respond(await oracle.market_overview(coins, asked.as_of_us))
+
+    @routes.get("/prices", response_model=PriceHistory)
+    async def prices(asked: Annotated[PricesAsked, Query()]) -> Response:
+        """List prices of one source, the newest first, page by page; name as_of for pages that do not change."""
+        found = await oracle.price_history(asked.coin, asked.to_range(), asked.source, asked.interval_s)
+        headers = {"Age": "0", "Cache-Control": "private, no-cache"}
+        return Response(found.model_dump_json(), media_type="application/json", headers=headers)
+
+    @routes.get("/texts", response_model=TextHistory)
+    async def texts(asked: Annotated[TextsAsked, Query()]) -> Response:
+        """List texts about a coin, the newest first, page by page; name as_of for pages that do not change."""
+        return _respond(await oracle.text_history(asked.coin, asked.to_range(), asked.duplicates))
+
+    @routes.get("/status")
+    async def status() -> OracleStatus:
+        """Tell how sources, quotas, the collector and the cache do."""
+        return await oracle.status()
+
+    return routes
+
+
+def _respond(cached: Cached) -> Response:
+    """Return an answer with its age; a client may keep it for as long as it is fresh, but no longer than a minute."""
+    age_s = int(cached.age_s)
+    lasts_s = int(cached.age_s + min(CLIENT_S, cached.fresh_for_s))  # HTTP counts from when it was computed
+    control = "no-cache" if cached.outcome == "stale" else f"max-age={lasts_s}"
+    headers = {"Age": str(age_s), "Cache-Control": f"private, {control}"}
+    return Response(served(cached), media_type="application/json", headers=headers)

@@ -1,0 +1,236 @@
+"""A database of a generated market, to measure the oracle on: quotes each five minutes, texts, and scores of these.
+
+Prices are random walks and texts are words in a row: speeds measured on them mean something, figures do not.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, insert
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import check_range
+from qubic_lab.oracle import tables
+from qubic_lab.oracle.cache import code_version
+from qubic_lab.oracle.coins import COINS
+from qubic_lab.oracle.instants import DAY_US, MINUTE_US, SECOND_US
+from qubic_lab.oracle.store import insert_rows
+from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
+from qubic_lab.settings import cache_folder
+
+SOURCE = "coingecko"
+MODELS = ("generated-a 1", "generated-b 1")
+STEP_US = 5 * MINUTE_US
+END_US = 1_790_812_800 * SECOND_US
+"""The last quote: 2026-10-01T00:00Z, which is past; the same data are made whenever this runs."""
+PRICES_KNOWN_US, TEXTS_KNOWN_US, SCORES_KNOWN_US = 2 * SECOND_US, 60 * SECOND_US, 90 * SECOND_US
+"""So much later than it happened is something known, and scored."""
+LEAST_ROWS, MOST_ROWS, MOST_TEXTS = 1_000, 20_000_000, 2_000_000
+DUPLICATES = 0.05
+"""So large a share of the texts repeats another one."""
+BODY_WORDS = 60
+_ROWS = 20_000
+_WORDS = np.array(
+    [
+        *(
+            "market",
+            "price",
+            "coin",
+            "miners",
+            "fund",
+            "exchange",
+            "traders",
+            "wallet",
+            "network",
+            "upgrade",
+            "holders",
+        ),
+        *(
+            "yield",
+            "report",
+            "rally",
+            "fall",
+            "demand",
+            "supply",
+            "ledger",
+            "protocol",
+            "bank",
+            "court",
+            "rule",
+            "index",
+        ),
+        *(
+            "volume",
+            "week",
+            "month",
+            "record",
+            "asset",
+            "token",
+            "stake",
+            "fee",
+            "block",
+            "hash",
+            "rate",
+            "pool",
+            "node",
+        ),
+        *("launch", "partner", "growth", "risk", "signal", "trend", "chart", "buyers", "sellers", "outflow", "inflow"),
+        *("treasury", "reserve", "bridge", "update", "release"),
+    ]
+)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Market:
+    """What was generated: `start_us` to `end_us` of the prices, in a database at `url`."""
+
+    url: str
+    coins: tuple[str, ...]
+    start_us: int
+    end_us: int
+    price_rows: int
+    texts: int
+    scores: int
+    bytes: int
+
+
+def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Market:
+    """Return a generated database; it is made once and kept in the cache folder.
+
+    Args:
+        rows: prices of all coins together, as many of each.
+        texts: about these coins, evenly over the same time; each with a score of two models.
+        coins: so many of those that are known.
+        progress: called as rows are written.
+
+    Raises:
+        InputError: a number is out of range, or the cache folder cannot be made.
+    """
+    check_range("--rows", rows, LEAST_ROWS, MOST_ROWS)
+    check_range("--texts", texts, 1, MOST_TEXTS)
+    check_range("coins", coins, 1, len(COINS))
+    names = tuple(COINS)[:coins]
+    here = code_version(tables, sys.modules[__name__])
+    folder = cache_folder("oracle-bench")
+    file = folder / f"{rows}-{texts}-{coins}-{here}.db"
+    if not file.exists():
+        _forget(folder)
+        new = file.with_suffix(f".{os.getpid()}.new")
+        try:
+            _write(new, names, rows // coins, texts, progress)
+            new.replace(file)
+        finally:
+            for left in folder.glob(f"{new.name}*"):
+                left.unlink()
+    per_coin = rows // coins
+    start_us = END_US - (per_coin - 1) * STEP_US
+    url = f"sqlite:///{file}"
+    return Market(url, names, start_us, END_US, per_coin * coins, texts, texts * len(MODELS), file.stat().st_size)
+
+
+def _forget(folder: Path) -> None:
+    """Remove databases of other sizes and of earlier code."""
+    for file in folder.glob("*.db*"):
+        with suppress(OSError):
+            file.unlink()
+
+
+def _write(file: Path, coins: Sequence[str], per_coin: int, texts: int, progress: Progress) -> None:
+    engine = open_database(f"sqlite:///{file}")
+    total = per_coin * len(coins) + texts
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("PRAGMA cache_size = -200000")
+            done = 0
+            for number, coin in enumerate(coins):
+                values = {"id": number + 1, "coin": coin, "source": SOURCE, "interval_s": 0, "currency": "usd"}
+                connection.execute(insert(MARKET_SERIES).values(values))
+                for chunk in _prices(number, per_coin):
+                    insert_rows(connection, MARKET_DATA, _PRICE_COLUMNS, [(number + 1, *row) for row in chunk])
+                    done += len(chunk)
+                    progress("prices", done, total)
+            _write_texts(connection, coins, per_coin, texts, lambda written: progress("texts", done + written, total))
+            newest = END_US + SCORES_KNOWN_US
+            names = ["all", *(f"{what} {coin}" for coin in coins for what in ("prices", "texts"))]
+            connection.execute(insert(STAMPS), [{"name": name, "known_us": newest} for name in names])
+        with engine.connect() as connection:
+            connection.exec_driver_sql("ANALYZE")
+            connection.commit()
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        engine.dispose()
+
+
+_PRICE_COLUMNS = (*("series_id", "closed_us", "opened_us", "known_us", "close", "volume_24h", "market_cap", "flags"),)
+
+
+def _prices(coin: int, count: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield quotes of a random walk with a volatility of about 60 % a year."""
+    draw = np.random.default_rng(coin)
+    steps = draw.standard_normal(count) * 0.6 / np.sqrt(365 * DAY_US / STEP_US)
+    close = 10.0 ** draw.uniform(-6, 5) * np.exp(np.cumsum(steps))
+    supply = 10.0 ** draw.uniform(7, 12)
+    times = END_US - np.arange(count - 1, -1, -1, dtype=np.int64) * STEP_US
+    volume = close * supply * draw.uniform(0.01, 0.1, count)
+    for first in range(0, count, _ROWS):
+        part = slice(first, first + _ROWS)
+        at, price = times[part].tolist(), close[part]
+        known = (times[part] + PRICES_KNOWN_US).tolist()
+        values = (price.tolist(), volume[part].tolist(), (price * supply).tolist())
+        yield list(zip(at, at, known, *values, [""] * len(at), strict=True))
+
+
+def _write_texts(
+    connection: Connection, coins: Sequence[str], per_coin: int, count: int, written: Callable[[int], None]
+) -> None:
+    draw = np.random.default_rng(1_000_003)
+    start = END_US - (per_coin - 1) * STEP_US
+    times = np.sort(draw.integers(start, END_US, count))
+    for first in range(0, count, _ROWS):
+        part = times[first : first + _ROWS]
+        _write_some_texts(connection, coins, first + 1, part, draw)
+        written(first + len(part))
+
+
+def _write_some_texts(
+    connection: Connection, coins: Sequence[str], first_id: int, times: NDArray[np.int64], draw: np.random.Generator
+) -> None:
+    count = len(times)
+    repeats = draw.random(count) < DUPLICATES
+    repeats[0] = False
+    original = np.maximum.accumulate(np.where(repeats, 0, np.arange(count)))
+    words = _WORDS[draw.integers(0, len(_WORDS), (count, BODY_WORDS))][original]
+    about = draw.integers(0, len(coins), count)[original]  # the same words are about the same coin
+    scores = draw.uniform(-1.0, 1.0, (len(MODELS), count))
+    texts: list[tuple[Any, ...]] = []
+    for n, at in enumerate(times.tolist()):
+        id, title, body = first_id + n, " ".join(words[n][:8]).capitalize(), " ".join(words[n])
+        kind, source = ("news", "newsapi") if id % 3 else ("social", "hacker-news")
+        own = (id, source, str(id), at + TEXTS_KNOWN_US, at, kind, at, title, body, 0, f"https://example.org/{id}")
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        texts.append((*own, "Example", "", "en", digest, first_id + int(original[n]) if repeats[n] else None))
+    insert_rows(connection, NEWS_DATA, _TEXT_COLUMNS, texts)
+    ids, named = range(first_id, first_id + count), [coins[coin] for coin in about]
+    linked = sorted(zip(named, times.tolist(), ids, strict=True))
+    insert_rows(connection, NEWS_COINS, ("coin", "at_us", "news_id"), linked)
+    known = (times + SCORES_KNOWN_US).tolist()
+    for model, of_model in zip(MODELS, scores, strict=True):
+        rows = [(id, model, at, score, None, "{}") for id, at, score in zip(ids, known, of_model.tolist(), strict=True)]
+        insert_rows(connection, SENTIMENT_SCORES, _SCORE_COLUMNS, rows)
+
+
+_TEXT_COLUMNS = (
+    *("id", "source", "external_id", "known_us", "at_us", "kind", "published_us", "title", "body", "cut_characters"),
+    *("url", "publisher", "author", "language", "content_hash", "duplicate_of"),
+)
+_SCORE_COLUMNS = ("news_id", "model", "known_us", "score", "confidence", "details")

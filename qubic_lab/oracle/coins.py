@@ -1,0 +1,127 @@
+"""The coins that the oracle knows, by CoinGecko's ids, and which of them a text is about."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from qubic_lab.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Coin:
+    """A coin.
+
+    Attributes:
+        id: CoinGecko's, such as bitcoin.
+        symbol: in capitals, such as BTC.
+        name: for people.
+        terms: names that mean this coin and little else, in any case; the first one is what sources are searched for.
+        only_with_dollar: its symbol means other things in capitals too, and counts as $SYMBOL alone.
+    """
+
+    id: str
+    symbol: str
+    name: str
+    terms: tuple[str, ...]
+    only_with_dollar: bool = False
+
+
+_ALL = (
+    Coin("qubic-network", "QUBIC", "Qubic", ("Qubic",)),
+    Coin("bitcoin", "BTC", "Bitcoin", ("Bitcoin",)),
+    Coin("ethereum", "ETH", "Ethereum", ("Ethereum",)),
+    Coin("tether", "USDT", "Tether", ("Tether USD", "USD Tether", "Tether stablecoin")),
+    Coin("ripple", "XRP", "XRP", ("XRP Ledger", "Ripple Labs")),
+    Coin("binancecoin", "BNB", "BNB", ("BNB Chain", "Binance Coin")),
+    Coin("solana", "SOL", "Solana", ("Solana",)),
+    Coin("usd-coin", "USDC", "USDC", ("USD Coin",)),
+    Coin("dogecoin", "DOGE", "Dogecoin", ("Dogecoin",), only_with_dollar=True),  # a department
+    Coin("cardano", "ADA", "Cardano", ("Cardano",), only_with_dollar=True),  # an act, a language
+    Coin("tron", "TRX", "TRON", ("TRON blockchain", "TRON network", "TRONIX")),
+    Coin("avalanche-2", "AVAX", "Avalanche", ("Avalanche blockchain", "Avalanche network", "Ava Labs")),
+    Coin("shiba-inu", "SHIB", "Shiba Inu", ("Shiba Inu coin", "Shiba Inu token")),
+    Coin("the-open-network", "TON", "Toncoin", ("Toncoin", "The Open Network"), only_with_dollar=True),  # a weight
+    Coin("polkadot", "DOT", "Polkadot", ("Polkadot",), only_with_dollar=True),  # a department
+    Coin("chainlink", "LINK", "Chainlink", ("Chainlink",)),
+    Coin("bitcoin-cash", "BCH", "Bitcoin Cash", ("Bitcoin Cash",)),
+    Coin("near", "NEAR", "NEAR Protocol", ("NEAR Protocol",)),
+    Coin("litecoin", "LTC", "Litecoin", ("Litecoin",)),
+    Coin("uniswap", "UNI", "Uniswap", ("Uniswap",), only_with_dollar=True),  # a university
+    Coin("ethereum-classic", "ETC", "Ethereum Classic", ("Ethereum Classic",), only_with_dollar=True),  # and so on
+    Coin("monero", "XMR", "Monero", ("Monero",)),
+    Coin("stellar", "XLM", "Stellar", ("Stellar Lumens", "Stellar network")),
+    Coin("cosmos", "ATOM", "Cosmos Hub", ("Cosmos Hub",), only_with_dollar=True),  # a feed's format
+    Coin("kaspa", "KAS", "Kaspa", ("Kaspa",)),
+    Coin("bittensor", "TAO", "Bittensor", ("Bittensor",)),
+)
+COINS: dict[str, Coin] = {coin.id: coin for coin in _ALL}
+"""All known coins by id."""
+
+_OTHERS = ("Bitcoin SV", "Bitcoin Gold", "Bitcoin Diamond", "EthereumPoW", "Ethereum Name Service")
+"""Names that hold a known coin's name and are none of it."""
+_SHOUTED = 0.7
+"""A text with a larger share of capitals is written in capitals: a word in capitals is no symbol there."""
+_LEAST_LETTERS = 12
+"""A text with fewer letters beside symbols, such as "BTC/USDT, ETH-USD", is not judged by its capitals."""
+_LINK = re.compile(r"https?://\S+")
+
+
+def find_coin(text: str) -> Coin:
+    """Return the coin that an id, a symbol or a name names, in any case.
+
+    Raises:
+        InputError: none does; with the closest id or symbol.
+    """
+    wanted = text.strip().lower()
+    for coin in _ALL:
+        if wanted in (coin.id, coin.symbol.lower(), coin.name.lower()):
+            return coin
+    known = [name for coin in _ALL for name in (coin.id, coin.symbol)]
+    raise InputError(f"unknown coin {text!r}: {did_you_mean(text, known)}")
+
+
+def mentioned(text: str) -> tuple[str, ...]:
+    """Return the ids of the coins that a text is about, in the order of `COINS`.
+
+    A name counts in any case; a symbol in capitals or after a dollar sign, at word boundaries: "$sol" and "SOL" are
+    Solana, "sol" is not; "Bitcoin Cash" is not Bitcoin. Addresses of pages do not count.
+    """
+    text = _LINK.sub(" ", text)
+    names, symbols, cashtags = _patterns()
+    found = {_by_name()[" ".join(match.group().lower().split())] for match in names.finditer(text)}
+    found |= {_by_symbol()[match.group(1).upper()] for match in cashtags.finditer(text)}
+    if not _is_shouted(symbols.sub(" ", text)):
+        found |= {_by_symbol()[match.group()] for match in symbols.finditer(text)}
+    return tuple(id for id in COINS if id in found)
+
+
+def _is_shouted(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    return len(letters) >= _LEAST_LETTERS and sum(map(str.isupper, letters)) > _SHOUTED * len(letters)
+
+
+@cache
+def _by_name() -> dict[str, str]:
+    """Return what each name means, in small letters; "" for coins that are not known."""
+    names = {term.lower(): coin.id for coin in _ALL for term in (*coin.terms, f"{coin.terms[0]}s")}
+    return names | {other.lower(): "" for other in _OTHERS}
+
+
+@cache
+def _by_symbol() -> dict[str, str]:
+    return {coin.symbol: coin.id for coin in _ALL}
+
+
+@cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Return patterns of names, symbols and symbols after a dollar; only ASCII letters and digits make words longer."""
+    longest_first = sorted(_by_name(), key=len, reverse=True)
+    names = "|".join(r"\s+".join(map(re.escape, name.split())) for name in longest_first)
+    plain = "|".join(re.escape(coin.symbol) for coin in _ALL if not coin.only_with_dollar)
+    every = "|".join(re.escape(coin.symbol) for coin in _ALL)
+    before, after = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
+    return (
+        re.compile(f"{before}(?:{names}){after}", re.IGNORECASE | re.ASCII),
+        re.compile(rf"(?<![A-Za-z0-9_$])(?:{plain}){after}"),
+        re.compile(rf"(?<![A-Za-z0-9_$])\$({every}){after}", re.IGNORECASE | re.ASCII),
+    )

@@ -1,0 +1,62 @@
+"""The one way of prices into the database: checked, flagged with those before them in view, and kept."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+
+from qubic_lab.oracle.clean import context_of, flag_prices, with_flags
+from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.records import Price, Series
+from qubic_lab.oracle.store import Added
+
+_BEGINNING_US = -50 * 365 * DAY_US
+_NUMBERS = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
+_Values = tuple[float | None, ...]
+_read_values = attrgetter("opened_us", "closed_us", *_NUMBERS)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Prices as they were flagged, by time, and what became of them in the database."""
+
+    prices: tuple[Price, ...]
+    added: Added
+
+
+def keep_prices(store: PriceStore, series: Series, prices: Iterable[Price], *, fetch_id: int | None = None) -> Kept:
+    """Flag prices of one series and keep them; of several for one time the last counts.
+
+    Flags depend on the prices before, of the batch and of the database: what comes later changes none. A price that is
+    given again as it is stored keeps the flags that it got then, whatever has come before it meanwhile.
+    """
+    latest = {price.closed_us: price for price in prices}
+    ordered = [latest[at] for at in sorted(latest)]
+    if not ordered:
+        return Kept((), Added())
+    history: list[Price] = []
+    stored: dict[_Values, tuple[str, ...]] = {}
+    if series in store.series(series.coin):
+        first_us, last_us = ordered[0].closed_us, ordered[-1].closed_us
+        history.extend(reversed(store.page(series, _BEGINNING_US, first_us, limit=context_of()).prices))
+        stored = _stored_flags(store.read(series, first_us, last_us + 1))
+    flagged = flag_prices(ordered, history)
+    if stored:
+        flagged = tuple(with_flags(price, stored.get(_values(price), price.flags)) for price in flagged)
+    return Kept(flagged, store.add(series, flagged, fetch_id=fetch_id))
+
+
+def _values(price: Price) -> _Values:
+    """Return what makes a version, but for its flags."""
+    found: _Values = _read_values(price)
+    return tuple(map(_number, found))
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or value != value else value
+
+
+def _stored_flags(columns: PriceColumns) -> dict[_Values, tuple[str, ...]]:
+    numbers = [[_number(value) for value in getattr(columns, name).tolist()] for name in _NUMBERS]
+    values = zip(columns.opened_us.tolist(), columns.closed_us.tolist(), *numbers, strict=True)
+    return dict(zip(values, columns.flags, strict=True))

@@ -1,0 +1,248 @@
+"""The oracle as many ask it at once: answers come from the cache, and are computed in threads where it has none."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import redis
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle import (
+    answers,
+    bars,
+    price_parts,
+    price_store,
+    source_health,
+    store,
+    summary,
+    text_parts,
+    text_store,
+    views,
+)
+from qubic_lab.oracle.answers import (
+    Answer,
+    CacheCounts,
+    Frame,
+    LeaseState,
+    OracleStatus,
+    PriceHistory,
+    QuotaState,
+    Window,
+)
+from qubic_lab.oracle.cache import Cache, CacheConfig, Cached, CacheKind, code_version
+from qubic_lab.oracle.coins import COINS, find_coin
+from qubic_lab.oracle.instants import iso, now_us
+from qubic_lab.oracle.price_parts import Frequency
+from qubic_lab.oracle.quotas import Period, Quotas
+from qubic_lab.oracle.source_health import read_source_health
+from qubic_lab.oracle.store import check_as_of
+from qubic_lab.oracle.tables import LEASES
+from qubic_lab.oracle.views import Views
+
+STAMP_S = 1.0
+"""So often it is looked whether there are new data: so much later, at most, are answers known to be stale."""
+PAST_S = 86_400.0
+"""What was known at an earlier instant never changes: such an answer is kept for so long."""
+_COMPUTING = (*(answers, bars, price_parts, price_store, source_health, store, summary, text_parts, text_store, views),)
+"""With another source of one of these, answers are others."""
+_OF_ANSWER = set(Answer.model_fields)
+
+
+@dataclass(frozen=True)
+class Range:
+    """What part of a history is asked for; see `Views.price_history`."""
+
+    start_us: int | None = None
+    end_us: int | None = None
+    as_of_us: int | None = None
+    limit: int = 100
+    cursor: str | None = None
+
+
+class Oracle:
+    """Answers for a process that serves many; belongs to one event loop.
+
+    Args:
+        open_engine: opens the database, with the first request.
+        client: of the Redis that all processes share.
+        clock: gives the time in microseconds.
+        frequencies: how often each source gives something, by its name.
+        limits: each source's quotas, by its name and period.
+        config: of the cache.
+    """
+
+    def __init__(
+        self,
+        open_engine: Callable[[], Engine],
+        client: "redis.Redis",
+        clock: Callable[[], int] = now_us,
+        frequencies: Mapping[str, Frequency] | None = None,
+        limits: Mapping[str, Mapping[Period, int]] | None = None,
+        config: CacheConfig | None = None,
+    ) -> None:
+        code = code_version(*_COMPUTING)
+        self.cache = Cache(client, code, config, clock)
+        self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
+        self._views: Views | None = None
+        self._opening = threading.Lock()
+        self._limits = {source: dict(each) for source, each in (limits or {}).items()}
+        self._stamps: dict[tuple[str, ...], tuple[float, asyncio.Task[int]]] = {}
+
+    def views(self) -> Views:
+        """Return what computes answers; opens the database, so ask in a thread.
+
+        Raises:
+            QubicLabError: it cannot be opened.
+        """
+        with self._opening:
+            if self._views is None:
+                self._views = Views(self._open_engine(), self._clock, self._frequencies)
+            return self._views
+
+    async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
+        """Return `Views.sentiment` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().sentiment(id, window, as_of_us)
+
+        return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
+
+    async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
+        """Return `Views.price_analysis` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().price_analysis(id, frame, as_of_us)
+
+        return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
+
+    async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
+        """Return `Views.market_overview` as JSON; errors as there."""
+        ids = tuple(dict.fromkeys(_id(coin) for coin in coins))
+
+        def compute() -> Answer:
+            return self.views().market_overview(ids, as_of_us)
+
+        return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
+
+    async def text_history(self, coin: str, asked: Range, duplicates: bool = False) -> Cached:
+        """Return `Views.text_history` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().text_history(id, **asdict(asked), duplicates=duplicates)
+
+        parts = (asked.start_us, asked.end_us, asked.limit, asked.cursor, int(duplicates))
+        return await self._cached("news", ("texts", id, *map(str, parts)), compute, (id,), asked.as_of_us)
+
+    async def price_history(
+        self, coin: str, asked: Range, source: str | None = None, interval_s: int | None = None
+    ) -> PriceHistory:
+        """Return `Views.price_history`; errors as there. Pages of it are not kept."""
+
+        def compute() -> PriceHistory:
+            return self.views().price_history(coin, **asdict(asked), source=source, interval_s=interval_s)
+
+        return await asyncio.to_thread(compute)
+
+    async def status(self) -> OracleStatus:
+        """Return how sources, quotas, the collector and the cache do.
+
+        Raises:
+            QubicLabError: the database cannot be read.
+        """
+        counts = await self.cache.counts()
+        found = await asyncio.to_thread(self._read_status)
+        if counts is None:
+            return found
+        shown = [
+            CacheCounts(kind=kind, fresh_s=self.cache.config.fresh_s(kind), hit_rate=each.hit_rate, **asdict(each))
+            for kind, each in counts.items()
+        ]
+        return found.model_copy(update={"cache": shown})
+
+    async def close(self) -> None:
+        """Wait for what is under way, and close the cache."""
+        await self.cache.close()
+
+    async def _cached(
+        self,
+        kind: CacheKind,
+        key: tuple[str, ...],
+        compute: Callable[[], Answer],
+        coins: tuple[str, ...],
+        as_of_us: int | None,
+    ) -> Cached:
+        """Return an answer: one about now is stale as soon as there are new data, one about the past never is."""
+        if as_of_us is not None:
+            check_as_of(as_of_us, self._clock())
+            key, ttl_s, version = (*key, str(as_of_us)), PAST_S, 0
+        else:
+            ttl_s, version = None, await self._version(coins)
+        return await self.cache.get(kind, key, lambda: _to_json(compute()), ttl_s=ttl_s, version=version)
+
+    async def _version(self, coins: tuple[str, ...]) -> int:
+        """Return the stamp of the newest data of some coins or of all; 0 where the database does not answer."""
+        until, looking = self._stamps.get(coins, (0.0, None))
+        if looking is None or time.monotonic() > until:
+            looking = asyncio.ensure_future(asyncio.to_thread(lambda: self.views().stamp(coins)))
+            if len(self._stamps) > 1_000:
+                self._stamps.clear()
+            self._stamps[coins] = time.monotonic() + STAMP_S, looking
+        try:
+            return await asyncio.shield(looking)
+        except (SQLAlchemyError, QubicLabError):
+            return 0
+
+    def _read_status(self) -> OracleStatus:
+        now, engine = self._clock(), self.views().engine
+        with views.reading(), engine.connect() as connection:
+            leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
+            quotas = Quotas(engine, self._clock).report(self._limits)
+            sources = read_source_health(engine, now)
+        return OracleStatus(
+            as_of=iso(now),
+            sources=sources,
+            quotas=[
+                QuotaState(
+                    source=each.source,
+                    period=each.period,
+                    started=iso(each.started_us),
+                    ends=iso(each.ends_us),
+                    used=each.used,
+                    limit=each.limit,
+                )
+                for each in quotas
+                if each.limit is not None or each.used
+            ],
+            leases=[
+                LeaseState(name=row.name, holder=row.holder, until=iso(row.until_us), held=row.until_us > now)
+                for row in leases
+            ],
+            cache=None,
+        )
+
+
+def served(cached: Cached) -> bytes:
+    """Return an answer as it is sent: the bytes that are kept, with the answer's age before them."""
+    return b'{"age_s":%.3f,"cache":"%s",' % (cached.age_s, cached.outcome.encode()) + cached.body[1:]
+
+
+def _to_json(answer: Answer) -> bytes:
+    """Return an answer without what `served` adds."""
+    return answer.model_dump_json(exclude=_OF_ANSWER).encode()
+
+
+def _id(coin: str) -> str:
+    """Return the id of a coin; of one that is named by its id without a search."""
+    if coin in COINS:
+        return coin
+    try:
+        return find_coin(coin).id
+    except InputError as error:
+        raise NotFoundError(str(error)) from None

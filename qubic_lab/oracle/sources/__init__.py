@@ -1,0 +1,1 @@
+"""Where prices and texts come from: web interfaces, feeds, files, and what is packaged."""

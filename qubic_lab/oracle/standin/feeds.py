@@ -1,0 +1,73 @@
+"""The stand-in's feeds: RSS 2.0 and Atom, with validators so that an unchanged one is not sent again."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime
+from xml.sax.saxutils import escape
+
+from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, utc_time
+from qubic_lab.oracle.standin.data import Item
+from qubic_lab.oracle.standin.ledger import Given
+
+EVERY_S = 1_200
+ITEMS = 40
+NAMES = ("standin-rss", "standin-atom")
+
+
+def answer(ask: Ask, desk: Desk) -> Answer:
+    """Answer a request for NAME.rss or NAME.atom; no key is needed."""
+    name, _, form = ask.path.rpartition(".")
+    if name not in NAMES or form not in ("rss", "atom"):
+        return json_answer(404, {"message": "no such feed"})
+    start = ask.now_s - EVERY_S * (ITEMS + 1)
+    items = desk.world.items(name, EVERY_S, start, ask.now_s + 1, ask.now_s)[::-1][:ITEMS]
+    etag = '"' + hashlib.sha256("\n".join(item.title for item in items).encode()).hexdigest()[:16] + '"'
+    modified = format_datetime(datetime.fromtimestamp(items[0].published_s, UTC), usegmt=True)
+    headers = {"etag": etag, "last-modified": modified}
+    if etag in ask.headers.get("if-none-match", ""):
+        return Answer(304, b"", headers=headers)
+    shown = desk.spoil(ask.number, items)
+    body = _rss(name, shown) if form == "rss" else _atom(name, shown)
+    given = (Given("text", _id(name, item), 0, item.published_s * SECOND_US, item.title) for item in shown)
+    return Answer(200, body.encode(), f"application/{form}+xml; charset=utf-8", headers, tuple(given))
+
+
+def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
+    """Return the answer of a source that is asked too often."""
+    return Answer(429, b"Too Many Requests", "text/plain", {"retry-after": str(retry_after_s)})
+
+
+def _id(name: str, item: Item) -> str:
+    return f"https://feeds.invalid/{name}/{item.number}"
+
+
+def _rss(name: str, items: list[Item]) -> str:
+    entries = "".join(
+        f"<item><title>{escape(item.title)}</title><link>{_id(name, item)}</link>"
+        f'<guid isPermaLink="true">{_id(name, item)}</guid><pubDate>{_local_time(item)}</pubDate>'
+        f"<description>{escape(f'<p>{escape(item.body)}</p>')}</description></item>"
+        for item in items
+    )
+    head = f"<title>{name}</title><link>https://feeds.invalid/{name}</link><description>synthetic</description>"
+    return f'<?xml version="1.0" encoding="UTF-8"?><rss version="2.0"><channel>{head}{entries}</channel></rss>'
+
+
+def _atom(name: str, items: list[Item]) -> str:
+    entries = "".join(
+        f"<entry><title>{escape(item.title)}</title><id>{_id(name, item)}</id>"
+        f'<link href="{_id(name, item)}"/><published>{utc_time(item.published_s)}</published>'
+        f"<updated>{utc_time(item.published_s)}</updated><author><name>{escape(item.publisher)}</name></author>"
+        f"<summary>{escape(item.body)}</summary></entry>"
+        for item in items
+    )
+    head = (
+        f"<title>{name}</title><id>https://feeds.invalid/{name}</id><updated>{utc_time(items[0].published_s)}</updated>"
+    )
+    return f'<?xml version="1.0" encoding="UTF-8"?><feed xmlns="http://www.w3.org/2005/Atom">{head}{entries}</feed>'
+
+
+def _local_time(item: Item) -> str:
+    """Return an item's time as RSS writes it, in one of several zones."""
+    zone = timezone(timedelta(hours=(-5, 0, 2)[item.number % 3]))
+    return format_datetime(datetime.fromtimestamp(item.published_s, zone))

@@ -1,0 +1,89 @@
+"""The stand-in's answers in the shapes of the Hacker News search by Algolia (hn.algolia.com/api)."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, utc_time, whole
+from qubic_lab.oracle.standin.data import Item
+from qubic_lab.oracle.standin.ledger import Given
+
+EVERY_S = 600
+MOST_HITS = 1_000
+"""So many of a query's hits can be paged to."""
+_FIRST_S = 1_160_418_111
+"""The first item's time."""
+_FILTER = re.compile(r"created_at_i\s*(>=|<=|>|<|=)\s*(\d+)")
+
+
+def answer(ask: Ask, desk: Desk) -> Answer:
+    """Answer one request; no key is needed."""
+    if ask.path != "search_by_date":
+        return json_answer(404, {"message": "Path not supported by this API", "status": 404})
+    size, page = whole(ask.query, "hitsPerPage", 20), whole(ask.query, "page", 0)
+    if size is None or page is None or not 0 <= size <= MOST_HITS or page < 0:
+        return json_answer(400, {"message": "invalid hitsPerPage or page", "status": 400})
+    filters = ask.query.get("numericFilters", "")
+    bounds = [_FILTER.fullmatch(each.strip()) for each in filters.split(",")] if filters else []
+    if not all(bounds):
+        return json_answer(400, {"message": f"invalid numericFilters: {filters}", "status": 400})
+    start, end = _range([(each[1], int(each[2])) for each in bounds if each], ask.now_s)
+    words = re.findall(r'"([^"]+)"|([^\s"]+)', ask.query.get("query", ""))
+    wanted = [(phrase or word).lower() for phrase, word in words]
+    items = desk.world.items("hacker-news", EVERY_S, start, end, ask.now_s)
+    found = [item for item in items if all(word in f"{item.title} {item.body}".lower() for word in wanted)][::-1]
+    reachable = found[:MOST_HITS]
+    shown = desk.spoil(ask.number, reachable[page * size : (page + 1) * size])
+    content = {
+        "exhaustive": {"nbHits": True, "typo": True},
+        "hits": [_hit(item, ask.now_s) for item in shown],
+        "hitsPerPage": size,
+        "nbHits": len(found),
+        "nbPages": -(-len(reachable) // size) if size else 0,
+        "page": page,
+        "params": "",
+        "processingTimeMS": 1,
+        "query": ask.query.get("query", ""),
+    }
+    given = (Given("text", str(_id(item)), 0, item.published_s * SECOND_US, item.title) for item in shown)
+    return replace(json_answer(200, content, tuple(given)), partial=len(found) > len(reachable))
+
+
+def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
+    """Return the answer of a source that is asked too often."""
+    content = {"message": "Too many requests", "status": 429}
+    return json_answer(429, content, headers={"retry-after": str(retry_after_s)})
+
+
+def _range(bounds: list[tuple[str, int]], now_s: int) -> tuple[int, int]:
+    """Return the time that filters leave, its end excluded."""
+    start, end = now_s - 400 * 86_400, now_s + 1
+    for sign, value in bounds:
+        if sign in (">", ">=", "="):
+            start = max(start, value + (sign == ">"))
+        if sign in ("<", "<=", "="):
+            end = min(end, value + (sign != "<"))
+    return max(start, _FIRST_S), end
+
+
+def _id(item: Item) -> int:
+    return 40_000_000 + item.number
+
+
+def _hit(item: Item, now_s: int) -> dict[str, Any]:
+    points = 1 + min((now_s - item.published_s) // 3_600, 24) * (item.number % 5)
+    return {
+        "_tags": ["story", f"author_generator{item.number % 7}", f"story_{_id(item)}"],
+        "author": f"generator{item.number % 7}",
+        "children": [],
+        "created_at": utc_time(item.published_s),
+        "created_at_i": item.published_s,
+        "num_comments": item.number % 11,
+        "objectID": str(_id(item)),
+        "points": points,
+        "story_id": _id(item),
+        "story_text": f"<p>{item.body.replace('&', '&amp;')}</p>",
+        "title": item.title,
+        "updated_at": utc_time(now_s),
+    }

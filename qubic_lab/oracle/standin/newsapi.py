@@ -1,0 +1,100 @@
+"""The stand-in's answers in the shapes of NewsAPI's version 2, developer plan (newsapi.org/docs)."""
+
+import re
+from typing import Any
+
+from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, read_time, utc_time, whole
+from qubic_lab.oracle.standin.data import Item
+from qubic_lab.oracle.standin.ledger import Given
+
+EVERY_S = 360
+DELAY_S = 86_400
+REACH_S = 31 * 86_400
+MOST_RESULTS = 100
+MOST_QUERY = 500
+CONTENT_CHARACTERS = 60
+"""Real ones are cut at about 200; these texts are shorter."""
+
+
+def answer(ask: Ask, desk: Desk) -> Answer:
+    """Answer one request: by a key in a header or the query."""
+    bearer = ask.headers.get("authorization", "").removeprefix("Bearer ")
+    shown = ask.headers.get("x-api-key") or bearer or ask.query.get("apiKey")
+    if not shown:
+        return _error(401, "apiKeyMissing", "Your API key is missing. Append this to the URL with the apiKey param.")
+    if shown != desk.keys["newsapi"]:
+        return _error(401, "apiKeyInvalid", "Your API key is invalid or incorrect. Check your key.")
+    if ask.path != "everything":
+        return _error(404, "unexpectedError", "There is no such endpoint.")
+    query = ask.query.get("q", "")
+    if not query:
+        return _error(400, "parametersMissing", "Required parameters are missing. Please set q.")
+    if len(query) > MOST_QUERY:
+        return _error(400, "queryTooLong", f"The query has {len(query)} characters: at most {MOST_QUERY}.")
+    size, page = whole(ask.query, "pageSize", 100), whole(ask.query, "page", 1)
+    if size is None or page is None or not 1 <= size <= MOST_RESULTS or page < 1:
+        return _error(400, "parameterInvalid", "pageSize must be between 1 and 100, and page at least 1.")
+    if page * size > MOST_RESULTS and page > 1:
+        first = (page - 1) * size
+        return _error(
+            426,
+            "maximumResultsReached",
+            "You have requested too many results. Developer accounts are limited to a max of 100 results. "
+            f"You are trying to request results {first} to {first + size}.",
+        )
+    return _everything(ask, desk, query, size, page)
+
+
+def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
+    """Return the answer of a source that is asked too often."""
+    refused = _error(429, "rateLimited", "You have made too many requests recently.")
+    return Answer(429, refused.body, headers={"retry-after": str(retry_after_s)})
+
+
+def _everything(ask: Ask, desk: Desk, query: str, size: int, page: int) -> Answer:
+    newest = ask.now_s - DELAY_S
+    start = read_time(ask.query.get("from", ""), newest - REACH_S)
+    end = read_time(ask.query.get("to", ""), newest)
+    if start is None or end is None:
+        return _error(400, "parameterInvalid", "from and to must be dates or times in ISO 8601.")
+    if start < newest - REACH_S:
+        return _error(426, "parameterInvalid", "You are trying to request results too far in the past.")
+    items = desk.world.items("newsapi", EVERY_S, start, min(end, newest) + 1, ask.now_s)
+    found = sorted((item for item in items if matches(query, item)), key=lambda item: -item.published_s)
+    shown = desk.spoil(ask.number, found[(page - 1) * size : page * size])
+    articles = [_article(item) for item in shown]
+    given = tuple(
+        Given("text", article["url"], 0, item.published_s * SECOND_US, item.title)
+        for item, article in zip(shown, articles, strict=True)
+    )
+    return json_answer(200, {"status": "ok", "totalResults": len(found), "articles": articles}, given)
+
+
+def matches(query: str, item: Item) -> bool:
+    """Return whether a text has one of a query's alternatives (OR), each with all of its words and "phrases"."""
+    text = f"{item.title} {item.body}".lower()
+    for alternative in re.split(r"\bOR\b", query.replace("(", " ").replace(")", " ")):
+        terms = re.findall(r'"([^"]+)"|([^\s"]+)', alternative.replace("AND", " "))
+        words = [(phrase or word).lower().lstrip("+") for phrase, word in terms]
+        if words and all(re.search(rf"\b{re.escape(word)}\b", text) for word in words):
+            return True
+    return False
+
+
+def _article(item: Item) -> dict[str, Any]:
+    left_out = len(item.body) - CONTENT_CHARACTERS
+    return {
+        "source": {"id": None, "name": item.publisher},
+        "author": f"Generator {item.number % 7}",
+        "title": item.title,
+        "description": item.body,
+        "url": f"https://news.invalid/{item.number}",
+        "urlToImage": None,
+        "publishedAt": utc_time(item.published_s),
+        "content": f"{item.body[:CONTENT_CHARACTERS]}… [+{left_out} chars]",
+    }
+
+
+def _error(status: int, code: str, message: str) -> Answer:
+    return json_answer(status, {"status": "error", "code": code, "message": message})

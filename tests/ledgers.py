@@ -1,0 +1,103 @@
+"""A stand-in's ledger against a collector's database: nothing lost, nothing twice, nothing made up."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from urllib.parse import parse_qs, urlsplit
+
+from sqlalchemy import Engine, select
+
+from qubic_lab.oracle.instants import HOUR_US, SECOND_US
+from qubic_lab.oracle.standin.ledger import Entry, Given
+from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES, NEWS_DATA
+
+Key = tuple[str, ...]
+Versions = dict[Key, list[tuple[float | str, int]]]
+
+
+def key_of(source: str, given: Given) -> Key:
+    """What is one price or one text, in whatever version."""
+    if given.kind == "price":
+        return ("price", source, given.of, str(given.interval_s), str(given.at_us))
+    return ("text", source, given.of)
+
+
+def stored_versions(engine: Engine) -> Versions:
+    """The values of all versions of every price and text, with when each was known, oldest first."""
+    versions: Versions = defaultdict(list)
+    prices = (
+        select(MARKET_SERIES, MARKET_DATA)
+        .join(MARKET_DATA, MARKET_DATA.c.series_id == MARKET_SERIES.c.id)
+        .order_by(MARKET_DATA.c.known_us)
+    )
+    with engine.connect() as connection:
+        for row in connection.execute(prices).mappings():
+            key = ("price", row["source"], row["coin"], str(row["interval_s"]), str(row["closed_us"]))
+            versions[key].append((row["close"], row["known_us"]))
+        for row in connection.execute(select(NEWS_DATA).order_by(NEWS_DATA.c.known_us)).mappings():
+            versions[("text", row["source"], row["external_id"])].append((row["title"], row["known_us"]))
+    return versions
+
+
+def lost(entries: Sequence[Entry], versions: Versions, killed_s: Sequence[float] = ()) -> list[tuple[Entry, Given]]:
+    """What was given whole and is not in the database with its very value.
+
+    Left out is what a collector may not have had time to store when it was killed (the last answer of each source
+    before), what a source said it could not give whole (it is asked again for less), and the end of a history or of
+    bars: that is the forming present, or what the next answer has, too.
+    """
+    in_flight = {entry.number for at_s in killed_s for entry in _last_before(entries, at_s)}
+    missing = []
+    for entry in entries:
+        if entry.number in in_flight or entry.partial:
+            continue
+        for given in entry.given:
+            values = [value for value, _ in versions.get(key_of(entry.source, given), ())]
+            if given.value not in values and not (_is_end_of_history(entry, given) or _may_be_forming(entry, given)):
+                missing.append((entry, given))
+    return missing
+
+
+def twice(versions: Versions) -> list[Key]:
+    """What has two versions in a row with the same value; a later version may only correct."""
+    return [key for key, values in versions.items() if any(one == other for (one, _), (other, _) in pairwise(values))]
+
+
+def made_up(entries: Iterable[Entry], versions: Versions) -> list[Key]:
+    """What the database has and no answer gave."""
+    given: dict[Key, set[float | str]] = defaultdict(set)
+    for entry in entries:
+        for each in entry.given:
+            given[key_of(entry.source, each)].add(each.value)
+    return [key for key, values in versions.items() if not {value for value, _ in values} <= given.get(key, set())]
+
+
+def longest_gap_s(versions: Versions, coin: str) -> float:
+    """The longest time without a quote of a coin."""
+    times = sorted(int(key[4]) for key in versions if key[0] == "price" and key[2:4] == (coin, "0"))
+    return max((later - earlier for earlier, later in pairwise(times)), default=0) / SECOND_US
+
+
+def _last_before(entries: Sequence[Entry], at_s: float) -> list[Entry]:
+    last: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda entry: entry.arrived_s):
+        if entry.arrived_s <= at_s:
+            last[entry.source] = entry
+    return list(last.values())
+
+
+def _may_be_forming(entry: Entry, given: Given) -> bool:
+    """Whether a bar may have closed only after it was asked for: at a fast clock an answer at the last attempt is late.
+
+    Bars of a day are asked for twice a day: what one answer is too early for, the next one has.
+    """
+    return "/ohlc" in entry.path and given.at_us > entry.now_us - 8 * HOUR_US
+
+
+def _is_end_of_history(entry: Entry, given: Given) -> bool:
+    if "market_chart/range" not in entry.path:
+        return False
+    query = parse_qs(urlsplit(entry.path).query)
+    start_us, end_us = (int(query[name][0]) * SECOND_US for name in ("from", "to"))
+    step_us = (300 if end_us - start_us <= 86_400 * SECOND_US else 3_600) * SECOND_US
+    return given.at_us > end_us - SECOND_US - step_us

@@ -1,0 +1,99 @@
+"""Coins: found by id, symbol or name; and which of them a text is about."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.coins import COINS, find_coin, mentioned
+
+
+def test_coins_are_told_apart() -> None:
+    assert len({coin.symbol for coin in COINS.values()}) == len(COINS)
+    assert all(id == coin.id and coin.symbol == coin.symbol.upper() for id, coin in COINS.items())
+    assert all(coin.terms and all(coin.terms) for coin in COINS.values())
+    names = [term.lower() for coin in COINS.values() for term in coin.terms]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "id"),
+    [
+        ("bitcoin", "bitcoin"),
+        ("BTC", "bitcoin"),
+        (" btc ", "bitcoin"),
+        ("Qubic", "qubic-network"),
+        ("QUBIC", "qubic-network"),
+    ],
+)
+def test_a_coin_is_found_by_id_symbol_or_name(text: str, id: str) -> None:
+    assert find_coin(text).id == id
+
+
+def test_an_unknown_coin_is_refused_with_the_closest_one() -> None:
+    with pytest.raises(InputError, match="unknown coin 'bitcoinn': did you mean 'bitcoin'"):
+        find_coin("bitcoinn")
+
+
+@pytest.mark.parametrize("coin", COINS.values(), ids=lambda coin: coin.id)
+def test_every_coin_is_found_in_a_text_by_name_and_symbol(coin: object) -> None:
+    from qubic_lab.oracle.coins import Coin
+
+    assert isinstance(coin, Coin)
+    for term in coin.terms:
+        assert mentioned(f"What {term} did today") == (coin.id,)
+        assert mentioned(f"what {term.lower()} did today") == (coin.id,)
+    assert mentioned(f"Why ${coin.symbol} is up") == (coin.id,)
+    assert mentioned(f"why ${coin.symbol.lower()} is up") == (coin.id,)
+    assert mentioned(f"Why {coin.symbol} is up") == (() if coin.only_with_dollar else (coin.id,))
+    assert mentioned(f"why {coin.symbol.lower()} is up") == mentioned(f"why {coin.symbol.lower()} is up".lower())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "El sol y la luna",
+        "Follow the link near the end",
+        "Click LINKS and LINKED lists",
+        "Solar power: SOLAR stocks rise",
+        "ADA compliance, a DOT fine, 40 TON of steel and the UNI of Bonn",
+        "A stellar start, an avalanche in the Alps and tron the film",
+        "CLICK THE LINK NEAR THE TOP OF THIS PAGE",
+        "Ripple effects of a rate cut; tether your phone",
+        "MetaETHereal", "bitcoinist's", "XBTC", "BTCX", "my_BTC_file",
+        "Bitcoin SV and Bitcoin Gold split",
+        "see https://example.com/bitcoin/BTC-price",
+        "",
+        "$5 and $BTCUSD",
+    ],
+)  # fmt: skip
+def test_false_friends_are_no_coins(text: str) -> None:
+    assert mentioned(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("BTC/USDT and ETH-USD", ("bitcoin", "ethereum", "tether")),
+        ("Bitcoin's fall, (Ethereum) and #Solana", ("bitcoin", "ethereum", "solana")),
+        ("Bitcoins were sold", ("bitcoin",)),
+        ("Bitcoin Cash rises", ("bitcoin-cash",)),
+        ("bitcoin \n cash rises", ("bitcoin-cash",)),
+        ("Bitcoin and Bitcoin Cash rise", ("bitcoin", "bitcoin-cash")),
+        ("Ethereum Classic", ("ethereum-classic",)),
+        ("比特币BTC今天Bitcoin价格", ("bitcoin",)),
+        ("BITCOIN CRASHES AS ETH AND LINK FOLLOW", ("bitcoin",)),
+        ("$ETH TO THE MOON EVERYONE", ("ethereum",)),
+        ("BTC ETH SOL", ("bitcoin", "ethereum", "solana")),
+        ("Qubic beats Monero", ("qubic-network", "monero")),
+        ("The price of NEAR", ("near",)),
+    ],
+)
+def test_coins_are_found_at_the_edges_of_words(text: str, ids: tuple[str, ...]) -> None:
+    assert mentioned(text) == ids
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_be_looked_through(text: str) -> None:
+    assert set(mentioned(text)) <= set(COINS)
+    assert mentioned(f"{text}\n. Bitcoin .")  # whatever stands before

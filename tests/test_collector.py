@@ -1,0 +1,536 @@
+"""The collector: what is due when, one at a time, and against the stand-in nothing lost, nothing twice, no rule broken.
+
+`pytest -m slow` on this file is the whole acceptance: 2,000 answers with every fault, a SIGKILL and a SIGTERM.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from databases import postgres
+from ledgers import longest_gap_s, lost, made_up, stored_versions, twice
+from sqlalchemy import Engine, text
+from standins import Running, running_standin
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import BusyError, FencedError, InputError
+from qubic_lab.oracle.clock import Clock
+from qubic_lab.oracle.collector import Collector, View
+from qubic_lab.oracle.collector_status import read_status, runs_out_us
+from qubic_lab.oracle.config import CollectorConfig, SourceConfig, read_config, usable
+from qubic_lab.oracle.fetch_log import FetchLog
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, now_us
+from qubic_lab.oracle.jobs import COLLECTOR, JobState, JobStore
+from qubic_lab.oracle.leases import Lease, has_ended, this_process
+from qubic_lab.oracle.quotas import QuotaUse
+from qubic_lab.oracle.schedule import (
+    FIRST_RETRY_S,
+    OVERLAP_US,
+    SLICE_US,
+    choose_sources,
+    is_gap,
+    next_due_us,
+    next_slice,
+    plan_jobs,
+    retry_due_us,
+    search_range,
+    slices_left,
+)
+from qubic_lab.oracle.standin.app import KEYS, StandinConfig
+from qubic_lab.oracle.standin.faults import TRANSPORT
+from qubic_lab.oracle.standin.ledger import Entry, read_ledger
+from qubic_lab.oracle.standin.setup import collector_settings
+from qubic_lab.settings import settings
+
+NOW = 1_790_000_000 * SECOND_US
+CLI = [sys.executable, "-m", "qubic_lab.cli.main", "oracle"]
+PERIOD = 300 * SECOND_US
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A database without rows."""
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    engine = open_database(url)
+    with engine.begin() as connection:
+        for table in ("leases", "collector_jobs"):
+            connection.execute(text(f"DELETE FROM {table}"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+# decisions
+
+
+def clients(config: CollectorConfig) -> dict[str, SourceConfig]:
+    """All sources, as if there were keys."""
+    every = {name: replace(source, key_needed=False) for name, source in config.sources.items()}
+    return dict(usable(replace(config, sources=every)).clients)
+
+
+def test_jobs_follow_the_order_of_sources_and_each_has_its_own_period() -> None:
+    config = CollectorConfig()
+    jobs = {job.name: job for job in plan_jobs(config, clients(config))}
+    assert list(jobs)[:3] == ["prices", "history", "bars"]
+    assert (jobs["prices"].period_s, jobs["newsapi"].period_s, jobs["history"].period_s) == (300.0, 3600.0, 0.0)
+    assert {"hacker-news", "coindesk"} <= set(jobs)
+    without = replace(config, order={**config.order, "news": ("feeds",)}, backfill_days=0)
+    assert {"newsapi", "history"}.isdisjoint(job.name for job in plan_jobs(without, clients(without)))
+    with pytest.raises(InputError, match="no source can be asked"):
+        plan_jobs(config, {})
+
+
+def test_sources_are_chosen_by_name_and_feeds_all_together() -> None:
+    config = CollectorConfig()
+    every = clients(config)
+    assert choose_sources(every, config, ()) == every
+    assert set(choose_sources(every, config, ("coingecko", "feeds"))) == {
+        "coingecko",
+        *(feed.name for feed in config.feeds),
+    }
+    with pytest.raises(InputError, match=r"'coingeko'.*did you mean 'coingecko'"):
+        choose_sources(every, config, ("coingeko",))
+
+
+@pytest.mark.parametrize(
+    ("late_us", "next_us"),
+    [(0, PERIOD), (PERIOD // 2, PERIOD), (PERIOD, 2 * PERIOD), (100 * PERIOD, 101 * PERIOD)],
+)
+def test_a_late_job_keeps_its_rhythm_and_does_not_catch_up(late_us: int, next_us: int) -> None:
+    assert next_due_us(NOW, NOW + late_us, 300.0) == NOW + next_us
+
+
+def test_retries_wait_longer_each_time_but_no_longer_than_the_period() -> None:
+    waits = [(retry_due_us(NOW, failures, 300.0, None) - NOW) / SECOND_US for failures in (1, 2, 3, 9, 5_000)]
+    assert waits == [FIRST_RETRY_S, 30.0, 60.0, 300.0, 300.0]
+    assert retry_due_us(NOW, 1, 300.0, 7_200.0) == NOW + 2 * HOUR_US
+    assert retry_due_us(NOW, 1, 0.0, None) == NOW + int(FIRST_RETRY_S * SECOND_US)
+
+
+def test_history_goes_forward_in_slices_without_holes_the_coin_furthest_behind_first() -> None:
+    until: dict[str, int] = {"bitcoin": NOW - 100 * DAY_US}
+    left, slices = ["bitcoin", "solana"], []
+    while (slice := next_slice(until, left, NOW, 365)) is not None:
+        slices.append(slice)
+        assert slices_left(until, left, NOW, 365) > 0
+        until[slice.coin] = slice.end_us
+        left = [coin for coin in left if not (slice.last and coin == slice.coin)]
+    for coin, first in (("bitcoin", NOW - 100 * DAY_US), ("solana", NOW - 365 * DAY_US)):
+        own = [slice for slice in slices if slice.coin == coin]
+        assert own[0].start_us == first
+        assert [slice.start_us for slice in own[1:]] == [slice.end_us for slice in own[:-1]]
+        assert (own[-1].end_us, own[-1].last) == (NOW, True)
+        assert all(slice.end_us - slice.start_us <= SLICE_US for slice in own)
+    assert slices[0].coin == "solana"
+    assert slices_left(until, [], NOW, 365) == 0
+
+
+def test_what_is_older_than_the_backfill_is_not_asked_for() -> None:
+    slice = next_slice({"bitcoin": NOW - 900 * DAY_US}, ["bitcoin"], NOW, 30)
+    assert slice is not None
+    assert slice.start_us == NOW - 30 * DAY_US
+
+
+def test_searches_overlap_the_last_one_and_end_where_the_source_does() -> None:
+    assert search_range(None, NOW, 0.0, DAY_US) == (NOW - DAY_US, NOW)
+    assert search_range(NOW - HOUR_US, NOW, 86_400.0, DAY_US)[1] == NOW - DAY_US
+    assert search_range(NOW - DAY_US, NOW, 0.0, DAY_US) == (NOW - DAY_US - OVERLAP_US, NOW)
+    start, end = search_range(NOW, NOW - DAY_US, 0.0, DAY_US)  # a clock that was set back
+    assert start < end
+
+
+def test_a_gap_is_three_periods_without_a_price() -> None:
+    assert not is_gap(None, NOW, 300.0)
+    assert not is_gap(NOW - 3 * PERIOD, NOW, 300.0)
+    assert is_gap(NOW - 3 * PERIOD - 1, NOW, 300.0)
+
+
+def test_a_quota_runs_out_as_its_use_so_far_says() -> None:
+    use = QuotaUse("newsapi", "day", 0, DAY_US, 50, 100, 50)
+    assert runs_out_us(use, DAY_US // 4) == DAY_US // 2
+    assert runs_out_us(use, DAY_US // 2) is None
+    assert runs_out_us(replace(use, used=100, left=0), DAY_US // 2) == DAY_US // 2
+    assert runs_out_us(replace(use, used=0, left=100), DAY_US // 2) is None
+    assert runs_out_us(replace(use, limit=None, left=None), DAY_US // 2) is None
+
+
+def test_a_trials_clock_is_the_same_in_every_process_and_only_faster() -> None:
+    clock = Clock(NOW, 1_000.0)
+    assert clock.at(NOW) == NOW
+    assert clock.at(NOW + SECOND_US) == NOW + 1_000 * SECOND_US
+    assert clock.real_s(300.0) == 0.3
+    assert Clock().at(NOW + 1) == NOW + 1
+    with pytest.raises(InputError, match=r"speed is 0\.5"):
+        Clock(NOW, 0.5)
+
+
+# leases and jobs
+
+
+class Time:
+    """A clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.us = NOW
+
+    def __call__(self) -> int:
+        return self.us
+
+
+def test_one_holds_the_lease_until_it_ends_or_is_given_up(engine: Engine) -> None:
+    clock = Time()
+    first, second = (Lease(engine, "x", holder, 30.0, clock) for holder in ("first", "second"))
+    assert first.acquire() is None
+    held = second.acquire()
+    assert held is not None
+    assert (held.holder, held.until_us) == ("first", NOW + 30 * SECOND_US)
+    clock.us += 20 * SECOND_US
+    first.renew()
+    clock.us += 20 * SECOND_US
+    assert second.acquire() is not None
+    assert first.lasts()
+    first.release()
+    assert not first.lasts()
+    assert second.acquire() is None
+    assert Lease(engine, "y", "first", 30.0, clock).acquire() is None
+
+
+def test_whoever_was_too_slow_finds_the_lease_lost(engine: Engine) -> None:
+    clock = Time()
+    slow, next_one = (Lease(engine, "x", holder, 30.0, clock) for holder in ("slow", "next"))
+    assert slow.acquire() is None
+    clock.us += 31 * SECOND_US
+    assert not slow.lasts()
+    slow.renew()  # late, but nobody else has taken it
+    clock.us += 31 * SECOND_US
+    assert next_one.acquire() is None
+    with pytest.raises(FencedError, match="lost to next"):
+        slow.renew()
+    slow.release()  # is not its to give up
+    assert next_one.held() == next_one.held() is not None
+    next_one.renew()
+
+
+def test_of_many_that_take_a_free_lease_at_once_one_gets_it(engine: Engine) -> None:
+    async def race() -> list[object]:
+        leases = [Lease(engine, "x", f"holder {number}") for number in range(8)]
+        return await asyncio.gather(*(asyncio.to_thread(lease.acquire) for lease in leases))
+
+    assert sum(held is None for held in asyncio.run(race())) == 1
+
+
+def test_the_lease_of_a_process_that_was_killed_is_free_at_once(engine: Engine) -> None:
+    code = "from qubic_lab.oracle.leases import this_process; print(this_process())"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert has_ended(dead)
+    assert not has_ended(this_process())
+    assert not has_ended("another-host:1:2:3.00")
+    assert Lease(engine, "x", dead).acquire() is None
+    assert Lease(engine, "x").acquire() is None
+
+
+def test_jobs_are_read_back_as_they_were_saved(engine: Engine) -> None:
+    store = JobStore(engine)
+    states = [
+        JobState("history", NOW, {"until_us": {"bitcoin": NOW + 1}, "left": ["bitcoin"]}, 3),
+        JobState("prices", NOW + 5, {}, 0, True),
+    ]
+    for state in (replace(states[0], failures=9), *states):
+        store.save(state)
+    assert store.read() == {state.name: state for state in states}
+
+
+# in this process, against the stand-in
+
+
+def trial(standin: Running, config: StandinConfig, **changes: Any) -> CollectorConfig:
+    """Settings that point a collector at a stand-in; changes are of its sources."""
+    content = collector_settings(config, standin.url)
+    for source in content["sources"].values():
+        source |= {"timeout_s": 0.5, "attempts": 6, **changes}
+    content |= {"coins": ["bitcoin", "qubic-network"], "backfill_days": 2}
+    return CollectorConfig(**config_values(content))
+
+
+def config_values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Read settings as from a file."""
+    file = Path(os.environ["QUBIC_LAB_DATA"]) / "collector.yaml"
+    file.write_text(yaml.safe_dump(dict(content)))
+    return vars(read_config(file))
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: None) -> Iterator[Engine]:
+    monkeypatch.setenv("QUBIC_LAB_DATA", str(tmp_path))
+    settings.cache_clear()
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    yield engine
+    engine.dispose()
+
+
+def collect(engine: Engine, config: CollectorConfig, clock: Clock, **run: Any) -> View:
+    return asyncio.run(Collector(config, engine, clock=clock).run(**run))
+
+
+def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(lab: Engine) -> None:
+    clock = Clock()
+    config = StandinConfig(clock=clock)
+    with running_standin(config) as standin:
+        first = collect(lab, trial(standin, config), clock, once=True)
+        asked = len(standin.ledger.entries)
+        second = collect(lab, trial(standin, config), clock, once=True)
+        assert len(standin.ledger.entries) == asked
+        entries, violations = standin.ledger.entries, standin.ledger.violations
+    versions = stored_versions(lab)
+    assert (lost(entries, versions), twice(versions), made_up(entries, versions), violations) == ([], [], [], [])
+    assert first.failed == 0
+    assert first.added == sum(map(len, versions.values())) > 300
+    assert (second.requests, second.added) == (0, 0)
+    status = read_status(lab, trial(standin, config), now_us(), now_us())
+    assert status.held is None
+    assert {job.name for job in status.jobs if job.done} == {"history"}
+    assert all(fetch.outcome == "ok" for fetch in FetchLog(lab).recent(limit=200))
+    assert json.dumps(status.to_dict()).count("standin-") >= 2  # the feeds' names; keys are tested below
+
+
+def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
+    clock = Clock()
+    config = StandinConfig(clock=clock)
+    with running_standin(config) as standin:
+        collect(lab, trial(standin, config), clock, once=True)
+        before = stored_versions(lab)
+    later = Clock(now_us() - 100 * SECOND_US, 100.0)  # 2.75 hours later
+    config = StandinConfig(clock=later)
+    with running_standin(config) as standin:
+        collect(lab, trial(standin, config), later, once=True)
+        asked = [entry.path for entry in standin.ledger.entries if "market_chart/range" in entry.path]
+    assert len(asked) == 2
+    after = stored_versions(lab)
+    for coin in ("bitcoin", "qubic-network"):
+        assert sum(key[2] == coin for key in after) > sum(key[2] == coin for key in before) + 20
+        assert longest_gap_s(after, coin) <= 3_600 + 300  # the two days before have one quote an hour
+
+
+def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_at_once(
+    lab: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    config = StandinConfig(clock=clock)
+    with running_standin(config) as standin:
+        collect(lab, trial(standin, config), clock, once=True)
+        store = JobStore(lab)
+        store.save(replace(store.read()["newsapi"], due_us=0))
+        monkeypatch.setenv("QUBIC_LAB_NEWSAPI_KEY", "wrong-key")
+        settings.cache_clear()
+        asked = len(standin.ledger.entries)
+        view = collect(lab, trial(standin, config), clock, for_s=1.0)
+        after = [entry.source for entry in standin.ledger.entries[asked:]]
+    assert after[0] == "newsapi"
+    assert {"standin-rss", "standin-atom"} <= set(after)
+    assert "hacker-news" not in after
+    assert set(view.troubles) == {"newsapi"}
+    state = JobStore(lab).read()["newsapi"]
+    assert state.failures == 1
+    assert state.due_us > now_us()
+    failed = FetchLog(lab).recent("newsapi", 1)[0]
+    assert (failed.outcome, failed.status) == ("failed", 401)
+    assert "wrong-key" not in f"{failed} {view}"
+
+
+def test_only_one_collector_works_at_a_time(lab: Engine) -> None:
+    clock = Clock()
+    config = StandinConfig(clock=clock)
+
+    async def two(settings_: CollectorConfig) -> None:
+        first = Collector(settings_, lab, clock=clock)
+        task = asyncio.create_task(first.run())
+        while not JobStore(lab).read():
+            await asyncio.sleep(0.02)
+        lease = Lease(lab, COLLECTOR, "another holder")
+        second = Collector(settings_, lab, clock=clock)
+        second._lease = lease
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on .*--wait"):
+            await second.run()
+        waiting = asyncio.create_task(second.run(wait=True, once=True))
+        await asyncio.sleep(0.05)
+        first.stop()
+        await task
+        await waiting
+        held = lease.held()
+        assert held is not None
+        assert (held.holder, held.until_us) == ("another holder", 0)
+
+    with running_standin(config) as standin:
+        asyncio.run(two(trial(standin, config)))
+
+
+def test_backfill_leaves_the_quota_to_polling(lab: Engine) -> None:
+    clock = Clock()
+    config = StandinConfig(clock=clock)
+    with running_standin(config) as standin:
+        view = collect(lab, trial(standin, config, monthly_quota=12), clock, once=True)
+        paths = [entry.path for entry in standin.ledger.entries if entry.source == "coingecko"]
+    assert any("simple/price" in path for path in paths)
+    assert not any("market_chart" in path for path in paths)
+    assert view.slices_done == 0
+    assert not JobStore(lab).read()["history"].done
+
+
+# processes: what a user starts, with every fault on
+
+
+@contextmanager
+def standin_process(folder: Path, *options: str) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yield what a stand-in with every fault says of itself, and its ledger; it ends afterwards by SIGTERM."""
+    ledger, config = folder / "ledger.jsonl", folder / "collector.yaml"
+    files = ("--ledger", str(ledger), "--write-config", str(config), "--json")
+    process = subprocess.Popen(
+        [*CLI, "standin", "--faults", "all", *files, *options],
+        env=os.environ | {"QUBIC_LAB_CACHE": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        content = yaml.safe_load(config.read_text())
+        for source in content["sources"].values():
+            source |= {"timeout_s": 1.0, "attempts": 6, "monthly_quota": None}
+        config.write_text(yaml.safe_dump(content))
+        yield told, ledger
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Collecting:
+    """Collector processes, one after the other, on one database; all that they write is kept."""
+
+    def __init__(self, folder: Path, told: Mapping[str, Any], ledger: Path) -> None:
+        self.url = f"sqlite:///{folder / 'lab.db'}"
+        self.killed_s: list[float] = []
+        self.keys = [value for name, value in told["environment"].items() if name.endswith("_KEY")]
+        self._folder, self._ledger = folder, ledger
+        self._environment = os.environ | told["environment"] | {"QUBIC_LAB_DATABASE_URL": self.url}
+        self._command = [CLI[0], *CLI[1:3], "--verbose", "oracle", "collect", "--config", told["config"]]
+        self._started = 0
+
+    def until(self, answers: int, how: signal.Signals, within_s: float) -> float:
+        """Run a collector until the stand-in was asked so often in all, and end it; return how long the end took."""
+        self._started += 1
+        output = self._folder / f"output-{self._started}.txt"
+        with output.open("w") as written:
+            process = subprocess.Popen(
+                [*self._command, "--json"], env=self._environment, stdout=written, stderr=subprocess.STDOUT
+            )
+        try:
+            wait_for(lambda: process.poll() is not None or count_lines(self._ledger) >= answers, within_s)
+            assert process.poll() is None, output.read_text()[-2_000:]
+            told_s = time.time()
+            process.send_signal(how)
+            process.wait(timeout=30)
+            ended_s = time.time()
+        finally:
+            process.kill()
+            process.wait()
+        if how == signal.SIGKILL:
+            self.killed_s.append(told_s)
+        else:
+            assert process.returncode == 0, output.read_text()[-2_000:]
+            view = json.loads(output.read_text().splitlines()[-1])
+            assert view["requests"] > 0
+        return ended_s - told_s
+
+    def key_is_nowhere(self) -> bool:
+        """Whether no key is in any file that the collector wrote: outputs with its log, and the database."""
+        files = [file for file in self._folder.iterdir() if file.is_file()]
+        names = {file.name for file in files}
+        assert {"lab.db", "output-1.txt"} <= names
+        return not any(key.encode() in file.read_bytes() for file in files for key in self.keys)
+
+
+def count_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def wait_for(done: Callable[[], bool], within_s: float) -> None:
+    until = time.monotonic() + within_s
+    while not done():
+        assert time.monotonic() < until, f"not within {within_s} s"
+        time.sleep(0.02)
+
+
+def check_ledger(ledger: Path, url: str, killed_s: list[float]) -> list[Entry]:
+    """Check that the database has what the ledger says, neither less nor more, and that no rule was broken."""
+    entries, violations = read_ledger(ledger)
+    engine = open_database(url)
+    versions = stored_versions(engine)
+    engine.dispose()
+    missing = [(entry.number, entry.path, given) for entry, given in lost(entries, versions, killed_s)]
+    assert missing[:5] == []
+    assert twice(versions)[:5] == []
+    assert made_up(entries, versions)[:5] == []
+    assert violations == []
+    assert len(versions) > 1_000
+    return entries
+
+
+def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tmp_path: Path) -> None:
+    with standin_process(tmp_path, "--speed", "2000", "--seed", "3") as (told, ledger):
+        collecting = Collecting(tmp_path, told, ledger)
+        collecting.until(40, signal.SIGKILL, 30)
+        collecting.until(110, signal.SIGTERM, 30)
+    entries = check_ledger(ledger, collecting.url, collecting.killed_s)
+    assert len({entry.fault for entry in entries}) > 4
+    assert collecting.key_is_nowhere()
+
+
+@pytest.mark.slow
+def test_two_thousand_answers_with_every_fault_a_kill_and_an_end(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with standin_process(tmp_path, "--speed", "4000", "--seed", "11", "--limit", "50") as (told, ledger):
+        collecting = Collecting(tmp_path, told, ledger)
+        collecting.until(600, signal.SIGKILL, 60)
+        collecting.until(1_200, signal.SIGTERM, 60)
+        collecting.until(1_300, signal.SIGKILL, 60)
+        ended_s = collecting.until(2_000, signal.SIGTERM, 60)
+    taken_s = time.monotonic() - started
+    entries = check_ledger(ledger, collecting.url, collecting.killed_s)
+    assert len(entries) >= 2_000
+    assert {entry.fault for entry in entries if entry.fault} == set(TRANSPORT)
+    assert collecting.key_is_nowhere()
+    assert ended_s < 10
+    print(f"{len(entries)} answers in {taken_s:.1f} s, the last end took {ended_s:.2f} s")
+    assert taken_s < 120

@@ -1,0 +1,699 @@
+"""The client of all sources: limits, patience, quotas, circuit, conditional requests, and a key that never shows."""
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from sqlalchemy import Engine, delete, select
+from virtual import run_virtually
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.circuit import Circuit
+from qubic_lab.oracle.config import SourceConfig
+from qubic_lab.oracle.http_source import (
+    Answer,
+    Fault,
+    Fetched,
+    Good,
+    SourceClient,
+    SourceError,
+    backoff_s,
+    bucket,
+    error_in,
+    judge,
+    retry_after_s,
+    shown_request,
+    starting_level,
+)
+from qubic_lab.oracle.instants import SECOND_US, from_us, now_us, read_iso
+from qubic_lab.oracle.quotas import Quotas
+from qubic_lab.oracle.tables import QUOTAS, VALIDATORS
+
+NOON = read_iso("2026-11-24T12:00:00Z")
+CONFIG = SourceConfig("https://prices.example/v3", rate=30, window_s=60.0)
+KEY = "CG-5eCr3tKeyThatNobodyMaySee"
+Handler = Callable[[httpx2.Request], httpx2.Response]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('sources') / 'lab.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(database: Engine) -> Engine:
+    with database.begin() as connection:
+        connection.execute(delete(QUOTAS))
+        connection.execute(delete(VALIDATORS))
+    return database
+
+
+class Server:
+    """A source in virtual time that answers as it is told, the last answer for ever; it notes when it was asked."""
+
+    def __init__(self, *answers: httpx2.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.asked_s: list[float] = []
+        self.requests: list[httpx2.Request] = []
+
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked_s.append(asyncio.get_running_loop().time())
+        self.requests.append(httpx2.Request(request.method, request.url, headers=request.headers))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx2.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    def client(self, engine: Engine, config: SourceConfig = CONFIG, **options: Any) -> SourceClient:
+        return SourceClient(
+            "prices",
+            config,
+            engine,
+            transport=httpx2.MockTransport(self),
+            clock=lambda: NOON + int(asyncio.get_running_loop().time() * SECOND_US),
+            **options,
+        )
+
+
+def good(body: Any = None, **headers: str) -> httpx2.Response:
+    return httpx2.Response(200, json={"price": 1} if body is None else body, headers=headers)
+
+
+def ask(
+    server: Server, engine: Engine, config: SourceConfig = CONFIG, times: int = 1, **options: Any
+) -> list[Fetched | SourceError]:
+    """Return what a client got or raised, asking one time after the other in virtual time."""
+
+    async def asking() -> list[Fetched | SourceError]:
+        got: list[Fetched | SourceError] = []
+        async with server.client(engine, config, **options) as client:
+            for _ in range(times):
+                try:
+                    got.append(await client.get("/simple/price", {"ids": "bitcoin,qubic-network"}))
+                except SourceError as error:
+                    got.append(error)
+        return got
+
+    outcome: list[Fetched | SourceError] = run_virtually(asking())
+    return outcome
+
+
+def fetched(outcome: Fetched | SourceError) -> Fetched:
+    assert isinstance(outcome, Fetched), outcome
+    return outcome
+
+
+def failed(outcome: Fetched | SourceError) -> SourceError:
+    assert isinstance(outcome, SourceError)
+    return outcome
+
+
+def most_in_a_window(times: list[float], window_s: float) -> int:
+    """Return how many of some instants in order lie in the fullest half-open window of that length."""
+    most = first = 0
+    for last, at in enumerate(times):
+        while times[first] <= at - window_s + 1e-9:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+# Answers
+
+
+def test_an_answer_says_how_it_came_about(engine: Engine) -> None:
+    server = Server(good({"bitcoin": {"usd": 1e-06}}))
+    answer = fetched(*ask(server, engine))
+    assert answer.body == {"bitcoin": {"usd": 1e-06}}
+    assert (answer.status, answer.attempts, answer.not_modified, answer.started_us) == (200, 1, False, NOON)
+    assert answer.request == "GET https://prices.example/v3/simple/price?ids=bitcoin,qubic-network"
+    assert server.requests[0].headers["user-agent"].startswith("qubic-lab/")
+
+
+def test_numbers_come_as_the_doubles_they_are() -> None:
+    verdict = judge(answer(200, b'{"usd": 0.000001234567890123456789, "big": 1e400}'), "json", NOON)
+    assert isinstance(verdict, Good)
+    assert verdict.body["usd"] == 0.000001234567890123456789
+
+
+def answer(status: int, content: bytes = b"{}", **headers: str) -> Answer:
+    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content, "")
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "kind", "again"),
+    [
+        (answer(200, b"<!DOCTYPE html><html>Just a moment...</html>"), "malformed", True),
+        (answer(200, b' \n<html lang="en">'), "malformed", True),
+        (answer(200, b'{"prices": [[1711843200000, 69702.3], [17118'), "malformed", True),
+        (answer(200, b'{"price": NaN}'), "malformed", True),
+        (answer(200, b"[" * 100_000), "malformed", True),
+        (answer(200, b"\xff\xfe"), "malformed", True),
+        (answer(200, b""), "malformed", True),
+        (answer(500, b"<html>Internal Server Error</html>"), "unavailable", True),
+        (answer(503), "unavailable", True),
+        (answer(408), "unavailable", True),
+        (answer(429), "quota", True),
+        (answer(400), "refused", False),
+        (answer(401), "refused", False),
+        (answer(403, b"<html>Access denied | error code: 1020</html>"), "refused", False),
+        (answer(404), "refused", False),
+        (answer(426), "refused", False),
+        (answer(301, b"", location="https://elsewhere.example/"), "refused", False),
+        (answer(204, b""), "refused", False),
+    ],
+)
+def test_faults_that_pass_are_tried_again_and_refusals_are_not(given_answer: Answer, kind: str, again: bool) -> None:
+    verdict = judge(given_answer, "json", NOON)
+    assert isinstance(verdict, Fault)
+    assert (verdict.kind, verdict.again) == (kind, again)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"status": {"error_code": 429, "error_message": "Rate Limit"}}, ("429", "Rate Limit")),
+        (
+            {"error": {"status": {"error_code": 10002, "error_message": "API Key Missing"}}},
+            ("10002", "API Key Missing"),
+        ),
+        ({"error": "coin not found"}, ("", "coin not found")),
+        ({"status": "error", "code": "apiKeyInvalid", "message": "Invalid"}, ("apiKeyInvalid", "Invalid")),
+        ({"message": "invalid numeric filter", "status": 400}, ("400", "invalid numeric filter")),
+        ({"status": "ok", "articles": []}, None),
+        ({"bitcoin": {"usd": 1.0}}, None),
+        ({"hits": [], "message": "about the search"}, None),
+        ([[1, 2]], None),
+    ],
+)
+def test_errors_are_found_in_every_shape(body: Any, told: tuple[str, str] | None) -> None:
+    assert error_in(body) == told
+
+
+def test_an_error_that_comes_with_status_200_is_one() -> None:
+    limited = judge(answer(200, b'{"status": {"error_code": 429, "error_message": "slow down"}}'), "json", NOON)
+    assert isinstance(limited, Fault) and (limited.kind, limited.status, limited.again) == ("quota", 429, True)
+    wrong = judge(answer(200, b'{"status": "error", "code": "parameterInvalid", "message": "q"}'), "json", NOON)
+    assert isinstance(wrong, Fault) and (wrong.kind, wrong.code) == ("refused", "parameterInvalid")
+
+
+def test_bytes_are_not_read_but_a_page_in_their_place_is_found() -> None:
+    assert judge(answer(200, b"<rss/>"), "bytes", NOON) == Good(b"<rss/>")
+    for content in (b"<!doctype html><title>Sorry</title>", b"  "):
+        verdict = judge(answer(200, content), "bytes", NOON)
+        assert isinstance(verdict, Fault) and verdict.kind == "malformed"
+
+
+# Waiting
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        ("30", 30.0),
+        (" 0 ", 0.0),
+        (format_datetime(from_us(NOON + 90 * SECOND_US), usegmt=True), 90.0),
+        ("Tue, 24 Nov 2026 11:00:00 GMT", 0.0),
+        ("9" * 400, 86_400.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
+        ("-5", None),
+        ("soon", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, wait_s: float | None) -> None:
+    assert retry_after_s(header, NOON) == wait_s
+
+
+@given(st.integers(1, 2000), st.floats(0.0, 1.0))
+def test_waits_double_and_are_spread_and_bounded(attempt: int, chance: float) -> None:
+    wait_s = backoff_s(min(attempt, 60), 1.0, 30.0, chance)
+    assert 0.5 * min(30.0, 2.0 ** (min(attempt, 60) - 1)) <= wait_s <= 30.0
+
+
+def test_attempts_follow_after_longer_and_longer_waits(engine: Engine) -> None:
+    server = Server(httpx2.Response(500), httpx2.ConnectError("no"), httpx2.Response(200, text="<html>"), good())
+    config = replace(CONFIG, rate=6000)
+    answer = fetched(*ask(server, engine, config, jitter=lambda: 1.0))
+    assert answer.attempts == 4
+    waits = [later - earlier for earlier, later in zip(server.asked_s, server.asked_s[1:], strict=False)]
+    assert waits == pytest.approx([1.0, 2.0, 4.0], abs=0.02)
+    assert answer.seconds < 5.0  # real ones
+
+
+def test_after_the_last_attempt_its_fault_is_told(engine: Engine) -> None:
+    server = Server(httpx2.Response(502), httpx2.Response(503, json={"error": "maintenance"}))
+    error = failed(*ask(server, engine))
+    assert (error.kind, error.status, error.attempts, error.started_us) == ("unavailable", 503, 4, NOON)
+    assert str(error) == "prices failed (HTTP 503, maintenance)"
+    assert error.request == "GET https://prices.example/v3/simple/price?ids=bitcoin,qubic-network"
+
+
+def test_what_is_refused_is_not_asked_again(engine: Engine) -> None:
+    body = {"error": {"status": {"error_code": 10002, "error_message": "API Key Missing"}}}
+    server = Server(httpx2.Response(401, json=body))
+    config = replace(CONFIG, key_setting="coingecko_key", key_header="x-key")
+    error = failed(*ask(server, engine, config))
+    assert len(server.requests) == 1
+    assert (error.kind, error.status, error.code) == ("refused", 401, "10002")
+    assert str(error).endswith("check QUBIC_LAB_COINGECKO_KEY")
+
+
+@pytest.mark.parametrize("header", ["45", "Tue, 24 Nov 2026 12:00:45 GMT"])
+def test_a_wish_to_wait_is_heard_by_every_request(engine: Engine, header: str) -> None:
+    server = Server(httpx2.Response(429, headers={"Retry-After": header}), good())
+
+    async def two_at_once() -> None:
+        async with server.client(engine) as client:
+            await asyncio.gather(client.get("/a"), client.get("/b"))
+
+    run_virtually(two_at_once())
+    first, *others = server.asked_s
+    assert len(others) == 2
+    assert min(others) >= first + 45.0 - 0.01
+
+
+def test_a_wait_that_is_too_long_is_told_and_kept_to(engine: Engine) -> None:
+    server = Server(httpx2.Response(429, headers={"Retry-After": "3600"}), good())
+    first, second = map(failed, ask(server, engine, times=2))
+    assert len(server.requests) == 1
+    assert (first.kind, first.status, first.retry_after_s) == ("quota", 429, 3600.0)
+    assert second.kind == "quota" and second.retry_after_s == pytest.approx(3600.0, abs=5.0)
+    assert (second.attempts, str(second)) == (0, "prices asks to be left alone until 2026-11-24T13:00:00Z")
+
+
+def test_a_quota_that_the_source_says_is_used_up_is_not_tried_again(engine: Engine) -> None:
+    body = {"status": "error", "code": "rateLimited", "message": "You have made too many requests recently."}
+    server = Server(httpx2.Response(429, json=body))
+    error = failed(*ask(server, engine))
+    assert (len(server.requests), error.kind, error.code) == (1, "quota", "rateLimited")
+
+
+def test_there_is_an_end_to_trying(engine: Engine) -> None:
+    server = Server(httpx2.Response(500))
+    config = replace(CONFIG, attempts=1000, breaker_failures=10_000, deadline_s=100.0, rate=6000)
+    error = failed(*ask(server, engine, config))
+    assert error.kind == "unavailable"
+    assert "in 100 s of trying" in str(error)
+    assert server.asked_s[-1] <= 100.5
+
+
+def test_an_answer_that_is_too_long_is_not_read_on(engine: Engine) -> None:
+    server = Server(good("x" * 5000))
+    error = failed(*ask(server, engine, replace(CONFIG, most_body_bytes=1000)))
+    assert (error.kind, error.attempts) == ("malformed", 1)
+    packed = zlib.compressobj(wbits=31)
+    bomb = packed.compress(b" " * 3_000_000) + packed.flush()
+    server = Server(httpx2.Response(200, content=bomb))
+    server.answers[0].headers["content-encoding"] = "gzip"
+    assert failed(*ask(server, engine, replace(CONFIG, most_body_bytes=1_000_000))).kind == "malformed"
+
+
+# Limits
+
+
+@given(
+    rate=st.integers(2, 100),
+    window_s=st.sampled_from([1.0, 60.0, 3600.0]),
+    share=st.floats(0.6, 1.0),
+    burst=st.integers(1, 10),
+    gaps=st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.1, 1.0, 30.0]), min_size=1, max_size=200),
+)
+@settings(max_examples=60)
+def test_no_window_ever_holds_more_than_the_share_of_the_rate(
+    rate: int, window_s: float, share: float, burst: int, gaps: list[float]
+) -> None:
+    """A bucket that is modelled here lets requests through as early as it may, whatever their pattern."""
+    if burst >= share * rate:
+        return
+    capacity, period_s = bucket(rate, window_s, share, burst)
+    level, now_s, sent = 0.0, 0.0, []
+    for gap in gaps:
+        now_s += gap * window_s / 60.0
+        level = max(0.0, level - gap * window_s / 60.0 * capacity / period_s)
+        if level + 1.0 > capacity:
+            wait_s = (level + 1.0 - capacity) * period_s / capacity
+            now_s, level = now_s + wait_s, capacity - 1.0
+        level += 1.0
+        sent.append(now_s)
+    assert most_in_a_window(sent, window_s) <= share * rate + 1e-6
+
+
+def test_the_source_never_sees_more_than_its_limit_even_from_processes_that_start_again(engine: Engine) -> None:
+    for rate in (5, 30):
+        server = Server(good())
+        config = replace(CONFIG, rate=rate)
+
+        async def hurried(server: Server, config: SourceConfig, count: int) -> None:
+            async with server.client(engine, config) as client:
+                await asyncio.gather(*(client.get(f"/{number}") for number in range(count)))
+
+        async def twice(server: Server, config: SourceConfig, hurried: Callable[..., Awaitable[None]]) -> None:
+            await hurried(server, config, 2 * config.rate)
+            await hurried(server, config, 2 * config.rate)
+
+        run_virtually(twice(server, config, hurried))
+        assert len(server.asked_s) == 4 * rate
+        assert most_in_a_window(server.asked_s, 60.0) <= rate
+        assert server.asked_s[-1] <= 4 * rate * 60.0 / (0.9 * rate - 1.0) + 60.0  # and is no slower than it must be
+
+
+def test_attempts_and_moves_keep_to_the_limit_too(engine: Engine) -> None:
+    moved = httpx2.Response(302, headers={"Location": "https://prices.example/v3/elsewhere"})
+    server = Server(*[httpx2.Response(500), moved] * 30, good())
+    config = replace(CONFIG, wait_s=0.0, attempts=100, breaker_failures=1000, deadline_s=10_000.0)
+    answer = fetched(*ask(server, engine, config))
+    assert answer.status == 200
+    assert len(server.asked_s) == 61
+    assert most_in_a_window(server.asked_s, 60.0) <= 27
+    assert Quotas(engine, lambda: NOON).report({"prices": {}})[2].used == 61
+
+
+def test_without_a_key_the_lower_limit_holds(engine: Engine) -> None:
+    for key, most in ((None, 5), (SecretStr(KEY), 30)):
+        server = Server(good())
+        config = replace(CONFIG, rate_without_key=5, key_header="x-key")
+        ask(server, engine, config, times=60, key=key)
+        assert 0.8 * most <= most_in_a_window(server.asked_s, 60.0) <= most
+
+
+def test_a_starting_bucket_allows_for_one_that_ran_before() -> None:
+    assert starting_level(30, 60.0, 0.9, 1) == 0.0
+    assert starting_level(5, 60.0, 0.9, 1) == pytest.approx(0.5)
+    assert starting_level(5, 60.0, 1.0, 1) == 1.0
+
+
+# Quotas and circuit
+
+
+def test_each_attempt_counts_before_it_is_sent_and_none_is_sent_without_room(engine: Engine) -> None:
+    server = Server(httpx2.ConnectError("no"), httpx2.Response(500), good())
+    config = replace(CONFIG, daily_quota=4)
+    outcomes = ask(server, engine, config, times=3)
+    assert [fetched(outcomes[0]).attempts, fetched(outcomes[1]).attempts] == [3, 1]
+    error = failed(outcomes[2])
+    assert (error.kind, error.code, error.attempts) == ("quota", "quota-spent", 0)
+    assert error.retry_after_s == pytest.approx(12 * 3600.0, abs=60.0)
+    assert len(server.requests) == 4
+
+
+def test_a_quota_that_ends_amid_attempts_ends_them(engine: Engine) -> None:
+    server = Server(httpx2.Response(500))
+    error = failed(*ask(server, engine, replace(CONFIG, daily_quota=2)))
+    assert (error.kind, error.attempts, len(server.requests)) == ("quota", 2, 2)
+
+
+def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) -> None:
+    server = Server(*[httpx2.Response(500)] * 6, good())
+    config = replace(CONFIG, rate=6000, attempts=4, breaker_failures=5, breaker_open_s=60.0, wait_s=0.1)
+
+    async def asking() -> list[tuple[float, str]]:
+        seen = []
+        async with server.client(engine, config) as client:
+            for _ in range(140):
+                try:
+                    await client.get("/x")
+                    outcome = "good"
+                except SourceError as error:
+                    outcome = error.code or error.kind
+                    if error.code == "circuit-open":
+                        assert error.attempts == 0 and error.retry_after_s is not None
+                seen.append((asyncio.get_running_loop().time(), f"{outcome} {client.circuit.state}"))
+                await asyncio.sleep(1.0)
+        return seen
+
+    seen = run_virtually(asking())
+    states = list(dict.fromkeys(state for _, state in seen))
+    assert states == ["unavailable closed", "unavailable open", "circuit-open open", "good closed"]
+    assert len([at for at in server.asked_s if at < 60.0]) == 5  # four attempts, and one more that opened it
+    assert len([at for at in server.asked_s if 60.0 <= at < 120.0]) == 1  # the trial that failed
+
+
+def test_when_half_open_one_of_many_is_sent() -> None:
+    circuit = Circuit(most_failures=2, open_s=10.0)
+    circuit = circuit.sent(0.0).failed(0.0).failed(1.0)
+    assert circuit.state == "open" and not circuit.admits(10.9) and circuit.wait_s(6.0) == 5.0
+    trying = circuit.sent(11.0)
+    assert trying.state == "half-open" and not trying.admits(12.0)
+    assert trying.admits(21.0)  # the trial never came back
+    assert trying.failed(13.0).wait_s(13.0) == 10.0
+    assert trying.succeeded() == Circuit(2, 10.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("sfx"), st.floats(0.0, 5.0)), max_size=60))
+def test_a_circuit_opens_only_after_so_many_failures_in_a_row(events: list[tuple[str, float]]) -> None:
+    circuit, now_s, in_a_row = Circuit(3, 8.0), 0.0, 0
+    for event, gap_s in events:
+        now_s += gap_s
+        if not circuit.admits(now_s):
+            assert in_a_row >= 3 and circuit.wait_s(now_s) <= 8.0
+            continue
+        circuit = circuit.sent(now_s)
+        if event == "s":
+            circuit, in_a_row = circuit.succeeded(), 0
+            assert circuit.state == "closed"
+        elif event == "f":
+            circuit, in_a_row = circuit.failed(now_s), in_a_row + 1
+            assert (circuit.state == "open") == (in_a_row >= 3)
+
+
+# Conditional requests
+
+
+def test_only_what_was_kept_is_asked_for_conditionally(engine: Engine) -> None:
+    tagged = good(ETag='W/"abc"', **{"Last-Modified": "Tue, 24 Nov 2026 11:00:00 GMT"})
+    server = Server(tagged, tagged, httpx2.Response(304), httpx2.Response(304), good())
+
+    async def asking() -> None:
+        async with server.client(engine) as client:
+            await client.get("/x")  # a crash before its rows were stored would lose them if it were remembered now
+            assert "if-none-match" not in (await sent()).headers
+            second = await client.get("/x")
+            assert "if-none-match" not in (await sent()).headers
+            await client.keep(second)
+            third = await client.get("/x")
+            assert (await sent()).headers["if-none-match"] == 'W/"abc"'
+            assert (await sent()).headers["if-modified-since"] == "Tue, 24 Nov 2026 11:00:00 GMT"
+            assert (third.not_modified, third.body, third.status) == (True, None, 304)
+            await client.keep(third)
+            assert (await client.get("/x")).not_modified  # as before
+            await client.keep(await client.get("/x"))  # an answer without validators
+            await client.get("/x")
+            assert "if-none-match" not in (await sent()).headers
+            await client.get("/x", conditional=False)
+
+    async def sent() -> httpx2.Request:
+        return server.requests[-1]
+
+    run_virtually(asking())
+
+
+def test_validators_are_of_one_request_of_one_source(engine: Engine) -> None:
+    server = Server(good(ETag='"abc"'))
+
+    async def asking() -> None:
+        async with server.client(engine) as client:
+            await client.keep(await client.get("/x", {"page": 1}))
+            await client.get("/x", {"page": 2})
+            await client.get("/x", {"page": 1}, conditional=False)
+            assert all("if-none-match" not in request.headers for request in server.requests)
+
+    run_virtually(asking())
+
+
+def test_an_etag_that_could_not_be_sent_back_is_not_kept(engine: Engine) -> None:
+    server = Server(httpx2.Response(200, json={}, headers=[(b"ETag", '"é"'.encode()), (b"Last-Modified", b"x" * 5000)]))
+
+    async def asking() -> None:
+        async with server.client(engine) as client:
+            await client.keep(await client.get("/x"))
+            await client.get("/x")
+
+    run_virtually(asking())
+    with engine.connect() as connection:
+        assert [tuple(row)[1:] for row in connection.execute(select(VALIDATORS))] == [(None, None)]
+
+
+# The key
+
+
+def test_a_key_does_not_leave_this_host_in_clear_text(engine: Engine) -> None:
+    with pytest.raises(InputError, match="in clear text") as caught:
+        SourceClient("x", SourceConfig("http://prices.example"), engine, key=SecretStr(KEY))
+    assert KEY not in str(caught.value)
+    SourceClient("x", SourceConfig("http://127.0.0.1:8000/v3"), engine, key=SecretStr(KEY))
+
+
+def test_a_key_does_not_follow_to_where_a_source_sends_it(engine: Engine) -> None:
+    server = Server(httpx2.Response(302, headers={"Location": "https://thief.example/"}), good())
+    error = failed(*ask(server, engine, replace(CONFIG, key_header="x-key"), key=SecretStr(KEY)))
+    assert (error.kind, len(server.requests)) == ("refused", 1)
+
+
+@asynccontextmanager
+async def serving(respond: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """Yield the address of a real server; `respond` gets a request's head and writes what it likes."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await respond(await reader.readuntil(b"\r\n\r\n"), writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def raw(status: str, body: bytes, length: int | None = None, headers: bytes = b"") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\nConnection: close\r\n"
+    return head.encode() + headers + b"\r\n" + body
+
+
+def test_the_key_is_sent_and_never_shown(
+    engine: Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx2", "httpcore2", "httpx", "httpcore", "tenacity", "asyncio", "sqlalchemy.engine"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    heads: list[bytes] = []
+    echo = f"Incorrect API Key {KEY}".encode()
+    answers = [
+        raw("401 Unauthorized", b'{"status": {"error_code": "%s", "error_message": "%s"}}' % (KEY.encode(), echo)),
+        raw("200 OK", echo),
+        raw("500 Oops", b'{"error": "%s"}' % echo, headers=b"X-Echo: " + KEY.encode() + b"\r\n"),
+        raw("200 OK", b'{"cut": ', length=100),
+        raw("429 Too Many Requests", b'{"status": "error", "code": "rateLimited", "message": "%s"}' % echo),
+        b"nonsense " + echo + b"\r\n\r\n",
+        raw("200 OK", b'{"fine": 1}', headers=b'ETag: "1"\r\n'),
+    ]
+    pieces: list[Any] = []
+
+    async def respond(head: bytes, writer: asyncio.StreamWriter) -> None:
+        heads.append(head)
+        writer.write(answers[min(len(heads), len(answers)) - 1])
+        await writer.drain()
+
+    async def asking() -> None:
+        async with serving(respond) as url:
+            config = SourceConfig(
+                url,
+                key_header="x-cg-demo-api-key",
+                key_setting="coingecko_key",
+                rate=100_000,
+                attempts=1,
+                daily_quota=7,
+            )
+            async with SourceClient("coingecko", config, engine, key=SecretStr(KEY)) as client:
+                for _ in range(len(answers)):
+                    try:
+                        answer = await client.get("/simple/price", {"ids": "bitcoin"})
+                        await client.keep(answer)
+                        pieces.append(repr(answer))
+                    except SourceError as error:
+                        pieces.extend((str(error), repr(error), vars(error)))
+                        pieces.extend(traceback.format_exception(error))
+                        assert error.__traceback__ is not None  # this function's own frame knows the key
+                        error.__traceback__ = error.__traceback__.tb_next
+                        chain = traceback.TracebackException.from_exception(error, capture_locals=True)
+                        pieces.extend(chain.format(chain=True))
+                        assert error.__cause__ is None and error.__context__ is None
+                pieces.extend((repr(client), repr(config), vars(client), repr(client._http.headers)))
+            client.circuit = client.circuit.failed(0.0)
+            pieces.append(repr(client))
+
+    asyncio.run(asking())
+    assert len(heads) == len(answers)
+    assert all(f"x-cg-demo-api-key: {KEY}".encode() in head for head in heads)  # so there was something to show
+    assert all(KEY.encode() not in head.split(b"\r\n")[0] for head in heads)
+    assert any("fine" in str(piece) for piece in pieces)
+    database = Path(str(engine.url.database))
+    files = b"".join(path.read_bytes() for path in database.parent.iterdir())
+    everything = [*map(str, pieces), caplog.text, *capfd.readouterr(), files.decode(errors="replace")]
+    everything += [repr(vars(record)) for record in caplog.records]
+    assert len(caplog.records) > len(answers)
+    assert not [text[max(0, text.find(KEY) - 300) : text.find(KEY)] for text in everything if KEY in text]
+
+
+def test_no_part_of_the_key_is_left_where_a_long_message_is_cut(engine: Engine) -> None:
+    for filling in range(250, 330):
+        server = Server(httpx2.Response(400, json={"error": "x" * filling + KEY + "\nmore"}))
+        error = failed(*ask(server, engine, replace(CONFIG, key_header="x-key"), key=SecretStr(KEY)))
+        assert "CG-" not in str(error) and "\n" not in str(error) and len(str(error)) < 320
+
+
+# A real network
+
+
+def test_cut_hanging_dripping_and_closed_answers_are_tried_again(engine: Engine) -> None:
+    tries: list[str] = []
+
+    async def respond(head: bytes, writer: asyncio.StreamWriter) -> None:
+        tries.append("")
+        if len(tries) == 1:  # hangs
+            await asyncio.sleep(5.0)
+        elif len(tries) == 2:  # drips: each byte comes in time, the whole does not
+            writer.write(raw("200 OK", b"", length=1000))
+            for _ in range(50):
+                await asyncio.sleep(0.05)
+                writer.write(b" ")
+                await writer.drain()
+        elif len(tries) == 3:
+            writer.write(raw("200 OK", b'{"prices": [', length=500))
+        elif len(tries) == 4:
+            return
+        elif len(tries) == 5:  # cut within its packing
+            packed = zlib.compressobj(wbits=31)
+            body = (packed.compress(json.dumps(list(range(1000))).encode()) + packed.flush())[:700]
+            writer.write(raw("200 OK", body, headers=b"Content-Encoding: gzip\r\n"))
+        else:
+            writer.write(raw("200 OK", b"[1]"))
+        await writer.drain()
+
+    async def asking() -> Fetched:
+        async with serving(respond) as url:
+            config = SourceConfig(url, rate=100_000, attempts=6, breaker_failures=10, wait_s=0.0, timeout_s=0.2)
+            async with SourceClient("x", config, engine) as client:
+                return await client.get("/")
+
+    started = time.monotonic()
+    answer = asyncio.run(asking())
+    assert (answer.body, answer.attempts) == ([1], 6)
+    assert time.monotonic() - started < 5.0  # the hanging one was not waited for
+
+
+def test_nobody_there_is_told_in_one_line(engine: Engine) -> None:
+    async def asking() -> None:
+        config = SourceConfig("http://127.0.0.1:1", rate=100_000, attempts=2, wait_s=0.0)
+        async with SourceClient("x", config, engine) as client:
+            await client.get("/")
+
+    with pytest.raises(SourceError, match=r"^x could not be reached, or broke off \(ConnectError\)$") as caught:
+        asyncio.run(asking())
+    assert (caught.value.kind, caught.value.attempts) == ("unavailable", 2)
+    assert caught.value.started_us <= now_us()
+
+
+def test_requests_are_shown_so_that_people_can_read_them() -> None:
+    shown = shown_request("https://x.example", "/a", {"q": '"Bitcoin" OR x&y', "n": "t>=1,t<2"})
+    assert shown == "GET https://x.example/a?q=%22Bitcoin%22+OR+x%26y&n=t>=1,t<2"
+    assert shown_request("https://x.example/feed?format=rss", "", None) == "GET https://x.example/feed?format=rss"

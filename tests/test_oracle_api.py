@@ -1,0 +1,380 @@
+"""The oracle over HTTP: answers with their ages, refusals that say what to do, pages, access, and no faults."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from qubic_lab.api.access import Access, hashed, make_limiter
+from qubic_lab.api.app import create_app
+from qubic_lab.cluster.coordinator import Coordinator
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.database import open_database
+from qubic_lab.errors import QubicLabError
+from qubic_lab.oracle.answers import MarketOverview, OracleStatus, PriceAnalysis, PriceHistory, Sentiment, TextHistory
+from qubic_lab.oracle.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.leases import Lease
+from qubic_lab.oracle.quotas import Quotas
+from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.service import Oracle
+from qubic_lab.oracle.views import Views
+
+NOON = read_iso("2026-11-24T12:00:00Z")
+NOW = NOON + 2 * MINUTE_US
+KNOWN = NOON - DAY_US
+"""Prices and texts before this instant were known at it."""
+WRONG = [
+    # path, status, what is said
+    ("sentiment", 400, "coin: Field required"),
+    ("sentiment?coin=bitcoyn", 404, "unknown coin 'bitcoyn': did you mean 'bitcoin'?"),
+    ("sentiment?coin=", 404, "unknown coin ''"),
+    (f"sentiment?coin={'x' * 65}", 400, "at most 64 characters"),
+    ("sentiment?coin=bitcoin&window=2h", 400, "window is '2h': Input should be '1h', '24h' or '7d'"),
+    ("sentiment?coin=bitcoin&windw=1h", 400, "unknown parameter 'windw': did you mean 'window'?"),
+    ("sentiment?coin=bitcoin&as_of=yesterday", 400, "time 'yesterday' cannot be read"),
+    ("sentiment?coin=bitcoin&as_of=2026-11-01T00:00:00", 400, "has no zone"),
+    (f"sentiment?coin=bitcoin&as_of={iso(NOW - SECOND_US)}", 400, "too late: it must be 2 s or more before now"),
+    (f"price_analysis?coin=bitcoin&as_of={iso(NOW + DAY_US)}", 400, "too late: it must be 2 s or more before now"),
+    ("price_analysis?coin=bitcoin&as_of=1969-01-01T00:00:00Z", 400, "must be at least 0"),
+    ("price_analysis?coin=bitcoin&frame=2h", 400, "frame is '2h': Input should be '1h', '4h' or '1d'"),
+    ("price_analysis?coin=ethereum", 404, "no price of ethereum in usd is known: qubic-lab oracle collect"),
+    ("price_analysis?coin=bitcoin&as_of=2020-01-01T00:00:00Z", 404, "is known at 2020-01-01T00:00:00Z"),
+    ("market_overview?coins=bitcoin,nonsense", 404, "unknown coin 'nonsense'"),
+    ("market_overview?coins=,", 404, "unknown coin ''"),
+    ("prices?coin=bitcoin&limit=0", 400, "limit is '0'"),
+    ("prices?coin=bitcoin&limit=1001", 400, "limit is '1001'"),
+    ("prices?coin=bitcoin&source=nobody", 404, "no prices of bitcoin with source nobody: there are coingecko with 0"),
+    ("prices?coin=bitcoin&cursor=5", 400, "cursor '5' is none that a page gave"),
+    ("prices?coin=bitcoin&cursor=coingecko:0:usd:x", 400, "cursor 'x' is none that a page gave"),
+    ("prices?coin=bitcoin&start=2026-11-02T00:00:00Z&end=2026-11-01T00:00:00Z", 400, "exchange them"),
+    ("texts?coin=bitcoin&limit=501", 400, "limit is '501'"),
+    ("texts?coin=bitcoin&cursor=1_2_3", 400, "cursor '1_2_3' is none that a page gave"),
+    ("texts?coin=bitcoin&duplicates=perhaps", 400, "duplicates is 'perhaps'"),
+    ("nothing", 404, "Not Found"),
+]
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, us: int = NOW) -> None:
+        self.us = us
+
+    def __call__(self) -> int:
+        return self.us
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A database with quotes and texts of two days, half of which were known a day ago."""
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('oracle') / 'lab.db'}")
+    for until in (KNOWN, NOON):
+        oracle = Oracle(lambda: engine, redis.Redis(), Time(until))
+        ends = range(until - DAY_US + 5 * MINUTE_US, until + 1, 5 * MINUTE_US)
+        prices = [Price(at, at, 100.0 + n, volume_24h=1e9, market_cap=1e12) for n, at in enumerate(ends)]
+        oracle.views().prices.add(Series("bitcoin", "coingecko"), prices)
+        oracle.views().texts.add([a_text(until, n) for n in range(6)])
+    yield engine
+    engine.dispose()
+
+
+def a_text(until: int, number: int) -> Text:
+    name = f"{until}-{number}"
+    return Text(
+        source="newsapi",
+        external_id=name,
+        kind="news",
+        title=f"Title {name}",
+        body=" ".join(f"word{name}x{n}" for n in range(30)),
+        url=f"https://example.org/{name}",
+        publisher="Example",
+        published_us=until - number * HOUR_US,
+        coins=("bitcoin",),
+    )
+
+
+@asynccontextmanager
+async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://oracle/api/oracle/") as connection:
+        yield connection
+
+
+def run(
+    client: redis.Redis, engine: Engine, test: Callable[[httpx2.AsyncClient, Time], Awaitable[None]], **options: Any
+) -> None:
+    """Run a test on routes whose coordinator does not run: nothing is asked of nodes."""
+
+    async def main() -> None:
+        clock = Time()
+        oracle = Oracle(lambda: engine, client, clock)
+        app = create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle, **options)
+        async with asking(app) as connection:
+            try:
+                await test(connection, clock)
+            finally:
+                await oracle.close()
+
+    client.flushall()
+    asyncio.run(main())
+
+
+def test_answers_fit_their_descriptions_and_say_how_old_they_are(client: redis.Redis, engine: Engine) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        found = await connection.get("price_analysis", params={"coin": "BTC", "frame": "4h"})
+        assert found.headers["age"] == "0"
+        assert found.headers["cache-control"] == "private, max-age=60"
+        price = PriceAnalysis(**found.json())
+        assert (price.coin, price.last.price, price.last.age_s, price.last.stale) == ("bitcoin", 387.0, 120.0, False)
+        assert [each.over for each in price.changes] == ["4h", "24h", "7d"]
+        clock.us += 90 * SECOND_US
+        again = await connection.get("price_analysis", params={"coin": "bitcoin", "frame": "4h"})
+        assert (again.headers["age"], again.headers["cache-control"]) == ("90", "private, max-age=150")
+        assert again.json() == {**found.json(), "age_s": 90.0, "cache": "hit"}
+        clock.us += 300 * SECOND_US
+        stale = await connection.get("price_analysis", params={"coin": "bitcoin", "frame": "4h"})
+        assert (stale.headers["age"], stale.headers["cache-control"]) == ("390", "private, no-cache")
+        assert stale.json()["cache"] == "stale"
+        sentiment = Sentiment(**(await connection.get("sentiment?coin=qubic")).json())
+        assert (sentiment.coin, sentiment.window, sentiment.texts) == ("qubic-network", "24h", 0)
+        assert Sentiment(**(await connection.get("sentiment?coin=bitcoin&window=7d")).json()).texts == 12
+        overview = MarketOverview(**(await connection.get("market_overview?coins=bitcoin,eth")).json())
+        assert [each.coin for each in overview.coins] == ["bitcoin", "ethereum"]
+        assert len(overview.summary) == 2
+        assert MarketOverview(**(await connection.get("market_overview")).json()).coins[0].texts_24h == 6
+
+    run(client, engine, test)
+
+
+def test_as_of_an_earlier_instant_nothing_later_is_seen(client: redis.Redis, engine: Engine) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        as_of = iso(KNOWN + MINUTE_US)
+        price = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": as_of})).json()
+        assert (price["as_of"], price["last"]["at"], price["last"]["price"]) == (as_of, iso(KNOWN), 387.0)
+        assert price["last"]["known"] <= as_of
+        assert price["changes"][1]["change_pct"] is None  # the day before was not known
+        sentiment = (await connection.get("sentiment", params={"coin": "bitcoin", "as_of": as_of})).json()
+        assert sentiment["texts"] == 6
+        overview = (await connection.get("market_overview", params={"coins": "bitcoin", "as_of": as_of})).json()
+        assert overview["sources"]["available"] is False
+        with_zone = read_iso(as_of) + HOUR_US
+        shifted = iso(with_zone).replace("Z", "+01:00")
+        same = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": shifted})).json()
+        assert same == {**price, "age_s": same["age_s"], "cache": "hit"}
+
+    run(client, engine, test)
+
+
+def test_histories_page_by_page(client: redis.Redis, engine: Engine) -> None:
+    async def all_of(connection: httpx2.AsyncClient, path: str, list_name: str, **params: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        while True:
+            response = await connection.get(path, params={"coin": "bitcoin", **params, **cursor})
+            assert response.status_code == 200, response.text
+            page = (PriceHistory if path == "prices" else TextHistory)(**response.json()).model_dump()
+            assert len(page[list_name]) <= params["limit"]
+            found += page[list_name]
+            if page["next_cursor"] is None:
+                return found
+            cursor = {"cursor": page["next_cursor"]}
+
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        whole = {"start": iso(NOON - 3 * DAY_US), "end": iso(NOON + 1)}
+        prices = await all_of(connection, "prices", "prices", limit=100, **whole)
+        assert [each["close"] for each in prices] == [387.0 - n for n in range(288)] * 2
+        assert {each["known"] >= each["closed"] for each in prices} == {True}
+        assert (
+            len(await all_of(connection, "prices", "prices", limit=100, as_of=iso(KNOWN + MINUTE_US), **whole)) == 288
+        )
+        assert len(await all_of(connection, "prices", "prices", limit=1_000)) == 288  # the last day
+        texts = await all_of(connection, "texts", "texts", limit=5)
+        assert [each["published"] for each in texts] == sorted((each["published"] for each in texts), reverse=True)
+        assert len(texts) == 12
+        assert (await connection.get("prices?coin=bitcoin")).headers["cache-control"] == "private, no-cache"
+        assert (await connection.get("texts?coin=bitcoin&limit=5")).json()["cache"] == "hit"
+
+    run(client, engine, test)
+
+
+def test_who_asks_wrongly_is_told_in_one_line(client: redis.Redis, engine: Engine) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        for path, status, said in WRONG:
+            found = await connection.get(path)
+            assert found.status_code == status, (path, found.text)
+            assert found.headers["content-type"] == "application/problem+json"
+            assert said in found.json()["detail"], path
+            assert "\n" not in found.json()["detail"]
+
+    run(client, engine, test)
+
+
+def test_the_status_tells_of_sources_quotas_leases_and_the_cache(client: redis.Redis, engine: Engine) -> None:
+    FetchLog(engine).record(Fetch("coingecko", "prices", "/simple/price", NOON, 1.0, 1, 200, "ok"))
+    Quotas(engine, Time()).use("coingecko", {"month": 10_000})
+    assert Lease(engine, "collector", "host:1:2:3", clock=Time()).acquire() is None
+
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        for _ in range(3):
+            await connection.get("sentiment?coin=bitcoin")
+        status = OracleStatus(**(await connection.get("status")).json())
+        assert [(each.source, each.state) for each in status.sources] == [("coingecko", "ok")]
+        assert [(each.name, each.holder, each.held) for each in status.leases] == [("collector", "host:1:2:3", True)]
+        assert {(each.source, each.used) for each in status.quotas} <= {("coingecko", 1)}
+        assert status.cache is not None
+        counts = {each.kind: each for each in status.cache}
+        assert (counts["sentiment"].hits, counts["sentiment"].misses, counts["sentiment"].fresh_s) == (2, 1, 600.0)
+        assert counts["sentiment"].hit_rate == pytest.approx(2 / 3)
+
+    run(client, engine, test)
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_client(client: redis.Redis) -> None:
+    def refuse() -> Engine:
+        raise QubicLabError("the disk is full")
+
+    async def main() -> None:
+        client.flushall()
+        oracle = Oracle(refuse, client)
+        async with asking(create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle)) as connection:
+            for path in ("sentiment?coin=bitcoin", "prices?coin=bitcoin", "status"):
+                found = await connection.get(path)
+                assert found.status_code == 503
+                assert "disk" not in found.text
+            await oracle.close()
+
+    asyncio.run(main())
+
+
+def test_only_those_with_a_token_are_answered(client: redis.Redis, engine: Engine) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        assert (await connection.get("sentiment?coin=bitcoin")).status_code == 401
+        headers = {"Authorization": "Bearer secret"}
+        assert (await connection.get("sentiment?coin=bitcoin", headers=headers)).status_code == 200
+
+    run(client, engine, test, accesses=lambda: [Access("me", hashed("secret"))], limiter=make_limiter(client))
+
+
+def test_without_an_oracle_there_are_no_routes(client: redis.Redis) -> None:
+    async def main() -> None:
+        async with asking(create_app(Coordinator(client, "unix:/nowhere"))) as connection:
+            assert (await connection.get("sentiment?coin=bitcoin")).status_code == 404
+
+    asyncio.run(main())
+
+
+def test_other_requests_go_on_while_an_answer_is_computed(
+    client: redis.Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, opens = threading.Event(), threading.Event()
+
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        real = Views.sentiment
+
+        def slow(self: Views, *arguments: Any) -> Sentiment:
+            begun.set()
+            assert opens.wait(20.0)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(Views, "sentiment", slow)
+        waiting = asyncio.ensure_future(connection.get("sentiment?coin=bitcoin"))
+        async with asyncio.timeout(20.0):
+            while not begun.is_set():
+                await asyncio.sleep(0.01)
+            assert (await connection.get("price_analysis?coin=bitcoin")).status_code == 200
+            assert not waiting.done()
+            opens.set()
+            assert (await waiting).status_code == 200
+
+    run(client, engine, test)
+
+
+def test_every_route_is_described_with_its_units(client: redis.Redis) -> None:
+    app = create_app(Coordinator(client, "unix:/nowhere"), oracle=Oracle(lambda: open_database(), client))
+    described = app.openapi()
+    names = ("sentiment", "price_analysis", "market_overview", "prices", "texts", "status")
+    for name in names:
+        operation = described["paths"][f"/api/oracle/{name}"]["get"]
+        assert operation["summary"]
+        assert "$ref" in operation["responses"]["200"]["content"]["application/json"]["schema"]
+    schemas = described["components"]["schemas"]
+    assert schemas["LastPrice"]["additionalProperties"] is False
+    assert schemas["LastPrice"]["properties"]["age_s"]["description"] == "seconds before as_of"
+    assert schemas["Change"]["properties"]["change_pct"]["description"].startswith("percent")
+
+
+_instants = st.one_of(
+    st.text(max_size=30),
+    st.datetimes().map(lambda at: at.isoformat() + "Z"),
+    st.sampled_from(
+        ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", iso(KNOWN), "2026-11-24", "NaN", "\x00"]
+    ),
+)
+_values: dict[str, st.SearchStrategy[str]] = {
+    "coin": st.one_of(st.sampled_from(["bitcoin", "BTC", "ethereum"]), st.text(max_size=70)),
+    "coins": st.one_of(st.sampled_from(["bitcoin", "", ",", "bitcoin,bitcoin"]), st.text(max_size=70)),
+    "window": st.sampled_from(["1h", "24h", "7d", "", "1H", "7 d"]),
+    "frame": st.sampled_from(["1h", "4h", "1d", "", "0"]),
+    "as_of": _instants,
+    "start": _instants,
+    "end": _instants,
+    "limit": st.one_of(st.integers().map(str), st.text(max_size=5)),
+    "cursor": st.one_of(
+        st.text(max_size=30),
+        st.lists(st.integers().map(str), max_size=4).map("_".join),
+        st.integers().map(lambda number: f"coingecko:0:usd:{number}"),
+    ),
+    "source": st.text(max_size=10),
+    "interval_s": st.one_of(st.integers().map(str), st.text(max_size=5)),
+    "duplicates": st.sampled_from(["true", "false", "2"]),
+}
+_parameters = st.fixed_dictionaries({}, optional=_values)
+_requests = st.lists(
+    st.tuples(
+        st.sampled_from(["sentiment", "price_analysis", "market_overview", "prices", "texts"]),
+        _parameters.map(lambda found: {"coin": "bitcoin", **found}) | _parameters,
+    ),
+    min_size=8,
+    max_size=8,
+)
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(requests=_requests)
+def test_nothing_that_is_asked_is_a_fault(
+    client: redis.Redis, engine: Engine, requests: list[tuple[str, dict[str, str]]]
+) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        for path, params in requests:
+            wanted = {name: value for name, value in params.items() if name in _PARAMETERS[path]} or params
+            found = await connection.get(path, params=wanted)
+            assert found.status_code in (200, 400, 404), (path, wanted, found.text)
+
+    run(client, engine, test)
+
+
+_PARAMETERS = {
+    "sentiment": ("coin", "window", "as_of"),
+    "price_analysis": ("coin", "frame", "as_of"),
+    "market_overview": ("coins", "as_of"),
+    "prices": ("coin", "start", "end", "as_of", "limit", "cursor", "source", "interval_s"),
+    "texts": ("coin", "start", "end", "as_of", "limit", "cursor", "duplicates"),
+}

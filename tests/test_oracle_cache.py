@@ -1,0 +1,420 @@
+"""The oracle's cache: one computation for all processes, stale values meanwhile, and what happens without Redis."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle import cache as cache_module
+from qubic_lab.oracle import instants
+from qubic_lab.oracle.cache import Cache, CacheConfig, Counts, Outcome, code_version
+from qubic_lab.oracle.instants import SECOND_US
+
+QUICK = CacheConfig(near_s=1e-9, lock_s=0.6, wait_s=20.0, away_s=0.2)
+"""Asks Redis each time, and finds soon that a holder has died."""
+PROCESSES, REQUESTS = 4, 50
+_spawn = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with connect(server.url) as connection:
+        connection.flushall()
+        connection.config_resetstat()
+        yield connection
+
+
+@dataclass
+class Work:
+    """A computation that counts its runs; `opens` lets it end, `error` is what it ends with."""
+
+    error: Exception | None = None
+    runs: int = 0
+    began: threading.Event = field(default_factory=threading.Event)
+    opens: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self) -> bytes:
+        self.runs += 1
+        self.began.set()
+        assert self.opens.wait(20.0)
+        if self.error is not None:
+            raise self.error
+        return b'{"run": %d}' % self.runs
+
+    @classmethod
+    def at_once(cls, error: Exception | None = None) -> "Work":
+        work = cls(error)
+        work.opens.set()
+        return work
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.us = 1_000 * SECOND_US
+
+    def __call__(self) -> int:
+        return self.us
+
+
+def run(*caches: Cache, test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        try:
+            await test()
+        finally:
+            for each in caches:
+                await each.close()
+
+    asyncio.run(main())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20.0):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def calls_of_scripts(client: redis.Redis) -> int:
+    found: dict[str, Any] = client.info("commandstats")
+    return int(found.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def caches(client: redis.Redis, count: int, config: CacheConfig = QUICK) -> tuple[list[Cache], Time]:
+    clock = Time()
+    return [Cache(client, "v1", config, clock) for _ in range(count)], clock
+
+
+def test_a_value_is_computed_once_and_then_served_as_it_is(client: redis.Redis) -> None:
+    (here, there), clock = caches(client, 2)
+    work = Work.at_once()
+
+    async def test() -> None:
+        first = await here.get("price", ("bitcoin", "1h"), work)
+        assert (first.body, first.age_s, first.fresh_for_s, first.outcome) == (b'{"run": 1}', 0.0, 300.0, "miss")
+        clock.us += 299 * SECOND_US
+        again = await there.get("price", ("bitcoin", "1h"), work)
+        assert (again.body, again.age_s, again.fresh_for_s, again.outcome) == (b'{"run": 1}', 299.0, 1.0, "hit")
+        assert (await there.get("price", ("bitcoin", "4h"), work)).outcome == "miss"
+        assert (await there.get("news", ("bitcoin", "1h"), work)).outcome == "miss"
+
+    run(here, there, test=test)
+
+
+@pytest.mark.parametrize(("kind", "fresh_s"), [("sentiment", 600), ("price", 300), ("news", 1_800)])
+def test_each_kind_is_fresh_for_its_time(client: redis.Redis, kind: Any, fresh_s: int) -> None:
+    (one,), clock = caches(client, 1)
+
+    async def test() -> None:
+        await one.get(kind, ("x",), Work.at_once())
+        clock.us += fresh_s * SECOND_US - 1
+        assert (await one.get(kind, ("x",), Work.at_once())).outcome == "hit"
+        clock.us += 1
+        assert (await one.get(kind, ("x",), Work.at_once())).outcome == "stale"
+
+    run(one, test=test)
+
+
+def test_a_stale_value_is_served_while_one_process_computes(client: redis.Redis) -> None:
+    (here, there), clock = caches(client, 2)
+    work = Work()
+
+    async def test() -> None:
+        await here.get("price", ("x",), Work.at_once())
+        clock.us += 400 * SECOND_US
+        served = [await each.get("price", ("x",), work) for each in (here, there, here, there)]
+        assert [(each.outcome, each.age_s, each.fresh_for_s) for each in served] == [("stale", 400.0, 0.0)] * 4
+        await until(work.began.is_set)
+        work.opens.set()
+        for each in (here, there):
+            async with asyncio.timeout(20.0):
+                while (found := await each.get("price", ("x",), work)).outcome == "stale":
+                    await asyncio.sleep(0.005)
+            assert (found.outcome, found.age_s) == ("hit", 0.0)
+        assert work.runs == 1
+
+    run(here, there, test=test)
+
+
+def test_a_value_that_is_too_old_is_waited_for(client: redis.Redis) -> None:
+    (one,), clock = caches(client, 1)
+
+    async def test() -> None:
+        await one.get("price", ("x",), Work.at_once())
+        clock.us += (300 + 3_600) * SECOND_US
+        found = await one.get("price", ("x",), Work.at_once())
+        assert (found.outcome, found.age_s) == ("miss", 0.0)
+
+    run(one, test=test)
+
+
+def test_later_data_make_a_value_stale_and_earlier_ones_do_not(client: redis.Redis) -> None:
+    (here, there), _ = caches(client, 2)
+    work = Work.at_once()
+
+    async def outcome(cache: Cache, version: int) -> Outcome:
+        return (await cache.get("price", ("x",), work, version=version)).outcome
+
+    async def test() -> None:
+        assert await outcome(here, 7) == "miss"
+        assert await outcome(there, 7) == "hit"
+        assert await outcome(there, 8) == "stale"
+        await until(lambda: work.runs == 2)
+        async with asyncio.timeout(20.0):
+            while await outcome(here, 8) == "stale":
+                await asyncio.sleep(0.005)
+        assert await outcome(there, 7) == "hit"  # a process that has not heard of version 8
+        assert work.runs == 2
+
+    run(here, there, test=test)
+
+
+def test_what_other_code_has_computed_is_not_served(client: redis.Redis) -> None:
+    old, new = Cache(client, "v1", QUICK), Cache(client, "v2", QUICK)
+
+    async def test() -> None:
+        for each in (old, new):
+            assert (await each.get("price", ("x",), Work.at_once())).outcome == "miss"
+
+    run(old, new, test=test)
+    assert code_version(instants) == code_version(instants) != code_version(instants, cache_module)
+
+
+def test_parts_of_a_key_are_kept_apart(client: redis.Redis) -> None:
+    (one,), _ = caches(client, 1)
+
+    async def test() -> None:
+        for parts in (("a", "b"), ("a:b",), ("a%3Ab",), ("ab",), ("a",), ("a#lock",), ("a", "lock")):
+            assert (await one.get("price", parts, Work.at_once())).outcome == "miss", parts
+
+    run(one, test=test)
+
+
+def test_a_process_serves_what_it_has_just_read_without_redis(client: redis.Redis) -> None:
+    (one,), _ = caches(client, 1, CacheConfig(near_s=60.0))
+
+    async def test() -> None:
+        await one.get("price", ("x",), Work.at_once(), version=3)
+        client.flushall()
+        assert (await one.get("price", ("x",), Work.at_once(), version=3)).outcome == "hit"
+        assert (await one.get("price", ("x",), Work.at_once(), version=4)).outcome == "miss"
+
+    run(one, test=test)
+
+
+def test_an_error_reaches_all_who_wait_and_is_not_kept(client: redis.Redis) -> None:
+    (here, there), _ = caches(client, 2)
+    work = Work(NotFoundError("no coin 'x' is known"))
+
+    async def test() -> None:
+        waiting = [asyncio.ensure_future(here.get("price", ("x",), work)) for _ in range(3)]
+        await until(work.began.is_set)
+        waiting += [asyncio.ensure_future(there.get("price", ("x",), work)) for _ in range(3)]
+        await until(lambda: calls_of_scripts(client) >= 3)  # the other one has seen who computes
+        work.opens.set()
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [(type(each), str(each)) for each in errors] == [(NotFoundError, "no coin 'x' is known")] * 6
+        assert work.runs == 1
+        assert (await there.get("price", ("x",), Work.at_once())).outcome == "miss"
+        await here.counts()  # which writes what was counted there, too
+        counts = await there.counts()
+        assert counts is not None
+        assert (counts["price"].errors, counts["price"].computed) == (1, 2)
+
+    run(here, there, test=test)
+
+
+def test_faults_of_other_processes_are_not_told_in_detail(client: redis.Redis) -> None:
+    (here, there), _ = caches(client, 2)
+    work = Work(ZeroDivisionError("secret"))
+
+    async def test() -> None:
+        first = asyncio.ensure_future(here.get("price", ("x",), work))
+        await until(work.began.is_set)
+        second = asyncio.ensure_future(there.get("price", ("x",), work))
+        await until(lambda: calls_of_scripts(client) >= 3)
+        work.opens.set()
+        with pytest.raises(ZeroDivisionError):
+            await first
+        with pytest.raises(QubicLabError, match="log of another process"):
+            await second
+
+    run(here, there, test=test)
+
+
+def test_a_stale_value_outlives_a_failed_refresh_without_being_tried_again_at_once(client: redis.Redis) -> None:
+    (one,), clock = caches(client, 1)
+    failing = Work.at_once(QubicLabError("the database is locked"))
+
+    async def test() -> None:
+        await one.get("price", ("x",), Work.at_once())
+        clock.us += 400 * SECOND_US
+        for _ in range(5):
+            assert (await one.get("price", ("x",), failing)).outcome == "stale"
+            await until(lambda: not one._behind)
+        assert failing.runs == 1
+
+    run(one, test=test)
+
+
+def test_counts_are_those_of_all_processes(client: redis.Redis) -> None:
+    (here, there), clock = caches(client, 2)
+    work = Work()
+
+    async def test() -> None:
+        waiting = [asyncio.ensure_future(here.get("news", ("x",), work)) for _ in range(3)]
+        await until(work.began.is_set)
+        work.opens.set()
+        await asyncio.gather(*waiting)
+        for _ in range(4):
+            await there.get("news", ("x",), work)
+        clock.us += 1_800 * SECOND_US
+        await there.get("news", ("x",), work)
+        await there.close()
+        counts = await here.counts()
+        assert counts is not None
+        expected = Counts(hits=4, stale=1, misses=1, waits=2, computed=2)
+        assert (counts["news"], counts["price"]) == (expected, Counts())
+        assert (counts["news"].hit_rate, counts["price"].hit_rate) == (5 / 8, None)
+
+    run(here, test=test)
+
+
+def _ask_at_once(url: str, ready: Any, folder: str, results: Any) -> None:
+    """Ask many times in this process, at the same moment as the others."""
+
+    def compute() -> bytes:
+        Path(folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        time.sleep(0.2)
+        return b'{"answer": 42}'
+
+    async def main() -> None:
+        cache = Cache(connect(url), "v1")
+        ready.wait(60.0)
+        found = await asyncio.gather(*(cache.get("price", ("x",), compute) for _ in range(REQUESTS)))
+        await cache.close()
+        results.put([(each.body, each.outcome) for each in found])
+
+    asyncio.run(main())
+
+
+def test_first_requests_of_several_processes_cause_one_computation(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    ready, results = _spawn.Barrier(PROCESSES), _spawn.Queue()
+    processes = [
+        _spawn.Process(target=_ask_at_once, args=(server.url, ready, str(tmp_path), results)) for _ in range(PROCESSES)
+    ]
+    for each in processes:
+        each.start()
+    found = [answer for _ in processes for answer in results.get(timeout=60.0)]
+    for each in processes:
+        each.join(60.0)
+    assert len(found) == PROCESSES * REQUESTS
+    assert {body for body, _ in found} == {b'{"answer": 42}'}
+    assert len(list(tmp_path.iterdir())) == 1
+    found_in_redis: dict[Any, Any] = client.hgetall("{qubic-lab:oracle}:counts")
+    counted = {name.decode(): int(value) for name, value in found_in_redis.items()}
+    assert counted["price:computed"] == counted["price:misses"] == 1
+    assert sum(counted[f"price:{each}"] for each in ("misses", "waits")) + counted.get("price:hits", 0) == len(found)
+
+
+def _compute_for_ever(url: str, began: Any) -> None:
+    def compute() -> bytes:
+        began.set()
+        time.sleep(600.0)
+        return b""
+
+    asyncio.run(Cache(connect(url), "v1", QUICK).get("price", ("x",), compute))
+
+
+def test_a_holder_that_is_killed_is_replaced_by_one_other(server: RedisServer, client: redis.Redis) -> None:
+    began = _spawn.Event()
+    holder = _spawn.Process(target=_compute_for_ever, args=(server.url, began))
+    holder.start()
+    (here, there), _ = caches(client, 2)
+    work = Work.at_once()
+
+    async def test() -> None:
+        assert await asyncio.to_thread(began.wait, 60.0)
+        waiting = [asyncio.ensure_future(each.get("price", ("x",), work)) for each in (here, there) for _ in range(20)]
+        await asyncio.sleep(2 * QUICK.lock_s)
+        assert work.runs == 0  # it lives, and so holds its lock for longer than one lease
+        assert holder.pid is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        async with asyncio.timeout(10.0):
+            found = await asyncio.gather(*waiting)
+        assert {each.body for each in found} == {b'{"run": 1}'}
+        assert work.runs == 1
+
+    run(here, there, test=test)
+    holder.join(60.0)
+
+
+def test_a_holder_that_lost_its_lock_does_not_overwrite_or_unlock(client: redis.Redis) -> None:
+    (slow, quick), _ = caches(client, 2, CacheConfig(near_s=1e-9, lock_s=60.0))
+    late, early = Work(), Work.at_once()
+    early.runs = 10
+
+    async def test() -> None:
+        first = asyncio.ensure_future(slow.get("price", ("x",), late))
+        await until(late.began.is_set)
+        client.delete("{qubic-lab:oracle}:price:v1:x#lock")  # as if its lease had ended
+        assert (await quick.get("price", ("x",), early)).body == b'{"run": 11}'
+        late.opens.set()
+        assert (await first).body == b'{"run": 1}'
+        assert (await quick.get("price", ("x",), early)).body == b'{"run": 11}'
+
+    run(slow, quick, test=test)
+
+
+def test_without_redis_it_is_computed_once_in_each_process(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "r") as server, connect(server.url) as client:
+        one = Cache(client, "v1", QUICK)
+
+        async def test() -> None:
+            assert (await one.get("price", ("x",), Work.at_once())).outcome == "miss"
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGSTOP)  # slow, which is worse than dead
+            await one.counts()
+            work = Work()
+            waiting = [asyncio.ensure_future(one.get("price", ("x",), work)) for _ in range(10)]
+            await until(work.began.is_set)
+            work.opens.set()
+            found = await asyncio.gather(*waiting)
+            assert sorted(each.outcome for each in found) == ["direct", *["wait"] * 9]
+            assert work.runs == 1
+            os.kill(server.pid, signal.SIGKILL)
+            async with asyncio.timeout(30.0):  # it is started again, and what it held is there
+                while (again := await one.get("price", ("x",), Work.at_once())).outcome != "hit":
+                    await asyncio.sleep(0.05)
+            assert again.body == b'{"run": 1}'
+            async with asyncio.timeout(30.0):
+                while (counts := await one.counts()) is None:
+                    await asyncio.sleep(0.05)
+            assert counts["price"].misses == 1
+            assert (counts["price"].direct, counts["price"].waits) >= (1, 9)
+
+        run(one, test=test)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(InputError, match="lock_s of the cache is 0"):
+        CacheConfig(lock_s=0.0)

@@ -1,0 +1,172 @@
+"""`qubic-lab oracle …` as its users meet it: one object for what was asked, one line for what is wrong."""
+
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from standins import running_standin
+
+from qubic_lab.cli import console
+from qubic_lab.cli.main import run
+from qubic_lab.oracle.standin.app import KEYS, StandinConfig
+from qubic_lab.oracle.standin.setup import collector_settings
+from qubic_lab.settings import settings
+
+COMMANDS = ("demo", "collect", "status", "import", "import-texts", "quality", "standin")
+BARS = """time,open,high,low,close,volume
+2026-11-01T00:00:00Z,100,110,95,105,3.5
+2026-11-01T01:00:00Z,105,108,101,102,2
+2026-11-01T02:00:00Z,102,104,99,103,1.25
+"""
+TEXTS = [
+    {"id": "1", "title": "Bitcoin stands still", "body": "It did.", "published": "2026-11-01T00:00:00Z"},
+    {"id": "2", "title": "Qubic moves", "body": "It did, too.", "published": "2026-11-01T01:00:00Z"},
+]
+ASKED_WRONGLY = [
+    ("", "Missing command"),
+    ("colect", "Did you mean 'collect'"),
+    ("collect --config missing.yaml", r"missing\.yaml cannot be read"),
+    ("collect --sources coingeko", "'coingeko'.*did you mean 'coingecko'"),
+    ("collect --sources a,,b", "--sources is 'a,,b'"),
+    ("collect --for never", "--for is 'never'"),
+    ("standin --faults hung", "unknown fault 'hung': did you mean 'hang'"),
+    ("standin --port 70000", "port is 70000: it must be at most 65535"),
+    ("standin --speed 0.1", r"speed is 0\.1"),
+    ("standin --limit 0", "requests per second is 0"),
+    ("standin --fault-rate 2", r"rate of faults is 2\.0"),
+    ("standin --ledger /proc/none/ledger", "ledger /proc/none/ledger cannot be written"),
+    ("import bars.csv", "Missing option '--coin'"),
+    ("import bars.csv --coin bitcoinn", "bitcoinn.*did you mean"),
+    ("import bars.csv --coin BTC --map close", "--map is 'close': give OURS=THEIRS"),
+    ("import bars.csv --coin BTC --map clos=Last", "clos"),
+    ("import bars.csv --coin BTC --stamp middle", "middle"),
+    ("import none.csv --coin BTC", r"none\.csv"),
+    ("import-texts none.jsonl", r"none\.jsonl"),
+    ("import-texts bars.csv --kind gossip", "gossip"),
+]
+
+Oracle = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Oracle]:
+    """Run a command in an empty folder, on a database of its own; return status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("DATA", tmp_path / "data"), ("CACHE", tmp_path / "cache")):
+        monkeypatch.setenv(f"QUBIC_LAB_{name}", str(value))
+    for name in ("DATABASE_URL", "COINGECKO_KEY", "NEWSAPI_KEY"):
+        monkeypatch.delenv(f"QUBIC_LAB_{name}", raising=False)
+    settings.cache_clear()
+
+    def call(command: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = run(["oracle", *shlex.split(command)])
+        written = capsys.readouterr()
+        return status, written.out, written.err
+
+    yield call
+    settings.cache_clear()
+
+
+def one_object(result: tuple[int, str, str]) -> dict[str, Any]:
+    status, out, err = result
+    assert status == 0, err
+    assert out.count("\n") == 1
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_with_an_example(oracle: Oracle, command: str) -> None:
+    status, out, _ = oracle(f"{command} --help")
+    assert status == 0
+    assert f"Example: qubic-lab oracle {command}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("command", "message"), ASKED_WRONGLY)
+def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Oracle, command: str, message: str) -> None:
+    Path("bars.csv").write_text(BARS)
+    status, out, err = oracle(command)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert re.search(message, err), err
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(name: str) -> object:
+        return None if name == "feedparser" else importlib.util.find_spec(name)
+
+    monkeypatch.setattr(console, "find_spec", find)
+    status, _, err = oracle("status")
+    assert status == 1
+    assert err == 'error: not installed: feedparser; remedy: pip install "qubic-lab[oracle]"\n'
+
+
+def test_the_demo_fills_the_database_once(oracle: Oracle) -> None:
+    first = one_object(oracle("demo --json"))
+    assert first["rows_added"]["total"] > 50_000
+    assert {each["coin"] for each in first["overview"]["series"]} == {"bitcoin"}
+    assert one_object(oracle("demo --json"))["rows_added"]["total"] == 0
+    status, out, _ = oracle("demo")
+    assert status == 0
+    assert "rows added: 0 to market_data, 0 to news_data" in out
+    assert "invented" in out
+
+
+def test_files_are_imported_once_and_their_quality_told(oracle: Oracle) -> None:
+    Path("bars.csv").write_text(BARS)
+    Path("texts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in TEXTS))
+    bars = one_object(oracle("import bars.csv --coin BTC --stamp open --source archive --json"))
+    assert (bars["rows"], bars["added"], bars["from"]) == (3, 3, "2026-11-01T00:00:00Z")
+    texts = one_object(oracle("import-texts texts.jsonl --source archive --json"))
+    assert (texts["rows"], texts["added"]) == (2, 2)
+    for command in ("import bars.csv --coin bitcoin --stamp open --source archive", "import-texts texts.jsonl"):
+        status, out, err = oracle(command)
+        assert status == 0, err
+        assert " rows, " in out
+    assert "0 are new" in oracle("import bars.csv --coin bitcoin --stamp open --source archive")[1]
+    report = one_object(oracle("quality --source archive --json"))
+    assert [each["prices"] for each in report["prices"]] == [3]
+    assert [each["texts"] for each in report["texts"]] == [2]
+    status, out, _ = oracle("quality")
+    assert status == 0
+    assert "| bitcoin | archive | bars of 1 h | 3 " in out
+
+
+def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_collected(oracle: Oracle) -> None:
+    found = one_object(oracle("status --json"))
+    assert found["collector"] is None
+    assert {"prices", "history", "hacker-news"} <= {job["job"] for job in found["jobs"]}
+    assert {(each["source"], each["limit"]) for each in found["quotas"]} >= {("coingecko", 10_000)}
+    assert any("QUBIC_LAB_NEWSAPI_KEY" in line for line in found["left_out"])
+    status, out, _ = oracle("status")
+    assert (status, out.splitlines()[0]) == (0, "collector: none is at work")
+
+
+def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
+    settings.cache_clear()
+    config = StandinConfig()
+    with running_standin(config) as standin:
+        content = collector_settings(config, standin.url) | {"coins": ["bitcoin"], "backfill_days": 1}
+        Path("collector.yaml").write_text(yaml.safe_dump(content))
+        told = one_object(oracle("collect --config collector.yaml --once --sources coingecko,feeds --json"))
+        assert (told["failed"], told["troubles"]) == (0, {})
+        assert told["added"] > 100
+        status, out, _ = oracle("collect --config collector.yaml --for 0.2")
+        assert status == 0
+        assert " requests, 0 of them failed; " in out
+    found = one_object(oracle("status --config collector.yaml --json"))
+    assert {"ok"} == {fetch["outcome"] for fetch in found["fetches"]}
+    assert next(job for job in found["jobs"] if job["job"] == "history")["due"] is None
+    assert not any(key in json.dumps(found) for key in KEYS.values())

@@ -1,0 +1,207 @@
+"""The collector's settings: defaults for everything, read from YAML, wrong names and values refused in one line."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.config import (
+    DEFAULT_SOURCES,
+    SERVES,
+    CollectorConfig,
+    Feed,
+    SourceConfig,
+    is_loopback,
+    key_of,
+    read_config,
+    usable,
+)
+from qubic_lab.settings import settings
+
+KEYS = ("QUBIC_LAB_COINGECKO_KEY", "QUBIC_LAB_NEWSAPI_KEY")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """No keys, be it from the environment or a .env file."""
+    monkeypatch.chdir(tmp_path)
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    settings.cache_clear()
+    yield monkeypatch
+    settings.cache_clear()
+
+
+def read(tmp_path: Path, text: str) -> CollectorConfig:
+    file = tmp_path / "collect.yaml"
+    file.write_text(text, encoding="utf-8")
+    return read_config(file)
+
+
+def test_without_a_file_everything_has_a_default(tmp_path: Path) -> None:
+    config = read_config()
+    assert config == CollectorConfig() == read(tmp_path, "")
+    assert "qubic-network" in config.coins
+    assert (config.sources["coingecko"].rate, config.sources["coingecko"].quotas()) == (30, {"month": 10_000})
+    assert config.sources["newsapi"].quotas() == {"half-day": 50, "day": 100}
+    assert set(config.order) == {"prices", "history", "news", "social"}
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        """
+        coins: [btc, qubic-network, BTC]
+        sources:
+          coingecko: {base_url: "http://127.0.0.1:8000/v3", rate: 50, window_s: 1, monthly_quota: null}
+          newsapi: {enabled: false}
+        feeds:
+          - {name: blog, url: "https://blog.example/rss"}
+          - {name: forum, url: "https://forum.example/atom", kind: social}
+        order: {history: [packaged, coingecko]}
+        time_scale: 0.01
+        time_origin: "2026-11-24T12:00:00Z"
+        backfill_days: 30
+        """,
+    )
+    assert config.coins == ("bitcoin", "qubic-network")
+    changed = replace(
+        DEFAULT_SOURCES["coingecko"],
+        base_url="http://127.0.0.1:8000/v3",
+        rate=50,
+        window_s=1.0,
+        monthly_quota=None,
+    )
+    assert config.sources["coingecko"] == changed
+    assert isinstance(config.sources["coingecko"].window_s, float)
+    assert config.sources["hacker-news"] == DEFAULT_SOURCES["hacker-news"]
+    assert config.feeds == (
+        Feed("blog", "https://blog.example/rss"),
+        Feed("forum", "https://forum.example/atom", "social"),
+    )
+    assert config.order["history"] == ("packaged", "coingecko")
+    assert config.order["prices"] == ("coingecko",)
+    assert (config.time_scale, config.time_origin, config.backfill_days) == (0.01, "2026-11-24T12:00:00Z", 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("coin: [bitcoin]", "unknown name 'coin': did you mean 'coins'"),
+        ("coins: [bitcoinn]", "did you mean 'bitcoin'"),
+        ("coins: bitcoin", "must be a list of names"),
+        ("coins: []", "coins is empty"),
+        ("sources: {coingeko: {}}", "unknown name 'coingeko': did you mean 'coingecko'"),
+        ("sources: {coingecko: {rates: 3}}", "sources: coingecko: unknown name 'rates': did you mean 'rate'"),
+        ("sources: {coingecko: {rate: fast}}", "coingecko: rate is 'fast': it must be a whole number"),
+        ("sources: {coingecko: {rate: true}}", "must be a whole number"),
+        ("sources: {coingecko: {rate: 1.5}}", "must be a whole number"),
+        ("sources: {coingecko: {rate: null}}", "must be a whole number"),
+        ("sources: {coingecko: {rate: 0}}", "rate is 0: it must be above 0"),
+        ("sources: {coingecko: {timeout_s: .inf}}", "timeout_s is inf"),
+        ("sources: {coingecko: {timeout_s: .nan}}", "timeout_s is nan"),
+        ("sources: {coingecko: {wait_s: -1}}", "wait_s is -1.0: it must be 0 or more"),
+        ("sources: {coingecko: {share: 1.1}}", "share is 1.1"),
+        ("sources: {coingecko: {burst: 30}}", "burst is 30 at a rate of 30 and a share of 0.9: it must be below 27"),
+        ("sources: {coingecko: {rate_without_key: 1}}", "burst is 1 at a rate of 1"),
+        ("sources: {coingecko: {enabled: 1}}", "must be true or false"),
+        ("sources: {coingecko: {base_url: api.coingecko.com}}", "give http://HOST/PATH"),
+        ("sources: {coingecko: {base_url: 'https://me:pw@x.example'}}", "keys belong into the environment"),
+        ("sources: {coingecko: {key_setting: coingeko_key}}", "did you mean 'coingecko_key'"),
+        ("sources: {coingecko: 3}", "must be a map"),
+        ("feeds: [{name: x}]", "has no 'url'"),
+        ("feeds: [{name: x, url: 'ftp://x/y'}]", "give http://HOST/PATH"),
+        ("feeds: [{name: newsapi, url: 'https://x.example'}]", "give it a name of its own"),
+        ("feeds: [{name: x, url: 'https://x.example', kind: blog}]", "unknown feed 'x': kind 'blog'"),
+        ("feeds: [{name: x, url: 'https://x.example'}, {name: x, url: 'https://y.example'}]", "names 'x' twice"),
+        ("feeds: {x: y}", "give a list"),
+        ("order: {price: [coingecko]}", "unknown name 'price': did you mean 'prices'"),
+        ("order: {prices: [coingeko]}", "unknown source of prices 'coingeko': did you mean 'coingecko'"),
+        ("order: {prices: [newsapi]}", "newsapi has no prices: give some of coingecko"),
+        ("time_scale: 0", "time_scale is 0.0"),
+        ("time_scale: 2", "time_scale is 2.0"),
+        ("time_scale: 0.5", "it needs a time_origin"),
+        ("time_origin: yesterday", "'yesterday' cannot be read"),
+        ("backfill_days: -1", "backfill_days is -1"),
+        ("[1, 2]", "must be a map"),
+        ("{1: 2}", "must be a map"),
+        ("coins: [", "is not valid YAML"),
+    ],
+)
+def test_wrong_names_and_values_are_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    message = str(caught.value)
+    assert told in message and "collect.yaml" in message and "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.yaml cannot be read"):
+        read_config(tmp_path / "nothing.yaml")
+
+
+def test_a_source_that_needs_a_key_is_left_out_with_the_variable_to_set(environment: pytest.MonkeyPatch) -> None:
+    found = usable(CollectorConfig())
+    assert set(found.clients) == {"coingecko", "hacker-news", "coindesk", "cointelegraph", "decrypt"}
+    assert found.left_out == ("newsapi is left out: it needs a key; set QUBIC_LAB_NEWSAPI_KEY",)
+    environment.setenv("QUBIC_LAB_NEWSAPI_KEY", " 0123456789abcdef ")
+    settings.cache_clear()
+    found = usable(CollectorConfig())
+    assert "newsapi" in found.clients and found.left_out == ()
+    assert key_of(DEFAULT_SOURCES["newsapi"]) == SecretStr("0123456789abcdef")
+    assert key_of(DEFAULT_SOURCES["coingecko"]) is None
+    assert key_of(DEFAULT_SOURCES["hacker-news"]) is None
+    assert "0123456789abcdef" not in f"{settings()!r} {found!r}"
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(environment: pytest.MonkeyPatch, key: str) -> None:
+    environment.setenv("QUBIC_LAB_COINGECKO_KEY", key)
+    settings.cache_clear()
+    with pytest.raises(InputError, match="QUBIC_LAB_COINGECKO_KEY has characters that no key has") as caught:
+        key_of(DEFAULT_SOURCES["coingecko"])
+    assert key not in str(caught.value)
+
+
+def test_an_empty_key_is_none(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("QUBIC_LAB_NEWSAPI_KEY", "  ")
+    settings.cache_clear()
+    assert key_of(DEFAULT_SOURCES["newsapi"]) is None
+
+
+def test_sources_that_are_off_are_told_and_feeds_are_clients_of_their_own() -> None:
+    sources = {name: replace(source, enabled=name == "feeds") for name, source in DEFAULT_SOURCES.items()}
+    config = CollectorConfig(sources=sources, feeds=(Feed("blog", "https://blog.example/rss"),))
+    found = usable(config)
+    assert found.clients == {"blog": replace(DEFAULT_SOURCES["feeds"], base_url="https://blog.example/rss")}
+    assert "coingecko is left out: it is not enabled" in found.left_out
+
+
+def test_every_source_has_a_place_in_some_order() -> None:
+    config = CollectorConfig()
+    assert {name for names in config.order.values() for name in names} == set(SERVES)
+    assert set(config.sources) == set(SERVES) - {"packaged"}
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:8000", True),
+        ("http://localhost/v3", True),
+        ("https://api.coingecko.com", False),
+        ("http://127.0.0.1.example", False),
+        ("http://10.0.0.1", False),
+    ],
+)
+def test_this_host_is_known(url: str, here: bool) -> None:
+    assert is_loopback(url) is here
+
+
+def test_a_source_is_checked_where_it_is_made() -> None:
+    with pytest.raises(InputError, match="window_s is 0"):
+        SourceConfig("https://x.example", window_s=0.0)

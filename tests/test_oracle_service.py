@@ -1,0 +1,517 @@
+"""The oracle's answers: bars that do not look ahead, changes, sources, texts, words, and what was known when."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, delete
+
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError, NotFoundError
+from qubic_lab.oracle.answers import Absent, Bars, LastPrice
+from qubic_lab.oracle.bars import completeness, frame_bars, price_before
+from qubic_lab.oracle.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.price_parts import Frequency
+from qubic_lab.oracle.price_store import PriceColumns
+from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.service import Oracle, Range, served
+from qubic_lab.oracle.summary import age, money
+from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
+from qubic_lab.oracle.text_store import Score
+from qubic_lab.oracle.views import Views
+
+NOON = read_iso("2026-11-24T12:00:00Z")
+QUOTES = Series("bitcoin", "coingecko")
+FIVE_US = 5 * MINUTE_US
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, us: int = NOON) -> None:
+        self.us = us
+
+    def __call__(self) -> int:
+        return self.us
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+def quote(at_us: int, price: float, **values: Any) -> Price:
+    return Price(at_us, at_us, price, **values)
+
+
+def quotes(count: int, end_us: int = NOON, price: Callable[[int], float] = lambda n: 100.0 + n) -> list[Price]:
+    """Quotes each five minutes, the last one at `end_us`."""
+    return [quote(end_us - (count - 1 - n) * FIVE_US, price(n)) for n in range(count)]
+
+
+def text(number: int, at_us: int | None, **values: Any) -> Text:
+    body = f"Body {number}: " + " ".join(f"word{number}x{n}" for n in range(30))
+    defaults: dict[str, Any] = {
+        "source": "newsapi",
+        "external_id": str(number),
+        "kind": "news",
+        "title": f"Title {number} of its own",
+        "body": body,
+        "url": f"https://example.org/{number}",
+        "publisher": "Example",
+        "published_us": at_us,
+        "coins": ("bitcoin",),
+    }
+    return Text(**defaults | values)
+
+
+def columns(prices: list[Price]) -> PriceColumns:
+    def numbers(name: str) -> Any:
+        return np.array([np.nan if (value := getattr(each, name)) is None else value for each in prices], dtype=float)
+
+    names = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
+    times: dict[str, Any] = {
+        name: np.array([getattr(each, name) for each in prices], dtype=np.int64) for name in ("opened_us", "closed_us")
+    }
+    return PriceColumns(
+        **times,
+        known_us=times["closed_us"],
+        **{name: numbers(name) for name in names},
+        flags=[each.flags for each in prices],
+    )
+
+
+def test_bars_of_quotes_are_as_by_hand() -> None:
+    hour = 400_000 * HOUR_US
+    given_prices = [
+        quote(hour, 9.0),  # the close of the hour before
+        quote(hour + 1, 10.0),
+        quote(hour + 20 * MINUTE_US, 12.0, flags=("outlier",)),
+        quote(hour + 20 * MINUTE_US + 1, 8.0),
+        quote(hour + HOUR_US, 11.0),
+        quote(hour + HOUR_US + 1, 50.0),  # of an hour that is still open
+    ]
+    found = frame_bars(columns(given_prices), HOUR_US, 20 * MINUTE_US, hour + 2 * HOUR_US - 1)
+    assert found.opened_us.tolist() == [hour - HOUR_US, hour]
+    assert found.closed_us.tolist() == [hour, hour + HOUR_US]
+    rows = [getattr(found, name)[1] for name in ("open", "high", "low", "close", "points", "slots", "flagged")]
+    assert rows == [10.0, 12.0, 8.0, 11.0, 4, 3, 1]
+    assert np.isnan(found.volume).all()
+
+
+def test_bars_of_bars_keep_their_extremes_and_add_volumes() -> None:
+    hour = 400_000 * HOUR_US
+    bars = [
+        Price(hour, hour + 30 * MINUTE_US, 11.0, 10.0, 15.0, 9.0, 2.0),
+        Price(hour + 30 * MINUTE_US, hour + HOUR_US, 12.0, 11.0, 13.0, 7.0, 3.0),
+        Price(hour + HOUR_US, hour + 90 * MINUTE_US, 12.0, 12.0, 12.0, 12.0, None),
+    ]
+    found = frame_bars(columns(bars), HOUR_US, 30 * MINUTE_US, hour + 2 * HOUR_US)
+    first = [getattr(found, name)[0] for name in ("open", "high", "low", "close", "volume", "slots")]
+    assert first == [10.0, 15.0, 7.0, 12.0, 5.0, 2]
+    assert np.isnan(found.volume[1])
+    assert len(frame_bars(columns([]), HOUR_US, 1, hour)) == 0
+    assert len(frame_bars(columns(bars), HOUR_US, 1, hour)) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.integers(1, 40), min_size=1, max_size=80),
+    values=st.lists(st.floats(0.5, 2.0), min_size=80, max_size=80),
+    cut=st.integers(0, 80),
+    scale=st.floats(0.1, 10.0),
+)
+def test_no_bar_depends_on_what_comes_after_it(steps: list[int], values: list[float], cut: int, scale: float) -> None:
+    """Prefix invariance, and the future scrambled: closed bars stay bit-identical."""
+    times = np.cumsum(steps) * MINUTE_US + 400_000 * HOUR_US
+    prices = [quote(int(at), value) for at, value in zip(times, values, strict=False)]
+    cut = min(cut, len(prices))
+    until = int(times[cut - 1]) if cut else int(times[0]) - 1
+    scrambled = [*prices[:cut], *(replace(each, close=each.close * scale) for each in prices[cut:])]
+    found = [frame_bars(columns(each), HOUR_US, FIVE_US, until) for each in (prices[:cut], prices, scrambled)]
+    for name in type(found[0]).__dataclass_fields__:
+        for other in found[1:]:
+            np.testing.assert_array_equal(getattr(found[0], name), getattr(other, name))
+
+
+def test_earlier_prices_and_gaps() -> None:
+    day = columns(quotes(13))
+    assert price_before(day, NOON, 0) == 12
+    assert price_before(day, NOON - 1, FIVE_US) == 11
+    assert price_before(day, NOON + HOUR_US, FIVE_US) is None
+    assert price_before(day, NOON - 2 * HOUR_US, 100 * DAY_US) is None
+    assert completeness(day, NOON - HOUR_US, NOON, FIVE_US) == 1.0
+    assert completeness(day, NOON - 2 * HOUR_US, NOON, FIVE_US) == 13 / 24
+    assert completeness(columns([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
+
+
+def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
+    views = Views(engine, Time(NOON + 100 * SECOND_US))
+    week = 7 * 288 + 1
+    prices = quotes(week, price=lambda n: 100.0 if n == 0 else 150.0 if n == week - 289 else 180.0)
+    prices[-5] = replace(prices[-5], close=300.0, flags=("outlier",))
+    prices[-1] = replace(prices[-1], close=200.0, volume_24h=5e9, market_cap=1e12)
+    views.prices.add(QUOTES, prices)
+    found = views.price_analysis("BTC", "1h")
+    assert (found.coin, found.symbol, found.frame) == ("bitcoin", "BTC", "1h")
+    last = found.last
+    assert (last.price, last.source, last.at, last.age_s, last.stale) == (200.0, "coingecko", iso(NOON), 100.0, False)
+    assert [(each.over, each.from_price) for each in found.changes] == [("1h", 180.0), ("24h", 150.0), ("7d", 100.0)]
+    assert [each.change_pct for each in found.changes] == pytest.approx([100 / 9, 100 / 3, 100.0])
+    day = found.day
+    assert (day.high, day.low, day.volume, day.volume_unit) == (300.0, 180.0, 5e9, "currency")
+    assert (day.completeness, day.flags, found.market_cap) == (1.0, {"outlier": 1}, 1e12)
+    assert isinstance(found.bars, Bars)
+    assert len(found.bars.bars) == 48
+    bar = found.bars.bars[-1]
+    assert (bar.closed, bar.open, bar.high, bar.low, bar.close) == (iso(NOON), 180.0, 300.0, 180.0, 200.0)
+    assert (bar.prices, bar.completeness, bar.flagged, bar.volume) == (12, 1.0, 1, None)
+    assert all(each.prices == 12 for each in found.bars.bars)
+    assert [each.available for each in (found.indicators, found.anomalies, found.signals)] == [False] * 3
+
+
+@pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
+def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, hours: int) -> None:
+    views = Views(engine, Time(NOON))
+    views.prices.add(QUOTES, quotes(40 * 288))
+    found = views.price_analysis("bitcoin", frame)
+    assert isinstance(found.bars, Bars)
+    assert len(found.bars.bars) == {"4h": 42, "1d": 30}[frame]
+    assert {each.prices for each in found.bars.bars} == {12 * hours}
+    assert found.bars.bars[-1].closed <= found.as_of
+    assert "1d" not in [each.over for each in found.changes]
+
+
+def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engine) -> None:
+    views = Views(engine, Time(NOON))
+    views.prices.add(QUOTES, [quote(NOON - 900 * DAY_US, 5e-7)])
+    found = views.price_analysis("bitcoin", "1d")
+    assert [each.change_pct for each in found.changes] == [None, None]
+    assert (found.last.stale, found.last.age_s) == (True, 900 * 86_400.0)
+    assert (found.day.high, found.day.volume, found.market_cap) == (5e-7, None, None)
+    assert found.fallback is not None
+    assert "no source is on time" in found.fallback
+    overview = views.market_overview(["bitcoin", "ethereum"])
+    assert overview.summary == [
+        "Bitcoin 0.0000005000 USD, change in 24 h not known; 0 texts in 24 h; price 900 days old from coingecko, which "
+        "is stale.",
+        "Ethereum: no price is known; 0 texts in 24 h.",
+    ]
+    assert isinstance(overview.coins[1].last, Absent)
+
+
+def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) -> None:
+    clock = Time(NOON)
+    views = Views(engine, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
+    minute = Series("bitcoin", "exchange", 60)
+    views.prices.add(QUOTES, quotes(300, NOON - HOUR_US))
+    views.prices.add(Series("bitcoin", "slow"), quotes(300, NOON - 2 * HOUR_US))
+    views.prices.add(Series("bitcoin", "euro", currency="eur"), quotes(3, NOON))
+    last = views.price_analysis("bitcoin").last
+    assert (last.source, last.stale) == ("slow", False)
+    ends = [NOON - n * MINUTE_US for n in reversed(range(1_500))]
+    views.prices.add(minute, [Price(end - MINUTE_US, end, 1.0 + n, 1.0, 2e3, 0.5, 2.0) for n, end in enumerate(ends)])
+    found = views.price_analysis("bitcoin")
+    assert (found.last.source, found.last.interval_s) == ("exchange", 60)
+    assert found.fallback == "exchange in place of coingecko, which is late"
+    assert [each.source for each in found.others] == ["slow", "coingecko"]
+    assert (found.day.volume, found.day.volume_unit) == (2.0 * 1_440, "coin")
+    assert isinstance(found.bars, Bars)
+    assert {each.volume for each in found.bars.bars[1:]} == {120.0}
+    for name, interval_s in (("slow", None), ("exchange", 60), (None, 60)):
+        assert views.price_history("bitcoin", source=name, interval_s=interval_s).source == name or "exchange"
+    with pytest.raises(NotFoundError, match=r"source exchange and interval_s 0: there are coingecko with 0, exchange"):
+        views.price_history("bitcoin", source="exchange", interval_s=0)
+
+
+def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) -> None:
+    views = Views(engine, Time(NOON))
+    day = NOON - NOON % DAY_US
+    views.prices.add(Series("bitcoin", "daily", 86_400), [Price(day - DAY_US, day, 9.0, 8.0, 10.0, 7.0, 1.0)])
+    assert isinstance(found := views.price_analysis("bitcoin", "1h").bars, Absent)
+    assert found.reason == "no bars of 1h can be made from bars of 86400 s"
+    daily = views.price_analysis("bitcoin", "1d").bars
+    assert isinstance(daily, Bars)
+    assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
+
+
+def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
+    views = Views(engine, Time(NOON))
+    same = text(1, NOON - 3 * HOUR_US)
+    views.texts.add(
+        [
+            same,
+            replace(same, external_id="again", source="coindesk", published_us=NOON - 2 * HOUR_US),
+            text(2, NOON - 2 * DAY_US),
+            text(3, NOON - 30 * MINUTE_US, kind="social", source="hacker-news", coins=("bitcoin", "ethereum")),
+            text(4, NOON - HOUR_US, coins=("ethereum",)),
+        ]
+    )
+    found = views.sentiment("bitcoin", "24h")
+    assert (found.texts, found.duplicates, found.by_kind, found.stale) == (2, 1, {"news": 1, "social": 1}, False)
+    assert [(each.source, each.texts, each.duplicates, each.newest_age_s) for each in found.by_source] == [
+        ("coindesk", 0, 1, 7_200.0),
+        ("hacker-news", 1, 0, 1_800.0),
+        ("newsapi", 1, 0, 10_800.0),
+    ]
+    assert found.newest is not None
+    assert (found.newest.title, found.newest.age_s) == ("Title 3 of its own", 1_800.0)
+    assert isinstance(found.scores, Absent)
+    assert not found.index.available
+    ids = {each.title: each.id for each in views.texts.read("bitcoin", 0, NOON)}
+    views.texts.add_scores(
+        [
+            Score(ids["Title 1 of its own"], "lexicon 1", -0.5),
+            Score(ids["Title 3 of its own"], "lexicon 1", 0.7),
+            Score(ids["Title 3 of its own"], "other 2", 0.1),
+            Score(ids["Title 2 of its own"], "old 1", 1.0),
+        ]
+    )
+    scores = views.sentiment("bitcoin", "24h").scores
+    assert not isinstance(scores, Absent)
+    assert [(each.model, each.texts) for each in scores] == [("lexicon 1", 2), ("other 2", 1)]
+    assert [each.mean for each in scores] == pytest.approx([0.1, 0.1])
+    assert scores[0].volatility == pytest.approx(0.6 * 2**0.5)
+    assert scores[1].volatility is None
+    quiet = views.sentiment("solana", "1h")
+    assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, [])
+
+
+def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
+    views = Views(engine, Time(NOON + 3 * MINUTE_US))
+    for coin, start, end in (("bitcoin", 62_548.0, 61_234.0), ("solana", 100.0, 104.0)):
+        prices = quotes(289, price=lambda n, start=start, end=end: end if n == 288 else start)  # type: ignore[misc]
+        prices[-1] = replace(prices[-1], market_cap=1.21e12 if coin == "bitcoin" else None)
+        views.prices.add(Series(coin, "coingecko"), prices)
+    views.texts.add([text(1, NOON - HOUR_US)])
+    log = FetchLog(engine)
+    good = Fetch("coingecko", "prices", "/simple/price", NOON, 1.5, 1, 200, "ok")
+    log.record(good)
+    log.record(replace(good, source="newsapi", started_us=NOON - HOUR_US, outcome="not_modified"))
+    log.record(replace(good, source="newsapi", outcome="failed", error="HTTP 429"))
+    found = views.market_overview()
+    assert found.summary == [
+        "Of 2 coins with prices on time, 1 rose and 1 fell in 24 h: from −2.1 % (Bitcoin) to +4.0 % (Solana).",
+        "Bitcoin 61,234.00 USD, −2.1 % in 24 h, market cap 1.21 trillion USD; 1 text in 24 h; price 3 minutes old from "
+        "coingecko.",
+        "Solana 104.00 USD, +4.0 % in 24 h; 0 texts in 24 h; price 3 minutes old from coingecko.",
+    ]
+    assert not isinstance(found.sources, Absent)
+    assert [(each.source, each.state, each.failed, each.last_error) for each in found.sources] == [
+        ("coingecko", "ok", 0, None),
+        ("newsapi", "failing", 1, "HTTP 429"),
+    ]
+    assert [each.last_success_age_s for each in found.sources] == [178.5, 3_778.5]
+    assert isinstance(views.market_overview(as_of_us=NOON).sources, Absent)
+    assert not found.rating.available
+
+
+def test_who_asks_wrongly_is_told(engine: Engine) -> None:
+    views = Views(engine, Time(NOON))
+    with pytest.raises(NotFoundError, match="there are no prices yet"):
+        views.market_overview()
+    with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known: qubic-lab oracle collect"):
+        views.price_analysis("bitcoin")
+    with pytest.raises(NotFoundError, match="unknown coin 'bitcoyn': did you mean 'bitcoin'"):
+        views.sentiment("bitcoyn")
+    with pytest.raises(InputError, match="unknown frame '2h'"):
+        views.price_analysis("bitcoin", "2h")  # type: ignore[arg-type]
+    for as_of_us in (NOON - SECOND_US, NOON + DAY_US):
+        with pytest.raises(InputError, match="2 s or more before now"):
+            views.sentiment("bitcoin", as_of_us=as_of_us)
+    with pytest.raises(InputError, match="at least 0"):
+        views.sentiment("bitcoin", as_of_us=-1)
+    with pytest.raises(InputError, match="cursor"):
+        views.price_history("bitcoin", cursor="nobody:0:usd:5")
+    with pytest.raises(InputError, match="limit is 501"):
+        views.text_history("bitcoin", limit=501)
+
+
+def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
+    clock = Time(NOON + HOUR_US)
+    views = Views(engine, clock)
+    views.prices.add(QUOTES, quotes(10))
+    views.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
+    clock.us += HOUR_US
+    as_of = clock.us - 10 * SECOND_US
+    seen: list[float] = []
+    cursor = None
+    while True:
+        page = views.price_history("bitcoin", as_of_us=as_of, limit=4, cursor=cursor)
+        seen += [each.close for each in page.prices]
+        # a fresher source and a correction, which come in between, change nothing
+        views.prices.add(Series("bitcoin", "other"), [quote(clock.us, 1.0)])
+        views.prices.add(QUOTES, [quote(NOON - 7 * FIVE_US, 1.0)])
+        if (cursor := page.next_cursor) is None:
+            break
+    assert seen == [109.0 - n for n in range(10)]
+    titles: list[str] = []
+    cursor = None
+    while True:
+        texts = views.text_history("bitcoin", limit=3, cursor=cursor)
+        titles += [each.title for each in texts.texts]
+        if (cursor := texts.next_cursor) is None:
+            break
+    assert titles == [f"Title {n} of its own" for n in range(7)]
+    ranged = views.price_history("bitcoin", NOON - 2 * FIVE_US, NOON, source="coingecko")
+    assert [each.close for each in ranged.prices] == [108.0, 107.0]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
+    clock = Time(NOON)
+    with engine.begin() as connection:
+        for table in (SENTIMENT_SCORES, NEWS_COINS, NEWS_DATA, MARKET_DATA, MARKET_SERIES, STAMPS):
+            connection.execute(delete(table))
+    views = Views(engine, clock)
+    hours = st.integers(-48, 1)
+    numbers = st.integers(0, 4)
+
+    def write() -> None:
+        ats = data.draw(st.lists(hours, max_size=6))
+        source = data.draw(st.sampled_from(["coingecko", "other"]))
+        prices = [quote(NOON + at * HOUR_US, data.draw(st.floats(1.0, 9.0))) for at in ats]
+        views.prices.add(Series("bitcoin", source), prices)
+        for at in ats:
+            views.texts.add([text(data.draw(numbers), NOON + at * HOUR_US, title=f"Title {data.draw(numbers)} news")])
+        ids = [each.id for each in views.texts.read("bitcoin", 0, 2 * NOON, duplicates=True)]
+        chosen = data.draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else []
+        views.texts.add_scores([Score(id, "lexicon 1", data.draw(st.floats(-1, 1))) for id in chosen])
+
+    def ask(as_of_us: int) -> list[Any]:
+        found: list[Any] = [
+            views.sentiment("bitcoin", "7d", as_of_us),
+            views.market_overview(["bitcoin"], as_of_us),
+            views.text_history("bitcoin", as_of_us=as_of_us, duplicates=True),
+        ]
+        for view in (views.price_analysis, views.price_history):
+            try:
+                found.append(view("bitcoin", as_of_us=as_of_us))
+            except NotFoundError as error:
+                found.append(str(error))
+        return found
+
+    answers = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        write()
+        clock.us += data.draw(st.integers(3, 4_000)) * SECOND_US
+        as_of = clock.us - data.draw(st.integers(2, 4_000)) * SECOND_US
+        answers.append((as_of, ask(as_of)))
+        write()
+        clock.us += data.draw(st.sampled_from([-5, 0, 5])) * SECOND_US
+    clock.us = max(clock.us, *(as_of for as_of, _ in answers)) + DAY_US
+    for as_of, answer in answers:
+        assert ask(as_of) == answer
+
+
+def test_words_for_amounts_and_ages() -> None:
+    assert [money(each) for each in (61_234.0, 1.5, 0.5, 1.234e-6, 2.5e12, 3e9, 1_000_000.0)] == [
+        "61,234.00",
+        "1.50",
+        "0.5000",
+        "0.000001234",
+        "2.50 trillion",
+        "3.00 billion",
+        "1.00 million",
+    ]
+    assert [age(each) for each in (0.4, 1.0, 59.0, 60.0, 7_200.0, 86_400.0, 864_000.0)] == [
+        "less than a second",
+        "1 second",
+        "59 seconds",
+        "1 minute",
+        "2 hours",
+        "1 day",
+        "10 days",
+    ]
+
+
+def serve(oracle: Oracle, test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        try:
+            await test()
+        finally:
+            await oracle.close()
+
+    asyncio.run(main())
+
+
+def test_answers_come_from_the_cache_until_there_are_new_data(
+    engine: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.flushall()
+    monkeypatch.setattr("qubic_lab.oracle.service.STAMP_S", 0.0)
+    clock = Time(NOON)
+    oracle = Oracle(lambda: engine, client, clock)
+    oracle.views().prices.add(QUOTES, quotes(300))
+    answer: dict[str, Any] = {}
+
+    async def ask(**options: Any) -> str:
+        nonlocal answer
+        answer = json.loads(served(await oracle.price_analysis("BTC", **options)))
+        return str(answer["cache"])
+
+    async def test() -> None:
+        assert await ask() == "miss"
+        clock.us += 60 * SECOND_US
+        assert await ask() == "hit"
+        assert (answer["age_s"], answer["last"]["price"], answer["as_of"]) == (60.0, 399.0, iso(NOON))
+        oracle.views().prices.add(QUOTES, [quote(clock.us, 500.0)])
+        assert await ask() == "stale"
+        assert (answer["age_s"], answer["last"]["price"]) == (60.0, 399.0)
+        async with asyncio.timeout(20.0):
+            while await ask() == "stale":
+                await asyncio.sleep(0.01)
+        assert (answer["age_s"], answer["last"]["price"]) == (0.0, 500.0)
+        clock.us += 10 * SECOND_US
+        past = clock.us - 5 * SECOND_US
+        assert await ask(as_of_us=past) == "miss"
+        oracle.views().prices.add(QUOTES, [quote(clock.us, 600.0)])
+        assert await ask(as_of_us=past) == "hit"
+        with pytest.raises(InputError, match="2 s or more before now"):
+            await ask(as_of_us=clock.us)
+        with pytest.raises(NotFoundError, match="unknown coin"):
+            await oracle.sentiment("no coin")
+        assert isinstance((await oracle.status()).cache, list)
+
+    serve(oracle, test)
+
+
+def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(engine: Engine, client: redis.Redis) -> None:
+    client.flushall()
+    good = Oracle(lambda: engine, client, Time())
+    good.views().prices.add(QUOTES, quotes(3))
+
+    def refuse() -> Engine:
+        raise InputError("no database")
+
+    bad = Oracle(refuse, client, Time())
+
+    async def test() -> None:
+        await good.price_analysis("bitcoin")
+        found = await bad.price_analysis("bitcoin")
+        assert found.outcome == "hit"
+        assert LastPrice(**json.loads(found.body)["last"]).price == 102.0
+        with pytest.raises(InputError, match="no database"):
+            await bad.text_history("bitcoin", Range())
+        await bad.close()
+
+    serve(good, test)
