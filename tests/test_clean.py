@@ -20,7 +20,7 @@ from qubic_lab.oracle.instants import MINUTE_US, read_iso
 from qubic_lab.oracle.intake import keep_prices
 from qubic_lab.oracle.price_store import PriceStore
 from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.schemas import check_prices, check_texts
+from qubic_lab.oracle.schemas import check_texts, refused_prices
 
 START = read_iso("2026-01-01T00:00:00Z")
 SMALL = OutlierRule(window=12, warm_up=6, threshold=8.0)
@@ -162,22 +162,36 @@ def test_each_flag_has_its_reason() -> None:
 
 def test_prices_that_cannot_be_are_refused_by_schema() -> None:
     good = bars(walk(5, 30))
-    check_prices(good, bars=True)
-    check_prices([Price(START, START, 1e-6, volume_24h=0.0, market_cap=None)], bars=False)
+    assert refused_prices(good, bars=True) == {}
+    assert refused_prices([Price(START, START, 1e-6, volume_24h=0.0, market_cap=None)], bars=False) == {}
+    less_than_nothing = Price(START, START, 1.0, volume_24h=-1.0)
+    assert refused_prices([less_than_nothing], bars=False)[0].startswith("volume 24h is below 0")
     for wrong, why in (
         ({"high": 1.0}, "high is below low"),
         ({"low": math.inf}, "low is no number"),
         ({"open": None}, "open is missing"),
         ({"volume": -1.0}, "volume is below 0"),
-        ({"closed_us": good[3].opened_us}, "closes before it opens"),
-        ({"opened_us": 0}, "before the first coin"),
-        ({"open": 500.0}, "far outside low to high"),
+        ({"closed_us": good[3].opened_us}, "bar closes before it opens"),
+        ({"opened_us": 0}, "time is before the first coin's"),
+        ({"open": 500.0}, "open or close is far outside low to high"),
     ):
         changed: dict[str, Any] = dict(wrong)
-        with pytest.raises(InputError, match=why) as caught:
-            check_prices([*good[:3], replace(good[3], **changed), *good[4:]], bars=True)
-        assert "\n" not in str(caught.value)
-        assert str(caught.value).startswith("2026-01-01T00:0")
+        found = refused_prices([*good[:3], replace(good[3], **changed), *good[4:]], bars=True)
+        assert list(found) == [3]
+        assert found[3].startswith(why)
+        assert "\n" not in found[3]
+
+
+def test_a_price_that_cannot_be_does_not_keep_the_others_out(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    store = PriceStore(engine)
+    good = bars(walk(5, 10))
+    kept = keep_prices(store, SERIES, [*good[:4], replace(good[4], high=1.0), *good[5:]])
+    assert (kept.added.given, kept.added.added, len(kept.prices)) == (10, 9, 9)
+    assert len(kept.refused) == 1
+    assert kept.refused[0].startswith("2026-01-01T00:05:00Z: high is below low: open ")
+    assert keep_prices(store, SERIES, [replace(good[4], high=1.0)]).prices == ()
+    engine.dispose()
 
 
 def test_texts_that_no_database_takes_are_refused_by_schema() -> None:

@@ -378,6 +378,7 @@ def test_nothing_to_end_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no cluster runs here\n")
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_comes_up_takes_everything_down(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "tiny")
     environment = {**os.environ, "QUBIC_LAB_CACHE": str(tmp_path)}

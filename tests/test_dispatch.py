@@ -81,6 +81,7 @@ def test_wrong_answers_refusals_and_absent_coordinators_are_noticed(url: str) ->
     assert nobody.fault.startswith("ConnectError")
 
 
+@pytest.mark.slow
 def test_bench_dispatch_judges_echo_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "BURSTS", 1)
     result = bench_dispatch(requests=4, concurrency=2, nodes=1, seconds=0.1, new_tokens=2, real_requests=0)

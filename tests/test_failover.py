@@ -146,6 +146,7 @@ def check(result: FailoverResult, plan: FailoverPlan) -> None:
         assert known == sorted(known) and known[0] == 0
 
 
+@pytest.mark.slow
 def test_a_killed_node_loses_nothing() -> None:
     plan = FailoverPlan(requests=8, every_s=0.25, nodes=2, new_tokens=10, seconds=1.0)
     ended: list[int] = []

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import time
 import traceback
 import zlib
@@ -68,8 +69,9 @@ def engine(database: Engine) -> Engine:
 class Server:
     """A source in virtual time that answers as it is told, the last answer for ever; it notes when it was asked."""
 
-    def __init__(self, *answers: httpx2.Response | Exception) -> None:
+    def __init__(self, *answers: httpx2.Response | Exception, delay_s: float = 0.0) -> None:
         self.answers = list(answers)
+        self.delay_s = delay_s
         self.asked_s: list[float] = []
         self.requests: list[httpx2.Request] = []
 
@@ -77,6 +79,7 @@ class Server:
         self.asked_s.append(asyncio.get_running_loop().time())
         self.requests.append(httpx2.Request(request.method, request.url, headers=request.headers))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await asyncio.sleep(self.delay_s)
         if isinstance(answer, Exception):
             raise answer
         return httpx2.Response(answer.status_code, headers=answer.headers, content=answer.content)
@@ -279,11 +282,11 @@ def test_what_is_refused_is_not_asked_again(engine: Engine) -> None:
 
 @pytest.mark.parametrize("header", ["45", "Tue, 24 Nov 2026 12:00:45 GMT"])
 def test_a_wish_to_wait_is_heard_by_every_request(engine: Engine, header: str) -> None:
-    server = Server(httpx2.Response(429, headers={"Retry-After": header}), good())
+    server = Server(httpx2.Response(429, headers={"Retry-After": header}), good(), delay_s=0.5)
 
     async def two_at_once() -> None:
         async with server.client(engine) as client:
-            await asyncio.gather(client.get("/a"), client.get("/b"))
+            await asyncio.gather(client.get("/a"), client.get("/b"))  # the second one waits for its turn already
 
     run_virtually(two_at_once())
     first, *others = server.asked_s
@@ -464,7 +467,7 @@ def test_a_circuit_opens_only_after_so_many_failures_in_a_row(events: list[tuple
     for event, gap_s in events:
         now_s += gap_s
         if not circuit.admits(now_s):
-            assert in_a_row >= 3 and circuit.wait_s(now_s) <= 8.0
+            assert in_a_row >= 3 and circuit.wait_s(now_s) <= 8.0 + 1e-9
             continue
         circuit = circuit.sent(now_s)
         if event == "s":
@@ -546,6 +549,27 @@ def test_a_key_does_not_follow_to_where_a_source_sends_it(engine: Engine) -> Non
     server = Server(httpx2.Response(302, headers={"Location": "https://thief.example/"}), good())
     error = failed(*ask(server, engine, replace(CONFIG, key_header="x-key"), key=SecretStr(KEY)))
     assert (error.kind, len(server.requests)) == ("refused", 1)
+
+
+def test_a_request_has_the_key_only_while_it_is_sent(engine: Engine) -> None:
+    requests, keys = [], []
+
+    async def respond(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        keys.append(request.headers.get("x-key"))
+        if len(requests) == 1:
+            raise httpx2.ReadError("broken", request=request)
+        return httpx2.Response(200, json={})
+
+    async def asking() -> None:
+        config = replace(CONFIG, key_header="x-key", rate=6000, wait_s=0.0)
+        transport = httpx2.MockTransport(respond)
+        async with SourceClient("x", config, engine, key=SecretStr(KEY), transport=transport) as client:
+            await client.get("/")
+
+    run_virtually(asking())
+    assert keys == [KEY, KEY]
+    assert all("x-key" not in request.headers for request in requests)
 
 
 @asynccontextmanager
@@ -683,9 +707,11 @@ def test_cut_hanging_dripping_and_closed_answers_are_tried_again(engine: Engine)
 
 def test_nobody_there_is_told_in_one_line(engine: Engine) -> None:
     async def asking() -> None:
-        config = SourceConfig("http://127.0.0.1:1", rate=100_000, attempts=2, wait_s=0.0)
-        async with SourceClient("x", config, engine) as client:
-            await client.get("/")
+        with socket.socket() as bound:  # and nobody listens there
+            bound.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+            async with SourceClient("x", SourceConfig(url, rate=100_000, attempts=2, wait_s=0.0), engine) as client:
+                await client.get("/")
 
     with pytest.raises(SourceError, match=r"^x could not be reached, or broke off \(ConnectError\)$") as caught:
         asyncio.run(asking())

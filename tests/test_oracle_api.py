@@ -312,6 +312,9 @@ def test_every_route_is_described_with_its_units(client: redis.Redis) -> None:
     for name in names:
         operation = described["paths"][f"/api/oracle/{name}"]["get"]
         assert operation["summary"]
+        assert {each["name"] for each in operation.get("parameters", [])} == set(_PARAMETERS.get(name, ()))
+        needed = [each["name"] for each in operation.get("parameters", []) if each["required"]]
+        assert needed == (["coin"] if "coin" in _PARAMETERS.get(name, ()) else [])
         assert "$ref" in operation["responses"]["200"]["content"]["application/json"]["schema"]
     schemas = described["components"]["schemas"]
     assert schemas["LastPrice"]["additionalProperties"] is False

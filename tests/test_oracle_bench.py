@@ -1,6 +1,7 @@
 """The oracle's benchmark: what it sums up, the market that it makes, its client, and a small run of all of it."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ ROWS, TEXTS = 100_000, 500
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """One cache folder for all tests here, so that the market is made once."""
     folder = tmp_path_factory.getbasetemp() / "oracle-bench-cache"
     monkeypatch.setenv("QUBIC_LAB_CACHE", str(folder))
     settings.cache_clear()
-    return folder
+    yield folder
+    settings.cache_clear()
 
 
 def quietly(text: str, done: int, total: int) -> None:

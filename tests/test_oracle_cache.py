@@ -219,6 +219,27 @@ def test_a_process_serves_what_it_has_just_read_without_redis(client: redis.Redi
     run(one, test=test)
 
 
+def test_redis_holds_no_more_than_it_may(client: redis.Redis) -> None:
+    (one,), clock = caches(client, 1, CacheConfig(near_s=1e-9, items=3, item_bytes=20))
+
+    async def ask(name: str, work: Callable[[], bytes]) -> Outcome:
+        clock.us += 1
+        return (await one.get("price", (name,), work)).outcome
+
+    async def test() -> None:
+        for name in "abcd":
+            assert await ask(name, Work.at_once()) == "miss"
+        assert [await ask(name, Work.at_once()) for name in "bcd"] == ["hit"] * 3
+        assert await ask("a", Work.at_once()) == "miss"  # the oldest has given way
+        assert await ask("b", Work.at_once()) == "miss"
+        for _ in range(2):
+            assert await ask("long", lambda: b'"%s"' % (20 * b"x")) == "miss"
+        values = list(client.scan_iter("*:price:*"))
+        assert len(values) == 3
+
+    run(one, test=test)
+
+
 def test_an_error_reaches_all_who_wait_and_is_not_kept(client: redis.Redis) -> None:
     (here, there), _ = caches(client, 2)
     work = Work(NotFoundError("no coin 'x' is known"))

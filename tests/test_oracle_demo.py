@@ -50,7 +50,7 @@ def test_the_overview_says_what_is_there_and_how_old_it_is(engine: Engine) -> No
         "2021-12-29T13:45:00Z",
     )
     assert quarter["last_close"] == 46934.81640625
-    assert "the newest bar is from 2021-12-29" in quarter["age"]
+    assert "the newest bar closed 2021-12-29, " in quarter["age"]
     assert quarter["age"].endswith("packaged data, not live")
     at = {price.closed_us: price.close for price in read_packaged("bitcoin-15min", now_us()).prices}
     before = at[max(at) - DAY_US]
@@ -81,7 +81,7 @@ def test_changes_are_against_a_price_of_that_time_or_there_is_none(tmp_path: Pat
     )
     (found,) = overview(store, start + 8 * DAY_US + 90 * SECOND_US)
     assert (found.change_24h_pct, found.change_7d_pct) == (None, None)
-    assert found.age == "the newest price is 90 s old"
+    assert found.age == "the newest price is from 90 s ago"
     store.add(Series("bitcoin", "quotes"), [Price(start + DAY_US - 1, start + DAY_US - 1, 25.0)])
     assert overview(store, now_us())[0].change_7d_pct == pytest.approx(100.0)
     engine.dispose()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from databases import postgres
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
@@ -26,7 +27,7 @@ from qubic_lab.oracle.price_store import PriceColumns
 from qubic_lab.oracle.records import Price, Series, Text
 from qubic_lab.oracle.service import Oracle, Range, served
 from qubic_lab.oracle.summary import age, money
-from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
+from qubic_lab.oracle.tables import FETCHES, MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
 from qubic_lab.oracle.text_store import Score
 from qubic_lab.oracle.views import Views
 
@@ -53,9 +54,31 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A database of each kind, without rows."""
+    sqlite = f"sqlite:///{tmp_path / 'either.db'}"
+    engine = open_database(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
+    empty(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
     with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
         yield connection
+
+
+def empty(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for table in (SENTIMENT_SCORES, NEWS_COINS, NEWS_DATA, MARKET_DATA, MARKET_SERIES, STAMPS, FETCHES):
+            connection.execute(delete(table))
 
 
 def quote(at_us: int, price: float, **values: Any) -> Price:
@@ -163,8 +186,8 @@ def test_earlier_prices_and_gaps() -> None:
     assert completeness(columns([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
 
 
-def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
-    views = Views(engine, Time(NOON + 100 * SECOND_US))
+def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
+    views = Views(either, Time(NOON + 100 * SECOND_US))
     week = 7 * 288 + 1
     prices = quotes(week, price=lambda n: 100.0 if n == 0 else 150.0 if n == week - 289 else 180.0)
     prices[-5] = replace(prices[-5], close=300.0, flags=("outlier",))
@@ -211,8 +234,8 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engin
     assert "no source is on time" in found.fallback
     overview = views.market_overview(["bitcoin", "ethereum"])
     assert overview.summary == [
-        "Bitcoin 0.0000005000 USD, change in 24 h not known; 0 texts in 24 h; price 900 days old from coingecko, which "
-        "is stale.",
+        "Bitcoin 0.0000005000 USD, change in the 24 h up to that not known; 0 texts in 24 h; price 900 days old from "
+        "coingecko, which is stale.",
         "Ethereum: no price is known; 0 texts in 24 h.",
     ]
     assert isinstance(overview.coins[1].last, Absent)
@@ -253,8 +276,8 @@ def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) 
     assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
 
 
-def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
-    views = Views(engine, Time(NOON))
+def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
+    views = Views(either, Time(NOON))
     same = text(1, NOON - 3 * HOUR_US)
     views.texts.add(
         [
@@ -295,14 +318,14 @@ def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
     assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, [])
 
 
-def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
-    views = Views(engine, Time(NOON + 3 * MINUTE_US))
+def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
+    views = Views(either, Time(NOON + 3 * MINUTE_US))
     for coin, start, end in (("bitcoin", 62_548.0, 61_234.0), ("solana", 100.0, 104.0)):
         prices = quotes(289, price=lambda n, start=start, end=end: end if n == 288 else start)  # type: ignore[misc]
         prices[-1] = replace(prices[-1], market_cap=1.21e12 if coin == "bitcoin" else None)
         views.prices.add(Series(coin, "coingecko"), prices)
     views.texts.add([text(1, NOON - HOUR_US)])
-    log = FetchLog(engine)
+    log = FetchLog(either)
     good = Fetch("coingecko", "prices", "/simple/price", NOON, 1.5, 1, 200, "ok")
     log.record(good)
     log.record(replace(good, source="newsapi", started_us=NOON - HOUR_US, outcome="not_modified"))
@@ -345,9 +368,9 @@ def test_who_asks_wrongly_is_told(engine: Engine) -> None:
         views.text_history("bitcoin", limit=501)
 
 
-def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
+def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
     clock = Time(NOON + HOUR_US)
-    views = Views(engine, clock)
+    views = Views(either, clock)
     views.prices.add(QUOTES, quotes(10))
     views.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
     clock.us += HOUR_US
@@ -375,13 +398,11 @@ def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
     assert [each.close for each in ranged.prices] == [108.0, 107.0]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
     clock = Time(NOON)
-    with engine.begin() as connection:
-        for table in (SENTIMENT_SCORES, NEWS_COINS, NEWS_DATA, MARKET_DATA, MARKET_SERIES, STAMPS):
-            connection.execute(delete(table))
+    empty(engine)
     views = Views(engine, clock)
     hours = st.integers(-48, 1)
     numbers = st.integers(0, 4)

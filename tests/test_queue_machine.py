@@ -310,7 +310,7 @@ def run_machine(machine: type[QueueMachine], server: RedisServer, examples: int,
 
 
 def test_the_invariants_hold(embedded: RedisServer) -> None:
-    run_machine(QueueMachine, embedded, examples=100, steps=40)
+    run_machine(QueueMachine, embedded, examples=60, steps=40)
 
 
 @pytest.mark.slow

@@ -61,6 +61,7 @@ def test_a_ratio_is_taken_within_each_pair() -> None:
     assert (ours.tasks_per_s, ours.repeated, len(ours.tasks_per_s_runs)) == (35, 0, 4)
 
 
+@pytest.mark.slow
 def test_ours_and_the_peers_are_measured_and_judged(capfd: pytest.CaptureFixture[str]) -> None:
     assert run([*COMPARE, "--tasks", "60"]) == 0
     out, err = capfd.readouterr()
@@ -128,7 +129,8 @@ def comparing(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_one_that_is_interrupted(
     how: signal.Signals, comparing: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:

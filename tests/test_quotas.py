@@ -1,21 +1,28 @@
-"""Quotas: counted before a request is sent, by all processes together, and spread over what is left of a period."""
+"""What clients keep in the database, on SQLite and PostgreSQL: quotas and validators.
+
+Quotas are counted before a request is sent, by all processes together, and spread over what is left of a period.
+"""
 
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx2
 import pytest
 from databases import postgres
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
+from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.config import SourceConfig
+from qubic_lab.oracle.http_source import SourceClient
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, to_us
 from qubic_lab.oracle.quotas import NO_LIMIT, QuotaError, Quotas, bounds, spread
-from qubic_lab.oracle.tables import QUOTAS
+from qubic_lab.oracle.tables import QUOTAS, VALIDATORS
 
 
 def at(month: int, day: int, hour: int = 0, minute: int = 0) -> int:
@@ -41,6 +48,7 @@ def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine
     chosen = engines[request.param]
     with chosen.begin() as connection:
         connection.execute(delete(QUOTAS))
+        connection.execute(delete(VALIDATORS))
     return chosen
 
 
@@ -133,6 +141,23 @@ def test_with_much_used_early_the_rest_is_spread_over_the_period(engine: Engine)
     assert quotas.plan("x", {"month": 10_000}, 300.0) == 15 * 86_400.0
     with pytest.raises(InputError, match="above 0"):
         quotas.spare("x", {}, 0.0)
+
+
+def test_validators_are_replaced_in_both_databases(engine: Engine) -> None:
+    asked: list[str | None] = []
+
+    async def respond(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers.get("if-none-match"))
+        return httpx2.Response(200, json={}, headers={"ETag": f'"{len(asked)}"'})
+
+    async def asking() -> None:
+        config = SourceConfig("https://x.example", rate=1_000_000)
+        async with SourceClient("x", config, engine, transport=httpx2.MockTransport(respond)) as client:
+            for _ in range(3):
+                await client.keep(await client.get("/"))
+
+    run_virtually(asking())
+    assert asked == [None, '"1"', '"2"']
 
 
 @given(st.integers(0, 2000), st.integers(0, 31 * 86_400), st.floats(1.0, 86_400.0), st.integers(1, 8))

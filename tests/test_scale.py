@@ -81,6 +81,7 @@ def test_calls_are_timed_on_as_many_nodes(tmp_path: Path, monkeypatch: pytest.Mo
     assert many.tasks_per_s > 0 and many.redis_bytes > 200
 
 
+@pytest.mark.slow
 def test_processes_are_looked_at_with_names_and_real_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "REQUESTS", 8)
     monkeypatch.setattr(scale, "HEARTBEAT_S", 0.1)  # of the names

@@ -37,7 +37,7 @@ class LeanConnection(asyncio.Protocol):
         """
         place = urlsplit(url)
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: cls(place.netloc), place.hostname, place.port
+            lambda: cls(place.netloc), place.hostname or "", place.port or 80
         )
         return connection
 

@@ -260,10 +260,12 @@ def standin(
 
     clock = REAL if speed == 1.0 else Clock(now_us(), speed)
     config = StandinConfig(seed, read_faults(faults), fault_rate, limit, clock=clock)
-    written = write_config or cache_folder("standin") / "collector.yaml"
+    folder = cache_folder("standin").absolute()
+    time = "real" if clock == REAL else str(clock.origin_us)  # a database goes with one seed and one time
 
     def ready(url: str) -> None:
-        environment = collector_environment(config, f"sqlite:///{cache_folder('standin').absolute()}/standin.db")
+        written = write_config or folder / f"collector-{url.rpartition(':')[2]}.yaml"
+        environment = collector_environment(config, f"sqlite:///{folder}/seed-{seed}-{time}.db")
         try:
             written.write_text(yaml.safe_dump(collector_settings(config, url), sort_keys=False))
         except OSError as error:

@@ -136,5 +136,6 @@ def _time(seconds: float) -> str:
     """Return a length of time in its largest fitting unit."""
     for unit_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if abs(seconds) >= unit_s:
-            return f"{seconds / unit_s:.3g} {unit}"
+            amount = seconds / unit_s
+            return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
     return f"{seconds:.3g} s"

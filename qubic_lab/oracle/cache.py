@@ -53,12 +53,20 @@ local state = 'held'
 if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then state = 'ours' end
 return {state, found[1] or '', found[2] or '0', found[3] or '0', found[4] or '0', redis.call('GET', KEYS[2])}
 """
-# KEYS: lock, value. ARGV: token, body, computed, fresh until, version, ms to keep it.
+# KEYS: lock, value, the values in order of time. ARGV: token, body, computed, fresh until, version, ms to keep it, how
+# many values are kept, and bytes of the longest.
 _PUT = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if #ARGV[2] > tonumber(ARGV[8]) then return 1 end
 redis.call('HSET', KEYS[2], 'body', ARGV[2], 'computed_us', ARGV[3], 'fresh_until_us', ARGV[4], 'version', ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
-redis.call('DEL', KEYS[1])
+redis.call('ZADD', KEYS[3], ARGV[3], KEYS[2])
+local over = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[7])
+if over > 0 then
+  local oldest = redis.call('ZPOPMIN', KEYS[3], over)
+  for place = 1, #oldest, 2 do redis.call('DEL', oldest[place]) end
+end
 return 1
 """
 # KEYS: lock. ARGV: token, ms.
@@ -90,6 +98,8 @@ class CacheConfig:
         stale_s: after that a value may be served for so long while it is computed anew.
         near_s: a process serves what it has just read or written for so long without asking Redis.
         near_items: of so many values at most.
+        items: values in Redis at most, of all processes; the oldest give way. The task queue has its place there, too.
+        item_bytes: a longer value is not kept.
         lock_s: a process that computes and dies holds up others for so long at most.
         wait_s: who has waited so long for another process computes for itself.
         retry_s: after a value could not be computed anew the stale one is served for so long without another try.
@@ -103,7 +113,9 @@ class CacheConfig:
     news_s: float = 1_800.0
     stale_s: float = 3_600.0
     near_s: float = 1.0
-    near_items: int = 1_024
+    near_items: int = 1_000
+    items: int = 2_000
+    item_bytes: int = 256 * 1_024
     lock_s: float = 3.0
     wait_s: float = 30.0
     retry_s: float = 5.0
@@ -234,7 +246,7 @@ class Cache:
         self._computing = ThreadPoolExecutor(self.config.threads, "oracle")
         self._flights: dict[str, asyncio.Task[tuple[Entry, Outcome]]] = {}
         self._behind: set[asyncio.Task[None]] = set()
-        self._near = _Near(self.config.near_s, self.config.near_items)
+        self._near = _Near(self.config)
         self._away_until = 0.0
         self._counted: Counter[str] = Counter()
         self._telling: asyncio.TimerHandle | None = None
@@ -392,7 +404,9 @@ class Cache:
     def _put(self, job: _Job, token: str, entry: Entry) -> bool:
         keep_ms = int(1_000 * (job.fresh_s + self.config.stale_s))
         values = (entry.body, entry.computed_us, entry.fresh_until_us, entry.version)
-        return bool(self._scripts["put"]([f"{job.key}#lock", job.key], [token, *values, keep_ms]))
+        limits = (self.config.items, self.config.item_bytes)
+        keys = [f"{job.key}#lock", job.key, f"{PREFIX}:values"]
+        return bool(self._scripts["put"](keys, [token, *values, keep_ms, *limits]))
 
     def _fail(self, job: _Job, token: str, retry_s: float, error: Exception) -> None:
         kind = type(error).__name__
@@ -452,8 +466,8 @@ class Cache:
 class _Near:
     """What this process has just read or written; `put` returns the entry."""
 
-    def __init__(self, seconds: float, items: int) -> None:
-        self._seconds, self._items = seconds, items
+    def __init__(self, config: CacheConfig) -> None:
+        self._config = config
         self._kept: OrderedDict[str, tuple[Entry, float, int]] = OrderedDict()
 
     def get(self, key: str, version: int) -> Entry | None:
@@ -462,10 +476,11 @@ class _Near:
         return entry if time.monotonic() < until and version <= asked else None
 
     def put(self, key: str, entry: Entry, asked: int) -> Entry:
-        self._kept[key] = (entry, time.monotonic() + self._seconds, max(asked, entry.version))
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._items:
-            self._kept.popitem(last=False)
+        if len(entry.body) <= self._config.item_bytes:
+            self._kept[key] = (entry, time.monotonic() + self._config.near_s, max(asked, entry.version))
+            self._kept.move_to_end(key)
+            if len(self._kept) > self._config.near_items:
+                self._kept.popitem(last=False)
         return entry
 
 

@@ -287,10 +287,11 @@ class Collector:
         else:
             await self._save(replace(self._states[job.name], done=True, failures=0))
 
-    async def _note_failure(self, job: Job, error: SourceError | InputError) -> None:
-        self.view.troubles[job.name] = str(error)
+    async def _note_failure(self, job: Job, error: SourceError | InputError, coin: str = "") -> None:
+        said = f"{coin}: {error}" if coin else str(error)
+        self.view.troubles[job.name] = said
         refused = isinstance(error, InputError) or error.kind == "refused"
-        (_log.error if refused else _log.info)("%s: %s", job.name, error)
+        (_log.error if refused else _log.info)("%s: %s", job.name, said)
         sent = isinstance(error, SourceError) and error.attempts > 0  # else its circuit is open, or its quota used up
         if isinstance(error, SourceError) and sent:
             fetch = Fetch(
@@ -306,7 +307,7 @@ class Collector:
             )
             await self._write(partial(self._fetches.record, fetch))
             self._tell(requests=self.view.requests + 1)
-        self._tell(failed=self.view.failed + sent, last=f"{job.name}: {error}")
+        self._tell(failed=self.view.failed + sent, last=f"{job.name}: {said}")
 
     async def _postpone(self, job: Job, errors: Sequence[QubicLabError]) -> None:
         """Try a job that failed again later; meanwhile others of its kind come earlier."""
@@ -338,12 +339,13 @@ class Collector:
     # steps: each asks once, or for one search, and says when the job is due again
 
     async def _collect_prices(self, job: Job, client: SourceClient) -> None:
-        await self._keep(job, client, await coingecko.fetch_prices(client, self.config.coins))
-        now = self._clock.now_us()
+        batch = await coingecko.fetch_prices(client, self.config.coins)
+        await self._keep(job, client, batch)
+        now, seen_us = self._clock.now_us(), self._states[job.name].position.get("seen_us")
         if "history" in self._states and self._missed(job, self._states[job.name], now):
             await self._save(_with_all_coins(self._states["history"], self.config.coins, only_new=False))
             self._wakes["history"].set()
-        await self._done(job, client, {"seen_us": now})
+        await self._done(job, client, {"seen_us": now if batch.prices else seen_us})
 
     async def _collect_history(self, job: Job, client: SourceClient) -> None:
         now, position = self._clock.now_us(), self._states[job.name].position
@@ -356,15 +358,23 @@ class Collector:
             await self._save(replace(self._states[job.name], due_us=now + int(_FAR_S * SECOND_US)))
             self._tell(last=f"history: waits, for what is left of {client.name}'s quota is needed for polling")
             return
-        batch = await coingecko.fetch_history(client, slice.coin, slice.start_us, slice.end_us, now_us=now)
-        await self._keep(job, client, batch)
-        until = batch.until_us or slice.end_us
-        if until <= slice.start_us and not slice.last:
-            until = slice.end_us  # nothing is there, such as before a coin's first day
+        until, last = slice.start_us, True
+        try:
+            batch = await coingecko.fetch_history(client, slice.coin, slice.start_us, slice.end_us, now_us=now)
+        except SourceError as error:
+            if not _is_about_one_coin(error):
+                raise
+            await self._note_failure(job, error, slice.coin)
+        else:
+            await self._keep(job, client, batch)
+            until, last = batch.until_us or slice.end_us, slice.last
+            if until <= slice.start_us and not last:
+                until = slice.end_us  # nothing is there, such as before a coin's first day
         state = self._states[job.name]  # may have changed meanwhile
-        left = [coin for coin in state.position["left"] if not (slice.last and coin == slice.coin)]
+        left = [coin for coin in state.position["left"] if not (last and coin == slice.coin)]
         until_us = {**state.position["until_us"], slice.coin: until}
-        await self._save(replace(state, position={"until_us": until_us, "left": left}, failures=0, done=not left))
+        position = {**state.position, "until_us": until_us, "left": left}
+        await self._save(replace(state, position=position, failures=0, done=not left))
         self._tell(
             slices_done=self.view.slices_done + 1,
             slices_left=slices_left(until_us, left, now, self.config.backfill_days),
@@ -392,8 +402,15 @@ class Collector:
     async def _collect_bars(self, job: Job, client: SourceClient) -> None:
         state = self._states[job.name]
         number = state.position.get("next", 0) % len(self.config.coins)
-        batch = await coingecko.fetch_bars(client, self.config.coins[number], 1, now_us=self._clock.now_us())
-        await self._keep(job, client, batch)
+        coin = self.config.coins[number]
+        try:
+            batch = await coingecko.fetch_bars(client, coin, 1, now_us=self._clock.now_us())
+        except SourceError as error:
+            if not _is_about_one_coin(error):
+                raise
+            await self._note_failure(job, error, coin)
+        else:
+            await self._keep(job, client, batch)
         if number + 1 < len(self.config.coins):
             await self._save(replace(state, position={"next": number + 1}, failures=0))
         else:
@@ -486,6 +503,11 @@ _STEPS: dict[str, Step] = {
     "texts": Collector._collect_texts,
     "feed": Collector._collect_feed,
 }
+
+
+def _is_about_one_coin(error: SourceError) -> bool:
+    """Return whether a source refuses one coin, which it does not know, say; others must not wait for that."""
+    return error.kind == "refused" and error.status in (400, 404, 422)
 
 
 def _with_all_coins(state: JobState, coins: Sequence[str], *, only_new: bool) -> JobState:

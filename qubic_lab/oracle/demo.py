@@ -134,10 +134,10 @@ def _series_overview(store: PriceStore, series: Series, at_us: int) -> SeriesOve
 
 
 def _age(series: Series, last_us: int, age_us: int) -> str:
-    what = "bar" if series.interval_s else "price"
-    said = f"the newest {what} is from {iso(last_us)[:10]}, {age_us // DAY_US:,} days ago"
+    newest = "the newest bar closed" if series.interval_s else "the newest price is from"
+    said = f"{newest} {iso(last_us)[:10]}, {age_us // DAY_US:,} days ago"
     if age_us < DAY_US:
-        said = f"the newest {what} is {max(age_us, 0) // SECOND_US:,} s old"
+        said = f"{newest} {max(age_us, 0) // SECOND_US:,} s ago"
     return f"{said}: packaged data, not live" if series.source == PACKAGED else said
 
 

@@ -1,13 +1,14 @@
 """The one way of prices into the database: checked, flagged with those before them in view, and kept."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from qubic_lab.oracle.clean import context_of, flag_prices, with_flags
-from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.instants import DAY_US, iso
 from qubic_lab.oracle.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.records import Price, Series
+from qubic_lab.oracle.schemas import refused_prices
 from qubic_lab.oracle.store import Added
 
 _BEGINNING_US = -50 * 365 * DAY_US
@@ -18,22 +19,26 @@ _read_values = attrgetter("opened_us", "closed_us", *_NUMBERS)
 
 @dataclass(frozen=True)
 class Kept:
-    """Prices as they were flagged, by time, and what became of them in the database."""
+    """Prices as they were flagged, by time; what became of them in the database; and which were refused, and why."""
 
     prices: tuple[Price, ...]
     added: Added
+    refused: tuple[str, ...] = ()
 
 
 def keep_prices(store: PriceStore, series: Series, prices: Iterable[Price], *, fetch_id: int | None = None) -> Kept:
-    """Flag prices of one series and keep them; of several for one time the last counts.
+    """Flag prices of one series and keep them; of several for one time the last counts, and what cannot be is left out.
 
     Flags depend on the prices before, of the batch and of the database: what comes later changes none. A price that is
     given again as it is stored keeps the flags that it got then, whatever has come before it meanwhile.
     """
-    latest = {price.closed_us: price for price in prices}
+    given = list(prices)
+    wrong = refused_prices(given, bars=series.interval_s > 0)
+    refused = tuple(f"{iso(given[number].closed_us)}: {why}" for number, why in wrong.items())
+    latest = {price.closed_us: price for number, price in enumerate(given) if number not in wrong}
     ordered = [latest[at] for at in sorted(latest)]
     if not ordered:
-        return Kept((), Added())
+        return Kept((), Added(len(given)), refused)
     history: list[Price] = []
     stored: dict[_Values, tuple[str, ...]] = {}
     if series in store.series(series.coin):
@@ -43,7 +48,8 @@ def keep_prices(store: PriceStore, series: Series, prices: Iterable[Price], *, f
     flagged = flag_prices(ordered, history)
     if stored:
         flagged = tuple(with_flags(price, stored.get(_values(price), price.flags)) for price in flagged)
-    return Kept(flagged, store.add(series, flagged, fetch_id=fetch_id))
+    added = store.add(series, flagged, fetch_id=fetch_id)
+    return Kept(flagged, replace(added, given=len(given)), refused)
 
 
 def _values(price: Price) -> _Values:

@@ -7,6 +7,7 @@ _INLINE = frozenset(("a", "abbr", "b", "cite", "code", "del", "em", "font", "i",
 _INLINE |= frozenset(("small", "span", "strong", "sub", "sup", "u", "wbr"))
 """Tags that words go on across; all others end a word."""
 _UNSEEN = frozenset(("script", "style", "template", "noscript", "iframe"))
+_CUT_TAG = re.compile(r"<[A-Za-z/!][^<>]*$")
 _SPACE = re.compile(r"\s+")
 
 
@@ -40,9 +41,9 @@ class _Words(HTMLParser):
 def plain_text(markup: str) -> str:
     """Return the words of HTML in one line: without tags, scripts and styles, entities as their characters.
 
-    Text without markup comes back with its spaces made single.
+    Text without markup comes back with its spaces made single; a tag that is cut off at the end is left out.
     """
     words = _Words()
-    words.feed(markup)
+    words.feed(_CUT_TAG.sub("", markup))
     words.close()
     return _SPACE.sub(" ", "".join(words.parts)).replace("\x00", "").strip()

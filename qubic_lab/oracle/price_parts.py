@@ -68,6 +68,11 @@ class Candidate:
         """How much earlier than asked for an earlier price may be."""
         return int(STALE_AFTER * self.step_us)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What of its prices changes, ranges and bars are made from."""
+        return ("close", "flags") if not self.series.interval_s else ("open", "high", "low", "close", "volume", "flags")
+
     def shown(self) -> LastPrice:
         """Return its last price for clients."""
         return LastPrice(

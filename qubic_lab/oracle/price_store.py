@@ -1,6 +1,6 @@
 """Prices in the database: added once, corrected by later rows, and read as they are or as they were known."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import islice
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select, and_, exists, insert, select
 
-from qubic_lab.errors import InputError, NotFoundError, check_range, did_you_mean
+from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range, did_you_mean
 from qubic_lab.oracle.instants import now_us
 from qubic_lab.oracle.records import Price, Series
 from qubic_lab.oracle.store import (
@@ -38,6 +38,13 @@ _VALUES = ("opened_us", "open", "high", "low", "close", "volume", "volume_24h", 
 _WRITTEN = ("closed_us", *_VALUES, "published_us", "series_id", "known_us", "fetch_id")
 _TIMES = ("opened_us", "closed_us", "known_us")
 _NUMBERS = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
+_READ = (*_NUMBERS, "flags")
+_LATER = MARKET_DATA.alias("later")
+_IS_LATER = and_(
+    _LATER.c.series_id == MARKET_DATA.c.series_id,
+    _LATER.c.closed_us == MARKET_DATA.c.closed_us,
+    _LATER.c.known_us > MARKET_DATA.c.known_us,
+)
 
 Row = tuple[Any, ...]
 
@@ -126,16 +133,27 @@ class PriceStore:
         with self._engine.connect() as connection:
             return sorted(Series(*row) for row in connection.execute(query))
 
-    def read(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> PriceColumns:
+    def read(
+        self,
+        series: Series,
+        start_us: int,
+        end_us: int,
+        *,
+        as_of_us: int | None = None,
+        only: Collection[str] | None = None,
+    ) -> PriceColumns:
         """Return the prices with start_us <= closed_us < end_us, as known at `as_of_us` or by now.
+
+        With `only`, other numbers than these are not fetched but NaN, and other flags than "flags" are empty.
 
         Raises:
             NotFoundError: there is no such series.
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
+            InputError: an empty range, an `as_of_us` that is not settled yet, or an unknown name in `only`.
         """
+        names = [check_choice("column of prices", name, _READ) for name in (_READ if only is None else only)]
         check_range_us(start_us, end_us)
         settle(self._engine, as_of_us, self._clock)
-        query = select(*(MARKET_DATA.c[name] for name in (*_TIMES, *_NUMBERS, "flags"))).where(
+        query = select(*(MARKET_DATA.c[name] for name in (*_TIMES, *names))).where(
             MARKET_DATA.c.series_id == self._id(series),
             MARKET_DATA.c.closed_us >= start_us,
             MARKET_DATA.c.closed_us < end_us,
@@ -144,10 +162,12 @@ class PriceStore:
         if as_of_us is not None:
             query = query.where(MARKET_DATA.c.known_us <= as_of_us)
         with self._engine.connect() as connection:
-            return _newest_of_each(_columns(fetch_tuples(connection, query)))
+            return _newest_of_each(_columns((*_TIMES, *names), fetch_tuples(connection, query)))
 
-    def latest(self, series: Series, *, as_of_us: int | None = None) -> StoredPrice | None:
+    def latest(self, series: Series, *, as_of_us: int | None = None, until_us: int | None = None) -> StoredPrice | None:
         """Return the price with the last `closed_us`, as known at `as_of_us` or by now; None where there was none.
+
+        With `until_us`, the last with closed_us <= until_us: of an old instant much quicker than without.
 
         Raises:
             NotFoundError: there is no such series.
@@ -156,6 +176,8 @@ class PriceStore:
         settle(self._engine, as_of_us, self._clock)
         query = _stored().where(MARKET_DATA.c.series_id == self._id(series))
         query = query.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
+        if until_us is not None:
+            query = query.where(MARKET_DATA.c.closed_us <= until_us)
         if as_of_us is not None:
             query = query.where(MARKET_DATA.c.known_us <= as_of_us)
         with self._engine.connect() as connection:
@@ -186,12 +208,7 @@ class PriceStore:
         if cursor is not None:
             end_us = min(end_us, read_cursor(cursor, 1)[0])
         settle(self._engine, as_of_us, self._clock)
-        later = MARKET_DATA.alias("later")
-        is_later = and_(
-            later.c.series_id == MARKET_DATA.c.series_id,
-            later.c.closed_us == MARKET_DATA.c.closed_us,
-            later.c.known_us > MARKET_DATA.c.known_us,
-        )
+        is_later = _IS_LATER
         query = _stored().where(
             MARKET_DATA.c.series_id == self._id(series),
             MARKET_DATA.c.closed_us >= start_us,
@@ -199,7 +216,7 @@ class PriceStore:
         )
         if as_of_us is not None:
             query = query.where(MARKET_DATA.c.known_us <= as_of_us)
-            is_later = and_(is_later, later.c.known_us <= as_of_us)
+            is_later = and_(is_later, _LATER.c.known_us <= as_of_us)
         query = query.where(~exists().where(is_later)).order_by(MARKET_DATA.c.closed_us.desc()).limit(limit + 1)
         with self._engine.connect() as connection:
             found = [_price(row) for row in connection.execute(query).mappings()]
@@ -317,16 +334,20 @@ def _compared(rows: Mapping[int, Row], newest: Mapping[int, Row]) -> tuple[list[
     return new, sum(row[0] in newest for row in new)
 
 
-def _columns(lists: Iterator[list[Row]]) -> PriceColumns:
-    parts: list[list[Any]] = [[] for _ in (*_TIMES, *_NUMBERS, "flags")]
+def _columns(names: Sequence[str], lists: Iterator[list[Row]]) -> PriceColumns:
+    parts: dict[str, list[Any]] = {name: [] for name in names}
     for rows in lists:
-        for part, values in zip(parts, zip(*rows, strict=True), strict=True):
+        for part, values in zip(parts.values(), zip(*rows, strict=True), strict=True):
             part.append(values)
-    arrays: dict[str, Any] = {}
-    for name, part in zip((*_TIMES, *_NUMBERS), parts, strict=False):
+    count = sum(map(len, parts["closed_us"]))
+    arrays: dict[str, Any] = {name: np.full(count, np.nan) for name in _NUMBERS if name not in parts}
+    for name in parts.keys() - {"flags"}:
         kind: Any = np.int64 if name in _TIMES else np.float64
-        arrays[name] = np.concatenate([np.array(values, dtype=kind) for values in part] or [np.empty(0, dtype=kind)])
-    return PriceColumns(**arrays, flags=[_split(flags) for values in parts[-1] for flags in values])
+        found = [np.array(values, dtype=kind) for values in parts[name]]
+        arrays[name] = np.concatenate(found or [np.empty(0, dtype=kind)])
+    none: list[tuple[str, ...]] = [()] * count
+    flags = [_split(each) for values in parts["flags"] for each in values] if "flags" in parts else none
+    return PriceColumns(**arrays, flags=flags)
 
 
 def _newest_of_each(columns: PriceColumns) -> PriceColumns:

@@ -131,6 +131,11 @@ def retry_due_us(now_us: int, failures: int, period_s: float, retry_after_s: flo
     return now_us + int(max(wait_s, retry_after_s or 0.0) * SECOND_US)
 
 
+def first_instant_us(now_us: int, backfill_days: int) -> int:
+    """Return where history begins: a little later than asked for, as sources refuse what is a second too old."""
+    return now_us - backfill_days * DAY_US + HOUR_US
+
+
 def next_slice(
     until_us: Mapping[str, int], left: Iterable[str], now_us: int, backfill_days: int, slice_us: int = SLICE_US
 ) -> Slice | None:
@@ -143,7 +148,7 @@ def next_slice(
         backfill_days: so far back does history begin.
         slice_us: the longest slice.
     """
-    first_us = now_us - backfill_days * DAY_US
+    first_us = first_instant_us(now_us, backfill_days)
     behind = sorted((max(until_us.get(coin, first_us), first_us), coin) for coin in left)
     if not behind:
         return None
@@ -157,7 +162,7 @@ def slices_left(
     until_us: Mapping[str, int], left: Iterable[str], now_us: int, backfill_days: int, slice_us: int = SLICE_US
 ) -> int:
     """Return how many requests the history still needs, for those who watch."""
-    first_us = now_us - backfill_days * DAY_US
+    first_us = first_instant_us(now_us, backfill_days)
     return sum(max(1, -(-(now_us - max(until_us.get(coin, first_us), first_us)) // slice_us)) for coin in left)
 
 

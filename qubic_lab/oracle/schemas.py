@@ -85,28 +85,42 @@ TEXTS = pa.DataFrameSchema(
 """Texts: with an id and words, no longer than the database takes; published since there are coins, or nobody knows."""
 
 
+def refusals(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> dict[int, str]:
+    """Return why rows do not fit, by their numbers from 0, in order.
+
+    Raises:
+        InputError: it is not the rows: a column is missing or of another type.
+    """
+    try:
+        schema.validate(frame.reset_index(drop=True), lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        if cases["index"].isna().any():
+            first = cases[cases["index"].isna()].iloc[0]
+            raise InputError(f"{first['check']} of {first['column']}: {first['failure_case']}") from error
+        ordered = cases.sort_values(["index", "schema_context"], kind="stable")  # "Column" before the whole row
+        rows = ordered.drop_duplicates("index")
+        return {int(row["index"]): _why(row) + _prices_in(frame, int(row["index"])) for _, row in rows.iterrows()}
+    return {}
+
+
+def _prices_in(frame: pd.DataFrame, number: int) -> str:
+    row = frame.iloc[number]
+    shown = " ".join(f"{name} {row[name]:.17g}" for name in ("open", "high", "low", "close") if name in frame)
+    return f": {shown}" if shown else ""
+
+
 def check_frame(schema: pa.DataFrameSchema, frame: pd.DataFrame, places: Sequence[str]) -> None:
     """Check a frame; `places` says where each row is from, for the error.
 
     Raises:
         InputError: the first row that does not fit, and why.
     """
-    try:
-        schema.validate(frame.reset_index(drop=True), lazy=True)
-    except SchemaErrors as error:
-        cases = error.failure_cases
-        rows = cases[cases["index"].notna()]
-        if rows.empty:
-            first = cases.iloc[0]
-            raise InputError(f"{first['check']} of {first['column']}: {first['failure_case']}") from error
-        number = int(rows["index"].min())
-        first = rows[rows["index"] == number].sort_values("schema_context").iloc[0]  # "Column" before the whole row
-        wrong = rows["index"].nunique()
-        others = f" (and so are {wrong - 1:,} other rows)" if wrong > 1 else ""
-        row = {name: value for name, value in frame.iloc[number].items() if name in ("open", "high", "low", "close")}
-        shown = " ".join(f"{name} {value:.17g}" for name, value in row.items())
-        remedy = "correct the row or leave it out"
-        raise InputError(f"{places[number]}: {_why(first)}{': ' * bool(shown)}{shown}{others}: {remedy}") from error
+    found = refusals(schema, frame)
+    if found:
+        number, why = next(iter(found.items()))
+        others = f" (and so are {len(found) - 1:,} other rows)" if len(found) > 1 else ""
+        raise InputError(f"{places[number]}: {why}{others}: correct the row or leave it out")
 
 
 def _why(case: Any) -> str:
@@ -126,13 +140,9 @@ def price_frame(prices: Sequence[Price]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def check_prices(prices: Sequence[Price], *, bars: bool) -> None:
-    """Check bars or quotes.
-
-    Raises:
-        InputError: one does not fit; names its time.
-    """
-    check_frame(BARS if bars else QUOTES, price_frame(prices), [iso(price.closed_us) for price in prices])
+def refused_prices(prices: Sequence[Price], *, bars: bool) -> dict[int, str]:
+    """Return why bars or quotes cannot be, by their numbers from 0."""
+    return refusals(BARS if bars else QUOTES, price_frame(prices)) if prices else {}
 
 
 def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_us: int | None = None) -> None:

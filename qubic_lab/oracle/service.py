@@ -45,11 +45,16 @@ from qubic_lab.oracle.views import Views
 
 STAMP_S = 1.0
 """So often it is looked whether there are new data: so much later, at most, are answers known to be stale."""
-PAST_S = 86_400.0
-"""What was known at an earlier instant never changes: such an answer is kept for so long."""
+PAST_S = 3_600.0
+"""What was known at an earlier instant never changes: such an answer is fresh for so long, whatever comes."""
 _COMPUTING = (*(answers, bars, price_parts, price_store, source_health, store, summary, text_parts, text_store, views),)
 """With another source of one of these, answers are others."""
 _OF_ANSWER = set(Answer.model_fields)
+
+
+_Stamps = tuple[float, "asyncio.Task[dict[str, int]] | None"]
+_NEVER: _Stamps = (0.0, None)
+"""Until when it is not looked again, and what was found."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Oracle:
         self._views: Views | None = None
         self._opening = threading.Lock()
         self._limits = {source: dict(each) for source, each in (limits or {}).items()}
-        self._stamps: dict[tuple[str, ...], tuple[float, asyncio.Task[int]]] = {}
+        self._stamps: dict[str, _Stamps] = {}
 
     def views(self) -> Views:
         """Return what computes answers; opens the database, so ask in a thread.
@@ -188,16 +193,25 @@ class Oracle:
 
     async def _version(self, coins: tuple[str, ...]) -> int:
         """Return the stamp of the newest data of some coins or of all; 0 where the database does not answer."""
-        until, looking = self._stamps.get(coins, (0.0, None))
-        if looking is None or time.monotonic() > until:
-            looking = asyncio.ensure_future(asyncio.to_thread(lambda: self.views().stamp(coins)))
-            if len(self._stamps) > 1_000:
-                self._stamps.clear()
-            self._stamps[coins] = time.monotonic() + STAMP_S, looking
-        try:
-            return await asyncio.shield(looking)
-        except (SQLAlchemyError, QubicLabError):
-            return 0
+        now, ids = time.monotonic(), coins or tuple(COINS)
+        old = [id for id in ids if self._stamps.get(id, _NEVER)[0] <= now]
+        if old:
+            looking = asyncio.ensure_future(asyncio.to_thread(self._read_stamps, old))
+            self._stamps.update(dict.fromkeys(old, (now + STAMP_S, looking)))
+        version = 0
+        for id in ids:
+            task = self._stamps[id][1]
+            assert task is not None
+            try:
+                found = task.result() if task.done() else await asyncio.shield(task)
+            except (SQLAlchemyError, QubicLabError):
+                return 0
+            version = max(version, found[id])
+        return version
+
+    def _read_stamps(self, coins: Sequence[str]) -> dict[str, int]:
+        reader = self.views()
+        return {coin: reader.stamp(coin) for coin in coins}
 
     def _read_status(self) -> OracleStatus:
         now, engine = self._clock(), self.views().engine

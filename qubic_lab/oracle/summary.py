@@ -58,7 +58,8 @@ def _coin(coin: CoinOverview, currency: str) -> str:
     if isinstance(coin.last, Absent):
         return f"{coin.name}: no price is known; {texts}."
     unit = currency.upper()
-    change = "change in 24 h not known" if coin.change_24h_pct is None else f"{_signed(coin.change_24h_pct)} in 24 h"
+    span = "in the 24 h up to that" if coin.last.stale else "in 24 h"
+    change = f"change {span} not known" if coin.change_24h_pct is None else f"{_signed(coin.change_24h_pct)} {span}"
     parts = [f"{coin.name} {money(coin.last.price)} {unit}", change]
     if coin.market_cap is not None:
         parts.append(f"market cap {money(coin.market_cap)} {unit}")

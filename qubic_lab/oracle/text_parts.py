@@ -1,40 +1,35 @@
 """What is told of the texts about a coin: how many of each source, the newest, and whole ones."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from qubic_lab.oracle.answers import Headline, HistoricText, TextCount, age_s, iso_or_none
 from qubic_lab.oracle.instants import iso
-from qubic_lab.oracle.text_store import StoredText
+from qubic_lab.oracle.text_store import StoredText, TextCounts
 
 
-def distinct_ids(texts: Sequence[StoredText]) -> set[int] | None:
-    """Return the ids of texts that repeat none before; None where one repeats a text that is not among these."""
-    distinct: set[int] = set()
-    originals: set[int] = set()
-    for text in sorted(texts, key=lambda text: text.id):
-        if text.duplicate_of is None:
-            distinct.add(text.id)
-            originals.add(text.id)
-        elif text.duplicate_of not in originals:
-            return None
-    return distinct
-
-
-def by_source(texts: Sequence[StoredText], distinct: set[int], at: int) -> list[TextCount]:
-    """Return how many texts each source gave; `distinct`: ids of those that are no duplicates."""
-    grouped: dict[str, list[StoredText]] = defaultdict(list)
-    for text in texts:
-        grouped[text.source].append(text)
+def by_source(counts: Sequence[TextCounts], at: int) -> list[TextCount]:
+    """Return how many texts each source gave, of all kinds together."""
+    grouped: dict[str, list[TextCounts]] = defaultdict(list)
+    for each in counts:
+        grouped[each.source].append(each)
     return [
         TextCount(
             source=source,
-            texts=sum(text.id in distinct for text in those),
-            duplicates=sum(text.id not in distinct for text in those),
-            newest_age_s=age_s(max(text.at_us for text in those), at),
+            texts=sum(each.texts for each in those),
+            duplicates=sum(each.duplicates for each in those),
+            newest_age_s=age_s(max(each.newest_at_us for each in those), at),
         )
         for source, those in sorted(grouped.items())
     ]
+
+
+def by_kind(counts: Sequence[TextCounts]) -> dict[str, int]:
+    """Return how many distinct texts of each kind there are."""
+    found: Counter[str] = Counter()
+    for each in counts:
+        found[each.kind] += each.texts
+    return {kind: number for kind, number in sorted(found.items()) if number}
 
 
 def headline(text: StoredText, at: int) -> Headline:

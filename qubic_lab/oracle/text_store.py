@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, exists, func, insert, or_, select
 
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.oracle.instants import now_us
@@ -26,7 +26,7 @@ from qubic_lab.oracle.near_duplicates import (
     fingerprint,
     same_time,
 )
-from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.records import Text, TextKind
 from qubic_lab.oracle.store import (
     MOST_BATCH,
     Added,
@@ -58,6 +58,23 @@ _WRITTEN = (*_TEXT_FIELDS, "id", "at_us", "known_us", "content_hash", "duplicate
 _LENGTHS = {"publisher": 256, "author": 256, "language": 16}
 """What is longer is cut, as the table's columns are."""
 
+_LATER, _FIRST, _FIRST_ABOUT = NEWS_DATA.alias("later"), NEWS_DATA.alias("first"), NEWS_COINS.alias("first_about")
+_ABOUT_COIN = NEWS_COINS.join(NEWS_DATA, NEWS_DATA.c.id == NEWS_COINS.c.news_id)
+_IS_LATER = and_(
+    _LATER.c.source == NEWS_DATA.c.source,
+    _LATER.c.external_id == NEWS_DATA.c.external_id,
+    _LATER.c.known_us > NEWS_DATA.c.known_us,
+)
+_IS_FIRST = and_(
+    or_(_FIRST.c.id == NEWS_DATA.c.duplicate_of, _FIRST.c.duplicate_of == NEWS_DATA.c.duplicate_of),
+    _FIRST.c.id < NEWS_DATA.c.id,
+    _FIRST_ABOUT.c.coin == NEWS_COINS.c.coin,
+    _FIRST_ABOUT.c.at_us == _FIRST.c.at_us,
+    _FIRST_ABOUT.c.news_id == _FIRST.c.id,
+)
+_COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
+"""Repeats nothing about the same coin: where the original is about others, the first of its repetitions counts."""
+
 _ScoreValues = tuple[float, float | None, Any]
 
 
@@ -84,6 +101,17 @@ class TextPage:
 
     texts: tuple[StoredText, ...]
     next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """How many texts of one kind a source gave; `duplicates` repeat others and are not among `texts`."""
+
+    source: str
+    kind: TextKind
+    texts: int
+    duplicates: int
+    newest_at_us: int
 
 
 @dataclass(frozen=True)
@@ -158,9 +186,13 @@ class TextStore:
         now = self._clock()
         added = Added(given=len(given))
         for batch in _batches(list(found.values()), now):
-            prints = [fingerprint(text.title, text.body) for text in batch]
-            with self._lock:
-                added += self._add_batch(batch, prints, now, fetch_id)
+            with self._engine.connect() as connection:
+                newest = _newest_versions(connection, batch)
+            changed = [text for text in batch if not _is_same(text, newest)]  # the others need not wait for the lock
+            prints = [fingerprint(text.title, text.body) for text in changed]
+            if changed:
+                with self._lock:
+                    added += self._add_batch(changed, prints, now, fetch_id)
         return added
 
     def read(
@@ -211,6 +243,21 @@ class TextStore:
             found = _texts(connection, query)
         texts = tuple(found[:limit])
         return TextPage(texts, f"{texts[-1].at_us}_{texts[-1].id}" if len(found) > limit else None)
+
+    def counts(self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None) -> list[TextCounts]:
+        """Return how many texts of a range `read` gives, and how many repetitions of them, by source and kind.
+
+        Raises:
+            InputError: an empty range, or an `as_of_us` that is not settled yet.
+        """
+        check_range_us(start_us, end_us)
+        settle(self._engine, as_of_us, self._clock)
+        kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
+        texts, newest = func.sum(case((_COUNTS, 1), else_=0)), func.max(NEWS_DATA.c.at_us)
+        query = select(*kinds, texts, func.count() - texts, newest)
+        query = _visible(query, coin, start_us, end_us, as_of_us, duplicates=True).group_by(*kinds).order_by(*kinds)
+        with self._engine.connect() as connection:
+            return [TextCounts(*row) for row in connection.execute(query)]
 
     def add_scores(self, scores: Iterable[Score]) -> Added:
         """Keep scores: new ones, and those that differ from the newest of the same text and model.
@@ -310,11 +357,10 @@ class TextStore:
         corrected: set[int] = set()
         for text, words in zip(texts, prints, strict=True):
             key, id, at_us = (text.source, text.external_id), next_id + len(rows), _time(text, known_us)
+            if _is_same(text, newest):  # another writer was quicker
+                continue
             if key in newest:
-                earlier_id, *said = newest[key]
-                if said == [text.title, text.body]:
-                    continue
-                corrected.add(earlier_id)
+                corrected.add(newest[key][0])
             original = _repeated(same_words.get(words.content_hash, []), key, at_us, words)
             if original is None:
                 original = self._originals.find(connection, key, at_us, words)
@@ -447,6 +493,11 @@ def _newest_versions(connection: Connection, texts: list[Text]) -> dict[Key, tup
     return found
 
 
+def _is_same(text: Text, newest: Mapping[Key, tuple[int, str, str]]) -> bool:
+    version = newest.get((text.source, text.external_id))
+    return version is not None and version[1:] == (text.title, text.body)
+
+
 def _same_words(connection: Connection, hashes: list[str]) -> dict[str, list[tuple[int, Key, int]]]:
     """Return the texts with these words that repeat no other: id, key and time, by id."""
     columns = (NEWS_DATA.c[name] for name in ("content_hash", "id", "source", "external_id", "at_us"))
@@ -493,26 +544,14 @@ def _visible(
     query: Select[Any], coin: str, start_us: int, end_us: int, as_of_us: int | None, duplicates: bool
 ) -> Select[Any]:
     """Return a query that is limited to a coin's texts in a range, in the newest version that was known."""
-    later, first, about = NEWS_DATA.alias("later"), NEWS_DATA.alias("first"), NEWS_COINS.alias("about")
-    is_later = and_(
-        later.c.source == NEWS_DATA.c.source,
-        later.c.external_id == NEWS_DATA.c.external_id,
-        later.c.known_us > NEWS_DATA.c.known_us,
-    )
-    query = query.select_from(NEWS_COINS).join(NEWS_DATA, NEWS_DATA.c.id == NEWS_COINS.c.news_id)
+    is_later = _IS_LATER
+    query = query.select_from(_ABOUT_COIN)
     query = query.where(NEWS_COINS.c.coin == coin, NEWS_COINS.c.at_us >= start_us, NEWS_COINS.c.at_us < end_us)
     if as_of_us is not None:
         query = query.where(NEWS_DATA.c.known_us <= as_of_us)
-        is_later = and_(is_later, later.c.known_us <= as_of_us)
-    if not duplicates:  # the original may not be about this coin: then the first of its repetitions counts
-        is_first = and_(
-            or_(first.c.id == NEWS_DATA.c.duplicate_of, first.c.duplicate_of == NEWS_DATA.c.duplicate_of),
-            first.c.id < NEWS_DATA.c.id,
-            about.c.coin == coin,
-            about.c.at_us == first.c.at_us,
-            about.c.news_id == first.c.id,
-        )
-        query = query.where(or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(is_first)))
+        is_later = and_(is_later, _LATER.c.known_us <= as_of_us)
+    if not duplicates:
+        query = query.where(_COUNTS)
     return query.where(~exists().where(is_later))
 
 

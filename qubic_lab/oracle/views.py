@@ -3,7 +3,7 @@
 Nothing is filled in: a figure whose prices are not known is null, and what a later version will compute is absent.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -53,11 +53,9 @@ from qubic_lab.oracle.source_health import read_source_health
 from qubic_lab.oracle.store import check_as_of
 from qubic_lab.oracle.summary import summarize
 from qubic_lab.oracle.tables import NEWS_COINS, SENTIMENT_SCORES
-from qubic_lab.oracle.text_parts import by_source, distinct_ids, headline, historic_text
+from qubic_lab.oracle.text_parts import by_kind, by_source, headline, historic_text
 from qubic_lab.oracle.text_store import TextStore
 
-FIRST_US = -DAY_US * 719_162
-"""The first instant of the calendar, before all prices."""
 AHEAD_US = MINUTE_US
 """A price that is stamped so much after now is taken for one of now."""
 MOST_COINS = 30
@@ -99,12 +97,10 @@ class Views:
         at = self.instant(as_of_us)
         start = at - WINDOW_S[window] * SECOND_US
         with reading():
-            texts = self.texts.read(found.id, start, at + 1, as_of_us=as_of_us, duplicates=True)
-            distinct = distinct_ids(texts)
-            if distinct is None:  # only the database knows whether it is the first about this coin
-                distinct = {each.id for each in self.texts.read(found.id, start, at + 1, as_of_us=as_of_us)}
-            scores = self._scores(found.id, start, at + 1, as_of_us) if texts else []
-        newest = texts[-1] if texts else None
+            counts = self.texts.counts(found.id, start, at + 1, as_of_us=as_of_us)
+            page = self.texts.page(found.id, start, at + 1, as_of_us=as_of_us, limit=1, duplicates=True)
+            scores = self._scores(found.id, start, at + 1, as_of_us) if counts else []
+        newest = page.texts[0] if page.texts else None
         return Sentiment(
             coin=found.id,
             symbol=found.symbol,
@@ -112,13 +108,13 @@ class Views:
             window=window,
             start=iso(start),
             as_of=iso(at),
-            texts=len(distinct),
-            duplicates=len(texts) - len(distinct),
-            by_source=by_source(texts, distinct, at),
-            by_kind=dict(sorted(Counter(text.kind for text in texts if text.id in distinct).items())),
+            texts=sum(each.texts for each in counts),
+            duplicates=sum(each.duplicates for each in counts),
+            by_source=by_source(counts, at),
+            by_kind=by_kind(counts),
             newest=headline(newest, at) if newest else None,
             stale=newest is None or self._frequencies.get(newest.source, TEXTS).is_late(age_s(newest.at_us, at)),
-            scores=scores or Absent(reason="no model has scored these texts"),
+            scores=scores or Absent(reason="no model has scored these texts" if counts else "there are no texts"),
             index=Absent(reason=f"the composite index {LATER}"),
         )
 
@@ -133,7 +129,7 @@ class Views:
         check_choice("frame", frame, FRAME_S)
         at, frame_us = self.instant(as_of_us), FRAME_S[frame] * SECOND_US
         with reading():
-            candidates = self._candidates(found, at, as_of_us)
+            candidates = self._candidates(found, self.prices.series(found.id), at, as_of_us)
             best, fitting = candidates[0], next((each for each in candidates if fits(each.series, frame_us)), None)
             of_bars_us = (BARS[frame] + 1) * frame_us
             own_us = max(7 * DAY_US + best.tolerance_us, of_bars_us if fitting is best else 0)
@@ -172,10 +168,12 @@ class Views:
         """
         at = self.instant(as_of_us)
         with reading():
-            found = [_coin(each) for each in coins] or self._coins_with_prices()
-            found = list(dict.fromkeys(found))
+            found = list(dict.fromkeys(map(_coin, coins))) or self._coins_with_prices()
             check_range("number of coins", len(found), 1, MOST_COINS)
-            overviews = [self._overview(coin, at, as_of_us) for coin in found]
+            by_coin: dict[str, list[Series]] = defaultdict(list)
+            for series in self.prices.series():
+                by_coin[series.coin].append(series)
+            overviews = [self._overview(coin, by_coin[coin.id], at, as_of_us) for coin in found]
             health = read_source_health(self.engine, at) if as_of_us is None else None
         return MarketOverview(
             as_of=iso(at),
@@ -254,10 +252,9 @@ class Views:
         texts = [historic_text(text) for text in page.texts]
         return TextHistory(coin=found.id, as_of=iso(at), texts=texts, next_cursor=page.next_cursor)
 
-    def stamp(self, coins: Sequence[str]) -> int:
-        """Return when prices or texts of these coins, or of all, last changed; 0 where there are none."""
-        ids = coins or tuple(COINS)
-        return max(max(self.prices.stamp(id), self.texts.stamp(id)) for id in ids)
+    def stamp(self, coin: str) -> int:
+        """Return when a coin's prices, texts or scores last changed; 0 where there are none."""
+        return max(self.prices.stamp(coin), self.texts.stamp(coin))
 
     def instant(self, as_of_us: int | None) -> int:
         """Return the instant that an answer is about.
@@ -293,10 +290,10 @@ class Views:
                 )
         return found
 
-    def _candidates(self, coin: Coin, at: int, as_of_us: int | None) -> list[Candidate]:
+    def _candidates(self, coin: Coin, known: Sequence[Series], at: int, as_of_us: int | None) -> list[Candidate]:
         """Return the series with a price, the one to use first: the freshest that is not late, else the freshest."""
         found = []
-        for series in self.prices.series(coin.id):
+        for series in known:
             last = self._last(series, at, as_of_us) if series.currency == self.currency else None
             if last is not None:
                 own = self._frequencies.get(series.source, QUOTES)
@@ -312,23 +309,21 @@ class Views:
 
     def _last(self, series: Series, at: int, as_of_us: int | None) -> StoredPrice | None:
         """Return the last price up to an instant; a source's clock may be ahead of ours by a little."""
-        # Without the upper bound, all that came later would be looked through for what was known then.
-        page = self.prices.page(series, FIRST_US, at + AHEAD_US, as_of_us=as_of_us, limit=1)
-        return page.prices[0] if page.prices else None
+        return self.prices.latest(series, as_of_us=as_of_us, until_us=at + AHEAD_US)
 
     def _read_back(self, candidate: Candidate, span_us: int, as_of_us: int | None) -> PriceColumns:
         """Return the prices of a time that ends with the last one."""
         end = candidate.last.closed_us
-        return self.prices.read(candidate.series, end - span_us, end + 1, as_of_us=as_of_us)
+        return self.prices.read(candidate.series, end - span_us, end + 1, as_of_us=as_of_us, only=candidate.columns)
 
-    def _overview(self, coin: Coin, at: int, as_of_us: int | None) -> CoinOverview:
-        texts = self.texts.read(coin.id, at - DAY_US, at + 1, as_of_us=as_of_us)
-        newest = max((text.at_us for text in texts), default=None)
+    def _overview(self, coin: Coin, known: Sequence[Series], at: int, as_of_us: int | None) -> CoinOverview:
+        counts = self.texts.counts(coin.id, at - DAY_US, at + 1, as_of_us=as_of_us)
+        newest = max((each.newest_at_us for each in counts), default=None)
         best: Candidate | None = None
         last: LastPrice | Absent
         change = volume = unit = None
         try:
-            best = self._candidates(coin, at, as_of_us)[0]
+            best = self._candidates(coin, known, at, as_of_us)[0]
         except NotFoundError as error:
             last = Absent(reason=str(error))
         else:
@@ -343,7 +338,7 @@ class Views:
             market_cap=None if best is None else best.last.market_cap,
             volume_24h=volume,
             volume_unit=unit,
-            texts_24h=len(texts),
+            texts_24h=sum(each.texts for each in counts),
             newest_text_age_s=None if newest is None else age_s(newest, at),
         )
 
@@ -354,7 +349,9 @@ class Views:
         end, tolerance = best.last.closed_us, best.tolerance_us
         # Of quotes only the one of a day ago is needed; volumes of bars are added up.
         until = end + 1 if best.series.interval_s else end - DAY_US + 1
-        columns = self.prices.read(best.series, end - DAY_US - tolerance, until, as_of_us=as_of_us)
+        columns = self.prices.read(
+            best.series, end - DAY_US - tolerance, until, as_of_us=as_of_us, only=("close", "volume")
+        )
         place = price_before(columns, end - DAY_US, tolerance)
         change = None if place is None else change_pct(float(columns.close[place]), best.last.close)
         return change, *volume_24h(columns, best)
@@ -370,7 +367,7 @@ class Views:
 
     def _series(self, coin: Coin, source: str | None, interval_s: int | None, at: int, as_of_us: int | None) -> Series:
         """Return the freshest series of those that are asked for."""
-        candidates = self._candidates(coin, at, as_of_us)
+        candidates = self._candidates(coin, self.prices.series(coin.id), at, as_of_us)
         for each in candidates:
             if source in (None, each.series.source) and interval_s in (None, each.series.interval_s):
                 return each.series

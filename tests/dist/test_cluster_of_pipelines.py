@@ -61,6 +61,7 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
 
 
+@pytest.mark.slow
 def test_up_answers_and_down_leaves_nothing(tiny: Path, cache: Path) -> None:
     up = cluster(cache, f"up --nodes 1 --model {tiny} --port 0 --threads 1")
     assert up.returncode == 0, up.stderr

@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "concurrency": 2,
         "nodes": 2,
         "seconds": 0.1,
-        "failover_requests": 8,
+        "failover_requests": 6,
         "every_s": 0.2,
         "answer_s": 0.8,
         "levels": [2, 20],

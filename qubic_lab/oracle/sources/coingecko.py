@@ -163,7 +163,9 @@ async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
 
 
 async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: int, *, now_us: int) -> Batch:
-    """Return a coin's quotes of a range; whole seconds.
+    """Return a coin's quotes from `start_us` until before `end_us`; the source is asked in whole seconds.
+
+    Where the range reaches the present, all has been given only up to the last point: more may come late.
 
     Raises:
         SourceError: there is no answer.
@@ -175,17 +177,16 @@ async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: 
         "precision": "full",
     }
     fetched = await client.get(f"/coins/{coin}/market_chart/range", params)
+    step = step_s(start_us, end_us, now_us)
+    is_over = end_us <= now_us - step * SECOND_US
     if fetched.not_modified:
-        return Batch(fetched, until_us=min(end_us, now_us))
+        return Batch(fetched, until_us=end_us if is_over else start_us)
     if not (isinstance(fetched.body, dict) and isinstance(fetched.body.get("prices"), list)):
         raise malformed(fetched, "gave JSON of another shape than its documents say")
     every, faults = parse_history(fetched.body)
-    step = step_s(start_us, end_us, now_us)
-    quotes = tuple(quote for quote in without_forming(every, step, now_us) if start_us <= quote.closed_us < end_us)
-    until_us = min(end_us, now_us)
-    if every and now_us - every[-1].closed_us < step * SECOND_US:
-        # What comes after the last whole point is still to be given.
-        until_us = min(until_us, quotes[-1].closed_us + 1 if quotes else start_us)
+    whole = without_forming(every, step, now_us)
+    quotes = tuple(quote for quote in whole if start_us <= quote.closed_us < end_us)
+    until_us = end_us if is_over else quotes[-1].closed_us + 1 if quotes else start_us
     return Batch(fetched, ((Series(coin, client.name), quotes),) if quotes else (), faults=faults, until_us=until_us)
 
 

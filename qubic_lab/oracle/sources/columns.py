@@ -47,14 +47,12 @@ TEXT_TARGETS: dict[str, tuple[str, ...]] = {
 """What a file of texts may have, and how its columns are called, the first found counts."""
 
 
-_OHLC = ("time", "open", "high", "low", "close")
-_BINANCE = (
+BINANCE = (
     *("open time", "open", "high", "low", "close", "volume", "close time", "quote volume", "trades"),
     *("taker base volume", "taker quote volume", "ignore"),
 )
-HEADERLESS: dict[int, tuple[str, ...]] = {5: _OHLC, 6: (*_OHLC, "volume"), 12: _BINANCE, 11: _BINANCE[:11]}
-"""Names by the number of columns; Binance's documentation of public data has the last two."""
-COINGECKO_OHLC = ("close time", *_OHLC[1:])
+"""The columns of Binance's dumps, which have no header before 2025; some leave the last one out."""
+COINGECKO_OHLC = ("close time", "open", "high", "low", "close")
 """What CoinGecko's interface gives as JSON: times are those of closes."""
 
 
@@ -143,19 +141,21 @@ def find_volumes(header: Sequence[str], symbol: str, currency: str) -> dict[str,
 
 
 def name_header(table: RawTable, mapping: Mapping[str, str]) -> RawTable:
-    """Return a table without a header with names: those of Binance's dumps, or of open, high, low and close in order.
+    """Return a table without a header with names: Binance's, or those of CoinGecko's bars where it is JSON.
 
     Raises:
-        InputError: it has other columns, and no mapping by their numbers.
+        InputError: it has other columns, which every exchange orders in its own way, and no mapping by their numbers.
     """
     if table.named or mapping:
         return table
-    names: tuple[str, ...] | None = HEADERLESS.get(len(table.header))
-    if ".json" in table.file.lower() and names == _OHLC:
+    width = len(table.header)
+    names: tuple[str, ...] | None = None
+    if width in (len(BINANCE) - 1, len(BINANCE)):
+        names = BINANCE[:width]
+    elif width == len(COINGECKO_OHLC) and ".json" in table.file.lower():
         names = COINGECKO_OHLC
     if names is None:
         raise InputError(
-            f"{table.file}:{table.lines[0]}: {len(table.header)} columns without names: map their numbers, such as "
-            "close to 5"
+            f"{table.file}:{table.lines[0]}: {width} columns without names: map their numbers, such as close=5"
         )
     return RawTable(table.file, names, table.rows, table.lines, True, table.notes)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -10,11 +11,13 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.coins import mentioned
 from qubic_lab.oracle.config import Feed
 from qubic_lab.oracle.http_source import Batch, SourceClient, malformed
-from qubic_lab.oracle.instants import read_iso, to_us
+from qubic_lab.oracle.instants import from_us, read_iso, to_us
 from qubic_lab.oracle.markup import plain_text
 from qubic_lab.oracle.records import Text
 
 LONGEST_ID = 512
+LONGEST_TITLE, LONGEST_BODY = 1000, 100_000
+"""Characters; the rest is left out and, for bodies, counted."""
 
 
 def parse_feed(content: bytes, feed: Feed, headers: Mapping[str, str] | None = None) -> tuple[Text, ...] | None:
@@ -46,19 +49,21 @@ def read_date(text: str | None) -> int | None:
 
     A date without a zone may be any of 26 hours: it is not guessed.
     """
-    if not text:
-        return None
-    try:
-        return read_iso(text)
-    except (InputError, OverflowError):
-        pass
-    try:
-        at = parsedate_to_datetime(text.strip())
-        if at.tzinfo is None and text.strip().endswith("-0000"):  # RFC 2822: UTC, and nothing about the writer's zone
-            return read_iso(f"{at.isoformat()}Z")
-        return to_us(at)
-    except (InputError, ValueError, TypeError, OverflowError):
-        return None
+    for read in (read_iso, _read_rfc_822):
+        try:
+            at_us = read(text or "")
+            from_us(at_us)  # some dates lie beyond the calendar once they are in UTC
+        except (InputError, ValueError, TypeError, OverflowError):
+            continue
+        return at_us
+    return None
+
+
+def _read_rfc_822(text: str) -> int:
+    at = parsedate_to_datetime(text.strip())
+    if at.tzinfo is None and text.strip().endswith("-0000"):  # UTC, and nothing about the writer's zone
+        at = at.replace(tzinfo=UTC)
+    return to_us(at)
 
 
 async def fetch_feed(client: SourceClient, feed: Feed) -> Batch:
@@ -90,8 +95,9 @@ def _text(entry: Any, feed: Feed, publisher: str, language: str) -> Text | None:
         source=feed.name,
         external_id=id,
         kind=feed.kind,
-        title=title,
-        body=body,
+        title=title[:LONGEST_TITLE],
+        body=body[:LONGEST_BODY],
+        cut_characters=max(0, len(body) - LONGEST_BODY),
         url=url,
         publisher=publisher,
         # Some kinds of feed have one date alone, that of the last change.

@@ -175,9 +175,10 @@ def _words(value: Any) -> str:
 
 def _content(value: Any) -> tuple[str, int]:
     """Return the part of an article that is given, and how many characters are left out."""
-    words = _words(value)
-    cut = _CUT.search(words)
-    return (words[: cut.start()].rstrip(" …"), int(cut.group(1))) if cut else (words, 0)
+    if not isinstance(value, str):
+        return "", 0
+    cut = _CUT.search(value)  # before markup is taken out: a tag may be cut too
+    return (plain_text(value[: cut.start()]).rstrip(" …"), int(cut.group(1))) if cut else (plain_text(value), 0)
 
 
 def _joined(description: str, content: str) -> str:

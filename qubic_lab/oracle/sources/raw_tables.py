@@ -124,7 +124,7 @@ def _read_csv(file: str, text: str, is_header: Callable[[Sequence[str]], bool]) 
             header = tuple(str(number + 1) for number in range(len(_trimmed(rows[0]))))
             return _below(file, text, delimiter, 0, header)
     first = text.strip().split("\n", 1)[0].strip()
-    raise InputError(f"{file}:1: {first[:60]!r} names no columns that are known: give `columns`, such as close: Last")
+    raise InputError(f"{file}:1: {first[:60]!r} names no columns that are known: map them, such as close=Last")
 
 
 def _first_rows(file: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:

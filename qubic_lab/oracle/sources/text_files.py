@@ -146,6 +146,11 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     notes = [*table.notes, *_unused(table, found)]
     if len(kept) < len(texts):
         notes.append(f"{len(texts) - len(kept)} row(s) left out that repeat another one's id and words")
+    unknown = (
+        Counter(name for cell in table.column(found["coins"]) for name in _coins(cell)[1]) if "coins" in found else {}
+    )
+    if unknown:
+        notes.append(f"coins that are not known left out: {', '.join(sorted(unknown)[:10])}")
     without = sum(not text.coins for text in kept)
     if without:
         notes.append(f"{without} text(s) name no coin that is known: they are kept, and no coin shows them")
@@ -183,10 +188,10 @@ def _text(row: _Row, published_us: int, options: TextOptions) -> Text:
     if not (title or body):
         raise InputError(f"{row.place}: neither title nor body: correct the row or leave it out")
     try:
-        coins = _coins(row.get("coins")) or options.coins
         score = read_number(row.get("score"))
-    except (InputError, ValueError) as error:
-        raise InputError(f"{row.place}: {error if isinstance(error, InputError) else 'score is no number'}") from error
+    except ValueError as error:
+        raise InputError(f"{row.place}: score is no number: correct the row or leave it out") from error
+    named = _coins(row.get("coins"))[0] or tuple(find_coin(coin).id for coin in options.coins)
     return Text(
         source=options.source,
         external_id=row.words("id") or url or _made_id(published_us, title, body),
@@ -196,24 +201,31 @@ def _text(row: _Row, published_us: int, options: TextOptions) -> Text:
         url=url,
         publisher=row.words("publisher") or options.publisher or options.source,
         published_us=published_us,
-        coins=tuple(find_coin(coin).id for coin in coins) or mentioned(f"{title}\n{body}"),
+        coins=named or mentioned(f"{title}\n{body}"),
         author=row.words("author"),
         language=row.words("language"),
         score=None if score != score else int(score),
     )
 
 
-def _coins(cell: Any) -> tuple[str, ...]:
-    """Return the coins in a cell: a list, or texts separated by commas, semicolons, bars or spaces."""
+def _coins(cell: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the known coins in a cell, and what else it names: a list, or texts between commas, semicolons or bars."""
     if is_missing(cell):
-        return ()
+        return (), ()
     if isinstance(cell, str) and cell.startswith("["):
         try:
             cell = json.loads(cell)
         except ValueError:
             cell = cell.strip("[]")
     parts = cell if isinstance(cell, list) else str(cell).replace(";", ",").replace("|", ",").split(",")
-    return tuple(find_coin(str(part).strip(" '\"$")).id for part in parts if str(part).strip(" '\"$"))
+    known: list[str] = []
+    unknown: list[str] = []
+    for name in (str(part).strip(" '\"$") for part in parts):
+        try:
+            known += [find_coin(name).id] if name else []
+        except InputError:
+            unknown.append(name)
+    return tuple(dict.fromkeys(known)), tuple(unknown)
 
 
 def _made_id(published_us: int, title: str, body: str) -> str:

@@ -51,7 +51,7 @@ class StandinConfig:
     faults: tuple[str, ...] = ()
     fault_rate: float = 0.2
     per_s: int = 50
-    slow_s: float = 0.5
+    slow_s: float = 0.2
     hang_s: float = 60.0
     clock: Clock = REAL
     keys: Mapping[str, str] = field(default_factory=lambda: dict(KEYS))

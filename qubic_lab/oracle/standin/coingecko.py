@@ -93,7 +93,7 @@ def _market_chart_range(ask: Ask, desk: Desk, coin: str) -> Answer:
     start, end = read_time(ask.query.get("from", "")), read_time(ask.query.get("to", ""))
     if start is None or end is None:
         return json_answer(422, {"error": "Missing parameter from or to"})
-    if start < ask.now_s - REACH_DAYS * DAY_S - DAY_S:
+    if start < ask.now_s - REACH_DAYS * DAY_S:
         return _too_far(ask)
     return _chart(ask, desk, coin, start, end)
 

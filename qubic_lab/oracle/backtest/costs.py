@@ -1,0 +1,67 @@
+"""What trading and holding cost."""
+
+import math
+from dataclasses import dataclass, fields
+
+from qubic_lab.errors import InputError
+
+BPS = 1e-4
+MOST_RATE = 0.5
+"""Of a trade's value, times leverage; above it an account could not pay for its own trades."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of trades, by their size, and of positions, by time.
+
+    A buy is filled at open × (1 + slip), a sale at open × (1 − slip), with
+    slip = half spread + impact × participation ** `impact_exponent`; participation is the trade's share of the fill
+    bar's volume. 0.5 is the square-root law (Almgren et al., "Direct estimation of equity market impact", 2005; Tóth et
+    al., Phys. Rev. X 1, 2011), 1 a linear one.
+
+    Attributes:
+        fee_bps: of the value at the fill's price.
+        half_spread_bps: of the open.
+        impact_bps: what slips where a trade is as large as the bar's whole volume.
+        most_participation: no fill is a larger share of a bar's volume: the rest waits for the next bars. None: no
+            limit, or the whole volume where `impact_bps` is not 0.
+        funding_per_year: of a position's value; longs pay it, shorts receive it.
+        borrow_per_year: of a short position's value.
+        margin_per_year: of the cash that was owed after the last fill.
+    """
+
+    fee_bps: float = 0.0
+    half_spread_bps: float = 0.0
+    impact_bps: float = 0.0
+    impact_exponent: float = 0.5
+    most_participation: float | None = None
+    funding_per_year: float = 0.0
+    borrow_per_year: float = 0.0
+    margin_per_year: float = 0.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            least = -math.inf if each.name == "funding_per_year" else 0.0
+            if value is not None and not (math.isfinite(value) and value >= least):
+                raise InputError(f"{each.name} is {value}: it must be a number, and not below 0")
+        if self.impact_exponent == 0.0:
+            raise InputError("impact_exponent is 0: it must be above; a cost that no size changes is half_spread_bps")
+        if self.most_participation is not None and not 0.0 < self.most_participation <= 1.0:
+            raise InputError(f"most_participation is {self.most_participation}: it must be above 0 and at most 1")
+
+    @property
+    def limit(self) -> float | None:
+        """Which share of a bar's volume a fill may be; None: volume does not matter."""
+        return 1.0 if self.most_participation is None and self.impact_bps else self.most_participation
+
+    @property
+    def holding(self) -> bool:
+        """Whether positions cost something by time."""
+        return bool(self.funding_per_year or self.borrow_per_year or self.margin_per_year)
+
+    @property
+    def most_rate(self) -> float:
+        """The most that a trade may cost, as a share of its value at the open."""
+        slip = self.half_spread_bps * BPS + self.impact_bps * BPS * (self.limit or 0.0) ** self.impact_exponent
+        return slip + self.fee_bps * BPS * (1.0 + slip)

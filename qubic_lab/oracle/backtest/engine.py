@@ -1,0 +1,174 @@
+"""The backtest: targets that were decided at closes become fills, and fills an account at every bar."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.backtest.account import Account, Ruin, Trades
+from qubic_lab.oracle.backtest.costs import BPS, MOST_RATE, Costs
+from qubic_lab.oracle.backtest.fills import Charges, Fills, Orders, fill, held_per_year
+from qubic_lab.oracle.backtest.market import Floats, Integers, Market
+from qubic_lab.oracle.instants import iso
+
+Rebalance = Literal["change", "always"]
+REBALANCE: tuple[Rebalance, ...] = ("change", "always")
+CASH = 10_000.0
+ROUNDING = 1e-9
+"""By so much weights may exceed the leverage."""
+
+
+def simulate(
+    market: Market,
+    targets: ArrayLike,
+    costs: Costs | None = None,
+    *,
+    lag: int = 1,
+    cash: float = CASH,
+    rebalance: Rebalance = "change",
+    most_leverage: float = 1.0,
+) -> Account:
+    """Return the account that holds, from `lag` bars after each decision, what was decided.
+
+    In each bar, in this order: positions are charged for the time since the last close, trades are filled at the open,
+    positions are charged for the bar, and all is marked at the close. An account whose equity is 0 or below at an open
+    or a close ends there.
+
+    Args:
+        targets: what each asset's position shall be worth as a share of equity, decided at each bar's close, [bars] or
+            [bars, assets]; below 0: short. NaN: what was decided before stands; at first, nothing is held.
+        lag: a decision at the close of bar t is filled at the open of bar t + lag, at the earliest.
+        rebalance: trade all assets to their weights when a target changes, else let them drift; or at every bar.
+        most_leverage: weights may add up to so much, signs aside.
+
+    Raises:
+        InputError: a lag below 1, or targets, cash or costs that cannot be used.
+    """
+    costs = costs or Costs()
+    check_lag(lag, len(market))
+    check_choice("rebalance", rebalance, REBALANCE)
+    if not (np.isfinite(cash) and cash > 0.0):
+        raise InputError(f"cash is {cash}: an account begins with a number above 0")
+    if costs.most_rate * most_leverage >= MOST_RATE:
+        raise InputError(
+            f"a trade may cost {costs.most_rate:.0%} at leverage {most_leverage:g}: costs × leverage must stay below "
+            f"{MOST_RATE:.0%}"
+        )
+    if costs.limit is not None and not (market.volume > 0.0).any():
+        raise InputError("no bar has a volume: slippage by volume needs it; set impact_bps to 0, most_participation off")
+    weights = checked_targets(market, targets, most_leverage)
+    due = np.zeros_like(weights)
+    due[lag:] = weights[:-lag]
+    bars = _events(due, rebalance)
+    charges = Charges.of(market) if costs.holding else None
+    fills = fill(Orders(market, costs, cash, bars, due[bars], charges))
+    return _account(market, costs, cash, lag, fills, charges)
+
+
+def check_lag(lag: int, bars: int) -> None:
+    """Check that decisions are filled later than they are made, and within the data.
+
+    Raises:
+        InputError: they are not.
+    """
+    if lag < 1:
+        raise InputError(
+            f"lag is {lag}: a decision at a bar's close knows that close, so its fill at the same bar's open or close "
+            "would trade on what was not known; it must be at least 1"
+        )
+    if lag >= bars:
+        raise InputError(f"lag is {lag} with {bars} bars: nothing would be filled; give more bars or a smaller lag")
+
+
+def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1.0) -> Floats:
+    """Return targets as numbers, [bars, assets], NaN replaced by what was decided before.
+
+    Raises:
+        InputError: another shape, infinite ones, or more than the leverage.
+    """
+    weights = np.asarray(targets, np.float64)
+    weights = weights.reshape(-1, 1) if weights.ndim == 1 else weights
+    if weights.shape != market.close.shape:
+        raise InputError(
+            f"targets are of shape {np.shape(targets)}: {len(market)} bars of {len(market.assets)} assets need "
+            f"{market.close.shape}"
+        )
+    if np.isnan(weights).any():
+        rows = np.arange(len(weights))[:, None]
+        last = np.maximum.accumulate(np.where(np.isnan(weights), -1, rows), axis=0)
+        weights = np.where(last < 0, 0.0, np.take_along_axis(weights, np.maximum(last, 0), axis=0))
+    gross = np.abs(weights[:, 0]) if weights.shape[1] == 1 else np.abs(weights).sum(axis=1)
+    if not gross.max() <= most_leverage + ROUNDING:
+        bar = int((gross > most_leverage + ROUNDING).argmax())
+        raise InputError(
+            f"targets at {iso(int(market.closed_us[bar]))} add up to {gross[bar]:.6g}: at most {most_leverage:g} is "
+            "allowed; make them smaller or set most_leverage"
+        )
+    return weights
+
+
+def lag_sweep(
+    market: Market, targets: ArrayLike, costs: Costs | None = None, *, lags: Sequence[int] = (1, 2, 3, 5, 8), **options: float
+) -> dict[int, Account]:
+    """Return the account for each lag: an edge that only lag 1 has is one that nobody could have traded.
+
+    Args:
+        options: as `simulate` takes them.
+
+    Raises:
+        InputError: what `simulate` refuses.
+    """
+    return {lag: simulate(market, targets, costs, lag=lag, **options) for lag in lags}  # type: ignore[arg-type]
+
+
+def _events(due: Floats, rebalance: Rebalance) -> Integers:
+    """Return the bars at whose open assets are traded to what is due."""
+    changed = np.zeros(due.shape, np.bool_)
+    changed[1:] = due[1:] != due[:-1]
+    wanted = changed | (due != 0.0) if rebalance == "always" else changed
+    return np.flatnonzero(wanted[:, 0] if due.shape[1] == 1 else wanted.any(axis=1)).astype(np.int64, copy=False)
+
+
+def _account(market: Market, costs: Costs, cash: float, lag: int, fills: Fills, charges: Charges | None) -> Account:
+    """Return the account at every bar from what it was after each fill."""
+    bars = len(market)
+    lengths = np.diff(fills.bars, append=bars)
+    first = int(fills.bars[0]) if len(fills.bars) else bars
+    units = np.zeros(market.close.shape)
+    money = np.full(bars, cash)
+    units[first:] = np.repeat(fills.units, lengths, axis=0)
+    money[first:] = np.repeat(fills.cash, lengths)
+    carry = np.zeros(bars)
+    if charges is not None and first < bars:
+        since_fill, carry = _charged(costs, fills, charges, units, money, lengths, market)
+        money[first:] -= since_fill
+    opens, closes = market.marks
+    positions = _valued(units, closes)
+    before = np.zeros(bars)
+    before[1:] = money[:-1] + _valued(units[:-1], opens[1:])
+    if charges is not None:
+        before -= _gap_charge(costs, fills, charges, units, market)
+    ruin = _ruin(before, money + positions, first)
+    fees, slippage, turnover = _trade_costs(market, costs, fills, before, cash)
+    if ruin is not None:
+        _end(ruin, units, money, positions, (fees, slippage, turnover, carry))
+        last = np.searchsorted(fills.bars, ruin.bar, side="left" if ruin.at == "open" else "right")
+        fills = Fills(*(each[:last] for each in (fills.bars, fills.units, fills.traded, fills.slip, fills.cash)), fills.waited)
+    return Account(
+        market=market,
+        costs=costs,
+        lag=lag,
+        initial_cash=cash,
+        units=units,
+        cash=money,
+        equity=money + positions,
+        fees=fees,
+        slippage=slippage,
+        carry=carry,
+        turnover=turnover,
+        trades=Trades.of(market, costs, fills),
+        waited=fills.waited,
+        ruin=ruin,
+    )

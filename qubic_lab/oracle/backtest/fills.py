@@ -1,0 +1,280 @@
+"""From what is wanted to what is filled: in closed form where no trade has to wait, else bar by bar.
+
+Both find the account after each fill such that a position's value is its target share of what is left after costs:
+E' = E − Σ rate(trade) · |w · E' − v|, E: equity at the open, v: what was held, w: the target weight.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qubic_lab.oracle.backtest.costs import BPS, Costs
+from qubic_lab.oracle.backtest.market import Floats, Integers, Market
+
+NOISE = 1e-13
+"""A trade of a smaller share of equity is rounding."""
+_SETTLED = 1e-15
+_MOST_ROUNDS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """What is wanted: at each of these bars' opens all assets are traded to their weights.
+
+    Attributes:
+        bars: in order, [events].
+        weights: target values as shares of equity, [events, assets].
+        charges: what has been charged up to each open and each close for holding; None where holding is free.
+    """
+
+    market: Market
+    costs: Costs
+    cash: float
+    bars: Integers
+    weights: Floats
+    charges: "Charges | None"
+
+
+@dataclass(frozen=True, eq=False)
+class Charges:
+    """What holding costs by time, counted from the first bar.
+
+    Attributes:
+        opens, closes: sum of price × years up to each bar's open and close, [bars, assets].
+        open_years, close_years: [bars].
+    """
+
+    opens: Floats
+    closes: Floats
+    open_years: Floats
+    close_years: Floats
+
+    @classmethod
+    def of(cls, market: Market) -> "Charges":
+        """Return the sums: the time before a bar is charged at its open's price, a bar's own at its close's."""
+        opens, closes = market.marks
+        gap, bar = market.gap_years, market.bar_years
+        ends = np.cumsum(opens * gap[:, None] + closes * bar[:, None], axis=0)
+        return cls(ends - closes * bar[:, None], ends, np.cumsum(gap + bar) - bar, np.cumsum(gap + bar))
+
+
+@dataclass(frozen=True, eq=False)
+class Fills:
+    """The account right after each of these bars' opens, until one finds it without equity.
+
+    Attributes:
+        bars: [fills].
+        units, traded: held afterwards and bought (below 0: sold), [fills, assets].
+        slip: share of the open by which fills were worse, [fills, assets].
+        cash: [fills].
+        waited: assets' trades that had to wait, wholly or in part, for a later bar.
+    """
+
+    bars: Integers
+    units: Floats
+    traded: Floats
+    slip: Floats
+    cash: Floats
+    waited: int = 0
+
+
+def held_per_year(units: Floats, costs: Costs) -> Floats:
+    """Return what units are charged per price and year, of the shape of `units`."""
+    return costs.funding_per_year * units + costs.borrow_per_year * np.maximum(-units, 0.0)
+
+
+def fill(orders: Orders) -> Fills:
+    """Return what is filled of the orders."""
+    found = fill_at_once(orders)
+    return fill_by_bar(orders) if found is None else found
+
+
+def fill_at_once(orders: Orders) -> Fills | None:
+    """Return the fills by arrays alone, or None where a trade must wait or impact does not settle.
+
+    Between two fills equity grows by a factor that does not depend on it, so it is a product of them; where impact
+    depends on a trade's size, and so on equity, the whole path is repeated until it stands.
+    """
+    market, costs, bars = orders.market, orders.costs, orders.bars
+    if not market.complete and not market.traded[bars].all():
+        return None
+    price, weights = market.open[bars], orders.weights
+    growth, held = _between(orders, price)
+    ended = np.flatnonzero(growth <= 0.0)
+    count = int(ended[0]) if len(ended) else len(bars)
+    bars, price, weights, growth, held = bars[:count], price[:count], weights[:count], growth[:count], held[:count]
+    volume = None if costs.limit is None else market.volume[bars]
+    slip = np.full(weights.shape, costs.half_spread_bps * BPS)
+    for _ in range(_MOST_ROUNDS):
+        left = _left_after_costs(weights, held, slip, costs.fee_bps * BPS)
+        share = weights * left[:, None] - held
+        share[np.abs(share) <= NOISE] = 0.0
+        after = orders.cash * np.cumprod(growth * left)
+        if volume is None:
+            break
+        size = np.abs(share) * (after / left)[:, None] / price
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part = np.where(size > 0.0, size / volume, 0.0)
+        if not (part <= costs.limit).all():
+            return None  # too large, or nobody knows
+        last, slip = slip, costs.half_spread_bps * BPS + costs.impact_bps * BPS * part**costs.impact_exponent
+        if not costs.impact_bps or np.abs(slip - last).max(initial=0.0) <= _SETTLED:
+            break
+    else:
+        return None
+    units = weights * after[:, None] / price
+    cash = after * (1.0 - weights.sum(axis=1))
+    traded = np.where(share == 0.0, 0.0, np.diff(units, axis=0, prepend=0.0))
+    return Fills(bars, units, traded, slip, cash)
+
+
+def _between(orders: Orders, price: Floats) -> tuple[Floats, Floats]:
+    """Return by which factor equity grew up to each fill since the last, and which share of it is held then."""
+    weights, costs = orders.weights, orders.costs
+    cash_share = 1.0 - weights[:-1].sum(axis=1)
+    held = np.zeros_like(weights)
+    held[1:] = weights[:-1] * (price[1:] / price[:-1])
+    growth = np.ones(len(weights))
+    growth[1:] = cash_share + held[1:].sum(axis=1)
+    if orders.charges is not None:
+        opens, years = orders.charges.opens[orders.bars], orders.charges.open_years[orders.bars]
+        growth[1:] -= (held_per_year(weights[:-1] / price[:-1], costs) * np.diff(opens, axis=0)).sum(axis=1)
+        growth[1:] -= costs.margin_per_year * np.maximum(-cash_share, 0.0) * np.diff(years)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        held /= growth[:, None]
+    return growth, held
+
+
+def _left_after_costs(weights: Floats, held: Floats, slip: Floats, fee: float) -> Floats:
+    """Return which share x of equity is left after trading to w · x, [fills]: x = 1 − Σ rate · |w · x − held|.
+
+    With each trade's side known it is linear in x; sides are guessed from w − held, and guessed again until they hold.
+    """
+    side = np.sign(weights - held)
+    left = np.ones(len(weights))
+    for _ in range(weights.shape[1] + 3):
+        rate = (slip + fee * (1.0 + side * slip)) * side
+        left = (1.0 + (rate * held).sum(axis=1)) / (1.0 + (rate * weights).sum(axis=1))
+        if weights.shape[1] == 1:
+            break
+        before, side = side, np.sign(weights * left[:, None] - held)
+        if np.array_equal(before, side):
+            break
+    return left
+
+
+class _State:
+    """An account between bars, for `fill_by_bar`."""
+
+    def __init__(self, orders: Orders) -> None:
+        assets = len(orders.market.assets)
+        self.cash, self.units, self.bar = orders.cash, [0.0] * assets, 0
+        self.bars: list[int] = []
+        self.rows: list[tuple[list[float], list[float], list[float], float]] = []
+        self.waited = 0
+
+
+def fill_by_bar(orders: Orders) -> Fills:
+    """Return the fills one bar after the other: what does not fit into a bar's volume waits for the next.
+
+    A trade also waits where its asset has no bar, or no volume is known that its size could be compared with.
+    """
+    state, assets = _State(orders), len(orders.market.assets)
+    pending: list[int] = []
+    event, count, last = 0, len(orders.bars), len(orders.market)
+    while True:
+        following = int(orders.bars[event]) if event < count else last
+        bar = min(state.bar + 1, following) if pending else following
+        if bar >= last:
+            break
+        if bar == following:
+            event, pending = event + 1, list(range(assets))
+        rest = _trade(orders, state, bar, orders.weights[event - 1].tolist(), pending)
+        if rest is None:
+            break
+        state.waited, pending = state.waited + len(rest), rest
+    columns = [np.array([row[place] for row in state.rows]).reshape(-1, assets) for place in range(3)]
+    cash = np.array([row[3] for row in state.rows])
+    return Fills(np.array(state.bars, np.int64), *columns, cash, state.waited)
+
+
+def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which: list[int]) -> list[int] | None:
+    """Trade some assets to their weights at a bar's open, and return those of which a rest must wait.
+
+    None: there is no equity left.
+    """
+    market, costs = orders.market, orders.costs
+    marks, volume = market.marks[0][bar].tolist(), market.volume[bar].tolist()
+    there = market.traded[bar].tolist()
+    state.cash -= _charged(orders, state, bar)
+    values = [units * price for units, price in zip(state.units, marks, strict=True)]
+    equity = state.cash + sum(values)
+    state.bar = bar
+    if equity <= 0.0:
+        return None
+    most = [_most_units(costs, there[asset], volume[asset]) for asset in range(len(marks))]
+    sizes, slips, after = _sizes(costs, equity, weights, values, marks, volume, most, which)
+    rest = []
+    for asset in which:
+        wanted = weights[asset] * after - values[asset]
+        if abs(wanted - sizes[asset] * marks[asset]) > NOISE * equity:
+            rest.append(asset)
+            state.units[asset] += sizes[asset]
+        elif marks[asset]:
+            state.units[asset] = weights[asset] * after / marks[asset]
+    state.cash = after - sum(units * price for units, price in zip(state.units, marks, strict=True))
+    state.bars.append(bar)
+    state.rows.append((state.units.copy(), sizes, slips, state.cash))
+    return rest
+
+
+def _sizes(
+    costs: Costs,
+    equity: float,
+    weights: list[float],
+    values: list[float],
+    marks: list[float],
+    volume: list[float],
+    most: list[float],
+    which: list[int],
+) -> tuple[list[float], list[float], float]:
+    """Return the units to trade, their slips, [assets], and the equity after costs, by repeating until it stands."""
+    half, impact, fee = costs.half_spread_bps * BPS, costs.impact_bps * BPS, costs.fee_bps * BPS
+    after, last = equity, 0.0
+    sizes, slips = [0.0] * len(marks), [half] * len(marks)
+    for _ in range(200):
+        cost = 0.0
+        for asset in which:
+            wanted = weights[asset] * after - values[asset]
+            if abs(wanted) <= NOISE * equity or most[asset] == 0.0:
+                sizes[asset] = 0.0
+                continue
+            size = min(abs(wanted) / marks[asset], most[asset])
+            slip = half + impact * (size / volume[asset]) ** costs.impact_exponent if impact else half
+            side = 1.0 if wanted > 0.0 else -1.0
+            cost += size * marks[asset] * (slip + fee * (1.0 + side * slip))
+            sizes[asset], slips[asset] = side * size, slip
+        last, after = after, equity - cost
+        if abs(after - last) <= 2e-16 * equity:
+            break
+    return sizes, slips, after
+
+
+def _most_units(costs: Costs, there: bool, volume: float) -> float:
+    """Return how many units may be traded in a bar."""
+    if not there:
+        return 0.0
+    if costs.limit is None:
+        return float("inf")
+    return costs.limit * volume if volume > 0.0 else 0.0
+
+
+def _charged(orders: Orders, state: _State, bar: int) -> float:
+    """Return what holding has cost since the last fill's open, up to this bar's."""
+    charges, costs = orders.charges, orders.costs
+    if charges is None or not state.bars:
+        return 0.0
+    spans = charges.opens[bar] - charges.opens[state.bar]
+    years = float(charges.open_years[bar] - charges.open_years[state.bar])
+    held = held_per_year(np.array(state.units), costs)
+    return float((held * spans).sum()) + costs.margin_per_year * max(-state.cash, 0.0) * years

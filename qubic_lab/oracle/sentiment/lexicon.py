@@ -1,0 +1,284 @@
+"""Sentiment by words: a general lexicon, extended by ours of crypto markets with its phrases, rules and negations.
+
+How text is matched stands in `data/lexicons/README.md`. Boosters, exclamation marks, capitals, "but" and the sum follow
+C. J. Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment analysis of social media text", ICWSM
+2014.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qubic_lab.errors import InputError
+
+NEGATION_WINDOW = 3
+"""A negator turns what follows within so many words of its sentence."""
+NEGATED = -0.74
+"""A valence that is turned is so many times itself."""
+BOOSTER_WINDOW = 3
+BOOSTER_FADE = 0.05
+"""Of a booster's strength this share is lost for each word between it and what it boosts."""
+CAPITALS = 0.733
+"""Added to the size of a valence whose word alone is in capitals."""
+EXCLAMATION, MOST_EXCLAMATIONS = 0.292, 4
+BEFORE_BUT, AFTER_BUT = 0.5, 1.5
+NORMALISER = 15.0
+"""The compound of a sum of valences s is s / sqrt(s² + 15)."""
+
+_PIECE = re.compile(r"#\w+|\d+(?:[.,]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)*\d*|[.!?;:]+|[^\w\s]")
+_SENTENCE_END = frozenset(".!?;:")
+_SECTIONS = ("words", "phrases", "emoji", "hashtags", "negators", "intensifiers", "diminishers", "rules")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The valence of a word beside certain others: one of `near` within `window` words on either side."""
+
+    name: str
+    words: frozenset[str]
+    near: frozenset[str]
+    window: int
+    valence: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What in a text has a valence: its place and words, the valence before and after its surroundings changed it."""
+
+    place: int
+    words: str
+    valence: float
+    counted: float
+    because: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a lexicon finds in a text.
+
+    Attributes:
+        compound: all of it, in -1..1.
+        positive, negative: the sums of the valences above and below 0, the latter without its sign.
+        hits: what was found, in order.
+    """
+
+    compound: float
+    positive: float
+    negative: float
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CryptoLexicon:
+    """Words, phrases, emoji and rules with their valences; `general` is asked for words that it does not know."""
+
+    words: Mapping[str, float]
+    phrases: Mapping[tuple[str, ...], float]
+    signs: Mapping[str, float]
+    negators: frozenset[tuple[str, ...]]
+    boosters: Mapping[tuple[str, ...], float]
+    rules: tuple[Rule, ...]
+    general: Mapping[str, float]
+
+    @cached_property
+    def longest(self) -> int:
+        """The number of words of the longest phrase, negator or booster."""
+        return max(map(len, (*self.phrases, *self.negators, *self.boosters)), default=1)
+
+    def read(self, text: str) -> Reading:
+        """Return what the lexicon finds in a text."""
+        tokens = _tokens(text)
+        marked = _marked(tokens, self)
+        hits = [_hit(place, tokens, marked) for place in range(len(tokens)) if marked[place].valence]
+        return _sum(_around_but(hits, tokens), text)
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A word or sign: as it is matched, as it stands, and the number of its sentence."""
+
+    text: str
+    raw: str
+    sentence: int
+
+
+@dataclass
+class _Mark:
+    """What begins at a token: a valence, a negator or a booster; `words` long; `inside` another one otherwise."""
+
+    valence: float | None = None
+    because: str = ""
+    negator: bool = False
+    booster: float = 0.0
+    words: int = 1
+    inside: bool = False
+
+
+def read_lexicon(path: Path, general: Mapping[str, float]) -> CryptoLexicon:
+    """Read a lexicon file.
+
+    Args:
+        path: YAML with the sections of `data/lexicons/README.md`.
+        general: valences of a general lexicon, by word.
+
+    Raises:
+        InputError: it cannot be read, or has other sections.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"lexicon {path} cannot be read ({error}): give a YAML file of the documented form") from error
+    if not isinstance(content, dict) or set(content) != set(_SECTIONS):
+        raise InputError(f"lexicon {path} must have the sections {', '.join(_SECTIONS)}, and no others")
+    return CryptoLexicon(
+        words={str(word): float(valence) for word, valence in content["words"].items()},
+        phrases={tuple(str(phrase).split()): float(valence) for phrase, valence in content["phrases"].items()},
+        signs={_plain(sign): float(v) for sign, v in (content["emoji"] | content["hashtags"]).items()},
+        negators=frozenset(tuple(str(each).split()) for each in content["negators"]),
+        boosters={
+            tuple(str(word).split()): float(step)
+            for word, step in (content["intensifiers"] | content["diminishers"]).items()
+        },
+        rules=tuple(_rule(each) for each in content["rules"]),
+        general=general,
+    )
+
+
+def _rule(content: Mapping[str, Any]) -> Rule:
+    return Rule(
+        str(content["name"]),
+        frozenset(content["words"]),
+        frozenset(content["near"]),
+        int(content["window"]),
+        float(content["valence"]),
+    )
+
+
+def _plain(text: str) -> str:
+    """Return a text in small letters with straight apostrophes, hyphens as spaces, signs without their variants."""
+    return text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ").lower()
+
+
+def _tokens(text: str) -> list[_Token]:
+    """Return the words and signs of a text; what ends a sentence is left out."""
+    tokens: list[_Token] = []
+    sentence = 0
+    for raw in _PIECE.findall(text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ")):
+        if raw[0] in _SENTENCE_END:
+            sentence += 1
+        else:
+            tokens.append(_Token(raw.lower(), raw, sentence))
+    return [token for token in tokens if token.text[0] not in ",'\"()[]“”‘"]
+
+
+def _marked(tokens: Sequence[_Token], lexicon: CryptoLexicon) -> list[_Mark]:
+    """Return what begins at each token: the longest phrases first, then single words."""
+    marks = [_Mark() for _ in tokens]
+    taken = [False] * len(tokens)
+    for size in range(lexicon.longest, 1, -1):
+        for start in range(len(tokens) - size + 1):
+            if any(taken[start : start + size]) or tokens[start].sentence != tokens[start + size - 1].sentence:
+                continue
+            words = tuple(token.text for token in tokens[start : start + size])
+            mark = _several(words, lexicon)
+            if mark is not None:
+                marks[start] = mark
+                for place in range(start, start + size):
+                    taken[place] = True
+                    marks[place].inside = place > start
+    for place, token in enumerate(tokens):
+        if not taken[place]:
+            marks[place] = _single(place, token, tokens, lexicon)
+    return marks
+
+
+def _several(words: tuple[str, ...], lexicon: CryptoLexicon) -> _Mark | None:
+    if words in lexicon.phrases:
+        return _Mark(lexicon.phrases[words], "phrase", words=len(words))
+    if words in lexicon.negators:
+        return _Mark(negator=True, words=len(words))
+    if words in lexicon.boosters:
+        return _Mark(booster=lexicon.boosters[words], words=len(words))
+    return None
+
+
+def _single(place: int, token: _Token, tokens: Sequence[_Token], lexicon: CryptoLexicon) -> _Mark:
+    """Return what a word is: the first that fits of negator, booster, rule, own entry and general entry."""
+    key = (token.text,)
+    if key in lexicon.negators:
+        return _Mark(negator=True)
+    if key in lexicon.boosters:
+        return _Mark(booster=lexicon.boosters[key])
+    for rule in lexicon.rules:
+        if token.text in rule.words and _is_near(rule, place, tokens):
+            return _Mark(rule.valence, f"rule: {rule.name}")
+    if token.text in lexicon.signs:
+        return _Mark(lexicon.signs[token.text], "sign")
+    if token.text in lexicon.words:
+        return _Mark(lexicon.words[token.text], "word")
+    general = lexicon.general.get(token.text.removeprefix("#"))
+    return _Mark() if general is None else _Mark(general, "general lexicon")
+
+
+def _is_near(rule: Rule, place: int, tokens: Sequence[_Token]) -> bool:
+    around = tokens[max(0, place - rule.window) : place + rule.window + 1]
+    return any(token.text in rule.near and token.sentence == tokens[place].sentence for token in around)
+
+
+def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> Hit:
+    """Return what stands at a place, with what the words before it make of its valence."""
+    mark, here = marks[place], tokens[place]
+    words = " ".join(token.text for token in tokens[place : place + mark.words])
+    valence = counted = mark.valence or 0.0
+    because = [mark.because]
+    if valence and here.raw.isupper() and len(here.raw) > 1 and not all(token.raw.isupper() for token in tokens):
+        counted += math.copysign(CAPITALS, valence)
+    before = [
+        (place - earlier, marks[earlier])
+        for earlier in range(max(0, place - NEGATION_WINDOW), place)
+        if tokens[earlier].sentence == here.sentence
+    ]
+    counted = _boosted(counted, before)
+    for _, each in before:
+        if each.negator:
+            counted *= NEGATED
+            because.append("negated")
+    return Hit(place, words, valence, counted, ", ".join(because))
+
+
+def _boosted(valence: float, before: Iterable[tuple[int, _Mark]]) -> float:
+    """Return a valence with the boosters before it added to its size; one that stands nearer to another goes there."""
+    if not valence:
+        return valence
+    size = abs(valence)
+    for distance, mark in reversed(list(before)):
+        if mark.valence:
+            break
+        if mark.booster and distance <= BOOSTER_WINDOW:
+            size += mark.booster * (1.0 - BOOSTER_FADE * (distance - mark.words))
+    return math.copysign(max(0.0, size), valence)
+
+
+def _around_but(hits: Sequence[Hit], tokens: Sequence[_Token]) -> list[Hit]:
+    """Return the hits; before the last "but" they count less than behind it."""
+    buts = [place for place, token in enumerate(tokens) if token.text == "but"]
+    if not buts:
+        return list(hits)
+    return [
+        replace(hit, counted=hit.counted * (BEFORE_BUT if hit.place < buts[-1] else AFTER_BUT)) for hit in hits
+    ]
+
+
+def _sum(hits: Sequence[Hit], text: str) -> Reading:
+    positive = math.fsum(hit.counted for hit in hits if hit.counted > 0)
+    negative = -math.fsum(hit.counted for hit in hits if hit.counted < 0)
+    total = positive - negative
+    if total:
+        total += math.copysign(EXCLAMATION * min(text.count("!"), MOST_EXCLAMATIONS), total)
+    return Reading(total / math.sqrt(total * total + NORMALISER), positive, negative, tuple(hits))
