@@ -13,6 +13,7 @@ from qubic_lab.consensus.calibrators import Logistic
 from qubic_lab.consensus.collect import Absence, Absent, Vote
 from qubic_lab.consensus.confidence import Calibration, Level
 from qubic_lab.consensus.dependence import Source
+from qubic_lab.consensus.similarity import Thresholds
 from qubic_lab.consensus.trail import trail_of
 from qubic_lab.consensus.weights import WeightParts
 from qubic_lab.core import SamplingParams
@@ -137,3 +138,32 @@ def test_a_page_shows_all_of_it_and_nothing_that_was_said_is_taken_for_markup() 
     assert page.count("<rect x=") == 9
     for text in (QUESTION, "v0", "v1", "late: after 5 s", "uncalibrated"):
         assert text.replace("'", "&#39;") in page
+
+
+WHY = "Why is the sea salty?"
+SALT = (
+    "Rain dissolves minerals from the rocks of the land, and rivers carry these salts into the sea year after year"
+)
+VENTS = "Hydrothermal vents on the floor release further minerals."
+
+
+def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
+    texts = (f"{SALT}.", f"{SALT}. {VENTS}", f"{SALT}. {VENTS}", f"{SALT}.", f"{SALT}.")
+    votes = votes_of(*texts)
+    alike = Thresholds(0.3, 0.3)
+    best = deliberate(WHY, votes, (), Known(), Rules(thresholds=alike))
+    assert len(best.groups) == 1 and best.additions == () and VENTS not in best.text
+    merged = deliberate(WHY, votes, (), Known(), Rules(merge=True, thresholds=alike))
+    assert merged.text == f"{best.text} {VENTS}"
+    assert merged.how == f"{best.how}, and what others add"
+    trail = json.loads(json.dumps(trail_of(merged)))
+    assert trail["additions"] == [{"sentence": VENTS, "said_by": ["v1", "v2"], "denied_by": []}]
+    assert "What others add" in render_vote("0" * 32, trail) and VENTS in render_vote("0" * 32, trail)
+    before = {name: value for name, value in trail.items() if name not in ("additions", "disputed")}
+    assert "What others add" not in render_vote("0" * 32, before), "votes of an earlier version are shown, too"
+
+
+def test_of_a_short_answer_nothing_is_merged() -> None:
+    votes = votes_of("The answer is 12.", f"5 + 7 = 12. {VENTS}", f"It is 12. {VENTS}")
+    reply = reply_to(votes, rules=Rules(merge=True))
+    assert reply.additions == () and reply.text == reply_to(votes).text

@@ -26,6 +26,7 @@ PYPI_NAME = {
     "pytorch": "torch",
     "matplotlib-base": "matplotlib",
     "redis-py": "redis",
+    "arch-py": "arch",
 }  # by conda-forge's name, where they differ
 USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE}
 """Rooms that only an extra makes usable."""

@@ -48,6 +48,9 @@ class ConsensusQuery(Query):
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="answers of each node")] = 1
     rounds: Annotated[int, Field(ge=1, le=3, description="at most; voters are asked again where it is too close")] = 2
     rule: RuleName = "majority"
+    merge: Annotated[
+        bool, Field(description="give an explanation that won with what others that agree with it add")
+    ] = False
     question_type: Annotated[str, Field(max_length=40, description="says which calibration fits")] = "any"
     deadline_s: Annotated[float, Field(gt=0.0, le=3_600.0, description="of the whole vote")] = 120.0
 
@@ -65,7 +68,7 @@ class ConsensusQuery(Query):
             self.samples,
             self.rounds,
             self.deadline_s,
-            Rules(self.rule),
+            Rules(self.rule, self.merge),
             self.question_type,
         )
 
@@ -102,6 +105,7 @@ class Analysis(BaseModel):
     question: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)]
     answers: Annotated[list[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]], Field(max_length=MOST_ANALYZED)]
     rule: RuleName = "majority"
+    merge: bool = False
 
 
 class Reference(BaseModel):
@@ -140,7 +144,7 @@ def make_routes(coordinator: Coordinator, votes: Votes) -> APIRouter:
     async def analyze(analysis: Analysis) -> dict[str, Any]:
         """Compare and vote on answers that the client has; returns the trail."""
         given = [_given(number, text) for number, text in enumerate(analysis.answers)]
-        known, rules = Known(embed=await votes.embed()), Rules(analysis.rule)
+        known, rules = Known(embed=await votes.embed()), Rules(analysis.rule, analysis.merge)
         return trail_of(await asyncio.to_thread(deliberate, analysis.question, given, (), known, rules))
 
     @routes.get("/api/consensus/status")

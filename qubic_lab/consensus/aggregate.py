@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from qubic_lab.consensus.answers import FinalAnswer, final_answer, without_thoughts
+from qubic_lab.consensus.answers import PROSE, FinalAnswer, final_answer, without_thoughts
 from qubic_lab.consensus.collect import Absence, Vote
 from qubic_lab.consensus.confidence import Calibration, Confidence, Level, Levels, Signals, confidence_of
 from qubic_lab.consensus.dependence import effective_votes, find_copies, merge_copies
+from qubic_lab.consensus.merging import Addition, merge
 from qubic_lab.consensus.quality import Quality, judge_all
 from qubic_lab.consensus.similarity import THRESHOLDS, Bond, Embed, Similarities, Thresholds, bonds, compare, group
 from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, reason_to_stop
@@ -28,9 +29,13 @@ _FALLBACK = {"majority": "plurality", "super-majority": "plurality", "weighted":
 
 @dataclass(frozen=True)
 class Rules:
-    """How votes are counted, and what is done at which confidence."""
+    """How votes are counted, and what is done at which confidence.
+
+    With `merge` an explanation that won is given with what others of its group add (see `merging`).
+    """
 
     rule: str = DEFAULT_RULE
+    merge: bool = False
     levels: Levels = field(default_factory=Levels)
     thresholds: Thresholds = THRESHOLDS
 
@@ -82,6 +87,8 @@ class Reply:
         question: that was asked.
         text: what the client is told.
         how: best match of the winning group, of the leader's, or a cautious answer that lists what was said.
+        additions: sentences of others that were added to the best match.
+        disputed: such as were left out, since as many deny them.
         level: what the confidence asks for; of an uncalibrated one what the vote alone says.
         confidence: a probability, or None with the reason.
         conflict: whether no group has more than half of the ballots.
@@ -115,11 +122,13 @@ class Reply:
     effective_votes: float
     rho: float | None
     notes: tuple[str, ...]
+    additions: tuple[Addition, ...] = ()
+    disputed: tuple[Addition, ...] = ()
 
     def cautious(self) -> "Reply":
         """Return it as one that claims nothing: asking again did not help."""
         text = cautious_answer(self.decision, self.voters)
-        return replace(self, text=text, how="cautious answer", level=Level.FALLBACK)
+        return replace(self, text=text, how="cautious answer", level=Level.FALLBACK, additions=(), disputed=())
 
 
 def deliberate(
@@ -165,7 +174,7 @@ def deliberate(
     level = _level(decision, confidence, rules)
     text, how = _reply(level, decision, trails, similarities)
     counted = [each.weight for each in kept if each.group is not None]
-    return Reply(
+    reply = Reply(
         question=question,
         text=text,
         how=how,
@@ -184,6 +193,7 @@ def deliberate(
         rho=known.rho,
         notes=_notes(similarities, copies, known),
     )
+    return _merged(reply) if rules.merge else reply
 
 
 def is_certain(
@@ -256,6 +266,20 @@ def _reply(
     leads = "winning" if level in (Level.ANSWER, Level.NOTE) else "leading"
     vote = trails[chosen].vote
     return without_thoughts(vote.text).strip(), f"best match of the {leads} group: {vote.voter}"
+
+
+def _merged(reply: Reply) -> Reply:
+    """Return a reply whose text has what others of the winning group add; of a short answer it stays as it is."""
+    if reply.level is Level.FALLBACK or reply.decision.winner is None:
+        return reply
+    members = [index for index, each in enumerate(reply.voters) if each.group == reply.decision.winner]
+    best = best_match(members, [each.quality for each in reply.voters], reply.similarities)
+    if reply.voters[best].final.kind != PROSE:
+        return reply
+    texts = [each.vote.text if each.quality.usable else "" for each in reply.voters]
+    merged = merge(best, members, texts)
+    how = f"{reply.how}, and what others add" if merged.added else reply.how
+    return replace(reply, text=merged.text, how=how, additions=merged.added, disputed=merged.disputed)
 
 
 def cautious_answer(decision: Decision, trails: Sequence[VoterTrail]) -> str:

@@ -49,17 +49,22 @@ def conclusions(text: str) -> Iterator[str]:
 
     That is a last sentence that begins with "So" or the like, a few words that open it, and the last sentence.
     """
-    lines = without_emphasis(text).splitlines()
-    sentences = [sentence.strip() for line in lines for sentence in _SENTENCE.findall(line) if sentence.strip()]
-    for sentence in reversed(sentences[-2:]):
+    said = sentences(without_emphasis(text))
+    for sentence in reversed(said[-2:]):
         if _SO.match(sentence):
             yield _SO.sub("", sentence)
             break
-    if len(sentences) > 1:
-        opening = words(sentences[0])
-        if len(opening) <= LONGEST_OPENING and not _CHATTER.match(sentences[0]) and "not" not in opening:
-            yield sentences[0]
-    yield from sentences[-1:]
+    if len(said) > 1:
+        opening = words(said[0])
+        if len(opening) <= LONGEST_OPENING and not _CHATTER.match(said[0]) and "not" not in opening:
+            yield said[0]
+    yield from said[-1:]
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text; a new line ends one, too."""
+    found = (sentence.strip() for line in text.splitlines() for sentence in _SENTENCE.findall(line))
+    return [sentence for sentence in found if sentence]
 
 
 _MOST_BOXES = 8

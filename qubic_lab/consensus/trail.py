@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.consensus.aggregate import Reply, VoterTrail
+from qubic_lab.consensus.merging import Addition
 
 DIGITS = 4
 """Of similarities: more of them say nothing."""
@@ -38,6 +39,19 @@ def trail_of(reply: Reply) -> dict[str, Any]:
         "effective_votes": reply.effective_votes,
         "rho": reply.rho,
         "notes": list(reply.notes),
+        "additions": [_addition(reply, each) for each in reply.additions],
+        "disputed": [_addition(reply, each) for each in reply.disputed],
+    }
+
+
+def _addition(reply: Reply, addition: Addition) -> dict[str, Any]:
+    def names(indices: tuple[int, ...]) -> list[str]:
+        return [reply.voters[index].vote.voter for index in indices]
+
+    return {
+        "sentence": addition.sentence,
+        "said_by": names(addition.said_by),
+        "denied_by": names(addition.denied_by),
     }
 
 

@@ -1,0 +1,112 @@
+"""Several explanations that agree as one: the best of them, and what others of them add that it leaves out.
+
+A sentence is added where two answers or more say it, the best one says nothing like it, and more answers say it than
+deny it. Nothing is written anew: every sentence is one of the answers', and who said it is kept.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qubic_lab.consensus.conclusions import sentences, without_thoughts
+from qubic_lab.consensus.contradictions import contradicts
+from qubic_lab.consensus.similarity import content_of, words_of
+
+MOST_ADDED = 3
+LEAST_SAID = 2
+"""So many answers must say what is added."""
+SAYS_THE_SAME = 0.6
+"""Word overlap of two sentences from which on one says what the other does."""
+IS_LIKE = 0.4
+"""Word overlap with a sentence of the best answer from which on nothing new is added."""
+LEAST_CONTENT = 3
+"""Content words; a shorter sentence says nothing by itself."""
+_ITEM = re.compile(r"^\s*(?:[-*+•]|\(?(?:\d{1,2}|[a-zA-Z])[.)、])\s+")
+_ALONE = re.compile(r"^(?:it|this|that|they|these|those|he|she|however|but|so|therefore|thus)\b", re.IGNORECASE)
+"""A sentence that begins so hangs on the one before it."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A sentence that was added: which answers say it, and which deny it, by their indices."""
+
+    sentence: str
+    said_by: tuple[int, ...]
+    denied_by: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The text, and what was added to the best answer; `disputed` is what was left out since it is denied."""
+
+    text: str
+    added: tuple[Addition, ...]
+    disputed: tuple[Addition, ...]
+
+
+def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> Merged:
+    """Return the best answer with what others add.
+
+    Args:
+        best: its index.
+        members: indices of the answers that say the same as it.
+        texts: all usable answers, also those that say other things: they may deny a sentence.
+    """
+    base = without_thoughts(texts[best]).strip()
+    taken = [_content(sentence) for sentence in whole_sentences(base)]
+    said = {index: whole_sentences(without_thoughts(texts[index])) for index in members if index != best}
+    added: list[Addition] = []
+    disputed: list[Addition] = []
+    for sentence in _by_support(said):
+        content = _content(sentence)
+        if any(_overlap(content, other) >= IS_LIKE for other in taken):
+            continue
+        said_by = tuple(index for index in sorted(said) if _says(said[index], content))
+        if len(said_by) < LEAST_SAID or contradicts(base, sentence):
+            continue
+        denied_by = tuple(i for i, text in enumerate(texts) if i not in said_by and contradicts(text, sentence))
+        taken.append(content)
+        addition = Addition(sentence, said_by, denied_by)
+        (added if len(said_by) > len(denied_by) else disputed).append(addition)
+        if len(added) == MOST_ADDED:
+            break
+    text = " ".join([base, *(each.sentence for each in added)])
+    return Merged(text, tuple(added), tuple(disputed))
+
+
+def whole_sentences(text: str) -> list[str]:
+    """Return the sentences of a text that have an end, without the marks of lists."""
+    lines = "\n".join(_ITEM.sub("", line) for line in text.splitlines())
+    return [sentence for sentence in sentences(lines) if sentence[-1] in ".!。！"]
+
+
+def _by_support(said: dict[int, list[str]]) -> list[str]:
+    """Return the sentences that may be added, those that most answers say first, of equal ones the earliest."""
+    contents = {index: [_content(each) for each in texts] for index, texts in said.items()}
+    candidates = [
+        (sentence, content)
+        for index in sorted(said)
+        for sentence, content in zip(said[index], contents[index], strict=True)
+        if content.total() >= LEAST_CONTENT and not _ALONE.match(sentence)
+    ]
+    support = [
+        sum(any(_overlap(content, other) >= SAYS_THE_SAME for other in each) for each in contents.values())
+        for _, content in candidates
+    ]
+    order = sorted(range(len(candidates)), key=lambda place: (-support[place], place))
+    return [candidates[place][0] for place in order]
+
+
+def _says(texts: Sequence[str], content: Counter[str]) -> bool:
+    return any(_overlap(_content(text), content) >= SAYS_THE_SAME for text in texts)
+
+
+def _content(sentence: str) -> Counter[str]:
+    return Counter(content_of(words_of(sentence)))
+
+
+def _overlap(one: Counter[str], other: Counter[str]) -> float:
+    """Return twice what two multisets share over the sum of their sizes (F1)."""
+    sizes = one.total() + other.total()
+    return 2 * (one & other).total() / sizes if sizes else 0.0

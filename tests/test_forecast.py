@@ -1,0 +1,294 @@
+"""Forecasts are the regression's, their intervals hold what they claim, and their worth is told."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from candle_series import candles, of_logs, walk
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.answers import Absent
+from qubic_lab.oracle.candles import Floats
+from qubic_lab.oracle.forecast import (
+    Forecast,
+    ForecastRule,
+    forecast,
+    forecast_path,
+    forecasts,
+    skill_against_still,
+)
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US
+from qubic_lab.oracle.trend import regression_lines, spread
+
+pytestmark = pytest.mark.filterwarnings("error")
+LINE = ForecastRule(anchor="line")
+SMALL = ForecastRule(hours=0.0, bars=6, past=8, least=4)
+
+
+def random_walk(chance: np.random.Generator, count: int) -> Floats:
+    return np.cumsum(chance.standard_normal(count)) * 0.005
+
+
+def heavy_walk(chance: np.random.Generator, count: int) -> Floats:
+    return np.cumsum(chance.standard_t(3, count) * 0.003 + 0.0005)
+
+
+def noisy_trend(chance: np.random.Generator, count: int) -> Floats:
+    return 0.001 * np.arange(count) + chance.standard_normal(count) * 0.005
+
+
+def changing_walk(chance: np.random.Generator, count: int) -> Floats:
+    """GARCH(1, 1): calm and wild times follow each other (T. Bollerslev 1986)."""
+    moves, variance = np.zeros(count), 1e-5
+    for n, each in enumerate(chance.standard_normal(count).tolist()):
+        moves[n] = math.sqrt(variance) * each
+        variance = 1e-6 + 0.1 * moves[n] ** 2 + 0.85 * variance
+    return np.cumsum(moves)
+
+
+KINDS = [random_walk, heavy_walk, noisy_trend, changing_walk]
+
+
+def test_regression_by_hand() -> None:
+    """Least squares through (0, 1), (1, 3), (2, 2), (4, 6) hours: slope 8/7, 10 / 8.75 of the sums about the means."""
+    hours, values = [0, 1, 2, 4], np.array([1.0, 3.0, 2.0, 6.0])
+    lines = regression_lines(np.array(hours) * HOUR_US, values, 4)
+    assert np.isnan(lines.slope[:3]).all()
+    assert lines.slope[3] == pytest.approx(8 / 7)
+    assert lines.end[3] == pytest.approx(3 + 8 / 7 * (4 - 1.75) - 6)
+    rest = sum((value - 3 - 8 / 7 * (hour - 1.75)) ** 2 for hour, value in zip(hours, values, strict=True))
+    assert lines.fit[3] == pytest.approx(1 - rest / 14)
+    assert lines.slope_t[3] == pytest.approx(8 / 7 / math.sqrt(rest / 2 / 8.75))
+
+
+def test_regression_is_that_of_numpy_over_gaps() -> None:
+    chance = np.random.default_rng(2)
+    hours, values = np.cumsum(chance.integers(1, 5, 80)), random_walk(chance, 80)
+    lines = regression_lines(hours * HOUR_US, values, 20)
+    for end in (19, 40, 79):
+        slope, cut = np.polyfit(hours[end - 19 : end + 1], values[end - 19 : end + 1], 1)
+        assert lines.slope[end] == pytest.approx(slope, rel=1e-9)
+        assert lines.end[end] == pytest.approx(slope * hours[end] + cut - values[end], rel=1e-6)
+
+
+def test_a_line_has_no_error_and_a_constant_no_fit() -> None:
+    times = np.arange(10) * HOUR_US
+    exact = regression_lines(times, 0.5 * np.arange(10.0), 5)
+    assert exact.slope[-1] == pytest.approx(0.5)
+    assert exact.fit[-1] == pytest.approx(1.0)
+    assert math.isnan(exact.slope_t[-1])
+    still = regression_lines(times, np.full(10, 3.0), 5)
+    assert still.slope[-1] == still.end[-1] == 0.0
+    assert math.isnan(still.fit[-1]) and math.isnan(still.slope_t[-1])
+
+
+def test_forecast_by_hand() -> None:
+    """Every number of a small forecast, worked out by plain loops from the definition."""
+    logs = random_walk(np.random.default_rng(3), 24)
+    hours, rule = 2, SMALL
+
+    def point(now: int) -> float:
+        slope, _ = np.polyfit(np.arange(6.0), logs[now - 5 : now + 1], 1)
+        return float(logs[now] + slope * hours)
+
+    def scale(now: int) -> float:
+        return math.sqrt(sum((logs[n] - logs[n - 1]) ** 2 for n in range(now - 5, now + 1)) / 6 * hours)
+
+    scores = [abs(logs[n + hours] - point(n)) / scale(n) for n in range(6, 24 - hours)][-8:]
+    reach = sorted(scores)[math.ceil(0.8 * 9) - 1]
+    found = forecast(of_logs(logs), hours, rule)
+    assert isinstance(found, Forecast)
+    assert found.price == pytest.approx(math.exp(point(23)))
+    assert found.low == pytest.approx(math.exp(point(23) - reach * scale(23)))
+    assert found.high == pytest.approx(math.exp(point(23) + reach * scale(23)))
+    assert found.errors == 8
+    misses = [logs[n + hours] - point(n) for n in range(14, 22)]
+    stays = [logs[n + hours] - logs[n] for n in range(14, 22)]
+    assert found.skill == pytest.approx(1 - sum(e * e for e in misses) / sum(e * e for e in stays))
+    assert found.at_us == of_logs(logs).closed_us[-1] + 2 * HOUR_US
+
+
+def test_the_line_goes_on_from_itself_or_from_the_last_price() -> None:
+    series = of_logs(noisy_trend(np.random.default_rng(1), 300))
+    last, line = forecast_path(series, 4), forecast_path(series, 4, LINE)
+    lines = regression_lines(series.closed_us, series.log_close)
+    np.testing.assert_allclose(line.point - last.point, lines.end, atol=1e-12)
+    np.testing.assert_allclose(last.point - series.log_close, lines.slope * 4, atol=1e-12)
+
+
+def test_first_interval_comes_after_the_warm_up() -> None:
+    for frame_us, hours in ((HOUR_US, 1), (HOUR_US, 4), (15 * MINUTE_US, 2), (4 * HOUR_US, 4)):
+        rule = ForecastRule()
+        path = forecast_path(walk(900, frame_us=frame_us), hours, rule)
+        assert np.flatnonzero(~np.isnan(path.half_width))[0] == rule.warm_up(frame_us, hours)
+
+
+def test_only_errors_that_are_known_count() -> None:
+    """The forecast of a bar stays the same whatever comes later, and counts the price that just came."""
+    logs = random_walk(np.random.default_rng(4), 200)
+    whole = forecast_path(of_logs(logs), 3, SMALL)
+    assert forecast_path(of_logs(logs[:150]), 3, SMALL).half_width.tobytes() == whole.half_width[:150].tobytes()
+    jumped = logs.copy()
+    jumped[149] += 1.0
+    before, after = (forecast_path(of_logs(each), 3, SMALL) for each in (logs[:150], jumped[:150]))
+    assert before.half_width[148] == after.half_width[148]
+    scores = np.abs(jumped[6:150][3:] - after.point[6:150][:-3])[-8:]
+    assert scores[-1] == scores.max() > 0.9
+    assert after.half_width[149] > 10 * before.half_width[149]  # its own spread is that of the jump
+
+
+def covered(of: Callable[[np.random.Generator, int], Floats], rule: ForecastRule, hours: int) -> Iterator[Floats]:
+    for seed in range(60):
+        series = of_logs(of(np.random.default_rng(seed), 2_000))
+        path = forecast_path(series, hours, rule)
+        judged = (path.later >= 0) & ~np.isnan(path.half_width)
+        later = series.log_close[path.later[judged]]
+        yield np.abs(later - path.point[judged]) <= path.half_width[judged]
+
+
+@pytest.mark.parametrize("rule", [ForecastRule(), LINE], ids=["last", "line"])
+@pytest.mark.parametrize("hours", [1, 4])
+@pytest.mark.parametrize("of", KINDS)
+def test_intervals_hold_80_of_100(
+    of: Callable[[np.random.Generator, int], Floats], hours: int, rule: ForecastRule
+) -> None:
+    """Within four standard errors of as many independent forecasts as there are windows that do not overlap."""
+    inside = np.concatenate(list(covered(of, rule, hours)))
+    apart = hours if rule.anchor == "last" else rule.bars / 2
+    tolerance = 4 * math.sqrt(0.8 * 0.2 / (len(inside) / apart))
+    assert tolerance < 0.03
+    assert abs(inside.mean() - 0.8) <= tolerance
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.95])
+def test_other_coverages_hold_too(coverage: float) -> None:
+    inside = np.concatenate(list(covered(random_walk, ForecastRule(coverage=coverage), 2)))
+    assert abs(inside.mean() - coverage) <= 4 * math.sqrt(coverage * (1 - coverage) / (len(inside) / 2))
+
+
+@pytest.mark.parametrize("of", [random_walk, noisy_trend])
+def test_intervals_hold_with_the_least_history(of: Callable[[np.random.Generator, int], Floats]) -> None:
+    """Of 1,200 series with no bar to spare; the tolerance is that of the claim, 3 points."""
+    inside, chance = 0, np.random.default_rng(11)
+    for _ in range(1_200):
+        logs = of(chance, 150)
+        found = forecast_path(of_logs(logs[:146]), 2)
+        inside += abs(logs[147] - found.point[-1]) <= found.half_width[-1]
+    assert abs(inside / 1_200 - 0.8) <= 0.03
+
+
+def test_the_textbook_interval_would_not_hold() -> None:
+    """Why errors are counted instead: the regression's own interval holds far too few of a random walk's prices."""
+    inside = []
+    for seed in range(200):
+        logs = random_walk(np.random.default_rng(seed), 52)
+        x = np.arange(48.0)
+        slope, cut = np.polyfit(x, logs[:48], 1)
+        deviation = math.sqrt(float(np.sum((logs[:48] - cut - slope * x) ** 2)) / 46)
+        half = 1.2816 * deviation * math.sqrt(1 + 1 / 48 + (51 - x.mean()) ** 2 / float(np.sum((x - x.mean()) ** 2)))
+        inside.append(abs(logs[51] - cut - slope * 51) <= half)
+    assert np.mean(inside) < 0.6
+
+
+def test_skill_says_whether_a_forecast_is_worth_anything() -> None:
+    """From the line, a trend with noise is forecast better than by its last price; a random walk is not."""
+    trend = of_logs(noisy_trend(np.random.default_rng(5), 1_200))
+    good, bad = forecast(trend, 4, LINE), forecast(of_logs(random_walk(np.random.default_rng(5), 1_200)), 4, LINE)
+    assert isinstance(good, Forecast) and isinstance(bad, Forecast)
+    assert good.skill is not None and good.skill_t is not None and bad.skill is not None and bad.skill_t is not None
+    assert good.skill > 0.3 and good.skill_t > 1.96
+    assert bad.skill < -0.3 and bad.skill_t < -1.96
+    assert 'better than "the price stays"' in good.text and 'worse than "the price stays"' in bad.text
+
+
+def test_skill_by_hand() -> None:
+    """Diebold and Mariano with one lag: gains 3, 0, 3, 0 have the mean 1.5 and the variance 2.25 (1 − 0.75)."""
+    skill, skill_t = skill_against_still(np.array([1.0, 1.0, 1.0, 1.0]), np.array([2.0, 1.0, 2.0, 1.0]), 1)
+    assert skill == pytest.approx(1 - 4 / 10)
+    variance = 2.25 + 2 * 0.5 * (-3 * 2.25 / 4)
+    assert skill_t == pytest.approx(1.5 / math.sqrt(variance / 4) * math.sqrt((4 + 1 - 2) / 4))
+    assert skill_against_still(np.array([1.0]), np.array([0.0]), 1) == (None, None)
+    assert skill_against_still(np.array([]), np.array([]), 1) == (None, None)
+    assert skill_against_still(np.array([1.0, 1.0]), np.array([2.0, 2.0]), 1)[1] is None
+
+
+def test_equal_forecasts_are_rarely_told_apart() -> None:
+    """Forecasts that are as good as staying are called better or worse in about 5 of 100 cases."""
+    chance, found = np.random.default_rng(6), 0
+    for _ in range(400):
+        one, other = chance.standard_normal((2, 403))
+        overlapping = [np.convolve(each, np.ones(4), "valid") for each in (one, other)]
+        skill_t = skill_against_still(overlapping[0], overlapping[1], 4)[1]
+        assert skill_t is not None
+        found += abs(skill_t) >= 1.96
+    assert 0.02 <= found / 400 <= 0.1
+
+
+def test_why_there_is_no_forecast() -> None:
+    def reason(found: Forecast | Absent) -> str:
+        assert isinstance(found, Absent)
+        return found.reason
+
+    assert reason(forecast(walk(30), 4)) == "148 bars are needed, 30 are known"
+    assert isinstance(forecast(walk(148), 4), Forecast)
+    assert isinstance(forecast(walk(147), 4), Absent)
+    assert reason(forecast(walk(900, frame_us=DAY_US), 4)) == "bars of 24 h are longer than 4 h"
+    assert reason(forecast(candles([5.0] * 300), 1)) == "the price did not move in the last 49 bars"
+    apart = candles(walk(300).close, places=np.arange(300) * 3)
+    assert "too few past forecasts could be judged" in reason(forecast(apart, 1))
+    assert isinstance(forecast(apart, 3), Forecast)  # every third bar is there
+    with pytest.raises(InputError, match="hours to forecast is 0"):
+        forecast(walk(300), 0)
+    with pytest.raises(InputError, match="take shorter bars"):
+        forecast_path(walk(300, frame_us=DAY_US), 4)
+
+
+def test_a_price_that_stops_has_no_forecast_and_one_that_starts_has_it_later() -> None:
+    logs = np.concatenate([random_walk(np.random.default_rng(1), 300), np.full(60, 0.0)])
+    assert isinstance(forecast(of_logs(logs), 1), Absent)
+    assert isinstance(forecast(of_logs(logs[::-1]), 1), Forecast)
+
+
+def test_forecasts_look_no_further_back_than_they_say() -> None:
+    """Bars of long ago change nothing, and a part of a series gives the same as all of it."""
+    series = walk(2_000, seed=3)
+    tail = series.slice(2_000 - 48 - 960 - 4, 2_000)
+    assert forecasts(series) == forecasts(tail)
+    assert forecasts(series)["2h"] == forecast(series, 2)
+    assert list(forecasts(series)) == ["1h", "2h", "3h", "4h"]
+    widths = [each.high / each.low for each in forecasts(series).values() if isinstance(each, Forecast)]
+    assert widths == sorted(widths)
+
+
+def test_past_intervals_are_counted() -> None:
+    found = forecast(walk(1_100, seed=5), 1)
+    assert isinstance(found, Forecast)
+    assert found.held_of == 480 and found.held is not None
+    assert abs(found.held - 0.8) <= 4 * math.sqrt(0.8 * 0.2 / 480)
+    early = forecast(walk(145), 1)
+    assert isinstance(early, Forecast)
+    assert (early.held, early.held_of) == (None, 0)
+
+
+def test_spread_is_the_root_mean_square_of_returns() -> None:
+    logs = random_walk(np.random.default_rng(0), 60)
+    found = spread(of_logs(logs), 48)
+    assert np.isnan(found[:48]).all()
+    assert found[50] == pytest.approx(math.sqrt(np.mean(np.diff(logs)[2:50] ** 2)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda: ForecastRule(coverage=1.0), "coverage is 1.0"),
+        (lambda: ForecastRule(least=3), "as an interval of 80% needs"),
+        (lambda: ForecastRule(past=50), "no more than are looked at"),
+        (lambda: ForecastRule(bars=2), "bars of the regression is 2"),
+        (lambda: ForecastRule(hours=-1.0), "hours of the regression are -1.0"),
+        (lambda: ForecastRule(anchor="lats"), "did you mean 'last'"),  # type: ignore[arg-type]
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(rule: Callable[[], ForecastRule], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rule()
