@@ -199,6 +199,31 @@ def test_the_command_asks_a_model(tiny: Path, tmp_path: Path, capsys: pytest.Cap
     assert "| oracle" in shown
 
 
+@pytest.mark.usefixtures("shared_ranks")
+def test_a_users_own_questions_are_asked(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{"question": f"What is {n} + {n}?", "answer": f"It is\n#### {2 * n}"} for n in range(8)]
+    (tmp_path / "school.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "choices.csv").write_text("Q,A,B,Key\n" + "\n".join(f"Which {n}?,one,two,A" for n in range(6)))
+    arguments = ["bench", "consensus", "--voters", "model", "--model", str(tiny), "--k", "2", "--new-tokens", "4"]
+    gsm8k = ["--file", str(tmp_path / "school.jsonl"), "--layout", "gsm8k", "--questions", "7"]
+    assert run([*arguments, *gsm8k, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["votes"]["questions"] == 7, "the first of the file"
+    assert set(result["votes"]["gains"]) == {"all", "analytical"}
+    mapped = [
+        "--file",
+        str(tmp_path / "choices.csv"),
+        "--layout",
+        "mapped",
+        "--map",
+        "question=Q,options=A|B,answer=Key",
+    ]
+    assert run([*arguments, *mapped]) == 0
+    assert "6 questions with references" in capsys.readouterr().out
+    assert run([*arguments, "--file", str(tmp_path / "choices.csv"), "--layout", "maped"]) == 2
+    assert "did you mean 'mapped'" in capsys.readouterr().err
+
+
 def test_a_plan_needs_as_many_samples_as_ballots():
     with pytest.raises(InputError, match=r"k, with 5 samples, is 6"):
         ConsensusPlan(k=6)

@@ -50,6 +50,19 @@ def consensus(
     temperature: Annotated[float | None, typer.Option(help="Model: of the samples.", show_default="0.7")] = None,
     new_tokens: Annotated[int | None, typer.Option(help="Model: most tokens of an answer.", show_default="48")] = None,
     dtype: Annotated[str | None, typer.Option(help="Model: fp32, bf16 or fp16.", show_default="bf16")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Model: a file of questions with references.", show_default="graded questions")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Model: of the file: project, gsm8k or mapped.", show_default="project")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--map", help="Model: columns of a mapped file, as in question=Q,answer=A.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Model: keep answers in the cache as they come; a stopped run goes on.")
+    ] = False,
     calibrations: Annotated[
         Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
     ] = None,
@@ -64,13 +77,14 @@ def consensus(
 
     simulated = {"accuracy": accuracy, "correlation": correlation, "options": option_count}
     asked = {"samples": samples, "temperature": temperature, "max_new_tokens": new_tokens}
-    of_model = {"model": model, "dtype": dtype, "calibrations": calibrations, **asked}
+    of_file = {"file": None if file is None else str(file), "layout": layout, "columns": columns}
+    of_model = {"model": model, "dtype": dtype, "calibrations": calibrations, "keep": keep or None, **of_file, **asked}
     unfit = of_model if check_choice("voters", voters, ("simulated", "model")) == "simulated" else simulated
     if given := [name for name, value in unfit.items() if value is not None]:
         raise InputError(f"{given[0].replace('_', ' ')} is no matter of {voters} voters: leave it out")
     if voters == "model":
-        plan = {"model": model, "dtype": dtype, "questions": questions}
-        _consensus_of_model(k, seed, _given(plan), _given(asked), calibrations, json)
+        plan = {"model": model, "dtype": dtype, "questions": questions, **of_file}
+        _consensus_of_model(k, seed, _given(plan), _given(asked), keep, calibrations, json)
         return
     result = bench_consensus(voters, k=k, seed=seed, **_given({**simulated, "questions": questions}))
     if json:
@@ -85,7 +99,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _consensus_of_model(
-    k: int, seed: int, plan: dict[str, Any], asked: dict[str, Any], calibrations: Path | None, json: bool
+    k: int, seed: int, plan: dict[str, Any], asked: dict[str, Any], keep: bool, calibrations: Path | None, json: bool
 ) -> None:
     from qubic_lab.evals.consensus_eval import ConsensusPlan, evaluate_consensus
     from qubic_lab.evals.recording import Asking
@@ -93,7 +107,7 @@ def _consensus_of_model(
     asking = Asking(**{"samples": k, **asked}, factor=max(2, k), seed=seed)
     with progress_bar() as progress:
         result = evaluate_consensus(
-            ConsensusPlan(k=k, asking=asking, seed=seed, **plan), progress, calibrations=calibrations
+            ConsensusPlan(k=k, asking=asking, seed=seed, **plan), progress, keep=keep, calibrations=calibrations
         )
     note_meaningless(result.meaningless)
     if json:

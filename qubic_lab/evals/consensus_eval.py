@@ -28,6 +28,7 @@ from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.diversity import Diversity, diversity
 from qubic_lab.evals.graded import MOST_GRADED, graded_questions
+from qubic_lab.evals.loaders import load_user_questions
 from qubic_lab.evals.paired import McNemar
 from qubic_lab.evals.questions import Question, committed_by_kind
 from qubic_lab.evals.recorded import Recorded, halves
@@ -68,13 +69,16 @@ class ConsensusPlan:
 
     Attributes:
         model: alias, hub id, folder or GGUF file.
-        questions: with computed answers (`graded_questions`), of three types in turns.
+        questions: with computed answers (`graded_questions`), of three types in turns; or so many of `file`, at most.
         creative: so many of the project's creative questions; they have no right answer.
         k: ballots of the vote that is studied.
         asking: how each question is asked.
         dtype: `fp32`, `bf16` or `fp16`.
         threads: compute threads; None: as many as there are cores.
         seed: of the questions, the halves and the intervals.
+        file: a user's questions in their place; empty: none.
+        layout: of the file, as of `load_user_questions`.
+        columns: its map of columns, where the layout is `mapped`.
 
     Raises:
         InputError: a number is out of its range.
@@ -88,6 +92,9 @@ class ConsensusPlan:
     dtype: str = "bf16"
     threads: int | None = 1
     seed: int = 1
+    file: str = ""
+    layout: str = "project"
+    columns: str = ""
 
     def __post_init__(self) -> None:
         check_range("questions", self.questions, FEWEST_ASKED, MOST_GRADED)
@@ -192,12 +199,12 @@ def evaluate_consensus(
         calibrations: a folder for the calibrations, one file for each type of question; None: they are not saved.
 
     Raises:
-        InputError: a value is out of its range, or the model cannot be found.
+        InputError: a value is out of its range, or the model or the file of questions cannot be read.
         QubicLabError: whatever the pipeline raises.
     """
     config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=SLOTS)
     resolved = resolve_config(config)
-    questions = (*graded_questions(plan.questions, plan.seed), *committed_by_kind("creative")[: plan.creative])
+    questions = _questions(plan)
     hashed, commit = model_hash(resolved.folder), str(source_commit())
     file = _answers_file(hashed, commit, plan, questions) if keep else None
     with Pipeline.launch(config) as pipeline:
@@ -330,6 +337,14 @@ def _history(rows: Sequence[Recorded]) -> list[PastVote]:
         for row in rows
         for number, each in enumerate(row.samples)
     ]
+
+
+def _questions(plan: ConsensusPlan) -> tuple[Question, ...]:
+    if plan.file:
+        asked = load_user_questions(Path(plan.file), plan.layout, plan.columns, limit=plan.questions)
+    else:
+        asked = graded_questions(plan.questions, plan.seed)
+    return (*asked, *committed_by_kind("creative")[: plan.creative])
 
 
 def _answers_file(model: str, commit: str, plan: ConsensusPlan, questions: Sequence[Question]) -> Path:
