@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Saying:
     type: str = "whole"
     slots: int = 4
     asked: int = 0
+    prompt: str = ""
 
     async def start(self) -> pb.Capabilities:
         return pb.Capabilities(
@@ -63,6 +64,7 @@ class Saying:
         )
 
     async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
+        self.prompt = request.prompt
         for sample in range(max(1, request.samples)):
             text = self.texts[self.asked % len(self.texts)]
             self.asked += 1
@@ -340,6 +342,28 @@ def test_voters_are_the_healthiest_of_different_models_and_no_seed_comes_twice()
     assert len(seeds) == 8
     with pytest.raises(BusyError):
         choose_voters([views[3]], ballot(), {})
+
+
+def test_voters_may_differ_in_wording_and_temperature() -> None:
+    views = [view("a", 90.0), view("b", 80.0), view("c", 70.0)]
+    varied = replace(ballot(3), prompts=("What is 5 + 7?", "Add 5 and 7."), temperatures=(0.2, 0.7, 1.0))
+    first = choose_voters(views, varied, {})
+    assert [each.prompt for each in first] == ["What is 5 + 7?", "Add 5 and 7.", "What is 5 + 7?"]
+    assert [each.temperature for each in first] == [0.2, 0.7, 1.0]
+    again = choose_voters(views, varied, {"a": 1, "b": 1, "c": 1})
+    assert [each.prompt for each in again] == ["Add 5 and 7.", "What is 5 + 7?", "Add 5 and 7."]
+    assert {each.prompt for each in choose_voters(views, ballot(3), {})} == {None}
+
+
+def test_each_node_gets_its_own_wording(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {name: Saying((RIGHT,)) for name in "abc"}
+    trail = held(client, tmp_path, nodes, prompts=["Add 5 and 7.", "5 plus 7?", "12?"], temperatures=[0.0, 0.5, 1.0])[
+        "trail"
+    ]
+    came = {each["voter"]: each["temperature"] for each in trail["voters"]}
+    assert set(came.values()) <= {0.0, 0.5, 1.0} and len(set(came.values())) == len(came) >= 2
+    assert len({nodes[voter].prompt for voter in came}) == len(came), "each has another wording"
+    assert {node.prompt for node in nodes.values()} <= {"Add 5 and 7.", "5 plus 7?", "12?", ""}
 
 
 def test_a_cluster_is_busy_when_a_task_waits_for_each_slot() -> None:

@@ -46,6 +46,14 @@ class ConsensusQuery(Query):
     ] = "auto"
     nodes: Annotated[int, Field(ge=1, le=MOST_NODES, description="nodes to ask, or as many as there are")] = 3
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="answers of each node")] = 1
+    prompts: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)], ...],
+        Field(max_length=MOST_NODES, description="the question in other words, for the nodes in turns"),
+    ] = ()
+    temperatures: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...],
+        Field(max_length=MOST_NODES, description="of the nodes in turns, in place of temperature"),
+    ] = ()
     rounds: Annotated[int, Field(ge=1, le=3, description="at most; voters are asked again where it is too close")] = 2
     rule: RuleName = "majority"
     merge: Annotated[
@@ -70,6 +78,8 @@ class ConsensusQuery(Query):
             self.deadline_s,
             Rules(self.rule, self.merge),
             self.question_type,
+            self.prompts,
+            self.temperatures,
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.fleet import NodeView
@@ -34,6 +34,7 @@ SEED_STRIDE = 1_009
 BUSY_TASKS_A_SLOT = 1.0
 """With so many waiting tasks for each slot, a question that leaves it open is answered by one node."""
 CANCEL_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Ballot:
         deadline_s: of the whole vote.
         rules: how votes are counted.
         question_type: says which calibration fits.
+        prompts: the question in other words: nodes, and rounds, take them in turns; none: all get the question.
+        temperatures: of the nodes in turns; none: the request's.
     """
 
     request: pipeline_pb2.GenerateRequest
@@ -57,6 +60,8 @@ class Ballot:
     deadline_s: float
     rules: Rules
     question_type: str
+    prompts: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,16 +122,23 @@ def choose_voters(views: Sequence[NodeView], ballot: Ballot, before: Mapping[str
     ranked = sorted(range(len(free)), key=lambda index: (first_of[hashes[index]] != index, index))
     chosen = [free[index] for index in ranked[: ballot.nodes]]
     samples = ceil(ballot.nodes * ballot.samples / len(chosen))
-    seed, round_seed = ballot.request.sampling.seed, SEED_STRIDE * ballot.nodes * sum(map(bool, before.values()))
+    asked = sum(map(bool, before.values()))
+    seed, round_seed = ballot.request.sampling.seed, SEED_STRIDE * ballot.nodes * asked
     return [
         Voter(
             view.record.id,
             samples,
             seed=(seed + round_seed + SEED_STRIDE * number + before.get(view.record.id, 0)) % (MAX_SEED + 1),
             before=before.get(view.record.id, 0),
+            prompt=_in_turn(ballot.prompts, asked + number),
+            temperature=_in_turn(ballot.temperatures, asked + number),
         )
         for number, view in enumerate(chosen)
     ]
+
+
+def _in_turn(given: Sequence[T], number: int) -> T | None:
+    return given[number % len(given)] if given else None
 
 
 class Votes:
@@ -246,6 +258,10 @@ class Votes:
         request = pipeline_pb2.GenerateRequest()
         request.CopyFrom(question)
         request.sampling.seed, request.samples, request.sampling.logprobs = voter.seed, voter.samples, True
+        if voter.prompt is not None:
+            request.prompt = voter.prompt
+        if voter.temperature is not None:
+            request.sampling.temperature = voter.temperature
         started_s = time.perf_counter()
         task_id = await self._coordinator.submit(request, node=voter.node)
         ended = False

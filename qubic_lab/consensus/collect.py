@@ -19,7 +19,7 @@ from qubic_lab.errors import InputError, QubicLabError
 class Voter:
     """Who is asked, and how: `samples` answers of one node, with the seeds `seed`, `seed + 1`, ….
 
-    `before`: how many votes it gave in earlier rounds. `prompt` is None where it is the question itself.
+    `before`: how many votes it gave in earlier rounds. `prompt` and `temperature`: in place of the question's own.
     """
 
     node: str
@@ -27,6 +27,7 @@ class Voter:
     seed: int = 0
     before: int = 0
     prompt: str | None = None
+    temperature: float | None = None
 
     def name(self, sample: int) -> str:
         """Return the name of one of its votes."""
