@@ -201,6 +201,14 @@ def test_who_is_not_needed_is_stopped_and_its_slot_is_free(client: redis.Redis, 
     run(ask())
 
 
+def test_a_lead_that_is_likely_enough_ends_the_vote(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {name: Saying((RIGHT,)) for name in "ab"} | {name: Saying((WRONG,), waits=60.0) for name in "cde"}
+    verdict = held(client, tmp_path, nodes, nodes=5, stop_at=0.8, rounds=1)
+    assert verdict["text"] == RIGHT and verdict["seconds"] < 9.0
+    assert sorted(names(verdict["trail"], "not needed")) == ["c", "d", "e"]
+    assert verdict["tokens_saved"] > 0
+
+
 def test_a_vote_that_is_too_close_is_held_again(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG, RIGHT))}
     verdict = held(client, tmp_path, nodes, nodes=2, rounds=2)

@@ -23,6 +23,7 @@ from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.collect import Vote
 from qubic_lab.consensus.dependence import Source
 from qubic_lab.consensus.history import MOST_PAGE, Grading
+from qubic_lab.consensus.stopping import StopRule
 from qubic_lab.consensus.trail import trail_of
 from qubic_lab.core import SamplingParams
 from qubic_lab.errors import InputError
@@ -56,6 +57,10 @@ class ConsensusQuery(Query):
     ] = ()
     rounds: Annotated[int, Field(ge=1, le=3, description="at most; voters are asked again where it is too close")] = 2
     rule: RuleName = "majority"
+    stop_at: Annotated[
+        float | None,
+        Field(gt=0.5, le=1.0, description="no more are waited for where the leader is ahead with this probability"),
+    ] = None
     merge: Annotated[
         bool, Field(description="give an explanation that won with what others that agree with it add")
     ] = False
@@ -80,6 +85,7 @@ class ConsensusQuery(Query):
             self.question_type,
             self.prompts,
             self.temperatures,
+            StopRule(self.stop_at),
         )
 
 

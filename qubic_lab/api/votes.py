@@ -20,6 +20,7 @@ from qubic_lab.consensus.confidence import Calibration, Level
 from qubic_lab.consensus.dependence import Source, error_correlation
 from qubic_lab.consensus.history import VoteHistory, VoteSummary
 from qubic_lab.consensus.similarity import Embed
+from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule
 from qubic_lab.consensus.trail import trail_of
 from qubic_lab.consensus.weights import WeightParts, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
@@ -51,6 +52,7 @@ class Ballot:
         question_type: says which calibration fits.
         prompts: the question in other words: nodes, and rounds, take them in turns; none: all get the question.
         temperatures: of the nodes in turns; none: the request's.
+        stop: when votes that have not come are no longer waited for.
     """
 
     request: pipeline_pb2.GenerateRequest
@@ -62,6 +64,7 @@ class Ballot:
     question_type: str
     prompts: tuple[str, ...] = ()
     temperatures: tuple[float, ...] = ()
+    stop: StopRule = ONLY_CERTAIN
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ class Votes:
         def certain(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
             absences = [*state.absences, *(Absence(name, Absent.FAILED, "") for name in failed)]
             reply = deliberate(ballot.request.prompt, [*state.votes, *votes], absences, quick, ballot.rules)
-            return is_certain(reply, {name: nodes[name] for name in missing}, quick, ballot.rules)
+            return is_certain(reply, {name: nodes[name] for name in missing}, quick, ballot.rules, ballot.stop)
 
         return await collect(voters, lambda voter: self._ask(voter, ballot.request), deadline_s, certain)
 
