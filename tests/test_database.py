@@ -18,6 +18,7 @@ from qubic_lab.consensus.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.consensus.weights import NO_RECORD
 from qubic_lab.database import check_url, metadata, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.price_store import PriceStore
 from qubic_lab.oracle.records import Price, Series
 from qubic_lab.oracle.records import Text as Story
@@ -57,7 +58,7 @@ def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> No
     first.dispose()
     again = open_database(url)
     assert set(inspect(again).get_table_names()) == made
-    assert PriceStore(again).series() == []
+    assert PriceStore(again).series() == [] and TrialLedger(again).count("any") == 0
     history = VoteHistory(again)
     assert history.page().votes == (SUMMARY,)
     assert history.trail(SUMMARY.id) == {"question": "2 + 2?"}

@@ -17,6 +17,8 @@ Instants = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 T = TypeVar("T")
 RANGE = ("open", "high", "low")
+LEAST, MOST = 1e-30, 1e30
+"""Prices and volumes outside are refused: squares of their ratios would overflow."""
 
 
 class Columns(Protocol):
@@ -61,8 +63,8 @@ class Candles:
         """Return the candles of some columns; where a bar has no open, high or low, its close stands for it.
 
         Raises:
-            InputError: arrays of unequal lengths, times that do not rise, a price that is not a number above 0, a
-                negative or infinite volume, a high below a low, or bars without a length.
+            InputError: arrays of unequal lengths, times that do not rise, a price that is no number from 1e-30 to 1e30,
+                a volume that is negative or above that, a high below a low, or bars without a length.
         """
         check_at_least("length of the bars in microseconds", frame_us, 1)
         closed_us = np.ascontiguousarray(columns.closed_us, np.int64)
@@ -78,9 +80,9 @@ class Candles:
         for name in RANGE:
             numbers[name] = np.where(np.isnan(numbers[name]), numbers["close"], numbers[name])
         for name in (*RANGE, "close"):
-            _check(name, numbers[name], np.isfinite(numbers[name]) & (numbers[name] > 0.0), closed_us)
+            _check(name, numbers[name], (numbers[name] >= LEAST) & (numbers[name] <= MOST), closed_us)
         volume = numbers["volume"]
-        _check("volume", volume, np.isnan(volume) | (np.isfinite(volume) & (volume >= 0.0)), closed_us)
+        _check("volume", volume, np.isnan(volume) | ((volume >= 0.0) & (volume <= MOST)), closed_us)
         _check("high", numbers["high"], numbers["high"] >= numbers["low"], closed_us)
         return cls(frame_us, closed_us, *(numbers[name] for name in (*RANGE, "close", "volume")))
 
@@ -160,8 +162,8 @@ def absent(bars: int) -> Floats:
 def _check(name: str, values: Floats, good: Flags, closed_us: Instants) -> None:
     bad = np.flatnonzero(~good)
     if bad.size:
-        rule = {"volume": "a number of 0 or more, or NaN", "high": "a number above 0 and not below the low"}
+        rule = {"volume": f"a number from 0 to {MOST:g}, or NaN", "high": "a price that is not below the low"}
         raise InputError(
             f"{name} of the bar of {iso(int(closed_us[bad[0]]))} is {values[bad[0]]}: it must be "
-            f"{rule.get(name, 'a number above 0')}"
+            f"{rule.get(name, f'a number from {LEAST:g} to {MOST:g}')}"
         )

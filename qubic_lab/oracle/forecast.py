@@ -24,6 +24,7 @@ from qubic_lab.oracle.trend import WINDOW, regression_lines, spread
 HOURS = (1, 2, 3, 4)
 Anchor = Literal["last", "line"]
 _ANCHORS: tuple[Anchor, ...] = ("last", "line")
+_MOST_HOURS = 24.0 * 365.0
 NO_SPREAD = 1e-9
 """Returns of less than this on average are none: the price stood still."""
 
@@ -33,7 +34,9 @@ class ForecastRule:
     """How forecasts are made.
 
     Attributes:
-        window: bars of the regression of log price on time.
+        hours: the regression of log price on time is over bars of so many hours, and over `bars` of them at least. On
+            a random walk a slope over w hours makes a forecast of h hours worse than "the price stays" by 6h/5w of its
+            mean squared error: so many hours, whatever the bars' length.
         anchor: last: the line's slope goes on from the last price; line: the line itself goes on. On a random walk the
             last price is off the line by more than it moves in an hour, so a forecast from the line is far worse.
         past: so many of the newest known errors set the width.
@@ -41,14 +44,17 @@ class ForecastRule:
         coverage: the share of later prices that the interval should hold.
     """
 
-    window: int = WINDOW
+    hours: float = 48.0
+    bars: int = WINDOW
     anchor: Anchor = "last"
     past: int = 480
     least: int = 96
     coverage: float = 0.8
 
     def __post_init__(self) -> None:
-        check_at_least("window of the regression", self.window, 3)
+        check_at_least("bars of the regression", self.bars, 3)
+        if not 0.0 <= self.hours <= _MOST_HOURS:
+            raise InputError(f"hours of the regression are {self.hours}: they must be 0 to {_MOST_HOURS:g}")
         check_choice("anchor", self.anchor, _ANCHORS)
         if not 0.0 < self.coverage < 1.0:
             raise InputError(f"coverage is {self.coverage}: it must lie between 0 and 1")
@@ -58,16 +64,20 @@ class ForecastRule:
                 f"{self.coverage:.0%} needs, and no more than are looked at"
             )
 
+    def window(self, frame_us: int) -> int:
+        """Return how many bars of a length the regression is over."""
+        return max(self.bars, round(self.hours * HOUR_US / frame_us))
+
     def warm_up(self, frame_us: int, hours: int) -> int:
         """Return how many bars come before the first interval, where none is missing."""
-        return self.window + self.least + max(1, round(hours * HOUR_US / frame_us)) - 1
+        return self.window(frame_us) + self.least + steps_of(frame_us, hours) - 1
 
 
 RULE = ForecastRule()
 
 
 @dataclass(frozen=True)
-class Path:
+class ForecastPath:
     """The forecasts that each bar gives, [bars]; all in log price, NaN where there is none.
 
     Attributes:
@@ -112,7 +122,7 @@ class Forecast:
     text: str
 
 
-def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Path:
+def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
     """Return the forecast of each bar with its interval, made from that bar and earlier ones.
 
     The interval is symmetric: the conformal quantile of past errors, each over the spread of returns at its time, times
@@ -125,21 +135,18 @@ def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Pa
     check_at_least("hours to forecast", hours, 1)
     if candles.frame_us > hours * HOUR_US:
         raise InputError(f"bars of {candles.frame_us / HOUR_US:g} h cannot forecast {hours} h: take shorter bars")
-    count = len(candles)
-    if count <= rule.window:
-        return Path(absent(count), absent(count), np.full(count, -1))
-    lines = regression_lines(candles.closed_us, candles.log_close, rule.window)
+    count, window = len(candles), rule.window(candles.frame_us)
+    if count < window:
+        return ForecastPath(absent(count), absent(count), np.full(count, -1))
+    lines = candles.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
+    squares = candles.once(f"spread of {window}", lambda each: spread(each, window) ** 2)
     point = candles.log_close + lines.slope * hours
     if rule.anchor == "line":
         point = point + lines.end
-    scale = np.sqrt(_squares(candles, rule.window) * hours * HOUR_US / candles.frame_us)
+    scale = np.sqrt(squares * hours * HOUR_US / candles.frame_us)
     scale[~(scale > NO_SPREAD)] = np.nan
     later = _later(candles, hours * HOUR_US)
-    return Path(point, _quantiles(candles, point, scale, later, rule) * scale, later)
-
-
-def _squares(candles: Candles, window: int) -> Floats:
-    return spread(candles, window) ** 2
+    return ForecastPath(point, _quantiles(candles, point, scale, later, rule) * scale, later)
 
 
 def _later(candles: Candles, wait_us: int) -> NDArray[np.intp]:
@@ -170,7 +177,7 @@ def _quantiles(candles: Candles, point: Floats, scale: Floats, later: NDArray[np
 def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecast | Absent:
     """Return the forecast of the last bar, or why there is none.
 
-    It looks at the last `window + 2 × past` bars and those that the hours take.
+    It looks at the bars of the regression, 2 × `past` bars and those that the hours take, and no further back.
 
     Raises:
         InputError: not 1 hour or more.
@@ -179,19 +186,18 @@ def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecas
     frame_us = candles.frame_us
     if frame_us > hours * HOUR_US:
         return Absent(reason=f"bars of {frame_us / HOUR_US:g} h are longer than {hours} h")
-    steps = max(1, round(hours * HOUR_US / frame_us))
-    tail = candles.slice(max(0, len(candles) - rule.window - 2 * rule.past - steps), len(candles))
-    needed = rule.warm_up(frame_us, hours) + 1
+    tail, needed = _tail(candles, hours, rule), rule.warm_up(frame_us, hours) + 1
     if len(tail) < needed:
         return Absent(reason=f"{needed} bars are needed, {len(candles)} are known")
     path = forecast_path(tail, hours, rule)
     half = float(path.half_width[-1])
     if math.isnan(half):
-        still = float(tail.log_close[-rule.window :].max() - tail.log_close[-rule.window :].min()) == 0.0
+        logs = tail.log_close[-rule.window(frame_us) - 1 :]
+        still = float(logs.max() - logs.min()) == 0.0
         why = "the price did not move" if still else "too few past forecasts could be judged, as bars are missing"
-        return Absent(reason=f"{why} in the last {rule.window if still else len(tail)} bars")
+        return Absent(reason=f"{why} in the last {len(logs) if still else len(tail)} bars")
     middle = float(path.point[-1])
-    held, held_of, errors, skill, skill_t = _record(tail, path, steps, rule)
+    held, held_of, errors, skill, skill_t = _record(tail, path, steps_of(frame_us, hours), rule)
     price, low, high = (math.exp(each) for each in (middle, middle - half, middle + half))
     text = _say(skill, skill_t, errors)
     at_us = int(tail.closed_us[-1]) + hours * HOUR_US
@@ -202,11 +208,24 @@ def forecasts(
     candles: Candles, rule: ForecastRule = RULE, hours: Sequence[int] = HOURS
 ) -> dict[str, Forecast | Absent]:
     """Return the forecasts of the last bar by their time, such as "1h"."""
-    return {f"{each}h": forecast(candles, each, rule) for each in hours}
+    tail = _tail(candles, max(hours), rule)
+    return {f"{each}h": forecast(tail, each, rule) for each in hours}
+
+
+def steps_of(frame_us: int, hours: int) -> int:
+    """Return how many bars some hours take, at least 1."""
+    return max(1, round(hours * HOUR_US / frame_us))
+
+
+def _tail(candles: Candles, hours: int, rule: ForecastRule) -> Candles:
+    """Return the bars that forecasts of so many hours, or of 4 or fewer, look at; itself where there are no others."""
+    frame_us = candles.frame_us
+    most = rule.window(frame_us) + 2 * rule.past + steps_of(frame_us, max(hours, max(HOURS)))
+    return candles if len(candles) <= most else candles.slice(len(candles) - most, len(candles))
 
 
 def _record(
-    candles: Candles, path: Path, steps: int, rule: ForecastRule
+    candles: Candles, path: ForecastPath, steps: int, rule: ForecastRule
 ) -> tuple[float | None, int, int, float | None, float | None]:
     """Return how past forecasts did: share held, of how many, errors that set the width, skill and its t."""
     made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.point))[-rule.past :]

@@ -33,9 +33,7 @@ class Indicator:
     Attributes:
         function: gives a value for each bar, [bars], NaN where there is none.
         warm_up: bars before its first value.
-        settles: bars after which earlier ones move it by less than a millionth of its own size or range; it is
-            `warm_up` where it looks at a fixed number of bars. None: it sums from the first bar, so only its changes
-            mean something.
+        settles: bars after which earlier ones move it by less than a millionth of its size; None: that is not told.
     """
 
     name: str
@@ -43,7 +41,7 @@ class Indicator:
     warm_up: int
     unit: Unit
     description: str
-    settles: int | None = 0
+    settles: int | None = None
 
     def __call__(self, candles: Candles) -> Floats:
         """Return its values, [bars]; all NaN where there are too few bars."""
@@ -160,7 +158,7 @@ _ALL = (
     Indicator("adx_14", _range(talib.ADX), 27, "0..100", "average directional index: how strong a trend is", 420),
     Indicator("plus_di_14", _range(talib.PLUS_DI), 14, "0..100", "directional movement up (Wilder)", 220),
     Indicator("minus_di_14", _range(talib.MINUS_DI), 14, "0..100", "directional movement down (Wilder)", 220),
-    Indicator("obv", _obv, 0, "coins", "on-balance volume; bars without a known volume count as none", None),
+    Indicator("obv", _obv, 0, "coins", "on-balance volume since the first bar; unknown volumes count as none"),
     Indicator(
         "volume_balance", _volume_balance, BALANCE_BARS, "-1..1", "change of obv over 20 bars / their volume", 20
     ),

@@ -1,9 +1,7 @@
 """Prices at which rises or falls have ended before, and closes beyond them: from confirmed turning points alone."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -77,7 +75,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Breakout:
-    """A close beyond a level that was known before, after a close that was not.
+    """A close beyond a level that was known before, where the last close beyond it was on the other side.
 
     Attributes:
         margin: how far beyond, in average true ranges.
@@ -187,33 +185,43 @@ def _atr(candles: Candles, atr: Floats | None) -> Floats:
 
 def _levels_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> tuple[Level, ...]:
     """Return the levels that are known at a bar, the strongest first."""
-    width = rule.width * float(atr[place])
-    if not width > 0.0:
-        return ()
-    known = np.s_[: int(np.searchsorted(pivots.known, place, side="right"))]
-    recent = pivots.place[known] > place - rule.bars
-    where, prices = pivots.place[known][recent], pivots.price[known][recent]
-    order = np.argsort(prices, kind="stable")
-    groups = [each for each in _groups(prices[order].tolist(), width) if len(each) >= rule.touches]
-    levels = [_level(candles, place, where[order[each]], prices[order[each]], rule) for each in groups]
+    levels = [_level(candles, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
     return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
 
 
-def _groups(prices: Sequence[float], width: float) -> list[list[int]]:
-    """Return rising prices in groups no wider than `width`, split at the widest gaps first (complete linkage)."""
-    open_groups, done = [list(range(len(prices)))] if prices else [], []
-    while open_groups:
-        group = open_groups.pop()
-        if prices[group[-1]] - prices[group[0]] <= width:
-            done.append(group)
+def _clusters_at(place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> list[NDArray[np.intp]]:
+    """Return the pivots of each level that is known at a bar, by rising price."""
+    width = rule.width * float(atr[place])
+    if not width > 0.0:
+        return []
+    seen = _seen(pivots, place, rule)
+    order = seen[np.argsort(pivots.price[seen], kind="stable")]
+    parts = _parts(pivots.price[order], width)
+    return [order[start:end] for start, end in parts if end - start >= rule.touches]
+
+
+def _seen(pivots: Pivots, place: int, rule: LevelRule) -> NDArray[np.intp]:
+    """Return which pivots count at a bar: those that are known there and not too old."""
+    known = int(np.searchsorted(pivots.known, place, side="right"))
+    return np.flatnonzero(pivots.place[:known] > place - rule.bars)
+
+
+def _parts(prices: Floats, width: float) -> list[tuple[int, int]]:
+    """Return where rising prices are cut into parts no wider than `width`, at the widest gaps first."""
+    gaps = np.diff(prices)
+    rest, done = [(0, len(prices))] if len(prices) else [], []
+    while rest:
+        start, end = rest.pop()
+        if prices[end - 1] - prices[start] <= width:
+            done.append((start, end))
             continue
-        gaps = [prices[after] - prices[before] for before, after in pairwise(group)]
-        cut = gaps.index(max(gaps)) + 1
-        open_groups += [group[:cut], group[cut:]]
+        cut = start + int(np.argmax(gaps[start : end - 1])) + 1
+        rest += [(start, cut), (cut, end)]
     return done
 
 
-def _level(candles: Candles, place: int, where: NDArray[np.intp], prices: Floats, rule: LevelRule) -> Level:
+def _level(candles: Candles, place: int, pivots: Pivots, cluster: NDArray[np.intp], rule: LevelRule) -> Level:
+    where, prices = pivots.place[cluster], pivots.price[cluster]
     weights = [0.5 ** ((place - each) / rule.half_life) for each in where.tolist()]
     strength = math.fsum(weights)
     price = math.fsum(weight * each for weight, each in zip(weights, prices.tolist(), strict=True)) / strength
@@ -235,24 +243,34 @@ def _breakouts_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rul
     before, close, size = float(candles.close[place - 1]), float(candles.close[place]), float(atr[place - 1])
     if not (size > 0.0 and abs(close - before) > 0.0):
         return []
-    found = []
+    found, away = [], rule.margin * size
+    ends = pivots.price[_seen(pivots, place - 1, rule)]  # a level begins and ends with a pivot
+    up, down = ends + away, ends - away
+    if not (((before <= up) & (up < close)) | ((before >= down) & (down > close))).any():
+        return []
+    earlier = candles.close[max(0, place - rule.bars) : place]
     ratio = _volume_ratio(candles.volume, place, rule.volume_bars)
-    for level in _levels_at(candles, place - 1, pivots, atr, rule):
-        up, down = (close - level.high) / size, (level.low - close) / size
-        rising = before <= level.high and up > rule.margin
-        if rising or (before >= level.low and down > rule.margin):
-            found.append(
-                Breakout(
-                    direction="up" if rising else "down",
-                    at_us=int(candles.closed_us[place]),
-                    close=close,
-                    level=level,
-                    margin=up if rising else down,
-                    volume_ratio=ratio,
-                    confirmed=ratio is not None and ratio >= rule.volume,
-                )
+    for cluster in _clusters_at(place - 1, pivots, atr, rule):
+        low, high = float(pivots.price[cluster[0]]) - away, float(pivots.price[cluster[-1]]) + away
+        rising = before <= high < close
+        if not (rising or before >= low > close):
+            continue
+        outside = np.flatnonzero((earlier < low) | (earlier > high))
+        if not outside.size or (earlier[outside[-1]] < low) != rising:
+            continue  # it came from there: the level has held
+        level = _level(candles, place - 1, pivots, cluster, rule)
+        found.append(
+            Breakout(
+                direction="up" if rising else "down",
+                at_us=int(candles.closed_us[place]),
+                close=close,
+                level=level,
+                margin=(close - level.high if rising else level.low - close) / size,
+                volume_ratio=ratio,
+                confirmed=ratio is not None and ratio >= rule.volume,
             )
-    return found
+        )
+    return sorted(found, key=lambda each: (-each.level.strength, each.level.price))
 
 
 def _volume_ratio(volume: Floats, place: int, bars: int) -> float | None:

@@ -22,6 +22,8 @@ from qubic_lab.oracle.trend import TRENDS, WINDOW, Trend, find_trend
 
 RECENT = 24
 """Breakouts and anomalies of the last so many bars are told."""
+MOST_LEVELS = 10
+"""The strongest so many are told."""
 PATTERN_BARS = 3
 """Candle patterns that end in one of the last so many bars are told."""
 _PATTERN_CONTEXT = 64
@@ -38,15 +40,17 @@ def _forecast(part: str) -> Callable[[Candles], Floats]:
     return values
 
 
-_RULE = forecasting.RULE
+_RULE, _LONGEST_US = forecasting.RULE, _FORECAST_HOURS * HOUR_US
 _FORECASTS = (
-    Indicator("forecast_4h", _forecast("point"), WINDOW, "log price", "log price that is expected in 4 hours"),
+    Indicator(
+        "forecast_4h", _forecast("point"), _RULE.window(_LONGEST_US) - 1, "log price", "log price expected in 4 hours"
+    ),
     Indicator(
         "forecast_4h_half_width",
         _forecast("half_width"),
-        _RULE.warm_up(HOUR_US, _FORECAST_HOURS),
+        _RULE.warm_up(_LONGEST_US, _FORECAST_HOURS),
         "log price",
-        "half the interval of the log price in 4 hours; its warm-up is that of hourly bars",
+        "half the interval of the log price in 4 hours; its warm-up is that of bars of 4 hours, shorter ones need more",
     ),
 )
 CAUSAL: dict[str, Indicator | CandlePattern] = {
@@ -170,7 +174,7 @@ def analyse(bars: Columns, frame_s: int, at_us: int) -> PriceAnalysis:
         patterns=_patterns(candles),
         trend=trend or _too_few(WINDOW + 1, count),
         forecasts=forecasts(candles),
-        levels=with_levels or find_levels(candles, atr),
+        levels=with_levels or find_levels(candles, atr)[:MOST_LEVELS],
         breakouts=with_levels or find_breakouts(candles, RECENT, atr),
         outliers=_outliers(candles),
         jumps=_jumps(candles),
@@ -252,17 +256,11 @@ def _jumps(candles: Candles) -> tuple[Alert, ...] | Absent:
     indicator = returns.RETURN_SCORES["jump_score"]
     if len(candles) <= indicator.warm_up:
         return _too_few(indicator.warm_up + 1, len(candles))
-    tail = candles.slice(len(candles) - indicator.warm_up - RECENT, len(candles)) if _long(candles) else candles
-    scores = indicator(tail)
-    what = "deviations of the bipower variation before"
+    scores = indicator(candles)
     return tuple(
-        _return_alert(tail, "jump", place, float(scores[place]), what)
+        _return_alert(candles, "jump", place, float(scores[place]), "deviations of the bipower variation before")
         for place in _recent(scores, returns.jump_threshold())
     )
-
-
-def _long(candles: Candles) -> bool:
-    return len(candles) > returns.RETURN_SCORES["jump_score"].warm_up + RECENT
 
 
 def _return_alert(candles: Candles, kind: Literal["outlier", "jump"], place: int, score: float, what: str) -> Alert:

@@ -194,7 +194,7 @@ def _say(direction: str, drift: float | None, adx: float | None, per_hour: float
     found = (
         f"move over {WINDOW} bars of {drift:+.1f} deviations of a random walk, slope {per_hour:+.3g} % an hour{tail}"
     )
-    return f"no trend that chance could not make: {found}" if direction == "none" else f"{direction}: {found}"
+    return f"no trend beyond chance: {found}" if direction == "none" else f"{direction}: {found}"
 
 
 def _known(value: float) -> float | None:

@@ -8,8 +8,8 @@ import numpy as np
 import talib
 
 from qubic_lab.oracle.anomalies.robust import medians_before
-from qubic_lab.oracle.anomalies.volume import WINDOW, volume_basis
-from qubic_lab.oracle.candles import Candles, Floats, absent
+from qubic_lab.oracle.anomalies.volume import WARM_UP, WINDOW, volume_basis
+from qubic_lab.oracle.candles import Candles, Flags, Floats, absent
 from qubic_lab.oracle.indicators import Indicator
 from qubic_lab.oracle.trend import spread
 
@@ -144,7 +144,7 @@ def _washes(candles: Candles, last: int) -> list[Hint]:
     return hints
 
 
-def _starts(shape: "np.ndarray[tuple[int], np.dtype[np.bool_]]", last: int) -> list[int]:
+def _starts(shape: Flags, last: int) -> list[int]:
     """Return the places among the last bars where a shape begins."""
     begins = shape.copy()
     begins[1:] &= ~shape[:-1]
@@ -156,9 +156,9 @@ MANIPULATION_SCORES: dict[str, Indicator] = {
     each.name: each
     for each in (
         Indicator(
-            "pump_score", pump_scores, 2 * WINDOW, "deviations", "rise with volume, times the share of it lost again"
+            "pump_score", pump_scores, WARM_UP, "deviations", "rise with volume, times the share of it lost again"
         ),
-        Indicator("wash_score", wash_scores, 2 * WINDOW, "robust deviations", "volume without a move of the price"),
+        Indicator("wash_score", wash_scores, WARM_UP, "robust deviations", "volume without a move of the price"),
     )
 }
 """Scores of shapes, bar by bar."""

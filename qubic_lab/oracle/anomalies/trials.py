@@ -170,7 +170,8 @@ def roc(scores: ArrayLike, truth: ArrayLike, confidence: float = 0.95) -> Roc:
     """Return the curve of some scores, and the area under it.
 
     The interval holds the areas whose standard error, by J. Hanley and B. McNeil (Radiology 143, 1982), does not rule
-    the observed one out; so it has a width even where the area is 1. It takes bars as independent.
+    the observed one out; so it has a width even where the area is 1, and near 1 it is wider than need be. It takes bars
+    as independent.
 
     Args:
         scores: for each bar; those that are NaN (not known yet) are left out.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubic_lab.oracle.anomalies.robust import medians_before, robust_scores
-from qubic_lab.oracle.candles import Candles, Flags, Floats, absent, exact_logs
+from qubic_lab.oracle.candles import Candles, Flags, Floats, Instants, absent, exact_logs
 from qubic_lab.oracle.indicators import Indicator
 from qubic_lab.oracle.instants import DAY_US
 
@@ -14,6 +14,8 @@ DAYS = 15
 """Bars at the same time of day, on earlier days, that tell what is usual then."""
 WINDOW = 97
 """Bars before it that tell what is usual lately, and how far volumes are from usual."""
+WARM_UP = 2 * WINDOW
+"""No bar before has a score."""
 FLOOR = 0.05
 """The deviation of log volume is at least this: volumes that hardly differ may."""
 THRESHOLD = 5.0
@@ -66,10 +68,12 @@ def _volume_basis(candles: Candles) -> VolumeBasis:
         scores[without], middle[without] = by_lately[without], lately[without]
     score[traded] = scores
     usual_log[traded] = np.where(np.isnan(scores), np.nan, middle)
+    score[:WARM_UP] = usual_log[:WARM_UP] = np.nan  # bars of some hours have a history by time of day a little earlier
+    same_time[:WARM_UP] = False
     return VolumeBasis(score, usual_log, same_time)
 
 
-def _medians_of_time(logs: Floats, slots: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Floats:
+def _medians_of_time(logs: Floats, slots: Instants) -> Floats:
     """Return the median of the last values of the same slot before each; NaN where there are fewer than `DAYS`."""
     small = slots.astype(np.uint16) if slots.size and slots.max() < 1 << 16 else slots  # sorted ten times as fast
     order = np.argsort(small, kind="stable")
@@ -89,7 +93,7 @@ def volume_scores(candles: Candles) -> Floats:
 
 VOLUME_SCORES: dict[str, Indicator] = {
     "volume_score": Indicator(
-        "volume_score", volume_scores, 2 * WINDOW, "robust deviations", "log volume against what is usual then"
+        "volume_score", volume_scores, WARM_UP, "robust deviations", "log volume against what is usual then"
     )
 }
 """Scores of volumes, bar by bar."""

@@ -63,5 +63,5 @@ class Costs:
     @property
     def most_rate(self) -> float:
         """The most that a trade may cost, as a share of its value at the open."""
-        slip = self.half_spread_bps * BPS + self.impact_bps * BPS * (self.limit or 0.0) ** self.impact_exponent
+        slip: float = self.half_spread_bps * BPS + self.impact_bps * BPS * (self.limit or 0.0) ** self.impact_exponent
         return slip + self.fee_bps * BPS * (1.0 + slip)

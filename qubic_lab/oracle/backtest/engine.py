@@ -7,15 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.backtest.account import Account, Ruin, Trades
-from qubic_lab.oracle.backtest.costs import BPS, MOST_RATE, Costs
-from qubic_lab.oracle.backtest.fills import Charges, Fills, Orders, fill, held_per_year
+from qubic_lab.oracle.backtest.account import Account, Ruin, valued
+from qubic_lab.oracle.backtest.costs import MOST_RATE, Costs
+from qubic_lab.oracle.backtest.fills import Charges, Fills, Orders, added, at, fill, held_per_year
 from qubic_lab.oracle.backtest.market import Floats, Integers, Market
 from qubic_lab.oracle.instants import iso
 
 Rebalance = Literal["change", "always"]
 REBALANCE: tuple[Rebalance, ...] = ("change", "always")
 CASH = 10_000.0
+LAGS = (1, 2, 3, 5, 8)
 ROUNDING = 1e-9
 """By so much weights may exceed the leverage."""
 
@@ -37,9 +38,12 @@ def simulate(
     or a close ends there.
 
     Args:
+        market: the bars.
         targets: what each asset's position shall be worth as a share of equity, decided at each bar's close, [bars] or
             [bars, assets]; below 0: short. NaN: what was decided before stands; at first, nothing is held.
+        costs: None: there are none.
         lag: a decision at the close of bar t is filled at the open of bar t + lag, at the earliest.
+        cash: what the account begins with.
         rebalance: trade all assets to their weights when a target changes, else let them drift; or at every bar.
         most_leverage: weights may add up to so much, signs aside.
 
@@ -57,13 +61,15 @@ def simulate(
             f"{MOST_RATE:.0%}"
         )
     if costs.limit is not None and not (market.volume > 0.0).any():
-        raise InputError("no bar has a volume: slippage by volume needs it; set impact_bps to 0, most_participation off")
+        raise InputError(
+            "no bar has a volume: slippage by volume needs it; set impact_bps to 0, most_participation off"
+        )
     weights = checked_targets(market, targets, most_leverage)
     due = np.zeros_like(weights)
     due[lag:] = weights[:-lag]
     bars = _events(due, rebalance)
     charges = Charges.of(market) if costs.holding else None
-    fills = fill(Orders(market, costs, cash, bars, due[bars], charges))
+    fills = fill(Orders(market, costs, cash, bars, at(due, bars), charges))
     return _account(market, costs, cash, lag, fills, charges)
 
 
@@ -88,7 +94,10 @@ def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1
     Raises:
         InputError: another shape, infinite ones, or more than the leverage.
     """
-    weights = np.asarray(targets, np.float64)
+    try:
+        weights = np.asarray(targets, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"targets are no numbers ({error}): give weights, NaN to keep the last") from error
     weights = weights.reshape(-1, 1) if weights.ndim == 1 else weights
     if weights.shape != market.close.shape:
         raise InputError(
@@ -99,7 +108,7 @@ def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1
         rows = np.arange(len(weights))[:, None]
         last = np.maximum.accumulate(np.where(np.isnan(weights), -1, rows), axis=0)
         weights = np.where(last < 0, 0.0, np.take_along_axis(weights, np.maximum(last, 0), axis=0))
-    gross = np.abs(weights[:, 0]) if weights.shape[1] == 1 else np.abs(weights).sum(axis=1)
+    gross = added(np.abs(weights))
     if not gross.max() <= most_leverage + ROUNDING:
         bar = int((gross > most_leverage + ROUNDING).argmax())
         raise InputError(
@@ -110,17 +119,27 @@ def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1
 
 
 def lag_sweep(
-    market: Market, targets: ArrayLike, costs: Costs | None = None, *, lags: Sequence[int] = (1, 2, 3, 5, 8), **options: float
+    market: Market,
+    targets: ArrayLike,
+    costs: Costs | None = None,
+    *,
+    lags: Sequence[int] = LAGS,
+    cash: float = CASH,
+    rebalance: Rebalance = "change",
+    most_leverage: float = 1.0,
 ) -> dict[int, Account]:
-    """Return the account for each lag: an edge that only lag 1 has is one that nobody could have traded.
+    """Return the account for each lag: an edge that is gone one bar later may be one that nobody could have traded.
 
-    Args:
-        options: as `simulate` takes them.
+    Lags for which there are too few bars are left out. See `simulate` for the rest.
 
     Raises:
-        InputError: what `simulate` refuses.
+        InputError: a lag below 1, or what `simulate` refuses.
     """
-    return {lag: simulate(market, targets, costs, lag=lag, **options) for lag in lags}  # type: ignore[arg-type]
+    return {
+        lag: simulate(market, targets, costs, lag=lag, cash=cash, rebalance=rebalance, most_leverage=most_leverage)
+        for lag in lags
+        if lag < len(market)
+    }
 
 
 def _events(due: Floats, rebalance: Rebalance) -> Integers:
@@ -136,39 +155,54 @@ def _account(market: Market, costs: Costs, cash: float, lag: int, fills: Fills, 
     bars = len(market)
     lengths = np.diff(fills.bars, append=bars)
     first = int(fills.bars[0]) if len(fills.bars) else bars
-    units = np.zeros(market.close.shape)
-    money = np.full(bars, cash)
-    units[first:] = np.repeat(fills.units, lengths, axis=0)
-    money[first:] = np.repeat(fills.cash, lengths)
-    carry = np.zeros(bars)
+    units, money = np.zeros(market.close.shape), np.full(bars, cash)
+    every = len(fills.bars) == bars - first
+    units[first:] = fills.units if every else np.repeat(fills.units, lengths, axis=0)
+    money[first:] = fills.cash if every else np.repeat(fills.cash, lengths)
+    gap_charge = bar_charge = np.zeros(bars)
     if charges is not None and first < bars:
-        since_fill, carry = _charged(costs, fills, charges, units, money, lengths, market)
-        money[first:] -= since_fill
-    opens, closes = market.marks
-    positions = _valued(units, closes)
-    before = np.zeros(bars)
-    before[1:] = money[:-1] + _valued(units[:-1], opens[1:])
-    if charges is not None:
-        before -= _gap_charge(costs, fills, charges, units, market)
-    ruin = _ruin(before, money + positions, first)
-    fees, slippage, turnover = _trade_costs(market, costs, fills, before, cash)
+        gap_charge, bar_charge = _charges_by_bar(market, costs, units, money)
+        money[first:] -= _charged_since(costs, charges, fills, lengths)
+    carry = gap_charge + bar_charge
+    equity = money + valued(units, market.marks[1])
+    ruin = None
+    if charges is not None or min(fills.units.min(initial=0.0), fills.cash.min(initial=0.0)) < 0.0:
+        before = np.full(bars, cash)
+        before[1:] = money[:-1] + valued(units[:-1], market.marks[0][1:]) - gap_charge[1:]
+        ruin = _find_ruin(before, equity)
     if ruin is not None:
-        _end(ruin, units, money, positions, (fees, slippage, turnover, carry))
-        last = np.searchsorted(fills.bars, ruin.bar, side="left" if ruin.at == "open" else "right")
-        fills = Fills(*(each[:last] for each in (fills.bars, fills.units, fills.traded, fills.slip, fills.cash)), fills.waited)
-    return Account(
-        market=market,
-        costs=costs,
-        lag=lag,
-        initial_cash=cash,
-        units=units,
-        cash=money,
-        equity=money + positions,
-        fees=fees,
-        slippage=slippage,
-        carry=carry,
-        turnover=turnover,
-        trades=Trades.of(market, costs, fills),
-        waited=fills.waited,
-        ruin=ruin,
-    )
+        fills = fills.first(int(np.searchsorted(fills.bars, ruin.bar, "left" if ruin.at == "open" else "right")))
+        if ruin.at == "open":
+            carry[ruin.bar] = gap_charge[ruin.bar]
+        carry[ruin.bar + 1 :] = units[ruin.bar :] = 0.0
+        money[ruin.bar :] = equity[ruin.bar :] = ruin.equity
+    return Account(market, costs, lag, cash, units, money, equity, carry, fills, ruin)
+
+
+def _charges_by_bar(market: Market, costs: Costs, units: Floats, owed: Floats) -> tuple[Floats, Floats]:
+    """Return what holding costs before each bar's open, and from there to its close, [bars]."""
+    held, (opens, closes) = held_per_year(units, costs), market.marks
+    interest = costs.margin_per_year * np.maximum(-owed, 0.0)
+    gap = np.zeros(len(market))
+    gap[1:] = (valued(held[:-1], opens[1:]) + interest[:-1]) * market.gap_years[1:]
+    return gap, (valued(held, closes) + interest) * market.bar_years
+
+
+def _charged_since(costs: Costs, charges: Charges, fills: Fills, lengths: Integers) -> Floats:
+    """Return what has been charged since the last fill, at each close from the first fill on."""
+    first = int(fills.bars[0])
+    spans = charges.closes[first:] - np.repeat(charges.opens[fills.bars], lengths, axis=0)
+    years = charges.close_years[first:] - np.repeat(charges.open_years[fills.bars], lengths)
+    held = np.repeat(held_per_year(fills.units, costs), lengths, axis=0)
+    interest = np.repeat(costs.margin_per_year * np.maximum(-fills.cash, 0.0), lengths)
+    return valued(held, spans) + interest * years
+
+
+def _find_ruin(before: Floats, equity: Floats) -> Ruin | None:
+    """Return where equity is first 0 or below, at an open or a close."""
+    if min(float(before.min()), float(equity.min())) > 0.0:
+        return None
+    bar = int(((before <= 0.0) | (equity <= 0.0)).argmax())
+    if before[bar] <= 0.0:
+        return Ruin(bar, "open", float(before[bar]))
+    return Ruin(bar, "close", float(equity[bar]))

@@ -5,6 +5,7 @@ E' = E − Σ rate(trade) · |w · E' − v|, E: equity at the open, v: what was
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -64,23 +65,52 @@ class Fills:
 
     Attributes:
         bars: [fills].
-        units, traded: held afterwards and bought (below 0: sold), [fills, assets].
-        slip: share of the open by which fills were worse, [fills, assets].
+        units: held afterwards, [fills, assets].
         cash: [fills].
+        opens: what a unit was worth, [fills, assets].
+        slip: share of the open by which fills were worse, [fills, assets].
         waited: assets' trades that had to wait, wholly or in part, for a later bar.
     """
 
     bars: Integers
     units: Floats
-    traded: Floats
-    slip: Floats
     cash: Floats
+    opens: Floats
+    slip: Floats
     waited: int = 0
+
+    @cached_property
+    def traded(self) -> Floats:
+        """Units bought, below 0 sold, [fills, assets]; what is only rounding is 0."""
+        bought = np.diff(self.units, axis=0, prepend=0.0)
+        equity = self.cash + added(self.units * self.opens)
+        bought[np.abs(bought) * self.opens <= NOISE * equity[:, None]] = 0.0
+        return bought
+
+    def first(self, count: int) -> "Fills":
+        """Return the first fills."""
+        bars, units, cash = self.bars[:count], self.units[:count], self.cash[:count]
+        return Fills(bars, units, cash, self.opens[:count], self.slip[:count], self.waited)
 
 
 def held_per_year(units: Floats, costs: Costs) -> Floats:
     """Return what units are charged per price and year, of the shape of `units`."""
     return costs.funding_per_year * units + costs.borrow_per_year * np.maximum(-units, 0.0)
+
+
+def added(values: Floats) -> Floats:
+    """Return the sum over assets, [rows]; of one asset the values themselves, which is much quicker."""
+    if values.shape[1] == 1:
+        return values[:, 0]
+    total: Floats = values.sum(axis=1)
+    return total
+
+
+def at(values: Floats, bars: Integers) -> Floats:
+    """Return the rows of some bars, in order; where none is left out between them, without a copy."""
+    if len(bars) and int(bars[-1]) - int(bars[0]) == len(bars) - 1:
+        return values[int(bars[0]) : int(bars[-1]) + 1]
+    return values[bars]
 
 
 def fill(orders: Orders) -> Fills:
@@ -98,21 +128,20 @@ def fill_at_once(orders: Orders) -> Fills | None:
     market, costs, bars = orders.market, orders.costs, orders.bars
     if not market.complete and not market.traded[bars].all():
         return None
-    price, weights = market.open[bars], orders.weights
+    price, weights = at(market.open, bars), orders.weights
     growth, held = _between(orders, price)
     ended = np.flatnonzero(growth <= 0.0)
     count = int(ended[0]) if len(ended) else len(bars)
     bars, price, weights, growth, held = bars[:count], price[:count], weights[:count], growth[:count], held[:count]
-    volume = None if costs.limit is None else market.volume[bars]
-    slip = np.full(weights.shape, costs.half_spread_bps * BPS)
+    volume = None if costs.limit is None else at(market.volume, bars)
+    slip = np.broadcast_to(np.float64(costs.half_spread_bps * BPS), (1, 1))
     for _ in range(_MOST_ROUNDS):
         left = _left_after_costs(weights, held, slip, costs.fee_bps * BPS)
-        share = weights * left[:, None] - held
-        share[np.abs(share) <= NOISE] = 0.0
         after = orders.cash * np.cumprod(growth * left)
         if volume is None:
             break
-        size = np.abs(share) * (after / left)[:, None] / price
+        share = np.abs(weights * left[:, None] - held)
+        size = np.where(share <= NOISE, 0.0, share) * (after / left)[:, None] / price
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(size > 0.0, size / volume, 0.0)
         if not (part <= costs.limit).all():
@@ -123,22 +152,21 @@ def fill_at_once(orders: Orders) -> Fills | None:
     else:
         return None
     units = weights * after[:, None] / price
-    cash = after * (1.0 - weights.sum(axis=1))
-    traded = np.where(share == 0.0, 0.0, np.diff(units, axis=0, prepend=0.0))
-    return Fills(bars, units, traded, slip, cash)
+    cash = after * (1.0 - added(weights))
+    return Fills(bars, units, cash, price, np.broadcast_to(slip, units.shape))
 
 
 def _between(orders: Orders, price: Floats) -> tuple[Floats, Floats]:
     """Return by which factor equity grew up to each fill since the last, and which share of it is held then."""
     weights, costs = orders.weights, orders.costs
-    cash_share = 1.0 - weights[:-1].sum(axis=1)
+    cash_share = 1.0 - added(weights[:-1])
     held = np.zeros_like(weights)
     held[1:] = weights[:-1] * (price[1:] / price[:-1])
     growth = np.ones(len(weights))
-    growth[1:] = cash_share + held[1:].sum(axis=1)
+    growth[1:] = cash_share + added(held[1:])
     if orders.charges is not None:
         opens, years = orders.charges.opens[orders.bars], orders.charges.open_years[orders.bars]
-        growth[1:] -= (held_per_year(weights[:-1] / price[:-1], costs) * np.diff(opens, axis=0)).sum(axis=1)
+        growth[1:] -= added(held_per_year(weights[:-1] / price[:-1], costs) * np.diff(opens, axis=0))
         growth[1:] -= costs.margin_per_year * np.maximum(-cash_share, 0.0) * np.diff(years)
     with np.errstate(divide="ignore", invalid="ignore"):
         held /= growth[:, None]
@@ -150,15 +178,14 @@ def _left_after_costs(weights: Floats, held: Floats, slip: Floats, fee: float) -
 
     With each trade's side known it is linear in x; sides are guessed from w − held, and guessed again until they hold.
     """
-    side = np.sign(weights - held)
-    left = np.ones(len(weights))
+    buying, buy, sell = weights > held, slip + fee * (1.0 + slip), -slip - fee * (1.0 - slip)
     for _ in range(weights.shape[1] + 3):
-        rate = (slip + fee * (1.0 + side * slip)) * side
-        left = (1.0 + (rate * held).sum(axis=1)) / (1.0 + (rate * weights).sum(axis=1))
+        rate = np.where(buying, buy, sell)
+        left = (1.0 + added(rate * held)) / (1.0 + added(rate * weights))
         if weights.shape[1] == 1:
             break
-        before, side = side, np.sign(weights * left[:, None] - held)
-        if np.array_equal(before, side):
+        before, buying = buying, weights * left[:, None] > held
+        if np.array_equal(before, buying):
             break
     return left
 
@@ -170,7 +197,7 @@ class _State:
         assets = len(orders.market.assets)
         self.cash, self.units, self.bar = orders.cash, [0.0] * assets, 0
         self.bars: list[int] = []
-        self.rows: list[tuple[list[float], list[float], list[float], float]] = []
+        self.rows: list[tuple[list[float], list[float], float]] = []
         self.waited = 0
 
 
@@ -193,9 +220,9 @@ def fill_by_bar(orders: Orders) -> Fills:
         if rest is None:
             break
         state.waited, pending = state.waited + len(rest), rest
-    columns = [np.array([row[place] for row in state.rows]).reshape(-1, assets) for place in range(3)]
-    cash = np.array([row[3] for row in state.rows])
-    return Fills(np.array(state.bars, np.int64), *columns, cash, state.waited)
+    units, slip = (np.array([row[place] for row in state.rows]).reshape(-1, assets) for place in range(2))
+    bars, cash = np.array(state.bars, np.int64), np.array([row[2] for row in state.rows], np.float64)
+    return Fills(bars, units, cash, orders.market.marks[0][bars], slip, state.waited)
 
 
 def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which: list[int]) -> list[int] | None:
@@ -224,7 +251,7 @@ def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which:
             state.units[asset] = weights[asset] * after / marks[asset]
     state.cash = after - sum(units * price for units, price in zip(state.units, marks, strict=True))
     state.bars.append(bar)
-    state.rows.append((state.units.copy(), sizes, slips, state.cash))
+    state.rows.append((state.units.copy(), slips, state.cash))
     return rest
 
 

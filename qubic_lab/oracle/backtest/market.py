@@ -1,6 +1,6 @@
 """Bars of one asset or of several on one clock; where an asset has no bar, there is none: nothing is filled in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.instants import DAY_US, iso
+from qubic_lab.oracle.records import Price
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +84,18 @@ class Market:
         return cls((asset,), opened, closed, *values)
 
     @classmethod
+    def of_prices(cls, prices: Sequence[Price], asset: str = "asset") -> "Market":
+        """Return the market of one asset from bars as sources and files give them.
+
+        Raises:
+            InputError: quotes, which have no open, or what `of` refuses.
+        """
+        opened = np.array([price.opened_us for price in prices], np.int64)
+        closed = np.array([price.closed_us for price in prices], np.int64)
+        values = (np.array([getattr(price, name) for price in prices], np.float64) for name in COLUMNS)
+        return cls((asset,), opened, closed, *(each.reshape(-1, 1) for each in values))
+
+    @classmethod
     def aligned(cls, by_asset: Mapping[str, Columns]) -> "Market":
         """Return the market of several assets: one bar for every `closed_us` that any of them has.
 
@@ -134,12 +147,15 @@ class Market:
     @cached_property
     def gap_years(self) -> Floats:
         """How long it was between the last bar's close and this one's open, [bars]."""
-        return np.diff(self.opened_us, prepend=self.opened_us[0]) / YEAR_US - np.append(0.0, self.bar_years[:-1])
+        gaps = np.zeros(len(self))
+        gaps[1:] = (self.opened_us[1:] - self.closed_us[:-1]) / YEAR_US
+        return gaps
 
     @cached_property
     def bar_years(self) -> Floats:
         """How long each bar is, [bars]."""
-        return (self.closed_us - self.opened_us) / YEAR_US
+        years: Floats = (self.closed_us - self.opened_us) / YEAR_US
+        return years
 
     @cached_property
     def years(self) -> float:

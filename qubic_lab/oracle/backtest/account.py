@@ -1,0 +1,263 @@
+"""An account at every bar: what it held, what it paid, and what became of it."""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from qubic_lab.oracle.backtest.costs import BPS, Costs
+from qubic_lab.oracle.backtest.fills import Fills, added
+from qubic_lab.oracle.backtest.market import YEAR_US, Floats, Integers, Market
+from qubic_lab.oracle.instants import DAY_US, iso
+
+LEAST_YEARS = 30 * DAY_US / YEAR_US
+"""Growth over a shorter time says nothing of a year."""
+
+
+@dataclass(frozen=True)
+class Ruin:
+    """Where an account ended: `equity` is 0 or below, at a bar's open or close."""
+
+    bar: int
+    at: Literal["open", "close"]
+    equity: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trades:
+    """Each trade, by time; arrays of one length.
+
+    Attributes:
+        bar, asset: their places in the market.
+        units: bought; below 0: sold.
+        price: of the fill; slippage is within it.
+        value: at the open: units × open.
+        slippage, fee: paid, in money.
+    """
+
+    bar: Integers
+    asset: Integers
+    units: Floats
+    price: Floats
+    value: Floats
+    slippage: Floats
+    fee: Floats
+
+    def __len__(self) -> int:
+        return len(self.bar)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An account in figures; money in the prices' currency, shares as fractions.
+
+    Attributes:
+        years: calendar time from the first open to the last close; a year has 365 days.
+        cagr: growth a year by calendar time; None where that is shorter than 30 days, or nothing is left.
+        volatility: standard deviation of returns by bar, scaled to a year by the bars in the calendar time; None where
+            there is none.
+        most_drawdown: the largest fall from a peak, 0..1.
+        exposure: mean of |positions| as a share of equity.
+        turnover_per_year: value traded as a share of equity.
+        ended: when equity was 0 or below, if ever.
+    """
+
+    bars: int
+    years: float
+    initial_cash: float
+    final_equity: float
+    total_return: float
+    cagr: float | None
+    volatility: float | None
+    most_drawdown: float
+    exposure: float
+    trades: int
+    turnover_per_year: float
+    fees: float
+    slippage: float
+    carry: float
+    ended: str | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """What a backtest gives; values are at each bar's close.
+
+    cash + units × mark = equity at every bar, exactly: equity is made so. Cash changes by trades, fees and carry alone,
+    to 1e-12 of the account's size.
+
+    Attributes:
+        units: held, [bars, assets].
+        cash, equity: [bars].
+        carry: paid for holding in each bar, [bars]; below 0: received.
+        fills: the account right after each trade.
+        ruin: where it ended, if it did.
+    """
+
+    market: Market
+    costs: Costs
+    lag: int
+    initial_cash: float
+    units: Floats
+    cash: Floats
+    equity: Floats
+    carry: Floats
+    fills: Fills
+    ruin: Ruin | None
+
+    def __len__(self) -> int:
+        return len(self.equity)
+
+    @cached_property
+    def positions(self) -> Floats:
+        """What each asset's units are worth at the close, [bars, assets]."""
+        return self.units * self.market.marks[1]
+
+    @cached_property
+    def fees(self) -> Floats:
+        """Paid in each bar, [bars]."""
+        return self._by_bar[0]
+
+    @cached_property
+    def slippage(self) -> Floats:
+        """What fills were worse than the opens in each bar, [bars]."""
+        return self._by_bar[1]
+
+    @cached_property
+    def turnover(self) -> Floats:
+        """Value traded in each bar as a share of equity before it, [bars]."""
+        return self._by_bar[2]
+
+    @cached_property
+    def _by_bar(self) -> tuple[Floats, Floats, Floats]:
+        value, slippage, fee = (added(np.abs(each)) for each in trade_costs(self.costs, self.fills))
+        before = self.fills.cash + valued(self.fills.units, self.fills.opens) + slippage + fee
+        found = np.zeros((3, len(self)))
+        found[:, self.fills.bars] = fee, slippage, value / before
+        return found[0], found[1], found[2]
+
+    @cached_property
+    def net_returns(self) -> Floats:
+        """Equity's change by bar after all costs, [bars]; 0 after an account's end."""
+        returns = np.empty(len(self))
+        returns[0] = self.equity[0] / self.initial_cash - 1.0
+        end = len(self) if self.ruin is None else self.ruin.bar + 1
+        returns[end:] = 0.0
+        returns[1:end] = self.equity[1:end] / self.equity[: end - 1] - 1.0
+        return returns
+
+    @cached_property
+    def cost_returns(self) -> Floats:
+        """What each bar's costs took of equity, [bars]; below 0 where more was received for holding than paid."""
+        end = len(self) if self.ruin is None else self.ruin.bar + 1
+        paid = self.fees + self.slippage + self.carry
+        paid[0] /= self.initial_cash
+        paid[1:end] /= self.equity[: end - 1]
+        return paid
+
+    @cached_property
+    def gross_returns(self) -> Floats:
+        """What each bar's prices alone made of equity, [bars]."""
+        return self.net_returns + self.cost_returns
+
+    @cached_property
+    def trades(self) -> Trades:
+        """All trades."""
+        value, slippage, fee = trade_costs(self.costs, self.fills)
+        row, asset = np.nonzero(self.fills.traded)
+        bar, units = self.fills.bars[row], self.fills.traded[row, asset]
+        price = self.market.open[bar, asset] * (1.0 + np.sign(units) * self.fills.slip[row, asset])
+        return Trades(bar, asset, units, price, value[row, asset], slippage[row, asset], fee[row, asset])
+
+    @property
+    def bars_per_year(self) -> float:
+        """How many bars a year of calendar time has."""
+        return len(self) / self.market.years
+
+    def summary(self) -> Summary:
+        """Return the account in figures."""
+        final, years = float(self.equity[-1]), self.market.years
+        growth = final / self.initial_cash
+        deviation = float(self.net_returns.std(ddof=1))
+        peaks = np.maximum.accumulate(np.maximum(self.equity, self.initial_cash))
+        gross = np.abs(self.positions).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            exposure = np.where(gross > 0.0, gross / self.equity, 0.0)
+        return Summary(
+            bars=len(self),
+            years=years,
+            initial_cash=self.initial_cash,
+            final_equity=final,
+            total_return=growth - 1.0,
+            cagr=math.expm1(math.log(growth) / years) if years >= LEAST_YEARS and growth > 0.0 else None,
+            volatility=deviation * math.sqrt(self.bars_per_year) if deviation > 0.0 else None,
+            most_drawdown=float((1.0 - self.equity / peaks).max()),
+            exposure=float(exposure.mean()),
+            trades=int(np.count_nonzero(self.fills.traded)),
+            turnover_per_year=float(self.turnover.sum()) / years,
+            fees=float(self.fees.sum()),
+            slippage=float(self.slippage.sum()),
+            carry=float(self.carry.sum()),
+            ended=None if self.ruin is None else iso(self._instant(self.ruin)),
+            notes=self.notes(),
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader must know of this account, a line each."""
+        market, found = self.market, []
+        if not self.fills.traded.any():
+            found.append("no trades: nothing but cash was ever asked for, or could be filled")
+        constant = [name for name, closes in zip(market.assets, market.close.T, strict=True) if _is_constant(closes)]
+        if constant:
+            found.append(f"constant price of {', '.join(constant)}: it can show no skill")
+        if self.ruin is not None:
+            found.append(
+                f"the account ended at the {self.ruin.at} of the bar that closes at "
+                f"{iso(int(market.closed_us[self.ruin.bar]))}: its equity was {self.ruin.equity:.6g}"
+            )
+        if self.fills.waited:
+            found.append(f"trades waited {self.fills.waited} times for a bar, or for more volume than one had")
+        if self.costs.limit is not None and np.isnan(market.volume[market.traded]).any():
+            count = int(np.isnan(market.volume[market.traded]).sum())
+            found.append(f"no volume is known of {count} bars: nothing was filled in them")
+        if not market.complete:
+            found.append(f"{int((~market.traded).sum())} bars are missing: positions kept their last price in them")
+            gone = (~market.traded[-1]) & (self.units[-1] != 0.0)
+            found += [
+                f"{name} is held at the end without a price of that time"
+                for name, held in zip(market.assets, gone, strict=True)
+                if held
+            ]
+        return tuple(found)
+
+    def _instant(self, ruin: Ruin) -> int:
+        times = self.market.opened_us if ruin.at == "open" else self.market.closed_us
+        return int(times[ruin.bar])
+
+
+def valued(units: Floats, prices: Floats) -> Floats:
+    """Return what units are worth together, [bars]."""
+    if units.shape[1] == 1:
+        return units[:, 0] * prices[:, 0]
+    values: Floats = np.einsum("ba,ba->b", units, prices)
+    return values
+
+
+def trade_costs(costs: Costs, fills: Fills) -> tuple[Floats, Floats, Floats]:
+    """Return each trade's value at the open, its slippage and its fee, [fills, assets]."""
+    value = fills.traded * fills.opens
+    slippage = np.abs(value) * fills.slip
+    fee = costs.fee_bps * BPS * np.abs(value) * (1.0 + np.sign(value) * fills.slip)
+    return value, slippage, fee
+
+
+def _is_constant(closes: Floats) -> bool:
+    known = closes[np.isfinite(closes)]
+    return bool((known == known[0]).all())

@@ -1,0 +1,171 @@
+"""A strategy's whole backtest: audited, simulated, held against its baselines, swept over lags, and recorded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from numpy.typing import ArrayLike
+
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.backtest.account import Account
+from qubic_lab.oracle.backtest.baselines import BaselineConfig, Baselines, compare
+from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.engine import CASH, LAGS, Rebalance, lag_sweep, simulate
+from qubic_lab.oracle.backtest.ledger import Recorded, Trial, TrialLedger, code_hash, data_hash
+from qubic_lab.oracle.backtest.market import Floats, Market
+from qubic_lab.oracle.backtest.signals import Audited, Auditor, decide_at_once, decide_by_bar, name_of, signal_frame
+from qubic_lab.oracle.backtest.texts import AvailableText
+
+Form = Literal["signal", "on_bar"]
+FORMS: tuple[Form, ...] = ("signal", "on_bar")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What decides.
+
+    Attributes:
+        function: `signal(frame)` gives a weight for each bar, `on_bar(view)` one at each bar's close, or None to keep
+            the last; for several assets one each.
+        parameters: given to it by name; a trial is told apart by them.
+    """
+
+    function: Callable[..., ArrayLike | None]
+    form: Form = "signal"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("form of a strategy", self.form, FORMS)
+
+    @property
+    def title(self) -> str:
+        """Its name, else the function's."""
+        return self.name or name_of(self.function)
+
+
+@dataclass(frozen=True)
+class BacktestConfig:
+    """How a strategy is tested; see `simulate`."""
+
+    costs: Costs = field(default_factory=Costs)
+    lag: int = 1
+    cash: float = CASH
+    rebalance: Rebalance = "change"
+    most_leverage: float = 1.0
+    lags: Sequence[int] = LAGS
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what changes an account, as plain values."""
+        names = ("lag", "cash", "rebalance", "most_leverage")
+        return {**{name: getattr(self, name) for name in names}, "costs": asdict(self.costs)}
+
+
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """A strategy's result, never without what it is to be held against.
+
+    Attributes:
+        targets: what was wanted at each close, [bars, assets].
+        audited: what the audit found; None for `on_bar`, which cannot look ahead.
+        lags: the account for each lag.
+        recorded: its entry in the ledger of trials; None where none was given.
+    """
+
+    strategy: Strategy
+    config: BacktestConfig
+    targets: Floats
+    account: Account
+    audited: Audited | None
+    baselines: Baselines
+    lags: dict[int, Account]
+    recorded: Recorded | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the summary of the strategy, then of each baseline, one row each, for a table."""
+        accounts = {self.strategy.title: self.account, **self.baselines.accounts}
+        return [{"name": name, **account.summary().to_dict()} for name, account in accounts.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON, without arrays by bar."""
+        random = self.baselines.random
+        return {
+            "strategy": self.strategy.title,
+            "form": self.strategy.form,
+            "parameters": dict(self.strategy.parameters),
+            "settings": self.config.settings(),
+            "accounts": self.rows(),
+            "random": {"draws": len(random.total_return), "better": random.better},
+            "lags": {str(lag): account.summary().to_dict() for lag, account in self.lags.items()},
+            "trial": None if self.recorded is None else asdict(self.recorded),
+            "audited": None if self.audited is None else str(self.audited),
+        }
+
+
+def backtest(
+    market: Market,
+    strategy: Strategy,
+    config: BacktestConfig | None = None,
+    *,
+    auditor: Auditor | None = None,
+    texts: Sequence[AvailableText] = (),
+    ledger: TrialLedger | None = None,
+    family: str = "",
+) -> Backtest:
+    """Return a strategy's backtest.
+
+    Args:
+        market: the bars.
+        strategy: what decides.
+        config: None: without costs, filled at the next open.
+        auditor: finds whether a signal looks ahead; one that does is refused. None: `audit`.
+        texts: as `available_texts` gives them.
+        ledger: where the trial is recorded; None: nowhere.
+        family: the question that the trial is one try to answer.
+
+    Raises:
+        InputError: a signal that looks ahead, what `simulate` refuses, or a ledger without a family.
+    """
+    config = config or BacktestConfig()
+    if ledger is not None and not family:
+        raise InputError("a trial needs a family: name the question that it is one try to answer")
+    decide = partial(strategy.function, **strategy.parameters)
+    audited: Audited | None = None
+    if strategy.form == "on_bar":
+        targets = decide_by_bar(market, decide, texts)
+    else:
+        found, audited = decide_at_once(decide, signal_frame(market, texts), auditor)  # type: ignore[arg-type]
+        targets = found.reshape(len(market), -1)
+    options = {name: getattr(config, name) for name in ("cash", "rebalance", "most_leverage")}
+    account = simulate(market, targets, config.costs, lag=config.lag, **options)
+    recorded = None
+    if ledger is not None:
+        recorded = ledger.record(
+            trial_of(market, strategy, config, texts, family), market.closed_us, account.net_returns
+        )
+    del options["cash"]
+    baselines = compare(market, account, targets, config=config.baselines, **options)
+    lags = lag_sweep(market, targets, config.costs, lags=config.lags, cash=config.cash, **options)
+    return Backtest(strategy, config, targets, account, audited, baselines, lags, recorded)
+
+
+def trial_of(
+    market: Market, strategy: Strategy, config: BacktestConfig, texts: Sequence[AvailableText], family: str
+) -> Trial:
+    """Return what tells this trial apart from all others.
+
+    Raises:
+        InputError: parameters that have no form in JSON, or a name that is too long.
+    """
+    return Trial(
+        family=family,
+        strategy=strategy.title,
+        code_hash=code_hash(strategy.function),
+        data_hash=data_hash(market, texts),
+        start_us=int(market.opened_us[0]),
+        end_us=int(market.closed_us[-1]),
+        parameters=strategy.parameters,
+        settings=config.settings(),
+    )

@@ -1,0 +1,384 @@
+"""Every trial that was ever made, with its returns: nothing leaves it, so corrections for many tries count them all."""
+
+import ast
+import functools
+import hashlib
+import inspect
+import json
+import textwrap
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from qubic_lab.database import metadata
+from qubic_lab.errors import InputError, NotFoundError, did_you_mean
+from qubic_lab.oracle.backtest.market import COLUMNS, Floats, Integers, Market
+from qubic_lab.oracle.backtest.texts import AvailableText
+from qubic_lab.oracle.instants import iso, now_us
+
+TRIAL_INSTANTS = Table(
+    "trial_instants",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("bars", Integer, nullable=False),
+    Column("closed_us", LargeBinary, nullable=False),
+)
+"""When the bars closed that returns are of; compressed int64. Trials on the same bars share them."""
+TRIALS = Table(
+    "trials",
+    metadata,
+    Column("family", String(128), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("strategy", String(128), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("code_hash", String(64), nullable=False),
+    Column("data_hash", String(64), nullable=False),
+    Column("instants_hash", String(64), ForeignKey(TRIAL_INSTANTS.c.hash), nullable=False),
+    Column("start_us", BigInteger, nullable=False),
+    Column("end_us", BigInteger, nullable=False),
+    Column("recorded_us", BigInteger, nullable=False),
+    Column("returns", LargeBinary, nullable=False),
+    Index(None, "recorded_us"),
+)
+"""A row for each trial of a family; the database refuses to change or remove any. Returns: compressed float64."""
+MOST_NAME = 128
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried: `key` is made of code, parameters, settings, data and period.
+
+    Attributes:
+        family: what it is one try of, such as a question or a study; corrections count the trials of a family.
+        parameters: of the strategy; `settings`: of the backtest, such as costs and lag; plain values for JSON.
+        code_hash, data_hash: see `code_hash` and `data_hash`.
+        start_us, end_us: from the first bar's open to the last one's close.
+    """
+
+    family: str
+    strategy: str
+    code_hash: str
+    data_hash: str
+    start_us: int
+    end_us: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("family", "strategy"):
+            if not 0 < len(getattr(self, name)) <= MOST_NAME:
+                raise InputError(f"{name} of a trial is {getattr(self, name)!r:.60}: give 1 to {MOST_NAME} characters")
+
+    @property
+    def key(self) -> str:
+        """The same for the same try, whenever and wherever it is made."""
+        parts = (self.strategy, self.code_hash, self.data_hash, self.start_us, self.end_us)
+        return _hash(_canonical([*parts, _plain(self.parameters), _plain(self.settings)]))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became of a trial: `new`, or one that was there already and still counts once.
+
+    `other_returns`: the same try gave other returns before, so something changed that its key does not cover, or
+    chance is in it; it is kept as a trial of its own.
+    """
+
+    key: str
+    new: bool
+    other_returns: bool
+    family_trials: int
+
+
+@dataclass(frozen=True)
+class StoredTrial(Trial):
+    """A trial in the ledger."""
+
+    stored_key: str = ""
+    recorded_us: int = 0
+    bars: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """A family's trials, in the order in which they were recorded, and their returns where all of them have bars.
+
+    Attributes:
+        closed_us: [bars]; returns: [bars, trials].
+        left_out: bars that some trials have and others do not.
+    """
+
+    family: str
+    trials: tuple[StoredTrial, ...]
+    closed_us: Integers
+    returns: Floats
+    left_out: int
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def column(self, key: str) -> int:
+        """Return a trial's place.
+
+        Raises:
+            NotFoundError: it is not among them.
+        """
+        for place, trial in enumerate(self.trials):
+            if trial.stored_key == key:
+                return place
+        raise NotFoundError(f"no trial {key!r} in family {self.family!r}")
+
+
+class TrialLedger:
+    """The ledger in a database that `open_database` opened; threads and processes may share it."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], int] = now_us) -> None:
+        self._engine, self._clock = engine, clock
+
+    def record(self, trial: Trial, closed_us: Integers, returns: Floats) -> Recorded:
+        """Keep a trial with its returns by bar, [bars]; the same try with the same returns is there once.
+
+        Raises:
+            InputError: returns that are no numbers, not one for each bar, or bars out of order.
+        """
+        closed, values = np.asarray(closed_us, np.int64), np.asarray(returns, np.float64)
+        if closed.shape != values.shape or closed.ndim != 1 or not len(closed):
+            raise InputError(f"{values.shape} returns for {closed.shape} bars: give one for each of at least one bar")
+        if not np.isfinite(values).all():
+            at = iso(int(closed[int((~np.isfinite(values)).argmax())]))
+            raise InputError(f"return at {at} is no number: a trial is kept whole")
+        if (np.diff(closed) <= 0).any():
+            raise InputError("bars of a trial are out of order: sort them by the time of their close")
+        packed = _packed(values)
+        with self._engine.begin() as connection:
+            key, new, other = self._insert(connection, trial, closed, packed)
+            count = connection.execute(select(func.count()).where(TRIALS.c.family == trial.family)).scalar_one()
+        return Recorded(key, new, other, int(count))
+
+    def count(self, family: str) -> int:
+        """Return how many trials a family has."""
+        with self._engine.connect() as connection:
+            return int(connection.execute(select(func.count()).where(TRIALS.c.family == family)).scalar_one())
+
+    def families(self) -> dict[str, int]:
+        """Return how many trials each family has, by name."""
+        query = select(TRIALS.c.family, func.count()).group_by(TRIALS.c.family).order_by(TRIALS.c.family)
+        with self._engine.connect() as connection:
+            return {family: int(count) for family, count in connection.execute(query)}
+
+    def trials(self, family: str) -> Trials:
+        """Return a family's trials and their returns on the bars that all of them have.
+
+        Raises:
+            NotFoundError: there is no such family.
+            InputError: no bar is in all of them.
+        """
+        joined = TRIALS.join(TRIAL_INSTANTS, TRIALS.c.instants_hash == TRIAL_INSTANTS.c.hash)
+        query = select(*TRIALS.c, TRIAL_INSTANTS.c.bars).select_from(joined).where(TRIALS.c.family == family)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(TRIALS.c.recorded_us, TRIALS.c.key)).mappings().all()
+            used = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(
+                TRIAL_INSTANTS.c.hash.in_(select(TRIALS.c.instants_hash).where(TRIALS.c.family == family))
+            )
+            instants = {name: _unpacked(blob, np.int64) for name, blob in connection.execute(used)}
+        if not rows:
+            known = self.families()
+            raise NotFoundError(
+                f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
+            )
+        common = functools.reduce(np.intersect1d, instants.values())
+        if not len(common):
+            raise InputError(f"the {len(rows)} trials of {family!r} have no bar in common: compare those of one period")
+        returns = np.empty((len(common), len(rows)))
+        for place, row in enumerate(rows):
+            values, closed = _unpacked(row["returns"], np.float64), instants[row["instants_hash"]]
+            returns[:, place] = values if len(values) == len(common) else values[np.searchsorted(closed, common)]
+        left_out = len(functools.reduce(np.union1d, instants.values())) - len(common)
+        return Trials(family, tuple(_stored(row) for row in rows), common, returns, left_out)
+
+    def _insert(self, connection: Connection, trial: Trial, closed: Integers, packed: bytes) -> tuple[str, bool, bool]:
+        """Add a trial unless it is there; return its key, whether it is new, and whether returns were others before."""
+        instants = _hash(closed.astype("<i8").tobytes())
+        _add(connection, TRIAL_INSTANTS, hash=instants, bars=len(closed), closed_us=_packed(closed))
+        key, other = trial.key, False
+        row = {
+            "family": trial.family,
+            "strategy": trial.strategy,
+            "parameters": _plain(trial.parameters),
+            "settings": _plain(trial.settings),
+            "code_hash": trial.code_hash,
+            "data_hash": trial.data_hash,
+            "instants_hash": instants,
+            "start_us": trial.start_us,
+            "end_us": trial.end_us,
+            "recorded_us": self._clock(),
+            "returns": packed,
+        }
+        new = _add(connection, TRIALS, key=key, **row)
+        if not new:
+            which = (TRIALS.c.family == trial.family) & (TRIALS.c.key == key)
+            there = connection.execute(select(TRIALS.c.returns, TRIALS.c.instants_hash).where(which)).one()
+            if there.instants_hash != instants or not _same(there.returns, packed):
+                key, other = _hash(f"{key} {_hash(zlib.decompress(packed))} {instants}".encode()), True
+                new = _add(connection, TRIALS, key=key, **row)
+        return key, new, other
+
+
+def data_hash(market: Market, texts: Sequence[AvailableText] = ()) -> str:
+    """Return a hash of all that a strategy could see."""
+    digest = hashlib.sha256(_canonical(market.assets))
+    for values in (market.opened_us, market.closed_us, *(getattr(market, name) for name in COLUMNS)):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    for text in texts:
+        scores = sorted(text.scores.items())
+        digest.update(_canonical([text.id, text.title, text.body, list(text.coins), scores, text.available_us]))
+    return digest.hexdigest()
+
+
+def code_hash(function: Callable[..., Any]) -> str:
+    """Return a hash of a function's code, without comments, and of what it uses of its own module.
+
+    Functions and plain values that it names are followed within its module, as are the values that it has caught; what
+    it uses of other modules, and classes, are not.
+    """
+    return _hash(_canonical(_described(function, set())))
+
+
+def _described(thing: Any, seen: set[int]) -> Any:
+    """Return what makes a function, or a value that it uses, what it is."""
+    if isinstance(thing, functools.partial):
+        return ["partial", _described(thing.func, seen), _value(thing.args), _value(thing.keywords)]
+    function = getattr(thing, "__func__", thing)
+    if not isinstance(function, FunctionType):
+        call = inspect.getattr_static(type(thing), "__call__", None)
+        own = getattr(thing, "__dict__", None)
+        inner = _described(call, seen) if isinstance(call, FunctionType) else None
+        return [type(thing).__qualname__, inner, _value(own or thing)]
+    if id(function) in seen:
+        return function.__qualname__
+    seen.add(id(function))
+    caught = [_contents(cell) for cell in function.__closure__ or ()]
+    named = sorted(_names(function.__code__))
+    globals_used = [function.__globals__[name] for name in named if name in function.__globals__]
+    used = [_described(each, seen) for each in (*caught, *globals_used) if _is_own(each, function.__module__)]
+    defaults = [_value(function.__defaults__), _value(function.__kwdefaults__)]
+    return [function.__name__, _source(function), defaults, used]
+
+
+def _value(thing: Any) -> Any:
+    """Return a value as JSON has it, or only its type where it has no such form."""
+    if isinstance(thing, np.ndarray):
+        return [str(thing.dtype), list(thing.shape), _hash(np.ascontiguousarray(thing).tobytes())]
+    try:
+        return _plain(thing)
+    except InputError:
+        return type(thing).__qualname__
+
+
+def _is_own(thing: Any, module: str) -> bool:
+    if callable(thing):
+        return getattr(thing, "__module__", None) == module and not isinstance(thing, type)
+    return isinstance(thing, (bool, int, float, str, tuple, list, dict, np.ndarray))
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not set yet
+        return None
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*(_names(each) for each in inner))
+
+
+def _source(function: FunctionType) -> str:
+    """Return a function's source as a tree, so that layout and comments do not count; else its instructions."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return f"{function.__code__.co_code.hex()} {function.__code__.co_consts!r}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _add(connection: Connection, table: Table, **values: Any) -> bool:
+    """Add a row unless one with its key is there; return whether it was added."""
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table).values(values)
+    added = insert.on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(added).first() is not None
+
+
+def _same(first: bytes, second: bytes) -> bool:
+    """Return whether returns are the same but for rounding, as another processor or library may give them."""
+    a, b = _unpacked(first, np.float64), _unpacked(second, np.float64)
+    return bool(a.shape == b.shape and (np.abs(a - b) <= ROUNDING).all())
+
+
+def _stored(row: Mapping[Any, Any]) -> StoredTrial:
+    names = ("family", "strategy", "code_hash", "data_hash", "start_us", "end_us", "parameters", "settings")
+    same = {name: row[name] for name in names}
+    return StoredTrial(**same, stored_key=row["key"], recorded_us=row["recorded_us"], bars=row["bars"])
+
+
+def _packed(values: NDArray[Any]) -> bytes:
+    return zlib.compress(values.astype(values.dtype.newbyteorder("<")).tobytes(), 1)
+
+
+def _unpacked(blob: bytes, kind: type) -> Any:
+    return np.frombuffer(zlib.decompress(blob), np.dtype(kind).newbyteorder("<")).astype(kind)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it.
+
+    Raises:
+        InputError: it has no such form.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in sorted(value.items(), key=lambda each: str(each[0]))}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return [_plain(each) for each in value.tolist()]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else repr(value)
+    raise InputError(f"{value!r:.60} cannot be kept with a trial: give numbers, texts, lists of them, or None")
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,584 @@
+"""Backtests: every figure of three trades by hand, exact accounts, no look ahead, costs that only ever cost."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markets import START_US, first_bars, market_of, random_market, random_weights, with_gaps, with_holes
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.account import Account
+from qubic_lab.oracle.backtest.baselines import BaselineConfig, compare, delayed, momentum, shuffled
+from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, lag_sweep, simulate
+from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest
+from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar
+from qubic_lab.oracle.backtest.market import Market
+from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
+from qubic_lab.oracle.backtest.signals import View, decide_at_once, decide_by_bar, signal_frame
+from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
+from qubic_lab.oracle.instants import DAY_US, HOUR_US
+from qubic_lab.oracle.records import Price
+from qubic_lab.oracle.text_store import StoredText
+
+NAN = float("nan")
+SEEDS = st.integers(0, 10_000)
+COSTS = st.builds(
+    Costs,
+    fee_bps=st.sampled_from([0.0, 10.0, 100.0]),
+    half_spread_bps=st.sampled_from([0.0, 5.0]),
+    funding_per_year=st.sampled_from([0.0, 0.2, -0.2]),
+    borrow_per_year=st.sampled_from([0.0, 0.3]),
+    margin_per_year=st.sampled_from([0.0, 0.4]),
+)
+IMPACT = {"impact_bps": 50.0, "most_participation": 0.2}
+
+
+def test_three_trades_by_hand() -> None:
+    market = market_of(open=[100, 100, 110, 100, 80], close=[100, 120, 100, 90, 50])
+    costs = Costs(fee_bps=100.0, half_spread_bps=100.0, borrow_per_year=0.365, funding_per_year=0.73)
+    account = simulate(market, [1.0, 0.0, -0.5, NAN, NAN], costs, cash=10_201.0)
+    trades = account.trades
+
+    # Bar 1: all of 10,201 buys at 101 (open 100 and 1 %) and pays a fee of 1 %: 10,201 / (101 × 1.01) = 100 units.
+    assert trades.bar.tolist() == [1, 2, 3]
+    assert trades.units[0] == pytest.approx(100.0, rel=1e-14)
+    assert (trades.price[0], trades.slippage[0], trades.fee[0]) == pytest.approx((101.0, 100.0, 101.0), rel=1e-14)
+    assert account.units[1, 0] == trades.units[0]
+    assert account.turnover[1] == pytest.approx(10_000.0 / 10_201.0, rel=1e-14)
+    # Funding for a day: 100 units × 120 at the close × 0.73 / 365 = 24, from cash that was 0.
+    assert account.carry[1] == pytest.approx(24.0, rel=1e-14)
+    assert (account.cash[1], account.equity[1]) == pytest.approx((-24.0, 11_976.0), rel=1e-13)
+
+    # Bar 2: 100 units are sold at 108.90 (open 110 less 1 %): 10,890, less a fee of 108.90.
+    assert (trades.units[1], trades.price[1]) == pytest.approx((-100.0, 108.9), rel=1e-14)
+    assert (trades.slippage[1], trades.fee[1]) == pytest.approx((110.0, 108.9), rel=1e-14)
+    assert account.units[2, 0] == 0.0
+    assert account.cash[2] == account.equity[2] == pytest.approx(10_890.0 - 108.9 - 24.0, rel=1e-14)
+
+    # Bar 3: short for half of what is left after costs. A sale of value v at the open costs 0.01 v of slippage and
+    # 0.01 × 0.99 v of fee, so v = 0.5 × (10,757.1 − 0.0199 v): v = 5,378.55 / 1.00995.
+    value = 5_378.55 / 1.00995
+    assert trades.units[2] == pytest.approx(-value / 100.0, rel=1e-14)
+    assert (trades.slippage[2], trades.fee[2]) == pytest.approx((0.01 * value, 0.0099 * value), rel=1e-14)
+    # A day's borrowing at 90: 0.001 of the position's value; funding is received: 0.002 of it.
+    carried = -0.001 * 0.9 * value
+    assert account.carry[3] == pytest.approx(carried, rel=1e-13)
+    cash = 10_757.1 + 0.9801 * value - carried
+    assert account.cash[3] == pytest.approx(cash, rel=1e-14)
+    assert account.equity[3] == pytest.approx(cash - 0.9 * value, rel=1e-14)
+    # Bar 4: nothing is wanted, nothing is traded; the close at 50 is what counts.
+    assert account.equity[4] == pytest.approx(cash + 0.001 * 0.5 * value - 0.5 * value, rel=1e-14)
+    assert account.net_returns[4] == account.equity[4] / account.equity[3] - 1.0
+    assert account.fees.sum() == trades.fee.sum() and account.slippage.sum() == trades.slippage.sum()
+
+
+def test_slippage_grows_with_the_share_of_a_bars_volume() -> None:
+    market = market_of(open=[100.0] * 4, close=[100.0] * 4, volume=1_000.0)
+    account = simulate(market, [0.4, NAN, NAN, NAN], Costs(impact_bps=100.0), cash=100_000.0)
+    size, slip = account.trades.units[0], account.fills.slip[0, 0]
+    assert slip == pytest.approx(0.01 * (size / 1_000.0) ** 0.5, rel=1e-12)
+    assert size * 100.0 == pytest.approx(0.4 * account.equity[1], rel=1e-12)
+    assert account.equity[1] == pytest.approx(100_000.0 - size * 100.0 * slip, rel=1e-14)
+    linear = simulate(market, [0.4, NAN, NAN, NAN], Costs(impact_bps=100.0, impact_exponent=1.0), cash=100_000.0)
+    assert linear.fills.slip[0, 0] == pytest.approx(0.01 * linear.trades.units[0] / 1_000.0, rel=1e-12)
+
+
+def test_what_exceeds_a_share_of_a_bars_volume_waits_for_the_next() -> None:
+    market = market_of(open=[100.0] * 6, close=[100.0] * 6, volume=100.0)
+    account = simulate(market, [1.0] * 6, Costs(most_participation=0.4), cash=10_000.0)
+    assert account.units[:, 0].tolist() == pytest.approx([0, 40, 80, 100, 100, 100], abs=1e-9)
+    assert account.cash.tolist() == pytest.approx([10_000, 6_000, 2_000, 0, 0, 0], abs=1e-8)
+    assert any("waited 2 times" in note for note in account.notes())
+
+
+def flows_are_whole(account: Account) -> None:
+    """Check the account against its own trades, summed up here without the engine."""
+    market, trades = account.market, account.trades
+    assert np.array_equal(account.equity, account.cash + np.einsum("ba,ba->b", account.units, market.marks[1]))
+    end = len(market) if account.ruin is None else account.ruin.bar
+    paid, bought = account.carry.copy(), np.zeros(market.close.shape)
+    np.add.at(paid, trades.bar, trades.units * trades.price + trades.fee)
+    np.add.at(bought, (trades.bar, trades.asset), trades.units)
+    size = np.maximum(account.equity, 0.0) + np.abs(account.positions).sum(axis=1) + np.abs(paid)
+    change = np.diff(account.cash, prepend=account.initial_cash)
+    (opens, closes), held = market.marks, np.vstack([np.zeros((1, len(market.assets))), account.units[:-1]])
+    before = np.vstack([opens[:1], closes[:-1]])
+    earned = (held * (opens - before) + account.units * (closes - opens)).sum(axis=1)
+    last = np.append(account.initial_cash, account.equity[:-1])
+    gross, worth = account.gross_returns * last, size + np.abs(last)
+    assert (np.abs(gross - earned)[:end] <= 1e-11 * worth[:end]).all()
+    assert (np.abs(change + paid)[:end] <= 1e-12 * size[:end]).all()
+    held = np.cumsum(bought, axis=0)
+    assert np.allclose(
+        held[:end], account.units[:end], rtol=0.0, atol=1e-10 * (1.0 + np.abs(held[:end]).max(initial=0.0))
+    )
+    assert np.allclose(
+        trades.price, market.open[trades.bar, trades.asset] * (1 + np.sign(trades.units) * account_slip(account))
+    )
+
+
+def account_slip(account: Account) -> Any:
+    return account.trades.slippage / np.abs(account.trades.value)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    SEEDS,
+    st.integers(1, 3),
+    COSTS,
+    st.sampled_from([0.0, 0.3]),
+    st.booleans(),
+    st.sampled_from(REBALANCE),
+    st.integers(1, 3),
+    st.sampled_from([0.02, 0.4]),
+)
+def test_cash_and_positions_are_equity_at_every_bar_and_cash_moves_by_trades_and_carry_alone(
+    seed: int, assets: int, costs: Costs, holes: float, impact: bool, rebalance: Any, lag: int, volatility: float
+) -> None:
+    market = with_gaps(with_holes(random_market(40, assets, seed, volatility=volatility), holes, seed), holes / 2, seed)
+    if impact:
+        costs = replace(costs, **IMPACT)
+    targets = 2.0 * random_weights(market, seed)
+    flows_are_whole(simulate(market, targets, costs, lag=lag, rebalance=rebalance, most_leverage=2.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(1, 3), COSTS, st.booleans(), st.booleans(), st.sampled_from([0.02, 0.4]))
+def test_fills_by_arrays_and_fills_bar_by_bar_agree(
+    seed: int, assets: int, costs: Costs, impact: bool, always: bool, volatility: float
+) -> None:
+    market = with_gaps(random_market(70, assets, seed, volatility=volatility), 0.1, seed)
+    cash = 500.0 if volatility < 0.1 else 1e-3  # so that no trade exceeds its share of a bar's volume
+    costs = replace(costs, **IMPACT) if impact else costs
+    weights = checked_targets(market, random_weights(market, seed))
+    bars = (
+        np.arange(len(market))
+        if always
+        else np.append(0, 1 + np.flatnonzero((np.diff(weights, axis=0) != 0.0).any(axis=1)))
+    )
+    orders = Orders(market, costs, cash, bars, weights[bars], Charges.of(market) if costs.holding else None)
+    first, second = fill_at_once(orders), fill_by_bar(orders)
+    assert first is not None and second.waited == 0
+    assert np.array_equal(first.bars, second.bars)
+    assert np.allclose(first.units, second.units, rtol=1e-11, atol=1e-13)
+    assert np.allclose(first.cash, second.cash, rtol=1e-11, atol=1e-9)
+    assert np.allclose(first.traded, second.traded, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(1, 2), COSTS, st.sampled_from(REBALANCE), st.integers(5, 49))
+def test_an_account_does_not_depend_on_later_bars(
+    seed: int, assets: int, costs: Costs, rebalance: Any, cut: int
+) -> None:
+    market = random_market(50, assets, seed)
+    targets = random_weights(market, seed)
+    whole = simulate(market, targets, costs, rebalance=rebalance)
+    part = simulate(first_bars(market, cut), targets[:cut], costs, rebalance=rebalance)
+    for name in ("units", "cash", "equity", "net_returns", "fees", "carry"):
+        assert np.array_equal(getattr(whole, name)[:cut], getattr(part, name)), name
+    slipping = replace(costs, **IMPACT)
+    whole = simulate(market, targets, slipping, rebalance=rebalance)
+    part = simulate(first_bars(market, cut), targets[:cut], slipping, rebalance=rebalance)
+    assert np.allclose(whole.equity[:cut], part.equity, rtol=1e-13)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    SEEDS,
+    st.integers(1, 3),
+    st.sampled_from(["fee_bps", "half_spread_bps", "impact_bps"]),
+    st.floats(0.0, 200.0),
+    st.floats(0.0, 200.0),
+)
+def test_higher_costs_never_give_more(seed: int, assets: int, name: str, first: float, second: float) -> None:
+    market = random_market(60, assets, seed)
+    targets = random_weights(market, seed)
+    low, high = sorted((first, second))
+    base = Costs(fee_bps=1.0, impact_bps=1.0)
+    cheap, dear = (simulate(market, targets, replace(base, **{name: bps}), cash=500.0) for bps in (low, high))
+    assert (dear.equity <= cheap.equity * (1 + 1e-12)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, COSTS, st.sampled_from([2.0**-20, 4.0, 2.0**30]))
+def test_other_units_of_money_change_nothing(seed: int, costs: Costs, scale: float) -> None:
+    market = random_market(40, 2, seed)
+    larger = Market(
+        market.assets,
+        market.opened_us,
+        market.closed_us,
+        *(getattr(market, name) * scale for name in ("open", "high", "low", "close")),
+        market.volume,
+    )
+    targets = random_weights(market, seed)
+    account, scaled = simulate(market, targets, costs, cash=512.0), simulate(larger, targets, costs, cash=512.0 * scale)
+    assert np.array_equal(scaled.equity, account.equity * scale)
+    assert np.array_equal(scaled.net_returns, account.net_returns)
+    thicker = Market(*(getattr(market, name) for name in list(market.__dataclass_fields__)[:-1]), market.volume * scale)
+    slipping = replace(costs, **IMPACT)
+    account, scaled = (
+        simulate(market, targets, slipping, cash=512.0),
+        simulate(thicker, targets, slipping, cash=512.0 * scale),
+    )
+    assert np.allclose(scaled.equity, account.equity * scale, rtol=1e-12)
+
+
+def test_another_engine_agrees_where_there_are_no_costs() -> None:
+    market = random_market(500)
+    frame = market.frame()
+    weights = crossover(frame["close"], 5, 20)
+    account = simulate(market, weights, rebalance="always", cash=1.0)
+    at_opens = account.cash[:-1] + account.units[:-1, 0] * market.open[1:, 0]
+    assert np.allclose(plain_equity(frame, weights, 0.0).to_numpy()[:-1], at_opens, rtol=1e-12)
+    assert len(account.trades) > 10
+
+
+def test_a_decision_is_filled_at_the_next_bars_open_or_later_and_never_at_its_own() -> None:
+    market = random_market(30)
+    targets = random_weights(market, 3, held=0.5)
+    with pytest.raises(InputError, match="lag is 0: a decision at a bar's close knows that close"):
+        simulate(market, targets, lag=0)
+    with pytest.raises(InputError, match="lag is 30 with 30 bars"):
+        simulate(market, targets, lag=30)
+    first = simulate(market, [NAN] * 10 + [1.0] + [NAN] * 19)
+    assert first.trades.bar.tolist() == [11]
+    assert first.trades.price[0] == market.open[11, 0]
+    sweep = lag_sweep(market, targets, Costs(fee_bps=5.0), lags=(1, 2, 3, 40))
+    assert list(sweep) == [1, 2, 3]
+    late = simulate(market, delayed(checked_targets(market, targets), 2), Costs(fee_bps=5.0))
+    assert np.array_equal(sweep[3].equity, late.equity)
+
+
+def test_an_account_without_equity_ends() -> None:
+    at_close = simulate(market_of([100, 100, 100, 100, 100], [100, 100, 250, 100, 100]), [-1.0] * 5, cash=1_000.0)
+    assert (at_close.ruin.bar, at_close.ruin.at) == (2, "close")  # 2,000 of cash, and 10 units owed at 250
+    assert at_close.equity.tolist() == [1_000.0, 1_000.0, -500.0, -500.0, -500.0]
+    assert at_close.net_returns.tolist() == [0.0, 0.0, -1.5, 0.0, 0.0]
+    assert not at_close.units[2:].any() and at_close.trades.bar.tolist() == [1]
+    at_open = simulate(market_of([100, 100, 300, 100, 100], [100, 100, 100, 100, 100]), [-1.0, -1.0, 0.5, 0.5, 0.5])
+    assert (at_open.ruin.bar, at_open.ruin.at, at_open.ruin.equity) == (2, "open", -10_000.0)
+    assert at_open.trades.bar.tolist() == [1]
+    owed = simulate(at_open.market, [-1.0] * 5, Costs(borrow_per_year=0.365))
+    # A day's borrowing of 100 units at 100 is 10; at the open of bar 2 it ends, and nothing is charged for that bar.
+    assert owed.carry.tolist() == pytest.approx([0.0, 10.0, 0.0, 0.0, 0.0])
+    assert owed.ruin.equity == pytest.approx(-10_010.0)
+    summary = at_open.summary()
+    assert (summary.total_return, summary.cagr, summary.most_drawdown) == (-2.0, None, 2.0)
+    assert summary.ended == "2024-01-03T00:00:00Z"
+    assert any("ended at the open" in note for note in summary.notes)
+
+
+def test_positions_wait_for_bars_that_are_missing_and_keep_their_last_price() -> None:
+    market = market_of([100, 101, 102, 103, 104], [101, 102, 103, 104, 105])
+    gone = np.array([False, True, False, True, True])[:, None]
+    values = [np.where(gone, NAN, getattr(market, name)) for name in ("open", "high", "low", "close", "volume")]
+    holey = Market(("a",), market.opened_us, market.closed_us, *values)
+    account = simulate(holey, [1.0] * 5, cash=1_020.0)
+    assert account.trades.bar.tolist() == [2]
+    assert account.equity.tolist() == pytest.approx([1_020.0, 1_020.0, 1_030.0, 1_030.0, 1_030.0])
+    notes = " ".join(account.notes())
+    assert "3 bars are missing" in notes and "a is held at the end without a price" in notes
+    flows_are_whole(account)
+
+
+def test_assets_are_aligned_by_their_close_and_nothing_is_filled_in() -> None:
+    whole = random_market(6, 2)
+
+    def columns(place: int, rows: list[int]) -> Any:
+        names = ("open", "high", "low", "close", "volume")
+        prices = {name: getattr(whole, name)[rows, place] for name in names}
+        return SimpleNamespace(opened_us=whole.opened_us[rows], closed_us=whole.closed_us[rows], **prices)
+
+    market = Market.aligned({"x": columns(0, [0, 1, 2, 4, 5]), "y": columns(1, [2, 3, 4, 5])})
+    assert len(market) == 6
+    assert market.traded.tolist() == [
+        [True, False],
+        [True, False],
+        [True, True],
+        [False, True],
+        [True, True],
+        [True, True],
+    ]
+    assert np.array_equal(market.close[market.traded], whole.close[market.traded])
+    assert market.marks[1][3, 0] == whole.close[2, 0] and market.marks[1][0, 1] == 0.0
+    with pytest.raises(InputError, match="not in order"):
+        Market.aligned({"x": columns(0, [1, 0, 2])})
+    wrong = columns(1, [0, 1, 2])
+    wrong.opened_us = wrong.opened_us - HOUR_US
+    with pytest.raises(InputError, match="another length"):
+        Market.aligned({"x": columns(0, [0, 1, 2]), "y": wrong})
+
+
+def test_a_market_is_made_from_bars_of_a_file_and_not_from_quotes() -> None:
+    bars = [Price(day * DAY_US, (day + 1) * DAY_US, 3.0, 2.0, 4.0, 1.0, None if day else 5.0) for day in range(3)]
+    market = Market.of_prices(bars, "qubic-network")
+    assert market.assets == ("qubic-network",) and market.closed_us.tolist() == [DAY_US, 2 * DAY_US, 3 * DAY_US]
+    assert [getattr(market, name)[1, 0] for name in ("open", "high", "low", "close")] == [2.0, 4.0, 1.0, 3.0]
+    assert np.array_equal(market.volume[:, 0], [5.0, NAN, NAN], equal_nan=True)
+    with pytest.raises(InputError, match="open of asset at 1970-01-01T00:00:02Z is nan"):
+        Market.of_prices([Price(second * 10**6, (second + 1) * 10**6, 1.0) for second in range(1, 5)])
+
+
+def test_growth_a_year_is_by_the_calendar_and_not_by_bars() -> None:
+    prices = np.linspace(100.0, 400.0, 731).tolist()
+    market = market_of(prices[:-1], prices[1:])  # 730 days, times 4 in all
+    held = [1.0] * len(market)
+    assert simulate(market, held).summary().cagr == pytest.approx((400.0 / prices[1]) ** 0.5 - 1.0, rel=1e-12)
+    rows = np.append(np.arange(0, 729, 3), 729)
+    names = ("opened_us", "closed_us", "open", "high", "low", "close", "volume")
+    sparse = Market(("a",), *(getattr(market, name)[rows] for name in names))
+    summary = simulate(sparse, held[: len(rows)]).summary()
+    assert summary.years == pytest.approx(2.0) and summary.bars == 244
+    assert summary.cagr == pytest.approx((400.0 / prices[3]) ** 0.5 - 1.0, rel=1e-12)
+    assert simulate(first_bars(market, 20), held[:20]).summary().cagr is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": [1.5] * 9}, "add up to 1.5"),
+        ({"targets": [float("inf")] * 9}, "add up to inf"),
+        ({"targets": ["long"] * 9}, "targets are no numbers"),
+        ({"targets": [0.0] * 8}, "9 bars of 1 assets"),
+        ({"cash": 0.0}, "cash is 0"),
+        ({"rebalance": "changes"}, "did you mean 'change'"),
+        ({"costs": Costs(fee_bps=6_000.0)}, "a trade may cost 60%"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told_in_one_line(change: dict[str, Any], message: str) -> None:
+    given = {"market": random_market(9), "targets": [0.0] * 9, **change}
+    with pytest.raises(InputError, match=message) as caught:
+        simulate(**given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("fee_bps", -1.0, "fee_bps is -1"),
+        ("impact_bps", NAN, "impact_bps is nan"),
+        ("most_participation", 1.5, "at most 1"),
+        ("impact_exponent", 0.0, "impact_exponent is 0"),
+    ],
+)
+def test_costs_that_are_none_are_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Costs(**{name: value})
+
+
+def test_bars_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="there are 2 bars"):
+        market_of([1.0, 1.0], [1.0, 1.0])
+    with pytest.raises(InputError, match="low of asset0 at 2024-01-03T00:00:00Z is -1"):
+        market_of([1.0, 1.0, 1.0], [1.0, -1.0, 1.0])
+    with pytest.raises(InputError, match="open of asset0 at 2024-01-02T00:00:00Z is nan"):
+        market_of([NAN, 1.0, 1.0], [1.0, 1.0, 1.0])
+    with pytest.raises(InputError, match="has no bar at all"):
+        market_of([NAN] * 3, [NAN] * 3)
+    market = random_market(5)
+    with pytest.raises(InputError, match="opens too late or before"):
+        replace(market, closed_us=market.closed_us[::-1])
+
+
+def test_reports_say_what_is_odd() -> None:
+    flat = market_of([5.0] * 40, [5.0] * 40)
+    idle = simulate(flat, [0.0] * 40)
+    assert any("no trades" in note for note in idle.notes())
+    assert any("constant price" in note for note in idle.notes())
+    assert (idle.summary().volatility, idle.summary().trades, idle.summary().cagr) == (None, 0, 0.0)
+    unknown = replace(random_market(10), volume=np.full((10, 1), NAN))
+    assert simulate(unknown, [1.0] * 10, Costs(fee_bps=1.0)).summary().trades == 1
+    with pytest.raises(InputError, match="no bar has a volume"):
+        simulate(unknown, [1.0] * 10, Costs(impact_bps=1.0))
+    some = replace(unknown, volume=np.where(np.arange(10) == 4, 1e6, NAN)[:, None])
+    late = simulate(some, [1.0] * 10, Costs(impact_bps=1.0))
+    assert late.trades.bar.tolist() == [4]
+    assert any("no volume is known of 9 bars" in note for note in late.notes())
+
+
+# Signals.
+
+
+def sees(view: View) -> float:
+    """Check that a view ends with now, also behind its back, and decide by the last change."""
+    for values in (view.close, view.open, view.volume):
+        behind = values if values.base is None else values.base
+        assert len(values) == len(view)
+        assert np.isnan(behind[len(view) :]).all()
+    assert not view.closed_us.base[len(view) :].any()
+    with pytest.raises(ValueError, match="read-only"):
+        view.close[0] = 1.0
+    return float(len(view) > 1 and view.close[-1] > view.close[-2])
+
+
+def up(frame: Any, leak: int = 0) -> Any:
+    """Long where the close rose; with a leak of 1, where it will rise."""
+    return (frame["close"].diff() > 0).astype("float64").shift(-leak).fillna(0.0)
+
+
+class Passing:
+    """What an auditor that finds nothing gives."""
+
+    passed = True
+
+    def __init__(self, function: Any, frame: Any) -> None: ...
+
+
+def test_a_view_holds_nothing_that_is_not_known_yet() -> None:
+    market = random_market(60)
+    by_bar = decide_by_bar(market, sees)
+    at_once, audited = decide_at_once(up, signal_frame(market))
+    assert np.array_equal(by_bar[:, 0], at_once) and audited.passed
+    two = random_market(20, 2)
+    assert decide_by_bar(two, lambda view: view.close[-1] > 1e9).tolist() == [[0.0, 0.0]] * 20
+    assert np.isnan(decide_by_bar(two, lambda view: None)).all()
+    with pytest.raises(InputError, match="return a weight for each of 2 assets"):
+        decide_by_bar(two, lambda view: [1.0, 2.0, 3.0])
+
+
+def test_a_signal_that_looks_ahead_is_refused() -> None:
+    frame = signal_frame(random_market(60))
+    with pytest.raises(InputError, match="signal up is refused: up: "):
+        decide_at_once(partial(up, leak=1), frame)
+    with pytest.raises(InputError, match="59 values for 60 bars"):
+        decide_at_once(lambda frame: np.zeros(len(frame) - 1), frame)
+    for message, wrong in (
+        ("gave 59 values for 60 bars", lambda frame: np.zeros(len(frame) - 1)),
+        ("gave no values", lambda frame: 1.0),
+        ("on another index", lambda frame: frame["close"][::-1]),
+        ("no numbers", lambda frame: ["long"] * len(frame)),
+    ):
+        with pytest.raises(InputError, match=message):
+            decide_at_once(wrong, frame, Passing)
+
+
+def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
+    market = random_market(40, 2)
+    frame = signal_frame(market)
+
+    def falling(frame: Any) -> Any:
+        return (frame["close"].diff() < 0)[["asset1", "asset0"]] / 2
+
+    targets, audited = decide_at_once(falling, frame)
+    assert audited.passed and np.array_equal(targets[1:], (np.diff(market.close, axis=0) < 0) / 2)
+    with pytest.raises(InputError, match="is refused"):
+        decide_at_once(lambda frame: falling(frame.shift(-1)), frame)
+    with pytest.raises(InputError, match="give one for each of"):
+        decide_at_once(lambda frame: frame["close"][["asset0"]], frame, Passing)
+
+
+def test_texts_are_available_once_published_and_fetched_and_read() -> None:
+    texts = [
+        SourceText("late", "", START_US, START_US + 3 * DAY_US, scores={"m": 1.0}),
+        SourceText("early", "", START_US + DAY_US, START_US + HOUR_US, scores={"m": -0.5}),
+        SourceText("same bar", "", START_US, START_US + DAY_US, scores={"m": 0.0, "other": 1.0}),
+    ]
+    found = available_texts(texts, latency_us=HOUR_US)
+    assert [(text.id, text.available_us - START_US) for text in found] == [
+        ("early", DAY_US + HOUR_US),
+        ("same bar", DAY_US + HOUR_US),
+        ("late", 3 * DAY_US + HOUR_US),
+    ]
+    assert [text.available_us - START_US for text in available_texts(texts)] == [DAY_US, DAY_US, 3 * DAY_US]
+    market = random_market(5)
+    seen: list[list[str]] = []
+    decide_by_bar(market, lambda view: seen.append([text.id for text in view.texts()]), found)
+    assert seen == [
+        [],
+        ["early", "same bar"],
+        ["early", "same bar"],
+        [*(text.id for text in found)],
+        [*(text.id for text in found)],
+    ]
+    columns = text_columns(market, found)
+    assert columns["texts"][:, 0].tolist() == [0.0, 2.0, 0.0, 1.0, 0.0]
+    assert np.array_equal(columns["score m"][:, 0], [NAN, -0.25, NAN, 1.0, NAN], equal_nan=True)
+    assert list(signal_frame(market, found).columns[-3:]) == ["texts", "score m", "score other"]
+    about = [AvailableText("x", "", "", ("asset1",), {}, START_US, START_US + HOUR_US)]
+    assert text_columns(random_market(3, 2), about)["texts"].tolist() == [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_texts_of_the_store_were_fetched_when_they_were_known_here() -> None:
+    text = StoredText(
+        "feed", "7", "news", "t", "b", "", "p", 5, ("bitcoin",), id=1, at_us=5, known_us=9, duplicate_of=None
+    )
+    (found,) = available_texts([SourceText.of(text, {"m": 0.5})], latency_us=2)
+    assert found == AvailableText("feed 7", "t", "b", ("bitcoin",), {"m": 0.5}, 5, 11)
+    with pytest.raises(InputError, match="'feed 7': nobody says when it was published"):
+        available_texts([SourceText.of(replace(text, published_us=None))])
+
+
+@pytest.mark.parametrize(("name", "missing"), [("published_us", "published"), ("fetched_us", "fetched")])
+def test_texts_of_unknown_times_are_refused(name: str, missing: str) -> None:
+    whole = SourceText("a", "", 1, 2)
+    with pytest.raises(
+        InputError, match=f"1 texts cannot be used, the first is 'b': nobody says when it was {missing}"
+    ):
+        available_texts([whole, replace(whole, id="b", **{name: None})])
+
+
+# Baselines.
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(1, 3))
+def test_random_timing_has_the_same_exposure_and_turnover(seed: int, assets: int) -> None:
+    market = random_market(80, assets, seed)
+    weights = checked_targets(market, random_weights(market, seed))
+    other = shuffled(weights, np.random.default_rng(seed))
+    assert np.array_equal(np.sort(other, axis=0), np.sort(weights, axis=0))
+
+    def turnover(values: Any) -> float:
+        return float(np.abs(np.roll(values, 1, axis=0) - values).sum())
+
+    assert turnover(other) == pytest.approx(turnover(weights))
+    assert np.array_equal(other, shuffled(weights, np.random.default_rng(seed)))
+
+
+def test_baselines_stand_beside_a_result() -> None:
+    market = random_market(200)
+    targets = checked_targets(market, random_weights(market, 1, held=0.9))
+    account = simulate(market, targets, Costs(fee_bps=10.0), lag=2)
+    found = compare(market, account, targets, config=BaselineConfig(lookback=5, shift=30, draws=20))
+    names = list(found.accounts)
+    assert names == ["hold", "cash", "momentum over 5 bars", "sign flipped", "30 bars late"]
+    hold = found.accounts["hold"]
+    assert hold.equity[-1] == pytest.approx(10_000.0 / 1.001 * market.close[-1, 0] / market.open[2, 0], rel=1e-13)
+    assert (found.accounts["cash"].equity == 10_000.0).all()
+    assert all(each.costs == account.costs and each.lag == 2 for each in found.accounts.values())
+    assert np.array_equal(found.accounts["sign flipped"].units[:3] * -1.0, account.units[:3])
+    assert len(found.random.total_return) == 20 and len(set(found.random.total_return.tolist())) > 15
+    assert found.random.better == (1 + (found.random.total_return >= account.summary().total_return).sum()) / 21
+    rising = market_of(list(range(10, 60)), list(range(11, 61)))
+    assert momentum(rising, 5)[:, 0].tolist() == [0.0] * 5 + [1.0] * 45
+    assert momentum(market_of(list(range(60, 10, -1)), list(range(59, 9, -1))), 5, shorts=True)[-1, 0] == -1.0
+
+
+def test_a_whole_backtest() -> None:
+    market = random_market(120)
+    config = BacktestConfig(costs=Costs(fee_bps=10.0), baselines=BaselineConfig(draws=5))
+    result = backtest(market, Strategy(up, parameters={"leak": 0}), config)
+    by_bar = backtest(market, Strategy(sees, form="on_bar"), config)
+    assert np.array_equal(result.account.equity, by_bar.account.equity)
+    assert [row["name"] for row in result.rows()][:2] == ["up", "hold"]
+    told = result.to_dict()
+    assert json.loads(json.dumps(told, allow_nan=False))["random"] == told["random"]
+    assert told["audited"].startswith("up does not look ahead: 32 cuts") and list(told["lags"]) == [
+        "1",
+        "2",
+        "3",
+        "5",
+        "8",
+    ]
+    assert told["accounts"][0]["total_return"] == result.lags[1].summary().total_return
+    with pytest.raises(InputError, match="refused"):
+        backtest(market, Strategy(up, parameters={"leak": 1}), config)
+    with pytest.raises(InputError, match="did you mean 'on_bar'"):
+        Strategy(up, form="onbar")  # type: ignore[arg-type]

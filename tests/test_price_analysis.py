@@ -1,0 +1,482 @@
+"""The analysis of a frame of bars: every number from the past alone, and a reason where there is none."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from candle_series import START, candles, of_logs, walk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.anomalies.manipulation import NOT_VISIBLE, find_hints
+from qubic_lab.oracle.anomalies.trials import inject
+from qubic_lab.oracle.answers import Absent
+from qubic_lab.oracle.bars import FrameBars
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, iso
+from qubic_lab.oracle.levels import (
+    Level,
+    LevelRule,
+    find_breakouts,
+    find_levels,
+    find_pivots,
+    pivot_highs,
+    pivot_lows,
+)
+from qubic_lab.oracle.price_analysis import (
+    CAUSAL,
+    MOST_LEVELS,
+    RECENT,
+    Alert,
+    Figure,
+    PriceAnalysis,
+    SeenPattern,
+    analyse,
+)
+from qubic_lab.oracle.trend import Trend, drift_scores, find_trend
+
+pytestmark = pytest.mark.filterwarnings("error")
+Function = Callable[[Candles], Floats]
+
+
+def made(seed: int, count: int, step: float, gaps: bool, holes: float, frame_us: int) -> Candles:
+    """Return a series with what occurs: gaps, unknown volumes, no trade, prices that stand still, a spike."""
+    chance = np.random.default_rng(seed)
+    series = walk(count, seed, step, float(10 ** chance.uniform(-6, 5)), frame_us)
+    logs = series.log_close.copy()
+    still = int(chance.integers(0, count - 40))
+    logs[still : still + int(chance.integers(1, 40))] = logs[still]
+    logs[int(chance.integers(0, count))] += float(chance.normal() * 20 * step)
+    close = np.exp(logs)
+    high, low = np.maximum(series.high, close), np.minimum(series.low, close)
+    volume = np.where(chance.random(count) < holes, chance.choice([0.0, np.nan], count), series.volume)
+    places = np.cumsum(np.where(chance.random(count) < 0.05, 3, 1)) if gaps else np.arange(count)
+    return candles(close, series.open, high, low, volume, frame_us, places.tolist())
+
+
+def scrambled(series: Candles, kept: int, seed: int) -> Candles:
+    """Return the series with other prices, volumes and times from a place on."""
+    chance = np.random.default_rng(seed)
+    rest = len(series) - kept
+    wild = {name: getattr(series, name).copy() for name in ("open", "high", "low", "close", "volume")}
+    for name in wild:
+        wild[name][kept:] = np.exp(chance.normal(0.0, 3.0, rest))
+    wild["high"][kept:] = np.maximum(wild["high"], wild["low"])[kept:]
+    wild["low"] = np.minimum(wild["high"], wild["low"])
+    times = series.closed_us.copy()
+    times[kept:] = times[kept:] + np.cumsum(chance.integers(0, 5, rest)) * series.frame_us
+    return Candles.of(Candles(series.frame_us, times, **wild), series.frame_us)
+
+
+def same(one: Floats, other: Floats) -> bool:
+    """Return whether all bits agree; one NaN is as good as another."""
+    return np.where(np.isnan(one), np.nan, one).tobytes() == np.where(np.isnan(other), np.nan, other).tobytes()
+
+
+def check_causal(function: Function, series: Candles, cut: int, seed: int) -> None:
+    values = function(series)
+    assert len(values) == len(series)
+    assert same(function(series.slice(0, cut)), values[:cut]), f"the first {cut} bars alone give other values"
+    assert same(function(scrambled(series, cut, seed))[:cut], values[:cut]), f"bars from {cut} on change earlier values"
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.one_of(st.integers(1, 519), st.integers(-5, 5).map(lambda off: f"{off:+d}")),
+    st.sampled_from([0.0005, 0.004, 0.05]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.0, 0.15]),
+    st.sampled_from([15 * MINUTE_US, HOUR_US, 4 * HOUR_US]),
+)
+def test_no_value_depends_on_later_bars(
+    name: str, seed: int, cut: int | str, step: float, gaps: bool, holes: float, frame_us: int
+) -> None:
+    """Prefix invariance and future scramble, bit for bit, at any bar or ("+2") near the warm-up; none is infinite."""
+    series = made(seed, 520, step, gaps, holes, frame_us)
+    place = cut if isinstance(cut, int) else max(1, CAUSAL[name].warm_up + int(cut))
+    check_causal(CAUSAL[name], series, place, seed)
+    assert not np.isinf(CAUSAL[name](series)).any()
+
+
+def centred_mean(series: Candles) -> Floats:
+    return np.convolve(series.close, np.ones(3) / 3, "same")
+
+
+def z_of_the_whole(series: Candles) -> Floats:
+    return (series.close - series.close.mean()) / (1e-9 + series.close.std())
+
+
+def filled_back(series: Candles) -> Floats:
+    values = CAUSAL["rsi_14"](series)
+    values[:14] = values[14] if len(values) > 14 else np.nan
+    return values
+
+
+def shown_early(series: Candles) -> Floats:
+    return np.concatenate([pivot_highs(series)[5:], np.full(min(5, len(series)), np.nan)])
+
+
+@pytest.mark.parametrize("leak", [centred_mean, z_of_the_whole, filled_back, shown_early])
+def test_planted_leaks_are_caught(leak: Function) -> None:
+    """The check above is able to fail: a centred window, a scale of the whole, filling back, a pivot at its own bar."""
+    caught = 0
+    for cut in range(1, 120):
+        try:
+            check_causal(leak, walk(130, seed=3), cut, cut)
+        except AssertionError:
+            caught += 1
+    assert caught > 10
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_first_value_comes_after_the_declared_warm_up(name: str) -> None:
+    series = walk(700, seed=2, frame_us=4 * HOUR_US if name.startswith("forecast") else HOUR_US)
+    values, warm_up = CAUSAL[name](series), CAUSAL[name].warm_up
+    assert np.isnan(values[:warm_up]).all()
+    if not name.startswith("pivot"):
+        assert not math.isnan(values[warm_up])
+        assert np.isnan(CAUSAL[name](series.slice(0, warm_up))).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(230, 400), st.booleans())
+def test_what_is_told_of_a_bar_is_told_with_that_bar(seed: int, cut: int, gaps: bool) -> None:
+    """Levels, breakouts, hints and whole analyses are those of the bars that were there."""
+    series = made(seed, 420, 0.01, gaps, 0.0, HOUR_US)
+    series = inject("pump", series, [350], 8.0, seed).candles
+    past, at = series.slice(0, cut), int(series.closed_us[cut - 1])
+    assert find_levels(past) == find_levels(scrambled(series, cut, seed).slice(0, cut))
+    assert find_breakouts(past, 400) == tuple(each for each in find_breakouts(series, 420) if each.at_us <= at)
+    assert find_hints(past, 400) == tuple(each for each in find_hints(series, 420) if each.at_us <= at)
+    assert analyse(past, 3_600, at) == analyse(scrambled(series, cut, seed), 3_600, at)
+
+
+def all_values(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [each for part in value.values() for each in all_values(part)]
+    if isinstance(value, list):
+        return [each for part in value for each in all_values(part)]
+    return [value]
+
+
+STILL = [5.0] * 400
+ODD = {
+    "nothing": candles([]),
+    "one bar": walk(1),
+    "few bars": walk(20),
+    "quotes without volumes": of_logs(walk(400).log_close),
+    "constant": candles(STILL, volume=3.0),
+    "constant without trade": candles(STILL, volume=0.0),
+    "constant without volumes": candles(STILL),
+    "no trade": candles(walk(400).close, volume=0.0),
+    "constant, then one move": candles([*STILL, 6.0], volume=1.0),
+    "one move, then constant": candles([6.0, *STILL], volume=1.0),
+    "two prices in turn": candles([5.0, 6.0] * 200, volume=[1.0, 2.0] * 200),
+    "a ramp": candles(np.arange(1.0, 401.0), volume=np.arange(400.0)),
+    "days": walk(400, frame_us=DAY_US),
+    "minutes": walk(400, frame_us=MINUTE_US),
+    "tiny": walk(400, first=1e-9),
+    "wild": walk(400, step=1.0),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_nothing_odd_gives_warnings_or_infinities(name: str) -> None:
+    series = ODD[name]
+    at = START + 500 * series.frame_us
+    found = analyse(series, series.frame_us // 1_000_000, at)
+    plain = found.to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    for each in all_values(plain):
+        assert each is None or isinstance(each, str | bool | int | float)
+    for function in CAUSAL.values():
+        assert not np.isinf(function(series)).any()
+
+
+def reasons(found: PriceAnalysis) -> dict[str, str]:
+    parts = {each.name: getattr(found, each.name) for each in fields(found)} | found.indicators | found.forecasts
+    return {name: each.reason for name, each in parts.items() if isinstance(each, Absent)}
+
+
+def test_no_bar_and_why() -> None:
+    found = analyse(ODD["nothing"], 3_600, START)
+    why = reasons(found)
+    assert (found.bars, found.age_s, found.missing, found.first_us) == (0, None, 0, None)
+    assert why["close"] == "no bar is known"
+    assert why["sma_20"] == "20 bars are needed, 0 are known"
+    assert why["volumes"] == why["manipulation"] == "no volume is known"
+    assert set(why) >= {"patterns", "trend", "levels", "breakouts", "outliers", "jumps", "jump_test", "1h", "4h"}
+
+
+def test_few_bars_and_why() -> None:
+    why = reasons(analyse(walk(20), 3_600, START + DAY_US))
+    assert why["sma_50"] == "50 bars are needed, 20 are known"
+    assert why["trend"] == "49 bars are needed, 20 are known"
+    assert why["jumps"] == "243 bars are needed, 20 are known"
+    assert why["1h"] == "145 bars are needed, 20 are known"
+    assert "sma_20" not in why and "levels" not in why and "patterns" not in why
+
+
+def test_a_price_that_stands_still_and_why() -> None:
+    why = reasons(analyse(ODD["constant"], 3_600, START + 30 * DAY_US))
+    assert why["rsi_14"] == why["bollinger_position"] == "the price did not move"
+    assert why["levels"] == "the price did not move in the last 1000 bars"
+    assert why["1h"] == "the price did not move in the last 49 bars"
+    assert why["jump_test"] == "the price hardly moved in the last 97 bars"
+    assert "one price in each bar" in why["patterns"]
+    assert not {"outliers", "jumps", "volumes", "trend"} & set(why)
+
+
+def test_no_trade_is_said() -> None:
+    found = analyse(ODD["no trade"], 3_600, START + 30 * DAY_US)
+    assert isinstance(found.volumes, tuple)
+    assert [each.kind for each in found.volumes] == ["zero-volume"] * RECENT
+    assert reasons(found)["volume_balance"] == "volumes are not known or 0"
+    assert reasons(found)["manipulation"] == "195 bars with a volume above 0 are needed, 0 are known"
+    assert "in 400 of 400 bars nothing was traded" in found.notes
+    assert (
+        reasons(analyse(ODD["quotes without volumes"], 3_600, START + 30 * DAY_US))["volumes"] == "no volume is known"
+    )
+
+
+def test_every_figure_has_its_age_and_warm_up() -> None:
+    series = walk(600, seed=9)
+    last_us = int(series.closed_us[-1])
+    found = analyse(series, 3_600, last_us + 90 * 1_000_000)
+    assert (found.bars, found.last_us, found.age_s, found.missing) == (600, last_us, 90.0, 0)
+    assert not reasons(found)
+    for name, figure in found.indicators.items():
+        assert isinstance(figure, Figure)
+        assert figure.value == CAUSAL[name](series)[-1]
+        assert (figure.warm_up, figure.age_s) == (CAUSAL[name].warm_up, 90.0)
+    assert found.close == series.close[-1]
+    assert NOT_VISIBLE in found.notes
+    assert isinstance(found.levels, tuple) and 0 < len(found.levels) <= MOST_LEVELS
+    plain = found.to_dict()
+    assert plain["at"] == iso(last_us + 90_000_000)
+    assert plain["forecasts"]["4h"]["at"] == iso(last_us + 4 * HOUR_US)
+    assert plain["levels"][0]["first"].endswith("Z")
+    assert plain["frame_s"] == 3_600
+
+
+def test_bars_that_close_later_are_not_looked_at() -> None:
+    series = walk(600, seed=9)
+    at = int(series.closed_us[399]) + 1
+    assert analyse(series, 3_600, at) == analyse(series.slice(0, 400), 3_600, at)
+    assert analyse(series, 3_600, at - 2).bars == 399
+
+
+def test_missing_bars_are_counted_and_said() -> None:
+    series = candles(walk(300).close, places=[*range(200), *range(210, 310)])
+    found = analyse(series, 3_600, START + 20 * DAY_US)
+    assert found.missing == 10
+    assert found.notes[0].startswith("10 bars are missing and were not filled in")
+    with pytest.raises(InputError, match="length of the bars in seconds is 0"):
+        analyse(series, 0, START)
+
+
+def test_flags_of_cleaning_come_with_the_bars() -> None:
+    series, ones = walk(60), np.ones(60, np.int64)
+    flagged = np.zeros(60, np.int64)
+    flagged[[5, 50, 55]] = 1, 2, 4
+    opened = series.closed_us - HOUR_US
+    numbers = (series.open, series.high, series.low, series.close, series.volume)
+    bars = FrameBars(opened, series.closed_us, *numbers, ones, ones, flagged)
+    assert analyse(bars, 3_600, int(series.closed_us[-1])).flagged == 6
+    assert analyse(bars, 3_600, int(series.closed_us[52])).flagged == 2
+    assert analyse(series, 3_600, START + DAY_US).flagged is None
+
+
+def test_recent_anomalies_are_told_with_their_numbers() -> None:
+    series = walk(600, seed=3)
+    jumped = inject("jump", series, [590], 25.0, seed=1).candles
+    found = analyse(jumped, 3_600, int(series.closed_us[-1]))
+    assert isinstance(found.jumps, tuple) and isinstance(found.outliers, tuple)
+    pct = 100 * (jumped.close[590] / jumped.close[589] - 1)
+    for (alert,), kind in ((found.jumps, "jump"), (found.outliers, "outlier")):
+        assert isinstance(alert, Alert)
+        assert (alert.kind, alert.at_us) == (kind, series.closed_us[590])
+        assert alert.evidence["return_pct"] == pytest.approx(pct)
+        assert f"{pct:+.2f} % in 1 bar: {alert.score:+.1f}" in alert.text
+    late = analyse(walk(600, seed=3), 3_600, int(series.closed_us[-1]))
+    assert late.jumps == late.outliers == ()
+    more = inject("volume", series, [590], 12.0).candles
+    volumes = analyse(more, 3_600, int(series.closed_us[-1])).volumes
+    assert isinstance(volumes, tuple)
+    (alert,) = volumes
+    assert (alert.kind, alert.at_us, alert.evidence["volume"]) == ("volume", series.closed_us[590], more.volume[590])
+    assert "at this time of day on 15 days" in alert.text
+    early = analyse(more, 3_600, int(series.closed_us[580])).volumes
+    assert early == ()
+
+
+def test_recent_patterns_are_told() -> None:
+    """An engulfing rise at the second last bar, after bars without a shape."""
+    flat = [(100.0, 101.5, 98.5, 101.0 - 2 * (n % 2)) for n in range(20)]
+    open, high, low, close = np.array([*flat, (101, 102, 98, 99), (98.5, 103, 98, 102.5), (102, 104, 100, 103.0)]).T
+    series = candles(close, open, high, low)
+    found = analyse(series, 3_600, START + 2 * DAY_US).patterns
+    assert isinstance(found, tuple)
+    engulfing = [each for each in found if each.name == "engulfing"]
+    assert [(each.direction, each.at_us) for each in engulfing] == [("rise", series.closed_us[-2])]
+    assert all(isinstance(each, SeenPattern) and each.at_us >= series.closed_us[-3] for each in found)
+
+
+def test_pivots_are_known_when_they_are_confirmed() -> None:
+    high = [1.0, 2.0, 3.0, 2.0, 2.5, 2.5, 1.0, 4.0, 1.0, 1.0]
+    series = candles(high, low=[1.0] * 10, high=high)
+    found = pivot_highs(series, 2)
+    assert np.flatnonzero(~np.isnan(found)).tolist() == [4, 9]  # of bars 2 and 7
+    assert found[[4, 9]].tolist() == [3.0, 4.0]
+    lows = candles([5.0] * 9, low=[4.0, 3.0, 2.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0], high=[5.0] * 9)
+    assert pivot_lows(lows, 2)[[4, 8]].tolist() == [2.0, 1.0]
+    pivots = find_pivots(series, LevelRule(side=2))
+    assert (pivots.known - pivots.place).tolist() == [2] * len(pivots.place)
+    assert np.isnan(pivot_highs(candles([5.0] * 20), 2)).all()
+
+
+def zigzag(tops: list[float], bottoms: list[float]) -> list[float]:
+    """Return closes that go from bottom to top and back, 6 bars each way."""
+    points = [each for pair in zip(bottoms, tops, strict=True) for each in pair] + [bottoms[-1]]
+    closes = [points[0]]
+    for start, end in pairwise(points):
+        closes += np.linspace(start, end, 7)[1:].tolist()
+    return closes
+
+
+def test_levels_are_where_moves_ended() -> None:
+    closes = zigzag([110.0, 110.3, 109.8, 110.1], [100.0, 100.2, 99.9, 100.1])
+    series = candles([*closes, *np.linspace(100.1, 104, 7)[1:]])
+    found = {each.kind: each for each in find_levels(series)}
+    assert set(found) == {"support", "resistance"}
+    above, below = found["resistance"], found["support"]
+    assert (above.low, above.high, above.touches) == (109.8, 110.3, 4)
+    assert (below.low, below.high) == (99.9, 100.2)
+    assert below.touches == 4  # the first bottom has no bars before it
+    places = [6, 18, 30, 42]
+    weights = [0.5 ** ((len(series) - 1 - place) / 250) for place in places]
+    assert above.strength == pytest.approx(sum(weights))
+    tops = zip(weights, [110.0, 110.3, 109.8, 110.1], strict=True)
+    assert above.price == pytest.approx(sum(weight * top for weight, top in tops) / sum(weights))
+    assert above.distance_pct == pytest.approx(100 * (above.price / 104 - 1))
+    assert (above.first_us, above.last_us) == (series.closed_us[6], series.closed_us[42])
+
+
+def test_pivots_that_lie_apart_are_levels_of_their_own() -> None:
+    """Clusters are no wider than the rule says, however many pivots lie between two ends."""
+    tops = [110.0 + 0.6 * n for n in range(8)]
+    series = candles(zigzag(tops, [100.0] * 8))
+    atr = float(CAUSAL["atr_14"](series)[-1])
+    found = find_levels(series, rule=LevelRule(touches=1))
+    assert all(each.high - each.low <= atr for each in found)
+    assert sum(each.touches for each in found if each.kind == "resistance") == 8
+    assert [each.strength for each in found] == sorted((each.strength for each in found), reverse=True)
+    assert all(each.touches >= 3 for each in find_levels(series, rule=LevelRule(touches=3)))
+
+
+def test_old_bars_have_no_level() -> None:
+    series = candles([*zigzag([200.0] * 4, [190.0] * 4), *zigzag([110.0] * 4, [100.0] * 4)])
+    assert any(each.price > 150 for each in find_levels(series))
+    assert all(each.price < 150 for each in find_levels(series, rule=LevelRule(bars=50)))
+
+
+@pytest.mark.parametrize(("volume", "confirmed"), [(100.0, True), (11.0, False), (math.nan, False)])
+def test_breakout_by_hand(volume: float, confirmed: bool) -> None:
+    closes = [*zigzag([110.0] * 4, [100.0] * 4), *np.linspace(100, 109, 7)[1:].tolist()]
+    volumes = [10.0] * len(closes)
+    before = candles(closes, volume=volumes)
+    assert find_breakouts(before, 30) == ()
+    atr = float(CAUSAL["atr_14"](before)[-1])
+    (found,) = find_breakouts(candles([*closes, 112.0], volume=[*volumes, volume]), 30)
+    assert (found.direction, found.close, found.at_us) == ("up", 112.0, before.closed_us[-1] + HOUR_US)
+    assert isinstance(found.level, Level)
+    assert (found.level.kind, found.level.high) == ("resistance", 110.0)
+    assert found.margin == pytest.approx(2.0 / atr)
+    assert found.volume_ratio == (None if math.isnan(volume) else volume / 10)
+    assert found.confirmed == confirmed
+    assert find_breakouts(candles([*closes, 110.0 + 0.2 * atr], volume=[*volumes, volume]), 30) == ()
+    assert len(find_breakouts(candles([*closes, 112.0, 113.0]), 30)) == 1  # the second close was beyond it before
+    assert find_breakouts(candles([*closes, 110.2, 107.0]), 30) == ()  # it came from there: the level has held
+    assert len(find_breakouts(candles([*closes, 110.2, 110.1, 112.0]), 30)) == 1  # slowly, but through
+
+
+def test_breakout_downwards() -> None:
+    closes = [*zigzag([110.0] * 4, [100.0] * 4), *np.linspace(100, 101, 7)[1:].tolist(), 97.0]
+    (found,) = find_breakouts(candles(closes), 1)
+    assert (found.direction, found.level.low, found.confirmed) == ("down", 100.0, False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda: LevelRule(side=1), "side is 1"),
+        (lambda: LevelRule(bars=5), "bars is 5: it must be at least 11"),
+        (lambda: LevelRule(width=0.0), "levels of width 0.0"),
+    ],
+)
+def test_level_rules_that_make_no_sense_are_refused(rule: Callable[[], LevelRule], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        rule()
+
+
+def test_trend_needs_more_than_chance() -> None:
+    """Of random walks 5 in 100 are called trends, though the regression's own t calls nearly all of them so."""
+    walks = [find_trend(walk(120, seed)) for seed in range(400)]
+    trends = [each for each in walks if each is not None]
+    assert len(trends) == 400
+    assert 0.02 <= sum(each.direction != "none" for each in trends) / 400 <= 0.08
+    assert sum(abs(each.slope_t or 0.0) > 1.96 for each in trends) / 400 > 0.6
+    rising = find_trend(of_logs(walk(200).log_close + 0.003 * np.arange(200)))
+    falling = find_trend(of_logs(walk(200).log_close - 0.003 * np.arange(200)))
+    assert rising is not None and falling is not None
+    assert (rising.direction, falling.direction) == ("rising", "falling")
+    assert rising.text.startswith("rising: move over 48 bars of +")
+
+
+def test_trend_by_hand() -> None:
+    series = walk(200, seed=4)
+    found = find_trend(series)
+    assert isinstance(found, Trend)
+    logs = series.log_close[-49:]
+    moves = np.diff(logs)
+    assert found.drift == pytest.approx((logs[-1] - logs[0]) / math.sqrt(np.mean(moves**2)) / math.sqrt(48))
+    assert found.drift == pytest.approx(drift_scores(series)[-1])
+    slope, _ = np.polyfit(np.arange(48.0), logs[1:], 1)
+    assert found.slope_pct_per_hour == pytest.approx(100 * math.expm1(slope))
+    assert found.fit == pytest.approx(np.corrcoef(np.arange(48.0), logs[1:])[0, 1] ** 2)
+    assert found.adx == CAUSAL["adx_14"](series)[-1]
+    assert found.strong == (found.adx >= 25)
+    assert find_trend(series.slice(0, 48)) is None
+    still = find_trend(candles(STILL))
+    assert still is not None
+    assert (still.direction, still.drift, still.slope_t, still.fit) == ("none", None, None, None)
+    assert still.text == "the price did not move in 48 bars"
+
+
+def test_gaps_do_not_make_trends() -> None:
+    """The same move over 48 bars is less of a surprise the more time it took."""
+    logs = 0.003 * np.arange(60) + walk(60).log_close
+    near, far = candles(np.exp(logs)), candles(np.exp(logs), places=(np.arange(60) * 4).tolist())
+    assert drift_scores(far)[-1] == pytest.approx(drift_scores(near)[-1])
+    slow, quick = find_trend(far), find_trend(near)
+    assert slow is not None and quick is not None
+    assert math.log1p(quick.slope_pct_per_hour / 100) == pytest.approx(4 * math.log1p(slow.slope_pct_per_hour / 100))
+
+
+@pytest.mark.slow
+def test_a_million_bars_in_seconds() -> None:
+    """All that is told of a million bars, and each value of each of them."""
+    series = walk(1_000_000, frame_us=15 * MINUTE_US)
+    found = analyse(series, 900, int(series.closed_us[-1]))
+    assert found.bars == 1_000_000
+    for name, function in CAUSAL.items():
+        values = function(series)
+        assert name.startswith("pivot") or not np.isnan(values[1_000:]).any()
