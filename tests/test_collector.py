@@ -34,7 +34,7 @@ from qubic_lab.oracle.fetch_log import FetchLog
 from qubic_lab.oracle.http_source import Batch
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.jobs import COLLECTOR, JobState, JobStore
-from qubic_lab.oracle.leases import Lease, has_ended, this_process
+from qubic_lab.oracle.leases import Lease, has_ended, process_name
 from qubic_lab.oracle.price_store import PriceStore
 from qubic_lab.oracle.quotas import QuotaUse
 from qubic_lab.oracle.schedule import (
@@ -254,10 +254,12 @@ def test_of_many_that_take_a_free_lease_at_once_one_gets_it(engine: Engine) -> N
 
 
 def test_the_lease_of_a_process_that_was_killed_is_free_at_once(engine: Engine) -> None:
-    code = "from qubic_lab.oracle.leases import this_process; print(this_process())"
-    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        dead = process_name(process.pid)
+        assert not has_ended(dead)
+        process.kill()
     assert has_ended(dead)
-    assert not has_ended(this_process())
+    assert not has_ended(process_name())
     assert not has_ended("another-host:1:2:3.00")
     assert Lease(engine, "x", dead).acquire() is None
     assert Lease(engine, "x").acquire() is None
@@ -294,10 +296,21 @@ def config_values(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: None) -> Iterator[Engine]:
+def lab(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: None
+) -> Iterator[Engine]:
+    """A database without tables' rows: SQLite, or what the test asks for."""
     monkeypatch.setenv("QUBIC_LAB_DATA", str(tmp_path))
     settings.cache_clear()
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    if getattr(request, "param", "sqlite") == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        earlier = open_database(url)
+        with earlier.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+        earlier.dispose()
+    engine = open_database(url)
     yield engine
     engine.dispose()
 
@@ -306,6 +319,7 @@ def collect(engine: Engine, config: CollectorConfig, clock: Clock, **run: Any) -
     return asyncio.run(Collector(config, engine, clock=clock).run(**run))
 
 
+@pytest.mark.parametrize("lab", ["sqlite", "postgresql"], indirect=True)
 def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(lab: Engine) -> None:
     clock = Clock()
     config = StandinConfig(clock=clock)
@@ -386,7 +400,7 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
         monkeypatch.setenv("QUBIC_LAB_NEWSAPI_KEY", "wrong-key")
         settings.cache_clear()
         asked = len(standin.ledger.entries)
-        view = collect(lab, trial(standin, config), clock, for_s=1.0)
+        view = collect(lab, trial(standin, config), clock, for_s=0.5)
         after = [entry.source for entry in standin.ledger.entries[asked:]]
     assert after[0] == "newsapi"
     assert {"standin-rss", "standin-atom"} <= set(after)
@@ -400,7 +414,8 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
     assert "wrong-key" not in f"{failed} {view}"
 
 
-def test_only_one_collector_works_at_a_time(lab: Engine) -> None:
+def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubic_lab.oracle.collector.LOOK_S", 0.05)
     clock = Clock()
     config = StandinConfig(clock=clock)
 
@@ -486,7 +501,7 @@ def test_a_collector_at_work_tells_who_it_is_and_how_its_sources_do(lab: Engine)
     with running_standin(config) as standin:
         status = asyncio.run(asyncio.wait_for(look(trial(standin, config)), 30))
     assert status.held is not None
-    assert status.held.holder == this_process()
+    assert status.held.holder == process_name()
     assert status.circuits == {"standin-rss": "closed", "standin-atom": "closed"}
 
 

@@ -18,7 +18,7 @@ from qubic_lab.oracle.standin.app import KEYS, StandinConfig
 from qubic_lab.oracle.standin.setup import collector_settings
 from qubic_lab.settings import settings
 
-COMMANDS = ("demo", "collect", "status", "import", "import-texts", "quality", "standin")
+COMMANDS = ("demo", "collect", "status", "import", "import-texts", "quality", "score", "score-file", "standin", "audit")
 BARS = """time,open,high,low,close,volume
 2026-11-01T00:00:00Z,100,110,95,105,3.5
 2026-11-01T01:00:00Z,105,108,101,102,2

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,20 @@ from sqlalchemy import Engine, delete
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
-from qubic_lab.oracle.answers import Absent, Bars, LastPrice
+from qubic_lab.oracle.answers import Absent, Bars, LastPrice, MarketRating, Mood, Rating, SentimentIndex
+from qubic_lab.oracle.bar_history import BarHistory
+from qubic_lab.oracle.bar_history import rows as rows_of
 from qubic_lab.oracle.bars import completeness, frame_bars, price_before
 from qubic_lab.oracle.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.price_parts import Frequency
-from qubic_lab.oracle.price_store import PriceColumns
+from qubic_lab.oracle.price_parts import Candidate, Frequency
+from qubic_lab.oracle.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.service import Oracle, Range, served
+from qubic_lab.oracle.sentiment_parts import choose_model
+from qubic_lab.oracle.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.summary import age, money
 from qubic_lab.oracle.tables import FETCHES, MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
-from qubic_lab.oracle.text_store import Score
+from qubic_lab.oracle.text_store import Score, ScoreSummary
 from qubic_lab.oracle.views import Views
 
 NOON = read_iso("2026-11-24T12:00:00Z")
@@ -88,6 +94,15 @@ def quote(at_us: int, price: float, **values: Any) -> Price:
 def quotes(count: int, end_us: int = NOON, price: Callable[[int], float] = lambda n: 100.0 + n) -> list[Price]:
     """Quotes each five minutes, the last one at `end_us`."""
     return [quote(end_us - (count - 1 - n) * FIVE_US, price(n)) for n in range(count)]
+
+
+def hourly(count: int, end_us: int = NOON, drift: float = 0.0, seed: int = 0) -> list[Price]:
+    """A random walk of bars of an hour, the last one at `end_us`."""
+    steps = np.random.default_rng(seed).normal(drift, 0.01, count)
+    return [
+        quote(end_us - (count - 1 - n) * HOUR_US, float(price))
+        for n, price in enumerate(100.0 * np.exp(steps.cumsum()))
+    ]
 
 
 def text(number: int, at_us: int | None, **values: Any) -> Text:
@@ -208,7 +223,7 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
     assert (bar.closed, bar.open, bar.high, bar.low, bar.close) == (iso(NOON), 180.0, 300.0, 180.0, 200.0)
     assert (bar.prices, bar.completeness, bar.flagged, bar.volume) == (12, 1.0, 1, None)
     assert all(each.prices == 12 for each in found.bars.bars)
-    assert [each.available for each in (found.indicators, found.anomalies, found.signals)] == [False] * 3
+    assert isinstance(found.indicators, dict)
 
 
 @pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
@@ -298,7 +313,8 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
     assert found.newest is not None
     assert (found.newest.title, found.newest.age_s) == ("Title 3 of its own", 1_800.0)
     assert isinstance(found.scores, Absent)
-    assert not found.index.available
+    assert isinstance(found.index, Absent)
+    assert "qubic-lab oracle score" in found.index.reason
     ids = {each.title: each.id for each in views.texts.read("bitcoin", 0, NOON)}
     views.texts.add_scores(
         [
@@ -401,11 +417,13 @@ def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
-    clock = Time(NOON)
+    clock = Time(NOON - DAY_US)
     empty(engine)
     views = Views(engine, clock)
-    hours = st.integers(-48, 1)
+    hours = st.integers(-72, 1)
     numbers = st.integers(0, 4)
+    views.prices.add(QUOTES, hourly(260, NOON - DAY_US))
+    clock.us = NOON
 
     def write() -> None:
         ats = data.draw(st.lists(hours, max_size=6))
@@ -440,8 +458,230 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObj
         write()
         clock.us += data.draw(st.sampled_from([-5, 0, 5])) * SECOND_US
     clock.us = max(clock.us, *(as_of for as_of, _ in answers)) + DAY_US
-    for as_of, answer in answers:
-        assert ask(as_of) == answer
+    again = [ask(as_of) for as_of, _ in answers]
+    assert again == [answer for _, answer in answers]
+    views = Views(engine, clock)  # which has kept no bars
+    assert [ask(as_of) for as_of, _ in answers] == again
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.DataObject) -> None:
+    """Prices come late, are corrected, and are asked for as of any instant: what is kept changes no bit."""
+    empty(engine)
+    clock = Time(NOON)
+    store = PriceStore(engine, clock)
+    kept = BarHistory(engine, store)
+    series = Series("bitcoin", "exchange", 1_800)
+    half_us = 30 * MINUTE_US
+    ends = st.lists(st.integers(0, 6 * 48 - 1), min_size=1, max_size=30)
+    for _ in range(data.draw(st.integers(1, 4))):
+        rows = {NOON - place * half_us: data.draw(st.floats(1.0, 2.0)) for place in data.draw(ends)}
+        store.add(
+            series, [Price(at - half_us, at, each, each, 3.0, 0.5, each / 3) for at, each in sorted(rows.items())]
+        )
+        clock.us += data.draw(st.integers(3, 100)) * SECOND_US
+        as_of = data.draw(st.none() | st.integers(NOON, clock.us - 2 * SECOND_US))
+        last = store.latest(series, as_of_us=as_of)
+        if last is None:
+            continue
+        candidate = Candidate(series, last, Frequency(1_800.0), 0.0)
+        frame_us, count = data.draw(st.sampled_from([HOUR_US, 4 * HOUR_US, DAY_US])), data.draw(st.integers(1, 150))
+        found = kept.bars(candidate, frame_us, count, clock.us, as_of)
+        afresh = BarHistory(engine, store).bars(candidate, frame_us, count, clock.us, as_of)
+        columns = store.read(series, 0, clock.us, as_of_us=as_of)
+        plain = frame_bars(columns, frame_us, half_us, clock.us)
+        first = ((last.closed_us - 1) // frame_us - count) * frame_us
+        plain = rows_of(plain, max(int(np.searchsorted(plain.opened_us, first)), len(plain) - count), len(plain))
+        for name in type(found).__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(found, name), getattr(afresh, name))
+            np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12)
+
+
+def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine: Engine) -> None:
+    views = Views(engine, Time(NOON + MINUTE_US))
+    prices = hourly(800)
+    prices[-3] = replace(prices[-3], close=2 * prices[-3].close)
+    views.prices.add(QUOTES, prices)
+    found = views.price_analysis("bitcoin", "1h")
+    assert not isinstance(found.analysed, Absent)
+    assert (found.analysed.bars, found.analysed.missing, found.analysed.age_s) == (720, 0, 60.0)
+    assert isinstance(found.indicators, dict)
+    mean = found.indicators["sma_200"]
+    assert not isinstance(mean, Absent)
+    assert (mean.warm_up, mean.unit, mean.age_s) == (199, "price", 60.0)
+    assert mean.value == pytest.approx(np.mean([each.close for each in prices[-200:]]))
+    assert isinstance(found.indicators["volume_balance"], Absent)
+    assert not isinstance(found.trend, Absent)
+    assert isinstance(found.levels, list)
+    assert found.levels
+    assert isinstance(found.forecasts, dict)
+    assert list(found.forecasts) == ["1h", "2h", "3h", "4h"]
+    ahead = found.forecasts["4h"]
+    assert not isinstance(ahead, Absent)
+    assert ahead.low < ahead.price < ahead.high
+    assert (ahead.at, ahead.coverage) == (iso(NOON + 4 * HOUR_US), 0.8)
+    assert ahead.skill is not None
+    assert not isinstance(found.anomalies, Absent)
+    assert isinstance(found.anomalies.jumps, list)
+    assert iso(NOON - 2 * HOUR_US) in [each.at for each in found.anomalies.jumps]
+    assert isinstance(found.anomalies.volumes, Absent)
+    assert found.anomalies.volumes.reason == "no volume is known"
+    few = views.price_analysis("bitcoin", "1d")
+    assert isinstance(few.indicators, dict)
+    assert isinstance(few.indicators["sma_200"], Absent)
+    assert few.indicators["sma_200"].reason == "200 bars are needed, 33 are known"
+    assert isinstance(few.forecasts, dict)
+    assert isinstance(few.forecasts["1h"], Absent)
+
+
+def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> None:
+    clock = Time(NOON + MINUTE_US)
+    views = Views(engine, clock, {"coingecko": Frequency(3_600.0)})
+    for coin, drift in (("bitcoin", 0.004), ("ethereum", -0.004)):
+        views.prices.add(Series(coin, "coingecko"), hourly(500, drift=drift))
+    views.prices.add(Series("solana", "coingecko"), hourly(500, NOON - DAY_US))
+    views.prices.add(Series("dogecoin", "coingecko"), hourly(20))
+    found = views.market_overview()
+    by_coin = {each.coin: each.rating for each in found.coins}
+    up, down = by_coin["bitcoin"], by_coin["ethereum"]
+    assert isinstance(up, Rating)
+    assert isinstance(down, Rating)
+    assert up.score > 0 > down.score
+    assert up.left_out == {"sentiment": "there are no texts"}
+    assert up.basis == [f"480 bars of 1h from coingecko up to {iso(NOON)}"]
+    old, short = by_coin["solana"], by_coin["dogecoin"]
+    assert isinstance(old, Absent)
+    assert old.reason == "no rating: the newest price is 1 day old"
+    assert isinstance(short, Absent)
+    assert short.reason.startswith("no rating: 3 rules must have their numbers, 1 have")
+    assert isinstance(found.rating, MarketRating)
+    assert (found.rating.coins, found.rating.without) == (2, ["Solana", "Dogecoin"])
+    assert found.summary[-1].startswith("By simple rules, which are no advice, the market is rated ")
+    assert any(line.startswith("Bitcoin") and f"rated {up.rating}" in line for line in found.summary)
+
+
+def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -> None:
+    clock = Time(NOON)
+    views = Views(either, clock)
+    views.texts.add([text(n, NOON - n * 6 * HOUR_US) for n in range(8)])
+    views.texts.add([text(9, NOON - HOUR_US, source="sample")])
+    ids = {each.external_id: each.id for each in views.texts.read("bitcoin", 0, NOON + 1)}
+    values = {"0": 0.8, "1": 0.4, "2": -0.6, "3": 0.2, "4": -1.0, "7": 1.0, "9": -1.0}
+    details = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}
+    views.texts.add_scores([Score(ids[name], "default@1", value, 0.7, details) for name, value in values.items()])
+    views.texts.add_scores([Score(ids["0"], "majority@1", 0.1), Score(ids["0"], "vader@2", -0.2)])
+    clock.us += 10 * SECOND_US
+    found = views.sentiment("bitcoin", "24h")
+    assert (found.texts, found.samples, found.by_source[0].source) == (4, 1, "newsapi")
+    index = found.index
+    assert isinstance(index, SentimentIndex)
+    weights = [2.0 ** -((n * 6 * 3_600 + 10) / 43_200) for n in range(4)]
+    expected = np.average([0.8, 0.4, -0.6, 0.2], weights=weights)
+    assert index.index == pytest.approx(expected)
+    assert (index.model, index.texts, index.unscored, index.half_life_s) == ("default@1", 4, 0, 43_200.0)
+    assert index.confidence == pytest.approx(index.number * index.age * index.agreement)
+    assert not isinstance(index.shares, Absent)
+    assert (index.shares.positive, index.shares.texts) == (pytest.approx(0.7), 4)
+    moved = {each.title: each.contribution for each in index.factors}
+    assert list(moved) == [f"Title {n} of its own" for n in (0, 2, 1, 3)]  # the largest first
+    without = np.average([0.8, 0.4, 0.2], weights=[weights[0], weights[1], weights[3]])
+    assert moved["Title 2 of its own"] == pytest.approx(expected - without)
+    assert index.factors[0].url == "https://example.org/0"
+    assert len(index.history) == 25
+    assert (index.history[-1].index, index.history[-1].at) == (index.index, found.as_of)
+    assert (index.history[0].at, index.history[0].texts) == (iso(clock.us - DAY_US), 1)  # of 36 h ago has no score
+    assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
+    assert not isinstance(found.scores, Absent)
+    assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}
+    brief = views.market_overview(["bitcoin"]).coins[0]
+    assert brief.texts_24h == 4
+    assert isinstance(brief.sentiment, Mood)
+    assert (brief.sentiment.index, brief.sentiment.confidence) == (
+        pytest.approx(expected),
+        pytest.approx(index.confidence),
+    )
+    week = views.sentiment("bitcoin", "7d").index
+    assert isinstance(week, SentimentIndex)
+    assert (week.texts, week.unscored, len(week.history)) == (6, 2, 8)
+
+
+def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> None:
+    views = Views(engine, Time(NOON + SECOND_US))
+    views.texts.add([text(1, NOON, source="sample")])
+    [only] = views.texts.read("bitcoin", 0, NOON + 1)
+    views.texts.add_scores([Score(only.id, "default@1", 1.0)])
+    found = views.sentiment("bitcoin")
+    assert (found.texts, found.samples, found.newest, found.stale, found.by_kind) == (0, 1, None, True, {})
+    for part in (found.index, found.scores):
+        assert isinstance(part, Absent)
+        assert part.reason == "there are no texts"
+    views.texts.add([text(2, NOON - HOUR_US)])
+    real = next(each for each in views.texts.read("bitcoin", 0, NOON) if each.source != "sample")
+    views.texts.add_scores([Score(real.id, "majority@1", 0.3)])
+    found = views.sentiment("bitcoin")
+    assert isinstance(found.index, Absent)
+    assert isinstance(found.scores, list)
+    assert found.newest is not None
+    assert found.newest.title == "Title 2 of its own"
+    assert isinstance(views.market_overview(["bitcoin"]).coins[0].sentiment, Absent)
+
+
+def test_models_are_chosen_by_preference_then_by_how_much_they_have_scored() -> None:
+    def summary(model: str, texts: int = 1, known_us: int = 0) -> ScoreSummary:
+        return ScoreSummary(model, texts, 0.0, 0.0, known_us)
+
+    assert choose_model([summary("vader@1", 9), summary("default@1"), summary("majority@1", 99)]) == "default@1"
+    assert choose_model([summary("default@1", 3), summary("default@2", 2, 5)]) == "default@1"
+    assert choose_model([summary("default@1", 3), summary("default@2", 3, 5)]) == "default@2"
+    assert choose_model([summary("mine 1"), summary("finbert:some/folder@3")]) == "finbert:some/folder@3"
+    assert choose_model([summary("majority@1")]) is None
+
+
+_WITHOUT = """
+import sys
+from qubic_lab.database import open_database
+from qubic_lab.oracle.service import Oracle, _version_of_code
+from qubic_lab.oracle.views import Views
+version = _version_of_code()
+assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"
+sys.modules["talib"] = None
+views = Views(open_database(sys.argv[1]), lambda: int(sys.argv[2]))
+found = views.price_analysis("bitcoin", "1h")
+assert len(found.bars.bars) == 48 and found.changes[0].change_pct is not None
+for name in ("analysed", "indicators", "patterns", "trend", "levels", "breakouts", "forecasts", "anomalies"):
+    print(getattr(found, name).reason)
+print(views.market_overview().coins[0].rating.reason)
+assert views.sentiment("bitcoin").index.model == "default@1"
+assert "torch" not in sys.modules
+"""
+
+
+def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    engine = open_database(url)
+    views = Views(engine, Time(NOON))
+    views.prices.add(QUOTES, hourly(60))
+    views.texts.add([text(1, NOON)])
+    views.texts.add_scores([Score(1, "default@1", 0.5)])
+    engine.dispose()
+    command = [sys.executable, "-c", _WITHOUT, url, str(NOON + SECOND_US)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    reason = 'indicators need TA-Lib, which is not installed: pip install "qubic-lab[oracle]"'
+    assert ended.stdout.splitlines() == [reason] * 8 + [f"no rating: {reason}"]
+
+
+def test_answers_of_other_code_or_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    here = _version_of_code()
+    monkeypatch.setattr("qubic_lab.oracle.service.metadata.version", missing)
+    assert _version_of_code() != here
+    monkeypatch.undo()
+    monkeypatch.setattr("qubic_lab.oracle.service._COMPUTING_LATER", ("candles",))
+    assert _version_of_code() != here
 
 
 def test_words_for_amounts_and_ages() -> None:

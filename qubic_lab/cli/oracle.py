@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli import options
+from qubic_lab.cli import options, oracle_audit, oracle_sentiment
 from qubic_lab.cli.console import (
     note,
     print_json,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.collector import Collector, View
     from qubic_lab.oracle.config import CollectorConfig
 
+STATUS_CHARACTERS = 58
 PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML with settings.", show_default="the defaults")
@@ -59,6 +60,10 @@ def register(app: typer.Typer) -> None:
     oracle.command(epilog="Example: qubic-lab oracle import-texts headlines.jsonl --source archive")(import_texts)
     oracle.command(epilog="Example: qubic-lab oracle quality --json")(quality)
     oracle.command(epilog="Example: qubic-lab oracle standin --faults all --speed 1000")(standin)
+    oracle_sentiment.register(oracle)
+    oracle.command(
+        epilog="Example: qubic-lab oracle audit my_signals:momentum --data bars.csv --coin BTC --stamp open"
+    )(oracle_audit.audit)
     app.add_typer(oracle, name="oracle")
 
 
@@ -120,9 +125,10 @@ def collect(
 
 
 def _status_line(view: "View") -> str:
-    troubles = f", trouble with {', '.join(sorted(view.troubles))}" if view.troubles else ""
-    last = view.last if len(view.last) <= 60 else f"{view.last[:59]}…"
-    return f"{view.requests} requests, {view.added} new rows{troubles} | {last}"
+    """Return where a collector stands, short enough to leave a terminal's line room for the bar."""
+    said = f"{view.requests} requests, {view.added} new rows"
+    said += f", trouble: {', '.join(sorted(view.troubles))}" if view.troubles else f" | {view.last}"
+    return said if len(said) <= STATUS_CHARACTERS else f"{said[: STATUS_CHARACTERS - 1]}…"
 
 
 async def _collect(collector: "Collector", once: bool, for_s: float | None, wait: bool) -> "View":

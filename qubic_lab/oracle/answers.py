@@ -120,10 +120,148 @@ class DayRange(Part):
     flags: Annotated[dict[str, int], Field(description="how many prices cleaning has flagged, by flag")]
 
 
+class IndicatorValue(Part):
+    """An indicator at the last bar; `warm_up`: so many bars come before its first value."""
+
+    value: float
+    unit: str
+    warm_up: int
+    age_s: AgeS
+    description: str
+
+
+class Pattern(Part):
+    """A candle pattern, and what books expect after it; nothing here shows that they are right."""
+
+    name: str
+    direction: Literal["rise", "fall"]
+    at: Instant
+    meaning: str
+
+
+class AnalysedBars(Origin):
+    """The bars that the analysis looked at.
+
+    `missing`: so many of them are not there between the first and the last; they are not filled in.
+    """
+
+    bars: int
+    first: Instant
+    last: Instant
+    age_s: Annotated[float, Field(description="of the last bar, seconds before as_of")]
+    missing: int
+    notes: list[str]
+
+
+class Trend(Part):
+    """Which way the price goes, and how surely: see `text`.
+
+    `drift`: the move over `window` bars in deviations of a random walk; `fit`: the share of variance that a line
+    explains; `slope_t`: the line's slope over its standard error, which is no test; `adx`: 25 or more is strong.
+    """
+
+    direction: Literal["rising", "falling", "none"]
+    strong: bool | None
+    slope_pct_per_hour: float
+    slope_t: float | None
+    fit: float | None
+    drift: float | None
+    adx: float | None
+    window: int
+    text: str
+
+
+class Level(Part):
+    """Prices at which several moves have ended; `strength`: its touches, of which older ones count less."""
+
+    kind: Literal["support", "resistance", "at"]
+    price: Money
+    low: Money
+    high: Money
+    touches: int
+    strength: float
+    distance_pct: float
+    first: Instant
+    last: Instant
+
+
+class Breakout(Part):
+    """A close beyond a level; `margin` in average true ranges; confirmed: with more volume than usual."""
+
+    direction: Literal["up", "down"]
+    at: Instant
+    close: Money
+    level: Level
+    margin: float
+    volume_ratio: float | None
+    confirmed: bool
+
+
+class Forecast(Part):
+    """Where the price may be at an instant: `coverage` of later prices should lie between `low` and `high`.
+
+    `held`: so many of `held_of` past ones did. `skill`: above 0 means smaller squared errors than "the price stays";
+    without `skill_t` of at least 1.96 that is no more than chance.
+    """
+
+    hours: int
+    at: Instant
+    price: Money
+    low: Money
+    high: Money
+    coverage: Share
+    errors: Annotated[int, Field(description="past forecasts whose errors set the interval")]
+    held: float | None
+    held_of: int
+    skill: float | None
+    skill_t: float | None
+    text: str
+
+
+class Alert(Part):
+    """An unusual bar, and the numbers that make it so."""
+
+    kind: Literal["outlier", "jump", "volume", "zero-volume"]
+    at: Instant
+    score: float | None
+    evidence: dict[str, float]
+    text: str
+
+
+class JumpTest(Part):
+    """Whether there were jumps among the last returns: small `p_value`s say so."""
+
+    statistic: float
+    p_value: float
+    jump_share: Share
+    returns: int
+
+
+class Hint(Part):
+    """A shape that manipulation leaves, and others too: a hint with its numbers, no proof."""
+
+    kind: Literal["pump-and-dump", "wash-trading"]
+    at: Instant
+    score: float
+    evidence: dict[str, float]
+    text: str
+
+
+class Anomalies(Part):
+    """What was unusual in the last 24 bars."""
+
+    outliers: list[Alert] | Absent
+    jumps: list[Alert] | Absent
+    jump_test: JumpTest | Absent
+    volumes: list[Alert] | Absent
+    manipulation: list[Hint] | Absent
+
+
 class PriceAnalysis(Answer):
-    """A coin's price from one source, its changes, and closed bars of one frame.
+    """A coin's price from one source, its changes, closed bars of one frame, and what they say.
 
     `fallback` says why another source's prices are used than the first one would be; null: it is the first one.
+    Each figure depends on bars that were closed at `as_of` alone.
     """
 
     coin: str
@@ -138,9 +276,14 @@ class PriceAnalysis(Answer):
     market_cap: Money | None
     day: DayRange
     bars: Bars | Absent
-    indicators: Absent
-    anomalies: Absent
-    signals: Absent
+    analysed: AnalysedBars | Absent
+    indicators: dict[str, IndicatorValue | Absent] | Absent
+    patterns: Annotated[list[Pattern] | Absent, Field(description="of the last 3 bars")]
+    trend: Trend | Absent
+    levels: Annotated[list[Level] | Absent, Field(description="support and resistance, the strongest first")]
+    breakouts: Annotated[list[Breakout] | Absent, Field(description="of the last 24 bars")]
+    forecasts: dict[str, Forecast | Absent] | Absent
+    anomalies: Anomalies | Absent
 
 
 class Headline(Part):
@@ -177,11 +320,85 @@ class TextCount(Part):
     newest_age_s: AgeS
 
 
+class Shares(Part):
+    """How likely texts of the window are bad, neutral or good news: the mean of the model's calibrated probabilities.
+
+    They weigh as in the index; `texts` have them.
+    """
+
+    negative: Share
+    neutral: Share
+    positive: Share
+    texts: int
+
+
+class IndexFactor(Part):
+    """A text that moved the index: `contribution` is the index less what it would be without this text."""
+
+    id: int
+    title: str
+    source: str
+    publisher: str
+    url: str
+    at: Instant
+    score: Annotated[float, Field(description="-1 to 1")]
+    share: Annotated[float, Field(description="of all weights, between 0 and 1")]
+    contribution: float
+
+
+class IndexPoint(Part):
+    """The index at an earlier instant, from the texts that were published by then; null: there were none."""
+
+    at: Instant
+    index: float | None
+    confidence: Share
+    texts: int
+
+
+class SentimentIndex(Part):
+    """One number of what the texts of a window say: the mean of their scores, of which newer ones count more.
+
+    Attributes:
+        model: whose scores they are, with its version.
+        index: -1 (bad) to 1 (good).
+        confidence: 0 to 1, the product of the next three.
+        number, age, agreement: factors that rise with more texts, with fresher ones, and with less spread.
+        spread: weighted standard deviation of the scores.
+        volatility: standard deviation of the index's changes from point to point of the history; null where one of
+            them is missing.
+        texts: that have a score; `unscored` have none yet.
+        effective_texts: so many of equal weight would say as much.
+        half_life_s: a text of this age counts half.
+        history: by when texts were published, as known at `as_of`. Scores may be younger than that: to test
+            something on past ones, ask with an earlier `as_of`.
+    """
+
+    model: str
+    index: Annotated[float, Field(ge=-1, le=1)]
+    confidence: Share
+    number: Share
+    age: Share
+    agreement: Share
+    spread: float
+    volatility: float | None
+    texts: int
+    unscored: int
+    effective_texts: float
+    newest: Instant
+    newest_age_s: AgeS
+    half_life_s: float
+    shares: Shares | Absent
+    factors: Annotated[list[IndexFactor], Field(description="the texts that moved it most, the largest first")]
+    step_s: Annotated[float, Field(description="seconds between points of the history")]
+    history: list[IndexPoint]
+
+
 class Sentiment(Answer):
     """The texts about a coin in a window that ends at `as_of`, and what models have scored them.
 
-    `texts` are distinct; `duplicates` repeat one of these or an earlier one. `stale`: there is none, or
-    the newest is older than three times the interval at which its source gives texts, with its usual delay.
+    `texts` are distinct; `duplicates` repeat one of these or an earlier one; invented `samples` count nowhere else.
+    `stale`: there is none, or the newest is older than three times the interval at which its source gives texts, with
+    its usual delay.
     """
 
     coin: str
@@ -192,16 +409,62 @@ class Sentiment(Answer):
     as_of: Instant
     texts: int
     duplicates: int
+    samples: int
     by_source: list[TextCount]
     by_kind: dict[str, int]
     newest: Headline | None
     stale: bool
     scores: list[ModelScores] | Absent
-    index: Absent
+    index: SentimentIndex | Absent
+
+
+class Mood(Part):
+    """The sentiment index of 24 hours in short."""
+
+    model: str
+    index: Annotated[float, Field(ge=-1, le=1)]
+    confidence: Share
+    texts: int
+    newest_age_s: AgeS
+
+
+class Rule(Part):
+    """A rule of a rating: its `vote` is -1 (bad), 0 or 1 (good), `values` are the numbers that it looked at."""
+
+    name: str
+    vote: int
+    values: dict[str, float]
+    text: str
+
+
+class Rating(Part):
+    """A coin in one of five steps, by rules that are told with their numbers. It is no advice.
+
+    `score`: the mean vote of the rules, -1 to 1; `left_out`: rules that could not vote, and why. `basis`: what they
+    looked at.
+    """
+
+    rating: Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
+    score: Annotated[float, Field(ge=-1, le=1)]
+    rules: list[Rule]
+    left_out: dict[str, str]
+    basis: list[str]
+    note: str
+
+
+class MarketRating(Part):
+    """All coins that have a rating together: the mean of their scores, and how many are in each step."""
+
+    rating: Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
+    score: Annotated[float, Field(ge=-1, le=1)]
+    coins: int
+    without: Annotated[list[str], Field(description="coins that have no rating")]
+    steps: dict[str, int]
+    note: str
 
 
 class CoinOverview(Part):
-    """A coin at a glance; texts are the distinct ones of 24 hours."""
+    """A coin at a glance; texts are the distinct ones of 24 hours, without invented samples."""
 
     coin: str
     symbol: str
@@ -213,6 +476,8 @@ class CoinOverview(Part):
     volume_unit: VolumeUnit | None
     texts_24h: int
     newest_text_age_s: Annotated[float | None, Field(description="seconds before as_of; null: none in 24 hours")]
+    sentiment: Mood | Absent
+    rating: Rating | Absent
 
 
 class SourceHealth(Part):
@@ -237,7 +502,7 @@ class MarketOverview(Answer):
     summary: Annotated[list[str], Field(description="sentences, made from the numbers by rules")]
     coins: list[CoinOverview]
     sources: list[SourceHealth] | Absent
-    rating: Absent
+    rating: MarketRating | Absent
 
 
 class HistoricPrice(Part):

@@ -178,6 +178,10 @@ class Collector:
 
     async def _run(self, once: bool, for_s: float | None) -> None:
         self._states = await self._read_states()
+        if "history" in self._states:
+            position, now = self._states["history"].position, self._clock.now_us()
+            to_do = slices_left(position["until_us"], position["left"], now, self.config.backfill_days)
+            self._tell(slices_left=to_do)
         async with AsyncExitStack() as stack:
             for name, source in self._asked.items():
                 client = SourceClient(

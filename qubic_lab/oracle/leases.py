@@ -1,6 +1,5 @@
 """Leases in the database: what only one process at a time may do, whichever host it is on."""
 
-import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,9 +25,14 @@ class Held:
     until_us: int
 
 
-def this_process() -> str:
-    """Return a name of this process that no other one has: host, process namespace, id and when it was started."""
-    return _named(os.getpid(), psutil.Process().create_time())
+def process_name(pid: int | None = None) -> str:
+    """Return a name of a process (None: this one) that no other has: host, process namespace, id, when it started.
+
+    Raises:
+        psutil.NoSuchProcess: there is none of this id.
+    """
+    process = psutil.Process(pid)
+    return f"{socket.gethostname()[:64]}:{_namespace()}:{process.pid}:{process.create_time():.2f}"
 
 
 def has_ended(holder: str) -> bool:
@@ -37,7 +41,7 @@ def has_ended(holder: str) -> bool:
     if len(parts) != 4 or parts[:2] != [socket.gethostname()[:64], _namespace()]:
         return False
     try:
-        return _named(int(parts[2]), psutil.Process(int(parts[2])).create_time()) != holder
+        return process_name(int(parts[2])) != holder
     except psutil.NoSuchProcess:
         return True
     except (psutil.Error, ValueError):
@@ -58,7 +62,7 @@ class Lease:
         if lasts_s <= 0:
             raise InputError(f"lease of {lasts_s} s: it must last longer than 0 s")
         self.name = name
-        self.holder = holder or this_process()
+        self.holder = holder or process_name()
         self.lasts_s = lasts_s
         self._engine = engine
         self._clock = clock
@@ -129,10 +133,6 @@ def describe(held: Held) -> str:
     """Return who has the lease, for people."""
     host, _, pid, *_ = [*held.holder.split(":"), "", "", ""]
     return f"process {pid} on {host}, until {iso(held.until_us)} unless it renews it"
-
-
-def _named(pid: int, started_s: float) -> str:
-    return f"{socket.gethostname()[:64]}:{_namespace()}:{pid}:{started_s:.2f}"
 
 
 def _namespace() -> str:

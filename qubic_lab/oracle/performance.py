@@ -192,7 +192,9 @@ def minimum_track_record(
 def _shape(ratio: float, skew: float, kurt: float) -> float:
     shape = 1.0 - skew * ratio + (kurt - 1.0) / 4.0 * ratio**2
     if not shape > 0.0:
-        raise InputError(f"no returns have a skewness of {skew:g} and a kurtosis of {kurt:g}: give those of the returns")
+        raise InputError(
+            f"no returns have a skewness of {skew:g} and a kurtosis of {kurt:g}: give those of the returns"
+        )
     return shape
 
 
@@ -204,7 +206,8 @@ def minimum_detectable_sharpe(error: float, alpha: float = 0.05, power: float = 
         alpha: of the test. For the best of many trials take `selection.judge`, which knows their critical value.
         power: the probability of finding it.
 
-    Source: J. Cohen, "Statistical power analysis for the behavioral sciences" (1988): (z(1 − alpha) + z(power)) × error.
+    It is (z(1 − alpha) + z(power)) × error. Source: J. Cohen, "Statistical power analysis for the behavioral sciences"
+    (1988).
     """
     _check_confidence(alpha)
     _check_confidence(power)

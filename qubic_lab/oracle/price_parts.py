@@ -17,7 +17,7 @@ from qubic_lab.oracle.answers import (
     VolumeUnit,
     iso_or_none,
 )
-from qubic_lab.oracle.bars import after, change_pct, completeness, count_flags, frame_bars, price_before
+from qubic_lab.oracle.bars import FrameBars, after, change_pct, completeness, count_flags, frame_bars, price_before
 from qubic_lab.oracle.instants import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.price_store import PriceColumns, StoredPrice
 from qubic_lab.oracle.records import Series
@@ -103,14 +103,25 @@ def why_fallback(candidates: Sequence[Candidate]) -> str | None:
     return f"{best.series.source} in place of {', '.join(dict.fromkeys(late))}, which is late" if late else None
 
 
+def change_from(before: StoredPrice | None, candidate: Candidate, name: str, over_us: int) -> Change:
+    """Return how the price changed since the last price up to a time ago, unless that is too old."""
+    until = candidate.last.closed_us - over_us
+    if before is None or until - before.closed_us > candidate.tolerance_us:
+        return Change(over=name, change_pct=None, from_price=None, from_at=None)
+    return _change(name, before.close, before.closed_us, candidate)
+
+
 def change_over(columns: PriceColumns, candidate: Candidate, name: str, over_us: int) -> Change:
     """Return how the price changed over a time, by a name for clients."""
     place = price_before(columns, candidate.last.closed_us - over_us, candidate.tolerance_us)
     if place is None:
         return Change(over=name, change_pct=None, from_price=None, from_at=None)
-    before = float(columns.close[place])
-    at = iso(int(columns.closed_us[place]))
-    return Change(over=name, change_pct=change_pct(before, candidate.last.close), from_price=before, from_at=at)
+    return _change(name, float(columns.close[place]), int(columns.closed_us[place]), candidate)
+
+
+def _change(name: str, before: float, at_us: int, candidate: Candidate) -> Change:
+    pct = change_pct(before, candidate.last.close)
+    return Change(over=name, change_pct=pct, from_price=before, from_at=iso(at_us))
 
 
 def day_range(columns: PriceColumns, candidate: Candidate) -> DayRange:
@@ -138,15 +149,10 @@ def volume_24h(columns: PriceColumns, candidate: Candidate) -> tuple[float | Non
     return (None, None) if math.isnan(total) else (total, "coin")
 
 
-def closed_bars(columns: PriceColumns, candidate: Candidate, frame: Frame, at: int) -> Bars:
-    """Return the last bars of a frame that are closed at an instant, each made from all of its prices."""
-    frame_us = FRAME_S[frame] * SECOND_US
-    found = frame_bars(columns, frame_us, candidate.step_us, at)
-    expected = max(1, frame_us // candidate.step_us)
+def closed_bars(found: FrameBars, candidate: Candidate, frame: Frame) -> Bars:
+    """Return the last closed bars of a frame, each made from all of its prices."""
+    expected = max(1, FRAME_S[frame] * SECOND_US // candidate.step_us)
     first = max(0, len(found) - BARS[frame])
-    # The first frame that was read may have been read in part.
-    if len(found) and found.opened_us[first] < candidate.last.closed_us - (BARS[frame] + 1) * frame_us:
-        first += 1
     bars = [
         Bar(
             opened=iso(int(found.opened_us[n])),

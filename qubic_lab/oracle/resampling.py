@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from arch.bootstrap import optimal_block_length
 from numpy.typing import NDArray
 
 from qubic_lab.errors import check_at_least
@@ -17,6 +16,8 @@ _CELLS = 4_000_000
 """Resampled rows that are held at once: 32 MB of weights."""
 _LONGEST = 20_000
 """Rows that the search for a block length looks at; more change it little and cost much."""
+_MOST_COLUMNS = 50
+"""Likewise columns, evenly chosen."""
 
 
 def is_constant(values: Floats) -> bool:
@@ -39,8 +40,11 @@ def block_length(series: Floats, least: float = 1.0) -> float:
     Source: D. N. Politis and H. White, "Automatic block-length selection for the dependent bootstrap", Econometric
     Reviews 23 (2004), 53-70, with the correction of A. Patton, D. N. Politis and H. White (2009); by `arch`.
     """
+    from arch.bootstrap import optimal_block_length  # it takes a second to import
+
     columns = series.reshape(len(series), -1)[-_LONGEST:]
     columns = columns[:, [not is_constant(column) for column in columns.T]]
+    columns = columns[:, :: math.ceil(max(1, columns.shape[1]) / _MOST_COLUMNS)]
     most = max(1.0, len(series) / 10)
     if len(columns) < 8 or not columns.shape[1]:
         return min(max(1.0, least), most)

@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec, module_from_spec
 
 import redis
 from sqlalchemy import Engine, select
@@ -12,10 +14,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle import (
+    analysis_parts,
     answers,
+    bar_history,
     bars,
     price_parts,
     price_store,
+    rating,
+    sentiment_parts,
     source_health,
     store,
     summary,
@@ -38,6 +44,7 @@ from qubic_lab.oracle.coins import COINS, find_coin
 from qubic_lab.oracle.instants import iso, now_us
 from qubic_lab.oracle.price_parts import Frequency
 from qubic_lab.oracle.quotas import Period, Quotas
+from qubic_lab.oracle.sentiment import index
 from qubic_lab.oracle.source_health import read_source_health
 from qubic_lab.oracle.store import check_as_of
 from qubic_lab.oracle.tables import LEASES
@@ -47,8 +54,15 @@ STAMP_S = 1.0
 """So often it is looked whether there are new data: so much later, at most, are answers known to be stale."""
 PAST_S = 3_600.0
 """What was known at an earlier instant never changes: such an answer is fresh for so long, whatever comes."""
-_COMPUTING = (*(answers, bars, price_parts, price_store, source_health, store, summary, text_parts, text_store, views),)
-"""With another source of one of these, answers are others."""
+_COMPUTING = (
+    *(analysis_parts, answers, bar_history, bars, price_parts, price_store, rating, sentiment_parts, index),
+    *(source_health, store, summary, text_parts, text_store, views),
+)
+_COMPUTING_LATER = (
+    *("candles", "forecast", "indicators", "levels", "price_analysis", "trend"),
+    *(f"anomalies.{name}" for name in ("manipulation", "returns", "robust", "volume")),
+)
+"""With another source of one of these, answers are others; the latter are imported when they are needed."""
 _OF_ANSWER = set(Answer.model_fields)
 
 
@@ -89,8 +103,7 @@ class Oracle:
         limits: Mapping[str, Mapping[Period, int]] | None = None,
         config: CacheConfig | None = None,
     ) -> None:
-        code = code_version(*_COMPUTING)
-        self.cache = Cache(client, code, config, clock)
+        self.cache = Cache(client, _version_of_code(), config, clock)
         self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
         self._views: Views | None = None
         self._opening = threading.Lock()
@@ -240,6 +253,17 @@ class Oracle:
             ],
             cache=None,
         )
+
+
+def _version_of_code() -> str:
+    """Return a version of all that answers are computed by; it is another one with TA-Lib than without."""
+    later = [find_spec(f"qubic_lab.oracle.{name}") for name in _COMPUTING_LATER]
+    unread = [module_from_spec(spec) for spec in later if spec is not None]  # not run: they import TA-Lib
+    try:
+        library = metadata.version("ta-lib")
+    except metadata.PackageNotFoundError:
+        library = "without"
+    return f"{code_version(*_COMPUTING, *unread)}-{library}"
 
 
 def served(cached: Cached) -> bytes:

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
-from qubic_lab.oracle.answers import Absent, CoinOverview, LastPrice
+from qubic_lab.oracle.answers import Absent, CoinOverview, LastPrice, MarketRating, Mood, Rating
 
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _FLAT_PCT = 0.05
 """A change that rounds to 0.0 %."""
+_FLAT = 0.005
 
 
-def summarize(coins: Sequence[CoinOverview], currency: str) -> list[str]:
-    """Return a sentence about all coins, where there are several prices, and one about each."""
+def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Absent) -> list[str]:
+    """Return a sentence about all coins, where there are several prices, one about each, and one about the rating."""
     moved = [each for each in coins if each.change_24h_pct is not None and _on_time(each)]
     sentences = [_market(moved, len(coins))] if len(moved) > 1 else []
-    return sentences + [_coin(each, currency) for each in coins]
+    sentences += [_coin(each, currency) for each in coins]
+    return sentences if isinstance(rating, Absent) else [*sentences, _rating(rating)]
 
 
 def money(value: float) -> str:
@@ -64,7 +66,25 @@ def _coin(coin: CoinOverview, currency: str) -> str:
     if coin.market_cap is not None:
         parts.append(f"market cap {money(coin.market_cap)} {unit}")
     stale = ", which is stale" if coin.last.stale else ""
-    return f"{', '.join(parts)}; {texts}; price {age(coin.last.age_s)} old from {coin.last.source}{stale}."
+    if isinstance(coin.sentiment, Mood):
+        texts += f" with an index of {_decimal(coin.sentiment.index)} (confidence {coin.sentiment.confidence:.1f})"
+    rated = f"; rated {coin.rating.rating}" if isinstance(coin.rating, Rating) else ""
+    return f"{', '.join(parts)}; {texts}{rated}; price {age(coin.last.age_s)} old from {coin.last.source}{stale}."
+
+
+def _rating(rating: MarketRating) -> str:
+    without = f"; {len(rating.without)} have no rating" if rating.without else ""
+    return (
+        f"By simple rules, which are no advice, the market is rated {rating.rating}: mean vote "
+        f"{_decimal(rating.score)} of {rating.coins} coins{without}."
+    )
+
+
+def _decimal(value: float) -> str:
+    """Return a number between -1 and 1 with its sign, a true minus and two decimals."""
+    if abs(value) < _FLAT:
+        return "±0.00"
+    return f"{'+' if value > 0 else '−'}{abs(value):.2f}"
 
 
 def _signed(pct: float) -> str:

@@ -1,11 +1,13 @@
 """What is told of the texts about a coin: how many of each source, the newest, and whole ones."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from qubic_lab.oracle.answers import Headline, HistoricText, TextCount, age_s, iso_or_none
+import numpy as np
+
+from qubic_lab.oracle.answers import Headline, HistoricText, ModelScores, TextCount, age_s, iso_or_none
 from qubic_lab.oracle.instants import iso
-from qubic_lab.oracle.text_store import StoredText, TextCounts
+from qubic_lab.oracle.text_store import ScoreColumns, ScoreSummary, StoredText, TextCounts
 
 
 def by_source(counts: Sequence[TextCounts], at: int) -> list[TextCount]:
@@ -30,6 +32,34 @@ def by_kind(counts: Sequence[TextCounts]) -> dict[str, int]:
     for each in counts:
         found[each.kind] += each.texts
     return {kind: number for kind, number in sorted(found.items()) if number}
+
+
+def without_texts(columns: ScoreColumns, ids: Collection[int]) -> ScoreColumns:
+    """Return scores without those of some texts."""
+    if not ids:
+        return columns
+    kept = ~np.isin(columns.news_id, list(ids))
+    return ScoreColumns(*(getattr(columns, name)[kept] for name in ScoreColumns.__dataclass_fields__))
+
+
+def score_summary(model: str, columns: ScoreColumns) -> ScoreSummary:
+    """Return what one model's scores come to; at least one."""
+    mean, mean_square = float(columns.score.mean()), float((columns.score**2).mean())
+    return ScoreSummary(model, len(columns), mean, mean_square, int(columns.known_us.max()))
+
+
+def model_scores(found: Mapping[str, ScoreColumns]) -> list[ModelScores]:
+    """Return what each model's scores come to, by its name."""
+    return [
+        ModelScores(
+            model=model,
+            texts=len(columns),
+            mean=float(columns.score.mean()),
+            volatility=float(columns.score.std(ddof=1)) if len(columns) > 1 else None,
+            newest_known=iso(int(columns.known_us.max())),
+        )
+        for model, columns in sorted(found.items())
+    ]
 
 
 def headline(text: StoredText, at: int) -> Headline:

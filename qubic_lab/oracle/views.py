@@ -1,43 +1,49 @@
 """The oracle's answers, computed from what the database knows, now or at an earlier instant.
 
-Nothing is filled in: a figure whose prices are not known is null, and what a later version will compute is absent.
+Nothing is filled in: a figure whose prices are not known is null, and what cannot be computed is absent, with why.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, check_at_least, check_choice, check_range
+from qubic_lab.oracle.analysis_parts import ANALYSED, RATED, RATED_BARS, analysis, no_analysis, rate_bars
 from qubic_lab.oracle.answers import (
     FRAME_S,
     WINDOW_S,
     Absent,
     Bars,
+    Change,
     CoinOverview,
     Frame,
     LastPrice,
     MarketOverview,
     ModelScores,
+    Mood,
     PriceAnalysis,
     PriceHistory,
+    Rating,
     Sentiment,
+    SentimentIndex,
     TextHistory,
     VolumeUnit,
     Window,
     age_s,
 )
+from qubic_lab.oracle.bar_history import BarHistory
 from qubic_lab.oracle.bars import change_pct, price_before
 from qubic_lab.oracle.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.instants import DAY_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.price_parts import (
-    BARS,
     QUOTES,
     TEXTS,
     Candidate,
     Frequency,
+    change_from,
     change_over,
     closed_bars,
     day_range,
@@ -48,19 +54,36 @@ from qubic_lab.oracle.price_parts import (
     why_no_bars,
 )
 from qubic_lab.oracle.price_store import PriceColumns, PriceStore, StoredPrice
+from qubic_lab.oracle.rating import rate_market
 from qubic_lab.oracle.records import Series
+from qubic_lab.oracle.sentiment_parts import (
+    NO_SCORES,
+    NO_TEXTS,
+    choose_model,
+    index_part,
+    mood,
+    sample_ids,
+    scored_texts,
+)
 from qubic_lab.oracle.source_health import read_source_health
+from qubic_lab.oracle.source_names import is_sample
 from qubic_lab.oracle.store import check_as_of
-from qubic_lab.oracle.summary import summarize
-from qubic_lab.oracle.tables import NEWS_COINS, SENTIMENT_SCORES
-from qubic_lab.oracle.text_parts import by_kind, by_source, headline, historic_text
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.summary import age, summarize
+from qubic_lab.oracle.text_parts import (
+    by_kind,
+    by_source,
+    headline,
+    historic_text,
+    model_scores,
+    score_summary,
+    without_texts,
+)
+from qubic_lab.oracle.text_store import ScoreColumns, StoredText, TextStore
 
 AHEAD_US = MINUTE_US
 """A price that is stamped so much after now is taken for one of now."""
 MOST_COINS = 30
 MOST_PRICES, MOST_TEXTS = 1_000, 500
-LATER, COME = (f"{verb} with the second part of the market oracle" for verb in ("comes", "come"))
 NO_HEALTH = "requests are logged as they end: how sources did is told of the present alone"
 
 
@@ -84,6 +107,7 @@ class Views:
         self.prices, self.texts = PriceStore(engine, clock), TextStore(engine, clock)
         self.engine, self.clock, self.currency = engine, clock, currency
         self._frequencies = dict(frequencies or {})
+        self._history = BarHistory(engine, self.prices)
 
     def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Sentiment:
         """Return what was written about a coin, and how models have scored it.
@@ -97,10 +121,11 @@ class Views:
         at = self.instant(as_of_us)
         start = at - WINDOW_S[window] * SECOND_US
         with reading():
-            counts = self.texts.counts(found.id, start, at + 1, as_of_us=as_of_us)
-            page = self.texts.page(found.id, start, at + 1, as_of_us=as_of_us, limit=1, duplicates=True)
-            scores = self._scores(found.id, start, at + 1, as_of_us) if counts else []
-        newest = page.texts[0] if page.texts else None
+            every = self.texts.counts(found.id, start, at + 1, as_of_us=as_of_us)
+            counts = [each for each in every if not is_sample(each.source)]
+            newest = self._newest_text(found.id, start, at + 1, as_of_us, len(counts) < len(every))
+            texts = sum(each.texts for each in counts)
+            scores, index = self._scored(found.id, window, at, as_of_us, texts)
         return Sentiment(
             coin=found.id,
             symbol=found.symbol,
@@ -108,14 +133,15 @@ class Views:
             window=window,
             start=iso(start),
             as_of=iso(at),
-            texts=sum(each.texts for each in counts),
+            texts=texts,
             duplicates=sum(each.duplicates for each in counts),
+            samples=sum(each.texts + each.duplicates for each in every) - sum(e.texts + e.duplicates for e in counts),
             by_source=by_source(counts, at),
             by_kind=by_kind(counts),
             newest=headline(newest, at) if newest else None,
             stale=newest is None or self._frequencies.get(newest.source, TEXTS).is_late(age_s(newest.at_us, at)),
-            scores=scores or Absent(reason="no model has scored these texts" if counts else "there are no texts"),
-            index=Absent(reason=f"the composite index {LATER}"),
+            scores=scores,
+            index=index,
         )
 
     def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> PriceAnalysis:
@@ -131,16 +157,19 @@ class Views:
         with reading():
             candidates = self._candidates(found, self.prices.series(found.id), at, as_of_us)
             best, fitting = candidates[0], next((each for each in candidates if fits(each.series, frame_us)), None)
-            of_bars_us = (BARS[frame] + 1) * frame_us
-            own_us = max(7 * DAY_US + best.tolerance_us, of_bars_us if fitting is best else 0)
-            own = self._read_back(best, own_us, as_of_us)
-            bars: Bars | Absent = why_no_bars(frame, candidates)
-            if fitting is not None:
-                columns = own if fitting is best else self._read_back(fitting, of_bars_us, as_of_us)
-                bars = closed_bars(columns, fitting, frame, at)
-        overs = {frame: frame_us, "24h": DAY_US, "7d": 7 * DAY_US}
-        if frame == "1d":
-            del overs["1d"]
+            day = self._read_back(best, DAY_US + best.tolerance_us, as_of_us)
+            overs = {frame: frame_us, "24h": DAY_US, "7d": 7 * DAY_US}
+            if frame == "1d":
+                del overs["1d"]
+            changes = [self._change(day, best, name, over_us, as_of_us) for name, over_us in overs.items()]
+            bars: Bars | Absent
+            if fitting is None:
+                bars = why_no_bars(frame, candidates)
+                told = no_analysis(bars.reason)
+            else:
+                history = self._history.bars(fitting, frame_us, ANALYSED[frame], at, as_of_us)
+                bars = closed_bars(history, fitting, frame)
+                told = analysis(history, FRAME_S[frame], at, fitting)
         return PriceAnalysis(
             coin=found.id,
             symbol=found.symbol,
@@ -150,13 +179,11 @@ class Views:
             last=best.shown(),
             fallback=why_fallback(candidates),
             others=[each.shown() for each in candidates[1:]],
-            changes=[change_over(own, best, name, over_us) for name, over_us in overs.items()],
+            changes=changes,
             market_cap=best.last.market_cap,
-            day=day_range(own, best),
+            day=day_range(day, best),
             bars=bars,
-            indicators=Absent(reason=f"indicators {COME}"),
-            anomalies=Absent(reason=f"anomalies {COME}"),
-            signals=Absent(reason=f"signals {COME}"),
+            **told,
         )
 
     def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> MarketOverview:
@@ -175,12 +202,13 @@ class Views:
                 by_coin[series.coin].append(series)
             overviews = [self._overview(coin, by_coin[coin.id], at, as_of_us) for coin in found]
             health = read_source_health(self.engine, at) if as_of_us is None else None
+        rating = rate_market({each.name: each.rating for each in overviews})
         return MarketOverview(
             as_of=iso(at),
-            summary=summarize(overviews, self.currency),
+            summary=summarize(overviews, self.currency, rating),
             coins=overviews,
             sources=Absent(reason=NO_HEALTH) if health is None else health,
-            rating=Absent(reason=f"a rating {LATER}"),
+            rating=rating,
         )
 
     def price_history(
@@ -267,28 +295,56 @@ class Views:
         check_at_least("as_of, in microseconds since 1970,", as_of_us, 0)
         return check_as_of(as_of_us, self.clock())
 
-    def _scores(self, coin: str, start_us: int, end_us: int, as_of_us: int | None) -> list[ModelScores]:
-        """Sum up the stored scores of each model."""
-        query = select(SENTIMENT_SCORES.c.model).distinct().order_by(SENTIMENT_SCORES.c.model)
-        query = query.join(NEWS_COINS, NEWS_COINS.c.news_id == SENTIMENT_SCORES.c.news_id)
-        query = query.where(NEWS_COINS.c.coin == coin, NEWS_COINS.c.at_us >= start_us, NEWS_COINS.c.at_us < end_us)
-        with self.engine.connect() as connection:
-            models = list(connection.execute(query).scalars())
-        found = []
-        for model in models:
-            columns = self.texts.scores(coin, start_us, end_us, model, as_of_us)
-            if len(columns):
-                deviation = float(columns.score.std(ddof=1)) if len(columns) > 1 else None
-                found.append(
-                    ModelScores(
-                        model=model,
-                        texts=len(columns),
-                        mean=float(columns.score.mean()),
-                        volatility=deviation,
-                        newest_known=iso(int(columns.known_us.max())),
-                    )
-                )
-        return found
+    def _newest_text(
+        self, coin: str, start_us: int, end_us: int, as_of_us: int | None, samples: bool
+    ) -> StoredText | None:
+        """Return the newest text of a range that is not invented, repetitions among them."""
+        if samples:
+            every = self.texts.read(coin, start_us, end_us, as_of_us=as_of_us, duplicates=True)
+            return next((each for each in reversed(every) if not is_sample(each.source)), None)
+        page = self.texts.page(coin, start_us, end_us, as_of_us=as_of_us, limit=1, duplicates=True)
+        return page.texts[0] if page.texts else None
+
+    def _scored(
+        self, coin: str, window: Window, at: int, as_of_us: int | None, texts: int
+    ) -> tuple[list[ModelScores] | Absent, SentimentIndex | Absent]:
+        """Return each model's scores of the texts of a window, and the index of one of them."""
+        if not texts:
+            return Absent(reason=NO_TEXTS), Absent(reason=NO_TEXTS)
+        length = WINDOW_S[window] * SECOND_US
+        samples = sample_ids(self.engine, coin, at - 2 * length, at + 1)
+        found: dict[str, ScoreColumns] = {}
+        for summary in self.texts.score_summaries(coin, at - length, at + 1, as_of_us=as_of_us):
+            columns = self.texts.scores(coin, at - length, at + 1, summary.model, as_of_us)
+            kept = without_texts(columns, samples)
+            if len(kept):
+                found[summary.model] = kept
+        model = choose_model(score_summary(name, columns) for name, columns in found.items())
+        if not found or model is None:
+            return model_scores(found) or Absent(reason=NO_SCORES), Absent(reason=NO_SCORES)
+        before = self.texts.scores(coin, at - 2 * length, at - length, model, as_of_us)
+        scored = [*scored_texts(without_texts(before, samples)), *scored_texts(found[model])]
+        return model_scores(found), index_part(
+            self.engine, scored, model, window, at, as_of_us, texts - len(found[model])
+        )
+
+    def _mood(self, coin: str, at: int, as_of_us: int | None, samples: bool) -> Mood | Absent:
+        """Return the sentiment index of 24 hours in short."""
+        start = at - DAY_US
+        model = choose_model(self.texts.score_summaries(coin, start, at + 1, as_of_us=as_of_us))
+        if model is None:
+            return Absent(reason=NO_SCORES)
+        columns = self.texts.scores(coin, start, at + 1, model, as_of_us)
+        invented = sample_ids(self.engine, coin, start, at + 1) if samples else set()
+        return mood(scored_texts(without_texts(columns, invented)), model, at)
+
+    def _change(self, day: PriceColumns, candidate: Candidate, name: str, over_us: int, as_of_us: int | None) -> Change:
+        """Return how the price changed; for a longer time than a day the earlier price is looked up alone."""
+        if over_us <= DAY_US:
+            return change_over(day, candidate, name, over_us)
+        until = candidate.last.closed_us - over_us
+        before = self.prices.latest(candidate.series, as_of_us=as_of_us, until_us=until)
+        return change_from(before, candidate, name, over_us)
 
     def _candidates(self, coin: Coin, known: Sequence[Series], at: int, as_of_us: int | None) -> list[Candidate]:
         """Return the series with a price, the one to use first: the freshest that is not late, else the freshest."""
@@ -317,18 +373,25 @@ class Views:
         return self.prices.read(candidate.series, end - span_us, end + 1, as_of_us=as_of_us, only=candidate.columns)
 
     def _overview(self, coin: Coin, known: Sequence[Series], at: int, as_of_us: int | None) -> CoinOverview:
-        counts = self.texts.counts(coin.id, at - DAY_US, at + 1, as_of_us=as_of_us)
+        every = self.texts.counts(coin.id, at - DAY_US, at + 1, as_of_us=as_of_us)
+        counts = [each for each in every if not is_sample(each.source)]
         newest = max((each.newest_at_us for each in counts), default=None)
+        sentiment: Mood | Absent = Absent(reason=NO_TEXTS)
+        if counts:
+            sentiment = self._mood(coin.id, at, as_of_us, len(counts) < len(every))
         best: Candidate | None = None
         last: LastPrice | Absent
         change = volume = unit = None
+        rating: Rating | Absent = Absent(reason="no rating: no price is known")
         try:
-            best = self._candidates(coin, known, at, as_of_us)[0]
+            candidates = self._candidates(coin, known, at, as_of_us)
         except NotFoundError as error:
             last = Absent(reason=str(error))
         else:
+            best = candidates[0]
             last = best.shown()
             change, volume, unit = self._day_before(best, as_of_us)
+            rating = self._rating(candidates, sentiment, at, as_of_us)
         return CoinOverview(
             coin=coin.id,
             symbol=coin.symbol,
@@ -340,7 +403,22 @@ class Views:
             volume_unit=unit,
             texts_24h=sum(each.texts for each in counts),
             newest_text_age_s=None if newest is None else age_s(newest, at),
+            sentiment=sentiment,
+            rating=rating,
         )
+
+    def _rating(
+        self, candidates: Sequence[Candidate], sentiment: Mood | Absent, at: int, as_of_us: int | None
+    ) -> Rating | Absent:
+        """Return the rating of a coin whose prices are on time."""
+        frame_us = FRAME_S[RATED] * SECOND_US
+        chosen = next((each for each in candidates if fits(each.series, frame_us)), None)
+        if chosen is None or chosen.stale:
+            found = chosen or candidates[0]
+            old = f"the newest price is {age(found.age_s)} old" if chosen else "there are no prices for bars of an hour"
+            return Absent(reason=f"no rating: {old}")
+        bars = self._history.bars(chosen, frame_us, RATED_BARS, at, as_of_us)
+        return rate_bars(bars, chosen, sentiment, at)
 
     def _day_before(
         self, best: Candidate, as_of_us: int | None

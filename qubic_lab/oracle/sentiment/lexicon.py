@@ -33,6 +33,8 @@ NORMALISER = 15.0
 
 _PIECE = re.compile(r"#\w+|\d+(?:[.,]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)*\d*|[.!?;:]+|[^\w\s]")
 _SENTENCE_END = frozenset(".!?;:")
+_PART_END = _SENTENCE_END | frozenset(",–—()")
+_QUOTES = frozenset("'\"[]“”‘")
 _SECTIONS = ("words", "phrases", "emoji", "hashtags", "negators", "intensifiers", "diminishers", "rules")
 
 
@@ -101,11 +103,12 @@ class CryptoLexicon:
 
 @dataclass(frozen=True)
 class _Token:
-    """A word or sign: as it is matched, as it stands, and the number of its sentence."""
+    """A word or sign: as it is matched, as it stands, and the numbers of its sentence and of its part of it."""
 
     text: str
     raw: str
     sentence: int
+    part: int
 
 
 @dataclass
@@ -168,13 +171,15 @@ def _plain(text: str) -> str:
 def _tokens(text: str) -> list[_Token]:
     """Return the words and signs of a text; what ends a sentence is left out."""
     tokens: list[_Token] = []
-    sentence = 0
+    sentence = part = 0
     for raw in _PIECE.findall(text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ")):
         if raw[0] in _SENTENCE_END:
             sentence += 1
-        else:
-            tokens.append(_Token(raw.lower(), raw, sentence))
-    return [token for token in tokens if token.text[0] not in ",'\"()[]“”‘"]
+        if raw[0] in _PART_END:
+            part += 1
+        elif raw not in _QUOTES:
+            tokens.append(_Token(raw.lower(), raw, sentence, part))
+    return tokens
 
 
 def _marked(tokens: Sequence[_Token], lexicon: CryptoLexicon) -> list[_Mark]:
@@ -183,7 +188,7 @@ def _marked(tokens: Sequence[_Token], lexicon: CryptoLexicon) -> list[_Mark]:
     taken = [False] * len(tokens)
     for size in range(lexicon.longest, 1, -1):
         for start in range(len(tokens) - size + 1):
-            if any(taken[start : start + size]) or tokens[start].sentence != tokens[start + size - 1].sentence:
+            if any(taken[start : start + size]) or tokens[start].part != tokens[start + size - 1].part:
                 continue
             words = tuple(token.text for token in tokens[start : start + size])
             mark = _several(words, lexicon)
@@ -242,7 +247,7 @@ def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> Hit:
     before = [
         (place - earlier, marks[earlier])
         for earlier in range(max(0, place - NEGATION_WINDOW), place)
-        if tokens[earlier].sentence == here.sentence
+        if tokens[earlier].part == here.part
     ]
     counted = _boosted(counted, before)
     for _, each in before:
@@ -270,9 +275,7 @@ def _around_but(hits: Sequence[Hit], tokens: Sequence[_Token]) -> list[Hit]:
     buts = [place for place, token in enumerate(tokens) if token.text == "but"]
     if not buts:
         return list(hits)
-    return [
-        replace(hit, counted=hit.counted * (BEFORE_BUT if hit.place < buts[-1] else AFTER_BUT)) for hit in hits
-    ]
+    return [replace(hit, counted=hit.counted * (BEFORE_BUT if hit.place < buts[-1] else AFTER_BUT)) for hit in hits]
 
 
 def _sum(hits: Sequence[Hit], text: str) -> Reading:

@@ -35,6 +35,12 @@ class SentimentScore:
         if not (all(0.0 <= each <= 1.0 for each in values) and abs(sum(values) - 1.0) < 1e-6):
             raise InputError(f"probabilities of {self.model} are {values}: they must be in 0..1 with the sum 1")
 
+    @classmethod
+    def of(cls, probabilities: Sequence[float], model: str, version: str) -> "SentimentScore":
+        """Return the score with these probabilities, in the order of `LABELS`."""
+        negative, neutral, positive = map(float, probabilities)
+        return cls(negative, neutral, positive, model, version)
+
     @property
     def probabilities(self) -> tuple[float, float, float]:
         """Those of `LABELS`, in their order."""
@@ -79,14 +85,16 @@ def softmax(logits_NC: Floats) -> Floats:
 
 def as_scores(probabilities_NC: Floats, model: str, version: str) -> list[SentimentScore]:
     """Return one score for each row of probabilities, columns in the order of `LABELS`."""
-    return [SentimentScore(*map(float, row), model, version) for row in probabilities_NC]
+    return [SentimentScore.of(row, model, version) for row in probabilities_NC]
 
 
-def ordered_logits(values: Floats, threshold: float, steepness: float) -> Floats:
-    """Return logits (N, 3) of one value for each text, such as a lexicon's sum.
+def ordered_probabilities(values: Floats, threshold: float, steepness: float, doubt: float) -> Floats:
+    """Return probabilities (N, 3) of one value for each text, such as a lexicon's sum.
 
-    Beyond the threshold, on either side, `positive` or `negative` is the likeliest, else `neutral`; the steepness says
-    how soon it is nearly certain.
+    Beyond the threshold, on either side, `positive` or `negative` is the likeliest, else `neutral`. The steepness says
+    how soon that is as good as decided; `doubt`, in 0..1, is shared by all labels whatever the value, since no sum of
+    words is ever sure.
     """
     zeros = np.zeros_like(values)
-    return np.stack([steepness * (-values - threshold), zeros, steepness * (values - threshold)], axis=1)
+    logits = np.stack([steepness * (-values - threshold), zeros, steepness * (values - threshold)], axis=1)
+    return (1.0 - doubt) * softmax(logits) + doubt / len(LABELS)

@@ -12,6 +12,8 @@ from qubic_lab.oracle.standin.ledger import Given
 EVERY_S = 600
 MOST_HITS = 1_000
 """So many of a query's hits can be paged to."""
+_SHOWN_S = 30 * 86_400
+"""A search without a lower bound goes back so far."""
 _FIRST_S = 1_160_418_111
 """The first item's time."""
 _FILTER = re.compile(r"created_at_i\s*(>=|<=|>|<|=)\s*(\d+)")
@@ -58,13 +60,9 @@ def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
 
 def _range(bounds: list[tuple[str, int]], now_s: int) -> tuple[int, int]:
     """Return the time that filters leave, its end excluded."""
-    start, end = now_s - 400 * 86_400, now_s + 1
-    for sign, value in bounds:
-        if sign in (">", ">=", "="):
-            start = max(start, value + (sign == ">"))
-        if sign in ("<", "<=", "="):
-            end = min(end, value + (sign != "<"))
-    return max(start, _FIRST_S), end
+    lower = [value + (sign == ">") for sign, value in bounds if sign in (">", ">=", "=")]
+    upper = [value + (sign != "<") for sign, value in bounds if sign in ("<", "<=", "=")]
+    return max([_FIRST_S, *(lower or [now_s - _SHOWN_S])]), min([now_s + 1, *upper])
 
 
 def _id(item: Item) -> int:

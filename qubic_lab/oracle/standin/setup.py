@@ -7,10 +7,13 @@ from qubic_lab.oracle.standin.app import PREFIXES, StandinConfig
 from qubic_lab.oracle.standin.data import WRITTEN_OF
 from qubic_lab.oracle.standin.feeds import NAMES
 
+TIMEOUT_S = 2.0
+"""A hanging answer is waited for so long: far longer than a slow one takes, but none should keep a trial waiting."""
+
 
 def collector_settings(config: StandinConfig, url: str) -> dict[str, Any]:
     """Return what the collector's file says, as plain values for YAML: addresses, limits, and a fast clock if any."""
-    limits = {"rate": config.per_s, "window_s": 1.0}
+    limits = {"rate": config.per_s, "window_s": 1.0, "timeout_s": TIMEOUT_S, "attempts": 6}
     forms = [(name, name.rpartition("-")[2]) for name in NAMES]
     settings: dict[str, Any] = {
         "coins": list(WRITTEN_OF),

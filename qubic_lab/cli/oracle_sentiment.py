@@ -1,0 +1,240 @@
+"""`qubic-lab oracle score…`: what sentiment models say of stored texts, and how often they are right on any file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import note, print_json, print_table, progress_bar, require, split_list
+from qubic_lab.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from qubic_lab.oracle.sentiment.evaluation import Comparison
+    from qubic_lab.oracle.sentiment.labelled_file import LabelledTexts
+    from qubic_lab.oracle.sentiment.scores import SentimentModel, SentimentScore
+
+PACKAGES = ("vaderSentiment", "pyarrow")
+ALL = "all"
+BATCH = 64
+
+
+def register(oracle: typer.Typer) -> None:
+    """Add the commands to the group `oracle`."""
+    oracle.command("score-file", epilog="Example: qubic-lab oracle score-file news.csv --text title --label sentiment")(
+        score_file
+    )
+    oracle.command(epilog="Example: qubic-lab oracle score --coin BTC --json")(score)
+
+
+def score_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, also packed.")],
+    text: Annotated[str, typer.Option(metavar="COLUMN", help="Where the texts are.")],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Where positive, neutral or negative is.")],
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="THEIRS=OURS", help="What a label means: positive, neutral, negative or skip."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="all, or some with commas: default, vader, crypto-lexicon, finbert, finbert:FOLDER.")
+    ] = ALL,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows that have it; may be repeated.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Texts with one value are variants.", show_default="none are")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Tell figures for each value of it.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the intervals' draws.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Tell how often sentiment models are right on labelled texts, beside always saying the commonest label."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.oracle.sentiment.evaluation import compare
+    from qubic_lab.oracle.sentiment.labelled_file import FileOptions, read_labelled
+
+    settings = FileOptions(text, label, _pairs("--map", mapping), _pairs("--where", where), group, by)
+    labelled = read_labelled(file, settings)
+    models, notes = _models(model, labelled.labels)
+    scores = {each.name: _scored(each, labelled.texts) for each in models}
+    found = compare(labelled.labels, scores, labelled.groups, labelled.parts, seed)
+    told = _verdicts(found)
+    if json:
+        print_json(_result(labelled, found, told, notes))
+    else:
+        _show(labelled, found, told, notes)
+
+
+def score(
+    model: Annotated[str, typer.Option(help="default, vader, crypto-lexicon, finbert or finbert:FOLDER.")] = "default",
+    coin: Annotated[str | None, typer.Option(help="Only this one, by id or symbol.", show_default="all")] = None,
+    json: options.Json = False,
+) -> None:
+    """Score the texts in the database that this version of the model has not scored yet."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.coins import COINS, find_coin
+    from qubic_lab.oracle.sentiment.models import make_model
+    from qubic_lab.oracle.sentiment.stored import score_stored
+    from qubic_lab.oracle.text_store import TextStore
+
+    coins = list(COINS) if coin is None else [find_coin(coin).id]
+    chosen = make_model(model)
+    store = TextStore(open_database())
+    with progress_bar() as show:
+        results = [
+            score_stored(store, chosen, each, progress=lambda done, total, each=each: show(each, done, total))  # type: ignore[misc]
+            for each in coins
+        ]
+    some = [each for each in results if each.texts or coin is not None]
+    if json:
+        print_json(
+            {
+                "model": chosen.name,
+                "version": chosen.version,
+                "coins": {
+                    each.coin: {"texts": each.texts, "scored": each.scored, "before": each.before} for each in some
+                },
+            }
+        )
+        return
+    if not some:
+        note("there are no texts yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
+        return
+    rows = [(each.coin, str(each.texts), str(each.scored), str(each.before)) for each in some]
+    print_table(("coin", "texts", "scored now", "before"), rows)
+    note(f"by {some[0].key}")
+
+
+def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """Return what KEY=VALUE options say; several may stand in one, with commas."""
+    found: dict[str, str] = {}
+    for pair in (each for text in given or () for each in (split_list(option, text) if option == "--map" else (text,))):
+        key, equals, value = pair.rpartition("=") if option == "--map" else pair.partition("=")
+        if not (key and equals):
+            example = "0=negative" if option == "--map" else "split=test"
+            raise InputError(f"{option} is {pair!r}: give a pair with =, such as {example}")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _models(names: str, labels: Sequence[str]) -> tuple[list["SentimentModel"], list[str]]:
+    """Return the models that are asked for with the baselines first, and what there is to say about those left out."""
+    from qubic_lab.oracle.sentiment.finbert import FINBERT, FinBert
+    from qubic_lab.oracle.sentiment.models import MODELS, majority_of, make_model
+
+    majority = majority_of(labels)
+    asked = list(MODELS) if names == ALL else list(split_list("--model", names))
+    wanted = dict.fromkeys(name for name in ("vader", *asked) if name != "majority")
+    models: list[SentimentModel] = [majority]
+    notes: list[str] = []
+    for name in wanted:
+        if name == "finbert" and names == ALL:  # only where it lies here already: nobody asked for a download
+            finbert = FinBert(local=True)
+            try:
+                finbert.load()
+            except ModelError:
+                notes.append(f"finbert is left out: {FINBERT} is not on this machine; --model finbert fetches it")
+                continue
+            models.append(finbert)
+        else:
+            models.append(make_model(name))
+    names_of = [each.name for each in models]
+    if len(set(names_of)) < len(names_of):
+        twice = next(each for each in names_of if names_of.count(each) > 1)
+        raise InputError(
+            f"--model {names} names {twice!r} twice: give each model once, folders with names of their own"
+        )
+    return models, notes
+
+
+def _scored(model: "SentimentModel", texts: Sequence[str]) -> list["SentimentScore"]:
+    found: list[SentimentScore] = []
+    with progress_bar() as show:
+        for start in range(0, len(texts), BATCH):
+            found += model.score(texts[start : start + BATCH])
+            show(model.name, len(found), len(texts))
+    return found
+
+
+def _verdicts(found: "Comparison") -> dict[str, str]:
+    """Return in words what is shown about each model that is no baseline."""
+    from qubic_lab.oracle.sentiment.evaluation import BASELINES, verdict
+
+    return {each.model: verdict(found, each.model) for each in found.evaluations if each.model not in BASELINES}
+
+
+def _result(
+    labelled: "LabelledTexts", found: "Comparison", told: dict[str, str], notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "file": labelled.file,
+        "rows": labelled.rows,
+        "left_out": {
+            "other rows": labelled.elsewhere,
+            "empty texts": labelled.empty,
+            "no label": labelled.unlabelled,
+            "skipped": labelled.skipped,
+        },
+        **found.to_dict(),
+        "verdicts": told,
+        "notes": list(notes),
+    }
+
+
+def _show(labelled: "LabelledTexts", found: "Comparison", told: dict[str, str], notes: Sequence[str]) -> None:
+    """Print the comparison as tables."""
+    typer.echo(f"{labelled.file}: {found.n} of {labelled.rows} texts are judged by{_left_out(labelled)}\n")
+    rows = [
+        (
+            each.model,
+            f"{each.accuracy.value:.3f}",
+            f"{each.accuracy.low:.3f} to {each.accuracy.high:.3f}",
+            f"{each.macro_f1.value:.3f}",
+            f"{each.macro_f1.low:.3f} to {each.macro_f1.high:.3f}",
+            f"{each.calibration_error:.3f} (by luck to {each.calibration_luck:.3f})",
+        )
+        for each in found.evaluations
+    ]
+    print_table(("model", "accuracy", "95 %", "macro-F1", "95 %", "calibration error"), rows)
+    for each in found.evaluations:
+        _show_confusion(each.model, each.confusion)
+    if found.parts:
+        _show_parts(found)
+    typer.echo("")
+    for line in told.values():
+        typer.echo(line)
+    for line in notes:
+        note(line)
+
+
+def _left_out(labelled: "LabelledTexts") -> str:
+    counts = {
+        "other rows": labelled.elsewhere,
+        "empty": labelled.empty,
+        "without a label": labelled.unlabelled,
+        "skipped": labelled.skipped,
+    }
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f" ({said} left out)" if said else ""
+
+
+def _show_confusion(model: str, confusion: Sequence[Sequence[int]]) -> None:
+    from qubic_lab.oracle.sentiment.scores import LABELS
+
+    typer.echo("")
+    rows = [(label, *map(str, counts)) for label, counts in zip(LABELS, confusion, strict=True)]
+    print_table((f"{model}: true below, said right", *LABELS), rows)
+
+
+def _show_parts(found: "Comparison") -> None:
+    models = [each.model for each in found.evaluations]
+    rows = [
+        (part, f"{figures['all']['n']:.0f}", *(f"{figures[model]['macro_f1']:.3f}" for model in models))
+        for part, figures in found.parts.items()
+    ]
+    typer.echo("")
+    print_table(("macro-F1 of", "texts", *models), rows)

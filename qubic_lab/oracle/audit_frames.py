@@ -1,0 +1,171 @@
+"""What an audit shows to a signal: the bars up to a cut as they were known then, and bars changed after it."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from qubic_lab.oracle.instants import iso
+from qubic_lab.oracle.records import Price
+
+KNOWN = "_known_us"
+"""A column `body` with a column `body_known_us` beside it holds cells that become known at those instants."""
+_PRICES = ("open", "high", "low", "close")
+_SCRAMBLES = (0.0, 2.0, -2.0)
+"""By how much prices after a cut drift, in logarithms, beside their noise."""
+
+
+def name_of(column: Hashable) -> str:
+    """Return a column's name, without the asset that it is of."""
+    return str(column[0]) if isinstance(column, tuple) and column else str(column)
+
+
+def closes_us(frame: pd.DataFrame) -> NDArray[np.int64] | None:
+    """Return when each bar closes: the column `closed_us`, or the index of instants; None where neither is there."""
+    if "closed_us" in frame.columns:
+        return np.asarray(frame["closed_us"].to_numpy(np.int64))
+    if isinstance(frame.index, pd.DatetimeIndex):
+        naive = frame.index.tz_convert("UTC").tz_localize(None) if frame.index.tz is not None else frame.index
+        return np.asarray(naive.to_numpy().astype("datetime64[us]").astype(np.int64))
+    return None
+
+
+def time_of(frame: pd.DataFrame, bar: int) -> str | None:
+    """Return when a bar closes, in ISO 8601, where the frame says so."""
+    closed = closes_us(frame)
+    return None if closed is None else iso(int(closed[bar]))
+
+
+def late_columns(frame: pd.DataFrame) -> dict[Hashable, Hashable]:
+    """Return the columns whose cells become known later than their bar, each with the column of those instants."""
+    found: dict[Hashable, Hashable] = {}
+    for column in frame.columns:
+        stamp = (f"{column[0]}{KNOWN}", *column[1:]) if isinstance(column, tuple) else f"{column}{KNOWN}"
+        if stamp in frame.columns:
+            found[column] = stamp
+    return found
+
+
+def known_at(frame: pd.DataFrame, bars: int, hidden: dict[Hashable, Hashable] | None = None) -> pd.DataFrame:
+    """Return a copy of the first bars as they were known at the last one's close: late cells are missing.
+
+    Args:
+        frame: all bars.
+        bars: so many.
+        hidden: columns of late cells, as of `late_columns`; None: all of them.
+    """
+    part = frame.iloc[:bars].copy(deep=True)
+    closed = closes_us(frame)
+    late = late_columns(frame) if hidden is None else hidden
+    if closed is None or not late:
+        return part
+    for column, stamp in late.items():
+        part[column] = _without(part[column], _late_cells(part, stamp, int(closed[bars - 1])))
+    return part
+
+
+def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: int = 0) -> pd.DataFrame:
+    """Return a copy whose rows after the first `bars`, and cells known only later, hold other values; times stay.
+
+    Args:
+        frame: all bars.
+        bars: that stay as they are.
+        draw: of the values.
+        kind: prices after the cut go on at their level (0), rise (1) or fall (2).
+    """
+    changed = frame.copy(deep=True)
+    closed, late = closes_us(frame), late_columns(frame)
+    rows = np.zeros(len(frame), np.bool_)
+    rows[bars:] = True
+    drift = np.zeros(len(frame))
+    drift[bars:] = _SCRAMBLES[kind % len(_SCRAMBLES)] * np.linspace(0.2, 1.0, len(frame) - bars)
+    factors = np.exp(draw.normal(0.0, 0.3, len(frame)) + drift)  # one for all prices of a bar: its low stays its low
+    for column in frame.columns:
+        name = name_of(column)
+        if name.endswith("_us") or pd.api.types.is_datetime64_any_dtype(frame[column].dtype):
+            continue
+        where = rows
+        if column in late and closed is not None:
+            where = rows | _late_cells(frame, late[column], int(closed[bars - 1]))
+        if name in _PRICES:
+            values = frame[column].to_numpy(np.float64, copy=True)
+            values[where] *= factors[where]
+            changed[column] = values
+        else:
+            changed[column] = _other_values(frame[column], where, draw)
+    return changed
+
+
+def with_other_row(frame: pd.DataFrame, bar: int, draw: np.random.Generator) -> pd.DataFrame:
+    """Return a copy in which one bar alone holds other values."""
+    changed = frame.copy(deep=True)
+    for column in frame.columns:
+        name = name_of(column)
+        series = frame[column]
+        if name.endswith("_us") or not pd.api.types.is_float_dtype(series.dtype):
+            continue
+        values = series.to_numpy(np.float64, copy=True)
+        if not np.isnan(values[bar]):
+            values[bar] = values[bar] * 1.5 if name in _PRICES else values[bar] * 1.5 + draw.normal()
+            values[bar] = abs(values[bar]) if name == "volume" else values[bar]
+        changed[column] = values
+    return changed
+
+
+def _late_cells(frame: pd.DataFrame, stamp: Hashable, now_us: int) -> NDArray[np.bool_]:
+    stamps = pd.to_numeric(frame[stamp], errors="coerce").to_numpy(np.float64)
+    return np.asarray(~(stamps <= now_us))  # a cell of which nobody knows when it came counts as late
+
+
+def _without(series: pd.Series, cells: NDArray[np.bool_]) -> Any:
+    if pd.api.types.is_bool_dtype(series.dtype) or not pd.api.types.is_numeric_dtype(series.dtype):
+        values = series.astype(object).to_numpy(copy=True)
+        values[cells] = None
+        return values
+    numbers = series.to_numpy(np.float64, copy=True)
+    numbers[cells] = np.nan
+    return numbers
+
+
+def _other_values(series: pd.Series, where: NDArray[np.bool_], draw: np.random.Generator) -> Any:
+    """Return a column with other values in some cells, of the same kind and about the same size."""
+    count = int(where.sum())
+    if pd.api.types.is_bool_dtype(series.dtype):
+        flags = series.to_numpy(np.bool_, copy=True)
+        flags[where] = draw.random(count) < 0.5
+        return flags
+    if pd.api.types.is_integer_dtype(series.dtype):
+        whole = series.to_numpy(np.int64, copy=True)
+        whole[where] = draw.permutation(whole[where]) + draw.integers(0, 3, count)
+        return whole
+    if pd.api.types.is_float_dtype(series.dtype):
+        values = series.to_numpy(np.float64, copy=True)
+        moved = draw.permutation(values[where]) * np.exp(draw.normal(0.0, 1.0, count))
+        if name_of(series.name) != "volume":
+            moved = moved + draw.normal(0.0, 1.0, count)
+        gaps = np.isnan(moved) & (draw.random(count) < 0.5)
+        known = moved[~np.isnan(moved)]
+        moved[gaps] = draw.choice(known, int(gaps.sum())) if known.size else 1.0
+        values[where] = moved
+        return values
+    objects = series.astype(object).to_numpy(copy=True)
+    objects[where] = [
+        f"other {text}" if isinstance(text, str) else text for text in draw.permutation(objects[where]).tolist()
+    ]
+    return objects
+
+
+def prices_frame(prices: Sequence[Price]) -> pd.DataFrame:
+    """Return bars as a signal is given them, indexed by the instants of their close in UTC (named `closed`).
+
+    Its columns are opened_us, open, high, low, close and volume, with NaN where there is none.
+    """
+    index = pd.DatetimeIndex(
+        np.array([price.closed_us for price in prices], np.int64).astype("datetime64[us]"), name="closed"
+    )
+    columns: dict[str, NDArray[Any]] = {"opened_us": np.array([price.opened_us for price in prices], np.int64)}
+    for name in (*_PRICES, "volume"):
+        columns[name] = np.array([getattr(price, name) for price in prices], np.float64)
+    return pd.DataFrame(columns, index=index.tz_localize("UTC"))

@@ -1,0 +1,211 @@
+"""Volatility per bar: realised, by three estimators, and forecast by a GARCH(1,1) model with Student's t.
+
+Forecasts at bar t are for bar t + 1 and use bars up to t alone.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.oracle.candles import Candles, Floats, absent, exact_logs
+from qubic_lab.oracle.resampling import is_constant
+from qubic_lab.oracle.risk import windows
+
+LEAST_FIT = 250
+"""Fewer returns do not fit a GARCH model."""
+REFIT_BARS = 50
+WINDOW_BARS = 1000
+
+
+def _close_to_close(candles: Candles, bars: int) -> Floats:
+    return np.sqrt(windows.rolling(windows.log_returns(candles) ** 2, bars, windows.mean))
+
+
+def _parkinson(candles: Candles, bars: int) -> Floats:
+    spans = exact_logs(candles.high) - exact_logs(candles.low)
+    return np.sqrt(windows.rolling(spans**2, bars, windows.mean) / (4.0 * math.log(2.0)))
+
+
+def _garman_klass(candles: Candles, bars: int) -> Floats:
+    spans = exact_logs(candles.high) - exact_logs(candles.low)
+    bodies = candles.log_close - exact_logs(candles.open)
+    daily = 0.5 * spans**2 - (2.0 * math.log(2.0) - 1.0) * bodies**2
+    return np.sqrt(np.maximum(0.0, windows.rolling(daily, bars, windows.mean)))
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A way to measure volatility; `extra` bars more than its window come before its first value."""
+
+    function: Callable[[Candles, int], Floats]
+    extra: int
+    source: str
+
+
+ESTIMATORS: Mapping[str, Estimator] = {
+    "close-to-close": Estimator(_close_to_close, 1, "root of the mean squared log return, the mean return taken as 0"),
+    "parkinson": Estimator(_parkinson, 0, "M. Parkinson, Journal of Business 53 (1980), 61-65: from highs and lows"),
+    "garman-klass": Estimator(
+        _garman_klass, 0, "M. B. Garman and M. J. Klass, Journal of Business 53 (1980), 67-78: from all four prices"
+    ),
+}
+"""The last two know no overnight jumps: right for markets that never close, too low for others."""
+
+
+def realised_volatility(candles: Candles, bars: int, estimator: str = "close-to-close") -> Floats:
+    """Return the volatility of the last `bars` bars as a log return per bar, [bars].
+
+    Warm-up: `bars` − 1 bars, one more for close-to-close.
+
+    Raises:
+        InputError: fewer than 2 bars, or an estimator that is none.
+    """
+    check_at_least("bars", bars, 2)
+    return ESTIMATORS[check_choice("estimator of volatility", estimator, ESTIMATORS)].function(candles, bars)
+
+
+@dataclass(frozen=True)
+class GarchFit:
+    """Parameters of σ²(t+1) = omega + alpha r²(t) + beta σ²(t), r = σ × Student's t of variance 1 with `nu` degrees."""
+
+    omega: float
+    alpha: float
+    beta: float
+    nu: float
+    start: float
+
+
+@dataclass(frozen=True, eq=False)
+class VolatilityForecast:
+    """Forecasts of the next bar's distribution, each [bars]; NaN before the first fit.
+
+    Attributes:
+        sigma: standard deviation of the next bar's return.
+        nu: degrees of freedom of Student's t; infinite for a normal distribution.
+        fits: how often the model was fitted, and `failed`: how often that did not converge, so the one before stayed.
+        absent: why there is no forecast at all; empty where there is.
+    """
+
+    sigma: Floats
+    nu: Floats
+    fits: int = 0
+    failed: int = 0
+    absent: str = ""
+
+
+def fit_garch(returns: Floats, start: GarchFit | None = None) -> GarchFit | None:
+    """Fit a GARCH(1,1) model of zero mean with Student's t by maximum likelihood; None where it does not converge.
+
+    Args:
+        returns: per bar, without NaN; they are scaled to variance 1 for the fit, and back.
+        start: where the search begins, such as the fit before.
+
+    Source: T. Bollerslev, Review of Economics and Statistics 69 (1987), 542-547; by `arch`.
+    """
+    from arch import arch_model
+
+    if len(returns) < LEAST_FIT or is_constant(returns):
+        return None
+    scale = float(np.sqrt(np.mean(returns**2)))
+    first = None
+    if start is not None:
+        first = np.array([max(1e-6, start.omega / scale**2), start.alpha, start.beta, start.nu])
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        model = arch_model(returns / scale, mean="Zero", vol="GARCH", p=1, q=1, dist="t", rescale=False)
+        try:
+            found = model.fit(disp="off", show_warning=False, starting_values=first)
+        except (ValueError, FloatingPointError, np.linalg.LinAlgError):
+            return None
+    omega, alpha, beta, nu = (float(value) for value in found.params)
+    if found.convergence_flag or not all(map(math.isfinite, (omega, alpha, beta, nu))):
+        return None
+    backcast = float(np.asarray(model.volatility.backcast(returns / scale)).item())
+    return GarchFit(omega * scale**2, alpha, beta, nu, backcast * scale**2)
+
+
+def garch_forecast(
+    returns: Floats, refit_bars: int = REFIT_BARS, window_bars: int = WINDOW_BARS, least: int = LEAST_FIT
+) -> VolatilityForecast:
+    """Return forecasts of a GARCH(1,1) model with Student's t that is fitted again every `refit_bars` bars.
+
+    Args:
+        returns: log returns per bar; NaN at first only, as `windows.log_returns` gives them.
+        refit_bars: from one fit to the next.
+        window_bars: the last returns that a fit uses.
+        least: returns before the first fit.
+
+    Warm-up: `least` returns. The bars of fits are counted from the first one, so later bars change nothing.
+
+    Raises:
+        InputError: NaN later than at first, or numbers that are too small.
+    """
+    check_at_least("refit_bars", refit_bars, 1)
+    check_at_least("least", least, LEAST_FIT)
+    check_at_least("window_bars", window_bars, least)
+    bars = len(returns)
+    skip = 1 if bars and math.isnan(returns[0]) else 0
+    if not np.isfinite(returns[skip:]).all():
+        bad = skip + int(np.flatnonzero(~np.isfinite(returns[skip:]))[0])
+        raise InputError(f"return of bar {bad} is {returns[bad]}: a model needs every bar after the first")
+    sigma, nu = absent(bars), absent(bars)
+    if bars - skip < least:
+        return VolatilityForecast(sigma, nu, absent=f"{bars - skip} returns: a fit needs {least}")
+    fit: GarchFit | None = None
+    fits = failed = 0
+    for last in range(skip + least - 1, bars, refit_bars):
+        until = last + 1
+        known = returns[max(skip, until - window_bars) : until]
+        new = fit_garch(known, fit)
+        if new is None and fit is not None:
+            new = fit_garch(known)  # from the library's own start
+        fits, failed = fits + (new is not None), failed + (new is None)
+        fit = new or fit
+        if fit is None:
+            continue
+        end = min(bars, last + refit_bars)
+        begin = max(skip, until - window_bars)
+        path = _filtered(returns[begin:end], fit)
+        sigma[last:end] = path[last - begin :]
+        nu[last:end] = fit.nu
+    reason = "" if fits else "no fit converged: do returns vary?"
+    return VolatilityForecast(sigma, nu, fits, failed, reason)
+
+
+def _filtered(returns: Floats, fit: GarchFit) -> Floats:
+    """Return the standard deviation forecast after each return."""
+    variance = fit.start
+    path = []
+    for value in returns.tolist():
+        variance = fit.omega + fit.alpha * value * value + fit.beta * variance
+        path.append(math.sqrt(variance))
+    return np.array(path)
+
+
+def simulate_garch(
+    bars: int, omega: float, alpha: float, beta: float, nu: float, seed: int = 0
+) -> tuple[Floats, NDArray[np.float64]]:
+    """Return returns of a GARCH(1,1) process with Student's t, and the standard deviation of each, both [bars].
+
+    Raises:
+        InputError: a process without a variance.
+    """
+    if not (omega > 0 and alpha >= 0 and beta >= 0 and alpha + beta < 1 and nu > 2):
+        raise InputError(
+            f"omega {omega}, alpha {alpha}, beta {beta}, nu {nu}: give omega > 0, alpha + beta < 1 and nu > 2"
+        )
+    draw = np.random.default_rng(seed)
+    settle = 500
+    shocks = draw.standard_t(nu, bars + settle) * math.sqrt((nu - 2) / nu)
+    variance = omega / (1 - alpha - beta)
+    returns, sigma = np.empty(bars + settle), np.empty(bars + settle)
+    for bar, shock in enumerate(shocks.tolist()):
+        sigma[bar] = math.sqrt(variance)
+        returns[bar] = sigma[bar] * shock
+        variance = omega + alpha * returns[bar] ** 2 + beta * variance
+    return returns[settle:], sigma[settle:]

@@ -1,0 +1,89 @@
+"""The default model: sentence embeddings and what two lexicons find, judged by a linear head; needs no network."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+
+import numpy as np
+
+from qubic_lab.errors import InputError
+from qubic_lab.model.embeddings import DIMENSIONS, WEIGHTS_SHA256, Embedder
+from qubic_lab.oracle.sentiment.head import Head, read_head
+from qubic_lab.oracle.sentiment.scores import Floats, SentimentScore, as_scores
+from qubic_lab.oracle.sentiment.vader import LEXICON_CODE, crypto_lexicon, lexicon_hash, vader_compounds
+
+LEXICON_FEATURES = (
+    "compound",
+    "positive sum",
+    "negative sum",
+    "compound above 0",
+    "compound below 0",
+    "nothing found",
+    "VADER's compound",
+    "its size",
+)
+_SUM_SCALE = 3.0
+BATCH = 256
+
+
+def lexicon_features(texts: Sequence[str]) -> Floats:
+    """Return `LEXICON_FEATURES` of each text (N, 8), each in -1..1."""
+    readings = [crypto_lexicon().read(text) for text in texts]
+    compound = np.array([each.compound for each in readings])
+    positive = np.tanh(np.array([each.positive for each in readings]) / _SUM_SCALE)
+    negative = np.tanh(np.array([each.negative for each in readings]) / _SUM_SCALE)
+    nothing = np.array([float(not each.hits) for each in readings])
+    general = vader_compounds(texts)
+    columns = (compound, positive, negative, np.maximum(compound, 0), np.maximum(-compound, 0), nothing)
+    return np.stack([*columns, general, np.abs(general)], axis=1)
+
+
+def head_features(texts: Sequence[str], embedder: Embedder) -> Floats:
+    """Return what the head judges by (N, 392): the embedding, then the lexicons' features."""
+    vectors = embedder.embed(texts).vectors_ND.astype(np.float64)
+    return np.hstack([vectors, lexicon_features(texts)])
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingHead:
+    """The default model; loads its embedder, which takes seconds, with the first texts.
+
+    Raises:
+        InputError: a head for other features.
+    """
+
+    head: Head = field(default_factory=read_head)
+    embedder: Embedder = field(default_factory=Embedder)
+    name: str = "default"
+
+    def __post_init__(self) -> None:
+        expected = DIMENSIONS + len(LEXICON_FEATURES)
+        if self.head.weights_CF.shape[1] != expected:
+            raise InputError(f"head for {self.head.weights_CF.shape[1]} features: there are {expected}; train it again")
+
+    @cached_property
+    def version(self) -> str:
+        """What changes with the head, the embedder, the lexicon, VADER's words and the matching."""
+        depends = (
+            json.dumps({**self.head.to_dict(), "measured": None}, sort_keys=True),
+            WEIGHTS_SHA256,
+            lexicon_hash(),
+            version("vaderSentiment"),
+            LEXICON_CODE,
+        )
+        return hashlib.sha256("\n".join(map(str, depends)).encode()).hexdigest()[:12]
+
+    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+        """Return what the model says of each text.
+
+        Raises:
+            ModelError: the embedder's weights are not installed.
+        """
+        scores: list[SentimentScore] = []
+        for start in range(0, len(texts), BATCH):
+            features = head_features(texts[start : start + BATCH], self.embedder)
+            scores += as_scores(self.head.probabilities(features), self.name, self.version)
+        return scores

@@ -1,0 +1,327 @@
+"""One number of what the texts about a coin say, how sure it is, and which texts made it so.
+
+Everything here is a function of texts that were published and known by the instant that is asked about: what comes
+later changes nothing before it, to the last bit.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.instants import HOUR_US, SECOND_US, iso
+from qubic_lab.oracle.source_names import is_sample
+
+AVAILABILITIES = ("known", "published")
+
+Floats = NDArray[np.float64]
+Instants = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """A version of a text with its score.
+
+    Attributes:
+        id: this version's number.
+        key: what it is called at its source, the same for all its versions.
+        at_us: when it was published.
+        known_us: when it and its score were known here.
+        score: in -1 (bad) to 1 (good).
+        duplicate_of: the text that it repeats, if any.
+    """
+
+    id: int
+    key: str
+    source: str
+    title: str
+    at_us: int
+    known_us: int
+    score: float
+    duplicate_of: int | None = None
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.score <= 1.0:
+            raise InputError(f"score of text {self.id} is {self.score}: it must be in -1 to 1")
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How texts come to an index.
+
+    Attributes:
+        window_s: older texts do not count.
+        half_life_s: a text that is so old counts half.
+        source_weights: of texts by source.
+        other_weight: of texts of all other sources.
+        half_sure: so many fresh texts of weight 1 make `number` one half.
+        volatility_steps: past steps of a series over which the index's volatility is taken.
+        samples: count invented sample texts, which say nothing about a real coin.
+        availability: a text counts once it is "known" here; or, for charts of imported archives alone, once it was
+            "published": never test a strategy by that.
+    """
+
+    window_s: float = 72 * 3600.0
+    half_life_s: float = 12 * 3600.0
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+    other_weight: float = 1.0
+    half_sure: float = 5.0
+    volatility_steps: int = 24
+    samples: bool = False
+    availability: str = "known"
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "half_life_s", "half_sure"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be a number above 0")
+        for source, weight in (*self.source_weights.items(), ("other sources", self.other_weight)):
+            if not 0.0 <= weight < math.inf:
+                raise InputError(f"weight of {source} is {weight}: it must be a number of 0 or more")
+        if self.volatility_steps < 2:
+            raise InputError(f"volatility_steps is {self.volatility_steps}: it must be at least 2")
+        if self.availability not in AVAILABILITIES:
+            raise InputError(f"availability is {self.availability!r}: it must be one of {', '.join(AVAILABILITIES)}")
+
+
+SETTINGS = IndexSettings()
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A text's part in an index: `contribution` is the index less what it would be without this text."""
+
+    id: int
+    source: str
+    title: str
+    at_us: int
+    score: float
+    share: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class SentimentIndex:
+    """What the texts said at an instant.
+
+    The composite is the mean of scores s with weights w = source weight × 2^(-age / half-life). With W the sum of w,
+    S the same sum without ageing, k = `half_sure` and sd the weighted standard deviation of s (at most 1):
+
+        number = S / (S + k),  age = (W / (W + k)) / number,  agreement = 1 - sd,
+        confidence = number × age × agreement = W / (W + k) × (1 - sd)
+
+    so more texts, fresher texts and less spread raise it, each alone.
+
+    Attributes:
+        composite: in -1..1; None where no text counts.
+        confidence: in 0..1, of which `number`, `age` and `agreement` are the factors.
+        spread: weighted standard deviation of the scores.
+        texts: that count.
+        effective_texts: (Σw)² / Σw², so many texts of equal weight would say as much (L. Kish, Survey Sampling, 1965).
+        duplicates: repetitions that do not count.
+        samples_left_out: invented texts that do not count.
+        newest_us: when the newest was published.
+        factors: the texts that moved it most, the largest contribution first.
+    """
+
+    at_us: int
+    composite: float | None
+    confidence: float
+    number: float
+    age: float
+    agreement: float
+    spread: float
+    texts: int
+    effective_texts: float
+    duplicates: int
+    samples_left_out: int
+    newest_us: int | None
+    factors: tuple[Factor, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, instants in ISO 8601."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if not name.endswith("_us")}
+        factors = [
+            {"at": iso(each.at_us), **{k: v for k, v in vars(each).items() if k != "at_us"}} for each in self.factors
+        ]
+        newest = None if self.newest_us is None else iso(self.newest_us)
+        return {"at": iso(self.at_us), **plain, "newest": newest, "factors": factors}
+
+
+@dataclass(frozen=True, eq=False)
+class IndexSeries:
+    """An index at several instants, one value each; NaN where no text counts.
+
+    Attributes:
+        spread: of the scores within each window.
+        volatility: standard deviation of the last `volatility_steps` changes of the composite; NaN before there are so
+            many, and where one of them is missing.
+        texts: that count.
+    """
+
+    at_us: Instants
+    composite: Floats
+    confidence: Floats
+    spread: Floats
+    volatility: Floats
+    texts: Instants
+
+
+def sentiment_index(
+    texts: Iterable[ScoredText], at_us: int, settings: IndexSettings = SETTINGS, most_factors: int = 10
+) -> SentimentIndex:
+    """Return the index at an instant; texts may come in any order, and later ones are not looked at."""
+    pool = _Pool(texts, settings)
+    chosen = pool.choose(at_us)
+    summed = _sum(pool, chosen, at_us, settings)
+    rows = [pool.texts[place] for place in chosen]
+    duplicates, samples = pool.left_out(at_us)
+    return SentimentIndex(
+        at_us=at_us,
+        composite=summed.mean if len(rows) and summed.mass > 0 else None,
+        confidence=summed.confidence,
+        number=summed.number,
+        age=summed.age,
+        agreement=1.0 - summed.spread if rows else 0.0,
+        spread=summed.spread,
+        texts=len(rows),
+        effective_texts=summed.effective,
+        duplicates=duplicates,
+        samples_left_out=samples,
+        newest_us=max((text.at_us for text in rows), default=None),
+        factors=_factors(rows, summed, most_factors),
+    )
+
+
+def index_series(
+    texts: Iterable[ScoredText], times_us: Sequence[int] | Instants, settings: IndexSettings = SETTINGS
+) -> IndexSeries:
+    """Return the index at each of some rising instants.
+
+    Raises:
+        InputError: they do not rise.
+    """
+    times = np.asarray(times_us, dtype=np.int64)
+    if times.ndim != 1 or (np.diff(times) <= 0).any():
+        raise InputError("instants of a series must rise: give each once, in order")
+    pool = _Pool(texts, settings)
+    columns = np.full((3, len(times)), np.nan)
+    counts = np.zeros(len(times), dtype=np.int64)
+    for place, at_us in enumerate(times):
+        chosen = pool.choose(int(at_us))
+        counts[place] = len(chosen)
+        summed = _sum(pool, chosen, int(at_us), settings)
+        columns[:, place] = (summed.mean, summed.confidence, summed.spread) if summed.mass > 0 else (np.nan, 0, np.nan)
+    composite, confidence, spread = columns
+    return IndexSeries(times, composite, confidence, spread, _volatility(composite, settings.volatility_steps), counts)
+
+
+def hourly(start_us: int, end_us: int) -> Instants:
+    """Return the full hours from start up to, but without, end."""
+    return np.arange(-(-start_us // HOUR_US) * HOUR_US, end_us, HOUR_US, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Weighted sums of the texts that count."""
+
+    weights: Floats
+    mean: float
+    mass: float
+    spread: float
+    number: float
+    age: float
+    confidence: float
+    effective: float
+
+
+class _Pool:
+    """Texts by when they become available, with when each begins and ceases to count."""
+
+    def __init__(self, texts: Iterable[ScoredText], settings: IndexSettings) -> None:
+        self.settings = settings
+        self.texts = sorted(texts, key=lambda text: (self._available(text), text.id))
+        self.from_us = np.array([self._available(text) for text in self.texts], dtype=np.int64)
+        self.at_us = np.array([text.at_us for text in self.texts], dtype=np.int64)
+        self.score = np.array([text.score for text in self.texts], dtype=np.float64)
+        weights = settings.source_weights
+        self.weight = np.array([weights.get(each.source, settings.other_weight) for each in self.texts], np.float64)
+        self.sample = np.array([is_sample(each.source) and not settings.samples for each in self.texts], dtype=bool)
+        self.repeats = np.zeros(len(self.texts), dtype=bool)
+        self.until_us = np.full(len(self.texts), np.iinfo(np.int64).max)
+        self._mark_versions_and_repetitions()
+
+    def _available(self, text: ScoredText) -> int:
+        return max(text.at_us, text.known_us) if self.settings.availability == "known" else text.at_us
+
+    def _mark_versions_and_repetitions(self) -> None:
+        """Let a version end where the next begins, and only the first text of those that repeat each other count."""
+        newest: dict[str, int] = {}
+        first: dict[int, str] = {}
+        for place, text in enumerate(self.texts):
+            if text.key in newest:
+                self.until_us[newest[text.key]] = self.from_us[place]
+            newest[text.key] = place
+            if not self.sample[place] and self.weight[place] > 0:  # what never counts stands for no other
+                group = text.id if text.duplicate_of is None else text.duplicate_of
+                self.repeats[place] = first.setdefault(group, text.key) != text.key
+
+    def _alive(self, at_us: int) -> NDArray[np.bool_]:
+        """Return which texts are available in this version, and young enough."""
+        start_us = at_us - int(self.settings.window_s * SECOND_US)
+        end = int(np.searchsorted(self.from_us, at_us, side="right"))
+        return np.asarray((self.until_us[:end] > at_us) & (self.at_us[:end] > start_us))
+
+    def choose(self, at_us: int) -> NDArray[np.intp]:
+        """Return the places of the texts that count at an instant."""
+        alive = self._alive(at_us)
+        end = len(alive)
+        counts = alive & ~self.repeats[:end] & ~self.sample[:end] & (self.weight[:end] > 0)
+        return np.flatnonzero(counts)
+
+    def left_out(self, at_us: int) -> tuple[int, int]:
+        """Return how many repetitions and invented texts do not count at an instant."""
+        alive = self._alive(at_us)
+        sample = self.sample[: len(alive)]
+        return int((alive & self.repeats[: len(alive)] & ~sample).sum()), int((alive & sample).sum())
+
+
+def _sum(pool: _Pool, chosen: NDArray[np.intp], at_us: int, settings: IndexSettings) -> _Sums:
+    ages_s = (at_us - pool.at_us[chosen]) / SECOND_US
+    unaged = pool.weight[chosen]
+    weights = unaged * np.exp2(-ages_s / settings.half_life_s)
+    mass = float(weights.sum())
+    if mass <= 0.0:
+        return _Sums(weights, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    scores = pool.score[chosen]
+    mean = min(1.0, max(-1.0, float((weights * scores).sum() / mass)))
+    spread = min(1.0, math.sqrt(float((weights * (scores - mean) ** 2).sum() / mass)))
+    number = float(unaged.sum() / (unaged.sum() + settings.half_sure))
+    fresh = mass / (mass + settings.half_sure)
+    shares = weights / mass
+    effective = float(1.0 / (shares * shares).sum())
+    return _Sums(weights, mean, mass, spread, number, fresh / number, fresh * (1.0 - spread), effective)
+
+
+def _factors(rows: Sequence[ScoredText], summed: _Sums, most: int) -> tuple[Factor, ...]:
+    """Return the texts by how far the index would move without each; without its only text it would be 0."""
+    found = []
+    for text, weight in zip(rows, summed.weights, strict=True):
+        rest = summed.mass - float(weight)
+        alone = len(rows) == 1 or rest <= 0.0
+        contribution = summed.mean if alone else float(weight) * (text.score - summed.mean) / rest
+        share = float(weight) / summed.mass if summed.mass > 0 else 0.0
+        found.append(Factor(text.id, text.source, text.title, text.at_us, text.score, share, contribution))
+    return tuple(sorted(found, key=lambda factor: (-abs(factor.contribution), factor.id))[:most])
+
+
+def _volatility(composite: Floats, steps: int) -> Floats:
+    """Return the standard deviation of the last `steps` changes; each value by itself, so that none sees another's."""
+    found = np.full(len(composite), np.nan)
+    if len(composite) > steps:
+        windows = np.lib.stride_tricks.sliding_window_view(np.diff(composite), steps)
+        found[steps:] = [float(np.std(window, ddof=1)) for window in windows]
+    return found

@@ -1,0 +1,98 @@
+"""All sentiment models by name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.sentiment.head import read_head
+from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel, SentimentScore
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Majority:
+    """The baseline: says the same of every text, whatever it reads.
+
+    Attributes:
+        shares: how often each of `LABELS` occurs where it was counted.
+    """
+
+    shares: tuple[float, float, float]
+    name: str = "majority"
+
+    @property
+    def version(self) -> str:
+        """Return the shares."""
+        return "-".join(f"{share:.3f}" for share in self.shares)
+
+    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+        """Return the shares as probabilities, for each text."""
+        total = sum(self.shares)
+        same = SentimentScore.of([share / total for share in self.shares], self.name, self.version)
+        return [same] * len(texts)
+
+
+def majority_of(labels: Sequence[str]) -> Majority:
+    """Return the baseline that knows how often each label occurs.
+
+    Raises:
+        InputError: no labels.
+    """
+    if not labels:
+        raise InputError("there are no labels to count: give at least one")
+    negative, neutral, positive = (float(np.mean([each == label for each in labels])) for label in LABELS)
+    return Majority((negative, neutral, positive))
+
+
+def _default() -> SentimentModel:
+    from qubic_lab.oracle.sentiment.embedding_head import EmbeddingHead
+
+    return EmbeddingHead()
+
+
+def _vader() -> SentimentModel:
+    from qubic_lab.oracle.sentiment.vader import vader
+
+    return vader()
+
+
+def _crypto_lexicon() -> SentimentModel:
+    from qubic_lab.oracle.sentiment.vader import crypto_lexicon_model
+
+    return crypto_lexicon_model()
+
+
+def _finbert() -> SentimentModel:
+    from qubic_lab.oracle.sentiment.finbert import FinBert
+
+    return FinBert()
+
+
+MODELS: dict[str, Callable[[], SentimentModel]] = {
+    "majority": lambda: Majority(read_head().shares),
+    "vader": _vader,
+    "crypto-lexicon": _crypto_lexicon,
+    DEFAULT: _default,
+    "finbert": _finbert,
+}
+"""What makes each model; the majority is that of our training part."""
+
+
+def make_model(name: str = DEFAULT) -> SentimentModel:
+    """Return a model by name; `finbert:ID` is one of another hub id or folder.
+
+    Raises:
+        InputError: an unknown name.
+        ModelError: what it needs is missing.
+    """
+    kind, colon, checkpoint = name.partition(":")
+    if kind == "finbert" and colon:
+        from qubic_lab.oracle.sentiment.finbert import FinBert
+
+        if not checkpoint:
+            raise InputError("model 'finbert:' names no checkpoint: give a hub id or folder behind the colon")
+        return FinBert(checkpoint)
+    return MODELS[check_choice("model", name, MODELS)]()

@@ -1,0 +1,202 @@
+"""Train the default model's head: `python -m qubic_lab.oracle.sentiment.train`.
+
+Everything is chosen by cross-validation inside the training part of `data/sentiment/headlines.jsonl`, with texts of a
+group kept together; the test part is never read. The same data give the same file.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
+from qubic_lab.oracle.sentiment.embedding_head import head_features
+from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1
+from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file
+from qubic_lab.oracle.sentiment.scores import LABELS, Floats, softmax
+from qubic_lab.oracle.sentiment.vader import crypto_lexicon, lexicon_hash, vader_compounds, word_probabilities
+from qubic_lab.stats import Forecasts, calibration_error
+
+FOLDS, SEEDS = 5, (0, 1, 2)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0)
+"""Inverse strengths of the penalty that are tried."""
+SCALE_ROUNDS = 30
+VADER_THRESHOLD = 0.05
+"""VADER's own."""
+
+Labels = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A headline with its label's number and its group."""
+
+    text: str
+    label: int
+    group: str
+
+
+def read_examples(path: Path, split: str = "train") -> list[Example]:
+    """Return the headlines of one part, in the file's order."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [Example(row["text"], LABELS.index(row["label"]), row["group"]) for row in rows if row["split"] == split]
+
+
+def train(path: Path, embedder: Embedder) -> Head:
+    """Return the head for the training part of a file of headlines."""
+    examples = read_examples(path)
+    texts = [each.text for each in examples]
+    labels = np.array([each.label for each in examples], dtype=np.intp)
+    groups = [each.group for each in examples]
+    features = head_features(texts, embedder)
+    tried = {strength: held_out(features, labels, groups, strength) for strength in STRENGTHS}
+    chosen = min(STRENGTHS, key=lambda strength: _loss(softmax_of(tried[strength]), labels))
+    temperature = fit_temperature(tried[chosen], labels)
+    weights, intercept = fit(features, labels, chosen)
+    compounds = {
+        "vader": vader_compounds(texts),
+        "crypto-lexicon": np.array([crypto_lexicon().read(text).compound for text in texts]),
+    }
+    scales = {
+        "vader": fit_scale(compounds["vader"], labels, VADER_THRESHOLD),
+        "crypto-lexicon": fit_scale(compounds["crypto-lexicon"], labels),
+    }
+    measured = {
+        "inverse penalty": chosen,
+        "cross-validation": f"{FOLDS} folds by group, {len(SEEDS)} seeds, {len(examples)} texts",
+        "default": _figures(softmax_of(tried[chosen], temperature), labels),
+        **{name: _figures(word_probabilities(compounds[name], scales[name]), labels) for name in compounds},
+    }
+    shares = np.bincount(labels, minlength=len(LABELS)) / len(labels)
+    return Head(
+        weights_CF=weights,
+        intercept_C=intercept,
+        temperature=temperature,
+        scales=scales,
+        shares=(float(shares[0]), float(shares[1]), float(shares[2])),
+        hashes={
+            "headlines": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "lexicon": lexicon_hash(),
+            "embedder": WEIGHTS_SHA256,
+        },
+        measured=measured,
+    )
+
+
+def fit(features_NF: Floats, labels_N: Labels, strength: float) -> tuple[Floats, Floats]:
+    """Return weights (3, F) and intercepts (3) of a multinomial logistic regression with a ridge penalty."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=5000, tol=1e-5).fit(features_NF, labels_N)
+    return np.asarray(model.coef_, dtype=np.float64), np.asarray(model.intercept_, dtype=np.float64)
+
+
+def held_out(features_NF: Floats, labels_N: Labels, groups: Sequence[str], strength: float) -> list[Floats]:
+    """Return logits (N, 3) for each seed, each text's by a model that saw no text of its group."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    found = []
+    for seed in SEEDS:
+        logits = np.zeros((len(labels_N), len(LABELS)))
+        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        for seen, unseen in folds.split(features_NF, labels_N, groups):
+            weights, intercept = fit(features_NF[seen], labels_N[seen], strength)
+            logits[unseen] = features_NF[unseen] @ weights.T + intercept
+        found.append(logits)
+    return found
+
+
+def softmax_of(logits: Sequence[Floats], temperature: float = 1.0) -> list[Floats]:
+    """Return the probabilities of several arrays of logits."""
+    return [softmax(each / temperature) for each in logits]
+
+
+def fit_temperature(logits: Sequence[Floats], labels_N: Labels) -> float:
+    """Return the temperature at which held-out labels are likeliest.
+
+    Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    return _least(lambda temperature: _loss(softmax_of(logits, temperature), labels_N), 0.2, 5.0)
+
+
+def fit_scale(compounds_N: Floats, labels_N: Labels, threshold: float | None = None) -> WordScale:
+    """Return the scale at which the labels are likeliest, one value after the other; a given threshold stays."""
+
+    def loss(scale: WordScale) -> float:
+        return _loss([word_probabilities(compounds_N, scale)], labels_N)
+
+    bounds = {"steepness": (0.1, 100.0), "doubt": (0.0, 1.0)}
+    if threshold is None:
+        bounds["threshold"] = (0.0, 0.9)
+    scale = WordScale(0.1 if threshold is None else threshold, 4.0, 0.2)
+    for _ in range(SCALE_ROUNDS):
+        for name, (low, high) in bounds.items():
+            scale = replace(scale, **{name: _least(partial(_changed_loss, loss, scale, name), low, high)})
+    return scale
+
+
+def _changed_loss(loss: Callable[[WordScale], float], scale: WordScale, name: str, value: float) -> float:
+    return loss(replace(scale, **{name: value}))
+
+
+def _least(loss: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function with one valley is least, by golden sections."""
+    ratio = (math.sqrt(5.0) - 1.0) / 2.0
+    for _ in range(40):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(left) < loss(right):
+            high = right
+        else:
+            low = left
+    return (low + high) / 2.0
+
+
+def _loss(probabilities: Sequence[Floats], labels_N: Labels) -> float:
+    """Return the mean negative log probability of the labels."""
+    rows = np.arange(len(labels_N))
+    return float(np.mean([-np.log(np.maximum(each[rows, labels_N], 1e-12)).mean() for each in probabilities]))
+
+
+def _figures(probabilities: Sequence[Floats] | Floats, labels_N: Labels) -> dict[str, float]:
+    """Return accuracy, macro-F1, loss and calibration error, each a mean over seeds."""
+    several = [probabilities] if isinstance(probabilities, np.ndarray) else probabilities
+    every = []
+    for each in several:
+        said = each.argmax(axis=1)
+        error = calibration_error(Forecasts.of(each.max(axis=1), said == labels_N))
+        every.append(
+            ((said == labels_N).mean(), macro_f1(confusion_of(labels_N, said)), _loss([each], labels_N), error)
+        )
+    names = ("accuracy", "macro_f1", "log_loss", "calibration_error")
+    return {name: round(float(value), 4) for name, value in zip(names, np.mean(every, axis=0), strict=True)}
+
+
+def write_head(head: Head, path: Path) -> None:
+    """Write a head, one row of weights a line."""
+    content: Mapping[str, Any] = head.to_dict()
+    lines = []
+    for name, value in content.items():
+        if name == "weights":
+            rows = ",\n".join("    " + json.dumps(row) for row in value)
+            lines.append(f'  "weights": [\n{rows}\n  ]')
+        else:
+            lines.append(f"  {json.dumps(name)}: {json.dumps(value)}")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+
+
+def main() -> None:
+    """Train on the committed headlines and write the head beside them."""
+    head = train(data_file("sentiment", "headlines.jsonl"), Embedder())
+    write_head(head, head_file())
+    print(json.dumps(head.measured, indent=2))
+
+
+if __name__ == "__main__":
+    main()

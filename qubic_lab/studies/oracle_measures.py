@@ -1,0 +1,421 @@
+"""What the market oracle is measured by: known anomalies put into bars, past forecasts, ratings, and looks ahead.
+
+Everything here gives plain values; `qubic_lab.studies.oracle_overview` draws and tells them.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.oracle.analysis_parts import RATED_BARS, price_figures
+from qubic_lab.oracle.anomalies.trials import KINDS, InjectedKind, inject, roc
+from qubic_lab.oracle.answers import Absent, Rating
+from qubic_lab.oracle.bar_history import rows
+from qubic_lab.oracle.bars import FrameBars, frame_bars
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.forecast import HOURS, RULE, forecast_path, skill_against_still
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.price_analysis import CAUSAL
+from qubic_lab.oracle.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.quality import quality_report
+from qubic_lab.oracle.rating import STEPS, rate
+from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.models import make_model
+from qubic_lab.oracle.sentiment.scores import SentimentModel
+from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
+from qubic_lab.oracle.sources.bar_files import BarOptions, keep_bars, read_bars
+from qubic_lab.oracle.sources.packaged import read_packaged
+from qubic_lab.oracle.sources.sample_texts import read_sample_texts
+from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.stats import bootstrap_interval
+
+Row = dict[str, Any]
+WITHOUT_WEIGHTS = "crypto-lexicon"
+"""The model of texts where the weights of another one are not installed."""
+RETURN_KINDS: tuple[InjectedKind, ...] = ("outlier", "jump")
+_FIRST, _APART, _MOST = 250, 26, 40
+"""The first place for an anomaly, bars between two of them, and how many there are at most."""
+_END_US = 1 << 62
+
+
+@dataclass(frozen=True)
+class Market:
+    """Bars of one hour, and bars with volumes: those of days where the hours have none; with the data's quality."""
+
+    coin: str
+    source: str
+    hours: FrameBars
+    with_volume: FrameBars
+    volume_us: int
+    quality: tuple[Row, ...]
+
+    @property
+    def candles(self) -> Candles:
+        """The hours."""
+        return Candles.of(self.hours, HOUR_US)
+
+    @property
+    def volume_candles(self) -> Candles:
+        """Those with volumes."""
+        return Candles.of(self.with_volume, self.volume_us)
+
+
+def load_market(file: str = "", coin: str = "bitcoin") -> Market:
+    """Return the bars of a file, or the packaged ones of Bitcoin, as they come out of a database that flagged them.
+
+    Raises:
+        InputError: a file that cannot be read, or without bars that make hours.
+    """
+    named = ("bitcoin-15min", "bitcoin-1day")
+    given = [read_bars(Path(file), BarOptions(coin), now_us())] if file else [read_packaged(n, now_us()) for n in named]
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_database(f"sqlite:///{folder}/market.db")
+        store = PriceStore(engine)
+        for each in given:
+            keep_bars(store, each)
+        columns = [store.read(each.series, -_END_US, _END_US) for each in given]
+        at_us = max(int(each.closed_us[-1]) for each in columns)
+        quality = tuple(_quality_rows(quality_report(engine, at_us=at_us).to_dict()["prices"]))
+        engine.dispose()
+    series = given[0].series
+    if series.interval_s and 3_600 % series.interval_s:
+        raise InputError(f"{file} has bars of {series.interval_s} s, which make no hours: give bars of 1 h or shorter")
+    hours = frame_bars(columns[0], HOUR_US, max(1, series.interval_s) * SECOND_US, _END_US)
+    if len(hours) > 1 and np.median(np.diff(hours.closed_us)) > HOUR_US:
+        raise InputError(f"most prices of {file} are more than 1 h apart: give bars of 1 h or shorter")
+    volume, volume_us = hours, HOUR_US
+    if len(columns) > 1:
+        volume, volume_us = _days(columns[1]), DAY_US
+    return Market(series.coin, series.source, hours, volume, volume_us, quality)
+
+
+def _days(columns: PriceColumns) -> FrameBars:
+    """Return packaged days; their volume counts dollars, and so is divided by the close."""
+    days = frame_bars(columns, DAY_US, DAY_US, _END_US)
+    return replace(days, volume=columns.volume_24h / columns.close)
+
+
+def _quality_rows(prices: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [
+        {
+            "source": each["source"],
+            "bars of": f"{each['interval_s'] / 60:g} min" if each["interval_s"] < 86_400 else "1 day",
+            "from": each["first"],
+            "to": each["last"],
+            "prices": each["prices"],
+            "complete_pct": 100 * each["completeness"]["share"],
+            "gaps": each["completeness"]["gaps"],
+            "longest_gap_h": each["completeness"]["longest_gap_s"] / 3_600,
+            "outliers": each["flags"].get("outlier", 0),
+            "repeated prices": each["flags"].get("flat", 0),
+            "corrected": each["corrections"],
+        }
+        for each in prices
+    ]
+
+
+@dataclass(frozen=True)
+class News:
+    """Texts with their scores, and the model that gave them; `simulated`: they are invented samples."""
+
+    texts: tuple[ScoredText, ...]
+    model: str
+    simulated: bool
+
+    @property
+    def settings(self) -> IndexSettings:
+        """How their index is made: by when they were published, since a chart of the past is drawn."""
+        return IndexSettings(samples=self.simulated, availability="published")
+
+    @property
+    def end_us(self) -> int:
+        """When the last one was published."""
+        return max(text.at_us for text in self.texts)
+
+
+def load_news(coin: str, model: str, database: str = "") -> News:
+    """Return a coin's collected texts of a database with scores, or the samples where there are none.
+
+    Args:
+        coin: its id.
+        model: a name of `sentiment.models`; without its weights the lexicon scores.
+        database: its URL; empty: the samples.
+
+    Raises:
+        InputError: an unknown model, or no text at all is about the coin.
+    """
+    scorer = _scorer(model)
+    found: list[Text] = []
+    if database:
+        engine = open_database(database)
+        every = TextStore(engine).read(coin, 0, _END_US)
+        found = [text for text in every if text.source != "sample"]
+        engine.dispose()
+    texts = found or read_sample_texts()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_database(f"sqlite:///{folder}/texts.db")
+        store = TextStore(engine)
+        store.add(texts)
+        key = score_stored(store, scorer, coin).key
+        scored = read_scored(store, key, coin, 0, _END_US)
+        engine.dispose()
+    if not scored:
+        raise InputError(f"no text is about {coin}: collect some, or take a coin of the sample texts such as bitcoin")
+    return News(tuple(scored), key, simulated=not found)
+
+
+def _scorer(name: str) -> SentimentModel:
+    try:
+        model = make_model(name)
+        model.score(["Prices rise"])  # weights are looked for when they are needed
+    except ModelError:
+        return make_model(WITHOUT_WEIGHTS)
+    return model
+
+
+def index_over_time(news: News, every_us: int = HOUR_US) -> dict[str, list[Any]]:
+    """Return the index at even instants from the first text to the last, a list for each of its figures."""
+    first = min(text.at_us for text in news.texts)
+    times = np.arange(first, news.end_us + every_us, every_us, dtype=np.int64)
+    series = index_series(news.texts, times, news.settings)
+    return {
+        "at_us": series.at_us.tolist(),
+        "index": _or_none(series.composite),
+        "spread": _or_none(series.spread),
+        "confidence": series.confidence.tolist(),
+        "texts": series.texts.tolist(),
+    }
+
+
+def index_factors(news: News, most: int = 6) -> list[Row]:
+    """Return the texts that moved the last index most."""
+    found = sentiment_index(news.texts, news.end_us, news.settings, most)
+    return [
+        {
+            "published": iso(each.at_us),
+            "source": f"{each.source} (invented)" if news.simulated else each.source,
+            "title": each.title[:70],
+            "score": each.score,
+            "weight_pct": 100 * each.share,
+            "moves the index by": each.contribution,
+        }
+        for each in found.factors
+    ]
+
+
+def injected(market: Market, sizes: Sequence[float], seed: int = 0) -> list[dict[str, Any]]:
+    """Return the curve of each kind of anomaly and size: known ones put into the market's own bars, then looked for.
+
+    Kinds of returns go into the hours, those with volumes into the bars that have them.
+    """
+    found = []
+    for kind, score in KINDS.items():
+        candles = market.candles if kind in RETURN_KINDS else market.volume_candles
+        at = _places(candles, seed)
+        for size in sizes:
+            trial = inject(kind, candles, at, size, seed)
+            known = CAUSAL[score](trial.candles)[trial.judged]
+            curve = roc(np.abs(known), trial.truth[trial.judged])
+            found.append(
+                {
+                    "kind": kind,
+                    "size": size,
+                    "bars": "1 h" if candles.frame_us == HOUR_US else "1 day",
+                    "anomalies": curve.anomalies,
+                    "others": curve.others,
+                    "auc": curve.auc,
+                    "low": curve.low,
+                    "high": curve.high,
+                    "false_alarms": curve.false_alarms.tolist(),
+                    "hits": curve.hits.tolist(),
+                }
+            )
+    return found
+
+
+def _places(candles: Candles, seed: int) -> list[int]:
+    """Return places for anomalies, apart from each other and with a known volume before, drawn by the seed."""
+    last = len(candles) - _APART
+    if last <= _FIRST + _APART:
+        raise InputError(f"{len(candles)} bars are too few to put anomalies in: give {_FIRST + 3 * _APART} or more")
+    slots = np.arange(_FIRST, last, _APART)
+    draw = np.random.default_rng(seed)
+    chosen = np.sort(draw.permutation(slots)[:_MOST]) + draw.integers(0, _APART // 4, min(_MOST, len(slots)))
+    return [int(place) for place in chosen]
+
+
+def past_forecasts(candles: Candles, hours: Sequence[int] = HOURS) -> list[Row]:
+    """Return how forecasts of the past did, each made of bars before it; intervals are by whole days, drawn anew.
+
+    `held`: the share of later prices within their intervals; `error_ratio`: root mean squared error over that of "the
+    price stays" (below 1 is better); `right_way`: the share of moves whose sign the forecast had.
+    """
+    found = []
+    for each in hours:
+        path = forecast_path(candles, each)
+        made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.half_width))
+        if not made.size:
+            raise InputError(f"{len(candles)} bars are too few to judge forecasts of {each} h: give a longer file")
+        came, point, start = candles.log_close[path.later[made]], path.point[made], candles.log_close[made]
+        error, change = came - point, came - start
+        held = np.abs(error) <= path.half_width[made]
+        moved = change != 0.0
+        right = np.sign(point - start) == np.sign(change)
+        days = candles.closed_us[made] // DAY_US
+        skill, skill_t = skill_against_still(error, change, max(1, round(each * HOUR_US / candles.frame_us)))
+        found.append(
+            {
+                "hours": each,
+                "forecasts": int(made.size),
+                "promised": RULE.coverage,
+                **_by_days("held", held.astype(float), np.ones(made.size), days),
+                **_by_days("right_way", (right & moved).astype(float), moved.astype(float), days),
+                **_by_days("error_ratio", error**2, change**2, days, math.sqrt),
+                "median_error_pct": float(np.median(100.0 * np.abs(np.expm1(error)))),
+                "skill": skill,
+                "skill_t": skill_t,
+            }
+        )
+    return found
+
+
+def _by_days(
+    name: str, above: Floats, below: Floats, days: NDArray[np.int64], shape: Callable[[float], float] = float
+) -> Row:
+    """Return the ratio of two sums with its interval; neighbouring hours hang together, so days are drawn."""
+    _, which = np.unique(days, return_inverse=True)
+    top, bottom = (np.bincount(which, each) for each in (above, below))
+
+    def ratio(drawn: "NDArray[np.int64] | slice") -> float:
+        whole = float(bottom[drawn].sum())
+        return shape(float(top[drawn].sum()) / whole) if whole > 0.0 else math.nan
+
+    low, high = bootstrap_interval(ratio, len(top))
+    return {name: ratio(slice(None)), f"{name}_low": low, f"{name}_high": high}
+
+
+def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> list[Row]:
+    """Return the share of prices that intervals hold on random walks and on trends with noise, all simulated."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for name, drift in (("random walk", 0.0), ("trend with noise", 0.002)):
+        for hours in HOURS:
+            shares = []
+            for _ in range(walks):
+                path = 100.0 * np.exp(np.cumsum(draw.normal(drift, 0.005, bars)))
+                shares.append(_held_share(_flat_candles(path), hours))
+            low, high = bootstrap_interval(lambda drawn, s=shares: float(np.mean(np.asarray(s)[drawn])), walks)  # type: ignore[misc]
+            held = float(np.mean(shares))
+            found.append(
+                {"series": name, "hours": hours, "promised": RULE.coverage, "held": held, "low": low, "high": high}
+            )
+    return found
+
+
+def _flat_candles(close: Floats) -> Candles:
+    """Return hourly candles that are a close alone."""
+    count = len(close)
+    closed_us = (np.arange(count, dtype=np.int64) + 400_000) * HOUR_US
+    return Candles(HOUR_US, closed_us, close, close, close, close, np.full(count, np.nan))
+
+
+def _held_share(candles: Candles, hours: int) -> float:
+    path = forecast_path(candles, hours)
+    made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.half_width))
+    error = candles.log_close[path.later[made]] - path.point[made]
+    return float(np.mean(np.abs(error) <= path.half_width[made]))
+
+
+def looks_ahead(candles: Candles, cuts: int = 3, seed: int = 0) -> list[str]:
+    """Return the names of all that is told bar by bar and changes when later bars are cut off, or others.
+
+    Each is computed of all bars, of the first ones alone, and of those with scrambled ones after them.
+    """
+    draw = np.random.default_rng(seed)
+    places = np.sort(draw.integers(len(candles) // 4, len(candles), cuts)).tolist()
+    guilty = set()
+    for name, function in CAUSAL.items():
+        whole = function(candles)
+        for cut in places:
+            for other in (candles.slice(0, cut), _scrambled(candles, cut, draw)):
+                if not np.array_equal(whole[:cut], function(other)[:cut], equal_nan=True):
+                    guilty.add(name)
+    return sorted(guilty)
+
+
+def _scrambled(candles: Candles, cut: int, draw: np.random.Generator) -> Candles:
+    factor = np.ones(len(candles))
+    factor[cut:] = np.exp(draw.normal(0.0, 0.2, len(candles) - cut))
+    opened, high, low, close = (each * factor for each in (candles.open, candles.high, candles.low, candles.close))
+    return Candles(candles.frame_us, candles.closed_us, opened, high, low, close, candles.volume * factor)
+
+
+def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, Any]:
+    """Return the ratings of the past by the price rules alone, and what the price did in the hours after each.
+
+    Weeks are drawn for the intervals, as hours of a week hang together.
+    """
+    hours, found = market.hours, []
+    logs = market.candles.log_close
+    for place in range(RATED_BARS, len(hours) - ahead, every):
+        later = int(np.searchsorted(hours.closed_us, hours.closed_us[place] + ahead * HOUR_US))
+        if later >= len(hours) or hours.closed_us[later] != hours.closed_us[place] + ahead * HOUR_US:
+            continue  # a gap
+        rating = rate(price_figures(rows(hours, place + 1 - RATED_BARS, place + 1), HOUR_US), _NO_TEXTS)
+        if isinstance(rating, Rating):
+            found.append((int(hours.closed_us[place]), rating, 100.0 * float(np.expm1(logs[later] - logs[place]))))
+    if not found:
+        raise InputError(f"{len(hours)} hours are too few to judge ratings: give {RATED_BARS + 10 * ahead} or more")
+    weeks = np.array([at // (7 * DAY_US) for at, _, _ in found])
+    scores, changes = np.array([rating.score for _, rating, _ in found]), np.array([change for *_, change in found])
+    return {
+        "ahead_h": ahead,
+        "ratings": len(found),
+        "weeks": len(np.unique(weeks)),
+        "steps": [
+            {"rating": step, "times": int(of.sum()), **_mean_by_weeks(changes[of], weeks[of])}
+            for step in STEPS
+            if (of := np.array([rating.rating == step for _, rating, _ in found])).any()
+        ],
+        "correlation": _correlation(scores, changes, weeks),
+        "last": found[-1][1].model_dump(),
+        "last_at": iso(found[-1][0]),
+    }
+
+
+_NO_TEXTS = Absent(reason="no collected texts are of that time")
+
+
+def _mean_by_weeks(values: Floats, weeks: NDArray[np.int64]) -> Row:
+    _, which = np.unique(weeks, return_inverse=True)
+    sums, counts = np.bincount(which, values), np.bincount(which)
+    low, high = bootstrap_interval(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums))
+    return {"mean_pct": float(values.mean()), "low_pct": low, "high_pct": high}
+
+
+def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> Row:
+    """Return Pearson's correlation with its interval; None where one of the two does not vary."""
+    groups = [np.flatnonzero(weeks == week) for week in np.unique(weeks)]
+
+    def of(places: NDArray[np.intp]) -> float:
+        first, second = scores[places], changes[places]
+        return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0.0 and np.ptp(second) > 0.0 else math.nan
+
+    value = of(np.arange(len(scores)))
+    if math.isnan(value):
+        return {"value": None, "low": None, "high": None}
+    low, high = bootstrap_interval(lambda drawn: of(np.concatenate([groups[n] for n in drawn])), len(groups))
+    return {"value": value, "low": low, "high": high}
+
+
+def _or_none(values: Floats) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]

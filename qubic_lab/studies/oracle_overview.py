@@ -1,0 +1,311 @@
+"""The market oracle at a glance: pictures and sentences of what `qubic_lab.studies.oracle_measures` measures."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from qubic_lab.oracle.indicators import compute
+from qubic_lab.oracle.instants import DAY_US, SECOND_US, from_us
+from qubic_lab.oracle.sentiment.head import read_head
+from qubic_lab.studies.oracle_measures import Market, News
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
+
+Row = dict[str, Any]
+Measured = Mapping[str, Any]
+
+GOOD_OR_BAD = 0.15
+"""A text of this score or more is good news, of less than its opposite bad news."""
+_WIDE = 1.5 * WIDTH_INCHES
+
+
+def prices(market: Market, bars: int = 180) -> Figure:
+    """Draw the last bars with their indicators and volumes."""
+    candles = market.volume_candles
+    shown = np.s_[max(0, len(candles) - bars) :]
+    values = {name: each[shown] for name, each in compute(candles).items()}
+    times = _times(candles.closed_us[shown].tolist())
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, panels = plt.subplots(
+            4, sharex=True, figsize=(_WIDE, 7.0), height_ratios=[3, 1, 1, 1], layout="constrained"
+        )
+        top, volume, rsi, macd = panels
+        top.fill_between(
+            times, values["bollinger_lower"], values["bollinger_upper"], color=PALE, alpha=0.5, label="Bollinger bands"
+        )
+        top.plot(times, candles.close[shown], color=INK, linewidth=1.4, label="close")
+        for name, line in (("sma_50", "--"), ("sma_200", ":")):
+            top.plot(times, values[name], line, color=DARK, linewidth=1.2, label=f"mean of {name[4:]} closes")
+        top.set_ylabel("price (USD)")
+        top.yaxis.set_major_formatter("{x:,.0f}")
+        volume.bar(times, candles.volume[shown] / 1e3, width=market.volume_us / DAY_US, color=PALE)
+        volume.set_ylabel("volume\n(1,000 coins)")
+        rsi.plot(times, values["rsi_14"], color=DARK, linewidth=1.2)
+        for edge in (30, 70):
+            rsi.axhline(edge, linestyle=":", color=INK, linewidth=1.0)
+        rsi.set_ylabel("RSI\n(0 to 100)")
+        rsi.set_ylim(0, 100)
+        macd.bar(times, values["macd_histogram"], width=market.volume_us / DAY_US, color=PALE)
+        macd.plot(times, values["macd"], "-", color=DARK, linewidth=1.2)
+        macd.plot(times, values["macd_signal"], "--", color=DARK, linewidth=1.0)
+        macd.set_ylabel("MACD\n(USD)")
+        _date_axis(macd)
+        figure.align_ylabels()
+        figure.legend(loc="outside upper left", ncols=4, fontsize=9)
+    return figure
+
+
+def moods(news: News, series: Measured) -> Figure:
+    """Draw the index over time with the texts that make it, and how many there were each day."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, (top, bottom) = plt.subplots(
+            2, sharex=True, figsize=(_WIDE, 4.8), height_ratios=[2, 1], layout="constrained"
+        )
+        times = _times(series["at_us"])
+        index = np.array([np.nan if each is None else each for each in series["index"]])
+        spread = np.array([np.nan if each is None else each for each in series["spread"]])
+        low, high = np.maximum(-1.0, index - spread), np.minimum(1.0, index + spread)
+        top.fill_between(times, low, high, color=PALE, alpha=0.5, label="spread of the texts' scores")
+        top.plot(times, index, color=DARK, linewidth=1.6, label="index")
+        scores = [text.score for text in news.texts]
+        top.plot(_times([text.at_us for text in news.texts]), scores, "o", color=INK, markersize=3.5, label="a text")
+        top.axhline(0.0, color=INK, linewidth=0.8)
+        top.set_ylim(-1, 1)
+        top.set_ylabel("bad (-1) to good (1)")
+        _draw_days(bottom, trend_rows(news))
+        _date_axis(bottom)
+        figure.align_ylabels()
+        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
+        if news.simulated:
+            top.set_title("SIMULATION: invented sample texts, no real news", fontsize=10, loc="left")
+    return figure
+
+
+def _draw_days(axes: Axes, days: Sequence[Row]) -> None:
+    floor = np.zeros(len(days))
+    times = _times([round(datetime.fromisoformat(f"{each['day']}T00:00Z").timestamp()) * SECOND_US for each in days])
+    looks = (("bad", "white", "////"), ("neutral", PALE, ""), ("good", DARK, ""))
+    for name, colour, hatch in looks:
+        counts = np.array([each[name] for each in days], dtype=float)
+        look: dict[str, Any] = {"color": colour, "edgecolor": INK, "linewidth": 0.5, "hatch": hatch}
+        axes.bar(times, counts, 0.9, floor, align="edge", label=f"{name} news", **look)
+        floor += counts
+    axes.set_ylabel("texts a day")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def trend_rows(news: News) -> list[Row]:
+    """Return how many texts each day had, by what they say, and their mean score."""
+    by_day: dict[int, list[float]] = {}
+    for text in news.texts:
+        by_day.setdefault(text.at_us // DAY_US, []).append(text.score)
+    return [
+        {
+            "day": from_us(day * DAY_US).date().isoformat(),
+            "texts": len(scores),
+            "bad": sum(score <= -GOOD_OR_BAD for score in scores),
+            "neutral": sum(abs(score) < GOOD_OR_BAD for score in scores),
+            "good": sum(score >= GOOD_OR_BAD for score in scores),
+            "mean": float(np.mean(scores)),
+        }
+        for day, scores in sorted(by_day.items())
+    ]
+
+
+def model_rows() -> list[Row]:
+    """Return what models of texts reach on our headlines, each by a head that saw none of its group."""
+    measured = read_head().measured
+    return [
+        {"model": name, **{measure: figures[measure] for measure in ("accuracy", "macro_f1", "calibration_error")}}
+        for name, figures in measured.items()
+        if isinstance(figures, Mapping)
+    ]
+
+
+def curves(injected: Sequence[Measured]) -> Figure:
+    """Draw hits against false alarms of each kind of anomaly, a line for each size."""
+    kinds = list(dict.fromkeys(each["kind"] for each in injected))
+    sizes = sorted({each["size"] for each in injected})
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, panels = plt.subplots(
+            1, len(kinds), sharey=True, figsize=(1.9 * WIDTH_INCHES, 3.1), layout="constrained", squeeze=False
+        )
+        for axes, kind in zip(panels[0], kinds, strict=True):
+            for each in (found for found in injected if found["kind"] == kind):
+                line = LINES[(len(sizes) - 1 - sizes.index(each["size"])) % len(LINES)]
+                x, y = 100 * np.array(each["false_alarms"]), 100 * np.array(each["hits"])
+                axes.plot(x, y, line, color=DARK, drawstyle="steps-post", linewidth=1.4, label=f"size {each['size']:g}")
+                axes.set_title(f"{kind}\n({each['bars']} bars)", fontsize=10)
+            axes.plot([0, 100], [0, 100], color=INK, linewidth=0.6)
+            axes.set_aspect("equal")
+            axes.set_xticks([0, 50, 100])
+            axes.set_yticks([0, 50, 100])
+            axes.set_xlabel("false alarms (%)")
+        panels[0][0].set_ylabel("found (%)")
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(sizes))
+    return figure
+
+
+def curve_rows(injected: Sequence[Measured]) -> list[Row]:
+    """Return the areas under the curves with their intervals."""
+    names = ("kind", "size", "bars", "anomalies", "others", "auc", "low", "high")
+    return [{name: each[name] for name in names} for each in injected]
+
+
+def accuracy(past: Sequence[Measured], simulated: Sequence[Measured]) -> Figure:
+    """Draw how many prices the intervals held, and the forecast's error against that of "the price stays"."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
+        figure, (held, error) = plt.subplots(1, 2, figsize=(_WIDE, 3.2), layout="constrained")
+        kinds = {
+            name: [each for each in simulated if each["series"] == name] for name in ("random walk", "trend with noise")
+        }
+        looks = (("s", "white", -0.2), ("^", "white", 0.2))
+        for (name, found), (mark, fill, shift) in zip(kinds.items(), looks, strict=True):
+            low_high = ([each["low"] for each in found], [each["high"] for each in found])
+            _points(held, found, "held", low_high, mark, fill, shift, f"simulated {name}")
+        low_high = ([each["held_low"] for each in past], [each["held_high"] for each in past])
+        _points(held, past, "held", low_high, "o", DARK, 0.0, "the price")
+        held.axhline(100 * past[0]["promised"], linestyle="--", color=INK, linewidth=1.0)
+        held.set_ylabel("within the interval (%)")
+        held.set_ylim(65, 95)
+        low_high = ([each["error_ratio_low"] for each in past], [each["error_ratio_high"] for each in past])
+        _points(error, past, "error_ratio", low_high, "o", DARK, 0.0, None)
+        error.axhline(100, linestyle="--", color=INK, linewidth=1.0)
+        error.set_ylabel('error (% of "the price stays")')
+        for axes in (held, error):
+            axes.set_xlabel("forecast ahead (h)")
+            axes.set_xticks([each["hours"] for each in past])
+        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
+    return figure
+
+
+def _points(
+    axes: Axes,
+    found: Sequence[Measured],
+    name: str,
+    low_high: tuple[list[float], list[float]],
+    mark: str,
+    fill: str,
+    shift: float,
+    label: str | None,
+) -> None:
+    at = np.array([each["hours"] for each in found]) + shift
+    low, high = (100 * np.array(each) for each in low_high)
+    axes.vlines(at, low, high, color=INK, linewidth=1.2)
+    values = [100 * each[name] for each in found]
+    axes.plot(at, values, mark, color=DARK, markerfacecolor=fill, markersize=6, label=label)
+
+
+def after_ratings(ratings: Measured) -> Figure:
+    """Draw what the price did after each step of the rating, with 95 % intervals."""
+    steps = ratings["steps"]
+    with rows([f"{each['rating']} ({each['times']})" for each in steps]) as (figure, axes):
+        for place, each in enumerate(steps):
+            axes.plot([each["low_pct"], each["high_pct"]], [place] * 2, "-", color=INK, linewidth=1.2)
+            axes.plot(each["mean_pct"], place, "o", color=DARK)
+        axes.axvline(0.0, linestyle="--", color=INK, linewidth=1.0, label="no change")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set_xlabel(f"mean change in the {ratings['ahead_h']} h after (%)")
+    return figure
+
+
+def rule_rows(rating: Measured) -> list[Row]:
+    """Return a rating's rules with their votes and numbers; then those that could not vote."""
+    voted = [{"rule": each["name"], "vote": f"{each['vote']:+d}", "because": each["text"]} for each in rating["rules"]]
+    return voted + [{"rule": name, "vote": "", "because": why} for name, why in rating["left_out"].items()]
+
+
+def findings(
+    market: Market,
+    news: News,
+    injected: Sequence[Measured],
+    past: Sequence[Measured],
+    simulated: Sequence[Measured],
+    ratings: Measured,
+) -> list[str]:
+    """Say how forecasts, anomalies, texts and ratings did."""
+    return [
+        _forecast_sentence(past),
+        _coverage_sentence(past, simulated),
+        _anomaly_sentence(injected),
+        _rating_sentence(ratings),
+        _news_sentence(news),
+        _data_sentence(market),
+    ]
+
+
+def _forecast_sentence(past: Sequence[Measured]) -> str:
+    better = [each for each in past if each["error_ratio_high"] < 1.0]
+    worse = [each for each in past if each["error_ratio_low"] > 1.0]
+    first, last = past[0], past[-1]
+    errors = ", ".join(f"{100 * (each['error_ratio'] - 1):+.1f} % at {each['hours']} h" for each in (first, last))
+    way = f"the direction was right in {100 * first['right_way']:.0f} % at {first['hours']} h"
+    if better:
+        hours = ", ".join(f"{each['hours']} h" for each in better)
+        return f'The regression forecast beat "the price stays" at {hours}: its error was {errors} against it; {way}.'
+    said = "is worse than" if len(worse) == len(past) else "is not shown to be better than"
+    return f'The regression forecast {said} "the price stays": its error was {errors} against it; {way}.'
+
+
+def _coverage_sentence(past: Sequence[Measured], simulated: Sequence[Measured]) -> str:
+    low, high = (100 * function(each["held"] for each in past) for function in (min, max))
+    least, most = (100 * function(each["held"] for each in simulated) for function in (min, max))
+    count, promised = past[0]["forecasts"], 100 * past[0]["promised"]
+    return (
+        f"Its {promised:.0f} % intervals held {low:.0f} to {high:.0f} % of {count:,} later prices, and {least:.0f} to "
+        f"{most:.0f} % on simulated walks and trends."
+    )
+
+
+def _anomaly_sentence(injected: Sequence[Measured]) -> str:
+    size = min(each["size"] for each in injected)
+    smallest = [each for each in injected if each["size"] == size]
+    areas = ", ".join(
+        f"{each['kind']} {each['auc']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in smallest
+    )
+    return f"Of anomalies of {size:g} deviations that were put in, the area under the curve is: {areas}."
+
+
+def _rating_sentence(ratings: Measured) -> str:
+    found = ratings["correlation"]
+    rated = f"{ratings['ratings']:,} past ratings over {ratings['weeks']} weeks"
+    if found["value"] is None:
+        return f"Of {rated} all were the same, so nothing can be told of what they foretell."
+    shown = "no relation is shown" if found["low"] <= 0.0 <= found["high"] else "there is a relation"
+    interval = f"95 % interval {found['low']:+.2f} to {found['high']:+.2f}"
+    return (
+        f"The rating sums up what is, and is no advice: {shown} between {rated} and the price {ratings['ahead_h']} h "
+        f"later (correlation {found['value']:+.2f}, {interval})."
+    )
+
+
+def _news_sentence(news: News) -> str:
+    kind = "invented sample texts, so a simulation" if news.simulated else "collected texts"
+    return f"The sentiment index is of {len(news.texts)} {kind}, scored by {news.model}."
+
+
+def _data_sentence(market: Market) -> str:
+    first = market.quality[0]
+    return (
+        f"Prices are {first['prices']:,} {first['source']} bars of {market.coin} ({first['bars of']}), "
+        f"{first['complete_pct']:.1f} % complete with {first['gaps']} gaps and {first['outliers']} outliers."
+    )
+
+
+def _times(us: Sequence[int]) -> list[float]:
+    """Return instants as matplotlib counts them, in days."""
+    return [each / DAY_US for each in us]
+
+
+def _date_axis(axes: Axes) -> None:
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.set_xlabel("time (UTC)")

@@ -1,0 +1,163 @@
+"""The crypto lexicon finds phrases, rules and negations as its README says; VADER's words fill the gaps."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.sentiment.head import WordScale, lexicon_file
+from qubic_lab.oracle.sentiment.lexicon import NEGATED, read_lexicon
+from qubic_lab.oracle.sentiment.vader import (
+    CryptoLexiconModel,
+    Vader,
+    crypto_lexicon,
+    crypto_lexicon_model,
+    vader,
+    vader_compounds,
+)
+
+SIGN = {1: "above 0", 0: "0", -1: "below 0"}
+
+
+def compound(text: str) -> float:
+    return crypto_lexicon().read(text).compound
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("no rug pull", 1),
+        ("rug pull", -1),
+        ("short squeeze sends the coin higher", 1),
+        ("long squeeze", -1),
+        ("Team burns 5 million tokens of the supply", 1),
+        ("burned again, my money is gone", -1),
+        ("the nightly data dump", 0),
+        ("dumping on holders", -1),
+        ("shorts liquidated", 1),
+        ("longs liquidated", -1),
+        ("ALL-TIME HIGH", 1),
+        ("all‑time low", -1),
+        ("Wallet with quotes “” and ’", 0),
+        ("to the moon 🚀🚀", 1),
+        ("🩸", -1),
+        ("⚠️", -1),
+        ("#rekt", -1),
+        ("qubic epoch 181", 0),
+        ("not bullish", -1),
+        ("isn’t a scam", 1),
+        ("", 0),
+        ("?!…", 0),
+    ],
+)
+def test_what_a_text_says(text: str, sign: int) -> None:
+    assert (compound(text) > 0) - (compound(text) < 0) == sign, (text, crypto_lexicon().read(text))
+
+
+def test_a_negator_inside_a_phrase_does_not_count_a_second_time() -> None:
+    hits = crypto_lexicon().read("There was no rug pull today").hits
+    assert [(hit.words, hit.counted, hit.because) for hit in hits] == [("no rug pull", 1.4, "phrase")]
+
+
+def test_the_longest_phrase_counts() -> None:
+    assert [hit.words for hit in crypto_lexicon().read("the free fall ends").hits] == ["free fall ends"]
+
+
+def test_a_negator_reaches_three_words_of_its_part_of_the_sentence() -> None:
+    read = crypto_lexicon().read
+    assert read("never in all bullish").hits[0].because == "word, negated"
+    assert read("never in all those bullish").hits[0].because == "word"
+    assert read("not now. bullish").hits[0].because == "word"
+    assert read("not now, bullish").hits[0].because == "word"
+
+
+def test_negation_turns_a_valence_by_its_factor() -> None:
+    plain, negated = compound_sum("bullish"), compound_sum("not bullish")
+    assert negated == pytest.approx(NEGATED * plain)
+
+
+def compound_sum(text: str) -> float:
+    reading = crypto_lexicon().read(text)
+    return reading.positive - reading.negative
+
+
+def test_boosters_add_to_the_size_and_diminishers_take_from_it() -> None:
+    assert compound_sum("very bullish") == pytest.approx(compound_sum("bullish") + 0.293)
+    assert compound_sum("very bearish") == pytest.approx(compound_sum("bearish") - 0.293)
+    assert compound_sum("slightly bullish") == pytest.approx(compound_sum("bullish") - 0.293)
+    assert compound_sum("very now bullish") == pytest.approx(compound_sum("bullish") + 0.293 * 0.95)
+
+
+def test_a_booster_goes_to_the_next_valence_alone() -> None:
+    first, second = crypto_lexicon().read("very bullish surge").hits
+    assert first.counted == pytest.approx(first.valence + 0.293)
+    assert second.counted == second.valence
+
+
+def test_what_follows_but_counts_more_than_what_stands_before() -> None:
+    assert compound("bullish but bearish") < compound("bullish and bearish") < compound("bearish but bullish")
+
+
+def test_capitals_and_exclamation_marks_strengthen() -> None:
+    assert compound("this is BULLISH news") > compound("this is bullish news")
+    assert compound("THIS IS BULLISH NEWS") == compound("this is bullish news")
+    assert compound("bullish!!") > compound("bullish!") > compound("bullish")
+    assert compound("bullish!!!!!!!!") == compound("bullish!!!!")
+
+
+def test_a_rule_counts_before_the_word_alone_and_only_in_its_sentence() -> None:
+    assert crypto_lexicon().read("support holds").hits[0].words == "support holds"  # a phrase comes first
+    assert crypto_lexicon().read("support was held").hits[0].because == "rule: support that holds"
+    assert crypto_lexicon().read("support. It held").hits[0].because == "word"
+
+
+def test_ours_comes_before_the_general_lexicon() -> None:
+    assert vader_compounds(["shares"])[0] > 0 == compound("shares")
+    assert "general lexicon" in crypto_lexicon().read("a terrible day").hits[0].because
+
+
+def test_every_entry_of_the_file_is_found_by_itself() -> None:
+    content = yaml.safe_load(lexicon_file().read_text("utf-8"))
+    for section in ("words", "phrases", "emoji", "hashtags"):
+        for key, valence in content[section].items():
+            hits = crypto_lexicon().read(f"x {key} y").hits
+            assert [hit.valence for hit in hits] == ([valence] if valence else []), key
+
+
+def test_compounds_stay_within_one() -> None:
+    assert 0.99 < compound("moon " * 200) <= 1
+    assert -1 <= compound("scam " * 200) < -0.99
+
+
+def test_vader_is_the_package_s_own_with_its_thresholds() -> None:
+    texts = ["a great success", "a terrible loss", "a table", "This is not good."]
+    for scale in (vader().scale, WordScale(0.05, 3.0, 0.1)):
+        labels = [each.label for each in Vader(scale).score(texts)]
+        assert labels == ["positive", "negative", "neutral", "negative"]
+
+
+def test_the_lexicon_s_model_knows_what_vader_does_not() -> None:
+    texts = ["No rug pull", "Short squeeze", "Exit scam"]
+    assert [each.label for each in crypto_lexicon_model().score(texts)] == ["positive", "positive", "negative"]
+    assert [each.label for each in vader().score(texts)] != ["positive", "positive", "negative"]
+
+
+def test_scores_rise_with_the_compound_and_versions_follow_the_scale() -> None:
+    scores = [
+        each.score for each in crypto_lexicon_model().score(["exit scam", "bearish", "a table", "ath", "ath moon"])
+    ]
+    assert scores == sorted(scores) and scores[2] == 0
+    one, other = CryptoLexiconModel(WordScale(0.1, 3, 0.1)), CryptoLexiconModel(WordScale(0.2, 3, 0.1))
+    assert one.version != other.version
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("a: [", "cannot be read"), ("words: {}", "must have the sections"), (None, "cannot be read")]
+)
+def test_a_lexicon_of_another_form_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+    file = tmp_path / "lexicon.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match=said):
+        read_lexicon(file, {})

@@ -1,0 +1,241 @@
+"""The study of the market oracle: it finds what is planted, says what it found, and its pictures show it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.bars import FrameBars
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.indicators import Indicator
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
+from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.sentiment.index import ScoredText
+from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.studies import oracle_measures as measure
+from qubic_lab.studies import oracle_overview as study
+from qubic_lab.studies.oracle_measures import Market, News
+
+START = 400_000 * HOUR_US
+QUALITY = {"source": "file", "bars of": "1 h", "prices": 900, "complete_pct": 100.0, "gaps": 0, "outliers": 0}
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def bars(close: Floats, seed: int = 0) -> FrameBars:
+    """Hours that are a close, with ranges and volumes around it."""
+    count, draw = len(close), np.random.default_rng(seed)
+    ends = START + (np.arange(count, dtype=np.int64) + 1) * HOUR_US
+    start = np.append(close[:1], close[:-1])
+    wide = 1.0 + np.abs(draw.normal(0.0, 0.002, count))
+    ones, none = np.ones(count, np.int64), np.zeros(count, np.int64)
+    high, low = np.maximum(start, close) * wide, np.minimum(start, close) / wide
+    return FrameBars(ends - HOUR_US, ends, start, high, low, close, draw.lognormal(3.0, 0.3, count), ones, ones, none)
+
+
+def market(count: int = 900, drift: float = 0.0, seed: int = 0) -> Market:
+    steps = np.random.default_rng(seed).normal(drift, 0.005, count)
+    hours = bars(100.0 * np.exp(np.cumsum(steps)), seed)
+    return Market("bitcoin", "file", hours, hours, HOUR_US, (QUALITY,))
+
+
+@pytest.fixture(scope="module")
+def walk() -> Market:
+    return market()
+
+
+def test_a_file_of_bars_becomes_hours_with_their_quality(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    rows = [f"{iso(START + n * HOUR_US // 2)},{100 + n},{110 + n},{90 + n},{101 + n},2" for n in range(8) if n != 5]
+    file.write_text("\n".join(["open_time,open,high,low,close,volume", *rows]))
+    found = measure.load_market(str(file), "ETH")
+    assert (found.coin, found.source, len(found.hours)) == ("ethereum", "file", 4)
+    assert found.hours.close.tolist() == [102.0, 104.0, 105.0, 108.0]
+    assert found.hours.volume.tolist() == [4.0, 4.0, 2.0, 4.0]
+    [quality] = found.quality
+    assert (quality["prices"], quality["gaps"], quality["bars of"]) == (7, 1, "30 min")
+    assert quality["complete_pct"] == pytest.approx(100 * 7 / 8)
+    days = [f"2026-01-{day:02}T00:00:00Z,{day},{day},{day},{day}" for day in range(1, 5)]
+    for header, said in (
+        ("open_time,open,high,low,close", "make no hours"),
+        ("time,close,a,b,c", "more than 1 h apart"),
+    ):
+        daily = tmp_path / "daily.csv"
+        daily.write_text("\n".join([header, *days]))
+        with pytest.raises(InputError, match=said):
+            measure.load_market(str(daily))
+    with pytest.raises(InputError, match="too few to judge forecasts"):
+        measure.past_forecasts(found.candles)
+    with pytest.raises(InputError, match="too few to put anomalies in"):
+        measure.injected(found, [4.0])
+    with pytest.raises(InputError, match="too few to judge ratings"):
+        measure.past_ratings(found)
+
+
+def test_packaged_prices_have_hours_and_days_with_volumes() -> None:
+    found = measure.load_market()
+    assert len(found.hours) > 2_000
+    assert np.isnan(found.hours.volume).all()
+    assert found.volume_us == DAY_US
+    assert np.isfinite(found.with_volume.volume).all()
+    assert [each["bars of"] for each in found.quality] == ["15 min", "1 day"]
+
+
+def test_a_figure_that_looks_ahead_is_named(walk: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measure.looks_ahead(walk.candles, cuts=2) == []
+
+    def peek(candles: Candles) -> Floats:
+        return np.append(candles.close[1:], np.nan)
+
+    def centred(candles: Candles) -> Floats:
+        return candles.close - candles.close.mean()
+
+    planted = {
+        name: Indicator(name, function, 0, "price", name) for name, function in (("peek", peek), ("centred", centred))
+    }
+    monkeypatch.setattr(measure, "CAUSAL", measure.CAUSAL | planted)
+    assert measure.looks_ahead(walk.candles, cuts=2) == ["centred", "peek"]
+
+
+def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: Market) -> None:
+    on_walk = measure.past_forecasts(walk.candles)
+    assert [each["hours"] for each in on_walk] == [1, 2, 3, 4]
+    assert all(each["error_ratio"] > 1.0 for each in on_walk)
+    assert all(abs(each["held"] - 0.8) < 0.06 for each in on_walk)
+    assert all(each["held_low"] < each["held"] < each["held_high"] for each in on_walk)
+    trend = measure.past_forecasts(market(drift=0.01, seed=1).candles)
+    assert all(each["error_ratio_high"] < 1.0 for each in trend)
+    assert all(each["right_way_low"] > 0.9 for each in trend)
+    text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5))
+    assert text[0].startswith('The regression forecast is worse than "the price stays"')
+    assert text[3].startswith("The rating sums up what is, and is no advice: there is a relation between")
+    text = study.findings(walk, news(), injected(), trend, coverage(), ratings(0.1, -0.2, 0.4))
+    assert text[0].startswith('The regression forecast beat "the price stays" at 1 h, 2 h, 3 h, 4 h')
+    assert "no relation is shown" in text[3]
+    assert "79 to 81 % on simulated" in text[1]
+    assert text[2].endswith("the area under the curve is: jump 0.80 (0.70 to 0.90).")
+    assert "2 invented sample texts, so a simulation" in text[4]
+
+
+def test_simulated_intervals_hold_what_they_promise() -> None:
+    found = measure.simulated_coverage(walks=4, bars=900)
+    assert len(found) == 8
+    assert all(abs(each["held"] - 0.8) < 0.03 for each in found)
+
+
+def test_large_anomalies_are_found_and_small_ones_less(walk: Market) -> None:
+    found = measure.injected(walk, [0.5, 8.0], seed=1)
+    area = {(each["kind"], each["size"]): each["auc"] for each in found}
+    for kind in ("outlier", "jump", "volume", "pump"):
+        assert area[kind, 8.0] > 0.95
+        assert area[kind, 0.5] < area[kind, 8.0]
+    assert all(each["low"] <= each["auc"] <= each["high"] for each in found)
+    assert [row["anomalies"] for row in study.curve_rows(found)] == [each["anomalies"] for each in found]
+    assert measure.injected(walk, [0.5, 8.0], seed=1) == found
+    figure = study.curves(found)
+    assert len(figure.axes) == 5
+    check(figure)
+
+
+def test_ratings_of_the_past_are_followed_by_the_price(walk: Market) -> None:
+    found = measure.past_ratings(walk)
+    assert found["ratings"] == sum(each["times"] for each in found["steps"])
+    low, value, high = (found["correlation"][name] for name in ("low", "value", "high"))
+    assert low <= value <= high
+    told = study.rule_rows(found["last"])
+    assert [each["rule"] for each in told] == ["trend", "averages", "momentum", "excess", "sentiment"]
+    check(study.after_ratings(found))
+    # Every price 24 h later is 1 % higher, whatever the rating.
+    steady = market(800)
+    steady = replace(steady, hours=bars(100.0 * np.exp(np.arange(800) * np.log(1.01) / 24)))
+    even = measure.past_ratings(steady)
+    assert [each["mean_pct"] for each in even["steps"]] == pytest.approx([1.0] * len(even["steps"]))
+    assert even["correlation"]["value"] is None or abs(even["correlation"]["value"]) <= 1.0
+
+
+def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path: Path) -> None:
+    sample = measure.load_news("bitcoin", "crypto-lexicon")
+    assert sample.simulated
+    assert {text.source for text in sample.texts} == {"sample"}
+    index = measure.index_over_time(sample)
+    assert {len(values) for values in index.values()} == {len(index["at_us"])}
+    assert all(each is None or -1.0 <= each <= 1.0 for each in index["index"])
+    factors = measure.index_factors(sample)
+    assert factors[0]["source"] == "sample (invented)"
+    figure = study.moods(sample, index)
+    assert figure.axes[0].get_title(loc="left").startswith("SIMULATION")
+    check(figure)
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    engine = open_database(url)
+    body = "The exchange was hacked and all funds are lost, a disaster for all who hold bitcoin."
+    TextStore(engine).add([Text("feed", "1", "news", "Hack", body, "", "Feed", START, ("bitcoin",))])
+    engine.dispose()
+    real = measure.load_news("bitcoin", "crypto-lexicon", url)
+    assert (real.simulated, [text.source for text in real.texts]) == (False, ["feed"])
+    assert real.texts[0].score < 0
+    assert not study.moods(real, measure.index_over_time(real)).axes[0].get_title(loc="left")
+    assert measure.load_news("bitcoin", "crypto-lexicon", f"sqlite:///{tmp_path / 'empty.db'}").simulated
+    with pytest.raises(InputError, match="no text is about dogecoin"):
+        measure.load_news("dogecoin", "crypto-lexicon")
+
+
+def test_days_count_their_texts_by_what_they_say() -> None:
+    assert study.trend_rows(news()) == [
+        {"day": iso(START)[:10], "texts": 2, "bad": 1, "neutral": 1, "good": 0, "mean": pytest.approx(-0.25)}
+    ]
+    names = [row["model"] for row in study.model_rows()]
+    assert {"default", "vader"} <= set(names)
+
+
+def test_pictures_show_prices_and_forecasts(walk: Market) -> None:
+    figure = study.prices(walk, 100)
+    assert len(figure.axes) == 4
+    assert len(figure.axes[0].lines[0].get_xdata()) == 100
+    check(figure)
+    past = measure.past_forecasts(walk.candles)
+    check(study.accuracy(past, coverage()))
+
+
+def check(figure: Figure) -> None:
+    """Each panel's axes say what they are, and nothing is left out of the picture."""
+    figure.canvas.draw()
+    assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
+    assert any(axes.get_xlabel() for axes in figure.axes)
+    for text in figure.findobj(match=plt.Text):
+        box = text.get_window_extent()
+        if text.get_text() and text.get_visible() and text in figure.texts:
+            assert figure.bbox.fully_overlaps(box)
+
+
+def news() -> News:
+    def text(id: int, score: float) -> ScoredText:
+        return ScoredText(id, str(id), "sample", "", START + id, START + id, score)
+
+    return News((text(1, -0.5), text(2, 0.0)), "crypto-lexicon@1", simulated=True)
+
+
+def injected() -> list[dict[str, Any]]:
+    return [{"kind": "jump", "size": 2.0, "auc": 0.8, "low": 0.7, "high": 0.9}]
+
+
+def coverage() -> list[dict[str, Any]]:
+    return [
+        {"series": name, "hours": hours, "promised": 0.8, "held": held, "low": held - 0.01, "high": held + 0.01}
+        for name, held in (("random walk", 0.79), ("trend with noise", 0.81))
+        for hours in (1, 2, 3, 4)
+    ]
+
+
+def ratings(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"ratings": 9, "weeks": 3, "ahead_h": 24, "correlation": {"value": value, "low": low, "high": high}}

@@ -1,0 +1,419 @@
+"""Sharpe ratios, what is left of them after selection, and tests of forecasts, against published and hand values."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from arch.bootstrap import SPA
+from statsmodels.regression.linear_model import OLS
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.forecast_tests import clark_west, diebold_mariano
+from qubic_lab.oracle.performance import (
+    break_even_bps,
+    hac_variance,
+    measure_performance,
+    minimum_detectable_sharpe,
+    minimum_track_record,
+    newey_west_lags,
+    periods_per_year,
+    probabilistic_sharpe,
+    read_returns,
+    sharpe_error,
+    sharpe_interval,
+    sharpe_ratio,
+)
+from qubic_lab.oracle.resampling import block_length, long_run_variance, resampled_weights
+from qubic_lab.oracle.selection import (
+    deflated_sharpe,
+    effective_trials,
+    expected_best_sharpe,
+    judge,
+    overfitting,
+    superior_ability,
+)
+
+HOUR_US = 3_600_000_000
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def noise(bars: int, trials: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.0, 0.01, (bars, trials))
+
+
+def autoregressive(bars: int, phi: float, mean: float, seed: int) -> np.ndarray:
+    """Return an AR(1) process of variance 1."""
+    shocks = np.random.default_rng(seed).normal(0.0, math.sqrt(1 - phi**2), bars + 50)
+    values = np.zeros(bars + 50)
+    for bar in range(1, bars + 50):
+        values[bar] = phi * values[bar - 1] + shocks[bar]
+    return values[50:] + mean
+
+
+# Sharpe ratio and its errors
+
+
+def test_sharpe_ratio_by_hand():
+    # Mean 0.01; deviations −0.02, 0, 0.02 and 0: variance 0.0008 / 3.
+    assert sharpe_ratio(np.array([-0.01, 0.01, 0.03, 0.01])) == pytest.approx(0.01 / math.sqrt(0.0008 / 3))
+
+
+def test_a_year_counts_bars_by_the_calendar():
+    hourly = np.arange(0, 24 * 365 * HOUR_US + 1, HOUR_US)
+    assert periods_per_year(hourly) == pytest.approx(8760)
+    assert periods_per_year(hourly[::2]) == pytest.approx(4380)
+    half = np.concatenate([hourly[:2000], hourly[-2000:]])  # most of the year is missing
+    assert periods_per_year(half) == pytest.approx(3999)
+    with pytest.raises(InputError, match="two or more"):
+        periods_per_year(hourly[:1])
+
+
+def test_hac_variance_is_that_of_a_regression_on_a_constant():
+    values = autoregressive(300, 0.5, 0.2, 1)
+    fitted = OLS(values, np.ones(300)).fit(cov_type="HAC", cov_kwds={"maxlags": 7, "use_correction": False})
+    assert math.sqrt(hac_variance(values, 7) / 300) == pytest.approx(fitted.bse[0], rel=1e-12)
+
+
+def test_lags_cover_the_overlap():
+    assert newey_west_lags(100) == 4
+    assert newey_west_lags(100, overlap=24) == 23
+    assert newey_west_lags(10, overlap=24) == 9
+    independent, overlapping = noise(2000)[:, 0], np.convolve(noise(2000)[:, 0], np.ones(12), "valid")
+    assert sharpe_error(overlapping, overlap=12) > 2.2 * sharpe_error(independent)
+
+
+def test_error_of_independent_normal_returns_is_that_of_lo():
+    # A. W. Lo (2002): √((1 + ratio² / 2) / bars).
+    returns = noise(40_000)[:, 0] + 0.005
+    ratio = sharpe_ratio(returns)
+    assert sharpe_error(returns) == pytest.approx(math.sqrt((1 + ratio**2 / 2) / 40_000), rel=0.05)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.4])
+def test_intervals_hold_the_true_ratio(phi: float):
+    runs = 120
+    found = [autoregressive(400, phi, 0.1, seed) for seed in range(runs)]
+    hits = sum(low <= 0.1 <= high for low, high in (sharpe_interval(each, resamples=300) for each in found))
+    # 95 % on the label; block resampling of 400 bars comes short of it by a few points where returns remember.
+    assert 0.86 <= hits / runs <= 1.0
+    wrong = [sharpe_interval(each, resamples=300, block=1.0) for each in found]
+    narrow = sum(low <= 0.1 <= high for low, high in wrong) / runs
+    assert narrow < 0.86 if phi else narrow > 0.86  # blocks of one bar know no memory
+
+
+def test_blocks_grow_with_memory():
+    lengths = [block_length(autoregressive(1000, phi, 0.0, 3)) for phi in (0.0, 0.5, 0.9)]
+    assert 1.0 <= lengths[0] < 5.0 < lengths[1] < lengths[2] <= 100.0
+    assert block_length(noise(1000), least=24) == 24
+    assert block_length(np.full(100, 0.01)) == 1.0
+
+
+def test_weights_draw_whole_blocks_of_every_row_alike():
+    weights = np.concatenate(list(resampled_weights(50, 5.0, 400, seed=1)))
+    assert weights.shape == (400, 50)
+    assert (weights.sum(axis=1) == 50).all()
+    assert weights.mean(axis=0) == pytest.approx(np.ones(50), abs=0.25)
+    assert np.array_equal(weights, np.concatenate(list(resampled_weights(50, 5.0, 400, seed=1))))
+    # A resample's mean has the variance that the bootstrap's formula says.
+    values = autoregressive(50, 0.6, 0.0, 5)[:, None]
+    many = np.concatenate([part @ values / 50 for part in resampled_weights(50, 5.0, 20_000, seed=2)])
+    assert 50 * many.var() == pytest.approx(long_run_variance(values, 5.0)[0], rel=0.05)
+
+
+def test_probabilistic_sharpe_equals_published_values():
+    # Bailey and López de Prado (2012): 24 months, mean 0.036, deviation 0.079, skewness −2.448, kurtosis 10.164.
+    ratio = 0.458
+    assert probabilistic_sharpe(ratio, 24, -2.448, 10.164) == pytest.approx(0.913, abs=5e-4)
+    assert probabilistic_sharpe(ratio, 24, 0.0, 3.0) == pytest.approx(0.982, abs=5e-4)
+
+
+@pytest.mark.parametrize(("bars", "years"), [(252, 2.73), (52, 2.83), (12, 3.24)])
+def test_minimum_track_record_equals_published_values(bars: int, years: float):
+    # The same paper: an annual ratio of 2 against 1, normal returns, 95 %, for daily, weekly and monthly returns.
+    needed = minimum_track_record(2 / math.sqrt(bars), 0.0, 3.0, benchmark=1 / math.sqrt(bars))
+    assert needed / bars == pytest.approx(years, abs=0.006)
+
+
+def test_a_ratio_below_the_benchmark_needs_for_ever():
+    assert minimum_track_record(0.1, 0.0, 3.0, benchmark=0.2) == math.inf
+
+
+def test_minimum_detectable_sharpe_by_hand_and_by_simulation():
+    assert minimum_detectable_sharpe(1.0) == pytest.approx(1.6449 + 0.8416, abs=1e-4)
+    effect = minimum_detectable_sharpe(1 / math.sqrt(200))
+    drawn = np.random.default_rng(0).normal(effect, 1.0, (2000, 200))
+    found = drawn.mean(axis=1) / drawn.std(axis=1, ddof=1) * math.sqrt(200) > 1.6449
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_break_even_cost_by_hand():
+    # 30 basis points are earned while equity is turned over one and a half times.
+    assert break_even_bps(np.array([0.001, -0.001, 0.003]), np.array([1.0, 0.0, 0.5])) == pytest.approx(20.0)
+    assert math.isnan(break_even_bps(np.zeros(2), np.zeros(2)))
+    with pytest.raises(InputError, match="one of each"):
+        break_even_bps(np.zeros(2), np.zeros(3))
+
+
+def test_performance_puts_it_all_together():
+    returns = noise(1000)[:, 0] + 0.001
+    found = measure_performance(returns, 365.0, resamples=200)
+    assert found.sharpe_annual == pytest.approx(sharpe_ratio(returns) * math.sqrt(365))
+    assert found.interval_annual is not None and found.sharpe_annual is not None
+    assert found.interval_annual[0] < found.sharpe_annual < found.interval_annual[1]
+    assert found.error_annual == pytest.approx(math.sqrt(365 / 1000), rel=0.1)
+    assert found.years == pytest.approx(1000 / 365)
+    assert not found.absent
+    without = measure_performance(-returns, 365.0, resamples=None)
+    assert without.interval_annual is None and without.track_record_years is None
+    assert set(without.absent) == {"interval_annual", "track_record_years"}
+
+
+@pytest.mark.parametrize(
+    ("returns", "reason"),
+    [
+        (np.zeros(100), "every return is 0: no trades"),
+        (np.full(100, 0.01), "every return is 0.01"),
+        (np.zeros(5), "5 returns: fewer than 20"),
+        (np.zeros(0), "0 returns"),
+    ],
+)
+def test_what_cannot_be_had_is_absent_with_its_reason(returns: np.ndarray, reason: str):
+    found = measure_performance(returns, 365.0)
+    assert found.sharpe is None and found.interval_annual is None
+    assert reason in found.absent["sharpe"]
+    assert found.to_dict()["absent"]["sharpe_annual"] == found.absent["sharpe"]
+
+
+def test_returns_that_are_none_are_refused():
+    with pytest.raises(InputError, match="return of bar 2 is nan"):
+        read_returns([0.0, 1.0, math.nan])
+    with pytest.raises(InputError, match="shape"):
+        read_returns([[1.0]])
+    with pytest.raises(InputError, match="bars a year"):
+        measure_performance(noise(100)[:, 0], 0.0)
+    with pytest.raises(InputError, match="confidence"):
+        measure_performance(noise(100)[:, 0], 365.0, confidence=1.0)
+
+
+# Selection
+
+
+def test_deflated_sharpe_equals_published_values():
+    # Bailey and López de Prado (2014): annual ratio 2.5 over 1250 days, 100 trials of variance 0.5 a year, skewness −3,
+    # kurtosis 10: the best of chance has 0.1132 a day, and the probability is 0.9004.
+    variance = 0.5 / 250
+    assert expected_best_sharpe(variance, 100) == pytest.approx(0.1132, abs=5e-5)
+    assert deflated_sharpe(2.5 / math.sqrt(250), 1250, -3.0, 10.0, variance, 100) == pytest.approx(0.9004, abs=2e-4)
+
+
+def test_expected_best_is_near_that_of_simulated_trials():
+    best = np.random.default_rng(0).normal(0.0, 1.0, (20_000, 20)).max(axis=1).mean()
+    assert expected_best_sharpe(1.0, 20) == pytest.approx(best, rel=0.03)
+    assert expected_best_sharpe(1.0, 1) == 0.0
+    assert expected_best_sharpe(1.0, 1.2) >= 0.0
+
+
+def test_effective_trials():
+    independent = noise(5000, 10)
+    assert effective_trials(independent) == pytest.approx(10.0, abs=0.3)
+    assert effective_trials(np.repeat(independent[:, :1], 10, axis=1)) == pytest.approx(1.0)
+    pairs = np.concatenate([independent[:, :5], independent[:, :5]], axis=1)  # mean correlation 5 / 45
+    assert effective_trials(pairs) == pytest.approx(1 / 9 + 8 / 9 * 10, abs=0.3)
+    assert effective_trials(np.zeros((50, 3))) == 0.0
+
+
+def test_spa_agrees_with_arch():
+    trials = noise(250, 6, seed=4) + np.linspace(-0.001, 0.0012, 6)
+    ours = superior_ability(trials, block=3.0, resamples=4000)
+    # arch compares means as they are, so trials are divided by their long-run deviation first.
+    scaled = trials / np.sqrt(long_run_variance(trials, 3.0))
+    theirs = SPA(np.zeros(250), -scaled, block_size=3, reps=1500, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.compute()
+    assert ours.p == pytest.approx(theirs.pvalues["consistent"], abs=0.03)
+    critical = math.sqrt(250) * theirs.critical_values(0.05)["consistent"]
+    assert ours.critical == pytest.approx(critical, abs=0.12)
+
+
+def test_spa_by_scale_and_order():
+    trials = noise(300, 4, seed=2)
+    trials[:, 1] += 0.0015
+    whole = superior_ability(trials, resamples=500, block=2.0)
+    assert superior_ability(1e-7 * trials, resamples=500, block=2.0).p == whole.p
+    assert superior_ability(trials * [1.0, 50.0, 1.0, 0.1], resamples=500, block=2.0).p == whole.p
+    with_idle = superior_ability(np.column_stack([trials, np.zeros(300)]), resamples=500, block=2.0)
+    assert with_idle.p == whole.p
+    assert superior_ability(trials, chosen=1, resamples=500, block=2.0).p_chosen == whole.p
+    assert superior_ability(trials, chosen=0, resamples=500, block=2.0).p_chosen > whole.p
+    assert superior_ability(-np.abs(trials), resamples=100).p == 1.0
+    assert superior_ability(np.zeros((100, 3)), resamples=100).p == 1.0
+
+
+def test_more_trials_of_nothing_take_evidence_away():
+    good = noise(400, 1, seed=9) + 0.0011
+    few = superior_ability(good, chosen=0, resamples=1000)
+    many = superior_ability(np.column_stack([good, noise(400, 60, seed=10)]), chosen=0, resamples=1000)
+    assert few.p_chosen < 0.05 < 0.9 * many.p_chosen
+    assert few.critical < many.critical
+
+
+def test_overfitting_is_a_half_on_noise_and_none_with_an_edge():
+    found = [overfitting(noise(256, 12, seed), parts=8).probability for seed in range(60)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+    edge = noise(1000, 12, 1)
+    edge[:, 4] += 0.002
+    real = overfitting(edge, parts=8)
+    assert real.probability < 0.02 and real.loss < 0.05 and real.median_place > 0.9
+    assert real.splits == math.comb(8, 4)
+
+
+def test_overfitting_equals_a_plain_count():
+    trials = noise(61, 5, 3)  # parts of unequal length
+    from itertools import combinations
+
+    pieces = np.array_split(np.arange(61), 4)
+    below = []
+    for chosen in combinations(range(4), 2):
+        train = np.concatenate([pieces[part] for part in chosen])
+        test = np.setdiff1d(np.arange(61), train)
+        ratio = [trials[rows].mean(axis=0) / trials[rows].std(axis=0) for rows in (train, test)]
+        place = (np.argsort(np.argsort(ratio[1]))[ratio[0].argmax()] + 1) / 6
+        below.append(1.0 if place < 0.5 else 0.5 if place == 0.5 else 0.0)
+    assert overfitting(trials, parts=4).probability == pytest.approx(np.mean(below))
+
+
+@pytest.mark.parametrize(
+    ("trials", "parts", "message"),
+    [
+        (noise(100, 1), 4, r"1 trial\(s\) vary"),
+        (noise(100, 3), 5, "even number"),
+        (noise(30, 3), 16, "too few for 16 parts"),
+        (noise(10, 3), 4, "10 bars: fewer than 20"),
+        (np.full((30, 2), np.nan), 4, "return of bar 0 in trial 0 is nan"),
+    ],
+)
+def test_overfitting_refuses_what_it_cannot_judge(trials: np.ndarray, parts: int, message: str):
+    with pytest.raises(InputError, match=message):
+        overfitting(trials, parts)
+
+
+def test_verdict_on_noise_says_what_would_have_been_seen():
+    trials = noise(1000, 20, 3)
+    best = int((trials.mean(axis=0) / trials.std(axis=0)).argmax())
+    found = judge(trials, best, 365.0, resamples=400, parts=8)
+    assert not found.evidence and found.p > 0.05
+    assert found.sentence.startswith("no evidence (SPA p = ")
+    assert f"annual Sharpe ratio of {found.detectable:.2f}" in found.sentence
+    # About (critical value of the best of 20, 2.8, + 0.84) × √(365 / 1000).
+    assert found.detectable == pytest.approx(3.65 * math.sqrt(0.365), rel=0.1)
+    assert found.years_needed is not None and found.years_needed > found.years
+    assert found.overfitting is not None and found.deflated is not None and found.interval is not None
+    assert found.interval[0] < 0 < found.interval[1]
+
+
+def test_verdict_on_an_edge_is_evidence():
+    trials = noise(1000, 20, 3)
+    trials[:, 7] += 0.002
+    found = judge(trials, 7, 365.0, resamples=400, parts=8)
+    assert found.evidence and found.p < 0.01
+    assert found.sentence.startswith("evidence (SPA p = 0.00")
+    assert "best of 20 trials" in found.sentence
+    assert found.interval is not None and found.interval[0] < 0.2 * math.sqrt(365) < found.interval[1]
+    assert found.overfitting == pytest.approx(0.0, abs=0.02)
+    assert found.to_dict()["evidence"] is True
+
+
+def test_verdict_on_a_choice_that_never_trades():
+    trials = noise(100, 3)
+    trials[:, 1] = 0.0
+    found = judge(trials, 1, 365.0, resamples=100)
+    assert not found.evidence and found.sharpe is None and "never trades" in found.sentence
+    assert judge(np.zeros(100), 0, 365.0, resamples=100).p == 1.0
+    with pytest.raises(InputError, match="chosen trial is 3: there are 3"):
+        judge(trials, 3, 365.0)
+
+
+@pytest.mark.slow
+def test_verdict_errs_as_often_as_it_says_and_finds_what_it_promises():
+    runs, wrong, found, held, places = 300, 0, 0, 0, []
+    for seed in range(runs):
+        trials = noise(600, 20, seed)
+        best = int((trials.mean(axis=0) / trials.std(axis=0)).argmax())
+        null = judge(trials, best, 365.0, resamples=400, parts=8, seed=seed)
+        wrong += null.evidence
+        places.append(null.overfitting)
+        assert null.detectable is not None
+        trials[:, 5] += null.detectable / math.sqrt(365) * 0.01
+        best = int((trials.mean(axis=0) / trials.std(axis=0)).argmax())
+        edge = judge(trials, best, 365.0, resamples=400, parts=None, seed=seed)
+        found += edge.evidence
+        assert edge.interval is not None
+        held += edge.interval[0] <= (null.detectable if best == 5 else 0.0) <= edge.interval[1]
+    assert wrong / runs <= 0.085
+    assert found / runs >= 0.75
+    assert held / runs >= 0.9
+    assert np.mean(places) == pytest.approx(0.5, abs=0.05)
+
+
+# Forecasts
+
+
+def test_clark_west_is_a_regression_on_a_constant():
+    draw = np.random.default_rng(0)
+    outcome, large = draw.normal(size=300), draw.normal(0.0, 0.3, 300)
+    gain = outcome**2 - ((outcome - large) ** 2 - large**2)
+    plain = OLS(gain, np.ones(300)).fit()
+    found = clark_west(outcome, np.zeros(300), large)
+    assert found.statistic == pytest.approx(plain.tvalues[0] * math.sqrt(300 / 299), rel=1e-9)
+    robust = OLS(gain, np.ones(300)).fit(cov_type="HAC", cov_kwds={"maxlags": 11, "use_correction": False})
+    assert clark_west(outcome, np.zeros(300), large, horizon=12).statistic == pytest.approx(robust.tvalues[0])
+
+
+def test_clark_west_finds_a_weak_forecast_that_squared_errors_miss():
+    draw = np.random.default_rng(1)
+    past = draw.normal(size=2000)
+    outcome = 0.1 * past + draw.normal(size=2000)
+    overdone = 0.25 * past  # right in sign, too large: its squared error is above the random walk's
+    assert np.mean((outcome - overdone) ** 2) > np.mean(outcome**2)
+    found = clark_west(outcome, np.zeros(2000), overdone)
+    assert found.p is not None and found.p < 0.001
+    nothing = clark_west(outcome, np.zeros(2000), 0.25 * draw.normal(size=2000))
+    assert nothing.p is not None and nothing.p > 0.01
+
+
+def test_diebold_mariano_by_hand():
+    first = np.array([1.0, 2.0, 3.0, 2.0] * 6)
+    second = np.array([2.0, 1.0, 5.0, 4.0] * 6)
+    d = first - second  # −1, 1, −2, −2: mean −1; autocovariances 1.5 at lag 0
+    count = 24
+    variance = 1.5
+    assert np.mean((d + 1) ** 2) == variance
+    lag_1 = float(((d[1:] + 1) * (d[:-1] + 1)).sum()) / count
+    one = diebold_mariano(first, second)
+    assert one.statistic == pytest.approx(-1 / math.sqrt(1.5 / 24) * math.sqrt(23 / 24))
+    two = diebold_mariano(first, second, horizon=2)
+    correction = (24 + 1 - 4 + 2 / 24) / 24
+    assert two.statistic == pytest.approx(-1 / math.sqrt((1.5 + 2 * lag_1) / 24) * math.sqrt(correction))
+    # Student's t with 23 degrees of freedom: two-sided 5 % is at 2.069, 1 % at 2.807.
+    assert one.p is not None and one.p < 0.01
+    turned = diebold_mariano(second, first)
+    assert turned.p == one.p and turned.statistic == -one.statistic
+
+
+def test_tests_of_forecasts_say_why_there_is_no_number():
+    assert "fewer than 20" in clark_west(np.zeros(5), np.zeros(5), np.zeros(5)).absent
+    assert "equally good" in clark_west(np.ones(50), np.zeros(50), np.zeros(50)).absent
+    assert "equally good" in diebold_mariano(np.ones(50), np.ones(50)).absent
+    assert "too few for a horizon of 60" in diebold_mariano(noise(50)[:, 0], np.zeros(50), 60).absent
+    with pytest.raises(InputError, match="shapes"):
+        diebold_mariano(np.zeros(5), np.zeros(6))
+    with pytest.raises(InputError, match="no number"):
+        diebold_mariano(np.full(30, np.nan), np.zeros(30))

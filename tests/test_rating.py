@@ -1,0 +1,140 @@
+"""The rating: each rule by hand, the five steps, and when there is none."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubic_lab.oracle.answers import Absent, Rating
+from qubic_lab.oracle.rating import (
+    LEAST_RULES,
+    STEPS,
+    MoodFigures,
+    PriceFigures,
+    rate,
+    rate_market,
+    step_of,
+)
+
+CALM = PriceFigures(
+    bars=480, close=100.0, sma_50=101.0, sma_200=99.0, rsi_14=50.0, macd_histogram=0.0, atr_14=1.0, drift_48=0.0
+)
+NO_TEXTS = Absent(reason="there are no texts")
+NAN = math.nan
+
+
+def rated(prices: PriceFigures | Absent, mood: MoodFigures | Absent = NO_TEXTS) -> Rating:
+    found = rate(prices, mood, ["bars"])
+    assert isinstance(found, Rating), found
+    return found
+
+
+def votes(prices: PriceFigures, mood: MoodFigures | Absent = NO_TEXTS) -> dict[str, int]:
+    return {rule.name: rule.vote for rule in rated(prices, mood).rules}
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "vote"),
+    [
+        ("trend", {"drift_48": 1.96}, 1),
+        ("trend", {"drift_48": 1.95}, 0),
+        ("trend", {"drift_48": -1.96}, -1),
+        ("averages", {"close": 102.0}, 1),
+        ("averages", {"close": 101.0}, 0),
+        ("averages", {"close": 98.0}, -1),
+        ("momentum", {"macd_histogram": 0.31, "atr_14": 3.0}, 1),
+        ("momentum", {"macd_histogram": 0.29, "atr_14": 3.0}, 0),
+        ("momentum", {"macd_histogram": -0.31, "atr_14": 3.0}, -1),
+        ("excess", {"rsi_14": 70.0}, -1),
+        ("excess", {"rsi_14": 69.9}, 0),
+        ("excess", {"rsi_14": 30.0}, 1),
+    ],
+)
+def test_each_rule_votes_from_its_numbers_alone(rule: str, changes: dict[str, float], vote: int) -> None:
+    found = votes(replace(CALM, **changes))  # type: ignore[arg-type]
+    assert found == {"trend": 0, "averages": 0, "momentum": 0, "excess": 0} | {rule: vote}
+    [told] = [each for each in rated(replace(CALM, **changes)).rules if each.name == rule]  # type: ignore[arg-type]
+    assert told.values
+    assert all(math.isfinite(value) for value in told.values.values())
+
+
+@pytest.mark.parametrize(
+    ("mood", "vote"),
+    [
+        (MoodFigures(0.15, 0.25, 9), 1),
+        (MoodFigures(-0.15, 0.9, 9), -1),
+        (MoodFigures(0.14, 0.9, 9), 0),
+        (MoodFigures(0.9, 0.24, 9), 0),
+    ],
+)
+def test_texts_vote_where_they_are_many_and_agree(mood: MoodFigures, vote: int) -> None:
+    assert votes(CALM, mood)["sentiment"] == vote
+
+
+def test_a_rating_tells_its_basis_and_that_it_is_no_advice() -> None:
+    found = rated(replace(CALM, close=105.0, drift_48=3.0, macd_histogram=0.5), MoodFigures(0.5, 0.5, 12))
+    assert (found.rating, found.score) == ("strongly positive", 0.8)
+    assert "no advice" in found.note
+    assert found.basis == ["bars"]
+    texts = {rule.name: rule.text for rule in found.rules}
+    assert texts["trend"].startswith("rising beyond chance: the move over 48 h is +3.0 deviations")
+    assert texts["averages"] == "the close is above both of the means of 50 and 200 closes"
+    assert "12 texts of 24 h: index +0.50 with confidence 0.50" in texts["sentiment"]
+    assert rated(CALM).left_out == {"sentiment": "there are no texts"}
+
+
+def test_the_steps_have_their_edges_on_the_side_away_from_zero() -> None:
+    scores = [-1.0, -0.6, -0.59, -0.2, -0.19, 0.0, 0.19, 0.2, 0.59, 0.6, 1.0]
+    places = [STEPS.index(step_of(score)) for score in scores]
+    assert places == [0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4]
+    assert step_of(3 / 5) == "strongly positive"
+    assert step_of(-(0.1 + 0.1)) == "negative"
+
+
+def test_with_too_few_numbers_there_is_no_rating() -> None:
+    short = replace(CALM, bars=40, sma_50=NAN, sma_200=NAN, drift_48=NAN)
+    found = rate(short, NO_TEXTS)
+    assert isinstance(found, Absent)
+    assert found.reason == (
+        "no rating: 3 rules must have their numbers, 2 have (trend: not known from 40 hourly bars; averages: not known "
+        "from 40 hourly bars; sentiment: there are no texts)"
+    )
+    assert len(rated(short, MoodFigures(0.0, 0.5, 3)).rules) == LEAST_RULES
+    assert isinstance(rate(Absent(reason="no bars"), MoodFigures(1.0, 1.0, 9)), Absent)
+    still = replace(CALM, atr_14=0.0, rsi_14=NAN, drift_48=NAN)
+    assert isinstance(rate(still, NO_TEXTS), Absent)
+
+
+_numbers = st.floats(-1e3, 1e3)
+
+
+@given(
+    drift=_numbers,
+    more=st.floats(0.0, 10.0),
+    close=st.floats(1.0, 300.0),
+    histogram=_numbers,
+    mood=st.floats(-1.0, 1.0),
+    sure=st.floats(0.0, 1.0),
+)
+def test_better_numbers_never_lower_a_rating(
+    drift: float, more: float, close: float, histogram: float, mood: float, sure: float
+) -> None:
+    worse = replace(CALM, drift_48=drift, close=close, macd_histogram=histogram)
+    better = replace(worse, drift_48=drift + more, close=close + more, macd_histogram=histogram + more)
+    low, high = rated(worse, MoodFigures(mood, sure, 5)), rated(better, MoodFigures(min(1.0, mood + more), sure, 5))
+    assert -1.0 <= low.score <= high.score <= 1.0
+    assert STEPS.index(low.rating) <= STEPS.index(high.rating)
+
+
+def test_the_market_is_the_mean_of_the_coins_that_have_a_rating() -> None:
+    up = rated(replace(CALM, close=105.0, drift_48=3.0, macd_histogram=0.5))
+    calm = rated(CALM)
+    found = rate_market({"A": up, "B": calm, "C": Absent(reason="too old")})
+    assert not isinstance(found, Absent)
+    assert (found.rating, found.score, found.coins, found.without) == ("positive", 0.375, 2, ["C"])
+    assert found.steps == dict.fromkeys(STEPS, 0) | {"strongly positive": 1, "neutral": 1}
+    alone = rate_market({"A": up, "C": Absent(reason="too old")})
+    assert isinstance(alone, Absent)
+    assert alone.reason == "no rating of the market: 2 coins must have one, 1 of 2 have"

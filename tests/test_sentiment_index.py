@@ -1,0 +1,314 @@
+"""The index is a mean that can be checked by hand, and is never moved by what comes later."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US
+from qubic_lab.oracle.sentiment.index import (
+    SETTINGS,
+    IndexSettings,
+    ScoredText,
+    hourly,
+    index_series,
+    sentiment_index,
+)
+from qubic_lab.oracle.source_names import SAMPLE
+
+NOON = 1_700_000_000 * SECOND_US
+HALF_LIFE_US = int(SETTINGS.half_life_s * SECOND_US)
+
+
+def scored(number: int, score: float, age_h: float = 0.0, source: str = "wire", **changes: Any) -> ScoredText:
+    at_us = NOON - int(age_h * HOUR_US)
+    return replace(ScoredText(number, f"{source} {number}", source, f"text {number}", at_us, at_us, score), **changes)
+
+
+def spread_of(weights: list[float], scores: list[float]) -> tuple[float, float]:
+    mean = sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
+    variance = sum(w * (s - mean) ** 2 for w, s in zip(weights, scores, strict=True)) / sum(weights)
+    return mean, math.sqrt(variance)
+
+
+def test_the_index_by_hand() -> None:
+    options = IndexSettings(half_life_s=6 * 3600, source_weights={"blog": 0.5}, half_sure=4)
+    texts = [scored(1, 0.8), scored(2, -0.4, age_h=6), scored(3, 0.2, age_h=12, source="blog")]
+    found = sentiment_index(texts, NOON, options)
+    weights, scores = [1, 0.5, 0.5 * 0.25], [0.8, -0.4, 0.2]
+    mean, spread = spread_of(weights, scores)
+    assert found.composite == pytest.approx(mean) and found.spread == pytest.approx(spread)
+    assert found.number == pytest.approx(2.5 / 6.5)
+    assert found.age == pytest.approx((1.625 / 5.625) / (2.5 / 6.5))
+    assert found.agreement == pytest.approx(1 - spread)
+    assert found.confidence == pytest.approx(found.number * found.age * found.agreement)
+    assert found.effective_texts == pytest.approx(1.625**2 / (1 + 0.25 + 0.125**2))
+    assert (found.texts, found.newest_us) == (3, NOON)
+
+
+def test_contributions_are_what_is_missing_without_a_text() -> None:
+    texts = [scored(number, score, age_h=number) for number, score in enumerate((0.9, -0.5, 0.1, -0.2))]
+    found = sentiment_index(texts, NOON)
+    assert found.composite is not None
+    for factor in found.factors:
+        without = sentiment_index([text for text in texts if text.id != factor.id], NOON)
+        assert without.composite is not None
+        assert factor.contribution == pytest.approx(found.composite - without.composite)
+    sizes = [abs(factor.contribution) for factor in found.factors]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(factor.share for factor in found.factors) == pytest.approx(1)
+    assert len(sentiment_index(texts, NOON, most_factors=2).factors) == 2
+
+
+def test_of_a_single_text_everything_comes_from_it() -> None:
+    found = sentiment_index([scored(1, -0.6)], NOON)
+    assert (found.composite, found.spread, found.factors[0].contribution) == (-0.6, 0, -0.6)
+    assert found.confidence == pytest.approx(1 / (1 + SETTINGS.half_sure))
+
+
+def test_nothing_gives_no_number() -> None:
+    for texts in ([], [scored(1, 0.5, age_h=1000)], [scored(1, 0.5, age_h=-1)]):
+        found = sentiment_index(texts, NOON)
+        assert (found.composite, found.confidence, found.texts, found.factors) == (None, 0, 0, ())
+        assert found.to_dict()["newest"] is None
+
+
+def test_repetitions_count_once_and_the_first_that_is_known_counts() -> None:
+    first = scored(1, 0.8, age_h=2)
+    again = scored(2, -0.8, age_h=1, source="other", duplicate_of=1)
+    found = sentiment_index([again, first], NOON)
+    assert (found.composite, found.texts, found.duplicates) == (pytest.approx(0.8), 1, 1)
+    late = replace(first, known_us=NOON + 1)  # here the repetition was known first
+    assert sentiment_index([late, again], NOON).composite == pytest.approx(-0.8)
+    assert sentiment_index([late, again], NOON + 1).composite == pytest.approx(-0.8)
+
+
+def test_what_never_counts_stands_for_no_repetition() -> None:
+    texts = [scored(1, 0.8, source=SAMPLE), scored(2, 0.4, duplicate_of=1)]
+    assert sentiment_index(texts, NOON).composite == pytest.approx(0.4)
+    unheard = IndexSettings(source_weights={SAMPLE: 0.0}, samples=True)
+    assert sentiment_index(texts, NOON, unheard).composite == pytest.approx(0.4)
+
+
+def test_a_new_version_takes_the_place_of_the_old_one_when_it_is_known() -> None:
+    old, new = scored(1, 0.8, age_h=3), scored(2, -0.2, age_h=3, key="wire 1", known_us=NOON)
+    assert sentiment_index([old, new], NOON - 1).composite == pytest.approx(0.8)
+    assert sentiment_index([old, new], NOON).composite == pytest.approx(-0.2)
+    assert sentiment_index([old, new], NOON).texts == 1
+
+
+def test_invented_texts_never_count_unless_asked_for() -> None:
+    texts = [scored(1, 0.9, source=SAMPLE), scored(2, -0.3)]
+    found = sentiment_index(texts, NOON)
+    assert (found.composite, found.texts, found.samples_left_out) == (pytest.approx(-0.3), 1, 1)
+    asked = sentiment_index(texts, NOON, IndexSettings(samples=True))
+    assert (asked.texts, asked.samples_left_out) == (2, 0)
+
+
+def test_by_publication_texts_of_an_archive_count_before_they_were_known() -> None:
+    imported = scored(1, 0.5, age_h=5, known_us=NOON + DAY_US)
+    assert sentiment_index([imported], NOON).composite is None
+    chart = IndexSettings(availability="published")
+    assert sentiment_index([imported], NOON, chart).composite == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"window_s": 0},
+        {"half_life_s": math.inf},
+        {"half_sure": -1},
+        {"other_weight": -1},
+        {"source_weights": {"a": math.nan}},
+        {"volatility_steps": 1},
+        {"availability": "soon"},
+    ],
+)
+def test_settings_are_checked(changed: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"must be"):
+        IndexSettings(**changed)
+
+
+def test_very_old_texts_of_a_short_half_life_leave_no_nan() -> None:
+    found = sentiment_index([scored(1, 0.5, age_h=70)], NOON, IndexSettings(half_life_s=1))
+    assert found.composite is None and found.confidence == 0
+    tiny = sentiment_index([scored(1, 0.5, age_h=0.29)], NOON, IndexSettings(half_life_s=1))
+    assert tiny.composite == pytest.approx(0.5) and tiny.effective_texts == pytest.approx(1)
+
+
+# More texts, fresher ones and less spread: surer
+
+SCORES = st.floats(-1, 1, allow_subnormal=False)
+FRESH = st.lists(st.tuples(SCORES, st.floats(0, 40)), min_size=1, max_size=12)
+
+
+def texts_of(pairs: list[tuple[float, float]]) -> list[ScoredText]:
+    return [scored(number, score, age_h) for number, (score, age_h) in enumerate(pairs)]
+
+
+@settings(deadline=None)
+@given(FRESH, st.floats(0, 30))
+def test_a_text_that_agrees_makes_it_surer(pairs: list[tuple[float, float]], age_h: float) -> None:
+    before = sentiment_index(texts_of(pairs), NOON)
+    assert before.composite is not None
+    after = sentiment_index([*texts_of(pairs), scored(99, before.composite, age_h)], NOON)
+    assert after.confidence >= before.confidence - 1e-12
+    assert after.composite == pytest.approx(before.composite, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(FRESH, st.floats(0, 1))
+def test_less_spread_makes_it_surer(pairs: list[tuple[float, float]], share: float) -> None:
+    before = sentiment_index(texts_of(pairs), NOON)
+    assert before.composite is not None
+    closer = [(before.composite + share * (score - before.composite), age_h) for score, age_h in pairs]
+    closer = [(max(-1.0, min(1.0, score)), age_h) for score, age_h in closer]
+    assert sentiment_index(texts_of(closer), NOON).confidence >= before.confidence - 1e-9
+
+
+@settings(deadline=None)
+@given(FRESH, st.floats(0, 30))
+def test_age_makes_it_less_sure(pairs: list[tuple[float, float]], later_h: float) -> None:
+    before = sentiment_index(texts_of(pairs), NOON)
+    after = sentiment_index(texts_of(pairs), NOON + int(later_h * HOUR_US))
+    assert after.confidence <= before.confidence + 1e-12
+    assert after.composite == pytest.approx(before.composite, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(FRESH, FRESH)
+def test_everything_stays_in_its_range(pairs: list[tuple[float, float]], more: list[tuple[float, float]]) -> None:
+    found = sentiment_index(texts_of(pairs + more), NOON)
+    assert found.composite is not None
+    assert -1 <= found.composite <= 1
+    for value in (found.confidence, found.number, found.age, found.agreement, found.spread):
+        assert 0 <= value <= 1 + 1e-12
+    assert found.effective_texts <= found.texts + 1e-9
+
+
+@settings(deadline=None)
+@given(FRESH)
+def test_the_better_a_text_the_higher_the_index(pairs: list[tuple[float, float]]) -> None:
+    texts = texts_of(pairs)
+    better = [replace(texts[0], score=1.0), *texts[1:]]
+    one, other = sentiment_index(texts, NOON).composite, sentiment_index(better, NOON).composite
+    assert one is not None and other is not None and other >= one - 1e-12
+
+
+# Nothing that comes later changes what was
+
+TIMES = hourly(NOON - 8 * HOUR_US, NOON + 24 * HOUR_US)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[ScoredText]:
+    """Texts of some hours with delays, versions, repetitions and invented ones among them."""
+    texts = []
+    for id in range(1, draw(st.integers(1, 20)) + 1):
+        at_us = NOON + draw(st.integers(-6 * 3600, 20 * 3600)) * SECOND_US
+        source = draw(st.sampled_from(["wire", "blog", SAMPLE]))
+        texts.append(
+            ScoredText(
+                id=id,
+                key=f"{source} {draw(st.integers(1, 15))}",
+                source=source,
+                title="",
+                at_us=at_us,
+                known_us=at_us + draw(st.integers(-600, 7200)) * SECOND_US,
+                score=draw(SCORES),
+                duplicate_of=draw(st.one_of(st.none(), st.integers(1, id))),
+            )
+        )
+    return texts
+
+
+OPTIONS = st.sampled_from(
+    [
+        IndexSettings(window_s=4 * 3600, half_life_s=3600, volatility_steps=3),
+        IndexSettings(source_weights={"blog": 0.3, "wire": 2.0}, samples=True, volatility_steps=2),
+        IndexSettings(source_weights={"blog": 0.0}, availability="published", volatility_steps=5),
+    ]
+)
+
+
+def available(text: ScoredText, options: IndexSettings) -> int:
+    return max(text.at_us, text.known_us) if options.availability == "known" else text.at_us
+
+
+def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    return one.tobytes() == other.tobytes()
+
+
+COLUMNS = ("composite", "confidence", "spread", "volatility", "texts")
+Scramble = Callable[[ScoredText], ScoredText | None]
+SCRAMBLES: dict[str, Scramble] = {
+    "gone": lambda text: None,
+    "reversed": lambda text: replace(text, score=-text.score),
+    "renamed": lambda text: replace(text, key=f"new {text.id}", duplicate_of=None),
+    "corrections of others": lambda text: replace(text, key="wire 1"),
+    "later still": lambda text: replace(text, known_us=text.known_us + DAY_US, at_us=text.at_us + DAY_US),
+}
+
+
+@pytest.mark.parametrize("scramble", SCRAMBLES)
+@settings(max_examples=60, deadline=None)
+@given(texts=histories(), place=st.integers(0, len(TIMES) - 1), options=OPTIONS)
+def test_what_is_published_or_known_later_changes_nothing_earlier(
+    scramble: str, texts: list[ScoredText], place: int, options: IndexSettings
+) -> None:
+    now = int(TIMES[place])
+    changed = [SCRAMBLES[scramble](text) if available(text, options) > now else text for text in texts]
+    other = [text for text in changed if text is not None]
+    whole, scrambled = index_series(texts, TIMES, options), index_series(other, TIMES, options)
+    for name in COLUMNS:
+        assert same(getattr(whole, name)[: place + 1], getattr(scrambled, name)[: place + 1]), name
+    assert sentiment_index(texts, now, options) == sentiment_index(other, now, options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=histories(), place=st.integers(1, len(TIMES)), options=OPTIONS)
+def test_a_series_begins_like_a_longer_one_and_has_the_index_at_each_instant(
+    texts: list[ScoredText], place: int, options: IndexSettings
+) -> None:
+    whole, prefix = index_series(texts, TIMES, options), index_series(texts, TIMES[:place], options)
+    for name in COLUMNS:
+        assert same(getattr(whole, name)[:place], getattr(prefix, name)), name
+    found = sentiment_index(texts[::-1], int(TIMES[place - 1]), options)
+    expected = math.nan if found.composite is None else found.composite
+    assert same(prefix.composite[-1:], np.array([expected]))
+    assert (prefix.texts[-1], prefix.confidence[-1]) == (found.texts, found.confidence)
+
+
+def test_volatility_is_the_deviation_of_the_last_changes() -> None:
+    options = IndexSettings(window_s=3600, volatility_steps=3)
+    scores = [0.1, 0.5, -0.2, 0.3, 0.3]
+    texts = [scored(number, score, age_h=-number) for number, score in enumerate(scores)]
+    times = np.array([NOON + number * HOUR_US for number in range(6)])
+    series = index_series(texts, times, options)
+    assert series.composite[:5] == pytest.approx(scores) and np.isnan(series.composite[5])
+    assert np.isnan(series.volatility[:3]).all() and np.isnan(series.volatility[5])
+    assert series.volatility[3] == pytest.approx(np.std([0.4, -0.7, 0.5], ddof=1))
+    assert series.volatility[4] == pytest.approx(np.std([-0.7, 0.5, 0.0], ddof=1))
+
+
+def test_instants_must_rise() -> None:
+    with pytest.raises(InputError, match="must rise"):
+        index_series([], [2, 1])
+    assert len(index_series([], []).composite) == 0
+
+
+def test_full_hours() -> None:
+    assert list(hourly(1, 3 * HOUR_US)) == [HOUR_US, 2 * HOUR_US]
+    assert list(hourly(HOUR_US, 2 * HOUR_US)) == [HOUR_US]
+
+
+def test_plain_values_name_instants() -> None:
+    told = sentiment_index([scored(1, 0.5)], NOON).to_dict()
+    assert told["at"] == told["newest"] == told["factors"][0]["at"] == "2023-11-14T22:13:20Z"
+    assert told["factors"][0]["score"] == 0.5

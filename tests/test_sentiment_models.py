@@ -1,0 +1,443 @@
+"""Sentiment models: what the committed head needs, labels in any order, texts of headline and body, stored scores."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from embedder import embedder, needs_embedder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentiment_checkpoint import tiny_classifier
+from sqlalchemy import Engine
+
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.embeddings import WEIGHTS_SHA256
+from qubic_lab.oracle.instants import HOUR_US, SECOND_US
+from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.sentiment import text_score
+from qubic_lab.oracle.sentiment.embedding_head import LEXICON_FEATURES, EmbeddingHead, head_features, lexicon_features
+from qubic_lab.oracle.sentiment.finbert import FinBert, label_columns, label_probabilities
+from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file, read_head
+from qubic_lab.oracle.sentiment.models import MODELS, Majority, majority_of, make_model
+from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore, model_key, ordered_probabilities, softmax
+from qubic_lab.oracle.sentiment.stored import read_scored, score_key, score_stored
+from qubic_lab.oracle.sentiment.text_score import WEIGHTS, TextWeights, is_cut, score_texts, sentences_of
+from qubic_lab.oracle.sentiment.train import fit, fit_scale, fit_temperature, read_examples, train, write_head
+from qubic_lab.oracle.sentiment.vader import lexicon_hash, vader_compounds, word_probabilities
+from qubic_lab.oracle.text_store import TextStore
+
+NOON = 1_700_000_000 * SECOND_US
+FAR = 1 << 60
+GOOD, BAD = "Bitcoin rallies to a record high", "Exchange hacked, funds stolen and withdrawals frozen"
+
+
+@dataclass
+class ByWord:
+    """A model whose probabilities are told by the first word, and which counts what it is asked."""
+
+    name: str = "by-word"
+    version: str = "1"
+    asked: int = 0
+
+    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+        self.asked += len(texts)
+        known = {"up": (0.0, 0.0, 1.0), "down": (1.0, 0.0, 0.0), "half": (0.0, 0.5, 0.5)}
+        return [
+            SentimentScore.of(known.get(text.split()[0].lower(), (0.0, 1.0, 0.0)), self.name, self.version)
+            for text in texts
+        ]
+
+
+def text_of(title: str, body: str = "", cut: int = 0, number: int = 1, coin: str = "bitcoin") -> Text:
+    return Text("wire", str(number), "news", title, body, "", "Wire", NOON + number * HOUR_US, (coin,), "", "", cut)
+
+
+# What a score is
+
+
+def test_a_score_is_the_difference_of_good_and_bad() -> None:
+    score = SentimentScore(0.1, 0.2, 0.7, "m", "1")
+    assert score.score == pytest.approx(0.6) and score.label == "positive"
+    assert model_key(ByWord()) == "by-word@1"
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.5, 0.5), (-0.1, 0.5, 0.6), (float("nan"), 0.5, 0.5)])
+def test_probabilities_must_be_some(values: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError, match="must be in"):
+        SentimentScore(*values, "m", "1")
+
+
+@settings(deadline=None)
+@given(st.floats(-1, 1), st.floats(0, 0.9), st.floats(0.1, 50), st.floats(0, 0.99))
+def test_words_scale_keeps_its_threshold(value: float, threshold: float, steepness: float, doubt: float) -> None:
+    (row,) = ordered_probabilities(np.array([value]), threshold, steepness, doubt)
+    assert row.sum() == pytest.approx(1)
+    if abs(abs(value) - threshold) > 1e-3 and doubt < 0.9:
+        expected = "positive" if value > threshold else "negative" if value < -threshold else "neutral"
+        assert LABELS[int(row.argmax())] == expected
+
+
+# The committed head
+
+
+def test_the_head_was_trained_on_the_committed_files() -> None:
+    hashes = read_head().hashes
+    headlines = data_file("sentiment", "headlines.jsonl")
+    assert hashes["headlines"] == hashlib.sha256(headlines.read_bytes()).hexdigest()
+    assert hashes["lexicon"] == lexicon_hash()
+    assert hashes["embedder"] == WEIGHTS_SHA256
+
+
+def test_training_reads_the_training_part_alone() -> None:
+    examples = read_examples(data_file("sentiment", "headlines.jsonl"))
+    assert len(examples) == 870
+    shares = np.bincount([each.label for each in examples]) / len(examples)
+    assert read_head().shares == pytest.approx(tuple(shares), abs=1e-6)
+
+
+def test_a_head_survives_its_file(tmp_path: Path) -> None:
+    head = read_head()
+    write_head(head, tmp_path / "head.json")
+    assert (tmp_path / "head.json").read_bytes() == head_file().read_bytes()
+    again = Head.from_dict(json.loads((tmp_path / "head.json").read_text()))
+    assert again.to_dict() == head.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("labels", ["positive", "neutral", "negative"]),
+        ("weights", [[0.0], [0.0]]),
+        ("intercept", [0.0, 0.0]),
+        ("scales", 1),
+        ("scales", {"vader": {"slope": 1}}),
+        ("shares", [0.5, 0.5]),
+        ("temperature", None),
+    ],
+)
+def test_a_damaged_head_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ModelError, match="damaged"):
+        Head.from_dict({**read_head().to_dict(), name: value})
+
+
+def test_lexicon_features_are_small_numbers_in_their_order() -> None:
+    features = lexicon_features([GOOD, BAD, "a table"])
+    assert features.shape == (3, len(LEXICON_FEATURES)) and (np.abs(features) <= 1).all()
+    assert features[0, 0] > 0 > features[1, 0]
+    assert list(features[2]) == [0, 0, 0, 0, 0, 1, 0, 0]
+
+
+def test_a_head_for_other_features_is_refused() -> None:
+    head = read_head()
+    with pytest.raises(InputError, match="head for 10 features"):
+        EmbeddingHead(replace(head, weights_CF=head.weights_CF[:, :10]), embedder())
+
+
+@needs_embedder
+def test_the_default_tells_plain_news_apart() -> None:
+    model = EmbeddingHead(read_head(), embedder())
+    scores = model.score([GOOD, BAD])
+    assert [each.label for each in scores] == ["positive", "negative"]
+    assert all(each.model == "default" and each.version == model.version for each in scores)
+    assert model.score([]) == []
+
+
+@needs_embedder
+def test_the_default_judges_a_text_whatever_stands_beside_it() -> None:
+    model = EmbeddingHead(read_head(), embedder())
+    (alone,) = model.score([GOOD])
+    beside = model.score([BAD, "", GOOD, "🚀" * 400])[2]
+    assert alone.probabilities == pytest.approx(beside.probabilities, abs=1e-5)
+
+
+@needs_embedder
+def test_its_version_follows_the_head() -> None:
+    head = read_head()
+    one, other = EmbeddingHead(head, embedder()), EmbeddingHead(replace(head, temperature=2.0), embedder())
+    assert one.version != other.version
+    assert one.version == EmbeddingHead(replace(head, measured={}), embedder()).version
+
+
+# Training
+
+
+def test_a_regression_finds_what_separates_labels() -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 300)
+    features = draw.normal(size=(300, 5)) + 3 * np.eye(5)[labels]
+    weights, intercept = fit(features, labels, 1.0)
+    assert weights.shape == (3, 5)
+    assert ((features @ weights.T + intercept).argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_temperature_is_found_again() -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(scale=2, size=(20_000, 3))
+    labels = np.array([draw.choice(3, p=row) for row in softmax(logits)])
+    assert fit_temperature([logits * 1.7], labels) == pytest.approx(1.7, rel=0.05)
+
+
+def test_a_word_scale_is_found_again() -> None:
+    draw = np.random.default_rng(0)
+    values, true = draw.uniform(-1, 1, 800), WordScale(0.3, 6.0, 0.4)
+    labels = np.array([draw.choice(3, p=row) for row in word_probabilities(values, true)])
+    found = fit_scale(values, labels)
+
+    def likelihood(scale: WordScale) -> float:
+        return float(np.log(word_probabilities(values, scale)[np.arange(800), labels]).mean())
+
+    assert likelihood(found) >= likelihood(true)
+    assert word_probabilities(values, found) == pytest.approx(word_probabilities(values, true), abs=0.15)
+    assert fit_scale(values, labels, 0.05).threshold == 0.05
+
+
+def test_the_scale_of_vader_is_that_of_the_training_part() -> None:
+    examples = read_examples(data_file("sentiment", "headlines.jsonl"))
+    compounds = vader_compounds([each.text for each in examples])
+    labels = np.array([each.label for each in examples])
+    expected, committed = fit_scale(compounds, labels, 0.05), read_head().scales["vader"]
+    assert word_probabilities(compounds, committed) == pytest.approx(word_probabilities(compounds, expected), abs=1e-3)
+
+
+@pytest.mark.slow
+@needs_embedder
+def test_training_again_gives_the_committed_head() -> None:
+    head, again = read_head(), train(data_file("sentiment", "headlines.jsonl"), embedder())
+    assert again.hashes == head.hashes
+    assert again.weights_CF == pytest.approx(head.weights_CF, abs=0.02)  # another machine rounds otherwise
+    features = head_features([GOOD, BAD, "a table"], embedder())
+    assert again.probabilities(features) == pytest.approx(head.probabilities(features), abs=0.005)
+
+
+# FinBERT and its kin
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random classifier whose labels stand in an order of its own."""
+    return tiny_classifier(tmp_path_factory.mktemp("finbert") / "tiny-bert")
+
+
+def test_finbert_reads_its_labels_from_the_checkpoint(tiny_bert: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    texts = ["Bitcoin rallies", "bitcoin falls down", "up " * 100, ""]
+    model = make_model(f"finbert:{tiny_bert}")
+    scores = model.score(texts)
+    plain = AutoModelForSequenceClassification.from_pretrained(str(tiny_bert)).eval()
+    tokens = AutoTokenizer.from_pretrained(str(tiny_bert))(
+        texts, padding=True, truncation=True, max_length=24, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        raw = plain(**tokens).logits.softmax(dim=1).numpy()
+    for score, row in zip(scores, raw, strict=True):
+        assert (score.neutral, score.positive, score.negative) == pytest.approx(tuple(map(float, row)), abs=1e-6)
+    assert model.name == "finbert:tiny-bert" and len(model.version) == 12
+    assert model.score([]) == []
+
+
+def test_finbert_s_version_follows_its_weights(tiny_bert: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    changed = AutoModelForSequenceClassification.from_pretrained(str(tiny_bert))
+    with torch.no_grad():
+        changed.classifier.bias += 1
+    changed.save_pretrained(str(tmp_path))
+    AutoTokenizer.from_pretrained(str(tiny_bert)).save_pretrained(str(tmp_path))
+    assert FinBert(str(tiny_bert)).version == FinBert(str(tiny_bert)).version != FinBert(str(tmp_path)).version
+
+
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), ("good", "positive", "neutral"), ("pos", "neg")])
+def test_a_checkpoint_with_other_labels_is_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError, match="labels of 'other' are"):
+        label_columns("other", dict(enumerate(names)))
+
+
+def test_columns_are_put_in_our_order() -> None:
+    columns = label_columns("x", {0: "positive", 1: "NEGATIVE", 2: "neutral"})
+    assert columns == (1, 2, 0)
+    assert label_probabilities(np.array([[5.0, 0.0, 0.0]]), columns)[0].argmax() == LABELS.index("positive")
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for name, said in (
+        (str(tmp_path), r"cannot be loaded .*: give a folder"),
+        ("finbrt", r"neither a folder nor a hub id"),
+        ("nobody/nothing", r"the hub does not give it .*: give a folder"),
+    ):
+        with pytest.raises(ModelError, match=said) as told:
+            FinBert(name, local=True).load()
+        assert "\n" not in str(told.value)
+
+
+# Models by name
+
+
+def test_models_by_name() -> None:
+    for name in MODELS:
+        assert make_model(name).name == name
+    with pytest.raises(InputError, match="unknown model 'defualt': did you mean 'default'"):
+        make_model("defualt")
+    with pytest.raises(InputError, match="names no checkpoint"):
+        make_model("finbert:")
+
+
+def test_the_majority_says_the_same_of_every_text() -> None:
+    model = majority_of(["positive", "positive", "negative"])
+    assert {each.label for each in model.score([GOOD, BAD])} == {"positive"}
+    assert model.score([GOOD])[0].probabilities == pytest.approx((1 / 3, 0, 2 / 3))
+    assert Majority((1, 1, 2)).score([BAD])[0].positive == 0.5
+    with pytest.raises(InputError, match="no labels"):
+        majority_of([])
+
+
+# Headline and body
+
+
+def test_the_headline_counts_40_percent_and_the_body_60() -> None:
+    (score,) = score_texts(ByWord(), [text_of("up it goes", "down it went all over the place")])
+    assert score.score == pytest.approx(0.4 - 0.6) and score.body_share == pytest.approx(0.6)
+    assert (score.headline and score.headline.score, score.body and score.body.score) == (1, -1)
+    assert not score.cut
+
+
+def test_a_cut_body_counts_less_and_is_said_to_be_cut() -> None:
+    (score,) = score_texts(ByWord(), [text_of("up it goes", "down it went all over the place", cut=900)])
+    assert score.cut and score.details()["cut"]
+    assert score.score == pytest.approx((0.4 - 0.3) / 0.7)
+    (long,) = score_texts(ByWord(), [text_of("up it goes", "down it went all over the place. " * 40, cut=900)])
+    assert long.cut and long.score == pytest.approx(0.4 - 0.6)  # what is there of it is enough
+
+
+@pytest.mark.parametrize(
+    ("body", "cut"),
+    [
+        ("It fell. [+120 chars]", True),
+        ("word " * 38 + "and then…", True),
+        ("word " * 38 + "and then...", True),
+        ("Wait…", False),
+        ("word " * 200 + "…", False),
+        ("word " * 38 + "the end.", False),
+    ],
+)
+def test_how_a_cut_body_is_known(body: str, cut: bool) -> None:
+    assert is_cut(text_of("t", body)) is cut
+
+
+def test_without_a_body_the_headline_decides_and_the_other_way_round() -> None:
+    headline, body, repeated, neither = score_texts(
+        ByWord(),
+        [text_of("up it goes"), text_of("", "down it went"), text_of("up it goes", "up  it goes"), text_of(" ", "…")],
+    )
+    assert (headline.score, headline.body_share, headline.body) == (1, 0, None)
+    assert (body.score, body.body_share, body.headline) == (-1, 1, None)
+    assert (repeated.score, repeated.body) == (1, None)
+    assert neither.whole.neutral == 1
+
+
+def test_a_long_body_is_read_by_sentences_and_its_first_ones_count() -> None:
+    body = (
+        "Up it goes once more today. Down it went for a while. Plain words stand here as well. Down again it went now."
+    )
+    (whole,) = score_texts(ByWord(), [text_of("x", body)])
+    asked = ByWord()
+    (short,) = score_texts(asked, [text_of("x", body)], TextWeights(most_sentences=1))
+    assert asked.asked == 2  # what does not count is not computed
+    assert whole.body is not None and short.body is not None
+    assert whole.body.probabilities == pytest.approx((0.5, 0.25, 0.25))
+    assert (whole.sentences, whole.sentences_left_out) == (4, 0)
+    assert short.body.score == 1 and (short.sentences, short.sentences_left_out) == (1, 3)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=300))
+def test_sentences_lose_no_word(body: str) -> None:
+    marks = text_score._CUT_MARK.sub("", body)
+    assert re.findall(r"\w+", " ".join(sentences_of(body))) == re.findall(r"\w+", marks)
+
+
+def test_numbers_and_small_letters_end_no_sentence() -> None:
+    assert sentences_of("It fell to 1.5 dollars vs. more than 2.5 before that. Then it rose again by a bit.") == [
+        "It fell to 1.5 dollars vs. more than 2.5 before that.",
+        "Then it rose again by a bit.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"body": 0.0}, {"headline": float("inf")}, {"cut_body": 0.9}, {"most_sentences": 0}]
+)
+def test_weights_are_checked(changed: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must"):
+        TextWeights(**changed)  # type: ignore[arg-type]
+
+
+def test_scores_by_other_weights_are_kept_under_another_key() -> None:
+    assert score_key(ByWord()) == score_key(ByWord(), TextWeights()) == "by-word@1"
+    assert score_key(ByWord(), TextWeights(headline=0.5)) == "by-word@1;headline=0.5"
+    assert WEIGHTS.suffix() == ""
+
+
+# Stored texts
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.us = NOON + 100 * HOUR_US
+
+    def __call__(self) -> int:
+        self.us += SECOND_US
+        return self.us
+
+
+def test_stored_texts_are_scored_once_and_again_by_another_version(engine: Engine) -> None:
+    store, model = TextStore(engine, Clock()), ByWord()
+    titles = [f"{word} goes the price of day {number}" for number, word in enumerate(("up", "down", "plain") * 4)]
+    store.add(text_of(title, number=number) for number, title in enumerate(titles))
+    seen: list[tuple[int, int]] = []
+    result = score_stored(store, model, "bitcoin", batch=5, progress=lambda done, total: seen.append((done, total)))
+    assert (result.texts, result.scored, result.before) == (12, 12, 0)
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+    again = score_stored(store, model, "bitcoin")
+    assert (again.scored, again.before, model.asked) == (0, 12, 12)
+    assert score_stored(store, ByWord(version="2"), "bitcoin").scored == 12
+    scored = read_scored(store, score_key(model), "bitcoin", 0, FAR)
+    assert [each.score for each in scored] == [1, -1, 0] * 4
+    first_us = {text.id: text.known_us for text in store.read("bitcoin", 0, FAR)}
+    assert all(each.known_us > first_us[each.id] for each in scored)  # known with its score
+    assert read_scored(store, score_key(model), "bitcoin", 0, FAR, as_of_us=NOON) == []
+
+
+class StopsAfter(ByWord):
+    """Fails at the third batch, as a process that is ended does."""
+
+    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+        if self.asked >= 4:
+            raise KeyboardInterrupt
+        return super().score(texts)
+
+
+def test_scoring_goes_on_where_it_was_interrupted(engine: Engine) -> None:
+    store = TextStore(engine, Clock())
+    store.add(text_of(f"up number {number} of many", number=number) for number in range(7))
+    with pytest.raises(KeyboardInterrupt):
+        score_stored(store, StopsAfter(), "bitcoin", batch=2)
+    rest = ByWord()
+    result = score_stored(store, rest, "bitcoin", batch=2)
+    assert (result.before, result.scored, rest.asked) == (4, 3, 3)
+
+
+def test_a_repetition_is_not_scored_and_a_new_version_is(engine: Engine) -> None:
+    store, model = TextStore(engine, Clock()), ByWord()
+    first = text_of("up goes the price of bitcoin today", number=1)
+    store.add([first, replace(first, source="other", external_id="9")])
+    assert score_stored(store, model, "bitcoin").scored == 1
+    store.add([replace(first, title="down goes the price of bitcoin today")])
+    assert score_stored(store, model, "bitcoin").scored == 1
+    assert [each.score for each in read_scored(store, score_key(model), "bitcoin", 0, FAR)] == [-1]
