@@ -32,8 +32,8 @@ from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
 
 BENCH_NAMES = (
-    *("balance", "concurrency", "consensus", "dispatch", "engine", "failover", "gpu", "link", "memory", "oracle"),
-    *("pairs", "prediction", "queue", "samples", "scale", "tracing", "voting"),
+    *("backtest", "balance", "concurrency", "consensus", "dispatch", "engine", "failover", "gpu", "link", "memory"),
+    *("oracle", "pairs", "prediction", "queue", "samples", "scale", "tracing", "voting"),
 )
 BENCHES = tuple(f"bench {name}" for name in BENCH_NAMES)
 COMMANDS = ("generate", "compare", "model-path", "split", "verify", "random-model", "plan", "run", "report", *BENCHES)

@@ -14,10 +14,12 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.bars import FrameBars
 from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.coins import COINS
 from qubic_lab.oracle.indicators import Indicator
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.records import Text
 from qubic_lab.oracle.sentiment.index import ScoredText
+from qubic_lab.oracle.sources.sample_texts import read_sample_texts
 from qubic_lab.oracle.text_store import TextStore
 from qubic_lab.studies import oracle_measures as measure
 from qubic_lab.studies import oracle_overview as study
@@ -186,8 +188,10 @@ def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path:
     assert real.texts[0].score < 0
     assert not study.moods(real, measure.index_over_time(real)).axes[0].get_title(loc="left")
     assert measure.load_news("bitcoin", "crypto-lexicon", f"sqlite:///{tmp_path / 'empty.db'}").simulated
-    with pytest.raises(InputError, match="no text is about dogecoin"):
-        measure.load_news("dogecoin", "crypto-lexicon")
+    told = {coin for each in read_sample_texts() for coin in each.coins}
+    other = next(coin for coin in COINS if coin not in told)
+    with pytest.raises(InputError, match=f"no text is about {other}"):
+        measure.load_news(other, "crypto-lexicon")
 
 
 def test_days_count_their_texts_by_what_they_say() -> None:

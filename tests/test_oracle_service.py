@@ -32,6 +32,7 @@ from qubic_lab.oracle.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.records import Price, Series, Text
 from qubic_lab.oracle.sentiment_parts import choose_model
 from qubic_lab.oracle.service import Oracle, Range, _version_of_code, served
+from qubic_lab.oracle.store import forget_stamps
 from qubic_lab.oracle.summary import age, money
 from qubic_lab.oracle.tables import FETCHES, MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
 from qubic_lab.oracle.text_store import Score, ScoreSummary
@@ -85,6 +86,7 @@ def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         for table in (SENTIMENT_SCORES, NEWS_COINS, NEWS_DATA, MARKET_DATA, MARKET_SERIES, STAMPS, FETCHES):
             connection.execute(delete(table))
+    forget_stamps(engine)
 
 
 def quote(at_us: int, price: float, **values: Any) -> Price:
@@ -590,7 +592,7 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert index.factors[0].url == "https://example.org/0"
     assert len(index.history) == 25
     assert (index.history[-1].index, index.history[-1].at) == (index.index, found.as_of)
-    assert (index.history[0].at, index.history[0].texts) == (iso(clock.us - DAY_US), 1)  # of 36 h ago has no score
+    assert (index.history[0].at, index.history[0].texts) == (iso(clock.us - DAY_US), 2)  # those of 24 and 42 h ago
     assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
     assert not isinstance(found.scores, Absent)
     assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}

@@ -153,8 +153,29 @@ def test_command_line_starts_without(heavy: str, loaded_by_cli: set[str]):
 
 @pytest.fixture(scope="module")
 def loaded_by_cli() -> set[str]:
-    code = "import sys, qubic_lab.cli.main; print(*sys.modules)"
+    return loaded_by("qubic_lab.cli.main")
+
+
+def test_a_coordinator_starts_without_what_only_the_oracles_extra_brings():
+    brought = {
+        "aiolimiter",
+        "datasketch",
+        "feedparser",
+        "pandas",
+        "pandera",
+        "scipy",
+        "sklearn",
+        "talib",
+        "tenacity",
+        "torch",
+    }
+    assert loaded_by("qubic_lab.api.serve") & brought == set()
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return what is imported with a module, in a process of its own."""
+    code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "qubic_lab.cli.main" in loaded
+    assert module in loaded
     return loaded

@@ -2,9 +2,10 @@
 
 import typer
 
-from qubic_lab.cli import bench_cluster, bench_consensus, bench_oracle, bench_pipeline
+from qubic_lab.cli import bench_backtest, bench_cluster, bench_consensus, bench_oracle, bench_pipeline
 
 COMMANDS = (
+    (bench_backtest.backtest, "backtest --null 1000 --effect 300 --var 200"),
     (bench_cluster.balance, "balance --requests 50 --nodes 3"),
     (bench_pipeline.concurrency, "concurrency --model smollm2 --clients 1,4,10,16"),
     (bench_consensus.consensus, "consensus --accuracy 0.6 --correlation 0 --k 5"),

@@ -3,6 +3,8 @@
 TA-Lib is asked for when the first bars are analysed: without it all else is answered, and the analysis is absent.
 """
 
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from qubic_lab.oracle.answers import FRAME_S, Absent, AnalysedBars, Anomalies, Frame, Mood, Rating, age_s
@@ -22,6 +24,12 @@ OLDEST_BARS = 3
 NOT_INSTALLED = 'indicators need TA-Lib, which is not installed: pip install "qubic-lab[oracle]"'
 PARTS = ("indicators", "patterns", "trend", "levels", "breakouts", "forecasts")
 _ANOMALIES = tuple(Anomalies.model_fields)
+
+
+def prepare() -> None:
+    """Import what analyses bars, where it is installed: it takes half a second that the first answer need not wait."""
+    with suppress(ModuleNotFoundError):
+        import_module("qubic_lab.oracle.price_analysis")
 
 
 def analysis(bars: FrameBars, frame_s: int, at_us: int, candidate: Candidate) -> dict[str, Any]:

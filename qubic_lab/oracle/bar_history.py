@@ -13,10 +13,10 @@ from itertools import groupby
 import numpy as np
 from sqlalchemy import Engine, select
 
-from qubic_lab.oracle.bars import FrameBars, frame_bars
+from qubic_lab.oracle.bars import FrameBars, after, frame_bars
 from qubic_lab.oracle.instants import DAY_US, HOUR_US
 from qubic_lab.oracle.price_parts import Candidate
-from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.records import Series
 from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES
 
@@ -46,7 +46,15 @@ class BarHistory:
         self._locks: dict[Series, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def bars(self, candidate: Candidate, frame_us: int, count: int, at_us: int, as_of_us: int | None) -> FrameBars:
+    def bars(
+        self,
+        candidate: Candidate,
+        frame_us: int,
+        count: int,
+        at_us: int,
+        as_of_us: int | None,
+        recent: PriceColumns | None = None,
+    ) -> FrameBars:
         """Return up to `count` frames that are closed at an instant and end with the last price, each of all prices.
 
         Args:
@@ -55,6 +63,7 @@ class BarHistory:
             count: so many at most; those without a price are left out.
             at_us: no bar ends later.
             as_of_us: with the prices that were known then; None: by now.
+            recent: the prices of the last price's day up to it, and perhaps earlier ones, where they are read already.
         """
         end = candidate.last.closed_us
         start = ((end - 1) // frame_us - count) * frame_us
@@ -62,17 +71,22 @@ class BarHistory:
             columns = self._prices.read(candidate.series, start + 1, end + 1, as_of_us=as_of_us, only=candidate.columns)
             found = frame_bars(columns, frame_us, candidate.step_us, at_us)
         else:
-            found = longer_bars(self._hours(candidate, start, end, as_of_us), frame_us, at_us)
+            found = longer_bars(self._hours(candidate, start, end, as_of_us, recent), frame_us, at_us)
         return rows(found, max(0, len(found) - count), len(found))
 
-    def _hours(self, candidate: Candidate, start: int, end: int, as_of_us: int | None) -> FrameBars:
+    def _hours(
+        self, candidate: Candidate, start: int, end: int, as_of_us: int | None, recent: PriceColumns | None
+    ) -> FrameBars:
         """Return the hours from `start` to that of `end`, which may not have closed."""
         first, today = start // DAY_US, (end - 1) // DAY_US
         with self._lock:
             lock = self._locks.setdefault(candidate.series, threading.Lock())
         with lock:  # who wants the same days waits for them
             parts = self._whole_days(candidate, range(first, today), as_of_us)
-        parts += [hours for hours, _ in self._read(candidate, range(today, today + 1), end, as_of_us)]
+        if recent is None:
+            parts += [hours for hours, _ in self._read(candidate, range(today, today + 1), end, as_of_us)]
+        else:
+            parts.append(frame_bars(after(recent, today * DAY_US), HOUR_US, candidate.step_us, _LAST_US))
         hours = joined(parts)
         return rows(hours, int(np.searchsorted(hours.opened_us, start)), len(hours))
 
@@ -85,7 +99,7 @@ class BarHistory:
                 run, self._read(candidate, run, (run[-1] + 1) * DAY_US, None), strict=True
             ):
                 self._keep((series, step, day), _Day(hours, known_us, stamp))
-        found = {day: self._days[series, step, day] for day in days if (series, step, day) in self._days}
+        found = {day: kept for day in days if (kept := self._days.get((series, step, day))) is not None}
         late = [day for day in days if day not in found or (as_of_us is not None and found[day].known_us > as_of_us)]
         parts = {day: each.hours for day, each in found.items()}
         for run in _runs(late):

@@ -7,12 +7,16 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from qubic_lab.oracle.instants import DAY_US
+
+if TYPE_CHECKING:  # it brings SciPy, which whoever only reads texts needs not wait for, nor have
+    from datasketch import MinHash
 
 BEFORE_US, AFTER_US = 7 * DAY_US, DAY_US
 """A text may repeat one that was published so long before it, or, as sources differ in speed, so shortly after it."""
@@ -33,7 +37,6 @@ _THOUSANDS = re.compile(r"(?<=\d)[,'’](?=\d{3})")
 _WORD = re.compile(
     r"(?:(?<![\w.])[-+−])?\d+(?:\.\d+)*|[^\W\d_]+|[\u2190-\u21ff\u2600-\u27bf\U0001f300-\U0001faff]", re.UNICODE
 )
-_BLANK = MinHash(num_perm=_BANDS * _BAND_ROWS, hashfunc=int)
 _A, _B, _C = (np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 
 Key = tuple[str, str]
@@ -95,6 +98,8 @@ class TextIndex:
     """Texts in memory, so that those like a given one are found without reading all; at most `most`, the last ones."""
 
     def __init__(self, most: int) -> None:
+        from datasketch import MinHashLSH
+
         self._most = most
         self._texts: dict[int, tuple[Key, int, Fingerprint]] = {}
         self._titles: dict[str, list[int]] = {}
@@ -151,7 +156,14 @@ def _shingles(words: Sequence[str], salt: str) -> NDArray[np.uint32]:
     return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
 
 
-def _sketch(shingles: NDArray[np.uint32]) -> MinHash:
-    sketch = _BLANK.copy()
+@cache
+def _blank() -> "MinHash":
+    from datasketch import MinHash
+
+    return MinHash(num_perm=_BANDS * _BAND_ROWS, hashfunc=int)
+
+
+def _sketch(shingles: NDArray[np.uint32]) -> "MinHash":
+    sketch = _blank().copy()
     sketch.update_batch(shingles.tolist())
     return sketch

@@ -1,6 +1,7 @@
 """The oracle as many ask it at once: answers come from the cache, and are computed in threads where it has none."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,8 @@ _COMPUTING_LATER = (
 _OF_ANSWER = set(Answer.model_fields)
 
 
+logger = logging.getLogger(__name__)
+
 _Stamps = tuple[float, "asyncio.Task[dict[str, int]] | None"]
 _NEVER: _Stamps = (0.0, None)
 """Until when it is not looked again, and what was found."""
@@ -119,6 +122,7 @@ class Oracle:
         with self._opening:
             if self._views is None:
                 self._views = Views(self._open_engine(), self._clock, self._frequencies)
+                threading.Thread(target=_warm_up, args=(self._views,), name="oracle-warm-up", daemon=True).start()
             return self._views
 
     async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
@@ -253,6 +257,14 @@ class Oracle:
             ],
             cache=None,
         )
+
+
+def _warm_up(reader: Views) -> None:
+    """Read ahead; who cannot leaves it to the answers, which tell what is wrong."""
+    try:
+        reader.warm_up()
+    except (SQLAlchemyError, QubicLabError) as error:
+        logger.info("nothing was read ahead: %s", str(error).partition("\n")[0])
 
 
 def _version_of_code() -> str:

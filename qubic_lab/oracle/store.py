@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, select
@@ -29,6 +30,8 @@ _WRITERS_LOCK = 0x5142_4C42
 """Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
 
 Clock = Callable[[], int]
+_SEEN: "WeakKeyDictionary[Engine, int]" = WeakKeyDictionary()
+"""The newest stamp that was found committed in each database; it never goes back."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,19 @@ def settle(engine: Engine, as_of_us: int | None, clock: Clock = now_us) -> None:
     if as_of_us is None:
         return
     check_as_of(as_of_us, clock())
-    if as_of_us <= read_stamp(engine):
+    if as_of_us <= _SEEN.get(engine, -1):
         return  # each writer comes after the newest stamp that is committed
+    stamp = _SEEN[engine] = read_stamp(engine)
+    if as_of_us <= stamp:
+        return
     with writing(engine, lambda: as_of_us) as writer:  # waits for whoever is writing now
         if writer.known_us == as_of_us:
             writer.wrote()
+
+
+def forget_stamps(engine: Engine) -> None:
+    """Forget which stamps were seen: for whoever has emptied a database that is open."""
+    _SEEN.pop(engine, None)
 
 
 def read_cursor(cursor: str, parts: int) -> tuple[int, ...]:

@@ -293,6 +293,20 @@ class TextStore:
         rows = self._scores(columns, coin, start_us, end_us, as_of_us, model)
         return _score_columns(rows)
 
+    def scores_by_model(
+        self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None
+    ) -> dict[str, ScoreColumns]:
+        """Return what `scores` gives for each model that has any, by its name.
+
+        Raises:
+            InputError: an empty range, or an `as_of_us` that is not settled yet.
+        """
+        columns = (SENTIMENT_SCORES.c[name] for name in ("known_us", "score", "confidence", "model"))
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        for *row, model in self._scores(columns, coin, start_us, end_us, as_of_us, None):
+            found.setdefault(model, []).append(tuple(row))
+        return {model: _score_columns(found[model]) for model in sorted(found)}
+
     def score_summaries(
         self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None
     ) -> list[ScoreSummary]:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, check_at_least, check_choice, check_range
-from qubic_lab.oracle.analysis_parts import ANALYSED, RATED, RATED_BARS, analysis, no_analysis, rate_bars
+from qubic_lab.oracle.analysis_parts import ANALYSED, RATED, RATED_BARS, analysis, no_analysis, prepare, rate_bars
 from qubic_lab.oracle.answers import (
     FRAME_S,
     WINDOW_S,
@@ -37,7 +37,7 @@ from qubic_lab.oracle.answers import (
 from qubic_lab.oracle.bar_history import BarHistory
 from qubic_lab.oracle.bars import change_pct, price_before
 from qubic_lab.oracle.coins import COINS, Coin, find_coin
-from qubic_lab.oracle.instants import DAY_US, MINUTE_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.price_parts import (
     QUOTES,
     TEXTS,
@@ -78,10 +78,12 @@ from qubic_lab.oracle.text_parts import (
     score_summary,
     without_texts,
 )
-from qubic_lab.oracle.text_store import ScoreColumns, StoredText, TextStore
+from qubic_lab.oracle.text_store import StoredText, TextStore
 
 AHEAD_US = MINUTE_US
 """A price that is stamped so much after now is taken for one of now."""
+WARM_US = 400 * DAY_US
+"""So much of each series is read before anybody asks."""
 MOST_COINS = 30
 MOST_PRICES, MOST_TEXTS = 1_000, 500
 NO_HEALTH = "requests are logged as they end: how sources did is told of the present alone"
@@ -167,7 +169,8 @@ class Views:
                 bars = why_no_bars(frame, candidates)
                 told = no_analysis(bars.reason)
             else:
-                history = self._history.bars(fitting, frame_us, ANALYSED[frame], at, as_of_us)
+                recent = day if fitting is best else None
+                history = self._history.bars(fitting, frame_us, ANALYSED[frame], at, as_of_us, recent)
                 bars = closed_bars(history, fitting, frame)
                 told = analysis(history, FRAME_S[frame], at, fitting)
         return PriceAnalysis(
@@ -280,6 +283,15 @@ class Views:
         texts = [historic_text(text) for text in page.texts]
         return TextHistory(coin=found.id, as_of=iso(at), texts=texts, next_cursor=page.next_cursor)
 
+    def warm_up(self) -> None:
+        """Read the last months of all coins, so that the first answers need not; what cannot be read is left out."""
+        prepare()
+        at = self.clock()
+        for series in self.prices.series():
+            last = self._last(series, at, None) if series.coin in COINS and series.currency == self.currency else None
+            if last is not None and fits(series, HOUR_US):
+                self._history.bars(self._candidate(series, last, at), DAY_US, WARM_US // DAY_US, at, None)
+
     def stamp(self, coin: str) -> int:
         """Return when a coin's prices, texts or scores last changed; 0 where there are none."""
         return max(self.prices.stamp(coin), self.texts.stamp(coin))
@@ -312,13 +324,10 @@ class Views:
         if not texts:
             return Absent(reason=NO_TEXTS), Absent(reason=NO_TEXTS)
         length = WINDOW_S[window] * SECOND_US
-        samples = sample_ids(self.engine, coin, at - 2 * length, at + 1)
-        found: dict[str, ScoreColumns] = {}
-        for summary in self.texts.score_summaries(coin, at - length, at + 1, as_of_us=as_of_us):
-            columns = self.texts.scores(coin, at - length, at + 1, summary.model, as_of_us)
-            kept = without_texts(columns, samples)
-            if len(kept):
-                found[summary.model] = kept
+        samples = sample_ids(self.engine, coin, at - 2 * length, at + 1)  # before the window, too
+        every = self.texts.scores_by_model(coin, at - length, at + 1, as_of_us=as_of_us)
+        kept = {model: without_texts(columns, samples) for model, columns in every.items()}
+        found = {model: columns for model, columns in kept.items() if len(columns)}
         model = choose_model(score_summary(name, columns) for name, columns in found.items())
         if not found or model is None:
             return model_scores(found) or Absent(reason=NO_SCORES), Absent(reason=NO_SCORES)
@@ -331,12 +340,12 @@ class Views:
     def _mood(self, coin: str, at: int, as_of_us: int | None, samples: bool) -> Mood | Absent:
         """Return the sentiment index of 24 hours in short."""
         start = at - DAY_US
-        model = choose_model(self.texts.score_summaries(coin, start, at + 1, as_of_us=as_of_us))
+        every = self.texts.scores_by_model(coin, start, at + 1, as_of_us=as_of_us)
+        model = choose_model(score_summary(name, columns) for name, columns in every.items())
         if model is None:
             return Absent(reason=NO_SCORES)
-        columns = self.texts.scores(coin, start, at + 1, model, as_of_us)
         invented = sample_ids(self.engine, coin, start, at + 1) if samples else set()
-        return mood(scored_texts(without_texts(columns, invented)), model, at)
+        return mood(scored_texts(without_texts(every[model], invented)), model, at)
 
     def _change(self, day: PriceColumns, candidate: Candidate, name: str, over_us: int, as_of_us: int | None) -> Change:
         """Return how the price changed; for a longer time than a day the earlier price is looked up alone."""
@@ -352,9 +361,7 @@ class Views:
         for series in known:
             last = self._last(series, at, as_of_us) if series.currency == self.currency else None
             if last is not None:
-                own = self._frequencies.get(series.source, QUOTES)
-                frequency = Frequency(float(series.interval_s), own.delay_s) if series.interval_s else own
-                found.append(Candidate(series, last, frequency, age_s(last.closed_us, at)))
+                found.append(self._candidate(series, last, at))
         if not found:
             when = "" if as_of_us is None else f" at {iso(as_of_us)}"
             raise NotFoundError(
@@ -362,6 +369,11 @@ class Views:
                 "qubic-lab oracle demo loads packaged ones"
             )
         return sorted(found, key=lambda each: (each.stale, each.age_s, each.series.interval_s, each.series))
+
+    def _candidate(self, series: Series, last: StoredPrice, at: int) -> Candidate:
+        own = self._frequencies.get(series.source, QUOTES)
+        frequency = Frequency(float(series.interval_s), own.delay_s) if series.interval_s else own
+        return Candidate(series, last, frequency, age_s(last.closed_us, at))
 
     def _last(self, series: Series, at: int, as_of_us: int | None) -> StoredPrice | None:
         """Return the last price up to an instant; a source's clock may be ahead of ours by a little."""

@@ -1,0 +1,587 @@
+"""Does sentiment or a price signal predict anything? Families of signals, judged after costs and for all that was tried.
+
+Signals decide at a bar's close and are filled at a later one's open; every trial goes into a ledger, and what is said
+of a family counts all of its trials there. Sentiment is simulated, from a truth that is known, and is told as such.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError, check_range
+from qubic_lab.oracle.backtest.account import Account
+from qubic_lab.oracle.backtest.baselines import BaselineConfig
+from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.engine import simulate
+from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest
+from qubic_lab.oracle.backtest.ledger import TrialLedger
+from qubic_lab.oracle.backtest.market import Floats, Market
+from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
+from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
+from qubic_lab.oracle.bars import FrameBars, frame_bars
+from qubic_lab.oracle.candles import Candles
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.performance import break_even_bps, measure_performance
+from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.risk.drawdown import drawdown
+from qubic_lab.oracle.selection import Verdict, judge, sharpe_ratios
+from qubic_lab.oracle.sources.bar_files import BarOptions, keep_bars, read_bars
+from qubic_lab.oracle.sources.packaged import read_packaged
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+NOT_MEASURED = "not measured here: no collected texts"
+"""What sentiment of real texts foretells: nobody has collected texts of the time of these prices."""
+SENTIMENT = "simulated"
+LEAST_BARS = 300
+"""Fewer have no room for the longest signal and a walk forward."""
+FEES_BPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
+_END_US = 1 << 62
+_NAMES = {900: "15 min", 3_600: "1 h", 86_400: "1 day"}
+_WIDE = 1.5 * WIDTH_INCHES
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars of one length, as they come out of a database that flagged them.
+
+    Attributes:
+        name: of their length.
+        missing: bars between the first and the last that are not there.
+    """
+
+    coin: str
+    source: str
+    name: str
+    frame_us: int
+    bars: FrameBars
+    missing: int
+
+    @property
+    def market(self) -> Market:
+        """What accounts trade in."""
+        return Market.of(self.bars, self.coin)
+
+    @property
+    def candles(self) -> Candles:
+        """What measures of risk look at."""
+        return Candles.of(self.bars, self.frame_us)
+
+    def row(self) -> Row:
+        """Return what they are, for a table."""
+        return {
+            "bars of": self.name,
+            "source": self.source,
+            "coin": self.coin,
+            "from": iso(int(self.bars.opened_us[0])),
+            "to": iso(int(self.bars.closed_us[-1])),
+            "bars": len(self.bars),
+            "missing": self.missing,
+            "flagged": int((self.bars.flagged > 0).sum()),
+        }
+
+
+def load_bars(file: str = "", coin: str = "bitcoin", least: int = LEAST_BARS) -> tuple[Bars, ...]:
+    """Return the bars of a file, or packaged ones of Bitcoin: of 1 h and of 1 day.
+
+    Bars that are shorter than 1 h are joined to hours where they divide it, as are prices without bars.
+
+    Raises:
+        InputError: a file that cannot be read, or with too few bars.
+    """
+    named = ("bitcoin-15min", "bitcoin-1day")
+    given = [read_bars(Path(file), BarOptions(coin), now_us())] if file else [read_packaged(n, now_us()) for n in named]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_database(f"sqlite:///{folder}/market.db")
+        store = PriceStore(engine)
+        for each in given:
+            keep_bars(store, each)
+            interval_s = each.series.interval_s
+            frame_us = HOUR_US if not interval_s or not 3_600 % interval_s else interval_s * SECOND_US
+            columns = store.read(each.series, -_END_US, _END_US)
+            bars = frame_bars(columns, frame_us, max(1, interval_s) * SECOND_US, _END_US)
+            found.append(_bars(each.series.coin, each.series.source, frame_us, bars))
+        engine.dispose()
+    for each in found:
+        if len(each.bars) < least:
+            raise InputError(
+                f"{file or each.source} has {len(each.bars)} bars of {each.name}: this study needs at least {least}; "
+                "give a longer history or shorter bars"
+            )
+    return tuple(found)
+
+
+def _bars(coin: str, source: str, frame_us: int, bars: FrameBars) -> Bars:
+    if np.isnan(bars.volume).all():
+        bars = replace(bars, volume=np.full(len(bars), np.nan))
+    expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
+    seconds = frame_us // SECOND_US
+    name = _NAMES.get(seconds, f"{seconds / 3_600:g} h")
+    return Bars(coin, source, name, frame_us, bars, expected - len(bars))
+
+
+def momentum(frame: "pd.DataFrame", bars: int) -> "pd.Series":
+    """Return long where the close is above that of some bars before, short where it is below."""
+    return _sides(frame["close"].diff(bars))
+
+
+def crossover(frame: "pd.DataFrame", fast: int, slow: int) -> "pd.Series":
+    """Return long where the mean of a few closes is above that of many, short where it is below."""
+    close = frame["close"]
+    return _sides(close.rolling(fast).mean() - close.rolling(slow).mean())
+
+
+def reversion(frame: "pd.DataFrame", bars: int) -> "pd.Series":
+    """Return against the move where the close is more than a standard deviation away from its mean, else flat."""
+    close = frame["close"]
+    spread = close.rolling(bars).std()
+    away = (close - close.rolling(bars).mean()) / spread.where(spread > 1e-9 * close)
+    return -_sides(away.where(away.abs() > 1.0))
+
+
+def breakout(frame: "pd.DataFrame", bars: int) -> "pd.Series":
+    """Return long from a close above the highest of the bars before, until one below the lowest turns it to short."""
+    high, low = (frame[name].shift(1).rolling(bars) for name in ("high", "low"))
+    up, down = frame["close"] > high.max(), frame["close"] < low.min()
+    side = up.astype("float64") - down.astype("float64")
+    return side.where(side != 0.0).ffill().fillna(0.0)
+
+
+def rsi(frame: "pd.DataFrame", bars: int) -> "pd.Series":
+    """Return long where Wilder's relative strength index is below 30, short where it is above 70, else flat."""
+    change = frame["close"].diff()
+    rise, fall = (
+        part.ewm(alpha=1.0 / bars, adjust=False).mean() for part in (change.clip(lower=0), -change.clip(upper=0))
+    )
+    index = 100.0 * rise / (rise + fall).where(rise + fall > 0.0)
+    index.iloc[: 4 * bars] = math.nan
+    return (index < 30.0).astype("float64") - (index > 70.0).astype("float64")
+
+
+def sentiment(frame: "pd.DataFrame", bars: int, least: float) -> "pd.Series":
+    """Return the side of the mean score of the last bars' texts, flat where it is not far enough from 0."""
+    score = frame[f"score {SENTIMENT}"].fillna(0.0).rolling(bars, min_periods=1).mean()
+    return _sides(score.where(score.abs() > least))
+
+
+def _sides(values: "pd.Series") -> "pd.Series":
+    return np.sign(values).fillna(0.0)  # type: ignore[no-any-return]
+
+
+def price_strategies() -> list[Strategy]:
+    """Return the price signals that are tried: round numbers, none chosen by what it gave."""
+    return [
+        *(Strategy(momentum, parameters={"bars": bars}) for bars in (5, 20, 60, 120)),
+        *(
+            Strategy(crossover, parameters={"fast": fast, "slow": slow})
+            for fast, slow in ((5, 20), (10, 50), (20, 100))
+        ),
+        *(Strategy(reversion, parameters={"bars": bars}) for bars in (10, 20, 50)),
+        *(Strategy(breakout, parameters={"bars": bars}) for bars in (20, 50, 100)),
+        *(Strategy(rsi, parameters={"bars": bars}) for bars in (7, 14, 21)),
+    ]
+
+
+def sentiment_strategies() -> list[Strategy]:
+    """Return the signals that are tried on simulated sentiment."""
+    grid = ((1, 0.0), (1, 0.5), (3, 0.0), (12, 0.0))
+    return [Strategy(sentiment, parameters={"bars": bars, "least": least}) for bars, least in grid]
+
+
+def simulated_texts(market: Market, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
+    """Return invented texts, one published at each bar's close, whose scores know the future as far as is planted.
+
+    A score is tanh of effect × the standardised return from the next open to the one after it, and noise for the rest;
+    `effect` is so their correlation but for the tanh, and 0 plants nothing. It is a simulation: no text knows that.
+
+    Raises:
+        InputError: an effect that is not between −1 and 1.
+    """
+    check_range("effect", effect, -1.0, 1.0)
+    opens = market.open[:, 0]
+    ahead = np.zeros(len(market))
+    ahead[:-2] = np.diff(np.log(opens[1:]))
+    spread = float(ahead.std())
+    scaled = (ahead - ahead.mean()) / spread if spread > 0.0 else ahead
+    noise = np.random.default_rng((seed, 5)).standard_normal(len(market))
+    scores = np.tanh(effect * scaled + math.sqrt(1.0 - effect**2) * noise)
+    closes = market.closed_us.tolist()
+    return available_texts(
+        SourceText(f"invented {number}", "SIMULATION", at_us, at_us, scores={SENTIMENT: float(score)})
+        for number, (at_us, score) in enumerate(zip(closes, scores, strict=True))
+    )
+
+
+@contextmanager
+def open_ledger(database: str = "") -> Iterator[TrialLedger]:
+    """Give the ledger of a database, or of a new one that is gone afterwards, so that a run can be repeated."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_database(database or f"sqlite:///{folder}/trials.db")
+        try:
+            yield TrialLedger(engine)
+        finally:
+            engine.dispose()
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """All that was tried to answer one question, and what is left of the best of it.
+
+    Attributes:
+        effect: planted in simulated sentiment; None for price signals.
+        tried: backtests made now; `recorded`: trials of the family in the ledger, earlier ones counted.
+        best: the one of `tried` with the highest Sharpe ratio after costs, with all baselines and random draws.
+        verdict: on its net returns, against cash.
+        timing: on what is left of them once as much as holding explains is taken off.
+        forward: the account that held, in each stretch of time, what had been best in the stretch before it.
+        forward_verdict: on this account's net returns where it was tested, as one trial.
+    """
+
+    question: str
+    bars: Bars
+    effect: float | None
+    tried: tuple[Backtest, ...]
+    recorded: int
+    best: Backtest
+    verdict: Verdict
+    timing: Verdict
+    forward: Account
+    forward_verdict: Verdict
+    folds: int
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is a simulation."""
+        return self.effect is not None
+
+    @property
+    def title(self) -> str:
+        """Return the question with the bars' length."""
+        return f"{self.question}, {self.bars.name}"
+
+
+def study_family(
+    bars: Bars,
+    ledger: TrialLedger,
+    costs: Costs,
+    *,
+    effect: float | None = None,
+    draws: int = 100,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Family:
+    """Try a family of signals on some bars: price signals, or such on sentiment that is simulated with an effect.
+
+    Raises:
+        InputError: a signal that looks ahead, or what the backtest refuses.
+    """
+    market = bars.market
+    question = "price signals" if effect is None else f"SIMULATION: sentiment with effect {effect:g}"
+    name = f"{question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
+    texts = () if effect is None else simulated_texts(market, effect, seed)
+    strategies = price_strategies() if effect is None else sentiment_strategies()
+    quick = BacktestConfig(costs, lags=(1,), baselines=BaselineConfig(draws=0))
+    tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
+    ratios = [_ratio(each.account.net_returns) for each in tried]
+    place = int(np.argmax(ratios))
+    full = replace(quick, lags=BacktestConfig().lags, baselines=BaselineConfig(draws=draws, seed=seed))
+    best = backtest(
+        market, tried[place].strategy, full, auditor=lambda signal, frame: _audited(tried[place]), texts=texts
+    )
+    trials = ledger.trials(name)
+    recorded = tried[place].recorded
+    assert recorded is not None
+    chosen, per_year = trials.column(recorded.key), best.account.bars_per_year
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    hold = best.baselines.accounts["hold"].net_returns
+    forward, tested, folds = _walk_forward(market, tried, costs)
+    return Family(
+        question=question,
+        bars=bars,
+        effect=effect,
+        tried=tried,
+        recorded=len(trials),
+        best=best,
+        verdict=judge(trials.returns, chosen, per_year, **options),
+        timing=judge(beyond(trials.returns, _on(hold, market, trials.closed_us)), chosen, per_year, **options),
+        forward=forward,
+        forward_verdict=judge(forward.net_returns[tested], 0, per_year, **options),
+        folds=folds,
+    )
+
+
+def _audited(made: Backtest) -> Any:
+    """Return what was found of the same signal on the same frame a moment ago."""
+    return made.audited
+
+
+def _ratio(returns: Floats) -> float:
+    ratio = float(sharpe_ratios(returns[:, None])[0])
+    return ratio if math.isfinite(ratio) else -math.inf
+
+
+def _on(returns: Floats, market: Market, closed_us: Any) -> Floats:
+    return returns[np.searchsorted(market.closed_us, closed_us)]
+
+
+def beyond(trials: Floats, hold: Floats) -> Floats:
+    """Return what trials earn beyond their part in the market: net returns less β × those of holding.
+
+    β is the slope of each trial's returns on those of holding, over the whole time: it is of hindsight, as it must be
+    to say what was due to the market, and nothing is traded by it.
+    """
+    around = hold - hold.mean()
+    variance = float(around @ around)
+    slopes = around @ trials / variance if variance > 0.0 else np.zeros(trials.shape[1])
+    return np.asarray(trials - np.outer(hold, slopes))
+
+
+def _walk_forward(market: Market, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
+    """Return the account that goes forward in time with what was best before, where it was tested, and the folds."""
+    bars = len(market)
+    returns = np.stack([each.account.net_returns for each in tried], axis=1)
+    targets = np.stack([each.targets[:, 0] for each in tried], axis=1)
+    train, test = bars // 3, max(1, bars // 9)
+    splits = walk_forward(label_ends(bars, 2), train=train, test=test, embargo=1)
+
+    def fit(before: Any, after: Any) -> Floats:
+        spread = returns[before].std(axis=0)
+        ratios = np.divide(returns[before].mean(axis=0), spread, out=np.full(len(spread), -np.inf), where=spread > 0.0)
+        return np.asarray(targets[after, int(ratios.argmax())])
+
+    wanted = out_of_sample(splits, fit, bars)
+    return simulate(market, wanted, costs), slice(train, int(splits[-1].test[-1]) + 1), len(splits)
+
+
+def trial_rows(families: Sequence[Family]) -> list[Row]:
+    """Return each trial that was made now."""
+    return [
+        {
+            "family": family.title,
+            "signal": _signal(each),
+            "sharpe": _sharpe(each.account.net_returns, each.account.bars_per_year),
+            "before costs": _sharpe(each.account.gross_returns, each.account.bars_per_year),
+            "turnover a year": each.account.summary().turnover_per_year,
+            "break_even_bps": _finite(break_even_bps(each.account.gross_returns, each.account.turnover)),
+            "new": each.recorded.new if each.recorded else False,
+        }
+        for family in families
+        for each in family.tried
+    ]
+
+
+def verdict_rows(families: Sequence[Family]) -> list[Row]:
+    """Return the verdict on each family's best trial; ratios are a year's, after costs."""
+    return [
+        {
+            "family": family.title,
+            "best of": family.recorded,
+            "signal": _signal(family.best),
+            "sharpe": family.verdict.sharpe,
+            "low": None if family.verdict.interval is None else family.verdict.interval[0],
+            "high": None if family.verdict.interval is None else family.verdict.interval[1],
+            "spa_p": family.verdict.p,
+            "spa_p beyond holding": family.timing.p,
+            "deflated": family.verdict.deflated,
+            "pbo": family.verdict.overfitting,
+            "independent trials": family.verdict.effective_trials,
+            "detectable sharpe": family.verdict.detectable,
+            "walk forward": family.forward_verdict.sharpe,
+            "evidence": family.verdict.evidence,
+        }
+        for family in families
+    ]
+
+
+def account_rows(family: Family) -> list[Row]:
+    """Return the best trial beside its baselines and the walk forward, after costs."""
+    accounts = {
+        _signal(family.best): family.best.account,
+        **family.best.baselines.accounts,
+        "walk forward": family.forward,
+    }
+    rows = []
+    for name, account in accounts.items():
+        found = account.summary()
+        rows.append(
+            {
+                "account": name,
+                "return_pct": 100 * found.total_return,
+                "sharpe": _sharpe(account.net_returns, account.bars_per_year),
+                "most_drawdown_pct": 100 * found.most_drawdown,
+                "trades": found.trades,
+                "exposure": found.exposure,
+                "fees and slippage_pct": 100 * (found.fees + found.slippage) / found.initial_cash,
+            }
+        )
+    return rows
+
+
+def notes(families: Sequence[Family]) -> list[str]:
+    """Return what a reader must know of the accounts, a line each, once."""
+    found = [f"{family.bars.name}: {note}" for family in families for note in family.best.account.notes()]
+    found += [f"{each.bars.name}: {each.bars.missing} bars are missing" for each in families if each.bars.missing]
+    return list(dict.fromkeys(found))
+
+
+def equity(family: Family) -> Figure:
+    """Draw the best trial's equity and drawdown beside its baselines."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, (top, bottom) = plt.subplots(
+            2, sharex=True, figsize=(_WIDE, 5.2), height_ratios=[2, 1], layout="constrained"
+        )
+        accounts = family.best.baselines.accounts
+        shown = {_signal(family.best): family.best.account, "hold": accounts["hold"], "walk forward": family.forward}
+        shown["sign flipped"] = accounts["sign flipped"]
+        looks = zip(shown.items(), LINES, (DARK, INK, DARK, INK), (1.8, 1.0, 1.2, 1.0), strict=True)
+        for (name, account), line, colour, width in looks:
+            times = account.market.closed_us / DAY_US
+            growth = account.equity / account.initial_cash
+            top.plot(times, growth, line, color=colour, linewidth=width, label=name)
+            if name in (_signal(family.best), "hold"):
+                bottom.plot(times, -100 * drawdown(growth), line, color=colour, linewidth=width)
+        draws = 1.0 + family.best.baselines.random.total_return
+        if len(draws):
+            low, high = np.quantile(draws, (0.05, 0.95))
+            top.axhspan(low, high, color=PALE, alpha=0.4, label="end of 90 % of random timings")
+        top.set_yscale("log")
+        top.yaxis.set_major_formatter("{x:g}")
+        top.yaxis.set_minor_formatter("{x:g}")
+        top.tick_params(axis="y", which="minor", labelsize=8)
+        top.set_ylabel("equity (start = 1)")
+        bottom.set_ylabel("drawdown (%)")
+        _date_axis(bottom)
+        figure.align_ylabels()
+        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
+        _mark(top, [family])
+    return figure
+
+
+def lags_and_costs(families: Sequence[Family]) -> Figure:
+    """Draw the best trials' Sharpe ratios against how late they are filled, and against fees; bars are 95 %."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(_WIDE, 3.8), layout="constrained")
+        looks = zip(families, (*LINES, *LINES), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=False)
+        for number, (family, line, mark) in enumerate(looks):
+            fill = DARK if number % 2 == 0 else "white"
+            look: dict[str, Any] = {"color": DARK, "markerfacecolor": fill, "markersize": 5, "linewidth": 1.2}
+            found = [(lag, account) for lag, account in family.best.lags.items()]
+            points = [measure_performance(each.net_returns, each.bars_per_year, resamples=None) for _, each in found]
+            known = [
+                (lag, point) for (lag, _), point in zip(found, points, strict=True) if point.sharpe_annual is not None
+            ]
+            if not known:
+                continue
+            at = [lag + 0.08 * number for lag, _ in known]
+            values = [point.sharpe_annual or 0.0 for _, point in known]
+            errors = [1.96 * (point.error_annual or 0.0) for _, point in known]
+            left.errorbar(
+                at, values, errors, fmt=mark, linestyle=line, ecolor=INK, elinewidth=0.8, label=family.title, **look
+            )
+            fees = fee_sweep(family)
+            right.plot([fee for fee, _ in fees], [ratio for _, ratio in fees], mark, linestyle=line, **look)
+        for axes in (left, right):
+            axes.axhline(0.0, color=INK, linewidth=0.8)
+        left.set_xlabel("filled so many bars after the decision")
+        left.set_ylabel("Sharpe ratio of a year")
+        right.set_xlabel("fee (basis points of a trade)")
+        figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+        _mark(left, families)
+    return figure
+
+
+def fee_sweep(family: Family) -> list[tuple[float, float]]:
+    """Return the best trial's annual Sharpe ratio at each fee, all other costs as they were."""
+    best = family.best
+    found = []
+    for fee in FEES_BPS:
+        account = simulate(family.bars.market, best.targets, replace(best.config.costs, fee_bps=fee))
+        ratio = _sharpe(account.net_returns, account.bars_per_year)
+        if ratio is not None:
+            found.append((fee, ratio))
+    return found
+
+
+def _mark(axes: Axes, families: Sequence[Family]) -> None:
+    if any(family.simulated for family in families):
+        axes.set_title("SIMULATION: invented sentiment", fontsize=10, loc="left")
+
+
+def to_dict(family: Family) -> Row:
+    """Return a family as plain values for JSON, without arrays by bar."""
+    return {
+        "question": family.title,
+        "simulation": family.simulated,
+        "effect": family.effect,
+        "trials": family.recorded,
+        "best": family.best.to_dict(),
+        "verdict": family.verdict.to_dict(),
+        "timing": family.timing.to_dict(),
+        "walk_forward": {"folds": family.folds, **family.forward_verdict.to_dict()},
+        "fees": [{"fee_bps": fee, "sharpe": ratio} for fee, ratio in fee_sweep(family)],
+    }
+
+
+def findings(families: Sequence[Family]) -> list[str]:
+    """Say in one sentence for each family whether it is evidence, and what was not measured."""
+    said = [_sentence(family) for family in families]
+    return [*said, f"What sentiment of real texts foretells is {NOT_MEASURED}.", *notes(families)]
+
+
+def _sentence(family: Family) -> str:
+    sentence = f"{family.title[0].upper()}{family.title[1:]}: {family.verdict.sentence}"
+    if family.verdict.evidence:
+        beyond_it = "it is" if family.timing.evidence else "it is not"
+        sentence += f"; beyond what holding explains {beyond_it} (SPA p = {family.timing.p:.2g})"
+    return f"{sentence}."
+
+
+def worst_gap(families: Sequence[Family]) -> float:
+    """Return by how much, as a share of equity, cash and positions differ from equity at worst over all bars."""
+    gaps = [0.0]
+    for family in families:
+        for account in (*(each.account for each in family.tried), family.forward):
+            whole = account.cash + account.positions.sum(axis=1)
+            gaps.append(float(np.max(np.abs(whole - account.equity) / account.initial_cash)))
+    return max(gaps)
+
+
+def _signal(made: Backtest) -> str:
+    parameters = ", ".join(f"{value:g}" for value in made.strategy.parameters.values())
+    return f"{made.strategy.title} ({parameters})"
+
+
+def _sharpe(returns: Floats, per_year: float) -> float | None:
+    ratio = _ratio(returns)
+    return ratio * math.sqrt(per_year) if math.isfinite(ratio) else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _date_axis(axes: Axes) -> None:
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.set_xlabel("time (UTC)")
+
+
+def by_name(families: Sequence[Family]) -> Mapping[str, Family]:
+    """Return families by their titles."""
+    return {family.title: family for family in families}
