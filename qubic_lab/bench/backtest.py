@@ -27,7 +27,7 @@ from qubic_lab.oracle.risk.tail_tests import evaluate_tail
 from qubic_lab.oracle.risk.value_at_risk import normal, student_t
 from qubic_lab.oracle.risk.volatility import garch_forecast, simulate_garch
 from qubic_lab.oracle.selection import PARTS, judge, sharpe_ratios
-from qubic_lab.provenance import machine, source_commit
+from qubic_lab.provenance import machine, source_commit, usable_cores
 from qubic_lab.stats import wilson_interval
 
 Progress = Callable[[str, int, int], None]
@@ -215,7 +215,7 @@ def bench_backtest(
     if not (null or effect or var or speed):
         raise InputError("nothing is asked for: give null, effect, var or speed")
     started = time.perf_counter()
-    workers = processes or len(os.sched_getaffinity(0))
+    workers = processes or usable_cores()
     check_at_least("processes", workers, 1)
     note = progress or (lambda text, done, total: None)
     total = null + effect + var

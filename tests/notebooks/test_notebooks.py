@@ -34,8 +34,10 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
     "consensus_evaluation": {"questions": 6, "k": 2, "samples": 2, "max_new_tokens": 4},
+    "oracle_backtest": {"draws": 5, "resamples": 100},
     "oracle_overview": {"shown": 60, "sizes": [8.0], "walks": 6, "sentiment_model": "crypto-lexicon"},
     "pipeline_service": {"max_new_tokens": 8},
+    "risk_warnings": {"refit_bars": 500},
     "split_strategies": {"ranks": [2], "batches": [1], "new_tokens": 12, "repeat": 1, "replicas": False},
     "weekly": {},
 }

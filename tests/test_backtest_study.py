@@ -1,0 +1,222 @@
+"""The study of backtests: it finds what is planted, finds nothing in noise, and tells of files that cannot be used."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from qubic_lab.bench.backtest import draw
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.evaluate import Strategy
+from qubic_lab.oracle.backtest.ledger import TrialLedger
+from qubic_lab.oracle.instants import DAY_US, iso
+from qubic_lab.oracle.selection import judge
+from qubic_lab.studies import oracle_backtest as study
+from qubic_lab.studies.oracle_backtest import Bars, Family
+
+OPEN = {"stamp": "open"}
+QUICK = {"draws": 3, "resamples": 200}
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def write(path: Path, close: np.ndarray, step_us: int = DAY_US, header: str = "date,open,high,low,close") -> str:
+    """Write bars that begin where the last one ended."""
+    start = np.append(close[:1], close[:-1])
+    lines = [header]
+    for number, (first, last) in enumerate(zip(start, close, strict=True)):
+        high, low = max(first, last), min(first, last)
+        lines.append(f"{iso(19_000 * DAY_US + number * step_us)},{first:.6f},{high:.6f},{low:.6f},{last:.6f}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def walk(count: int, seed: int = 0) -> np.ndarray:
+    return np.asarray(100.0 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0.0, 0.02, count))))
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Bars:
+    return study.load_bars(write(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Iterator[TrialLedger]:
+    with study.open_ledger() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def families(bars: Bars, ledger: TrialLedger) -> list[Family]:
+    return [study.study_family(bars, ledger, Costs(5.0), effect=effect, **QUICK) for effect in (None, 0.0, 0.4)]
+
+
+def test_what_is_planted_is_found_and_noise_is_not(families: list[Family]) -> None:
+    price, nothing, planted = families
+    assert not price.evidence and not nothing.evidence
+    assert planted.evidence and planted.verdict.sharpe is not None and planted.verdict.sharpe > 3.0
+    assert [each.recorded for each in families] == [16, 4, 4]
+    assert price.best.baselines.random.total_return.shape == (3,)
+    assert sorted(planted.best.lags) == [1, 2, 3, 5, 8]
+    late = study._sharpe(planted.best.lags[3].net_returns, 365.0)
+    assert late is not None and late < planted.verdict.sharpe / 2
+
+
+def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
+    price, nothing, planted = families
+    said = study.findings(families)
+    assert said[1].startswith("SIMULATION: ") and said[2].startswith("SIMULATION: ")
+    assert "SIMULATION" not in said[0]
+    assert said[3] == "What sentiment of real texts foretells is not measured here: no collected texts."
+    assert study.lags_and_costs([nothing, planted]).axes[0].get_title(loc="left").startswith("SIMULATION")
+    assert not study.lags_and_costs([price]).axes[0].get_title(loc="left")
+    assert all("SIMULATION" in row["family"] for row in study.verdict_rows([nothing, planted]))
+    assert study.to_dict(planted)["simulation"] and not study.to_dict(price)["simulation"]
+
+
+def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(bars: Bars) -> None:
+    market = bars.market
+    ahead = np.diff(np.log(market.open[1:, 0]))
+    for effect in (0.0, 0.5, -0.5):
+        scores = np.array([text.scores["simulated"] for text in study.simulated_texts(market, effect)])[: len(ahead)]
+        assert np.corrcoef(scores, ahead)[0, 1] == pytest.approx(effect, abs=0.12)
+    with pytest.raises(InputError, match="effect is 2"):
+        study.simulated_texts(market, 2.0)
+
+
+def test_trials_are_counted_once_and_earlier_ones_count(tmp_path: Path, bars: Bars) -> None:
+    url = f"sqlite:///{tmp_path}/trials.db"
+    with study.open_ledger(url) as opened:
+        first = study.study_family(bars, opened, Costs(5.0), effect=0.4, **QUICK)
+    with study.open_ledger(url) as opened:
+        again = study.study_family(bars, opened, Costs(5.0), effect=0.4, **QUICK)
+        dearer = study.study_family(bars, opened, Costs(50.0), effect=0.4, **QUICK)
+    assert (first.recorded, again.recorded, dearer.recorded) == (4, 4, 8)
+    assert again.verdict == first.verdict
+    assert [row["new"] for row in study.trial_rows([again])] == [False] * 4
+    assert dearer.verdict.trials == 8
+
+
+@pytest.mark.parametrize("strategy", study.price_strategies(), ids=lambda each: f"{each.title}{each.parameters}")
+def test_price_signals_do_not_look_ahead(strategy: Strategy, bars: Bars) -> None:
+    frame = bars.market.frame()
+    whole = np.asarray(strategy.function(frame, **strategy.parameters))
+    assert set(np.unique(whole)) <= {-1.0, 0.0, 1.0} and len(np.unique(whole)) > 1
+    for until in (150, 333, 499):
+        np.testing.assert_array_equal(
+            np.asarray(strategy.function(frame.iloc[:until], **strategy.parameters)), whole[:until]
+        )
+
+
+def test_what_holding_explains_is_taken_off() -> None:
+    hold = np.random.default_rng(0).normal(0.001, 0.02, 400)
+    own = np.random.default_rng(1).normal(0.002, 0.01, 400)
+    own -= ((hold - hold.mean()) @ own) / ((hold - hold.mean()) @ (hold - hold.mean())) * (hold - hold.mean())
+    left = study.beyond(np.stack([2.0 * hold, own + hold], axis=1), hold)
+    np.testing.assert_allclose(left[:, 0], 0.0, atol=1e-15)
+    np.testing.assert_allclose(left[:, 1], own, atol=1e-15)
+    np.testing.assert_array_equal(study.beyond(own[:, None], np.zeros(400))[:, 0], own)
+
+
+def test_signals_that_are_long_in_a_rising_market_foretell_nothing() -> None:
+    lured = fooled = 0
+    for number in range(24):
+        returns, signals, deviation = draw("gaussian", (9, number), bars=500, signals=8)
+        rising = returns + 3.0 * deviation / np.sqrt(365.0)
+        trials = np.zeros_like(signals)
+        trials[1:] = np.where(signals[:-1] > 0.0, 1.0, -0.1) * rising[1:, None]
+        best = int(np.argmax(trials.mean(axis=0) / trials.std(axis=0)))
+        options = {"resamples": 200, "parts": None, "seed": number}
+        lured += judge(trials, best, 365.0, **options).evidence  # type: ignore[arg-type]
+        fooled += judge(study.beyond(trials, rising), best, 365.0, **options).evidence  # type: ignore[arg-type]
+    assert lured >= 12
+    assert fooled <= 4
+
+
+def test_luck_that_holding_explains_is_no_prediction(families: list[Family]) -> None:
+    planted = families[2]
+    swum = replace(planted, timing=replace(planted.timing, evidence=False, p=0.3))
+    assert not swum.evidence
+    assert "but not beyond what holding explains (SPA p = 0.3)" in study.findings([swum])[0]
+    assert "beyond what holding explains SPA p" in study.findings([planted])[0]
+
+
+def test_accounts_add_up_and_one_that_does_not_is_seen(families: list[Family]) -> None:
+    assert study.worst_gap(families) < 1e-12
+    made = families[0].tried[0]
+    wrong = replace(made, account=replace(made.account, equity=made.account.equity * 1.001))
+    assert study.worst_gap([replace(families[0], tried=(wrong,))]) > 1e-6
+
+
+def test_the_walk_forward_trades_only_where_it_was_tested(families: list[Family]) -> None:
+    price = families[0]
+    assert price.folds == 6
+    assert not price.forward.units[: 500 // 3].any()
+    assert price.forward.units[200:].any()
+
+
+def test_figures_and_tables_show_all(families: list[Family]) -> None:
+    top, bottom = study.equity(families[0]).axes
+    assert top.get_ylabel() == "equity (start = 1)" and bottom.get_ylabel() == "drawdown (%)"
+    assert len(top.lines) == 5
+    names = [row["account"] for row in study.account_rows(families[0])]
+    assert {"hold", "cash", "sign flipped", "walk forward"} <= set(names) and len(names) == 7
+    rows = study.trial_rows(families)
+    assert len(rows) == 24
+    fees = [ratio for _, ratio in study.fee_sweep(families[2])]
+    assert fees == sorted(fees, reverse=True) and len(fees) == len(study.FEES_BPS)
+
+
+def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Path, ledger: TrialLedger) -> None:
+    flat = study.load_bars(write(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
+    family = study.study_family(flat, ledger, Costs(5.0), **QUICK)
+    said = " ".join(study.findings([family]))
+    assert "no evidence: the chosen one of 16 trials never trades" in said
+    assert "no trades" in said and "constant price of bitcoin" in said
+    study.equity(family)
+    study.lags_and_costs([family])
+    row = study.verdict_rows([family])[0]
+    assert (row["sharpe"], row["evidence"], row["pbo"]) == (None, False, None)
+    assert study.worst_gap([family]) == 0.0
+
+
+def test_files_that_cannot_be_used_get_one_clear_line(tmp_path: Path) -> None:
+    few = write(tmp_path / "few.csv", walk(40))
+    wrong = write(tmp_path / "wrong.csv", walk(400), header="date,alpha,beta,gamma,delta")
+    hours = write(tmp_path / "hours.csv", walk(400), step_us=DAY_US // 24)
+    for file, reading, said in (
+        (few, OPEN, "has 40 bars of 1 day: this study needs at least 300; give a longer history"),
+        (wrong, OPEN, "names no columns that are known"),
+        (hours, {}, "give `stamp`, open or close"),
+        (few, {"stmp": "open"}, "stamp"),
+        (str(tmp_path / "missing.csv"), OPEN, "missing.csv"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            study.load_bars(file, "bitcoin", reading)
+        assert "\n" not in str(caught.value)
+
+
+def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
+    path = Path(write(tmp_path / "gaps.csv", walk(420)))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:150], *lines[170:]]) + "\n")
+    found = study.load_bars(str(path), "bitcoin", OPEN)[0]
+    assert (len(found.bars), found.missing, found.row()["missing"]) == (400, 20, 20)
+    assert "1 day: 20 bars are missing" in study.notes(
+        [study.study_family(found, ledger, Costs(), effect=0.0, **QUICK)]
+    )
+
+
+def test_short_bars_become_hours_only_where_asked(tmp_path: Path) -> None:
+    file = write(tmp_path / "quarters.csv", walk(1_300), step_us=DAY_US // 96)
+    hours, quarters = (study.load_bars(file, "bitcoin", OPEN, join=join)[0] for join in (True, False))
+    assert (hours.name, len(hours.bars)) == ("1 h", 325)
+    assert (quarters.name, len(quarters.bars)) == ("15 min", 1_300)

@@ -1,0 +1,159 @@
+"""The study of risk: both rules get the same time under warning, nothing looks ahead, and odd files are told of."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.bars import FrameBars
+from qubic_lab.oracle.instants import DAY_US, HOUR_US
+from qubic_lab.oracle.risk.measures import MEASURES
+from qubic_lab.oracle.risk.volatility import simulate_garch
+from qubic_lab.studies import risk_warnings as study
+from qubic_lab.studies.oracle_backtest import Bars
+from qubic_lab.studies.risk_warnings import Risk, Windows
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def made(returns: np.ndarray, frame_us: int = HOUR_US) -> Bars:
+    """Bars of these log returns."""
+    close = 100.0 * np.exp(np.cumsum(returns))
+    count = len(close)
+    ends = 400_000 * DAY_US // 24 + (np.arange(count, dtype=np.int64) + 1) * frame_us
+    start = np.append(close[:1], close[:-1])
+    ones, none = np.ones(count, np.int64), np.zeros(count, np.int64)
+    high, low, volume = np.maximum(start, close), np.minimum(start, close), np.full(count, np.nan)
+    columns = FrameBars(ends - frame_us, ends, start, high, low, close, volume, ones, ones, none)
+    return Bars("bitcoin", "file", "USD", "1 h" if frame_us == HOUR_US else "1 day", frame_us, columns, 0)
+
+
+@pytest.fixture(scope="module")
+def risk() -> Risk:
+    returns = simulate_garch(4_000, 2e-6, 0.15, 0.83, 5.0, seed=2)[0]
+    return study.study_risk(made(returns), horizon_us=DAY_US, drop=0.05, refit_bars=500)
+
+
+def test_the_naive_rule_gets_as_much_time_under_warning(risk: Risk) -> None:
+    found = risk.matched
+    assert found.comparison is not None and found.comparison.ours.events > 5
+    assert 0.05 < found.ours_share < 0.95
+    assert found.naive_share == pytest.approx(found.ours_share, abs=0.06)
+    assert found.naive_share == found.comparison.naive.recall_by_chance
+    assert found.ours_share == found.comparison.ours.recall_by_chance
+    candles = risk.bars.candles
+    other = study.match_alarm_time(candles, risk.assessment, "warning", risk.horizon_bars, 0.08, risk.windows)
+    assert other.quantile == found.quantile  # what came is not looked at
+
+
+def test_more_time_under_warning_is_matched_too(risk: Risk) -> None:
+    candles = risk.bars.candles
+    more = study.match_alarm_time(candles, risk.assessment, "watch", risk.horizon_bars, 0.05, risk.windows)
+    assert more.ours_share > risk.matched.ours_share
+    assert more.naive_share > risk.matched.naive_share
+
+
+def test_levels_do_not_look_ahead_and_one_that_did_is_seen(risk: Risk) -> None:
+    assert not study.looks_ahead(risk)
+    levels = risk.assessment.levels.copy()
+    levels[risk.assessment.warm_up] = 3
+    assert study.looks_ahead(replace(risk, assessment=replace(risk.assessment, levels=levels)))
+
+
+def test_models_are_tested_on_the_same_bars(risk: Risk) -> None:
+    rows = study.tail_rows([risk])
+    assert len(rows) == 8 and len({row["bars"] for row in rows}) == 1
+    by_model = {(row["model"], row["level_pct"]): row for row in rows}
+    assert by_model["GARCH-t", 1.0]["christoffersen_p"] > 0.05
+    assert by_model["constant normal", 1.0]["christoffersen_p"] < 0.05
+    assert "stood Christoffersen's test" in study.findings([risk])[0]
+
+
+def test_arithmetic_is_checked(risk: Risk) -> None:
+    assert study.shortfall_is_above(risk) and study.counts_add_up(risk)
+    tail = risk.tails[0]
+    low = replace(tail.forecast, es=tail.forecast.var * 0.9)
+    assert not study.shortfall_is_above(replace(risk, tails=(replace(tail, forecast=low),)))
+    comparison = risk.matched.comparison
+    assert comparison is not None
+    wrong = replace(comparison, only_ours=comparison.only_ours + 1)
+    assert not study.counts_add_up(replace(risk, matched=replace(risk.matched, comparison=wrong)))
+
+
+def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
+    comparison = risk.matched.comparison
+    assert comparison is not None
+
+    def said(only_ours: int, only_naive: int, p: float) -> str:
+        given = replace(comparison, only_ours=only_ours, only_naive=only_naive, p=p)
+        return study.findings([replace(risk, matched=replace(risk.matched, comparison=given))])[1]
+
+    assert "is not shown to be more than what a rule on volatility" in said(5, 2, 0.45)
+    assert "is more than what" in said(12, 1, 0.003)
+    assert "is fewer than what" in said(1, 12, 0.003)
+
+
+def test_tables_and_pictures_have_all(risk: Risk) -> None:
+    rows = study.score_rows([risk])
+    assert [row["warnings"] for row in rows] == ["ours", "naive"]
+    assert "(" in rows[0]["precision"] and "(" in rows[0]["false a month"]
+    last = study.warning_rows([risk])
+    assert 0 < len(last) <= 5 and all(row["evidence"] and row["level"] in ("warning", "alarm") for row in last)
+    now = {row["rule"]: row for row in study.now_rows([risk])}
+    assert now["volume"]["level"] == "unknown" and now["volume"]["not known because"] == "no volume is known"
+    assert now["volatility"]["value"] > 0
+    assert study.timeline(risk).axes[0].get_ylabel() == "price (USD)"
+    assert study.volatilities(risk).axes[0].get_ylabel() == "volatility of a year (%)"
+    assert study.losses(risk).axes[0].get_ylabel() == "log return of a bar (%)"
+    assert [label.get_text() for label in study.worth([risk]).axes[0].get_yticklabels()] == ["ours, 1 h", "naive, 1 h"]
+    assert study.to_dict(risk)["warnings"]["naive_share"] == risk.matched.naive_share
+
+
+def test_rules_for_days_have_shorter_windows() -> None:
+    for rule in study.rules_of(Windows.of(DAY_US)):
+        usual = MEASURES[rule.measure].parameters
+        assert set(rule.parameters) <= set(usual)
+        assert all(rule.parameters[name] < usual[name] for name in rule.parameters)
+        assert rule.parameters
+    assert not any(rule.parameters for rule in study.rules_of(Windows.of(HOUR_US)))
+
+
+def test_a_constant_price_has_no_risk_and_says_so() -> None:
+    flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
+    said = " ".join(study.findings([flat]))
+    assert "none could be tested at 1 %" in said and "not judged" in said and "is not known" in said
+    assert study.counts_add_up(flat) and study.shortfall_is_above(flat) and not study.looks_ahead(flat)
+    for picture in (study.timeline, study.volatilities, study.losses):
+        picture(flat)
+    study.worth([flat])
+    assert study.score_rows([flat]) == [] and study.warning_rows([flat]) == []
+
+
+def test_too_few_bars_to_judge_are_told() -> None:
+    short = study.study_risk(made(np.random.default_rng(0).normal(0, 0.01, 320)), horizon_us=DAY_US, drop=0.05)
+    assert "not judged (" in study.findings([short])[1]
+    assert study.counts_add_up(short)
+    study.timeline(short)
+    study.losses(short)
+
+
+def test_days_have_their_own_windows_and_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    days = made(np.random.default_rng(1).normal(0, 0.03, 500), DAY_US)
+    found = study.study_risk(days, horizon_us=7 * DAY_US, drop=0.1)
+    assert (found.windows.bars, found.horizon_bars, found.name) == (7, 7, "1 day")
+    assert found.matched.comparison is not None
+    assert "7 days" in study.findings([found])[1]
+    with pytest.raises(InputError, match="did you mean"):
+        study.study_risk(days, horizon_us=DAY_US, drop=0.1, level="warnin")
+    with pytest.raises(InputError, match="drop is 2"):
+        study.study_risk(days, horizon_us=DAY_US, drop=2.0)
+    with pytest.raises(InputError, match="cannot be read"):
+        study.study_risk(days, horizon_us=DAY_US, drop=0.1, rules=str(tmp_path / "none.yaml"))
