@@ -141,9 +141,7 @@ def test_a_page_shows_all_of_it_and_nothing_that_was_said_is_taken_for_markup() 
 
 
 WHY = "Why is the sea salty?"
-SALT = (
-    "Rain dissolves minerals from the rocks of the land, and rivers carry these salts into the sea year after year"
-)
+SALT = "Rain dissolves minerals from the rocks of the land, and rivers carry these salts into the sea year after year"
 VENTS = "Hydrothermal vents on the floor release further minerals."
 
 

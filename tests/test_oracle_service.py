@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 from databases import postgres
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
@@ -228,6 +228,16 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
     assert isinstance(found.indicators, dict)
 
 
+def test_a_correction_of_last_week_changes_no_change_that_was_told_before(engine: Engine) -> None:
+    clock = Time(NOON + 100 * SECOND_US)
+    views = Views(engine, clock)
+    views.prices.add(QUOTES, quotes(7 * 288 + 1, price=lambda n: 100.0 if n == 0 else 150.0))
+    clock.us += 100 * SECOND_US
+    views.prices.add(QUOTES, [quote(NOON - 7 * DAY_US, 75.0)])
+    before, now = (views.price_analysis("bitcoin", as_of_us=at) for at in (NOON + 150 * SECOND_US, None))
+    assert [each.changes[-1].change_pct for each in (before, now)] == pytest.approx([50.0, 100.0])
+
+
 @pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
 def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, hours: int) -> None:
     views = Views(engine, Time(NOON))
@@ -416,13 +426,19 @@ def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
     assert [each.close for each in ranged.prices] == [108.0, 107.0]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink what fails would take minutes
+)
 @given(data=st.data())
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
     clock = Time(NOON - DAY_US)
     empty(engine)
     views = Views(engine, clock)
-    hours = st.integers(-72, 1)
+    hours = st.integers(-72, 1) | st.integers(-170, -166)  # a week before, too
+    shares = st.fixed_dictionaries(dict.fromkeys(("negative", "neutral", "positive"), st.floats(0.1, 1.0)))
     numbers = st.integers(0, 4)
     views.prices.add(QUOTES, hourly(260, NOON - DAY_US))
     clock.us = NOON
@@ -436,7 +452,8 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObj
             views.texts.add([text(data.draw(numbers), NOON + at * HOUR_US, title=f"Title {data.draw(numbers)} news")])
         ids = [each.id for each in views.texts.read("bitcoin", 0, 2 * NOON, duplicates=True)]
         chosen = data.draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else []
-        views.texts.add_scores([Score(id, "lexicon 1", data.draw(st.floats(-1, 1))) for id in chosen])
+        scores = [Score(id, "lexicon 1", data.draw(st.floats(-1, 1)), None, data.draw(shares)) for id in chosen]
+        views.texts.add_scores(scores)
 
     def ask(as_of_us: int) -> list[Any]:
         found: list[Any] = [
@@ -466,14 +483,14 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObj
     assert [ask(as_of) for as_of, _ in answers] == again
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.DataObject) -> None:
+def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.DataObject) -> None:
     """Prices come late, are corrected, and are asked for as of any instant: what is kept changes no bit."""
-    empty(engine)
+    empty(either)
     clock = Time(NOON)
-    store = PriceStore(engine, clock)
-    kept = BarHistory(engine, store)
+    store = PriceStore(either, clock)
+    kept = BarHistory(either, store)
     series = Series("bitcoin", "exchange", 1_800)
     half_us = 30 * MINUTE_US
     ends = st.lists(st.integers(0, 6 * 48 - 1), min_size=1, max_size=30)
@@ -490,7 +507,7 @@ def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.D
         candidate = Candidate(series, last, Frequency(1_800.0), 0.0)
         frame_us, count = data.draw(st.sampled_from([HOUR_US, 4 * HOUR_US, DAY_US])), data.draw(st.integers(1, 150))
         found = kept.bars(candidate, frame_us, count, clock.us, as_of)
-        afresh = BarHistory(engine, store).bars(candidate, frame_us, count, clock.us, as_of)
+        afresh = BarHistory(either, store).bars(candidate, frame_us, count, clock.us, as_of)
         columns = store.read(series, 0, clock.us, as_of_us=as_of)
         plain = frame_bars(columns, frame_us, half_us, clock.us)
         first = ((last.closed_us - 1) // frame_us - count) * frame_us

@@ -128,19 +128,19 @@ def make_routes(oracle: Oracle) -> APIRouter:
 
     @routes.get("/sentiment", response_model=Sentiment, openapi_extra=_described(SentimentAsked))
     async def sentiment(request: Request) -> Response:
-        """Tell what was written about a coin, and how models have scored it."""
+        """Tell what was written about a coin, what models say of it, and one index of that with what moved it."""
         asked = _read(SentimentAsked, request)
         return _respond(await oracle.sentiment(asked.coin, asked.window, asked.as_of_us))
 
     @routes.get("/price_analysis", response_model=PriceAnalysis, openapi_extra=_described(PriceAsked))
     async def price_analysis(request: Request) -> Response:
-        """Tell a coin's last price, its changes and its closed bars."""
+        """Tell a coin's price, its closed bars, and what they say: indicators, levels, forecasts and anomalies."""
         asked = _read(PriceAsked, request)
         return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us))
 
     @routes.get("/market_overview", response_model=MarketOverview, openapi_extra=_described(OverviewAsked))
     async def market_overview(request: Request) -> Response:
-        """Tell of several coins at a glance, in plain words."""
+        """Tell of several coins at a glance, in plain words, with a rating by simple rules that is no advice."""
         asked = _read(OverviewAsked, request)
         coins = asked.coins.split(",") if asked.coins else []
         return _respond(await oracle.market_overview(coins, asked.as_of_us))

@@ -1,7 +1,7 @@
 """What is told of a sentiment index: its figures, history, and the texts that moved it; from stored scores alone."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,12 @@ def _name(model: str) -> str:
     return model.partition("@")[0].partition(":")[0]
 
 
-def scored_texts(scores: ScoreColumns, without: Collection[int] = ()) -> list[ScoredText]:
+def scored_texts(scores: ScoreColumns) -> list[ScoredText]:
     """Return the texts that have these scores; those of the store are distinct already."""
     columns = (scores.news_id, scores.at_us, scores.known_us, scores.score)
     return [
         ScoredText(id=id, key=str(id), source="", title="", at_us=at_us, known_us=known_us, score=score)
         for id, at_us, known_us, score in zip(*(each.tolist() for each in columns), strict=True)
-        if id not in without
     ]
 
 

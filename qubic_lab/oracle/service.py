@@ -121,8 +121,9 @@ class Oracle:
         """
         with self._opening:
             if self._views is None:
-                self._views = Views(self._open_engine(), self._clock, self._frequencies)
-                threading.Thread(target=_warm_up, args=(self._views,), name="oracle-warm-up", daemon=True).start()
+                found = Views(self._open_engine(), self._clock, self._frequencies)
+                _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
+                self._views = found
             return self._views
 
     async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
@@ -260,11 +261,11 @@ class Oracle:
 
 
 def _warm_up(reader: Views) -> None:
-    """Read ahead; who cannot leaves it to the answers, which tell what is wrong."""
+    """Read in advance what many answers need; where that fails, they tell what is wrong."""
     try:
         reader.warm_up()
     except (SQLAlchemyError, QubicLabError) as error:
-        logger.info("nothing was read ahead: %s", str(error).partition("\n")[0])
+        logger.info("nothing was read in advance: %s", str(error).partition("\n")[0])
 
 
 def _version_of_code() -> str:

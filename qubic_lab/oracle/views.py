@@ -3,6 +3,7 @@
 Nothing is filled in: a figure whose prices are not known is null, and what cannot be computed is absent, with why.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,8 @@ from qubic_lab.oracle.text_store import StoredText, TextStore
 AHEAD_US = MINUTE_US
 """A price that is stamped so much after now is taken for one of now."""
 WARM_US = 400 * DAY_US
-"""So much of each series is read before anybody asks."""
+WARM_UP_S = 3.0
+"""So much of each series is read in advance, in so many seconds for all of them."""
 MOST_COINS = 30
 MOST_PRICES, MOST_TEXTS = 1_000, 500
 NO_HEALTH = "requests are logged as they end: how sources did is told of the present alone"
@@ -283,11 +285,13 @@ class Views:
         texts = [historic_text(text) for text in page.texts]
         return TextHistory(coin=found.id, as_of=iso(at), texts=texts, next_cursor=page.next_cursor)
 
-    def warm_up(self) -> None:
-        """Read the last months of all coins, so that the first answers need not; what cannot be read is left out."""
+    def warm_up(self, seconds: float = WARM_UP_S) -> None:
+        """Read the last months of all coins in advance, for so long at most; then the first answers are as quick."""
         prepare()
-        at = self.clock()
+        at, end = self.clock(), time.monotonic() + seconds
         for series in self.prices.series():
+            if time.monotonic() > end:
+                break
             last = self._last(series, at, None) if series.coin in COINS and series.currency == self.currency else None
             if last is not None and fits(series, HOUR_US):
                 self._history.bars(self._candidate(series, last, at), DAY_US, WARM_US // DAY_US, at, None)
