@@ -163,8 +163,12 @@ def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monke
         told = one_object(oracle("collect --config collector.yaml --once --sources coingecko,feeds --json"))
         assert (told["failed"], told["troubles"]) == (0, {})
         assert told["added"] > 100
-        status, out, _ = oracle("collect --config collector.yaml --for 0.2")
+        status, out, err = oracle("collect --config collector.yaml --for 0.2 --score vader")
         assert status == 0
+        assert int(re.search(r"(\d+) texts were scored", err)[1]) > 0
+        again = one_object(oracle("score --model vader --coin bitcoin --json"))["coins"]["bitcoin"]
+        assert again["scored"] == 0 < again["before"]
+        assert "unknown model 'vadr': did you mean 'vader'" in oracle("collect --config collector.yaml --once --score vadr")[2]
         assert " requests, 0 of them failed; " in out
     found = one_object(oracle("status --config collector.yaml --json"))
     assert {"ok"} == {fetch["outcome"] for fetch in found["fetches"]}

@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,6 +91,10 @@ def collect(
         str | None, typer.Option(help="Only these, such as coingecko,feeds.", show_default="all that can be asked")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Where a collector is at work, wait until it ends.")] = False,
+    score: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Score new texts, by default or another model.", show_default="no scores"),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Keep prices, news and posts in the database, each as often as its source allows; go on where it ended."""
@@ -111,7 +116,8 @@ def collect(
         collector = Collector(settings, engine, sources=chosen, clock=_clock(settings), on_view=on_view)
         for line in collector.usable.left_out:
             note(line)
-        view = asyncio.run(_collect(collector, once, seconds, wait))
+        with _scoring(score, engine, settings):
+            view = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
     if json:
         print_json(view.to_dict())
@@ -122,6 +128,22 @@ def collect(
     )
     for job, trouble in sorted(view.troubles.items()):
         note(f"{job}: {trouble}")
+
+
+@contextmanager
+def _scoring(model: str | None, engine: "Engine", settings: "CollectorConfig") -> Iterator[None]:
+    """Score texts as they come while the block runs, if a model is named."""
+    if model is None:
+        yield
+        return
+    from qubic_lab.oracle.sentiment.models import make_model
+    from qubic_lab.oracle.sentiment.scorer import Scorer
+    from qubic_lab.oracle.text_store import TextStore
+
+    clock = _clock(settings).now_us
+    with Scorer(TextStore(engine, clock), make_model(model), settings.coins, clock).running() as scorer:
+        yield
+    note(f"{scorer.scored} texts were scored")
 
 
 def _status_line(view: "View") -> str:
