@@ -168,7 +168,8 @@ def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monke
         assert int(re.search(r"(\d+) texts were scored", err)[1]) > 0
         again = one_object(oracle("score --model vader --coin bitcoin --json"))["coins"]["bitcoin"]
         assert again["scored"] == 0 < again["before"]
-        assert "unknown model 'vadr': did you mean 'vader'" in oracle("collect --config collector.yaml --once --score vadr")[2]
+        _, _, err = oracle("collect --config collector.yaml --once --score vadr")
+        assert "unknown model 'vadr': did you mean 'vader'" in err
         assert " requests, 0 of them failed; " in out
     found = one_object(oracle("status --config collector.yaml --json"))
     assert {"ok"} == {fetch["outcome"] for fetch in found["fetches"]}
