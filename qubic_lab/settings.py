@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """CoinGecko's key; prices come without one too, at lower limits."""
     newsapi_key: SecretStr | None = None
     """NewsAPI's key; without one that source is left out."""
+    oracle_config: Path | None = None
+    """YAML with settings of the market oracle, for collector and coordinator."""
     tls_certificate: Path | None = None
     """This host's certificate (PEM); with key and authority it turns on mutual TLS for all but unix sockets."""
     tls_key: Path | None = None

@@ -19,6 +19,7 @@ from qubic_lab.oracle.config import (
     read_config,
     usable,
 )
+from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.settings import settings
 
 KEYS = ("QUBIC_LAB_COINGECKO_KEY", "QUBIC_LAB_NEWSAPI_KEY")
@@ -28,7 +29,7 @@ KEYS = ("QUBIC_LAB_COINGECKO_KEY", "QUBIC_LAB_NEWSAPI_KEY")
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """No keys, be it from the environment or a .env file."""
     monkeypatch.chdir(tmp_path)
-    for name in KEYS:
+    for name in (*KEYS, "QUBIC_LAB_ORACLE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     settings.cache_clear()
     yield monkeypatch
@@ -205,3 +206,25 @@ def test_this_host_is_known(url: str, here: bool) -> None:
 def test_a_source_is_checked_where_it_is_made() -> None:
     with pytest.raises(InputError, match="window_s is 0"):
         SourceConfig("https://x.example", window_s=0.0)
+
+
+def test_texts_are_weighed_as_the_file_says(tmp_path: Path) -> None:
+    assert read(tmp_path, "").sentiment == Weighting(0.5, {})
+    text = "sentiment: {half_life: 1, source_weights: {coindesk: 2, hacker-news: 0.5}}"
+    assert read(tmp_path, text).sentiment == Weighting(1.0, {"coindesk": 2.0, "hacker-news": 0.5})
+    for wrong, message in (
+        ("half_lif: 1", "sentiment: unknown name 'half_lif': did you mean 'half_life'"),
+        ("half_life: 0", "sentiment: half_life is 0.0: it must be above 0"),
+        ("source_weights: {a: -1}", "sentiment: weight of a is -1.0"),
+        ("source_weights: [a]", "sentiment: source_weights is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path, f"sentiment: {{{wrong}}}")
+
+
+def test_the_environment_names_the_file_for_all_processes(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    (tmp_path / "oracle.yaml").write_text("coins: [solana]")
+    environment.setenv("QUBIC_LAB_ORACLE_CONFIG", str(tmp_path / "oracle.yaml"))
+    settings.cache_clear()
+    assert read_config().coins == ("solana",)
+    assert read(tmp_path, "coins: [bitcoin]").coins == ("bitcoin",), "a file that is named counts more"

@@ -30,6 +30,7 @@ from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso
 from qubic_lab.oracle.price_parts import Candidate, Frequency
 from qubic_lab.oracle.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.oracle.sentiment_parts import choose_model
 from qubic_lab.oracle.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.store import forget_stamps
@@ -623,6 +624,25 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     week = views.sentiment("bitcoin", "7d").index
     assert isinstance(week, SentimentIndex)
     assert (week.texts, week.unscored, len(week.history)) == (6, 2, 8)
+
+
+def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
+    clock = Time(NOON)
+    weighting = Weighting(half_life=0.25, source_weights={"blog": 3.0, "rumours": 0.0})
+    views = Views(engine, clock, weighting=weighting)
+    given = {"newsapi": 0.6, "blog": -0.4, "rumours": 1.0}
+    views.texts.add([text(n, NOON - n * 6 * HOUR_US, source=source) for n, source in enumerate(given)])
+    stored = {each.source: each.id for each in views.texts.read("bitcoin", 0, NOON + 1)}
+    details = {"negative": 0.5, "neutral": 0.0, "positive": 0.5}
+    views.texts.add_scores([Score(stored[source], "default@1", score, 0.5, details) for source, score in given.items()])
+    clock.us += SECOND_US
+    weights = [2.0 ** -(1 / 21_600), 3.0 * 2.0 ** -((6 * 3_600 + 1) / 21_600)]
+    expected = pytest.approx(np.average([0.6, -0.4], weights=weights))
+    found = views.sentiment("bitcoin", "24h").index
+    assert isinstance(found, SentimentIndex)
+    assert (found.index, found.half_life_s) == (expected, 21_600.0)
+    brief = views.market_overview(["bitcoin"]).coins[0].sentiment
+    assert isinstance(brief, Mood) and brief.index == expected
 
 
 def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> None:

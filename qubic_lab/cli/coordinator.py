@@ -80,4 +80,5 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
         client,
         frequencies={name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()},
         limits={name: source.quotas() for name, source in sources.items()},
+        weighting=config.sentiment,
     )

@@ -17,6 +17,7 @@ from qubic_lab.oracle.coins import find_coin
 from qubic_lab.oracle.instants import read_iso
 from qubic_lab.oracle.quotas import Period
 from qubic_lab.oracle.records import TextKind
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.settings import settings
 
 DataKind = Literal["prices", "history", "news", "social"]
@@ -30,7 +31,7 @@ SERVES: dict[str, tuple[DataKind, ...]] = {
 }
 """What each source has; `feeds` stands for all feeds, `packaged` for prices that come with packages."""
 DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "binancecoin", "dogecoin", "cardano")
-_KEYS = ("coins", "sources", "feeds", "order", "time_scale", "time_origin", "backfill_days")
+_KEYS = ("coins", "sources", "feeds", "order", "time_scale", "time_origin", "backfill_days", "sentiment")
 
 
 def _check_url(what: str, url: str) -> None:
@@ -201,6 +202,7 @@ class CollectorConfig:
         time_origin: the instant, in ISO 8601, from which a trial's time runs 1 / `time_scale` as fast as real time, the
             same in each process that is told so; None: real time.
         backfill_days: so far back does the history go.
+        sentiment: how much a text counts in an index.
     """
 
     coins: tuple[str, ...] = DEFAULT_COINS
@@ -210,6 +212,7 @@ class CollectorConfig:
     time_scale: float = 1.0
     time_origin: str | None = None
     backfill_days: int = 365
+    sentiment: Weighting = WEIGHTING
 
     def __post_init__(self) -> None:
         if not self.coins:
@@ -242,9 +245,12 @@ class Usable:
 def read_config(path: Path | None = None) -> CollectorConfig:
     """Return the collector's settings: the defaults, changed where a YAML file says so.
 
+    The file is `path`, else that of QUBIC_LAB_ORACLE_CONFIG, if any is set.
+
     Raises:
         InputError: there is no such file, or a name or a value in it is not what it must be.
     """
+    path = path or settings().oracle_config
     if path is None:
         return CollectorConfig()
     try:
@@ -334,7 +340,25 @@ def _config(content: Any) -> CollectorConfig:
         values["time_origin"] = _value("time_origin", content["time_origin"], str)
     if "backfill_days" in content:
         values["backfill_days"] = _value("backfill_days", content["backfill_days"], int)
+    if "sentiment" in content:
+        values["sentiment"] = _weighting(_map("sentiment", content["sentiment"]))
     return CollectorConfig(**values)
+
+
+def _weighting(content: Mapping[str, Any]) -> Weighting:
+    _check_names("sentiment: ", content, [each.name for each in dataclasses.fields(Weighting)])
+    values: dict[str, Any] = {}
+    if "half_life" in content:
+        values["half_life"] = _value("sentiment: half_life", content["half_life"], float)
+    if "source_weights" in content:
+        given = _map("sentiment: source_weights", content["source_weights"])
+        values["source_weights"] = {
+            name: _value(f"sentiment: source_weights: {name}", weight, float) for name, weight in given.items()
+        }
+    try:
+        return Weighting(**values)
+    except InputError as error:
+        raise InputError(f"sentiment: {error}") from None
 
 
 _FIELDS: dict[str, Any] = {each.name: each.type for each in dataclasses.fields(SourceConfig)}

@@ -19,7 +19,14 @@ from qubic_lab.oracle.answers import (
     age_s,
 )
 from qubic_lab.oracle.instants import HOUR_US, MINUTE_US, SECOND_US, iso
-from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.index import (
+    WEIGHTING,
+    IndexSettings,
+    ScoredText,
+    Weighting,
+    index_series,
+    sentiment_index,
+)
 from qubic_lab.oracle.source_names import SAMPLE
 from qubic_lab.oracle.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.oracle.text_store import ScoreColumns, ScoreSummary
@@ -38,14 +45,9 @@ NO_TEXTS = "there are no texts"
 _CHUNK = 1_000
 
 
-def settings_of(window: Window) -> IndexSettings:
-    """Return how the index of a window is made: half a window halves a text's weight.
-
-    Texts count from when they were published: what is read was known at the instant that is asked about.
-    """
-    seconds = float(WINDOW_S[window])
-    steps = WINDOW_S[window] * SECOND_US // STEP_US[window]
-    return IndexSettings(seconds, seconds / 2.0, volatility_steps=steps, availability="published")
+def settings_of(window: Window, weighting: Weighting = WEIGHTING) -> IndexSettings:
+    """Return how the index of a window is made."""
+    return weighting.settings(float(WINDOW_S[window]), WINDOW_S[window] * SECOND_US // STEP_US[window])
 
 
 def choose_model(summaries: Iterable[ScoreSummary]) -> str | None:
@@ -66,18 +68,35 @@ def _name(model: str) -> str:
     return model.partition("@")[0].partition(":")[0]
 
 
-def scored_texts(scores: ScoreColumns) -> list[ScoredText]:
-    """Return the texts that have these scores; those of the store are distinct already."""
+def scored_texts(scores: ScoreColumns, sources: Mapping[int, str]) -> list[ScoredText]:
+    """Return the texts that have these scores; those of the store are distinct already.
+
+    `sources`: of texts, by their ids; where it matters not it may be empty.
+    """
     columns = (scores.news_id, scores.at_us, scores.known_us, scores.score)
     return [
-        ScoredText(id=id, key=str(id), source="", title="", at_us=at_us, known_us=known_us, score=score)
+        ScoredText(
+            id=id, key=str(id), source=sources.get(id, ""), title="", at_us=at_us, known_us=known_us, score=score
+        )
         for id, at_us, known_us, score in zip(*(each.tolist() for each in columns), strict=True)
     ]
 
 
-def mood(texts: Sequence[ScoredText], model: str, at_us: int) -> Mood | Absent:
+def read_sources(engine: Engine, ids: Sequence[int], weighting: Weighting) -> dict[int, str]:
+    """Return the sources of texts, by their ids; nothing where all sources weigh the same."""
+    if not weighting.source_weights:
+        return {}
+    found: dict[int, str] = {}
+    with engine.connect() as connection:
+        for start in range(0, len(ids), _CHUNK):
+            query = select(NEWS_DATA.c.id, NEWS_DATA.c.source).where(NEWS_DATA.c.id.in_(ids[start : start + _CHUNK]))
+            found.update(tuple(row) for row in connection.execute(query))
+    return found
+
+
+def mood(texts: Sequence[ScoredText], model: str, at_us: int, weighting: Weighting = WEIGHTING) -> Mood | Absent:
     """Return the index of 24 hours in short."""
-    found = sentiment_index(texts, at_us, settings_of("24h"), most_factors=0)
+    found = sentiment_index(texts, at_us, settings_of("24h", weighting), most_factors=0)
     if found.composite is None or found.newest_us is None:
         return Absent(reason=NO_SCORES)
     return Mood(
@@ -97,6 +116,7 @@ def index_part(
     at_us: int,
     as_of_us: int | None,
     unscored: int,
+    weighting: Weighting = WEIGHTING,
 ) -> SentimentIndex | Absent:
     """Return the index of a window with its history.
 
@@ -108,8 +128,9 @@ def index_part(
         at_us: when it ends.
         as_of_us: scores count that were known then; None: by now.
         unscored: distinct texts of the window without a score.
+        weighting: of texts by age and source.
     """
-    settings, step_us = settings_of(window), STEP_US[window]
+    settings, step_us = settings_of(window, weighting), STEP_US[window]
     found = sentiment_index(texts, at_us, settings, MOST_FACTORS)
     if found.composite is None or found.newest_us is None:
         return Absent(reason=NO_SCORES)
@@ -133,7 +154,7 @@ def index_part(
         newest=iso(found.newest_us),
         newest_age_s=age_s(found.newest_us, at_us),
         half_life_s=settings.half_life_s,
-        shares=_shares(engine, inside, model, at_us, as_of_us, settings.half_life_s),
+        shares=_shares(engine, inside, model, at_us, as_of_us, settings),
         factors=[
             IndexFactor(
                 at=iso(each.at_us),
@@ -182,7 +203,12 @@ def _about(engine: Engine, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 
 def _shares(
-    engine: Engine, texts: Sequence[ScoredText], model: str, at_us: int, as_of_us: int | None, half_life_s: float
+    engine: Engine,
+    texts: Sequence[ScoredText],
+    model: str,
+    at_us: int,
+    as_of_us: int | None,
+    settings: IndexSettings,
 ) -> Shares | Absent:
     """Return the mean of the probabilities that are kept beside scores, weighed as in the index."""
     details: dict[int, Mapping[str, Any]] = {}
@@ -202,9 +228,10 @@ def _shares(
         kept = details.get(text.id) or {}
         values = [kept.get(name) for name in names]
         if all(isinstance(value, int | float) and 0.0 <= value <= 1.0 for value in values):
-            weights.append(math.exp2(-(at_us - text.at_us) / SECOND_US / half_life_s))
+            fresh = math.exp2(-(at_us - text.at_us) / SECOND_US / settings.half_life_s)
+            weights.append(fresh * settings.source_weights.get(text.source, settings.other_weight))
             rows.append(values)
-    if not rows:
+    if not any(weights):
         return Absent(reason=f"{model} keeps no probabilities beside its scores")
     mean = np.average(np.array(rows, dtype=np.float64), axis=0, weights=weights)
     mean /= max(1e-12, float(mean.sum()))

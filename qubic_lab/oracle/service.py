@@ -1,6 +1,8 @@
 """The oracle as many ask it at once: answers come from the cache, and are computed in threads where it has none."""
 
 import asyncio
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -46,6 +48,7 @@ from qubic_lab.oracle.instants import iso, now_us
 from qubic_lab.oracle.price_parts import Frequency
 from qubic_lab.oracle.quotas import Period, Quotas
 from qubic_lab.oracle.sentiment import index
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.source_health import read_source_health
 from qubic_lab.oracle.store import check_as_of
 from qubic_lab.oracle.tables import LEASES
@@ -95,6 +98,7 @@ class Oracle:
         frequencies: how often each source gives something, by its name.
         limits: each source's quotas, by its name and period.
         config: of the cache.
+        weighting: of texts in a sentiment index, by age and source.
     """
 
     def __init__(
@@ -105,8 +109,10 @@ class Oracle:
         frequencies: Mapping[str, Frequency] | None = None,
         limits: Mapping[str, Mapping[Period, int]] | None = None,
         config: CacheConfig | None = None,
+        weighting: Weighting = WEIGHTING,
     ) -> None:
-        self.cache = Cache(client, _version_of_code(), config, clock)
+        self._weighting = weighting
+        self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting)}", config, clock)
         self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
         self._views: Views | None = None
         self._opening = threading.Lock()
@@ -121,7 +127,7 @@ class Oracle:
         """
         with self._opening:
             if self._views is None:
-                found = Views(self._open_engine(), self._clock, self._frequencies)
+                found = Views(self._open_engine(), self._clock, self._frequencies, weighting=self._weighting)
                 _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
                 self._views = found
             return self._views
@@ -277,6 +283,12 @@ def _version_of_code() -> str:
     except metadata.PackageNotFoundError:
         library = "without"
     return f"{code_version(*_COMPUTING, *unread)}-{library}"
+
+
+def _short(weighting: Weighting) -> str:
+    """Return what stands for it in keys: answers by another one are others."""
+    plain = json.dumps(asdict(weighting), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:8]
 
 
 def served(cached: Cached) -> bytes:

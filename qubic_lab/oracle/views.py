@@ -57,12 +57,14 @@ from qubic_lab.oracle.price_parts import (
 from qubic_lab.oracle.price_store import PriceColumns, PriceStore, StoredPrice
 from qubic_lab.oracle.rating import rate_market
 from qubic_lab.oracle.records import Series
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.sentiment_parts import (
     NO_SCORES,
     NO_TEXTS,
     choose_model,
     index_part,
     mood,
+    read_sources,
     sample_ids,
     scored_texts,
 )
@@ -99,6 +101,7 @@ class Views:
         clock: gives the time in microseconds.
         frequencies: of each source, by its name; bars come at their own interval.
         currency: of all answers.
+        weighting: of texts in a sentiment index, by age and source.
     """
 
     def __init__(
@@ -107,10 +110,11 @@ class Views:
         clock: Callable[[], int] = now_us,
         frequencies: Mapping[str, Frequency] | None = None,
         currency: str = "usd",
+        weighting: Weighting = WEIGHTING,
     ) -> None:
         self.prices, self.texts = PriceStore(engine, clock), TextStore(engine, clock)
         self.engine, self.clock, self.currency = engine, clock, currency
-        self._frequencies = dict(frequencies or {})
+        self._frequencies, self._weighting = dict(frequencies or {}), weighting
         self._history = BarHistory(engine, self.prices)
 
     def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Sentiment:
@@ -336,9 +340,12 @@ class Views:
         if not found or model is None:
             return model_scores(found) or Absent(reason=NO_SCORES), Absent(reason=NO_SCORES)
         before = self.texts.scores(coin, at - 2 * length, at - length, model, as_of_us)
-        scored = [*scored_texts(without_texts(before, samples)), *scored_texts(found[model])]
+        both = without_texts(before, samples), found[model]
+        ids = [int(id) for columns in both for id in columns.news_id]
+        sources = read_sources(self.engine, ids, self._weighting)
+        scored = [text for columns in both for text in scored_texts(columns, sources)]
         return model_scores(found), index_part(
-            self.engine, scored, model, window, at, as_of_us, texts - len(found[model])
+            self.engine, scored, model, window, at, as_of_us, texts - len(found[model]), self._weighting
         )
 
     def _mood(self, coin: str, at: int, as_of_us: int | None, samples: bool) -> Mood | Absent:
@@ -349,7 +356,9 @@ class Views:
         if model is None:
             return Absent(reason=NO_SCORES)
         invented = sample_ids(self.engine, coin, start, at + 1) if samples else set()
-        return mood(scored_texts(without_texts(every[model], invented)), model, at)
+        kept = without_texts(every[model], invented)
+        sources = read_sources(self.engine, [int(id) for id in kept.news_id], self._weighting)
+        return mood(scored_texts(kept, sources), model, at, self._weighting)
 
     def _change(self, day: PriceColumns, candidate: Candidate, name: str, over_us: int, as_of_us: int | None) -> Change:
         """Return how the price changed; for a longer time than a day the earlier price is looked up alone."""

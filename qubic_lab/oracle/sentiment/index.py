@@ -91,6 +91,40 @@ SETTINGS = IndexSettings()
 
 
 @dataclass(frozen=True)
+class Weighting:
+    """How much a text counts in the index of a window, whatever its length.
+
+    Attributes:
+        half_life: the share of the window after which a text counts half.
+        source_weights: of texts by source; those of all others weigh 1.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+
+    half_life: float = 0.5
+    source_weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.half_life <= 10.0:
+            raise InputError(f"half_life is {self.half_life}: it must be above 0 and at most 10 windows")
+        IndexSettings(source_weights=self.source_weights)
+
+    def settings(self, window_s: float, volatility_steps: int) -> IndexSettings:
+        """Return how the index of a window is made, for texts that were known at the instant that is asked about."""
+        return IndexSettings(
+            window_s,
+            self.half_life * window_s,
+            self.source_weights,
+            volatility_steps=volatility_steps,
+            availability="published",
+        )
+
+
+WEIGHTING = Weighting()
+
+
+@dataclass(frozen=True)
 class Factor:
     """A text's part in an index: `contribution` is the index less what it would be without this text."""
 
