@@ -18,7 +18,19 @@ from qubic_lab.oracle.standin.app import KEYS, StandinConfig
 from qubic_lab.oracle.standin.setup import collector_settings
 from qubic_lab.settings import settings
 
-COMMANDS = ("demo", "collect", "status", "import", "import-texts", "quality", "score", "score-file", "standin", "audit")
+COMMANDS = (
+    "demo",
+    "collect",
+    "status",
+    "import",
+    "import-texts",
+    "quality",
+    "score",
+    "score-file",
+    "analyse",
+    "standin",
+    "audit",
+)
 BARS = """time,open,high,low,close,volume
 2026-11-01T00:00:00Z,100,110,95,105,3.5
 2026-11-01T01:00:00Z,105,108,101,102,2
@@ -120,6 +132,10 @@ def test_the_demo_fills_the_database_once(oracle: Oracle) -> None:
     assert status == 0
     assert "rows added: 0 to market_data, 0 to news_data" in out
     assert "invented" in out
+    analysed = one_object(oracle("analyse --coin BTC --json"))
+    assert analysed["kept"] == 3 and [each["frame"] for each in analysed["analyses"]] == ["1h", "4h", "1d"]
+    status, out, _ = oracle("analyse")
+    assert status == 0 and out.count("it was") == 3 and "| bitcoin |" in out
 
 
 def test_files_are_imported_once_and_their_quality_told(oracle: Oracle) -> None:

@@ -19,7 +19,7 @@ from qubic_lab.cli.console import (
     show_warnings,
     split_list,
 )
-from qubic_lab.cli.oracle_show import show_demo, show_import, show_quality, show_status
+from qubic_lab.cli.oracle_show import show_analyses, show_demo, show_import, show_quality, show_status
 from qubic_lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
     )
     oracle.command(epilog="Example: qubic-lab oracle import-texts headlines.jsonl --source archive")(import_texts)
     oracle.command(epilog="Example: qubic-lab oracle quality --json")(quality)
+    oracle.command(epilog="Example: qubic-lab oracle analyse --coin BTC")(analyse)
     oracle.command(epilog="Example: qubic-lab oracle standin --faults all --speed 1000")(standin)
     oracle_sentiment.register(oracle)
     oracle.command(
@@ -257,6 +258,30 @@ def quality(
         print_json(report.to_dict())
     else:
         show_quality(report)
+
+
+def analyse(
+    coin: Annotated[str | None, typer.Option(help="Only this one, by id or symbol.", show_default="all")] = None,
+    json: options.Json = False,
+) -> None:
+    """Analyse the prices in the database, and keep what was said, so that it can be held against what comes."""
+    require(*PACKAGES, "talib", extra="oracle")
+    from qubic_lab.oracle.analysis_log import AnalysisLog, analysis_version
+    from qubic_lab.oracle.answers import FRAME_S
+    from qubic_lab.oracle.coins import find_coin
+    from qubic_lab.oracle.views import Views
+
+    views = Views(_database())
+    coins = sorted({each.coin for each in views.prices.series()}) if coin is None else [find_coin(coin).id]
+    log = AnalysisLog(views.engine, views.clock, analysis_version())
+    found = [views.price_analysis(each, frame) for each in coins for frame in FRAME_S]
+    kept = [log.keep(each) for each in found]
+    if json:
+        print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json") for each in found]})
+    elif found:
+        show_analyses(found, kept)
+    else:
+        note("there are no prices yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
 
 
 def standin(

@@ -8,6 +8,7 @@ import typer
 from qubic_lab.cli.console import note, print_table
 
 if TYPE_CHECKING:
+    from qubic_lab.oracle.answers import PriceAnalysis
     from qubic_lab.oracle.collector_status import CollectorStatus
     from qubic_lab.oracle.demo import DemoResult
     from qubic_lab.oracle.quality import QualityReport
@@ -139,3 +140,29 @@ def _time(seconds: float) -> str:
             amount = seconds / unit_s
             return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def show_analyses(found: Sequence["PriceAnalysis"], kept: Sequence[bool]) -> None:
+    """Print analyses in short, and whether each was new."""
+    header = ("coin", "frame", "bars up to", "close", "trend", "forecast, 80 % interval", "skill", "kept")
+    print_table(header, [_analysis_row(each, new) for each, new in zip(found, kept, strict=True)])
+
+
+def _analysis_row(analysis: "PriceAnalysis", new: bool) -> Row:
+    from qubic_lab.oracle.answers import Absent
+
+    if isinstance(analysis.analysed, Absent):
+        return analysis.coin, analysis.frame, analysis.analysed.reason, *[""] * 4, "no"
+    trend, forecasts = analysis.trend, analysis.forecasts
+    told = [] if isinstance(forecasts, Absent) else list(forecasts.values())
+    ahead = next((each for each in reversed(told) if not isinstance(each, Absent)), None)
+    return (
+        analysis.coin,
+        analysis.frame,
+        analysis.analysed.last,
+        f"{analysis.last.price:.8g} {analysis.last.currency}",
+        trend.reason if isinstance(trend, Absent) else trend.direction,
+        "none" if ahead is None else f"{ahead.hours} h: {ahead.price:.8g} ({ahead.low:.8g} to {ahead.high:.8g})",
+        "" if ahead is None or ahead.skill is None else f"{ahead.skill:+.1%}",
+        "yes" if new else "it was",
+    )
