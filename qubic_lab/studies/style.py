@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
+    "path.simplify_threshold": 1.0,  # a third of the bytes for a line of thousands of points, and no other look
 }
 
 
