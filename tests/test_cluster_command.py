@@ -211,6 +211,7 @@ def test_status_looks_where_it_is_told(
         settings.cache_clear()
 
 
+@pytest.mark.slow
 def test_on_a_terminal_status_looks_again_until_ctrl_c(folder: Path) -> None:
     terminal, its_side = os.openpty()
     environment = {**os.environ, "COLUMNS": "160"}
@@ -259,6 +260,7 @@ def test_down_waits_no_longer_than_it_is_told_and_questions_outlive_it(empty: Pa
             assert (answer.exception() is None) == (seconds < within_s)
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_supervisor_that_is_killed(empty: Path) -> None:
     state = background.start(echo_plan(empty, nodes=1))
     processes = family(state)

@@ -19,6 +19,7 @@ from qubic_lab.errors import QubicLabError
 FAILOVER = ("bench", "failover", "--requests", "4", "--every", "20", "--nodes", "2", "--seconds", "30")
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_come_up_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said = "coordinator-1 ended with status 2: error: unknown balancer 'nonsense'"

@@ -108,6 +108,7 @@ def test_the_lean_client_reads_whole_responses_in_any_pieces() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_small_run_is_right_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     result = bench_oracle(ROWS, TEXTS, clients=4, requests=12, cached_requests=60, progress=quietly)
     assert [(each.route, each.kind) for each in (*result.cold, *result.cached)] == [

@@ -359,6 +359,7 @@ def bench(capfd: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_the_bench_counts_each_task_once(capfd: pytest.CaptureFixture[str]) -> None:
     result = bench(capfd, "--tasks", "40", "--kill-every", "100s")
     assert (result["executed"], result["disturbed"], result["fenced"]) == (40, 0, 0)

@@ -131,22 +131,22 @@ def test_nodes_are_asked_at_once_and_the_majority_is_told_with_its_trail(client:
 def test_one_fault_among_three_does_not_change_the_answer(client: redis.Redis, tmp_path: Path, fault: str) -> None:
     faulty = {"slow": Saying((RIGHT,), waits=60.0), "wrong": Saying((WRONG,)), "lost": Saying((RIGHT,), is_lost=True)}
     nodes = {"a": Saying((RIGHT,)), "b": faulty[fault], "c": Saying((RIGHT,))}
-    verdict = held(client, tmp_path, nodes, deadline_s=4.0)
+    verdict = held(client, tmp_path, nodes, deadline_s=2.5)
     assert verdict["text"] == RIGHT
     assert verdict["level"] == "answer with a note"
-    assert verdict["seconds"] < 5.0
+    assert verdict["seconds"] < 3.5
 
 
 def test_all_faults_at_once_end_in_a_cautious_answer_within_the_deadline(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,), waits=60.0), "b": Saying((WRONG,)), "c": Saying((RIGHT,), is_lost=True)}
-    verdict = held(client, tmp_path, nodes, deadline_s=3.0)
+    verdict = held(client, tmp_path, nodes, deadline_s=1.5)
     assert verdict["level"] == "fallback"
     assert verdict["text"].startswith("There is no certain answer")
     assert verdict["conflict"]
     trail = verdict["trail"]
     assert "a" in names(trail, "late")
     assert "c" in names(trail, "failed")
-    assert verdict["seconds"] < 4.5
+    assert verdict["seconds"] < 3.0
 
 
 class LoadsLate(Embedder):
