@@ -70,7 +70,8 @@ def begun(log: Path) -> bool:
     return any(each.prompt == "request 0" for each in read_begun(log.read_text().splitlines()))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_one_that_is_interrupted(
     how: signal.Signals, asking: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:

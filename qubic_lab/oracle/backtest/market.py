@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle import candles
 from qubic_lab.oracle.instants import DAY_US, iso
 from qubic_lab.oracle.records import Price
 
@@ -24,23 +25,11 @@ COLUMNS = (*PRICES, "volume")
 LEAST_BARS = 3
 
 
-class Columns(Protocol):
+class Columns(candles.Columns, Protocol):
     """What a market is made from: `FrameBars` and `PriceColumns` have it, and more."""
 
     @property
     def opened_us(self) -> Integers: ...  # noqa: D102
-    @property
-    def closed_us(self) -> Integers: ...  # noqa: D102
-    @property
-    def open(self) -> Floats: ...  # noqa: D102
-    @property
-    def high(self) -> Floats: ...  # noqa: D102
-    @property
-    def low(self) -> Floats: ...  # noqa: D102
-    @property
-    def close(self) -> Floats: ...  # noqa: D102
-    @property
-    def volume(self) -> Floats: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
