@@ -35,6 +35,8 @@ SEED_STRIDE = 1_009
 BUSY_TASKS_A_SLOT = 1.0
 """With so many waiting tasks for each slot, a question that leaves it open is answered by one node."""
 CANCEL_S = 5.0
+COUNTING_SHARE, MOST_COUNTING_S = 0.1, 1.0
+"""Of a deadline, so much is for comparing, counting and keeping: votes that come later are late."""
 T = TypeVar("T")
 
 
@@ -206,8 +208,10 @@ class Votes:
         """
         started_s = time.perf_counter()
 
+        asking_s = ballot.deadline_s - min(COUNTING_SHARE * ballot.deadline_s, MOST_COUNTING_S)
+
         def left_s() -> float:
-            return ballot.deadline_s - (time.perf_counter() - started_s)
+            return asking_s - (time.perf_counter() - started_s)
 
         await self.embed(within_s=0.0)  # begins to load it
         known = await asyncio.to_thread(self._known, ballot)
