@@ -1,11 +1,14 @@
 """Signals that look ahead, each with the kind of leak that the audit is to name, and clean ones, for its tests."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import talib
+from joblib import Parallel, delayed
+from scipy.signal import butter, filtfilt, lfilter
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -162,7 +165,68 @@ def length_of_a_late_body(frame: pd.DataFrame) -> pd.Series:
     return frame["body"].fillna("").str.len().astype(float).ewm(span=10).mean()
 
 
+def long_until_the_top(frame: pd.DataFrame) -> np.ndarray:
+    return (np.arange(len(frame)) < int(np.argmax(frame["close"]))).astype(float)
+
+
+def towards_the_last_close(frame: pd.DataFrame) -> pd.Series:
+    return np.sign(frame["close"].iloc[-1] - frame["close"])
+
+
+def highest_yet_to_come(frame: pd.DataFrame) -> pd.Series:
+    return frame["close"][::-1].cummax()[::-1] / frame["close"] - 1.0
+
+
+def exponential_mean_from_the_end(frame: pd.DataFrame) -> pd.Series:
+    return frame["close"][::-1].ewm(span=5).mean()[::-1]
+
+
+def filtered_both_ways(frame: pd.DataFrame) -> np.ndarray:
+    return filtfilt(*butter(2, 0.1), np.log(frame["close"].to_numpy()))
+
+
+def next_sentiment(frame: pd.DataFrame) -> np.ndarray:
+    known = frame.dropna(subset=["sentiment"])[["sentiment"]]
+    options = {"left_index": True, "right_index": True, "direction": "forward"}
+    return pd.merge_asof(frame[["close"]], known, **options)["sentiment"].to_numpy()
+
+
+def rolled_volume(frame: pd.DataFrame) -> np.ndarray:
+    return np.roll(frame["volume"].to_numpy(), -1)
+
+
+def best_lookback_of_all(frame: pd.DataFrame) -> pd.Series:
+    change = returns(frame).fillna(0.0)
+    gains = {bars: float((np.sign(frame["close"].diff(bars)).shift(1) * change).sum()) for bars in (5, 10, 20, 40)}
+    return np.sign(frame["close"].diff(max(gains, key=gains.__getitem__)))
+
+
+def components_of_all(frame: pd.DataFrame) -> np.ndarray:
+    parts = [returns(frame).fillna(0.0), frame["high"] / frame["low"] - 1.0, frame["close"] / frame["open"] - 1.0]
+    away = np.stack(parts, axis=1) - np.mean(parts, axis=1)
+    return away @ np.linalg.svd(away, full_matrices=False)[2][0]
+
+
+def hours_to_the_end(frame: pd.DataFrame) -> np.ndarray:
+    return ((frame.index[-1] - frame.index) / pd.Timedelta("1h")).to_numpy()
+
+
+def rare_by_the_spread_of_all(frame: pd.DataFrame) -> pd.Series:
+    return (returns(frame).abs() > 4.0 * returns(frame).std()).astype(float)  # no bar is: a calm future shows it
+
+
 LEAKS: dict[Signal, tuple[str, ...]] = {
+    long_until_the_top: ("resample", "look-ahead"),
+    towards_the_last_close: ("look-ahead", "whole sample"),
+    highest_yet_to_come: ("resample", "look-ahead"),
+    exponential_mean_from_the_end: ("backward filter",),
+    filtered_both_ways: ("backward filter",),
+    next_sentiment: ("backfill",),
+    rolled_volume: ("shift",),
+    best_lookback_of_all: ("whole sample",),
+    components_of_all: ("whole sample",),
+    hours_to_the_end: ("full-sample scaling",),
+    rare_by_the_spread_of_all: ("look-ahead", "resample"),
     next_return: ("shift",),
     sign_of_next_return: ("shift",),
     three_bars_ahead: ("shift",),
@@ -329,7 +393,45 @@ def two_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"long": momentum(frame), "short": -momentum(frame)})
 
 
+def middle_of_the_channel(frame: pd.DataFrame) -> pd.Series:
+    return np.sign(frame["close"] - (frame["high"].rolling(20).max() + frame["low"].rolling(20).min()).shift(1) / 2.0)
+
+
+def last_sentiment(frame: pd.DataFrame) -> np.ndarray:
+    known = frame.dropna(subset=["sentiment"])[["sentiment"]]
+    return pd.merge_asof(frame[["close"]], known, left_index=True, right_index=True)["sentiment"].to_numpy()
+
+
+def filtered_forwards(frame: pd.DataFrame) -> np.ndarray:
+    return lfilter(*butter(2, 0.1), returns(frame).fillna(0.0))
+
+
+def high_of_yesterday(frame: pd.DataFrame) -> np.ndarray:
+    days = frame.index.floor("D")
+    return frame["close"].to_numpy() / days.map(frame["high"].groupby(days).max().shift(1)).to_numpy()
+
+
+def hours_of_a_city(frame: pd.DataFrame) -> np.ndarray:
+    return (frame.index.tz_convert("Europe/Berlin").hour < 12).astype(float)
+
+
+def spread_over_jobs(frame: pd.DataFrame) -> pd.Series:
+    jobs = [delayed(returns)(frame), delayed(len)(frame)]  # the library times them, which is no look at the clock
+    return Parallel(n_jobs=1)(jobs)[0]
+
+
+@functools.cache
+def _line(bars: int) -> np.ndarray:
+    return np.arange(1, bars + 1) / bars
+
+
+def weighted_by_a_cached_line(frame: pd.DataFrame) -> pd.Series:
+    return frame["close"].rolling(10).apply(lambda part: float((part * _line(10)).sum()), raw=True)
+
+
 CLEAN: tuple[Signal, ...] = (
+    *(middle_of_the_channel, last_sentiment, filtered_forwards, high_of_yesterday, hours_of_a_city),
+    *(spread_over_jobs, weighted_by_a_cached_line),
     *(momentum, moving_average_cross, rolling_z_score, exponential_mean, expanding_z_score, expanding_quantile),
     *(rolling_rank, rolling_median, filled_forward, rsi, macd, bollinger, average_true_range, engulfing),
     *(stateful_loop, seeded_by_bar, seeded_draw, hour_of_day, hour_before, day_so_far, drawdown_so_far),

@@ -2,8 +2,11 @@
 
 import datetime
 import json
+import os
 import re
+import sqlite3
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,10 @@ from typer.testing import CliRunner
 
 from qubic_lab.cli.oracle_audit import audit as audit_command
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.oracle.audit import AuditReport, audit
-from qubic_lab.oracle.audit_frames import known_at, scrambled
-from qubic_lab.oracle.audit_process import audit_by_name
+from qubic_lab.oracle.audit.audit import audit
+from qubic_lab.oracle.audit.frames import known_at, scrambled
+from qubic_lab.oracle.audit.process import audit_by_name
+from qubic_lab.oracle.audit.report import AuditReport
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,12 @@ def test_a_planted_leak_is_caught(signal: Signal, frame: pd.DataFrame):
     assert finding.bar is not None and finding.cut is not None and finding.bar < finding.cut
     # The bar that is named does change: its value is another one once later bars are there, or are others.
     assert finding.then != finding.later
+    if finding.test == "prefix":  # and the bars before it do not, but for rounding
+        then = np.asarray(signal(known_at(frame, finding.cut)), float)
+        later = np.asarray(signal(known_at(frame, len(frame))), float)[: finding.cut]
+        assert np.allclose(then[: finding.bar], later[: finding.bar], rtol=0.0, atol=1e-7, equal_nan=True)
+        told = [None if np.isnan(each[finding.bar]) else each[finding.bar] for each in (then, later)]
+        assert told == [finding.then, finding.later]
     assert finding.closed == frame.index[finding.bar].isoformat().replace("+00:00", "Z")
     assert f"bar {finding.bar} " in str(found)
 
@@ -125,6 +135,10 @@ def raises(frame: pd.DataFrame) -> pd.Series:
     return frame["Close"]
 
 
+def exits(frame: pd.DataFrame) -> None:
+    raise SystemExit(3)
+
+
 def turns_round(frame: pd.DataFrame) -> pd.Series:
     return frame["close"][::-1]
 
@@ -152,6 +166,61 @@ class Remembering:
         return frame["close"] - self.mean
 
 
+SLOT: list[float | None] = [None]
+README = Path(__file__).parents[1] / "README.md"
+TABLE = pd.DataFrame({"next": np.arange(30.0)})
+
+
+def fills_a_slot(frame: pd.DataFrame) -> pd.Series:
+    SLOT[0] = SLOT[0] or float(frame["close"].mean())  # as long as before
+    return frame["close"] - SLOT[0]
+
+
+def fills_its_default(frame: pd.DataFrame, cache: dict[str, float] = {}) -> pd.Series:  # noqa: B006
+    return frame["close"] - cache.setdefault("mean", float(frame["close"].mean()))
+
+
+def sets_a_variable(frame: pd.DataFrame) -> pd.Series:
+    return frame["close"] - float(os.environ.setdefault("MEAN_OF_ALL", str(frame["close"].mean())))
+
+
+class Slotted:
+    __slots__ = ("mean",)
+
+    def __call__(self, frame: pd.DataFrame) -> pd.Series:
+        self.mean = getattr(self, "mean", frame["close"].mean())
+        return frame["close"] - self.mean
+
+
+def reads_a_file(frame: pd.DataFrame) -> np.ndarray:
+    return np.full(len(frame), float(len(README.read_text())))
+
+
+def reads_out_of_sight(frame: pd.DataFrame) -> np.ndarray:
+    return pd.read_parquet("none.parquet")["close"].to_numpy() if len(frame) < 0 else np.zeros(len(frame))
+
+
+def asks_a_database(frame: pd.DataFrame) -> np.ndarray:
+    sqlite3.connect(":memory:").close()
+    return np.zeros(len(frame))
+
+
+def looks_into_a_table(frame: pd.DataFrame) -> np.ndarray:
+    return np.resize(TABLE["next"].to_numpy(), len(frame))
+
+
+def looks_into_what_it_is_given(frame: pd.DataFrame, table: pd.DataFrame | None = None) -> np.ndarray:
+    assert table is not None
+    return np.resize(table["next"].to_numpy(), len(frame))
+
+
+@pytest.fixture
+def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEAN_OF_ALL", "")
+    monkeypatch.delenv("MEAN_OF_ALL")
+
+
+@pytest.mark.usefixtures("no_variable")
 @pytest.mark.parametrize(
     ("signal", "kind", "said"),
     [
@@ -163,10 +232,20 @@ class Remembering:
         (looks_at_now_through_pandas, "clock", r"wall clock .*now"),
         (remembers, "state", r"keeps something between runs \(SCALE\)"),
         (Remembering(), "state", r"keeps something between runs \(mean\)"),
+        (Slotted(), "state", r"keeps something between runs \(mean\)"),
+        (fills_a_slot, "state", r"keeps something between runs \(SLOT\)"),
+        (fills_its_default, "state", r"keeps something between runs \(cache\)"),
+        (sets_a_variable, "state", r"keeps something between runs \(os.environ\)"),
+        (reads_a_file, "outside", r"reads from outside of its frame \(README.md\)"),
+        (reads_out_of_sight, "outside", r"reads from outside of its frame \(by read_parquet\)"),
+        (asks_a_database, "outside", r"outside of its frame \(the database :memory:\)"),
+        (looks_into_a_table, "outside", r"outside of its frame \(TABLE\)"),
+        (partial(looks_into_what_it_is_given, table=TABLE), "outside", r"outside of its frame \(table\)"),
         (too_short, "output", "359 values for 360 bars"),
         (says_words, "output", "not one number for each bar"),
         (gives_nothing, "output", "NoneType"),
         (raises, "error", "it raised KeyError: 'Close'"),
+        (exits, "error", "it raised SystemExit: 3"),
         (turns_round, "output", "another index than the bars"),
         (wants_all_bars, "error", "I need 360 bars, so it cannot be audited"),
     ],
@@ -233,6 +312,11 @@ def test_data_that_hold_the_future_are_told_of(frame: pd.DataFrame):
     assert any("do the data themselves hold the future?" in note for note in found.notes)
 
 
+def test_a_signal_without_values_is_told_of(frame: pd.DataFrame):
+    found = audit(lambda given: np.full(len(given), np.nan), frame, cuts=4)
+    assert found.passed and "no number at any bar" in found.notes[0]
+
+
 def test_several_assets_are_audited_together():
     parts = {
         asset: bars_frame(120, seed)[["open", "high", "low", "close", "volume"]] for asset, seed in (("a", 1), ("b", 2))
@@ -293,6 +377,8 @@ def endless(frame):
         time.sleep(0.05)
 def dies(frame):
     os._exit(3)
+def asks(frame):
+    return float(input("how far?"))
 number = 5
 """
 
@@ -331,3 +417,4 @@ def test_functions_that_cannot_be_had_or_do_not_end(folder: Path):
         audit_by_name("my_signals:endless", frame, time_limit_s=1.0)
     with pytest.raises(QubicLabError, match="status 3"):
         audit_by_name("my_signals:dies", frame)
+    assert "it raised EOFError" in str(audit_by_name("my_signals:asks", frame))

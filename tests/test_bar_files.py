@@ -438,6 +438,12 @@ def test_options_are_checked_at_once(tmp_path: Path) -> None:
     for wrong, why in (
         ({"columns": {"clsoe": "Last"}}, "unknown column 'clsoe' in the mapping: did you mean 'close'"),
         ({"coin": "bitcon"}, "did you mean 'bitcoin'"),
+        ({"interval_s": "3600"}, "interval_s is '3600': give whole seconds"),
+        ({"interval_s": 3600.0}, "interval_s is 3600.0: give whole seconds"),
+        ({"columns": {"close": 5}}, "columns are {'close': 5}: give our names and the file's"),
+        ({"columns": ["Last"]}, r"columns are \['Last'\]: give our names and the file's"),
+        ({"zone": 0}, "zone is 0: give a text"),
+        ({"stamp": None}, "stamp is None: give a text"),
         ({"stamp": "opne"}, "did you mean 'open'"),
         ({"zone": "Mars/Base"}, "zone 'Mars/Base' is not known"),
         ({"source": "sample"}, "invented sample texts"),

@@ -10,7 +10,7 @@ from qubic_lab.cli.console import note, print_json, print_table, read_seconds, r
 from qubic_lab.errors import InputError, check_at_least
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.audit import AuditReport
+    from qubic_lab.oracle.audit.report import AuditReport
 
 PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
@@ -44,8 +44,8 @@ def audit(
 ) -> None:
     """Tell whether a function looks ahead, from which bar on and how; exit status 1 where it does."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.audit_frames import prices_frame
-    from qubic_lab.oracle.audit_process import audit_by_name
+    from qubic_lab.oracle.audit.frames import prices_frame
+    from qubic_lab.oracle.audit.process import audit_by_name
     from qubic_lab.oracle.instants import now_us
     from qubic_lab.oracle.sources.bar_files import BarOptions, read_bars
 

@@ -162,7 +162,7 @@ def decide_at_once(signal: Signal, frame: "pd.DataFrame", auditor: Auditor | Non
 
 
 def _auditor() -> Auditor:
-    from qubic_lab.oracle.audit import audit
+    from qubic_lab.oracle.audit.audit import audit
 
     return audit
 

@@ -5,7 +5,7 @@ Nothing is filled in: missing bars stay missing and are counted. What was left o
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class BarOptions:
     taken: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         find_coin(self.coin)
         check_source(self.source)
         check_choice("stamp", self.stamp, STAMPS)
@@ -87,6 +88,17 @@ class BarOptions:
             read_iso(self.taken)
         if self.interval_s is not None and self.interval_s < 1:
             raise InputError(f"interval is {self.interval_s} s: it must be at least 1")
+
+    def _check_kinds(self) -> None:
+        """Check that values are of their kind: those of a notebook's parameter may be of any."""
+        if self.interval_s is not None and (isinstance(self.interval_s, bool) or not isinstance(self.interval_s, int)):
+            raise InputError(f"interval_s is {self.interval_s!r}: give whole seconds, such as 3600")
+        if not isinstance(self.columns, Mapping) or not all(isinstance(name, str) for name in self.columns.values()):
+            raise InputError(f"columns are {self.columns!r}: give our names and the file's, as in {{'close': 'Last'}}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name not in ("interval_s", "columns") and not (isinstance(value, str) or value is each.default):
+                raise InputError(f"{each.name} is {value!r}: give a text")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from qubic_lab.oracle.records import Price
 KNOWN = "_known_us"
 """A column `body` with a column `body_known_us` beside it holds cells that become known at those instants."""
 _PRICES = ("open", "high", "low", "close")
-_SCRAMBLES = (0.0, 2.0, -2.0)
-"""By how much prices after a cut drift, in logarithms, beside their noise."""
+_DRIFTS = (0.0, 2.0, -2.0, None)
+"""By how much prices after a cut drift, in logarithms, beside their noise; None: nothing moves any more."""
+_NOISE, _CALM = 0.3, 1e-4
+"""What is measured by the whole sample's spread gets a larger one by noise, a smaller one by calm."""
 
 
 def name_of(column: Hashable) -> str:
@@ -73,15 +75,18 @@ def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: i
         frame: all bars.
         bars: that stay as they are.
         draw: of the values.
-        kind: prices after the cut go on at their level (0), rise (1) or fall (2).
+        kind: prices after the cut go on at their level (0), rise (1) or fall (2), with more noise than before; or
+            hardly anything moves any more (3).
     """
     changed = frame.copy(deep=True)
     closed, late = closes_us(frame), late_columns(frame)
     rows = np.zeros(len(frame), np.bool_)
     rows[bars:] = True
-    drift = np.zeros(len(frame))
-    drift[bars:] = _SCRAMBLES[kind % len(_SCRAMBLES)] * np.linspace(0.2, 1.0, len(frame) - bars)
-    factors = np.exp(draw.normal(0.0, 0.3, len(frame)) + drift)  # one for all prices of a bar: its low stays its low
+    drift, trend = _DRIFTS[kind % len(_DRIFTS)], np.zeros(len(frame))
+    calm = drift is None
+    trend[bars:] = (drift or 0.0) * np.linspace(0.2, 1.0, len(frame) - bars)
+    # One factor for all prices of a bar: its low stays its low.
+    factors = np.exp(draw.normal(0.0, _CALM if calm else _NOISE, len(frame)) + trend)
     for column in frame.columns:
         name = name_of(column)
         if name.endswith("_us") or pd.api.types.is_datetime64_any_dtype(frame[column].dtype):
@@ -91,8 +96,11 @@ def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: i
             where = rows | _late_cells(frame, late[column], int(closed[bars - 1]))
         if name in _PRICES:
             values = frame[column].to_numpy(np.float64, copy=True)
-            values[where] *= factors[where]
+            base = _flat(frame, column, bars) if calm else values
+            values[where] = base[where] * factors[where]
             changed[column] = values
+        elif calm and pd.api.types.is_float_dtype(frame[column].dtype):
+            changed[column] = _calm_values(frame[column], where, bars, draw)
         else:
             changed[column] = _other_values(frame[column], where, draw)
     return changed
@@ -127,6 +135,27 @@ def _without(series: pd.Series, cells: NDArray[np.bool_]) -> Any:
     numbers = series.to_numpy(np.float64, copy=True)
     numbers[cells] = np.nan
     return numbers
+
+
+def _flat(frame: pd.DataFrame, column: Hashable, bars: int) -> NDArray[np.float64]:
+    """Return prices that stay at the last close before a cut, with a hundredth of each bar's own range."""
+    values: NDArray[np.float64] = frame[column].to_numpy(np.float64)
+    name = ("close", *column[1:]) if isinstance(column, tuple) else "close"
+    closes = frame[name].to_numpy(np.float64) if name in frame.columns else values
+    known = closes[:bars][np.isfinite(closes[:bars])]
+    if not known.size:
+        return values
+    with np.errstate(all="ignore"):
+        return np.asarray(known[-1] * (values / closes) ** 0.01)
+
+
+def _calm_values(series: pd.Series, where: NDArray[np.bool_], bars: int, draw: np.random.Generator) -> Any:
+    """Return a column of numbers that hardly moves in some cells, about the middle of what was before the cut."""
+    values = series.to_numpy(np.float64, copy=True)
+    known = values[:bars][np.isfinite(values[:bars])]
+    middle, spread = (float(np.median(known)), float(known.std())) if known.size else (1.0, 1.0)
+    values[where] = middle + _CALM * (spread or 1.0) * draw.normal(0.0, 1.0, int(where.sum()))
+    return values
 
 
 def _other_values(series: pd.Series, where: NDArray[np.bool_], draw: np.random.Generator) -> Any:

@@ -1,11 +1,12 @@
 """An audit of somebody's function in a process of its own, which can be ended when it takes too long.
 
-`python -m qubic_lab.oracle.audit_process MODULE:FUNCTION FRAME RESULT CUTS SEED` reads a frame (Parquet) and writes a
+`python -m qubic_lab.oracle.audit.process MODULE:FUNCTION FRAME RESULT CUTS SEED` reads a frame (Parquet) and writes a
 report, or an error, as JSON. Modules are found from the working folder on.
 """
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import signal
@@ -18,7 +19,9 @@ from typing import Any
 import pandas as pd
 
 from qubic_lab.errors import InputError, QubicLabError, did_you_mean
-from qubic_lab.oracle.audit import CUTS, AuditReport, Signal, audit, check_function
+from qubic_lab.oracle.audit.audit import CUTS, audit, check_function
+from qubic_lab.oracle.audit.report import AuditReport
+from qubic_lab.oracle.audit.runs import Signal
 
 TIME_LIMIT_S = 120.0
 
@@ -105,6 +108,7 @@ def main() -> None:
     """Audit one function and write what was found."""
     target, data, result, cuts, seed = sys.argv[1:]
     sys.path.insert(0, str(Path.cwd()))
+    sys.stdin = io.StringIO()  # what asks for input gets none, and does not wait
     content: dict[str, Any]
     try:
         content = audit(load_function(target), pd.read_parquet(data), int(cuts), int(seed)).to_dict()

@@ -1,0 +1,1 @@
+"""Audits of signals: does one look ahead, from which bar on and how? It is run on the past and on other futures."""
