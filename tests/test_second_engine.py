@@ -1,0 +1,183 @@
+"""Another engine agrees: accounts of ours beside those of `bt`, and beside a loop of a few lines, after all costs.
+
+`bt` knows one price at a time, so it gets two rows a bar: the open, where it trades, and the close, where it is marked.
+Its `Rebalance` sizes otherwise than we do. Of equity E before costs it spends a weight's share with the costs inside:
+a purchase of w · E leaves less than w of what is left, unless w is 1. Ours is w of what is left after costs. Neither is
+wrong; so `bt` is told how many units to trade (`transact`) where weights are not 0 or 1, found here from its own value,
+position and price, and does by itself whatever a trade entails: price, spread, commission, cash, position and value.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from markets import random_market
+
+from qubic_lab.oracle.backtest.account import Account
+from qubic_lab.oracle.backtest.costs import BPS, Costs
+from qubic_lab.oracle.backtest.engine import Rebalance, simulate
+from qubic_lab.oracle.backtest.market import YEAR_US, Floats, Market
+from qubic_lab.studies.oracle_backtest import breakout, crossover, rsi
+
+CASH = 1_000_000.0
+COSTS = Costs(fee_bps=10.0, half_spread_bps=3.0)
+Weigh = Callable[[Market], Floats]
+
+
+def crossing_means(market: Market) -> Floats:
+    """Long or short of everything there is."""
+    return crossover(market.frame(), 10, 50).to_numpy()
+
+
+def even_risk_each_month(market: Market) -> Floats:
+    """Two assets by the inverse of their volatility, weighed anew at each month's first close; between, they drift."""
+    closes = market.frame()["close"]
+    inverse = 1.0 / closes.pct_change().rolling(60).std()
+    weights = inverse.div(inverse.sum(axis=1, min_count=2), axis=0)
+    months = pd.Series(closes.index.strftime("%Y-%m"), closes.index)
+    return weights.where(months != months.shift(1)).to_numpy()
+
+
+def half_where_oversold(market: Market) -> Floats:
+    """Half of equity long where the strength index is low, short where it is high, else cash."""
+    return 0.5 * rsi(market.frame(), 7).to_numpy()
+
+
+def all_or_nothing(market: Market) -> Floats:
+    """Everything after a new high, cash after a new low."""
+    return np.maximum(breakout(market.frame(), 50).to_numpy(), 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weigh", "assets", "rebalance", "least_trades"),
+    [
+        (crossing_means, 1, "change", 100),
+        (even_risk_each_month, 2, "change", 300),
+        (half_where_oversold, 1, "always", 1_000),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_bt_has_the_same_equity_at_every_bar(weigh: Weigh, assets: int, rebalance: Rebalance, least_trades: int):
+    market = random_market(5_000, assets, seed=4)
+    targets = weigh(market)
+    ours = simulate(market, targets, COSTS, cash=CASH, rebalance=rebalance)
+    theirs = equity_of_bt(ours, _transacting(due_at_opens(ours, targets, rebalance)))
+    assert len(ours.trades) >= least_trades and ours.fees.sum() > 0.01 * CASH and ours.ruin is None
+    assert np.abs(theirs / ours.equity - 1.0).max() < 1e-9
+
+
+@pytest.mark.slow
+def test_bt_sizes_all_or_nothing_as_we_do_by_itself():
+    bt = pytest.importorskip("bt", reason="bt is not installed: pip install 'qubic-lab[bench]'")
+    market = random_market(5_000, seed=5)
+    targets = all_or_nothing(market)
+    ours = simulate(market, targets, COSTS, cash=CASH)
+    due = due_at_opens(ours, targets, "change")
+    theirs = equity_of_bt(ours, bt.algos.RunOnDate(*due.index), bt.algos.WeighTarget(due), bt.algos.Rebalance())
+    assert len(ours.trades) > 60
+    assert np.abs(theirs / ours.equity - 1.0).max() < 1e-9
+    # With half of equity its purchase costs what ours leaves free: 0.5 E / (1 + c) against 0.5 E / (1 + 0.5 c).
+    half = simulate(market, 0.5 * targets, COSTS, cash=CASH)
+    due = due_at_opens(half, 0.5 * targets, "change")
+    theirs = equity_of_bt(half, bt.algos.RunOnDate(*due.index), bt.algos.WeighTarget(due), bt.algos.Rebalance())
+    bar = int(half.trades.bar[0])
+    rate = COSTS.most_rate
+    held = 0.5 * CASH / (1.0 + rate)
+    assert theirs[bar] == pytest.approx(CASH - held * rate + held * (market.close / market.open - 1.0)[bar, 0])
+    assert 1e-9 < abs(theirs[bar] / half.equity[bar] - 1.0) < 1e-3
+
+
+def due_at_opens(account: Account, targets: Floats, rebalance: Rebalance) -> pd.DataFrame:
+    """Return what is to be held from which open on: what was decided at the last close, where it is to be traded."""
+    market = account.market
+    decided = pd.DataFrame(targets.reshape(len(market), -1), columns=list(market.assets)).ffill().fillna(0.0)
+    due = decided.shift(1, fill_value=0.0)
+    changed = (due != due.shift(1, fill_value=0.0)).any(axis=1)
+    traded = changed | (due != 0.0).any(axis=1) if rebalance == "always" else changed
+    return due.set_axis(_opens(market))[traded.to_numpy()]
+
+
+def equity_of_bt(account: Account, *algos: object) -> Floats:
+    """Return what `bt` makes of the same market and costs, at each close."""
+    bt = pytest.importorskip("bt", reason="bt is not installed: pip install 'qubic-lab[bench]'")
+    market, costs = account.market, account.costs
+    closed = _instants(market.closed_us)
+    prices = pd.concat([_frame(market.open, market, _opens(market)), _frame(market.close, market, closed)]).sort_index()
+
+    def commission(units: float, price: float) -> float:
+        """Return the fee at the price of the fill, which `bt` gives as the one before the spread."""
+        return costs.fee_bps * BPS * abs(units) * price * (1.0 + np.sign(units) * costs.half_spread_bps * BPS)
+
+    test = bt.Backtest(
+        bt.Strategy("theirs", list(algos)),
+        prices,
+        initial_capital=account.initial_cash,
+        integer_positions=False,
+        commissions=commission,
+        additional_data={"bidoffer": 2.0 * costs.half_spread_bps * BPS * prices},
+        progress_bar=False,
+    )
+    test.run()
+    return test.strategy.values.loc[closed].to_numpy()
+
+
+def _transacting(due: pd.DataFrame) -> Callable[..., bool]:
+    """Return an algorithm that tells `bt` the units to trade, so that weights are those of what is left after costs."""
+    half, fee = COSTS.half_spread_bps * BPS, COSTS.fee_bps * BPS
+
+    def trade(strategy: object) -> bool:
+        if strategy.now not in due.index:
+            return True
+        prices = strategy.universe.loc[strategy.now]
+        held = [strategy[name].position if name in strategy.children else 0.0 for name in due.columns]
+        worth, weights = held * prices.to_numpy(), due.loc[strategy.now].to_numpy()
+        left = strategy.value
+        for _ in range(12):  # each round is a thousand times nearer
+            bought = weights * left - worth
+            left = strategy.value - float((np.abs(bought) * (half + fee * (1.0 + np.sign(bought) * half))).sum())
+        for name, units in zip(due.columns, (weights * left - worth) / prices.to_numpy(), strict=True):
+            strategy.transact(units, child=name)
+        return True
+
+    return trade
+
+
+def _frame(values: Floats, market: Market, index: pd.DatetimeIndex) -> pd.DataFrame:
+    return pd.DataFrame(values, index=index, columns=list(market.assets))
+
+
+def _opens(market: Market) -> pd.DatetimeIndex:
+    """Return the rows of opens: a millisecond late, as a bar opens when the last one closes."""
+    return _instants(market.opened_us + 1_000)
+
+
+def _instants(at_us: np.ndarray) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(at_us.astype("datetime64[us]"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_loop_of_a_few_lines_has_the_same_equity(seed: int):
+    market = random_market(400, seed=seed)
+    targets = np.random.default_rng(seed).choice([-1.0, -0.4, 0.0, 0.7, 1.0], len(market)).repeat(5)[: len(market)]
+    costs = Costs(fee_bps=20.0, half_spread_bps=5.0, funding_per_year=0.1, borrow_per_year=0.3)
+    day, opens, closes = (market.closed_us[0] - market.opened_us[0]) / YEAR_US, market.open[:, 0], market.close[:, 0]
+    cash, units, equity = CASH, 0.0, [CASH]
+    for bar in range(1, len(market)):
+        if targets[bar - 1] != (targets[bar - 2] if bar > 1 else 0.0):
+            value = cash + units * opens[bar]
+            # Bisection: the trade whose costs leave an account of which the position is the target's share.
+            low, high = -3.0 * value / opens[bar], 3.0 * value / opens[bar]
+            for _ in range(200):
+                bought = (low + high) / 2.0
+                price = opens[bar] * (1.0 + np.sign(bought) * 0.0005)
+                left = value - bought * (price - opens[bar]) - 0.002 * abs(bought) * price
+                low, high = (bought, high) if (units + bought) * opens[bar] < targets[bar - 1] * left else (low, bought)
+            cash -= bought * price + 0.002 * abs(bought) * price
+            units += bought
+        cash -= (0.1 * units + 0.3 * max(0.0, -units)) * closes[bar] * day
+        equity.append(cash + units * closes[bar])
+    ours = simulate(market, targets, costs, cash=CASH)
+    assert len(ours.trades) > 40
+    assert np.abs(np.array(equity) / ours.equity - 1.0).max() < 1e-11
