@@ -1,10 +1,11 @@
 """Statistics that reports need: plain numbers in, plain numbers out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,7 @@ from qubic_lab.errors import InputError, check_at_least
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Name = TypeVar("Name")
 
 BINS = 10
 RESAMPLES = 1000
@@ -58,6 +60,20 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     _check_counts(only_first, only_second, max(1, discordant))
     tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
     return min(1.0, float(Fraction(2 * tail, 2**discordant)))  # exact, whatever the counts
+
+
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
+    """Return p-values corrected so that a false finding among all of them is as rare as one test alone allows.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
+    (1979), 65-70.
+    """
+    corrected: dict[Name, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
 
 
 def tango_interval(only_first: int, only_second: int, pairs: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def test_a_file_of_bars_becomes_hours_with_their_quality(tmp_path: Path) -> None
         daily.write_text("\n".join([header, *days]))
         with pytest.raises(InputError, match=said):
             measure.load_market(str(daily))
-    with pytest.raises(InputError, match="too few to judge forecasts"):
+    with pytest.raises(InputError, match="forecasts of 1 h cannot be judged: 386 bars of 1 h are needed, 4 are known"):
         measure.past_forecasts(found.candles)
     with pytest.raises(InputError, match="too few to put anomalies in"):
         measure.injected(found, [4.0])
@@ -112,22 +112,21 @@ def test_a_figure_that_looks_ahead_is_named(walk: Market, monkeypatch: pytest.Mo
 
 def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: Market) -> None:
     on_walk = measure.past_forecasts(walk.candles)
-    assert [each["hours"] for each in on_walk] == [1, 2, 3, 4]
-    assert all(each["error_ratio"] > 1.0 for each in on_walk)
-    assert all(abs(each["held"] - 0.8) < 0.06 for each in on_walk)
-    assert all(each["held_low"] < each["held"] < each["held_high"] for each in on_walk)
+    assert [each.hours for each in on_walk.horizons] == [1, 2, 3, 4]
+    assert all(each.stays.error_ratio.value > 1.0 for each in on_walk.horizons)
+    assert all(abs(each.interval.held.value - 0.8) < 0.06 for each in on_walk.horizons)
     trend = measure.past_forecasts(market(drift=0.01, seed=1).candles)
-    assert all(each["error_ratio_high"] < 1.0 for each in trend)
-    assert all(each["right_way_low"] > 0.9 for each in trend)
+    assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
+    assert all(each.accuracy.direction.right.low > 0.9 for each in trend.horizons)
     text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5))
-    assert text[0].startswith('The regression forecast is worse than "the price stays"')
-    assert text[3].startswith("The rating sums up what is, and is no advice: there is a relation between")
+    assert text[0].startswith("No evidence")
+    assert text[6].startswith("The rating sums up what is, and is no advice: there is a relation between")
     text = study.findings(walk, news(), injected(), trend, coverage(), ratings(0.1, -0.2, 0.4))
-    assert text[0].startswith('The regression forecast beat "the price stays" at 1 h, 2 h, 3 h, 4 h')
-    assert "no relation is shown" in text[3]
-    assert "79 to 81 % on simulated" in text[1]
-    assert text[2].endswith("the area under the curve is: jump 0.80 (0.70 to 0.90).")
-    assert "2 invented sample texts, so a simulation" in text[4]
+    assert text[0].startswith('Forecasts beat "the price stays" 1, 2, 3, 4 h ahead on bars of 1 h')
+    assert "79 to 81 % of prices" in text[4]
+    assert text[5].endswith("the area under the curve is: jump 0.80 (0.70 to 0.90).")
+    assert "no relation is shown" in text[6]
+    assert "2 invented sample texts, so a simulation" in text[7]
 
 
 def test_simulated_intervals_hold_what_they_promise() -> None:

@@ -9,7 +9,7 @@ from arch.bootstrap import SPA
 from statsmodels.regression.linear_model import OLS
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.forecast_tests import clark_west, diebold_mariano
+from qubic_lab.oracle.forecast_evaluation.significance import clark_west, diebold_mariano
 from qubic_lab.oracle.performance import (
     break_even_bps,
     hac_variance,
@@ -125,6 +125,15 @@ def test_weights_draw_whole_blocks_of_every_row_alike():
     values = autoregressive(50, 0.6, 0.0, 5)[:, None]
     many = np.concatenate([part @ values / 50 for part in resampled_weights(50, 5.0, 20_000, seed=2)])
     assert 50 * many.var() == pytest.approx(long_run_variance(values, 5.0)[0], rel=0.05)
+
+
+def test_long_run_variance_counts_blocks_that_go_on_at_the_beginning():
+    # The mean of a resample is a mean of pairs (i, i + lag) on a circle, at lag with the weight (1 - 1 / block) ** lag.
+    values = autoregressive(60, 0.8, 0.0, 7)
+    centred = values - values.mean()
+    circle = [float(np.mean(centred * np.roll(centred, -lag))) for lag in range(60)]
+    exact = circle[0] + 2 * sum((1 - lag / 60) * 0.5**lag * circle[lag] for lag in range(1, 60))
+    assert long_run_variance(values[:, None], 2.0)[0] == pytest.approx(exact, rel=1e-5)
 
 
 def test_probabilistic_sharpe_equals_published_values():
@@ -373,7 +382,9 @@ def test_clark_west_is_a_regression_on_a_constant():
     plain = OLS(gain, np.ones(300)).fit()
     found = clark_west(outcome, np.zeros(300), large)
     assert found.statistic == pytest.approx(plain.tvalues[0] * math.sqrt(300 / 299), rel=1e-9)
-    robust = OLS(gain, np.ones(300)).fit(cov_type="HAC", cov_kwds={"maxlags": 11, "use_correction": False})
+    robust = OLS(gain, np.ones(300)).fit(
+        cov_type="HAC", cov_kwds={"maxlags": 11, "kernel": "uniform", "use_correction": False}
+    )
     assert clark_west(outcome, np.zeros(300), large, horizon=12).statistic == pytest.approx(robust.tvalues[0])
 
 

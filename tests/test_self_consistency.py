@@ -13,7 +13,6 @@ from qubic_lab.evals import self_consistency
 from qubic_lab.evals.diversity import distinct, diversity, repetition, self_overlap, words_of
 from qubic_lab.evals.paired import (
     difference_estimate,
-    holm,
     mcnemar_tests,
     mean_estimate,
     minimum_detectable_mean,
@@ -35,6 +34,7 @@ from qubic_lab.evals.self_consistency import (
     voted_at,
     votes_against_greedy,
 )
+from qubic_lab.stats import holm
 
 
 def row(groups: str, id: str = "q", kind: str = "factual", greedy: str = "b", tokens: tuple[int, ...] = ()) -> Recorded:

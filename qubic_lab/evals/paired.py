@@ -14,6 +14,7 @@ import numpy.typing as npt
 from qubic_lab.errors import InputError
 from qubic_lab.stats import (
     bootstrap_interval,
+    holm,
     mcnemar_exact,
     minimum_detectable_difference,
     tango_interval,
@@ -126,20 +127,6 @@ def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) ->
         )
         for name, (first, second, n) in counts.items()
     }
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values corrected so that a false finding among all of them is as rare as one test alone allows.
-
-    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6
-    (1979), 65-70.
-    """
-    corrected: dict[str, float] = {}
-    largest = 0.0
-    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
-        corrected[name] = largest
-    return {name: corrected[name] for name in p_values}
 
 
 def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:

@@ -77,6 +77,21 @@ RULE = ForecastRule()
 
 
 @dataclass(frozen=True)
+class ExpectedPath:
+    """What each bar expects, before past errors say how sure that is, [bars]; in log price, NaN where there is none.
+
+    Attributes:
+        point: the log price that is expected so many hours later.
+        scale: how far prices spread in that time, were returns like those of the regression's bars.
+        later: place of the bar that closes then, or −1 where there is none (yet).
+    """
+
+    point: Floats
+    scale: Floats
+    later: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
 class ForecastPath:
     """The forecasts that each bar gives, [bars]; all in log price, NaN where there is none.
 
@@ -132,12 +147,22 @@ def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Fo
     Raises:
         InputError: not 1 hour or more, or bars that are longer than the time to forecast.
     """
+    expected = expected_path(candles, hours, rule)
+    return ForecastPath(expected.point, _quantiles(candles, expected, rule) * expected.scale, expected.later)
+
+
+def expected_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> ExpectedPath:
+    """Return what each bar expects, made from that bar and earlier ones.
+
+    Raises:
+        InputError: as of `forecast_path`.
+    """
     check_at_least("hours to forecast", hours, 1)
     if candles.frame_us > hours * HOUR_US:
         raise InputError(f"bars of {candles.frame_us / HOUR_US:g} h cannot forecast {hours} h: take shorter bars")
     count, window = len(candles), rule.window(candles.frame_us)
     if count < window:
-        return ForecastPath(absent(count), absent(count), np.full(count, -1))
+        return ExpectedPath(absent(count), absent(count), np.full(count, -1))
     lines = candles.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
     squares = candles.once(f"spread of {window}", lambda each: spread(each, window) ** 2)
     point = candles.log_close + lines.slope * hours
@@ -145,8 +170,15 @@ def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Fo
         point = point + lines.end
     scale = np.sqrt(squares * hours * HOUR_US / candles.frame_us)
     scale[~(scale > NO_SPREAD)] = np.nan
-    later = _later(candles, hours * HOUR_US)
-    return ForecastPath(point, _quantiles(candles, point, scale, later, rule) * scale, later)
+    return ExpectedPath(point, scale, _later(candles, hours * HOUR_US))
+
+
+def known_errors(candles: Candles, expected: ExpectedPath) -> tuple[Floats, NDArray[np.intp]]:
+    """Return past errors, each over its scale, in order of time, and how many of them are known at each bar, [bars]."""
+    made = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale))
+    came = expected.later[made]
+    scores = np.abs(candles.log_close[came] - expected.point[made]) / expected.scale[made]
+    return scores, np.searchsorted(came, np.arange(len(candles)), side="right")
 
 
 def _later(candles: Candles, wait_us: int) -> NDArray[np.intp]:
@@ -156,21 +188,19 @@ def _later(candles: Candles, wait_us: int) -> NDArray[np.intp]:
     return np.where(candles.closed_us[place] >= target - half, place, -1)
 
 
-def _quantiles(candles: Candles, point: Floats, scale: Floats, later: NDArray[np.intp], rule: ForecastRule) -> Floats:
-    """Return by how many spreads the interval reaches to each side at each bar, from the errors known there."""
-    made = np.flatnonzero((later >= 0) & ~np.isnan(scale))
-    scores = np.abs(candles.log_close[later[made]] - point[made]) / scale[made]
-    at_count = absent(len(made) + 1)  # by how many errors are known
+def _quantiles(candles: Candles, expected: ExpectedPath, rule: ForecastRule) -> Floats:
+    """Return by how many scales the interval reaches to each side at each bar, from the errors known there."""
+    scores, known_at = known_errors(candles, expected)
+    at_count = absent(len(scores) + 1)  # by how many errors are known
     ranked: list[float] = []
     for known, score in enumerate(scores[: rule.past].tolist(), 1):
         bisect.insort(ranked, score)
         if known >= rule.least:
             at_count[known] = ranked[math.ceil(rule.coverage * (known + 1)) - 1]
-    if len(made) > rule.past:
+    if len(scores) > rule.past:
         rank = math.ceil(rule.coverage * (rule.past + 1))
         rolled = talib.PERCENTILE(scores, rule.past, 100.0 * (rank - 0.5) / rule.past)
         at_count[rule.past + 1 :] = rolled[rule.past :]
-    known_at = np.searchsorted(later[made], np.arange(len(candles)), side="right")
     return at_count[known_at]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qubic_lab.oracle.answers import (
     FRAME_S,
@@ -21,6 +22,9 @@ from qubic_lab.oracle.bars import FrameBars, after, change_pct, completeness, co
 from qubic_lab.oracle.instants import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.price_store import PriceColumns, StoredPrice
 from qubic_lab.oracle.records import Series
+
+if TYPE_CHECKING:
+    from qubic_lab.oracle.config import CollectorConfig
 
 BARS: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """So many of the last closed bars are shown."""
@@ -42,6 +46,12 @@ class Frequency:
 
 QUOTES, TEXTS = Frequency(300.0), Frequency(3_600.0)
 """Of sources for which no other frequency is set."""
+
+
+def frequencies_of(config: "CollectorConfig") -> dict[str, Frequency]:
+    """Return how often each source gives something, by its name; each feed by its own."""
+    sources = dict(config.sources) | {feed.name: config.sources["feeds"] for feed in config.feeds}
+    return {name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()}
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,10 @@ def long_run_variance(columns: Floats, block: float) -> Floats:
     variance = np.asarray((centred**2).sum(axis=0) / rows)
     if block <= 1.0:
         return variance
-    stay = 1.0 - 1.0 / block
-    for lag in range(1, min(rows - 1, math.ceil(math.log(1e-6) / math.log(stay))) + 1):
-        share = lag / rows
-        kernel = (1.0 - share) * stay**lag + share * stay ** (rows - lag)
-        variance += 2.0 * kernel * np.einsum("ij,ij->j", centred[:-lag], centred[lag:]) / rows
+    stay, lags = 1.0 - 1.0 / block, np.arange(1, rows)
+    share = lags / rows
+    # Blocks that reach the end go on at the beginning, so that the longest lags weigh as much as the shortest.
+    kernel = (1.0 - share) * stay**lags + share * stay ** (rows - lags)
+    for lag in lags[kernel >= 1e-6].tolist():
+        variance += 2.0 * kernel[lag - 1] * np.einsum("ij,ij->j", centred[:-lag], centred[lag:]) / rows
     return variance

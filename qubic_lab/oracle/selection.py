@@ -404,7 +404,7 @@ def _sentence(
     needed: float | None,
 ) -> str:
     """Return the verdict in one sentence with its number."""
-    over = f"over {years:.2g} years" if years >= 1 else f"over {365 * years:.2g} days"
+    over = f"over {_number(years)} years" if years >= 1 else f"over {_number(365 * years)} days"
     if evidence:
         return (
             f"evidence (SPA p = {p:.3g}): an annual Sharpe ratio of {ratio:.2f} {over} is more than the best of "
@@ -414,7 +414,11 @@ def _sentence(
         f"no evidence (SPA p = {p:.2f}, {_count(count)}): the smallest effect that this data would have shown, with a "
         f"power of {100 * power:.0f} %, is an annual Sharpe ratio of {detectable:.2f}; observed {ratio:.2f} {over}"
     )
-    return text if needed is None else f"{text}, which would take {needed:.2g} years to show"
+    return text if needed is None else f"{text}, which would take {_number(needed)} years to show"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _count(count: int) -> str:

@@ -5,7 +5,7 @@ Everything here gives plain values; `qubic_lab.studies.oracle_overview` draws an
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from qubic_lab.oracle.answers import Absent, Rating
 from qubic_lab.oracle.bar_history import rows
 from qubic_lab.oracle.bars import FrameBars, frame_bars
 from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.forecast import HOURS, RULE, forecast_path, skill_against_still
+from qubic_lab.oracle.forecast import HOURS, RULE, forecast_path
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.price_analysis import CAUSAL
 from qubic_lab.oracle.price_store import PriceColumns, PriceStore
@@ -37,6 +37,7 @@ from qubic_lab.oracle.sources.packaged import read_packaged
 from qubic_lab.oracle.sources.sample_texts import read_sample_texts
 from qubic_lab.oracle.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
+from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
 
 Row = dict[str, Any]
 WITHOUT_WEIGHTS = "crypto-lexicon"
@@ -153,7 +154,7 @@ def load_news(coin: str, model: str, database: str = "") -> News:
     Raises:
         InputError: an unknown model, or no text at all is about the coin.
     """
-    scorer = _scorer(model)
+    scorer = find_scorer(model)
     found: list[Text] = []
     if database:
         engine = open_database(database)
@@ -173,7 +174,12 @@ def load_news(coin: str, model: str, database: str = "") -> News:
     return News(tuple(scored), key, simulated=not found)
 
 
-def _scorer(name: str) -> SentimentModel:
+def find_scorer(name: str) -> SentimentModel:
+    """Return a model of texts, or the one that needs no weights where its own are not installed.
+
+    Raises:
+        InputError: an unknown name.
+    """
     try:
         model = make_model(name)
         model.score(["Prices rise"])  # weights are looked for when they are needed
@@ -253,54 +259,16 @@ def _places(candles: Candles, seed: int) -> list[int]:
     return [int(place) for place in chosen]
 
 
-def past_forecasts(candles: Candles, hours: Sequence[int] = HOURS) -> list[Row]:
-    """Return how forecasts of the past did, each made of bars before it; intervals are by whole days, drawn anew.
+def past_forecasts(candles: Candles, seed: int = 0) -> ForecastStudy:
+    """Return how forecasts of the past did, as `qubic_lab.studies.forecast_accuracy` judges them.
 
-    `held`: the share of later prices within their intervals; `error_ratio`: root mean squared error over that of "the
-    price stays" (below 1 is better); `right_way`: the share of moves whose sign the forecast had.
+    Raises:
+        InputError: some cannot be judged, such as of too few bars.
     """
-    found = []
-    for each in hours:
-        path = forecast_path(candles, each)
-        made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.half_width))
-        if not made.size:
-            raise InputError(f"{len(candles)} bars are too few to judge forecasts of {each} h: give a longer file")
-        came, point, start = candles.log_close[path.later[made]], path.point[made], candles.log_close[made]
-        error, change = came - point, came - start
-        held = np.abs(error) <= path.half_width[made]
-        moved = change != 0.0
-        right = np.sign(point - start) == np.sign(change)
-        days = candles.closed_us[made] // DAY_US
-        skill, skill_t = skill_against_still(error, change, max(1, round(each * HOUR_US / candles.frame_us)))
-        found.append(
-            {
-                "hours": each,
-                "forecasts": int(made.size),
-                "promised": RULE.coverage,
-                **_by_days("held", held.astype(float), np.ones(made.size), days),
-                **_by_days("right_way", (right & moved).astype(float), moved.astype(float), days),
-                **_by_days("error_ratio", error**2, change**2, days, math.sqrt),
-                "median_error_pct": float(np.median(100.0 * np.abs(np.expm1(error)))),
-                "skill": skill,
-                "skill_t": skill_t,
-            }
-        )
-    return found
-
-
-def _by_days(
-    name: str, above: Floats, below: Floats, days: NDArray[np.int64], shape: Callable[[float], float] = float
-) -> Row:
-    """Return the ratio of two sums with its interval; neighbouring hours hang together, so days are drawn."""
-    _, which = np.unique(days, return_inverse=True)
-    top, bottom = (np.bincount(which, each) for each in (above, below))
-
-    def ratio(drawn: "NDArray[np.int64] | slice") -> float:
-        whole = float(bottom[drawn].sum())
-        return shape(float(top[drawn].sum()) / whole) if whole > 0.0 else math.nan
-
-    low, high = bootstrap_interval(ratio, len(top))
-    return {name: ratio(slice(None)), f"{name}_low": low, f"{name}_high": high}
+    study = study_forecasts({"1 h": candles}, seed=seed)
+    for (_, hours), why in study.absent.items():
+        raise InputError(f"forecasts of {hours} h cannot be judged: {why}; give a longer file")
+    return study
 
 
 def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> list[Row]:

@@ -11,9 +11,13 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from qubic_lab.oracle.forecast import RULE
+from qubic_lab.oracle.forecast_evaluation.past import Estimate
 from qubic_lab.oracle.indicators import compute
 from qubic_lab.oracle.instants import DAY_US, SECOND_US, from_us
 from qubic_lab.oracle.sentiment.head import read_head
+from qubic_lab.studies import forecast_findings
+from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.oracle_measures import Market, News
 from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
 
@@ -23,6 +27,7 @@ Measured = Mapping[str, Any]
 GOOD_OR_BAD = 0.15
 """A text of this score or more is good news, of less than its opposite bad news."""
 _WIDE = 1.5 * WIDTH_INCHES
+_ENDS = ("low", "value", "high")
 
 
 def prices(market: Market, bars: int = 180) -> Figure:
@@ -159,48 +164,37 @@ def curve_rows(injected: Sequence[Measured]) -> list[Row]:
     return [{name: each[name] for name in names} for each in injected]
 
 
-def accuracy(past: Sequence[Measured], simulated: Sequence[Measured]) -> Figure:
+def accuracy(past: ForecastStudy, simulated: Sequence[Measured]) -> Figure:
     """Draw how many prices the intervals held, and the forecast's error against that of "the price stays"."""
     with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
         figure, (held, error) = plt.subplots(1, 2, figsize=(_WIDE, 3.2), layout="constrained")
-        kinds = {
-            name: [each for each in simulated if each["series"] == name] for name in ("random walk", "trend with noise")
-        }
-        looks = (("s", "white", -0.2), ("^", "white", 0.2))
-        for (name, found), (mark, fill, shift) in zip(kinds.items(), looks, strict=True):
-            low_high = ([each["low"] for each in found], [each["high"] for each in found])
-            _points(held, found, "held", low_high, mark, fill, shift, f"simulated {name}")
-        low_high = ([each["held_low"] for each in past], [each["held_high"] for each in past])
-        _points(held, past, "held", low_high, "o", DARK, 0.0, "the price")
-        held.axhline(100 * past[0]["promised"], linestyle="--", color=INK, linewidth=1.0)
+        looks = (("random walk", "s", -0.2), ("trend with noise", "^", 0.2))
+        for name, mark, shift in looks:
+            found = {
+                each["hours"]: Estimate(each["held"], each["low"], each["high"])
+                for each in simulated
+                if each["series"] == name
+            }
+            _points(held, found, mark, "white", shift, f"simulated {name}")
+        _points(held, {each.hours: each.interval.held for each in past.horizons}, "o", DARK, 0.0, "the price")
+        held.axhline(100 * RULE.coverage, linestyle="--", color=INK, linewidth=1.0)
         held.set_ylabel("within the interval (%)")
         held.set_ylim(65, 95)
-        low_high = ([each["error_ratio_low"] for each in past], [each["error_ratio_high"] for each in past])
-        _points(error, past, "error_ratio", low_high, "o", DARK, 0.0, None)
+        _points(error, {each.hours: each.stays.error_ratio for each in past.horizons}, "o", DARK, 0.0, None)
         error.axhline(100, linestyle="--", color=INK, linewidth=1.0)
         error.set_ylabel('error (% of "the price stays")')
         for axes in (held, error):
             axes.set_xlabel("forecast ahead (h)")
-            axes.set_xticks([each["hours"] for each in past])
+            axes.set_xticks([each.hours for each in past.horizons])
         figure.legend(loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 
-def _points(
-    axes: Axes,
-    found: Sequence[Measured],
-    name: str,
-    low_high: tuple[list[float], list[float]],
-    mark: str,
-    fill: str,
-    shift: float,
-    label: str | None,
-) -> None:
-    at = np.array([each["hours"] for each in found]) + shift
-    low, high = (100 * np.array(each) for each in low_high)
+def _points(axes: Axes, found: Mapping[int, Estimate], mark: str, fill: str, shift: float, label: str | None) -> None:
+    at = np.array(list(found)) + shift
+    low, value, high = (100 * np.array([getattr(each, name) for each in found.values()]) for name in _ENDS)
     axes.vlines(at, low, high, color=INK, linewidth=1.2)
-    values = [100 * each[name] for each in found]
-    axes.plot(at, values, mark, color=DARK, markerfacecolor=fill, markersize=6, label=label)
+    axes.plot(at, value, mark, color=DARK, markerfacecolor=fill, markersize=6, label=label)
 
 
 def after_ratings(ratings: Measured) -> Figure:
@@ -226,14 +220,14 @@ def findings(
     market: Market,
     news: News,
     injected: Sequence[Measured],
-    past: Sequence[Measured],
+    past: ForecastStudy,
     simulated: Sequence[Measured],
     ratings: Measured,
 ) -> list[str]:
     """Say how forecasts, anomalies, texts and ratings did."""
     return [
-        _forecast_sentence(past),
-        _coverage_sentence(past, simulated),
+        *forecast_findings.findings(past),
+        _coverage_sentence(simulated),
         _anomaly_sentence(injected),
         _rating_sentence(ratings),
         _news_sentence(news),
@@ -241,26 +235,11 @@ def findings(
     ]
 
 
-def _forecast_sentence(past: Sequence[Measured]) -> str:
-    better = [each for each in past if each["error_ratio_high"] < 1.0]
-    worse = [each for each in past if each["error_ratio_low"] > 1.0]
-    first, last = past[0], past[-1]
-    errors = ", ".join(f"{100 * (each['error_ratio'] - 1):+.1f} % at {each['hours']} h" for each in (first, last))
-    way = f"the direction was right in {100 * first['right_way']:.0f} % at {first['hours']} h"
-    if better:
-        hours = ", ".join(f"{each['hours']} h" for each in better)
-        return f'The regression forecast beat "the price stays" at {hours}: its error was {errors} against it; {way}.'
-    said = "is worse than" if len(worse) == len(past) else "is not shown to be better than"
-    return f'The regression forecast {said} "the price stays": its error was {errors} against it; {way}.'
-
-
-def _coverage_sentence(past: Sequence[Measured], simulated: Sequence[Measured]) -> str:
-    low, high = (100 * function(each["held"] for each in past) for function in (min, max))
+def _coverage_sentence(simulated: Sequence[Measured]) -> str:
     least, most = (100 * function(each["held"] for each in simulated) for function in (min, max))
-    count, promised = past[0]["forecasts"], 100 * past[0]["promised"]
     return (
-        f"Its {promised:.0f} % intervals held {low:.0f} to {high:.0f} % of {count:,} later prices, and {least:.0f} to "
-        f"{most:.0f} % on simulated walks and trends."
+        f"On simulated walks and trends intervals of {100 * RULE.coverage:.0f} % held {least:.0f} to {most:.0f} % of "
+        "prices."
     )
 
 

@@ -1,0 +1,265 @@
+"""What forecasts of the next hours are worth, and whether they are as sure as they say: the study and its tables.
+
+Every figure is of forecasts that were made of bars before the price that they are about, and stands beside what the
+simplest forecast gives and what chance makes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qubic_lab.oracle.answers import Absent
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.forecast import HOURS, RULE
+from qubic_lab.oracle.forecast_evaluation.calibration import (
+    DRAWS,
+    Calibration,
+    Coverage,
+    calibration,
+    coverage,
+    positions,
+    recalibrated,
+    rise_probabilities,
+)
+from qubic_lab.oracle.forecast_evaluation.past import Days, PastForecasts, past_forecasts
+from qubic_lab.oracle.forecast_evaluation.rivals import STAYS, Accuracy, AgainstRival, accuracy, rival_points
+from qubic_lab.oracle.resampling import RESAMPLES
+from qubic_lab.stats import holm
+
+Row = dict[str, Any]
+Points = Callable[[Candles, int], Mapping[str, Floats]]
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Forecasts of so many hours on bars of one length, judged.
+
+    Attributes:
+        bars: length of the bars, in words.
+        apart: forecasts that do not overlap.
+        p: of Clark and West's test against "the price stays", corrected by Holm for all horizons of the study; None
+            where the test gives none.
+    """
+
+    bars: str
+    hours: int
+    forecasts: int
+    apart: int
+    accuracy: Accuracy
+    coverage: tuple[Coverage, ...]
+    calibration: Calibration
+    p: float | None
+
+    @property
+    def name(self) -> str:
+        """Return what is forecast from what."""
+        return f"{self.hours} h ahead on bars of {self.bars}"
+
+    @property
+    def stays(self) -> AgainstRival:
+        """Return our forecasts beside "the price stays"."""
+        return next(each for each in self.accuracy.against if each.rival == STAYS)
+
+    @property
+    def interval(self) -> Coverage:
+        """Return the level that the service tells."""
+        return next(each for each in self.coverage if each.level == RULE.coverage)
+
+    @property
+    def evidence(self) -> bool:
+        """Whether forecasts know something that the last price does not."""
+        return self.p is not None and self.p < ALPHA
+
+    @property
+    def verdict(self) -> str:
+        """Say what the forecasts are worth beside "the price stays"."""
+        ratio = self.stays.error_ratio
+        if self.evidence and ratio.high < 1.0:
+            return "better"
+        if self.evidence:
+            return "something is known, but errors are not shown to be smaller"
+        return "worse" if ratio.low > 1.0 else "no evidence"
+
+
+@dataclass(frozen=True)
+class ForecastStudy:
+    """All horizons on bars of all lengths; `absent`: (bars, hours) → why there is nothing to judge."""
+
+    horizons: tuple[Horizon, ...]
+    absent: Mapping[tuple[str, int], str]
+
+    def on(self, bars: str) -> tuple[Horizon, ...]:
+        """Return the horizons on bars of one length."""
+        return tuple(each for each in self.horizons if each.bars == bars)
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """Return the lengths of bars that something was measured on."""
+        return tuple(dict.fromkeys(each.bars for each in self.horizons))
+
+
+def study_forecasts(
+    series: Mapping[str, Candles],
+    hours: Sequence[int] = HOURS,
+    *,
+    resamples: int = RESAMPLES,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> ForecastStudy:
+    """Judge the forecasts of each horizon on each series of bars.
+
+    Args:
+        series: candles by the length of their bars, in words.
+        hours: to forecast.
+        resamples: days drawn anew, for the intervals.
+        draws: simulated histories of calibrated forecasts.
+        seed: of both.
+    """
+    found: dict[tuple[str, int], Row] = {}
+    absent: dict[tuple[str, int], str] = {}
+    for bars, candles in series.items():
+        for each in hours:
+            past = past_forecasts(candles, each)
+            if isinstance(past, Absent):
+                absent[bars, each] = past.reason
+                continue
+            days = Days(past.closed_us, resamples, seed)
+            found[bars, each] = {
+                "forecasts": len(past),
+                "apart": past.apart,
+                "accuracy": accuracy(past, rival_points(candles, each), days),
+                "coverage": coverage(past, days),
+                "calibration": calibration(past, days, draws, seed),
+            }
+    corrected = _corrected({key: row["accuracy"] for key, row in found.items()})
+    return ForecastStudy(tuple(Horizon(*key, **row, p=corrected.get(key)) for key, row in found.items()), absent)
+
+
+def _corrected(found: Mapping[tuple[str, int], Accuracy]) -> dict[tuple[str, int], float]:
+    known = {}
+    for key, each in found.items():
+        p = next(rival.result.p for rival in each.against if rival.rival == STAYS)
+        if p is not None:
+            known[key] = p
+    return holm(known)
+
+
+def looks_ahead(
+    series: Mapping[str, Candles], hours: Sequence[int] = HOURS, points: Points = rival_points
+) -> list[str]:
+    """Return what changes of judged forecasts, and of simpler ones, where the last third of the bars is cut off.
+
+    Args:
+        series: candles by the length of their bars.
+        hours: to forecast.
+        points: gives the simpler ones.
+    """
+    guilty = []
+    for bars, candles in series.items():
+        cut = 2 * len(candles) // 3
+        for each in hours:
+            whole, part = (past_forecasts(given, each) for given in (candles, candles.slice(0, cut)))
+            if isinstance(whole, Absent) or isinstance(part, Absent):
+                continue
+            pairs = {"our forecast": (_columns(whole)[: len(part)], _columns(part))}
+            later = points(candles.slice(0, cut), each)
+            pairs |= {name: (values[:cut], later[name]) for name, values in points(candles, each).items()}
+            guilty += [
+                f"{name}, {each} h ahead on bars of {bars}"
+                for name, (before, after) in pairs.items()
+                if not np.array_equal(before, after, equal_nan=True)
+            ]
+    return guilty
+
+
+def _columns(past: PastForecasts) -> Floats:
+    """Return all that is told of each forecast, [forecasts, figures]."""
+    told = rise_probabilities(past)
+    figures = (past.point, past.scale, past.known, past.flat, positions(past), told, recalibrated(past, told))
+    return np.column_stack([*figures, past.reach])
+
+
+def summary_rows(study: ForecastStudy) -> list[Row]:
+    """Return a row for each horizon: what its forecasts are worth, and how sure they are."""
+    return [
+        {
+            "bars of": each.bars,
+            "hours": each.hours,
+            "forecasts": each.forecasts,
+            "apart": each.apart,
+            "error_ratio": each.stays.error_ratio.value,
+            "low": each.stays.error_ratio.low,
+            "high": each.stays.error_ratio.high,
+            "p": each.stays.result.p,
+            "p by Holm": each.p,
+            "held_pct": 100 * each.interval.held.value,
+            "right_pct": 100 * each.accuracy.direction.right.value,
+            "commoner_pct": 100 * each.accuracy.direction.commoner,
+            "told": each.verdict,
+        }
+        for each in study.horizons
+    ]
+
+
+def error_rows(study: ForecastStudy) -> list[Row]:
+    """Return each way to forecast with its errors, and ours beside it."""
+    found = []
+    for each in study.horizons:
+        beside = {rival.rival: rival for rival in each.accuracy.against}
+        for way in each.accuracy.errors:
+            row = {"bars of": each.bars, "hours": each.hours, "forecast": way.way}
+            row |= {"rms_pct": way.rms_pct, "mean_absolute_pct": way.mean_absolute_pct}
+            if rival := beside.get(way.way):
+                ratio = rival.error_ratio
+                row |= {"ours over it": ratio.value, "low": ratio.low, "high": ratio.high}
+                row |= {"test": rival.test, "statistic": rival.result.statistic, "p": rival.result.p}
+            found.append(row)
+    return found
+
+
+def coverage_rows(study: ForecastStudy) -> list[Row]:
+    """Return each level's intervals with their width, beside those of a normal distribution of constant spread."""
+    return [
+        {
+            "bars of": each.bars,
+            "hours": each.hours,
+            "promised_pct": 100 * level.level,
+            "held_pct": 100 * level.held.value,
+            "low": 100 * level.held.low,
+            "high": 100 * level.held.high,
+            "wide_pct": level.wide_pct,
+            "constant: held_pct": 100 * level.flat_held.value,
+            "constant: wide_pct": level.flat_wide_pct,
+            "score over constant": level.score_ratio.value,
+        }
+        for each in study.horizons
+        for level in each.coverage
+    ]
+
+
+def rise_rows(study: ForecastStudy) -> list[Row]:
+    """Return how right probabilities of a rise are, as told and corrected by earlier outcomes."""
+    return [
+        {
+            "bars of": each.bars,
+            "hours": each.hours,
+            "probability": name,
+            "forecasts": rises.forecasts,
+            "calibration error": rises.error,
+            "by chance": rises.error_chance,
+            "by chance up to": rises.error_most,
+            "p": rises.p,
+            "Brier": rises.brier.score,
+            "reliability": rises.brier.reliability,
+            "resolution": rises.brier.resolution,
+            "uncertainty": rises.brier.uncertainty,
+            "skill": rises.skill.value,
+            "low": rises.skill.low,
+            "high": rises.skill.high,
+        }
+        for each in study.horizons
+        for name, rises in (("as told", each.calibration.told), ("corrected", each.calibration.recalibrated))
+    ]

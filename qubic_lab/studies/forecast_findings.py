@@ -1,0 +1,185 @@
+"""What is said and recorded of forecasts of the next hours: sentences with their numbers, and plain values for JSON."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from qubic_lab.oracle.forecast import RULE
+from qubic_lab.oracle.forecast_evaluation.calibration import Coverage, Rises
+from qubic_lab.oracle.forecast_evaluation.past import Estimate
+from qubic_lab.stats import holm
+from qubic_lab.studies.forecast_accuracy import ALPHA, ForecastStudy, Horizon
+
+Row = dict[str, Any]
+
+
+def to_record(study: ForecastStudy) -> Row:
+    """Return the study as plain values for JSON, as a table of acceptance reads them.
+
+    {"evidence": whether forecasts of any horizon know more than "the price stays", "verdict": a sentence,
+    "horizons": [{"bars", "hours", "measured": true, "forecasts", "apart": those that do not overlap,
+    "error_ratio": {"value", "low", "high"} of root mean squared errors over those of "the price stays",
+    "cw_statistic", "cw_p", "cw_p_holm", "verdict",
+    "direction": {"value", "low", "high", "commoner", "p"} (Pesaran-Timmermann),
+    "coverage": [{"level", "value", "low", "high", "wide_pct", "flat_wide_pct", "score_ratio"} by level],
+    "coverage_80": the one of 80 %, "positions_p": of even positions,
+    "ece", "ece_corrected": {"value", "chance", "chance_95", "p"}: calibration error of probabilities of a rise as told,
+    and corrected by earlier outcomes, beside what chance makes of right ones: its mean and 95 % quantile,
+    "brier_skill", "brier_skill_corrected": {"value", "low", "high"} over climatology},
+    or {"bars", "hours", "measured": false, "reason"}]}. Numbers that are not defined are null; intervals are of 95 %.
+    """
+    measured = [_record_of(each) for each in study.horizons]
+    rest = [
+        {"bars": bars, "hours": hours, "measured": False, "reason": why} for (bars, hours), why in study.absent.items()
+    ]
+    evidence = any(each.evidence for each in study.horizons)
+    return {"evidence": evidence, "verdict": accuracy_sentence(study), "horizons": [*measured, *rest]}
+
+
+def _record_of(horizon: Horizon) -> Row:
+    direction, levels = horizon.accuracy.direction, [_level(each) for each in horizon.coverage]
+    told, corrected = horizon.calibration.told, horizon.calibration.recalibrated
+    return {
+        "bars": horizon.bars,
+        "hours": horizon.hours,
+        "measured": True,
+        "forecasts": horizon.forecasts,
+        "apart": horizon.apart,
+        "error_ratio": _plain(horizon.stays.error_ratio),
+        "cw_statistic": horizon.stays.result.statistic,
+        "cw_p": horizon.stays.result.p,
+        "cw_p_holm": horizon.p,
+        "verdict": horizon.verdict,
+        "direction": {**_plain(direction.right), "commoner": direction.commoner, "p": direction.result.p},
+        "coverage": levels,
+        "coverage_80": next(each for each in levels if each["level"] == RULE.coverage),
+        "positions_p": horizon.calibration.positions.p,
+        "ece": _error(told),
+        "ece_corrected": _error(corrected),
+        "brier_skill": _plain(told.skill),
+        "brier_skill_corrected": _plain(corrected.skill),
+    }
+
+
+def _level(found: Coverage) -> Row:
+    row: Row = {"level": found.level, **_plain(found.held), "wide_pct": found.wide_pct}
+    return row | {"flat_wide_pct": found.flat_wide_pct, "score_ratio": _plain(found.score_ratio)}
+
+
+def _error(rises: Rises) -> Row:
+    return {"value": rises.error, "chance": rises.error_chance, "chance_95": rises.error_most, "p": rises.p}
+
+
+def _plain(estimate: Estimate) -> Row:
+    return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
+
+
+def findings(study: ForecastStudy) -> list[str]:
+    """Say what forecasts are worth, whether intervals and probabilities are right, and what was not measured."""
+    said = [accuracy_sentence(study)]
+    if study.horizons:
+        said += [direction_sentence(study), interval_sentence(study), rise_sentence(study)]
+    return said + absent_sentences(study)
+
+
+def accuracy_sentence(study: ForecastStudy) -> str:
+    """Say in one sentence whether forecasts beat "the price stays"."""
+    if not study.horizons:
+        return "What forecasts of the next hours are worth is not measured: no bars are fit for it."
+    ratios = [100 * (each.stays.error_ratio.value - 1.0) for each in study.horizons]
+    counts = [each.forecasts for each in study.horizons]
+    errors = f"errors differ from its own by {_range(ratios, '+.1f')} %, of {_range(counts, ',')} forecasts a horizon"
+    known = [each for each in study.horizons if each.evidence]
+    p_values = [each.p for each in study.horizons if each.p is not None]
+    least = f"least p of Clark and West {_p(min(p_values))} by Holm" if p_values else "no test is possible"
+    better = [each for each in known if each.verdict == "better"]
+    if better:
+        return f'Forecasts beat "the price stays" {_names(better)}: {errors} ({least}).'
+    if known:
+        said = f'Forecasts know more than "the price stays" {_names(known)}, but are not shown to err less'
+        return f"{said}: {errors} ({least})."
+    worse = sum(each.verdict == "worse" for each in study.horizons)
+    more = f"; they are worse at {worse} of {len(study.horizons)} horizons" if worse else ""
+    return f'No evidence that forecasts know more than "the price stays" ({least}): {errors}{more}.'
+
+
+def interval_sentence(study: ForecastStudy) -> str:
+    """Say whether intervals hold what they promise."""
+    held = _range([100 * each.interval.held.value for each in study.horizons], ".1f")
+    levels = [(each, level) for each in study.horizons for level in each.coverage]
+    off = sorted(
+        ((abs(level.held.value - level.level), level, each) for each, level in levels if level.off),
+        key=lambda of: -of[0],
+    )
+    beyond = "none beyond chance"
+    if off:
+        _, level, where = off[0]
+        beyond = (
+            f"{len(off)} beyond chance, most {100 * level.level:.0f} % {where.name}, which held "
+            f"{100 * level.held.value:.1f} %"
+        )
+    uneven = [each for each in study.horizons if each.calibration.positions.p < ALPHA]
+    positions = f"not evenly over the distributions {_names(uneven)}" if uneven else "evenly over the distributions"
+    score = _range([each.interval.score_ratio.value for each in study.horizons], ".2f")
+    return (
+        f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices; of all {len(levels)} levels and horizons "
+        f"{beyond}. Prices come {positions}. The score of the intervals is {score} times that of a constant spread."
+    )
+
+
+def rise_sentence(study: ForecastStudy) -> str:
+    """Say whether probabilities of a rise are right."""
+    parts = []
+    for of in ("told", "recalibrated"):
+        rises = [getattr(each.calibration, of) for each in study.horizons]
+        wrong = f"{sum(each.p < ALPHA for each in rises)} of {len(rises)} horizons"
+        error, most = (_range([getattr(each, part) for each in rises], ".3f") for part in ("error", "error_most"))
+        skill = _range([each.skill.value for each in rises], "+.3f")
+        parts.append(f"{wrong} (calibration error {error}, by chance up to {most}; Brier skill {skill})")
+    return (
+        f"Probabilities of a rise are wrong by more than chance at {parts[0]}; corrected by earlier outcomes, at "
+        f"{parts[1]}."
+    )
+
+
+def direction_sentence(study: ForecastStudy) -> str:
+    """Say how often forecasts had the way of the move right."""
+    found = [each.accuracy.direction for each in study.horizons]
+    right = _range([100 * each.right.value for each in found], ".1f")
+    commoner = _range([100 * each.commoner for each in found], ".1f")
+    p_values = holm({number: each.result.p for number, each in enumerate(found) if each.result.p is not None})
+    least = (
+        f"least p of Pesaran and Timmermann {min(p_values.values()):.2g} by Holm" if p_values else "no test is possible"
+    )
+    return f"The way of the move was right in {right} %; always the commoner way is in {commoner} % ({least})."
+
+
+def absent_sentences(study: ForecastStudy) -> list[str]:
+    """Say what was not measured, and why: once for bars on which nothing was."""
+    found = []
+    for bars in dict.fromkeys(bars for bars, _ in study.absent):
+        why = {hours: reason for (length, hours), reason in study.absent.items() if length == bars}
+        if not study.on(bars):
+            why = {max(why): why[max(why)]}
+        found += [f"Forecasts on bars of {bars}: not measured: {reason}." for reason in dict.fromkeys(why.values())]
+    return found
+
+
+def _names(horizons: Sequence[Horizon]) -> str:
+    by_bars: dict[str, list[str]] = {}
+    for each in horizons:
+        by_bars.setdefault(each.bars, []).append(str(each.hours))
+    return " and ".join(f"{', '.join(hours)} h ahead on bars of {bars}" for bars, hours in by_bars.items())
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "below 0.0001"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    known = [each for each in values if math.isfinite(each)]
+    if not known:
+        return "undefined"
+    low, high = (format(each, form) for each in (min(known), max(known)))
+    return low if low == high else f"{low} to {high}"

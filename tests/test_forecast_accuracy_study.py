@@ -1,0 +1,201 @@
+"""The study of forecasts: its tables, record and sentences say what was found, and its pictures show it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from candle_series import candles, of_logs, walk
+from matplotlib.figure import Figure
+
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.forecast_evaluation.past import Estimate
+from qubic_lab.oracle.forecast_evaluation.rivals import rival_points
+from qubic_lab.oracle.instants import DAY_US, MINUTE_US
+from qubic_lab.oracle.sentiment.models import make_model
+from qubic_lab.stats import holm
+from qubic_lab.studies import forecast_accuracy as study
+from qubic_lab.studies import forecast_figures as figures
+from qubic_lab.studies import forecast_findings as told
+from qubic_lab.studies import sentiment_confidence
+from qubic_lab.studies.forecast_accuracy import ForecastStudy
+
+QUICK = {"resamples": 200, "draws": 100}
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def series() -> dict[str, Candles]:
+    return {
+        "15 min": walk(2_600, seed=1, step=0.002, frame_us=15 * MINUTE_US),
+        "1 h": walk(900, seed=2),
+        "1 day": walk(900, frame_us=DAY_US),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(series: dict[str, Candles]) -> ForecastStudy:
+    return study.study_forecasts(series, (1, 4), **QUICK)
+
+
+@pytest.fixture(scope="module")
+def drifts() -> ForecastStudy:
+    """Drifts that last for 100 hours: our forecast knows them."""
+    draw = np.random.default_rng(4)
+    drift = np.repeat(draw.choice([-0.003, 0.003], 20), 100)
+    return study.study_forecasts({"1 h": of_logs(np.cumsum(drift + draw.normal(0.0, 0.005, 2_000)))}, (1, 4), **QUICK)
+
+
+def test_random_walks_are_no_evidence(found: ForecastStudy) -> None:
+    assert [(each.bars, each.hours) for each in found.horizons] == [
+        ("15 min", 1),
+        ("15 min", 4),
+        ("1 h", 1),
+        ("1 h", 4),
+    ]
+    assert [each.apart for each in found.horizons] == [
+        each.forecasts // n for each, n in zip(found.horizons, (4, 16, 1, 4), strict=True)
+    ]
+    raw = {n: each.stays.result.p for n, each in enumerate(found.horizons)}
+    assert all(p is not None for p in raw.values())
+    assert {n: each.p for n, each in enumerate(found.horizons)} == holm({n: p or 0.0 for n, p in raw.items()})
+    assert not any(each.evidence for each in found.horizons)
+    told_worse = [each.verdict == "worse" for each in found.horizons]
+    assert told_worse == [each.stays.error_ratio.low > 1.0 for each in found.horizons]
+    assert {each.verdict for each in found.horizons} <= {"worse", "no evidence"}
+    said = told.findings(found)
+    assert said[0].startswith('No evidence that forecasts know more than "the price stays" (least p')
+    assert said[-1] == "Forecasts on bars of 1 day: not measured: bars of 1 day are longer than 4 h."
+    assert len(said) == 5
+
+
+@pytest.mark.parametrize(
+    ("p", "low", "high", "verdict"),
+    [
+        (0.01, 0.90, 0.99, "better"),
+        (0.01, 0.95, 1.05, "something is known, but errors are not shown to be smaller"),
+        (0.20, 0.95, 1.05, "no evidence"),
+        (0.20, 1.01, 1.05, "worse"),
+        (None, 0.95, 1.05, "no evidence"),
+    ],
+)
+def test_verdicts(found: ForecastStudy, p: float | None, low: float, high: float, verdict: str) -> None:
+    horizon = found.horizons[0]
+    beside = replace(horizon.stays, error_ratio=Estimate(1.0, low, high))
+    one = replace(horizon, p=p, accuracy=replace(horizon.accuracy, against=(beside,)))
+    assert one.verdict == verdict
+    said = told.accuracy_sentence(ForecastStudy((one,), {}))
+    assert said.startswith("No evidence") == (p != 0.01)
+    assert ("worse at 1 of 1" in said) == (verdict == "worse")
+
+
+def test_lasting_drifts_are_evidence(drifts: ForecastStudy) -> None:
+    assert all(each.verdict == "better" for each in drifts.horizons)
+    assert told.to_record(drifts)["evidence"] is True
+    said = told.findings(drifts)
+    assert said[0].startswith('Forecasts beat "the price stays" 1, 4 h ahead on bars of 1 h: errors')
+    right = re.search(
+        r"was right in ([\d.]+) to ([\d.]+) %; always the commoner way is in ([\d.]+) to ([\d.]+)", said[1]
+    )
+    assert right and float(right[1]) > float(right[4])
+
+
+def test_the_record_is_plain_and_agrees_with_the_tables(found: ForecastStudy) -> None:
+    record = json.loads(json.dumps(told.to_record(found), allow_nan=False))
+    measured = [each for each in record["horizons"] if each["measured"]]
+    assert [each["hours"] for each in record["horizons"] if not each["measured"]] == [1, 4]
+    assert record["evidence"] is False
+    for row, each in zip(study.summary_rows(found), measured, strict=True):
+        assert (row["bars of"], row["hours"], row["forecasts"]) == (each["bars"], each["hours"], each["forecasts"])
+        assert row["error_ratio"] == each["error_ratio"]["value"]
+        assert each["error_ratio"]["low"] <= each["error_ratio"]["value"] <= each["error_ratio"]["high"]
+        assert row["p by Holm"] == each["cw_p_holm"] >= each["cw_p"] == row["p"]
+        assert row["held_pct"] == pytest.approx(100 * each["coverage_80"]["value"])
+        assert each["coverage_80"]["level"] == 0.8
+        assert abs(each["coverage_80"]["value"] - 0.8) < 0.07
+    errors = study.error_rows(found)
+    assert len(errors) == len(measured) * 5
+    ours = {(row["bars of"], row["hours"]): row["rms_pct"] for row in errors if row["forecast"] == "our forecast"}
+    for row in errors:
+        if "ours over it" in row:
+            assert row["ours over it"] == pytest.approx(ours[row["bars of"], row["hours"]] / row["rms_pct"])
+    assert len(study.coverage_rows(found)) == len(measured) * 6
+    rises = study.rise_rows(found)
+    assert [row["probability"] for row in rises] == ["as told", "corrected"] * len(measured)
+    assert [row["calibration error"] for row in rises[::2]] == [each["ece"]["value"] for each in measured]
+    assert [row["calibration error"] for row in rises[1::2]] == [each["ece_corrected"]["value"] for each in measured]
+
+
+def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Candles]) -> None:
+    assert study.looks_ahead(series) == []
+
+    def peeking(candles: Candles, hours: int) -> dict[str, Floats]:
+        ahead = np.append(candles.log_close[hours:], np.repeat(candles.log_close[-1], hours))
+        return rival_points(candles, hours) | {
+            "tomorrow": ahead,
+            "centred": candles.log_close - candles.log_close.mean(),
+        }
+
+    named = study.looks_ahead({"1 h": series["1 h"]}, (2,), peeking)
+    assert named == ["tomorrow, 2 h ahead on bars of 1 h", "centred, 2 h ahead on bars of 1 h"]
+
+
+def test_where_nothing_can_be_measured_the_study_says_so() -> None:
+    nothing = study.study_forecasts({"1 h": candles([5.0] * 900), "15 min": walk(50, frame_us=15 * MINUTE_US)}, **QUICK)
+    assert not nothing.horizons and not study.summary_rows(nothing)
+    assert told.findings(nothing) == [
+        "What forecasts of the next hours are worth is not measured: no bars are fit for it.",
+        "Forecasts on bars of 1 h: not measured: the price did not move in 900 bars.",
+        "Forecasts on bars of 15 min: not measured: 1280 bars of 15 min are needed, 50 are known.",
+    ]
+    record = told.to_record(nothing)
+    assert record["evidence"] is False
+    assert {each["measured"] for each in record["horizons"]} == {False}
+
+
+def test_pictures_show_all_horizons(found: ForecastStudy) -> None:
+    errors = figures.errors(found)
+    assert [axes.get_title(loc="left") for axes in errors.axes] == ["bars of 15 min", "bars of 1 h"]
+    assert [each.get_text() for each in errors.legends[0].get_texts()] == [
+        'beside "the price stays"',
+        'beside "mean return"',
+        'beside "AR(1)"',
+    ]
+    check(errors)
+    calibration = figures.calibration(found.on("1 h"))
+    assert len(calibration.axes) == 2 * 4
+    check(calibration)
+
+
+def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -> None:
+    found = sentiment_confidence.confidence(make_model("crypto-lexicon"))
+    json.dumps(found, allow_nan=False)
+    assert (found["headlines"], found["groups"]) == (375, 319)
+    parts, error = found["brier"], found["ece"]
+    assert parts["score"] == pytest.approx(
+        parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within"]
+    )
+    assert parts["uncertainty"] == pytest.approx(found["accuracy"] * (1 - found["accuracy"]))
+    assert found["brier_skill"]["value"] == pytest.approx(1 - parts["score"] / parts["uncertainty"])
+    assert error["low"] <= error["value"] <= error["high"] and error["chance"] < error["chance_95"]
+    assert sum(each["items"] for each in found["bins"]) == 375
+    said = sentiment_confidence.sentence(found)
+    assert ("no evidence against" in said) == (error["value"] <= error["chance_95"])
+    check(sentiment_confidence.reliability(found))
+
+
+def check(figure: Figure) -> None:
+    """Axes say what they are, and nothing of the legend lies outside the picture."""
+    figure.canvas.draw()
+    assert any(axes.get_xlabel() for axes in figure.axes) and any(axes.get_ylabel() for axes in figure.axes)
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1

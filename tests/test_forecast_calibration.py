@@ -1,0 +1,336 @@
+"""Calibrated forecasts pass and others are found out; rivals that know more are seen; nothing looks ahead."""
+
+import math
+from dataclasses import fields, replace
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from candle_series import candles, of_logs, walk
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.answers import Absent
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.forecast import RULE, forecast_path
+from qubic_lab.oracle.forecast_evaluation.calibration import (
+    PRIOR,
+    calibrated_positions,
+    calibration,
+    coverage,
+    positions,
+    recalibrated,
+    rise_probabilities,
+)
+from qubic_lab.oracle.forecast_evaluation.past import LEVELS, Days, Estimate, PastForecasts, past_forecasts
+from qubic_lab.oracle.forecast_evaluation.rivals import STAYS, AgainstRival, accuracy, rival_points
+from qubic_lab.oracle.forecast_evaluation.significance import pesaran_timmermann
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US
+
+KNOWN = 480
+# Past errors over their scale: even quantiles of the size of a standard normal variable.
+POOL = np.array([NormalDist().inv_cdf(0.5 + (n + 0.5) / (2 * KNOWN)) for n in range(KNOWN)])
+
+
+def made(count: int = 1_500, wide: float = 1.0, seed: int = 0) -> PastForecasts:
+    """Forecasts that are right, each on its own, where `wide` is 1; intervals are else so many times too wide."""
+    draw = np.random.default_rng(seed)
+    move, error = draw.normal(0.0, 0.7, count), draw.normal(0.0, 1.0, count)
+    place, ranks = np.arange(count), np.ceil(np.array(LEVELS) * (KNOWN + 1)).astype(int) - 1
+    return PastForecasts(
+        hours=1,
+        steps=1,
+        levels=LEVELS,
+        closed_us=(place + 1) * HOUR_US,
+        place=place,
+        later=place + 1,
+        last=np.zeros(count),
+        point=move,
+        came=move + error,
+        scale=np.ones(count),
+        known=np.full(count, KNOWN),
+        below=np.searchsorted(POOL, np.abs(error) / wide),
+        nearer=np.searchsorted(POOL, np.abs(move) / wide),
+        reach=np.tile(wide * POOL[ranks], (count, 1)),
+        flat=np.full(count, math.sqrt(1.0 + 0.49)),
+    )
+
+
+def judged(series: Candles, hours: int) -> PastForecasts:
+    found = past_forecasts(series, hours)
+    assert isinstance(found, PastForecasts)
+    return found
+
+
+def first(past: PastForecasts, count: int) -> PastForecasts:
+    names = (each.name for each in fields(past) if isinstance(getattr(past, each.name), np.ndarray))
+    return replace(past, **{name: getattr(past, name)[:count] for name in names})
+
+
+def test_calibrated_forecasts_pass() -> None:
+    past = made()
+    days = Days(past.closed_us)
+    assert not any(each.off for each in coverage(past, days))
+    found = calibration(past, days)
+    assert found.positions.p > 0.05
+    even = found.positions
+    assert sum(low <= each <= high for low, each, high in zip(even.low, even.shares, even.high, strict=True)) >= 8
+    assert found.told.p > 0.05 and found.told.error < found.told.error_most
+    assert sum(each.low <= each.rose <= each.high for each in found.told.bins) >= 8
+    for rises in (found.told, found.recalibrated):
+        assert rises.skill.low > 0.05  # they know the move of 0.7 of each error's deviation
+        assert sum(each.forecasts for each in rises.bins) == rises.forecasts == len(past)
+
+
+@pytest.mark.parametrize("wide", [0.5, 2.0])
+def test_forecasts_that_are_too_sure_or_not_sure_enough_are_found_out(wide: float) -> None:
+    past = made(wide=wide)
+    days = Days(past.closed_us)
+    levels = coverage(past, days)
+    assert all(each.off for each in levels)
+    assert all((each.held.value < each.level) == (wide < 1.0) for each in levels)
+    found = calibration(past, days)
+    assert found.positions.p < 0.01
+    ends = found.positions.shares[0] + found.positions.shares[-1]
+    assert (ends > 0.3) if wide < 1.0 else (ends < 0.1)
+    assert found.told.p < 0.01
+    assert found.recalibrated.error < found.told.error
+    assert found.recalibrated.skill.value > found.told.skill.value
+
+
+def test_probabilities_of_noise_are_wrong_until_they_are_corrected() -> None:
+    past = made()
+    noise = replace(past, came=np.random.default_rng(1).normal(size=len(past)))  # the move says nothing
+    found = calibration(noise, Days(noise.closed_us))
+    assert found.told.p < 0.01 and found.told.skill.high < 0.0
+    assert found.recalibrated.p > 0.05 and found.recalibrated.skill.low < 0.0 < found.recalibrated.skill.high + 0.02
+
+
+def test_positions_and_probabilities_by_hand() -> None:
+    """Known 480; an error above 240 of them: 0.5 ± 0.5 × 240.5 / 481, on the side of the price."""
+    past = first(made(), 3)
+    count = np.array([240, 240, 0])
+    past = replace(past, below=count, nearer=count, last=np.array([0.0, 0.0, 0.0]), point=np.array([1.0, -1.0, 0.0]))
+    past = replace(past, came=np.array([2.0, -2.0, 0.0]))
+    assert positions(past) == pytest.approx([0.75, 0.25, 0.5])
+    assert rise_probabilities(past) == pytest.approx([0.75, 0.25, 0.5])
+    assert past.moved.tolist() == [True, True, False]
+
+
+def test_interval_scores_by_hand() -> None:
+    """Half width 1 at 80 %: an error of 0.5 costs 2, one of 3 costs 2 + 2 / 0.2 × 2; flat: half width 1.2816 × 2."""
+    past = replace(first(made(), 2), levels=(0.8,), reach=np.ones((2, 1)), point=np.zeros(2), flat=np.full(2, 2.0))
+    past = replace(past, came=np.array([0.5, 3.0]), below=np.array([10, 470]))
+    [found] = coverage(past, Days(past.closed_us))
+    reach = 2.0 * NormalDist().inv_cdf(0.9)
+    assert found.held.value == 0.5
+    assert found.wide_pct == pytest.approx(200.0)
+    assert found.flat_wide_pct == pytest.approx(200.0 * reach)
+    assert found.score_ratio.value == pytest.approx((2 + 22) / (2 * reach + 2 * reach + 10 * (3 - reach)))
+
+
+def test_a_correction_is_the_line_through_earlier_outcomes_shrunk() -> None:
+    past = made(700)
+    told = rise_probabilities(past)
+    found = recalibrated(past, told)
+    rose = (past.came > past.last).astype(float)
+    known = 600  # outcomes of forecasts 0 to 599 have come at bar 600
+    x, y = told[:known] - told[:known].mean(), rose[:known] - rose[:known].mean()
+    slope = (x @ y) / (x @ x + 0.25 / PRIOR[0] ** 2)
+    height = known / (known + 0.25 / PRIOR[1] ** 2) * (rose[:known].mean() - 0.5)
+    assert found[600] == pytest.approx(0.5 + height + slope * (told[600] - told[:known].mean()))
+    assert found[0] == 0.5  # nothing is known yet
+    np.testing.assert_array_equal(recalibrated(first(past, 400), told[:400]), found[:400])
+
+
+def test_a_correction_knows_no_price_that_has_not_come() -> None:
+    past = judged(walk(1_200), 4)
+    told, row = rise_probabilities(past), 500
+    otherwise = np.where(past.later > past.place[row], 2.0 * past.last - past.came, past.came)
+    changed = recalibrated(replace(past, came=otherwise), told)
+    np.testing.assert_array_equal(changed[: row + 1], recalibrated(past, told)[: row + 1])
+    assert changed[row + 1] != recalibrated(past, told)[row + 1]
+
+
+def test_overlapping_forecasts_hang_together_in_what_chance_makes() -> None:
+    past = judged(walk(1_200), 4)
+    drawn = np.concatenate(list(calibrated_positions(past, 200)))
+    assert drawn.shape == (200, len(past))
+    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
+    apart = [float(np.corrcoef(drawn[:, 0], drawn[:, lag])[0, 1]) for lag in (1, 4)]
+    assert apart[0] == pytest.approx(0.73, abs=0.1)  # 3 of 4 bars are shared
+    assert abs(apart[1]) < 0.2
+
+
+def test_ranks_are_those_of_plain_loops_and_widths_those_of_the_service() -> None:
+    series = walk(1_100, seed=3)
+    past = judged(series, 3)
+    error, levels = np.abs(past.came - past.point), coverage(past, Days(past.closed_us))
+    for number, level in enumerate(LEVELS):
+        # A few errors are the quantile itself and lie on the edge, where multiplying by the scale may round.
+        held = float(np.mean(error <= past.reach[:, number] * (1.0 + 1e-12)))
+        assert levels[number].held.value == pytest.approx(held, abs=1e-12)
+        path = forecast_path(series, 3, replace(RULE, coverage=level))
+        np.testing.assert_array_equal(np.flatnonzero((path.later >= 0) & ~np.isnan(path.half_width)), past.place)
+        np.testing.assert_allclose(past.reach[:, number], path.half_width[past.place], rtol=1e-12)
+    path = forecast_path(series, 3)
+    made_at = np.flatnonzero((path.later >= 0) & ~np.isnan(path.point))
+    for row in (0, 300, len(past) - 1):
+        place = past.place[row]
+        scale = past.scale[row]
+        before = [n for n in made_at if path.later[n] <= place and n >= 48][-RULE.past :]
+        spread = {n: math.sqrt(float(np.mean(series.step_returns[n - 47 : n + 1] ** 2)) * 3) for n in before}
+        errors = [abs(series.log_close[path.later[n]] - path.point[n]) / spread[n] for n in before]
+        assert past.known[row] == len(errors)
+        assert past.below[row] == sum(each < abs(past.came[row] - past.point[row]) / scale for each in errors)
+        assert past.nearer[row] == sum(each < abs(past.point[row] - past.last[row]) / scale for each in errors)
+
+
+def test_later_bars_change_no_forecast() -> None:
+    series = walk(1_000, seed=2)
+    whole, part = judged(series, 4), judged(series.slice(0, 700), 4)
+    for each in fields(PastForecasts):
+        values, cut = getattr(whole, each.name), getattr(part, each.name)
+        if isinstance(values, np.ndarray):
+            assert values[: len(part)].tobytes() == cut.tobytes(), each.name
+    for name, points in rival_points(series, 4).items():
+        np.testing.assert_array_equal(points[:700], rival_points(series.slice(0, 700), 4)[name], name)
+
+
+def test_why_nothing_can_be_judged() -> None:
+    def reason(series: Candles, hours: int) -> str:
+        found = past_forecasts(series, hours)
+        assert isinstance(found, Absent)
+        return found.reason
+
+    assert reason(walk(900, frame_us=DAY_US), 4) == "bars of 1 day are longer than 4 h"
+    assert reason(walk(900, frame_us=2 * HOUR_US), 3) == "bars of 2 h do not divide 3 h"
+    assert reason(walk(200), 1) == "386 bars of 1 h are needed, 200 are known"
+    assert isinstance(past_forecasts(walk(385), 1), Absent) and isinstance(past_forecasts(walk(386), 1), PastForecasts)
+    assert reason(candles([5.0] * 900), 1) == "the price did not move in 900 bars"
+    assert reason(candles([5.0, 6.0] * 450), 2) == "the price is the same 2 h later at every bar"
+    apart = candles(walk(900).close, places=np.arange(900) * 3)
+    assert "too many bars are missing" in reason(apart, 1)
+    assert isinstance(past_forecasts(apart, 3), PastForecasts)
+    with pytest.raises(InputError, match="hours to forecast is 0"):
+        past_forecasts(walk(900), 0)
+    with pytest.raises(InputError, match="as an interval of 100% needs"):
+        past_forecasts(walk(900), 1, levels=(0.995,))
+
+
+def test_gaps_are_counted_by_their_time() -> None:
+    """With a gap of 30 h no forecast is judged across it, and all others are."""
+    places = np.concatenate([np.arange(500), np.arange(530, 1_000)])
+    past = judged(candles(walk(970).close, places=places), 2)
+    gone = set(range(498, 500))
+    assert not gone & set(past.place.tolist())
+    assert set(range(600, 900)) <= set(past.place.tolist())
+
+
+def test_days_are_drawn_whole() -> None:
+    """Where all hours of a day are alike there are 50 values, not 1,200, and the interval is as wide as that says."""
+    draw = np.random.default_rng(0)
+    by_day = np.repeat(draw.random(50) < 0.5, 24)
+    days = Days(np.arange(1_200) * HOUR_US)
+    found = days.share(by_day)
+    half = 1.96 * math.sqrt(by_day.mean() * (1 - by_day.mean()) / 50)
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15)
+    even = days.share(np.ones(1_200, np.bool_))
+    assert even == Estimate(1.0, 1.0, 1.0)
+    none = days.estimate(np.divide, np.zeros(1_200), np.zeros(1_200))
+    assert all(math.isnan(each) for each in (none.value, none.low, none.high))
+
+
+def against(series: Candles, hours: int) -> dict[str, AgainstRival]:
+    past = judged(series, hours)
+    found = accuracy(past, rival_points(series, hours), Days(past.closed_us, 200))
+    return {each.rival: each for each in found.against}
+
+
+def test_an_autoregression_is_seen_where_returns_are_one() -> None:
+    moves, draw = np.zeros(2_500), np.random.default_rng(1)
+    for n in range(1, len(moves)):
+        moves[n] = 0.4 * moves[n - 1] + draw.normal(0.0, 0.004)
+    rival = against(of_logs(np.cumsum(moves)), 1)["AR(1)"]
+    assert rival.error_ratio.low > 1.03
+    assert rival.result.statistic is not None and rival.result.statistic > 4.0
+
+
+def test_the_line_is_seen_where_prices_return_to_a_trend() -> None:
+    logs = 0.001 * np.arange(1_200) + np.random.default_rng(5).standard_normal(1_200) * 0.005
+    found = against(of_logs(logs), 4)
+    assert found["the line"].error_ratio.low > 1.1
+    assert found["the line"].result.p is not None and found["the line"].result.p < 0.001
+    assert found["AR(1)"].test == "Diebold-Mariano" and found[STAYS].test == "Clark-West"
+
+
+def test_our_forecast_is_seen_where_drifts_last() -> None:
+    draw = np.random.default_rng(4)
+    drift = np.repeat(draw.choice([-0.003, 0.003], 20), 100)
+    series = of_logs(np.cumsum(drift + draw.normal(0.0, 0.005, 2_000)))
+    found = against(series, 4)[STAYS]
+    assert found.error_ratio.high < 1.0
+    assert found.result.p is not None and found.result.p < 0.001
+    past = judged(series, 4)
+    way = accuracy(past, {}, Days(past.closed_us, 200)).direction
+    assert way.right.low > way.commoner
+    assert way.result.p is not None and way.result.p < 0.001
+
+
+def test_rivals_by_numpy() -> None:
+    series = walk(700, seed=6)
+    found, moves = rival_points(series, 3), series.step_returns
+    place = 600
+    mean = (series.log_close[place] - series.log_close[place - 47]) / 47
+    assert found["mean return"][place] == pytest.approx(series.log_close[place] + 3 * mean)
+    pairs = np.s_[place - RULE.past + 1 : place + 1]
+    slope, cut = np.polyfit(moves[place - RULE.past : place], moves[pairs], 1)
+    total, last = 0.0, moves[place]
+    for _ in range(3):
+        last = cut + slope * last
+        total += last
+    assert found["AR(1)"][place] == pytest.approx(series.log_close[place] + total, abs=1e-12)
+    assert found[STAYS] is series.log_close
+    assert all(np.isnan(found[name][:47]).all() for name in ("mean return", "the line", "AR(1)"))
+
+
+def test_the_way_of_moves_is_tested_beyond_what_a_rising_market_gives() -> None:
+    draw = np.random.default_rng(2)
+    rose = draw.random(900) < 0.8
+    mostly = draw.random(900) < 0.9  # says "up" mostly, knows nothing, and is right in three of four cases
+    assert np.mean(rose == mostly) > 0.7
+    nothing, knows = pesaran_timmermann(mostly, rose), pesaran_timmermann(rose ^ (draw.random(900) < 0.4), rose)
+    assert nothing.p is not None and nothing.p > 0.05
+    assert knows.p is not None and knows.p < 0.001
+    assert "every forecast is the same way" in pesaran_timmermann(np.ones(900), rose).absent
+    assert "every outcome is the same way" in pesaran_timmermann(rose, np.zeros(900)).absent
+    assert "fewer than 20" in pesaran_timmermann(rose[:9], rose[:9]).absent
+
+
+def rejected(frame_us: int, bars: int, hours: int, walks: int) -> Floats:
+    """Return how often, at 5 % on random walks: Clark-West, the way, positions, corrected and told probabilities."""
+    found = []
+    for seed in range(walks):
+        series = of_logs(np.cumsum(np.random.default_rng(seed).standard_normal(bars)) * 0.005, frame_us)
+        past = judged(series, hours)
+        days = Days(past.closed_us, 100)
+        worth, sure = accuracy(past, {STAYS: series.log_close}, days), calibration(past, days, draws=100)
+        tests = (worth.against[0].result.p, worth.direction.result.p)
+        found.append([*tests, sure.positions.p, sure.recalibrated.p, sure.told.p])
+    return np.asarray(np.mean(np.array(found, float) < 0.05, axis=0))
+
+
+def test_random_walks_are_rarely_taken_for_more() -> None:
+    """Of 100 walks at most 12 by each test (5 and 3 deviations); slopes of a walk told as probabilities are wrong."""
+    found = rejected(HOUR_US, 600, 2, 100)
+    assert (found[:4] <= 0.12).all()
+    assert found[4] > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("frame_us", "bars", "hours"), [(HOUR_US, 2_200, 4), (15 * MINUTE_US, 4_000, 4)])
+def test_random_walks_are_taken_for_more_as_often_as_is_said(frame_us: int, bars: int, hours: int) -> None:
+    """Of 150 walks, 5 % and three deviations for tests; corrected probabilities keep some error of their fit."""
+    found = rejected(frame_us, bars, hours, 150)
+    assert (found[:3] <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)).all()
+    assert found[3] <= 0.16
+    assert found[4] > 0.7
