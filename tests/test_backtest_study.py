@@ -16,7 +16,7 @@ from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.instants import DAY_US, iso
 from qubic_lab.oracle.selection import judge
 from qubic_lab.studies import oracle_backtest as study
-from qubic_lab.studies.oracle_backtest import Bars, Family
+from qubic_lab.studies.oracle_backtest import Bars, Family, ScoredTexts
 
 OPEN = {"stamp": "open"}
 QUICK = {"draws": 3, "resamples": 200}
@@ -43,6 +43,11 @@ def walk(count: int, seed: int = 0) -> np.ndarray:
     return np.asarray(100.0 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0.0, 0.02, count))))
 
 
+def planted(bars: Bars, effect: float | None) -> ScoredTexts | None:
+    """Simulated sentiment with an effect; None: none, so price signals are tried."""
+    return None if effect is None else ScoredTexts.simulated(bars.market, effect)
+
+
 @pytest.fixture(scope="module")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> Bars:
     return study.load_bars(write(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
@@ -56,7 +61,10 @@ def ledger() -> Iterator[TrialLedger]:
 
 @pytest.fixture(scope="module")
 def families(bars: Bars, ledger: TrialLedger) -> list[Family]:
-    return [study.study_family(bars, ledger, Costs(5.0), effect=effect, **QUICK) for effect in (None, 0.0, 0.4)]
+    return [
+        study.study_family(bars, ledger, Costs(5.0), scored=planted(bars, effect), **QUICK)
+        for effect in (None, 0.0, 0.4)
+    ]
 
 
 def test_what_is_planted_is_found_and_noise_is_not(families: list[Family]) -> None:
@@ -95,10 +103,10 @@ def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(b
 def test_trials_are_counted_once_and_earlier_ones_count(tmp_path: Path, bars: Bars) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
     with study.open_ledger(url) as opened:
-        first = study.study_family(bars, opened, Costs(5.0), effect=0.4, **QUICK)
+        first = study.study_family(bars, opened, Costs(5.0), scored=planted(bars, 0.4), **QUICK)
     with study.open_ledger(url) as opened:
-        again = study.study_family(bars, opened, Costs(5.0), effect=0.4, **QUICK)
-        dearer = study.study_family(bars, opened, Costs(50.0), effect=0.4, **QUICK)
+        again = study.study_family(bars, opened, Costs(5.0), scored=planted(bars, 0.4), **QUICK)
+        dearer = study.study_family(bars, opened, Costs(50.0), scored=planted(bars, 0.4), **QUICK)
     assert (first.recorded, again.recorded, dearer.recorded) == (4, 4, 8)
     assert again.verdict == first.verdict
     assert [row["new"] for row in study.trial_rows([again])] == [False] * 4
@@ -207,11 +215,12 @@ def test_files_that_cannot_be_used_get_one_clear_line(tmp_path: Path) -> None:
 def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
     path = Path(write(tmp_path / "gaps.csv", walk(420)))
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:150], *lines[170:]]) + "\n")
+    path.write_text("\n".join([*lines[:150], *lines[200:], *lines[170:200]]) + "\n")  # one block is out of order
     found = study.load_bars(str(path), "bitcoin", OPEN)[0]
     assert (len(found.bars), found.missing, found.row()["missing"]) == (400, 20, 20)
+    assert found.row()["notes"] == "rows were out of order: sorted"
     assert "1 day: 20 bars are missing" in study.notes(
-        [study.study_family(found, ledger, Costs(), effect=0.0, **QUICK)]
+        [study.study_family(found, ledger, Costs(), scored=planted(found, 0.0), **QUICK)]
     )
 
 

@@ -55,7 +55,6 @@ FEES_BPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 LEAST_SHOWN = 0.05
 """Pictures of equity show no less of the start: an account may lose all."""
 _END_US = 1 << 62
-_NAMES = {900: "15 min", 3_600: "1 h", 86_400: "1 day"}
 _WIDE = 1.5 * WIDTH_INCHES
 
 
@@ -67,6 +66,7 @@ class Bars:
         source: the file's name, or that it is a packaged one.
         name: of their length.
         missing: bars between the first and the last that are not there.
+        notes: what was left out of a file, or put in order.
     """
 
     coin: str
@@ -76,6 +76,15 @@ class Bars:
     frame_us: int
     bars: FrameBars
     missing: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, series: Series, source: str, frame_us: int, bars: FrameBars, notes: Sequence[str] = ()) -> "Bars":
+        """Return the bars of a series, named by their length."""
+        expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
+        name = _length(frame_us // SECOND_US)
+        missing = expected - len(bars)
+        return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
 
     @property
     def market(self) -> Market:
@@ -98,6 +107,7 @@ class Bars:
             "bars": len(self.bars),
             "missing": self.missing,
             "flagged": int((self.bars.flagged > 0).sum()),
+            "notes": "; ".join(self.notes),
         }
 
 
@@ -139,7 +149,8 @@ def load_bars(
             joined = frame_bars(columns, frame_us, max(1, interval_s) * SECOND_US, _END_US)
             if frame_us == DAY_US and len(joined) == len(columns) and np.isnan(joined.volume).all():
                 joined = replace(joined, volume=columns.volume_24h / columns.close)  # it counts the currency
-            found.append(_bars(each.series, each.file if file else each.series.source, frame_us, joined))
+            source = each.file if file else each.series.source
+            found.append(Bars.of(each.series, source, frame_us, joined, each.notes))
         engine.dispose()
     for bars in found:
         if len(bars.bars) < least:
@@ -150,11 +161,12 @@ def load_bars(
     return tuple(found)
 
 
-def _bars(series: Series, source: str, frame_us: int, bars: FrameBars) -> Bars:
-    expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
-    seconds = frame_us // SECOND_US
-    name = _NAMES.get(seconds, f"{seconds / 3_600:g} h")
-    return Bars(series.coin, source, series.currency.upper(), name, frame_us, bars, expected - len(bars))
+def _length(seconds: int) -> str:
+    if seconds == 86_400:
+        return "1 day"
+    if seconds > 86_400:
+        return f"{seconds / 86_400:g} days"
+    return f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"
 
 
 def momentum(frame: "pd.DataFrame", bars: int) -> "pd.Series":
@@ -195,9 +207,9 @@ def rsi(frame: "pd.DataFrame", bars: int) -> "pd.Series":
     return (index < 30.0).astype("float64") - (index > 70.0).astype("float64")
 
 
-def sentiment(frame: "pd.DataFrame", bars: int, least: float) -> "pd.Series":
+def sentiment(frame: "pd.DataFrame", bars: int, least: float, model: str) -> "pd.Series":
     """Return the side of the mean score of the last bars' texts, flat where it is not far enough from 0."""
-    score = frame[f"score {SENTIMENT}"].fillna(0.0).rolling(bars, min_periods=1).mean()
+    score = frame[f"score {model}"].fillna(0.0).rolling(bars, min_periods=1).mean()
     return _sides(score.where(score.abs() > least))
 
 
@@ -219,10 +231,14 @@ def price_strategies() -> list[Strategy]:
     ]
 
 
-def sentiment_strategies() -> list[Strategy]:
-    """Return the signals that are tried on simulated sentiment."""
+def sentiment_strategies(models: Sequence[str] = (SENTIMENT,)) -> list[Strategy]:
+    """Return the signals that are tried on the scores of each model."""
     grid = ((1, 0.0), (1, 0.5), (3, 0.0), (12, 0.0))
-    return [Strategy(sentiment, parameters={"bars": bars, "least": least}) for bars, least in grid]
+    return [
+        Strategy(sentiment, parameters={"bars": bars, "least": least, "model": model})
+        for model in models
+        for bars, least in grid
+    ]
 
 
 def simulated_texts(market: Market, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
@@ -250,6 +266,30 @@ def simulated_texts(market: Market, effect: float, seed: int = 0) -> tuple[Avail
     )
 
 
+@dataclass(frozen=True)
+class ScoredTexts:
+    """Texts with scores to be traded by, of the time of some bars.
+
+    Attributes:
+        question: what they are asked.
+        texts: as `available_texts` gives them.
+        models: whose scores they have.
+        effect: planted in simulated ones; None: nothing is, they were collected.
+    """
+
+    question: str
+    texts: tuple[AvailableText, ...]
+    models: tuple[str, ...] = (SENTIMENT,)
+    effect: float | None = None
+
+    @classmethod
+    def simulated(cls, market: Market, effect: float, seed: int = 0) -> "ScoredTexts":
+        """Return invented texts with a planted effect: see `simulated_texts`."""
+        return cls(
+            f"SIMULATION: sentiment with effect {effect:g}", simulated_texts(market, effect, seed), effect=effect
+        )
+
+
 @contextmanager
 def open_ledger(database: str = "") -> Iterator[TrialLedger]:
     """Give the ledger of a database, or of a new one that is gone afterwards, so that a run can be repeated."""
@@ -266,7 +306,7 @@ class Family:
     """All that was tried to answer one question, and what is left of the best of it.
 
     Attributes:
-        effect: planted in simulated sentiment; None for price signals.
+        effect: planted in simulated sentiment; None for price signals and for collected texts.
         tried: backtests made now; `recorded`: trials of the family in the ledger, earlier ones counted.
         best: the one of `tried` with the highest Sharpe ratio after costs, with all baselines and random draws.
         verdict: on its net returns, against cash.
@@ -312,21 +352,30 @@ def study_family(
     ledger: TrialLedger,
     costs: Costs,
     *,
-    effect: float | None = None,
+    scored: ScoredTexts | None = None,
     draws: int = 100,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Family:
-    """Try a family of signals on some bars: price signals, or such on sentiment that is simulated with an effect.
+    """Try a family of signals on some bars: price signals, or such on sentiment.
+
+    Args:
+        bars: what is traded.
+        ledger: where trials are kept.
+        costs: of trades.
+        scored: texts, for signals from sentiment; None: price signals.
+        draws: of random timing.
+        resamples: of the bootstrap.
+        seed: of all draws.
 
     Raises:
         InputError: a signal that looks ahead, or what the backtest refuses.
     """
     market = bars.market
-    question = "price signals" if effect is None else f"SIMULATION: sentiment with effect {effect:g}"
+    question = "price signals" if scored is None else scored.question
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
-    texts = () if effect is None else simulated_texts(market, effect, seed)
-    strategies = price_strategies() if effect is None else sentiment_strategies()
+    texts = () if scored is None else scored.texts
+    strategies = price_strategies() if scored is None else sentiment_strategies(scored.models)
     quick = BacktestConfig(costs, lags=(1,), baselines=BaselineConfig(draws=0))
     tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
     ratios = [_ratio(each.account.net_returns) for each in tried]
@@ -345,7 +394,7 @@ def study_family(
     return Family(
         question=question,
         bars=bars,
-        effect=effect,
+        effect=None if scored is None else scored.effect,
         tried=tried,
         recorded=len(trials),
         best=best,
@@ -586,10 +635,12 @@ def to_dict(family: Family) -> Row:
     }
 
 
-def findings(families: Sequence[Family]) -> list[str]:
-    """Say in one sentence for each family whether it is evidence, and what was not measured."""
+def findings(families: Sequence[Family], collected: bool = False) -> list[str]:
+    """Say in one sentence for each family whether it is evidence, and, where no texts were collected, that as well."""
     said = [_sentence(family) for family in families]
-    return [*said, f"What sentiment of real texts foretells is {NOT_MEASURED}.", *notes(families)]
+    if not collected:
+        said.append(f"What sentiment of real texts foretells is {NOT_MEASURED}.")
+    return [*said, *notes(families)]
 
 
 def _sentence(family: Family) -> str:
@@ -628,7 +679,8 @@ def _gap(account: Account) -> float:
 
 
 def _signal(made: Backtest) -> str:
-    parameters = ", ".join(f"{value:g}" for value in made.strategy.parameters.values())
+    values = made.strategy.parameters.values()
+    parameters = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
     return f"{made.strategy.title} ({parameters})"
 
 

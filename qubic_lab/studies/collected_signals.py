@@ -1,0 +1,251 @@
+"""Collected texts with scores, and bars of the same database and time: for signal studies of real sentiment."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
+from qubic_lab.oracle.bars import frame_bars
+from qubic_lab.oracle.coins import find_coin
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.price_parts import QUOTES, fits
+from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
+from qubic_lab.oracle.sentiment.stored import score_key
+from qubic_lab.oracle.sentiment.text_score import score_texts
+from qubic_lab.oracle.sentiment_parts import BASELINE
+from qubic_lab.oracle.signal_studies.alignment import LEAST_BEFORE
+from qubic_lab.oracle.signal_studies.events import AROUND
+from qubic_lab.oracle.source_names import is_sample
+from qubic_lab.oracle.text_store import ScoreColumns, StoredText, TextStore
+from qubic_lab.studies.oracle_backtest import LEAST_BARS, Bars, ScoredTexts, load_bars
+from qubic_lab.studies.oracle_measures import find_scorer
+
+Row = dict[str, Any]
+ALL_SOURCES = "all sources"
+LEAST_SCORED = 100
+"""Bars with a score; a source with fewer is not looked at by itself."""
+LATENCY_US = MINUTE_US
+"""What reading and scoring a text takes."""
+_END_US = 1 << 61
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """A coin's bars, and the collected texts of their time with scores.
+
+    Attributes:
+        bars: from a little before the first text to a little after the last one.
+        by_source: texts as they could be used, of each source that has enough, and of `ALL_SOURCES`.
+        models: keys under which scores are kept, with versions.
+        told: what became of each source's texts, for a table.
+    """
+
+    bars: Bars
+    by_source: Mapping[str, tuple[AvailableText, ...]]
+    models: tuple[str, ...]
+    told: tuple[Row, ...]
+
+    @property
+    def scored(self) -> ScoredTexts:
+        """All texts, to be traded by."""
+        return ScoredTexts("collected sentiment", self.by_source[ALL_SOURCES], self.models)
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know of the texts, a line each."""
+        every = self.told[0]
+        told = {
+            "too late": "came after the last bar, and are not used",
+            "late by a bar": "were fetched more than a bar after they were published, and count from then on",
+            "scored a day later": "were scored more than a day after they came, by models that may be newer",
+        }
+        return [
+            f"{every[name]} of {every['texts']} collected texts {what}" for name, what in told.items() if every[name]
+        ]
+
+
+@dataclass(frozen=True)
+class _ModelScores:
+    """One model's scores by the texts' ids, and when each was made."""
+
+    score: Mapping[int, float]
+    made_us: Mapping[int, int]
+
+
+def load_markets(
+    file: str = "",
+    coin: str = "bitcoin",
+    reading: Mapping[str, Any] | None = None,
+    collected: str = "",
+    models: Sequence[str] = (),
+) -> tuple[tuple[Bars, ...], Collected | None]:
+    """Return the bars to study, and collected texts with scores where a database of them is named.
+
+    Args:
+        file: bars of one's own, as `load_bars` takes it.
+        coin: that the file is of, or that texts are about.
+        reading: as `load_bars` takes it.
+        collected: URL of a database; its bars are then the only ones. Empty: there are no texts.
+        models: as `load_collected` takes them.
+
+    Raises:
+        InputError: a file as well as a database, or what `load_bars` and `load_collected` refuse.
+    """
+    if not collected:
+        return load_bars(file, coin, reading), None
+    if file:
+        raise InputError(
+            f"`file` is {file!r} and `collected` is given as well: collected texts are set against prices of their own "
+            "database; leave one of the two out"
+        )
+    found = load_collected(collected, coin, models)
+    return (found.bars,), found
+
+
+def load_collected(
+    database: str, coin: str = "bitcoin", models: Sequence[str] = (), latency_us: int = LATENCY_US
+) -> Collected:
+    """Return what a database has collected of a coin: bars of 1 h, or of 1 day, and texts with scores.
+
+    A text can be used from when its last version was here, whatever it says of itself; one that nobody dated from then,
+    too. Scores count from then on as well, even if they were made later: the same model gives the same score. How many
+    were is told, as nothing here knows what a model was trained on. Invented samples never count. No rows are written.
+
+    Args:
+        database: its URL.
+        coin: by id, symbol or name.
+        models: names or keys; none: all whose scores are stored, or else the default model, which scores now.
+        latency_us: from when a text is here until its score is.
+
+    Raises:
+        InputError: no such coin or model, no texts, no prices of their time, or too few bars.
+    """
+    known = find_coin(coin)
+    engine = open_database(database)
+    try:
+        store = TextStore(engine)
+        texts = [text for text in store.read(known.id, 0, _END_US) if not is_sample(text.source)]
+        if not texts:
+            raise InputError(
+                f"no collected text is about {known.id} in {engine.url.render_as_string()}: collect some with "
+                "qubic-lab oracle collect (invented samples do not count)"
+            )
+        scores = _scores(store, known.id, texts, models)
+        first, last = min(text.known_us for text in texts), max(text.known_us for text in texts)
+        bars = _bars(PriceStore(engine), known.id, first, last + latency_us)
+    finally:
+        engine.dispose()
+    return _collected(bars, texts, scores, latency_us)
+
+
+def _scores(store: TextStore, coin: str, texts: Sequence[StoredText], models: Sequence[str]) -> dict[str, _ModelScores]:
+    """Return the scores of each model that is asked for."""
+    stored = {
+        key: columns
+        for key, columns in store.scores_by_model(coin, 0, _END_US).items()
+        if key.partition("@")[0] != BASELINE
+    }
+    found = {}
+    for name in models or list(stored) or [DEFAULT]:
+        key = _stored_key(name, stored)
+        if key is not None:
+            ids = stored[key].news_id.tolist()
+            made = (dict(zip(ids, each.tolist(), strict=True)) for each in (stored[key].score, stored[key].known_us))
+            found[key] = _ModelScores(*made)
+        else:
+            scorer, now = make_model(name) if models else find_scorer(name), now_us()
+            scored = zip(texts, score_texts(scorer, texts), strict=True)
+            of_text = {text.id: each.score for text, each in scored}
+            found[score_key(scorer)] = _ModelScores(of_text, dict.fromkeys(of_text, now))
+    return found
+
+
+def _stored_key(name: str, stored: Mapping[str, ScoreColumns]) -> str | None:
+    """Return the key that a name means: of several versions the one with the most scores, then the newest."""
+    fitting = [key for key in stored if name in (key, key.partition("@")[0])]
+    return max(fitting, key=lambda key: (len(stored[key]), stored[key].known_us.max(initial=0)), default=None)
+
+
+def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> Bars:
+    """Return hours, or days where there are too few hours, of the series that has the most in the texts' time."""
+    most = 0
+    every = [series for series in store.series(coin) if series.currency == "usd"]
+    for frame_us in (HOUR_US, DAY_US):
+        found = []
+        for series in every:
+            if fits(series, frame_us):
+                step_us = series.interval_s * SECOND_US or int(QUOTES.every_s * SECOND_US)
+                start, end = first_us - LEAST_BEFORE * frame_us, last_us + (AROUND + 2) * frame_us
+                columns = store.read(series, start, end)
+                bars = frame_bars(columns, frame_us, step_us, now_us())
+                inside = (bars.closed_us >= first_us) & (bars.opened_us <= last_us)
+                found.append((int(inside.sum()), -step_us, series, bars))
+        if found:
+            count, _, series, bars = max(found, key=lambda each: each[:2])
+            if count >= LEAST_BARS:
+                return Bars.of(series, series.source, frame_us, bars)
+            most = max(most, count)
+    if not every:
+        raise InputError(f"there are no prices of {coin} in usd beside its texts: collect some, or import a file")
+    raise InputError(
+        f"{coin} has {most} bars in the time of its texts, {iso(first_us)} to {iso(last_us)}: signal studies need at "
+        f"least {LEAST_BARS} of 1 h or of 1 day; collect for longer, or import prices of that time"
+    )
+
+
+def _collected(
+    bars: Bars, texts: Sequence[StoredText], scores: Mapping[str, _ModelScores], latency_us: int
+) -> Collected:
+    sources = sorted({text.source for text in texts})
+    groups = {ALL_SOURCES: list(texts)}
+    if len(sources) > 1:
+        groups |= {source: [text for text in texts if text.source == source] for source in sources}
+    found, told = {}, []
+    for source, some in groups.items():
+        usable = available_texts(map(partial(_dated, scores=scores), some), latency_us)
+        row = _told(source, some, usable, scores, bars)
+        if row["studied alone"]:
+            found[source] = usable
+        told.append(row)
+    if told[0]["bars with a score"] < LEAST_SCORED:
+        raise InputError(
+            f"{told[0]['bars with a score']} bars of {bars.name} have a text with a score: signal studies need at "
+            f"least {LEAST_SCORED}; collect for longer"
+        )
+    return Collected(bars, found, tuple(scores), tuple(told))
+
+
+def _dated(text: StoredText, scores: Mapping[str, _ModelScores]) -> SourceText:
+    """Return a text with its scores; nobody can have read it before it was known here."""
+    given = {key: each.score[text.id] for key, each in scores.items() if text.id in each.score}
+    name = f"{text.source} {text.external_id}"
+    return SourceText(name, text.title, text.at_us, text.known_us, coins=text.coins, scores=given)
+
+
+def _told(
+    source: str,
+    texts: Sequence[StoredText],
+    usable: Sequence[AvailableText],
+    scores: Mapping[str, _ModelScores],
+    bars: Bars,
+) -> Row:
+    opened, closed = int(bars.bars.opened_us[0]), bars.bars.closed_us
+    at = np.array([text.available_us for text in usable if text.scores], np.int64)
+    scored = len(np.unique(np.searchsorted(closed, at[(at > opened) & (at <= closed[-1])])))
+    return {
+        "source": source,
+        "texts": len(texts),
+        "without a score": sum(not text.scores for text in usable),
+        "late by a bar": sum(text.known_us - text.at_us > bars.frame_us for text in texts),
+        "too late": sum(text.available_us > int(closed[-1]) for text in usable),
+        "scored a day later": sum(
+            any(each.made_us.get(text.id, 0) - text.known_us > DAY_US for each in scores.values()) for text in texts
+        ),
+        "bars with a score": scored,
+        "studied alone": source == ALL_SOURCES or scored >= LEAST_SCORED,
+    }

@@ -1,0 +1,356 @@
+"""Does sentiment foretell returns, or follow them? Coefficients by horizon, quantiles, events, lead and lag, in words.
+
+Scores are those of collected texts, by source and by model, or simulated ones with a known effect, told as such.
+`qubic_lab.studies.signal_figures` draws what is found here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.market import Market
+from qubic_lab.oracle.bar_history import rows
+from qubic_lab.oracle.signal_studies import events, lead_lag
+from qubic_lab.oracle.signal_studies.alignment import Aligned
+from qubic_lab.oracle.signal_studies.events import EventStudy, event_studies, extremes
+from qubic_lab.oracle.signal_studies.information import (
+    HORIZONS,
+    Coefficient,
+    Decay,
+    Information,
+    decay,
+    information,
+)
+from qubic_lab.oracle.signal_studies.lead_lag import LeadLag
+from qubic_lab.oracle.signal_studies.quantiles import QuantileSpread, buckets_of, quantile_spread
+from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
+from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, Bars, ScoredTexts
+
+Row = dict[str, Any]
+SPREAD_HORIZONS = (1, 4)
+SIGNED = "both, by sign"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One series of scores to be studied: by whom, of what, and what was planted.
+
+    Attributes:
+        source: of the texts; "simulated" for invented ones.
+        model: that scored them, with its version.
+        effect: planted; None: nothing was, the texts were collected.
+    """
+
+    bars: Bars
+    source: str
+    model: str
+    effect: float | None
+    texts: ScoredTexts
+
+    @property
+    def title(self) -> str:
+        """Return what it is in short."""
+        if self.effect is not None:
+            return f"SIMULATION: effect {self.effect:g}, {self.bars.name}"
+        return f"{self.source}, {self.model.partition('@')[0]}, {self.bars.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class SignalStudy:
+    """What was found of one series of scores.
+
+    Attributes:
+        last: a bar's score is the mean over so many last bars.
+        tests: coefficients that were looked at together, and count in `p_corrected`.
+        shifts: that chance is known from; `least_shift`: their least length in bars.
+    """
+
+    scored: Scored
+    last: int
+    aligned: Aligned
+    coefficients: tuple[Coefficient, ...]
+    decay: Decay
+    spreads: tuple[QuantileSpread, ...]
+    events: tuple[EventStudy, ...]
+    lead: LeadLag
+    tests: int
+    shifts: int
+    least_shift: int
+
+    @property
+    def title(self) -> str:
+        """Return what it is in short."""
+        return self.scored.title
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is a simulation."""
+        return self.scored.effect is not None
+
+    @property
+    def best(self) -> Coefficient | None:
+        """The horizon with the smallest corrected p-value; None where no coefficient is known."""
+        known = [row for row in self.coefficients if row.p_corrected is not None]
+        return min(known, key=lambda row: (row.p_corrected or 0.0, row.p or 0.0, row.horizon), default=None)
+
+    @property
+    def evidence(self) -> bool:
+        """Whether some horizon's coefficient is more than chance gives, all that was looked at together counted."""
+        return any(row.evidence for row in self.coefficients)
+
+    @property
+    def signed_events(self) -> EventStudy:
+        """Events of both signs together."""
+        return next(each for each in self.events if each.kind == SIGNED)
+
+
+def simulated_scores(markets: Sequence[Bars], effects: Sequence[float], seed: int = 0) -> list[list[Scored]]:
+    """Return simulated scores, a list for each market and effect: each stands for a study of its own."""
+    return [
+        [Scored(bars, SENTIMENT, SENTIMENT, effect, ScoredTexts.simulated(bars.market, effect, seed))]
+        for bars in markets
+        for effect in effects
+    ]
+
+
+def collected_scores(found: Collected) -> list[list[Scored]]:
+    """Return the collected scores of each source by each model, in one list: all of them count together."""
+    return [
+        [
+            Scored(found.bars, source, model, None, ScoredTexts(f"sentiment of {source}", texts, (model,)))
+            for source, texts in found.by_source.items()
+            for model in found.models
+            if any(model in text.scores for text in texts)
+        ]
+    ]
+
+
+def choose_scores(
+    markets: Sequence[Bars], found: Collected | None, effects: Sequence[float], seed: int = 0
+) -> list[list[Scored]]:
+    """Return collected scores where there are any, else simulated ones."""
+    return simulated_scores(markets, effects, seed) if found is None else collected_scores(found)
+
+
+def traded(groups: Sequence[Sequence[Scored]], found: Collected | None) -> list[tuple[Bars, ScoredTexts]]:
+    """Return the texts that strategies trade by: all collected ones at once, or each simulation."""
+    if found is not None:
+        return [(found.bars, found.scored)]
+    return [(each.bars, each.texts) for group in groups for each in group]
+
+
+def caption(studies: Sequence[SignalStudy], text: str) -> str:
+    """Return a caption that says where it is of a simulation."""
+    return f"SIMULATION: {text}" if any(study.simulated for study in studies) else text
+
+
+def study_signals(
+    groups: Sequence[Sequence[Scored]],
+    horizons: Sequence[int] = HORIZONS,
+    last: int = 1,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[SignalStudy]:
+    """Study series of scores; those of one group are on the same bars and are corrected for together.
+
+    Args:
+        groups: of series.
+        horizons: of returns, in bars.
+        last: a bar's score is the mean over so many last bars; 1: bars without a text have none.
+        resamples: of bootstraps.
+        seed: of them.
+
+    Raises:
+        InputError: no scores, or too few bars for the shortest horizon.
+    """
+    if not any(groups):
+        raise InputError("there are no scores to study: give at least one series")
+    return [study for group in groups if group for study in _study_group(group, horizons, last, resamples, seed)]
+
+
+def _study_group(
+    group: Sequence[Scored], horizons: Sequence[int], last: int, resamples: int, seed: int
+) -> list[SignalStudy]:
+    market = group[0].bars.market
+    names = [each.title + each.model for each in group]
+    aligned = {
+        name: Aligned.of(market, each.bars.frame_us, each.texts.texts, each.model, last)
+        for name, each in zip(names, group, strict=True)
+    }
+    found = information(aligned, horizons)
+    leads = lead_lag.corrected([lead_lag.lead_lag(each) for each in aligned.values()])
+    around = [event_studies(each, resamples=resamples, seed=seed) for each in aligned.values()]
+    told = iter(events.corrected([each for studies in around for each in studies]))
+    return [
+        SignalStudy(
+            scored=scored,
+            last=last,
+            aligned=aligned[name],
+            coefficients=found.of(name),
+            decay=decay(aligned[name], _single_band(found, name)),
+            spreads=tuple(
+                quantile_spread(aligned[name], each, resamples=resamples, seed=seed) for each in SPREAD_HORIZONS
+            ),
+            events=tuple(next(told) for _ in studies),
+            lead=lead,
+            tests=found.tests,
+            shifts=len(found.placebo.shifts),
+            least_shift=found.least_shift,
+        )
+        for name, scored, studies, lead in zip(names, group, around, leads, strict=True)
+    ]
+
+
+def _single_band(found: Information, name: str) -> float | None:
+    """Return the band of chance of the shortest horizon of a series."""
+    return min(found.of(name), key=lambda row: row.horizon).band
+
+
+def looks_ahead(studies: Sequence[SignalStudy]) -> list[str]:
+    """Return the series whose scores, buckets or events of the first half of bars change when the rest is cut off."""
+    guilty = []
+    for study in studies:
+        half = len(study.aligned) // 2
+        bars = study.scored.bars
+        market = Market.of(rows(bars.bars, 0, half), bars.coin)
+        short = Aligned.of(market, bars.frame_us, study.scored.texts.texts, study.scored.model, study.last)
+        both = [(each.score, buckets_of(each.score), each.texts) for each in (study.aligned, short)]
+        early = [places[places < half] for places in extremes(study.aligned.score)]
+        alike = all(np.array_equal(one[:half], other, equal_nan=True) for one, other in zip(*both, strict=True))
+        if not alike or not all(map(np.array_equal, early, extremes(short.score))):
+            guilty.append(study.title)
+    return guilty
+
+
+def to_dict(studies: Sequence[SignalStudy]) -> Row:
+    """Return all that was found as plain values for JSON.
+
+    {
+      "simulation": whether the scores are simulated,
+      "measured": whether sentiment of collected texts was set against returns; where not, "reason" says why,
+      "correction": how `p_corrected` is made, in words,
+      "studies": a list, one for each series of scores:
+        {"title", "bars" (their length), "coin", "from", "to", "source", "model", "effect" (planted, or null),
+         "scored_bars", "tests" (that are counted together), "shifts", "least_shift_bars",
+         "ic": a list, one for each horizon:
+           {"horizon", "pairs", "effective" (as many independent pairs), "ic" (Spearman), "error", "low", "high" (95 %,
+            HAC), "pearson", "p", "p_holm", "p_corrected", "detectable" (80 % power), "band", "evidence", "absent"},
+         "best": the row of "ic" with the smallest "p_corrected", or null,
+         "p_corrected", "evidence": of this row,
+         "decay": {"half_life_bars", "low", "high", "absent", "ic": [{"ahead", "ic", "low", "high", "pairs"}]},
+         "quantiles": [{"horizon", "spread", "low", "high", "monotone_p", "buckets": […]}] as log returns,
+         "events": [{"kind", "found", "used", "before", "first", "after"}], each with mean, interval and p,
+         "lead": "sentiment leads", "price leads", "both", "neither" or "unknown",
+         "lead_lag": {"ahead", "before", …} with lag, correlation and p}
+    }
+    A number that is not known is null. p-values are two-sided.
+    """
+    simulation = all(study.simulated for study in studies)
+    return {
+        "simulation": simulation,
+        "measured": not simulation,
+        "reason": NOT_MEASURED.partition(": ")[2] if simulation else None,
+        "correction": "Westfall-Young: the largest of all coefficients looked at together, at each circular shift",
+        "studies": [_study_dict(study) for study in studies],
+    }
+
+
+def _study_dict(study: SignalStudy) -> Row:
+    bars, best = study.scored.bars.row(), study.best
+    return {
+        "title": study.title,
+        "bars": bars["bars of"],
+        **{name: bars[name] for name in ("coin", "from", "to")},
+        "source": study.scored.source,
+        "model": study.scored.model,
+        "effect": study.scored.effect,
+        "scored_bars": study.aligned.scored,
+        "tests": study.tests,
+        "shifts": study.shifts,
+        "least_shift_bars": study.least_shift,
+        "ic": [row.to_dict() for row in study.coefficients],
+        "best": None if best is None else best.to_dict(),
+        "p_corrected": None if best is None else best.p_corrected,
+        "evidence": study.evidence,
+        "decay": {
+            "half_life_bars": study.decay.half_life,
+            "low": study.decay.low,
+            "high": study.decay.high,
+            "absent": study.decay.absent,
+            "ic": [
+                {"ahead": ahead, "ic": each.ic, "low": each.low, "high": each.high, "pairs": each.pairs}
+                for ahead, each in enumerate(study.decay.by_bar, start=1)
+            ],
+        },
+        "quantiles": [asdict(each) for each in study.spreads],
+        "events": [each.to_dict() for each in study.events],
+        "lead": study.lead.verdict,
+        "lead_lag": study.lead.to_dict(),
+    }
+
+
+def findings(studies: Sequence[SignalStudy], costs: Costs, notes: Sequence[str] = ()) -> list[str]:
+    """Say for each series in a sentence or two what its scores foretell, how it would pay, and which comes first."""
+    return [*(_sentence(study, costs) for study in studies), *notes]
+
+
+def _sentence(study: SignalStudy, costs: Costs) -> str:
+    best, title = study.best, f"{study.title[0].upper()}{study.title[1:]}"
+    if best is None or best.found.ic is None:
+        reason = study.coefficients[0].found.absent
+        return f"{title}: scores cannot be set against returns: {reason}."
+    found = best.found
+    number = (
+        f"information coefficient {found.ic:+.3f} ({found.low:+.3f} to {found.high:+.3f}) over {_bars(best.horizon)}, "
+        f"{found.pairs} pairs worth {found.effective:.0f}, corrected p = {best.p_corrected:.2g} of {study.tests} tests"
+    )
+    if study.evidence:
+        said = f"scores foretell returns: {number}{_worth(study, costs)}"
+    else:
+        said = f"no evidence that scores foretell returns: best {number}; {best.detectable:.3f} would have been found"
+    return f"{title}: {said}; {_lead_words(study.lead)}."
+
+
+def round_trip_bps(costs: Costs) -> float:
+    """Return what going in and out again costs, in basis points, without what grows with a trade's size."""
+    return 2.0 * (costs.fee_bps + costs.half_spread_bps)
+
+
+def _worth(study: SignalStudy, costs: Costs) -> str:
+    edge = study.spreads[0].edge_bps
+    if edge is None:
+        return ""
+    less = "more" if edge > round_trip_bps(costs) else "less"
+    return f"; a trade by them gains {edge:.0f} bp over a bar, {less} than the {round_trip_bps(costs):.0f} bp it costs"
+
+
+def _lead_words(lead: LeadLag) -> str:
+    words = {
+        "neither": "neither leads the other",
+        "both": "each leads the other",
+        "unknown": "nothing says which leads",
+    }
+    said = words.get(lead.verdict, lead.verdict)
+    if lead.verdict in ("price leads", "both") and lead.before is not None:
+        said += f" (returns {_bars(-lead.before.lag)} earlier: {lead.before.correlation:+.3f})"
+    return said
+
+
+def _bars(count: int) -> str:
+    return f"{count} bar" if count == 1 else f"{count} bars"
+
+
+def shown(studies: Sequence[SignalStudy], most: int) -> list[SignalStudy]:
+    """Return the studies to draw: all, or of many those of all sources first, then by their corrected p-values."""
+    if len(studies) <= most:
+        return list(studies)
+
+    def rank(study: SignalStudy) -> tuple[bool, float]:
+        p = None if study.best is None else study.best.p_corrected
+        return study.scored.source != ALL_SOURCES, 1.0 if p is None else p
+
+    return sorted(studies, key=rank)[:most]

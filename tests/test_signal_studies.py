@@ -1,0 +1,368 @@
+"""Scores against returns: what is planted is found with its size, chance is not, and nothing looks ahead."""
+
+import math
+
+import numpy as np
+import pytest
+from markets import first_bars, random_market, with_gaps
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.market import Floats, Market
+from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
+from qubic_lab.oracle.instants import DAY_US, HOUR_US
+from qubic_lab.oracle.risk.volatility import simulate_garch
+from qubic_lab.oracle.signal_studies import events, lead_lag
+from qubic_lab.oracle.signal_studies.alignment import Aligned, trailing_share
+from qubic_lab.oracle.signal_studies.information import HORIZONS, associate, decay, information
+from qubic_lab.oracle.signal_studies.placebo import circular_placebo, circular_statistics, dependence
+from qubic_lab.oracle.signal_studies.quantiles import buckets_of, quantile_spread
+
+MODEL = "m@1"
+
+
+def aligned_of(score: Floats, returns: Floats, texts: Floats | None = None) -> Aligned:
+    """Bars of an hour without gaps; returns[t] is from the open of bar t to the next one."""
+    opened = np.arange(len(score), dtype=np.int64) * HOUR_US
+    log_open = np.concatenate([[0.0], np.cumsum(returns)[:-1]])
+    return Aligned(HOUR_US, opened, opened + HOUR_US, log_open, score, np.ones(len(score)) if texts is None else texts)
+
+
+def remembering(noise: Floats, memory: float) -> Floats:
+    from scipy.signal import lfilter
+
+    return np.asarray(lfilter([1.0], [1.0, -memory], noise))
+
+
+def knowing(bars: int, effect: float, seed: int = 0) -> Aligned:
+    """Scores that correlate by `effect` with the return from the next open on."""
+    rng = np.random.default_rng(seed)
+    returns, noise = rng.standard_normal(bars), rng.standard_normal(bars)
+    score = effect * np.append(returns[1:], 0.0) + math.sqrt(1.0 - effect**2) * noise
+    return aligned_of(score, 0.01 * returns)
+
+
+def texts_of(market: Market, scores: Floats, late_us: int = 0) -> tuple[AvailableText, ...]:
+    """One text in the middle of each bar that has a score, fetched so much later."""
+    middle = (market.opened_us + market.closed_us) // 2
+    return available_texts(
+        SourceText(str(n), "a text", int(at), int(at) + late_us, scores={MODEL: float(score)})
+        for n, (at, score) in enumerate(zip(middle, scores, strict=True))
+        if not math.isnan(score)
+    )
+
+
+def test_scores_stand_beside_the_returns_from_the_next_open_on() -> None:
+    market = random_market(12)
+    scores = np.linspace(-1.0, 1.0, 12)
+    scores[4] = np.nan
+    aligned = Aligned.of(market, DAY_US, texts_of(market, scores), MODEL)
+    np.testing.assert_array_equal(aligned.score, scores)
+    log_open = np.log(market.open[:, 0])
+    np.testing.assert_array_equal(aligned.ahead(1)[:10], log_open[2:12] - log_open[1:11])
+    np.testing.assert_array_equal(aligned.ahead(3, 2)[:6], log_open[6:12] - log_open[3:9])
+    np.testing.assert_array_equal(aligned.ahead(1, -1)[:11], log_open[1:] - log_open[:-1])
+    assert np.isnan(aligned.ahead(1)[10:]).all() and np.isnan(aligned.ahead(1, -3)[:2]).all()
+    means = Aligned.of(market, DAY_US, texts_of(market, scores), MODEL, last=3).score
+    assert means[4] == pytest.approx(scores[2:4].mean()) and means[7] == pytest.approx(scores[5:8].mean())
+
+
+def test_returns_over_a_gap_are_left_out() -> None:
+    whole = random_market(60)
+    market = with_gaps(whole, 0.2, seed=3)
+    aligned = Aligned.of(market, DAY_US, texts_of(market, np.full(len(market), 0.5)), MODEL)
+    expected = set()
+    present = set(market.opened_us.tolist())
+    for opened in market.opened_us.tolist():
+        if all(opened + step * DAY_US in present for step in range(4)):
+            expected.add(opened)
+    move = aligned.ahead(2)
+    known = {int(at) for at in market.opened_us[~np.isnan(move)]}
+    assert expected <= known
+    ends = {at for at in present if {at + DAY_US, at + 3 * DAY_US} <= present}
+    assert known <= ends and len(known) < len(market) - 3
+    for at in known:
+        place = int(np.searchsorted(market.opened_us, at))
+        assert market.opened_us[place + 1] - at == DAY_US and market.opened_us[place + 3] - at == 3 * DAY_US
+
+
+def test_a_score_that_was_fetched_later_is_not_known_before() -> None:
+    market = random_market(400, seed=5)
+    ahead = np.append(np.diff(np.log(market.open[1:, 0])), [0.0, 0.0])
+    leak = np.tanh(ahead / ahead.std())
+    honest, late = (Aligned.of(market, DAY_US, texts_of(market, leak, days * DAY_US), MODEL) for days in (0, 2))
+    assert associate(honest.score, honest.ahead(1)).ic == pytest.approx(1.0)
+    known = associate(late.score, late.ahead(1)).ic
+    assert known is not None and abs(known) < 0.15
+    assert associate(late.score, late.ahead(1, -2)).ic == pytest.approx(1.0)
+
+
+def test_what_is_high_is_told_by_the_past_alone() -> None:
+    rng = np.random.default_rng(1)
+    values = np.round(rng.standard_normal(400), 1)
+    values[rng.random(400) < 0.2] = np.nan
+    shares = trailing_share(values, window=60, least=20)
+    known = np.flatnonzero(~np.isnan(values))
+    for place in (known[20], known[33], known[250]):
+        before = values[:place][~np.isnan(values[:place])][-60:]
+        assert shares[place] == pytest.approx(np.mean(before < values[place]) + 0.5 * np.mean(before == values[place]))
+    assert np.isnan(shares[known[:20]]).all() and np.isnan(shares[np.isnan(values)]).all()
+
+
+@pytest.mark.parametrize("cut", [120, 233])
+def test_nothing_changes_when_later_bars_are_cut_off_or_scrambled(cut: int) -> None:
+    market = with_gaps(random_market(420, seed=2), 0.05)
+    rng = np.random.default_rng(3)
+    scores = rng.uniform(-1.0, 1.0, len(market))
+    scores[rng.random(len(market)) < 0.3] = np.nan
+    texts = texts_of(market, scores, DAY_US)
+    whole = Aligned.of(market, DAY_US, texts, MODEL, last=3)
+    short = Aligned.of(first_bars(market, cut), DAY_US, texts, MODEL, last=3)
+    np.testing.assert_array_equal(whole.score[:cut], short.score)
+    other = whole.score.copy()
+    other[cut:] = rng.permutation(other[cut:]) * 3.0
+    for series in (short.score, other):
+        np.testing.assert_array_equal(buckets_of(whole.score)[:cut], buckets_of(series)[:cut])
+        for one, two in zip(events.extremes(whole.score), events.extremes(series), strict=True):
+            early = [events.thinned(each[each < cut], 24) for each in (one, two)]
+            np.testing.assert_array_equal(early[0], early[1])
+            np.testing.assert_array_equal(early[0], events.thinned(one, 24)[: len(early[0])])
+
+
+def test_the_circle_is_what_moving_scores_by_hand_gives() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    score, move = rng.standard_normal(150), rng.standard_normal(150)
+    found = circular_statistics([score], [move])[0] / math.sqrt(150)
+    for shift in (0, 1, 40, 149):
+        assert found[shift] == pytest.approx(spearmanr(np.roll(score, shift), move).statistic, abs=1e-12)
+    score[::3] = np.nan
+    move[-20:] = np.nan
+    gaps = circular_statistics([score], [move])[0]
+    moved = np.roll(score, 30)
+    both = ~(np.isnan(moved) | np.isnan(move))
+    alike = spearmanr(moved[both], move[both]).statistic
+    assert gaps[30] / math.sqrt(both.sum()) == pytest.approx(alike, abs=0.02)  # ranks are among all known ones here
+
+
+def test_spearman_and_its_effective_pairs() -> None:
+    from scipy.stats import spearmanr
+
+    aligned = knowing(600, 0.2)
+    rounded = np.round(aligned.score, 1)  # ties
+    move = aligned.ahead(4)
+    known = ~np.isnan(move)
+    found = associate(rounded, move, 4)
+    assert found.ic == pytest.approx(spearmanr(rounded[known], move[known]).statistic, abs=1e-12)
+    slow = remembering(np.random.default_rng(0).standard_normal(600), 0.95)
+    overlapping = associate(slow, aligned.ahead(8), 8)
+    assert overlapping.effective is not None and overlapping.effective < 0.35 * overlapping.pairs
+
+
+@pytest.mark.parametrize("effect", [0.25, -0.25])
+def test_a_planted_effect_is_found_with_its_sign_and_size(effect: float) -> None:
+    rank = 6.0 / math.pi * math.asin(effect / 2.0)  # Spearman's of a normal distribution
+    held = 0
+    for seed in range(20):
+        found = information({"a": knowing(1_000, effect, seed)}).rows[0]
+        assert found.evidence and found.p_holm is not None and found.p_holm < 0.05
+        assert found.found.ic is not None and math.copysign(1.0, found.found.ic) == math.copysign(1.0, effect)
+        assert found.found.low is not None and found.found.high is not None
+        held += found.found.low <= rank <= found.found.high
+    assert held >= 17
+    spread = quantile_spread(knowing(1_000, effect), resamples=200)
+    assert spread.spread is not None and spread.low is not None and spread.high is not None
+    # The highest and the lowest fifth of a normal score are 2 × 1.4 deviations apart.
+    assert spread.low <= 0.01 * effect * 2.8 <= spread.high and abs(spread.spread) > 0.004
+    assert spread.edge_bps == pytest.approx(5_000 * spread.spread)
+
+
+def test_all_that_is_looked_at_counts() -> None:
+    rng = np.random.default_rng(4)
+    good = knowing(700, 0.12, seed=1)
+    noise = {f"n{k}": aligned_of(rng.standard_normal(700), np.diff(good.log_open, append=0.0)) for k in range(12)}
+    alone, among = information({"a": good}, [1]), information({"a": good, **noise}, [1])
+    assert (alone.tests, among.tests) == (1, 13)
+    assert alone.rows[0].p_corrected == alone.rows[0].p
+    first = among.of("a")[0]
+    assert first.p is not None and first.p_corrected is not None and first.p_corrected > 3 * first.p
+    assert first.detectable is not None and alone.rows[0].detectable is not None
+    assert first.detectable > 1.2 * alone.rows[0].detectable
+    # The same scores twice are one idea: the largest of all knows that, Holm does not.
+    twice = information({"a": good, "b": good}, [1]).rows[0]
+    assert twice.p_corrected == twice.p and twice.p_holm == pytest.approx(2 * (twice.p or 0.0))
+
+
+def test_chance_is_called_evidence_as_rarely_as_promised() -> None:
+    false = 0
+    for run in range(320):
+        rng = np.random.default_rng((1, run))
+        memory = (0.0, 0.8)[run % 2]
+        aligned = aligned_of(remembering(rng.standard_normal(400), memory), rng.standard_t(4, 400))
+        moves = [aligned.ahead(horizon) for horizon in (1, 2, 4, 8)]
+        placebo = circular_placebo([aligned.score], moves, 8 + dependence(aligned.score))
+        false += bool((placebo.p_corrected <= 0.05).any())
+    assert 6 <= false <= 28  # 16 expected; a binomial count is outside once in 300 runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+def test_long_null_runs_keep_the_level_and_intervals_their_coverage(memory: float) -> None:
+    runs, false, leads, held = 600, 0, 0, np.zeros(len(HORIZONS))
+    for run in range(runs):
+        rng = np.random.default_rng((2, run))
+        returns = simulate_garch(1_000, 1e-6, 0.1, 0.88, 5.0, seed=run)[0] if run % 2 else rng.standard_t(4, 1_000)
+        aligned = aligned_of(remembering(rng.standard_normal(1_000), memory), returns)
+        found = information({"a": aligned})
+        false += any(row.evidence for row in found.rows)
+        for place, row in enumerate(found.rows):
+            assert row.found.low is not None and row.found.high is not None
+            held[place] += row.found.low <= 0.0 <= row.found.high
+        if run % 6 == 0:
+            leads += lead_lag.lead_lag(aligned).verdict != "neither"
+    assert 0.03 <= false / runs <= 0.08
+    assert (held / runs >= 0.86).all() and held[0] / runs >= 0.93  # 24 bars and a long memory leave few that differ
+    assert leads <= 14
+
+
+@pytest.mark.slow
+def test_what_is_called_detectable_is_detected() -> None:
+    found = 0
+    for seed in range(200):
+        detectable = information({"a": knowing(800, 0.0, seed)}).rows[0].detectable
+        assert detectable is not None
+        found += (
+            information({"a": knowing(800, 2.0 * math.sin(math.pi * detectable / 6.0), seed + 1_000)}).rows[0].evidence
+        )
+    assert 0.72 <= found / 200 <= 0.9
+
+
+def test_intervals_of_overlapping_returns_hold_where_plain_ones_do_not() -> None:
+    held = plain = 0
+    for run in range(120):
+        rng = np.random.default_rng((3, run))
+        aligned = aligned_of(remembering(rng.standard_normal(800), 0.9), rng.standard_normal(800))
+        found = associate(aligned.score, aligned.ahead(8), 8)
+        assert found.ic is not None and found.low is not None and found.high is not None
+        held += found.low <= 0.0 <= found.high
+        plain += abs(found.ic) <= 1.96 / math.sqrt(found.pairs)
+    assert held >= 102 and plain <= 84  # of 120; 114 are promised
+
+
+def test_decay_and_half_life() -> None:
+    rng = np.random.default_rng(0)
+    drift = remembering(rng.standard_normal(6_000), 0.8)
+    returns = np.concatenate([[0.0], 0.5 * drift[:-1]]) + rng.standard_normal(6_000)
+    slow = aligned_of(drift, returns)
+    band = information({"a": slow}, [1]).rows[0].band
+    found = decay(slow, band)
+    assert found.half_life is not None and found.low is not None and found.high is not None
+    assert found.low <= math.log(2) / -math.log(0.8) <= found.high
+    once = decay(knowing(1_000, 0.3), 0.08)
+    assert once.half_life is None and "only the next bar is beyond" in once.absent
+    assert decay(knowing(1_000, 0.0), 0.08).absent.startswith("no bar ahead is beyond")
+
+
+def test_monotone_means_are_told_from_others() -> None:
+    rising = quantile_spread(knowing(2_000, 0.4), resamples=300)
+    assert rising.monotone_p is not None and rising.monotone_p < 0.05
+    means = [bucket.mean for bucket in rising.buckets]
+    assert means == sorted(means) and len(means) == 5
+    nothing = quantile_spread(knowing(2_000, 0.0), resamples=300)
+    assert nothing.monotone_p is not None and nothing.monotone_p > 0.05
+    assert nothing.low is not None and nothing.high is not None and nothing.low < 0.0 < nothing.high
+
+
+def test_events_show_what_came_after_and_what_came_before() -> None:
+    rng = np.random.default_rng(0)
+    returns = rng.standard_normal(3_000)
+    after = 0.5 * np.append(returns[1:], 0.0) + rng.standard_normal(3_000)
+    before = 0.4 * np.append(0.0, np.convolve(returns, np.ones(12))[:2_999]) + rng.standard_normal(3_000)
+    knows, follows = (
+        next(each for each in events.event_studies(aligned_of(score, returns), resamples=200) if "sign" in each.kind)
+        for score in (after, before)
+    )
+    assert knows.first is not None and knows.first.p_holm < 0.01 and knows.first.mean > 0.4
+    assert knows.before is not None and knows.before.p_holm > 0.05
+    assert follows.before is not None and follows.before.p_holm < 0.01 and follows.before.mean > 3.0
+    assert follows.first is not None and follows.first.p_holm > 0.05
+    assert knows.path[24] == 0.0 and knows.used <= knows.found and len(knows.path) == 49
+
+
+def test_bursts_of_texts_are_events_and_a_steady_flow_is_none() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(2.0, 2_000).astype(np.float64)
+    counts[100::60] = 30.0
+    aligned = aligned_of(rng.standard_normal(2_000), rng.standard_normal(2_000), counts)
+    burst = events.event_studies(aligned, resamples=50)[-1]
+    assert burst.kind == "bursts of texts" and burst.used >= 25 and burst.after is not None
+    steady = events.event_studies(knowing(500, 0.0), resamples=50)[-1]
+    assert (steady.found, steady.used) == (0, 0) and steady.absent.startswith("0 events")
+
+
+def test_events_closer_than_the_window_are_thinned() -> None:
+    assert events.thinned(np.array([3, 5, 27, 28, 51, 52]), 24).tolist() == [3, 27, 51]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(0.0, 0.4, "sentiment leads"), (0.4, 0.0, "price leads"), (0.4, 0.4, "both"), (0.0, 0.0, "neither")],
+)
+def test_who_leads(before: float, after: float, said: str) -> None:
+    rng = np.random.default_rng(1)
+    returns = rng.standard_normal(900)
+    score = before * np.append(0.0, returns[:-1]) + after * np.append(returns[1:], 0.0) + rng.standard_normal(900)
+    found = lead_lag.lead_lag(aligned_of(score, returns))
+    assert found.verdict == said
+    assert found.ahead is not None and found.before is not None
+    if after:
+        assert (found.ahead.lag, found.ahead.correlation > 0.2) == (1, True)
+    if before:
+        assert (found.before.lag, found.before.correlation > 0.2) == (-1, True)
+
+
+def test_a_memory_of_what_is_led_is_no_lead() -> None:
+    rng = np.random.default_rng(5)
+    returns = remembering(rng.standard_normal(1_500), 0.4)  # so a price that leads correlates with later returns, too
+    score = 0.6 * np.append(0.0, returns[:-1]) + 0.6 * rng.standard_normal(1_500)
+    found = lead_lag.lead_lag(aligned_of(score, returns))
+    assert found.ahead is not None and found.ahead.p_holm < 0.05  # chance alone would take it for a lead
+    assert found.ahead.wald_p is not None and found.ahead.wald_p > 0.05
+    assert found.verdict == "price leads"
+
+
+def test_p_values_of_sides_are_corrected_for_all_series() -> None:
+    one = lead_lag.lead_lag(knowing(500, 0.3))
+    three = lead_lag.corrected([one, one, one])
+    assert one.before is not None and three[0].before is not None and one.ahead is not None
+    assert three[0].before.p_holm == pytest.approx(min(1.0, max(6 * one.ahead.p, 3 * one.before.p)))
+    assert three[0].ahead is not None and three[0].ahead.p_holm == pytest.approx(6 * one.ahead.p)
+
+
+def test_what_cannot_be_studied_says_why() -> None:
+    flat = aligned_of(np.full(400, 0.3), np.random.default_rng(0).standard_normal(400))
+    found = information({"a": flat})
+    assert {row.found.absent for row in found.rows} == {"every score is 0.3"} and found.tests == 0
+    assert not any(row.evidence for row in found.rows) and found.rows[0].p_corrected is None
+    assert quantile_spread(flat).absent.startswith("a bucket holds 0 of")
+    assert quantile_spread(aligned_of(flat.log_open, np.zeros(400))).absent == "every return is 0"
+    assert all(each.absent for each in events.event_studies(flat))
+    assert (lead_lag.lead_lag(flat).verdict, lead_lag.lead_lag(flat).absent) == ("unknown", "every score is 0.3")
+    still = information({"a": aligned_of(np.random.default_rng(0).standard_normal(400), np.zeros(400))})
+    assert still.rows[0].found.absent == "every return is 0"
+
+    one = np.full(400, np.nan)
+    one[200] = 0.5
+    market = random_market(400)
+    with pytest.raises(InputError, match="bars with scores are too few"):
+        information({"a": aligned_of(one, np.zeros(400))})
+    with pytest.raises(InputError, match="no bar has a score"):
+        information({"a": aligned_of(np.full(400, np.nan), np.zeros(400))})
+    with pytest.raises(InputError, match="has a score by 'm@1': score them"):
+        Aligned.of(market, DAY_US, (), MODEL)
+    with pytest.raises(InputError, match="on other bars"):
+        information({"a": knowing(400, 0.0), "b": knowing(500, 0.0)})
+    with pytest.raises(InputError, match="with one at a time"):
+        Aligned.of(random_market(30, assets=2), DAY_US, (), MODEL)
+    with pytest.raises(InputError, match=r"100 bars are too few.*give at least 178"):
+        circular_placebo([np.arange(100.0)], [np.arange(100.0)], 40)
