@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     """CoinGecko's key; prices come without one too, at lower limits."""
     newsapi_key: SecretStr | None = None
     """NewsAPI's key; without one that source is left out."""
+    alert_webhook: SecretStr | None = None
+    """Where alerts of risk are posted as JSON: https://…, or http:// on this host; they are logged in any case."""
+    alert_secret: SecretStr | None = None
+    """What alerts are signed with, so that their receiver can tell them from others."""
     oracle_config: Path | None = None
     """YAML with settings of the market oracle, for collector and coordinator."""
     tls_certificate: Path | None = None

@@ -20,12 +20,22 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError
-from qubic_lab.oracle.answers import MarketOverview, OracleStatus, PriceAnalysis, PriceHistory, Sentiment, TextHistory
+from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
+from qubic_lab.oracle.answers import (
+    Absent,
+    MarketOverview,
+    OracleStatus,
+    PriceAnalysis,
+    PriceHistory,
+    Sentiment,
+    TextHistory,
+)
 from qubic_lab.oracle.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.leases import Lease
 from qubic_lab.oracle.quotas import Quotas
 from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.risk.answers import Risk, RiskAlerts, RiskBars
 from qubic_lab.oracle.service import Oracle
 from qubic_lab.oracle.views import Views
 
@@ -47,6 +57,14 @@ WRONG = [
     (f"price_analysis?coin=bitcoin&as_of={iso(NOW + DAY_US)}", 400, "too late: it must be 2 s or more before now"),
     ("price_analysis?coin=bitcoin&as_of=1969-01-01T00:00:00Z", 400, "must be at least 0"),
     ("price_analysis?coin=bitcoin&frame=2h", 400, "frame is '2h': Input should be '1h', '4h' or '1d'"),
+    ("risk?coin=bitcoin&frame=2h", 400, "frame is '2h': Input should be '1h', '4h' or '1d'"),
+    ("risk?coin=bitcoin&window=1h", 400, "unknown parameter 'window': known: as_of, coin, frame"),
+    ("risk?coin=bitcoyn", 404, "unknown coin 'bitcoyn': did you mean 'bitcoin'?"),
+    ("risk?coin=ethereum", 404, "no price of ethereum in usd is known: qubic-lab oracle collect"),
+    (f"risk?coin=bitcoin&as_of={iso(NOW)}", 400, "too late: it must be 2 s or more before now"),
+    ("alerts?coin=bitcoyn", 404, "unknown coin 'bitcoyn': did you mean 'bitcoin'?"),
+    ("alerts?limit=0", 400, "limit is '0'"),
+    ("alerts?last=3", 400, "unknown parameter 'last'"),
     ("price_analysis?coin=ethereum", 404, "no price of ethereum in usd is known: qubic-lab oracle collect"),
     ("price_analysis?coin=bitcoin&as_of=2020-01-01T00:00:00Z", 404, "is known at 2020-01-01T00:00:00Z"),
     ("market_overview?coins=bitcoin,nonsense", 404, "unknown coin 'nonsense'"),
@@ -158,6 +176,29 @@ def test_answers_fit_their_descriptions_and_say_how_old_they_are(client: redis.R
         assert [each.coin for each in overview.coins] == ["bitcoin", "ethereum"]
         assert len(overview.summary) == 2
         assert MarketOverview(**(await connection.get("market_overview")).json()).coins[0].texts_24h == 6
+
+    run(client, engine, test)
+
+
+def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(client: redis.Redis, engine: Engine) -> None:
+    content = {"text": "Bitcoin: risk rose to alarm", "evidence": ["fall: much"], "price": 1.5}
+    alert = NewAlert("raised", "alarm", NOON - HOUR_US, NOON, content)
+
+    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+        risk = Risk(**(await connection.get("risk?coin=BTC")).json())
+        assert isinstance(risk.analysed, RiskBars) and isinstance(risk.level, Absent)
+        assert (risk.coin, risk.frame, risk.analysed.bars, risk.cache) == ("bitcoin", "1h", 48, "miss")
+        assert "no rule has a value: 48 bars" in risk.level.reason
+        assert (await connection.get("risk?coin=bitcoin&frame=1h")).json()["cache"] == "hit"
+        as_of = iso(KNOWN + MINUTE_US)
+        past = Risk(**(await connection.get("risk", params={"coin": "bitcoin", "as_of": as_of})).json())
+        assert isinstance(past.analysed, RiskBars) and (past.analysed.bars, past.analysed.last) == (24, iso(KNOWN))
+        assert (await connection.get("alerts")).json() == {"as_of": iso(NOW), "alerts": []}
+        AlertStore(engine, clock).tell("bitcoin", "1h", lambda told, gone: [alert])
+        (found,) = RiskAlerts(**(await connection.get("alerts?coin=BTC")).json()).alerts
+        assert (found.level, found.at, found.state, found.text) == ("alarm", iso(NOON), "pending", content["text"])
+        assert (await connection.get("alerts", params={"as_of": as_of})).json()["alerts"] == []
+        assert (await connection.get("alerts?coin=qubic")).json()["alerts"] == []
 
     run(client, engine, test)
 
@@ -308,13 +349,13 @@ def test_other_requests_go_on_while_an_answer_is_computed(
 def test_every_route_is_described_with_its_units(client: redis.Redis) -> None:
     app = create_app(Coordinator(client, "unix:/nowhere"), oracle=Oracle(lambda: open_database(), client))
     described = app.openapi()
-    names = ("sentiment", "price_analysis", "market_overview", "prices", "texts", "status")
+    names = ("sentiment", "price_analysis", "risk", "market_overview", "prices", "texts", "alerts", "status")
     for name in names:
         operation = described["paths"][f"/api/oracle/{name}"]["get"]
         assert operation["summary"]
         assert {each["name"] for each in operation.get("parameters", [])} == set(_PARAMETERS.get(name, ()))
         needed = [each["name"] for each in operation.get("parameters", []) if each["required"]]
-        assert needed == (["coin"] if "coin" in _PARAMETERS.get(name, ()) else [])
+        assert needed == (["coin"] if "coin" in _PARAMETERS.get(name, ()) and name != "alerts" else [])
         assert "$ref" in operation["responses"]["200"]["content"]["application/json"]["schema"]
     schemas = described["components"]["schemas"]
     assert schemas["LastPrice"]["additionalProperties"] is False
@@ -350,7 +391,7 @@ _values: dict[str, st.SearchStrategy[str]] = {
 _parameters = st.fixed_dictionaries({}, optional=_values)
 _requests = st.lists(
     st.tuples(
-        st.sampled_from(["sentiment", "price_analysis", "market_overview", "prices", "texts"]),
+        st.sampled_from(["sentiment", "price_analysis", "risk", "market_overview", "prices", "texts", "alerts"]),
         _parameters.map(lambda found: {"coin": "bitcoin", **found}) | _parameters,
     ),
     min_size=8,
@@ -377,6 +418,8 @@ def test_nothing_that_is_asked_is_a_fault(
 _PARAMETERS = {
     "sentiment": ("coin", "window", "as_of"),
     "price_analysis": ("coin", "frame", "as_of"),
+    "risk": ("coin", "frame", "as_of"),
+    "alerts": ("coin", "as_of", "limit"),
     "market_overview": ("coins", "as_of"),
     "prices": ("coin", "start", "end", "as_of", "limit", "cursor", "source", "interval_s"),
     "texts": ("coin", "start", "end", "as_of", "limit", "cursor", "duplicates"),

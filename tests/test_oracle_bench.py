@@ -70,7 +70,7 @@ def test_limits_are_of_right_answers_and_an_error_breaks_them() -> None:
     assert (cached.within_limit, cached.errors) == (True, 0)
     assert not sum_up("sentiment", "cached", [_Seen(2 * each.ms, 1, "") for each in right], 2.0, 0.01).within_limit
     cold = [sum_up(route, "cold", right, 2.0, 0.01) for route in ROUTES]
-    assert [each.limit_ms for each in cold] == [2_000.0, 1_000.0, 3_000.0]
+    assert [each.limit_ms for each in cold] == [2_000.0, 1_000.0, 3_000.0, None]
     wrong = sum_up("sentiment", "cached", [*right, _Seen(0.0, 0, "status 500")], 2.0, 0.01)
     assert (wrong.within_limit, wrong.errors, wrong.first_error) == (False, 1, "status 500")
     nothing = sum_up("sentiment", "cold", [_Seen(0.0, 0, "status 0")], 2.0, 0.01)
@@ -115,7 +115,7 @@ def test_a_small_run_is_right_and_judged(monkeypatch: pytest.MonkeyPatch) -> Non
         *((route, "cold") for route in ROUTES),
         *((route, "cached") for route in ROUTES),
     ]
-    assert [each.first_error for each in (*result.cold, *result.cached)] == [""] * 6
+    assert [each.first_error for each in (*result.cold, *result.cached)] == [""] * 8
     once = result.at_once
     assert (once.requests, once.processes, once.errors, once.computations) == (200, 2, 0, 1)
     assert once.outcomes["miss"] == 1

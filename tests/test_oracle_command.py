@@ -28,6 +28,8 @@ COMMANDS = (
     "score",
     "score-file",
     "analyse",
+    "risk",
+    "alerts",
     "standin",
     "audit",
 )
@@ -53,6 +55,13 @@ ASKED_WRONGLY = [
     ("standin --limit 0", "requests per second is 0"),
     ("standin --fault-rate 2", r"rate of faults is 2\.0"),
     ("standin --ledger /proc/none/ledger", "ledger /proc/none/ledger cannot be written"),
+    ("risk", "Missing argument 'coin'"),
+    ("risk bitcoyn", "unknown coin 'bitcoyn': did you mean 'bitcoin'"),
+    ("risk bitcoin --frame 2h", "unknown frame '2h'"),
+    ("risk bitcoin --as-of yesterday", "time 'yesterday' cannot be read"),
+    ("risk bitcoin", "no price of bitcoin in usd is known"),
+    ("alerts --last 0", "--last is 0"),
+    ("alerts --check --config missing.yaml", r"missing\.yaml cannot be read"),
     ("import bars.csv", "Missing option '--coin'"),
     ("import bars.csv --coin bitcoinn", "bitcoinn.*did you mean"),
     ("import bars.csv --coin BTC --map close", "--map is 'close': give OURS=THEIRS"),
@@ -187,6 +196,9 @@ def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monke
         _, _, err = oracle("collect --config collector.yaml --once --score vadr")
         assert "unknown model 'vadr': did you mean 'vader'" in err
         assert " requests, 0 of them failed; " in out
+        checked = one_object(oracle("alerts --check --config collector.yaml --json"))
+        assert (checked["alerts"], list(checked["check"]["unknown"])) == ([], ["bitcoin"]), "too few bars for a level"
+        assert "no rule has a value" in checked["check"]["unknown"]["bitcoin"]
     found = one_object(oracle("status --config collector.yaml --json"))
     assert {"ok"} == {fetch["outcome"] for fetch in found["fetches"]}
     assert next(job for job in found["jobs"] if job["job"] == "history")["due"] is None

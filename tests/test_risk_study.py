@@ -1,5 +1,7 @@
 """The study of risk: both rules get the same time under warning, nothing looks ahead, and odd files are told of."""
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from qubic_lab.oracle.bars import FrameBars
 from qubic_lab.oracle.instants import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.measures import MEASURES
 from qubic_lab.oracle.risk.volatility import simulate_garch
+from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
 from qubic_lab.studies.oracle_backtest import Bars
 from qubic_lab.studies.risk_warnings import Risk, Windows
@@ -74,7 +77,37 @@ def test_models_are_tested_on_the_same_bars(risk: Risk) -> None:
     by_model = {(row["model"], row["level_pct"]): row for row in rows}
     assert by_model["GARCH-t", 1.0]["christoffersen_p"] > 0.05
     assert by_model["constant normal", 1.0]["christoffersen_p"] < 0.05
-    assert "stood Christoffersen's test" in study.findings([risk])[0]
+
+
+def test_the_sentence_hides_no_rejection(risk: Risk) -> None:
+    """Each model and test below 5 % in the table is named at its level, and no other."""
+    said = study.findings([risk])[0]
+    by_level = said.split("; at 5 %")
+    columns = {"Kupiec": "kupiec_p", "independence": "independent_p", "Christoffersen": "christoffersen_p"}
+    for row in study.tail_rows([risk]):
+        part = by_level[0 if row["level_pct"] == 1.0 else 1]
+        names = [test for test, column in (columns | {"shortfall": "shortfall_p"}).items() if row[column] < 0.05]
+        told = re.search(rf"(?:rejected:|,) {row['model']} by ([^(]*) \(", part)
+        assert (told[1] if told else "").replace(" and ", ", ").split(", ") == (names or [""]), said
+    assert "constant normal by Kupiec" in by_level[0] and " 1 of 4 models stood every test" in by_level[0]
+
+
+def test_calibration_is_of_the_tested_bars_at_every_level(risk: Risk) -> None:
+    assert {tail.test.level for tail in risk.tails} == set(study.CALIBRATED_LEVELS)
+    assert all(covered is not None and covered.bars == 4_000 - 1 - 751 for covered in risk.coverages)
+    off = {
+        (tail.model, tail.test.level): not covered.low <= covered.level <= covered.high
+        for tail, covered in zip(risk.tails, risk.coverages, strict=True)
+        if covered is not None
+    }
+    assert not any(off["GARCH-t", level] for level in study.CALIBRATED_LEVELS)
+    assert off["constant normal", 0.005]
+    assert risk.evenness.bars == 4_000 - 1 - 250
+    even = replace(risk, evenness=replace(risk.evenness, p=0.2))
+    assert "forecasts is not rejected as a whole (Kolmogorov-Smirnov p = 0.2)" in study.findings([even])[0]
+    drawn = figures.calibration(risk)
+    assert drawn.axes[0].get_ylabel() == "losses beyond it / expected"
+    assert len(drawn.axes[1].patches) >= len(risk.evenness.counts)
 
 
 def test_arithmetic_is_checked(risk: Risk) -> None:
@@ -96,9 +129,11 @@ def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
         given = replace(comparison, only_ours=only_ours, only_naive=only_naive, p=p)
         return study.findings([replace(risk, matched=replace(risk.matched, comparison=given))])[1]
 
-    assert "is not shown to be more than what a rule on volatility" in said(5, 2, 0.45)
-    assert "is more than what" in said(12, 1, 0.003)
-    assert "is fewer than what" in said(1, 12, 0.003)
+    assert "no evidence that they find more falls than a rule on volatility" in said(5, 2, 0.45)
+    assert ": evidence that they find more" in said(12, 1, 0.003)
+    assert ": evidence that they find fewer falls than" in said(1, 12, 0.003)
+    precision = comparison.ours.precision
+    assert precision.low is not None and f"interval {100 * precision.low:.0f} to" in said(5, 2, 0.45)
 
 
 def test_tables_and_pictures_have_all(risk: Risk) -> None:
@@ -110,11 +145,29 @@ def test_tables_and_pictures_have_all(risk: Risk) -> None:
     now = {row["rule"]: row for row in study.now_rows([risk])}
     assert now["volume"]["level"] == "unknown" and now["volume"]["not known because"] == "no volume is known"
     assert now["volatility"]["value"] > 0
-    assert study.timeline(risk).axes[0].get_ylabel() == "price (USD)"
-    assert study.volatilities(risk).axes[0].get_ylabel() == "volatility of a year (%)"
-    assert study.losses(risk).axes[0].get_ylabel() == "log return of a bar (%)"
-    assert [label.get_text() for label in study.worth([risk]).axes[0].get_yticklabels()] == ["ours, 1 h", "naive, 1 h"]
+    assert figures.timeline(risk).axes[0].get_ylabel() == "price (USD)"
+    assert figures.volatilities(risk).axes[0].get_ylabel() == "volatility of a year (%)"
+    assert figures.losses(risk).axes[0].get_ylabel() == "log return of a bar (%)"
+    assert [label.get_text() for label in figures.worth([risk]).axes[0].get_yticklabels()] == [
+        "ours, 1 h",
+        "naive, 1 h",
+    ]
     assert study.to_dict(risk)["warnings"]["naive_share"] == risk.matched.naive_share
+
+
+def test_what_warnings_were_worth_is_recorded_with_intervals(risk: Risk) -> None:
+    flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
+    worth, none = json.loads(json.dumps(study.worth_dict([risk, flat]), allow_nan=False))["worth"]
+    assert (worth["bars_of"], worth["level"], worth["drop"], worth["horizon_h"]) == ("1 h", "warning", 0.05, 24.0)
+    for rule in ("ours", "naive"):
+        found = worth[rule]
+        assert found["precision"]["value"] == found["right"] / found["warnings"]
+        assert found["recall"]["value"] == found["found"] / found["falls"]
+        for name in ("precision", "recall", "false_alarms_a_month"):
+            assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+        assert found["lead_h"]["value"] > 0.0 and (found["lead_h"]["low"] is None) == (found["found"] < 5)
+    assert 0.0 < worth["p"] <= 1.0 and worth["absent"] == ""
+    assert none["ours"] is none["naive"] is none["p"] is None and none["absent"]
 
 
 def test_rules_for_days_have_shorter_windows() -> None:
@@ -129,11 +182,15 @@ def test_rules_for_days_have_shorter_windows() -> None:
 def test_a_constant_price_has_no_risk_and_says_so() -> None:
     flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
     said = " ".join(study.findings([flat]))
-    assert "none could be tested at 1 %" in said and "not judged" in said and "is not known" in said
+    assert (
+        "no model could be tested (no fit converged: do returns vary?)" in said
+        and "not judged" in said
+        and "is not known" in said
+    )
     assert study.counts_add_up(flat) and study.shortfall_is_above(flat) and not study.looks_ahead(flat)
-    for picture in (study.timeline, study.volatilities, study.losses):
+    for picture in (figures.timeline, figures.volatilities, figures.losses, figures.calibration):
         picture(flat)
-    study.worth([flat])
+    figures.worth([flat])
     assert study.score_rows([flat]) == [] and study.warning_rows([flat]) == []
 
 
@@ -141,8 +198,8 @@ def test_too_few_bars_to_judge_are_told() -> None:
     short = study.study_risk(made(np.random.default_rng(0).normal(0, 0.01, 320)), horizon_us=DAY_US, drop=0.05)
     assert "not judged (" in study.findings([short])[1]
     assert study.counts_add_up(short)
-    study.timeline(short)
-    study.losses(short)
+    figures.timeline(short)
+    figures.losses(short)
 
 
 def test_days_have_their_own_windows_and_what_cannot_be_used_is_refused(tmp_path: Path) -> None:

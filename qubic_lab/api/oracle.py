@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.datastructures import QueryParams
 
 from qubic_lab.errors import did_you_mean
+from qubic_lab.oracle.alerts.store import MOST_ALERTS
 from qubic_lab.oracle.answers import (
     Frame,
     MarketOverview,
@@ -21,6 +22,7 @@ from qubic_lab.oracle.answers import (
 )
 from qubic_lab.oracle.cache import Cached
 from qubic_lab.oracle.instants import read_iso
+from qubic_lab.oracle.risk.answers import Risk, RiskAlerts
 from qubic_lab.oracle.service import Oracle, Range, served
 from qubic_lab.oracle.views import MOST_COINS, MOST_PRICES, MOST_TEXTS
 
@@ -122,6 +124,13 @@ class TextsAsked(RangeAsked):
     duplicates: Annotated[bool, Field(description="with those that repeat others")] = False
 
 
+class AlertsAsked(Asked):
+    """Which alerts."""
+
+    coin: Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="left out: of all coins")] = None
+    limit: Annotated[int, Field(ge=1, le=MOST_ALERTS)] = 20
+
+
 def make_routes(oracle: Oracle) -> APIRouter:
     """Return the routes of an oracle."""
     routes = APIRouter(prefix="/api/oracle", tags=["oracle"])
@@ -137,6 +146,12 @@ def make_routes(oracle: Oracle) -> APIRouter:
         """Tell a coin's price, its closed bars, and what they say: indicators, levels, forecasts and anomalies."""
         asked = _read(PriceAsked, request)
         return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us))
+
+    @routes.get("/risk", response_model=Risk, openapi_extra=_described(PriceAsked))
+    async def risk(request: Request) -> Response:
+        """Tell the level of risk with its evidence, what the next bar may lose, and how good such warnings were."""
+        asked = _read(PriceAsked, request)
+        return _respond(await oracle.risk(asked.coin, asked.frame, asked.as_of_us))
 
     @routes.get("/market_overview", response_model=MarketOverview, openapi_extra=_described(OverviewAsked))
     async def market_overview(request: Request) -> Response:
@@ -158,6 +173,12 @@ def make_routes(oracle: Oracle) -> APIRouter:
         """List texts about a coin, the newest first, page by page; name as_of for pages that do not change."""
         asked = _read(TextsAsked, request)
         return _respond(await oracle.text_history(asked.coin, asked.to_range(), asked.duplicates))
+
+    @routes.get("/alerts", openapi_extra=_described(AlertsAsked))
+    async def alerts(request: Request) -> RiskAlerts:
+        """List the last alerts of risk, the newest first, and what became of each; with as_of those made by then."""
+        asked = _read(AlertsAsked, request)
+        return await oracle.alerts(asked.limit, asked.coin, asked.as_of_us)
 
     @routes.get("/status")
     async def status() -> OracleStatus:

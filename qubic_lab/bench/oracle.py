@@ -27,10 +27,11 @@ from qubic_lab.oracle.answers import Frame, Window
 from qubic_lab.oracle.instants import DAY_US, iso
 from qubic_lab.provenance import machine, source_commit
 
-Route = Literal["sentiment", "price_analysis", "market_overview"]
+Route = Literal["sentiment", "price_analysis", "market_overview", "risk"]
 ROUTES: tuple[Route, ...] = get_args(Route)
 COLD_MS: dict[Route, float] = {"sentiment": 2_000.0, "price_analysis": 1_000.0, "market_overview": 3_000.0}
-"""The 95th percentile of answers that have to be computed stays below; the aim is a tenth."""
+"""The 95th percentile of answers that have to be computed stays below; the aim is a tenth. Of risk, which fits models
+to thousands of bars, it is told without a limit."""
 CACHED_MS = 20.0
 """The same for answers that are kept."""
 COINS = 10
@@ -51,7 +52,7 @@ class RouteTimes:
     """Answers of one route; times in ms of right answers, None where there are none.
 
     `errors`: requests without a right answer, of which `first_error` tells one. `server_cpu_ms`: processor time of the
-    coordinator for each request. `within_limit`: no errors, and the 95th percentile below `limit_ms`.
+    coordinator for each request. `within_limit`: no errors, and the 95th percentile below `limit_ms` if any.
     """
 
     route: str
@@ -63,7 +64,7 @@ class RouteTimes:
     requests_per_s: float
     server_cpu_ms: float
     mean_bytes: float
-    limit_ms: float
+    limit_ms: float | None
     within_limit: bool
 
 
@@ -205,7 +206,7 @@ def sum_up(
     right = [each for each in seen if not each.fault]
     faults = [each.fault for each in seen if each.fault]
     times = Quantiles.of([each.ms for each in right]) if right else None
-    limit_ms = COLD_MS[route] if kind == "cold" else CACHED_MS
+    limit_ms = COLD_MS.get(route) if kind == "cold" else CACHED_MS
     return RouteTimes(
         route=route,
         kind=kind,
@@ -217,7 +218,7 @@ def sum_up(
         server_cpu_ms=1_000 * cpu_s / len(seen),
         mean_bytes=sum(each.size for each in right) / max(1, len(right)),
         limit_ms=limit_ms,
-        within_limit=not faults and times is not None and times.p95 < limit_ms,
+        within_limit=not faults and times is not None and (limit_ms is None or times.p95 < limit_ms),
     )
 
 

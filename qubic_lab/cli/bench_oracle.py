@@ -56,7 +56,8 @@ def _show(result: "OracleResult") -> None:
 
 def _texts(each: "RouteTimes") -> tuple[str, ...]:
     counts = (each.route, each.kind, f"{each.requests:,}", str(each.errors))
-    rest = (f"{each.limit_ms:g}: {'met' if each.within_limit else 'MISSED'}", f"{each.requests_per_s:.0f}")
+    limit = "none" if each.limit_ms is None else f"{each.limit_ms:g}: {'met' if each.within_limit else 'MISSED'}"
+    rest = (limit, f"{each.requests_per_s:.0f}")
     if each.times_ms is None:
         return (*counts, "-", "-", "-", *rest, f"{each.server_cpu_ms:.2f}")
     times = each.times_ms

@@ -70,7 +70,7 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
     """Return what tells of coins, from the database that the collector fills, with its answers kept in Redis."""
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
-    from qubic_lab.oracle.price_parts import Frequency
+    from qubic_lab.oracle.price_parts import frequencies_of
     from qubic_lab.oracle.service import Oracle
 
     config = read_config()
@@ -78,7 +78,8 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
     return Oracle(
         open_database,  # with the first request, as for votes
         client,
-        frequencies={name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()},
+        frequencies=frequencies_of(config),
         limits={name: source.quotas() for name, source in sources.items()},
         weighting=config.sentiment,
+        rules=config.risk.rules,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli import options, oracle_audit, oracle_sentiment
+from qubic_lab.cli import options, oracle_audit, oracle_risk, oracle_sentiment
 from qubic_lab.cli.console import (
     note,
     print_json,
@@ -25,7 +25,6 @@ from qubic_lab.errors import InputError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from qubic_lab.oracle.clock import Clock
     from qubic_lab.oracle.collector import Collector, View
     from qubic_lab.oracle.config import CollectorConfig
 
@@ -63,6 +62,7 @@ def register(app: typer.Typer) -> None:
     oracle.command(epilog="Example: qubic-lab oracle analyse --coin BTC")(analyse)
     oracle.command(epilog="Example: qubic-lab oracle standin --faults all --speed 1000")(standin)
     oracle_sentiment.register(oracle)
+    oracle_risk.register(oracle)
     oracle.command(
         epilog="Example: qubic-lab oracle audit my_signals:momentum --data bars.csv --coin BTC --stamp open"
     )(oracle_audit.audit)
@@ -114,10 +114,10 @@ def collect(
             done, total = view.slices_done, view.slices_done + view.slices_left
             show(_status_line(view), done, total)
 
-        collector = Collector(settings, engine, sources=chosen, clock=_clock(settings), on_view=on_view)
+        collector = Collector(settings, engine, sources=chosen, clock=settings.clock, on_view=on_view)
         for line in collector.usable.left_out:
             note(line)
-        with _scoring(score, engine, settings):
+        with oracle_risk.watching(engine, settings), _scoring(score, engine, settings):
             view = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
     if json:
@@ -141,7 +141,7 @@ def _scoring(model: str | None, engine: "Engine", settings: "CollectorConfig") -
     from qubic_lab.oracle.sentiment.scorer import Scorer
     from qubic_lab.oracle.text_store import TextStore
 
-    clock = _clock(settings).now_us
+    clock = settings.clock.now_us
     with Scorer(TextStore(engine, clock), make_model(model), settings.coins, clock).running() as scorer:
         yield
     note(f"{scorer.scored} texts were scored")
@@ -177,7 +177,7 @@ def status(config: ConfigFile = None, json: options.Json = False) -> None:
     from qubic_lab.oracle.instants import now_us
 
     settings = read_config(config)
-    found = read_status(_database(), settings, _clock(settings).now_us(), now_us())
+    found = read_status(_database(), settings, settings.clock.now_us(), now_us())
     if json:
         print_json(found.to_dict())
     else:
@@ -340,16 +340,6 @@ def _database() -> "Engine":
     from qubic_lab.database import open_database
 
     return open_database()
-
-
-def _clock(config: "CollectorConfig") -> "Clock":
-    """Return the time that the schedule goes by: real, or a trial's."""
-    from qubic_lab.oracle.clock import REAL, Clock
-    from qubic_lab.oracle.instants import read_iso
-
-    if config.time_origin is None:
-        return REAL
-    return Clock(read_iso(config.time_origin), 1.0 / config.time_scale)
 
 
 def _read_columns(pairs: Sequence[str]) -> dict[str, str]:

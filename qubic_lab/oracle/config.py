@@ -13,10 +13,13 @@ import yaml
 from pydantic import SecretStr
 
 from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.oracle.alerts.config import RISK, RiskConfig
+from qubic_lab.oracle.clock import REAL, Clock
 from qubic_lab.oracle.coins import find_coin
 from qubic_lab.oracle.instants import read_iso
 from qubic_lab.oracle.quotas import Period
 from qubic_lab.oracle.records import TextKind
+from qubic_lab.oracle.risk.rules import read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.settings import settings
 
@@ -31,7 +34,7 @@ SERVES: dict[str, tuple[DataKind, ...]] = {
 }
 """What each source has; `feeds` stands for all feeds, `packaged` for prices that come with packages."""
 DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "binancecoin", "dogecoin", "cardano")
-_KEYS = ("coins", "sources", "feeds", "order", "time_scale", "time_origin", "backfill_days", "sentiment")
+_KEYS = ("coins", "sources", "feeds", "order", "time_scale", "time_origin", "backfill_days", "sentiment", "risk")
 
 
 def _check_url(what: str, url: str) -> None:
@@ -203,6 +206,7 @@ class CollectorConfig:
             same in each process that is told so; None: real time.
         backfill_days: so far back does the history go.
         sentiment: how much a text counts in an index.
+        risk: by which rules its level is found, and what of it is told.
     """
 
     coins: tuple[str, ...] = DEFAULT_COINS
@@ -213,6 +217,14 @@ class CollectorConfig:
     time_origin: str | None = None
     backfill_days: int = 365
     sentiment: Weighting = WEIGHTING
+    risk: RiskConfig = RISK
+
+    @property
+    def clock(self) -> Clock:
+        """The time that the schedule goes by: real, or a trial's."""
+        if self.time_origin is None:
+            return REAL
+        return Clock(read_iso(self.time_origin), 1.0 / self.time_scale)
 
     def __post_init__(self) -> None:
         if not self.coins:
@@ -260,7 +272,7 @@ def read_config(path: Path | None = None) -> CollectorConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
-        return _config({} if content is None else content)
+        return _config({} if content is None else content, path.parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -312,7 +324,7 @@ def _check_serves(kind: DataKind, source: str) -> None:
         raise InputError(f"order: {source} has no {kind}: give some of {fitting}")
 
 
-def _config(content: Any) -> CollectorConfig:
+def _config(content: Any, folder: Path) -> CollectorConfig:
     content = _map("the file", content)
     _check_names("", content, _KEYS)
     values: dict[str, Any] = {}
@@ -342,6 +354,8 @@ def _config(content: Any) -> CollectorConfig:
         values["backfill_days"] = _value("backfill_days", content["backfill_days"], int)
     if "sentiment" in content:
         values["sentiment"] = _weighting(_map("sentiment", content["sentiment"]))
+    if "risk" in content:
+        values["risk"] = _risk(_map("risk", content["risk"]), folder)
     return CollectorConfig(**values)
 
 
@@ -359,6 +373,24 @@ def _weighting(content: Mapping[str, Any]) -> Weighting:
         return Weighting(**values)
     except InputError as error:
         raise InputError(f"sentiment: {error}") from None
+
+
+def _risk(content: Mapping[str, Any], folder: Path) -> RiskConfig:
+    """Return the settings of risk; its file of rules is named from the folder of this one."""
+    kinds: dict[str, type[Any]] = {"alerts": bool, "frame": str, "level": str, "cool_down": int, "no_prices": bool}
+    _check_names("risk: ", content, (*kinds, "rules", "coins"))
+    values: dict[str, Any] = {
+        name: _value(f"risk: {name}", content[name], kind) for name, kind in kinds.items() if name in content
+    }
+    if content.get("rules") is not None:
+        values["rules"] = read_rules(folder / _value("risk: rules", content["rules"], str))
+    if "coins" in content:
+        named = _texts("risk: coins", content["coins"])
+        values["coins"] = tuple(dict.fromkeys(find_coin(name).id for name in named))
+    try:
+        return RiskConfig(**values)
+    except InputError as error:
+        raise InputError(f"risk: {error}") from None
 
 
 _FIELDS: dict[str, Any] = {each.name: each.type for each in dataclasses.fields(SourceConfig)}

@@ -212,7 +212,7 @@ class _KeyHeader(httpx2.Auth):
             del request.headers[self._header]
 
 
-class _WithoutKey(logging.Filter):
+class WithoutKey(logging.Filter):
     """Takes the key out of what libraries log: at their finest levels they show what a server sent, echoes included."""
 
     def __init__(self, key: SecretStr) -> None:
@@ -220,13 +220,14 @@ class _WithoutKey(logging.Filter):
         self._key = key
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Keep the record, without the key."""
         message = record.getMessage()
         if self._key.get_secret_value() in message:
             record.msg, record.args = message.replace(self._key.get_secret_value(), "***"), ()
         return True
 
 
-_LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
+LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 
 
 def bucket(rate: float, window_s: float, share: float, burst: int) -> tuple[float, float]:
@@ -440,7 +441,7 @@ class SourceClient:
         self._sleep = sleep
         self._jitter = jitter
         self._quotas = Quotas(engine, clock)
-        self._log_filter = _WithoutKey(key) if key is not None else None
+        self._log_filter = WithoutKey(key) if key is not None else None
         self._not_before_us = 0
 
     async def __aenter__(self) -> "SourceClient":
@@ -448,7 +449,7 @@ class SourceClient:
         if self._key is None and self.config.rate_without_key is not None:
             rate = self.config.rate_without_key
         if self._log_filter is not None:
-            for name in _LIBRARY_LOGS:
+            for name in LIBRARY_LOGS:
                 logging.getLogger(name).addFilter(self._log_filter)
         limits = rate, self.config.window_s, self.config.share, self.config.burst
         self._limiter = AsyncLimiter(*bucket(*limits))
@@ -467,7 +468,7 @@ class SourceClient:
     ) -> None:
         await self._http.aclose()
         if self._log_filter is not None:
-            for name in _LIBRARY_LOGS:
+            for name in LIBRARY_LOGS:
                 logging.getLogger(name).removeFilter(self._log_filter)
 
     def __repr__(self) -> str:

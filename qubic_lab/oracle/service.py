@@ -32,6 +32,7 @@ from qubic_lab.oracle import (
     text_store,
     views,
 )
+from qubic_lab.oracle.alerts.store import AlertStore
 from qubic_lab.oracle.answers import (
     Answer,
     CacheCounts,
@@ -47,6 +48,9 @@ from qubic_lab.oracle.coins import COINS, find_coin
 from qubic_lab.oracle.instants import iso, now_us
 from qubic_lab.oracle.price_parts import Frequency
 from qubic_lab.oracle.quotas import Period, Quotas
+from qubic_lab.oracle.risk.answers import RiskAlerts
+from qubic_lab.oracle.risk.market import companion
+from qubic_lab.oracle.risk.rules import Rule, read_rules
 from qubic_lab.oracle.sentiment import index
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.source_health import read_source_health
@@ -65,6 +69,9 @@ _COMPUTING = (
 _COMPUTING_LATER = (
     *("candles", "forecast", "indicators", "levels", "price_analysis", "trend"),
     *(f"anomalies.{name}" for name in ("manipulation", "returns", "robust", "volume")),
+    *(f"risk.{name}" for name in ("answers", "comparison", "current", "drawdown", "liquidity", "market", "measures")),
+    *(f"risk.{name}" for name in ("parts", "rules", "tail_tests", "tails", "value_at_risk", "volatility", "warnings")),
+    "risk.windows",
 )
 """With another source of one of these, answers are others; the latter are imported when they are needed."""
 _OF_ANSWER = set(Answer.model_fields)
@@ -99,6 +106,7 @@ class Oracle:
         limits: each source's quotas, by its name and period.
         config: of the cache.
         weighting: of texts in a sentiment index, by age and source.
+        rules: of risk; None: those that come with the project.
     """
 
     def __init__(
@@ -110,9 +118,10 @@ class Oracle:
         limits: Mapping[str, Mapping[Period, int]] | None = None,
         config: CacheConfig | None = None,
         weighting: Weighting = WEIGHTING,
+        rules: Sequence[Rule] | None = None,
     ) -> None:
-        self._weighting = weighting
-        self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting)}", config, clock)
+        self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
+        self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", config, clock)
         self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
         self._views: Views | None = None
         self._opening = threading.Lock()
@@ -127,7 +136,9 @@ class Oracle:
         """
         with self._opening:
             if self._views is None:
-                found = Views(self._open_engine(), self._clock, self._frequencies, weighting=self._weighting)
+                found = Views(
+                    self._open_engine(), self._clock, self._frequencies, weighting=self._weighting, rules=self._rules
+                )
                 _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
                 self._views = found
             return self._views
@@ -149,6 +160,16 @@ class Oracle:
             return self.views().price_analysis(id, frame, as_of_us)
 
         return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
+
+    async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
+        """Return `Views.risk` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().risk(id, frame, as_of_us)
+
+        watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
+        return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
 
     async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
         """Return `Views.market_overview` as JSON; errors as there."""
@@ -178,6 +199,23 @@ class Oracle:
             return self.views().price_history(coin, **asdict(asked), source=source, interval_s=interval_s)
 
         return await asyncio.to_thread(compute)
+
+    async def alerts(self, limit: int = 20, coin: str | None = None, as_of_us: int | None = None) -> RiskAlerts:
+        """Return the last alerts of risk, the newest first, with what became of them by now.
+
+        Raises:
+            NotFoundError: an unknown coin.
+            InputError: a limit that is out of range, or an `as_of_us` that is not settled yet.
+        """
+        id = None if coin is None else _id(coin)
+
+        def read() -> RiskAlerts:
+            reader = self.views()
+            at = reader.instant(as_of_us)
+            with views.reading():
+                return RiskAlerts(as_of=iso(at), alerts=AlertStore(reader.engine).last(limit, id, as_of_us))
+
+        return await asyncio.to_thread(read)
 
     async def status(self) -> OracleStatus:
         """Return how sources, quotas, the collector and the cache do.
@@ -275,19 +313,22 @@ def _warm_up(reader: Views) -> None:
 
 
 def _version_of_code() -> str:
-    """Return a version of all that answers are computed by; it is another one with TA-Lib than without."""
+    """Return a version of all that answers are computed by; it is another one with TA-Lib or arch than without."""
     later = [find_spec(f"qubic_lab.oracle.{name}") for name in _COMPUTING_LATER]
     unread = [module_from_spec(spec) for spec in later if spec is not None]  # not run: they import TA-Lib
+    return "-".join((code_version(*_COMPUTING, *unread), *map(_library_version, ("ta-lib", "arch"))))
+
+
+def _library_version(name: str) -> str:
     try:
-        library = metadata.version("ta-lib")
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        library = "without"
-    return f"{code_version(*_COMPUTING, *unread)}-{library}"
+        return "without"
 
 
-def _short(weighting: Weighting) -> str:
-    """Return what stands for it in keys: answers by another one are others."""
-    plain = json.dumps(asdict(weighting), sort_keys=True)
+def _short(weighting: Weighting, rules: Sequence[Rule]) -> str:
+    """Return what stands for them in keys: answers by others are others."""
+    plain = json.dumps([asdict(weighting), *map(asdict, rules)], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:8]
 
 

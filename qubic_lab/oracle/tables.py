@@ -145,6 +145,28 @@ PRICE_ANALYSIS = Table(
 )
 """What was computed from the prices known at `at_us`, by which version of the code."""
 
+RISK_ALERTS = Table(
+    "risk_alerts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("coin", String(64), nullable=False),
+    Column("frame_s", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("episode_us", BigInteger, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("made_us", BigInteger, nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("not_before_us", BigInteger, nullable=False),
+    Column("last_error", Text),
+    Column("done_us", BigInteger),
+    UniqueConstraint("coin", "frame_s", "episode_us", "kind", "level", name="uq_risk_alerts_coin"),
+    Index(None, "state"),
+)
+"""What was told of risk, each once; it goes from pending to sent or failed, and is never removed."""
+
 QUOTAS = Table(
     "quotas",
     metadata,

@@ -57,6 +57,10 @@ from qubic_lab.oracle.price_parts import (
 from qubic_lab.oracle.price_store import PriceColumns, PriceStore, StoredPrice
 from qubic_lab.oracle.rating import rate_market
 from qubic_lab.oracle.records import Series
+from qubic_lab.oracle.risk.answers import Risk
+from qubic_lab.oracle.risk.market import RiskMarkets
+from qubic_lab.oracle.risk.parts import no_parts, prepare_models, risk_parts
+from qubic_lab.oracle.risk.rules import Rule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.sentiment_parts import (
     NO_SCORES,
@@ -102,6 +106,7 @@ class Views:
         frequencies: of each source, by its name; bars come at their own interval.
         currency: of all answers.
         weighting: of texts in a sentiment index, by age and source.
+        rules: of risk; None: those that come with the project.
     """
 
     def __init__(
@@ -111,11 +116,14 @@ class Views:
         frequencies: Mapping[str, Frequency] | None = None,
         currency: str = "usd",
         weighting: Weighting = WEIGHTING,
+        rules: Sequence[Rule] | None = None,
     ) -> None:
         self.prices, self.texts = PriceStore(engine, clock), TextStore(engine, clock)
         self.engine, self.clock, self.currency = engine, clock, currency
         self._frequencies, self._weighting = dict(frequencies or {}), weighting
         self._history = BarHistory(engine, self.prices)
+        self.rules = read_rules() if rules is None else tuple(rules)
+        self.risk_markets = RiskMarkets(self._candidates_of, self._history, self.texts, engine, weighting)
 
     def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Sentiment:
         """Return what was written about a coin, and how models have scored it.
@@ -194,6 +202,21 @@ class Views:
             bars=bars,
             **told,
         )
+
+    def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Risk:
+        """Return the level of a coin's risk with its evidence, and how good such warnings were in its past.
+
+        Raises:
+            NotFoundError: an unknown coin, or one whose price is not known.
+            InputError: another frame, or an `as_of_us` that is not settled yet.
+        """
+        found = _coin(coin)
+        check_choice("frame", frame, FRAME_S)
+        at = self.instant(as_of_us)
+        with reading():
+            market = self.risk_markets.read(found.id, frame, at, as_of_us)
+        told = no_parts(market.reason) if isinstance(market, Absent) else risk_parts(market, frame, at, self.rules)
+        return Risk(coin=found.id, symbol=found.symbol, name=found.name, frame=frame, as_of=iso(at), **told)
 
     def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> MarketOverview:
         """Return several coins at a glance; no coins: all that there are prices of.
@@ -292,6 +315,7 @@ class Views:
     def warm_up(self, seconds: float = WARM_UP_S) -> None:
         """Read the last months of all coins in advance, for so long at most; then the first answers are as quick."""
         prepare()
+        prepare_models()
         at, end = self.clock(), time.monotonic() + seconds
         for series in self.prices.series():
             if time.monotonic() > end:
@@ -382,6 +406,9 @@ class Views:
                 "qubic-lab oracle demo loads packaged ones"
             )
         return sorted(found, key=lambda each: (each.stale, each.age_s, each.series.interval_s, each.series))
+
+    def _candidates_of(self, coin: str, at: int, as_of_us: int | None) -> list[Candidate]:
+        return self._candidates(_coin(coin), self.prices.series(coin), at, as_of_us)
 
     def _candidate(self, series: Series, last: StoredPrice, at: int) -> Candidate:
         own = self._frequencies.get(series.source, QUOTES)

@@ -6,99 +6,37 @@ rule finds more of what comes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from qubic_lab.errors import check_choice
-from qubic_lab.oracle.backtest.market import YEAR_US
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
+from qubic_lab.oracle.candles import Floats
+from qubic_lab.oracle.instants import HOUR_US, iso
 from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.drawdown import recent_drawdown
+from qubic_lab.oracle.risk.calibration import Coverage, Evenness, coverage, evenness, probability_transform
+from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
 from qubic_lab.oracle.risk.measures import MEASURES, Market
-from qubic_lab.oracle.risk.rules import LEVELS, Rule, read_rules
-from qubic_lab.oracle.risk.tail_tests import TailTest, evaluate_tail
-from qubic_lab.oracle.risk.value_at_risk import TailForecast, filtered_historical, historical, normal, student_t
-from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garch_forecast, realised_volatility
-from qubic_lab.oracle.risk.warnings import (
-    Assessment,
-    Estimate,
-    WarningComparison,
-    WarningScore,
-    assess,
-    compare_warnings,
-    evaluate_warnings,
-    find_falls,
-    naive_warnings,
-)
-from qubic_lab.studies.oracle_backtest import Bars, log_axis
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
+from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
+from qubic_lab.oracle.risk.tail_tests import TailTest
+from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
+from qubic_lab.oracle.risk.value_at_risk import least_bars
+from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garch_forecast
+from qubic_lab.oracle.risk.warnings import Assessment, Estimate, WarningScore, assess
+from qubic_lab.studies.oracle_backtest import Bars
 
 Row = dict[str, Any]
 VAR_LEVELS = (0.01, 0.05)
+"""That tables and findings are about."""
+CALIBRATED_LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1)
+"""That pictures of calibration show."""
 ALPHA = 0.05
-DAY_BARS, DAY_USUAL, DAY_TAIL = 7, 120, 120
-"""Windows of bars of a day or longer: those of shorter ones would take years to warm up."""
-SHORT_BARS, SHORT_USUAL = 24, 480
-QUANTILES = tuple(number / 100 for number in range(50, 100))
-"""Of volatility, that the naive rule may have."""
-_SHADES = {"watch": "#e6ebee", "warning": "#bcc9cf", "alarm": "#7f949e"}
-_WIDE = 1.5 * WIDTH_INCHES
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Lengths in bars: of what is measured now, and of what it is held against."""
-
-    bars: int
-    usual_bars: int
-    tail_bars: int
-
-    @classmethod
-    def of(cls, frame_us: int) -> "Windows":
-        """Return those for bars of a length."""
-        if frame_us >= DAY_US:
-            return cls(DAY_BARS, DAY_USUAL, DAY_TAIL)
-        return cls(SHORT_BARS, SHORT_USUAL, 500)
-
-
-@dataclass(frozen=True, eq=False)
-class Tail:
-    """A model's forecasts of losses and how they stood the tests."""
-
-    model: str
-    forecast: TailForecast
-    test: TailTest
-
-
-@dataclass(frozen=True, eq=False)
-class Matched:
-    """Our warnings beside the naive rule whose share of time under warning is nearest to theirs.
-
-    Attributes:
-        comparison: None where there is nothing to compare, `absent` says why.
-        ours_share, naive_share: of the time under warning: within the horizon after one.
-        quantile: of volatility, that the naive rule warns above.
-        events: bars of the falls.
-        fallen: how far, in the median, the price was below its recent high already when the first warning came of a
-            fall that was found; None where none was.
-    """
-
-    events: NDArray[np.intp]
-    fallen: float | None = None
-    comparison: WarningComparison | None = None
-    ours_share: float = 0.0
-    naive_share: float = 0.0
-    quantile: float = math.nan
-    absent: str = ""
+LEAST_EXPECTED = 5.0
+"""Where fewer losses beyond value at risk are expected, tests have hardly a chance to reject a model."""
+_WINDOWED = ("filtered historical", "historical")
+"""Models that need a window of returns as long as a level is rare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +44,9 @@ class Risk:
     """All that is measured of some bars.
 
     Attributes:
+        tails: of each of `CALIBRATED_LEVELS` and model, where a window is long enough; `coverages`: of each of them,
+            None where it could not be tested.
+        evenness: of the probabilities that GARCH-t forecast of what came.
         horizon_bars, drop: a warning is right where the close falls so far below a recent high within the horizon.
         level: from which on a level counts as a warning.
     """
@@ -115,6 +56,8 @@ class Risk:
     returns: Floats
     volatility: VolatilityForecast
     tails: tuple[Tail, ...]
+    coverages: tuple[Coverage | None, ...]
+    evenness: Evenness
     assessment: Assessment
     level: str
     horizon_bars: int
@@ -150,8 +93,24 @@ def study_risk(
     horizon_bars = max(2, round(horizon_us / bars.frame_us))
     assessment = assess(Market(candles), rules_of(lengths, rules))
     matched = match_alarm_time(candles, assessment, level, horizon_bars, drop, lengths)
-    tails = tuple(_tails(returns, volatility, lengths))
-    return Risk(bars, lengths, returns, volatility, tails, assessment, level, horizon_bars, drop, matched)
+    tails, coverages = _tails(returns, volatility, lengths)
+    even = evenness(probability_transform(returns, volatility))
+    found = (returns, volatility, tails, coverages, even, assessment)
+    return Risk(bars, lengths, *found, level, horizon_bars, drop, matched)
+
+
+def _tails(
+    returns: Floats, volatility: VolatilityForecast, lengths: Windows
+) -> tuple[tuple[Tail, ...], tuple[Coverage | None, ...]]:
+    """Return the forecasts of all levels, and how often losses were beyond each on the bars that they are tested on."""
+    tails: list[Tail] = []
+    for level in CALIBRATED_LEVELS:
+        short = least_bars(level) > lengths.tail_bars
+        models = [model for model in MODELS if not (short and model in _WINDOWED)]
+        tails += evaluate_models(returns, volatility, (level,), lengths, models)
+    first = LEAST_FIT + lengths.tail_bars + 1
+    covered = (None if tail.test.absent else coverage(returns, tail.forecast, first) for tail in tails)
+    return tuple(tails), tuple(covered)
 
 
 def rules_of(lengths: Windows, file: str = "") -> tuple[Rule, ...]:
@@ -160,80 +119,7 @@ def rules_of(lengths: Windows, file: str = "") -> tuple[Rule, ...]:
     Raises:
         InputError: a file that cannot be read.
     """
-    rules = read_rules(Path(file) if file else None)
-    if lengths.bars == SHORT_BARS:
-        return rules
-    known = {"bars": lengths.bars, "usual_bars": lengths.usual_bars}
-    found = []
-    for rule in rules:
-        usual = MEASURES[rule.measure].parameters
-        ours = {"bars": lengths.tail_bars} if "usual_bars" not in usual else known
-        given = {name: value for name, value in ours.items() if name in usual}
-        found.append(replace(rule, parameters={**given, **rule.parameters}))
-    return tuple(found)
-
-
-def _tails(returns: Floats, volatility: VolatilityForecast, lengths: Windows) -> list[Tail]:
-    found = []
-    for level in VAR_LEVELS:
-        made = {
-            "GARCH-t": student_t(volatility, level),
-            "filtered historical": filtered_historical(returns, volatility, level, lengths.tail_bars),
-            "historical": historical(returns, level, lengths.tail_bars),
-            "constant normal": normal(returns, level),
-        }
-        first = LEAST_FIT + lengths.tail_bars + 1  # the same bars for all of them
-        for model, forecast in made.items():
-            cut = TailForecast(level, forecast.var.copy(), forecast.es.copy())
-            cut.var[:first] = cut.es[:first] = np.nan
-            found.append(Tail(model, forecast, evaluate_tail(returns, cut)))
-    return found
-
-
-def match_alarm_time(
-    candles: Candles, assessment: Assessment, level: str, horizon_bars: int, drop: float, lengths: Windows
-) -> Matched:
-    """Compare warnings with the naive rule that is under warning for a share of the time as near to theirs as can be.
-
-    The naive rule's quantile is chosen by that share alone, without a look at what came.
-
-    Raises:
-        InputError: a drop that is none.
-    """
-    falls = find_falls(candles, horizon_bars, drop)
-    start = max(assessment.settled, lengths.bars + lengths.usual_bars)
-    if all(track.measured.absent for track in assessment.tracks):
-        return Matched(falls, absent=f"no rule has a value: {next(iter(assessment.absent.values()))}")
-    if len(candles) <= start + 2 * horizon_bars:
-        return Matched(falls, absent=f"{len(candles)} bars: warnings begin after {start}, and need time to be judged")
-    closed = candles.closed_us
-    start_us, end_us = int(closed[start]), int(closed[-1])
-    horizon_us = horizon_bars * candles.frame_us
-    ours = np.array([each.closed_us for each in assessment.warnings(level)], np.int64)
-    events = closed[falls]
-    share = evaluate_warnings(ours, events, start_us, end_us, horizon_us).recall_by_chance
-    tried = []
-    for quantile in QUANTILES:
-        naive = closed[naive_warnings(candles, lengths.bars, lengths.usual_bars, quantile)]
-        # The share under warning: what random events would be found.
-        theirs = evaluate_warnings(naive, events, start_us, end_us, horizon_us).recall_by_chance
-        tried.append((abs(theirs - share), quantile, theirs, naive))
-    _, quantile, theirs, naive = min(tried, key=lambda each: each[:2])
-    comparison = compare_warnings(ours, naive, events, start_us, end_us, horizon_us)
-    fallen = _fallen(candles, ours, falls[events > start_us], horizon_bars)
-    return Matched(falls, fallen, comparison, share, theirs, quantile)
-
-
-def _fallen(candles: Candles, warnings_us: NDArray[np.int64], falls: NDArray[np.intp], bars: int) -> float | None:
-    """Return the median fall at the first warning within the horizon before each fall."""
-    closed, below = candles.closed_us, recent_drawdown(candles, bars)
-    places = np.searchsorted(closed, warnings_us)
-    found = []
-    for fall in falls.tolist():
-        before = places[(closed[places] >= closed[fall] - bars * candles.frame_us) & (places < fall)]
-        if len(before):
-            found.append(float(below[before[0]]))
-    return float(np.median(found)) if found else None
+    return fit_rules(read_rules(Path(file) if file else None), lengths)
 
 
 def looks_ahead(risk: Risk, cuts: int = 3, seed: int = 0, rules: str = "") -> bool:
@@ -254,7 +140,10 @@ def shortfall_is_above(risk: Risk) -> bool:
 
 
 def counts_add_up(risk: Risk) -> bool:
-    """Say whether right warnings and found falls are no more than there are, and both rules saw the same falls."""
+    """Say whether losses and falls that are counted twice are as many both times, and no part exceeds the whole."""
+    for tail, covered in zip(risk.tails, risk.coverages, strict=True):
+        if covered is not None and (covered.beyond, covered.bars) != (tail.test.violations, tail.test.bars):
+            return False
     found = risk.matched.comparison
     if found is None:
         return bool(risk.matched.absent)
@@ -282,6 +171,7 @@ def tail_rows(risks: Sequence[Risk]) -> list[Row]:
         }
         for risk in risks
         for tail in risk.tails
+        if tail.test.level in VAR_LEVELS
     ]
 
 
@@ -371,7 +261,11 @@ def to_dict(risk: Risk) -> Row:
         "now": risk.assessment.at(-1).to_dict(),
         "absent": dict(risk.assessment.absent),
         "garch": {"fits": risk.volatility.fits, "failed": risk.volatility.failed, "absent": risk.volatility.absent},
-        "tails": [{"model": tail.model, **tail.test.to_dict()} for tail in risk.tails],
+        "tails": [
+            {"model": tail.model, **tail.test.to_dict(), "coverage": None if covered is None else asdict(covered)}
+            for tail, covered in zip(risk.tails, risk.coverages, strict=True)
+        ],
+        "garch_t_evenness": risk.evenness.to_dict(),
         "warnings": {
             "comparison": None if matched.comparison is None else matched.comparison.to_dict(),
             "ours_share": matched.ours_share,
@@ -383,113 +277,50 @@ def to_dict(risk: Risk) -> Row:
     }
 
 
-def volatilities(risk: Risk, bars: int = 1_000) -> Figure:
-    """Draw volatility of the last bars by three estimators, and what GARCH forecasts for the next bar; a year's."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
-        scale = 100 * math.sqrt(YEAR_US / risk.bars.frame_us)
-        candles = risk.bars.candles
-        for name, line in zip(("close-to-close", "parkinson", "garman-klass"), LINES, strict=False):
-            values = _broken(candles, scale * realised_volatility(candles, risk.windows.bars, name))
-            axes.plot(
-                _times(candles)[-bars:], values[-bars:], line, color=INK, linewidth=0.9, label=f"realised, {name}"
-            )
-        sigma = _broken(candles, scale * risk.volatility.sigma)
-        axes.plot(_times(candles)[-bars:], sigma[-bars:], color=DARK, linewidth=1.2, label="GARCH forecast")
-        if np.nanmax(sigma, initial=0.0) > 0.0:
-            log_axis(axes)
-        axes.set_ylabel("volatility of a year (%)")
-        axes.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
-        _date_axis(axes)
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
-    return figure
+def worth_dict(risks: Sequence[Risk]) -> Row:
+    """Return what warnings were worth, an entry for each length of bars, as plain values for JSON.
+
+    `ours` and `naive` have warnings, right, precision, falls, found, recall, false_alarms_a_month and lead_h; estimates
+    are value, low and high (95 %), None where there is none. `p`: of the exact McNemar test of who finds more falls.
+    They are None where there is nothing to judge, and `absent` says why.
+    """
+    return {"worth": [_worth(risk) for risk in risks]}
 
 
-def losses(risk: Risk, level: float = 0.01) -> Figure:
-    """Draw returns with value at risk of two models, and the losses that were beyond the first."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
-        times, returns = _times(risk.bars.candles), 100 * risk.returns
-        axes.plot(times, _broken(risk.bars.candles, returns), color=PALE, linewidth=0.6, label="return")
-        for model, line, colour in (("GARCH-t", "-", DARK), ("constant normal", "--", INK)):
-            tail = next(each for each in risk.tails if each.model == model and each.test.level == level)
-            var = -100 * tail.forecast.var[:-1]
-            axes.plot(times[1:], var, line, color=colour, linewidth=1.1, label=f"value at risk, {model}")
-            if model == "GARCH-t":
-                beyond = np.flatnonzero(returns[1:] < var) + 1
-                axes.plot(times[beyond], returns[beyond], "x", color=INK, markersize=5, label="loss beyond it")
-        axes.set_ylabel("log return of a bar (%)")
-        axes.set_title(f"bars of {risk.name}, {100 * level:g} %", fontsize=10, loc="left")
-        _date_axis(axes)
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
-    return figure
+def _worth(risk: Risk) -> Row:
+    found, closed = risk.matched, risk.assessment.closed_us
+    both = found.comparison
+    return {
+        "bars_of": risk.name,
+        "coin": risk.bars.coin,
+        "source": risk.bars.source,
+        "from": iso(int(closed[0])),
+        "to": iso(int(closed[-1])),
+        "level": risk.level,
+        "drop": risk.drop,
+        "horizon_h": _hours_ahead(risk),
+        "months": None if both is None else both.ours.months,
+        "ours": None if both is None else _scored(both.ours, found.ours_share),
+        "naive": None if both is None else _scored(both.naive, found.naive_share),
+        "p": None if both is None else both.p,
+        "absent": found.absent,
+    }
 
 
-def timeline(risk: Risk) -> Figure:
-    """Draw levels over time behind the price, warnings, and the falls that they should have told of."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, axes = plt.subplots(figsize=(_WIDE, 3.8), layout="constrained")
-        candles, assessment = risk.bars.candles, risk.assessment
-        times = _times(candles)
-        for name, shade in _SHADES.items():
-            at = assessment.levels == LEVELS.index(name)
-            for begin, end in _spans(at):
-                span = (float(times[begin]), float(times[end - 1]) + candles.frame_us / DAY_US)
-                axes.axvspan(*span, color=shade, linewidth=0)
-            axes.fill_between([], [], color=shade, label=name)
-        axes.plot(times, _broken(candles, candles.close), color=INK, linewidth=1.0, label="close")
-        bars = [each.bar for each in assessment.warnings(risk.level)]
-        axes.plot(
-            times[bars], candles.close[bars], "^", color=DARK, markersize=5, label=f"rises to {risk.level} or above"
-        )
-        falls = risk.matched.events
-        label = f"{100 * risk.drop:g} % below the high"
-        axes.plot(times[falls], candles.close[falls], "x", color=INK, markersize=7, label=label)
-        begins = min(assessment.warm_up, len(times) - 1)
-        axes.axvline(times[begins], linestyle=":", color=INK, linewidth=1.0, label="first rule has a value")
-        log_axis(axes)
-        axes.set_ylabel(f"price ({risk.bars.currency})")
-        _date_axis(axes)
-        figure.legend(loc="outside upper left", ncols=4, fontsize=9)
-    return figure
-
-
-def worth(risks: Sequence[Risk]) -> Figure:
-    """Draw precision and recall of both rules with 95 % intervals, and what chance would give with as many warnings."""
-    known = [risk for risk in risks if risk.matched.comparison is not None]
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(
-            1, 2, sharey=True, figsize=(_WIDE, 1.6 + 0.7 * max(1, len(known))), layout="constrained"
-        )
-        labels, place = [], 0
-        for risk in known:
-            comparison = risk.matched.comparison
-            assert comparison is not None
-            for name, score, fill in (("ours", comparison.ours, DARK), ("naive", comparison.naive, "white")):
-                for axes, estimate, chance in zip(panels, *_pairs(score), strict=True):
-                    _draw_share(axes, place, estimate, chance, fill)
-                labels.append(f"{name}, {risk.name}")
-                place += 1
-        panels[0].plot([], [], "o", color=DARK, label="found, with 95 % interval")
-        panels[0].plot([], [], "|", color=INK, markersize=10, label="by chance")
-        panels[0].set_yticks(range(len(labels)), labels)
-        panels[0].set_ylim(place - 0.4, -0.6)
-        for axes, what in zip(panels, ("warnings that were right (%)", "falls that were found (%)"), strict=True):
-            axes.set_xlim(-4, 104)
-            axes.set_xlabel(what)
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
-    return figure
-
-
-def _pairs(score: WarningScore) -> tuple[tuple[Estimate, Estimate], tuple[float, float]]:
-    return (score.precision, score.recall), (score.precision_by_chance, score.recall_by_chance)
-
-
-def _draw_share(axes: Axes, place: int, estimate: Estimate, chance: float, fill: str) -> None:
-    axes.plot(100 * chance, place, "|", color=INK, markersize=14)
-    if estimate.value is not None and estimate.low is not None and estimate.high is not None:
-        axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, "-", color=INK, linewidth=1.2)
-        axes.plot(100 * estimate.value, place, "o", color=DARK, markerfacecolor=fill)
+def _scored(score: WarningScore, share: float) -> Row:
+    return {
+        "time_under_warning": share,
+        "warnings": score.warnings,
+        "right": score.right,
+        "precision": asdict(score.precision),
+        "precision_by_chance": score.precision_by_chance,
+        "falls": score.events,
+        "found": score.found,
+        "recall": asdict(score.recall),
+        "recall_by_chance": score.recall_by_chance,
+        "false_alarms_a_month": asdict(score.false_alarms_a_month),
+        "lead_h": asdict(score.lead_h),
+    }
 
 
 def findings(risks: Sequence[Risk]) -> list[str]:
@@ -500,19 +331,48 @@ def findings(risks: Sequence[Risk]) -> list[str]:
 
 
 def _tail_sentence(risk: Risk) -> str:
-    said = []
-    for level in VAR_LEVELS:
-        tested = [tail for tail in risk.tails if tail.test.level == level and tail.test.conditional is not None]
-        kept = [tail for tail in tested if tail.test.conditional is not None and tail.test.conditional.p >= ALPHA]
-        if not tested:
-            why = next(tail.test.absent for tail in risk.tails if tail.test.level == level)
-            said.append(f"none could be tested at {100 * level:g} % ({why})")
-            continue
-        names = f"{', '.join(tail.model for tail in kept) or 'none'} of {len(tested)} models"
-        if len(kept) == len(tested):
-            names = f"all {len(tested)} models"
-        said.append(f"at {100 * level:g} % {names} stood Christoffersen's test")
-    return f"Value at risk, bars of {risk.name}: {'; '.join(said)}."
+    if all(tail.test.conditional is None for tail in risk.tails):
+        why = risk.volatility.absent or risk.tails[0].test.absent
+        return f"Value at risk, bars of {risk.name}: no model could be tested ({why})."
+    said = "; ".join(_level_part(risk, level) for level in VAR_LEVELS)
+    even = risk.evenness
+    if even.p is not None:
+        verdict = "is rejected as a whole" if even.p < ALPHA else "is not rejected as a whole"
+        said += f"; the distribution that GARCH-t forecasts {verdict} (Kolmogorov-Smirnov p = {even.p:.2g})"
+    return f"Value at risk, bars of {risk.name}: {said}."
+
+
+def _level_part(risk: Risk, level: float) -> str:
+    """Say which models were rejected at a level, and by which test."""
+    tails = [tail for tail in risk.tails if tail.test.level == level]
+    tested = [tail for tail in tails if tail.test.conditional is not None]
+    if not tested:
+        return f"at {100 * level:g} % none could be tested ({tails[0].test.absent})"
+    rejected = {tail.model: by for tail in tested if (by := rejections(tail.test))}
+    expected = tested[0].test.expected
+    few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
+    missing = f" and {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
+    told = (
+        f"at {100 * level:g} % ({expected:,.{0 if expected >= 10 else 1}f} losses beyond expected{few}) "
+        f"{len(tested) - len(rejected)} of {len(tested)} models stood every test{missing}"
+    )
+    if rejected:
+        told += f", rejected: {', '.join(f'{model} by {_tests(by)}' for model, by in rejected.items())}"
+    return told
+
+
+def _tests(rejecting: Sequence[tuple[str, float]]) -> str:
+    names, least = [name for name, _ in rejecting], min(p for _, p in rejecting)
+    if len(names) == 1:
+        return f"{names[0]} (p = {least:.2g})"
+    return f"{', '.join(names[:-1])} and {names[-1]} (least p = {least:.2g})"
+
+
+def rejections(test: TailTest) -> list[tuple[str, float]]:
+    """Return the tests that reject forecasts of losses at 5 %, each with its p-value."""
+    ratios = {"Kupiec": test.unconditional, "independence": test.independent, "Christoffersen": test.conditional}
+    found = {name: None if each is None else each.p for name, each in ratios.items()} | {"shortfall": test.shortfall_p}
+    return [(name, p) for name, p in found.items() if p is not None and p < ALPHA]
 
 
 def _warning_sentence(risk: Risk) -> str:
@@ -522,22 +382,36 @@ def _warning_sentence(risk: Risk) -> str:
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.events:
         return f"Warnings, bars of {risk.name}: not judged, as there were no {what}."
-    better = found.comparison.p < ALPHA and found.comparison.only_ours > found.comparison.only_naive
-    worse = found.comparison.p < ALPHA and found.comparison.only_ours < found.comparison.only_naive
-    verdict = "more than" if better else "fewer than" if worse else "not shown to be more than"
-    lead = "" if ours.lead_h.value is None else f", {ours.lead_h.value:.1f} h before"
+    differs = found.comparison.p < ALPHA
+    worse = differs and found.comparison.only_ours < found.comparison.only_naive
+    verdict = f"{'evidence' if differs else 'no evidence'} that they find {'fewer' if worse else 'more'} falls than"
+    right = "there were no warnings" if not ours.warnings else _right(ours, naive)
+    lead = "" if ours.lead_h.value is None else f", {ours.lead_h.value:.1f} h before the fall"
     if found.fallen is not None:
-        lead += f" when the price was {100 * found.fallen:.1f} % below its recent high already (medians)"
+        lead += f" with the price {100 * found.fallen:.1f} % below its recent high already (medians)"
     return (
-        f"Warnings, bars of {risk.name}: {ours.found} of {ours.events} {what} were found{lead}, {ours.right} of "
-        f"{ours.warnings} warnings were right ({100 * ours.precision_by_chance:.0f} % would be by chance), with "
-        f"{100 * found.ours_share:.0f} % of the time under warning; this is {verdict} what a rule on volatility alone "
-        f"finds ({naive.found}, with {100 * found.naive_share:.0f} % of the time; p = {found.comparison.p:.2g})."
+        f"Warnings, bars of {risk.name}: {verdict} a rule on volatility alone "
+        f"({ours.found} and {naive.found} of {ours.events} {what}, with {100 * found.ours_share:.0f} and "
+        f"{100 * found.naive_share:.0f} % of the time under warning; exact McNemar p = {found.comparison.p:.2g}); "
+        f"{right}{lead}."
     )
 
 
+def _right(ours: WarningScore, naive: WarningScore) -> str:
+    low, high = (100 * (each or 0.0) for each in (ours.precision.low, ours.precision.high))
+    theirs = "none" if naive.precision.value is None else f"{100 * naive.precision.value:.0f} %"
+    return (
+        f"{ours.right} of {ours.warnings} warnings were right ({100 * (ours.precision.value or 0.0):.0f} %, interval "
+        f"{low:.0f} to {high:.0f} %; that rule's {theirs}, by chance {100 * ours.precision_by_chance:.0f} %)"
+    )
+
+
+def _hours_ahead(risk: Risk) -> float:
+    return risk.horizon_bars * risk.bars.frame_us / HOUR_US
+
+
 def _span(risk: Risk) -> str:
-    hours = risk.horizon_bars * risk.bars.frame_us / HOUR_US
+    hours = _hours_ahead(risk)
     return f"{hours:g} h" if hours < 48 else f"{hours / 24:g} days"
 
 
@@ -547,27 +421,3 @@ def _now_sentence(risk: Risk) -> str:
     if len(risk.assessment.absent) == len(risk.assessment.tracks):
         return f"The level at {iso(last.closed_us)} is not known: no rule has a value."
     return f"The level at {iso(last.closed_us)}, by bars of {risk.name}, is {last.level}{because}."
-
-
-def _spans(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def _broken(candles: Candles, values: Floats) -> Floats:
-    """Return values with NaN right after each gap, so that no line is drawn over it."""
-    found = values.copy()
-    found[1:][np.diff(candles.closed_us) > candles.frame_us] = np.nan
-    return found
-
-
-def _times(candles: Candles) -> Floats:
-    """Return closes as matplotlib counts instants, in days."""
-    return np.asarray(candles.closed_us / DAY_US, np.float64)
-
-
-def _date_axis(axes: Axes) -> None:
-    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_xlabel("time (UTC)")

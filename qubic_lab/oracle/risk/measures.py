@@ -11,7 +11,7 @@ from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.liquidity import against_usual, amihud, volume_ratio
 from qubic_lab.oracle.risk.value_at_risk import historical
-from qubic_lab.oracle.risk.volatility import LEAST_FIT, garch_forecast, realised_volatility
+from qubic_lab.oracle.risk.volatility import LEAST_FIT, garch_of, realised_volatility
 
 Parameters = Mapping[str, int]
 
@@ -175,7 +175,7 @@ def _range_ratio(market: Market, p: Parameters) -> Floats:
 
 
 def _garch_ratio(market: Market, p: Parameters) -> Floats:
-    forecast = garch_forecast(windows.log_returns(market.candles), p["refit_bars"], p["window_bars"])
+    forecast = garch_of(market.candles, p["refit_bars"], p["window_bars"])
     return against_usual(forecast.sigma, forecast.sigma, 1, p["usual_bars"])
 
 

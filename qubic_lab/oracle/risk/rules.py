@@ -1,10 +1,10 @@
 """Rules that turn measures into levels of warning: read from YAML, checked, and slow to calm down again."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, did_you_mean
 from qubic_lab.oracle.candles import Floats
-from qubic_lab.oracle.risk.measures import check_parameters
+from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.risk.measures import MEASURES, check_parameters
 
-LEVELS = ("calm", "watch", "warning", "alarm")
+Level = Literal["calm", "watch", "warning", "alarm"]
+LEVELS: tuple[Level, ...] = ("calm", "watch", "warning", "alarm")
 """By rising danger; numbers of levels count from 0."""
 RULES = Path(__file__).parents[3] / "data" / "risk" / "rules.yaml"
 _INSTALLED = Path(__file__).with_name("rules.yaml")
+SHORT_BARS, SHORT_USUAL, SHORT_TAIL = 24, 480, 500
+DAY_BARS, DAY_USUAL, DAY_TAIL = 7, 120, 120
+"""Windows of bars of a day or longer: those of shorter ones would take years to warm up."""
 _KEYS = ("name", "measure", "parameters", *LEVELS[1:], "clear", "hold")
 
 
@@ -83,6 +88,40 @@ def levels_of(rule: Rule, values: Floats) -> NDArray[np.int8]:
                 below = 0
         found[bar] = level
     return found
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Lengths in bars: of what is measured now, of what it is held against, and of what value at risk looks at."""
+
+    bars: int
+    usual_bars: int
+    tail_bars: int
+
+    @classmethod
+    def of(cls, frame_us: int) -> "Windows":
+        """Return those for bars of a length."""
+        if frame_us >= DAY_US:
+            return cls(DAY_BARS, DAY_USUAL, DAY_TAIL)
+        return cls(SHORT_BARS, SHORT_USUAL, SHORT_TAIL)
+
+    def parameters(self, measure: str) -> dict[str, int]:
+        """Return the parameters of a measure that these lengths set; those of short bars are the usual ones.
+
+        Raises:
+            KeyError: there is no such measure.
+        """
+        usual = MEASURES[measure].parameters
+        if self.bars == SHORT_BARS:
+            return {}
+        known = {"bars": self.bars, "usual_bars": self.usual_bars}
+        ours = known if "usual_bars" in usual else {"bars": self.tail_bars}
+        return {name: value for name, value in ours.items() if name in usual}
+
+
+def fit_rules(rules: Sequence[Rule], lengths: Windows) -> tuple[Rule, ...]:
+    """Return the rules, with windows for days where bars are so long and a rule does not say its own."""
+    return tuple(replace(rule, parameters={**lengths.parameters(rule.measure), **rule.parameters}) for rule in rules)
 
 
 def read_rules(path: Path | None = None) -> tuple[Rule, ...]:

@@ -177,6 +177,18 @@ def garch_forecast(
     return VolatilityForecast(sigma, nu, fits, failed, reason)
 
 
+def garch_of(candles: Candles, refit_bars: int = REFIT_BARS, window_bars: int = WINDOW_BARS) -> VolatilityForecast:
+    """Return `garch_forecast` of candles' log returns; computed once for the same candles and numbers.
+
+    Raises:
+        InputError: as there.
+    """
+    return candles.once(
+        f"garch {refit_bars} {window_bars}",
+        lambda bars: garch_forecast(windows.log_returns(bars), refit_bars, window_bars),
+    )
+
+
 def _filtered(returns: Floats, fit: GarchFit) -> Floats:
     """Return the standard deviation forecast after each return."""
     variance = fit.start

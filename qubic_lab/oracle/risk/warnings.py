@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.candles import Candles, Instants
+from qubic_lab.oracle.candles import Candles, Floats, Instants
 from qubic_lab.oracle.instants import DAY_US, iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.measures import MEASURES, Market, Measured, measure
-from qubic_lab.oracle.risk.rules import LEVELS, Rule, levels_of, read_rules
+from qubic_lab.oracle.risk.rules import LEVELS, Level, Rule, levels_of, read_rules
 from qubic_lab.oracle.risk.volatility import realised_volatility
 from qubic_lab.stats import bootstrap_interval, mcnemar_exact, wilson_interval
 
@@ -31,7 +31,7 @@ class Evidence:
 
     rule: str
     measure: str
-    level: str
+    level: Level
     value: float | None
     threshold: float
     unit: str
@@ -47,8 +47,8 @@ class RiskWarning:
 
     bar: int
     closed_us: int
-    level: str
-    before: str
+    level: Level
+    before: Level
     evidence: tuple[Evidence, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,12 +174,21 @@ def naive_warnings(candles: Candles, bars: int = 24, usual_bars: int = 480, quan
     if not 0.0 < quantile < 1.0:
         raise InputError(f"quantile is {quantile}: it must lie between 0 and 1")
     check_at_least("usual_bars", usual_bars, 2)
-    volatility = realised_volatility(candles, bars)
-    limit = np.full(len(volatility), np.nan)
-    count = math.ceil(quantile * usual_bars)
-    limit[1:] = windows.rolling(volatility, usual_bars, lambda part: windows.lowest(part, count)[:, -1])[:-1]
-    above = volatility > limit
+    # It is above the k-th lowest of its last values where k of them are below it.
+    below = candles.once(f"volatility ranks {bars} {usual_bars}", lambda each: _ranks(each, bars, usual_bars))
+    above = below >= math.ceil(quantile * usual_bars)
     return np.flatnonzero(above & ~np.concatenate([[False], above[:-1]]))
+
+
+def _ranks(candles: Candles, bars: int, usual_bars: int) -> Floats:
+    """Return how many of the last `usual_bars` values of realised volatility each one is above, [bars]."""
+
+    def count(part: Floats) -> Floats:
+        found = np.asarray((part[:, :-1] < part[:, -1:]).sum(axis=1), np.float64)
+        found[np.isnan(part).any(axis=1)] = np.nan
+        return found
+
+    return windows.rolling(realised_volatility(candles, bars), usual_bars + 1, count)
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,7 @@ def evaluate_warnings(
         precision=_share(right, len(judged)),
         precision_by_chance=_covered(events - horizon_us, horizon_us, start_us, end_us - horizon_us),
         recall=_share(int(found.sum()), len(events)),
-        recall_by_chance=_covered(raised, horizon_us, start_us, end_us),
+        recall_by_chance=time_under_warning(raised, start_us, end_us, horizon_us),
         false_alarms_a_month=_rate(len(judged) - right, (end_us - horizon_us - start_us) / MONTH_US),
         lead_h=_lead(leads[found] / (DAY_US / 24), seed),
         months=months,
@@ -306,6 +315,11 @@ def compare_warnings(
     first, second = finds(ours_us), finds(naive_us)
     only_ours, only_naive = int((first & ~second).sum()), int((second & ~first).sum())
     return WarningComparison(ours, naive, only_ours, only_naive, mcnemar_exact(only_ours, only_naive))
+
+
+def time_under_warning(warnings_us: ArrayLike, start_us: int, end_us: int, horizon_us: int) -> float:
+    """Return the share of a period within the horizon after a warning: what random events would be found."""
+    return _covered(_inside(warnings_us, start_us, end_us), horizon_us, start_us, end_us)
 
 
 def _inside(instants_us: ArrayLike, start_us: int, end_us: int) -> Instants:

@@ -1,0 +1,229 @@
+"""`qubic-lab oracle risk` and `alerts`: how dangerous it is now, how good such warnings were, and what was told."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import note, print_json, print_table, require, show_warnings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from qubic_lab.oracle.answers import Absent, Frame
+    from qubic_lab.oracle.config import CollectorConfig
+    from qubic_lab.oracle.risk.answers import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
+
+PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML with settings.", show_default="the defaults")
+]
+
+
+def register(oracle: typer.Typer) -> None:
+    """Add the commands to the group."""
+    oracle.command(epilog="Example: qubic-lab oracle risk bitcoin --frame 1d")(risk)
+    oracle.command(epilog="Example: qubic-lab oracle alerts --check")(alerts)
+
+
+@contextmanager
+def watching(engine: "Engine", settings: "CollectorConfig") -> Iterator[None]:
+    """Watch the risk of what is collected while the block runs, unless the settings say no."""
+    if not settings.risk.alerts:
+        yield
+        return
+    from qubic_lab.oracle.alerts.delivery import webhook_from_settings
+    from qubic_lab.oracle.alerts.watch import AlertWatch
+
+    with AlertWatch(engine, settings, webhook_from_settings(), settings.clock.now_us).running() as watch:
+        yield
+    if watch.told:
+        note(f"{watch.told} new alerts of risk: see qubic-lab oracle alerts")
+
+
+def risk(
+    coin: Annotated[str, typer.Argument(help="Its id, symbol or name, such as bitcoin or BTC.")],
+    frame: Annotated[str, typer.Option(help="Length of the bars: 1h, 4h or 1d.")] = "1h",
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="INSTANT", help="What was known then (ISO 8601).", show_default="now"),
+    ] = None,
+    config: ConfigFile = None,
+    json: options.Json = False,
+) -> None:
+    """Tell the level of risk with its evidence, what the next bar may lose, and how good such warnings were."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.instants import read_iso
+    from qubic_lab.oracle.price_parts import frequencies_of
+    from qubic_lab.oracle.views import Views
+
+    settings = read_config(config)
+    at_us = None if as_of is None else read_iso(as_of)
+    views = Views(
+        open_database(), settings.clock.now_us, frequencies_of(settings), "usd", settings.sentiment, settings.risk.rules
+    )
+    found = views.risk(coin, cast("Frame", frame), at_us)  # which checks it
+    if json:
+        print_json(found.model_dump(mode="json", exclude={"age_s", "cache"}))
+    else:
+        show_risk(found)
+
+
+def alerts(
+    last: Annotated[int, typer.Option(metavar="N", help="So many of them.")] = 20,
+    check: Annotated[bool, typer.Option("--check", help="Look at all coins first, and send what is due.")] = False,
+    config: ConfigFile = None,
+    json: options.Json = False,
+) -> None:
+    """List what was told of risk, the newest first; with --check look once now, as the collector does all the time."""
+    require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
+    from qubic_lab.errors import check_range
+    from qubic_lab.oracle.alerts.delivery import webhook_from_settings
+    from qubic_lab.oracle.alerts.store import MOST_ALERTS, AlertStore
+    from qubic_lab.oracle.alerts.watch import AlertWatch
+    from qubic_lab.oracle.config import read_config
+
+    check_range("--last", last, 1, MOST_ALERTS)
+    engine, checked, delivered = open_database(), None, None
+    if check:
+        show_warnings()
+        settings = read_config(config)
+        watch = AlertWatch(engine, settings, webhook_from_settings(), settings.clock.now_us)
+        checked, delivered = watch.check(), watch.deliver()
+    found = AlertStore(engine).last(last)
+    if json:
+        told: dict[str, Any] = {"alerts": [each.model_dump(mode="json") for each in found]}
+        if checked is not None and delivered is not None:
+            told["check"] = {**vars(checked), "told": len(checked.told), **vars(delivered)}
+        print_json(told)
+        return
+    if checked is not None and delivered is not None:
+        rows = [*checked.levels.items(), *((coin, f"not known: {why}") for coin, why in checked.unknown.items())]
+        print_table(("coin", "risk"), rows)
+        done = f"{delivered.sent} sent, {delivered.failed} given up, {delivered.waiting} wait for the next try"
+        typer.echo(f"\n{len(checked.told)} new alerts; {done}\n")
+    show_alerts(found)
+
+
+def show_alerts(found: Sequence["RiskAlert"]) -> None:
+    """Print alerts."""
+    if not found:
+        note("there are no alerts")
+        return
+    rows = [(each.made, each.state, str(each.attempts), each.kind, each.text, each.last_error or "") for each in found]
+    print_table(("made", "state", "attempts", "kind", "alert", "last error"), rows)
+
+
+def show_risk(found: "Risk") -> None:
+    """Print the risk of a coin."""
+    from qubic_lab.oracle.answers import Absent
+
+    if isinstance(found.analysed, Absent):
+        typer.echo(f"{found.name}: risk is not known: {found.analysed.reason}")
+        return
+    bars = found.analysed
+    level = found.level
+    typer.echo(f"{found.name}, {level.text if not isinstance(level, Absent) else f'level not known: {level.reason}'}")
+    gaps = f", {bars.missing} are missing" if bars.missing else ""
+    typer.echo(f"{bars.bars} bars of {found.frame} from {bars.source}, {bars.first} to {bars.last}{gaps}\n")
+    print_table(
+        ("rule", "level", "value", "watch", "warning", "alarm", "to the next level", "unit"),
+        [_rule_row(name, each) for name, each in found.rules.items()],
+    )
+    typer.echo("")
+    print_table(
+        ("measure", "value", "of its past values below or equal", "unit"),
+        [_measure_row(name, each) for name, each in found.measures.items()],
+    )
+    _show_tails(found)
+    _show_record(found)
+
+
+def _rule_row(name: str, rule: "RiskRule | Absent") -> tuple[str, ...]:
+    from qubic_lab.oracle.answers import Absent
+
+    if isinstance(rule, Absent):
+        return name, "not known", rule.reason, "", "", "", "", ""
+    ahead = "" if rule.to_next is None else f"{rule.to_next:+.2f} to {rule.next_level}"
+    value = "none" if rule.value is None else f"{rule.value:.2f}"
+    steps = (f"{each:g}" for each in (rule.watch, rule.warning, rule.alarm))
+    return name, rule.level, value, *steps, ahead, rule.unit
+
+
+def _measure_row(name: str, measure: "RiskMeasure | Absent") -> tuple[str, ...]:
+    from qubic_lab.oracle.answers import Absent
+
+    if isinstance(measure, Absent):
+        return name, "not known", measure.reason, ""
+    value = "none" if measure.value is None else f"{measure.value:.2f}"
+    place = "" if measure.percentile is None else f"{100 * measure.percentile:.0f} % of {measure.bars}"
+    return name, value, place, measure.unit
+
+
+def _show_tails(found: "Risk") -> None:
+    from qubic_lab.oracle.answers import Absent
+
+    volatility = found.volatility
+    if not isinstance(volatility, Absent):
+        told = {"GARCH, next bar": volatility.forecast, **volatility.realised}
+        rows = [
+            (name, "not known", each.reason) if isinstance(each, Absent) else (name, *_two(each.bar_pct, each.year_pct))
+            for name, each in told.items()
+        ]
+        typer.echo("")
+        print_table((f"volatility, {volatility.bars} bars", "of a bar", "of a year"), rows)
+    typer.echo("")
+    if isinstance(found.tails, Absent):
+        typer.echo(f"loss of the next bar: not known: {found.tails.reason}")
+        return
+    header = ("loss of the next bar", "exceeded in", "value at risk", "shortfall", "past bars", "beyond", "rejected by")
+    print_table(header, [_tail_row(each) for each in found.tails])
+
+
+def _tail_row(tail: "TailRisk") -> tuple[str, ...]:
+    verdict = ", ".join(tail.rejected_by) or "none" if not tail.not_tested else f"not tested: {tail.not_tested}"
+    beyond = f"{tail.beyond} ({tail.expected:.1f} expected)"
+    losses = _two(tail.value_at_risk_pct, tail.shortfall_pct)
+    return tail.model, f"{100 * tail.probability:g} %", *losses, str(tail.tested), beyond, verdict
+
+
+def _show_record(found: "Risk") -> None:
+    from qubic_lab.oracle.answers import Absent
+
+    if not isinstance(found.drawdown, Absent):
+        fall = found.drawdown
+        typer.echo(f"\n{fall.drawdown_pct:.2f} % below {fall.highest:.8g}, the highest close, of {fall.highest_at}")
+    record = found.record
+    if isinstance(record, Absent):
+        typer.echo(f"how good such warnings were is not known: {record.reason}")
+        return
+    typer.echo(f"\n{record.text}\n")
+    rows = [
+        (
+            *(name, f"{each.right} of {each.warnings}", _shown(each.precision), f"{each.precision_by_chance:.2f}"),
+            *(f"{each.found} of {each.falls}", _shown(each.recall), f"{each.recall_by_chance:.2f}"),
+            *(_shown(each.false_alarms_a_month), _shown(each.lead_h)),
+        )
+        for name, each in (("rules", record.ours), ("volatility alone", record.naive))
+    ]
+    header = ("warnings by", "right", "precision", "by chance", "found", "recall", "by chance")
+    print_table((*header, "false a month", "lead, h"), rows)
+    note(f"worked out now, from bars of {record.start} to {record.end}, by today's rules; it is no advice")
+
+
+def _two(first: float, second: float) -> tuple[str, str]:
+    return f"{first:.2f} %", f"{second:.2f} %"
+
+
+def _shown(interval: "Interval") -> str:
+    if interval.value is None:
+        return "none"
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.2f} (too few)"
+    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -1,0 +1,1 @@
+"""Alerts of risk: what is worth telling, kept before it is sent, and sent at least once."""

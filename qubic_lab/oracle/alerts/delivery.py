@@ -1,0 +1,250 @@
+"""Sends alerts: each as a line of the log, and to a webhook where one is set, in order and at least once.
+
+The webhook's address is a secret: it comes from the environment alone, and no log, error or table has it.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httpx2
+from pydantic import SecretStr
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore
+from qubic_lab.oracle.config import is_loopback
+from qubic_lab.oracle.http_source import LIBRARY_LOGS, USER_AGENT, WithoutKey, backoff_s, retry_after_s
+from qubic_lab.oracle.instants import SECOND_US, now_us, read_iso
+from qubic_lab.oracle.risk.answers import RiskAlert
+from qubic_lab.settings import settings
+
+PAYLOAD = frozenset(RiskAlert.model_fields) - {"id", "state", "attempts", "last_error", "done"}
+"""What is sent of an alert: what stays the same from attempt to attempt."""
+OLDEST_S = 86_400.0
+"""An alert that could not be sent for so long is given up: it would be no news."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 900.0
+"""After all attempts of a pass have failed, so long until the next pass tries."""
+_AGAIN = frozenset((httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_EARLY, httpx2.codes.TOO_MANY_REQUESTS))
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where alerts are posted.
+
+    Attributes:
+        url: https, or http on this host.
+        secret: alerts are signed with it; None: they are not.
+        timeout_s: an attempt fails that takes longer.
+        attempts: in one pass.
+        wait_s: before the second attempt; it doubles with each, and is spread by chance.
+        most_wait_s: the longest such wait.
+
+    Raises:
+        InputError: an address that cannot be used; it is not shown.
+    """
+
+    url: SecretStr
+    secret: SecretStr | None = None
+    timeout_s: float = 10.0
+    attempts: int = 3
+    wait_s: float = 1.0
+    most_wait_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        url = self.url.get_secret_value()
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            good = False
+        if not good:
+            raise InputError("QUBIC_LAB_ALERT_WEBHOOK is no address: give https://HOST/PATH, or http:// on this host")
+        if parts.scheme == "http" and not is_loopback(url):
+            raise InputError("QUBIC_LAB_ALERT_WEBHOOK would send alerts in clear text: give https://…")
+
+    @property
+    def lease_s(self) -> float:
+        """So long may sending one alert take, with all attempts."""
+        return self.attempts * (self.timeout_s + self.most_wait_s) + 5.0
+
+    def send(self, alert: RiskAlert, attempts: int | None = None) -> None:
+        """Post an alert, as often as it takes and is allowed; `attempts` in place of our own.
+
+        Raises:
+            AgainError: the last attempt failed, and a later one may not.
+            RefusedError: the receiver says no, and would again.
+        """
+        with _unlogged(self.url):
+            asyncio.run(_send(self, alert, attempts or self.attempts))
+
+
+def webhook_from_settings() -> Webhook | None:
+    """Return the webhook of the environment (QUBIC_LAB_ALERT_WEBHOOK, QUBIC_LAB_ALERT_SECRET); None: none is set.
+
+    Raises:
+        InputError: its address cannot be used.
+    """
+    url, secret = settings().alert_webhook, settings().alert_secret
+    return None if url is None else Webhook(SecretStr(url.get_secret_value().strip()), secret)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a pass did: alerts sent and given up; `waiting`: so many are left for the next pass or another process."""
+
+    sent: int = 0
+    failed: int = 0
+    waiting: int = 0
+
+
+class Receiver(Protocol):
+    """Takes alerts: a `Webhook`, say."""
+
+    @property
+    def lease_s(self) -> float: ...  # noqa: D102
+    def send(self, alert: RiskAlert, attempts: int | None = None) -> None: ...  # noqa: D102
+
+
+class AgainError(Exception):
+    """An attempt failed in a way that another one may not; `wait_s`: how long the receiver asks to wait."""
+
+    def __init__(self, what: str, wait_s: float | None = None) -> None:
+        super().__init__(what)
+        self.wait_s = wait_s
+
+
+class RefusedError(Exception):
+    """The receiver says no, and would again."""
+
+
+def payload(alert: RiskAlert) -> bytes:
+    """Return an alert as it is sent: JSON in UTF-8, the same bytes at each attempt."""
+    content = alert.model_dump(mode="json", include=set(PAYLOAD))
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def signature(secret: SecretStr, timestamp: int, body: bytes) -> str:
+    """Return what a receiver checks: HMAC-SHA256 of the timestamp, a full stop and the body, in hexadecimal."""
+    message = f"{timestamp}.".encode() + body
+    return hmac.new(secret.get_secret_value().encode(), message, hashlib.sha256).hexdigest()
+
+
+class Deliverer:
+    """Sends pending alerts; several processes may do so at once.
+
+    Args:
+        store: of the alerts.
+        receiver: None: alerts are logged alone.
+        clock: what alerts were made by, in microseconds.
+    """
+
+    def __init__(self, store: AlertStore, receiver: Receiver | None, clock: Callable[[], int] = now_us) -> None:
+        self._store, self._receiver, self._clock = store, receiver, clock
+        self._logged: set[int] = set()
+
+    def deliver(self, attempts: int | None = None) -> Delivery:
+        """Send what is pending, the oldest first, until one has to wait; `attempts` in place of the receiver's own."""
+        sent = failed = 0
+        lease_s = self._receiver.lease_s if self._receiver else 5.0
+        while (alert := self._store.claim(lease_s)) is not None:
+            if alert.id not in self._logged:
+                _log.warning("risk: %s", alert.text)
+                self._logged.add(alert.id)
+            try:
+                if self._receiver is not None:
+                    self._receiver.send(alert, attempts)
+            except RefusedError as error:
+                self._give_up(alert, str(error))
+                failed += 1
+            except AgainError as error:
+                if self._clock() - read_iso(alert.made) > OLDEST_S * SECOND_US:
+                    self._give_up(alert, f"{error}; given up after a day")
+                    failed += 1
+                    continue
+                pause_s = min(FIRST_PAUSE_S * 2.0 ** min(alert.attempts - 1, 10), LONGEST_PAUSE_S)
+                self._store.postpone(alert.id, str(error), max(pause_s, error.wait_s or 0.0))
+                _log.warning("alert %s waits: the webhook %s", alert.key, error)
+                break
+            else:
+                self._store.settle(alert.id, SENT)
+                sent += 1
+        return Delivery(sent, failed, self._store.pending())
+
+    def _give_up(self, alert: RiskAlert, what: str) -> None:
+        self._store.settle(alert.id, FAILED, what)
+        _log.error("alert %s was not sent: the webhook %s", alert.key, what)
+
+
+async def _send(webhook: Webhook, alert: RiskAlert, attempts: int) -> None:
+    url, body = webhook.url.get_secret_value(), payload(alert)
+
+    def wait_s(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.wait_s if isinstance(error, AgainError) and error.wait_s is not None else 0.0
+        own_s = backoff_s(state.attempt_number, webhook.wait_s, webhook.most_wait_s, random.random())
+        return min(max(own_s, asked_s), webhook.most_wait_s)
+
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(attempts), wait=wait_s, retry=retry_if_exception_type(AgainError), reraise=True
+    )
+    async with httpx2.AsyncClient(timeout=webhook.timeout_s, trust_env=not is_loopback(url)) as http:
+        async for attempt in retrying:
+            with attempt:
+                await _post(http, webhook, alert, body)
+
+
+async def _post(http: httpx2.AsyncClient, webhook: Webhook, alert: RiskAlert, body: bytes) -> None:
+    """Post once; the answer's status decides, and its body is not read."""
+    timestamp = now_us() // SECOND_US
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": USER_AGENT,
+        "Idempotency-Key": alert.key,
+        "X-Qubic-Lab-Timestamp": str(timestamp),
+    }
+    if webhook.secret is not None:
+        headers["X-Qubic-Lab-Signature"] = f"sha256={signature(webhook.secret, timestamp, body)}"
+    url = webhook.url.get_secret_value()
+    try:
+        async with asyncio.timeout(webhook.timeout_s):
+            async with http.stream("POST", url, content=body, headers=headers, follow_redirects=False) as response:
+                status, wait = response.status_code, response.headers.get("retry-after")
+    except (TimeoutError, httpx2.TimeoutException):
+        raise AgainError(f"gave no answer in {webhook.timeout_s:g} s") from None
+    except httpx2.RequestError as error:
+        raise AgainError(f"could not be reached, or broke off ({type(error).__name__})") from None
+    except (httpx2.InvalidURL, ValueError):
+        raise RefusedError("has an address that cannot be asked") from None
+    if status >= 500 or status in _AGAIN:
+        raise AgainError(f"failed (HTTP {status})", retry_after_s(wait, now_us()))
+    if not 200 <= status < 300:
+        raise RefusedError(f"refused it (HTTP {status})")
+
+
+@contextmanager
+def _unlogged(url: SecretStr) -> Iterator[None]:
+    """Keep the address, and its path alone, out of what libraries log."""
+    parts = urlsplit(url.get_secret_value())
+    path = parts._replace(scheme="", netloc="", fragment="").geturl()
+    filters = [WithoutKey(SecretStr(secret)) for secret in (url.get_secret_value(), path) if len(secret) > 1]
+    loggers = [logging.getLogger(name) for name in LIBRARY_LOGS]
+    for logger in loggers:
+        for each in filters:
+            logger.addFilter(each)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            for each in filters:
+                logger.removeFilter(each)

@@ -1,0 +1,219 @@
+"""Pictures of risk: volatility, losses, calibration of forecasts, warnings over time, and what they were worth."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from qubic_lab.oracle.backtest.market import YEAR_US
+from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.risk.rules import LEVELS
+from qubic_lab.oracle.risk.tails import MODELS
+from qubic_lab.oracle.risk.volatility import realised_volatility
+from qubic_lab.oracle.risk.warnings import Estimate, WarningScore
+from qubic_lab.studies.oracle_backtest import log_axis
+from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, Risk
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
+
+LAST_BARS = 1_000
+"""Pictures of single bars show no more."""
+_SHADES = {"watch": "#e6ebee", "warning": "#bcc9cf", "alarm": "#7f949e"}
+_MARKS = ("o", "s", "^", "D")
+_WIDE = 1.5 * WIDTH_INCHES
+
+
+def volatilities(risk: Risk, bars: int = LAST_BARS) -> Figure:
+    """Draw volatility of the last bars by three estimators, and what GARCH forecasts for the next bar; a year's."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
+        scale = 100 * math.sqrt(YEAR_US / risk.bars.frame_us)
+        candles = risk.bars.candles
+        for name, line in zip(("close-to-close", "parkinson", "garman-klass"), LINES, strict=False):
+            values = _broken(candles, scale * realised_volatility(candles, risk.windows.bars, name))
+            axes.plot(
+                _times(candles)[-bars:], values[-bars:], line, color=INK, linewidth=0.9, label=f"realised, {name}"
+            )
+        sigma = _broken(candles, scale * risk.volatility.sigma)
+        axes.plot(_times(candles)[-bars:], sigma[-bars:], color=DARK, linewidth=1.2, label="GARCH forecast")
+        if np.nanmax(sigma, initial=0.0) > 0.0:
+            log_axis(axes)
+        axes.set_ylabel("volatility of a year (%)")
+        axes.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
+        _date_axis(axes)
+        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+    return figure
+
+
+def losses(risk: Risk, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
+    """Draw the last returns with value at risk of two models, and the losses that were beyond the first."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
+        times, returns = _times(risk.bars.candles)[-bars:], 100 * risk.returns[-bars:]
+        axes.plot(times, _broken(risk.bars.candles, 100 * risk.returns)[-bars:], color=PALE, linewidth=0.8)
+        axes.plot([], [], color=PALE, label="return")
+        for model, line, colour in (("GARCH-t", "-", DARK), ("constant normal", "--", INK)):
+            tail = next(each for each in risk.tails if each.model == model and each.test.level == level)
+            var = -100 * np.concatenate([[np.nan], tail.forecast.var[:-1]])[-bars:]
+            axes.plot(times, var, line, color=colour, linewidth=1.1, label=f"value at risk, {model}")
+            if model == "GARCH-t":
+                beyond = np.flatnonzero(returns < var)
+                axes.plot(times[beyond], returns[beyond], "x", color=INK, markersize=5, label="loss beyond it")
+        axes.set_ylabel("log return of a bar (%)")
+        axes.set_title(f"bars of {risk.name}, {100 * level:g} %", fontsize=10, loc="left")
+        _date_axis(axes)
+        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+    return figure
+
+
+def calibration(risk: Risk) -> Figure:
+    """Draw how often losses were beyond each level, by model, and where returns lay in GARCH-t's forecasts."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(_WIDE, 3.6), layout="constrained")
+        _draw_coverage(left, risk)
+        _draw_evenness(right, risk)
+        left.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
+        right.set_title("in the forecasts of GARCH-t", fontsize=10, loc="left")
+        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
+    return figure
+
+
+def _draw_coverage(axes: Axes, risk: Risk) -> None:
+    axes.axhline(1.0, color=INK, linewidth=1.0, linestyle=":")
+    for number, (model, mark) in enumerate(zip(MODELS, _MARKS, strict=True)):
+        known = [
+            (CALIBRATED_LEVELS.index(tail.test.level), covered)
+            for tail, covered in zip(risk.tails, risk.coverages, strict=True)
+            if tail.model == model and covered is not None
+        ]
+        places = [place + 0.18 * (number - 1.5) for place, _ in known]
+        for place, (_, covered) in zip(places, known, strict=True):
+            axes.plot([place] * 2, [covered.low / covered.level, covered.high / covered.level], color=INK, linewidth=1)
+        found = [covered.share / covered.level for _, covered in known]
+        fill = DARK if number % 2 == 0 else "white"
+        axes.plot(places, found, mark, color=DARK, markerfacecolor=fill, markersize=5, linestyle="", label=model)
+    axes.set_xticks(range(len(CALIBRATED_LEVELS)), [f"{100 * level:g}" for level in CALIBRATED_LEVELS])
+    axes.set_ylim(0.0, None)
+    axes.set_xlabel("level of value at risk (%)")
+    axes.set_ylabel("losses beyond it / expected")
+
+
+def _draw_evenness(axes: Axes, risk: Risk) -> None:
+    even = risk.evenness
+    bins = max(1, len(even.counts))
+    axes.set_xlim(0.0, 1.0)
+    axes.set_xlabel("forecast probability of a lower return")
+    axes.set_ylabel("bars")
+    if even.absent:
+        axes.text(0.5, 0.5, even.absent, ha="center", va="center", wrap=True, transform=axes.transAxes)
+        return
+    axes.bar((np.arange(bins) + 0.5) / bins, even.counts, 1.0 / bins, color=PALE, edgecolor="white", label="returns")
+    axes.axhspan(even.low, even.high, color=INK, alpha=0.15, linewidth=0, label="95 % band if right")
+    axes.axhline(even.bars / bins, color=INK, linewidth=1.0, linestyle=":", label="expected")
+
+
+def timeline(risk: Risk) -> Figure:
+    """Draw levels over time behind the price, warnings, and the falls that they should have told of."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
+        figure, axes = plt.subplots(figsize=(_WIDE, 3.8), layout="constrained")
+        candles, assessment = risk.bars.candles, risk.assessment
+        times = _times(candles)
+        axes.plot(times, _broken(candles, candles.close), color=INK, linewidth=1.0, label="close")
+        bars = [each.bar for each in assessment.warnings(risk.level)]
+        axes.plot(
+            times[bars], candles.close[bars], "^", color=DARK, markersize=5, label=f"rises to {risk.level} or above"
+        )
+        falls = risk.matched.events
+        label = f"{100 * risk.drop:g} % below the high"
+        axes.plot(times[falls], candles.close[falls], "x", color=INK, markersize=7, label=label)
+        begins = min(assessment.warm_up, len(times) - 1)
+        axes.axvline(times[begins], linestyle=":", color=INK, linewidth=1.0, label="first rule has a value")
+        log_axis(axes)
+        _shade_levels(axes, risk)
+        axes.set_ylabel(f"price ({risk.bars.currency})")
+        _date_axis(axes)
+        figure.legend(loc="outside upper left", ncols=4, fontsize=9)
+    return figure
+
+
+def _shade_levels(axes: Axes, risk: Risk) -> None:
+    """Shade the time of each level over the whole height, behind all else."""
+    candles, limits = risk.bars.candles, axes.get_ylim()
+    times = _times(candles)
+    for name, shade in _SHADES.items():
+        spans = [
+            (float(times[begin]), float(times[end - 1] - times[begin]) + candles.frame_us / DAY_US)
+            for begin, end in _spans(risk.assessment.levels == LEVELS.index(name))
+        ]
+        height = axes.get_xaxis_transform()
+        axes.broken_barh(spans, (0.0, 1.0), transform=height, color=shade, linewidth=0, zorder=0, label=name)
+    axes.set_ylim(limits)
+
+
+def worth(risks: Sequence[Risk]) -> Figure:
+    """Draw precision and recall of both rules with 95 % intervals, and what chance would give with as many warnings."""
+    known = [risk for risk in risks if risk.matched.comparison is not None]
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            1, 2, sharey=True, figsize=(_WIDE, 1.6 + 0.7 * max(1, len(known))), layout="constrained"
+        )
+        labels, place = [], 0
+        for risk in known:
+            comparison = risk.matched.comparison
+            assert comparison is not None
+            for name, score, fill in (("ours", comparison.ours, DARK), ("naive", comparison.naive, "white")):
+                for axes, estimate, chance in zip(panels, *_pairs(score), strict=True):
+                    _draw_share(axes, place, estimate, chance, fill)
+                labels.append(f"{name}, {risk.name}")
+                place += 1
+        panels[0].plot([], [], "o", color=DARK, label="found, with 95 % interval")
+        panels[0].plot([], [], "|", color=INK, markersize=10, label="by chance")
+        panels[0].set_yticks(range(len(labels)), labels)
+        panels[0].set_ylim(place - 0.4, -0.6)
+        for axes, what in zip(panels, ("warnings that were right (%)", "falls that were found (%)"), strict=True):
+            axes.set_xlim(-4, 104)
+            if not known:
+                axes.text(0.5, 0.5, "nothing could be judged", ha="center", va="center", transform=axes.transAxes)
+            axes.set_xlabel(what)
+        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+    return figure
+
+
+def _pairs(score: WarningScore) -> tuple[tuple[Estimate, Estimate], tuple[float, float]]:
+    return (score.precision, score.recall), (score.precision_by_chance, score.recall_by_chance)
+
+
+def _draw_share(axes: Axes, place: int, estimate: Estimate, chance: float, fill: str) -> None:
+    axes.plot(100 * chance, place, "|", color=INK, markersize=14)
+    if estimate.value is not None and estimate.low is not None and estimate.high is not None:
+        axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, "-", color=INK, linewidth=1.2)
+        axes.plot(100 * estimate.value, place, "o", color=DARK, markerfacecolor=fill)
+
+
+def _spans(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _broken(candles: Candles, values: Floats) -> Floats:
+    """Return values with NaN right after each gap, so that no line is drawn over it."""
+    found = values.copy()
+    found[1:][np.diff(candles.closed_us) > candles.frame_us] = np.nan
+    return found
+
+
+def _times(candles: Candles) -> Floats:
+    """Return closes as matplotlib counts instants, in days."""
+    return np.asarray(candles.closed_us / DAY_US, np.float64)
+
+
+def _date_axis(axes: Axes) -> None:
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.set_xlabel("time (UTC)")

@@ -1,0 +1,626 @@
+"""Alerts of risk: each episode and rise is told once, in order, whoever dies when; and a webhook's faults lose none."""
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from sqlalchemy import Engine, delete, select
+
+from qubic_lab.database import open_database
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.alerts.config import RiskConfig
+from qubic_lab.oracle.alerts.decide import Due, Policy, Told, decide
+from qubic_lab.oracle.alerts.delivery import Deliverer, Webhook, payload, signature, webhook_from_settings
+from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
+from qubic_lab.oracle.alerts.watch import AlertWatch
+from qubic_lab.oracle.config import CollectorConfig, read_config
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.records import Price, Series
+from qubic_lab.oracle.risk.answers import RiskAlert
+from qubic_lab.oracle.risk.rules import LEVELS, Rule
+from qubic_lab.oracle.tables import RISK_ALERTS
+from qubic_lab.settings import settings as of_environment
+
+NOON = read_iso("2026-11-24T12:00:00Z")
+POLICY = Policy("warning", 2)
+Row = tuple[str, int, int, int]
+"""Kind, level, first bar of the episode, bar."""
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, us: int = NOON) -> None:
+        self.us = us
+
+    def __call__(self) -> int:
+        return self.us
+
+
+# --- What is due
+
+
+def closes(count: int) -> np.ndarray:
+    return NOON + HOUR_US * np.arange(count, dtype=np.int64)
+
+
+def bar_of(closed_us: int) -> int:
+    return (closed_us - NOON) // HOUR_US
+
+
+def told_of(dues: list[Due]) -> Told | None:
+    """What the store would say was told last."""
+    if not dues:
+        return None
+    last = dues[-1]
+    highest = max(each.level for each in dues if each.episode_us == last.episode_us and each.kind != "all-clear")
+    return Told(last.episode_us, last.at_us, highest, last.kind == "all-clear")
+
+
+def rows_of(dues: list[Due]) -> list[Row]:
+    return [(each.kind, each.level, bar_of(each.episode_us), bar_of(each.at_us)) for each in dues]
+
+
+def step_by_step(levels: list[int], policy: Policy) -> list[Row]:
+    """What is due if somebody looks at each bar, worked out with a memory of one episode."""
+    found: list[Row] = []
+    episode, highest, below = -1, 0, 0
+    for bar, level in enumerate(levels):
+        if level >= policy.least:
+            if episode < 0:
+                episode, highest = bar, 0
+            below = 0
+            if level > highest:
+                found.append(("escalated" if highest else "raised", level, episode, bar))
+                highest = level
+        elif episode >= 0:
+            below += 1
+            if below == policy.cool_down:
+                found.append(("all-clear", level, episode, bar))
+                episode = -1
+    return found
+
+
+_levels = st.lists(st.sampled_from([0, 0, 1, 2, 2, 3]), min_size=1, max_size=40)
+_policies = st.builds(Policy, st.sampled_from(LEVELS[1:]), st.integers(1, 4))
+
+
+@given(levels=_levels, policy=_policies)
+def test_each_episode_is_told_once_per_level_and_in_order(levels: list[int], policy: Policy) -> None:
+    numbers, closed = np.array(levels, np.int8), closes(len(levels))
+    dues: list[Due] = []
+    for bars in range(1, len(levels) + 1):
+        for _ in range(2):  # whoever looks twice, or starts anew, finds nothing more to tell
+            dues += decide(told_of(dues), closed[:bars], numbers[:bars], policy)
+    assert rows_of(dues) == step_by_step(levels, policy)
+
+
+@given(levels=_levels, policy=_policies, data=st.data())
+def test_who_looks_now_and_then_tells_what_stands_and_nothing_that_is_past(
+    levels: list[int], policy: Policy, data: st.DataObject
+) -> None:
+    numbers, closed = np.array(levels, np.int8), closes(len(levels))
+    looks = sorted(data.draw(st.sets(st.integers(1, len(levels)), min_size=1)))
+    dues: list[Due] = []
+    for bars in looks:
+        new = decide(told_of(dues), closed[:bars], numbers[:bars], policy)
+        for each in new:
+            assert each.kind == "all-clear" or bar_of(each.at_us) == bars - 1, "a rise is that of the last bar"
+            assert each.level == levels[bar_of(each.at_us)]
+        dues += new
+        told = told_of(dues)
+        stands = levels[bars - 1] >= policy.least
+        assert not stands or (told is not None and not told.over and told.highest >= levels[bars - 1])
+    keys = [(each.episode_us, each.kind, each.level) for each in dues]
+    assert len(set(keys)) == len(keys)
+    assert [each.at_us for each in dues] == sorted(each.at_us for each in dues)
+    for before, after in zip([None, *dues], dues, strict=False):
+        begins = before is None or before.kind == "all-clear"
+        assert (after.kind == "raised") == begins
+        assert begins or after.episode_us == before.episode_us
+
+
+def test_an_episode_that_was_told_goes_on_when_its_first_bars_are_corrected() -> None:
+    told = Told(NOON + 3 * HOUR_US, NOON + 3 * HOUR_US, 2, False)
+    levels = np.array([0, 2, 2, 2, 2, 3], np.int8)  # it would begin earlier now
+    assert rows_of(decide(told, closes(6), levels, POLICY)) == [("escalated", 3, 3, 5)]
+    assert decide(told, closes(3), levels[:3], POLICY) == [], "no later bar: nothing can be told"
+
+
+def test_what_is_worth_telling_is_checked() -> None:
+    with pytest.raises(InputError, match="unknown level 'calm'"):
+        Policy("calm")
+    with pytest.raises(InputError, match="cool_down is 0"):
+        Policy("watch", 0)
+    with pytest.raises(InputError, match="3 bars and 2 levels"):
+        decide(None, closes(3), np.zeros(2, np.int8), POLICY)
+
+
+# --- What is kept
+
+
+def new_alert(bar: int = 0, kind: str = "raised", level: str = "warning", episode: int = 0) -> NewAlert:
+    content = {"text": f"{kind} {level} at {bar}", "evidence": ["a rule"], "price": 1.5}
+    return NewAlert(kind, level, NOON + episode * HOUR_US, NOON + bar * HOUR_US, content)
+
+
+def fill(store: AlertStore, count: int) -> list[RiskAlert]:
+    return store.tell("bitcoin", "1h", lambda told, gone: [new_alert(bar, episode=bar) for bar in range(count)])
+
+
+def test_two_that_decide_at_once_keep_an_alert_once(engine: Engine) -> None:
+    barrier = threading.Barrier(4)
+    kept: list[list[RiskAlert]] = []
+
+    def work() -> None:
+        store = AlertStore(engine)
+        barrier.wait()
+        kept.extend(fill(store, count) for count in (1, 2, 3))  # the same by all of them, whatever was told
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sum(len(each) for each in kept) == 3
+    found = AlertStore(engine).last()
+    assert [each.episode for each in found] == [iso(NOON + bar * HOUR_US) for bar in (2, 1, 0)]
+    assert {each.state for each in found} == {"pending"}
+
+
+def test_what_was_told_is_read_back_for_each_coin_and_frame(engine: Engine) -> None:
+    store, seen = AlertStore(engine), []
+
+    def tell(coin: str, frame: Any, *alerts: NewAlert) -> tuple[Told | None, int | None]:
+        store.tell(coin, frame, lambda told, gone: (seen.append((told, gone)), alerts)[1])
+        return seen[-1]
+
+    assert tell("bitcoin", "1h", new_alert(2, episode=1)) == (None, None)
+    assert tell("bitcoin", "4h", new_alert(0, "no-prices", "unknown")) == (None, None)
+    raised = Told(NOON + HOUR_US, NOON + 2 * HOUR_US, 2, False)
+    assert tell("bitcoin", "1h", new_alert(5, "escalated", "alarm", 1)) == (raised, None)
+    assert tell("bitcoin", "1h", new_alert(9, "all-clear", "watch", 1)) == (
+        replace(raised, at_us=NOON + 5 * HOUR_US, highest=3),
+        None,
+    )
+    assert tell("bitcoin", "1h", new_alert(20, "no-prices", "unknown", 20)) == (
+        Told(raised.episode_us, NOON + 9 * HOUR_US, 3, True),
+        None,
+    )
+    assert tell("bitcoin", "1h")[1] == NOON + 20 * HOUR_US
+    assert tell("bitcoin", "4h") == (None, NOON)
+    assert tell("ethereum", "1h") == (None, None)
+    assert [each.level for each in store.last(2, "bitcoin")] == [None, "watch"]
+
+
+def test_the_oldest_alert_is_claimed_by_one_and_the_others_wait_behind_it(engine: Engine) -> None:
+    clock = Time()
+    store = AlertStore(engine, clock, clock)
+    ids = [each.id for each in fill(store, 3)]
+    barrier, got = threading.Barrier(5), []
+
+    def work() -> None:
+        barrier.wait()
+        got.append(AlertStore(engine, clock, clock).claim(30.0))
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    claimed = [each for each in got if each is not None]
+    assert [(each.id, each.attempts) for each in claimed] == [(ids[0], 1)]
+    clock.us += 31 * SECOND_US  # whoever had it has died
+    again = store.claim(30.0)
+    assert again is not None and (again.id, again.attempts, again.key) == (ids[0], 2, claimed[0].key)
+    store.postpone(again.id, "it hangs", 60.0)
+    assert store.claim(30.0) is None
+    clock.us += 61 * SECOND_US
+    assert store.claim(30.0) is not None
+    store.settle(ids[0], "sent")
+    store.settle(ids[0], "failed", "too late")  # changes nothing
+    following = store.claim(30.0)
+    assert following is not None and following.id == ids[1]
+    store.settle(ids[1], "failed", "gone")
+    assert [(each.state, each.last_error) for each in store.last()] == [
+        ("pending", None),
+        ("failed", "gone"),
+        ("sent", None),
+    ]
+    assert store.last(until_us=NOON - 1) == []
+    with pytest.raises(InputError, match="number of alerts is 0"):
+        store.last(0)
+
+
+# --- What is sent
+
+
+@dataclass
+class Receiving:
+    """A webhook's server: what it was sent, and how it answers, the last answer for ever; 0: it hangs."""
+
+    answers: list[int]
+    url: str = ""
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def webhook(self, **options: Any) -> Webhook:
+        usual = {"timeout_s": 5.0, "wait_s": 0.01, "most_wait_s": 0.02}
+        return Webhook(SecretStr(self.url), **{**usual, **options})
+
+
+@contextmanager
+def receiving(*answers: int) -> Iterator[Receiving]:
+    """A real server on a socket of this host."""
+    found = Receiving(list(answers))
+    ends = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            found.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            found.headers.append({name.lower(): value for name, value in self.headers.items()})
+            found.opened.set()
+            status = found.answers.pop(0) if len(found.answers) > 1 else found.answers[0]
+            if not status:
+                ends.wait(20.0)
+                return
+            with suppress(ConnectionError):
+                self.send_response(status)
+                self.send_header("Location", found.url)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    found.url = f"http://127.0.0.1:{server.server_port}/hooks/T0pSecret?key=5eCr3t"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield found
+    finally:
+        ends.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[AlertStore]:
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    yield AlertStore(engine)
+    engine.dispose()
+
+
+def states(store: AlertStore) -> list[tuple[str, int]]:
+    return [(each.state, each.attempts) for each in reversed(store.last())]
+
+
+def test_an_alert_is_posted_signed_and_again_after_a_fault(store: AlertStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    fill(store, 2)
+    with receiving(500, 200) as server:
+        done = Deliverer(store, server.webhook(secret=SecretStr("shared"))).deliver()
+        assert (done.sent, done.failed, done.waiting) == (2, 0, 0)
+        assert Deliverer(store, server.webhook()).deliver().sent == 0
+    assert states(store) == [("sent", 1), ("sent", 1)]
+    first, again, second = server.bodies
+    assert first == again != second
+    told = json.loads(first)
+    assert (told["coin"], told["kind"], told["level"], told["price"]) == ("bitcoin", "raised", "warning", 1.5)
+    assert told["key"] == server.headers[0]["idempotency-key"] == server.headers[1]["idempotency-key"]
+    for body, headers in zip(server.bodies, server.headers, strict=True):
+        message = headers["x-qubic-lab-timestamp"].encode() + b"." + body
+        right = hmac.new(b"shared", message, hashlib.sha256).hexdigest()
+        assert headers["x-qubic-lab-signature"] == f"sha256={right}"
+    assert [record.message for record in caplog.records if "risk: " in record.message] == [
+        "risk: raised warning at 0",
+        "risk: raised warning at 1",
+    ]
+    assert any(record.name.startswith("http") for record in caplog.records), "libraries log at this level"
+    assert "T0pSecret" not in caplog.text and "5eCr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(0, "gave no answer in 0.2 s"), (503, r"failed \(HTTP 503\)"), (429, r"failed \(HTTP 429\)"), (None, "could not")],
+)
+def test_what_cannot_be_sent_now_waits_and_keeps_its_place(
+    store: AlertStore, answer: int | None, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(store, 2)
+    with receiving(answer or 0) as server:
+        if answer is None:
+            with socket.socket() as closed:
+                closed.bind(("127.0.0.1", 0))
+                server.url = f"http://127.0.0.1:{closed.getsockname()[1]}/T0pSecret"
+        done = Deliverer(store, server.webhook(timeout_s=0.2)).deliver(attempts=2)
+    assert (done.sent, done.failed, done.waiting) == (0, 0, 2)
+    assert len(server.bodies) == (0 if answer is None else 2)
+    assert states(store) == [("pending", 1), ("pending", 0)]
+    error = store.last()[1].last_error
+    assert error is not None and re.search(said, error)
+    assert store.claim(1.0) is None, "the second one waits behind the first"
+    assert "T0pSecret" not in caplog.text + str(error)
+
+
+@pytest.mark.parametrize("answer", [410, 400, 302])
+def test_what_is_refused_is_not_sent_again_and_the_next_one_is(store: AlertStore, answer: int) -> None:
+    fill(store, 2)
+    with receiving(answer, 204) as server:
+        done = Deliverer(store, server.webhook()).deliver()
+    assert (done.sent, done.failed, done.waiting) == (1, 1, 0)
+    assert len(server.bodies) == 2
+    assert store.last()[1].last_error == f"refused it (HTTP {answer})"
+
+
+def test_what_nobody_took_for_a_day_is_given_up(store: AlertStore) -> None:
+    fill(store, 1)
+    made = read_iso(store.last()[0].made)
+    with receiving(500) as server:
+        late = Deliverer(store, server.webhook(attempts=1), clock=lambda: made + DAY_US + SECOND_US)
+        assert late.deliver().failed == 1
+    assert store.last()[0].last_error == "failed (HTTP 500); given up after a day"
+
+
+def test_without_a_webhook_the_log_is_told(store: AlertStore, caplog: pytest.LogCaptureFixture) -> None:
+    fill(store, 2)
+    assert Deliverer(store, None).deliver().sent == 2
+    assert [each.levelname for each in caplog.records] == ["WARNING"] * 2
+    assert states(store) == [("sent", 1), ("sent", 1)]
+
+
+_SENDER = """
+import sys
+from pydantic import SecretStr
+from qubic_lab.database import open_database
+from qubic_lab.oracle.alerts.delivery import Deliverer, Webhook
+from qubic_lab.oracle.alerts.store import AlertStore
+
+Deliverer(AlertStore(open_database(sys.argv[1])), Webhook(SecretStr(sys.argv[2]))).deliver()
+"""
+
+
+def test_what_a_killed_process_was_sending_is_sent_by_another_with_the_same_key(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'lab.db'}"
+    engine, clock = open_database(url), Time()
+    fill(AlertStore(engine), 2)
+    with receiving(0, 200) as server:
+        process = subprocess.Popen([sys.executable, "-c", _SENDER, url, server.url])
+        assert server.opened.wait(30.0)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        (claimed,) = [each for each in AlertStore(engine).last() if each.attempts]
+        clock.us = read_iso(claimed.made) + 120 * SECOND_US  # its claim has run out
+        assert Deliverer(AlertStore(engine, real=clock), server.webhook()).deliver().sent == 2
+    keys = [each["idempotency-key"] for each in server.headers]
+    assert keys[0] == keys[1] != keys[2] and server.bodies[0] == server.bodies[1]
+    assert states(AlertStore(engine)) == [("sent", 2), ("sent", 1)]
+    engine.dispose()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Flaky:
+    """Takes alerts, and sometimes its sender dies before or after that."""
+
+    lease_s = 10.0
+
+    def __init__(self, dies: Callable[[], str]) -> None:
+        self.got: list[str] = []
+        self._dies = dies
+
+    def send(self, alert: RiskAlert, attempts: int | None = None) -> None:
+        when = self._dies()
+        if when == "before":
+            raise Killed
+        self.got.append(alert.key)
+        if when == "after":
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('alerts') / 'lab.db'}")
+    yield engine
+    engine.dispose()
+
+
+@settings(max_examples=15, deadline=None)
+@given(levels=st.lists(st.sampled_from([0, 2, 3]), min_size=1, max_size=12), data=st.data())
+def test_with_deaths_at_any_point_each_is_kept_once_and_arrives_in_order(
+    shared: Engine, levels: list[int], data: st.DataObject
+) -> None:
+    with shared.begin() as connection:
+        connection.execute(delete(RISK_ALERTS))
+    clock = Time()
+    store = AlertStore(shared, clock, clock)
+    receiver = Flaky(lambda: data.draw(st.sampled_from(["no", "no", "before", "after"])))
+    numbers, closed = np.array(levels, np.int8), closes(len(levels))
+
+    def look(bars: int) -> None:
+        def due(told: Told | None, gone: int | None) -> list[NewAlert]:
+            return [
+                NewAlert(each.kind, LEVELS[each.level], each.episode_us, each.at_us, {"text": "", "evidence": []})
+                for each in decide(told, closed[:bars], numbers[:bars], POLICY)
+            ]
+
+        store.tell("bitcoin", "1h", due)
+        if data.draw(st.booleans()):
+            return  # dies between keeping and sending
+        with suppress(Killed):
+            Deliverer(store, receiver, clock).deliver()
+
+    for bars in range(1, len(levels) + 1):
+        clock.us = int(closed[bars - 1])
+        look(bars)
+    while any(each.state == "pending" for each in store.last()):
+        clock.us += 11 * SECOND_US
+        with suppress(Killed):
+            Deliverer(store, receiver, clock).deliver()
+    with shared.connect() as connection:
+        kept = [tuple(row) for row in connection.execute(select(*(RISK_ALERTS.c[name] for name in _KEPT)))]
+    expected = step_by_step(levels, POLICY)
+    assert [(kind, LEVELS.index(level), bar_of(episode), bar_of(at)) for kind, level, episode, at in kept] == expected
+    told = [f"bitcoin:1h:{episode}:{kind}:{level}" for kind, level, episode, at in kept]
+    assert list(dict.fromkeys(receiver.got)) == told, "all arrive, first times in order"
+
+
+_KEPT = ("kind", "level", "episode_us", "at_us")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://hooks.example.org/T0pSecret", "in clear text: give https"),
+        ("hooks.example.org/T0pSecret", "is no address"),
+        ("ftp://hooks.example.org/T0pSecret", "is no address"),
+        ("https://:1/T0pSecret", "is no address"),
+    ],
+)
+def test_addresses_that_cannot_be_used_are_refused_and_not_shown(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", url)
+    of_environment.cache_clear()
+    with pytest.raises(InputError, match=message) as raised:
+        webhook_from_settings()
+    assert "T0pSecret" not in str(raised.value)
+    monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", "https://hooks.example.org/T0pSecret")
+    of_environment.cache_clear()
+    found = webhook_from_settings()
+    assert found is not None and "T0pSecret" not in repr(found)
+    monkeypatch.delenv("QUBIC_LAB_ALERT_WEBHOOK")
+    of_environment.cache_clear()
+    assert webhook_from_settings() is None
+    of_environment.cache_clear()
+
+
+def test_a_signature_is_of_time_and_body() -> None:
+    secret = SecretStr("shared")
+    assert len({signature(secret, 1, b"a"), signature(secret, 2, b"a"), signature(secret, 1, b"b")}) == 3
+
+
+# --- What is watched
+
+FALL = Rule("fall", "drawdown_in_deviations", 1.0, 1.5, 2.8, {"bars": 4, "usual_bars": 24}, 0.8, 1)
+WATCHED = CollectorConfig(coins=("bitcoin", "ethereum"), risk=RiskConfig(rules=(FALL,), cool_down=2))
+
+
+def bars(closes_of: list[float], first: int = 0) -> list[Price]:
+    ends = [NOON + (first + n) * HOUR_US for n in range(len(closes_of))]
+    return [Price(end - HOUR_US, end, close, close, close, close) for end, close in zip(ends, closes_of, strict=True)]
+
+
+def calm(count: int) -> list[float]:
+    return [100.0 + 0.2 * (n % 2) for n in range(count)]
+
+
+def test_a_fall_is_told_once_and_that_it_is_over_whoever_looks(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
+    prices, series = PriceStore(engine, clock), Series("bitcoin", "exchange", 3_600)
+    course = [*calm(40), 99.0, 97.0, *[97.0] * 7]
+    told = []
+    for first, last in ((0, 40), *((n, n + 1) for n in range(40, len(course)))):
+        clock.us = NOON + (last - 1) * HOUR_US + 60 * SECOND_US
+        prices.add(series, bars(course[first:last], first))
+        for _ in range(2):  # each time a new process
+            found = AlertWatch(engine, WATCHED, None, clock).check()
+            told += [(each.kind, each.level, each.at, each.episode) for each in found.told]
+            assert set(found.levels) == {"bitcoin"} and "no price of ethereum" in found.unknown["ethereum"]
+    begin = iso(NOON + 40 * HOUR_US)
+    assert [each[:2] for each in told] == [("raised", "warning"), ("escalated", "alarm"), ("all-clear", "calm")]
+    assert told[0][2] == begin and {each[3] for each in told} == {begin}
+    (raised,) = [each for each in AlertStore(engine).last() if each.kind == "raised"]
+    assert raised.price == 99.0 and raised.evidence[0].startswith("fall: drawdown_in_deviations is ")
+    assert raised.text.startswith("Bitcoin: risk rose to warning, by bars of 1h up to ")
+    engine.dispose()
+
+
+def test_old_bars_are_no_news_but_that_there_are_no_fresh_ones(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
+    prices, series = PriceStore(engine, clock), Series("bitcoin", "exchange", 3_600)
+    clock.us = NOON + 60 * HOUR_US
+    prices.add(series, bars([*calm(40), 95.0]))
+    watch = AlertWatch(engine, WATCHED, None, clock)
+    (gone,) = watch.check().told
+    assert (gone.kind, gone.level, gone.at) == ("no-prices", None, iso(NOON + 40 * HOUR_US))
+    assert "no fresh prices, so its risk is not known" in gone.text
+    assert watch.check().told == [] == AlertWatch(engine, WATCHED, None, clock).check().told
+    prices.add(series, bars([95.0] * 3, 41))  # later ones, and still old
+    assert watch.check().told == []
+    silent = replace(WATCHED, risk=replace(WATCHED.risk, no_prices=False))
+    clock.us += 40 * DAY_US
+    assert AlertWatch(engine, silent, None, clock).check().told == []
+    engine.dispose()
+
+
+def test_a_watch_beside_other_work_looks_once_more_at_its_end(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
+    watching = AlertWatch(engine, WATCHED, None, clock, every_s=0.01)
+    with watching.running():
+        pass
+    assert watching.told == 0, "there are no prices yet"
+    with receiving(200) as server, AlertWatch(engine, WATCHED, server.webhook(), clock).running() as watch:
+        clock.us = NOON + 40 * HOUR_US
+        PriceStore(engine, clock).add(Series("bitcoin", "exchange", 3_600), bars([*calm(40), 95.0]))
+    assert watch.told == 1
+    assert [json.loads(body)["level"] for body in server.bodies] == ["warning"]
+    (kept,) = AlertStore(engine).last()
+    assert kept.state == "sent" and json.loads(payload(kept)) == json.loads(server.bodies[0])
+    engine.dispose()
+
+
+def test_settings_of_risk_are_read_and_refused_in_one_line(tmp_path: Path) -> None:
+    def read(text: str) -> RiskConfig:
+        file = tmp_path / "collect.yaml"
+        file.write_text(text)
+        return read_config(file).risk
+
+    rules = "rules: [{name: fall, measure: drawdown_in_deviations, watch: 1, warning: 2, alarm: 3}]"
+    (tmp_path / "own.yaml").write_text(rules)
+    found = read("risk: {rules: own.yaml, coins: [BTC, btc], frame: 4h, level: watch, cool_down: 3, no_prices: false}")
+    assert found.rules is not None and [each.name for each in found.rules] == ["fall"]
+    assert (found.coins, found.frame, found.policy, found.no_prices) == (("bitcoin",), "4h", Policy("watch", 3), False)
+    assert read("risk: {}") == RiskConfig() == read("coins: [BTC]")
+    for text, message in (
+        ("risk: {rule: own.yaml}", "risk: unknown name 'rule': did you mean 'rules'"),
+        ("risk: {rules: none.yaml}", r"none\.yaml cannot be read"),
+        ("risk: {level: warnin}", "risk: unknown level 'warnin': did you mean 'warning'"),
+        ("risk: {frame: 2h}", "risk: unknown frame '2h'"),
+        ("risk: {cool_down: 0}", "risk: cool_down is 0"),
+        ("risk: {alerts: perhaps}", "risk: alerts is 'perhaps': it must be true or false"),
+        ("risk: {coins: [bitcoyn]}", "bitcoyn"),
+        ("risk: 5", "risk is 5"),
+    ):
+        with pytest.raises(InputError, match=message) as raised:
+            read(text)
+        assert "\n" not in str(raised.value)
+    (tmp_path / "own.yaml").write_text(rules.replace("watch: 1", "watch: 4"))
+    with pytest.raises(InputError, match=r"own\.yaml: rule 'fall': watch 4, warning 2"):
+        read("risk: {rules: own.yaml}")

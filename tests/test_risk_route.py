@@ -1,0 +1,382 @@
+"""What is told of risk: each number by its own measure, what is missing by its reason, and nothing of later data."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from qubic_lab.cli.main import run
+from qubic_lab.database import open_database
+from qubic_lab.errors import NotFoundError
+from qubic_lab.oracle.answers import Absent
+from qubic_lab.oracle.bars import FrameBars
+from qubic_lab.oracle.candles import Candles
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.risk import windows
+from qubic_lab.oracle.risk.answers import Risk, RiskBars, RiskLevel, RiskMeasure, RiskRecord, RiskRule, RiskVolatility
+from qubic_lab.oracle.risk.comparison import Matched
+from qubic_lab.oracle.risk.current import ahead, rank, standing
+from qubic_lab.oracle.risk.drawdown import drawdown
+from qubic_lab.oracle.risk.market import closes_at, sentiment_at
+from qubic_lab.oracle.risk.measures import MEASURES, Market, measure
+from qubic_lab.oracle.risk.parts import REFIT_BARS, record_text
+from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
+from qubic_lab.oracle.risk.value_at_risk import historical
+from qubic_lab.oracle.risk.volatility import garch_forecast, realised_volatility, simulate_garch
+from qubic_lab.oracle.risk.warnings import assess, compare_warnings, evaluate_warnings, find_falls
+from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
+from qubic_lab.oracle.text_store import Score
+from qubic_lab.oracle.views import Views
+from qubic_lab.settings import settings
+
+NOON = read_iso("2025-06-01T12:00:00Z")
+NOW = NOON + MINUTE_US
+BARS = 1_300
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, us: int = NOW) -> None:
+        self.us = us
+
+    def __call__(self) -> int:
+        return self.us
+
+
+def hourly(seed: int, count: int = BARS, end_us: int = NOON, volume: bool = True) -> list[Price]:
+    """Bars of an hour of a market whose volatility comes in clusters."""
+    returns = simulate_garch(count, 4e-6, 0.15, 0.83, 5.0, seed=seed)[0]
+    close = 100.0 * np.exp(returns.cumsum())
+    volumes = np.exp(np.random.default_rng(seed).normal(7.0, 0.5, count))
+    opens = np.append(close[:1], close[:-1])
+    return [
+        Price(
+            *(end_us - (count - n) * HOUR_US, end_us - (count - 1 - n) * HOUR_US, float(close[n]), float(opens[n])),
+            *(float(max(opens[n], close[n])), float(min(opens[n], close[n])), float(volumes[n]) if volume else None),
+        )
+        for n in range(count)
+    ]
+
+
+def text(number: int, at_us: int) -> Text:
+    words = " ".join(f"word{number}x{n}" for n in range(30))
+    url = f"https://example.org/{number}"
+    return Text("newsapi", str(number), "news", f"Title {number}", words, url, "Example", at_us, ("bitcoin",))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Two coins with bars and volumes, one with scored texts."""
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('risk') / 'lab.db'}")
+    clock = Time(NOON - BARS * HOUR_US)
+    views = Views(engine, clock)
+    days = range(1, BARS // 24, 2)  # all are known before they appear, so each counts from when it does
+    views.texts.add([text(day, NOON - BARS * HOUR_US + day * DAY_US) for day in days])
+    stored = views.texts.read("bitcoin", 0, NOON)
+    views.texts.add_scores([Score(each.id, "default@1", math.sin(each.id)) for each in stored])
+    clock.us = NOON
+    for seed, coin in enumerate(("bitcoin", "ethereum"), 3):
+        views.prices.add(Series(coin, "exchange", 3_600), hourly(seed))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def found(engine: Engine) -> Risk:
+    return Views(engine, Time()).risk("BTC")
+
+
+@pytest.fixture(scope="module")
+def candles(engine: Engine) -> Candles:
+    columns = Views(engine, Time()).prices.read(Series("bitcoin", "exchange", 3_600), 0, NOW)
+    return Candles.of(columns, HOUR_US)
+
+
+def test_the_bars_and_what_is_beside_them_are_told(found: Risk) -> None:
+    bars = found.analysed
+    assert isinstance(bars, RiskBars)
+    assert (bars.bars, bars.missing, bars.last, bars.age_s, bars.stale) == (BARS, 0, iso(NOON), 60.0, False)
+    assert (bars.source, bars.other, bars.sentiment) == ("exchange", "ethereum from exchange", "default@1")
+    assert bars.volume
+
+
+def test_level_rules_and_measures_are_those_of_the_bars(engine: Engine, found: Risk, candles: Candles) -> None:
+    market = Views(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
+    assert not isinstance(market, Absent)
+    assessment = assess(market.market)
+    last = assessment.at(-1)
+    assert isinstance(found.level, RiskLevel)
+    assert found.level.level == last.level
+    assert [each.text for each in found.level.evidence] == [str(each) for each in last.evidence]
+    since = int(np.searchsorted(assessment.closed_us, read_iso(found.level.since)))
+    assert found.level.bars == BARS - 1 - since
+    assert set(assessment.levels[since:].tolist()) == {LEVELS.index(found.level.level)}
+    assert found.level.before == LEVELS[int(assessment.levels[since - 1])] != found.level.level
+    assert set(found.rules) == {rule.name for rule in read_rules()}
+    for track in assessment.tracks:
+        rule = found.rules[track.rule.name]
+        assert isinstance(rule, RiskRule), "nothing is missing here"
+        assert rule.level == LEVELS[int(track.levels[-1])]
+        value = rule.value
+        assert value == pytest.approx(float(track.measured.values[-1]), nan_ok=True)
+        if rule.next_level is not None and value is not None and rule.to_next is not None:
+            assert value + rule.to_next == pytest.approx(getattr(rule, rule.next_level))
+    assert set(found.measures) == set(MEASURES)
+    volatility = found.measures["volatility_ratio"]
+    assert isinstance(volatility, RiskMeasure) and volatility.value is not None
+    values = measure("volatility_ratio", Market(candles)).values
+    earlier = values[:-1][~np.isnan(values[:-1])]
+    assert volatility.value == values[-1] and volatility.bars == len(earlier)
+    assert volatility.percentile == pytest.approx(np.mean(earlier <= values[-1]))
+
+
+def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: Risk, candles: Candles) -> None:
+    returns = windows.log_returns(candles)
+    told = found.volatility
+    assert isinstance(told, RiskVolatility) and not isinstance(told.forecast, Absent)
+    sigma = garch_forecast(returns, REFIT_BARS).sigma[-1]
+    assert told.forecast.bar_pct == pytest.approx(100 * sigma)
+    assert told.forecast.year_pct == pytest.approx(100 * sigma * math.sqrt(365 * 24))
+    realised = told.realised["parkinson"]
+    assert not isinstance(realised, Absent)
+    assert realised.bar_pct == pytest.approx(100 * realised_volatility(candles, 24, "parkinson")[-1])
+    assert isinstance(found.tails, list)
+    tails = {(each.model, each.probability): each for each in found.tails}
+    assert set(tails) == {(m, p) for m in ("GARCH-t", "filtered historical", "historical") for p in (0.01, 0.05)}
+    plain = historical(returns, 0.01)
+    assert tails["historical", 0.01].value_at_risk_pct == pytest.approx(100 * plain.var[-1])
+    assert tails["historical", 0.01].shortfall_pct == pytest.approx(100 * plain.es[-1])
+    for each in found.tails:
+        assert each.shortfall_pct >= each.value_at_risk_pct > 0
+        assert each.tested == BARS - 1 - 751 and each.not_tested == ""
+        small = {name for name in ("kupiec", "independence", "christoffersen", "shortfall") if _p(each, name) < 0.05}
+        assert set(each.rejected_by) == small
+    assert not isinstance(found.drawdown, Absent)
+    assert found.drawdown.drawdown_pct == pytest.approx(100 * drawdown(candles.close)[-1])
+    assert found.drawdown.highest == candles.close.max()
+
+
+def _p(tail: Any, name: str) -> float:
+    value = getattr(tail, f"{name}_p")
+    return 1.0 if value is None else float(value)
+
+
+def test_the_record_is_what_warnings_were_worth_beside_a_rule_with_as_much_time(engine: Engine, found: Risk) -> None:
+    record = found.record
+    assert isinstance(record, RiskRecord)
+    assert (record.level, record.horizon_h, record.drop_pct) == ("warning", 24.0, 4.0)
+    market = Views(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
+    assert not isinstance(market, Absent)
+    assessment = assess(market.market)
+    raised = [each.closed_us for each in assessment.warnings("warning")]
+    falls = market.candles.closed_us[find_falls(market.candles, 24, 0.04)]
+    score = evaluate_warnings(raised, falls, read_iso(record.start), NOON, DAY_US)
+    assert record.end == iso(NOON) and score.events > 3
+    assert (record.ours.warnings, record.ours.right, record.ours.falls, record.ours.found) == (
+        *(score.warnings, score.right, score.events, score.found),
+    )
+    assert record.ours.recall.model_dump() == vars(score.recall)
+    assert record.ours.false_alarms_a_month.model_dump() == vars(score.false_alarms_a_month)
+    assert record.naive.recall_by_chance == pytest.approx(record.ours.recall_by_chance, abs=0.1)
+    assert f"{score.found} of {score.events} falls of 4 % within 24 h were found" in record.text
+    assert "what a rule on volatility alone finds" in record.text
+    assert isinstance(found.warnings, list)
+    assert [each.at for each in found.warnings] == [iso(at) for at in reversed(raised[-5:])]
+    assert all(each.level in ("warning", "alarm") and each.evidence for each in found.warnings)
+
+
+def test_the_answer_is_json_without_infinities(found: Risk) -> None:
+    assert Risk(**json.loads(found.model_dump_json())) == found
+    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+
+
+@pytest.fixture
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Views]:
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('empty') / 'lab.db'}")
+    yield Views(engine, Time())
+    engine.dispose()
+
+
+def test_what_is_not_known_is_absent_with_the_reason(empty: Views) -> None:
+    series = Series("bitcoin", "exchange", 3_600)
+    with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known"):
+        empty.risk("bitcoin")
+    empty.prices.add(series, hourly(1, 40, volume=False))
+    few = empty.risk("bitcoin")
+    assert isinstance(few.level, Absent) and "no rule has a value: 40 bars: it needs " in few.level.reason
+    assert isinstance(few.record, Absent) and isinstance(few.warnings, Absent)
+    assert isinstance(few.tails, Absent) and "40 bars: a model needs 501" in few.tails.reason
+    assert isinstance(few.volatility, RiskVolatility) and isinstance(few.volatility.forecast, Absent)
+    assert {each.reason for each in few.rules.values() if isinstance(each, Absent)} >= {
+        *("no volume is known", "no sentiment is known", "no other asset is known"),
+    }
+    assert isinstance(few.analysed, RiskBars) and not few.analysed.volume
+    assert isinstance(few.analysed.other, Absent) and "no such bars of ethereum" in few.analysed.other.reason
+    only_days = empty.risk("bitcoin", "1d")
+    assert isinstance(only_days.analysed, RiskBars) and only_days.analysed.bars < 3
+    empty.prices.add(Series("ethereum", "odd", 2_400), [Price(NOON - 2_400 * SECOND_US, NOON, 1.0, 1.0, 1.0, 1.0)])
+    none = empty.risk("ethereum")
+    assert isinstance(none.analysed, Absent) and none.analysed.reason.startswith("no bars of 1h can be made")
+    assert isinstance(none.level, Absent) and none.rules == {} == none.measures
+
+
+def test_a_price_that_stands_still_and_one_that_is_old(empty: Views) -> None:
+    ends = [NOON - 40 * DAY_US - n * HOUR_US for n in reversed(range(700))]
+    flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 0.0) for end in ends]
+    empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
+    found = empty.risk("bitcoin")
+    assert isinstance(found.analysed, RiskBars) and found.analysed.stale
+    assert not isinstance(found.volatility, Absent) and isinstance(found.volatility.forecast, Absent)
+    assert "prices do not vary" in str(found.rules["volatility"])
+    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+
+
+def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: Views) -> None:
+    empty.prices.add(Series("bitcoin", "long", 3_600), hourly(1, 90, NOON))
+    empty.prices.add(Series("bitcoin", "quick", 900), [Price(NOON - 900 * SECOND_US, NOON, 100.0, 99.0, 100.0, 99.0)])
+    empty.prices.add(Series("bitcoin", "longest", 3_600), hourly(2, 200, NOON - DAY_US))
+    found = empty.risk("bitcoin")
+    assert isinstance(found.analysed, RiskBars)
+    assert (found.analysed.source, found.analysed.bars) == ("long", 90)
+
+
+def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: Views) -> None:
+    clock = Time(NOON - 30 * DAY_US)
+    views = Views(empty.engine, clock)
+    views.texts.add([text(number, NOON - number * DAY_US) for number in range(2, 27)])
+    stored = views.texts.read("bitcoin", 0, NOON)
+    views.texts.add_scores([Score(each.id, "default@1", math.cos(each.id)) for each in stored])
+    clock.us = NOON - DAY_US
+    for seed, coin in ((3, "bitcoin"), (4, "ethereum")):
+        views.prices.add(Series(coin, "exchange", 3_600), hourly(seed, 640, NOON - DAY_US))
+    clock.us += HOUR_US
+    as_of = clock.us - 2 * SECOND_US
+    before = views.risk("bitcoin", "1h", as_of)
+    assert all(isinstance(each, RiskRule) for each in before.rules.values()), "all of them look at something"
+    clock.us = NOON
+    for seed, coin in ((3, "bitcoin"), (4, "ethereum")):
+        more = hourly(seed + 7, 24 + 60, NOON)  # 24 later bars, and corrections of 60
+        views.prices.add(Series(coin, "exchange", 3_600), more)
+    views.texts.add([text(2, NOON - 3 * DAY_US), text(99, NOON - 5 * DAY_US)])
+    views.texts.add_scores([Score(each.id, "default@1", -0.9) for each in views.texts.read("bitcoin", 0, NOON)])
+    clock.us += DAY_US
+    assert views.risk("bitcoin", "1h", as_of) == before == Views(empty.engine, clock).risk("bitcoin", "1h", as_of)
+    assert views.risk("bitcoin") != before
+
+
+@pytest.mark.parametrize(
+    ("ours", "naive", "falls", "said"),
+    [
+        (
+            [],
+            [],
+            [],
+            "Nothing is known of such warnings: in 3.3 months there were none, and no falls of 4 %",
+        ),
+        ([10], [], [], "In 3.3 months there were no falls of 4 % within 24 h, so none of the warnings (1) was right."),
+        (
+            [],
+            [9],
+            [10],
+            "0 of 1 falls of 4 % within 24 h were found (0 to 79 %) with 1 % of the time under warning; none was ",
+        ),
+        (
+            range(0, 90, 4),
+            [],
+            range(1, 91, 4),
+            " were right (86 to 100 %), 23 % would be by chance. This is more than what",
+        ),
+        ([], range(0, 90, 4), range(1, 91, 4), "This is fewer than what a rule on volatility alone finds (23, with "),
+        (range(0, 90, 4), range(0, 90, 4), range(1, 91, 4), "This is not shown to differ from what a rule on "),
+    ],
+)
+def test_what_warnings_were_worth_is_said_in_a_sentence(ours: Any, naive: Any, falls: Any, said: str) -> None:
+    def at(days: Any) -> np.ndarray:
+        return NOON + (np.array(list(days), np.float64) * DAY_US).astype(np.int64)
+
+    comparison = compare_warnings(at(ours), at(naive), at(falls) - HOUR_US, NOON - 1, NOON + 99 * DAY_US, DAY_US)
+    matched = Matched(np.array([], np.intp), comparison=comparison, ours_share=0.01, naive_share=0.02)
+    assert said in record_text(matched, 0.04, 24.0)
+
+
+def test_closes_of_another_asset_are_those_of_the_same_instants() -> None:
+    ends = NOON + HOUR_US * np.array([1, 2, 4], np.int64)
+    ones, none = np.ones(3), np.zeros(3, np.int64)
+    other = FrameBars(ends - HOUR_US, ends, ones, ones, ones, np.array([5.0, 6.0, 7.0]), ones, none, none, none)
+    wanted = NOON + HOUR_US * np.arange(6, dtype=np.int64)
+    np.testing.assert_array_equal(closes_at(wanted, other), [np.nan, 5.0, 6.0, np.nan, 7.0, np.nan])
+    nothing = FrameBars(*(getattr(other, name)[:0] for name in FrameBars.__dataclass_fields__))
+    assert np.isnan(closes_at(wanted, nothing)).all()
+
+
+def test_a_text_counts_from_the_close_at_which_it_and_its_score_were_known() -> None:
+    closed = NOON + HOUR_US * np.arange(100, dtype=np.int64)
+    late = ScoredText(1, "1", "newsapi", "", NOON, NOON + 2 * HOUR_US + 1, 0.5)
+    found = sentiment_at(closed, [late], WEIGHTING)
+    assert np.isnan(found[:3]).all() and found[3] == 0.5 == found[71]
+    assert np.isnan(found[72:]).all(), "after three days it counts no more"
+    assert np.isnan(sentiment_at(closed, [], WEIGHTING)).all()
+
+
+def test_how_far_the_next_level_is_and_where_this_one_is_left() -> None:
+    rule = Rule("fall", "volatility_ratio", 1.0, 2.0, 4.0, clear=0.8)
+    assert vars(ahead(rule, 0, 0.25)) == {"next_level": "watch", "to_next": 0.75, "clears_below": None}
+    assert vars(ahead(rule, 2, 1.75)) == {"next_level": "alarm", "to_next": 2.25, "clears_below": 1.6}
+    assert vars(ahead(rule, 3, 9.0)) == {"next_level": None, "to_next": None, "clears_below": 3.2}
+    assert ahead(rule, 1, math.nan).to_next is None
+
+
+def test_a_value_is_ranked_among_earlier_ones_alone() -> None:
+    assert vars(rank(np.array([np.nan, 3.0, 1.0, 2.0, 2.0]))) == {"value": 2.0, "percentile": 2 / 3, "bars": 3}
+    assert vars(rank(np.array([1.0, np.nan]))) == {"value": None, "percentile": None, "bars": 1}
+    assert vars(rank(np.array([1.0]))) == {"value": 1.0, "percentile": None, "bars": 0}
+
+
+def test_since_when_a_level_stands(candles: Candles) -> None:
+    assessment = assess(Market(candles))
+    changes = np.flatnonzero(np.diff(assessment.levels)) + 1
+    first, second = (int(each) for each in changes[changes > assessment.warm_up][:2])
+    until = assess(Market(candles.slice(0, second)))
+    found = standing(until)
+    assert (found.since_us, found.bars) == (int(candles.closed_us[first]), second - 1 - first)
+    never = standing(assess(Market(candles.slice(0, first))))
+    assert never.before is None and never.since_us == int(candles.closed_us[assessment.warm_up])
+
+
+def test_rules_get_the_windows_of_their_bars_unless_they_say_their_own() -> None:
+    rule = Rule("v", "volatility_ratio", 1.0, 2.0, 3.0, {"bars": 5})
+    (days,) = fit_rules([rule], Windows.of(DAY_US))
+    assert days.parameters == {"bars": 5, "usual_bars": 120}
+    assert fit_rules([rule], Windows.of(HOUR_US)) == (rule,)
+
+
+@pytest.fixture
+def at_command_line(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("command"))
+    monkeypatch.setenv("QUBIC_LAB_DATABASE_URL", str(engine.url))
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("at_command_line")
+def test_the_commands_say_the_same(found: Risk, capsys: pytest.CaptureFixture[str]) -> None:
+    as_of = iso(NOW)
+    assert run(["oracle", "risk", "BTC", "--as-of", as_of, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["as_of"], told["level"]) == (as_of, found.level.model_dump(mode="json"))
+    assert run(["oracle", "risk", "bitcoin", "--as-of", as_of]) == 0
+    shown = capsys.readouterr().out
+    assert isinstance(found.level, RiskLevel) and isinstance(found.record, RiskRecord)
+    assert shown.startswith(f"Bitcoin, {found.level.text}\n{BARS} bars of 1h from exchange, ")
+    assert found.record.text in shown and "| volatility alone |" in shown and "| GARCH-t " in shown
+    assert run(["oracle", "alerts"]) == 0
+    assert "there are no alerts" in capsys.readouterr().err
+    assert run(["oracle", "alerts", "--check", "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)["check"]
+    assert "no fresh prices" in checked["unknown"]["bitcoin"] and checked["told"] == checked["sent"] == 2
+    settings.cache_clear()
