@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 from comparisons import make_case, make_cases, make_comparison, make_difference, make_reference
 
-from qubic_lab.runs.acceptance import Row, judge
+from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.acceptance_rows import Row
 from qubic_lab.runs.records import Picture, Records
 from qubic_lab.studies.accuracy_comparison import (
     case_label,
@@ -82,6 +83,8 @@ def test_without_runs_nothing_is_judged_and_every_row_says_why():
         *(f"11.{number}" for number in range(1, 9)),
         "12.7",
         "12.9",
+        "13.7",
+        "14",
     ]
     assert [row.id for row in rows if row.measurable] == measurable
     assert row(rows, "11.7").reason == "no finished run of concurrency this week"

@@ -1,20 +1,18 @@
 """Judge recorded results by the acceptance criteria, row by row: plain values in, plain values out."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import inf
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
+from qubic_lab.runs.acceptance_rows import Result, Row, Verdict, not_measured, recorded
 from qubic_lab.runs.criteria import NOT_MEASURABLE
+from qubic_lab.runs.oracle_acceptance import validation_row, warnings_row
 from qubic_lab.runs.records import Records
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies import consensus_evaluation as consensus
 from qubic_lab.studies.accuracy_comparison import identical_questions, percent, tokens_compared
-
-Verdict = Literal["pass", "fail", "not measured here"]
-Result = Mapping[str, Any]
 
 PREDICTION_ERROR = 0.10
 LARGEST_ERROR, LARGEST_ERROR_SHARE = 0.20, 0.9
@@ -46,21 +44,6 @@ ARCHITECTURE_PARTS = {
 """What 11.1 asks for, each with what the names of such values end in."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One criterion: what is asked, what was measured, and by which run (None if by none)."""
-
-    id: str
-    what: str
-    target: str
-    measured: str
-    verdict: Verdict
-    reason: str
-    run: str | None
-    measurable: bool = True
-    """False where what the criterion is about is not built, or never measured by a study."""
-
-
 def judge(runs: Mapping[str, Records]) -> list[Row]:
     """Return the rows for what the finished runs of a week recorded, given by the runs' names."""
     judged = [
@@ -78,21 +61,14 @@ def judge(runs: Mapping[str, Records]) -> list[Row]:
         _benchmark_row(runs),
         _calibration_row(runs),
         _votes_row(runs),
+        validation_row(runs),
+        warnings_row(runs),
     ]
     unbuilt = [
         Row(id, what, target, measured="", verdict="not measured here", reason=reason, run=None, measurable=False)
         for id, what, target, reason in NOT_MEASURABLE
     ]
     return judged + unbuilt
-
-
-def _recorded(runs: Mapping[str, Records], name: str) -> dict[str, Result]:
-    return {run: records.results[name] for run, records in runs.items() if name in records.results}
-
-
-def _not_measured(row: Callable[..., Row], study: str, what: str = "") -> Row:
-    reason = f"no finished run of {study} this week{what}"
-    return row(measured="", verdict="not measured here", reason=reason, run=None)
 
 
 def _balance_row(runs: Mapping[str, Records]) -> Row:
@@ -102,7 +78,7 @@ def _balance_row(runs: Mapping[str, Records]) -> Row:
         what="Load balancing",
         target=f"{BALANCED_REQUESTS} requests over equal nodes: even within ±1 for round robin",
     )
-    results = _recorded(runs, "balance")
+    results = recorded(runs, "balance")
     found = {
         run: (share, result["requests"])
         for run, result in results.items()
@@ -110,7 +86,7 @@ def _balance_row(runs: Mapping[str, Records]) -> Row:
         if share["balancer"] == BALANCED and result["requests"] >= BALANCED_REQUESTS
     }
     if not found:
-        return _not_measured(row, "cluster", f" gave {BALANCED_REQUESTS} requests or more" if results else "")
+        return not_measured(row, "cluster", f" gave {BALANCED_REQUESTS} requests or more" if results else "")
     run, (share, requests) = min(found.items(), key=lambda item: bool(item[1][0]["within_1"]))
     return row(
         measured=f"{', '.join(map(str, share['counts']))} of {requests} requests",
@@ -124,9 +100,9 @@ def _queue_row(runs: Mapping[str, Records]) -> Row:
     row = partial(
         Row, id="10.5", what="Task queue", target="nothing lost, nothing answered twice, when workers are killed"
     )
-    found = _recorded(runs, "failover")
+    found = recorded(runs, "failover")
     if not found:
-        return _not_measured(row, "cluster")
+        return not_measured(row, "cluster")
     # After losses, a run whose killed node had nothing to do is the least favourable: it shows nothing.
     run, worst = max(
         found.items(), key=lambda item: (item[1]["lost"] + item[1]["duplicated"], not item[1]["left_node"])
@@ -161,7 +137,7 @@ def _coordinator_row(runs: Mapping[str, Records]) -> Row:
         what="Coordinator",
         target=f"{CONCURRENCY_TARGET} concurrent requests: added latency < {ADDED_TARGET_MS:g} ms at p95",
     )
-    results = _recorded(runs, "dispatch")
+    results = recorded(runs, "dispatch")
     # No right answer, no latency: that is the least favourable.
     p95_ms = {
         run: float(result["added_ms"]["p95"]) if result["added_ms"] else inf
@@ -169,7 +145,7 @@ def _coordinator_row(runs: Mapping[str, Records]) -> Row:
         if result["concurrency"] >= CONCURRENCY_TARGET
     }
     if not p95_ms:
-        return _not_measured(row, "cluster", f" has {CONCURRENCY_TARGET} clients or more" if results else "")
+        return not_measured(row, "cluster", f" has {CONCURRENCY_TARGET} clients or more" if results else "")
     run = max(p95_ms, key=lambda run: (results[run]["errors"], p95_ms[run]))
     worst, added = results[run], results[run]["added_ms"]
     said = "no latency"
@@ -195,9 +171,9 @@ def _failover_row(runs: Mapping[str, Records]) -> Row:
         what="Failover",
         target=f"failed node found, its work moved, node back by itself; each within {NODE_LIMIT_S:g} s",
     )
-    judged = {run: (result, *_judge_failover(result)) for run, result in _recorded(runs, "failover").items()}
+    judged = {run: (result, *_judge_failover(result)) for run, result in recorded(runs, "failover").items()}
     if not judged:
-        return _not_measured(row, "cluster")
+        return not_measured(row, "cluster")
     least_favourable_first = ("fail", "not measured here", "pass")
     run, (worst, verdict, reason) = min(judged.items(), key=lambda item: least_favourable_first.index(item[1][1]))
     shut_s, open_s = _after_failure_s(worst)
@@ -248,9 +224,9 @@ def _architecture_row(runs: Mapping[str, Records]) -> Row:
     row = partial(
         Row, id="11.1", what="Architecture analysis", target="parameters, bytes, FLOPs and measured time of the layers"
     )
-    found = _recorded(runs, "architecture")
+    found = recorded(runs, "architecture")
     if not found:
-        return _not_measured(row, "split_strategies")
+        return not_measured(row, "split_strategies")
     run, architecture = next(iter(found.items()))
     names = set(_names(architecture))
     missing = [
@@ -288,9 +264,9 @@ def _prediction_row(runs: Mapping[str, Records]) -> Row:
             f"{percent(LARGEST_ERROR_SHARE)} of the errors < {percent(LARGEST_ERROR)}"
         ),
     )
-    cells = [(run, cell) for run, result in _recorded(runs, "prediction").items() for cell in result["cells"]]
+    cells = [(run, cell) for run, result in recorded(runs, "prediction").items() for cell in result["cells"]]
     if not cells:
-        return _not_measured(row, "split_strategies")
+        return not_measured(row, "split_strategies")
     run, worst = max(cells, key=lambda item: abs(item[1]["error"]))
     errors = [abs(cell["error"]) for _, cell in cells]
     within = sum(error < LARGEST_ERROR for error in errors)
@@ -303,7 +279,7 @@ def _prediction_row(runs: Mapping[str, Records]) -> Row:
             f"for {worst['strategy']}, ranks: {worst['ranks']}, batch {worst['batch']}{_quantity(worst)}"
         ),
         verdict="pass" if good else "fail",
-        reason=_meaningless(_recorded(runs, "prediction")[run]),
+        reason=_meaningless(recorded(runs, "prediction")[run]),
         run=run,
     )
 
@@ -324,9 +300,9 @@ def _memory_row(runs: Mapping[str, Records]) -> Row:
         what="A rank loads only its own layers",
         target=f"weights per rank ≈ its share (within {percent(SHARE_TOLERANCE)})",
     )
-    found = _recorded(runs, "memory")
+    found = recorded(runs, "memory")
     if not found:
-        return _not_measured(row, "split_strategies")
+        return not_measured(row, "split_strategies")
     run, worst = max(
         ((run, rank) for run, result in found.items() for rank in result["ranks"]), key=lambda item: _excess(item[1])
     )
@@ -354,9 +330,9 @@ def _mib(count: float) -> str:
 
 def _pipeline_row(runs: Mapping[str, Records]) -> Row:
     row = partial(Row, id="11.4", what="Pipeline of 1 to N ranks", target="NCCL on GPUs, gloo on CPU, same code")
-    comparisons = _recorded(runs, "comparison")
+    comparisons = recorded(runs, "comparison")
     if not comparisons:
-        return _not_measured(row, "accuracy_comparison")
+        return not_measured(row, "accuracy_comparison")
     # "cuda:0" and "cuda" are the same kind of device.
     run_of_device = {compared["device"].partition(":")[0]: key for key, compared in comparisons.items()}
     measured = ", ".join(BACKENDS[device] for device in sorted(run_of_device))
@@ -378,7 +354,7 @@ def _timeline_row(runs: Mapping[str, Records]) -> Row:
         for picture in records.pictures:
             if picture.name == TIMELINE:
                 return row(measured=f"the picture “{picture.caption}”", verdict="pass", reason="", run=run)
-    return _not_measured(row, "a study with a timeline")
+    return not_measured(row, "a study with a timeline")
 
 
 def _consistency_row(runs: Mapping[str, Records]) -> Row:
@@ -388,9 +364,9 @@ def _consistency_row(runs: Mapping[str, Records]) -> Row:
         what="Answers of the split model against the whole one",
         target=f"consistency > {percent(CONSISTENCY_TARGET)} on {QUESTIONS_TARGET} questions, aim {percent(1.0)}",
     )
-    comparisons = _recorded(runs, "comparison")
+    comparisons = recorded(runs, "comparison")
     if not comparisons:
-        return _not_measured(row, "accuracy_comparison")
+        return not_measured(row, "accuracy_comparison")
     # The least favourable run decides; among equals, the one that asked least.
     run, worst = min(comparisons.items(), key=lambda item: (item[1]["token_identity"], item[1]["questions"]))
     questions, same = worst["questions"], identical_questions(worst)
@@ -417,7 +393,7 @@ def _latency_row(runs: Mapping[str, Records]) -> Row:
         what="Latency and concurrency",
         target=f"p95 < {P95_TARGET_S:g} s end to end, {CLIENTS_TARGET} clients at once, answers unchanged",
     )
-    results = _recorded(runs, "concurrency")
+    results = recorded(runs, "concurrency")
     # The target names ten clients: the level of each run that is next to it, and of those the least favourable.
     enough = {
         run: [level for level in result["levels"] if level["clients"] >= CLIENTS_TARGET]
@@ -425,7 +401,7 @@ def _latency_row(runs: Mapping[str, Records]) -> Row:
     }
     nearest = {run: min(levels, key=lambda level: level["clients"]) for run, levels in enough.items() if levels}
     if not nearest:
-        return _not_measured(row, "concurrency", f" has {CLIENTS_TARGET} clients or more" if results else "")
+        return not_measured(row, "concurrency", f" has {CLIENTS_TARGET} clients or more" if results else "")
     run, level = max(nearest.items(), key=lambda item: item[1]["p95_s"])
     unchanged = all(level["answers_unchanged"] for result in results.values() for level in result["levels"])
     interval = ""
@@ -451,25 +427,25 @@ def _benchmark_row(runs: Mapping[str, Records]) -> Row:
     )
     levels = {
         level["clients"]: (run, level)
-        for run, result in _recorded(runs, "concurrency").items()
+        for run, result in recorded(runs, "concurrency").items()
         for level in result["levels"]
     }
-    cells = [cell for result in _recorded(runs, "prediction").values() for cell in result["cells"]]
+    cells = [cell for result in recorded(runs, "prediction").values() for cell in result["cells"]]
     has = {
         "single against concurrent": 1 in levels and len(levels) > 1,
-        "memory of each rank": bool(_recorded(runs, "memory")),
+        "memory of each rank": bool(recorded(runs, "memory")),
         "one node": any(cell["ranks"] == 1 for cell in cells),
         "replicas": any(cell["strategy"] == REPLICAS for cell in cells),
     }
     if not any(has.values()):
-        return _not_measured(row, "concurrency and split_strategies")
+        return not_measured(row, "concurrency and split_strategies")
     missing = [what for what, there in has.items() if not there]
     speeds = ""
     if has["single against concurrent"]:
         one, most = levels[1][1], levels[max(levels)][1]
         ratio = most["tokens_per_s"] / one["tokens_per_s"]
         speeds = f": {max(levels)} clients get {ratio:.1f} × the tokens/s of one"
-    sources = [run for run, _ in levels.values()] or list(_recorded(runs, "prediction") | _recorded(runs, "memory"))
+    sources = [run for run, _ in levels.values()] or list(recorded(runs, "prediction") | recorded(runs, "memory"))
     return row(
         measured=f"{', '.join(what for what, there in has.items() if there)}{speeds}",
         verdict="not measured here" if missing else "pass",
@@ -485,7 +461,7 @@ def _calibration_row(runs: Mapping[str, Records]) -> Row:
         what="Calibrated confidence",
         target="on held-out votes an error (ECE) no larger than 95 % of those of perfect confidences",
     )
-    results = _recorded(runs, "consensus")
+    results = recorded(runs, "consensus")
     reports = {
         run: each["report"]
         for run, result in results.items()
@@ -493,7 +469,7 @@ def _calibration_row(runs: Mapping[str, Records]) -> Row:
         if each["question_type"] == consensus.ANY
     }
     if not reports:
-        return _not_measured(row, "consensus_evaluation", " asked enough questions to calibrate" if results else "")
+        return not_measured(row, "consensus_evaluation", " asked enough questions to calibrate" if results else "")
     run = max(reports, key=lambda run: reports[run]["ece"] - reports[run]["ece_if_calibrated_95"])
     worst = reports[run]
     low, high = worst["ece_interval"]
@@ -516,11 +492,11 @@ def _votes_row(runs: Mapping[str, Records]) -> Row:
         what="Votes against single answers",
         target=f"more right answers than one sample, by the interval, on {VOTED_QUESTIONS_TARGET} questions or more",
     )
-    results = _recorded(runs, "consensus")
+    results = recorded(runs, "consensus")
     enough = {run: each for run, each in results.items() if each["votes"]["questions"] >= VOTED_QUESTIONS_TARGET}
     if not enough:
         few = f" asked {VOTED_QUESTIONS_TARGET} questions: the full form does"
-        return _not_measured(row, "consensus_evaluation", few if results else "")
+        return not_measured(row, "consensus_evaluation", few if results else "")
     run, worst = min(enough.items(), key=lambda item: item[1]["votes"]["gains"][consensus.ALL]["difference"]["low"])
     votes = worst["votes"]
     gain = votes["gains"][consensus.ALL]["difference"]

@@ -44,6 +44,5 @@ NOT_MEASURABLE = (
         "< 2 s sentiment, < 1 s price, < 3 s overview at p95",
         "no study runs it; qubic-lab bench oracle does",
     ),
-    ("14", "Warnings of risk", "backtested: precision, recall, lead time", "no study judges it yet"),
 )
 """Row id, what, target and reason."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from qubic_lab.runs.acceptance import Row
+from qubic_lab.runs.acceptance_rows import Row
 from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.change import FALSE_ALARMS, Shift
 from qubic_lab.runs.history import Change, Repetition

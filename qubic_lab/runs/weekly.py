@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.runs.acceptance import Row, judge
+from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.acceptance_rows import Row
 from qubic_lab.runs.history import Change, PastRun, Repetition, find_changes, find_repetitions
 from qubic_lab.runs.manifest import Manifest, read_manifest, read_results, utc_now
 from qubic_lab.runs.records import Records, read_measures, read_records

@@ -7,6 +7,10 @@ import papermill
 import psutil
 import pytest
 
+from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.notebook import RUN_DIR
+from qubic_lab.runs.records import read_records
+
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
     "accuracy_comparison": {"questions": 2, "max_new_tokens": 6, "strategies": ["B", "C"], "batches": [1]},
@@ -41,6 +45,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "split_strategies": {"ranks": [2], "batches": [1], "new_tokens": 12, "repeat": 1, "replicas": False},
     "weekly": {},
 }
+JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings": "14"}
+"""Notebooks that record here what they find, each with a row of the acceptance table that is read from it."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -54,8 +60,13 @@ def test_a_notebook_runs_from_top_to_bottom(
     notebook: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))  # none: the weekly notebook shows the kept week
+    if notebook.stem in JUDGED:
+        monkeypatch.setenv(RUN_DIR, str(tmp_path))
     before = {p.pid for p in psutil.process_iter()}
     parameters = {"model": str(tiny), **SMALL[notebook.stem]}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
     new = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
     assert not [p for p in new if "qubic_lab.pipeline.rank" in (p.info["cmdline"] or [])]
+    if notebook.stem in JUDGED:
+        (row,) = (row for row in judge({"run": read_records(tmp_path)}) if row.id == JUDGED[notebook.stem])
+        assert (row.run, bool(row.measured)) == ("run", True)
