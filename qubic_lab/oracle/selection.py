@@ -414,7 +414,9 @@ def _sentence(
         f"no evidence (SPA p = {p:.2f}, {_count(count)}): the smallest effect that this data would have shown, with a "
         f"power of {100 * power:.0f} %, is an annual Sharpe ratio of {detectable:.2f}; observed {ratio:.2f} {over}"
     )
-    return text if needed is None else f"{text}, which would take {_number(needed)} years to show"
+    if needed is None:
+        return text
+    return f"{text}, which would take {_number(needed) if needed < 1_000 else 'more than 1,000'} years to show"
 
 
 def _number(value: float) -> str:
