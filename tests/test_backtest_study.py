@@ -186,7 +186,7 @@ def test_figures_and_tables_show_all(families: list[Family]) -> None:
 def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Path, ledger: TrialLedger) -> None:
     flat = study.load_bars(write(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
     family = study.study_family(flat, ledger, Costs(5.0), **QUICK)
-    said = " ".join(study.findings([family]))
+    said = " ".join(study.findings([family]) + study.notes([family]))
     assert "no evidence: the chosen one of 16 trials never trades" in said
     assert "no trades" in said and "constant price of bitcoin" in said
     study.equity(family)

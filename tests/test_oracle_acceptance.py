@@ -75,7 +75,7 @@ def test_a_validation_of_all_four_parts_passes_and_tells_each() -> None:
 def test_simulated_sentiment_is_no_measurement_and_the_rest_is_still_told() -> None:
     found = validated(signals=signals(measured=False))
     assert found.verdict == "not measured here"
-    assert found.reason == "not measured here: sentiment against returns (no collected texts)"
+    assert found.reason == "missing: sentiment against returns (no collected texts)"
     assert "IC" not in found.measured and "forecasts of 1, 2 h" in found.measured
 
 
@@ -85,14 +85,14 @@ def test_simulated_sentiment_is_no_measurement_and_the_rest_is_still_told() -> N
 )
 def test_a_missing_part_is_named(missing: str, name: str) -> None:
     found = validated(**{missing: None})
-    assert (found.verdict, found.reason) == ("not measured here", f"not measured here: {name}")
+    assert (found.verdict, found.reason) == ("not measured here", f"missing: {name}")
 
 
 def test_small_anomalies_alone_or_days_alone_measure_nothing() -> None:
     small = {"curves": [each for each in ANOMALIES["curves"] if each["size"] < 8.0]}
     assert validated(anomalies=small).verdict == "not measured here"
     days = {"horizons": [each for each in forecasts()["horizons"] if not each["measured"]]}
-    assert validated(forecasts_1_4h=days).reason == "not measured here: forecasts"
+    assert validated(forecasts_1_4h=days).reason == "missing: forecasts"
 
 
 def worth(name: str = "1 day", *, falls: int = 20, found: int = 12, p: float = 0.4, **changes: Any) -> dict[str, Any]:

@@ -81,14 +81,15 @@ def test_models_are_tested_on_the_same_bars(risk: Risk) -> None:
 
 def test_the_sentence_hides_no_rejection(risk: Risk) -> None:
     """Each model and test below 5 % in the table is named at its level, and no other."""
-    said = study.findings([risk])[0]
-    by_level = said.split("; at 5 %")
+    said = study.findings([risk])
+    by_level = said[2:4]
+    assert [text.partition(" (")[0] for text in by_level] == [f"Value at risk, bars of 1 h, {n} %" for n in (1, 5)]
     columns = {"Kupiec": "kupiec_p", "independence": "independent_p", "Christoffersen": "christoffersen_p"}
     for row in study.tail_rows([risk]):
         part = by_level[0 if row["level_pct"] == 1.0 else 1]
         names = [test for test, column in (columns | {"shortfall": "shortfall_p"}).items() if row[column] < 0.05]
         told = re.search(rf"(?:rejected:|,) {row['model']} by ([^(]*) \(", part)
-        assert (told[1] if told else "").replace(" and ", ", ").split(", ") == (names or [""]), said
+        assert (told[1] if told else "").replace(" and ", ", ").split(", ") == (names or [""]), part
     assert "constant normal by Kupiec" in by_level[0] and " 1 of 4 models stood every test" in by_level[0]
 
 
@@ -104,7 +105,7 @@ def test_calibration_is_of_the_tested_bars_at_every_level(risk: Risk) -> None:
     assert off["constant normal", 0.005]
     assert risk.evenness.bars == 4_000 - 1 - 250
     even = replace(risk, evenness=replace(risk.evenness, p=0.2))
-    assert "forecasts is not rejected as a whole (Kolmogorov-Smirnov p = 0.2)" in study.findings([even])[0]
+    assert "bars of 1 h, is not rejected as a whole (Kolmogorov-Smirnov p = 0.2)" in study.findings([even])[4]
     drawn = figures.calibration(risk)
     assert drawn.axes[0].get_ylabel() == "losses beyond it / expected"
     assert len(drawn.axes[1].patches) >= len(risk.evenness.counts)
@@ -127,7 +128,7 @@ def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
 
     def said(only_ours: int, only_naive: int, p: float) -> str:
         given = replace(comparison, only_ours=only_ours, only_naive=only_naive, p=p)
-        return study.findings([replace(risk, matched=replace(risk.matched, comparison=given))])[1]
+        return study.findings([replace(risk, matched=replace(risk.matched, comparison=given))])[0]
 
     assert "no evidence that they find more falls than a rule on volatility" in said(5, 2, 0.45)
     assert ": evidence that they find more" in said(12, 1, 0.003)
@@ -196,7 +197,7 @@ def test_a_constant_price_has_no_risk_and_says_so() -> None:
 
 def test_too_few_bars_to_judge_are_told() -> None:
     short = study.study_risk(made(np.random.default_rng(0).normal(0, 0.01, 320)), horizon_us=DAY_US, drop=0.05)
-    assert "not judged (" in study.findings([short])[1]
+    assert "not judged (" in study.findings([short])[0]
     assert study.counts_add_up(short)
     figures.timeline(short)
     figures.losses(short)
@@ -207,7 +208,7 @@ def test_days_have_their_own_windows_and_what_cannot_be_used_is_refused(tmp_path
     found = study.study_risk(days, horizon_us=7 * DAY_US, drop=0.1)
     assert (found.windows.bars, found.horizon_bars, found.name) == (7, 7, "1 day")
     assert found.matched.comparison is not None
-    assert "7 days" in study.findings([found])[1]
+    assert "7 days" in study.findings([found])[0]
     with pytest.raises(InputError, match="did you mean"):
         study.study_risk(days, horizon_us=DAY_US, drop=0.1, level="warnin")
     with pytest.raises(InputError, match="drop is 2"):

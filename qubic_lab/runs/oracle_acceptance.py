@@ -40,7 +40,7 @@ def validation_row(runs: Mapping[str, Records]) -> Row:
     return row(
         measured="; ".join(text for told in parts.values() for text in told),
         verdict="not measured here" if missing else "pass",
-        reason=f"not measured here: {', '.join(missing)}" if missing else "",
+        reason=f"missing: {', '.join(missing)}" if missing else "",
         run=next(iter(collected or found)),
     )
 

@@ -640,7 +640,7 @@ def findings(families: Sequence[Family], collected: bool = False) -> list[str]:
     said = [_sentence(family) for family in families]
     if not collected:
         said.append(f"What sentiment of real texts foretells is {NOT_MEASURED}.")
-    return [*said, *notes(families)]
+    return said
 
 
 def _sentence(family: Family) -> str:

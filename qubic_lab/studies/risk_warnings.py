@@ -324,22 +324,28 @@ def _scored(score: WarningScore, share: float) -> Row:
 
 
 def findings(risks: Sequence[Risk]) -> list[str]:
-    """Say how forecasts of losses stood, what warnings were worth beside the matched rule, and the level at the end."""
+    """Say what warnings were worth beside the matched rule, the level at the end, and how forecasts of losses stood."""
     return [
-        sentence for risk in risks for sentence in (_tail_sentence(risk), _warning_sentence(risk), _now_sentence(risk))
+        sentence
+        for risk in risks
+        for sentence in (_warning_sentence(risk), _now_sentence(risk), *_tail_sentences(risk))
     ]
 
 
-def _tail_sentence(risk: Risk) -> str:
+def _tail_sentences(risk: Risk) -> list[str]:
+    """Return a sentence for each level of value at risk, and one for the whole distribution."""
+    title = f"Value at risk, bars of {risk.name}"
     if all(tail.test.conditional is None for tail in risk.tails):
-        why = risk.volatility.absent or risk.tails[0].test.absent
-        return f"Value at risk, bars of {risk.name}: no model could be tested ({why})."
-    said = "; ".join(_level_part(risk, level) for level in VAR_LEVELS)
+        return [f"{title}: no model could be tested ({risk.volatility.absent or risk.tails[0].test.absent})."]
+    said = [f"{title}, {_level_part(risk, level)}." for level in VAR_LEVELS]
     even = risk.evenness
     if even.p is not None:
         verdict = "is rejected as a whole" if even.p < ALPHA else "is not rejected as a whole"
-        said += f"; the distribution that GARCH-t forecasts {verdict} (Kolmogorov-Smirnov p = {even.p:.2g})"
-    return f"Value at risk, bars of {risk.name}: {said}."
+        said.append(
+            f"The distribution that GARCH-t forecasts, bars of {risk.name}, {verdict} (Kolmogorov-Smirnov p = "
+            f"{even.p:.2g})."
+        )
+    return said
 
 
 def _level_part(risk: Risk, level: float) -> str:
@@ -347,13 +353,13 @@ def _level_part(risk: Risk, level: float) -> str:
     tails = [tail for tail in risk.tails if tail.test.level == level]
     tested = [tail for tail in tails if tail.test.conditional is not None]
     if not tested:
-        return f"at {100 * level:g} % none could be tested ({tails[0].test.absent})"
+        return f"{100 * level:g} %: no model could be tested ({tails[0].test.absent})"
     rejected = {tail.model: by for tail in tested if (by := rejections(tail.test))}
     expected = tested[0].test.expected
     few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
     missing = f" and {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
     told = (
-        f"at {100 * level:g} % ({expected:,.{0 if expected >= 10 else 1}f} losses beyond expected{few}) "
+        f"{100 * level:g} % ({expected:,.{0 if expected >= 10 else 1}f} losses beyond expected{few}): "
         f"{len(tested) - len(rejected)} of {len(tested)} models stood every test{missing}"
     )
     if rejected:
