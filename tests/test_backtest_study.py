@@ -218,10 +218,8 @@ def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
     path.write_text("\n".join([*lines[:150], *lines[200:], *lines[170:200]]) + "\n")  # one block is out of order
     found = study.load_bars(str(path), "bitcoin", OPEN)[0]
     assert (len(found.bars), found.missing, found.row()["missing"]) == (400, 20, 20)
-    assert found.row()["notes"] == "rows were out of order: sorted"
-    assert "1 day: 20 bars are missing" in study.notes(
-        [study.study_family(found, ledger, Costs(), scored=planted(found, 0.0), **QUICK)]
-    )
+    family = study.study_family(found, ledger, Costs(), scored=planted(found, 0.0), **QUICK)
+    assert {"1 day: 20 bars are missing", "1 day: rows were out of order: sorted"} <= set(study.notes([family]))
 
 
 def test_short_bars_become_hours_only_where_asked(tmp_path: Path) -> None:

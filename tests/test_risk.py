@@ -44,6 +44,7 @@ from qubic_lab.oracle.risk.volatility import (
 )
 from qubic_lab.oracle.risk.warnings import (
     Assessment,
+    Evidence,
     assess,
     compare_warnings,
     evaluate_warnings,
@@ -639,3 +640,10 @@ def test_warnings_beside_the_naive_rule():
     assert found.p == pytest.approx(2 / 2**7)
     assert found.ours.recall.value == 1.0 and found.naive.found == 2
     assert found.to_dict()["ours"]["right"] == 9
+
+
+def test_evidence_says_where_a_level_is_only_not_left_yet() -> None:
+    over = Evidence("fall", "drawdown_in_deviations", "warning", 2.0, 1.75, "deviations")
+    assert str(over) == "fall: drawdown_in_deviations is 2.00 deviations (warning from 1.75)"
+    assert str(dataclasses.replace(over, value=0.5)).endswith("is 0.50 deviations (warning from 1.75, not left yet)")
+    assert str(dataclasses.replace(over, value=None)).endswith("is not known at this bar (warning from 1.75)")

@@ -134,7 +134,7 @@ def bench_oracle(
         rows: prices in the database, which is made once and kept in the cache folder.
         texts: texts in it, each with two scores.
         clients: at once.
-        requests: cold ones of each route, each of which nobody has asked before.
+        requests: cold ones of each route, each of which nobody has asked before; of risk a fifth, as they take long.
         cached_requests: of each route, among a few that have been asked before.
         progress: called as it goes on.
 
@@ -153,7 +153,7 @@ def bench_oracle(
         run_apart(_ask_all(url, _cold("sentiment", market, 1, seed=1), 1))  # opens the database
         cold, cached = [], []
         for route in ROUTES:
-            asked = _cold(route, market, requests, seed=0)
+            asked = _cold(route, market, requests if route in COLD_MS else max(clients, requests // 5), seed=0)
             cold.append(_measure(cluster, name, route, "cold", asked, clients, progress))
         for route in ROUTES:
             kept = _kept(route, market)

@@ -17,7 +17,9 @@ def oracle(
     ] = 1_000_000,
     texts: Annotated[int, typer.Option(help="Texts in it, each with two scores.")] = 100_000,
     clients: Annotated[int, typer.Option(help="Clients at once, each without a pause.")] = 50,
-    requests: Annotated[int, typer.Option(help="Cold requests of each route: nobody has asked them before.")] = 500,
+    requests: Annotated[
+        int, typer.Option(help="Cold requests of each route: nobody has asked them before; of risk a fifth.")
+    ] = 500,
     cached_requests: Annotated[int, typer.Option(help="Requests of each route that were asked before.")] = 5_000,
     json: options.Json = False,
 ) -> None:

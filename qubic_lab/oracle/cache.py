@@ -105,7 +105,7 @@ class CacheConfig:
         retry_s: after a value could not be computed anew the stale one is served for so long without another try.
         answer_s: Redis is waited for so long.
         away_s: after Redis did not answer it is left alone for so long.
-        threads: values that a process computes at once.
+        threads: values that a process computes at once; more would only take turns at its one interpreter lock.
     """
 
     sentiment_s: float = 600.0
@@ -121,7 +121,7 @@ class CacheConfig:
     retry_s: float = 5.0
     answer_s: float = 0.5
     away_s: float = 5.0
-    threads: int = 4
+    threads: int = 2
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

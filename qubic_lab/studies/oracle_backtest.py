@@ -96,6 +96,12 @@ class Bars:
         """What measures of risk look at."""
         return Candles.of(self.bars, self.frame_us)
 
+    @property
+    def told(self) -> list[str]:
+        """What a reader must know of them, a line each."""
+        missing = [f"{self.name}: {self.missing} bars are missing"] if self.missing else []
+        return missing + [f"{self.name}: {note}" for note in self.notes]
+
     def row(self) -> Row:
         """Return what they are, for a table."""
         return {
@@ -107,7 +113,6 @@ class Bars:
             "bars": len(self.bars),
             "missing": self.missing,
             "flagged": int((self.bars.flagged > 0).sum()),
-            "notes": "; ".join(self.notes),
         }
 
 
@@ -477,7 +482,7 @@ def verdict_rows(families: Sequence[Family]) -> list[Row]:
             "low": None if family.verdict.interval is None else family.verdict.interval[0],
             "high": None if family.verdict.interval is None else family.verdict.interval[1],
             "spa_p": family.verdict.p,
-            "spa_p beyond holding": family.timing.p,
+            "spa_p_beyond_holding": family.timing.p,
             "deflated": family.verdict.deflated,
             "pbo": family.verdict.overfitting,
             "independent trials": family.verdict.effective_trials,
@@ -508,17 +513,16 @@ def account_rows(family: Family) -> list[Row]:
                 "most_drawdown_pct": 100 * found.most_drawdown,
                 "trades": found.trades,
                 "exposure": found.exposure,
-                "fees and slippage_pct": 100 * (found.fees + found.slippage) / found.initial_cash,
+                "fees_and_slippage_pct": 100 * (found.fees + found.slippage) / found.initial_cash,
             }
         )
     return rows
 
 
 def notes(families: Sequence[Family]) -> list[str]:
-    """Return what a reader must know of the accounts, a line each, once."""
+    """Return what a reader must know of the accounts and their bars, a line each, once."""
     found = [f"{family.bars.name}: {note}" for family in families for note in family.best.account.notes()]
-    found += [f"{each.bars.name}: {each.bars.missing} bars are missing" for each in families if each.bars.missing]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *(line for family in families for line in family.bars.told)]))
 
 
 def equity(family: Family) -> Figure:

@@ -188,7 +188,7 @@ def score_rows(risks: Sequence[Risk]) -> list[Row]:
                 {
                     "bars of": risk.name,
                     "warnings": name,
-                    "time under warning_pct": 100 * share,
+                    "time_under_warning_pct": 100 * share,
                     "raised": score.warnings,
                     "right": score.right,
                     "precision": _shown(score.precision),
@@ -324,12 +324,16 @@ def _scored(score: WarningScore, share: float) -> Row:
 
 
 def findings(risks: Sequence[Risk]) -> list[str]:
-    """Say what warnings were worth beside the matched rule, the level at the end, and how forecasts of losses stood."""
-    return [
+    """Say what warnings were worth beside the matched rule, the level at the end, how forecasts of losses stood.
+
+    What a reader must know of the bars comes last.
+    """
+    said = [
         sentence
         for risk in risks
         for sentence in (_warning_sentence(risk), _now_sentence(risk), *_tail_sentences(risk))
     ]
+    return said + [line for risk in risks for line in risk.bars.told]
 
 
 def _tail_sentences(risk: Risk) -> list[str]:

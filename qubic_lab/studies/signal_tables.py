@@ -49,8 +49,8 @@ def summary_rows(studies: Sequence[SignalStudy], costs: Costs) -> list[Row]:
             "edge_bps": study.spreads[0].edge_bps,
             "round_trip_bps": round_trip_bps(costs),
             "leads": study.lead.verdict,
-            "before events_pct": _percent(study.signed_events, "before"),
-            "after events_pct": _percent(study.signed_events, "after"),
+            "before_events_pct": _percent(study.signed_events, "before"),
+            "after_events_pct": _percent(study.signed_events, "after"),
             "evidence": study.evidence,
         }
         for study in studies

@@ -38,7 +38,8 @@ class Evidence:
 
     def __str__(self) -> str:
         value = "not known at this bar" if self.value is None else f"{self.value:.2f} {self.unit}"
-        return f"{self.rule}: {self.measure} is {value} ({self.level} from {self.threshold:g})"
+        left = "" if self.value is None or self.value >= self.threshold else ", not left yet"
+        return f"{self.rule}: {self.measure} is {value} ({self.level} from {self.threshold:g}{left})"
 
 
 @dataclass(frozen=True)
