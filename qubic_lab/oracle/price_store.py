@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, and_, exists, insert, select
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, insert, select
 
 from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range, did_you_mean
 from qubic_lab.oracle.instants import now_us
@@ -153,16 +153,11 @@ class PriceStore:
         names = [check_choice("column of prices", name, _READ) for name in (_READ if only is None else only)]
         check_range_us(start_us, end_us)
         settle(self._engine, as_of_us, self._clock)
-        query = select(*(MARKET_DATA.c[name] for name in (*_TIMES, *names))).where(
-            MARKET_DATA.c.series_id == self._id(series),
-            MARKET_DATA.c.closed_us >= start_us,
-            MARKET_DATA.c.closed_us < end_us,
-        )
-        query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
-        if as_of_us is not None:
-            query = query.where(MARKET_DATA.c.known_us <= as_of_us)
+        columns = (*_TIMES, *names)
+        query = _in_range(columns, as_of_us is not None)
+        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
         with self._engine.connect() as connection:
-            return _newest_of_each(_columns((*_TIMES, *names), fetch_tuples(connection, query)))
+            return _newest_of_each(_columns(columns, fetch_tuples(connection, query, values)))
 
     def latest(self, series: Series, *, as_of_us: int | None = None, until_us: int | None = None) -> StoredPrice | None:
         """Return the price with the last `closed_us`, as known at `as_of_us` or by now; None where there was none.
@@ -174,14 +169,10 @@ class PriceStore:
             InputError: an `as_of_us` that is not settled yet.
         """
         settle(self._engine, as_of_us, self._clock)
-        query = _stored().where(MARKET_DATA.c.series_id == self._id(series))
-        query = query.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
-        if until_us is not None:
-            query = query.where(MARKET_DATA.c.closed_us <= until_us)
-        if as_of_us is not None:
-            query = query.where(MARKET_DATA.c.known_us <= as_of_us)
+        query = _latest(until_us is not None, as_of_us is not None)
+        values = {"id": self._id(series), "until_us": until_us, "as_of_us": as_of_us}
         with self._engine.connect() as connection:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(query, values).mappings().first()
         return None if row is None else _price(row)
 
     def page(
@@ -269,6 +260,28 @@ def _find(series: Series) -> Select[Any]:
 
 def _stored() -> Select[Any]:
     return select(*(MARKET_DATA.c[field.name] for field in fields(StoredPrice)))
+
+
+# Queries that answers are made of are built once: building them takes longer than running them.
+@lru_cache
+def _in_range(columns: tuple[str, ...], as_of: bool) -> Select[Any]:
+    query = select(*(MARKET_DATA.c[name] for name in columns)).where(
+        MARKET_DATA.c.series_id == bindparam("id"),
+        MARKET_DATA.c.closed_us >= bindparam("start_us"),
+        MARKET_DATA.c.closed_us < bindparam("end_us"),
+    )
+    query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
+    return query.where(MARKET_DATA.c.known_us <= bindparam("as_of_us")) if as_of else query
+
+
+@lru_cache
+def _latest(until: bool, as_of: bool) -> Select[Any]:
+    query = _stored().where(MARKET_DATA.c.series_id == bindparam("id"))
+    if until:
+        query = query.where(MARKET_DATA.c.closed_us <= bindparam("until_us"))
+    if as_of:
+        query = query.where(MARKET_DATA.c.known_us <= bindparam("as_of_us"))
+    return query.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
 
 
 def _price(row: Mapping[Any, Any]) -> StoredPrice:

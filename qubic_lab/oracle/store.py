@@ -5,14 +5,14 @@ what is known by an instant is settled as soon as somebody asks. That holds for 
 stamps that follow the newest one, and a slow commit keeps whoever asks about its stamp waiting.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from qubic_lab.errors import InputError
@@ -27,6 +27,8 @@ _ALL = "all"
 _BEYOND = 1 << 63
 """No whole number of this size fits into the database."""
 _WRITERS_LOCK = 0x5142_4C42
+_MOST_FETCHED = 1_000
+_STAMP = select(STAMPS.c.known_us).where(STAMPS.c.name == bindparam("name"))
 """Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
 
 Clock = Callable[[], int]
@@ -172,10 +174,15 @@ def insert_rows(connection: Connection, table: sa.Table, names: Iterable[str], r
     connection.exec_driver_sql(f"INSERT INTO {table.name} ({listed}) VALUES ({marks})", rows)
 
 
-def fetch_tuples(connection: Connection, query: Any, size: int = 1_000) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of a query in lists, as the driver gives them: numbers, texts and None need no conversion."""
-    cursor: Any = connection.execute(query).cursor
-    while rows := cursor.fetchmany(size):
+def fetch_tuples(
+    connection: Connection, query: Any, values: Mapping[str, Any] | None = None
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the rows of a query in lists, as the driver gives them: numbers, texts and None need no conversion.
+
+    `values` are those of the query's parameters by name.
+    """
+    cursor: Any = connection.execute(query, values).cursor
+    while rows := cursor.fetchmany(_MOST_FETCHED):
         yield rows
 
 
@@ -188,7 +195,7 @@ def _wait_for_writers(connection: Connection) -> None:
 
 
 def _read_stamp(connection: Connection, name: str) -> int:
-    return int(connection.execute(select(STAMPS.c.known_us).where(STAMPS.c.name == name)).scalar() or 0)
+    return int(connection.execute(_STAMP, {"name": name}).scalar() or 0)
 
 
 def _set_stamps(connection: Connection, names: set[str], known_us: int) -> None:

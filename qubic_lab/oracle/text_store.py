@@ -7,12 +7,26 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, exists, func, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+)
 
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.oracle.instants import now_us
@@ -207,9 +221,10 @@ class TextStore:
         """
         check_range_us(start_us, end_us)
         settle(self._engine, as_of_us, self._clock)
-        query = _visible(_stored(), coin, start_us, end_us, as_of_us, duplicates)
+        query = _visible(_stored(), as_of_us is not None, duplicates)
+        query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id)
         with self._engine.connect() as connection:
-            return _texts(connection, query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id))
+            return _texts(connection, query, _asked(coin, start_us, end_us, as_of_us))
 
     def page(
         self,
@@ -234,13 +249,13 @@ class TextStore:
         check_range("limit", limit, 1, MOST_PAGE)
         before = read_cursor(cursor, 2) if cursor is not None else None
         settle(self._engine, as_of_us, self._clock)
-        query = _visible(_stored(), coin, start_us, end_us, as_of_us, duplicates)
+        query = _visible(_stored(), as_of_us is not None, duplicates)
         if before is not None:
             at_us, id = before
             query = query.where(NEWS_COINS.c.at_us <= at_us, or_(NEWS_COINS.c.at_us < at_us, NEWS_COINS.c.news_id < id))
         query = query.order_by(NEWS_COINS.c.at_us.desc(), NEWS_COINS.c.news_id.desc()).limit(limit + 1)
         with self._engine.connect() as connection:
-            found = _texts(connection, query)
+            found = _texts(connection, query, _asked(coin, start_us, end_us, as_of_us))
         texts = tuple(found[:limit])
         return TextPage(texts, f"{texts[-1].at_us}_{texts[-1].id}" if len(found) > limit else None)
 
@@ -252,12 +267,9 @@ class TextStore:
         """
         check_range_us(start_us, end_us)
         settle(self._engine, as_of_us, self._clock)
-        kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
-        texts, newest = func.sum(case((_COUNTS, 1), else_=0)), func.max(NEWS_DATA.c.at_us)
-        query = select(*kinds, texts, func.count() - texts, newest)
-        query = _visible(query, coin, start_us, end_us, as_of_us, duplicates=True).group_by(*kinds).order_by(*kinds)
+        query, values = _counting(as_of_us is not None), _asked(coin, start_us, end_us, as_of_us)
         with self._engine.connect() as connection:
-            return [TextCounts(*row) for row in connection.execute(query)]
+            return [TextCounts(*row) for row in connection.execute(query, values)]
 
     def add_scores(self, scores: Iterable[Score]) -> Added:
         """Keep scores: new ones, and those that differ from the newest of the same text and model.
@@ -289,7 +301,7 @@ class TextStore:
         Raises:
             InputError: an empty range, or an `as_of_us` that is not settled yet.
         """
-        columns = (SENTIMENT_SCORES.c[name] for name in ("known_us", "score", "confidence"))
+        columns = ("known_us", "score", "confidence")
         rows = self._scores(columns, coin, start_us, end_us, as_of_us, model)
         return _score_columns(rows)
 
@@ -301,7 +313,7 @@ class TextStore:
         Raises:
             InputError: an empty range, or an `as_of_us` that is not settled yet.
         """
-        columns = (SENTIMENT_SCORES.c[name] for name in ("known_us", "score", "confidence", "model"))
+        columns = ("known_us", "score", "confidence", "model")
         found: dict[str, list[tuple[Any, ...]]] = {}
         for *row, model in self._scores(columns, coin, start_us, end_us, as_of_us, None):
             found.setdefault(model, []).append(tuple(row))
@@ -315,7 +327,7 @@ class TextStore:
         Raises:
             InputError: an empty range, or an `as_of_us` that is not settled yet.
         """
-        columns = (SENTIMENT_SCORES.c[name] for name in ("model", "known_us", "score"))
+        columns = ("model", "known_us", "score")
         rows = self._scores(columns, coin, start_us, end_us, as_of_us, None)
         newest: dict[str, dict[int, tuple[int, float]]] = {}
         for news_id, _, model, known_us, score in rows:
@@ -328,7 +340,7 @@ class TextStore:
 
     def _scores(
         self,
-        columns: Iterable[ColumnElement[Any]],
+        columns: tuple[str, ...],
         coin: str,
         start_us: int,
         end_us: int,
@@ -338,16 +350,10 @@ class TextStore:
         """Return the text's id and time and these columns of each version of a score, the newest last."""
         check_range_us(start_us, end_us)
         settle(self._engine, as_of_us, self._clock)
-        query = select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *columns)
-        query = _visible(query, coin, start_us, end_us, as_of_us, duplicates=False)
-        query = query.join(SENTIMENT_SCORES, SENTIMENT_SCORES.c.news_id == NEWS_COINS.c.news_id)
-        if model is not None:
-            query = query.where(SENTIMENT_SCORES.c.model == model)
-        if as_of_us is not None:
-            query = query.where(SENTIMENT_SCORES.c.known_us <= as_of_us)
-        query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id, SENTIMENT_SCORES.c.known_us)
+        query = _scoring(columns, model is not None, as_of_us is not None)
+        values = _asked(coin, start_us, end_us, as_of_us) | {"model": model}
         with self._engine.connect() as connection:
-            return [row for rows in fetch_tuples(connection, query) for row in rows]
+            return [row for rows in fetch_tuples(connection, query, values) for row in rows]
 
     def _add_batch(self, texts: list[Text], prints: list[Fingerprint], now: int, fetch_id: int | None) -> Added:
         times = [_time(text, now) for text in texts]
@@ -554,23 +560,50 @@ def _stored() -> Select[Any]:
     return select(*(NEWS_DATA.c[name] for name in names))
 
 
-def _visible(
-    query: Select[Any], coin: str, start_us: int, end_us: int, as_of_us: int | None, duplicates: bool
-) -> Select[Any]:
+def _asked(coin: str, start_us: int, end_us: int, as_of_us: int | None) -> dict[str, Any]:
+    """Return the parameters of `_visible`."""
+    return {"about": coin, "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
+
+
+def _visible(query: Select[Any], as_of: bool, duplicates: bool) -> Select[Any]:
     """Return a query that is limited to a coin's texts in a range, in the newest version that was known."""
     is_later = _IS_LATER
-    query = query.select_from(_ABOUT_COIN)
-    query = query.where(NEWS_COINS.c.coin == coin, NEWS_COINS.c.at_us >= start_us, NEWS_COINS.c.at_us < end_us)
-    if as_of_us is not None:
-        query = query.where(NEWS_DATA.c.known_us <= as_of_us)
-        is_later = and_(is_later, _LATER.c.known_us <= as_of_us)
+    query = query.select_from(_ABOUT_COIN).where(
+        NEWS_COINS.c.coin == bindparam("about"),
+        NEWS_COINS.c.at_us >= bindparam("start_us"),
+        NEWS_COINS.c.at_us < bindparam("end_us"),
+    )
+    if as_of:
+        query = query.where(NEWS_DATA.c.known_us <= bindparam("as_of_us"))
+        is_later = and_(is_later, _LATER.c.known_us <= bindparam("as_of_us"))
     if not duplicates:
         query = query.where(_COUNTS)
     return query.where(~exists().where(is_later))
 
 
-def _texts(connection: Connection, query: Select[Any]) -> list[StoredText]:
-    rows = list(connection.execute(query).mappings())
+# Queries that answers are made of are built once: building them takes longer than running them.
+@lru_cache
+def _counting(as_of: bool) -> Select[Any]:
+    kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
+    texts, newest = func.sum(case((_COUNTS, 1), else_=0)), func.max(NEWS_DATA.c.at_us)
+    query = _visible(select(*kinds, texts, func.count() - texts, newest), as_of, duplicates=True)
+    return query.group_by(*kinds).order_by(*kinds)
+
+
+@lru_cache
+def _scoring(columns: tuple[str, ...], of_model: bool, as_of: bool) -> Select[Any]:
+    query = select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *(SENTIMENT_SCORES.c[name] for name in columns))
+    query = _visible(query, as_of, duplicates=False)
+    query = query.join(SENTIMENT_SCORES, SENTIMENT_SCORES.c.news_id == NEWS_COINS.c.news_id)
+    if of_model:
+        query = query.where(SENTIMENT_SCORES.c.model == bindparam("model"))
+    if as_of:
+        query = query.where(SENTIMENT_SCORES.c.known_us <= bindparam("as_of_us"))
+    return query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id, SENTIMENT_SCORES.c.known_us)
+
+
+def _texts(connection: Connection, query: Select[Any], values: Mapping[str, Any]) -> list[StoredText]:
+    rows = list(connection.execute(query, values).mappings())
     coins: dict[int, list[str]] = {}
     for some in _chunks([row["id"] for row in rows]):
         about = select(NEWS_COINS.c.news_id, NEWS_COINS.c.coin).where(NEWS_COINS.c.news_id.in_(some))
