@@ -152,8 +152,10 @@ def fill_at_once(orders: Orders) -> Fills | None:
     else:
         return None
     units = weights * after[:, None] / price
-    cash = after * (1.0 - added(weights))
-    return Fills(bars, units, cash, price, np.broadcast_to(slip, units.shape))
+    cash, slip = after * (1.0 - added(weights)), np.broadcast_to(slip, units.shape)
+    spent = np.flatnonzero(after <= 0.0)  # costs took the last of it: nothing is traded after that
+    count = int(spent[0]) + 1 if len(spent) else len(bars)
+    return Fills(bars[:count], units[:count], cash[:count], price[:count], slip[:count])
 
 
 def _between(orders: Orders, price: Floats) -> tuple[Floats, Floats]:
