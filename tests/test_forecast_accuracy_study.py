@@ -170,7 +170,8 @@ def test_pictures_show_all_horizons(found: ForecastStudy) -> None:
         'beside "AR(1)"',
     ]
     check(errors)
-    calibration = figures.calibration(found.on("1 h"))
+    assert [[each.hours for each in found.ends(bars)] for bars in ("1 h", "1 day")] == [[1, 4], []]
+    calibration = figures.calibration(found.ends("1 h"))
     assert len(calibration.axes) == 2 * 4
     check(calibration)
 

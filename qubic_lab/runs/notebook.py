@@ -93,6 +93,7 @@ def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
         # With fixed names inside and without a date, equal figures are equal files.
         with pyplot.rc_context({"svg.hashsalt": name}):
             figure.savefig(folder / f"{name}.svg", metadata={"Title": caption, "Date": None})
+        figure.set_layout_engine("none")  # all is in its place; to place it again takes a third of drawing it
         figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)
     pyplot.close(figure)  # else the notebook would show it twice: as pyplot's and as the cell's value
     return figure

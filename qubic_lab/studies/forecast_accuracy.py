@@ -95,6 +95,11 @@ class ForecastStudy:
         """Return the horizons on bars of one length."""
         return tuple(each for each in self.horizons if each.bars == bars)
 
+    def ends(self, bars: str) -> tuple[Horizon, ...]:
+        """Return the shortest and the longest horizon on bars of one length."""
+        found = sorted(self.on(bars), key=lambda each: each.hours)
+        return (*found[:1], *found[1:][-1:])
+
     @property
     def lengths(self) -> tuple[str, ...]:
         """Return the lengths of bars that something was measured on."""

@@ -78,7 +78,7 @@ def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: i
         kind: prices after the cut go on at their level (0), rise (1) or fall (2), with more noise than before; or
             hardly anything moves any more (3).
     """
-    changed = frame.copy(deep=True)
+    changed: dict[int, Any] = {}
     closed, late = closes_us(frame), late_columns(frame)
     rows = np.zeros(len(frame), np.bool_)
     rows[bars:] = True
@@ -87,23 +87,26 @@ def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: i
     trend[bars:] = (drift or 0.0) * np.linspace(0.2, 1.0, len(frame) - bars)
     # One factor for all prices of a bar: its low stays its low.
     factors = np.exp(draw.normal(0.0, _CALM if calm else _NOISE, len(frame)) + trend)
-    for column in frame.columns:
-        name = name_of(column)
-        if name.endswith("_us") or pd.api.types.is_datetime64_any_dtype(frame[column].dtype):
+    for place, column in enumerate(frame.columns):
+        name, series = name_of(column), frame[column]
+        changed[place] = series.copy(deep=True)
+        if name.endswith("_us") or pd.api.types.is_datetime64_any_dtype(series.dtype):
             continue
         where = rows
         if column in late and closed is not None:
             where = rows | _late_cells(frame, late[column], int(closed[bars - 1]))
         if name in _PRICES:
-            values = frame[column].to_numpy(np.float64, copy=True)
+            values = series.to_numpy(np.float64, copy=True)
             base = _flat(frame, column, bars) if calm else values
             values[where] = base[where] * factors[where]
-            changed[column] = values
-        elif calm and pd.api.types.is_float_dtype(frame[column].dtype):
-            changed[column] = _calm_values(frame[column], where, bars, draw)
+            changed[place] = values
+        elif calm and pd.api.types.is_float_dtype(series.dtype):
+            changed[place] = _calm_values(series, where, bars, draw)
         else:
-            changed[column] = _other_values(frame[column], where, draw)
-    return changed
+            changed[place] = _other_values(series, where, draw)
+    found = pd.DataFrame(changed, index=frame.index)
+    found.columns = frame.columns
+    return found
 
 
 def with_other_row(frame: pd.DataFrame, bar: int, draw: np.random.Generator) -> pd.DataFrame:
