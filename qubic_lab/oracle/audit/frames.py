@@ -89,8 +89,8 @@ def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: i
     factors = np.exp(draw.normal(0.0, _CALM if calm else _NOISE, len(frame)) + trend)
     for place, column in enumerate(frame.columns):
         name, series = name_of(column), frame[column]
-        changed[place] = series.copy(deep=True)
         if name.endswith("_us") or pd.api.types.is_datetime64_any_dtype(series.dtype):
+            changed[place] = series
             continue
         where = rows
         if column in late and closed is not None:
@@ -104,7 +104,7 @@ def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: i
             changed[place] = _calm_values(series, where, bars, draw)
         else:
             changed[place] = _other_values(series, where, draw)
-    found = pd.DataFrame(changed, index=frame.index)
+    found = pd.DataFrame(changed, index=frame.index, copy=True)
     found.columns = frame.columns
     return found
 
