@@ -126,7 +126,9 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
-@pytest.mark.parametrize("victim", ["launcher", pytest.param("rank 0", marks=pytest.mark.slow), "rank 1"])
+@pytest.mark.parametrize(
+    "victim", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("launcher", "rank 0")), "rank 1"]
+)
 def test_a_killed_process_takes_its_group_along(victim: str, tiny: Path) -> None:
     with Pipeline.launch(model=str(tiny), ranks=2, threads=1) as pipeline:
         rank_pids = [rank.pid for rank in pipeline.describe()]

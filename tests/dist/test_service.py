@@ -59,7 +59,7 @@ def stub_of(lab: Pipeline) -> tuple[grpc.Channel, pipeline_pb2_grpc.PipelineStub
     return channel, pipeline_pb2_grpc.PipelineStub(channel)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_many_clients_get_what_each_request_gets_alone(
     ranks: int, dtype: str, one_rank: Pipeline, two_ranks: Pipeline, tiny: Path
