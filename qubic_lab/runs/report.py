@@ -1,10 +1,10 @@
 """Build a week's page from what its runs recorded: it reads and words, and computes no result again."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 
@@ -21,6 +21,8 @@ LONG_TABLE = 12
 """Rows; a longer table is folded."""
 WIDE_TABLE = 6
 """Columns; a wider table is scrolled on a phone."""
+PLAIN = " !$()*+,;=:@/?-._~[]{}|"
+"""Characters that mean nothing in an address or in HTML, so that they can stand in a picture's address as they are."""
 
 
 @dataclass(frozen=True)
@@ -104,4 +106,4 @@ def _column(name: str, values: Sequence[object]) -> Column:
 
 def data_uri(picture: Picture) -> str:
     """Return a picture's content as an address that needs no file beside the page."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture.svg.encode()).decode()}"
+    return f"data:image/svg+xml,{quote(picture.svg, safe=PLAIN)}"

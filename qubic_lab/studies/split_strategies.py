@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
 
@@ -245,6 +246,7 @@ def throughput(prediction: Prediction) -> Figure:
         axes.set_xlabel("requests at once")
         axes.set_ylabel("speed of all requests (tokens/s)")
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside upper left", ncols=2)
     return figure
