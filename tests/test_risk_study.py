@@ -84,7 +84,7 @@ def test_the_sentence_hides_no_rejection(risk: Risk) -> None:
     said = study.findings([risk])
     by_level = said[2:4]
     assert [text.partition(" (")[0] for text in by_level] == [f"Value at risk, bars of 1 h, {n} %" for n in (1, 5)]
-    columns = {"Kupiec": "kupiec_p", "independence": "independent_p", "Christoffersen": "christoffersen_p"}
+    columns = {"Kupiec": "kupiec_p", "independence": "independence_p", "Christoffersen": "christoffersen_p"}
     for row in study.tail_rows([risk]):
         part = by_level[0 if row["level_pct"] == 1.0 else 1]
         names = [test for test, column in (columns | {"shortfall": "shortfall_p"}).items() if row[column] < 0.05]

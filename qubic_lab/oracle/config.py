@@ -37,14 +37,19 @@ DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "bi
 _KEYS = ("coins", "sources", "feeds", "order", "time_scale", "time_origin", "backfill_days", "sentiment", "risk")
 
 
-def _check_url(what: str, url: str) -> None:
+def is_web_address(url: str) -> bool:
+    """Whether a text is the address of something that speaks HTTP: with a host, and with a port if any."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        good = False
-    if not good:
+        return False
+
+
+def _check_url(what: str, url: str) -> None:
+    if not is_web_address(url):
         raise InputError(f"{what} is {url!r}: give http://HOST/PATH or https://HOST/PATH")
+    parts = urlsplit(url)
     if parts.username or parts.password:
         raise InputError(f"{what} names a user or a password: keys belong into the environment")
 

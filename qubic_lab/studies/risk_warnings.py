@@ -5,7 +5,7 @@ rule finds more of what comes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.calibration import Coverage, Evenness, coverage, evenness, probability_transform
 from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
 from qubic_lab.oracle.risk.measures import MEASURES, Market
+from qubic_lab.oracle.risk.parts import span
 from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
-from qubic_lab.oracle.risk.tail_tests import TailTest
+from qubic_lab.oracle.risk.tail_tests import ALPHA
 from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
 from qubic_lab.oracle.risk.value_at_risk import least_bars
 from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garch_forecast
@@ -32,7 +33,8 @@ VAR_LEVELS = (0.01, 0.05)
 """That tables and findings are about."""
 CALIBRATED_LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1)
 """That pictures of calibration show."""
-ALPHA = 0.05
+AUTHORS = ("kupiec", "christoffersen")
+"""Tests that are called by who made them."""
 LEAST_EXPECTED = 5.0
 """Where fewer losses beyond value at risk are expected, tests have hardly a chance to reject a model."""
 _WINDOWED = ("filtered historical", "historical")
@@ -163,10 +165,7 @@ def tail_rows(risks: Sequence[Risk]) -> list[Row]:
             "bars": tail.test.bars,
             "beyond": tail.test.violations,
             "expected": tail.test.expected,
-            "kupiec_p": None if tail.test.unconditional is None else tail.test.unconditional.p,
-            "independent_p": None if tail.test.independent is None else tail.test.independent.p,
-            "christoffersen_p": None if tail.test.conditional is None else tail.test.conditional.p,
-            "shortfall_p": tail.test.shortfall_p,
+            **{f"{name}_p": p for name, p in tail.test.p_values.items()},
             "not tested because": tail.test.absent,
         }
         for risk in risks
@@ -358,7 +357,7 @@ def _level_part(risk: Risk, level: float) -> str:
     tested = [tail for tail in tails if tail.test.conditional is not None]
     if not tested:
         return f"{100 * level:g} %: no model could be tested ({tails[0].test.absent})"
-    rejected = {tail.model: by for tail in tested if (by := rejections(tail.test))}
+    rejected = {tail.model: by for tail in tested if (by := tail.test.rejected)}
     expected = tested[0].test.expected
     few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
     missing = f" and {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
@@ -371,22 +370,16 @@ def _level_part(risk: Risk, level: float) -> str:
     return told
 
 
-def _tests(rejecting: Sequence[tuple[str, float]]) -> str:
-    names, least = [name for name, _ in rejecting], min(p for _, p in rejecting)
+def _tests(rejecting: Mapping[str, float]) -> str:
+    names = [name.capitalize() if name in AUTHORS else name for name in rejecting]
+    least = min(rejecting.values())
     if len(names) == 1:
         return f"{names[0]} (p = {least:.2g})"
     return f"{', '.join(names[:-1])} and {names[-1]} (least p = {least:.2g})"
 
 
-def rejections(test: TailTest) -> list[tuple[str, float]]:
-    """Return the tests that reject forecasts of losses at 5 %, each with its p-value."""
-    ratios = {"Kupiec": test.unconditional, "independence": test.independent, "Christoffersen": test.conditional}
-    found = {name: None if each is None else each.p for name, each in ratios.items()} | {"shortfall": test.shortfall_p}
-    return [(name, p) for name, p in found.items() if p is not None and p < ALPHA]
-
-
 def _warning_sentence(risk: Risk) -> str:
-    found, what = risk.matched, f"falls of {100 * risk.drop:g} % within {_span(risk)}"
+    found, what = risk.matched, f"falls of {100 * risk.drop:g} % within {span(_hours_ahead(risk))}"
     if found.comparison is None:
         return f"Warnings, bars of {risk.name}: not judged ({found.absent})."
     ours, naive = found.comparison.ours, found.comparison.naive
@@ -418,11 +411,6 @@ def _right(ours: WarningScore, naive: WarningScore) -> str:
 
 def _hours_ahead(risk: Risk) -> float:
     return risk.horizon_bars * risk.bars.frame_us / HOUR_US
-
-
-def _span(risk: Risk) -> str:
-    hours = _hours_ahead(risk)
-    return f"{hours:g} h" if hours < 48 else f"{hours / 24:g} days"
 
 
 def _now_sentence(risk: Risk) -> str:

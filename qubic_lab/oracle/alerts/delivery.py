@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore
-from qubic_lab.oracle.config import is_loopback
+from qubic_lab.oracle.config import is_loopback, is_web_address
 from qubic_lab.oracle.http_source import LIBRARY_LOGS, USER_AGENT, WithoutKey, backoff_s, retry_after_s
 from qubic_lab.oracle.instants import SECOND_US, now_us, read_iso
 from qubic_lab.oracle.risk.answers import RiskAlert
@@ -63,14 +63,9 @@ class Webhook:
 
     def __post_init__(self) -> None:
         url = self.url.get_secret_value()
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            good = False
-        if not good:
+        if not is_web_address(url):
             raise InputError("QUBIC_LAB_ALERT_WEBHOOK is no address: give https://HOST/PATH, or http:// on this host")
-        if parts.scheme == "http" and not is_loopback(url):
+        if urlsplit(url).scheme == "http" and not is_loopback(url):
             raise InputError("QUBIC_LAB_ALERT_WEBHOOK would send alerts in clear text: give https://…")
 
     @property

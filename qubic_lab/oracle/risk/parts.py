@@ -1,7 +1,7 @@
 """What is told of risk, part by part, as clients read it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ from qubic_lab.oracle.risk.drawdown import drawdown, recent_drawdown
 from qubic_lab.oracle.risk.market import RiskMarket
 from qubic_lab.oracle.risk.measures import MEASURES, Market, Measured
 from qubic_lab.oracle.risk.rules import LEVELS, Level, Rule, Windows, fit_rules
-from qubic_lab.oracle.risk.tail_tests import TailTest
+from qubic_lab.oracle.risk.tail_tests import ALPHA
 from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
 from qubic_lab.oracle.risk.volatility import ESTIMATORS, garch_of, realised_volatility
 from qubic_lab.oracle.risk.warnings import Assessment, Estimate, Evidence, Track, WarningScore, assess
@@ -49,7 +49,6 @@ TAIL_LEVELS = (0.01, 0.05)
 TAIL_MODELS = tuple(name for name in MODELS if name != "constant normal")
 REFIT_BARS = 100
 LAST_WARNINGS = 5
-ALPHA = 0.05
 NOT_INSTALLED = 'models of volatility need arch, which is not installed: pip install "qubic-lab[oracle]"'
 
 
@@ -199,7 +198,6 @@ def _tails(candles: Candles, lengths: Windows) -> list[TailRisk] | Absent:
 
 def _tail(tail: Tail) -> TailRisk:
     test = tail.test
-    p = p_values(test)
     return TailRisk(
         model=tail.model,
         probability=test.level,
@@ -208,16 +206,10 @@ def _tail(tail: Tail) -> TailRisk:
         tested=test.bars,
         beyond=test.violations,
         expected=test.expected,
-        **{f"{name}_p": value for name, value in p.items()},
-        rejected_by=[name for name, value in p.items() if value is not None and value < ALPHA],
+        **{f"{name}_p": value for name, value in test.p_values.items()},
+        rejected_by=list(test.rejected),
         not_tested=test.absent,
     )
-
-
-def p_values(test: TailTest) -> Mapping[str, float | None]:
-    """Return the p-value of each test by its name; None where it could not be made."""
-    ratios = {"kupiec": test.unconditional, "independence": test.independent, "christoffersen": test.conditional}
-    return {**{name: each.p if each else None for name, each in ratios.items()}, "shortfall": test.shortfall_p}
 
 
 def _drawdown(candles: Candles, lengths: Windows) -> RiskDrawdown:
@@ -273,7 +265,7 @@ def record_text(found: Matched, drop: float, horizon_h: float) -> str:
     assert found.comparison is not None
     ours, naive = found.comparison.ours, found.comparison.naive
     period = f"{ours.months:.1f} months" if ours.months >= 2 else f"{ours.months * 365 / 12:.0f} days"
-    what = f"falls of {100 * drop:g} % within {_span(horizon_h)}"
+    what = f"falls of {100 * drop:g} % within {span(horizon_h)}"
     if not ours.events and not ours.warnings:
         return f"Nothing is known of such warnings: in {period} there were none, and no {what}."
     right = "none was raised"
@@ -294,7 +286,8 @@ def record_text(found: Matched, drop: float, horizon_h: float) -> str:
     )
 
 
-def _span(hours: float) -> str:
+def span(hours: float) -> str:
+    """Return so many hours in words."""
     return f"{hours:g} h" if hours < 48 else f"{hours / 24:g} days"
 
 

@@ -11,6 +11,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.candles import Flags, Floats
 from qubic_lab.oracle.risk.value_at_risk import TailForecast, check_level
 
+ALPHA = 0.05
 LEAST_VIOLATIONS = 5
 """Fewer losses beyond value at risk say nothing on their mean."""
 
@@ -48,6 +49,17 @@ class TailTest:
     shortfall_p: float | None = None
     shortfall_z: float | None = None
     absent: str = ""
+
+    @property
+    def p_values(self) -> dict[str, float | None]:
+        """The p-value of each test by its name; None where it could not be made."""
+        ratios = {"kupiec": self.unconditional, "independence": self.independent, "christoffersen": self.conditional}
+        return {**{name: each.p if each else None for name, each in ratios.items()}, "shortfall": self.shortfall_p}
+
+    @property
+    def rejected(self) -> dict[str, float]:
+        """The tests that reject the forecasts at 5 %, with their p-values."""
+        return {name: p for name, p in self.p_values.items() if p is not None and p < ALPHA}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON."""
