@@ -33,19 +33,23 @@ metadata = MetaData(
 """Every table of the project; the modules that use them define them."""
 
 
-def open_database(url: str | None = None) -> Engine:
+def open_database(url: str | None = None, *, make: bool = True) -> Engine:
     """Return an engine on `url`, else QUBIC_LAB_DATABASE_URL, else a SQLite file in the data folder.
 
-    Tables are made or changed as the project's migrations say, by one process at a time.
+    Tables are made or changed as the project's migrations say, by one process at a time. Without `make`, a SQLite file
+    has to be there already.
 
     Raises:
-        InputError: no URL, or of another database.
+        InputError: no URL, or of another database, or of a file that is not there.
         QubicLabError: it cannot be reached, or was made by a later version of this project.
     """
     parsed = _parse(url or settings().database_url or _default_url())
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        _make_folder(Path(str(parsed.database)))
+        file = Path(str(parsed.database))
+        if not make and not file.exists():
+            raise InputError(f"database file {file} does not exist: check the path")
+        _make_folder(file)
     engine = create_engine(parsed, pool_pre_ping=True, **_options(parsed))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)

@@ -221,7 +221,10 @@ def test_databases_that_cannot_be_used_get_one_clear_line(url: str, tmp_path: Pa
         engine = open_database(made)
         TextStore(engine).add([text(source, "one", START_US)])
         engine.dispose()
+    open_database(empty).dispose()
+    absent = tmp_path / "absent.db"
     for database, coin, said in (
+        (f"sqlite:///{absent}", "bitcoin", "absent.db does not exist: check the path"),
         (url, "bitcoinn", "did you mean 'bitcoin'"),
         (url, "ethereum", "no collected text is about ethereum"),
         (empty, "bitcoin", "no collected text is about bitcoin in sqlite"),
@@ -232,6 +235,7 @@ def test_databases_that_cannot_be_used_get_one_clear_line(url: str, tmp_path: Pa
         with pytest.raises(InputError, match=said) as caught:
             collected_signals.load_markets("", coin, {}, database, ["crypto-lexicon"] if database == bare else [])
         assert "\n" not in str(caught.value)
+    assert not absent.exists()
     with pytest.raises(InputError, match="leave one of the two out"):
         collected_signals.load_markets("my.csv", "bitcoin", {}, url)
 

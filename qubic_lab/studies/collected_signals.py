@@ -126,7 +126,7 @@ def load_collected(
         InputError: no such coin or model, no texts, no prices of their time, or too few bars.
     """
     known = find_coin(coin)
-    engine = open_database(database)
+    engine = open_database(database, make=False)
     try:
         store = TextStore(engine)
         texts = [text for text in store.read(known.id, 0, _END_US) if not is_sample(text.source)]
