@@ -15,6 +15,7 @@ from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.instants import DAY_US, iso
 from qubic_lab.oracle.selection import judge
+from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies.oracle_backtest import Bars, Family, ScoredTexts
 
@@ -84,8 +85,8 @@ def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
     assert said[1].startswith("SIMULATION: ") and said[2].startswith("SIMULATION: ")
     assert "SIMULATION" not in said[0]
     assert said[3] == "What sentiment of real texts foretells is not measured here: no collected texts."
-    assert study.lags_and_costs([nothing, planted]).axes[0].get_title(loc="left").startswith("SIMULATION")
-    assert not study.lags_and_costs([price]).axes[0].get_title(loc="left")
+    assert figures.lags_and_costs([nothing, planted]).axes[0].get_title(loc="left").startswith("SIMULATION")
+    assert not figures.lags_and_costs([price]).axes[0].get_title(loc="left")
     assert all("SIMULATION" in row["family"] for row in study.verdict_rows([nothing, planted]))
     assert study.to_dict(planted)["simulation"] and not study.to_dict(price)["simulation"]
 
@@ -172,7 +173,7 @@ def test_the_walk_forward_trades_only_where_it_was_tested(families: list[Family]
 
 
 def test_figures_and_tables_show_all(families: list[Family]) -> None:
-    top, bottom = study.equity(families[0]).axes
+    top, bottom = figures.equity(families[0]).axes
     assert top.get_ylabel() == "equity (start = 1)" and bottom.get_ylabel() == "drawdown (%)"
     assert len(top.lines) == 5
     names = [row["account"] for row in study.account_rows(families[0])]
@@ -189,8 +190,8 @@ def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Pa
     said = " ".join(study.findings([family]) + study.notes([family]))
     assert "no evidence: the chosen one of 16 trials never trades" in said
     assert "no trades" in said and "constant price of bitcoin" in said
-    study.equity(family)
-    study.lags_and_costs([family])
+    figures.equity(family)
+    figures.lags_and_costs([family])
     row = study.verdict_rows([family])[0]
     assert (row["sharpe"], row["evidence"], row["pbo"]) == (None, False, None)
     assert study.worst_gap([family]) == 0.0

@@ -12,12 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, check_choice
@@ -33,14 +28,12 @@ from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, wa
 from qubic_lab.oracle.bars import FrameBars, frame_bars
 from qubic_lab.oracle.candles import Candles
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.performance import break_even_bps, measure_performance
+from qubic_lab.oracle.performance import break_even_bps
 from qubic_lab.oracle.price_store import PriceStore
 from qubic_lab.oracle.records import Series
-from qubic_lab.oracle.risk.drawdown import drawdown
 from qubic_lab.oracle.selection import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.sources.bar_files import BarOptions, keep_bars, read_bars
 from qubic_lab.oracle.sources.packaged import read_packaged
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +45,7 @@ SENTIMENT = "simulated"
 LEAST_BARS = 300
 """Fewer have no room for the longest signal and a walk forward."""
 FEES_BPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
-LEAST_SHOWN = 0.05
-"""Pictures of equity show no less of the start: an account may lose all."""
 _END_US = 1 << 62
-_WIDE = 1.5 * WIDTH_INCHES
 
 
 @dataclass(frozen=True)
@@ -458,7 +448,7 @@ def trial_rows(families: Sequence[Family]) -> list[Row]:
     return [
         {
             "family": family.title,
-            "signal": _signal(each),
+            "signal": signal_name(each),
             "sharpe": _sharpe(each.account.net_returns, each.account.bars_per_year),
             "before costs": _sharpe(each.account.gross_returns, each.account.bars_per_year),
             "turnover a year": each.account.summary().turnover_per_year,
@@ -476,7 +466,7 @@ def verdict_rows(families: Sequence[Family]) -> list[Row]:
         {
             "family": family.title,
             "best of": family.recorded,
-            "signal": _signal(family.best),
+            "signal": signal_name(family.best),
             "sharpe": family.verdict.sharpe,
             "low": None if family.verdict.interval is None else family.verdict.interval[0],
             "high": None if family.verdict.interval is None else family.verdict.interval[1],
@@ -497,7 +487,7 @@ def verdict_rows(families: Sequence[Family]) -> list[Row]:
 def account_rows(family: Family) -> list[Row]:
     """Return the best trial beside its baselines and the walk forward, after costs."""
     accounts = {
-        _signal(family.best): family.best.account,
+        signal_name(family.best): family.best.account,
         **family.best.baselines.accounts,
         "walk forward": family.forward,
     }
@@ -524,88 +514,6 @@ def notes(families: Sequence[Family]) -> list[str]:
     return list(dict.fromkeys([*found, *(line for family in families for line in family.bars.told)]))
 
 
-def equity(family: Family) -> Figure:
-    """Draw the best trial's equity and drawdown beside its baselines."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, (top, bottom) = plt.subplots(
-            2, sharex=True, figsize=(_WIDE, 5.2), height_ratios=[2, 1], layout="constrained"
-        )
-        accounts = family.best.baselines.accounts
-        shown = {_signal(family.best): family.best.account, "hold": accounts["hold"], "walk forward": family.forward}
-        shown["sign flipped"] = accounts["sign flipped"]
-        looks = zip(shown.items(), LINES, (DARK, INK, DARK, INK), (1.8, 1.0, 1.2, 1.0), strict=True)
-        for (name, account), line, colour, width in looks:
-            times = account.market.closed_us / DAY_US
-            growth = account.equity / account.initial_cash
-            top.plot(times, growth, line, color=colour, linewidth=width, label=name)
-            if name in (_signal(family.best), "hold"):
-                bottom.plot(times, -100 * drawdown(growth), line, color=colour, linewidth=width)
-        draws = 1.0 + family.best.baselines.random.total_return
-        if len(draws):
-            last = float(family.bars.bars.closed_us[-1]) / DAY_US
-            ends = np.quantile(draws, (0.05, 0.95))
-            top.plot([last] * 2, ends, color=PALE, linewidth=5.0, label="90 % of random timings end here")
-        least = min(float((account.equity / account.initial_cash).min()) for account in shown.values())
-        if least < LEAST_SHOWN:
-            top.set_ylim(bottom=LEAST_SHOWN)
-        log_axis(top)
-        top.set_ylabel("equity (start = 1)")
-        bottom.set_ylabel("drawdown (%)")
-        _date_axis(bottom)
-        figure.align_ylabels()
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
-        _mark(top, [family])
-    return figure
-
-
-def log_axis(axes: Axes) -> None:
-    """Make the y-axis logarithmic, with plain numbers that do not run into each other."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 8.0 * low else MaxNLocator(5))
-    axes.yaxis.set_major_formatter("{x:,.6g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def lags_and_costs(families: Sequence[Family]) -> Figure:
-    """Draw the best trials' Sharpe ratios against how late they are filled, and against fees; bars are 95 %.
-
-    Families of simulations and others do not belong into one picture.
-    """
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(_WIDE, 3.8), layout="constrained")
-        looks = zip(families, (*LINES, *LINES), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=False)
-        for number, (family, line, mark) in enumerate(looks):
-            fill = DARK if number % 2 == 0 else "white"
-            look: dict[str, Any] = {"color": DARK, "markerfacecolor": fill, "markersize": 5, "linewidth": 1.2}
-            found = [(lag, account) for lag, account in family.best.lags.items()]
-            points = [measure_performance(each.net_returns, each.bars_per_year, resamples=None) for _, each in found]
-            known = [
-                (lag, point) for (lag, _), point in zip(found, points, strict=True) if point.sharpe_annual is not None
-            ]
-            if not known:
-                continue
-            at = [lag + 0.08 * number for lag, _ in known]
-            values = [point.sharpe_annual or 0.0 for _, point in known]
-            errors = [1.96 * (point.error_annual or 0.0) for _, point in known]
-            left.errorbar(
-                at, values, errors, fmt=mark, linestyle=line, ecolor=INK, elinewidth=0.8, label=family.title, **look
-            )
-            fees = fee_sweep(family)
-            right.plot([fee for fee, _ in fees], [ratio for _, ratio in fees], mark, linestyle=line, **look)
-        for axes in (left, right):
-            axes.axhline(0.0, color=INK, linewidth=0.8)
-        left.set_xlabel("filled so many bars after the decision")
-        left.set_ylabel("Sharpe ratio of a year")
-        right.set_xlabel("fee (basis points of a trade)")
-        if left.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside upper left", ncols=2, fontsize=8)
-        else:
-            left.set_title("returns do not vary: there is no ratio", fontsize=10, loc="left")
-        _mark(left, families)
-    return figure
-
-
 def fee_sweep(family: Family) -> list[tuple[float, float]]:
     """Return the best trial's annual Sharpe ratio at each fee, all other costs as they were."""
     best = family.best
@@ -616,11 +524,6 @@ def fee_sweep(family: Family) -> list[tuple[float, float]]:
         if ratio is not None:
             found.append((fee, ratio))
     return found
-
-
-def _mark(axes: Axes, families: Sequence[Family]) -> None:
-    if any(family.simulated for family in families):
-        axes.set_title("SIMULATION: invented sentiment", fontsize=10, loc="left")
 
 
 def to_dict(family: Family) -> Row:
@@ -681,7 +584,8 @@ def _gap(account: Account) -> float:
     return abs(account.initial_cash - paid + worth - float(account.equity[last])) / scale
 
 
-def _signal(made: Backtest) -> str:
+def signal_name(made: Backtest) -> str:
+    """Return a trial's signal with its parameters."""
     values = made.strategy.parameters.values()
     parameters = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
     return f"{made.strategy.title} ({parameters})"
@@ -694,10 +598,3 @@ def _sharpe(returns: Floats, per_year: float) -> float | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _date_axis(axes: Axes) -> None:
-    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_xlabel("time (UTC)")

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,7 +18,7 @@ from qubic_lab.oracle.sentiment.head import read_head
 from qubic_lab.studies import forecast_findings
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.oracle_measures import Market, News
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, rows
 
 Row = dict[str, Any]
 Measured = Mapping[str, Any]
@@ -60,7 +59,7 @@ def prices(market: Market, bars: int = 180) -> Figure:
         macd.plot(times, values["macd"], "-", color=DARK, linewidth=1.2)
         macd.plot(times, values["macd_signal"], "--", color=DARK, linewidth=1.0)
         macd.set_ylabel("MACD\n(USD)")
-        _date_axis(macd)
+        date_axis(macd)
         figure.align_ylabels()
         figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
@@ -84,7 +83,7 @@ def moods(news: News, series: Measured) -> Figure:
         top.set_ylim(-1, 1)
         top.set_ylabel("bad (-1) to good (1)")
         _draw_days(bottom, trend_rows(news))
-        _date_axis(bottom)
+        date_axis(bottom)
         figure.align_ylabels()
         figure.legend(loc="outside upper left", ncols=3, fontsize=9)
         if news.simulated:
@@ -281,10 +280,3 @@ def _data_sentence(market: Market) -> str:
 def _times(us: Sequence[int]) -> list[float]:
     """Return instants as matplotlib counts them, in days."""
     return [each / DAY_US for each in us]
-
-
-def _date_axis(axes: Axes) -> None:
-    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_xlabel("time (UTC)")

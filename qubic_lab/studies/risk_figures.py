@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -17,9 +16,8 @@ from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.tails import MODELS
 from qubic_lab.oracle.risk.volatility import realised_volatility
 from qubic_lab.oracle.risk.warnings import Estimate, WarningScore
-from qubic_lab.studies.oracle_backtest import log_axis
 from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, Risk
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, log_axis
 
 LAST_BARS = 1_000
 """Pictures of single bars show no more."""
@@ -45,7 +43,7 @@ def volatilities(risk: Risk, bars: int = LAST_BARS) -> Figure:
             log_axis(axes)
         axes.set_ylabel("volatility of a year (%)")
         axes.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
-        _date_axis(axes)
+        date_axis(axes)
         figure.legend(loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
@@ -66,7 +64,7 @@ def losses(risk: Risk, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
                 axes.plot(times[beyond], returns[beyond], "x", color=INK, markersize=5, label="loss beyond it")
         axes.set_ylabel("log return of a bar (%)")
         axes.set_title(f"bars of {risk.name}, {100 * level:g} %", fontsize=10, loc="left")
-        _date_axis(axes)
+        date_axis(axes)
         figure.legend(loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
@@ -136,7 +134,7 @@ def timeline(risk: Risk) -> Figure:
         log_axis(axes)
         _shade_levels(axes, risk)
         axes.set_ylabel(f"price ({risk.bars.currency})")
-        _date_axis(axes)
+        date_axis(axes)
         figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
 
@@ -210,10 +208,3 @@ def _broken(candles: Candles, values: Floats) -> Floats:
 def _times(candles: Candles) -> Floats:
     """Return closes as matplotlib counts instants, in days."""
     return np.asarray(candles.closed_us / DAY_US, np.float64)
-
-
-def _date_axis(axes: Axes) -> None:
-    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_xlabel("time (UTC)")

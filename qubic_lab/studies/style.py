@@ -6,7 +6,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 INK = "#1c2733"
 DARK = "#0f5f6b"
@@ -44,3 +46,20 @@ def rows(labels: list[str], inches_per_row: float = 0.3) -> Iterator[tuple[Figur
         axes.tick_params(axis="y", length=0)
         yield figure, axes
         figure.legend(loc="outside upper left", ncols=2)
+
+
+def log_axis(axes: Axes) -> None:
+    """Make the y-axis logarithmic, with plain numbers that do not run into each other."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 8.0 * low else MaxNLocator(5))
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def date_axis(axes: Axes) -> None:
+    """Make the x-axis one of times, as short as they can be told apart."""
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.set_xlabel("time (UTC)")

@@ -1,0 +1,101 @@
+"""Pictures of backtests: equity beside its baselines, and what is left of it when fills are late or fees are others."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.performance import measure_performance
+from qubic_lab.oracle.risk.drawdown import drawdown
+from qubic_lab.studies.oracle_backtest import Family, fee_sweep, signal_name
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, log_axis
+
+LEAST_SHOWN = 0.05
+"""Pictures of equity show no less of the start: an account may lose all."""
+_WIDE = 1.5 * WIDTH_INCHES
+
+
+def equity(family: Family) -> Figure:
+    """Draw the best trial's equity and drawdown beside its baselines."""
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, (top, bottom) = plt.subplots(
+            2, sharex=True, figsize=(_WIDE, 5.2), height_ratios=[2, 1], layout="constrained"
+        )
+        accounts = family.best.baselines.accounts
+        shown = {
+            signal_name(family.best): family.best.account,
+            "hold": accounts["hold"],
+            "walk forward": family.forward,
+        }
+        shown["sign flipped"] = accounts["sign flipped"]
+        looks = zip(shown.items(), LINES, (DARK, INK, DARK, INK), (1.8, 1.0, 1.2, 1.0), strict=True)
+        for (name, account), line, colour, width in looks:
+            times = account.market.closed_us / DAY_US
+            growth = account.equity / account.initial_cash
+            top.plot(times, growth, line, color=colour, linewidth=width, label=name)
+            if name in (signal_name(family.best), "hold"):
+                bottom.plot(times, -100 * drawdown(growth), line, color=colour, linewidth=width)
+        draws = 1.0 + family.best.baselines.random.total_return
+        if len(draws):
+            last = float(family.bars.bars.closed_us[-1]) / DAY_US
+            ends = np.quantile(draws, (0.05, 0.95))
+            top.plot([last] * 2, ends, color=PALE, linewidth=5.0, label="90 % of random timings end here")
+        least = min(float((account.equity / account.initial_cash).min()) for account in shown.values())
+        if least < LEAST_SHOWN:
+            top.set_ylim(bottom=LEAST_SHOWN)
+        log_axis(top)
+        top.set_ylabel("equity (start = 1)")
+        bottom.set_ylabel("drawdown (%)")
+        date_axis(bottom)
+        figure.align_ylabels()
+        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
+        _mark(top, [family])
+    return figure
+
+
+def lags_and_costs(families: Sequence[Family]) -> Figure:
+    """Draw the best trials' Sharpe ratios against how late they are filled, and against fees; bars are 95 %.
+
+    Families of simulations and others do not belong into one picture.
+    """
+    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
+        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(_WIDE, 3.8), layout="constrained")
+        looks = zip(families, (*LINES, *LINES), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=False)
+        for number, (family, line, mark) in enumerate(looks):
+            fill = DARK if number % 2 == 0 else "white"
+            look: dict[str, Any] = {"color": DARK, "markerfacecolor": fill, "markersize": 5, "linewidth": 1.2}
+            found = [(lag, account) for lag, account in family.best.lags.items()]
+            points = [measure_performance(each.net_returns, each.bars_per_year, resamples=None) for _, each in found]
+            known = [
+                (lag, point) for (lag, _), point in zip(found, points, strict=True) if point.sharpe_annual is not None
+            ]
+            if not known:
+                continue
+            at = [lag + 0.08 * number for lag, _ in known]
+            values = [point.sharpe_annual or 0.0 for _, point in known]
+            errors = [1.96 * (point.error_annual or 0.0) for _, point in known]
+            left.errorbar(
+                at, values, errors, fmt=mark, linestyle=line, ecolor=INK, elinewidth=0.8, label=family.title, **look
+            )
+            fees = fee_sweep(family)
+            right.plot([fee for fee, _ in fees], [ratio for _, ratio in fees], mark, linestyle=line, **look)
+        for axes in (left, right):
+            axes.axhline(0.0, color=INK, linewidth=0.8)
+        left.set_xlabel("filled so many bars after the decision")
+        left.set_ylabel("Sharpe ratio of a year")
+        right.set_xlabel("fee (basis points of a trade)")
+        if left.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+        else:
+            left.set_title("returns do not vary: there is no ratio", fontsize=10, loc="left")
+        _mark(left, families)
+    return figure
+
+
+def _mark(axes: Axes, families: Sequence[Family]) -> None:
+    if any(family.simulated for family in families):
+        axes.set_title("SIMULATION: invented sentiment", fontsize=10, loc="left")
