@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ BUSY_S = 30
 """So long does a writer of SQLite wait for another one."""
 _UPGRADE_LOCK = 0x5142_4C41
 """Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
+_upgrading = threading.Lock()
+"""Alembic keeps what it works on in globals of the process: two threads at once would change each other's database."""
 
 metadata = MetaData(
     naming_convention={
@@ -54,9 +57,9 @@ def open_database(url: str | None = None, *, make: bool = True) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     try:
-        with engine.connect() as connection, _alone(connection):
+        with _upgrading, _alone(parsed), engine.connect() as connection, _locked(connection):
             _upgrade(connection)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         engine.dispose()
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise QubicLabError(f"database {shown} cannot be used ({reason}): check QUBIC_LAB_DATABASE_URL") from error
@@ -115,27 +118,35 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 
 
 @contextmanager
-def _alone(connection: Connection) -> Iterator[None]:
-    """Keep other processes from changing tables at the same time."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _UPGRADE_LOCK})
-        try:
-            yield
-        finally:
-            connection.rollback()
-            connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _UPGRADE_LOCK})
-            connection.commit()
-        return
-    file = connection.engine.url.database
-    if file in (None, "", ":memory:"):
+def _alone(url: URL) -> Iterator[None]:
+    """Keep others away from a SQLite file from before the first connection to it.
+
+    The change of a new file to WAL does not wait for others as writes do: it fails at once with "database is locked".
+    """
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         yield
         return
-    lock = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(f"{url.database}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
+
+
+@contextmanager
+def _locked(connection: Connection) -> Iterator[None]:
+    """Keep others from changing tables of a PostgreSQL database at the same time."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _UPGRADE_LOCK})
+        connection.commit()
 
 
 def _upgrade(connection: Connection) -> None:

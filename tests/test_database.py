@@ -1,7 +1,9 @@
 """The database: opened by several at once, from nothing, on SQLite and PostgreSQL; and the history of votes."""
 
+import fcntl
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -84,15 +86,40 @@ def test_prices_texts_and_scores_stay_when_the_database_is_opened_again(url: str
 
 
 def test_several_may_open_it_at_once(url: str) -> None:
-    opened: list[Engine] = []
-    threads = [threading.Thread(target=lambda: opened.append(open_database(url))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 4
-    for engine in opened:
+    with ThreadPoolExecutor(4) as pool:
+        engines = list(pool.map(open_database, [url] * 4))
+    assert {len(inspect(engine).get_table_names()) for engine in engines} == {len(metadata.tables) + 1}
+    for engine in engines:
         engine.dispose()
+
+
+def test_threads_may_open_several_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        engines = list(pool.map(open_database, [f"sqlite:///{tmp_path / name}.db" for name in "abcd"]))
+    assert [len(inspect(engine).get_table_names()) for engine in engines] == [len(metadata.tables) + 1] * 4
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_file_that_another_makes_is_not_touched_meanwhile(tmp_path: Path) -> None:
+    file, opened = tmp_path / "lab.db", threading.Event()
+
+    def open_it() -> None:
+        open_database(f"sqlite:///{file}").dispose()
+        opened.set()
+
+    with (tmp_path / "lab.db.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=open_it)
+        thread.start()
+        assert not opened.wait(0.2) and not file.exists()
+    assert opened.wait(10) and file.exists()
+    thread.join()
+
+
+def test_a_file_where_none_can_be_written_is_one_line() -> None:
+    with pytest.raises(QubicLabError, match=r"^database sqlite:////proc/lab.db cannot be used \(.*\): check QUBIC_LAB"):
+        open_database("sqlite:////proc/lab.db")
 
 
 def test_a_vote_is_read_back_whole_after_the_database_was_closed(url: str) -> None:
