@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+FAST := not slow and not gpu and not network
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report test test-slow lint lab proto clean
@@ -25,8 +26,10 @@ report: setup ## run this week's studies and write the page
 	$(BIN)/qubic-lab run experiments/weekly.yaml
 	$(BIN)/qubic-lab report
 
+# What starts ranks has the machine to itself: two groups of ranks on the same cores wait for each other all the time.
 test: lint ## check style, types, imports and notebooks, then run the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "$(FAST) and not dist"
+	$(BIN)/python -m pytest -m "$(FAST) and dist"
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
