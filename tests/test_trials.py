@@ -18,7 +18,7 @@ from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtes
 from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, TrialLedger, code_hash, data_hash
 from qubic_lab.oracle.backtest.signals import View
 from qubic_lab.oracle.backtest.texts import AvailableText
-from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.instants import DAY_US, HOUR_US
 
 TRIAL = Trial("does x predict?", "up", "c" * 64, "d" * 64, 0, 10 * DAY_US, {"bars": 5})
 CLOSED = np.arange(1, 11) * DAY_US
@@ -90,6 +90,17 @@ def test_trials_of_different_bars_meet_on_those_that_all_have(engine: Engine) ->
         ledger.trials(TRIAL.family)
     with pytest.raises(NotFoundError, match="did you mean 'does x predict\\?'"):
         ledger.trials("does x predict")
+
+
+def test_trials_on_hours_do_not_join_those_on_days(engine: Engine) -> None:
+    ledger = TrialLedger(engine)
+    ledger.record(TRIAL, CLOSED, RETURNS)
+    hours = replace(TRIAL, data_hash="e" * 64)
+    with pytest.raises(InputError, match=r"'does x predict\?' on bars of 1 and 24 h: .* a family of its own"):
+        ledger.record(hours, np.arange(1, 11) * HOUR_US, RETURNS)
+    assert ledger.count(TRIAL.family) == 1
+    gap = np.delete(CLOSED, [3, 4])  # a day that is missing makes no other length
+    assert ledger.record(replace(TRIAL, end_us=11 * DAY_US), gap, RETURNS[:8]).family_trials == 2
 
 
 def test_the_database_refuses_to_change_or_remove_a_trial(engine: Engine) -> None:

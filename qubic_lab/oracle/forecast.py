@@ -279,7 +279,9 @@ def skill_against_still(errors: Floats, changes: Floats, steps: int) -> tuple[fl
     Returns:
         1 − mean squared error over that of staying, and the statistic of Diebold and Mariano (Journal of Business and
         Economic Statistics 13, 1995), its variance by Bartlett's weights over `steps` lags (Newey and West 1987), with
-        the correction of Harvey, Leybourne and Newbold (1997); None where they are not defined.
+        the correction of Harvey, Leybourne and Newbold (1997); None where they are not defined. Staying is the
+        forecast with a slope of 0, but the slope comes from a window of fixed length, so the test holds for the two
+        ways of forecasting (R. Giacomini and H. White, Econometrica 74, 2006).
     """
     still = float(np.mean(changes**2)) if len(changes) else 0.0
     if still == 0.0:

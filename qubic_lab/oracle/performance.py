@@ -132,12 +132,13 @@ def sharpe_interval(
         return math.nan, math.nan
     bars = len(returns)
     length = block_length(returns, overlap) if block is None else block
+    plain = returns.mean() / returns.std()  # draws are weighted, so their spread is of all bars and not of one fewer
     scaled = (returns - returns.mean()) / returns.std()
     moments = np.stack([scaled, scaled**2], axis=1)
     drawn = np.concatenate([w @ moments / bars for w in resampled_weights(bars, length, resamples, seed)])
-    mean, spread = drawn[:, 0] + returns.mean() / returns.std(), drawn[:, 1] - drawn[:, 0] ** 2
+    mean, spread = drawn[:, 0] + plain, drawn[:, 1] - drawn[:, 0] ** 2
     ratios = np.divide(mean, np.sqrt(np.maximum(spread, 0.0)), out=np.full(len(drawn), np.nan), where=spread > 1e-12)
-    away = (ratios[~np.isnan(ratios)] - ratio) / math.sqrt(max(0.1, 1.0 - length / bars))
+    away = (ratios[~np.isnan(ratios)] - plain) / math.sqrt(max(0.1, 1.0 - length / bars))
     if not away.size:
         return math.nan, math.nan
     low, high = np.quantile(away, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -35,7 +35,7 @@ from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 from qubic_lab.oracle.backtest.market import COLUMNS, Floats, Integers, Market
 from qubic_lab.oracle.backtest.texts import AvailableText
-from qubic_lab.oracle.instants import iso, now_us
+from qubic_lab.oracle.instants import HOUR_US, iso, now_us
 
 TRIAL_INSTANTS = Table(
     "trial_instants",
@@ -162,7 +162,8 @@ class TrialLedger:
         """Keep a trial with its returns by bar, [bars]; the same try with the same returns is there once.
 
         Raises:
-            InputError: returns that are no numbers, not one for each bar, or bars out of order.
+            InputError: returns that are no numbers, not one for each bar, bars out of order, or of another length than
+                those of the family.
         """
         closed, values = np.asarray(closed_us, np.int64), np.asarray(returns, np.float64)
         if closed.shape != values.shape or closed.ndim != 1 or not len(closed):
@@ -175,6 +176,8 @@ class TrialLedger:
         packed = _packed(values)
         with self._engine.begin() as connection:
             key, new, other = self._insert(connection, trial, closed, packed)
+            if new:
+                _check_bars(trial.family, [closed, *self._instants(connection, trial.family, limit=1).values()])
             count = connection.execute(select(func.count()).where(TRIALS.c.family == trial.family)).scalar_one()
         return Recorded(key, new, other, int(count))
 
@@ -194,21 +197,19 @@ class TrialLedger:
 
         Raises:
             NotFoundError: there is no such family.
-            InputError: no bar is in all of them.
+            InputError: no bar is in all of them, or bars of several lengths.
         """
         joined = TRIALS.join(TRIAL_INSTANTS, TRIALS.c.instants_hash == TRIAL_INSTANTS.c.hash)
         query = select(*TRIALS.c, TRIAL_INSTANTS.c.bars).select_from(joined).where(TRIALS.c.family == family)
         with self._engine.connect() as connection:
             rows = connection.execute(query.order_by(TRIALS.c.recorded_us, TRIALS.c.key)).mappings().all()
-            used = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(
-                TRIAL_INSTANTS.c.hash.in_(select(TRIALS.c.instants_hash).where(TRIALS.c.family == family))
-            )
-            instants = {name: _unpacked(blob, np.int64) for name, blob in connection.execute(used)}
+            instants = self._instants(connection, family)
         if not rows:
             known = self.families()
             raise NotFoundError(
                 f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
             )
+        _check_bars(family, list(instants.values()))
         common = functools.reduce(np.intersect1d, instants.values())
         if not len(common):
             raise InputError(f"the {len(rows)} trials of {family!r} have no bar in common: compare those of one period")
@@ -218,6 +219,14 @@ class TrialLedger:
             returns[:, place] = values if len(values) == len(common) else values[np.searchsorted(closed, common)]
         left_out = len(functools.reduce(np.union1d, instants.values())) - len(common)
         return Trials(family, tuple(_stored(row) for row in rows), common, returns, left_out)
+
+    def _instants(self, connection: Connection, family: str, limit: int | None = None) -> dict[str, Integers]:
+        """Return when the bars of a family's trials closed, of the first trials alone where there is a limit."""
+        used = select(TRIALS.c.instants_hash).where(TRIALS.c.family == family)
+        if limit is not None:
+            used = used.order_by(TRIALS.c.recorded_us, TRIALS.c.key).limit(limit)
+        query = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(TRIAL_INSTANTS.c.hash.in_(used))
+        return {name: _unpacked(blob, np.int64) for name, blob in connection.execute(query)}
 
     def _insert(self, connection: Connection, trial: Trial, closed: Integers, packed: bytes) -> tuple[str, bool, bool]:
         """Add a trial unless it is there; return its key, whether it is new, and whether returns were others before."""
@@ -326,6 +335,20 @@ def _source(function: FunctionType) -> str:
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def _check_bars(family: str, instants: Sequence[Integers]) -> None:
+    """Check that returns are of bars of one length: an hour's return is not a day's.
+
+    Raises:
+        InputError: they are not.
+    """
+    lengths = sorted({int(np.median(np.diff(closed))) for closed in instants if len(closed) > 1})
+    if lengths and lengths[-1] > 1.5 * lengths[0]:
+        raise InputError(
+            f"trials of {family!r} on bars of {lengths[0] / HOUR_US:g} and {lengths[-1] / HOUR_US:g} h: "
+            "their returns cannot be compared; give each length a family of its own"
+        )
 
 
 def _add(connection: Connection, table: Table, **values: Any) -> bool:
