@@ -35,14 +35,17 @@ def audit(
     last: Annotated[
         int | None, typer.Option(metavar="BARS", help="Only the last so many bars.", show_default="all")
     ] = None,
-    cuts: Annotated[int, typer.Option(help="In how many places the future is cut off and changed.")] = 32,
+    cuts: Annotated[
+        int,
+        typer.Option(help="In how many places the future is cut off and changed; a look ahead at few bars needs many."),
+    ] = 32,
     seed: Annotated[int, typer.Option(help="Of the places and of the changed values.")] = 0,
     time_limit: Annotated[
         str, typer.Option(metavar="SECONDS", help="The function's process ends after so long.")
     ] = "120",
     json: options.Json = False,
 ) -> None:
-    """Tell whether a function looks ahead, from which bar on and how; exit status 1 where it does."""
+    """Tell whether a function looks ahead, where that first shows and how; exit status 1 where it does."""
     require(*PACKAGES, extra="oracle")
     from qubic_lab.oracle.audit.frames import prices_frame
     from qubic_lab.oracle.audit.process import audit_by_name

@@ -6,15 +6,17 @@ beside it holds cells that become known at those instants, such as the body of a
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.audit.frames import known_at, scrambled
+from qubic_lab.oracle.audit.afresh import Afresh
+from qubic_lab.oracle.audit.frames import closes_us, known_at, scrambled, time_of
 from qubic_lab.oracle.audit.kinds import diagnose, when
 from qubic_lab.oracle.audit.report import AuditReport, Finding, LagPower
 from qubic_lab.oracle.audit.runs import ROUNDING, Difference, Signal, Unusable, changed_rows, is_rounding, run_signal
@@ -25,6 +27,9 @@ CUTS = 32
 LAGS = 5
 LEAST_BARS = 20
 _TOO_GOOD = 0.3
+_ROUNDING_OF_FLOAT32 = 1e-5
+"""A share of the largest value, taken as rounding only where changed futures change no bit."""
+_LEAST_AFRESH_S = 5.0
 
 
 def audit(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0) -> AuditReport:
@@ -40,43 +45,93 @@ def audit(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0
         seed: of the cuts and of the changed values.
 
     Raises:
-        InputError: too few bars or cuts. Errors of the function are findings.
+        InputError: too few bars or cuts, or bars out of order. Errors of the function are findings.
     """
     check_at_least("cuts", cuts, 1)
     check_at_least("bars to audit", len(frame), LEAST_BARS)
+    _check_frame(frame)
     name = str(getattr(getattr(function, "func", function), "__qualname__", type(function).__name__))
-    bars = len(frame)
-    try:
-        values, faults = _first_runs(function, frame)
-    except Unusable as error:
-        return AuditReport(name, bars, (), (Finding(error.kind, f"{name}: {error}"),))
-    if any(fault.kind == "not repeatable" for fault in faults):
-        return AuditReport(name, bars, (), tuple(_named(name, faults)))
+    bars, half, started = len(frame), len(frame) // 2, time.monotonic()
     draw = np.random.default_rng(seed)
-    differences, used, failed = _cut_runs(function, frame, values, _places(frame, cuts, draw), draw)
-    notes = []
-    differences, told = _without_rounding(differences)
+    with Afresh(function, known_at(frame, half)) as afresh:
+        try:
+            values, faults = _first_runs(function, frame)
+        except Unusable as error:
+            return AuditReport(name, bars, (), (Finding(error.kind, f"{name}: {error}"),))
+        if any(fault.kind == "not repeatable" for fault in faults):
+            return AuditReport(name, bars, (), tuple(_named(name, faults)))
+        runs = _cut_runs(function, frame, values, _places(frame, cuts, draw), draw)
+        alone = afresh.wait(max(_LEAST_AFRESH_S, time.monotonic() - started))
+    kept, notes = _kept(function, frame, half, alone)
+    if all(fault.kind != "state" for fault in faults):
+        faults[:0] = kept
+    differences, told = _without_rounding(runs.differences)
     notes += told
-    if failed:
-        most, why = max(failed.items())
-        if not used or most > bars // 2:
-            faults.append(Finding("error", f"on the first {most} of {bars} bars {why}, so it cannot be audited"))
-        else:
-            notes.append(f"on {most} bars or fewer {why}; those cuts were left out")
+    found, told = _failures(runs, bars)
+    faults += found
+    notes += told
     if differences:
-        faults.insert(0, diagnose(function, frame, values, differences, used))
+        earliest = _earliest(function, frame, values, differences, runs.used)
+        faults.insert(0, diagnose(function, frame, values, differences, runs.used, earliest))
     if np.isnan(values).all():
         notes.append("it gives no number at any bar, so nothing could be seen to change")
     lags = _lag_sweep(values, frame)
-    return AuditReport(name, bars, tuple(used), tuple(_named(name, faults)), lags, (*notes, *_lag_notes(lags)))
+    return AuditReport(name, bars, tuple(runs.used), tuple(_named(name, faults)), lags, (*notes, *_lag_notes(lags)))
+
+
+def _check_frame(frame: pd.DataFrame) -> None:
+    """Check that rows go by time, so that those before a cut are the past.
+
+    Raises:
+        InputError: they do not, or columns have one name.
+    """
+    if not frame.columns.is_unique:
+        raise InputError(f"the frame has columns twice: {list(frame.columns[frame.columns.duplicated()])}")
+    closed = closes_us(frame)
+    if closed is None:
+        return
+    back = np.diff(closed) <= 0
+    if back.any():
+        bar = int(back.argmax()) + 1
+        raise InputError(
+            f"bar {bar}{when(frame, bar)} does not close after the one before: sort bars by time, one row each"
+        )
+
+
+def _kept(function: Signal, frame: pd.DataFrame, half: int, alone: Floats | None) -> tuple[list[Finding], list[str]]:
+    """Tell whether this process, which has seen all bars, gives other values for the first half than a fresh one did.
+
+    Args:
+        function: the signal.
+        frame: of all bars.
+        half: how many bars the fresh process saw.
+        alone: what it gave; None: nothing, or not in time.
+    """
+    try:
+        again = run_signal(function, known_at(frame, half))
+    except Unusable:
+        return [], []
+    if alone is None:
+        return [], ["it gave nothing in a process of its own, so not all that it may keep between runs was looked at"]
+    changed = changed_rows(alone, again, _ROUNDING_OF_FLOAT32)  # a copy of a process may share work among fewer threads
+    if not changed.any():
+        return [], []
+    bar = int(changed.argmax())
+    text = (
+        f"bar {bar}{when(frame, bar)} is another where only the first {half} bars were ever seen: it keeps "
+        "something of later bars between runs"
+    )
+    return [Finding("state", text, leaks=True, bar=bar, closed=time_of(frame, bar), cut=half)], []
 
 
 def _without_rounding(differences: list[Difference]) -> tuple[list[Difference], list[str]]:
     """Return no differences, and a note, where values are rounded by the number of bars, not by what is in them.
 
-    Vectorised functions such as `np.log` may round the last values of an array otherwise than those before.
+    Vectorised functions such as `np.log` may round the last values of an array otherwise than those before, and
+    products of matrices in float32 do it by more.
     """
-    if not differences or not all(each.test == "prefix" and is_rounding(each) for each in differences):
+    by_length = all(each.test == "prefix" and is_rounding(each, _ROUNDING_OF_FLOAT32) for each in differences)
+    if not differences or not by_length:
         return differences, []
     return [], ["its values are rounded otherwise by how many bars there are; what the bars hold changes no bit"]
 
@@ -145,27 +200,86 @@ def _places(frame: pd.DataFrame, cuts: int, draw: np.random.Generator) -> list[i
     return sorted(chosen)
 
 
+@dataclass
+class _CutRuns:
+    """What the runs at all cuts gave.
+
+    Attributes:
+        differences: where known bars changed.
+        used: the cuts at which the past alone could be run.
+        failed: why it could not, by cut.
+        refused: why it could not be run on a changed future, by cut, where it could on the past.
+    """
+
+    differences: list[Difference] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
 def _cut_runs(
     function: Signal, frame: pd.DataFrame, values: Floats, places: Sequence[int], draw: np.random.Generator
-) -> tuple[list[Difference], list[int], dict[int, str]]:
-    """Return where known bars changed, the cuts that could be run, and why others could not."""
-    differences: list[Difference] = []
-    used: list[int] = []
-    failed: dict[int, str] = {}
+) -> _CutRuns:
+    """Run a signal on the past alone and on a changed future at each cut."""
+    runs = _CutRuns()
     for number, cut in enumerate(places):
         try:
             then = run_signal(function, known_at(frame, cut))
         except Unusable as error:
-            failed[cut] = str(error)
+            runs.failed[cut] = str(error)
         else:
-            used.append(cut)
-            _compare("prefix", cut, then, values[:cut], differences)
+            runs.used.append(cut)
+            _compare("prefix", cut, then, values[:cut], runs.differences)
         try:
             later = run_signal(function, scrambled(frame, cut, draw, number))
-        except Unusable:
+        except Unusable as error:
+            if cut not in runs.failed:
+                runs.refused[cut] = str(error)
             continue
-        _compare("scramble", cut, values[:cut], later[:cut], differences)
-    return differences, used, failed
+        _compare("scramble", cut, values[:cut], later[:cut], runs.differences)
+    return runs
+
+
+def _failures(runs: _CutRuns, bars: int) -> tuple[list[Finding], list[str]]:
+    """Return what to say of runs that failed: findings where too few are left to tell, else notes."""
+    findings, notes = [], []
+    if runs.failed:
+        most, why = max(runs.failed.items())
+        if not runs.used or most > bars // 2:
+            findings.append(Finding("error", f"on the first {most} of {bars} bars {why}, so it cannot be audited"))
+        else:
+            notes.append(f"on {most} bars or fewer {why}; those cuts were left out")
+    if runs.refused:
+        cut, why = next(iter(runs.refused.items()))
+        told = f"on {len(runs.refused)} of {len(runs.used)} changed futures {why} (after {cut} bars that stayed)"
+        if len(runs.refused) > len(runs.used) // 2:
+            findings.append(Finding("error", f"{told}, so it cannot be audited"))
+        else:
+            notes.append(f"{told}; those were left out")
+    return findings, notes
+
+
+def _earliest(
+    function: Signal, frame: pd.DataFrame, values: Floats, differences: Sequence[Difference], used: Sequence[int]
+) -> list[Difference]:
+    """Return where the past alone first gives other values, by halving the bars between two cuts; none: not known."""
+    cuts = [each.cut for each in differences if each.test == "prefix" and not is_rounding(each)]
+    if not cuts:
+        return []
+    changes = min(cuts)
+    agrees = max((cut for cut in used if cut < changes), default=0)
+    found: list[Difference] = []
+    while changes - agrees > 1:
+        cut, there = (agrees + changes) // 2, list[Difference]()
+        try:
+            _compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut], there)
+        except Unusable:
+            there = []
+        if there and not is_rounding(there[0]):
+            changes, found = cut, there
+        else:
+            agrees = cut
+    return found
 
 
 def _compare(test: str, cut: int, then: Floats, later: Floats, differences: list[Difference]) -> None:

@@ -59,6 +59,7 @@ def known_at(frame: pd.DataFrame, bars: int, hidden: dict[Hashable, Hashable] | 
         hidden: columns of late cells, as of `late_columns`; None: all of them.
     """
     part = frame.iloc[:bars].copy(deep=True)
+    part.attrs = {}  # what is there cannot be cut off
     closed = closes_us(frame)
     late = late_columns(frame) if hidden is None else hidden
     if closed is None or not late:
@@ -164,6 +165,10 @@ def _calm_values(series: pd.Series, where: NDArray[np.bool_], bars: int, draw: n
 def _other_values(series: pd.Series, where: NDArray[np.bool_], draw: np.random.Generator) -> Any:
     """Return a column with other values in some cells, of the same kind and about the same size."""
     count = int(where.sum())
+    if isinstance(series.dtype, pd.CategoricalDtype) or _is_nullable(series):
+        other = series.array.copy()
+        other[where] = other[where].take(draw.permutation(count))
+        return other
     if pd.api.types.is_bool_dtype(series.dtype):
         flags = series.to_numpy(np.bool_, copy=True)
         flags[where] = draw.random(count) < 0.5
@@ -183,10 +188,15 @@ def _other_values(series: pd.Series, where: NDArray[np.bool_], draw: np.random.G
         values[where] = moved
         return values
     objects = series.astype(object).to_numpy(copy=True)
-    objects[where] = [
-        f"other {text}" if isinstance(text, str) else text for text in draw.permutation(objects[where]).tolist()
-    ]
+    for place, text in zip(np.flatnonzero(where), objects[draw.permutation(np.flatnonzero(where))], strict=True):
+        objects[place] = f"other {text}" if isinstance(text, str) else text
     return objects
+
+
+def _is_nullable(series: pd.Series) -> bool:
+    """Return whether a column of numbers or flags lacks some, for which NumPy has no value."""
+    own = pd.api.types.is_extension_array_dtype(series.dtype) and not pd.api.types.is_string_dtype(series.dtype)
+    return bool(own and series.isna().any())
 
 
 def prices_frame(prices: Sequence[Price]) -> pd.DataFrame:

@@ -23,11 +23,25 @@ from qubic_lab.oracle.resampling import Floats, is_constant
 
 
 def diagnose(
-    function: Signal, frame: pd.DataFrame, values: Floats, differences: Sequence[Difference], used: Sequence[int]
+    function: Signal,
+    frame: pd.DataFrame,
+    values: Floats,
+    differences: Sequence[Difference],
+    used: Sequence[int],
+    earliest: Sequence[Difference] = (),
 ) -> Finding:
-    """Return the finding with the first bar that changed and the likely kind of leak."""
+    """Return the finding with the first bar that changed and the likely kind of leak.
+
+    Args:
+        function: the signal.
+        frame: of all bars.
+        values: that it gives on them, [bars, columns].
+        differences: what changed at the cuts.
+        used: all cuts that could be run.
+        earliest: changes at a cut before those, which tell of the first bar but not of the kind.
+    """
     differences = [each for each in differences if not is_rounding(each)] or differences
-    first = min(differences, key=lambda each: (int(each.changed.argmax()), each.test, each.cut))
+    first = min([*differences, *earliest], key=lambda each: (int(each.changed.argmax()), each.test, each.cut))
     bar = int(first.changed.argmax())
     kind, why = _kind(function, frame, values, differences, used)
     column = int(np.flatnonzero(differing(first.then[bar], first.later[bar]))[0])

@@ -46,7 +46,7 @@ def audit_by_name(
     with tempfile.TemporaryDirectory(prefix="qubic-lab-audit-") as folder:
         data, result, errors = (Path(folder) / name for name in ("frame.parquet", "report.json", "errors.txt"))
         frame.to_parquet(data)
-        command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), __name__]
+        command = [sys.executable, "-P", "-m", "qubic_lab.lifeline", str(os.getpid()), __name__]
         command += [target, str(data), str(result), str(cuts), str(seed)]
         with (
             errors.open("wb") as said,
@@ -83,6 +83,11 @@ def _split(target: str) -> tuple[str, str]:
     module, colon, name = target.partition(":")
     if not (colon and module and name):
         raise InputError(f"{target!r} names no function: give MODULE:FUNCTION, such as my_signals:momentum")
+    if "/" in module:
+        path = os.path.relpath(module)
+        if path.startswith(".."):
+            raise InputError(f"{module!r} is not below the working folder: go to its folder first, or name a module")
+        module = path
     return module.removesuffix(".py").replace("/", "."), name
 
 

@@ -54,7 +54,7 @@ def run_signal(function: Signal, frame: pd.DataFrame) -> Floats:
     try:
         values = np.asarray(found)
         values = values.astype(np.float64) if values.dtype.kind in "biufO" else values
-    except (TypeError, ValueError):
+    except Exception:  # of whatever library the result is from
         values = np.asarray("nothing")
     if values.dtype != np.float64 or values.ndim not in (1, 2):
         raise Unusable("output", f"it returned a {type(found).__name__} that is not one number for each bar")
@@ -86,6 +86,6 @@ def differing(first: Floats, second: Floats) -> Flags:
     return np.asarray(~((first == second) | (np.isnan(first) & np.isnan(second))))
 
 
-def is_rounding(difference: Difference) -> bool:
+def is_rounding(difference: Difference, share: float = ROUNDING) -> bool:
     """Return whether nothing changed by more than rounding."""
-    return not changed_rows(difference.then, difference.later, ROUNDING).any()
+    return not changed_rows(difference.then, difference.later, share).any()

@@ -1,5 +1,6 @@
 """What a signal does beside reading its frame: it looks at the clock, keeps something, or reads from elsewhere."""
 
+import inspect
 import os
 import sys
 import sysconfig
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ _CLOCK = frozenset({"time", "time_ns", "localtime", "gmtime", "ctime", "now", "u
 _CLOCK_NAMES = frozenset({"now", "utcnow", "today"})
 _CLOCK_MODULES = frozenset({"time", "datetime"})
 _LOGGERS = frozenset({"logging", "warnings", "threading"})
-_UNSEEN_READERS = frozenset({"read_parquet", "read_feather", "read_orc"})
-"""Functions whose libraries open files out of Python's sight."""
+_PYARROW = frozenset(f"pyarrow.{name}" for name in ("csv", "dataset", "feather", "json", "orc", "parquet"))
+_UNSEEN_READERS = _PYARROW | {"read_parquet", "read_feather", "read_orc", "read_table", "ParquetFile", "ParquetDataset"}
+"""Modules and functions whose libraries open files out of Python's sight."""
 _LEAST_ROWS = 20
 """A table of a function's own with fewer rows is one of settings, not of data."""
 _SYSTEM = ("/dev", "/etc", "/proc", "/sys", "/usr/share/zoneinfo")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_ARRAYS = (np.ndarray, pd.DataFrame, pd.Series)
 _listeners: list[tuple[int, set[str]]] = []
 """Who listens to what is opened: a thread, and where it is noted. Python's audit hooks cannot be taken away again."""
 
@@ -62,25 +65,34 @@ def clock_names(function: Signal) -> set[str]:
     return {name for code in _own_code(function) for name in _CLOCK_NAMES & set(code.co_names)}
 
 
-def _own_code(function: Signal) -> set[CodeType]:
-    """Return the code of a function, of those within it, and of those of its module that it calls by name."""
+def _own_code(function: Signal) -> dict[CodeType, dict[str, Any]]:
+    """Return the code of a function, of those within it, and of what it calls that is not installed, with its names."""
     inner, scope = _inner(function)
-    module = scope.get("__name__")
     first = getattr(inner, "__code__", None)
-    waiting: list[CodeType] = [first] if isinstance(first, CodeType) else []
-    done: set[CodeType] = set()
+    waiting = [(first, scope)] if isinstance(first, CodeType) else []
+    done: dict[CodeType, dict[str, Any]] = {}
     while waiting:
-        part = waiting.pop()
+        part, scope = waiting.pop()
         if part in done:
             continue
-        done.add(part)
-        waiting += [constant for constant in part.co_consts if isinstance(constant, CodeType)]
-        for called in part.co_names:
-            other = scope.get(called)
-            code = getattr(other, "__code__", None)
-            if getattr(other, "__module__", None) == module and isinstance(code, CodeType):
-                waiting.append(code)
+        done[part] = scope
+        waiting += [(constant, scope) for constant in part.co_consts if isinstance(constant, CodeType)]
+        for called in _named(part, scope).values():
+            behind = getattr(called, "__wrapped__", called)
+            code = getattr(behind, "__code__", None)
+            if isinstance(code, CodeType) and not _is_installed(code.co_filename):
+                waiting.append((code, getattr(behind, "__globals__", {})))
     return done
+
+
+def _named(code: CodeType, scope: dict[str, Any]) -> dict[str, Any]:
+    """Return what code names in its module, and in modules and objects of one's own that it names there."""
+    found = {name: scope[name] for name in code.co_names if name in scope}
+    for owner in list(found.values()):
+        if not _is_of_library(owner):
+            inside = {name: inspect.getattr_static(owner, name, None) for name in code.co_names if name not in found}
+            found |= {name: value for name, value in inside.items() if value is not None}
+    return found
 
 
 def _inner(function: Signal) -> tuple[Any, dict[str, Any]]:
@@ -96,13 +108,17 @@ def _inner(function: Signal) -> tuple[Any, dict[str, Any]]:
 def state_of(function: Signal) -> dict[str, Any]:
     """Return what a function could keep between runs, by name, so that it can be compared: values, or which object."""
     found: dict[str, Any] = {name: _fingerprint(value) for name, value in _held(function).items()}
-    return found | {"os.environ": dict(os.environ)}
+    # Libraries set variables for themselves when they are imported.
+    own = {each for code in _own_code(function) for each in code.co_consts if isinstance(each, str)}
+    return found | {"os.environ": {name: each for name, each in os.environ.items() if name in own}}
 
 
 def _held(function: Signal) -> dict[str, Any]:
     """Return the values that a function finds outside of its frame, by name: of its module, its object, its closure."""
-    inner, scope = _inner(function)
-    found = {name: scope[name] for code in _own_code(function) for name in code.co_names if name in scope}
+    inner, _ = _inner(function)
+    found: dict[str, Any] = {}
+    for part, scope in _own_code(function).items():
+        found |= _named(part, scope)
     for owner in (function, getattr(function, "func", None), getattr(function, "__self__", None), inner):
         found |= _attributes(owner)
     defaults, code = getattr(inner, "__defaults__", None) or (), getattr(inner, "__code__", None)
@@ -144,8 +160,9 @@ def _fingerprint(value: Any) -> Any:
 
 
 def _is_of_library(value: Any) -> bool:
+    """Return whether a module, a class or an object of one belongs to Python or to an installed library."""
     kind = value if isinstance(value, type) else type(value)
-    module = sys.modules.get(kind.__module__)
+    module = value if isinstance(value, ModuleType) else sys.modules.get(kind.__module__)
     return _is_installed(getattr(module, "__file__", None) or "<frozen")
 
 
@@ -160,19 +177,31 @@ def data_held(function: Signal, bars: int) -> set[str]:
         function: the signal.
         bars: of the frame; shorter arrays may be filters, and shorter tables than 20 rows settings.
     """
-    return {name for name, value in _held(function).items() if any(_is_data(each, bars) for each in _parts(value))}
+    return {name for name, value in _held(function).items() if _holds_data(value, bars)}
+
+
+def _holds_data(value: Any, bars: int, depth: int = 3) -> bool:
+    return _is_data(value, bars) or (depth > 0 and any(_holds_data(each, bars, depth - 1) for each in _parts(value)))
 
 
 def _parts(value: Any) -> list[Any]:
+    """Return what is in a value; of objects of libraries, such as fitted models, arrays and tables alone."""
     if isinstance(value, dict):
         return list(value.values())
-    return [*value] if isinstance(value, list | tuple) else [value, *_attributes(value).values()]
+    if isinstance(value, list | tuple):
+        return [*value]
+    if isinstance(value, type | FunctionType | ModuleType):
+        return []
+    inside = [*_attributes(value).values()]
+    return [each for each in inside if isinstance(each, _ARRAYS)] if _is_of_library(value) else inside
 
 
 def _is_data(value: Any, bars: int) -> bool:
     if isinstance(value, pd.DataFrame | pd.Series):
         return len(value) >= _LEAST_ROWS
-    return isinstance(value, np.ndarray) and value.ndim > 0 and len(value) >= bars
+    if isinstance(value, list | tuple | dict):
+        return len(value) >= bars
+    return isinstance(value, np.ndarray) and max(value.shape, default=0) >= bars
 
 
 @contextmanager
@@ -185,7 +214,9 @@ def reads_watched(function: Signal, seen: set[str]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
-    seen |= {f"by {name}" for code in _own_code(function) for name in _UNSEEN_READERS & set(code.co_names)}
+    for code, scope in _own_code(function).items():
+        modules = {getattr(scope.get(name), "__name__", name) for name in code.co_names}
+        seen |= {f"by {name}" for name in _UNSEEN_READERS & {*code.co_names, *modules}}
 
 
 @cache
