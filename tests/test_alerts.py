@@ -580,6 +580,25 @@ def test_old_bars_are_no_news_but_that_there_are_no_fresh_ones(tmp_path: Path) -
     engine.dispose()
 
 
+def test_a_measure_that_fails_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("bars is 10: it must be at least 100")
+
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
+    clock.us = NOON + 39 * HOUR_US
+    PriceStore(engine, clock).add(Series("bitcoin", "exchange", 3_600), bars(calm(40)))
+    watch = AlertWatch(engine, WATCHED, None, clock)
+    with monkeypatch.context() as failing:
+        failing.setattr("qubic_lab.oracle.alerts.watch.assess_market", fail)
+        for _ in range(2):
+            assert watch.check().unknown["bitcoin"] == "bars is 10: it must be at least 100"
+    assert caplog.messages == ["risk of bitcoin is not watched now: bars is 10: it must be at least 100"]
+    assert watch.check().levels == {"bitcoin": "calm"}
+    engine.dispose()
+
+
 def test_a_watch_beside_other_work_looks_once_more_at_its_end(tmp_path: Path) -> None:
     engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
     watching = AlertWatch(engine, WATCHED, None, clock, every_s=0.01)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -277,6 +278,23 @@ def test_an_account_without_equity_ends() -> None:
     assert any("ended at the open" in note for note in summary.notes)
 
 
+@pytest.mark.parametrize("way", [fill_at_once, fill_by_bar])
+@pytest.mark.parametrize("last", [60.0, 110.0])
+def test_an_account_whose_last_equity_goes_for_costs_is_not_brought_back_within_the_bar(
+    last: float, way: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qubic_lab.oracle.backtest.engine.fill", way)
+    # At the open of bar 2 little is left of a long position of 4 times equity; to turn it round costs more than that.
+    market = market_of([100.0, 100.0, 75.2, last, last], [100.0, 100.0, last, last, last])
+    account = simulate(market, [4.0, -4.0, -4.0, -4.0, -4.0], Costs(fee_bps=200.0), most_leverage=4.0)
+    assert (account.ruin.bar, account.ruin.at) == (2, "close")
+    assert account.trades.bar.tolist() == [1, 2]
+    left = account.fills.cash[1] + account.fills.units[1, 0] * 75.2
+    assert left < 0.0 and account.ruin.equity <= left
+    assert (account.equity[2:] == account.ruin.equity).all() and not account.units[2:].any()
+    assert account.summary().most_drawdown > 1.0
+
+
 def test_positions_wait_for_bars_that_are_missing_and_keep_their_last_price() -> None:
     market = market_of([100, 101, 102, 103, 104], [101, 102, 103, 104, 105])
     gone = np.array([False, True, False, True, True])[:, None]
@@ -385,6 +403,10 @@ def test_bars_that_are_none_are_refused() -> None:
     with pytest.raises(InputError, match="has no bar at all"):
         market_of([NAN] * 3, [NAN] * 3)
     market = random_market(5)
+    volume = market.volume.copy()
+    volume[1, 0] = -1.0
+    with pytest.raises(InputError, match=r"volume of asset0 at 2024-01-03T00:00:00Z is -1.0: give 0 or more"):
+        replace(market, volume=volume)
     with pytest.raises(InputError, match="opens too late or before"):
         replace(market, closed_us=market.closed_us[::-1])
 
@@ -558,6 +580,11 @@ def test_baselines_stand_beside_a_result() -> None:
     assert np.array_equal(found.accounts["sign flipped"].units[:3] * -1.0, account.units[:3])
     assert len(found.random.total_return) == 20 and len(set(found.random.total_return.tolist())) > 15
     assert found.random.better == (1 + (found.random.total_return >= account.summary().total_return).sum()) / 21
+    several = random_market(50, 3)
+    weights = checked_targets(several, random_weights(several, 1))
+    account = simulate(several, weights, rebalance="always")
+    always = compare(several, account, weights, rebalance="always", config=BaselineConfig(draws=0))
+    assert set(always.accounts["hold"].trades.bar.tolist()) == {1}, "who holds does not rebalance"
     rising = market_of(list(range(10, 60)), list(range(11, 61)))
     assert momentum(rising, 5)[:, 0].tolist() == [0.0] * 5 + [1.0] * 45
     assert momentum(market_of(list(range(60, 10, -1)), list(range(59, 9, -1))), 5, shorts=True)[-1, 0] == -1.0
@@ -584,3 +611,16 @@ def test_a_whole_backtest() -> None:
         backtest(market, Strategy(up, parameters={"leak": 1}), config)
     with pytest.raises(InputError, match="did you mean 'on_bar'"):
         Strategy(up, form="onbar")  # type: ignore[arg-type]
+
+
+def test_weights_of_on_bar_are_those_of_their_assets():
+    market = random_market(20, 2)
+    first, second = market.assets
+    told = decide_by_bar(market, lambda view: pd.Series({second: 0.25, first: 0.75}))
+    assert np.array_equal(told, np.tile([0.75, 0.25], (20, 1)))
+    assert np.array_equal(decide_by_bar(market, lambda view: pd.Series([0.1, 0.2])), np.tile([0.1, 0.2], (20, 1)))
+    assert np.array_equal(decide_by_bar(random_market(20), lambda view: 1)[:, 0], np.ones(20))
+    wrongs: list[Any] = [0.5, [0.5], [1.0, 2.0, 3.0], "up", pd.Series({first: 1.0, "other": 0.0})]
+    for wrong in wrongs:
+        with pytest.raises(InputError, match=r"on_bar returned .* at 2\S+Z: (return a weight|give)"):
+            decide_by_bar(market, lambda view, wrong=wrong: wrong)  # type: ignore[misc]

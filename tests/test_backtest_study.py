@@ -13,7 +13,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger
-from qubic_lab.oracle.instants import DAY_US, iso
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.selection import judge
 from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import oracle_backtest as study
@@ -29,13 +29,19 @@ def no_figures_left() -> Iterator[None]:
     plt.close("all")
 
 
-def write(path: Path, close: np.ndarray, step_us: int = DAY_US, header: str = "date,open,high,low,close") -> str:
-    """Write bars that begin where the last one ended."""
+def write(
+    path: Path,
+    close: np.ndarray,
+    step_us: int = DAY_US,
+    header: str = "date,open,high,low,close",
+    first_us: int = 19_000 * DAY_US,
+) -> str:
+    """Write bars that begin where the last one ended, from an instant on."""
     start = np.append(close[:1], close[:-1])
     lines = [header]
     for number, (first, last) in enumerate(zip(start, close, strict=True)):
         high, low = max(first, last), min(first, last)
-        lines.append(f"{iso(19_000 * DAY_US + number * step_us)},{first:.6f},{high:.6f},{low:.6f},{last:.6f}")
+        lines.append(f"{iso(first_us + number * step_us)},{first:.6f},{high:.6f},{low:.6f},{last:.6f}")
     path.write_text("\n".join(lines) + "\n")
     return str(path)
 
@@ -228,3 +234,31 @@ def test_short_bars_become_hours_only_where_asked(tmp_path: Path) -> None:
     hours, quarters = (study.load_bars(file, "bitcoin", OPEN, join=join)[0] for join in (True, False))
     assert (hours.name, len(hours.bars)) == ("1 h", 325)
     assert (quarters.name, len(quarters.bars)) == ("15 min", 1_300)
+
+
+@pytest.mark.parametrize(
+    ("step_us", "first_us", "name"),
+    [
+        (7 * DAY_US, 19_002 * DAY_US, "7 days"),  # a Monday
+        (DAY_US, 19_000 * DAY_US + 5 * HOUR_US, "1 day"),  # midnight in New York
+        (HOUR_US, 19_000 * DAY_US + HOUR_US // 2, "1 h"),
+        (HOUR_US // 4, 19_000 * DAY_US + HOUR_US // 9, "15 min"),
+    ],
+)
+def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, name: str) -> None:
+    count = 200 if step_us > DAY_US else 320
+    file = write(tmp_path / "bars.csv", walk(count), step_us, first_us=first_us)
+    found = study.load_bars(file, "bitcoin", OPEN, least=100)[0]
+    assert (found.name, len(found.bars), found.missing) == (name, count, 0)
+    assert found.bars.opened_us.tolist() == [first_us + number * step_us for number in range(count)]
+    assert (found.bars.closed_us - found.bars.opened_us == step_us).all()
+    assert ("15 min: no hours were made of bars of 15 min" in " ".join(found.told)) == (name == "15 min")
+
+
+def test_bars_that_are_missing_within_hours_are_told(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "quarters.csv", walk(1_300), step_us=DAY_US // 96))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:101], *lines[103:200], *lines[201:]]) + "\n")
+    hours, quarters = (study.load_bars(str(path), "bitcoin", OPEN, join=join)[0] for join in (True, False))
+    assert hours.told == ["1 h: 2 of 325 bars are made of fewer than 4 bars of 15 min"]
+    assert quarters.told == ["15 min: 3 bars are missing"]

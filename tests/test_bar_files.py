@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -20,7 +21,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
 from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.sources.bar_files import BarFile, BarOptions, import_bars, read_bars
+from qubic_lab.oracle.sources.bar_files import STAMPS, BarFile, BarOptions, _days_later, import_bars, read_bars
 from qubic_lab.oracle.sources.columns import normalise
 from qubic_lab.oracle.sources.numbers import decimal_mark, read_number
 from qubic_lab.oracle.sources.packaged import DATASETS, packaged_file, read_packaged
@@ -480,13 +481,63 @@ def test_metatrader_european_and_tabbed_files(tmp_path: Path) -> None:
     tabs = "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\n" + "".join(
         f"2021.09.27\t{hour}:00:00\t10\t12\t9\t11\n" for hour in range(14, 18)
     )
-    assert opens(read(tmp_path, tabs, zone="UTC")) == [0, 1, 2, 3]
+    file = read(tmp_path, tabs, zone="UTC")
+    assert (opens(file), file.notes) == ([0, 1, 2, 3], ()), "the times of day were used"
     comma = "Datum;Uhr;Open;High;Low;Close\n" + "".join(
         f"27.09.2021;0{hour}:15 PM;1.234,5;1.240,0;1.230,25;1.233,75\n" for hour in range(2, 6)
     )
     file = read(tmp_path, comma, zone="UTC", columns={"time": "Datum", "clock": "Uhr"})
     assert [(price.high, price.low) for price in file.prices] == [(1240.0, 1230.25)] * 4
     assert file.prices[0].opened_us == START + 15 * MINUTE_US
+
+
+def test_a_date_that_is_a_close_is_the_end_of_that_day(tmp_path: Path) -> None:
+    told = "dates without a time: taken as the end of that day"
+    days = "Date,Open,High,Low,Close\n" + "".join(f"2021-03-{day},10,12,9,11\n" for day in (15, 16, 17))
+    file = read(tmp_path, days, zone="UTC", stamp="close")
+    assert iso(file.prices[0].opened_us) == "2021-03-15T00:00:00Z" and file.notes == (told,)
+    assert file.prices == read(tmp_path, days, zone="UTC").prices
+    assert read(tmp_path, days, zone="UTC").notes == ()
+    there = read(tmp_path, days, zone="America/New_York", stamp="close").prices[-1]
+    assert iso(there.closed_us) == "2021-03-18T04:00:00Z"
+    taken = read(tmp_path, days, zone="UTC", stamp="close", taken="2021-03-17T09:00:00Z")
+    assert len(taken.prices) == 2 and taken.forming == 1
+    weeks = "Week ending,Open,High,Low,Close\n" + "".join(f"2021-03-{day:02},10,12,9,11\n" for day in (7, 14, 21))
+    file = read(tmp_path, weeks, zone="UTC", stamp="close", columns={"time": "Week ending"})
+    assert iso(file.prices[0].opened_us) == "2021-03-01T00:00:00Z"
+    clocks = days.replace("11\n", "11,12:00\n").replace("Close\n", "Close,Time\n")
+    file = read(tmp_path, clocks, zone="UTC", stamp="close")
+    assert iso(file.prices[0].closed_us) == "2021-03-15T12:00:00Z" and told not in file.notes
+    hourly = "Date,Open,High,Low,Close\n" + "".join(
+        f"{stamp},10,12,9,11\n" for stamp in ("2021-03-14 23:00", "2021-03-15", "2021-03-15 01:00")
+    )
+    midnight = read(tmp_path, hourly, zone="UTC", stamp="close").prices[1]  # a spreadsheet left its 00:00 out
+    assert iso(midnight.closed_us) == "2021-03-15T00:00:00Z"
+    quotes = "Date,Close\n2021-03-15,10\n2021-03-16,11\n"
+    assert [iso(read(tmp_path, quotes, zone="UTC", stamp=stamp).prices[0].closed_us)[8:10] for stamp in STAMPS] == [
+        "15",
+        "15",
+        "16",
+    ]
+
+
+@pytest.mark.parametrize(("form", "hours_long"), [("%Y-%m-%d", 24), ("%Y-%m-%d %H:%M", 4)])
+def test_bars_across_a_change_of_clocks_are_refused_by_their_zone(tmp_path: Path, form: str, hours_long: int) -> None:
+    first = datetime(2021, 3, 26)
+    stamps = [(first + timedelta(hours=hours_long * number)).strftime(form) for number in range(30)]
+    text = "Date,Open,High,Low,Close\n" + "".join(f"{stamp},10,12,9,11\n" for stamp in stamps)
+    assert f"clocks of Europe/Berlin were changed, so not all bars are {hours_long} h long: give the `zone`" in refused(
+        tmp_path, text, zone="Europe/Berlin"
+    )
+    assert len(read(tmp_path, text, zone="UTC").prices) == 30
+
+
+def test_the_next_day_of_a_zone_may_have_23_hours() -> None:
+    midnights = [read_iso(f"2021-03-{day}T00:00:00+01:00") for day in (27, 28)]
+    assert [iso(at) for at in _days_later(np.array(midnights), "Europe/Berlin").tolist()] == [
+        "2021-03-27T23:00:00Z",
+        "2021-03-28T22:00:00Z",
+    ]
 
 
 def test_daily_volumes_in_the_currency_are_those_of_24_hours(tmp_path: Path) -> None:

@@ -67,6 +67,9 @@ ASKED_WRONGLY = [
     ("import bars.csv --coin BTC --map close", "--map is 'close': give OURS=THEIRS"),
     ("import bars.csv --coin BTC --map clos=Last", "clos"),
     ("import bars.csv --coin BTC --stamp middle", "middle"),
+    ("import bars.csv --coin BTC --decimal ;", "unknown decimal mark ';'"),
+    ("import bars.csv --coin BTC --date-order ymd", "unknown date order 'ymd'"),
+    ("import bars.csv --coin BTC --duplicates drop", "unknown rule for duplicates 'drop'"),
     ("import none.csv --coin BTC", r"none\.csv"),
     ("import-texts none.jsonl", r"none\.jsonl"),
     ("import-texts bars.csv --kind gossip", "gossip"),
@@ -165,6 +168,32 @@ def test_files_are_imported_once_and_their_quality_told(oracle: Oracle) -> None:
     status, out, _ = oracle("quality")
     assert status == 0
     assert "| bitcoin | archive | bars of 1 h | 3 " in out
+
+
+def test_what_a_file_leaves_open_is_asked_for_by_the_options_name_and_can_be_given(oracle: Oracle) -> None:
+    """Each line names one more option; with all of them the file is read."""
+    lines = "\n".join(f'0{day}/04/2021,"1,234","1,235","1,233","1,234"' for day in (1, 2, 3, 3))
+    Path("open.csv").write_text(f'Date,Open,High,Low,Close\n{lines[:-2]}5"\n')
+    command = "import open.csv --coin BTC --json"
+    for asked, given in (
+        ("--decimal", ","),
+        ("--stamp", "open"),
+        ("--date-order", "dmy"),
+        ("--zone", "UTC"),
+        ("--duplicates", "last"),
+    ):
+        status, _, err = oracle(command)
+        assert status == 2 and f"give {asked}, " in err and "`" not in err, err
+        command += f" {asked} {given}"
+    found = one_object(oracle(command))
+    assert (found["from"], found["prices"]) == ("2021-04-01T00:00:00Z", 3)
+
+
+def test_dates_of_texts_may_have_the_day_first(oracle: Oracle) -> None:
+    Path("texts.csv").write_text("title,date\nBitcoin rises,03/04/2021 10:00Z\n")
+    status, _, err = oracle("import-texts texts.csv")
+    assert status == 2 and "give --date-order, dmy or mdy" in err
+    assert one_object(oracle("import-texts texts.csv --date-order mdy --json"))["added"] == 1
 
 
 def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_collected(oracle: Oracle) -> None:

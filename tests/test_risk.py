@@ -17,7 +17,7 @@ from qubic_lab.oracle.candles import Candles
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import bars_under_water, drawdown, recent_drawdown
 from qubic_lab.oracle.risk.liquidity import amihud, volume_ratio
-from qubic_lab.oracle.risk.measures import MEASURES, Market, check_parameters, measure
+from qubic_lab.oracle.risk.measures import LEAST_BARS, MEASURES, Market, check_parameters, measure
 from qubic_lab.oracle.risk.rules import LEVELS, Rule, levels_of, read_rules
 from qubic_lab.oracle.risk.tail_tests import (
     christoffersen,
@@ -474,6 +474,15 @@ def test_parameters_of_measures_are_checked():
         check_parameters("volume_ratio", {"bar": 3})
     with pytest.raises(InputError, match="bars of volume_ratio is 1"):
         check_parameters("volume_ratio", {"bars": 1})
+    for name, parameter, least in (
+        ("loss_over_var", "bars", 100),
+        ("correlation_break", "bars", 5),
+        ("correlation_break", "usual_bars", 5),
+        ("garch_ratio", "window_bars", 250),
+    ):
+        assert check_parameters(name, {parameter: least})[parameter] == least
+        with pytest.raises(InputError, match=f"{parameter} of {name} is {least - 1}: it must be at least {least}"):
+            rule(measure=name, parameters={parameter: least - 1})
     with pytest.raises(InputError, match="sentiment has shape"):
         Market(candles_of([1.0, 2.0]), np.zeros(3))
 
@@ -496,6 +505,13 @@ def test_levels_rise_at_once_and_fall_late():
     assert levels([2, 0, 2, 0, 2], hold=2) == [2, 2, 2, 2, 2]  # it flickers less than its measure
     assert levels([4, math.nan, math.nan, 0, 0], hold=2) == [3, 3, 3, 3, 0]
     assert levels([math.nan, math.nan]) == [0, 0]
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_what_is_accepted_can_be_measured(name: str):
+    each = MEASURES[name]
+    shortest = {parameter: each.least.get(parameter, LEAST_BARS) for parameter in each.parameters}
+    measure(name, random_market(0, 400), {**shortest, "refit_bars": 100} if name == "garch_ratio" else shortest)
 
 
 def test_the_rules_that_come_along_are_read():

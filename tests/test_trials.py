@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from markets import random_market
 from sqlalchemy import Engine, delete, text, update
 from sqlalchemy.exc import DBAPIError
 
-from qubic_lab.database import open_database
+from qubic_lab.database import metadata, open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest, trial_of
@@ -118,6 +119,22 @@ def test_the_database_refuses_to_change_or_remove_a_trial(engine: Engine) -> Non
         with pytest.raises(DBAPIError, match="trials are never changed or removed"), engine.begin() as connection:
             connection.execute(wrong)
     assert ledger.trials(TRIAL.family).returns[:, 0].tobytes() == RETURNS.tobytes()
+
+
+def test_a_trial_is_not_replaced_in_sqlite(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    ledger = TrialLedger(engine)
+    ledger.record(TRIAL, CLOSED, RETURNS)
+    for table, changed in (("trials", "strategy"), ("trial_instants", "bars")):
+        columns = [column.name for column in metadata.tables[table].columns]
+        values = ", ".join("7" if name == changed else name for name in columns)
+        with engine.begin() as connection:
+            connection.execute(text(f"INSERT OR REPLACE INTO {table} SELECT {values} FROM {table}"))
+    (kept,) = ledger.trials(TRIAL.family).trials
+    assert (kept.strategy, kept.bars) == ("up", 10)
+    assert not ledger.record(TRIAL, CLOSED, RETURNS).new
+    assert ledger.record(replace(TRIAL, strategy="down"), CLOSED, RETURNS).new
+    engine.dispose()
 
 
 def test_several_may_record_at_once(url: str) -> None:

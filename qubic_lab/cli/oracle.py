@@ -2,14 +2,14 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli import options, oracle_audit, oracle_risk, oracle_sentiment
+from qubic_lab.cli import file_options, options, oracle_audit, oracle_risk, oracle_sentiment
 from qubic_lab.cli.console import (
     note,
     print_json,
@@ -34,13 +34,6 @@ ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML with settings.", show_default="the defaults")
 ]
 Coin = Annotated[str, typer.Option(help="Its id or symbol, such as bitcoin or BTC.")]
-Zone = Annotated[
-    str | None, typer.Option(help="Of times that name none, such as UTC or Europe/Berlin.", show_default=False)
-]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option("--map", metavar="OURS=THEIRS", help="A column by its name in the file; may be repeated."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -187,14 +180,15 @@ def status(config: ConfigFile = None, json: options.Json = False) -> None:
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet or an exchange's dump, also packed.")],
     coin: Coin,
-    stamp: Annotated[str, typer.Option(help="What a row's time is: the bar's open, its close, or auto.")] = "auto",
-    zone: Zone = None,
-    columns: Columns = None,
-    interval: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="A bar's length.", show_default="from the file")
-    ] = None,
+    stamp: file_options.Stamp = "auto",
+    zone: file_options.Zone = None,
+    columns: file_options.Columns = None,
+    interval: file_options.Interval = None,
     source: Annotated[str, typer.Option(help="What the database shall call where the prices are from.")] = "file",
     currency: Annotated[str, typer.Option(help="What the prices are in.")] = "usd",
+    decimal: file_options.Decimal = "auto",
+    date_order: file_options.DateOrder = "auto",
+    duplicates: file_options.Duplicates = "refuse",
     json: options.Json = False,
 ) -> None:
     """Put bars from a file into the database; what is in it already adds nothing."""
@@ -210,9 +204,13 @@ def import_file(
         interval_s=interval,
         stamp=stamp,
         zone=zone,
-        columns=_read_columns(columns or ()),
+        columns=file_options.read_columns(columns or ()),
+        decimal=decimal,
+        date_order=date_order,
+        duplicates=duplicates,
     )
-    result = import_bars(PriceStore(_database()), file, settings)
+    with file_options.named_as_options():
+        result = import_bars(PriceStore(_database()), file, settings)
     if json:
         print_json(result.to_dict())
     else:
@@ -223,8 +221,9 @@ def import_texts(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet.")],
     source: Annotated[str, typer.Option(help="What the database shall call where the texts are from.")] = "file",
     kind: Annotated[str, typer.Option(help="news or social.")] = "news",
-    zone: Zone = None,
-    columns: Columns = None,
+    zone: file_options.Zone = None,
+    columns: file_options.Columns = None,
+    date_order: file_options.DateOrder = "auto",
     json: options.Json = False,
 ) -> None:
     """Put news or posts from a file into the database; what is in it already adds nothing."""
@@ -236,9 +235,11 @@ def import_texts(
         source=source,
         kind=kind,
         zone=zone,
-        columns=_read_columns(columns or ()),
+        columns=file_options.read_columns(columns or ()),
+        date_order=date_order,
     )
-    result = text_files.import_texts(TextStore(_database()), file, settings)
+    with file_options.named_as_options():
+        result = text_files.import_texts(TextStore(_database()), file, settings)
     if json:
         print_json(result.to_dict())
     else:
@@ -340,14 +341,3 @@ def _database() -> "Engine":
     from qubic_lab.database import open_database
 
     return open_database()
-
-
-def _read_columns(pairs: Sequence[str]) -> dict[str, str]:
-    """Return the columns that options name, ours to theirs."""
-    columns: dict[str, str] = {}
-    for pair in pairs:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise InputError(f"--map is {pair!r}: give OURS=THEIRS, such as close=Last")
-        columns[ours] = theirs
-    return columns

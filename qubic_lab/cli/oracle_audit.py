@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli import options
+from qubic_lab.cli import file_options, options
 from qubic_lab.cli.console import note, print_json, print_table, read_seconds, require
-from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.errors import check_at_least
 
 if TYPE_CHECKING:
     from qubic_lab.oracle.audit.report import AuditReport
@@ -20,17 +20,13 @@ def audit(
         str, typer.Argument(metavar="MODULE:FUNCTION", help="Takes a frame of bars, gives a number each.")
     ],
     data: Annotated[Path, typer.Option(metavar="FILE", help="Bars: CSV, Parquet or an exchange's dump, also packed.")],
-    stamp: Annotated[str, typer.Option(help="What a row's time is: the bar's open, its close, or auto.")] = "auto",
-    zone: Annotated[
-        str | None, typer.Option(help="Of times that name none, such as UTC or Europe/Berlin.", show_default=False)
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="OURS=THEIRS", help="A column by its name in the file; may be repeated."),
-    ] = None,
-    interval: Annotated[
-        int | None, typer.Option(metavar="SECONDS", help="A bar's length.", show_default="from the file")
-    ] = None,
+    stamp: file_options.Stamp = "auto",
+    zone: file_options.Zone = None,
+    columns: file_options.Columns = None,
+    interval: file_options.Interval = None,
+    decimal: file_options.Decimal = "auto",
+    date_order: file_options.DateOrder = "auto",
+    duplicates: file_options.Duplicates = "last",
     coin: Annotated[str, typer.Option(help="What the bars are of: tells which volume is which.")] = "bitcoin",
     last: Annotated[
         int | None, typer.Option(metavar="BARS", help="Only the last so many bars.", show_default="all")
@@ -57,9 +53,17 @@ def audit(
     if last is not None:
         check_at_least("--last", last, 1)
     settings = BarOptions(
-        coin=coin, interval_s=interval, stamp=stamp, zone=zone, columns=_read_columns(columns or []), duplicates="last"
+        coin=coin,
+        interval_s=interval,
+        stamp=stamp,
+        zone=zone,
+        columns=file_options.read_columns(columns or ()),
+        decimal=decimal,
+        date_order=date_order,
+        duplicates=duplicates,
     )
-    file = read_bars(data, settings, now_us())
+    with file_options.named_as_options():
+        file = read_bars(data, settings, now_us())
     frame = prices_frame(file.prices[-last:] if last else file.prices)
     report = audit_by_name(target, frame, cuts, seed, seconds)
     if json:
@@ -98,13 +102,3 @@ def show_audit(report: "AuditReport") -> None:
         typer.echo(f"{report.name} cannot be trusted as it is")
     for line in report.notes:
         note(line)
-
-
-def _read_columns(pairs: list[str]) -> dict[str, str]:
-    columns: dict[str, str] = {}
-    for pair in pairs:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise InputError(f"--map is {pair!r}: give OURS=THEIRS, such as close=Last")
-        columns[ours] = theirs
-    return columns

@@ -29,7 +29,7 @@ from qubic_lab.oracle.bars import FrameBars, frame_bars
 from qubic_lab.oracle.candles import Candles
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.performance import break_even_bps
-from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.records import Series
 from qubic_lab.oracle.selection import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.sources.bar_files import BarOptions, keep_bars, read_bars
@@ -121,6 +121,7 @@ def load_bars(
         coin: that the file is of.
         reading: what the file does not say of itself, by the names of `BarOptions`, such as {"stamp": "open"}.
         join: make hours of bars that are shorter than 1 h and divide it. Prices without bars are made to hours anyway.
+            Bars that are not joined keep their own times: weeks begin on Mondays, and days at the file's midnight.
         least: bars of each.
 
     Raises:
@@ -137,15 +138,9 @@ def load_bars(
         store = PriceStore(engine)
         for each in given:
             keep_bars(store, each)
-            interval_s = each.series.interval_s
-            hours = not interval_s or (join and not 3_600 % interval_s)
-            frame_us = HOUR_US if hours else interval_s * SECOND_US
-            columns = store.read(each.series, -_END_US, _END_US)
-            joined = frame_bars(columns, frame_us, max(1, interval_s) * SECOND_US, _END_US)
-            if frame_us == DAY_US and len(joined) == len(columns) and np.isnan(joined.volume).all():
-                joined = replace(joined, volume=columns.volume_24h / columns.close)  # it counts the currency
             source = each.file if file else each.series.source
-            found.append(Bars.of(each.series, source, frame_us, joined, each.notes))
+            columns = store.read(each.series, -_END_US, _END_US)
+            found.append(_bars_of(each.series, source, columns, join, each.notes))
         engine.dispose()
     for bars in found:
         if len(bars.bars) < least:
@@ -154,6 +149,33 @@ def load_bars(
                 "give a longer history or shorter bars"
             )
     return tuple(found)
+
+
+def _bars_of(series: Series, source: str, columns: PriceColumns, join: bool, notes: Sequence[str]) -> Bars:
+    """Return the bars that prices make: hours where they are quotes or are to be joined, else bars as they are."""
+    step_us = series.interval_s * SECOND_US
+    if not step_us:
+        return Bars.of(series, source, HOUR_US, frame_bars(columns, HOUR_US, SECOND_US, _END_US), notes)
+    if not join or step_us >= HOUR_US or HOUR_US % step_us:
+        return Bars.of(series, source, step_us, _own_bars(columns, step_us), notes)
+    if (columns.opened_us % step_us).any():
+        note = f"no hours were made of bars of {_length(series.interval_s)}: they do not begin with the hour"
+        return Bars.of(series, source, step_us, _own_bars(columns, step_us), [*notes, note])
+    hours, whole = frame_bars(columns, HOUR_US, step_us, _END_US), HOUR_US // step_us
+    if partial := int((hours.slots < whole).sum()):
+        made = f"made of fewer than {whole} bars of {_length(series.interval_s)}"
+        notes = [*notes, f"{partial} of {len(hours)} bars are {made}"]
+    return Bars.of(series, source, HOUR_US, hours, notes)
+
+
+def _own_bars(columns: PriceColumns, step_us: int) -> FrameBars:
+    """Return bars at their own times; a day's volume that is known in the currency alone is told in coins."""
+    volume, ones = columns.volume, np.ones(len(columns), np.int64)
+    if step_us == DAY_US and np.isnan(volume).all():
+        volume = columns.volume_24h / columns.close
+    prices = (columns.open, columns.high, columns.low, columns.close)
+    flagged = np.array([bool(flags) for flags in columns.flags], np.int64)
+    return FrameBars(columns.opened_us, columns.closed_us, *prices, volume, ones, ones, flagged)
 
 
 def _length(seconds: int) -> str:

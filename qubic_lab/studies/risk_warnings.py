@@ -384,7 +384,7 @@ def _warning_sentence(risk: Risk) -> str:
         return f"Warnings, bars of {risk.name}: not judged ({found.absent})."
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.events:
-        return f"Warnings, bars of {risk.name}: not judged, as there were no {what}."
+        return f"Warnings, bars of {risk.name}: not judged, as there were no {what} after the first {found.start} bars."
     differs = found.comparison.p < ALPHA
     worse = differs and found.comparison.only_ours < found.comparison.only_naive
     verdict = f"{'evidence' if differs else 'no evidence'} that they find {'fewer' if worse else 'more'} falls than"

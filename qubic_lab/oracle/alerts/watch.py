@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from sqlalchemy import Engine
 
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.alerts.decide import Due, Told, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
 from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, NewAlert
@@ -77,6 +77,7 @@ class AlertWatch:
         self._deliverer = Deliverer(self._store, webhook, clock)
         self._ending = threading.Event()
         self._levels: dict[str, tuple[int, str]] = {}
+        self._failed: dict[str, str] = {}
         self.told = 0
 
     def check(self) -> Checked:
@@ -91,8 +92,12 @@ class AlertWatch:
                 with reading():
                     market = self._views.risk_markets.read(coin, self._config.frame, at, None)
                     self._look(coin, market, at, found)
-            except InputError as error:  # no prices, or some that make no bars
+                self._failed.pop(coin, None)
+            except NotFoundError as error:  # no prices yet
                 found.unknown[coin] = str(error)
+            except InputError as error:  # some that make no bars, or of which a measure cannot be had
+                found.unknown[coin] = str(error)
+                self._log_failure(coin, str(error))
         self.told += len(found.told)
         return found
 
@@ -127,6 +132,12 @@ class AlertWatch:
                 _log.warning("risk is not watched now: %s", error)
             except Exception:  # a watch that ends unseen is worse than one that says so each time
                 _log.exception("risk is not watched now")
+
+    def _log_failure(self, coin: str, reason: str) -> None:
+        """Say why nothing can be told of a coin, once until it is another reason."""
+        if self._failed.get(coin) != reason:
+            self._failed[coin] = reason
+            _log.warning("risk of %s is not watched now: %s", coin, reason)
 
     def _look(self, coin: str, market: RiskMarket | Absent, at_us: int, found: Checked) -> None:
         if isinstance(market, Absent) or not len(market.candles):

@@ -58,7 +58,7 @@ class Summary:
         cagr: growth a year by calendar time; None where that is shorter than 30 days, or nothing is left.
         volatility: standard deviation of returns by bar, scaled to a year by the bars in the calendar time; None where
             there is none.
-        most_drawdown: the largest fall from a peak, 0..1.
+        most_drawdown: the largest fall from a peak as a share of it, 0..1; above 1 where the account ended below 0.
         exposure: mean of |positions| as a share of equity.
         turnover_per_year: value traded as a share of equity.
         ended: when equity was 0 or below, if ever.

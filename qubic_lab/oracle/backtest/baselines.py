@@ -69,6 +69,8 @@ def compare(
 ) -> Baselines:
     """Return the baselines of an account that `simulate` made from these targets.
 
+    "hold" buys once and never trades again, also where the others rebalance at every bar.
+
     Raises:
         InputError: targets of another shape.
     """
@@ -83,7 +85,7 @@ def compare(
         f"{shift} bars late": delayed(weights, shift),
     }
 
-    def run(each: Floats) -> Account:
+    def run(each: Floats, rebalance: Rebalance = rebalance) -> Account:
         return simulate(
             market,
             each,
@@ -99,7 +101,8 @@ def compare(
     totals, ratios = np.array(draws, np.float64).reshape(-1, 2).T
     own = _figures(account)[0]
     better = (1 + int((totals >= own).sum())) / (1 + len(totals))
-    return Baselines({name: run(each) for name, each in wanted.items()}, RandomDraws(totals, ratios, better))
+    accounts = {name: run(each, "change" if name == "hold" else rebalance) for name, each in wanted.items()}
+    return Baselines(accounts, RandomDraws(totals, ratios, better))
 
 
 def momentum(market: Market, lookback: int = LOOKBACK, *, shorts: bool = False) -> Floats:

@@ -35,7 +35,7 @@ def simulate(
 
     In each bar, in this order: positions are charged for the time since the last close, trades are filled at the open,
     positions are charged for the bar, and all is marked at the close. An account whose equity is 0 or below at an open
-    or a close ends there.
+    or a close ends there. One that costs of a fill leave with 0 or less ends at that bar's close, whatever prices do.
 
     Args:
         market: the bars.
@@ -169,6 +169,7 @@ def _account(market: Market, costs: Costs, cash: float, lag: int, fills: Fills, 
     if charges is not None or min(fills.units.min(initial=0.0), fills.cash.min(initial=0.0)) < 0.0:
         before = np.full(bars, cash)
         before[1:] = money[:-1] + valued(units[:-1], market.marks[0][1:]) - gap_charge[1:]
+        equity[fills.bars] = _unrevived(equity[fills.bars], fills)
         ruin = _find_ruin(before, equity)
     if ruin is not None:
         fills = fills.first(int(np.searchsorted(fills.bars, ruin.bar, "left" if ruin.at == "open" else "right")))
@@ -196,6 +197,15 @@ def _charged_since(costs: Costs, charges: Charges, fills: Fills, lengths: Intege
     held = np.repeat(held_per_year(fills.units, costs), lengths, axis=0)
     interest = np.repeat(costs.margin_per_year * np.maximum(-fills.cash, 0.0), lengths)
     return valued(held, spans) + interest * years
+
+
+def _unrevived(equity: Floats, fills: Fills) -> Floats:
+    """Return equity at the closes of bars with fills, at most what a fill left where that is 0 or less.
+
+    Such an account has lost all: units that it held in name only must not bring it back within the bar.
+    """
+    left = fills.cash + valued(fills.units, fills.opens)
+    return np.where(left <= 0.0, np.minimum(equity, left), equity)
 
 
 def _find_ruin(before: Floats, equity: Floats) -> Ruin | None:

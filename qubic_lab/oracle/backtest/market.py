@@ -173,13 +173,18 @@ class Market:
             values = getattr(self, name)
             wrong = np.where(there, ~(np.isfinite(values) & (values > 0.0)), ~np.isnan(values))
             if wrong.any():
-                bar, place = (int(each) for each in np.argwhere(wrong)[0])
-                raise InputError(
-                    f"{name} of {self.assets[place]} at {iso(int(self.closed_us[bar]))} is {values[bar, place]}: "
-                    "a bar needs four prices above 0"
-                )
+                raise InputError(f"{self._first(name, wrong)}: a bar needs four prices above 0")
+        if (self.volume < 0.0).any():
+            wrong = self.volume < 0.0
+            raise InputError(f"{self._first('volume', wrong)}: give 0 or more, NaN where it is not known")
         if not there.any(axis=0).all():
             raise InputError(f"{self.assets[int((~there.any(axis=0)).argmax())]} has no bar at all: leave it out")
+
+    def _first(self, name: str, wrong: NDArray[np.bool_]) -> str:
+        """Return which value of a column is the first wrong one, for errors."""
+        bar, place = (int(each) for each in np.argwhere(wrong)[0])
+        value = getattr(self, name)[bar, place]
+        return f"{name} of {self.assets[place]} at {iso(int(self.closed_us[bar]))} is {value}"
 
 
 def _check_times(opened_us: Integers, closed_us: Integers) -> None:

@@ -121,14 +121,32 @@ def decide_by_bar(market: Market, on_bar: OnBar, texts: Sequence[AvailableText] 
             following += 1
         wanted = on_bar(View(rows, bar + 1, known))
         if wanted is not None:
-            try:
-                targets[bar] = wanted
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"on_bar returned {wanted!r:.100} at {iso(now_us)}: return a weight for each of "
-                    f"{len(market.assets)} assets, or None to keep the last one"
-                ) from error
+            targets[bar] = wanted if one and isinstance(wanted, float) else _weights(wanted, market.assets, now_us)
     return targets
+
+
+def _weights(wanted: Any, assets: Sequence[str], now_us: int) -> Floats:
+    """Return the weights that `on_bar` wants, [assets], those of a Series by its labels.
+
+    Raises:
+        InputError: it is not one number for each asset.
+    """
+    import pandas as pd
+
+    if isinstance(wanted, pd.Series) and not isinstance(wanted.index, pd.RangeIndex):
+        if sorted(map(str, wanted.index)) != sorted(assets):
+            raise InputError(f"on_bar returned weights of {list(wanted.index)} at {iso(now_us)}: give {list(assets)}")
+        wanted = wanted.loc[list(assets)]
+    try:
+        weights = np.asarray(wanted, np.float64)
+    except (TypeError, ValueError):
+        weights = np.empty(0)
+    if weights.shape != (len(assets),) and (weights.shape or len(assets) > 1):
+        raise InputError(
+            f"on_bar returned {wanted!r:.100} at {iso(now_us)}: return a weight for each of "
+            f"{len(assets)} assets, or None to keep the last one"
+        )
+    return weights.reshape(len(assets))
 
 
 def signal_frame(market: Market, texts: Sequence[AvailableText] = ()) -> "pd.DataFrame":

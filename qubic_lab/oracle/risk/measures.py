@@ -10,10 +10,16 @@ from qubic_lab.oracle.candles import Candles, Floats, absent, exact_logs, held
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.liquidity import against_usual, amihud, volume_ratio
-from qubic_lab.oracle.risk.value_at_risk import historical
+from qubic_lab.oracle.risk.value_at_risk import historical, least_bars
 from qubic_lab.oracle.risk.volatility import LEAST_FIT, garch_of, realised_volatility
 
 Parameters = Mapping[str, int]
+LEAST_BARS = 2
+"""No window of a measure is shorter."""
+LEAST_CORRELATED = 5
+"""Returns of a correlation: its standard error has no value for fewer than 4."""
+TAIL = 0.01
+"""The level of the value at risk that losses are held against."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,7 @@ class Measure:
         parameters: their names and usual values, in bars.
         unit: what 1 is.
         needs: "volume", "sentiment" or "other", where it cannot do without.
+        least: the least values of parameters for which `LEAST_BARS` are too few.
     """
 
     name: str
@@ -66,6 +73,7 @@ class Measure:
     unit: str
     description: str
     needs: str = ""
+    least: Parameters = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +108,8 @@ def correlation_break(returns: Floats, other: Floats, bars: int, usual_bars: int
 
     Source: R. A. Fisher, Metron 1 (1921), 3-32.
     """
-    check_at_least("bars", bars, 5)
+    check_at_least("bars", bars, LEAST_CORRELATED)
+    check_at_least("usual_bars", usual_bars, LEAST_CORRELATED)
     now = _correlation(returns, other, bars)
     before = absent(len(returns))
     usual = _correlation(returns, other, usual_bars)
@@ -182,7 +191,7 @@ def _garch_ratio(market: Market, p: Parameters) -> Floats:
 def _loss_over_var(market: Market, p: Parameters) -> Floats:
     returns = windows.log_returns(market.candles)
     found = absent(len(returns))
-    found[1:] = windows.ratio(np.maximum(0.0, -returns[1:]), historical(returns, 0.01, p["bars"]).var[:-1])
+    found[1:] = windows.ratio(np.maximum(0.0, -returns[1:]), historical(returns, TAIL, p["bars"]).var[:-1])
     return found
 
 
@@ -233,10 +242,12 @@ _ALL = (
         *("garch_ratio", _garch_ratio, lambda p: LEAST_FIT + p["usual_bars"]),
         {"usual_bars": 480, "refit_bars": 50, "window_bars": 1000},
         *("times the usual", "volatility that a GARCH(1,1) model forecasts for the next bar over its recent median"),
+        least={"window_bars": LEAST_FIT},
     ),
     Measure(
         *("loss_over_var", _loss_over_var, lambda p: p["bars"] + 1, {"bars": 500}, "times value at risk"),
         "the last bar's loss over the value at risk of 1 % that was known before it",
+        least={"bars": least_bars(TAIL)},
     ),
     Measure(
         *("drawdown_in_deviations", _drawdown_in_deviations, lambda p: max(p["bars"] - 1, p["usual_bars"])),
@@ -258,6 +269,7 @@ _ALL = (
         *("correlation_break", _correlation_break, lambda p: p["bars"] + p["usual_bars"]),
         {"bars": 48, "usual_bars": 480},
         *("standard errors", "change of the correlation with another asset's returns", "other"),
+        least={"bars": LEAST_CORRELATED, "usual_bars": LEAST_CORRELATED},
     ),
 )
 MEASURES: dict[str, Measure] = {each.name: each for each in _ALL}
@@ -268,14 +280,14 @@ def check_parameters(name: str, parameters: Mapping[str, int]) -> dict[str, int]
     """Return a measure's parameters, the usual ones where none are given.
 
     Raises:
-        InputError: a measure or a parameter that is none, or a number of bars below 2.
+        InputError: a measure or a parameter that is none, or fewer bars than the measure can do with.
     """
     measure = MEASURES[check_choice("measure", name, MEASURES)]
     for parameter, value in parameters.items():
         check_choice(f"parameter of {name}", parameter, measure.parameters)
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{parameter} of {name} is {value!r}: give a whole number of bars")
-        check_at_least(f"{parameter} of {name}", value, 2)
+        check_at_least(f"{parameter} of {name}", value, measure.least.get(parameter, LEAST_BARS))
     return {**measure.parameters, **parameters}
 
 

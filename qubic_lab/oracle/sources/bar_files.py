@@ -6,6 +6,7 @@ Nothing is filled in: missing bars stay missing and are counted. What was left o
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.coins import find_coin
-from qubic_lab.oracle.instants import DAY_US, SECOND_US, iso, now_us, read_iso
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us, read_iso, to_us
 from qubic_lab.oracle.intake import keep_prices
 from qubic_lab.oracle.price_store import PriceStore
 from qubic_lab.oracle.records import Price, Series
@@ -33,12 +34,13 @@ from qubic_lab.oracle.sources.columns import (
 )
 from qubic_lab.oracle.sources.numbers import DECIMAL_MARKS, decimal_mark, is_missing, read_numbers
 from qubic_lab.oracle.sources.raw_tables import RawTable, read_table
-from qubic_lab.oracle.sources.stamps import StampRules, is_clock, is_date_only, read_stamps
+from qubic_lab.oracle.sources.stamps import StampRules, find_zone, is_clock, is_date_only, read_stamps
 
 STAMPS = ("auto", "open", "close")
 VOLUMES = ("coin", "currency")
 DUPLICATES = ("refuse", "first", "last")
 _PRICES = ("open", "high", "low", "close")
+_TIMES = ("time", "opened", "closed")
 _AMOUNTS = ("volume", "volume_currency", "market_cap")
 
 
@@ -51,7 +53,8 @@ class BarOptions:
         source: the name that its prices get.
         currency: what they are in.
         interval_s: a bar's length; None: the commonest step between the times.
-        stamp: whether times are a bar's open or close; auto: as the columns are called, else it is asked for.
+        stamp: whether times are a bar's open or close; auto: as the columns are called, else it is asked for. A date
+            without a time of day as a close is the end of that day.
         zone: of times that do not say theirs.
         date_order: dmy or mdy; auto: as the file's dates show.
         decimal: the decimal mark, "." or ","; auto: as the file's numbers show.
@@ -191,8 +194,8 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     table = name_header(read_table(path, lambda names: is_price_header(names, options.columns)), options.columns)
     found = _columns(table, options)
     names = _prices_of(table, found)
-    rows = _rows(table, found, options, names)
-    notes = [*table.notes, *_unused(table, found)]
+    rows, told = _rows(table, found, options, names)
+    notes = [*table.notes, *_unused(table, found), *told]
     empty = len(table.rows) - len(rows)
     if empty:
         notes.append(f"{empty} row(s) without prices left out as gaps")
@@ -204,6 +207,7 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     else:
         rows = rows.forwards()
         interval_us = find_interval(rows, options.interval_s)
+        _check_clocks(rows, interval_us, options.zone)
         rows, lines = drop_forming(rows, interval_us, now_us, path.stat().st_mtime_ns // 1_000)
         prices, left_out, more = _read_bars(rows, options, interval_us)
         forming = len(lines)
@@ -224,7 +228,7 @@ def _columns(table: RawTable, options: BarOptions) -> dict[str, int]:
     if options.volume_in == "currency" and "volume" in found:
         found["volume_currency"] = found.pop("volume")
     found = find_volumes(table.header, find_coin(options.coin).symbol, options.currency) | found
-    if not {"opened", "closed", "time"} & set(found):
+    if not set(_TIMES) & set(found):
         raise InputError(f"{table.file}: no column of times among {_listed(table)}: map `time` to one")
     return found
 
@@ -242,12 +246,16 @@ def _listed(table: RawTable) -> str:
 
 
 def _unused(table: RawTable, found: Mapping[str, int]) -> list[str]:
-    unused = [name for number, name in enumerate(table.header) if number not in found.values() and name]
+    dates = [found[name] for name in _TIMES if name in found]
+    used = {*found.values(), *(_clock_of(table, found, date) for date in dates)}
+    unused = [name for number, name in enumerate(table.header) if number not in used and name]
     return [f"columns not used: {', '.join(unused)}"] if unused else []
 
 
-def _rows(table: RawTable, found: Mapping[str, int], options: BarOptions, names: Sequence[str]) -> Rows:
-    """Return the rows that have a price, as numbers."""
+def _rows(
+    table: RawTable, found: Mapping[str, int], options: BarOptions, names: Sequence[str]
+) -> tuple[Rows, list[str]]:
+    """Return the rows that have a price, as numbers, and notes on their times."""
     columns = {name: table.column(found[name]) for name in (*names, *_AMOUNTS) if name in found}
     prices = zip(*(columns[name] for name in names), strict=True)
     kept = [number for number, row in enumerate(prices) if not all(map(is_missing, row))]
@@ -265,9 +273,45 @@ def _rows(table: RawTable, found: Mapping[str, int], options: BarOptions, names:
     ends = None
     if target == "opened" and "closed" in found:
         ends = _instants(table, found, "closed", kept, places, options)
-    if stamp == "close":
+    notes = []
+    if "close" in (stamp, options.stamp) and _are_days(table, found, target, kept):
+        stamps = _days_later(stamps, options.zone)
+        notes.append("dates without a time: taken as the end of that day")
+    elif stamp == "close":
         stamps = whole_closes(stamps)
-    return Rows(table.file, lines, stamps, ends, numbers, stamp == "open")
+    return Rows(table.file, lines, stamps, ends, numbers, stamp == "open"), notes
+
+
+def _are_days(table: RawTable, found: Mapping[str, int], target: str, kept: Sequence[int]) -> bool:
+    """Return whether times are dates alone, in every row and without a column of times of day beside them."""
+    date = _time_column(found, target)
+    column = table.column(date)
+    return _clock_of(table, found, date) is None and all(is_date_only(column[number]) for number in kept)
+
+
+def _check_clocks(rows: Rows, interval_us: int, zone: str | None) -> None:
+    """Check that bars which follow a zone's clocks are of one length all the same.
+
+    Raises:
+        InputError: clocks were changed within them, such as a day that has 23 hours.
+    """
+    away = np.flatnonzero((rows.stamps - rows.stamps[0]) % interval_us)
+    if zone is None or not len(away):
+        return
+    clocks = find_zone(zone)
+    shown = (datetime.fromtimestamp(at // SECOND_US, clocks).replace(tzinfo=UTC) for at in rows.stamps.tolist())
+    if len({to_us(each) % interval_us for each in shown}) == 1:
+        raise InputError(
+            f"{rows.place(int(away[0]))}: the clocks of {zone} were changed, so not all bars are "
+            f"{interval_us / HOUR_US:g} h long: give the `zone` of the bars' grid, such as UTC, or shorter bars"
+        )
+
+
+def _days_later(stamps: NDArray[np.int64], zone: str | None) -> NDArray[np.int64]:
+    """Return the same time of the next day by a zone's clocks."""
+    clocks = find_zone(zone or "UTC")
+    days = (datetime.fromtimestamp(at // SECOND_US, clocks) for at in stamps.tolist())
+    return np.array([to_us(day + timedelta(days=1)) for day in days], np.int64)
 
 
 def _stamp(table: RawTable, found: Mapping[str, int], options: BarOptions) -> tuple[str, str]:
@@ -287,11 +331,11 @@ def _instants(
     table: RawTable, found: Mapping[str, int], target: str, kept: list[int], places: list[str], options: BarOptions
 ) -> NDArray[np.int64]:
     """Return the instants in a column of times, with the column of times of day where the first has dates alone."""
-    target = target if target in found else next(name for name in ("time", "opened", "closed") if name in found)
-    column = table.column(found[target])
+    date = _time_column(found, target)
+    column = table.column(date)
     cells = [column[number] for number in kept]
-    clock = found.get("clock", _clock_column(table, found[target]))
-    names = [table.header[found[target]]]
+    clock = _clock_of(table, found, date)
+    names = [table.header[date]]
     if clock is not None and is_date_only(cells[0]):
         times = table.column(clock)
         cells = [f"{cell} {times[number]}" for cell, number in zip(cells, kept, strict=True)]
@@ -302,8 +346,17 @@ def _instants(
     return np.array(read_stamps(cells, places, StampRules(zone, options.date_order)), np.int64)
 
 
-def _clock_column(table: RawTable, date: int) -> int | None:
-    """Return the column of times of day beside one of dates."""
+def _time_column(found: Mapping[str, int], target: str) -> int:
+    """Return the number of a column of times, or of another one where there is no such."""
+    return found[target if target in found else next(name for name in _TIMES if name in found)]
+
+
+def _clock_of(table: RawTable, found: Mapping[str, int], date: int) -> int | None:
+    """Return the column of times of day that stands beside one of dates; None where that has times itself."""
+    if not is_date_only(table.rows[0][date]):
+        return None
+    if "clock" in found:
+        return found["clock"]
     for number, name in enumerate(table.header):
         if number != date and {"time", "clock"} & set(normalise(name).split()) and is_clock(table.rows[0][number]):
             return number
