@@ -632,6 +632,7 @@ def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_thousand_answers_with_every_fault_a_kill_and_an_end(tmp_path: Path) -> None:
     started = time.monotonic()
     options = ("--speed", "6000", "--seed", "11", "--limit", "50")

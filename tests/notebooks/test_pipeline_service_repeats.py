@@ -63,7 +63,11 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Left]:
             | {path[0] for path in sockets if path and path[0].startswith(str(temporary))},
             own_sockets=len(psutil.Process().net_connections("all")),
             files=frozenset(str(path.relative_to(temporary)) for path in temporary.rglob("*")),
-            shared_memory=frozenset(path.name for path in Path("/dev/shm").iterdir()),
+            shared_memory=frozenset(
+                path.name
+                for path in Path("/dev/shm").iterdir()
+                if not path.name.startswith("PostgreSQL.")  # of servers of other tests or users: notebooks start none
+            ),
         )
 
     return look
