@@ -29,7 +29,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.config import RiskConfig
 from qubic_lab.oracle.alerts.decide import Due, Policy, Told, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Webhook, payload, signature, webhook_from_settings
-from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
+from qubic_lab.oracle.alerts.store import AlertStore, Gone, NewAlert
 from qubic_lab.oracle.alerts.watch import AlertWatch
 from qubic_lab.oracle.config import CollectorConfig, read_config
 from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, read_iso
@@ -188,9 +188,10 @@ def test_two_that_decide_at_once_keep_an_alert_once(engine: Engine) -> None:
 
 
 def test_what_was_told_is_read_back_for_each_coin_and_frame(engine: Engine) -> None:
-    store, seen = AlertStore(engine), []
+    clock, seen = Time(), []
+    store = AlertStore(engine, clock)
 
-    def tell(coin: str, frame: Any, *alerts: NewAlert) -> tuple[Told | None, int | None]:
+    def tell(coin: str, frame: Any, *alerts: NewAlert) -> tuple[Told | None, Gone | None]:
         store.tell(coin, frame, lambda told, gone: (seen.append((told, gone)), alerts)[1])
         return seen[-1]
 
@@ -206,8 +207,10 @@ def test_what_was_told_is_read_back_for_each_coin_and_frame(engine: Engine) -> N
         Told(raised.episode_us, NOON + 9 * HOUR_US, 3, True),
         None,
     )
-    assert tell("bitcoin", "1h")[1] == NOON + 20 * HOUR_US
-    assert tell("bitcoin", "4h") == (None, NOON)
+    gone = tell("bitcoin", "1h")[1]
+    assert gone is not None and gone.last_us == NOON + 20 * HOUR_US
+    assert gone.made_us == read_iso(store.last(1)[0].made)
+    assert tell("bitcoin", "4h") == (None, Gone(NOON, NOON))
     assert tell("ethereum", "1h") == (None, None)
     assert [each.level for each in store.last(2, "bitcoin")] == [None, "watch"]
 
@@ -251,6 +254,16 @@ def test_the_oldest_alert_is_claimed_by_one_and_the_others_wait_behind_it(engine
         store.last(0)
 
 
+def test_an_alert_that_was_put_off_by_a_clock_that_was_ahead_is_sent(engine: Engine) -> None:
+    clock = Time(NOON + 365 * DAY_US)
+    store = AlertStore(engine, clock, clock)
+    fill(store, 1)
+    assert store.claim(60.0) is not None, "and whoever has it dies"
+    clock.us = NOON
+    assert store.claim(60.0) is not None
+    assert store.claim(60.0) is None
+
+
 # --- What is sent
 
 
@@ -260,6 +273,7 @@ class Receiving:
 
     answers: list[int]
     url: str = ""
+    retry_after: str = ""
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     opened: threading.Event = field(default_factory=threading.Event)
@@ -287,6 +301,8 @@ def receiving(*answers: int) -> Iterator[Receiving]:
             with suppress(ConnectionError):
                 self.send_response(status)
                 self.send_header("Location", found.url)
+                if found.retry_after:
+                    self.send_header("Retry-After", found.retry_after)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -364,6 +380,58 @@ def test_what_cannot_be_sent_now_waits_and_keeps_its_place(
     assert error is not None and re.search(said, error)
     assert store.claim(1.0) is None, "the second one waits behind the first"
     assert "T0pSecret" not in caplog.text + str(error)
+
+
+def test_a_receiver_that_asks_for_a_long_wait_gets_it(store: AlertStore) -> None:
+    fill(store, 1)
+    clock = Time(read_iso(store.last()[0].made))
+    with receiving(429) as server:
+        server.retry_after = "3600"
+        Deliverer(AlertStore(store._engine, real=clock), server.webhook(attempts=3)).deliver()
+    assert len(server.bodies) == 1, "not again within this pass"
+    clock.us += 3_599 * SECOND_US
+    late = AlertStore(store._engine, real=clock)
+    assert late.claim(1.0) is None
+    clock.us += 2 * SECOND_US
+    assert late.claim(1.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "secret"),
+    [
+        ("http://{}/hooks/T0p Secret|x?key=5eCr3t", "T0p"),
+        ("http://{}/hooks/../T0pSecret?key=5eCr3t", "T0p"),
+        ("http://{}/{{T0pSecret}}", "T0p"),
+        ("http://5eCr3t:T0pSecret@{}", "5eCr3t"),
+        ("http://{}?key=5eCr3t", "5eCr3t"),
+    ],
+)
+def test_no_log_has_an_address_that_libraries_write_in_their_own_way(
+    store: AlertStore, given: str, secret: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    fill(store, 1)
+    with receiving(200) as server:
+        server.url = given.format(server.url.split("/")[2])
+        assert Deliverer(store, server.webhook()).deliver().sent == 1
+    assert any(record.name.startswith("http") for record in caplog.records), "libraries log at this level"
+    assert secret not in caplog.text
+
+
+def test_no_log_has_the_host_of_an_address(store: AlertStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    fill(store, 1)
+    webhook = Webhook(SecretStr("http://[0:0:0:0:0:0:0:1]:1/T0pSecret"), attempts=1)
+    assert Deliverer(store, webhook).deliver().waiting == 1
+    assert "connect_tcp" in caplog.text and "'::1'" not in caplog.text and "0:0:0" not in caplog.text
+
+
+def test_a_proxy_that_cannot_be_used_lets_alerts_wait(store: AlertStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "foo://user:5eCr3t@proxy.invalid")
+    fill(store, 1)
+    assert Deliverer(store, Webhook(SecretStr("https://hooks.invalid/T0pSecret"), attempts=1)).deliver().waiting == 1
+    error = store.last()[0].last_error
+    assert error == "cannot be asked by way of the environment's proxy or certificates (ValueError)"
 
 
 @pytest.mark.parametrize("answer", [410, 400, 302])
@@ -463,7 +531,7 @@ def test_with_deaths_at_any_point_each_is_kept_once_and_arrives_in_order(
     numbers, closed = np.array(levels, np.int8), closes(len(levels))
 
     def look(bars: int) -> None:
-        def due(told: Told | None, gone: int | None) -> list[NewAlert]:
+        def due(told: Told | None, gone: Gone | None) -> list[NewAlert]:
             return [
                 NewAlert(each.kind, LEVELS[each.level], each.episode_us, each.at_us, {"text": "", "evidence": []})
                 for each in decide(told, closed[:bars], numbers[:bars], POLICY)
@@ -577,6 +645,64 @@ def test_old_bars_are_no_news_but_that_there_are_no_fresh_ones(tmp_path: Path) -
     silent = replace(WATCHED, risk=replace(WATCHED.risk, no_prices=False))
     clock.us += 40 * DAY_US
     assert AlertWatch(engine, silent, None, clock).check().told == []
+    engine.dispose()
+
+
+def test_that_there_are_no_prices_again_is_told_once_a_day_has_gone(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
+    prices, series = PriceStore(engine, clock), Series("bitcoin", "exchange", 3_600)
+    watch = AlertWatch(engine, WATCHED, None, clock)
+    clock.us = NOON + 50 * HOUR_US
+    prices.add(series, bars(calm(41)))
+    assert [each.kind for each in watch.check().told] == ["no-prices"]
+    prices.add(series, bars(calm(10), 41))
+    assert watch.check().levels == {"bitcoin": "calm"}
+    clock.us += 10 * HOUR_US
+    assert watch.check().told == [], "the day has not gone yet"
+    clock.us += 15 * HOUR_US
+    (again,) = watch.check().told
+    assert (again.kind, again.at) == ("no-prices", iso(NOON + 50 * HOUR_US))
+    assert watch.check().told == [] == AlertWatch(engine, WATCHED, None, clock).check().told
+    clock.us = NOON + 50 * HOUR_US  # a clock that goes back finds the same bar fresh
+    assert watch.check().levels == {"bitcoin": "calm"}
+    engine.dispose()
+
+
+def test_an_episode_that_is_seen_late_does_not_date_its_level_back(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
+    PriceStore(engine, clock).add(Series("bitcoin", "exchange", 3_600), bars([*calm(40), 99.0, 97.0]))
+    clock.us = NOON + 41 * HOUR_US
+    (told,) = AlertWatch(engine, WATCHED, None, clock).check().told
+    assert (told.level, told.episode, told.at) == ("alarm", iso(NOON + 40 * HOUR_US), iso(NOON + 41 * HOUR_US))
+    since = f"in an episode of warning or more since {told.episode}"
+    assert told.text.startswith(f"Bitcoin: risk is at alarm, {since}, by bars of 1h up to {told.at}, at 97 usd")
+    engine.dispose()
+
+
+def test_a_bar_that_is_corrected_is_looked_at_again(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time(NOON + 40 * HOUR_US)
+    prices, series = PriceStore(engine, clock), Series("bitcoin", "exchange", 3_600)
+    prices.add(series, bars(calm(41)))
+    watch = AlertWatch(engine, WATCHED, None, clock)
+    assert watch.check().levels == {"bitcoin": "calm"}
+    prices.add(series, bars([95.0], 40))
+    (told,) = watch.check().told
+    assert (told.kind, told.level, told.at) == ("raised", "warning", iso(NOON + 40 * HOUR_US))
+    assert watch.check().told == []
+    engine.dispose()
+
+
+def test_that_it_is_over_says_how_many_rules_have_no_value(tmp_path: Path) -> None:
+    engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time(NOON + 40 * HOUR_US)
+    prices, series = PriceStore(engine, clock), Series("bitcoin", "exchange", 3_600)
+    both = (FALL, Rule("volume", "volume_ratio", 1.0, 2.0, 3.0))
+    watch = AlertWatch(engine, replace(WATCHED, risk=replace(WATCHED.risk, rules=both)), None, clock)
+    prices.add(series, bars([*calm(40), 95.0]))
+    assert [each.kind for each in watch.check().told] == ["raised"]
+    prices.add(series, bars([95.0] * 7, 41))
+    clock.us += 7 * HOUR_US
+    (over,) = watch.check().told
+    assert over.kind == "all-clear" and over.text.endswith(" from exchange (1 of 2 rules have no value here)")
     engine.dispose()
 
 

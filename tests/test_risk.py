@@ -18,7 +18,7 @@ from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import bars_under_water, drawdown, recent_drawdown
 from qubic_lab.oracle.risk.liquidity import amihud, volume_ratio
 from qubic_lab.oracle.risk.measures import LEAST_BARS, MEASURES, Market, check_parameters, measure
-from qubic_lab.oracle.risk.rules import LEVELS, Rule, levels_of, read_rules
+from qubic_lab.oracle.risk.rules import FORGOTTEN_BARS, LEVELS, Rule, levels_of, read_rules
 from qubic_lab.oracle.risk.tail_tests import (
     christoffersen,
     evaluate_tail,
@@ -518,6 +518,12 @@ def test_levels_rise_at_once_and_fall_late():
     assert levels([2, 0, 2, 0, 2], hold=2) == [2, 2, 2, 2, 2]  # it flickers less than its measure
     assert levels([4, math.nan, math.nan, 0, 0], hold=2) == [3, 3, 3, 3, 0]
     assert levels([math.nan, math.nan]) == [0, 0]
+
+
+def test_a_level_without_values_is_calm_in_the_end() -> None:
+    silent = [math.nan] * FORGOTTEN_BARS
+    assert levels([4, *silent, 2, 0], hold=2) == [3] * FORGOTTEN_BARS + [0, 2, 2]
+    assert levels([4, *silent[1:], 0, 0], hold=2)[-2:] == [3, 0]
 
 
 @pytest.mark.parametrize("name", MEASURES)

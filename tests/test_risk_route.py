@@ -234,7 +234,18 @@ def test_a_price_that_stands_still_and_one_that_is_old(empty: Views) -> None:
     assert isinstance(found.analysed, RiskBars) and found.analysed.stale
     assert not isinstance(found.volatility, Absent) and isinstance(found.volatility.forecast, Absent)
     assert "prices do not vary" in str(found.rules["volatility"])
+    assert isinstance(found.tails, list) and "-0.0" not in found.model_dump_json()
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
+
+
+def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Views, found: Risk) -> None:
+    ends = [NOON - n * HOUR_US for n in reversed(range(700))]
+    flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 9.0) for end in ends]
+    empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
+    level = empty.risk("bitcoin").level
+    assert isinstance(level, RiskLevel) and level.level == "calm"
+    assert level.text.endswith(": no rule has reached its first level (6 of 7 rules have no value here).")
+    assert isinstance(found.level, RiskLevel) and "no value" not in found.level.text
 
 
 def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: Views) -> None:

@@ -10,14 +10,14 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore
@@ -48,7 +48,7 @@ class Webhook:
         timeout_s: an attempt fails that takes longer.
         attempts: in one pass.
         wait_s: before the second attempt; it doubles with each, and is spread by chance.
-        most_wait_s: the longest such wait.
+        most_wait_s: the longest such wait; a receiver that asks for a longer one is left alone until the next pass.
 
     Raises:
         InputError: an address that cannot be used; it is not shown.
@@ -190,10 +190,18 @@ async def _send(webhook: Webhook, alert: RiskAlert, attempts: int) -> None:
         own_s = backoff_s(state.attempt_number, webhook.wait_s, webhook.most_wait_s, random.random())
         return min(max(own_s, asked_s), webhook.most_wait_s)
 
+    def soon(error: BaseException) -> bool:
+        return isinstance(error, AgainError) and (error.wait_s or 0.0) <= webhook.most_wait_s
+
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(attempts), wait=wait_s, retry=retry_if_exception_type(AgainError), reraise=True
+        stop=stop_after_attempt(attempts), wait=wait_s, retry=retry_if_exception(soon), reraise=True
     )
-    async with httpx2.AsyncClient(timeout=webhook.timeout_s, trust_env=not is_loopback(url)) as http:
+    try:
+        client = httpx2.AsyncClient(timeout=webhook.timeout_s, trust_env=not is_loopback(url))
+    except (ImportError, OSError, ValueError) as error:  # its text may have the proxy's password
+        kind = type(error).__name__
+        raise AgainError(f"cannot be asked by way of the environment's proxy or certificates ({kind})") from None
+    async with client as http:
         async for attempt in retrying:
             with attempt:
                 await _post(http, webhook, alert, body)
@@ -229,10 +237,8 @@ async def _post(http: httpx2.AsyncClient, webhook: Webhook, alert: RiskAlert, bo
 
 @contextmanager
 def _unlogged(url: SecretStr) -> Iterator[None]:
-    """Keep the address, and its path alone, out of what libraries log."""
-    parts = urlsplit(url.get_secret_value())
-    path = parts._replace(scheme="", netloc="", fragment="").geturl()
-    filters = [WithoutKey(SecretStr(secret)) for secret in (url.get_secret_value(), path) if len(secret) > 1]
+    """Keep the address, its host and its path out of what libraries log: as it is given, and as they write it."""
+    filters = [WithoutKey(SecretStr(secret)) for secret in _secrets_of(url.get_secret_value())]
     loggers = [logging.getLogger(name) for name in LIBRARY_LOGS]
     for logger in loggers:
         for each in filters:
@@ -243,3 +249,13 @@ def _unlogged(url: SecretStr) -> Iterator[None]:
         for logger in loggers:
             for each in filters:
                 logger.removeFilter(each)
+
+
+def _secrets_of(url: str) -> list[str]:
+    """Return an address and its parts, the longest first; libraries escape some characters and resolve dots."""
+    parts = urlsplit(url)
+    found = {url, parts._replace(scheme="", netloc="", fragment="").geturl(), parts.hostname or ""}
+    with suppress(httpx2.InvalidURL, ValueError):  # which is told when it is asked
+        written = httpx2.URL(url)
+        found |= {str(written), written.raw_path.decode("ascii"), written.host, written.raw_host.decode("ascii")}
+    return sorted((each for each in found if len(each) > 1), key=lambda each: (-len(each), each))

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 from qubic_lab.errors import check_range
 from qubic_lab.oracle.alerts.decide import Told
 from qubic_lab.oracle.answers import FRAME_S, Frame, iso_or_none
-from qubic_lab.oracle.instants import SECOND_US, iso, now_us
+from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.risk.answers import RiskAlert
 from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.store import Clock, writing
@@ -22,11 +22,21 @@ from qubic_lab.oracle.tables import RISK_ALERTS
 
 PENDING, SENT, FAILED = "pending", "sent", "failed"
 MOST_ALERTS = 1_000
+LONGEST_WAIT_US = DAY_US + HOUR_US
+"""Longer than any claim or wait: an alert that has to wait for more was put off by a clock that was ahead since."""
 UNKNOWN = "unknown"
 """The level of an alert that there are no prices."""
 _FRAMES: dict[int, Frame] = {length: name for name, length in FRAME_S.items()}
 _SAME = ("coin", "frame_s", "episode_us", "kind", "level")
 _A = RISK_ALERTS.c
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The last alert that a coin has no prices: the last close that was known, and when it was made."""
+
+    last_us: int
+    made_us: int
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,8 @@ class NewAlert:
     content: dict[str, Any]
 
 
-Decision = Callable[[Told | None, int | None], Sequence[NewAlert]]
-"""From what was told last of the level, and the episode of the last alert of no prices, to what is to be told."""
+Decision = Callable[[Told | None, Gone | None], Sequence[NewAlert]]
+"""From what was told last of the level, and the last alert of no prices, to what is to be told."""
 
 
 class AlertStore:
@@ -71,7 +81,7 @@ class AlertStore:
         query = select(RISK_ALERTS).where(_A.state == PENDING).order_by(_A.id).limit(1)
         with self._engine.connect() as connection:
             row = connection.execute(query).first()
-        if row is None or row.not_before_us > now:
+        if row is None or 0 < row.not_before_us - now <= LONGEST_WAIT_US:
             return None
         until = now + int(lease_s * SECOND_US)
         ours = (_A.id == row.id, _A.state == PENDING, _A.not_before_us == row.not_before_us)
@@ -137,11 +147,11 @@ def _told(connection: Connection, coin: str, frame_s: int) -> Told | None:
     return Told(last.episode_us, last.at_us, highest, last.kind == "all-clear")
 
 
-def _no_prices(connection: Connection, coin: str, frame_s: int) -> int | None:
-    """Return the episode of the last alert that there are no prices."""
-    query = select(_A.episode_us).where(_A.coin == coin, _A.frame_s == frame_s, _A.kind == "no-prices")
-    found = connection.execute(query.order_by(_A.id.desc()).limit(1)).scalar()
-    return None if found is None else int(found)
+def _no_prices(connection: Connection, coin: str, frame_s: int) -> Gone | None:
+    """Return the last alert that there are no prices."""
+    query = select(_A.episode_us, _A.made_us).where(_A.coin == coin, _A.frame_s == frame_s, _A.kind == "no-prices")
+    found = connection.execute(query.order_by(_A.id.desc()).limit(1)).first()
+    return None if found is None else Gone(found.episode_us, found.made_us)
 
 
 def _alert(row: Row[Any]) -> RiskAlert:

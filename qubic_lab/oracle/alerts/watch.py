@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.alerts.decide import Due, Told, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
-from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, NewAlert
+from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, Gone, NewAlert
 from qubic_lab.oracle.answers import Absent, age_s
 from qubic_lab.oracle.coins import COINS
 from qubic_lab.oracle.config import CollectorConfig
@@ -20,7 +20,8 @@ from qubic_lab.oracle.instants import DAY_US, iso, now_us
 from qubic_lab.oracle.price_parts import frequencies_of
 from qubic_lab.oracle.risk.answers import RiskAlert
 from qubic_lab.oracle.risk.market import RiskMarket
-from qubic_lab.oracle.risk.parts import assess_market, why_no_level
+from qubic_lab.oracle.risk.measures import Market
+from qubic_lab.oracle.risk.parts import assess_market, silent_rules, why_no_level
 from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.warnings import Assessment
 from qubic_lab.oracle.store import Clock
@@ -31,7 +32,7 @@ EVERY_S = 60.0
 JOIN_S = 5.0
 """So long may a last look take: what it has not sent is pending, and the next process sends it."""
 QUIET_US = DAY_US
-"""That there are no fresh prices is told once in so much of the bars' time."""
+"""That there are no fresh prices is told once for each last bar, and once in so long."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class AlertWatch:
         self._deliverer = Deliverer(self._store, webhook, clock)
         self._ending = threading.Event()
         self._levels: dict[str, tuple[int, str]] = {}
+        self._gone: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self.told = 0
 
@@ -146,25 +148,24 @@ class AlertWatch:
         last_us = int(market.candles.closed_us[-1])
         if market.is_stale(at_us):
             found.unknown[coin] = f"no fresh prices: the last bar closed at {iso(last_us)}"
-            if self._config.no_prices and self._levels.get(coin) != (last_us, UNKNOWN):
+            if self._config.no_prices and self._gone.get(coin) != last_us:
                 found.told.extend(self._tell_no_prices(coin, last_us, at_us))
-                self._levels[coin] = (last_us, UNKNOWN)
             return
-        known = self._levels.get(coin)
-        if known is None or known[0] != last_us:
+        known, seen = self._levels.get(coin), _hash_of(market.market)
+        if known is None or known[0] != seen:  # a bar may be corrected; texts come later
             assessment = assess_market(market.market, self._views.rules)
             if reason := why_no_level(assessment):
                 found.unknown[coin] = reason
                 return
             found.told.extend(self._tell_level(coin, market, assessment))
-            known = self._levels[coin] = (last_us, LEVELS[int(assessment.levels[-1])])
+            known = self._levels[coin] = (seen, LEVELS[int(assessment.levels[-1])])
         found.levels[coin] = known[1]
 
     def _tell_level(self, coin: str, market: RiskMarket, assessment: Assessment) -> list[RiskAlert]:
         closed = assessment.closed_us[assessment.warm_up :]
         levels, policy = assessment.levels[assessment.warm_up :], self._config.policy
 
-        def due(told: Told | None, gone_us: int | None) -> list[NewAlert]:
+        def due(told: Told | None, gone: Gone | None) -> list[NewAlert]:
             return [self._alert(coin, market, assessment, each) for each in decide(told, closed, levels, policy)]
 
         return self._store.tell(coin, self._config.frame, due)
@@ -172,22 +173,30 @@ class AlertWatch:
     def _tell_no_prices(self, coin: str, last_us: int, at_us: int) -> list[RiskAlert]:
         since = f"the last bar of {self._config.frame} closed at {iso(last_us)}, {age(age_s(last_us, at_us))} ago"
         text = f"{COINS[coin].name}: no fresh prices, so its risk is not known: {since}"
+        again = False
 
-        def due(told: Told | None, gone_us: int | None) -> list[NewAlert]:
-            if gone_us is not None and last_us - gone_us < QUIET_US:
+        def due(told: Told | None, gone: Gone | None) -> list[NewAlert]:
+            nonlocal again
+            if gone is not None and gone.last_us == last_us:
+                return []
+            if gone is not None and abs(at_us - gone.made_us) < QUIET_US:
+                again = True
                 return []
             return [NewAlert("no-prices", UNKNOWN, last_us, last_us, {"text": text, "evidence": []})]
 
-        return self._store.tell(coin, self._config.frame, due)
+        found = self._store.tell(coin, self._config.frame, due)
+        if not again:  # else a later look tells of it, if there are none still
+            self._gone[coin] = last_us
+        return found
 
     def _alert(self, coin: str, market: RiskMarket, assessment: Assessment, due: Due) -> NewAlert:
         """Return an alert with its evidence, in words."""
         bar = int(np.searchsorted(assessment.closed_us, due.at_us))
         level, evidence = LEVELS[due.level], [str(each) for each in assessment.at(bar).evidence]
         series, price = market.candidate.series, float(market.candles.close[bar])
-        stood = due.episode_us < due.at_us
+        since = f"in an episode of {self._config.level} or more since {iso(due.episode_us)}"
         said = {
-            "raised": f"risk is at {level} since {iso(due.episode_us)}" if stood else f"risk rose to {level}",
+            "raised": f"risk rose to {level}" if due.episode_us == due.at_us else f"risk is at {level}, {since}",
             "escalated": f"risk rose further, to {level}",
             "all-clear": f"risk is {level}, and was below {self._config.level} for {self._config.cool_down} bars",
         }[due.kind]
@@ -195,7 +204,9 @@ class AlertWatch:
             f"{COINS[coin].name}: {said}, by bars of {self._config.frame} up to {iso(due.at_us)}, at "
             f"{price:.8g} {series.currency} from {series.source}"
         )
-        because = f": {'; '.join(evidence)}" if evidence and due.kind != "all-clear" else ""
+        because = f": {'; '.join(evidence)}" if evidence else ""
+        if due.kind == "all-clear":
+            because = silent_rules(assessment, bar)
         content = {
             "text": f"{text}{because}",
             "evidence": evidence,
@@ -204,3 +215,10 @@ class AlertWatch:
             "source": series.source,
         }
         return NewAlert(due.kind, level, due.episode_us, due.at_us, content)
+
+
+def _hash_of(market: Market) -> int:
+    """Return a number that differs where anything does that levels are made from."""
+    candles = market.candles
+    bars = (candles.closed_us, candles.open, candles.high, candles.low, candles.close, candles.volume)
+    return hash(tuple(None if each is None else each.tobytes() for each in (*bars, market.sentiment, market.other)))

@@ -264,7 +264,9 @@ class RiskAlert(Part):
         episode: the close of the bar with which the level rose to the least one that is told of; of no-prices: the
             last close that is known.
         at: the close of the bar that it tells of; `made`: when it was decided on.
-        state: pending, sent or failed: so many `attempts` to deliver it were made.
+        state: pending, sent (without a webhook: logged) or failed; `done`: since when it is one of the latter two.
+        attempts: so often was its delivery begun; each time it is posted up to three times.
+        last_error: of the last time that failed; null: none did, or it was sent in the end.
     """
 
     id: int

@@ -70,6 +70,13 @@ def why_no_level(assessment: Assessment) -> str:
     return ""
 
 
+def silent_rules(assessment: Assessment, bar: int = -1) -> str:
+    """Return how many rules have no value at a bar, in brackets and after a space; empty where all have one."""
+    tracks = assessment.tracks
+    silent = sum(math.isnan(track.measured.values[bar]) for track in tracks)
+    return f" ({silent} of {len(tracks)} rules have no value here)" if silent else ""
+
+
 def risk_parts(looked: RiskMarket, frame: Frame, at_us: int, rules: Sequence[Rule]) -> dict[str, Any]:
     """Return the parts of an answer about risk by their names."""
     if not len(looked.candles):
@@ -126,6 +133,7 @@ def _level(assessment: Assessment, stale: bool) -> RiskLevel:
     now, last = standing(assessment), assessment.at(-1)
     before = f" (before: {now.before})" if now.before else ""
     because = "; ".join(map(str, last.evidence)) or "no rule has reached its first level"
+    because += silent_rules(assessment)
     old = f" The last bar closed at {iso(last.closed_us)}: this is old." if stale else ""
     return RiskLevel(
         level=now.level,
@@ -201,8 +209,8 @@ def _tail(tail: Tail) -> TailRisk:
     return TailRisk(
         model=tail.model,
         probability=test.level,
-        value_at_risk_pct=100 * float(tail.forecast.var[-1]),
-        shortfall_pct=100 * float(tail.forecast.es[-1]),
+        value_at_risk_pct=100 * float(tail.forecast.var[-1]) + 0.0,  # no -0.0 of prices that stand still
+        shortfall_pct=100 * float(tail.forecast.es[-1]) + 0.0,
         tested=test.bars,
         beyond=test.violations,
         expected=test.expected,

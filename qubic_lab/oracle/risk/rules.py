@@ -23,6 +23,9 @@ _INSTALLED = Path(__file__).with_name("rules.yaml")
 SHORT_BARS, SHORT_USUAL, SHORT_TAIL = 24, 480, 500
 DAY_BARS, DAY_USUAL, DAY_TAIL = 7, 120, 120
 """Windows of bars of a day or longer: those of shorter ones would take years to warm up."""
+FORGOTTEN_BARS = 48
+"""After so many bars in a row without a value a level is calm again, as it says nothing of now. One hole in the data
+takes windows of short bars about half as many."""
 _KEYS = ("name", "measure", "parameters", *LEVELS[1:], "clear", "hold")
 
 
@@ -71,12 +74,18 @@ def levels_of(rule: Rule, values: Floats) -> NDArray[np.int8]:
     """Return the number of the level at each bar, [bars].
 
     A level is raised at once. It is left when the measure was below its least value × `clear` at `hold` bars in a row,
-    for the level whose own such value it still reaches. Bars without a value change nothing.
+    for the level whose own such value it still reaches. Bars without a value change nothing
+    until `FORGOTTEN_BARS` of them in a row leave it calm.
     """
     found = np.zeros(len(values), np.int8)
-    level = below = 0
+    level = below = silent = 0
     for bar, value in enumerate(values.tolist()):
-        if not math.isnan(value):
+        if math.isnan(value):
+            silent += 1
+            if silent >= FORGOTTEN_BARS:
+                level = below = 0
+        else:
+            silent = 0
             reached = sum(value >= least for least in rule.thresholds)
             if reached > level:
                 level, below = reached, 0
