@@ -10,6 +10,7 @@ import pytest
 
 from qubic_lab.bench.backtest import draw
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.account import Ruin
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger
@@ -188,6 +189,21 @@ def test_figures_and_tables_show_all(families: list[Family]) -> None:
     assert len(rows) == 24
     fees = [ratio for _, ratio in study.fee_sweep(families[2])]
     assert fees == sorted(fees, reverse=True) and len(fees) == len(study.FEES_BPS)
+
+
+def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(bars: Bars, families: list[Family]) -> None:
+    family = families[0]
+    ruined = replace(family.forward, ruin=Ruin(bar=300, at="close", equity=-5.0))
+    said = study.notes([replace(family, forward=ruined)])
+    assert any(
+        each.startswith("price signals, 1 day, walk forward: the account ended at the close of") for each in said
+    )
+    lost = replace(family.forward, equity=np.linspace(1.0, -0.2, len(bars.bars)) * family.forward.initial_cash)
+    random = replace(family.best.baselines.random, total_return=np.full(3, -1.01))
+    best = replace(family.best, baselines=replace(family.best.baselines, random=random))
+    top = figures.equity(replace(family, forward=lost, best=best)).axes[0]
+    assert top.get_ylabel() == "equity (start = 1)\nnot shown below 0.05"
+    assert "90 % of random timings end below 0.05" in top.get_legend_handles_labels()[1]
 
 
 def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Path, ledger: TrialLedger) -> None:

@@ -115,7 +115,7 @@ def test_warnings_are_told_with_intervals_and_against_the_naive_rule() -> None:
     assert found.verdict == "pass"
     assert (
         "bars of 1 day: precision 40 % (25 to 58) of 30 warnings, by chance 31 %; recall 60 % (39 to 78) of 20 falls "
-        "of 10 %; false alarms a month 0.9 (0.5 to 1.4); lead 48.0 (24.0 to 72.0) h"
+        "of 10 %; false alarms a month 0.9 (0.5 to 1.4); lead 48.0 h (24.0 to 72.0)"
     ) in found.measured
     more, same = found.reason.split("; ")
     assert more == "bars of 15 min: evidence of more falls found than by volatility alone (18 and 10, p = 0.01)"
@@ -127,8 +127,11 @@ def test_few_leads_have_no_interval_and_no_falls_no_verdict() -> None:
     few = worth()
     few["ours"] = few["ours"] | {"lead_h": estimate(5.0), "precision": estimate(None)}
     told = row_of("14", risk={"worth": [few]}).measured
-    assert "lead 5.0 (too few for an interval) h" in told and "precision unknown of 30" in told
+    assert "lead 5.0 h (too few for an interval)" in told and "precision unknown of 30" in told
     nothing = [worth(falls=0), worth("1 h", ours=None, absent="40 bars: too few")]
     found = row_of("14", risk={"worth": nothing})
-    assert (found.verdict, found.reason) == ("not measured here", "1 day: no falls; 1 h: 40 bars: too few")
+    assert (found.verdict, found.reason) == (
+        "not measured here",
+        "1 day: no fall began while warnings were judged; 1 h: 40 bars: too few",
+    )
     assert row_of("14").reason == "no finished run of risk_warnings this week"

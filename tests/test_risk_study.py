@@ -88,7 +88,7 @@ def test_the_sentence_hides_no_rejection(risk: Risk) -> None:
     for row in study.tail_rows([risk]):
         part = by_level[0 if row["level_pct"] == 1.0 else 1]
         names = [test for test, column in (columns | {"shortfall": "shortfall_p"}).items() if row[column] < 0.05]
-        told = re.search(rf"(?:rejected:|,) {row['model']} by ([^(]*) \(", part)
+        told = re.search(rf"(?:rejected:|,) {row['model']} by ([^(]*) \({row['beyond']} losses, ", part)
         assert (told[1] if told else "").replace(" and ", ", ").split(", ") == (names or [""]), part
     assert "constant normal by Kupiec" in by_level[0] and " 1 of 4 models stood every test" in by_level[0]
 
@@ -133,6 +133,10 @@ def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
     assert "no evidence that they find more falls than a rule on volatility" in said(5, 2, 0.45)
     assert ": evidence that they find more" in said(12, 1, 0.003)
     assert ": evidence that they find fewer falls than" in said(1, 12, 0.003)
+    assert "too few falls" not in said(5, 2, 0.45)
+    few = replace(comparison, ours=replace(comparison.ours, events=5))
+    told = study.findings([replace(risk, matched=replace(risk.matched, comparison=few))])[0]
+    assert f"p = {comparison.p:.2g}, too few falls for evidence)" in told  # five of five against none: p = 0.06
     precision = comparison.ours.precision
     assert precision.low is not None and f"interval {100 * precision.low:.0f} to" in said(5, 2, 0.45)
 
@@ -149,6 +153,10 @@ def test_tables_and_pictures_have_all(risk: Risk) -> None:
     assert figures.timeline(risk).axes[0].get_ylabel() == "price (USD)"
     assert figures.volatilities(risk).axes[0].get_ylabel() == "volatility of a year (%)"
     assert figures.losses(risk).axes[0].get_ylabel() == "log return of a bar (%)"
+    labels = figures.losses(risk).axes[0].get_legend_handles_labels()[1]
+    assert "loss beyond that of GARCH-t" in labels  # two values at risk are drawn
+    begins = next(each for each in figures.timeline(risk).axes[0].lines if each.get_label() == "judged from here")
+    assert np.asarray(begins.get_xdata())[0] * DAY_US == risk.assessment.closed_us[risk.matched.start]
     assert [label.get_text() for label in figures.worth([risk]).axes[0].get_yticklabels()] == [
         "ours, 1 h",
         "naive, 1 h",
@@ -201,8 +209,14 @@ def test_too_few_bars_to_judge_are_told() -> None:
     early = np.append(np.full(60, -0.01), np.random.default_rng(0).normal(0, 0.0005, 1_500))
     quiet = study.study_risk(made(early), horizon_us=DAY_US, drop=0.05)
     start = quiet.matched.start
-    assert f"no falls of 5 % within 24 h after the first {start} bars" in study.findings([quiet])[0] and start > 60
+    said = f"as no new fall of 5 % within 24 h began after the first {start} bars."
+    assert said in study.findings([quiet])[0] and start > 60
+    drop = -np.abs(np.random.default_rng(3).normal(0.0, 0.004, 1_200))
+    sinking = study.study_risk(made(drop), horizon_us=DAY_US, drop=0.04, refit_bars=500)
+    assert "; in 100 % of the later ones the price was that low already." in study.findings([sinking])[0]
     assert study.counts_add_up(short)
+    value_at_risk = next(each for each in study.findings([short]) if each.startswith("Value at risk"))
+    assert "beyond a level of 0.01)" in value_at_risk  # not of one that only pictures show
     figures.timeline(short)
     figures.losses(short)
 
@@ -215,6 +229,11 @@ def test_days_have_their_own_windows_and_what_cannot_be_used_is_refused(tmp_path
     assert "7 days" in study.findings([found])[0]
     with pytest.raises(InputError, match="did you mean"):
         study.study_risk(days, horizon_us=DAY_US, drop=0.1, level="warnin")
+    for horizon_us in (0, -3 * HOUR_US):
+        with pytest.raises(InputError, match="ahead: give a time above 0"):
+            study.study_risk(days, horizon_us=horizon_us, drop=0.1)
+    with pytest.raises(InputError, match="seed is -1"):
+        study.looks_ahead(found, seed=-1)
     with pytest.raises(InputError, match="drop is 2"):
         study.study_risk(days, horizon_us=DAY_US, drop=2.0)
     with pytest.raises(InputError, match="cannot be read"):

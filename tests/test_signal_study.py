@@ -169,6 +169,11 @@ def test_a_collected_study_is_told_as_measured(found: Collected, studies: list[S
 def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> None:
     assert len(signal_tables.information_rows(studies)) == 12 and len(signal_tables.event_rows(studies)) == 24
     assert len(signal_tables.spread_rows(studies)) == 12 and len(signal_tables.lead_rows(studies)) == 6
+    tables = (signal_tables.information_rows, signal_tables.event_rows, signal_tables.lead_rows)
+    assert all("why not" in row for rows in tables for row in rows(studies))
+    bursts = next(row for row in signal_tables.event_rows(studies) if row["events"] == "bursts of texts")
+    assert bursts["after_pct"] is None and "fewer than 8 say nothing" in bursts["why not"]
+    assert signal_figures.event_paths(studies).axes[0].get_ylabel() == "abnormal return\nsummed from 0 (%)"
     row = signal_tables.summary_rows(studies, COSTS)[0]
     assert row["round_trip_bps"] == 24.0 and row["evidence"] and row["edge_bps"] > 10.0
     for draw in (
@@ -179,7 +184,14 @@ def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> Non
     ):
         figure = draw(studies)
         assert [axes.get_title(loc="left") for axes in figure.axes] == [each.title for each in studies]
-    assert len(signal_figures.lags([*studies, *studies]).axes) == signal_figures.MOST_PANELS
+    empty = replace(studies[3], events=tuple(replace(each, absent="too few") for each in studies[3].events))
+    panels = signal_figures.event_paths([*studies[:3], empty, *studies[4:]]).axes[3:]
+    assert [axes.yaxis.get_tick_params()["labelleft"] for axes in panels] == [True, False, False]  # one scale for a row
+    many = signal_figures.lags([*studies, *studies])
+    assert (
+        len(many.axes) == signal_figures.MOST_PANELS and "\n6 of 12 series: all sources first" in many.get_supxlabel()
+    )
+    assert "series" not in signal_figures.lags(studies).get_supxlabel()
 
 
 def test_texts_that_were_fetched_late_count_from_then_on(tmp_path: Path) -> None:
@@ -238,6 +250,8 @@ def test_databases_that_cannot_be_used_get_one_clear_line(url: str, tmp_path: Pa
     assert not absent.exists()
     with pytest.raises(InputError, match="leave one of the two out"):
         collected_signals.load_markets("my.csv", "bitcoin", {}, url)
+    with pytest.raises(InputError, match="`models` are vader and `collected` is empty"):
+        collected_signals.load_markets(models=["vader"])
 
 
 def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
@@ -248,8 +262,9 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     nothing, planted = found
     assert not nothing.evidence and planted.evidence and planted.coefficients[0].evidence
     assert [row.horizon for row in planted.coefficients] == [1, 2, 24]  # 200 days do not fit into 661
-    said = signals.findings(found, COSTS)
+    *said, left_out = signals.findings(found, COSTS)
     assert all(each.startswith("SIMULATION: effect ") for each in said)
+    assert left_out == "1 day: nothing is said of a horizon of 200 bars, as 661 bars are too few for it"
     record = signals.to_dict(found)
     assert (record["simulation"], record["measured"], record["reason"]) == (True, False, "no collected texts")
     assert [each["effect"] for each in record["studies"]] == [0.0, 0.4]
@@ -259,6 +274,17 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     assert titles == ["SIMULATION: effect 0, 1 day", "SIMULATION: effect 0.4, 1 day"]
     assert not signals.looks_ahead(found)
     assert all(math.isfinite(row["ic"]) for row in signal_tables.information_rows(found))
+
+
+def test_scores_that_foretell_the_opposite_are_traded_against() -> None:
+    (bars,) = (each for each in study.load_bars() if each.name == "1 day")
+    groups = signals.simulated_scores([bars], [-0.4])
+    (said,) = signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS)
+    assert "scores foretell returns of the opposite sign: information coefficient -0." in said
+    assert "of 1 test; a trade against them gains " in said and "bp over a bar, more than the 24 bp it costs" in said
+    for wrong in (lambda: signals.simulated_scores([bars], [0.0], -1), lambda: signals.study_signals(groups, seed=-1)):
+        with pytest.raises(InputError, match="seed is -1: it must be at least 0"):
+            wrong()
 
 
 def test_a_series_that_changes_with_later_bars_is_named(studies: list[SignalStudy]) -> None:

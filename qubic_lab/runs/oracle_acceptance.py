@@ -48,7 +48,7 @@ def validation_row(runs: Mapping[str, Records]) -> Row:
 def _signals_text(result: Result) -> str:
     studies = result["studies"]
     evidence = [each["title"] for each in studies if each["evidence"]]
-    said = f"evidence in {len(evidence)} ({', '.join(evidence)})" if evidence else "no evidence"
+    said = f"evidence in {len(evidence)} ({'; '.join(evidence)})" if evidence else "no evidence"
     best = min((each["best"] for each in studies if each["best"]), key=lambda each: each["p_corrected"], default=None)
     least = ""
     if best is not None:
@@ -112,7 +112,8 @@ def warnings_row(runs: Mapping[str, Records]) -> Row:
     entries = [(run, each) for run, result in found.items() for each in result["worth"]]
     judged = [(run, each) for run, each in entries if each["ours"] is not None and each["ours"]["falls"]]
     if not judged:
-        why = "; ".join(dict.fromkeys(f"{each['bars_of']}: {each['absent'] or 'no falls'}" for _, each in entries))
+        no_falls = "no fall began while warnings were judged"
+        why = "; ".join(dict.fromkeys(f"{each['bars_of']}: {each['absent'] or no_falls}" for _, each in entries))
         return row(measured="", verdict="not measured here", reason=why, run=None)
     return row(
         measured="; ".join(_worth_text(each) for _, each in judged),
@@ -128,7 +129,7 @@ def _worth_text(worth: Mapping[str, Any]) -> str:
         f"bars of {worth['bars_of']}: precision {_share(ours['precision'])} of {ours['warnings']} warnings, by chance "
         f"{100 * ours['precision_by_chance']:.0f} %; recall {_share(ours['recall'])} of {ours['falls']} falls of "
         f"{100 * worth['drop']:g} %; false alarms a month {_estimate(ours['false_alarms_a_month'])}; lead "
-        f"{_estimate(ours['lead_h'])} h"
+        f"{_estimate(ours['lead_h'], ' h')}"
     )
 
 

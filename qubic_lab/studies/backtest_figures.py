@@ -43,12 +43,14 @@ def equity(family: Family) -> Figure:
         if len(draws):
             last = float(family.bars.bars.closed_us[-1]) / DAY_US
             ends = np.quantile(draws, (0.05, 0.95))
-            top.plot([last] * 2, ends, color=PALE, linewidth=5.0, label="90 % of random timings end here")
+            where = "here" if ends[1] > LEAST_SHOWN else f"below {LEAST_SHOWN:g}"
+            look: dict[str, Any] = {"color": PALE, "linewidth": 5.0, "label": f"90 % of random timings end {where}"}
+            top.plot([last] * 2, np.maximum(ends, LEAST_SHOWN), **look)
         least = min(float((account.equity / account.initial_cash).min()) for account in shown.values())
         if least < LEAST_SHOWN:
             top.set_ylim(bottom=LEAST_SHOWN)
         log_axis(top)
-        top.set_ylabel("equity (start = 1)")
+        top.set_ylabel("equity (start = 1)" + (f"\nnot shown below {LEAST_SHOWN:g}" if least < LEAST_SHOWN else ""))
         bottom.set_ylabel("drawdown (%)")
         date_axis(bottom)
         figure.align_ylabels()

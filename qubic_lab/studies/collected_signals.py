@@ -94,8 +94,13 @@ def load_markets(
         models: as `load_collected` takes them.
 
     Raises:
-        InputError: a file as well as a database, or what `load_bars` and `load_collected` refuse.
+        InputError: a file as well as a database, models without one, or what `load_bars` and `load_collected` refuse.
     """
+    if models and not collected:
+        raise InputError(
+            f"`models` are {', '.join(models)} and `collected` is empty: they are of collected texts; name their "
+            "database, or leave `models` out"
+        )
     if not collected:
         return load_bars(file, coin, reading), None
     if file:

@@ -120,11 +120,15 @@ def interval_sentence(study: ForecastStudy) -> str:
             f"{100 * level.held.value:.1f} %"
         )
     uneven = [each for each in study.horizons if each.calibration.positions.p < ALPHA]
-    positions = f"not evenly over the distributions {_names(uneven)}" if uneven else "evenly over the distributions"
+    come = (
+        f"do not come evenly over the distributions {_names(uneven)}"
+        if uneven
+        else "come evenly over the distributions"
+    )
     score = _range([each.interval.score_ratio.value for each in study.horizons], ".2f")
     return (
         f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices; of all {len(levels)} levels and horizons "
-        f"{beyond}. Prices come {positions}. The score of the intervals is {score} times that of a constant spread."
+        f"{beyond}. Prices {come}. The score of the intervals is {score} times that of a constant spread."
     )
 
 

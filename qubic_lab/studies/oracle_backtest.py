@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qubic_lab.database import open_database
-from qubic_lab.errors import InputError, check_choice
+from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.baselines import BaselineConfig
 from qubic_lab.oracle.backtest.costs import Costs
@@ -265,8 +265,9 @@ def simulated_texts(market: Market, effect: float, seed: int = 0) -> tuple[Avail
     `effect` is so their correlation but for the tanh, and 0 plants nothing. It is a simulation: no text knows that.
 
     Raises:
-        InputError: an effect that is not between −1 and 1.
+        InputError: an effect that is not between −1 and 1, or a seed below 0.
     """
+    check_at_least("seed", seed, 0)
     if not -1.0 <= effect <= 1.0:
         raise InputError(f"effect is {effect}: it is a correlation, so give a number from -1 to 1")
     opens = market.open[:, 0]
@@ -531,8 +532,17 @@ def account_rows(family: Family) -> list[Row]:
 
 
 def notes(families: Sequence[Family]) -> list[str]:
-    """Return what a reader must know of the accounts and their bars, a line each, once."""
-    found = [f"{family.bars.name}: {note}" for family in families for note in family.best.account.notes()]
+    """Return what a reader must know of the accounts and their bars, a line each, once.
+
+    What is true of one account alone, such as that it lost all, is told with its name.
+    """
+    found = []
+    for family in families:
+        of_bars = family.best.baselines.accounts["hold"].notes()
+        for name, account in ((signal_name(family.best), family.best.account), ("walk forward", family.forward)):
+            for note in account.notes():
+                whose = family.bars.name if note in of_bars else f"{family.title}, {name}"
+                found.append(f"{whose}: {note}")
     return list(dict.fromkeys([*found, *(line for family in families for line in family.bars.told)]))
 
 

@@ -61,7 +61,9 @@ def losses(risk: Risk, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
             axes.plot(times, var, line, color=colour, linewidth=1.1, label=f"value at risk, {model}")
             if model == "GARCH-t":
                 beyond = np.flatnonzero(returns < var)
-                axes.plot(times[beyond], returns[beyond], "x", color=INK, markersize=5, label="loss beyond it")
+                axes.plot(
+                    times[beyond], returns[beyond], "x", color=INK, markersize=5, label=f"loss beyond that of {model}"
+                )
         axes.set_ylabel("log return of a bar (%)")
         axes.set_title(f"bars of {risk.name}, {100 * level:g} %", fontsize=10, loc="left")
         date_axis(axes)
@@ -131,6 +133,8 @@ def timeline(risk: Risk) -> Figure:
         axes.plot(times[falls], candles.close[falls], "x", color=INK, markersize=7, label=label)
         begins = min(assessment.warm_up, len(times) - 1)
         axes.axvline(times[begins], linestyle=":", color=INK, linewidth=1.0, label="first rule has a value")
+        if risk.matched.comparison is not None:
+            axes.axvline(times[risk.matched.start], linestyle="--", color=INK, linewidth=1.0, label="judged from here")
         log_axis(axes)
         _shade_levels(axes, risk)
         axes.set_ylabel(f"price ({risk.bars.currency})")

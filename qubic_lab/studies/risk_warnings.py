@@ -1,6 +1,6 @@
 """Volatility, value at risk and warnings on past prices: what they said, on what evidence, and what that was worth.
 
-Warnings are held against a naive rule that warns for the same share of the time: with more time under warning any
+Warnings are held against a naive rule that warns for about the same share of the time: with more time under warning any
 rule finds more of what comes.
 """
 
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.errors import check_choice
+from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.candles import Floats
 from qubic_lab.oracle.instants import HOUR_US, iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.calibration import Coverage, Evenness, coverage, evenness, probability_transform
 from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
+from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.measures import MEASURES, Market
 from qubic_lab.oracle.risk.parts import span
 from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
@@ -86,9 +87,11 @@ def study_risk(
         refit_bars: from one fit of the GARCH model to the next.
 
     Raises:
-        InputError: rules, a level or a drop that cannot be used.
+        InputError: rules, a level, a horizon or a drop that cannot be used.
     """
     check_choice("level", level, LEVELS[1:])
+    if horizon_us <= 0:
+        raise InputError(f"warnings look {span(horizon_us / HOUR_US)} ahead: give a time above 0")
     candles, lengths = bars.candles, Windows.of(bars.frame_us)
     returns = windows.log_returns(candles)
     volatility = garch_forecast(returns, refit_bars)
@@ -125,7 +128,12 @@ def rules_of(lengths: Windows, file: str = "") -> tuple[Rule, ...]:
 
 
 def looks_ahead(risk: Risk, cuts: int = 3, seed: int = 0, rules: str = "") -> bool:
-    """Say whether any level of the past changes when later bars are cut off, at some bars drawn by chance."""
+    """Say whether any level of the past changes when later bars are cut off, at some bars drawn by chance.
+
+    Raises:
+        InputError: a seed below 0, or rules that cannot be read.
+    """
+    check_at_least("seed", seed, 0)
     market = Market(risk.bars.candles)
     chosen = rules_of(risk.windows, rules)
     low = min(len(market.candles) - 1, risk.assessment.warm_up + 1)
@@ -339,7 +347,8 @@ def _tail_sentences(risk: Risk) -> list[str]:
     """Return a sentence for each level of value at risk, and one for the whole distribution."""
     title = f"Value at risk, bars of {risk.name}"
     if all(tail.test.conditional is None for tail in risk.tails):
-        return [f"{title}: no model could be tested ({risk.volatility.absent or risk.tails[0].test.absent})."]
+        told = next(tail.test.absent for tail in risk.tails if tail.test.level in VAR_LEVELS)
+        return [f"{title}: no model could be tested ({risk.volatility.absent or told})."]
     said = [f"{title}, {_level_part(risk, level)}." for level in VAR_LEVELS]
     even = risk.evenness
     if even.p is not None:
@@ -357,7 +366,7 @@ def _level_part(risk: Risk, level: float) -> str:
     tested = [tail for tail in tails if tail.test.conditional is not None]
     if not tested:
         return f"{100 * level:g} %: no model could be tested ({tails[0].test.absent})"
-    rejected = {tail.model: by for tail in tested if (by := tail.test.rejected)}
+    rejected = [(tail.model, tail.test.violations, by) for tail in tested if (by := tail.test.rejected)]
     expected = tested[0].test.expected
     few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
     missing = f" and {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
@@ -366,16 +375,17 @@ def _level_part(risk: Risk, level: float) -> str:
         f"{len(tested) - len(rejected)} of {len(tested)} models stood every test{missing}"
     )
     if rejected:
-        told += f", rejected: {', '.join(f'{model} by {_tests(by)}' for model, by in rejected.items())}"
+        told += f", rejected: {', '.join(f'{model} by {_tests(by, beyond)}' for model, beyond, by in rejected)}"
     return told
 
 
-def _tests(rejecting: Mapping[str, float]) -> str:
+def _tests(rejecting: Mapping[str, float], beyond: int) -> str:
+    """Name the tests that reject a model, with the losses beyond it: too many, or too few?"""
     names = [name.capitalize() if name in AUTHORS else name for name in rejecting]
     least = min(rejecting.values())
     if len(names) == 1:
-        return f"{names[0]} (p = {least:.2g})"
-    return f"{', '.join(names[:-1])} and {names[-1]} (least p = {least:.2g})"
+        return f"{names[0]} ({beyond} losses, p = {least:.2g})"
+    return f"{', '.join(names[:-1])} and {names[-1]} ({beyond} losses, least p = {least:.2g})"
 
 
 def _warning_sentence(risk: Risk) -> str:
@@ -384,10 +394,11 @@ def _warning_sentence(risk: Risk) -> str:
         return f"Warnings, bars of {risk.name}: not judged ({found.absent})."
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.events:
-        return f"Warnings, bars of {risk.name}: not judged, as there were no {what} after the first {found.start} bars."
+        return f"Warnings, bars of {risk.name}: not judged, as no new {_no_falls(risk)}."
     differs = found.comparison.p < ALPHA
     worse = differs and found.comparison.only_ours < found.comparison.only_naive
     verdict = f"{'evidence' if differs else 'no evidence'} that they find {'fewer' if worse else 'more'} falls than"
+    few = ", too few falls for evidence" if 2.0 * 0.5**ours.events >= ALPHA else ""
     right = "there were no warnings" if not ours.warnings else _right(ours, naive)
     lead = "" if ours.lead_h.value is None else f", {ours.lead_h.value:.1f} h before the fall"
     if found.fallen is not None:
@@ -395,9 +406,17 @@ def _warning_sentence(risk: Risk) -> str:
     return (
         f"Warnings, bars of {risk.name}: {verdict} a rule on volatility alone "
         f"({ours.found} and {naive.found} of {ours.events} {what}, with {100 * found.ours_share:.0f} and "
-        f"{100 * found.naive_share:.0f} % of the time under warning; exact McNemar p = {found.comparison.p:.2g}); "
+        f"{100 * found.naive_share:.0f} % of the time under warning; exact McNemar p = {found.comparison.p:.2g}{few}); "
         f"{right}{lead}."
     )
+
+
+def _no_falls(risk: Risk) -> str:
+    """Say that no fall began, and for how long the price was as low as in one: then an earlier fall never ended."""
+    start = risk.matched.start
+    low = float((recent_drawdown(risk.bars.candles, risk.horizon_bars) >= risk.drop)[start:].mean())
+    said = f"fall of {100 * risk.drop:g} % within {span(_hours_ahead(risk))} began after the first {start} bars"
+    return f"{said}; in {100 * low:.0f} % of the later ones the price was that low already" if low > 0.0 else said
 
 
 def _right(ours: WarningScore, naive: WarningScore) -> str:

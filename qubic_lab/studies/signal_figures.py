@@ -65,7 +65,7 @@ def quantiles(studies: Sequence[SignalStudy]) -> Figure:
 
 
 def event_paths(studies: Sequence[SignalStudy]) -> Figure:
-    """Draw the mean abnormal return around events, from their next open on; the band of 95 % is that of both signs."""
+    """Draw the mean abnormal return around events, summed from their next open; the band is that of both signs."""
     looks = (("high scores", "--", DARK), ("low scores", "-.", INK), ("bursts of texts", ":", INK))
 
     def draw(axes: Axes, study: SignalStudy) -> None:
@@ -80,7 +80,9 @@ def event_paths(studies: Sequence[SignalStudy]) -> Figure:
         axes.axvline(0.0, color=INK, linewidth=0.8)
         axes.annotate(f"{both.used} events", (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=9)
 
-    return _panels(studies, draw, "bars from the event's next open", "abnormal\nreturn (%)", _absent_events)
+    return _panels(
+        studies, draw, "bars from the event's next open", "abnormal return\nsummed from 0 (%)", _absent_events
+    )
 
 
 def lags(studies: Sequence[SignalStudy]) -> Figure:
@@ -108,9 +110,15 @@ def _panels(
     y_label: str,
     absent: Callable[[SignalStudy], str],
 ) -> Figure:
-    """Return a figure with one panel a study; a panel that has nothing to show says why."""
+    """Return a figure with one panel a study; a panel that has nothing to show says why.
+
+    Where not all are drawn the label of x says how many are, and which.
+    """
     drawn = shown(studies, MOST_PANELS)
+    if len(drawn) < len(studies):
+        x_label += f"\n{len(drawn)} of {len(studies)} series: all sources first, then the smallest p; the table has all"
     columns = _columns(drawn)
+    reasons = [absent(study) for study in drawn]
     lines = -(-len(drawn) // columns)
     with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
         figure, grid = plt.subplots(
@@ -122,12 +130,13 @@ def _panels(
                 axes.set_axis_off()
                 continue
             study = drawn[place]
-            reason = absent(study)
+            reason, first = reasons[place], place - place % columns
             if reason:
                 axes.text(0.5, 0.5, _folded(reason), ha="center", va="center", transform=axes.transAxes, fontsize=8)
                 axes.set_xticks([])
                 axes.grid(visible=False)
-                axes.tick_params(left=False, labelleft=False)
+                if place > first or all(reasons[first : first + columns]):  # else its numbers are those of the row
+                    axes.tick_params(left=False, labelleft=False)
             else:
                 axes.margins(y=0.16)  # room for a word below
                 draw(axes, study)

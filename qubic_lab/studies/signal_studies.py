@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.market import Market
 from qubic_lab.oracle.bar_history import rows
@@ -67,6 +67,7 @@ class SignalStudy:
         last: a bar's score is the mean over so many last bars.
         tests: coefficients that were looked at together, and count in `p_corrected`.
         shifts: that chance is known from; `least_shift`: their least length in bars.
+        left_out: horizons that were asked for, and are too long for so few bars.
     """
 
     scored: Scored
@@ -80,6 +81,7 @@ class SignalStudy:
     tests: int
     shifts: int
     least_shift: int
+    left_out: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
@@ -165,10 +167,11 @@ def study_signals(
         seed: of them.
 
     Raises:
-        InputError: no scores, or too few bars for the shortest horizon.
+        InputError: no scores, a seed below 0, or too few bars for the shortest horizon.
     """
+    check_at_least("seed", seed, 0)
     if not any(groups):
-        raise InputError("there are no scores to study: give at least one series")
+        raise InputError("there are no scores to study: give at least one effect, or collected texts")
     return [study for group in groups if group for study in _study_group(group, horizons, last, resamples, seed)]
 
 
@@ -200,9 +203,14 @@ def _study_group(
             tests=found.tests,
             shifts=len(found.placebo.shifts),
             least_shift=found.least_shift,
+            left_out=_left_out(horizons, found.of(name)),
         )
         for name, scored, studies, lead in zip(names, group, around, leads, strict=True)
     ]
+
+
+def _left_out(horizons: Sequence[int], known: Sequence[Coefficient]) -> tuple[int, ...]:
+    return tuple(sorted(set(horizons) - {row.horizon for row in known}))
 
 
 def _single_band(found: Information, name: str) -> float | None:
@@ -294,8 +302,17 @@ def _study_dict(study: SignalStudy) -> Row:
 
 
 def findings(studies: Sequence[SignalStudy], costs: Costs, notes: Sequence[str] = ()) -> list[str]:
-    """Say for each series in a sentence or two what its scores foretell, how it would pay, and which comes first."""
-    return [*(_sentence(study, costs) for study in studies), *notes]
+    """Say for each series in a sentence or two what its scores foretell, how it would pay, and which comes first.
+
+    Horizons that there were too few bars for come last, with what a reader must know of the texts.
+    """
+    left_out = [
+        f"{study.scored.bars.name}: nothing is said of a horizon of {', '.join(map(str, study.left_out))} bars, as "
+        f"{len(study.aligned)} bars are too few for it"
+        for study in studies
+        if study.left_out
+    ]
+    return [*(_sentence(study, costs) for study in studies), *notes, *dict.fromkeys(left_out)]
 
 
 def _sentence(study: SignalStudy, costs: Costs) -> str:
@@ -306,10 +323,13 @@ def _sentence(study: SignalStudy, costs: Costs) -> str:
     found = best.found
     number = (
         f"information coefficient {found.ic:+.3f} ({found.low:+.3f} to {found.high:+.3f}) over {_bars(best.horizon)}, "
-        f"{found.pairs} pairs worth {found.effective:.0f}, corrected p = {best.p_corrected:.2g} of {study.tests} tests"
+        f"{found.pairs} pairs worth {found.effective:.0f}, corrected p = {best.p_corrected:.2g} of {study.tests} "
+        f"{'test' if study.tests == 1 else 'tests'}"
     )
     if study.evidence:
-        said = f"scores foretell returns: {number}{_worth(study, costs)}"
+        against = best.found.ic < 0.0
+        how = "returns of the opposite sign" if against else "returns"
+        said = f"scores foretell {how}: {number}{_worth(study, costs, against)}"
     else:
         said = f"no evidence that scores foretell returns: best {number}; {best.detectable:.3f} would have been found"
     return f"{title}: {said}; {_lead_words(study.lead)}."
@@ -320,12 +340,16 @@ def round_trip_bps(costs: Costs) -> float:
     return 2.0 * (costs.fee_bps + costs.half_spread_bps)
 
 
-def _worth(study: SignalStudy, costs: Costs) -> str:
+def _worth(study: SignalStudy, costs: Costs, against: bool) -> str:
+    """Say what a trade gains that is made by scores, or against them, before what it costs."""
     edge = study.spreads[0].edge_bps
     if edge is None:
         return ""
-    less = "more" if edge > round_trip_bps(costs) else "less"
-    return f"; a trade by them gains {edge:.0f} bp over a bar, {less} than the {round_trip_bps(costs):.0f} bp it costs"
+    way, gain = "against" if against else "by", -edge if against else edge
+    less = "more" if gain > round_trip_bps(costs) else "less"
+    return (
+        f"; a trade {way} them gains {gain:.0f} bp over a bar, {less} than the {round_trip_bps(costs):.0f} bp it costs"
+    )
 
 
 def _lead_words(lead: LeadLag) -> str:

@@ -27,6 +27,7 @@ def information_rows(studies: Sequence[SignalStudy]) -> list[Row]:
             "p corrected": row.p_corrected,
             "detectable": row.detectable,
             "evidence": row.evidence,
+            "why not": row.found.absent,
         }
         for study in studies
         for row in study.coefficients
@@ -96,7 +97,7 @@ def event_rows(studies: Sequence[SignalStudy]) -> list[Row]:
                 row[f"{name} low"] = None if move is None else 100.0 * move.low
                 row[f"{name} high"] = None if move is None else 100.0 * move.high
                 row[f"{name} p by Holm"] = None if move is None else move.p_holm
-            found.append(row)
+            found.append({**row, "why not": each.absent})
     return found
 
 
@@ -110,5 +111,5 @@ def lead_rows(studies: Sequence[SignalStudy]) -> list[Row]:
             row[f"{name}: correlation"] = None if side is None else side.correlation
             row[f"{name}: p by Holm"] = None if side is None else side.p_holm
             row[f"{name}: Wald p"] = None if side is None else side.wald_p
-        found.append({**row, "verdict": study.lead.verdict})
+        found.append({**row, "verdict": study.lead.verdict, "why not": study.lead.absent})
     return found

@@ -142,7 +142,7 @@ def _why_not(candles: Candles, place: NDArray[np.intp], hours: int, rule: Foreca
 
 def _length(frame_us: int) -> str:
     if frame_us % DAY_US == 0:
-        return f"{frame_us // DAY_US} day"
+        return f"{frame_us // DAY_US} day{'s' if frame_us > DAY_US else ''}"
     return f"{frame_us / HOUR_US:g} h" if frame_us >= HOUR_US else f"{60 * frame_us / HOUR_US:g} min"
 
 
