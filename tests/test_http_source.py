@@ -598,7 +598,7 @@ def test_the_key_is_sent_and_never_shown(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("httpx2", "httpcore2", "httpx", "httpcore", "tenacity", "asyncio", "sqlalchemy.engine"):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, logger=name)
     heads: list[bytes] = []
     echo = f"Incorrect API Key {KEY}".encode()
     answers = [
