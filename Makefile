@@ -28,7 +28,7 @@ report: setup ## run this week's studies and write the page
 
 # What starts ranks has the machine to itself: two groups of ranks on the same cores wait for each other all the time.
 test: lint ## check style, types, imports and notebooks, then run the fast tests
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "$(FAST) and not dist"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "$(FAST) and not dist"
 	$(BIN)/python -m pytest -m "$(FAST) and dist"
 
 test-slow: setup ## run the tests that take minutes
