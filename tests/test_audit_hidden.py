@@ -280,4 +280,5 @@ def test_the_first_bar_is_found_between_two_cuts() -> None:
         return np.where(np.arange(len(frame)) < 203, 0.0, ahead)
 
     assert audit(from_bar_203, FRAME).findings[0].bar == 203
-    assert audit(lambda frame: frame["close"].shift(-1), FRAME).findings[0].bar == 0
+    first = audit(lambda frame: frame["close"].shift(-1), FRAME).findings[0]
+    assert first.bar == 0 and "is missing from the only bar known then, and" in first.text

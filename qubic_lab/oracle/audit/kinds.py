@@ -46,7 +46,7 @@ def diagnose(
     kind, why = _kind(function, frame, values, differences, used)
     column = int(np.flatnonzero(differing(first.then[bar], first.later[bar]))[0])
     then, later = float(first.then[bar, column]), float(first.later[bar, column])
-    shown = "the bars after it were changed" if first.test == "scramble" else f"the {first.cut} bars known then"
+    shown = "the bars after it were changed" if first.test == "scramble" else _known(first.cut)
     told = (
         f"is {_shown(then)}, and {_shown(later)} once {shown}"
         if first.test == "scramble"
@@ -63,6 +63,10 @@ def diagnose(
         then=then if math.isfinite(then) else None,
         later=later if math.isfinite(later) else None,
     )
+
+
+def _known(bars: int) -> str:
+    return "the only bar known then" if bars == 1 else f"the {bars} bars known then"
 
 
 def when(frame: pd.DataFrame, bar: int) -> str:
