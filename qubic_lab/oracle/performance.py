@@ -118,9 +118,8 @@ def sharpe_interval(
         seed: equal seeds give equal draws.
 
     The ends are the ratio less the quantiles of (drawn ratio − ratio) from the other side, widened by the bias that
-    block resampling has in short series: its variance lacks the factor 1 − block / bars. Few trades make it too narrow:
-    with gains and losses by luck at 2 % of 500 bars, and 0 elsewhere, one of 95 % held in 80 of 100 simulations, at 5 %
-    of the bars in 87.
+    block resampling has in short series: its variance lacks the factor 1 − block / bars. Few trades make it too narrow,
+    as where gains and losses come at a few of a hundred bars and returns are 0 elsewhere.
 
     Source: A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997), section 5.2; see
     `block_length` and `resampled_weights`.

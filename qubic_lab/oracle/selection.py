@@ -163,8 +163,8 @@ def superior_ability(
     It is the test that `arch.bootstrap.SPA` has, to which the tests compare it; it resamples by products of matrices,
     which is several times faster, and divides each trial by its own deviation, which SPA there leaves out.
 
-    Returns that remember make it call luck ability too often: with an autocorrelation of 0.3 at 5 % in 11 to 13 of 100
-    simulations of 250 bars (by `arch` in 10), and in 10 of 1,000 bars.
+    Returns that remember much make it call luck ability more often than at its level, the more so the fewer bars there
+    are; that of `arch` does so too.
 
     Source: P. R. Hansen, "A test for superior predictive ability", Journal of Business & Economic Statistics 23 (2005),
     365-380; the chosen one's value: J. P. Romano and M. Wolf, Econometrica 73 (2005), 1237-1282.

@@ -171,7 +171,7 @@ class Days:
     """Whole days, drawn anew: neighbouring forecasts overlap and hang together, so days are what is independent.
 
     Drawn days spread by √(1 − 1 / days) too little, and few days do not tell their own spread: intervals are widened by
-    that, and by Student's t over the normal quantile. On random walks those of 95 % hold in 92 to 94 of 100 cases.
+    that, and by Student's t over the normal quantile.
 
     Source: the cluster bootstrap, A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997),
     section 3.8.
