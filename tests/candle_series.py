@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.instants import HOUR_US, read_iso
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
 
 START = read_iso("2026-01-01T00:00:00Z")
 

@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import Engine, select
 
-from qubic_lab.oracle.instants import HOUR_US, SECOND_US
+from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US
 from qubic_lab.oracle.standin.ledger import Entry, Given
-from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES, NEWS_DATA
+from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES, NEWS_DATA
 
 Key = tuple[str, ...]
 Versions = dict[Key, list[tuple[float | str, int]]]

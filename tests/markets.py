@@ -3,7 +3,7 @@
 import numpy as np
 
 from qubic_lab.oracle.backtest.market import Floats, Market
-from qubic_lab.oracle.instants import DAY_US, read_iso
+from qubic_lab.oracle.model.timestamps import DAY_US, read_iso
 
 START_US = read_iso("2024-01-01T00:00:00Z")
 

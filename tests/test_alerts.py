@@ -32,12 +32,12 @@ from qubic_lab.oracle.alerts.delivery import Deliverer, Webhook, payload, signat
 from qubic_lab.oracle.alerts.store import AlertStore, Gone, NewAlert
 from qubic_lab.oracle.alerts.watch import AlertWatch
 from qubic_lab.oracle.config import CollectorConfig, read_config
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.records import Price, Series
-from qubic_lab.oracle.risk.answers import RiskAlert
+from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.risk.responses import RiskAlert
 from qubic_lab.oracle.risk.rules import LEVELS, Rule
-from qubic_lab.oracle.tables import RISK_ALERTS
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.settings import settings as of_environment
 
 NOON = read_iso("2026-11-24T12:00:00Z")

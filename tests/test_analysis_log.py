@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from qubic_lab.oracle.analysis_log import AnalysisLog, analysis_version
-from qubic_lab.oracle.instants import HOUR_US, read_iso
-from qubic_lab.oracle.records import Price, Series
-from qubic_lab.oracle.views import Views
+from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
+from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
+from qubic_lab.oracle.serving.queries import Views
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 SERIES = Series("bitcoin", "exchange", 3_600)

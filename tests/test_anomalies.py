@@ -9,14 +9,14 @@ import pytest
 from candle_series import candles, of_logs, walk
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.anomalies import manipulation, returns, volume
-from qubic_lab.oracle.anomalies.robust import medians_before, robust_scores
-from qubic_lab.oracle.anomalies.trials import KINDS, InjectedKind, inject, roc
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.clean import outliers
-from qubic_lab.oracle.instants import DAY_US, HOUR_US
-from qubic_lab.oracle.price_analysis import CAUSAL
-from qubic_lab.oracle.trend import spread
+from qubic_lab.oracle.analysis.anomalies import manipulation, returns, volume
+from qubic_lab.oracle.analysis.anomalies.robust import medians_before, robust_scores
+from qubic_lab.oracle.analysis.anomalies.trials import KINDS, InjectedKind, inject, roc
+from qubic_lab.oracle.analysis.price_analysis import CAUSAL
+from qubic_lab.oracle.analysis.trend import spread
+from qubic_lab.oracle.ingest.cleaning import outliers
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 pytestmark = pytest.mark.filterwarnings("error")
 SERIES = walk(3_000, seed=1)

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from qubic_lab.cli.oracle_audit import audit as audit_command
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.oracle.audit.audit import audit
-from qubic_lab.oracle.audit.frames import known_at, scrambled
-from qubic_lab.oracle.audit.process import audit_by_name
-from qubic_lab.oracle.audit.report import AuditReport
+from qubic_lab.oracle.backtest.lookahead.check import audit
+from qubic_lab.oracle.backtest.lookahead.frames import known_at, scrambled
+from qubic_lab.oracle.backtest.lookahead.process import audit_by_name
+from qubic_lab.oracle.backtest.lookahead.report import AuditReport
 
 
 @pytest.fixture(scope="module")

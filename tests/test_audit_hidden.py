@@ -17,9 +17,9 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.audit.afresh import Afresh
-from qubic_lab.oracle.audit.audit import audit
-from qubic_lab.oracle.audit.process import audit_by_name
+from qubic_lab.oracle.backtest.lookahead.afresh import Afresh
+from qubic_lab.oracle.backtest.lookahead.check import audit
+from qubic_lab.oracle.backtest.lookahead.process import audit_by_name
 
 FRAME = bars_frame(360)
 

@@ -24,9 +24,9 @@ from qubic_lab.oracle.backtest.market import Market
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.backtest.signals import View, decide_at_once, decide_by_bar, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
-from qubic_lab.oracle.instants import DAY_US, HOUR_US
-from qubic_lab.oracle.records import Price
-from qubic_lab.oracle.text_store import StoredText
+from qubic_lab.oracle.model.records import Price
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
+from qubic_lab.oracle.store.text_store import StoredText
 
 NAN = float("nan")
 SEEDS = st.integers(0, 10_000)

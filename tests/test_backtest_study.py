@@ -14,8 +14,8 @@ from qubic_lab.oracle.backtest.account import Ruin
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
-from qubic_lab.oracle.selection import judge
+from qubic_lab.oracle.inference.multiple_testing import judge
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies.oracle_backtest import Bars, Family, ScoredTexts

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.sources.bar_files import STAMPS, BarFile, BarOptions, _days_later, import_bars, read_bars
-from qubic_lab.oracle.sources.columns import normalise
-from qubic_lab.oracle.sources.numbers import decimal_mark, read_number
-from qubic_lab.oracle.sources.packaged import DATASETS, packaged_file, read_packaged
-from qubic_lab.oracle.sources.stamps import StampRules, read_stamps
-from qubic_lab.oracle.sources.text_files import TextOptions, import_texts, read_texts
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.ingest.files.bar_files import STAMPS, BarFile, BarOptions, _days_later, import_bars, read_bars
+from qubic_lab.oracle.ingest.files.columns import normalise
+from qubic_lab.oracle.ingest.files.numbers import decimal_mark, read_number
+from qubic_lab.oracle.ingest.files.packaged import DATASETS, packaged_file, read_packaged
+from qubic_lab.oracle.ingest.files.stamps import StampRules, read_stamps
+from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts, read_texts
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.text_store import TextStore
 
 NOW = read_iso("2026-11-24T12:00:00Z")
 START = read_iso("2021-09-27T14:00:00Z")

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.clean import FLAGS, OutlierRule, context_of, flag_prices, outliers
-from qubic_lab.oracle.instants import MINUTE_US, read_iso
-from qubic_lab.oracle.intake import keep_prices
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.schemas import check_texts, refused_prices
+from qubic_lab.oracle.ingest.cleaning import FLAGS, OutlierRule, context_of, flag_prices, outliers
+from qubic_lab.oracle.ingest.ingest import keep_prices
+from qubic_lab.oracle.ingest.schemas import check_texts, refused_prices
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import MINUTE_US, read_iso
+from qubic_lab.oracle.store.price_store import PriceStore
 
 START = read_iso("2026-01-01T00:00:00Z")
 SMALL = OutlierRule(window=12, warm_up=6, threshold=8.0)

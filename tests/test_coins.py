@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.coins import COINS, find_coin, mentioned
+from qubic_lab.oracle.model.coins import COINS, find_coin, mentioned
 
 
 def test_coins_are_told_apart() -> None:
@@ -37,7 +37,7 @@ def test_an_unknown_coin_is_refused_with_the_closest_one() -> None:
 
 @pytest.mark.parametrize("coin", COINS.values(), ids=lambda coin: coin.id)
 def test_every_coin_is_found_in_a_text_by_name_and_symbol(coin: object) -> None:
-    from qubic_lab.oracle.coins import Coin
+    from qubic_lab.oracle.model.coins import Coin
 
     assert isinstance(coin, Coin)
     for term in coin.terms:

@@ -25,19 +25,14 @@ from standins import Running, running_standin
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
-from qubic_lab.oracle.clock import Clock
-from qubic_lab.oracle.coins import COINS
-from qubic_lab.oracle.collector import Collector, View
-from qubic_lab.oracle.collector_status import CollectorStatus, read_status, runs_out_us
 from qubic_lab.oracle.config import CollectorConfig, SourceConfig, read_config, usable
-from qubic_lab.oracle.fetch_log import FetchLog
-from qubic_lab.oracle.http_source import Batch
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, now_us
-from qubic_lab.oracle.jobs import COLLECTOR, JobState, JobStore
-from qubic_lab.oracle.leases import Lease, has_ended, process_name
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.quotas import QuotaUse
-from qubic_lab.oracle.schedule import (
+from qubic_lab.oracle.ingest.collector import Collector, View
+from qubic_lab.oracle.ingest.collector_status import CollectorStatus, read_status, runs_out_us
+from qubic_lab.oracle.ingest.http_source import Batch
+from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
+from qubic_lab.oracle.ingest.leases import Lease, has_ended, process_name
+from qubic_lab.oracle.ingest.quotas import QuotaUse
+from qubic_lab.oracle.ingest.schedule import (
     FIRST_RETRY_S,
     OVERLAP_US,
     SLICE_US,
@@ -51,12 +46,17 @@ from qubic_lab.oracle.schedule import (
     search_range,
     slices_left,
 )
+from qubic_lab.oracle.model.clock import Clock
+from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.standin import coingecko
 from qubic_lab.oracle.standin.app import KEYS, StandinConfig
 from qubic_lab.oracle.standin.faults import TRANSPORT
 from qubic_lab.oracle.standin.ledger import Entry, read_ledger
 from qubic_lab.oracle.standin.setup import collector_settings
-from qubic_lab.oracle.store import Added
+from qubic_lab.oracle.store.fetch_log import FetchLog
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.transactions import Added
 from qubic_lab.settings import settings
 
 NOW = 1_790_000_000 * SECOND_US
@@ -415,7 +415,7 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
 
 
 def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qubic_lab.oracle.collector.LOOK_S", 0.05)
+    monkeypatch.setattr("qubic_lab.oracle.ingest.collector.LOOK_S", 0.05)
     clock = Clock()
     config = StandinConfig(clock=clock)
 

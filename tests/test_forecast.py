@@ -8,9 +8,7 @@ import pytest
 from candle_series import candles, of_logs, walk
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.answers import Absent
-from qubic_lab.oracle.candles import Floats
-from qubic_lab.oracle.forecast import (
+from qubic_lab.oracle.analysis.forecast import (
     Forecast,
     ForecastRule,
     forecast,
@@ -18,8 +16,10 @@ from qubic_lab.oracle.forecast import (
     forecasts,
     skill_against_still,
 )
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US
-from qubic_lab.oracle.trend import regression_lines, spread
+from qubic_lab.oracle.analysis.trend import regression_lines, spread
+from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
+from qubic_lab.oracle.serving.responses import Absent
 
 pytestmark = pytest.mark.filterwarnings("error")
 LINE = ForecastRule(anchor="line")

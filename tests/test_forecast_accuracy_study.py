@@ -11,10 +11,10 @@ import pytest
 from candle_series import candles, of_logs, walk
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.forecast_evaluation.past import Estimate
-from qubic_lab.oracle.forecast_evaluation.rivals import rival_points
-from qubic_lab.oracle.instants import DAY_US, MINUTE_US
+from qubic_lab.oracle.inference.forecast_baselines import rival_points
+from qubic_lab.oracle.inference.past_forecasts import Estimate
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.stats import holm
 from qubic_lab.studies import forecast_accuracy as study

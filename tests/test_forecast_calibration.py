@@ -9,10 +9,9 @@ import pytest
 from candle_series import candles, of_logs, walk
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.answers import Absent
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.forecast import RULE, forecast_path
-from qubic_lab.oracle.forecast_evaluation.calibration import (
+from qubic_lab.oracle.analysis.forecast import RULE, forecast_path
+from qubic_lab.oracle.inference.forecast_baselines import STAYS, AgainstRival, accuracy, rival_points
+from qubic_lab.oracle.inference.forecast_calibration import (
     PRIOR,
     calibrated_positions,
     calibration,
@@ -21,10 +20,11 @@ from qubic_lab.oracle.forecast_evaluation.calibration import (
     recalibrated,
     rise_probabilities,
 )
-from qubic_lab.oracle.forecast_evaluation.past import LEVELS, Days, Estimate, PastForecasts, past_forecasts
-from qubic_lab.oracle.forecast_evaluation.rivals import STAYS, AgainstRival, accuracy, rival_points
-from qubic_lab.oracle.forecast_evaluation.significance import pesaran_timmermann
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US
+from qubic_lab.oracle.inference.forecast_significance import pesaran_timmermann
+from qubic_lab.oracle.inference.past_forecasts import LEVELS, Days, Estimate, PastForecasts, past_forecasts
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
+from qubic_lab.oracle.serving.responses import Absent
 
 KNOWN = 480
 # Past errors over their scale: even quantiles of the size of a standard normal variable.

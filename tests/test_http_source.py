@@ -24,9 +24,9 @@ from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.circuit import Circuit
 from qubic_lab.oracle.config import SourceConfig
-from qubic_lab.oracle.http_source import (
+from qubic_lab.oracle.ingest.circuit import Circuit
+from qubic_lab.oracle.ingest.http_source import (
     Answer,
     Fault,
     Fetched,
@@ -41,9 +41,9 @@ from qubic_lab.oracle.http_source import (
     shown_request,
     starting_level,
 )
-from qubic_lab.oracle.instants import SECOND_US, from_us, now_us, read_iso
-from qubic_lab.oracle.quotas import Quotas
-from qubic_lab.oracle.tables import QUOTAS, VALIDATORS
+from qubic_lab.oracle.ingest.quotas import Quotas
+from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, now_us, read_iso
+from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 CONFIG = SourceConfig("https://prices.example/v3", rate=30, window_s=60.0)

@@ -11,11 +11,11 @@ from candle_series import START, candles, walk
 from talib import abstract
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.bars import frame_bars
-from qubic_lab.oracle.candles import Candles, exact_logs
-from qubic_lab.oracle.indicators import INDICATORS, PATTERNS, compute, find_patterns
-from qubic_lab.oracle.instants import HOUR_US
-from qubic_lab.oracle.price_store import PriceColumns
+from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute, find_patterns
+from qubic_lab.oracle.model.candles import Candles, exact_logs
+from qubic_lab.oracle.model.timestamps import HOUR_US
+from qubic_lab.oracle.store.frame_bars import frame_bars
+from qubic_lab.oracle.store.price_store import PriceColumns
 
 pytestmark = pytest.mark.filterwarnings("error")
 SERIES = walk(260, seed=4, step=0.01)

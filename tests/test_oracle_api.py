@@ -21,7 +21,13 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
-from qubic_lab.oracle.answers import (
+from qubic_lab.oracle.ingest.leases import Lease
+from qubic_lab.oracle.ingest.quotas import Quotas
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.risk.responses import Risk, RiskAlerts, RiskBars
+from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.responses import (
     Absent,
     MarketOverview,
     OracleStatus,
@@ -30,14 +36,8 @@ from qubic_lab.oracle.answers import (
     Sentiment,
     TextHistory,
 )
-from qubic_lab.oracle.fetch_log import Fetch, FetchLog
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.leases import Lease
-from qubic_lab.oracle.quotas import Quotas
-from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.risk.answers import Risk, RiskAlerts, RiskBars
-from qubic_lab.oracle.service import Oracle
-from qubic_lab.oracle.views import Views
+from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 NOW = NOON + 2 * MINUTE_US

@@ -14,10 +14,10 @@ from qubic_lab.bench.oracle import ROUTES, _Seen, bench_oracle, sum_up
 from qubic_lab.bench.oracle_data import Market, make_market
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.answers import Bars
-from qubic_lab.oracle.instants import DAY_US
-from qubic_lab.oracle.tables import MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES
-from qubic_lab.oracle.views import Views
+from qubic_lab.oracle.model.timestamps import DAY_US
+from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.responses import Bars
+from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.settings import settings
 
 ROWS, TEXTS = 100_000, 500

@@ -16,10 +16,10 @@ import redis
 
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
-from qubic_lab.oracle import cache as cache_module
-from qubic_lab.oracle import instants
-from qubic_lab.oracle.cache import Cache, CacheConfig, Counts, Outcome, code_version
-from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.model import timestamps
+from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.serving import cache as cache_module
+from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Counts, Outcome, code_version
 
 QUICK = CacheConfig(near_s=1e-9, lock_s=0.6, wait_s=20.0, away_s=0.2)
 """Asks Redis each time, and finds soon that a holder has died."""
@@ -194,7 +194,9 @@ def test_what_other_code_has_computed_is_not_served(client: redis.Redis) -> None
             assert (await each.get("price", ("x",), Work.at_once())).outcome == "miss"
 
     run(old, new, test=test)
-    assert code_version(instants) == code_version(instants) != code_version(instants, cache_module)
+    here, there = Path(timestamps.__file__), Path(cache_module.__file__)
+    assert code_version(here) == code_version(here) != code_version(here, there)
+    assert code_version(here.parent) == code_version(here.parent) != code_version(here)
 
 
 def test_parts_of_a_key_are_kept_apart(client: redis.Redis) -> None:

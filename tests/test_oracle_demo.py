@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
-from qubic_lab.oracle.demo import overview, run_demo
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.quality import quality_report
-from qubic_lab.oracle.records import Price, Series
-from qubic_lab.oracle.source_names import SAMPLE, is_sample
-from qubic_lab.oracle.sources.packaged import DATASETS, read_packaged
-from qubic_lab.oracle.sources.sample_texts import read_sample_texts
-from qubic_lab.oracle.tables import MARKET_DATA, NEWS_DATA
+from qubic_lab.oracle.ingest.demo import overview, run_demo
+from qubic_lab.oracle.ingest.files.packaged import DATASETS, read_packaged
+from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
+from qubic_lab.oracle.ingest.quality import quality_report
+from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.source_names import SAMPLE, is_sample
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.bars import FrameBars
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.coins import COINS
-from qubic_lab.oracle.indicators import Indicator
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
-from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.analysis.indicators import Indicator
+from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.sentiment.index import ScoredText
-from qubic_lab.oracle.sources.sample_texts import read_sample_texts
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.store.frame_bars import FrameBars
+from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.studies import oracle_measures as measure
 from qubic_lab.studies import oracle_overview as study
 from qubic_lab.studies.oracle_measures import Market, News

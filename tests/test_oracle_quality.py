@@ -11,12 +11,12 @@ from sqlalchemy import Engine
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.fetch_log import Fetch, FetchLog
-from qubic_lab.oracle.instants import HOUR_US, MINUTE_US, SECOND_US, read_iso
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.quality import NOTHING, completeness, lateness, quality_report
-from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.ingest.quality import NOTHING, completeness, lateness, quality_report
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US, read_iso
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.text_store import TextStore
 
 START = read_iso("2026-01-01T00:00:00Z")
 HOURS = Series("bitcoin", "exchange", 3600)

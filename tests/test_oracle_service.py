@@ -21,23 +21,31 @@ from sqlalchemy import Engine, delete
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
-from qubic_lab.oracle.answers import Absent, Bars, LastPrice, MarketRating, Mood, Rating, SentimentIndex
-from qubic_lab.oracle.bar_history import BarHistory
-from qubic_lab.oracle.bar_history import rows as rows_of
-from qubic_lab.oracle.bars import completeness, frame_bars, price_before
-from qubic_lab.oracle.fetch_log import Fetch, FetchLog
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.price_parts import Candidate, Frequency
-from qubic_lab.oracle.price_store import PriceColumns, PriceStore
-from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.analysis.summary import age, money
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
-from qubic_lab.oracle.sentiment_parts import choose_model
-from qubic_lab.oracle.service import Oracle, Range, _version_of_code, served
-from qubic_lab.oracle.store import forget_stamps
-from qubic_lab.oracle.summary import age, money
-from qubic_lab.oracle.tables import FETCHES, MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
-from qubic_lab.oracle.text_store import Score, ScoreSummary
-from qubic_lab.oracle.views import Views
+from qubic_lab.oracle.serving.price_parts import Candidate, Frequency
+from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.responses import Absent, Bars, LastPrice, MarketRating, Mood, Rating, SentimentIndex
+from qubic_lab.oracle.serving.sentiment_parts import choose_model
+from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
+from qubic_lab.oracle.store.bar_history import BarHistory
+from qubic_lab.oracle.store.bar_history import rows as rows_of
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.store.frame_bars import completeness, frame_bars, price_before
+from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.store.tables import (
+    FETCHES,
+    MARKET_DATA,
+    MARKET_SERIES,
+    NEWS_COINS,
+    NEWS_DATA,
+    SENTIMENT_SCORES,
+    STAMPS,
+)
+from qubic_lab.oracle.store.text_store import Score, ScoreSummary
+from qubic_lab.oracle.store.transactions import forget_stamps
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 QUOTES = Series("bitcoin", "coingecko")
@@ -680,8 +688,8 @@ def test_models_are_chosen_by_preference_then_by_how_much_they_have_scored() -> 
 _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
-from qubic_lab.oracle.service import Oracle, _version_of_code
-from qubic_lab.oracle.views import Views
+from qubic_lab.oracle.serving.service import Oracle, _version_of_code
+from qubic_lab.oracle.serving.queries import Views
 version = _version_of_code()
 assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"
 sys.modules["talib"] = None
@@ -711,15 +719,12 @@ def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Pa
     assert ended.stdout.splitlines() == [reason] * 8 + [f"no rating: {reason}"]
 
 
-def test_answers_of_other_code_or_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     here = _version_of_code()
-    monkeypatch.setattr("qubic_lab.oracle.service.metadata.version", missing)
-    assert _version_of_code() != here
-    monkeypatch.undo()
-    monkeypatch.setattr("qubic_lab.oracle.service._COMPUTING_LATER", ("candles",))
+    monkeypatch.setattr("qubic_lab.oracle.serving.service.metadata.version", missing)
     assert _version_of_code() != here
 
 
@@ -758,7 +763,7 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
     engine: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.flushall()
-    monkeypatch.setattr("qubic_lab.oracle.service.STAMP_S", 0.0)
+    monkeypatch.setattr("qubic_lab.oracle.serving.service.STAMP_S", 0.0)
     clock = Time(NOON)
     oracle = Oracle(lambda: engine, client, clock)
     oracle.views().prices.add(QUOTES, quotes(300))

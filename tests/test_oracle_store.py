@@ -17,14 +17,14 @@ from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
-from qubic_lab.oracle.fetch_log import Fetch, FetchCounts, FetchLog
-from qubic_lab.oracle.instants import SECOND_US
-from qubic_lab.oracle.price_store import PriceColumns, PricePage, PriceStore
-from qubic_lab.oracle.records import Price, Series
-from qubic_lab.oracle.records import Text as Story
-from qubic_lab.oracle.store import SETTLE_US, Added, check_as_of, read_stamp, writing
-from qubic_lab.oracle.tables import MARKET_DATA
-from qubic_lab.oracle.text_store import Score, TextStore
+from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.records import Text as Story
+from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchCounts, FetchLog
+from qubic_lab.oracle.store.price_store import PriceColumns, PricePage, PriceStore
+from qubic_lab.oracle.store.tables import MARKET_DATA
+from qubic_lab.oracle.store.text_store import Score, TextStore
+from qubic_lab.oracle.store.transactions import SETTLE_US, Added, check_as_of, read_stamp, writing
 
 START = 1_700_000_000 * SECOND_US
 BARS = Series("qubic-network", "file", 60)

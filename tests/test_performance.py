@@ -9,8 +9,17 @@ from arch.bootstrap import SPA
 from statsmodels.regression.linear_model import OLS
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.forecast_evaluation.significance import clark_west, diebold_mariano
-from qubic_lab.oracle.performance import (
+from qubic_lab.oracle.inference.bootstrap import block_length, long_run_variance, resampled_weights
+from qubic_lab.oracle.inference.forecast_significance import clark_west, diebold_mariano
+from qubic_lab.oracle.inference.multiple_testing import (
+    deflated_sharpe,
+    effective_trials,
+    expected_best_sharpe,
+    judge,
+    overfitting,
+    superior_ability,
+)
+from qubic_lab.oracle.inference.performance import (
     break_even_bps,
     hac_variance,
     measure_performance,
@@ -23,15 +32,6 @@ from qubic_lab.oracle.performance import (
     sharpe_error,
     sharpe_interval,
     sharpe_ratio,
-)
-from qubic_lab.oracle.resampling import block_length, long_run_variance, resampled_weights
-from qubic_lab.oracle.selection import (
-    deflated_sharpe,
-    effective_trials,
-    expected_best_sharpe,
-    judge,
-    overfitting,
-    superior_ability,
 )
 
 HOUR_US = 3_600_000_000

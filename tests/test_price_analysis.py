@@ -14,13 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.anomalies.manipulation import NOT_VISIBLE, find_hints
-from qubic_lab.oracle.anomalies.trials import inject
-from qubic_lab.oracle.answers import Absent
-from qubic_lab.oracle.bars import FrameBars
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, iso
-from qubic_lab.oracle.levels import (
+from qubic_lab.oracle.analysis.anomalies.manipulation import NOT_VISIBLE, find_hints
+from qubic_lab.oracle.analysis.anomalies.trials import inject
+from qubic_lab.oracle.analysis.levels import (
     Level,
     LevelRule,
     find_breakouts,
@@ -29,7 +25,7 @@ from qubic_lab.oracle.levels import (
     pivot_highs,
     pivot_lows,
 )
-from qubic_lab.oracle.price_analysis import (
+from qubic_lab.oracle.analysis.price_analysis import (
     CAUSAL,
     MOST_LEVELS,
     RECENT,
@@ -39,7 +35,11 @@ from qubic_lab.oracle.price_analysis import (
     SeenPattern,
     analyse,
 )
-from qubic_lab.oracle.trend import Trend, drift_scores, find_trend
+from qubic_lab.oracle.analysis.trend import Trend, drift_scores, find_trend
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso
+from qubic_lab.oracle.serving.responses import Absent
+from qubic_lab.oracle.store.frame_bars import FrameBars
 
 pytestmark = pytest.mark.filterwarnings("error")
 Function = Callable[[Candles], Floats]

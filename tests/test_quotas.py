@@ -19,10 +19,10 @@ from virtual import run_virtually
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.config import SourceConfig
-from qubic_lab.oracle.http_source import SourceClient
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, to_us
-from qubic_lab.oracle.quotas import NO_LIMIT, QuotaError, Quotas, bounds, spread
-from qubic_lab.oracle.tables import QUOTAS, VALIDATORS
+from qubic_lab.oracle.ingest.http_source import SourceClient
+from qubic_lab.oracle.ingest.quotas import NO_LIMIT, QuotaError, Quotas, bounds, spread
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, to_us
+from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS
 
 
 def at(month: int, day: int, hour: int = 0, minute: int = 0) -> int:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubic_lab.oracle.answers import Absent, Rating
-from qubic_lab.oracle.rating import (
+from qubic_lab.oracle.analysis.rating import (
     LEAST_RULES,
     STEPS,
     MoodFigures,
@@ -17,6 +16,7 @@ from qubic_lab.oracle.rating import (
     rate_market,
     step_of,
 )
+from qubic_lab.oracle.serving.responses import Absent, Rating
 
 CALM = PriceFigures(
     bars=480, close=100.0, sma_50=101.0, sma_200=99.0, rsi_14=50.0, macd_histogram=0.0, atr_14=1.0, drift_48=0.0

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.candles import Candles
+from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import bars_under_water, drawdown, recent_drawdown
 from qubic_lab.oracle.risk.liquidity import amihud, volume_ratio

@@ -12,26 +12,26 @@ from sqlalchemy import Engine
 from qubic_lab.cli.main import run
 from qubic_lab.database import open_database
 from qubic_lab.errors import NotFoundError
-from qubic_lab.oracle.answers import Absent
-from qubic_lab.oracle.bars import FrameBars
-from qubic_lab.oracle.candles import Candles
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.records import Price, Series, Text
+from qubic_lab.oracle.model.candles import Candles
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.answers import Risk, RiskBars, RiskLevel, RiskMeasure, RiskRecord, RiskRule, RiskVolatility
 from qubic_lab.oracle.risk.comparison import Matched
 from qubic_lab.oracle.risk.current import ahead, rank, standing
 from qubic_lab.oracle.risk.drawdown import drawdown
 from qubic_lab.oracle.risk.market import closes_at, sentiment_at
 from qubic_lab.oracle.risk.measures import MEASURES, Market, measure
 from qubic_lab.oracle.risk.parts import REFIT_BARS, record_text
+from qubic_lab.oracle.risk.responses import Risk, RiskBars, RiskLevel, RiskMeasure, RiskRecord, RiskRule, RiskVolatility
 from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
 from qubic_lab.oracle.risk.value_at_risk import historical
 from qubic_lab.oracle.risk.volatility import garch_forecast, realised_volatility, simulate_garch
 from qubic_lab.oracle.risk.warnings import assess, compare_warnings, evaluate_warnings, find_falls
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
-from qubic_lab.oracle.text_store import Score
-from qubic_lab.oracle.views import Views
+from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.responses import Absent
+from qubic_lab.oracle.store.frame_bars import FrameBars
+from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.settings import settings
 
 NOON = read_iso("2025-06-01T12:00:00Z")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.bars import FrameBars
-from qubic_lab.oracle.instants import DAY_US, HOUR_US
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.measures import MEASURES
 from qubic_lab.oracle.risk.volatility import simulate_garch
+from qubic_lab.oracle.store.frame_bars import FrameBars
 from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
 from qubic_lab.studies.oracle_backtest import Bars

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US
+from qubic_lab.oracle.model.source_names import SAMPLE
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
 from qubic_lab.oracle.sentiment.index import (
     SETTINGS,
     IndexSettings,
@@ -20,7 +21,6 @@ from qubic_lab.oracle.sentiment.index import (
     index_series,
     sentiment_index,
 )
-from qubic_lab.oracle.source_names import SAMPLE
 
 NOON = 1_700_000_000 * SECOND_US
 HALF_LIFE_US = int(SETTINGS.half_life_s * SECOND_US)

@@ -17,8 +17,8 @@ from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.embeddings import WEIGHTS_SHA256
-from qubic_lab.oracle.instants import HOUR_US, SECOND_US
-from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US
 from qubic_lab.oracle.sentiment import text_score
 from qubic_lab.oracle.sentiment.embedding_head import LEXICON_FEATURES, EmbeddingHead, head_features, lexicon_features
 from qubic_lab.oracle.sentiment.finbert import FinBert, label_columns, label_probabilities
@@ -29,7 +29,7 @@ from qubic_lab.oracle.sentiment.stored import read_scored, score_key, score_stor
 from qubic_lab.oracle.sentiment.text_score import WEIGHTS, TextWeights, is_cut, score_texts, sentences_of
 from qubic_lab.oracle.sentiment.train import fit, fit_scale, fit_temperature, read_examples, train, write_head
 from qubic_lab.oracle.sentiment.vader import lexicon_hash, vader_compounds, word_probabilities
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.store.text_store import TextStore
 
 NOON = 1_700_000_000 * SECOND_US
 FAR = 1 << 60

@@ -9,13 +9,13 @@ from markets import first_bars, random_market, with_gaps
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
-from qubic_lab.oracle.instants import DAY_US, HOUR_US
+from qubic_lab.oracle.inference import events, lead_lag
+from qubic_lab.oracle.inference.alignment import Aligned, trailing_share
+from qubic_lab.oracle.inference.information import HORIZONS, associate, decay, information
+from qubic_lab.oracle.inference.permutation import circular_placebo, circular_statistics, dependence
+from qubic_lab.oracle.inference.quantiles import buckets_of, quantile_spread
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.volatility import simulate_garch
-from qubic_lab.oracle.signal_studies import events, lead_lag
-from qubic_lab.oracle.signal_studies.alignment import Aligned, trailing_share
-from qubic_lab.oracle.signal_studies.information import HORIZONS, associate, decay, information
-from qubic_lab.oracle.signal_studies.placebo import circular_placebo, circular_statistics, dependence
-from qubic_lab.oracle.signal_studies.quantiles import buckets_of, quantile_spread
 
 MODEL = "m@1"
 

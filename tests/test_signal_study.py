@@ -15,11 +15,11 @@ from sqlalchemy import update
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.tables import NEWS_DATA
-from qubic_lab.oracle.text_store import Score, TextStore
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.tables import NEWS_DATA
+from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.studies import collected_signals, signal_figures, signal_tables
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies import signal_studies as signals

@@ -16,13 +16,13 @@ from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.coins import COINS
 from qubic_lab.oracle.config import Feed, SourceConfig
-from qubic_lab.oracle.http_source import Batch, SourceClient, SourceError
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, from_us, read_iso
-from qubic_lab.oracle.markup import plain_text
-from qubic_lab.oracle.records import Price, Series, Text
-from qubic_lab.oracle.sources import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
+from qubic_lab.oracle.ingest.markup import plain_text
+from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, from_us, read_iso
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 NOON_MS = NOON // 1000

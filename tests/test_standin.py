@@ -14,7 +14,7 @@ import pytest
 from standins import running_standin
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.clock import Clock
+from qubic_lab.oracle.model.clock import Clock
 from qubic_lab.oracle.standin import coingecko, feeds, hacker_news, newsapi
 from qubic_lab.oracle.standin.answer import Answer, Ask, Desk
 from qubic_lab.oracle.standin.app import KEYS, PREFIXES, StandinConfig

@@ -12,12 +12,12 @@ from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US
-from qubic_lab.oracle.near_duplicates import LEAST_SHARED, TextIndex, fingerprint, shared, words_of
-from qubic_lab.oracle.records import Text
-from qubic_lab.oracle.store import SETTLE_US, Added
-from qubic_lab.oracle.tables import NEWS_DATA
-from qubic_lab.oracle.text_store import MOST_ID, Score, ScoreSummary, TextCounts, TextStore
+from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
+from qubic_lab.oracle.store.near_duplicates import LEAST_SHARED, TextIndex, fingerprint, shared, words_of
+from qubic_lab.oracle.store.tables import NEWS_DATA
+from qubic_lab.oracle.store.text_store import MOST_ID, Score, ScoreSummary, TextCounts, TextStore
+from qubic_lab.oracle.store.transactions import SETTLE_US, Added
 
 NOON = 1_700_000_000 * SECOND_US
 QUBIC, BITCOIN = "qubic-network", "bitcoin"
@@ -214,7 +214,7 @@ def test_texts_that_were_not_written_are_no_originals(engine: Engine, monkeypatc
     store = TextStore(engine)
     store.add([replace(STORY, title="First", external_id="0")])
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr("qubic_lab.oracle.text_store._wrote_about", _fail)
+        patch.setattr("qubic_lab.oracle.store.text_store._wrote_about", _fail)
         store.add([replace(STORY, body=BODY)])
     assert titles(store) == ["First"]
     store.add([replace(STORY, source="x", title="Another title of it", body=BODY + " More.")])

@@ -19,7 +19,7 @@ from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtes
 from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, TrialLedger, code_hash, data_hash
 from qubic_lab.oracle.backtest.signals import View
 from qubic_lab.oracle.backtest.texts import AvailableText
-from qubic_lab.oracle.instants import DAY_US, HOUR_US
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 TRIAL = Trial("does x predict?", "up", "c" * 64, "d" * 64, 0, 10 * DAY_US, {"bars": 5})
 CLOSED = np.arange(1, 11) * DAY_US

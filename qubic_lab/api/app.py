@@ -11,7 +11,7 @@ from qubic_lab.api import oracle as oracle_routes
 from qubic_lab.api.access import Access, AccessMiddleware, BodyLimitMiddleware
 from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.oracle.service import Oracle
+from qubic_lab.oracle.serving.service import Oracle
 
 
 def create_app(

@@ -10,7 +10,11 @@ from starlette.datastructures import QueryParams
 
 from qubic_lab.errors import did_you_mean
 from qubic_lab.oracle.alerts.store import MOST_ALERTS
-from qubic_lab.oracle.answers import (
+from qubic_lab.oracle.model.timestamps import read_iso
+from qubic_lab.oracle.risk.responses import Risk, RiskAlerts
+from qubic_lab.oracle.serving.cache import Cached
+from qubic_lab.oracle.serving.queries import MOST_COINS, MOST_PRICES, MOST_TEXTS
+from qubic_lab.oracle.serving.responses import (
     Frame,
     MarketOverview,
     OracleStatus,
@@ -20,11 +24,7 @@ from qubic_lab.oracle.answers import (
     TextHistory,
     Window,
 )
-from qubic_lab.oracle.cache import Cached
-from qubic_lab.oracle.instants import read_iso
-from qubic_lab.oracle.risk.answers import Risk, RiskAlerts
-from qubic_lab.oracle.service import Oracle, Range, served
-from qubic_lab.oracle.views import MOST_COINS, MOST_PRICES, MOST_TEXTS
+from qubic_lab.oracle.serving.service import Oracle, Range, served
 
 CLIENT_S = 60
 """A client may show an answer for so long without asking again: new data may come before it is no longer fresh here."""

@@ -18,7 +18,7 @@ from qubic_lab.api.app import create_app
 from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.service import Oracle
+from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
 
 RELOAD_S = 10.0

@@ -21,12 +21,12 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
-from qubic_lab.oracle.instants import DAY_US, MINUTE_US
-from qubic_lab.oracle.performance import break_even_bps, measure_performance, periods_per_year
+from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_ratios
+from qubic_lab.oracle.inference.performance import break_even_bps, measure_performance, periods_per_year
+from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.risk.tail_tests import evaluate_tail
 from qubic_lab.oracle.risk.value_at_risk import normal, student_t
 from qubic_lab.oracle.risk.volatility import garch_forecast, simulate_garch
-from qubic_lab.oracle.selection import PARTS, judge, sharpe_ratios
 from qubic_lab.provenance import machine, source_commit, usable_cores
 from qubic_lab.stats import wilson_interval
 

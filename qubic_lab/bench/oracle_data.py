@@ -5,7 +5,6 @@ Prices are random walks and texts are words in a row: speeds measured on them me
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from sqlalchemy import Connection, insert
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import check_range
-from qubic_lab.oracle import tables
-from qubic_lab.oracle.cache import code_version
-from qubic_lab.oracle.coins import COINS
-from qubic_lab.oracle.instants import DAY_US, MINUTE_US, SECOND_US
-from qubic_lab.oracle.store import insert_rows
-from qubic_lab.oracle.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
+from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US
+from qubic_lab.oracle.serving.cache import code_version
+from qubic_lab.oracle.store import tables
+from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
+from qubic_lab.oracle.store.transactions import insert_rows
 from qubic_lab.settings import cache_folder
 
 SOURCE = "coingecko"
@@ -120,7 +119,7 @@ def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Market
     check_range("--texts", texts, 1, MOST_TEXTS)
     check_range("coins", coins, 1, len(COINS))
     names = tuple(COINS)[:coins]
-    here = code_version(tables, sys.modules[__name__])
+    here = code_version(Path(tables.__file__), Path(__file__))
     folder = cache_folder("oracle-bench")
     file = folder / f"{rows}-{texts}-{coins}-{here}.db"
     if not file.exists():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qubic_lab.api.votes import Votes
     from qubic_lab.cluster.coordinator import Coordinator
-    from qubic_lab.oracle.service import Oracle
+    from qubic_lab.oracle.serving.service import Oracle
 
 HTTP = "127.0.0.1:5000"
 NODES = "127.0.0.1:5001"
@@ -70,8 +70,8 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
     """Return what tells of coins, from the database that the collector fills, with its answers kept in Redis."""
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
-    from qubic_lab.oracle.price_parts import frequencies_of
-    from qubic_lab.oracle.service import Oracle
+    from qubic_lab.oracle.serving.price_parts import frequencies_of
+    from qubic_lab.oracle.serving.service import Oracle
 
     config = read_config()
     sources = dict(config.sources) | {feed.name: config.sources["feeds"] for feed in config.feeds}

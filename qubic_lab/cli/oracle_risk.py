@@ -13,9 +13,9 @@ from qubic_lab.cli.console import note, print_json, print_table, require, show_w
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from qubic_lab.oracle.answers import Absent, Frame
     from qubic_lab.oracle.config import CollectorConfig
-    from qubic_lab.oracle.risk.answers import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
+    from qubic_lab.oracle.risk.responses import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
+    from qubic_lab.oracle.serving.responses import Absent, Frame
 
 PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
 ConfigFile = Annotated[
@@ -58,9 +58,9 @@ def risk(
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
-    from qubic_lab.oracle.instants import read_iso
-    from qubic_lab.oracle.price_parts import frequencies_of
-    from qubic_lab.oracle.views import Views
+    from qubic_lab.oracle.model.timestamps import read_iso
+    from qubic_lab.oracle.serving.price_parts import frequencies_of
+    from qubic_lab.oracle.serving.queries import Views
 
     settings = read_config(config)
     at_us = None if as_of is None else read_iso(as_of)
@@ -122,7 +122,7 @@ def show_alerts(found: Sequence["RiskAlert"]) -> None:
 
 def show_risk(found: "Risk") -> None:
     """Print the risk of a coin."""
-    from qubic_lab.oracle.answers import Absent
+    from qubic_lab.oracle.serving.responses import Absent
 
     if isinstance(found.analysed, Absent):
         typer.echo(f"{found.name}: risk is not known: {found.analysed.reason}")
@@ -146,7 +146,7 @@ def show_risk(found: "Risk") -> None:
 
 
 def _rule_row(name: str, rule: "RiskRule | Absent") -> tuple[str, ...]:
-    from qubic_lab.oracle.answers import Absent
+    from qubic_lab.oracle.serving.responses import Absent
 
     if isinstance(rule, Absent):
         return name, "not known", rule.reason, "", "", "", "", ""
@@ -157,7 +157,7 @@ def _rule_row(name: str, rule: "RiskRule | Absent") -> tuple[str, ...]:
 
 
 def _measure_row(name: str, measure: "RiskMeasure | Absent") -> tuple[str, ...]:
-    from qubic_lab.oracle.answers import Absent
+    from qubic_lab.oracle.serving.responses import Absent
 
     if isinstance(measure, Absent):
         return name, "not known", measure.reason, ""
@@ -167,7 +167,7 @@ def _measure_row(name: str, measure: "RiskMeasure | Absent") -> tuple[str, ...]:
 
 
 def _show_tails(found: "Risk") -> None:
-    from qubic_lab.oracle.answers import Absent
+    from qubic_lab.oracle.serving.responses import Absent
 
     volatility = found.volatility
     if not isinstance(volatility, Absent):
@@ -194,7 +194,7 @@ def _tail_row(tail: "TailRisk") -> tuple[str, ...]:
 
 
 def _show_record(found: "Risk") -> None:
-    from qubic_lab.oracle.answers import Absent
+    from qubic_lab.oracle.serving.responses import Absent
 
     if not isinstance(found.drawdown, Absent):
         fall = found.drawdown

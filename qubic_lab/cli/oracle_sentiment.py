@@ -76,10 +76,10 @@ def score(
     """Score the texts in the database that this version of the model has not scored yet."""
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
-    from qubic_lab.oracle.coins import COINS, find_coin
+    from qubic_lab.oracle.model.coins import COINS, find_coin
     from qubic_lab.oracle.sentiment.models import make_model
     from qubic_lab.oracle.sentiment.stored import score_stored
-    from qubic_lab.oracle.text_store import TextStore
+    from qubic_lab.oracle.store.text_store import TextStore
 
     coins = list(COINS) if coin is None else [find_coin(coin).id]
     chosen = make_model(model)

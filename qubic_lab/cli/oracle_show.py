@@ -8,20 +8,20 @@ import typer
 from qubic_lab.cli.console import note, print_table
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.answers import PriceAnalysis
-    from qubic_lab.oracle.collector_status import CollectorStatus
-    from qubic_lab.oracle.demo import DemoResult
-    from qubic_lab.oracle.quality import QualityReport
-    from qubic_lab.oracle.records import Series
-    from qubic_lab.oracle.sources.bar_files import ImportResult
-    from qubic_lab.oracle.sources.text_files import TextImport
+    from qubic_lab.oracle.ingest.collector_status import CollectorStatus
+    from qubic_lab.oracle.ingest.demo import DemoResult
+    from qubic_lab.oracle.ingest.files.bar_files import ImportResult
+    from qubic_lab.oracle.ingest.files.text_files import TextImport
+    from qubic_lab.oracle.ingest.quality import QualityReport
+    from qubic_lab.oracle.model.records import Series
+    from qubic_lab.oracle.serving.responses import PriceAnalysis
 
 Row = Sequence[str]
 
 
 def show_demo(result: "DemoResult") -> None:
     """Print what a demo has added and what the database has now."""
-    from qubic_lab.oracle.instants import iso
+    from qubic_lab.oracle.model.timestamps import iso
 
     added = ", ".join(f"{count} to {table}" for table, count in result.rows_added.items())
     typer.echo(f"rows added: {added}\n")
@@ -53,7 +53,7 @@ def show_demo(result: "DemoResult") -> None:
 
 def show_import(result: "ImportResult | TextImport") -> None:
     """Print what became of a file."""
-    from qubic_lab.oracle.instants import iso
+    from qubic_lab.oracle.model.timestamps import iso
 
     series: Series | None = getattr(result, "series", None)
     what = f"{series.coin}, {_length(series.interval_s)}" if series else f"texts of {result.to_dict()['source']}"
@@ -110,8 +110,8 @@ def show_quality(report: "QualityReport") -> None:
 
 def show_status(status: "CollectorStatus") -> None:
     """Print where the collector stands."""
-    from qubic_lab.oracle.collector_status import tables
-    from qubic_lab.oracle.leases import describe
+    from qubic_lab.oracle.ingest.collector_status import tables
+    from qubic_lab.oracle.ingest.leases import describe
 
     typer.echo(f"collector: {describe(status.held)}" if status.held else "collector: none is at work")
     for header, rows in tables(status):
@@ -149,7 +149,7 @@ def show_analyses(found: Sequence["PriceAnalysis"], kept: Sequence[bool]) -> Non
 
 
 def _analysis_row(analysis: "PriceAnalysis", new: bool) -> Row:
-    from qubic_lab.oracle.answers import Absent
+    from qubic_lab.oracle.serving.responses import Absent
 
     if isinstance(analysis.analysed, Absent):
         return analysis.coin, analysis.frame, analysis.analysed.reason, *[""] * 4, "no"

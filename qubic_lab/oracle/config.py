@@ -14,11 +14,11 @@ from pydantic import SecretStr
 
 from qubic_lab.errors import InputError, check_choice, did_you_mean
 from qubic_lab.oracle.alerts.config import RISK, RiskConfig
-from qubic_lab.oracle.clock import REAL, Clock
-from qubic_lab.oracle.coins import find_coin
-from qubic_lab.oracle.instants import read_iso
-from qubic_lab.oracle.quotas import Period
-from qubic_lab.oracle.records import TextKind
+from qubic_lab.oracle.ingest.quotas import Period
+from qubic_lab.oracle.model.clock import REAL, Clock
+from qubic_lab.oracle.model.coins import find_coin
+from qubic_lab.oracle.model.records import TextKind
+from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.risk.rules import read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.settings import settings

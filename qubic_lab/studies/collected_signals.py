@@ -10,19 +10,19 @@ import numpy as np
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
-from qubic_lab.oracle.bars import frame_bars
-from qubic_lab.oracle.coins import find_coin
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.price_parts import QUOTES, fits
-from qubic_lab.oracle.price_store import PriceStore
+from qubic_lab.oracle.inference.alignment import LEAST_BEFORE
+from qubic_lab.oracle.inference.events import AROUND
+from qubic_lab.oracle.model.coins import find_coin
+from qubic_lab.oracle.model.source_names import is_sample
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
 from qubic_lab.oracle.sentiment.stored import score_key
 from qubic_lab.oracle.sentiment.text_score import score_texts
-from qubic_lab.oracle.sentiment_parts import BASELINE
-from qubic_lab.oracle.signal_studies.alignment import LEAST_BEFORE
-from qubic_lab.oracle.signal_studies.events import AROUND
-from qubic_lab.oracle.source_names import is_sample
-from qubic_lab.oracle.text_store import ScoreColumns, StoredText, TextStore
+from qubic_lab.oracle.serving.price_parts import QUOTES, fits
+from qubic_lab.oracle.serving.sentiment_parts import BASELINE
+from qubic_lab.oracle.store.frame_bars import frame_bars
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.text_store import ScoreColumns, StoredText, TextStore
 from qubic_lab.studies.oracle_backtest import LEAST_BARS, Bars, ScoredTexts, load_bars
 from qubic_lab.studies.oracle_measures import find_scorer
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.oracle.answers import Absent
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.forecast import HOURS, RULE
-from qubic_lab.oracle.forecast_evaluation.calibration import (
+from qubic_lab.oracle.analysis.forecast import HOURS, RULE
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES
+from qubic_lab.oracle.inference.forecast_baselines import STAYS, Accuracy, AgainstRival, accuracy, rival_points
+from qubic_lab.oracle.inference.forecast_calibration import (
     DRAWS,
     Calibration,
     Coverage,
@@ -23,9 +23,9 @@ from qubic_lab.oracle.forecast_evaluation.calibration import (
     recalibrated,
     rise_probabilities,
 )
-from qubic_lab.oracle.forecast_evaluation.past import Days, PastForecasts, past_forecasts
-from qubic_lab.oracle.forecast_evaluation.rivals import STAYS, Accuracy, AgainstRival, accuracy, rival_points
-from qubic_lab.oracle.resampling import RESAMPLES
+from qubic_lab.oracle.inference.past_forecasts import Days, PastForecasts, past_forecasts
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.serving.responses import Absent
 from qubic_lab.stats import holm
 
 Row = dict[str, Any]

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.forecast_evaluation.calibration import BINS
-from qubic_lab.oracle.forecast_evaluation.rivals import STAYS
+from qubic_lab.oracle.inference.forecast_baselines import STAYS
+from qubic_lab.oracle.inference.forecast_calibration import BINS
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, Horizon
 from qubic_lab.studies.style import DARK, INK, PALE, STYLE, WIDTH_INCHES
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from qubic_lab.oracle.forecast import RULE
-from qubic_lab.oracle.forecast_evaluation.calibration import Coverage, Rises
-from qubic_lab.oracle.forecast_evaluation.past import Estimate
+from qubic_lab.oracle.analysis.forecast import RULE
+from qubic_lab.oracle.inference.forecast_calibration import Coverage, Rises
+from qubic_lab.oracle.inference.past_forecasts import Estimate
 from qubic_lab.stats import holm
 from qubic_lab.studies.forecast_accuracy import ALPHA, ForecastStudy, Horizon
 

@@ -25,15 +25,15 @@ from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
-from qubic_lab.oracle.bars import FrameBars, frame_bars
-from qubic_lab.oracle.candles import Candles
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.performance import break_even_bps
-from qubic_lab.oracle.price_store import PriceColumns, PriceStore
-from qubic_lab.oracle.records import Series
-from qubic_lab.oracle.selection import Verdict, judge, sharpe_ratios
-from qubic_lab.oracle.sources.bar_files import BarOptions, keep_bars, read_bars
-from qubic_lab.oracle.sources.packaged import read_packaged
+from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
+from qubic_lab.oracle.inference.performance import break_even_bps
+from qubic_lab.oracle.ingest.files.bar_files import BarOptions, keep_bars, read_bars
+from qubic_lab.oracle.ingest.files.packaged import read_packaged
+from qubic_lab.oracle.model.candles import Candles
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.store.frame_bars import FrameBars, frame_bars
+from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.oracle.analysis_parts import RATED_BARS, price_figures
-from qubic_lab.oracle.anomalies.trials import KINDS, InjectedKind, inject, roc
-from qubic_lab.oracle.answers import Absent, Rating
-from qubic_lab.oracle.bar_history import rows
-from qubic_lab.oracle.bars import FrameBars, frame_bars
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.forecast import HOURS, RULE, forecast_path
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.price_analysis import CAUSAL
-from qubic_lab.oracle.price_store import PriceColumns, PriceStore
-from qubic_lab.oracle.quality import quality_report
-from qubic_lab.oracle.rating import STEPS, rate
-from qubic_lab.oracle.records import Text
+from qubic_lab.oracle.analysis.anomalies.trials import KINDS, InjectedKind, inject, roc
+from qubic_lab.oracle.analysis.forecast import HOURS, RULE, forecast_path
+from qubic_lab.oracle.analysis.price_analysis import CAUSAL
+from qubic_lab.oracle.analysis.rating import STEPS, rate
+from qubic_lab.oracle.ingest.files.bar_files import BarOptions, keep_bars, read_bars
+from qubic_lab.oracle.ingest.files.packaged import read_packaged
+from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
+from qubic_lab.oracle.ingest.quality import quality_report
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel
 from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
-from qubic_lab.oracle.sources.bar_files import BarOptions, keep_bars, read_bars
-from qubic_lab.oracle.sources.packaged import read_packaged
-from qubic_lab.oracle.sources.sample_texts import read_sample_texts
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.serving.analysis_parts import RATED_BARS, price_figures
+from qubic_lab.oracle.serving.responses import Absent, Rating
+from qubic_lab.oracle.store.bar_history import rows
+from qubic_lab.oracle.store.frame_bars import FrameBars, frame_bars
+from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
 

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qubic_lab.oracle.forecast import RULE
-from qubic_lab.oracle.forecast_evaluation.past import Estimate
-from qubic_lab.oracle.indicators import compute
-from qubic_lab.oracle.instants import DAY_US, SECOND_US, from_us
+from qubic_lab.oracle.analysis.forecast import RULE
+from qubic_lab.oracle.analysis.indicators import compute
+from qubic_lab.oracle.inference.past_forecasts import Estimate
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us
 from qubic_lab.oracle.sentiment.head import read_head
 from qubic_lab.studies import forecast_findings
 from qubic_lab.studies.forecast_accuracy import ForecastStudy

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from qubic_lab.oracle.backtest.market import YEAR_US
-from qubic_lab.oracle.candles import Candles, Floats
-from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.tails import MODELS
 from qubic_lab.oracle.risk.volatility import realised_volatility

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.candles import Floats
-from qubic_lab.oracle.instants import HOUR_US, iso
+from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.timestamps import HOUR_US, iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.calibration import Coverage, Evenness, coverage, evenness, probability_transform
 from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time

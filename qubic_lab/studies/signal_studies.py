@@ -13,11 +13,10 @@ import numpy as np
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.market import Market
-from qubic_lab.oracle.bar_history import rows
-from qubic_lab.oracle.signal_studies import events, lead_lag
-from qubic_lab.oracle.signal_studies.alignment import Aligned
-from qubic_lab.oracle.signal_studies.events import EventStudy, event_studies, extremes
-from qubic_lab.oracle.signal_studies.information import (
+from qubic_lab.oracle.inference import events, lead_lag
+from qubic_lab.oracle.inference.alignment import Aligned
+from qubic_lab.oracle.inference.events import EventStudy, event_studies, extremes
+from qubic_lab.oracle.inference.information import (
     HORIZONS,
     Coefficient,
     Decay,
@@ -25,8 +24,9 @@ from qubic_lab.oracle.signal_studies.information import (
     decay,
     information,
 )
-from qubic_lab.oracle.signal_studies.lead_lag import LeadLag
-from qubic_lab.oracle.signal_studies.quantiles import QuantileSpread, buckets_of, quantile_spread
+from qubic_lab.oracle.inference.lead_lag import LeadLag
+from qubic_lab.oracle.inference.quantiles import QuantileSpread, buckets_of, quantile_spread
+from qubic_lab.oracle.store.bar_history import rows
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, Bars, ScoredTexts
 

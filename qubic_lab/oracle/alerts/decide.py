@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.candles import Instants
+from qubic_lab.oracle.model.candles import Instants
 from qubic_lab.oracle.risk.rules import LEVELS, Level
 
 Kind = Literal["raised", "escalated", "all-clear", "no-prices"]

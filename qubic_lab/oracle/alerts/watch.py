@@ -13,20 +13,20 @@ from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.alerts.decide import Due, Told, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
 from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, Gone, NewAlert
-from qubic_lab.oracle.answers import Absent, age_s
-from qubic_lab.oracle.coins import COINS
+from qubic_lab.oracle.analysis.summary import age
 from qubic_lab.oracle.config import CollectorConfig
-from qubic_lab.oracle.instants import DAY_US, iso, now_us
-from qubic_lab.oracle.price_parts import frequencies_of
-from qubic_lab.oracle.risk.answers import RiskAlert
+from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
 from qubic_lab.oracle.risk.market import RiskMarket
 from qubic_lab.oracle.risk.measures import Market
 from qubic_lab.oracle.risk.parts import assess_market, silent_rules, why_no_level
+from qubic_lab.oracle.risk.responses import RiskAlert
 from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.warnings import Assessment
-from qubic_lab.oracle.store import Clock
-from qubic_lab.oracle.summary import age
-from qubic_lab.oracle.views import Views, reading
+from qubic_lab.oracle.serving.price_parts import frequencies_of
+from qubic_lab.oracle.serving.queries import Views, reading
+from qubic_lab.oracle.serving.responses import Absent, age_s
+from qubic_lab.oracle.store.transactions import Clock
 
 EVERY_S = 60.0
 JOIN_S = 5.0

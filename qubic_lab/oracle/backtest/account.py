@@ -10,7 +10,7 @@ import numpy as np
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.fills import Fills, added
 from qubic_lab.oracle.backtest.market import YEAR_US, Floats, Integers, Market
-from qubic_lab.oracle.instants import DAY_US, iso
+from qubic_lab.oracle.model.timestamps import DAY_US, iso
 
 LEAST_YEARS = 30 * DAY_US / YEAR_US
 """Growth over a shorter time says nothing of a year."""

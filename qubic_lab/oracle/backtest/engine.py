@@ -11,7 +11,7 @@ from qubic_lab.oracle.backtest.account import Account, Ruin, valued
 from qubic_lab.oracle.backtest.costs import MOST_RATE, Costs
 from qubic_lab.oracle.backtest.fills import Charges, Fills, Orders, added, at, fill, held_per_year
 from qubic_lab.oracle.backtest.market import Floats, Integers, Market
-from qubic_lab.oracle.instants import iso
+from qubic_lab.oracle.model.timestamps import iso
 
 Rebalance = Literal["change", "always"]
 REBALANCE: tuple[Rebalance, ...] = ("change", "always")

@@ -35,7 +35,7 @@ from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 from qubic_lab.oracle.backtest.market import COLUMNS, Floats, Integers, Market
 from qubic_lab.oracle.backtest.texts import AvailableText
-from qubic_lab.oracle.instants import HOUR_US, iso, now_us
+from qubic_lab.oracle.model.timestamps import HOUR_US, iso, now_us
 
 TRIAL_INSTANTS = Table(
     "trial_instants",

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle import candles
-from qubic_lab.oracle.instants import DAY_US, iso
-from qubic_lab.oracle.records import Price
+from qubic_lab.oracle.model import candles
+from qubic_lab.oracle.model.records import Price
+from qubic_lab.oracle.model.timestamps import DAY_US, iso
 
 if TYPE_CHECKING:
     import pandas as pd

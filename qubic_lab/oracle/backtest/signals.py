@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.market import COLUMNS, Floats, Integers, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, text_columns
-from qubic_lab.oracle.instants import iso
+from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,7 +180,7 @@ def decide_at_once(signal: Signal, frame: "pd.DataFrame", auditor: Auditor | Non
 
 
 def _auditor() -> Auditor:
-    from qubic_lab.oracle.audit.audit import audit
+    from qubic_lab.oracle.backtest.lookahead.check import audit
 
     return audit
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.market import Floats, Market
-from qubic_lab.oracle.instants import iso
+from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.text_store import StoredText
+    from qubic_lab.oracle.store.text_store import StoredText
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.candles import Floats, absent
-from qubic_lab.oracle.performance import hac_variance, newey_west_lags
+from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
+from qubic_lab.oracle.model.candles import Floats, absent
 from qubic_lab.oracle.risk.value_at_risk import TailForecast
 from qubic_lab.oracle.risk.volatility import VolatilityForecast
 from qubic_lab.stats import wilson_interval

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qubic_lab.oracle.candles import Candles
+from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.rules import Windows
 from qubic_lab.oracle.risk.warnings import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qubic_lab.oracle.candles import Floats
+from qubic_lab.oracle.model.candles import Floats
 from qubic_lab.oracle.risk.measures import MEASURES, Market, Measured, measure
 from qubic_lab.oracle.risk.rules import LEVELS, Level, Rule, Windows
 from qubic_lab.oracle.risk.warnings import Assessment, Track

@@ -3,7 +3,7 @@
 import numpy as np
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.candles import Candles, Floats
+from qubic_lab.oracle.model.candles import Candles, Floats
 from qubic_lab.oracle.risk import windows
 
 

@@ -7,15 +7,13 @@ import numpy as np
 from sqlalchemy import Engine
 
 from qubic_lab.errors import NotFoundError
-from qubic_lab.oracle.answers import FRAME_S, Absent, Frame
-from qubic_lab.oracle.bar_history import BarHistory
-from qubic_lab.oracle.bars import FrameBars
-from qubic_lab.oracle.candles import Candles, Floats, Instants, absent
-from qubic_lab.oracle.instants import SECOND_US
-from qubic_lab.oracle.price_parts import Candidate, fits, why_no_bars
+from qubic_lab.oracle.model.candles import Candles, Floats, Instants, absent
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.risk.measures import Market
 from qubic_lab.oracle.sentiment.index import SETTINGS, ScoredText, Weighting, index_series
-from qubic_lab.oracle.sentiment_parts import (
+from qubic_lab.oracle.serving.price_parts import Candidate, fits, why_no_bars
+from qubic_lab.oracle.serving.responses import FRAME_S, Absent, Frame
+from qubic_lab.oracle.serving.sentiment_parts import (
     NO_SCORES,
     NO_TEXTS,
     choose_model,
@@ -23,8 +21,10 @@ from qubic_lab.oracle.sentiment_parts import (
     sample_ids,
     scored_texts,
 )
-from qubic_lab.oracle.text_parts import score_summary, without_texts
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.serving.text_parts import score_summary, without_texts
+from qubic_lab.oracle.store.bar_history import BarHistory
+from qubic_lab.oracle.store.frame_bars import FrameBars
+from qubic_lab.oracle.store.text_store import TextStore
 
 LOOKED_AT: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
 """So many of the last closed bars are looked at: 83 and 333 days, and 1,000."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.candles import Candles, Floats, absent, exact_logs, held
+from qubic_lab.oracle.model.candles import Candles, Floats, absent, exact_logs, held
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.liquidity import against_usual, amihud, volume_ratio

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.oracle.answers import Absent, Frame, age_s
-from qubic_lab.oracle.candles import Candles
-from qubic_lab.oracle.instants import DAY_US, HOUR_US, iso
-from qubic_lab.oracle.performance import YEAR_US
+from qubic_lab.oracle.inference.performance import YEAR_US
+from qubic_lab.oracle.model.candles import Candles
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.answers import (
+from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
+from qubic_lab.oracle.risk.current import ahead, measure_all, rank, standing
+from qubic_lab.oracle.risk.drawdown import drawdown, recent_drawdown
+from qubic_lab.oracle.risk.market import RiskMarket
+from qubic_lab.oracle.risk.measures import MEASURES, Market, Measured
+from qubic_lab.oracle.risk.responses import (
     Interval,
     PastWarning,
     RiskBars,
@@ -30,16 +34,12 @@ from qubic_lab.oracle.risk.answers import (
     VolatilityForecast,
     WarningRecord,
 )
-from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
-from qubic_lab.oracle.risk.current import ahead, measure_all, rank, standing
-from qubic_lab.oracle.risk.drawdown import drawdown, recent_drawdown
-from qubic_lab.oracle.risk.market import RiskMarket
-from qubic_lab.oracle.risk.measures import MEASURES, Market, Measured
 from qubic_lab.oracle.risk.rules import LEVELS, Level, Rule, Windows, fit_rules
 from qubic_lab.oracle.risk.tail_tests import ALPHA
 from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
 from qubic_lab.oracle.risk.volatility import ESTIMATORS, garch_of, realised_volatility
 from qubic_lab.oracle.risk.warnings import Assessment, Estimate, Evidence, Track, WarningScore, assess
+from qubic_lab.oracle.serving.responses import Absent, Frame, age_s
 
 LEVEL: Level = "warning"
 """From which on a level counts as a warning."""

@@ -11,8 +11,8 @@ import yaml
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, did_you_mean
-from qubic_lab.oracle.candles import Floats
-from qubic_lab.oracle.instants import DAY_US
+from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.measures import MEASURES, check_parameters
 
 Level = Literal["calm", "watch", "warning", "alarm"]

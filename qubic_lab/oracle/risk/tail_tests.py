@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.candles import Flags, Floats
+from qubic_lab.oracle.model.candles import Flags, Floats
 from qubic_lab.oracle.risk.value_at_risk import TailForecast, check_level
 
 ALPHA = 0.05

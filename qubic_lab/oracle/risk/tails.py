@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubic_lab.errors import check_choice
-from qubic_lab.oracle.candles import Floats
+from qubic_lab.oracle.model.candles import Floats
 from qubic_lab.oracle.risk.rules import Windows
 from qubic_lab.oracle.risk.tail_tests import TailTest, evaluate_tail
 from qubic_lab.oracle.risk.value_at_risk import TailForecast, filtered_historical, historical, normal, student_t

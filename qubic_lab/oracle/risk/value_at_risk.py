@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.candles import Floats, absent
+from qubic_lab.oracle.model.candles import Floats, absent
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.volatility import VolatilityForecast
 

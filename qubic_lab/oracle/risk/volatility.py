@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.candles import Candles, Floats, absent, exact_logs
-from qubic_lab.oracle.resampling import is_constant
+from qubic_lab.oracle.inference.bootstrap import is_constant
+from qubic_lab.oracle.model.candles import Candles, Floats, absent, exact_logs
 from qubic_lab.oracle.risk import windows
 
 LEAST_FIT = 250

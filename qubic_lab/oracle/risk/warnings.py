@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.candles import Candles, Floats, Instants
-from qubic_lab.oracle.instants import DAY_US, iso
+from qubic_lab.oracle.model.candles import Candles, Floats, Instants
+from qubic_lab.oracle.model.timestamps import DAY_US, iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.drawdown import recent_drawdown
 from qubic_lab.oracle.risk.measures import MEASURES, Market, Measured, measure

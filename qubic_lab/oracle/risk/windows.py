@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.candles import Candles, Floats, absent
+from qubic_lab.oracle.model.candles import Candles, Floats, absent
 
 _CELLS = 2_000_000
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.instants import HOUR_US, SECOND_US, iso
-from qubic_lab.oracle.source_names import is_sample
+from qubic_lab.oracle.model.source_names import is_sample
+from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
 
 AVAILABILITIES = ("known", "published")
 

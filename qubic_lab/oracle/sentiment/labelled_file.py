@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.oracle.ingest.files.raw_tables import RawTable, read_table
 from qubic_lab.oracle.sentiment.labels import read_labels
-from qubic_lab.oracle.sources.raw_tables import RawTable, read_table
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from qubic_lab.errors import QubicLabError
-from qubic_lab.oracle.instants import DAY_US, now_us
+from qubic_lab.oracle.model.timestamps import DAY_US, now_us
 from qubic_lab.oracle.sentiment.scores import SentimentModel
 from qubic_lab.oracle.sentiment.stored import FIRST_US, Progress, score_stored
-from qubic_lab.oracle.store import Clock
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.store.text_store import TextStore
+from qubic_lab.oracle.store.transactions import Clock
 
 EVERY_S = 30.0
 """So often is it looked whether there are texts without a score."""

@@ -7,7 +7,7 @@ from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.sentiment.index import ScoredText
 from qubic_lab.oracle.sentiment.scores import SentimentModel, model_key
 from qubic_lab.oracle.sentiment.text_score import WEIGHTS, TextWeights, score_texts
-from qubic_lab.oracle.text_store import Score, StoredText, TextStore
+from qubic_lab.oracle.store.text_store import Score, StoredText, TextStore
 
 FIRST_US, LAST_US = 0, 1 << 61
 BATCH = 64

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.clock import REAL, Clock
-from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.model.clock import REAL, Clock
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.standin import coingecko, feeds, hacker_news, newsapi
 from qubic_lab.oracle.standin.answer import Answer, Ask, Desk
 from qubic_lab.oracle.standin.data import World

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.oracle.coins import COINS
-from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, read_time
 from qubic_lab.oracle.standin.data import BARS_PER_HOUR, CELL_S, Floats, Ints, Quotes
 from qubic_lab.oracle.standin.ledger import Given

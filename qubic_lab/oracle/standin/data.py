@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qubic_lab.oracle.coins import COINS
+from qubic_lab.oracle.model.coins import COINS
 
 CELL_S = 300
 """Each coin has one quote in each cell of time, at a second of its own."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from xml.sax.saxutils import escape
 
-from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, utc_time
 from qubic_lab.oracle.standin.data import Item
 from qubic_lab.oracle.standin.ledger import Given

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, utc_time, whole
 from qubic_lab.oracle.standin.data import Item
 from qubic_lab.oracle.standin.ledger import Given

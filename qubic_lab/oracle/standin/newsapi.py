@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from qubic_lab.oracle.instants import SECOND_US
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, read_time, utc_time, whole
 from qubic_lab.oracle.standin.data import Item
 from qubic_lab.oracle.standin.ledger import Given

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qubic_lab.oracle.instants import iso
+from qubic_lab.oracle.model.timestamps import iso
 from qubic_lab.oracle.standin.app import PREFIXES, StandinConfig
 from qubic_lab.oracle.standin.data import WRITTEN_OF
 from qubic_lab.oracle.standin.feeds import NAMES

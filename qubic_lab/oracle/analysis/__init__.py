@@ -1,0 +1,1 @@
+"""What bars say at their end: indicators, levels, trend, forecasts, anomalies, ratings."""

@@ -1,0 +1,1 @@
+"""Unusual returns and volumes, and shapes that manipulation leaves."""

@@ -1,0 +1,282 @@
+"""Prices at which rises or falls have ended before, and closes beyond them: from confirmed turning points alone."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import talib
+from numpy.typing import NDArray
+
+from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.oracle.analysis.indicators import INDICATORS, Indicator
+from qubic_lab.oracle.model.candles import Candles, Floats, absent
+
+
+@dataclass(frozen=True)
+class LevelRule:
+    """What makes a level, and a breakout from it.
+
+    Attributes:
+        side: a pivot is above (below) so many bars on each side of it; it is known so many bars later, not before.
+        bars: pivots of the last so many bars are looked at; older ones are not.
+        width: a level's pivots lie within so many average true ranges.
+        touches: a level has at least so many pivots.
+        half_life: a pivot of so many bars ago counts half.
+        margin: a close is beyond a level by so many average true ranges.
+        volume: of the breakout's bar, so many times the median of the bars before it.
+        volume_bars: so many bars.
+    """
+
+    side: int = 5
+    bars: int = 1_000
+    width: float = 1.0
+    touches: int = 2
+    half_life: float = 250.0
+    margin: float = 0.25
+    volume: float = 1.5
+    volume_bars: int = 21
+
+    def __post_init__(self) -> None:
+        for name, least in (("side", 2), ("touches", 1), ("volume_bars", 3), ("bars", 2 * self.side + 1)):
+            check_at_least(name, getattr(self, name), least)
+        if not (self.width > 0.0 and self.half_life > 0.0 and self.margin >= 0.0 and self.volume >= 0.0):
+            raise InputError(
+                f"levels of width {self.width}, half-life {self.half_life}, margin {self.margin}, volume {self.volume}:"
+                " the first two must be above 0, the others not below"
+            )
+
+
+RULE = LevelRule()
+
+
+@dataclass(frozen=True)
+class Level:
+    """Prices between `low` and `high` at which several moves ended; `price` is their mean, newer ones counting more.
+
+    Attributes:
+        kind: support below the close, resistance above it, "at" where the close lies within.
+        touches: pivots.
+        strength: the sum of 0.5 to the power of each pivot's age in half-lives: many and new ones make a strong level.
+        distance_pct: of the price from the close.
+        first_us, last_us: when the first and the last of its pivots closed.
+    """
+
+    kind: Literal["support", "resistance", "at"]
+    price: float
+    low: float
+    high: float
+    touches: int
+    strength: float
+    distance_pct: float
+    first_us: int
+    last_us: int
+
+
+@dataclass(frozen=True)
+class Breakout:
+    """A close beyond a level that was known before, where the last close beyond it was on the other side.
+
+    Attributes:
+        margin: how far beyond, in average true ranges.
+        volume_ratio: the bar's volume over the median before it; None where it is not known: then the breakout is not
+            confirmed.
+        confirmed: whether the volume reaches the rule's.
+    """
+
+    direction: Literal["up", "down"]
+    at_us: int
+    close: float
+    level: Level
+    margin: float
+    volume_ratio: float | None
+    confirmed: bool
+
+
+def pivot_highs(candles: Candles, side: int = RULE.side) -> Floats:
+    """Return, at the bar that confirms it, the high of the bar `side` before where that is a turning point, [bars].
+
+    It is above the `side` highs before it and not below those after it; NaN elsewhere.
+    """
+    return _pivots(candles.high, side)
+
+
+def pivot_lows(candles: Candles, side: int = RULE.side) -> Floats:
+    """Return, at the bar that confirms it, the low of the bar `side` before where that is a turning point, [bars].
+
+    It is below the `side` lows before it and not above those after it; NaN elsewhere.
+    """
+    return -_pivots(-candles.low, side)
+
+
+def _pivots(values: Floats, side: int) -> Floats:
+    found = absent(len(values))
+    if len(values) <= 2 * side:
+        return found
+    middle = values[side:-side]
+    around = talib.MAX(values, 2 * side + 1)[2 * side :]
+    before = talib.MAX(values, side)[side - 1 : -side - 1]
+    turns = (middle == around) & (middle > before)
+    found[2 * side :][turns] = middle[turns]
+    return found
+
+
+PIVOTS: dict[str, Indicator] = {
+    "pivot_high": Indicator("pivot_high", pivot_highs, 2 * RULE.side, "price", "a high that is confirmed 5 bars later"),
+    "pivot_low": Indicator("pivot_low", pivot_lows, 2 * RULE.side, "price", "a low that is confirmed 5 bars later"),
+}
+"""Turning points, bar by bar; most bars have none."""
+
+
+@dataclass(frozen=True)
+class Pivots:
+    """Turning points of one series of bars: where they are, where they are known, and their prices; [pivots]."""
+
+    place: NDArray[np.intp]
+    known: NDArray[np.intp]
+    price: Floats
+
+
+def find_pivots(candles: Candles, rule: LevelRule = RULE) -> Pivots:
+    """Return highs and lows that are turning points, by when they are known."""
+    highs, lows = pivot_highs(candles, rule.side), pivot_lows(candles, rule.side)
+    known = np.concatenate([np.flatnonzero(~np.isnan(each)) for each in (highs, lows)])
+    price = np.concatenate([each[~np.isnan(each)] for each in (highs, lows)])
+    order = np.argsort(known, kind="stable")
+    return Pivots(known[order] - rule.side, known[order], price[order])
+
+
+def find_levels(candles: Candles, atr: Floats | None = None, rule: LevelRule = RULE) -> tuple[Level, ...]:
+    """Return the levels that are known at the last bar, the strongest first.
+
+    Only the last `rule.bars` bars are looked at, so the cost does not grow with the history.
+
+    Args:
+        candles: bars.
+        atr: the indicator atr_14 of these bars, where it is there already.
+        rule: what makes a level.
+    """
+    if not len(candles):
+        return ()
+    return _levels_at(candles, len(candles) - 1, find_pivots(candles, rule), _atr(candles, atr), rule)
+
+
+def find_breakouts(
+    candles: Candles, last: int, atr: Floats | None = None, rule: LevelRule = RULE
+) -> tuple[Breakout, ...]:
+    """Return the breakouts of the last bars, by time; each from the levels that were known at the bar before it.
+
+    Args:
+        candles: bars.
+        last: so many bars are judged.
+        atr: the indicator atr_14 of these bars, where it is there already.
+        rule: what makes a level and a breakout.
+    """
+    pivots, ranges = find_pivots(candles, rule), _atr(candles, atr)
+    found: list[Breakout] = []
+    for place in range(max(1, len(candles) - last), len(candles)):
+        found += _breakouts_at(candles, place, pivots, ranges, rule)
+    return tuple(found)
+
+
+def _atr(candles: Candles, atr: Floats | None) -> Floats:
+    return INDICATORS["atr_14"](candles) if atr is None else atr
+
+
+def _levels_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> tuple[Level, ...]:
+    """Return the levels that are known at a bar, the strongest first."""
+    levels = [_level(candles, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
+    return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
+
+
+def _clusters_at(place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> list[NDArray[np.intp]]:
+    """Return the pivots of each level that is known at a bar, by rising price."""
+    width = rule.width * float(atr[place])
+    if not width > 0.0:
+        return []
+    seen = _seen(pivots, place, rule)
+    order = seen[np.argsort(pivots.price[seen], kind="stable")]
+    parts = _parts(pivots.price[order], width)
+    return [order[start:end] for start, end in parts if end - start >= rule.touches]
+
+
+def _seen(pivots: Pivots, place: int, rule: LevelRule) -> NDArray[np.intp]:
+    """Return which pivots count at a bar: those that are known there and not too old."""
+    known = int(np.searchsorted(pivots.known, place, side="right"))
+    return np.flatnonzero(pivots.place[:known] > place - rule.bars)
+
+
+def _parts(prices: Floats, width: float) -> list[tuple[int, int]]:
+    """Return where rising prices are cut into parts no wider than `width`, at the widest gaps first."""
+    gaps = np.diff(prices)
+    rest, done = [(0, len(prices))] if len(prices) else [], []
+    while rest:
+        start, end = rest.pop()
+        if prices[end - 1] - prices[start] <= width:
+            done.append((start, end))
+            continue
+        cut = start + int(np.argmax(gaps[start : end - 1])) + 1
+        rest += [(start, cut), (cut, end)]
+    return done
+
+
+def _level(candles: Candles, place: int, pivots: Pivots, cluster: NDArray[np.intp], rule: LevelRule) -> Level:
+    where, prices = pivots.place[cluster], pivots.price[cluster]
+    weights = [0.5 ** ((place - each) / rule.half_life) for each in where.tolist()]
+    strength = math.fsum(weights)
+    price = math.fsum(weight * each for weight, each in zip(weights, prices.tolist(), strict=True)) / strength
+    low, high, close = float(prices[0]), float(prices[-1]), float(candles.close[place])
+    return Level(
+        kind="support" if high < close else "resistance" if low > close else "at",
+        price=price,
+        low=low,
+        high=high,
+        touches=len(weights),
+        strength=strength,
+        distance_pct=100.0 * (price / close - 1.0),
+        first_us=int(candles.closed_us[where.min()]),
+        last_us=int(candles.closed_us[where.max()]),
+    )
+
+
+def _breakouts_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> list[Breakout]:
+    before, close, size = float(candles.close[place - 1]), float(candles.close[place]), float(atr[place - 1])
+    if not (size > 0.0 and abs(close - before) > 0.0):
+        return []
+    found, away = [], rule.margin * size
+    ends = pivots.price[_seen(pivots, place - 1, rule)]  # a level begins and ends with a pivot
+    up, down = ends + away, ends - away
+    if not (((before <= up) & (up < close)) | ((before >= down) & (down > close))).any():
+        return []
+    earlier = candles.close[max(0, place - rule.bars) : place]
+    ratio = _volume_ratio(candles.volume, place, rule.volume_bars)
+    for cluster in _clusters_at(place - 1, pivots, atr, rule):
+        low, high = float(pivots.price[cluster[0]]) - away, float(pivots.price[cluster[-1]]) + away
+        rising = before <= high < close
+        if not (rising or before >= low > close):
+            continue
+        outside = np.flatnonzero((earlier < low) | (earlier > high))
+        if not outside.size or (earlier[outside[-1]] < low) != rising:
+            continue  # it came from there: the level has held
+        level = _level(candles, place - 1, pivots, cluster, rule)
+        found.append(
+            Breakout(
+                direction="up" if rising else "down",
+                at_us=int(candles.closed_us[place]),
+                close=close,
+                level=level,
+                margin=(close - level.high if rising else level.low - close) / size,
+                volume_ratio=ratio,
+                confirmed=ratio is not None and ratio >= rule.volume,
+            )
+        )
+    return sorted(found, key=lambda each: (-each.level.strength, each.level.price))
+
+
+def _volume_ratio(volume: Floats, place: int, bars: int) -> float | None:
+    """Return a bar's volume over the median of those before it; None where one of them is not known or it is 0."""
+    window = volume[max(0, place - bars) : place + 1]
+    if len(window) <= bars or np.isnan(window).any():
+        return None
+    usual = float(np.median(window[:-1]))
+    return float(window[-1]) / usual if usual > 0.0 else None

@@ -1,0 +1,94 @@
+"""The market in plain words, made from the numbers by rules; nothing is said that no number says."""
+
+from collections.abc import Sequence
+
+from qubic_lab.oracle.serving.responses import Absent, CoinOverview, LastPrice, MarketRating, Mood, Rating
+
+_UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+_FLAT_PCT = 0.05
+"""A change that rounds to 0.0 %."""
+_FLAT = 0.005
+
+
+def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Absent) -> list[str]:
+    """Return a sentence about all coins, where there are several prices, one about each, and one about the rating."""
+    moved = [each for each in coins if each.change_24h_pct is not None and _on_time(each)]
+    sentences = [_market(moved, len(coins))] if len(moved) > 1 else []
+    sentences += [_coin(each, currency) for each in coins]
+    return sentences if isinstance(rating, Absent) else [*sentences, _rating(rating)]
+
+
+def money(value: float) -> str:
+    """Return an amount with two decimals, or with four digits that count where it is below 1."""
+    if value >= 1e6:
+        for size, name in _UNITS:
+            if value >= size:
+                return f"{value / size:.2f} {name}"
+    if value >= 1:
+        return f"{value:,.2f}"
+    decimals = next((n for n in range(16) if round(value, n) >= 10 ** (3 - n)), 16)
+    return f"{value:.{decimals}f}"
+
+
+def age(seconds: float) -> str:
+    """Return an age in its largest unit."""
+    for size, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size:
+            count = int(seconds / size)
+            return f"{count:,} {name}{'' if count == 1 else 's'}"
+    return "less than a second"
+
+
+def _on_time(coin: CoinOverview) -> bool:
+    return isinstance(coin.last, LastPrice) and not coin.last.stale
+
+
+def _market(moved: Sequence[CoinOverview], all_coins: int) -> str:
+    changes = {each.name: each.change_24h_pct or 0.0 for each in moved}
+    rose = sum(change >= _FLAT_PCT for change in changes.values())
+    fell = sum(change <= -_FLAT_PCT for change in changes.values())
+    best, worst = max(changes, key=changes.__getitem__), min(changes, key=changes.__getitem__)
+    known = "" if len(moved) == all_coins else f", of {all_coins} in all"
+    return (
+        f"Of {len(moved)} coins with prices on time{known}, {rose} rose and {fell} fell in 24 h: from "
+        f"{_signed(changes[worst])} ({worst}) to {_signed(changes[best])} ({best})."
+    )
+
+
+def _coin(coin: CoinOverview, currency: str) -> str:
+    texts = f"{coin.texts_24h} text{'' if coin.texts_24h == 1 else 's'} in 24 h"
+    if isinstance(coin.last, Absent):
+        return f"{coin.name}: no price is known; {texts}."
+    unit = currency.upper()
+    span = "in the 24 h up to that" if coin.last.stale else "in 24 h"
+    change = f"change {span} not known" if coin.change_24h_pct is None else f"{_signed(coin.change_24h_pct)} {span}"
+    parts = [f"{coin.name} {money(coin.last.price)} {unit}", change]
+    if coin.market_cap is not None:
+        parts.append(f"market cap {money(coin.market_cap)} {unit}")
+    stale = ", which is stale" if coin.last.stale else ""
+    if isinstance(coin.sentiment, Mood):
+        texts += f" with an index of {_decimal(coin.sentiment.index)} (confidence {coin.sentiment.confidence:.1f})"
+    rated = f"; rated {coin.rating.rating}" if isinstance(coin.rating, Rating) else ""
+    return f"{', '.join(parts)}; {texts}{rated}; price {age(coin.last.age_s)} old from {coin.last.source}{stale}."
+
+
+def _rating(rating: MarketRating) -> str:
+    without = f"; {len(rating.without)} have no rating" if rating.without else ""
+    return (
+        f"By simple rules, which are no advice, the market is rated {rating.rating}: mean vote "
+        f"{_decimal(rating.score)} of {rating.coins} coins{without}."
+    )
+
+
+def _decimal(value: float) -> str:
+    """Return a number between -1 and 1 with its sign, a true minus and two decimals."""
+    if abs(value) < _FLAT:
+        return "±0.00"
+    return f"{'+' if value > 0 else '−'}{abs(value):.2f}"
+
+
+def _signed(pct: float) -> str:
+    """Return a change with its sign, a true minus and one decimal."""
+    if abs(pct) < _FLAT_PCT:
+        return "±0.0 %"
+    return f"{'+' if pct > 0 else '−'}{abs(pct):,.1f} %"

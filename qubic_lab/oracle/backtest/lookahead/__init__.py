@@ -1,0 +1,1 @@
+"""Checks that a signal does not use the future."""

@@ -1,0 +1,1 @@
+"""Statistics of signals and forecasts: performance, bootstrap, multiple testing, event studies."""

@@ -1,0 +1,213 @@
+"""Forecasts of the past that can be judged: made of bars before them, with the price that came; and days to draw."""
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qubic_lab.errors import check_at_least
+from qubic_lab.oracle.analysis.forecast import RULE, ForecastRule, expected_path, known_errors, steps_of
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES, resampled_weights
+from qubic_lab.oracle.model.candles import Candles, Floats, Instants
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
+from qubic_lab.oracle.serving.responses import Absent
+
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+LEAST_DAYS = 10
+"""Days are drawn for intervals: fewer say nothing of how days differ."""
+MOST_HOURS = 12
+"""Forecasts over more than half a day make neighbouring days hang together, and intervals by days too narrow."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the ends of its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class PastForecasts:
+    """Forecasts of the past that had an interval and whose price came, in order of time, [forecasts].
+
+    Attributes:
+        steps: bars that a forecast is about.
+        place: of the bar that it is made at; `later`: of the bar that it is about.
+        last: log price that it is made at; `point`: that it expects; `came`: that came.
+        scale: see `forecast.ExpectedPath`.
+        known: past errors that were known.
+        below: of these, how many were smaller than its own error, each over its scale.
+        nearer: of these, how many were smaller than the way from `last` to `point`, over the scale.
+        reach: half width of its interval of each level, [forecasts, levels].
+        flat: log price that a constant spread is told by: root mean square of all returns so far, over the steps.
+    """
+
+    hours: int
+    steps: int
+    levels: tuple[float, ...]
+    closed_us: Instants
+    place: NDArray[np.intp]
+    later: NDArray[np.intp]
+    last: Floats
+    point: Floats
+    came: Floats
+    scale: Floats
+    known: NDArray[np.intp]
+    below: NDArray[np.intp]
+    nearer: NDArray[np.intp]
+    reach: Floats
+    flat: Floats
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    @property
+    def apart(self) -> int:
+        """How many of them do not overlap."""
+        return len(self) // self.steps
+
+    @property
+    def moved(self) -> NDArray[np.bool_]:
+        """Whether the price moved."""
+        return np.not_equal(self.came, self.last)
+
+
+def past_forecasts(
+    candles: Candles, hours: int, rule: ForecastRule = RULE, levels: Sequence[float] = LEVELS
+) -> PastForecasts | Absent:
+    """Return the forecasts of the past that can be judged, each made of bars before it; or why there are none.
+
+    Raises:
+        InputError: not 1 hour or more, or a level for which the rule's least past errors are too few.
+    """
+    check_at_least("hours to forecast", hours, 1)
+    for level in levels:
+        replace(rule, coverage=level)
+    if hours > MOST_HOURS:
+        return Absent(reason=f"forecasts over {hours} h share much of the next day: days tell of up to {MOST_HOURS} h")
+    if candles.frame_us > hours * HOUR_US:
+        return Absent(reason=f"bars of {_length(candles.frame_us)} are longer than {hours} h")
+    if hours * HOUR_US % candles.frame_us:
+        return Absent(reason=f"bars of {_length(candles.frame_us)} do not divide {hours} h")
+    expected = expected_path(candles, hours, rule)
+    scores, known_at = known_errors(candles, expected)
+    place = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale) & (known_at >= rule.least))
+    closed_us = candles.closed_us[place]
+    if len(np.unique(closed_us // DAY_US)) < LEAST_DAYS or closed_us[-1] - closed_us[0] < LEAST_DAYS * DAY_US:
+        return Absent(reason=_why_not(candles, place, hours, rule))
+    last, later = candles.log_close[place], expected.later[place]
+    point, scale, came = expected.point[place], expected.scale[place], candles.log_close[later]
+    if np.array_equal(came, last):
+        return Absent(reason=f"the price is the same {hours} h later at every bar")
+    asked = np.abs(np.stack([came - point, point - last])) / scale
+    below, nearer, reach = _ranked(scores, known_at[place], asked, rule.past, levels)
+    steps = steps_of(candles.frame_us, hours)
+    squares = np.cumsum(candles.step_returns**2)[place] / np.maximum(1, place)
+    return PastForecasts(
+        hours=hours,
+        steps=steps,
+        levels=tuple(levels),
+        closed_us=closed_us,
+        place=place,
+        later=later,
+        last=last,
+        point=point,
+        came=came,
+        scale=scale,
+        known=np.minimum(known_at[place], rule.past),
+        below=below,
+        nearer=nearer,
+        reach=reach * scale[:, None],
+        flat=np.sqrt(squares * steps),
+    )
+
+
+def _why_not(candles: Candles, place: NDArray[np.intp], hours: int, rule: ForecastRule) -> str:
+    if len(candles) > 1 and not np.ptp(candles.log_close):
+        return f"the price did not move in {len(candles)} bars"
+    steps = steps_of(candles.frame_us, hours)
+    needed = rule.warm_up(candles.frame_us, hours) + LEAST_DAYS * DAY_US // candles.frame_us + steps + 1
+    if len(candles) < needed:
+        return f"{needed} bars of {_length(candles.frame_us)} are needed, {len(candles)} are known"
+    return (
+        f"{len(place)} forecasts in {len(candles)} bars are too few to judge: too many bars are missing, or the price "
+        "stands still"
+    )
+
+
+def _length(frame_us: int) -> str:
+    if frame_us % DAY_US == 0:
+        return f"{frame_us // DAY_US} day{'s' if frame_us > DAY_US else ''}"
+    return f"{frame_us / HOUR_US:g} h" if frame_us >= HOUR_US else f"{60 * frame_us / HOUR_US:g} min"
+
+
+def _ranked(
+    scores: Floats, known: NDArray[np.intp], asked: Floats, past: int, levels: Sequence[float]
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    """Return how many known scores lie below two values of each forecast, and the conformal quantiles of each level.
+
+    Of all scores in order of time so many are `known` at each forecast, of which the last `past` count; `asked` are the
+    values, [2, forecasts].
+    """
+    ranks, reach = np.empty((2, len(known)), np.intp), np.empty((len(known), len(levels)))
+    values, ranked, taken = scores.tolist(), list[float](), 0
+    for row, (count, first, second) in enumerate(zip(known.tolist(), *asked.tolist(), strict=True)):
+        for new in range(taken, count):
+            bisect.insort(ranked, values[new])
+            if new >= past:
+                del ranked[bisect.bisect_left(ranked, values[new - past])]
+        taken = count
+        ranks[:, row] = bisect.bisect_left(ranked, first), bisect.bisect_left(ranked, second)
+        reach[row] = [ranked[math.ceil(level * (len(ranked) + 1)) - 1] for level in levels]
+    return ranks[0], ranks[1], reach
+
+
+class Days:
+    """Whole days, drawn anew: neighbouring forecasts overlap and hang together, so days are what is independent.
+
+    Drawn days spread by √(1 − 1 / days) too little, and few days do not tell their own spread: intervals are widened by
+    that, and by Student's t over the normal quantile.
+
+    Source: the cluster bootstrap, A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997),
+    section 3.8.
+    """
+
+    def __init__(self, closed_us: Instants, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        days, self._which = np.unique(closed_us // DAY_US, return_inverse=True)
+        self._weights = np.concatenate(list(resampled_weights(len(days), 1.0, resamples, seed)))
+        self._wider = _widening(len(days))
+
+    def estimate(self, function: Callable[..., Floats], *columns: Floats) -> Estimate:
+        """Return a function of sums with its interval; it takes sums of columns, and arrays of them over the draws.
+
+        A single day has none: its ends are NaN.
+        """
+        sums = [np.bincount(self._which, column) for column in columns]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = float(function(*(np.asarray(each.sum()) for each in sums)))
+            drawn = function(*(self._weights @ each for each in sums))
+        known = drawn[np.isfinite(drawn)]
+        if self._wider is None or not known.size:
+            return Estimate(value, math.nan, math.nan)
+        low, high = value + self._wider * (np.quantile(known, (0.025, 0.975)) - value)
+        return Estimate(value, float(low), float(high))
+
+    def share(self, happened: NDArray[np.bool_]) -> Estimate:
+        """Return how often something happened."""
+        found = self.estimate(np.divide, happened.astype(np.float64), np.ones(len(happened)))
+        low, high = np.clip((found.low, found.high), 0.0, 1.0)
+        return Estimate(found.value, float(low), float(high))
+
+
+def _widening(days: int) -> float | None:
+    """Return what the ways to an interval's ends are to be multiplied by; None for a single day."""
+    from scipy.stats import norm, t
+
+    if days < 2:
+        return None
+    return float(t.ppf(0.975, days - 1) / norm.ppf(0.975)) * math.sqrt(days / (days - 1))

@@ -1,0 +1,174 @@
+"""What chance gives: the same scores, moved along the bars so far that they cannot know what they are set beside.
+
+Moved in a circle, scores and returns keep their own memory and their gaps; only what binds one to the other is gone.
+All series of scores are moved together, so that tests that hang together stay so.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.market import Floats, Integers
+from qubic_lab.oracle.inference.bootstrap import is_constant
+from qubic_lab.oracle.inference.performance import POWER
+from qubic_lab.stats import holm
+
+LEAST_SHIFTS = 99
+"""Fewer do not tell whether something is as rare as 1 in 20."""
+MOST_SHIFTS = 20_000
+"""More are not looked at: evenly spaced ones are."""
+_LEAST_PAIRS = 20
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, eq=False)
+class Placebo:
+    """Rank correlations of each test at every shift, times the root of its pairs, so that gaps weigh right.
+
+    Attributes:
+        shifts: in bars, [shifts].
+        observed: without a shift, [tests]; NaN where one of the two does not vary.
+        drawn: at each shift, [shifts, tests].
+    """
+
+    shifts: Integers
+    observed: Floats
+    drawn: Floats
+
+    @property
+    def spread(self) -> Floats:
+        """Standard deviation of what chance gives, [tests]; NaN where there is no test."""
+        return np.asarray(np.sqrt(np.mean(self.drawn**2, axis=0)))
+
+    @property
+    def p(self) -> Floats:
+        """The share of shifts with as large a correlation, of either sign, for each test alone."""
+        reached = (np.abs(self.drawn) >= np.abs(self.observed)).sum(axis=0)
+        return np.where(np.isnan(self.observed), np.nan, (1 + reached) / (1 + len(self.shifts)))
+
+    @property
+    def largest(self) -> Floats:
+        """The largest of all tests at each shift, in the tests' own spreads, [shifts]."""
+        usable = ~np.isnan(self.observed)
+        if not usable.any():
+            return np.zeros(len(self.shifts))
+        return np.asarray((np.abs(self.drawn[:, usable]) / self.spread[usable]).max(axis=1))
+
+    @property
+    def p_corrected(self) -> Floats:
+        """The share of shifts at which the largest of all tests is as large as each of them.
+
+        Source: P. H. Westfall and S. S. Young, "Resampling-based multiple testing" (1993), the single-step maximum.
+        """
+        reached = (self.largest[:, None] >= np.abs(self.observed) / self.spread).sum(axis=0)
+        return np.where(np.isnan(self.observed), np.nan, (1 + reached) / (1 + len(self.shifts)))
+
+    def critical(self, alpha: float = 0.05) -> float:
+        """Return what the largest must reach, in spreads, to be as rare as `alpha`."""
+        return float(np.quantile(self.largest, 1.0 - alpha, method="higher"))
+
+    def detectable(self, alpha: float = 0.05, power: float = POWER) -> Floats:
+        """Return the correlation, times the root of pairs, that would be found among all tests with this power."""
+        return (self.critical(alpha) + _NORMAL.inv_cdf(power)) * self.spread
+
+
+def circular_placebo(scores: Sequence[Floats], moves: Sequence[Floats], least_shift: int) -> Placebo:
+    """Return what each score correlates with each move, and with the same moved by each shift; tests by scores first.
+
+    Args:
+        scores: each [bars], NaN where unknown.
+        moves: returns, each [bars], NaN where unknown.
+        least_shift: bars that a shift has at least, in both directions.
+
+    Ranks are among all known values of a series, ties in the middle; a shift's pairs are those where both are known.
+
+    Source: K. D. Harris, "Nonsense correlations in neuroscience", bioRxiv 2020.11.29.402719: shifts leave both series
+    their own memory.
+
+    Raises:
+        InputError: too few bars for enough shifts.
+    """
+    bars = len(scores[0])
+    allowed = np.arange(max(1, least_shift), bars - max(1, least_shift) + 1)
+    if len(allowed) < LEAST_SHIFTS:
+        raise InputError(
+            f"{bars} bars are too few: scores are to be moved by {least_shift} bars or more, and there must be "
+            f"{LEAST_SHIFTS} ways to; give at least {2 * least_shift + LEAST_SHIFTS - 1} bars, or shorter horizons"
+        )
+    allowed = allowed[:: math.ceil(len(allowed) / MOST_SHIFTS)]
+    found = np.stack(circular_statistics(scores, moves), axis=1)
+    drawn = np.nan_to_num(found[allowed])  # too few pairs at a shift: nothing is found there
+    return Placebo(allowed, found[0], drawn)
+
+
+def circular_statistics(scores: Sequence[Floats], moves: Sequence[Floats]) -> list[Floats]:
+    """Return for each score and move their rank correlation × √pairs with the score s bars earlier, [bars] by s."""
+    bars = len(scores[0])
+    first, second = [_spectra(each) for each in scores], [_spectra(each) for each in moves]
+
+    def product(one: Floats, other: Floats) -> Floats:
+        return np.asarray(np.fft.irfft(np.conj(one) * other, bars))
+
+    found = []
+    for x, xx, here in first:
+        for y, yy, there in second:
+            pairs = np.rint(product(here, there))
+            enough = pairs >= _LEAST_PAIRS
+            count = np.where(enough, pairs, 1.0)
+            mean_x, mean_y = product(x, there) / count, product(here, y) / count
+            covariance = product(x, y) / count - mean_x * mean_y
+            variance = (product(xx, there) / count - mean_x**2) * (product(here, yy) / count - mean_y**2)
+            usable = enough & (variance > 1e-9)
+            found.append(
+                np.divide(
+                    covariance * np.sqrt(count),
+                    np.sqrt(np.where(usable, variance, 1.0)),
+                    out=np.full(bars, np.nan),
+                    where=usable,
+                )
+            )
+    return found
+
+
+def _spectra(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the Fourier transforms of standardised ranks, of their squares, and of where they are known."""
+    known = ~np.isnan(values)
+    ranks = np.zeros(len(values))
+    ranks[known] = standard_ranks(values[known])
+    return tuple(np.fft.rfft(each) for each in (ranks, ranks**2, known.astype(np.float64)))  # type: ignore[return-value]
+
+
+def standard_ranks(values: Floats) -> Floats:
+    """Return ranks with mean 0 and variance 1, ties in the middle; zeros where values do not vary."""
+    from scipy.stats import rankdata
+
+    if is_constant(values):
+        return np.zeros(len(values))
+    ranks = rankdata(values)
+    return np.asarray((ranks - ranks.mean()) / ranks.std())
+
+
+def dependence(values: Floats) -> int:
+    """Return after how many bars a series has forgotten itself: its rank autocorrelation is then within two errors.
+
+    At most a tenth of the bars.
+
+    Source of the errors: M. S. Bartlett, Journal of the Royal Statistical Society, Supplement 8 (1946), 27-41, for a
+    series that remembers as much as the lags before say.
+    """
+    most = max(1, len(values) // 10)
+    found = circular_statistics([values], [values])[0][: most + 1]
+    squares = np.nan_to_num(found / found[0]) ** 2
+    errors = np.sqrt(1.0 + 2.0 * (np.cumsum(squares[1:]) - squares[1:]))
+    quiet = np.flatnonzero(~(np.abs(found[1:]) > 2.0 * errors))
+    return int(quiet[0]) + 1 if quiet.size else most
+
+
+def holm_of(p_values: Sequence[float] | Floats) -> list[float]:
+    """Return p-values corrected for their number by `stats.holm`; NaN stay, and do not count."""
+    corrected = holm({place: float(p) for place, p in enumerate(p_values) if not math.isnan(p)})
+    return [corrected.get(place, math.nan) for place in range(len(p_values))]

@@ -1,0 +1,1 @@
+"""Gets prices and texts from sources, files and packages into the store."""

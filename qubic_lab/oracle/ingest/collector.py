@@ -1,0 +1,522 @@
+"""The collector: asks each source as often as it is to be asked, stores what it gives, and can end at any instant.
+
+An answer is stored before the position that it leads to, so a process that is killed asks for its last slice again,
+and what is in the database already adds nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from qubic_lab.errors import BusyError, InputError, QubicLabError
+from qubic_lab.oracle.config import CollectorConfig, Usable, key_of, usable
+from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged
+from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
+from qubic_lab.oracle.ingest.ingest import keep_prices
+from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
+from qubic_lab.oracle.ingest.leases import LEASE_S, Lease, describe
+from qubic_lab.oracle.ingest.quotas import Quotas
+from qubic_lab.oracle.ingest.schedule import (
+    FIRST_TEXTS_US,
+    Job,
+    choose_sources,
+    is_gap,
+    next_due_us,
+    next_slice,
+    plan_jobs,
+    retry_due_us,
+    search_range,
+    slices_left,
+)
+from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.model.clock import REAL, Clock
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.text_store import TextStore
+from qubic_lab.oracle.store.transactions import Added
+
+_log = logging.getLogger(__name__)
+
+STOP_S = 5.0
+"""So long may requests in flight take after the collector was told to stop."""
+LOOK_S = 1.0
+"""A collector that waits for another one looks so often whether that has ended."""
+SPARE = 10
+"""Requests of a quota that backfills leave to polling, whatever the plan says."""
+_FAR_S = 3_600.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a collector has done since it started, for those who watch.
+
+    Attributes:
+        requests: answered or given up, not counting attempts.
+        failed: those given up.
+        added: rows that are new in the database.
+        corrected: rows that are later versions of others.
+        slices_done: of the history.
+        slices_left: of the history.
+        troubles: of each job that failed last time, why.
+        last: what was done last.
+    """
+
+    requests: int = 0
+    failed: int = 0
+    added: int = 0
+    corrected: int = 0
+    slices_done: int = 0
+    slices_left: int = 0
+    troubles: dict[str, str] = field(default_factory=dict)
+    last: str = "starting"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+class Collector:
+    """Collects into a database that `open_database` opened; `run` does the work, `stop` ends it."""
+
+    def __init__(
+        self,
+        config: CollectorConfig,
+        engine: Engine,
+        *,
+        sources: Sequence[str] = (),
+        clock: Clock = REAL,
+        lease_s: float = LEASE_S,
+        on_view: Callable[[View], None] = lambda view: None,
+    ) -> None:
+        """Plan the jobs; nothing is asked yet.
+
+        Args:
+            config: what is collected.
+            engine: where it is kept.
+            sources: only these, by name; none: all that can be asked.
+            clock: what the schedule goes by.
+            lease_s: so long after a collector's last sign of life may another one take over.
+            on_view: called when something was done.
+
+        Raises:
+            InputError: no source can be asked, or a name is none of them.
+        """
+        self.config = config
+        self.usable: Usable = usable(config)
+        named = [name for name in sources if name != PACKAGED]
+        chosen = choose_sources(self.usable.clients, config, named) if named or not sources else {}
+        self.jobs = plan_jobs(config, chosen, packaged=not sources or PACKAGED in sources)
+        self.view = View()
+        self._asked = {
+            name: chosen[name] for name in {name for job in self.jobs for name in job.sources if name != PACKAGED}
+        }
+        self._engine = engine
+        self._clock = clock
+        self._on_view = on_view
+        self._lease = Lease(engine, COLLECTOR, lasts_s=lease_s)
+        self._prices = PriceStore(engine, clock.now_us)
+        self._texts = TextStore(engine, clock.now_us)
+        self._fetches = FetchLog(engine)
+        self._store = JobStore(engine)
+        self._quotas = Quotas(engine, clock.now_us)
+        self._states: dict[str, JobState] = {}
+        self._clients: dict[str, SourceClient] = {}
+        self._stopping = asyncio.Event()
+        self._wakes = {job.name: asyncio.Event() for job in self.jobs}
+        self._writing = asyncio.Lock()
+
+    def stop(self) -> None:
+        """End soon and cleanly: requests in flight may take a few seconds more."""
+        self._stopping.set()
+        for wake in self._wakes.values():
+            wake.set()
+
+    async def run(self, *, once: bool = False, for_s: float | None = None, wait: bool = False) -> View:
+        """Collect until `stop`; return what was done.
+
+        Args:
+            once: do what is due, and end.
+            for_s: end after so many real seconds.
+            wait: where another collector is at work, wait until it ends.
+
+        Raises:
+            BusyError: another collector is at work.
+            FencedError: this one was so slow that another one has taken its place.
+            QubicLabError: the database fails.
+        """
+        try:
+            if not await self._take_lease(wait):
+                return self.view
+            try:
+                await self._run(once, for_s)
+            finally:
+                await asyncio.to_thread(self._lease.release)
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+            raise QubicLabError(f"the database failed ({reason}): what was collected before is in it") from error
+        return self.view
+
+    async def _take_lease(self, wait: bool) -> bool:
+        """Become the one collector; return False where it was stopped while it waited."""
+        while (held := await asyncio.to_thread(self._lease.acquire)) is not None:
+            if not wait:
+                raise BusyError(f"another collector is at work ({describe(held)}): stop it, or wait for it with --wait")
+            self._tell(last=f"waiting for another collector ({describe(held)})")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), LOOK_S)
+                return False
+        return True
+
+    async def _run(self, once: bool, for_s: float | None) -> None:
+        self._states = await self._read_states()
+        if "history" in self._states:
+            position, now = self._states["history"].position, self._clock.now_us()
+            to_do = slices_left(position["until_us"], position["left"], now, self.config.backfill_days)
+            self._tell(slices_left=to_do)
+        async with AsyncExitStack() as stack:
+            for name, source in self._asked.items():
+                client = SourceClient(
+                    name,
+                    source,
+                    self._engine,
+                    key=key_of(source),
+                    clock=self._clock.now_us,
+                    sleep=self._clock.sleep,
+                )
+                self._clients[name] = await stack.enter_async_context(client)
+            self._turns = {name: asyncio.Lock() for name in self._asked}
+            keeping = asyncio.ensure_future(self._keep_lease())
+            once_us = self._clock.now_us() if once else None
+            working = [asyncio.ensure_future(self._work(job, once_us)) for job in self.jobs]
+            try:
+                await self._wait_for(working, keeping, for_s)
+            finally:
+                await self._end(working, keeping)
+
+    async def _wait_for(
+        self, working: Sequence[asyncio.Future[None]], keeping: asyncio.Future[None], for_s: float | None
+    ) -> None:
+        """Wait for an end: of all jobs, by `stop`, after a time, or by an error."""
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
+        everything: asyncio.Future[Any] = asyncio.gather(*working)  # ends with the first error, too
+        try:
+            done, _ = await asyncio.wait(
+                [everything, keeping, stopped], timeout=for_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for each in done - {stopped}:
+                await each
+        finally:
+            stopped.cancel()
+            if not everything.done():
+                everything.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def _end(self, working: Sequence[asyncio.Future[None]], keeping: asyncio.Future[None]) -> None:
+        """Let the jobs finish what they do, for a while."""
+        self.stop()
+        _, pending = await asyncio.wait(working, timeout=STOP_S)
+        for each in (*pending, keeping):
+            each.cancel()
+        await asyncio.gather(*working, keeping, return_exceptions=True)
+
+    async def _keep_lease(self) -> None:
+        told: dict[str, str] = {}
+        while True:
+            await asyncio.sleep(self._lease.lasts_s / 3)
+            await asyncio.to_thread(self._lease.renew)  # not behind what is written: that may take longer than it lasts
+            circuits = {name: client.circuit.state for name, client in self._clients.items()}
+            if circuits != told:
+                told = dict(circuits)
+                about = JobState(COLLECTOR, self._clock.now_us(), {"circuits": told})
+                await self._write(partial(self._store.save, about))
+
+    async def _read_states(self) -> dict[str, JobState]:
+        known = await asyncio.to_thread(self._store.read)
+        now = self._clock.now_us()
+        states = {job.name: known.get(job.name, JobState(job.name, now)) for job in self.jobs}
+        if "history" in states:
+            prices = next((job for job in self.jobs if job.kind == "prices"), None)
+            missed = prices is not None and self._missed(prices, states[prices.name], now)
+            states["history"] = _with_all_coins(states["history"], self.config.coins, only_new=not missed)
+        return states
+
+    def _missed(self, job: Job, state: JobState, now_us: int) -> bool:
+        """Return whether prices are missing that only the history still has."""
+        return is_gap(state.position.get("seen_us"), now_us, job.period_s)
+
+    async def _work(self, job: Job, once_us: int | None) -> None:
+        """Do a job whenever it is due; with `once_us` only what was due at that instant."""
+        while not self._stopping.is_set():
+            state, wake = self._states[job.name], self._wakes[job.name]
+            if once_us is not None and (state.done or state.due_us > once_us):
+                return
+            wake.clear()
+            wait_s = _FAR_S if state.done else (state.due_us - self._clock.now_us()) / SECOND_US
+            if wait_s > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(wake.wait(), self._clock.real_s(wait_s))
+            else:
+                await self._do(job)
+
+    async def _do(self, job: Job) -> None:
+        """Do a job now: by its first source that gives something."""
+        errors: list[QubicLabError] = []
+        for name in job.sources:
+            if name == PACKAGED:
+                await self._collect_packaged(job)
+                continue
+            async with self._turns[name]:
+                if self._stopping.is_set():
+                    return
+                if not self._lease.lasts():  # this host slept, say; nobody else may have taken it
+                    await asyncio.to_thread(self._lease.renew)
+                try:
+                    await _STEPS[job.kind](self, job, self._clients[name])
+                except (SourceError, InputError) as error:
+                    await self._note_failure(job, error)
+                    errors.append(error)
+                else:
+                    self.view.troubles.pop(job.name, None)
+                    return
+        if errors:
+            await self._postpone(job, errors)
+        else:
+            await self._save(replace(self._states[job.name], done=True, failures=0))
+
+    async def _note_failure(self, job: Job, error: SourceError | InputError, coin: str = "") -> None:
+        said = f"{coin}: {error}" if coin else str(error)
+        self.view.troubles[job.name] = said
+        refused = isinstance(error, InputError) or error.kind == "refused"
+        (_log.error if refused else _log.info)("%s: %s", job.name, said)
+        sent = isinstance(error, SourceError) and error.attempts > 0  # else its circuit is open, or its quota used up
+        if isinstance(error, SourceError) and sent:
+            fetch = Fetch(
+                source=error.source,
+                job=job.name,
+                request=error.request,
+                started_us=error.started_us,
+                seconds=error.seconds,
+                attempts=error.attempts,
+                status=error.status,
+                outcome="failed",
+                error=str(error),
+            )
+            await self._write(partial(self._fetches.record, fetch))
+            self._tell(requests=self.view.requests + 1)
+        self._tell(failed=self.view.failed + sent, last=f"{job.name}: {said}")
+
+    async def _postpone(self, job: Job, errors: Sequence[QubicLabError]) -> None:
+        """Try a job that failed again later; meanwhile others of its kind come earlier."""
+        state = self._states[job.name]
+        waits = [wait for error in errors if (wait := getattr(error, "retry_after_s", None)) is not None]
+        failures = state.failures + 1
+        due = retry_due_us(self._clock.now_us(), failures, job.period_s, min(waits, default=None))
+        await self._save(replace(state, failures=failures, due_us=due))
+        if failures > 1:
+            return
+        for name in self._stand_ins(job.name):
+            await self._save(replace(self._states[name], due_us=0))
+            self._wakes[name].set()
+
+    def _stand_ins(self, name: str) -> list[str]:
+        """Return the jobs that have texts of the same kind as a source's, of sources behind it in order."""
+        feed_kinds = {feed.name: feed.kind for feed in self.config.feeds}
+        for kind, order in self.config.order.items():
+            if kind in ("news", "social") and name in order:
+                behind = order[order.index(name) + 1 :]
+                found = [each for each in behind if each in self._states]
+                return found + [
+                    each
+                    for each in feed_kinds
+                    if "feeds" in behind and feed_kinds[each] == kind and each in self._states
+                ]
+        return []
+
+    # steps: each asks once, or for one search, and says when the job is due again
+
+    async def _collect_prices(self, job: Job, client: SourceClient) -> None:
+        batch = await coingecko.fetch_prices(client, self.config.coins)
+        await self._keep(job, client, batch)
+        now, seen_us = self._clock.now_us(), self._states[job.name].position.get("seen_us")
+        if "history" in self._states and self._missed(job, self._states[job.name], now):
+            await self._save(_with_all_coins(self._states["history"], self.config.coins, only_new=False))
+            self._wakes["history"].set()
+        await self._done(job, client, {"seen_us": now if batch.prices else seen_us})
+
+    async def _collect_history(self, job: Job, client: SourceClient) -> None:
+        now, position = self._clock.now_us(), self._states[job.name].position
+        slice = next_slice(position["until_us"], position["left"], now, self.config.backfill_days)
+        if slice is None:
+            await self._save(replace(self._states[job.name], done=True, failures=0))
+            return
+        config = client.config
+        if self._quotas.spare(client.name, config.quotas(), config.period_s) <= SPARE:
+            await self._save(replace(self._states[job.name], due_us=now + int(_FAR_S * SECOND_US)))
+            self._tell(last=f"history: waits, for what is left of {client.name}'s quota is needed for polling")
+            return
+        until, last = slice.start_us, True
+        try:
+            batch = await coingecko.fetch_history(client, slice.coin, slice.start_us, slice.end_us, now_us=now)
+        except SourceError as error:
+            if not _is_about_one_coin(error):
+                raise
+            await self._note_failure(job, error, slice.coin)
+        else:
+            await self._keep(job, client, batch)
+            until, last = batch.until_us or slice.end_us, slice.last
+            if until <= slice.start_us and not last:
+                until = slice.end_us  # nothing is there, such as before a coin's first day
+        state = self._states[job.name]  # may have changed meanwhile
+        left = [coin for coin in state.position["left"] if not (last and coin == slice.coin)]
+        until_us = {**state.position["until_us"], slice.coin: until}
+        position = {**state.position, "until_us": until_us, "left": left}
+        await self._save(replace(state, position=position, failures=0, done=not left))
+        self._tell(
+            slices_done=self.view.slices_done + 1,
+            slices_left=slices_left(until_us, left, now, self.config.backfill_days),
+            last=f"history of {slice.coin} up to {iso(until)}",
+        )
+
+    async def _collect_packaged(self, job: Job) -> None:
+        """Store the prices that come with packages, once, where no source before them in order has a history."""
+        if self._states[job.name].position.get(PACKAGED):
+            return
+
+        def keep() -> Added:
+            files = [read_packaged(name, self._clock.now_us()) for name in DATASETS]
+            return sum((keep_prices(self._prices, file.series, file.prices).added for file in files), Added())
+
+        try:
+            added = await self._write(keep)
+        except QubicLabError as error:  # the package is not installed
+            self._tell(last=f"{job.name}: {error}")
+            return
+        state = self._states[job.name]
+        await self._save(replace(state, position={**state.position, PACKAGED: True}))
+        self._tell(added=self.view.added + added.added, last=f"{job.name}: {added.added} new rows from packages")
+
+    async def _collect_bars(self, job: Job, client: SourceClient) -> None:
+        state = self._states[job.name]
+        number = state.position.get("next", 0) % len(self.config.coins)
+        coin = self.config.coins[number]
+        try:
+            batch = await coingecko.fetch_bars(client, coin, 1, now_us=self._clock.now_us())
+        except SourceError as error:
+            if not _is_about_one_coin(error):
+                raise
+            await self._note_failure(job, error, coin)
+        else:
+            await self._keep(job, client, batch)
+        if number + 1 < len(self.config.coins):
+            await self._save(replace(state, position={"next": number + 1}, failures=0))
+        else:
+            await self._done(job, client, {"next": 0}, requests=len(self.config.coins))
+
+    async def _collect_texts(self, job: Job, client: SourceClient) -> None:
+        now, state = self._clock.now_us(), self._states[job.name]
+        first_us = FIRST_TEXTS_US if client.config.quotas() else max(self.config.backfill_days, 1) * DAY_US
+        start, end = search_range(state.position.get("until_us"), now, client.config.delay_s, first_us)
+        fetch = newsapi.fetch_texts if client.name == "newsapi" else hacker_news.fetch_texts
+        found = cast(AsyncGenerator[Batch, None], fetch(client, self.config.coins, start, end))
+        requests = 0
+        async with aclosing(found) as batches:
+            async for batch in batches:
+                requests += batch.fetched.attempts
+                await self._keep(job, client, batch)
+                if batch.until_us is not None:
+                    state = replace(self._states[job.name], position={"until_us": batch.until_us})
+                    await self._save(state)
+                if self._stopping.is_set():
+                    return
+        await self._done(job, client, {"until_us": end}, requests=requests)
+
+    async def _collect_feed(self, job: Job, client: SourceClient) -> None:
+        feed = next(feed for feed in self.config.feeds if feed.name == client.name)
+        await self._keep(job, client, await feeds.fetch_feed(client, feed))
+        await self._done(job, client, {})
+
+    async def _done(self, job: Job, client: SourceClient, position: dict[str, Any], requests: int = 1) -> None:
+        """Note that a job was done, and when it is due again: rarer where a quota would not last."""
+        state = self._states[job.name]
+        plan = self._quotas.plan(client.name, client.config.quotas(), job.period_s, max(requests, 1))
+        due = next_due_us(state.due_us, self._clock.now_us(), plan)
+        await self._save(replace(state, position=position, failures=0, due_us=due))
+
+    async def _keep(self, job: Job, client: SourceClient, batch: Batch) -> None:
+        """Store what a request gave; only then may the source be asked for later changes alone."""
+        added = await self._write(partial(self._add, job, batch))
+        await client.keep(batch.fetched)
+        self._tell(
+            requests=self.view.requests + 1,
+            added=self.view.added + added.added,
+            corrected=self.view.corrected + added.corrected,
+            last=f"{job.name}: {added.added} new rows from {client.name}",
+        )
+
+    def _add(self, job: Job, batch: Batch) -> Added:
+        fetched = batch.fetched
+        given = sum(len(prices) for _, prices in batch.prices) + len(batch.texts)
+        fetch_id = self._fetches.record(
+            Fetch(
+                source=fetched.source,
+                job=job.name,
+                request=fetched.request,
+                started_us=fetched.started_us,
+                seconds=fetched.seconds,
+                attempts=fetched.attempts,
+                status=fetched.status,
+                outcome="not_modified" if fetched.not_modified else "ok",
+                error="; ".join(batch.faults)[:2_000] or None,
+            )
+        )
+        added = Added()
+        for series, prices in batch.prices:
+            added += keep_prices(self._prices, series, prices, fetch_id=fetch_id).added
+        if batch.texts:
+            added += self._texts.add(batch.texts, fetch_id=fetch_id)
+        self._fetches.brought(fetch_id, given, added.added)
+        return added
+
+    async def _save(self, state: JobState) -> None:
+        self._states[state.name] = state
+        await self._write(partial(self._store.save, state))
+
+    async def _write(self, write: Callable[[], T]) -> T:
+        """Write to the database beside the event loop, one after the other."""
+        async with self._writing:
+            return await asyncio.to_thread(write)
+
+    def _tell(self, **changes: Any) -> None:
+        self.view = replace(self.view, **changes)
+        self._on_view(self.view)
+
+
+Step = Callable[[Collector, Job, SourceClient], Coroutine[Any, Any, None]]
+_STEPS: dict[str, Step] = {
+    "prices": Collector._collect_prices,
+    "history": Collector._collect_history,
+    "bars": Collector._collect_bars,
+    "texts": Collector._collect_texts,
+    "feed": Collector._collect_feed,
+}
+
+
+def _is_about_one_coin(error: SourceError) -> bool:
+    """Return whether a source refuses one coin, which it does not know, say; others must not wait for that."""
+    return error.kind == "refused" and error.status in (400, 404, 422)
+
+
+def _with_all_coins(state: JobState, coins: Sequence[str], *, only_new: bool) -> JobState:
+    """Return the history's state with coins still to be done: those that were never begun, or all."""
+    until_us = dict(state.position.get("until_us", {}))
+    left = [coin for coin in state.position.get("left", ()) if coin in coins]
+    left += [coin for coin in coins if coin not in left and (not only_new or coin not in until_us)]
+    return replace(state, position={**state.position, "until_us": until_us, "left": left}, done=not left)

@@ -1,0 +1,106 @@
+"""What sources give: prices, bars and texts, as plain values that every part of the oracle shares."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.timestamps import iso
+
+Kind = Literal["quote", "bar"]
+TextKind = Literal["news", "social"]
+
+
+@dataclass(frozen=True, order=True)
+class Series:
+    """Prices of one coin from one source: spot quotes, or bars of one length.
+
+    Attributes:
+        coin: its id, as `qubic_lab.oracle.model.coins` lists them.
+        source: who published it, such as coingecko.
+        interval_s: a bar's length; 0: quotes.
+        currency: what prices, market caps and quotes' volumes are in.
+    """
+
+    coin: str
+    source: str
+    interval_s: int = 0
+    currency: str = "usd"
+
+    def __post_init__(self) -> None:
+        if self.interval_s < 0:
+            raise InputError(f"series of {self.coin} has bars of {self.interval_s} s: it must be 0 (quotes) or more")
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it has quotes or bars."""
+        return "bar" if self.interval_s else "quote"
+
+
+@dataclass(frozen=True)
+class Price:
+    """A quote, or a bar that has closed. Times are microseconds since 1970 in UTC.
+
+    Attributes:
+        opened_us: a quote's instant, or a bar's first.
+        closed_us: a quote's instant, or a bar's end, which is the next one's `opened_us`.
+        close: the price; `open`, `high` and `low` are None for quotes.
+        volume: traded within the bar, in units of the coin; None for quotes or where the source has none.
+        volume_24h: of a quote: traded in the 24 hours before it, in the series' currency.
+        published_us: when the source says that it published it; None where it does not say.
+        flags: what cleaning found, such as "outlier"; nothing is dropped for it.
+    """
+
+    opened_us: int
+    closed_us: int
+    close: float
+    open: float | None = None
+    high: float | None = None
+    low: float | None = None
+    volume: float | None = None
+    volume_24h: float | None = None
+    market_cap: float | None = None
+    published_us: int | None = None
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.opened_us > self.closed_us:
+            raise InputError(f"bar that opens at {iso(self.opened_us)} closes before, at {iso(self.closed_us)}")
+        if not (math.isfinite(self.close) and self.close > 0.0):
+            raise InputError(f"price at {iso(self.closed_us)} is {self.close}: it must be a number above 0")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A news item or a post.
+
+    Attributes:
+        source: who gave it to us, such as newsapi, hacker-news or a feed's name.
+        external_id: what it is called there, the same for each later version of it.
+        publisher: whose it is, such as a newspaper's name; the source's own name where there is no other.
+        body: without markup; empty where there is none.
+        cut_characters: how much of the body the source left out; 0: nothing.
+        published_us: when its publisher says it appeared; None where it does not say.
+        coins: those that it is about, by id.
+        score: what readers gave it (points, likes), where the source tells.
+    """
+
+    source: str
+    external_id: str
+    kind: TextKind
+    title: str
+    body: str
+    url: str
+    publisher: str
+    published_us: int | None
+    coins: tuple[str, ...]
+    author: str = ""
+    language: str = ""
+    cut_characters: int = 0
+    score: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.external_id:
+            raise InputError(f"text of {self.source} without an id: {self.title[:60]!r}")
+        if not (self.title or self.body):
+            raise InputError(f"text {self.external_id!r} of {self.source} has neither title nor body")

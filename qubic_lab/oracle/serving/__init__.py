@@ -1,0 +1,1 @@
+"""The oracle's answers: queries, responses, cache and service."""

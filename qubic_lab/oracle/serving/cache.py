@@ -1,0 +1,497 @@
+"""Answers that several processes share in Redis: computed by one of them at a time, and served stale meanwhile.
+
+A value is fresh for a while. After that it is still served, with its age, while one process computes it anew; when it
+is too old for that, whoever asks waits. Who computes holds a lock that it renews: if it dies, the lock ends and another
+one takes over. Values are JSON, as bytes, and go to clients as they are. Without Redis each process computes alone.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
+
+CacheKind = Literal["sentiment", "price", "news"]
+KINDS: tuple[CacheKind, ...] = ("sentiment", "price", "news")
+Outcome = Literal["hit", "stale", "miss", "wait", "direct"]
+"""Served fresh; served stale; computed for this request; shared with one that was under way; computed without Redis."""
+PREFIX = "{qubic-lab:oracle}"
+_ERRORS: dict[str, type[QubicLabError]] = {each.__name__: each for each in (InputError, NotFoundError, QubicLabError)}
+"""What waiters in other processes are told as it is."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
+_FAILED_MS = 5_000
+"""Those who wait learn within so long why nothing came."""
+
+# KEYS: value, lock, failure. ARGV: now, token, lock's ms, least version, token of whom we wait for.
+_LOOK = """
+local found = redis.call('HMGET', KEYS[1], 'body', 'computed_us', 'fresh_until_us', 'version')
+if found[1] and tonumber(found[3]) > tonumber(ARGV[1]) and tonumber(found[4]) >= tonumber(ARGV[4]) then
+  return {'fresh', found[1], found[2], found[3], found[4], ''}
+end
+if ARGV[5] ~= '' then
+  local failed = redis.call('HMGET', KEYS[3], 'token', 'kind', 'message')
+  if failed[1] == ARGV[5] then return {'failed', failed[2], failed[3]} end
+end
+local state = 'held'
+if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then state = 'ours' end
+return {state, found[1] or '', found[2] or '0', found[3] or '0', found[4] or '0', redis.call('GET', KEYS[2])}
+"""
+# KEYS: lock, value, the values in order of time. ARGV: token, body, computed, fresh until, version, ms to keep it, how
+# many values are kept, and bytes of the longest.
+_PUT = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+if #ARGV[2] > tonumber(ARGV[8]) then return 1 end
+redis.call('HSET', KEYS[2], 'body', ARGV[2], 'computed_us', ARGV[3], 'fresh_until_us', ARGV[4], 'version', ARGV[5])
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+redis.call('ZADD', KEYS[3], ARGV[3], KEYS[2])
+local over = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[7])
+if over > 0 then
+  local oldest = redis.call('ZPOPMIN', KEYS[3], over)
+  for place = 1, #oldest, 2 do redis.call('DEL', oldest[place]) end
+end
+return 1
+"""
+# KEYS: lock. ARGV: token, ms.
+_RENEW = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+# KEYS: lock, failure. ARGV: token, ms in which nobody tries again, kind, message, ms to tell it.
+_FAIL = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if tonumber(ARGV[2]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) else redis.call('DEL', KEYS[1]) end
+redis.call('HSET', KEYS[2], 'token', ARGV[1], 'kind', ARGV[3], 'message', ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
+return 1
+"""
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """How long values live, and how long is waited; all in seconds.
+
+    Attributes:
+        sentiment_s: a value about texts is fresh for so long.
+        price_s: a value about prices.
+        news_s: a list of news.
+        stale_s: after that a value may be served for so long while it is computed anew.
+        near_s: a process serves what it has just read or written for so long without asking Redis.
+        near_items: of so many values at most.
+        items: values in Redis at most, of all processes; the oldest give way. The task queue has its place there, too.
+        item_bytes: a longer value is not kept.
+        lock_s: a process that computes and dies holds up others for so long at most.
+        wait_s: who has waited so long for another process computes for itself.
+        retry_s: after a value could not be computed anew the stale one is served for so long without another try.
+        answer_s: Redis is waited for so long.
+        away_s: after Redis did not answer it is left alone for so long.
+        threads: values that a process computes at once; more would only take turns at its one interpreter lock.
+    """
+
+    sentiment_s: float = 600.0
+    price_s: float = 300.0
+    news_s: float = 1_800.0
+    stale_s: float = 3_600.0
+    near_s: float = 1.0
+    near_items: int = 1_000
+    items: int = 2_000
+    item_bytes: int = 256 * 1_024
+    lock_s: float = 3.0
+    wait_s: float = 30.0
+    retry_s: float = 5.0
+    answer_s: float = 0.5
+    away_s: float = 5.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} of the cache is {getattr(self, name)}: it must be above 0")
+
+    def fresh_s(self, kind: CacheKind) -> float:
+        """Return how long a value of this kind is fresh."""
+        return {"sentiment": self.sentiment_s, "price": self.price_s, "news": self.news_s}[kind]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value as it is kept: JSON in UTF-8, when it was computed, until when it is fresh, and from which version."""
+
+    body: bytes
+    computed_us: int
+    fresh_until_us: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A value as it is served: JSON in UTF-8, its age, and where it came from."""
+
+    body: bytes
+    computed_us: int
+    age_s: float
+    fresh_for_s: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How requests of one kind were served, over all processes: see `Outcome`.
+
+    `errors`: computations that failed; `computed`: all of them; `hit_rate`: of requests that did not have to wait for a
+    computation of their own or another's, None before the first request.
+    """
+
+    hits: int = 0
+    stale: int = 0
+    misses: int = 0
+    waits: int = 0
+    direct: int = 0
+    computed: int = 0
+    errors: int = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of requests that were served at once."""
+        requests = self.hits + self.stale + self.misses + self.waits + self.direct
+        return (self.hits + self.stale) / requests if requests else None
+
+
+_COUNT_OF: dict[Outcome, str] = {
+    "hit": "hits",
+    "stale": "stale",
+    "miss": "misses",
+    "wait": "waits",
+    "direct": "direct",
+}
+
+
+def code_version(*places: Path) -> str:
+    """Return a version that changes with the source in these files and folders: older code's answers are not served."""
+    digest = hashlib.sha256()
+    for place in places:
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class _Away(Exception):
+    """Redis does not answer, or did not a moment ago."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked for: its key, how it is computed, for how long it is fresh, and of which version it must be."""
+
+    kind: CacheKind
+    key: str
+    compute: Callable[[], bytes]
+    fresh_s: float
+    version: int
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What Redis has: `ours`: we hold the lock; `held`: `holder` does. `entry` may be stale, or None."""
+
+    state: Literal["fresh", "ours", "held"]
+    entry: Entry | None
+    holder: str
+
+
+class Cache:
+    """The cache of one process; belongs to one event loop.
+
+    Args:
+        client: of the Redis that all processes share; connections of their own are made, which wait for less long.
+        code: see `code_version`.
+        config: how long values live.
+        clock: gives the time in microseconds.
+    """
+
+    def __init__(
+        self,
+        client: "redis.Redis",
+        code: str,
+        config: CacheConfig | None = None,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
+        self.config = config or CacheConfig()
+        self._code, self._clock = code, clock
+        self._redis = _impatient(client, self.config.answer_s)
+        self._scripts = {
+            name: self._redis.register_script(source)
+            for name, source in (("look", _LOOK), ("put", _PUT), ("renew", _RENEW), ("fail", _FAIL))
+        }
+        self._calls = ThreadPoolExecutor(8, "oracle-redis")
+        self._computing = ThreadPoolExecutor(self.config.threads, "oracle")
+        self._flights: dict[str, asyncio.Task[tuple[Entry, Outcome]]] = {}
+        self._behind: set[asyncio.Task[None]] = set()
+        self._near = _Near(self.config)
+        self._away_until = 0.0
+        self._counted: Counter[str] = Counter()
+        self._telling: asyncio.TimerHandle | None = None
+
+    async def get(
+        self,
+        kind: CacheKind,
+        key_parts: Sequence[str | int],
+        compute: Callable[[], bytes],
+        *,
+        ttl_s: float | None = None,
+        version: int = 0,
+    ) -> Cached:
+        """Return a value, computed by one process for all that ask for it.
+
+        Args:
+            kind: says how long it is fresh, and where it is counted.
+            key_parts: what the value depends on; the code's version is added.
+            compute: gives the value as JSON in UTF-8; runs in a thread.
+            ttl_s: so long is it fresh, in place of the kind's time.
+            version: of the data, rising; a value of an earlier one is stale.
+
+        Raises:
+            Exception: what `compute` raised, here or in the process that was waited for; it is not kept.
+        """
+        key = ":".join((PREFIX, kind, self._code, *(quote(str(part), safe="") for part in key_parts)))
+        job = _Job(kind, key, compute, self.config.fresh_s(kind) if ttl_s is None else ttl_s, version)
+        if (near := self._near.get(key, version)) is not None:
+            return self._serve(job, near, "hit")
+        flight = self._flights.get(key)
+        joined = flight is not None
+        if flight is None:
+            flight = self._flights[key] = asyncio.ensure_future(self._fetch(job))
+            flight.add_done_callback(partial(self._landed, key))
+        try:
+            entry, outcome = await asyncio.shield(flight)
+        except Exception:
+            self._count(kind, "waits" if joined else "misses")
+            raise
+        return self._serve(job, entry, "wait" if joined and outcome in ("miss", "direct") else outcome)
+
+    async def counts(self) -> dict[CacheKind, Counts] | None:
+        """Return how requests were served over all processes, of others up to a second ago; None without Redis."""
+        with suppress(_Away):
+            await self._tell()
+            found: dict[Any, Any] = await self._call(partial(self._redis.hgetall, f"{PREFIX}:counts"))
+            numbers = {name.decode(): int(value) for name, value in found.items()}
+            fields = Counts.__dataclass_fields__
+            return {kind: Counts(**{name: numbers.get(f"{kind}:{name}", 0) for name in fields}) for kind in KINDS}
+        return None
+
+    async def close(self) -> None:
+        """Wait for what is under way, write what was counted, and close the connections."""
+        await asyncio.gather(*self._flights.values(), *self._behind, return_exceptions=True)
+        with suppress(_Away):
+            await self._tell()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._calls.shutdown(wait=False)
+        self._computing.shutdown(wait=False)
+        self._redis.close()
+
+    def _serve(self, job: _Job, entry: Entry, outcome: Outcome) -> Cached:
+        now = self._clock()
+        fresh_for_s = (entry.fresh_until_us - now) / SECOND_US
+        if outcome == "hit" and (fresh_for_s <= 0 or entry.version < job.version):
+            outcome = "stale"
+        self._count(job.kind, _COUNT_OF[outcome])
+        age_s = max(0.0, (now - entry.computed_us) / SECOND_US)
+        return Cached(entry.body, entry.computed_us, age_s, max(0.0, fresh_for_s), outcome)
+
+    def _landed(self, key: str, flight: "asyncio.Task[tuple[Entry, Outcome]]") -> None:
+        self._flights.pop(key, None)
+        if not flight.cancelled():
+            flight.exception()  # is seen, even where nobody waits for it any more
+
+    async def _fetch(self, job: _Job) -> tuple[Entry, Outcome]:
+        """Find a value, compute it, or wait for the process that does."""
+        token, awaited = uuid.uuid4().hex, ""
+        deadline, pause_s = time.monotonic() + self.config.wait_s, _FIRST_PAUSE_S
+        outcome: Outcome = "hit"
+        while True:
+            try:
+                look = await self._call(partial(self._look, job, token, awaited))
+            except _Away:
+                return await self._compute(job), "direct"
+            if look.state == "fresh" and look.entry is not None:
+                return self._near.put(job.key, look.entry, job.version), outcome
+            if look.entry is not None and look.entry.fresh_until_us + self.config.stale_s * SECOND_US > self._clock():
+                if look.state == "ours":
+                    self._start(self._refresh(job, token))
+                return self._near.put(job.key, look.entry, job.version), "stale"
+            if look.state == "ours":
+                return await self._compute_alone(job, token, retry_s=0.0), "miss"
+            if time.monotonic() > deadline:
+                return await self._compute(job), "direct"
+            outcome, awaited = "wait", look.holder
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _refresh(self, job: _Job, token: str) -> None:
+        """Compute a stale value anew, behind those whom it is served to."""
+        try:
+            await self._compute_alone(job, token, self.config.retry_s)
+        except Exception as error:
+            logger.warning("%s cannot be computed anew, a stale value is served: %s", job.key, error)
+
+    async def _compute_alone(self, job: _Job, token: str, retry_s: float) -> Entry:
+        """Compute while the lock is held, put the value where others find it, and give the lock back."""
+        renewing = asyncio.ensure_future(self._renew(job, token))
+        try:
+            entry = await self._compute(job)
+        except Exception as error:
+            with suppress(_Away):
+                await self._call(partial(self._fail, job, token, retry_s, error))
+            raise
+        finally:
+            renewing.cancel()
+        with suppress(_Away):
+            if not await self._call(partial(self._put, job, token, entry)):
+                logger.warning("%s took so long that another process has begun to compute it, too", job.key)
+        return entry
+
+    async def _compute(self, job: _Job) -> Entry:
+        self._count(job.kind, "computed")
+        begun = self._clock()
+        try:
+            body = await asyncio.get_running_loop().run_in_executor(self._computing, job.compute)
+        except Exception:
+            self._count(job.kind, "errors")
+            raise
+        entry = Entry(body, begun, begun + int(job.fresh_s * SECOND_US), job.version)
+        return self._near.put(job.key, entry, job.version)
+
+    async def _renew(self, job: _Job, token: str) -> None:
+        """Keep the lock while it is computed."""
+        lock_ms = int(1_000 * self.config.lock_s)
+        while True:
+            await asyncio.sleep(self.config.lock_s / 3)
+            with suppress(_Away):
+                await self._call(partial(self._scripts["renew"], [f"{job.key}#lock"], [token, lock_ms]))
+
+    def _look(self, job: _Job, token: str, awaited: str) -> _Look:
+        keys = [job.key, f"{job.key}#lock", f"{job.key}#failed"]
+        lock_ms = int(1_000 * self.config.lock_s)
+        found = self._scripts["look"](keys, [self._clock(), token, lock_ms, job.version, awaited])
+        state = found[0].decode()
+        if state == "failed":
+            kind, message = found[1].decode(), found[2].decode()
+            raise _ERRORS.get(kind, QubicLabError)(message)
+        body, computed, fresh_until, version, holder = found[1:]
+        entry = Entry(body, int(computed), int(fresh_until), int(version)) if body else None
+        return _Look(state, entry, holder.decode())
+
+    def _put(self, job: _Job, token: str, entry: Entry) -> bool:
+        keep_ms = int(1_000 * (job.fresh_s + self.config.stale_s))
+        values = (entry.body, entry.computed_us, entry.fresh_until_us, entry.version)
+        limits = (self.config.items, self.config.item_bytes)
+        keys = [f"{job.key}#lock", job.key, f"{PREFIX}:values"]
+        return bool(self._scripts["put"](keys, [token, *values, keep_ms, *limits]))
+
+    def _fail(self, job: _Job, token: str, retry_s: float, error: Exception) -> None:
+        kind = type(error).__name__
+        message = str(error) if kind in _ERRORS else "it could not be computed: the log of another process says why"
+        arguments: list[str | int] = [token, int(1_000 * retry_s), kind, message, _FAILED_MS]
+        self._scripts["fail"]([f"{job.key}#lock", f"{job.key}#failed"], arguments)
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        """Call Redis in a thread, unless it did not answer a moment ago."""
+        if time.monotonic() < self._away_until:
+            raise _Away
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._calls, call)
+        except (redis.RedisError, OSError) as error:
+            if time.monotonic() >= self._away_until:
+                logger.warning("Redis does not answer (%s): the oracle goes on without it", error)
+            self._away_until = time.monotonic() + self.config.away_s
+            raise _Away from error
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    def _count(self, kind: CacheKind, what: str) -> None:
+        """Count, and write it to Redis within a second."""
+        self._counted[f"{kind}:{what}"] += 1
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(1.0, self._tell_behind)
+
+    def _tell_behind(self) -> None:
+        self._telling = None
+        self._start(self._tell_if_it_answers())
+
+    async def _tell_if_it_answers(self) -> None:
+        with suppress(_Away):
+            await self._tell()
+
+    async def _tell(self) -> None:
+        """Add what was counted here to what all have counted."""
+        counted, self._counted = self._counted, Counter()
+
+        def add() -> None:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for name, number in counted.items():
+                    pipeline.hincrby(f"{PREFIX}:counts", name, number)
+                pipeline.execute()
+
+        try:
+            if counted:
+                await self._call(add)
+        except _Away:
+            self._counted.update(counted)
+            raise
+
+
+class _Near:
+    """What this process has just read or written; `put` returns the entry."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self._config = config
+        self._kept: OrderedDict[str, tuple[Entry, float, int]] = OrderedDict()
+
+    def get(self, key: str, version: int) -> Entry | None:
+        """Return an entry; none that was put before the data had this version."""
+        entry, until, asked = self._kept.get(key, (None, 0.0, 0))
+        return entry if time.monotonic() < until and version <= asked else None
+
+    def put(self, key: str, entry: Entry, asked: int) -> Entry:
+        if len(entry.body) <= self._config.item_bytes:
+            self._kept[key] = (entry, time.monotonic() + self._config.near_s, max(asked, entry.version))
+            self._kept.move_to_end(key)
+            if len(self._kept) > self._config.near_items:
+                self._kept.popitem(last=False)
+        return entry
+
+
+def _impatient(client: "redis.Redis", answer_s: float) -> "redis.Redis":
+    """Return a client of the same server that gives up soon, and does not try again by itself."""
+    pool = client.connection_pool
+    changed = {
+        "socket_timeout": answer_s,
+        "socket_connect_timeout": answer_s,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+    }
+    known = {name: value for name, value in pool.connection_kwargs.items() if name != "retry_on_error"}
+    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **known | changed))

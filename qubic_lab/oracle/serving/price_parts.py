@@ -1,0 +1,213 @@
+"""What is told of one coin's prices: where they come from, how they changed, their range and their closed bars."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
+from qubic_lab.oracle.serving.responses import (
+    FRAME_S,
+    Absent,
+    Bar,
+    Bars,
+    Change,
+    DayRange,
+    Frame,
+    HistoricPrice,
+    LastPrice,
+    VolumeUnit,
+    iso_or_none,
+)
+from qubic_lab.oracle.store.frame_bars import (
+    FrameBars,
+    after,
+    change_pct,
+    completeness,
+    count_flags,
+    frame_bars,
+    price_before,
+)
+from qubic_lab.oracle.store.price_store import PriceColumns, StoredPrice
+
+if TYPE_CHECKING:
+    from qubic_lab.oracle.config import CollectorConfig
+
+BARS: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
+"""So many of the last closed bars are shown."""
+STALE_AFTER = 3.0
+"""A source that is late by so many of its intervals is stale."""
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """How often a source should give something, and how much later than it happened; in seconds."""
+
+    every_s: float
+    delay_s: float = 0.0
+
+    def is_late(self, age_s: float) -> bool:
+        """Return whether its newest should be newer."""
+        return age_s > self.delay_s + STALE_AFTER * self.every_s
+
+
+QUOTES, TEXTS = Frequency(300.0), Frequency(3_600.0)
+"""Of sources for which no other frequency is set."""
+
+
+def frequencies_of(config: "CollectorConfig") -> dict[str, Frequency]:
+    """Return how often each source gives something, by its name; each feed by its own."""
+    sources = dict(config.sources) | {feed.name: config.sources["feeds"] for feed in config.feeds}
+    return {name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A series that has a coin's price: its last one, how old it is, and how often it should give one."""
+
+    series: Series
+    last: StoredPrice
+    frequency: Frequency
+    age_s: float
+
+    @property
+    def stale(self) -> bool:
+        """Whether it is late."""
+        return self.frequency.is_late(self.age_s)
+
+    @property
+    def step_us(self) -> int:
+        """How often it should give a price, in microseconds."""
+        return max(1, int(self.frequency.every_s * SECOND_US))
+
+    @property
+    def tolerance_us(self) -> int:
+        """How much earlier than asked for an earlier price may be."""
+        return int(STALE_AFTER * self.step_us)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What of its prices changes, ranges and bars are made from."""
+        return ("close", "flags") if not self.series.interval_s else ("open", "high", "low", "close", "volume", "flags")
+
+    def shown(self) -> LastPrice:
+        """Return its last price for clients."""
+        return LastPrice(
+            source=self.series.source,
+            interval_s=self.series.interval_s,
+            price=self.last.close,
+            currency=self.series.currency,
+            at=iso(self.last.closed_us),
+            known=iso(self.last.known_us),
+            age_s=self.age_s,
+            expected_every_s=self.frequency.every_s,
+            stale=self.stale,
+            flags=list(self.last.flags),
+        )
+
+
+def fits(series: Series, frame_us: int) -> bool:
+    """Return whether bars of a frame can be made from a series."""
+    return series.interval_s == 0 or frame_us % (series.interval_s * SECOND_US) == 0
+
+
+def why_fallback(candidates: Sequence[Candidate]) -> str | None:
+    """Return why it is not a source on time, or which one is late where another has taken its place."""
+    best, *others = candidates
+    if best.stale:
+        return f"no source is on time: {best.series.source} has the newest price"
+    late = [each.series.source for each in others if each.stale and each.series.source != best.series.source]
+    return f"{best.series.source} in place of {', '.join(dict.fromkeys(late))}, which is late" if late else None
+
+
+def change_from(before: StoredPrice | None, candidate: Candidate, name: str, over_us: int) -> Change:
+    """Return how the price changed since the last price up to a time ago, unless that is too old."""
+    until = candidate.last.closed_us - over_us
+    if before is None or until - before.closed_us > candidate.tolerance_us:
+        return Change(over=name, change_pct=None, from_price=None, from_at=None)
+    return _change(name, before.close, before.closed_us, candidate)
+
+
+def change_over(columns: PriceColumns, candidate: Candidate, name: str, over_us: int) -> Change:
+    """Return how the price changed over a time, by a name for clients."""
+    place = price_before(columns, candidate.last.closed_us - over_us, candidate.tolerance_us)
+    if place is None:
+        return Change(over=name, change_pct=None, from_price=None, from_at=None)
+    return _change(name, float(columns.close[place]), int(columns.closed_us[place]), candidate)
+
+
+def _change(name: str, before: float, at_us: int, candidate: Candidate) -> Change:
+    pct = change_pct(before, candidate.last.close)
+    return Change(over=name, change_pct=pct, from_price=before, from_at=iso(at_us))
+
+
+def day_range(columns: PriceColumns, candidate: Candidate) -> DayRange:
+    """Return what is told of the 24 hours that end with the last price."""
+    end = candidate.last.closed_us
+    day = after(columns, end - DAY_US)
+    bars = frame_bars(day, end + 1, candidate.step_us, end + 1)  # the frame that holds them all
+    volume, unit = volume_24h(day, candidate)
+    return DayRange(
+        high=float(bars.high.max()) if len(bars) else None,
+        low=float(bars.low.min()) if len(bars) else None,
+        volume=volume,
+        volume_unit=unit,
+        completeness=completeness(day, end - DAY_US, end, candidate.step_us),
+        flags=count_flags(day),
+    )
+
+
+def volume_24h(columns: PriceColumns, candidate: Candidate) -> tuple[float | None, VolumeUnit | None]:
+    """Return what was traded in the 24 hours up to the last price, and in what: of bars the sum, where all have it."""
+    if not candidate.series.interval_s:
+        volume = candidate.last.volume_24h
+        return (None, None) if volume is None else (volume, "currency")
+    total = float(after(columns, candidate.last.closed_us - DAY_US).volume.sum())
+    return (None, None) if math.isnan(total) else (total, "coin")
+
+
+def closed_bars(found: FrameBars, candidate: Candidate, frame: Frame) -> Bars:
+    """Return the last closed bars of a frame, each made from all of its prices."""
+    expected = max(1, FRAME_S[frame] * SECOND_US // candidate.step_us)
+    first = max(0, len(found) - BARS[frame])
+    bars = [
+        Bar(
+            opened=iso(int(found.opened_us[n])),
+            closed=iso(int(found.closed_us[n])),
+            open=float(found.open[n]),
+            high=float(found.high[n]),
+            low=float(found.low[n]),
+            close=float(found.close[n]),
+            volume=None if math.isnan(found.volume[n]) else float(found.volume[n]),
+            prices=int(found.points[n]),
+            completeness=min(1.0, int(found.slots[n]) / expected),
+            flagged=int(found.flagged[n]),
+        )
+        for n in range(first, len(found))
+    ]
+    return Bars(source=candidate.series.source, interval_s=candidate.series.interval_s, bars=bars)
+
+
+def why_no_bars(frame: Frame, candidates: Sequence[Candidate]) -> Absent:
+    """Return what is told where no series fits a frame."""
+    lengths = sorted({each.series.interval_s for each in candidates})
+    return Absent(reason=f"no bars of {frame} can be made from bars of {', '.join(map(str, lengths))} s")
+
+
+def historic_price(price: StoredPrice) -> HistoricPrice:
+    """Return a price of a history for clients."""
+    return HistoricPrice(
+        opened=iso(price.opened_us),
+        closed=iso(price.closed_us),
+        published=iso_or_none(price.published_us),
+        known=iso(price.known_us),
+        open=price.open,
+        high=price.high,
+        low=price.low,
+        close=price.close,
+        volume=price.volume,
+        volume_24h=price.volume_24h,
+        market_cap=price.market_cap,
+        flags=list(price.flags),
+    )

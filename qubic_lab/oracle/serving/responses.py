@@ -1,0 +1,621 @@
+"""What the oracle answers, as clients read it: instants in ISO 8601 with Z, ages in seconds, shares between 0 and 1.
+
+An age is that at `as_of`, the instant that an answer is about; how old the whole answer is stands in its `age_s`. What
+is not computed is there as an object that says so, and why.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qubic_lab.oracle.model.timestamps import SECOND_US, iso
+
+Window = Literal["1h", "24h", "7d"]
+Frame = Literal["1h", "4h", "1d"]
+_HOUR_S, _DAY_S = 3_600, 86_400
+WINDOW_S: dict[Window, int] = {"1h": _HOUR_S, "24h": _DAY_S, "7d": 7 * _DAY_S}
+FRAME_S: dict[Frame, int] = {"1h": _HOUR_S, "4h": 4 * _HOUR_S, "1d": _DAY_S}
+
+Instant = Annotated[str, Field(description="ISO 8601 in UTC, such as 2026-11-24T12:00:00Z")]
+AgeS = Annotated[float, Field(description="seconds before as_of")]
+Percent = Annotated[float | None, Field(description="percent; null where the earlier price is not known")]
+Share = Annotated[float, Field(description="between 0 and 1")]
+VolumeUnit = Literal["coin", "currency"]
+Currency = Annotated[str, Field(description="what prices are in, such as usd")]
+Money = Annotated[float, Field(description="in the answer's currency")]
+
+
+class Part(BaseModel):
+    """A part of an answer: it cannot be changed, and has no other fields than these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(Part):
+    """A whole answer and where it came from.
+
+    `age_s`: seconds since it was computed. `cache`: hit: it is fresh; stale: it is served while a newer one is
+    computed; miss: it was computed for this request; wait: for one that came before; direct: for this one, without
+    Redis.
+    """
+
+    age_s: Annotated[float, Field(description="seconds since it was computed")] = 0.0
+    cache: Literal["hit", "stale", "miss", "wait", "direct"] = "miss"
+
+
+class Absent(Part):
+    """Something that this version does not compute, or cannot from what is known; `reason` says why."""
+
+    available: Literal[False] = False
+    reason: str
+
+
+class Origin(Part):
+    """Which prices: whose, and bars of how many seconds or quotes (0)."""
+
+    source: str
+    interval_s: Annotated[int, Field(description="seconds of a bar; 0: quotes")]
+
+
+class LastPrice(Origin):
+    """The newest price of a source: when it was (`at`), and when it was known here (`known`).
+
+    `stale`: it is older than three times the interval at which this source gives prices, with its usual delay.
+    """
+
+    price: Money
+    currency: Currency
+    at: Instant
+    known: Instant
+    age_s: AgeS
+    expected_every_s: Annotated[float, Field(description="seconds between this source's prices")]
+    stale: bool
+    flags: Annotated[list[str], Field(description="what cleaning found about this price")]
+
+
+class Change(Part):
+    """How the price changed over a time that ends with the last price; the earlier price and when it was."""
+
+    over: str
+    change_pct: Percent
+    from_price: Money | None
+    from_at: Instant | None
+
+
+class Bar(Part):
+    """A closed bar, made from the prices after `opened` up to `closed`; volume in units of the coin, null for quotes.
+
+    `completeness`: the share of its expected prices that are known. `flagged`: so many of them cleaning has flagged.
+    """
+
+    opened: Instant
+    closed: Instant
+    open: Money
+    high: Money
+    low: Money
+    close: Money
+    volume: Annotated[float | None, Field(description="in units of the coin; null for quotes")]
+    prices: Annotated[int, Field(description="so many prices it is made from")]
+    completeness: Share
+    flagged: int
+
+
+class Bars(Origin):
+    """The last closed bars, in order of time; those without a single price are left out."""
+
+    bars: list[Bar]
+
+
+class DayRange(Part):
+    """The 24 hours that end with the last price.
+
+    `volume` is in units of the coin where `volume_unit` is coin, else in the answer's currency.
+    """
+
+    high: Money | None
+    low: Money | None
+    volume: float | None
+    volume_unit: VolumeUnit | None
+    completeness: Share
+    flags: Annotated[dict[str, int], Field(description="how many prices cleaning has flagged, by flag")]
+
+
+class IndicatorValue(Part):
+    """An indicator at the last bar; `warm_up`: so many bars come before its first value."""
+
+    value: float
+    unit: str
+    warm_up: int
+    age_s: AgeS
+    description: str
+
+
+class Pattern(Part):
+    """A candle pattern, and what books expect after it; nothing here shows that they are right."""
+
+    name: str
+    direction: Literal["rise", "fall"]
+    at: Instant
+    meaning: str
+
+
+class AnalysedBars(Origin):
+    """The bars that the analysis looked at.
+
+    `missing`: so many of them are not there between the first and the last; they are not filled in.
+    """
+
+    bars: int
+    first: Instant
+    last: Instant
+    age_s: Annotated[float, Field(description="of the last bar, seconds before as_of")]
+    missing: int
+    notes: list[str]
+
+
+class Trend(Part):
+    """Which way the price goes, and how surely: see `text`.
+
+    `drift`: the move over `window` bars in deviations of a random walk; `fit`: the share of variance that a line
+    explains; `slope_t`: the line's slope over its standard error, which is no test; `adx`: 25 or more is strong.
+    """
+
+    direction: Literal["rising", "falling", "none"]
+    strong: bool | None
+    slope_pct_per_hour: float
+    slope_t: float | None
+    fit: float | None
+    drift: float | None
+    adx: float | None
+    window: int
+    text: str
+
+
+class Level(Part):
+    """Prices at which several moves have ended; `strength`: its touches, of which older ones count less."""
+
+    kind: Literal["support", "resistance", "at"]
+    price: Money
+    low: Money
+    high: Money
+    touches: int
+    strength: float
+    distance_pct: float
+    first: Instant
+    last: Instant
+
+
+class Breakout(Part):
+    """A close beyond a level; `margin` in average true ranges; confirmed: with more volume than usual."""
+
+    direction: Literal["up", "down"]
+    at: Instant
+    close: Money
+    level: Level
+    margin: float
+    volume_ratio: float | None
+    confirmed: bool
+
+
+class Forecast(Part):
+    """Where the price may be at an instant: `coverage` of later prices should lie between `low` and `high`.
+
+    `held`: so many of `held_of` past ones did. `skill`: above 0 means smaller squared errors than "the price stays";
+    without `skill_t` of at least 1.96 that is no more than chance.
+    """
+
+    hours: int
+    at: Instant
+    price: Money
+    low: Money
+    high: Money
+    coverage: Share
+    errors: Annotated[int, Field(description="past forecasts whose errors set the interval")]
+    held: float | None
+    held_of: int
+    skill: float | None
+    skill_t: float | None
+    text: str
+
+
+class Alert(Part):
+    """An unusual bar, and the numbers that make it so."""
+
+    kind: Literal["outlier", "jump", "volume", "zero-volume"]
+    at: Instant
+    score: float | None
+    evidence: dict[str, float]
+    text: str
+
+
+class JumpTest(Part):
+    """Whether there were jumps among the last returns: small `p_value`s say so."""
+
+    statistic: float
+    p_value: float
+    jump_share: Share
+    returns: int
+
+
+class Hint(Part):
+    """A shape that manipulation leaves, and others too: a hint with its numbers, no proof."""
+
+    kind: Literal["pump-and-dump", "wash-trading"]
+    at: Instant
+    score: float
+    evidence: dict[str, float]
+    text: str
+
+
+class Anomalies(Part):
+    """What was unusual in the last 24 bars."""
+
+    outliers: list[Alert] | Absent
+    jumps: list[Alert] | Absent
+    jump_test: JumpTest | Absent
+    volumes: list[Alert] | Absent
+    manipulation: list[Hint] | Absent
+
+
+class PriceAnalysis(Answer):
+    """A coin's price from one source, its changes, closed bars of one frame, and what they say.
+
+    `fallback` says why another source's prices are used than the first one would be; null: it is the first one.
+    Each figure depends on bars that were closed at `as_of` alone.
+    """
+
+    coin: str
+    symbol: str
+    name: str
+    frame: Frame
+    as_of: Instant
+    last: LastPrice
+    fallback: str | None
+    others: Annotated[list[LastPrice], Field(description="other sources' last prices")]
+    changes: list[Change]
+    market_cap: Money | None
+    day: DayRange
+    bars: Bars | Absent
+    analysed: AnalysedBars | Absent
+    indicators: dict[str, IndicatorValue | Absent] | Absent
+    patterns: Annotated[list[Pattern] | Absent, Field(description="of the last 3 bars")]
+    trend: Trend | Absent
+    levels: Annotated[list[Level] | Absent, Field(description="support and resistance, the strongest first")]
+    breakouts: Annotated[list[Breakout] | Absent, Field(description="of the last 24 bars")]
+    forecasts: dict[str, Forecast | Absent] | Absent
+    anomalies: Anomalies | Absent
+
+
+class Headline(Part):
+    """A text in short."""
+
+    title: str
+    source: str
+    publisher: str
+    url: str
+    published: Instant | None
+    known: Instant
+    age_s: AgeS
+
+
+class ModelScores(Part):
+    """Stored scores of one model, of texts that are no duplicates: -1 negative to 1 positive.
+
+    `volatility`: their standard deviation, null for fewer than two.
+    """
+
+    model: str
+    texts: int
+    mean: Annotated[float, Field(description="-1 to 1")]
+    volatility: float | None
+    newest_known: Instant
+
+
+class TextCount(Part):
+    """How many texts of a source: distinct ones, duplicates, and the age of the newest."""
+
+    source: str
+    texts: int
+    duplicates: int
+    newest_age_s: AgeS
+
+
+class Shares(Part):
+    """How likely texts of the window are bad, neutral or good news: the mean of the model's calibrated probabilities.
+
+    They weigh as in the index; `texts` have them.
+    """
+
+    negative: Share
+    neutral: Share
+    positive: Share
+    texts: int
+
+
+class IndexFactor(Part):
+    """A text that moved the index: `contribution` is the index less what it would be without this text."""
+
+    id: int
+    title: str
+    source: str
+    publisher: str
+    url: str
+    at: Instant
+    score: Annotated[float, Field(description="-1 to 1")]
+    share: Annotated[float, Field(description="of all weights, between 0 and 1")]
+    contribution: float
+
+
+class IndexPoint(Part):
+    """The index at an earlier instant, from the texts that were published by then; null: there were none."""
+
+    at: Instant
+    index: float | None
+    confidence: Share
+    texts: int
+
+
+class SentimentIndex(Part):
+    """One number of what the texts of a window say: the mean of their scores, of which newer ones count more.
+
+    Attributes:
+        model: whose scores they are, with its version.
+        index: -1 (bad) to 1 (good).
+        confidence: 0 to 1, the product of the next three.
+        number, age, agreement: factors that rise with more texts, with fresher ones, and with less spread.
+        spread: weighted standard deviation of the scores.
+        volatility: standard deviation of the index's changes from point to point of the history; null where one of
+            them is missing.
+        texts: that have a score; `unscored` have none yet.
+        effective_texts: so many of equal weight would say as much.
+        half_life_s: a text of this age counts half.
+        history: by when texts were published, as known at `as_of`. Scores may be younger than that: to test
+            something on past ones, ask with an earlier `as_of`.
+    """
+
+    model: str
+    index: Annotated[float, Field(ge=-1, le=1)]
+    confidence: Share
+    number: Share
+    age: Share
+    agreement: Share
+    spread: float
+    volatility: float | None
+    texts: int
+    unscored: int
+    effective_texts: float
+    newest: Instant
+    newest_age_s: AgeS
+    half_life_s: float
+    shares: Shares | Absent
+    factors: Annotated[list[IndexFactor], Field(description="the texts that moved it most, the largest first")]
+    step_s: Annotated[float, Field(description="seconds between points of the history")]
+    history: list[IndexPoint]
+
+
+class Sentiment(Answer):
+    """The texts about a coin in a window that ends at `as_of`, and what models have scored them.
+
+    `texts` are distinct; `duplicates` repeat one of these or an earlier one; invented `samples` count nowhere else.
+    `stale`: there is none, or the newest is older than three times the interval at which its source gives texts, with
+    its usual delay.
+    """
+
+    coin: str
+    symbol: str
+    name: str
+    window: Window
+    start: Instant
+    as_of: Instant
+    texts: int
+    duplicates: int
+    samples: int
+    by_source: list[TextCount]
+    by_kind: dict[str, int]
+    newest: Headline | None
+    stale: bool
+    scores: list[ModelScores] | Absent
+    index: SentimentIndex | Absent
+
+
+class Mood(Part):
+    """The sentiment index of 24 hours in short."""
+
+    model: str
+    index: Annotated[float, Field(ge=-1, le=1)]
+    confidence: Share
+    texts: int
+    newest_age_s: AgeS
+
+
+class Rule(Part):
+    """A rule of a rating: its `vote` is -1 (bad), 0 or 1 (good), `values` are the numbers that it looked at."""
+
+    name: str
+    vote: int
+    values: dict[str, float]
+    text: str
+
+
+class Rating(Part):
+    """A coin in one of five steps, by rules that are told with their numbers. It is no advice.
+
+    `score`: the mean vote of the rules, -1 to 1; `left_out`: rules that could not vote, and why. `basis`: what they
+    looked at.
+    """
+
+    rating: Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
+    score: Annotated[float, Field(ge=-1, le=1)]
+    rules: list[Rule]
+    left_out: dict[str, str]
+    basis: list[str]
+    note: str
+
+
+class MarketRating(Part):
+    """All coins that have a rating together: the mean of their scores, and how many are in each step."""
+
+    rating: Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
+    score: Annotated[float, Field(ge=-1, le=1)]
+    coins: int
+    without: Annotated[list[str], Field(description="coins that have no rating")]
+    steps: dict[str, int]
+    note: str
+
+
+class CoinOverview(Part):
+    """A coin at a glance; texts are the distinct ones of 24 hours, without invented samples."""
+
+    coin: str
+    symbol: str
+    name: str
+    last: LastPrice | Absent
+    change_24h_pct: Percent
+    market_cap: Money | None
+    volume_24h: float | None
+    volume_unit: VolumeUnit | None
+    texts_24h: int
+    newest_text_age_s: Annotated[float | None, Field(description="seconds before as_of; null: none in 24 hours")]
+    sentiment: Mood | Absent
+    rating: Rating | Absent
+
+
+class SourceHealth(Part):
+    """How the latest requests to a source went.
+
+    `state`: ok: the last one gave what was asked for; failing: it did not.
+    """
+
+    source: str
+    state: Literal["ok", "failing"]
+    requests: Annotated[int, Field(description="the latest ones, of which `failed` failed")]
+    failed: int
+    last_success: Instant | None
+    last_success_age_s: Annotated[float | None, Field(description="seconds before as_of")]
+    last_error: Annotated[str | None, Field(description="of the last request, where it failed")]
+
+
+class MarketOverview(Answer):
+    """Several coins at a glance, in plain words, and how the sources do."""
+
+    as_of: Instant
+    summary: Annotated[list[str], Field(description="sentences, made from the numbers by rules")]
+    coins: list[CoinOverview]
+    sources: list[SourceHealth] | Absent
+    rating: MarketRating | Absent
+
+
+class HistoricPrice(Part):
+    """A price of a history; numbers that the source does not give are null."""
+
+    opened: Instant
+    closed: Instant
+    published: Instant | None
+    known: Instant
+    open: Money | None
+    high: Money | None
+    low: Money | None
+    close: Money
+    volume: Annotated[float | None, Field(description="of a bar, in units of the coin")]
+    volume_24h: Annotated[float | None, Field(description="of a quote: in the 24 hours before, in the currency")]
+    market_cap: Money | None
+    flags: list[str]
+
+
+class PriceHistory(Answer):
+    """Prices of one source, the newest first, each in the newest version that was known at `as_of`."""
+
+    coin: str
+    source: str
+    interval_s: Annotated[int, Field(description="seconds of a bar; 0: quotes")]
+    currency: Currency
+    as_of: Instant
+    prices: list[HistoricPrice]
+    next_cursor: Annotated[str | None, Field(description="give it as cursor for the next page; null: this is the last")]
+
+
+class HistoricText(Part):
+    """A text of a history; `duplicate_of` is the id of the one that it repeats."""
+
+    id: int
+    source: str
+    publisher: str
+    kind: str
+    title: str
+    body: str
+    cut_characters: Annotated[int, Field(description="so many of the body's characters the source left out")]
+    url: str
+    author: str
+    language: str
+    coins: list[str]
+    score: Annotated[int | None, Field(description="points or likes, where the source tells")]
+    published: Instant | None
+    known: Instant
+    duplicate_of: int | None
+
+
+class TextHistory(Answer):
+    """Texts about a coin, the newest first, each in the newest version that was known at `as_of`."""
+
+    coin: str
+    as_of: Instant
+    texts: list[HistoricText]
+    next_cursor: Annotated[str | None, Field(description="give it as cursor for the next page; null: this is the last")]
+
+
+class CacheCounts(Part):
+    """How requests of one kind were served, over all processes: see `cache` of an answer for the words.
+
+    `hit_rate`: the share that was served at once, fresh or stale; null before the first request.
+    """
+
+    kind: str
+    fresh_s: float
+    hit_rate: float | None
+    hits: int
+    stale: int
+    misses: int
+    waits: int
+    direct: int
+    computed: Annotated[int, Field(description="computations, of which `errors` failed")]
+    errors: int
+
+
+class QuotaState(Part):
+    """How much of a source's allowance is used in the running period."""
+
+    source: str
+    period: str
+    started: Instant
+    ends: Instant
+    used: int
+    limit: Annotated[int | None, Field(description="null: not set here")]
+
+
+class LeaseState(Part):
+    """Who may collect: one process at a time."""
+
+    name: str
+    holder: str
+    until: Instant
+    held: bool
+
+
+class OracleStatus(Part):
+    """How the oracle does: its sources, quotas, the collector's lease, and the cache; null: Redis does not answer."""
+
+    as_of: Instant
+    sources: list[SourceHealth]
+    quotas: list[QuotaState]
+    leases: list[LeaseState]
+    cache: list[CacheCounts] | None
+
+
+def age_s(then_us: int, at_us: int) -> float:
+    """Return how old something was at an instant."""
+    return max(0.0, (at_us - then_us) / SECOND_US)
+
+
+def iso_or_none(us: int | None) -> str | None:
+    """Return an instant as clients read it, where it is known."""
+    return None if us is None else iso(us)

@@ -1,0 +1,324 @@
+"""The oracle as many ask it at once: answers come from the cache, and are computed in threads where it has none."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import redis
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle.alerts.store import AlertStore
+from qubic_lab.oracle.ingest.quotas import Period, Quotas
+from qubic_lab.oracle.model.coins import COINS, find_coin
+from qubic_lab.oracle.model.timestamps import iso, now_us
+from qubic_lab.oracle.risk.market import companion
+from qubic_lab.oracle.risk.responses import RiskAlerts
+from qubic_lab.oracle.risk.rules import Rule, read_rules
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
+from qubic_lab.oracle.serving.price_parts import Frequency
+from qubic_lab.oracle.serving.queries import Views, reading
+from qubic_lab.oracle.serving.responses import (
+    Answer,
+    CacheCounts,
+    Frame,
+    LeaseState,
+    OracleStatus,
+    PriceHistory,
+    QuotaState,
+    Window,
+)
+from qubic_lab.oracle.store.source_health import read_source_health
+from qubic_lab.oracle.store.tables import LEASES
+from qubic_lab.oracle.store.transactions import check_as_of
+
+STAMP_S = 1.0
+"""So often it is looked whether there are new data: so much later, at most, are answers known to be stale."""
+PAST_S = 3_600.0
+"""What was known at an earlier instant never changes: such an answer is fresh for so long, whatever comes."""
+_ORACLE = Path(__file__).parents[1]
+_COMPUTING = [_ORACLE / name for name in ("model", "store", "analysis", "sentiment", "risk", "serving")]
+"""Answers that were cached by another version of this code are not served."""
+_OF_ANSWER = set(Answer.model_fields)
+
+
+logger = logging.getLogger(__name__)
+
+_Stamps = tuple[float, "asyncio.Task[dict[str, int]] | None"]
+_NEVER: _Stamps = (0.0, None)
+"""Until when it is not looked again, and what was found."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What part of a history is asked for; see `Views.price_history`."""
+
+    start_us: int | None = None
+    end_us: int | None = None
+    as_of_us: int | None = None
+    limit: int = 100
+    cursor: str | None = None
+
+
+class Oracle:
+    """Answers for a process that serves many; belongs to one event loop.
+
+    Args:
+        open_engine: opens the database, with the first request.
+        client: of the Redis that all processes share.
+        clock: gives the time in microseconds.
+        frequencies: how often each source gives something, by its name.
+        limits: each source's quotas, by its name and period.
+        config: of the cache.
+        weighting: of texts in a sentiment index, by age and source.
+        rules: of risk; None: those that come with the project.
+    """
+
+    def __init__(
+        self,
+        open_engine: Callable[[], Engine],
+        client: "redis.Redis",
+        clock: Callable[[], int] = now_us,
+        frequencies: Mapping[str, Frequency] | None = None,
+        limits: Mapping[str, Mapping[Period, int]] | None = None,
+        config: CacheConfig | None = None,
+        weighting: Weighting = WEIGHTING,
+        rules: Sequence[Rule] | None = None,
+    ) -> None:
+        self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
+        self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", config, clock)
+        self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
+        self._views: Views | None = None
+        self._opening = threading.Lock()
+        self._limits = {source: dict(each) for source, each in (limits or {}).items()}
+        self._stamps: dict[str, _Stamps] = {}
+
+    def views(self) -> Views:
+        """Return what computes answers; opens the database, so ask in a thread.
+
+        Raises:
+            QubicLabError: it cannot be opened.
+        """
+        with self._opening:
+            if self._views is None:
+                found = Views(
+                    self._open_engine(), self._clock, self._frequencies, weighting=self._weighting, rules=self._rules
+                )
+                _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
+                self._views = found
+            return self._views
+
+    async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
+        """Return `Views.sentiment` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().sentiment(id, window, as_of_us)
+
+        return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
+
+    async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
+        """Return `Views.price_analysis` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().price_analysis(id, frame, as_of_us)
+
+        return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
+
+    async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
+        """Return `Views.risk` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().risk(id, frame, as_of_us)
+
+        watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
+        return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
+
+    async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
+        """Return `Views.market_overview` as JSON; errors as there."""
+        ids = tuple(dict.fromkeys(_id(coin) for coin in coins))
+
+        def compute() -> Answer:
+            return self.views().market_overview(ids, as_of_us)
+
+        return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
+
+    async def text_history(self, coin: str, asked: Range, duplicates: bool = False) -> Cached:
+        """Return `Views.text_history` as JSON; errors as there."""
+        id = _id(coin)
+
+        def compute() -> Answer:
+            return self.views().text_history(id, **asdict(asked), duplicates=duplicates)
+
+        parts = (asked.start_us, asked.end_us, asked.limit, asked.cursor, int(duplicates))
+        return await self._cached("news", ("texts", id, *map(str, parts)), compute, (id,), asked.as_of_us)
+
+    async def price_history(
+        self, coin: str, asked: Range, source: str | None = None, interval_s: int | None = None
+    ) -> PriceHistory:
+        """Return `Views.price_history`; errors as there. Pages of it are not kept."""
+
+        def compute() -> PriceHistory:
+            return self.views().price_history(coin, **asdict(asked), source=source, interval_s=interval_s)
+
+        return await asyncio.to_thread(compute)
+
+    async def alerts(self, limit: int = 20, coin: str | None = None, as_of_us: int | None = None) -> RiskAlerts:
+        """Return the last alerts of risk, the newest first, with what became of them by now.
+
+        Raises:
+            NotFoundError: an unknown coin.
+            InputError: a limit that is out of range, or an `as_of_us` that is not settled yet.
+        """
+        id = None if coin is None else _id(coin)
+
+        def read() -> RiskAlerts:
+            reader = self.views()
+            at = reader.instant(as_of_us)
+            with reading():
+                return RiskAlerts(as_of=iso(at), alerts=AlertStore(reader.engine).last(limit, id, as_of_us))
+
+        return await asyncio.to_thread(read)
+
+    async def status(self) -> OracleStatus:
+        """Return how sources, quotas, the collector and the cache do.
+
+        Raises:
+            QubicLabError: the database cannot be read.
+        """
+        counts = await self.cache.counts()
+        found = await asyncio.to_thread(self._read_status)
+        if counts is None:
+            return found
+        shown = [
+            CacheCounts(kind=kind, fresh_s=self.cache.config.fresh_s(kind), hit_rate=each.hit_rate, **asdict(each))
+            for kind, each in counts.items()
+        ]
+        return found.model_copy(update={"cache": shown})
+
+    async def close(self) -> None:
+        """Wait for what is under way, and close the cache."""
+        await self.cache.close()
+
+    async def _cached(
+        self,
+        kind: CacheKind,
+        key: tuple[str, ...],
+        compute: Callable[[], Answer],
+        coins: tuple[str, ...],
+        as_of_us: int | None,
+    ) -> Cached:
+        """Return an answer: one about now is stale as soon as there are new data, one about the past never is."""
+        if as_of_us is not None:
+            check_as_of(as_of_us, self._clock())
+            key, ttl_s, version = (*key, str(as_of_us)), PAST_S, 0
+        else:
+            ttl_s, version = None, await self._version(coins)
+        return await self.cache.get(kind, key, lambda: _to_json(compute()), ttl_s=ttl_s, version=version)
+
+    async def _version(self, coins: tuple[str, ...]) -> int:
+        """Return the stamp of the newest data of some coins or of all; 0 where the database does not answer."""
+        now, ids = time.monotonic(), coins or tuple(COINS)
+        old = [id for id in ids if self._stamps.get(id, _NEVER)[0] <= now]
+        if old:
+            looking = asyncio.ensure_future(asyncio.to_thread(self._read_stamps, old))
+            self._stamps.update(dict.fromkeys(old, (now + STAMP_S, looking)))
+        version = 0
+        for id in ids:
+            task = self._stamps[id][1]
+            assert task is not None
+            try:
+                found = task.result() if task.done() else await asyncio.shield(task)
+            except (SQLAlchemyError, QubicLabError):
+                return 0
+            version = max(version, found[id])
+        return version
+
+    def _read_stamps(self, coins: Sequence[str]) -> dict[str, int]:
+        reader = self.views()
+        return {coin: reader.stamp(coin) for coin in coins}
+
+    def _read_status(self) -> OracleStatus:
+        now, engine = self._clock(), self.views().engine
+        with reading(), engine.connect() as connection:
+            leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
+            quotas = Quotas(engine, self._clock).report(self._limits)
+            sources = read_source_health(engine, now)
+        return OracleStatus(
+            as_of=iso(now),
+            sources=sources,
+            quotas=[
+                QuotaState(
+                    source=each.source,
+                    period=each.period,
+                    started=iso(each.started_us),
+                    ends=iso(each.ends_us),
+                    used=each.used,
+                    limit=each.limit,
+                )
+                for each in quotas
+                if each.limit is not None or each.used
+            ],
+            leases=[
+                LeaseState(name=row.name, holder=row.holder, until=iso(row.until_us), held=row.until_us > now)
+                for row in leases
+            ],
+            cache=None,
+        )
+
+
+def _warm_up(reader: Views) -> None:
+    """Read in advance what many answers need; where that fails, they tell what is wrong."""
+    try:
+        reader.warm_up()
+    except (SQLAlchemyError, QubicLabError) as error:
+        logger.info("nothing was read in advance: %s", str(error).partition("\n")[0])
+
+
+def _version_of_code() -> str:
+    """Return a version of all that answers are computed by; it is another one with TA-Lib or arch than without."""
+    return "-".join((code_version(*_COMPUTING), *map(_library_version, ("ta-lib", "arch"))))
+
+
+def _library_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "without"
+
+
+def _short(weighting: Weighting, rules: Sequence[Rule]) -> str:
+    """Return what stands for them in keys: answers by others are others."""
+    plain = json.dumps([asdict(weighting), *map(asdict, rules)], sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:8]
+
+
+def served(cached: Cached) -> bytes:
+    """Return an answer as it is sent: the bytes that are kept, with the answer's age before them."""
+    return b'{"age_s":%.3f,"cache":"%s",' % (cached.age_s, cached.outcome.encode()) + cached.body[1:]
+
+
+def _to_json(answer: Answer) -> bytes:
+    """Return an answer without what `served` adds."""
+    return answer.model_dump_json(exclude=_OF_ANSWER).encode()
+
+
+def _id(coin: str) -> str:
+    """Return the id of a coin; of one that is named by its id without a search."""
+    if coin in COINS:
+        return coin
+    try:
+        return find_coin(coin).id
+    except InputError as error:
+        raise NotFoundError(str(error)) from None

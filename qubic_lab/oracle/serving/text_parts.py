@@ -1,0 +1,96 @@
+"""What is told of the texts about a coin: how many of each source, the newest, and whole ones."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.oracle.serving.responses import Headline, HistoricText, ModelScores, TextCount, age_s, iso_or_none
+from qubic_lab.oracle.store.text_store import ScoreColumns, ScoreSummary, StoredText, TextCounts
+
+
+def by_source(counts: Sequence[TextCounts], at: int) -> list[TextCount]:
+    """Return how many texts each source gave, of all kinds together."""
+    grouped: dict[str, list[TextCounts]] = defaultdict(list)
+    for each in counts:
+        grouped[each.source].append(each)
+    return [
+        TextCount(
+            source=source,
+            texts=sum(each.texts for each in those),
+            duplicates=sum(each.duplicates for each in those),
+            newest_age_s=age_s(max(each.newest_at_us for each in those), at),
+        )
+        for source, those in sorted(grouped.items())
+    ]
+
+
+def by_kind(counts: Sequence[TextCounts]) -> dict[str, int]:
+    """Return how many distinct texts of each kind there are."""
+    found: Counter[str] = Counter()
+    for each in counts:
+        found[each.kind] += each.texts
+    return {kind: number for kind, number in sorted(found.items()) if number}
+
+
+def without_texts(columns: ScoreColumns, ids: Collection[int]) -> ScoreColumns:
+    """Return scores without those of some texts."""
+    if not ids:
+        return columns
+    kept = ~np.isin(columns.news_id, list(ids))
+    return ScoreColumns(*(getattr(columns, name)[kept] for name in ScoreColumns.__dataclass_fields__))
+
+
+def score_summary(model: str, columns: ScoreColumns) -> ScoreSummary:
+    """Return what one model's scores come to; at least one."""
+    mean, mean_square = float(columns.score.mean()), float((columns.score**2).mean())
+    return ScoreSummary(model, len(columns), mean, mean_square, int(columns.known_us.max()))
+
+
+def model_scores(found: Mapping[str, ScoreColumns]) -> list[ModelScores]:
+    """Return what each model's scores come to, by its name."""
+    return [
+        ModelScores(
+            model=model,
+            texts=len(columns),
+            mean=float(columns.score.mean()),
+            volatility=float(columns.score.std(ddof=1)) if len(columns) > 1 else None,
+            newest_known=iso(int(columns.known_us.max())),
+        )
+        for model, columns in sorted(found.items())
+    ]
+
+
+def headline(text: StoredText, at: int) -> Headline:
+    """Return a text in short."""
+    return Headline(
+        title=text.title,
+        source=text.source,
+        publisher=text.publisher,
+        url=text.url,
+        published=iso_or_none(text.published_us),
+        known=iso(text.known_us),
+        age_s=age_s(text.at_us, at),
+    )
+
+
+def historic_text(text: StoredText) -> HistoricText:
+    """Return a text of a history for clients."""
+    return HistoricText(
+        id=text.id,
+        source=text.source,
+        publisher=text.publisher,
+        kind=text.kind,
+        title=text.title,
+        body=text.body,
+        cut_characters=text.cut_characters,
+        url=text.url,
+        author=text.author,
+        language=text.language,
+        coins=list(text.coins),
+        score=text.score,
+        published=iso_or_none(text.published_us),
+        known=iso(text.known_us),
+        duplicate_of=text.duplicate_of,
+    )

@@ -1,1 +1,0 @@
-"""Where prices and texts come from: web interfaces, feeds, files, and what is packaged."""

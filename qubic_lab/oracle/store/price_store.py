@@ -1,0 +1,374 @@
+"""Prices in the database: added once, corrected by later rows, and read as they are or as they were known."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, insert, select
+
+from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range, did_you_mean
+from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.timestamps import now_us
+from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
+from qubic_lab.oracle.store.transactions import (
+    MOST_BATCH,
+    Added,
+    Clock,
+    check_range_us,
+    fetch_tuples,
+    insert_rows,
+    read_cursor,
+    read_stamp,
+    settle,
+    writing,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_PAGE = 1_000
+_FEW = 500
+"""So many prices are looked up one by one; more by the range that they span."""
+_VALUES = ("opened_us", "open", "high", "low", "close", "volume", "volume_24h", "market_cap", "flags")
+"""What makes a version: other values for the same series and `closed_us` are a correction."""
+_WRITTEN = ("closed_us", *_VALUES, "published_us", "series_id", "known_us", "fetch_id")
+_TIMES = ("opened_us", "closed_us", "known_us")
+_NUMBERS = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
+_READ = (*_NUMBERS, "flags")
+_LATER = MARKET_DATA.alias("later")
+_IS_LATER = and_(
+    _LATER.c.series_id == MARKET_DATA.c.series_id,
+    _LATER.c.closed_us == MARKET_DATA.c.closed_us,
+    _LATER.c.known_us > MARKET_DATA.c.known_us,
+)
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPrice(Price):
+    """A price, and when it was known here."""
+
+    known_us: int
+
+
+@dataclass(frozen=True)
+class PriceColumns:
+    """The prices of a range by `closed_us`, each in its newest version; arrays of one length.
+
+    Times are int64 microseconds since 1970; the numbers are float64, NaN where there is none.
+    """
+
+    opened_us: NDArray[np.int64]
+    closed_us: NDArray[np.int64]
+    known_us: NDArray[np.int64]
+    open: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+    close: NDArray[np.float64]
+    volume: NDArray[np.float64]
+    volume_24h: NDArray[np.float64]
+    market_cap: NDArray[np.float64]
+    flags: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.closed_us)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return them as a DataFrame, indexed by `closed_us`' instants in UTC (named `closed`)."""
+        import pandas as pd
+
+        columns = {name: getattr(self, name) for name in (*_TIMES, *_NUMBERS, "flags")}
+        index = pd.DatetimeIndex(self.closed_us.astype("datetime64[us]"), name="closed").tz_localize("UTC")
+        return pd.DataFrame(columns, index=index)
+
+
+@dataclass(frozen=True)
+class PricePage:
+    """Some prices, the newest first, and the cursor of the next page if there is one."""
+
+    prices: tuple[StoredPrice, ...]
+    next_cursor: str | None
+
+
+class PriceStore:
+    """The prices in a database that `open_database` opened; threads may share it."""
+
+    def __init__(self, engine: Engine, clock: Clock = now_us) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._ids: dict[Series, int] = {}
+
+    def add(self, series: Series, prices: Iterable[Price], *, fetch_id: int | None = None) -> Added:
+        """Keep prices: new ones, and those whose values differ from the newest version; the same again add nothing.
+
+        They are written 5,000 at a time; where two have the same `closed_us` within these, the later one counts.
+
+        Raises:
+            InputError: a flag that has a comma.
+        """
+        rest, added = iter(prices), Added()
+        while batch := list(islice(rest, MOST_BATCH)):
+            rows = _rows(batch)
+            with writing(self._engine, self._clock) as writer:
+                id = self._find_or_make(writer.connection, series)
+                new, corrected = _compared(rows, _newest(writer.connection, id, list(rows)))
+                if new:
+                    ends = (id, writer.known_us, fetch_id)
+                    insert_rows(writer.connection, MARKET_DATA, _WRITTEN, [row + ends for row in new])
+                    writer.wrote(_subject(series.coin))
+            self._ids[series] = id
+            added += Added(len(batch), len(new), corrected)
+        return added
+
+    def series(self, coin: str | None = None) -> list[Series]:
+        """Return the series that there are, of one coin or of all, in order."""
+        query = select(*(MARKET_SERIES.c[field.name] for field in fields(Series)))
+        if coin is not None:
+            query = query.where(MARKET_SERIES.c.coin == coin)
+        with self._engine.connect() as connection:
+            return sorted(Series(*row) for row in connection.execute(query))
+
+    def read(
+        self,
+        series: Series,
+        start_us: int,
+        end_us: int,
+        *,
+        as_of_us: int | None = None,
+        only: Collection[str] | None = None,
+    ) -> PriceColumns:
+        """Return the prices with start_us <= closed_us < end_us, as known at `as_of_us` or by now.
+
+        With `only`, other numbers than these are not fetched but NaN, and other flags than "flags" are empty.
+
+        Raises:
+            NotFoundError: there is no such series.
+            InputError: an empty range, an `as_of_us` that is not settled yet, or an unknown name in `only`.
+        """
+        names = [check_choice("column of prices", name, _READ) for name in (_READ if only is None else only)]
+        check_range_us(start_us, end_us)
+        settle(self._engine, as_of_us, self._clock)
+        columns = (*_TIMES, *names)
+        query = _in_range(columns, as_of_us is not None)
+        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
+        with self._engine.connect() as connection:
+            return _newest_of_each(_columns(columns, fetch_tuples(connection, query, values)))
+
+    def latest(self, series: Series, *, as_of_us: int | None = None, until_us: int | None = None) -> StoredPrice | None:
+        """Return the price with the last `closed_us`, as known at `as_of_us` or by now; None where there was none.
+
+        With `until_us`, the last with closed_us <= until_us: of an old instant much quicker than without.
+
+        Raises:
+            NotFoundError: there is no such series.
+            InputError: an `as_of_us` that is not settled yet.
+        """
+        settle(self._engine, as_of_us, self._clock)
+        query = _latest(until_us is not None, as_of_us is not None)
+        values = {"id": self._id(series), "until_us": until_us, "as_of_us": as_of_us}
+        with self._engine.connect() as connection:
+            row = connection.execute(query, values).mappings().first()
+        return None if row is None else _price(row)
+
+    def page(
+        self,
+        series: Series,
+        start_us: int,
+        end_us: int,
+        *,
+        as_of_us: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> PricePage:
+        """Return the last prices of a range, or those before a page's cursor, each in its newest version.
+
+        With the same `as_of_us` for each page, all pages together are one unchanging answer.
+
+        Raises:
+            NotFoundError: there is no such series.
+            InputError: an empty range, a limit that is out of range, a cursor that no page gave, or an `as_of_us` that
+                is not settled yet.
+        """
+        check_range_us(start_us, end_us)
+        check_range("limit", limit, 1, MOST_PAGE)
+        if cursor is not None:
+            end_us = min(end_us, read_cursor(cursor, 1)[0])
+        settle(self._engine, as_of_us, self._clock)
+        is_later = _IS_LATER
+        query = _stored().where(
+            MARKET_DATA.c.series_id == self._id(series),
+            MARKET_DATA.c.closed_us >= start_us,
+            MARKET_DATA.c.closed_us < end_us,
+        )
+        if as_of_us is not None:
+            query = query.where(MARKET_DATA.c.known_us <= as_of_us)
+            is_later = and_(is_later, _LATER.c.known_us <= as_of_us)
+        query = query.where(~exists().where(is_later)).order_by(MARKET_DATA.c.closed_us.desc()).limit(limit + 1)
+        with self._engine.connect() as connection:
+            found = [_price(row) for row in connection.execute(query).mappings()]
+        prices = tuple(found[:limit])
+        return PricePage(prices, str(prices[-1].closed_us) if len(found) > limit else None)
+
+    def stamp(self, coin: str) -> int:
+        """Return when a coin's prices last changed here, in microseconds since 1970; 0: there are none."""
+        return read_stamp(self._engine, _subject(coin))
+
+    def _id(self, series: Series) -> int:
+        if series not in self._ids:
+            with self._engine.connect() as connection:
+                id = connection.execute(_find(series)).scalar()
+            if id is None:
+                raise NotFoundError(f"no prices of {_named(series)}: {self._hint(series)}")
+            self._ids[series] = id
+        return self._ids[series]
+
+    def _hint(self, series: Series) -> str:
+        """Return what there is instead."""
+        same_coin = self.series(series.coin)
+        if same_coin:
+            return "there are those of " + "; ".join(_named(each) for each in same_coin)
+        coins = {each.coin for each in self.series()}
+        return did_you_mean(series.coin, coins) if coins else "the database has none yet, collect or load some first"
+
+    def _find_or_make(self, connection: Connection, series: Series) -> int:
+        id = self._ids.get(series) or connection.execute(_find(series)).scalar()
+        if id is None:
+            values = {field.name: getattr(series, field.name) for field in fields(Series)}
+            id = connection.execute(insert(MARKET_SERIES).values(values).returning(MARKET_SERIES.c.id)).scalar_one()
+        return int(id)
+
+
+def _subject(coin: str) -> str:
+    return f"prices {coin}"
+
+
+def _named(series: Series) -> str:
+    kind = f"bars of {series.interval_s} s" if series.interval_s else "quotes"
+    return f"{series.coin} from {series.source} ({kind} in {series.currency})"
+
+
+def _find(series: Series) -> Select[Any]:
+    return select(MARKET_SERIES.c.id).where(
+        *(MARKET_SERIES.c[field.name] == getattr(series, field.name) for field in fields(Series))
+    )
+
+
+def _stored() -> Select[Any]:
+    return select(*(MARKET_DATA.c[field.name] for field in fields(StoredPrice)))
+
+
+# Queries that answers are made of are built once: building them takes longer than running them.
+@lru_cache
+def _in_range(columns: tuple[str, ...], as_of: bool) -> Select[Any]:
+    query = select(*(MARKET_DATA.c[name] for name in columns)).where(
+        MARKET_DATA.c.series_id == bindparam("id"),
+        MARKET_DATA.c.closed_us >= bindparam("start_us"),
+        MARKET_DATA.c.closed_us < bindparam("end_us"),
+    )
+    query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
+    return query.where(MARKET_DATA.c.known_us <= bindparam("as_of_us")) if as_of else query
+
+
+@lru_cache
+def _latest(until: bool, as_of: bool) -> Select[Any]:
+    query = _stored().where(MARKET_DATA.c.series_id == bindparam("id"))
+    if until:
+        query = query.where(MARKET_DATA.c.closed_us <= bindparam("until_us"))
+    if as_of:
+        query = query.where(MARKET_DATA.c.known_us <= bindparam("as_of_us"))
+    return query.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
+
+
+def _price(row: Mapping[Any, Any]) -> StoredPrice:
+    return StoredPrice(**{**row, "flags": _split(row["flags"])})
+
+
+def _rows(prices: list[Price]) -> dict[int, Row]:
+    """Return what is written of each `closed_us`, in order: `_WRITTEN` up to `published_us`."""
+    found: dict[int, Row] = {}
+    for each in prices:
+        found[each.closed_us] = (
+            each.closed_us,
+            each.opened_us,
+            _number(each.open),
+            _number(each.high),
+            _number(each.low),
+            each.close,
+            _number(each.volume),
+            _number(each.volume_24h),
+            _number(each.market_cap),
+            _joined(each.flags) if each.flags else "",
+            each.published_us,
+        )
+    return dict(sorted(found.items()))
+
+
+def _number(value: float | None) -> float | None:
+    """Return a value as the databases keep it: SQLite has no NaN."""
+    return value if value == value else None
+
+
+@lru_cache(maxsize=1_000)
+def _joined(flags: tuple[str, ...]) -> str:
+    if any("," in flag for flag in flags):
+        raise InputError(f"flags {flags}: none may have a comma, which separates them in the database")
+    joined = ",".join(flags)
+    if len(joined) > 128:
+        raise InputError(f"flags {flags}: all together may have 128 characters")
+    return joined
+
+
+@lru_cache(maxsize=1_000)
+def _split(flags: str) -> tuple[str, ...]:
+    return tuple(flags.split(",")) if flags else ()
+
+
+def _newest(connection: Connection, series_id: int, closed_us: list[int]) -> dict[int, Row]:
+    """Return the values of the newest version of each of these, where there is one."""
+    query = select(*(MARKET_DATA.c[name] for name in ("closed_us", *_VALUES))).where(
+        MARKET_DATA.c.series_id == series_id
+    )
+    if len(closed_us) <= _FEW:
+        query = query.where(MARKET_DATA.c.closed_us.in_(closed_us))
+    else:
+        query = query.where(MARKET_DATA.c.closed_us.between(closed_us[0], closed_us[-1]))
+    query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
+    return {row[0]: row for rows in fetch_tuples(connection, query) for row in rows}
+
+
+def _compared(rows: Mapping[int, Row], newest: Mapping[int, Row]) -> tuple[list[Row], int]:
+    """Return the rows that are new, and how many of those correct others."""
+    new = [row for closed_us, row in rows.items() if newest.get(closed_us) != row[:-1]]
+    return new, sum(row[0] in newest for row in new)
+
+
+def _columns(names: Sequence[str], lists: Iterator[list[Row]]) -> PriceColumns:
+    parts: dict[str, list[Any]] = {name: [] for name in names}
+    for rows in lists:
+        for part, values in zip(parts.values(), zip(*rows, strict=True), strict=True):
+            part.append(values)
+    count = sum(map(len, parts["closed_us"]))
+    arrays: dict[str, Any] = {name: np.full(count, np.nan) for name in _NUMBERS if name not in parts}
+    for name in parts.keys() - {"flags"}:
+        kind: Any = np.int64 if name in _TIMES else np.float64
+        found = [np.array(values, dtype=kind) for values in parts[name]]
+        arrays[name] = np.concatenate(found or [np.empty(0, dtype=kind)])
+    none: list[tuple[str, ...]] = [()] * count
+    flags = [_split(each) for values in parts["flags"] for each in values] if "flags" in parts else none
+    return PriceColumns(**arrays, flags=flags)
+
+
+def _newest_of_each(columns: PriceColumns) -> PriceColumns:
+    """Return the last row of each `closed_us`; rows are in order of that and of `known_us`."""
+    superseded = np.flatnonzero(columns.closed_us[1:] == columns.closed_us[:-1])
+    if not len(superseded):
+        return columns
+    keep = np.ones(len(columns), dtype=bool)
+    keep[superseded] = False
+    arrays = {name: getattr(columns, name)[keep] for name in (*_TIMES, *_NUMBERS)}
+    return PriceColumns(**arrays, flags=[flags for flags, kept in zip(columns.flags, keep, strict=True) if kept])

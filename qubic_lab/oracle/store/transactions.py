@@ -1,0 +1,217 @@
+"""What was known when: each transaction of a writer has one stamp, and no answer about the past ever changes.
+
+Writers go one at a time. A stamp is later than every stamp before it and than every instant that was asked about, so
+what is known by an instant is settled as soon as somebody asks. That holds for any clock: one that jumps back gives
+stamps that follow the newest one, and a slow commit keeps whoever asks about its stamp waiting.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
+from qubic_lab.oracle.store.tables import STAMPS
+
+SETTLE_US = 2 * SECOND_US
+"""So old must an instant be before it is asked what was known then; whoever wants the newest names no instant."""
+MOST_BATCH = 5_000
+"""Rows of one transaction, so that no writer keeps the others waiting for long."""
+_ALL = "all"
+_BEYOND = 1 << 63
+"""No whole number of this size fits into the database."""
+_WRITERS_LOCK = 0x5142_4C42
+_MOST_FETCHED = 1_000
+_STAMP = select(STAMPS.c.known_us).where(STAMPS.c.name == bindparam("name"))
+"""Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
+
+Clock = Callable[[], int]
+_SEEN: "WeakKeyDictionary[Engine, int]" = WeakKeyDictionary()
+"""The newest stamp that was found committed in each database; it never goes back."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of given rows: `added` are new in the database, `corrected` of them are later versions of others."""
+
+    given: int = 0
+    added: int = 0
+    corrected: int = 0
+
+    def __add__(self, other: "Added") -> "Added":
+        return Added(self.given + other.given, self.added + other.added, self.corrected + other.corrected)
+
+
+class Writer:
+    """A transaction that is alone in writing, and its stamp.
+
+    Attributes:
+        connection: where to write; it is committed when `writing` ends without an error.
+        known_us: the stamp of every row it writes, later than all that are committed.
+    """
+
+    def __init__(self, connection: Connection, known_us: int) -> None:
+        self.connection = connection
+        self.known_us = known_us
+        self._names: set[str] = set()
+
+    def wrote(self, *names: str) -> None:
+        """Note that rows were written, about these subjects: their newest stamp is now this one."""
+        self._names.update((_ALL, *names))
+
+    def _keep_stamps(self) -> None:
+        if self._names:
+            _set_stamps(self.connection, self._names, self.known_us)
+
+
+@contextmanager
+def writing(engine: Engine, clock: Clock = now_us) -> Iterator[Writer]:
+    """Yield a writer, after all others have ended; keep what it wrote, or on an error nothing."""
+    with engine.connect() as connection:
+        try:
+            _wait_for_writers(connection)
+            writer = Writer(connection, max(clock(), _read_stamp(connection, _ALL) + 1))
+            yield writer
+            writer._keep_stamps()
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+
+def read_stamp(engine: Engine, name: str = _ALL) -> int:
+    """Return the newest stamp of a subject, or of everything; 0 where nothing was written."""
+    with engine.connect() as connection:
+        return _read_stamp(connection, name)
+
+
+def check_as_of(as_of_us: int, now_us: int) -> int:
+    """Return `as_of_us` if what was known then can be told by now.
+
+    Raises:
+        InputError: it is too near, or still to come.
+    """
+    _check_instant(as_of_us)
+    if as_of_us > now_us - SETTLE_US:
+        raise InputError(
+            f"as_of {_shown(as_of_us)} is too late: it must be {SETTLE_US // SECOND_US} s or more before now "
+            f"({_shown(now_us)}); leave it out for the newest"
+        )
+    return as_of_us
+
+
+def check_range_us(start_us: int, end_us: int) -> None:
+    """Check that a range of instants, its end exclusive, has any.
+
+    Raises:
+        InputError: it is empty, or its start after its end.
+    """
+    _check_instant(start_us)
+    _check_instant(end_us)
+    if start_us > end_us:
+        raise InputError(f"range starts at {_shown(start_us)}, after its end at {_shown(end_us)}: exchange them")
+    if start_us == end_us:
+        raise InputError(f"range from {_shown(start_us)} to the same instant is empty: give a later end")
+
+
+def settle(engine: Engine, as_of_us: int | None, clock: Clock = now_us) -> None:
+    """Make sure that no row will ever be written with a stamp of `as_of_us` or before; None: nothing is promised.
+
+    Raises:
+        InputError: it is too near, or still to come.
+    """
+    if as_of_us is None:
+        return
+    check_as_of(as_of_us, clock())
+    if as_of_us <= _SEEN.get(engine, -1):
+        return  # each writer comes after the newest stamp that is committed
+    stamp = _SEEN[engine] = read_stamp(engine)
+    if as_of_us <= stamp:
+        return
+    with writing(engine, lambda: as_of_us) as writer:  # waits for whoever is writing now
+        if writer.known_us == as_of_us:
+            writer.wrote()
+
+
+def forget_stamps(engine: Engine) -> None:
+    """Forget which stamps were seen: for whoever has emptied a database that is open."""
+    _SEEN.pop(engine, None)
+
+
+def read_cursor(cursor: str, parts: int) -> tuple[int, ...]:
+    """Return the numbers in a page's cursor.
+
+    Raises:
+        InputError: no page gave it.
+    """
+    try:
+        found = tuple(int(part) for part in cursor.split("_"))
+    except ValueError:
+        found = ()
+    if len(found) != parts or any(abs(part) >= _BEYOND for part in found):
+        raise InputError(f"cursor {cursor!r} is none that a page gave: leave it out for the first page")
+    return found
+
+
+def insert_rows(connection: Connection, table: sa.Table, names: Iterable[str], rows: list[tuple[Any, ...]]) -> None:
+    """Add rows to a table, their values in the order of `names`, as quickly as the database can."""
+    columns = list(names)
+    if connection.dialect.name == "postgresql":
+        copied = f"COPY {table.name} ({', '.join(chr(34) + name + chr(34) for name in columns)}) FROM STDIN"
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor, cursor.copy(copied) as copy:
+            for row in rows:
+                copy.write_row(row)
+        return
+    marks = ", ".join("?" * len(columns))
+    listed = ", ".join(f'"{name}"' for name in columns)
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({listed}) VALUES ({marks})", rows)
+
+
+def fetch_tuples(
+    connection: Connection, query: Any, values: Mapping[str, Any] | None = None
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the rows of a query in lists, as the driver gives them: numbers, texts and None need no conversion.
+
+    `values` are those of the query's parameters by name.
+    """
+    cursor: Any = connection.execute(query, values).cursor
+    while rows := cursor.fetchmany(_MOST_FETCHED):
+        yield rows
+
+
+def _wait_for_writers(connection: Connection) -> None:
+    """Begin a transaction that no other writer's overlaps."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # never upgraded later, which could fail at once as "locked"
+    else:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
+
+
+def _read_stamp(connection: Connection, name: str) -> int:
+    return int(connection.execute(_STAMP, {"name": name}).scalar() or 0)
+
+
+def _set_stamps(connection: Connection, names: set[str], known_us: int) -> None:
+    add = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(STAMPS)
+    query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
+    connection.execute(query, [{"name": name, "known_us": known_us} for name in sorted(names)])
+
+
+def _check_instant(us: int) -> None:
+    if abs(us) >= _BEYOND:
+        raise InputError(f"instant {us} µs is out of range: give microseconds since 1970")
+
+
+def _shown(us: int) -> str:
+    """Return an instant for a message, also where it is beyond what the calendar has."""
+    try:
+        return iso(us)
+    except (OverflowError, ValueError):
+        return f"{us} µs"
