@@ -33,16 +33,16 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
-from qubic_lab.oracle.demo import run_demo
-from qubic_lab.oracle.fetch_log import Fetch, FetchLog
-from qubic_lab.oracle.price_store import PriceStore
-from qubic_lab.oracle.records import Price, Series
+from qubic_lab.oracle.ingest.demo import run_demo
+from qubic_lab.oracle.ingest.files.sample_texts import sample_texts_file
+from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts
+from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.stored import score_stored
-from qubic_lab.oracle.service import Oracle
-from qubic_lab.oracle.sources.sample_texts import sample_texts_file
-from qubic_lab.oracle.sources.text_files import TextOptions, import_texts
-from qubic_lab.oracle.text_store import TextStore
+from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.runs.acceptance import judge
 from qubic_lab.runs.weekly import WeekReport, read_week
 
