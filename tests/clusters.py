@@ -18,7 +18,7 @@ import pytest
 import redis
 import uvicorn
 
-from qubic_lab.api.access import Access, make_limiter
+from qubic_lab.api.access import ApiToken, make_limiter
 from qubic_lab.api.app import create_app
 from qubic_lab.cluster.calls import wait_at_most
 from qubic_lab.cluster.coordinator import Coordinator
@@ -200,7 +200,7 @@ async def cluster(
     nodes: dict[str, Replica] | None = None,
     limits: QueueLimits | None = None,
     served: bool = False,
-    accesses: list[Access] | None = None,
+    accesses: list[ApiToken] | None = None,
 ) -> AsyncIterator[Cluster]:
     """Run coordinators and nodes on an empty Redis until the block ends; `served`: each with an HTTP server."""
     client.flushall()
@@ -225,7 +225,7 @@ def address_of(folder: Path, coordinator: int) -> str:
 
 @asynccontextmanager
 async def http(
-    coordinator: Coordinator, client: redis.Redis, accesses: list[Access] | None = None
+    coordinator: Coordinator, client: redis.Redis, accesses: list[ApiToken] | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """Serve a coordinator's interface at a port of loopback, and yield a client of it."""
     known = accesses

@@ -11,7 +11,7 @@ import redis
 import yaml
 from clusters import Fragile, cluster, hurry, run
 
-from qubic_lab.api.access import Access, AccessFile, find, hashed, new_token, read_accesses, write_accesses
+from qubic_lab.api.access import ApiToken, TokenFile, find_token, hash_token, new_token, read_tokens, write_tokens
 from qubic_lab.api.serve import ServeConfig
 from qubic_lab.cli.main import run as command
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -41,14 +41,14 @@ def test_without_a_known_token_nothing_is_told(
 
     async def test() -> None:
         token = new_token()
-        known = [Access("notebook", hashed(token)), Access("other", hashed(new_token()))]
+        known = [ApiToken("notebook", hash_token(token)), ApiToken("other", hash_token(new_token()))]
         async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
             ask = running.client
             for headers, detail in (
                 ({}, "no token was sent: send the header Authorization: Bearer TOKEN"),
                 ({"Authorization": "Bearer"}, "no token was sent"),
                 (bearer(new_token()), "the token is not known"),
-                (bearer(hashed(token)), "the token is not known"),
+                (bearer(hash_token(token)), "the token is not known"),
                 (bearer("é"), "the token is not known"),
                 ({"Authorization": f"Basic {token}"}, "the token is not known"),
             ):
@@ -79,7 +79,7 @@ def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
 
     async def test() -> None:
         tokens = {name: new_token() for name in ("one", "two")}
-        known = [Access(name, hashed(token), per_minute=3) for name, token in tokens.items()]
+        known = [ApiToken(name, hash_token(token), per_minute=3) for name, token in tokens.items()]
         async with cluster(client, tmp_path, coordinators=2, served=True, accesses=known) as running:
             first, second = running.clients
             for ask in (first, second, first):
@@ -99,7 +99,7 @@ def test_two_clients_may_use_the_same_key(client: redis.Redis, tmp_path: Path, m
 
     async def test() -> None:
         tokens = {name: new_token() for name in ("one", "two")}
-        known = [Access(name, hashed(token)) for name, token in tokens.items()]
+        known = [ApiToken(name, hash_token(token)) for name, token in tokens.items()]
         async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
             found = []
             for name in ("one", "two", "one"):
@@ -117,7 +117,9 @@ def test_without_redis_nobody_is_let_in(tmp_path: Path, monkeypatch: pytest.Monk
         token = new_token()
         with RedisServer(tmp_path / "redis") as server:
             connection = connect(server.url)
-            async with cluster(connection, tmp_path, served=True, accesses=[Access("one", hashed(token))]) as running:
+            async with cluster(
+                connection, tmp_path, served=True, accesses=[ApiToken("one", hash_token(token))]
+            ) as running:
                 connection.config_set("maxmemory", "1")
                 response = await running.client.get("/health", headers=bearer(token))
                 assert response.status_code == 503
@@ -132,15 +134,15 @@ def test_tokens_are_long_and_kept_as_hashes(tmp_path: Path) -> None:
     assert len(tokens) == 100
     assert all(len(token) >= 43 for token in tokens)
     token, other = sorted(tokens)[:2]
-    access = Access("notebook", hashed(token), 60)
-    write_accesses(tmp_path / "new" / "tokens.yaml", [access])
+    access = ApiToken("notebook", hash_token(token), 60)
+    write_tokens(tmp_path / "new" / "tokens.yaml", [access])
     path = tmp_path / "new" / "tokens.yaml"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert token not in path.read_text()
-    assert read_accesses(path) == [access]
-    assert find(token, [Access("first", hashed(other)), access]) == access
-    assert find(other, [access]) is None
-    assert find("", []) is None
+    assert read_tokens(path) == [access]
+    assert find_token(token, [ApiToken("first", hash_token(other)), access]) == access
+    assert find_token(other, [access]) is None
+    assert find_token("", []) is None
 
 
 @pytest.mark.parametrize(
@@ -164,24 +166,24 @@ def test_files_that_are_none_of_tokens(tmp_path: Path, content: str | bytes, mes
     path = tmp_path / "tokens.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=rf"tokens\.yaml is no file of tokens .*{message}|{message}"):
-        read_accesses(path)
+        read_tokens(path)
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "tokens.yaml"
     with pytest.raises(InputError, match=r"No such file.*: make it with qubic-lab token add"):
-        AccessFile(path)
-    one, two = Access("one", "1" * 63 + "a"), Access("two", "2" * 63 + "b")
-    write_accesses(path, [one])
-    accesses = AccessFile(path)
+        TokenFile(path)
+    one, two = ApiToken("one", "1" * 63 + "a"), ApiToken("two", "2" * 63 + "b")
+    write_tokens(path, [one])
+    accesses = TokenFile(path)
     assert accesses() == [one]
-    write_accesses(path, [one, two])
+    write_tokens(path, [one, two])
     assert accesses() == [one, two]
     path.write_text("- broken")
     assert accesses() == []
     path.unlink()
     assert accesses() == []
-    write_accesses(path, [two])
+    write_tokens(path, [two])
     assert accesses() == [two]
 
 
@@ -241,7 +243,7 @@ def test_tokens_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     path = tmp_path / "tokens.yaml"
     file = ("--file", str(path))
     token, _ = told("add", "notebook", "--per-minute", "60", *file)
-    assert find(token, read_accesses(path)) == Access("notebook", hashed(token), 60)
+    assert find_token(token, read_tokens(path)) == ApiToken("notebook", hash_token(token), 60)
     assert "'notebook' has a token: remove it first" in told("add", "notebook", *file, status=2)[1]
     assert "give 1 to 100 letters" in told("add", "a b", *file, status=2)[1]
     assert "at least 1" in told("add", "other", "--per-minute", "0", *file, status=2)[1]
@@ -253,6 +255,6 @@ def test_tokens_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert "| notebook" in told("list", *file)[0]
     assert "did you mean 'notebook'" in told("remove", "notebok", *file, status=2)[1]
     told("remove", "notebook", *file)
-    assert [each.name for each in read_accesses(path)] == ["other"]
-    assert find(token, read_accesses(path)) is None
+    assert [each.name for each in read_tokens(path)] == ["other"]
+    assert find_token(token, read_tokens(path)) is None
     assert [each.name for each in tmp_path.iterdir()] == ["tokens.yaml"]

@@ -8,41 +8,40 @@ import numpy as np
 import pytest
 
 from qubic_lab.api.vote_page import render_vote
-from qubic_lab.consensus.aggregate import Known, Reply, Rules, deliberate
+from qubic_lab.consensus.aggregate import ConsensusResult, VoteContext, VotingConfig, deliberate
 from qubic_lab.consensus.calibrators import Logistic
-from qubic_lab.consensus.collect import Absence, Absent, Vote
-from qubic_lab.consensus.confidence import Calibration, Level
-from qubic_lab.consensus.dependence import Source
-from qubic_lab.consensus.similarity import Thresholds
-from qubic_lab.consensus.trail import trail_of
+from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
+from qubic_lab.consensus.similarity import SimilarityThresholds
+from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
 from qubic_lab.consensus.weights import WeightParts
 from qubic_lab.core import SamplingParams
+from qubic_lab.votes.trail import trail_of
 
 QUESTION = "What is 5 + 7?"
 
 
 def vote(voter: str, text: str, finish: str = "stop", seed: int | None = None, temperature: float = 0.7) -> Vote:
     sampling = SamplingParams(temperature=temperature, seed=hash(voter) % 1000 if seed is None else seed)
-    return Vote(voter, voter, "m", Source("hash", QUESTION, sampling), text, finish, len(text.split()), 1.0, -0.1)
+    return Vote(voter, voter, "m", AnswerSource("hash", QUESTION, sampling), text, finish, len(text.split()), 1.0, -0.1)
 
 
 def votes_of(*texts: str) -> list[Vote]:
     return [vote(f"v{number}", text, seed=number) for number, text in enumerate(texts)]
 
 
-def calibrated() -> Calibration:
+def calibrated() -> VoteCalibration:
     """A calibration by the vote share alone: a third of the ballots is mostly wrong, all of them mostly right."""
     shares = np.array([[0.33], [1.0]]).repeat(40, axis=0)
     right = np.array([0.0] * 36 + [1.0] * 4 + [0.0] * 2 + [1.0] * 38)
     curve = Logistic.fit(shares, right)
     time = "2026-11-24T12:00:00+00:00"
-    return Calibration("hash", "any", "logistic", ("vote_share",), curve, (), "0" * 64, 80, 80, 42, (3,), time)
+    return VoteCalibration("hash", "any", "logistic", ("vote_share",), curve, (), "0" * 64, 80, 80, 42, (3,), time)
 
 
 def reply_to(
-    votes: Sequence[Vote], *absences: Absence, known: Known | None = None, rules: Rules | None = None
-) -> Reply:
-    return deliberate(QUESTION, votes, absences, known or Known(), rules)
+    votes: Sequence[Vote], *absences: Absence, known: VoteContext | None = None, rules: VotingConfig | None = None
+) -> ConsensusResult:
+    return deliberate(QUESTION, votes, absences, known or VoteContext(), rules)
 
 
 def test_the_majority_wins_and_its_answer_is_given() -> None:
@@ -50,23 +49,23 @@ def test_the_majority_wins_and_its_answer_is_given() -> None:
     assert reply.groups == (("v0", "v1"), ("v2",))
     assert reply.decision.winner == 0
     assert reply.text in ("The answer is 12.", "5 + 7 = 12")
-    assert (reply.level, reply.confidence.probability, reply.conflict) == (Level.NOTE, None, False)
+    assert (reply.level, reply.confidence.probability, reply.conflict) == (ConfidenceLevel.NOTE, None, False)
     assert reply.disagreement == pytest.approx(1 / 3)
     assert "uncalibrated" in reply.confidence.note
 
 
 def test_one_answer_of_three_is_no_majority() -> None:
-    absences = (Absence("late", Absent.LATE, "after 5 s"), Absence("lost", Absent.FAILED, "gone"))
+    absences = (Absence("late", AbsenceReason.LATE, "after 5 s"), Absence("lost", AbsenceReason.FAILED, "gone"))
     reply = reply_to(votes_of("It is 13."), *absences)
-    assert reply.level is Level.RECOMPUTE
+    assert reply.level is ConfidenceLevel.RECOMPUTE
     assert reply.conflict
     assert reply.decision.ballots == 3
 
 
 def test_voters_that_were_not_needed_count_for_nothing() -> None:
-    reply = reply_to(votes_of("12", "12"), Absence("v9", Absent.STOPPED, "the decision was certain"))
+    reply = reply_to(votes_of("12", "12"), Absence("v9", AbsenceReason.STOPPED, "the decision was certain"))
     assert reply.decision.ballots == 2
-    assert reply.level is Level.NOTE
+    assert reply.level is ConfidenceLevel.NOTE
 
 
 def test_unusable_answers_have_no_vote_and_say_why() -> None:
@@ -81,27 +80,29 @@ def test_unusable_answers_have_no_vote_and_say_why() -> None:
 
 def test_with_no_usable_answer_nothing_is_claimed() -> None:
     for votes in ([], [vote("w", ""), vote("x", "  ")]):
-        reply = reply_to(votes, Absence("y", Absent.LATE, "after 5 s"))
-        assert reply.level is Level.FALLBACK
+        reply = reply_to(votes, Absence("y", AbsenceReason.LATE, "after 5 s"))
+        assert reply.level is ConfidenceLevel.FALLBACK
         assert reply.text.startswith("No answer")
         assert reply.effective_votes == 0
 
 
 def test_a_cautious_answer_lists_what_was_said() -> None:
-    known = Known(calibrations=(calibrated(),), model="hash")
+    known = VoteContext(calibrations=(calibrated(),), model="hash")
     reply = reply_to(votes_of("It is 12.", "It is 13.", "It is 14."), known=known)
-    assert reply.level is Level.FALLBACK
+    assert reply.level is ConfidenceLevel.FALLBACK
     assert reply.how == "cautious answer"
     assert [f"It is {number}. (1 of 3)" in reply.text for number in (12, 13, 14)] == [True] * 3
 
 
 def test_a_calibration_decides_the_level() -> None:
-    known = Known(calibrations=(calibrated(),), model="hash")
+    known = VoteContext(calibrations=(calibrated(),), model="hash")
     reply = reply_to(votes_of("12", "12", "12"), known=known)
-    assert reply.level is Level.ANSWER
+    assert reply.level is ConfidenceLevel.ANSWER
     assert reply.confidence.probability is not None
     assert reply.confidence.probability > 0.85
-    other_model = reply_to(votes_of("12", "12", "12"), known=Known(calibrations=known.calibrations, model="other"))
+    other_model = reply_to(
+        votes_of("12", "12", "12"), known=VoteContext(calibrations=known.calibrations, model="other")
+    )
     assert other_model.confidence.probability is None
 
 
@@ -115,8 +116,8 @@ def test_greedy_copies_are_one_vote() -> None:
 
 def test_weights_count_where_the_rule_says_so() -> None:
     heavy, light = WeightParts(0.9, 0.9, 1.0, 0.9), WeightParts(0.1, 0.1, 0.1, 0.0)
-    known = Known(weights={"v0": heavy, "v1": light, "v2": light})
-    reply = reply_to(votes_of("It is 12.", "It is 13.", "It is 13."), known=known, rules=Rules("weighted"))
+    known = VoteContext(weights={"v0": heavy, "v1": light, "v2": light})
+    reply = reply_to(votes_of("It is 12.", "It is 13.", "It is 13."), known=known, rules=VotingConfig("weighted"))
     assert reply.text == "It is 12."
 
 
@@ -130,7 +131,8 @@ def test_the_order_of_votes_changes_nothing() -> None:
 
 def test_a_page_shows_all_of_it_and_nothing_that_was_said_is_taken_for_markup() -> None:
     reply = reply_to(
-        [*votes_of("It is 12.", "<script>alert(12)</script> 12"), vote("w", "")], Absence("y", Absent.LATE, "after 5 s")
+        [*votes_of("It is 12.", "<script>alert(12)</script> 12"), vote("w", "")],
+        Absence("y", AbsenceReason.LATE, "after 5 s"),
     )
     trail = json.loads(json.dumps(trail_of(reply)))
     page = render_vote("0" * 32, trail)
@@ -148,10 +150,10 @@ VENTS = "Hydrothermal vents on the floor release further minerals."
 def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
     texts = (f"{SALT}.", f"{SALT}. {VENTS}", f"{SALT}. {VENTS}", f"{SALT}.", f"{SALT}.")
     votes = votes_of(*texts)
-    alike = Thresholds(0.3, 0.3)
-    best = deliberate(WHY, votes, (), Known(), Rules(thresholds=alike))
+    alike = SimilarityThresholds(0.3, 0.3)
+    best = deliberate(WHY, votes, (), VoteContext(), VotingConfig(thresholds=alike))
     assert len(best.groups) == 1 and best.additions == () and VENTS not in best.text
-    merged = deliberate(WHY, votes, (), Known(), Rules(merge=True, thresholds=alike))
+    merged = deliberate(WHY, votes, (), VoteContext(), VotingConfig(merge=True, thresholds=alike))
     assert merged.text == f"{best.text} {VENTS}"
     assert merged.how == f"{best.how}, and what others add"
     trail = json.loads(json.dumps(trail_of(merged)))
@@ -163,5 +165,5 @@ def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
 
 def test_of_a_short_answer_nothing_is_merged() -> None:
     votes = votes_of("The answer is 12.", f"5 + 7 = 12. {VENTS}", f"It is 12. {VENTS}")
-    reply = reply_to(votes, rules=Rules(merge=True))
+    reply = reply_to(votes, rules=VotingConfig(merge=True))
     assert reply.additions == () and reply.text == reply_to(votes).text

@@ -14,7 +14,7 @@ from clusters import Cluster, Fragile, cluster, counted, hurry, run, text_of, un
 from prometheus_client.parser import text_string_to_metric_families
 
 from qubic_lab.api.client import CoordinatorClient
-from qubic_lab.api.schemas import Answer, Token
+from qubic_lab.api.schemas import QueryResponse, Token
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import QueueLimits
 from qubic_lab.errors import BusyError, InputError, NotFoundError, QubicLabError, RankError
@@ -85,7 +85,7 @@ def test_an_answer_and_how_it_came_about(client: redis.Redis, tmp_path: Path) ->
         async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
             for path in (ASK, "/api/ai/single_query"):
                 response = await running.client.post(path, json=QUESTION)
-                answer = Answer(**response.json())
+                answer = QueryResponse(**response.json())
                 assert response.status_code == 200
                 assert (answer.text, answer.token_ids) == (text_of(counted(0, 8)), counted(0, 8))
                 assert (answer.node, answer.model, answer.attempts, answer.logprobs) == ("a", "counting", 1, None)
@@ -102,7 +102,7 @@ def test_a_stream_tells_each_token_and_the_end(client: redis.Redis, tmp_path: Pa
             *tokens, (name, number, end) = await read_stream(running.client, STREAM)
             assert [(name, number) for name, number, _ in tokens] == [("token", n) for n in range(1, 9)]
             assert [data for *_, data in tokens] == [{"index": n, "id": n, "text": f"{n} "} for n in range(8)]
-            assert (name, number, Answer(**end).token_ids) == ("end", 8, counted(0, 8))
+            assert (name, number, QueryResponse(**end).token_ids) == ("end", 8, counted(0, 8))
 
     run(test())
 
@@ -160,7 +160,9 @@ def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(client: redis.
             asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
             await until(lambda: node.running)
             asking.cancel()
-            answers = [Answer(**(await each.post(ASK, json=QUESTION, headers=KEY)).json()) for each in running.clients]
+            answers = [
+                QueryResponse(**(await each.post(ASK, json=QUESTION, headers=KEY)).json()) for each in running.clients
+            ]
             assert answers[0].token_ids == counted(0, 8)
             assert answers[0].task_id == answers[1].task_id
             assert node.asked == 1
@@ -444,7 +446,7 @@ def test_from_python(client: redis.Redis, tmp_path: Path) -> None:
                 assert answer.token_ids == counted(0, 8)
                 told = await asyncio.to_thread(lambda: list(lab.stream("hi", key="key", max_new_tokens=8)))
                 assert [each.id for each in told if isinstance(each, Token)] == counted(0, 8)
-                assert isinstance(told[-1], Answer) and told[-1].task_id == answer.task_id
+                assert isinstance(told[-1], QueryResponse) and told[-1].task_id == answer.task_id
                 with pytest.raises(InputError, match="did you mean 'top_k'"):
                     await asyncio.to_thread(lab.ask, "hi", topk=3)
                 node.error = KeyError("a fault")

@@ -10,11 +10,11 @@ import pytest
 
 from qubic_lab.consensus.calibrators import METHODS, BaseRate, Histogram, Isotonic, Logistic, make_curve
 from qubic_lab.consensus.confidence import (
-    Calibration,
-    Level,
-    Levels,
+    ConfidenceLevel,
+    ConfidenceThresholds,
     Observation,
     Signals,
+    VoteCalibration,
     calibrate,
     confidence_of,
     hash_observations,
@@ -132,27 +132,27 @@ def test_impossible_signals_are_refused(wrong: dict[str, float]):
 @pytest.mark.parametrize(
     ("confidence", "level"),
     [
-        (1.0, Level.ANSWER),
-        (0.85, Level.ANSWER),
-        (0.8499, Level.NOTE),
-        (0.75, Level.NOTE),
-        (0.7499, Level.RECOMPUTE),
-        (0.6, Level.RECOMPUTE),
-        (0.5999, Level.FALLBACK),
-        (0.0, Level.FALLBACK),
+        (1.0, ConfidenceLevel.ANSWER),
+        (0.85, ConfidenceLevel.ANSWER),
+        (0.8499, ConfidenceLevel.NOTE),
+        (0.75, ConfidenceLevel.NOTE),
+        (0.7499, ConfidenceLevel.RECOMPUTE),
+        (0.6, ConfidenceLevel.RECOMPUTE),
+        (0.5999, ConfidenceLevel.FALLBACK),
+        (0.0, ConfidenceLevel.FALLBACK),
     ],
 )
-def test_levels(confidence: float, level: Level):
-    assert Levels().of(confidence) is level
+def test_levels(confidence: float, level: ConfidenceLevel):
+    assert ConfidenceThresholds().of(confidence) is level
 
 
 def test_levels_are_values_and_are_checked():
-    assert Levels(0.99, 0.9, 0.5).of(0.95) is Level.NOTE
+    assert ConfidenceThresholds(0.99, 0.9, 0.5).of(0.95) is ConfidenceLevel.NOTE
     for wrong in [(0.7, 0.8, 0.6), (1.1, 0.8, 0.6), (0.9, 0.8, -0.1), (math.nan, 0.8, 0.6)]:
         with pytest.raises(InputError):
-            Levels(*wrong)
+            ConfidenceThresholds(*wrong)
     with pytest.raises(InputError):
-        Levels().of(math.nan)
+        ConfidenceThresholds().of(math.nan)
 
 
 def observations(count: int = 400, seed: int = 0, by: str = "token_probability", logprobs: bool = True):
@@ -166,7 +166,7 @@ def observations(count: int = 400, seed: int = 0, by: str = "token_probability",
     return found
 
 
-def calibrated(**of) -> Calibration:
+def calibrated(**of) -> VoteCalibration:
     return calibrate(observations(**of), "sha-of-model", "numeric", NOW)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from qubic_lab.bench.consensus import ConsensusResult, bench_consensus, simulate_votes, theoretical_accuracy
 from qubic_lab.cli.main import run
-from qubic_lab.consensus.confidence import Level
+from qubic_lab.consensus.confidence import ConfidenceLevel
 from qubic_lab.errors import InputError
 
 
@@ -72,7 +72,7 @@ def test_confidence_holds_on_held_out_questions(independent: ConsensusResult, co
         assert result.ece <= 0.03
         assert result.ece_interval[0] <= result.ece <= 0.03
     for each in independent.levels:
-        if each.accuracy_interval is not None and each.level is Level.ANSWER:
+        if each.accuracy_interval is not None and each.level is ConfidenceLevel.ANSWER:
             assert each.accuracy_interval[1] >= 0.85
     assert sum(each.questions for each in independent.levels) == 10_000
 

@@ -10,10 +10,10 @@ import pytest
 from qubic_lab.cli.main import run
 from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
-from qubic_lab.evals.consensus_eval import ConsensusPlan, Votes, evaluate_votes, observe
+from qubic_lab.evals.consensus_eval import ConsensusPlan, VoteEvaluation, evaluate_votes, observe
 from qubic_lab.evals.graded import graded_questions
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.recorded import Recorded, Sample, read_recorded
+from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
 from qubic_lab.evals.recording import Asking, read_answers, record_answers
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.studies import consensus_evaluation as study
@@ -29,21 +29,21 @@ def asked(one_rank: Pipeline, tiny: Path) -> Pipeline:
     return one_rank
 
 
-def said(right: bool, wrong: str, logprob: float, tokens: int = 8) -> Sample:
+def said(right: bool, wrong: str, logprob: float, tokens: int = 8) -> RecordedSample:
     text = "The answer is 7." if right else f"The answer is {wrong}."
-    return Sample(text, tokens, weight=0.5, signals=(("mean_logprob", logprob),))
+    return RecordedSample(text, tokens, weight=0.5, signals=(("mean_logprob", logprob),))
 
 
-def answered(number: int, share: float, kind: str, wrong: str = "12") -> Recorded:
+def answered(number: int, share: float, kind: str, wrong: str = "12") -> RecordedQuestion:
     """A question whose five samples say 7, which is right, with a probability, and else one of the wrong numbers."""
     random = Random(f"{number} {kind}")
     drawn = [said(random.random() < share, random.choice(wrong), random.uniform(-2, -0.1)) for _ in range(5)]
     greedy = said(random.random() < share, "3", -0.1)
-    row = Recorded(f"{kind}-{number}", kind, "What is 3 + 4?", "7", greedy, tuple(drawn), ((5, greedy),))
+    row = RecordedQuestion(f"{kind}-{number}", kind, "What is 3 + 4?", "7", greedy, tuple(drawn), ((5, greedy),))
     return read_answers(Question(row.id, row.question, "7", kind), row)
 
 
-def rows_of(share: float, count: int, spread: float = 0.25, wrong: str = "12") -> list[Recorded]:
+def rows_of(share: float, count: int, spread: float = 0.25, wrong: str = "12") -> list[RecordedQuestion]:
     """Questions of two types, every other one easier by twice the spread: so a share of votes tells something."""
     return [
         answered(number, share + (spread if number % 2 else -spread), kind, wrong)
@@ -53,7 +53,7 @@ def rows_of(share: float, count: int, spread: float = 0.25, wrong: str = "12") -
 
 
 @pytest.fixture(scope="module")
-def many() -> Votes:
+def many() -> VoteEvaluation:
     return evaluate_votes(rows_of(0.65, 110), 5, MODEL)
 
 
@@ -98,8 +98,8 @@ def test_a_file_of_something_else_is_an_error(asked: Pipeline, tmp_path: Path):
 
 def test_answers_are_judged_and_grouped_by_what_they_say():
     texts = ("It is 7.", "7", "The answer is 8.", "", "3 + 4 = 7")
-    samples = tuple(Sample(text, 4) for text in texts)
-    row = Recorded("sum", "analytical", "What is 3 + 4?", "", samples[2], samples)
+    samples = tuple(RecordedSample(text, 4) for text in texts)
+    row = RecordedQuestion("sum", "analytical", "What is 3 + 4?", "", samples[2], samples)
     read = read_answers(Question("sum", "What is 3 + 4?", "7", "analytical"), row)
     assert [each.right for each in read.samples] == [True, True, False, False, True]
     assert [each.group for each in read.samples] == [0, 0, 1, None, 0]
@@ -116,7 +116,7 @@ def test_a_vote_shows_what_the_service_sees():
     assert observe(replace(row, samples=tuple(replace(each, group=None) for each in row.samples)), 3) is None
 
 
-def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: Votes):
+def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: VoteEvaluation):
     assert many.questions == 220
     assert many.gains["all"].difference.low > 0
     assert set(many.gains) == set(many.against_greedy) == {"all", "factual", "technical"}
@@ -141,7 +141,7 @@ def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path
     assert not (tmp_path / "none").exists()
 
 
-def test_what_was_found_is_told_with_its_interval_and_drawn(many: Votes):
+def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation):
     result = {"model": "m", "votes": asdict(many)}
     json.dumps(result, allow_nan=False)
     sentences = study.findings(result)
@@ -160,7 +160,7 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: Votes):
 
 
 def test_without_any_vote_there_is_no_confidence_and_no_crash():
-    nothing = Sample("", 1, right=False)
+    nothing = RecordedSample("", 1, right=False)
     silent = [replace(row, samples=(nothing, nothing)) for row in rows_of(0.5, 4)]
     votes = evaluate_votes(silent, 2)
     assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)

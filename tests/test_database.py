@@ -16,7 +16,6 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 import qubic_lab.database
-from qubic_lab.consensus.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.consensus.weights import NO_RECORD
 from qubic_lab.database import check_url, metadata, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
@@ -26,6 +25,7 @@ from qubic_lab.oracle.model.records import Text as Story
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.settings import settings
+from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BARS = Series("qubic-network", "file", 60)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from qubic_lab.bench.consensus import simulate_votes
 from qubic_lab.consensus.dependence import (
     PastVote,
-    Source,
     effective_votes,
     error_correlation,
     find_copies,
     merge_copies,
 )
-from qubic_lab.consensus.voting import Ballot, Dropped
+from qubic_lab.consensus.vote import AnswerSource
+from qubic_lab.consensus.voting import Ballot, DroppedBallot
 from qubic_lab.core import SamplingParams
 from qubic_lab.errors import InputError
 
@@ -25,28 +25,28 @@ GREEDY = SamplingParams()
 
 def test_greedy_answers_of_one_model_to_one_prompt_are_copies():
     sources = {
-        "c": Source("model-1", "Why?", SamplingParams(seed=3, top_k=40, max_new_tokens=64)),
-        "a": Source("model-1", "Why?", GREEDY),
-        "b": Source("model-2", "Why?", GREEDY),
-        "d": Source("model-1", "Why? Think first.", GREEDY),
-        "e": Source("model-1", "Why?", SamplingParams(temperature=0.7, seed=1)),
-        "f": Source("model-1", "Why?", SamplingParams(temperature=0.7, seed=2)),
+        "c": AnswerSource("model-1", "Why?", SamplingParams(seed=3, top_k=40, max_new_tokens=64)),
+        "a": AnswerSource("model-1", "Why?", GREEDY),
+        "b": AnswerSource("model-2", "Why?", GREEDY),
+        "d": AnswerSource("model-1", "Why? Think first.", GREEDY),
+        "e": AnswerSource("model-1", "Why?", SamplingParams(temperature=0.7, seed=1)),
+        "f": AnswerSource("model-1", "Why?", SamplingParams(temperature=0.7, seed=2)),
     }
     assert find_copies(sources) == (("a", "c"),)
 
 
 def test_the_same_draws_are_copies_too():
     sampling = SamplingParams(temperature=0.7, seed=1)
-    sources = {"a": Source("m", "p", sampling), "b": Source("m", "p", sampling)}
+    sources = {"a": AnswerSource("m", "p", sampling), "b": AnswerSource("m", "p", sampling)}
     assert find_copies(sources) == (("a", "b"),)
-    assert find_copies(sources | {"b": Source("m", "p", SamplingParams(temperature=0.8, seed=1))}) == ()
+    assert find_copies(sources | {"b": AnswerSource("m", "p", SamplingParams(temperature=0.8, seed=1))}) == ()
 
 
 def test_copies_cast_one_ballot():
     ballots = [Ballot("d", 1), Ballot("c", 0, 0.5), Ballot("b", 0, 0.7), Ballot("a", 2)]
     kept, dropped = merge_copies(ballots, [("a", "b", "c")])
     assert kept == (Ballot("d", 1), Ballot("b", 0, 0.7))  # two of three copies say 0
-    assert dropped == (Dropped("a", "a copy of b"), Dropped("c", "a copy of b"))
+    assert dropped == (DroppedBallot("a", "a copy of b"), DroppedBallot("c", "a copy of b"))
 
 
 def test_a_copy_without_an_answer_does_not_silence_the_other():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qubic_lab.evals.identity import first_divergence, kl_divergences, logits_max_abs, token_identity, top_margins
-from qubic_lab.evals.measures import Answer, likeness, paired_accuracy, score
+from qubic_lab.evals.measures import GreedyAnswer, likeness, paired_accuracy, score
 from qubic_lab.evals.questions import Question
 
 
@@ -44,8 +44,8 @@ def test_margin_is_the_lead_of_the_best() -> None:
     assert top_margins(np.array([[1.0, 4.0, 3.5], [2.0, 2.0, 0.0]], np.float32)).tolist() == [0.5, 0.0]
 
 
-def answer(*token_ids: int, text: str = "", cut: bool = False) -> Answer:
-    return Answer(token_ids, text, cut)
+def answer(*token_ids: int, text: str = "", cut: bool = False) -> GreedyAnswer:
+    return GreedyAnswer(token_ids, text, cut)
 
 
 def test_likeness_looks_no_further_than_the_first_divergence() -> None:

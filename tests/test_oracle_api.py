@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from qubic_lab.api.access import Access, hashed, make_limiter
+from qubic_lab.api.access import ApiToken, hash_token, make_limiter
 from qubic_lab.api.app import create_app
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -309,7 +309,7 @@ def test_only_those_with_a_token_are_answered(client: redis.Redis, engine: Engin
         headers = {"Authorization": "Bearer secret"}
         assert (await connection.get("sentiment?coin=bitcoin", headers=headers)).status_code == 200
 
-    run(client, engine, test, accesses=lambda: [Access("me", hashed("secret"))], limiter=make_limiter(client))
+    run(client, engine, test, accesses=lambda: [ApiToken("me", hash_token("secret"))], limiter=make_limiter(client))
 
 
 def test_without_an_oracle_there_are_no_routes(client: redis.Redis) -> None:

@@ -7,7 +7,7 @@ import pytest
 from embedder import embedder, needs_embedder
 
 from qubic_lab.consensus.answers import final_answer
-from qubic_lab.consensus.similarity import THRESHOLDS, Bond, Thresholds, bonds, compare
+from qubic_lab.consensus.similarity import THRESHOLDS, Bond, SimilarityThresholds, bonds, compare
 from qubic_lab.errors import InputError
 from qubic_lab.evals.answer_pairs import LABELS, AnswerPair, committed_pairs, load_pairs, pairs_half
 from qubic_lab.evals.pairs_eval import (
@@ -100,7 +100,7 @@ def wrongly_alike(threshold: float) -> list[str]:
     found = []
     for pair in DEV:
         answers = [final_answer(text, pair.question) for text in (pair.a, pair.b)]
-        table = bonds(answers, compare([pair.a, pair.b]), Thresholds(threshold, threshold))
+        table = bonds(answers, compare([pair.a, pair.b]), SimilarityThresholds(threshold, threshold))
         found += [pair.id] if table[0][1] is Bond.ALIKE and pair.label != "same" else []
     return found
 

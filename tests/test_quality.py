@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.consensus.arithmetic import wrong_calculations
-from qubic_lab.consensus.quality import OFF_TOPIC_BELOW, FaultName, Quality, judge, judge_all, repeated_share
+from qubic_lab.consensus.quality import OFF_TOPIC_BELOW, FaultKind, Quality, judge, judge_all, repeated_share
 from qubic_lab.consensus.similarity import compare
 from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import DIMENSIONS, Embedded
@@ -177,7 +177,7 @@ def test_every_part_is_within_0_and_1_and_every_fault_has_evidence(pieces, reaso
     assert all(fault.evidence for fault in found.faults)
     if found.completeness == 0:
         assert not found.usable
-    assert (FaultName.TRUNCATED in names(found)) >= (reason == "length")
+    assert (FaultKind.TRUNCATED in names(found)) >= (reason == "length")
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
@@ -224,4 +224,4 @@ def test_wrong_calculations(text: str, wrong: list[str]):
 
 def test_ten_thousand_words_without_a_full_stop():
     text = " ".join(f"word{i % 5003}" for i in range(10_000))
-    assert judge(text, PENS, "length").faults[0].name == FaultName.TRUNCATED
+    assert judge(text, PENS, "length").faults[0].name == FaultKind.TRUNCATED

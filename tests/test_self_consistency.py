@@ -18,7 +18,7 @@ from qubic_lab.evals.paired import (
     minimum_detectable_mean,
 )
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.recorded import Recorded, Sample, halves, judge, read_recorded, write_recorded
+from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, halves, judge, read_recorded, write_recorded
 from qubic_lab.evals.self_consistency import (
     agreeing_wrong,
     best_rule,
@@ -37,14 +37,16 @@ from qubic_lab.evals.self_consistency import (
 from qubic_lab.stats import holm
 
 
-def row(groups: str, id: str = "q", kind: str = "factual", greedy: str = "b", tokens: tuple[int, ...] = ()) -> Recorded:
+def row(
+    groups: str, id: str = "q", kind: str = "factual", greedy: str = "b", tokens: tuple[int, ...] = ()
+) -> RecordedQuestion:
     """A question on which answers of group `a` are right; `-` is no final answer."""
 
-    def sample(letter: str, length: int) -> Sample:
-        return Sample(letter, length, None if letter == "-" else ord(letter) - ord("a"), letter == "a")
+    def sample(letter: str, length: int) -> RecordedSample:
+        return RecordedSample(letter, length, None if letter == "-" else ord(letter) - ord("a"), letter == "a")
 
     lengths = tokens or (10,) * len(groups)
-    return Recorded(
+    return RecordedQuestion(
         id=id,
         kind=kind,
         question="?",
@@ -54,17 +56,17 @@ def row(groups: str, id: str = "q", kind: str = "factual", greedy: str = "b", to
     )
 
 
-def weighted(base: Recorded, *weights: float) -> Recorded:
+def weighted(base: RecordedQuestion, *weights: float) -> RecordedQuestion:
     return replace(base, samples=tuple(replace(s, weight=w) for s, w in zip(base.samples, weights, strict=True)))
 
 
-def signalled(base: Recorded, name: str, *values: float) -> Recorded:
+def signalled(base: RecordedQuestion, name: str, *values: float) -> RecordedQuestion:
     samples = [replace(s, signals=((name, value),)) for s, value in zip(base.samples, values, strict=True)]
     return replace(base, samples=tuple(samples))
 
 
-def longer(base: Recorded, factor: int, right: bool, tokens: int) -> Recorded:
-    return replace(base, longer=((factor, Sample("", tokens, 0, right)),))
+def longer(base: RecordedQuestion, factor: int, right: bool, tokens: int) -> RecordedQuestion:
+    return replace(base, longer=((factor, RecordedSample("", tokens, 0, right)),))
 
 
 def test_a_vote_of_three_by_hand() -> None:
@@ -77,14 +79,14 @@ def test_a_vote_of_three_by_hand() -> None:
 def test_a_vote_of_one_is_pass_at_1_and_of_all_is_the_plurality() -> None:
     some = row("aabbbc--")
     assert voted_at(some, 1).right == pytest.approx(pass_at_1(some)) == 2 / 8
-    assert voted_at(some, 8) == self_consistency.Voted(0.0, 0.0)
-    assert voted_at(row("aabb"), 4) == self_consistency.Voted(0.5, 1.0)
+    assert voted_at(some, 8) == self_consistency.ExpectedVote(0.0, 0.0)
+    assert voted_at(row("aabb"), 4) == self_consistency.ExpectedVote(0.5, 1.0)
 
 
 def test_answers_without_a_conclusion_do_not_vote() -> None:
     assert voted_at(row("----a"), 5).right == 1.0
     assert voted_at(row("----a"), 4).right == pytest.approx(4 / 5)
-    assert voted_at(row("---"), 3) == self_consistency.Voted(0.0, 0.0)
+    assert voted_at(row("---"), 3) == self_consistency.ExpectedVote(0.0, 0.0)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 7])
@@ -114,7 +116,7 @@ def test_weights_turn_a_vote_and_equal_sums_in_another_order_are_a_tie() -> None
     assert voted_at(weighted(row("abb"), 3, 1, 1), 3, weighted=True).right == 1.0
     assert voted_at(weighted(row("abb"), 3, 1, 1), 3).right == 0.0
     tied = voted_at(weighted(row("aaabbb"), 0.1, 0.2, 0.3, 0.3, 0.2, 0.1), 6, weighted=True)
-    assert tied == self_consistency.Voted(0.5, 1.0)
+    assert tied == self_consistency.ExpectedVote(0.5, 1.0)
     assert voted_at(weighted(row("ab"), 0, 0), 2, weighted=True).right == 0.0
 
 
@@ -131,7 +133,7 @@ def test_the_oracle_by_hand() -> None:
 
 
 def test_one_vote_names_a_winner_and_first_come_breaks_ties() -> None:
-    def winner(some: Recorded, by_weight: bool = False) -> str | None:
+    def winner(some: RecordedQuestion, by_weight: bool = False) -> str | None:
         found = vote(some.samples, by_weight)
         return found and found.text
 
@@ -246,7 +248,7 @@ def test_agreeing_wrong_answers() -> None:
 
 
 def test_unjudged_or_missing_questions_are_refused() -> None:
-    creative = replace(row("a"), greedy=Sample("x", 1), samples=(Sample("y", 1),))
+    creative = replace(row("a"), greedy=RecordedSample("x", 1), samples=(RecordedSample("y", 1),))
     with pytest.raises(InputError, match="'q' has no right answer"):
         right_values([creative], "pass@1")
     with pytest.raises(InputError, match="no recorded questions"):
@@ -257,15 +259,15 @@ def test_unjudged_or_missing_questions_are_refused() -> None:
 
 def test_samples_and_rows_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="-1 tokens"):
-        Sample("", -1)
+        RecordedSample("", -1)
     with pytest.raises(InputError, match="weight is nan"):
-        Sample("", 1, weight=math.nan)
+        RecordedSample("", 1, weight=math.nan)
     with pytest.raises(InputError, match="signal 'x' is inf"):
-        Sample("", 1, signals=(("x", math.inf),))
+        RecordedSample("", 1, signals=(("x", math.inf),))
     with pytest.raises(InputError, match="no samples"):
         replace(row("a"), samples=())
     with pytest.raises(InputError, match="judge all or none"):
-        replace(row("a"), greedy=Sample("x", 1))
+        replace(row("a"), greedy=RecordedSample("x", 1))
     with pytest.raises(InputError, match="factors above 1, rising"):
         longer(row("a"), 1, True, 1)
 
@@ -363,9 +365,9 @@ def test_diversity_by_hand() -> None:
     assert repetition(["a", "b", "c", "a", "b", "c"]) == pytest.approx(1 / 4)
     assert repetition(["a", "b"]) == 0.0
 
-    def creative(id: str, *texts: str) -> Recorded:
-        samples = tuple(Sample(text, 2 * len(text.split())) for text in texts)
-        return Recorded(id, "creative", "Sing.", "", Sample("la", 1), samples)
+    def creative(id: str, *texts: str) -> RecordedQuestion:
+        samples = tuple(RecordedSample(text, 2 * len(text.split())) for text in texts)
+        return RecordedQuestion(id, "creative", "Sing.", "", RecordedSample("la", 1), samples)
 
     found = diversity([creative("x", "la la", "la la"), creative("y", "do re", "")])
     assert (found.questions, found.samples, found.words, found.tokens) == (2, 4, 1.5, 3.0)

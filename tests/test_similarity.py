@@ -14,7 +14,7 @@ from qubic_lab.consensus.similarity import (
     SEPARATING,
     Bond,
     Similarities,
-    Thresholds,
+    SimilarityThresholds,
     bonds,
     compare,
     content_of,
@@ -25,8 +25,8 @@ from qubic_lab.consensus.similarity import (
 from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
-NEVER = Thresholds(2.0, 2.0)
-ALWAYS = Thresholds(0.0, 0.0)
+NEVER = SimilarityThresholds(2.0, 2.0)
+ALWAYS = SimilarityThresholds(0.0, 0.0)
 
 PIECES = ("the", "cat", "sat", "on", "12", "1,000", "mats.", "not", "中", "文", "x", "=", "£", "```", "\n", "-", "!")
 texts_of_words = st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join)
@@ -44,7 +44,9 @@ def letters(texts: Sequence[str]) -> Embedded:
     return Embedded(counts / np.linalg.norm(counts, axis=1, keepdims=True), tuple(len(text) > 60 for text in texts))
 
 
-def classes(texts: Sequence[str], question: str = "", thresholds: Thresholds = ALWAYS) -> tuple[tuple[int, ...], ...]:
+def classes(
+    texts: Sequence[str], question: str = "", thresholds: SimilarityThresholds = ALWAYS
+) -> tuple[tuple[int, ...], ...]:
     """Group texts as a vote does; by default whatever the rules do not hold apart comes together."""
     similarities = compare(texts)
     answers = [final_answer(text, question) for text in texts]
@@ -226,7 +228,7 @@ def test_prose_comes_together_by_likeness():
         "A torpedo tore a hole in the hull, so the ship sank.",
         "Nobody knows; the wreck was never found and all logs are lost.",
     ]
-    assert classes(texts, "Why did the ship sink?", Thresholds(0.5, 0.5)) == ((0, 1), (2,))
+    assert classes(texts, "Why did the ship sink?", SimilarityThresholds(0.5, 0.5)) == ((0, 1), (2,))
     assert classes(texts, "Why did the ship sink?", NEVER) == ((0,), (1,), (2,))
 
 
@@ -301,7 +303,7 @@ def test_largest_class_first_then_the_first_index():
 )
 @settings(max_examples=60, deadline=None)
 def test_neither_order_nor_repeats_change_who_is_with_whom(texts: list[str], random):
-    thresholds = Thresholds(0.5, 0.5)
+    thresholds = SimilarityThresholds(0.5, 0.5)
     shuffled = texts + texts[:1]
     random.shuffle(shuffled)
     before = {frozenset(texts[i] for i in members) for members in classes(texts, "", thresholds)}
@@ -313,7 +315,7 @@ def test_neither_order_nor_repeats_change_who_is_with_whom(texts: list[str], ran
 @settings(max_examples=40, deadline=None)
 def test_classes_hold_each_answer_once_and_nothing_that_is_held_apart(texts: list[str], least: float):
     similarities = compare(texts)
-    found = bonds([final_answer(text) for text in texts], similarities, Thresholds(least, least))
+    found = bonds([final_answer(text) for text in texts], similarities, SimilarityThresholds(least, least))
     grouped = group(similarities, found)
     assert sorted(index for members in grouped for index in members) == list(range(len(texts)))
     for members in grouped:

@@ -16,16 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.api.app import create_app
-from qubic_lab.api.votes import Ballot, Votes, choose_voters, is_busy
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import NodeRecord
-from qubic_lab.consensus.aggregate import Rules
-from qubic_lab.consensus.history import VoteHistory
+from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, QubicLabError, RankError
 from qubic_lab.model.embeddings import Embedder
+from qubic_lab.votes.history import VoteHistory
+from qubic_lab.votes.service import VoteService
+from qubic_lab.votes.voters import VoteRequest, choose_voters, is_busy
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
@@ -92,7 +93,7 @@ async def voting(
     async with cluster(client, folder, nodes=dict(nodes)) as running:
         engine = open_database(f"sqlite:///{folder / 'lab.db'}")
         app = create_app(
-            running.coordinator, votes=Votes(running.coordinator, lambda: VoteHistory(engine), (), embedder)
+            running.coordinator, votes=VoteService(running.coordinator, lambda: VoteHistory(engine), (), embedder)
         )
         transport = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://lab", timeout=30.0) as http:
@@ -332,8 +333,8 @@ def view(name: str, score: float = 80.0, gate: Gate | None = None, model: str = 
     return NodeView(NodeRecord(registration, pb.NodeState(), 0.0, 0.0, False), score, gate, 0, 0, 0.0, 0.0)
 
 
-def ballot(nodes: int = 3, samples: int = 1) -> Ballot:
-    return Ballot(pipeline_pb2.GenerateRequest(), nodes, samples, 2, 10.0, Rules(), "any")
+def ballot(nodes: int = 3, samples: int = 1) -> VoteRequest:
+    return VoteRequest(pipeline_pb2.GenerateRequest(), nodes, samples, 2, 10.0, VotingConfig(), "any")
 
 
 def test_voters_are_the_healthiest_of_different_models_and_no_seed_comes_twice() -> None:

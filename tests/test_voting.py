@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from qubic_lab.consensus.voting import (
     RULES,
     Ballot,
-    Dropped,
-    Measured,
+    DroppedBallot,
     OutlierLimits,
+    VoterMeasurement,
     decide,
     outliers,
 )
@@ -177,20 +177,20 @@ LIMITS = OutlierLimits(most_latency_s=10.0, least_quality=0.5)
 
 
 def test_an_outlier_is_dropped_with_the_reason():
-    three = [Measured("a", 2.0, 0.9), Measured("b", 40.0, 0.2), Measured("c", None, None)]
+    three = [VoterMeasurement("a", 2.0, 0.9), VoterMeasurement("b", 40.0, 0.2), VoterMeasurement("c", None, None)]
     assert outliers(three, LIMITS) == (
-        Dropped("b", "its answer took 40.0 s, more than 10 s, the quality of its answer is 0.20, below 0.5"),
+        DroppedBallot("b", "its answer took 40.0 s, more than 10 s, the quality of its answer is 0.20, below 0.5"),
     )
     assert outliers(three, OutlierLimits()) == ()
-    assert outliers([Measured("a", 10.0, 0.5)], LIMITS) == ()
+    assert outliers([VoterMeasurement("a", 10.0, 0.5)], LIMITS) == ()
 
 
 def test_never_half_of_the_voters_are_outliers():
-    slow = [Measured(name, seconds) for name, seconds in [("a", 30.0), ("b", 50.0), ("c", 20.0), ("d", 1.0)]]
+    slow = [VoterMeasurement(name, seconds) for name, seconds in [("a", 30.0), ("b", 50.0), ("c", 20.0), ("d", 1.0)]]
     assert [each.voter for each in outliers(slow, LIMITS)] == ["b"]  # one of four; the furthest beyond
-    assert [each.voter for each in outliers([*slow, Measured("e", 60.0)], LIMITS)] == ["b", "e"]
+    assert [each.voter for each in outliers([*slow, VoterMeasurement("e", 60.0)], LIMITS)] == ["b", "e"]
     assert outliers(slow[:2], LIMITS) == outliers(slow[:1], LIMITS) == outliers([], LIMITS) == ()
-    bad = [Measured("a", 20.0), Measured("b", None, 0.0), Measured("c")]
+    bad = [VoterMeasurement("a", 20.0), VoterMeasurement("b", None, 0.0), VoterMeasurement("c")]
     assert [each.voter for each in outliers(bad, LIMITS)] == ["b"]  # no quality at all is furthest
 
 

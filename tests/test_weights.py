@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from qubic_lab.consensus.weights import (
     PRIOR,
     UNKNOWN,
-    Record,
+    TrackRecord,
     WeightParts,
     accuracy_part,
     complexity_part,
@@ -18,9 +18,9 @@ from qubic_lab.consensus.weights import (
 from qubic_lab.errors import InputError
 
 
-def record_of(outcomes: str) -> Record:
+def record_of(outcomes: str) -> TrackRecord:
     """The record after right (r) and wrong (w) answers, in their order."""
-    record = Record()
+    record = TrackRecord()
     for each in outcomes:
         record = record.after(each == "r")
     return record
@@ -41,7 +41,7 @@ def test_a_voter_of_whom_nothing_is_known_is_in_the_middle():
 
 
 def test_known_by_hand():
-    parts = weigh(Record(6, 2), response_s=30.0, health_score=85.0, parameters=10_000_000_000)
+    parts = weigh(TrackRecord(6, 2), response_s=30.0, health_score=85.0, parameters=10_000_000_000)
     assert parts.accuracy == (4 + 6) / (8 + 8)
     assert parts.response == 10 / 40
     assert parts.health == 0.85
@@ -93,9 +93,9 @@ def test_ends_of_the_scales():
         lambda: response_part(1.0, half_s=0.0),
         lambda: health_part(100.5),
         lambda: complexity_part(0),
-        lambda: Record(-1, 0),
-        lambda: Record(0, float("inf")),
-        lambda: accuracy_part(PRIOR, prior=Record()),
+        lambda: TrackRecord(-1, 0),
+        lambda: TrackRecord(0, float("inf")),
+        lambda: accuracy_part(PRIOR, prior=TrackRecord()),
     ],
 )
 def test_values_out_of_range_are_refused(wrong):

@@ -30,7 +30,7 @@ _PREFIX = "qlab_"
 
 
 @dataclass(frozen=True)
-class Access:
+class ApiToken:
     """A client that may call: its name, the SHA-256 of its token (hex), and its requests a minute.
 
     Tokens are 256 random bits, so a plain hash keeps them: there is nothing to guess.
@@ -58,26 +58,26 @@ def new_token() -> str:
     return _PREFIX + secrets.token_urlsafe(32)
 
 
-def hashed(token: str) -> str:
+def hash_token(token: str) -> str:
     """Return what is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def find(token: str, known: Sequence[Access]) -> Access | None:
+def find_token(token: str, known: Sequence[ApiToken]) -> ApiToken | None:
     """Return whose token this is; takes as long for a wrong one as for a right one."""
-    digest = hashed(token)
+    digest = hash_token(token)
     found = [each for each in known if hmac.compare_digest(each.sha256, digest)]
     return found[0] if found else None
 
 
-def read_accesses(path: Path) -> list[Access]:
+def read_tokens(path: Path) -> list[ApiToken]:
     """Return those that a file of tokens names.
 
     Raises:
         InputError: it cannot be read, or is none.
     """
     try:
-        return [Access(**entry) for entry in yaml.safe_load(path.read_text()) or []]
+        return [ApiToken(**entry) for entry in yaml.safe_load(path.read_text()) or []]
     except OSError as error:
         raise InputError(
             f"tokens {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
@@ -86,7 +86,7 @@ def read_accesses(path: Path) -> list[Access]:
         raise InputError(f"{path} is no file of tokens ({error}): make it with qubic-lab token add") from error
 
 
-def write_accesses(path: Path, accesses: Sequence[Access]) -> None:
+def write_tokens(path: Path, accesses: Sequence[ApiToken]) -> None:
     """Write a file of tokens that only its owner can read, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
@@ -96,7 +96,7 @@ def write_accesses(path: Path, accesses: Sequence[Access]) -> None:
     new.replace(path)
 
 
-class AccessFile:
+class TokenFile:
     """A file of tokens, read again when it has changed; while it cannot be read nobody is let in.
 
     Raises:
@@ -106,15 +106,15 @@ class AccessFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
-        self._accesses = read_accesses(path)
+        self._accesses = read_tokens(path)
 
-    def __call__(self) -> list[Access]:
+    def __call__(self) -> list[ApiToken]:
         """Return who may call now."""
         try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
             if stamp != self._stamp:
-                self._accesses, self._stamp = read_accesses(self._path), stamp
+                self._accesses, self._stamp = read_tokens(self._path), stamp
         except (OSError, InputError):
             self._accesses, self._stamp = [], None
         return self._accesses
@@ -123,7 +123,7 @@ class AccessFile:
 class AccessMiddleware:
     """Lets those in who show a known token, each at most at its rate; the rates count over all coordinators."""
 
-    def __init__(self, app: ASGIApp, accesses: Callable[[], list[Access]], limiter: MovingWindowRateLimiter) -> None:
+    def __init__(self, app: ASGIApp, accesses: Callable[[], list[ApiToken]], limiter: MovingWindowRateLimiter) -> None:
         self._app, self._accesses, self._limiter = app, accesses, limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,7 +132,7 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        access = find(token.strip(), self._accesses()) if kind.lower() == "bearer" else None
+        access = find_token(token.strip(), self._accesses()) if kind.lower() == "bearer" else None
         if access is None:
             what = "the token is not known" if token else "no token was sent"
             detail = f"{what}: send the header Authorization: Bearer TOKEN"
@@ -188,7 +188,7 @@ def make_limiter(client: "redis.Redis") -> MovingWindowRateLimiter:
     return MovingWindowRateLimiter(storage)
 
 
-def _take_turn(limiter: MovingWindowRateLimiter, access: Access) -> float | None:
+def _take_turn(limiter: MovingWindowRateLimiter, access: ApiToken) -> float | None:
     """Count a request in and return None; or the seconds after which one would be let in."""
     rate = RateLimitItemPerMinute(access.per_minute)
     if limiter.hit(rate, access.name):

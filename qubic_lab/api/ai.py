@@ -11,10 +11,10 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from qubic_lab.api.answers import as_lines, read_answer, read_events
 from qubic_lab.api.hang_up import hung_up
 from qubic_lab.api.problems import problem
-from qubic_lab.api.schemas import Answer, Query
+from qubic_lab.api.responses import as_lines, read_answer, read_events
+from qubic_lab.api.schemas import Query, QueryResponse
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RequestCancelled
 
@@ -30,11 +30,11 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
     """Return the routes of a coordinator."""
     routes = APIRouter(prefix="/api/ai", tags=["ai"])
 
-    @routes.post("/query", response_model=Answer)
-    @routes.post("/single_query", response_model=Answer)
+    @routes.post("/query", response_model=QueryResponse)
+    @routes.post("/single_query", response_model=QueryResponse)
     async def answer(
         query: Query, request: Request, idempotency_key: Key = None, last_event_id: LastEvent = 0
-    ) -> Answer | Response:
+    ) -> QueryResponse | Response:
         """Answer a question by one node: as a whole, or with `stream` as server-sent events.
 
         Without the header Idempotency-Key a client that hangs up ends its work; with it the work goes on, and the same
@@ -86,7 +86,7 @@ def _key_of(key: str | None, client: str) -> str | None:
 
 async def _while_awaited(
     coordinator: Coordinator, task_id: str, request: Request, started_s: float, deadline_s: float, key: str | None
-) -> Answer:
+) -> QueryResponse:
     """Wait for the answer, the deadline, or the client's hanging up; a task that nobody may ask for again ends then."""
     answering = asyncio.ensure_future(read_answer(coordinator, task_id, started_s))
     hanging_up = asyncio.ensure_future(hung_up(request))

@@ -8,17 +8,17 @@ from limits.strategies import MovingWindowRateLimiter
 from qubic_lab import __version__
 from qubic_lab.api import ai, cluster, consensus, health, network, problems
 from qubic_lab.api import oracle as oracle_routes
-from qubic_lab.api.access import Access, AccessMiddleware, BodyLimitMiddleware
-from qubic_lab.api.votes import Votes
+from qubic_lab.api.access import AccessMiddleware, ApiToken, BodyLimitMiddleware
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.votes.service import VoteService
 
 
 def create_app(
     coordinator: Coordinator,
-    accesses: Callable[[], list[Access]] | None = None,
+    accesses: Callable[[], list[ApiToken]] | None = None,
     limiter: MovingWindowRateLimiter | None = None,
-    votes: Votes | None = None,
+    votes: VoteService | None = None,
     oracle: Oracle | None = None,
 ) -> FastAPI:
     """Return the application; the coordinator must run while it does (`Coordinator.running`).
@@ -32,7 +32,7 @@ def create_app(
     """
     app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
     problems.install(app)
-    metrics = health.Metrics()
+    metrics = health.ApiMetrics()
     app.include_router(ai.make_routes(coordinator))
     if votes is not None:
         app.include_router(consensus.make_routes(coordinator, votes))

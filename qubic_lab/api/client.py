@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from qubic_lab.api.schemas import Answer, Node, Status, Token
+from qubic_lab.api.schemas import ClusterStatus, NodeStatus, QueryResponse, Token
 from qubic_lab.errors import (
     BusyError,
     DeadlineError,
@@ -66,7 +66,7 @@ class CoordinatorClient:
             self._http.close()
             raise InputError(f"{self.url} would send the token in clear text: give https://{address.netloc.decode()}")
 
-    def ask(self, prompt: str, *, key: str | None = None, **options: Any) -> Answer:
+    def ask(self, prompt: str, *, key: str | None = None, **options: Any) -> QueryResponse:
         """Return the answer to one question.
 
         Args:
@@ -74,9 +74,9 @@ class CoordinatorClient:
             key: an idempotency key: the same request with the same key gets the first one's answer.
             **options: other fields of `schemas.Query`, such as `max_new_tokens`.
         """
-        return Answer(**self.call("POST", "/api/ai/query", {"prompt": prompt, **options}, key))
+        return QueryResponse(**self.call("POST", "/api/ai/query", {"prompt": prompt, **options}, key))
 
-    def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | Answer]:
+    def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | QueryResponse]:
         """Yield the tokens of an answer as they come, and last the whole of it; arguments as of `ask`."""
         body = {"prompt": prompt, "stream": True, **options}
         try:
@@ -92,17 +92,17 @@ class CoordinatorClient:
                     elif field == "data" and name == "error":
                         raise _error_of(json.loads(value)["status"], value, None)
                     elif field == "data":
-                        yield Token(**json.loads(value)) if name == "token" else Answer(**json.loads(value))
+                        yield Token(**json.loads(value)) if name == "token" else QueryResponse(**json.loads(value))
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
-    def status(self) -> Status:
+    def status(self) -> ClusterStatus:
         """Return how the cluster is."""
-        return Status(**self.call("GET", "/api/cluster/status"))
+        return ClusterStatus(**self.call("GET", "/api/cluster/status"))
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[NodeStatus]:
         """Return all nodes as the coordinator sees them."""
-        return [Node(**each) for each in self.call("GET", "/api/cluster/nodes")]
+        return [NodeStatus(**each) for each in self.call("GET", "/api/cluster/nodes")]
 
     def links(self, node: str) -> dict[str, Any]:
         """Return what a node measures of the ways to all others (`schemas.NodeLinks`)."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from fastapi import APIRouter
 
 from qubic_lab import __version__
-from qubic_lab.api.schemas import DeadTask, Node, Status, Tasks, TaskState
+from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeStatus, Tasks, TaskState
 from qubic_lab.cluster.coordinator import Coordinator
 
 MOST_DEAD = 100
@@ -17,10 +17,10 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
     routes = APIRouter(prefix="/api/cluster", tags=["cluster"])
 
     @routes.get("/status")
-    async def status() -> Status:
+    async def status() -> ClusterStatus:
         """Tell how the cluster is."""
         gates = Counter(str(view.gate or "open") for view in coordinator.nodes())
-        return Status(
+        return ClusterStatus(
             coordinator=coordinator.name,
             version=__version__,
             ready=gates["open"] > 0,
@@ -30,9 +30,9 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
         )
 
     @routes.get("/nodes")
-    async def nodes() -> list[Node]:
+    async def nodes() -> list[NodeStatus]:
         """Tell of each node what it can do, how it is, and why it gets nothing if that is so."""
-        return [Node.of(view) for view in coordinator.nodes()]
+        return [NodeStatus.of(view) for view in coordinator.nodes()]
 
     @routes.post("/nodes/{name:path}/drain", status_code=204)
     async def drain(name: str) -> None:

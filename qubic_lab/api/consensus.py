@@ -1,10 +1,8 @@
-"""Routes that ask several voters, and that tell of votes: `/api/ai/…` and `/api/consensus/…`."""
+"""Routes that hold votes and show their history: `/api/ai/…` and `/api/consensus/…`."""
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -12,88 +10,84 @@ from fastapi import Query as Parameter
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from qubic_lab.api.answers import read_answer
 from qubic_lab.api.hang_up import until_done
+from qubic_lab.api.responses import read_answer
 from qubic_lab.api.schemas import MOST_PROMPT_CHARACTERS, Query
 from qubic_lab.api.vote_page import render_vote
-from qubic_lab.api.votes import Ballot, Held, Votes
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.consensus.aggregate import Known, Rules, deliberate
-from qubic_lab.consensus.answers import final_answer, same
-from qubic_lab.consensus.collect import Vote
-from qubic_lab.consensus.dependence import Source
-from qubic_lab.consensus.history import MOST_PAGE, Grading
+from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.consensus.stopping import StopRule
-from qubic_lab.consensus.trail import trail_of
-from qubic_lab.core import SamplingParams
 from qubic_lab.errors import InputError
+from qubic_lab.votes.history import MOST_PAGE
+from qubic_lab.votes.service import VoteResult, VoteService
+from qubic_lab.votes.voters import VoteRequest
 
 MOST_NODES, MOST_SAMPLES, MOST_BALLOTS = 8, 16, 32
 MOST_ANALYZED = 32
 DEFAULT_TEMPERATURE = 0.7
-"""Greedy answers of one model are copies of each other, and count as one vote."""
+"""Above 0, because greedy answers of one model are copies of each other and count as one vote."""
 RuleName = Literal["majority", "super-majority", "weighted"]
 
 
 class ConsensusQuery(Query):
-    """A question that several voters answer; the sampling fields are each voter's."""
+    """A question for several voters; each voter uses the sampling fields."""
 
     temperature: Annotated[
-        float, Field(ge=0.0, le=100.0, description="0 is greedy: copies of a model are one vote")
+        float, Field(ge=0.0, le=100.0, description="0 is greedy; greedy copies of a model count as one vote")
     ] = DEFAULT_TEMPERATURE
     stream: Literal[False] = False
     mode: Annotated[
-        Literal["auto", "consensus", "single"], Field(description="auto: by one node while the cluster is busy")
+        Literal["auto", "consensus", "single"], Field(description="auto: one node answers if the cluster is busy")
     ] = "auto"
-    nodes: Annotated[int, Field(ge=1, le=MOST_NODES, description="nodes to ask, or as many as there are")] = 3
-    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="answers of each node")] = 1
+    nodes: Annotated[int, Field(ge=1, le=MOST_NODES, description="nodes to ask, or all if there are fewer")] = 3
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="answers per node")] = 1
     prompts: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)], ...],
-        Field(max_length=MOST_NODES, description="the question in other words, for the nodes in turns"),
+        Field(max_length=MOST_NODES, description="other wordings of the question, taken by the nodes in turn"),
     ] = ()
     temperatures: Annotated[
         tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...],
-        Field(max_length=MOST_NODES, description="of the nodes in turns, in place of temperature"),
+        Field(max_length=MOST_NODES, description="taken by the nodes in turn, instead of temperature"),
     ] = ()
-    rounds: Annotated[int, Field(ge=1, le=3, description="at most; voters are asked again where it is too close")] = 2
+    rounds: Annotated[
+        int, Field(ge=1, le=3, description="the maximum; voters are asked again if the vote is too close")
+    ] = 2
     rule: RuleName = "majority"
     stop_at: Annotated[
         float | None,
-        Field(gt=0.5, le=1.0, description="no more are waited for where the leader is ahead with this probability"),
+        Field(gt=0.5, le=1.0, description="stop when the leader is ahead with at least this probability"),
     ] = None
-    merge: Annotated[
-        bool, Field(description="give an explanation that won with what others that agree with it add")
-    ] = False
-    question_type: Annotated[str, Field(max_length=40, description="says which calibration fits")] = "any"
-    deadline_s: Annotated[float, Field(gt=0.0, le=3_600.0, description="of the whole vote")] = 120.0
+    merge: Annotated[bool, Field(description="add sentences of agreeing answers to a winning explanation")] = False
+    question_type: Annotated[str, Field(max_length=40, description="selects the calibration")] = "any"
+    deadline_s: Annotated[float, Field(gt=0.0, le=3_600.0, description="for the whole vote")] = 120.0
 
-    def to_ballot(self) -> Ballot:
-        """Return what is voted on.
+    def to_vote(self) -> VoteRequest:
+        """Return the vote to hold.
 
         Raises:
             InputError: too many answers in all.
         """
         if self.nodes * self.samples > MOST_BALLOTS:
             raise InputError(f"{self.nodes} nodes with {self.samples} samples: at most {MOST_BALLOTS} answers in all")
-        return Ballot(
-            self.to_message(),
-            self.nodes,
-            self.samples,
-            self.rounds,
-            self.deadline_s,
-            Rules(self.rule, self.merge),
-            self.question_type,
-            self.prompts,
-            self.temperatures,
-            StopRule(self.stop_at),
+        return VoteRequest(
+            request=self.to_message(),
+            nodes=self.nodes,
+            samples=self.samples,
+            rounds=self.rounds,
+            deadline_s=self.deadline_s,
+            voting=VotingConfig(self.rule, self.merge),
+            question_type=self.question_type,
+            prompts=self.prompts,
+            temperatures=self.temperatures,
+            stop=StopRule(self.stop_at),
         )
 
 
-class Verdict(BaseModel):
-    """What a vote came to; `trail` says who said what, how alike, who won and why.
+class ConsensusResponse(BaseModel):
+    """The result of a vote; `trail` holds the answers, their similarities, the groups and the decision.
 
-    `mode` is single where one node answered, with the reason in `mode_reason`; then there was no vote. `confidence` is
-    a probability, or None where nothing is calibrated for this model and type of question.
+    `mode` is single if one node answered without a vote; `mode_reason` says why. `confidence` is a probability, or None
+    without a calibration for this model and question type.
     """
 
     mode: Literal["consensus", "single"]
@@ -113,8 +107,8 @@ class Verdict(BaseModel):
     trail: dict[str, Any] | None
 
 
-class Analysis(BaseModel):
-    """Answers that a client has, to be compared and voted on; nobody is asked."""
+class AnalysisRequest(BaseModel):
+    """Answers that the client already has, to compare and count; no node is asked."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -124,48 +118,46 @@ class Analysis(BaseModel):
     merge: bool = False
 
 
-class Reference(BaseModel):
-    """The right answer to a question that was voted on."""
+class GradeRequest(BaseModel):
+    """The right answer to the question of a vote."""
 
     model_config = ConfigDict(extra="forbid")
 
     answer: Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
-class Graded(BaseModel):
-    """Who was right; None of a voter whose answer rules cannot compare with the reference: it does not count."""
+class GradeResponse(BaseModel):
+    """Which voters were right; None: rules cannot compare this answer with the reference, so it does not count."""
 
     vote_id: str
     right: dict[str, bool | None]
 
 
-def make_routes(coordinator: Coordinator, votes: Votes) -> APIRouter:
+def make_routes(coordinator: Coordinator, votes: VoteService) -> APIRouter:
     """Return the routes of a coordinator whose votes are held by `votes`."""
     routes = APIRouter(tags=["consensus"])
 
     @routes.post("/api/ai/consensus_query")
-    async def ask(query: ConsensusQuery, request: Request) -> Verdict:
-        """Ask several nodes, or one several times; compare, vote, and answer with a confidence and the whole trail.
+    async def ask(query: ConsensusQuery, request: Request) -> ConsensusResponse:
+        """Ask several nodes, or one node several times; compare the answers, vote, and return confidence and trail.
 
-        A client that hangs up ends the voters' work.
+        The voters stop when the client disconnects.
         """
-        ballot = query.to_ballot()
+        vote = query.to_vote()
         busy = query.mode == "auto" and await votes.is_busy()
         if query.mode == "single" or busy:
             reason = "the cluster is busy: one node answered" if busy else "asked for"
             return await until_done(request, _single(coordinator, query, reason))
-        return _verdict(await until_done(request, votes.hold(ballot)))
+        return _response(await until_done(request, votes.hold(vote)))
 
     @routes.post("/api/ai/analyze")
-    async def analyze(analysis: Analysis) -> dict[str, Any]:
-        """Compare and vote on answers that the client has; returns the trail."""
-        given = [_given(number, text) for number, text in enumerate(analysis.answers)]
-        known, rules = Known(embed=await votes.embed()), Rules(analysis.rule, analysis.merge)
-        return trail_of(await asyncio.to_thread(deliberate, analysis.question, given, (), known, rules))
+    async def analyze(analysis: AnalysisRequest) -> dict[str, Any]:
+        """Compare and count answers that the client already has; returns the trail."""
+        return await votes.analyze(analysis.question, analysis.answers, VotingConfig(analysis.rule, analysis.merge))
 
     @routes.get("/api/consensus/status")
     async def status() -> dict[str, Any]:
-        """Tell whether votes can be held now, and by whom."""
+        """Return whether votes can be held now, and the available voters."""
         views = [view for view in coordinator.nodes() if view.gate is None]
         return {
             "ready": bool(views),
@@ -177,7 +169,7 @@ def make_routes(coordinator: Coordinator, votes: Votes) -> APIRouter:
 
     @routes.get("/api/consensus/metrics")
     async def metrics() -> list[dict[str, Any]]:
-        """Tell what came of the votes of each mode."""
+        """Return counts and means of the votes of each mode."""
         return [asdict(each) for each in await asyncio.to_thread(lambda: votes.history.metrics())]
 
     @routes.get("/api/consensus/history")
@@ -201,35 +193,19 @@ def make_routes(coordinator: Coordinator, votes: Votes) -> APIRouter:
 
     @routes.get("/api/consensus/history/{vote_id}/page", response_class=HTMLResponse)
     async def page(vote_id: str) -> Response:
-        """Show a vote: voters, similarity, groups, decision."""
-        found = await asyncio.to_thread(lambda: votes.history.trail(vote_id))
-        return HTMLResponse(render_vote(vote_id, found))
+        """Show a vote as a page: voters, similarity, groups and decision."""
+        return HTMLResponse(render_vote(vote_id, await trail(vote_id)))
 
     @routes.post("/api/consensus/history/{vote_id}/reference")
-    async def grade(vote_id: str, reference: Reference) -> Graded:
-        """Tell the right answer: nodes' records, and so their weights, follow from it."""
-        found = await asyncio.to_thread(lambda: votes.history.trail(vote_id))
-        right = await asyncio.to_thread(judge, found, reference.answer)
-        gradings = [
-            Grading(each["voter"], each["node"], each["group"], right[each["voter"]] is True)
-            for each in found["voters"]
-            if right[each["voter"]] is not None
-        ]
-        await asyncio.to_thread(lambda: votes.history.grade(vote_id, gradings, datetime.now(UTC)))
-        return Graded(vote_id=vote_id, right=right)
+    async def grade(vote_id: str, reference: GradeRequest) -> GradeResponse:
+        """Grade a vote by the right answer; the nodes' accuracies, and so their weights, follow from it."""
+        return GradeResponse(vote_id=vote_id, right=await asyncio.to_thread(votes.grade, vote_id, reference.answer))
 
     return routes
 
 
-def judge(trail: Mapping[str, Any], reference: str) -> dict[str, bool | None]:
-    """Return of each voter whether its answer is the reference's; None where rules cannot tell."""
-    question = trail["question"]
-    wanted = final_answer(f"The answer is {reference}", question)
-    return {each["voter"]: same(final_answer(each["text"], question), wanted) for each in trail["voters"]}
-
-
-async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) -> Verdict:
-    """Let one node answer."""
+async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) -> ConsensusResponse:
+    """Return the answer of one node."""
     started_s = time.perf_counter()
     task_id = await coordinator.submit(query.to_message(), query.priority)
     ended = False
@@ -240,7 +216,7 @@ async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) 
     finally:
         if not ended:
             await asyncio.shield(coordinator.cancel(task_id))
-    return Verdict(
+    return ConsensusResponse(
         mode="single",
         mode_reason=reason,
         vote_id=None,
@@ -259,29 +235,22 @@ async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) 
     )
 
 
-def _verdict(held: Held) -> Verdict:
-    reply = held.reply
-    return Verdict(
+def _response(vote: VoteResult) -> ConsensusResponse:
+    result = vote.result
+    return ConsensusResponse(
         mode="consensus",
         mode_reason="a vote was held",
-        vote_id=held.id,
-        text=reply.text,
-        level=str(reply.level),
-        confidence=reply.confidence.probability,
-        confidence_note=reply.confidence.note,
-        conflict=reply.conflict,
-        disagreement=reply.disagreement,
-        rounds=held.rounds,
-        tokens=held.tokens,
-        tokens_saved=held.tokens_saved,
-        seconds=held.seconds,
-        page=f"/api/consensus/history/{held.id}/page",
-        trail=dict(held.trail),
+        vote_id=vote.id,
+        text=result.text,
+        level=str(result.level),
+        confidence=result.confidence.probability,
+        confidence_note=result.confidence.note,
+        conflict=result.conflict,
+        disagreement=result.disagreement,
+        rounds=vote.rounds,
+        tokens=vote.tokens,
+        tokens_saved=vote.tokens_saved,
+        seconds=vote.seconds,
+        page=f"/api/consensus/history/{vote.id}/page",
+        trail=dict(vote.trail),
     )
-
-
-def _given(number: int, text: str) -> Vote:
-    """Return an answer that somebody has as a vote of its own."""
-    name = f"answer {number + 1:02}"
-    source = Source("", "", SamplingParams(temperature=1.0, seed=number))
-    return Vote(name, name, "", source, text, "stop", len(text.split()), 0.0)

@@ -16,7 +16,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 NAMESPACE = "qubic_lab"
 
 
-class Metrics:
+class ApiMetrics:
     """What `/metrics` tells: of requests as they come, of tasks and nodes as they are when it is asked."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Metrics:
 class MetricsMiddleware:
     """Counts and times requests by the route that took them."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +81,7 @@ class MetricsMiddleware:
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
-def make_routes(coordinator: Coordinator, metrics: Metrics) -> APIRouter:
+def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
     """Return the routes of a coordinator."""
     routes = APIRouter(tags=["health"])
 

@@ -70,7 +70,7 @@ class Token(BaseModel):
     top_logprobs: list[tuple[int, float]] = []
 
 
-class Answer(BaseModel):
+class QueryResponse(BaseModel):
     """A whole answer and how it came about; times in ms.
 
     `node_ms`: what the node that ended it needed. `total_ms`: from this request's arrival to its answer. `attempts`:
@@ -93,14 +93,14 @@ class Answer(BaseModel):
     total_ms: float
 
 
-class Load(BaseModel):
+class NodeLoad(BaseModel):
     """What runs or waits at a node."""
 
     requests: int
     tokens: int
 
 
-class Node(BaseModel):
+class NodeStatus(BaseModel):
     """A node as this coordinator sees it: `gate` says why it gets nothing; `score` is its health, 0 to 100."""
 
     name: str
@@ -123,7 +123,7 @@ class Node(BaseModel):
     memory_share: float
     response_s: float
     error_share: float
-    outstanding: Load
+    outstanding: NodeLoad
     finished: int
     failed: int
     tokens: int
@@ -132,7 +132,7 @@ class Node(BaseModel):
     registered_s: float
 
     @classmethod
-    def of(cls, view: NodeView) -> "Node":
+    def of(cls, view: NodeView) -> "NodeStatus":
         """Return a node for clients."""
         registration, state = view.record.registration, view.record.state
         can = registration.capabilities
@@ -157,7 +157,7 @@ class Node(BaseModel):
             memory_share=state.memory_share,
             response_s=view.response_s,
             error_share=view.error_share,
-            outstanding=Load(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
+            outstanding=NodeLoad(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
             finished=state.finished,
             failed=state.failed,
             tokens=state.tokens,
@@ -167,7 +167,7 @@ class Node(BaseModel):
         )
 
 
-class Link(BaseModel):
+class NodeLink(BaseModel):
     """The way from a node to another: medians; `trouble`: why it could not be measured."""
 
     to: str
@@ -176,14 +176,14 @@ class Link(BaseModel):
     trouble: str
 
 
-class NodeLinks(BaseModel):
+class NodeLinkReport(BaseModel):
     """Whether a node answers, in ms, and the ways from it; `trouble`: why it could not be asked."""
 
     node: str
     serving: bool
     health_ms: float
     trouble: str
-    links: list[Link]
+    links: list[NodeLink]
 
 
 class RedisTimes(BaseModel):
@@ -229,7 +229,7 @@ class TaskState(BaseModel):
     result: dict[str, Any] | None
 
 
-class Status(BaseModel):
+class ClusterStatus(BaseModel):
     """The cluster at a glance; nodes by gate (`open`: may be chosen)."""
 
     coordinator: str

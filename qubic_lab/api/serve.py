@@ -13,12 +13,12 @@ from pathlib import Path
 import redis
 import uvicorn
 
-from qubic_lab.api.access import AccessFile, make_limiter
+from qubic_lab.api.access import TokenFile, make_limiter
 from qubic_lab.api.app import create_app
-from qubic_lab.api.votes import Votes
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.votes.service import VoteService
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
 
 RELOAD_S = 10.0
@@ -81,7 +81,7 @@ def serve(
     config: ServeConfig,
     coordinator: Coordinator,
     client: "redis.Redis",
-    votes: Votes | None = None,
+    votes: VoteService | None = None,
     oracle: Oracle | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; without `votes` or `oracle` there are no routes for them.
@@ -89,7 +89,7 @@ def serve(
     Raises:
         InputError: an address is used, or the tokens cannot be read.
     """
-    accesses = AccessFile(config.tokens) if config.tokens else None
+    accesses = TokenFile(config.tokens) if config.tokens else None
     app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
     options = uvicorn.Config(
         app,

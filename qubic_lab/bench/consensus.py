@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
+    ConfidenceLevel,
     ConfidenceReport,
-    Level,
-    Levels,
+    ConfidenceThresholds,
     Observation,
     Signals,
     calibrate,
@@ -62,7 +62,7 @@ Votes = NDArray[np.int64]
 class LevelShare:
     """Questions whose confidence is at a level, and how many of their winners are right, with the Wilson interval."""
 
-    level: Level
+    level: ConfidenceLevel
     questions: int
     accuracy: float | None
     accuracy_interval: tuple[float, float] | None
@@ -286,9 +286,9 @@ def _stopping(votes_QK: Votes, rule: StopRule, seed: int) -> Stopping:
 
 
 def _level_shares(confidence_Q: Floats, right_Q: Floats) -> tuple[LevelShare, ...]:
-    level_Q = [Levels().of(each) for each in confidence_Q.tolist()]
+    level_Q = [ConfidenceThresholds().of(each) for each in confidence_Q.tolist()]
     found = []
-    for level in Level:
+    for level in ConfidenceLevel:
         outcomes = [right for at, right in zip(level_Q, right_Q.tolist(), strict=True) if at is level]
         right = int(sum(outcomes))
         interval = wilson_interval(right, len(outcomes)) if outcomes else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qubic_lab.bench.consensus import ConsensusResult, LevelShare, Stopping
     from qubic_lab.bench.samples import Times
     from qubic_lab.evals.consensus_eval import ConsensusEvaluation
-    from qubic_lab.evals.paired import Estimate
+    from qubic_lab.evals.paired import MeanEstimate
 
 
 def consensus(
@@ -156,7 +156,7 @@ def _show_consensus_of_model(result: "ConsensusEvaluation") -> None:
     )
 
 
-def _estimate_text(estimate: "Estimate", sign: str = "+") -> str:
+def _estimate_text(estimate: "MeanEstimate", sign: str = "+") -> str:
     return f"{estimate.value:{sign}.3f} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
 
 

@@ -19,7 +19,7 @@ from qubic_lab.cli.console import print_json, print_table
 from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
-    from qubic_lab.api.schemas import Node, RedisTimes, Status
+    from qubic_lab.api.schemas import ClusterStatus, NodeStatus, RedisTimes
     from qubic_lab.cluster.supervisor import ClusterState
 
 LOOK_S = 1.0
@@ -37,8 +37,8 @@ class Seen:
         supervisor: where the cluster runs on this machine.
     """
 
-    coordinators: "dict[str, Status | QubicLabError]"
-    nodes: "list[Node]"
+    coordinators: "dict[str, ClusterStatus | QubicLabError]"
+    nodes: "list[NodeStatus]"
     redis: "RedisTimes | None"
     supervisor: "ClusterState | None"
 
@@ -105,8 +105,8 @@ def look() -> Seen:
         urls = supervisor.urls
     elif supervisor is not None and urls[0] not in supervisor.urls:
         supervisor = None
-    coordinators: dict[str, Status | QubicLabError] = {}
-    nodes: list[Node] = []
+    coordinators: dict[str, ClusterStatus | QubicLabError] = {}
+    nodes: list[NodeStatus] = []
     redis = None
     for url in urls:
         with CoordinatorClient(url) as client:

@@ -10,7 +10,7 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
 
 if TYPE_CHECKING:
-    from qubic_lab.evals.comparison import Comparison, Likeness, PairedAccuracy
+    from qubic_lab.evals.comparison import ModelComparison, PairedAccuracy, RunLikeness
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +69,7 @@ def compare(
         typer.echo(line)
 
 
-def _lines(comparison: "Comparison") -> Iterator[str]:
+def _lines(comparison: "ModelComparison") -> Iterator[str]:
     for case in comparison.cases:
         same = f" (same layers as {case.measured_as})" if case.measured_as else ""
         yield (
@@ -96,7 +96,7 @@ def _lines(comparison: "Comparison") -> Iterator[str]:
     )
 
 
-def _likeness(found: "Likeness") -> str:
+def _likeness(found: "RunLikeness") -> str:
     first = min((divergence.position for divergence in found.divergences), default=None)
     parted = "" if first is None else f", {len(found.divergences)} answers part, the first at token {first}"
     return (

@@ -10,9 +10,9 @@ from qubic_lab.errors import ModelError
 if TYPE_CHECKING:
     import redis as redis_client
 
-    from qubic_lab.api.votes import Votes
     from qubic_lab.cluster.coordinator import Coordinator
     from qubic_lab.oracle.serving.service import Oracle
+    from qubic_lab.votes.service import VoteService
 
 HTTP = "127.0.0.1:5000"
 NODES = "127.0.0.1:5001"
@@ -46,14 +46,14 @@ def coordinator(
         serve(config, serving, client, make_votes(serving), make_oracle(client))
 
 
-def make_votes(coordinator: "Coordinator") -> "Votes":
+def make_votes(coordinator: "Coordinator") -> "VoteService":
     """Return what holds votes: kept in the database, alike by embeddings where the embedder is installed."""
-    from qubic_lab.api.votes import Votes
     from qubic_lab.consensus.confidence import load_calibrations
-    from qubic_lab.consensus.history import VoteHistory
     from qubic_lab.database import check_url, open_database
     from qubic_lab.model.embeddings import Embedder, model_folder
     from qubic_lab.settings import settings
+    from qubic_lab.votes.history import VoteHistory
+    from qubic_lab.votes.service import VoteService
 
     check_url()  # it is opened with the first vote, when it is too late to tell whoever started this
     try:
@@ -63,7 +63,7 @@ def make_votes(coordinator: "Coordinator") -> "Votes":
         note(f"answers are compared by words and structure alone: {error}")
         embedder = None
     calibrations = load_calibrations(settings().data / "calibrations")
-    return Votes(coordinator, lambda: VoteHistory(open_database()), calibrations, embedder)
+    return VoteService(coordinator, lambda: VoteHistory(open_database()), calibrations, embedder)
 
 
 def make_oracle(client: "redis_client.Redis") -> "Oracle":

@@ -28,23 +28,23 @@ def add(
     file: File = None,
 ) -> None:
     """Make a token and print it, once: the file keeps its hash alone. Running coordinators read it at once."""
-    from qubic_lab.api.access import Access, hashed, new_token, read_accesses, write_accesses
+    from qubic_lab.api.access import ApiToken, hash_token, new_token, read_tokens, write_tokens
 
     path = _path(file)
-    known = read_accesses(path) if path.exists() else []
+    known = read_tokens(path) if path.exists() else []
     if any(each.name == name for each in known):
         raise InputError(f"{name!r} has a token: remove it first, or give another name")
     token = new_token()
-    write_accesses(path, [*known, Access(name, hashed(token), per_minute)])
+    write_tokens(path, [*known, ApiToken(name, hash_token(token), per_minute)])
     note(f"the token of {name}; it is not shown again:")
     typer.echo(token)
 
 
 def list_(file: File = None, json: options.Json = False) -> None:
     """Tell who has a token, and their rates."""
-    from qubic_lab.api.access import read_accesses
+    from qubic_lab.api.access import read_tokens
 
-    known = read_accesses(_path(file))
+    known = read_tokens(_path(file))
     if json:
         print_json({"tokens": [{"name": each.name, "per_minute": each.per_minute} for each in known]})
         return
@@ -53,14 +53,14 @@ def list_(file: File = None, json: options.Json = False) -> None:
 
 def remove(name: Name, file: File = None) -> None:
     """Withdraw a token; it is refused from now on."""
-    from qubic_lab.api.access import read_accesses, write_accesses
+    from qubic_lab.api.access import read_tokens, write_tokens
 
     path = _path(file)
-    known = read_accesses(path)
+    known = read_tokens(path)
     kept = [each for each in known if each.name != name]
     if len(kept) == len(known):
         raise NotFoundError(f"{name!r} has no token: {did_you_mean(name, [each.name for each in known])}")
-    write_accesses(path, kept)
+    write_tokens(path, kept)
 
 
 def _path(file: Path | None) -> Path:

@@ -9,14 +9,30 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from qubic_lab.consensus.answers import PROSE, FinalAnswer, final_answer, without_thoughts
-from qubic_lab.consensus.collect import Absence, Vote
-from qubic_lab.consensus.confidence import Calibration, Confidence, Level, Levels, Signals, confidence_of
+from qubic_lab.consensus.confidence import (
+    Confidence,
+    ConfidenceLevel,
+    ConfidenceThresholds,
+    Signals,
+    VoteCalibration,
+    confidence_of,
+)
 from qubic_lab.consensus.dependence import effective_votes, find_copies, merge_copies
-from qubic_lab.consensus.merging import Addition, merge
+from qubic_lab.consensus.merging import AddedSentence, merge
 from qubic_lab.consensus.quality import Quality, judge_all
-from qubic_lab.consensus.similarity import THRESHOLDS, Bond, Embed, Similarities, Thresholds, bonds, compare, group
+from qubic_lab.consensus.similarity import (
+    THRESHOLDS,
+    Bond,
+    Embed,
+    Similarities,
+    SimilarityThresholds,
+    bonds,
+    compare,
+    group,
+)
 from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, reason_to_stop
-from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, Dropped, decide
+from qubic_lab.consensus.vote import Absence, Vote
+from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, DroppedBallot, decide
 from qubic_lab.consensus.weights import WeightParts, weigh
 
 UNKNOWN_RHO = 0.0
@@ -28,7 +44,7 @@ _FALLBACK = {"majority": "plurality", "super-majority": "plurality", "weighted":
 
 
 @dataclass(frozen=True)
-class Rules:
+class VotingConfig:
     """How votes are counted, and what is done at which confidence.
 
     With `merge` an explanation that won is given with what others of its group add (see `merging`).
@@ -36,8 +52,8 @@ class Rules:
 
     rule: str = DEFAULT_RULE
     merge: bool = False
-    levels: Levels = field(default_factory=Levels)
-    thresholds: Thresholds = THRESHOLDS
+    levels: ConfidenceThresholds = field(default_factory=ConfidenceThresholds)
+    thresholds: SimilarityThresholds = THRESHOLDS
 
     @property
     def fallback(self) -> str | None:
@@ -46,7 +62,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Known:
+class VoteContext:
     """What is known before the votes: of nodes their weights, of voters' errors ρ, calibrations, and an embedder.
 
     `rho` is None where there is no history; `question_type` and `model` say which calibration fits.
@@ -54,7 +70,7 @@ class Known:
 
     weights: Mapping[str, WeightParts] = field(default_factory=dict)
     rho: float | None = None
-    calibrations: tuple[Calibration, ...] = ()
+    calibrations: tuple[VoteCalibration, ...] = ()
     model: str = ""
     question_type: str = "any"
     embed: Embed | None = None
@@ -80,7 +96,7 @@ class VoterTrail:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ConsensusResult:
     """What a vote came to, with its whole trail.
 
     Attributes:
@@ -108,7 +124,7 @@ class Reply:
     question: str
     text: str
     how: str
-    level: Level
+    level: ConfidenceLevel
     confidence: Confidence
     conflict: bool
     disagreement: float
@@ -122,18 +138,24 @@ class Reply:
     effective_votes: float
     rho: float | None
     notes: tuple[str, ...]
-    additions: tuple[Addition, ...] = ()
-    disputed: tuple[Addition, ...] = ()
+    additions: tuple[AddedSentence, ...] = ()
+    disputed: tuple[AddedSentence, ...] = ()
 
-    def cautious(self) -> "Reply":
+    def cautious(self) -> "ConsensusResult":
         """Return it as one that claims nothing: asking again did not help."""
         text = cautious_answer(self.decision, self.voters)
-        return replace(self, text=text, how="cautious answer", level=Level.FALLBACK, additions=(), disputed=())
+        return replace(
+            self, text=text, how="cautious answer", level=ConfidenceLevel.FALLBACK, additions=(), disputed=()
+        )
 
 
 def deliberate(
-    question: str, votes: Sequence[Vote], absences: Sequence[Absence], known: Known, rules: Rules | None = None
-) -> Reply:
+    question: str,
+    votes: Sequence[Vote],
+    absences: Sequence[Absence],
+    known: VoteContext,
+    rules: VotingConfig | None = None,
+) -> ConsensusResult:
     """Return the reply to a question on which these votes were given; there may be none.
 
     Unusable answers (empty, refusing, looping) count among all ballots and for no group, as do voters that failed or
@@ -143,7 +165,7 @@ def deliberate(
     Raises:
         InputError: an unknown rule, or two votes of the same voter.
     """
-    rules = rules or Rules()
+    rules = rules or VotingConfig()
     votes = sorted(votes, key=lambda vote: vote.voter)
     texts = [vote.text for vote in votes]
     finals = [final_answer(text, question) for text in texts]
@@ -174,7 +196,7 @@ def deliberate(
     level = _level(decision, confidence, rules)
     text, how = _reply(level, decision, trails, similarities)
     counted = [each.weight for each in kept if each.group is not None]
-    reply = Reply(
+    reply = ConsensusResult(
         question=question,
         text=text,
         how=how,
@@ -197,14 +219,14 @@ def deliberate(
 
 
 def is_certain(
-    reply: Reply,
+    reply: ConsensusResult,
     to_come: Mapping[str, str],
-    known: Known,
-    rules: Rules | None = None,
+    known: VoteContext,
+    rules: VotingConfig | None = None,
     stop: StopRule = ONLY_CERTAIN,
 ) -> bool:
     """Tell whether votes to come, their nodes by the voters' names, are a waste after those of a reply."""
-    rules = rules or Rules()
+    rules = rules or VotingConfig()
     missing = [Ballot(voter, None, known.weight(node).weight) for voter, node in to_come.items()]
     return reason_to_stop(reply.ballots, missing, stop, rules.rule, rules.fallback) is not None
 
@@ -245,32 +267,32 @@ def _signals(decision: Decision, trails: Sequence[VoterTrail], similarities: Sim
     )
 
 
-def _level(decision: Decision, confidence: Confidence, rules: Rules) -> Level:
+def _level(decision: Decision, confidence: Confidence, rules: VotingConfig) -> ConfidenceLevel:
     """Return what follows; where nothing is calibrated, a winner by the rule is an answer with a note, and no more."""
     if not decision.standings:
-        return Level.FALLBACK
+        return ConfidenceLevel.FALLBACK
     if confidence.probability is not None:
         return rules.levels.of(confidence.probability)
     won = decision.winner is not None and decision.rule == rules.rule
-    return Level.NOTE if won else Level.RECOMPUTE
+    return ConfidenceLevel.NOTE if won else ConfidenceLevel.RECOMPUTE
 
 
 def _reply(
-    level: Level, decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities
+    level: ConfidenceLevel, decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities
 ) -> tuple[str, str]:
     """Return what the client is told, and how it was found."""
-    if level is Level.FALLBACK or decision.winner is None:
+    if level is ConfidenceLevel.FALLBACK or decision.winner is None:
         return cautious_answer(decision, trails), "cautious answer"
     members = [index for index, each in enumerate(trails) if each.group == decision.winner]
     chosen = best_match(members, [each.quality for each in trails], similarities)
-    leads = "winning" if level in (Level.ANSWER, Level.NOTE) else "leading"
+    leads = "winning" if level in (ConfidenceLevel.ANSWER, ConfidenceLevel.NOTE) else "leading"
     vote = trails[chosen].vote
     return without_thoughts(vote.text).strip(), f"best match of the {leads} group: {vote.voter}"
 
 
-def _merged(reply: Reply) -> Reply:
+def _merged(reply: ConsensusResult) -> ConsensusResult:
     """Return a reply whose text has what others of the winning group add; of a short answer it stays as it is."""
-    if reply.level is Level.FALLBACK or reply.decision.winner is None:
+    if reply.level is ConfidenceLevel.FALLBACK or reply.decision.winner is None:
         return reply
     members = [index for index, each in enumerate(reply.voters) if each.group == reply.decision.winner]
     best = best_match(members, [each.quality for each in reply.voters], reply.similarities)
@@ -298,7 +320,7 @@ def _shortened(trail: VoterTrail) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS].rstrip()} …"
 
 
-def _notes(similarities: Similarities, copies: Sequence[Dropped], known: Known) -> tuple[str, ...]:
+def _notes(similarities: Similarities, copies: Sequence[DroppedBallot], known: VoteContext) -> tuple[str, ...]:
     notes = list(similarities.notes)
     if copies:
         notes.append(f"{len(copies)} ballots are copies by construction and do not count")

@@ -22,7 +22,6 @@ from functools import lru_cache
 from itertools import pairwise
 
 from qubic_lab.consensus import symbolic
-from qubic_lab.consensus.asked import Asked, bare_letter, chosen_letters, read_question
 from qubic_lab.consensus.conclusions import LONGEST, both_ends, conclusions, marked_conclusion, without_thoughts
 from qubic_lab.consensus.contradictions import contradicts, verdict
 from qubic_lab.consensus.dates import find_dates, may_agree, year_of
@@ -37,6 +36,7 @@ from qubic_lab.consensus.programs import (
     without_blocks,
 )
 from qubic_lab.consensus.quantities import Quantity, combined, exact_text, plain, plain_quantities, spelled_out
+from qubic_lab.consensus.question_form import QuestionForm, bare_letter, chosen_letters, read_question
 from qubic_lab.consensus.units import base_unit
 from qubic_lab.consensus.words import (
     FILLERS,
@@ -138,7 +138,7 @@ def same(a: FinalAnswer, b: FinalAnswer) -> bool | None:
 
 
 @lru_cache(1024)  # copies of a model often end in the same sentence
-def _read(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     """Read a conclusion as what is asked for, else as the first kind that it can be; a `marked` one is nothing else."""
     part = part.strip()
     if not part or len(part) > LONGEST:
@@ -176,7 +176,7 @@ _CLOSED = [
 """What a question asks for by a word, and all that there is of it."""
 
 
-def _read_choice(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read_choice(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     if asked.options:
         value = chosen_letters(plain(part)) or _option_held(part, dict(asked.options))
     else:
@@ -189,7 +189,7 @@ def _read_choice(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
     return FinalAnswer(CHOICE, value, part) if value else None
 
 
-def _verdict(part: str, asked: Asked) -> str:
+def _verdict(part: str, asked: QuestionForm) -> str:
     """Return yes or no, where that is asked or is nearly all that is said."""
     if asked.kind != CHOICE:
         return verdict(part) if len(words(part)) <= LONGEST_SPAN else ""
@@ -210,20 +210,20 @@ def _option_held(part: str, offered: dict[str, str]) -> str:
     held = _named(part, {letter: words(option) for letter, option in offered.items()})
     if held:
         return held[0] if len(held) == 1 else ""
-    if number := _read_number(part, Asked(), False):
-        numbers = {letter: _read_number(option, Asked(), False) for letter, option in offered.items()}
+    if number := _read_number(part, QuestionForm(), False):
+        numbers = {letter: _read_number(option, QuestionForm(), False) for letter, option in offered.items()}
         equal = [letter for letter, option in numbers.items() if option and option.key == number.key]
         return equal[0] if len(equal) == 1 else ""
     return ""
 
 
-def _alternative(part: str, asked: Asked) -> str:
+def _alternative(part: str, asked: QuestionForm) -> str:
     """Return the one of the question's alternatives that a text names, unless it turns the question round."""
     held = _named(part, {name: name.split() for name in asked.alternatives})
     return held[0] if len(held) == 1 and not asked.is_turned_by(part) else ""
 
 
-def _of_closed_class(part: str, asked: Asked) -> str:
+def _of_closed_class(part: str, asked: QuestionForm) -> str:
     """Return a day of the week, a month, a season or a direction that is all that is said, or is asked for."""
     said = words(part)
     bare = _without_opening(said)
@@ -269,7 +269,7 @@ _LIMIT_AFTER = re.compile(
 )
 
 
-def _read_date(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read_date(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     text = plain(part)
     found = [(date.value, date.start, date.end) for date in find_dates(text)]
     if asked.of_year:
@@ -322,7 +322,7 @@ _RANGE_CONTINUED = re.compile(r"\s*(?:and|和|与)\s*")
 _OF_A_FORMULA = re.compile(r"[/^*+\\<>√π∞|_]|(?<!\w)-|=.*=")
 
 
-def _read_number(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read_number(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     text = plain(part)
     found = _numbers(text)
     if not found:
@@ -347,7 +347,7 @@ def _read_number(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
     return _one_number(chosen, part, asked, _of_what(assigned[-1] if assigned else "", part, asked))
 
 
-def _of_what(assigned: str, part: str, asked: Asked) -> str:
+def _of_what(assigned: str, part: str, asked: QuestionForm) -> str:
     """Return the unknown that is given a number, unless any will do; else where the number points, if that is down."""
     if assigned and not (asked.words and assigned == (asked.unknown or assigned)):
         return assigned
@@ -368,7 +368,7 @@ def _numbers(text: str) -> list[Quantity]:
     return [quantity for quantity in combined(plain_quantities(text), text) if quantity.unit != "date"]
 
 
-def _answering(found: list[Quantity], text: str, asked: Asked) -> Quantity:
+def _answering(found: list[Quantity], text: str, asked: QuestionForm) -> Quantity:
     """Return the number of the asked unit or noun, after the last equals sign, which comes last."""
     if asked.unit:
         dimension = Quantity(Fraction(1), asked.unit).base[0]
@@ -379,7 +379,7 @@ def _answering(found: list[Quantity], text: str, asked: Asked) -> Quantity:
     return (after or fitting or found)[-1]
 
 
-def _one_number(chosen: Quantity, part: str, asked: Asked, of: str) -> FinalAnswer:
+def _one_number(chosen: Quantity, part: str, asked: QuestionForm, of: str) -> FinalAnswer:
     assert isinstance(chosen.value, Fraction)
     unit = chosen.unit or asked.unit
     value = f"{exact_text(chosen.value)} {unit}".rstrip()
@@ -413,7 +413,7 @@ def _rounds_to(exact: Fraction, rounded: FinalAnswer) -> bool:
 # --- Formulas
 
 
-def _read_symbolic(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read_symbolic(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     formula = symbolic.formula(part)
     if formula is None:
         return None
@@ -445,7 +445,7 @@ def _same_formula(a: FinalAnswer, b: FinalAnswer) -> bool | None:
 # --- Code
 
 
-def _program(said: str, asked: Asked) -> FinalAnswer | None:
+def _program(said: str, asked: QuestionForm) -> FinalAnswer | None:
     """Read the last block of code, where code is asked for or is most of what is said."""
     fenced = blocks(said)
     if not fenced:
@@ -456,7 +456,7 @@ def _program(said: str, asked: Asked) -> FinalAnswer | None:
     return None
 
 
-def _read_code(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read_code(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     if asked.kind != CODE and symbolic.SIGN.search(part):
         return None
     ticked = re.findall(r"`([^`\n]+)`", part)
@@ -491,7 +491,7 @@ _REASON = re.compile(r"[,;](?=(?:\s+\S+){3})|[，；]")
 _COMPARING = {"than", "before", "after", "比"}
 
 
-def _read_span(part: str, asked: Asked, marked: bool) -> FinalAnswer | None:
+def _read_span(part: str, asked: QuestionForm, marked: bool) -> FinalAnswer | None:
     if asked.kind == PROSE and not marked:
         return None
     before, *reasons = _REASON.split(part, maxsplit=1)
@@ -519,7 +519,7 @@ def _without_opening(said: list[str]) -> list[str]:
     return said
 
 
-def _beside_the_question(said: list[str], asked: Asked) -> list[str]:
+def _beside_the_question(said: list[str], asked: QuestionForm) -> list[str]:
     """Return what a sentence adds to the words of its question; nothing where that is in several places or unclear."""
     if len(said) > LONGEST_SENTENCE:
         return []
@@ -543,16 +543,16 @@ def _compare_words(a: FinalAnswer, b: FinalAnswer) -> bool | None:
 # --- What stands around an answer
 
 
-def _is_frame(rest: str, asked: Asked) -> bool:
+def _is_frame(rest: str, asked: QuestionForm) -> bool:
     """Tell whether what stands around an answer says nothing of its own: "There are ... litres left."."""
     return not _OF_A_FORMULA.search(rest) and all(_is_frame_word(word, asked) for word in words(rest))
 
 
-def _is_frame_word(word: str, asked: Asked) -> bool:
+def _is_frame_word(word: str, asked: QuestionForm) -> bool:
     return word in _FRAME or word in _HAN_FRAME or stem(word) in asked.words
 
 
-_READERS: dict[str, Callable[[str, Asked, bool], FinalAnswer | None]] = {
+_READERS: dict[str, Callable[[str, QuestionForm, bool], FinalAnswer | None]] = {
     CHOICE: _read_choice,
     DATE: _read_date,
     NUMBER: _read_number,

@@ -46,7 +46,7 @@ FOLDS = 5
 FEWEST_QUESTIONS = 50
 
 
-class Level(StrEnum):
+class ConfidenceLevel(StrEnum):
     """What to do with an answer, by how likely it is right."""
 
     ANSWER = "answer"
@@ -56,7 +56,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
-class Levels:
+class ConfidenceThresholds:
     """The least confidence of each level; below the last one it is the fallback.
 
     Raises:
@@ -71,7 +71,7 @@ class Levels:
         if not 1 >= self.answer >= self.note >= self.recompute >= 0:
             raise InputError(f"levels are {self.answer}, {self.note}, {self.recompute}: give falling shares of 1")
 
-    def of(self, confidence: float) -> Level:
+    def of(self, confidence: float) -> ConfidenceLevel:
         """Return the level of a confidence, which must be calibrated: of others nothing follows.
 
         Raises:
@@ -80,10 +80,10 @@ class Levels:
         if not 0.0 <= confidence <= 1.0:
             raise InputError(f"confidence is {confidence}: it must lie between 0 and 1")
         if confidence >= self.answer:
-            return Level.ANSWER
+            return ConfidenceLevel.ANSWER
         if confidence >= self.note:
-            return Level.NOTE
-        return Level.RECOMPUTE if confidence >= self.recompute else Level.FALLBACK
+            return ConfidenceLevel.NOTE
+        return ConfidenceLevel.RECOMPUTE if confidence >= self.recompute else ConfidenceLevel.FALLBACK
 
 
 SIGNALS = ("vote_share", "margin", "weight_share", "token_probability", "similarity", "tokens")
@@ -148,7 +148,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CalibrationCandidate:
     """A method over some signals, and its mean log loss in cross-validation, in nats."""
 
     method: str
@@ -157,7 +157,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class VoteCalibration:
     """A curve from signals to the probability that a winner is right, for one model and one type of question.
 
     Attributes:
@@ -183,7 +183,7 @@ class Calibration:
     method: str
     signals: tuple[str, ...]
     curve: Curve
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CalibrationCandidate, ...]
     data_sha256: str
     observations: int
     questions: int
@@ -215,7 +215,7 @@ class Calibration:
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Calibration":
+    def from_dict(cls, content: dict[str, Any]) -> "VoteCalibration":
         """Return it from what `to_dict` gave.
 
         Raises:
@@ -227,7 +227,7 @@ class Calibration:
         try:
             plain["curve"] = make_curve(plain["method"], plain["curve"])
             plain["candidates"] = tuple(
-                Candidate(each["method"], tuple(each["signals"]), float(each["log_loss"]))
+                CalibrationCandidate(each["method"], tuple(each["signals"]), float(each["log_loss"]))
                 for each in plain["candidates"]
             )
             plain |= {name: tuple(plain[name]) for name in ("signals", "ballots")}
@@ -252,7 +252,7 @@ def calibrate(
     question_type: str,
     made_utc: str,
     candidates: Sequence[tuple[str, tuple[str, ...]]] | None = None,
-) -> Calibration:
+) -> VoteCalibration:
     """Choose a method and its signals by cross-validation, and fit it to all observations.
 
     The least mean log loss wins; folds are of questions, so votes on the same question are never on both sides. Of
@@ -282,10 +282,10 @@ def calibrate(
         for fold in range(FOLDS):
             held_out = fold_N == fold
             probability_N[held_out] = fit(signals_NS[~held_out], right_N[~held_out])(signals_NS[held_out])
-        tried.append(Candidate(method, tuple(names), log_loss(probability_N, right_N)))
+        tried.append(CalibrationCandidate(method, tuple(names), log_loss(probability_N, right_N)))
     tried.sort(key=lambda each: each.log_loss)
     best = tried[0]
-    return Calibration(
+    return VoteCalibration(
         model=model,
         question_type=question_type,
         method=best.method,
@@ -338,7 +338,7 @@ def _line(observation: Observation) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-def save_calibration(calibration: Calibration, path: Path) -> None:
+def save_calibration(calibration: VoteCalibration, path: Path) -> None:
     """Write a calibration as JSON.
 
     Raises:
@@ -351,7 +351,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
         raise InputError(f"{path} cannot be written ({error.strerror}): give a file that can") from error
 
 
-def load_calibration(path: Path) -> Calibration:
+def load_calibration(path: Path) -> VoteCalibration:
     """Read a calibration and check it.
 
     Raises:
@@ -361,14 +361,14 @@ def load_calibration(path: Path) -> Calibration:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise InputError("it holds no JSON object")
-        return Calibration.from_dict(content)
+        return VoteCalibration.from_dict(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give a calibration file") from error
     except ValueError as error:
         raise InputError(f"{path} is no calibration: {error}") from error
 
 
-def load_calibrations(folder: Path) -> tuple[Calibration, ...]:
+def load_calibrations(folder: Path) -> tuple[VoteCalibration, ...]:
     """Read all calibrations of a folder, `*.json` by name; none where there is no folder.
 
     Raises:
@@ -385,7 +385,9 @@ class Confidence:
     note: str
 
 
-def confidence_of(signals: Signals, model: str, question_type: str, calibrations: Iterable[Calibration]) -> Confidence:
+def confidence_of(
+    signals: Signals, model: str, question_type: str, calibrations: Iterable[VoteCalibration]
+) -> Confidence:
     """Return how likely a winner is right, by the newest calibration for this model and type of question."""
     fitting = [each for each in calibrations if (each.model, each.question_type) == (model, question_type)]
     if not fitting:

@@ -9,30 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qubic_lab.consensus.voting import Ballot, Dropped, Group
-from qubic_lab.core import SamplingParams
+from qubic_lab.consensus.vote import AnswerSource
+from qubic_lab.consensus.voting import Ballot, DroppedBallot, Group
 from qubic_lab.errors import InputError
 from qubic_lab.stats import Floats, Indices, bootstrap_interval
 
 
-@dataclass(frozen=True)
-class Source:
-    """What an answer follows from: the model by its hash, the prompt, and how tokens were drawn."""
-
-    model_hash: str
-    prompt: str
-    sampling: SamplingParams
-
-    @property
-    def draw(self) -> tuple[float | int, ...]:
-        """What decides the tokens that are drawn; greedily nothing is drawn, so nothing does."""
-        sampling = self.sampling
-        if sampling.temperature == 0:
-            return ()
-        return sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed
-
-
-def find_copies(sources: Mapping[str, Source]) -> tuple[tuple[str, ...], ...]:
+def find_copies(sources: Mapping[str, AnswerSource]) -> tuple[tuple[str, ...], ...]:
     """Return the sets of two or more voters that are copies: same model, same prompt, greedy or with the same draws.
 
     Names are sorted within a set, and sets by their first name. Copies may differ all the same, by rounding on unlike
@@ -47,14 +30,14 @@ def find_copies(sources: Mapping[str, Source]) -> tuple[tuple[str, ...], ...]:
 
 def merge_copies(
     ballots: Sequence[Ballot], copies: Iterable[Sequence[str]]
-) -> tuple[tuple[Ballot, ...], tuple[Dropped, ...]]:
+) -> tuple[tuple[Ballot, ...], tuple[DroppedBallot, ...]]:
     """Leave one ballot of each set of copies, and name those that were dropped.
 
     The ballot that stays is the first by name of those for the group that most copies are for (of groups with as many,
     the one whose first voter comes first); an answer comes before none.
     """
     by_voter = {each.voter: each for each in ballots}
-    dropped: list[Dropped] = []
+    dropped: list[DroppedBallot] = []
     for names in copies:
         cast = [by_voter[name] for name in sorted(names) if name in by_voter]
         if len(cast) < 2:
@@ -62,7 +45,7 @@ def merge_copies(
         groups = [each.group for each in cast if each.group is not None]
         chosen: Group | None = max(groups, key=groups.count) if groups else None
         kept = next(each for each in cast if each.group == chosen)
-        dropped += [Dropped(each.voter, f"a copy of {kept.voter}") for each in cast if each is not kept]
+        dropped += [DroppedBallot(each.voter, f"a copy of {kept.voter}") for each in cast if each is not kept]
     gone = {each.voter for each in dropped}
     return tuple(each for each in ballots if each.voter not in gone), tuple(dropped)
 

@@ -28,7 +28,7 @@ _ALONE = re.compile(r"^(?:it|this|that|they|these|those|he|she|however|but|so|th
 
 
 @dataclass(frozen=True)
-class Addition:
+class AddedSentence:
     """A sentence that was added: which answers say it, and which deny it, by their indices."""
 
     sentence: str
@@ -37,15 +37,15 @@ class Addition:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedAnswer:
     """The text, and what was added to the best answer; `disputed` is what was left out since it is denied."""
 
     text: str
-    added: tuple[Addition, ...]
-    disputed: tuple[Addition, ...]
+    added: tuple[AddedSentence, ...]
+    disputed: tuple[AddedSentence, ...]
 
 
-def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> Merged:
+def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnswer:
     """Return the best answer with what others add.
 
     Args:
@@ -56,8 +56,8 @@ def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> Merged:
     base = without_thoughts(texts[best]).strip()
     taken = [_content(sentence) for sentence in whole_sentences(base)]
     said = {index: whole_sentences(without_thoughts(texts[index])) for index in members if index != best}
-    added: list[Addition] = []
-    disputed: list[Addition] = []
+    added: list[AddedSentence] = []
+    disputed: list[AddedSentence] = []
     for sentence in _by_support(said):
         content = _content(sentence)
         if any(_overlap(content, other) >= IS_LIKE for other in taken):
@@ -67,12 +67,12 @@ def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> Merged:
             continue
         denied_by = tuple(i for i, text in enumerate(texts) if i not in said_by and contradicts(text, sentence))
         taken.append(content)
-        addition = Addition(sentence, said_by, denied_by)
+        addition = AddedSentence(sentence, said_by, denied_by)
         (added if len(said_by) > len(denied_by) else disputed).append(addition)
         if len(added) == MOST_ADDED:
             break
     text = " ".join([base, *(each.sentence for each in added)])
-    return Merged(text, tuple(added), tuple(disputed))
+    return MergedAnswer(text, tuple(added), tuple(disputed))
 
 
 def whole_sentences(text: str) -> list[str]:

@@ -27,7 +27,7 @@ _PROMPT = re.compile(r"^(?:>>>|\.\.\.) ?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """A fenced block of code; `language` is "" where it names none, `length` is in characters, with the fences."""
 
     language: str
@@ -35,9 +35,9 @@ class Block:
     length: int
 
 
-def blocks(text: str) -> list[Block]:
+def blocks(text: str) -> list[CodeBlock]:
     """Return the fenced blocks of a text; the last one may be open."""
-    return [Block(found[1].casefold(), found[2], len(found[0])) for found in _FENCE.finditer(text)]
+    return [CodeBlock(found[1].casefold(), found[2], len(found[0])) for found in _FENCE.finditer(text)]
 
 
 def without_blocks(text: str) -> str:

@@ -47,7 +47,7 @@ SHORT_REFUSAL = 40
 """Words: a longer text that says "I don't know" or "as an AI" may go on to answer."""
 
 
-class FaultName(StrEnum):
+class FaultKind(StrEnum):
     """What can be wrong with an answer."""
 
     EMPTY = "empty"
@@ -59,16 +59,16 @@ class FaultName(StrEnum):
     SELF_CONTRADICTING = "self-contradicting"
 
 
-UNUSABLE = frozenset({FaultName.EMPTY, FaultName.REFUSING, FaultName.ECHO, FaultName.OFF_TOPIC})
+UNUSABLE = frozenset({FaultKind.EMPTY, FaultKind.REFUSING, FaultKind.ECHO, FaultKind.OFF_TOPIC})
 """With one of these faults an answer should have no vote; for the others see `judge`."""
-_WORTHLESS = frozenset({FaultName.EMPTY, FaultName.REFUSING, FaultName.ECHO})
+_WORTHLESS = frozenset({FaultKind.EMPTY, FaultKind.REFUSING, FaultKind.ECHO})
 
 
 @dataclass(frozen=True)
-class Fault:
+class AnswerFault:
     """What is wrong with an answer, and where that shows."""
 
-    name: FaultName
+    name: FaultKind
     evidence: str
 
 
@@ -96,7 +96,7 @@ class Quality:
     agreement: float | None
     coherence: float
     completeness: float
-    faults: tuple[Fault, ...]
+    faults: tuple[AnswerFault, ...]
     usable: bool
 
     @property
@@ -179,22 +179,22 @@ def judge(
     words = words_of(said)
     answer = final_answer(text, question) if answer is None else answer
     evidence = {
-        FaultName.EMPTY: _emptiness(text, words),
-        FaultName.TRUNCATED: _cut(text, said, finish_reason),
-        FaultName.REFUSING: _refusal(said, len(words)),
-        FaultName.REPEATING: _loop(words),
-        FaultName.ECHO: _echo(words, words_of(question)),
-        FaultName.OFF_TOPIC: _digression(words, answer, cosine),
-        FaultName.SELF_CONTRADICTING: _self_contradiction(text, said, question, answer),
+        FaultKind.EMPTY: _emptiness(text, words),
+        FaultKind.TRUNCATED: _cut(text, said, finish_reason),
+        FaultKind.REFUSING: _refusal(said, len(words)),
+        FaultKind.REPEATING: _loop(words),
+        FaultKind.ECHO: _echo(words, words_of(question)),
+        FaultKind.OFF_TOPIC: _digression(words, answer, cosine),
+        FaultKind.SELF_CONTRADICTING: _self_contradiction(text, said, question, answer),
     }
     names = {name for name, found in evidence.items() if found}
     terms = _terms(question, words)
     relevance = None if len(words) < FEWEST_WORDS else terms if cosine is None else cosine
-    coherence = 0.0 if FaultName.SELF_CONTRADICTING in names else 1.0
+    coherence = 0.0 if FaultKind.SELF_CONTRADICTING in names else 1.0
     completeness = 0.0 if names & _WORTHLESS else 1.0
-    if FaultName.TRUNCATED in names:
+    if FaultKind.TRUNCATED in names:
         completeness /= 2
-    if FaultName.REPEATING in names:
+    if FaultKind.REPEATING in names:
         completeness *= 1 - repeated_share(words)
     return Quality(
         relevance=relevance,
@@ -204,7 +204,7 @@ def judge(
         agreement=agreement,
         coherence=coherence,
         completeness=completeness,
-        faults=tuple(Fault(name, found) for name, found in evidence.items() if found),
+        faults=tuple(AnswerFault(name, found) for name, found in evidence.items() if found),
         usable=_is_usable(names, text, said, answer),
     )
 
@@ -259,16 +259,16 @@ def _is_thinking(text: str) -> bool:
     return text.rfind("<think>") > text.rfind("</think>")
 
 
-def _is_usable(faults: Set[FaultName], text: str, said: str, answer: FinalAnswer) -> bool:
+def _is_usable(faults: Set[FaultKind], text: str, said: str, answer: FinalAnswer) -> bool:
     """Tell whether an answer with these faults should have a vote (see `judge`)."""
     if faults & UNUSABLE or _is_thinking(text):
         return False
-    if not faults & {FaultName.TRUNCATED, FaultName.REPEATING}:
+    if not faults & {FaultKind.TRUNCATED, FaultKind.REPEATING}:
         return True
     finished = said[: max((end.end() for end in _SENTENCE_END.finditer(said)), default=0)]
     if marked_conclusion(finished) is not None or _closed_box(said):
         return True
-    if FaultName.REPEATING in faults or answer.kind in (NUMBER, SYMBOLIC):
+    if FaultKind.REPEATING in faults or answer.kind in (NUMBER, SYMBOLIC):
         return False
     return answer.kind == PROSE or answer.text in finished
 

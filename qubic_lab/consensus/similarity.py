@@ -60,7 +60,7 @@ _CODE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTIL
 
 
 @dataclass(frozen=True)
-class Likeness:
+class PairSimilarity:
     """How alike two texts are, from 0 to 1: in all, and by part. `embedding` is None where it does not count."""
 
     value: float
@@ -98,11 +98,11 @@ class Similarities:
             _equal(self.texts), 1.0, cdist(said, said, scorer=Levenshtein.normalized_similarity, dtype=np.float64)
         )
 
-    def between(self, first: int, second: int) -> Likeness:
+    def between(self, first: int, second: int) -> PairSimilarity:
         """Return the parts for two texts."""
         place = first, second
         embedding = float(self.embedding_NN[place])
-        return Likeness(
+        return PairSimilarity(
             float(self.values_NN[place]),
             None if np.isnan(embedding) else embedding,
             float(self.words_NN[place]),
@@ -285,7 +285,7 @@ SEPARATING = (Bond.DIFFERENT, Bond.CONTRADICTING)
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class SimilarityThresholds:
     """The least composite similarity of answers that say the same, where rules cannot tell.
 
     They are the lowest multiples of 0.05 at which likeness joins no two answers that are not the same, on the
@@ -296,11 +296,11 @@ class Thresholds:
     without_embedding: float = 0.9
 
 
-THRESHOLDS = Thresholds()
+THRESHOLDS = SimilarityThresholds()
 
 
 def bonds(
-    answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: Thresholds = THRESHOLDS
+    answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: SimilarityThresholds = THRESHOLDS
 ) -> tuple[tuple[Bond, ...], ...]:
     """Return what holds each two answers to one question together or apart; the matrix is symmetric.
 
@@ -323,7 +323,9 @@ def _first_of_each(texts: Sequence[str]) -> dict[str, int]:
     return {text: index for index, text in reversed(list(enumerate(texts)))}
 
 
-def _bond(answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: Thresholds, a: int, b: int) -> Bond:
+def _bond(
+    answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: SimilarityThresholds, a: int, b: int
+) -> Bond:
     ours, theirs = answers[a], answers[b]
     is_alike = _is_alike(similarities, thresholds, a, b)
     if ours.kind == theirs.kind == PROSE and ours.key != theirs.key and not is_alike:
@@ -386,7 +388,7 @@ def _unspaced(text: str) -> str:
     return "".join(text.split())
 
 
-def _is_alike(similarities: Similarities, thresholds: Thresholds, a: int, b: int) -> bool:
+def _is_alike(similarities: Similarities, thresholds: SimilarityThresholds, a: int, b: int) -> bool:
     has_embedding = not np.isnan(similarities.embedding_NN[a, b])
     least = thresholds.with_embedding if has_embedding else thresholds.without_embedding
     return bool(similarities.values_NN[a, b] >= least)

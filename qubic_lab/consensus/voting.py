@@ -47,7 +47,7 @@ class Ballot:
 
 
 @dataclass(frozen=True)
-class Rule:
+class VoteRule:
     """A group wins with more than this share of all ballots, or of their weight, and more than any other group."""
 
     name: str
@@ -62,18 +62,18 @@ class Rule:
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("majority", "ballots", Fraction(1, 2)),
-        Rule("super-majority", "ballots", Fraction(2, 3)),
-        Rule("weighted", "weight", Fraction(1, 2)),
-        Rule("plurality", "ballots", Fraction(0)),
-        Rule("weighted-plurality", "weight", Fraction(0)),
+        VoteRule("majority", "ballots", Fraction(1, 2)),
+        VoteRule("super-majority", "ballots", Fraction(2, 3)),
+        VoteRule("weighted", "weight", Fraction(1, 2)),
+        VoteRule("plurality", "ballots", Fraction(0)),
+        VoteRule("weighted-plurality", "weight", Fraction(0)),
     )
 }
 DEFAULT_RULE = "majority"
 
 
 @dataclass(frozen=True)
-class Standing:
+class GroupStanding:
     """A group's support: its voters by name, its share of all ballots, and its share of their weight."""
 
     group: Group
@@ -101,7 +101,7 @@ class Decision:
 
     winner: Group | None
     rule: str
-    standings: tuple[Standing, ...]
+    standings: tuple[GroupStanding, ...]
     ballots: int
     margin: float
     tied: tuple[Group, ...]
@@ -145,7 +145,7 @@ def decide(ballots: Sequence[Ballot], rule: str = DEFAULT_RULE, fallback: str | 
     return replace(second, why=f"{decision.why}; {second.why}")
 
 
-def _count(ballots: Sequence[Ballot], rule: Rule) -> Decision:
+def _count(ballots: Sequence[Ballot], rule: VoteRule) -> Decision:
     measure, other = rule.measure, OTHER[rule.measure]
     totals = _totals(ballots)
     ranked = sorted(_supports(ballots), key=lambda each: (-each.by[measure], -each.by[other], each.voters[0]))
@@ -180,8 +180,8 @@ def _supports(ballots: Iterable[Ballot]) -> list[_Support]:
     return [_Support(group, tuple(sorted(b.voter for b in cast)), _totals(cast)) for group, cast in by_group.items()]
 
 
-def _standing(support: _Support, totals: Mapping[Measure, int]) -> Standing:
-    return Standing(
+def _standing(support: _Support, totals: Mapping[Measure, int]) -> GroupStanding:
+    return GroupStanding(
         support.group,
         support.voters,
         weight=support.by["weight"] / WEIGHT_UNIT,
@@ -194,7 +194,7 @@ def _share(part: int, total: int) -> float:
     return part / total if total else 0.0
 
 
-def _reason(leaders: Sequence[_Support], rule: Rule, total: int, won: bool, resolved_by: str | None) -> str:
+def _reason(leaders: Sequence[_Support], rule: VoteRule, total: int, won: bool, resolved_by: str | None) -> str:
     if not leaders:
         return "no voter gave an answer"
     support = leaders[0].by[rule.measure]
@@ -208,7 +208,7 @@ def _reason(leaders: Sequence[_Support], rule: Rule, total: int, won: bool, reso
 
 
 @dataclass(frozen=True)
-class Measured:
+class VoterMeasurement:
     """How a voter answered: seconds to its last token, and the quality of its answer, 0 to 1; None: unknown."""
 
     voter: str
@@ -235,14 +235,14 @@ class OutlierLimits:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedBallot:
     """A voter whose ballot does not count, and why."""
 
     voter: str
     reason: str
 
 
-def outliers(measured: Sequence[Measured], limits: OutlierLimits) -> tuple[Dropped, ...]:
+def outliers(measured: Sequence[VoterMeasurement], limits: OutlierLimits) -> tuple[DroppedBallot, ...]:
     """Return the voters that are to be dropped, by name: those beyond a limit, but never half of all or more.
 
     Where too many are beyond a limit, those furthest beyond it go (by the ratio to the limit, then by name): what most
@@ -255,10 +255,12 @@ def outliers(measured: Sequence[Measured], limits: OutlierLimits) -> tuple[Dropp
             worst = max(ratio for ratio, _ in faults)
             beyond.append((-worst, each.voter, ", ".join(text for _, text in faults)))
     most = max(0, (len(measured) - 1) // 2)
-    return tuple(sorted((Dropped(voter, why) for _, voter, why in sorted(beyond)[:most]), key=lambda each: each.voter))
+    return tuple(
+        sorted((DroppedBallot(voter, why) for _, voter, why in sorted(beyond)[:most]), key=lambda each: each.voter)
+    )
 
 
-def _faults(measured: Measured, limits: OutlierLimits) -> list[tuple[float, str]]:
+def _faults(measured: VoterMeasurement, limits: OutlierLimits) -> list[tuple[float, str]]:
     """Return each limit that it is beyond: how far, as a ratio above 1, and a text."""
     found = []
     latency_s, most_s = measured.latency_s, limits.most_latency_s

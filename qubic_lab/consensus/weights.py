@@ -24,7 +24,7 @@ MOST_PARAMETERS = 1e11
 
 
 @dataclass(frozen=True)
-class Record:
+class TrackRecord:
     """A voter's right and wrong answers so far, older ones counted less.
 
     Only answers that were checked belong here, against a reference or by a person. To count agreement with the winner
@@ -42,18 +42,18 @@ class Record:
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be a number of 0 or more")
 
-    def after(self, right: bool) -> "Record":
+    def after(self, right: bool) -> "TrackRecord":
         """Return it after one more answer was checked; all before count a little less."""
         kept = 1 - 1 / MEMORY_OUTCOMES
-        return Record(kept * self.right + right, kept * self.wrong + (not right))
+        return TrackRecord(kept * self.right + right, kept * self.wrong + (not right))
 
 
-NO_RECORD = Record()
-PRIOR = Record(right=4.0, wrong=4.0)
+NO_RECORD = TrackRecord()
+PRIOR = TrackRecord(right=4.0, wrong=4.0)
 """As if a new voter had been right 4 times and wrong 4 times: one early error takes 1/2 to 4/9."""
 
 
-def accuracy_part(record: Record, prior: Record = PRIOR) -> float:
+def accuracy_part(record: TrackRecord, prior: TrackRecord = PRIOR) -> float:
     """Return the mean of the Beta posterior of a voter's accuracy: prior and record, added up.
 
     Since older answers are forgotten, it stays within 0.07 and 0.93 with the default prior, whatever the record.
@@ -144,7 +144,7 @@ class WeightParts:
 
 
 def weigh(
-    record: Record = NO_RECORD,
+    record: TrackRecord = NO_RECORD,
     response_s: float | None = None,
     health_score: float | None = None,
     parameters: int | None = None,

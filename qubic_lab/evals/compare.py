@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from qubic_lab.evals.comparison import AnswerRow, Case, Comparison, Difference, Reference, Variant
+from qubic_lab.evals.comparison import AnswerRow, Case, ModelComparison, ReferenceComparison, TokenDifference, Variant
 from qubic_lab.evals.comparison_plan import ComparisonPlan, plan_comparison
 from qubic_lab.evals.measures import (
     EQUIVALENCE_MARGIN,
-    Answer,
+    GreedyAnswer,
     WithLogits,
     accuracy,
     likeness,
@@ -46,7 +46,7 @@ THOUGHTS = "<think>"
 class _Run:
     """The answers of one way of running the questions; `logits` holds a file for each."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[GreedyAnswer, ...]
     logits: tuple[Path, ...]
     seconds: float
 
@@ -67,7 +67,7 @@ class _Way:
     dtype: str
     name: str
     baseline: str | None
-    answers: tuple[Answer, ...]
+    answers: tuple[GreedyAnswer, ...]
 
 
 _Runs = dict[tuple[str, int], _Run]
@@ -88,7 +88,7 @@ def compare(
     *,
     candidate: str = "",
     seed: int = 0,
-) -> Comparison:
+) -> ModelComparison:
     """Answer questions greedily with one rank, with each split, and with transformers; compare tokens and logits.
 
     One rank is also compared with itself at another number of threads, and at the other batches than the first.
@@ -141,14 +141,14 @@ def compare(
 def _result(
     plan: ComparisonPlan,
     cases: tuple[Case, ...],
-    reference: tuple[Reference, ...],
+    reference: tuple[ReferenceComparison, ...],
     variants: tuple[Variant, ...],
     ways: Sequence[_Way],
     opening: str,
-) -> Comparison:
+) -> ModelComparison:
     checkable = sum(map(is_checkable, plan.questions))
     scored = {(way.dtype, way.name): score(plan.questions, way.answers, opening) for way in ways if checkable}
-    return Comparison(
+    return ModelComparison(
         token_identity=min(case.token_identity for case in cases),
         logits_max_abs=max(case.logits_max_abs for case in cases),
         model=plan.base.model,
@@ -184,7 +184,7 @@ def _result(
     )
 
 
-def _answer_row(question: Question, answer: Answer, opening: str) -> AnswerRow:
+def _answer_row(question: Question, answer: GreedyAnswer, opening: str) -> AnswerRow:
     return AnswerRow(
         id=question.id,
         kind=question.kind,
@@ -275,7 +275,7 @@ def _run(pipeline: Pipeline, config: PipelineConfig, plan: ComparisonPlan, folde
     seconds = time.perf_counter() - started
     return _Run(
         answers=tuple(
-            Answer(each.completion.token_ids, each.completion.text, each.completion.finish_reason == "length")
+            GreedyAnswer(each.completion.token_ids, each.completion.text, each.completion.finish_reason == "length")
             for each in found
         ),
         logits=tuple(folder / f"{each.number}.f32" for each in found),
@@ -304,26 +304,26 @@ def _run_reference(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     report: _Report,
-) -> tuple[Reference, _Way]:
-    answers: list[Answer] = []
+) -> tuple[ReferenceComparison, _Way]:
+    answers: list[GreedyAnswer] = []
     eos = load_config(plan.whole.folder).eos_token_ids
 
     def answer_all() -> Iterator[WithLogits]:
         for theirs in reference_answers(plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.whole.threads):
             tokens = theirs.token_ids
-            answers.append(Answer(tokens, tokenizer.decode(list(tokens)), cut=tokens[-1] not in eos))
+            answers.append(GreedyAnswer(tokens, tokenizer.decode(list(tokens)), cut=tokens[-1] not in eos))
             yield answers[-1], theirs.logits_TV
 
     measured = likeness(plan.ids, answer_all(), run.with_logits())
     ours, theirs = (dict(zip(plan.ids, each, strict=True)) for each in (run.answers, answers))
     report(f"transformers, {dtype}")
-    reference = Reference(
+    reference = ReferenceComparison(
         **vars(measured),
         dtype=dtype,
         library=library(),
         differences=tuple(
             # Both have a token there: the one that ends early ends with its end token, which the other lacks.
-            Difference(
+            TokenDifference(
                 id=gap.id,
                 position=gap.position,
                 ours=tokenizer.token_text(ours[gap.id].token_ids[gap.position]),

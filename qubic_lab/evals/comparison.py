@@ -14,7 +14,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class RunLikeness:
     """How alike the answers of two ways of running are; the first way is the base.
 
     Logits count while both answers have seen the same tokens: up to and with the first divergent position.
@@ -33,7 +33,7 @@ class Likeness:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case(Likeness):
+class Case(RunLikeness):
     """N ranks against one rank at the same dtype, threads and slots a lane; both must agree bit for bit.
 
     `measured_as` names the strategy with the same layers that was run in this one's place. Tokens/s are over all
@@ -51,7 +51,7 @@ class Case(Likeness):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant(Likeness):
+class Variant(RunLikeness):
     """One rank against itself after one change of `what` (`threads` or `batch`); kernels may then round otherwise."""
 
     dtype: str
@@ -61,7 +61,7 @@ class Variant(Likeness):
 
 
 @dataclass(frozen=True)
-class Difference:
+class TokenDifference:
     """Where our answer leaves the reference's, and by how much the reference preferred its own token there."""
 
     id: str
@@ -72,16 +72,16 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference(Likeness):
+class ReferenceComparison(RunLikeness):
     """One rank of ours against the transformers implementation (the base), greedy, prompt by prompt."""
 
     dtype: str
     library: str
-    differences: tuple[Difference, ...]
+    differences: tuple[TokenDifference, ...]
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class SystemAccuracy:
     """How many of the checkable questions a way of running answers rightly, with the 95 % Wilson interval.
 
     `cut` answers ended at the limit of new tokens; they are scored as far as they got.
@@ -148,7 +148,7 @@ class AnswerRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """All cases, the reference apart, and what they were measured on.
 
     `candidate` is the model whose weights the ranks ran, if it was not `model` itself; a split folder's hash is that of
@@ -171,9 +171,9 @@ class Comparison:
     max_new_tokens: int
     equivalence_margin: float
     cases: tuple[Case, ...]
-    reference: tuple[Reference, ...]
+    reference: tuple[ReferenceComparison, ...]
     variants: tuple[Variant, ...]
-    accuracy: tuple[Accuracy, ...]
+    accuracy: tuple[SystemAccuracy, ...]
     paired: tuple[PairedAccuracy, ...]
     answers: tuple[AnswerRow, ...]
 

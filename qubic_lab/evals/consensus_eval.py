@@ -31,15 +31,15 @@ from qubic_lab.evals.graded import MOST_GRADED, graded_questions
 from qubic_lab.evals.loaders import load_user_questions
 from qubic_lab.evals.paired import McNemar
 from qubic_lab.evals.questions import Question, committed_by_kind
-from qubic_lab.evals.recorded import Recorded, halves
+from qubic_lab.evals.recorded import RecordedQuestion, halves
 from qubic_lab.evals.recording import Asking, Progress, record_answers
 from qubic_lab.evals.self_consistency import (
     ALL,
     KS,
     AgreeingWrong,
+    CurvePoint,
     EqualTokens,
     Gain,
-    Point,
     agreeing_wrong,
     best_rule,
     curve,
@@ -103,7 +103,7 @@ class ConsensusPlan:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibratedType:
     """A calibration made on the development half, and its confidences on the held-out half; `file` if it was saved."""
 
     question_type: str
@@ -115,7 +115,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class Votes:
+class VoteEvaluation:
     """What follows from recorded answers; by type of question, and for all together under `all`.
 
     Attributes:
@@ -144,7 +144,7 @@ class Votes:
     k: int
     questions: int
     tokens: float
-    curve: tuple[Point, ...]
+    curve: tuple[CurvePoint, ...]
     gains: dict[str, Gain]
     weighted_gains: dict[str, Gain]
     greedy_gains: dict[str, Gain]
@@ -158,7 +158,7 @@ class Votes:
     held_out: int
     undecided: int
     vote_share: ConfidenceReport | None
-    calibrated: tuple[Calibrated, ...]
+    calibrated: tuple[CalibratedType, ...]
     uncalibrated: tuple[str, ...]
     diversity: Diversity | None
 
@@ -168,7 +168,7 @@ class ConsensusEvaluation:
     """The votes, and what they were asked of and how."""
 
     plan: ConsensusPlan
-    votes: Votes
+    votes: VoteEvaluation
     model: str
     model_hash: str
     meaningless: bool
@@ -223,8 +223,8 @@ def evaluate_consensus(
 
 
 def evaluate_votes(
-    rows: Sequence[Recorded], k: int, model: str = "", seed: int = 0, calibrations: Path | None = None
-) -> Votes:
+    rows: Sequence[RecordedQuestion], k: int, model: str = "", seed: int = 0, calibrations: Path | None = None
+) -> VoteEvaluation:
     """Evaluate recorded answers; rows without a reference count as creative ones.
 
     Args:
@@ -249,7 +249,7 @@ def evaluate_votes(
     votes = [each for row in held_out if (each := observe(row, k))]
     right = [vote.right for vote in votes]
     calibrated, uncalibrated = _calibrations(development, held_out, k, model, seed, calibrations)
-    return Votes(
+    return VoteEvaluation(
         k=k,
         questions=len(judged),
         tokens=next(point.tokens for point in points if point.method == "pass@1"),
@@ -273,7 +273,7 @@ def evaluate_votes(
     )
 
 
-def observe(row: Recorded, k: int) -> Observation | None:
+def observe(row: RecordedQuestion, k: int) -> Observation | None:
     """Return what the vote of a question's first k samples shows, as the service would see it; None: nobody leads.
 
     Similarity is left out: the service may know it with embeddings, and it would be another signal then.
@@ -294,13 +294,13 @@ def observe(row: Recorded, k: int) -> Observation | None:
 
 
 def _calibrations(
-    development: Sequence[Recorded],
-    held_out: Sequence[Recorded],
+    development: Sequence[RecordedQuestion],
+    held_out: Sequence[RecordedQuestion],
     k: int,
     model: str,
     seed: int,
     folder: Path | None,
-) -> tuple[tuple[Calibrated, ...], tuple[str, ...]]:
+) -> tuple[tuple[CalibratedType, ...], tuple[str, ...]]:
     """Calibrate all types together and each that has enough questions; also return those that have not."""
     made_utc = datetime.now(UTC).isoformat()
     done, missing = [], []
@@ -318,7 +318,7 @@ def _calibrations(
             save_calibration(calibration, file)
         probabilities = calibration.probabilities([each.signals for each in theirs])
         done.append(
-            Calibrated(
+            CalibratedType(
                 question_type=kind,
                 development=len(ours),
                 method=calibration.method,
@@ -330,7 +330,7 @@ def _calibrations(
     return tuple(done), tuple(missing)
 
 
-def _history(rows: Sequence[Recorded]) -> list[PastVote]:
+def _history(rows: Sequence[RecordedQuestion]) -> list[PastVote]:
     """Return all samples as votes; one without a final answer is in a group of its own, as it agrees with nobody."""
     return [
         PastVote(row.id, f"{number:02}", -1 - number if each.group is None else each.group, bool(each.right))

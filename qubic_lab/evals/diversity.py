@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qubic_lab.errors import InputError
-from qubic_lab.evals.paired import Estimate, mean_estimate
-from qubic_lab.evals.recorded import Recorded
+from qubic_lab.evals.paired import MeanEstimate, mean_estimate
+from qubic_lab.evals.recorded import RecordedQuestion
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
@@ -27,16 +27,16 @@ class Diversity:
 
     questions: int
     samples: int
-    distinct_1: Estimate
-    distinct_2: Estimate
-    self_overlap: Estimate | None
-    repetition: Estimate
-    empty: Estimate
+    distinct_1: MeanEstimate
+    distinct_2: MeanEstimate
+    self_overlap: MeanEstimate | None
+    repetition: MeanEstimate
+    empty: MeanEstimate
     words: float
     tokens: float
 
 
-def diversity(rows: Sequence[Recorded], seed: int = 0) -> Diversity:
+def diversity(rows: Sequence[RecordedQuestion], seed: int = 0) -> Diversity:
     """Return how varied the samples of creative questions are; `self_overlap` is None with one sample each.
 
     Raises:

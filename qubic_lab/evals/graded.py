@@ -33,7 +33,7 @@ Filled = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Family:
+class QuestionFamily:
     """One kind of task: what type of question it is, its standard difficulty, and how one is made."""
 
     kind: str
@@ -183,14 +183,14 @@ def _index(random: Random, dial: float) -> Filled:
     return f"What is the {end} item of this Python list? [{listed}] Answer with the name only.", answer
 
 
-FAMILIES: dict[str, Family] = {
-    "sums": Family("analytical", 0.0, _sums),
-    "lookup": Family("factual", 0.0, _lookup),
-    "expression": Family("technical", 0.1, _expression),
-    "largest": Family("analytical", 0.0, _largest),
-    "frequent": Family("factual", 0.25, _frequent),
-    "dictionary": Family("technical", 0.0, _dictionary),
-    "order": Family("analytical", 0.0, _order),
-    "sorts": Family("factual", 0.0, _sorts),
-    "index": Family("technical", 0.2, _index),
+FAMILIES: dict[str, QuestionFamily] = {
+    "sums": QuestionFamily("analytical", 0.0, _sums),
+    "lookup": QuestionFamily("factual", 0.0, _lookup),
+    "expression": QuestionFamily("technical", 0.1, _expression),
+    "largest": QuestionFamily("analytical", 0.0, _largest),
+    "frequent": QuestionFamily("factual", 0.25, _frequent),
+    "dictionary": QuestionFamily("technical", 0.0, _dictionary),
+    "order": QuestionFamily("analytical", 0.0, _order),
+    "sorts": QuestionFamily("factual", 0.0, _sorts),
+    "index": QuestionFamily("technical", 0.2, _index),
 }

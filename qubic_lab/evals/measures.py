@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qubic_lab.evals.comparison import Accuracy, Divergence, Likeness, PairedAccuracy, PairedTests
+from qubic_lab.evals.comparison import Divergence, PairedAccuracy, PairedTests, RunLikeness, SystemAccuracy
 from qubic_lab.evals.identity import first_divergence, kl_divergences, logits_max_abs, token_identity, top_margins
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.scoring import is_checkable, is_right
@@ -24,7 +24,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Answer:
+class GreedyAnswer:
     """A greedy answer; a `cut` one ended at the limit of new tokens."""
 
     token_ids: tuple[int, ...]
@@ -32,12 +32,12 @@ class Answer:
     cut: bool
 
 
-WithLogits = tuple[Answer, npt.NDArray[np.float32]]
+WithLogits = tuple[GreedyAnswer, npt.NDArray[np.float32]]
 """An answer and its fp32 logits, shape (tokens, V)."""
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswers:
     """Which of the checkable questions a way of running answered rightly, and which answers were cut."""
 
     right: tuple[bool, ...]
@@ -45,7 +45,7 @@ class Scored:
     token_ids: tuple[tuple[int, ...], ...]
 
 
-def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[WithLogits]) -> Likeness:
+def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[WithLogits]) -> RunLikeness:
     """Compare answers to the same questions, given by id, pair by pair: logits are large, and each is seen once."""
     pairs, divergences, largest, kl, margins = [], [], 0.0, [], []
     for id, (ours, base_TV), (theirs, other_TV) in zip(ids, base, other, strict=True):
@@ -59,7 +59,7 @@ def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[Wit
         pairs.append((ours.token_ids, theirs.token_ids))
         if position is not None:
             divergences.append(Divergence(id, position, float(lead_T[position])))
-    return Likeness(
+    return RunLikeness(
         questions=len(pairs),
         tokens=sum(len(tokens) for tokens, _ in pairs),
         token_identity=token_identity(pairs),
@@ -71,27 +71,30 @@ def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[Wit
     )
 
 
-def score(questions: Sequence[Question], answers: Sequence[Answer], opening: str = "") -> Scored:
+def score(questions: Sequence[Question], answers: Sequence[GreedyAnswer], opening: str = "") -> ScoredAnswers:
     """Score the answers to checkable questions; `opening` is what the prompt had already begun the answer with."""
     checked = [
         (question, answer) for question, answer in zip(questions, answers, strict=True) if is_checkable(question)
     ]
-    return Scored(
+    return ScoredAnswers(
         right=tuple(is_right(question, opening + answer.text) for question, answer in checked),
         cut=tuple(answer.cut for _, answer in checked),
         token_ids=tuple(answer.token_ids for answer in answers),
     )
 
 
-def accuracy(dtype: str, system: str, scored: Scored) -> Accuracy:
+def accuracy(dtype: str, system: str, scored: ScoredAnswers) -> SystemAccuracy:
     """Count right and cut answers of one way of running; there must be a checkable question."""
     correct, questions = sum(scored.right), len(scored.right)
     low, high = wilson_interval(correct, questions)
-    return Accuracy(dtype, system, questions, correct, sum(scored.cut), low, high)
+    return SystemAccuracy(dtype, system, questions, correct, sum(scored.cut), low, high)
 
 
 def paired_accuracy(
-    dtype: str, baseline: tuple[str, Scored], other: tuple[str, Scored], margin: float = EQUIVALENCE_MARGIN
+    dtype: str,
+    baseline: tuple[str, ScoredAnswers],
+    other: tuple[str, ScoredAnswers],
+    margin: float = EQUIVALENCE_MARGIN,
 ) -> PairedAccuracy:
     """Compare two named ways on the same questions; there must be a checkable one."""
     pairs = list(zip(baseline[1].right, other[1].right, strict=True))

@@ -23,7 +23,7 @@ from qubic_lab.stats import (
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over `n` questions, or a difference of two, with the ends of its 95 % interval."""
 
     value: float
@@ -42,13 +42,13 @@ class McNemar:
 
     only_first: int
     only_second: int
-    difference: Estimate
+    difference: MeanEstimate
     p: float
     holm_p: float
     detectable: float | None
 
 
-def mean_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
+def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     """Return the mean with its percentile bootstrap interval over questions.
 
     Where all values are alike a bootstrap would claim certainty: Wilson's interval stands there, on the safe side.
@@ -62,10 +62,10 @@ def mean_estimate(values: Sequence[float], seed: int = 0) -> Estimate:
         low, high = wilson_interval(math.floor(n * found[0]), n)[0], wilson_interval(math.ceil(n * found[0]), n)[1]
     else:
         low, high = _bootstrap(found, seed)
-    return Estimate(float(found.mean()), low, high, n)
+    return MeanEstimate(float(found.mean()), low, high, n)
 
 
-def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Estimate:
+def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> MeanEstimate:
     """Return the mean of first less second with its paired bootstrap interval: questions are drawn, with both values.
 
     Where all questions differ alike, or none does, a bootstrap would claim certainty: Tango's interval stands there.
@@ -81,7 +81,7 @@ def difference_estimate(first: Sequence[float], second: Sequence[float], seed: i
         low, high = (low, high) if differences[0] >= 0 else (-high, -low)
     else:
         low, high = _bootstrap(differences, seed)
-    return Estimate(float(differences.mean()), low, high, n)
+    return MeanEstimate(float(differences.mean()), low, high, n)
 
 
 def minimum_detectable_mean(
@@ -120,7 +120,7 @@ def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) ->
         name: McNemar(
             only_first=first,
             only_second=second,
-            difference=Estimate((first - second) / n, *tango_interval(first, second, n), n),
+            difference=MeanEstimate((first - second) / n, *tango_interval(first, second, n), n),
             p=p_values[name],
             holm_p=corrected[name],
             detectable=minimum_detectable_difference(n, first + second),

@@ -24,9 +24,9 @@ from qubic_lab.consensus.similarity import (
     THRESHOLDS,
     Bond,
     Embed,
-    Likeness,
+    PairSimilarity,
     Similarities,
-    Thresholds,
+    SimilarityThresholds,
     bonds,
     compare,
     foreign_script,
@@ -46,11 +46,11 @@ STEP = 0.05
 
 Interval = tuple[float, float]
 _SAME = LABELS.index("same")
-_ALWAYS, _NEVER = Thresholds(-1.0, -1.0), Thresholds(2.0, 2.0)
+_ALWAYS, _NEVER = SimilarityThresholds(-1.0, -1.0), SimilarityThresholds(2.0, 2.0)
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodScore:
     """How well one way tells pairs of the test half apart, and by how much ours is ahead of it.
 
     Attributes:
@@ -81,13 +81,13 @@ class PairsResult:
     `chosen` are the thresholds that the development half gives; `used` the ones that ours was run with.
     """
 
-    methods: tuple[Method, ...]
+    methods: tuple[MethodScore, ...]
     dev_pairs: int
     test_pairs: int
     test_labels: dict[str, int]
     with_embeddings: bool
-    used: Thresholds
-    chosen: Thresholds
+    used: SimilarityThresholds
+    chosen: SimilarityThresholds
     commit: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class PairsResult:
 def evaluate_pairs(
     pairs: Sequence[AnswerPair],
     embed: Embed | None = None,
-    thresholds: Thresholds = THRESHOLDS,
+    thresholds: SimilarityThresholds = THRESHOLDS,
     resamples: int = RESAMPLES,
 ) -> PairsResult:
     """Run all ways on pairs; without `embed` there are no plain embeddings, and ours goes without them.
@@ -211,7 +211,7 @@ def _may_digress(text: str, question: str) -> bool:
     return len(words_of(text)) >= FEWEST_WORDS and final_answer(text, question).kind in OPEN_KINDS
 
 
-def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -> Thresholds:
+def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -> SimilarityThresholds:
     """Return the lowest multiples of STEP at which likeness joins no two answers of these pairs that are not the same.
 
     To join what differs can make a wrong answer win; to keep apart what is the same costs a decision at worst.
@@ -222,7 +222,7 @@ def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -
     with_embedding = THRESHOLDS.with_embedding
     if embed is not None:
         with_embedding = _choose([each for each in _read(pairs, embed) if each.likeness.embedding is not None])
-    return Thresholds(with_embedding, _choose(_read(pairs, None)))
+    return SimilarityThresholds(with_embedding, _choose(_read(pairs, None)))
 
 
 def _choose(pairs: Sequence["_Read"]) -> float:
@@ -281,7 +281,7 @@ def _method(
     our_labels: Indices,
     truth: Indices,
     resamples: int,
-) -> Method:
+) -> MethodScore:
     is_same = truth == _SAME
 
     def interval(statistic: Callable[[Indices], float]) -> Interval:
@@ -300,7 +300,7 @@ def _method(
         return macro_f1(truth[rows], our_labels[rows], len(LABELS)) - label_f1(rows)
 
     every = np.arange(len(truth))
-    return Method(
+    return MethodScore(
         name,
         class_f1(every),
         interval(class_f1),
@@ -323,10 +323,10 @@ class _Read:
     similarities: Similarities
 
     @property
-    def likeness(self) -> Likeness:
+    def likeness(self) -> PairSimilarity:
         return self.similarities.between(0, 1)
 
-    def bond(self, thresholds: Thresholds) -> Bond:
+    def bond(self, thresholds: SimilarityThresholds) -> Bond:
         return bonds(self.answers, self.similarities, thresholds)[0][1]
 
 

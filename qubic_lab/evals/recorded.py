@@ -14,7 +14,7 @@ from qubic_lab.evals.scoring import is_checkable, is_right
 
 
 @dataclass(frozen=True)
-class Sample:
+class RecordedSample:
     """One answer and what is known of it.
 
     `tokens` are those generated. `group` names the answers of a question that say the same; None: no final answer, so
@@ -45,7 +45,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedQuestion:
     """A question with its greedy answer and its samples.
 
     `longer` holds greedy answers with k times the limit of tokens, by k.
@@ -58,9 +58,9 @@ class Recorded:
     kind: str
     question: str
     reference: str
-    greedy: Sample
-    samples: tuple[Sample, ...]
-    longer: tuple[tuple[int, Sample], ...] = ()
+    greedy: RecordedSample
+    samples: tuple[RecordedSample, ...]
+    longer: tuple[tuple[int, RecordedSample], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -77,7 +77,7 @@ class Recorded:
         return self.greedy.right is not None
 
     @property
-    def _all(self) -> tuple[Sample, ...]:
+    def _all(self) -> tuple[RecordedSample, ...]:
         return (self.greedy, *self.samples, *(sample for _, sample in self.longer))
 
 
@@ -86,7 +86,9 @@ def judge(question: Question, text: str) -> bool | None:
     return is_right(question, text) if is_checkable(question) else None
 
 
-def halves(rows: Sequence[Recorded], seed: int = 0) -> tuple[tuple[Recorded, ...], tuple[Recorded, ...]]:
+def halves(
+    rows: Sequence[RecordedQuestion], seed: int = 0
+) -> tuple[tuple[RecordedQuestion, ...], tuple[RecordedQuestion, ...]]:
     """Return a development half, on which choices are made, and a held-out half, on which they are judged.
 
     Each type of question is split evenly, by a seed; the order stays. Where a type has an odd number, the held-out
@@ -99,7 +101,7 @@ def halves(rows: Sequence[Recorded], seed: int = 0) -> tuple[tuple[Recorded, ...
     return tuple(row for row in rows if row.id in chosen), tuple(row for row in rows if row.id not in chosen)
 
 
-def write_recorded(file: Path, rows: Iterable[Recorded]) -> None:
+def write_recorded(file: Path, rows: Iterable[RecordedQuestion]) -> None:
     """Write a table, one question a line, in place of what was there; a kill leaves the old file whole."""
     part = file.with_name(f"{file.name}.part")
     with part.open("w", encoding="utf-8", newline="\n") as out:
@@ -108,7 +110,7 @@ def write_recorded(file: Path, rows: Iterable[Recorded]) -> None:
     part.replace(file)
 
 
-def read_recorded(file: Path) -> tuple[Recorded, ...]:
+def read_recorded(file: Path) -> tuple[RecordedQuestion, ...]:
     """Read a table that `write_recorded` wrote.
 
     Raises:
@@ -133,10 +135,10 @@ def read_recorded(file: Path) -> tuple[Recorded, ...]:
     return tuple(rows)
 
 
-def _row(values: Any) -> Recorded:
-    return Recorded(
+def _row(values: Any) -> RecordedQuestion:
+    return RecordedQuestion(
         **{
-            **_known(Recorded, values),
+            **_known(RecordedQuestion, values),
             "greedy": _sample(values["greedy"]),
             "samples": tuple(_sample(each) for each in values["samples"]),
             "longer": tuple((int(factor), _sample(each)) for factor, each in values["longer"]),
@@ -144,12 +146,12 @@ def _row(values: Any) -> Recorded:
     )
 
 
-def _sample(values: Any) -> Sample:
+def _sample(values: Any) -> RecordedSample:
     signals = tuple((str(name), float(value)) for name, value in values["signals"])
-    return Sample(**{**_known(Sample, values), "signals": signals})
+    return RecordedSample(**{**_known(RecordedSample, values), "signals": signals})
 
 
-def _known(kind: type[Recorded] | type[Sample], values: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type[RecordedQuestion] | type[RecordedSample], values: dict[str, Any]) -> dict[str, Any]:
     names = [field.name for field in fields(kind)]
     for name in values:
         if name not in names:

@@ -18,7 +18,7 @@ from qubic_lab.consensus.similarity import Embed, bonds, compare, group
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.recorded import Recorded, Sample, judge, read_recorded
+from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, judge, read_recorded
 from qubic_lab.pipeline.client import Pipeline
 
 Progress = Callable[[str, int, int], None]
@@ -70,7 +70,7 @@ def record_answers(
     file: Path | None = None,
     progress: Progress | None = None,
     embed: Embed | None = None,
-) -> tuple[Recorded, ...]:
+) -> tuple[RecordedQuestion, ...]:
     """Ask all questions, as many at once as the pipeline has slots for, and return judged and grouped answers.
 
     Args:
@@ -112,7 +112,7 @@ def record_answers(
     return tuple(read_answers(question, known[question.id], embed) for question in questions)
 
 
-def read_answers(question: Question, row: Recorded, embed: Embed | None = None) -> Recorded:
+def read_answers(question: Question, row: RecordedQuestion, embed: Embed | None = None) -> RecordedQuestion:
     """Return a recorded row with what each answer is worth and, of its samples, which say the same.
 
     Answers that should have no vote (empty, refusing and the like) are in no group.
@@ -125,7 +125,7 @@ def read_answers(question: Question, row: Recorded, embed: Embed | None = None) 
     classes = group(similarities, bonds(finals, similarities))
     place = {index: number for number, members in enumerate(classes) for index in members if qualities[index].usable}
 
-    def judged(sample: Sample) -> Sample:
+    def judged(sample: RecordedSample) -> RecordedSample:
         return replace(sample, right=judge(question, sample.text))
 
     return replace(
@@ -137,13 +137,13 @@ def read_answers(question: Question, row: Recorded, embed: Embed | None = None) 
     )
 
 
-def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) -> Recorded:
+def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) -> RecordedQuestion:
     request = Request(prompt=question.question, sampling=asking.greedy())
     greedy = longer = pipeline.generate(request)
     if greedy.finish_reason == "length":  # else it has ended by itself, and more room changes nothing
         longer = pipeline.generate(replace(request, sampling=asking.longer(), forced_token_ids=greedy.token_ids))
     samples = pipeline.samples(replace(request, sampling=asking.sampled(number)), asking.samples)
-    return Recorded(
+    return RecordedQuestion(
         id=question.id,
         kind=question.kind,
         question=question.question,
@@ -154,17 +154,17 @@ def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) ->
     )
 
 
-def _sample(completion: Completion) -> Sample:
+def _sample(completion: Completion) -> RecordedSample:
     """Return an answer as a sample; of those with log-probabilities the weight is that of the mean token."""
     cut = completion.finish_reason == "length"
-    plain = Sample(completion.text, len(completion.token_ids), cut=cut)
+    plain = RecordedSample(completion.text, len(completion.token_ids), cut=cut)
     if not completion.logprobs:
         return plain
     logprob = max(fmean(completion.logprobs), LEAST_LOGPROB)
     return replace(plain, weight=math.exp(logprob), signals=(("mean_logprob", logprob),))
 
 
-def _kept(file: Path, questions: Sequence[Question], asking: Asking) -> dict[str, Recorded]:
+def _kept(file: Path, questions: Sequence[Question], asking: Asking) -> dict[str, RecordedQuestion]:
     """Return the rows of an earlier, unfinished run, and leave the file without a line that was cut in its middle."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

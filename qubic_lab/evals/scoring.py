@@ -12,10 +12,10 @@ from fractions import Fraction
 
 from qubic_lab.consensus import symbolic
 from qubic_lab.consensus.answers import final_answer, same
-from qubic_lab.consensus.asked import OPTION, letters, options
 from qubic_lab.consensus.conclusions import conclusion
 from qubic_lab.consensus.dates import year_of
 from qubic_lab.consensus.quantities import Quantity, quantities, spelled_out
+from qubic_lab.consensus.question_form import OPTION, letters, options
 from qubic_lab.consensus.words import places, words
 from qubic_lab.evals.questions import Question
 

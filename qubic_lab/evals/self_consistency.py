@@ -18,14 +18,14 @@ import numpy.typing as npt
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError, check_choice, check_range
 from qubic_lab.evals.paired import (
-    Estimate,
     McNemar,
+    MeanEstimate,
     difference_estimate,
     mcnemar_tests,
     mean_estimate,
     minimum_detectable_mean,
 )
-from qubic_lab.evals.recorded import Recorded, Sample
+from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample
 from qubic_lab.stats import wilson_interval
 
 KS = (1, 3, 5, 8, 16)
@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Voted:
+class ExpectedVote:
     """A vote's expected rightness on one question, and the share of votes that end in a tie."""
 
     right: float
@@ -48,12 +48,12 @@ class Voted:
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """How often a method is right with k answers, the mean tokens a question takes, and the share of tied votes."""
 
     method: str
     k: int
-    right: Estimate
+    right: MeanEstimate
     tokens: float
     tied: float = 0.0
 
@@ -65,9 +65,9 @@ class Gain:
     `detectable` is the smallest mean difference that is found with power 80 %; None where the spread is not known.
     """
 
-    method: Estimate
-    baseline: Estimate
-    difference: Estimate
+    method: MeanEstimate
+    baseline: MeanEstimate
+    difference: MeanEstimate
     detectable: float | None
 
 
@@ -83,7 +83,7 @@ class EqualTokens:
 
 
 @dataclass(frozen=True)
-class Agreed:
+class AgreedWrongAnswer:
     """A wrong answer that more than half of a question's samples give; `text` is the first of them."""
 
     id: str
@@ -104,17 +104,17 @@ class AgreeingWrong:
     where there are none. `examples` are those with the largest shares of ballots.
     """
 
-    questions: Estimate
-    pairs: Estimate | None
-    examples: tuple[Agreed, ...]
+    questions: MeanEstimate
+    pairs: MeanEstimate | None
+    examples: tuple[AgreedWrongAnswer, ...]
 
 
-def pass_at_1(row: Recorded) -> float:
+def pass_at_1(row: RecordedQuestion) -> float:
     """Return the share of samples that are right."""
     return float(_right(row).mean())
 
 
-def oracle_at(row: Recorded, k: int) -> float:
+def oracle_at(row: RecordedQuestion, k: int) -> float:
     """Return the chance that at least one of k samples is right.
 
     Source: the unbiased estimator of M. Chen et al., "Evaluating large language models trained on code",
@@ -129,7 +129,7 @@ def oracle_at(row: Recorded, k: int) -> float:
 
 
 @functools.lru_cache(maxsize=8192)
-def voted_at(row: Recorded, k: int, weighted: bool = False) -> Voted:
+def voted_at(row: RecordedQuestion, k: int, weighted: bool = False) -> ExpectedVote:
     """Return what a vote of k samples is expected to be worth; the winner's answer is that of any of its voters.
 
     Samples without a final answer do not vote; where none votes, the vote is wrong.
@@ -140,7 +140,7 @@ def voted_at(row: Recorded, k: int, weighted: bool = False) -> Voted:
     _check_k(row, k)
     groups = sorted({sample.group for sample in row.samples if sample.group is not None})
     if not groups:
-        return Voted(0.0, 0.0)
+        return ExpectedVote(0.0, 0.0)
     voters_NG = np.array([[sample.group == group for group in groups] for sample in row.samples], dtype=np.float64)
     weights_N = np.array([sample.weight if weighted else 1.0 for sample in row.samples])
     drawn_MN = _drawn(len(row.samples), k)
@@ -150,10 +150,10 @@ def voted_at(row: Recorded, k: int, weighted: bool = False) -> Voted:
     right_MG = _sums(drawn_MN, voters_NG * _right(row)[:, None]) / np.maximum(_sums(drawn_MN, voters_NG), 1)
     leaders_M = leads_MG.sum(axis=1)
     right_M = (leads_MG * right_MG).sum(axis=1) / np.maximum(leaders_M, 1)
-    return Voted(float(right_M.mean()), float((leaders_M > 1).mean()))
+    return ExpectedVote(float(right_M.mean()), float((leaders_M > 1).mean()))
 
 
-def chosen_at(row: Recorded, k: int, rule: str) -> float:
+def chosen_at(row: RecordedQuestion, k: int, rule: str) -> float:
     """Return how often the one of k samples that a rule chooses is right; of several equal ones, any.
 
     Args:
@@ -176,7 +176,7 @@ def chosen_at(row: Recorded, k: int, rule: str) -> float:
     return _highest(scores, _right(row), k)
 
 
-def vote(samples: Sequence[Sample], weighted: bool = False) -> Sample | None:
+def vote(samples: Sequence[RecordedSample], weighted: bool = False) -> RecordedSample | None:
     """Hold one vote and return the first answer of the group that wins: that with the most ballots, or weight.
 
     Of tied groups that one wins which came first; under weights, which has more ballots, then which came first. None:
@@ -190,13 +190,13 @@ def vote(samples: Sequence[Sample], weighted: bool = False) -> Sample | None:
     return None if winner is None else next(sample for sample in samples if sample.group == winner)
 
 
-def signal_names(rows: Sequence[Recorded]) -> tuple[str, ...]:
+def signal_names(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
     """Return the signals that all samples of all rows have, by name."""
     names = [{name for name, _ in sample.signals} for row in rows for sample in row.samples]
     return tuple(sorted(set.intersection(*names))) if names else ()
 
 
-def right_values(rows: Sequence[Recorded], method: str, k: int = 1) -> list[float]:
+def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> list[float]:
     """Return for each question how right a method is.
 
     Args:
@@ -225,7 +225,7 @@ def right_values(rows: Sequence[Recorded], method: str, k: int = 1) -> list[floa
             return [chosen_at(row, k, method) for row in rows]
 
 
-def mean_tokens(rows: Sequence[Recorded], method: str, k: int = 1) -> float:
+def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> float:
     """Return the mean tokens that a question takes; arguments and errors as of `right_values`."""
     _check_rows(rows)
     if method == "greedy":
@@ -238,7 +238,7 @@ def mean_tokens(rows: Sequence[Recorded], method: str, k: int = 1) -> float:
     return sum(tokens) / len(tokens)
 
 
-def curve(rows: Sequence[Recorded], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[Point, ...]:
+def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[CurvePoint, ...]:
     """Return every method at every k, against the tokens it takes.
 
     Args:
@@ -256,7 +256,7 @@ def curve(rows: Sequence[Recorded], ks: Sequence[int] | None = None, seed: int =
     asked += [("longer greedy", factor) for factor in _factors(rows)]
     asked += [(method, k) for method in ("majority", "weighted", "oracle", *_rules(rows)) for k in ks]
     return tuple(
-        Point(
+        CurvePoint(
             method=method,
             k=k,
             right=mean_estimate(right_values(rows, method, k), seed),
@@ -268,7 +268,7 @@ def curve(rows: Sequence[Recorded], ks: Sequence[int] | None = None, seed: int =
 
 
 def gains(
-    rows: Sequence[Recorded], k: int, method: str = "majority", baseline: str = "pass@1", seed: int = 0
+    rows: Sequence[RecordedQuestion], k: int, method: str = "majority", baseline: str = "pass@1", seed: int = 0
 ) -> dict[str, Gain]:
     """Return what a method has over a baseline for each type of question, and for all together under ALL.
 
@@ -277,7 +277,7 @@ def gains(
     return {kind: _gain(some, (method, k), (baseline, k), seed) for kind, some in _by_kind(rows).items()}
 
 
-def votes_against_greedy(rows: Sequence[Recorded], k: int, weighted: bool = False) -> dict[str, McNemar]:
+def votes_against_greedy(rows: Sequence[RecordedQuestion], k: int, weighted: bool = False) -> dict[str, McNemar]:
     """Compare the vote of each question's first k samples with its greedy answer, vote less greedy.
 
     The test needs plain right or wrong, so one vote is held, and of tied groups the one that came first wins. Holm's
@@ -297,8 +297,8 @@ def votes_against_greedy(rows: Sequence[Recorded], k: int, weighted: bool = Fals
 
 
 def equal_tokens(
-    development: Sequence[Recorded],
-    held_out: Sequence[Recorded],
+    development: Sequence[RecordedQuestion],
+    held_out: Sequence[RecordedQuestion],
     factor: int,
     ks: Sequence[int] = KS,
     method: str = "majority",
@@ -325,7 +325,7 @@ def equal_tokens(
     )
 
 
-def best_rule(development: Sequence[Recorded], k: int, among: Sequence[str] | None = None) -> str:
+def best_rule(development: Sequence[RecordedQuestion], k: int, among: Sequence[str] | None = None) -> str:
     """Return the rule of `chosen_at` that is right most often on the development half; of equal ones the first.
 
     Args:
@@ -341,7 +341,7 @@ def best_rule(development: Sequence[Recorded], k: int, among: Sequence[str] | No
     return max(rules, key=lambda rule: sums[rule])
 
 
-def agreeing_wrong(rows: Sequence[Recorded], examples: int = 5, seed: int = 0) -> AgreeingWrong:
+def agreeing_wrong(rows: Sequence[RecordedQuestion], examples: int = 5, seed: int = 0) -> AgreeingWrong:
     """Return how often wrong samples agree, over all samples of each question.
 
     Raises:
@@ -352,13 +352,13 @@ def agreeing_wrong(rows: Sequence[Recorded], examples: int = 5, seed: int = 0) -
     agreed.sort(key=lambda each: -each.ballots / each.samples)
     pairs = [share for row in rows if (share := _wrong_pairs(row)) is not None]
     return AgreeingWrong(
-        questions=Estimate(len(agreed) / len(rows), *wilson_interval(len(agreed), len(rows)), len(rows)),
+        questions=MeanEstimate(len(agreed) / len(rows), *wilson_interval(len(agreed), len(rows)), len(rows)),
         pairs=mean_estimate(pairs, seed) if pairs else None,
         examples=tuple(agreed[:examples]),
     )
 
 
-def _gain(rows: Sequence[Recorded], method: tuple[str, int], baseline: tuple[str, int], seed: int) -> Gain:
+def _gain(rows: Sequence[RecordedQuestion], method: tuple[str, int], baseline: tuple[str, int], seed: int) -> Gain:
     first, second = right_values(rows, *method), right_values(rows, *baseline)
     return Gain(
         method=mean_estimate(first, seed),
@@ -380,7 +380,7 @@ def _highest(scores: Sequence[float], right: npt.NDArray[np.bool_], k: int) -> f
     return expected / math.comb(len(scores), k)
 
 
-def _nearest_median(row: Recorded, k: int) -> float:
+def _nearest_median(row: RecordedQuestion, k: int) -> float:
     """Return how often the one of k samples whose length is nearest to their median is right."""
     drawn_MK = _subsets(len(row.samples), k)
     length_MK = np.array([sample.tokens for sample in row.samples])[drawn_MK]
@@ -389,17 +389,17 @@ def _nearest_median(row: Recorded, k: int) -> float:
     return float(((best_MK * _right(row)[drawn_MK]).sum(axis=1) / best_MK.sum(axis=1)).mean())
 
 
-def _agreed(row: Recorded) -> Agreed | None:
+def _agreed(row: RecordedQuestion) -> AgreedWrongAnswer | None:
     winner = vote(row.samples)
     if winner is None or winner.right:
         return None
     ballots = sum(sample.group == winner.group for sample in row.samples)
     if 2 * ballots <= len(row.samples):
         return None
-    return Agreed(row.id, row.kind, row.question, row.reference, winner.text, ballots, len(row.samples))
+    return AgreedWrongAnswer(row.id, row.kind, row.question, row.reference, winner.text, ballots, len(row.samples))
 
 
-def _wrong_pairs(row: Recorded) -> float | None:
+def _wrong_pairs(row: RecordedQuestion) -> float | None:
     """Return the share of the pairs of wrong samples that say the same; those without a final answer never do."""
     wrong = [sample for sample in row.samples if not sample.right]
     if len(wrong) < 2:
@@ -408,46 +408,46 @@ def _wrong_pairs(row: Recorded) -> float | None:
     return sum(math.comb(size, 2) for size in groups.values()) / math.comb(len(wrong), 2)
 
 
-def _tied(rows: Sequence[Recorded], method: str, k: int) -> float:
+def _tied(rows: Sequence[RecordedQuestion], method: str, k: int) -> float:
     if method not in ("majority", "weighted"):
         return 0.0
     return sum(voted_at(row, k, method == "weighted").tied for row in rows) / len(rows)
 
 
-def _by_kind(rows: Sequence[Recorded]) -> dict[str, Sequence[Recorded]]:
+def _by_kind(rows: Sequence[RecordedQuestion]) -> dict[str, Sequence[RecordedQuestion]]:
     _check_rows(rows)
     kinds = dict.fromkeys(row.kind for row in rows)
     return {ALL: rows, **{kind: [row for row in rows if row.kind == kind] for kind in kinds}}
 
 
-def _rules(rows: Sequence[Recorded]) -> tuple[str, ...]:
+def _rules(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
     return (*LENGTH_RULES, *signal_names(rows))
 
 
-def _factors(rows: Sequence[Recorded]) -> tuple[int, ...]:
+def _factors(rows: Sequence[RecordedQuestion]) -> tuple[int, ...]:
     """Return the factors for which every question has a longer greedy answer."""
     return tuple(sorted(set.intersection(*({factor for factor, _ in row.longer} for row in rows))))
 
 
-def _longer(row: Recorded, factor: int) -> Sample:
+def _longer(row: RecordedQuestion, factor: int) -> RecordedSample:
     for known, sample in row.longer:
         if known == factor:
             return sample
     raise InputError(f"question {row.id!r} has no greedy answer with {factor} times the limit of tokens: record it")
 
 
-def _right(row: Recorded) -> npt.NDArray[np.bool_]:
+def _right(row: RecordedQuestion) -> npt.NDArray[np.bool_]:
     return np.array([bool(sample.right) for sample in row.samples])
 
 
-def _check_rows(rows: Sequence[Recorded]) -> None:
+def _check_rows(rows: Sequence[RecordedQuestion]) -> None:
     if not rows:
         raise InputError("there are no recorded questions: give at least one")
     if unjudged := next((row.id for row in rows if not row.is_judged), None):
         raise InputError(f"question {unjudged!r} has no right answer: leave it out here, and look at its diversity")
 
 
-def _check_k(row: Recorded, k: int) -> None:
+def _check_k(row: RecordedQuestion, k: int) -> None:
     check_range(f"k, with {len(row.samples)} samples of question {row.id!r},", k, 1, len(row.samples))
 
 

@@ -29,7 +29,7 @@ from clusters import (
 )
 from test_faults import all_gone, family, wait_for
 
-from qubic_lab.api.access import Access, hashed, new_token, write_accesses
+from qubic_lab.api.access import ApiToken, hash_token, new_token, write_tokens
 from qubic_lab.bench.echo_node import KILL, echo_tokens
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -436,7 +436,7 @@ def test_a_coordinator_beyond_loopback_serves_those_it_knows_and_ends_cleanly(tm
     [certificate] = make_certificates(tmp_path / "tls", [["localhost", "127.0.0.1"]], datetime.now(UTC))
     tls = TlsFiles(certificate, certificate.with_suffix(".key"), tmp_path / "tls" / "authority.pem")
     token = new_token()
-    write_accesses(tmp_path / "tokens.yaml", [Access("notebook", hashed(token))])
+    write_tokens(tmp_path / "tokens.yaml", [ApiToken("notebook", hash_token(token))])
     http, nodes = free_port(), free_port()
     environment = {
         "QUBIC_LAB_CACHE": str(tmp_path / "cache"),

@@ -1,10 +1,10 @@
-"""Every vote that was held, so that each can be read back: who said what, how alike, who won and why.
+"""The history of votes in SQL: each vote's summary and trail, and the gradings of votes with a known right answer.
 
-Votes whose right answer became known are graded; nodes' records and the correlation of their errors come from those.
+The nodes' track records and the correlation of their errors come from the gradings.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from qubic_lab.consensus.dependence import PastVote
-from qubic_lab.consensus.weights import NO_RECORD, Record
+from qubic_lab.consensus.weights import NO_RECORD, TrackRecord
 from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, check_range
 
@@ -66,7 +66,7 @@ GRADINGS = Table(
 
 @dataclass(frozen=True)
 class Grading:
-    """Whether a voter's answer was right; `group` is None where it had none that counted."""
+    """Whether a voter's answer was right; `group` is None if its answer did not count."""
 
     voter: str
     node: str
@@ -76,7 +76,7 @@ class Grading:
 
 @dataclass(frozen=True)
 class VoteSummary:
-    """A vote as lists show it; `confidence` is None where it is uncalibrated, `tokens` are new ones of all voters."""
+    """A vote as lists show it; `confidence` is None if uncalibrated, `tokens` counts new tokens of all voters."""
 
     id: str
     created_utc: datetime
@@ -91,8 +91,8 @@ class VoteSummary:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Some votes, the newest first, and the cursor of the next page if there is one."""
+class VotePage:
+    """A page of votes, the newest first, and the cursor of the next page or None."""
 
     votes: tuple[VoteSummary, ...]
     next_cursor: str | None
@@ -100,7 +100,7 @@ class Page:
 
 @dataclass(frozen=True)
 class ModeMetrics:
-    """All votes of one mode: how many, how many with a conflict, and means."""
+    """Counts and means of all votes of one mode."""
 
     mode: str
     votes: int
@@ -112,16 +112,15 @@ class ModeMetrics:
 
 
 class VoteHistory:
-    """The history in a database that `open_database` opened."""
+    """The history of votes in a database opened by `open_database`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def add(self, summary: VoteSummary, trail: Mapping[str, Any]) -> None:
-        """Keep a vote: its summary and its whole trail, as plain values for JSON."""
-        values = {name: getattr(summary, name) for name in VoteSummary.__dataclass_fields__}
+        """Store a vote: its summary and its whole trail, as plain values for JSON."""
         with self._engine.begin() as connection:
-            connection.execute(insert(VOTES).values(**values, trail=dict(trail)))
+            connection.execute(insert(VOTES).values(**asdict(summary), trail=dict(trail)))
 
     def trail(self, id: str) -> dict[str, Any]:
         """Return the whole trail of a vote.
@@ -136,7 +135,7 @@ class VoteHistory:
         return dict(found)
 
     def grade(self, id: str, gradings: Sequence[Grading], graded_utc: datetime) -> None:
-        """Keep who was right in a vote, in place of an earlier grading.
+        """Store who was right in a vote; it replaces an earlier grading.
 
         Raises:
             NotFoundError: there is no such vote.
@@ -157,19 +156,19 @@ class VoteHistory:
                     )
                 )
 
-    def records(self) -> dict[str, Record]:
-        """Return each node's checked answers, older ones counted less."""
+    def records(self) -> dict[str, TrackRecord]:
+        """Return each node's track record of graded answers, in which older answers count less."""
         query = select(GRADINGS.c.node, GRADINGS.c.right).order_by(
             GRADINGS.c.graded_utc, GRADINGS.c.vote_id, GRADINGS.c.voter
         )
-        records: dict[str, Record] = {}
+        records: dict[str, TrackRecord] = {}
         with self._engine.connect() as connection:
             for node, right in connection.execute(query):
                 records[node] = records.get(node, NO_RECORD).after(right)
         return records
 
     def past_votes(self) -> list[PastVote]:
-        """Return each node's first answer to every question that was graded."""
+        """Return each node's first answer to every graded question."""
         query = select(GRADINGS).order_by(GRADINGS.c.vote_id, GRADINGS.c.voter)
         found: dict[tuple[str, str], PastVote] = {}
         with self._engine.connect() as connection:
@@ -178,11 +177,11 @@ class VoteHistory:
                 found.setdefault((row.vote_id, row.node), PastVote(row.vote_id, row.node, group, row.right))
         return list(found.values())
 
-    def page(self, limit: int = 50, cursor: str | None = None, *, conflicts: bool = False) -> Page:
-        """Return the newest votes, or those after a page's cursor; with `conflicts` only those that had one.
+    def page(self, limit: int = 50, cursor: str | None = None, *, conflicts: bool = False) -> VotePage:
+        """Return the newest votes, or those after a page's cursor; with `conflicts` only votes in conflict.
 
         Raises:
-            InputError: the limit is out of range, or the cursor none that a page gave.
+            InputError: the limit is out of range, or the cursor is not one of a page.
         """
         check_range("limit", limit, 1, MOST_PAGE)
         columns = [VOTES.c[name] for name in VoteSummary.__dataclass_fields__]
@@ -198,10 +197,10 @@ class VoteHistory:
             rows = [VoteSummary(**_in_utc(row._asdict())) for row in connection.execute(query)]
         more = len(rows) > limit
         last = rows[limit - 1] if more else None
-        return Page(tuple(rows[:limit]), f"{last.created_utc.isoformat()}_{last.id}" if last else None)
+        return VotePage(tuple(rows[:limit]), f"{last.created_utc.isoformat()}_{last.id}" if last else None)
 
     def metrics(self) -> list[ModeMetrics]:
-        """Return what came of the votes of each mode, by its name."""
+        """Return counts and means of the votes of each mode, sorted by mode."""
         sums = (
             select(
                 VOTES.c.mode,
@@ -238,10 +237,10 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         return datetime.fromisoformat(created), id
     except ValueError as error:
-        raise InputError(f"cursor {cursor!r} is none that a page gave: leave it out for the first page") from error
+        raise InputError(f"cursor {cursor!r} is not one of a page: leave it out for the first page") from error
 
 
 def _in_utc(row: dict[str, Any]) -> dict[str, Any]:
-    """Give times that SQLite keeps without their zone, which is UTC, the zone again."""
+    """Restore the time zone UTC, which SQLite drops."""
     created = row["created_utc"]
     return row | {"created_utc": created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)}

@@ -14,7 +14,7 @@ OPTION = re.compile(r"\(([A-Z])\)\s*([^()\n]+)")
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionForm:
     """What a question asks for; of an empty question all is empty.
 
     Attributes:
@@ -50,13 +50,13 @@ class Asked:
 
 
 @lru_cache(1024)
-def read_question(question: str) -> Asked:
+def read_question(question: str) -> QuestionForm:
     """Return what a question asks for."""
     offered = options(question)
     stem_text = question[: question.index(next(iter(offered.values())))] if offered else question
     of_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
     unit, noun = _unit(plain(question))
-    return Asked(
+    return QuestionForm(
         kind="choice" if offered else _kind(stem_text.strip(), of_output),
         options=tuple(offered.items()),
         alternatives=_alternatives(stem_text),

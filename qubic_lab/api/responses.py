@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.schemas import Answer, Token
+from qubic_lab.api.schemas import QueryResponse, Token
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.tasks import TaskOutcome
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, RequestCancelled
@@ -17,7 +17,7 @@ Event = tuple[str, int, dict[str, Any]]
 """Its name (token or end), its number, and its data."""
 
 
-async def read_answer(coordinator: Coordinator, task_id: str, started_s: float) -> Answer:
+async def read_answer(coordinator: Coordinator, task_id: str, started_s: float) -> QueryResponse:
     """Return a task's whole answer when it is there; `started_s` by `time.perf_counter`.
 
     Raises:
@@ -52,13 +52,13 @@ async def read_events(
                 yield "end", len(items), answer.model_dump(exclude_none=True)
 
 
-def answer_of(outcome: TaskOutcome, items: list[dict[str, Any]], started_s: float) -> Answer:
+def answer_of(outcome: TaskOutcome, items: list[dict[str, Any]], started_s: float) -> QueryResponse:
     """Return a completed task's answer; errors as of `read_answer`."""
     if outcome.state != "completed":
         raise _error_of(outcome)
     assert outcome.result is not None
     logprobs = [item["logprob"] for item in items if "logprob" in item]
-    return Answer(
+    return QueryResponse(
         task_id=outcome.task_id,
         token_ids=[item["id"] for item in items],
         logprobs=logprobs or None,

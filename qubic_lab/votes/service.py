@@ -1,0 +1,333 @@
+"""Holds votes on a cluster: asks voters, counts, asks again if the vote is too close, and keeps the trail."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from qubic_lab.cluster.coordinator import Coordinator
+from qubic_lab.consensus.aggregate import ConsensusResult, VoteContext, VotingConfig, deliberate, is_certain
+from qubic_lab.consensus.answers import final_answer, same
+from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
+from qubic_lab.consensus.dependence import error_correlation
+from qubic_lab.consensus.similarity import Embed
+from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
+from qubic_lab.consensus.weights import NO_RECORD, weigh
+from qubic_lab.core import MAX_SEED, SamplingParams
+from qubic_lab.errors import QubicLabError, RankError
+from qubic_lab.model.embeddings import Embedder
+from qubic_lab.votes.collect import CollectedVotes, Voter, collect
+from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
+from qubic_lab.votes.trail import trail_of
+from qubic_lab.votes.voters import EXPERT, VoteRequest, choose_voters, is_busy
+from qubic_lab.wire import pipeline_pb2
+
+CANCEL_S = 5.0
+COUNTING_SHARE, MOST_COUNTING_S = 0.1, 1.0
+"""The part of a deadline that is reserved for comparing, counting and storing."""
+
+
+@dataclass(frozen=True)
+class VoteResult:
+    """A vote that was held: its id in the history, its result and its cost; `tokens` sums all voters' new tokens."""
+
+    id: str
+    result: ConsensusResult
+    rounds: int
+    tokens: int
+    tokens_saved: int
+    seconds: float
+    trail: Mapping[str, Any]
+
+
+@dataclass
+class _State:
+    """The rounds so far."""
+
+    votes: list[Vote] = field(default_factory=list)
+    absences: list[Absence] = field(default_factory=list)
+    tokens_saved: int = 0
+    rounds: int = 0
+
+    def add(self, collected: CollectedVotes) -> None:
+        """Add a round."""
+        self.votes += collected.votes
+        self.absences += collected.absences
+        self.tokens_saved += collected.tokens_saved
+        self.rounds += 1
+
+    def asked(self) -> Mapping[str, int]:
+        """Return how many votes each node was asked for."""
+        voters = [vote.voter for vote in self.votes] + [each.voter for each in self.absences]
+        return Counter(voter.partition("#")[0] for voter in voters)
+
+
+class VoteService:
+    """Holds votes on a coordinator's nodes and keeps them.
+
+    Args:
+        coordinator: its nodes vote.
+        open_history: opens the history of votes when it is first needed.
+        calibrations: of confidences; the one that fits the model and type of question is used.
+        embedder: for similarity; None: only words and structure count. It is loaded with the first vote, while the
+            nodes answer.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        open_history: Callable[[], VoteHistory],
+        calibrations: tuple[VoteCalibration, ...] = (),
+        embedder: Embedder | None = None,
+    ) -> None:
+        self.embedder = embedder
+        self._loading: asyncio.Future[None] | None = None
+        self._coordinator, self._open_history, self._calibrations = coordinator, open_history, calibrations
+        self._opening = threading.Lock()
+
+    @cached_property
+    def _opened(self) -> VoteHistory:
+        return self._open_history()
+
+    @property
+    def history(self) -> VoteHistory:
+        """The history of votes; the first access opens it, which blocks."""
+        with self._opening:
+            return self._opened
+
+    async def is_busy(self) -> bool:
+        """Return whether the cluster is too busy for an optional vote."""
+        return is_busy((await self._coordinator.counts()).pending, self._coordinator.nodes())
+
+    async def embed(self, within_s: float | None = None) -> Embed | None:
+        """Return the embedder's function; None if there is no embedder or it is not loaded in time.
+
+        Raises:
+            ModelError: as `Embedder.load`.
+        """
+        if self.embedder is None:
+            return None
+        if self._loading is None:
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self.embedder.load))
+        loaded, _ = await asyncio.wait([self._loading], timeout=within_s)
+        if not loaded:
+            return None
+        self._loading.result()
+        return self.embedder.embed
+
+    async def hold(self, vote: VoteRequest) -> VoteResult:
+        """Hold a vote in one or more rounds, ask an expert if it stays too close, and store the result.
+
+        Raises:
+            BusyError: no node can be asked.
+            ModelError: as `embed`.
+        """
+        started_s = time.perf_counter()
+        asking_s = vote.deadline_s - min(COUNTING_SHARE * vote.deadline_s, MOST_COUNTING_S)
+
+        def left_s() -> float:
+            return asking_s - (time.perf_counter() - started_s)
+
+        await self.embed(within_s=0.0)  # starts loading it
+        context = await asyncio.to_thread(self._context, vote)
+        state, result = _State(), None
+        while result is None or (result.level is ConfidenceLevel.RECOMPUTE and state.rounds < vote.rounds):
+            if result is not None and left_s() <= 0:
+                break
+            voters = choose_voters(self._coordinator.nodes(), vote, state.asked())
+            state.add(await self._collect(vote, voters, state, context, max(0.1, left_s())))
+            context = replace(context, embed=await self.embed(max(0.0, left_s())))
+            result = await asyncio.to_thread(
+                deliberate, vote.request.prompt, state.votes, state.absences, context, vote.voting
+            )
+        if result.level is ConfidenceLevel.RECOMPUTE:
+            result = await self._ask_expert(vote, state, result, left_s())
+        return await self._keep(vote, state, result, time.perf_counter() - started_s)
+
+    async def analyze(self, question: str, answers: Sequence[str], config: VotingConfig) -> dict[str, Any]:
+        """Count answers that the client already has, each as an independent vote, and return the trail."""
+        votes = [
+            Vote(
+                voter=(name := f"answer {number + 1:02}"),
+                node=name,
+                model="",
+                source=AnswerSource("", "", SamplingParams(temperature=1.0, seed=number)),
+                text=text,
+                finish_reason="stop",
+                new_tokens=len(text.split()),
+                seconds=0.0,
+            )
+            for number, text in enumerate(answers)
+        ]
+        context = VoteContext(embed=await self.embed())
+        return trail_of(await asyncio.to_thread(deliberate, question, votes, (), context, config))
+
+    def grade(self, vote_id: str, reference: str) -> dict[str, bool | None]:
+        """Grade a stored vote by the right answer, store who was right, and return it by voter.
+
+        None: rules cannot compare this voter's answer with the reference; it is not stored.
+
+        Raises:
+            NotFoundError: there is no such vote.
+        """
+        trail = self.history.trail(vote_id)
+        question = trail["question"]
+        wanted = final_answer(f"The answer is {reference}", question)
+        right = {each["voter"]: same(final_answer(each["text"], question), wanted) for each in trail["voters"]}
+        gradings = [
+            Grading(each["voter"], each["node"], each["group"], verdict)
+            for each in trail["voters"]
+            if (verdict := right[each["voter"]]) is not None
+        ]
+        self.history.grade(vote_id, gradings, datetime.now(UTC))
+        return right
+
+    def _context(self, vote: VoteRequest) -> VoteContext:
+        records = self.history.records()
+        views = self._coordinator.nodes()
+        correlation = error_correlation(self.history.past_votes(), resamples=100)
+        hashes = {view.record.registration.capabilities.model_hash for view in views if view.gate is None}
+        weights = {
+            view.record.id: weigh(
+                record=records.get(view.record.id, NO_RECORD),
+                response_s=view.response_s or None,
+                health_score=view.score,
+                parameters=view.record.registration.capabilities.parameters or None,
+            )
+            for view in views
+        }
+        return VoteContext(
+            weights=weights,
+            rho=correlation.rho if correlation else None,
+            calibrations=self._calibrations,
+            model=hashes.pop() if len(hashes) == 1 else "",
+            question_type=vote.question_type,
+        )
+
+    async def _collect(
+        self, vote: VoteRequest, voters: Sequence[Voter], state: _State, context: VoteContext, deadline_s: float
+    ) -> CollectedVotes:
+        """Collect one round of votes; stop early if the missing votes cannot change the decision."""
+        nodes = {name: voter.node for voter in voters for name in voter.names()}
+        quick = replace(context, embed=None)
+
+        def certain(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
+            absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
+            result = deliberate(vote.request.prompt, [*state.votes, *votes], absences, quick, vote.voting)
+            return is_certain(result, {name: nodes[name] for name in missing}, quick, vote.voting, vote.stop)
+
+        return await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, certain)
+
+    async def _ask(self, voter: Voter, question: pipeline_pb2.GenerateRequest) -> AsyncGenerator[Vote, None]:
+        """Yield a node's votes as they arrive; closing the generator cancels the node's task."""
+        request = pipeline_pb2.GenerateRequest()
+        request.CopyFrom(question)
+        request.sampling.seed, request.samples, request.sampling.logprobs = voter.seed, voter.samples, True
+        if voter.prompt is not None:
+            request.prompt = voter.prompt
+        if voter.temperature is not None:
+            request.sampling.temperature = voter.temperature
+        started_s = time.perf_counter()
+        task_id = await self._coordinator.submit(request, node=voter.node)
+        ended = False
+        try:
+            async with aclosing(self._coordinator.follow(task_id)) as followed:
+                samples: dict[int, dict[str, Any]] = {}
+                tokens: list[dict[str, Any]] = []
+                async for progress in followed:
+                    seconds = time.perf_counter() - started_s
+                    for item in progress.items:
+                        if "sample" not in item:
+                            tokens.append(item)
+                        elif item["sample"] not in samples:  # a retry repeats some
+                            samples[item["sample"]] = item
+                            yield self._vote(voter, request, item, seconds)
+                    if progress.outcome is not None:
+                        ended = True
+                        if progress.outcome.state != "completed":
+                            raise RankError(progress.outcome.why)
+                        if not samples:
+                            whole = {**(progress.outcome.result or {}), "sample": 0, "tokens": len(tokens)}
+                            whole["logprob"] = sum(item.get("logprob", 0.0) for item in tokens)
+                            yield self._vote(voter, request, whole, seconds)
+        finally:
+            if not ended:
+                await asyncio.shield(self._cancel(task_id))
+
+    async def _cancel(self, task_id: str) -> None:
+        try:
+            async with asyncio.timeout(CANCEL_S):
+                await self._coordinator.cancel(task_id)
+        except (QubicLabError, TimeoutError):
+            return  # the task or Redis is gone: its lease ends it
+
+    def _vote(
+        self, voter: Voter, request: pipeline_pb2.GenerateRequest, item: Mapping[str, Any], seconds: float
+    ) -> Vote:
+        capabilities = next(
+            (v.record.registration.capabilities for v in self._coordinator.nodes() if v.record.id == voter.node), None
+        )
+        sample, s = int(item["sample"]), request.sampling
+        sampling = SamplingParams(
+            s.max_new_tokens, s.temperature, s.top_p, s.top_k, (voter.seed + sample) % (MAX_SEED + 1)
+        )
+        count = int(item["tokens"])
+        return Vote(
+            voter=voter.name(sample),
+            node=voter.node,
+            model=capabilities.model if capabilities else "",
+            source=AnswerSource(capabilities.model_hash if capabilities else "", request.prompt, sampling),
+            text=str(item["text"]),
+            finish_reason=str(item["finish_reason"]),
+            new_tokens=count,
+            seconds=seconds,
+            mean_logprob=item["logprob"] / count if count else None,
+        )
+
+    async def _ask_expert(
+        self, vote: VoteRequest, state: _State, result: ConsensusResult, left_s: float
+    ) -> ConsensusResult:
+        """Let an expert node decide a vote that stayed too close; without one the answer is a cautious one."""
+        experts = [
+            view.record.id
+            for view in self._coordinator.nodes()
+            if view.gate is None and view.record.registration.type == EXPERT
+        ]
+        if experts and left_s > 0:
+            voter = Voter(min(experts), seed=vote.request.sampling.seed)
+            asked = await collect([voter], lambda each: self._ask(each, vote.request), left_s, lambda *_: False)
+            if asked.votes:
+                state.votes += asked.votes
+                return replace(result, text=asked.votes[0].text.strip(), how=f"expert node {voter.node}")
+        return result.cautious()
+
+    async def _keep(self, vote: VoteRequest, state: _State, result: ConsensusResult, seconds: float) -> VoteResult:
+        tokens = sum(each.new_tokens for each in state.votes)
+        trail = trail_of(result) | {
+            "rounds": state.rounds,
+            "tokens": tokens,
+            "tokens_saved": state.tokens_saved,
+            "seconds": seconds,
+            "question_type": vote.question_type,
+        }
+        summary = VoteSummary(
+            id=uuid.uuid4().hex,
+            created_utc=datetime.now(UTC),
+            mode="consensus",
+            question=vote.request.prompt,
+            level=str(result.level),
+            confidence=result.confidence.probability,
+            conflict=result.conflict,
+            voters=result.decision.ballots,
+            tokens=tokens,
+            seconds=seconds,
+        )
+        await asyncio.to_thread(lambda: self.history.add(summary, trail))
+        return VoteResult(summary.id, result, state.rounds, tokens, state.tokens_saved, seconds, trail)

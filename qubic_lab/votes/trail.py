@@ -1,0 +1,78 @@
+"""The trail of a vote as plain values for JSON: what the history keeps and the vote's page shows."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from qubic_lab.consensus.aggregate import ConsensusResult, VoterTrail
+from qubic_lab.consensus.merging import AddedSentence
+
+SIMILARITY_DIGITS = 4
+
+
+def trail_of(result: ConsensusResult) -> dict[str, Any]:
+    """Return the whole trail of a vote."""
+    alike = result.similarities
+    parts = {
+        "embedding": alike.embedding_NN,
+        "words": alike.words_NN,
+        "structure": alike.structure_NN,
+        "edit": alike.edit_NN,
+    }
+    voters = [each.vote.voter for each in result.voters]
+    return {
+        "question": result.question,
+        "text": result.text,
+        "how": result.how,
+        "level": str(result.level),
+        "confidence": asdict(result.confidence),
+        "conflict": result.conflict,
+        "disagreement": result.disagreement,
+        "decision": asdict(result.decision),
+        "groups": [list(names) for names in result.groups],
+        "voters": [_voter(each) for each in result.voters],
+        "absences": [asdict(each) for each in result.absences],
+        "similarity": _rows(alike.values_NN),
+        "similarity_parts": {name: _rows(values) for name, values in parts.items()},
+        "bonds": [[str(bond) for bond in row] for row in result.bonds],
+        "effective_votes": result.effective_votes,
+        "rho": result.rho,
+        "notes": list(result.notes),
+        "additions": [_addition(each, voters) for each in result.additions],
+        "disputed": [_addition(each, voters) for each in result.disputed],
+    }
+
+
+def _addition(addition: AddedSentence, voters: list[str]) -> dict[str, Any]:
+    return {
+        "sentence": addition.sentence,
+        "said_by": [voters[index] for index in addition.said_by],
+        "denied_by": [voters[index] for index in addition.denied_by],
+    }
+
+
+def _voter(trail: VoterTrail) -> dict[str, Any]:
+    vote, sampling = trail.vote, trail.vote.source.sampling
+    return {
+        "voter": vote.voter,
+        "node": vote.node,
+        "model": vote.model,
+        "model_hash": vote.source.model_hash,
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+        "text": vote.text,
+        "finish_reason": vote.finish_reason,
+        "new_tokens": vote.new_tokens,
+        "seconds": vote.seconds,
+        "mean_logprob": vote.mean_logprob,
+        "final": {"kind": trail.final.kind, "value": trail.final.value, "text": trail.final.text},
+        "quality": {"value": trail.quality.value, **asdict(trail.quality)},
+        "weight": trail.weight.to_dict(),
+        "group": trail.group,
+        "dropped": trail.dropped,
+    }
+
+
+def _rows(matrix_NN: "np.ndarray[Any, np.dtype[np.float64]]") -> list[list[float | None]]:
+    return [[None if np.isnan(value) else round(float(value), SIMILARITY_DIGITS) for value in row] for row in matrix_NN]

@@ -1,0 +1,97 @@
+"""Which nodes vote, and how each is asked: plain values in, plain values out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TypeVar
+
+from qubic_lab.cluster.fleet import NodeView
+from qubic_lab.consensus.aggregate import VotingConfig
+from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule
+from qubic_lab.core import MAX_SEED
+from qubic_lab.errors import BusyError
+from qubic_lab.votes.collect import Voter
+from qubic_lab.wire import pipeline_pb2
+
+EXPERT = "expert"
+"""Node type that is asked last, if the others disagree."""
+SEED_STRIDE = 1_009
+"""Distance between the seeds of two nodes and of two rounds, so that no two samples share a seed."""
+BUSY_TASKS_PER_SLOT = 1.0
+"""From this many waiting tasks per slot, one node answers instead of a vote (mode `auto`)."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VoteRequest:
+    """What a client wants voted on, and how.
+
+    Attributes:
+        request: the question and each voter's sampling parameters; its seed is the first voter's.
+        nodes: number of nodes to ask, or all if there are fewer.
+        samples: answers per node; fewer nodes give more each.
+        rounds: the maximum; voters are asked again if the vote is too close.
+        deadline_s: for the whole vote.
+        voting: how votes are counted.
+        question_type: selects the calibration.
+        prompts: other wordings of the question, taken by nodes and rounds in turn; empty: all get the question.
+        temperatures: taken by the nodes in turn; empty: the request's temperature.
+        stop: when to stop waiting for missing votes.
+    """
+
+    request: pipeline_pb2.GenerateRequest
+    nodes: int
+    samples: int
+    rounds: int
+    deadline_s: float
+    voting: VotingConfig
+    question_type: str
+    prompts: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    stop: StopRule = ONLY_CERTAIN
+
+
+def is_busy(pending: int, views: Sequence[NodeView]) -> bool:
+    """Return whether too many tasks wait to hold an optional vote; False if no node can be asked."""
+    slots = sum(view.record.registration.capabilities.slots for view in views if view.gate is None)
+    return slots > 0 and pending >= BUSY_TASKS_PER_SLOT * slots
+
+
+def choose_voters(views: Sequence[NodeView], vote: VoteRequest, before: Mapping[str, int]) -> list[Voter]:
+    """Return the voters of a round: the healthiest nodes, different models first.
+
+    Args:
+        views: all nodes; nodes behind a gate and experts are not asked.
+        vote: the request.
+        before: how many votes each node gave in earlier rounds.
+
+    Raises:
+        BusyError: no node can be asked.
+    """
+    free = sorted(
+        (view for view in views if view.gate is None and view.record.registration.type != EXPERT),
+        key=lambda view: (-view.score, view.record.id),
+    )
+    if not free:
+        raise BusyError(f"none of {len(views)} nodes can vote now: /api/cluster/nodes says why", 5.0)
+    hashes = [view.record.registration.capabilities.model_hash for view in free]
+    ranked = sorted(range(len(free)), key=lambda index: (hashes.index(hashes[index]) != index, index))
+    chosen = [free[index].record.id for index in ranked[: vote.nodes]]
+    samples = ceil(vote.nodes * vote.samples / len(chosen))
+    asked = sum(map(bool, before.values()))
+    first_seed = vote.request.sampling.seed + SEED_STRIDE * vote.nodes * asked
+    return [
+        Voter(
+            node,
+            samples,
+            seed=(first_seed + SEED_STRIDE * number + before.get(node, 0)) % (MAX_SEED + 1),
+            before=before.get(node, 0),
+            prompt=_in_turn(vote.prompts, asked + number),
+            temperature=_in_turn(vote.temperatures, asked + number),
+        )
+        for number, node in enumerate(chosen)
+    ]
+
+
+def _in_turn(given: Sequence[T], number: int) -> T | None:
+    return given[number % len(given)] if given else None
