@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
 from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
-from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.queries import Queries
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 SERIES = Series("bitcoin", "exchange", 3_600)
@@ -31,7 +31,7 @@ def bars(first: int, count: int) -> list[Price]:
 
 def test_what_was_said_of_the_same_bars_is_kept_once(engine: Engine) -> None:
     clock = Time()
-    views, log = Views(engine, clock), AnalysisLog(engine, clock, "code-1")
+    views, log = Queries(engine, clock), AnalysisLog(engine, clock, "code-1")
     views.prices.add(SERIES, bars(0, 401))
     first = views.price_analysis("bitcoin", "1h")
     assert [log.keep(first), log.keep(first)] == [True, False]
@@ -51,7 +51,7 @@ def test_what_was_said_of_the_same_bars_is_kept_once(engine: Engine) -> None:
 
 def test_nothing_is_kept_of_too_few_bars(engine: Engine) -> None:
     clock = Time()
-    views = Views(engine, clock)
+    views = Queries(engine, clock)
     views.prices.add(Series("bitcoin", "exchange", 86_400), [Price(NOON - 24 * HOUR_US, NOON, 1.0, 1.0, 1.0, 1.0)])
     assert not AnalysisLog(engine, clock, "code").keep(views.price_analysis("bitcoin", "1h"))
     assert len(analysis_version()) == 12

@@ -18,8 +18,8 @@ from qubic_lab.oracle.analysis.forecast import (
 )
 from qubic_lab.oracle.analysis.trend import regression_lines, spread
 from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
-from qubic_lab.oracle.serving.responses import Absent
 
 pytestmark = pytest.mark.filterwarnings("error")
 LINE = ForecastRule(anchor="line")
@@ -226,13 +226,13 @@ def test_equal_forecasts_are_rarely_told_apart() -> None:
 
 
 def test_why_there_is_no_forecast() -> None:
-    def reason(found: Forecast | Absent) -> str:
-        assert isinstance(found, Absent)
+    def reason(found: Forecast | Missing) -> str:
+        assert isinstance(found, Missing)
         return found.reason
 
     assert reason(forecast(walk(30), 4)) == "148 bars are needed, 30 are known"
     assert isinstance(forecast(walk(148), 4), Forecast)
-    assert isinstance(forecast(walk(147), 4), Absent)
+    assert isinstance(forecast(walk(147), 4), Missing)
     assert reason(forecast(walk(900, frame_us=DAY_US), 4)) == "bars of 24 h are longer than 4 h"
     assert reason(forecast(candles([5.0] * 300), 1)) == "the price did not move in the last 49 bars"
     apart = candles(walk(300).close, places=np.arange(300) * 3)
@@ -246,7 +246,7 @@ def test_why_there_is_no_forecast() -> None:
 
 def test_a_price_that_stops_has_no_forecast_and_one_that_starts_has_it_later() -> None:
     logs = np.concatenate([random_walk(np.random.default_rng(1), 300), np.full(60, 0.0)])
-    assert isinstance(forecast(of_logs(logs), 1), Absent)
+    assert isinstance(forecast(of_logs(logs), 1), Missing)
     assert isinstance(forecast(of_logs(logs[::-1]), 1), Forecast)
 
 

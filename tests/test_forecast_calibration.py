@@ -23,8 +23,8 @@ from qubic_lab.oracle.inference.forecast_calibration import (
 from qubic_lab.oracle.inference.forecast_significance import pesaran_timmermann
 from qubic_lab.oracle.inference.past_forecasts import LEVELS, Days, Estimate, PastForecasts, past_forecasts
 from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
-from qubic_lab.oracle.serving.responses import Absent
 
 KNOWN = 480
 # Past errors over their scale: even quantiles of the size of a standard normal variable.
@@ -199,7 +199,7 @@ def test_later_bars_change_no_forecast() -> None:
 def test_why_nothing_can_be_judged() -> None:
     def reason(series: Candles, hours: int) -> str:
         found = past_forecasts(series, hours)
-        assert isinstance(found, Absent)
+        assert isinstance(found, Missing)
         return found.reason
 
     assert reason(walk(900, frame_us=DAY_US), 4) == "bars of 1 day are longer than 4 h"
@@ -207,7 +207,7 @@ def test_why_nothing_can_be_judged() -> None:
     assert reason(walk(900), 24) == "forecasts over 24 h share much of the next day: days tell of up to 12 h"
     assert isinstance(past_forecasts(walk(900), 12), PastForecasts)
     assert reason(walk(200), 1) == "386 bars of 1 h are needed, 200 are known"
-    assert isinstance(past_forecasts(walk(385), 1), Absent) and isinstance(past_forecasts(walk(386), 1), PastForecasts)
+    assert isinstance(past_forecasts(walk(385), 1), Missing) and isinstance(past_forecasts(walk(386), 1), PastForecasts)
     assert reason(candles([5.0] * 900), 1) == "the price did not move in 900 bars"
     assert reason(candles([5.0, 6.0] * 450), 2) == "the price is the same 2 h later at every bar"
     apart = candles(walk(900).close, places=np.arange(900) * 3)

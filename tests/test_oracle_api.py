@@ -24,11 +24,11 @@ from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
 from qubic_lab.oracle.ingest.leases import Lease
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.risk.responses import Risk, RiskAlerts, RiskBars
-from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.queries import Queries
 from qubic_lab.oracle.serving.responses import (
-    Absent,
     MarketOverview,
     OracleStatus,
     PriceAnalysis,
@@ -186,7 +186,7 @@ def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(client: redi
 
     async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
         risk = Risk(**(await connection.get("risk?coin=BTC")).json())
-        assert isinstance(risk.analysed, RiskBars) and isinstance(risk.level, Absent)
+        assert isinstance(risk.analysed, RiskBars) and isinstance(risk.level, Missing)
         assert (risk.coin, risk.frame, risk.analysed.bars, risk.cache) == ("bitcoin", "1h", 48, "miss")
         assert "no rule has a value: 48 bars" in risk.level.reason
         assert (await connection.get("risk?coin=bitcoin&frame=1h")).json()["cache"] == "hit"
@@ -326,14 +326,14 @@ def test_other_requests_go_on_while_an_answer_is_computed(
     begun, opens = threading.Event(), threading.Event()
 
     async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
-        real = Views.sentiment
+        real = Queries.sentiment
 
-        def slow(self: Views, *arguments: Any) -> Sentiment:
+        def slow(self: Queries, *arguments: Any) -> Sentiment:
             begun.set()
             assert opens.wait(20.0)
             return real(self, *arguments)
 
-        monkeypatch.setattr(Views, "sentiment", slow)
+        monkeypatch.setattr(Queries, "sentiment", slow)
         waiting = asyncio.ensure_future(connection.get("sentiment?coin=bitcoin"))
         async with asyncio.timeout(20.0):
             while not begun.is_set():

@@ -15,7 +15,7 @@ from qubic_lab.bench.oracle_data import Market, make_market
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.queries import Queries
 from qubic_lab.oracle.serving.responses import Bars
 from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.settings import settings
@@ -44,7 +44,7 @@ def test_a_market_is_made_once_and_is_one_that_the_oracle_reads(cache: Path) -> 
     assert make_market(ROWS, TEXTS, 10, quietly) == market
     assert (files[0].stat().st_mtime_ns, len(files)) == (made, 1)
     engine = open_database(market.url)
-    views = Views(engine)
+    views = Queries(engine)
     with engine.connect() as connection:
         counts = [connection.execute(select(func.count()).select_from(table)).scalar() for table in _TABLES]
         repeats = connection.execute(select(func.count(NEWS_DATA.c.duplicate_of))).scalar()

@@ -23,11 +23,12 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.analysis.summary import age, money
 from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.oracle.serving.price_parts import Candidate, Frequency
-from qubic_lab.oracle.serving.queries import Views
-from qubic_lab.oracle.serving.responses import Absent, Bars, LastPrice, MarketRating, Mood, Rating, SentimentIndex
+from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving.responses import Bars, LastPrice, MarketRating, Mood, Rating, SentimentIndex
 from qubic_lab.oracle.serving.sentiment_parts import choose_model
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.store.bar_history import BarHistory
@@ -213,7 +214,7 @@ def test_earlier_prices_and_gaps() -> None:
 
 
 def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
-    views = Views(either, Time(NOON + 100 * SECOND_US))
+    views = Queries(either, Time(NOON + 100 * SECOND_US))
     week = 7 * 288 + 1
     prices = quotes(week, price=lambda n: 100.0 if n == 0 else 150.0 if n == week - 289 else 180.0)
     prices[-5] = replace(prices[-5], close=300.0, flags=("outlier",))
@@ -239,7 +240,7 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
 
 def test_a_correction_of_last_week_changes_no_change_that_was_told_before(engine: Engine) -> None:
     clock = Time(NOON + 100 * SECOND_US)
-    views = Views(engine, clock)
+    views = Queries(engine, clock)
     views.prices.add(QUOTES, quotes(7 * 288 + 1, price=lambda n: 100.0 if n == 0 else 150.0))
     clock.us += 100 * SECOND_US
     views.prices.add(QUOTES, [quote(NOON - 7 * DAY_US, 75.0)])
@@ -249,7 +250,7 @@ def test_a_correction_of_last_week_changes_no_change_that_was_told_before(engine
 
 @pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
 def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, hours: int) -> None:
-    views = Views(engine, Time(NOON))
+    views = Queries(engine, Time(NOON))
     views.prices.add(QUOTES, quotes(40 * 288))
     found = views.price_analysis("bitcoin", frame)
     assert isinstance(found.bars, Bars)
@@ -260,7 +261,7 @@ def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, 
 
 
 def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engine) -> None:
-    views = Views(engine, Time(NOON))
+    views = Queries(engine, Time(NOON))
     views.prices.add(QUOTES, [quote(NOON - 900 * DAY_US, 5e-7)])
     found = views.price_analysis("bitcoin", "1d")
     assert [each.change_pct for each in found.changes] == [None, None]
@@ -274,12 +275,12 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engin
         "coingecko, which is stale.",
         "Ethereum: no price is known; 0 texts in 24 h.",
     ]
-    assert isinstance(overview.coins[1].last, Absent)
+    assert isinstance(overview.coins[1].last, Missing)
 
 
 def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) -> None:
     clock = Time(NOON)
-    views = Views(engine, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
+    views = Queries(engine, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
     minute = Series("bitcoin", "exchange", 60)
     views.prices.add(QUOTES, quotes(300, NOON - HOUR_US))
     views.prices.add(Series("bitcoin", "slow"), quotes(300, NOON - 2 * HOUR_US))
@@ -302,10 +303,10 @@ def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) 
 
 
 def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) -> None:
-    views = Views(engine, Time(NOON))
+    views = Queries(engine, Time(NOON))
     day = NOON - NOON % DAY_US
     views.prices.add(Series("bitcoin", "daily", 86_400), [Price(day - DAY_US, day, 9.0, 8.0, 10.0, 7.0, 1.0)])
-    assert isinstance(found := views.price_analysis("bitcoin", "1h").bars, Absent)
+    assert isinstance(found := views.price_analysis("bitcoin", "1h").bars, Missing)
     assert found.reason == "no bars of 1h can be made from bars of 86400 s"
     daily = views.price_analysis("bitcoin", "1d").bars
     assert isinstance(daily, Bars)
@@ -313,7 +314,7 @@ def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) 
 
 
 def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
-    views = Views(either, Time(NOON))
+    views = Queries(either, Time(NOON))
     same = text(1, NOON - 3 * HOUR_US)
     views.texts.add(
         [
@@ -333,8 +334,8 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
     ]
     assert found.newest is not None
     assert (found.newest.title, found.newest.age_s) == ("Title 3 of its own", 1_800.0)
-    assert isinstance(found.scores, Absent)
-    assert isinstance(found.index, Absent)
+    assert isinstance(found.scores, Missing)
+    assert isinstance(found.index, Missing)
     assert "qubic-lab oracle score" in found.index.reason
     ids = {each.title: each.id for each in views.texts.read("bitcoin", 0, NOON)}
     views.texts.add_scores(
@@ -346,7 +347,7 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
         ]
     )
     scores = views.sentiment("bitcoin", "24h").scores
-    assert not isinstance(scores, Absent)
+    assert not isinstance(scores, Missing)
     assert [(each.model, each.texts) for each in scores] == [("lexicon 1", 2), ("other 2", 1)]
     assert [each.mean for each in scores] == pytest.approx([0.1, 0.1])
     assert scores[0].volatility == pytest.approx(0.6 * 2**0.5)
@@ -356,7 +357,7 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
 
 
 def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
-    views = Views(either, Time(NOON + 3 * MINUTE_US))
+    views = Queries(either, Time(NOON + 3 * MINUTE_US))
     for coin, start, end in (("bitcoin", 62_548.0, 61_234.0), ("solana", 100.0, 104.0)):
         prices = quotes(289, price=lambda n, start=start, end=end: end if n == 288 else start)  # type: ignore[misc]
         prices[-1] = replace(prices[-1], market_cap=1.21e12 if coin == "bitcoin" else None)
@@ -374,18 +375,18 @@ def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
         "coingecko.",
         "Solana 104.00 USD, +4.0 % in 24 h; 0 texts in 24 h; price 3 minutes old from coingecko.",
     ]
-    assert not isinstance(found.sources, Absent)
+    assert not isinstance(found.sources, Missing)
     assert [(each.source, each.state, each.failed, each.last_error) for each in found.sources] == [
         ("coingecko", "ok", 0, None),
         ("newsapi", "failing", 1, "HTTP 429"),
     ]
     assert [each.last_success_age_s for each in found.sources] == [178.5, 3_778.5]
-    assert isinstance(views.market_overview(as_of_us=NOON).sources, Absent)
+    assert isinstance(views.market_overview(as_of_us=NOON).sources, Missing)
     assert not found.rating.available
 
 
 def test_who_asks_wrongly_is_told(engine: Engine) -> None:
-    views = Views(engine, Time(NOON))
+    views = Queries(engine, Time(NOON))
     with pytest.raises(NotFoundError, match="there are no prices yet"):
         views.market_overview()
     with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known: qubic-lab oracle collect"):
@@ -407,7 +408,7 @@ def test_who_asks_wrongly_is_told(engine: Engine) -> None:
 
 def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
     clock = Time(NOON + HOUR_US)
-    views = Views(either, clock)
+    views = Queries(either, clock)
     views.prices.add(QUOTES, quotes(10))
     views.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
     clock.us += HOUR_US
@@ -445,7 +446,7 @@ def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
     clock = Time(NOON - DAY_US)
     empty(engine)
-    views = Views(engine, clock)
+    views = Queries(engine, clock)
     hours = st.integers(-72, 1) | st.integers(-170, -166)  # a week before, too
     shares = st.fixed_dictionaries(dict.fromkeys(("negative", "neutral", "positive"), st.floats(0.1, 1.0)))
     numbers = st.integers(0, 4)
@@ -488,7 +489,7 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObj
     clock.us = max(clock.us, *(as_of for as_of, _ in answers)) + DAY_US
     again = [ask(as_of) for as_of, _ in answers]
     assert again == [answer for _, answer in answers]
-    views = Views(engine, clock)  # which has kept no bars
+    views = Queries(engine, clock)  # which has kept no bars
     assert [ask(as_of) for as_of, _ in answers] == again
 
 
@@ -527,45 +528,45 @@ def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.D
 
 
 def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine: Engine) -> None:
-    views = Views(engine, Time(NOON + MINUTE_US))
+    views = Queries(engine, Time(NOON + MINUTE_US))
     prices = hourly(800)
     prices[-3] = replace(prices[-3], close=2 * prices[-3].close)
     views.prices.add(QUOTES, prices)
     found = views.price_analysis("bitcoin", "1h")
-    assert not isinstance(found.analysed, Absent)
+    assert not isinstance(found.analysed, Missing)
     assert (found.analysed.bars, found.analysed.missing, found.analysed.age_s) == (720, 0, 60.0)
     assert isinstance(found.indicators, dict)
     mean = found.indicators["sma_200"]
-    assert not isinstance(mean, Absent)
+    assert not isinstance(mean, Missing)
     assert (mean.warm_up, mean.unit, mean.age_s) == (199, "price", 60.0)
     assert mean.value == pytest.approx(np.mean([each.close for each in prices[-200:]]))
-    assert isinstance(found.indicators["volume_balance"], Absent)
-    assert not isinstance(found.trend, Absent)
+    assert isinstance(found.indicators["volume_balance"], Missing)
+    assert not isinstance(found.trend, Missing)
     assert isinstance(found.levels, list)
     assert found.levels
     assert isinstance(found.forecasts, dict)
     assert list(found.forecasts) == ["1h", "2h", "3h", "4h"]
     ahead = found.forecasts["4h"]
-    assert not isinstance(ahead, Absent)
+    assert not isinstance(ahead, Missing)
     assert ahead.low < ahead.price < ahead.high
     assert (ahead.at, ahead.coverage) == (iso(NOON + 4 * HOUR_US), 0.8)
     assert ahead.skill is not None
-    assert not isinstance(found.anomalies, Absent)
+    assert not isinstance(found.anomalies, Missing)
     assert isinstance(found.anomalies.jumps, list)
     assert iso(NOON - 2 * HOUR_US) in [each.at for each in found.anomalies.jumps]
-    assert isinstance(found.anomalies.volumes, Absent)
+    assert isinstance(found.anomalies.volumes, Missing)
     assert found.anomalies.volumes.reason == "no volume is known"
     few = views.price_analysis("bitcoin", "1d")
     assert isinstance(few.indicators, dict)
-    assert isinstance(few.indicators["sma_200"], Absent)
+    assert isinstance(few.indicators["sma_200"], Missing)
     assert few.indicators["sma_200"].reason == "200 bars are needed, 33 are known"
     assert isinstance(few.forecasts, dict)
-    assert isinstance(few.forecasts["1h"], Absent)
+    assert isinstance(few.forecasts["1h"], Missing)
 
 
 def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> None:
     clock = Time(NOON + MINUTE_US)
-    views = Views(engine, clock, {"coingecko": Frequency(3_600.0)})
+    views = Queries(engine, clock, {"coingecko": Frequency(3_600.0)})
     for coin, drift in (("bitcoin", 0.004), ("ethereum", -0.004)):
         views.prices.add(Series(coin, "coingecko"), hourly(500, drift=drift))
     views.prices.add(Series("solana", "coingecko"), hourly(500, NOON - DAY_US))
@@ -579,9 +580,9 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> No
     assert up.left_out == {"sentiment": "there are no texts"}
     assert up.basis == [f"480 bars of 1h from coingecko up to {iso(NOON)}"]
     old, short = by_coin["solana"], by_coin["dogecoin"]
-    assert isinstance(old, Absent)
+    assert isinstance(old, Missing)
     assert old.reason == "no rating: the newest price is 1 day old"
-    assert isinstance(short, Absent)
+    assert isinstance(short, Missing)
     assert short.reason.startswith("no rating: 3 rules must have their numbers, 1 have")
     assert isinstance(found.rating, MarketRating)
     assert (found.rating.coins, found.rating.without) == (2, ["Solana", "Dogecoin"])
@@ -591,7 +592,7 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> No
 
 def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -> None:
     clock = Time(NOON)
-    views = Views(either, clock)
+    views = Queries(either, clock)
     views.texts.add([text(n, NOON - n * 6 * HOUR_US) for n in range(8)])
     views.texts.add([text(9, NOON - HOUR_US, source="sample")])
     ids = {each.external_id: each.id for each in views.texts.read("bitcoin", 0, NOON + 1)}
@@ -609,7 +610,7 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert index.index == pytest.approx(expected)
     assert (index.model, index.texts, index.unscored, index.half_life_s) == ("default@1", 4, 0, 43_200.0)
     assert index.confidence == pytest.approx(index.number * index.age * index.agreement)
-    assert not isinstance(index.shares, Absent)
+    assert not isinstance(index.shares, Missing)
     assert (index.shares.positive, index.shares.texts) == (pytest.approx(0.7), 4)
     moved = {each.title: each.contribution for each in index.factors}
     assert list(moved) == [f"Title {n} of its own" for n in (0, 2, 1, 3)]  # the largest first
@@ -620,7 +621,7 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert (index.history[-1].index, index.history[-1].at) == (index.index, found.as_of)
     assert (index.history[0].at, index.history[0].texts) == (iso(clock.us - DAY_US), 2)  # those of 24 and 42 h ago
     assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
-    assert not isinstance(found.scores, Absent)
+    assert not isinstance(found.scores, Missing)
     assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}
     brief = views.market_overview(["bitcoin"]).coins[0]
     assert brief.texts_24h == 4
@@ -637,7 +638,7 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
 def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
     clock = Time(NOON)
     weighting = Weighting(half_life=0.25, source_weights={"blog": 3.0, "rumours": 0.0})
-    views = Views(engine, clock, weighting=weighting)
+    views = Queries(engine, clock, weighting=weighting)
     given = {"newsapi": 0.6, "blog": -0.4, "rumours": 1.0}
     views.texts.add([text(n, NOON - n * 6 * HOUR_US, source=source) for n, source in enumerate(given)])
     stored = {each.source: each.id for each in views.texts.read("bitcoin", 0, NOON + 1)}
@@ -654,24 +655,24 @@ def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
 
 
 def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> None:
-    views = Views(engine, Time(NOON + SECOND_US))
+    views = Queries(engine, Time(NOON + SECOND_US))
     views.texts.add([text(1, NOON, source="sample")])
     [only] = views.texts.read("bitcoin", 0, NOON + 1)
     views.texts.add_scores([Score(only.id, "default@1", 1.0)])
     found = views.sentiment("bitcoin")
     assert (found.texts, found.samples, found.newest, found.stale, found.by_kind) == (0, 1, None, True, {})
     for part in (found.index, found.scores):
-        assert isinstance(part, Absent)
+        assert isinstance(part, Missing)
         assert part.reason == "there are no texts"
     views.texts.add([text(2, NOON - HOUR_US)])
     real = next(each for each in views.texts.read("bitcoin", 0, NOON) if each.source != "sample")
     views.texts.add_scores([Score(real.id, "majority@1", 0.3)])
     found = views.sentiment("bitcoin")
-    assert isinstance(found.index, Absent)
+    assert isinstance(found.index, Missing)
     assert isinstance(found.scores, list)
     assert found.newest is not None
     assert found.newest.title == "Title 2 of its own"
-    assert isinstance(views.market_overview(["bitcoin"]).coins[0].sentiment, Absent)
+    assert isinstance(views.market_overview(["bitcoin"]).coins[0].sentiment, Missing)
 
 
 def test_models_are_chosen_by_preference_then_by_how_much_they_have_scored() -> None:
@@ -689,11 +690,11 @@ _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
-from qubic_lab.oracle.serving.queries import Views
+from qubic_lab.oracle.serving.queries import Queries
 version = _version_of_code()
 assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"
 sys.modules["talib"] = None
-views = Views(open_database(sys.argv[1]), lambda: int(sys.argv[2]))
+views = Queries(open_database(sys.argv[1]), lambda: int(sys.argv[2]))
 found = views.price_analysis("bitcoin", "1h")
 assert len(found.bars.bars) == 48 and found.changes[0].change_pct is not None
 for name in ("analysed", "indicators", "patterns", "trend", "levels", "breakouts", "forecasts", "anomalies"):
@@ -707,7 +708,7 @@ assert "torch" not in sys.modules
 def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     engine = open_database(url)
-    views = Views(engine, Time(NOON))
+    views = Queries(engine, Time(NOON))
     views.prices.add(QUOTES, hourly(60))
     views.texts.add([text(1, NOON)])
     views.texts.add_scores([Score(1, "default@1", 0.5)])

@@ -37,8 +37,8 @@ from qubic_lab.oracle.analysis.price_analysis import (
 )
 from qubic_lab.oracle.analysis.trend import Trend, drift_scores, find_trend
 from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso
-from qubic_lab.oracle.serving.responses import Absent
 from qubic_lab.oracle.store.frame_bars import FrameBars
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -203,7 +203,7 @@ def test_nothing_odd_gives_warnings_or_infinities(name: str) -> None:
 
 def reasons(found: PriceAnalysis) -> dict[str, str]:
     parts = {each.name: getattr(found, each.name) for each in fields(found)} | found.indicators | found.forecasts
-    return {name: each.reason for name, each in parts.items() if isinstance(each, Absent)}
+    return {name: each.reason for name, each in parts.items() if isinstance(each, Missing)}
 
 
 def test_no_bar_and_why() -> None:

@@ -16,22 +16,23 @@ from qubic_lab.oracle.analysis.rating import (
     rate_market,
     step_of,
 )
-from qubic_lab.oracle.serving.responses import Absent, Rating
+from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.serving.responses import Rating
 
 CALM = PriceFigures(
     bars=480, close=100.0, sma_50=101.0, sma_200=99.0, rsi_14=50.0, macd_histogram=0.0, atr_14=1.0, drift_48=0.0
 )
-NO_TEXTS = Absent(reason="there are no texts")
+NO_TEXTS = Missing(reason="there are no texts")
 NAN = math.nan
 
 
-def rated(prices: PriceFigures | Absent, mood: MoodFigures | Absent = NO_TEXTS) -> Rating:
+def rated(prices: PriceFigures | Missing, mood: MoodFigures | Missing = NO_TEXTS) -> Rating:
     found = rate(prices, mood, ["bars"])
     assert isinstance(found, Rating), found
     return found
 
 
-def votes(prices: PriceFigures, mood: MoodFigures | Absent = NO_TEXTS) -> dict[str, int]:
+def votes(prices: PriceFigures, mood: MoodFigures | Missing = NO_TEXTS) -> dict[str, int]:
     return {rule.name: rule.vote for rule in rated(prices, mood).rules}
 
 
@@ -96,15 +97,15 @@ def test_the_steps_have_their_edges_on_the_side_away_from_zero() -> None:
 def test_with_too_few_numbers_there_is_no_rating() -> None:
     short = replace(CALM, bars=40, sma_50=NAN, sma_200=NAN, drift_48=NAN)
     found = rate(short, NO_TEXTS)
-    assert isinstance(found, Absent)
+    assert isinstance(found, Missing)
     assert found.reason == (
         "no rating: 3 rules must have their numbers, 2 have (trend: not known from 40 hourly bars; averages: not known "
         "from 40 hourly bars; sentiment: there are no texts)"
     )
     assert len(rated(short, MoodFigures(0.0, 0.5, 3)).rules) == LEAST_RULES
-    assert isinstance(rate(Absent(reason="no bars"), MoodFigures(1.0, 1.0, 9)), Absent)
+    assert isinstance(rate(Missing(reason="no bars"), MoodFigures(1.0, 1.0, 9)), Missing)
     still = replace(CALM, atr_14=0.0, rsi_14=NAN, drift_48=NAN)
-    assert isinstance(rate(still, NO_TEXTS), Absent)
+    assert isinstance(rate(still, NO_TEXTS), Missing)
 
 
 _numbers = st.floats(-1e3, 1e3)
@@ -131,10 +132,10 @@ def test_better_numbers_never_lower_a_rating(
 def test_the_market_is_the_mean_of_the_coins_that_have_a_rating() -> None:
     up = rated(replace(CALM, close=105.0, drift_48=3.0, macd_histogram=0.5))
     calm = rated(CALM)
-    found = rate_market({"A": up, "B": calm, "C": Absent(reason="too old")})
-    assert not isinstance(found, Absent)
+    found = rate_market({"A": up, "B": calm, "C": Missing(reason="too old")})
+    assert not isinstance(found, Missing)
     assert (found.rating, found.score, found.coins, found.without) == ("positive", 0.375, 2, ["C"])
     assert found.steps == dict.fromkeys(STEPS, 0) | {"strongly positive": 1, "neutral": 1}
-    alone = rate_market({"A": up, "C": Absent(reason="too old")})
-    assert isinstance(alone, Absent)
+    alone = rate_market({"A": up, "C": Missing(reason="too old")})
+    assert isinstance(alone, Missing)
     assert alone.reason == "no rating of the market: 2 coins must have one, 1 of 2 have"

@@ -14,6 +14,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import NotFoundError
 from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.comparison import Matched
@@ -28,8 +29,7 @@ from qubic_lab.oracle.risk.value_at_risk import historical
 from qubic_lab.oracle.risk.volatility import garch_forecast, realised_volatility, simulate_garch
 from qubic_lab.oracle.risk.warnings import assess, compare_warnings, evaluate_warnings, find_falls
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
-from qubic_lab.oracle.serving.queries import Views
-from qubic_lab.oracle.serving.responses import Absent
+from qubic_lab.oracle.serving.queries import Queries
 from qubic_lab.oracle.store.frame_bars import FrameBars
 from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.settings import settings
@@ -75,7 +75,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Two coins with bars and volumes, one with scored texts."""
     engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('risk') / 'lab.db'}")
     clock = Time(NOON - BARS * HOUR_US)
-    views = Views(engine, clock)
+    views = Queries(engine, clock)
     days = range(1, BARS // 24, 2)  # all are known before they appear, so each counts from when it does
     views.texts.add([text(day, NOON - BARS * HOUR_US + day * DAY_US) for day in days])
     stored = views.texts.read("bitcoin", 0, NOON)
@@ -89,12 +89,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def found(engine: Engine) -> Risk:
-    return Views(engine, Time()).risk("BTC")
+    return Queries(engine, Time()).risk("BTC")
 
 
 @pytest.fixture(scope="module")
 def candles(engine: Engine) -> Candles:
-    columns = Views(engine, Time()).prices.read(Series("bitcoin", "exchange", 3_600), 0, NOW)
+    columns = Queries(engine, Time()).prices.read(Series("bitcoin", "exchange", 3_600), 0, NOW)
     return Candles.of(columns, HOUR_US)
 
 
@@ -107,8 +107,8 @@ def test_the_bars_and_what_is_beside_them_are_told(found: Risk) -> None:
 
 
 def test_level_rules_and_measures_are_those_of_the_bars(engine: Engine, found: Risk, candles: Candles) -> None:
-    market = Views(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
-    assert not isinstance(market, Absent)
+    market = Queries(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
+    assert not isinstance(market, Missing)
     assessment = assess(market.market)
     last = assessment.at(-1)
     assert isinstance(found.level, RiskLevel)
@@ -139,12 +139,12 @@ def test_level_rules_and_measures_are_those_of_the_bars(engine: Engine, found: R
 def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: Risk, candles: Candles) -> None:
     returns = windows.log_returns(candles)
     told = found.volatility
-    assert isinstance(told, RiskVolatility) and not isinstance(told.forecast, Absent)
+    assert isinstance(told, RiskVolatility) and not isinstance(told.forecast, Missing)
     sigma = garch_forecast(returns, REFIT_BARS).sigma[-1]
     assert told.forecast.bar_pct == pytest.approx(100 * sigma)
     assert told.forecast.year_pct == pytest.approx(100 * sigma * math.sqrt(365 * 24))
     realised = told.realised["parkinson"]
-    assert not isinstance(realised, Absent)
+    assert not isinstance(realised, Missing)
     assert realised.bar_pct == pytest.approx(100 * realised_volatility(candles, 24, "parkinson")[-1])
     assert isinstance(found.tails, list)
     tails = {(each.model, each.probability): each for each in found.tails}
@@ -157,7 +157,7 @@ def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: Risk, candl
         assert each.tested == BARS - 1 - 751 and each.not_tested == ""
         small = {name for name in ("kupiec", "independence", "christoffersen", "shortfall") if _p(each, name) < 0.05}
         assert set(each.rejected_by) == small
-    assert not isinstance(found.drawdown, Absent)
+    assert not isinstance(found.drawdown, Missing)
     assert found.drawdown.drawdown_pct == pytest.approx(100 * drawdown(candles.close)[-1])
     assert found.drawdown.highest == candles.close.max()
 
@@ -171,8 +171,8 @@ def test_the_record_is_what_warnings_were_worth_beside_a_rule_with_as_much_time(
     record = found.record
     assert isinstance(record, RiskRecord)
     assert (record.level, record.horizon_h, record.drop_pct) == ("warning", 24.0, 4.0)
-    market = Views(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
-    assert not isinstance(market, Absent)
+    market = Queries(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
+    assert not isinstance(market, Missing)
     assessment = assess(market.market)
     raised = [each.closed_us for each in assessment.warnings("warning")]
     falls = market.candles.closed_us[find_falls(market.candles, 24, 0.04)]
@@ -197,48 +197,48 @@ def test_the_answer_is_json_without_infinities(found: Risk) -> None:
 
 
 @pytest.fixture
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Views]:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queries]:
     engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('empty') / 'lab.db'}")
-    yield Views(engine, Time())
+    yield Queries(engine, Time())
     engine.dispose()
 
 
-def test_what_is_not_known_is_absent_with_the_reason(empty: Views) -> None:
+def test_what_is_not_known_is_absent_with_the_reason(empty: Queries) -> None:
     series = Series("bitcoin", "exchange", 3_600)
     with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known"):
         empty.risk("bitcoin")
     empty.prices.add(series, hourly(1, 40, volume=False))
     few = empty.risk("bitcoin")
-    assert isinstance(few.level, Absent) and "no rule has a value: 40 bars: it needs " in few.level.reason
-    assert isinstance(few.record, Absent) and isinstance(few.warnings, Absent)
-    assert isinstance(few.tails, Absent) and "40 bars: a model needs 501" in few.tails.reason
-    assert isinstance(few.volatility, RiskVolatility) and isinstance(few.volatility.forecast, Absent)
-    assert {each.reason for each in few.rules.values() if isinstance(each, Absent)} >= {
+    assert isinstance(few.level, Missing) and "no rule has a value: 40 bars: it needs " in few.level.reason
+    assert isinstance(few.record, Missing) and isinstance(few.warnings, Missing)
+    assert isinstance(few.tails, Missing) and "40 bars: a model needs 501" in few.tails.reason
+    assert isinstance(few.volatility, RiskVolatility) and isinstance(few.volatility.forecast, Missing)
+    assert {each.reason for each in few.rules.values() if isinstance(each, Missing)} >= {
         *("no volume is known", "no sentiment is known", "no other asset is known"),
     }
     assert isinstance(few.analysed, RiskBars) and not few.analysed.volume
-    assert isinstance(few.analysed.other, Absent) and "no such bars of ethereum" in few.analysed.other.reason
+    assert isinstance(few.analysed.other, Missing) and "no such bars of ethereum" in few.analysed.other.reason
     only_days = empty.risk("bitcoin", "1d")
     assert isinstance(only_days.analysed, RiskBars) and only_days.analysed.bars < 3
     empty.prices.add(Series("ethereum", "odd", 2_400), [Price(NOON - 2_400 * SECOND_US, NOON, 1.0, 1.0, 1.0, 1.0)])
     none = empty.risk("ethereum")
-    assert isinstance(none.analysed, Absent) and none.analysed.reason.startswith("no bars of 1h can be made")
-    assert isinstance(none.level, Absent) and none.rules == {} == none.measures
+    assert isinstance(none.analysed, Missing) and none.analysed.reason.startswith("no bars of 1h can be made")
+    assert isinstance(none.level, Missing) and none.rules == {} == none.measures
 
 
-def test_a_price_that_stands_still_and_one_that_is_old(empty: Views) -> None:
+def test_a_price_that_stands_still_and_one_that_is_old(empty: Queries) -> None:
     ends = [NOON - 40 * DAY_US - n * HOUR_US for n in reversed(range(700))]
     flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 0.0) for end in ends]
     empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
     found = empty.risk("bitcoin")
     assert isinstance(found.analysed, RiskBars) and found.analysed.stale
-    assert not isinstance(found.volatility, Absent) and isinstance(found.volatility.forecast, Absent)
+    assert not isinstance(found.volatility, Missing) and isinstance(found.volatility.forecast, Missing)
     assert "prices do not vary" in str(found.rules["volatility"])
     assert isinstance(found.tails, list) and "-0.0" not in found.model_dump_json()
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
 
 
-def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Views, found: Risk) -> None:
+def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Queries, found: Risk) -> None:
     ends = [NOON - n * HOUR_US for n in reversed(range(700))]
     flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 9.0) for end in ends]
     empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
@@ -248,7 +248,7 @@ def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Views, found: Ri
     assert isinstance(found.level, RiskLevel) and "no value" not in found.level.text
 
 
-def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: Views) -> None:
+def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: Queries) -> None:
     empty.prices.add(Series("bitcoin", "long", 3_600), hourly(1, 90, NOON))
     empty.prices.add(Series("bitcoin", "quick", 900), [Price(NOON - 900 * SECOND_US, NOON, 100.0, 99.0, 100.0, 99.0)])
     empty.prices.add(Series("bitcoin", "longest", 3_600), hourly(2, 200, NOON - DAY_US))
@@ -257,9 +257,9 @@ def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: 
     assert (found.analysed.source, found.analysed.bars) == ("long", 90)
 
 
-def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: Views) -> None:
+def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: Queries) -> None:
     clock = Time(NOON - 30 * DAY_US)
-    views = Views(empty.engine, clock)
+    views = Queries(empty.engine, clock)
     views.texts.add([text(number, NOON - number * DAY_US) for number in range(2, 27)])
     stored = views.texts.read("bitcoin", 0, NOON)
     views.texts.add_scores([Score(each.id, "default@1", math.cos(each.id)) for each in stored])
@@ -277,7 +277,7 @@ def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: Views) -
     views.texts.add([text(2, NOON - 3 * DAY_US), text(99, NOON - 5 * DAY_US)])
     views.texts.add_scores([Score(each.id, "default@1", -0.9) for each in views.texts.read("bitcoin", 0, NOON)])
     clock.us += DAY_US
-    assert views.risk("bitcoin", "1h", as_of) == before == Views(empty.engine, clock).risk("bitcoin", "1h", as_of)
+    assert views.risk("bitcoin", "1h", as_of) == before == Queries(empty.engine, clock).risk("bitcoin", "1h", as_of)
     assert views.risk("bitcoin") != before
 
 

@@ -269,10 +269,10 @@ def analyse(
     require(*PACKAGES, "talib", extra="oracle")
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
-    from qubic_lab.oracle.serving.queries import Views
+    from qubic_lab.oracle.serving.queries import Queries
     from qubic_lab.oracle.serving.responses import FRAME_S
 
-    views = Views(_database())
+    views = Queries(_database())
     coins = sorted({each.coin for each in views.prices.series()}) if coin is None else [find_coin(coin).id]
     log = AnalysisLog(views.engine, views.clock, analysis_version())
     found = [views.price_analysis(each, frame) for each in coins for frame in FRAME_S]

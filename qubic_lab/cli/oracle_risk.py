@@ -9,13 +9,14 @@ import typer
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, print_json, print_table, require, show_warnings
+from qubic_lab.oracle.model.response import Missing
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from qubic_lab.oracle.config import CollectorConfig
     from qubic_lab.oracle.risk.responses import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
-    from qubic_lab.oracle.serving.responses import Absent, Frame
+    from qubic_lab.oracle.serving.responses import Frame
 
 PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
 ConfigFile = Annotated[
@@ -60,11 +61,11 @@ def risk(
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.model.timestamps import read_iso
     from qubic_lab.oracle.serving.price_parts import frequencies_of
-    from qubic_lab.oracle.serving.queries import Views
+    from qubic_lab.oracle.serving.queries import Queries
 
     settings = read_config(config)
     at_us = None if as_of is None else read_iso(as_of)
-    views = Views(
+    views = Queries(
         open_database(), settings.clock.now_us, frequencies_of(settings), "usd", settings.sentiment, settings.risk.rules
     )
     found = views.risk(coin, cast("Frame", frame), at_us)  # which checks it
@@ -122,14 +123,12 @@ def show_alerts(found: Sequence["RiskAlert"]) -> None:
 
 def show_risk(found: "Risk") -> None:
     """Print the risk of a coin."""
-    from qubic_lab.oracle.serving.responses import Absent
-
-    if isinstance(found.analysed, Absent):
+    if isinstance(found.analysed, Missing):
         typer.echo(f"{found.name}: risk is not known: {found.analysed.reason}")
         return
     bars = found.analysed
     level = found.level
-    typer.echo(f"{found.name}, {level.text if not isinstance(level, Absent) else f'level not known: {level.reason}'}")
+    typer.echo(f"{found.name}, {level.text if not isinstance(level, Missing) else f'level not known: {level.reason}'}")
     gaps = f", {bars.missing} are missing" if bars.missing else ""
     typer.echo(f"{bars.bars} bars of {found.frame} from {bars.source}, {bars.first} to {bars.last}{gaps}\n")
     print_table(
@@ -145,10 +144,9 @@ def show_risk(found: "Risk") -> None:
     _show_record(found)
 
 
-def _rule_row(name: str, rule: "RiskRule | Absent") -> tuple[str, ...]:
-    from qubic_lab.oracle.serving.responses import Absent
+def _rule_row(name: str, rule: "RiskRule | Missing") -> tuple[str, ...]:
 
-    if isinstance(rule, Absent):
+    if isinstance(rule, Missing):
         return name, "not known", rule.reason, "", "", "", "", ""
     ahead = "" if rule.to_next is None else f"{rule.to_next:+.2f} to {rule.next_level}"
     value = "none" if rule.value is None else f"{rule.value:.2f}"
@@ -156,10 +154,9 @@ def _rule_row(name: str, rule: "RiskRule | Absent") -> tuple[str, ...]:
     return name, rule.level, value, *steps, ahead, rule.unit
 
 
-def _measure_row(name: str, measure: "RiskMeasure | Absent") -> tuple[str, ...]:
-    from qubic_lab.oracle.serving.responses import Absent
+def _measure_row(name: str, measure: "RiskMeasure | Missing") -> tuple[str, ...]:
 
-    if isinstance(measure, Absent):
+    if isinstance(measure, Missing):
         return name, "not known", measure.reason, ""
     value = "none" if measure.value is None else f"{measure.value:.2f}"
     place = "" if measure.percentile is None else f"{100 * measure.percentile:.0f} % of {measure.bars}"
@@ -167,19 +164,20 @@ def _measure_row(name: str, measure: "RiskMeasure | Absent") -> tuple[str, ...]:
 
 
 def _show_tails(found: "Risk") -> None:
-    from qubic_lab.oracle.serving.responses import Absent
 
     volatility = found.volatility
-    if not isinstance(volatility, Absent):
+    if not isinstance(volatility, Missing):
         told = {"GARCH, next bar": volatility.forecast, **volatility.realised}
         rows = [
-            (name, "not known", each.reason) if isinstance(each, Absent) else (name, *_two(each.bar_pct, each.year_pct))
+            (name, "not known", each.reason)
+            if isinstance(each, Missing)
+            else (name, *_two(each.bar_pct, each.year_pct))
             for name, each in told.items()
         ]
         typer.echo("")
         print_table((f"volatility, {volatility.bars} bars", "of a bar", "of a year"), rows)
     typer.echo("")
-    if isinstance(found.tails, Absent):
+    if isinstance(found.tails, Missing):
         typer.echo(f"loss of the next bar: not known: {found.tails.reason}")
         return
     header = ("loss of the next bar", "exceeded in", "value at risk", "shortfall", "past bars", "beyond", "rejected by")
@@ -194,13 +192,12 @@ def _tail_row(tail: "TailRisk") -> tuple[str, ...]:
 
 
 def _show_record(found: "Risk") -> None:
-    from qubic_lab.oracle.serving.responses import Absent
 
-    if not isinstance(found.drawdown, Absent):
+    if not isinstance(found.drawdown, Missing):
         fall = found.drawdown
         typer.echo(f"\n{fall.drawdown_pct:.2f} % below {fall.highest:.8g}, the highest close, of {fall.highest_at}")
     record = found.record
-    if isinstance(record, Absent):
+    if isinstance(record, Missing):
         typer.echo(f"how good such warnings were is not known: {record.reason}")
         return
     typer.echo(f"\n{record.text}\n")

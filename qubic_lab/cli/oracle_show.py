@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from qubic_lab.cli.console import note, print_table
+from qubic_lab.oracle.model.response import Missing
 
 if TYPE_CHECKING:
     from qubic_lab.oracle.ingest.collector_status import CollectorStatus
@@ -149,19 +150,18 @@ def show_analyses(found: Sequence["PriceAnalysis"], kept: Sequence[bool]) -> Non
 
 
 def _analysis_row(analysis: "PriceAnalysis", new: bool) -> Row:
-    from qubic_lab.oracle.serving.responses import Absent
 
-    if isinstance(analysis.analysed, Absent):
+    if isinstance(analysis.analysed, Missing):
         return analysis.coin, analysis.frame, analysis.analysed.reason, *[""] * 4, "no"
     trend, forecasts = analysis.trend, analysis.forecasts
-    told = [] if isinstance(forecasts, Absent) else list(forecasts.values())
-    ahead = next((each for each in reversed(told) if not isinstance(each, Absent)), None)
+    told = [] if isinstance(forecasts, Missing) else list(forecasts.values())
+    ahead = next((each for each in reversed(told) if not isinstance(each, Missing)), None)
     return (
         analysis.coin,
         analysis.frame,
         analysis.analysed.last,
         f"{analysis.last.price:.8g} {analysis.last.currency}",
-        trend.reason if isinstance(trend, Absent) else trend.direction,
+        trend.reason if isinstance(trend, Missing) else trend.direction,
         "none" if ahead is None else f"{ahead.hours} h: {ahead.price:.8g} ({ahead.low:.8g} to {ahead.high:.8g})",
         "" if ahead is None or ahead.skill is None else f"{ahead.skill:+.1%}",
         "yes" if new else "it was",

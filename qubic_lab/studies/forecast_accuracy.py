@@ -25,7 +25,7 @@ from qubic_lab.oracle.inference.forecast_calibration import (
 )
 from qubic_lab.oracle.inference.past_forecasts import Days, PastForecasts, past_forecasts
 from qubic_lab.oracle.model.candles import Candles, Floats
-from qubic_lab.oracle.serving.responses import Absent
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm
 
 Row = dict[str, Any]
@@ -128,7 +128,7 @@ def study_forecasts(
     for bars, candles in series.items():
         for each in hours:
             past = past_forecasts(candles, each)
-            if isinstance(past, Absent):
+            if isinstance(past, Missing):
                 absent[bars, each] = past.reason
                 continue
             days = Days(past.closed_us, resamples, seed)
@@ -167,7 +167,7 @@ def looks_ahead(
         cut = 2 * len(candles) // 3
         for each in hours:
             whole, part = (past_forecasts(given, each) for given in (candles, candles.slice(0, cut)))
-            if isinstance(whole, Absent) or isinstance(part, Absent):
+            if isinstance(whole, Missing) or isinstance(part, Missing):
                 continue
             pairs = {"our forecast": (_columns(whole)[: len(part)], _columns(part))}
             later = points(candles.slice(0, cut), each)

@@ -25,13 +25,14 @@ from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
 from qubic_lab.oracle.ingest.quality import quality_report
 from qubic_lab.oracle.model.candles import Candles, Floats
 from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel
 from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
 from qubic_lab.oracle.serving.analysis_parts import RATED_BARS, price_figures
-from qubic_lab.oracle.serving.responses import Absent, Rating
+from qubic_lab.oracle.serving.responses import Rating
 from qubic_lab.oracle.store.bar_history import rows
 from qubic_lab.oracle.store.frame_bars import FrameBars, frame_bars
 from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
@@ -360,7 +361,7 @@ def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, A
     }
 
 
-_NO_TEXTS = Absent(reason="no collected texts are of that time")
+_NO_TEXTS = Missing(reason="no collected texts are of that time")
 
 
 def _mean_by_weeks(values: Floats, weeks: NDArray[np.int64]) -> Row:

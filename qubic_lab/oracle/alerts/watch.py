@@ -16,6 +16,7 @@ from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, Gone, NewAlert
 from qubic_lab.oracle.analysis.summary import age
 from qubic_lab.oracle.config import CollectorConfig
 from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
 from qubic_lab.oracle.risk.market import RiskMarket
 from qubic_lab.oracle.risk.measures import Market
@@ -24,8 +25,8 @@ from qubic_lab.oracle.risk.responses import RiskAlert
 from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.warnings import Assessment
 from qubic_lab.oracle.serving.price_parts import frequencies_of
-from qubic_lab.oracle.serving.queries import Views, reading
-from qubic_lab.oracle.serving.responses import Absent, age_s
+from qubic_lab.oracle.serving.queries import Queries, reading
+from qubic_lab.oracle.serving.responses import age_s
 from qubic_lab.oracle.store.transactions import Clock
 
 EVERY_S = 60.0
@@ -73,7 +74,9 @@ class AlertWatch:
     ) -> None:
         self._config, self._every_s = config.risk, every_s
         self._coins = config.risk.coins or config.coins
-        self._views = Views(engine, clock, frequencies_of(config), weighting=config.sentiment, rules=config.risk.rules)
+        self._queries = Queries(
+            engine, clock, frequencies_of(config), weighting=config.sentiment, rules=config.risk.rules
+        )
         self._store = AlertStore(engine, clock)
         self._deliverer = Deliverer(self._store, webhook, clock)
         self._ending = threading.Event()
@@ -88,11 +91,11 @@ class AlertWatch:
         Raises:
             QubicLabError: the database cannot be read.
         """
-        at, found = self._views.clock(), Checked()
+        at, found = self._queries.clock(), Checked()
         for coin in self._coins:
             try:
                 with reading():
-                    market = self._views.risk_markets.read(coin, self._config.frame, at, None)
+                    market = self._queries.risk_markets.read(coin, self._config.frame, at, None)
                     self._look(coin, market, at, found)
                 self._failed.pop(coin, None)
             except NotFoundError as error:  # no prices yet
@@ -141,9 +144,9 @@ class AlertWatch:
             self._failed[coin] = reason
             _log.warning("risk of %s is not watched now: %s", coin, reason)
 
-    def _look(self, coin: str, market: RiskMarket | Absent, at_us: int, found: Checked) -> None:
-        if isinstance(market, Absent) or not len(market.candles):
-            found.unknown[coin] = market.reason if isinstance(market, Absent) else "no bar has closed yet"
+    def _look(self, coin: str, market: RiskMarket | Missing, at_us: int, found: Checked) -> None:
+        if isinstance(market, Missing) or not len(market.candles):
+            found.unknown[coin] = market.reason if isinstance(market, Missing) else "no bar has closed yet"
             return
         last_us = int(market.candles.closed_us[-1])
         if market.is_stale(at_us):
@@ -153,7 +156,7 @@ class AlertWatch:
             return
         known, seen = self._levels.get(coin), _hash_of(market.market)
         if known is None or known[0] != seen:  # a bar may be corrected; texts come later
-            assessment = assess_market(market.market, self._views.rules)
+            assessment = assess_market(market.market, self._queries.rules)
             if reason := why_no_level(assessment):
                 found.unknown[coin] = reason
                 return

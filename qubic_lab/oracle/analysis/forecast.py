@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.analysis.trend import WINDOW, regression_lines, spread
 from qubic_lab.oracle.model.candles import Candles, Floats, absent
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import HOUR_US
-from qubic_lab.oracle.serving.responses import Absent
 
 HOURS = (1, 2, 3, 4)
 Anchor = Literal["last", "line"]
@@ -204,7 +204,7 @@ def _quantiles(candles: Candles, expected: ExpectedPath, rule: ForecastRule) -> 
     return at_count[known_at]
 
 
-def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecast | Absent:
+def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecast | Missing:
     """Return the forecast of the last bar, or why there is none.
 
     It looks at the bars of the regression, 2 × `past` bars and those that the hours take, and no further back.
@@ -215,17 +215,17 @@ def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecas
     check_at_least("hours to forecast", hours, 1)
     frame_us = candles.frame_us
     if frame_us > hours * HOUR_US:
-        return Absent(reason=f"bars of {frame_us / HOUR_US:g} h are longer than {hours} h")
+        return Missing(reason=f"bars of {frame_us / HOUR_US:g} h are longer than {hours} h")
     tail, needed = _tail(candles, hours, rule), rule.warm_up(frame_us, hours) + 1
     if len(tail) < needed:
-        return Absent(reason=f"{needed} bars are needed, {len(candles)} are known")
+        return Missing(reason=f"{needed} bars are needed, {len(candles)} are known")
     path = forecast_path(tail, hours, rule)
     half = float(path.half_width[-1])
     if math.isnan(half):
         logs = tail.log_close[-rule.window(frame_us) - 1 :]
         still = float(logs.max() - logs.min()) == 0.0
         why = "the price did not move" if still else "too few past forecasts could be judged, as bars are missing"
-        return Absent(reason=f"{why} in the last {len(logs) if still else len(tail)} bars")
+        return Missing(reason=f"{why} in the last {len(logs) if still else len(tail)} bars")
     middle = float(path.point[-1])
     held, held_of, errors, skill, skill_t = _record(tail, path, steps_of(frame_us, hours), rule)
     price, low, high = (math.exp(each) for each in (middle, middle - half, middle + half))
@@ -236,7 +236,7 @@ def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecas
 
 def forecasts(
     candles: Candles, rule: ForecastRule = RULE, hours: Sequence[int] = HOURS
-) -> dict[str, Forecast | Absent]:
+) -> dict[str, Forecast | Missing]:
     """Return the forecasts of the last bar by their time, such as "1h"."""
     tail = _tail(candles, max(hours), rule)
     return {f"{each}h": forecast(tail, each, rule) for each in hours}

@@ -16,8 +16,8 @@ from qubic_lab.oracle.analysis.levels import PIVOTS, Breakout, Level, find_break
 from qubic_lab.oracle.analysis.levels import RULE as LEVEL_RULE
 from qubic_lab.oracle.analysis.trend import TRENDS, WINDOW, Trend, find_trend
 from qubic_lab.oracle.model.candles import Candles, Columns, Floats, absent
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
-from qubic_lab.oracle.serving.responses import Absent
 from qubic_lab.oracle.store.frame_bars import FrameBars
 
 RECENT = 24
@@ -120,18 +120,18 @@ class PriceAnalysis:
     age_s: float | None
     missing: int
     flagged: int | None
-    close: float | Absent
-    indicators: dict[str, Figure | Absent]
-    patterns: tuple[SeenPattern, ...] | Absent
-    trend: Trend | Absent
-    forecasts: dict[str, Forecast | Absent]
-    levels: tuple[Level, ...] | Absent
-    breakouts: tuple[Breakout, ...] | Absent
-    outliers: tuple[Alert, ...] | Absent
-    jumps: tuple[Alert, ...] | Absent
-    jump_test: returns.JumpTest | Absent
-    volumes: tuple[Alert, ...] | Absent
-    manipulation: tuple[manipulation.Hint, ...] | Absent
+    close: float | Missing
+    indicators: dict[str, Figure | Missing]
+    patterns: tuple[SeenPattern, ...] | Missing
+    trend: Trend | Missing
+    forecasts: dict[str, Forecast | Missing]
+    levels: tuple[Level, ...] | Missing
+    breakouts: tuple[Breakout, ...] | Missing
+    outliers: tuple[Alert, ...] | Missing
+    jumps: tuple[Alert, ...] | Missing
+    jump_test: returns.JumpTest | Missing
+    volumes: tuple[Alert, ...] | Missing
+    manipulation: tuple[manipulation.Hint, ...] | Missing
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def analyse(bars: Columns, frame_s: int, at_us: int) -> PriceAnalysis:
         age_s=age_s,
         missing=int(candles.steps.sum()) - count,
         flagged=int(bars.flagged[max(0, count - RECENT) : count].sum()) if isinstance(bars, FrameBars) else None,
-        close=float(candles.close[-1]) if count else Absent(reason="no bar is known"),
+        close=float(candles.close[-1]) if count else Missing(reason="no bar is known"),
         indicators={name: _figure(INDICATORS[name], each, candles, age_s) for name, each in values.items()},
         patterns=_patterns(candles),
         trend=trend or _too_few(WINDOW + 1, count),
@@ -185,29 +185,29 @@ def analyse(bars: Columns, frame_s: int, at_us: int) -> PriceAnalysis:
     )
 
 
-def _figure(indicator: Indicator, values: Floats, candles: Candles, age_s: float | None) -> Figure | Absent:
+def _figure(indicator: Indicator, values: Floats, candles: Candles, age_s: float | None) -> Figure | Missing:
     if len(candles) <= indicator.warm_up:
         return _too_few(indicator.warm_up + 1, len(candles))
     value = float(values[-1])
     if math.isnan(value):
         of_volume = indicator.name in ("obv", "volume_balance")
-        return Absent(reason="volumes are not known or 0" if of_volume else "the price did not move")
+        return Missing(reason="volumes are not known or 0" if of_volume else "the price did not move")
     assert age_s is not None
     return Figure(value, indicator.unit, indicator.warm_up, age_s, indicator.description)
 
 
-def _too_few(needed: int, known: int) -> Absent:
-    return Absent(reason=f"{needed} bars are needed, {known} {'is' if known == 1 else 'are'} known")
+def _too_few(needed: int, known: int) -> Missing:
+    return Missing(reason=f"{needed} bars are needed, {known} {'is' if known == 1 else 'are'} known")
 
 
-def _patterns(candles: Candles) -> tuple[SeenPattern, ...] | Absent:
+def _patterns(candles: Candles) -> tuple[SeenPattern, ...] | Missing:
     """Return the patterns of the last bars; all look at 13 bars at the most."""
     warm_up = max(each.warm_up for each in PATTERNS.values())
     if len(candles) <= warm_up:
         return _too_few(warm_up + 1, len(candles))
     tail = candles.slice(max(0, len(candles) - _PATTERN_CONTEXT), len(candles))
     if not (tail.high > tail.low).any():
-        return Absent(reason="open, high, low and close are one price in each bar: no candle has a body or shadows")
+        return Missing(reason="open, high, low and close are one price in each bar: no candle has a body or shadows")
     found = {name: pattern(tail) for name, pattern in PATTERNS.items()}
     return tuple(
         SeenPattern(name, "rise" if values[place] > 0 else "fall", int(tail.closed_us[place]), PATTERNS[name].meaning)
@@ -217,21 +217,21 @@ def _patterns(candles: Candles) -> tuple[SeenPattern, ...] | Absent:
     )
 
 
-def _why_no_levels(candles: Candles) -> Absent | None:
+def _why_no_levels(candles: Candles) -> Missing | None:
     needed = max(2 * LEVEL_RULE.side, INDICATORS["atr_14"].warm_up) + 2
     if len(candles) < needed:
         return _too_few(needed, len(candles))
     still = not (candles.high[-LEVEL_RULE.bars :] > candles.low[-LEVEL_RULE.bars :].min()).any()
-    return Absent(reason=f"the price did not move in the last {LEVEL_RULE.bars} bars") if still else None
+    return Missing(reason=f"the price did not move in the last {LEVEL_RULE.bars} bars") if still else None
 
 
-def _why_no_volumes(candles: Candles) -> Absent | None:
+def _why_no_volumes(candles: Candles) -> Missing | None:
     if not len(candles) or np.isnan(candles.volume).all():
-        return Absent(reason="no volume is known")
+        return Missing(reason="no volume is known")
     needed = volume.VOLUME_SCORES["volume_score"].warm_up + 1
     traded = int(np.count_nonzero(candles.volume > 0.0))
     if traded < needed:
-        return Absent(reason=f"{needed} bars with a volume above 0 are needed, {traded} are known")
+        return Missing(reason=f"{needed} bars with a volume above 0 are needed, {traded} are known")
     return None
 
 
@@ -241,7 +241,7 @@ def _recent(scores: Floats, threshold: float) -> list[int]:
     return [first + int(place) for place in np.flatnonzero(np.abs(scores[first:]) >= threshold)]
 
 
-def _outliers(candles: Candles) -> tuple[Alert, ...] | Absent:
+def _outliers(candles: Candles) -> tuple[Alert, ...] | Missing:
     indicator = returns.RETURN_SCORES["outlier_score"]
     if len(candles) <= indicator.warm_up:
         return _too_few(indicator.warm_up + 1, len(candles))
@@ -252,7 +252,7 @@ def _outliers(candles: Candles) -> tuple[Alert, ...] | Absent:
     )
 
 
-def _jumps(candles: Candles) -> tuple[Alert, ...] | Absent:
+def _jumps(candles: Candles) -> tuple[Alert, ...] | Missing:
     indicator = returns.RETURN_SCORES["jump_score"]
     if len(candles) <= indicator.warm_up:
         return _too_few(indicator.warm_up + 1, len(candles))
@@ -270,17 +270,17 @@ def _return_alert(candles: Candles, kind: Literal["outlier", "jump"], place: int
     return Alert(kind, int(candles.closed_us[place]), score, {"return_pct": pct, "bars": float(steps)}, text)
 
 
-def _jump_test(candles: Candles) -> returns.JumpTest | Absent:
+def _jump_test(candles: Candles) -> returns.JumpTest | Missing:
     needed = returns.BIPOWER_WINDOW + 1
     if len(candles) < needed:
         return _too_few(needed, len(candles))
     found = returns.jump_test(candles.step_returns[-returns.BIPOWER_WINDOW :])
-    return found or Absent(reason=f"the price hardly moved in the last {needed} bars")
+    return found or Missing(reason=f"the price hardly moved in the last {needed} bars")
 
 
-def _volumes(candles: Candles) -> tuple[Alert, ...] | Absent:
+def _volumes(candles: Candles) -> tuple[Alert, ...] | Missing:
     if not len(candles) or np.isnan(candles.volume).all():
-        return Absent(reason="no volume is known")
+        return Missing(reason="no volume is known")
     first = max(0, len(candles) - RECENT)
     alerts = [
         Alert("zero-volume", int(candles.closed_us[place]), None, {"volume": 0.0}, "nothing was traded")
@@ -313,8 +313,6 @@ def _notes(candles: Candles) -> tuple[str, ...]:
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it."""
-    if isinstance(value, Absent):
-        return value.model_dump()
     if is_dataclass(value) and not isinstance(value, type):
         found = {}
         for each in fields(value):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, get_args
 
-from qubic_lab.oracle.serving.responses import Absent, MarketRating, Rating, Rule
+from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.serving.responses import MarketRating, Rating, Rule
 
 Step = Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -49,7 +50,7 @@ class MoodFigures:
     texts: int
 
 
-def rate(prices: PriceFigures | Absent, mood: MoodFigures | Absent, basis: Sequence[str] = ()) -> Rating | Absent:
+def rate(prices: PriceFigures | Missing, mood: MoodFigures | Missing, basis: Sequence[str] = ()) -> Rating | Missing:
     """Return the rating, or why there is none.
 
     Args:
@@ -57,28 +58,28 @@ def rate(prices: PriceFigures | Absent, mood: MoodFigures | Absent, basis: Seque
         mood: the sentiment index of 24 hours, or why there is none.
         basis: what both were made from, in words.
     """
-    if isinstance(prices, Absent):
-        return Absent(reason=f"no rating: {prices.reason}")
+    if isinstance(prices, Missing):
+        return Missing(reason=f"no rating: {prices.reason}")
     rules: list[Rule] = []
     left_out: dict[str, str] = {}
     for name, rule in _PRICE_RULES.items():
         _add(name, rule(prices), rules, left_out, prices.bars)
-    if isinstance(mood, Absent):
+    if isinstance(mood, Missing):
         left_out["sentiment"] = mood.reason
     else:
         rules.append(_of_mood(mood))
     if len(rules) < LEAST_RULES:
         missing = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        return Absent(reason=f"no rating: {LEAST_RULES} rules must have their numbers, {len(rules)} have ({missing})")
+        return Missing(reason=f"no rating: {LEAST_RULES} rules must have their numbers, {len(rules)} have ({missing})")
     score = fmean(rule.vote for rule in rules)
     return Rating(rating=step_of(score), score=score, rules=rules, left_out=left_out, basis=list(basis), note=NOTE)
 
 
-def rate_market(ratings: Mapping[str, Rating | Absent]) -> MarketRating | Absent:
+def rate_market(ratings: Mapping[str, Rating | Missing]) -> MarketRating | Missing:
     """Return the rating of several coins together, by their names; each counts the same."""
     rated = {name: each for name, each in ratings.items() if isinstance(each, Rating)}
     if len(rated) < LEAST_COINS:
-        return Absent(
+        return Missing(
             reason=f"no rating of the market: {LEAST_COINS} coins must have one, {len(rated)} of {len(ratings)} have"
         )
     score = fmean(each.score for each in rated.values())

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from qubic_lab.oracle.serving.responses import Absent, CoinOverview, LastPrice, MarketRating, Mood, Rating
+from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.serving.responses import CoinOverview, LastPrice, MarketRating, Mood, Rating
 
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _FLAT_PCT = 0.05
@@ -10,12 +11,12 @@ _FLAT_PCT = 0.05
 _FLAT = 0.005
 
 
-def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Absent) -> list[str]:
+def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Missing) -> list[str]:
     """Return a sentence about all coins, where there are several prices, one about each, and one about the rating."""
     moved = [each for each in coins if each.change_24h_pct is not None and _on_time(each)]
     sentences = [_market(moved, len(coins))] if len(moved) > 1 else []
     sentences += [_coin(each, currency) for each in coins]
-    return sentences if isinstance(rating, Absent) else [*sentences, _rating(rating)]
+    return sentences if isinstance(rating, Missing) else [*sentences, _rating(rating)]
 
 
 def money(value: float) -> str:
@@ -57,7 +58,7 @@ def _market(moved: Sequence[CoinOverview], all_coins: int) -> str:
 
 def _coin(coin: CoinOverview, currency: str) -> str:
     texts = f"{coin.texts_24h} text{'' if coin.texts_24h == 1 else 's'} in 24 h"
-    if isinstance(coin.last, Absent):
+    if isinstance(coin.last, Missing):
         return f"{coin.name}: no price is known; {texts}."
     unit = currency.upper()
     span = "in the 24 h up to that" if coin.last.stale else "in 24 h"

@@ -12,8 +12,8 @@ from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.analysis.forecast import RULE, ForecastRule, expected_path, known_errors, steps_of
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES, resampled_weights
 from qubic_lab.oracle.model.candles import Candles, Floats, Instants
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
-from qubic_lab.oracle.serving.responses import Absent
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_DAYS = 10
@@ -79,7 +79,7 @@ class PastForecasts:
 
 def past_forecasts(
     candles: Candles, hours: int, rule: ForecastRule = RULE, levels: Sequence[float] = LEVELS
-) -> PastForecasts | Absent:
+) -> PastForecasts | Missing:
     """Return the forecasts of the past that can be judged, each made of bars before it; or why there are none.
 
     Raises:
@@ -89,21 +89,21 @@ def past_forecasts(
     for level in levels:
         replace(rule, coverage=level)
     if hours > MOST_HOURS:
-        return Absent(reason=f"forecasts over {hours} h share much of the next day: days tell of up to {MOST_HOURS} h")
+        return Missing(reason=f"forecasts over {hours} h share much of the next day: days tell of up to {MOST_HOURS} h")
     if candles.frame_us > hours * HOUR_US:
-        return Absent(reason=f"bars of {_length(candles.frame_us)} are longer than {hours} h")
+        return Missing(reason=f"bars of {_length(candles.frame_us)} are longer than {hours} h")
     if hours * HOUR_US % candles.frame_us:
-        return Absent(reason=f"bars of {_length(candles.frame_us)} do not divide {hours} h")
+        return Missing(reason=f"bars of {_length(candles.frame_us)} do not divide {hours} h")
     expected = expected_path(candles, hours, rule)
     scores, known_at = known_errors(candles, expected)
     place = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale) & (known_at >= rule.least))
     closed_us = candles.closed_us[place]
     if len(np.unique(closed_us // DAY_US)) < LEAST_DAYS or closed_us[-1] - closed_us[0] < LEAST_DAYS * DAY_US:
-        return Absent(reason=_why_not(candles, place, hours, rule))
+        return Missing(reason=_why_not(candles, place, hours, rule))
     last, later = candles.log_close[place], expected.later[place]
     point, scale, came = expected.point[place], expected.scale[place], candles.log_close[later]
     if np.array_equal(came, last):
-        return Absent(reason=f"the price is the same {hours} h later at every bar")
+        return Missing(reason=f"the price is the same {hours} h later at every bar")
     asked = np.abs(np.stack([came - point, point - last])) / scale
     below, nearer, reach = _ranked(scores, known_at[place], asked, rule.past, levels)
     steps = steps_of(candles.frame_us, hours)

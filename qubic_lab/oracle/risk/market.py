@@ -8,11 +8,12 @@ from sqlalchemy import Engine
 
 from qubic_lab.errors import NotFoundError
 from qubic_lab.oracle.model.candles import Candles, Floats, Instants, absent
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.risk.measures import Market
 from qubic_lab.oracle.sentiment.index import SETTINGS, ScoredText, Weighting, index_series
 from qubic_lab.oracle.serving.price_parts import Candidate, fits, why_no_bars
-from qubic_lab.oracle.serving.responses import FRAME_S, Absent, Frame
+from qubic_lab.oracle.serving.responses import FRAME_S, Frame
 from qubic_lab.oracle.serving.sentiment_parts import (
     NO_SCORES,
     NO_TEXTS,
@@ -49,8 +50,8 @@ class RiskMarket:
 
     candidate: Candidate
     market: Market
-    other: str | Absent
-    sentiment: str | Absent
+    other: str | Missing
+    sentiment: str | Missing
 
     @property
     def candles(self) -> Candles:
@@ -80,7 +81,7 @@ class RiskMarkets:
         self._candidates, self._history, self._texts = candidates, history, texts
         self._engine, self._weighting = engine, weighting
 
-    def read(self, coin: str, frame: Frame, at_us: int, as_of_us: int | None) -> RiskMarket | Absent:
+    def read(self, coin: str, frame: Frame, at_us: int, as_of_us: int | None) -> RiskMarket | Missing:
         """Return a coin's market up to an instant, or why its prices make no such bars.
 
         Raises:
@@ -112,7 +113,7 @@ class RiskMarkets:
 
     def _companion(
         self, coin: str, frame: Frame, closed_us: Instants, at_us: int, as_of_us: int | None
-    ) -> tuple[Floats | None, str | Absent]:
+    ) -> tuple[Floats | None, str | Missing]:
         """Return another asset's closes at the same times, and which one that is."""
         name = companion(coin)
         try:
@@ -120,27 +121,27 @@ class RiskMarkets:
         except NotFoundError:
             bars = None
         if bars is None:
-            return None, Absent(reason=f"there are no such bars of {name}")
+            return None, Missing(reason=f"there are no such bars of {name}")
         closes = closes_at(closed_us, bars[1])
         if np.isnan(closes).all():
-            return None, Absent(reason=f"no bar of {name} closed at the same time")
+            return None, Missing(reason=f"no bar of {name} closed at the same time")
         return closes, f"{name} from {bars[0].series.source}"
 
     def _sentiment(
         self, coin: str, closed_us: Instants, at_us: int, as_of_us: int | None
-    ) -> tuple[Floats | None, str | Absent]:
+    ) -> tuple[Floats | None, str | Missing]:
         """Return the index of texts at each close, and the model whose scores it is made from."""
         if not len(closed_us):
-            return None, Absent(reason=NO_TEXTS)
+            return None, Missing(reason=NO_TEXTS)
         start_us = int(closed_us[0]) - _TEXTS_US
         every = self._texts.scores_by_model(coin, start_us, at_us + 1, as_of_us=as_of_us)
         if not every:
-            return None, Absent(reason=NO_SCORES)
+            return None, Missing(reason=NO_SCORES)
         invented = sample_ids(self._engine, coin, start_us, at_us + 1)
         kept = {model: without_texts(columns, invented) for model, columns in every.items()}
         model = choose_model(score_summary(name, columns) for name, columns in kept.items() if len(columns))
         if model is None:
-            return None, Absent(reason=NO_SCORES)
+            return None, Missing(reason=NO_SCORES)
         sources = read_sources(self._engine, [int(id) for id in kept[model].news_id], self._weighting)
         return sentiment_at(closed_us, scored_texts(kept[model], sources), self._weighting), model
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from qubic_lab.oracle.inference.performance import YEAR_US
 from qubic_lab.oracle.model.candles import Candles
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
@@ -39,7 +40,7 @@ from qubic_lab.oracle.risk.tail_tests import ALPHA
 from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
 from qubic_lab.oracle.risk.volatility import ESTIMATORS, garch_of, realised_volatility
 from qubic_lab.oracle.risk.warnings import Assessment, Estimate, Evidence, Track, WarningScore, assess
-from qubic_lab.oracle.serving.responses import Absent, Frame, age_s
+from qubic_lab.oracle.serving.responses import Frame, age_s
 
 LEVEL: Level = "warning"
 """From which on a level counts as a warning."""
@@ -89,13 +90,13 @@ def risk_parts(looked: RiskMarket, frame: Frame, at_us: int, rules: Sequence[Rul
     measures = measure_all(looked.market, assessment.tracks, lengths, REFIT_BARS)
     return {
         "analysed": _bars(looked, at_us),
-        "level": Absent(reason=reason) if reason else _level(assessment, looked.is_stale(at_us)),
+        "level": Missing(reason=reason) if reason else _level(assessment, looked.is_stale(at_us)),
         "rules": {track.rule.name: _rule(track) for track in assessment.tracks},
         "measures": {name: _measure(name, each) for name, each in measures.items()},
         "volatility": _volatility(candles, lengths),
         "tails": _tails(candles, lengths),
         "drawdown": _drawdown(candles, lengths),
-        "warnings": Absent(reason=reason) if reason else _warnings(assessment),
+        "warnings": Missing(reason=reason) if reason else _warnings(assessment),
         "record": _record(candles, assessment, lengths, frame),
     }
 
@@ -103,7 +104,7 @@ def risk_parts(looked: RiskMarket, frame: Frame, at_us: int, rules: Sequence[Rul
 def no_parts(reason: str) -> dict[str, Any]:
     """Return the same parts, all absent."""
     names = ("analysed", "level", "volatility", "tails", "drawdown", "warnings", "record")
-    return {**{name: Absent(reason=reason) for name in names}, "rules": {}, "measures": {}}
+    return {**{name: Missing(reason=reason) for name in names}, "rules": {}, "measures": {}}
 
 
 def _bars(looked: RiskMarket, at_us: int) -> RiskBars:
@@ -145,9 +146,9 @@ def _level(assessment: Assessment, stale: bool) -> RiskLevel:
     )
 
 
-def _rule(track: Track) -> RiskRule | Absent:
+def _rule(track: Track) -> RiskRule | Missing:
     if track.measured.absent:
-        return Absent(reason=track.measured.absent)
+        return Missing(reason=track.measured.absent)
     rule, value, level = track.rule, float(track.measured.values[-1]), int(track.levels[-1])
     following = ahead(rule, level, value)
     return RiskRule(
@@ -165,9 +166,9 @@ def _rule(track: Track) -> RiskRule | Absent:
     )
 
 
-def _measure(name: str, measured: Measured) -> RiskMeasure | Absent:
+def _measure(name: str, measured: Measured) -> RiskMeasure | Missing:
     if measured.absent:
-        return Absent(reason=measured.absent)
+        return Missing(reason=measured.absent)
     found = rank(measured.values)
     return RiskMeasure(
         value=found.value,
@@ -181,14 +182,14 @@ def _measure(name: str, measured: Measured) -> RiskMeasure | Absent:
 
 def _volatility(candles: Candles, lengths: Windows) -> RiskVolatility:
     year = math.sqrt(YEAR_US / candles.frame_us)
-    realised: dict[str, Volatility | Absent] = {}
+    realised: dict[str, Volatility | Missing] = {}
     for name in ESTIMATORS:
         value = float(realised_volatility(candles, lengths.bars, name)[-1])
-        short = Absent(reason=f"{len(candles)} bars: it needs {lengths.bars + ESTIMATORS[name].extra}")
+        short = Missing(reason=f"{len(candles)} bars: it needs {lengths.bars + ESTIMATORS[name].extra}")
         realised[name] = short if math.isnan(value) else Volatility(bar_pct=100 * value, year_pct=100 * value * year)
-    forecast: VolatilityForecast | Absent
+    forecast: VolatilityForecast | Missing
     if (found := garch_of(candles, REFIT_BARS)).absent:
-        forecast = Absent(reason=found.absent)
+        forecast = Missing(reason=found.absent)
     else:
         value = 100 * float(found.sigma[-1])
         forecast = VolatilityForecast(
@@ -197,11 +198,11 @@ def _volatility(candles: Candles, lengths: Windows) -> RiskVolatility:
     return RiskVolatility(bars=lengths.bars, realised=realised, forecast=forecast)
 
 
-def _tails(candles: Candles, lengths: Windows) -> list[TailRisk] | Absent:
+def _tails(candles: Candles, lengths: Windows) -> list[TailRisk] | Missing:
     returns = windows.log_returns(candles)
     tails = evaluate_models(returns, garch_of(candles, REFIT_BARS), TAIL_LEVELS, lengths, TAIL_MODELS)
     found = [_tail(each) for each in tails if not math.isnan(each.forecast.var[-1])]
-    return found or Absent(reason=f"{len(candles)} bars: a model needs {lengths.tail_bars + 1} at least")
+    return found or Missing(reason=f"{len(candles)} bars: a model needs {lengths.tail_bars + 1} at least")
 
 
 def _tail(tail: Tail) -> TailRisk:
@@ -243,12 +244,12 @@ def _warnings(assessment: Assessment) -> list[PastWarning]:
     ]
 
 
-def _record(candles: Candles, assessment: Assessment, lengths: Windows, frame: Frame) -> RiskRecord | Absent:
+def _record(candles: Candles, assessment: Assessment, lengths: Windows, frame: Frame) -> RiskRecord | Missing:
     horizon_us, drop = FALLS[frame]
     horizon_bars = horizon_us // candles.frame_us
     found = match_alarm_time(candles, assessment, LEVEL, horizon_bars, drop, lengths)
     if found.comparison is None:
-        return Absent(reason=found.absent)
+        return Missing(reason=found.absent)
     comparison = found.comparison
     return RiskRecord(
         level=LEVEL,

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.risk.rules import Level
-from qubic_lab.oracle.serving.responses import Absent, AgeS, Answer, Frame, Instant, Money, Origin, Part, Share
+from qubic_lab.oracle.serving.responses import AgeS, Answer, Frame, Instant, Money, Origin, Part, Share
 
 PValue = Annotated[float | None, Field(description="p-value; null: too little to test")]
 Loss = Annotated[float, Field(description="per cent that the next bar loses; a log return with its sign turned")]
@@ -32,8 +33,8 @@ class RiskBars(Origin):
     missing: int
     stale: bool
     volume: bool
-    other: str | Absent
-    sentiment: str | Absent
+    other: str | Missing
+    sentiment: str | Missing
 
 
 class RiskEvidence(Part):
@@ -117,8 +118,8 @@ class RiskVolatility(Part):
     """Volatility of the last `bars` bars by estimator, and of the next one."""
 
     bars: int
-    realised: dict[str, Volatility | Absent]
-    forecast: VolatilityForecast | Absent
+    realised: dict[str, Volatility | Missing]
+    forecast: VolatilityForecast | Missing
 
 
 class TailRisk(Part):
@@ -244,15 +245,15 @@ class Risk(Answer):
     name: str
     frame: Frame
     as_of: Instant
-    analysed: RiskBars | Absent
-    level: RiskLevel | Absent
-    rules: dict[str, RiskRule | Absent]
-    measures: dict[str, RiskMeasure | Absent]
-    volatility: RiskVolatility | Absent
-    tails: list[TailRisk] | Absent
-    drawdown: RiskDrawdown | Absent
-    warnings: Annotated[list[PastWarning] | Absent, Field(description="the last ones, the newest first")]
-    record: RiskRecord | Absent
+    analysed: RiskBars | Missing
+    level: RiskLevel | Missing
+    rules: dict[str, RiskRule | Missing]
+    measures: dict[str, RiskMeasure | Missing]
+    volatility: RiskVolatility | Missing
+    tails: list[TailRisk] | Missing
+    drawdown: RiskDrawdown | Missing
+    warnings: Annotated[list[PastWarning] | Missing, Field(description="the last ones, the newest first")]
+    record: RiskRecord | Missing
 
 
 class RiskAlert(Part):

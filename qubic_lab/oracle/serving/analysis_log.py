@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select
 
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.serving.cache import code_version
-from qubic_lab.oracle.serving.responses import FRAME_S, Absent, Frame, PriceAnalysis
+from qubic_lab.oracle.serving.responses import FRAME_S, Frame, PriceAnalysis
 from qubic_lab.oracle.store.tables import MARKET_SERIES, PRICE_ANALYSIS
 from qubic_lab.oracle.store.transactions import Clock, writing
 
@@ -43,7 +44,7 @@ class AnalysisLog:
 
     def keep(self, analysis: PriceAnalysis) -> bool:
         """Keep an analysis; tell whether it is new: of the same bars by the same code one is enough."""
-        if isinstance(analysis.analysed, Absent):
+        if isinstance(analysis.analysed, Missing):
             return False
         values = {
             "series_id": self._series(analysis),
@@ -72,7 +73,7 @@ class AnalysisLog:
             return [StoredAnalysis(*row) for row in connection.execute(query)]
 
     def _series(self, analysis: PriceAnalysis) -> int:
-        assert not isinstance(analysis.analysed, Absent)
+        assert not isinstance(analysis.analysed, Missing)
         query = select(MARKET_SERIES.c.id).where(
             MARKET_SERIES.c.coin == analysis.coin,
             MARKET_SERIES.c.source == analysis.analysed.source,

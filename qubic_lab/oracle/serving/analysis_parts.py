@@ -9,9 +9,10 @@ from typing import Any
 
 from qubic_lab.oracle.analysis.rating import MoodFigures, PriceFigures, rate
 from qubic_lab.oracle.analysis.summary import age
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 from qubic_lab.oracle.serving.price_parts import Candidate
-from qubic_lab.oracle.serving.responses import FRAME_S, Absent, AnalysedBars, Anomalies, Frame, Mood, Rating, age_s
+from qubic_lab.oracle.serving.responses import FRAME_S, AnalysedBars, Anomalies, Frame, Mood, Rating, age_s
 from qubic_lab.oracle.store.frame_bars import FrameBars
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
@@ -58,23 +59,23 @@ def analysis(bars: FrameBars, frame_s: int, at_us: int, candidate: Candidate) ->
 
 def no_analysis(reason: str) -> dict[str, Any]:
     """Return the same parts, all absent."""
-    return {name: Absent(reason=reason) for name in ("analysed", *PARTS, "anomalies")}
+    return {name: Missing(reason=reason) for name in ("analysed", *PARTS, "anomalies")}
 
 
-def rate_bars(bars: FrameBars, candidate: Candidate, sentiment: Mood | Absent, at_us: int) -> Rating | Absent:
+def rate_bars(bars: FrameBars, candidate: Candidate, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
     """Return the rating of a coin from closed bars of an hour and its sentiment."""
     frame_us = FRAME_S[RATED] * SECOND_US
     prices = price_figures(bars, frame_us)
-    if isinstance(prices, Absent):
-        return Absent(reason=f"no rating: {prices.reason}")
+    if isinstance(prices, Missing):
+        return Missing(reason=f"no rating: {prices.reason}")
     last_us = int(bars.closed_us[-1])
     if at_us - last_us > OLDEST_BARS * frame_us + candidate.frequency.delay_s * SECOND_US:
-        return Absent(reason=f"no rating: the last closed bar of an hour is {age(age_s(last_us, at_us))} old")
+        return Missing(reason=f"no rating: the last closed bar of an hour is {age(age_s(last_us, at_us))} old")
     missing = (last_us - int(bars.opened_us[0])) // frame_us - len(bars)
     gaps = f", {missing} are missing" if missing else ""
     basis = [f"{len(bars)} bars of {RATED} from {candidate.series.source} up to {iso(last_us)}{gaps}"]
-    figures: MoodFigures | Absent
-    if isinstance(sentiment, Absent):
+    figures: MoodFigures | Missing
+    if isinstance(sentiment, Missing):
         figures = sentiment
     else:
         figures = MoodFigures(sentiment.index, sentiment.confidence, sentiment.texts)
@@ -82,7 +83,7 @@ def rate_bars(bars: FrameBars, candidate: Candidate, sentiment: Mood | Absent, a
     return rate(prices, figures, basis)
 
 
-def price_figures(bars: FrameBars, frame_us: int) -> PriceFigures | Absent:
+def price_figures(bars: FrameBars, frame_us: int) -> PriceFigures | Missing:
     """Return what a rating takes from bars of one hour, at the last of them."""
     try:
         from qubic_lab.oracle.analysis.indicators import compute
@@ -91,9 +92,9 @@ def price_figures(bars: FrameBars, frame_us: int) -> PriceFigures | Absent:
     except ModuleNotFoundError as error:
         if error.name != "talib":
             raise
-        return Absent(reason=NOT_INSTALLED)
+        return Missing(reason=NOT_INSTALLED)
     if not len(bars):
-        return Absent(reason="no bar of one hour has closed yet")
+        return Missing(reason="no bar of one hour has closed yet")
     candles = Candles.of(bars, frame_us)
     values = {
         name: each[-1]

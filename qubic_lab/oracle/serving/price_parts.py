@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.serving.responses import (
     FRAME_S,
-    Absent,
     Bar,
     Bars,
     Change,
@@ -189,10 +189,10 @@ def closed_bars(found: FrameBars, candidate: Candidate, frame: Frame) -> Bars:
     return Bars(source=candidate.series.source, interval_s=candidate.series.interval_s, bars=bars)
 
 
-def why_no_bars(frame: Frame, candidates: Sequence[Candidate]) -> Absent:
+def why_no_bars(frame: Frame, candidates: Sequence[Candidate]) -> Missing:
     """Return what is told where no series fits a frame."""
     lengths = sorted({each.series.interval_s for each in candidates})
-    return Absent(reason=f"no bars of {frame} can be made from bars of {', '.join(map(str, lengths))} s")
+    return Missing(reason=f"no bars of {frame} can be made from bars of {', '.join(map(str, lengths))} s")
 
 
 def historic_price(price: StoredPrice) -> HistoricPrice:

@@ -16,6 +16,7 @@ from qubic_lab.oracle.analysis.rating import rate_market
 from qubic_lab.oracle.analysis.summary import age, summarize
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.risk.market import RiskMarkets
@@ -50,7 +51,6 @@ from qubic_lab.oracle.serving.price_parts import (
 from qubic_lab.oracle.serving.responses import (
     FRAME_S,
     WINDOW_S,
-    Absent,
     Bars,
     Change,
     CoinOverview,
@@ -105,7 +105,7 @@ MOST_PRICES, MOST_TEXTS = 1_000, 500
 NO_HEALTH = "requests are logged as they end: how sources did is told of the present alone"
 
 
-class Views:
+class Queries:
     """Computes answers; threads may share it.
 
     Args:
@@ -186,7 +186,7 @@ class Views:
             if frame == "1d":
                 del overs["1d"]
             changes = [self._change(day, best, name, over_us, as_of_us) for name, over_us in overs.items()]
-            bars: Bars | Absent
+            bars: Bars | Missing
             if fitting is None:
                 bars = why_no_bars(frame, candidates)
                 told = no_analysis(bars.reason)
@@ -223,7 +223,7 @@ class Views:
         at = self.instant(as_of_us)
         with reading():
             market = self.risk_markets.read(found.id, frame, at, as_of_us)
-        told = no_parts(market.reason) if isinstance(market, Absent) else risk_parts(market, frame, at, self.rules)
+        told = no_parts(market.reason) if isinstance(market, Missing) else risk_parts(market, frame, at, self.rules)
         return Risk(coin=found.id, symbol=found.symbol, name=found.name, frame=frame, as_of=iso(at), **told)
 
     def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> MarketOverview:
@@ -247,7 +247,7 @@ class Views:
             as_of=iso(at),
             summary=summarize(overviews, self.currency, rating),
             coins=overviews,
-            sources=Absent(reason=NO_HEALTH) if health is None else health,
+            sources=Missing(reason=NO_HEALTH) if health is None else health,
             rating=rating,
         )
 
@@ -359,10 +359,10 @@ class Views:
 
     def _scored(
         self, coin: str, window: Window, at: int, as_of_us: int | None, texts: int
-    ) -> tuple[list[ModelScores] | Absent, SentimentIndex | Absent]:
+    ) -> tuple[list[ModelScores] | Missing, SentimentIndex | Missing]:
         """Return each model's scores of the texts of a window, and the index of one of them."""
         if not texts:
-            return Absent(reason=NO_TEXTS), Absent(reason=NO_TEXTS)
+            return Missing(reason=NO_TEXTS), Missing(reason=NO_TEXTS)
         length = WINDOW_S[window] * SECOND_US
         samples = sample_ids(self.engine, coin, at - 2 * length, at + 1)  # before the window, too
         every = self.texts.scores_by_model(coin, at - length, at + 1, as_of_us=as_of_us)
@@ -370,7 +370,7 @@ class Views:
         found = {model: columns for model, columns in kept.items() if len(columns)}
         model = choose_model(score_summary(name, columns) for name, columns in found.items())
         if not found or model is None:
-            return model_scores(found) or Absent(reason=NO_SCORES), Absent(reason=NO_SCORES)
+            return model_scores(found) or Missing(reason=NO_SCORES), Missing(reason=NO_SCORES)
         before = self.texts.scores(coin, at - 2 * length, at - length, model, as_of_us)
         both = without_texts(before, samples), found[model]
         ids = [int(id) for columns in both for id in columns.news_id]
@@ -380,13 +380,13 @@ class Views:
             self.engine, scored, model, window, at, as_of_us, texts - len(found[model]), self._weighting
         )
 
-    def _mood(self, coin: str, at: int, as_of_us: int | None, samples: bool) -> Mood | Absent:
+    def _mood(self, coin: str, at: int, as_of_us: int | None, samples: bool) -> Mood | Missing:
         """Return the sentiment index of 24 hours in short."""
         start = at - DAY_US
         every = self.texts.scores_by_model(coin, start, at + 1, as_of_us=as_of_us)
         model = choose_model(score_summary(name, columns) for name, columns in every.items())
         if model is None:
-            return Absent(reason=NO_SCORES)
+            return Missing(reason=NO_SCORES)
         invented = sample_ids(self.engine, coin, start, at + 1) if samples else set()
         kept = without_texts(every[model], invented)
         sources = read_sources(self.engine, [int(id) for id in kept.news_id], self._weighting)
@@ -436,17 +436,17 @@ class Views:
         every = self.texts.counts(coin.id, at - DAY_US, at + 1, as_of_us=as_of_us)
         counts = [each for each in every if not is_sample(each.source)]
         newest = max((each.newest_at_us for each in counts), default=None)
-        sentiment: Mood | Absent = Absent(reason=NO_TEXTS)
+        sentiment: Mood | Missing = Missing(reason=NO_TEXTS)
         if counts:
             sentiment = self._mood(coin.id, at, as_of_us, len(counts) < len(every))
         best: Candidate | None = None
-        last: LastPrice | Absent
+        last: LastPrice | Missing
         change = volume = unit = None
-        rating: Rating | Absent = Absent(reason="no rating: no price is known")
+        rating: Rating | Missing = Missing(reason="no rating: no price is known")
         try:
             candidates = self._candidates(coin, known, at, as_of_us)
         except NotFoundError as error:
-            last = Absent(reason=str(error))
+            last = Missing(reason=str(error))
         else:
             best = candidates[0]
             last = best.shown()
@@ -468,15 +468,15 @@ class Views:
         )
 
     def _rating(
-        self, candidates: Sequence[Candidate], sentiment: Mood | Absent, at: int, as_of_us: int | None
-    ) -> Rating | Absent:
+        self, candidates: Sequence[Candidate], sentiment: Mood | Missing, at: int, as_of_us: int | None
+    ) -> Rating | Missing:
         """Return the rating of a coin whose prices are on time."""
         frame_us = FRAME_S[RATED] * SECOND_US
         chosen = next((each for each in candidates if fits(each.series, frame_us)), None)
         if chosen is None or chosen.stale:
             found = chosen or candidates[0]
             old = f"the newest price is {age(found.age_s)} old" if chosen else "there are no prices for bars of an hour"
-            return Absent(reason=f"no rating: {old}")
+            return Missing(reason=f"no rating: {old}")
         bars = self._history.bars(chosen, frame_us, RATED_BARS, at, as_of_us)
         return rate_bars(bars, chosen, sentiment, at)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 
 Window = Literal["1h", "24h", "7d"]
@@ -41,13 +42,6 @@ class Answer(Part):
 
     age_s: Annotated[float, Field(description="seconds since it was computed")] = 0.0
     cache: Literal["hit", "stale", "miss", "wait", "direct"] = "miss"
-
-
-class Absent(Part):
-    """Something that this version does not compute, or cannot from what is known; `reason` says why."""
-
-    available: Literal[False] = False
-    reason: str
 
 
 class Origin(Part):
@@ -250,11 +244,11 @@ class Hint(Part):
 class Anomalies(Part):
     """What was unusual in the last 24 bars."""
 
-    outliers: list[Alert] | Absent
-    jumps: list[Alert] | Absent
-    jump_test: JumpTest | Absent
-    volumes: list[Alert] | Absent
-    manipulation: list[Hint] | Absent
+    outliers: list[Alert] | Missing
+    jumps: list[Alert] | Missing
+    jump_test: JumpTest | Missing
+    volumes: list[Alert] | Missing
+    manipulation: list[Hint] | Missing
 
 
 class PriceAnalysis(Answer):
@@ -275,15 +269,15 @@ class PriceAnalysis(Answer):
     changes: list[Change]
     market_cap: Money | None
     day: DayRange
-    bars: Bars | Absent
-    analysed: AnalysedBars | Absent
-    indicators: dict[str, IndicatorValue | Absent] | Absent
-    patterns: Annotated[list[Pattern] | Absent, Field(description="of the last 3 bars")]
-    trend: Trend | Absent
-    levels: Annotated[list[Level] | Absent, Field(description="support and resistance, the strongest first")]
-    breakouts: Annotated[list[Breakout] | Absent, Field(description="of the last 24 bars")]
-    forecasts: dict[str, Forecast | Absent] | Absent
-    anomalies: Anomalies | Absent
+    bars: Bars | Missing
+    analysed: AnalysedBars | Missing
+    indicators: dict[str, IndicatorValue | Missing] | Missing
+    patterns: Annotated[list[Pattern] | Missing, Field(description="of the last 3 bars")]
+    trend: Trend | Missing
+    levels: Annotated[list[Level] | Missing, Field(description="support and resistance, the strongest first")]
+    breakouts: Annotated[list[Breakout] | Missing, Field(description="of the last 24 bars")]
+    forecasts: dict[str, Forecast | Missing] | Missing
+    anomalies: Anomalies | Missing
 
 
 class Headline(Part):
@@ -387,7 +381,7 @@ class SentimentIndex(Part):
     newest: Instant
     newest_age_s: AgeS
     half_life_s: float
-    shares: Shares | Absent
+    shares: Shares | Missing
     factors: Annotated[list[IndexFactor], Field(description="the texts that moved it most, the largest first")]
     step_s: Annotated[float, Field(description="seconds between points of the history")]
     history: list[IndexPoint]
@@ -414,8 +408,8 @@ class Sentiment(Answer):
     by_kind: dict[str, int]
     newest: Headline | None
     stale: bool
-    scores: list[ModelScores] | Absent
-    index: SentimentIndex | Absent
+    scores: list[ModelScores] | Missing
+    index: SentimentIndex | Missing
 
 
 class Mood(Part):
@@ -469,15 +463,15 @@ class CoinOverview(Part):
     coin: str
     symbol: str
     name: str
-    last: LastPrice | Absent
+    last: LastPrice | Missing
     change_24h_pct: Percent
     market_cap: Money | None
     volume_24h: float | None
     volume_unit: VolumeUnit | None
     texts_24h: int
     newest_text_age_s: Annotated[float | None, Field(description="seconds before as_of; null: none in 24 hours")]
-    sentiment: Mood | Absent
-    rating: Rating | Absent
+    sentiment: Mood | Missing
+    rating: Rating | Missing
 
 
 class SourceHealth(Part):
@@ -501,8 +495,8 @@ class MarketOverview(Answer):
     as_of: Instant
     summary: Annotated[list[str], Field(description="sentences, made from the numbers by rules")]
     coins: list[CoinOverview]
-    sources: list[SourceHealth] | Absent
-    rating: MarketRating | Absent
+    sources: list[SourceHealth] | Missing
+    rating: MarketRating | Missing
 
 
 class HistoricPrice(Part):

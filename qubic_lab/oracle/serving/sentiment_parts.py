@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, func, select
 
+from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.source_names import SAMPLE
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US, iso
 from qubic_lab.oracle.sentiment.index import (
@@ -19,7 +20,6 @@ from qubic_lab.oracle.sentiment.index import (
 )
 from qubic_lab.oracle.serving.responses import (
     WINDOW_S,
-    Absent,
     IndexFactor,
     IndexPoint,
     Mood,
@@ -94,11 +94,11 @@ def read_sources(engine: Engine, ids: Sequence[int], weighting: Weighting) -> di
     return found
 
 
-def mood(texts: Sequence[ScoredText], model: str, at_us: int, weighting: Weighting = WEIGHTING) -> Mood | Absent:
+def mood(texts: Sequence[ScoredText], model: str, at_us: int, weighting: Weighting = WEIGHTING) -> Mood | Missing:
     """Return the index of 24 hours in short."""
     found = sentiment_index(texts, at_us, settings_of("24h", weighting), most_factors=0)
     if found.composite is None or found.newest_us is None:
-        return Absent(reason=NO_SCORES)
+        return Missing(reason=NO_SCORES)
     return Mood(
         model=model,
         index=found.composite,
@@ -117,7 +117,7 @@ def index_part(
     as_of_us: int | None,
     unscored: int,
     weighting: Weighting = WEIGHTING,
-) -> SentimentIndex | Absent:
+) -> SentimentIndex | Missing:
     """Return the index of a window with its history.
 
     Args:
@@ -133,7 +133,7 @@ def index_part(
     settings, step_us = settings_of(window, weighting), STEP_US[window]
     found = sentiment_index(texts, at_us, settings, MOST_FACTORS)
     if found.composite is None or found.newest_us is None:
-        return Absent(reason=NO_SCORES)
+        return Missing(reason=NO_SCORES)
     times = at_us - step_us * np.arange(settings.volatility_steps, -1, -1, dtype=np.int64)
     series = index_series(texts, times, settings)
     start_us = at_us - WINDOW_S[window] * SECOND_US
@@ -209,7 +209,7 @@ def _shares(
     at_us: int,
     as_of_us: int | None,
     settings: IndexSettings,
-) -> Shares | Absent:
+) -> Shares | Missing:
     """Return the mean of the probabilities that are kept beside scores, weighed as in the index."""
     details: dict[int, Mapping[str, Any]] = {}
     columns = (SENTIMENT_SCORES.c.news_id, SENTIMENT_SCORES.c.details)
@@ -232,7 +232,7 @@ def _shares(
             weights.append(fresh * settings.source_weights.get(text.source, settings.other_weight))
             rows.append(values)
     if not any(weights):
-        return Absent(reason=f"{model} keeps no probabilities beside its scores")
+        return Missing(reason=f"{model} keeps no probabilities beside its scores")
     mean = np.average(np.array(rows, dtype=np.float64), axis=0, weights=weights)
     mean /= max(1e-12, float(mean.sum()))
     negative, neutral, positive = (float(each) for each in mean)

@@ -26,7 +26,7 @@ from qubic_lab.oracle.risk.rules import Rule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
 from qubic_lab.oracle.serving.price_parts import Frequency
-from qubic_lab.oracle.serving.queries import Views, reading
+from qubic_lab.oracle.serving.queries import Queries, reading
 from qubic_lab.oracle.serving.responses import (
     Answer,
     CacheCounts,
@@ -60,7 +60,7 @@ _NEVER: _Stamps = (0.0, None)
 
 @dataclass(frozen=True)
 class Range:
-    """What part of a history is asked for; see `Views.price_history`."""
+    """What part of a history is asked for; see `Queries.price_history`."""
 
     start_us: int | None = None
     end_us: int | None = None
@@ -97,12 +97,12 @@ class Oracle:
         self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
         self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", config, clock)
         self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
-        self._views: Views | None = None
+        self._views: Queries | None = None
         self._opening = threading.Lock()
         self._limits = {source: dict(each) for source, each in (limits or {}).items()}
         self._stamps: dict[str, _Stamps] = {}
 
-    def views(self) -> Views:
+    def views(self) -> Queries:
         """Return what computes answers; opens the database, so ask in a thread.
 
         Raises:
@@ -110,7 +110,7 @@ class Oracle:
         """
         with self._opening:
             if self._views is None:
-                found = Views(
+                found = Queries(
                     self._open_engine(), self._clock, self._frequencies, weighting=self._weighting, rules=self._rules
                 )
                 _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
@@ -118,7 +118,7 @@ class Oracle:
             return self._views
 
     async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
-        """Return `Views.sentiment` as JSON; errors as there."""
+        """Return `Queries.sentiment` as JSON; errors as there."""
         id = _id(coin)
 
         def compute() -> Answer:
@@ -127,7 +127,7 @@ class Oracle:
         return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
 
     async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `Views.price_analysis` as JSON; errors as there."""
+        """Return `Queries.price_analysis` as JSON; errors as there."""
         id = _id(coin)
 
         def compute() -> Answer:
@@ -136,7 +136,7 @@ class Oracle:
         return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
 
     async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `Views.risk` as JSON; errors as there."""
+        """Return `Queries.risk` as JSON; errors as there."""
         id = _id(coin)
 
         def compute() -> Answer:
@@ -146,7 +146,7 @@ class Oracle:
         return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
 
     async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
-        """Return `Views.market_overview` as JSON; errors as there."""
+        """Return `Queries.market_overview` as JSON; errors as there."""
         ids = tuple(dict.fromkeys(_id(coin) for coin in coins))
 
         def compute() -> Answer:
@@ -155,7 +155,7 @@ class Oracle:
         return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
 
     async def text_history(self, coin: str, asked: Range, duplicates: bool = False) -> Cached:
-        """Return `Views.text_history` as JSON; errors as there."""
+        """Return `Queries.text_history` as JSON; errors as there."""
         id = _id(coin)
 
         def compute() -> Answer:
@@ -167,7 +167,7 @@ class Oracle:
     async def price_history(
         self, coin: str, asked: Range, source: str | None = None, interval_s: int | None = None
     ) -> PriceHistory:
-        """Return `Views.price_history`; errors as there. Pages of it are not kept."""
+        """Return `Queries.price_history`; errors as there. Pages of it are not kept."""
 
         def compute() -> PriceHistory:
             return self.views().price_history(coin, **asdict(asked), source=source, interval_s=interval_s)
@@ -278,7 +278,7 @@ class Oracle:
         )
 
 
-def _warm_up(reader: Views) -> None:
+def _warm_up(reader: Queries) -> None:
     """Read in advance what many answers need; where that fails, they tell what is wrong."""
     try:
         reader.warm_up()
