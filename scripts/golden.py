@@ -105,7 +105,25 @@ def openapi() -> Json:
     client = redis.Redis()
     coordinator = Coordinator(client, "unix:/nowhere")
     app = create_app(coordinator, votes=make_votes(coordinator), oracle=Oracle(open_database, client))
-    return app.openapi()
+    document = app.openapi()
+    schemas = document.pop("components")["schemas"]
+    return _without_names(document, schemas)
+
+
+def _without_names(node: Json, schemas: Json) -> Json:
+    """Return a part of an OpenAPI document with its schemas in place, without their names and descriptions.
+
+    What a client sends and receives stays; words and class names may change.
+    """
+    if isinstance(node, list):
+        return [_without_names(each, schemas) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _without_names(schemas[node["$ref"].rpartition("/")[2]], schemas)
+    words = ("title", "description", "summary", "operationId", "discriminator")
+    kept = {name: each for name, each in node.items() if name not in words or not isinstance(each, str)}
+    return {name: _without_names(each, schemas) for name, each in kept.items()}
 
 
 def oracle_routes() -> Json:
