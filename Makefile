@@ -39,6 +39,7 @@ lint: setup ## check style, types, imports and notebooks
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/house.py
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
 lab: setup ## open the notebooks
