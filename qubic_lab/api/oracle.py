@@ -10,19 +10,18 @@ from starlette.datastructures import QueryParams
 
 from qubic_lab.errors import did_you_mean
 from qubic_lab.oracle.alerts.store import MOST_ALERTS
+from qubic_lab.oracle.model.response import Frame, Window
 from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.risk.responses import Risk, RiskAlerts
 from qubic_lab.oracle.serving.cache import Cached
 from qubic_lab.oracle.serving.queries import MOST_COINS, MOST_PRICES, MOST_TEXTS
 from qubic_lab.oracle.serving.responses import (
-    Frame,
     MarketOverview,
     OracleStatus,
     PriceAnalysis,
     PriceHistory,
     Sentiment,
     TextHistory,
-    Window,
 )
 from qubic_lab.oracle.serving.service import Oracle, Range, served
 

@@ -23,8 +23,8 @@ from qubic_lab.bench.oracle_data import Market, make_market
 from qubic_lab.cluster.balance import DEFAULT_BALANCER
 from qubic_lab.cluster.redis_server import RedisServer
 from qubic_lab.errors import QubicLabError, check_range
+from qubic_lab.oracle.model.response import Frame, Window
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
-from qubic_lab.oracle.serving.responses import Frame, Window
 from qubic_lab.provenance import machine, source_commit
 
 Route = Literal["sentiment", "price_analysis", "market_overview", "risk"]

@@ -268,9 +268,9 @@ def analyse(
     """Analyse the prices in the database, and keep what was said, so that it can be held against what comes."""
     require(*PACKAGES, "talib", extra="oracle")
     from qubic_lab.oracle.model.coins import find_coin
+    from qubic_lab.oracle.model.response import FRAME_S
     from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
     from qubic_lab.oracle.serving.queries import Queries
-    from qubic_lab.oracle.serving.responses import FRAME_S
 
     views = Queries(_database())
     coins = sorted({each.coin for each in views.prices.series()}) if coin is None else [find_coin(coin).id]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from qubic_lab.oracle.config import CollectorConfig
+    from qubic_lab.oracle.model.response import Frame
     from qubic_lab.oracle.risk.responses import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
-    from qubic_lab.oracle.serving.responses import Frame
 
 PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
 ConfigFile = Annotated[

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from qubic_lab.errors import check_choice
 from qubic_lab.oracle.alerts.decide import COOL_DOWN_BARS, Policy
+from qubic_lab.oracle.model.response import FRAME_S, Frame
 from qubic_lab.oracle.risk.rules import Level, Rule
-from qubic_lab.oracle.serving.responses import FRAME_S, Frame
 
 
 @dataclass(frozen=True)

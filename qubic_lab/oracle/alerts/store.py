@@ -13,10 +13,11 @@ from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 
 from qubic_lab.errors import check_range
 from qubic_lab.oracle.alerts.decide import Told
+from qubic_lab.oracle.model.response import FRAME_S, Frame
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.risk.responses import RiskAlert
 from qubic_lab.oracle.risk.rules import LEVELS
-from qubic_lab.oracle.serving.responses import FRAME_S, Frame, iso_or_none
+from qubic_lab.oracle.serving.responses import iso_or_none
 from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.oracle.store.transactions import Clock, writing
 

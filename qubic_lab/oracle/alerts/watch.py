@@ -16,7 +16,7 @@ from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, Gone, NewAlert
 from qubic_lab.oracle.analysis.summary import age
 from qubic_lab.oracle.config import CollectorConfig
 from qubic_lab.oracle.model.coins import COINS
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
 from qubic_lab.oracle.risk.market import RiskMarket
 from qubic_lab.oracle.risk.measures import Market
@@ -26,7 +26,6 @@ from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.warnings import Assessment
 from qubic_lab.oracle.serving.price_parts import frequencies_of
 from qubic_lab.oracle.serving.queries import Queries, reading
-from qubic_lab.oracle.serving.responses import age_s
 from qubic_lab.oracle.store.transactions import Clock
 
 EVERY_S = 60.0

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter
 
-from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.oracle.model.timestamps import SECOND_US, iso
+
+Window = Literal["1h", "24h", "7d"]
+"""The time before `as_of` whose texts are read."""
+WINDOW_S: dict[Window, int] = {"1h": 3_600, "24h": 86_400, "7d": 604_800}
+Frame = Literal["1h", "4h", "1d"]
+"""The length of bars."""
+FRAME_S: dict[Frame, int] = {"1h": 3_600, "4h": 14_400, "1d": 86_400}
 
 
 class Part:
@@ -25,6 +32,12 @@ Instant = Annotated[
     Field(description="ISO 8601 in UTC, such as 2026-11-24T12:00:00Z"),
 ]
 """Microseconds since 1970 in UTC."""
+AgeS = Annotated[float, Field(description="seconds before as_of")]
+Share = Annotated[float, Field(description="between 0 and 1")]
+Percent = Annotated[float | None, Field(description="percent; null where the earlier price is not known")]
+Money = Annotated[float, Field(description="in the answer's currency")]
+Currency = Annotated[str, Field(description="what prices are in, such as usd")]
+VolumeUnit = Literal["coin", "currency"]
 Figure = Annotated[float, PlainSerializer(lambda value: None if math.isnan(value) else value, return_type=float | None)]
 """A float; NaN, where it is not known, is null in JSON."""
 
@@ -37,9 +50,34 @@ class Missing(Part):
     available: Literal[False] = False
 
 
-def to_json(answer: Any) -> bytes:
-    """Return an answer, a dataclass made of `Part`s, as JSON."""
-    return _adapters[type(answer)].dump_json(answer, by_alias=True)
+@dataclass(frozen=True, kw_only=True)
+class OracleResponse(Part):
+    """A whole response, and how the cache served it.
+
+    `cache`: hit: it was fresh; stale: it is served while a newer one is computed; miss: it was computed for this
+    request; wait: it was computed for an earlier request; direct: it was computed for this request, without Redis.
+    """
+
+    age_s: Annotated[float, Field(description="seconds since it was computed")] = 0.0
+    cache: Literal["hit", "stale", "miss", "wait", "direct"] = "miss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceOrigin(Part):
+    """The source of prices, and the length of its bars."""
+
+    source: str
+    interval_s: Annotated[int, Field(description="seconds of a bar; 0: quotes")]
+
+
+def age_s(then_us: int, at_us: int) -> float:
+    """Return how old something was at an instant, in seconds; 0 if it came later."""
+    return max(0.0, (at_us - then_us) / SECOND_US)
+
+
+def to_json(answer: Any, exclude: set[str] | None = None) -> bytes:
+    """Return an answer, a dataclass made of `Part`s, as JSON without the excluded fields."""
+    return _adapters[type(answer)].dump_json(answer, by_alias=True, exclude=exclude)
 
 
 def to_plain(answer: Any) -> Any:

@@ -8,12 +8,11 @@ from sqlalchemy import Engine
 
 from qubic_lab.errors import NotFoundError
 from qubic_lab.oracle.model.candles import Candles, Floats, Instants, absent
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.risk.measures import Market
 from qubic_lab.oracle.sentiment.index import SETTINGS, ScoredText, Weighting, index_series
 from qubic_lab.oracle.serving.price_parts import Candidate, fits, why_no_bars
-from qubic_lab.oracle.serving.responses import FRAME_S, Frame
 from qubic_lab.oracle.serving.sentiment_parts import (
     NO_SCORES,
     NO_TEXTS,

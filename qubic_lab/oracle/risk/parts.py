@@ -11,7 +11,7 @@ import numpy as np
 
 from qubic_lab.oracle.inference.performance import YEAR_US
 from qubic_lab.oracle.model.candles import Candles
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.risk import windows
 from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
@@ -40,7 +40,6 @@ from qubic_lab.oracle.risk.tail_tests import ALPHA
 from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
 from qubic_lab.oracle.risk.volatility import ESTIMATORS, garch_of, realised_volatility
 from qubic_lab.oracle.risk.warnings import Assessment, Estimate, Evidence, Track, WarningScore, assess
-from qubic_lab.oracle.serving.responses import Frame, age_s
 
 LEVEL: Level = "warning"
 """From which on a level counts as a warning."""

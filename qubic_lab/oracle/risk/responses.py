@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import AgeS, Frame, Missing, Money, Share
 from qubic_lab.oracle.risk.rules import Level
-from qubic_lab.oracle.serving.responses import AgeS, Answer, Frame, Instant, Money, Origin, Part, Share
+from qubic_lab.oracle.serving.responses import Answer, Instant, Origin, Part
 
 PValue = Annotated[float | None, Field(description="p-value; null: too little to test")]
 Loss = Annotated[float, Field(description="per cent that the next bar loses; a log return with its sign turned")]

@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import Engine, insert, select
 
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing
 from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.serving.cache import code_version
-from qubic_lab.oracle.serving.responses import FRAME_S, Frame, PriceAnalysis
+from qubic_lab.oracle.serving.responses import PriceAnalysis
 from qubic_lab.oracle.store.tables import MARKET_SERIES, PRICE_ANALYSIS
 from qubic_lab.oracle.store.transactions import Clock, writing
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from qubic_lab.oracle.analysis.rating import MoodFigures, PriceFigures, rate
 from qubic_lab.oracle.analysis.summary import age
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 from qubic_lab.oracle.serving.price_parts import Candidate
-from qubic_lab.oracle.serving.responses import FRAME_S, AnalysedBars, Anomalies, Frame, Mood, Rating, age_s
+from qubic_lab.oracle.serving.responses import AnalysedBars, Anomalies, Mood, Rating
 from qubic_lab.oracle.store.frame_bars import FrameBars
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}

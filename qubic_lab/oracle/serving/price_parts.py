@@ -6,20 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qubic_lab.oracle.model.records import Series
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, VolumeUnit
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
-from qubic_lab.oracle.serving.responses import (
-    FRAME_S,
-    Bar,
-    Bars,
-    Change,
-    DayRange,
-    Frame,
-    HistoricPrice,
-    LastPrice,
-    VolumeUnit,
-    iso_or_none,
-)
+from qubic_lab.oracle.serving.responses import Bar, Bars, Change, DayRange, HistoricPrice, LastPrice, iso_or_none
 from qubic_lab.oracle.store.frame_bars import (
     FrameBars,
     after,

@@ -16,7 +16,7 @@ from qubic_lab.oracle.analysis.rating import rate_market
 from qubic_lab.oracle.analysis.summary import age, summarize
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.records import Series
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import FRAME_S, WINDOW_S, Frame, Missing, VolumeUnit, Window, age_s
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.risk.market import RiskMarkets
@@ -49,12 +49,9 @@ from qubic_lab.oracle.serving.price_parts import (
     why_no_bars,
 )
 from qubic_lab.oracle.serving.responses import (
-    FRAME_S,
-    WINDOW_S,
     Bars,
     Change,
     CoinOverview,
-    Frame,
     LastPrice,
     MarketOverview,
     ModelScores,
@@ -65,9 +62,6 @@ from qubic_lab.oracle.serving.responses import (
     Sentiment,
     SentimentIndex,
     TextHistory,
-    VolumeUnit,
-    Window,
-    age_s,
 )
 from qubic_lab.oracle.serving.sentiment_parts import (
     NO_SCORES,

@@ -8,22 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from qubic_lab.oracle.model.response import Missing
-from qubic_lab.oracle.model.timestamps import SECOND_US, iso
-
-Window = Literal["1h", "24h", "7d"]
-Frame = Literal["1h", "4h", "1d"]
-_HOUR_S, _DAY_S = 3_600, 86_400
-WINDOW_S: dict[Window, int] = {"1h": _HOUR_S, "24h": _DAY_S, "7d": 7 * _DAY_S}
-FRAME_S: dict[Frame, int] = {"1h": _HOUR_S, "4h": 4 * _HOUR_S, "1d": _DAY_S}
+from qubic_lab.oracle.model.response import AgeS, Currency, Frame, Missing, Money, Percent, Share, VolumeUnit, Window
+from qubic_lab.oracle.model.timestamps import iso
 
 Instant = Annotated[str, Field(description="ISO 8601 in UTC, such as 2026-11-24T12:00:00Z")]
-AgeS = Annotated[float, Field(description="seconds before as_of")]
-Percent = Annotated[float | None, Field(description="percent; null where the earlier price is not known")]
-Share = Annotated[float, Field(description="between 0 and 1")]
-VolumeUnit = Literal["coin", "currency"]
-Currency = Annotated[str, Field(description="what prices are in, such as usd")]
-Money = Annotated[float, Field(description="in the answer's currency")]
 
 
 class Part(BaseModel):
@@ -603,11 +591,6 @@ class OracleStatus(Part):
     quotas: list[QuotaState]
     leases: list[LeaseState]
     cache: list[CacheCounts] | None
-
-
-def age_s(then_us: int, at_us: int) -> float:
-    """Return how old something was at an instant."""
-    return max(0.0, (at_us - then_us) / SECOND_US)
 
 
 def iso_or_none(us: int | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, func, select
 
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import WINDOW_S, Missing, Window, age_s
 from qubic_lab.oracle.model.source_names import SAMPLE
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US, iso
 from qubic_lab.oracle.sentiment.index import (
@@ -18,16 +18,7 @@ from qubic_lab.oracle.sentiment.index import (
     index_series,
     sentiment_index,
 )
-from qubic_lab.oracle.serving.responses import (
-    WINDOW_S,
-    IndexFactor,
-    IndexPoint,
-    Mood,
-    SentimentIndex,
-    Shares,
-    Window,
-    age_s,
-)
+from qubic_lab.oracle.serving.responses import IndexFactor, IndexPoint, Mood, SentimentIndex, Shares
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.oracle.store.text_store import ScoreColumns, ScoreSummary
 

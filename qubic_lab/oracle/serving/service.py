@@ -19,6 +19,7 @@ from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore
 from qubic_lab.oracle.ingest.quotas import Period, Quotas
 from qubic_lab.oracle.model.coins import COINS, find_coin
+from qubic_lab.oracle.model.response import Frame, Window
 from qubic_lab.oracle.model.timestamps import iso, now_us
 from qubic_lab.oracle.risk.market import companion
 from qubic_lab.oracle.risk.responses import RiskAlerts
@@ -27,16 +28,7 @@ from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
 from qubic_lab.oracle.serving.price_parts import Frequency
 from qubic_lab.oracle.serving.queries import Queries, reading
-from qubic_lab.oracle.serving.responses import (
-    Answer,
-    CacheCounts,
-    Frame,
-    LeaseState,
-    OracleStatus,
-    PriceHistory,
-    QuotaState,
-    Window,
-)
+from qubic_lab.oracle.serving.responses import Answer, CacheCounts, LeaseState, OracleStatus, PriceHistory, QuotaState
 from qubic_lab.oracle.store.source_health import read_source_health
 from qubic_lab.oracle.store.tables import LEASES
 from qubic_lab.oracle.store.transactions import check_as_of

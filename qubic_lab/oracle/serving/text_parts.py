@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from qubic_lab.oracle.model.response import age_s
 from qubic_lab.oracle.model.timestamps import iso
-from qubic_lab.oracle.serving.responses import Headline, HistoricText, ModelScores, TextCount, age_s, iso_or_none
+from qubic_lab.oracle.serving.responses import Headline, HistoricText, ModelScores, TextCount, iso_or_none
 from qubic_lab.oracle.store.text_store import ScoreColumns, ScoreSummary, StoredText, TextCounts
 
 
