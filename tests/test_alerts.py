@@ -31,7 +31,7 @@ from qubic_lab.oracle.alerts.decide import Due, Policy, Told, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Webhook, payload, signature, webhook_from_settings
 from qubic_lab.oracle.alerts.store import AlertStore, Gone, NewAlert
 from qubic_lab.oracle.alerts.watch import AlertWatch
-from qubic_lab.oracle.config import CollectorConfig, read_config
+from qubic_lab.oracle.config import OracleConfig, read_config
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.risk.responses import RiskAlert
@@ -597,7 +597,7 @@ def test_a_signature_is_of_time_and_body() -> None:
 # --- What is watched
 
 FALL = Rule("fall", "drawdown_in_deviations", 1.0, 1.5, 2.8, {"bars": 4, "usual_bars": 24}, 0.8, 1)
-WATCHED = CollectorConfig(coins=("bitcoin", "ethereum"), risk=RiskConfig(rules=(FALL,), cool_down=2))
+WATCHED = OracleConfig(coins=("bitcoin", "ethereum"), risk=RiskConfig(rules=(FALL,), cool_down=2))
 
 
 def bars(closes_of: list[float], first: int = 0) -> list[Price]:

@@ -25,8 +25,9 @@ from standins import Running, running_standin
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
-from qubic_lab.oracle.config import CollectorConfig, SourceConfig, read_config, usable
+from qubic_lab.oracle.config import read_config
 from qubic_lab.oracle.ingest.collector import Collector, View
+from qubic_lab.oracle.ingest.collector_config import CollectorConfig, SourceConfig, usable_sources
 from qubic_lab.oracle.ingest.collector_status import CollectorStatus, read_status, runs_out_us
 from qubic_lab.oracle.ingest.http_source import Batch
 from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
@@ -99,7 +100,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def clients(config: CollectorConfig) -> dict[str, SourceConfig]:
     """All sources, as if there were keys."""
     every = {name: replace(source, key_needed=False) for name, source in config.sources.items()}
-    return dict(usable(replace(config, sources=every)).clients)
+    return dict(usable_sources(replace(config, sources=every)).clients)
 
 
 def test_jobs_follow_the_order_of_sources_and_each_has_its_own_period() -> None:

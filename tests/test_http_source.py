@@ -24,8 +24,8 @@ from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.config import SourceConfig
 from qubic_lab.oracle.ingest.circuit import Circuit
+from qubic_lab.oracle.ingest.collector_config import SourceConfig
 from qubic_lab.oracle.ingest.http_source import (
     Answer,
     Fault,

@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.config import (
+from qubic_lab.oracle.config import OracleConfig, read_config
+from qubic_lab.oracle.ingest.collector_config import (
     DEFAULT_SOURCES,
     SERVES,
     CollectorConfig,
@@ -16,8 +17,7 @@ from qubic_lab.oracle.config import (
     SourceConfig,
     is_loopback,
     key_of,
-    read_config,
-    usable,
+    usable_sources,
 )
 from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.settings import settings
@@ -36,7 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pyt
     settings.cache_clear()
 
 
-def read(tmp_path: Path, text: str) -> CollectorConfig:
+def read(tmp_path: Path, text: str) -> OracleConfig:
     file = tmp_path / "collect.yaml"
     file.write_text(text, encoding="utf-8")
     return read_config(file)
@@ -44,7 +44,7 @@ def read(tmp_path: Path, text: str) -> CollectorConfig:
 
 def test_without_a_file_everything_has_a_default(tmp_path: Path) -> None:
     config = read_config()
-    assert config == CollectorConfig() == read(tmp_path, "")
+    assert config == OracleConfig() == read(tmp_path, "")
     assert "qubic-network" in config.coins
     assert (config.sources["coingecko"].rate, config.sources["coingecko"].quotas()) == (30, {"month": 10_000})
     assert config.sources["newsapi"].quotas() == {"half-day": 50, "day": 100}
@@ -93,7 +93,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     [
         ("coin: [bitcoin]", "unknown name 'coin': did you mean 'coins'"),
         ("coins: [bitcoinn]", "did you mean 'bitcoin'"),
-        ("coins: bitcoin", "must be a list of names"),
+        ("coins: bitcoin", "coins is 'bitcoin': it must be a list"),
         ("coins: []", "coins is empty"),
         ("sources: {coingeko: {}}", "unknown name 'coingeko': did you mean 'coingecko'"),
         ("sources: {coingecko: {rates: 3}}", "sources: coingecko: unknown name 'rates': did you mean 'rate'"),
@@ -110,25 +110,25 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("sources: {coingecko: {rate_without_key: 1}}", "burst is 1 at a rate of 1"),
         ("sources: {coingecko: {enabled: 1}}", "must be true or false"),
         ("sources: {coingecko: {base_url: api.coingecko.com}}", "give http://HOST/PATH"),
-        ("sources: {coingecko: {base_url: 'https://me:pw@x.example'}}", "keys belong into the environment"),
+        ("sources: {coingecko: {base_url: 'https://me:pw@x.example'}}", "set keys in the environment"),
         ("sources: {coingecko: {key_setting: coingeko_key}}", "did you mean 'coingecko_key'"),
         ("sources: {coingecko: 3}", "must be a map"),
-        ("feeds: [{name: x}]", "has no 'url'"),
+        ("feeds: [{name: x}]", "feeds: 'x': 'url' is missing: add it"),
         ("feeds: [{name: x, url: 'ftp://x/y'}]", "give http://HOST/PATH"),
         ("feeds: [{name: newsapi, url: 'https://x.example'}]", "give it a name of its own"),
-        ("feeds: [{name: x, url: 'https://x.example', kind: blog}]", "unknown feed 'x': kind 'blog'"),
+        ("feeds: [{name: x, url: 'https://x.example', kind: blog}]", "feeds: 'x': unknown kind 'blog'"),
         ("feeds: [{name: x, url: 'https://x.example'}, {name: x, url: 'https://y.example'}]", "names 'x' twice"),
-        ("feeds: {x: y}", "give a list"),
+        ("feeds: {x: y}", "must be a list"),
         ("order: {price: [coingecko]}", "unknown name 'price': did you mean 'prices'"),
         ("order: {prices: [coingeko]}", "unknown source of prices 'coingeko': did you mean 'coingecko'"),
-        ("order: {prices: [newsapi]}", "newsapi has no prices: give some of coingecko"),
+        ("order: {prices: [newsapi]}", "newsapi does not provide prices: choose from coingecko"),
         ("time_scale: 0", "time_scale is 0.0"),
         ("time_scale: 2", "time_scale is 2.0"),
         ("time_scale: 0.5", "it needs a time_origin"),
         ("time_origin: yesterday", "'yesterday' cannot be read"),
         ("backfill_days: -1", "backfill_days is -1"),
         ("[1, 2]", "must be a map"),
-        ("{1: 2}", "must be a map"),
+        ("{1: 2}", "unknown name '1'"),
         ("coins: [", "is not valid YAML"),
     ],
 )
@@ -145,12 +145,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_source_that_needs_a_key_is_left_out_with_the_variable_to_set(environment: pytest.MonkeyPatch) -> None:
-    found = usable(CollectorConfig())
+    found = usable_sources(CollectorConfig())
     assert set(found.clients) == {"coingecko", "hacker-news", "coindesk", "cointelegraph", "decrypt"}
     assert found.left_out == ("newsapi is left out: it needs a key; set QUBIC_LAB_NEWSAPI_KEY",)
     environment.setenv("QUBIC_LAB_NEWSAPI_KEY", " 0123456789abcdef ")
     settings.cache_clear()
-    found = usable(CollectorConfig())
+    found = usable_sources(CollectorConfig())
     assert "newsapi" in found.clients and found.left_out == ()
     assert key_of(DEFAULT_SOURCES["newsapi"]) == SecretStr("0123456789abcdef")
     assert key_of(DEFAULT_SOURCES["coingecko"]) is None
@@ -176,7 +176,7 @@ def test_an_empty_key_is_none(environment: pytest.MonkeyPatch) -> None:
 def test_sources_that_are_off_are_told_and_feeds_are_clients_of_their_own() -> None:
     sources = {name: replace(source, enabled=name == "feeds") for name, source in DEFAULT_SOURCES.items()}
     config = CollectorConfig(sources=sources, feeds=(Feed("blog", "https://blog.example/rss"),))
-    found = usable(config)
+    found = usable_sources(config)
     assert found.clients == {"blog": replace(DEFAULT_SOURCES["feeds"], base_url="https://blog.example/rss")}
     assert "coingecko is left out: it is not enabled" in found.left_out
 

@@ -18,7 +18,7 @@ from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.config import SourceConfig
+from qubic_lab.oracle.ingest.collector_config import SourceConfig
 from qubic_lab.oracle.ingest.http_source import SourceClient
 from qubic_lab.oracle.ingest.quotas import NO_LIMIT, QuotaError, Quotas, bounds, spread
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, to_us

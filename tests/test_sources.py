@@ -16,7 +16,7 @@ from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.config import Feed, SourceConfig
+from qubic_lab.oracle.ingest.collector_config import Feed, SourceConfig
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
 from qubic_lab.oracle.ingest.markup import plain_text
 from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi

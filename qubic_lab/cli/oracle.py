@@ -25,7 +25,7 @@ from qubic_lab.errors import InputError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from qubic_lab.oracle.config import CollectorConfig
+    from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.ingest.collector import Collector, View
 
 STATUS_CHARACTERS = 58
@@ -125,7 +125,7 @@ def collect(
 
 
 @contextmanager
-def _scoring(model: str | None, engine: "Engine", settings: "CollectorConfig") -> Iterator[None]:
+def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
     """Score texts as they come while the block runs, if a model is named."""
     if model is None:
         yield

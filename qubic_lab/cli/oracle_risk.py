@@ -14,7 +14,7 @@ from qubic_lab.oracle.model.response import Missing
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from qubic_lab.oracle.config import CollectorConfig
+    from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.model.response import Frame
     from qubic_lab.oracle.risk.responses import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
 
@@ -31,7 +31,7 @@ def register(oracle: typer.Typer) -> None:
 
 
 @contextmanager
-def watching(engine: "Engine", settings: "CollectorConfig") -> Iterator[None]:
+def watching(engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
     """Watch the risk of what is collected while the block runs, unless the settings say no."""
     if not settings.risk.alerts:
         yield

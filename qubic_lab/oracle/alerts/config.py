@@ -1,9 +1,14 @@
 """What is told of risk: by which rules, of which coins and bars, and from which level on."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import AfterValidator
+
+from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import check_choice
 from qubic_lab.oracle.alerts.decide import COOL_DOWN_BARS, Policy
+from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.response import FRAME_S, Frame
 from qubic_lab.oracle.risk.rules import Level, Rule
 
@@ -25,9 +30,11 @@ class RiskConfig:
         InputError: a frame or a level that is none, or a number that is too small.
     """
 
+    __pydantic_config__ = STRICT
+
     rules: tuple[Rule, ...] | None = None
     alerts: bool = True
-    coins: tuple[str, ...] = ()
+    coins: Annotated[tuple[str, ...], AfterValidator(coin_ids)] = ()
     frame: Frame = "1h"
     level: Level = "warning"
     cool_down: int = COOL_DOWN_BARS

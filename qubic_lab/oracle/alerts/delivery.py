@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore
-from qubic_lab.oracle.config import is_loopback, is_web_address
+from qubic_lab.oracle.ingest.collector_config import is_loopback, is_web_address
 from qubic_lab.oracle.ingest.http_source import LIBRARY_LOGS, USER_AGENT, WithoutKey, backoff_s, retry_after_s
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us, read_iso
 from qubic_lab.oracle.risk.responses import RiskAlert

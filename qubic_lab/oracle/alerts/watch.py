@@ -14,7 +14,7 @@ from qubic_lab.oracle.alerts.decide import Due, Told, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
 from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, Gone, NewAlert
 from qubic_lab.oracle.analysis.summary import age
-from qubic_lab.oracle.config import CollectorConfig
+from qubic_lab.oracle.config import OracleConfig
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
@@ -66,7 +66,7 @@ class AlertWatch:
     def __init__(
         self,
         engine: Engine,
-        config: CollectorConfig,
+        config: OracleConfig,
         webhook: Webhook | None,
         clock: Clock = now_us,
         every_s: float = EVERY_S,

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import BusyError, InputError, QubicLabError
-from qubic_lab.oracle.config import CollectorConfig, Usable, key_of, usable
+from qubic_lab.oracle.ingest.collector_config import CollectorConfig, UsableSources, key_of, usable_sources
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
 from qubic_lab.oracle.ingest.ingest import keep_prices
@@ -111,7 +111,7 @@ class Collector:
             InputError: no source can be asked, or a name is none of them.
         """
         self.config = config
-        self.usable: Usable = usable(config)
+        self.usable: UsableSources = usable_sources(config)
         named = [name for name in sources if name != PACKAGED]
         chosen = choose_sources(self.usable.clients, config, named) if named or not sources else {}
         self.jobs = plan_jobs(config, chosen, packaged=not sources or PACKAGED in sources)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from qubic_lab.oracle.config import CollectorConfig, usable
+from qubic_lab.oracle.ingest.collector_config import CollectorConfig, usable_sources
 from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
 from qubic_lab.oracle.ingest.leases import Held, Lease, has_ended
 from qubic_lab.oracle.ingest.quotas import Quotas, QuotaUse
@@ -105,7 +105,7 @@ def read_status(engine: Engine, config: CollectorConfig, now_us: int, real_us: i
         now_us: the present of its schedule.
         real_us: the present of this machine, which the lease goes by.
     """
-    found = usable(config)
+    found = usable_sources(config)
     held = Lease(engine, COLLECTOR).held()
     at_work = held is not None and held.until_us > real_us and not has_ended(held.holder)
     states = JobStore(engine).read()

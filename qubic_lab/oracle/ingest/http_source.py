@@ -27,8 +27,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from qubic_lab import __version__
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.oracle.config import SourceConfig, is_loopback
 from qubic_lab.oracle.ingest.circuit import Circuit
+from qubic_lab.oracle.ingest.collector_config import SourceConfig, is_loopback
 from qubic_lab.oracle.ingest.quotas import QuotaError, Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us, to_us

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qubic_lab.errors import InputError, did_you_mean
-from qubic_lab.oracle.config import CollectorConfig, SourceConfig
+from qubic_lab.oracle.ingest.collector_config import CollectorConfig, SourceConfig
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
 
 JobKind = Literal["prices", "bars", "history", "texts", "feed"]

@@ -1,6 +1,7 @@
 """The coins that the oracle knows, by CoinGecko's ids, and which of them a text is about."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -78,6 +79,15 @@ def find_coin(text: str) -> Coin:
             return coin
     known = [name for coin in _ALL for name in (coin.id, coin.symbol)]
     raise InputError(f"unknown coin {text!r}: {did_you_mean(text, known)}")
+
+
+def coin_ids(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids of coins given by id or symbol, each once.
+
+    Raises:
+        InputError: a coin is not known.
+    """
+    return tuple(dict.fromkeys(find_coin(name).id for name in names))
 
 
 def mentioned(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
@@ -101,6 +102,8 @@ class Weighting:
     Raises:
         InputError: a number out of its range.
     """
+
+    __pydantic_config__ = STRICT
 
     half_life: float = 0.5
     source_weights: Mapping[str, float] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from qubic_lab.oracle.store.frame_bars import (
 from qubic_lab.oracle.store.price_store import PriceColumns, StoredPrice
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.config import CollectorConfig
+    from qubic_lab.oracle.ingest.collector_config import CollectorConfig
 
 BARS: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """So many of the last closed bars are shown."""

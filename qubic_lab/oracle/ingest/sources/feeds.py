@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.config import Feed
+from qubic_lab.oracle.ingest.collector_config import Feed
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed
 from qubic_lab.oracle.ingest.markup import plain_text
 from qubic_lab.oracle.model.coins import mentioned

@@ -1,0 +1,303 @@
+"""What the collector asks for, where and how often: each limit, quota and address is a setting with a default."""
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, SecretStr
+
+from qubic_lab.checked_yaml import STRICT
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.ingest.quotas import Period
+from qubic_lab.oracle.model.clock import REAL, Clock
+from qubic_lab.oracle.model.coins import coin_ids
+from qubic_lab.oracle.model.records import TextKind
+from qubic_lab.oracle.model.timestamps import read_iso
+from qubic_lab.settings import Settings, settings
+
+DataKind = Literal["prices", "history", "news", "social"]
+
+SERVES: dict[str, tuple[DataKind, ...]] = {
+    "coingecko": ("prices", "history"),
+    "packaged": ("history",),
+    "newsapi": ("news",),
+    "feeds": ("news", "social"),
+    "hacker-news": ("social",),
+}
+"""What each source provides; `feeds` stands for all feeds, `packaged` for prices that come with packages."""
+DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "binancecoin", "dogecoin", "cardano")
+_MAY_BE_0 = ("delay_s", "wait_s", "most_wait_s", "most_retry_after_s")
+"""Settings of a source that may be 0; all other numbers must be above it."""
+
+
+def is_web_address(url: str) -> bool:
+    """Return whether a text is an HTTP or HTTPS address with a host and, if it names a port, a valid one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL points to this host."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_url(what: str, url: str) -> None:
+    if not is_web_address(url):
+        raise InputError(f"{what} is {url!r}: give http://HOST/PATH or https://HOST/PATH")
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise InputError(f"{what} contains a user or a password: set keys in the environment")
+
+
+@dataclass(frozen=True)
+class Feed:
+    """An RSS or Atom feed; its name is the source of its texts."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    url: str
+    kind: TextKind = "news"
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > 64 or self.name in SERVES:
+            raise InputError(f"feed {self.name!r}: give it a name of its own of up to 64 characters")
+        _check_url(f"feed {self.name!r}", self.url)
+        check_choice(f"feed {self.name!r}: kind", self.kind, ("news", "social"))
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How one source is asked.
+
+    Attributes:
+        base_url: what its paths are appended to.
+        key_setting: the field of `Settings` that holds its key, set as QUBIC_LAB_<FIELD>.
+        key_header: the header that carries the key.
+        key_needed: whether the source refuses requests without a key.
+        enabled: whether it is used at all.
+        rate: requests that the source allows in any window of `window_s` seconds.
+        rate_without_key: the same without a key; None: as with one.
+        share: the part of the rate that is used, as requests may bunch up on their way.
+        burst: requests that may follow each other without a pause.
+        monthly_quota: requests allowed in a calendar month of UTC; None: any number. The same for days and half days.
+        period_s: how often it is polled; a quota may make that rarer.
+        delay_s: how long after publication an item appears there.
+        most_results: results of one search that it shows; None: all.
+        timeout_s: an attempt that takes longer fails.
+        deadline_s: a request that takes longer, all attempts included, fails.
+        most_body_bytes: a longer response fails.
+        attempts: how many times a request is sent at most.
+        wait_s: the wait before the second attempt; it doubles with each attempt, with random jitter.
+        most_wait_s: the longest such wait.
+        most_retry_after_s: if the source asks for a longer wait, the request fails.
+        breaker_failures: failed attempts in a row that open the circuit breaker.
+        breaker_open_s: how long it stays open.
+    """
+
+    __pydantic_config__ = STRICT
+
+    base_url: str
+    key_setting: str | None = None
+    key_header: str | None = None
+    key_needed: bool = False
+    enabled: bool = True
+    rate: int = 60
+    window_s: float = 60.0
+    rate_without_key: int | None = None
+    share: float = 0.9
+    burst: int = 1
+    monthly_quota: int | None = None
+    daily_quota: int | None = None
+    half_daily_quota: int | None = None
+    period_s: float = 300.0
+    delay_s: float = 0.0
+    most_results: int | None = None
+    timeout_s: float = 20.0
+    deadline_s: float = 120.0
+    most_body_bytes: int = 16 * 1024 * 1024
+    attempts: int = 4
+    wait_s: float = 1.0
+    most_wait_s: float = 30.0
+    most_retry_after_s: float = 120.0
+    breaker_failures: int = 5
+    breaker_open_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.base_url:
+            _check_url("base_url", self.base_url)
+        if self.key_setting is not None:
+            check_choice(
+                "key_setting", self.key_setting, (name for name in Settings.model_fields if name.endswith("_key"))
+            )
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if not (0 <= value < math.inf and (value or name in _MAY_BE_0)):
+                raise InputError(f"{name} is {value}: it must be {'0 or more' if name in _MAY_BE_0 else 'above 0'}")
+        if self.share > 1:
+            raise InputError(f"share is {self.share}: it must be at most 1, the full rate")
+        for rate in (self.rate, self.rate_without_key):
+            if rate is not None and self.burst >= self.share * rate:
+                raise InputError(
+                    f"burst is {self.burst} at a rate of {rate} and a share of {self.share:g}: "
+                    f"it must be below {self.share * rate:g}"
+                )
+
+    def quotas(self) -> dict[Period, int]:
+        """Return the quotas that are set, by period."""
+        all_quotas: dict[Period, int | None] = {
+            "half-day": self.half_daily_quota,
+            "day": self.daily_quota,
+            "month": self.monthly_quota,
+        }
+        return {period: quota for period, quota in all_quotas.items() if quota is not None}
+
+
+DEFAULT_SOURCES: Mapping[str, SourceConfig] = {
+    "coingecko": SourceConfig(
+        base_url="https://api.coingecko.com/api/v3",
+        key_setting="coingecko_key",
+        key_header="x-cg-demo-api-key",
+        rate=30,
+        rate_without_key=5,
+        monthly_quota=10_000,
+        period_s=300.0,
+    ),
+    "newsapi": SourceConfig(
+        base_url="https://newsapi.org/v2",
+        key_setting="newsapi_key",
+        key_header="X-Api-Key",
+        key_needed=True,
+        rate=10,
+        daily_quota=100,
+        half_daily_quota=50,
+        period_s=3600.0,
+        delay_s=86_400.0,
+        most_results=100,
+        attempts=2,
+    ),
+    "hacker-news": SourceConfig(
+        base_url="https://hn.algolia.com/api/v1", rate=10_000, window_s=3600.0, burst=5, period_s=600.0
+    ),
+    "feeds": SourceConfig(base_url="", rate=30, burst=2, period_s=900.0, attempts=3),
+}
+"""The sources that are asked over HTTP. CoinGecko documents 5 to 100 requests a minute; this is its free plan."""
+DEFAULT_FEEDS = (
+    Feed("coindesk", "https://www.coindesk.com/arc/outboundfeeds/rss/"),
+    Feed("cointelegraph", "https://cointelegraph.com/rss"),
+    Feed("decrypt", "https://decrypt.co/feed"),
+)
+DEFAULT_ORDER: Mapping[DataKind, tuple[str, ...]] = {
+    "prices": ("coingecko",),
+    "history": ("coingecko", "packaged"),
+    "news": ("newsapi", "feeds"),
+    "social": ("hacker-news", "feeds"),
+}
+
+
+@dataclass(frozen=True)
+class CollectorConfig:
+    """What the collector does.
+
+    Attributes:
+        coins: their ids.
+        sources: the settings of each HTTP source; those of `feeds` apply to every feed.
+        feeds: the feeds to read.
+        order: for each kind of data the sources that provide it, the first choice first.
+        time_scale: multiplies every wait (between polls and attempts, of Retry-After and of the circuit breaker), so
+            that a trial is short; limits and time-outs stay in real time.
+        time_origin: the instant, in ISO 8601, from which a trial's clock runs 1 / `time_scale` times as fast as real
+            time, in every process with this setting; None: real time.
+        backfill_days: how far back the history goes.
+    """
+
+    __pydantic_config__ = STRICT
+
+    coins: Annotated[tuple[str, ...], AfterValidator(coin_ids)] = DEFAULT_COINS
+    sources: Mapping[str, SourceConfig] = field(default_factory=lambda: dict(DEFAULT_SOURCES))
+    feeds: tuple[Feed, ...] = DEFAULT_FEEDS
+    order: Mapping[DataKind, tuple[str, ...]] = field(default_factory=lambda: dict(DEFAULT_ORDER))
+    time_scale: float = 1.0
+    time_origin: str | None = None
+    backfill_days: int = 365
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the schedule: real time, or a trial's."""
+        if self.time_origin is None:
+            return REAL
+        return Clock(read_iso(self.time_origin), 1.0 / self.time_scale)
+
+    def __post_init__(self) -> None:
+        if not self.coins:
+            raise InputError("coins is empty: name at least one, such as bitcoin")
+        for name in self.sources:
+            check_choice("source", name, DEFAULT_SOURCES)
+        if not 0 < self.time_scale <= 1:
+            raise InputError(f"time_scale is {self.time_scale}: it must be above 0 and at most 1")
+        if self.time_origin is not None:
+            read_iso(self.time_origin)
+        elif self.time_scale != 1:
+            raise InputError(f"time_scale is {self.time_scale}: it needs a time_origin, the instant it counts from")
+        if self.backfill_days < 0:
+            raise InputError(f"backfill_days is {self.backfill_days}: it must be 0 or more")
+        names = [feed.name for feed in self.feeds]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"feeds names {name!r} twice: keep one of them")
+        for kind, sources in self.order.items():
+            for source in sources:
+                check_choice(f"source of {kind}", source, SERVES)
+                if kind not in SERVES[source]:
+                    others = ", ".join(name for name, kinds in SERVES.items() if kind in kinds)
+                    raise InputError(f"order: {source} does not provide {kind}: choose from {others}")
+
+
+@dataclass(frozen=True)
+class UsableSources:
+    """The sources that can be asked, by name (each feed by its own), and for each other one why it cannot."""
+
+    clients: Mapping[str, SourceConfig]
+    left_out: tuple[str, ...]
+
+
+def usable_sources(config: CollectorConfig) -> UsableSources:
+    """Return the sources that are enabled and have the key they need, and why the others are left out."""
+    clients: dict[str, SourceConfig] = {}
+    left_out = []
+    for name, source in config.sources.items():
+        if not source.enabled:
+            left_out.append(f"{name} is left out: it is not enabled")
+        elif source.key_needed and key_of(source) is None:
+            left_out.append(f"{name} is left out: it needs a key; set QUBIC_LAB_{str(source.key_setting).upper()}")
+        elif name == "feeds":
+            clients |= {feed.name: replace(source, base_url=feed.url) for feed in config.feeds}
+        else:
+            clients[name] = source
+    return UsableSources(clients, tuple(left_out))
+
+
+def key_of(source: SourceConfig) -> SecretStr | None:
+    """Return a source's key from the settings (environment or .env); None if it is not set.
+
+    Raises:
+        InputError: it has characters that a header cannot carry; the message does not show it.
+    """
+    key: SecretStr | None = getattr(settings(), source.key_setting) if source.key_setting else None
+    if key is None or not key.get_secret_value().strip():
+        return None
+    value = key.get_secret_value().strip()
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        raise InputError(f"QUBIC_LAB_{str(source.key_setting).upper()} has characters that no key has: copy it again")
+    return SecretStr(value)
