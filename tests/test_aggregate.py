@@ -155,7 +155,7 @@ def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
     assert len(best.groups) == 1 and best.additions == () and VENTS not in best.text
     merged = deliberate(WHY, votes, (), VoteContext(), VotingConfig(merge=True, thresholds=alike))
     assert merged.text == f"{best.text} {VENTS}"
-    assert merged.how == f"{best.how}, and what others add"
+    assert merged.how == f"{best.how}, with sentences of others"
     trail = json.loads(json.dumps(trail_of(merged)))
     assert trail["additions"] == [{"sentence": VENTS, "said_by": ["v1", "v2"], "denied_by": []}]
     assert "What others add" in render_vote("0" * 32, trail) and VENTS in render_vote("0" * 32, trail)

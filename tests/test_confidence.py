@@ -247,7 +247,7 @@ def test_a_calibration_is_kept_with_what_it_rests_on(tmp_path: Path):
         ({"method": "platt"}, "unknown calibration method 'platt'"),
         ({"signals": ["vote_shar"]}, "unknown signal 'vote_shar': did you mean 'vote_share'"),
         ({"signals": ["vote_share", "margin", "weight_share"]}, "signals, not 3"),
-        ({"curve": {"probability": 0.5}}, "no numbers of a"),
+        ({"curve": {"probability": 0.5}}, "not the numbers of a"),
         ({"curve": None}, "a field is missing, unknown or of another type"),
         ({"data_sha256": "abc"}, "data_sha256 is 'abc'"),
         ({"observations": "many"}, "of another type"),

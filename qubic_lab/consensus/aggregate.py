@@ -1,7 +1,7 @@
-"""From votes to a reply: who said the same, who won, how likely that is right, and what follows from it.
+"""From votes to one result: groups of equal answers, the winner, its confidence, and what follows from it.
 
-Everything that was weighed stands in the result, so that a reply can be read back and questioned. Pure: the same votes
-give the same reply, in whatever order they came.
+The result holds everything that was weighed, so it can be inspected later. Pure: the same votes give the same result in
+any order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,18 +36,18 @@ from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, DroppedBa
 from qubic_lab.consensus.weights import WeightParts, weigh
 
 UNKNOWN_RHO = 0.0
-"""Where nothing is known of how voters err together they count as independent, and the reply says so."""
+"""Voters with an unknown error correlation count as independent, and the result says so."""
 CONFLICT_SHARE = 0.5
-"""A vote whose leader has no more than this share of ballots is a conflict."""
+"""A vote is in conflict if its leader has at most this share of the ballots."""
 SHOWN_CHARACTERS = 200
 _FALLBACK = {"majority": "plurality", "super-majority": "plurality", "weighted": "weighted-plurality"}
 
 
 @dataclass(frozen=True)
 class VotingConfig:
-    """How votes are counted, and what is done at which confidence.
+    """How votes are counted, and the confidence levels.
 
-    With `merge` an explanation that won is given with what others of its group add (see `merging`).
+    With `merge`, sentences of other answers are added to a winning explanation (see `merging`).
     """
 
     rule: str = DEFAULT_RULE
@@ -57,15 +57,15 @@ class VotingConfig:
 
     @property
     def fallback(self) -> str | None:
-        """The plurality that tells the leader where nobody has what the rule asks for."""
+        """The plurality rule that names the leader if no group meets the rule."""
         return _FALLBACK.get(self.rule)
 
 
 @dataclass(frozen=True)
 class VoteContext:
-    """What is known before the votes: of nodes their weights, of voters' errors ρ, calibrations, and an embedder.
+    """What is known before a vote: the nodes' weights, the error correlation ρ, calibrations and an embedder.
 
-    `rho` is None where there is no history; `question_type` and `model` say which calibration fits.
+    `rho` is None without a history; `question_type` and `model` select the calibration.
     """
 
     weights: Mapping[str, WeightParts] = field(default_factory=dict)
@@ -76,15 +76,15 @@ class VoteContext:
     embed: Embed | None = None
 
     def weight(self, node: str) -> WeightParts:
-        """Return what a node's vote weighs; of one that nothing is known of what a new voter's does."""
+        """Return a node's weight; an unknown node has that of a new voter."""
         return self.weights.get(node) or weigh()
 
 
 @dataclass(frozen=True)
 class VoterTrail:
-    """A voter's part: its answer, how that was read and judged, what it weighs, and the group that it is in.
+    """A voter's answer, how it was read and judged, its weight and its group.
 
-    `group` is None where its answer does not count; `dropped` says why, or is empty.
+    If the answer does not count, `group` is None or `dropped` says why.
     """
 
     vote: Vote
@@ -97,28 +97,28 @@ class VoterTrail:
 
 @dataclass(frozen=True)
 class ConsensusResult:
-    """What a vote came to, with its whole trail.
+    """The result of a vote with its whole trail.
 
     Attributes:
-        question: that was asked.
-        text: what the client is told.
-        how: best match of the winning group, of the leader's, or a cautious answer that lists what was said.
-        additions: sentences of others that were added to the best match.
-        disputed: such as were left out, since as many deny them.
-        level: what the confidence asks for; of an uncalibrated one what the vote alone says.
+        question: the question.
+        text: the reply to the client.
+        how: the origin of the text: best match of the winning or leading group, or a cautious answer.
+        level: what follows from the confidence; if uncalibrated, from the vote alone.
         confidence: a probability, or None with the reason.
         conflict: whether no group has more than half of the ballots.
-        disagreement: 1 less the leader's share of ballots.
+        disagreement: 1 less the leader's share of the ballots.
         decision: the count.
         groups: the voters of each class of equal answers, the largest first.
-        voters: each one's part, by name.
-        absences: who gave no vote.
+        voters: sorted by name.
+        absences: voters without a vote.
         ballots: those that were counted.
-        similarities: how alike the answers are, in the voters' order.
-        bonds: what holds each two answers together or apart, in the same order.
-        effective_votes: independent votes that these are worth.
-        rho: how voters' errors correlate; None: not known, taken as 0.
-        notes: what else belongs to the trail.
+        similarities: of the answers, in the voters' order.
+        bonds: between the answers, in the same order.
+        effective_votes: the equivalent number of independent votes.
+        rho: the correlation of the voters' errors; None: unknown, taken as 0.
+        notes: further remarks.
+        additions: sentences of other answers that were added to the best match.
+        disputed: sentences that were left out because as many answers deny them.
     """
 
     question: str
@@ -142,68 +142,65 @@ class ConsensusResult:
     disputed: tuple[AddedSentence, ...] = ()
 
     def cautious(self) -> "ConsensusResult":
-        """Return it as one that claims nothing: asking again did not help."""
-        text = cautious_answer(self.decision, self.voters)
-        return replace(
-            self, text=text, how="cautious answer", level=ConfidenceLevel.FALLBACK, additions=(), disputed=()
-        )
+        """Return it with a cautious answer, which claims nothing."""
+        text, level = _cautious_answer(self.decision, self.voters), ConfidenceLevel.FALLBACK
+        return replace(self, text=text, how="cautious answer", level=level, additions=(), disputed=())
 
 
 def deliberate(
     question: str,
     votes: Sequence[Vote],
     absences: Sequence[Absence],
-    known: VoteContext,
-    rules: VotingConfig | None = None,
+    context: VoteContext,
+    config: VotingConfig | None = None,
 ) -> ConsensusResult:
-    """Return the reply to a question on which these votes were given; there may be none.
+    """Return the result of a vote; there may be no votes.
 
-    Unusable answers (empty, refusing, looping) count among all ballots and for no group, as do voters that failed or
-    came late: one answer of three is no majority. Of copies one ballot counts. Voters that were stopped because the
-    decision was certain count for nothing.
+    Unusable answers (empty, refusing, looping) count in the total and for no group, as do failed and late voters: one
+    answer out of three is not a majority. Copies count as one ballot. Voters that were stopped early do not count.
 
     Raises:
-        InputError: an unknown rule, or two votes of the same voter.
+        InputError: an unknown rule, or two votes of one voter.
     """
-    rules = rules or VotingConfig()
+    config = config or VotingConfig()
     votes = sorted(votes, key=lambda vote: vote.voter)
     texts = [vote.text for vote in votes]
     finals = [final_answer(text, question) for text in texts]
-    similarities = compare(texts, known.embed)
-    table = bonds(finals, similarities, rules.thresholds)
-    qualities = judge_all(question, texts, [vote.finish_reason for vote in votes], similarities, known.embed, finals)
-    classes = _classes(similarities, table, qualities)
+    similarities = compare(texts, context.embed)
+    table = bonds(finals, similarities, config.thresholds)
+    reasons = [vote.finish_reason for vote in votes]
+    qualities = judge_all(question, texts, reasons, similarities, context.embed, finals)
+    classes = _usable_classes(similarities, table, qualities)
     place = {index: number for number, members in enumerate(classes) for index in members}
-    ballots = [Ballot(vote.voter, place.get(i), known.weight(vote.node).weight) for i, vote in enumerate(votes)]
+    ballots = [Ballot(vote.voter, place.get(i), context.weight(vote.node).weight) for i, vote in enumerate(votes)]
     ballots += [Ballot(each.voter, None) for each in absences if each.counts]
     kept, copies = merge_copies(ballots, find_copies({vote.voter: vote.source for vote in votes}))
-    decision = decide(kept, rules.rule, rules.fallback)
-    reasons = {each.voter: each.reason for each in copies}
+    decision = decide(kept, config.rule, config.fallback)
+    copied = {each.voter: each.reason for each in copies}
     trails = tuple(
         VoterTrail(
-            vote,
-            finals[i],
-            qualities[i],
-            known.weight(vote.node),
-            place.get(i),
-            reasons.get(vote.voter) or _why_unusable(qualities[i]),
+            vote=vote,
+            final=finals[i],
+            quality=qualities[i],
+            weight=context.weight(vote.node),
+            group=place.get(i),
+            dropped=copied.get(vote.voter) or _why_unusable(qualities[i]),
         )
         for i, vote in enumerate(votes)
     )
     signals = _signals(decision, trails, similarities)
-    confidence = confidence_of(signals, known.model, known.question_type, known.calibrations)
-    leader_share = signals.vote_share
-    level = _level(decision, confidence, rules)
+    confidence = confidence_of(signals, context.model, context.question_type, context.calibrations)
+    level = _level(decision, confidence, config)
     text, how = _reply(level, decision, trails, similarities)
-    counted = [each.weight for each in kept if each.group is not None]
-    reply = ConsensusResult(
+    weights = [each.weight for each in kept if each.group is not None]
+    result = ConsensusResult(
         question=question,
         text=text,
         how=how,
         level=level,
         confidence=confidence,
-        conflict=leader_share <= CONFLICT_SHARE,
-        disagreement=1 - leader_share,
+        conflict=signals.vote_share <= CONFLICT_SHARE,
+        disagreement=1 - signals.vote_share,
         decision=decision,
         groups=tuple(tuple(votes[index].voter for index in members) for members in classes),
         voters=trails,
@@ -211,49 +208,47 @@ def deliberate(
         ballots=kept,
         similarities=similarities,
         bonds=table,
-        effective_votes=effective_votes(counted, known.rho if known.rho is not None else UNKNOWN_RHO),
-        rho=known.rho,
-        notes=_notes(similarities, copies, known),
+        effective_votes=effective_votes(weights, context.rho if context.rho is not None else UNKNOWN_RHO),
+        rho=context.rho,
+        notes=_notes(similarities, copies, context),
     )
-    return _merged(reply) if rules.merge else reply
+    return _merged(result) if config.merge else result
 
 
 def is_certain(
-    reply: ConsensusResult,
+    result: ConsensusResult,
     to_come: Mapping[str, str],
-    known: VoteContext,
-    rules: VotingConfig | None = None,
+    context: VoteContext,
+    config: VotingConfig | None = None,
     stop: StopRule = ONLY_CERTAIN,
 ) -> bool:
-    """Tell whether votes to come, their nodes by the voters' names, are a waste after those of a reply."""
-    rules = rules or VotingConfig()
-    missing = [Ballot(voter, None, known.weight(node).weight) for voter, node in to_come.items()]
-    return reason_to_stop(reply.ballots, missing, stop, rules.rule, rules.fallback) is not None
+    """Return whether outstanding votes, given as voter: node, are unnecessary after those of a result."""
+    config = config or VotingConfig()
+    missing = [Ballot(voter, None, context.weight(node).weight) for voter, node in to_come.items()]
+    return reason_to_stop(result.ballots, missing, stop, config.rule, config.fallback) is not None
 
 
-def best_match(indices: Sequence[int], qualities: Sequence[Quality], similarities: Similarities) -> int:
-    """Return which of some answers stands for them: the most like all of them times its quality, of equal ones any."""
-    alike = similarities.values_NN[list(indices)][:, list(indices)].mean(axis=1)
-    scores = [float(value) * qualities[index].value for value, index in zip(alike, indices, strict=True)]
-    return max(zip(scores, [-index for index in indices], strict=True))[1] * -1
+def _best_match(members: Sequence[int], trails: Sequence[VoterTrail], similarities: Similarities) -> int:
+    """Return the member with the highest mean similarity times quality; ties go to the first."""
+    alike = similarities.values_NN[list(members)][:, list(members)].mean(axis=1)
+    scores = {index: float(value) * trails[index].quality.value for index, value in zip(members, alike, strict=True)}
+    return max(scores, key=lambda index: (scores[index], -index))
 
 
-def _classes(
+def _usable_classes(
     similarities: Similarities, table: Sequence[Sequence[Bond]], qualities: Sequence[Quality]
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the classes of answers that say the same, without those that should have no vote."""
+    """Return the classes of answers that say the same, without unusable answers."""
     usable = [[index for index in members if qualities[index].usable] for members in group(similarities, table)]
     return tuple(sorted((tuple(each) for each in usable if each), key=lambda each: (-len(each), each[0])))
 
 
 def _why_unusable(quality: Quality) -> str:
-    if quality.usable:
-        return ""
-    return "; ".join(f"{fault.name}: {fault.evidence}" for fault in quality.faults)
+    return "" if quality.usable else "; ".join(f"{fault.name}: {fault.evidence}" for fault in quality.faults)
 
 
 def _signals(decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities) -> Signals:
-    """Return what the vote shows of its leader."""
+    """Return the signals of the leader."""
     leader = decision.standings[0] if decision.standings else None
     members = [index for index, each in enumerate(trails) if leader is not None and each.vote.voter in leader.voters]
     logprobs = [trails[index].vote.mean_logprob for index in members]
@@ -267,63 +262,59 @@ def _signals(decision: Decision, trails: Sequence[VoterTrail], similarities: Sim
     )
 
 
-def _level(decision: Decision, confidence: Confidence, rules: VotingConfig) -> ConfidenceLevel:
-    """Return what follows; where nothing is calibrated, a winner by the rule is an answer with a note, and no more."""
+def _level(decision: Decision, confidence: Confidence, config: VotingConfig) -> ConfidenceLevel:
+    """Return what to do; without a calibration, a winner by the rule gets an answer with a note at most."""
     if not decision.standings:
         return ConfidenceLevel.FALLBACK
     if confidence.probability is not None:
-        return rules.levels.of(confidence.probability)
-    won = decision.winner is not None and decision.rule == rules.rule
+        return config.levels.of(confidence.probability)
+    won = decision.winner is not None and decision.rule == config.rule
     return ConfidenceLevel.NOTE if won else ConfidenceLevel.RECOMPUTE
 
 
 def _reply(
     level: ConfidenceLevel, decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities
 ) -> tuple[str, str]:
-    """Return what the client is told, and how it was found."""
+    """Return the reply to the client and its origin."""
     if level is ConfidenceLevel.FALLBACK or decision.winner is None:
-        return cautious_answer(decision, trails), "cautious answer"
+        return _cautious_answer(decision, trails), "cautious answer"
     members = [index for index, each in enumerate(trails) if each.group == decision.winner]
-    chosen = best_match(members, [each.quality for each in trails], similarities)
+    vote = trails[_best_match(members, trails, similarities)].vote
     leads = "winning" if level in (ConfidenceLevel.ANSWER, ConfidenceLevel.NOTE) else "leading"
-    vote = trails[chosen].vote
     return without_thoughts(vote.text).strip(), f"best match of the {leads} group: {vote.voter}"
 
 
-def _merged(reply: ConsensusResult) -> ConsensusResult:
-    """Return a reply whose text has what others of the winning group add; of a short answer it stays as it is."""
-    if reply.level is ConfidenceLevel.FALLBACK or reply.decision.winner is None:
-        return reply
-    members = [index for index, each in enumerate(reply.voters) if each.group == reply.decision.winner]
-    best = best_match(members, [each.quality for each in reply.voters], reply.similarities)
-    if reply.voters[best].final.kind != PROSE:
-        return reply
-    texts = [each.vote.text if each.quality.usable else "" for each in reply.voters]
-    merged = merge(best, members, texts)
-    how = f"{reply.how}, and what others add" if merged.added else reply.how
-    return replace(reply, text=merged.text, how=how, additions=merged.added, disputed=merged.disputed)
+def _merged(result: ConsensusResult) -> ConsensusResult:
+    """Return the result with sentences of the winning group added; short answers stay as they are."""
+    if result.level is ConfidenceLevel.FALLBACK or result.decision.winner is None:
+        return result
+    members = [index for index, each in enumerate(result.voters) if each.group == result.decision.winner]
+    best = _best_match(members, result.voters, result.similarities)
+    if result.voters[best].final.kind != PROSE:
+        return result
+    merged = merge(best, members, [each.vote.text if each.quality.usable else "" for each in result.voters])
+    how = f"{result.how}, with sentences of others" if merged.added else result.how
+    return replace(result, text=merged.text, how=how, additions=merged.added, disputed=merged.disputed)
 
 
-def cautious_answer(decision: Decision, trails: Sequence[VoterTrail]) -> str:
-    """Return a text that claims nothing: what was said, and by how many of those that were asked."""
+def _cautious_answer(decision: Decision, trails: Sequence[VoterTrail]) -> str:
+    """Return a text that only lists the answers and their numbers of voters."""
     if not decision.standings:
-        return f"No answer: none of the {decision.ballots} voters that were asked gave one that can be used."
-    lines = []
+        return f"No answer: none of the {decision.ballots} voters gave a usable one."
+    lines = ["There is no certain answer. The voters said:"]
     for standing in decision.standings:
-        said = next(each for each in trails if each.vote.voter in standing.voters)
-        lines.append(f"- {_shortened(said)} ({len(standing.voters)} of {decision.ballots})")
-    return "There is no certain answer. These were given:\n" + "\n".join(lines)
+        trail = next(each for each in trails if each.vote.voter in standing.voters)
+        text = " ".join((trail.final.text or trail.vote.text).split())
+        if len(text) > SHOWN_CHARACTERS:
+            text = f"{text[:SHOWN_CHARACTERS].rstrip()} …"
+        lines.append(f"- {text} ({len(standing.voters)} of {decision.ballots})")
+    return "\n".join(lines)
 
 
-def _shortened(trail: VoterTrail) -> str:
-    text = " ".join((trail.final.text or trail.vote.text).split())
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS].rstrip()} …"
-
-
-def _notes(similarities: Similarities, copies: Sequence[DroppedBallot], known: VoteContext) -> tuple[str, ...]:
+def _notes(similarities: Similarities, copies: Sequence[DroppedBallot], context: VoteContext) -> tuple[str, ...]:
     notes = list(similarities.notes)
     if copies:
-        notes.append(f"{len(copies)} ballots are copies by construction and do not count")
-    if known.rho is None:
-        notes.append("how the voters' errors correlate is not known: they count as independent")
+        notes.append(f"{len(copies)} ballots are copies and do not count")
+    if context.rho is None:
+        notes.append("the correlation of the voters' errors is unknown: they count as independent")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Calculations in a text that are wrong; exact, and only where the whole of one is numbers."""
+"""Finds wrong calculations in a text, exactly, where both sides consist of numbers only."""
 
 import ast
 import re
@@ -7,10 +7,10 @@ from fractions import Fraction
 
 
 def wrong_calculations(text: str) -> Iterator[str]:
-    """Yield the calculations in a text that are wrong, such as 12 + 5 = 18.
+    """Yield the wrong calculations of a text, such as 12 + 5 = 18.
 
-    Results may be rounded to their last digit, or to a whole number after a division. What stands beside a letter, or
-    is part of a longer equation, is left alone.
+    Results may be rounded to their last digit, or to a whole number after a division. Expressions next to a letter and
+    parts of longer equations are skipped.
     """
     plain = _COMMA.sub("", text.replace("\\times", "×").replace("\\cdot", "×").replace("\\div", "÷").replace("$", ""))
     for found in _EQUATION.finditer(plain):
@@ -23,7 +23,7 @@ def wrong_calculations(text: str) -> Iterator[str]:
 
 
 def _calculated(expression: str) -> Fraction | None:
-    """Return the value of a sum, product and so on; None where it is none."""
+    """Return the value of an arithmetic expression, or None if it is not one."""
     try:
         tree = ast.parse(expression.translate(_OPERATORS).strip(), mode="eval").body
         return _value(tree) if isinstance(tree, ast.BinOp) else None
@@ -51,7 +51,7 @@ def _value(tree: ast.expr) -> Fraction:
 
 
 def _rounds_to(value: Fraction, written: str, is_divided: bool) -> bool:
-    """Tell whether a result is right; its sign does not count, for the sake of dashes: 1990-2000 = 10 years."""
+    """Return whether a result is right; its sign is ignored because a dash may mean a range: 1990-2000 = 10 years."""
     decimals = len(written.partition(".")[2])
     off = abs(abs(value) - abs(Fraction(written)))
     return off < 1 if is_divided and not decimals else off <= Fraction(1, 2 * 10**decimals) * (decimals > 0)

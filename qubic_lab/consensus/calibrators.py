@@ -1,7 +1,6 @@
-"""Curves from signals to probabilities, each fitted to what was right: N observations by S signals, and N times 0 or 1.
+"""Curves from signals to probabilities, fitted to N observations of S signals with outcomes 0 or 1.
 
-scikit-learn has such curves, too, and comes with SciPy: some 190 MB for what is a screen on NumPy here. Tests hold
-these to its results.
+scikit-learn has the same curves but needs SciPy, about 190 MB in all; tests compare with its results.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from qubic_lab.stats import Floats
 
 HISTOGRAM_BINS = 10
 PRIOR_OBSERVATIONS = 4.0
-"""A bin of a histogram begins with so many observations of the overall share."""
+"""Observations of the overall share that a histogram bin starts with."""
 RIDGE = 1.0
 NEWTON_STEPS = 50
 
@@ -25,7 +24,7 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class BaseRate:
-    """The share that was right: what can be said without any signal."""
+    """The share of right outcomes, without any signal."""
 
     probability: float
 
@@ -36,7 +35,7 @@ class BaseRate:
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
-        """Return (right + 1) / (N + 2): no share of 0 or 1 comes from few observations."""
+        """Return (right + 1) / (N + 2), which is never 0 or 1."""
         return cls(_overall(right_N))
 
     def __call__(self, signals_NS: Floats) -> Floats:
@@ -46,7 +45,7 @@ class BaseRate:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The share that was right in bins of about equal mass of one signal; `ends` are the upper ends but the last."""
+    """The share of right outcomes in bins of about equal mass of one signal; `ends` are all upper ends but the last."""
 
     ends: Numbers
     probabilities: Numbers
@@ -59,7 +58,7 @@ class Histogram:
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
-        """Return beta-binomial posterior means; the prior is worth PRIOR_OBSERVATIONS of the overall share."""
+        """Return beta-binomial posterior means; the prior is PRIOR_OBSERVATIONS of the overall share."""
         values = signals_NS[:, 0]
         cuts = np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS
         ends = np.unique(np.quantile(values, cuts, method="inverted_cdf"))
@@ -77,7 +76,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """A monotone curve of one signal: straight between `values`, level beyond them."""
+    """A monotone curve of one signal: linear between `values`, constant beyond them."""
 
     values: Numbers
     probabilities: Numbers
@@ -93,10 +92,10 @@ class Isotonic:
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
         """Return the monotone curve with the least squared error, by pooling adjacent violators.
 
-        It falls where signal and outcome are correlated negatively. It keeps 1 / (N + 2) away from 0 and 1.
+        It decreases if signal and outcome correlate negatively, and stays 1 / (N + 2) away from 0 and 1.
 
-        Source: M. Ayer et al., Annals of Mathematical Statistics 26 (1955), 641-647; for calibration B. Zadrozny and
-        C. Elkan, KDD 2002, 694-699.
+        Source: M. Ayer et al., Annals of Mathematical Statistics 26 (1955), 641-647; for calibration B. Zadrozny and C.
+        Elkan, KDD 2002, 694-699.
         """
         values, which = np.unique(signals_NS[:, 0], return_inverse=True)
         counts, right = (np.bincount(which, each).astype(np.float64) for each in (np.ones_like(right_N), right_N))
@@ -112,7 +111,7 @@ class Isotonic:
 
 
 def _pool(right: Floats, counts: Floats) -> Floats:
-    """Return shares that never fall: neighbours that do are pooled."""
+    """Return non-decreasing shares: adjacent violators are pooled."""
     blocks: list[tuple[float, float, int]] = []  # right, observations, values
     for happened, count in zip(right.tolist(), counts.tolist(), strict=True):
         block = (happened, count, 1)
@@ -125,7 +124,7 @@ def _pool(right: Floats, counts: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Logistic:
-    """A logistic curve over one or more signals, each less its mean and divided by its scale."""
+    """A logistic curve of one or more standardized signals."""
 
     means: Numbers
     scales: Numbers
@@ -134,21 +133,21 @@ class Logistic:
 
     @property
     def signals(self) -> int:
-        """How many it takes."""
+        """The number of signals."""
         return len(self.weights)
 
     def __post_init__(self) -> None:
         if not len(self.means) == len(self.scales) == len(self.weights) >= 1:
-            raise InputError("a logistic curve has not as many means and scales as weights")
+            raise InputError("a logistic curve needs as many means and scales as weights")
         if not np.isfinite([*self.means, *self.scales, *self.weights, self.intercept]).all() or min(self.scales) <= 0:
             raise InputError("a logistic curve holds an infinite number, or a scale that is not above 0")
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
-        """Return the curve by Newton's method.
+        """Return the curve, fitted by Newton's method.
 
-        A small ridge holds the weights: some signals say almost the same. Outcomes are moved from 0 and 1 by Platt's
-        rule, so that nothing grows without end where all are right.
+        A small ridge stabilizes the weights of correlated signals. Platt's rule moves outcomes away from 0 and 1, so
+        that weights stay finite if all are right.
 
         Source: J. C. Platt, "Probabilistic outputs for support vector machines", Advances in Large Margin Classifiers
         (1999), 61-74.
@@ -194,10 +193,10 @@ METHODS: dict[str, type[Curve]] = {
 
 
 def make_curve(method: str, numbers: Mapping[str, Any]) -> Curve:
-    """Return a curve from its method's name and its fields as JSON keeps them.
+    """Return a curve from its method's name and its fields as stored in JSON.
 
     Raises:
-        InputError: an unknown method, or numbers that are none of its curves.
+        InputError: an unknown method, or fields that do not fit it.
     """
     cls = METHODS[check_choice("calibration method", method, METHODS)]
     try:
@@ -206,7 +205,7 @@ def make_curve(method: str, numbers: Mapping[str, Any]) -> Curve:
         }
         return cls(**plain)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise InputError(f"these are no numbers of a {method} curve: {error}") from error
+        raise InputError(f"these are not the numbers of a {method} curve: {error}") from error
 
 
 def _overall(right_N: Floats) -> float:
@@ -230,4 +229,4 @@ def _check_probabilities(values: Iterable[float], count: int = 1) -> None:
 
 def _check_rising(values: Numbers) -> None:
     if not np.isfinite(values).all() or any(high <= low for low, high in pairwise(values)):
-        raise InputError("a curve's values do not rise")
+        raise InputError("the values of a curve must increase")

@@ -1,4 +1,4 @@
-r"""Where an answer stands in a text: what a model thinks before it never counts, and what is marked counts most."""
+r"""Finds the conclusion of an answer: a model's thoughts never count, and a marked conclusion counts most."""
 
 import re
 from collections.abc import Iterator
@@ -7,36 +7,33 @@ from qubic_lab.consensus.quantities import plain
 from qubic_lab.consensus.words import without_emphasis, words
 
 LONGEST = 400
-"""Characters; a longer conclusion is none."""
+"""Characters; a longer text is not read as a conclusion."""
 MOST_READ = 8_000
-"""Characters from the beginning of a text, and as many from its end."""
+"""Characters read from the beginning of a text, and as many from its end."""
 LONGEST_OPENING = 8
-"""Words; a longer first sentence is no answer with reasons after it."""
+"""Words; a longer first sentence is not an answer followed by reasons."""
 
 
 def without_thoughts(text: str) -> str:
-    """Return what follows a model's thoughts; nothing where they were never finished."""
+    """Return the text after a model's thoughts; "" if the thoughts never end."""
     _, thought, rest = text.rpartition("</think>")
     return (rest if thought else text).partition("<think>")[0]
 
 
 def both_ends(text: str) -> str:
-    """Return a text without its middle where it is longer than twice MOST_READ, so that any can be read quickly."""
+    """Return a text without its middle if it is longer than twice MOST_READ, which bounds the reading time."""
     return text if len(text) <= 2 * MOST_READ else f"{text[:MOST_READ]}\n{text[-MOST_READ:]}"
 
 
 def conclusion(text: str) -> str:
-    """Return the part of an answer that counts, plainly written; all of it where nothing is marked."""
+    """Return the part of an answer that counts, in normal spelling; the whole text if nothing is marked."""
     said = without_thoughts(text)
     marked = marked_conclusion(said)
     return plain(said if marked is None else marked).strip()
 
 
 def marked_conclusion(text: str) -> str | None:
-    r"""Return what the last `\boxed{}` holds, else the sentence after the last "answer is" or "答案是".
-
-    None: nothing is marked.
-    """
+    r"""Return the content of the last `\boxed{}`, else the sentence after the last "answer is" (答案是), else None."""
     if boxed := _last_box(text):
         return boxed.strip()
     text = without_emphasis(text)
@@ -45,9 +42,9 @@ def marked_conclusion(text: str) -> str | None:
 
 
 def conclusions(text: str) -> Iterator[str]:
-    """Yield the parts of an unmarked answer that may be its conclusion, the most telling first.
+    """Yield the parts of an unmarked answer that may be its conclusion, the most likely first.
 
-    That is a last sentence that begins with "So" or the like, a few words that open it, and the last sentence.
+    These are a last sentence that begins with "So" or similar, a short opening sentence, and the last sentence.
     """
     said = sentences(without_emphasis(text))
     for sentence in reversed(said[-2:]):
@@ -62,7 +59,7 @@ def conclusions(text: str) -> Iterator[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text; a new line ends one, too."""
+    """Return the sentences of a text; a line break also ends one."""
     found = (sentence.strip() for line in text.splitlines() for sentence in _SENTENCE.findall(line))
     return [sentence for sentence in found if sentence]
 
@@ -90,7 +87,7 @@ _CHATTER = re.compile(
 
 
 def _last_box(text: str) -> str | None:
-    """Return what stands between the braces of the last box that is closed, however many braces are in it."""
+    """Return the content of the last closed box, with any braces nested in it."""
     for opened in reversed(list(_BOX.finditer(text))[-_MOST_BOXES:]):
         depth = 1
         for place, sign in enumerate(text[opened.end() : opened.end() + LONGEST], start=opened.end()):

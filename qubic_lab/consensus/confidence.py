@@ -1,8 +1,8 @@
-"""How likely is a vote's winner right? Raw signals in, a calibrated probability out, or none.
+"""The probability that a vote's winner is right, calibrated from the vote's signals, or None.
 
-A vote share is no probability: five greedy copies agree always. So a curve from signals to probabilities is fitted on a
-development split, its method is chosen there by cross-validation, and it is kept as JSON with all that it rests on. It
-holds for one model and one type of question; for others there is no probability.
+A vote share is not a probability: five greedy copies always agree. So a curve from signals to probabilities is fitted
+to a development split, which also chooses the method by cross-validation. It is stored as JSON with its evidence and
+applies to one model and one question type; for others there is no probability.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ FEWEST_QUESTIONS = 50
 
 
 class ConfidenceLevel(StrEnum):
-    """What to do with an answer, by how likely it is right."""
+    """What to do with an answer, by its confidence."""
 
     ANSWER = "answer"
     NOTE = "answer with a note"
@@ -57,10 +57,10 @@ class ConfidenceLevel(StrEnum):
 
 @dataclass(frozen=True)
 class ConfidenceThresholds:
-    """The least confidence of each level; below the last one it is the fallback.
+    """The least confidence of each level; below the last it is the fallback.
 
     Raises:
-        InputError: they do not fall from 1 to 0.
+        InputError: they do not decrease from 1 to 0.
     """
 
     answer: float = 0.85
@@ -72,7 +72,7 @@ class ConfidenceThresholds:
             raise InputError(f"levels are {self.answer}, {self.note}, {self.recompute}: give falling shares of 1")
 
     def of(self, confidence: float) -> ConfidenceLevel:
-        """Return the level of a confidence, which must be calibrated: of others nothing follows.
+        """Return the level of a calibrated confidence.
 
         Raises:
             InputError: it is not between 0 and 1.
@@ -91,16 +91,16 @@ SIGNALS = ("vote_share", "margin", "weight_share", "token_probability", "similar
 
 @dataclass(frozen=True)
 class Signals:
-    """What a vote shows of its winner (or of its leader, where nobody won); None: not known.
+    """Signals of a vote's winner, or of its leader if nobody won; None if unknown.
 
     Attributes:
-        ballots: of the vote, those without an answer included.
+        ballots: of the vote, including those without an answer.
         vote_share: of all ballots.
-        margin: its lead, as a share.
+        margin: the lead as a share.
         weight_share: of all weight.
-        token_probability: the geometric mean of its tokens' probabilities: exp of their mean log-probability.
+        token_probability: the geometric mean of its token probabilities.
         similarity: mean similarity of its answers, 0 to 1.
-        tokens: mean length of its answers. Long answers of some models are wrong more often: a baseline.
+        tokens: mean length of its answers; a baseline, because long answers of some models are wrong more often.
     """
 
     ballots: int
@@ -140,7 +140,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Observation:
-    """A vote on a question whose answer is known: what it showed, and whether its winner was right."""
+    """A vote on a question with a known answer: its signals, and whether its winner was right."""
 
     question: str
     signals: Signals
@@ -149,7 +149,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class CalibrationCandidate:
-    """A method over some signals, and its mean log loss in cross-validation, in nats."""
+    """A method with its signals, and its mean log loss in cross-validation, in nats."""
 
     method: str
     signals: tuple[str, ...]
@@ -158,21 +158,21 @@ class CalibrationCandidate:
 
 @dataclass(frozen=True)
 class VoteCalibration:
-    """A curve from signals to the probability that a winner is right, for one model and one type of question.
+    """A curve from signals to the probability that a winner is right, for one model and one question type.
 
     Attributes:
-        model: the hash of the model that voted.
+        model: the hash of the voting model.
         question_type: such as `numeric`.
         method: a name in METHODS.
-        signals: that its curve takes.
+        signals: the curve's inputs.
         curve: fitted to all observations.
         candidates: all that were tried, the chosen one first.
         data_sha256: of the observations; see `hash_observations`.
-        observations: how many.
-        questions: of how many questions they are.
-        right: how many of the winners were right.
-        ballots: the numbers of ballots that the votes had: a share of 5 ballots tells another thing than one of 3.
-        made_utc: when, in ISO 8601 with its offset.
+        observations: their number.
+        questions: the number of distinct questions.
+        right: the number of right winners.
+        ballots: the numbers of ballots of the votes; the same share means different things for 3 and 5 ballots.
+        made_utc: creation time in ISO 8601 with offset.
 
     Raises:
         InputError: a value is out of its range, or the curve does not take these signals.
@@ -203,10 +203,10 @@ class VoteCalibration:
         _time(self.made_utc)
 
     def probabilities(self, signals: Sequence[Signals]) -> Floats:
-        """Return the probability that each winner is right, whatever the number of ballots.
+        """Return the probability that each winner is right, for any number of ballots.
 
         Raises:
-            InputError: a signal that the curve takes is not known.
+            InputError: a required signal is unknown.
         """
         return self.curve(_matrix(signals, self.signals))
 
@@ -216,10 +216,10 @@ class VoteCalibration:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "VoteCalibration":
-        """Return it from what `to_dict` gave.
+        """Return a calibration from the result of `to_dict`.
 
         Raises:
-            InputError: another format, a field is missing or unknown, or a value cannot be.
+            InputError: another format, a missing or unknown field, or an invalid value.
         """
         if content.get("format") != FORMAT:
             raise InputError(f"format is {content.get('format')!r}: this version reads {FORMAT}; calibrate again")
@@ -255,19 +255,19 @@ def calibrate(
 ) -> VoteCalibration:
     """Choose a method and its signals by cross-validation, and fit it to all observations.
 
-    The least mean log loss wins; folds are of questions, so votes on the same question are never on both sides. Of
-    equal losses the candidate that comes first wins.
+    The least mean log loss wins; ties go to the earlier candidate. Folds are made of questions, so votes on one
+    question are never on both sides.
 
     Args:
-        observations: of the development split: of questions that nothing is judged on later.
-        model: the hash of the model that voted.
+        observations: of the development split only.
+        model: the hash of the voting model.
         question_type: of all the questions.
-        made_utc: the time of this, in ISO 8601.
-        candidates: methods with their signals; by default each method with each signal that is known throughout, the
-            logistic curve also with all of them, and no signal at all.
+        made_utc: the current time in ISO 8601.
+        candidates: methods with their signals; by default each method with each signal that is always known, the
+            logistic curve also with all of them, and the base rate.
 
     Raises:
-        InputError: too few questions, or a candidate's signal is not known throughout.
+        InputError: too few questions, or a candidate's signal is unknown for some vote.
     """
     questions = {each.question for each in observations}
     check_at_least("the number of questions to calibrate on", len(questions), FEWEST_QUESTIONS)
@@ -302,7 +302,7 @@ def calibrate(
 
 
 def log_loss(probability_N: Floats, right_N: Floats) -> float:
-    """Return the mean of −log of the probability of what came, in nats."""
+    """Return the mean negative log probability of the outcomes, in nats."""
     given = np.where(right_N == 1, probability_N, 1 - probability_N)
     return float(-np.log(np.maximum(given, 1e-300)).mean())
 
@@ -322,14 +322,14 @@ def _matrix(signals: Sequence[Signals], names: Sequence[str]) -> Floats:
 
 
 def _folds(questions: Sequence[str]) -> NDArray[np.intp]:
-    """Return a fold for each question: as many in each, by the hash of its name, so in whatever order they come."""
+    """Return a fold per question, of equal sizes, by the hash of its name, so in any order."""
     by_hash = sorted(set(questions), key=lambda each: hashlib.sha256(each.encode()).digest())
     fold = {name: number % FOLDS for number, name in enumerate(by_hash)}
     return np.array([fold[each] for each in questions])
 
 
 def hash_observations(observations: Iterable[Observation]) -> str:
-    """Return the SHA-256 of observations as sorted lines of canonical JSON: in any order it is the same."""
+    """Return the SHA-256 of the observations as sorted lines of canonical JSON, so in any order."""
     return hashlib.sha256("\n".join(sorted(map(_line, observations))).encode()).hexdigest()
 
 
@@ -352,10 +352,10 @@ def save_calibration(calibration: VoteCalibration, path: Path) -> None:
 
 
 def load_calibration(path: Path) -> VoteCalibration:
-    """Read a calibration and check it.
+    """Read and check a calibration.
 
     Raises:
-        InputError: the file cannot be read, or holds no calibration that can be used.
+        InputError: the file cannot be read, or holds no valid calibration.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -369,17 +369,17 @@ def load_calibration(path: Path) -> VoteCalibration:
 
 
 def load_calibrations(folder: Path) -> tuple[VoteCalibration, ...]:
-    """Read all calibrations of a folder, `*.json` by name; none where there is no folder.
+    """Read all calibrations `*.json` of a folder, sorted by name; none if the folder is missing.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: one of them is invalid.
     """
     return tuple(load_calibration(path) for path in sorted(folder.glob("*.json")))
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """The probability that a winner is right, or None where it is uncalibrated; `note` says on what it rests or why."""
+    """The probability that a winner is right, or None if uncalibrated; `note` names its basis or the reason."""
 
     probability: float | None
     note: str
@@ -388,7 +388,7 @@ class Confidence:
 def confidence_of(
     signals: Signals, model: str, question_type: str, calibrations: Iterable[VoteCalibration]
 ) -> Confidence:
-    """Return how likely a winner is right, by the newest calibration for this model and type of question."""
+    """Return the probability that a winner is right, by the newest calibration for this model and question type."""
     fitting = [each for each in calibrations if (each.model, each.question_type) == (model, question_type)]
     if not fitting:
         return Confidence(None, f"uncalibrated: none for this model and {question_type} questions")
@@ -404,17 +404,17 @@ def confidence_of(
 
 @dataclass(frozen=True)
 class ConfidenceReport:
-    """How good confidences are on questions that they were not fitted to; intervals are of 95 %.
+    """The quality of confidences on held-out questions; intervals are 95 %.
 
     Attributes:
-        items: how many confidences.
-        accuracy: the share of winners that were right.
+        items: the number of confidences.
+        accuracy: the share of right winners.
         ece: expected calibration error over bins of equal mass; `…_equal_width` over bins of equal width.
         ece_interval: of the true error over these bins.
-        ece_if_calibrated: what the error would be on average, were every confidence right.
-        ece_if_calibrated_95: 95 % of errors would be no more than this.
-        brier: mean squared distance from what came; its parts are over the bins of equal mass.
-        aurc: area under the risk-coverage curve, which in random order is 1 − accuracy.
+        ece_if_calibrated: its expectation for perfectly calibrated confidences.
+        ece_if_calibrated_95: its 95 % quantile for perfectly calibrated confidences.
+        brier: mean squared error; its parts use the bins of equal mass.
+        aurc: area under the risk-coverage curve; 1 − accuracy for a random order.
     """
 
     items: int
@@ -437,12 +437,12 @@ class ConfidenceReport:
 def judge_confidence(
     probability: ArrayLike, right: ArrayLike, bins: int = BINS, resamples: int = RESAMPLES, seed: int = 0
 ) -> ConfidenceReport:
-    """Judge confidences by whether the winners were right; both must be of questions held out from the fit.
+    """Judge confidences by whether the winners were right, on questions held out from the fit.
 
-    The intervals take items as independent: give one vote of each question.
+    The intervals treat items as independent: pass one vote per question.
 
     Raises:
-        InputError: none, not as many of the ones as of the others, or values that are neither.
+        InputError: no items, different numbers of both, or invalid values.
     """
     mass = Forecasts.of(probability, right, bins)
     width = Forecasts.of(probability, right, bins, equal_mass=False)

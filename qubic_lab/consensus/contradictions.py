@@ -1,9 +1,9 @@
-"""Does one text deny what another says? Rules for English and Chinese that rather miss a contradiction than invent one.
+"""Rules for contradictions between texts, in English and Chinese; they prefer to miss one than to invent one.
 
-A text is cut into clauses, each of which is its content words, a sign and its numbers. Each negation turns the sign,
-and so does a word with an opposite: "does not rise" and "falls" both have the sign -, and one content word that stands
-for rising and falling. Two clauses of nearly the same content words contradict each other if either their signs or one
-of their numbers differ. Of a comparison the order counts: "A is taller than B" is "B is shorter than A".
+A text is split into clauses: content words, a sign and numbers. Negations flip the sign, and so do words with an
+opposite: "does not rise" and "falls" both have sign -1 and the content word of the pair rise/fall. Two clauses with
+nearly the same content contradict each other if their signs or one of their numbers differ. In comparisons the order
+counts: "A is taller than B" equals "B is shorter than A".
 """
 
 import re
@@ -13,30 +13,30 @@ from functools import cached_property, lru_cache
 
 from qubic_lab.consensus.conclusions import both_ends
 from qubic_lab.consensus.dates import may_agree
-from qubic_lab.consensus.opposites import CHINESE, HAN_WORD, meaning
+from qubic_lab.consensus.opposites import CHINESE, HAN_WORD, polarity
 from qubic_lab.consensus.quantities import Base, plain, plain_quantities
 from qubic_lab.consensus.words import is_chinese, stem, without_places, word_set, words
 
 SAME_CLAUSE = 0.8
-"""So much of the longer clause's content must be the other's too. Set on the development half of the pairs."""
+"""Least shared part of the longer clause's content; set on the development half of the labelled pairs."""
 WITHIN = 0.5
-"""The same, where the other clause says nothing beside it."""
+"""The same if the other clause has no further content."""
 MOST_CLAUSES = 40
-"""From the beginning of a text, and as many from its end."""
+"""Clauses read from the beginning of a text, and as many from its end."""
 LEAST_COMMON = 2
-"""Content words that clauses must share, unless each is all that its text says."""
+"""Content words that clauses must share, unless each is its whole text."""
 
 
 @dataclass(frozen=True)
 class Clause:
-    """What a clause says.
+    """The content of a clause.
 
     Attributes:
         content: stems, and names of pairs of opposites, which begin with #.
-        pairs: those names alone.
+        pairs: the names of pairs alone.
         sign: 1 or -1.
-        numbers: each as dimension and value.
-        compared: of a comparison the words that stand only before "than", and those only after it; else empty.
+        numbers: (dimension, value) pairs.
+        compared: for a comparison, the words only before "than" and only after it; else empty.
     """
 
     content: frozenset[str]
@@ -47,15 +47,15 @@ class Clause:
 
     @cached_property
     def is_bare(self) -> bool:
-        """Whether it says something of no number, in no comparison, without a negation."""
+        """Whether it is affirmative, without numbers and comparisons."""
         return self.sign > 0 and not self.numbers and not self.compared
 
 
 def contradicts(a: str, b: str) -> bool:
-    """Tell whether two texts say the opposite of each other, or another number of the same thing.
+    """Return whether two texts say opposites, or give different numbers for the same thing.
 
-    One opens with yes where the other opens with no, or a clause of one is denied by the other. A clause that the
-    other text agrees with elsewhere is not denied: both may say "rises when hot, falls when cold".
+    Either one opens with yes and the other with no, or a clause of one is denied by the other. A clause that the other
+    text also agrees with is not denied: both may say "rises when hot, falls when cold".
     """
     opened = verdict(a), verdict(b)
     if all(opened):
@@ -74,7 +74,7 @@ def contradicts(a: str, b: str) -> bool:
 
 @lru_cache(4096)
 def verdict(text: str) -> str:
-    """Return `yes` or `no` if that is how a text opens, in either language; else ""."""
+    """Return `yes` or `no` if a text opens with it in either language, else ""."""
     text = text.strip()[:_LONGEST_OPENING]
     if _NO.match(text):
         return "no"
@@ -83,7 +83,7 @@ def verdict(text: str) -> str:
 
 @lru_cache(4096)
 def clauses(text: str) -> frozenset[Clause]:
-    """Return the clauses of a text that have a content word or a number; of a long one the first and the last."""
+    """Return the clauses of a text that have a content word or a number; the first and last of a long text."""
     parts = list(_parts(plain(both_ends(text))))
     if len(parts) > 2 * MOST_CLAUSES:
         parts[MOST_CLAUSES:-MOST_CLAUSES] = []
@@ -147,7 +147,7 @@ _HAN_NEUTRAL = re.compile(
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Yield the clauses of a plain text, with contractions written out."""
+    """Return the clauses of a plain text, with contractions written out."""
     if "'" in text:
         for pattern, written in _CONTRACTED:
             text = pattern.sub(written, text)
@@ -195,16 +195,16 @@ def _content(text: str) -> tuple[list[str], int]:
 
 @lru_cache(1 << 16)
 def _word(word: str) -> tuple[str, int]:
-    """Return what an English word adds to its clause's content, "" where nothing, and how it turns the sign."""
+    """Return the content of an English word, or "", and its effect on the sign."""
     if word in _NEGATORS:
         return "", -1
     if word in _STOPS:
         return "", 1
-    return meaning(word) or (stem(word), 1)
+    return polarity(word) or (stem(word), 1)
 
 
 def _deny(a: Clause, b: Clause, least_common: int) -> bool:
-    """Tell whether two clauses are of the same thing and cannot both hold."""
+    """Return whether two clauses are about the same thing and cannot both hold."""
     if a.pairs != b.pairs:
         return False
     common = len(a.content & b.content)
@@ -217,7 +217,7 @@ def _deny(a: Clause, b: Clause, least_common: int) -> bool:
 
 
 def _signs_differ(a: Clause, b: Clause) -> bool:
-    """Tell whether one clause says yes and the other no; so do two comparisons that are the other way round."""
+    """Return whether the clauses have opposite signs; a reversed comparison flips the sign."""
     if not (a.compared and b.compared):
         return a.sign != b.sign
     swapped = not (a.compared[0].isdisjoint(b.compared[1]) or a.compared[1].isdisjoint(b.compared[0]))
@@ -225,7 +225,7 @@ def _signs_differ(a: Clause, b: Clause) -> bool:
 
 
 def _one_number_differs(a: tuple[Base, ...], b: tuple[Base, ...]) -> bool:
-    """Tell whether one number differs from the other clause's, in the same dimension; where all do, all is other."""
+    """Return whether exactly one number differs, in the same dimension."""
     if len(a) != len(b):
         return False
     other = [(ours, theirs) for ours, theirs in zip(a, b, strict=True) if ours != theirs]
@@ -238,7 +238,7 @@ def _one_number_differs(a: tuple[Base, ...], b: tuple[Base, ...]) -> bool:
 
 
 def _is_agreed(clause: Clause, others: frozenset[Clause]) -> bool:
-    """Tell whether another text says the same of the same."""
+    """Return whether another text says the same about the same thing."""
     return any(
         clause.content == other.content and clause.numbers == other.numbers and not _signs_differ(clause, other)
         for other in others

@@ -1,7 +1,7 @@
-"""Dates in a text, in English and Chinese, in one spelling: ISO 8601, shortened where a part is not said.
+"""Dates in a text, in English and Chinese, in ISO 8601, shortened if a part is missing.
 
-`2021-03-03`, `2021-03` and `--03-03` (no year). A date that can be read in two ways keeps both readings, month first:
-`2021-03-04|2021-04-03` for 03/04/2021. Years before our era begin with `-`: `-0044` is 44 BC.
+`2021-03-03`, `2021-03` and `--03-03` (no year). An ambiguous date keeps both readings, month first:
+`2021-03-04|2021-04-03` for 03/04/2021. Years before the common era are negative: `-0044` is 44 BC.
 """
 
 import re
@@ -40,12 +40,12 @@ _DATE = re.compile(
 )
 
 _HINT = re.compile(r"\d{4}|[月年]|\d ?(?:BC|AD|CE|B\.C)|\bAD |" + "|".join(_MONTHS))
-"""What every date has; most texts have none, and this is looked for faster."""
+"""Matches every date: a fast test, since most texts have none."""
 
 
 @dataclass(frozen=True)
 class FoundDate:
-    """A date and where it stands in its text, from `start` to before `end`."""
+    """A date and its place in the text, from `start` up to but not including `end`."""
 
     value: str
     start: int
@@ -53,35 +53,35 @@ class FoundDate:
 
 
 def find_dates(text: str) -> list[FoundDate]:
-    """Return the dates of a text in order; what looks like one but is none (30 February) is left out."""
+    """Return the dates of a text in order; impossible ones such as 30 February are left out."""
     if not _HINT.search(text):
         return []
     return [FoundDate(value, found.start(), found.end()) for found in _DATE.finditer(text) if (value := _read(found))]
 
 
 def year_of(value: str) -> str:
-    """Return a date's year, or "" where it says none."""
+    """Return a date's year, or "" if it has none."""
     return "" if value.startswith("--") else value.split("|")[0][: 5 if value.startswith("-") else 4]
 
 
 def may_agree(a: str, b: str) -> bool:
-    """Tell whether two dates can be one day: a part that one of them leaves out, or a reading, may be the same."""
-    return any(all(map(_parts_agree, _parts(left), _parts(right))) for left in a.split("|") for right in b.split("|"))
-
-
-def _parts_agree(a: str, b: str) -> bool:
-    return not a or not b or a == b
+    """Return whether two dates can be the same day, considering missing parts and ambiguous readings."""
+    return any(
+        all(not x or not y or x == y for x, y in zip(_parts(left), _parts(right), strict=True))
+        for left in a.split("|")
+        for right in b.split("|")
+    )
 
 
 def _parts(value: str) -> tuple[str, str, str]:
-    """Return year, month and day; "" where one is not said."""
+    """Return year, month and day, each "" if missing."""
     year = year_of(value)
     month, _, day = value.removeprefix(year).strip("-").partition("-")
     return year, month, day
 
 
 def _read(found: re.Match[str]) -> str:
-    """Return the one spelling of a match, or "" if the calendar has no such day."""
+    """Return the normal form of a match, or "" if the calendar has no such day."""
     part = {name.partition("_")[2]: value for name, value in found.groupdict().items() if value is not None}
     form = str(found.lastgroup).partition("_")[0]
     if form == "two":
@@ -105,7 +105,7 @@ def _month(name: str | None) -> int | None:
 
 
 def _iso(year: str, month: int | None, day: int | None) -> Iterator[str]:
-    """Yield the date if there is such a day."""
+    """Yield the date if it exists."""
     try:
         date(int(year or 2000), month or 1, day or 1)  # 2000: a leap year
     except ValueError:

@@ -1,7 +1,7 @@
-"""How many independent votes are several voters worth?
+"""How many independent votes a group of voters is worth.
 
-Voters that err together add less than their number says: n voters whose errors correlate by ρ are worth
-n / (1 + (n − 1) ρ) independent ones. Copies by construction are found from how they were asked, the rest from history.
+Voters that err together are worth less than their number: n voters whose errors correlate by ρ are worth n / (1 + (n −
+1) ρ) independent ones. Copies are detected by construction, other dependence from past votes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +16,9 @@ from qubic_lab.stats import Floats, Indices, bootstrap_interval
 
 
 def find_copies(sources: Mapping[str, AnswerSource]) -> tuple[tuple[str, ...], ...]:
-    """Return the sets of two or more voters that are copies: same model, same prompt, greedy or with the same draws.
+    """Return the sets of voters that are copies: same model and prompt, and greedy or with the same draws.
 
-    Names are sorted within a set, and sets by their first name. Copies may differ all the same, by rounding on unlike
+    Names are sorted within a set, and sets by their first name. Copies may still differ by rounding on different
     machines; that is no second opinion.
     """
     alike: dict[tuple[object, ...], list[str]] = {}
@@ -31,10 +31,10 @@ def find_copies(sources: Mapping[str, AnswerSource]) -> tuple[tuple[str, ...], .
 def merge_copies(
     ballots: Sequence[Ballot], copies: Iterable[Sequence[str]]
 ) -> tuple[tuple[Ballot, ...], tuple[DroppedBallot, ...]]:
-    """Leave one ballot of each set of copies, and name those that were dropped.
+    """Keep one ballot of each set of copies, and name the dropped ones.
 
-    The ballot that stays is the first by name of those for the group that most copies are for (of groups with as many,
-    the one whose first voter comes first); an answer comes before none.
+    The kept ballot is the first by name for the group that most copies are for (ties: the group whose first voter comes
+    first); an answer wins over none.
     """
     by_voter = {each.voter: each for each in ballots}
     dropped: list[DroppedBallot] = []
@@ -52,7 +52,7 @@ def merge_copies(
 
 @dataclass(frozen=True)
 class PastVote:
-    """What a voter said to a question whose answer is known: the group of its answer, and whether it is right."""
+    """A voter's answer to a question with a known answer: its group, and whether it is right."""
 
     question: str
     voter: str
@@ -65,12 +65,12 @@ class ErrorCorrelation:
     """How much voters err together, with 95 % bootstrap intervals over questions.
 
     Attributes:
-        rho: the correlation of being wrong, over all pairs of voters; 0: independent, 1: always together.
+        rho: the error correlation over all pairs of voters; 0: independent, 1: always together.
         rho_interval: of `rho`.
-        same_wrong: of pairs that are both wrong, the share that gave the same answer; None where no pair was.
+        same_wrong: the share of pairs, both wrong, with the same answer; None if there is no such pair.
         same_wrong_interval: of `same_wrong`.
-        both_wrong: so many pairs were both wrong.
-        questions: that at least two voters answered.
+        both_wrong: the number of pairs that were both wrong.
+        questions: with at least two voters.
         voters: in the history.
     """
 
@@ -86,12 +86,12 @@ class ErrorCorrelation:
 def error_correlation(history: Sequence[PastVote], resamples: int = 1000, seed: int = 0) -> ErrorCorrelation | None:
     """Estimate how much voters err together.
 
-    ρ is the sum of the pairs' covariances of error ÷ the sum of the products of their standard deviations, each pair
-    over the questions that both answered. With voters of equal accuracy it is the intraclass correlation. Questions of
-    unlike difficulty correlate errors as well: that is part of it, since a vote does not help there either.
+    ρ is the sum of the pairs' error covariances ÷ the sum of the products of their standard deviations, each pair over
+    the questions that both answered. For equally accurate voters it is the intraclass correlation. Unequal difficulty
+    of questions correlates errors too; this is included on purpose, because a vote does not help there either.
 
     Returns:
-        None where nothing can be said: fewer than two questions with two votes, or no pair with errors and successes.
+        None with fewer than two questions with two votes, or no pair with both errors and successes.
 
     Raises:
         InputError: a voter has two votes on a question.
@@ -127,7 +127,7 @@ def error_correlation(history: Sequence[PastVote], resamples: int = 1000, seed: 
 
 
 def _tables(history: Sequence[PastVote]) -> tuple[Floats, Floats]:
-    """Return wrong (1) or right (0), and a number for each answer, question by voter; NaN where there is no vote."""
+    """Return wrong (1) or right (0) and the answer's number, question by voter; NaN without a vote."""
     rows = {name: number for number, name in enumerate(dict.fromkeys(each.question for each in history))}
     columns = {name: number for number, name in enumerate(dict.fromkeys(each.voter for each in history))}
     groups = {name: number for number, name in enumerate(dict.fromkeys(each.group for each in history))}
@@ -143,7 +143,7 @@ def _tables(history: Sequence[PastVote]) -> tuple[Floats, Floats]:
 
 
 def _rho(wrong_QV: Floats, times_Q: Floats) -> float:
-    """Return ρ where each question counts so many times; NaN where it has none."""
+    """Return ρ with these question weights, or NaN if it is undefined."""
     voted_QV = (~np.isnan(wrong_QV)).astype(np.float64)
     error_QV = np.nan_to_num(wrong_QV)
     weighted_QV = times_Q[:, None] * voted_QV
@@ -163,7 +163,7 @@ def _rho(wrong_QV: Floats, times_Q: Floats) -> float:
 
 
 def _wrong_pairs(wrong_QV: Floats, group_QV: Floats) -> tuple[Floats, Floats]:
-    """Return for each question the pairs that are both wrong, and those of them with the same answer."""
+    """Return for each question the number of pairs that are both wrong, and of those with the same answer."""
     first, second = np.triu_indices(wrong_QV.shape[1], 1)
     both_QP = (wrong_QV[:, first] == 1) & (wrong_QV[:, second] == 1)
     same_QP = both_QP & (group_QV[:, first] == group_QV[:, second])
@@ -171,16 +171,16 @@ def _wrong_pairs(wrong_QV: Floats, group_QV: Floats) -> tuple[Floats, Floats]:
 
 
 def effective_votes(weights: Sequence[float], rho: float) -> float:
-    """Return how many independent votes of equal weight tell as much: (Σw)² / ((1 − ρ) Σw² + ρ (Σw)²).
+    """Return the equivalent number of independent equal votes: (Σw)² / ((1 − ρ) Σw² + ρ (Σw)²).
 
-    That is the variance of one vote ÷ the variance of the weighted mean of votes which all correlate by ρ. With n equal
-    weights it is n / (1 + (n − 1) ρ), n over the design effect. A negative ρ is taken as 0, so it is never more than
-    the number of votes; without any weight it is 0.
+    This is the variance of one vote ÷ the variance of the weighted mean of votes that all correlate by ρ; for n equal
+    weights it is n / (1 + (n − 1) ρ), n over the design effect. A negative ρ counts as 0, so the result never exceeds
+    the number of votes; it is 0 without weight.
 
     Source of the design effect: L. Kish, "Survey sampling" (1965).
 
     Raises:
-        InputError: a weight is negative, or ρ is above 1 or below −1.
+        InputError: a weight is negative, or ρ is not between -1 and 1.
     """
     if any(not each >= 0 for each in weights):
         raise InputError(f"weights are {list(weights)}: each must be 0 or more")

@@ -1,7 +1,7 @@
-"""Several explanations that agree as one: the best of them, and what others of them add that it leaves out.
+"""Merges explanations that agree: the best one, plus sentences of others that it lacks.
 
-A sentence is added where two answers or more say it, the best one says nothing like it, and more answers say it than
-deny it. Nothing is written anew: every sentence is one of the answers', and who said it is kept.
+A sentence is added if at least two answers say it, the best one says nothing like it, and more answers say it than deny
+it. Nothing is rewritten: every sentence comes from an answer, and its authors are recorded.
 """
 
 import re
@@ -15,21 +15,21 @@ from qubic_lab.consensus.similarity import content_of, words_of
 
 MOST_ADDED = 3
 LEAST_SAID = 2
-"""So many answers must say what is added."""
+"""Answers that must say a sentence before it is added."""
 SAYS_THE_SAME = 0.6
-"""Word overlap of two sentences from which on one says what the other does."""
+"""Word overlap from which two sentences say the same."""
 IS_LIKE = 0.4
-"""Word overlap with a sentence of the best answer from which on nothing new is added."""
+"""Word overlap with a sentence of the best answer from which a sentence adds nothing."""
 LEAST_CONTENT = 3
-"""Content words; a shorter sentence says nothing by itself."""
+"""Content words; a shorter sentence is not added."""
 _ITEM = re.compile(r"^\s*(?:[-*+•]|\(?(?:\d{1,2}|[a-zA-Z])[.)、])\s+")
 _ALONE = re.compile(r"^(?:it|this|that|they|these|those|he|she|however|but|so|therefore|thus)\b", re.IGNORECASE)
-"""A sentence that begins so hangs on the one before it."""
+"""Openings that refer to the preceding sentence."""
 
 
 @dataclass(frozen=True)
 class AddedSentence:
-    """A sentence that was added: which answers say it, and which deny it, by their indices."""
+    """An added sentence, and the indices of the answers that say or deny it."""
 
     sentence: str
     said_by: tuple[int, ...]
@@ -38,7 +38,7 @@ class AddedSentence:
 
 @dataclass(frozen=True)
 class MergedAnswer:
-    """The text, and what was added to the best answer; `disputed` is what was left out since it is denied."""
+    """The merged text, the added sentences, and the `disputed` ones, which were left out because others deny them."""
 
     text: str
     added: tuple[AddedSentence, ...]
@@ -46,12 +46,12 @@ class MergedAnswer:
 
 
 def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnswer:
-    """Return the best answer with what others add.
+    """Return the best answer with the sentences that others add.
 
     Args:
         best: its index.
-        members: indices of the answers that say the same as it.
-        texts: all usable answers, also those that say other things: they may deny a sentence.
+        members: the indices of its group.
+        texts: all usable answers; those outside of the group may deny a sentence.
     """
     base = without_thoughts(texts[best]).strip()
     taken = [_content(sentence) for sentence in whole_sentences(base)]
@@ -62,7 +62,11 @@ def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnsw
         content = _content(sentence)
         if any(_overlap(content, other) >= IS_LIKE for other in taken):
             continue
-        said_by = tuple(index for index in sorted(said) if _says(said[index], content))
+        said_by = tuple(
+            index
+            for index in sorted(said)
+            if any(_overlap(_content(text), content) >= SAYS_THE_SAME for text in said[index])
+        )
         if len(said_by) < LEAST_SAID or contradicts(base, sentence):
             continue
         denied_by = tuple(i for i, text in enumerate(texts) if i not in said_by and contradicts(text, sentence))
@@ -76,13 +80,13 @@ def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnsw
 
 
 def whole_sentences(text: str) -> list[str]:
-    """Return the sentences of a text that have an end, without the marks of lists."""
+    """Return the complete sentences of a text, without list markers."""
     lines = "\n".join(_ITEM.sub("", line) for line in text.splitlines())
     return [sentence for sentence in sentences(lines) if sentence[-1] in ".!。！"]
 
 
 def _by_support(said: dict[int, list[str]]) -> list[str]:
-    """Return the sentences that may be added, those that most answers say first, of equal ones the earliest."""
+    """Return the sentences that may be added, by the number of answers that say them, then by position."""
     contents = {index: [_content(each) for each in texts] for index, texts in said.items()}
     candidates = [
         (sentence, content)
@@ -98,15 +102,11 @@ def _by_support(said: dict[int, list[str]]) -> list[str]:
     return [candidates[place][0] for place in order]
 
 
-def _says(texts: Sequence[str], content: Counter[str]) -> bool:
-    return any(_overlap(_content(text), content) >= SAYS_THE_SAME for text in texts)
-
-
 def _content(sentence: str) -> Counter[str]:
     return Counter(content_of(words_of(sentence)))
 
 
 def _overlap(one: Counter[str], other: Counter[str]) -> float:
-    """Return twice what two multisets share over the sum of their sizes (F1)."""
+    """Return the F1 of two multisets: twice the shared size over the sum of sizes."""
     sizes = one.total() + other.total()
     return 2 * (one & other).total() / sizes if sizes else 0.0

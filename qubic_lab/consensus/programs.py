@@ -1,4 +1,4 @@
-"""Programs and literals in an answer, written so that spaces and comments do not count."""
+"""Programs and literals in an answer, normalized so that spaces and comments do not count."""
 
 import ast
 import io
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 LONGEST = 20_000
-"""Characters; of a longer program only the spaces do not count."""
+"""Characters; of a longer program only spaces are normalized."""
 LITERAL = "literal "
-"""What the normal form of a literal begins with."""
+"""The prefix of a normalized literal."""
 _NOT_PARSED = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL | re.MULTILINE)
 _LITERAL = re.compile(
@@ -28,7 +28,7 @@ _PROMPT = re.compile(r"^(?:>>>|\.\.\.) ?", re.MULTILINE)
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """A fenced block of code; `language` is "" where it names none, `length` is in characters, with the fences."""
+    """A fenced code block; `language` may be ""; `length` counts characters including the fences."""
 
     language: str
     code: str
@@ -36,17 +36,17 @@ class CodeBlock:
 
 
 def blocks(text: str) -> list[CodeBlock]:
-    """Return the fenced blocks of a text; the last one may be open."""
+    """Return the fenced blocks of a text; the last one may be unclosed."""
     return [CodeBlock(found[1].casefold(), found[2], len(found[0])) for found in _FENCE.finditer(text)]
 
 
 def without_blocks(text: str) -> str:
-    """Return what a text says beside its fenced blocks."""
+    """Return a text without its fenced blocks."""
     return _FENCE.sub("\n", text)
 
 
 def literal(text: str) -> tuple[str, str] | None:
-    """Return the last literal of a text (a list, tuple, set, dict or string), and the text without it."""
+    """Return the last literal of a text (list, tuple, set, dict or string) and the text without it, or None."""
     for found in reversed(list(_LITERAL.finditer(text))):
         try:
             value = ast.literal_eval(found[0])
@@ -57,20 +57,20 @@ def literal(text: str) -> tuple[str, str] | None:
 
 
 def looks_like_code(text: str) -> bool:
-    """Tell whether a text is code and nothing else: it has signs of code, and it is SQL or Python parses it."""
+    """Return whether a text is nothing but code: it has signs of code, and is SQL or valid Python."""
     return bool(_SIGN.search(text)) and (bool(_SQL.match(text)) or _python(text) is not None)
 
 
 def has_code_sign(text: str) -> bool:
-    """Tell whether there is more in a text than one word."""
+    """Return whether a text has signs of code, so is more than one word."""
     return _SIGN.search(text) is not None
 
 
 @lru_cache(1024)
 def normal_code(code: str, language: str = "") -> str:
-    """Return what is equal for programs that differ in spaces and comments alone.
+    """Return a form that is equal for programs that differ only in spaces and comments.
 
-    That is Python's syntax tree where it parses, and else the tokens; the case of SQL does not count.
+    This is Python's syntax tree if the code parses, else its tokens; SQL ignores case.
     """
     if len(code) > LONGEST:
         return " ".join(code.split())
@@ -87,7 +87,7 @@ def normal_code(code: str, language: str = "") -> str:
 
 
 def _python(code: str) -> str | None:
-    """Return the syntax tree, or None if it does not parse."""
+    """Return the syntax tree, or None if the code does not parse."""
     code = _PROMPT.sub("", textwrap.dedent(code).strip())
     try:
         return ast.dump(ast.parse(code))
@@ -96,7 +96,7 @@ def _python(code: str) -> str | None:
 
 
 def _python_tokens(code: str) -> Iterator[str]:
-    """Yield the tokens up to where they are broken off."""
+    """Yield the tokens up to the first error."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(code).readline):
             if token.type != tokenize.COMMENT and token.string.strip():

@@ -1,7 +1,7 @@
-"""How good an answer is by itself and among others: relevance, consistency, completeness, and named faults.
+"""The quality of an answer by itself and among others: relevance, consistency, completeness and named faults.
 
-The rules rather miss a fault than invent one, and each fault comes with its evidence. Nothing here knows the right
-answer: quality is no correctness.
+The rules prefer to miss a fault than to invent one, and each fault has evidence. They do not know the right answer:
+quality is not correctness.
 """
 
 import re
@@ -30,21 +30,21 @@ from qubic_lab.consensus.similarity import COSINE_DIGITS, Embed, Similarities, c
 from qubic_lab.errors import InputError
 
 OFF_TOPIC_BELOW = 0.13
-"""Cosine of question and answer: the highest that drops no answer to its own question on the development half of the
+"""Cosine of question and answer; the highest that drops no answer to its own question on the development half of the
 labelled pairs (`evals.pairs_eval.choose_off_topic`)."""
 FEWEST_WORDS = 3
-"""A shorter answer can be about anything: its relevance is not told."""
+"""A shorter answer fits any topic, so it has no relevance."""
 OPEN_KINDS = (SPAN, PROSE)
-"""Only such final answers can be off topic: a number, a choice, a date or code has little in common with any text."""
+"""Only these final answers can be off topic: a number, a choice, a date or code has little in common with any text."""
 NGRAM = 4
 FEWEST_NGRAMS = 8
 REPEATING_FROM = 0.5
-"""Share of n-grams that have come before, from which an answer counts as a loop."""
+"""Share of repeated n-grams from which an answer is a loop."""
 FEWEST_ECHOED = 5
 ECHO_FROM = 0.9
-"""Likeness of an answer, in words, to the beginning of its question, from which it counts as an echo."""
+"""Word similarity of an answer to the beginning of its question from which it is an echo."""
 SHORT_REFUSAL = 40
-"""Words: a longer text that says "I don't know" or "as an AI" may go on to answer."""
+"""Words; a longer text that says "I don't know" or "as an AI" may go on to answer."""
 
 
 class FaultKind(StrEnum):
@@ -60,13 +60,13 @@ class FaultKind(StrEnum):
 
 
 UNUSABLE = frozenset({FaultKind.EMPTY, FaultKind.REFUSING, FaultKind.ECHO, FaultKind.OFF_TOPIC})
-"""With one of these faults an answer should have no vote; for the others see `judge`."""
+"""Faults that always exclude an answer from the vote; for the others see `judge`."""
 _WORTHLESS = frozenset({FaultKind.EMPTY, FaultKind.REFUSING, FaultKind.ECHO})
 
 
 @dataclass(frozen=True)
 class AnswerFault:
-    """What is wrong with an answer, and where that shows."""
+    """What is wrong with an answer, and the evidence."""
 
     name: FaultKind
     evidence: str
@@ -74,18 +74,18 @@ class AnswerFault:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good an answer is; each part from 0 to 1, None where it cannot be told.
+    """The quality of an answer; each part is from 0 to 1, or None if unknown.
 
     Attributes:
-        relevance: to the question: `cosine`, or `terms` where embeddings do not count; None for a few words.
-        cosine: of the embeddings of question and answer, 0 where it is negative.
+        relevance: to the question: `cosine`, or `terms` without embeddings; None for a few words.
+        cosine: of the embeddings of question and answer, 0 if negative.
         terms: the share of the question's content words that the answer uses.
-        consistency: the mean of `agreement`, where there is one, and `coherence`.
+        consistency: the mean of `agreement`, if known, and `coherence`.
         agreement: mean similarity to the other answers.
-        coherence: 0 where the answer contradicts itself, as far as rules can tell, else 1.
-        completeness: 0 of an empty, refusing or echoing answer, halved for one that is cut, less the share that repeats
-            of one in a loop.
-        faults: all that were found.
+        coherence: 0 if the answer contradicts itself as far as rules can tell, else 1.
+        completeness: 0 for an empty, refusing or echoing answer; halved if truncated; less the repeated share of a
+            loop.
+        faults: all faults found.
         usable: whether the answer should have a vote.
     """
 
@@ -101,7 +101,7 @@ class Quality:
 
     @property
     def value(self) -> float:
-        """Completeness times the mean of consistency and, where it is told, relevance."""
+        """Completeness times the mean of consistency and relevance, if known."""
         return self.completeness * _mean(self.relevance, self.consistency)
 
 
@@ -113,15 +113,15 @@ def judge_all(
     embed: Embed | None = None,
     answers: Sequence[FinalAnswer] | None = None,
 ) -> tuple[Quality, ...]:
-    """Judge the answers to one question; without `embed` nothing is found to be off topic.
+    """Judge the answers to one question; without `embed` no answer is off topic.
 
     Args:
-        question: what was asked.
-        texts: the answers, thoughts included.
-        finish_reasons: of each `stop`, `length`, or empty where it is not known.
+        question: the question.
+        texts: the answers including thoughts.
+        finish_reasons: `stop`, `length` or "" of each.
         similarities: of these texts.
-        embed: turns texts into vectors, as of `similarity.compare`.
-        answers: their final answers, where they are read already.
+        embed: turns texts into vectors, as in `similarity.compare`.
+        answers: their final answers, if already read.
 
     Raises:
         InputError: the numbers of texts, reasons, compared texts and final answers differ.
@@ -142,7 +142,7 @@ def judge_all(
 
 
 def cosines(question: str, texts: Sequence[str], embed: Embed | None) -> list[float | None]:
-    """Return how near each answer is to its question, from 0 to 1; None where embeddings do not count."""
+    """Return the cosine of each answer and its question, from 0 to 1; None if embeddings do not count."""
     said = [without_thoughts(text) for text in texts]
     read = [i for i, text in enumerate(said) if not foreign_script(text)]
     if embed is None or not read or foreign_script(question):
@@ -163,17 +163,17 @@ def judge(
 ) -> Quality:
     """Judge one answer.
 
-    Of an answer that is cut only what it had said before its last sentence can be used: a marked conclusion, prose,
-    words and choices. A number amid a calculation is no conclusion, and thoughts without an end are no answer. Of one
-    in a loop a marked conclusion can be used.
+    Of a truncated answer only the part before its last sentence is usable: a marked conclusion, prose, words and
+    choices. A number within a calculation is not a conclusion, and unfinished thoughts are not an answer. Of a loop
+    only a marked conclusion is usable.
 
     Args:
-        text: the answer, its thoughts included.
-        question: what it answers.
-        finish_reason: `stop`, `length`, or empty where it is not known.
-        cosine: of the embeddings of question and answer, where they count.
-        agreement: mean similarity to the other answers, where there are any.
-        answer: its final answer, where that is read already.
+        text: the answer including its thoughts.
+        question: the question.
+        finish_reason: `stop`, `length`, or "" if unknown.
+        cosine: of the embeddings of question and answer, if they count.
+        agreement: mean similarity to the other answers, if there are any.
+        answer: its final answer, if already read.
     """
     said = without_thoughts(text).strip()
     words = words_of(said)
@@ -184,7 +184,7 @@ def judge(
         FaultKind.REFUSING: _refusal(said, len(words)),
         FaultKind.REPEATING: _loop(words),
         FaultKind.ECHO: _echo(words, words_of(question)),
-        FaultKind.OFF_TOPIC: _digression(words, answer, cosine),
+        FaultKind.OFF_TOPIC: _off_topic(words, answer, cosine),
         FaultKind.SELF_CONTRADICTING: _self_contradiction(text, said, question, answer),
     }
     names = {name for name, found in evidence.items() if found}
@@ -210,7 +210,7 @@ def judge(
 
 
 def repeated_share(words: Sequence[str]) -> float:
-    """Return the share of n-grams that have come before: 0 for a text without repeats, towards 1 for a loop.
+    """Return the share of repeated n-grams: 0 without repetitions, towards 1 for a loop.
 
     Source: S. Welleck et al., "Neural text generation with unlikelihood training", ICLR 2020 (seq-rep-4).
     """
@@ -219,8 +219,8 @@ def repeated_share(words: Sequence[str]) -> float:
 
 
 def _mean(*parts: float | None) -> float:
-    told = [part for part in parts if part is not None]
-    return sum(told) / len(told)
+    known = [part for part in parts if part is not None]
+    return sum(known) / len(known)
 
 
 def _ngrams(words: Sequence[str]) -> list[tuple[str, ...]]:
@@ -228,7 +228,7 @@ def _ngrams(words: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _terms(question: str, words: Sequence[str]) -> float:
-    """Return the share of the question's content words that are among an answer's."""
+    """Return the share of the question's content words that an answer uses."""
     asked = set(content_of(words_of(question)))
     return len(asked & set(content_of(words))) / len(asked) if asked else 0.0
 
@@ -260,7 +260,7 @@ def _is_thinking(text: str) -> bool:
 
 
 def _is_usable(faults: Set[FaultKind], text: str, said: str, answer: FinalAnswer) -> bool:
-    """Tell whether an answer with these faults should have a vote (see `judge`)."""
+    """Return whether an answer with these faults should have a vote (see `judge`)."""
     if faults & UNUSABLE or _is_thinking(text):
         return False
     if not faults & {FaultKind.TRUNCATED, FaultKind.REPEATING}:
@@ -274,7 +274,7 @@ def _is_usable(faults: Set[FaultKind], text: str, said: str, answer: FinalAnswer
 
 
 def _closed_box(said: str) -> bool:
-    """Tell whether the last box in a text is closed."""
+    """Return whether the last box in a text is closed."""
     return "\\boxed" in said and marked_conclusion(said[said.rindex("\\boxed") :]) is not None
 
 
@@ -302,7 +302,7 @@ def _echo(words: Sequence[str], asked: Sequence[str]) -> str:
     return f"{likeness:.0%} of it is the question"
 
 
-def _digression(words: Sequence[str], answer: FinalAnswer, cosine: float | None) -> str:
+def _off_topic(words: Sequence[str], answer: FinalAnswer, cosine: float | None) -> str:
     if cosine is None or cosine >= OFF_TOPIC_BELOW or len(words) < FEWEST_WORDS or answer.kind not in OPEN_KINDS:
         return ""
     return f"its similarity to the question is {cosine:.2f}, below {OFF_TOPIC_BELOW}"

@@ -1,4 +1,4 @@
-"""Numbers in a text, with units: exact fractions, in English and Chinese, dates and times of day among them."""
+"""Numbers with units in a text, as exact fractions, in English and Chinese; also dates and times of day."""
 
 import re
 import unicodedata
@@ -12,14 +12,14 @@ from qubic_lab.consensus.units import HAN_UNITS, PLAIN_NUMBER, find_unit
 from qubic_lab.consensus.words import without_emphasis
 
 Base = tuple[str, Fraction | str]
-"""What a quantity measures, and how much of it in that dimension's base unit; of a date its one spelling."""
+"""A dimension and the amount in its base unit; for a date, its normal form."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with its unit's one name ("" where it has none that is known), or a date (see `dates`) or clock time.
+    """A number with the name of its unit ("" if unknown), a date (see `dates`) or a clock time.
 
-    `word` is the word that follows it, unit or not; `start` and `end` are its place in the plain text, with the unit.
+    `word` is the word that follows, unit or not; `start` and `end` are its place in the plain text, including the unit.
     """
 
     value: Fraction | str
@@ -30,7 +30,7 @@ class Quantity:
 
     @property
     def base(self) -> Base:
-        """What is equal exactly for equal quantities."""
+        """A value that is equal exactly for equal quantities."""
         if isinstance(self.value, str) or self.unit == "clock":
             return self.unit, self.value
         unit = find_unit(self.unit)
@@ -40,12 +40,12 @@ class Quantity:
 
 
 def quantities(text: str) -> list[Quantity]:
-    """Return the numbers, fractions, times of day and dates of a text, in order, with the units that are known."""
+    """Return the numbers, fractions, times of day and dates of a text in order, with known units."""
     return plain_quantities(plain(text))
 
 
 def plain_quantities(text: str) -> list[Quantity]:
-    """Return the quantities of a text that `plain` has written; their places are places in it."""
+    """Return the quantities of a text that `plain` has normalized; their places refer to it."""
     if not _DIGIT.search(text):
         return []
     dates = find_dates(text)
@@ -58,7 +58,7 @@ def plain_quantities(text: str) -> list[Quantity]:
 
 
 def combined(quantities: Iterable[Quantity], text: str) -> list[Quantity]:
-    """Add up what belongs together in a plain text: 17 minutes 30 seconds, 1 h and 5 min."""
+    """Add up adjacent quantities of one measurement: 17 minutes 30 seconds, 1 h and 5 min."""
     together: list[Quantity] = []
     for quantity in quantities:
         last = together[-1] if together else None
@@ -76,7 +76,7 @@ def combined(quantities: Iterable[Quantity], text: str) -> list[Quantity]:
 
 @lru_cache(1024)
 def plain(text: str) -> str:
-    """Write what has several spellings in one: full-width signs, minus signs, spaces, LaTeX fractions, emphasis."""
+    """Normalize spellings: full-width signs, minus signs, spaces, LaTeX fractions, emphasis."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_ONE_SIGN)
         text = _VULGAR.sub(lambda found: found[1] + (" " if found[1] else "") + _VULGAR_VALUE[found[2]], text)
@@ -92,7 +92,7 @@ def plain(text: str) -> str:
 
 
 def exact_text(value: Fraction) -> str:
-    """Write a value exactly: 12, 0.75, or 1/3 where a decimal would not end."""
+    """Write a value exactly: 12, 0.75, or 1/3 if the decimal would not end."""
     rest, twos, fives = value.denominator, 0, 0
     while rest % 2 == 0:
         rest, twos = rest // 2, twos + 1
@@ -106,19 +106,19 @@ def exact_text(value: Fraction) -> str:
 
 
 def superscripts_lowered(text: str) -> str:
-    """Write raised digits as powers: m² as m^2."""
+    """Write superscript digits as powers: m² as m^2."""
     return text if text.isascii() else _SUPERSCRIPT.sub(lambda found: "^" + found[0].translate(_LOWERED), text)
 
 
 def spelled_out(text: str) -> str:
-    """Write numbers that are words in digits; only for texts that have no digits: "one" is often no number."""
+    """Write number words in digits; only for texts without digits, because "one" is often not a number."""
     text = _CHINESE_FRACTION.sub(lambda found: _fraction(found[2], found[1]), text)
     text = _CHINESE_NUMBER.sub(lambda found: str(chinese_number(found[0])), text)
     return _with_minus_signs(_CHINESE_CLOCK.sub(_clock, _SPELLED.sub(_digits, text)))
 
 
 def _with_minus_signs(text: str) -> str:
-    lowered = text.lower()  # looked through for a word in a tenth of the time
+    lowered = text.lower()  # ten times faster than the pattern
     return _MINUS.sub("-", text) if any(word in lowered for word in ("minus", "negative", "零下", "负")) else text
 
 
@@ -152,8 +152,8 @@ _VULGAR_VALUE = {
 _VULGAR = re.compile(rf"(\d?)\s?([{''.join(_VULGAR_VALUE)}])")
 _SUPERSCRIPT = re.compile("[⁻⁺]?[⁰¹²³⁴-⁹]+")
 _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-# what a text must have for the rule to apply (one of several, in small letters; "0": a digit), what is written
-# differently, how it is here
+# Each row: what a text must contain for the rule to apply (alternatives in lower case; "0": a digit), the pattern, its
+# normal spelling, and flags.
 _ONE_SPELLING = [
     (needed.split("|"), re.compile(pattern, flags), written)
     for needed, pattern, written, flags in (
@@ -198,7 +198,7 @@ _ONE_SPELLING = [
     )
 ]
 _SPACED = re.compile(r"(?=\d)(?<![\d,.] )(?<![\d,.])\d{1,2}(?: \d{3})+(?![\d,]|\.\d)")
-"""Thousands apart by a space; three digits first could as well be a list."""
+"""Thousands separated by spaces; three leading digits could be a list."""
 _MINUS = re.compile(r"(?:\b(?:minus|negative)\s+|(?:零下|(?<!正)负)\s*)(?=\d)", re.IGNORECASE)
 _CHINESE_DIGITS = dict(zip("〇零一二两三四五六七八九", (0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9), strict=True))
 _CHINESE_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
@@ -231,12 +231,8 @@ _SPELLED = re.compile(
     r"|\ba\s(?P<one>third|quarter|fifth|tenth|dozen|hundred|thousand|million|billion)\b",
     re.IGNORECASE,
 )
-_MULTIPLES = {
+_MULTIPLES = _SCALE | {
     "dozen": 12,
-    "hundred": 100,
-    "thousand": 1000,
-    "million": 10**6,
-    "billion": 10**9,
     "trillion": 10**12,
     "百": 100,
     "千": 1000,
@@ -249,7 +245,7 @@ _MULTIPLES = {
 _DIGIT = re.compile(r"\d")
 _LONGEST_SIGN = len("-US$ -")
 _DIGITS = r"\d{1,300}"
-"""Longer ones are no number that anybody meant, and take long."""
+"""Longer runs of digits are not numbers anybody meant, and are slow to read."""
 _NUMBER = re.compile(
     rf"""(?<![A-Za-z_\d^])(?<![A-Za-z]-)(?<!\d\.)(?<!\^\{{)
     (?P<before>(?<![\w.)-])[-+])?
@@ -271,7 +267,7 @@ _NUMBER = re.compile(
 
 
 def _find_numbers(text: str) -> Iterator[re.Match[str]]:
-    """Yield the numbers of a text: from each digit, and the signs before it, not from every letter."""
+    """Yield the numbers of a text; only places near a digit are searched."""
     at = 0
     while digit := _DIGIT.search(text, at):
         starts = range(max(at, digit.start() - _LONGEST_SIGN), digit.end())
@@ -293,14 +289,10 @@ def _quantity(found: re.Match[str]) -> Quantity:
     currency = (found["currency"] or "").removeprefix("US")
     if currency == "$" and word.casefold() in ("cents", "cent"):
         currency = ""
-    unit = find_unit(currency or _decade(found, word))
+    is_decade = word == "s" and re.fullmatch(r"\d\d\d0s", found[0].strip())  # the s of 1980s is not a second
+    unit = find_unit(currency or ("decade" if is_decade else word))
     end = found.end() if unit or not word else found.start("unit")
     return Quantity(value, unit.name if unit else "", word, found.start(), end)
-
-
-def _decade(found: re.Match[str], word: str) -> str:
-    """Return the unit's name; the s of "1980s" is no second."""
-    return "decade" if word == "s" and re.fullmatch(r"\d\d\d0s", found[0].strip()) else word
 
 
 def _value(found: re.Match[str]) -> Fraction:
@@ -320,7 +312,7 @@ def _value(found: re.Match[str]) -> Fraction:
 
 
 def _minutes(hours: int, minutes: int, half_day: str) -> Fraction:
-    """Return the minutes since midnight of a time that may be followed by am or pm."""
+    """Return the minutes since midnight of a time with an optional am or pm."""
     if half_day.casefold() in ("am", "pm") and hours <= 12:
         hours = hours % 12 + (12 if half_day.casefold() == "pm" else 0)
     return Fraction(60 * hours + minutes)
@@ -334,7 +326,7 @@ def _date(found: re.Match[str]) -> str:
 
 
 def _clock(found: re.Match[str]) -> str:
-    """Write a Chinese time of day as HH:MM; "3点" alone can be three points and stays."""
+    """Write a Chinese time of day as HH:MM; "3点" alone stays, because it can mean three points."""
     if not (found["half"] or found["min"] or found["word"]):
         return found[0]
     hours, minutes = int(found["hour"]), int(found["min"] or 0)

@@ -1,10 +1,10 @@
-"""What a question tells of its answer: its kind, what is offered to choose from, the unit, the unknown."""
+"""What a question reveals about its answer: its kind, the options, the unit and the unknown."""
 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from qubic_lab.consensus.opposites import turns
+from qubic_lab.consensus.opposites import polarities
 from qubic_lab.consensus.quantities import plain
 from qubic_lab.consensus.units import find_unit
 from qubic_lab.consensus.words import stem, word_set, words
@@ -15,20 +15,20 @@ OPTION = re.compile(r"\(([A-Z])\)\s*([^()\n]+)")
 
 @dataclass(frozen=True)
 class QuestionForm:
-    """What a question asks for; of an empty question all is empty.
+    """The form of the answer that a question asks for; all fields of an empty question are empty.
 
     Attributes:
-        kind: of the answer, one of `answers.KINDS`; "" where the question is open.
-        options: by their letters.
-        alternatives: what else one can choose: of "a fruit or a vegetable?" both, of "Who came first?" the names.
-        unit: the unit that the number is asked in.
+        kind: one of `answers.KINDS`, or "" if the question is open.
+        options: (letter, text) pairs.
+        alternatives: other choices: fruit and vegetable in "a fruit or a vegetable?", the names in "Who came first?".
+        unit: the requested unit.
         noun: the stem of what is counted.
-        unknown: the letter of what is to be found.
+        unknown: the letter to solve for.
         words: the stems of the question's words, without the options.
-        of_year: a year alone is asked for.
-        of_output: what a program prints or returns is asked for.
-        of_what: it asks what, who, which or where of one thing, so that an answer can be one phrase.
-        turns: the pairs of opposites (see `opposites`) of the question's words, each with its sign, such as +increase.
+        asks_year: only a year is wanted.
+        asks_output: the output or return value of a program is wanted.
+        asks_what: it asks what, who, which or where about one thing, so one phrase can answer it.
+        polarities: signed pairs of opposites among the question's words, such as +increase (see `opposites`).
     """
 
     kind: str = ""
@@ -38,41 +38,41 @@ class QuestionForm:
     noun: str = ""
     unknown: str = ""
     words: frozenset[str] = frozenset()
-    of_year: bool = False
-    of_output: bool = False
-    of_what: bool = False
-    turns: frozenset[str] = frozenset()
+    asks_year: bool = False
+    asks_output: bool = False
+    asks_what: bool = False
+    polarities: frozenset[str] = frozenset()
 
-    def is_turned_by(self, text: str) -> bool:
-        """Tell whether a text has the opposite of one of the question's words: lighter where heavier was asked."""
-        other = {f"{'-' if turn[0] == '+' else '+'}{turn[1:]}" for turn in turns(text)}
-        return not other.isdisjoint(self.turns)
+    def is_reversed_by(self, text: str) -> bool:
+        """Return whether a text has the opposite of one of the question's words, such as lighter for heavier."""
+        other = {f"{'-' if each[0] == '+' else '+'}{each[1:]}" for each in polarities(text)}
+        return not other.isdisjoint(self.polarities)
 
 
 @lru_cache(1024)
 def read_question(question: str) -> QuestionForm:
-    """Return what a question asks for."""
+    """Return the form of the answer that a question asks for."""
     offered = options(question)
     stem_text = question[: question.index(next(iter(offered.values())))] if offered else question
-    of_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
+    asks_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
     unit, noun = _unit(plain(question))
     return QuestionForm(
-        kind="choice" if offered else _kind(stem_text.strip(), of_output),
+        kind="choice" if offered else _kind(stem_text.strip(), asks_output),
         options=tuple(offered.items()),
         alternatives=_alternatives(stem_text),
         unit=unit,
         noun=noun,
         unknown=next((letter for found in _UNKNOWN.findall(question) for letter in found if letter), ""),
         words=frozenset(stem(word) for word in words(stem_text)),
-        of_year=bool(_YEAR.search(question)),
-        of_output=of_output,
-        of_what=bool(_WHAT.search(question)) and not _SEVERAL.search(question),
-        turns=turns(stem_text),
+        asks_year=bool(_YEAR.search(question)),
+        asks_output=asks_output,
+        asks_what=bool(_WHAT.search(question)) and not _SEVERAL.search(question),
+        polarities=polarities(stem_text),
     )
 
 
 def options(text: str) -> dict[str, str]:
-    """Return the options of a question, such as (A) Mercury (B) Venus, by their letters."""
+    """Return the options of a question by letter, such as (A) Mercury (B) Venus."""
     if found := OPTION.findall(text):
         return {letter: option.strip() for letter, option in found}
     bare = {letter: option.strip() for letter, option in _BARE_OPTION.findall(text)}
@@ -80,7 +80,7 @@ def options(text: str) -> dict[str, str]:
 
 
 def letters(text: str) -> set[str]:
-    """Return the letters of the options that an answer names; one after "not" does not count."""
+    """Return the option letters that an answer names; a letter after "not" does not count."""
     text = _NOT_LETTER.sub(" ", text)
     if listed := _LETTERS.search(text):
         return set(re.findall(r"[A-H]", listed[0]))
@@ -88,13 +88,13 @@ def letters(text: str) -> set[str]:
 
 
 def chosen_letters(text: str) -> str:
-    """Return the letter that an answer chooses, or a list of them; "" where it names none, or several in passing."""
+    """Return the letter or listed letters that an answer chooses; "" if it names none, or several in passing."""
     named = letters(text)
     return "".join(sorted(named)) if len(named) == 1 or _LETTERS.search(text) else ""
 
 
 def bare_letter(text: str) -> str:
-    """Return the letter of an option if that is all that is said."""
+    """Return the option letter if the text is nothing else, else ""."""
     found = _BARE_LETTER.fullmatch(text)
     return found[1] if found else ""
 
@@ -170,17 +170,17 @@ _UNKNOWN = re.compile(
 )
 
 
-def _kind(question: str, of_output: bool) -> str:
+def _kind(question: str, asks_output: bool) -> str:
     if _VERDICT.search(question):
         return "choice"
     for kind, pattern in (("date", _DATE), ("code", _CODE), ("prose", _PROSE)):
-        if pattern.search(question) and not (of_output and kind == "code"):
+        if pattern.search(question) and not (asks_output and kind == "code"):
             return kind
-    return "number" if _NUMBER.search(question) and not of_output else ""
+    return "number" if _NUMBER.search(question) and not asks_output else ""
 
 
 def _unit(question: str) -> tuple[str, str]:
-    """Return the unit that a question asks for, and else the stem of what it counts."""
+    """Return the requested unit, else the stem of the counted noun."""
     for found in _UNIT.findall(question):
         if unit := find_unit(next(filter(None, found))):
             return unit.name, ""

@@ -1,8 +1,9 @@
-"""How alike answers are, and which of them say the same: pure functions on texts, final answers and vectors.
+"""How similar answers are, and which of them say the same: pure functions of texts, final answers and vectors.
 
-Three parts, each from 0 to 1: sentence embeddings, word overlap and structure; edit distance is shown beside them. A
-part that cannot be told is dropped and the others' weights grow to 1 again. Final answers come before all that: answers
-whose conclusions differ, or that contradict each other, are never one, however alike they read.
+Similarity has three parts, each from 0 to 1: sentence embeddings, word overlap and structure; edit distance is shown
+beside them. A part that is unavailable is dropped and the other weights are scaled up to 1. Final answers take
+precedence: answers that differ in their conclusions or contradict each other are never grouped, however similar they
+read.
 """
 
 import re
@@ -22,29 +23,28 @@ from rapidfuzz.process import cdist
 
 from qubic_lab.consensus.answers import CODE, PROSE, SPAN, FinalAnswer, contradicts, same, without_thoughts
 from qubic_lab.consensus.quantities import Quantity, plain, plain_quantities
-from qubic_lab.consensus.words import places, stem, words
+from qubic_lab.consensus.words import places, stem, word_set, words
 from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import MODEL, MOST_TOKENS, Embedded
 
 EMBEDDING_WEIGHT, WORDS_WEIGHT, STRUCTURE_WEIGHT = 0.5, 0.3, 0.2
 FOREIGN_SHARE = 0.2
-"""A text with more than this share of letters that are not Latin is outside of what the embedder was trained on."""
+"""Maximum share of non-Latin letters in a text that the embedder can read."""
 COSINE_DIGITS = 6
-"""Beyond these a cosine tells of the batch that its vectors were computed in."""
+"""Further digits of a cosine depend on the batch in which its vectors were computed."""
 
-_STOP_WORDS = """
-a am an and are as at be been being by can could did do does done for from had has have having he her here his i in is
-it its may might must of on or our shall she should so that the their them then there these they this those thus to was
-we were which will with would you your
-"""
-STOPS = frozenset(_STOP_WORDS.split())
-"""Words that answers to anything share; negations are none of them."""
+STOPS = word_set(
+    """a am an and are as at be been being by can could did do does done for from had has have having he her here his i
+    in is it its may might must of on or our shall she should so that the their them then there these they this
+    those thus to was we were which will with would you your"""
+)
+"""Words that carry no content; negations are not among them."""
 
 Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Embed = Callable[[Sequence[str]], Embedded]
 
-_UNSPACED = (  # scripts that set no spaces between words: Thai, Lao, Myanmar, Khmer, kana, Chinese characters
+_UNSPACED = (  # scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Chinese characters
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     r"\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
@@ -72,13 +72,13 @@ class PairSimilarity:
 
 @dataclass(frozen=True, eq=False)
 class Similarities:
-    """How alike each two of N texts are.
+    """The pairwise similarities of N texts.
 
     Attributes:
-        texts: what was compared: the answers without their thoughts.
-        values_NN: the composite.
-        embedding_NN: cosine, 0 where it is negative; NaN where it does not count.
-        words_NN: common content words as a share of all (F1 of the multisets of their stems).
+        texts: the compared answers without their thoughts.
+        values_NN: the composite similarity.
+        embedding_NN: cosine, 0 if negative; NaN if it does not count.
+        words_NN: F1 of the multisets of content-word stems.
         structure_NN: see `_structure`.
         notes: which parts do not count, and why.
     """
@@ -92,7 +92,7 @@ class Similarities:
 
     @cached_property
     def edit_NN(self) -> Matrix:
-        """1 less the edit distance in words, as a share of the longer text; it is no part of the composite."""
+        """1 less the word edit distance as a share of the longer text; not part of the composite."""
         said = [words_of(text) for text in self.texts]
         return np.where(
             _equal(self.texts), 1.0, cdist(said, said, scorer=Levenshtein.normalized_similarity, dtype=np.float64)
@@ -112,12 +112,12 @@ class Similarities:
 
 
 def compare(texts: Sequence[str], embed: Embed | None = None) -> Similarities:
-    """Compare each two of some answers, without their thoughts.
+    """Compare answers pairwise, without their thoughts.
 
     Args:
         texts: the answers.
-        embed: turns texts into vectors (see `embeddings.Embedder`), and is asked for those in Latin script alone.
-            Without it words and structure count.
+        embed: turns texts into vectors (see `embeddings.Embedder`); it gets only texts in Latin script. Without it,
+            only words and structure count.
 
     Raises:
         QubicLabError: whatever `embed` raises.
@@ -148,9 +148,9 @@ def _equal(texts: Sequence[str]) -> Mask:
 
 
 def foreign_script(text: str) -> str:
-    """Return the name of the script that a text is written in where that is not Latin, else an empty text.
+    """Return the name of a text's main script if it is not Latin, else "".
 
-    Only letters count, and up to FOREIGN_SHARE of other ones are let pass (π, Ω, a name in its own writing).
+    Only letters count; a share of up to FOREIGN_SHARE of other letters is ignored (π, Ω, a name).
     """
     text = unicodedata.normalize("NFKC", text)
     scripts = Counter(_script(letter) for letter in _NOT_ASCII.findall(text) if letter.isalpha())
@@ -163,18 +163,18 @@ def foreign_script(text: str) -> str:
 
 @lru_cache(256)
 def words_of(text: str) -> tuple[str, ...]:
-    """Return the words, numbers and mathematical signs of a text in small letters.
+    """Return the lowercase words, numbers and mathematical signs of a text.
 
-    Where a script sets no spaces (Chinese, Japanese, Thai and others) each character is a word.
+    In scripts without spaces (Chinese, Japanese, Thai and others) each character is a word.
     """
-    if text.isascii():  # the same in less time
+    if text.isascii():  # a faster way to the same result
         return tuple(_ASCII_TOKEN.findall(_DIGIT_COMMA.sub("", text.lower())))
     plain = _DIGIT_COMMA.sub("", unicodedata.normalize("NFKC", text).casefold())
     return tuple(word for word in _TOKEN.findall(plain) if word[0].isalnum() or _is_sign(word))
 
 
 def content_of(said: Sequence[str]) -> list[str]:
-    """Return the stems of the words that carry meaning; all words where none does."""
+    """Return the stems of the content words, or all words if there are none."""
     return [_stem(word) for word in said if word not in STOPS] or list(said)
 
 
@@ -182,7 +182,7 @@ _stem = lru_cache(1 << 16)(stem)
 
 
 def _embedding(texts: Sequence[str], embed: Embed | None) -> tuple[Matrix, tuple[str, ...]]:
-    """Return the cosines, NaN where they do not count, and notes on why."""
+    """Return the cosines, NaN if they do not count, and notes that explain why."""
     cosines_NN = np.full((len(texts), len(texts)), np.nan)
     if embed is None:
         return cosines_NN, ("embeddings do not count: no embedder is loaded",)
@@ -205,7 +205,7 @@ def _embedding(texts: Sequence[str], embed: Embed | None) -> tuple[Matrix, tuple
 
 
 def _overlap(bags: Sequence[Sequence[str]]) -> Matrix:
-    """Return the F1 of each two multisets: twice what they share over the sum of their sizes; 0 for empty ones."""
+    """Return the pairwise F1 of multisets: twice the shared size over the sum of sizes; 0 for empty ones."""
     columns: dict[str, int] = {}
     rows = [[columns.setdefault(word, len(columns)) for word in bag] for bag in bags]
     counts_NV = np.array([np.bincount(np.array(row, int), minlength=len(columns)) for row in rows])
@@ -215,24 +215,24 @@ def _overlap(bags: Sequence[Sequence[str]]) -> Matrix:
 
 
 def _structure(texts: Sequence[str], said: Sequence[Sequence[str]]) -> Matrix:
-    """Return the mean of what can be told of each two texts.
+    """Return the pairwise mean of the available structure parts.
 
-    Numbers of words, sentences, list items and lines of code: the smaller as a share of the larger. Numerals: the F1 of
-    their multisets. What neither text has does not count.
+    The parts are the ratios, smaller over larger, of the numbers of words, sentences, list items and code lines, and
+    the F1 of the numerals. A part that neither text has does not count.
     """
     sizes_NF = np.array([(len(each), *_shape(text)) for text, each in zip(texts, said, strict=True)], float)
     sizes_NF = sizes_NF.reshape(len(texts), 4)
     numerals = [[word for word in each if word[0].isdecimal()] for each in said]
     has_N = np.array([bool(each) for each in numerals], bool)
     parts = [_ratio(np.minimum.outer(size, size), np.maximum.outer(size, size)) for size in sizes_NF.T]
-    told = [np.maximum.outer(size, size) > 0 for size in sizes_NF.T]
+    known = [np.maximum.outer(size, size) > 0 for size in sizes_NF.T]
     parts.append(_overlap(numerals))
-    told.append(np.logical_or.outer(has_N, has_N))
-    return _ratio(np.sum(parts, axis=0), np.sum(told, axis=0))
+    known.append(np.logical_or.outer(has_N, has_N))
+    return _ratio(np.sum(parts, axis=0), np.sum(known, axis=0))
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    """Return the numbers of sentences, list items and lines of code."""
+    """Return the numbers of sentences, list items and code lines."""
     code = 0
     if "```" in text:
         code = sum(block.strip("\n").count("\n") + 1 for block in _CODE.findall(text))
@@ -242,7 +242,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Matrix:
-    """Divide, with 0 where there is nothing to divide by."""
+    """Divide; 0 for a divisor of 0."""
     quotient: Matrix = np.zeros(np.shape(above))
     np.divide(above, below, out=quotient, where=np.asarray(below) > 0)
     return quotient
@@ -250,13 +250,13 @@ def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Matrix:
 
 @cache
 def _script(letter: str) -> str:
-    """Return the script of a letter: Latin, Cjk, Cyrillic and so on, as its Unicode name begins."""
+    """Return a letter's script, such as Latin, Cjk or Cyrillic, from its Unicode name."""
     return unicodedata.name(letter, "Unknown").split()[0].capitalize()
 
 
 @cache
 def _is_sign(character: str) -> bool:
-    """Tell whether a character means something by itself: < and > do, and emoji; commas and asterisks do not."""
+    """Return whether a character has a meaning of its own: <, > and emoji do; commas and asterisks do not."""
     return unicodedata.category(character) in ("Sm", "So")
 
 
@@ -264,13 +264,13 @@ def _is_sign(character: str) -> bool:
 
 
 LONGEST_STATEMENT = 25
-"""Words: in a longer text a few words may stand by the way."""
+"""Words; a longer text may mention a short answer in passing."""
 LONGEST_SWAP = 8
-"""Content words: in a longer text other orders are mostly other ways to say the same."""
+"""Content words; in a longer text another word order is mostly a paraphrase."""
 
 
 class Bond(StrEnum):
-    """What holds two answers together, or apart."""
+    """Why two answers belong together or apart."""
 
     SAME = "same final answer"
     STATED = "one states the other's answer"
@@ -286,10 +286,10 @@ SEPARATING = (Bond.DIFFERENT, Bond.CONTRADICTING)
 
 @dataclass(frozen=True)
 class SimilarityThresholds:
-    """The least composite similarity of answers that say the same, where rules cannot tell.
+    """The least composite similarity of answers that say the same if rules cannot decide.
 
-    They are the lowest multiples of 0.05 at which likeness joins no two answers that are not the same, on the
-    development half of the labelled pairs (`evals.pairs_eval.choose_thresholds`).
+    These are the lowest multiples of 0.05 at which similarity joins no two different answers of the development half of
+    the labelled pairs (`evals.pairs_eval.choose_thresholds`).
     """
 
     with_embedding: float = 0.8
@@ -302,10 +302,10 @@ THRESHOLDS = SimilarityThresholds()
 def bonds(
     answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: SimilarityThresholds = THRESHOLDS
 ) -> tuple[tuple[Bond, ...], ...]:
-    """Return what holds each two answers to one question together or apart; the matrix is symmetric.
+    """Return the symmetric matrix of bonds between the answers to one question.
 
     Raises:
-        InputError: there are not as many answers as texts.
+        InputError: the numbers of answers and texts differ.
     """
     count = len(similarities.texts)
     if len(answers) != count:
@@ -327,31 +327,29 @@ def _bond(
     answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: SimilarityThresholds, a: int, b: int
 ) -> Bond:
     ours, theirs = answers[a], answers[b]
-    is_alike = _is_alike(similarities, thresholds, a, b)
+    has_embedding = not np.isnan(similarities.embedding_NN[a, b])
+    least = thresholds.with_embedding if has_embedding else thresholds.without_embedding
+    is_alike = similarities.values_NN[a, b] >= least
     if ours.kind == theirs.kind == PROSE and ours.key != theirs.key and not is_alike:
-        return Bond.UNLIKE  # rules could only tell more reasons to keep them apart, and take long for prose
+        return Bond.UNLIKE  # rules could only add reasons to keep them apart, and are slow for prose
     if (verdict := same(ours, theirs)) is not None:
-        return Bond.SAME if verdict else _apart(ours, theirs)
+        are_prose = ours.kind == theirs.kind == PROSE and bool(ours.value and theirs.value)
+        return Bond.SAME if verdict else Bond.CONTRADICTING if are_prose else Bond.DIFFERENT
     if _states(ours, theirs) or _states(theirs, ours):
         return Bond.STATED
     if not is_alike or _deceives(similarities.texts[a], similarities.texts[b]):
         return Bond.UNLIKE
-    has_looked = ours.kind == theirs.kind and ours.kind in (SPAN, PROSE)  # so does `same` for these
-    if not has_looked and contradicts(ours.text, theirs.text):
+    checked = ours.kind == theirs.kind and ours.kind in (SPAN, PROSE)  # by `same`
+    if not checked and contradicts(ours.text, theirs.text):
         return Bond.CONTRADICTING
     return Bond.ALIKE
 
 
-def _apart(ours: FinalAnswer, theirs: FinalAnswer) -> Bond:
-    says_something = bool(ours.value and theirs.value)
-    return Bond.CONTRADICTING if says_something and ours.kind == theirs.kind == PROSE else Bond.DIFFERENT
-
-
 def _deceives(one: str, other: str) -> bool:
-    """Tell whether texts may read alike in every part and yet say other things.
+    """Return whether two texts may say different things although they read alike.
 
-    Their numbers are not the same ones in the same order, more of them in one text aside; or a few words are the same
-    ones in another order: who beat whom?
+    This is so if their numbers differ, extra ones in one text aside, or if a few content words occur in another order:
+    who beat whom?
     """
     (numbers, content), (others, swapped) = _numbers_and_content(one), _numbers_and_content(other)
     fewer, more = sorted((numbers, others), key=len)
@@ -363,14 +361,14 @@ def _deceives(one: str, other: str) -> bool:
 
 @lru_cache(256)
 def _numbers_and_content(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the numbers and the content words of a text, in their order."""
+    """Return a text's numbers and content words in order."""
     said = words_of(text)
     numbers = tuple(word for word in said if word[0].isdecimal() or word in _CHINESE_NUMERALS)
     return numbers, tuple(content_of(said))
 
 
 def _states(brief: FinalAnswer, sentence: FinalAnswer) -> bool:
-    """Tell whether a sentence whose own conclusion is unclear states a brief answer: a few words, a number, a value."""
+    """Return whether a sentence without a clear conclusion states a short answer: a few words, a number or a value."""
     if sentence.kind not in (SPAN, PROSE) or brief.kind == sentence.kind == PROSE:
         return False
     said = words(sentence.text)
@@ -388,19 +386,13 @@ def _unspaced(text: str) -> str:
     return "".join(text.split())
 
 
-def _is_alike(similarities: Similarities, thresholds: SimilarityThresholds, a: int, b: int) -> bool:
-    has_embedding = not np.isnan(similarities.embedding_NN[a, b])
-    least = thresholds.with_embedding if has_embedding else thresholds.without_embedding
-    return bool(similarities.values_NN[a, b] >= least)
-
-
 def group(similarities: Similarities, bonds: Sequence[Sequence[Bond]]) -> tuple[tuple[int, ...], ...]:
-    """Return the classes of answers that say the same, as indices: largest first, then by their first index.
+    """Return the classes of answers that say the same, as indices: the largest first, then by first index.
 
-    First answers with the same final answer come together, then those that read alike, always the most similar two
-    classes. Two classes stay apart for ever where any two of their answers are held apart; by likeness alone they come
-    together only where every two answers join (complete linkage), so that there are no chains. Neither the order of the
-    answers nor how often one occurs changes which come together: that is decided on the distinct texts, in their order.
+    Answers with the same final answer are joined first, then those that read alike, always the two most similar
+    classes. Two classes with any separating bond between them are never joined; by similarity alone they are joined
+    only if every pair joins (complete linkage), so there are no chains. The result depends neither on the order of the
+    answers nor on repetitions: it is computed on the sorted distinct texts.
     """
     first = _first_of_each(similarities.texts)
     classes = [[text] for text in sorted(first)]
@@ -419,7 +411,7 @@ def group(similarities: Similarities, bonds: Sequence[Sequence[Bond]]) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class _Links:
-    """What lies between each two of C classes: the least similarity, and what their answers' bonds are."""
+    """The links between C classes: the least similarity and the bonds between their answers."""
 
     least_CC: Matrix
     any_same_CC: Mask
@@ -440,7 +432,7 @@ class _Links:
         return self.all_join_CC
 
     def closest(self, may_join_CC: Mask) -> tuple[int, int] | None:
-        """Return the two most similar classes of those that may join, the earlier first."""
+        """Return the two most similar classes that may join, the earlier first, or None."""
         likeness_CC = np.where(np.triu(may_join_CC, 1), self.least_CC, -1.0)
         if likeness_CC.max(initial=-1.0) < 0:
             return None
@@ -448,7 +440,7 @@ class _Links:
         return a, b
 
     def joined(self, a: int, b: int) -> "_Links":
-        """Return the links once class `b` is part of class `a`."""
+        """Return the links after class `b` joined class `a`."""
         return _Links(
             _merged(self.least_CC, a, b, np.minimum),
             _merged(self.any_same_CC, a, b, np.logical_or),

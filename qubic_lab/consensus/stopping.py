@@ -1,8 +1,7 @@
-"""When is another sample a waste? Once the winner is certain, or as good as certain.
+"""Decides when further samples are unnecessary: once the winner is certain, or certain enough.
 
-Certain: no ballots that are still to come can change the winner; that costs nothing. As good as certain: the posterior
-probability that the leader is the voters' most frequent answer is beyond a level; that errs now and then, and `replay`
-shows how often on votes of which all samples are known.
+The winner is certain if no outstanding ballot can change it; this costs nothing. It is certain enough if the posterior
+probability that the leader is the voters' most frequent answer reaches a level; `replay` measures how often that errs.
 """
 
 import math
@@ -22,18 +21,18 @@ def is_settled(
     rule: str = DEFAULT_RULE,
     fallback: str | None = None,
 ) -> bool:
-    """Tell whether the winner, or that there is none, is certain whatever the ballots to come say.
+    """Return whether the winner, or that there is none, is certain whatever the outstanding ballots say.
 
     Args:
         ballots: cast so far.
-        to_come: a ballot of each voter that has not answered; of their groups nothing is known, nor asked. One that
-            fails later must be counted, as a ballot for no group. One that is no longer asked for may be left out: the
-            winner is the same with and without it.
+        to_come: a ballot of each voter that has not answered; their groups are ignored. One that fails later must be
+            counted as a ballot for no group. One that is no longer requested may be left out: the winner is the same
+            with and without it.
         rule: a name in RULES.
-        fallback: as of `decide`; it must be a plurality that counts as the rule does, or nothing can be certain here.
+        fallback: as in `decide`; it must be a plurality with the rule's measure.
 
     Raises:
-        InputError: an unknown rule, or a fallback that does not go with it.
+        InputError: an unknown rule, or a fallback that does not fit it.
     """
     asked = RULES[check_choice("voting rule", rule, RULES)]
     if fallback is not None:
@@ -58,17 +57,17 @@ def is_settled(
 def lead_probability(leader: int, runner_up: int, prior: int = PRIOR) -> float:
     """Return the posterior probability that the leader is a more frequent answer than the runner-up.
 
-    Answers are drawn from unknown shares (a multinomial) with a symmetric Dirichlet prior. Of the two shares alone the
-    leader's is then Beta(leader + prior, runner-up + prior), and this is its mass above 1/2. With whole numbers that is
-    a binomial sum. Further groups have fewer votes and are left out.
+    Answers are drawn from unknown shares (a multinomial) with a symmetric Dirichlet prior. The leader's part of the two
+    shares is then Beta(leader + prior, runner-up + prior), and this is its mass above 1/2, for whole numbers a binomial
+    sum. Groups with fewer votes are ignored.
 
     Source: P. Aggarwal, A. Madaan, Y. Yang and Mausam, "Let's sample step by step: adaptive-consistency for efficient
     reasoning and coding with LLMs", EMNLP 2023.
 
     Args:
         leader: its votes.
-        runner_up: votes of the next group; 0 where there is none.
-        prior: votes that each group has beforehand; 1 takes all shares as equally likely.
+        runner_up: votes of the next group, or 0.
+        prior: prior votes of each group; 1 is a uniform prior.
 
     Raises:
         InputError: a negative count, or a prior below 1.
@@ -83,11 +82,11 @@ def lead_probability(leader: int, runner_up: int, prior: int = PRIOR) -> float:
 
 @dataclass(frozen=True)
 class StopRule:
-    """When to stop: always where the winner is certain, and where the lead's probability reaches `level`, if given.
+    """When to stop: always if the winner is certain, and if the lead's probability reaches `level`.
 
     Attributes:
-        level: 0.5 to 1; None: only where it is certain.
-        least: never before so many ballots.
+        level: 0.5 to 1, or None: only if certain.
+        least: the minimum number of ballots.
         prior: see `lead_probability`.
 
     Raises:
@@ -115,12 +114,12 @@ def reason_to_stop(
     rule: str = DEFAULT_RULE,
     fallback: str | None = None,
 ) -> str | None:
-    """Return why no more samples are needed, or None where they are.
+    """Return why no further samples are needed, or None if they are.
 
-    The probability of the lead counts ballots, each as one vote; give it one ballot of each set of copies.
+    The lead's probability counts each ballot as one vote; pass one ballot per set of copies.
 
     Raises:
-        InputError: as of `is_settled`.
+        InputError: as `is_settled`.
     """
     if not to_come:
         return "all have answered"
@@ -139,15 +138,15 @@ def reason_to_stop(
 
 @dataclass(frozen=True)
 class Replayed:
-    """A vote of which all samples are known, stopped as a rule would have stopped it.
+    """A vote with all samples known, stopped by a rule.
 
     Attributes:
-        taken: samples until then.
+        taken: samples until the stop.
         why: the reason to stop.
-        winner: then; None: nobody.
-        full_winner: of all samples.
-        tokens: of the samples that were taken.
-        tokens_saved: of those that were not.
+        winner: at the stop, or None.
+        full_winner: with all samples.
+        tokens: of the samples taken.
+        tokens_saved: of the others.
     """
 
     taken: int
@@ -165,17 +164,17 @@ def replay(
     rule: str = DEFAULT_RULE,
     fallback: str | None = None,
 ) -> Replayed:
-    """Take ballots one after the other until there is a reason to stop; those not taken do not count.
+    """Take ballots one by one until there is a reason to stop; the others do not count.
 
     Args:
-        ballots: in the order in which they come.
-        tokens: that each took.
+        ballots: in order of arrival.
+        tokens: of each ballot.
         stop: when to stop.
         rule: a name in RULES.
-        fallback: as of `decide`.
+        fallback: as in `decide`.
 
     Raises:
-        InputError: no ballots, not as many tokens as ballots, or as of `is_settled`.
+        InputError: no ballots, a different number of tokens, or as `is_settled`.
     """
     check_at_least("the number of ballots", len(ballots), 1)
     if len(tokens) != len(ballots):

@@ -1,9 +1,9 @@
-"""Formulas: whether two of them are the same, by Math-Verify's reading of LaTeX and SymPy, in processes of their own.
+"""Compares formulas by canonical forms, computed with Math-Verify's LaTeX parser and SymPy in separate processes.
 
-Math-Verify stops itself by signals, which only a main thread gets, and a power tower can hold SymPy for longer than a
-signal is looked at. So formulas are read in a process that can be killed (`symbolic_worker`), and what it returns is a
-canonical form: plain text, equal exactly for what is the same. Math-Verify's own comparison is not used: it is
-directed and rounds, so it is no equivalence.
+Math-Verify limits itself by signals, which only a main thread receives, and a power tower can hold SymPy past a signal.
+So a worker process that can be killed (`symbolic_worker`) reads each formula and returns its canonical form: text that
+is equal exactly for equal formulas. Math-Verify's own comparison is not used: it is directed and rounds, so it is not
+an equivalence.
 """
 
 import atexit
@@ -20,11 +20,11 @@ from functools import lru_cache
 from qubic_lab.consensus.quantities import superscripts_lowered
 
 SECONDS = 5.0
-"""A formula that takes longer to read has no canonical form."""
+"""Time limit; a formula that takes longer has no canonical form."""
 START_SECONDS = 60.0
 MOST_PROCESSES = 2
 DIGITS = 20
-"""So many are sure to be compared."""
+"""Longer numbers are not compared with formulas."""
 LONGEST = 300
 """Characters; a longer formula is not read."""
 
@@ -52,9 +52,9 @@ _LATEX = [
 
 
 SIGN = re.compile(r"\\(?:sqrt|frac|pi|sin|cos|tan|ln|log|infty|cdot|in\b|le|ge|sum|int)|\^|√|π|∞|(?<=\w)\*\*(?=[\w(])")
-"""What only formulas have."""
+"""Signs that only formulas have."""
 DEFINED = re.compile(r"\s*([a-zA-Z])\s*=\s*(?![^=]*=)")
-"""The opening of a formula that tells what an unknown is."""
+"""The opening of a formula that defines an unknown."""
 _OPERATOR = re.compile(r"[+*/=<>≤≥()|-]")
 _FORMULA = re.compile(
     r"(?:\\[a-zA-Z]+|(?:arc)?(?:sin|cos|tan)|sqrt|ln|log|exp|pi|or|and|(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
@@ -64,7 +64,7 @@ _BEFORE = re.compile(r"^.*?(?:\b(?:is|are|equals|gives)\b|[是为]|等于)\s*(?=
 
 
 def formula(text: str) -> str | None:
-    """Return the formula if a text is nothing else, but for words that lead to it, such as "The area is"."""
+    """Return the formula if a text is nothing else, apart from a lead such as "The area is"; else None."""
     for written in (text, _BEFORE.sub("", text)):
         written = re.sub(r"^(?:\$+|\\[(\[])|(?:\$+|\\[)\]])$", "", written.strip(" .。,，;")).strip(" .")
         if 1 < len(written) <= LONGEST and _FORMULA.fullmatch(written) and re.search(r"[a-zA-Z\d]", written):
@@ -73,12 +73,12 @@ def formula(text: str) -> str | None:
 
 
 def is_relation(forms: Forms) -> bool:
-    """Tell whether a canonical form is an equation or an inequality: those can be the same and not look it."""
+    """Return whether a canonical form is an equation or inequality: equal ones can have different forms."""
     return "=" in forms[0] or "<" in forms[0]
 
 
 def latex(formula: str) -> str:
-    """Return a formula that may be written plainly (sqrt(2)/2, x**2, 2π) in LaTeX."""
+    """Return a formula in LaTeX; plain notation such as sqrt(2)/2, x**2 and 2π is converted."""
     formula = superscripts_lowered(formula)
     for pattern, written in _LATEX:
         formula = pattern.sub(written, formula)
@@ -87,17 +87,17 @@ def latex(formula: str) -> str:
 
 @lru_cache(4096)
 def canonical(formula: str) -> Forms | None:
-    """Return what is equal for equal formulas; None: it could not be read in time.
+    """Return two forms that are equal for equal formulas, or None if the formula could not be read in time.
 
-    The two forms are of positive and of negative unknowns: those of x and |x| agree in the first alone.
+    The forms take all unknowns as positive and as negative: x and |x| agree only in the first.
 
-    The first call starts a process, which takes about a second; it ends with this one.
+    The first call starts a worker process, which takes about a second; it ends with this process.
     """
     return None if len(formula) > LONGEST else _POOL.canonical(latex(formula))
 
 
 class _Process:
-    """One process that reads formulas."""
+    """A worker process that reads formulas."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -118,7 +118,7 @@ class _Process:
         """Return the canonical forms.
 
         Raises:
-            TimeoutError: it did not answer in time, or ended; it cannot be asked again.
+            TimeoutError: it did not answer in time, or ended; do not use it again.
         """
         assert self.process.stdin is not None
         try:
@@ -141,7 +141,7 @@ class _Process:
                 _LOG.debug("a reader of formulas ended with its question unread")
 
     def _line(self, seconds: float) -> str:
-        """Return the next line of its output; each answer is one, so none is ever left in the buffer."""
+        """Return the next line of output; each answer is one line, so the buffer is then empty."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -152,7 +152,7 @@ class _Process:
 
 
 class _Pool:
-    """At most MOST_PROCESSES processes, started when they are wanted; a caller waits for a free one."""
+    """Up to MOST_PROCESSES worker processes, started on demand; callers wait for a free one."""
 
     def __init__(self) -> None:
         self._places: queue.LifoQueue[_Process | None] = queue.LifoQueue()

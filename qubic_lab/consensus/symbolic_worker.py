@@ -1,4 +1,4 @@
-"""The process that reads formulas for `symbolic`: lines of JSON in, lines of JSON out; it ends when its input does."""
+"""The worker process of `symbolic`: reads formulas as lines of JSON and writes their canonical forms."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 MEMORY_BYTES = 2 * 2**30
-"""Beyond what the process has when it starts; a power tower would take all that there is."""
+"""Memory limit above the usage at start; a power tower would take all memory."""
 PARSE_SECONDS = 3
 DIGITS = 40
 KEPT = 25
-"""Digits that must agree of two values; SymPy computes DIGITS."""
+"""Digits that must agree; SymPy computes DIGITS."""
 
 
 def main() -> None:
@@ -32,10 +32,7 @@ def main() -> None:
 
 
 def canonical(formula: str) -> list[str] | None:
-    """Return a LaTeX formula's form where all unknowns are positive and where all are negative.
-
-    None: Math-Verify cannot read it.
-    """
+    """Return the forms of a LaTeX formula for positive and for negative unknowns, or None if it cannot be parsed."""
     from math_verify import LatexExtractionConfig, parse
 
     read = parse(f"${formula}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=PARSE_SECONDS)
@@ -43,7 +40,7 @@ def canonical(formula: str) -> list[str] | None:
 
 
 def _form(read: Any, sign: int) -> str:
-    """Return the form of what SymPy holds; an unknown that is given a value is left out: x = 12 is 12."""
+    """Return the form of a SymPy object; a defined unknown is left out: x = 12 is 12."""
     import sympy
     from latex2sympy2_extended.sets import FiniteSet
 
@@ -64,7 +61,7 @@ def _form(read: Any, sign: int) -> str:
 
 
 def _value(expression: Any, sign: int) -> str:
-    """Return an expression's value at a fixed point: two that differ do so at nearly every point."""
+    """Return an expression's value at a fixed point, where different expressions almost always differ."""
     import sympy
 
     at = {symbol: sign * sympy.Rational(_coordinate(symbol.name)) for symbol in expression.free_symbols}

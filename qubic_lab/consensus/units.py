@@ -1,7 +1,6 @@
-"""Units by name and symbol, in English and Chinese, with exact factors to a base unit of what they measure.
+"""Units by name and symbol, in English and Chinese, with exact factors to a base unit of their dimension.
 
-A letter's case counts in symbols (mW, MW). GB are decimal and GiB binary; a pound is left out, since it is two things,
-and so is the sign ¥.
+Symbols are case-sensitive (mW, MW). GB are decimal and GiB binary. The ambiguous "pound" and ¥ are left out.
 """
 
 import re
@@ -10,7 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 PLAIN_NUMBER = "number"
-"""The dimension of what has no unit, and of percent: 50 % is 1/2."""
+"""The dimension of numbers without a unit and of percent: 50 % is 1/2."""
 
 # dimension, factor to the dimension's base unit, the unit's names: the first is the one that is used here
 _UNIT_TABLE = """
@@ -112,12 +111,12 @@ length/time 0.44704 mph
 """
 _ZERO_AT = {"°C": Fraction(27315, 100), "°F": Fraction(45967, 100) * Fraction(5, 9)}  # in kelvin
 _ANY_CASE = {"kB", "MB", "GB", "TB", "°C", "°F", "kWh"}
-"""Names with capitals that are known in any case, as those without are; but not those of one letter: 5G is no mass."""
+"""Names with capitals that are also known in any case, like lowercase names; single letters are not: 5G is no mass."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit's one name, what it measures, and `base = value * factor + offset` in that dimension's base unit."""
+    """A unit's name and dimension, and `base = value * factor + offset` in the dimension's base unit."""
 
     name: str
     dimension: str
@@ -127,8 +126,8 @@ class Unit:
 
 @lru_cache(4096)
 def find_unit(written: str) -> Unit | None:
-    """Return the unit of a name or a symbol; of a square, a cube or a quotient too (m^2, km/h); None: not known."""
-    if unit := _named_unit(written):
+    """Return the unit of a name or symbol, also of a square, cube or quotient (m^2, km/h); None if unknown."""
+    if unit := _UNITS.get(written) or _UNITS_ANY_CASE.get(written.casefold()):
         return unit
     if "/" in written:
         over, under = (find_unit(part) for part in written.split("/", 1))
@@ -144,7 +143,7 @@ def find_unit(written: str) -> Unit | None:
 
 
 def base_unit(dimension: str) -> str:
-    """Return the name of a dimension's base unit; "" of a plain number, of dates and of times of day."""
+    """Return the name of a dimension's base unit; "" for plain numbers, dates and times of day."""
     if name := _BASE_UNITS.get(dimension):
         return name
     if "/" in dimension:
@@ -168,7 +167,3 @@ _UNITS_ANY_CASE = {
 }
 _BASE_UNITS = {unit.dimension: unit.name for unit in _UNITS.values() if unit.factor == 1 and not unit.offset}
 HAN_UNITS = "|".join(sorted((name for name in _UNITS if re.match(r"[\u4e00-\u9fff]", name)), key=len, reverse=True))
-
-
-def _named_unit(written: str) -> Unit | None:
-    return _UNITS.get(written) or _UNITS_ANY_CASE.get(written.casefold())

@@ -1,6 +1,6 @@
-"""Ballots in, one decision out: by majority, super-majority or weight, with one rule for ties.
+"""Counts ballots by majority, super-majority or weight, with one rule for ties.
 
-Nothing depends on the order in which ballots come, rounding included: weights are added as whole numbers.
+The order of the ballots does not matter, not even by rounding: weights are added as whole numbers.
 """
 
 import math
@@ -16,18 +16,18 @@ Measure = Literal["ballots", "weight"]
 OTHER: dict[Measure, Measure] = {"ballots": "weight", "weight": "ballots"}
 
 WEIGHT_UNIT = 2**1074
-"""Every double is a whole number of parts of this size: sums of such numbers are exact."""
+"""Every double is a multiple of 1 / WEIGHT_UNIT, so sums of multiples are exact."""
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """What a voter says: the group of equal answers that its own is in, and what its vote weighs.
+    """A voter's ballot: the group of equal answers it is for, and its weight.
 
-    `group` is None where a voter was asked and gave no usable answer: it counts among all ballots, and for no group. So
-    one answer of three is no majority.
+    `group` is None if the voter gave no usable answer: the ballot counts in the total, but for no group. So one answer
+    out of three is not a majority.
 
     Raises:
-        InputError: the weight is no number of 0 or more.
+        InputError: the weight is negative or not finite.
     """
 
     voter: str
@@ -39,7 +39,7 @@ class Ballot:
             raise InputError(f"weight of {self.voter} is {self.weight}: it must be a number of 0 or more")
 
     def counts(self, measure: Measure) -> int:
-        """Return what it adds to a group: 1, or its weight as a whole number of parts of WEIGHT_UNIT."""
+        """Return what it adds to a group: 1, or its weight as a whole multiple of 1 / WEIGHT_UNIT."""
         if measure == "ballots":
             return 1
         numerator, denominator = float(self.weight).as_integer_ratio()
@@ -48,14 +48,14 @@ class Ballot:
 
 @dataclass(frozen=True)
 class VoteRule:
-    """A group wins with more than this share of all ballots, or of their weight, and more than any other group."""
+    """A group wins with more than this share of all ballots or weight, and more than any other group."""
 
     name: str
     measure: Measure
     more_than: Fraction
 
     def is_met(self, support: int, total: int) -> bool:
-        """Tell whether this support of that total is enough."""
+        """Return whether this support out of that total is enough."""
         return support * self.more_than.denominator > self.more_than.numerator * total
 
 
@@ -74,7 +74,7 @@ DEFAULT_RULE = "majority"
 
 @dataclass(frozen=True)
 class GroupStanding:
-    """A group's support: its voters by name, its share of all ballots, and its share of their weight."""
+    """A group's support: the names of its voters, and its shares of all ballots and of all weight."""
 
     group: Group
     voters: tuple[str, ...]
@@ -85,18 +85,18 @@ class GroupStanding:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a vote came to.
+    """The result of counting.
 
     Attributes:
-        winner: the group that won, or None where the rule was not met.
-        rule: the rule that decided: the one that was asked for, or the fallback where that one was not met.
+        winner: the winning group, or None if the rule is not met.
+        rule: the deciding rule: the requested one, or the fallback if that is not met.
         standings: all groups, the leader first.
-        ballots: all of them, those for no group included.
-        margin: the leader's share less the next one's, of ballots or of weight as the rule counts.
-        tied: the groups that share the highest support; empty where one leads.
-        tie_resolved_by: what put the winner before the others it is tied with: weight, ballots or the first voter's
-            name; None where nothing was tied or nobody won.
-        why: the decision in a line.
+        ballots: their total number, including those for no group.
+        margin: the leader's share less the runner-up's, of ballots or weight as the rule counts.
+        tied: the groups that share the highest support; empty if one leads.
+        tie_resolved_by: what ranked the winner before tied groups: weight, ballots or the first voter's name; else
+            None.
+        why: a one-line explanation.
     """
 
     winner: Group | None
@@ -111,7 +111,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Support:
-    """A group's ballots: its voters by name, and what they count by each measure."""
+    """A group's voters by name and their totals by measure."""
 
     group: Group
     voters: tuple[str, ...]
@@ -121,16 +121,16 @@ class _Support:
 def decide(ballots: Sequence[Ballot], rule: str = DEFAULT_RULE, fallback: str | None = None) -> Decision:
     """Count ballots by a rule.
 
-    Ties: of groups with the same support the one with more weight leads (under a rule that counts weight: with more
-    ballots), then the one whose first voter comes first by name.
+    Ties: among groups with equal support the one with more weight leads (with more ballots, if the rule counts weight),
+    then the one whose first voter comes first by name.
 
     Args:
-        ballots: one for each voter that was asked, in any order.
+        ballots: one per voter, in any order.
         rule: a name in RULES.
-        fallback: another rule, for where the first is not met; such as `plurality`.
+        fallback: a second rule if the first is not met, such as `plurality`.
 
     Raises:
-        InputError: an unknown rule, or two ballots of the same voter.
+        InputError: an unknown rule, or two ballots of one voter.
     """
     for name in (rule, fallback or rule):
         check_choice("voting rule", name, RULES)
@@ -209,7 +209,7 @@ def _reason(leaders: Sequence[_Support], rule: VoteRule, total: int, won: bool, 
 
 @dataclass(frozen=True)
 class VoterMeasurement:
-    """How a voter answered: seconds to its last token, and the quality of its answer, 0 to 1; None: unknown."""
+    """A voter's latency in seconds and the quality of its answer, 0 to 1; None if unknown."""
 
     voter: str
     latency_s: float | None = None
@@ -218,10 +218,10 @@ class VoterMeasurement:
 
 @dataclass(frozen=True)
 class OutlierLimits:
-    """Levels beyond which a voter is an outlier; None: whatever it is.
+    """Limits beyond which a voter is an outlier; None: no limit.
 
     Raises:
-        InputError: a level is out of its range.
+        InputError: a limit is out of its range.
     """
 
     most_latency_s: float | None = None
@@ -243,10 +243,9 @@ class DroppedBallot:
 
 
 def outliers(measured: Sequence[VoterMeasurement], limits: OutlierLimits) -> tuple[DroppedBallot, ...]:
-    """Return the voters that are to be dropped, by name: those beyond a limit, but never half of all or more.
+    """Return the voters to drop, by name: those beyond a limit, but always fewer than half of all voters.
 
-    Where too many are beyond a limit, those furthest beyond it go (by the ratio to the limit, then by name): what most
-    voters do is no outlier.
+    If too many are beyond a limit, the furthest are dropped (by the ratio to the limit, then by name).
     """
     beyond = []
     for each in measured:
@@ -261,7 +260,7 @@ def outliers(measured: Sequence[VoterMeasurement], limits: OutlierLimits) -> tup
 
 
 def _faults(measured: VoterMeasurement, limits: OutlierLimits) -> list[tuple[float, str]]:
-    """Return each limit that it is beyond: how far, as a ratio above 1, and a text."""
+    """Return each exceeded limit as the ratio to it, above 1, and a text."""
     found = []
     latency_s, most_s = measured.latency_s, limits.most_latency_s
     if latency_s is not None and most_s is not None and latency_s > most_s:

@@ -1,11 +1,10 @@
-"""What a voter's ballot weighs: four parts from 0 to 1, each shown, in fixed shares.
+"""A voter's weight: four parts from 0 to 1 in fixed shares.
 
-The shares are the project's own choice, not a fit to measurements. A part of which nothing is known is 1/2, which is
-what a new voter begins with.
+The shares are chosen, not fitted to measurements. An unknown part is 1/2, which is also where new voters start.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from qubic_lab.errors import InputError
 
@@ -16,22 +15,22 @@ COMPLEXITY_SHARE = 0.2
 
 UNKNOWN = 0.5
 MEMORY_OUTCOMES = 50
-"""An outcome counts 1/e after about so many newer ones."""
+"""After this many newer outcomes an outcome counts 1/e."""
 HALF_RESPONSE_S = 10.0
-"""An answer that takes so long earns half of its part: what the project asks of the slowest 5 % of answers."""
+"""Response time in seconds that earns 1/2: the project's target for the slowest 5 % of answers."""
 LEAST_PARAMETERS = 1e8
 MOST_PARAMETERS = 1e11
 
 
 @dataclass(frozen=True)
 class TrackRecord:
-    """A voter's right and wrong answers so far, older ones counted less.
+    """A voter's right and wrong answers so far; older ones count less.
 
-    Only answers that were checked belong here, against a reference or by a person. To count agreement with the winner
-    would teach the weights to agree.
+    Only answers checked against a reference or by a person belong here. Counting agreement with the winner would teach
+    the weights to agree.
 
     Raises:
-        InputError: a count is no number of 0 or more.
+        InputError: a count is negative or not finite.
     """
 
     right: float = 0.0
@@ -43,20 +42,20 @@ class TrackRecord:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be a number of 0 or more")
 
     def after(self, right: bool) -> "TrackRecord":
-        """Return it after one more answer was checked; all before count a little less."""
+        """Return the record after one more checked answer; earlier ones count slightly less."""
         kept = 1 - 1 / MEMORY_OUTCOMES
         return TrackRecord(kept * self.right + right, kept * self.wrong + (not right))
 
 
 NO_RECORD = TrackRecord()
 PRIOR = TrackRecord(right=4.0, wrong=4.0)
-"""As if a new voter had been right 4 times and wrong 4 times: one early error takes 1/2 to 4/9."""
+"""A new voter starts with 4 right and 4 wrong answers, so one early error changes 1/2 to 4/9."""
 
 
 def accuracy_part(record: TrackRecord, prior: TrackRecord = PRIOR) -> float:
-    """Return the mean of the Beta posterior of a voter's accuracy: prior and record, added up.
+    """Return the mean of the Beta posterior of a voter's accuracy: prior plus record.
 
-    Since older answers are forgotten, it stays within 0.07 and 0.93 with the default prior, whatever the record.
+    Older answers are forgotten, so with the default prior it stays between 0.07 and 0.93.
 
     Raises:
         InputError: the prior is empty.
@@ -68,10 +67,10 @@ def accuracy_part(record: TrackRecord, prior: TrackRecord = PRIOR) -> float:
 
 
 def response_part(response_s: float | None, half_s: float = HALF_RESPONSE_S) -> float:
-    """Return half ÷ (half + response time): 1 at once, 1/2 after `half_s`, never quite 0.
+    """Return 1 for an immediate answer, 1/2 for one after `half_s` seconds, towards 0 for slower ones.
 
     Raises:
-        InputError: a time is negative or no number, or `half_s` is 0.
+        InputError: `half_s` is not above 0, or the response time is negative.
     """
     if not 0.0 < half_s < math.inf:
         raise InputError(f"half_s is {half_s}: it must be a number above 0")
@@ -83,10 +82,10 @@ def response_part(response_s: float | None, half_s: float = HALF_RESPONSE_S) -> 
 
 
 def health_part(score: float | None) -> float:
-    """Return a node's health score, 0 to 100, as a share of 100.
+    """Return a node's health score, 0 to 100, as a fraction.
 
     Raises:
-        InputError: the score is out of its range.
+        InputError: the score is out of range.
     """
     if score is None:
         return UNKNOWN
@@ -96,11 +95,10 @@ def health_part(score: float | None) -> float:
 
 
 def complexity_part(parameters: int | None) -> float:
-    """Return how much computation stands behind a token of an answer: 0 for 10⁸ parameters or fewer, 1 from 10¹¹ on.
+    """Return a score for the computation per token: 0 up to 10⁸ parameters, 1 from 10¹¹ on, logarithmic in between.
 
-    A token costs about 2 floating-point operations for each parameter (of a mixture of experts: each active one). The
-    scale is logarithmic: each factor of 10 earns a third. The length of an answer is left out on purpose: it would
-    reward rambling.
+    A token costs about 2 floating-point operations per active parameter. The length of an answer is ignored on purpose:
+    it would reward rambling.
 
     Raises:
         InputError: fewer than 1 parameter.
@@ -115,7 +113,7 @@ def complexity_part(parameters: int | None) -> float:
 
 @dataclass(frozen=True)
 class WeightParts:
-    """A voter's weight and what it is made of, each 0 to 1."""
+    """The parts of a voter's weight, each from 0 to 1."""
 
     accuracy: float
     response: float
@@ -124,7 +122,7 @@ class WeightParts:
 
     @property
     def weight(self) -> float:
-        """The parts by their shares: 40, 20, 20 and 20 %."""
+        """The weighted sum of the parts."""
         return (
             ACCURACY_SHARE * self.accuracy
             + RESPONSE_SHARE * self.response
@@ -134,13 +132,7 @@ class WeightParts:
 
     def to_dict(self) -> dict[str, float]:
         """Return plain values for JSON, the weight first."""
-        return {
-            "weight": self.weight,
-            "accuracy": self.accuracy,
-            "response": self.response,
-            "health": self.health,
-            "complexity": self.complexity,
-        }
+        return {"weight": self.weight, **asdict(self)}
 
 
 def weigh(
@@ -149,11 +141,11 @@ def weigh(
     health_score: float | None = None,
     parameters: int | None = None,
 ) -> WeightParts:
-    """Return a voter's weight by what is known of it.
+    """Return a voter's weight.
 
     Args:
         record: its checked answers.
-        response_s: its mean time to the end of an answer, in seconds.
+        response_s: its mean time to a complete answer, in seconds.
         health_score: of its node, 0 to 100.
         parameters: of its model.
 

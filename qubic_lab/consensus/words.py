@@ -1,4 +1,4 @@
-"""The words of a text, in English and Chinese: a Chinese character counts as a word."""
+"""The words of a text, in English and Chinese; each Chinese character is a word."""
 
 import re
 import unicodedata
@@ -10,15 +10,15 @@ _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:'[^\W\u4e00-\u9fff]+)
 _SIGN = re.compile(
     r"""[^\w\s.,;:!?'"()\[\]{}…“”‘’„«»、。，；：！？（）《》—–-]|(?<!\w)-(?=\d)|(?<=[A-Za-z])-(?![\w-])"""
 )
-"""What is more than punctuation: C, C++ and C# are three things, and A- is no A."""
+"""Signs that are more than punctuation: C, C++ and C# differ, and so do A and A-."""
 _ASCII_SIGN = re.compile(r"[\x00-\x08\x0e-\x1b\x7f#$%&*+/<=>@\\^`|~-]")
-"""The signs that an ASCII text can have; most have none, and this is looked for faster."""
+"""The signs an ASCII text can have: a faster test, since most texts have none."""
 _EMPHASIS = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
 _SHORTEST_STEM = 3
 
 
 def words(text: str) -> list[str]:
-    """Return the words in small letters and without accents, signs and fillers."""
+    """Return the words in lower case, without accents, signs and fillers."""
     text = text.casefold()
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.replace("’", "'"))
@@ -27,27 +27,27 @@ def words(text: str) -> list[str]:
 
 
 def has_signs(text: str) -> bool:
-    """Tell whether there are signs in a text that its words leave out, and that may matter."""
+    """Return whether a text has meaningful signs that `words` leaves out."""
     return bool(_signs(text))
 
 
 def words_and_signs(text: str) -> str:
-    """Return a text in small letters and without punctuation, but with all signs: what is equal for equal texts."""
+    """Return a text in lower case without punctuation, but with all signs; equal texts give equal results."""
     return " ".join([*words(text), *_signs(text)])
 
 
 def without_emphasis(text: str) -> str:
-    """Return a text without the asterisks of Markdown's bold type; those of powers stay."""
+    """Return a text without Markdown's bold asterisks; those of powers stay."""
     return _EMPHASIS.sub(r"\1", text) if "**" in text else text
 
 
 def word_set(listed: str) -> frozenset[str]:
-    """Return words that are listed with spaces between them."""
+    """Return the words of a list separated by spaces."""
     return frozenset(listed.split())
 
 
 def stem(word: str) -> str:
-    """Return a word of small letters without its ending, roughly: walk, walks, walked and walking are one."""
+    """Return the rough stem of a lowercase word: walk, walks, walked and walking share one."""
     if word.endswith("ies") and len(word) >= _SHORTEST_STEM + len("ies"):
         return word[: -len("ies")] + "y"
     for ending in ("ing", "ed", "es", "s"):
@@ -64,16 +64,18 @@ def stem(word: str) -> str:
 
 
 def places(wanted: Sequence[str], said: Sequence[str]) -> list[int]:
-    """Return where the words `wanted` begin among those that are said, each time without a negation before it."""
+    """Return the indices at which the words `wanted` begin among those said, without a negation right before them."""
     return [
         place
         for place in range(len(said) - len(wanted) + 1)
-        if wanted and list(said[place : place + len(wanted)]) == list(wanted) and not _negated(said[:place])
+        if wanted
+        and list(said[place : place + len(wanted)]) == list(wanted)
+        and not (place and said[place - 1] in NEGATIONS)
     ]
 
 
 def without_places(text: str, taken: Iterable[tuple[int, int]]) -> str:
-    """Return a text with a space in place of each of some stretches, which are given in order."""
+    """Return a text with each of the given stretches, in order, replaced by a space."""
     rest, at = [], 0
     for start, end in taken:
         rest.append(text[at:start])
@@ -82,13 +84,9 @@ def without_places(text: str, taken: Iterable[tuple[int, int]]) -> str:
 
 
 def is_chinese(text: str) -> bool:
-    """Tell whether there are Chinese characters in a text."""
+    """Return whether a text has Chinese characters."""
     return not text.isascii() and re.search(r"[\u4e00-\u9fff]", text) is not None
 
 
 def _signs(text: str) -> list[str]:
     return [] if text.isascii() and not _ASCII_SIGN.search(text) else _SIGN.findall(text)
-
-
-def _negated(before: Sequence[str]) -> bool:
-    return bool(NEGATIONS & set(before[-1:]))

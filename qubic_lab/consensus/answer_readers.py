@@ -1,0 +1,436 @@
+"""Reads a conclusion as one kind of answer: a choice, a date, a number, code, a formula or a few words."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+
+from qubic_lab.consensus import symbolic
+from qubic_lab.consensus.conclusions import LONGEST
+from qubic_lab.consensus.contradictions import verdict
+from qubic_lab.consensus.dates import find_dates, year_of
+from qubic_lab.consensus.opposites import polarities
+from qubic_lab.consensus.programs import blocks, has_code_sign, literal, looks_like_code, normal_code
+from qubic_lab.consensus.quantities import Quantity, combined, exact_text, plain, plain_quantities, spelled_out
+from qubic_lab.consensus.question_form import QuestionForm, bare_letter, chosen_letters
+from qubic_lab.consensus.units import base_unit
+from qubic_lab.consensus.words import (
+    FILLERS,
+    has_signs,
+    is_chinese,
+    places,
+    stem,
+    without_places,
+    word_set,
+    words,
+    words_and_signs,
+)
+
+CHOICE, NUMBER, DATE, CODE, SYMBOLIC, SPAN, PROSE = "choice", "number", "date", "code", "symbolic", "span", "prose"
+KINDS = (CHOICE, NUMBER, DATE, CODE, SYMBOLIC, SPAN, PROSE)
+LONGEST_SPAN = 4
+"""Words; a Chinese character counts as half a word."""
+SHORTEST_SPAN = 2
+"""Words that may stand before a comma and reasons."""
+LONGEST_SENTENCE = 24
+"""Words of a sentence that is searched for a span."""
+
+
+@dataclass(frozen=True)
+class FinalAnswer:
+    """The final answer of a text.
+
+    Attributes:
+        kind: one of KINDS.
+        value: its normal form (see `answers`); "" if there is no answer.
+        text: the conclusion as written; for prose, the whole answer without its thoughts.
+        number: the value in `unit` of a single number, else None.
+        unit: the unit's name, or "".
+        of: what the number measures if the question leaves that open: x in "x = 12", -increase in "fell by 12".
+    """
+
+    kind: str
+    value: str
+    text: str
+    number: Fraction | None = None
+    unit: str = ""
+    of: str = ""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """A value that is equal for the same answers; formulas aside, which have many spellings."""
+        if self.number is None:
+            return self.kind, self.value
+        return self.kind, self.of, *Quantity(self.number, self.unit).base
+
+
+NO_ANSWER = FinalAnswer(PROSE, "", "")
+"""The final answer of an empty text and of unfinished thoughts."""
+
+
+@lru_cache(1024)  # copies of a model often end in the same sentence
+def read_conclusion(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    """Read a conclusion as the requested kind, else as the first kind that fits; a `marked` one is the whole answer."""
+    part = part.strip()
+    if not part or len(part) > LONGEST:
+        return None
+    if form.options:
+        return _read_choice(part, form, marked)
+    first = CODE if form.asks_output else form.kind
+    for kind in dict.fromkeys([first, *READERS] if first in READERS else READERS):
+        if found := READERS[kind](part, form, marked):
+            return found
+    return None
+
+
+def read_prose(text: str) -> FinalAnswer:
+    """Return a text as prose."""
+    return FinalAnswer(PROSE, words_and_signs(text) or text.strip(), text)
+
+
+# --- Choices
+
+_NEGATION = re.compile(r"\b(?:not|never|nor|neither|cannot|no)\b|n't\b|[不没非]|wrong|incorrect", re.IGNORECASE)
+_SHORT_REPLY = re.compile(
+    r"(?:it|he|she|they|we|you|i|that|this|there)\s(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
+    r"(?P<no>\s?not|n't)?(?=[,.:;!]|$)",
+    re.IGNORECASE,
+)
+_CLOSED = [
+    (re.compile(rf"\b(?:{asks})\b", re.IGNORECASE), members.split())
+    for asks, members in (
+        ("day", "monday tuesday wednesday thursday friday saturday sunday"),
+        ("month", "january february march april may june july august september october november december"),
+        ("season", "spring summer autumn winter"),
+        ("direction", "north south east west left right up down"),
+    )
+]
+"""Words of a question and all possible answers to them."""
+
+
+def _read_choice(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    if form.options:
+        value = chosen_letters(plain(part)) or _option_held(part, dict(form.options))
+    else:
+        alternatives = _named(part, {name: name.split() for name in form.alternatives})
+        value = (
+            _verdict(part, form)
+            or ("" if form.words else bare_letter(plain(part)))
+            or (alternatives[0] if len(alternatives) == 1 and not form.is_reversed_by(part) else "")
+            or _of_closed_class(part, form)
+        )
+    return FinalAnswer(CHOICE, value, part) if value else None
+
+
+def _verdict(part: str, form: QuestionForm) -> str:
+    """Return yes or no if that is requested or nearly the whole text."""
+    if form.kind != CHOICE:
+        return verdict(part) if len(words(part)) <= LONGEST_SPAN else ""
+    if opened := verdict(part):
+        return opened
+    if reply := _SHORT_REPLY.match(part):
+        return "no" if reply["no"] else "yes"
+    opening = words(re.split(r"[，。,;；!！]", part, maxsplit=1)[0])
+    if is_chinese(part) and 0 < len(opening) <= LONGEST_SPAN:  # "支持" or "不支持" to "支持……吗？"
+        negated = opening[0] in "不没"
+        if set(opening[negated:]) <= form.words:
+            return "no" if negated else "yes"
+    return ""
+
+
+def _option_held(part: str, offered: dict[str, str]) -> str:
+    """Return the letter of the only option whose words or number a text has, else ""."""
+    held = _named(part, {letter: words(option) for letter, option in offered.items()})
+    if held:
+        return held[0] if len(held) == 1 else ""
+    if number := _read_number(part, QuestionForm(), False):
+        numbers = {letter: _read_number(option, QuestionForm(), False) for letter, option in offered.items()}
+        equal = [letter for letter, option in numbers.items() if option and option.key == number.key]
+        return equal[0] if len(equal) == 1 else ""
+    return ""
+
+
+def _of_closed_class(part: str, form: QuestionForm) -> str:
+    """Return a day, month, season or direction if the text says nothing else or the question requests it, else ""."""
+    said = words(part)
+    bare = _without_opening(said)
+    for question, members in _CLOSED:
+        if set(members).isdisjoint(said):
+            continue
+        named = _named(part, {member: [member] for member in members})
+        if len(named) == 1 and (bare == named or (form.asks_what and question.search(" ".join(form.words)))):
+            return named[0]
+    return ""
+
+
+def _named(part: str, candidates: dict[str, list[str]]) -> list[str]:
+    """Return the candidates that a text names in a clause without negation; longer ones win over their parts."""
+    said = [words(clause) for clause in re.split(r"[,，;；.。]", part) if not _NEGATION.search(clause)]
+    all_said = {word for clause in said for word in clause}
+    held = {
+        name: wanted
+        for name, wanted in candidates.items()
+        if all_said.issuperset(wanted) and any(places(wanted, clause) for clause in said)
+    }
+    return [name for name in held if not any(name != other and places(held[name], held[other]) for other in held)]
+
+
+# --- Dates
+
+_YEAR = re.compile(r"(?<![\d,.])[12]\d{3}(?!\d|,\d|\.\d)")
+_LIMIT_BEFORE = re.compile(
+    r"(?:\b(?:before|after|since|until|(?:more|less|fewer|later|earlier|greater|higher|lower) than|over|under"
+    r"|above|below|at (?:least|most)|up to)\s(?:the\s|about\s)?|(?:超过|不到|多于|少于|大于|小于|至少|最多)\s?)$",
+    re.IGNORECASE,
+)
+_NEAR = 30
+"""Characters before a number that are searched."""
+_LIMIT_AFTER = re.compile(
+    r"(?:\s\w+)?\sor\s(?:more|less|fewer|later|earlier)\b|.{0,2}(?:以[上下前后]|之[前后])|[前后](?![来天])",
+    re.IGNORECASE,
+)
+
+
+def _read_date(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    text = plain(part)
+    found = [(date.value, date.start, date.end) for date in find_dates(text)]
+    if form.asks_year:
+        found = [(year_of(value), start, end) for value, start, end in found if year_of(value)]
+    if form.kind == DATE:
+        found = found or [(year[0], *year.span()) for year in _YEAR.finditer(text)]
+        if _REFUSED.search(text):
+            return None
+    elif not _is_frame(without_places(text, ((start, end) for _, start, end in found)), form):
+        return None
+    if not found or (len({value for value, _, _ in found}) > 1 and not marked):
+        return None
+    value, start, end = found[-1]
+    return None if _is_limit(text, start, end) else FinalAnswer(DATE, value, part)
+
+
+def _is_limit(text: str, start: int, end: int) -> bool:
+    """Return whether the number or date at this place is only one end of a range."""
+    return bool(_LIMIT_BEFORE.search(text[max(0, start - _NEAR) : start]) or _LIMIT_AFTER.match(text[end:]))
+
+
+# --- Numbers
+
+_ASSIGNED = re.compile(r"(?<![A-Za-z\\])([a-zA-Z])\s*=(?!=)")
+_REFUSED = re.compile(
+    r"[<>≤≥≠±]|\bnot\b|n't\b|\bunknown\b|\bnobody\b|\bbefore it says\b|不知道|不是|并非|无法|不能确定|没有?写",
+    re.IGNORECASE,
+)
+_FRAME = FILLERS | word_set(
+    """it is are was were there they he she we you i this that these answer result total sum value equals equal of so
+    therefore thus hence then about approximately around roughly exactly at in to be gives get have has comes makes only
+    just or on by which means yields final one left altogether would will per each with for as leaves need mainly
+    mostly made called named"""
+)
+_HAN_FRAME = frozenset(
+    "是为等于共一总大约有还剩了答案所以因此故即个只条名位人次本张台辆座种项颗棵倍层步页它就得到结果和左右的要能出在叫做"
+)
+_DOWN = word_set(
+    """-increase -advance -profit -early -high -fast -old -long -heavy -cheap -hot -wide -deep -north -east -positive
+    -import -win -增加 -前进 -高 -多 -快 -早 -长 -重 -热 -东 -南 -赢"""
+)
+"""Negative sides of opposites: 5 % less is not 5 %."""
+_RANGE = re.compile(r"\s*(?:-|~|～|to|至|到)\s*")
+_RANGE_OPENED = re.compile(r"(?:between|from|在|从)\s*$", re.IGNORECASE)
+_RANGE_CONTINUED = re.compile(r"\s*(?:and|和|与)\s*")
+_OF_A_FORMULA = re.compile(r"[/^*+\\<>√π∞|_]|(?<!\w)-|=.*=")
+
+
+def _read_number(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    text = plain(part)
+    found = _numbers(text)
+    if not found:
+        text = spelled_out(text)
+        found = _numbers(text)
+    if not found or any(re.match(r"[a-zA-Z](?![a-zA-Z])", text[each.end :]) for each in found):  # 2x is no number
+        return None
+    assigned = _ASSIGNED.findall(text)
+    rest = _ASSIGNED.sub(" ", without_places(text, ((each.start, each.end) for each in found)))
+    if _is_frame(rest, form):
+        if len(found) > 1 and "=" not in text:
+            return None if re.search(r"[\[{(]", text) else _several(found, part)
+        if len(assigned) > 1:
+            return None
+    elif not (form.kind == NUMBER or form.asks_output) or symbolic.SIGN.search(part) or _REFUSED.search(text):
+        return None
+    if limits := _range(found, text):
+        return _several(limits, part)
+    chosen = _answering(found, text, form)
+    if _is_limit(text, chosen.start, chosen.end):
+        return None
+    return _one_number(chosen, part, form, _of_what(assigned[-1] if assigned else "", part, form))
+
+
+def _of_what(assigned: str, part: str, form: QuestionForm) -> str:
+    """Return the unknown that is assigned, unless any unknown fits, else the downward direction of the text."""
+    if assigned and not (form.words and assigned == (form.unknown or assigned)):
+        return assigned
+    return " ".join(sorted((polarities(part) - form.polarities) & _DOWN))
+
+
+def _range(found: list[Quantity], text: str) -> list[Quantity]:
+    """Return the two limits of a range, such as 10-15 km or between 3 and 4, else nothing."""
+    for first, second in pairwise(found):
+        between = text[first.end : second.start]
+        opened = _RANGE_OPENED.search(text[max(0, first.start - _NEAR) : first.start])
+        if _RANGE.fullmatch(between) or (opened and _RANGE_CONTINUED.fullmatch(between)):
+            return [first, second]
+    return []
+
+
+def _numbers(text: str) -> list[Quantity]:
+    return [quantity for quantity in combined(plain_quantities(text), text) if quantity.unit != "date"]
+
+
+def _answering(found: list[Quantity], text: str, form: QuestionForm) -> Quantity:
+    """Return the last number with the requested unit or noun, after the last equals sign if there is one."""
+    if form.unit:
+        dimension = Quantity(Fraction(1), form.unit).base[0]
+        fitting = [each for each in found if each.unit and each.base[0] == dimension]
+    else:
+        fitting = [each for each in found if form.noun and stem(each.word.casefold()) == form.noun]
+    after = [each for each in fitting or found if "=" in text and each.start > text.rindex("=")]
+    return (after or fitting or found)[-1]
+
+
+def _one_number(chosen: Quantity, part: str, form: QuestionForm, of: str) -> FinalAnswer:
+    assert isinstance(chosen.value, Fraction)
+    unit = chosen.unit or form.unit
+    value = f"{exact_text(chosen.value)} {unit}".rstrip()
+    return FinalAnswer(NUMBER, f"{of} = {value}" if of else value, part, chosen.value, unit, of)
+
+
+def _several(found: list[Quantity], part: str) -> FinalAnswer:
+    """Return several numbers as one answer in their order; a unit at the end applies to all."""
+    each = [Quantity(one.value, one.unit or found[-1].unit).base for one in found]  # so that equal ones look equal
+    return FinalAnswer(NUMBER, "; ".join(f"{value} {base_unit(dimension)}".rstrip() for dimension, value in each), part)
+
+
+# --- Formulas
+
+
+def _read_symbolic(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    formula = symbolic.formula(part)
+    if formula is None:
+        return None
+    defined = symbolic.DEFINED.match(formula)
+    if defined and form.words and defined[1] == (form.unknown or defined[1]):
+        formula = formula[defined.end() :]
+    return FinalAnswer(SYMBOLIC, formula, part)
+
+
+# --- Code
+
+
+def read_program(said: str, form: QuestionForm) -> FinalAnswer | None:
+    """Read the last code block if the question requests code, or the block is most of the answer."""
+    fenced = blocks(said)
+    if not fenced:
+        return FinalAnswer(CODE, normal_code(said), said) if form.kind == CODE and looks_like_code(said) else None
+    last = fenced[-1]
+    if form.kind == CODE or (not (form.kind or form.asks_output) and last.length >= len(said) / 2):
+        return FinalAnswer(CODE, normal_code(last.code, last.language), last.code.strip())
+    return None
+
+
+def _read_code(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    if form.kind != CODE and symbolic.SIGN.search(part):
+        return None
+    ticked = re.findall(r"`([^`\n]+)`", part)
+    alone = re.fullmatch(r"\W*`[^`]+`\W*", part) is not None
+    if found := literal(part):
+        value, rest = found
+        if marked or form.asks_output or _is_frame(rest, form):
+            return FinalAnswer(CODE, value, part)
+    if ticked and (form.kind == CODE or (alone and has_code_sign(ticked[0]))):
+        return FinalAnswer(CODE, normal_code(ticked[-1]), part)
+    if form.kind == CODE and (looks_like_code(part) or re.fullmatch(r"[a-z][\w.-]*(?: [\w./~*-]+){1,4}", part)):
+        return FinalAnswer(CODE, normal_code(part), part)
+    return None
+
+
+# --- Words
+
+_OPENINGS = [
+    tuple(opening.split())
+    for opening in (
+        *("it is", "it's", "it was", "this is", "that is", "that's", "that would be", "they are", "he is", "he was"),
+        *("she is", "she was", "在", "是", "为", "这 是", "它 是", "他 是", "她 是", "那 是"),
+    )
+]
+_SYMBOL = re.compile(r"[A-Za-z]|[A-Z][A-Za-z]|(?=[A-Za-z]*\d)(?:[A-Z][a-z]?\d?){1,6}")
+_REASON = re.compile(r"[,;](?=(?:\s+\S+){3})|[，；]")
+_COMPARING = {"than", "before", "after", "比"}
+
+
+def _read_span(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
+    if form.kind == PROSE and not marked:
+        return None
+    before, *reasons = _REASON.split(part, maxsplit=1)
+    text = plain(before).strip(" .。\"'")
+    said = _without_opening(words(text))
+    if has_signs(text):
+        short = bool(said) and _length(said) <= LONGEST_SPAN and not reasons
+        return FinalAnswer(SPAN, words_and_signs(" ".join(text.split())), part) if short else None
+    own = _beside_the_question(said, form) if form.asks_what else []
+    if not own and _length(said) <= (SHORTEST_SPAN if reasons else LONGEST_SPAN):
+        own = said
+    if not own or _length(own) > LONGEST_SPAN:
+        return None
+    symbol = re.search(rf"(?<!\w){re.escape(own[0])}(?!\w)", text, re.IGNORECASE) if len(own) == 1 else None
+    if symbol and _SYMBOL.fullmatch(symbol[0]):
+        return FinalAnswer(SPAN, symbol[0], part)  # such as W or CO2: its case counts
+    return FinalAnswer(SPAN, " ".join(own), part)
+
+
+def _without_opening(said: list[str]) -> list[str]:
+    """Return the words after an opening such as "It is" or "他是"."""
+    for opening in _OPENINGS:
+        if tuple(said[: len(opening)]) == opening and len(said) > len(opening):
+            return said[len(opening) :]
+    return said
+
+
+def _beside_the_question(said: list[str], form: QuestionForm) -> list[str]:
+    """Return the words that a sentence adds to its question; nothing if they are scattered or unclear."""
+    if len(said) > LONGEST_SENTENCE:
+        return []
+    own = [place for place, word in enumerate(said) if not _is_frame_word(word, form)]
+    if not own or own[-1] - own[0] + 1 != len(own):
+        return []
+    added, repeated = said[own[0] : own[-1] + 1], [word for word in said if stem(word) in form.words]
+    if len(added) == len(said) or _length(repeated) < 1 or (len(added) == 1 and is_chinese(added[0])):
+        return []
+    return [] if _COMPARING & set(said) or _NEGATION.search(" ".join(added)) else added
+
+
+def _length(said: Sequence[str]) -> float:
+    return sum(0.5 if is_chinese(word) else 1.0 for word in said)
+
+
+# --- The words around an answer
+
+
+def _is_frame(rest: str, form: QuestionForm) -> bool:
+    """Return whether the words around an answer say nothing of their own: "There are ... litres left."."""
+    return not _OF_A_FORMULA.search(rest) and all(_is_frame_word(word, form) for word in words(rest))
+
+
+def _is_frame_word(word: str, form: QuestionForm) -> bool:
+    return word in _FRAME or word in _HAN_FRAME or stem(word) in form.words
+
+
+READERS: dict[str, Callable[[str, QuestionForm, bool], FinalAnswer | None]] = {
+    CHOICE: _read_choice,
+    DATE: _read_date,
+    NUMBER: _read_number,
+    CODE: _read_code,
+    SYMBOLIC: _read_symbolic,
+    SPAN: _read_span,
+}
