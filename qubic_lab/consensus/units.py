@@ -11,103 +11,48 @@ from functools import lru_cache
 PLAIN_NUMBER = "number"
 """The dimension of numbers without a unit and of percent: 50 % is 1/2."""
 
-# dimension, factor to the dimension's base unit, the unit's names: the first is the one that is used here
+# Dimension: factor to its base unit, then the names of the unit; the first name is its name here.
 _UNIT_TABLE = """
-number 1e-2 % percent percents 百分比
-number 1e-3 ‰ permille
-points 1 pp 个百分点 百分点
-length 1 m metre metres meter meters 米
-length 1000 km kilometre kilometres kilometer kilometers 公里 千米
-length 1e-1 dm decimetre decimetres decimeter decimeters 分米
-length 1e-2 cm centimetre centimetres centimeter centimeters 厘米
-length 1e-3 mm millimetre millimetres millimeter millimeters 毫米
-length 1e-6 µm micrometre micrometres micrometer micrometers micron microns 微米
-length 1e-9 nm nanometre nanometres nanometer nanometers 纳米
-length 1609.344 mi mile miles 英里
-length 0.9144 yd yard yards
-length 0.3048 ft foot feet 英尺
-length 0.0254 inch inches 英寸
-length^2 10000 ha hectare hectares 公顷
-length^3 1e-3 l L litre litres liter liters 升
-length^3 1e-4 dl decilitre decilitres deciliter deciliters
-length^3 1e-5 cl centilitre centilitres centiliter centiliters
-length^3 1e-6 ml mL millilitre millilitres milliliter milliliters 毫升
-mass 1 kg kilogram kilograms kilo kilos 公斤 千克
-mass 1e-3 g gram grams 克
-mass 1e-6 mg milligram milligrams 毫克
-mass 1e-9 µg microgram micrograms 微克
-mass 1000 t tonne tonnes 吨
-mass 1/2 斤
-mass 0.45359237 lb lbs
-mass 0.028349523125 oz ounce ounces
-time 1 s second seconds sec secs 秒 秒钟
-time 1e-3 ms millisecond milliseconds 毫秒
-time 1e-6 µs microsecond microseconds 微秒
-time 1e-9 ns nanosecond nanoseconds 纳秒
-time 60 min minute minutes mins 分钟
-time 3600 h hour hours hr hrs 小时 个小时 钟头 个钟头
-time 86400 day days 天
-time 604800 week weeks 周 星期 个星期
-months 1 month months 个月
-months 12 year years yr yrs 年 岁 周岁
-months 120 decade decades
-months 1200 century centuries 世纪 个世纪
-data 1 byte bytes B 字节
-data 1e3 kB KB kilobyte kilobytes
-data 1e6 MB megabyte megabytes
-data 1e9 GB gigabyte gigabytes
-data 1e12 TB terabyte terabytes
-data 1024 KiB kibibyte kibibytes
-data 1048576 MiB mebibyte mebibytes
-data 1073741824 GiB gibibyte gibibytes
-data 1/8 bit bits 比特
-data 125000 Mbit megabit megabits
-data 125000000 Gbit gigabit gigabits
-data/time 125000 Mbps
-data/time 125000000 Gbps
-rate 1 Hz hertz 赫兹
-rate 1e3 kHz kilohertz
-rate 1e6 MHz megahertz 兆赫
-rate 1e9 GHz gigahertz
-power 1 W watt watts 瓦 瓦特
-power 1e-3 mW milliwatt milliwatts
-power 1e3 kW kilowatt kilowatts 千瓦
-power 1e6 MW megawatt megawatts 兆瓦
-power 1e9 GW gigawatt gigawatts
-energy 1 J joule joules 焦耳
-energy 1e3 kJ kilojoule kilojoules 千焦
-energy 1e6 MJ megajoule megajoules
-energy 3600 Wh
-energy 3600000 kWh 千瓦时 度电
-energy 4184 kcal 千卡 大卡
-force 1 N newton newtons 牛顿
-force 1e3 kN
-pressure 1 Pa pascal pascals 帕斯卡
-pressure 1e2 hPa
-pressure 1e3 kPa 千帕
-pressure 1e6 MPa
-pressure 1e5 bar
-pressure 101325 atm 标准大气压
-voltage 1 V volt volts 伏 伏特
-voltage 1e-3 mV millivolt millivolts
-voltage 1e3 kV kilovolt kilovolts 千伏
-current 1 A amp amps ampere amperes 安培
-current 1e-3 mA 毫安
-resistance 1 Ω ohm ohms 欧姆
-resistance 1e3 kΩ
-amount 1 mol moles 摩尔
-dollar 1 $ dollar dollars usd US$ 美元 美金
-dollar 1e-2 ¢ cent cents 美分
-euro 1 € euro euros eur 欧元
-pound 1 £ gbp 英镑
-yuan 1 元 yuan rmb cny 人民币 元人民币 块钱
-yen 1 yen jpy 日元
-rupee 1 ₹ rupee rupees inr
-kelvin 1 K kelvin kelvins 开尔文
-kelvin 1 °C celsius 摄氏度
-kelvin 5/9 °F fahrenheit 华氏度
-length/time 5/18 km/h kph kmh 时速公里
-length/time 0.44704 mph
+number: 1e-2 % percent percents 百分比; 1e-3 ‰ permille
+points: 1 pp 个百分点 百分点
+length: 1 m metre metres meter meters 米; 1000 km kilometre kilometres kilometer kilometers 公里 千米;
+  1e-1 dm decimetre decimetres decimeter decimeters 分米; 1e-2 cm centimetre centimetres centimeter centimeters 厘米;
+  1e-3 mm millimetre millimetres millimeter millimeters 毫米;
+  1e-6 µm micrometre micrometres micrometer micrometers micron microns 微米;
+  1e-9 nm nanometre nanometres nanometer nanometers 纳米; 1609.344 mi mile miles 英里; 0.9144 yd yard yards;
+  0.3048 ft foot feet 英尺; 0.0254 inch inches 英寸
+length^2: 10000 ha hectare hectares 公顷
+length^3: 1e-3 l L litre litres liter liters 升; 1e-4 dl decilitre decilitres deciliter deciliters;
+  1e-5 cl centilitre centilitres centiliter centiliters; 1e-6 ml mL millilitre millilitres milliliter milliliters 毫升
+mass: 1 kg kilogram kilograms kilo kilos 公斤 千克; 1e-3 g gram grams 克; 1e-6 mg milligram milligrams 毫克;
+  1e-9 µg microgram micrograms 微克; 1000 t tonne tonnes 吨; 1/2 斤; 0.45359237 lb lbs; 0.028349523125 oz ounce ounces
+time: 1 s second seconds sec secs 秒 秒钟; 1e-3 ms millisecond milliseconds 毫秒;
+  1e-6 µs microsecond microseconds 微秒; 1e-9 ns nanosecond nanoseconds 纳秒; 60 min minute minutes mins 分钟;
+  3600 h hour hours hr hrs 小时 个小时 钟头 个钟头; 86400 day days 天; 604800 week weeks 周 星期 个星期
+months: 1 month months 个月; 12 year years yr yrs 年 岁 周岁; 120 decade decades; 1200 century centuries 世纪 个世纪
+data: 1 byte bytes B 字节; 1e3 kB KB kilobyte kilobytes; 1e6 MB megabyte megabytes; 1e9 GB gigabyte gigabytes;
+  1e12 TB terabyte terabytes; 1024 KiB kibibyte kibibytes; 1048576 MiB mebibyte mebibytes;
+  1073741824 GiB gibibyte gibibytes; 1/8 bit bits 比特; 125000 Mbit megabit megabits; 125000000 Gbit gigabit gigabits
+data/time: 125000 Mbps; 125000000 Gbps
+rate: 1 Hz hertz 赫兹; 1e3 kHz kilohertz; 1e6 MHz megahertz 兆赫; 1e9 GHz gigahertz
+power: 1 W watt watts 瓦 瓦特; 1e-3 mW milliwatt milliwatts; 1e3 kW kilowatt kilowatts 千瓦;
+  1e6 MW megawatt megawatts 兆瓦; 1e9 GW gigawatt gigawatts
+energy: 1 J joule joules 焦耳; 1e3 kJ kilojoule kilojoules 千焦; 1e6 MJ megajoule megajoules; 3600 Wh;
+  3600000 kWh 千瓦时 度电; 4184 kcal 千卡 大卡
+force: 1 N newton newtons 牛顿; 1e3 kN
+pressure: 1 Pa pascal pascals 帕斯卡; 1e2 hPa; 1e3 kPa 千帕; 1e6 MPa; 1e5 bar; 101325 atm 标准大气压
+voltage: 1 V volt volts 伏 伏特; 1e-3 mV millivolt millivolts; 1e3 kV kilovolt kilovolts 千伏
+current: 1 A amp amps ampere amperes 安培; 1e-3 mA 毫安
+resistance: 1 Ω ohm ohms 欧姆; 1e3 kΩ
+amount: 1 mol moles 摩尔
+dollar: 1 $ dollar dollars usd US$ 美元 美金; 1e-2 ¢ cent cents 美分
+euro: 1 € euro euros eur 欧元
+pound: 1 £ gbp 英镑
+yuan: 1 元 yuan rmb cny 人民币 元人民币 块钱
+yen: 1 yen jpy 日元
+rupee: 1 ₹ rupee rupees inr
+kelvin: 1 K kelvin kelvins 开尔文; 1 °C celsius 摄氏度; 5/9 °F fahrenheit 华氏度
+length/time: 5/18 km/h kph kmh 时速公里; 0.44704 mph
 """
 _ZERO_AT = {"°C": Fraction(27315, 100), "°F": Fraction(45967, 100) * Fraction(5, 9)}  # in kelvin
 _ANY_CASE = {"kB", "MB", "GB", "TB", "°C", "°F", "kWh"}
@@ -154,10 +99,12 @@ def base_unit(dimension: str) -> str:
 
 def _parse_units() -> dict[str, Unit]:
     units = {}
-    for row in _UNIT_TABLE.strip().splitlines():
-        dimension, factor, *names = row.split()
-        unit = Unit(names[0], dimension, Fraction(factor), _ZERO_AT.get(names[0], Fraction(0)))
-        units.update(dict.fromkeys(names, unit))
+    for line in _UNIT_TABLE.replace(";\n", ";").strip().splitlines():
+        dimension, _, listed = line.partition(":")
+        for row in listed.split(";"):
+            factor, *names = row.split()
+            unit = Unit(names[0], dimension, Fraction(factor), _ZERO_AT.get(names[0], Fraction(0)))
+            units.update(dict.fromkeys(names, unit))
     return units
 
 
