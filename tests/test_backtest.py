@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from markets import START_US, first_bars, market_of, random_market, random_weights, with_gaps, with_holes
+from markets import START_US, market_of, random_market, random_weights, with_gaps, with_holes
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.account import Account
@@ -19,12 +18,11 @@ from qubic_lab.oracle.backtest.baselines import BaselineConfig, compare, delayed
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, lag_sweep, simulate
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest
-from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar
-from qubic_lab.oracle.backtest.market import Market
+from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar, marks
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.backtest.signals import View, decide_at_once, decide_by_bar, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
-from qubic_lab.oracle.model.records import Price
+from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.store.text_store import StoredText
 
@@ -102,14 +100,14 @@ def test_what_exceeds_a_share_of_a_bars_volume_waits_for_the_next() -> None:
 def flows_are_whole(account: Account) -> None:
     """Check the account against its own trades, summed up here without the engine."""
     market, trades = account.market, account.trades
-    assert np.array_equal(account.equity, account.cash + np.einsum("ba,ba->b", account.units, market.marks[1]))
+    assert np.array_equal(account.equity, account.cash + np.einsum("ba,ba->b", account.units, marks(market)[1]))
     end = len(market) if account.ruin is None else account.ruin.bar
-    paid, bought = account.carry.copy(), np.zeros(market.close.shape)
+    paid, bought = account.carry.copy(), np.zeros(market.close_BA.shape)
     np.add.at(paid, trades.bar, trades.units * trades.price + trades.fee)
     np.add.at(bought, (trades.bar, trades.asset), trades.units)
     size = np.maximum(account.equity, 0.0) + np.abs(account.positions).sum(axis=1) + np.abs(paid)
     change = np.diff(account.cash, prepend=account.initial_cash)
-    (opens, closes), held = market.marks, np.vstack([np.zeros((1, len(market.assets))), account.units[:-1]])
+    (opens, closes), held = marks(market), np.vstack([np.zeros((1, len(market.assets))), account.units[:-1]])
     before = np.vstack([opens[:1], closes[:-1]])
     earned = (held * (opens - before) + account.units * (closes - opens)).sum(axis=1)
     last = np.append(account.initial_cash, account.equity[:-1])
@@ -121,7 +119,7 @@ def flows_are_whole(account: Account) -> None:
         held[:end], account.units[:end], rtol=0.0, atol=1e-10 * (1.0 + np.abs(held[:end]).max(initial=0.0))
     )
     assert np.allclose(
-        trades.price, market.open[trades.bar, trades.asset] * (1 + np.sign(trades.units) * account_slip(account))
+        trades.price, market.open_BA[trades.bar, trades.asset] * (1 + np.sign(trades.units) * account_slip(account))
     )
 
 
@@ -183,12 +181,12 @@ def test_an_account_does_not_depend_on_later_bars(
     market = random_market(50, assets, seed)
     targets = random_weights(market, seed)
     whole = simulate(market, targets, costs, rebalance=rebalance)
-    part = simulate(first_bars(market, cut), targets[:cut], costs, rebalance=rebalance)
+    part = simulate(market.slice(0, cut), targets[:cut], costs, rebalance=rebalance)
     for name in ("units", "cash", "equity", "net_returns", "fees", "carry"):
         assert np.array_equal(getattr(whole, name)[:cut], getattr(part, name)), name
     slipping = replace(costs, **IMPACT)
     whole = simulate(market, targets, slipping, rebalance=rebalance)
-    part = simulate(first_bars(market, cut), targets[:cut], slipping, rebalance=rebalance)
+    part = simulate(market.slice(0, cut), targets[:cut], slipping, rebalance=rebalance)
     assert np.allclose(whole.equity[:cut], part.equity, rtol=1e-13)
 
 
@@ -213,18 +211,12 @@ def test_higher_costs_never_give_more(seed: int, assets: int, name: str, first: 
 @given(SEEDS, COSTS, st.sampled_from([2.0**-20, 4.0, 2.0**30]))
 def test_other_units_of_money_change_nothing(seed: int, costs: Costs, scale: float) -> None:
     market = random_market(40, 2, seed)
-    larger = Market(
-        market.assets,
-        market.opened_us,
-        market.closed_us,
-        *(getattr(market, name) * scale for name in ("open", "high", "low", "close")),
-        market.volume,
-    )
+    larger = replace(market, **{f"{name}_BA": getattr(market, f"{name}_BA") * scale for name in PRICES})
     targets = random_weights(market, seed)
     account, scaled = simulate(market, targets, costs, cash=512.0), simulate(larger, targets, costs, cash=512.0 * scale)
     assert np.array_equal(scaled.equity, account.equity * scale)
     assert np.array_equal(scaled.net_returns, account.net_returns)
-    thicker = Market(*(getattr(market, name) for name in list(market.__dataclass_fields__)[:-1]), market.volume * scale)
+    thicker = replace(market, volume_BA=market.volume_BA * scale)
     slipping = replace(costs, **IMPACT)
     account, scaled = (
         simulate(market, targets, slipping, cash=512.0),
@@ -238,7 +230,7 @@ def test_another_engine_agrees_where_there_are_no_costs() -> None:
     frame = market.frame()
     weights = crossover(frame["close"], 5, 20)
     account = simulate(market, weights, rebalance="always", cash=1.0)
-    at_opens = account.cash[:-1] + account.units[:-1, 0] * market.open[1:, 0]
+    at_opens = account.cash[:-1] + account.units[:-1, 0] * market.open_BA[1:, 0]
     assert np.allclose(plain_equity(frame, weights, 0.0).to_numpy()[:-1], at_opens, rtol=1e-12)
     assert len(account.trades) > 10
 
@@ -252,7 +244,7 @@ def test_a_decision_is_filled_at_the_next_bars_open_or_later_and_never_at_its_ow
         simulate(market, targets, lag=30)
     first = simulate(market, [NAN] * 10 + [1.0] + [NAN] * 19)
     assert first.trades.bar.tolist() == [11]
-    assert first.trades.price[0] == market.open[11, 0]
+    assert first.trades.price[0] == market.open_BA[11, 0]
     sweep = lag_sweep(market, targets, Costs(fee_bps=5.0), lags=(1, 2, 3, 40))
     assert list(sweep) == [1, 2, 3]
     late = simulate(market, delayed(checked_targets(market, targets), 2), Costs(fee_bps=5.0))
@@ -298,9 +290,8 @@ def test_an_account_whose_last_equity_goes_for_costs_is_not_brought_back_within_
 def test_positions_wait_for_bars_that_are_missing_and_keep_their_last_price() -> None:
     market = market_of([100, 101, 102, 103, 104], [101, 102, 103, 104, 105])
     gone = np.array([False, True, False, True, True])[:, None]
-    values = [np.where(gone, NAN, getattr(market, name)) for name in ("open", "high", "low", "close", "volume")]
-    holey = Market(("a",), market.opened_us, market.closed_us, *values)
-    account = simulate(holey, [1.0] * 5, cash=1_020.0)
+    values = {f"{name}_BA": np.where(gone, NAN, getattr(market, f"{name}_BA")) for name in COLUMNS}
+    account = simulate(replace(market, assets=("a",), **values), [1.0] * 5, cash=1_020.0)
     assert account.trades.bar.tolist() == [2]
     assert account.equity.tolist() == pytest.approx([1_020.0, 1_020.0, 1_030.0, 1_030.0, 1_030.0])
     notes = " ".join(account.notes())
@@ -308,42 +299,12 @@ def test_positions_wait_for_bars_that_are_missing_and_keep_their_last_price() ->
     flows_are_whole(account)
 
 
-def test_assets_are_aligned_by_their_close_and_nothing_is_filled_in() -> None:
+def test_an_asset_without_a_bar_is_worth_its_last_close() -> None:
     whole = random_market(6, 2)
-
-    def columns(place: int, rows: list[int]) -> Any:
-        names = ("open", "high", "low", "close", "volume")
-        prices = {name: getattr(whole, name)[rows, place] for name in names}
-        return SimpleNamespace(opened_us=whole.opened_us[rows], closed_us=whole.closed_us[rows], **prices)
-
-    market = Market.aligned({"x": columns(0, [0, 1, 2, 4, 5]), "y": columns(1, [2, 3, 4, 5])})
-    assert len(market) == 6
-    assert market.traded.tolist() == [
-        [True, False],
-        [True, False],
-        [True, True],
-        [False, True],
-        [True, True],
-        [True, True],
-    ]
-    assert np.array_equal(market.close[market.traded], whole.close[market.traded])
-    assert market.marks[1][3, 0] == whole.close[2, 0] and market.marks[1][0, 1] == 0.0
-    with pytest.raises(InputError, match="not in order"):
-        Market.aligned({"x": columns(0, [1, 0, 2])})
-    wrong = columns(1, [0, 1, 2])
-    wrong.opened_us = wrong.opened_us - HOUR_US
-    with pytest.raises(InputError, match="another length"):
-        Market.aligned({"x": columns(0, [0, 1, 2]), "y": wrong})
-
-
-def test_a_market_is_made_from_bars_of_a_file_and_not_from_quotes() -> None:
-    bars = [Price(day * DAY_US, (day + 1) * DAY_US, 3.0, 2.0, 4.0, 1.0, None if day else 5.0) for day in range(3)]
-    market = Market.of_prices(bars, "qubic-network")
-    assert market.assets == ("qubic-network",) and market.closed_us.tolist() == [DAY_US, 2 * DAY_US, 3 * DAY_US]
-    assert [getattr(market, name)[1, 0] for name in ("open", "high", "low", "close")] == [2.0, 4.0, 1.0, 3.0]
-    assert np.array_equal(market.volume[:, 0], [5.0, NAN, NAN], equal_nan=True)
-    with pytest.raises(InputError, match="open of asset at 1970-01-01T00:00:02Z is nan"):
-        Market.of_prices([Price(second * 10**6, (second + 1) * 10**6, 1.0) for second in range(1, 5)])
+    bars = {name: np.where(np.arange(6)[:, None] == [[3, 0]], NAN, getattr(whole, f"{name}_BA")) for name in COLUMNS}
+    market = replace(whole, **{f"{name}_BA": values for name, values in bars.items()})
+    opens, closes = marks(market)
+    assert opens[3, 0] == closes[3, 0] == whole.close_BA[2, 0] and closes[0, 1] == 0.0
 
 
 def test_growth_a_year_is_by_the_calendar_and_not_by_bars() -> None:
@@ -352,12 +313,11 @@ def test_growth_a_year_is_by_the_calendar_and_not_by_bars() -> None:
     held = [1.0] * len(market)
     assert simulate(market, held).summary().cagr == pytest.approx((400.0 / prices[1]) ** 0.5 - 1.0, rel=1e-12)
     rows = np.append(np.arange(0, 729, 3), 729)
-    names = ("opened_us", "closed_us", "open", "high", "low", "close", "volume")
-    sparse = Market(("a",), *(getattr(market, name)[rows] for name in names))
+    sparse = join_bars([market.slice(row, row + 1) for row in rows.tolist()])
     summary = simulate(sparse, held[: len(rows)]).summary()
     assert summary.years == pytest.approx(2.0) and summary.bars == 244
     assert summary.cagr == pytest.approx((400.0 / prices[3]) ** 0.5 - 1.0, rel=1e-12)
-    assert simulate(first_bars(market, 20), held[:20]).summary().cagr is None
+    assert simulate(market.slice(0, 20), held[:20]).summary().cagr is None
 
 
 @pytest.mark.parametrize(
@@ -393,22 +353,12 @@ def test_costs_that_are_none_are_refused(name: str, value: float, message: str) 
         Costs(**{name: value})
 
 
-def test_bars_that_are_none_are_refused() -> None:
+def test_too_few_bars_and_quotes_are_refused() -> None:
     with pytest.raises(InputError, match="there are 2 bars"):
-        market_of([1.0, 1.0], [1.0, 1.0])
-    with pytest.raises(InputError, match="low of asset0 at 2024-01-03T00:00:00Z is -1"):
-        market_of([1.0, 1.0, 1.0], [1.0, -1.0, 1.0])
-    with pytest.raises(InputError, match="open of asset0 at 2024-01-02T00:00:00Z is nan"):
-        market_of([NAN, 1.0, 1.0], [1.0, 1.0, 1.0])
-    with pytest.raises(InputError, match="has no bar at all"):
-        market_of([NAN] * 3, [NAN] * 3)
-    market = random_market(5)
-    volume = market.volume.copy()
-    volume[1, 0] = -1.0
-    with pytest.raises(InputError, match=r"volume of asset0 at 2024-01-03T00:00:00Z is -1.0: give 0 or more"):
-        replace(market, volume=volume)
-    with pytest.raises(InputError, match="opens too late or before"):
-        replace(market, closed_us=market.closed_us[::-1])
+        simulate(market_of([1.0, 1.0], [1.0, 1.0]), [0.0, 0.0])
+    quotes = Bars.of(np.arange(1, 6) * DAY_US, np.ones(5))
+    with pytest.raises(InputError, match="make bars of quotes first"):
+        simulate(quotes, [0.0] * 5)
 
 
 def test_reports_say_what_is_odd() -> None:
@@ -417,11 +367,11 @@ def test_reports_say_what_is_odd() -> None:
     assert any("no trades" in note for note in idle.notes())
     assert any("constant price" in note for note in idle.notes())
     assert (idle.summary().volatility, idle.summary().trades, idle.summary().cagr) == (None, 0, 0.0)
-    unknown = replace(random_market(10), volume=np.full((10, 1), NAN))
+    unknown = replace(random_market(10), volume_BA=np.full((10, 1), NAN))
     assert simulate(unknown, [1.0] * 10, Costs(fee_bps=1.0)).summary().trades == 1
     with pytest.raises(InputError, match="no bar has a volume"):
         simulate(unknown, [1.0] * 10, Costs(impact_bps=1.0))
-    some = replace(unknown, volume=np.where(np.arange(10) == 4, 1e6, NAN)[:, None])
+    some = replace(unknown, volume_BA=np.where(np.arange(10) == 4, 1e6, NAN)[:, None])
     late = simulate(some, [1.0] * 10, Costs(impact_bps=1.0))
     assert late.trades.bar.tolist() == [4]
     assert any("no volume is known of 9 bars" in note for note in late.notes())
@@ -491,7 +441,7 @@ def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
         return (frame["close"].diff() < 0)[["asset1", "asset0"]] / 2
 
     targets, audited = decide_at_once(falling, frame)
-    assert audited.passed and np.array_equal(targets[1:], (np.diff(market.close, axis=0) < 0) / 2)
+    assert audited.passed and np.array_equal(targets[1:], (np.diff(market.close_BA, axis=0) < 0) / 2)
     with pytest.raises(InputError, match="is refused"):
         decide_at_once(lambda frame: falling(frame.shift(-1)), frame)
     with pytest.raises(InputError, match="give one for each of"):
@@ -574,7 +524,7 @@ def test_baselines_stand_beside_a_result() -> None:
     names = list(found.accounts)
     assert names == ["hold", "cash", "momentum over 5 bars", "sign flipped", "30 bars late"]
     hold = found.accounts["hold"]
-    assert hold.equity[-1] == pytest.approx(10_000.0 / 1.001 * market.close[-1, 0] / market.open[2, 0], rel=1e-13)
+    assert hold.equity[-1] == pytest.approx(10_000.0 / 1.001 * market.close_BA[-1, 0] / market.open_BA[2, 0], rel=1e-13)
     assert (found.accounts["cash"].equity == 10_000.0).all()
     assert all(each.costs == account.costs and each.lag == 2 for each in found.accounts.values())
     assert np.array_equal(found.accounts["sign flipped"].units[:3] * -1.0, account.units[:3])

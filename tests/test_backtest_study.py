@@ -100,7 +100,7 @@ def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
 
 def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(bars: Bars) -> None:
     market = bars.market
-    ahead = np.diff(np.log(market.open[1:, 0]))
+    ahead = np.diff(np.log(market.open[1:]))
     for effect in (0.0, 0.5, -0.5):
         scores = np.array([text.scores["simulated"] for text in study.simulated_texts(market, effect)])[: len(ahead)]
         assert np.corrcoef(scores, ahead)[0, 1] == pytest.approx(effect, abs=0.12)

@@ -17,20 +17,20 @@ from markets import random_market
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import Rebalance, simulate
-from qubic_lab.oracle.backtest.market import YEAR_US, Floats, Market
+from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats
 from qubic_lab.studies.oracle_backtest import breakout, crossover, rsi
 
 CASH = 1_000_000.0
 COSTS = Costs(fee_bps=10.0, half_spread_bps=3.0)
-Weigh = Callable[[Market], Floats]
+Weigh = Callable[[Bars], Floats]
 
 
-def crossing_means(market: Market) -> Floats:
+def crossing_means(market: Bars) -> Floats:
     """Long or short of everything there is."""
     return crossover(market.frame(), 10, 50).to_numpy()
 
 
-def even_risk_each_month(market: Market) -> Floats:
+def even_risk_each_month(market: Bars) -> Floats:
     """Two assets by the inverse of their volatility, weighed anew at each month's first close; between, they drift."""
     closes = market.frame()["close"]
     inverse = 1.0 / closes.pct_change().rolling(60).std()
@@ -39,12 +39,12 @@ def even_risk_each_month(market: Market) -> Floats:
     return weights.where(months != months.shift(1)).to_numpy()
 
 
-def half_where_oversold(market: Market) -> Floats:
+def half_where_oversold(market: Bars) -> Floats:
     """Half of equity long where the strength index is low, short where it is high, else cash."""
     return 0.5 * rsi(market.frame(), 7).to_numpy()
 
 
-def all_or_nothing(market: Market) -> Floats:
+def all_or_nothing(market: Bars) -> Floats:
     """Everything after a new high, cash after a new low."""
     return np.maximum(breakout(market.frame(), 50).to_numpy(), 0.0)
 
@@ -85,7 +85,7 @@ def test_bt_sizes_all_or_nothing_as_we_do_by_itself():
     bar = int(half.trades.bar[0])
     rate = COSTS.most_rate
     held = 0.5 * CASH / (1.0 + rate)
-    assert theirs[bar] == pytest.approx(CASH - held * rate + held * (market.close / market.open - 1.0)[bar, 0])
+    assert theirs[bar] == pytest.approx(CASH - held * rate + held * (market.close_BA / market.open_BA - 1.0)[bar, 0])
     assert 1e-9 < abs(theirs[bar] / half.equity[bar] - 1.0) < 1e-3
 
 
@@ -104,7 +104,9 @@ def equity_of_bt(account: Account, *algos: object) -> Floats:
     bt = pytest.importorskip("bt", reason="bt is not installed: pip install 'qubic-lab[bench]'")
     market, costs = account.market, account.costs
     closed = _instants(market.closed_us)
-    prices = pd.concat([_frame(market.open, market, _opens(market)), _frame(market.close, market, closed)]).sort_index()
+    prices = pd.concat(
+        [_frame(market.open_BA, market, _opens(market)), _frame(market.close_BA, market, closed)]
+    ).sort_index()
 
     def commission(units: float, price: float) -> float:
         """Return the fee at the price of the fill, which `bt` gives as the one before the spread."""
@@ -144,11 +146,11 @@ def _transacting(due: pd.DataFrame) -> Callable[..., bool]:
     return trade
 
 
-def _frame(values: Floats, market: Market, index: pd.DatetimeIndex) -> pd.DataFrame:
+def _frame(values: Floats, market: Bars, index: pd.DatetimeIndex) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=list(market.assets))
 
 
-def _opens(market: Market) -> pd.DatetimeIndex:
+def _opens(market: Bars) -> pd.DatetimeIndex:
     """Return the rows of opens: a millisecond late, as a bar opens when the last one closes."""
     return _instants(market.opened_us + 1_000)
 
@@ -162,7 +164,7 @@ def test_a_loop_of_a_few_lines_has_the_same_equity(seed: int):
     market = random_market(400, seed=seed)
     targets = np.random.default_rng(seed).choice([-1.0, -0.4, 0.0, 0.7, 1.0], len(market)).repeat(5)[: len(market)]
     costs = Costs(fee_bps=20.0, half_spread_bps=5.0, funding_per_year=0.1, borrow_per_year=0.3)
-    day, opens, closes = (market.closed_us[0] - market.opened_us[0]) / YEAR_US, market.open[:, 0], market.close[:, 0]
+    day, opens, closes = (market.closed_us[0] - market.opened_us[0]) / YEAR_US, market.open, market.close
     cash, units, equity = CASH, 0.0, [CASH]
     for bar in range(1, len(market)):
         if targets[bar - 1] != (targets[bar - 2] if bar > 1 else 0.0):

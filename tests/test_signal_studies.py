@@ -4,16 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from markets import first_bars, random_market, with_gaps
+from markets import random_market, with_gaps
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
 from qubic_lab.oracle.inference import events, lead_lag
 from qubic_lab.oracle.inference.alignment import Aligned, trailing_share
 from qubic_lab.oracle.inference.information import HORIZONS, associate, decay, information
 from qubic_lab.oracle.inference.permutation import circular_placebo, circular_statistics, dependence
 from qubic_lab.oracle.inference.quantiles import buckets_of, quantile_spread
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.volatility import simulate_garch
 
@@ -21,10 +21,11 @@ MODEL = "m@1"
 
 
 def aligned_of(score: Floats, returns: Floats, texts: Floats | None = None) -> Aligned:
-    """Bars of an hour without gaps; returns[t] is from the open of bar t to the next one."""
+    """Bars of an hour without gaps; 0.01 × returns[t] is from the open of bar t to the next one."""
     opened = np.arange(len(score), dtype=np.int64) * HOUR_US
-    log_open = np.concatenate([[0.0], np.cumsum(returns)[:-1]])
-    return Aligned(HOUR_US, opened, opened + HOUR_US, log_open, score, np.ones(len(score)) if texts is None else texts)
+    log_open = np.concatenate([[0.0], 0.01 * np.cumsum(returns)[:-1]])
+    bars = Bars.of(opened + HOUR_US, np.exp(log_open), frame_us=HOUR_US)
+    return Aligned(bars, score, np.ones(len(score)) if texts is None else texts)
 
 
 def remembering(noise: Floats, memory: float) -> Floats:
@@ -38,10 +39,10 @@ def knowing(bars: int, effect: float, seed: int = 0) -> Aligned:
     rng = np.random.default_rng(seed)
     returns, noise = rng.standard_normal(bars), rng.standard_normal(bars)
     score = effect * np.append(returns[1:], 0.0) + math.sqrt(1.0 - effect**2) * noise
-    return aligned_of(score, 0.01 * returns)
+    return aligned_of(score, returns)
 
 
-def texts_of(market: Market, scores: Floats, late_us: int = 0) -> tuple[AvailableText, ...]:
+def texts_of(market: Bars, scores: Floats, late_us: int = 0) -> tuple[AvailableText, ...]:
     """One text in the middle of each bar that has a score, fetched so much later."""
     middle = (market.opened_us + market.closed_us) // 2
     return available_texts(
@@ -55,21 +56,21 @@ def test_scores_stand_beside_the_returns_from_the_next_open_on() -> None:
     market = random_market(12)
     scores = np.linspace(-1.0, 1.0, 12)
     scores[4] = np.nan
-    aligned = Aligned.of(market, DAY_US, texts_of(market, scores), MODEL)
+    aligned = Aligned.of(market, texts_of(market, scores), MODEL)
     np.testing.assert_array_equal(aligned.score, scores)
-    log_open = np.log(market.open[:, 0])
+    log_open = np.log(market.open)
     np.testing.assert_array_equal(aligned.ahead(1)[:10], log_open[2:12] - log_open[1:11])
     np.testing.assert_array_equal(aligned.ahead(3, 2)[:6], log_open[6:12] - log_open[3:9])
     np.testing.assert_array_equal(aligned.ahead(1, -1)[:11], log_open[1:] - log_open[:-1])
     assert np.isnan(aligned.ahead(1)[10:]).all() and np.isnan(aligned.ahead(1, -3)[:2]).all()
-    means = Aligned.of(market, DAY_US, texts_of(market, scores), MODEL, last=3).score
+    means = Aligned.of(market, texts_of(market, scores), MODEL, last=3).score
     assert means[4] == pytest.approx(scores[2:4].mean()) and means[7] == pytest.approx(scores[5:8].mean())
 
 
 def test_returns_over_a_gap_are_left_out() -> None:
     whole = random_market(60)
     market = with_gaps(whole, 0.2, seed=3)
-    aligned = Aligned.of(market, DAY_US, texts_of(market, np.full(len(market), 0.5)), MODEL)
+    aligned = Aligned.of(market, texts_of(market, np.full(len(market), 0.5)), MODEL)
     expected = set()
     present = set(market.opened_us.tolist())
     for opened in market.opened_us.tolist():
@@ -87,9 +88,9 @@ def test_returns_over_a_gap_are_left_out() -> None:
 
 def test_a_score_that_was_fetched_later_is_not_known_before() -> None:
     market = random_market(400, seed=5)
-    ahead = np.append(np.diff(np.log(market.open[1:, 0])), [0.0, 0.0])
+    ahead = np.append(np.diff(np.log(market.open[1:])), [0.0, 0.0])
     leak = np.tanh(ahead / ahead.std())
-    honest, late = (Aligned.of(market, DAY_US, texts_of(market, leak, days * DAY_US), MODEL) for days in (0, 2))
+    honest, late = (Aligned.of(market, texts_of(market, leak, days * DAY_US), MODEL) for days in (0, 2))
     assert associate(honest.score, honest.ahead(1)).ic == pytest.approx(1.0)
     known = associate(late.score, late.ahead(1)).ic
     assert known is not None and abs(known) < 0.15
@@ -115,8 +116,8 @@ def test_nothing_changes_when_later_bars_are_cut_off_or_scrambled(cut: int) -> N
     scores = rng.uniform(-1.0, 1.0, len(market))
     scores[rng.random(len(market)) < 0.3] = np.nan
     texts = texts_of(market, scores, DAY_US)
-    whole = Aligned.of(market, DAY_US, texts, MODEL, last=3)
-    short = Aligned.of(first_bars(market, cut), DAY_US, texts, MODEL, last=3)
+    whole = Aligned.of(market, texts, MODEL, last=3)
+    short = Aligned.of(market.slice(0, cut), texts, MODEL, last=3)
     np.testing.assert_array_equal(whole.score[:cut], short.score)
     other = whole.score.copy()
     other[cut:] = rng.permutation(other[cut:]) * 3.0
@@ -297,9 +298,9 @@ def test_events_show_what_came_after_and_what_came_before() -> None:
         next(each for each in events.event_studies(aligned_of(score, returns), resamples=200) if "sign" in each.kind)
         for score in (after, before)
     )
-    assert knows.first is not None and knows.first.p_holm < 0.01 and knows.first.mean > 0.4
+    assert knows.first is not None and knows.first.p_holm < 0.01 and knows.first.mean > 0.004
     assert knows.before is not None and knows.before.p_holm > 0.05
-    assert follows.before is not None and follows.before.p_holm < 0.01 and follows.before.mean > 3.0
+    assert follows.before is not None and follows.before.p_holm < 0.01 and follows.before.mean > 0.03
     assert follows.first is not None and follows.first.p_holm > 0.05
     assert knows.path[24] == 0.0 and knows.used <= knows.found and len(knows.path) == 49
 
@@ -401,10 +402,10 @@ def test_what_cannot_be_studied_says_why() -> None:
     with pytest.raises(InputError, match="no bar has a score"):
         information({"a": aligned_of(np.full(400, np.nan), np.zeros(400))})
     with pytest.raises(InputError, match="has a score by 'm@1': score them"):
-        Aligned.of(market, DAY_US, (), MODEL)
+        Aligned.of(market, (), MODEL)
     with pytest.raises(InputError, match="on other bars"):
         information({"a": knowing(400, 0.0), "b": knowing(500, 0.0)})
-    with pytest.raises(InputError, match="with one at a time"):
-        Aligned.of(random_market(30, assets=2), DAY_US, (), MODEL)
+    with pytest.raises(InputError, match="one asset at a time"):
+        Aligned.of(random_market(30, assets=2), (), MODEL)
     with pytest.raises(InputError, match=r"100 bars are too few.*give at least 178"):
         circular_placebo([np.arange(100.0)], [np.arange(100.0)], 40)

@@ -244,12 +244,12 @@ def test_code_is_told_apart_by_what_it_does_and_not_by_its_comments(monkeypatch:
 
 def test_data_is_told_apart_to_the_last_bit() -> None:
     market = random_market(10)
-    other = market.close.copy()
+    other = market.close_BA.copy()
     other[3] = np.nextafter(other[3], 0.0)
     text = AvailableText("a", "title", "", (), {"m": 0.5}, 1, 2)
     hashes = [
         data_hash(market),
-        data_hash(replace(market, close=other)),
+        data_hash(replace(market, close_BA=other)),
         data_hash(market, [text]),
         data_hash(market, [replace(text, scores={"m": 0.6})]),
         data_hash(replace(market, assets=("other",))),

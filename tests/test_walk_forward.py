@@ -8,7 +8,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.market import Integers
 from qubic_lab.oracle.backtest.walk_forward import (
     Split,
     combinatorial,
@@ -20,6 +19,7 @@ from qubic_lab.oracle.backtest.walk_forward import (
     purged_folds,
     walk_forward,
 )
+from qubic_lab.oracle.model.bars import Integers
 
 BARS = st.integers(20, 80)
 SMALL = st.integers(0, 6)

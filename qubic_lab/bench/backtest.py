@@ -19,10 +19,10 @@ import numpy as np
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
-from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps, measure_performance, periods_per_year
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.risk.tail_tests import evaluate_tail
 from qubic_lab.oracle.risk.value_at_risk import normal, student_t
@@ -299,13 +299,14 @@ def _task(part: str, runs: range, given: tuple[int, int]) -> list[Any]:
     return [run(number, seed) for number in runs]
 
 
-def simulated_market(returns: Floats, bar_us: int = DAY_US) -> Market:
+def simulated_market(returns: Floats, bar_us: int = DAY_US) -> Bars:
     """Return bars with these returns from open to close; each opens where the last one closed."""
     close = np.asarray(100.0 * np.cumprod(1.0 + returns), np.float64)
     before = np.append(100.0, close[:-1])
     opened = np.arange(len(close), dtype=np.int64) * bar_us
-    columns: list[Floats] = [before, np.maximum(before, close), np.minimum(before, close), close, np.ones(len(close))]
-    return Market(("simulated",), opened, opened + bar_us, *(each[:, None] for each in columns))
+    high, low = np.maximum(before, close), np.minimum(before, close)
+    prices = {"open": before, "high": high, "low": low, "volume": np.ones(len(close))}
+    return Bars.of(opened + bar_us, close, **prices, frame_us=bar_us, assets=("simulated",))
 
 
 def draw(noise: Noise, seed: tuple[int, ...], bars: int = BARS, signals: int = SIGNALS) -> tuple[Floats, Floats, float]:
@@ -470,7 +471,7 @@ def measure_speed(
     )
 
 
-def _sets(market: Market, sets: int, block: int) -> tuple[list[float], list[float]]:
+def _sets(market: Bars, sets: int, block: int) -> tuple[list[float], list[float]]:
     """Return what a set took by our accounts and by pandas, in seconds, one median for each block in turn."""
     frame = market.frame()
     costs = Costs(fee_bps=1.0)

@@ -22,13 +22,14 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.ledger import TrialLedger
-from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps
 from qubic_lab.oracle.ingest.files.bar_files import BarOptions, keep_bars, read_bars
 from qubic_lab.oracle.ingest.files.packaged import read_packaged
+from qubic_lab.oracle.model.bars import Bars as AssetBars
+from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
@@ -77,9 +78,11 @@ class Bars:
         return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
 
     @property
-    def market(self) -> Market:
+    def market(self) -> AssetBars:
         """What accounts trade in."""
-        return Market.of(self.bars, self.coin)
+        bars = self.bars
+        prices = {name: getattr(bars, name) for name in ("open", "high", "low", "volume", "opened_us")}
+        return AssetBars.of(bars.closed_us, bars.close, **prices, frame_us=self.frame_us, assets=(self.coin,))
 
     @property
     def candles(self) -> Candles:
@@ -258,7 +261,7 @@ def sentiment_strategies(models: Sequence[str] = (SENTIMENT,)) -> list[Strategy]
     ]
 
 
-def simulated_texts(market: Market, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
+def simulated_texts(market: AssetBars, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
     """Return invented texts, one published at each bar's close, whose scores know the future as far as is planted.
 
     A score is tanh of effect × the standardised return from the next open to the one after it, and noise for the rest;
@@ -270,7 +273,7 @@ def simulated_texts(market: Market, effect: float, seed: int = 0) -> tuple[Avail
     check_at_least("seed", seed, 0)
     if not -1.0 <= effect <= 1.0:
         raise InputError(f"effect is {effect}: it is a correlation, so give a number from -1 to 1")
-    opens = market.open[:, 0]
+    opens = market.open
     ahead = np.zeros(len(market))
     ahead[:-2] = np.diff(np.log(opens[1:]))
     spread = float(ahead.std())
@@ -301,7 +304,7 @@ class ScoredTexts:
     effect: float | None = None
 
     @classmethod
-    def simulated(cls, market: Market, effect: float, seed: int = 0) -> "ScoredTexts":
+    def simulated(cls, market: AssetBars, effect: float, seed: int = 0) -> "ScoredTexts":
         """Return invented texts with a planted effect: see `simulated_texts`."""
         return cls(
             f"SIMULATION: sentiment with effect {effect:g}", simulated_texts(market, effect, seed), effect=effect
@@ -433,7 +436,7 @@ def _ratio(returns: Floats) -> float:
     return ratio if math.isfinite(ratio) else -math.inf
 
 
-def _on(returns: Floats, market: Market, closed_us: Any) -> Floats:
+def _on(returns: Floats, market: AssetBars, closed_us: Any) -> Floats:
     return np.asarray(returns[np.searchsorted(market.closed_us, closed_us)])
 
 
@@ -449,7 +452,7 @@ def beyond(trials: Floats, hold: Floats) -> Floats:
     return np.asarray(trials - np.outer(hold, slopes))
 
 
-def _walk_forward(market: Market, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
+def _walk_forward(market: AssetBars, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
     """Return the account that goes forward in time with what was best before, where it was tested, and the folds."""
     bars = len(market)
     returns = np.stack([each.account.net_returns for each in tried], axis=1)
@@ -611,7 +614,7 @@ def _gap(account: Account) -> float:
     trades = account.trades
     made = trades.bar <= last
     paid = float((trades.units * trades.price)[made].sum() + trades.fee[made].sum() + account.carry[: last + 1].sum())
-    worth = float((account.units[last] * account.market.marks[1][last]).sum())
+    worth = float(account.positions[last].sum())
     scale = account.initial_cash + float(np.abs(trades.value[made]).sum())
     return abs(account.initial_cash - paid + worth - float(account.equity[last])) / scale
 

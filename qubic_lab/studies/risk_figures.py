@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qubic_lab.oracle.backtest.market import YEAR_US
+from qubic_lab.oracle.model.bars import YEAR_US
 from qubic_lab.oracle.model.candles import Candles, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.rules import LEVELS

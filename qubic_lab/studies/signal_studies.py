@@ -12,7 +12,6 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.market import Market
 from qubic_lab.oracle.inference import events, lead_lag
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.events import EventStudy, event_studies, extremes
@@ -26,7 +25,6 @@ from qubic_lab.oracle.inference.information import (
 )
 from qubic_lab.oracle.inference.lead_lag import LeadLag
 from qubic_lab.oracle.inference.quantiles import QuantileSpread, buckets_of, quantile_spread
-from qubic_lab.oracle.store.bar_history import rows
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, Bars, ScoredTexts
 
@@ -181,8 +179,7 @@ def _study_group(
     market = group[0].bars.market
     names = [each.title + each.model for each in group]
     aligned = {
-        name: Aligned.of(market, each.bars.frame_us, each.texts.texts, each.model, last)
-        for name, each in zip(names, group, strict=True)
+        name: Aligned.of(market, each.texts.texts, each.model, last) for name, each in zip(names, group, strict=True)
     }
     found = information(aligned, horizons)
     leads = lead_lag.corrected([lead_lag.lead_lag(each) for each in aligned.values()])
@@ -223,9 +220,8 @@ def looks_ahead(studies: Sequence[SignalStudy]) -> list[str]:
     guilty = []
     for study in studies:
         half = len(study.aligned) // 2
-        bars = study.scored.bars
-        market = Market.of(rows(bars.bars, 0, half), bars.coin)
-        short = Aligned.of(market, bars.frame_us, study.scored.texts.texts, study.scored.model, study.last)
+        scored = study.scored
+        short = Aligned.of(scored.bars.market.slice(0, half), scored.texts.texts, scored.model, study.last)
         both = [(each.score, buckets_of(each.score), each.texts) for each in (study.aligned, short)]
         early = [places[places < half] for places in extremes(study.aligned.score)]
         alike = all(np.array_equal(one[:half], other, equal_nan=True) for one, other in zip(*both, strict=True))

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from qubic_lab.oracle.backtest.costs import BPS, Costs
-from qubic_lab.oracle.backtest.fills import Fills, added
-from qubic_lab.oracle.backtest.market import YEAR_US, Floats, Integers, Market
+from qubic_lab.oracle.backtest.fills import Fills, added, marks
+from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
 
 LEAST_YEARS = 30 * DAY_US / YEAR_US
@@ -101,7 +101,7 @@ class Account:
         ruin: where it ended, if it did.
     """
 
-    market: Market
+    market: Bars
     costs: Costs
     lag: int
     initial_cash: float
@@ -118,7 +118,7 @@ class Account:
     @cached_property
     def positions(self) -> Floats:
         """What each asset's units are worth at the close, [bars, assets]."""
-        return self.units * self.market.marks[1]
+        return self.units * marks(self.market)[1]
 
     @cached_property
     def fees(self) -> Floats:
@@ -173,7 +173,7 @@ class Account:
         value, slippage, fee = trade_costs(self.costs, self.fills)
         row, asset = np.nonzero(self.fills.traded)
         bar, units = self.fills.bars[row], self.fills.traded[row, asset]
-        price = self.market.open[bar, asset] * (1.0 + np.sign(units) * self.fills.slip[row, asset])
+        price = self.market.open_BA[bar, asset] * (1.0 + np.sign(units) * self.fills.slip[row, asset])
         return Trades(bar, asset, units, price, value[row, asset], slippage[row, asset], fee[row, asset])
 
     @property
@@ -214,7 +214,7 @@ class Account:
         market, found = self.market, []
         if not self.fills.traded.any():
             found.append("no trades: nothing but cash was ever asked for, or could be filled")
-        constant = [name for name, closes in zip(market.assets, market.close.T, strict=True) if _is_constant(closes)]
+        constant = [name for name, closes in zip(market.assets, market.close_BA.T, strict=True) if _is_constant(closes)]
         if constant:
             found.append(f"constant price of {', '.join(constant)}: it can show no skill")
         if self.ruin is not None:
@@ -224,10 +224,10 @@ class Account:
             )
         if self.fills.waited:
             found.append(f"trades waited {self.fills.waited} times for a bar, or for more volume than one had")
-        if self.costs.limit is not None and np.isnan(market.volume[market.traded]).any():
-            count = int(np.isnan(market.volume[market.traded]).sum())
+        if self.costs.limit is not None and np.isnan(market.volume_BA[market.traded]).any():
+            count = int(np.isnan(market.volume_BA[market.traded]).sum())
             found.append(f"no volume is known of {count} bars: nothing was filled in them")
-        if not market.complete:
+        if not market.traded.all():
             found.append(f"{int((~market.traded).sum())} bars are missing: positions kept their last price in them")
             gone = (~market.traded[-1]) & (self.units[-1] != 0.0)
             found += [

@@ -7,7 +7,8 @@ import numpy as np
 from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.engine import Rebalance, checked_targets, simulate
-from qubic_lab.oracle.backtest.market import Floats, Market
+from qubic_lab.oracle.backtest.fills import marks
+from qubic_lab.oracle.model.bars import Bars, Floats
 
 LOOKBACK = 20
 DRAWS = 100
@@ -59,7 +60,7 @@ class Baselines:
 
 
 def compare(
-    market: Market,
+    market: Bars,
     account: Account,
     targets: Floats,
     *,
@@ -105,19 +106,18 @@ def compare(
     return Baselines(accounts, RandomDraws(totals, ratios, better))
 
 
-def momentum(market: Market, lookback: int = LOOKBACK, *, shorts: bool = False) -> Floats:
+def momentum(market: Bars, lookback: int = LOOKBACK, *, shorts: bool = False) -> Floats:
     """Return long where a close is above that `lookback` bars before, else flat, or short; [bars, assets], 0 at first.
 
     Assets share equity equally. NaN (nothing changes) where an asset has no bar.
     """
-    closes = market.marks[1]
+    closes = marks(market)[1]
     wanted = np.zeros(closes.shape)
     if lookback < len(closes):
         rise = np.sign(closes[lookback:] - closes[:-lookback])
         rise[closes[:-lookback] == 0.0] = 0.0
         wanted[lookback:] = (rise if shorts else np.maximum(rise, 0.0)) / closes.shape[1]
-    if not market.complete:
-        wanted[~market.traded] = np.nan
+    wanted[~market.traded] = np.nan
     return wanted
 
 

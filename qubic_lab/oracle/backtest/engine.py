@@ -9,20 +9,21 @@ from numpy.typing import ArrayLike
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.backtest.account import Account, Ruin, valued
 from qubic_lab.oracle.backtest.costs import MOST_RATE, Costs
-from qubic_lab.oracle.backtest.fills import Charges, Fills, Orders, added, at, fill, held_per_year
-from qubic_lab.oracle.backtest.market import Floats, Integers, Market
+from qubic_lab.oracle.backtest.fills import Charges, Fills, Orders, added, at, fill, held_per_year, marks
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import iso
 
 Rebalance = Literal["change", "always"]
 REBALANCE: tuple[Rebalance, ...] = ("change", "always")
 CASH = 10_000.0
+LEAST_BARS = 3
 LAGS = (1, 2, 3, 5, 8)
 ROUNDING = 1e-9
 """By so much weights may exceed the leverage."""
 
 
 def simulate(
-    market: Market,
+    market: Bars,
     targets: ArrayLike,
     costs: Costs | None = None,
     *,
@@ -51,6 +52,7 @@ def simulate(
         InputError: a lag below 1, or targets, cash or costs that cannot be used.
     """
     costs = costs or Costs()
+    _check_bars(market)
     check_lag(lag, len(market))
     check_choice("rebalance", rebalance, REBALANCE)
     if not (np.isfinite(cash) and cash > 0.0):
@@ -60,7 +62,7 @@ def simulate(
             f"a trade may cost {costs.most_rate:.0%} at leverage {most_leverage:g}: costs × leverage must stay below "
             f"{MOST_RATE:.0%}"
         )
-    if costs.limit is not None and not (market.volume > 0.0).any():
+    if costs.limit is not None and not (market.volume_BA > 0.0).any():
         raise InputError(
             "no bar has a volume: slippage by volume needs it; set impact_bps to 0, most_participation off"
         )
@@ -71,6 +73,13 @@ def simulate(
     charges = Charges.of(market) if costs.holding else None
     fills = fill(Orders(market, costs, cash, bars, at(due, bars), charges))
     return _account(market, costs, cash, lag, fills, charges)
+
+
+def _check_bars(market: Bars) -> None:
+    if len(market) < LEAST_BARS:
+        raise InputError(f"there are {len(market)} bars: a backtest needs at least {LEAST_BARS}")
+    if (market.opened_us >= market.closed_us).any():
+        raise InputError("a bar opens and closes at one instant, as a quote does: make bars of quotes first")
 
 
 def check_lag(lag: int, bars: int) -> None:
@@ -88,7 +97,7 @@ def check_lag(lag: int, bars: int) -> None:
         raise InputError(f"lag is {lag} with {bars} bars: nothing would be filled; give more bars or a smaller lag")
 
 
-def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1.0) -> Floats:
+def checked_targets(market: Bars, targets: ArrayLike, most_leverage: float = 1.0) -> Floats:
     """Return targets as numbers, [bars, assets], NaN replaced by what was decided before.
 
     Raises:
@@ -99,10 +108,10 @@ def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1
     except (TypeError, ValueError) as error:
         raise InputError(f"targets are no numbers ({error}): give weights, NaN to keep the last") from error
     weights = weights.reshape(-1, 1) if weights.ndim == 1 else weights
-    if weights.shape != market.close.shape:
+    if weights.shape != market.close_BA.shape:
         raise InputError(
             f"targets are of shape {np.shape(targets)}: {len(market)} bars of {len(market.assets)} assets need "
-            f"{market.close.shape}"
+            f"{market.close_BA.shape}"
         )
     if np.isnan(weights).any():
         rows = np.arange(len(weights))[:, None]
@@ -119,7 +128,7 @@ def checked_targets(market: Market, targets: ArrayLike, most_leverage: float = 1
 
 
 def lag_sweep(
-    market: Market,
+    market: Bars,
     targets: ArrayLike,
     costs: Costs | None = None,
     *,
@@ -150,12 +159,12 @@ def _events(due: Floats, rebalance: Rebalance) -> Integers:
     return np.flatnonzero(wanted[:, 0] if due.shape[1] == 1 else wanted.any(axis=1)).astype(np.int64, copy=False)
 
 
-def _account(market: Market, costs: Costs, cash: float, lag: int, fills: Fills, charges: Charges | None) -> Account:
+def _account(market: Bars, costs: Costs, cash: float, lag: int, fills: Fills, charges: Charges | None) -> Account:
     """Return the account at every bar from what it was after each fill."""
     bars = len(market)
     lengths = np.diff(fills.bars, append=bars)
     first = int(fills.bars[0]) if len(fills.bars) else bars
-    units, money = np.zeros(market.close.shape), np.full(bars, cash)
+    units, money = np.zeros(market.close_BA.shape), np.full(bars, cash)
     every = len(fills.bars) == bars - first
     units[first:] = fills.units if every else np.repeat(fills.units, lengths, axis=0)
     money[first:] = fills.cash if every else np.repeat(fills.cash, lengths)
@@ -164,11 +173,11 @@ def _account(market: Market, costs: Costs, cash: float, lag: int, fills: Fills, 
         gap_charge, bar_charge = _charges_by_bar(market, costs, units, money)
         money[first:] -= _charged_since(costs, charges, fills, lengths)
     carry = gap_charge + bar_charge
-    equity = money + valued(units, market.marks[1])
+    equity = money + valued(units, marks(market)[1])
     ruin = None
     if charges is not None or min(fills.units.min(initial=0.0), fills.cash.min(initial=0.0)) < 0.0:
         before = np.full(bars, cash)
-        before[1:] = money[:-1] + valued(units[:-1], market.marks[0][1:]) - gap_charge[1:]
+        before[1:] = money[:-1] + valued(units[:-1], marks(market)[0][1:]) - gap_charge[1:]
         equity[fills.bars] = _unrevived(equity[fills.bars], fills)
         ruin = _find_ruin(before, equity)
     if ruin is not None:
@@ -180,9 +189,9 @@ def _account(market: Market, costs: Costs, cash: float, lag: int, fills: Fills, 
     return Account(market, costs, lag, cash, units, money, equity, carry, fills, ruin)
 
 
-def _charges_by_bar(market: Market, costs: Costs, units: Floats, owed: Floats) -> tuple[Floats, Floats]:
+def _charges_by_bar(market: Bars, costs: Costs, units: Floats, owed: Floats) -> tuple[Floats, Floats]:
     """Return what holding costs before each bar's open, and from there to its close, [bars]."""
-    held, (opens, closes) = held_per_year(units, costs), market.marks
+    held, (opens, closes) = held_per_year(units, costs), marks(market)
     interest = costs.margin_per_year * np.maximum(-owed, 0.0)
     gap = np.zeros(len(market))
     gap[1:] = (valued(held[:-1], opens[1:]) + interest[:-1]) * market.gap_years[1:]

@@ -13,9 +13,9 @@ from qubic_lab.oracle.backtest.baselines import BaselineConfig, Baselines, compa
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import CASH, LAGS, Rebalance, lag_sweep, simulate
 from qubic_lab.oracle.backtest.ledger import Recorded, Trial, TrialLedger, code_hash, data_hash
-from qubic_lab.oracle.backtest.market import Floats, Market
 from qubic_lab.oracle.backtest.signals import Audited, Auditor, decide_at_once, decide_by_bar, name_of, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText
+from qubic_lab.oracle.model.bars import Bars, Floats
 
 Form = Literal["signal", "on_bar"]
 FORMS: tuple[Form, ...] = ("signal", "on_bar")
@@ -105,7 +105,7 @@ class Backtest:
 
 
 def backtest(
-    market: Market,
+    market: Bars,
     strategy: Strategy,
     config: BacktestConfig | None = None,
     *,
@@ -152,7 +152,7 @@ def backtest(
 
 
 def trial_of(
-    market: Market, strategy: Strategy, config: BacktestConfig, texts: Sequence[AvailableText], family: str
+    market: Bars, strategy: Strategy, config: BacktestConfig, texts: Sequence[AvailableText], family: str
 ) -> Trial:
     """Return what tells this trial apart from all others.
 

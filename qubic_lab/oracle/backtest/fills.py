@@ -6,15 +6,18 @@ E' = E − Σ rate(trade) · |w · E' − v|, E: equity at the open, v: what was
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qubic_lab.oracle.backtest.costs import BPS, Costs
-from qubic_lab.oracle.backtest.market import Floats, Integers, Market
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 
 NOISE = 1e-13
 """A trade of a smaller share of equity is rounding."""
 _SETTLED = 1e-15
+Scalar = TypeVar("Scalar", bound=np.generic)
 _MOST_ROUNDS = 60
 
 
@@ -28,7 +31,7 @@ class Orders:
         charges: what has been charged up to each open and each close for holding; None where holding is free.
     """
 
-    market: Market
+    market: Bars
     costs: Costs
     cash: float
     bars: Integers
@@ -51,9 +54,9 @@ class Charges:
     close_years: Floats
 
     @classmethod
-    def of(cls, market: Market) -> "Charges":
+    def of(cls, market: Bars) -> "Charges":
         """Return the sums: the time before a bar is charged at its open's price, a bar's own at its close's."""
-        opens, closes = market.marks
+        opens, closes = marks(market)
         gap, bar = market.gap_years, market.bar_years
         ends = np.cumsum(opens * gap[:, None] + closes * bar[:, None], axis=0)
         return cls(ends - closes * bar[:, None], ends, np.cumsum(gap + bar) - bar, np.cumsum(gap + bar))
@@ -93,6 +96,24 @@ class Fills:
         return Fills(bars, units, cash, self.opens[:count], self.slip[:count], self.waited)
 
 
+def marks(market: Bars) -> tuple[Floats, Floats]:
+    """Return what a unit is worth at each bar's open and at its close, [bars, assets] each.
+
+    Where an asset has no bar, that is its last close; 0 before its first bar, when nobody can hold it.
+    """
+    return market.once("marks", _marks)
+
+
+def _marks(market: Bars) -> tuple[Floats, Floats]:
+    if market.traded.all():
+        return market.open_BA, market.close_BA
+    rows = np.arange(len(market))[:, None]
+    last = np.maximum.accumulate(np.where(market.traded, rows, -1), axis=0)
+    closes = np.where(last < 0, 0.0, np.take_along_axis(market.close_BA, np.maximum(last, 0), axis=0))
+    before = np.vstack([np.zeros((1, len(market.assets))), closes[:-1]])
+    return np.where(market.traded, market.open_BA, before), closes
+
+
 def held_per_year(units: Floats, costs: Costs) -> Floats:
     """Return what units are charged per price and year, of the shape of `units`."""
     return costs.funding_per_year * units + costs.borrow_per_year * np.maximum(-units, 0.0)
@@ -106,7 +127,7 @@ def added(values: Floats) -> Floats:
     return total
 
 
-def at(values: Floats, bars: Integers) -> Floats:
+def at(values: NDArray[Scalar], bars: Integers) -> NDArray[Scalar]:
     """Return the rows of some bars, in order; where none is left out between them, without a copy."""
     if len(bars) and int(bars[-1]) - int(bars[0]) == len(bars) - 1:
         return values[int(bars[0]) : int(bars[-1]) + 1]
@@ -126,14 +147,14 @@ def fill_at_once(orders: Orders) -> Fills | None:
     depends on a trade's size, and so on equity, the whole path is repeated until it stands.
     """
     market, costs, bars = orders.market, orders.costs, orders.bars
-    if not market.complete and not market.traded[bars].all():
+    if not at(market.traded, bars).all():
         return None
-    price, weights = at(market.open, bars), orders.weights
+    price, weights = at(market.open_BA, bars), orders.weights
     growth, held = _between(orders, price)
     ended = np.flatnonzero(growth <= 0.0)
     count = int(ended[0]) if len(ended) else len(bars)
     bars, price, weights, growth, held = bars[:count], price[:count], weights[:count], growth[:count], held[:count]
-    volume = None if costs.limit is None else at(market.volume, bars)
+    volume = None if costs.limit is None else at(market.volume_BA, bars)
     slip = np.broadcast_to(np.float64(costs.half_spread_bps * BPS), (1, 1))
     for _ in range(_MOST_ROUNDS):
         left = _left_after_costs(weights, held, slip, costs.fee_bps * BPS)
@@ -224,7 +245,7 @@ def fill_by_bar(orders: Orders) -> Fills:
         state.waited, pending = state.waited + len(rest), rest
     units, slip = (np.array([row[place] for row in state.rows]).reshape(-1, assets) for place in range(2))
     bars, cash = np.array(state.bars, np.int64), np.array([row[2] for row in state.rows], np.float64)
-    return Fills(bars, units, cash, orders.market.marks[0][bars], slip, state.waited)
+    return Fills(bars, units, cash, marks(orders.market)[0][bars], slip, state.waited)
 
 
 def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which: list[int]) -> list[int] | None:
@@ -233,25 +254,25 @@ def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which:
     None: there is no equity left.
     """
     market, costs = orders.market, orders.costs
-    marks, volume = market.marks[0][bar].tolist(), market.volume[bar].tolist()
+    opens, volume = marks(market)[0][bar].tolist(), market.volume_BA[bar].tolist()
     there = market.traded[bar].tolist()
     state.cash -= _charged(orders, state, bar)
-    values = [units * price for units, price in zip(state.units, marks, strict=True)]
+    values = [units * price for units, price in zip(state.units, opens, strict=True)]
     equity = state.cash + sum(values)
     state.bar = bar
     if equity <= 0.0:
         return None
-    most = [_most_units(costs, there[asset], volume[asset]) for asset in range(len(marks))]
-    sizes, slips, after = _sizes(costs, equity, weights, values, marks, volume, most, which)
+    most = [_most_units(costs, there[asset], volume[asset]) for asset in range(len(opens))]
+    sizes, slips, after = _sizes(costs, equity, weights, values, opens, volume, most, which)
     rest = []
     for asset in which:
         wanted = weights[asset] * after - values[asset]
-        if abs(wanted - sizes[asset] * marks[asset]) > NOISE * equity:
+        if abs(wanted - sizes[asset] * opens[asset]) > NOISE * equity:
             rest.append(asset)
             state.units[asset] += sizes[asset]
-        elif marks[asset]:
-            state.units[asset] = weights[asset] * after / marks[asset]
-    state.cash = after - sum(units * price for units, price in zip(state.units, marks, strict=True))
+        elif opens[asset]:
+            state.units[asset] = weights[asset] * after / opens[asset]
+    state.cash = after - sum(units * price for units, price in zip(state.units, opens, strict=True))
     state.bars.append(bar)
     state.rows.append((state.units.copy(), slips, state.cash))
     return rest
@@ -262,7 +283,7 @@ def _sizes(
     equity: float,
     weights: list[float],
     values: list[float],
-    marks: list[float],
+    opens: list[float],
     volume: list[float],
     most: list[float],
     which: list[int],
@@ -270,7 +291,7 @@ def _sizes(
     """Return the units to trade, their slips, [assets], and the equity after costs, by repeating until it stands."""
     half, impact, fee = costs.half_spread_bps * BPS, costs.impact_bps * BPS, costs.fee_bps * BPS
     after, last = equity, 0.0
-    sizes, slips = [0.0] * len(marks), [half] * len(marks)
+    sizes, slips = [0.0] * len(opens), [half] * len(opens)
     for _ in range(200):
         cost = 0.0
         for asset in which:
@@ -278,10 +299,10 @@ def _sizes(
             if abs(wanted) <= NOISE * equity or most[asset] == 0.0:
                 sizes[asset] = 0.0
                 continue
-            size = min(abs(wanted) / marks[asset], most[asset])
+            size = min(abs(wanted) / opens[asset], most[asset])
             slip = half + impact * (size / volume[asset]) ** costs.impact_exponent if impact else half
             side = 1.0 if wanted > 0.0 else -1.0
-            cost += size * marks[asset] * (slip + fee * (1.0 + side * slip))
+            cost += size * opens[asset] * (slip + fee * (1.0 + side * slip))
             sizes[asset], slips[asset] = side * size, slip
         last, after = after, equity - cost
         if abs(after - last) <= 2e-16 * equity:

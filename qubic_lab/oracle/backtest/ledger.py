@@ -33,8 +33,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
-from qubic_lab.oracle.backtest.market import COLUMNS, Floats, Integers, Market
 from qubic_lab.oracle.backtest.texts import AvailableText
+from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import HOUR_US, iso, now_us
 
 TRIAL_INSTANTS = Table(
@@ -256,10 +256,10 @@ class TrialLedger:
         return key, new, other
 
 
-def data_hash(market: Market, texts: Sequence[AvailableText] = ()) -> str:
+def data_hash(market: Bars, texts: Sequence[AvailableText] = ()) -> str:
     """Return a hash of all that a strategy could see."""
     digest = hashlib.sha256(_canonical(market.assets))
-    for values in (market.opened_us, market.closed_us, *(getattr(market, name) for name in COLUMNS)):
+    for values in (market.opened_us, market.closed_us, *(getattr(market, f"{name}_BA") for name in COLUMNS)):
         digest.update(np.ascontiguousarray(values).tobytes())
     for text in texts:
         scores = sorted(text.scores.items())

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.market import COLUMNS, Floats, Integers, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, text_columns
+from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Audited(Protocol):
 Auditor = Callable[[Signal, "pd.DataFrame"], Audited]
 
 
-def decide_by_bar(market: Market, on_bar: OnBar, texts: Sequence[AvailableText] = ()) -> Floats:
+def decide_by_bar(market: Bars, on_bar: OnBar, texts: Sequence[AvailableText] = ()) -> Floats:
     """Return what `on_bar` wants at each bar's close, [bars, assets], NaN where it returns None.
 
     It sees the future in no way, because that does not exist yet where it looks.
@@ -105,13 +105,13 @@ def decide_by_bar(market: Market, on_bar: OnBar, texts: Sequence[AvailableText] 
         InputError: it returns something else than a weight for each asset.
     """
     one = len(market.assets) == 1
-    sources = {name: getattr(market, name)[:, 0] if one else getattr(market, name) for name in COLUMNS}
+    sources = {name: getattr(market, name if one else f"{name}_BA") for name in COLUMNS}
     sources |= {"opened_us": market.opened_us, "closed_us": market.closed_us}
     rows = {
         name: np.full(values.shape, np.nan if values.dtype.kind == "f" else 0, values.dtype)
         for name, values in sources.items()
     }
-    targets, known, following = np.full(market.close.shape, np.nan), [], 0
+    targets, known, following = np.full(market.close_BA.shape, np.nan), [], 0
     closes = market.closed_us.tolist()
     for bar, now_us in enumerate(closes):
         for name, values in sources.items():
@@ -149,7 +149,7 @@ def _weights(wanted: Any, assets: Sequence[str], now_us: int) -> Floats:
     return weights.reshape(len(assets))
 
 
-def signal_frame(market: Market, texts: Sequence[AvailableText] = ()) -> "pd.DataFrame":
+def signal_frame(market: Bars, texts: Sequence[AvailableText] = ()) -> "pd.DataFrame":
     """Return what `signal` is given: the bars, and beside them the texts of each (see `text_columns`)."""
     frame = market.frame()
     if texts:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.market import Floats, Market
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
@@ -80,13 +80,13 @@ def available_texts(texts: Iterable[SourceText], latency_us: int = 0) -> tuple[A
     return tuple(sorted(found, key=lambda each: (each.available_us, each.id)))
 
 
-def text_columns(market: Market, texts: Sequence[AvailableText]) -> dict[str, Floats]:
+def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floats]:
     """Return what became available in each bar, after its last one's close up to its own, [bars, assets] each.
 
     "texts": how many; "score NAME": their mean score by that model, NaN where there is none. With one asset all texts
     count, with several those that are about each.
     """
-    shape = market.close.shape
+    shape = market.close_BA.shape
     names = sorted({name for text in texts for name in text.scores})
     counts, sums = np.zeros(shape), {name: np.zeros(shape) for name in names}
     scored = {name: np.zeros(shape) for name in names}

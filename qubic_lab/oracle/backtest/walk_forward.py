@@ -13,7 +13,7 @@ from math import comb
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.market import Floats, Integers
+from qubic_lab.oracle.model.bars import Floats, Integers
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,101 +1,99 @@
-"""Scores and returns on one clock: at each bar's close the score that was known then, and what the price did later."""
+"""Scores and returns on the same bars: the score known at each bar's close, and what the price did next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.market import Floats, Integers, Market
 from qubic_lab.oracle.backtest.texts import AvailableText, text_columns
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 
 WINDOW, LEAST_BEFORE = 250, 50
-"""What is high or low is said by so many of the last known values, and not before there are the least."""
+"""A value is ranked among this many known values before it; with fewer than the least it has no rank."""
 _CELLS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """One score for each bar of one asset, and its prices; arrays by bar.
+    """A score for each bar of one asset.
 
     Attributes:
-        frame_us: length of the bars.
-        opened_us, closed_us: of each.
-        log_open: natural logarithm of its open.
-        score: known at its close; NaN where there is none.
-        texts: that became available in it.
+        bars: of one asset and one length.
+        score: known at each bar's close, [bars]; NaN where there is none.
+        texts: number of texts that became available in each bar, [bars].
     """
 
-    frame_us: int
-    opened_us: Integers
-    closed_us: Integers
-    log_open: Floats
+    bars: Bars
     score: Floats
     texts: Floats
 
     def __len__(self) -> int:
-        return len(self.closed_us)
+        return len(self.bars)
 
     @classmethod
-    def of(cls, market: Market, frame_us: int, texts: Sequence[AvailableText], model: str, last: int = 1) -> "Aligned":
-        """Return the scores by a model beside the bars of one asset.
+    def of(cls, bars: Bars, texts: Sequence[AvailableText], model: str, last: int = 1) -> "Aligned":
+        """Return the scores that a model gave, beside the bars of one asset.
 
         A text counts in the bar in which it became available, and its score is known at that bar's close.
 
         Args:
-            market: of one asset.
-            frame_us: length of its bars.
+            bars: of one asset.
             texts: as `available_texts` gives them.
-            model: whose scores.
-            last: the score is the mean over the texts' means of so many last bars; 1: of the bar alone.
+            model: the model whose scores to take.
+            last: average the scores of this many last bars; 1: of the bar alone.
 
         Raises:
             InputError: several assets, or no text has a score by this model.
         """
         check_at_least("last", last, 1)
-        if len(market.assets) > 1:
-            raise InputError(f"there are {len(market.assets)} assets: scores are studied with one at a time")
-        columns = text_columns(market, texts)
+        if len(bars.assets) > 1:
+            raise InputError(f"there are {len(bars.assets)} assets: study scores with one asset at a time")
+        columns = text_columns(bars, texts)
         if f"score {model}" not in columns:
             raise InputError(f"none of {len(texts)} texts has a score by {model!r}: score them with it first")
         score = columns[f"score {model}"][:, 0]
         if last > 1:
-            score = _mean_of_last(score, market.closed_us, frame_us, last)
-        return cls(
-            frame_us, market.opened_us, market.closed_us, np.log(market.open[:, 0]), score, columns["texts"][:, 0]
-        )
+            score = _mean_of_last(score, bars.closed_us, bars.frame_us, last)
+        return cls(bars, score, columns["texts"][:, 0])
+
+    @cached_property
+    def log_open(self) -> Floats:
+        """Natural logarithm of each open, [bars]."""
+        return np.asarray(np.log(self.bars.open))
 
     def move(self, first: int, last: int) -> Floats:
-        """Return log open[t + last] − log open[t + first] for each bar t; NaN past the ends and where a bar lacks.
+        """Return log open[t + last] − log open[t + first] for each bar t, [bars].
 
-        Bars that are missing between t and any of the two leave it out: the next open is the one that follows the close
-        at which the score was known, and no later one.
+        It is NaN beyond the ends, and where a bar is missing between t and either open: a return must start at the open
+        that follows the close at which the score was known.
         """
-        bars = len(self)
-        place = np.arange(bars)
-        start, end = place + first, place + last
-        inside = (np.minimum(start, end) >= 0) & (np.maximum(start, end) < bars)
-        start, end = np.where(inside, start, place), np.where(inside, end, place)
+        count, opened_us = len(self), self.bars.opened_us
+        row = np.arange(count)
+        start, end = row + first, row + last
+        inside = (np.minimum(start, end) >= 0) & (np.maximum(start, end) < count)
+        start, end = np.where(inside, start, row), np.where(inside, end, row)
         for away, at in ((first, start), (last, end)):
-            inside &= self.opened_us[at] - self.opened_us == away * self.frame_us
+            inside &= opened_us[at] - opened_us == away * self.bars.frame_us
         return np.asarray(np.where(inside, self.log_open[end] - self.log_open[start], np.nan))
 
     def ahead(self, horizon: int, skip: int = 0) -> Floats:
-        """Return the return over a horizon of bars from the next open on, or from one that is `skip` bars later.
+        """Return log returns over `horizon` bars from the next open on, or from `skip` bars later, [bars].
 
-        `ahead(1, k − 1)` is the single bar k ahead; a negative `skip` looks back: `ahead(1, −1)` is the bar itself.
+        `ahead(1, k − 1)` is the single bar k ahead. A negative `skip` looks back: `ahead(1, −1)` is the bar itself.
         """
         check_at_least("horizon", horizon, 1)
         return self.move(1 + skip, 1 + skip + horizon)
 
     @property
     def scored(self) -> int:
-        """How many bars have a score."""
+        """Number of bars with a score."""
         return int((~np.isnan(self.score)).sum())
 
 
 def _mean_of_last(score: Floats, closed_us: Integers, frame_us: int, last: int) -> Floats:
-    """Return the mean over the known scores of the last bars, by time; the same sums whatever comes later."""
+    """Return the mean of the known scores of the last bars, by time. Later bars do not change how it is rounded."""
     total, count = np.zeros(len(score)), np.zeros(len(score))
     for back in range(min(last, len(score))):
         earlier = score[: len(score) - back]
@@ -107,10 +105,15 @@ def _mean_of_last(score: Floats, closed_us: Integers, frame_us: int, last: int) 
 
 
 def trailing_share(values: Floats, window: int = WINDOW, least: int = LEAST_BEFORE) -> Floats:
-    """Return, for each value, the share of the last known ones before it that are lower; equal ones count half.
+    """Return the rank of each value among the known values before it: the share that is lower, ties count half.
 
-    It says how high a value is by the past alone: 0 the lowest, 1 the highest. NaN where a value is not known or has
-    fewer than `least` before it.
+    Args:
+        values: [bars], NaN where unknown.
+        window: number of earlier values to rank among.
+        least: with fewer earlier values the rank is NaN.
+
+    Returns:
+        Ranks from 0, the lowest, to 1, the highest, [bars].
 
     Raises:
         InputError: a least number below 1, or above the window.

@@ -5,11 +5,9 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qubic_lab.errors import check_at_least
-
-Floats = NDArray[np.float64]
+from qubic_lab.oracle.model.bars import Floats
 
 RESAMPLES = 1000
 _CELLS = 4_000_000

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.backtest.market import Floats, Integers
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, WINDOW, Aligned, trailing_share
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES
 from qubic_lab.oracle.inference.permutation import holm_of
+from qubic_lab.oracle.model.bars import Floats, Integers
 
 AROUND = 24
 """Bars before and after an event."""

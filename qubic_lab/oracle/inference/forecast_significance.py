@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.inference.bootstrap import Floats, is_constant
+from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.performance import LEAST_BARS, hac_variance
+from qubic_lab.oracle.model.bars import Floats
 
 
 @dataclass(frozen=True)

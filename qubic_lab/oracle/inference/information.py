@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.market import Floats, Integers
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
@@ -19,6 +18,7 @@ from qubic_lab.oracle.inference.permutation import (
     holm_of,
     standard_ranks,
 )
+from qubic_lab.oracle.model.bars import Floats, Integers
 
 HORIZONS = (1, 2, 4, 8, 24)
 """In bars."""
@@ -223,10 +223,10 @@ def known_span(series: Mapping[str, Aligned]) -> tuple[int, int]:
     """
     if not series:
         raise InputError("there are no scores: give at least one series of them")
-    bars = next(iter(series.values()))
+    bars = next(iter(series.values())).bars
     for name, each in series.items():
-        if not np.array_equal(each.closed_us, bars.closed_us):
-            raise InputError(f"scores {name!r} are on other bars than the first ones: align all with the same market")
+        if not np.array_equal(each.bars.closed_us, bars.closed_us):
+            raise InputError(f"scores {name!r} are on other bars than the first ones: align all with the same bars")
     known = np.flatnonzero(np.any([~np.isnan(each.score) for each in series.values()], axis=0))
     if not known.size:
         raise InputError("no bar has a score: texts came before the first bar or after the last one")

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qubic_lab.oracle.backtest.market import Floats, Integers
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.information import ALPHA, LEAST_PAIRS, STRETCHES, known_span
 from qubic_lab.oracle.inference.performance import newey_west_lags
 from qubic_lab.oracle.inference.permutation import LEAST_SHIFTS, circular_statistics, dependence, holm_of
+from qubic_lab.oracle.model.bars import Floats, Integers
 
 LAGS = 24
 OWN_LAGS = 4

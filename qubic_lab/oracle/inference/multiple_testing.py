@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.bootstrap import (
     RESAMPLES,
-    Floats,
     block_length,
     is_constant,
     long_run_variance,
@@ -31,6 +30,7 @@ from qubic_lab.oracle.inference.performance import (
     sharpe_ratio,
     skewness,
 )
+from qubic_lab.oracle.model.bars import Floats
 
 EULER = 0.5772156649015329
 PARTS = 16

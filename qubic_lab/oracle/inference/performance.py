@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES, Floats, block_length, is_constant, resampled_weights
-from qubic_lab.oracle.model.timestamps import DAY_US
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, is_constant, resampled_weights
+from qubic_lab.oracle.model.bars import YEAR_US, Floats
 
-YEAR_US = 365 * DAY_US
 LEAST_BARS = 20
 """Fewer returns say nothing that is worth a number."""
 POWER = 0.8

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.backtest.market import Floats
 from qubic_lab.oracle.inference.alignment import WINDOW, Aligned, trailing_share
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, is_constant, resampled_weights
+from qubic_lab.oracle.model.bars import Floats
 
 BUCKETS = 5
 LEAST_IN_BUCKET = 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.oracle.inference.performance import YEAR_US
+from qubic_lab.oracle.model.bars import YEAR_US
 from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.response import Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso

@@ -12,7 +12,7 @@ import pandas as pd
 
 from qubic_lab.lifeline import end_when_parent_dies
 from qubic_lab.oracle.backtest.lookahead.runs import Signal, run_signal
-from qubic_lab.oracle.inference.bootstrap import Floats
+from qubic_lab.oracle.model.bars import Floats
 
 
 class Afresh:

@@ -29,7 +29,8 @@ from qubic_lab.oracle.backtest.lookahead.runs import (
     run_signal,
 )
 from qubic_lab.oracle.backtest.lookahead.watch import clock_names, clock_watched, data_held, reads_watched, state_of
-from qubic_lab.oracle.inference.bootstrap import Floats, is_constant
+from qubic_lab.oracle.inference.bootstrap import is_constant
+from qubic_lab.oracle.model.bars import Floats
 
 CUTS = 32
 LAGS = 5

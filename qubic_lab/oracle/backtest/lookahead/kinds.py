@@ -19,7 +19,8 @@ from qubic_lab.oracle.backtest.lookahead.runs import (
     is_rounding,
     run_signal,
 )
-from qubic_lab.oracle.inference.bootstrap import Floats, is_constant
+from qubic_lab.oracle.inference.bootstrap import is_constant
+from qubic_lab.oracle.model.bars import Floats
 
 
 def diagnose(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qubic_lab.oracle.inference.bootstrap import Floats
+from qubic_lab.oracle.model.bars import Floats
 
 Signal = Callable[[pd.DataFrame], Any]
 Flags = NDArray[np.bool_]
