@@ -1,11 +1,15 @@
 """Frozen values that every part of the project shares: what is asked and what comes back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from qubic_lab.errors import InputError, check_range
 
 FinishReason = Literal["stop", "length"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is in all."""
 
 MAX_SEED = 2**63 - 1
 MAX_TOP_LOGPROBS = 20
@@ -98,6 +102,10 @@ class Completion:
     ttft_ms: float
     tokens_per_s: float
     logprobs: tuple[float, ...] = ()
+
+
+def no_progress(text: str, done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 def _check_ids(what: str, ids: tuple[int, ...]) -> None:

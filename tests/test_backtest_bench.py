@@ -93,7 +93,7 @@ def test_speed_of_both_is_measured() -> None:
 
 
 def test_nothing_asked_for_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing is asked for"):
+    with pytest.raises(InputError, match="nothing is requested"):
         bench_backtest(0, 0, 0, speed=False)
     with pytest.raises(InputError, match="null is -1"):
         bench_backtest(-1)

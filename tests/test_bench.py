@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 
 from qubic_lab.bench.engine import (
+    EngineSetup,
+    EngineSpeed,
     Pairing,
-    Ratio,
-    Sample,
-    Setup,
-    Spread,
+    SpeedRatio,
     plan_ratios,
     plan_setups,
     ratio,
-    spread,
     total_threads,
 )
 from qubic_lab.bench.gpu import dtype_for
+from qubic_lab.bench.result import Spread
 from qubic_lab.cli.main import run
 
 ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 4 --repeat 2"
@@ -62,32 +61,32 @@ def test_a_repeat_measures_each_setup_once_and_what_is_compared_side_by_side() -
 def test_everything_compared_is_measured() -> None:
     setups = plan_setups((1, 2, 3), (1, 4))
     for pairing in plan_ratios((1, 2, 3), (1, 4)):
-        assert {pairing.above, pairing.below} <= set(setups)
+        assert {pairing.numerator, pairing.denominator} <= set(setups)
 
 
 def test_several_ranks_are_compared_at_the_same_batch_and_at_the_same_requests() -> None:
-    compared = {p.name: (p.above, p.below) for p in plan_ratios((1, 3), (4,))}
-    three, one = Setup("pipeline", 3, 4), Setup("pipeline", 1, 4)
+    compared = {p.name: (p.numerator, p.denominator) for p in plan_ratios((1, 3), (4,))}
+    three, one = EngineSetup("pipeline", 3, 4), EngineSetup("pipeline", 1, 4)
     assert compared["ranks_over_one_rank_same_batch"] == (three, one)
-    assert compared["ranks_over_one_rank_same_requests"] == (three, Setup("pipeline", 1, 12))
+    assert compared["ranks_over_one_rank_same_requests"] == (three, EngineSetup("pipeline", 1, 12))
     assert three.requests == 12
 
 
 def test_a_ratio_is_the_median_of_the_repeats_own_ratios() -> None:
-    one, reference = Setup("pipeline", 1, 8), Setup("transformers", 1, 8)
+    one, reference = EngineSetup("pipeline", 1, 8), EngineSetup("transformers", 1, 8)
     # The machine drifts: 2, 3 and 1 times as fast in the repeats, though the medians of the speeds are equal.
     samples = {
-        one: [Sample(20.0, 7.0), Sample(90.0, 7.0), Sample(10.0, 7.0)],
-        reference: [Sample(10.0, 1.0), Sample(30.0, 1.0), Sample(10.0, 1.0)],
+        one: [EngineSpeed(20.0, 7.0), EngineSpeed(90.0, 7.0), EngineSpeed(10.0, 7.0)],
+        reference: [EngineSpeed(10.0, 1.0), EngineSpeed(30.0, 1.0), EngineSpeed(10.0, 1.0)],
     }
     decode = Pairing("faster", 8, 1, one, reference, attrgetter("decode_tokens_per_s"))
     prefill = Pairing("faster", 8, 1, one, reference, attrgetter("prefill_tokens_per_s"))
-    assert ratio(decode, samples, "bf16") == Ratio("faster", 8, 1, "bf16", value=2.0, low=1.0, high=3.0)
+    assert ratio(decode, samples, "bf16") == SpeedRatio("faster", 8, 1, "bf16", value=2.0, low=1.0, high=3.0)
     assert ratio(prefill, samples, "bf16").value == 7.0
 
 
 def test_a_spread_keeps_both_ends() -> None:
-    assert spread([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0)
+    assert Spread.of([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0)
 
 
 @pytest.mark.parametrize(

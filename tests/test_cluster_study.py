@@ -9,7 +9,8 @@ from matplotlib import pyplot
 
 from qubic_lab.bench.balance import bench_balance
 from qubic_lab.bench.dispatch import Exchange, sum_up
-from qubic_lab.bench.scale import ProcessCosts, Spread, find_limit
+from qubic_lab.bench.result import Spread
+from qubic_lab.bench.scale import ProcessCosts, find_limit
 from qubic_lab.cluster.balance import BALANCERS, DEFAULT_BALANCER
 from qubic_lab.cluster.dispatcher import LOOK_S
 from qubic_lab.cluster.registry import HEARTBEAT_S

@@ -10,17 +10,16 @@ import pandas as pd
 import pytest
 
 from qubic_lab.bench.concurrency import (
-    Asked,
-    Block,
-    Level,
+    ClientBlock,
+    ClientRequest,
+    ConcurrencyLevel,
     bench_concurrency,
     compute_shares,
     make_questions,
     plan_blocks,
-    quantile,
-    quantile_interval,
     summarize,
 )
+from qubic_lab.bench.percentiles import quantile, quantile_interval
 from qubic_lab.cli.main import run
 from qubic_lab.core import Completion
 from qubic_lab.errors import InputError
@@ -31,18 +30,18 @@ from qubic_lab.studies import concurrency as study
 EXPECTED = {0: (1, 2, 3), 1: (4, 5)}
 
 
-def asked(index: int, latency_s: float, number: int, tokens: tuple[int, ...]) -> Asked:
+def asked(index: int, latency_s: float, number: int, tokens: tuple[int, ...]) -> ClientRequest:
     completion = Completion("", "", tokens, "length", 8, ttft_ms=100.0 * latency_s, tokens_per_s=1.0)
-    return Asked(index, latency_s, Answer(number, completion))
+    return ClientRequest(index, latency_s, Answer(number, completion))
 
 
-def block(latency_s: float, *, number: int = 0, second: tuple[int, ...] = (4, 5)) -> Block:
+def block(latency_s: float, *, number: int = 0, second: tuple[int, ...] = (4, 5)) -> ClientBlock:
     """Two questions; their answers have five tokens and take as long as the slower one."""
     answers = (asked(0, latency_s, number, (1, 2, 3)), asked(1, 2 * latency_s, number + 1, second))
-    return Block(clients=2, seconds=2 * latency_s, asked=answers, finished=2)
+    return ClientBlock(clients=2, seconds=2 * latency_s, asked=answers, finished=2)
 
 
-def level(*blocks: Block) -> Level:
+def level(*blocks: ClientBlock) -> ConcurrencyLevel:
     queue_s = {number: 0.25 * number for each in blocks for number in each.numbers}
     return summarize(blocks, EXPECTED, queue_s, dict.fromkeys(blocks, (0.5, 0.75)))
 

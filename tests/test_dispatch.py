@@ -12,14 +12,14 @@ from qubic_lab.bench import dispatch
 from qubic_lab.bench.dispatch import (
     DispatchResult,
     Exchange,
-    Quantiles,
     ask_all,
     bench_dispatch,
-    echo_questions,
+    echo_requests,
     sum_up,
 )
 from qubic_lab.bench.echo_node import echo_text, echo_tokens
 from qubic_lab.bench.local_cluster import free_ports, local_cluster, run_apart
+from qubic_lab.bench.percentiles import Percentiles
 from qubic_lab.cli.main import run
 
 SETTING = (4, 2, 8, 16)
@@ -37,7 +37,7 @@ def test_an_answer_that_is_not_ones_own_is_an_error_and_has_no_time() -> None:
     own, wrong = Exchange("a", "", 20.0, 10.0), Exchange("b", "", 9_000.0, 1.0, "'hi' was answered 'ho'")
     load = sum_up([own, wrong, replace(own, total_ms=7_000.0)], 1.0, *SETTING)
     assert (load.requests, load.errors, load.first_error) == (3, 2, "'hi' was answered 'ho'")
-    assert load.added_ms == Quantiles.of([10.0])
+    assert load.added_ms == Percentiles.of([10.0])
     assert load.requests_per_s == 1.0
 
 
@@ -47,7 +47,7 @@ def test_where_nothing_is_answered_there_are_no_times() -> None:
 
 
 def test_each_echo_request_has_an_answer_of_its_own() -> None:
-    questions = echo_questions(50, 3)
+    questions = echo_requests(50, 3)
     assert len({question.expected for question in questions}) == 50
     assert echo_text(echo_tokens(6, 3)) == questions[2].expected == "6 7 8 "
 
@@ -63,7 +63,7 @@ def url() -> Iterator[str]:
 
 def test_clients_get_what_the_nodes_wait_for(url: str) -> None:
     noted: list[int] = []
-    answered, took_s = run_apart(ask_all(url, echo_questions(12, 5), 4, 0.05, noted.append))
+    answered, took_s = run_apart(ask_all(url, echo_requests(12, 5), 4, 0.05, noted.append))
     load = sum_up(answered, took_s, *SETTING)
     assert (load.requests, load.errors) == (12, 0)
     assert noted == list(range(1, 13))
@@ -72,7 +72,7 @@ def test_clients_get_what_the_nodes_wait_for(url: str) -> None:
 
 
 def test_wrong_answers_refusals_and_absent_coordinators_are_noticed(url: str) -> None:
-    right, other = echo_questions(2, 2)
+    right, other = echo_requests(2, 2)
     questions = [right, replace(other, expected="2 4 "), replace(other, body=other.body | {"seed": -1})]
     answered, _ = run_apart(ask_all(url, questions, 1))
     assert [each.fault.partition(":")[0] for each in answered] == ["", "'request 1' was answered '2 3 '", "status 400"]
@@ -95,7 +95,7 @@ def test_bench_dispatch_judges_echo_nodes(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_judged_stands_at_the_top(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     load = sum_up([Exchange(f"task {n}", "", 1_000.0 + n, 990.0) for n in range(100)], 2.0, *SETTING)
     wrong = sum_up([Exchange(fault="'hi' was answered 'ho'")], 1.0, *SETTING)
-    recorded = DispatchResult(load, 1.0, 100.0, True, wrong, load, "smollm2", False, "bf16", 1, "round-robin", "m", "c")
+    recorded = DispatchResult(load, 1.0, 100.0, True, wrong, load, "smollm2", False, "bf16", 1, "round-robin")
     monkeypatch.setattr(dispatch, "bench_dispatch", lambda *asked: recorded)
     assert run(["bench", "dispatch", "--json"]) == 0
     plain = json.loads(capfd.readouterr().out)
@@ -106,8 +106,8 @@ def test_what_is_judged_stands_at_the_top(monkeypatch: pytest.MonkeyPatch, capfd
     echo, burst, real = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert echo == ["echo", "2", "4", "100", "0", "59.0", "104.0 (99.0 to 109.0)", "108.0", "990.0", "50.0", "800"]
     assert (burst[0:1] + burst[3:7], real[0]) == (["echo, bursts", "1", "1", "-", "-"], "real")
-    assert "an error of echo, bursts: 'hi' was answered 'ho'" in rest
-    assert "p95 below 100 ms and no errors" in rest and "smollm2, bf16, threads of a real node: 1" in rest
+    assert "first error of echo, bursts: 'hi' was answered 'ho'" in rest
+    assert "p95 below 100 ms and no errors: met" in rest and "smollm2, bf16, threads of a real node: 1" in rest
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from qubic_lab.bench.echo_node import read_begun
-from qubic_lab.bench.local_cluster import _environment, free_ports, local_cluster, run_apart
+from qubic_lab.bench.local_cluster import child_environment, free_ports, local_cluster, run_apart
 from qubic_lab.errors import QubicLabError
 
 FAILOVER = ("bench", "failover", "--requests", "4", "--every", "20", "--nodes", "2", "--seconds", "30")
@@ -33,7 +33,7 @@ def test_the_processes_see_none_of_our_settings_but_where_models_are(
 ) -> None:
     for name in ("QUBIC_LAB_REDIS_URL", "QUBIC_LAB_API_TOKENS", "qubic_lab_tls_key"):
         monkeypatch.setenv(name, str(tmp_path))
-    environment = _environment()
+    environment = child_environment()
     assert [name for name in environment if name.upper().startswith("QUBIC_LAB_")] == ["QUBIC_LAB_CACHE"]
     assert environment["PATH"] == os.environ["PATH"]
 

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import func, select
 
 from qubic_lab.bench import oracle_data
-from qubic_lab.bench.lean_http import LOST, LeanConnection, Reply, path_with
-from qubic_lab.bench.oracle import ROUTES, _Seen, bench_oracle, sum_up
-from qubic_lab.bench.oracle_data import Market, make_market
+from qubic_lab.bench.lean_http import LOST, LeanConnection, LeanResponse, path_with
+from qubic_lab.bench.oracle import ROUTES, OracleExchange, bench_oracle, sum_up
+from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import DAY_US
@@ -63,17 +63,19 @@ _TABLES = (MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES)
 
 
 def test_limits_are_of_right_answers_and_an_error_breaks_them() -> None:
-    right = [_Seen(float(ms), 100, "") for ms in range(1, 21)]
+    right = [OracleExchange(float(ms), 100, "") for ms in range(1, 21)]
     cached = sum_up("sentiment", "cached", right, 2.0, 0.01)
     assert cached.times_ms is not None
     assert (cached.requests_per_s, cached.server_cpu_ms, cached.mean_bytes, cached.limit_ms) == (10.0, 0.5, 100.0, 20.0)
     assert (cached.within_limit, cached.errors) == (True, 0)
-    assert not sum_up("sentiment", "cached", [_Seen(2 * each.ms, 1, "") for each in right], 2.0, 0.01).within_limit
+    assert not sum_up(
+        "sentiment", "cached", [OracleExchange(2 * each.ms, 1, "") for each in right], 2.0, 0.01
+    ).within_limit
     cold = [sum_up(route, "cold", right, 2.0, 0.01) for route in ROUTES]
     assert [each.limit_ms for each in cold] == [2_000.0, 1_000.0, 3_000.0, None]
-    wrong = sum_up("sentiment", "cached", [*right, _Seen(0.0, 0, "status 500")], 2.0, 0.01)
+    wrong = sum_up("sentiment", "cached", [*right, OracleExchange(0.0, 0, "status 500")], 2.0, 0.01)
     assert (wrong.within_limit, wrong.errors, wrong.first_error) == (False, 1, "status 500")
-    nothing = sum_up("sentiment", "cold", [_Seen(0.0, 0, "status 0")], 2.0, 0.01)
+    nothing = sum_up("sentiment", "cold", [OracleExchange(0.0, 0, "status 0")], 2.0, 0.01)
     assert (nothing.times_ms, nothing.within_limit, nothing.mean_bytes) == (None, False, 0.0)
 
 
@@ -100,7 +102,7 @@ def test_the_lean_client_reads_whole_responses_in_any_pieces() -> None:
         port = server.sockets[0].getsockname()[1]
         connection = await LeanConnection.open(f"http://127.0.0.1:{port}")
         replies = [await connection.get(path_with("/a", coin="x y", limit=1)) for _ in answers]
-        assert replies == [Reply(200, b"hello"), Reply(404, b""), LOST]
+        assert replies == [LeanResponse(200, b"hello"), LeanResponse(404, b""), LOST]
         assert await connection.get("/again") == LOST
         assert asked[0] == f"GET /a?coin=x+y&limit=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         server.close()
@@ -147,5 +149,5 @@ def test_a_market_that_is_cut_short_is_not_kept(cache: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         make_market(20_000, 10, 2, stop)
     assert not [each for each in (cache / "oracle-bench").iterdir() if each.name.startswith("20000-")]
-    assert isinstance(make_market(20_000, 10, 2, quietly), Market)
+    assert isinstance(make_market(20_000, 10, 2, quietly), GeneratedMarket)
     assert oracle_data.END_US % DAY_US == 0

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from qubic_lab.bench import scale
+from qubic_lab.bench.result import Spread
 from qubic_lab.bench.scale import (
     CallCosts,
     ProcessCosts,
     ScaleResult,
-    Spread,
     bench_scale,
     find_limit,
     measure_calls,
@@ -99,7 +99,7 @@ def test_the_command_tells_what_is_at_its_end_first(
 ) -> None:
     levels = (costs(10, same(100.0)), costs(100, Spread(10.0, 8.0, 12.0)))
     calls = CallCosts(10, same(1.0), same(0.5), Spread(0.3, 0.2, 0.4), {"round-robin": same(0.1)}, 900.0, 700.0)
-    recorded = ScaleResult((calls,), levels, levels[:1], find_limit(levels, 0.1), 0.1, 5.0, "m", "c")
+    recorded = ScaleResult((calls,), levels, levels[:1], find_limit(levels, 0.1), 0.1, 5.0)
     monkeypatch.setattr(scale, "bench_scale", lambda *asked: recorded)
     assert run(["bench", "scale", "--json"]) == 0
     plain = json.loads(capfd.readouterr().out)
@@ -108,8 +108,8 @@ def test_the_command_tells_what_is_at_its_end_first(
     one_by_one, processes, said = capfd.readouterr().out.split("\n\n")
     assert "0.30 (0.20 to 0.40)" in one_by_one and "10.0 (8.0 to 12.0)" in processes
     assert len(processes.splitlines()) == 2 + 3
-    assert "at 0.1 requests/s a node one coordinator can serve 100 nodes (" in said
-    assert "the first at its end: coordinator" in said
+    assert "with 0.1 requests/s a node one coordinator can serve 100 nodes (" in said
+    assert "the busier process is coordinator" in said
 
 
 @pytest.mark.slow
@@ -123,8 +123,8 @@ def test_bench_scale_measures_all_levels() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--nodes 10", "--nodes is 10: give two numbers at least, rising"),
-        ("--nodes 100,10", "--nodes is 100, 10: give two numbers at least, rising"),
+        ("--nodes 10", "--nodes is 10: give at least two numbers in increasing order"),
+        ("--nodes 100,10", "--nodes is 100, 10: give at least two numbers in increasing order"),
         ("--nodes 1,10", "--nodes is 1: it must be at least 2"),
         ("--nodes 10,a", "--nodes is '10,a'"),
         ("--real 0", "--real is 0"),

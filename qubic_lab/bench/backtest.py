@@ -1,21 +1,23 @@
-"""Whether the backtest's verdicts keep their promises: on noise, at the detectable edge, on risk; and how fast it is.
+"""Checks the backtest's error rates on noise, its power at the detectable effect, its risk models, and its speed.
 
-Everything is simulated with known truth and judged by the code that judges real strategies.
+All data are simulated with a known truth and judged by the code that judges real strategies.
 """
 
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
 
+from qubic_lab.bench.result import MeasuredResult, Table
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
@@ -27,10 +29,9 @@ from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.risk.tail_tests import evaluate_tail
 from qubic_lab.oracle.risk.value_at_risk import normal, student_t
 from qubic_lab.oracle.risk.volatility import garch_forecast, simulate_garch
-from qubic_lab.provenance import machine, source_commit, usable_cores
+from qubic_lab.provenance import usable_cores
 from qubic_lab.stats import wilson_interval
 
-Progress = Callable[[str, int, int], None]
 Noise = Literal["gaussian", "garch-t"]
 NOISES: tuple[Noise, ...] = ("gaussian", "garch-t")
 ALPHA = 0.05
@@ -45,7 +46,7 @@ SIGNALS = 20
 BARS = 750
 RESAMPLES = 500
 PERSISTENCE = 0.9
-"""Autocorrelation of what a simulated signal is the sign of: a position lasts about 7 bars."""
+"""Autocorrelation of the process whose sign is a simulated signal; a position lasts about 7 bars."""
 GARCH = (1e-6, 0.1, 0.88, 5.0)
 """omega, alpha, beta and degrees of freedom of the simulated process."""
 VAR_BARS = 4_000
@@ -53,13 +54,13 @@ VAR_LEVELS = (0.01, 0.05)
 REFIT_BARS, FIT_BARS, LEAST_FIT_BARS = 50, 2_000, 500
 SPEED_BARS, SETS, SET_BARS, BLOCK = 1_000_000, 1_000, 100_000, 25
 _A_TASK = 5
-"""Runs that a process is given at a time."""
+"""Runs that a process gets at a time."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of runs with its interval of 95 % (Wilson)."""
+    """A share of runs with its 95 % interval (Wilson)."""
 
     count: int
     runs: int
@@ -72,16 +73,21 @@ class Rate:
         """Return the rate of a count."""
         return cls(count, runs, count / runs, *wilson_interval(count, runs))
 
+    def text(self) -> str:
+        """Return the rate and its interval in percent."""
+        return percent_text(self.value, self.low, self.high)
+
 
 @dataclass(frozen=True)
 class NullResult:
-    """Best of some signals without skill on prices without drift, no costs.
+    """The best of several signals without skill, on prices without drift and without costs.
 
     Attributes:
-        false_rate: share of runs that were called evidence; `low`, `high` its interval of 95 %.
-        by_noise: the same for each process.
-        mean_pbo: mean probability of backtest overfitting; `pbo_error` its standard error.
-        within: false_rate ≤ 0.065 and low ≤ 0.05; `pbo_within`: the mean is 0.5 ± 0.05.
+        false_rate: share of runs that were called evidence, with its 95 % interval `low` to `high`.
+        by_noise: the same rate for each price process.
+        mean_pbo: mean probability of backtest overfitting, with its standard error `pbo_error`.
+        within: whether false_rate ≤ 0.065 and low ≤ 0.05.
+        pbo_within: whether mean_pbo is 0.5 ± 0.05.
     """
 
     runs: int
@@ -100,13 +106,13 @@ class NullResult:
 
 @dataclass(frozen=True)
 class EffectResult:
-    """One of the signals has the edge that a report calls its minimum detectable effect.
+    """One of the signals has an edge as large as the minimum detectable effect that a report states.
 
     Attributes:
         mean_sharpe: mean of these edges, as annual Sharpe ratios.
         detected: runs whose best trial was called evidence.
         chosen: runs whose best trial was the one with the edge.
-        covered: runs in which the interval held the true ratio of the best trial, whichever that was.
+        covered: runs whose interval contained the true Sharpe ratio of the best trial.
     """
 
     runs: int
@@ -120,7 +126,7 @@ class EffectResult:
 
 @dataclass(frozen=True)
 class TailRow:
-    """How often forecasts of a model were rejected by Christoffersen's test of conditional coverage at 5 %."""
+    """Rate at which Christoffersen's test of conditional coverage at 5 % rejected the forecasts of a model."""
 
     model: str
     level: float
@@ -131,7 +137,7 @@ class TailRow:
 
 @dataclass(frozen=True)
 class TailResult:
-    """Value at risk on simulated GARCH series, fitted again every `refit_bars` bars."""
+    """Value at risk on simulated GARCH series, refitted every `refit_bars` bars."""
 
     series: int
     bars: int
@@ -142,12 +148,12 @@ class TailResult:
 
 @dataclass(frozen=True)
 class SpeedResult:
-    """Times in seconds; medians.
+    """Median times.
 
     Attributes:
         full_s: one signal on `bars` bars: account, all its figures, and statistics without bootstrap.
-        set_ms: one of `sets` parameter sets on `set_bars` bars, its weights given: account and equity.
-        pandas_ms: the same by a plain vectorised pandas version; blocks of both take turns.
+        set_ms: one of `sets` parameter sets on `set_bars` bars with given weights: account and equity.
+        pandas_ms: the same with a plain vectorised pandas version; blocks of both take turns.
         ratio: pandas_ms / set_ms; above 1 ours is faster.
     """
 
@@ -163,8 +169,8 @@ class SpeedResult:
 
 
 @dataclass(frozen=True)
-class BacktestResult:
-    """What was measured; None of what was not asked for. `within_limits`: all that was asked for met its limit."""
+class BacktestResult(MeasuredResult):
+    """All parts; None for those that were not requested. `within_limits` says whether all requested ones met theirs."""
 
     null: NullResult | None
     effect: EffectResult | None
@@ -174,12 +180,40 @@ class BacktestResult:
     seed: int
     processes: int
     seconds: float
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each requirement."""
+        yield Table(("what", "found (95 % interval)", "runs", "limit", "verdict"), list(self._rows()))
+        verdict = "All within their limits" if self.within_limits else "NOT all within their limits"
+        yield f"{verdict}. {self.seconds:.0f} s with {self.processes} processes; {self.machine}; commit {self.commit}"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        if (null := self.null) is not None:
+            found = percent_text(null.false_rate, null.low, null.high)
+            yield "evidence on noise", found, str(null.runs), "at most 6.5 %", _met(null.within)
+            found = f"{null.mean_pbo:.3f} (error {null.pbo_error:.3f})"
+            yield "mean PBO on noise", found, str(null.runs), "0.45 to 0.55", _met(null.pbo_within)
+        if (effect := self.effect) is not None:
+            name, runs = f"found, Sharpe ratio {effect.mean_sharpe:.2f}", str(effect.runs)
+            yield name, effect.detected.text(), runs, "at least 75 %", _met(effect.detected_within)
+            yield "truth in interval", effect.covered.text(), runs, "at least 90 %", _met(effect.covered_within)
+        for row in self.var.rows if self.var else ():
+            limit = f"at {'most' if row.model == 'GARCH-t' else 'least'} {100 * row.limit:.0f} %"
+            name = f"{row.model} rejected, VaR {100 * row.level:g} %"
+            yield name, row.rejected.text(), str(row.rejected.runs), limit, _met(row.within)
+        if (speed := self.speed) is not None:
+            yield f"{speed.bars:,} bars, all figures", f"{speed.full_s:.2f} s", "3", "1 s", _met(speed.full_within)
+            name, limit = f"a set of {speed.set_bars:,} bars", f"{speed.pandas_ms:.2f} ms (pandas)"
+            yield name, f"{speed.set_ms:.2f} ms", str(speed.sets), limit, _met(speed.sets_within)
+
+
+def percent_text(value: float, low: float, high: float) -> str:
+    """Return a share and its interval in percent."""
+    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _met(within: bool) -> str:
+    return "met" if within else "MISSED"
 
 
 def bench_backtest(
@@ -191,41 +225,40 @@ def bench_backtest(
     speed: bool = True,
     processes: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> BacktestResult:
-    """Measure the backtest against simulated truth; half of the prices are Gaussian, half GARCH with Student's t.
+    """Check the backtest on simulated prices, half of them Gaussian and half GARCH with Student's t.
 
     Args:
         null: runs without any skill; 0: none.
         effect: runs at the minimum detectable effect; 0: none.
         var: series for value at risk; 0: none.
-        var_bars: of each of them. Over 2,000 bars a normal distribution of constant variance was rejected in no more
-            than 71 % of series, as its wrong quantiles and late reaction do not show sooner; so 4,000 are usual.
-        speed: whether speed is measured, after all else.
-        processes: that share the runs; None: one for each core.
-        seed: of the simulations; each part and run draws numbers of its own.
-        progress: called with what was done, how much and of how much.
+        var_bars: bars of each of these series. On 2,000 bars at most 71 % of the tests rejected a normal distribution
+            of constant variance, so the default is 4,000.
+        speed: whether to measure speed, after everything else.
+        processes: number of processes that share the runs; None: one for each core.
+        seed: seed of the simulations; each part and run has its own stream of random numbers.
+        progress: called after each few runs.
 
     Raises:
-        InputError: nothing is asked for, or too few bars for value at risk.
+        InputError: nothing is requested, or there are too few bars for value at risk.
     """
     for name, value in (("null", null), ("effect", effect), ("var", var)):
         check_at_least(name, value, 0)
     check_at_least("var_bars", var_bars, 2 * LEAST_FIT_BARS)
     if not (null or effect or var or speed):
-        raise InputError("nothing is asked for: give null, effect, var or speed")
+        raise InputError("nothing is requested: give null, effect, var or speed")
     started = time.perf_counter()
     workers = processes or usable_cores()
     check_at_least("processes", workers, 1)
-    note = progress or (lambda text, done, total: None)
     total = null + effect + var
     jobs = [("null", null, (seed, 0)), ("effect", effect, (seed, 0)), ("var", var, (seed, var_bars))]
-    found = _measured(jobs, workers, note, total)
+    found = _run_jobs(jobs, workers, progress, total)
     nulls = sum_up_null(found["null"]) if null else None
     effects = sum_up_effect(found["effect"]) if effect else None
     tails = sum_up_var(found["var"], var_bars) if var else None
     if speed:
-        note("speed", total, total)
+        progress("speed", total, total)
     fast = measure_speed() if speed else None
     return BacktestResult(
         null=nulls,
@@ -236,8 +269,6 @@ def bench_backtest(
         seed=seed,
         processes=workers,
         seconds=time.perf_counter() - started,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
@@ -256,7 +287,7 @@ def _within(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give processes that calculate on one thread each: their libraries read that when they are loaded."""
+    """Yield a pool of processes whose libraries use one thread each; they read the variables when they are loaded."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
@@ -269,10 +300,10 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _measured(
-    jobs: Sequence[tuple[str, int, tuple[int, int]]], workers: int, note: Progress, total: int
+def _run_jobs(
+    jobs: Sequence[tuple[str, int, tuple[int, int]]], workers: int, progress: Progress, total: int
 ) -> dict[str, list[Any]]:
-    """Make all runs in some processes; what each part's runs gave, in their order."""
+    """Make all runs in a pool of processes; return the results of each part in order."""
     tasks = [
         (part, range(first, min(runs, first + _A_TASK)), given)
         for part, runs, given in jobs
@@ -287,7 +318,7 @@ def _measured(
                 part, runs, _ = waiting[future]
                 found[part] |= dict(zip(runs, future.result(), strict=True))
                 done += len(runs)
-                note(part, done, total)
+                progress(part, done, total)
     return {part: [runs[number] for number in sorted(runs)] for part, runs in found.items()}
 
 
@@ -300,7 +331,7 @@ def _task(part: str, runs: range, given: tuple[int, int]) -> list[Any]:
 
 
 def simulated_market(returns: Floats, bar_us: int = DAY_US) -> Bars:
-    """Return bars with these returns from open to close; each opens where the last one closed."""
+    """Return bars with these returns from open to close; each bar opens at the previous close."""
     close = np.asarray(100.0 * np.cumprod(1.0 + returns), np.float64)
     before = np.append(100.0, close[:-1])
     opened = np.arange(len(close), dtype=np.int64) * bar_us
@@ -310,10 +341,7 @@ def simulated_market(returns: Floats, bar_us: int = DAY_US) -> Bars:
 
 
 def draw(noise: Noise, seed: tuple[int, ...], bars: int = BARS, signals: int = SIGNALS) -> tuple[Floats, Floats, float]:
-    """Return returns without drift, [bars]; signals that know nothing of them, ±1 [bars, signals]; and their deviation.
-
-    The deviation is the true one, of the process.
-    """
+    """Return returns without drift [bars], independent signals ±1 [bars, signals], and the process's true deviation."""
     from scipy.signal import lfilter
 
     rng = np.random.default_rng(seed)
@@ -328,14 +356,14 @@ def draw(noise: Noise, seed: tuple[int, ...], bars: int = BARS, signals: int = S
 
 
 def trial_returns(returns: Floats, signals: Floats) -> Floats:
-    """Return what each signal earns without costs, [bars, signals], as its account has it."""
+    """Return the net returns of each signal's account without costs, [bars, signals]."""
     market = simulated_market(returns)
     accounts = (simulate(market, signal, rebalance="always") for signal in signals.T)
     return np.stack([account.net_returns for account in accounts], axis=1)
 
 
 def null_run(number: int, seed: int = 0) -> tuple[Noise, bool, float]:
-    """Return the noise of a run without skill, whether it was called evidence, and its probability of overfitting."""
+    """Run without skill; return the noise, whether it was called evidence, and the probability of overfitting."""
     noise = NOISES[number % 2]
     returns, signals, _ = draw(noise, (seed, 1, number))
     trials = trial_returns(returns, signals)
@@ -346,9 +374,9 @@ def null_run(number: int, seed: int = 0) -> tuple[Noise, bool, float]:
 
 
 def effect_run(number: int, seed: int = 0) -> tuple[float, bool, bool, bool]:
-    """Plant the edge that one report calls detectable in another draw: the edge, detected, chosen, covered.
+    """Plant the edge that one report calls detectable in another draw; return the edge, detected, chosen and covered.
 
-    The first report is of the same process without an edge, so that nobody knew the second one's luck.
+    The first report is about another draw of the same process without an edge, so it cannot know the second draw.
     """
     noise = NOISES[number % 2]
     returns, signals, _ = draw(noise, (seed, 2, number))
@@ -372,7 +400,7 @@ def _per_year() -> float:
 
 
 def tail_run(number: int, bars: int = VAR_BARS, seed: int = 0) -> tuple[dict[str, tuple[bool, ...]], int]:
-    """Return for each model whether it was rejected at each level, on one simulated series; and fits that failed."""
+    """Return whether each model was rejected at each level on one simulated series, and the number of failed fits."""
     draws = int(np.random.default_rng((seed, 4, number)).integers(1 << 31))
     returns, _ = simulate_garch(bars, *GARCH, draws)
     forecast = garch_forecast(returns, REFIT_BARS, FIT_BARS, LEAST_FIT_BARS)
@@ -388,7 +416,7 @@ def tail_run(number: int, bars: int = VAR_BARS, seed: int = 0) -> tuple[dict[str
 
 
 def sum_up_null(runs: Sequence[tuple[Noise, bool, float]]) -> NullResult:
-    """Sum up runs without skill."""
+    """Summarize runs without skill."""
     rate = Rate.of(sum(evidence for _, evidence, _ in runs), len(runs))
     by_noise: dict[str, Rate] = {
         noise: Rate.of(sum(evidence for kind, evidence, _ in runs if kind == noise), count)
@@ -414,7 +442,7 @@ def sum_up_null(runs: Sequence[tuple[Noise, bool, float]]) -> NullResult:
 
 
 def sum_up_effect(runs: Sequence[tuple[float, bool, bool, bool]]) -> EffectResult:
-    """Sum up runs at the minimum detectable effect."""
+    """Summarize runs at the minimum detectable effect."""
     edges, *marks = zip(*runs, strict=True)
     detected, chosen, covered = (Rate.of(sum(each), len(runs)) for each in marks)
     return EffectResult(
@@ -429,7 +457,7 @@ def sum_up_effect(runs: Sequence[tuple[float, bool, bool, bool]]) -> EffectResul
 
 
 def sum_up_var(series: Sequence[tuple[dict[str, tuple[bool, ...]], int]], bars: int = VAR_BARS) -> TailResult:
-    """Sum up series: the right model must be rejected seldom, the wrong one often."""
+    """Summarize value at risk: the right model must be rejected rarely, the wrong one often."""
     rows = []
     for model in series[0][0]:
         right = model == "GARCH-t"
@@ -444,7 +472,7 @@ def sum_up_var(series: Sequence[tuple[dict[str, tuple[bool, ...]], int]], bars: 
 def measure_speed(
     bars: int = SPEED_BARS, sets: int = SETS, set_bars: int = SET_BARS, block: int = BLOCK
 ) -> SpeedResult:
-    """Measure one signal on many bars with all its figures, and many parameter sets beside plain pandas."""
+    """Measure one signal on many bars with all its figures, and many parameter sets against plain pandas."""
     rng = np.random.default_rng(0)
     market = simulated_market(1e-4 * rng.standard_normal(bars), MINUTE_US)
     signal = np.sign(np.convolve(rng.standard_normal(bars), np.ones(50), mode="same"))
@@ -472,7 +500,7 @@ def measure_speed(
 
 
 def _sets(market: Bars, sets: int, block: int) -> tuple[list[float], list[float]]:
-    """Return what a set took by our accounts and by pandas, in seconds, one median for each block in turn."""
+    """Return the mean time of a set in seconds for each block, with our account and with pandas."""
     frame = market.frame()
     costs = Costs(fee_bps=1.0)
     pairs = [(5 + number % 25, 40 + 4 * (number // 25)) for number in range(sets)]

@@ -9,16 +9,16 @@ when nothing has come for some seconds. Idle nodes are probed, as a coordinator 
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any, Literal
 
+from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.cluster.balance import BALANCERS, Balancer, Candidate, make_balancer
 from qubic_lab.cluster.health import Outcome, ReplicaHealth, Vitals, health_score
 from qubic_lab.errors import BusyError, check_at_least, check_range
-from qubic_lab.provenance import source_commit
 
 Kind = Literal["errors", "hangs"]
 KINDS: tuple[Kind, ...] = ("errors", "hangs")
@@ -121,8 +121,8 @@ class Failover:
 
 
 @dataclass(frozen=True)
-class BalanceResult:
-    """All balancers' shares and failovers; `weights` of the nodes, `outage_requests` of a run with a failing node."""
+class BalanceResult(BenchResult):
+    """Shares and failovers of all balancers; `outage_requests` are those of a run with a failing node."""
 
     shares: tuple[Share, ...]
     failovers: tuple[Failover, ...]
@@ -134,7 +134,6 @@ class BalanceResult:
     returns_at_s: float
     limit_s: float
     seed: int
-    commit: str
     simulated: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,6 +142,34 @@ class BalanceResult:
             "shares": [asdict(share) | {"within_1": share.within_1} for share in self.shares],
             "failovers": [asdict(each) | {"within_limit": each.within_limit} for each in self.failovers],
         }
+
+    def report(self) -> Iterator[Table | str]:
+        """Yield one table of shares and one of failovers."""
+        shares = [(share.balancer, " / ".join(map(str, share.counts)), _promise_text(share)) for share in self.shares]
+        yield Table(("balancer", "requests of each node", "expected"), shares)
+        failovers = [
+            (
+                *(each.balancer, each.kind, f"{each.gone_s:.1f}"),
+                *("never" if s is None else f"{s:.1f}" for s in (each.ready_s, each.back_s)),
+                *(f"{each.failed}", f"{'within' if each.within_limit else 'over'} {self.limit_s:g} s"),
+            )
+            for each in self.failovers
+        ]
+        times = ("avoided after s", "ready after s", "chosen after s")
+        yield Table(("balancer", "the node", *times, "failed", "verdict"), failovers)
+        yield (
+            f"Simulated: {self.nodes} nodes of weights {' / '.join(map(str, self.weights))} on simulated time, seed "
+            f"{self.seed}; these are decisions, not speeds. {self.requests} requests while none fails; "
+            f"{self.outage_requests} while one fails at {self.fails_at_s:g} s and returns at "
+            f"{self.returns_at_s:g} s, the worst over nodes of each weight. Commit {self.commit}"
+        )
+
+
+def _promise_text(share: Share) -> str:
+    if share.expected is None:
+        return "-"
+    promised = " / ".join(f"{each:.1f}" for each in share.expected)
+    return f"{promised}: {'met within 1' if share.within_1 else 'missed by more than 1'}"
 
 
 def bench_balance(requests: int = 50, nodes: int = 3, seed: int = 0) -> BalanceResult:
@@ -173,7 +200,6 @@ def bench_balance(requests: int = 50, nodes: int = 3, seed: int = 0) -> BalanceR
         returns_at_s=RETURNS_AT_S,
         limit_s=WITHIN_S,
         seed=seed,
-        commit=str(source_commit()),
     )
 
 

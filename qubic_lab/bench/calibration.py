@@ -1,4 +1,4 @@
-"""What the parts of a lane's decode step take on each rank, read from a trace of a pipeline at steady work."""
+"""Reads the costs of the parts of a decode step on each rank from the trace of a pipeline in steady state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_STEPS = 4
-"""Of each rank: fewer do not tell a mean."""
+"""Steps of each rank that a mean needs."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of one lane's step: each rank's parts, and the way of one message from rank to rank.
+    """Times in seconds of one step of a lane: the parts on each rank, and a message between two ranks.
 
-    A rank's `head_s` is 0 unless it has the head. The embedding is part of the overhead: all that a step takes of the
-    rank's time beside layers, head and waiting. `hop_s` shows only while one lane runs alone; with more lanes other
-    work hides it, and it is 0. `prefill_layer_s` is one layer's time for one prompt.
+    A rank's `head_s` is 0 unless it has the head. The overhead is the rank's time in a step without layers, head and
+    waiting; it includes the embedding. `hop_s` can be measured only while one lane runs alone and is 0 otherwise,
+    because other lanes hide it. `prefill_layer_s` is the time of one layer for one prompt.
     """
 
     ranks: tuple[PartTimes, ...]
@@ -31,14 +31,14 @@ class StepTimes:
 
 
 def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
-    """Return the mean times of the steps at which every lane was decoding and no prompt was computed.
+    """Return the mean times of the steps in which every lane was decoding and no prompt was computed.
 
     Args:
         spans: a trace (`trace.read_trace`) of answers of equal length, one in each slot.
-        layers: layers of each rank.
+        layers: number of layers of each rank.
 
     Raises:
-        InputError: the trace holds too short a stretch of such steps.
+        InputError: the trace has too few such steps.
     """
     begin_ms, end_ms = _steady(spans)
     steady = spans[spans["start_ms"].between(begin_ms, end_ms)]
@@ -55,7 +55,7 @@ def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
 
 
 def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
-    """Return the costs as they would be with the memory as fast as it was for the probes."""
+    """Scale the costs to the memory speed during the probes."""
     reference = sum(part.layer_s for part in times.ranks)
     factor = mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
     ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
@@ -63,7 +63,7 @@ def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
 
 
 def median_times(found: Sequence[StepTimes]) -> StepTimes:
-    """Return the median of several calibrations, part by part."""
+    """Return the medians of several calibrations, part by part."""
     ranks = [
         PartTimes(
             embedding_s=0.0,
@@ -78,7 +78,7 @@ def median_times(found: Sequence[StepTimes]) -> StepTimes:
 
 
 def calibrating_layers(layers: int, ranks: int) -> tuple[int, ...]:
-    """Return a split that is near to even, so that all ranks are busy, but not even: strategies A and B choose that.
+    """Return a nearly even split, which keeps all ranks busy but differs from the even one of strategies A and B.
 
     Raises:
         InputError: too few layers.
@@ -88,12 +88,12 @@ def calibrating_layers(layers: int, ranks: int) -> tuple[int, ...]:
     even = equal_counts(layers, ranks)
     shifted = (even[0] + 1, *even[1:-1], even[-1] - 1)
     if shifted[-1] < 1:
-        raise InputError(f"ranks is {ranks}: a model of {layers} layers has too few for a split to calibrate with")
+        raise InputError(f"ranks is {ranks}: a model of {layers} layers has too few layers to calibrate with")
     return shifted
 
 
 def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
-    """Return begin and end, in ms, of the stretch in which every lane decodes and no prompt is computed."""
+    """Return start and end in ms of the time in which every lane decodes and no prompt is computed."""
     compute = spans[spans["kind"] == "compute"]
     steps = compute[compute["phase"] == "decode"].groupby("lane")
     prompts_end_ms = compute.loc[compute["phase"] == "prefill", "end_ms"].max()
@@ -101,12 +101,12 @@ def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
 
 
 def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
-    """Return the parts of a rank's steps and the seconds from one step to the next."""
+    """Return the parts of a rank's step, and the time from one step to the next in seconds."""
     starts_ms = spans.loc[spans["kind"] == "compute", "start_ms"]
     steps = len(starts_ms) - 1
     if steps < FEWEST_STEPS:
         raise InputError(
-            f"the trace holds {max(0, steps)} steps in which every lane decodes, of {FEWEST_STEPS}: ask for more tokens"
+            f"the trace has {max(0, steps)} steps in which every lane decodes, of {FEWEST_STEPS}: ask for more tokens"
         )
     window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
     sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()

@@ -1,31 +1,29 @@
-"""Many clients at one pipeline: how long answers take, how much comes out in all, and whether any answer changes.
+"""Measures one pipeline with several numbers of concurrent clients: latency, throughput, and whether answers change.
 
-Clients are closed loops: each asks its next question when its answer has come. A block asks every question once; each
-repeat takes every number of clients in turn, so that a machine's drift meets all of them alike.
+Clients are closed loops: each sends its next request when it has its answer. A block asks every question once. Each
+repeat runs one block for every number of clients, so that drift of the machine affects all of them alike.
 """
 
-import math
 import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.bench.percentiles import Percentiles, quantile
+from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text
+from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_range
-from qubic_lab.evals.compare import Progress
 from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import Answer
 from qubic_lab.pipeline.config import ResolvedConfig, resolve_config
 from qubic_lab.pipeline.server import MOST_WAITING
-from qubic_lab.provenance import machine, source_commit
 from qubic_lab.trace import read_trace, request_times
 
 if TYPE_CHECKING:
@@ -35,14 +33,11 @@ LEVELS = (1, 2, 4, 8, 10, 16)
 FEWEST_PROMPT_TOKENS = 8
 FEWEST_NEW_TOKENS = 2
 TEMPERATURES = (0.0, 0.7, 1.0)
-CONFIDENCE = 0.95
-ROUNDING = 1e-9
-"""0.95 × 20 is a little more than 19 in floating point; its rank is 19."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request as its client saw it: the question's index, times in seconds, and the answer that came."""
+class ClientRequest:
+    """A request as its client saw it: index of the question, latency in seconds, and the answer."""
 
     index: int
     latency_s: float
@@ -50,34 +45,33 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Block:
-    """All questions asked once by some clients: what came, how long it took in all, what the pipeline finished."""
+class ClientBlock:
+    """All questions asked once by some clients; `finished` counts the requests that the pipeline finished meanwhile."""
 
     clients: int
     seconds: float
-    asked: tuple[Asked, ...]
+    asked: tuple[ClientRequest, ...]
     finished: int
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The requests' numbers on the pipeline."""
+        """The pipeline's numbers of the requests."""
         return tuple(each.answer.number for each in self.asked)
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens of all answers over the block's time."""
+        """New tokens of all answers, divided by the block's time."""
         return sum(len(each.answer.completion.token_ids) for each in self.asked) / self.seconds
 
 
 @dataclass(frozen=True)
-class Level:
-    """What a number of clients at once was like, over all its blocks.
+class ConcurrencyLevel:
+    """All blocks of one number of clients.
 
-    Quantiles are order statistics of `requests` latencies, end to end as clients saw them, each with a 95 % interval;
-    an end that so few requests cannot give is None. `p99_s` is the slowest request where there are fewer than 100.
-    `compute_shares` is the share of a block's time that each rank computed or sampled, the median of blocks.
-    `answered` counts the requests that the pipeline finished, `changed` are the questions whose answer was another than
-    the one that they got alone.
+    Percentiles are of the latencies of `requests` requests as their clients saw them, each with a 95 % interval; an end
+    that needs more requests is None. With fewer than 100 requests `p99_s` is the slowest one. `compute_shares` is the
+    share of a block's time in which each rank computed or sampled, as the median over blocks. `answered` counts the
+    requests that the pipeline finished; `changed` lists the questions whose answer differs from the one given alone.
     """
 
     clients: int
@@ -105,10 +99,10 @@ class Level:
 
 
 @dataclass(frozen=True)
-class ConcurrencyResult:
-    """All levels, and what they were measured on; `requests` of a block, `threads` of a rank, `slots` of a lane."""
+class ConcurrencyResult(MeasuredResult):
+    """All levels; `requests` are those of a block, `threads` those of a rank, `slots` those of a lane."""
 
-    levels: tuple[Level, ...]
+    levels: tuple[ConcurrencyLevel, ...]
     model: str
     meaningless: bool
     ranks: int
@@ -121,12 +115,28 @@ class ConcurrencyResult:
     repeat: int
     most_prompt_tokens: int
     most_new_tokens: int
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each number of clients."""
+        rows = [
+            (
+                *(f"{level.clients}", f"{level.requests}", f"{level.p50_s:.2f}"),
+                interval_text(level.p95_s, level.p95_low_s, level.p95_high_s, ".2f"),
+                *(f"{level.p99_s:.2f}", f"{level.ttft_p50_s:.2f}", f"{level.queue_p50_s:.2f}"),
+                Spread.of(level.tokens_per_s_samples).text(".1f"),
+                " / ".join(f"{share:.0%}" for share in level.compute_shares),
+                "same" if level.answers_unchanged else f"{len(level.changed)} changed",
+            )
+            for level in self.levels
+        ]
+        times = ("p50 s", "p95 s (95 % interval)", "p99 s", "first token s", "queue s")
+        yield Table(("clients", "requests", *times, "tokens/s", "ranks at work", "answers"), rows)
+        yield (
+            f"{self.model}, ranks: {self.ranks}, {self.lanes} lanes of {self.slots} slots, {self.dtype}, "
+            f"{self.device}, threads a rank: {self.threads}, prompts of up to {self.most_prompt_tokens} and answers "
+            f"of up to {self.most_new_tokens} tokens, {self.repeat} blocks of {self.requests}, {self.machine}, "
+            f"commit {self.commit}"
+        )
 
 
 def bench_concurrency(
@@ -136,35 +146,34 @@ def bench_concurrency(
     repeat: int = 5,
     most_prompt_tokens: int = 64,
     most_new_tokens: int = 16,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> ConcurrencyResult:
-    """Ask the same questions by several numbers of clients at once, and compare each answer with the one it got alone.
+    """Ask the same questions with several numbers of clients, and compare the answers with those given alone.
 
     Args:
-        config: the pipeline; where there are more clients than lanes × slots, requests wait for a slot.
+        config: the pipeline; with more clients than lanes × slots, requests wait for a slot.
         levels: numbers of clients.
         requests: questions in a block, at least as many as clients.
         repeat: blocks of each level.
-        most_prompt_tokens: prompts have from 8 to so many random tokens.
-        most_new_tokens: answers have from 2 to so many tokens, whatever the end tokens.
-        progress: called after each block.
+        most_prompt_tokens: longest prompt; prompts have 8 or more random tokens.
+        most_new_tokens: longest answer; answers have 2 or more tokens, and end tokens are ignored.
+        progress: called before each block.
 
     Raises:
-        InputError: a value is wrong, before anything runs.
-        ModelError, RankError: as of Pipeline.launch.
+        InputError: a value is out of range; nothing was run.
+        ModelError, RankError: as for Pipeline.launch.
     """
     resolved = resolve_config(config)
     _check(resolved, levels, requests, repeat)
     vocab = _vocab(resolved, most_prompt_tokens, most_new_tokens)
     questions = make_questions(vocab, requests, most_prompt_tokens, most_new_tokens)
-    blocks: list[Block] = []
+    blocks: list[ClientBlock] = []
     with tempfile.TemporaryDirectory() as folder, Pipeline.launch(replace(config, trace=Path(folder))) as pipeline:
-        alone = ask(pipeline, questions, range(requests), clients=1)  # what a pipeline's first answers pay for, too
+        alone = ask(pipeline, questions, range(requests), clients=1)  # also warms the pipeline up
         for clients, order in plan_blocks(levels, requests, repeat):
-            if progress is not None:
-                progress(f"{clients} at once", len(blocks), repeat * len(levels))
+            progress(f"{clients} at once", len(blocks), repeat * len(levels))
             blocks.append(ask(pipeline, questions, order, clients))
-        pipeline.describe()  # the ranks write out what they have noted
+        pipeline.describe()  # makes the ranks flush their traces
         spans = read_trace(Path(folder))
     expected = {each.index: each.answer.completion.token_ids for each in alone.asked}
     queue_s = (request_times(spans)["queue_ms"].xs(0, level="rank") / 1000).to_dict()
@@ -186,13 +195,11 @@ def bench_concurrency(
         repeat=repeat,
         most_prompt_tokens=most_prompt_tokens,
         most_new_tokens=most_new_tokens,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
 def make_questions(vocab: int, count: int, most_prompt_tokens: int, most_new_tokens: int) -> tuple[Request, ...]:
-    """Return the same requests for the same numbers: random tokens, mixed lengths, greedy and sampled, own seeds."""
+    """Return requests of random tokens and mixed lengths, greedy and sampled; the same arguments give the same ones."""
     draw = random.Random(0)
     return tuple(
         Request(
@@ -209,32 +216,38 @@ def make_questions(vocab: int, count: int, most_prompt_tokens: int, most_new_tok
 
 
 def plan_blocks(levels: Sequence[int], requests: int, repeat: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield the clients of each block and the order of its questions: another in each repeat, for other neighbours."""
+    """Yield the number of clients and the order of questions for each block; each repeat has another order."""
     for number in range(repeat):
         for clients in levels:
             yield clients, random.Random(number).sample(range(requests), requests)
 
 
-def ask(pipeline: Pipeline, questions: Sequence[Request], order: Sequence[int], clients: int) -> Block:
-    """Ask all questions once by so many clients, each of which takes the next one when its answer has come."""
+def ask(pipeline: Pipeline, questions: Sequence[Request], order: Sequence[int], clients: int) -> ClientBlock:
+    """Ask all questions once; each client takes the next question when it has its answer."""
 
-    def ask_one(index: int) -> Asked:
+    def ask_one(index: int) -> ClientRequest:
         started = time.perf_counter()
         answer = pipeline.answer(questions[index])
-        return Asked(index, time.perf_counter() - started, answer)
+        return ClientRequest(index, time.perf_counter() - started, answer)
 
     finished = pipeline.stats().finished
     with ThreadPoolExecutor(clients) as pool:
         started = time.perf_counter()
         asked = tuple(pool.map(ask_one, order))
         seconds = time.perf_counter() - started
-    return Block(clients, seconds, asked, pipeline.stats().finished - finished)
+    return ClientBlock(clients, seconds, asked, pipeline.stats().finished - finished)
 
 
 def compute_shares(spans: "pd.DataFrame", numbers: Sequence[int], ranks: int) -> tuple[float, ...]:
-    """Return the share of time that each rank computed or sampled while some requests, and no others, ran.
+    """Return the share of a block's time in which each rank computed or sampled.
 
-    The time is from the first one's submission to the end of the last work on any.
+    Args:
+        spans: the trace.
+        numbers: the block's requests; no others ran at the same time.
+        ranks: number of ranks.
+
+    Returns:
+        One share per rank of the time from the first submission to the end of the last work.
     """
     own = spans[spans["requests"].map(lambda requests: bool(requests) and requests[0] in numbers)]
     work = own[own["kind"].isin(["compute", "sample"])]
@@ -244,41 +257,31 @@ def compute_shares(spans: "pd.DataFrame", numbers: Sequence[int], ranks: int) ->
 
 
 def summarize(
-    blocks: Sequence[Block],
+    blocks: Sequence[ClientBlock],
     expected: Mapping[int, tuple[int, ...]],
     queue_s: Mapping[int, float],
-    shares: Mapping[Block, Sequence[float]],
-) -> Level:
-    """Sum up the blocks of one level.
+    shares: Mapping[ClientBlock, Sequence[float]],
+) -> ConcurrencyLevel:
+    """Summarize the blocks of one level.
 
     Args:
-        blocks: at least one, all of the same clients.
-        expected: the tokens that each question got alone.
-        queue_s: the time from submission to the first work, by a request's number.
-        shares: each rank's share of computing in a block.
+        blocks: at least one, all with the same number of clients.
+        expected: tokens of the answer that each question got alone.
+        queue_s: time from submission to the first work, by the request's number.
+        shares: share of a block's time in which each rank computed.
     """
     asked = [each for block in blocks for each in block.asked]
     completions = [each.answer.completion for each in asked]
-    latencies_s = sorted(each.latency_s for each in asked)
+    latencies_s = tuple(sorted(each.latency_s for each in asked))
     ttfts_s = [completion.ttft_ms / 1000 for completion in completions]
     waits_s = [queue_s[number] for block in blocks for number in block.numbers]
     rates = [block.tokens_per_s for block in blocks]
     changed = sorted({each.index for each in asked if each.answer.completion.token_ids != expected[each.index]})
-    p50_low_s, p50_high_s = quantile_interval(latencies_s, 0.5)
-    p95_low_s, p95_high_s = quantile_interval(latencies_s, 0.95)
-    p99_low_s, p99_high_s = quantile_interval(latencies_s, 0.99)
-    return Level(
+    percentiles: dict[str, Any] = {f"{name}_s": value for name, value in vars(Percentiles.of(latencies_s)).items()}
+    return ConcurrencyLevel(
         clients=blocks[0].clients,
         requests=len(asked),
-        p50_s=quantile(latencies_s, 0.5),
-        p50_low_s=p50_low_s,
-        p50_high_s=p50_high_s,
-        p95_s=quantile(latencies_s, 0.95),
-        p95_low_s=p95_low_s,
-        p95_high_s=p95_high_s,
-        p99_s=quantile(latencies_s, 0.99),
-        p99_low_s=p99_low_s,
-        p99_high_s=p99_high_s,
+        **percentiles,
         ttft_p50_s=quantile(ttfts_s, 0.5),
         ttft_p95_s=quantile(ttfts_s, 0.95),
         queue_p50_s=quantile(waits_s, 0.5),
@@ -289,35 +292,8 @@ def summarize(
         answered=sum(block.finished for block in blocks),
         changed=tuple(changed),
         answers_unchanged=not changed,
-        latencies_s=tuple(latencies_s),
+        latencies_s=latencies_s,
     )
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least a share of the values does not exceed (the nearest rank)."""
-    return sorted(values)[max(0, math.ceil(share * len(values) - ROUNDING) - 1)]
-
-
-def quantile_interval(
-    values: Sequence[float], share: float, confidence: float = CONFIDENCE
-) -> tuple[float | None, float | None]:
-    """Return two of the values that enclose a quantile, whatever the distribution; None where too few values are there.
-
-    The number of values below the quantile is binomial with p = share. Source: W. J. Conover, "Practical Nonparametric
-    Statistics", 3rd edition (1999), section 3.2.
-    """
-    ordered, count = sorted(values), len(values)
-    tail = (1 - confidence) / 2
-    below = list(accumulate(_binomial(count, k, share) for k in range(count + 1)))  # below[k] = P(at most k)
-    lows = [k for k in range(count) if below[k] <= tail]
-    highs = [k for k in range(count) if 1 - below[k] <= tail]
-    return (ordered[lows[-1]] if lows else None), (ordered[highs[0]] if highs else None)
-
-
-def _binomial(count: int, k: int, p: float) -> float:
-    """Return the probability of k successes; by logarithms, since the coefficients overflow."""
-    ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-    return math.exp(ways + k * math.log(p) + (count - k) * math.log(1 - p))
 
 
 def _check(resolved: ResolvedConfig, levels: Sequence[int], requests: int, repeat: int) -> None:
@@ -332,7 +308,7 @@ def _check(resolved: ResolvedConfig, levels: Sequence[int], requests: int, repea
 
 
 def _vocab(resolved: ResolvedConfig, most_prompt_tokens: int, most_new_tokens: int) -> int:
-    """Return the number of the model's tokens, once it is sure that the longest request fits."""
+    """Return the size of the model's vocabulary, after a check that the longest request fits its context."""
     config = load_config(text_folder(resolved.folder))
     check_at_least("most_prompt_tokens", most_prompt_tokens, FEWEST_PROMPT_TOKENS)
     check_at_least("most_new_tokens", most_new_tokens, FEWEST_NEW_TOKENS)

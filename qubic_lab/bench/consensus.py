@@ -1,23 +1,23 @@
-"""Does voting do what theory says, and do calibrated confidences hold? On simulated voters, whose truth is known.
+"""Checks voting and calibrated confidence against theory, with simulated voters whose truth is known.
 
-Voting, calibration, dependence and stopping are the real ones. A simulated voter gives the right option with a known
-probability, and else one of the wrong ones, each as likely. For each question there is one common draw of that kind,
-and each voter copies it with probability √ρ and else draws its own: two voters copy it both with probability ρ, so the
-correlation of their being right is ρ exactly. At ρ = 0 they are independent, at 1 they are copies.
+The code for voting, calibration, dependence and stopping is the real one. A simulated voter gives the right option with
+a known probability, and otherwise one of the wrong options, all equally likely. Each question has one common draw of
+that kind; each voter copies it with probability √ρ, and otherwise draws its own. Two voters both copy it with
+probability ρ, so the correlation of their correctness is exactly ρ. With ρ = 0 they are independent, with 1 copies.
 
-The figures are about decisions, not about language models: simulated questions are all equally difficult.
+The results are about decisions, not about language models: simulated questions are all equally difficult.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qubic_lab.bench.result import BenchResult, Table, interval_text
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
     ConfidenceLevel,
@@ -32,7 +32,6 @@ from qubic_lab.consensus.dependence import PastVote, effective_votes, error_corr
 from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, replay
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError, check_choice, check_range
-from qubic_lab.provenance import source_commit
 from qubic_lab.stats import (
     Floats,
     Forecasts,
@@ -48,9 +47,9 @@ MOST_VOTERS = 32
 MOST_OPTIONS = 26
 MOST_QUESTIONS = 100_000
 DEPENDENCE_QUESTIONS = 2_000
-"""So many of the development split are the history from which ρ is estimated."""
+"""Questions of the development split from which ρ is estimated."""
 STOPPING_QUESTIONS = 2_000
-"""So many of the held-out questions are voted on again with early stopping."""
+"""Held-out questions that are voted on again with early stopping."""
 STOP_RULES = (ONLY_CERTAIN, StopRule(level=0.95))
 RIGHT = 0
 """The number of the right option."""
@@ -60,20 +59,26 @@ Votes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LevelShare:
-    """Questions whose confidence is at a level, and how many of their winners are right, with the Wilson interval."""
+    """Questions whose confidence is at a level, and the share of right winners, with the Wilson interval."""
 
     level: ConfidenceLevel
     questions: int
     accuracy: float | None
     accuracy_interval: tuple[float, float] | None
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of a report."""
+        if self.accuracy is None or self.accuracy_interval is None:
+            return self.level, "0", "-"
+        return self.level, f"{self.questions}", interval_text(self.accuracy, *self.accuracy_interval, ".4f")
+
 
 @dataclass(frozen=True)
 class Stopping:
-    """What stopping early saves and costs; `level` is None where it stops only once the winner is certain.
+    """Savings and costs of early stopping; `level` is None if it stops only once the winner is certain.
 
-    `samples_saved` is the share of samples that were not taken, `changed` the share of questions with another winner
-    than all samples give.
+    `samples_saved` is the share of samples that were not taken, `changed` the share of questions whose winner differs
+    from that of all samples.
     """
 
     level: float | None
@@ -83,25 +88,31 @@ class Stopping:
     changed: float
     changed_interval: tuple[float, float]
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of a report."""
+        rule = "certain" if self.level is None else f"certain, or ahead with {self.level:g}"
+        saved = interval_text(self.samples_saved, *self.samples_saved_interval, ".1%")
+        return rule, saved, interval_text(self.changed, *self.changed_interval, ".2%")
+
 
 @dataclass(frozen=True)
-class ConsensusResult:
-    """How a vote of simulated voters does on held-out questions; intervals are of 95 %.
+class ConsensusResult(BenchResult):
+    """Accuracy and confidence of a vote of simulated voters on held-out questions, with 95 % intervals.
 
     Attributes:
-        questions: held out; as many others are the development split.
-        majority_accuracy: the share of questions that the vote gets right.
-        expected_majority_accuracy: by theory, where there are two options; else None.
-        single_accuracy: of one voter, the mean over voters.
-        gain: the vote's accuracy less one voter's, on the same questions.
+        questions: number of held-out questions; the development split has as many.
+        majority_accuracy: share of questions that the vote gets right.
+        expected_majority_accuracy: the same share by theory with two options; None with more.
+        single_accuracy: accuracy of one voter, as the mean over voters.
+        gain: accuracy of the vote minus that of one voter, on the same questions.
         ece: expected calibration error of the confidences, over bins of equal mass.
-        ece_if_calibrated: what it would be on average, were every confidence right.
-        vote_share_ece: the same error if the vote's share were taken as its confidence.
-        rho: the correlation of errors, estimated from votes; None where it cannot be (one voter, no errors, no
+        ece_if_calibrated: its expected value if every confidence were correct.
+        vote_share_ece: the same error with the vote's share as its confidence.
+        rho: correlation of errors, estimated from the votes; None if it is not defined (one voter, no errors, no
             successes).
-        effective_votes: what k votes are worth by that estimate.
-        method: of calibration, as chosen on the development split, over `signals`.
-        confidence: all that was found of the confidences.
+        effective_votes: number of independent votes that k votes are worth, by that estimate.
+        method: method of calibration chosen on the development split, using `signals`.
+        confidence: all measures of the confidences.
     """
 
     voters: str
@@ -131,12 +142,41 @@ class ConsensusResult:
     levels: tuple[LevelShare, ...]
     stopping: tuple[Stopping, ...]
     confidence: ConfidenceReport
-    commit: str
     simulated: bool = True
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield the accuracies, the confidence levels and early stopping."""
+        theory = self.expected_majority_accuracy
+        figures = [
+            ("one voter's accuracy", self.single_accuracy, self.single_accuracy_interval, "-"),
+            (
+                *("the vote's accuracy", self.majority_accuracy, self.majority_accuracy_interval),
+                "-" if theory is None else f"{theory:.4f} by theory",
+            ),
+            ("gain", self.gain, self.gain_interval, "-"),
+            (
+                *("ECE of the confidence", self.ece, self.ece_interval),
+                f"{self.ece_if_calibrated:.4f} by chance alone",
+            ),
+            ("ECE of the vote's share", self.vote_share_ece, self.vote_share_ece_interval, "-"),
+        ]
+        if self.rho is not None and self.rho_interval is not None:
+            worth = f"{self.effective_votes:.2f} of {self.k} votes count"
+            figures.append(("correlation of errors", self.rho, self.rho_interval, worth))
+        rows = [
+            (name, f"{value:{'+' if name == 'gain' else ''}.4f}", f"{low:.4f} to {high:.4f}", note)
+            for name, value, (low, high), note in figures
+        ]
+        yield Table(("", "found", "95 % interval", "compared with"), rows)
+        yield Table(("confidence", "questions", "right (95 % interval)"), [each.cells() for each in self.levels])
+        header = ("stop when the winner is", "samples saved (95 % interval)", "other winners (95 % interval)")
+        yield Table(header, [each.cells() for each in self.stopping])
+        yield (
+            f"Simulated: {self.k} voters of accuracy {self.accuracy:g} and correlation {self.correlation:g}, "
+            f"{self.options} options, {self.questions} questions, calibrated on as many others ({self.method} on "
+            f"{', '.join(self.signals) or 'no signal'}), stopping on {self.stopping[0].questions}, seed {self.seed}; "
+            f"commit {self.commit}"
+        )
 
 
 def bench_consensus(
@@ -148,19 +188,19 @@ def bench_consensus(
     questions: int = 10_000,
     seed: int = 0,
 ) -> ConsensusResult:
-    """Let simulated voters vote on questions, by majority and else plurality; calibrate on as many other questions.
+    """Let simulated voters vote by majority, or else plurality, and calibrate on as many other questions.
 
     Args:
         voters: only `simulated`.
-        accuracy: of each voter, 0 to 1.
-        correlation: of two voters' being right, 0 to 1.
-        k: voters.
-        options: of each question.
-        questions: that are held out.
+        accuracy: accuracy of each voter, 0 to 1.
+        correlation: correlation between the correctness of two voters, 0 to 1.
+        k: number of voters.
+        options: number of options of each question.
+        questions: number of held-out questions.
         seed: equal seeds give equal results.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: a value is out of range.
     """
     check_choice("voters", voters, VOTERS)
     for what, share in (("accuracy", accuracy), ("correlation", correlation)):
@@ -208,14 +248,13 @@ def bench_consensus(
         levels=_level_shares(confidence_Q, right_Q),
         stopping=tuple(_stopping(held_out_QK[:STOPPING_QUESTIONS], rule, seed) for rule in STOP_RULES),
         confidence=confidence,
-        commit=str(source_commit()),
     )
 
 
 def simulate_votes(
     draw: np.random.Generator, questions: int, k: int, accuracy: float, correlation: float, options: int
 ) -> Votes:
-    """Return the option that each voter gives to each question, 0 the right one; see the head of this file."""
+    """Return the option that each voter chooses for each question, 0 being the right one; see the module docstring."""
 
     def answers(width: int) -> Votes:
         is_right = draw.random((questions, width)) < accuracy
@@ -227,10 +266,10 @@ def simulate_votes(
 
 
 def theoretical_accuracy(k: int, accuracy: float, correlation: float) -> float:
-    """Return how often the majority of simulated voters is right, with two options; of ties one half is right.
+    """Return the accuracy of the majority of simulated voters with two options; half of the ties are right.
 
-    With so many voters that copy the common draw, the others' right answers are binomial. At ρ = 0 it is Condorcet's
-    sum.
+    Given the number of voters that copy the common draw, the right answers of the others are binomial. With ρ = 0 this
+    is Condorcet's sum.
     """
     total = 0.0
     for copies, probability in enumerate(_binomial(k, math.sqrt(correlation))):
@@ -250,7 +289,7 @@ def _ballots(options: Sequence[int]) -> list[Ballot]:
 
 
 def _observe(votes_QK: Votes) -> list[Observation]:
-    """Vote on each question; equal votes are counted once."""
+    """Vote on each question; equal sets of votes are computed once."""
 
     @cache
     def vote(options: tuple[int, ...]) -> tuple[Signals, bool]:

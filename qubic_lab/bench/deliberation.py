@@ -1,22 +1,21 @@
-"""What a vote costs beside the answers: reading them, comparing them, grouping them, deciding."""
+"""Measures what a vote costs on top of its answers: reading, comparing and grouping them, and deciding."""
 
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
+from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.consensus.answers import final_answer
 from qubic_lab.consensus.similarity import Embed, bonds, compare, group
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import check_range
 from qubic_lab.model.embeddings import Embedder
-from qubic_lab.provenance import machine, source_commit
 
 LIMIT_MS = {False: 5.0, True: 20.0}
-"""Set beforehand, for 16 answers of at most 200 tokens: without embeddings, and with such that are known already."""
+"""Limits for 16 answers of at most 200 tokens: without embeddings (False), and with cached embeddings (True)."""
 MOST_ANSWERS = 64
 STEPS = ("final answers", "similarity", "bonds", "groups", "decision")
 
@@ -48,7 +47,7 @@ _REASONS = (  # each in two wordings
 
 @dataclass(frozen=True)
 class VotingTime:
-    """How long one kind of vote takes: the median over votes, each on new answers, and those of its steps."""
+    """Time of one kind of vote: the median over votes, each on new answers, and the medians of its steps."""
 
     kind: str
     with_embeddings: bool
@@ -61,32 +60,41 @@ class VotingTime:
 
 
 @dataclass(frozen=True)
-class VotingResult:
-    """Times of votes of so many answers; embeddings were computed before, for `embedding_ms` an answer (median)."""
+class VotingResult(MeasuredResult):
+    """Times of votes on `answers` answers; embeddings were cached, and took `embedding_ms` an answer (median)."""
 
     times: tuple[VotingTime, ...]
     answers: int
     votes: int
     embedding_ms: float | None
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield the times, one row for each kind of vote."""
+        rows = [
+            (
+                *(each.kind, "cached" if each.with_embeddings else "none", f"{each.median_ms:.1f}"),
+                f"{each.fastest_ms:.1f} to {each.slowest_ms:.1f}",
+                *(f"{taken:.1f}" for taken in each.steps_ms.values()),
+                f"{'within' if each.within_limit else 'over'} {each.limit_ms:g}",
+            )
+            for each in self.times
+        ]
+        yield Table(("answers", "embeddings", "median ms", "fastest to slowest", *STEPS, "limit ms"), rows)
+        computed = "" if self.embedding_ms is None else f" computing an embedding takes {self.embedding_ms:.0f} ms;"
+        yield f"{self.votes} votes on {self.answers} answers;{computed} {self.machine}, commit {self.commit}"
 
 
 def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None = None) -> VotingResult:
-    """Vote on calculations, whose numbers decide, on explanations, which differ, and on near copies of one of them.
+    """Measure votes on calculations with a numeric result, on differing explanations, and on near copies of one.
 
     Args:
-        answers: in each vote, of 100 to 200 tokens.
-        votes: of each kind.
-        embedder: without one the times with embeddings are left out.
+        answers: number of answers in each vote, of 100 to 200 tokens each.
+        votes: number of votes of each kind.
+        embedder: for the times with embeddings; None leaves these out.
 
     Raises:
-        InputError: a number out of its range.
-        ModelError: as of Embedder.load.
+        InputError: a number is out of range.
+        ModelError: the embedder cannot be loaded.
     """
     check_range("answers", answers, 1, MOST_ANSWERS)
     check_range("votes", votes, 1, 1000)
@@ -109,20 +117,18 @@ def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None =
                     embed(texts)
                     embedding_ms.append((time.perf_counter() - started) * 1e3 / answers)
                 steps = _vote(question, texts, embed)
-                taken += [steps] if vote else []  # the first one reads the question, too
+                taken += [steps] if vote else []  # the first vote also parses the question
             times.append(_time(kind, embed is not None, taken))
     return VotingResult(
         times=tuple(times),
         answers=answers,
         votes=votes,
         embedding_ms=median(embedding_ms) if embedding_ms else None,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
 def _vote(question: str, texts: Sequence[str], embed: Embed | None) -> dict[str, float]:
-    """Return the milliseconds that each step takes."""
+    """Return how long each step takes, in ms."""
     clock = [time.perf_counter()]
     finals = [final_answer(text, question) for text in texts]
     clock.append(time.perf_counter())
@@ -153,7 +159,7 @@ def _time(kind: str, with_embeddings: bool, taken: Sequence[dict[str, float]]) -
 
 
 def calculations(draw: random.Random, answers: int) -> list[str]:
-    """Return answers to SUM: calculations of which some slip at the end."""
+    """Return answers to SUM: calculations, some of them with a wrong total."""
     price, pens, books = draw.randint(2, 99), draw.randint(2, 99), draw.randint(2, 99)
     right = price * pens + 12 * books
     totals = draw.choices((right, right + 10, right - 1), weights=(3, 1, 1), k=answers)
@@ -170,12 +176,12 @@ def calculations(draw: random.Random, answers: int) -> list[str]:
 
 
 def explanations(draw: random.Random, answers: int) -> list[str]:
-    """Return answers to WHY: most of the same reasons, in any order and one of two wordings each."""
+    """Return answers to WHY: 11 of the 14 reasons in random order, each in one of its two wordings."""
     return [" ".join(draw.choice(wordings) for wordings in draw.sample(_REASONS, 11)) for _ in range(answers)]
 
 
 def near_copies(draw: random.Random, answers: int) -> list[str]:
-    """Return answers to WHY in nearly the same words: then each two are searched for contradictions."""
+    """Return answers to WHY that differ by one sentence, so that every pair is checked for contradictions."""
     text = [draw.choice(wordings) for wordings in draw.sample(_REASONS, len(_REASONS))]
     left_out = draw.choices(range(len(text)), k=answers)
     return [" ".join(text[:place] + text[place + 1 :]) for place in left_out]

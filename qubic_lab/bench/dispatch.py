@@ -1,36 +1,38 @@
-"""What a coordinator adds to a node's own time: many clients at once ask nodes whose engine is a wait, and real ones.
+"""Measures the latency that a coordinator adds to the nodes' own time, with many concurrent clients.
 
-Clients are closed loops: each asks its next question when its answer has come. What is added is the client's time from
-asking to the whole answer, less `node_ms`, which the node measures itself: HTTP, queue, choice, the calls between the
-processes, and what all of them wait for each other. Clients begin one after the other over the time of one answer: with
-equal waits they would else be in step for ever. Bursts, where all ask at the same moment, are measured apart.
+Clients are closed loops: each sends its next request when it has its answer. The added time is the client's latency
+minus `node_ms`, which the node measures itself: HTTP, queue, node choice, calls between processes and waiting. Clients
+start staggered over the time of one answer, because with equal waits they would stay in lockstep. Bursts, where all
+clients ask at the same moment, are measured separately. Echo nodes are real nodes whose engine only waits.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
 import httpx2
 
-from qubic_lab.bench.concurrency import quantile, quantile_interval
 from qubic_lab.bench.echo_node import MODEL, echo_text, echo_tokens
 from qubic_lab.bench.local_cluster import local_cluster, run_apart
+from qubic_lab.bench.percentiles import Percentiles
+from qubic_lab.bench.result import MeasuredResult, Table, interval_text
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.pipeline import PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
-from qubic_lab.provenance import machine, source_commit, usable_cores
+from qubic_lab.provenance import usable_cores
 
 MOST_REQUESTS, MOST_CONCURRENCY, MOST_NODES, MOST_NEW_TOKENS = 100_000, 500, 12, 256
 MOST_SECONDS = 60.0
 LIMIT_MS = 100.0
-"""What a coordinator may add while 50 requests run, at the 95th percentile: the acceptance of row 10.6."""
+"""Limit of the added time at the 95th percentile, with 50 concurrent requests."""
 BURSTS = 5
 REAL_SLOTS = 4
-"""Requests that decode together on a real node; as many clients as all nodes have slots, so that none waits for one."""
+"""Requests that decode together on a real node. There are as many clients as slots, so no request waits for one."""
 REAL_DTYPE, REAL_THREADS = "bf16", 1
 REAL_NEW_TOKENS = 24
 REAL_START_S = 300.0
@@ -43,12 +45,10 @@ QUESTIONS = (
     "Write one sentence about the sea.",
 )
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
-class Question:
-    """A request and the text that answers it; None: not known yet."""
+class TimedRequest:
+    """The body of a request and the text of its right answer; None: not known."""
 
     body: dict[str, Any]
     expected: str | None = None
@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question as its client saw it: times in ms; `fault` says why it was not answered as it should be."""
+    """One request as its client saw it; `fault` says what was wrong with the answer, and is empty if nothing was."""
 
     task: str = ""
     text: str = ""
@@ -66,38 +66,16 @@ class Exchange:
 
     @property
     def added_ms(self) -> float:
-        """All but the node's own time."""
+        """The latency without the node's own time."""
         return self.total_ms - self.node_ms
 
 
 @dataclass(frozen=True)
-class Quantiles:
-    """Order statistics, each with a 95 % interval; an end that so few values cannot give is None."""
+class LoadResult:
+    """What clients measured on nodes of one kind.
 
-    p50: float
-    p50_low: float | None
-    p50_high: float | None
-    p95: float
-    p95_low: float | None
-    p95_high: float | None
-    p99: float
-    p99_low: float | None
-    p99_high: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Quantiles":
-        """Sum up values, of which there is one at least."""
-        p50, p95, p99 = (quantile(values, share) for share in (0.5, 0.95, 0.99))
-        (low50, high50), (low95, high95), (low99, high99) = (quantile_interval(values, q) for q in (0.5, 0.95, 0.99))
-        return cls(p50, low50, high50, p95, low95, high95, p99, low99, high99)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What clients got from nodes of one kind.
-
-    `errors`: requests without their own right answer, of which `first_error` tells one; times are of the others, and
-    None where there are none. `slots` of each node, `new_tokens` of an answer.
+    `errors` counts the requests without their right answer; `first_error` describes one. Times are of the other
+    requests, and None if there are none. `slots` are those of each node, `new_tokens` those of an answer.
     """
 
     requests: int
@@ -107,38 +85,62 @@ class Load:
     new_tokens: int
     errors: int
     first_error: str
-    added_ms: Quantiles | None
-    total_ms: Quantiles | None
-    node_ms: Quantiles | None
+    added_ms: Percentiles | None
+    total_ms: Percentiles | None
+    node_ms: Percentiles | None
     requests_per_s: float
     tokens_per_s: float
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of a report."""
+        times = ("-", "-", "-", "-")
+        if (added := self.added_ms) is not None and self.node_ms is not None:
+            p95 = interval_text(added.p95, added.p95_low, added.p95_high, ".1f")
+            times = (f"{added.p50:.1f}", p95, f"{added.p99:.1f}", f"{self.node_ms.p50:.1f}")
+        counts = (self.nodes, self.concurrency, self.requests, self.errors)
+        return (*map(str, counts), *times, f"{self.requests_per_s:.1f}", f"{self.tokens_per_s:.0f}")
+
 
 @dataclass(frozen=True)
-class DispatchResult:
-    """Echo nodes, which wait for `seconds`, as they are judged and in bursts; real ones, if they were measured.
+class DispatchResult(MeasuredResult):
+    """Echo nodes, which wait for `seconds`, under steady load and in bursts, and real nodes if they were measured.
 
     `model`, `dtype` and `threads` are those of a real node.
     """
 
-    echo: Load
+    echo: LoadResult
     seconds: float
     limit_ms: float
     within_limit: bool
-    burst: Load
-    real: Load | None
+    burst: LoadResult
+    real: LoadResult | None
     model: str
     meaningless: bool
     dtype: str
     threads: int
     balancer: str
-    machine: str
-    commit: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; what is judged stands at the top."""
-        content = asdict(self)
+        """Return plain values for JSON, with the steady load of the echo nodes at the top level."""
+        content = super().to_dict()
         return {**content.pop("echo"), **content}
+
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each kind of load."""
+        loads = {"echo": self.echo, "echo, bursts": self.burst} | ({"real": self.real} if self.real else {})
+        counts, added = ("nodes", "clients", "requests", "errors"), ("added p50 ms", "p95 (95 % interval)", "p99")
+        header = ("kind", *counts, *added, "node p50 ms", "requests/s", "tokens/s")
+        yield Table(header, [(name, *load.cells()) for name, load in loads.items()])
+        for name, load in loads.items():
+            if load.first_error:
+                yield f"first error of {name}: {load.first_error}"
+        verdict = "met" if self.within_limit else "NOT met"
+        yield f"limit for echo nodes, p95 below {self.limit_ms:g} ms and no errors: {verdict}"
+        real = f"{self.model}, {self.dtype}, threads of a real node: {self.threads}, " if self.real else ""
+        yield (
+            f"echo nodes wait {self.seconds:g} s for {self.echo.new_tokens} tokens; {real}{self.balancer}, "
+            f"{self.machine}, commit {self.commit}"
+        )
 
 
 def bench_dispatch(
@@ -150,24 +152,24 @@ def bench_dispatch(
     real_requests: int = 100,
     model: str = "smollm2",
     balancer: str = DEFAULT_BALANCER,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> DispatchResult:
-    """Ask a coordinator and its nodes, all of them processes of this machine, by many clients at once.
+    """Measure a coordinator and its nodes, which are processes of this machine, with many concurrent clients.
 
     Args:
-        requests: to echo nodes, at least as many as clients.
-        concurrency: clients of the echo nodes, of which each has a slot for every client.
-        nodes: echo nodes.
-        seconds: an echo node's wait.
-        new_tokens: of an echo node's answer, evenly over the wait.
-        real_requests: to real nodes, one of one thread for each core but no more than two; 0: start none.
-        model: what these run.
-        balancer: how the coordinator chooses.
+        requests: number of requests to echo nodes, at least as many as clients.
+        concurrency: number of clients; each echo node has a slot for every client.
+        nodes: number of echo nodes.
+        seconds: time that an echo node takes for an answer.
+        new_tokens: tokens of an echo node's answer, spread evenly over that time.
+        real_requests: number of requests to real nodes (one for each core, at most two); 0: start none.
+        model: model of the real nodes.
+        balancer: strategy by which the coordinator chooses a node.
         progress: called after each answer.
 
     Raises:
-        InputError: a number is out of range, an unknown balancer, or the model cannot be had.
-        QubicLabError: a process does not come up.
+        InputError: a number is out of range, the balancer is unknown, or the model cannot be loaded.
+        QubicLabError: a process does not start.
     """
     check_range("--requests", requests, 1, MOST_REQUESTS)
     check_range("--concurrency", concurrency, 1, min(requests, MOST_CONCURRENCY))
@@ -179,7 +181,6 @@ def bench_dispatch(
     make_balancer(balancer)
     config = PipelineConfig(model, 1, dtype=REAL_DTYPE, threads=REAL_THREADS, slots=REAL_SLOTS)
     meaningless = resolve_config(config).meaningless if real_requests else False
-    progress = progress or (lambda text, done, total: None)
     echo, burst = _measure_echo(requests, concurrency, nodes, seconds, new_tokens, balancer, progress)
     return DispatchResult(
         echo=echo,
@@ -193,15 +194,13 @@ def bench_dispatch(
         dtype=REAL_DTYPE,
         threads=REAL_THREADS,
         balancer=balancer,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
-def echo_questions(count: int, new_tokens: int) -> list[Question]:
-    """Return requests to echo nodes, each with an answer of its own."""
+def echo_requests(count: int, new_tokens: int) -> list[TimedRequest]:
+    """Return requests to echo nodes; no two have the same answer."""
     return [
-        Question(
+        TimedRequest(
             {"prompt": f"request {number}", "max_new_tokens": new_tokens, "seed": number * new_tokens},
             echo_text(echo_tokens(number * new_tokens, new_tokens)),
         )
@@ -211,8 +210,8 @@ def echo_questions(count: int, new_tokens: int) -> list[Question]:
 
 def sum_up(
     answered: Sequence[Exchange], took_s: float, concurrency: int, nodes: int, slots: int, new_tokens: int
-) -> Load:
-    """Sum up what came in `took_s` seconds; a task whose answer another request got before is an error, too."""
+) -> LoadResult:
+    """Summarize the answers of `took_s` seconds; if two requests got the same task, the second one is an error."""
     right: dict[str, Exchange] = {}
     faults = []
     for each in answered:
@@ -221,10 +220,10 @@ def sum_up(
         else:
             right[each.task] = each
 
-    def quantiles(name: str) -> Quantiles | None:
-        return Quantiles.of([getattr(each, name) for each in right.values()]) if right else None
+    def percentiles(name: str) -> Percentiles | None:
+        return Percentiles.of([getattr(each, name) for each in right.values()]) if right else None
 
-    return Load(
+    return LoadResult(
         requests=len(answered),
         concurrency=concurrency,
         nodes=nodes,
@@ -232,57 +231,57 @@ def sum_up(
         new_tokens=new_tokens,
         errors=len(faults),
         first_error=faults[0] if faults else "",
-        added_ms=quantiles("added_ms"),
-        total_ms=quantiles("total_ms"),
-        node_ms=quantiles("node_ms"),
+        added_ms=percentiles("added_ms"),
+        total_ms=percentiles("total_ms"),
+        node_ms=percentiles("node_ms"),
         requests_per_s=len(right) / took_s,
         tokens_per_s=len(right) * new_tokens / took_s,
     )
 
 
-async def ask(client: httpx2.AsyncClient, question: Question) -> Exchange:
-    """Ask one question and check its answer."""
+async def ask(client: httpx2.AsyncClient, request: TimedRequest) -> Exchange:
+    """Send one request and check its answer."""
     started = time.perf_counter()
     try:
-        response = await client.post("/api/ai/query", json=question.body | {"deadline_s": DEADLINE_S})
+        response = await client.post("/api/ai/query", json=request.body | {"deadline_s": DEADLINE_S})
         total_ms = (time.perf_counter() - started) * 1_000
         content = response.json()
     except (httpx2.TransportError, ValueError) as error:
         return Exchange(fault=f"{type(error).__name__}: {error}")
     if response.status_code != httpx2.codes.OK:
         return Exchange(fault=f"status {response.status_code}: {content.get('detail')}")
-    wrong = question.expected is not None and content["text"] != question.expected
-    fault = f"{question.body['prompt']!r} was answered {content['text']!r}" if wrong else ""
+    wrong = request.expected is not None and content["text"] != request.expected
+    fault = f"{request.body['prompt']!r} was answered {content['text']!r}" if wrong else ""
     return Exchange(content["task_id"], content["text"], total_ms, content["node_ms"], fault)
 
 
 async def ask_all(
     url: str,
-    questions: Iterable[Question],
+    requests: Iterable[TimedRequest],
     concurrency: int,
     begin_over_s: float = 0.0,
     note: Callable[[int], None] = lambda answered: None,
 ) -> tuple[list[Exchange], float]:
-    """Ask by so many clients at once, each with a connection that is open before.
+    """Send requests from several concurrent clients, over connections that were opened before.
 
     Args:
-        url: of the coordinator.
-        questions: each is asked once, in this order.
-        concurrency: clients.
-        begin_over_s: so long after the first client the last one begins, nearly.
-        note: called with the number of answers.
+        url: address of the coordinator.
+        requests: each is sent once, in this order.
+        concurrency: number of clients.
+        begin_over_s: time over which the clients' starts are spread.
+        note: called with the number of answers so far.
 
     Returns:
-        What came, in the order in which it came, and the seconds from the first question to the last answer.
+        The answers in the order in which they came, and the seconds from the first request to the last answer.
     """
-    waiting = iter(questions)
+    waiting = iter(requests)
     answered: list[Exchange] = []
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
 
     async def ask_on(client: httpx2.AsyncClient, begin_s: float) -> None:
         await asyncio.sleep(begin_s)
-        for question in waiting:
-            answered.append(await ask(client, question))
+        for request in waiting:
+            answered.append(await ask(client, request))
             note(len(answered))
 
     async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=DEADLINE_S, trust_env=False) as client:
@@ -296,20 +295,20 @@ async def ask_all(
 
 def _measure_echo(
     requests: int, concurrency: int, nodes: int, seconds: float, new_tokens: int, balancer: str, progress: Progress
-) -> tuple[Load, Load]:
-    """Return what was got by clients that begin one after the other, and in bursts."""
+) -> tuple[LoadResult, LoadResult]:
+    """Measure echo nodes with staggered clients, and with bursts."""
     names = [f"echo-{number}" for number in range(1, nodes + 1)]
-    burst = echo_questions(concurrency, new_tokens)
+    burst = echo_requests(concurrency, new_tokens)
     with local_cluster(balancer=balancer) as cluster:
         for name in names:
             cluster.start_echo(name, token_s=seconds / new_tokens, slots=concurrency)
         cluster.wait_for_nodes(*names)
         [url] = cluster.urls.values()
-        run_apart(ask_all(url, burst, concurrency))  # what first requests pay for is not counted
+        run_apart(ask_all(url, burst, concurrency))  # warm-up
         steady, steady_s = run_apart(
             ask_all(
                 url,
-                echo_questions(requests, new_tokens),
+                echo_requests(requests, new_tokens),
                 concurrency,
                 seconds,
                 lambda answered: progress("echo nodes", answered, requests),
@@ -321,17 +320,19 @@ def _measure_echo(
     return sum_up(steady, steady_s, *setting), sum_up(at_once, sum(took_s for _, took_s in bursts), *setting)
 
 
-def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress: Progress) -> Load:
-    """Ask real nodes; each question was asked alone before, and its answer must be the same."""
+def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress: Progress) -> LoadResult:
+    """Measure real nodes; each question is first asked alone, and every later answer must equal that one."""
     names = [f"real-{number}" for number in range(1, min(2, usable_cores()) + 1)]
-    asked = [Question({"prompt": each, "max_new_tokens": REAL_NEW_TOKENS, "ignore_eos": True}) for each in QUESTIONS]
+    asked = [
+        TimedRequest({"prompt": each, "max_new_tokens": REAL_NEW_TOKENS, "ignore_eos": True}) for each in QUESTIONS
+    ]
     with local_cluster(balancer=balancer) as cluster:
         for name in names:
             cluster.start_node(name, config.model, config.dtype, REAL_THREADS, config.slots)
         cluster.wait_for_nodes(*names, within_s=REAL_START_S)
         [url] = cluster.urls.values()
         alone, _ = run_apart(ask_all(url, asked, concurrency=1))
-        known = [Question(each.body, answer.text) for each, answer in zip(asked, alone, strict=True)]
+        known = [TimedRequest(each.body, answer.text) for each, answer in zip(asked, alone, strict=True)]
         concurrency = min(requests, len(names) * config.slots)
         answered, took_s = run_apart(
             ask_all(

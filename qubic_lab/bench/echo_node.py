@@ -1,10 +1,9 @@
-"""A node whose engine is replaced by a wait: the real process, registration and service around it.
+"""A real node (process, registration and service) whose engine only waits, for measurements and fault injection.
 
 `python -m qubic_lab.bench.echo_node --coordinator HOST:PORT --name NAME --seconds 1` answers with numbers that count up
-from the request's seed, as many requests at the same time as it has slots; 16 tokens take a second, fewer less. What a
-coordinator adds to a node's own time can be measured with it, and faults can be tried: a prompt with KILL in it ends
-the process at once. It prints a line of JSON for each request that it begins (see `Begun`). Several names are several
-nodes in one process, each with a service of its own.
+from the request's seed; 16 tokens take one second, fewer tokens take less. It handles as many requests at once as it
+has slots. A prompt that contains KILL ends the process at once. The node prints a line of JSON for each request that it
+starts (see `Begun`). Several names make several nodes in one process, each with its own service.
 """
 
 import argparse
@@ -26,7 +25,7 @@ MODEL = "echo"
 
 @dataclass(frozen=True)
 class Begun:
-    """That a node began a request: when (`time.monotonic`), and how many tokens of its answer were known."""
+    """A node started a request at `at_s` (`time.monotonic`), when `known` tokens of the answer were known."""
 
     node: str
     prompt: str
@@ -35,19 +34,19 @@ class Begun:
 
 
 class EchoReplica:
-    """Waits `token_s` seconds for each token in place of computing it; the tokens of an answer are `echo_tokens`."""
+    """Waits `token_s` seconds for each token instead of computing it; the tokens of an answer are `echo_tokens`."""
 
     def __init__(self, node: str, token_s: float, slots: int) -> None:
         self._node, self._token_s, self._slots = node, token_s, slots
 
     async def start(self) -> pb.Capabilities:
-        """Tell what it can do; there is nothing to start."""
+        """Return its capabilities; there is nothing to start."""
         return pb.Capabilities(
             model=MODEL, layers=[1], dtype="none", devices=["none"], slots=self._slots, tokens_per_s=1 / self._token_s
         )
 
     async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
-        """Give the tokens that are not given yet."""
+        """Yield the tokens of the answer that are not known yet."""
         if KILL in request.prompt:
             os._exit(1)
         tokens = echo_tokens(request.sampling.seed, request.sampling.max_new_tokens)
@@ -62,32 +61,32 @@ class EchoReplica:
         yield pipeline_pb2.GenerateReply(end=end)
 
     async def lost(self) -> QubicLabError:
-        """Never return: nothing of it can be lost."""
+        """Never return, as nothing can be lost."""
         return await asyncio.Future()
 
     async def stop(self) -> None:
-        """Do nothing: there is nothing to end."""
+        """Do nothing, as there is nothing to stop."""
 
 
 def echo_tokens(seed: int, count: int) -> range:
-    """Return the token ids of an answer: no two requests with seeds that far apart have one in common."""
+    """Return the token ids of an answer; answers whose seeds are `count` apart share none."""
     return range(seed, seed + count)
 
 
 def echo_text(tokens: Sequence[int]) -> str:
-    """Return the text of tokens: that of each is its number and a space."""
+    """Return the text of tokens: each is its number and a space."""
     return "".join(f"{number} " for number in tokens)
 
 
 def read_begun(lines: Iterable[str]) -> list[Begun]:
-    """Return what echo nodes have printed."""
+    """Parse what echo nodes have printed."""
     return [Begun(**json.loads(line)) for line in lines if line.startswith("{")]
 
 
 async def serve(nodes: Sequence[Node]) -> None:
-    """Run nodes until SIGTERM; errors as of `Node.run`."""
+    """Run nodes until SIGTERM; errors as for `Node.run`."""
     running = [asyncio.ensure_future(node.run()) for node in nodes]
-    # The signal reaches the one node that asked for it last: when that has ended, the others do.
+    # Only the last node that installed its handler gets the signal; when it has ended, the others are ended.
     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     for node in nodes:
         node.end()
@@ -95,17 +94,17 @@ async def serve(nodes: Sequence[Node]) -> None:
 
 
 def main() -> None:
-    """Be one node or several, until SIGTERM."""
+    """Run one node or several until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coordinator", required=True, action="append", help="may be repeated")
-    parser.add_argument("--name", required=True, action="append", help="may be repeated: a node each")
+    parser.add_argument("--name", required=True, action="append", help="may be repeated, for one node each")
     parser.add_argument("--listen", default="127.0.0.1:0")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of an answer of --new-tokens")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time of an answer of --new-tokens")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--slots", type=int, default=64)
     options = parser.parse_args()
 
-    async def run() -> None:  # nodes are made where their loop runs
+    async def run() -> None:  # nodes must be created inside their event loop
         await serve(
             [
                 Node(

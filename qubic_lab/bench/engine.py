@@ -1,7 +1,7 @@
-"""Speed of the pipeline beside transformers' generate: prefill and decode, in tokens/s, at equal total threads.
+"""Compares the pipeline's prefill and decode speed with transformers' `generate`, at equal total threads.
 
-A machine's memory bandwidth drifts, so figures are compared within a repeat: each repeat measures every setup once, one
-after the other, and a ratio is the median of the repeats' own ratios.
+The memory bandwidth of a machine drifts, so speeds are compared within a repeat: each repeat measures every setup once,
+and a ratio is the median of the repeats' own ratios.
 """
 
 import math
@@ -9,15 +9,15 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, Protocol
 
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text
+from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_choice, check_range
-from qubic_lab.evals.compare import Progress
 from qubic_lab.evals.reference import library
 from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.layout import DTYPE_BYTES
@@ -25,16 +25,16 @@ from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.provenance import machine, source_commit, usable_cores
+from qubic_lab.provenance import usable_cores
 
 PROBE_BYTES = 512 * 2**20
-"""Read at once by the bandwidth probe: more than caches hold."""
+"""Size of the bandwidth probe: more than the caches hold."""
 PROBE_PASSES = 5
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What is measured: a runner, its ranks (as many lanes), and the requests that decode together in each lane."""
+class EngineSetup:
+    """What is measured: a runner, its ranks (and as many lanes), and the requests that decode together in a lane."""
 
     runner: Literal["pipeline", "transformers"]
     ranks: int
@@ -42,12 +42,12 @@ class Setup:
 
     @property
     def requests(self) -> int:
-        """Requests under way at once."""
+        """Requests in flight."""
         return self.ranks * self.batch
 
 
 @dataclass(frozen=True)
-class Sample:
+class EngineSpeed:
     """One measurement of a setup, over all its requests."""
 
     decode_tokens_per_s: float
@@ -56,23 +56,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two setups to compare in what `of` takes from their samples; `name`, `batch` and `ranks` label the ratio."""
+    """Two setups whose speeds, read by `of`, are divided; `name`, `batch` and `ranks` label the ratio."""
 
     name: str
     batch: int
     ranks: int
-    above: Setup
-    below: Setup
-    of: Callable[[Sample], float]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median over the repeats, the lowest and the highest."""
-
-    median: float
-    low: float
-    high: float
+    numerator: EngineSetup
+    denominator: EngineSetup
+    of: Callable[[EngineSpeed], float]
 
 
 @dataclass(frozen=True)
@@ -90,8 +81,8 @@ class SetupResult:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times as fast one setup is as another: the median, lowest and highest of the repeats' own ratios."""
+class SpeedRatio:
+    """Speed of one setup divided by another's: the median, lowest and highest of the repeats' own ratios."""
 
     name: str
     batch: int
@@ -103,11 +94,11 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class EngineResult:
-    """All speeds and ratios, and what they were measured on; `threads` are a setup's in all."""
+class EngineResult(MeasuredResult):
+    """All speeds and ratios; `threads` are the total threads of a setup."""
 
     setups: tuple[SetupResult, ...]
-    ratios: tuple[Ratio, ...]
+    ratios: tuple[SpeedRatio, ...]
     bandwidth_before_gb_per_s: float
     bandwidth_after_gb_per_s: float
     model: str
@@ -118,24 +109,40 @@ class EngineResult:
     new_tokens: int
     repeat: int
     library: str
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield a table of speeds and one of ratios."""
+        setups = [
+            (
+                *(s.runner, f"{s.ranks} × {s.threads_a_rank}", f"{s.batch}", f"{s.requests}", s.dtype),
+                *(speed.text(".1f") for speed in (s.decode_tokens_per_s, s.prefill_tokens_per_s)),
+            )
+            for s in self.setups
+        ]
+        header = ("runner", "ranks × threads", "batch", "requests", "dtype", "decode tokens/s", "prefill tokens/s")
+        yield Table(header, setups)
+        ratios = [
+            (r.name, f"{r.ranks}", f"{r.batch}", r.dtype, interval_text(r.value, r.low, r.high, ".2f"))
+            for r in self.ratios
+        ]
+        yield Table(("ratio", "ranks", "batch", "dtype", "median (low to high)"), ratios)
+        yield (
+            f"{self.model}, {self.prompt_tokens} + {self.new_tokens} tokens, {self.repeat} repeats, "
+            f"{self.library}, {self.device}, memory read at {self.bandwidth_before_gb_per_s:.0f} GB/s before and "
+            f"{self.bandwidth_after_gb_per_s:.0f} after, {self.machine}, commit {self.commit}"
+        )
 
 
 class Runner(Protocol):
     """Something that answers a batch of requests."""
 
-    def measure(self, batch: int) -> Sample:
-        """Answer `batch` requests a lane once."""
+    def measure(self, batch: int) -> EngineSpeed:
+        """Answer `batch` requests in each lane once."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What will be measured, checked before anything is."""
+    """What will be measured; all values are checked."""
 
     folder: Path
     base: PipelineConfig
@@ -158,22 +165,22 @@ def bench_engine(
     prompt_tokens: int = 64,
     new_tokens: int = 32,
     repeat: int = 5,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> EngineResult:
-    """Measure the pipeline at several numbers of ranks and transformers, all in turn and at equal total threads.
+    """Measure the pipeline with several numbers of ranks, and transformers, in turn and at equal total threads.
 
     Args:
         model: alias, hub id, folder or GGUF file.
-        ranks: numbers of ranks; one rank is always measured too, to compare with.
+        ranks: numbers of ranks; one rank is always measured too, for comparison.
         batches: requests that decode together in a lane; a pipeline has as many lanes as ranks.
         dtypes: `fp32`, `bf16`, `fp16`.
         prompt_tokens: tokens of each prompt, random with a fixed seed.
-        new_tokens: tokens of each answer, whatever its end tokens.
+        new_tokens: tokens of each answer; end tokens are ignored.
         repeat: measurements of each setup.
         progress: called after each measurement.
 
     Raises:
-        InputError: a value is wrong, before anything runs.
+        InputError: a value is out of range; nothing was run.
         RankError, NonFiniteError: a run failed.
     """
     import torch
@@ -186,13 +193,12 @@ def bench_engine(
     def report(what: str) -> None:
         nonlocal done
         done += 1
-        if progress is not None:
-            progress(what, done, steps)
+        progress(what, done, steps)
 
     torch.set_num_threads(plan.threads)
     before = read_bandwidth_gb_per_s()
     results: list[SetupResult] = []
-    ratios: list[Ratio] = []
+    ratios: list[SpeedRatio] = []
     with _pipelines(plan) as pipelines:
         for dtype in plan.dtypes:
             samples = _measure(setups, _runners(plan, pipelines, dtype), plan, dtype, report)
@@ -211,41 +217,40 @@ def bench_engine(
         new_tokens=new_tokens,
         repeat=repeat,
         library=library(),
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
 def total_threads(cores: int, ranks: Sequence[int]) -> int:
-    """Return the most threads, at least one a rank, that each number of ranks can share out evenly."""
+    """Return the most threads, at least one per rank, that divide evenly by each number of ranks."""
     unit = math.lcm(*ranks)
     return max(unit, cores - cores % unit)
 
 
-def plan_setups(ranks: Sequence[int], batches: Sequence[int]) -> tuple[Setup, ...]:
-    """Return what a repeat measures, in order: what is compared stands close together."""
-    setups: dict[Setup, None] = {}
+def plan_setups(ranks: Sequence[int], batches: Sequence[int]) -> tuple[EngineSetup, ...]:
+    """Return the setups of a repeat in the order of measurement, with those that are compared next to each other."""
+    setups: dict[EngineSetup, None] = {}
     for batch in batches:
-        setups[Setup("transformers", 1, batch)] = None
+        setups[EngineSetup("transformers", 1, batch)] = None
         for number in ranks:
-            setups[Setup("pipeline", number, batch)] = None
-            setups[Setup("pipeline", 1, number * batch)] = None
+            setups[EngineSetup("pipeline", number, batch)] = None
+            setups[EngineSetup("pipeline", 1, number * batch)] = None
     return tuple(setups)
 
 
 def plan_ratios(ranks: Sequence[int], batches: Sequence[int]) -> tuple[Pairing, ...]:
-    """Return which setups are compared: one rank with transformers, and several ranks with one."""
+    """Return the comparisons: one rank with transformers, and several ranks with one."""
     decode, prefill = attrgetter("decode_tokens_per_s"), attrgetter("prefill_tokens_per_s")
     pairings = []
     for batch in batches:
-        one, reference = Setup("pipeline", 1, batch), Setup("transformers", 1, batch)
+        one, reference = EngineSetup("pipeline", 1, batch), EngineSetup("transformers", 1, batch)
         pairings += [
             Pairing("one_rank_over_transformers", batch, 1, one, reference, decode),
             Pairing("one_rank_over_transformers_prefill", batch, 1, one, reference, prefill),
         ]
         for number in ranks:
             if number > 1:
-                several, same_requests = Setup("pipeline", number, batch), Setup("pipeline", 1, number * batch)
+                several = EngineSetup("pipeline", number, batch)
+                same_requests = EngineSetup("pipeline", 1, number * batch)
                 pairings += [
                     Pairing("ranks_over_one_rank_same_batch", batch, number, several, one, decode),
                     Pairing("ranks_over_one_rank_same_requests", batch, number, several, same_requests, decode),
@@ -253,20 +258,15 @@ def plan_ratios(ranks: Sequence[int], batches: Sequence[int]) -> tuple[Pairing, 
     return tuple(pairings)
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Return the median, the lowest and the highest of at least one value."""
-    return Spread(median(values), min(values), max(values))
-
-
-def ratio(pairing: Pairing, samples: Mapping[Setup, Sequence[Sample]], dtype: str) -> Ratio:
-    """Compare two setups repeat by repeat; `samples` holds one sample a repeat for each."""
-    pairs = zip(samples[pairing.above], samples[pairing.below], strict=True)
-    found = spread([pairing.of(above) / pairing.of(below) for above, below in pairs])
-    return Ratio(pairing.name, pairing.batch, pairing.ranks, dtype, found.median, found.low, found.high)
+def ratio(pairing: Pairing, samples: Mapping[EngineSetup, Sequence[EngineSpeed]], dtype: str) -> SpeedRatio:
+    """Divide the speeds of two setups repeat by repeat; `samples` holds one measurement per repeat of each setup."""
+    pairs = zip(samples[pairing.numerator], samples[pairing.denominator], strict=True)
+    found = Spread.of([pairing.of(above) / pairing.of(below) for above, below in pairs])
+    return SpeedRatio(pairing.name, pairing.batch, pairing.ranks, dtype, found.median, found.low, found.high)
 
 
 def read_bandwidth_gb_per_s() -> float:
-    """Return how fast torch's current threads read memory, in 10⁹ bytes/s: the median of a few sums over 512 MiB."""
+    """Return the memory bandwidth of torch's current threads in 10⁹ bytes/s: the median of a few sums over 512 MiB."""
     import torch
 
     block = torch.ones(PROBE_BYTES // 4, dtype=torch.float32)
@@ -279,17 +279,17 @@ def read_bandwidth_gb_per_s() -> float:
 
 
 def random_prompts(vocab: int, count: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Return `count` prompts of random token ids, always the same ones."""
+    """Return prompts of random token ids; the same arguments give the same prompts."""
     draw = random.Random(0)
     return tuple(tuple(draw.choices(range(vocab), k=tokens)) for _ in range(count))
 
 
 def decode_tokens_per_s(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> float:
-    """Answer all prompts at once and return the new tokens of all of them together a second, while all decode.
+    """Answer all prompts at once and return the total decode speed in tokens/s while all of them decode.
 
-    That is the rate of the request whose first token came last, times the requests: from then on no prompt is
-    computed, every slot gets a token in every round of the lanes, and a step costs the same when a neighbour has ended,
-    since a lane always has its full number of rows.
+    This is the rate of the request whose first token came last, times the number of requests: from then on there is no
+    prefill, and every slot gets a token in every round of the lanes. A step costs the same after a neighbour has ended,
+    because a lane always has its full number of rows.
     """
     answers = pipeline.answer_all(_requests(prompts, new_tokens))
     last = max((answer.completion for answer in answers), key=lambda completion: completion.ttft_ms)
@@ -313,7 +313,7 @@ def _plan(
     for dtype in dtypes:
         check_choice("dtype", dtype, DTYPE_BYTES)
     check_at_least("prompt_tokens", prompt_tokens, 1)
-    check_at_least("new_tokens", new_tokens, 2)  # the first is the prefill's
+    check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
     check_at_least("repeat", repeat, 1)
     folder = resolve_whole(model)
     config = load_config(folder)
@@ -321,7 +321,7 @@ def _plan(
     largest = resolve_config(PipelineConfig(model=model, ranks=max(ranks)))
     return _Plan(
         folder=folder,
-        # All on the device that has room for the most ranks: else one rank on a GPU would be compared with two on CPUs.
+        # All setups use the device that has room for the most ranks, so that GPU and CPU are never compared.
         base=PipelineConfig(model=model, device=largest.device),
         device=largest.device,
         meaningless=largest.meaningless,
@@ -337,7 +337,7 @@ def _plan(
 
 @contextmanager
 def _pipelines(plan: _Plan) -> Iterator[dict[int, Pipeline]]:
-    """Run a pipeline for each number of ranks, side by side; one that has no request only waits."""
+    """Run one pipeline for each number of ranks, side by side; idle ones only wait."""
     with ExitStack() as stack:
         yield {
             number: stack.enter_context(
@@ -348,7 +348,7 @@ def _pipelines(plan: _Plan) -> Iterator[dict[int, Pipeline]]:
 
 
 def _runners(plan: _Plan, pipelines: Mapping[int, Pipeline], dtype: str) -> dict[tuple[str, int], Runner]:
-    """Return what measures a setup, by the setup's runner and ranks."""
+    """Return the runners by name and number of ranks."""
     runners: dict[tuple[str, int], Runner] = {("transformers", 1): _TransformersRunner(plan, dtype)}
     for number, pipeline in pipelines.items():
         config = replace(plan.base, ranks=number, threads=plan.threads // number, dtype=dtype)
@@ -357,17 +357,17 @@ def _runners(plan: _Plan, pipelines: Mapping[int, Pipeline], dtype: str) -> dict
 
 
 def _measure(
-    setups: Sequence[Setup],
+    setups: Sequence[EngineSetup],
     runners: Mapping[tuple[str, int], Runner],
     plan: _Plan,
     dtype: str,
     report: Callable[[str], None],
-) -> dict[Setup, list[Sample]]:
-    """Measure each setup once a repeat, after a round for nothing: what runs first also pays for loading."""
+) -> dict[EngineSetup, list[EngineSpeed]]:
+    """Measure each setup once per repeat, after a warm-up round."""
     for (name, number), runner in runners.items():
         runner.measure(min(plan.batches))
         report(f"warming up {name}, ranks: {number}, {dtype}")
-    samples: dict[Setup, list[Sample]] = {setup: [] for setup in setups}
+    samples: dict[EngineSetup, list[EngineSpeed]] = {setup: [] for setup in setups}
     for _ in range(plan.repeat):
         for setup in setups:
             samples[setup].append(runners[setup.runner, setup.ranks].measure(setup.batch))
@@ -375,7 +375,7 @@ def _measure(
     return samples
 
 
-def _setup_result(setup: Setup, samples: Sequence[Sample], dtype: str, threads: int) -> SetupResult:
+def _setup_result(setup: EngineSetup, samples: Sequence[EngineSpeed], dtype: str, threads: int) -> SetupResult:
     return SetupResult(
         runner=setup.runner,
         ranks=setup.ranks,
@@ -383,33 +383,33 @@ def _setup_result(setup: Setup, samples: Sequence[Sample], dtype: str, threads: 
         requests=setup.requests,
         dtype=dtype,
         threads_a_rank=threads // setup.ranks,
-        decode_tokens_per_s=spread([sample.decode_tokens_per_s for sample in samples]),
-        prefill_tokens_per_s=spread([sample.prefill_tokens_per_s for sample in samples]),
+        decode_tokens_per_s=Spread.of([sample.decode_tokens_per_s for sample in samples]),
+        prefill_tokens_per_s=Spread.of([sample.prefill_tokens_per_s for sample in samples]),
     )
 
 
 class _PipelineRunner:
-    """Answers through a running pipeline; prefill is the time of answers of one token."""
+    """Answers with a running pipeline; the prefill speed is that of answers of one token."""
 
     def __init__(self, plan: _Plan, pipeline: Pipeline, config: PipelineConfig) -> None:
         self._plan = plan
         self._pipeline = pipeline
         self._config = config
 
-    def measure(self, batch: int) -> Sample:
+    def measure(self, batch: int) -> EngineSpeed:
         self._pipeline.configure(replace(self._config, slots=batch))
         prompts = self._plan.prompts[: batch * self._pipeline.config.lanes]
         started = time.perf_counter()
         list(self._pipeline.answer_all(_requests(prompts, 1)))
         prefill_s = time.perf_counter() - started
-        return Sample(
+        return EngineSpeed(
             decode_tokens_per_s=decode_tokens_per_s(self._pipeline, prompts, self._plan.new_tokens),
             prefill_tokens_per_s=sum(map(len, prompts)) / prefill_s,
         )
 
 
 class _TransformersRunner:
-    """Answers with transformers' generate in this process; prefill ends and decode starts with the first token."""
+    """Answers with transformers' `generate` in this process; prefill ends with the first token."""
 
     def __init__(self, plan: _Plan, dtype: str) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
@@ -419,13 +419,13 @@ class _TransformersRunner:
 
         transformers_logging.disable_progress_bar()
         self._plan = plan
-        loader: Any = AutoModelForCausalLM  # its types know nothing of devices by name
+        loader: Any = AutoModelForCausalLM  # its type hints do not allow device names
         model = loader.from_pretrained(str(plan.folder), dtype=torch_dtype(dtype), local_files_only=True)
         self._model = model.to(plan.device)
-        # A fresh config: the model's own may ask for sampling, and has end tokens.
+        # The model's own config may ask for sampling, and has end tokens.
         self._model.generation_config = GenerationConfig(max_new_tokens=plan.new_tokens, pad_token_id=0)
 
-    def measure(self, batch: int) -> Sample:
+    def measure(self, batch: int) -> EngineSpeed:
         import torch
 
         prompts = torch.tensor(self._plan.prompts[:batch], device=self._plan.device)
@@ -433,15 +433,15 @@ class _TransformersRunner:
         started = time.perf_counter()
         with torch.inference_mode():
             self._model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, streamer=arrivals)
-        _, first, *_, last = arrivals.times  # the prompt itself comes before the first token
-        return Sample(
+        _, first, *_, last = arrivals.times  # the streamer also gets the prompt
+        return EngineSpeed(
             decode_tokens_per_s=batch * (self._plan.new_tokens - 1) / (last - first),
             prefill_tokens_per_s=prompts.numel() / (first - started),
         )
 
 
 class _Arrivals:
-    """A streamer for transformers' generate that notes when each step's tokens come."""
+    """A streamer for transformers' `generate` that records the time of each step."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

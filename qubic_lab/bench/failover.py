@@ -1,10 +1,10 @@
-"""Streams while a node, and perhaps a coordinator, is killed: what each client saw, token by token.
+"""Records what each client sees, token by token, while a node and optionally a coordinator are killed.
 
-The processes are real ones of this machine; the nodes are echo nodes, so that an answer's tokens are known before.
-Requests begin at even intervals. A node is killed in the middle of its answers (SIGKILL) and started again later. A
-client whose coordinator dies asks another one, with the same Idempotency-Key and the number of the last event it saw.
+The processes are real ones on this machine; the nodes are echo nodes, so the tokens of each answer are known in
+advance. Requests start at even intervals. A node is killed in the middle of its answers (SIGKILL) and restarted later.
+A client whose coordinator dies asks another one, with the same Idempotency-Key and the number of its last event.
 
-Times are seconds since the first request, by the clock that all processes of a host share (`time.monotonic`).
+Times are seconds since the first request, on the clock that all processes of a host share (`time.monotonic`).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import cycle, islice, pairwise
 from typing import Any
 
@@ -20,20 +20,20 @@ import httpx2
 
 from qubic_lab.bench.echo_node import Begun, echo_tokens, read_begun
 from qubic_lab.bench.local_cluster import LocalCluster, local_cluster, run_apart
+from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.cluster.redis_server import connect
 from qubic_lab.cluster.tasks import LogEntry, TaskQueue, count_lost_and_duplicated
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_range
-from qubic_lab.provenance import machine, source_commit
 
 MOST_REQUESTS, MOST_NODES, MOST_NEW_TOKENS = 1_000, 12, 1_000
 LOOK_S = 0.1
-"""So often are coordinators asked how they see the nodes."""
+"""Interval at which the coordinators are asked for the state of the nodes."""
 ASK_AGAIN_S = 0.2
 GIVE_UP_S = 60.0
-"""A request that has no end so long after it could have had one is given up."""
+"""A request is given up this long after the time that its answer should take."""
 _PROMPT = "request "
 
-Progress = Callable[[str, int, int], None]
 Clock = Callable[[], float]
 
 
@@ -42,10 +42,10 @@ class FailoverPlan:
     """What is asked, and what fails when.
 
     Attributes:
-        requests: one every `every_s` seconds.
-        nodes: each with a slot for every request.
-        new_tokens: of an answer, evenly over `seconds`.
-        kill_coordinator: start two, and kill the first one, too.
+        requests: number of requests, one every `every_s` seconds.
+        nodes: number of nodes, each with a slot for every request.
+        new_tokens: tokens of an answer, spread evenly over `seconds`.
+        kill_coordinator: whether to start two coordinators and kill the first one as well.
 
     Raises:
         InputError: a number is out of range.
@@ -68,23 +68,23 @@ class FailoverPlan:
 
     @property
     def kill_s(self) -> float:
-        """When the node is killed: a quarter of the requests has begun."""
+        """Time at which the node is killed: a quarter of the requests have started."""
         return self.requests * self.every_s / 4
 
     @property
     def start_s(self) -> float:
-        """When it is started again: three eighths of the requests have begun."""
+        """Time at which the node is restarted: three eighths of the requests have started."""
         return self.requests * self.every_s * 3 / 8
 
     @property
     def kill_coordinator_s(self) -> float | None:
-        """When the coordinator is killed: three quarters of the requests have begun; None: it is not."""
+        """Time at which the coordinator is killed: three quarters of the requests have started; None: never."""
         return self.requests * self.every_s * 3 / 4 if self.kill_coordinator else None
 
 
 @dataclass(frozen=True)
-class Stay:
-    """That a node began a request, by what the node itself says; `known`: how many tokens the answer had by then."""
+class NodeStay:
+    """A node started working on a request at `from_s`, when the answer had `known` tokens, as the node reports."""
 
     node: str
     from_s: float
@@ -92,20 +92,20 @@ class Stay:
 
 
 @dataclass(frozen=True)
-class Stream:
+class ClientStream:
     """One request as its client saw it.
 
     Attributes:
-        number: of the request, by which its tokens are known.
-        task: its id; empty where no end came.
-        coordinators: those that were asked, in turn.
-        begun_s: when it was asked first.
-        ended_s: when its end came; None: none came.
-        token_ids: in the order in which they came.
-        token_s: when each came.
-        attempts: how many tries it took, by the answer.
-        stays: on which nodes it was.
-        fault: why there is no end.
+        number: number of the request, which determines its tokens.
+        task: id of the task; empty if no end came.
+        coordinators: coordinators that were asked, in order.
+        begun_s: time of the first request.
+        ended_s: time of the end; None: no end came.
+        token_ids: tokens in the order in which they came.
+        token_s: time of each token.
+        attempts: number of tries, as the answer reports it.
+        stays: nodes that worked on it.
+        fault: why there is no end; empty if there is one.
     """
 
     number: int
@@ -116,28 +116,28 @@ class Stream:
     token_ids: tuple[int, ...]
     token_s: tuple[float, ...]
     attempts: int
-    stays: tuple[Stay, ...]
+    stays: tuple[NodeStay, ...]
     fault: str
 
     @property
     def longest_gap_s(self) -> float:
-        """For how long it had no news at most: from asking to the first token, or from one to the next."""
+        """Longest time without a token, counted from the request."""
         return max((later - before for before, later in pairwise((self.begun_s, *self.token_s))), default=0.0)
 
     def left(self, at_s: float) -> str | None:
-        """Return the node that it was on at a moment, where it had to go on from there; else None."""
+        """Return the node that it was on at a time if it moved to another node later; else None."""
         before = [stay.node for stay in self.stays if stay.from_s <= at_s]
         return before[-1] if 0 < len(before) < len(self.stays) else None
 
     def gap_s(self, at_s: float) -> float:
-        """Return for how long it had no news at a moment when it was under way: from what came before to what after."""
+        """Return the time between the last token before a moment and the first one after it."""
         news_s = (self.begun_s, *self.token_s)
         return min(each for each in news_s if each > at_s) - max(each for each in news_s if each <= at_s)
 
 
 @dataclass(frozen=True)
 class GateChange:
-    """That a coordinator began to see a node in another way; `gate` is None while it may be chosen."""
+    """A coordinator changed its view of a node; `gate` says why the node may not be chosen, None if it may."""
 
     at_s: float
     coordinator: str
@@ -146,8 +146,8 @@ class GateChange:
 
 
 @dataclass(frozen=True)
-class Failures:
-    """Which processes were killed and when; the node was started again, the coordinator was not."""
+class KilledProcesses:
+    """The processes that were killed and when; the node was restarted, the coordinator was not."""
 
     node: str
     killed_s: float
@@ -157,25 +157,25 @@ class Failures:
 
 
 @dataclass(frozen=True)
-class FailoverResult:
-    """All streams, and how the failures went.
+class FailoverResult(MeasuredResult):
+    """All streams, and how the system handled the failures.
 
     Attributes:
         shut_s: when every coordinator had noticed that the node was gone; None: one did not before it was back.
-        open_s: when the first coordinator might choose it again; None: none within the run.
-        chosen_s: when it began a request again; None: none within the run.
-        left_node: requests that were on the node when it was killed, and went on at another one.
-        node_gaps_s: for how long each of these had no news.
-        left_coordinator: requests that the coordinator worked on when it was killed, and the other one went on with.
-        coordinator_gaps_s: for how long each of these had no news.
+        open_s: when the first coordinator allowed the node again; None: not within the run.
+        chosen_s: when the node started a request again; None: not within the run.
+        left_node: requests that were on the node when it was killed, and continued on another node.
+        node_gaps_s: time without a token of each of these.
+        left_coordinator: requests of the coordinator that was killed, which the other one continued.
+        coordinator_gaps_s: time without a token of each of these.
         asked_again: requests whose clients had to ask the other coordinator.
         lost: requests without an end in the queue's log.
-        duplicated: ends in that log beyond a task's first.
+        duplicated: further ends of a task in that log.
         wrong: requests whose client did not get every token once and in order, and an end.
     """
 
     plan: FailoverPlan
-    failures: Failures
+    failures: KilledProcesses
     shut_s: float | None
     open_s: float | None
     chosen_s: float | None
@@ -187,19 +187,49 @@ class FailoverResult:
     lost: int
     duplicated: int
     wrong: tuple[int, ...]
-    streams: tuple[Stream, ...]
+    streams: tuple[ClientStream, ...]
     gates: tuple[GateChange, ...]
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each stream, and how each failure was handled."""
+        rows = [
+            (
+                *(f"{s.number}", f"{s.begun_s:.2f}", "never" if s.ended_s is None else f"{s.ended_s:.2f}"),
+                *(f"{len(s.token_ids)}", f"{s.attempts}", f"{s.longest_gap_s:.2f}"),
+                " → ".join(f"{stay.node} from token {stay.known}" for stay in s.stays),
+                " → ".join(s.coordinators),
+            )
+            for s in self.streams
+        ]
+        counts = ("tokens", "tries", "longest gap s")
+        yield Table(("request", "begun s", "ended s", *counts, "nodes", "coordinators asked"), rows)
+        killed = self.failures
+        yield (
+            f"{killed.node} killed at {killed.killed_s:.2f} s, noticed by all coordinators at {_time(self.shut_s)}, "
+            f"restarted at {killed.started_s:.2f} s, allowed again at {_time(self.open_s)}, chosen at "
+            f"{_time(self.chosen_s)}; {len(self.left_node)} streams moved, gaps {_gaps(self.node_gaps_s)}"
+        )
+        if killed.coordinator is not None:
+            yield (
+                f"{killed.coordinator} killed at {_time(killed.coordinator_killed_s)}; the other one continued "
+                f"{len(self.left_coordinator)} streams, gaps {_gaps(self.coordinator_gaps_s)}; "
+                f"{len(self.asked_again)} clients asked it"
+            )
+        yield f"{self.lost} lost, {self.duplicated} answered twice, {len(self.wrong)} streams not right"
+        yield f"{self.machine}, commit {self.commit}"
+
+
+def _time(at_s: float | None) -> str:
+    return "no time" if at_s is None else f"{at_s:.2f} s"
+
+
+def _gaps(gaps_s: Sequence[float]) -> str:
+    return f"{min(gaps_s):.2f} to {max(gaps_s):.2f} s" if gaps_s else "none"
 
 
 @dataclass
 class _Reading:
-    """What one client has so far."""
+    """What one client has received so far."""
 
     number: int
     begun_s: float
@@ -210,8 +240,8 @@ class _Reading:
     ended_s: float | None = None
     fault: str = ""
 
-    def hear(self, event: str, data: Mapping[str, Any], at_s: float) -> None:
-        """Take over an event of the stream."""
+    def add(self, event: str, data: Mapping[str, Any], at_s: float) -> None:
+        """Add an event of the stream."""
         match event:
             case "token":
                 self.token_ids.append(data["id"])
@@ -221,10 +251,10 @@ class _Reading:
             case _:
                 self.fault = str(data["detail"])
 
-    def close(self, stays: Sequence[Stay]) -> Stream:
-        """Return what became of it."""
+    def close(self, stays: Sequence[NodeStay]) -> ClientStream:
+        """Return the finished stream."""
         end = self.end or {"task_id": "", "attempts": 0}
-        return Stream(
+        return ClientStream(
             number=self.number,
             task=end["task_id"],
             coordinators=tuple(self.coordinators),
@@ -238,11 +268,11 @@ class _Reading:
         )
 
 
-def bench_failover(plan: FailoverPlan | None = None, progress: Progress | None = None) -> FailoverResult:
+def bench_failover(plan: FailoverPlan | None = None, progress: Progress = no_progress) -> FailoverResult:
     """Let clients read their streams while processes are killed.
 
     Raises:
-        QubicLabError: a process does not come up.
+        QubicLabError: a process does not start.
     """
     plan = plan or FailoverPlan()
     names = [f"node-{number}" for number in range(1, plan.nodes + 1)]
@@ -251,7 +281,7 @@ def bench_failover(plan: FailoverPlan | None = None, progress: Progress | None =
             cluster.start_echo(name, token_s=plan.seconds / plan.new_tokens, slots=plan.requests)
         cluster.wait_for_nodes(*names)
         first_s = time.monotonic()
-        # The node that is started again in there ends with its thread, when all that is measured is over.
+        # The restarted node ends with the thread that started it, when all is measured.
         readings, failures, gates = run_apart(_run(plan, cluster, lambda: time.monotonic() - first_s, progress))
         begun = [each for name in names for each in read_begun(cluster.log(name).read_text().splitlines())]
         with connect(cluster.redis.url) as client:
@@ -261,24 +291,24 @@ def bench_failover(plan: FailoverPlan | None = None, progress: Progress | None =
     return summarize(plan, streams, failures, gates, log)
 
 
-def read_stays(begun: Iterable[Begun], first_s: float) -> dict[int, list[Stay]]:
-    """Return the nodes that each request was on, in turn; probes are no requests."""
-    stays: dict[int, list[Stay]] = {}
+def read_stays(begun: Iterable[Begun], first_s: float) -> dict[int, list[NodeStay]]:
+    """Return the nodes that worked on each request, in order; probes are ignored."""
+    stays: dict[int, list[NodeStay]] = {}
     for each in sorted(begun, key=lambda each: each.at_s):
         if each.prompt.startswith(_PROMPT):
             number = int(each.prompt.removeprefix(_PROMPT))
-            stays.setdefault(number, []).append(Stay(each.node, each.at_s - first_s, each.known))
+            stays.setdefault(number, []).append(NodeStay(each.node, each.at_s - first_s, each.known))
     return stays
 
 
 def summarize(
     plan: FailoverPlan,
-    streams: Sequence[Stream],
-    failures: Failures,
+    streams: Sequence[ClientStream],
+    failures: KilledProcesses,
     gates: Sequence[GateChange],
     log: Sequence[LogEntry],
 ) -> FailoverResult:
-    """Judge what the clients saw, and say how long the failures were felt."""
+    """Check what the clients saw, and compute how long each failure interrupted them."""
     tasks = [stream.task for stream in streams]
     known = [task for task in tasks if task]
     lost, duplicated = count_lost_and_duplicated(known, log)
@@ -288,7 +318,7 @@ def summarize(
     left_coordinator = [stream for stream in right if killed_s is not None and stream.left(killed_s) is not None]
     of_node = [change for change in gates if change.node == failures.node]
     away = [each for each in of_node if failures.killed_s < each.at_s < failures.started_s and each.gate is not None]
-    noticed = {each.coordinator: each.at_s for each in reversed(away)}  # the first of each
+    noticed = {each.coordinator: each.at_s for each in reversed(away)}  # the first change of each coordinator
     returned = [change.at_s for change in of_node if change.gate is None and change.at_s > failures.started_s]
     stays = [stay for stream in streams for stay in stream.stays if stay.node == failures.node]
     chosen = [stay.from_s for stay in stays if stay.from_s > failures.started_s]
@@ -308,20 +338,18 @@ def summarize(
         wrong=tuple(stream.number for stream in streams if stream not in right),
         streams=tuple(streams),
         gates=tuple(gates),
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
-def is_right(stream: Stream, plan: FailoverPlan) -> bool:
-    """Tell whether a client got every token of its request once and in order, and an end."""
+def is_right(stream: ClientStream, plan: FailoverPlan) -> bool:
+    """Return whether a client got every token of its request once and in order, and an end."""
     expected = echo_tokens(stream.number * plan.new_tokens, plan.new_tokens)
     return stream.ended_s is not None and not stream.fault and stream.token_ids == tuple(expected)
 
 
 async def _run(
-    plan: FailoverPlan, cluster: LocalCluster, clock: Clock, progress: Progress | None
-) -> tuple[list[_Reading], Failures, list[GateChange]]:
+    plan: FailoverPlan, cluster: LocalCluster, clock: Clock, progress: Progress
+) -> tuple[list[_Reading], KilledProcesses, list[GateChange]]:
     """Read all streams while the failures happen."""
     gates: list[GateChange] = []
     ended = 0
@@ -330,8 +358,7 @@ async def _run(
         nonlocal ended
         reading = await _read(plan, client, cluster.urls, number, clock)
         ended += 1
-        if progress is not None:
-            progress("streams", ended, plan.requests)
+        progress("streams", ended, plan.requests)
         return reading
 
     limits = httpx2.Limits(max_connections=None)
@@ -346,8 +373,8 @@ async def _run(
     return [each.result() for each in reading], failing.result(), gates
 
 
-async def _fail(plan: FailoverPlan, client: httpx2.AsyncClient, cluster: LocalCluster, clock: Clock) -> Failures:
-    """Kill the node that has most to do, start it again, and kill the first coordinator, if that is planned."""
+async def _fail(plan: FailoverPlan, client: httpx2.AsyncClient, cluster: LocalCluster, clock: Clock) -> KilledProcesses:
+    """Kill the busiest node, restart it, and kill the first coordinator if the plan says so."""
     await asyncio.sleep(plan.kill_s - clock())
     coordinator, url = next(iter(cluster.urls.items()))
     nodes = (await client.get(f"{url}/api/cluster/nodes")).json()
@@ -358,15 +385,15 @@ async def _fail(plan: FailoverPlan, client: httpx2.AsyncClient, cluster: LocalCl
     started_s = clock()
     cluster.start_again(node)
     if plan.kill_coordinator_s is None:
-        return Failures(node, killed_s, started_s, None, None)
+        return KilledProcesses(node, killed_s, started_s, None, None)
     await asyncio.sleep(plan.kill_coordinator_s - clock())
     coordinator_killed_s = clock()
     cluster.kill(coordinator)
-    return Failures(node, killed_s, started_s, coordinator, coordinator_killed_s)
+    return KilledProcesses(node, killed_s, started_s, coordinator, coordinator_killed_s)
 
 
 async def _watch(client: httpx2.AsyncClient, coordinator: str, url: str, clock: Clock, gates: list[GateChange]) -> None:
-    """Note how a coordinator sees the nodes, whenever that changes."""
+    """Record how a coordinator sees the nodes whenever that changes."""
     seen: dict[str, str | None] = {}
     while True:
         with suppress(httpx2.TransportError):
@@ -381,7 +408,7 @@ async def _watch(client: httpx2.AsyncClient, coordinator: str, url: str, clock: 
 async def _read(
     plan: FailoverPlan, client: httpx2.AsyncClient, urls: Mapping[str, str], number: int, clock: Clock
 ) -> _Reading:
-    """Be one client: ask one coordinator after the other, until the end has come."""
+    """Run one client: ask one coordinator after the other until the end has come."""
     await asyncio.sleep(number * plan.every_s - clock())
     reading = _Reading(number, clock())
     body = {
@@ -392,10 +419,11 @@ async def _read(
     }
     try:
         async with asyncio.timeout(plan.seconds + GIVE_UP_S):
-            for coordinator, url in _from(number, urls):
+            # Clients start with different coordinators.
+            for coordinator, url in islice(cycle(urls.items()), number % len(urls), None):
                 if coordinator not in reading.coordinators[-1:]:
                     reading.coordinators.append(coordinator)
-                with suppress(httpx2.TransportError):  # it is gone
+                with suppress(httpx2.TransportError):  # the coordinator is gone
                     await _read_on(client, f"{url}/api/ai/query", body, reading, clock)
                 if reading.end or reading.fault:
                     break
@@ -405,21 +433,16 @@ async def _read(
     return reading
 
 
-def _from(number: int, urls: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Return coordinators for ever, another one first for each number."""
-    return islice(cycle(urls.items()), number % len(urls), None)
-
-
 async def _read_on(
     client: httpx2.AsyncClient, url: str, body: Mapping[str, Any], reading: _Reading, clock: Clock
 ) -> None:
-    """Read the stream from where it broke off, until it ends or breaks off again."""
+    """Read the stream from where it broke off until it ends or breaks off again."""
     headers = {"Idempotency-Key": str(body["prompt"]), "Last-Event-ID": str(len(reading.token_ids))}
     async with client.stream("POST", url, json=body, headers=headers) as response:
         if response.is_error:
             content = json.loads(await response.aread())
             if response.status_code not in (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE):
-                reading.hear("error", content, clock())
+                reading.add("error", content, clock())
             return
         event = ""
         async for line in response.aiter_lines():
@@ -427,4 +450,4 @@ async def _read_on(
             if name == "event":
                 event = value
             elif name == "data":
-                reading.hear(event, json.loads(value), clock())
+                reading.add(event, json.loads(value), clock())

@@ -1,29 +1,30 @@
-"""What a model takes in 16 bit on this machine's GPU, or on its CPU: time to load, tokens/s and memory."""
+"""Measures a model in 16 bit on this machine's GPU, or else its CPU: loading time, tokens/s and memory."""
 
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import check_at_least, check_choice
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
-from qubic_lab.provenance import machine, source_commit
+from qubic_lab.provenance import machine
 
 PROMPT_TOKENS = 64
 DTYPES = ("auto", "fp16", "bf16")
 FIRST_CAPABILITY_WITH_BF16 = (8, 0)
-"""Compute capability of the first GPUs that compute in bf16 (Ampere); older ones, such as the T4, emulate it."""
-GPU_NOTE = "used: most that tensors took on the GPU; reserved: most that torch's allocator held"
-CPU_NOTE = "used: peak resident memory of the rank's process; a process on a CPU reserves none beyond it"
+"""Compute capability of the first GPUs with native bf16 (Ampere); older ones, such as the T4, emulate it."""
+GPU_NOTE = "used: peak of the tensors on the GPU; reserved: peak of torch's allocator"
+CPU_NOTE = "used: peak resident memory of the rank's process; CPU processes reserve nothing beyond it"
 
 
 @dataclass(frozen=True)
-class GpuResult:
+class GpuResult(BenchResult):
     """One request on one rank.
 
     `load_s` includes the start of the processes, `seconds` runs from submission to the last token, and `tokens_per_s`
-    counts from the first token on. `memory_reserved_bytes` is None where `memory_note` says why.
+    counts from the first token on. `memory_reserved_bytes` is None on a CPU.
     """
 
     load_s: float
@@ -41,29 +42,38 @@ class GpuResult:
     device: str
     device_name: str
     threads: int
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield times, memory and what was run."""
+        reserved = "-" if self.memory_reserved_bytes is None else f"{self.memory_reserved_bytes / 2**20:.0f} MiB"
+        yield (
+            f"loaded in {self.load_s:.1f} s, {self.new_tokens} new tokens in {self.seconds:.2f} s "
+            f"(first after {self.ttft_ms:.0f} ms, then {self.tokens_per_s:.1f} tokens/s)"
+        )
+        yield f"memory used {self.memory_used_bytes / 2**20:.0f} MiB, reserved {reserved} ({self.memory_note})"
+        yield (
+            f"{self.model}, {self.dtype}, {self.device}, threads: {self.threads}, {self.device_name}, "
+            f"commit {self.commit}"
+        )
 
 
 def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100) -> GpuResult:
-    """Load a model in 16 bit, answer one request of 64 prompt tokens, and read times and memory.
+    """Load a model in 16 bit, answer one request of 64 prompt tokens, and measure time and memory.
 
     Args:
         model: alias, hub id, folder or GGUF file.
-        dtype: `fp16`, `bf16`, or `auto` for what the device computes in.
-        new_tokens: tokens to generate, whatever the model's end tokens.
+        dtype: `fp16`, `bf16`, or `auto` for the one that the device supports natively.
+        new_tokens: tokens to generate; end tokens are ignored.
 
     Raises:
-        InputError, ModelError, RankError: as of Pipeline.launch.
+        InputError, ModelError, RankError: as for Pipeline.launch.
     """
     check_choice("dtype", dtype, DTYPES)
     check_at_least("new_tokens", new_tokens, 1)
     device = resolve_config(PipelineConfig(model=model)).device
+    capability, device_name = _describe_device(device)
     if dtype == "auto":
-        dtype = dtype_for(_capability(device))
+        dtype = dtype_for(capability)
     started = time.perf_counter()
     with Pipeline.launch(PipelineConfig(model=model, ranks=1, dtype=dtype, device=device)) as pipeline:
         loaded = time.perf_counter()
@@ -88,28 +98,20 @@ def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100
         meaningless=used.meaningless,
         dtype=used.dtype,
         device=used.device,
-        device_name=_device_name(device),
+        device_name=device_name,
         threads=used.threads,
-        commit=str(source_commit()),
     )
 
 
 def dtype_for(capability: tuple[int, int] | None) -> str:
-    """Return the 16-bit dtype for a GPU's compute capability (major, minor), or for a CPU (None)."""
+    """Return the 16-bit dtype for a GPU of a compute capability (major, minor), or for a CPU (None)."""
     return "fp16" if capability is not None and capability < FIRST_CAPABILITY_WITH_BF16 else "bf16"
 
 
-def _capability(device: str) -> tuple[int, int] | None:
+def _describe_device(device: str) -> tuple[tuple[int, int] | None, str]:
+    """Return the compute capability of the GPU (None for a CPU) and the device's name."""
     if device != "cuda":
-        return None
+        return None, str(machine())
     import torch
 
-    return torch.cuda.get_device_capability()
-
-
-def _device_name(device: str) -> str:
-    if device != "cuda":
-        return str(machine())
-    import torch
-
-    return torch.cuda.get_device_name()
+    return torch.cuda.get_device_capability(), torch.cuda.get_device_name()

@@ -1,6 +1,6 @@
-"""How long messages take between two ranks, and how much goes through: what `qubic-lab plan --link` asks for.
+"""Measures latency and bandwidth between two ranks, in the form that `qubic-lab plan --link` takes.
 
-`qubic-lab bench link` measures two processes of this machine. Between two hosts, run on both of them
+`qubic-lab bench link` measures two processes of this machine. To measure two hosts, run on both of them
 `torchrun --nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT -m qubic_lab.bench.link`.
 """
 
@@ -10,22 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.errors import RankError, check_at_least
 from qubic_lab.lifeline import end_when_stdin_closes
-from qubic_lab.provenance import machine, source_commit
 
 if TYPE_CHECKING:
     import torch
 
 SMALL_BYTES = 3_072
-"""The hidden states of one token of DeepSeek-R1-Distill-Qwen-1.5B in 16 bit."""
+"""Size of the hidden states of one token of DeepSeek-R1-Distill-Qwen-1.5B in 16 bit."""
 LARGE_BYTES = 8 * 2**20
 WARM_UP = 10
 GROUP_TIMEOUT_S = 60
@@ -33,10 +33,10 @@ LOOPBACK = "lo"
 
 
 @dataclass(frozen=True)
-class LinkResult:
-    """Half round trips of a small message in ms, and the bandwidth of a large one; low and high are the 5 % ends.
+class LinkResult(MeasuredResult):
+    """Latency of a small message (half a round trip) and bandwidth of a large one; low and high are 5 % and 95 %.
 
-    Bandwidth is in 10⁹ bits/s, of a large message's way less the small one's.
+    Bandwidth is in 10⁹ bits/s. It is computed from the time of a large message minus that of a small one.
     """
 
     latency_ms: float
@@ -49,20 +49,28 @@ class LinkResult:
     large_bytes: int
     repeat: int
     backend: str
-    machine: str
-    commit: str
 
     def __str__(self) -> str:
-        """Return the link as `qubic-lab plan --link` takes it."""
+        """Return the value for `qubic-lab plan --link`."""
         return f"{self.gbps:.2f}Gbps:{self.latency_ms:.4f}ms"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self) | {"link": str(self)}
+        """Return plain values for JSON, with the value for `qubic-lab plan --link`."""
+        return super().to_dict() | {"link": str(self)}
+
+    def report(self) -> Iterator[Table | str]:
+        """Yield the link, its ranges and the machine."""
+        yield f"{self}, {self.backend} between two processes"
+        yield (
+            f"{self.small_bytes:,} bytes: {self.latency_low_ms:.3f} to {self.latency_high_ms:.3f} ms one way; "
+            f"{self.large_bytes / 2**20:.0f} MiB: {self.gbps_low:.1f} to {self.gbps_high:.1f} Gbps "
+            f"(90 % of {self.repeat} messages each)"
+        )
+        yield f"{self.machine}, commit {self.commit}"
 
 
 def bench_link(repeat: int = 200) -> LinkResult:
-    """Send messages to and fro between two processes of this machine, as ranks on CPUs do (gloo over loopback).
+    """Send messages back and forth between two processes of this machine (gloo over loopback, as ranks on CPUs do).
 
     Raises:
         InputError: too few repeats.
@@ -79,7 +87,7 @@ def bench_link(repeat: int = 200) -> LinkResult:
             try:
                 _join(0, f"file://{store}")
                 return _ping(repeat)
-            except RuntimeError as error:  # what torch.distributed raises when its peer is gone
+            except RuntimeError as error:  # torch.distributed raises it when the peer is gone
                 peer.kill()
                 assert peer.stderr is not None
                 last = peer.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -90,7 +98,7 @@ def bench_link(repeat: int = 200) -> LinkResult:
 
 
 def link_of(small_s: Sequence[float], large_s: Sequence[float], backend: str) -> LinkResult:
-    """Return the link from the half round trips of small and of large messages, in seconds."""
+    """Compute the link from half round trips of small and of large messages, in seconds."""
     small, large = sorted(small_s), sorted(large_s)
     cut = len(small) // 20
     way_s = median(small)
@@ -106,15 +114,13 @@ def link_of(small_s: Sequence[float], large_s: Sequence[float], backend: str) ->
         large_bytes=LARGE_BYTES,
         repeat=len(small),
         backend=backend,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
 def main() -> None:
-    """Be one of two ranks: the second one of `bench_link`, or either of two hosts' under torchrun."""
+    """Run one of two ranks: the second one of `bench_link`, or either one under torchrun."""
     parser = argparse.ArgumentParser(prog="torchrun … -m qubic_lab.bench.link", description=__doc__)
-    parser.add_argument("--store", help="the file where the other process of this machine is met")
+    parser.add_argument("--store", help="rendezvous file for two processes of one machine")
     parser.add_argument("--repeat", type=int, default=200)
     options = parser.parse_args()
     if options.store:
@@ -153,7 +159,7 @@ def _ping(repeat: int) -> LinkResult:
             dist.send(block, dst=1)
             dist.recv(block, src=1)
             if block.is_cuda:
-                block[0].item()  # NCCL returns before the message is there
+                block[0].item()  # NCCL returns before the message has arrived
             if number >= WARM_UP:
                 found.append((time.perf_counter() - started) / 2)
     return link_of(half_s[SMALL_BYTES], half_s[LARGE_BYTES], dist.get_backend())

@@ -1,7 +1,7 @@
-"""A cluster on this machine to measure: a Redis server, coordinators and nodes, each a process of its own.
+"""A cluster on this machine for measurements: a Redis server, coordinators and nodes, each in its own process.
 
-The processes are those of the commands `qubic-lab coordinator` and `qubic-lab node`, or echo nodes. They end with this
-process, even if that is killed, and all that they write is in one temporary folder.
+The processes run the commands `qubic-lab coordinator` and `qubic-lab node`, or echo nodes. They end with this process,
+even if it is killed, and write only to one temporary folder.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from qubic_lab.errors import QubicLabError
 from qubic_lab.settings import cache_folder
 
 START_S = 30.0
-"""A coordinator imports and listens within so long, even on a busy machine."""
+"""A coordinator listens within this time, even on a busy machine."""
 STOP_S = 20.0
 _LOOK_S = 0.05
 T = TypeVar("T")
@@ -37,39 +37,36 @@ T = TypeVar("T")
 
 @dataclass
 class _Member:
-    """A process of the cluster, and the command that starts it again."""
+    """A process of the cluster, and the command that restarts it."""
 
     command: Sequence[str]
     log: Path
     process: "subprocess.Popen[bytes]"
 
     def end(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill the process if it has not ended."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
 
-    def last_word(self) -> str:
-        """Return the last line that it printed."""
-        return self.log.read_text(errors="replace").strip().rpartition("\n")[2]
-
 
 class LocalCluster:
-    """A cluster whose Redis and coordinators are up; `local_cluster` makes one and ends it.
+    """A running cluster; `local_cluster` creates and ends it.
 
-    Nodes and coordinators have names by which they are killed and started again. A process ends with the thread that
-    has started it: see `lifeline.end_when_parent_dies`.
+    Nodes and coordinators have names by which they are killed and restarted. A process ends with the thread that
+    started it: see `lifeline.end_when_parent_dies`.
 
     Attributes:
-        redis: the server that holds queue and registry.
-        urls: where clients reach the coordinators, by their names.
-        registries: where nodes register, one address of each coordinator.
+        redis: the server with the queue and the registry.
+        urls: HTTP addresses of the coordinators, by name.
+        registries: addresses at which nodes register, one for each coordinator.
     """
 
-    def __init__(self, folder: Path, redis: RedisServer, coordinators: int) -> None:
+    def __init__(self, folder: Path, redis: RedisServer, coordinators: int, settings: Mapping[str, str]) -> None:
         self.redis = redis
         self._folder = folder
+        self._environment = {**child_environment(), **settings}
         self._members: dict[str, _Member] = {}
         ports = free_ports(2 * coordinators)
         self.registries = tuple(f"127.0.0.1:{port}" for port in ports[:coordinators])
@@ -79,27 +76,27 @@ class LocalCluster:
         }
 
     def start_coordinators(self, balancer: str) -> None:
-        """Start all of them, and wait until each answers.
+        """Start all coordinators and wait until each of them answers.
 
         Raises:
-            QubicLabError: one has ended, with its last words, or does not answer in time.
+            QubicLabError: one has ended (with its last line of output), or does not answer in time.
         """
         for name, url, registry in zip(self.urls, self.urls.values(), self.registries, strict=True):
             options = ("--listen", url.removeprefix("http://"), "--nodes", registry, "--balancer", balancer)
             self._start(name, ("qubic_lab.cli.main", "coordinator", *options, "--redis", self.redis.url))
         for name, url in self.urls.items():
-            self._wait(name, partial(_answers, url), START_S)
+            self._wait(name, partial(_get, f"{url}/health"), START_S)
 
     def start_echo(self, *names: str, token_s: float, slots: int) -> None:
-        """Start a process with an echo node of each name: a token takes `token_s`; `slots` requests run at once."""
+        """Start a process with one echo node per name; a token takes `token_s`, and `slots` requests run at once."""
         lists = (("--coordinator", self.registries), ("--name", names))
         repeated = [word for option, values in lists for value in values for word in (option, value)]
         options = ("--seconds", str(token_s), "--new-tokens", "1", "--slots", str(slots))
         self._start(names[0], ("qubic_lab.bench.echo_node", *repeated, *options))
 
     def start_node(self, name: str, model: str, dtype: str, threads: int, slots: int) -> None:
-        """Start a real node of one rank; `slots` requests decode together."""
-        if (folder := Path(model)).exists():  # nodes run in another folder
+        """Start a real node with one rank; `slots` requests decode together."""
+        if (folder := Path(model)).exists():  # nodes run in another working directory
             model = str(folder.absolute())
         coordinators = ("--coordinator", ",".join(self.registries))
         options = ("--model", model, "--ranks", "1", "--dtype", dtype, "--threads", str(threads), "--slots", str(slots))
@@ -109,7 +106,7 @@ class LocalCluster:
         """Wait until every coordinator may choose each of these nodes; return their addresses.
 
         Raises:
-            QubicLabError: as of `start_coordinators`.
+            QubicLabError: as for `start_coordinators`.
         """
         for url in self.urls.values():
             for name in names:
@@ -118,19 +115,19 @@ class LocalCluster:
         return [addresses[name] for name in names]
 
     def kill(self, name: str) -> None:
-        """End a process at once (SIGKILL)."""
+        """Kill a process (SIGKILL)."""
         self._members[name].end()
 
     def start_again(self, name: str) -> None:
-        """Start a process that has ended by the same command."""
+        """Restart a process that has ended."""
         self._start(name, self._members[name].command)
 
     def cpu_s(self, name: str) -> float:
-        """Return the processor time in seconds that a process has used so far, with those that it started."""
+        """Return the CPU time of a process and its children so far, in seconds."""
         return cpu_s(self._members[name].process.pid)
 
     def log(self, name: str) -> Path:
-        """Return the file with all that a process has printed."""
+        """Return the file with the output of a process."""
         return self._members[name].log
 
     def end(self) -> None:
@@ -151,42 +148,50 @@ class LocalCluster:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder,  # no .env there, either
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C is for us, who end them
+                cwd=self._folder,  # which has no .env file
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C must reach this process alone, which then ends them
             )
         self._members[name] = _Member(module, log, process)
 
-    def _wait(self, name: str, ready: Callable[[], bool], within_s: float) -> None:
-        """Wait until something is so that `name` has to bring about."""
+    def _wait(self, name: str, ready: Callable[[], object], within_s: float) -> None:
+        """Wait until a condition holds that depends on the process `name`."""
         deadline = time.monotonic() + within_s
         member = self._members.get(name)
         while not ready():
             if member is not None and member.process.poll() is not None:
-                raise QubicLabError(f"{name} ended with status {member.process.returncode}: {member.last_word()}")
+                last_line = member.log.read_text(errors="replace").strip().rpartition("\n")[2]
+                raise QubicLabError(f"{name} ended with status {member.process.returncode}: {last_line}")
             if time.monotonic() > deadline:
                 raise QubicLabError(f"{name} was not ready within {within_s:g} s")
             time.sleep(_LOOK_S)
 
 
 @contextmanager
-def local_cluster(coordinators: int = 1, balancer: str = DEFAULT_BALANCER) -> Iterator[LocalCluster]:
-    """Yield a cluster with coordinators and no nodes yet; when the block ends, however it does, nothing is left.
+def local_cluster(
+    coordinators: int = 1, balancer: str = DEFAULT_BALANCER, settings: Mapping[str, str] | None = None
+) -> Iterator[LocalCluster]:
+    """Yield a cluster with coordinators and without nodes; all of it is removed when the block ends.
+
+    Args:
+        coordinators: number of coordinators.
+        balancer: strategy by which they choose a node.
+        settings: settings of the processes, by their environment variables' names.
 
     Raises:
-        QubicLabError: a coordinator does not come up.
+        QubicLabError: a coordinator does not start.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qubic-lab-", ignore_cleanup_errors=True)))
         redis = stack.enter_context(RedisServer(folder / "redis"))
-        cluster = LocalCluster(folder, redis, coordinators)
+        cluster = LocalCluster(folder, redis, coordinators, settings or {})
         stack.callback(cluster.end)
         cluster.start_coordinators(balancer)
         yield cluster
 
 
 def run_apart(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a thread: this one may run a loop already, as a notebook's does. Ctrl-C cancels it."""
+    """Run a coroutine in another thread, as this one may already run a loop (in a notebook). Ctrl-C cancels it."""
     begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
 
     async def tell_and_run() -> T:
@@ -201,13 +206,13 @@ def run_apart(main: Coroutine[Any, Any, T]) -> T:
             return running.result()
         except KeyboardInterrupt:
             loop, task = begun.result()
-            with suppress(RuntimeError):  # it has just ended
+            with suppress(RuntimeError):  # the loop has just ended
                 loop.call_soon_threadsafe(task.cancel)
             raise
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different ports of the loopback interface that nobody listens at now."""
+    """Return different free ports of the loopback interface."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -216,14 +221,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the processor time in seconds of a process and of those that it started and that still run."""
+    """Return the CPU time of a process and its running children, in seconds."""
     process = psutil.Process(pid)
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
     return sum(each.user + each.system for each in times)
 
 
-def _environment() -> dict[str, str]:
-    """Return ours without settings: no TLS, no tokens and no other Redis; models are where they are for us."""
+def child_environment() -> dict[str, str]:
+    """Return this process's environment without settings (TLS, tokens, Redis); models come from the same cache."""
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("QUBIC_LAB_")}
     source = str(Path(qubic_lab.__file__).parent.parent)
     paths = [source, *filter(None, [environment.get("PYTHONPATH")])]
@@ -234,22 +239,18 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _answers(url: str) -> bool:
-    return _get(f"{url}/health") is not None
-
-
 def _may_choose(url: str, node: str) -> bool:
     return node in _open_nodes(url)
 
 
 def _get(url: str) -> Any:
-    """Return what is there, or None where nobody answers yet."""
+    """Return the JSON at a URL, or None if nothing answers yet."""
     with suppress(httpx2.TransportError):
         return httpx2.get(url, trust_env=False).json()
     return None
 
 
 def _open_nodes(url: str) -> dict[str, str]:
-    """Return the addresses of the nodes that a coordinator may choose, by their names."""
+    """Return the addresses of the nodes that a coordinator may choose, by name."""
     nodes = _get(f"{url}/api/cluster/nodes") or ()
     return {node["name"]: node["address"] for node in nodes if node["gate"] is None}

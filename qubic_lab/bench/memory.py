@@ -1,25 +1,26 @@
-"""Memory of each rank: what its weights take, and the largest it ever held, at load and while generating."""
+"""Measures the memory of each rank: its weights, and its peak at load and while generating."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.core import Request, SamplingParams
+from qubic_lab.errors import check_at_least
 from qubic_lab.model.config import load_config
 from qubic_lab.model.cost import stage_weight_bytes
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.config import ResolvedConfig
-from qubic_lab.provenance import machine, source_commit
 
 PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """One rank, in bytes: what it holds, and what its layers take by the model's shape alone, its share.
+    """Memory of one rank in bytes.
 
-    The peaks are of the process's resident memory, libraries included.
+    `weight_bytes` is what it holds, `share_bytes` what its layers take by the model's shape. The peaks are resident
+    memory of the process, libraries included.
     """
 
     rank: int
@@ -31,8 +32,8 @@ class RankMemory:
 
 
 @dataclass(frozen=True)
-class MemoryResult:
-    """The ranks and what they ran."""
+class MemoryResult(MeasuredResult):
+    """Memory of all ranks."""
 
     ranks: tuple[RankMemory, ...]
     model: str
@@ -43,20 +44,24 @@ class MemoryResult:
     device: str
     threads: int
     new_tokens: int
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one line for each rank."""
+        for rank in self.ranks:
+            yield (
+                f"rank {rank.rank} ({rank.stage}): weights {rank.weight_bytes / 2**20:.0f} MiB, "
+                f"peak {rank.load_peak_rss_bytes / 2**20:.0f} MiB at load, {rank.peak_rss_bytes / 2**20:.0f} MiB in all"
+            )
+        yield f"{self.model}, {self.dtype}, {self.device}, {self.machine}, commit {self.commit}"
 
 
 def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
     """Load a model, answer one request of 64 prompt tokens in every slot, and read the ranks' peaks.
 
     Raises:
-        InputError, ModelError, RankError: as of Pipeline.launch.
+        InputError, ModelError, RankError: as for Pipeline.launch.
     """
+    check_at_least("new_tokens", new_tokens, 1)
     with Pipeline.launch(config) as pipeline:
         loaded = pipeline.describe()
         prompt = tuple(range(1, PROMPT_TOKENS + 1))
@@ -64,7 +69,8 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
         used = pipeline.config
         list(pipeline.answer_all([request] * (used.lanes * used.slots)))
         after = pipeline.describe()
-    shares = _shares(used)
+    model = load_config(text_folder(used.folder))
+    shares = [stage_weight_bytes(model, stage, used.dtype) for stage in stage_ranges(used.layers)]
     return MemoryResult(
         ranks=tuple(
             RankMemory(a.rank, a.stage, a.weight_bytes, share, b.peak_rss_bytes, a.peak_rss_bytes)
@@ -78,12 +84,4 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
         device=used.device,
         threads=used.threads,
         new_tokens=new_tokens,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
-
-
-def _shares(used: ResolvedConfig) -> list[int]:
-    """Return the bytes of each rank's layers; a tied matrix that one rank uses twice counts once."""
-    config = load_config(text_folder(used.folder))
-    return [stage_weight_bytes(config, stage, used.dtype) for stage in stage_ranges(used.layers)]

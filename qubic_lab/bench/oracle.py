@@ -1,58 +1,52 @@
-"""How soon the market oracle answers many clients at once: cold, from the cache, and 200 who ask the same at once.
+"""Measures the market oracle's latency with many clients: cold, cached, and with 200 identical requests at once.
 
-A coordinator of the command line answers from a generated database of a million prices. Clients are closed loops: each
-asks its next question as soon as its answer has come, without a pause, so the server is always as busy as it can be.
+A real coordinator answers from a generated database of a million prices. Clients are closed loops without pauses: each
+sends its next request when it has its answer, so the server is always fully loaded.
 """
 
 import asyncio
 import json
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from qubic_lab.bench.dispatch import Quantiles
 from qubic_lab.bench.lean_http import LeanConnection, path_with
-from qubic_lab.bench.local_cluster import LocalCluster, run_apart
-from qubic_lab.bench.oracle_data import Market, make_market
-from qubic_lab.cluster.balance import DEFAULT_BALANCER
-from qubic_lab.cluster.redis_server import RedisServer
+from qubic_lab.bench.local_cluster import LocalCluster, local_cluster, run_apart
+from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
+from qubic_lab.bench.percentiles import Percentiles
+from qubic_lab.bench.result import MeasuredResult, Table, interval_text
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import QubicLabError, check_range
 from qubic_lab.oracle.model.response import Frame, Window
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
-from qubic_lab.provenance import machine, source_commit
 
 Route = Literal["sentiment", "price_analysis", "market_overview", "risk"]
 ROUTES: tuple[Route, ...] = get_args(Route)
 COLD_MS: dict[Route, float] = {"sentiment": 2_000.0, "price_analysis": 1_000.0, "market_overview": 3_000.0}
-"""The 95th percentile of answers that have to be computed stays below; the aim is a tenth. Of risk, which fits models
-to thousands of bars, it is told without a limit."""
+"""Limits of the 95th percentile for computed answers. Risk has no limit, as it fits models to thousands of bars."""
 CACHED_MS = 20.0
-"""The same for answers that are kept."""
+"""Limit of the 95th percentile for cached answers."""
 COINS = 10
 HISTORY_US = 32 * DAY_US
-"""No question is about an instant before so much of the history: each has all that it asks for."""
+"""Every request asks about a time with at least this much history, so that its answer is complete."""
 AT_ONCE = 200
 COORDINATORS = 2
-"""Those who ask the same at once ask these; everything else is asked of the first one."""
+"""Identical requests are spread over all coordinators; everything else goes to the first one."""
 MOST_CLIENTS, MOST_REQUESTS = 500, 100_000
 COUNTED_S = 5.0
-"""Counts of all processes are written within a second."""
-
-Progress = Callable[[str, int, int], None]
+"""Time limit for the counts of all processes to be written; they are written each second."""
 
 
 @dataclass(frozen=True)
 class RouteTimes:
-    """Answers of one route; times in ms of right answers, None where there are none.
+    """Latencies of one route.
 
-    `errors`: requests without a right answer, of which `first_error` tells one. `server_cpu_ms`: processor time of the
-    coordinator for each request. `within_limit`: no errors, and the 95th percentile below `limit_ms` if any.
+    `times_ms` are of right answers, None if there are none. `errors` counts the requests without a right answer;
+    `first_error` describes one. `server_cpu_ms` is the coordinator's CPU time per request. `within_limit` means no
+    errors, and a 95th percentile below `limit_ms` if there is a limit.
     """
 
     route: str
@@ -60,17 +54,26 @@ class RouteTimes:
     requests: int
     errors: int
     first_error: str
-    times_ms: Quantiles | None
+    times_ms: Percentiles | None
     requests_per_s: float
     server_cpu_ms: float
     mean_bytes: float
     limit_ms: float | None
     within_limit: bool
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of a report."""
+        times = ("-", "-", "-")
+        if (t := self.times_ms) is not None:
+            times = (f"{t.p50:.1f}", interval_text(t.p95, t.p95_low, t.p95_high, ".1f"), f"{t.p99:.1f}")
+        limit = "none" if self.limit_ms is None else f"{self.limit_ms:g}: {'met' if self.within_limit else 'MISSED'}"
+        counts = (self.route, self.kind, f"{self.requests:,}", str(self.errors))
+        return (*counts, *times, limit, f"{self.requests_per_s:.0f}", f"{self.server_cpu_ms:.2f}")
+
 
 @dataclass(frozen=True)
 class AtOnce:
-    """The same question by many at once, to several processes: `computations` has to be 1."""
+    """Identical requests at once to several processes; `computations` must be 1."""
 
     requests: int
     processes: int
@@ -81,8 +84,8 @@ class AtOnce:
 
 
 @dataclass(frozen=True)
-class OracleResult:
-    """What was asked of the oracle, and how soon it answered."""
+class OracleResult(MeasuredResult):
+    """Latencies of the oracle, and the size of the generated market."""
 
     cold: tuple[RouteTimes, ...]
     cached: tuple[RouteTimes, ...]
@@ -95,25 +98,39 @@ class OracleResult:
     scores: int
     database_mib: float
     hit_rates: dict[str, float | None]
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each route, cold and cached."""
+        routes = (*self.cold, *self.cached)
+        header = ("route", "kind", "requests", "errors", "p50 ms", "p95 (95 % interval)", "p99", "limit")
+        yield Table((*header, "requests/s", "server CPU ms"), [each.cells() for each in routes])
+        for each in routes:
+            if each.first_error:
+                yield f"first error of {each.route}, {each.kind}: {each.first_error}"
+        once = self.at_once
+        yield (
+            f"{once.requests} identical first requests at once to {once.processes} processes: {once.computations} "
+            f"computation{'' if once.computations == 1 else 's, NOT one'}, the last answer after "
+            f"{once.last_ms:.0f} ms, {once.errors} errors"
+        )
+        yield (
+            f"{self.clients} clients without a pause; {self.price_rows:,} prices of {self.coins} coins, "
+            f"{self.texts:,} texts, {self.scores:,} scores, {self.database_mib:.0f} MiB. "
+            f"{'All' if self.within_limits else 'NOT all'} within their limits. {self.machine}; commit {self.commit}"
+        )
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A path, and what its right answer has in it."""
+class OracleRequest:
+    """A path, and the parts that its right answer contains."""
 
     path: str
     expected: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """An answer as its client saw it; `fault` says why it is not right."""
+class OracleExchange:
+    """An answer as its client saw it; `fault` says what is wrong with it, and is empty if nothing is."""
 
     ms: float
     size: int
@@ -126,38 +143,37 @@ def bench_oracle(
     clients: int = 50,
     requests: int = 500,
     cached_requests: int = 5_000,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> OracleResult:
-    """Ask a coordinator about a generated market by many clients at once.
+    """Measure a coordinator that answers many clients about a generated market.
 
     Args:
-        rows: prices in the database, which is made once and kept in the cache folder.
-        texts: texts in it, each with two scores.
-        clients: at once.
-        requests: cold ones of each route, each of which nobody has asked before; of risk a fifth, as they take long.
-        cached_requests: of each route, among a few that have been asked before.
-        progress: called as it goes on.
+        rows: prices in the database, which is generated once and kept in the cache folder.
+        texts: texts in the database, each with two scores.
+        clients: number of concurrent clients.
+        requests: cold requests of each route, all different; risk, which takes long, gets a fifth.
+        cached_requests: requests of each route whose answers are cached.
+        progress: called after each few requests.
 
     Raises:
         InputError: a number is out of range.
-        QubicLabError: a process does not come up.
+        QubicLabError: a process does not start.
     """
     check_range("--clients", clients, 1, MOST_CLIENTS)
     check_range("--requests", requests, clients, MOST_REQUESTS)
     check_range("--cached-requests", cached_requests, clients, MOST_REQUESTS)
     check_range("--rows", rows, COINS * (HISTORY_US + DAY_US) // (300 * 1_000_000), 20_000_000)
-    progress = progress or (lambda text, done, total: None)
     market = make_market(rows, texts, COINS, progress)
-    with _coordinators(market.url) as cluster:
+    with local_cluster(COORDINATORS, settings={"QUBIC_LAB_DATABASE_URL": market.url}) as cluster:
         name, url = next(iter(cluster.urls.items()))
-        run_apart(_ask_all(url, _cold("sentiment", market, 1, seed=1), 1))  # opens the database
+        run_apart(_ask_all(url, _cold("sentiment", market, 1, seed=1), 1))  # makes it open the database
         cold, cached = [], []
         for route in ROUTES:
             asked = _cold(route, market, requests if route in COLD_MS else max(clients, requests // 5), seed=0)
             cold.append(_measure(cluster, name, route, "cold", asked, clients, progress))
         for route in ROUTES:
             kept = _kept(route, market)
-            run_apart(_ask_all(url, [_Asked(each.path, ()) for each in kept], 1))
+            run_apart(_ask_all(url, [OracleRequest(each.path, ()) for each in kept], 1))
             asked = random.Random(0).choices(kept, k=cached_requests)
             cached.append(_measure(cluster, name, route, "cached", asked, clients, progress))
         [once] = _cold("sentiment", market, 1, seed=2)
@@ -177,35 +193,16 @@ def bench_oracle(
         scores=market.scores,
         database_mib=market.bytes / 2**20,
         hit_rates=hit_rates,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
-@contextmanager
-def _coordinators(database_url: str) -> Iterator[LocalCluster]:
-    """Yield coordinators that use this database, which they are told by the .env of the folder that they run in.
-
-    Raises:
-        QubicLabError: one does not come up.
-    """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qubic-lab-", ignore_cleanup_errors=True)))
-        (folder / ".env").write_text(f"QUBIC_LAB_DATABASE_URL='{database_url}'\n")
-        redis = stack.enter_context(RedisServer(folder / "redis"))
-        cluster = LocalCluster(folder, redis, COORDINATORS)
-        stack.callback(cluster.end)
-        cluster.start_coordinators(DEFAULT_BALANCER)
-        yield cluster
-
-
 def sum_up(
-    route: Route, kind: Literal["cold", "cached"], seen: Sequence[_Seen], took_s: float, cpu_s: float
+    route: Route, kind: Literal["cold", "cached"], seen: Sequence[OracleExchange], took_s: float, cpu_s: float
 ) -> RouteTimes:
-    """Sum up what came in `took_s` seconds, and the processor time in seconds that it took the server."""
+    """Summarize the answers of `took_s` seconds, for which the server used `cpu_s` seconds of CPU time."""
     right = [each for each in seen if not each.fault]
     faults = [each.fault for each in seen if each.fault]
-    times = Quantiles.of([each.ms for each in right]) if right else None
+    times = Percentiles.of([each.ms for each in right]) if right else None
     limit_ms = COLD_MS.get(route) if kind == "cold" else CACHED_MS
     return RouteTimes(
         route=route,
@@ -227,7 +224,7 @@ def _measure(
     name: str,
     route: Route,
     kind: Literal["cold", "cached"],
-    asked: Sequence[_Asked],
+    asked: Sequence[OracleRequest],
     clients: int,
     progress: Progress,
 ) -> RouteTimes:
@@ -240,8 +237,8 @@ def _measure(
     return sum_up(route, kind, seen, took_s, cluster.cpu_s(name) - used_s)
 
 
-def _cold(route: Route, market: Market, count: int, seed: int) -> list[_Asked]:
-    """Return questions of which each is about an instant of its own; equal seeds give equal ones."""
+def _cold(route: Route, market: GeneratedMarket, count: int, seed: int) -> list[OracleRequest]:
+    """Return requests about random times; equal seeds give equal requests."""
     draw = random.Random(f"{route} {seed}")
     asked = []
     for _ in range(count):
@@ -249,32 +246,33 @@ def _cold(route: Route, market: Market, count: int, seed: int) -> list[_Asked]:
         coin, as_of = draw.choice(market.coins), iso(as_of_us)
         expected = (b'"cache":"miss"', f'"as_of":"{as_of}"'.encode())
         if route == "market_overview":
-            asked.append(_Asked(path_with(f"/api/oracle/{route}", coins=",".join(market.coins), as_of=as_of), expected))
+            path = path_with(f"/api/oracle/{route}", coins=",".join(market.coins), as_of=as_of)
+            asked.append(OracleRequest(path, expected))
             continue
         name, choices = ("window", get_args(Window)) if route == "sentiment" else ("frame", get_args(Frame))
         path = path_with(f"/api/oracle/{route}", coin=coin, as_of=as_of, **{name: draw.choice(choices)})
-        asked.append(_Asked(path, (*expected, f'"coin":"{coin}"'.encode())))
+        asked.append(OracleRequest(path, (*expected, f'"coin":"{coin}"'.encode())))
     return asked
 
 
-def _kept(route: Route, market: Market) -> list[_Asked]:
-    """Return the questions about now that a page of all coins would ask."""
+def _kept(route: Route, market: GeneratedMarket) -> list[OracleRequest]:
+    """Return the requests about the present that a page of all coins would send."""
     path, hit = f"/api/oracle/{route}", b'"cache":"hit"'
     if route == "market_overview":
         lists = [market.coins[:count] for count in range(1, len(market.coins) + 1)]
-        return [_Asked(path_with(path, coins=",".join(coins)), (hit,)) for coins in lists]
+        return [OracleRequest(path_with(path, coins=",".join(coins)), (hit,)) for coins in lists]
     name, choices = ("window", get_args(Window)) if route == "sentiment" else ("frame", get_args(Frame))
     return [
-        _Asked(path_with(path, coin=coin, **{name: choice}), (hit, f'"coin":"{coin}"'.encode()))
+        OracleRequest(path_with(path, coin=coin, **{name: choice}), (hit, f'"coin":"{coin}"'.encode()))
         for coin in market.coins
         for choice in choices
     ]
 
 
 async def _ask_all(
-    url: str, asked: Sequence[_Asked], clients: int, note: Callable[[int], None] = lambda done: None
-) -> tuple[list[_Seen], float]:
-    """Ask by so many clients at once; return what came, and the seconds from the first question to the last answer."""
+    url: str, asked: Sequence[OracleRequest], clients: int, note: Callable[[int], None] = lambda done: None
+) -> tuple[list[OracleExchange], float]:
+    """Send requests from several clients; return the answers, and the seconds from the first request to the last."""
     waiting, seen = iter(asked), []
 
     async def ask_on(connection: LeanConnection) -> None:
@@ -285,7 +283,7 @@ async def _ask_all(
             missing = [part for part in each.expected if part not in reply.body]
             right = reply.status == 200 and not missing
             fault = "" if right else f"status {reply.status} to {each.path}: {reply.body[:200]!r}, without {missing}"
-            seen.append(_Seen(ms, len(reply.body), fault))
+            seen.append(OracleExchange(ms, len(reply.body), fault))
             if len(seen) % 10 == 0:
                 note(len(seen))
 
@@ -302,7 +300,13 @@ async def _ask_all(
 
 
 async def _ask_at_once(urls: Sequence[str], path: str, served: int) -> AtOnce:
-    """Ask the same by many at the same moment, of all coordinators in turn; so many have asked about texts before."""
+    """Send identical requests at the same moment to all coordinators in turn.
+
+    Args:
+        urls: addresses of the coordinators.
+        path: the request.
+        served: number of requests about sentiment so far.
+    """
     before = await _settled_counts(urls[0], served)
     connections = [await LeanConnection.open(urls[n % len(urls)]) for n in range(AT_ONCE)]
     try:
@@ -324,30 +328,27 @@ async def _ask_at_once(urls: Sequence[str], path: str, served: int) -> AtOnce:
     )
 
 
-def _served(counts: dict[str, Any]) -> int:
-    return sum(int(counts[name]) for name in ("hits", "stale", "misses", "waits", "direct"))
-
-
 async def _settled_counts(url: str, served: int) -> dict[str, Any]:
-    """Return the counts of sentiment over all processes once so many requests are in them, or after some seconds."""
+    """Return the cache's counts of sentiment over all processes, once they include `served` requests."""
     deadline = time.monotonic() + COUNTED_S
     while True:
         counts: dict[str, Any] = (await _counts(url))["sentiment"]
-        if _served(counts) >= served or time.monotonic() > deadline:
+        counted = sum(int(counts[name]) for name in ("hits", "stale", "misses", "waits", "direct"))
+        if counted >= served or time.monotonic() > deadline:
             return counts
         await asyncio.sleep(0.1)
 
 
 async def _counts(url: str) -> dict[str, dict[str, Any]]:
-    """Return what the cache has counted, by kind.
+    """Return the cache's counts by kind.
 
     Raises:
-        QubicLabError: it does not tell.
+        QubicLabError: the coordinator does not report them.
     """
     connection = await LeanConnection.open(url)
     reply = await connection.get("/api/oracle/status")
     connection.close()
     cache = json.loads(reply.body)["cache"] if reply.status == 200 else None
     if cache is None:
-        raise QubicLabError(f"the coordinator does not tell what its cache has counted (status {reply.status})")
+        raise QubicLabError(f"the coordinator does not report its cache's counts (status {reply.status})")
     return {each["kind"]: each for each in cache}

@@ -1,6 +1,6 @@
-"""A database of a generated market, to measure the oracle on: quotes each five minutes, texts, and scores of these.
+"""Generates a market to measure the oracle's speed on: quotes every five minutes, texts, and their scores.
 
-Prices are random walks and texts are words in a row: speeds measured on them mean something, figures do not.
+Prices are random walks and texts are random words, so analyses of them mean nothing.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, insert
 
+from qubic_lab.core import Progress
 from qubic_lab.database import open_database
 from qubic_lab.errors import check_range
 from qubic_lab.oracle.model.coins import COINS
@@ -29,69 +30,25 @@ SOURCE = "coingecko"
 MODELS = ("generated-a 1", "generated-b 1")
 STEP_US = 5 * MINUTE_US
 END_US = 1_790_812_800 * SECOND_US
-"""The last quote: 2026-10-01T00:00Z, which is past; the same data are made whenever this runs."""
+"""Time of the last quote, 2026-10-01T00:00Z; it is fixed so that every run generates the same data."""
 PRICES_KNOWN_US, TEXTS_KNOWN_US, SCORES_KNOWN_US = 2 * SECOND_US, 60 * SECOND_US, 90 * SECOND_US
-"""So much later than it happened is something known, and scored."""
+"""Delay until a price, a text or a score is known."""
 LEAST_ROWS, MOST_ROWS, MOST_TEXTS = 1_000, 20_000_000, 2_000_000
 DUPLICATES = 0.05
-"""So large a share of the texts repeats another one."""
+"""Share of texts that repeat another one."""
 BODY_WORDS = 60
 _ROWS = 20_000
-_WORDS = np.array(
-    [
-        *(
-            "market",
-            "price",
-            "coin",
-            "miners",
-            "fund",
-            "exchange",
-            "traders",
-            "wallet",
-            "network",
-            "upgrade",
-            "holders",
-        ),
-        *(
-            "yield",
-            "report",
-            "rally",
-            "fall",
-            "demand",
-            "supply",
-            "ledger",
-            "protocol",
-            "bank",
-            "court",
-            "rule",
-            "index",
-        ),
-        *(
-            "volume",
-            "week",
-            "month",
-            "record",
-            "asset",
-            "token",
-            "stake",
-            "fee",
-            "block",
-            "hash",
-            "rate",
-            "pool",
-            "node",
-        ),
-        *("launch", "partner", "growth", "risk", "signal", "trend", "chart", "buyers", "sellers", "outflow", "inflow"),
-        *("treasury", "reserve", "bridge", "update", "release"),
-    ]
-)
-
-Progress = Callable[[str, int, int], None]
+_VOCABULARY = """
+market price coin miners fund exchange traders wallet network upgrade holders yield report rally fall demand supply
+ledger protocol bank court rule index volume week month record asset token stake fee block hash rate pool node
+launch partner growth risk signal trend chart buyers sellers outflow inflow treasury reserve bridge update release
+"""
+_WORDS = np.array(_VOCABULARY.split())
 
 
 @dataclass(frozen=True)
-class Market:
-    """What was generated: `start_us` to `end_us` of the prices, in a database at `url`."""
+class GeneratedMarket:
+    """A database at `url` with prices from `start_us` to `end_us`."""
 
     url: str
     coins: tuple[str, ...]
@@ -103,17 +60,17 @@ class Market:
     bytes: int
 
 
-def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Market:
-    """Return a generated database; it is made once and kept in the cache folder.
+def make_market(rows: int, texts: int, coins: int, progress: Progress) -> GeneratedMarket:
+    """Return a generated database; it is generated once and kept in the cache folder.
 
     Args:
-        rows: prices of all coins together, as many of each.
-        texts: about these coins, evenly over the same time; each with a score of two models.
-        coins: so many of those that are known.
+        rows: prices of all coins together; each coin gets the same number.
+        texts: texts about these coins over the same time, each with scores of two models.
+        coins: number of coins.
         progress: called as rows are written.
 
     Raises:
-        InputError: a number is out of range, or the cache folder cannot be made.
+        InputError: a number is out of range, or the cache folder cannot be created.
     """
     check_range("--rows", rows, LEAST_ROWS, MOST_ROWS)
     check_range("--texts", texts, 1, MOST_TEXTS)
@@ -123,7 +80,9 @@ def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Market
     folder = cache_folder("oracle-bench")
     file = folder / f"{rows}-{texts}-{coins}-{here}.db"
     if not file.exists():
-        _forget(folder)
+        for outdated in folder.glob("*.db*"):  # databases of other sizes and of earlier code
+            with suppress(OSError):
+                outdated.unlink()
         new = file.with_suffix(f".{os.getpid()}.new")
         try:
             _write(new, names, rows // coins, texts, progress)
@@ -134,14 +93,9 @@ def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Market
     per_coin = rows // coins
     start_us = END_US - (per_coin - 1) * STEP_US
     url = f"sqlite:///{file}"
-    return Market(url, names, start_us, END_US, per_coin * coins, texts, texts * len(MODELS), file.stat().st_size)
-
-
-def _forget(folder: Path) -> None:
-    """Remove databases of other sizes and of earlier code."""
-    for file in folder.glob("*.db*"):
-        with suppress(OSError):
-            file.unlink()
+    return GeneratedMarket(
+        url, names, start_us, END_US, per_coin * coins, texts, texts * len(MODELS), file.stat().st_size
+    )
 
 
 def _write(file: Path, coins: Sequence[str], per_coin: int, texts: int, progress: Progress) -> None:
@@ -170,7 +124,7 @@ def _write(file: Path, coins: Sequence[str], per_coin: int, texts: int, progress
         engine.dispose()
 
 
-_PRICE_COLUMNS = (*("series_id", "closed_us", "opened_us", "known_us", "close", "volume_24h", "market_cap", "flags"),)
+_PRICE_COLUMNS = ("series_id", "closed_us", "opened_us", "known_us", "close", "volume_24h", "market_cap", "flags")
 
 
 def _prices(coin: int, count: int) -> Iterator[list[tuple[Any, ...]]]:
@@ -209,7 +163,7 @@ def _write_some_texts(
     repeats[0] = False
     original = np.maximum.accumulate(np.where(repeats, 0, np.arange(count)))
     words = _WORDS[draw.integers(0, len(_WORDS), (count, BODY_WORDS))][original]
-    about = draw.integers(0, len(coins), count)[original]  # the same words are about the same coin
+    about = draw.integers(0, len(coins), count)[original]  # repeated texts are about the same coin
     scores = draw.uniform(-1.0, 1.0, (len(MODELS), count))
     texts: list[tuple[Any, ...]] = []
     for n, at in enumerate(times.tolist()):

@@ -1,26 +1,27 @@
-"""Is a plan's prediction true? Speed predicted from the costs of single layers, beside the speed that is measured.
+"""Compares the speed that a plan predicts from the costs of single layers with the measured speed.
 
-The costs come from other processes and another split than those predicted: a calibrating pipeline whose ranks are as
-many and as busy, each on cores of its own. Memory bandwidth drifts, so right before and after each measured run the
-calibrating pipeline does a few steps at that batch, a probe, and the costs are scaled by what a layer took then.
+The costs come from a calibrating pipeline with another split: as many ranks, as busy, each pinned to its own cores.
+Memory bandwidth drifts, so the calibrating pipeline runs a few steps (a probe) right before and after each measured
+run, and the costs are scaled by what a layer took then.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
 from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
 from qubic_lab.bench.engine import decode_tokens_per_s, random_prompts, total_threads
-from qubic_lab.bench.pinning import pin
+from qubic_lab.bench.result import MeasuredResult, Table, interval_text
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_range
-from qubic_lab.evals.compare import Progress
 from qubic_lab.model.config import ModelConfig, check_context, load_config
 from qubic_lab.model.cost import model_cost
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
@@ -28,27 +29,27 @@ from qubic_lab.model.predict import PartTimes, pipeline_speed, stage_seconds
 from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.provenance import machine, source_commit, usable_cores
+from qubic_lab.provenance import usable_cores
 from qubic_lab.trace import read_trace
 
 Quantity = Literal["tokens_per_s", "latency_ms"]
 
 CALIBRATIONS = 3
 PROBE_S = 1.0
-"""A probe takes about so long; at least FEWEST_NEW_TOKENS, at most as many tokens as a measured run."""
+"""Approximate time of a probe, which has at least FEWEST_NEW_TOKENS and at most as many tokens as a measured run."""
 PROMPT_TOKENS = 16
 FEWEST_NEW_TOKENS = 12
 GOOD_ERROR = 0.2
-"""Prediction errors below this count as within bounds."""
+"""Prediction errors below this are within bounds."""
 ROOM = 1.3
-"""Memory that a pipeline takes for each byte of its weights, at most: caches, buffers and libraries come on top."""
+"""Upper bound of a pipeline's memory per byte of its weights, with caches, buffers and libraries."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to spread a model over the ranks; `strategies` are all those that put the layers so, as in 'A = B'.
+    """One way to spread a model over the ranks; `strategies` are all that give this split, as in 'A = B'.
 
-    Strategy D has the whole model on each rank: `layers` are those of each replica.
+    Strategy D has the whole model on each rank; `layers` are then those of each replica.
     """
 
     strategies: str
@@ -56,16 +57,16 @@ class Way:
 
     @property
     def replicas(self) -> bool:
-        """True for strategy D."""
+        """Whether this is strategy D."""
         return self.strategies == "D"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One prediction beside its measurements: medians over the repeats; `error` is predicted ÷ measured − 1.
+class PredictionCell:
+    """One prediction and its measurements, as medians over the repeats; `error` is predicted / measured − 1.
 
-    `tokens_per_s` is of all lanes together; `latency_ms` is between two tokens of a request while one lane runs alone.
-    `low` and `high` are the least and the greatest of the repeats' own errors.
+    `tokens_per_s` is the total of all lanes; `latency_ms` is the time between two tokens while one lane runs alone.
+    `low` and `high` are the lowest and the highest of the repeats' errors.
     """
 
     quantity: Quantity
@@ -82,8 +83,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What was calibrated for a number of ranks, a batch and as many lanes as given, in ms."""
+class LayerCosts:
+    """Calibrated costs in ms for a number of ranks, a batch and a number of lanes."""
 
     ranks: int
     batch: int
@@ -97,11 +98,11 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class PredictionResult:
-    """All cells and costs; `median_error` is of the errors without their signs, `within` the share below 20 %."""
+class PredictionResult(MeasuredResult):
+    """All predictions and costs; `median_error` is of the absolute errors, `within` is the share below 20 %."""
 
-    cells: tuple[Cell, ...]
-    costs: tuple[Costs, ...]
+    cells: tuple[PredictionCell, ...]
+    costs: tuple[LayerCosts, ...]
     median_error: float
     within: float
     model: str
@@ -112,17 +113,30 @@ class PredictionResult:
     prompt_tokens: int
     new_tokens: int
     repeat: int
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each prediction."""
+        rows = [
+            (
+                *(f"{c.ranks}", f"{c.batch}", c.strategy, "/".join(map(str, c.layers))),
+                "tokens/s" if c.quantity == "tokens_per_s" else "ms a token, alone",
+                f"{c.predicted:.1f}",
+                interval_text(c.measured, min(c.measurements), max(c.measurements), ".1f"),
+                interval_text(c.error, c.low, c.high, "+.1%"),
+            )
+            for c in self.cells
+        ]
+        yield Table(("ranks", "batch", "strategy", "layers", "quantity", "predicted", "measured", "error"), rows)
+        yield (
+            f"median error {self.median_error:.1%}, {self.within:.0%} of {len(self.cells)} predictions below 20 %; "
+            f"{self.model}, {self.dtype}, total threads: {self.threads}, {self.prompt_tokens} + "
+            f"{self.new_tokens} tokens, {self.repeat} repeats, {self.machine}, commit {self.commit}"
+        )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What will be measured, checked before anything is; `threads` are all that the ranks share."""
+    """What will be measured; all values are checked. The ranks share `threads`."""
 
     base: PipelineConfig
     config: ModelConfig
@@ -135,7 +149,7 @@ class _Plan:
     replicas: bool
 
     def batches_on(self, ranks: int) -> tuple[int, ...]:
-        """Return the batches to measure; on one rank also those that are as many requests as several ranks have."""
+        """Return the batches to measure; one rank also gets batches with as many requests as several ranks have."""
         if ranks > 1:
             return self.batches
         return tuple(sorted({number * batch for number in (1, *self.ranks) for batch in self.batches}))
@@ -149,32 +163,31 @@ def bench_prediction(
     new_tokens: int = 32,
     repeat: int = 5,
     replicas: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> PredictionResult:
     """Predict and measure every way to spread a model over this machine's cores, at equal total threads.
 
     Args:
         model: alias, hub id, folder or GGUF file.
-        ranks: numbers of ranks; no more than cores.
-        batches: requests that decode together in a lane; on one rank also as many as several ranks have in all lanes.
+        ranks: numbers of ranks, at most as many as cores.
+        batches: requests that decode together in a lane; one rank also gets as many as several ranks have in all lanes.
         dtype: `fp32`, `bf16`, `fp16`.
-        new_tokens: tokens of each answer, whatever its end tokens.
-        repeat: measurements of each cell, each between two probes.
-        replicas: also measure strategy D, the whole model on each rank.
+        new_tokens: tokens of each answer; end tokens are ignored.
+        repeat: measurements of each prediction, each between two probes.
+        replicas: whether to measure strategy D too, the whole model on each rank.
         progress: called after each measurement.
 
     Raises:
-        InputError: a value is wrong, there are more ranks than cores, or too little memory.
+        InputError: a value is out of range, there are more ranks than cores, or too little memory.
         RankError, NonFiniteError: a run failed.
     """
     plan = _check(model, ranks, batches, dtype, new_tokens, repeat, replicas)
-    cells: list[Cell] = []
-    costs: list[Costs] = []
+    cells: list[PredictionCell] = []
+    costs: list[LayerCosts] = []
     for place, number in enumerate(plan.ranks):
 
         def report(what: str, share: float, place: int = place) -> None:
-            if progress is not None:
-                progress(what, round(100 * (place + share)), 100 * len(plan.ranks))
+            progress(what, round(100 * (place + share)), 100 * len(plan.ranks))
 
         report(f"calibrating, ranks: {number}", 0.0)
         with _Bench(plan, number) as bench:
@@ -196,13 +209,22 @@ def bench_prediction(
         prompt_tokens=PROMPT_TOKENS,
         new_tokens=new_tokens,
         repeat=repeat,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
+def pin(pipeline: Pipeline, first_core: int, threads: int) -> None:
+    """Pin each rank to `threads` cores of its own, starting at the `first_core`-th usable core (Linux only)."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    for rank in pipeline.describe():
+        first = (first_core + rank.rank * threads) % len(cores)
+        for task in Path(f"/proc/{rank.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores[first : first + threads])
+
+
 def find_ways(layers: int, ranks: int, given: Mapping[str, tuple[int, ...]], replicas: bool) -> tuple[Way, ...]:
-    """Return the different ways among strategies' layers, those with equal layers as one; D comes last."""
+    """Return the distinct splits among the strategies, with strategy D last."""
     by_layers: dict[tuple[int, ...], list[str]] = {}
     for strategy, division in given.items():
         by_layers.setdefault(division, []).append(strategy)
@@ -211,7 +233,7 @@ def find_ways(layers: int, ranks: int, given: Mapping[str, tuple[int, ...]], rep
 
 
 def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> float:
-    """Return the tokens/s of all lanes, or with one lane on several ranks the ms from token to token."""
+    """Return the total tokens/s of all lanes, or with one lane on several ranks the ms between two tokens."""
     if way.replicas:
         return sum(batch / stage_seconds([_whole(times, rank)], way.layers)[0] for rank in range(ranks))
     speed = pipeline_speed(stage_seconds(times.ranks, way.layers), times.hop_s, lanes, batch)
@@ -231,8 +253,8 @@ def _check(
         check_at_least("ranks", number, 1)
         if number > usable_cores():
             raise InputError(
-                f"ranks is {number}, and there are {usable_cores()} cores: ranks that share a core show whether a "
-                "split is right (qubic-lab compare), not how fast it is"
+                f"ranks is {number}, but there are {usable_cores()} cores: ranks that share a core show whether a "
+                "split is correct (qubic-lab compare), not how fast it is"
             )
     for batch in batches:
         check_range("batch × ranks", batch * max(ranks), 1, MAX_SLOTS)
@@ -245,8 +267,8 @@ def _check(
     needed = ROOM * copies * model_cost(config, dtype).weight_bytes
     if needed > (free := psutil.virtual_memory().available):
         raise InputError(
-            f"model {model!r} is held {copies} times at once, which takes about {needed / 2**30:.0f} GiB, and "
-            f"{free / 2**30:.0f} GiB are free: {'leave out the replicas or ' if replicas else ''}give a smaller model"
+            f"{copies} copies of model {model!r} take about {needed / 2**30:.0f} GiB, but {free / 2**30:.0f} GiB are "
+            f"free: {'leave out the replicas or ' if replicas else ''}give a smaller model"
         )
     return _Plan(
         base=PipelineConfig(model=model, device="cpu", dtype=dtype),
@@ -263,7 +285,7 @@ def _check(
 
 @dataclass(frozen=True)
 class _Run:
-    """One cell to fill: a way at a batch, with all lanes for throughput or one lane for latency."""
+    """One cell to measure: a way at a batch, with all lanes for throughput or one lane for latency."""
 
     way: Way
     batch: int
@@ -275,7 +297,7 @@ class _Run:
 class _Bench:
     """The pipelines for one number of ranks: one to calibrate and probe, one to measure, and the replicas.
 
-    All stay up; one that has no request only waits.
+    All of them stay up; idle ones only wait.
     """
 
     def __init__(self, plan: _Plan, ranks: int) -> None:
@@ -300,19 +322,19 @@ class _Bench:
         self._stack.close()
 
     def calibrate(self, lanes: int, batch: int) -> StepTimes:
-        """Return the costs at a batch in each of so many lanes."""
+        """Return the costs of a batch in each of the lanes."""
         return median_times([self.probe(lanes, batch, self._plan.new_tokens) for _ in range(CALIBRATIONS)])
 
     def probe(self, lanes: int, batch: int, new_tokens: int) -> StepTimes:
-        """Return what the parts of a step take now."""
+        """Return the current costs of the parts of a step."""
         config = self._config(self.calibrating_layers, batch, lanes)
         self._calibrating.configure(replace(config, trace=self._trace))
         decode_tokens_per_s(self._calibrating, self._prompts(lanes * batch), new_tokens)
-        self._calibrating.describe()  # the ranks write out what they have noted
+        self._calibrating.describe()  # makes the ranks flush their traces
         return step_times(read_trace(self._trace), self.calibrating_layers)
 
     def measure(self, way: Way, batch: int, lanes: int) -> float:
-        """Return the tokens/s of all requests together, or with one lane on several ranks the ms between tokens."""
+        """Return the total tokens/s, or with one lane on several ranks the ms between two tokens."""
         if way.replicas:
             return self._measure_replicas(batch)
         self._measured.configure(self._config(way.layers, batch, lanes))
@@ -342,7 +364,7 @@ class _Bench:
 
 
 def _runs(plan: _Plan, ranks: int, costs: Mapping[tuple[int, int], StepTimes]) -> list[_Run]:
-    """Return the cells of a number of ranks: each way with all lanes, and where there are several, with one."""
+    """Return the cells of a number of ranks: each way with all lanes, and with one lane if there are several."""
     runs = []
     for batch in plan.batches_on(ranks):
         times = costs[ranks, batch].ranks
@@ -356,8 +378,8 @@ def _runs(plan: _Plan, ranks: int, costs: Mapping[tuple[int, int], StepTimes]) -
 
 def _measure(
     plan: _Plan, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes], report: Callable[[str, float], None]
-) -> list[Cell]:
-    """Fill every cell once a repeat, each run between two probes; neighbours of one shape share the one between."""
+) -> list[PredictionCell]:
+    """Measure every cell once per repeat between two probes; consecutive runs of one shape share a probe."""
     runs = sorted(_runs(plan, bench.ranks, costs), key=lambda run: (run.batch, run.lanes))
     for repeat in range(plan.repeat):
         last: tuple[tuple[int, int], StepTimes] | None = None
@@ -380,9 +402,9 @@ def _probe_tokens(plan: _Plan, bench: _Bench, times: StepTimes) -> int:
     return min(plan.new_tokens, max(FEWEST_NEW_TOKENS, round(PROBE_S / step_s)))
 
 
-def _cell(run: _Run, ranks: int) -> Cell:
+def _cell(run: _Run, ranks: int) -> PredictionCell:
     errors = [predicted / measured - 1 for predicted, measured in zip(run.predicted, run.measured, strict=True)]
-    return Cell(
+    return PredictionCell(
         quantity="tokens_per_s" if run.lanes == ranks else "latency_ms",
         ranks=ranks,
         batch=run.batch,
@@ -398,13 +420,13 @@ def _cell(run: _Run, ranks: int) -> Cell:
 
 
 def _whole(times: StepTimes, rank: int) -> PartTimes:
-    """Return what the whole model takes on a rank: its own layers' time, with the last rank's head."""
+    """Return the costs of the whole model on a rank: the time of its own layers, and the last rank's head."""
     return replace(times.ranks[rank], head_s=times.ranks[-1].head_s, overhead_s=times.ranks[0].overhead_s)
 
 
-def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> Costs:
+def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> LayerCosts:
     lanes, batch = shape
-    return Costs(
+    return LayerCosts(
         ranks=bench.ranks,
         batch=batch,
         lanes=lanes,

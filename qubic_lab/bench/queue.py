@@ -1,7 +1,7 @@
-"""The task queue while its workers are killed or stopped: is any task lost, is any answered twice?
+"""Checks that the task queue loses no task and answers none twice while its workers are killed or stopped.
 
-Each worker is a process, with a consumer's duties: it beats and reclaims each second, and holds one task at a time. The
-verdict is read from the log that the scripts keep in Redis, not from what the workers say.
+Each worker is a process with a consumer's duties: it sends heartbeats and reclaims each second, and holds one task at a
+time. The verdict comes from the log that the queue's scripts keep in Redis, not from the workers.
 """
 
 import argparse
@@ -12,36 +12,34 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import redis
 
+from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, QueueLimits, TaskQueue, count_lost_and_duplicated
+from qubic_lab.core import Progress
 from qubic_lab.errors import FencedError, QubicLabError, check_at_least, check_choice, check_range
 from qubic_lab.lifeline import end_when_stdin_closes
-from qubic_lab.provenance import machine, source_commit
 
 SIGNALS = ("kill", "stop")
 MOST_TASKS = 100_000
 STOPPED_S = 8.0
-"""A stopped worker goes on after so long: others have its task by then."""
+"""Time after which a stopped worker continues; by then others have taken its task."""
 STUCK_S = 60.0
 _LOOK_S = 0.2
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
-class QueueResult:
-    """What became of all tasks; `executed` counts tries, `fenced` writes refused, `reclaimed` leases taken back.
+class QueueResult(MeasuredResult):
+    """The outcome of all tasks.
 
-    `disturbed`: how many workers were killed or stopped. `wrong`: tasks without
-    their right answer.
+    `disturbed` counts the workers that were killed or stopped, `wrong` the tasks without their right answer, `executed`
+    the tries, `fenced` the refused writes, and `reclaimed` the leases that were taken back.
     """
 
     tasks: int
@@ -59,17 +57,23 @@ class QueueResult:
     seconds: float
     tasks_per_s: float
     server: str
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield what became of the tasks and how the workers were disturbed."""
+        yield (
+            f"{self.tasks} tasks: {self.lost} lost, {self.duplicated} duplicated, {self.wrong} wrong, "
+            f"{self.dead} dead; {self.executed} tries, {self.reclaimed} leases taken back, {self.fenced} writes refused"
+        )
+        yield (
+            f"{self.disturbed} times a worker of {self.workers} was "
+            f"{'stopped' if self.signal == 'stop' else 'killed'}, every {self.every_s:g} s; {self.seconds:.1f} s, "
+            f"{self.tasks_per_s:.0f} tasks/s, {self.server}, {self.machine}, commit {self.commit}"
+        )
 
 
 @dataclass
 class _Workers:
-    """The processes, and who of them is stopped until when."""
+    """The worker processes, and the times at which stopped ones continue."""
 
     url: str
     work_s: float
@@ -83,7 +87,7 @@ class _Workers:
         self.running.append(subprocess.Popen([*command, "--work-s", str(self.work_s)], stdin=subprocess.PIPE))
 
     def disturb(self, how: str, choose: random.Random) -> None:
-        """Kill one, and start another in its place; or stop one."""
+        """Kill a worker and start another one in its place, or stop a worker."""
         worker = choose.choice(self.running)
         self.running.remove(worker)
         if how == "kill":
@@ -95,14 +99,14 @@ class _Workers:
             self.stopped.append((time.monotonic() + STOPPED_S, worker))
 
     def wake(self, now_s: float) -> None:
-        """Let those go on who were stopped for long enough."""
+        """Continue the workers that were stopped for long enough."""
         for until_s, worker in [each for each in self.stopped if each[0] <= now_s]:
             worker.send_signal(signal.SIGCONT)
             self.stopped.remove((until_s, worker))
             self.running.append(worker)
 
     def end(self) -> None:
-        """Let all finish what they hold, and end."""
+        """Let all workers finish their tasks, and end them."""
         self.wake(float("inf"))
         for worker in self.running:
             worker.terminate()
@@ -119,11 +123,11 @@ def bench_queue(
 ) -> QueueResult:
     """Let workers do all tasks while one of them is killed, or stopped for a while, every few seconds.
 
-    The server is an embedded one in a folder of its own. A task is a number, its result the square.
+    The Redis server is an embedded one in a temporary folder. A task is a number, and its result is the square.
 
     Raises:
-        InputError: a number is out of range, or an unknown signal.
-        QubicLabError: the server was lost, or nothing went on for a minute.
+        InputError: a number is out of range, or the signal is unknown.
+        QubicLabError: the server was lost, or no task ended for a minute.
     """
     check_range("--tasks", tasks, 1, MOST_TASKS)
     check_at_least("--workers", workers, 1 if how == "kill" else 2)
@@ -137,7 +141,7 @@ def bench_queue(
         try:
             for _ in range(workers):
                 group.start()
-            disturbed = _disturb_until_done(queue, group, how, every_s, random.Random(seed), progress)
+            disturbed = _disturb_until_done(queue, group, how, every_s, seed, progress)
             seconds = time.monotonic() - started
         finally:
             group.end()
@@ -159,21 +163,20 @@ def bench_queue(
             seconds=seconds,
             tasks_per_s=tasks / seconds,
             server=describe_server(client),
-            machine=str(machine()),
-            commit=str(source_commit()),
         )
 
 
 def describe_server(client: redis.Redis) -> str:
-    """Return a server's name and version."""
+    """Return the name and version of a Redis server."""
     info = client.info("server")
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
 
 
 def _disturb_until_done(
-    queue: TaskQueue, group: _Workers, how: str, every_s: float, choose: random.Random, progress: Progress
+    queue: TaskQueue, group: _Workers, how: str, every_s: float, seed: int, progress: Progress
 ) -> int:
-    """Return how many workers were disturbed until the last task had its end."""
+    """Disturb workers until the last task has ended; return how many were disturbed."""
+    choose = random.Random(seed)
     total, disturbed, before = queue.counts().submitted, 0, -1
     moved_s = next_s = time.monotonic()
     while True:
@@ -195,13 +198,13 @@ def _disturb_until_done(
 
 
 def _count_wrong(queue: TaskQueue, submitted: Sequence[str]) -> int:
-    """Return how many tasks have another answer than their number's square, or none."""
+    """Return how many tasks have no answer, or another one than the square of their number."""
     outcomes = (queue.result(task) for task in submitted)
     return sum(outcome is None or outcome.result != {"square": number**2} for number, outcome in enumerate(outcomes))
 
 
 def main() -> None:
-    """Be one worker, until SIGTERM."""
+    """Run one worker until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--name", required=True)
@@ -212,7 +215,7 @@ def main() -> None:
     end_when_stdin_closes()
     with connect(options.url) as client:
         queue = TaskQueue(client)
-        threading.Thread(target=beat_and_reclaim, args=(queue, options.name), daemon=True).start()
+        threading.Thread(target=heartbeat_and_reclaim, args=(queue, options.name), daemon=True).start()
         while not ending.is_set():
             _work(queue, options.name, options.work_s)
 
@@ -222,12 +225,12 @@ def _work(queue: TaskQueue, name: str, work_s: float) -> None:
     if lease is None:
         return
     time.sleep(work_s)
-    with suppress(FencedError):  # another has it: Redis counts that
+    with suppress(FencedError):  # another worker has the task; Redis counts the refused write
         queue.complete(lease, {"square": lease.payload["number"] ** 2})
 
 
-def beat_and_reclaim(queue: TaskQueue, name: str) -> None:
-    """Do a consumer's duties, for ever."""
+def heartbeat_and_reclaim(queue: TaskQueue, name: str) -> None:
+    """Do a consumer's duties until the process ends."""
     while True:
         queue.beat(name)
         queue.reclaim(name)

@@ -1,54 +1,50 @@
-"""What further samples of a question cost: k samples of one prompt beside one sample, and beside k requests."""
+"""Measures the cost of further samples of one prompt: k samples against one sample, and against k requests."""
 
 import random
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.bench.result import MeasuredResult, Spread, Table
+from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_range
-from qubic_lab.evals.compare import Progress
 from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import ResolvedConfig
-from qubic_lab.provenance import machine, source_commit
 
 TIMES_LIMIT = 2.0
-"""Set beforehand: so many times what one sample takes, at most."""
+"""Limit for the time of all samples, as a multiple of the time of one."""
 TEMPERATURE = 0.7
 _FIRST_TOKEN = 10
-"""Ids below are often special."""
+"""Lower ids are often special tokens."""
 
 
 @dataclass(frozen=True)
-class Times:
-    """Seconds, or their ratio to one sample's of the same repeat: the median, lowest and highest, and all."""
+class SampleTimes(Spread):
+    """Seconds, or their ratio to the time of one sample in the same repeat; `all` holds every measurement."""
 
-    median: float
-    low: float
-    high: float
     all: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class SamplesResult:
-    """How long one sample takes, k samples of one prompt, and k requests with prompts of their own.
+class SamplesResult(MeasuredResult):
+    """Times of one sample, of k samples of one prompt, and of k requests with different prompts.
 
     Attributes:
-        times: k samples as a multiple of one sample.
-        requests_times: k requests as a multiple of one sample.
+        times: time of k samples as a multiple of the time of one.
+        requests_times: time of k requests as a multiple of the time of one sample.
         within_limit: whether the median of `times` is at most `limit`.
     """
 
     samples: int
-    one_s: Times
-    samples_s: Times
-    requests_s: Times
-    times: Times
-    requests_times: Times
+    one_s: SampleTimes
+    samples_s: SampleTimes
+    requests_s: SampleTimes
+    times: SampleTimes
+    requests_times: SampleTimes
     limit: float
     within_limit: bool
     model: str
@@ -61,12 +57,23 @@ class SamplesResult:
     threads: int
     prompt_tokens: int
     new_tokens: int
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield the three times."""
+        count = self.samples
+        rows = [
+            ("one sample", self.one_s.text(), "1"),
+            (f"{count} samples of one prompt", self.samples_s.text(), self.times.text()),
+            (f"{count} requests", self.requests_s.text(), self.requests_times.text()),
+        ]
+        yield Table(("", "seconds", "times one sample"), rows)
+        yield (
+            f"{count} samples take {'no more' if self.within_limit else 'more'} than {self.limit:g} times one. "
+            f"{len(self.times.all)} repeats, median (lowest to highest); {self.prompt_tokens} prompt tokens, "
+            f"{self.new_tokens} new ones; {self.model}, layers {','.join(map(str, self.layers))}, {self.lanes} lanes "
+            f"of {self.slots}, {self.dtype}, {self.device}, {self.threads} threads a rank, {self.machine}, "
+            f"commit {self.commit}"
+        )
 
 
 def bench_samples(
@@ -75,20 +82,20 @@ def bench_samples(
     prompt_tokens: int = 128,
     new_tokens: int = 64,
     repeat: int = 5,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> SamplesResult:
-    """Time the three in turn, `repeat` times, each time with prompts that were not seen before.
+    """Measure the three times in turn, `repeat` times, each time with new prompts.
 
     Args:
-        config: of the pipeline; its lanes must have slots for all samples.
-        samples: of one prompt.
-        prompt_tokens: of each prompt, drawn by chance with a fixed seed.
-        new_tokens: of each sample, whatever its end tokens.
-        repeat: measurements of each.
-        progress: called after each measurement.
+        config: the pipeline; its lanes must have slots for all samples.
+        samples: number of samples of one prompt.
+        prompt_tokens: tokens of each prompt, random with a fixed seed.
+        new_tokens: tokens of each sample; end tokens are ignored.
+        repeat: measurements of each time.
+        progress: called after each repeat.
 
     Raises:
-        InputError: a number is out of its range, or the model cannot be found.
+        InputError: a number is out of range, or the model cannot be found.
         RankError: a rank was lost.
     """
     check_at_least("samples", samples, 2)
@@ -105,20 +112,19 @@ def bench_samples(
             "samples": lambda: pipeline.samples(prompts.next(), samples),
             "requests": lambda: list(pipeline.answer_all([prompts.next() for _ in range(samples)])),
         }
-        for ask in work.values():  # what a process does once is not measured
+        for ask in work.values():  # warm-up
             ask()
         for number in range(repeat):
             for name, ask in work.items():
                 started_s = time.perf_counter()
                 ask()
                 taken[name].append(time.perf_counter() - started_s)
-            if progress is not None:
-                progress("measuring", number + 1, repeat)
+            progress("measuring", number + 1, repeat)
     return _result(used, taken, samples, prompt_tokens, new_tokens)
 
 
 class _Prompts:
-    """Requests with a prompt of their own each."""
+    """Requests with random prompts."""
 
     def __init__(self, used: ResolvedConfig, prompt_tokens: int, new_tokens: int) -> None:
         self._draw = random.Random(0)
@@ -127,7 +133,7 @@ class _Prompts:
         self._sampling = SamplingParams(max_new_tokens=new_tokens, temperature=TEMPERATURE, ignore_eos=True)
 
     def next(self) -> Request:
-        """Return the next one."""
+        """Return a request with a new prompt."""
         ids = tuple(self._draw.randrange(_FIRST_TOKEN, self._vocabulary) for _ in range(self._tokens))
         return Request(token_ids=ids, sampling=self._sampling)
 
@@ -135,7 +141,7 @@ class _Prompts:
 def _result(
     used: ResolvedConfig, taken: dict[str, list[float]], samples: int, prompt_tokens: int, new_tokens: int
 ) -> SamplesResult:
-    def ratios(name: str) -> Times:
+    def ratios(name: str) -> SampleTimes:
         return _times([several / one for several, one in zip(taken[name], taken["one"], strict=True)])
 
     times = ratios("samples")
@@ -158,10 +164,8 @@ def _result(
         threads=used.threads,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
-def _times(taken: list[float]) -> Times:
-    return Times(median(taken), min(taken), max(taken), tuple(taken))
+def _times(taken: list[float]) -> SampleTimes:
+    return SampleTimes(median(taken), min(taken), max(taken), tuple(taken))

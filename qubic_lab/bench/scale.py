@@ -1,14 +1,14 @@
-"""What a coordinator, its registry and its queue cost as nodes become many, and what is at its end first.
+"""Measures how the cost of coordinator, registry and queue grows with the number of nodes, and which limit comes first.
 
-Two measurements at each number of nodes:
+There are two measurements for each number of nodes:
 
-- **Calls.** A registry holds so many records, and the calls that a coordinator makes of it are timed one by one.
-- **Processes.** A coordinator has so many nodes registered that send their heartbeats at the real rate. How much of a
-  core it and Redis use is read from the system: first while nobody asks, then while clients ask as fast as they get
-  answers, which also tells how many requests a second it can take. Most nodes are names: the services of a few echo
-  nodes stand behind all of them, take their requests and answer their probes.
+- **Calls.** The calls that a coordinator makes to a registry with that many records are timed one by one.
+- **Processes.** That many nodes are registered at a coordinator and send heartbeats at the real rate. The CPU use of
+  coordinator and Redis is measured first while idle, then while clients ask as fast as they get answers, which also
+  gives the highest request rate. Most nodes are only names: a few echo nodes take their requests and answer their
+  probes.
 
-Beside it, as a check, a few nodes that are real ones, each with its own service, heartbeats and connections.
+As a check, the second measurement is repeated with a few real nodes, each with its own service and connections.
 """
 
 import asyncio
@@ -16,27 +16,27 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice, pairwise, product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import grpc.aio
 import redis
 
-from qubic_lab.bench.dispatch import Exchange, ask_all, echo_questions
+from qubic_lab.bench.dispatch import Exchange, ask_all, echo_requests
 from qubic_lab.bench.local_cluster import LocalCluster, cpu_s, local_cluster, run_apart
+from qubic_lab.bench.result import MeasuredResult, Spread, Table
 from qubic_lab.cluster.balance import BALANCERS, make_balancer
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import HEARTBEAT_S, Registry
 from qubic_lab.cluster.tasks import TaskQueue
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, QubicLabError, check_range
-from qubic_lab.provenance import machine, source_commit
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc
 
@@ -48,45 +48,29 @@ TASKS = 200
 SERVICES = 4
 """Real services behind all names."""
 CONNECTIONS = 16
-"""Over which the names' heartbeats come."""
+"""Connections that carry the heartbeats of the names."""
 SETTLE_S = HEARTBEAT_S + 1.0
-"""Every node has sent a heartbeat by then, and idle ones are probed."""
+"""Time after which every node has sent a heartbeat, and idle ones are probed."""
 WINDOWS = 3
 REQUESTS, CLIENTS, TOKEN_S = 150, 32, 0.02
-"""Of a window in which clients ask, for one token: enough to leave a coordinator no rest."""
+"""Load of a busy window, with one token per request: enough to keep a coordinator fully busy."""
 REQUESTS_PER_NODE_S = 0.1
-"""What is assumed of the load: each node gets a request in ten seconds."""
+"""Assumed load: each node gets a request every ten seconds."""
 STATE = pb.NodeState(cpu_share=0.5, memory_share=0.5, ready=True, finished=1_000, tokens=100_000)
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median with the lowest and the highest value."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Sum up one value or more."""
-        return cls(median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
 class CallCosts:
-    """Calls while `nodes` are registered, in ms.
+    """Times of calls while `nodes` nodes are registered, in ms.
 
     Attributes:
-        nodes: how many.
-        nodes_ms: to read all of them from the registry.
-        update_ms: to take them over.
-        beat_ms: to write one heartbeat.
-        choose_ms: to choose one, by balancer.
-        tasks_per_s: put in, taken and completed one after the other, by one thread.
-        redis_bytes: of Redis's memory for each.
+        nodes: number of nodes.
+        nodes_ms: reading all records from the registry.
+        update_ms: updating the coordinator's view with them.
+        beat_ms: writing one heartbeat.
+        choose_ms: choosing a node, by balancer.
+        tasks_per_s: tasks that one thread submits, takes and completes one after the other.
+        redis_bytes: memory of Redis per node.
     """
 
     nodes: int
@@ -100,19 +84,20 @@ class CallCosts:
 
 @dataclass(frozen=True)
 class ProcessCosts:
-    """What coordinator and Redis use, in shares of a core, and can take while `nodes` are registered.
+    """CPU use of coordinator and Redis in shares of a core, and the highest request rate, with `nodes` nodes.
 
     Attributes:
-        nodes: how many.
-        names: how many of them are names.
-        join_s: until these had registered, one after the other, each with a first heartbeat.
-        beats_per_s: heartbeats of names that were answered while nobody asked; one in 5 s for each, or it did not keep
-            up.
-        coordinator_idle: while nobody asked.
-        redis_idle: the same.
-        requests_per_s: what clients got who asked as fast as they could.
-        coordinator_busy: meanwhile. More than one core it can hardly use: Python runs one thread at a time.
-        redis_busy: the same. Redis runs scripts one at a time, too.
+        nodes: number of nodes.
+        names: number of nodes that are only names.
+        join_s: time in which the names registered one after the other, each with a first heartbeat.
+        beats_per_s: heartbeats of names that were answered while idle; below one per name in 5 s the coordinator did
+            not keep up.
+        coordinator_idle: CPU use of the coordinator while idle.
+        redis_idle: CPU use of Redis while idle.
+        requests_per_s: requests per second of clients that asked as fast as they could.
+        coordinator_busy: CPU use of the coordinator meanwhile; about one core at most, as Python runs one thread at a
+            time.
+        redis_busy: CPU use of Redis meanwhile; about one core at most, as Redis runs one script at a time.
     """
 
     nodes: int
@@ -125,17 +110,25 @@ class ProcessCosts:
     coordinator_busy: Spread
     redis_busy: Spread
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of a report."""
+        return (
+            *(f"{self.nodes}", f"{self.names}", f"{self.beats_per_s:.1f}"),
+            *(self.coordinator_idle.text(".1%"), self.redis_idle.text(".1%"), self.requests_per_s.text(".1f")),
+            *(self.coordinator_busy.text(".0%"), self.redis_busy.text(".0%")),
+        )
+
 
 @dataclass(frozen=True)
-class Limit:
-    """The number of nodes whose requests are as many as can be taken, and a range of it.
+class NodeLimit:
+    """The number of nodes at which the load equals the highest request rate.
 
     Attributes:
-        nodes: by the medians of the windows.
-        low: by whichever of their lowest and highest values give the fewest nodes.
-        high: the same for the most.
-        beyond: it is more than were measured, and so extrapolated.
-        process: which of the two uses more of its core, where that was measured next to it.
+        nodes: from the medians of the windows.
+        low: the fewest nodes that any combination of lowest and highest rates gives.
+        high: the most nodes that any such combination gives.
+        beyond: whether it is more than were measured, and therefore extrapolated.
+        process: the process with the higher CPU use at the nearest measured number of nodes.
     """
 
     nodes: float
@@ -146,21 +139,39 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class ScaleResult:
-    """All levels, the check, and the limit at the load that is assumed."""
+class ScaleResult(MeasuredResult):
+    """All levels, the check with real nodes, and the limit under the assumed load."""
 
     calls: tuple[CallCosts, ...]
     processes: tuple[ProcessCosts, ...]
     check: tuple[ProcessCosts, ...]
-    limit: Limit
+    limit: NodeLimit
     requests_per_node_s: float
     beat_every_s: float
-    machine: str
-    commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+    def report(self) -> Iterator[Table | str]:
+        """Yield one table of calls and one of processes."""
+        balancers = tuple(self.calls[0].choose_ms)
+        calls = [
+            (
+                *(f"{c.nodes}", c.nodes_ms.text(), c.update_ms.text(), c.beat_ms.text()),
+                *(f"{c.choose_ms[name].median:.2f}" for name in balancers),
+                *(f"{c.tasks_per_s:.0f}", f"{c.redis_bytes:.0f}"),
+            )
+            for c in self.calls
+        ]
+        times = ("read all ms", "update ms", "heartbeat ms")
+        yield Table(("nodes", *times, *balancers, "tasks/s", "bytes a node"), calls)
+        idle, busy = ("coordinator idle", "Redis idle"), ("coordinator busy", "Redis busy")
+        header = ("nodes", "of them names", "heartbeats/s", *idle, "requests/s", *busy)
+        yield Table(header, [each.cells() for each in (*self.processes, *self.check)])
+        limit = self.limit
+        yield (
+            f"with {self.requests_per_node_s:g} requests/s a node one coordinator can serve {limit.nodes:.0f} nodes "
+            f"({limit.low:.0f} to {limit.high:.0f}{', extrapolated' if limit.beyond else ''}); the busier process is "
+            f"{limit.process}"
+        )
+        yield f"a heartbeat every {self.beat_every_s:g} s, {self.machine}, commit {self.commit}"
 
 
 def bench_scale(
@@ -168,34 +179,34 @@ def bench_scale(
     real: Sequence[int] = REAL,
     requests_per_node_s: float = REQUESTS_PER_NODE_S,
     window_s: float = HEARTBEAT_S,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> ScaleResult:
-    """Measure a coordinator and its Redis at each number of nodes.
+    """Measure a coordinator and its Redis with each number of nodes.
 
     Args:
-        levels: numbers of nodes, two at least, rising.
+        levels: numbers of nodes, at least two, in increasing order.
         real: numbers of real nodes for the check; may be empty.
-        requests_per_node_s: the load that the limit is for.
-        window_s: so long is looked at the processes at a time, three times at each number.
+        requests_per_node_s: load for which the limit is computed.
+        window_s: length of an idle window; there are three for each number of nodes.
         progress: called before each measurement.
 
     Raises:
         InputError: a number is out of range.
-        QubicLabError: a process does not come up.
+        QubicLabError: a process does not start.
     """
     _check(levels, real, requests_per_node_s, window_s)
     steps = 2 * len(levels) + len(real)
-    told = progress or (lambda text, done, total: None)
+
     calls, processes, check = [], [], []
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server, connect(server.url) as client:
         for done, nodes in enumerate(levels):
-            told(f"calls, {nodes} nodes", done, steps)
+            progress(f"calls, {nodes} nodes", done, steps)
             calls.append(measure_calls(client, nodes))
     for done, nodes in enumerate(levels, start=len(levels)):
-        told(f"processes, {nodes} nodes", done, steps)
+        progress(f"processes, {nodes} nodes", done, steps)
         processes.append(measure_processes(nodes, min(SERVICES, nodes), window_s))
     for done, nodes in enumerate(real, start=2 * len(levels)):
-        told(f"processes, {nodes} real nodes", done, steps)
+        progress(f"processes, {nodes} real nodes", done, steps)
         check.append(measure_processes(nodes, nodes, window_s))
     return ScaleResult(
         calls=tuple(calls),
@@ -204,18 +215,16 @@ def bench_scale(
         limit=find_limit(processes, requests_per_node_s),
         requests_per_node_s=requests_per_node_s,
         beat_every_s=HEARTBEAT_S,
-        machine=str(machine()),
-        commit=str(source_commit()),
     )
 
 
 def measure_calls(client: redis.Redis, nodes: int) -> CallCosts:
-    """Time calls on a Redis that holds nothing that is needed."""
+    """Time the calls with a number of nodes; all data in this Redis are deleted."""
     client.flushall()
     registry = Registry(client)
     for name, session in _register(registry, 1):
         registry.leave(name, session)
-    registry.nodes()  # the server has all scripts now
+    registry.nodes()  # loads the scripts into the server
     empty_bytes = client.info("memory")["used_memory"]
     sessions = _register(registry, nodes)
     full_bytes = client.info("memory")["used_memory"]
@@ -236,7 +245,7 @@ def measure_calls(client: redis.Redis, nodes: int) -> CallCosts:
 
 
 def registration_of(number: int, address: str) -> pb.NodeRegistration:
-    """Return what a node with two GPUs tells of itself."""
+    """Return the registration of a node with two GPUs."""
     capabilities = pb.Capabilities(
         model="deepseek",
         model_hash="0" * 64,
@@ -253,20 +262,20 @@ def registration_of(number: int, address: str) -> pb.NodeRegistration:
 
 
 def measure_processes(nodes: int, services: int, window_s: float) -> ProcessCosts:
-    """Look at a coordinator and its Redis while so many nodes are registered, of which `services` are real ones."""
+    """Measure a coordinator and its Redis with `nodes` registered nodes, of which `services` are real."""
     real = [f"real-{number}" for number in range(services)]
     with local_cluster() as cluster:
         cluster.start_echo(*real, token_s=TOKEN_S, slots=CLIENTS)
         addresses = cluster.wait_for_nodes(*real)
-        return run_apart(_look_at(cluster, _Names(cluster.registries[0], nodes - services, addresses), nodes, window_s))
+        return run_apart(_watch(cluster, _Names(cluster.registries[0], nodes - services, addresses), nodes, window_s))
 
 
-def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) -> Limit:
-    """Return how many nodes can be served that get so many requests a second each.
+def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) -> NodeLimit:
+    """Return how many nodes can be served.
 
     Args:
-        processes: at two numbers of nodes or more, rising.
-        requests_per_node_s: of each node.
+        processes: measurements at two or more numbers of nodes, in increasing order.
+        requests_per_node_s: load of each node.
     """
 
     def where(of_each: Sequence[str]) -> float:
@@ -281,17 +290,19 @@ def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) ->
     ends = [nodes, *map(where, product(("low", "high"), repeat=len(processes)))]
     nearest = min(processes, key=lambda each: abs(math.log(each.nodes) - math.log(nodes)))
     redis_first = nearest.redis_busy.median > nearest.coordinator_busy.median
-    return Limit(nodes, min(ends), max(ends), nodes > processes[-1].nodes, "redis" if redis_first else "coordinator")
+    return NodeLimit(
+        nodes, min(ends), max(ends), nodes > processes[-1].nodes, "redis" if redis_first else "coordinator"
+    )
 
 
 def where_whole(shares: Sequence[tuple[int, float]]) -> float:
-    """Return the number of nodes at which a share is 1: a power law between two neighbours, and beyond the last two.
+    """Return the number of nodes at which a share reaches 1, with a power law between and beyond the measured points.
 
     Args:
-        shares: numbers of nodes, rising, each with the share at it; two at least.
+        shares: numbers of nodes in increasing order, each with its share; at least two.
 
     Returns:
-        Infinity where the share does not rise at the end.
+        Infinity if the share does not increase at the end.
     """
     for (nodes, share), (more, larger) in pairwise(shares):
         if larger >= 1.0 or (more, larger) == shares[-1]:
@@ -303,7 +314,7 @@ def where_whole(shares: Sequence[tuple[int, float]]) -> float:
 
 
 class _Names:
-    """Nodes that are names alone: registered at a coordinator, with heartbeats, and others' services behind them."""
+    """Nodes that are only names: they register and send heartbeats, but other nodes' services stand behind them."""
 
     def __init__(self, registry: str, count: int, addresses: Sequence[str]) -> None:
         self.count = count
@@ -315,9 +326,9 @@ class _Names:
 
     @asynccontextmanager
     async def living(self) -> AsyncIterator[None]:
-        """Register all, and send their heartbeats while the block runs, evenly over the time between two of one."""
+        """Register all names, and send their heartbeats at even intervals while the block runs."""
         async with AsyncExitStack() as stack:
-            options = (("grpc.use_local_subchannel_pool", 1),)  # else all are one connection
+            options = (("grpc.use_local_subchannel_pool", 1),)  # otherwise all channels share one connection
             channels = [
                 await stack.enter_async_context(grpc.aio.insecure_channel(self._registry, options=options))
                 for _ in range(CONNECTIONS)
@@ -348,7 +359,7 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Window:
-    """What was seen while nobody asked, or while clients did: seconds, processor time in seconds, and counts."""
+    """Measurements of an idle or a busy window: its length and CPU times in seconds, and counts."""
 
     seconds: float
     coordinator_s: float
@@ -357,18 +368,18 @@ class _Window:
     answered: Sequence[Exchange]
 
 
-async def _look_at(cluster: LocalCluster, names: _Names, nodes: int, window_s: float) -> ProcessCosts:
+async def _watch(cluster: LocalCluster, names: _Names, nodes: int, window_s: float) -> ProcessCosts:
     [(coordinator, url)] = cluster.urls.items()
     redis_pid = cluster.redis.pid
-    assert redis_pid is not None  # it answered a moment ago
+    assert redis_pid is not None  # Redis has just answered
 
     def read() -> tuple[float, ...]:
         return time.monotonic(), cluster.cpu_s(coordinator), cpu_s(redis_pid), names.beats
 
-    async def look(asking: bool) -> _Window:
+    async def window(asking: bool) -> _Window:
         before, answered = read(), list[Exchange]()
         if asking:
-            answered, _ = await ask_all(url, echo_questions(REQUESTS, 1), CLIENTS)
+            answered, _ = await ask_all(url, echo_requests(REQUESTS, 1), CLIENTS)
         else:
             await asyncio.sleep(window_s)
         seconds, coordinator_s, redis_s, beats = (late - early for early, late in zip(before, read(), strict=True))
@@ -378,9 +389,9 @@ async def _look_at(cluster: LocalCluster, names: _Names, nodes: int, window_s: f
     async with names.living():
         join_s = time.perf_counter() - started
         await asyncio.sleep(min(SETTLE_S, 2 * window_s))
-        idle = [await look(asking=False) for _ in range(WINDOWS)]
-        busy = [await look(asking=True) for _ in range(WINDOWS)]
-    answered = [each for window in busy for each in window.answered]
+        idle = [await window(asking=False) for _ in range(WINDOWS)]
+        busy = [await window(asking=True) for _ in range(WINDOWS)]
+    answered = [each for one in busy for each in one.answered]
     if faults := [each.fault for each in answered if each.fault]:
         raise QubicLabError(f"{len(faults)} of {len(answered)} requests failed at {nodes} nodes: {faults[0]}")
     return ProcessCosts(
@@ -397,7 +408,7 @@ async def _look_at(cluster: LocalCluster, names: _Names, nodes: int, window_s: f
 
 
 def _register(registry: Registry, nodes: int) -> list[tuple[str, str]]:
-    """Register nodes with a heartbeat each; return their names and sessions."""
+    """Register nodes with one heartbeat each; return their names and sessions."""
     sessions = []
     for number in range(nodes):
         registration = registration_of(number, "127.0.0.1:1")
@@ -420,7 +431,7 @@ def _tasks_per_s(queue: TaskQueue) -> float:
     for number in range(TASKS):
         queue.submit({"number": number})
         lease = queue.take("consumer")
-        assert lease is not None  # what was just put in
+        assert lease is not None  # the task was just submitted
         queue.complete(lease, {"number": number})
     return TASKS / (time.perf_counter() - started)
 
@@ -431,7 +442,7 @@ def _check(levels: Sequence[int], real: Sequence[int], requests_per_node_s: floa
     for nodes in real:
         check_range("--real", nodes, 1, MOST_REAL)
     if len(levels) < 2 or any(more <= nodes for nodes, more in pairwise(levels)):
-        raise InputError(f"--nodes is {', '.join(map(str, levels))}: give two numbers at least, rising")
+        raise InputError(f"--nodes is {', '.join(map(str, levels))}: give at least two numbers in increasing order")
     for option, value in (("--requests-per-node", requests_per_node_s), ("--window", window_s)):
         if not 0 < value <= 60:
             raise InputError(f"{option} is {value}: it must be above 0 and at most 60")

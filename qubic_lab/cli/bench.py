@@ -1,39 +1,488 @@
-"""`qubic-lab bench …`: the group; its commands stand in a file for each subject."""
+"""`qubic-lab bench …`: measurements of pipelines, clusters, votes and the oracle on this machine."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from qubic_lab.cli import bench_backtest, bench_cluster, bench_consensus, bench_oracle, bench_pipeline
-
-COMMANDS = (
-    (bench_backtest.backtest, "backtest --null 1000 --effect 300 --var 200"),
-    (bench_cluster.balance, "balance --requests 50 --nodes 3"),
-    (bench_pipeline.concurrency, "concurrency --model smollm2 --clients 1,4,10,16"),
-    (bench_consensus.consensus, "consensus --accuracy 0.6 --correlation 0 --k 5"),
-    (bench_cluster.dispatch, "dispatch --concurrency 50 --requests 1000"),
-    (bench_pipeline.engine, "engine --model smollm2 --ranks 1,2 --batch 1,8"),
-    (bench_cluster.failover, "failover --nodes 3 --kill-coordinator"),
-    (bench_pipeline.gpu, "gpu --model deepseek --dtype fp16"),
-    (bench_pipeline.link, "link --repeat 500"),
-    (bench_pipeline.memory, "memory --model smollm2 --ranks 2"),
-    (bench_oracle.oracle, "oracle --clients 50"),
-    (bench_consensus.pairs, "pairs"),
-    (bench_pipeline.prediction, "prediction --model smollm2 --ranks 1,2 --batch 1,4,8"),
-    (bench_cluster.queue, "queue --tasks 20000 --workers 4 --kill-every 2s"),
-    (bench_consensus.samples, "samples --model smollm2 --ranks 2 --samples 4"),
-    (bench_cluster.scale, "scale --nodes 10,100,300,1000 --real 3,6,12"),
-    (bench_pipeline.tracing, "tracing --model smollm2 --ranks 2"),
-    (bench_consensus.voting, "voting --answers 16"),
+from qubic_lab.bench.result import BenchResult, Table
+from qubic_lab.cli import options
+from qubic_lab.cli.console import (
+    note_meaningless,
+    print_json,
+    print_table,
+    progress_bar,
+    read_seconds,
+    require,
+    split_list,
+    split_numbers,
 )
-"""Each with the arguments of an example, in the order that the help lists them."""
+from qubic_lab.core import Progress
+from qubic_lab.errors import InputError, check_at_least, check_choice
+
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+EchoNodes = Annotated[int, typer.Option(help="Echo nodes: real nodes whose engine only waits.")]
+PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
+NewTokens = Annotated[int, typer.Option(help="Tokens of each answer.")]
+Repeat = Annotated[int, typer.Option(help="Number of measurements.")]
+RankCount = Annotated[int, typer.Option(help="Ranks to split the layers over.")]
+RankCounts = Annotated[str, typer.Option(help="Numbers of ranks, such as 1,2.")]
+Batches = Annotated[str, typer.Option(help="Requests that decode together in a lane.")]
+
+Bench = Callable[..., BenchResult]
+_COMMANDS: dict[str, tuple[Callable[..., None], str]] = {}
+
+
+def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
+    """Make a function a command of this group; it gets a progress callback and options, and returns a result.
+
+    The command adds `--json`, a progress bar, and the output of the result.
+
+    Args:
+        example: options of the example in the help text.
+        modules: packages of the `lab` extra that it needs, by their import names.
+    """
+
+    def register_bench(function: Bench) -> Bench:
+        def command(json: bool, **given: Any) -> None:
+            require(*modules)
+            with progress_bar() as progress:
+                result = function(progress, **given)
+            note_meaningless(getattr(result, "meaningless", False))
+            show(result, json)
+
+        _, *parameters = inspect.signature(function).parameters.values()
+        json = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json)
+        command.__signature__ = inspect.Signature([*parameters, json])  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in (*parameters, json)}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        _COMMANDS[function.__name__] = (command, f"{function.__name__} {example}".rstrip())
+        return function
+
+    return register_bench
+
+
+def show(result: BenchResult, json: bool) -> None:
+    """Print a result as one JSON object, or its tables and sentences."""
+    if json:
+        print_json(result.to_dict())
+        return
+    after_table = False
+    for part in result.report():
+        if after_table:
+            typer.echo("")
+        if after_table := isinstance(part, Table):
+            print_table(part.header, part.rows)
+        else:
+            typer.echo(part)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the group with its commands in alphabetical order."""
     group = typer.Typer(
-        help="Measure pipelines, clusters and votes on this machine.",
+        help="Measure pipelines, clusters, votes and the oracle on this machine.",
         epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
         rich_markup_mode=None,
     )
-    for command, example in COMMANDS:
+    for _, (command, example) in sorted(_COMMANDS.items()):
         group.command(epilog=f"Example: qubic-lab bench {example}")(command)
     app.add_typer(group, name="bench")
+
+
+@bench("--null 1000 --effect 300 --var 200")
+def backtest(
+    progress: Progress,
+    null: Annotated[int, typer.Option(help="Runs in which no signal has any skill; 0: none.")] = 1_000,
+    effect: Annotated[int, typer.Option(help="Runs with an edge of the detectable size; 0: none.")] = 300,
+    var: Annotated[int, typer.Option(help="Simulated series for value at risk; 0: none.")] = 0,
+    var_bars: Annotated[int, typer.Option(help="Bars of each of these series.")] = 4_000,
+    speed: Annotated[bool, typer.Option(help="Measure speed as well.")] = True,
+    seed: Seed = 0,
+) -> BenchResult:
+    """Check error rates and speed of the backtest.
+
+    Data without any edge show how often noise is called evidence, data with one how often it is found.
+    """
+    from qubic_lab.bench.backtest import bench_backtest
+
+    return bench_backtest(null, effect, var, var_bars=var_bars, speed=speed, seed=seed, progress=progress)
+
+
+@bench("--requests 50 --nodes 3")
+def balance(
+    progress: Progress,
+    requests: Annotated[int, typer.Option(help="Requests while no node fails.")] = 50,
+    nodes: Annotated[int, typer.Option(help="Simulated nodes, of weights 3, 2, 1, 3, 2, 1 and so on.")] = 3,
+    seed: Seed = 0,
+) -> BenchResult:
+    """Show how balancers share requests and avoid failed nodes.
+
+    Nodes and time are simulated.
+    """
+    from qubic_lab.bench.balance import bench_balance
+
+    return bench_balance(requests, nodes, seed)
+
+
+@bench("--model smollm2 --clients 1,4,10,16", "pandas")
+def concurrency(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCount = 2,
+    dtype: options.Dtype = "bf16",
+    slots: Annotated[int, typer.Option(help="Requests that decode together in each lane.")] = 8,
+    threads: options.Threads = None,
+    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients.")] = "1,2,4,8,10,16",
+    requests: Annotated[int, typer.Option(help="Questions in a block, at least one for each client.")] = 16,
+    repeat: Annotated[int, typer.Option(help="Blocks of each number of clients.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option(help="Most tokens of a prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 16,
+) -> BenchResult:
+    """Measure latency and throughput with concurrent clients.
+
+    Also shows whether any answer changes.
+    """
+    from qubic_lab.bench.concurrency import bench_concurrency
+    from qubic_lab.pipeline import PipelineConfig
+
+    config = PipelineConfig(model, ranks, dtype=dtype, slots=slots, threads=threads)
+    numbers = split_numbers("--clients", clients)
+    return bench_concurrency(config, numbers, requests, repeat, prompt_tokens, new_tokens, progress)
+
+
+@bench("--accuracy 0.6 --correlation 0 --k 5")
+def consensus(
+    progress: Progress,
+    voters: Annotated[str, typer.Option(help="Who votes: simulated or model.")] = "simulated",
+    accuracy: Annotated[
+        float | None, typer.Option(help="Simulated: accuracy of each voter, 0 to 1.", show_default="0.6")
+    ] = None,
+    correlation: Annotated[
+        float | None,
+        typer.Option(help="Simulated: correlation of two voters' correctness, 0 to 1.", show_default="0"),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Number of voters.")] = 5,
+    option_count: Annotated[
+        int | None,
+        typer.Option("--options", help="Simulated: options of each question, one is right.", show_default="2"),
+    ] = None,
+    questions: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of questions; simulated voters get as many others for calibration.",
+            show_default="10000 simulated, 45 of a model",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model: alias, hub id, folder or .gguf file.", show_default="smollm2")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Model: answers to each question, at least k.", show_default="k")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Model: temperature of the samples.", show_default="0.7")
+    ] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Model: most tokens of an answer.", show_default="48")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Model: fp32, bf16 or fp16.", show_default="bf16")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Model: a file of questions with references.", show_default="graded questions")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Model: layout of the file, project, gsm8k or mapped.", show_default="project"),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--map", help="Model: columns of a mapped file, as in question=Q,answer=A.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Model: cache answers as they come, so that a stopped run can continue.")
+    ] = False,
+    calibrations: Annotated[
+        Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+) -> BenchResult:
+    """Measure the gain of a vote, and check its confidence.
+
+    Simulated voters, whose truth is known, check the method; a model's samples show what it is worth in practice.
+    """
+    simulated = {"accuracy": accuracy, "correlation": correlation, "options": option_count}
+    asked = {"samples": samples, "temperature": temperature, "max_new_tokens": new_tokens}
+    of_file = {"file": None if file is None else str(file), "layout": layout, "columns": columns}
+    of_model = {"model": model, "dtype": dtype, "calibrations": calibrations, "keep": keep or None, **of_file, **asked}
+    unfit = of_model if check_choice("voters", voters, ("simulated", "model")) == "simulated" else simulated
+    if unusable := _given(unfit):
+        raise InputError(f"{next(iter(unusable)).replace('_', ' ')} does not apply to {voters} voters: leave it out")
+    if voters == "simulated":
+        from qubic_lab.bench.consensus import bench_consensus
+
+        return bench_consensus(voters, k=k, seed=seed, **_given({**simulated, "questions": questions}))
+    from qubic_lab.bench.evaluations import bench_model_votes
+    from qubic_lab.evals.consensus_eval import ConsensusPlan
+    from qubic_lab.evals.recording import Asking
+
+    asking = Asking(**{"samples": k, **_given(asked)}, factor=max(2, k), seed=seed)
+    settings = _given({"model": model, "dtype": dtype, "questions": questions, **of_file})
+    plan = ConsensusPlan(k=k, asking=asking, seed=seed, **settings)
+    return bench_model_votes(plan, progress, keep=keep, calibrations=calibrations)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that were given; the others have defaults in the function that takes them."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@bench("--concurrency 50 --requests 1000")
+def dispatch(
+    progress: Progress,
+    requests: Annotated[int, typer.Option(help="Requests to echo nodes, real nodes whose engine only waits.")] = 1000,
+    concurrency: Annotated[int, typer.Option(help="Concurrent clients; each node has a slot for all of them.")] = 50,
+    nodes: EchoNodes = 3,
+    seconds: Annotated[float, typer.Option(help="Time that an echo node takes for an answer.")] = 1.0,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of its answer, spread evenly over that time.")] = 16,
+    real_requests: Annotated[
+        int, typer.Option(help="Requests to real nodes, one for each core but at most two; 0: none.")
+    ] = 100,
+    model: options.Model = "smollm2",
+    balancer: options.Balancer = "two-choices",
+) -> BenchResult:
+    """Measure the latency that a coordinator adds to its nodes'."""
+    from qubic_lab.bench.dispatch import bench_dispatch
+
+    settings = (requests, concurrency, nodes, seconds, new_tokens, real_requests, model, balancer)
+    return bench_dispatch(*settings, progress)
+
+
+@bench("--model smollm2 --ranks 1,2 --batch 1,8")
+def engine(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCounts = "1,2",
+    batch: Batches = "1,4,8",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "bf16",
+    prompt_tokens: PromptTokens = 64,
+    new_tokens: NewTokens = 32,
+    repeat: Repeat = 5,
+) -> BenchResult:
+    """Compare the pipeline's speed with that of transformers.
+
+    Both get the same total number of threads; prefill and decode are measured separately.
+    """
+    from qubic_lab.bench.engine import bench_engine
+
+    numbers, batches = split_numbers("--ranks", ranks), split_numbers("--batch", batch)
+    dtypes = split_list("--dtype", dtype)
+    return bench_engine(model, numbers, batches, dtypes, prompt_tokens, new_tokens, repeat, progress)
+
+
+@bench("--nodes 3 --kill-coordinator")
+def failover(
+    progress: Progress,
+    requests: Annotated[int, typer.Option(help="Number of streams.")] = 24,
+    every: Annotated[float, typer.Option(help="Seconds between the starts of two streams.")] = 0.75,
+    nodes: EchoNodes = 3,
+    new_tokens: NewTokens = 40,
+    seconds: Annotated[float, typer.Option(help="Time of an answer.")] = 4.0,
+    kill_coordinator: Annotated[
+        bool, typer.Option("--kill-coordinator", help="Start two coordinators and kill one of them later.")
+    ] = False,
+) -> BenchResult:
+    """Kill and restart a node, and show what each client saw."""
+    from qubic_lab.bench.failover import FailoverPlan, bench_failover
+
+    return bench_failover(FailoverPlan(requests, every, nodes, new_tokens, seconds, kill_coordinator), progress)
+
+
+@bench("--model deepseek --dtype fp16")
+def gpu(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    dtype: Annotated[str, typer.Option(help="fp16, bf16 or auto: fp16 on GPUs without bf16, else bf16.")] = "auto",
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 100,
+) -> BenchResult:
+    """Measure time and memory of one answer in 16 bit on the GPU.
+
+    Without a GPU it runs on the CPU.
+    """
+    from qubic_lab.bench.gpu import bench_gpu
+
+    progress("measuring", 0, 1)
+    return bench_gpu(model, dtype, new_tokens)
+
+
+@bench("--repeat 500")
+def link(progress: Progress, repeat: Annotated[int, typer.Option(help="Messages of each size.")] = 200) -> BenchResult:
+    """Measure latency and bandwidth between two ranks.
+
+    Both run on this machine. The result has the form that `qubic-lab plan --link` takes.
+    """
+    from qubic_lab.bench.link import bench_link
+
+    progress("measuring", 0, 1)
+    return bench_link(repeat)
+
+
+@bench("--model smollm2 --ranks 2")
+def memory(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    strategy: options.Strategy = None,
+    dtype: options.Dtype = "bf16",
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate in each slot.")] = 32,
+    threads: options.Threads = None,
+) -> BenchResult:
+    """Measure the weights and the peak memory of each rank."""
+    from qubic_lab.bench.memory import bench_memory
+    from qubic_lab.pipeline import PipelineConfig
+
+    progress("measuring", 0, 1)
+    return bench_memory(PipelineConfig(model, ranks, strategy, dtype=dtype, threads=threads), new_tokens)
+
+
+@bench("--clients 50")
+def oracle(
+    progress: Progress,
+    rows: Annotated[
+        int, typer.Option(help="Prices in the generated database, which is generated once and kept.")
+    ] = 1_000_000,
+    texts: Annotated[int, typer.Option(help="Texts in the database, each with two scores.")] = 100_000,
+    clients: Annotated[int, typer.Option(help="Concurrent clients, each without pauses.")] = 50,
+    requests: Annotated[
+        int, typer.Option(help="Cold requests of each route, all different; a fifth of that for risk.")
+    ] = 500,
+    cached_requests: Annotated[int, typer.Option(help="Requests of each route whose answers are cached.")] = 5_000,
+) -> BenchResult:
+    """Measure the latency of the market oracle, cold and cached."""
+    from qubic_lab.bench.oracle import bench_oracle
+
+    return bench_oracle(rows, texts, clients, requests, cached_requests, progress)
+
+
+@bench("")
+def pairs(progress: Progress) -> BenchResult:
+    """Measure how well equal answers are recognized.
+
+    Compares our method with embeddings and with word overlap alone, on labelled pairs.
+    """
+    from qubic_lab.bench.evaluations import bench_pairs
+
+    return bench_pairs()
+
+
+@bench("--model smollm2 --ranks 1,2 --batch 1,4,8", "pandas")
+def prediction(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, at most as many as cores.")] = "1,2",
+    batch: Batches = "1,4,8",
+    dtype: options.Dtype = "bf16",
+    new_tokens: NewTokens = 32,
+    repeat: Annotated[int, typer.Option(help="Measurements of each prediction, each between two probes.")] = 5,
+    replicas: Annotated[bool, typer.Option(help="Also measure the whole model on each rank.")] = True,
+) -> BenchResult:
+    """Compare the predicted with the measured speed of splits.
+
+    Predictions come from the costs of single layers.
+    """
+    from qubic_lab.bench.prediction import bench_prediction
+
+    numbers, batches = split_numbers("--ranks", ranks), split_numbers("--batch", batch)
+    return bench_prediction(model, numbers, batches, dtype, new_tokens, repeat, replicas, progress)
+
+
+@bench("--tasks 20000 --workers 4 --kill-every 2s")
+def queue(
+    progress: Progress,
+    tasks: Annotated[int, typer.Option(help="Number of tasks.")] = 20_000,
+    workers: Annotated[int, typer.Option(help="Number of worker processes.")] = 4,
+    kill_every: Annotated[str, typer.Option(help="Interval at which a worker is killed and replaced.")] = "2s",
+    stop: Annotated[bool, typer.Option("--stop", help="Stop it for 8 s (SIGSTOP) instead.")] = False,
+    work_ms: Annotated[float, typer.Option(min=0, help="Time of a task.")] = 2.0,
+) -> BenchResult:
+    """Check the task queue while its workers are killed or stopped.
+
+    No task may be lost, and none may be answered twice.
+    """
+    from qubic_lab.bench.queue import bench_queue
+
+    every_s = read_seconds("--kill-every", kill_every)
+    return bench_queue(tasks, workers, "stop" if stop else "kill", every_s, work_ms, progress)
+
+
+@bench("--model smollm2 --ranks 2 --samples 4")
+def samples(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    count: Annotated[int, typer.Option("--samples", help="Samples of one prompt.")] = 4,
+    slots: Annotated[
+        int | None, typer.Option(help="Requests that decode together in a lane.", show_default="enough for the samples")
+    ] = None,
+    dtype: options.Dtype = "bf16",
+    prompt_tokens: PromptTokens = 128,
+    new_tokens: NewTokens = 64,
+    repeat: Repeat = 5,
+    threads: options.Threads = None,
+) -> BenchResult:
+    """Compare the time of k samples with one sample and k requests."""
+    from qubic_lab.bench.samples import bench_samples
+    from qubic_lab.pipeline import PipelineConfig
+
+    check_at_least("--samples", count, 2)
+    config = PipelineConfig(model, ranks, dtype=dtype, threads=threads, slots=slots or -(-count // (ranks or 1)))
+    progress("loading", 0, repeat)
+    return bench_samples(config, count, prompt_tokens, new_tokens, repeat, progress)
+
+
+@bench("--nodes 10,100,300,1000 --real 3,6,12")
+def scale(
+    progress: Progress,
+    nodes: Annotated[str, typer.Option(help="Numbers of registered nodes, in increasing order.")] = "10,100,300,1000",
+    real: Annotated[str, typer.Option(help="Numbers of real nodes, as a check; empty: none.")] = "3,6,12",
+    requests_per_node: Annotated[float, typer.Option(help="Assumed load: requests per second of a node.")] = 0.1,
+    window: Annotated[float, typer.Option(help="Seconds of a measurement; there are three of each kind.")] = 5.0,
+) -> BenchResult:
+    """Measure the cost of many nodes for coordinator and Redis.
+
+    Also computes how many nodes one coordinator can serve, and which process needs a whole core first.
+    """
+    from qubic_lab.bench.scale import bench_scale
+
+    reals = split_numbers("--real", real) if real else ()
+    return bench_scale(split_numbers("--nodes", nodes), reals, requests_per_node, window, progress)
+
+
+@bench("--model smollm2 --ranks 2", "pandas")
+def tracing(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCount = 2,
+    dtype: options.Dtype = "bf16",
+    pairs: Annotated[int, typer.Option(help="Pairs of runs, one with tracing and one without.")] = 20,
+) -> BenchResult:
+    """Measure the cost of tracing.
+
+    Shows the time in trace calls, and runs with tracing against runs without.
+    """
+    from qubic_lab.bench.tracing import bench_tracing
+    from qubic_lab.pipeline import PipelineConfig
+
+    progress("measuring", 0, 1)
+    return bench_tracing(PipelineConfig(model, ranks, dtype=dtype), pairs)
+
+
+@bench("--answers 16")
+def voting(
+    progress: Progress,
+    answers: Annotated[int, typer.Option(help="Answers in a vote, of 100 to 200 tokens each.")] = 16,
+    votes: Annotated[int, typer.Option(help="Votes of each kind.")] = 15,
+) -> BenchResult:
+    """Measure the time of a vote without that of its answers."""
+    from qubic_lab.bench.deliberation import bench_voting
+    from qubic_lab.model.embeddings import installed_embedder
+
+    return bench_voting(answers, votes, installed_embedder())

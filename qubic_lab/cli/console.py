@@ -107,8 +107,3 @@ def read_seconds(what: str, text: str) -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{what} is {text!r}: give seconds above 0, such as 2s")
     return seconds
-
-
-def samples_text(middle: float, samples: Sequence[float]) -> str:
-    """Return a median with the lowest and the highest sample."""
-    return f"{middle:.1f} ({min(samples):.1f} to {max(samples):.1f})"

@@ -21,4 +21,5 @@ Layers = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 Threads = Annotated[int | None, typer.Option(help="Compute threads of each rank.", show_default="cores / ranks")]
+Balancer = Annotated[str, typer.Option(help="Strategy by which a node is chosen.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

