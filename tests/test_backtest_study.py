@@ -18,7 +18,7 @@ from qubic_lab.oracle.inference.multiple_testing import judge
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import oracle_backtest as study
-from qubic_lab.studies.oracle_backtest import Bars, Family, ScoredTexts
+from qubic_lab.studies.oracle_backtest import Family, ScoredTexts, StudyBars
 
 OPEN = {"stamp": "open"}
 QUICK = {"draws": 3, "resamples": 200}
@@ -51,13 +51,13 @@ def walk(count: int, seed: int = 0) -> np.ndarray:
     return np.asarray(100.0 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0.0, 0.02, count))))
 
 
-def planted(bars: Bars, effect: float | None) -> ScoredTexts | None:
+def planted(bars: StudyBars, effect: float | None) -> ScoredTexts | None:
     """Simulated sentiment with an effect; None: none, so price signals are tried."""
-    return None if effect is None else ScoredTexts.simulated(bars.market, effect)
+    return None if effect is None else ScoredTexts.simulated(bars.bars, effect)
 
 
 @pytest.fixture(scope="module")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> Bars:
+def bars(tmp_path_factory: pytest.TempPathFactory) -> StudyBars:
     return study.load_bars(write(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
 
 
@@ -68,7 +68,7 @@ def ledger() -> Iterator[TrialLedger]:
 
 
 @pytest.fixture(scope="module")
-def families(bars: Bars, ledger: TrialLedger) -> list[Family]:
+def families(bars: StudyBars, ledger: TrialLedger) -> list[Family]:
     return [
         study.study_family(bars, ledger, Costs(5.0), scored=planted(bars, effect), **QUICK)
         for effect in (None, 0.0, 0.4)
@@ -98,8 +98,8 @@ def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
     assert study.to_dict(planted)["simulation"] and not study.to_dict(price)["simulation"]
 
 
-def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(bars: Bars) -> None:
-    market = bars.market
+def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(bars: StudyBars) -> None:
+    market = bars.bars
     ahead = np.diff(np.log(market.open[1:]))
     for effect in (0.0, 0.5, -0.5):
         scores = np.array([text.scores["simulated"] for text in study.simulated_texts(market, effect)])[: len(ahead)]
@@ -108,7 +108,7 @@ def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(b
         study.simulated_texts(market, 2.0)
 
 
-def test_trials_are_counted_once_and_earlier_ones_count(tmp_path: Path, bars: Bars) -> None:
+def test_trials_are_counted_once_and_earlier_ones_count(tmp_path: Path, bars: StudyBars) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
     with study.open_ledger(url) as opened:
         first = study.study_family(bars, opened, Costs(5.0), scored=planted(bars, 0.4), **QUICK)
@@ -122,8 +122,8 @@ def test_trials_are_counted_once_and_earlier_ones_count(tmp_path: Path, bars: Ba
 
 
 @pytest.mark.parametrize("strategy", study.price_strategies(), ids=lambda each: f"{each.title}{each.parameters}")
-def test_price_signals_do_not_look_ahead(strategy: Strategy, bars: Bars) -> None:
-    frame = bars.market.frame()
+def test_price_signals_do_not_look_ahead(strategy: Strategy, bars: StudyBars) -> None:
+    frame = bars.bars.frame()
     whole = np.asarray(strategy.function(frame, **strategy.parameters))
     assert set(np.unique(whole)) <= {-1.0, 0.0, 1.0} and len(np.unique(whole)) > 1
     for until in (150, 333, 499):
@@ -191,7 +191,9 @@ def test_figures_and_tables_show_all(families: list[Family]) -> None:
     assert fees == sorted(fees, reverse=True) and len(fees) == len(study.FEES_BPS)
 
 
-def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(bars: Bars, families: list[Family]) -> None:
+def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(
+    bars: StudyBars, families: list[Family]
+) -> None:
     family = families[0]
     ruined = replace(family.forward, ruin=Ruin(bar=300, at="close", equity=-5.0))
     said = study.notes([replace(family, forward=ruined)])

@@ -220,9 +220,9 @@ def test_prices_go_in_one_way_whatever_their_batches(tmp_path: Path) -> None:
         for first in range(0, len(prices), size):
             batch = prices[first : first + size]
             assert keep_prices(store, SERIES, reversed(batch)).added.added == len(batch)
-        columns = store.read(SERIES, START, START + 1000 * MINUTE_US)
-        assert columns.flags == flags_of(expected)
-        assert columns.close.tolist() == [price.close for price in prices]
+        kept = store.prices(SERIES, START, START + 1000 * MINUTE_US)
+        assert flags_of(kept) == flags_of(expected)
+        assert [price.close for price in kept] == [price.close for price in prices]
         engine.dispose()
 
 

@@ -12,10 +12,9 @@ from talib import abstract
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute, find_patterns
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles, exact_logs
 from qubic_lab.oracle.model.timestamps import HOUR_US
-from qubic_lab.oracle.store.frame_bars import frame_bars
-from qubic_lab.oracle.store.price_store import PriceColumns
 
 pytestmark = pytest.mark.filterwarnings("error")
 SERIES = walk(260, seed=4, step=0.01)
@@ -309,10 +308,9 @@ def test_close_stands_for_what_a_quote_has_not() -> None:
 
 def test_candles_of_stored_prices() -> None:
     times = START + np.arange(1, 9) * HOUR_US // 2
-    numbers = {name: np.full(8, NAN) for name in ("open", "high", "low", "volume", "volume_24h", "market_cap")}
-    stored = PriceColumns(times, times, times, close=np.arange(1.0, 9.0), **numbers, flags=[()] * 8)
+    stored = Bars.of(times, np.arange(1.0, 9.0))
     assert Candles.of(stored, HOUR_US // 2).close.tolist() == stored.close.tolist()
-    hourly = Candles.of(frame_bars(stored, HOUR_US, HOUR_US // 2, int(times[-1])), HOUR_US)
+    hourly = Candles.of(stored.resample(HOUR_US, int(times[-1]), HOUR_US // 2), HOUR_US)
     assert hourly.close.tolist() == [2.0, 4.0, 6.0, 8.0]
     assert hourly.low.tolist() == [1.0, 3.0, 5.0, 7.0]
 

@@ -14,12 +14,12 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import Indicator
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles, Floats
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.sentiment.index import ScoredText
-from qubic_lab.oracle.store.frame_bars import FrameBars
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.studies import oracle_measures as measure
 from qubic_lab.studies import oracle_overview as study
@@ -35,15 +35,15 @@ def no_figures_left() -> Iterator[None]:
     plt.close("all")
 
 
-def bars(close: Floats, seed: int = 0) -> FrameBars:
+def bars(close: Floats, seed: int = 0) -> Bars:
     """Hours that are a close, with ranges and volumes around it."""
     count, draw = len(close), np.random.default_rng(seed)
     ends = START + (np.arange(count, dtype=np.int64) + 1) * HOUR_US
     start = np.append(close[:1], close[:-1])
     wide = 1.0 + np.abs(draw.normal(0.0, 0.002, count))
-    ones, none = np.ones(count, np.int64), np.zeros(count, np.int64)
     high, low = np.maximum(start, close) * wide, np.minimum(start, close) / wide
-    return FrameBars(ends - HOUR_US, ends, start, high, low, close, draw.lognormal(3.0, 0.3, count), ones, ones, none)
+    volume = draw.lognormal(3.0, 0.3, count)
+    return Bars.of(ends, close, open=start, high=high, low=low, volume=volume, frame_us=HOUR_US)
 
 
 def market(count: int = 900, drift: float = 0.0, seed: int = 0) -> Market:

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,20 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.analysis.summary import age, money
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
-from qubic_lab.oracle.serving.price_parts import Candidate, Frequency
+from qubic_lab.oracle.serving import responses
+from qubic_lab.oracle.serving.price_parts import Candidate, Frequency, completeness, row_before
 from qubic_lab.oracle.serving.queries import Queries
-from qubic_lab.oracle.serving.responses import Bars, LastPrice, MarketRating, Mood, Rating, SentimentIndex
+from qubic_lab.oracle.serving.responses import LastPrice, MarketRating, Mood, Rating, SentimentIndex
 from qubic_lab.oracle.serving.sentiment_parts import choose_model
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.store.bar_history import BarHistory
-from qubic_lab.oracle.store.bar_history import rows as rows_of
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
-from qubic_lab.oracle.store.frame_bars import completeness, frame_bars, price_before
-from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import (
     FETCHES,
     MARKET_DATA,
@@ -51,6 +51,7 @@ from qubic_lab.oracle.store.transactions import forget_stamps
 NOON = read_iso("2026-11-24T12:00:00Z")
 QUOTES = Series("bitcoin", "coingecko")
 FIVE_US = 5 * MINUTE_US
+BAR_FIELDS = [each.name for each in fields(Bars) if each.init and each.name != "assets"]
 
 
 class Time:
@@ -133,22 +134,6 @@ def text(number: int, at_us: int | None, **values: Any) -> Text:
     return Text(**defaults | values)
 
 
-def columns(prices: list[Price]) -> PriceColumns:
-    def numbers(name: str) -> Any:
-        return np.array([np.nan if (value := getattr(each, name)) is None else value for each in prices], dtype=float)
-
-    names = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
-    times: dict[str, Any] = {
-        name: np.array([getattr(each, name) for each in prices], dtype=np.int64) for name in ("opened_us", "closed_us")
-    }
-    return PriceColumns(
-        **times,
-        known_us=times["closed_us"],
-        **{name: numbers(name) for name in names},
-        flags=[each.flags for each in prices],
-    )
-
-
 def test_bars_of_quotes_are_as_by_hand() -> None:
     hour = 400_000 * HOUR_US
     given_prices = [
@@ -159,7 +144,7 @@ def test_bars_of_quotes_are_as_by_hand() -> None:
         quote(hour + HOUR_US, 11.0),
         quote(hour + HOUR_US + 1, 50.0),  # of an hour that is still open
     ]
-    found = frame_bars(columns(given_prices), HOUR_US, 20 * MINUTE_US, hour + 2 * HOUR_US - 1)
+    found = Bars.of_prices(given_prices).resample(HOUR_US, hour + 2 * HOUR_US - 1, 20 * MINUTE_US)
     assert found.opened_us.tolist() == [hour - HOUR_US, hour]
     assert found.closed_us.tolist() == [hour, hour + HOUR_US]
     rows = [getattr(found, name)[1] for name in ("open", "high", "low", "close", "points", "slots", "flagged")]
@@ -174,12 +159,12 @@ def test_bars_of_bars_keep_their_extremes_and_add_volumes() -> None:
         Price(hour + 30 * MINUTE_US, hour + HOUR_US, 12.0, 11.0, 13.0, 7.0, 3.0),
         Price(hour + HOUR_US, hour + 90 * MINUTE_US, 12.0, 12.0, 12.0, 12.0, None),
     ]
-    found = frame_bars(columns(bars), HOUR_US, 30 * MINUTE_US, hour + 2 * HOUR_US)
+    found = Bars.of_prices(bars).resample(HOUR_US, hour + 2 * HOUR_US, 30 * MINUTE_US)
     first = [getattr(found, name)[0] for name in ("open", "high", "low", "close", "volume", "slots")]
     assert first == [10.0, 15.0, 7.0, 12.0, 5.0, 2]
     assert np.isnan(found.volume[1])
-    assert len(frame_bars(columns([]), HOUR_US, 1, hour)) == 0
-    assert len(frame_bars(columns(bars), HOUR_US, 1, hour)) == 0
+    assert len(Bars.of_prices([]).resample(HOUR_US, hour, 1)) == 0
+    assert len(Bars.of_prices(bars).resample(HOUR_US, hour, 1)) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -196,21 +181,21 @@ def test_no_bar_depends_on_what_comes_after_it(steps: list[int], values: list[fl
     cut = min(cut, len(prices))
     until = int(times[cut - 1]) if cut else int(times[0]) - 1
     scrambled = [*prices[:cut], *(replace(each, close=each.close * scale) for each in prices[cut:])]
-    found = [frame_bars(columns(each), HOUR_US, FIVE_US, until) for each in (prices[:cut], prices, scrambled)]
-    for name in type(found[0]).__dataclass_fields__:
+    found = [Bars.of_prices(each).resample(HOUR_US, until, FIVE_US) for each in (prices[:cut], prices, scrambled)]
+    for name in BAR_FIELDS:
         for other in found[1:]:
             np.testing.assert_array_equal(getattr(found[0], name), getattr(other, name))
 
 
 def test_earlier_prices_and_gaps() -> None:
-    day = columns(quotes(13))
-    assert price_before(day, NOON, 0) == 12
-    assert price_before(day, NOON - 1, FIVE_US) == 11
-    assert price_before(day, NOON + HOUR_US, FIVE_US) is None
-    assert price_before(day, NOON - 2 * HOUR_US, 100 * DAY_US) is None
+    day = Bars.of_prices(quotes(13))
+    assert row_before(day, NOON, 0) == 12
+    assert row_before(day, NOON - 1, FIVE_US) == 11
+    assert row_before(day, NOON + HOUR_US, FIVE_US) is None
+    assert row_before(day, NOON - 2 * HOUR_US, 100 * DAY_US) is None
     assert completeness(day, NOON - HOUR_US, NOON, FIVE_US) == 1.0
     assert completeness(day, NOON - 2 * HOUR_US, NOON, FIVE_US) == 13 / 24
-    assert completeness(columns([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
+    assert completeness(Bars.of_prices([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
 
 
 def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
@@ -229,7 +214,7 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
     day = found.day
     assert (day.high, day.low, day.volume, day.volume_unit) == (300.0, 180.0, 5e9, "currency")
     assert (day.completeness, day.flags, found.market_cap) == (1.0, {"outlier": 1}, 1e12)
-    assert isinstance(found.bars, Bars)
+    assert isinstance(found.bars, responses.Bars)
     assert len(found.bars.bars) == 48
     bar = found.bars.bars[-1]
     assert (bar.closed, bar.open, bar.high, bar.low, bar.close) == (iso(NOON), 180.0, 300.0, 180.0, 200.0)
@@ -253,7 +238,7 @@ def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, 
     views = Queries(engine, Time(NOON))
     views.prices.add(QUOTES, quotes(40 * 288))
     found = views.price_analysis("bitcoin", frame)
-    assert isinstance(found.bars, Bars)
+    assert isinstance(found.bars, responses.Bars)
     assert len(found.bars.bars) == {"4h": 42, "1d": 30}[frame]
     assert {each.prices for each in found.bars.bars} == {12 * hours}
     assert found.bars.bars[-1].closed <= found.as_of
@@ -294,7 +279,7 @@ def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) 
     assert found.fallback == "exchange in place of coingecko, which is late"
     assert [each.source for each in found.others] == ["slow", "coingecko"]
     assert (found.day.volume, found.day.volume_unit) == (2.0 * 1_440, "coin")
-    assert isinstance(found.bars, Bars)
+    assert isinstance(found.bars, responses.Bars)
     assert {each.volume for each in found.bars.bars[1:]} == {120.0}
     for name, interval_s in (("slow", None), ("exchange", 60), (None, 60)):
         assert views.price_history("bitcoin", source=name, interval_s=interval_s).source == name or "exchange"
@@ -309,7 +294,7 @@ def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) 
     assert isinstance(found := views.price_analysis("bitcoin", "1h").bars, Missing)
     assert found.reason == "no bars of 1h can be made from bars of 86400 s"
     daily = views.price_analysis("bitcoin", "1d").bars
-    assert isinstance(daily, Bars)
+    assert isinstance(daily, responses.Bars)
     assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
 
 
@@ -518,11 +503,10 @@ def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.D
         frame_us, count = data.draw(st.sampled_from([HOUR_US, 4 * HOUR_US, DAY_US])), data.draw(st.integers(1, 150))
         found = kept.bars(candidate, frame_us, count, clock.us, as_of)
         afresh = BarHistory(either, store).bars(candidate, frame_us, count, clock.us, as_of)
-        columns = store.read(series, 0, clock.us, as_of_us=as_of)
-        plain = frame_bars(columns, frame_us, half_us, clock.us)
+        plain = store.read(series, 0, clock.us, as_of_us=as_of).resample(frame_us, clock.us, half_us)
         first = ((last.closed_us - 1) // frame_us - count) * frame_us
-        plain = rows_of(plain, max(int(np.searchsorted(plain.opened_us, first)), len(plain) - count), len(plain))
-        for name in type(found).__dataclass_fields__:
+        plain = plain.slice(int(np.searchsorted(plain.opened_us, first)), len(plain)).tail(count)
+        for name in BAR_FIELDS:
             np.testing.assert_array_equal(getattr(found, name), getattr(afresh, name))
             np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12)
 

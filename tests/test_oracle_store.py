@@ -17,11 +17,12 @@ from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.records import Text as Story
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchCounts, FetchLog
-from qubic_lab.oracle.store.price_store import PriceColumns, PricePage, PriceStore
+from qubic_lab.oracle.store.price_store import PricePage, PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.oracle.store.transactions import SETTLE_US, Added, check_as_of, read_stamp, writing
@@ -70,7 +71,8 @@ def test_a_price_is_added_once_and_corrected_by_a_later_row(engine: Engine) -> N
     clock.us += 2 * SETTLE_US
     now, then = store.read(BARS, 0, FAR), store.read(BARS, 0, FAR, as_of_us=START)
     assert now.close.tolist() == [1.0, 2.0, 1.0] and then.close.tolist() == [1.0, 1.0]
-    assert now.flags == [(), ("outlier", "thin"), ()]
+    assert now.flagged.tolist() == [0, 1, 0] and store.flags(BARS, 0, FAR) == {"outlier": 1, "thin": 1}
+    assert store.flags(BARS, 0, FAR, as_of_us=START) == {}
     assert now.known_us.tolist() == [START, START + SECOND_US, START + SECOND_US]
     assert store.add(BARS, [bar(1)]).corrected == 1  # back to what it was: that is a version too
     assert store.read(BARS, 0, FAR).close.tolist() == [1.0, 1.0, 1.0]
@@ -102,15 +104,11 @@ def test_each_value_that_a_price_has_makes_a_version_and_comes_back(engine: Engi
         assert {name: getattr(latest, name) for name in price.__dataclass_fields__} == vars(price), number
     assert store.add(BARS, [replace(price, published_us=None)]).added == 0  # said again at another time
     assert store.add(BARS, [replace(price, market_cap=math.nan)]).added == 0
-    columns = store.read(BARS, 0, FAR)
-    assert math.isnan(columns.market_cap[0]) and columns.open.tolist() == [0.25]
-    frame = columns.frame()
+    bars, (row,) = store.read(BARS, 0, FAR), store.prices(BARS, 0, FAR)
+    assert row == store.latest(BARS) and row.market_cap is None and bars.open.tolist() == [0.25]
+    frame = bars.frame()
     assert frame.index[0] == datetime(1970, 1, 1, 0, 0, 0, 60, UTC) and frame["close"].tolist() == [0.25]
     assert len(store.read(BARS, 1000, FAR).frame()) == 0
-    some = store.read(BARS, 0, FAR, only=("close", "volume"))
-    assert (some.close.tolist(), some.volume.tolist(), some.flags) == ([0.25], [0.25], [()])
-    assert math.isnan(some.open[0]) and some.known_us.tolist() == columns.known_us.tolist()
-    assert store.read(BARS, 0, FAR, only=["flags"]).flags == columns.flags
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,7 +119,8 @@ def test_doubles_are_kept_to_the_last_bit(engine: Engine, numbers: list[float]) 
     store = PriceStore(engine)
     store.add(series, [bar(i, number, volume=number, market_cap=number) for i, number in enumerate(numbers)])
     columns = store.read(series, 0, FAR)
-    assert columns.close.tolist() == columns.volume.tolist() == columns.market_cap.tolist() == numbers
+    assert columns.close.tolist() == columns.volume.tolist() == numbers
+    assert [price.market_cap for price in store.prices(series, 0, FAR)] == numbers
     assert store.add(series, [bar(i, n, volume=n, market_cap=n) for i, n in enumerate(numbers)]).added == 0
     assert store.latest(series).close == numbers[-1]  # type: ignore[union-attr]
 
@@ -162,7 +161,6 @@ def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
         ("is empty: give a later end", lambda: store.read(BARS, 5, 5)),
         ("after its end", lambda: store.page(BARS, 6, 5)),
         ("out of range", lambda: store.read(BARS, 0, 1 << 63)),
-        ("did you mean 'volume'", lambda: store.read(BARS, 0, 5, only=["volumes"])),
         ("limit is 0", lambda: store.page(BARS, 0, 5, limit=0)),
         ("cursor 'x'", lambda: store.page(BARS, 0, 5, cursor="x")),
         ("cursor '1_2'", lambda: store.page(BARS, 0, 5, cursor="1_2")),
@@ -226,7 +224,7 @@ def test_who_asks_what_was_known_waits_for_a_writer_who_has_its_stamp_already(en
     late = Clock(START + 3600 * SECOND_US)
     PriceStore(engine, Clock(START - SECOND_US)).add(BARS, [bar(0)])
     reader = PriceStore(engine, late)
-    answers: list[PriceColumns] = []
+    answers: list[Bars] = []
     asking = threading.Thread(target=lambda: answers.append(reader.read(BARS, 0, FAR, as_of_us=START + 5)))
     with writing(engine, Clock()) as writer:
         assert writer.known_us == START  # before the instant that is asked for, and not yet committed

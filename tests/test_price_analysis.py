@@ -36,10 +36,10 @@ from qubic_lab.oracle.analysis.price_analysis import (
     analyse,
 )
 from qubic_lab.oracle.analysis.trend import Trend, drift_scores, find_trend
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso
-from qubic_lab.oracle.store.frame_bars import FrameBars
 
 pytestmark = pytest.mark.filterwarnings("error")
 Function = Callable[[Candles], Floats]
@@ -284,12 +284,10 @@ def test_missing_bars_are_counted_and_said() -> None:
 
 
 def test_flags_of_cleaning_come_with_the_bars() -> None:
-    series, ones = walk(60), np.ones(60, np.int64)
+    series = walk(60)
     flagged = np.zeros(60, np.int64)
     flagged[[5, 50, 55]] = 1, 2, 4
-    opened = series.closed_us - HOUR_US
-    numbers = (series.open, series.high, series.low, series.close, series.volume)
-    bars = FrameBars(opened, series.closed_us, *numbers, ones, ones, flagged)
+    bars = Bars.of(series.closed_us, series.close, frame_us=HOUR_US, flagged=flagged)
     assert analyse(bars, 3_600, int(series.closed_us[-1])).flagged == 6
     assert analyse(bars, 3_600, int(series.closed_us[52])).flagged == 2
     assert analyse(series, 3_600, START + DAY_US).flagged is None

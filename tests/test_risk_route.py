@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from qubic_lab.cli.main import run
 from qubic_lab.database import open_database
 from qubic_lab.errors import NotFoundError
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing
@@ -30,7 +31,6 @@ from qubic_lab.oracle.risk.volatility import garch_forecast, realised_volatility
 from qubic_lab.oracle.risk.warnings import assess, compare_warnings, evaluate_warnings, find_falls
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
 from qubic_lab.oracle.serving.queries import Queries
-from qubic_lab.oracle.store.frame_bars import FrameBars
 from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.settings import settings
 
@@ -318,12 +318,10 @@ def test_what_warnings_were_worth_is_said_in_a_sentence(ours: Any, naive: Any, f
 
 def test_closes_of_another_asset_are_those_of_the_same_instants() -> None:
     ends = NOON + HOUR_US * np.array([1, 2, 4], np.int64)
-    ones, none = np.ones(3), np.zeros(3, np.int64)
-    other = FrameBars(ends - HOUR_US, ends, ones, ones, ones, np.array([5.0, 6.0, 7.0]), ones, none, none, none)
+    other = Bars.of(ends, [5.0, 6.0, 7.0], frame_us=HOUR_US)
     wanted = NOON + HOUR_US * np.arange(6, dtype=np.int64)
     np.testing.assert_array_equal(closes_at(wanted, other), [np.nan, 5.0, 6.0, np.nan, 7.0, np.nan])
-    nothing = FrameBars(*(getattr(other, name)[:0] for name in FrameBars.__dataclass_fields__))
-    assert np.isnan(closes_at(wanted, nothing)).all()
+    assert np.isnan(closes_at(wanted, other.slice(0, 0))).all()
 
 
 def test_a_text_counts_from_the_close_at_which_it_and_its_score_were_known() -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.measures import MEASURES
 from qubic_lab.oracle.risk.volatility import simulate_garch
-from qubic_lab.oracle.store.frame_bars import FrameBars
 from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
-from qubic_lab.studies.oracle_backtest import Bars
+from qubic_lab.studies.oracle_backtest import StudyBars
 from qubic_lab.studies.risk_warnings import Risk, Windows
 
 
@@ -27,16 +27,15 @@ def no_figures_left() -> Iterator[None]:
     plt.close("all")
 
 
-def made(returns: np.ndarray, frame_us: int = HOUR_US) -> Bars:
+def made(returns: np.ndarray, frame_us: int = HOUR_US) -> StudyBars:
     """Bars of these log returns."""
     close = 100.0 * np.exp(np.cumsum(returns))
     count = len(close)
     ends = 400_000 * DAY_US // 24 + (np.arange(count, dtype=np.int64) + 1) * frame_us
     start = np.append(close[:1], close[:-1])
-    ones, none = np.ones(count, np.int64), np.zeros(count, np.int64)
-    high, low, volume = np.maximum(start, close), np.minimum(start, close), np.full(count, np.nan)
-    columns = FrameBars(ends - frame_us, ends, start, high, low, close, volume, ones, ones, none)
-    return Bars("bitcoin", "file", "USD", "1 h" if frame_us == HOUR_US else "1 day", frame_us, columns, 0)
+    high, low = np.maximum(start, close), np.minimum(start, close)
+    columns = Bars.of(ends, close, open=start, high=high, low=low, frame_us=frame_us)
+    return StudyBars("bitcoin", "file", "USD", "1 h" if frame_us == HOUR_US else "1 day", frame_us, columns, 0)
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,9 @@ from qubic_lab.oracle.sentiment.stored import score_key
 from qubic_lab.oracle.sentiment.text_score import score_texts
 from qubic_lab.oracle.serving.price_parts import QUOTES, fits
 from qubic_lab.oracle.serving.sentiment_parts import BASELINE
-from qubic_lab.oracle.store.frame_bars import frame_bars
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_store import ScoreColumns, StoredText, TextStore
-from qubic_lab.studies.oracle_backtest import LEAST_BARS, Bars, ScoredTexts, load_bars
+from qubic_lab.studies.oracle_backtest import LEAST_BARS, ScoredTexts, StudyBars, load_bars
 from qubic_lab.studies.oracle_measures import find_scorer
 
 Row = dict[str, Any]
@@ -46,7 +45,7 @@ class Collected:
         told: what became of each source's texts, for a table.
     """
 
-    bars: Bars
+    bars: StudyBars
     by_source: Mapping[str, tuple[AvailableText, ...]]
     models: tuple[str, ...]
     told: tuple[Row, ...]
@@ -83,7 +82,7 @@ def load_markets(
     reading: Mapping[str, Any] | None = None,
     collected: str = "",
     models: Sequence[str] = (),
-) -> tuple[tuple[Bars, ...], Collected | None]:
+) -> tuple[tuple[StudyBars, ...], Collected | None]:
     """Return the bars to study, and collected texts with scores where a database of them is named.
 
     Args:
@@ -176,7 +175,7 @@ def _stored_key(name: str, stored: Mapping[str, ScoreColumns]) -> str | None:
     return max(fitting, key=lambda key: (len(stored[key]), stored[key].known_us.max(initial=0)), default=None)
 
 
-def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> Bars:
+def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBars:
     """Return hours, or days where there are too few hours, of the series that has the most in the texts' time."""
     most = 0
     every = [series for series in store.series(coin) if series.currency == "usd"]
@@ -186,14 +185,13 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> Bars:
             if fits(series, frame_us):
                 step_us = series.interval_s * SECOND_US or int(QUOTES.every_s * SECOND_US)
                 start, end = first_us - LEAST_BEFORE * frame_us, last_us + (AROUND + 2) * frame_us
-                columns = store.read(series, start, end)
-                bars = frame_bars(columns, frame_us, step_us, now_us())
+                bars = store.read(series, start, end).resample(frame_us, now_us(), step_us)
                 inside = (bars.closed_us >= first_us) & (bars.opened_us <= last_us)
                 found.append((int(inside.sum()), -step_us, series, bars))
         if found:
             count, _, series, bars = max(found, key=lambda each: each[:2])
             if count >= LEAST_BARS:
-                return Bars.of(series, series.source, frame_us, bars)
+                return StudyBars.of(series, series.source, bars)
             most = max(most, count)
     if not every:
         raise InputError(f"there are no prices of {coin} in usd beside its texts: collect some, or import a file")
@@ -204,7 +202,7 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> Bars:
 
 
 def _collected(
-    bars: Bars, texts: Sequence[StoredText], scores: Mapping[str, _ModelScores], latency_us: int
+    bars: StudyBars, texts: Sequence[StoredText], scores: Mapping[str, _ModelScores], latency_us: int
 ) -> Collected:
     sources = sorted({text.source for text in texts})
     groups = {ALL_SOURCES: list(texts)}
@@ -237,7 +235,7 @@ def _told(
     texts: Sequence[StoredText],
     usable: Sequence[AvailableText],
     scores: Mapping[str, _ModelScores],
-    bars: Bars,
+    bars: StudyBars,
 ) -> Row:
     opened, closed = int(bars.bars.opened_us[0]), bars.bars.closed_us
     at = np.array([text.available_us for text in usable if text.scores], np.int64)

@@ -26,15 +26,12 @@ from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps
-from qubic_lab.oracle.ingest.files.bar_files import BarOptions, keep_bars, read_bars
+from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, flagged_bars, read_bars
 from qubic_lab.oracle.ingest.files.packaged import read_packaged
-from qubic_lab.oracle.model.bars import Bars as AssetBars
-from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.records import Series
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.store.frame_bars import FrameBars, frame_bars
-from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso, now_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +47,8 @@ _END_US = 1 << 62
 
 
 @dataclass(frozen=True)
-class Bars:
-    """Bars of one length, as they come out of a database that flagged them.
+class StudyBars:
+    """Flagged bars of one length, and where they are from.
 
     Attributes:
         source: the file's name, or that it is a packaged one.
@@ -65,24 +62,18 @@ class Bars:
     currency: str
     name: str
     frame_us: int
-    bars: FrameBars
+    bars: Bars
     missing: int
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, series: Series, source: str, frame_us: int, bars: FrameBars, notes: Sequence[str] = ()) -> "Bars":
+    def of(cls, series: Series, source: str, bars: Bars, notes: Sequence[str] = ()) -> "StudyBars":
         """Return the bars of a series, named by their length."""
+        frame_us = bars.frame_us
         expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
         name = _length(frame_us // SECOND_US)
         missing = expected - len(bars)
         return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
-
-    @property
-    def market(self) -> AssetBars:
-        """What accounts trade in."""
-        bars = self.bars
-        prices = {name: getattr(bars, name) for name in ("open", "high", "low", "volume", "opened_us")}
-        return AssetBars.of(bars.closed_us, bars.close, **prices, frame_us=self.frame_us, assets=(self.coin,))
 
     @property
     def candles(self) -> Candles:
@@ -116,7 +107,7 @@ def load_bars(
     *,
     join: bool = True,
     least: int = LEAST_BARS,
-) -> tuple[Bars, ...]:
+) -> tuple[StudyBars, ...]:
     """Return the bars of a file, or packaged ones of Bitcoin: of 15 minutes and of 1 day.
 
     Args:
@@ -135,16 +126,7 @@ def load_bars(
         check_choice("name in `reading`", name, [each.name for each in fields(BarOptions) if each.name != "coin"])
     options = BarOptions(coin, **(reading or {}))
     given = [read_bars(Path(file), options, now_us())] if file else [read_packaged(each, now_us()) for each in named]
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        engine = open_database(f"sqlite:///{folder}/market.db")
-        store = PriceStore(engine)
-        for each in given:
-            keep_bars(store, each)
-            source = each.file if file else each.series.source
-            columns = store.read(each.series, -_END_US, _END_US)
-            found.append(_bars_of(each.series, source, columns, join, each.notes))
-        engine.dispose()
+    found = [_bars_of(each, each.file if file else each.series.source, join) for each in given]
     for bars in found:
         if len(bars.bars) < least:
             raise InputError(
@@ -154,31 +136,22 @@ def load_bars(
     return tuple(found)
 
 
-def _bars_of(series: Series, source: str, columns: PriceColumns, join: bool, notes: Sequence[str]) -> Bars:
-    """Return the bars that prices make: hours where they are quotes or are to be joined, else bars as they are."""
-    step_us = series.interval_s * SECOND_US
+def _bars_of(file: BarFile, source: str, join: bool) -> StudyBars:
+    """Return the bars that a file makes: hours where it has quotes or is to be joined, else its own bars."""
+    series, notes, (bars, _) = file.series, file.notes, flagged_bars(file)
+    step_us = bars.frame_us
     if not step_us:
-        return Bars.of(series, source, HOUR_US, frame_bars(columns, HOUR_US, SECOND_US, _END_US), notes)
+        return StudyBars.of(series, source, bars.resample(HOUR_US, _END_US, SECOND_US), notes)
     if not join or step_us >= HOUR_US or HOUR_US % step_us:
-        return Bars.of(series, source, step_us, _own_bars(columns, step_us), notes)
-    if (columns.opened_us % step_us).any():
+        return StudyBars.of(series, source, bars, notes)
+    if (bars.opened_us % step_us).any():
         note = f"no hours were made of bars of {_length(series.interval_s)}: they do not begin with the hour"
-        return Bars.of(series, source, step_us, _own_bars(columns, step_us), [*notes, note])
-    hours, whole = frame_bars(columns, HOUR_US, step_us, _END_US), HOUR_US // step_us
+        return StudyBars.of(series, source, bars, [*notes, note])
+    hours, whole = bars.resample(HOUR_US, _END_US, step_us), HOUR_US // step_us
     if partial := int((hours.slots < whole).sum()):
         made = f"made of fewer than {whole} bars of {_length(series.interval_s)}"
-        notes = [*notes, f"{partial} of {len(hours)} bars are {made}"]
-    return Bars.of(series, source, HOUR_US, hours, notes)
-
-
-def _own_bars(columns: PriceColumns, step_us: int) -> FrameBars:
-    """Return bars at their own times; a day's volume that is known in the currency alone is told in coins."""
-    volume, ones = columns.volume, np.ones(len(columns), np.int64)
-    if step_us == DAY_US and np.isnan(volume).all():
-        volume = columns.volume_24h / columns.close
-    prices = (columns.open, columns.high, columns.low, columns.close)
-    flagged = np.array([bool(flags) for flags in columns.flags], np.int64)
-    return FrameBars(columns.opened_us, columns.closed_us, *prices, volume, ones, ones, flagged)
+        notes = (*notes, f"{partial} of {len(hours)} bars are {made}")
+    return StudyBars.of(series, source, hours, notes)
 
 
 def _length(seconds: int) -> str:
@@ -261,7 +234,7 @@ def sentiment_strategies(models: Sequence[str] = (SENTIMENT,)) -> list[Strategy]
     ]
 
 
-def simulated_texts(market: AssetBars, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
+def simulated_texts(market: Bars, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
     """Return invented texts, one published at each bar's close, whose scores know the future as far as is planted.
 
     A score is tanh of effect × the standardised return from the next open to the one after it, and noise for the rest;
@@ -304,7 +277,7 @@ class ScoredTexts:
     effect: float | None = None
 
     @classmethod
-    def simulated(cls, market: AssetBars, effect: float, seed: int = 0) -> "ScoredTexts":
+    def simulated(cls, market: Bars, effect: float, seed: int = 0) -> "ScoredTexts":
         """Return invented texts with a planted effect: see `simulated_texts`."""
         return cls(
             f"SIMULATION: sentiment with effect {effect:g}", simulated_texts(market, effect, seed), effect=effect
@@ -337,7 +310,7 @@ class Family:
     """
 
     question: str
-    bars: Bars
+    bars: StudyBars
     effect: float | None
     tried: tuple[Backtest, ...]
     recorded: int
@@ -368,7 +341,7 @@ class Family:
 
 
 def study_family(
-    bars: Bars,
+    bars: StudyBars,
     ledger: TrialLedger,
     costs: Costs,
     *,
@@ -391,7 +364,7 @@ def study_family(
     Raises:
         InputError: a signal that looks ahead, or what the backtest refuses.
     """
-    market = bars.market
+    market = bars.bars
     question = "price signals" if scored is None else scored.question
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
     texts = () if scored is None else scored.texts
@@ -436,7 +409,7 @@ def _ratio(returns: Floats) -> float:
     return ratio if math.isfinite(ratio) else -math.inf
 
 
-def _on(returns: Floats, market: AssetBars, closed_us: Any) -> Floats:
+def _on(returns: Floats, market: Bars, closed_us: Any) -> Floats:
     return np.asarray(returns[np.searchsorted(market.closed_us, closed_us)])
 
 
@@ -452,7 +425,7 @@ def beyond(trials: Floats, hold: Floats) -> Floats:
     return np.asarray(trials - np.outer(hold, slopes))
 
 
-def _walk_forward(market: AssetBars, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
+def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
     """Return the account that goes forward in time with what was best before, where it was tested, and the folds."""
     bars = len(market)
     returns = np.stack([each.account.net_returns for each in tried], axis=1)
@@ -554,7 +527,7 @@ def fee_sweep(family: Family) -> list[tuple[float, float]]:
     best = family.best
     found = []
     for fee in FEES_BPS:
-        account = simulate(family.bars.market, best.targets, replace(best.config.costs, fee_bps=fee))
+        account = simulate(family.bars.bars, best.targets, replace(best.config.costs, fee_bps=fee))
         ratio = _sharpe(account.net_returns, account.bars_per_year)
         if ratio is not None:
             found.append((fee, ratio))

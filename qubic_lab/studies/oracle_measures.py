@@ -6,7 +6,7 @@ Everything here gives plain values; `qubic_lab.studies.oracle_overview` draws an
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from qubic_lab.oracle.analysis.anomalies.trials import KINDS, InjectedKind, inje
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE, forecast_path
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.rating import STEPS, rate
-from qubic_lab.oracle.ingest.files.bar_files import BarOptions, keep_bars, read_bars
+from qubic_lab.oracle.ingest.files.bar_files import BarOptions, flagged_bars, read_bars
 from qubic_lab.oracle.ingest.files.packaged import read_packaged
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
-from qubic_lab.oracle.ingest.quality import quality_report
+from qubic_lab.oracle.ingest.quality import completeness
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles, Floats
-from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.records import Series, Text
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
@@ -33,9 +34,6 @@ from qubic_lab.oracle.sentiment.scores import SentimentModel
 from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
 from qubic_lab.oracle.serving.analysis_parts import RATED_BARS, price_figures
 from qubic_lab.oracle.serving.responses import Rating
-from qubic_lab.oracle.store.bar_history import rows
-from qubic_lab.oracle.store.frame_bars import FrameBars, frame_bars
-from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
@@ -55,8 +53,8 @@ class Market:
 
     coin: str
     source: str
-    hours: FrameBars
-    with_volume: FrameBars
+    hours: Bars
+    with_volume: Bars
     volume_us: int
     quality: tuple[Row, ...]
 
@@ -79,50 +77,35 @@ def load_market(file: str = "", coin: str = "bitcoin") -> Market:
     """
     named = ("bitcoin-15min", "bitcoin-1day")
     given = [read_bars(Path(file), BarOptions(coin), now_us())] if file else [read_packaged(n, now_us()) for n in named]
-    with tempfile.TemporaryDirectory() as folder:
-        engine = open_database(f"sqlite:///{folder}/market.db")
-        store = PriceStore(engine)
-        for each in given:
-            keep_bars(store, each)
-        columns = [store.read(each.series, -_END_US, _END_US) for each in given]
-        at_us = max(int(each.closed_us[-1]) for each in columns)
-        quality = tuple(_quality_rows(quality_report(engine, at_us=at_us).to_dict()["prices"]))
-        engine.dispose()
-    series = given[0].series
+    found = [flagged_bars(each) for each in given]
+    bars, series = [each for each, _ in found], given[0].series
+    quality = tuple(_quality_row(each.series, *one) for each, one in zip(given, found, strict=True))
     if series.interval_s and 3_600 % series.interval_s:
         raise InputError(f"{file} has bars of {series.interval_s} s, which make no hours: give bars of 1 h or shorter")
-    hours = frame_bars(columns[0], HOUR_US, max(1, series.interval_s) * SECOND_US, _END_US)
+    hours = bars[0].resample(HOUR_US, _END_US, max(1, series.interval_s) * SECOND_US)
     if len(hours) > 1 and np.median(np.diff(hours.closed_us)) > HOUR_US:
         raise InputError(f"most prices of {file} are more than 1 h apart: give bars of 1 h or shorter")
     volume, volume_us = hours, HOUR_US
-    if len(columns) > 1:
-        volume, volume_us = _days(columns[1]), DAY_US
+    if len(bars) > 1:
+        volume, volume_us = bars[1], DAY_US
     return Market(series.coin, series.source, hours, volume, volume_us, quality)
 
 
-def _days(columns: PriceColumns) -> FrameBars:
-    """Return packaged days; their volume counts dollars, and so is divided by the close."""
-    days = frame_bars(columns, DAY_US, DAY_US, _END_US)
-    return replace(days, volume=columns.volume_24h / columns.close)
-
-
-def _quality_rows(prices: Sequence[Mapping[str, Any]]) -> list[Row]:
-    return [
-        {
-            "source": each["source"],
-            "bars of": f"{each['interval_s'] / 60:g} min" if each["interval_s"] < 86_400 else "1 day",
-            "from": each["first"],
-            "to": each["last"],
-            "prices": each["prices"],
-            "complete_pct": 100 * each["completeness"]["share"],
-            "gaps": each["completeness"]["gaps"],
-            "longest_gap_h": each["completeness"]["longest_gap_s"] / 3_600,
-            "outliers": each["flags"].get("outlier", 0),
-            "repeated prices": each["flags"].get("flat", 0),
-            "corrected": each["corrections"],
-        }
-        for each in prices
-    ]
+def _quality_row(series: Series, bars: Bars, flags: Mapping[str, int]) -> Row:
+    found = completeness(bars.opened_us, bars.closed_us, series.interval_s * SECOND_US)
+    return {
+        "source": series.source,
+        "bars of": f"{series.interval_s / 60:g} min" if series.interval_s < 86_400 else "1 day",
+        "from": iso(int(bars.opened_us[0])),
+        "to": iso(int(bars.closed_us[-1])),
+        "prices": len(bars),
+        "complete_pct": 100 * found.share,
+        "gaps": found.gaps,
+        "longest_gap_h": found.longest_gap_s / 3_600,
+        "outliers": flags.get("outlier", 0),
+        "repeated prices": flags.get("flat", 0),
+        "corrected": 0,
+    }
 
 
 @dataclass(frozen=True)
@@ -339,7 +322,7 @@ def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, A
         later = int(np.searchsorted(hours.closed_us, hours.closed_us[place] + ahead * HOUR_US))
         if later >= len(hours) or hours.closed_us[later] != hours.closed_us[place] + ahead * HOUR_US:
             continue  # a gap
-        rating = rate(price_figures(rows(hours, place + 1 - RATED_BARS, place + 1), HOUR_US), _NO_TEXTS)
+        rating = rate(price_figures(hours.slice(place + 1 - RATED_BARS, place + 1), HOUR_US), _NO_TEXTS)
         if isinstance(rating, Rating):
             found.append((int(hours.closed_us[place]), rating, 100.0 * float(np.expm1(logs[later] - logs[place]))))
     if not found:

@@ -27,7 +27,7 @@ from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
 from qubic_lab.oracle.risk.value_at_risk import least_bars
 from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garch_forecast
 from qubic_lab.oracle.risk.warnings import Assessment, Estimate, WarningScore, assess
-from qubic_lab.studies.oracle_backtest import Bars
+from qubic_lab.studies.oracle_backtest import StudyBars
 
 Row = dict[str, Any]
 VAR_LEVELS = (0.01, 0.05)
@@ -54,7 +54,7 @@ class Risk:
         level: from which on a level counts as a warning.
     """
 
-    bars: Bars
+    bars: StudyBars
     windows: Windows
     returns: Floats
     volatility: VolatilityForecast
@@ -74,7 +74,7 @@ class Risk:
 
 
 def study_risk(
-    bars: Bars, *, horizon_us: int, drop: float, level: str = "warning", rules: str = "", refit_bars: int = 50
+    bars: StudyBars, *, horizon_us: int, drop: float, level: str = "warning", rules: str = "", refit_bars: int = 50
 ) -> Risk:
     """Measure volatility, value at risk and warnings of some bars; the last need bars beyond their warm-up.
 

@@ -26,7 +26,7 @@ from qubic_lab.oracle.inference.information import (
 from qubic_lab.oracle.inference.lead_lag import LeadLag
 from qubic_lab.oracle.inference.quantiles import QuantileSpread, buckets_of, quantile_spread
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
-from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, Bars, ScoredTexts
+from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts, StudyBars
 
 Row = dict[str, Any]
 SPREAD_HORIZONS = (1, 4)
@@ -43,7 +43,7 @@ class Scored:
         effect: planted; None: nothing was, the texts were collected.
     """
 
-    bars: Bars
+    bars: StudyBars
     source: str
     model: str
     effect: float | None
@@ -108,10 +108,10 @@ class SignalStudy:
         return next(each for each in self.events if each.kind == SIGNED)
 
 
-def simulated_scores(markets: Sequence[Bars], effects: Sequence[float], seed: int = 0) -> list[list[Scored]]:
+def simulated_scores(markets: Sequence[StudyBars], effects: Sequence[float], seed: int = 0) -> list[list[Scored]]:
     """Return simulated scores, a list for each market and effect: each stands for a study of its own."""
     return [
-        [Scored(bars, SENTIMENT, SENTIMENT, effect, ScoredTexts.simulated(bars.market, effect, seed))]
+        [Scored(bars, SENTIMENT, SENTIMENT, effect, ScoredTexts.simulated(bars.bars, effect, seed))]
         for bars in markets
         for effect in effects
     ]
@@ -130,13 +130,13 @@ def collected_scores(found: Collected) -> list[list[Scored]]:
 
 
 def choose_scores(
-    markets: Sequence[Bars], found: Collected | None, effects: Sequence[float], seed: int = 0
+    markets: Sequence[StudyBars], found: Collected | None, effects: Sequence[float], seed: int = 0
 ) -> list[list[Scored]]:
     """Return collected scores where there are any, else simulated ones."""
     return simulated_scores(markets, effects, seed) if found is None else collected_scores(found)
 
 
-def traded(groups: Sequence[Sequence[Scored]], found: Collected | None) -> list[tuple[Bars, ScoredTexts]]:
+def traded(groups: Sequence[Sequence[Scored]], found: Collected | None) -> list[tuple[StudyBars, ScoredTexts]]:
     """Return the texts that strategies trade by: all collected ones at once, or each simulation."""
     if found is not None:
         return [(found.bars, found.scored)]
@@ -176,7 +176,7 @@ def study_signals(
 def _study_group(
     group: Sequence[Scored], horizons: Sequence[int], last: int, resamples: int, seed: int
 ) -> list[SignalStudy]:
-    market = group[0].bars.market
+    market = group[0].bars.bars
     names = [each.title + each.model for each in group]
     aligned = {
         name: Aligned.of(market, each.texts.texts, each.model, last) for name, each in zip(names, group, strict=True)
@@ -221,7 +221,7 @@ def looks_ahead(studies: Sequence[SignalStudy]) -> list[str]:
     for study in studies:
         half = len(study.aligned) // 2
         scored = study.scored
-        short = Aligned.of(scored.bars.market.slice(0, half), scored.texts.texts, scored.model, study.last)
+        short = Aligned.of(scored.bars.bars.slice(0, half), scored.texts.texts, scored.model, study.last)
         both = [(each.score, buckets_of(each.score), each.texts) for each in (study.aligned, short)]
         early = [places[places < half] for places in extremes(study.aligned.score)]
         alike = all(np.array_equal(one[:half], other, equal_nan=True) for one, other in zip(*both, strict=True))

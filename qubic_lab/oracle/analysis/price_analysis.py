@@ -15,10 +15,10 @@ from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, CandlePat
 from qubic_lab.oracle.analysis.levels import PIVOTS, Breakout, Level, find_breakouts, find_levels
 from qubic_lab.oracle.analysis.levels import RULE as LEVEL_RULE
 from qubic_lab.oracle.analysis.trend import TRENDS, WINDOW, Trend, find_trend
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles, Columns, Floats, absent
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
-from qubic_lab.oracle.store.frame_bars import FrameBars
 
 RECENT = 24
 """Breakouts and anomalies of the last so many bars are told."""
@@ -144,7 +144,7 @@ def analyse(bars: Columns, frame_s: int, at_us: int) -> PriceAnalysis:
     """Return what bars say at an instant; those that close later are not looked at.
 
     Args:
-        bars: `FrameBars` or `PriceColumns`, by time.
+        bars: of one asset.
         frame_s: length of the bars in seconds.
         at_us: the instant.
 
@@ -168,7 +168,7 @@ def analyse(bars: Columns, frame_s: int, at_us: int) -> PriceAnalysis:
         last_us=last_us,
         age_s=age_s,
         missing=int(candles.steps.sum()) - count,
-        flagged=int(bars.flagged[max(0, count - RECENT) : count].sum()) if isinstance(bars, FrameBars) else None,
+        flagged=int(bars.flagged[max(0, count - RECENT) : count].sum()) if isinstance(bars, Bars) else None,
         close=float(candles.close[-1]) if count else Missing(reason="no bar is known"),
         indicators={name: _figure(INDICATORS[name], each, candles, age_s) for name, each in values.items()},
         patterns=_patterns(candles),

@@ -8,7 +8,7 @@ from qubic_lab.oracle.ingest.cleaning import context_of, flag_prices, with_flags
 from qubic_lab.oracle.ingest.schemas import refused_prices
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
-from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.transactions import Added
 
 _BEGINNING_US = -50 * 365 * DAY_US
@@ -44,7 +44,7 @@ def keep_prices(store: PriceStore, series: Series, prices: Iterable[Price], *, f
     if series in store.series(series.coin):
         first_us, last_us = ordered[0].closed_us, ordered[-1].closed_us
         history.extend(reversed(store.page(series, _BEGINNING_US, first_us, limit=context_of()).prices))
-        stored = _stored_flags(store.read(series, first_us, last_us + 1))
+        stored = {_values(each): each.flags for each in store.prices(series, first_us, last_us + 1)}
     flagged = flag_prices(ordered, history)
     if stored:
         flagged = tuple(with_flags(price, stored.get(_values(price), price.flags)) for price in flagged)
@@ -60,9 +60,3 @@ def _values(price: Price) -> _Values:
 
 def _number(value: float | None) -> float | None:
     return None if value is None or value != value else value
-
-
-def _stored_flags(columns: PriceColumns) -> dict[_Values, tuple[str, ...]]:
-    numbers = [[_number(value) for value in getattr(columns, name).tolist()] for name in _NUMBERS]
-    values = zip(columns.opened_us.tolist(), columns.closed_us.tolist(), *numbers, strict=True)
-    return dict(zip(values, columns.flags, strict=True))

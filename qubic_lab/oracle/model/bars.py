@@ -79,6 +79,7 @@ class Bars:
         opened_us: ArrayLike | None = None,
         frame_us: int = 0,
         assets: Sequence[str] = ("asset",),
+        check: bool = True,
         **per_bar: ArrayLike,
     ) -> "Bars":
         """Return checked bars from columns, each [bars] or [bars, assets].
@@ -93,6 +94,7 @@ class Bars:
             opened_us: start of each bar; None: `frame_us` before its end.
             frame_us: length of the bars.
             assets: their names.
+            check: False for values that were checked before they were stored.
             per_bar: `known_us`, `points`, `slots` or `flagged`, [bars].
 
         Raises:
@@ -108,16 +110,20 @@ class Bars:
             found = np.full(shape, np.nan) if given is None else _column(name, given, shape)
             values[name] = np.where(np.isnan(found), close_BA, found)
         values["volume"] = np.full(shape, np.nan) if volume is None else _column("volume", volume, shape)
-        _check_times(opened, closed)
+        if check:
+            _check_times(opened, closed)
         columns: dict[str, Any] = {f"{name}_BA": values[name] for name in COLUMNS}
         bars = cls(tuple(assets), opened, closed, **columns, **_per_bar(len(closed), per_bar), frame_us=frame_us)
-        _check_values(bars)
+        if check:
+            _check_values(bars)
         return bars
 
     @classmethod
     def of_prices(cls, prices: Sequence[Price], asset: str = "asset", frame_us: int = 0) -> "Bars":
         """Return the checked bars of one asset from prices as sources and files give them, in order of time."""
-        columns = {name: np.array([getattr(price, name) for price in prices], np.float64) for name in COLUMNS}
+        columns: dict[str, Any] = {
+            name: np.array([getattr(price, name) for price in prices], np.float64) for name in COLUMNS
+        }
         return cls.of(
             [price.closed_us for price in prices],
             **columns,
@@ -138,7 +144,7 @@ class Bars:
             raise InputError("there is no asset: give the bars of at least one")
         closed = np.unique(np.concatenate([each.closed_us for each in by_asset.values()]))
         opened = np.full(len(closed), -1, np.int64)
-        values = {name: np.full((len(closed), len(by_asset)), np.nan) for name in COLUMNS}
+        values: dict[str, Any] = {name: np.full((len(closed), len(by_asset)), np.nan) for name in COLUMNS}
         for column, (asset, bars) in enumerate(by_asset.items()):
             rows = np.searchsorted(closed, bars.closed_us)
             clash = (opened[rows] >= 0) & (opened[rows] != bars.opened_us)
@@ -184,6 +190,10 @@ class Bars:
     def slice(self, start: int, end: int) -> "Bars":
         """Return the bars from one row up to before another."""
         return replace(self, **{name: getattr(self, name)[start:end] for name in _ROWS})
+
+    def tail(self, count: int) -> "Bars":
+        """Return the last bars, `count` at most."""
+        return self.slice(max(0, len(self) - count), len(self))
 
     def until(self, at_us: int) -> "Bars":
         """Return the bars that are closed at an instant."""

@@ -22,7 +22,7 @@ LEAST, MOST = 1e-30, 1e30
 
 
 class Columns(Protocol):
-    """What candles are made from: `FrameBars` and `PriceColumns` have it, and more."""
+    """What candles are made from: `Bars` has it, and more."""
 
     @property
     def closed_us(self) -> Instants: ...  # noqa: D102

@@ -7,6 +7,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from qubic_lab.errors import NotFoundError
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.candles import Candles, Floats, Instants, absent
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US
@@ -23,7 +24,6 @@ from qubic_lab.oracle.serving.sentiment_parts import (
 )
 from qubic_lab.oracle.serving.text_parts import score_summary, without_texts
 from qubic_lab.oracle.store.bar_history import BarHistory
-from qubic_lab.oracle.store.frame_bars import FrameBars
 from qubic_lab.oracle.store.text_store import TextStore
 
 LOOKED_AT: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
@@ -98,10 +98,10 @@ class RiskMarkets:
 
     def _bars(
         self, candidates: Sequence[Candidate], frame: Frame, at_us: int, as_of_us: int | None
-    ) -> tuple[Candidate, FrameBars] | None:
+    ) -> tuple[Candidate, Bars] | None:
         """Return the bars of the first candidate that has enough, or of the one that has most; fresh ones go first."""
         frame_us = FRAME_S[frame] * SECOND_US
-        found: tuple[Candidate, FrameBars] | None = None
+        found: tuple[Candidate, Bars] | None = None
         for candidate in (each for each in candidates if fits(each.series, frame_us)):
             if found is not None and (len(found[1]) >= LOOKED_AT[frame] or candidate.stale != found[0].stale):
                 break
@@ -150,7 +150,7 @@ def companion(coin: str) -> str:
     return COMPANIONS.get(coin, OTHER_COMPANION)
 
 
-def closes_at(closed_us: Instants, other: FrameBars) -> Floats:
+def closes_at(closed_us: Instants, other: Bars) -> Floats:
     """Return another asset's closes at some instants, NaN where none of its bars closed at one."""
     found = absent(len(closed_us))
     if len(other):

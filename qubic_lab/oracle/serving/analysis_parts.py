@@ -9,11 +9,11 @@ from typing import Any
 
 from qubic_lab.oracle.analysis.rating import MoodFigures, PriceFigures, rate
 from qubic_lab.oracle.analysis.summary import age
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 from qubic_lab.oracle.serving.price_parts import Candidate
 from qubic_lab.oracle.serving.responses import AnalysedBars, Anomalies, Mood, Rating
-from qubic_lab.oracle.store.frame_bars import FrameBars
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
 """So many of the last closed bars are analysed: 30 and 60 days, and 250."""
@@ -33,7 +33,7 @@ def prepare() -> None:
         import_module("qubic_lab.oracle.analysis.price_analysis")
 
 
-def analysis(bars: FrameBars, frame_s: int, at_us: int, candidate: Candidate) -> dict[str, Any]:
+def analysis(bars: Bars, frame_s: int, at_us: int, candidate: Candidate) -> dict[str, Any]:
     """Return the parts of a price analysis that come from bars, by their names in the answer."""
     try:
         from qubic_lab.oracle.analysis.price_analysis import analyse
@@ -62,7 +62,7 @@ def no_analysis(reason: str) -> dict[str, Any]:
     return {name: Missing(reason=reason) for name in ("analysed", *PARTS, "anomalies")}
 
 
-def rate_bars(bars: FrameBars, candidate: Candidate, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
+def rate_bars(bars: Bars, candidate: Candidate, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
     """Return the rating of a coin from closed bars of an hour and its sentiment."""
     frame_us = FRAME_S[RATED] * SECOND_US
     prices = price_figures(bars, frame_us)
@@ -83,7 +83,7 @@ def rate_bars(bars: FrameBars, candidate: Candidate, sentiment: Mood | Missing, 
     return rate(prices, figures, basis)
 
 
-def price_figures(bars: FrameBars, frame_us: int) -> PriceFigures | Missing:
+def price_figures(bars: Bars, frame_us: int) -> PriceFigures | Missing:
     """Return what a rating takes from bars of one hour, at the last of them."""
     try:
         from qubic_lab.oracle.analysis.indicators import compute

@@ -5,20 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from qubic_lab.oracle.model import bars as model
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, VolumeUnit
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.serving.responses import Bar, Bars, Change, DayRange, HistoricPrice, LastPrice, iso_or_none
-from qubic_lab.oracle.store.frame_bars import (
-    FrameBars,
-    after,
-    change_pct,
-    completeness,
-    count_flags,
-    frame_bars,
-    price_before,
-)
-from qubic_lab.oracle.store.price_store import PriceColumns, StoredPrice
+from qubic_lab.oracle.store.price_store import StoredPrice
 
 if TYPE_CHECKING:
     from qubic_lab.oracle.ingest.collector_config import CollectorConfig
@@ -75,11 +69,6 @@ class Candidate:
         """How much earlier than asked for an earlier price may be."""
         return int(STALE_AFTER * self.step_us)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What of its prices changes, ranges and bars are made from."""
-        return ("close", "flags") if not self.series.interval_s else ("open", "high", "low", "close", "volume", "flags")
-
     def shown(self) -> LastPrice:
         """Return its last price for clients."""
         return LastPrice(
@@ -118,12 +107,12 @@ def change_from(before: StoredPrice | None, candidate: Candidate, name: str, ove
     return _change(name, before.close, before.closed_us, candidate)
 
 
-def change_over(columns: PriceColumns, candidate: Candidate, name: str, over_us: int) -> Change:
+def change_over(prices: model.Bars, candidate: Candidate, name: str, over_us: int) -> Change:
     """Return how the price changed over a time, by a name for clients."""
-    place = price_before(columns, candidate.last.closed_us - over_us, candidate.tolerance_us)
-    if place is None:
+    row = row_before(prices, candidate.last.closed_us - over_us, candidate.tolerance_us)
+    if row is None:
         return Change(over=name, change_pct=None, from_price=None, from_at=None)
-    return _change(name, float(columns.close[place]), int(columns.closed_us[place]), candidate)
+    return _change(name, float(prices.close[row]), int(prices.closed_us[row]), candidate)
 
 
 def _change(name: str, before: float, at_us: int, candidate: Candidate) -> Change:
@@ -131,32 +120,51 @@ def _change(name: str, before: float, at_us: int, candidate: Candidate) -> Chang
     return Change(over=name, change_pct=pct, from_price=before, from_at=iso(at_us))
 
 
-def day_range(columns: PriceColumns, candidate: Candidate) -> DayRange:
-    """Return what is told of the 24 hours that end with the last price."""
+def day_range(prices: model.Bars, candidate: Candidate, flags: dict[str, int]) -> DayRange:
+    """Return the range of the 24 hours that end with the last price; `flags` counts those of its prices."""
     end = candidate.last.closed_us
-    day = after(columns, end - DAY_US)
-    bars = frame_bars(day, end + 1, candidate.step_us, end + 1)  # the frame that holds them all
+    day = prices.after(end - DAY_US)
     volume, unit = volume_24h(day, candidate)
     return DayRange(
-        high=float(bars.high.max()) if len(bars) else None,
-        low=float(bars.low.min()) if len(bars) else None,
+        high=float(day.high.max()) if len(day) else None,
+        low=float(day.low.min()) if len(day) else None,
         volume=volume,
         volume_unit=unit,
         completeness=completeness(day, end - DAY_US, end, candidate.step_us),
-        flags=count_flags(day),
+        flags=flags,
     )
 
 
-def volume_24h(columns: PriceColumns, candidate: Candidate) -> tuple[float | None, VolumeUnit | None]:
+def row_before(prices: model.Bars, at_us: int, tolerance_us: int) -> int | None:
+    """Return the row of the last price up to `at_us`, or None where that is older than the tolerance."""
+    row = int(np.searchsorted(prices.closed_us, at_us, side="right")) - 1
+    if row < 0 or at_us - int(prices.closed_us[row]) > tolerance_us:
+        return None
+    return row
+
+
+def completeness(prices: model.Bars, start_us: int, end_us: int, step_us: int) -> float:
+    """Return the share of the steps after `start_us` up to `end_us` that have a price, at most 1."""
+    inside = prices.after(start_us).until(end_us)
+    expected = max(1, (end_us - start_us) // step_us)
+    return min(1.0, len(np.unique((inside.closed_us - 1) // step_us)) / expected)
+
+
+def change_pct(before: float, now: float) -> float:
+    """Return the change of a price in percent."""
+    return 100.0 * (now / before - 1.0)
+
+
+def volume_24h(prices: model.Bars, candidate: Candidate) -> tuple[float | None, VolumeUnit | None]:
     """Return what was traded in the 24 hours up to the last price, and in what: of bars the sum, where all have it."""
     if not candidate.series.interval_s:
         volume = candidate.last.volume_24h
         return (None, None) if volume is None else (volume, "currency")
-    total = float(after(columns, candidate.last.closed_us - DAY_US).volume.sum())
+    total = float(prices.after(candidate.last.closed_us - DAY_US).volume.sum())
     return (None, None) if math.isnan(total) else (total, "coin")
 
 
-def closed_bars(found: FrameBars, candidate: Candidate, frame: Frame) -> Bars:
+def closed_bars(found: model.Bars, candidate: Candidate, frame: Frame) -> Bars:
     """Return the last closed bars of a frame, each made from all of its prices."""
     expected = max(1, FRAME_S[frame] * SECOND_US // candidate.step_us)
     first = max(0, len(found) - BARS[frame])

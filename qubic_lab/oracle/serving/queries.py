@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, check_at_least, check_choice, check_range
 from qubic_lab.oracle.analysis.rating import rate_market
 from qubic_lab.oracle.analysis.summary import age, summarize
+from qubic_lab.oracle.model import bars as model
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import FRAME_S, WINDOW_S, Frame, Missing, VolumeUnit, Window, age_s
@@ -40,10 +41,12 @@ from qubic_lab.oracle.serving.price_parts import (
     Frequency,
     change_from,
     change_over,
+    change_pct,
     closed_bars,
     day_range,
     fits,
     historic_price,
+    row_before,
     volume_24h,
     why_fallback,
     why_no_bars,
@@ -83,8 +86,7 @@ from qubic_lab.oracle.serving.text_parts import (
     without_texts,
 )
 from qubic_lab.oracle.store.bar_history import BarHistory
-from qubic_lab.oracle.store.frame_bars import change_pct, price_before
-from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore, StoredPrice
+from qubic_lab.oracle.store.price_store import PriceStore, StoredPrice
 from qubic_lab.oracle.store.source_health import read_source_health
 from qubic_lab.oracle.store.text_store import StoredText, TextStore
 from qubic_lab.oracle.store.transactions import check_as_of
@@ -176,6 +178,7 @@ class Queries:
             candidates = self._candidates(found, self.prices.series(found.id), at, as_of_us)
             best, fitting = candidates[0], next((each for each in candidates if fits(each.series, frame_us)), None)
             day = self._read_back(best, DAY_US + best.tolerance_us, as_of_us)
+            flags = self._day_flags(day, best, as_of_us)
             overs = {frame: frame_us, "24h": DAY_US, "7d": 7 * DAY_US}
             if frame == "1d":
                 del overs["1d"]
@@ -200,7 +203,7 @@ class Queries:
             others=[each.shown() for each in candidates[1:]],
             changes=changes,
             market_cap=best.last.market_cap,
-            day=day_range(day, best),
+            day=day_range(day, best, flags),
             bars=bars,
             **told,
         )
@@ -386,7 +389,7 @@ class Queries:
         sources = read_sources(self.engine, [int(id) for id in kept.news_id], self._weighting)
         return mood(scored_texts(kept, sources), model, at, self._weighting)
 
-    def _change(self, day: PriceColumns, candidate: Candidate, name: str, over_us: int, as_of_us: int | None) -> Change:
+    def _change(self, day: model.Bars, candidate: Candidate, name: str, over_us: int, as_of_us: int | None) -> Change:
         """Return how the price changed; for a longer time than a day the earlier price is looked up alone."""
         if over_us <= DAY_US:
             return change_over(day, candidate, name, over_us)
@@ -421,10 +424,17 @@ class Queries:
         """Return the last price up to an instant; a source's clock may be ahead of ours by a little."""
         return self.prices.latest(series, as_of_us=as_of_us, until_us=at + AHEAD_US)
 
-    def _read_back(self, candidate: Candidate, span_us: int, as_of_us: int | None) -> PriceColumns:
+    def _read_back(self, candidate: Candidate, span_us: int, as_of_us: int | None) -> model.Bars:
         """Return the prices of a time that ends with the last one."""
         end = candidate.last.closed_us
-        return self.prices.read(candidate.series, end - span_us, end + 1, as_of_us=as_of_us, only=candidate.columns)
+        return self.prices.read(candidate.series, end - span_us, end + 1, as_of_us=as_of_us)
+
+    def _day_flags(self, day: model.Bars, candidate: Candidate, as_of_us: int | None) -> dict[str, int]:
+        """Return how many prices of the last 24 hours have each flag."""
+        if not day.flagged.any():
+            return {}
+        end = candidate.last.closed_us
+        return self.prices.flags(candidate.series, end - DAY_US + 1, end + 1, as_of_us=as_of_us)
 
     def _overview(self, coin: Coin, known: Sequence[Series], at: int, as_of_us: int | None) -> CoinOverview:
         every = self.texts.counts(coin.id, at - DAY_US, at + 1, as_of_us=as_of_us)
@@ -481,12 +491,10 @@ class Queries:
         end, tolerance = best.last.closed_us, best.tolerance_us
         # Of quotes only the one of a day ago is needed; volumes of bars are added up.
         until = end + 1 if best.series.interval_s else end - DAY_US + 1
-        columns = self.prices.read(
-            best.series, end - DAY_US - tolerance, until, as_of_us=as_of_us, only=("close", "volume")
-        )
-        place = price_before(columns, end - DAY_US, tolerance)
-        change = None if place is None else change_pct(float(columns.close[place]), best.last.close)
-        return change, *volume_24h(columns, best)
+        prices = self.prices.read(best.series, end - DAY_US - tolerance, until, as_of_us=as_of_us)
+        row = row_before(prices, end - DAY_US, tolerance)
+        change = None if row is None else change_pct(float(prices.close[row]), best.last.close)
+        return change, *volume_24h(prices, best)
 
     def _coins_with_prices(self) -> list[Coin]:
         ids = {series.coin for series in self.prices.series()}

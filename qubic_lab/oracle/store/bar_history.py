@@ -1,27 +1,27 @@
-"""Bars over a long time, quickly: whole days are kept in memory, hour by hour, until one of their prices changes.
+"""Bars over a long time, quickly: the hours of whole days stay in memory until one of their prices changes.
 
-What is told of an instant never depends on what is kept: a day that has a price which was known only later is read anew
-as it was known then. Bars are made from hours in every case, so that sums come out the same to the last bit.
+The cache never changes a result: a day with a price that was known only later is read again as it was known then. Bars
+are always made from hours, so that sums are the same to the last bit.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 from sqlalchemy import Engine, select
 
+from qubic_lab.oracle.model.bars import Bars, join_bars
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.serving.price_parts import Candidate
-from qubic_lab.oracle.store.frame_bars import FrameBars, after, frame_bars
-from qubic_lab.oracle.store.price_store import PriceColumns, PriceStore
+from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 
 MOST_DAYS = 20_000
-"""Days that are kept, of all series; one takes about 3 kB."""
+"""Days that are kept of all series together; one takes about 3 kB."""
 _LAST_US = 1 << 62
 
 _Key = tuple[Series, int, int]
@@ -30,9 +30,14 @@ _Key = tuple[Series, int, int]
 
 @dataclass
 class _Day:
-    """The hours of a day; `known_us`: when the last of its prices was known; until `seen_us` there was no other."""
+    """The hours of a day.
 
-    hours: FrameBars
+    Attributes:
+        known_us: when the newest of its prices was recorded.
+        seen_us: there are no newer prices up to this stamp.
+    """
+
+    hours: Bars
     known_us: int
     seen_us: int
 
@@ -53,66 +58,55 @@ class BarHistory:
         count: int,
         at_us: int,
         as_of_us: int | None,
-        recent: PriceColumns | None = None,
-    ) -> FrameBars:
-        """Return up to `count` frames that are closed at an instant and end with the last price, each of all prices.
+        recent: Bars | None = None,
+    ) -> Bars:
+        """Return the last bars of a frame up to a series' last price.
 
         Args:
             candidate: a series that fits the frame, and its last price.
             frame_us: length of the bars.
-            count: so many at most; those without a price are left out.
+            count: return at most this many; frames without a price have no bar.
             at_us: no bar ends later.
-            as_of_us: with the prices that were known then; None: by now.
-            recent: the prices of the last price's day up to it, and perhaps earlier ones, where they are read already.
+            as_of_us: use the prices that were known then; None: those that are known now.
+            recent: prices that were read already: those of the last price's day up to it, and perhaps earlier ones.
         """
         end = candidate.last.closed_us
         start = ((end - 1) // frame_us - count) * frame_us
         if HOUR_US % candidate.step_us or frame_us % HOUR_US:
-            columns = self._prices.read(candidate.series, start + 1, end + 1, as_of_us=as_of_us, only=candidate.columns)
-            found = frame_bars(columns, frame_us, candidate.step_us, at_us)
-        else:
-            found = longer_bars(self._hours(candidate, start, end, as_of_us, recent), frame_us, at_us)
-        return rows(found, max(0, len(found) - count), len(found))
+            prices = self._prices.read(candidate.series, start + 1, end + 1, as_of_us=as_of_us)
+            return prices.resample(frame_us, at_us, candidate.step_us).tail(count)
+        return self._hours(candidate, start, end, as_of_us, recent).resample(frame_us, at_us).tail(count)
 
-    def _hours(
-        self, candidate: Candidate, start: int, end: int, as_of_us: int | None, recent: PriceColumns | None
-    ) -> FrameBars:
+    def _hours(self, candidate: Candidate, start: int, end: int, as_of_us: int | None, recent: Bars | None) -> Bars:
         """Return the hours from `start` to that of `end`, which may not have closed."""
         first, today = start // DAY_US, (end - 1) // DAY_US
         with self._lock:
             lock = self._locks.setdefault(candidate.series, threading.Lock())
-        with lock:  # who wants the same days waits for them
+        with lock:  # whoever wants the same days waits for them
             parts = self._whole_days(candidate, range(first, today), as_of_us)
         if recent is None:
-            parts += [hours for hours, _ in self._read(candidate, range(today, today + 1), end, as_of_us)]
+            parts += self._read(candidate, range(today, today + 1), end, as_of_us)
         else:
-            parts.append(frame_bars(after(recent, today * DAY_US), HOUR_US, candidate.step_us, _LAST_US))
-        hours = joined(parts)
-        return rows(hours, int(np.searchsorted(hours.opened_us, start)), len(hours))
+            parts.append(recent.after(today * DAY_US).resample(HOUR_US, _LAST_US, candidate.step_us))
+        hours = join_bars(parts)
+        return hours.slice(int(np.searchsorted(hours.opened_us, start)), len(hours))
 
-    def _whole_days(self, candidate: Candidate, days: range, as_of_us: int | None) -> list[FrameBars]:
+    def _whole_days(self, candidate: Candidate, days: range, as_of_us: int | None) -> list[Bars]:
         series, step = candidate.series, candidate.step_us
         stamp = self._prices.stamp(series.coin)  # before anything is read
         self._forget_changed(series, step, days, stamp)
         for run in _runs(day for day in days if (series, step, day) not in self._days):
-            for day, (hours, known_us) in zip(
-                run, self._read(candidate, run, (run[-1] + 1) * DAY_US, None), strict=True
-            ):
-                self._keep((series, step, day), _Day(hours, known_us, stamp))
+            for day, hours in zip(run, self._read(candidate, run, (run[-1] + 1) * DAY_US, None), strict=True):
+                self._keep((series, step, day), _Day(hours, int(hours.known_us.max(initial=0)), stamp))
         found = {day: kept for day in days if (kept := self._days.get((series, step, day))) is not None}
         late = [day for day in days if day not in found or (as_of_us is not None and found[day].known_us > as_of_us)]
         parts = {day: each.hours for day, each in found.items()}
         for run in _runs(late):
-            parts |= {
-                day: hours
-                for day, (hours, _) in zip(
-                    run, self._read(candidate, run, (run[-1] + 1) * DAY_US, as_of_us), strict=True
-                )
-            }
+            parts |= zip(run, self._read(candidate, run, (run[-1] + 1) * DAY_US, as_of_us), strict=True)
         return [parts[day] for day in days]
 
     def _forget_changed(self, series: Series, step: int, days: range, stamp: int) -> None:
-        """Drop the days that have prices which were not known when they were read."""
+        """Drop the days that have got prices since they were read."""
         kept = [each for day in days if (each := self._days.get((series, step, day))) is not None]
         seen = min((each.seen_us for each in kept), default=stamp)
         if seen == stamp:
@@ -137,23 +131,12 @@ class BarHistory:
         for each in kept:
             each.seen_us = stamp
 
-    def _read(
-        self, candidate: Candidate, days: Sequence[int], end: int, as_of_us: int | None
-    ) -> list[tuple[FrameBars, int]]:
-        """Return the hours of each of some days without a gap, and when the last price of each was known."""
-        start = days[0] * DAY_US
-        columns = self._prices.read(candidate.series, start + 1, end + 1, as_of_us=as_of_us, only=candidate.columns)
-        hours = frame_bars(columns, HOUR_US, candidate.step_us, _LAST_US)
-        edges = [day * DAY_US for day in (*days, days[-1] + 1)]
-        of_hours = np.searchsorted(hours.opened_us, edges).tolist()
-        of_prices = np.searchsorted(columns.closed_us, edges, side="right").tolist()
-        return [
-            (
-                rows(hours, of_hours[n], of_hours[n + 1]),
-                int(columns.known_us[of_prices[n] : of_prices[n + 1]].max(initial=0)),
-            )
-            for n in range(len(days))
-        ]
+    def _read(self, candidate: Candidate, days: Sequence[int], end: int, as_of_us: int | None) -> list[Bars]:
+        """Return the hours of each of some consecutive days."""
+        prices = self._prices.read(candidate.series, days[0] * DAY_US + 1, end + 1, as_of_us=as_of_us)
+        hours = prices.resample(HOUR_US, _LAST_US, candidate.step_us)
+        edges = np.searchsorted(hours.opened_us, [day * DAY_US for day in (*days, days[-1] + 1)]).tolist()
+        return [hours.slice(start, stop) for start, stop in pairwise(edges)]
 
     def _keep(self, key: _Key, day: _Day) -> None:
         with self._lock:
@@ -162,41 +145,6 @@ class BarHistory:
                 self._days.popitem(last=False)
 
 
-def longer_bars(hours: FrameBars, frame_us: int, until_us: int) -> FrameBars:
-    """Return the bars of a longer frame that are closed at `until_us`, made from shorter ones that divide it."""
-    frame_of = hours.opened_us // frame_us
-    count = int(np.searchsorted((frame_of + 1) * frame_us, until_us, side="right"))
-    if not count:
-        return rows(hours, 0, 0)
-    frame_of = frame_of[:count]
-    starts = np.flatnonzero(np.diff(frame_of, prepend=frame_of[0] - 1))
-    ends = np.append(starts[1:], count) - 1
-    return FrameBars(
-        opened_us=frame_of[starts] * frame_us,
-        closed_us=(frame_of[starts] + 1) * frame_us,
-        open=hours.open[starts],
-        high=np.maximum.reduceat(hours.high[:count], starts),
-        low=np.minimum.reduceat(hours.low[:count], starts),
-        close=hours.close[ends],
-        volume=np.add.reduceat(hours.volume[:count], starts),
-        points=np.add.reduceat(hours.points[:count], starts),
-        slots=np.add.reduceat(hours.slots[:count], starts),
-        flagged=np.add.reduceat(hours.flagged[:count], starts),
-    )
-
-
-def rows(bars: FrameBars, start: int, end: int) -> FrameBars:
-    """Return the bars from one place up to before another."""
-    return FrameBars(*(getattr(bars, name)[start:end] for name in FrameBars.__dataclass_fields__))
-
-
-def joined(parts: Sequence[FrameBars]) -> FrameBars:
-    """Return bars one after the other; at least one part."""
-    return FrameBars(
-        *(np.concatenate([getattr(each, name) for each in parts]) for name in FrameBars.__dataclass_fields__)
-    )
-
-
-def _runs(days: "Iterator[int] | Sequence[int]") -> list[list[int]]:
-    """Return rising numbers in lists of those that follow each other."""
+def _runs(days: Iterable[int]) -> list[list[int]]:
+    """Return rising numbers, split into runs of consecutive ones."""
     return [[day for _, day in run] for _, run in groupby(enumerate(days), key=lambda pair: pair[1] - pair[0])]

@@ -1,18 +1,19 @@
 """Prices in the database: added once, corrected by later rows, and read as they are or as they were known."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, insert, select
 
-from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range, did_you_mean
+from qubic_lab.errors import InputError, NotFoundError, check_range, did_you_mean
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series
-from qubic_lab.oracle.model.timestamps import now_us
+from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 from qubic_lab.oracle.store.transactions import (
     MOST_BATCH,
@@ -27,9 +28,6 @@ from qubic_lab.oracle.store.transactions import (
     writing,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 MOST_PAGE = 1_000
 _FEW = 500
 """So many prices are looked up one by one; more by the range that they span."""
@@ -37,8 +35,8 @@ _VALUES = ("opened_us", "open", "high", "low", "close", "volume", "volume_24h", 
 """What makes a version: other values for the same series and `closed_us` are a correction."""
 _WRITTEN = ("closed_us", *_VALUES, "published_us", "series_id", "known_us", "fetch_id")
 _TIMES = ("opened_us", "closed_us", "known_us")
-_NUMBERS = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
-_READ = (*_NUMBERS, "flags")
+_OF_QUOTES = (*_TIMES, "close", "flags")
+_OF_BARS = (*_OF_QUOTES, "open", "high", "low", "volume")
 _LATER = MARKET_DATA.alias("later")
 _IS_LATER = and_(
     _LATER.c.series_id == MARKET_DATA.c.series_id,
@@ -54,37 +52,6 @@ class StoredPrice(Price):
     """A price, and when it was known here."""
 
     known_us: int
-
-
-@dataclass(frozen=True)
-class PriceColumns:
-    """The prices of a range by `closed_us`, each in its newest version; arrays of one length.
-
-    Times are int64 microseconds since 1970; the numbers are float64, NaN where there is none.
-    """
-
-    opened_us: NDArray[np.int64]
-    closed_us: NDArray[np.int64]
-    known_us: NDArray[np.int64]
-    open: NDArray[np.float64]
-    high: NDArray[np.float64]
-    low: NDArray[np.float64]
-    close: NDArray[np.float64]
-    volume: NDArray[np.float64]
-    volume_24h: NDArray[np.float64]
-    market_cap: NDArray[np.float64]
-    flags: list[tuple[str, ...]]
-
-    def __len__(self) -> int:
-        return len(self.closed_us)
-
-    def frame(self) -> "pd.DataFrame":
-        """Return them as a DataFrame, indexed by `closed_us`' instants in UTC (named `closed`)."""
-        import pandas as pd
-
-        columns = {name: getattr(self, name) for name in (*_TIMES, *_NUMBERS, "flags")}
-        index = pd.DatetimeIndex(self.closed_us.astype("datetime64[us]"), name="closed").tz_localize("UTC")
-        return pd.DataFrame(columns, index=index)
 
 
 @dataclass(frozen=True)
@@ -133,31 +100,33 @@ class PriceStore:
         with self._engine.connect() as connection:
             return sorted(Series(*row) for row in connection.execute(query))
 
-    def read(
-        self,
-        series: Series,
-        start_us: int,
-        end_us: int,
-        *,
-        as_of_us: int | None = None,
-        only: Collection[str] | None = None,
-    ) -> PriceColumns:
-        """Return the prices with start_us <= closed_us < end_us, as known at `as_of_us` or by now.
+    def read(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> Bars:
+        """Return the prices with start_us <= closed_us < end_us, each in its newest version, as bars of one asset.
 
-        With `only`, other numbers than these are not fetched but NaN, and other flags than "flags" are empty.
+        Args:
+            series: quotes, or bars.
+            start_us: start of the range, inclusive.
+            end_us: end of the range, exclusive.
+            as_of_us: return what was known then; None: what is known now.
 
         Raises:
             NotFoundError: there is no such series.
-            InputError: an empty range, an `as_of_us` that is not settled yet, or an unknown name in `only`.
+            InputError: an empty range, or an `as_of_us` that is not settled yet.
         """
-        names = [check_choice("column of prices", name, _READ) for name in (_READ if only is None else only)]
-        check_range_us(start_us, end_us)
-        settle(self._engine, as_of_us, self._clock)
-        columns = (*_TIMES, *names)
-        query = _in_range(columns, as_of_us is not None)
-        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
-        with self._engine.connect() as connection:
-            return _newest_of_each(_columns(columns, fetch_tuples(connection, query, values)))
+        names = _OF_BARS if series.interval_s else _OF_QUOTES
+        return _bars(series, names, self._rows(names, series, start_us, end_us, as_of_us))
+
+    def prices(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> list[StoredPrice]:
+        """Return the same prices row by row, with all that is stored of them, in order of time; errors as `read`."""
+        names = tuple(field.name for field in fields(StoredPrice))
+        rows = self._rows(names, series, start_us, end_us, as_of_us)
+        newest = {row[names.index("closed_us")]: row for row in rows}
+        return [_price(dict(zip(names, row, strict=True))) for row in newest.values()]
+
+    def flags(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> dict[str, int]:
+        """Return how many of the same prices have each flag, by the flag's name; errors as `read`."""
+        newest: dict[int, str] = dict(self._rows(("closed_us", "flags"), series, start_us, end_us, as_of_us))
+        return dict(sorted(Counter(flag for flags in newest.values() for flag in _split(flags)).items()))
 
     def latest(self, series: Series, *, as_of_us: int | None = None, until_us: int | None = None) -> StoredPrice | None:
         """Return the price with the last `closed_us`, as known at `as_of_us` or by now; None where there was none.
@@ -217,6 +186,16 @@ class PriceStore:
     def stamp(self, coin: str) -> int:
         """Return when a coin's prices last changed here, in microseconds since 1970; 0: there are none."""
         return read_stamp(self._engine, _subject(coin))
+
+    def _rows(
+        self, names: tuple[str, ...], series: Series, start_us: int, end_us: int, as_of_us: int | None
+    ) -> list[Row]:
+        """Return all versions in a range that were known, in order of `closed_us` and then of `known_us`."""
+        check_range_us(start_us, end_us)
+        settle(self._engine, as_of_us, self._clock)
+        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
+        with self._engine.connect() as connection:
+            return list(chain.from_iterable(fetch_tuples(connection, _in_range(names, as_of_us is not None), values)))
 
     def _id(self, series: Series) -> int:
         if series not in self._ids:
@@ -347,28 +326,15 @@ def _compared(rows: Mapping[int, Row], newest: Mapping[int, Row]) -> tuple[list[
     return new, sum(row[0] in newest for row in new)
 
 
-def _columns(names: Sequence[str], lists: Iterator[list[Row]]) -> PriceColumns:
-    parts: dict[str, list[Any]] = {name: [] for name in names}
-    for rows in lists:
-        for part, values in zip(parts.values(), zip(*rows, strict=True), strict=True):
-            part.append(values)
-    count = sum(map(len, parts["closed_us"]))
-    arrays: dict[str, Any] = {name: np.full(count, np.nan) for name in _NUMBERS if name not in parts}
-    for name in parts.keys() - {"flags"}:
-        kind: Any = np.int64 if name in _TIMES else np.float64
-        found = [np.array(values, dtype=kind) for values in parts[name]]
-        arrays[name] = np.concatenate(found or [np.empty(0, dtype=kind)])
-    none: list[tuple[str, ...]] = [()] * count
-    flags = [_split(each) for values in parts["flags"] for each in values] if "flags" in parts else none
-    return PriceColumns(**arrays, flags=flags)
-
-
-def _newest_of_each(columns: PriceColumns) -> PriceColumns:
-    """Return the last row of each `closed_us`; rows are in order of that and of `known_us`."""
-    superseded = np.flatnonzero(columns.closed_us[1:] == columns.closed_us[:-1])
-    if not len(superseded):
-        return columns
-    keep = np.ones(len(columns), dtype=bool)
-    keep[superseded] = False
-    arrays = {name: getattr(columns, name)[keep] for name in (*_TIMES, *_NUMBERS)}
-    return PriceColumns(**arrays, flags=[flags for flags, kept in zip(columns.flags, keep, strict=True) if kept])
+def _bars(series: Series, names: tuple[str, ...], rows: list[Row]) -> Bars:
+    """Return the last row of each `closed_us` as bars; rows are in order of that and of `known_us`."""
+    values = dict(zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True))
+    closed = np.array(values["closed_us"], np.int64)
+    newest = np.append(closed[1:] != closed[:-1], True)[: len(closed)]
+    columns: dict[str, Any] = {
+        name: np.array(values[name], np.int64 if name in _TIMES else np.float64)[newest]
+        for name in names
+        if name != "flags"
+    }
+    columns["flagged"] = np.fromiter(map(bool, values["flags"]), np.int64, len(closed))[newest]
+    return Bars.of(**columns, frame_us=series.interval_s * SECOND_US, assets=(series.coin,), check=False)

@@ -5,7 +5,7 @@ Nothing is filled in: missing bars stay missing and are counted. What was left o
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.ingest.cleaning import flag_prices
 from qubic_lab.oracle.ingest.files.bar_rows import (
     Gap,
     Rows,
@@ -38,6 +39,7 @@ from qubic_lab.oracle.ingest.files.raw_tables import RawTable, read_table
 from qubic_lab.oracle.ingest.files.stamps import StampRules, find_zone, is_clock, is_date_only, read_stamps
 from qubic_lab.oracle.ingest.ingest import keep_prices
 from qubic_lab.oracle.ingest.schemas import BARS, QUOTES, check_frame
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.source_names import check_source
@@ -186,6 +188,19 @@ def keep_bars(store: PriceStore, file: BarFile) -> ImportResult:
         flags=dict(Counter(flag for price in kept.prices for flag in price.flags)),
         notes=file.notes,
     )
+
+
+def flagged_bars(file: BarFile) -> tuple[Bars, dict[str, int]]:
+    """Return a file's prices as bars of one asset, and how many have each flag; no database is needed.
+
+    A volume of days that is known in the currency alone is divided by the close.
+    """
+    series, prices = file.series, flag_prices(file.prices)
+    bars = Bars.of_prices(prices, series.coin, series.interval_s * SECOND_US)
+    if series.interval_s * SECOND_US == DAY_US and np.isnan(bars.volume_BA).all():
+        traded = np.array([price.volume_24h for price in prices], np.float64) / bars.close
+        bars = replace(bars, volume_BA=traded.reshape(-1, 1))
+    return bars, dict(Counter(flag for price in prices for flag in price.flags))
 
 
 def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
