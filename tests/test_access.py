@@ -148,24 +148,24 @@ def test_tokens_are_long_and_kept_as_hashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1", "is no file of tokens"),
-        ("- 1", "is no file of tokens"),
+        ("a: 1", "is not a token file"),
+        ("- 1", "is not a token file"),
         ("- {name: a}", "sha256"),
-        ("- {name: a, sha256: x}", "sha256 of a is no SHA-256"),
-        (f"- {{name: a, sha256: {'0' * 64}}}", "sha256 of a is no SHA-256"),  # a number, for YAML
+        ("- {name: a, sha256: x}", "sha256 of a is not a SHA-256"),
+        (f"- {{name: a, sha256: {'0' * 64}}}", "sha256 of a is not a SHA-256"),  # a number, for YAML
         (f"- {{name: 'a:b', sha256: {'a' * 64}}}", "name 'a:b'"),
         (f"- {{name: 1, sha256: {'a' * 64}}}", "name 1"),
         (f"- {{name: a, sha256: {'a' * 64}, per_minute: 0}}", "per_minute of a is 0: it must be at least 1"),
         (f"- {{name: a, sha256: {'a' * 64}, per_minute: many}}", "per_minute of a is 'many'"),
         (f"- {{name: a, sha256: {'a' * 64}, rate: 5}}", "rate"),
-        ("[", "is no file of tokens"),
-        (b"\xff", "is no file of tokens"),
+        ("[", "is not a token file"),
+        (b"\xff", "is not a token file"),
     ],
 )
 def test_files_that_are_none_of_tokens(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = tmp_path / "tokens.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=rf"tokens\.yaml is no file of tokens .*{message}|{message}"):
+    with pytest.raises(InputError, match=rf"tokens\.yaml is not a token file .*{message}|{message}"):
         read_tokens(path)
 
 

@@ -231,7 +231,7 @@ def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> None:
 
             node.error = KeyError("/a/secret")
             response = await running.client.post(ASK, json=QUESTION)
-            assert_problem(response, 502, "all 3 tries were lost: /api/cluster/tasks/")
+            assert_problem(response, 502, "all 3 attempts were lost: /api/cluster/tasks/")
             assert "secret" not in response.text
             story = (await state_of(running, response.json()["detail"].split("/")[4].split()[0]))["story"]
             assert len(story) == 3 and "secret" not in str(story)
@@ -450,7 +450,7 @@ def test_from_python(client: redis.Redis, tmp_path: Path) -> None:
                 with pytest.raises(InputError, match="did you mean 'top_k'"):
                     await asyncio.to_thread(lab.ask, "hi", topk=3)
                 node.error = KeyError("a fault")
-                with pytest.raises(RankError, match="all 3 tries"):
+                with pytest.raises(RankError, match="all 3 attempts"):
                     await asyncio.to_thread(lambda: list(lab.stream("hi")))
                 assert [each.name for each in await asyncio.to_thread(lab.nodes)] == ["a"]
                 with pytest.raises(NotFoundError, match="no task"):

@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens, hashed at rest, each with a rate; and how large a body may be."""
+"""Access control: hashed bearer tokens with a request rate each, and a limit on the body size."""
 
 import hashlib
 import hmac
@@ -31,12 +31,12 @@ _PREFIX = "qlab_"
 
 @dataclass(frozen=True)
 class ApiToken:
-    """A client that may call: its name, the SHA-256 of its token (hex), and its requests a minute.
+    """A client's access: its name, the SHA-256 of its token (hex), and its requests per minute.
 
-    Tokens are 256 random bits, so a plain hash keeps them: there is nothing to guess.
+    Tokens are 256 random bits, so a plain hash is safe: they cannot be guessed.
 
     Raises:
-        InputError: a value is none of its kind.
+        InputError: a value is invalid.
     """
 
     name: str
@@ -47,47 +47,47 @@ class ApiToken:
         if not (isinstance(self.name, str) and re.fullmatch(r"[\w.@-]{1,100}", self.name)):
             raise InputError(f"name {self.name!r}: give 1 to 100 letters, digits and . _ - @")
         if not (isinstance(self.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", self.sha256)):
-            raise InputError(f"sha256 of {self.name} is no SHA-256: make it with qubic-lab token add")
+            raise InputError(f"sha256 of {self.name} is not a SHA-256: make it with qubic-lab token add")
         if not isinstance(self.per_minute, int):
             raise InputError(f"per_minute of {self.name} is {self.per_minute!r}: it must be a whole number")
         check_at_least(f"per_minute of {self.name}", self.per_minute, 1)
 
 
 def new_token() -> str:
-    """Return a token that nobody has."""
+    """Return a new random token."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_token(token: str) -> str:
-    """Return what is kept of a token."""
+    """Return the hash that is stored for a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def find_token(token: str, known: Sequence[ApiToken]) -> ApiToken | None:
-    """Return whose token this is; takes as long for a wrong one as for a right one."""
+    """Return the access that a token gives, or None; wrong tokens take as long as right ones."""
     digest = hash_token(token)
     found = [each for each in known if hmac.compare_digest(each.sha256, digest)]
     return found[0] if found else None
 
 
 def read_tokens(path: Path) -> list[ApiToken]:
-    """Return those that a file of tokens names.
+    """Read a token file.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: it cannot be read or is invalid.
     """
     try:
         return [ApiToken(**entry) for entry in yaml.safe_load(path.read_text()) or []]
     except OSError as error:
         raise InputError(
-            f"tokens {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
+            f"token file {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
         ) from error
     except (yaml.YAMLError, TypeError, ValueError) as error:  # InputError, too, and bytes that are no UTF-8
-        raise InputError(f"{path} is no file of tokens ({error}): make it with qubic-lab token add") from error
+        raise InputError(f"{path} is not a token file ({error}): make it with qubic-lab token add") from error
 
 
 def write_tokens(path: Path, accesses: Sequence[ApiToken]) -> None:
-    """Write a file of tokens that only its owner can read, whole or not at all."""
+    """Write a token file atomically, readable only by its owner."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
@@ -97,10 +97,10 @@ def write_tokens(path: Path, accesses: Sequence[ApiToken]) -> None:
 
 
 class TokenFile:
-    """A file of tokens, read again when it has changed; while it cannot be read nobody is let in.
+    """A token file that is read again after a change; while it is unreadable, nobody has access.
 
     Raises:
-        InputError: at first it cannot be read.
+        InputError: it cannot be read at first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,7 +109,7 @@ class TokenFile:
         self._accesses = read_tokens(path)
 
     def __call__(self) -> list[ApiToken]:
-        """Return who may call now."""
+        """Return the current tokens."""
         try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -120,8 +120,8 @@ class TokenFile:
         return self._accesses
 
 
-class AccessMiddleware:
-    """Lets those in who show a known token, each at most at its rate; the rates count over all coordinators."""
+class AuthMiddleware:
+    """Admits requests with a known token, up to its rate; rates count over all coordinators."""
 
     def __init__(self, app: ASGIApp, accesses: Callable[[], list[ApiToken]], limiter: MovingWindowRateLimiter) -> None:
         self._app, self._accesses, self._limiter = app, accesses, limiter
@@ -154,7 +154,7 @@ class AccessMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies of more bytes than `most_bytes`, by their declared length or when they turn out longer."""
+    """Refuses bodies of more than `most_bytes` bytes, by their declared or actual length."""
 
     def __init__(self, app: ASGIApp, most_bytes: int = MOST_BODY_BYTES) -> None:
         self._app, self._most_bytes = app, most_bytes
@@ -183,13 +183,13 @@ class BodyLimitMiddleware:
 
 
 def make_limiter(client: "redis.Redis") -> MovingWindowRateLimiter:
-    """Return a limiter that counts in Redis, so that all coordinators share its counts."""
+    """Return a limiter that counts in Redis, shared by all coordinators."""
     storage = RedisStorage("redis://", connection_pool=client.connection_pool, wrap_exceptions=True)
     return MovingWindowRateLimiter(storage)
 
 
 def _take_turn(limiter: MovingWindowRateLimiter, access: ApiToken) -> float | None:
-    """Count a request in and return None; or the seconds after which one would be let in."""
+    """Count a request and return None, or return the seconds to wait if the rate is exceeded."""
     rate = RateLimitItemPerMinute(access.per_minute)
     if limiter.hit(rate, access.name):
         return None

@@ -1,7 +1,6 @@
 """Routes that answer questions: `/api/ai/…`."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
@@ -11,19 +10,16 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from qubic_lab.api.hang_up import hung_up
 from qubic_lab.api.problems import problem
-from qubic_lab.api.responses import as_lines, read_answer, read_events
+from qubic_lab.api.responses import as_lines, cancel_task, read_answer, read_events, until_done
 from qubic_lab.api.schemas import Query, QueryResponse
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RequestCancelled
+from qubic_lab.errors import InputError
 
 MOST_KEY_CHARACTERS = 200
 NO_NODE_HEADERS = {"Retry-After": "5"}
-Key = Annotated[str | None, Header(description="a repeated request with the same key gets the first one's answer")]
-LastEvent = Annotated[int, Header(description="number of the last event that was seen; with the same key", ge=0)]
-
-logger = logging.getLogger(__name__)
+Key = Annotated[str | None, Header(description="a repeated request with the same key gets the first answer")]
+LastEvent = Annotated[int, Header(description="number of the last event received; needs the same key", ge=0)]
 
 
 def make_routes(coordinator: Coordinator) -> APIRouter:
@@ -35,29 +31,30 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
     async def answer(
         query: Query, request: Request, idempotency_key: Key = None, last_event_id: LastEvent = 0
     ) -> QueryResponse | Response:
-        """Answer a question by one node: as a whole, or with `stream` as server-sent events.
+        """Answer a question with one node, as a whole or, with `stream`, as server-sent events.
 
-        Without the header Idempotency-Key a client that hangs up ends its work; with it the work goes on, and the same
-        request gets the answer, or the stream from the event after Last-Event-ID.
+        Without the header Idempotency-Key the work ends when the client disconnects. With it the work goes on, and the
+        same request gets the answer, or the stream from the event after Last-Event-ID.
         """
         started_s = time.perf_counter()
         key = _key_of(idempotency_key, getattr(request.state, "client", ""))
         if last_event_id and key is None:
-            raise InputError("Last-Event-ID goes on with an earlier request: send the Idempotency-Key that it had")
+            raise InputError("Last-Event-ID continues an earlier request: send the Idempotency-Key that it had")
         if not len(coordinator.fleet):
             return problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
         task_id = await coordinator.submit(query.to_message(), query.priority, key)
         if query.stream:
             events = read_events(coordinator, task_id, started_s, last_event_id)
-            end = None if key else partial(_cancel, coordinator, task_id)
+            end = None if key else partial(cancel_task, coordinator, task_id)
             return EventStream(as_lines(events, query.deadline_s), end)
-        return await _while_awaited(coordinator, task_id, request, started_s, query.deadline_s, key)
+        whole = read_answer(coordinator, task_id, started_s, query.deadline_s, keep=key is not None)
+        return await until_done(request, whole)
 
     return routes
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; `end` is awaited when the response has ended, even if nobody has read any of it."""
+    """Server-sent events; `end` is awaited after the response, even if nobody has read it."""
 
     def __init__(self, lines: AsyncGenerator[str, None], end: Callable[[], Awaitable[None]] | None) -> None:
         super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -76,38 +73,9 @@ class EventStream(StreamingResponse):
 
 
 def _key_of(key: str | None, client: str) -> str | None:
-    """Return a client's key as the queue has it: two clients may use the same one."""
+    """Return a client's key for the queue; different clients may use the same key."""
     if key is None:
         return None
     if not 0 < len(key) <= MOST_KEY_CHARACTERS:
         raise InputError(f"Idempotency-Key has {len(key)} characters: give 1 to {MOST_KEY_CHARACTERS}")
     return f"{client}:{key}" if client else key
-
-
-async def _while_awaited(
-    coordinator: Coordinator, task_id: str, request: Request, started_s: float, deadline_s: float, key: str | None
-) -> QueryResponse:
-    """Wait for the answer, the deadline, or the client's hanging up; a task that nobody may ask for again ends then."""
-    answering = asyncio.ensure_future(read_answer(coordinator, task_id, started_s))
-    hanging_up = asyncio.ensure_future(hung_up(request))
-    try:
-        await asyncio.wait({answering, hanging_up}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-        if answering.done():
-            return await answering
-        if hanging_up.done():
-            raise RequestCancelled("the client hung up")
-        raise DeadlineError(f"the answer took longer than its deadline of {deadline_s:g} s")
-    finally:
-        answered = answering.done()
-        answering.cancel()
-        hanging_up.cancel()
-        if not answered and key is None:
-            await _cancel(coordinator, task_id)
-
-
-async def _cancel(coordinator: Coordinator, task_id: str) -> None:
-    """End a task that nobody may ask for again; one that has ended stays as it is."""
-    try:
-        await coordinator.cancel(task_id)
-    except QubicLabError as error:
-        logger.info("task %s is not cancelled: %s", task_id, error)

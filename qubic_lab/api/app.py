@@ -1,4 +1,4 @@
-"""The application: a coordinator's routes behind access, limits and metrics."""
+"""The application: a coordinator's routes behind access control, limits and metrics."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
 
 from qubic_lab import __version__
-from qubic_lab.api import ai, cluster, consensus, health, network, problems
+from qubic_lab.api import ai, cluster, consensus, health, problems
 from qubic_lab.api import oracle as oracle_routes
-from qubic_lab.api.access import AccessMiddleware, ApiToken, BodyLimitMiddleware
+from qubic_lab.api.access import ApiToken, AuthMiddleware, BodyLimitMiddleware
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.votes.service import VoteService
@@ -21,14 +21,14 @@ def create_app(
     votes: VoteService | None = None,
     oracle: Oracle | None = None,
 ) -> FastAPI:
-    """Return the application; the coordinator must run while it does (`Coordinator.running`).
+    """Return the application; the coordinator must be running while it serves (`Coordinator.running`).
 
     Args:
-        coordinator: whose requests come in here.
-        accesses: who may call; None: anybody, which is for loopback alone.
-        limiter: of each one's rate; needed with `accesses`.
-        votes: holds votes on the coordinator's nodes; None: there are no routes for them.
-        oracle: tells of coins; None: there are no routes for it.
+        coordinator: handles the requests.
+        accesses: returns the known tokens; None: everybody may call, only for loopback.
+        limiter: of the request rates; required with `accesses`.
+        votes: holds votes; None: no voting routes.
+        oracle: answers questions about coins; None: no oracle routes.
     """
     app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
     problems.install(app)
@@ -39,12 +39,11 @@ def create_app(
     if oracle is not None:
         app.include_router(oracle_routes.make_routes(oracle))
     app.include_router(cluster.make_routes(coordinator))
-    app.include_router(network.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
     # The one added last is asked first.
     app.add_middleware(BodyLimitMiddleware)
     if accesses is not None:
         assert limiter is not None
-        app.add_middleware(AccessMiddleware, accesses=accesses, limiter=limiter)
+        app.add_middleware(AuthMiddleware, accesses=accesses, limiter=limiter)
     app.add_middleware(health.MetricsMiddleware, metrics=metrics)
     return app

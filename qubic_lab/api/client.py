@@ -1,4 +1,4 @@
-"""What a notebook and our own commands hold: a coordinator's interface, with its problems as the project's errors."""
+"""Client of a coordinator for notebooks and commands; problems are raised as the project's errors."""
 
 import json
 from collections.abc import Iterator
@@ -36,17 +36,17 @@ _ERRORS: dict[int, type[QubicLabError]] = {
 
 
 class CoordinatorClient:
-    """A coordinator at `url`, by default that of the settings; use it as a context manager, or call `close`.
+    """A coordinator at `url` (by default from the settings); use it as a context manager, or call `close`.
 
     Raises, in every method:
-        QubicLabError: nobody answers there; else what the coordinator's problem says, as the project's error.
+        QubicLabError: no coordinator answers; otherwise the error that its problem describes.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None) -> None:
-        """Open nothing yet; `token` is by default that of the settings (QUBIC_LAB_API_TOKEN).
+        """Prepare a client; `token` is by default that of the settings (QUBIC_LAB_API_TOKEN).
 
         Raises:
-            InputError: the URL is none, or would send the token beyond this host in clear text.
+            InputError: the URL is invalid, or would send the token to another host in clear text.
         """
         self.url = (url or settings().coordinator).rstrip("/")
         token = token or settings().api_token
@@ -71,13 +71,13 @@ class CoordinatorClient:
 
         Args:
             prompt: the question.
-            key: an idempotency key: the same request with the same key gets the first one's answer.
+            key: an idempotency key: a repeated request with the same key gets the first answer.
             **options: other fields of `schemas.Query`, such as `max_new_tokens`.
         """
         return QueryResponse(**self.call("POST", "/api/ai/query", {"prompt": prompt, **options}, key))
 
     def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | QueryResponse]:
-        """Yield the tokens of an answer as they come, and last the whole of it; arguments as of `ask`."""
+        """Yield the tokens of an answer as they arrive, then the whole answer; arguments as in `ask`."""
         body = {"prompt": prompt, "stream": True, **options}
         try:
             with self._http.stream("POST", "/api/ai/query", json=body, headers=_key(key)) as response:
@@ -97,7 +97,7 @@ class CoordinatorClient:
             raise self._unreachable(error) from error
 
     def status(self) -> ClusterStatus:
-        """Return how the cluster is."""
+        """Return the state of the cluster."""
         return ClusterStatus(**self.call("GET", "/api/cluster/status"))
 
     def nodes(self) -> list[NodeStatus]:
@@ -105,7 +105,7 @@ class CoordinatorClient:
         return [NodeStatus(**each) for each in self.call("GET", "/api/cluster/nodes")]
 
     def links(self, node: str) -> dict[str, Any]:
-        """Return what a node measures of the ways to all others (`schemas.NodeLinks`)."""
+        """Return a node's measured links to all others (`schemas.NodeLinkReport`)."""
         found: dict[str, Any] = self.call("GET", f"/api/cluster/nodes/{quote(node, safe='')}/links")
         return found
 
@@ -120,7 +120,7 @@ class CoordinatorClient:
         return response.json() if response.content else None
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._http.close()
 
     def __enter__(self) -> "CoordinatorClient":
@@ -143,7 +143,7 @@ def _key(key: str | None) -> dict[str, str]:
 
 
 def _error_of(status: int, text: str, retry_after: str | None) -> QubicLabError:
-    """Return the error that a problem stands for."""
+    """Return the error that a problem describes."""
     try:
         detail = str(json.loads(text)["detail"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Routes that tell of the cluster: `/api/cluster/…`."""
+"""Routes that show and manage the cluster: `/api/cluster/…`."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -6,19 +6,21 @@ from dataclasses import asdict
 from fastapi import APIRouter
 
 from qubic_lab import __version__
-from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeStatus, Tasks, TaskState
-from qubic_lab.cluster.coordinator import Coordinator
+from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeLink, NodeLinkReport, NodeStatus, Tasks, TaskState
+from qubic_lab.cluster.coordinator import Coordinator, RedisTimes
+from qubic_lab.cluster.links import check_node
+from qubic_lab.errors import NotFoundError, did_you_mean
 
 MOST_DEAD = 100
 
 
 def make_routes(coordinator: Coordinator) -> APIRouter:
     """Return the routes of a coordinator."""
-    routes = APIRouter(prefix="/api/cluster", tags=["cluster"])
+    routes = APIRouter(prefix="/api/cluster")
 
-    @routes.get("/status")
+    @routes.get("/status", tags=["cluster"])
     async def status() -> ClusterStatus:
-        """Tell how the cluster is."""
+        """Return the state of the cluster."""
         gates = Counter(str(view.gate or "open") for view in coordinator.nodes())
         return ClusterStatus(
             coordinator=coordinator.name,
@@ -29,31 +31,31 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
             tasks=Tasks(**asdict(await coordinator.counts())),
         )
 
-    @routes.get("/nodes")
+    @routes.get("/nodes", tags=["cluster"])
     async def nodes() -> list[NodeStatus]:
-        """Tell of each node what it can do, how it is, and why it gets nothing if that is so."""
+        """Return each node's capabilities, its health, and why it gets no requests if so."""
         return [NodeStatus.of(view) for view in coordinator.nodes()]
 
-    @routes.post("/nodes/{name:path}/drain", status_code=204)
+    @routes.post("/nodes/{name:path}/drain", status_code=204, tags=["cluster"])
     async def drain(name: str) -> None:
-        """Let a node end what it has and get nothing new."""
+        """Let a node finish its requests and get no new ones."""
         await coordinator.drain(name, True)
 
-    @routes.delete("/nodes/{name:path}/drain", status_code=204)
+    @routes.delete("/nodes/{name:path}/drain", status_code=204, tags=["cluster"])
     async def end_drain(name: str) -> None:
-        """Let a node get tasks again."""
+        """Let a node get requests again."""
         await coordinator.drain(name, False)
 
-    @routes.get("/tasks")
+    @routes.get("/tasks", tags=["cluster"])
     async def tasks() -> Tasks:
-        """Tell how many tasks are where, and which had their last try."""
+        """Return the number of tasks by state, and the tasks that used up their attempts."""
         letters = (await coordinator.dead_letters())[-MOST_DEAD:]
-        dead = [DeadTask(task_id=letter.task_id, story=list(letter.story)) for letter in letters]
+        dead = tuple(DeadTask(task_id=letter.task_id, story=list(letter.story)) for letter in letters)
         return Tasks(**asdict(await coordinator.counts()), dead_letters=dead)
 
-    @routes.get("/tasks/{task_id}")
+    @routes.get("/tasks/{task_id}", tags=["cluster"])
     async def task(task_id: str) -> TaskState:
-        """Tell where a task is, and how it ended."""
+        """Return the state of a task, and how it ended."""
         state = await coordinator.call(coordinator.queue.state, task_id)
         progress = await coordinator.call(coordinator.queue.look, task_id)
         end = progress.outcome
@@ -67,10 +69,32 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
             result=end.result if end else None,
         )
 
-    @routes.delete("/tasks/{task_id}")
+    @routes.delete("/tasks/{task_id}", tags=["cluster"])
     async def cancel(task_id: str) -> TaskState:
-        """End a task that has not ended yet."""
+        """Cancel a task that has not ended yet."""
         await coordinator.cancel(task_id)
         return await task(task_id)
+
+    @routes.get("/nodes/{name:path}/links", tags=["network"])
+    async def links(name: str) -> NodeLinkReport:
+        """Let a node measure its links to all others; this takes about a second per link."""
+        addresses = {view.record.id: view.record.registration.address for view in coordinator.nodes()}
+        if name not in addresses:
+            raise NotFoundError(f"no node {name!r} is registered: {did_you_mean(name, addresses)}")
+        found = await check_node(name, addresses.pop(name), addresses)
+        return NodeLinkReport(
+            node=name,
+            serving=found.serving,
+            health_ms=found.health_ms,
+            trouble=found.trouble,
+            links=[
+                NodeLink(to=each.node, rtt_ms=each.rtt_ms, gbps=each.gbps, trouble=each.trouble) for each in found.links
+            ],
+        )
+
+    @routes.get("/redis", tags=["network"])
+    async def redis() -> RedisTimes:
+        """Return how long a PING, a SET and a GET of Redis take."""
+        return await coordinator.redis_times()
 
     return routes

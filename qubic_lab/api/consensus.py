@@ -10,8 +10,7 @@ from fastapi import Query as Parameter
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from qubic_lab.api.hang_up import until_done
-from qubic_lab.api.responses import read_answer
+from qubic_lab.api.responses import read_answer, until_done
 from qubic_lab.api.schemas import MOST_PROMPT_CHARACTERS, Query
 from qubic_lab.api.vote_page import render_vote
 from qubic_lab.cluster.coordinator import Coordinator
@@ -208,14 +207,7 @@ async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) 
     """Return the answer of one node."""
     started_s = time.perf_counter()
     task_id = await coordinator.submit(query.to_message(), query.priority)
-    ended = False
-    try:
-        async with asyncio.timeout(query.deadline_s):
-            answer = await read_answer(coordinator, task_id, started_s)
-        ended = True
-    finally:
-        if not ended:
-            await asyncio.shield(coordinator.cancel(task_id))
+    answer = await read_answer(coordinator, task_id, started_s, query.deadline_s)
     return ConsensusResponse(
         mode="single",
         mode_reason=reason,
@@ -223,7 +215,7 @@ async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) 
         text=answer.text,
         level="answer with a note",
         confidence=None,
-        confidence_note="uncalibrated: one answer is no vote",
+        confidence_note="uncalibrated: one answer is not a vote",
         conflict=False,
         disagreement=None,
         rounds=0,

@@ -1,4 +1,4 @@
-"""Routes for those who watch a coordinator: `/health`, `/ready` and `/metrics`, and the metrics themselves."""
+"""Routes for monitoring a coordinator (`/health`, `/ready`, `/metrics`) and its metrics."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ NAMESPACE = "qubic_lab"
 
 
 class ApiMetrics:
-    """What `/metrics` tells: of requests as they come, of tasks and nodes as they are when it is asked."""
+    """The values of `/metrics`: requests are counted as they come; tasks and nodes are read on demand."""
 
     def __init__(self) -> None:
         self._all = all_ = CollectorRegistry()
@@ -38,7 +38,7 @@ class ApiMetrics:
         )
 
     async def read(self, coordinator: Coordinator) -> bytes:
-        """Return all in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         counts = await coordinator.counts()
         for gauge in (self._tasks, self._nodes, self._score, self._requests_there, self._tokens):
             gauge.clear()
@@ -55,7 +55,7 @@ class ApiMetrics:
 
 
 class MetricsMiddleware:
-    """Counts and times requests by the route that took them."""
+    """Counts and times requests by route."""
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app, self._metrics = app, metrics
@@ -87,12 +87,12 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> dict[str, str]:
-        """Say that this process lives."""
+        """Return that this process is alive."""
         return {"status": "alive", "coordinator": coordinator.name}
 
     @routes.get("/ready", response_model=Readiness)
     async def ready() -> Readiness | Response:
-        """Tell whether requests can be taken: Redis answers, and a node may be chosen."""
+        """Return whether requests are accepted: Redis answers and a node is available."""
         times = await coordinator.redis_times()
         nodes_open = sum(view.gate is None for view in coordinator.nodes())
         if not nodes_open:
@@ -108,7 +108,7 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
     @routes.get("/metrics", response_class=Response)
     @routes.get("/api/cluster/metrics", response_class=Response)
     async def tell() -> Response:
-        """Tell the metrics in Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return Response(await metrics.read(coordinator), media_type=CONTENT_TYPE_LATEST)
 
     return routes

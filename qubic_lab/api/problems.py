@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): what is wrong and the remedy, and nothing of the inside."""
+"""Errors as problem details (RFC 9457): what is wrong and how to fix it, without internals."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ MEDIA_TYPE = "application/problem+json"
 _TEXTS = {name: {"type": "string"} for name in ("type", "title", "detail")}
 _SCHEMA = {"type": "object", "properties": {**_TEXTS, "status": {"type": "integer"}}}
 DESCRIPTION: dict[str, Any] = {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
-"""Of these responses in OpenAPI."""
+"""The description of error responses in OpenAPI."""
 _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     NotFoundError: (404, "Not found"),
     InputError: (400, "Bad request"),
@@ -47,7 +47,7 @@ def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | N
 
 
 def problem_of(error: QubicLabError) -> JSONResponse:
-    """Return the problem that an error is to a client; what a client cannot mend is not told in detail."""
+    """Return the response to an error; an error that the client cannot fix is only logged in detail."""
     for kind, (status, title) in _STATUS.items():
         if isinstance(error, kind):
             headers = {}
@@ -59,7 +59,7 @@ def problem_of(error: QubicLabError) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Let an application answer with problems, whatever goes wrong."""
+    """Make an application answer every error with a problem."""
 
     @app.exception_handler(QubicLabError)
     async def own(request: Request, error: QubicLabError) -> JSONResponse:

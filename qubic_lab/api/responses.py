@@ -1,11 +1,14 @@
-"""How a task's progress becomes an answer: whole, or event by event."""
+"""Turns a task's progress into a response, whole or as events; a client that disconnects ends the work."""
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
+
+from fastapi import Request
 
 from qubic_lab.api.problems import problem_of
 from qubic_lab.api.schemas import QueryResponse, Token
@@ -13,32 +16,79 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.tasks import TaskOutcome
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, RequestCancelled
 
+T = TypeVar("T")
 Event = tuple[str, int, dict[str, Any]]
-"""Its name (token or end), its number, and its data."""
+"""Name (token or end), number and data."""
+
+logger = logging.getLogger(__name__)
 
 
-async def read_answer(coordinator: Coordinator, task_id: str, started_s: float) -> QueryResponse:
-    """Return a task's whole answer when it is there; `started_s` by `time.perf_counter`.
+async def until_done(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of some work; cancel it if the client disconnects or this is cancelled.
 
     Raises:
-        InputError: the task itself was at fault.
-        RequestCancelled: it was cancelled.
-        RankError: every try was lost.
+        RequestCancelled: the client disconnected.
+    """
+    working = asyncio.ensure_future(work)
+    disconnecting = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise RequestCancelled("the client disconnected")
+    finally:
+        for each in (working, disconnecting):
+            each.cancel()
+        await asyncio.gather(working, disconnecting, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":  # the body has been read already
+        pass
+
+
+async def read_answer(
+    coordinator: Coordinator, task_id: str, started_s: float, deadline_s: float, *, keep: bool = False
+) -> QueryResponse:
+    """Wait for a task's whole answer.
+
+    Args:
+        coordinator: that has the task.
+        task_id: the task.
+        started_s: when the request arrived, by `time.perf_counter`.
+        deadline_s: from now.
+        keep: let the task go on after the deadline or a cancellation, because a client may ask for it again.
+
+    Raises:
+        DeadlineError: there is no answer by the deadline.
+        InputError: the task itself is at fault.
+        RequestCancelled: the task was cancelled.
+        RankError: every attempt was lost.
     """
     items: list[dict[str, Any]] = []
     outcome: TaskOutcome | None = None
-    async with aclosing(coordinator.follow(task_id, whole=True)) as followed:
-        async for progress in followed:
-            items += progress.items
-            outcome = progress.outcome
-    assert outcome is not None  # else follow would go on
-    return answer_of(outcome, items, started_s)
+    try:
+        async with (
+            asyncio.timeout(deadline_s),
+            aclosing(coordinator.follow(task_id, whole=True)) as followed,
+        ):
+            async for progress in followed:
+                items += progress.items
+                outcome = progress.outcome
+    except (TimeoutError, asyncio.CancelledError) as error:
+        if not keep:
+            await cancel_task(coordinator, task_id)
+        if isinstance(error, TimeoutError):
+            raise _too_late(deadline_s) from None
+        raise
+    assert outcome is not None  # `follow` goes on until there is one
+    return _answer_of(outcome, items, started_s)
 
 
 async def read_events(
     coordinator: Coordinator, task_id: str, started_s: float, after: int = 0
 ) -> AsyncGenerator[Event, None]:
-    """Yield a task's tokens after the first `after` as they come, then its end; errors as of `read_answer`."""
+    """Yield a task's tokens after the first `after` as they arrive, then its end; errors as `read_answer`."""
     items: list[dict[str, Any]] = []
     async with aclosing(coordinator.follow(task_id)) as followed:
         async for progress in followed:
@@ -48,28 +98,12 @@ async def read_events(
                     token = Token(index=len(items) - 1, **item)
                     yield "token", len(items), token.model_dump(exclude_defaults=True)
             if progress.outcome is not None:
-                answer = answer_of(progress.outcome, items, started_s)
+                answer = _answer_of(progress.outcome, items, started_s)
                 yield "end", len(items), answer.model_dump(exclude_none=True)
 
 
-def answer_of(outcome: TaskOutcome, items: list[dict[str, Any]], started_s: float) -> QueryResponse:
-    """Return a completed task's answer; errors as of `read_answer`."""
-    if outcome.state != "completed":
-        raise _error_of(outcome)
-    assert outcome.result is not None
-    logprobs = [item["logprob"] for item in items if "logprob" in item]
-    return QueryResponse(
-        task_id=outcome.task_id,
-        token_ids=[item["id"] for item in items],
-        logprobs=logprobs or None,
-        attempts=outcome.attempts,
-        total_ms=(time.perf_counter() - started_s) * 1_000,
-        **outcome.result,
-    )
-
-
 async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> AsyncGenerator[str, None]:
-    """Return events as lines of a stream (server-sent events); an error becomes the last event.
+    """Yield events as lines of server-sent events; an error becomes the last event.
 
     Args:
         events: closed at the end.
@@ -79,26 +113,46 @@ async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> As
     async with aclosing(events):
         while True:
             try:
-                async with asyncio.timeout_at(deadline):  # for the event alone: a slow reader is not our error
+                async with asyncio.timeout_at(deadline):  # only for the event: a slow reader is not our error
                     name, number, data = await anext(events)
             except StopAsyncIteration:
                 return
-            except TimeoutError:
-                yield _error_line(DeadlineError(f"the answer took longer than its deadline of {deadline_s:g} s"))
-                return
-            except QubicLabError as error:
-                yield _error_line(error)
+            except (TimeoutError, QubicLabError) as error:
+                shown = _too_late(deadline_s) if isinstance(error, TimeoutError) else error
+                yield f"event: error\ndata: {bytes(problem_of(shown).body).decode()}\n\n"
                 return
             yield f"event: {name}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _error_line(error: QubicLabError) -> str:
-    return f"event: error\ndata: {bytes(problem_of(error).body).decode()}\n\n"
+async def cancel_task(coordinator: Coordinator, task_id: str) -> None:
+    """Cancel a task that no client can ask for again; a task that has ended stays as it is."""
+    try:
+        await coordinator.cancel(task_id)
+    except QubicLabError as error:
+        logger.info("task %s is not cancelled: %s", task_id, error)
 
 
-def _error_of(outcome: TaskOutcome) -> QubicLabError:
-    if outcome.state == "failed":
-        return InputError(outcome.why)
-    if outcome.state == "cancelled":
-        return RequestCancelled("the request was cancelled")
-    return RankError(f"all {outcome.attempts} tries were lost: /api/cluster/tasks/{outcome.task_id} tells of each")
+def _too_late(deadline_s: float) -> DeadlineError:
+    return DeadlineError(f"the answer took longer than its deadline of {deadline_s:g} s")
+
+
+def _answer_of(outcome: TaskOutcome, items: list[dict[str, Any]], started_s: float) -> QueryResponse:
+    match outcome.state:
+        case "completed":
+            assert outcome.result is not None
+            logprobs = [item["logprob"] for item in items if "logprob" in item]
+            return QueryResponse(
+                task_id=outcome.task_id,
+                token_ids=[item["id"] for item in items],
+                logprobs=logprobs or None,
+                attempts=outcome.attempts,
+                total_ms=(time.perf_counter() - started_s) * 1_000,
+                **outcome.result,
+            )
+        case "failed":
+            raise InputError(outcome.why)
+        case "cancelled":
+            raise RequestCancelled("the request was cancelled")
+        case _:
+            where = f"/api/cluster/tasks/{outcome.task_id}"
+            raise RankError(f"all {outcome.attempts} attempts were lost: {where} describes each")

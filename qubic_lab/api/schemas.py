@@ -1,10 +1,12 @@
-"""What clients send and what they get, as the interface's own description shows it."""
+"""Request and response bodies of the interface."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qubic_lab.cluster.fleet import NodeView
+from qubic_lab.cluster.tasks import Counts
 from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import InputError, did_you_mean
@@ -18,12 +20,12 @@ _SAMPLING = tuple(SamplingParams.__dataclass_fields__)
 
 
 class Query(BaseModel):
-    """A question, and how it is to be answered; the sampling fields are those of the pipeline."""
+    """A question and how to answer it; the sampling fields are those of the pipeline."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)]
-    raw: Annotated[bool, Field(description="send the text as it is, without the chat template")] = False
+    raw: Annotated[bool, Field(description="send the text without the chat template")] = False
     max_new_tokens: Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] = SamplingParams.max_new_tokens
     temperature: Annotated[float, Field(ge=0.0, le=100.0, description="0 is greedy")] = 0.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -55,13 +57,13 @@ class Query(BaseModel):
         return self
 
     def to_message(self) -> pipeline_pb2.GenerateRequest:
-        """Return what a node is asked."""
+        """Return the request to a node."""
         sampling = pipeline_pb2.Sampling(**{name: getattr(self, name) for name in _SAMPLING})
         return pipeline_pb2.GenerateRequest(prompt=self.prompt, raw=self.raw, sampling=sampling)
 
 
 class Token(BaseModel):
-    """A token of an answer: its place, its id, and the text that is certain with it."""
+    """A token of an answer: its index, id, and the text that became certain with it."""
 
     index: int
     id: int
@@ -71,10 +73,10 @@ class Token(BaseModel):
 
 
 class QueryResponse(BaseModel):
-    """A whole answer and how it came about; times in ms.
+    """A whole answer and its cost; times in ms.
 
-    `node_ms`: what the node that ended it needed. `total_ms`: from this request's arrival to its answer. `attempts`:
-    tries; above 1 a replica was lost in mid-answer and another one went on.
+    `node_ms` is the time of the node that finished it, `total_ms` runs from this request's arrival. More than one of
+    `attempts` means that a replica was lost during the answer and another one continued.
     """
 
     task_id: str
@@ -94,14 +96,14 @@ class QueryResponse(BaseModel):
 
 
 class NodeLoad(BaseModel):
-    """What runs or waits at a node."""
+    """The outstanding requests and tokens of a node."""
 
     requests: int
     tokens: int
 
 
 class NodeStatus(BaseModel):
-    """A node as this coordinator sees it: `gate` says why it gets nothing; `score` is its health, 0 to 100."""
+    """A node as this coordinator sees it: `gate` says why it gets no requests; `score` is its health, 0 to 100."""
 
     name: str
     address: str
@@ -133,7 +135,7 @@ class NodeStatus(BaseModel):
 
     @classmethod
     def of(cls, view: NodeView) -> "NodeStatus":
-        """Return a node for clients."""
+        """Return the status of a node."""
         registration, state = view.record.registration, view.record.state
         can = registration.capabilities
         return cls(
@@ -168,7 +170,7 @@ class NodeStatus(BaseModel):
 
 
 class NodeLink(BaseModel):
-    """The way from a node to another: medians; `trouble`: why it could not be measured."""
+    """Medians of a link from one node to another; `trouble`: why it could not be measured."""
 
     to: str
     rtt_ms: float
@@ -177,7 +179,7 @@ class NodeLink(BaseModel):
 
 
 class NodeLinkReport(BaseModel):
-    """Whether a node answers, in ms, and the ways from it; `trouble`: why it could not be asked."""
+    """A node's health check, in ms, and its links; `trouble`: why the node could not be asked."""
 
     node: str
     serving: bool
@@ -186,39 +188,22 @@ class NodeLinkReport(BaseModel):
     links: list[NodeLink]
 
 
-class RedisTimes(BaseModel):
-    """How long Redis takes, in ms."""
-
-    ping_ms: float
-    set_ms: float
-    get_ms: float
-
-
 class DeadTask(BaseModel):
-    """A task that had its last try: a line for each."""
+    """A task that used up its attempts, with a line about each."""
 
     task_id: str
     story: list[str]
 
 
-class Tasks(BaseModel):
-    """How many tasks are where, and those that had their last try."""
+@dataclass(frozen=True)
+class Tasks(Counts):
+    """The numbers of tasks by state, and the tasks that used up their attempts."""
 
-    pending: int
-    processing: int
-    completed: int
-    failed: int
-    dead: int
-    cancelled: int
-    submitted: int
-    taken: int
-    reclaimed: int
-    fenced: int
-    dead_letters: list[DeadTask] = []
+    dead_letters: tuple[DeadTask, ...] = ()
 
 
 class TaskState(BaseModel):
-    """Where a task is, and its result or why it has none."""
+    """The state of a task, and its result or why it has none."""
 
     task_id: str
     state: str
@@ -230,7 +215,7 @@ class TaskState(BaseModel):
 
 
 class ClusterStatus(BaseModel):
-    """The cluster at a glance; nodes by gate (`open`: may be chosen)."""
+    """The cluster at a glance; nodes are counted by gate (`open`: available)."""
 
     coordinator: str
     version: str
@@ -241,7 +226,7 @@ class ClusterStatus(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests can be taken; Redis's times in ms."""
+    """Whether requests are accepted; Redis's times in ms."""
 
     ready: bool
     nodes_open: int

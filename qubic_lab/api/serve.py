@@ -1,4 +1,4 @@
-"""The process that serves the interface: where it listens, and what has to be set before it may."""
+"""The server process: where it listens, and what must be configured first."""
 
 import asyncio
 import logging
@@ -22,9 +22,9 @@ from qubic_lab.votes.service import VoteService
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
 
 RELOAD_S = 10.0
-"""So often is looked whether the certificate's files have changed."""
+"""Interval of the check for renewed certificate files."""
 SWITCH_S = 0.0005
-"""A thread that has an answer of Redis waits so long at most for the busy loop; Python's own value is 5 ms."""
+"""Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
 STOP_S = 10
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class ServeConfig:
 
     Attributes:
         listen: HOST:PORT of the HTTP interface.
-        tokens: the file of tokens; None: anybody may call, which is for loopback alone.
-        tls: the host's certificate for HTTPS; None: plain HTTP, which is for loopback alone.
+        tokens: the token file; None: everybody may call, only on loopback.
+        tls: the host's certificate for HTTPS; None: plain HTTP, only on loopback.
 
     Raises:
         InputError: it listens beyond loopback without tokens or certificate; says what to set.
@@ -68,7 +68,7 @@ class ServeConfig:
 
     @property
     def url(self) -> str:
-        """Where clients reach it."""
+        """The URL for clients."""
         return f"{'https' if self.tls else 'http'}://{self.listen}"
 
     @property
@@ -84,10 +84,10 @@ def serve(
     votes: VoteService | None = None,
     oracle: Oracle | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; without `votes` or `oracle` there are no routes for them.
+    """Serve until SIGTERM or SIGINT; without `votes` or `oracle` their routes are missing.
 
     Raises:
-        InputError: an address is used, or the tokens cannot be read.
+        InputError: the address is in use, or the tokens cannot be read.
     """
     accesses = TokenFile(config.tokens) if config.tokens else None
     app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
@@ -109,11 +109,11 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Ends on a signal and returns; uvicorn's own would end the process by the signal, before anything else is shut."""
+    """Returns after a signal; uvicorn's own server would end the process before everything is shut down."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT end it."""
+        """Stop on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -137,7 +137,7 @@ async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coor
 
 
 async def _reload(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
-    """Show new connections a renewed certificate, where there is one."""
+    """Use a renewed certificate for new connections."""
     if context is None or tls is None:
         return
     stamp = tls.stamp()

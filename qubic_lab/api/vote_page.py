@@ -1,4 +1,4 @@
-"""One vote as a page: the answer, who said what, how alike, who won."""
+"""The page of a vote: the reply, the voters, their similarity and the decision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 SIDE = 22
-"""Of a cell of the similarity matrix, in pixels."""
+"""Pixels of a cell of the similarity matrix."""
 CHARACTER = 7
 SHOWN_CHARACTERS = 600
 
 
 def render_vote(id: str, trail: Mapping[str, Any]) -> str:
-    """Return the page of a vote's trail (see `consensus.trail`)."""
+    """Return the HTML page of a vote's trail (see `votes.trail`)."""
     environment = Environment(loader=PackageLoader("qubic_lab.api"), autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("vote.html")
     return template.render(id=id, trail=trail, picture=_picture(trail), shown=SHOWN_CHARACTERS)
 
 
 def _picture(trail: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the similarity matrix as shapes, voters of one group side by side."""
+    """Return the similarity matrix as shapes, with the voters of a group side by side."""
     voters = trail["voters"]
     order = sorted(range(len(voters)), key=lambda i: (voters[i]["group"] is None, voters[i]["group"] or 0, i))
     label = CHARACTER * max((len(each["voter"]) for each in voters), default=0) + 8
@@ -46,7 +46,7 @@ def _picture(trail: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frames(groups: list[int | None], label: int) -> list[dict[str, int]]:
-    """Return a square around each stretch of equal groups."""
+    """Return a square around the cells of each group."""
     frames = []
     for group in dict.fromkeys(each for each in groups if each is not None):
         first, count = groups.index(group), groups.count(group)

@@ -19,7 +19,8 @@ from qubic_lab.cli.console import print_json, print_table
 from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
-    from qubic_lab.api.schemas import ClusterStatus, NodeStatus, RedisTimes
+    from qubic_lab.api.schemas import ClusterStatus, NodeStatus
+    from qubic_lab.cluster.coordinator import RedisTimes
     from qubic_lab.cluster.supervisor import ClusterState
 
 LOOK_S = 1.0
@@ -50,7 +51,7 @@ class Seen:
                 for url, each in self.coordinators.items()
             },
             "nodes": [node.model_dump() for node in self.nodes],
-            "redis": self.redis and self.redis.model_dump(),
+            "redis": self.redis and asdict(self.redis),
             "supervisor": self.supervisor and asdict(self.supervisor),
         }
 
@@ -95,8 +96,8 @@ def look() -> Seen:
         QubicLabError: none answers, and the cluster is none of this machine.
     """
     from qubic_lab.api.client import CoordinatorClient
-    from qubic_lab.api.schemas import RedisTimes
     from qubic_lab.cluster import background
+    from qubic_lab.cluster.coordinator import RedisTimes
     from qubic_lab.settings import settings
 
     supervisor = background.running(folder())
