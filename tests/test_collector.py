@@ -1,4 +1,4 @@
-"""The collector: what is due when, one at a time, and against the stand-in nothing lost, nothing twice, no rule broken.
+"""The collector: what is due when, one at a time; against the fake source nothing lost or twice, and no rule broken.
 
 `pytest -m slow` on this file is the whole acceptance: 2,000 answers with every fault, a SIGKILL and a SIGTERM.
 """
@@ -19,9 +19,13 @@ from typing import Any
 import pytest
 import yaml
 from databases import postgres
-from ledgers import longest_gap_s, lost, made_up, stored_versions, twice
+from fake_source import coingecko
+from fake_source.app import KEYS, FakeConfig
+from fake_source.comparison import longest_gap_s, lost, made_up, stored_versions, twice
+from fake_source.faults import TRANSPORT
+from fake_source.ledger import Entry, read_ledger
+from fake_source.server import Running, collector_settings, running_source
 from sqlalchemy import Engine, text
-from standins import Running, running_standin
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
@@ -50,11 +54,6 @@ from qubic_lab.oracle.ingest.schedule import (
 from qubic_lab.oracle.model.clock import Clock
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
-from qubic_lab.oracle.standin import coingecko
-from qubic_lab.oracle.standin.app import KEYS, StandinConfig
-from qubic_lab.oracle.standin.faults import TRANSPORT
-from qubic_lab.oracle.standin.ledger import Entry, read_ledger
-from qubic_lab.oracle.standin.setup import collector_settings
 from qubic_lab.oracle.store.fetch_log import FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.transactions import Added
@@ -277,23 +276,18 @@ def test_jobs_are_read_back_as_they_were_saved(engine: Engine) -> None:
     assert store.read() == {state.name: state for state in states}
 
 
-# in this process, against the stand-in
+# in this process, against the fake source
 
 
-def trial(standin: Running, config: StandinConfig, **changes: Any) -> CollectorConfig:
-    """Settings that point a collector at a stand-in; changes are of its sources."""
-    content = collector_settings(config, standin.url)
-    for source in content["sources"].values():
-        source |= {"timeout_s": 0.5, "attempts": 6, **changes}
+def trial(source: Running, config: FakeConfig, **changes: Any) -> CollectorConfig:
+    """Settings that point a collector at a fake source, with changes to its sources."""
+    content = collector_settings(config, source.url)
+    for each in content["sources"].values():
+        each |= {"timeout_s": 0.5, "attempts": 6, **changes}
     content |= {"coins": ["bitcoin", "qubic-network"], "backfill_days": 2}
-    return CollectorConfig(**config_values(content))
-
-
-def config_values(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Read settings as from a file."""
     file = Path(os.environ["QUBIC_LAB_DATA"]) / "collector.yaml"
-    file.write_text(yaml.safe_dump(dict(content)))
-    return vars(read_config(file))
+    file.write_text(yaml.safe_dump(content))
+    return read_config(file)
 
 
 @pytest.fixture
@@ -323,19 +317,19 @@ def collect(engine: Engine, config: CollectorConfig, clock: Clock, **run: Any) -
 @pytest.mark.parametrize("lab", ["sqlite", "postgresql"], indirect=True)
 def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(lab: Engine) -> None:
     clock = Clock()
-    config = StandinConfig(clock=clock)
-    with running_standin(config) as standin:
-        first = collect(lab, trial(standin, config), clock, once=True)
-        asked = len(standin.ledger.entries)
-        second = collect(lab, trial(standin, config), clock, once=True)
-        assert len(standin.ledger.entries) == asked
-        entries, violations = standin.ledger.entries, standin.ledger.violations
+    config = FakeConfig(clock=clock)
+    with running_source(config) as source:
+        first = collect(lab, trial(source, config), clock, once=True)
+        asked = len(source.ledger.entries)
+        second = collect(lab, trial(source, config), clock, once=True)
+        assert len(source.ledger.entries) == asked
+        entries, violations = source.ledger.entries, source.ledger.violations
     versions = stored_versions(lab)
     assert (lost(entries, versions), twice(versions), made_up(entries, versions), violations) == ([], [], [], [])
     assert first.failed == 0
     assert first.added == sum(map(len, versions.values())) > 300
     assert (second.requests, second.added) == (0, 0)
-    status = read_status(lab, trial(standin, config), now_us(), now_us())
+    status = read_status(lab, trial(source, config), now_us(), now_us())
     assert status.held is None
     assert {job.name for job in status.jobs if job.done} == {"history"}
     assert all(fetch.outcome == "ok" for fetch in FetchLog(lab).recent(limit=200))
@@ -344,7 +338,7 @@ def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_befor
     assert {given.kind for _, given in lost(entries, stored_versions(lab))} == {"price"}
 
 
-@pytest.mark.parametrize("name", ["prices", "history", "bars", "newsapi", "hacker-news", "standin-rss"])
+@pytest.mark.parametrize("name", ["prices", "history", "bars", "newsapi", "hacker-news", "fake-rss"])
 def test_an_answer_that_was_not_stored_is_asked_for_again(
     lab: Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,32 +350,32 @@ def test_an_answer_that_was_not_stored_is_asked_for_again(
         return store(self, job, batch)
 
     clock = Clock()
-    config = StandinConfig(clock=clock)
-    source = name if name not in ("prices", "history", "bars") else "coingecko"
-    with running_standin(config) as standin:
-        settings_ = trial(standin, config)
+    config = FakeConfig(clock=clock)
+    asked_name = name if name not in ("prices", "history", "bars") else "coingecko"
+    with running_source(config) as source:
+        settings_ = trial(source, config)
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
             patch.setattr(Collector, "_add", store_or_die)
-            asyncio.run(Collector(settings_, lab, sources=(source,), clock=clock).run(once=True))
-        asked = len(standin.ledger.entries)
-        asyncio.run(Collector(settings_, lab, sources=(source,), clock=clock).run(once=True))
-        assert len(standin.ledger.entries) > asked > 0
-        entries = standin.ledger.entries
+            asyncio.run(Collector(settings_, lab, sources=(asked_name,), clock=clock).run(once=True))
+        asked = len(source.ledger.entries)
+        asyncio.run(Collector(settings_, lab, sources=(asked_name,), clock=clock).run(once=True))
+        assert len(source.ledger.entries) > asked > 0
+        entries = source.ledger.entries
     versions = stored_versions(lab)
     assert (lost(entries, versions), twice(versions)) == ([], [])
 
 
 def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
     clock = Clock()
-    config = StandinConfig(clock=clock)
-    with running_standin(config) as standin:
-        collect(lab, trial(standin, config), clock, once=True)
+    config = FakeConfig(clock=clock)
+    with running_source(config) as source:
+        collect(lab, trial(source, config), clock, once=True)
         before = stored_versions(lab)
     later = Clock(now_us() - 100 * SECOND_US, 100.0)  # 2.75 hours later
-    config = StandinConfig(clock=later)
-    with running_standin(config) as standin:
-        collect(lab, trial(standin, config), later, once=True)
-        asked = [entry.path for entry in standin.ledger.entries if "market_chart/range" in entry.path]
+    config = FakeConfig(clock=later)
+    with running_source(config) as source:
+        collect(lab, trial(source, config), later, once=True)
+        asked = [entry.path for entry in source.ledger.entries if "market_chart/range" in entry.path]
     assert len(asked) == 2
     after = stored_versions(lab)
     for coin in ("bitcoin", "qubic-network"):
@@ -393,18 +387,18 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    config = StandinConfig(clock=clock)
-    with running_standin(config) as standin:
-        collect(lab, trial(standin, config), clock, once=True)
+    config = FakeConfig(clock=clock)
+    with running_source(config) as source:
+        collect(lab, trial(source, config), clock, once=True)
         store = JobStore(lab)
         store.save(replace(store.read()["newsapi"], due_us=0))
         monkeypatch.setenv("QUBIC_LAB_NEWSAPI_KEY", "wrong-key")
         settings.cache_clear()
-        asked = len(standin.ledger.entries)
-        view = collect(lab, trial(standin, config), clock, for_s=0.5)
-        after = [entry.source for entry in standin.ledger.entries[asked:]]
+        asked = len(source.ledger.entries)
+        view = collect(lab, trial(source, config), clock, for_s=0.5)
+        after = [entry.source for entry in source.ledger.entries[asked:]]
     assert after[0] == "newsapi"
-    assert {"standin-rss", "standin-atom"} <= set(after)
+    assert {"fake-rss", "fake-atom"} <= set(after)
     assert "hacker-news" not in after
     assert set(view.troubles) == {"newsapi"}
     state = JobStore(lab).read()["newsapi"]
@@ -418,7 +412,7 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
 def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubic_lab.oracle.ingest.collector.LOOK_S", 0.05)
     clock = Clock()
-    config = StandinConfig(clock=clock)
+    config = FakeConfig(clock=clock)
 
     async def two(settings_: CollectorConfig) -> None:
         first = Collector(settings_, lab, clock=clock)
@@ -439,18 +433,18 @@ def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.Mon
         assert held is not None
         assert (held.holder, held.until_us) == ("another holder", 0)
 
-    with running_standin(config) as standin:
-        asyncio.run(two(trial(standin, config)))
+    with running_source(config) as source:
+        asyncio.run(two(trial(source, config)))
 
 
 def test_a_coin_that_the_source_does_not_know_keeps_no_other_one_waiting(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    config = StandinConfig(clock=clock)
+    config = FakeConfig(clock=clock)
     monkeypatch.setattr(coingecko, "COINS", {"bitcoin": COINS["bitcoin"]})
-    with running_standin(config) as standin:
-        settings_ = replace(trial(standin, config), coins=("qubic-network", "bitcoin"))
+    with running_source(config) as source:
+        settings_ = replace(trial(source, config), coins=("qubic-network", "bitcoin"))
         view = collect(lab, settings_, clock, once=True)
     jobs = JobStore(lab).read()
     assert jobs["history"].done
@@ -468,9 +462,9 @@ def test_where_a_history_cannot_be_had_the_packaged_one_is_taken_once(
     monkeypatch.setenv("QUBIC_LAB_COINGECKO_KEY", "wrong-key")
     settings.cache_clear()
     clock = Clock()
-    config = StandinConfig(clock=clock)
-    with running_standin(config) as standin:
-        settings_ = trial(standin, config)
+    config = FakeConfig(clock=clock)
+    with running_source(config) as source:
+        settings_ = trial(source, config)
         collect(lab, settings_, clock, once=True)
         assert {series.source for series in PriceStore(lab).series()} == {"packaged"}
         state = JobStore(lab).read()["history"]
@@ -487,7 +481,7 @@ def test_where_a_history_cannot_be_had_the_packaged_one_is_taken_once(
 
 def test_a_collector_at_work_tells_who_it_is_and_how_its_sources_do(lab: Engine) -> None:
     clock = Clock()
-    config = StandinConfig(clock=clock)
+    config = FakeConfig(clock=clock)
 
     async def look(settings_: CollectorConfig) -> CollectorStatus:
         collector = Collector(settings_, lab, sources=("feeds",), clock=clock, lease_s=0.6)
@@ -499,19 +493,19 @@ def test_a_collector_at_work_tells_who_it_is_and_how_its_sources_do(lab: Engine)
         await task
         return status
 
-    with running_standin(config) as standin:
-        status = asyncio.run(asyncio.wait_for(look(trial(standin, config)), 30))
+    with running_source(config) as source:
+        status = asyncio.run(asyncio.wait_for(look(trial(source, config)), 30))
     assert status.held is not None
     assert status.held.holder == process_name()
-    assert status.circuits == {"standin-rss": "closed", "standin-atom": "closed"}
+    assert status.circuits == {"fake-rss": "closed", "fake-atom": "closed"}
 
 
 def test_backfill_leaves_the_quota_to_polling(lab: Engine) -> None:
     clock = Clock()
-    config = StandinConfig(clock=clock)
-    with running_standin(config) as standin:
-        view = collect(lab, trial(standin, config, monthly_quota=12), clock, once=True)
-        paths = [entry.path for entry in standin.ledger.entries if entry.source == "coingecko"]
+    config = FakeConfig(clock=clock)
+    with running_source(config) as source:
+        view = collect(lab, trial(source, config, monthly_quota=12), clock, once=True)
+        paths = [entry.path for entry in source.ledger.entries if entry.source == "coingecko"]
     assert any("simple/price" in path for path in paths)
     assert not any("market_chart" in path for path in paths)
     assert view.slices_done == 0
@@ -522,13 +516,12 @@ def test_backfill_leaves_the_quota_to_polling(lab: Engine) -> None:
 
 
 @contextmanager
-def standin_process(folder: Path, *options: str, backfill_days: int) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Yield what a stand-in with every fault says of itself, and its ledger; it ends afterwards by SIGTERM."""
+def source_process(folder: Path, *options: str, backfill_days: int) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yield what a fake source with every fault prints, and its ledger; it ends afterwards by SIGTERM."""
     ledger, config = folder / "ledger.jsonl", folder / "collector.yaml"
-    files = ("--ledger", str(ledger), "--write-config", str(config), "--json")
     process = subprocess.Popen(
-        [*CLI, "standin", "--faults", "all", *files, *options],
-        env=os.environ | {"QUBIC_LAB_CACHE": str(folder)},
+        [sys.executable, "-m", "fake_source", "--faults", "all", "--folder", folder, *options],
+        cwd=Path(__file__).parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -562,7 +555,7 @@ class Collecting:
         self._started = 0
 
     def until(self, answers: int, how: signal.Signals, within_s: float) -> float:
-        """Run a collector until the stand-in was asked so often in all, and end it; return how long the end took."""
+        """Run a collector until the fake source was asked so often in all, and end it; return how long the end took."""
         self._started += 1
         output = self._folder / f"output-{self._started}.txt"
         with output.open("w") as written:
@@ -623,7 +616,7 @@ def check_ledger(ledger: Path, url: str, killed_s: list[float]) -> list[Entry]:
 
 def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tmp_path: Path) -> None:
     options = ("--speed", "3000", "--seed", "278", "--limit", "12")  # this seed has each fault in the first 70 answers
-    with standin_process(tmp_path, *options, backfill_days=5) as (told, ledger):
+    with source_process(tmp_path, *options, backfill_days=5) as (told, ledger):
         collecting = Collecting(tmp_path, told, ledger)
         collecting.until(30, signal.SIGKILL, 30)
         collecting.until(75, signal.SIGTERM, 30)
@@ -637,7 +630,7 @@ def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tm
 def test_two_thousand_answers_with_every_fault_a_kill_and_an_end(tmp_path: Path) -> None:
     started = time.monotonic()
     options = ("--speed", "6000", "--seed", "11", "--limit", "50")
-    with standin_process(tmp_path, *options, backfill_days=30) as (told, ledger):
+    with source_process(tmp_path, *options, backfill_days=30) as (told, ledger):
         collecting = Collecting(tmp_path, told, ledger)
         collecting.until(600, signal.SIGKILL, 60)
         collecting.until(1_200, signal.SIGTERM, 60)

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from standins import running_standin
+from fake_source.app import KEYS, FakeConfig
+from fake_source.server import collector_settings, running_source
 
 from qubic_lab.cli import console
 from qubic_lab.cli.main import run
-from qubic_lab.oracle.standin.app import KEYS, StandinConfig
-from qubic_lab.oracle.standin.setup import collector_settings
 from qubic_lab.settings import settings
 
 COMMANDS = (
@@ -30,7 +29,6 @@ COMMANDS = (
     "analyse",
     "risk",
     "alerts",
-    "standin",
     "audit",
 )
 BARS = """time,open,high,low,close,volume
@@ -49,12 +47,6 @@ ASKED_WRONGLY = [
     ("collect --sources coingeko", "'coingeko'.*did you mean 'coingecko'"),
     ("collect --sources a,,b", "--sources is 'a,,b'"),
     ("collect --for never", "--for is 'never'"),
-    ("standin --faults hung", "unknown fault 'hung': did you mean 'hang'"),
-    ("standin --port 70000", "port is 70000: it must be at most 65535"),
-    ("standin --speed 0.1", r"speed is 0\.1"),
-    ("standin --limit 0", "requests per second is 0"),
-    ("standin --fault-rate 2", r"rate of faults is 2\.0"),
-    ("standin --ledger /proc/none/ledger", "ledger /proc/none/ledger cannot be written"),
     ("risk", "Missing argument 'coin'"),
     ("risk bitcoyn", "unknown coin 'bitcoyn': did you mean 'bitcoin'"),
     ("risk bitcoin --frame 2h", "unknown frame '2h'"),
@@ -210,9 +202,9 @@ def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monke
     for name, key in KEYS.items():
         monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
     settings.cache_clear()
-    config = StandinConfig()
-    with running_standin(config) as standin:
-        content = collector_settings(config, standin.url) | {"coins": ["bitcoin"], "backfill_days": 1}
+    config = FakeConfig()
+    with running_source(config) as source:
+        content = collector_settings(config, source.url) | {"coins": ["bitcoin"], "backfill_days": 1}
         Path("collector.yaml").write_text(yaml.safe_dump(content))
         told = one_object(oracle("collect --config collector.yaml --once --sources coingecko,feeds --json"))
         assert (told["failed"], told["troubles"]) == (0, {})

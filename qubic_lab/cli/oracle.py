@@ -1,4 +1,4 @@
-"""`qubic-lab oracle …`: market data and texts: collected, imported, looked at; and a stand-in to try it all with."""
+"""`qubic-lab oracle …`: collect, import and inspect market data and texts."""
 
 import asyncio
 import signal
@@ -20,7 +20,6 @@ from qubic_lab.cli.console import (
     split_list,
 )
 from qubic_lab.cli.oracle_show import show_analyses, show_demo, show_import, show_quality, show_status
-from qubic_lab.errors import InputError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -53,7 +52,6 @@ def register(app: typer.Typer) -> None:
     oracle.command(epilog="Example: qubic-lab oracle import-texts headlines.jsonl --source archive")(import_texts)
     oracle.command(epilog="Example: qubic-lab oracle quality --json")(quality)
     oracle.command(epilog="Example: qubic-lab oracle analyse --coin BTC")(analyse)
-    oracle.command(epilog="Example: qubic-lab oracle standin --faults all --speed 1000")(standin)
     oracle_sentiment.register(oracle)
     oracle_risk.register(oracle)
     oracle.command(
@@ -283,58 +281,6 @@ def analyse(
         show_analyses(found, kept)
     else:
         note("there are no prices yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
-
-
-def standin(
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 0,
-    faults: Annotated[str, typer.Option(help="all, none, or some with commas, such as cut,hang.")] = "none",
-    fault_rate: Annotated[float, typer.Option(help="Share of requests that meet one.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Of prices, texts and faults.")] = 0,
-    limit: Annotated[int, typer.Option(help="Requests a second that each source allows.")] = 50,
-    speed: Annotated[float, typer.Option(help="How many times faster than real its clock runs.")] = 1.0,
-    ledger: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where it keeps what it gave (JSON lines).", show_default=False)
-    ] = None,
-    write_config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Where settings for the collector go.", show_default="in the cache"),
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Answer like CoinGecko, NewsAPI, Hacker News and feeds, with synthetic data, their limits and faults."""
-    import yaml
-
-    from qubic_lab.oracle.model.clock import REAL, Clock
-    from qubic_lab.oracle.model.timestamps import now_us
-    from qubic_lab.oracle.standin.app import StandinConfig
-    from qubic_lab.oracle.standin.faults import read_faults
-    from qubic_lab.oracle.standin.serve import serve_standin
-    from qubic_lab.oracle.standin.setup import collector_environment, collector_settings
-    from qubic_lab.settings import cache_folder
-
-    clock = REAL if speed == 1.0 else Clock(now_us(), speed)
-    config = StandinConfig(seed, read_faults(faults), fault_rate, limit, clock=clock)
-    folder = cache_folder("standin").absolute()
-    time = "real" if clock == REAL else str(clock.origin_us)  # a database goes with one seed and one time
-
-    def ready(url: str) -> None:
-        written = write_config or folder / f"collector-{url.rpartition(':')[2]}.yaml"
-        environment = collector_environment(config, f"sqlite:///{folder}/seed-{seed}-{time}.db")
-        try:
-            written.write_text(yaml.safe_dump(collector_settings(config, url), sort_keys=False))
-        except OSError as error:
-            raise InputError(f"{written} cannot be written ({error.strerror}): give another --write-config") from error
-        if json:
-            print_json({"url": url, "config": str(written), "environment": environment})
-            return
-        typer.echo(f"The stand-in answers at {url} until Ctrl-C. To collect from it, in another shell:\n")
-        for name, value in environment.items():
-            typer.echo(f"export {name}={value}")
-        typer.echo(f"qubic-lab oracle collect --config {written}")
-
-    kept = serve_standin(config, port, ledger, ready)
-    told = kept.summary()
-    note(f"{told['requests']} requests, {told['complete']} answered whole, {len(told['violations'])} rules broken")
 
 
 def _database() -> "Engine":

@@ -1,41 +1,41 @@
-"""The stand-in's feeds: RSS 2.0 and Atom, with validators so that an unchanged one is not sent again."""
+"""Feeds: RSS 2.0 and Atom, with validators, so that an unchanged one is not sent again."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from xml.sax.saxutils import escape
 
+from fake_source.ledger import Given
+from fake_source.reply import Ask, Desk, Reply, json_reply, utc_time
+from fake_source.world import Item
 from qubic_lab.oracle.model.timestamps import SECOND_US
-from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, utc_time
-from qubic_lab.oracle.standin.data import Item
-from qubic_lab.oracle.standin.ledger import Given
 
 EVERY_S = 1_200
 ITEMS = 40
-NAMES = ("standin-rss", "standin-atom")
+NAMES = ("fake-rss", "fake-atom")
 
 
-def answer(ask: Ask, desk: Desk) -> Answer:
+def reply(ask: Ask, desk: Desk) -> Reply:
     """Answer a request for NAME.rss or NAME.atom; no key is needed."""
     name, _, form = ask.path.rpartition(".")
     if name not in NAMES or form not in ("rss", "atom"):
-        return json_answer(404, {"message": "no such feed"})
+        return json_reply(404, {"message": "no such feed"})
     start = ask.now_s - EVERY_S * (ITEMS + 1)
     items = desk.world.items(name, EVERY_S, start, ask.now_s + 1, ask.now_s)[::-1][:ITEMS]
     etag = '"' + hashlib.sha256("\n".join(item.title for item in items).encode()).hexdigest()[:16] + '"'
     modified = format_datetime(datetime.fromtimestamp(items[0].published_s, UTC), usegmt=True)
     headers = {"etag": etag, "last-modified": modified}
     if etag in ask.headers.get("if-none-match", ""):
-        return Answer(304, b"", headers=headers)
+        return Reply(304, b"", headers=headers)
     shown = desk.spoil(ask.number, items)
     body = _rss(name, shown) if form == "rss" else _atom(name, shown)
     given = (Given("text", _id(name, item), 0, item.published_s * SECOND_US, item.title) for item in shown)
-    return Answer(200, body.encode(), f"application/{form}+xml; charset=utf-8", headers, tuple(given))
+    return Reply(200, body.encode(), f"application/{form}+xml; charset=utf-8", headers, tuple(given))
 
 
-def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
-    """Return the answer of a source that is asked too often."""
-    return Answer(429, b"Too Many Requests", "text/plain", {"retry-after": str(retry_after_s)})
+def rate_limited(ask: Ask, retry_after_s: int) -> Reply:
+    """Return the reply to a request above the limit."""
+    return Reply(429, b"Too Many Requests", "text/plain", {"retry-after": str(retry_after_s)})
 
 
 def _id(name: str, item: Item) -> str:

@@ -1,4 +1,4 @@
-"""A stand-in's ledger against a collector's database: nothing lost, nothing twice, nothing made up."""
+"""The fake source's ledger against a collector's database: nothing lost, nothing twice, nothing made up."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import Engine, select
 
+from fake_source.ledger import Entry, Given
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US
-from qubic_lab.oracle.standin.ledger import Entry, Given
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES, NEWS_DATA
 
 Key = tuple[str, ...]

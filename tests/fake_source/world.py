@@ -1,4 +1,4 @@
-"""Synthetic prices and texts, a pure function of seed and time: what is asked for twice is given twice the same."""
+"""Synthetic prices and texts: a pure function of seed and time, so equal questions get equal replies."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from qubic_lab.oracle.model.coins import COINS
 
 CELL_S = 300
 """Each coin has one quote in each cell of time, at a second of its own."""
-BARS_PER_HOUR = 3_600 // CELL_S
+CELLS_PER_HOUR = 3_600 // CELL_S
 _OCTAVES = 17
 _FINEST = 0.0015
 _KNOWN = {"bitcoin": (60_000.0, 2e7), "ethereum": (3_000.0, 1.2e8), "qubic-network": (1e-6, 1.2e14)}
@@ -45,12 +45,12 @@ class Item:
 
 @dataclass(frozen=True)
 class World:
-    """All that the stand-in tells.
+    """All that the fake serves.
 
     Attributes:
-        seed: of everything.
+        seed: of all prices and texts.
         null_caps: some quotes have no market cap.
-        corrections: some quotes and titles are other ones half an hour later.
+        corrections: some quotes and titles change after half an hour.
     """
 
     seed: int = 0
@@ -70,14 +70,14 @@ class World:
         return walk
 
     def quotes(self, coin: str, cells: Ints, now_s: int) -> Quotes:
-        """Return the quotes of cells as they are told at `now_s`; those that are still to come are left out."""
+        """Return the quotes of cells as served at `now_s`, without later ones."""
         cells = cells[self.stamps(coin, cells) <= now_s]
         stamps = self.stamps(coin, cells)
         price = self.price(coin, stamps)
         if self.corrections:
             wrong = _bits(self._key("correction", coin), cells) % 40 == 0
-            told = wrong & (stamps + _CORRECTED_AFTER_S <= now_s)
-            price = np.where(told, price * 1.001, price)
+            corrected = wrong & (stamps + _CORRECTED_AFTER_S <= now_s)
+            price = np.where(corrected, price * 1.001, price)
         cap = price * _base(coin)[1]
         if self.null_caps:
             cap = np.where(_bits(self._key("null", coin), cells) % 10 == 0, np.nan, cap)
@@ -96,10 +96,8 @@ class World:
 
     def items(self, source: str, every_s: int, start_s: int, end_s: int, now_s: int) -> list[Item]:
         """Return the texts of a source published in `start_s` ≤ t < `end_s` and by `now_s`: one in each `every_s`."""
-        made = (
-            self._item(source, number, every_s, now_s)
-            for number in range(start_s // every_s, min(end_s, now_s + 1) // every_s + 1)
-        )
+        numbers = range(start_s // every_s, min(end_s, now_s + 1) // every_s + 1)
+        made = (self._item(source, number, every_s, now_s) for number in numbers)
         return [item for item in made if start_s <= item.published_s < end_s and item.published_s <= now_s]
 
     def _item(self, source: str, number: int, every_s: int, now_s: int) -> Item:

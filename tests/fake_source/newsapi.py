@@ -1,12 +1,12 @@
-"""The stand-in's answers in the shapes of NewsAPI's version 2, developer plan (newsapi.org/docs)."""
+"""Replies in the shapes of NewsAPI's version 2, developer plan (newsapi.org/docs)."""
 
 import re
 from typing import Any
 
+from fake_source.ledger import Given
+from fake_source.reply import Ask, Desk, Reply, json_reply, read_time, utc_time, whole
+from fake_source.world import Item
 from qubic_lab.oracle.model.timestamps import SECOND_US
-from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, read_time, utc_time, whole
-from qubic_lab.oracle.standin.data import Item
-from qubic_lab.oracle.standin.ledger import Given
 
 EVERY_S = 360
 DELAY_S = 86_400
@@ -17,13 +17,12 @@ CONTENT_CHARACTERS = 60
 """Real ones are cut at about 200; these texts are shorter."""
 
 
-def answer(ask: Ask, desk: Desk) -> Answer:
-    """Answer one request: by a key in a header or the query."""
-    bearer = ask.headers.get("authorization", "").removeprefix("Bearer ")
-    shown = ask.headers.get("x-api-key") or bearer or ask.query.get("apiKey")
-    if not shown:
+def reply(ask: Ask, desk: Desk) -> Reply:
+    """Reply one request: by a key in a header or the query."""
+    key = ask.headers.get("x-api-key") or ask.query.get("apiKey")
+    if not key:
         return _error(401, "apiKeyMissing", "Your API key is missing. Append this to the URL with the apiKey param.")
-    if shown != desk.keys["newsapi"]:
+    if key != desk.keys["newsapi"]:
         return _error(401, "apiKeyInvalid", "Your API key is invalid or incorrect. Check your key.")
     if ask.path != "everything":
         return _error(404, "unexpectedError", "There is no such endpoint.")
@@ -46,13 +45,13 @@ def answer(ask: Ask, desk: Desk) -> Answer:
     return _everything(ask, desk, query, size, page)
 
 
-def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
-    """Return the answer of a source that is asked too often."""
+def rate_limited(ask: Ask, retry_after_s: int) -> Reply:
+    """Return the reply to a request above the limit."""
     refused = _error(429, "rateLimited", "You have made too many requests recently.")
-    return Answer(429, refused.body, headers={"retry-after": str(retry_after_s)})
+    return Reply(429, refused.body, headers={"retry-after": str(retry_after_s)})
 
 
-def _everything(ask: Ask, desk: Desk, query: str, size: int, page: int) -> Answer:
+def _everything(ask: Ask, desk: Desk, query: str, size: int, page: int) -> Reply:
     newest = ask.now_s - DELAY_S
     start = read_time(ask.query.get("from", ""), newest - REACH_S)
     end = read_time(ask.query.get("to", ""), newest)
@@ -68,7 +67,7 @@ def _everything(ask: Ask, desk: Desk, query: str, size: int, page: int) -> Answe
         Given("text", article["url"], 0, item.published_s * SECOND_US, item.title)
         for item, article in zip(shown, articles, strict=True)
     )
-    return json_answer(200, {"status": "ok", "totalResults": len(found), "articles": articles}, given)
+    return json_reply(200, {"status": "ok", "totalResults": len(found), "articles": articles}, given)
 
 
 def matches(query: str, item: Item) -> bool:
@@ -96,5 +95,5 @@ def _article(item: Item) -> dict[str, Any]:
     }
 
 
-def _error(status: int, code: str, message: str) -> Answer:
-    return json_answer(status, {"status": "error", "code": code, "message": message})
+def _error(status: int, code: str, message: str) -> Reply:
+    return json_reply(status, {"status": "error", "code": code, "message": message})

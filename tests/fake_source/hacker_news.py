@@ -1,35 +1,35 @@
-"""The stand-in's answers in the shapes of the Hacker News search by Algolia (hn.algolia.com/api)."""
+"""Replies in the shapes of the Hacker News search by Algolia (hn.algolia.com/api)."""
 
 import re
 from dataclasses import replace
 from typing import Any
 
+from fake_source.ledger import Given
+from fake_source.reply import Ask, Desk, Reply, json_reply, utc_time, whole
+from fake_source.world import Item
 from qubic_lab.oracle.model.timestamps import SECOND_US
-from qubic_lab.oracle.standin.answer import Answer, Ask, Desk, json_answer, utc_time, whole
-from qubic_lab.oracle.standin.data import Item
-from qubic_lab.oracle.standin.ledger import Given
 
 EVERY_S = 600
 MOST_HITS = 1_000
-"""So many of a query's hits can be paged to."""
+"""How many hits of a query can be paged to."""
 _SHOWN_S = 30 * 86_400
-"""A search without a lower bound goes back so far."""
+"""How far back a search without a lower bound goes."""
 _FIRST_S = 1_160_418_111
 """The first item's time."""
 _FILTER = re.compile(r"created_at_i\s*(>=|<=|>|<|=)\s*(\d+)")
 
 
-def answer(ask: Ask, desk: Desk) -> Answer:
-    """Answer one request; no key is needed."""
+def reply(ask: Ask, desk: Desk) -> Reply:
+    """Reply one request; no key is needed."""
     if ask.path != "search_by_date":
-        return json_answer(404, {"message": "Path not supported by this API", "status": 404})
+        return json_reply(404, {"message": "Path not supported by this API", "status": 404})
     size, page = whole(ask.query, "hitsPerPage", 20), whole(ask.query, "page", 0)
     if size is None or page is None or not 0 <= size <= MOST_HITS or page < 0:
-        return json_answer(400, {"message": "invalid hitsPerPage or page", "status": 400})
+        return json_reply(400, {"message": "invalid hitsPerPage or page", "status": 400})
     filters = ask.query.get("numericFilters", "")
     bounds = [_FILTER.fullmatch(each.strip()) for each in filters.split(",")] if filters else []
     if not all(bounds):
-        return json_answer(400, {"message": f"invalid numericFilters: {filters}", "status": 400})
+        return json_reply(400, {"message": f"invalid numericFilters: {filters}", "status": 400})
     start, end = _range([(each[1], int(each[2])) for each in bounds if each], ask.now_s)
     words = re.findall(r'"([^"]+)"|([^\s"]+)', ask.query.get("query", ""))
     wanted = [(phrase or word).lower() for phrase, word in words]
@@ -49,17 +49,17 @@ def answer(ask: Ask, desk: Desk) -> Answer:
         "query": ask.query.get("query", ""),
     }
     given = (Given("text", str(_id(item)), 0, item.published_s * SECOND_US, item.title) for item in shown)
-    return replace(json_answer(200, content, tuple(given)), partial=len(found) > len(reachable))
+    return replace(json_reply(200, content, tuple(given)), partial=len(found) > len(reachable))
 
 
-def rate_limited(ask: Ask, retry_after_s: int) -> Answer:
-    """Return the answer of a source that is asked too often."""
+def rate_limited(ask: Ask, retry_after_s: int) -> Reply:
+    """Return the reply to a request above the limit."""
     content = {"message": "Too many requests", "status": 429}
-    return json_answer(429, content, headers={"retry-after": str(retry_after_s)})
+    return json_reply(429, content, headers={"retry-after": str(retry_after_s)})
 
 
 def _range(bounds: list[tuple[str, int]], now_s: int) -> tuple[int, int]:
-    """Return the time that filters leave, its end excluded."""
+    """Return the range of times that the filters allow, its end excluded."""
     lower = [value + (sign == ">") for sign, value in bounds if sign in (">", ">=", "=")]
     upper = [value + (sign != "<") for sign, value in bounds if sign in ("<", "<=", "=")]
     return max([_FIRST_S, *(lower or [now_s - _SHOWN_S])]), min([now_s + 1, *upper])

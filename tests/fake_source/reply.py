@@ -1,4 +1,4 @@
-"""What every source of the stand-in is asked and answers, as plain values."""
+"""What each source of the fake is asked and replies, as plain values."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from qubic_lab.oracle.standin.data import World
-from qubic_lab.oracle.standin.ledger import Given
+from fake_source.ledger import Given
+from fake_source.world import World
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Ask:
     """One request to a source.
 
     Attributes:
-        path: after the source's own prefix, without a slash at its end.
+        path: behind the source's own prefix, without a slash at its end.
         headers: by lower-case name.
-        number: of the request; faults in an answer's rows are drawn from it.
-        now_s: the stand-in's time, since 1970.
+        number: of the request; faults in the reply's rows are drawn from it.
+        now_s: the fake's time, since 1970.
     """
 
     path: str
@@ -29,8 +29,8 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A status, a body and what it tells; `partial`: there is more than the source shows, so ask for less at once."""
+class Reply:
+    """A status, a body and the items in it; `partial`: there are more items than the source shows at once."""
 
     status: int
     body: bytes
@@ -42,23 +42,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Desk:
-    """What answers know beside the request: the world, its rows' faults, and each source's key."""
+    """What replies depend on beside the request: the world, the faults in its rows, and each source's key."""
 
     world: World
     spoil: Callable[[int, list[Any]], list[Any]]
     keys: Mapping[str, str]
 
 
-def json_answer(
+def json_reply(
     status: int, content: Any, given: tuple[Given, ...] = (), headers: Mapping[str, str] | None = None
-) -> Answer:
-    """Return an answer in JSON, floats in full."""
+) -> Reply:
+    """Return a reply in JSON, floats in full precision."""
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(status, body, headers=headers or {}, given=given)
+    return Reply(status, body, headers=headers or {}, given=given)
 
 
 def whole(query: Mapping[str, str], name: str, default: int) -> int | None:
-    """Return a whole number of the query; None where it is none."""
+    """Return a whole number of the query; None if it is not a number."""
     try:
         return int(float(query.get(name, default)))
     except ValueError:
@@ -66,14 +66,12 @@ def whole(query: Mapping[str, str], name: str, default: int) -> int | None:
 
 
 def read_time(text: str, default: int | None = None) -> int | None:
-    """Return seconds since 1970 of a number or an ISO date or time, in UTC where it names no zone; None: neither."""
+    """Return seconds since 1970 of a number, or of an ISO date or time (UTC without a zone); None: neither."""
     if not text:
         return default
     try:
-        return int(float(text))
-    except ValueError:
-        pass
-    try:
+        if text.isdecimal():
+            return int(text)
         read = datetime.fromisoformat(text)
     except ValueError:
         return None

@@ -1,0 +1,150 @@
+"""Run the fake on loopback: in this process until SIGTERM, or in a thread for tests."""
+
+import asyncio
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fake_source.app import PREFIXES, FakeApp, FakeConfig
+from fake_source.feeds import NAMES
+from fake_source.ledger import Ledger
+from fake_source.world import WRITTEN_OF
+from qubic_lab.oracle.model.timestamps import iso
+
+HOST = "127.0.0.1"
+TIMEOUT_S = 2.0
+"""How long the collector waits for a hanging reply: far longer than a slow one takes, but no trial should wait long."""
+
+
+class _Connections:
+    """The open connections by their client's address, which uvicorn does not pass to the application."""
+
+    def __init__(self) -> None:
+        self._transports: dict[tuple[str, int], asyncio.Transport] = {}
+
+    def protocol(self) -> type[H11Protocol]:
+        """Return uvicorn's HTTP protocol that also registers its connections here."""
+        transports = self._transports
+
+        class Registered(H11Protocol):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                transports[transport.get_extra_info("peername")[:2]] = transport
+                super().connection_made(transport)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                if self.client is not None:
+                    transports.pop(self.client, None)
+                super().connection_lost(exc)
+
+        return Registered
+
+    def close(self, scope: Scope, reset: bool) -> None:
+        """Close a request's connection; `reset`: by RST, so that what was sent may be lost."""
+        transport = self._transports.get(tuple(scope["client"]))
+        if transport is None:
+            return
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+        else:
+            transport.close()
+
+
+class FakeServer(uvicorn.Server):
+    """The fake on a listening socket of loopback; `serve_now` serves until a signal or `should_exit`."""
+
+    def __init__(self, config: FakeConfig, ledger: Ledger, listening: socket.socket) -> None:
+        connections = _Connections()
+        self.url = f"http://{HOST}:{listening.getsockname()[1]}"
+        self._listening = listening
+        super().__init__(
+            uvicorn.Config(
+                FakeApp(config, ledger, connections.close),
+                http=connections.protocol(),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT end it and return, which uvicorn's own would not; only a main thread gets them."""
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    def serve_now(self) -> None:
+        """Serve until it is told to end."""
+        asyncio.run(self.serve(sockets=[self._listening]))
+
+
+def listen(port: int = 0) -> socket.socket:
+    """Return a listening socket of loopback; 0: at any free port."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind((HOST, port))
+    listening.listen()
+    return listening
+
+
+@dataclass(frozen=True)
+class Running:
+    """A fake that answers."""
+
+    url: str
+    ledger: Ledger
+
+
+@contextmanager
+def running_source(config: FakeConfig | None = None, file: Path | None = None) -> Iterator[Running]:
+    """Yield a fake source that runs in a thread of this process, and end it afterwards."""
+    with listen() as listening:
+        ledger = Ledger(file)
+        server = FakeServer(config or FakeConfig(), ledger, listening)
+        thread = threading.Thread(target=server.serve_now)
+        thread.start()
+        try:
+            yield Running(server.url, ledger)
+        finally:
+            server.should_exit = True
+            thread.join()
+            ledger.close()
+
+
+def collector_settings(config: FakeConfig, url: str) -> dict[str, Any]:
+    """Return the collector's settings file for the fake: addresses, limits, and a fast clock if any."""
+    limits = {"rate": config.per_s, "window_s": 1.0, "timeout_s": TIMEOUT_S, "attempts": 6}
+    sources: dict[str, Any] = {name: {"base_url": f"{url}/{prefix}", **limits} for name, prefix in PREFIXES.items()}
+    settings: dict[str, Any] = {
+        "coins": list(WRITTEN_OF),
+        "sources": sources | {"feeds": dict(limits)},
+        "feeds": [{"name": name, "url": f"{url}/feeds/{name}.{name.rpartition('-')[2]}"} for name in NAMES],
+        "backfill_days": 30,
+    }
+    if config.clock.speed != 1.0:
+        settings |= {"time_scale": 1.0 / config.clock.speed, "time_origin": iso(config.clock.origin_us)}
+    return settings
+
+
+def collector_environment(config: FakeConfig, database: str) -> dict[str, str]:
+    """Return the collector's environment: the keys, and a database of its own, for all data is synthetic."""
+    keys = {f"QUBIC_LAB_{name.upper()}_KEY": key for name, key in config.keys.items()}
+    return {**keys, "QUBIC_LAB_DATABASE_URL": database}

@@ -1,0 +1,292 @@
+"""The fake source answers as real sources do: shapes, limits, keys and faults; and its ledger is right."""
+
+import json
+import socket
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from fake_source import coingecko, feeds, hacker_news, newsapi
+from fake_source.app import KEYS, PREFIXES, FakeConfig
+from fake_source.faults import ALL, TRANSPORT, FaultPlan
+from fake_source.ledger import Gate, Ledger, read_ledger
+from fake_source.reply import Ask, Desk, Reply
+from fake_source.server import running_source
+from fake_source.world import CELL_S, World
+
+from qubic_lab.oracle.model.clock import Clock
+
+NOW_S = 1_790_000_000
+DAY_S = 86_400
+CG_KEY = {"x-cg-demo-api-key": KEYS["coingecko"]}
+NEWS_KEY = {"x-api-key": KEYS["newsapi"]}
+ALL_CELLS = np.arange(NOW_S // CELL_S - 2_000, NOW_S // CELL_S)
+
+
+def desk(world: World | None = None, plan: FaultPlan | None = None) -> Desk:
+    return Desk(world or World(), (plan or FaultPlan()).spoil, KEYS)
+
+
+def ask(path: str, headers: Mapping[str, str] | None = None, now_s: int = NOW_S, **query: str) -> Ask:
+    return Ask(path, query, headers or {}, 1, now_s)
+
+
+def content(reply: Reply) -> Any:
+    return json.loads(reply.body)
+
+
+def chart(at: Desk, days: float, coin: str = "bitcoin", until_s: int = NOW_S) -> Reply:
+    bounds = {"from": str(NOW_S - int(days * DAY_S)), "to": str(until_s)}
+    path = f"coins/{coin}/market_chart/range"
+    return coingecko.reply(ask(path, CG_KEY, vs_currency="usd", precision="full", **bounds), at)
+
+
+# the world
+
+
+def test_prices_depend_on_seed_and_time_alone_and_their_stamps_are_off_the_grid() -> None:
+    quotes = World(7).quotes("qubic-network", ALL_CELLS, NOW_S)
+    some = World(7).quotes("qubic-network", ALL_CELLS[100:200], NOW_S)
+    assert np.array_equal(quotes.price[100:200], some.price)
+    assert not np.array_equal(quotes.price, World(8).quotes("qubic-network", ALL_CELLS, NOW_S).price)
+    assert 0 < np.abs(np.diff(np.log(quotes.price))).max() < 0.1
+    assert np.all(np.diff(quotes.stamp_s) > 0)
+    assert len(set((quotes.stamp_s % CELL_S).tolist())) > 100
+    assert 1e-7 < quotes.price.min() < quotes.price.max() < 1e-5
+
+
+def test_a_correction_changes_some_quotes_half_an_hour_later_and_no_others() -> None:
+    world = World(corrections=True)
+    cells = ALL_CELLS[:400]
+    at = int(world.stamps("bitcoin", cells)[-1])
+    early, later = world.quotes("bitcoin", cells[-5:], at), world.quotes("bitcoin", cells, at + 2 * DAY_S)
+    plain = World().quotes("bitcoin", cells, at + 2 * DAY_S)
+    assert 1 <= (later.price != plain.price).sum() < 40
+    assert np.array_equal(early.price, plain.price[-5:])
+
+
+def test_texts_are_the_same_in_any_range_and_none_is_of_the_future() -> None:
+    world = World()
+    whole = world.items("hacker-news", 600, NOW_S - DAY_S, NOW_S, NOW_S)
+    halves = [
+        item
+        for start in (NOW_S - DAY_S, NOW_S - DAY_S // 2)
+        for item in world.items("hacker-news", 600, start, start + DAY_S // 2, NOW_S)
+    ]
+    assert whole == halves
+    assert 140 <= len(whole) <= 145
+    assert all(item.published_s <= NOW_S for item in world.items("x", 600, NOW_S - 600, NOW_S + DAY_S, NOW_S))
+    assert len({item.title for item in whole}) < len(whole), "some repeat their neighbour"
+
+
+# CoinGecko
+
+
+def test_one_call_gives_all_coins_in_the_precision_asked_for() -> None:
+    asked = {"vs_currencies": "usd", "ids": "bitcoin,qubic-network,nonsense"}
+    reply = coingecko.reply(ask("simple/price", CG_KEY, precision="full", **asked), desk())
+    prices = content(reply)
+    assert set(prices) == {"bitcoin", "qubic-network"}
+    newest = World().latest("qubic-network", NOW_S)
+    assert prices["qubic-network"]["usd"] == newest.price[0]
+    assert prices["qubic-network"]["last_updated_at"] == newest.stamp_s[0] <= NOW_S
+    assert [(each.of, each.value) for each in reply.given] == [(coin, prices[coin]["usd"]) for coin in prices]
+    rounded = content(coingecko.reply(ask("simple/price", CG_KEY, **asked), desk()))
+    assert rounded["bitcoin"]["usd"] == round(prices["bitcoin"]["usd"], 2)
+
+
+@pytest.mark.parametrize(("days", "step_s"), [(1, CELL_S), (2, 3_600), (90, 3_600), (91, DAY_S), (365, DAY_S)])
+def test_a_longer_chart_has_coarser_steps(days: int, step_s: int) -> None:
+    columns = content(chart(desk(), days))
+    stamps = [stamp for stamp, _ in columns["prices"]]
+    assert abs(np.median(np.diff(stamps)) / 1000 - step_s) < 60
+    assert [stamp for stamp, _ in columns["market_caps"]] == [stamp for stamp, _ in columns["total_volumes"]] == stamps
+
+
+def test_a_shorter_range_gives_a_part_of_the_longer_one() -> None:
+    end = NOW_S - DAY_S // 2
+    half = chart(desk(), 1, until_s=end)
+    inside = [row for row in content(chart(desk(), 1))["prices"] if row[0] <= end * 1000]
+    assert content(half)["prices"] == inside
+    assert [(each.at_us // 1000, each.value) for each in half.given] == [tuple(row) for row in inside]
+
+
+def test_bars_have_closed_and_are_stamped_with_their_close() -> None:
+    asked = ask("coins/bitcoin/ohlc", CG_KEY, vs_currency="usd", precision="full", days="1")
+    bars = content(coingecko.reply(asked, desk()))
+    assert len(bars) == 48
+    assert all(row[0] % 1_800_000 == 0 and row[0] <= NOW_S * 1000 for row in bars)
+    assert all(low <= min(open, close) and high >= max(open, close) for _, open, high, low, close in bars)
+    assert all(before[4] == after[1] for before, after in pairwise(bars))
+
+
+def test_errors_have_coingeckos_two_shapes() -> None:
+    missing = coingecko.reply(ask("simple/price"), desk())
+    assert (missing.status, content(missing)["error"]["status"]["error_code"]) == (401, 10002)
+    wrong = coingecko.reply(ask("simple/price", {"x-cg-demo-api-key": "x"}), desk())
+    assert (wrong.status, content(wrong)["status"]["error_code"]) == (401, 10002)
+    far = chart(desk(), 400)
+    assert (far.status, content(far)["error"]["status"]["error_code"]) == (401, 10012)
+    often = coingecko.rate_limited(ask("simple/price"), 7)
+    assert (often.status, often.headers["retry-after"], content(often)["status"]["error_code"]) == (429, "7", 429)
+    assert chart(desk(), 1, coin="nonsense").status == 404
+
+
+def test_content_faults_change_order_and_number_but_no_value() -> None:
+    plan = FaultPlan(ALL, 0.99, seed=3)
+    plain = {tuple(row) for row in content(chart(desk(), 1))["prices"]}
+    spoiled = content(chart(desk(World(null_caps=True), plan), 1))
+    rows = [tuple(row) for row in spoiled["prices"]]
+    assert len(rows) > len(set(rows))
+    assert rows != sorted(rows)
+    assert set(rows) == plain
+    assert any(cap is None for _, cap in spoiled["market_caps"])
+
+
+# NewsAPI, Hacker News and feeds
+
+
+def news(**query: str) -> Reply:
+    return newsapi.reply(ask("everything", NEWS_KEY, **query), desk())
+
+
+def test_news_is_a_day_late_newest_first_and_only_what_matches() -> None:
+    found = content(news(q='"Qubic" OR Solana', pageSize="20"))
+    times = [article["publishedAt"] for article in found["articles"]]
+    assert times == sorted(times, reverse=True)
+    assert times[0] <= "2026-09-20T14:13:20Z", "a day before NOW_S"
+    assert all("Qubic" in each["title"] or "Solana" in each["title"] for each in found["articles"])
+    assert all("chars]" in each["content"] for each in found["articles"])
+    assert content(news(q="synthetic"))["totalResults"] > 100
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ({"q": "synthetic", "page": "2"}, 426, "maximumResultsReached"),
+        ({"q": "synthetic", "from": "2026-01-01"}, 426, "parameterInvalid"),
+        ({"q": "synthetic", "pageSize": "101"}, 400, "parameterInvalid"),
+        ({"q": "a" * 501}, 400, "queryTooLong"),
+    ],
+)
+def test_newsapi_refuses_what_its_plan_does_not_include(query: dict[str, str], status: int, code: str) -> None:
+    reply = news(**query)
+    assert (reply.status, content(reply)["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(("headers", "code"), [({}, "apiKeyMissing"), ({"x-api-key": "x"}, "apiKeyInvalid")])
+def test_newsapi_needs_its_key(headers: dict[str, str], code: str) -> None:
+    assert content(newsapi.reply(ask("everything", headers, q="x"), desk()))["code"] == code
+
+
+def test_hacker_news_slices_by_time_and_cuts_at_a_thousand() -> None:
+    def search(**query: str) -> Any:
+        return content(hacker_news.reply(ask("search_by_date", **query), desk()))
+
+    year = search(query='"Synthetic"', hitsPerPage="1000")
+    assert year["nbHits"] > 1_000 == len(year["hits"])
+    assert search(query="Synthetic", hitsPerPage="1000", page="1")["hits"] == []
+    bounds = f"created_at_i>={NOW_S - DAY_S},created_at_i<{NOW_S}"
+    day = search(query="Synthetic", hitsPerPage="1000", numericFilters=bounds)
+    times = [hit["created_at_i"] for hit in day["hits"]]
+    assert times == sorted(times, reverse=True)
+    assert NOW_S - DAY_S <= times[-1] < times[0] < NOW_S
+    assert hacker_news.reply(ask("search_by_date", numericFilters="points>1"), desk()).status == 400
+
+
+@pytest.mark.parametrize("form", ["rss", "atom"])
+def test_an_unchanged_feed_is_304_and_a_changed_one_is_not(form: str) -> None:
+    path = f"fake-{form}.{form}"
+    first = feeds.reply(ask(path), desk())
+    validators = {"if-none-match": first.headers["etag"]}
+    again = feeds.reply(ask(path, validators, NOW_S + 1), desk())
+    later = feeds.reply(ask(path, validators, NOW_S + 2 * feeds.EVERY_S), desk())
+    assert (first.status, again.status, again.given, later.status) == (200, 304, (), 200)
+    assert first.body.count(b"Synthetic: ") == len(first.given) == feeds.ITEMS
+
+
+# limits, keys and faults
+
+
+def test_the_gate_counts_arrivals_in_any_second_and_knows_who_does_not_wait() -> None:
+    gate = Gate(2)
+    assert [gate.arrive(at) for at in (0.0, 0.5)] == [None, None]
+    assert (gate.arrive(0.99) or ("",))[0] == "limit"
+    assert gate.arrive(2.0) is None
+    gate.wait_until_s = 5.0
+    assert (gate.arrive(4.0) or ("",))[0] == "retry-after"
+    assert gate.arrive(5.0) is None
+
+
+def test_faults_are_drawn_by_seed_and_number_and_each_occurs() -> None:
+    drawn = [FaultPlan(ALL, 0.2, seed=1).draw(number) for number in range(2_000)]
+    assert drawn == [FaultPlan(ALL, 0.2, seed=1).draw(number) for number in range(2_000)]
+    assert set(drawn) == {"", *TRANSPORT}
+    assert 0.15 < sum(map(bool, drawn)) / 2_000 < 0.25
+    assert FaultPlan((), 0.2).draw(1) == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        ("rate-limit", 429),
+        ("html", 200),
+        ("cut", httpx2.RemoteProtocolError),
+        ("slow", 200),
+        ("hang", httpx2.ReadTimeout),
+        ("error-500", 500),
+        ("error-502", 502),
+        ("reset", httpx2.NetworkError),
+    ],
+)
+def test_each_fault_reaches_a_client_as_what_it_is(tmp_path: Path, fault: str, outcome: Any) -> None:
+    file = tmp_path / "ledger.jsonl"
+    config = FakeConfig(faults=(fault,), fault_rate=0.999, slow_s=0.05, hang_s=0.3, clock=Clock(0, 1.0))
+    with running_source(config, file) as source, httpx2.Client(timeout=0.2) as client:
+        url = f"{source.url}/feeds/fake-rss.rss"
+        if isinstance(outcome, int):
+            response = client.get(url)
+            assert response.status_code == outcome
+            assert response.text.startswith("<?xml") == (fault == "slow")
+            assert ("retry-after" in response.headers) == (fault == "rate-limit")
+        else:
+            with pytest.raises(outcome):
+                client.get(url)
+    (entry,), violations = read_ledger(file)
+    assert (entry.fault, bool(entry.given), violations) == (fault, fault == "slow", [])
+    assert entry == source.ledger.entries[0]
+
+
+def test_limits_keys_in_urls_and_early_returns_are_in_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fake_source.ledger.WINDOW_S", 60.0)  # longer than a busy machine needs for five requests
+    with running_source(FakeConfig(per_s=3)) as source, httpx2.Client() as client:
+        url = f"{source.url}/{PREFIXES['newsapi']}/everything"
+        statuses = [client.get(url, params={"q": "x", "apiKey": KEYS["newsapi"]}).status_code for _ in range(4)]
+        statuses.append(client.get(url, params={"q": "x"}, headers=NEWS_KEY).status_code)
+    assert statuses == [200, 200, 200, 429, 429]
+    rules = [each.rule for each in source.ledger.violations]
+    assert (rules.count("key"), set(rules)) == (4, {"key", "limit"})
+
+
+def test_a_client_that_leaves_is_not_given_what_it_did_not_wait_for() -> None:
+    with running_source(FakeConfig(faults=("slow",), fault_rate=0.999, slow_s=0.3)) as source:
+        host, port = source.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"GET /feeds/fake-rss.rss HTTP/1.1\r\nHost: x\r\n\r\n")
+        until = time.monotonic() + 10
+        while not source.ledger.entries and time.monotonic() < until:
+            time.sleep(0.01)
+    (entry,) = source.ledger.entries
+    assert (entry.status, entry.complete, entry.given) == (0, False, ())
+
+
+def test_a_line_of_the_ledger_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.jsonl"
+    Ledger(file).close()
+    file.write_text('{"number": 1')
+    assert read_ledger(file) == ([], [])
