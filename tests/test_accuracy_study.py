@@ -8,12 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from comparisons import make_accuracy, make_comparison, make_pair, make_variant
+from comparisons import (
+    DIVERGENCE,
+    make_accuracy,
+    make_answer,
+    make_case,
+    make_cases,
+    make_comparison,
+    make_difference,
+    make_pair,
+    make_reference,
+    make_variant,
+)
 from models import tiny_model
 from safetensors.torch import load_file, save_file
 
 from qubic_lab.errors import InputError
 from qubic_lab.evals.compare import compare
+from qubic_lab.evals.comparison import Divergence
 from qubic_lab.evals.measures import paired_tests
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
@@ -56,14 +68,14 @@ def test_one_weight_changed_by_one_percent_is_found(
     name: str, asked: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
     candidate = plant(tiny, tmp_path / "planted", name, largest)
-    result = compare(**asked, candidate=str(candidate)).to_dict()
-    assert result["logits_max_abs"] > 0.0
-    assert result["cases"][0]["kl_max"] > 0.0
-    assert result["candidate_hash"] != result["model_hash"]
-    assert not study.is_identical(result["cases"][0])
+    result = compare(**asked, candidate=str(candidate))
+    assert result.logits_max_abs > 0.0
+    assert result.cases[0].kl_max > 0.0
+    assert result.candidate_hash != result.model_hash
+    assert not study.is_identical(result.cases[0])
     [first, *_] = study.findings(result)
-    assert str(candidate) in first and ("is not the whole" in first or "not bit for bit" in first)
-    assert result["reference"][0]["token_identity"] == 1.0, "the reference is still compared with the model itself"
+    assert str(candidate) in first and ("is not the whole" in first or "not equal bit for bit" in first)
+    assert result.reference[0].token_identity == 1.0, "the reference is still compared with the model itself"
 
 
 @pytest.mark.dist
@@ -72,10 +84,10 @@ def test_a_change_that_turns_no_token_still_shows_in_the_bits(
 ) -> None:
     name = "model.layers.2.mlp.up_proj.weight"
     candidate = plant(tiny, tmp_path / "planted", name, lambda flat: int(flat.abs().argmin()))
-    result = compare(**asked, candidate=str(candidate)).to_dict()
-    assert result["token_identity"] == 1.0
-    assert 0.0 < result["logits_max_abs"] < 0.01
-    assert "not bit for bit" in study.findings(result)[0]
+    result = compare(**asked, candidate=str(candidate))
+    assert result.token_identity == 1.0
+    assert 0.0 < result.logits_max_abs < 0.01
+    assert "not equal bit for bit" in study.findings(result)[0]
 
 
 @pytest.mark.dist
@@ -84,17 +96,17 @@ def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
 ) -> None:
     parts = tmp_path / "parts"
     split_checkpoint(tiny, parts, (2, 2), "C")
-    intact = compare(**asked, candidate=str(parts)).to_dict()
-    assert (intact["token_identity"], intact["logits_max_abs"]) == (1.0, 0.0)
-    assert intact["candidate_hash"] == intact["model_hash"]
-    assert [case["layers"] for case in intact["cases"]] == [(2, 2)]
+    intact = compare(**asked, candidate=str(parts))
+    assert (intact.token_identity, intact.logits_max_abs) == (1.0, 0.0)
+    assert intact.candidate_hash == intact.model_hash
+    assert [case.layers for case in intact.cases] == [(2, 2)]
     plant(parts / "rank-1", tmp_path / "other", "model.layers.3.mlp.down_proj.weight", largest)
     shutil.rmtree(parts / "rank-1")
     shutil.copytree(tmp_path / "other", parts / "rank-1")
     # The same path again: ranks that hold its weights already would not see the change.
     moved = parts.rename(tmp_path / "changed")
-    changed = compare(**asked, candidate=str(moved)).to_dict()
-    assert changed["logits_max_abs"] > 0.0
+    changed = compare(**asked, candidate=str(moved))
+    assert changed.logits_max_abs > 0.0
 
 
 @pytest.mark.dist
@@ -106,18 +118,18 @@ def test_a_candidate_of_another_vocabulary_is_refused(asked: dict[str, Any], tmp
 
 @pytest.mark.dist
 def test_the_same_model_is_found_to_be_the_same_in_every_respect(asked: dict[str, Any]) -> None:
-    result = compare(**{**asked, "limit": 66, "max_new_tokens": 2, "batches": [1, 4]}).to_dict()
-    assert (result["questions"], result["checkable"], len(result["answers"])) == (66, 49, 66)
-    assert result["answers"][-1]["id"] == "comparison-01"
-    split = [pair for pair in result["paired"] if pair["other"].startswith("split")]
-    assert [(pair["identical"], pair["tests"]) for pair in split] == [(True, None)] * 2
-    assert [variant["what"] for variant in result["variants"]] == ["threads", "batch"]
-    for case in result["cases"]:
-        assert case["kl_max"] == 0.0 and case["margin_min"] >= 0.0
-    ways = {each["system"] for each in result["accuracy"]}
+    result = compare(**{**asked, "limit": 66, "max_new_tokens": 2, "batches": [1, 4]})
+    assert (result.questions, result.checkable, len(result.answers)) == (66, 49, 66)
+    assert result.answers[-1].id == "comparison-01"
+    split = [pair for pair in result.paired if pair.other.startswith("split")]
+    assert [(pair.identical, pair.tests) for pair in split] == [(True, None)] * 2
+    assert [variant.what for variant in result.variants] == ["threads", "batch"]
+    for case in result.cases:
+        assert case.kl_max == 0.0 and case.margin_min >= 0.0
+    ways = {each.system for each in result.accuracy}
     assert {"whole, batch 1", "whole, batch 4", "split, 2 ranks, C, batch 4"} < ways
-    assert all(row["correct"] is None for row in result["answers"] if row["kind"] == "creative")
-    assert any("no test needed" in sentence for sentence in study.findings(result))
+    assert all(row.correct is None for row in result.answers if row.kind == "creative")
+    assert any("need no test" in sentence for sentence in study.findings(result))
 
 
 @pytest.mark.slow
@@ -137,39 +149,93 @@ def test_the_notebook_fails_on_a_planted_difference_and_records_what_it_found(ti
 
 
 def test_findings_name_changes_accuracy_and_tests() -> None:
-    tests = vars(paired_tests(only_baseline=2, only_other=1, questions=100, margin=0.03))
-    parted = make_variant(divergences=[{"id": "a", "position": 3, "margin": 0.02}], logits_max_abs=0.1)
+    tests = paired_tests(only_baseline=2, only_other=1, questions=100, margin=0.03)
+    parted = make_variant(divergences=(Divergence("a", 3, 0.02),), logits_max_abs=0.1)
     result = make_comparison(
-        variants=[make_variant(), make_variant(logits_max_abs=1e-5), parted],
-        accuracy=[make_accuracy()],
-        paired=[make_pair(), make_pair(other="transformers", identical=False, tests=tests, questions=100)],
+        variants=(make_variant(), make_variant(logits_max_abs=1e-5), parted),
+        accuracy=(make_accuracy(),),
+        paired=(make_pair(), make_pair(other="transformers", identical=False, tests=tests, questions=100)),
     )
     nothing, digits, answers = study.variant_sentences(result)
     assert nothing.endswith("changed nothing: tokens and logits are equal bit for bit.")
     assert "changed no token; logits differ by up to 0.00001" in digits
-    assert "changed 1 of 8 answers, where the model's own margin is up to about 0.02" in answers
+    assert "changed 1 of 8 answers (the model's own margin is up to 0.02)" in answers
     [right] = study.accuracy_sentences(result)
-    assert "3 of 6 checkable questions" in right and "2 of its answers were cut" in right
+    assert "3 of 6 checkable questions" in right and "2 answers were cut" in right
     same, tested = study.paired_sentences(result)
-    assert same == "Identical to the whole model's answers, no test needed: 1 run of the split model."
-    assert "right answers differ by −1.0 points" in tested
+    assert same.endswith("identical to the whole model's and need no test: 1 run of the split model.")
+    assert "accuracy differs by −1.0 points" in tested
     assert "McNemar p = 1, not shown to be equivalent within 3.0 points; with 100 questions a difference of " in tested
 
 
 def test_tables_have_a_row_for_everything_and_pictures_can_be_drawn() -> None:
     result = make_comparison()
-    assert len(study.case_rows(result)) == len(result["cases"])
+    assert len(study.case_rows(result)) == len(result.cases)
     assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
     assert [row["verdict"] for row in study.answer_rows(result)].count("not checkable") == 1
     assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
     ways = [make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1")]
-    [axes] = study.accuracies(make_comparison(accuracy=ways)).axes
+    [axes] = study.accuracies(make_comparison(accuracy=tuple(ways))).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fp32, whole, batch 1"], "identical"
     assert "(%)" in axes.get_xlabel()
 
 
-def test_a_candidate_is_named_where_it_is_not_the_model() -> None:
-    result = make_comparison(candidate="parts", token_identity=0.5, logits_max_abs=2.0)
-    assert study.identity_sentence(result).startswith(
-        "The split candidate parts gave the same tokens as the whole smollm2"
-    )
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "The split smollm2 equals the whole model: the same tokens, and logits equal bit for bit."),
+        (
+            {"cases": [*make_cases(), make_case(batch=8, logits_max_abs=0.00025)]},
+            "but its logits are not equal bit for bit. Logits differ by up to 0.00025 in 1 of 9 cases.",
+        ),
+        ({"cases": [make_case(token_identity=0.5)]}, "The split smollm2 is not the whole model: 1 of 1 cases differ."),
+        ({"cases": [make_case(token_identity=0.5)]}, f"batch 1), {study.percent(0.5)} of the tokens agree."),
+        ({"candidate": "parts"}, "The split candidate parts equals the whole smollm2"),
+    ],
+)
+def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
+    assert expected in " ".join(study.identity_sentences(make_comparison(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "chose the same 256 tokens; logits differ by up to 0.000021."),
+        ({"differences": (make_difference(0.0004),)}, "rounding explains it (margin up to 0.0004)"),
+        ({"differences": (make_difference(0.2),)}, "rounding does not explain it"),
+        ({"dtype": "bf16", "differences": (make_difference(0.06),)}, "margin there is up to 0.06"),
+    ],
+)
+def test_the_reference_in_words(changes: dict[str, Any], expected: str) -> None:
+    [sentence] = study.reference_sentences(make_comparison(reference=(make_reference(**changes),)))
+    assert expected in sentence
+
+
+def test_a_case_that_stands_for_others_is_counted_once_and_named_by_all() -> None:
+    comparison = make_comparison()
+    labels = [study.case_label(case, comparison) for case in study.measured_cases(comparison)]
+    assert labels[:2] == ["fp32, 2 ranks, A = B, batch 1", "fp32, 2 ranks, C, batch 1"]
+    assert len(labels) == 8
+
+
+def test_a_question_that_differs_in_two_cases_is_one_question() -> None:
+    cases = [make_case(batch=batch, divergences=(DIVERGENCE,)) for batch in (1, 4)]
+    assert study.identical_questions(make_comparison(cases=cases)) == 7
+
+
+def test_only_wide_fp32_margins_are_unexplained() -> None:
+    narrow, wide = make_difference(0.0004), make_difference(0.001)
+    reference = (make_reference(differences=(narrow, wide)), make_reference(dtype="bf16", differences=(wide,)))
+    assert study.unexplained_differences(make_comparison(reference=reference)) == [wide]
+
+
+def test_examples_are_the_first_of_each_kind() -> None:
+    answers = tuple(make_answer(kind, id=str(number)) for number, kind in enumerate("bab"))
+    assert [answer.id for answer in study.example_answers(make_comparison(answers=answers))] == ["0", "1"]
+
+
+def test_all_and_nothing_are_said_only_where_they_are_true() -> None:
+    assert study.percent(1.0) == "100\N{NO-BREAK SPACE}%"
+    assert study.percent(0.99999) == "99.9\N{NO-BREAK SPACE}%"
+    assert study.difference(0.0) == "0 exactly"
+    assert study.difference(3e-12) == "0.000000000003"

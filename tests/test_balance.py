@@ -11,18 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubic_lab.bench.balance import (
-    Failover,
-    Given,
-    Node,
-    Outage,
-    Share,
-    bench_balance,
-    failover_of,
-    node_id,
-    share_of,
-    simulate,
-)
+from qubic_lab.bench.balance import BalancerShare, OutageEffect, bench_balance, effect_of, node_id, share_of, simulate
+from qubic_lab.bench.balancing_simulation import HandledRequest, Outage, SimulatedNode
 from qubic_lab.cli.main import run
 from qubic_lab.cluster.balance import (
     BALANCERS,
@@ -218,38 +208,38 @@ def test_what_cannot_be_balanced_is_refused(make: Callable[[], object], message:
         make()
 
 
-def test_shares_and_failovers_are_read_from_what_was_given() -> None:
+def test_shares_and_effects_of_an_outage_are_read_from_what_was_given() -> None:
     outage = Outage(node_id(0), "errors", from_s=10.0, to_s=30.0)
     times = [(9.0, 0, True), (10.5, 0, False), (13.0, 0, False), (14.0, 1, True), (31.0, 1, True), (32.5, 0, True)]
     both, other = (node_id(0), node_id(1)), (node_id(1),)
-    given = [Given(at_s, node_id(node), ok, other if at_s == 14.0 else both) for at_s, node, ok in times]
-    assert failover_of("round-robin", given, outage) == Failover("round-robin", "errors", 3.0, 1.0, 2.5, failed=2)
-    assert failover_of("round-robin", given[:5], outage).back_s is None
-    assert not failover_of("round-robin", given[:5], outage).within_limit
-    assert share_of("round-robin", given, [3, 1]) == Share("round-robin", (4, 2), (3.0, 3.0))
-    assert share_of("round-robin", given, [3, 1]).within_1
-    assert not share_of("round-robin", [*given, given[0]], [3, 1]).within_1
-    assert share_of("weighted-round-robin", given, [3, 1]).expected == (4.5, 1.5)
-    assert share_of("two-choices", given, [3, 1]).within_1 is None
+    handled = [HandledRequest(at_s, node_id(node), ok, other if at_s == 14.0 else both) for at_s, node, ok in times]
+    effect = OutageEffect("round-robin", "errors", 3.0, 1.0, 2.5, failed=2, within_limit=True)
+    assert effect_of("round-robin", handled, outage) == effect
+    never = effect_of("round-robin", handled[:5], outage)
+    assert (never.back_s, never.within_limit) == (None, False)
+    assert share_of("round-robin", handled, [3, 1]) == BalancerShare("round-robin", (4, 2), (3.0, 3.0), True)
+    assert share_of("round-robin", [*handled, handled[0]], [3, 1]).within_1 is False
+    assert share_of("weighted-round-robin", handled, [3, 1]).expected == (4.5, 1.5)
+    assert share_of("two-choices", handled, [3, 1]).within_1 is None
 
 
 def test_a_simulated_node_fails_what_an_outage_meets_when_that_is_noticed() -> None:
-    node = Node(node_id(0), weight=1, tokens_per_s=10.0)
+    node = SimulatedNode(0, node_id(0), weight=1, slot_tokens_per_s=10.0)
     hangs = Outage(node.id, "hangs", from_s=10.0, to_s=30.0)
-    assert node.work(20, 1.0, hangs) == Outcome(True, 1.0, 3.0)
-    assert node.work(20, 2.0, hangs) == Outcome(True, 2.0, 5.0)  # it waits for the first
-    assert node.work(20, 9.0, hangs) == Outcome(False, 9.0, 13.0)  # nothing comes for 3 s
-    assert node.work(20, 12.0, hangs) == Outcome(False, 12.0, 15.0)
-    assert node.work(20, 30.0, hangs) == Outcome(True, 30.0, 32.0)
-    assert node.work(20, 40.0, replace(hangs, node=node_id(1), to_s=90.0)).ok
+    assert node.work(20, 1.0, hangs) == (1.0, Outcome(True, 1.0, 3.0))
+    assert node.work(20, 2.0, hangs) == (3.0, Outcome(True, 2.0, 5.0))  # it waits for the first
+    assert node.work(20, 9.0, hangs)[1] == Outcome(False, 9.0, 13.0)  # nothing comes for 3 s
+    assert node.work(20, 12.0, hangs)[1] == Outcome(False, 12.0, 15.0)
+    assert node.work(20, 30.0, hangs) == (30.0, Outcome(True, 30.0, 32.0))
+    assert node.work(20, 40.0, replace(hangs, node=node_id(1), to_s=90.0))[1].ok
 
 
 @pytest.mark.parametrize("kind", ["errors", "hangs"])
 def test_a_failed_node_gets_nothing_until_its_return_even_where_it_is_the_only_one(kind: Any) -> None:
     outage = Outage(node_id(0), kind, from_s=10.1, to_s=30.1)
-    given = simulate("two-choices", [1], 60, seed=0, outage=outage)
-    assert [each.node for each in given if 20.1 < each.at_s < 30.1] == [None] * 10
-    assert [each.ok for each in given if each.at_s > 40.1] == [True] * 20
+    handled = simulate("two-choices", [1], 60, seed=0, outage=outage)
+    assert [each.node for each in handled if 20.1 < each.arrived_s < 30.1] == [None] * 10
+    assert [each.ok for each in handled if each.arrived_s > 40.1] == [True] * 20
 
 
 def test_the_benchmark_meets_what_is_asked_of_50_requests_on_3_nodes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """The study of balancers: queues by theory, who knows what and when, equal requests for all, words and pictures."""
 
-import json
 import math
 import random
 from collections import Counter
@@ -12,32 +11,31 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
+from qubic_lab.bench.balancing_simulation import CoordinatorView, NodeLoad, SimulatedNode
 from qubic_lab.cluster.balance import BALANCERS, Candidate
 from qubic_lab.errors import InputError
 from qubic_lab.studies import balancing as study
-from qubic_lab.studies.balancing_simulation import (
+from qubic_lab.studies.balancing import BalancingSweep, MeanInterval, RatioInterval, SweepCell
+from qubic_lab.studies.balancing_workload import (
     LIMIT_TOKENS,
     MEAN_TOKENS,
     RULES,
     SLOT_TOKENS_PER_S,
-    Load,
-    Node,
-    Run,
-    Setting,
-    Simulation,
-    View,
+    BalancingRun,
+    BalancingSetting,
     make_requests,
+    make_simulation,
     measure,
     quantile_tokens,
     simulate,
     window_counts,
 )
 
-SMALL = Setting(nodes=6, requests=30)
-CROWD = Setting(nodes=12, requests=40)
+SMALL = BalancingSetting(nodes=6, requests=30)
+CROWD = BalancingSetting(nodes=12, requests=40)
 
 
-def same(one: Run, other: Run) -> bool:
+def same(one: BalancingRun, other: BalancingRun) -> bool:
     return np.array_equal(one.node, other.node) and np.array_equal(one.ended_s, other.ended_s)
 
 
@@ -58,24 +56,25 @@ def test_a_heavy_tail_puts_more_of_the_work_into_few_answers() -> None:
 def test_every_balancer_gets_the_same_requests_and_a_load_only_moves_them_together() -> None:
     few, many = simulate(SMALL, "two-choices", 3), simulate(SMALL, "least-tokens", 3)
     assert np.array_equal(few.arrived_s, many.arrived_s) and np.array_equal(few.tokens, many.tokens)
-    busier = make_requests(replace(SMALL, load=0.4), 3)
-    assert [each.tokens for each in busier] == few.tokens.tolist()
-    gaps_s = np.array([each.gap_s for each in busier])
-    assert np.allclose(gaps_s, 2 * np.array([each.gap_s for each in make_requests(SMALL, 3)]))
-    other = make_requests(replace(SMALL, coordinators=2, knows="estimate"), 3)
+    slower_s, idler = make_requests(replace(SMALL, load=0.4), 3)
+    assert [each.tokens for each in idler] == few.tokens.tolist()
+    assert np.allclose(slower_s, 2 * few.arrived_s)
+    _, other = make_requests(replace(SMALL, coordinators=2, knows="estimate"), 3)
     assert [each.tokens for each in other] == few.tokens.tolist()
-    assert [each.tokens for each in make_requests(SMALL, 4)] != few.tokens.tolist()
+    assert [each.tokens for each in make_requests(SMALL, 4)[1]] != few.tokens.tolist()
 
 
-@pytest.mark.parametrize(("knows", "told"), [("limit", lambda _: LIMIT_TOKENS), ("length", lambda each: each.tokens)])
-def test_a_balancer_is_told_what_the_setting_says(knows: str, told: Callable[[Any], int]) -> None:
-    requests = make_requests(replace(SMALL, knows=knows), 0)
-    assert [each.told for each in requests] == list(map(told, requests))
+@pytest.mark.parametrize(
+    ("knows", "expected"), [("limit", lambda _: LIMIT_TOKENS), ("length", lambda each: each.tokens)]
+)
+def test_a_balancer_knows_what_the_setting_says(knows: str, expected: Callable[[Any], int]) -> None:
+    _, requests = make_requests(replace(SMALL, knows=knows), 0)
+    assert [each.expected_tokens for each in requests] == list(map(expected, requests))
 
 
 def test_estimates_are_right_within_their_factor_for_two_of_three() -> None:
-    requests = make_requests(replace(SMALL, knows="estimate", requests=1000), 0)
-    within = sum(abs(math.log(each.told / each.tokens)) <= 1.0 for each in requests) / len(requests)
+    _, requests = make_requests(replace(SMALL, knows="estimate", requests=1000), 0)
+    within = sum(abs(math.log(each.expected_tokens / each.tokens)) <= 1.0 for each in requests) / len(requests)
     assert within == pytest.approx(0.683, abs=0.03)
 
 
@@ -95,16 +94,16 @@ def test_drawn_by_speed_each_comes_as_often_as_its_speed_and_the_sooner_one_is_t
 
 
 def test_a_node_serves_first_come_first_served_in_the_slot_that_is_free_first() -> None:
-    node = Node(0, speed=2, slots=2)
-    per_s = 2 * SLOT_TOKENS_PER_S
-    assert node.work(round(10 * per_s), 0.0) == (0.0, 10.0)
-    assert node.work(round(4 * per_s), 1.0) == (1.0, 5.0)
-    assert node.work(round(2 * per_s), 2.0) == (5.0, 7.0)
-    assert node.work(round(1 * per_s), 9.0) == (9.0, 10.0)
+    node = SimulatedNode(0, "node", weight=2, slot_tokens_per_s=10.0, slots=2)
+    given = ((100, 0.0), (40, 1.0), (20, 2.0), (10, 9.0))
+    ends_s = [(started_s, outcome.ended_s) for started_s, outcome in (node.work(*each) for each in given)]
+    assert ends_s == [(0.0, 10.0), (1.0, 5.0), (5.0, 7.0), (9.0, 10.0)]
 
 
 def test_waits_are_those_of_theory_for_one_node_with_one_slot() -> None:
-    setting = Setting(nodes=1, speeds=(1,), slots=1, load=0.5, length_tail=3.0, staleness_s=0.0, requests=40_000)
+    setting = BalancingSetting(
+        nodes=1, speeds=(1,), slots=1, load=0.5, length_tail=3.0, staleness_s=0.0, requests=40_000
+    )
     run = simulate(setting, "round-robin", 0)
     service_s = run.tokens / SLOT_TOKENS_PER_S
     expected_s = setting.requests_per_s * (service_s**2).mean() / (2 * (1 - setting.load))  # Pollaczek and Khinchine
@@ -112,16 +111,16 @@ def test_waits_are_those_of_theory_for_one_node_with_one_slot() -> None:
 
 
 def test_a_coordinator_knows_its_own_requests_at_once_and_others_from_the_next_heartbeat_on() -> None:
-    node = Node(0, speed=1, slots=1)
-    mine, theirs = View([node]), View([node])
-    for view, load in ((mine, Load(1, 100)), (theirs, Load(1, 70))):
+    node = SimulatedNode(0, "node", weight=1, slot_tokens_per_s=10.0)
+    mine, theirs = CoordinatorView([node]), CoordinatorView([node])
+    for view, load in ((mine, NodeLoad(1, 100)), (theirs, NodeLoad(1, 70))):
         node.load = node.load.plus(load)
         view.change(node, load, 1)
     assert (mine.candidates[0].outstanding_requests, mine.candidates[0].outstanding_tokens) == (1, 100)
     mine.hear(node)
     assert (mine.candidates[0].outstanding_requests, mine.candidates[0].outstanding_tokens) == (2, 170)
-    node.load = node.load.plus(Load(1, 70), -1)
-    theirs.change(node, Load(1, 70), -1)
+    node.load = node.load.plus(NodeLoad(1, 70), -1)
+    theirs.change(node, NodeLoad(1, 70), -1)
     assert (mine.candidates[0].outstanding_tokens, theirs.candidates[0].outstanding_tokens) == (170, 0)
     mine.hear(node)
     assert mine.candidates[0].outstanding_tokens == 100
@@ -129,14 +128,16 @@ def test_a_coordinator_knows_its_own_requests_at_once_and_others_from_the_next_h
 
 @pytest.mark.parametrize("staleness_s", [0.0, 5.0])
 def test_views_hold_what_the_nodes_hold_when_all_is_told(staleness_s: float) -> None:
-    simulation = Simulation(replace(SMALL, staleness_s=staleness_s), "two-choices", 0)
-    run = simulation.run()
+    setting = replace(SMALL, staleness_s=staleness_s)
+    simulation = make_simulation(setting, "two-choices", 0)
+    arrivals_s, requests = make_requests(setting, 0)
+    handled = simulation.run(arrivals_s, requests)
     for view in simulation.views:
         for node in simulation.nodes:
             view.hear(node)
-        seen = [Load(each.outstanding_requests, each.outstanding_tokens) for each in view.candidates]
+        seen = [NodeLoad(each.outstanding_requests, each.outstanding_tokens) for each in view.candidates]
         assert seen == [node.load for node in simulation.nodes]
-    unfinished = int((run.ended_s > run.arrived_s[-1]).sum())
+    unfinished = sum(each.ended_s > arrivals_s[-1] for each in handled)
     assert sum(node.load.requests for node in simulation.nodes) == unfinished > 0
     own = [[view.own[node.number].requests for view in simulation.views] for node in simulation.nodes]
     assert [sum(each) for each in own] == [node.load.requests for node in simulation.nodes]
@@ -177,11 +178,11 @@ def test_old_loads_and_many_coordinators_make_a_herd_of_the_least_loaded_but_not
 
 
 def test_a_run_is_measured_without_its_beginning_and_its_broken_last_window() -> None:
-    setting = Setting(nodes=2, speeds=(2, 1), requests=5)
+    setting = BalancingSetting(nodes=2, speeds=(2, 1), requests=5)
     arrived_s = np.array([0.0, 1.0, 10.0, 11.0, 12.0, 15.0, 16.0, 20.0, 21.0, 22.0])
     tokens = np.full(10, 200)
     node = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1])
-    run = Run(arrived_s, arrived_s + 1, arrived_s + np.where(node == 0, 11.0, 21.0), tokens, node)
+    run = BalancingRun(arrived_s, arrived_s + 1, arrived_s + np.where(node == 0, 11.0, 21.0), tokens, node)
     assert window_counts(run, setting).tolist() == [[2, 1], [2, 0]]
     found = measure(run, setting)
     assert found["herd_share"] == pytest.approx((2 / 3 + 1) / 2)
@@ -199,7 +200,7 @@ def test_evenly_drawn_pairs_cannot_carry_more_than_their_slowest_nodes_can() -> 
 
 
 def test_beyond_that_load_waits_grow_with_the_run_but_not_when_drawn_by_speed() -> None:
-    short = Setting(nodes=30, speeds=(10, 3, 1), staleness_s=0.0, length_tail=3.0, requests=50)
+    short = BalancingSetting(nodes=30, speeds=(10, 3, 1), staleness_s=0.0, length_tail=3.0, requests=50)
     grown = {
         name: study.outcomes(replace(short, requests=200), name, 0)["wait_mean_s"]
         / study.outcomes(short, name, 0)["wait_mean_s"]
@@ -209,45 +210,26 @@ def test_beyond_that_load_waits_grow_with_the_run_but_not_when_drawn_by_speed() 
     assert grown["two-choices-by-speed"] < 1.5
 
 
-@pytest.mark.parametrize(("degrees", "expected"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (29, 2.0452)])
-def test_quantiles_of_students_t_are_those_of_the_tables(degrees: int, expected: float) -> None:
-    assert study.t_quantile(0.975, degrees) == pytest.approx(expected, abs=1e-4)
-
-
 def test_intervals_are_students_and_ratios_are_paired() -> None:
     found = study.mean_interval([1.0, 2.0, 3.0])
-    assert found["mean"] == 2.0
-    assert found["high"] - 2.0 == pytest.approx(2.0 - found["low"]) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
+    assert found.mean == 2.0
+    assert found.high - 2.0 == pytest.approx(2.0 - found.low) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
     always_double = study.ratio_interval([2.0, 20.0, 200.0], [1.0, 10.0, 100.0])
-    assert always_double == pytest.approx({"ratio": 2.0, "low": 2.0, "high": 2.0})
+    assert (always_double.ratio, always_double.low, always_double.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
-def interval(ratio: float, low: float, high: float) -> dict[str, float]:
-    return {"ratio": ratio, "low": low, "high": high}
+def make_cell(value: Any, balancer: str, ratio: float = 1.0, p99: float = 8.0) -> SweepCell:
+    around = MeanInterval(p99, p99 - 1, p99 + 1)
+    against = RatioInterval(ratio, ratio * 0.9, ratio * 1.1)
+    outcomes = {"slowdown_p99": around, "time_p99_s": around, "herd_share": MeanInterval(0.3, 0.2, 0.4)}
+    return SweepCell(value, balancer, {"slowdown_p99": (p99, p99)}, outcomes, dict.fromkeys(study.COMPARED, against))
 
 
-def make_cell(value: Any, balancer: str, ratio: float = 1.0, spread: float = 0.1, p99: float = 8.0) -> dict[str, Any]:
-    around = {"mean": p99, "low": p99 - 1, "high": p99 + 1}
-    against = interval(ratio, ratio * (1 - spread), ratio * (1 + spread))
-    return {
-        "value": value,
-        "balancer": balancer,
-        "samples": {"slowdown_p99": [p99, p99]},
-        "outcomes": {
-            "slowdown_p99": around,
-            "time_p99_s": around,
-            "herd_share": {"mean": 0.3, "low": 0.2, "high": 0.4},
-        },
-        "against": {"slowdown_p99": against, "time_mean_s": against, "time_p99_s": against},
-    }
+def make_sweep(factor: str, *cells: SweepCell) -> BalancingSweep:
+    return BalancingSweep(factor, 2, BalancingSetting(), cells)
 
 
-def make_sweep(factor: str, *cells: dict[str, Any]) -> dict[str, Any]:
-    setting = {**study._plain(Setting()), "staleness_s": 5.0}
-    return {"factor": factor, "seeds": 2, "setting": setting, "cells": list(cells)}
-
-
-def make_sweeps() -> list[dict[str, Any]]:
+def make_sweeps(oldest_ratio: float = 1.7, *nodes: SweepCell) -> list[BalancingSweep]:
     two, least = "two-choices", "least-tokens"
     return [
         make_sweep(
@@ -255,49 +237,42 @@ def make_sweeps() -> list[dict[str, Any]]:
             make_cell(0.0, two),
             make_cell(0.0, least, 0.5),
             make_cell(5.0, two),
-            make_cell(5.0, least, 1.7),
+            make_cell(5.0, least, oldest_ratio),
         ),
         make_sweep(
             "speeds",
-            make_cell([3, 2, 1], two),
-            make_cell([3, 2, 1], "two-choices-by-speed", 0.95),
-            make_cell([10, 3, 1], two),
-            make_cell([10, 3, 1], "two-choices-by-speed", 0.2),
-            make_cell([10, 3, 1], "round-robin", 1.05),
+            make_cell((3, 2, 1), two),
+            make_cell((3, 2, 1), "two-choices-by-speed", 0.95),
+            make_cell((10, 3, 1), two),
+            make_cell((10, 3, 1), "two-choices-by-speed", 0.2),
+            make_cell((10, 3, 1), "round-robin", 1.05),
         ),
         make_sweep("knows", make_cell("limit", two), make_cell("length", two, p99=16.0)),
-        make_sweep("nodes", make_cell(3, two, p99=9.0), make_cell(3000, two), make_cell(30, least, 0.4)),
+        make_sweep("nodes", *(nodes or (make_cell(3, two, p99=9.0), make_cell(3000, two)))),
     ]
 
 
 def test_findings_own_where_two_choices_are_not_the_best_and_where_nothing_was_shown() -> None:
-    sweeps = make_sweeps()
-    sweeps[3]["cells"] = sweeps[3]["cells"][:2]
-    base, herds, better, nothing, by_speed, told, growth = study.findings(sweeps)
-    assert base == (
-        "Simulated, 30 nodes, speeds 3:2:1, 4 slots a node, 10 coordinators, heartbeats every 5 s, load 0.8: with "
-        "two-choices 99 of 100 answers take at most 8.0 times as long as alone on the fastest node (95 % interval 7.0 "
-        "to 9.0, 2 seeds); as multiples of that: least-tokens 1.70 (1.53 to 1.87)."
-    )
-    assert herds == "Of the requests that come in 5 s the node with most gets, with two-choices 30%, least-tokens 30%."
-    assert better == (
-        "Better than two-choices, as multiples of its p99: with fresh loads least-tokens 0.50 (0.45 to 0.55)."
-    )
-    assert nothing == ("No difference from two-choices was shown: with speeds 10:3:1 round-robin 1.05 (0.95 to 1.16).")
-    assert by_speed == (
-        "Drawn by speed and not evenly, two choices have, with speeds 3:2:1: 0.95 (0.85 to 1.04) times the p99 and "
-        "0.95 (0.85 to 1.04) times the mean time; with speeds 10:3:1: 0.20 (0.18 to 0.22) times the p99 and "
-        "0.20 (0.18 to 0.22) times the mean time (drawn evenly they cannot carry more than load 0.65)."
-    )
-    assert told.endswith("of the p99 of slowdown: length 2.00 (2.00 to 2.00).")
-    assert growth == "The p99 of slowdown with 3 and with 3,000 nodes: two-choices 9.0 and 8.0."
+    assert study.findings(make_sweeps()) == [
+        "With two-choices, the p99 of slowdown is 8.0 (7.0 to 9.0, 2 seeds).",
+        "The simulation has 30 nodes, speeds 3:2:1, 4 slots a node, 10 coordinators, heartbeats every 5 s, load 0.8.",
+        "As multiples of its p99, the others have: least-tokens 1.70 (1.53 to 1.87).",
+        "The busiest node gets this share of the requests of 5 s: two-choices 30%, least-tokens 30%.",
+        "These beat two-choices (p99 as a multiple of its p99): with fresh loads least-tokens 0.50 (0.45 to 0.55).",
+        "No difference from two-choices was shown: with speeds 10:3:1 round-robin 1.05 (0.95 to 1.16).",
+        "Drawn by speed, with speeds 3:2:1, two choices have 0.95 (0.85 to 1.04) times the p99 and 0.95 (0.85 to 1.04) "
+        "times the mean time.",
+        "Drawn by speed, with speeds 10:3:1, two choices have 0.20 (0.18 to 0.22) times the p99 and 0.20 (0.18 to "
+        "0.22) times the mean time; drawn evenly, they cannot carry more than load 0.65.",
+        "If two-choices knows more than an answer's limit, its p99 changes by this factor: length 2.00 (2.00 to 2.00).",
+        "The p99 of slowdown with 3 and with 3,000 nodes is: two-choices 9.0 and 8.0.",
+    ]
 
 
-def test_what_all_sweeps_share_is_told_once() -> None:
-    sweeps = make_sweeps()
-    sweeps[0]["cells"][3] = make_cell(5.0, "least-tokens", 0.4)
-    sweeps[3]["cells"] = [make_cell(30, "two-choices"), make_cell(30, "least-tokens", 0.4)]
-    assert study.findings(sweeps)[2].count("least-tokens") == 2  # fresh loads, and the setting of all sweeps
+def test_what_all_sweeps_share_is_said_once() -> None:
+    sweeps = make_sweeps(0.4, make_cell(30, "two-choices"), make_cell(30, "least-tokens", 0.4))
+    better = study.findings(sweeps)[4]
+    assert better.count("least-tokens") == 2  # fresh loads, and the setting of all sweeps
 
 
 @pytest.mark.parametrize(
@@ -305,28 +280,21 @@ def test_what_all_sweeps_share_is_told_once() -> None:
     [(0.5, "better"), (0.95, "no difference shown"), (1.05, "no difference shown"), (2.0, "worse")],
 )
 def test_a_verdict_needs_an_interval_that_leaves_out_1(ratio: float, verdict: str) -> None:
-    assert study.verdict(make_cell(5.0, "least-tokens", ratio)) == verdict
-    assert study.verdict(make_cell(5.0, "two-choices", ratio)) == ""
+    assert make_cell(5.0, "least-tokens", ratio).verdict == verdict
+    assert make_cell(5.0, "two-choices", ratio).verdict == ""
 
 
-def test_a_sweep_is_plain_values_with_a_cell_for_each_value_and_balancer() -> None:
+def test_a_sweep_has_a_cell_for_each_value_and_balancer() -> None:
     lines: list[tuple[str, int, int]] = []
     found = study.sweep(
         SMALL, "speeds", [[1], [3, 1]], ["two-choices", "round-robin"], 2, lambda *line: lines.append(line)
     )
-    plain = json.loads(json.dumps(found, allow_nan=False))
-    assert plain == found
-    assert [(cell["value"], cell["balancer"]) for cell in plain["cells"]] == [
-        ([1], "two-choices"),
-        ([1], "round-robin"),
-        ([3, 1], "two-choices"),
-        ([3, 1], "round-robin"),
-    ]
+    cells = [(speeds, balancer) for speeds in ((1,), (3, 1)) for balancer in ("two-choices", "round-robin")]
+    assert [(cell.value, cell.balancer) for cell in found.cells] == cells
     assert lines[0] == ("equal speeds, two-choices", 0, 4) and lines[-1] == ("speeds 3:1, round-robin", 3, 4)
-    cell = study.find(plain, [3, 1], "round-robin")
     runs = [measure(simulate(replace(SMALL, speeds=(3, 1)), "round-robin", seed), SMALL) for seed in range(2)]
-    assert cell["samples"]["time_p99_s"] == [run["time_p99_s"] for run in runs]
-    rows = study.cell_rows(plain)
+    assert found.find([3, 1], "round-robin").samples["time_p99_s"] == tuple(run["time_p99_s"] for run in runs)
+    rows = study.cell_rows(found)
     assert [row["speeds"] for row in rows] == ["1", "1", "3:1", "3:1"]
     assert rows[0]["ratio"] == 1.0 and rows[0]["verdict"] == ""
 
@@ -334,17 +302,17 @@ def test_a_sweep_is_plain_values_with_a_cell_for_each_value_and_balancer() -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Setting(nodes=0), "nodes is 0: it must be at least 1"),
-        (lambda: Setting(speeds=()), r"speeds are \(\)"),
-        (lambda: Setting(load=1.0), "load is 1.0: it must lie between 0 and 1"),
-        (lambda: Setting(staleness_s=-1.0), "staleness_s is -1.0"),
-        (lambda: Setting(length_tail=1.0), "length_tail is 1.0"),
-        (lambda: Setting(knows="lenght"), "unknown knows 'lenght': did you mean 'length'"),
+        (lambda: BalancingSetting(nodes=0), "nodes is 0: it must be at least 1"),
+        (lambda: BalancingSetting(speeds=()), r"speeds are \(\)"),
+        (lambda: BalancingSetting(load=1.0), "load is 1.0: it must lie between 0 and 1"),
+        (lambda: BalancingSetting(staleness_s=-1.0), "staleness_s is -1.0"),
+        (lambda: BalancingSetting(length_tail=1.0), "length_tail is 1.0"),
+        (lambda: BalancingSetting(knows="lenght"), "unknown knows 'lenght': did you mean 'length'"),
         (lambda: simulate(SMALL, "least-token", 0), "unknown balancer 'least-token': did you mean 'least-tokens'"),
         (lambda: study.sweep(SMALL, "loads", [0.5], ["two-choices"], 2), "unknown factor 'loads': did you mean 'load'"),
         (lambda: study.sweep(SMALL, "load", [0.5], ["round-robin"], 2), "unknown balancer 'two-choices'"),
         (lambda: study.sweep(SMALL, "load", [0.5], ["two-choices"], 1), "seeds is 1"),
-        (lambda: study.find(make_sweeps()[0], 5.0, "round-robin"), "round-robin was not run with heartbeats every 5 s"),
+        (lambda: make_sweeps()[0].find(5.0, "round-robin"), "round-robin was not run with heartbeats every 5 s"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(make: Callable[[], object], message: str) -> None:

@@ -2,17 +2,19 @@
 
 import json
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from examples import example
 
 from qubic_lab.bench.concurrency import (
     ClientBlock,
     ClientRequest,
     ConcurrencyLevel,
+    ConcurrencyResult,
     bench_concurrency,
     compute_shares,
     make_questions,
@@ -46,12 +48,11 @@ def level(*blocks: ClientBlock) -> ConcurrencyLevel:
     return summarize(blocks, EXPECTED, queue_s, dict.fromkeys(blocks, (0.5, 0.75)))
 
 
-def result(**changes: Any) -> dict[str, Any]:
-    """A recorded result of two levels, of which the second one has changes."""
+def result(**changes: Any) -> ConcurrencyResult:
+    """A result of two levels, of which the second one has changes."""
     one = level(block(1.0), block(2.0, number=2))
     many = replace(one, clients=10, p50_s=3.0, tokens_per_s=10.0, **changes)
-    plain: dict[str, Any] = json.loads(json.dumps({"levels": [asdict(one), asdict(many)], "requests": 2}))
-    return plain
+    return example(ConcurrencyResult, levels=(one, many), requests=2)
 
 
 @pytest.mark.parametrize(
@@ -161,28 +162,26 @@ def test_the_command_measures_levels_and_prints_them(
         assert 0 < each["queue_p50_s"] <= each["ttft_p50_s"] <= each["p50_s"] <= each["p95_s"] <= each["p99_s"]
         assert all(0 < share <= 1 for share in each["compute_shares"]) and len(each["compute_shares"]) == 2
         assert len(each["tokens_per_s_samples"]) == 2
-    assert study.findings(found)
     assert run(line.split()) == 0
     table = capfd.readouterr().out
     assert "same" in table and "2 lanes of 2 slots" in table
 
 
 def test_findings_follow_the_numbers() -> None:
-    answers, latency, speed, ranks, few = study.findings(result(p95_s=4.0, p95_low_s=3.5, p95_high_s=4.5))
-    assert answers == (
-        "All 8 answers to 2 to 10 clients at once are, token for token, those that the questions got alone."
-    )
-    assert "within 4.00 s (4 requests, 95 % interval 3.50 to 4.50 s), within the 10 s aimed at" in latency
-    assert "10 clients together 10.0 (5.3 times as many), and the median answer took 1.5 times as long" in speed
-    assert "with 2 clients 50% and 75%, with 10 clients 50% and 75%" in ranks
-    assert "A level has 4 requests: their 99th percentile is the slowest" in few
+    assert study.findings(result(p95_s=4.0, p95_low_s=3.5, p95_high_s=4.5)) == [
+        "With 10 clients, p95 latency is 4.00 s (95 % interval 3.50 to 4.50 s), within the 10 s target.",
+        "All 8 answers to 2 to 10 clients equal, token for token, the answers given to a single client.",
+        "2 clients got 1.9 tokens/s, 10 clients together 10.0 (5.3 times as many); the median answer took 1.5 times "
+        "as long.",
+        "The ranks computed for this share of a block's time: 50% and 75% with 2 clients, 50% and 75% with 10 clients.",
+        "A level has 4 requests, so its 99th percentile is the slowest of them.",
+    ]
 
 
 def test_findings_do_not_hide_what_is_wrong() -> None:
-    found = study.findings(result(p95_s=11.0, answers_unchanged=False, changed=(1,)))
-    assert "Answers change when others ask at the same time: 1 of 2 questions got other tokens from 10" in found[0]
-    assert "over the 10 s aimed at" in found[1]
-    assert "too few for a 95 % interval" in found[1]
+    latency, answers, *_ = study.findings(result(p95_s=11.0, answers_unchanged=False, changed=(1,)))
+    assert "over the 10 s target" in latency and "too few for an interval" in latency
+    assert answers == "Concurrency changes answers: with 10 clients, 1 of 2 questions got other tokens than alone."
 
 
 def test_pictures_have_units_and_all_levels() -> None:

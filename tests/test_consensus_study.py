@@ -6,11 +6,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from examples import example
 
 from qubic_lab.cli.main import run
 from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
-from qubic_lab.evals.consensus_eval import ConsensusPlan, VoteEvaluation, evaluate_votes, observe
+from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, VoteEvaluation, evaluate_votes, observe
 from qubic_lab.evals.graded import graded_questions
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
@@ -122,10 +123,10 @@ def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: VoteEvaluat
     assert set(many.gains) == set(many.against_greedy) == {"all", "factual", "technical"}
     points = {(point.method, point.k): point.right.value for point in many.curve}
     assert many.greedy_gains["all"].difference.value == pytest.approx(points["majority", 5] - points["greedy", 1])
-    assert study.verdict(asdict(many.gains["all"].difference)) == "better"
+    assert study.verdict(many.gains["all"].difference) == "better"
     bad = evaluate_votes(rows_of(0.25, 40, spread=0.0, wrong="1"), 5)
     assert bad.gains["all"].difference.high < 0
-    assert study.verdict(asdict(bad.gains["all"].difference)) == "worse"
+    assert study.verdict(bad.gains["all"].difference) == "worse"
     assert bad.agreeing_wrong.examples
 
 
@@ -142,15 +143,16 @@ def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path
 
 
 def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation):
-    result = {"model": "m", "votes": asdict(many)}
-    json.dumps(result, allow_nan=False)
+    result = example(ConsensusEvaluation, model="m", votes=many)
+    json.dumps(asdict(result), allow_nan=False)
     sentences = study.findings(result)
     gain = study.gain_rows(result)[0]
-    assert sentences[0] == (
-        f"A vote of 5 samples of m is right on {gain['vote right']} of 220 questions, one sample on "
-        f"{gain['rival right']}: {gain['difference (points)']} points (95 % interval "
-        f"{gain['95 % interval (points)']}), better; it takes 5 times the 8 tokens."
-    )
+    assert sentences[:3] == [
+        f"A vote of 5 beats one sample: {gain['difference (points)']} points ({gain['95 % interval (points)']}), "
+        "220 questions.",
+        f"The vote of m is right on {gain['vote right']} of the questions, one sample on {gain['rival right']}.",
+        "The vote takes 5 times the 8 tokens of one sample.",
+    ]
     assert len(study.rival_rows(result)) == 2
     assert [row["n"] for row in study.confidence_rows(result)] == [110, 110, 55, 55]
     assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}
@@ -164,8 +166,8 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
     silent = [replace(row, samples=(nothing, nothing)) for row in rows_of(0.5, 4)]
     votes = evaluate_votes(silent, 2)
     assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)
-    result = {"model": "m", "votes": asdict(votes)}
-    assert "no difference shown" in study.findings(result)[0]
+    result = example(ConsensusEvaluation, model="m", votes=votes)
+    assert "is not shown to beat one sample" in study.findings(result)[0]
     study.reliability(result)
 
 

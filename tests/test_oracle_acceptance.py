@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from qubic_lab.runs.acceptance_rows import Row
 
 from qubic_lab.runs.acceptance import judge
-from qubic_lab.runs.acceptance_rows import Row
 from qubic_lab.runs.records import Records
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
+from qubic_lab.evals.comparison import ModelComparison
 from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
 from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
@@ -48,7 +49,7 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
     """Return a function that leaves a run on disk as `qubic-lab run` would, with its entry in the week's index."""
 
     def add(
-        comparison: dict[str, Any] | None = None,
+        comparison: ModelComparison | None = None,
         *,
         week: str = "2026-W48",
         study: str = STUDY,
@@ -64,7 +65,7 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(folder))
         if comparison:
             record("comparison", comparison)
-            record_findings([f"The split {comparison['model']} is the whole model.", "The second finding."])
+            record_findings([f"The split {comparison.model} is the whole model.", "The second finding."])
         for name, frame in (tables or {}).items():
             record_table(name, frame, f"Caption of {name}")
         if comparison and pictures:
@@ -201,7 +202,7 @@ def test_provenance_is_complete(add_run):
 
 
 def test_text_from_models_and_questions_stays_text(add_run):
-    examples = pd.DataFrame(make_comparison()["answers"])
+    examples = pd.DataFrame(list(make_comparison().answers))
     add_run(make_comparison(), tables={"examples": examples})
     document = parse(build_page())
     assert "answer is <script>alert(1)</script>" in text(document)

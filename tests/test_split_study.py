@@ -3,63 +3,61 @@
 from typing import Any
 
 import pytest
+from examples import example
 
+from qubic_lab.bench.memory import MemoryResult, RankMemory
+from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionResult
+from qubic_lab.model.cost import ModelCost, PartCost
+from qubic_lab.model.device import parse_devices, parse_link
+from qubic_lab.model.recommend import plan
+from qubic_lab.model.shapes import resolve_shape
 from qubic_lab.studies import split_strategies as study
 
 
 def cell(
-    strategy: str, ranks: int, batch: int, layers: list[int], tokens_per_s: float, **changes: Any
-) -> dict[str, Any]:
-    return {
-        "quantity": "tokens_per_s",
-        "ranks": ranks,
-        "batch": batch,
-        "strategy": strategy,
-        "layers": layers,
-        "predicted": 1.02 * tokens_per_s,
-        "measured": tokens_per_s,
-        "measurements": [0.9 * tokens_per_s, tokens_per_s, 1.1 * tokens_per_s],
-        "error": 0.02,
-        "low": -0.07,
-        "high": 0.13,
-    } | changes
+    strategy: str, ranks: int, batch: int, layers: tuple[int, ...], tokens_per_s: float, **changes: Any
+) -> PredictionCell:
+    spread = (0.9 * tokens_per_s, tokens_per_s, 1.1 * tokens_per_s)
+    plain = {"quantity": "tokens_per_s", "ranks": ranks, "batch": batch, "strategy": strategy, "layers": layers}
+    plain |= {"measured": tokens_per_s, "measurements": spread, "error": 0.02, "low": -0.07, "high": 0.13}
+    return example(PredictionCell, **plain | changes)
 
 
-COSTS = {"layer_ms": 0.5, "head_ms": 3.0, "overhead_ms": [1.0, 0.4], "hop_ms": 0.0, "prefill_layer_ms": 0.7}
-PREDICTION: dict[str, Any] = {
-    "model": "small",
-    "median_error": 0.02,
-    "cells": [
-        cell("A = B = C", 1, 1, [30], 50.0),
-        cell("A = B = C", 1, 2, [30], 90.0),
-        cell("A = B", 2, 1, [15, 15], 60.0),
-        cell("C", 2, 1, [18, 12], 70.0, error=-0.25, low=-0.3, high=-0.2),
-        cell("C", 2, 1, [18, 12], 25.0, quantity="latency_ms"),
-        cell("D", 2, 1, [30], 80.0),
-    ],
-    "costs": [
-        {"ranks": 1, "batch": 1, "lanes": 1, "layers": [30], **COSTS, "layer_ms": 9.9},
-        {"ranks": 2, "batch": 4, "lanes": 2, "layers": [16, 14], **COSTS, "layer_ms": 9.9},
-        {"ranks": 2, "batch": 1, "lanes": 2, "layers": [16, 14], **COSTS},
-        {"ranks": 2, "batch": 1, "lanes": 1, "layers": [16, 14], **COSTS, "layer_ms": 9.9},
-    ],
-}
-MEMORY = {"ranks": [{"rank": 0, "weight_bytes": 191_000_000}, {"rank": 1, "weight_bytes": 135_400_000}]}
-ADVICE = {"devices": ["t4", "t4"], "goal": "throughput", "reason": "D is fastest."}
+def costs(ranks: int, batch: int, lanes: int, layer_ms: float = 9.9) -> LayerCosts:
+    times = {"layer_ms": layer_ms, "head_ms": 3.0, "prefill_layer_ms": 0.7}
+    return example(LayerCosts, ranks=ranks, batch=batch, lanes=lanes, **times)
+
+
+PREDICTION = example(
+    PredictionResult,
+    model="small",
+    median_error=0.02,
+    cells=(
+        cell("A = B = C", 1, 1, (30,), 50.0),
+        cell("A = B = C", 1, 2, (30,), 90.0),
+        cell("A = B", 2, 1, (15, 15), 60.0),
+        cell("C", 2, 1, (18, 12), 70.0, error=-0.25, low=-0.3, high=-0.2),
+        cell("C", 2, 1, (18, 12), 25.0, quantity="latency_ms"),
+        cell("D", 2, 1, (30,), 80.0),
+    ),
+    costs=(costs(1, 1, 1), costs(2, 4, 2), costs(2, 1, 2, 0.5), costs(2, 1, 1)),
+)
 
 
 def test_findings_answer_the_question_and_own_the_worst_prediction() -> None:
-    best, errors, memory, plan = study.findings(PREDICTION, MEMORY, ADVICE)
-    assert best == (
-        "Here small gave the most with one whole model: 90.0 tokens/s for 2 requests at once; for as many requests "
-        "2 ranks, A = B (15/15) 60.0, 2 ranks, C (18/12) 70.0, 2 replicas (D) 80.0."
-    )
-    assert errors == (
-        "Predictions from the costs of single layers missed by 2.0% in the median of 6 cells, 5 of them by less than "
-        "10%; the worst was 2 ranks, C (18/12), batch 1, tokens/s, all lanes: -25% (-30% to -20% over 3 repeats)."
-    )
-    assert memory == "Each rank holds its own part of the weights only: 191 MB on rank 0, 135 MB on rank 1."
-    assert plan == "Predicted for t4, t4 and throughput: D is fastest."
+    ranks = (example(RankMemory, weight_bytes=191_000_000), example(RankMemory, rank=1, weight_bytes=135_400_000))
+    advice = plan(resolve_shape("deepseek"), parse_devices(["t4", "t4"]), parse_link("10Gbps:0.1ms"))
+    *found, planned = study.findings(PREDICTION, example(MemoryResult, ranks=ranks), advice)
+    assert found == [
+        "small is fastest with one whole model: 90.0 tokens/s for 2 requests.",
+        "Other ways with 2 requests gave, in tokens/s: 60.0 with 2 ranks, A = B (15/15), 70.0 with 2 ranks, C (18/12), "
+        "80.0 with 2 replicas (D).",
+        "Predictions from single-layer costs have a median error of 2.0%; 5 of 6 are within 10%.",
+        "The worst is 2 ranks, C (18/12), batch 1, tokens/s, all lanes: -25% (-30% to -20% over 3 repeats).",
+        "Each rank holds only its own part of the weights: 191 MB on rank 0, 135 MB on rank 1.",
+    ]
+    assert planned == f"For t4, t4 and throughput, the prediction is: {advice.reason}"
+    assert [row["recommended"] for row in study.plan_rows(advice)].count("yes") == 1
 
 
 def test_only_the_speeds_at_the_most_requests_are_compared_week_by_week() -> None:
@@ -73,18 +71,17 @@ def test_only_the_speeds_at_the_most_requests_are_compared_week_by_week() -> Non
 
 
 def test_parts_are_weighed_in_layers_and_timed_by_the_busy_calibration_of_one_request() -> None:
-    part = {"parameters": 10, "weight_bytes": 20_000_000, "decode_bytes": 20_000_000, "flops": 20_000_000}
-    cost = {
-        "layers": 30,
-        "embedding": part | {"decode_bytes": 0},
-        "layer": part,
-        "head": part | {"decode_bytes": 10**8},
-    }
-    rows = {row["part"]: row for row in study.architecture_rows(cost, PREDICTION)}
-    assert rows["head"]["in_layers"] == 5.0
-    assert rows["whole model"]["in_layers"] == 35.0
-    assert rows["whole model"]["parameters"] == 320
-    assert (rows["layer"]["decode_ms"], rows["layer"]["prefill_ms"], rows["head"]["decode_ms"]) == (0.5, 0.7, 3.0)
+    def part(decode_bytes: int) -> PartCost:
+        return PartCost(parameters=10, weight_bytes=20_000_000, decode_bytes=decode_bytes, flops=20_000_000)
+
+    cost = ModelCost(30, embedding=part(0), layer=part(20_000_000), head=part(10**8))
+    found = study.architecture("small", "bf16", cost, PREDICTION)
+    parts = {part.part: part for part in found.parts}
+    assert parts["head"].in_layers == 5.0
+    assert (parts["whole model"].in_layers, parts["whole model"].parameters) == (35.0, 320)
+    layer = parts["layer"]
+    assert (layer.decode_ms, layer.prefill_ms, parts["head"].decode_ms) == (0.5, 0.7, 3.0)
+    assert all(part.decode_ms is None for part in study.architecture("small", "bf16", cost).parts)
 
 
 @pytest.mark.parametrize("draw", [study.predicted_and_measured, study.throughput])

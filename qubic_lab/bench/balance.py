@@ -1,42 +1,32 @@
-"""Do the balancers share requests as they should, and how soon is a failed node left alone and used again?
+"""Do the balancers share requests as promised, and how soon is a failed node left alone and used again?
 
-Balancers, circuit breaker, gates and score are the real ones; the nodes and the time are simulated, so the figures are
-about decisions, not about speeds. A simulated node answers one request after the other at its tokens/s. It fails in
-two ways: `errors` fails each request at once and goes on with its heartbeats, `hangs` does neither, and a request fails
-when nothing has come for some seconds. Idle nodes are probed, as a coordinator does. No failed request is tried again.
+The nodes and the time are simulated (`balancing_simulation`), so the figures are about decisions, not about speeds.
 """
 
-import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import count
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from qubic_lab.bench.balancing_simulation import (
+    HandledRequest,
+    Outage,
+    OutageKind,
+    SimulatedNode,
+    SimulatedRequest,
+    Simulation,
+)
 from qubic_lab.bench.result import BenchResult, Table
-from qubic_lab.cluster.balance import BALANCERS, Balancer, Candidate, make_balancer
-from qubic_lab.cluster.health import Outcome, ReplicaHealth, Vitals, health_score
-from qubic_lab.errors import BusyError, check_at_least, check_range
+from qubic_lab.cluster.balance import BALANCERS, make_balancer
+from qubic_lab.errors import check_at_least, check_range
 
-Kind = Literal["errors", "hangs"]
-KINDS: tuple[Kind, ...] = ("errors", "hangs")
-
+KINDS: tuple[OutageKind, ...] = ("errors", "hangs")
 WEIGHTS = (3, 2, 1)
 """The nodes' weights, in turn: mixed hardware."""
 TOKENS_PER_S = 30.0
 """A node's speed for each unit of its weight: requests keep three nodes busy for two thirds of the time."""
 REQUEST_TOKENS = (16, 64)
-PROBE_TOKENS = 1
 REQUESTS_PER_NODE_S = 1.0
-BEAT_S = 5.0
-PROBE_CHECK_S = 0.5
-ERROR_S = 0.05
-NO_PROGRESS_S = 3.0
-BUSY_REQUESTS = 4
-"""So many outstanding requests are a whole CPU in use, for the simulated score."""
-MEMORY_SHARE = 0.5
 FAILS_AT_S = 10.1
 """Just after a heartbeat: that is when silence is found latest."""
 RETURNS_AT_S = 30.1
@@ -46,57 +36,21 @@ MOST_NODES = 20
 
 
 @dataclass(frozen=True)
-class Outage:
-    """A node that fails in one of two ways from a time to another, in seconds."""
-
-    node: str
-    kind: Kind
-    from_s: float = FAILS_AT_S
-    to_s: float = RETURNS_AT_S
-
-    def silences(self, node: str, at_s: float) -> bool:
-        """Tell whether a node sends no heartbeat at a time."""
-        return self.kind == "hangs" and self.node == node and self.from_s <= at_s < self.to_s
-
-    def breaks(self, node: str, sent_s: float, ended_s: float) -> bool:
-        """Tell whether a node fails a request that would be under way in that time."""
-        return self.node == node and sent_s < self.to_s and ended_s > self.from_s
-
-
-@dataclass(frozen=True)
-class Given:
-    """A client's request as a balancer gave it: when, in seconds, to which node, and whether it was answered there.
-
-    `node` is None where no node could be chosen, `free` are those that could.
-    """
-
-    at_s: float
-    node: str | None
-    ok: bool
-    free: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Share:
+class BalancerShare:
     """What each node got of the requests while none failed.
 
-    `expected` are the counts that this balancer promises, or None where it promises none.
+    `expected` are the counts that this balancer promises; `within_1`: each count is within 1 of them. Both are None
+    where it promises none.
     """
 
     balancer: str
     counts: tuple[int, ...]
     expected: tuple[float, ...] | None
-
-    @property
-    def within_1(self) -> bool | None:
-        """Whether each count is within 1 of the promised one; None where nothing is promised."""
-        if self.expected is None:
-            return None
-        return all(abs(got - due) <= 1 for got, due in zip(self.counts, self.expected, strict=True))
+    within_1: bool | None
 
 
 @dataclass(frozen=True)
-class Failover:
+class OutageEffect:
     """What became of a node's requests when it failed: the worst over nodes of each weight that fail in turn.
 
     Attributes:
@@ -105,27 +59,24 @@ class Failover:
         back_s: from its return to the first request that it got again, in seconds; None: as above. Where the others
             are quick enough, a balancer may have no use for a node that is ready.
         failed: requests that failed or found no node.
+        within_limit: it was left alone and chosen again no later than it should be.
     """
 
     balancer: str
-    kind: Kind
+    kind: OutageKind
     gone_s: float
     ready_s: float | None
     back_s: float | None
     failed: int
-
-    @property
-    def within_limit(self) -> bool:
-        """Whether it was left alone and chosen again no later than it should be."""
-        return self.gone_s <= WITHIN_S and self.back_s is not None and self.back_s <= WITHIN_S
+    within_limit: bool
 
 
 @dataclass(frozen=True)
 class BalanceResult(BenchResult):
     """Shares and failovers of all balancers; `outage_requests` are those of a run with a failing node."""
 
-    shares: tuple[Share, ...]
-    failovers: tuple[Failover, ...]
+    shares: tuple[BalancerShare, ...]
+    failovers: tuple[OutageEffect, ...]
     requests: int
     nodes: int
     weights: tuple[int, ...]
@@ -135,13 +86,6 @@ class BalanceResult(BenchResult):
     limit_s: float
     seed: int
     simulated: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self) | {
-            "shares": [asdict(share) | {"within_1": share.within_1} for share in self.shares],
-            "failovers": [asdict(each) | {"within_limit": each.within_limit} for each in self.failovers],
-        }
 
     def report(self) -> Iterator[Table | str]:
         """Yield one table of shares and one of failovers."""
@@ -165,7 +109,7 @@ class BalanceResult(BenchResult):
         )
 
 
-def _promise_text(share: Share) -> str:
+def _promise_text(share: BalancerShare) -> str:
     if share.expected is None:
         return "-"
     promised = " / ".join(f"{each:.1f}" for each in share.expected)
@@ -190,7 +134,7 @@ def bench_balance(requests: int = 50, nodes: int = 3, seed: int = 0) -> BalanceR
     return BalanceResult(
         shares=tuple(share_of(name, simulate(name, weights, requests, seed), weights) for name in BALANCERS),
         failovers=tuple(
-            worst_failover(name, kind, weights, outage_requests, seed) for name in BALANCERS for kind in KINDS
+            worst_effect(name, kind, weights, outage_requests, seed) for name in BALANCERS for kind in KINDS
         ),
         requests=requests,
         nodes=nodes,
@@ -203,173 +147,75 @@ def bench_balance(requests: int = 50, nodes: int = 3, seed: int = 0) -> BalanceR
     )
 
 
-def share_of(balancer: str, given: Sequence[Given], weights: Sequence[int]) -> Share:
+def share_of(balancer: str, handled: Sequence[HandledRequest], weights: Sequence[int]) -> BalancerShare:
     """Return what each node got, beside what the balancer promises."""
-    counts = Counter(each.node for each in given)
+    counter = Counter(each.node for each in handled)
+    counts = tuple(counter[node_id(number)] for number in range(len(weights)))
     promises: dict[str, Sequence[int]] = {"round-robin": [1] * len(weights), "weighted-round-robin": weights}
     parts = promises.get(balancer)
-    return Share(
-        balancer,
-        counts=tuple(counts[node_id(number)] for number in range(len(weights))),
-        expected=None if parts is None else tuple(len(given) * part / sum(parts) for part in parts),
-    )
+    if parts is None:
+        return BalancerShare(balancer, counts, None, None)
+    expected = tuple(len(handled) * part / sum(parts) for part in parts)
+    within_1 = all(abs(got - due) <= 1 for got, due in zip(counts, expected, strict=True))
+    return BalancerShare(balancer, counts, expected, within_1)
 
 
-def worst_failover(balancer: str, kind: Kind, weights: Sequence[int], requests: int, seed: int) -> Failover:
+def worst_effect(balancer: str, kind: OutageKind, weights: Sequence[int], requests: int, seed: int) -> OutageEffect:
     """Let one node of each weight fail in turn, and return the worst of each figure."""
     firsts = [weights.index(weight) for weight in dict.fromkeys(weights)]
-    outages = [Outage(node_id(number), kind) for number in firsts]
-    found = [failover_of(balancer, simulate(balancer, weights, requests, seed, each), each) for each in outages]
-    return Failover(
+    outages = [Outage(node_id(number), kind, FAILS_AT_S, RETURNS_AT_S) for number in firsts]
+    found = [effect_of(balancer, simulate(balancer, weights, requests, seed, each), each) for each in outages]
+    return _effect(
         balancer,
         kind,
         gone_s=max(each.gone_s for each in found),
-        ready_s=latest([each.ready_s for each in found]),
-        back_s=latest([each.back_s for each in found]),
+        ready_s=_latest([each.ready_s for each in found]),
+        back_s=_latest([each.back_s for each in found]),
         failed=max(each.failed for each in found),
     )
 
 
-def latest(times_s: Sequence[float | None]) -> float | None:
+def _latest(times_s: Sequence[float | None]) -> float | None:
     """Return the greatest, which is None, never, where any is."""
     known_s = [each for each in times_s if each is not None]
     return max(known_s) if len(known_s) == len(times_s) else None
 
 
-def failover_of(balancer: str, given: Sequence[Given], outage: Outage) -> Failover:
-    """Return how soon a node got nothing any more, and how soon it got requests again."""
-    during_s = [e.at_s for e in given if e.node == outage.node and outage.from_s <= e.at_s < outage.to_s]
-    after = [each for each in given if each.at_s >= outage.to_s]
-    return Failover(
+def effect_of(balancer: str, handled: Sequence[HandledRequest], outage: Outage) -> OutageEffect:
+    """Return how soon a failing node got no more requests, and how soon it got requests again."""
+    during_s = [e.arrived_s for e in handled if e.node == outage.node and outage.from_s <= e.arrived_s < outage.to_s]
+    after = [each for each in handled if each.arrived_s >= outage.to_s]
+    return _effect(
         balancer,
         outage.kind,
         gone_s=max(during_s, default=outage.from_s) - outage.from_s,
-        ready_s=next((each.at_s - outage.to_s for each in after if outage.node in each.free), None),
-        back_s=next((each.at_s - outage.to_s for each in after if each.node == outage.node), None),
-        failed=sum(not each.ok for each in given),
+        ready_s=next((each.arrived_s - outage.to_s for each in after if outage.node in each.free), None),
+        back_s=next((each.arrived_s - outage.to_s for each in after if each.node == outage.node), None),
+        failed=sum(not each.ok for each in handled),
     )
+
+
+def _effect(
+    balancer: str, kind: OutageKind, gone_s: float, ready_s: float | None, back_s: float | None, failed: int
+) -> OutageEffect:
+    within = gone_s <= WITHIN_S and back_s is not None and back_s <= WITHIN_S
+    return OutageEffect(balancer, kind, gone_s, ready_s, back_s, failed, within)
 
 
 def simulate(
     balancer: str, weights: Sequence[int], requests: int, seed: int, outage: Outage | None = None
-) -> tuple[Given, ...]:
-    """Give requests that come at equal intervals, one a second for each node, to simulated nodes."""
-    simulation = Simulation(weights, make_balancer(balancer), random.Random(seed), outage)
-    gap_s = 1 / (REQUESTS_PER_NODE_S * len(weights))
-    return simulation.run([(number + 1) * gap_s for number in range(requests)])
+) -> list[HandledRequest]:
+    """Give requests that arrive at equal intervals, one a second for each node, to simulated nodes."""
+    draw, gap_s = random.Random(seed), 1 / (REQUESTS_PER_NODE_S * len(weights))
+    nodes = [
+        SimulatedNode(number, node_id(number), weight, TOKENS_PER_S * weight) for number, weight in enumerate(weights)
+    ]
+    lengths = (draw.randint(*REQUEST_TOKENS) for _ in range(requests))  # drawn in turn with the balancer's choices
+    simulation = Simulation(nodes, make_balancer(balancer), draw, gated=True, outage=outage)
+    arrivals_s = [(number + 1) * gap_s for number in range(requests)]
+    return simulation.run(arrivals_s, (SimulatedRequest(tokens, tokens) for tokens in lengths))
 
 
 def node_id(number: int) -> str:
     """Return a node's id; ids sort as numbers do."""
     return f"node-{number:02d}"
-
-
-@dataclass
-class Node:
-    """A simulated node: its speed in tokens/s, its health, what it has to do, and when it will have done that."""
-
-    id: str
-    weight: int
-    tokens_per_s: float
-    health: ReplicaHealth = field(default_factory=lambda: ReplicaHealth(beat_s=0.0))
-    requests: int = 0
-    tokens: int = 0
-    free_s: float = 0.0
-
-    def candidate(self, now_s: float) -> Candidate:
-        """Return it as balancers see it."""
-        circuit = self.health.circuit
-        cpu_share = min(1.0, self.requests / BUSY_REQUESTS)
-        return Candidate(
-            id=self.id,
-            weight=self.weight,
-            outstanding_requests=self.requests,
-            outstanding_tokens=self.tokens,
-            tokens_per_s=self.tokens_per_s,
-            score=health_score(Vitals(cpu_share, MEMORY_SHARE, circuit.response_s, circuit.error_share)),
-            available=self.health.gate(now_s) is None,
-        )
-
-    def work(self, tokens: int, now_s: float, outage: Outage | None) -> Outcome:
-        """Take a request, and return how and when it will end."""
-        started_s = max(now_s, self.free_s)
-        ended_s = started_s + tokens / self.tokens_per_s
-        if outage is not None and outage.breaks(self.id, now_s, ended_s):
-            noticed_s = ERROR_S if outage.kind == "errors" else NO_PROGRESS_S
-            return Outcome(ok=False, sent_s=now_s, ended_s=max(now_s, outage.from_s) + noticed_s)
-        self.free_s = ended_s
-        return Outcome(ok=True, sent_s=now_s, ended_s=ended_s)
-
-
-class Simulation:
-    """Nodes, a balancer and a list of what happens next; time goes from one event to the next."""
-
-    def __init__(
-        self, weights: Sequence[int], balancer: Balancer, draw: random.Random, outage: Outage | None = None
-    ) -> None:
-        self.nodes = {
-            node_id(number): Node(node_id(number), weight, TOKENS_PER_S * weight)
-            for number, weight in enumerate(weights)
-        }
-        self.balancer = balancer
-        self.draw = draw
-        self.outage = outage
-        self.given: list[Given] = []
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
-        self._numbers = count()
-
-    def run(self, arrivals_s: Sequence[float]) -> tuple[Given, ...]:
-        """Let requests come at these times, and return how each was given, in their order."""
-        for at_s in arrivals_s:
-            self._at(at_s, self._arrive)
-        for node in self.nodes.values():
-            for at_s in _every(BEAT_S, arrivals_s[-1]):
-                self._at(at_s, partial(self._beat, node))
-            for at_s in _every(PROBE_CHECK_S, arrivals_s[-1]):
-                self._at(at_s, partial(self._probe, node))
-        if self.outage is not None:  # a node that comes back registers, which is a heartbeat
-            self._at(self.outage.to_s, partial(self._beat, self.nodes[self.outage.node]))
-        while self._events:
-            now_s, _, happen = heapq.heappop(self._events)
-            happen(now_s)
-        return tuple(self.given)
-
-    def _at(self, at_s: float, happen: Callable[[float], None]) -> None:
-        heapq.heappush(self._events, (at_s, next(self._numbers), happen))
-
-    def _arrive(self, now_s: float) -> None:
-        tokens = self.draw.randint(*REQUEST_TOKENS)
-        candidates = [node.candidate(now_s) for node in self.nodes.values()]
-        free = tuple(each.id for each in candidates if each.available)
-        try:
-            chosen, self.balancer = self.balancer.choose(candidates, self.draw)
-        except BusyError:
-            self.given.append(Given(now_s, None, False, free))
-            return
-        outcome = self._send(self.nodes[chosen], tokens, now_s)
-        self.given.append(Given(now_s, chosen, outcome.ok, free))
-
-    def _send(self, node: Node, tokens: int, now_s: float) -> Outcome:
-        outcome = node.work(tokens, now_s, self.outage)
-        node.requests += 1
-        node.tokens += tokens
-        self._at(outcome.ended_s, partial(self._end, node, tokens, outcome))
-        return outcome
-
-    def _end(self, node: Node, tokens: int, outcome: Outcome, now_s: float) -> None:
-        node.requests -= 1
-        node.tokens -= tokens
-        node.health = node.health.after(outcome)
-
-    def _beat(self, node: Node, now_s: float) -> None:
-        if self.outage is None or not self.outage.silences(node.id, now_s):
-            node.health = node.health.with_beat(now_s)
-
-    def _probe(self, node: Node, now_s: float) -> None:
-        if node.health.wants_probe(now_s, idle=node.requests == 0):
-            node.health = node.health.with_probe(now_s)
-            self._send(node, PROBE_TOKENS, now_s)
-
-
-def _every(gap_s: float, until_s: float) -> list[float]:
-    return [number * gap_s for number in range(1, int(until_s / gap_s) + 1)]

@@ -102,13 +102,12 @@ class LoadResult:
 
 
 @dataclass(frozen=True)
-class DispatchResult(MeasuredResult):
+class DispatchResult(MeasuredResult, LoadResult):
     """Echo nodes, which wait for `seconds`, under steady load and in bursts, and real nodes if they were measured.
 
     `model`, `dtype` and `threads` are those of a real node.
     """
 
-    echo: LoadResult
     seconds: float
     limit_ms: float
     within_limit: bool
@@ -120,14 +119,9 @@ class DispatchResult(MeasuredResult):
     threads: int
     balancer: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, with the steady load of the echo nodes at the top level."""
-        content = super().to_dict()
-        return {**content.pop("echo"), **content}
-
     def report(self) -> Iterator[Table | str]:
         """Yield one row for each kind of load."""
-        loads = {"echo": self.echo, "echo, bursts": self.burst} | ({"real": self.real} if self.real else {})
+        loads = {"echo": self, "echo, bursts": self.burst} | ({"real": self.real} if self.real else {})
         counts, added = ("nodes", "clients", "requests", "errors"), ("added p50 ms", "p95 (95 % interval)", "p99")
         header = ("kind", *counts, *added, "node p50 ms", "requests/s", "tokens/s")
         yield Table(header, [(name, *load.cells()) for name, load in loads.items()])
@@ -138,7 +132,7 @@ class DispatchResult(MeasuredResult):
         yield f"limit for echo nodes, p95 below {self.limit_ms:g} ms and no errors: {verdict}"
         real = f"{self.model}, {self.dtype}, threads of a real node: {self.threads}, " if self.real else ""
         yield (
-            f"echo nodes wait {self.seconds:g} s for {self.echo.new_tokens} tokens; {real}{self.balancer}, "
+            f"echo nodes wait {self.seconds:g} s for {self.new_tokens} tokens; {real}{self.balancer}, "
             f"{self.machine}, commit {self.commit}"
         )
 
@@ -183,7 +177,7 @@ def bench_dispatch(
     meaningless = resolve_config(config).meaningless if real_requests else False
     echo, burst = _measure_echo(requests, concurrency, nodes, seconds, new_tokens, balancer, progress)
     return DispatchResult(
-        echo=echo,
+        **vars(echo),
         seconds=seconds,
         limit_ms=LIMIT_MS,
         within_limit=echo.errors == 0 and echo.added_ms is not None and echo.added_ms.p95 < LIMIT_MS,

@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs.parameters import NotebookSource
@@ -16,6 +17,8 @@ from qubic_lab.runs.store import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+T = TypeVar("T")
 
 EXECUTED = "executed.ipynb"
 LOG = "notebook.log"
@@ -69,14 +72,17 @@ def run_notebook(
         raise NotebookError(f"{source.path.name}: {failure}")
 
 
-def record(name: str, value: dict[str, Any]) -> dict[str, Any]:
-    """Keep a notebook's result as `results/<name>.json` of its run and return it; in JupyterLab, only return it.
+def record(name: str, value: T) -> T:
+    """Keep a result, a dataclass or a dict, as `results/<name>.json` of its run and return it.
+
+    Outside a run, as in JupyterLab, it is only returned.
 
     Raises:
         InputError: the name is not fit for a file.
     """
     if folder := _record_folder("results", name):
-        write_atomically(folder / f"{name}.json", json.dumps(value, indent=2, allow_nan=False) + "\n")
+        plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        write_atomically(folder / f"{name}.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
     return value
 
 

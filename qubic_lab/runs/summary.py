@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from qubic_lab.runs.acceptance_rows import Row
 from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.change import FALSE_ALARMS, Shift
 from qubic_lab.runs.history import Change, Repetition
 from qubic_lab.runs.weekly import ReportedRun, WeekReport
+from qubic_lab.studies.acceptance import AcceptanceRow
 
 NAMED_CHANGES = 4
 """So many changes of each kind are named; the table has the others."""
@@ -29,7 +29,7 @@ def meaningless_models(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedR
     return list(found.items())
 
 
-def acceptance_sentence(rows: Sequence[Row]) -> str:
+def acceptance_sentence(rows: Sequence[AcceptanceRow]) -> str:
     """Count the verdicts, and name what fails."""
     measurable = [row for row in rows if row.measurable]
     counts = Counter(row.verdict for row in measurable)

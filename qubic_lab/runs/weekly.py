@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.runs.acceptance import judge
-from qubic_lab.runs.acceptance_rows import Row
 from qubic_lab.runs.history import Change, PastRun, Repetition, find_changes, find_repetitions
 from qubic_lab.runs.manifest import Manifest, read_manifest, read_results, utc_now
 from qubic_lab.runs.records import Records, read_measures, read_records
@@ -28,6 +27,7 @@ from qubic_lab.runs.weeks import (
     week_of_text,
     weeks_with_runs,
 )
+from qubic_lab.studies.acceptance import AcceptanceRow
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,7 +66,7 @@ class WeekReport:
     week: str
     written_utc: str
     runs: tuple[ReportedRun, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[AcceptanceRow, ...]
     changes: tuple[Change, ...]
     repetitions: tuple[Repetition, ...]
     status: Status | None

@@ -1,101 +1,120 @@
 """The cluster's shares, added latency, one failure and the cost of many nodes: in words, tables and pictures.
 
-What is read are the plain values of `qubic_lab.bench.balance`, `qubic_lab.bench.dispatch`, `qubic_lab.bench.failover`
-and `qubic_lab.bench.scale`.
+The measurements are those of `qubic_lab.bench.balance`, `dispatch`, `failover` and `scale`.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.cluster.balance import DEFAULT_BALANCER
-from qubic_lab.cluster.dispatcher import LOOK_S
-from qubic_lab.cluster.registry import HEARTBEAT_S
-from qubic_lab.errors import InputError
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
+from qubic_lab.bench.balance import BalanceResult
+from qubic_lab.bench.dispatch import DispatchResult, LoadResult
+from qubic_lab.bench.failover import FailoverResult
+from qubic_lab.bench.scale import ScaleResult
+from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults
+from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_sentences, process_sentences
+from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDTH_INCHES, counted, percent, plot, rows
 
-Balance = Mapping[str, Any]
-Dispatch = Mapping[str, Any]
-Failover = Mapping[str, Any]
-Calls = Mapping[str, Any]
-Scale = Mapping[str, Any]
 Row = dict[str, Any]
 
-NODES_ON_PAPER = (10, 100, 1_000, 10_000)
-MOST_NODES = 1_000_000
-"""No limit is looked for beyond it."""
-PARTS = ("look_at_nodes", "heartbeats", "choices", "queue")
 QUANTILES = ("p50", "p95", "p99")
-ABSENT = "#e6ebee"
-"""The ground where a node is absent, or nothing was measured."""
+
+BALANCED = "round-robin"
+BALANCED_REQUESTS = 50
+CONCURRENCY_TARGET = 50
+ADDED_TARGET_MS = 100.0
+NODE_LIMIT_S = 10.0
+"""A failed node must get no more requests after this time, and may be chosen again this long after its return."""
+NOTHING_ON_IT = "no request was on the node that was killed"
+BALANCE = Criterion(
+    "10.4",
+    "Load balancing",
+    f"{BALANCED_REQUESTS} requests over equal nodes: even within ±1 for round robin",
+    "cluster",
+)
+QUEUE = Criterion("10.5", "Task queue", "nothing lost, nothing answered twice, when workers are killed", "cluster")
+COORDINATOR = Criterion(
+    "10.6",
+    "Coordinator",
+    f"{CONCURRENCY_TARGET} concurrent requests: added latency < {ADDED_TARGET_MS:g} ms at p95",
+    "cluster",
+)
+FAILOVER = Criterion(
+    "10.7",
+    "Failover",
+    f"failed node found, its work moved, node back by itself; each within {NODE_LIMIT_S:g} s",
+    "cluster",
+)
 
 
-def share_rows(balance: Balance) -> list[Row]:
+def share_rows(balance: BalanceResult) -> list[Row]:
     """Return one row a balancer: what each node got, and what was promised."""
     return [
         {
-            "balancer": share["balancer"],
-            **{f"node_{number}": count for number, count in enumerate(share["counts"], start=1)},
-            "promised": None if share["expected"] is None else ", ".join(f"{due:.1f}" for due in share["expected"]),
-            "within_1": share["within_1"],
+            "balancer": share.balancer,
+            **{f"node_{number}": count for number, count in enumerate(share.counts, start=1)},
+            "promised": None if share.expected is None else ", ".join(f"{due:.1f}" for due in share.expected),
+            "within_1": share.within_1,
         }
-        for share in balance["shares"]
+        for share in balance.shares
     ]
 
 
-def outage_rows(balance: Balance) -> list[Row]:
+def outage_rows(balance: BalanceResult) -> list[Row]:
     """Return one row a balancer and kind of failure: the worst over nodes of each weight."""
     return [
         {
-            "balancer": each["balancer"],
-            "the node": each["kind"],
-            "last_request_s": each["gone_s"],
-            "may_be_chosen_s": each["ready_s"],
-            "chosen_again_s": each["back_s"],
-            "failed": each["failed"],
+            "balancer": each.balancer,
+            "the node": each.kind,
+            "last_request_s": each.gone_s,
+            "may_be_chosen_s": each.ready_s,
+            "chosen_again_s": each.back_s,
+            "failed": each.failed,
         }
-        for each in balance["failovers"]
+        for each in balance.failovers
     ]
 
 
-def latency_rows(dispatch: Dispatch) -> list[Row]:
+def latency_rows(dispatch: DispatchResult) -> list[Row]:
     """Return one row a quantile of the added latency, spread and in bursts, with 95 % intervals."""
     return [
         {
             "requests begin": name,
-            "requests": load["requests"],
+            "requests": load.requests,
             "added": quantile,
-            "added_ms": load["added_ms"][quantile],
-            "low_ms": load["added_ms"][f"{quantile}_low"],
-            "high_ms": load["added_ms"][f"{quantile}_high"],
-            "whole_ms": load["total_ms"][quantile],
+            "added_ms": getattr(load.added_ms, quantile),
+            "low_ms": getattr(load.added_ms, f"{quantile}_low"),
+            "high_ms": getattr(load.added_ms, f"{quantile}_high"),
+            "whole_ms": getattr(load.total_ms, quantile),
         }
         for name, load in _loads(dispatch).items()
-        if load["added_ms"] is not None
+        if load.added_ms is not None
         for quantile in QUANTILES
     ]
 
 
-def _loads(dispatch: Dispatch) -> dict[str, Dispatch]:
-    return {"spread": dispatch, "in bursts": dispatch["burst"]}
+def _loads(dispatch: DispatchResult) -> dict[str, LoadResult]:
+    return {"spread": dispatch, "in bursts": dispatch.burst}
 
 
-def latencies(dispatch: Dispatch) -> Figure:
+def latencies(dispatch: DispatchResult) -> Figure:
     """Draw the quantiles of the added latency with 95 % intervals, beside the limit."""
-    found = latency_rows(dispatch)
-    fill = dict(zip(_loads(dispatch), (DARK, "white"), strict=True))
-    with rows([f"{row['added']}, {row['requests begin']}" for row in found]) as (figure, axes):
-        for place, row in enumerate(found):
-            low, high = (row["added_ms"] if row[end] is None else row[end] for end in ("low_ms", "high_ms"))
-            axes.plot([low, high], [place] * 2, "-", color=INK, linewidth=1.2)
-            axes.plot(row["added_ms"], place, "o", color=DARK, markerfacecolor=fill[row["requests begin"]])
-        limit_ms = dispatch["limit_ms"]
+    measured = [
+        (f"{quantile}, {name}", fill, *(getattr(load.added_ms, quantile + end) for end in ("", "_low", "_high")))
+        for (name, load), fill in zip(_loads(dispatch).items(), (DARK, "white"), strict=True)
+        if load.added_ms is not None
+        for quantile in QUANTILES
+    ]
+    with rows([label for label, *_ in measured]) as (figure, axes):
+        for place, (_, fill, value, low, high) in enumerate(measured):
+            ends = [value if end is None else end for end in (low, high)]
+            axes.plot(ends, [place] * 2, "-", color=INK, linewidth=1.2)
+            axes.plot(value, place, "o", color=DARK, markerfacecolor=fill)
+        limit_ms = dispatch.limit_ms
         axes.axvline(limit_ms, linestyle="--", color=INK, label=f"limit of p95: {limit_ms:g} ms")
         axes.set_xlim(left=0)
         axes.set_xlabel("time beyond the node's own (ms)")
@@ -103,8 +122,8 @@ def latencies(dispatch: Dispatch) -> Figure:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """That a request was on a node for a time, in seconds, with the tokens that came then; `lane` is its line there."""
+class NodeSegment:
+    """A request's time on one node, in seconds, and the tokens that arrived then; `lane` is its line in the picture."""
 
     request: int
     node: str
@@ -114,32 +133,25 @@ class Segment:
     lane: int = 0
 
 
-def segments(failover: Failover) -> list[Segment]:
+def segments(failover: FailoverResult) -> list[NodeSegment]:
     """Return where each request was and when, by the time at which it came there.
 
-    What was on the node that was killed was there until it was killed, and on no node until another began it.
+    Requests on the killed node stay there until it is killed, and are on no node until another one begins them.
     """
-    failures = failover["failures"]
-    found = []
-    for stream in failover["streams"]:
-        stays = stream["stays"]
-        end_s = stream["ended_s"] if stream["ended_s"] is not None else max(stream["token_s"], default=None)
-        for stay, later in zip(stays, [*stays[1:], None], strict=True):
-            from_s = stay["from_s"]
-            to_s = max(from_s, later["from_s"] if later else end_s or from_s)
-            if stay["node"] == failures["node"] and from_s <= failures["killed_s"] < to_s:
-                to_s = failures["killed_s"]
-            until_s = later["from_s"] if later else math.inf  # what had left the node may come a little later
-            tokens = tuple(at_s for at_s in stream["token_s"] if from_s <= at_s < until_s)
-            found.append(Segment(stream["number"], stay["node"], from_s, to_s, tokens))
-    return _in_lanes(sorted(found, key=lambda each: each.from_s))
-
-
-def _in_lanes(found: Sequence[Segment]) -> list[Segment]:
-    """Give each, in the order in which they begin, the first line of its node that is free."""
+    failures, found = failover.failures, []
+    for stream in failover.streams:
+        end_s = stream.ended_s if stream.ended_s is not None else max(stream.token_s, default=None)
+        for stay, later in zip(stream.stays, [*stream.stays[1:], None], strict=True):
+            to_s = max(stay.from_s, later.from_s if later else end_s or stay.from_s)
+            if stay.node == failures.node and stay.from_s <= failures.killed_s < to_s:
+                to_s = failures.killed_s
+            until_s = later.from_s if later else math.inf  # what had left the node may come a little later
+            tokens = tuple(at_s for at_s in stream.token_s if stay.from_s <= at_s < until_s)
+            found.append(NodeSegment(stream.number, stay.node, stay.from_s, to_s, tokens))
+    # Each gets, in the order in which they begin, the first line of its node that is free.
     free_s: dict[str, list[float]] = {}
     placed = []
-    for each in found:
+    for each in sorted(found, key=lambda each: each.from_s):
         ends = free_s.setdefault(each.node, [])
         lane = next((number for number, end_s in enumerate(ends) if end_s <= each.from_s), len(ends))
         ends[lane : lane + 1] = [max(each.to_s, *each.token_s)]
@@ -147,52 +159,40 @@ def _in_lanes(found: Sequence[Segment]) -> list[Segment]:
     return placed
 
 
-def failure(failover: Failover) -> Figure:
+def failure(failover: FailoverResult) -> Figure:
     """Draw the nodes over time: requests as lines, tokens as marks, and when one was killed and came back."""
-    failures = failover["failures"]
-    drawn = segments(failover)
-    names = [f"node-{number}" for number in range(1, failover["plan"]["nodes"] + 1)]
+    failures, drawn = failover.failures, segments(failover)
+    names = [f"node-{number}" for number in range(1, failover.plan.nodes + 1)]
     lanes = {name: 1 + max((each.lane for each in drawn if each.node == name), default=0) for name in names}
     tops = {name: sum(lanes[other] + 1 for other in names[:place]) for place, name in enumerate(names)}
-    with plt.rc_context(STYLE):
-        height = 1.7 + 0.16 * sum(lanes[name] + 1 for name in names)
-        figure, axes = plt.subplots(figsize=(1.4 * WIDTH_INCHES, height), layout="constrained")
-        _draw_absence(axes, failover, tops, lanes)
+    height = 1.7 + 0.16 * sum(lanes[name] + 1 for name in names)
+    with plot(size=(1.4 * WIDTH_INCHES, height), grid="x", fontsize=9) as (figure, axes):
+        until_s = failover.open_s
+        if until_s is None:
+            until_s = max(stream.ended_s or failures.killed_s for stream in failover.streams)
+        box = (tops[failures.node] - 0.7, lanes[failures.node] + 0.4)
+        span = (failures.killed_s, until_s - failures.killed_s)
+        axes.broken_barh([span], box, zorder=0.4, color=OUTAGE, label="gets no requests")
         _draw_requests(axes, drawn, tops)
-        for name, line, at_s in _moments(failover):
-            axes.axvline(at_s, linestyle=line, color=INK, linewidth=1.0, label=f"{name} ({at_s:.1f} s)", zorder=0.5)
-        labels = [f"{name}\n(killed)" if name == failures["node"] else name for name in names]
+        moments = (
+            ("killed", "-", failures.killed_s),
+            ("started again", "--", failures.started_s),
+            ("coordinator killed", "-.", failures.coordinator_killed_s),
+        )
+        for name, line, at_s in moments:
+            if at_s is not None:
+                axes.axvline(at_s, linestyle=line, color=INK, linewidth=1.0, label=f"{name} ({at_s:.1f} s)", zorder=0.5)
+        labels = [f"{name}\n(killed)" if name == failures.node else name for name in names]
         axes.set_yticks([tops[name] + (lanes[name] - 1) / 2 for name in names], labels)
         axes.set_ylim(max(tops[name] + lanes[name] for name in names), -1)
         axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("time since the first request (s)")
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 
-def _moments(failover: Failover) -> list[tuple[str, str, float]]:
-    failures = failover["failures"]
-    named = (
-        ("killed", "-", failures["killed_s"]),
-        ("started again", "--", failures["started_s"]),
-        ("coordinator killed", "-.", failures["coordinator_killed_s"]),
-    )
-    return [(name, line, at_s) for name, line, at_s in named if at_s is not None]
-
-
-def _draw_absence(axes: Axes, failover: Failover, tops: Mapping[str, int], lanes: Mapping[str, int]) -> None:
-    failures, until_s = failover["failures"], failover["open_s"]
-    if until_s is None:
-        until_s = max(stream["ended_s"] or failures["killed_s"] for stream in failover["streams"])
-    name = failures["node"]
-    box = (tops[name] - 0.7, lanes[name] + 0.4)
-    span = (failures["killed_s"], until_s - failures["killed_s"])
-    axes.broken_barh([span], box, zorder=0.4, color=ABSENT, label="gets no requests")
-
-
-def _draw_requests(axes: Axes, drawn: Sequence[Segment], tops: Mapping[str, int]) -> None:
-    before: dict[int, Segment] = {}
+def _draw_requests(axes: Axes, drawn: Sequence[NodeSegment], tops: Mapping[str, int]) -> None:
+    before: dict[int, NodeSegment] = {}
     for each in drawn:
         place = tops[each.node] + each.lane
         moved = before.get(each.request)
@@ -209,247 +209,192 @@ def _draw_requests(axes: Axes, drawn: Sequence[Segment], tops: Mapping[str, int]
     axes.plot([], [], "|", color=INK, markersize=5, label="a token")
 
 
-def on_paper(calls: Sequence[Calls], requests_per_node_s: float) -> dict[str, Any]:
-    """Return what calls of registry, balancer and queue cost of a core at numbers of nodes, measured and beyond.
-
-    Between two measured numbers of nodes, and beyond the last two, each part's cost follows a power law.
-
-    Args:
-        calls: of `qubic_lab.bench.scale.CallCosts`, at two numbers of nodes at least, rising.
-        requests_per_node_s: of each node: what is assumed of the load.
-
-    Returns:
-        Plain values: `calls`, `levels` (shares of a core, by part, and all of them), the number of nodes at which all
-        together are one core (`full_at`; None: not within a million), and what was assumed.
-
-    Raises:
-        InputError: fewer than two numbers of nodes.
-    """
-    if len(calls) < 2:
-        raise InputError(f"calls are of {len(calls)} numbers of nodes: give two at least, rising")
-    measured = [each["nodes"] for each in calls]
-    shares = [core_shares(each, requests_per_node_s) for each in calls]
-    numbers = sorted({*measured, *(nodes for nodes in NODES_ON_PAPER if nodes > measured[-1])})
-    levels = []
-    for nodes in numbers:
-        parts = {part: power_law(measured, [share[part] for share in shares], nodes) for part in PARTS}
-        levels.append({"nodes": nodes, "measured": nodes in measured, **parts, "all": sum(parts.values())})
-    return {
-        "calls": list(calls),
-        "levels": levels,
-        "full_at": _full_at(measured, shares),
-        "requests_per_node_s": requests_per_node_s,
-        "look_every_s": LOOK_S,
-        "beat_every_s": HEARTBEAT_S,
-        "balancer": DEFAULT_BALANCER,
-    }
-
-
-def core_shares(calls: Calls, requests_per_node_s: float) -> dict[str, float]:
-    """Return how much of a second one coordinator and its Redis spend, of each second, on calls of each part."""
-    nodes = calls["nodes"]
-    requests_per_s = nodes * requests_per_node_s
-    return {
-        "look_at_nodes": (calls["nodes_ms"]["median"] + calls["update_ms"]["median"]) / 1e3 / LOOK_S,
-        "heartbeats": nodes / HEARTBEAT_S * calls["beat_ms"]["median"] / 1e3,
-        "choices": requests_per_s * calls["choose_ms"][DEFAULT_BALANCER]["median"] / 1e3,
-        "queue": requests_per_s / calls["tasks_per_s"],
-    }
-
-
-def power_law(measured: Sequence[int], values: Sequence[float], nodes: float) -> float:
-    """Return the value at a number of nodes on the power law through the two measured numbers around it."""
-    place = min(max(bisect_right(measured, nodes), 1), len(measured) - 1)
-    (few, many), (less, more) = measured[place - 1 : place + 1], values[place - 1 : place + 1]
-    exponent = math.log(more / less) / math.log(many / few)
-    return float(less * (nodes / few) ** exponent)
-
-
-def _full_at(measured: Sequence[int], shares: Sequence[Mapping[str, float]]) -> float | None:
-    def is_full(nodes: float) -> bool:
-        return sum(power_law(measured, [share[part] for share in shares], nodes) for part in PARTS) >= 1
-
-    low, high = 1.0, float(MOST_NODES)
-    if not is_full(high):
-        return None
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if is_full(middle) else (middle, high)
-    return high
-
-
-def call_rows(paper: Scale) -> list[Row]:
-    """Return one row a measured number of nodes: medians of the calls' times."""
-    return [
-        {
-            "nodes": each["nodes"],
-            "read_all_ms": each["nodes_ms"]["median"],
-            "take_over_ms": each["update_ms"]["median"],
-            "heartbeat_ms": each["beat_ms"]["median"],
-            "choose_ms": each["choose_ms"][paper["balancer"]]["median"],
-            "tasks_per_s": each["tasks_per_s"],
-            "redis_bytes_a_node": each["redis_bytes"],
-        }
-        for each in paper["calls"]
-    ]
-
-
-def level_rows(paper: Scale) -> list[Row]:
-    """Return one row a number of nodes: which part of a core goes to what, in %."""
-    return [
-        {
-            "nodes": level["nodes"],
-            "known": "measured" if level["measured"] else "extrapolated",
-            **{f"{part}_pct": 100 * level[part] for part in (*PARTS, "all")},
-        }
-        for level in paper["levels"]
-    ]
-
-
-def process_rows(scale: Scale) -> list[Row]:
-    """Return one row a number of nodes: what the processes used of a core, and could take, by medians."""
-    return [
-        {
-            "nodes": each["nodes"],
-            "heartbeats_per_s": each["beats_per_s"],
-            "coordinator_idle_pct": 100 * each["coordinator_idle"]["median"],
-            "redis_idle_pct": 100 * each["redis_idle"]["median"],
-            "requests_per_s": each["requests_per_s"]["median"],
-            "requests_low": each["requests_per_s"]["low"],
-            "requests_high": each["requests_per_s"]["high"],
-        }
-        for each in scale["processes"]
-    ]
-
-
-def costs(paper: Scale) -> Figure:
-    """Draw each part's share of a core against the number of nodes: marks where it was measured."""
-    levels = paper["levels"]
-    measured = sum(level["measured"] for level in levels)
-    looks = [*zip(PARTS, (*LINES[1:], (0, (1, 4))), ("s", "^", "D", "v"), strict=True), ("all", "-", "o")]
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
-        for part, line, mark in looks:
-            shares = [100 * level[part] for level in levels]
-            numbers = [level["nodes"] for level in levels]
-            name, fill = part.replace("_", " "), DARK if part == "all" else "white"
-            axes.plot(numbers, shares, linestyle=line, color=DARK, linewidth=2.0 if part == "all" else 1.2)
-            axes.plot(numbers[:measured], shares[:measured], mark, color=DARK, markerfacecolor=fill, markersize=5)
-            axes.plot([], [], linestyle=line, marker=mark, color=DARK, markerfacecolor=fill, markersize=5, label=name)
-        axes.axhline(100, color=INK, linewidth=1.0)
-        axes.annotate("one core", (levels[0]["nodes"], 100), xytext=(0, 3), textcoords="offset points", fontsize=9)
-        if len(levels) > measured:
-            axes.axvspan(levels[measured - 1]["nodes"], levels[-1]["nodes"], color=ABSENT, label="extrapolated")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_major_formatter("{x:,g}")
-        axes.set_xlabel("nodes (number)")
-        axes.set_ylabel("time spent, of a core (%)")
-        figure.legend(loc="outside upper left", ncols=3)
-    return figure
-
-
 def findings(
-    balance: Balance, dispatch: Dispatch, failover: Failover, paper: Scale, scale: Scale | None = None
+    balance: BalanceResult,
+    dispatch: DispatchResult,
+    failover: FailoverResult,
+    paper: ScaleOnPaper,
+    scale: ScaleResult | None = None,
 ) -> list[str]:
-    """Say what was shared, added, lost and how many nodes one coordinator would serve; `scale`: by its processes."""
+    """Say what was lost, added and shared, and how many nodes one coordinator serves; `scale`: by its processes."""
     return [
-        _failover_sentence(failover),
-        _return_sentence(failover),
-        _latency_sentence(dispatch),
-        _balance_sentence(balance),
-        _scale_sentence(paper),
-        *([] if scale is None else [_process_sentence(scale)]),
+        *_failover_sentences(failover),
+        *_return_sentences(failover),
+        *_latency_sentences(dispatch),
+        *_balance_sentences(balance),
+        *paper_sentences(paper),
+        *([] if scale is None else process_sentences(scale)),
     ]
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def _failover_sentences(failover: FailoverResult) -> list[str]:
+    node, left, wrong = failover.failures.node, len(failover.left_node), len(failover.wrong)
+    asked = counted(failover.plan.requests, "request")
+    said = [f"{node} was killed with {counted(left, 'request')} in mid-answer."]
+    if failover.lost == failover.duplicated == wrong == 0:
+        said[0] = f"{said[0][:-1]}: all {asked} still got every token once and in order."
+    else:
+        said.append(f"Of {asked}, {failover.lost} were lost, {failover.duplicated} answered twice, {wrong} not right.")
+    if left:
+        said.append(f"The interrupted requests paused for {max(failover.node_gaps_s):.1f} s at most.")
+    return said
 
 
-def _failover_sentence(failover: Failover) -> str:
-    failures, left = failover["failures"], failover["left_node"]
-    lost, twice, wrong = failover["lost"], failover["duplicated"], len(failover["wrong"])
-    whose = f"{failures['node']} was killed with {_count(len(left), 'request')} in mid-answer"
-    gaps = f", and these had no news for {max(failover['node_gaps_s']):.1f} s at most" if left else ""
-    asked = _count(failover["plan"]["requests"], "request")
-    if lost == twice == wrong == 0:
-        return f"{whose}: each of the {asked} got every token once and in order{gaps}."
-    return f"{whose}: of {asked} {lost} were lost, {twice} answered twice, and {wrong} streams were not right."
+def _return_sentences(failover: FailoverResult) -> list[str]:
+    noticed_s, back_s = _after_failure_s(failover)
+    if noticed_s is None:
+        return [f"No coordinator noticed during the run that {failover.failures.node} was gone."]
+    said = [f"Every coordinator noticed the failure after {noticed_s:.1f} s."]
+    if back_s is None:
+        return [*said, "The node was not back when the last request ended."]
+    chosen = ", but got no further request."
+    if failover.chosen_s is not None:
+        chosen = f" and got a request after {failover.chosen_s - failover.failures.started_s:.1f} s."
+    return [*said, f"After its restart the node was available again after {back_s:.1f} s{chosen}"]
 
 
-def _return_sentence(failover: Failover) -> str:
-    failures = failover["failures"]
-    if failover["shut_s"] is None:
-        return f"That {failures['node']} was gone was not noticed while this was measured."
-    shut_s = failover["shut_s"] - failures["killed_s"]
-    said = f"Every coordinator had noticed {shut_s:.1f} s after its end that {failures['node']} was gone"
-    if failover["open_s"] is None:
-        return f"{said}; it was not back when the last request ended."
-    back = f"{failover['open_s'] - failures['started_s']:.1f} s after its start it was back by itself"
-    if failover["chosen_s"] is None:
-        return f"{said}; {back}, and was not chosen any more."
-    return f"{said}; {back}, and {failover['chosen_s'] - failures['started_s']:.1f} s after it had a request."
-
-
-def _latency_sentence(dispatch: Dispatch) -> str:
-    added = dispatch["added_ms"]
+def _latency_sentences(dispatch: DispatchResult) -> list[str]:
+    added, burst = dispatch.added_ms, dispatch.burst.added_ms
     if added is None:
-        return f"None of {_count(dispatch['requests'], 'request')} had its own right answer: {dispatch['first_error']}."
-    low, high = added["p95_low"], added["p95_high"]
-    interval = "too few for an interval" if low is None or high is None else f"95 % interval {low:.0f} to {high:.0f} ms"
-    burst = dispatch["burst"]["added_ms"]
-    at_once = f"; where all ask in the same moment it is {burst['p95']:.0f} ms" if burst else ""
-    errors = dispatch["errors"] + dispatch["burst"]["errors"]
-    right = f"{_count(errors, 'answer')} did not come or not right" if errors else "every answer was right"
-    per_s = dispatch["concurrency"] / dispatch["seconds"]
-    return (
-        f"With {_count(dispatch['concurrency'], 'client')} at once, up to {per_s:.0f} requests/s, the coordinator and "
-        f"the way there add {added['p95']:.0f} ms at p95 ({_count(dispatch['requests'], 'request')}, {interval}), "
-        f"{'within' if added['p95'] < dispatch['limit_ms'] else 'over'} the {dispatch['limit_ms']:g} ms aimed at"
-        f"{at_once}; {right}."
-    )
+        return [f"None of {counted(dispatch.requests, 'request')} got its right answer: {dispatch.first_error}."]
+    interval = "too few for an interval"
+    if added.p95_low is not None and added.p95_high is not None:
+        interval = f"95 % interval {added.p95_low:.0f} to {added.p95_high:.0f} ms"
+    verdict = "within" if added.p95 < dispatch.limit_ms else "over"
+    errors = dispatch.errors + dispatch.burst.errors
+    return [
+        f"With {counted(dispatch.concurrency, 'client')} the coordinator adds {added.p95:.0f} ms at p95 ({interval}), "
+        f"{verdict} the {dispatch.limit_ms:g} ms target.",
+        *([f"When all clients ask at the same moment it adds {burst.p95:.0f} ms at p95."] if burst else []),
+        f"{counted(errors, 'answer')} were missing or wrong." if errors else "Every answer was right.",
+    ]
 
 
-def _balance_sentence(balance: Balance) -> str:
-    kept = [share["balancer"] for share in balance["shares"] if share["within_1"]]
-    broken = [share["balancer"] for share in balance["shares"] if share["within_1"] is False]
-    worst_gone_s = max(each["gone_s"] for each in balance["failovers"])
-    late = [each for each in balance["failovers"] if not each["within_limit"]]
-    limit = f"{balance['limit_s']:g} s"
+def _balance_sentences(balance: BalanceResult) -> list[str]:
+    kept = " and ".join(share.balancer for share in balance.shares if share.within_1)
+    broken = " and ".join(share.balancer for share in balance.shares if share.within_1 is False)
+    late = [each for each in balance.failovers if not each.within_limit]
+    limit = f"{balance.limit_s:g} s"
+    said = f"With {kept}, each simulated node got its promised share of {balance.requests} requests within 1."
     if broken:
-        said = f"Nodes did not get their promised share within 1 with {' and '.join(broken)}"
-    else:
-        asked = _count(balance["requests"], "request")
-        said = f"Of {asked} each node got its promised share within 1 with {' and '.join(kept)}"
+        said = f"With {broken}, simulated nodes did not get their promised share within 1."
     if late:
-        outcome = f"in {_count(len(late), 'case')} a failed node was not left alone or chosen again within {limit}"
-    else:
-        outcome = f"a failed node got no request {worst_gone_s:.1f} s later, and was chosen again within {limit}"
-    return f"{said}; {outcome} (simulated time and nodes, the real balancers)."
+        return [said, f"In {counted(len(late), 'case')} a failed node still got requests or was not back in {limit}."]
+    worst_s = max(each.gone_s for each in balance.failovers)
+    return [said, f"A failed node got its last request after {worst_s:.1f} s at most, and was back within {limit}."]
 
 
-def _scale_sentence(paper: Scale) -> str:
-    largest = [level for level in paper["levels"] if level["measured"]][-1]
-    most = max(PARTS, key=lambda part: float(largest[part])).replace("_", " ")
-    full_at, beyond = paper["full_at"], ""
-    if full_at is None:
-        limit = f"less than a core at {MOST_NODES:,} nodes"
-    else:
-        beyond = ", which is extrapolated" if full_at > largest["nodes"] else ""
-        limit = f"a whole core at about {float(f'{full_at:.2g}'):,.0f} nodes{beyond}"
-    return (
-        f"On paper, with a request every {1 / paper['requests_per_node_s']:g} s for each node: calls of registry, "
-        f"balancer and queue take {largest['all']:.0%} of a core at {largest['nodes']:,} nodes, most of it for {most}, "
-        f"and {limit}. HTTP, gRPC and Python's work between the calls are not in it, so one coordinator serves fewer."
+def acceptance(week: WeekResults) -> list[AcceptanceRow]:
+    """Judge load balancing, the task queue, the coordinator's added latency and the failover."""
+    return [_balance_row(week), _queue_row(week), _coordinator_row(week), _failover_row(week)]
+
+
+def _balance_row(week: WeekResults) -> AcceptanceRow:
+    results = week.read("balance", BalanceResult)
+    found = [
+        (bool(share.within_1), run, share.counts, result.requests)
+        for run, result in results.items()
+        for share in result.shares
+        if share.balancer == BALANCED and result.requests >= BALANCED_REQUESTS
+    ]
+    if not found:
+        return BALANCE.not_measured(f" gave {BALANCED_REQUESTS} requests or more" if results else "")
+    even, run, counts, requests = min(found, key=lambda each: each[0])
+    measured = f"{', '.join(map(str, counts))} of {requests} requests"
+    return BALANCE.row(measured, even, "the coordinator's balancer, simulated nodes", run)
+
+
+def _queue_row(week: WeekResults) -> AcceptanceRow:
+    found = week.read("failover", FailoverResult)
+    if not found:
+        return QUEUE.not_measured()
+    # After losses, a run whose killed node had nothing to do is the least favourable: it shows nothing.
+    run, worst = max(found.items(), key=lambda item: (item[1].lost + item[1].duplicated, not item[1].left_node))
+    verdict: Verdict = "pass"
+    reason = "few requests: qubic-lab bench queue kills workers while they do many"
+    if worst.lost or worst.duplicated:
+        verdict, reason = "fail", ""
+    elif not worst.left_node:
+        verdict, reason = "not measured here", NOTHING_ON_IT
+    measured = (
+        f"{worst.lost} lost, {worst.duplicated} answered twice of {worst.plan.requests} requests; {_killed(worst)}"
+    )
+    return QUEUE.row(measured, verdict, reason, run)
+
+
+def _killed(failover: FailoverResult) -> str:
+    failures = failover.failures
+    too = f", {failures.coordinator} with {len(failover.left_coordinator)}" if failures.coordinator else ""
+    return f"{failures.node} was killed with {len(failover.left_node)} in mid-answer{too}"
+
+
+def _coordinator_row(week: WeekResults) -> AcceptanceRow:
+    results = week.read("dispatch", DispatchResult)
+    # No right answer, no latency: that is the least favourable.
+    p95_ms = {
+        run: result.added_ms.p95 if result.added_ms else math.inf
+        for run, result in results.items()
+        if result.concurrency >= CONCURRENCY_TARGET
+    }
+    if not p95_ms:
+        return COORDINATOR.not_measured(f" has {CONCURRENCY_TARGET} clients or more" if results else "")
+    run = max(p95_ms, key=lambda run: (results[run].errors, p95_ms[run]))
+    worst, said = results[run], "no latency"
+    if added := worst.added_ms:
+        interval = ""
+        if added.p95_low is not None and added.p95_high is not None:
+            interval = f" ({percent(CONFIDENCE)} interval {added.p95_low:.0f} to {added.p95_high:.0f} ms)"
+        said = f"p95 {added.p95:.0f} ms{interval}"
+    return COORDINATOR.row(
+        f"{said} of {worst.requests} requests from {worst.concurrency} clients; "
+        f"{worst.errors} without their right answer",
+        p95_ms[run] < ADDED_TARGET_MS and not worst.errors,
+        f"clients, coordinator and nodes, whose model is a wait of {worst.seconds:g} s, share one machine",
+        run,
     )
 
 
-def _process_sentence(scale: Scale) -> str:
-    limit, beyond = scale["limit"], ", which is extrapolated" if scale["limit"]["beyond"] else ""
-    nodes, low, high = (f"{float(f'{limit[name]:.2g}'):,.0f}" for name in ("nodes", "low", "high"))
-    return (
-        f"By whole processes, at the same load, one coordinator serves about {nodes} nodes ({low} to {high} by the "
-        f"lowest and the highest of three measurements){beyond}; what is at its end first is {limit['process']}."
+def _failover_row(week: WeekResults) -> AcceptanceRow:
+    judged = {run: (result, *_judge_failover(result)) for run, result in week.read("failover", FailoverResult).items()}
+    if not judged:
+        return FAILOVER.not_measured()
+    least_favourable_first = ("fail", "not measured here", "pass")
+    run, (worst, verdict, reason) = min(judged.items(), key=lambda item: least_favourable_first.index(item[1][1]))
+    noticed_s, back_s = _after_failure_s(worst)
+    requests = worst.plan.requests
+    measured = (
+        f"{requests - len(worst.wrong)} of {requests} requests answered whole and once; {_killed(worst)}; "
+        f"{_after('noticed', noticed_s)}, {_after('back', back_s)}"
     )
+    return FAILOVER.row(measured, verdict, reason, run)
+
+
+def _judge_failover(failover: FailoverResult) -> tuple[Verdict, str]:
+    """Return verdict and reason for one run."""
+    if failover.wrong or failover.lost or failover.duplicated:
+        return "fail", "not every request was answered once"
+    times_s = _after_failure_s(failover)
+    if any(each is not None and each > NODE_LIMIT_S for each in times_s):
+        return "fail", ""
+    if not failover.left_node:
+        return "not measured here", NOTHING_ON_IT
+    if None in times_s:
+        # Nobody looks at the nodes any more once the last stream has ended.
+        looked_s = max(stream.ended_s or 0.0 for stream in failover.streams) - failover.failures.started_s
+        if looked_s >= NODE_LIMIT_S:
+            return "fail", ""
+        return "not measured here", f"the run ended {looked_s:.1f} s after the node was started again"
+    return "pass", "the nodes' model is a wait"
+
+
+def _after_failure_s(failover: FailoverResult) -> tuple[float | None, float | None]:
+    """Return how long after its end a node was left alone, and how long after its start it might be chosen."""
+    failures, shut_s, open_s = failover.failures, failover.shut_s, failover.open_s
+    return (
+        None if shut_s is None else shut_s - failures.killed_s,
+        None if open_s is None else open_s - failures.started_s,
+    )
+
+
+def _after(what: str, seconds: float | None) -> str:
+    return f"not {what} in the run" if seconds is None else f"{what} after {seconds:.1f} s"

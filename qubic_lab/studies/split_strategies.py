@@ -1,134 +1,194 @@
 """How a model is spread: its parts, each way predicted beside measured, memory, and devices that are not here.
 
-What is read are the plain values of `qubic_lab.bench.prediction`, `qubic_lab.bench.memory` and
+The measurements are those of `qubic_lab.bench.prediction`, `memory` and `link`, the plans those of
 `qubic_lab.model.recommend`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, rows
+from qubic_lab.bench.link import LinkResult
+from qubic_lab.bench.memory import MemoryResult, RankMemory
+from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionResult
+from qubic_lab.model.candidates import Plan
+from qubic_lab.model.cost import ModelCost
+from qubic_lab.model.recommend import Advice, Baseline
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, percent, plot, rows
 
-Prediction = Mapping[str, Any]
-Advice = Mapping[str, Any]
 Row = dict[str, Any]
 
 GOOD_ERROR = 0.10
 """The acceptance of row 11.2: predicted against measured."""
+LARGE_ERROR, WITHIN_LARGE = 0.20, 0.9
+"""This share of the predictions must be nearer than the large error."""
+SHARE_TOLERANCE = 0.10
 SHOWN_ERROR = 40
-"""The picture of errors goes so far to both sides, in %: a machine's worst moments would dwarf the rest."""
+"""The picture of errors ends here on both sides, in %: a machine's worst moments would dwarf the rest."""
 QUANTITIES = {"tokens_per_s": "tokens/s, all lanes", "latency_ms": "ms a token, one lane alone"}
 MARKS = {"tokens_per_s": "o", "latency_ms": "D"}
+TIMELINE = "timeline"
+"""The name of the figure that shows a request's way through the ranks."""
+ARCHITECTURE = Criterion(
+    "11.1", "Architecture analysis", "parameters, bytes, FLOPs and measured time of the layers", "split_strategies"
+)
+PREDICTION = Criterion(
+    "11.2",
+    "Split strategies: predicted against measured",
+    f"throughput and latency: median error < {percent(GOOD_ERROR)}, {percent(WITHIN_LARGE)} of the errors "
+    f"< {percent(LARGE_ERROR)}",
+    "split_strategies",
+)
+MEMORY = Criterion(
+    "11.3",
+    "A rank loads only its own layers",
+    f"weights per rank ≈ its share (within {percent(SHARE_TOLERANCE)})",
+    "split_strategies",
+)
+TRACE = Criterion(
+    "11.5",
+    "Trace of each request",
+    "picture of compute, transfer, wait and queue of each rank",
+    "a study with a timeline",
+)
 
 
-def architecture_rows(cost: Mapping[str, Any], prediction: Prediction | None = None) -> list[Row]:
-    """Return one row a part of a model (embedding, a layer, head) and one for the whole.
+@dataclass(frozen=True)
+class ArchitecturePart:
+    """A part of a model (embedding, a layer, head) or the whole; `in_layers`: its bytes a step in those of a layer.
 
-    With a prediction's calibration, measured on this machine for one request, come the times of a layer and the head.
+    The times of a layer and the head are measured for one request; None where they are not.
     """
-    layers = cost["layers"]
-    parts = {"embedding": (1, cost["embedding"]), "layer": (layers, cost["layer"]), "head": (1, cost["head"])}
+
+    part: str
+    count: int
+    parameters: int
+    weight_mb: float
+    read_a_step_mb: float
+    work_a_token_mflop: float
+    in_layers: float
+    decode_ms: float | None = None
+    prefill_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is made of, in a dtype."""
+
+    model: str
+    dtype: str
+    cost: ModelCost
+    parts: tuple[ArchitecturePart, ...]
+
+
+def architecture(model: str, dtype: str, cost: ModelCost, prediction: PredictionResult | None = None) -> Architecture:
+    """Return the parts of a model and the whole; times come with a prediction's calibration on this machine."""
     measured = _smallest_costs(prediction) if prediction else None
-    found = [
-        {
-            "part": name,
-            "count": count,
-            "parameters": part["parameters"],
-            "weight_mb": part["weight_bytes"] / 1e6,
-            "read_a_step_mb": part["decode_bytes"] / 1e6,
-            "work_a_token_mflop": part["flops"] / 1e6,
-            "in_layers": part["decode_bytes"] / cost["layer"]["decode_bytes"],
-        }
-        for name, (count, part) in parts.items()
-    ]
+    times: dict[str, tuple[float, float | None]] = {}
     if measured:
-        times = {"layer": (measured["layer_ms"], measured["prefill_layer_ms"]), "head": (measured["head_ms"], None)}
-        for row in found:
-            row["decode_ms"], row["prefill_ms"] = times.get(row["part"], (None, None))
+        times = {"layer": (measured.layer_ms, measured.prefill_layer_ms), "head": (measured.head_ms, None)}
+    parts = [
+        ArchitecturePart(
+            name,
+            count,
+            part.parameters,
+            part.weight_bytes / 1e6,
+            part.decode_bytes / 1e6,
+            part.flops / 1e6,
+            part.decode_bytes / cost.layer.decode_bytes,
+            *times.get(name, (None, None)),
+        )
+        for name, count, part in (
+            ("embedding", 1, cost.embedding),
+            ("layer", cost.layers, cost.layer),
+            ("head", 1, cost.head),
+        )
+    ]
     sums = ("parameters", "weight_mb", "read_a_step_mb", "work_a_token_mflop", "in_layers")
-    whole = {name: sum(row["count"] * row[name] for row in found) for name in sums}
-    return [*found, {"part": "whole model", "count": 1, **whole}]
+    whole = {name: sum(part.count * getattr(part, name) for part in parts) for name in sums}
+    return Architecture(model, dtype, cost, (*parts, ArchitecturePart("whole model", 1, **whole)))
 
 
-def cell_rows(prediction: Prediction) -> list[Row]:
+def cell_rows(prediction: PredictionResult) -> list[Row]:
     """Return one row a cell: what was predicted, what was measured, and the errors' spread over the repeats."""
     return [
         {
-            "ranks": cell["ranks"],
-            "strategy": cell["strategy"],
-            "layers": cell["layers"],
-            "batch": cell["batch"],
-            "quantity": QUANTITIES[cell["quantity"]],
-            "predicted": cell["predicted"],
-            "measured": cell["measured"],
-            "measured_low": min(cell["measurements"]),
-            "measured_high": max(cell["measurements"]),
-            "error_pct": 100 * cell["error"],
-            "error_low_pct": 100 * cell["low"],
-            "error_high_pct": 100 * cell["high"],
+            "ranks": cell.ranks,
+            "strategy": cell.strategy,
+            "layers": cell.layers,
+            "batch": cell.batch,
+            "quantity": QUANTITIES[cell.quantity],
+            "predicted": cell.predicted,
+            "measured": cell.measured,
+            "measured_low": min(cell.measurements),
+            "measured_high": max(cell.measurements),
+            "error_pct": 100 * cell.error,
+            "error_low_pct": 100 * cell.low,
+            "error_high_pct": 100 * cell.high,
         }
-        for cell in prediction["cells"]
+        for cell in prediction.cells
     ]
 
 
-def link_rows(link: Mapping[str, Any]) -> list[Row]:
+def link_rows(link: LinkResult) -> list[Row]:
     """Return one row for the small message and one for the large one: medians and the 5 % ends."""
     return [
         {
-            "bytes": link["small_bytes"],
+            "bytes": link.small_bytes,
             "quantity": "latency (ms)",
-            "median": link["latency_ms"],
-            "low": link["latency_low_ms"],
-            "high": link["latency_high_ms"],
+            "median": link.latency_ms,
+            "low": link.latency_low_ms,
+            "high": link.latency_high_ms,
         },
         {
-            "bytes": link["large_bytes"],
+            "bytes": link.large_bytes,
             "quantity": "bandwidth (Gbps)",
-            "median": link["gbps"],
-            "low": link["gbps_low"],
-            "high": link["gbps_high"],
+            "median": link.gbps,
+            "low": link.gbps_low,
+            "high": link.gbps_high,
         },
     ]
 
 
-def memory_rows(memory: Mapping[str, Any]) -> list[Row]:
+def memory_rows(memory: MemoryResult) -> list[Row]:
     """Return one row a rank: what it holds, what its layers take by the model's shape, and its peaks, in MB."""
     return [
         {
-            "rank": rank["rank"],
-            "holds": rank["stage"],
-            "weights_mb": rank["weight_bytes"] / 1e6,
-            "by_its_layers_mb": rank["share_bytes"] / 1e6,
-            "peak_at_load_mb": rank["load_peak_rss_bytes"] / 1e6,
-            "peak_mb": rank["peak_rss_bytes"] / 1e6,
+            "rank": rank.rank,
+            "holds": rank.stage,
+            "weights_mb": rank.weight_bytes / 1e6,
+            "by_its_layers_mb": rank.share_bytes / 1e6,
+            "peak_at_load_mb": rank.load_peak_rss_bytes / 1e6,
+            "peak_mb": rank.peak_rss_bytes / 1e6,
         }
-        for rank in memory["ranks"]
+        for rank in memory.ranks
     ]
 
 
 def plan_rows(advice: Advice) -> list[Row]:
     """Return one row a plan for devices that are not here, then one a baseline."""
-    kinds = [(f"strategy {plan['strategy']}", plan) for plan in advice["plans"]]
-    kinds += [(baseline["name"], baseline) for baseline in advice["baselines"]]
+    kinds: list[tuple[str, Plan | Baseline]] = [(f"strategy {plan.strategy}", plan) for plan in advice.plans]
+    kinds += [(baseline.name, baseline) for baseline in advice.baselines]
     return [
         {
             "way": name,
-            "layers": plan["layers"],
-            "requests": plan["requests"],
-            "tokens_per_s": plan["tokens_per_s"],
-            "latency_ms": plan["latency_ms"],
-            "largest_rank_gb": max(plan["memory_bytes"]) / 1e9,
-            "recommended": "yes" if name == f"strategy {advice['recommendation']}" else "",
+            "layers": plan.layers,
+            "requests": plan.requests,
+            "tokens_per_s": plan.tokens_per_s,
+            "latency_ms": plan.latency_ms,
+            "largest_rank_gb": max(plan.memory_bytes) / 1e9,
+            "recommended": "yes" if name == f"strategy {advice.recommendation}" else "",
         }
         for name, plan in kinds
     ]
 
 
-def measures(prediction: Prediction) -> list[tuple[str, Sequence[float], str, str]]:
+def measures(prediction: PredictionResult) -> list[tuple[str, Sequence[float], str, str]]:
     """Return name, samples, unit and which is better of the speeds at the most requests, to be compared week by week.
 
     Few on purpose: the more measures a week compares, the larger a change must be to stand out.
@@ -137,9 +197,9 @@ def measures(prediction: Prediction) -> list[tuple[str, Sequence[float], str, st
     most = max(map(_requests, cells))
     return [
         (
-            f"tokens_per_s_{'_'.join(map(str, cell['layers']))}_layers_on_{cell['ranks']}_ranks"
-            f"{'_each' if cell['strategy'] == 'D' else ''}_batch_{cell['batch']}",
-            cell["measurements"],
+            f"tokens_per_s_{'_'.join(map(str, cell.layers))}_layers_on_{cell.ranks}_ranks"
+            f"{'_each' if cell.strategy == 'D' else ''}_batch_{cell.batch}",
+            cell.measurements,
             "tokens/s",
             "higher",
         )
@@ -148,64 +208,126 @@ def measures(prediction: Prediction) -> list[tuple[str, Sequence[float], str, st
     ]
 
 
-def findings(prediction: Prediction, memory: Mapping[str, Any], advice: Advice) -> list[str]:
-    """Say what was found, the answer to the week's first question first."""
+def findings(prediction: PredictionResult, memory: MemoryResult, advice: Advice) -> list[str]:
+    """Say which way was fastest, how good the predictions were, and what is predicted for other devices."""
     return [
-        _best_way_sentence(prediction),
-        _error_sentence(prediction),
-        _memory_sentence(memory),
-        f"Predicted for {', '.join(advice['devices'])} and {advice['goal']}: {advice['reason']}",
+        *_best_way_sentences(prediction),
+        *_error_sentences(prediction),
+        f"Each rank holds only its own part of the weights: {_held(memory)}.",
+        f"For {', '.join(device.name for device in advice.setup.devices)} and {advice.goal}, the prediction is: "
+        f"{advice.reason}",
     ]
 
 
-def _best_way_sentence(prediction: Prediction) -> str:
-    """Say which way gave the most tokens a second, and how the best split compares at as many requests."""
+def _held(memory: MemoryResult) -> str:
+    return ", ".join(f"{rank.weight_bytes / 1e6:,.0f} MB on rank {rank.rank}" for rank in memory.ranks)
+
+
+def _best_way_sentences(prediction: PredictionResult) -> list[str]:
+    """Say which way gave the most tokens a second, and how the others compare at as many requests."""
     cells = _throughputs(prediction)
-    best = max(cells, key=lambda cell: cell["measured"])
+    best = max(cells, key=lambda cell: cell.measured)
     requests = _requests(best)
-    rivals = [cell for cell in cells if _requests(cell) == requests and cell is not best]
-    text = (
-        f"Here {prediction['model']} gave the most with {_way(best)}: {best['measured']:.1f} tokens/s "
-        f"for {requests} requests at once"
+    others = [cell for cell in cells if _requests(cell) == requests and cell is not best]
+    said = [f"{prediction.model} is fastest with {_way(best)}: {best.measured:.1f} tokens/s for {requests} requests."]
+    if others:
+        slower = ", ".join(f"{cell.measured:.1f} with {_way(cell)}" for cell in others)
+        said.append(f"Other ways with {requests} requests gave, in tokens/s: {slower}.")
+    return said
+
+
+def _error_sentences(prediction: PredictionResult) -> list[str]:
+    cells = prediction.cells
+    within = sum(abs(cell.error) < GOOD_ERROR for cell in cells)
+    worst = max(cells, key=lambda cell: abs(cell.error))
+    return [
+        f"Predictions from single-layer costs have a median error of {prediction.median_error:.1%}; {within} of "
+        f"{len(cells)} are within {GOOD_ERROR:.0%}.",
+        f"The worst is {_way(worst)}, batch {worst.batch}, {QUANTITIES[worst.quantity]}: {worst.error:+.0%} "
+        f"({worst.low:+.0%} to {worst.high:+.0%} over {len(worst.measurements)} repeats).",
+    ]
+
+
+def acceptance(week: WeekResults) -> list[AcceptanceRow]:
+    """Judge the analysis of the architecture, the predictions, the ranks' memory and the trace."""
+    return [_architecture_row(week), _prediction_row(week), _memory_row(week), _trace_row(week)]
+
+
+def _architecture_row(week: WeekResults) -> AcceptanceRow:
+    for run, found in week.read("architecture", Architecture).items():
+        timed = any(part.decode_ms is not None for part in found.parts)
+        named = "parameters, bytes, FLOPs"
+        return ARCHITECTURE.complete(*((f"{named}, measured time", []) if timed else (named, ["measured time"])), run)
+    return ARCHITECTURE.not_measured()
+
+
+def _prediction_row(week: WeekResults) -> AcceptanceRow:
+    results = week.read("prediction", PredictionResult)
+    cells = [(run, cell) for run, result in results.items() for cell in result.cells]
+    if not cells:
+        return PREDICTION.not_measured()
+    run, worst = max(cells, key=lambda item: abs(item[1].error))
+    errors = [abs(cell.error) for _, cell in cells]
+    within = sum(error < LARGE_ERROR for error in errors)
+    quantity = {"tokens_per_s": "throughput", "latency_ms": "latency"}[worst.quantity]
+    return PREDICTION.row(
+        f"median error {percent(median(errors))}; {within} of {len(cells)} predictions within {percent(LARGE_ERROR)}; "
+        f"the worst is {_signed(worst.error)} (repeats {_signed(worst.low)} to {_signed(worst.high)}) for "
+        f"{worst.strategy}, ranks: {worst.ranks}, batch {worst.batch}, {quantity}",
+        median(errors) < GOOD_ERROR and within >= WITHIN_LARGE * len(cells),
+        meaningless_note(results[run].meaningless),
+        run,
     )
-    if not rivals:
-        return f"{text}."
-    others = ", ".join(f"{_way(cell)} {cell['measured']:.1f}" for cell in rivals)
-    return f"{text}; for as many requests {others}."
 
 
-def _error_sentence(prediction: Prediction) -> str:
-    cells = prediction["cells"]
-    within = sum(abs(cell["error"]) < GOOD_ERROR for cell in cells)
-    worst = max(cells, key=lambda cell: abs(cell["error"]))
-    return (
-        f"Predictions from the costs of single layers missed by {prediction['median_error']:.1%} in the median of "
-        f"{len(cells)} cells, {within} of them by less than {GOOD_ERROR:.0%}; the worst was {_way(worst)}, batch "
-        f"{worst['batch']}, {QUANTITIES[worst['quantity']]}: {worst['error']:+.0%} "
-        f"({worst['low']:+.0%} to {worst['high']:+.0%} over {len(worst['measurements'])} repeats)."
+def _signed(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"
+
+
+def _memory_row(week: WeekResults) -> AcceptanceRow:
+    def excess(rank: RankMemory) -> float:
+        return abs(rank.weight_bytes / rank.share_bytes - 1)
+
+    def mib(count: float) -> str:
+        return f"{count / 2**20:,.0f}\N{NO-BREAK SPACE}MiB"
+
+    results = week.read("memory", MemoryResult)
+    if not results:
+        return MEMORY.not_measured()
+    worst = {run: max(map(excess, result.ranks)) for run, result in results.items()}
+    run = max(worst, key=lambda run: worst[run])
+    shares = ", ".join(
+        f"rank {rank.rank}: {mib(rank.weight_bytes)} of weights for a share of {mib(rank.share_bytes)}, "
+        f"{mib(rank.peak_rss_bytes)} resident at most"
+        for rank in results[run].ranks
+    )
+    return MEMORY.row(
+        shares, worst[run] <= SHARE_TOLERANCE, "resident memory includes the libraries of each process", run
     )
 
 
-def _memory_sentence(memory: Mapping[str, Any]) -> str:
-    ranks = [f"{rank['weight_bytes'] / 1e6:,.0f} MB on rank {rank['rank']}" for rank in memory["ranks"]]
-    return f"Each rank holds its own part of the weights only: {', '.join(ranks)}."
+def _trace_row(week: WeekResults) -> AcceptanceRow:
+    for run, captions in week.pictures.items():
+        if TIMELINE in captions:
+            return TRACE.row(f"the picture “{captions[TIMELINE]}”", "pass", "", run)
+    return TRACE.not_measured()
 
 
-def predicted_and_measured(prediction: Prediction) -> Figure:
+def predicted_and_measured(prediction: PredictionResult) -> Figure:
     """Draw each cell's error with its spread over the repeats, and the bounds that are aimed at."""
-    cells = prediction["cells"]
-    labels = [f"{_way(cell)}, batch {cell['batch']}" for cell in cells]
+    cells = prediction.cells
+    labels = [f"{_way(cell)}, batch {cell.batch}" for cell in cells]
     with rows(labels, inches_per_row=0.22) as (figure, axes):
         axes.axvspan(-100 * GOOD_ERROR, 100 * GOOD_ERROR, color=PALE, alpha=0.5, zorder=0)
         axes.axvline(0.0, color=INK, linewidth=0.8)
         for quantity, mark in MARKS.items():
-            shown = [(place, cell) for place, cell in enumerate(cells) if cell["quantity"] == quantity]
+            shown = [(place, cell) for place, cell in enumerate(cells) if cell.quantity == quantity]
             axes.errorbar(
-                [100 * cell["error"] for _, cell in shown],
+                [100 * cell.error for _, cell in shown],
                 [place for place, _ in shown],
                 xerr=[
-                    [100 * (cell["error"] - cell["low"]) for _, cell in shown],
-                    [100 * (cell["high"] - cell["error"]) for _, cell in shown],
+                    [100 * (cell.error - cell.low) for _, cell in shown],
+                    [100 * (cell.high - cell.error) for _, cell in shown],
                 ],
                 fmt=mark,
                 color=DARK,
@@ -219,22 +341,21 @@ def predicted_and_measured(prediction: Prediction) -> Figure:
     return figure
 
 
-def throughput(prediction: Prediction) -> Figure:
+def throughput(prediction: PredictionResult) -> Figure:
     """Draw measured tokens/s against the requests at once, one line a way."""
-    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    lines: dict[str, list[tuple[int, PredictionCell]]] = {}
     for cell in _throughputs(prediction):
         lines.setdefault(_kind(cell), []).append((_requests(cell), cell))
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 3.4), layout="constrained")
+    with plot(size=(WIDTH_INCHES, 3.4), ncols=2) as (figure, axes):
         for number, (label, points) in enumerate(lines.items()):
             points.sort(key=lambda point: point[0])
-            middle = [cell["measured"] for _, cell in points]
+            middle = [cell.measured for _, cell in points]
             axes.errorbar(
                 [requests for requests, _ in points],
                 middle,
                 yerr=[
-                    [cell["measured"] - min(cell["measurements"]) for _, cell in points],
-                    [max(cell["measurements"]) - cell["measured"] for _, cell in points],
+                    [cell.measured - min(cell.measurements) for _, cell in points],
+                    [max(cell.measurements) - cell.measured for _, cell in points],
                 ],
                 linestyle=LINES[number % len(LINES)],
                 marker="osD^v"[number % 5],
@@ -248,33 +369,31 @@ def throughput(prediction: Prediction) -> Figure:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
-def _throughputs(prediction: Prediction) -> list[Mapping[str, Any]]:
-    return [cell for cell in prediction["cells"] if cell["quantity"] == "tokens_per_s"]
+def _throughputs(prediction: PredictionResult) -> list[PredictionCell]:
+    return [cell for cell in prediction.cells if cell.quantity == "tokens_per_s"]
 
 
-def _requests(cell: Mapping[str, Any]) -> int:
-    return int(cell["ranks"] * cell["batch"])
+def _requests(cell: PredictionCell) -> int:
+    return int(cell.ranks * cell.batch)
 
 
-def _kind(cell: Mapping[str, Any]) -> str:
-    if cell["ranks"] == 1:
+def _kind(cell: PredictionCell) -> str:
+    if cell.ranks == 1:
         return "one whole model"
-    return f"{cell['ranks']} replicas (D)" if cell["strategy"] == "D" else f"{cell['ranks']} ranks, {cell['strategy']}"
+    return f"{cell.ranks} replicas (D)" if cell.strategy == "D" else f"{cell.ranks} ranks, {cell.strategy}"
 
 
-def _way(cell: Mapping[str, Any]) -> str:
-    if cell["ranks"] == 1 or cell["strategy"] == "D":
+def _way(cell: PredictionCell) -> str:
+    if cell.ranks == 1 or cell.strategy == "D":
         return _kind(cell)
-    return f"{_kind(cell)} ({'/'.join(map(str, cell['layers']))})"
+    return f"{_kind(cell)} ({'/'.join(map(str, cell.layers))})"
 
 
-def _smallest_costs(prediction: Prediction) -> Mapping[str, Any]:
+def _smallest_costs(prediction: PredictionResult) -> LayerCosts:
     """Return the calibration of the most ranks, of which all lanes run, at the smallest batch."""
-    ranks = max(costs["ranks"] for costs in prediction["costs"])
-    busy = [costs for costs in prediction["costs"] if costs["ranks"] == ranks and costs["lanes"] == ranks]
-    found: Mapping[str, Any] = min(busy, key=lambda costs: costs["batch"])
-    return found
+    ranks = max(costs.ranks for costs in prediction.costs)
+    busy = [costs for costs in prediction.costs if costs.ranks == ranks and costs.lanes == ranks]
+    return min(busy, key=lambda costs: costs.batch)

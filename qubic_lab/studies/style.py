@@ -1,7 +1,8 @@
-"""How pictures of studies look: one style, readable in grey and at half size, a unit on every axis."""
+"""How the studies' pictures and numbers look: one style, readable in grey and at half size, a unit on every axis."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 INK = "#1c2733"
 DARK = "#0f5f6b"
 PALE = "#a9cdd2"
+OUTAGE = "#e6ebee"
+"""The background where nothing happened or was measured."""
 WIDTH_INCHES = 5.0
 LINES = ("-", "--", ":", "-.")
 """Kinds of lines, to be told apart in grey."""
@@ -37,15 +40,64 @@ STYLE: dict[Any, Any] = {
 
 
 @contextmanager
+def plot(
+    panels: tuple[int, int] = (1, 1),
+    size: tuple[float, float] = (WIDTH_INCHES, 3.2),
+    *,
+    grid: str = "both",
+    ncols: int = 3,
+    fontsize: int = 10,
+    **options: Any,
+) -> Iterator[tuple[Figure, Any]]:
+    """Give a figure in the studies' style with one panel, or an array of them, and put its legend above it.
+
+    Args:
+        panels: rows and columns.
+        size: in inches.
+        grid: axis whose grid lines are drawn: x, y, both or none.
+        ncols: columns of the legend.
+        fontsize: of the legend.
+        options: for `pyplot.subplots`.
+    """
+    style = STYLE | ({"axes.grid": False} if grid == "none" else {"axes.grid.axis": grid})
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(*panels, figsize=size, layout="constrained", **options)
+        yield figure, axes
+        named = (each.get_legend_handles_labels() for each in figure.axes)
+        shown = {label: handle for found in named for handle, label in zip(*found, strict=True)}
+        if shown:
+            figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=ncols, fontsize=fontsize)
+
+
+@contextmanager
 def rows(labels: list[str], inches_per_row: float = 0.3) -> Iterator[tuple[Figure, Axes]]:
     """Give a figure with one row a label, the first one on top, and a legend above it."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 1.3 + inches_per_row * len(labels)), layout="constrained")
+    with plot(size=(WIDTH_INCHES, 1.3 + inches_per_row * len(labels)), grid="x", ncols=2) as (figure, axes):
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         yield figure, axes
-        figure.legend(loc="outside upper left", ncols=2)
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage; 100 is said only of all."""
+    rounded = round(share * 100, 1)
+    return f"{min(rounded, 99.9) if share < 1.0 else rounded:g}\N{NO-BREAK SPACE}%"
+
+
+def points(share: float) -> str:
+    """Write a difference of shares in percentage points."""
+    return f"{share * 100:.1f}".replace("-", "−")
+
+
+def magnitude(value: float) -> str:
+    """Write a number with two significant digits and no exponent."""
+    return f"{Decimal(f'{value:.2g}'):f}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, as in '1 node' and '1,000 nodes'."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def log_axis(axes: Axes) -> None:

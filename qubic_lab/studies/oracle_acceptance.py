@@ -4,30 +4,42 @@ Both criteria ask for measurements, not for success: that nothing is predicted i
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from qubic_lab.runs.acceptance_rows import Result, Row, not_measured, recorded
-from qubic_lab.runs.records import Records
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
+
+Result = Mapping[str, Any]
 
 ALPHA = 0.05
 LARGE = 8.0
 """Deviations from which on an anomaly is a large one."""
 
 
-def validation_row(runs: Mapping[str, Records]) -> Row:
-    """Return the row on sentiment against returns, forecasts, anomalies and confidence."""
-    row = partial(
-        Row,
-        id="13.7",
-        what="Validation of the oracle",
-        target="sentiment against returns, forecasts of 1–4 h, anomalies and confidence: measured, with intervals",
-    )
-    signals, forecasts = recorded(runs, "signals"), recorded(runs, "forecasts_1_4h")
-    anomalies, confidence = recorded(runs, "anomalies"), recorded(runs, "sentiment_confidence")
+VALIDATION = Criterion(
+    "13.7",
+    "Validation of the oracle",
+    "sentiment against returns, forecasts of 1–4 h, anomalies and confidence: measured, with intervals",
+    "oracle_backtest and oracle_overview",
+)
+WARNINGS = Criterion(
+    "14",
+    "Warnings of risk",
+    "backtested beside a naive rule: precision, recall, false alarms and lead time, with intervals",
+    "risk_warnings",
+)
+
+
+def acceptance(week: WeekResults) -> list[AcceptanceRow]:
+    """Judge sentiment against returns, forecasts, anomalies and confidence; and warnings of risk."""
+    return [_validation_row(week), _warnings_row(week)]
+
+
+def _validation_row(week: WeekResults) -> AcceptanceRow:
+    names = ("signals", "forecasts_1_4h", "anomalies", "sentiment_confidence")
+    signals, forecasts, anomalies, confidence = (week.read(name, dict[str, Any]) for name in names)
     found = signals | forecasts | anomalies | confidence
     if not found:
-        return not_measured(row, "oracle_backtest and oracle_overview")
+        return VALIDATION.not_measured()
     collected = {run: each for run, each in signals.items() if each["measured"]}
     parts = {
         "sentiment against returns": [_signals_text(each) for each in collected.values()],
@@ -36,13 +48,9 @@ def validation_row(runs: Mapping[str, Records]) -> Row:
         "confidence": [_confidence_text(each) for each in confidence.values()],
     }
     reasons = {"sentiment against returns": next((each["reason"] for each in signals.values() if each["reason"]), "")}
-    missing = [f"{name} ({reasons[name]})" if reasons.get(name) else name for name, told in parts.items() if not told]
-    return row(
-        measured="; ".join(text for told in parts.values() for text in told),
-        verdict="not measured here" if missing else "pass",
-        reason=f"missing: {', '.join(missing)}" if missing else "",
-        run=next(iter(collected or found)),
-    )
+    missing = [f"{name} ({reasons[name]})" if reasons.get(name) else name for name, said in parts.items() if not said]
+    measured = "; ".join(text for said in parts.values() for text in said)
+    return VALIDATION.complete(measured, missing, next(iter(collected or found)))
 
 
 def _signals_text(result: Result) -> str:
@@ -98,29 +106,18 @@ def _confidence_text(result: Result) -> str:
     )
 
 
-def warnings_row(runs: Mapping[str, Records]) -> Row:
-    """Return the row on warnings of risk; each length of bars is told."""
-    row = partial(
-        Row,
-        id="14",
-        what="Warnings of risk",
-        target="backtested beside a naive rule: precision, recall, false alarms and lead time, with intervals",
-    )
-    found = recorded(runs, "risk")
+def _warnings_row(week: WeekResults) -> AcceptanceRow:
+    found = week.read("risk", dict[str, Any])
     if not found:
-        return not_measured(row, "risk_warnings")
+        return WARNINGS.not_measured()
     entries = [(run, each) for run, result in found.items() for each in result["worth"]]
     judged = [(run, each) for run, each in entries if each["ours"] is not None and each["ours"]["falls"]]
     if not judged:
         no_falls = "no fall began while warnings were judged"
         why = "; ".join(dict.fromkeys(f"{each['bars_of']}: {each['absent'] or no_falls}" for _, each in entries))
-        return row(measured="", verdict="not measured here", reason=why, run=None)
-    return row(
-        measured="; ".join(_worth_text(each) for _, each in judged),
-        verdict="pass",
-        reason="; ".join(_against_naive(each) for _, each in judged),
-        run=judged[0][0],
-    )
+        return WARNINGS.row("", "not measured here", why)
+    measured = "; ".join(_worth_text(each) for _, each in judged)
+    return WARNINGS.row(measured, "pass", "; ".join(_against_naive(each) for _, each in judged), judged[0][0])
 
 
 def _worth_text(worth: Mapping[str, Any]) -> str:

@@ -1,28 +1,22 @@
-"""The real balancers on simulated time (simpy), with loads that coordinators know late.
+"""Workloads of the study of balancers: random requests with a heavy tail, rules to compare with, and what is measured.
 
-Nodes of several speeds each decode a few requests at once, first come first served; requests come at random, and a few
-answers are much longer than the rest. Several coordinators take them in. Each knows its own requests as they are now,
-and those of the others as a node's latest heartbeat told. An outstanding request counts whole until it ends. All that
-is as in `cluster.fleet`, but for full nodes: here they are not passed over. Prompts cost nothing, and nothing fails.
-Two rules stand beside the package's balancers: the least loaded of all, and two choices drawn by speed.
+Nodes of several speeds decode a few requests at once; requests come at random, and a few answers are much longer than
+the rest. Several coordinators take them in, with loads that they know late. Nothing fails, and full nodes are not
+passed over, as the cluster's own coordinators would do. The nodes are those of `qubic_lab.bench.balancing_simulation`.
 """
 
-import heapq
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from statistics import fmean
-from typing import NamedTuple
+from functools import cache
+from itertools import accumulate
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
+from qubic_lab.bench.balancing_simulation import SimulatedNode, SimulatedRequest, Simulation
 from qubic_lab.cluster.balance import BALANCERS, Balancer, Candidate, available
-from qubic_lab.cluster.health import Vitals, health_score
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
 SLOT_TOKENS_PER_S = 10.0
@@ -32,10 +26,8 @@ LIMIT_TOKENS = 4096
 ESTIMATE_SIGMA = 1.0
 """Of the logarithm: two of three estimates are right within a factor of 2.7."""
 KNOWS = ("limit", "estimate", "length")
-MEMORY_SHARE = 0.5
-RECENT_ANSWERS = 20
 WARM_UP_SHARE = 0.2
-"""So much of a run is not counted: it begins with idle nodes."""
+"""This first part of a run is not counted: it begins with idle nodes."""
 HERD_WINDOW_S = 5.0
 """The cluster's heartbeat; the same for all, so that herds can be compared."""
 
@@ -77,7 +69,7 @@ RULES: dict[str, Callable[[], Balancer]] = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class BalancingSetting:
     """A cluster and what it is asked.
 
     Attributes:
@@ -132,28 +124,8 @@ class Setting:
         return self.load * can_per_s / MEAN_TOKENS
 
 
-class Request(NamedTuple):
-    """A request: seconds since the one before, its answer's tokens, tokens that a balancer is told, who gives it."""
-
-    gap_s: float
-    tokens: int
-    told: int
-    coordinator: int
-
-
-class Load(NamedTuple):
-    """Requests that have not ended, and the tokens that a balancer was told of them."""
-
-    requests: int = 0
-    tokens: int = 0
-
-    def plus(self, other: "Load", sign: int = 1) -> "Load":
-        """Return both together, or with sign -1 this one without the other."""
-        return Load(self.requests + sign * other.requests, self.tokens + sign * other.tokens)
-
-
 @dataclass(frozen=True)
-class Run:
+class BalancingRun:
     """What became of each request, in their order; times in seconds, `node` counts from 0."""
 
     arrived_s: NDArray[np.float64]
@@ -186,15 +158,15 @@ def shortest_tokens(tail: float) -> float:
     return low
 
 
-def make_requests(setting: Setting, seed: int) -> list[Request]:
-    """Return the requests of a seed: the same ones for every balancer and every age of loads.
+def make_requests(setting: BalancingSetting, seed: int) -> tuple[list[float], list[SimulatedRequest]]:
+    """Return the arrival times in seconds and the requests of a seed, the same for every balancer and staleness.
 
     Gaps, lengths, estimates and coordinators are drawn apart, so that a change of one leaves the others as they are.
     """
     gaps, lengths, estimates, givers = (np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(4))
     number = setting.nodes * setting.requests
     tokens = _whole_tokens(quantile_tokens(lengths.random(number), setting.length_tail))
-    told = {
+    expected = {
         "limit": np.full(number, LIMIT_TOKENS),
         "estimate": _whole_tokens(
             tokens.astype(np.float64) * np.exp(ESTIMATE_SIGMA * estimates.standard_normal(number))
@@ -203,139 +175,53 @@ def make_requests(setting: Setting, seed: int) -> list[Request]:
     }[setting.knows]
     gaps_s = gaps.standard_exponential(number) / setting.requests_per_s
     coordinators = givers.integers(setting.coordinators, size=number)
-    return list(map(Request, gaps_s.tolist(), tokens.tolist(), told.tolist(), coordinators.tolist()))
+    requests = map(SimulatedRequest, tokens.tolist(), expected.tolist(), coordinators.tolist())
+    return list(accumulate(gaps_s.tolist())), list(requests)
 
 
 def _whole_tokens(lengths: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.clip(np.rint(lengths), 1, LIMIT_TOKENS).astype(np.int64)
 
 
-class Node:
-    """A simulated node: when each of its slots is free, what it has to do, and the score that it told last."""
+def make_simulation(setting: BalancingSetting, balancer: str, seed: int) -> Simulation:
+    """Return the nodes and coordinators of a setting before any request.
 
-    def __init__(self, number: int, speed: int, slots: int) -> None:
-        self.number = number
-        self.id = f"node-{number:05d}"
-        self.speed = speed
-        self.slot_tokens_per_s = SLOT_TOKENS_PER_S * speed
-        self.tokens_per_s = self.slot_tokens_per_s * slots
-        self.free_s = [0.0] * slots
-        self.load = Load()
-        self.recent_s: deque[float] = deque(maxlen=RECENT_ANSWERS)
-        self.tell_score()
-
-    def work(self, tokens: int, now_s: float) -> tuple[float, float]:
-        """Take a request into the slot that is free first, and return when it starts and ends, in seconds."""
-        started_s = max(now_s, self.free_s[0])
-        ended_s = started_s + tokens / self.slot_tokens_per_s
-        heapq.heapreplace(self.free_s, ended_s)
-        return started_s, ended_s
-
-    def tell_score(self) -> None:
-        """Take the score of this moment, which is what a heartbeat tells."""
-        busy_share = min(1.0, self.load.requests / len(self.free_s))
-        response_s = fmean(self.recent_s) if self.recent_s else 0.0
-        self.score = health_score(Vitals(busy_share, MEMORY_SHARE, response_s, error_share=0.0))
-
-    def candidate(self, requests: int = 0, tokens: int = 0) -> Candidate:
-        """Return it as a balancer sees it that knows of so many outstanding requests and tokens."""
-        return Candidate(self.id, self.speed, requests, tokens, self.tokens_per_s, self.score)
+    Raises:
+        InputError: an unknown balancer, with the closest known one.
+    """
+    check_choice("balancer", balancer, RULES)
+    nodes = [
+        SimulatedNode(number, f"node-{number:05d}", speed, SLOT_TOKENS_PER_S * speed, setting.slots, setting.slots)
+        for number, speed in enumerate(setting.node_speeds)
+    ]
+    return Simulation(
+        nodes,
+        RULES[balancer](),
+        random.Random(seed),
+        coordinators=setting.coordinators,
+        staleness_s=setting.staleness_s,
+    )
 
 
-class View:
-    """What a coordinator knows of the nodes. A change makes one candidate anew, not thousands."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self.own = [Load()] * len(nodes)
-        self.others = [Load()] * len(nodes)
-        self.candidates = [node.candidate() for node in nodes]
-
-    def change(self, node: Node, load: Load, sign: int) -> None:
-        """Count a request of one's own as given (sign 1) or as ended (sign -1)."""
-        self.own[node.number] = self.own[node.number].plus(load, sign)
-        self._look(node)
-
-    def hear(self, node: Node) -> None:
-        """Take a heartbeat: what the node has beside one's own requests, and its score."""
-        others = node.load.plus(self.own[node.number], -1)
-        if others != self.others[node.number] or node.score != self.candidates[node.number].score:  # it may be no news
-            self.others[node.number] = others
-            self._look(node)
-
-    def _look(self, node: Node) -> None:
-        own, others = self.own[node.number], self.others[node.number]
-        self.candidates[node.number] = node.candidate(own.requests + others.requests, own.tokens + others.tokens)
-
-
-class Simulation:
-    """Nodes and coordinators on simpy's time; without delay all coordinators share one view."""
-
-    def __init__(self, setting: Setting, balancer: str, seed: int) -> None:
-        check_choice("balancer", balancer, RULES)
-        self.setting = setting
-        self.requests = make_requests(setting, seed)
-        self.draw = random.Random(seed)
-        self.nodes = [Node(number, speed, setting.slots) for number, speed in enumerate(setting.node_speeds)]
-        self.by_id = {node.id: node for node in self.nodes}
-        self.views = [View(self.nodes) for _ in range(setting.coordinators if setting.staleness_s else 1)]
-        self.balancers = [RULES[balancer]()] * setting.coordinators
-        self.environment = simpy.Environment()
-
-    def run(self) -> Run:
-        """Let all requests come, and return what became of them.
-
-        When the last one has come the end of all is known: a node's later requests do not overtake.
-        """
-        given: list[tuple[float, float, float, int]] = []
-        if self.setting.staleness_s:
-            self.environment.process(self._beat())
-        self.environment.run(self.environment.process(self._arrive(given)))
-        arrived_s, started_s, ended_s, node = zip(*given, strict=True)
-        tokens = np.array([request.tokens for request in self.requests])
-        return Run(np.array(arrived_s), np.array(started_s), np.array(ended_s), tokens, np.array(node))
-
-    def _arrive(self, given: list[tuple[float, float, float, int]]) -> Generator[simpy.Event, None, None]:
-        for request in self.requests:
-            yield self.environment.timeout(request.gap_s)
-            now_s, giver = self.environment.now, request.coordinator
-            view = self.views[giver % len(self.views)]
-            chosen, self.balancers[giver] = self.balancers[giver].choose(view.candidates, self.draw)
-            node, load = self.by_id[chosen], Load(1, request.told)
-            started_s, ended_s = node.work(request.tokens, now_s)
-            self._change(node, view, load, 1)
-            end = self.environment.timeout(ended_s - now_s)
-            end.callbacks.append(partial(self._end, node, view, load, now_s))
-            given.append((now_s, started_s, ended_s, node.number))
-
-    def _end(self, node: Node, view: View, load: Load, arrived_s: float, _: simpy.Event) -> None:
-        node.recent_s.append(self.environment.now - arrived_s)
-        self._change(node, view, load, -1)
-
-    def _change(self, node: Node, view: View, load: Load, sign: int) -> None:
-        node.load = node.load.plus(load, sign)
-        if not self.setting.staleness_s:
-            node.tell_score()
-        view.change(node, load, sign)
-
-    def _beat(self) -> Generator[simpy.Event, None, None]:
-        while True:
-            for node in self.nodes:
-                yield self.environment.timeout(self.setting.staleness_s / len(self.nodes))
-                node.tell_score()
-                for view in self.views:
-                    view.hear(node)
-
-
-def simulate(setting: Setting, balancer: str, seed: int) -> Run:
+def simulate(setting: BalancingSetting, balancer: str, seed: int) -> BalancingRun:
     """Give the requests of a seed to the nodes by a balancer.
 
     Raises:
         InputError: an unknown balancer, with the closest known one.
     """
-    return Simulation(setting, balancer, seed).run()
+    simulation = make_simulation(setting, balancer, seed)
+    arrivals_s, requests = make_requests(setting, seed)
+    handled = simulation.run(arrivals_s, requests)
+    return BalancingRun(
+        arrived_s=np.array([each.arrived_s for each in handled]),
+        started_s=np.array([each.started_s for each in handled]),
+        ended_s=np.array([each.ended_s for each in handled]),
+        tokens=np.array([request.tokens for request in requests]),
+        node=np.array([simulation.by_id[each.node or ""].number for each in handled]),
+    )
 
 
-def measure(run: Run, setting: Setting) -> dict[str, float]:
+def measure(run: BalancingRun, setting: BalancingSetting) -> dict[str, float]:
     """Return what a run comes to, without its beginning.
 
     `time` is from arrival to the last token, `wait` the part before the first one; `slowdown` is the time ÷ the time
@@ -363,7 +249,7 @@ def measure(run: Run, setting: Setting) -> dict[str, float]:
     }
 
 
-def window_counts(run: Run, setting: Setting) -> NDArray[np.int64]:
+def window_counts(run: BalancingRun, setting: BalancingSetting) -> NDArray[np.int64]:
     """Return the requests that each node got (columns) in each whole 5 s (rows), after a run's beginning."""
     counted = slice(int(WARM_UP_SHARE * len(run.tokens)), None)
     arrived_s = run.arrived_s[counted]

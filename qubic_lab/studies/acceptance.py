@@ -1,0 +1,86 @@
+"""Rows of the acceptance table, and the results of a week's runs that they are judged by.
+
+Each study holds its own criteria, with their targets, and judges them in a function `acceptance`.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+Verdict = Literal["pass", "fail", "not measured here"]
+T = TypeVar("T")
+
+CONFIDENCE = 0.95
+"""Of the intervals in the table."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AcceptanceRow:
+    """One criterion: what is asked, what was measured, and by which run (None if by none)."""
+
+    id: str
+    what: str
+    target: str
+    measured: str
+    verdict: Verdict
+    reason: str
+    run: str | None
+    measurable: bool = True
+    """False where the criterion is about something that is not built, or that no study measures."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What one row of the table asks for, and the name of the study that measures it."""
+
+    id: str
+    what: str
+    target: str
+    study: str = ""
+
+    def row(self, measured: str, verdict: Verdict | bool, reason: str = "", run: str | None = None) -> AcceptanceRow:
+        """Return the row of a run; a verdict of True is a pass, of False a failure."""
+        if isinstance(verdict, bool):
+            verdict = "pass" if verdict else "fail"
+        return AcceptanceRow(self.id, self.what, self.target, measured, verdict, reason, run)
+
+    def complete(self, measured: str, missing: list[str], run: str) -> AcceptanceRow:
+        """Return the row of a criterion that is met when nothing is missing."""
+        reason = f"missing: {', '.join(missing)}" if missing else ""
+        return self.row(measured, "not measured here" if missing else "pass", reason, run)
+
+    def not_measured(self, more: str = "") -> AcceptanceRow:
+        """Return the row without a verdict: no run of the study recorded what it needs; `more` qualifies "no run"."""
+        return self.row("", "not measured here", f"no finished run of {self.study} this week{more}")
+
+
+@dataclass(frozen=True)
+class WeekResults:
+    """What the finished runs of a week recorded: run → name → result, and run → name → caption of a picture."""
+
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    pictures: Mapping[str, Mapping[str, str]]
+
+    def read(self, name: str, kind: type[T]) -> dict[str, T]:
+        """Return the results of a name by run, as the type that the study records.
+
+        A result that does not fit the type was recorded by another version: it is logged and left out.
+        """
+        codec, found = TypeAdapter(kind), {}
+        for run, results in self.results.items():
+            if name in results:
+                try:
+                    found[run] = codec.validate_python(results[name])
+                except ValidationError:
+                    log.warning("run %s is not judged: another version recorded its result %r", run, name)
+        return found
+
+
+def meaningless_note(meaningless: bool) -> str:
+    """Return what a verdict on random weights does not mean; empty for real weights."""
+    return "random weights: this shows the split, not a model's answers" if meaningless else ""
