@@ -174,8 +174,8 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--voters model --accuracy 0.7", "accuracy is no matter of model voters: leave it out"),
-        ("--voters simulated --temperature 1", "temperature is no matter of simulated voters: leave it out"),
+        ("--voters model --accuracy 0.7", "accuracy does not apply to model voters: leave it out"),
+        ("--voters simulated --temperature 1", "temperature does not apply to simulated voters: leave it out"),
         ("--voters model --questions 5", "questions is 5"),
         ("--voters model --samples 3", "k, with 3 samples, is 5"),
         ("--voters model --temperature 0", "temperature is 0.0: give one above 0, or all samples are copies"),
