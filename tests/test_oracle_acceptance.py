@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-from qubic_lab.runs.acceptance_rows import Row
 
 from qubic_lab.runs.acceptance import judge
 from qubic_lab.runs.records import Records
+from qubic_lab.studies.acceptance import AcceptanceRow
 
 
-def row_of(id: str, **results: dict[str, Any]) -> Row:
+def row_of(id: str, **results: dict[str, Any]) -> AcceptanceRow:
     (found,) = (row for row in judge({"study/k1": Records(results=results)}) if row.id == id)
     return found
 
@@ -50,7 +50,7 @@ ANOMALIES = {
 CONFIDENCE = {"headlines": 375, "ece": {**estimate(0.069, 0.0, 0.087), "chance_95": 0.081}}
 
 
-def validated(**changes: Any) -> Row:
+def validated(**changes: Any) -> AcceptanceRow:
     parts = {
         "signals": signals(),
         "forecasts_1_4h": forecasts(),
