@@ -22,7 +22,6 @@ from qubic_lab.cli.console import (
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
-Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 EchoNodes = Annotated[int, typer.Option(help="Echo nodes: real nodes whose engine only waits.")]
 PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
 NewTokens = Annotated[int, typer.Option(help="Tokens of each answer.")]
@@ -82,7 +81,7 @@ def show(result: BenchResult, json: bool) -> None:
 def register(app: typer.Typer) -> None:
     """Add the group with its commands in alphabetical order."""
     group = typer.Typer(
-        help="Measure pipelines, clusters, votes and the oracle on this machine.",
+        help="Measure pipelines, clusters, votes and the oracle.",
         epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
         rich_markup_mode=None,
     )
@@ -99,7 +98,7 @@ def backtest(
     var: Annotated[int, typer.Option(help="Simulated series for value at risk; 0: none.")] = 0,
     var_bars: Annotated[int, typer.Option(help="Bars of each of these series.")] = 4_000,
     speed: Annotated[bool, typer.Option(help="Measure speed as well.")] = True,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
 ) -> BenchResult:
     """Check error rates and speed of the backtest.
 
@@ -115,7 +114,7 @@ def balance(
     progress: Progress,
     requests: Annotated[int, typer.Option(help="Requests while no node fails.")] = 50,
     nodes: Annotated[int, typer.Option(help="Simulated nodes, of weights 3, 2, 1, 3, 2, 1 and so on.")] = 3,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
 ) -> BenchResult:
     """Show how balancers share requests and avoid failed nodes.
 
@@ -203,7 +202,7 @@ def consensus(
     calibrations: Annotated[
         Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
 ) -> BenchResult:
     """Measure the gain of a vote, and check its confidence.
 

@@ -1,63 +1,73 @@
-"""`qubic-lab cluster …`: a whole cluster on this machine by one command, and how a cluster is, here or elsewhere."""
+"""`qubic-lab cluster …`: run a whole cluster on this machine, and show the state of a cluster here or elsewhere."""
 
 import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-from qubic_lab.cli import cluster_status, options
-from qubic_lab.cli.console import note, progress_bar, read_seconds
+from qubic_lab.cli import options
+from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table, progress_bar, read_seconds
 from qubic_lab.errors import InputError, QubicLabError, check_range
 
 if TYPE_CHECKING:
+    from qubic_lab.api.schemas import ClusterStatus, NodeStatus
+    from qubic_lab.cluster.coordinator import RedisTimes
     from qubic_lab.cluster.supervisor import ClusterPlan, ClusterState
 
 HOST = "127.0.0.1"
 MOST_NODES, MOST_COORDINATORS, MOST_PORT = 64, 8, 65_535
 SEEN_S = 5.0
+REFRESH_S = 1.0
 MOST_NAMED = 3
-"""Members that are named while they are waited for."""
-_COMMAND = ("qubic_lab.cli.main", "--verbose")  # what they print goes to a file
+"""Members that are named while the command waits for them."""
+_COMMAND = ("qubic_lab.cli.main", "--verbose")  # the output goes to a file
+Row = tuple[str, ...]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        help="Run a whole cluster on this machine; see how a cluster is.",
-        epilog="Example: qubic-lab cluster up --nodes 3",
-        rich_markup_mode=None,
-    )
-    group.command(epilog="Example: qubic-lab cluster up --nodes 3 --model smollm2")(up)
-    group.command(epilog="Example: qubic-lab cluster status --json")(cluster_status.status)
-    group.command(epilog="Example: qubic-lab cluster down --timeout 20s")(down)
-    app.add_typer(group, name="cluster")
+    """Add the group with its commands."""
+    commands: Commands = {
+        "up": (up, "--nodes 3 --model smollm2"),
+        "status": (status, "--json"),
+        "down": (down, "--timeout 20s"),
+    }
+    add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3", commands)
 
 
 def up(
-    nodes: Annotated[int, typer.Option(help="Nodes, each with a pipeline of its own.")] = 3,
+    nodes: Annotated[int, typer.Option(help="Number of nodes, each with its own pipeline.")] = 3,
     ranks: options.Ranks = None,
     model: options.Model = "smollm2",
-    slots: Annotated[int, typer.Option(help="Requests decoding together in a lane of a node.")] = 4,
+    slots: options.Slots = 4,
     dtype: options.Dtype = "bf16",
     threads: Annotated[
         int | None, typer.Option(help="Compute threads of each rank.", show_default="cores / (nodes × ranks)")
     ] = None,
-    coordinators: Annotated[int, typer.Option(help="Coordinators, each at a port of its own.")] = 1,
-    port: Annotated[int, typer.Option(help="HTTP port of the first, the others' follow; 0: any free ones.")] = 5000,
-    balancer: Annotated[str, typer.Option(help="How a node is chosen.")] = "two-choices",
+    coordinators: Annotated[int, typer.Option(help="Number of coordinators, each with its own port.")] = 1,
+    port: Annotated[
+        int, typer.Option(help="HTTP port of the first coordinator, followed by the others; 0: any free ports.")
+    ] = 5000,
+    balancer: options.Balancer = "two-choices",
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Run until SIGTERM or Ctrl-C, in place of going on in the background.")
+        bool, typer.Option("--foreground", help="Run until SIGTERM or Ctrl-C instead of in the background.")
     ] = False,
 ) -> None:
-    """Start Redis, coordinators and nodes on this machine; return when all are ready. What ends is started again.
+    """Start Redis, coordinators and nodes on this machine.
 
-    The cluster goes on until `qubic-lab cluster down`; where something does not come up, nothing is left running.
+    Returns when all of them are ready; processes that end later are restarted. The cluster runs until
+    `qubic-lab cluster down`. If a process does not start, all of them are ended.
     """
     from qubic_lab.cluster import background
     from qubic_lab.cluster.balance import make_balancer
@@ -65,14 +75,14 @@ def up(
     from qubic_lab.pipeline.config import PipelineConfig, resolve_config
     from qubic_lab.provenance import usable_cores
 
-    folder = cluster_status.folder()
+    folder = cluster_folder()
     check_range("--nodes", nodes, 1, MOST_NODES)
     check_range("--coordinators", coordinators, 1, MOST_COORDINATORS)
     make_balancer(balancer)
     background.check_none_runs(folder)
     ports = _free_ports(port, coordinators)
     with progress_bar() as progress:
-        progress("looking at the model", 0, 1)
+        progress("checking the model", 0, 1)
         resolved = resolve_config(PipelineConfig(model, ranks, dtype=dtype, threads=threads, slots=slots))
         each = threads or max(1, usable_cores() // (nodes * resolved.ranks))
         pipeline = ("--model", model, "--ranks", resolved.ranks, "--dtype", dtype, "--slots", slots, "--threads", each)
@@ -82,33 +92,65 @@ def up(
     if not foreground:
         _announce(plan)
         return
-    note(f"starting; what its processes print goes to {folder / LOGS}")
+    note(f"starting; the output of its processes goes to {folder / LOGS}")
     with background.claimed(folder):
         Supervisor(plan, when_up=lambda: _announce(plan)).run()
 
 
-def down(
-    timeout: Annotated[str, typer.Option(help="Nodes may go on so long with what they have begun, 60 s at most.")] = (
-        "60s"
-    ),
+def status(
+    json: options.Json = False,
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch/--once", help="Refresh each second until Ctrl-C.", show_default="on a terminal"),
+    ] = None,
 ) -> None:
-    """End the cluster that `qubic-lab cluster up` has started: nodes first, then coordinators, then Redis."""
+    """Show nodes, coordinators, tasks and Redis of a cluster.
+
+    The cluster is the one at QUBIC_LAB_COORDINATOR, or else the one on this machine.
+    """
+    if json and watch:
+        raise InputError("--json and --watch: give one of the two")
+    snapshot = read_status()
+    if json:
+        print_json(snapshot.to_dict())
+    elif sys.stdout.isatty() if watch is None else watch:
+        _watch(snapshot)
+    else:
+        for header, rows in snapshot.tables():
+            print_table(header, rows)
+            typer.echo()
+
+
+def down(
+    timeout: Annotated[
+        str, typer.Option(help="Time in which nodes may finish the requests that they have started, at most 60 s.")
+    ] = "60s",
+) -> None:
+    """End the cluster that `qubic-lab cluster up` has started.
+
+    Nodes end first, then coordinators, then Redis.
+    """
     from qubic_lab.cluster import background
 
-    state = background.stop(cluster_status.folder(), read_seconds("--timeout", timeout))
+    state = background.stop(cluster_folder(), read_seconds("--timeout", timeout))
     if state is None:
         note("no cluster runs here")
         return
-    typer.echo(
-        f"ended {_count(state.of_kind('node'), 'node')}, {_count(state.of_kind('coordinator'), 'coordinator')}"
-        " and Redis"
-    )
+    nodes, coordinators = (len(state.of_kind(kind)) for kind in ("node", "coordinator"))
+    typer.echo(f"ended {_count(nodes, 'node')}, {_count(coordinators, 'coordinator')} and Redis")
+
+
+def cluster_folder() -> Path:
+    """Return the folder of the cluster that `qubic-lab cluster up` starts."""
+    from qubic_lab.settings import settings
+
+    return settings().cache.absolute() / "cluster"
 
 
 def make_plan(
     folder: Path, ports: Sequence[int], balancer: str, nodes: int, pipeline: tuple[str, ...]
 ) -> "ClusterPlan":
-    """Return what to run; within the machine everything but HTTP goes by unix sockets in the private folder."""
+    """Return what to run; all connections except HTTP use unix sockets in the private folder."""
     from qubic_lab.api.serve import ServeConfig
     from qubic_lab.cluster.supervisor import ClusterPlan, MemberPlan
     from qubic_lab.settings import settings
@@ -132,24 +174,24 @@ def _socket(folder: Path, name: str) -> str:
     """Return the address of a member's unix socket.
 
     Raises:
-        InputError: gRPC would take it for two.
+        InputError: gRPC would read the address as two.
     """
     if "," in str(folder):
-        raise InputError(f"{folder} has a comma in it: set QUBIC_LAB_CACHE to a folder without")
+        raise InputError(f"{folder} contains a comma: set QUBIC_LAB_CACHE to a folder without one")
     return f"unix:{quote(str(folder / name))}.sock"
 
 
 def _free_ports(first: int, count: int) -> list[int]:
-    """Return ports of the loopback interface: `first` and those after it, or for 0 any free ones.
+    """Return ports of the loopback interface: `first` and those after it, or any free ones if it is 0.
 
     Raises:
-        InputError: another process listens at one of them, or there is no such port.
+        InputError: a port is in use or does not exist.
     """
     check_range("--port", first, 0, MOST_PORT + 1 - count)
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
         for number, listener in enumerate(listeners):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself will do
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             port = first + number if first else 0
             try:
                 listener.bind((HOST, port))
@@ -159,7 +201,7 @@ def _free_ports(first: int, count: int) -> list[int]:
 
 
 def _display(progress: Callable[[str, int, int], None]) -> "Callable[[ClusterState], None]":
-    """Return a watcher that shows who is waited for."""
+    """Return a callback that shows which members are not ready yet."""
 
     def show(state: "ClusterState") -> None:
         waiting = [member.name for member in state.members if not member.ready]
@@ -171,11 +213,11 @@ def _display(progress: Callable[[str, int, int], None]) -> "Callable[[ClusterSta
 
 
 def _announce(plan: "ClusterPlan") -> None:
-    """Print where to ask, with a line that asks, once every coordinator has seen the nodes."""
+    """Print the URLs and an example request, once every coordinator has seen the nodes."""
     from qubic_lab.settings import settings
 
-    nodes = [member for member in plan.members if member.kind == "node"]
-    _wait_until_seen(plan.urls, len(nodes))
+    nodes = sum(member.kind == "node" for member in plan.members)
+    _wait_until_seen(plan.urls, nodes)
     typer.echo(f"{_count(nodes, 'node')}: {', '.join(plan.urls)} (described at {plan.urls[0]}/docs)")
     curl = ["curl", "-s"]
     if plan.urls[0].startswith("https:"):
@@ -190,7 +232,7 @@ def _announce(plan: "ClusterPlan") -> None:
 
 
 def _wait_until_seen(urls: Sequence[str], nodes: int) -> None:
-    """Give coordinators, which look for nodes once a second, the time to; those that we may not ask, none."""
+    """Wait until the coordinators, which look for nodes once a second, have seen them; skip those that refuse us."""
     from qubic_lab.api.client import CoordinatorClient
 
     deadline = time.monotonic() + SEEN_S
@@ -200,5 +242,144 @@ def _wait_until_seen(urls: Sequence[str], nodes: int) -> None:
                 time.sleep(0.05)
 
 
-def _count(members: Sequence[object], what: str) -> str:
-    return f"{len(members)} {what}{'s' if len(members) != 1 else ''}"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+@dataclass(frozen=True)
+class ClusterSnapshot:
+    """The state of a cluster at one moment.
+
+    Attributes:
+        coordinators: by URL, the coordinator's status, or the error of asking for it.
+        nodes: the nodes as the first coordinator that answers sees them.
+        redis: the round-trip times of Redis that this coordinator measured.
+        supervisor: the state of the processes, if the cluster runs on this machine.
+    """
+
+    coordinators: "dict[str, ClusterStatus | QubicLabError]"
+    nodes: "list[NodeStatus]"
+    redis: "RedisTimes | None"
+    supervisor: "ClusterState | None"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "coordinators": {
+                url: {"trouble": str(each)} if isinstance(each, QubicLabError) else each.model_dump()
+                for url, each in self.coordinators.items()
+            },
+            "nodes": [node.model_dump() for node in self.nodes],
+            "redis": self.redis and asdict(self.redis),
+            "supervisor": self.supervisor and asdict(self.supervisor),
+        }
+
+    def tables(self) -> list[tuple[Row, list[Row]]]:
+        """Return the tables that have rows, as headers and rows."""
+        tables = _nodes(self.nodes), *_coordinators(self.coordinators), _redis(self.redis), _processes(self.supervisor)
+        return [(header, rows) for header, rows in tables if rows]
+
+
+def read_status() -> ClusterSnapshot:
+    """Ask the coordinators for the state of the cluster.
+
+    Raises:
+        QubicLabError: no coordinator answers, and the cluster does not run on this machine.
+    """
+    from qubic_lab.api.client import CoordinatorClient
+    from qubic_lab.cluster import background
+    from qubic_lab.cluster.coordinator import RedisTimes
+    from qubic_lab.settings import settings
+
+    supervisor = background.running(cluster_folder())
+    urls: Sequence[str] = [settings().coordinator]
+    if supervisor is not None and "coordinator" not in settings().model_fields_set:
+        urls = supervisor.urls
+    elif supervisor is not None and urls[0] not in supervisor.urls:
+        supervisor = None
+    coordinators: dict[str, ClusterStatus | QubicLabError] = {}
+    nodes: list[NodeStatus] = []
+    redis = None
+    for url in urls:
+        with CoordinatorClient(url) as client:
+            try:
+                coordinators[url] = client.status()
+                if redis is None:
+                    nodes = client.nodes()
+                    redis = RedisTimes(**client.call("GET", "/api/cluster/redis"))
+            except QubicLabError as error:
+                if supervisor is None:
+                    raise
+                coordinators[url] = error
+    return ClusterSnapshot(coordinators, nodes, redis, supervisor)
+
+
+def _watch(snapshot: ClusterSnapshot) -> None:
+    """Show the cluster live until Ctrl-C, or the error while it does not answer."""
+    with Live(_draw(snapshot), console=Console(highlight=False), auto_refresh=False) as live:
+        live.refresh()
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(REFRESH_S)
+                try:
+                    live.update(_draw(read_status()), refresh=True)
+                except QubicLabError as error:
+                    live.update(Text(str(error)), refresh=True)
+
+
+def _draw(snapshot: ClusterSnapshot) -> RenderableType:
+    drawn = []
+    for header, rows in snapshot.tables():
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        drawn.append(table)
+    return Group(*drawn)
+
+
+def _nodes(nodes: "Sequence[NodeStatus]") -> tuple[Row, list[Row]]:
+    header = ("node", "model", "state", "score", "requests", "tokens/s", "tokens", "heartbeat", "restarts")
+    return header, [
+        (
+            *(node.name, node.model, f"{node.gate or 'open'}{': ' if node.trouble else ''}{node.trouble}"),
+            *(f"{node.score:.0f}", f"{node.outstanding.requests} of {node.slots}", f"{node.tokens_per_s:.1f}"),
+            *(str(node.tokens), f"{node.heartbeat_age_s:.1f} s ago", str(node.restarts)),
+        )
+        for node in nodes
+    ]
+
+
+def _coordinators(
+    coordinators: "dict[str, ClusterStatus | QubicLabError]",
+) -> tuple[tuple[Row, list[Row]], tuple[Row, list[Row]]]:
+    """Return the table of coordinators, and that of the tasks in their common queue."""
+    states = ("pending", "processing", "completed", "failed", "dead", "cancelled", "reclaimed")
+    rows: list[Row] = []
+    tasks: list[Row] = []
+    for url, each in coordinators.items():
+        if isinstance(each, QubicLabError):
+            rows.append((url, str(each), "-"))
+        else:
+            rows.append((url, "ready" if each.ready else "no node is available", str(each.working)))
+            tasks = [("tasks", *(str(getattr(each.tasks, name)) for name in states))]
+    return (("coordinator", "state", "tasks in progress"), rows), (("", *states), tasks)
+
+
+def _redis(times: "RedisTimes | None") -> tuple[Row, list[Row]]:
+    header = ("", "PING ms", "SET ms", "GET ms")
+    if times is None:
+        return header, []
+    return header, [("Redis", *(f"{ms:.2f}" for ms in (times.ping_ms, times.set_ms, times.get_ms)))]
+
+
+def _processes(state: "ClusterState | None") -> tuple[Row, list[Row]]:
+    header = ("process", "pid", "state", "restarts", "output")
+    if state is None:
+        return header, []
+    members = [
+        (each.name, str(each.pid or "-"), "ready" if each.ready else "not ready", str(each.restarts), each.log)
+        for each in state.members
+    ]
+    redis_state = "not ready" if state.redis_pid is None else "ready"
+    redis = ("redis", str(state.redis_pid or "-"), redis_state, str(state.redis_restarts), "")
+    return header, [("supervisor", str(state.pid), state.phase, "", ""), redis, *members]

@@ -1,4 +1,4 @@
-"""`qubic-lab compare`: is the split model still the same model?"""
+"""`qubic-lab compare`: whether the split model gives the same answers as the whole model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
+from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_list, split_numbers
 
 if TYPE_CHECKING:
     from qubic_lab.evals.comparison import ModelComparison, PairedAccuracy, RunLikeness
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: qubic-lab compare --ranks 2 --strategy A,B,C --batch 1,4 --dtype fp32,bf16")(compare)
+    add_commands(app, {"compare": (compare, "--ranks 2 --strategy A,B,C --batch 1,4 --dtype fp32,bf16")})
 
 
 def compare(
@@ -27,40 +27,31 @@ def compare(
     batch: Annotated[str, typer.Option(help="Requests that decode together in a lane.")] = "1,4",
     dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "fp32,bf16",
     candidate: Annotated[
-        str, typer.Option(help="What the ranks run in the model's place: a model, or a folder of `qubic-lab split`.")
+        str, typer.Option(help="What the ranks run instead of the model: a model, or a folder of `qubic-lab split`.")
     ] = "",
     questions: Annotated[
         Path | None,
-        typer.Option(help="A file of questions, one JSON object a line.", show_default="the project's own"),
+        typer.Option(help="A file of questions, one JSON object per line.", show_default="the project's own"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many of the first questions.", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(help="Of the project's generated questions, which follow its 64 written.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Use only the first questions.", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the generated questions, which follow the 64 written ones.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Compare N ranks with one rank, token by token and bit by bit, and one rank with transformers."""
+    """Compare N ranks with one rank and with transformers.
+
+    Answers are compared token by token and bit by bit.
+    """
     from qubic_lab.evals.compare import compare as run_comparison
 
     numbers = split_numbers("--ranks", ranks)
     strategies = split_list("--strategy", strategy) if strategy is not None else None
     batches = split_numbers("--batch", batch)
     dtypes = split_list("--dtype", dtype)
+    settings = (numbers, strategies, batches, dtypes, questions, limit, max_new_tokens, threads)
     with progress_bar() as progress:
-        comparison = run_comparison(
-            model,
-            numbers,
-            strategies,
-            batches,
-            dtypes,
-            questions,
-            limit,
-            max_new_tokens,
-            threads,
-            progress,
-            candidate=candidate,
-            seed=seed,
-        )
+        comparison = run_comparison(model, *settings, progress, candidate=candidate, seed=seed)
     note_meaningless(comparison.meaningless)
     if json:
         print_json(comparison.to_dict())
@@ -98,9 +89,9 @@ def _lines(comparison: "ModelComparison") -> Iterator[str]:
 
 def _likeness(found: "RunLikeness") -> str:
     first = min((divergence.position for divergence in found.divergences), default=None)
-    parted = "" if first is None else f", {len(found.divergences)} answers part, the first at token {first}"
+    diverged = "" if first is None else f", {len(found.divergences)} answers diverge, the first at token {first}"
     return (
-        f"{found.token_identity:.2%} of {found.tokens} tokens equal{parted}, "
+        f"{found.token_identity:.2%} of {found.tokens} tokens equal{diverged}, "
         f"logits differ by at most {found.logits_max_abs:.3g}, KL at most {found.kl_max:.3g} nats"
     )
 

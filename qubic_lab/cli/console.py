@@ -1,9 +1,9 @@
-"""What commands share: progress and notes on stderr, one JSON object on stdout, lists as options."""
+"""What all commands share: registration, output on stdout, progress and notes on stderr, and parsing of options."""
 
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -16,39 +16,57 @@ from qubic_lab.errors import InputError, QubicLabError
 
 stderr = Console(stderr=True, highlight=False)
 
+Commands = Mapping[str, tuple[Callable[..., None], str]]
+"""Functions of commands by their names, each with the arguments of the example in its help text."""
+
+
+def add_commands(app: typer.Typer, commands: Commands, group: str = "") -> None:
+    """Add commands, each with an example in its help text."""
+    for name, (function, arguments) in commands.items():
+        example = " ".join(filter(None, ("qubic-lab", group, name, arguments)))
+        app.command(name, epilog=f"Example: {example}")(function)
+
+
+def add_group(app: typer.Typer, name: str, text: str, example: str, commands: Commands) -> None:
+    """Add a group of commands with a help text and an example."""
+    group = typer.Typer(help=text, epilog=f"Example: qubic-lab {name} {example}", rich_markup_mode=None)
+    group.callback()(lambda: None)  # otherwise typer replaces a group of one command by that command
+    add_commands(group, commands, name)
+    app.add_typer(group, name=name)
+
 
 def show_warnings() -> None:
-    """Let a command that runs for long say on stderr what goes wrong meanwhile; others end with their error."""
+    """Print log messages of level WARNING on stderr, for commands that keep running."""
     root = logging.getLogger()
     root.setLevel(min(root.level, logging.WARNING))
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Put one JSON object on stdout."""
+    """Print one JSON object on stdout."""
     typer.echo(json.dumps(content, ensure_ascii=False))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table that reads well on a terminal and in Markdown."""
+    """Print a table that is readable on a terminal and valid Markdown."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, ["-" * width for width in widths], *rows):
         typer.echo("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
 
 
 def note(text: str) -> None:
-    """Say something beside the result."""
+    """Print a remark on stderr."""
     stderr.print(text, style="dim", markup=False, soft_wrap=True)
 
 
 def note_meaningless(meaningless: bool) -> None:
-    """Say that a model's answers mean nothing, where they do."""
+    """Print a note if the model has random weights."""
     if meaningless:
         note("note: this model has random weights: its answers are meaningless, its speed and memory are not")
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on a terminal while the block runs; yield a function that takes text, done and total."""
+    """Show a progress bar on a terminal while the block runs; yield the function that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         task = progress.add_task("starting", total=None)
@@ -60,10 +78,10 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def require(*modules: str, extra: str = "lab") -> None:
-    """Make sure that packages of an extra, by the names that are imported, are here.
+    """Check that packages of an extra are installed, by their import names.
 
     Raises:
-        QubicLabError: some are not; with the line that installs them.
+        QubicLabError: some are missing; the message has the command that installs them.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
@@ -83,10 +101,10 @@ def split_list(what: str, text: str) -> tuple[str, ...]:
 
 
 def split_numbers(what: str, text: str) -> tuple[int, ...]:
-    """Return the whole numbers of a comma-separated option.
+    """Return the integers of a comma-separated option.
 
     Raises:
-        InputError: a part is not a whole number.
+        InputError: a part is not an integer.
     """
     try:
         return tuple(int(part) for part in split_list(what, text))
@@ -98,7 +116,7 @@ def read_seconds(what: str, text: str) -> float:
     """Return the seconds of an option such as 2s, 0.5s or 2.
 
     Raises:
-        InputError: it is no number above 0.
+        InputError: the value is not a number above 0.
     """
     try:
         seconds = float(text.removesuffix("s"))

@@ -1,10 +1,11 @@
-"""`qubic-lab coordinator`: takes questions over HTTP and gives them to nodes."""
+"""`qubic-lab coordinator`: accepts requests over HTTP and dispatches them to nodes."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli.console import note, show_warnings
+from qubic_lab.cli import options
+from qubic_lab.cli.console import add_commands, note, show_warnings
 from qubic_lab.errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,18 +21,22 @@ NODES = "127.0.0.1:5001"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: qubic-lab coordinator --listen 127.0.0.1:5000 --nodes 127.0.0.1:5001")(coordinator)
+    add_commands(app, {"coordinator": (coordinator, "--listen 127.0.0.1:5000 --nodes 127.0.0.1:5001")})
 
 
 def coordinator(
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where HTTP clients reach it.")] = HTTP,
-    nodes: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes register (gRPC).")] = NODES,
-    balancer: Annotated[str, typer.Option(help="How a node is chosen.")] = "two-choices",
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address for HTTP clients.")] = HTTP,
+    nodes: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address for nodes (gRPC).")] = NODES,
+    balancer: options.Balancer = "two-choices",
     redis: Annotated[
-        str | None, typer.Option(metavar="URL", help="Of queue and registry.", show_default="an embedded server")
+        str | None,
+        typer.Option(metavar="URL", help="Redis of queue and registry.", show_default="an embedded server"),
     ] = None,
 ) -> None:
-    """Serve until SIGTERM. Several may run side by side on one Redis; beyond loopback it asks for tokens and TLS."""
+    """Serve HTTP clients and dispatch their requests to nodes.
+
+    Runs until SIGTERM. Several coordinators may share one Redis. Beyond loopback it requires tokens and TLS.
+    """
     from qubic_lab.api.serve import ServeConfig, serve
     from qubic_lab.cluster.coordinator import Coordinator
     from qubic_lab.cluster.redis_server import open_redis
@@ -47,7 +52,7 @@ def coordinator(
 
 
 def make_votes(coordinator: "Coordinator") -> "VoteService":
-    """Return what holds votes: kept in the database, alike by embeddings where the embedder is installed."""
+    """Return the service for votes, with the database, and with embeddings if the embedder is installed."""
     from qubic_lab.consensus.confidence import load_calibrations
     from qubic_lab.database import check_url, open_database
     from qubic_lab.model.embeddings import Embedder, model_folder
@@ -55,19 +60,19 @@ def make_votes(coordinator: "Coordinator") -> "VoteService":
     from qubic_lab.votes.history import VoteHistory
     from qubic_lab.votes.service import VoteService
 
-    check_url()  # it is opened with the first vote, when it is too late to tell whoever started this
+    check_url()  # the database is opened with the first vote, too late to report a wrong URL
     try:
         model_folder()
         embedder: Embedder | None = Embedder()
     except ModelError as error:
-        note(f"answers are compared by words and structure alone: {error}")
+        note(f"answers are compared without embeddings: {error}")
         embedder = None
     calibrations = load_calibrations(settings().data / "calibrations")
     return VoteService(coordinator, lambda: VoteHistory(open_database()), calibrations, embedder)
 
 
 def make_oracle(client: "redis_client.Redis") -> "Oracle":
-    """Return what tells of coins, from the database that the collector fills, with its answers kept in Redis."""
+    """Return the market oracle, with the collector's database and a cache in Redis."""
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.serving.price_parts import frequencies_of
@@ -76,7 +81,7 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
     config = read_config()
     sources = dict(config.sources) | {feed.name: config.sources["feeds"] for feed in config.feeds}
     return Oracle(
-        open_database,  # with the first request, as for votes
+        open_database,  # called with the first request
         client,
         frequencies=frequencies_of(config),
         limits={name: source.quotas() for name, source in sources.items()},

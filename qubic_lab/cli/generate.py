@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_numbers
+from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_numbers
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError
 
@@ -17,30 +17,30 @@ MOST_SLOTS = 8
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog='Example: qubic-lab generate --ranks 2 --prompt "Why is the sky blue?"')(generate)
+    add_commands(app, {"generate": (generate, '--ranks 2 --prompt "Why is the sky blue?"')})
 
 
 def generate(
     prompt: Annotated[str | None, typer.Option(help="The question.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
     strategy: options.Strategy = None,
     cut: options.Cut = None,
     layers: options.Layers = None,
     dtype: options.Dtype = "bf16",
-    raw: Annotated[bool, typer.Option("--raw", help="Send prompts as they are, without the chat template.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Send prompts without the chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this share; 1 keeps all.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Keep so many of the likeliest tokens; 0 keeps all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")] = False,
+    top_k: Annotated[int, typer.Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0,
+    seed: options.Seed = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Continue after the model's end token.")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text; may be repeated.")] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Answer prompts with a model spread over ranks on this machine."""
+    """Answer prompts with a model split over local ranks."""
     from qubic_lab.pipeline import Pipeline, PipelineConfig
     from qubic_lab.provenance import source_commit
 
@@ -59,27 +59,17 @@ def generate(
     if not json:
         _print_texts(completions)
         return
-    print_json(
-        {
-            "completions": [asdict(completion) for completion in completions],
-            "model": used.model,
-            "meaningless": used.meaningless,
-            "device": used.device,
-            "dtype": used.dtype,
-            "ranks": used.ranks,
-            "strategy": used.strategy,
-            "layers": used.layers,
-            "threads": used.threads,
-            "commit": str(source_commit()),
-        }
-    )
+    names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads")
+    settings = {name: getattr(used, name) for name in names}
+    answers = [asdict(completion) for completion in completions]
+    print_json({"completions": answers, **settings, "commit": str(source_commit())})
 
 
 def slots_for(prompts: int, ranks: int, dtype: str) -> int:
-    """Return the slots of a lane for so many prompts.
+    """Return the number of slots of a lane for a number of prompts.
 
-    In 16 bit every number of slots gives the same bits, so it follows the load; in fp32 the matrix kernel changes with
-    the rows, and a prompt must get the same answer alone and in a file.
+    In 16 bit every number of slots gives the same bits, so it follows the load. In fp32 the matrix kernel depends on
+    the number of rows, and a prompt must get the same answer alone and in a file.
     """
     return 1 if dtype == "fp32" else min(MOST_SLOTS, math.ceil(prompts / ranks))
 
@@ -95,10 +85,10 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(
-            f"prompts file {file} cannot be read ({reason}): give a text file with one prompt a line"
+            f"prompts file {file} cannot be read ({reason}): give a text file with one prompt per line"
         ) from error
     if not lines:
-        raise InputError(f"prompts file {file} is empty: give one prompt a line")
+        raise InputError(f"prompts file {file} is empty: give one prompt per line")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The entry point: registers the commands, configures output, turns errors into one line and a status."""
+"""The entry point: registers the commands, configures output, and turns errors into one line and an exit status."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ from qubic_lab.errors import InputError, QubicLabError
 
 app = typer.Typer(
     name="qubic-lab",
-    help="Split a language model over a few machines, prove that it is still the same, and report what it costs.",
+    help="Run, split and measure small language models on a few machines, and analyse markets with them.",
     epilog='Example: qubic-lab generate --ranks 2 --prompt "Why is the sky blue?"',
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -52,19 +52,19 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Write a log to stderr.")] = False,
 ) -> None:
-    """Configure what holds for all commands."""
-    # Else gRPC itself reports a lost connection, on stderr and beside our one line. It looks when it is imported.
+    """Configure logging for all commands."""
+    # Otherwise gRPC reports lost connections on stderr beside our one line. It reads the variable when imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return its exit status: 0, 1 for what failed, 2 for what was asked wrongly, 130 for Ctrl-C."""
+    """Run one command; return its exit status: 0, 1 for a failure, 2 for wrong input, 130 for Ctrl-C."""
     command = get_command(app)
     try:
-        # Not `app()`, which takes Ctrl-C and a broken pipe for itself.
+        # Not `app()`, which handles Ctrl-C and broken pipes itself.
         with command.make_context("qubic-lab", list(arguments) or ["--help"]) as context:
             command.invoke(context)
         return 0
@@ -76,16 +76,16 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_explain(error), InputError.exit_status)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe left; point stdout elsewhere so that the exit does not complain
+    except BrokenPipeError:  # the reader of a pipe has left; redirect stdout so that the exit does not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, say
-        logging.getLogger(__name__).info("what failed", exc_info=error)
+    except OSError as error:  # for example a full disk
+        logging.getLogger(__name__).info("traceback", exc_info=error)
         return _fail(f"{error} ('qubic-lab --verbose …' shows where)", QubicLabError.exit_status)
 
 
 def _explain(error: TyperException) -> str:
-    """Return Typer's message with what it leaves out: the value, and where to look."""
+    """Return Typer's message with the value and the command whose help explains it."""
     message = error.format_message().rstrip(".")
     if isinstance(error.__cause__, ValidationError):
         message += f": {error.__cause__.errors()[0]['input']!r}"

@@ -1,4 +1,4 @@
-"""`qubic-lab net check`: can the cluster's machines reach each other, and how fast?"""
+"""`qubic-lab net check`: whether the machines of a cluster can reach each other, and how fast."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import print_json, print_table, progress_bar, split_list
+from qubic_lab.cli.console import add_group, print_json, print_table, progress_bar, split_list
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that was checked: between whom, what was found, and what is wrong with it (empty: nothing)."""
+class NetworkCheck:
+    """One check from `source` to `target`: its result, and what is wrong with it (empty: nothing)."""
 
     what: str
     source: str
@@ -28,22 +28,24 @@ class Check:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Check the network between a cluster's machines.", rich_markup_mode=None)
-    group.callback()(lambda: None)  # else a group of one command would be that command
-    group.command(epilog="Example: qubic-lab net check --coordinator http://127.0.0.1:5000")(check)
-    app.add_typer(group, name="net")
+    """Add the group with its command."""
+    commands = {"check": (check, "--coordinator http://127.0.0.1:5000")}
+    add_group(app, "net", "Check the network between a cluster's machines.", "check", commands)
 
 
 def check(
     coordinator: Annotated[
-        str | None, typer.Option(metavar="URL,…", help="All coordinators.", show_default="QUBIC_LAB_COORDINATOR")
+        str | None,
+        typer.Option(metavar="URL,…", help="URLs of all coordinators.", show_default="QUBIC_LAB_COORDINATOR"),
     ] = None,
-    rtt_ms: Annotated[float, typer.Option(help="A round trip must take less.")] = 5.0,
-    gbps: Annotated[float, typer.Option(help="Bandwidth must be above, in 10⁹ bits/s.")] = 1.0,
+    rtt_ms: Annotated[float, typer.Option(help="Limit of the round-trip time between nodes.")] = 5.0,
+    gbps: Annotated[float, typer.Option(help="Least bandwidth between nodes in 10⁹ bits/s.")] = 1.0,
     json: options.Json = False,
 ) -> None:
-    """Check coordinators (HTTP), Redis, nodes, and the ways between nodes; status 1 where something is wrong."""
+    """Check coordinators, Redis, nodes, and the links between nodes.
+
+    The exit status is 1 if something is wrong.
+    """
     from qubic_lab.cluster.links import LinkLimits
     from qubic_lab.settings import settings
 
@@ -59,54 +61,55 @@ def check(
             if each.trouble:
                 typer.echo(f"{each.source} → {each.target}: {each.trouble}")
     if wrong:
-        raise QubicLabError(f"{wrong} of {len(checks)} checks found something wrong: the output says what")
+        raise QubicLabError(f"{wrong} of {len(checks)} checks failed: the output says why")
 
 
-def _run(urls: tuple[str, ...], limits: "LinkLimits") -> list[Check]:
+def _run(urls: tuple[str, ...], limits: "LinkLimits") -> list[NetworkCheck]:
     from qubic_lab.api.client import CoordinatorClient
 
-    checks: list[Check] = []
+    checks: list[NetworkCheck] = []
     for number, url in enumerate(urls):
         with CoordinatorClient(url) as client, progress_bar() as progress:
             try:
                 name = str(client.call("GET", "/health")["coordinator"])
             except QubicLabError as error:
-                checks.append(Check("health", "here", url, "no answer", str(error)))
+                checks.append(NetworkCheck("health", "here", url, "no answer", str(error)))
                 continue
-            checks.append(Check("health", "here", url, name, ""))
+            checks.append(NetworkCheck("health", "here", url, name, ""))
             checks.append(_redis(client, name))
             if number == 0:  # all coordinators see the same nodes
                 checks += _nodes(client, name, limits, progress)
     return checks
 
 
-def _redis(client: "CoordinatorClient", name: str) -> Check:
+def _redis(client: "CoordinatorClient", name: str) -> NetworkCheck:
     try:
         times = client.call("GET", "/api/cluster/redis")
     except QubicLabError as error:
-        return Check("redis", name, "redis", "no answer", str(error))
+        return NetworkCheck("redis", name, "redis", "no answer", str(error))
     text = ", ".join(f"{what} {times[f'{what.lower()}_ms']:.2f} ms" for what in ("PING", "SET", "GET"))
-    return Check("redis", name, "redis", text, "")
+    return NetworkCheck("redis", name, "redis", text, "")
 
 
 def _nodes(
     client: "CoordinatorClient", name: str, limits: "LinkLimits", progress: "Callable[[str, int, int], None]"
-) -> list[Check]:
+) -> list[NetworkCheck]:
     from qubic_lab.cluster.links import trouble_of
     from qubic_lab.wire import cluster_pb2 as pb
 
     nodes = client.nodes()
-    checks: list[Check] = []
+    checks: list[NetworkCheck] = []
     for number, node in enumerate(nodes):
         progress(f"from {node.name}", number, len(nodes))
         found = client.links(node.name)
         state = f"{found['health_ms']:.2f} ms" if found["serving"] else "not serving"
         why = found["trouble"] or ("" if found["serving"] else node.trouble or node.gate or "not serving")
-        checks.append(Check("health", name, node.name, state, why))
+        checks.append(NetworkCheck("health", name, node.name, state, why))
         for each in found["links"]:
             link = pb.Link(node=each["to"], rtt_ms=each["rtt_ms"], gbps=each["gbps"], trouble=each["trouble"])
             text = f"{link.rtt_ms:.2f} ms, {link.gbps:.2f} Gbit/s"
-            checks.append(Check("link", node.name, link.node, text, trouble_of(link, limits)))
+            checks.append(NetworkCheck("link", node.name, link.node, text, trouble_of(link, limits)))
     if not nodes:
-        checks.append(Check("health", name, "nodes", "none", "no node is registered: start one with qubic-lab node"))
+        why = "no node is registered: start one with qubic-lab node"
+        checks.append(NetworkCheck("health", name, "nodes", "none", why))
     return checks

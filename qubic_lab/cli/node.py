@@ -1,4 +1,4 @@
-"""`qubic-lab node`: a pipeline on this host, at the service of a cluster."""
+"""`qubic-lab node`: a pipeline on this host as a node of a cluster."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note, show_warnings, split_list, split_numbers
+from qubic_lab.cli.console import add_commands, note, show_warnings, split_list, split_numbers
 
 if TYPE_CHECKING:
     from qubic_lab.errors import QubicLabError
@@ -16,29 +16,35 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Example: qubic-lab node --coordinator 127.0.0.1:5001 --model smollm2 --slots 4")(node)
+    add_commands(app, {"node": (node, "--coordinator 127.0.0.1:5001 --model smollm2 --slots 4")})
 
 
 def node(
-    coordinator: Annotated[str, typer.Option(metavar="HOST:PORT,…", help="Where coordinators let nodes register.")],
+    coordinator: Annotated[
+        str, typer.Option(metavar="HOST:PORT,…", help="Addresses at which coordinators register nodes.")
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Unlike any other's; NAME or LABEL@NAME of its certificate.", show_default="host")
+        str | None,
+        typer.Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host"),
     ] = None,
-    listen: Annotated[str, typer.Option(help="Address by which coordinators reach this node; port 0: any.")] = (
-        "127.0.0.1:0"
-    ),
-    type: Annotated[str, typer.Option(help="whole, stage or expert: asked where votes disagree.")] = "whole",
-    weight: Annotated[int, typer.Option(help="Its share in weighted round robin.")] = 1,
+    listen: Annotated[
+        str, typer.Option(help="Address at which coordinators reach this node; port 0: any free port.")
+    ] = "127.0.0.1:0",
+    type: Annotated[str, typer.Option(help="whole, stage, or expert (asked when votes disagree).")] = "whole",
+    weight: Annotated[int, typer.Option(help="Share of requests in weighted round robin.")] = 1,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
     strategy: options.Strategy = None,
     cut: options.Cut = None,
     layers: options.Layers = None,
     dtype: options.Dtype = "bf16",
-    slots: Annotated[int, typer.Option(help="Requests decoding together in a lane.")] = 4,
+    slots: options.Slots = 4,
     threads: options.Threads = None,
 ) -> None:
-    """Run a pipeline and answer what coordinators send, until SIGTERM; then end what has begun, and leave."""
+    """Run a pipeline as a node of a cluster.
+
+    On SIGTERM it finishes the requests that it has started, and leaves the cluster.
+    """
     from qubic_lab.cluster.node import Node, NodeConfig, default_name
     from qubic_lab.cluster.replica import PipelineReplica
     from qubic_lab.pipeline import PipelineConfig
@@ -56,7 +62,7 @@ def node(
 
 
 class LaunchedPipeline:
-    """A pipeline that was launched here, as `cluster.replica` takes it."""
+    """A pipeline that was launched here, in the form that `cluster.replica` needs."""
 
     def __init__(self, config: "PipelineConfig") -> None:
         from qubic_lab.pipeline import Pipeline
@@ -65,16 +71,16 @@ class LaunchedPipeline:
 
     @property
     def address(self) -> str:
-        """Where its service listens."""
+        """Address of its service."""
         return self._pipeline.address
 
     @property
     def ended(self) -> bool:
-        """Whether it is gone."""
+        """Whether it has ended."""
         return self._pipeline.ended
 
     def capabilities(self) -> "pb.Capabilities":
-        """Return what it can do, but for its speed."""
+        """Return its capabilities without its speed."""
         from qubic_lab.cluster.vitals import memory_bytes
         from qubic_lab.model.checkpoint import model_hash
         from qubic_lab.model.config import load_config
@@ -96,11 +102,11 @@ class LaunchedPipeline:
         )
 
     def loss(self) -> "QubicLabError":
-        """Return which rank went first."""
+        """Return the error that names the rank which was lost first."""
         return self._pipeline.loss()
 
     def close(self) -> None:
-        """End its ranks."""
+        """End the pipeline's ranks."""
         self._pipeline.close()
 
 

@@ -1,11 +1,11 @@
-"""`qubic-lab plan`: how to spread a model over devices, without its weights."""
+"""`qubic-lab plan`: how to split a model over devices, without its weights."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import print_json, print_table, split_list
+from qubic_lab.cli.console import add_commands, print_json, print_table, split_list
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    example = "qubic-lab plan --model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"
-    app.command("plan", epilog=f"Example: {example}")(plan)
+    example = "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"
+    add_commands(app, {"plan": (plan, example)})
 
 
 def plan(
@@ -23,26 +23,28 @@ def plan(
     devices: Annotated[
         str,
         typer.Option(
-            help="One a rank: t4, p4, p100, v100, l4, a10, a100-40, a100-80, h100, or attained figures such as "
+            help="One per rank: t4, p4, p100, v100, l4, a10, a100-40, a100-80, h100, or measured figures such as "
             "name=16GB@259GB/s@65TFLOPS."
         ),
     ] = "t4,t4,t4",
-    link: Annotated[str, typer.Option(help="Bits a second and latency one way between ranks.")] = "10Gbps:0.1ms",
+    link: Annotated[str, typer.Option(help="Bandwidth and one-way latency between ranks.")] = "10Gbps:0.1ms",
     goal: Annotated[
         str,
         typer.Option(
-            help="throughput: tokens/s of all requests; latency: ms a token of one alone; memory: the largest rank."
+            help="throughput: tokens/s of all requests; latency: ms per token of a single request; memory: the "
+            "largest rank."
         ),
     ] = "throughput",
     context: Annotated[int, typer.Option(help="Tokens in the KV cache of each request.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Requests a lane; a pipeline has as many lanes as ranks.")] = 1,
-    dtype: Annotated[str, typer.Option(help="fp16, fp32, or bf16 where the devices have it.")] = "fp16",
-    answer_tokens: Annotated[int, typer.Option(help="New tokens of a request, for requests a second.")] = 512,
+    batch: Annotated[int, typer.Option(help="Requests per lane; a pipeline has as many lanes as ranks.")] = 1,
+    dtype: Annotated[str, typer.Option(help="fp16, fp32, or bf16 if the devices support it.")] = "fp16",
+    answer_tokens: Annotated[int, typer.Option(help="New tokens of a request, for requests per second.")] = 512,
     json: options.Json = False,
 ) -> None:
-    """Predict splits and replicas of a model from its shape, and recommend one; nothing is run, no weights are read.
+    """Predict the speed of splits and replicas, and recommend one.
 
-    In the JSON, latency_ms is between two tokens of one request that runs alone, loaded_latency_ms while all run.
+    The prediction uses only the model's shape; nothing is run and no weights are read. In the JSON, latency_ms is the
+    time between two tokens of a single request, loaded_latency_ms the same while all requests run.
     """
     from qubic_lab.model.device import parse_devices, parse_link
     from qubic_lab.model.recommend import plan as make_plan
@@ -59,32 +61,32 @@ def plan(
 
 
 def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
-    """Return accelerate's own division, or None, and what must be known of it."""
+    """Return the split that accelerate chooses, or None, and a remark about it."""
     from qubic_lab.model.device_map import accelerate_baseline
 
     try:
         baseline = accelerate_baseline(advice.setup)
     except QubicLabError as error:
         return None, str(error)
-    return baseline, "accelerate runs the devices one after the other, and only where all of them are in one host"
+    return baseline, "accelerate runs the devices one after the other, and only if all of them are in one host"
 
 
 def _show(model: str, advice: "Advice", accelerate: "Baseline | None", remark: str) -> None:
     setup = advice.setup
     typer.echo(
         f"{model} in {setup.dtype} on {', '.join(device.name for device in setup.devices)}; goal: {advice.goal}; "
-        f"{setup.batch} request{'s' if setup.batch > 1 else ''} a lane of {setup.context:,} tokens each\n"
+        f"{setup.batch} request{'s' if setup.batch > 1 else ''} per lane of {setup.context:,} tokens each\n"
     )
     _show_plans(advice)
     for refused in advice.refused:
         typer.echo(f"{refused.strategy} refused: {refused.reason}")
     typer.echo(f"\nRecommended: {advice.recommendation or 'none'}. {advice.reason}")
-    _show_lines("Where this changes", advice.changes)
-    typer.echo("\nBeside the plans")
+    _show_lines("When the recommendation changes", advice.changes)
+    typer.echo("\nFor comparison")
     _show_baselines([*advice.baselines, *([accelerate] if accelerate else [])])
     typer.echo(remark)
-    _show_lines("What this rests on", advice.assumptions)
-    _show_lines("Where the figures come from", [f"{name}: {text}" for name, text in advice.sources.items()])
+    _show_lines("Assumptions", advice.assumptions)
+    _show_lines("Sources of the figures", [f"{name}: {text}" for name, text in advice.sources.items()])
 
 
 def _show_plans(advice: "Advice") -> None:
@@ -102,7 +104,8 @@ def _show_plans(advice: "Advice") -> None:
     ]
     print_table(("strategy", "layers", *speeds, "memory GB", "idle %", "requests/s"), rows)
     typer.echo(
-        f"ms: between two tokens of a request; requests/s: of {advice.answer_tokens} tokens each, at the most at once"
+        f"ms: between two tokens of a request; requests/s: of {advice.answer_tokens} tokens each, with as many "
+        "concurrent requests as fit"
     )
 
 

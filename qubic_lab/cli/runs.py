@@ -1,4 +1,4 @@
-"""`qubic-lab run` and `qubic-lab report`: the studies of an experiment file, and the week's page made from them."""
+"""`qubic-lab run` and `qubic-lab report`: run the studies of an experiment file, and make the week's page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,27 +6,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli.console import note, progress_bar, require, stderr
+from qubic_lab.cli.console import add_commands, note, progress_bar, require, stderr
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
     from qubic_lab.runs.batch import Outcome, PlannedRun
 
 LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "pandas", "papermill", "pyarrow")
-"""What these commands need beyond the core install, by the names that are imported."""
+"""Packages that these commands need beyond the core install, by their import names."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog="Example: qubic-lab run experiments/weekly.yaml")(run)
-    app.command(epilog="Example: qubic-lab report --week 2026-W48")(report)
+    add_commands(app, {"run": (run, "experiments/weekly.yaml"), "report": (report, "--week 2026-W48")})
 
 
 def run(
     file: Annotated[Path, typer.Argument(help="A week's or a study's file, such as experiments/weekly.yaml.")],
-    full: Annotated[bool, typer.Option("--full", help="Run the full form of each study, not the quick one.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Run the full form of each study.")] = False,
 ) -> None:
-    """Run the notebooks of an experiment file, but none whose input has not changed; print the runs' folders."""
+    """Run the notebooks of an experiment file.
+
+    Notebooks whose inputs have not changed are not run again. Prints the folders of the runs.
+    """
     require(*LAB_MODULES)
     from qubic_lab.runs.batch import run_batch
     from qubic_lab.runs.experiment import load
@@ -50,7 +52,7 @@ def report(
         str | None, typer.Option(help="ISO week, such as 2026-W48.", show_default="the latest with runs")
     ] = None,
 ) -> None:
-    """Write a week's page from what its runs recorded, and print the page's path."""
+    """Write the page of a week from its runs, and print its path."""
     require(*LAB_MODULES)
     from qubic_lab.runs.report import build_page
 
@@ -58,14 +60,14 @@ def report(
 
 
 class _Display:
-    """Shows on stderr how a batch goes on: a bar while a notebook runs, then a line that stays."""
+    """Shows the progress of a batch on stderr: a bar while a notebook runs, and then a line."""
 
     def __init__(self, progress: Callable[[str, int, int], None]) -> None:
         self._progress = progress
         self._label = ""
 
     def wait(self) -> None:
-        note("another qubic-lab is running a notebook here: waiting for its end")
+        note("another qubic-lab is running a notebook here: waiting for it to end")
 
     def begin(self, run: "PlannedRun", number: int, of: int) -> None:
         self._label = f"{run.study.name} ({number} of {of})"

@@ -1,4 +1,4 @@
-"""`qubic-lab token …`: who may ask a coordinator beyond loopback."""
+"""`qubic-lab token …`: tokens of HTTP clients of a coordinator beyond loopback."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,28 +6,32 @@ from typing import Annotated
 import typer
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import note, print_json, print_table
+from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 
 File = Annotated[Path | None, typer.Option(help="File of tokens.", show_default="QUBIC_LAB_API_TOKENS")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose token.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Make and withdraw the tokens that HTTP clients show.", rich_markup_mode=None)
-    group.command(epilog="Example: qubic-lab token add notebook --per-minute 60 --file ~/qubic-lab/tokens.yaml")(add)
-    group.command("list", epilog="Example: qubic-lab token list --json")(list_)
-    group.command(epilog="Example: qubic-lab token remove notebook")(remove)
-    app.add_typer(group, name="token")
+    """Add the group with its commands."""
+    commands: Commands = {
+        "add": (add, "notebook --per-minute 60 --file ~/qubic-lab/tokens.yaml"),
+        "list": (list_, "--json"),
+        "remove": (remove, "notebook"),
+    }
+    add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook", commands)
 
 
 def add(
     name: Name,
-    per_minute: Annotated[int, typer.Option(help="Requests a minute.")] = 120,
+    per_minute: Annotated[int, typer.Option(help="Allowed requests per minute.")] = 120,
     file: File = None,
 ) -> None:
-    """Make a token and print it, once: the file keeps its hash alone. Running coordinators read it at once."""
+    """Add a token and print it once.
+
+    The file keeps only its hash. Running coordinators accept the token at once.
+    """
     from qubic_lab.api.access import ApiToken, hash_token, new_token, read_tokens, write_tokens
 
     path = _path(file)
@@ -41,7 +45,7 @@ def add(
 
 
 def list_(file: File = None, json: options.Json = False) -> None:
-    """Tell who has a token, and their rates."""
+    """List the clients that have a token, with their rates."""
     from qubic_lab.api.access import read_tokens
 
     known = read_tokens(_path(file))
@@ -52,7 +56,7 @@ def list_(file: File = None, json: options.Json = False) -> None:
 
 
 def remove(name: Name, file: File = None) -> None:
-    """Withdraw a token; it is refused from now on."""
+    """Remove a token, which is refused from now on."""
     from qubic_lab.api.access import read_tokens, write_tokens
 
     path = _path(file)
@@ -64,9 +68,10 @@ def remove(name: Name, file: File = None) -> None:
 
 
 def _path(file: Path | None) -> Path:
+    """Return the file of tokens from the option or the settings."""
     from qubic_lab.settings import settings
 
     path = file or settings().api_tokens
     if path is None:
-        raise InputError("no file of tokens is named: give --file, or set QUBIC_LAB_API_TOKENS")
+        raise InputError("no file of tokens is given: use --file, or set QUBIC_LAB_API_TOKENS")
     return path.expanduser()
