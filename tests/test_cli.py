@@ -60,7 +60,7 @@ ASKED_WRONGLY = [
     ("generate --model tiny --prompt 'a\udcff'", r"'a\\udcff' is not UTF-8"),
     ("generate --model tiny --prompts-file missing.txt", r"missing\.txt .*No such file.*: give"),
     ("generate --model tiny --prompts-file tiny", "tiny .*directory.*: give"),
-    ("generate --model tiny --prompts-file blank.txt", r"blank\.txt is empty: give one prompt a line"),
+    ("generate --model tiny --prompts-file blank.txt", r"blank\.txt is empty: give one prompt per line"),
     ("generate --model tiny --prompts-file latin1.txt", r"latin1\.txt .*not UTF-8"),
     # numbers
     ("generate --model tiny --prompt hi --ranks 0", "ranks is 0: .* at least 1"),
