@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from qubic_lab.evals.identity import first_divergence, kl_divergences, logits_max_abs, token_identity, top_margins
-from qubic_lab.evals.measures import GreedyAnswer, likeness, paired_accuracy, score
+from qubic_lab.evals.measures import (
+    GreedyAnswer,
+    first_divergence,
+    kl_divergences,
+    likeness,
+    logits_max_abs,
+    paired_accuracy,
+    score,
+    token_identity,
+    top_margins,
+)
 from qubic_lab.evals.questions import Question
 
 

@@ -151,7 +151,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_user_questions(file, "mapped", MAP, kind="fact")
     with pytest.raises(InputError, match="limit is 0"):
         load_user_questions(file, "mapped", MAP, limit=0)
-    with pytest.raises(InputError, match=r"no list: name each option's column"):
+    with pytest.raises(InputError, match=r"not a list: name each option's column"):
         load_user_questions(file, "mapped", "question=Q,options=a,answer=Key")
 
 

@@ -1,6 +1,6 @@
-"""Labelled pairs of answers: one JSON object a line with the fields of `AnswerPair`, all of them texts.
+"""Labelled pairs of answers: JSON lines with the fields of `AnswerPair`, all of them texts.
 
-What the labels mean stands in `data/consensus/README.md`.
+`data/consensus/README.md` explains the labels.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _FIELDS = tuple(field.name for field in fields(AnswerPair))
 
 
 def committed_pairs() -> Path:
-    """Return the file of pairs that comes with the project, from the checkout or the installed package."""
+    """Return the project's own file of pairs, from the checkout or the installed package."""
     name = "pairs.jsonl"
     checkout = Path(__file__).parents[2] / "data" / "consensus" / name
     return checkout if checkout.exists() else Path(__file__).parent / name
@@ -44,10 +44,10 @@ def load_pairs(file: Path) -> tuple[AnswerPair, ...]:
     """Read pairs.
 
     Raises:
-        InputError: the file is missing or empty, or a line is not of the form above; names file and line.
+        InputError: the file is missing or empty, or a line is invalid; names file and line.
     """
     pairs: dict[str, AnswerPair] = {}
-    for place, texts in read_texts(file, "pairs", _FIELDS, _FIELDS):
+    for place, texts in read_texts(file, "pairs", _FIELDS):
         check_present(place, texts, _FIELDS)
         for name, known in _CHOICES.items():
             if texts[name] not in known:
@@ -59,5 +59,5 @@ def load_pairs(file: Path) -> tuple[AnswerPair, ...]:
 
 
 def pairs_half(id: str) -> str:
-    """Return the half that a pair is in for good, `dev` or `test`: what is chosen on one is measured on the other."""
+    """Return the permanent half of a pair: choices are made on `dev` and measured on `test`."""
     return HALVES[hashlib.sha256(id.encode()).digest()[0] % 2]

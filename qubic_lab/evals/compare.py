@@ -1,4 +1,4 @@
-"""Is the split model still the same model? N ranks against one rank of ours, and one rank against transformers."""
+"""Compares a split model with the unsplit one, and one rank with transformers: tokens, logits and right answers."""
 
 import itertools
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.evals.comparison import AnswerRow, Case, ModelComparison, ReferenceComparison, TokenDifference, Variant
 from qubic_lab.evals.comparison_plan import ComparisonPlan, plan_comparison
 from qubic_lab.evals.measures import (
@@ -35,16 +36,14 @@ from qubic_lab.pipeline.text import Tokenizer
 from qubic_lab.provenance import source_commit
 from qubic_lab.settings import cache_folder
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the finished steps and all steps."""
 _Report = Callable[[str], None]
 THOUGHTS = "<think>"
-"""Some chat templates begin the answer with it, and it is then no part of what the model returns."""
+"""Some chat templates end with this tag, so the model's answer lacks it."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The answers of one way of running the questions; `logits` holds a file for each."""
+    """The answers of one run over all questions, and a file of logits for each."""
 
     answers: tuple[GreedyAnswer, ...]
     logits: tuple[Path, ...]
@@ -55,14 +54,14 @@ class _Run:
         return sum(len(answer.token_ids) for answer in self.answers) / self.seconds
 
     def with_logits(self) -> Iterator[WithLogits]:
-        """Read one answer's logits after the other."""
+        """Read the answers with their logits one by one."""
         for answer, file in zip(self.answers, self.logits, strict=True):
             yield answer, np.fromfile(file, dtype="<f4").reshape(len(answer.token_ids), -1)
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A way of running at a dtype, and the name of the way that its answers are paired with (None: none)."""
+    """The answers of one way of running, and the name of the way they are paired with, if any."""
 
     dtype: str
     name: str
@@ -71,7 +70,7 @@ class _Way:
 
 
 _Runs = dict[tuple[str, int], _Run]
-"""One rank's runs, by dtype and batch."""
+"""The runs on one rank, by dtype and batch."""
 
 
 def compare(
@@ -84,32 +83,32 @@ def compare(
     limit: int | None = None,
     max_new_tokens: int = 32,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     *,
     candidate: str = "",
     seed: int = 0,
 ) -> ModelComparison:
-    """Answer questions greedily with one rank, with each split, and with transformers; compare tokens and logits.
+    """Answer questions greedily on one rank, with each split, and with transformers; compare tokens and logits.
 
-    One rank is also compared with itself at another number of threads, and at the other batches than the first.
+    One rank is also compared with itself at another number of threads and at the other batch sizes.
 
     Args:
         model: alias, hub id, folder or GGUF file.
         ranks: numbers of ranks to split over.
-        strategies: `A`, `B`, `C`; by default all that fit (A is for two ranks).
-        batches: slots a lane.
+        strategies: `A`, `B`, `C`; by default all that apply (A needs two ranks).
+        batches: slots per lane.
         dtypes: `fp32`, `bf16`, `fp16`.
-        questions: a question file; by default the project's own, written and generated.
-        limit: so many of the first questions; by default all.
-        max_new_tokens: most tokens of an answer.
-        threads: compute threads of each rank, on both sides; by default cores ÷ the largest number of ranks.
+        questions: a question file; by default the project's written and generated questions.
+        limit: use only the first questions; by default all.
+        max_new_tokens: the maximum length of an answer.
+        threads: compute threads per rank, on both sides; by default cores ÷ the largest number of ranks.
         progress: called after each step.
-        candidate: a model or a split folder whose weights the ranks run in the place of `model`; a split folder is run
-            as it was split, and `ranks` and `strategies` must hold that.
+        candidate: a model or split folder whose weights the ranks run instead of `model`; a split folder runs as it was
+            split, and `ranks` and `strategies` must include that.
         seed: of the generated questions.
 
     Raises:
-        InputError: a value is wrong, before anything runs.
+        InputError: a value is wrong; raised before anything runs.
         RankError, NonFiniteError: a run failed.
     """
     plan = plan_comparison(
@@ -120,8 +119,7 @@ def compare(
     def report(what: str) -> None:
         nonlocal done
         done += 1
-        if progress is not None:
-            progress(what, done, plan.steps)
+        progress(what, done, plan.steps)
 
     tokenizer = Tokenizer(plan.whole.folder)
     prompts = [tokenizer.encode(request) for request in plan.requests]
@@ -202,7 +200,7 @@ def _whole(batch: int) -> str:
 
 
 def _opening(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
-    """Return what a prompt begins its answer with: thoughts, or nothing."""
+    """Return the beginning of the answer that the prompt already contains: thoughts, or nothing."""
     end = "".join(map(tokenizer.token_text, prompt[-3:]))
     return THOUGHTS if end.rstrip().endswith(THOUGHTS) else ""
 
@@ -338,9 +336,9 @@ def _run_reference(
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """Yield a folder in the cache for captured logits: they can be larger than a /tmp that is kept in memory.
+    """Yield a cache folder for captured logits, which may exceed a /tmp in memory.
 
-    What a killed comparison left there goes first.
+    Folders that a killed comparison left behind are deleted first.
     """
     for left in cache_folder().glob("compare-*-*"):
         if not psutil.pid_exists(int(left.name.split("-")[1])):

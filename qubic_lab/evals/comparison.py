@@ -1,4 +1,4 @@
-"""What a comparison finds, as frozen values: they become JSON, and everything that is drawn or said comes from them."""
+"""The results of a comparison as frozen values."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first position at which two answers differ, and how far the base's best logit led the second one there."""
+    """The first position at which two answers differ, and the lead of the base's best logit there."""
 
     id: str
     position: int
@@ -15,11 +15,11 @@ class Divergence:
 
 @dataclass(frozen=True)
 class RunLikeness:
-    """How alike the answers of two ways of running are; the first way is the base.
+    """How alike the answers of two runs are; the first run is the base.
 
-    Logits count while both answers have seen the same tokens: up to and with the first divergent position.
-    `kl_*` is KL(base || other) of the next token's distribution, in nats; `margin_min` the base's smallest lead of the
-    best logit over the second.
+    Logits count up to and including the first divergent position, while both have seen the same tokens. `kl_*` is
+    KL(base || other) of the next-token distribution, in nats; `margin_min` is the smallest lead of the base's best
+    logit over the second.
     """
 
     questions: int
@@ -34,10 +34,9 @@ class RunLikeness:
 
 @dataclass(frozen=True, kw_only=True)
 class Case(RunLikeness):
-    """N ranks against one rank at the same dtype, threads and slots a lane; both must agree bit for bit.
+    """N ranks against one rank at the same dtype, threads and batch; both must agree bit for bit.
 
-    `measured_as` names the strategy with the same layers that was run in this one's place. Tokens/s are over all
-    questions, prompts included.
+    `measured_as` names a strategy with the same layers that was run instead. Tokens/s include prompts.
     """
 
     dtype: str
@@ -52,7 +51,7 @@ class Case(RunLikeness):
 
 @dataclass(frozen=True, kw_only=True)
 class Variant(RunLikeness):
-    """One rank against itself after one change of `what` (`threads` or `batch`); kernels may then round otherwise."""
+    """One rank against itself after a change of `what` (`threads` or `batch`); kernels may then round differently."""
 
     dtype: str
     what: str
@@ -62,7 +61,7 @@ class Variant(RunLikeness):
 
 @dataclass(frozen=True)
 class TokenDifference:
-    """Where our answer leaves the reference's, and by how much the reference preferred its own token there."""
+    """Where our answer leaves the reference's, and the reference's lead for its own token there."""
 
     id: str
     position: int
@@ -73,7 +72,7 @@ class TokenDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceComparison(RunLikeness):
-    """One rank of ours against the transformers implementation (the base), greedy, prompt by prompt."""
+    """One rank against the transformers implementation (the base), greedy, prompt by prompt."""
 
     dtype: str
     library: str
@@ -82,9 +81,9 @@ class ReferenceComparison(RunLikeness):
 
 @dataclass(frozen=True)
 class SystemAccuracy:
-    """How many of the checkable questions a way of running answers rightly, with the 95 % Wilson interval.
+    """The number of right answers to checkable questions, with the 95 % Wilson interval of the share.
 
-    `cut` answers ended at the limit of new tokens; they are scored as far as they got.
+    `cut` answers reached the token limit; they are scored as they are.
     """
 
     dtype: str
@@ -98,10 +97,10 @@ class SystemAccuracy:
 
 @dataclass(frozen=True)
 class PairedTests:
-    """What two ways' right and wrong answers to the same questions say; shares, other less baseline.
+    """Tests of the difference of two accuracies on the same questions, other less baseline.
 
-    `low` to `high` is Tango's 95 % interval of the difference, `tost_low` to `tost_high` the 90 % one that must lie
-    within the margin for `equivalent`. `minimum_detectable` (power 80 %, two-sided 5 %) is None where none is.
+    `low` to `high` is Tango's 95 % interval, `tost_low` to `tost_high` the 90 % interval that must lie within the
+    margin to be `equivalent`. `minimum_detectable` (power 80 %, two-sided 5 %) is None if there is none.
     """
 
     difference: float
@@ -116,7 +115,7 @@ class PairedTests:
 
 @dataclass(frozen=True)
 class PairedAccuracy:
-    """Two ways of running on the same checkable questions; where all tokens are identical no test is needed."""
+    """Two ways of running on the same checkable questions; identical tokens need no test."""
 
     dtype: str
     baseline: str
@@ -132,9 +131,9 @@ class PairedAccuracy:
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A question, its reference answer and what the model said (one rank, the first dtype and batch).
+    """A question, its reference answer and the model's answer (one rank, the first dtype and batch).
 
-    `correct` is None where no rule can check the answer.
+    `correct` is None if no rule can check the answer.
     """
 
     id: str
@@ -149,10 +148,10 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """All cases, the reference apart, and what they were measured on.
+    """All results of a comparison and its settings.
 
-    `candidate` is the model whose weights the ranks ran, if it was not `model` itself; a split folder's hash is that of
-    the model which its manifest names.
+    `candidate` is the model whose weights the ranks ran, if it is not `model`; the hash of a split folder is that of
+    the model in its manifest.
     """
 
     token_identity: float

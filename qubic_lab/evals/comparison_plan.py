@@ -1,4 +1,4 @@
-"""What a comparison will run: everything that is asked for is checked here, before a process starts."""
+"""The plan of a comparison: all arguments are checked here, before a process starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ from qubic_lab.provenance import usable_cores
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What will be run; `other_threads` is what one rank runs with once more.
+    """What will be run.
 
-    `whole` is the model on one rank, `splits` what the ranks run: `candidate`, where it is not empty, else the model.
+    `whole` is the model on one rank; `splits` are the runs of the ranks, with the weights of `candidate` if given.
     """
 
     base: PipelineConfig
@@ -38,7 +38,7 @@ class ComparisonPlan:
 
     @property
     def ids(self) -> list[str]:
-        """The questions' names."""
+        """The questions' ids."""
         return [question.id for question in self.questions]
 
     @property
@@ -49,17 +49,17 @@ class ComparisonPlan:
 
     @property
     def other_threads(self) -> int:
-        """Another number of threads than that of all other runs."""
+        """A different number of threads for one extra run on one rank."""
         return 2 if self.whole.threads == 1 else 1
 
     @property
     def split_config(self) -> PipelineConfig:
-        """What the ranks have in common, without ranks, strategy, dtype and slots."""
+        """The common configuration of the splits, without ranks, strategy, dtype and slots."""
         return replace(self.base, model=self.candidate or self.base.model)
 
     @property
     def steps(self) -> int:
-        """Runs of all questions: one rank, each different split, one rank with other threads, the reference."""
+        """The number of runs: one rank, each different split, one rank with other threads, the reference."""
         splits = {(split.ranks, split.layers) for split in self.splits}
         return len(self.dtypes) * (len(self.batches) * (1 + len(splits)) + 2)
 
@@ -77,7 +77,7 @@ def plan_comparison(
     candidate: str,
     seed: int,
 ) -> ComparisonPlan:
-    """Check arguments (those of `compare`) and files and return what will be run.
+    """Check the arguments of `compare` and the files, and return the plan.
 
     Raises:
         InputError: a value is wrong; names it and the remedy.
@@ -125,7 +125,7 @@ def _questions(file: Path | None, limit: int | None, seed: int) -> tuple[Questio
 
 
 def _check_vocabulary(folder: Path, model: str, candidate: str) -> None:
-    """Logits of vocabularies of different sizes cannot be compared."""
+    """Logits of different vocabularies cannot be compared."""
     candidate_folder = resolve_model(candidate)
     parts = rank_folders(candidate_folder)
     theirs, ours = load_config(parts[0] if parts else candidate_folder).vocab, load_config(folder).vocab
@@ -138,7 +138,7 @@ def _check_vocabulary(folder: Path, model: str, candidate: str) -> None:
 def _splits(
     config: PipelineConfig, ranks: Sequence[int], strategies: Sequence[str] | None
 ) -> tuple[ResolvedConfig, ...]:
-    """Return the splits that were asked for; of a split folder its own, which must be among them."""
+    """Return the requested splits; a split folder has only its own, which must be among them."""
     split = read_split(resolve_model(config.model))
     if split is None:
         return tuple(

@@ -1,8 +1,7 @@
-"""Does voting make a model's answers better, for which types of questions, and for how many tokens?
+"""Does voting improve a model's answers, for which question types, and at how many tokens?
 
-Questions with computed answers are asked many times (`recording`), and everything else follows from what was recorded.
-Choices (a curve of confidence, a rule, a k for equal tokens) are made on one half of the questions and judged on the
-other.
+Questions with computed answers are asked many times (`recording`); everything else is computed from the records.
+Choices (a calibration, a rule, a k for equal tokens) are made on one half of the questions and judged on the other.
 """
 
 import hashlib
@@ -25,6 +24,7 @@ from qubic_lab.consensus.confidence import (
 )
 from qubic_lab.consensus.dependence import ErrorCorrelation, PastVote, effective_votes, error_correlation
 from qubic_lab.consensus.voting import Ballot, decide
+from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.diversity import Diversity, diversity
 from qubic_lab.evals.graded import MOST_GRADED, graded_questions
@@ -32,7 +32,7 @@ from qubic_lab.evals.loaders import load_user_questions
 from qubic_lab.evals.paired import McNemar
 from qubic_lab.evals.questions import Question, committed_by_kind
 from qubic_lab.evals.recorded import RecordedQuestion, halves
-from qubic_lab.evals.recording import Asking, Progress, record_answers
+from qubic_lab.evals.recording import Asking, record_answers
 from qubic_lab.evals.self_consistency import (
     ALL,
     KS,
@@ -54,31 +54,31 @@ from qubic_lab.provenance import machine, source_commit
 from qubic_lab.settings import cache_folder
 
 RULE, FALLBACK = "majority", "plurality"
-"""As the service decides by default."""
+"""The default rules of the service."""
 ANY = "any"
-"""The type of question of a calibration for all types together."""
+"""The question type of a calibration for all types."""
 FEWEST_ASKED = 6
-"""Questions with references: each half must have one of each of the three types."""
+"""Questions with references: each half needs one of each of the three types."""
 SLOTS = 32
-"""That decode together: the samples of two questions of 16."""
+"""Slots that decode together: the samples of two questions."""
 
 
 @dataclass(frozen=True)
 class ConsensusPlan:
-    """What is asked of which model.
+    """Which model is asked what.
 
     Attributes:
         model: alias, hub id, folder or GGUF file.
-        questions: with computed answers (`graded_questions`), of three types in turns; or so many of `file`, at most.
-        creative: so many of the project's creative questions; they have no right answer.
-        k: ballots of the vote that is studied.
+        questions: number of questions with computed answers (`graded_questions`), or the maximum from `file`.
+        creative: number of the project's creative questions, which have no right answer.
+        k: ballots of the studied vote.
         asking: how each question is asked.
         dtype: `fp32`, `bf16` or `fp16`.
-        threads: compute threads; None: as many as there are cores.
+        threads: compute threads; None: one per core.
         seed: of the questions, the halves and the intervals.
-        file: a user's questions in their place; empty: none.
-        layout: of the file, as of `load_user_questions`.
-        columns: its map of columns, where the layout is `mapped`.
+        file: a user's question file instead, or "".
+        layout: of the file, as in `load_user_questions`.
+        columns: its column map if the layout is `mapped`.
 
     Raises:
         InputError: a number is out of its range.
@@ -104,7 +104,7 @@ class ConsensusPlan:
 
 @dataclass(frozen=True)
 class CalibratedType:
-    """A calibration made on the development half, and its confidences on the held-out half; `file` if it was saved."""
+    """A calibration of the development half, and its confidences on the held-out half; `file` if it was saved."""
 
     question_type: str
     development: int
@@ -116,29 +116,29 @@ class CalibratedType:
 
 @dataclass(frozen=True)
 class VoteEvaluation:
-    """What follows from recorded answers; by type of question, and for all together under `all`.
+    """The evaluation of recorded answers; dictionaries are by question type, with `all` for all together.
 
     Attributes:
         k: ballots of the vote.
-        questions: with references.
-        tokens: mean of one sample.
-        curve: every method at every k, against the tokens it takes.
+        questions: number of questions with references.
+        tokens: mean tokens of one sample.
+        curve: every method at every k, against its tokens.
         gains: the vote of k less one sample (pass@1).
-        weighted_gains: the same of the vote weighted by the mean token's probability.
+        weighted_gains: the same for the vote weighted by the mean token's probability.
         greedy_gains: the vote of k less the greedy answer.
-        against_greedy: the exact McNemar test of that, for one vote: that of the first k samples.
-        equal_tokens: a vote against one longer greedy answer, held-out half.
-        best_rule: to choose one of k answers by its length or a signal, the best on the development half.
-        rule_gain: the vote less that rule, held-out half.
+        against_greedy: its exact McNemar test, for one vote: that of the first k samples.
+        equal_tokens: a vote against one longer greedy answer, on the held-out half.
+        best_rule: the best rule of the development half that chooses one of k answers by length or a signal.
+        rule_gain: the vote less that rule, on the held-out half.
         agreeing_wrong: wrong answers that agree.
-        correlation: of samples' errors; None where nothing can be said.
-        effective_votes: what k samples are worth by it.
+        correlation: of the samples' errors, or None if it cannot be estimated.
+        effective_votes: the equivalent number of independent votes of k samples.
         held_out: votes of the held-out half with a leader, on which confidences are judged.
-        undecided: those without: no sample has a final answer.
-        vote_share: the vote's share taken as its confidence, held-out half.
-        calibrated: confidences by calibrations, held-out half.
-        uncalibrated: types with too few questions for a calibration.
-        diversity: of creative answers, without any claim that they are good; None where none were asked.
+        undecided: those without a leader, because no sample has a final answer.
+        vote_share: the vote's share as its confidence, on the held-out half.
+        calibrated: calibrated confidences, on the held-out half.
+        uncalibrated: types with too few questions to calibrate.
+        diversity: of creative answers, not their quality; None if none were asked.
     """
 
     k: int
@@ -165,7 +165,7 @@ class VoteEvaluation:
 
 @dataclass(frozen=True)
 class ConsensusEvaluation:
-    """The votes, and what they were asked of and how."""
+    """The evaluation with its plan, model and machine."""
 
     plan: ConsensusPlan
     votes: VoteEvaluation
@@ -184,22 +184,21 @@ class ConsensusEvaluation:
 
 def evaluate_consensus(
     plan: ConsensusPlan,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     *,
     keep: bool = False,
     calibrations: Path | None = None,
 ) -> ConsensusEvaluation:
-    """Ask a model, on one rank, and evaluate its votes.
+    """Ask a model on one rank and evaluate its votes.
 
     Args:
-        plan: what is asked of which model.
+        plan: which model is asked what.
         progress: called after each question.
-        keep: whether answers are kept in the cache folder as they come, so that the same plan with the same code goes
-            on where it was stopped.
-        calibrations: a folder for the calibrations, one file for each type of question; None: they are not saved.
+        keep: store answers in the cache folder as they arrive, so that the same plan and code resume after a stop.
+        calibrations: a folder for calibrations, one file per question type; None: they are not saved.
 
     Raises:
-        InputError: a value is out of its range, or the model or the file of questions cannot be read.
+        InputError: a value is out of its range, or the model or the question file cannot be read.
         QubicLabError: whatever the pipeline raises.
     """
     config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=SLOTS)
@@ -235,7 +234,7 @@ def evaluate_votes(
         calibrations: a folder to save them in, or None.
 
     Raises:
-        InputError: too few questions, samples, or no longer greedy answers.
+        InputError: too few questions or samples, or no longer greedy answers.
     """
     judged = [row for row in rows if row.is_judged]
     creative = [row for row in rows if not row.is_judged]
@@ -274,9 +273,9 @@ def evaluate_votes(
 
 
 def observe(row: RecordedQuestion, k: int) -> Observation | None:
-    """Return what the vote of a question's first k samples shows, as the service would see it; None: nobody leads.
+    """Return the signals of a question's vote, of its first k samples, as the service sees them; None without a leader.
 
-    Similarity is left out: the service may know it with embeddings, and it would be another signal then.
+    Similarity is left out: with embeddings the service would see another value.
     """
     samples = row.samples[:k]
     decision = decide([Ballot(f"{n:02}", each.group) for n, each in enumerate(samples)], RULE, FALLBACK)
@@ -301,7 +300,7 @@ def _calibrations(
     seed: int,
     folder: Path | None,
 ) -> tuple[tuple[CalibratedType, ...], tuple[str, ...]]:
-    """Calibrate all types together and each that has enough questions; also return those that have not."""
+    """Calibrate all types together and each type with enough questions; also return the types without."""
     made_utc = datetime.now(UTC).isoformat()
     done, missing = [], []
     for kind in (ANY, *sorted({row.kind for row in development})):
@@ -331,7 +330,7 @@ def _calibrations(
 
 
 def _history(rows: Sequence[RecordedQuestion]) -> list[PastVote]:
-    """Return all samples as votes; one without a final answer is in a group of its own, as it agrees with nobody."""
+    """Return all samples as votes; one without a final answer agrees with nobody."""
     return [
         PastVote(row.id, f"{number:02}", -1 - number if each.group is None else each.group, bool(each.right))
         for row in rows
@@ -348,7 +347,7 @@ def _questions(plan: ConsensusPlan) -> tuple[Question, ...]:
 
 
 def _answers_file(model: str, commit: str, plan: ConsensusPlan, questions: Sequence[Question]) -> Path:
-    """Return the file for the answers of this model, plan, questions and code."""
+    """Return the answers file for this model, plan, questions and code."""
     asked = [(each.id, each.question) for each in questions]
     decides = [model, commit, plan.dtype, plan.threads, asdict(plan.asking), asked]
     key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]

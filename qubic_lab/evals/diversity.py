@@ -1,6 +1,6 @@
-"""What can be said of answers to creative questions, which are neither right nor wrong: how varied and repetitive.
+"""Statistics of creative answers, which are neither right nor wrong: variety and repetition.
 
-Words are runs of letters and digits in small letters; a Chinese or Japanese character is a word of its own.
+Words are lowercase runs of letters and digits; each Chinese or Japanese character is a word.
 """
 
 import itertools
@@ -17,12 +17,11 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff
 
 @dataclass(frozen=True)
 class Diversity:
-    """Samples of creative questions, each figure the mean over `questions` with its interval; no claim of quality.
+    """Statistics of samples of creative questions, each the mean over `questions` with its interval; not a quality.
 
-    `distinct_1` and `distinct_2`: different words and pairs of words ÷ all, over a question's samples together; longer
-    answers have lower ones. `self_overlap`: the mean share of words that two samples have in common (Jaccard).
-    `repetition`: the share of an answer's three-word runs that it has already said. `empty`: of samples without a word.
-    `words`, `tokens`: the mean length of a sample.
+    `distinct_1` and `distinct_2`: distinct words and word pairs ÷ all, over a question's samples; longer answers have
+    lower values. `self_overlap`: mean Jaccard similarity of two samples' words. `repetition`: share of repeated word
+    trigrams. `empty`: share of samples without a word. `words`, `tokens`: mean length of a sample.
     """
 
     questions: int
@@ -37,7 +36,7 @@ class Diversity:
 
 
 def diversity(rows: Sequence[RecordedQuestion], seed: int = 0) -> Diversity:
-    """Return how varied the samples of creative questions are; `self_overlap` is None with one sample each.
+    """Return the statistics of creative questions; `self_overlap` is None with one sample each.
 
     Raises:
         InputError: there are no rows.
@@ -61,28 +60,28 @@ def diversity(rows: Sequence[RecordedQuestion], seed: int = 0) -> Diversity:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in small letters."""
+    """Return the lowercase words of a text."""
     return _WORD.findall(text.casefold())
 
 
 def distinct(answers: Sequence[Sequence[str]], length: int) -> float:
-    """Return the different runs of `length` words ÷ all of them, over answers given as words; 0 where there are none.
+    """Return the distinct word n-grams ÷ all of them over tokenized answers; 0 without any.
 
-    Source: J. Li et al., "A diversity-promoting objective function for neural conversation models", NAACL 2016,
-    section 5.
+    Source: J. Li et al., "A diversity-promoting objective function for neural conversation models", NAACL 2016, section
+    5.
     """
     runs = [run for words in answers for run in _runs(words, length)]
     return len(set(runs)) / len(runs) if runs else 0.0
 
 
 def self_overlap(answers: Sequence[Sequence[str]]) -> float:
-    """Return the mean over pairs of answers of the words in both ÷ the words in either; two empty ones are alike."""
+    """Return the mean Jaccard similarity of the words of two answers; two empty answers have 1."""
     pairs = [(set(one), set(other)) for one, other in itertools.combinations(answers, 2)]
     return sum(len(one & other) / len(one | other) if one | other else 1.0 for one, other in pairs) / len(pairs)
 
 
 def repetition(words: Sequence[str]) -> float:
-    """Return the share of an answer's runs of three words that it has said before; 0 below three words."""
+    """Return the share of repeated word trigrams; 0 below three words."""
     runs = _runs(words, 3)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 

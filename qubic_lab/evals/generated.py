@@ -1,4 +1,4 @@
-"""Questions whose answers are computed: templates filled by a seeded generator, as many as are wanted."""
+"""Questions with computed answers: templates filled by a seeded generator."""
 
 import datetime
 import itertools
@@ -12,60 +12,31 @@ Filled = tuple[str, str]
 """A question and its answer."""
 
 MOST_GENERATED = 2000
-"""The templates have more fillings than this, so that none need come twice."""
+"""The templates have more variants than this, so no question repeats."""
 STANDARD_GENERATED = 64
-"""So many follow the written questions where no number is asked for."""
+"""Generated questions after the written ones if no limit is given."""
 NAMES = ("Ada", "Bela", "Carl", "Dora", "Emil", "Frida", "Gustav", "Hanna")
 GOODS = ("apples", "bolts", "candles", "forks", "lamps", "pens", "ropes", "tiles")
-WORDS = (
-    "banana",
-    "parallel",
-    "committee",
-    "engineer",
-    "mississippi",
-    "letter",
-    "bookkeeper",
-    "alphabet",
-    "terrace",
-    "possession",
-    "carrot",
-    "umbrella",
-    "cinnamon",
-    "satellite",
-    "pepper",
-    "tomorrow",
-    "address",
-    "balloon",
-    "coffee",
-    "giraffe",
-)
+_WORDS = """
+banana parallel committee engineer mississippi letter bookkeeper alphabet terrace possession carrot umbrella cinnamon
+satellite pepper tomorrow address balloon coffee giraffe
+"""
+WORDS = tuple(_WORDS.split())
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
+_MONTHS = "January February March April May June July August September October November December"
+MONTHS = tuple(_MONTHS.split())
 CONVERSIONS = (("kilometres", "metres", 1000), ("hours", "minutes", 60), ("kilograms", "grams", 1000))
 
 
 def questions_for(limit: int | None = None, seed: int = 0) -> tuple[Question, ...]:
-    """Return the first `limit` questions: those written for the project, then generated ones.
+    """Return the first `limit` questions: the project's written ones, then generated ones.
 
     Args:
-        limit: how many; by default all written ones and STANDARD_GENERATED more.
+        limit: by default all written ones and STANDARD_GENERATED more.
         seed: of the generated ones.
 
     Raises:
-        InputError: `limit` is below 1 or more than there are.
+        InputError: `limit` is below 1 or above the number of questions.
     """
     written = load_questions(committed_questions())
     if limit is None:
@@ -75,9 +46,9 @@ def questions_for(limit: int | None = None, seed: int = 0) -> tuple[Question, ..
 
 
 def generated_questions(count: int, seed: int = 0) -> tuple[Question, ...]:
-    """Return questions with computed answers; the same seed gives the same ones, and more of them begin alike.
+    """Return questions with computed answers; a seed gives the same sequence for any count.
 
-    The templates take turns; no question comes twice.
+    The templates take turns; no question repeats.
 
     Raises:
         InputError: `count` is negative or above MOST_GENERATED.

@@ -1,7 +1,7 @@
 """Questions with computed answers and a difficulty dial, so that a small model is neither always right nor never.
 
-The dial turns from 0 to 1: more terms, longer lists, larger numbers, nearer rivals. Each family has a standard setting,
-chosen for a model of 135 million parameters (measured in docs/evaluation.md).
+The dial goes from 0 to 1: more terms, longer lists, larger numbers, closer alternatives. Each family has a standard
+setting, chosen for a model of 135 million parameters (measured in docs/evaluation.md).
 """
 
 import itertools
@@ -13,9 +13,9 @@ from qubic_lab.errors import InputError, check_choice, check_range
 from qubic_lab.evals.questions import Question
 
 MOST_GRADED = 3000
-"""At most so many at once; a family whose fillings run out before says so."""
+"""The maximum at once; a family that runs out of variants earlier raises an error."""
 _MOST_TRIES = 200
-"""So many repeated fillings in a row mean that a family has no others left, or hardly any."""
+"""After this many repeated variants in a row a family has hardly any new ones."""
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kira", "Leo")
 GOODS = ("apples", "pens", "books", "stones", "cups", "coins", "shells", "cards")
 TOWNS = ("Paris", "Rome", "Oslo", "Madrid", "Berlin", "Vienna", "Lisbon", "Dublin", "Athens", "Prague")
@@ -34,7 +34,7 @@ Filled = tuple[str, str]
 
 @dataclass(frozen=True)
 class QuestionFamily:
-    """One kind of task: what type of question it is, its standard difficulty, and how one is made."""
+    """One kind of task: its question type, its standard difficulty and its generator."""
 
     kind: str
     difficulty: float
@@ -44,18 +44,18 @@ class QuestionFamily:
 def graded_questions(
     count: int, seed: int = 0, difficulty: float | None = None, families: Sequence[str] | None = None
 ) -> tuple[Question, ...]:
-    """Return questions with computed answers; families take turns, and no question comes twice.
+    """Return questions with computed answers; families take turns, and no question repeats.
 
-    The same seed and dial give the same questions, and more of them begin alike. An id begins with the family's name.
+    A seed and dial give the same sequence for any count. An id begins with the family's name.
 
     Args:
         count: how many.
-        seed: of the fillings.
-        difficulty: 0 (easiest) to 1; by default each family's own standard.
-        families: names out of FAMILIES; by default all.
+        seed: of the variants.
+        difficulty: 0 (easiest) to 1; by default each family's standard.
+        families: names in FAMILIES; by default all.
 
     Raises:
-        InputError: a value is out of range, a family is unknown or given twice, or one has no more different questions.
+        InputError: a value is out of range, a family is unknown or repeated, or one has no more questions.
     """
     check_range("graded questions", count, 0, MOST_GRADED)
     if difficulty is not None and not 0.0 <= difficulty <= 1.0:
@@ -77,7 +77,7 @@ def graded_questions(
 
 
 def family_of(question: Question) -> str:
-    """Return the family that a graded question is of."""
+    """Return the family of a graded question."""
     return question.id.rpartition("-")[0]
 
 
@@ -94,7 +94,7 @@ def _between(dial: float, easiest: float, hardest: float) -> int:
 
 
 def _sums(random: Random, dial: float) -> Filled:
-    """Sums of two numbers; in the harder half, of three, and one is taken away."""
+    """Sums of two numbers; in the harder half, of three with a subtraction."""
     most = _between(dial, 9, 60)
     a, b, c = random.randint(1, most), random.randint(1, most + 3), random.randint(1, most)
     if dial < 0.5:
@@ -103,7 +103,7 @@ def _sums(random: Random, dial: float) -> Filled:
 
 
 def _largest(random: Random, dial: float) -> Filled:
-    """The largest of several numbers: the more, and the nearer to each other, the harder."""
+    """The largest of several numbers; harder with more and closer numbers."""
     base = random.randint(100, 899)
     numbers = random.sample(range(base, base + _between(dial, 100, 10)), _between(dial, 2, 6))
     listed = ", ".join(map(str, numbers))
@@ -111,7 +111,7 @@ def _largest(random: Random, dial: float) -> Filled:
 
 
 def _order(random: Random, dial: float) -> Filled:
-    """Who comes first, from a chain of comparisons in any order: the longer, the harder."""
+    """The first of a shuffled chain of comparisons; harder with longer chains."""
     stem = random.choice(["tall", "old", "fast", "strong"])
     names = random.sample(NAMES, _between(dial, 2, 6))
     facts = [f"{more} is {stem}er than {less}." for more, less in itertools.pairwise(names)]
@@ -120,7 +120,7 @@ def _order(random: Random, dial: float) -> Filled:
 
 
 def _lookup(random: Random, dial: float) -> Filled:
-    """Find a fact in a text: harder with more people, and in the harder half with where they were born."""
+    """A fact in a text; harder with more people, and in the harder half with their places of birth."""
     count = _between(dial, 2, 8)
     names, towns = random.sample(NAMES, count), random.sample(TOWNS, count)
     born = [f" and was born in {town}" if dial >= 0.5 else "" for town in random.sample(TOWNS, count)]
@@ -130,7 +130,7 @@ def _lookup(random: Random, dial: float) -> Filled:
 
 
 def _frequent(random: Random, dial: float) -> Filled:
-    """The most frequent name of a list: harder with more names, which then occur nearly as often."""
+    """The most frequent name of a list; harder with more names of almost equal frequency."""
     winner, *others = random.sample(NAMES, _between(dial, 2, 5))
     rest = _between(dial, 1, 3)
     names = [winner] * (rest + _between(dial, 2, 1)) + [name for name in others for _ in range(rest)]
@@ -139,7 +139,7 @@ def _frequent(random: Random, dial: float) -> Filled:
 
 
 def _sorts(random: Random, dial: float) -> Filled:
-    """Which of several things is of a sort: harder with more of them."""
+    """The thing of a given sort among several; harder with more of them."""
     sort = random.choice(list(SORTS))
     right = random.choice(SORTS[sort])
     elsewhere = [thing for other, things in SORTS.items() if other != sort for thing in things]
@@ -150,7 +150,7 @@ def _sorts(random: Random, dial: float) -> Filled:
 
 
 def _expression(random: Random, dial: float) -> Filled:
-    """A tiny Python expression, which Python itself evaluates here."""
+    """A small Python expression, evaluated by Python itself."""
     a, b, c = (random.randint(2, _between(dial, 9, 30)) for _ in range(3))
     word = random.choice(GOODS)
     easy = [f"{a} + {b}", f"max({a}, {b + 6})", f'len("{word}") + {a}', f"{a} * {b}"]
@@ -160,7 +160,7 @@ def _expression(random: Random, dial: float) -> Filled:
 
 
 def _dictionary(random: Random, dial: float) -> Filled:
-    """What a tiny program prints out of a dictionary: harder with more keys, and in the harder half a sum of two."""
+    """The output of a small program with a dictionary; harder with more keys, and in the harder half a sum of two."""
     names = random.sample(NAMES, _between(dial, 2, 8))
     ages = {name: random.randint(11, 99) for name in names}
     listed = ", ".join(f'"{name}": {age}' for name, age in ages.items())
@@ -173,7 +173,7 @@ def _dictionary(random: Random, dial: float) -> Filled:
 
 
 def _index(random: Random, dial: float) -> Filled:
-    """An item of a Python list: harder with longer lists, and then not only the first or the last."""
+    """An item of a Python list; harder with longer lists and inner indices."""
     names = random.sample(NAMES, _between(dial, 2, 8))
     listed = ", ".join(f'"{name}"' for name in names)
     if random.random() < dial:

@@ -1,12 +1,11 @@
-"""Question files that a user has: GSM8K, and tables of questions (JSON lines, CSV, TSV) by a map of their columns.
+"""A user's question files: GSM8K, and tables (JSON lines, CSV, TSV) with a column map.
 
-`question=Q,options=A|B|C|D,answer=Key` is such a map; docs/evaluation.md says what it may hold.
+An example of a column map is `question=Q,options=A|B|C|D,answer=Key`; docs/evaluation.md describes the format.
 """
 
 import csv
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from typing import Any
 
 from qubic_lab.consensus.quantities import quantities
 from qubic_lab.errors import InputError, check_at_least, check_choice, did_you_mean
+from qubic_lab.evals.json_lines import read_objects
 from qubic_lab.evals.questions import KINDS, Question, check_ids, load_questions
 
 LAYOUTS = ("project", "gsm8k", "mapped")
 MOST_BYTES = 64 * 2**20
 MOST_QUESTIONS = 100_000
 MOST_CHARACTERS = 20_000
-"""Of a question, an option or an answer: a longer one comes of a broken file."""
+"""The maximum of a question, an option or an answer; a longer one indicates a broken file."""
 LETTERS = "ABCDEFGH"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -32,9 +32,9 @@ Columns = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """Which columns hold what: `options` is one column with a list, or one column for each option.
+    """The columns of a table; `options` is one column with a list, or one column per option.
 
-    The answer is an option's letter or its text; with `first` it is the option's number, counted from there (0 or 1).
+    The answer is an option's letter or text, or with `first` its number, counted from there (0 or 1).
     """
 
     question: str
@@ -53,9 +53,9 @@ def load_user_questions(
     Args:
         file: the file.
         layout: `project` (as `load_questions`), `gsm8k`, or `mapped` with `columns`.
-        columns: the map of columns, as of `parse_column_map`.
-        kind: the type of questions that do not say theirs; those of GSM8K are analytical.
-        limit: only so many of the first questions.
+        columns: the column map, as in `parse_column_map`.
+        kind: the type of questions without one; GSM8K's are analytical.
+        limit: read only the first questions.
 
     Raises:
         InputError: an argument or the file is wrong; names file and line.
@@ -88,10 +88,10 @@ def load_user_questions(
 
 
 def parse_column_map(text: str) -> ColumnMap:
-    """Read `part=column` pairs with commas between them; the columns of options have `|` between them.
+    """Read comma-separated `part=column` pairs; the columns of options are separated by `|`.
 
     Raises:
-        InputError: a part is unknown, given twice, empty or missing, or the options are too many.
+        InputError: a part is unknown, repeated, empty or missing, or there are too many options.
     """
     parts: dict[str, str] = {}
     for pair in text.split(","):
@@ -149,7 +149,7 @@ def _options(row: Columns, columns: Sequence[str], place: str) -> list[str]:
     if len(columns) == 1:
         if not isinstance(values[0], list):
             raise InputError(
-                f"{place}: {columns[0]} is {_short(values[0])}, no list: name each option's column, as options=A|B|C"
+                f"{place}: {columns[0]} is {_short(values[0])}, not a list: name each option's column, as options=A|B|C"
             )
         values = list(values[0])
     while values and values[-1] in (None, ""):  # rows may have fewer options than there are columns
@@ -186,31 +186,20 @@ def _chosen(answer: str, options: Sequence[str], first: int | None, place: str) 
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Columns]]:
-    """Yield each row with its place, by the kind of file that its name tells."""
+    """Yield each row with its place; the file's suffix decides the format."""
     ending = file.suffix.lower()
     if ending not in (*_SEPARATORS, *_JSON_LINES):
         known = ", ".join((*_JSON_LINES, *_SEPARATORS))
         raise InputError(f"questions file {file} ends in {ending or 'nothing'!r}: known are {known}")
     _check_size(file)
+    if ending in _JSON_LINES:
+        return read_objects(file, "questions")
     try:
         text = file.read_bytes().decode("utf-8-sig")  # a table keeps its line ends
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"questions file {file} cannot be read ({reason}): give UTF-8 text") from error
-    return _json_rows(file, text) if ending in _JSON_LINES else _table_rows(file, text, _SEPARATORS[ending])
-
-
-def _json_rows(file: Path, text: str) -> Iterator[tuple[str, Columns]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"{file}:{number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{place} is not valid JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{place} holds a {type(row).__name__}: an object with named columns is needed")
-            yield place, row
+    return _table_rows(file, text, _SEPARATORS[ending])
 
 
 def _table_rows(file: Path, text: str, separator: str) -> Iterator[tuple[str, Columns]]:
@@ -235,7 +224,7 @@ def _table_rows(file: Path, text: str, separator: str) -> Iterator[tuple[str, Co
 
 
 def _check_size(file: Path) -> None:
-    size = file.stat().st_size if file.exists() else 0  # that it is missing is said when it is read
+    size = file.stat().st_size if file.exists() else 0  # a missing file is reported when it is read
     if size > MOST_BYTES:
         raise InputError(
             f"questions file {file} has {size / 2**20:.0f} MiB: at most {MOST_BYTES // 2**20} are read; cut it"

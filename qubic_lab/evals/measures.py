@@ -1,4 +1,4 @@
-"""From the answers of two ways of running to how alike and how right they are: no process is started here."""
+"""Measures how alike and how right the answers of two runs are: pure functions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qubic_lab.evals.comparison import Divergence, PairedAccuracy, PairedTests, RunLikeness, SystemAccuracy
-from qubic_lab.evals.identity import first_divergence, kl_divergences, logits_max_abs, token_identity, top_margins
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.scoring import is_checkable, is_right
 from qubic_lab.stats import (
@@ -19,13 +18,13 @@ from qubic_lab.stats import (
 )
 
 EQUIVALENCE_MARGIN = 0.03
-"""Set beforehand: two ways whose shares of right answers differ by less are called equivalent."""
+"""Fixed beforehand: accuracies that differ by less are called equivalent."""
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class GreedyAnswer:
-    """A greedy answer; a `cut` one ended at the limit of new tokens."""
+    """A greedy answer; a `cut` one reached the token limit."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -38,7 +37,7 @@ WithLogits = tuple[GreedyAnswer, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ScoredAnswers:
-    """Which of the checkable questions a way of running answered rightly, and which answers were cut."""
+    """Which checkable questions were answered rightly, and which answers were cut."""
 
     right: tuple[bool, ...]
     cut: tuple[bool, ...]
@@ -46,7 +45,7 @@ class ScoredAnswers:
 
 
 def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[WithLogits]) -> RunLikeness:
-    """Compare answers to the same questions, given by id, pair by pair: logits are large, and each is seen once."""
+    """Compare answers to the same questions pair by pair; logits are large, so each is read once."""
     pairs, divergences, largest, kl, margins = [], [], 0.0, [], []
     for id, (ours, base_TV), (theirs, other_TV) in zip(ids, base, other, strict=True):
         position = first_divergence(ours.token_ids, theirs.token_ids)
@@ -72,7 +71,7 @@ def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[Wit
 
 
 def score(questions: Sequence[Question], answers: Sequence[GreedyAnswer], opening: str = "") -> ScoredAnswers:
-    """Score the answers to checkable questions; `opening` is what the prompt had already begun the answer with."""
+    """Score the answers to checkable questions; `opening` is the beginning of the answer that the prompt contains."""
     checked = [
         (question, answer) for question, answer in zip(questions, answers, strict=True) if is_checkable(question)
     ]
@@ -84,7 +83,7 @@ def score(questions: Sequence[Question], answers: Sequence[GreedyAnswer], openin
 
 
 def accuracy(dtype: str, system: str, scored: ScoredAnswers) -> SystemAccuracy:
-    """Count right and cut answers of one way of running; there must be a checkable question."""
+    """Return the accuracy of one way of running; at least one question must be checkable."""
     correct, questions = sum(scored.right), len(scored.right)
     low, high = wilson_interval(correct, questions)
     return SystemAccuracy(dtype, system, questions, correct, sum(scored.cut), low, high)
@@ -96,7 +95,7 @@ def paired_accuracy(
     other: tuple[str, ScoredAnswers],
     margin: float = EQUIVALENCE_MARGIN,
 ) -> PairedAccuracy:
-    """Compare two named ways on the same questions; there must be a checkable one."""
+    """Compare two named ways of running on the same questions; at least one must be checkable."""
     pairs = list(zip(baseline[1].right, other[1].right, strict=True))
     identical = baseline[1].token_ids == other[1].token_ids
     only_baseline, only_other = pairs.count((True, False)), pairs.count((False, True))
@@ -115,7 +114,7 @@ def paired_accuracy(
 
 
 def paired_tests(only_baseline: int, only_other: int, questions: int, margin: float) -> PairedTests:
-    """Return the tests of two paired shares of right answers, other less baseline."""
+    """Return the tests of two paired accuracies, other less baseline."""
     low, high = tango_interval(only_other, only_baseline, questions, 1 - ALPHA)
     tost_low, tost_high = tango_interval(only_other, only_baseline, questions, 1 - 2 * ALPHA)
     return PairedTests(
@@ -128,3 +127,54 @@ def paired_tests(only_baseline: int, only_other: int, questions: int, margin: fl
         equivalent=is_equivalent(only_other, only_baseline, questions, margin, ALPHA),
         minimum_detectable=minimum_detectable_difference(questions, only_other + only_baseline, ALPHA),
     )
+
+
+def equal_tokens(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """Return the number of positions at which two answers have the same token."""
+    return sum(a == b for a, b in zip(ours, theirs, strict=False))
+
+
+def first_divergence(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
+    """Return the first position at which two answers differ or one ends, or None if they are equal."""
+    for position, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            return position
+    return None if len(ours) == len(theirs) else min(len(ours), len(theirs))
+
+
+def token_identity(answers: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """Return the share of equal tokens over pairs of answers; a missing token counts as different."""
+    total = sum(max(len(ours), len(theirs)) for ours, theirs in answers)
+    return sum(equal_tokens(ours, theirs) for ours, theirs in answers) / total if total else 1.0
+
+
+def logits_max_abs(
+    ours_TV: npt.NDArray[np.float32], theirs_TV: npt.NDArray[np.float32], divergence: int | None
+) -> float:
+    """Return the largest difference of two answers' logits up to and including the first divergent position."""
+    steps = min(len(ours_TV), len(theirs_TV))
+    if divergence is not None:
+        steps = min(steps, divergence + 1)
+    return float(np.abs(ours_TV[:steps] - theirs_TV[:steps]).max(initial=0.0))
+
+
+def kl_divergences(base_TV: npt.NDArray[np.float32], other_TV: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return KL(base || other) of the next-token distributions at each position, in nats, shape (T,).
+
+    Equal logits give exactly 0.
+
+    Source: S. Kullback and R. A. Leibler, Annals of Mathematical Statistics 22 (1951), 79-86.
+    """
+    base, other = _log_softmax(base_TV), _log_softmax(other_TV)
+    return np.asarray(np.maximum(0.0, (np.exp(base) * (base - other)).sum(axis=-1)))  # rounding can leave -1e-17
+
+
+def top_margins(logits_TV: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the lead of the best logit over the second at each position, shape (T,)."""
+    best_two = np.partition(logits_TV, -2, axis=-1)[:, -2:]
+    return np.asarray(best_two[:, 1] - best_two[:, 0])
+
+
+def _log_softmax(logits_TV: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    shifted = logits_TV.astype(np.float64) - logits_TV.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -1,6 +1,6 @@
-"""Means over questions and their differences, with intervals; the same questions stand on both sides.
+"""Means over questions and paired differences of means, with intervals.
 
-A value belongs to one question and lies between 0 and 1: right or wrong, or the share of votes that are right.
+Each value belongs to one question and lies between 0 and 1: right or wrong, or the share of right votes.
 """
 
 import math
@@ -24,7 +24,7 @@ from qubic_lab.stats import (
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean over `n` questions, or a difference of two, with the ends of its 95 % interval."""
+    """A mean over `n` questions, or a difference of two, with its 95 % interval."""
 
     value: float
     low: float
@@ -34,10 +34,10 @@ class MeanEstimate:
 
 @dataclass(frozen=True)
 class McNemar:
-    """How often only one of two ways is right on the same questions, and what follows; first less second.
+    """The exact McNemar test of two methods on the same questions; first less second.
 
-    The interval of `difference` is Tango's. `holm_p` is the p-value after Holm's correction over the tests that were
-    made together. `detectable` is the smallest difference that the test finds with power 80 %, None where none is.
+    The interval of `difference` is Tango's. `holm_p` is corrected by Holm over the tests made together. `detectable` is
+    the smallest difference that the test finds with power 80 %, or None.
     """
 
     only_first: int
@@ -51,10 +51,10 @@ class McNemar:
 def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     """Return the mean with its percentile bootstrap interval over questions.
 
-    Where all values are alike a bootstrap would claim certainty: Wilson's interval stands there, on the safe side.
+    If all values are equal, Wilson's interval is used, on the safe side, because a bootstrap would claim certainty.
 
     Raises:
-        InputError: no values, or one beyond 0 to 1.
+        InputError: no values, or a value outside of 0 to 1.
     """
     found = _checked(values)
     n = len(found)
@@ -66,12 +66,12 @@ def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
 
 
 def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> MeanEstimate:
-    """Return the mean of first less second with its paired bootstrap interval: questions are drawn, with both values.
+    """Return the mean of first less second with its paired bootstrap interval over questions.
 
-    Where all questions differ alike, or none does, a bootstrap would claim certainty: Tango's interval stands there.
+    If all differences are equal, Tango's interval is used, because a bootstrap would claim certainty.
 
     Raises:
-        InputError: no values, unequal numbers of them, or one beyond 0 to 1.
+        InputError: no values, different numbers of them, or a value outside of 0 to 1.
     """
     differences = _differences(first, second)
     n = len(differences)
@@ -87,15 +87,15 @@ def difference_estimate(first: Sequence[float], second: Sequence[float], seed: i
 def minimum_detectable_mean(
     first: Sequence[float], second: Sequence[float], alpha: float = 0.05, power: float = 0.8
 ) -> float | None:
-    """Return the smallest mean difference that a two-sided test finds with this power at the spread that is seen.
+    """Return the smallest mean difference that a two-sided test finds with this power at the observed spread.
 
-    None: no question differs or there is only one, and the spread is not known.
+    None: no question differs or there is only one, so the spread is unknown.
 
     Source: (z_(1-alpha/2) + z_power) standard errors, as J. Cohen, "Statistical Power Analysis for the Behavioral
     Sciences" (1988), chapter 2, in large samples.
 
     Raises:
-        InputError: as of `difference_estimate`.
+        InputError: as `difference_estimate`.
     """
     differences = _differences(first, second)
     if len(differences) < 2 or not differences.any():
@@ -105,7 +105,7 @@ def minimum_detectable_mean(
 
 
 def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) -> dict[str, McNemar]:
-    """Return the exact McNemar test of each named pair of ways, with Holm's correction over all of them.
+    """Return the exact McNemar test of each named pair of methods, with Holm's correction over all of them.
 
     Raises:
         InputError: a pair is empty or of unequal lengths.

@@ -1,9 +1,8 @@
-"""How well answers are told to be the same, on labelled pairs: thresholds from one half, figures from the other.
+"""How well rules recognize equal answers, on labelled pairs: thresholds from one half, results from the other.
 
-Two questions are asked of each pair. Would a vote put the two into one class? That is what a vote rests on. And which
-label has it: same, different or contradicting? Plain embeddings, plain word overlap and the composite similarity by
-itself answer by thresholds on their one number, which are chosen on the same development half: one for the classes; for
-the labels two, with the best of all ways to give labels to the three ranges.
+There are two tasks: would a vote put the two answers into one class, and which label do they have: same, different or
+contradicting? Embeddings, word overlap and the composite similarity alone solve them by thresholds chosen on the same
+development half: one for the classes; two for the labels, with the best assignment of labels to the three ranges.
 """
 
 import math
@@ -40,9 +39,9 @@ from qubic_lab.stats import Floats, Indices, bootstrap_interval, wilson_interval
 OURS = "rules and similarity"
 RESAMPLES = 1000
 GRID = np.arange(101) / 100
-"""Thresholds that are tried for plain ways."""
+"""Candidate thresholds of the single measures."""
 STEP = 0.05
-"""Of the thresholds of the composite: coarse, so that one pair more or less rarely moves them."""
+"""Step of the composite's thresholds: coarse, so that single pairs rarely move them."""
 
 Interval = tuple[float, float]
 _SAME = LABELS.index("same")
@@ -51,14 +50,14 @@ _ALWAYS, _NEVER = SimilarityThresholds(-1.0, -1.0), SimilarityThresholds(2.0, 2.
 
 @dataclass(frozen=True)
 class MethodScore:
-    """How well one way tells pairs of the test half apart, and by how much ours is ahead of it.
+    """The scores of one method on the test half, and our lead over it.
 
     Attributes:
-        name: of the way.
+        name: of the method.
         class_f1: macro-F1 of being in one class or not.
         label_f1: macro-F1 of the three labels.
-        joined: of the pairs of each label, the share that it puts into one class.
-        class_lead: class_f1 of ours less this one's; the interval is of the difference over the same pairs.
+        joined: the share of the pairs of each label that it puts into one class.
+        class_lead: our class_f1 less this one's; the interval is of the difference over the same pairs.
         label_lead: the same of label_f1.
     """
 
@@ -76,9 +75,9 @@ class MethodScore:
 
 @dataclass(frozen=True)
 class PairsResult:
-    """Figures on the test half (95 % bootstrap intervals over pairs), ours first.
+    """Results on the test half (95 % bootstrap intervals over pairs), ours first.
 
-    `chosen` are the thresholds that the development half gives; `used` the ones that ours was run with.
+    `chosen` are the thresholds that the development half gives; `used` are those of our method.
     """
 
     methods: tuple[MethodScore, ...]
@@ -101,7 +100,7 @@ def evaluate_pairs(
     thresholds: SimilarityThresholds = THRESHOLDS,
     resamples: int = RESAMPLES,
 ) -> PairsResult:
-    """Run all ways on pairs; without `embed` there are no plain embeddings, and ours goes without them.
+    """Run all methods on the pairs; without `embed` there are no embeddings in ours either.
 
     Raises:
         InputError: a half has no pairs.
@@ -129,14 +128,14 @@ def evaluate_pairs(
 
 @dataclass(frozen=True)
 class RelevanceResult:
-    """How well the similarity of question and answer tells answers from answers to other questions, on the test half.
+    """How well the similarity of question and answer recognizes answers to other questions, on the test half.
 
     Attributes:
-        own: answers at their own questions.
-        others: answers at other questions.
+        own: number of answers with their own questions.
+        others: number of answers with other questions.
         dropped: share of the own ones that count as off topic, with the Wilson interval.
         found: share of the others that count as off topic, with the Wilson interval.
-        used: the threshold that was used.
+        used: the threshold in use.
         chosen: the threshold that the development half gives.
     """
 
@@ -157,13 +156,13 @@ class RelevanceResult:
 def evaluate_relevance(
     pairs: Sequence[AnswerPair], embed: Embed, threshold: float = OFF_TOPIC_BELOW
 ) -> RelevanceResult:
-    """Ask of each answer whether it is off topic, at its own question and at that of another pair.
+    """Test whether each answer is off topic for its own question and for that of another pair.
 
-    Left out are answers of which nothing is told: of a few words, with a number or the like as their final answer, and
-    those whose embeddings do not count.
+    Answers without a relevance are left out: short ones, those with a number or similar as final answer, and those
+    whose embeddings do not count.
 
     Raises:
-        InputError: a half has no answers whose relevance is told.
+        InputError: a half has no answers with a relevance.
         QubicLabError: whatever `embed` raises.
     """
     own, other = _nearness(_half(pairs, "test"), embed)
@@ -181,12 +180,12 @@ def evaluate_relevance(
 
 
 def choose_off_topic(pairs: Sequence[AnswerPair], embed: Embed) -> float:
-    """Return the highest threshold on GRID that drops none of the answers to their own questions.
+    """Return the highest threshold on GRID that drops no answer to its own question.
 
     A lost vote costs more than a useless one.
 
     Raises:
-        InputError, QubicLabError: as of `evaluate_relevance`.
+        InputError, QubicLabError: as `evaluate_relevance`.
     """
     own, _ = _nearness(pairs, embed)
     return float(GRID[own.min() >= GRID].max(initial=0.0))
@@ -212,12 +211,12 @@ def _may_digress(text: str, question: str) -> bool:
 
 
 def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -> SimilarityThresholds:
-    """Return the lowest multiples of STEP at which likeness joins no two answers of these pairs that are not the same.
+    """Return the lowest multiples of STEP at which similarity joins no two different answers of these pairs.
 
-    To join what differs can make a wrong answer win; to keep apart what is the same costs a decision at worst.
+    Joining different answers can make a wrong one win; separating equal ones costs a decision at worst.
 
-    The one with embeddings is chosen on the pairs whose embeddings count, and without `embed` is the one in use; the
-    other one on all pairs, compared without embeddings.
+    The threshold with embeddings is chosen on the pairs whose embeddings count (without `embed` it is the one in use),
+    the other on all pairs, compared without embeddings.
     """
     with_embedding = THRESHOLDS.with_embedding
     if embed is not None:
@@ -226,7 +225,7 @@ def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -
 
 
 def _choose(pairs: Sequence["_Read"]) -> float:
-    """Return the lowest multiple of STEP above the likeness of every wrong pair that the rules leave open."""
+    """Return the lowest multiple of STEP above the similarity of every wrong pair that the rules leave open."""
     wrong = [
         each.likeness.value
         for each in pairs
@@ -236,7 +235,7 @@ def _choose(pairs: Sequence["_Read"]) -> float:
 
 
 def best_threshold(scores: Floats, is_same: npt.NDArray[np.bool_]) -> float:
-    """Return the threshold on GRID with the best macro-F1: of several the middle of the longest run of neighbours."""
+    """Return the threshold on GRID with the best macro-F1, in the middle of the longest run of equally good ones."""
     quality = [macro_f1(is_same, scores >= least, 2) for least in GRID]
     runs = [list(run) for best, run in groupby(range(len(GRID)), lambda i: quality[i] == max(quality)) if best]
     longest = max(runs, key=len)
@@ -244,7 +243,7 @@ def best_threshold(scores: Floats, is_same: npt.NDArray[np.bool_]) -> float:
 
 
 def best_ranges(scores: Floats, truth: Indices) -> Callable[[Floats], Indices]:
-    """Return the rule with the best macro-F1 that gives a label to each range that two thresholds on GRID make."""
+    """Return the best rule, by macro-F1, that gives a label to each range between two thresholds on GRID."""
     passed = np.searchsorted(GRID, scores, side="right")  # how many thresholds a score has passed
     codes = range(len(LABELS))
     below_LG = np.array([np.bincount(passed[truth == code], minlength=len(GRID) + 1).cumsum()[:-1] for code in codes])
@@ -264,7 +263,7 @@ def best_ranges(scores: Floats, truth: Indices) -> Callable[[Floats], Indices]:
 
 
 def macro_f1(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], classes: int) -> float:
-    """Return the mean over classes of F1; a class that is neither there nor predicted does not count."""
+    """Return the mean F1 over classes; a class that is neither present nor predicted does not count."""
     found = []
     for each in range(classes):
         size = int((truth == each).sum() + (predicted == each).sum())
@@ -316,7 +315,7 @@ def _method(
 
 @dataclass(frozen=True)
 class _Read:
-    """A pair with its final answers and its similarities."""
+    """A pair with its final answers and similarities."""
 
     pair: AnswerPair
     answers: tuple[FinalAnswer, ...]
@@ -344,7 +343,7 @@ def _read(pairs: Sequence[AnswerPair], embed: Embed | None) -> list[_Read]:
 
 
 def _by_bond(found: Sequence[Bond]) -> Indices:
-    """Return the label that each bond stands for."""
+    """Return the label of each bond."""
     names = ["same" if bond in JOINING else "contradicting" if bond in SEPARATING else "different" for bond in found]
     return np.array([LABELS.index(name) for name in names])
 
@@ -361,7 +360,7 @@ def _labels(pairs: Sequence[_Read]) -> Indices:
 
 
 def _scores(pairs: Sequence[_Read], embed: Embed | None) -> dict[str, Floats]:
-    """Return what each way that goes by one number gives to the pairs."""
+    """Return the scores of each single measure."""
     scores = {
         "similarity": np.array([each.likeness.value for each in pairs]),
         "word overlap": np.array([each.likeness.words for each in pairs]),

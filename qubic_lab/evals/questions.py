@@ -1,6 +1,6 @@
-"""Question sets: one JSON object a line with `id`, `question`, `answer` (the reference) and optionally `kind`.
+"""Question sets: JSON lines with `id`, `question`, `answer` (the reference) and optionally `kind`.
 
-A creative question has no right answer and may leave the reference out.
+A creative question has no right answer and may omit the reference.
 """
 
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from qubic_lab.evals.json_lines import check_present, read_texts
 
 KINDS = ("factual", "analytical", "technical", "creative")
 SETS = ("general", *KINDS)
-"""The files that come with the project; the first has some of every kind."""
+"""The project's own files; the first has questions of every kind."""
 _REQUIRED = ("id", "question", "answer")
 _KNOWN = (*_REQUIRED, "kind")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its reference answer, which is empty where there is none; `kind` may be empty."""
+    """A question with its reference answer, or ""; `kind` may be ""."""
 
     id: str
     question: str
@@ -28,10 +28,10 @@ class Question:
 
 
 def committed_questions(name: str = "general") -> Path:
-    """Return a file of questions that comes with the project, from the checkout or the installed package.
+    """Return one of the project's question files, from the checkout or the installed package.
 
     Raises:
-        InputError: `name` is none of SETS.
+        InputError: `name` is not in SETS.
     """
     file = f"{check_choice('question set', name, SETS)}.jsonl"
     checkout = Path(__file__).parents[2] / "data" / "questions" / file
@@ -42,7 +42,7 @@ def committed_by_kind(kind: str) -> tuple[Question, ...]:
     """Return all written questions of a kind: those of the general set, then those of its own.
 
     Raises:
-        InputError: `kind` is none of KINDS.
+        InputError: `kind` is not in KINDS.
     """
     check_choice("kind of question", kind, KINDS)
     both = (*load_questions(committed_questions()), *load_questions(committed_questions(kind)))
@@ -53,19 +53,18 @@ def load_questions(file: Path) -> tuple[Question, ...]:
     """Read a question set.
 
     Raises:
-        InputError: the file is missing or empty, or a line is not of the form above; names file and line.
+        InputError: the file is missing or empty, or a line is invalid; names file and line.
     """
-    lines = read_texts(file, "questions", _KNOWN, _REQUIRED)
-    questions = tuple(_question(place, texts) for place, texts in lines)
+    questions = tuple(_question(place, texts) for place, texts in read_texts(file, "questions", _KNOWN))
     check_ids(file, questions)
     return questions
 
 
 def check_ids(file: Path, questions: Iterable[Question]) -> None:
-    """Check that no two questions have one id.
+    """Check that all ids differ.
 
     Raises:
-        InputError: two have; names the id.
+        InputError: two are equal; names the id.
     """
     seen: set[str] = set()
     for question in questions:

@@ -1,4 +1,4 @@
-"""Answers that were recorded once and are judged often: a frozen table, and its file of one question a line."""
+"""Recorded answers, which are asked for once and judged often: a frozen table, and its file of JSON lines."""
 
 import json
 import math
@@ -15,12 +15,11 @@ from qubic_lab.evals.scoring import is_checkable, is_right
 
 @dataclass(frozen=True)
 class RecordedSample:
-    """One answer and what is known of it.
+    """One answer and what is known about it.
 
-    `tokens` are those generated. `group` names the answers of a question that say the same; None: no final answer, so
-    that it votes for nothing. `right` is None where no rule can tell. A `cut` answer ended at its limit of tokens.
-    `weight` is its say in a weighted vote. `signals` are named numbers, larger for better, such as the mean
-    log-probability: each is tried as a way to choose one answer.
+    `tokens` counts generated tokens. `group` numbers the answers of a question that say the same; None: no final answer
+    and so no vote. `right` is None if no rule can decide. A `cut` answer reached the token limit. `weight` is its
+    weight in a weighted vote. `signals` are named numbers, larger is better, such as the mean log probability.
 
     Raises:
         InputError: tokens or weight are negative, or a number is not finite.
@@ -48,10 +47,10 @@ class RecordedSample:
 class RecordedQuestion:
     """A question with its greedy answer and its samples.
 
-    `longer` holds greedy answers with k times the limit of tokens, by k.
+    `longer` holds greedy answers with k times the token limit, by k.
 
     Raises:
-        InputError: there are no samples, the longer limits are out of order, or some answers are judged and some not.
+        InputError: there are no samples, the factors are not increasing, or only some answers are judged.
     """
 
     id: str
@@ -82,17 +81,16 @@ class RecordedQuestion:
 
 
 def judge(question: Question, text: str) -> bool | None:
-    """Return whether a text answers a question rightly; None where no rule can tell."""
+    """Return whether a text answers a question rightly, or None if no rule can decide."""
     return is_right(question, text) if is_checkable(question) else None
 
 
 def halves(
     rows: Sequence[RecordedQuestion], seed: int = 0
 ) -> tuple[tuple[RecordedQuestion, ...], tuple[RecordedQuestion, ...]]:
-    """Return a development half, on which choices are made, and a held-out half, on which they are judged.
+    """Return a development half, for choices, and a held-out half, for judging them.
 
-    Each type of question is split evenly, by a seed; the order stays. Where a type has an odd number, the held-out
-    half gets one more.
+    Each question type is split evenly by a seed, in the given order; of an odd number the held-out half gets one more.
     """
     chosen: set[str] = set()
     for kind in sorted({row.kind for row in rows}):
@@ -102,7 +100,7 @@ def halves(
 
 
 def write_recorded(file: Path, rows: Iterable[RecordedQuestion]) -> None:
-    """Write a table, one question a line, in place of what was there; a kill leaves the old file whole."""
+    """Write a table atomically, one question per line."""
     part = file.with_name(f"{file.name}.part")
     with part.open("w", encoding="utf-8", newline="\n") as out:
         for row in rows:
@@ -114,7 +112,7 @@ def read_recorded(file: Path) -> tuple[RecordedQuestion, ...]:
     """Read a table that `write_recorded` wrote.
 
     Raises:
-        InputError: the file cannot be read, has no rows or an id twice, or a line is not of its form; names the line.
+        InputError: the file cannot be read, has no rows or a repeated id, or a line is invalid; names the line.
     """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")

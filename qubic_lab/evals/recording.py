@@ -1,12 +1,12 @@
-"""Ask a pipeline each question many times and keep the answers as they come: what votes are judged on.
+"""Asks a pipeline each question many times and stores the answers as they arrive, to judge votes on.
 
-A file holds what was said; which answers say the same and which are right is worked out anew whenever it is read.
+The file holds only texts; groups and correctness are computed whenever it is read.
 """
 
 import json
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,23 +15,21 @@ from statistics import fmean
 from qubic_lab.consensus.answers import final_answer
 from qubic_lab.consensus.quality import judge_all
 from qubic_lab.consensus.similarity import Embed, bonds, compare, group
-from qubic_lab.core import Completion, Request, SamplingParams
+from qubic_lab.core import Completion, Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, judge, read_recorded
 from qubic_lab.pipeline.client import Pipeline
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the finished questions and all questions."""
 MOST_SAMPLES = 32
 MOST_FACTOR = 32
 LEAST_LOGPROB = -50.0
-"""Nats; stands for the mean log-probability of an answer without tokens, below what any other has."""
+"""Nats; stands for the mean log probability of an answer without tokens."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How each question is asked: greedily, `samples` times by chance, and greedily with `factor` times the limit.
+    """How a question is asked: greedily, `samples` times at random, and greedily with `factor` times the token limit.
 
     Raises:
         InputError: a value is out of its range; without a temperature all samples would be copies.
@@ -50,15 +48,15 @@ class Asking:
             raise InputError(f"temperature is {self.temperature}: give one above 0, or all samples are copies")
 
     def greedy(self) -> SamplingParams:
-        """Return how the greedy answer is made."""
+        """Return the parameters of the greedy answer."""
         return SamplingParams(self.max_new_tokens)
 
     def longer(self) -> SamplingParams:
-        """Return how the longer greedy answer is made."""
+        """Return the parameters of the longer greedy answer."""
         return SamplingParams(self.factor * self.max_new_tokens)
 
     def sampled(self, number: int) -> SamplingParams:
-        """Return how the samples of a question are made, given by its place: no two samples have the same seed."""
+        """Return the parameters of the samples of question `number`; no two samples share a seed."""
         seed = self.seed + number * MOST_SAMPLES
         return SamplingParams(self.max_new_tokens, temperature=self.temperature, seed=seed, logprobs=True)
 
@@ -68,23 +66,23 @@ def record_answers(
     questions: Sequence[Question],
     asking: Asking,
     file: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     embed: Embed | None = None,
 ) -> tuple[RecordedQuestion, ...]:
     """Ask all questions, as many at once as the pipeline has slots for, and return judged and grouped answers.
 
     Args:
-        pipeline: its slots must hold all samples of a question: they share its prompt, which is computed once.
+        pipeline: its slots must hold all samples of a question, which share one computation of the prompt.
         questions: with different ids.
         asking: how each is asked.
-        file: answers are appended to it as they come, and those that it holds are not asked for again. Whoever names
-            it makes sure that model and settings are the same.
+        file: answers are appended as they arrive, and stored ones are not asked for again. The caller ensures that
+            model and settings are the same.
         progress: called after each question.
-        embed: as of `similarity.compare`.
+        embed: as in `similarity.compare`.
 
     Raises:
-        InputError: the slots are too few, or the file holds answers to other questions or of another number.
-        QubicLabError: whatever the pipeline raises; the file keeps what there is.
+        InputError: too few slots, or the file holds answers to other questions or of another number.
+        QubicLabError: whatever the pipeline raises; the file keeps the answers so far.
     """
     if asking.samples > (slots := pipeline.config.slots):
         raise InputError(f"samples is {asking.samples}, but there are {slots} slots: give as many slots")
@@ -99,8 +97,7 @@ def record_answers(
             if file is not None:
                 with file.open("a", encoding="utf-8", newline="\n") as out:
                     out.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-            if progress:
-                progress(f"asked {question.id}", len(known), len(questions))
+            progress(f"asked {question.id}", len(known), len(questions))
 
     workers = max(1, pipeline.config.lanes * slots // asking.samples)
     with ThreadPoolExecutor(workers) as pool:
@@ -113,9 +110,9 @@ def record_answers(
 
 
 def read_answers(question: Question, row: RecordedQuestion, embed: Embed | None = None) -> RecordedQuestion:
-    """Return a recorded row with what each answer is worth and, of its samples, which say the same.
+    """Return a recorded row with each answer judged and its samples grouped.
 
-    Answers that should have no vote (empty, refusing and the like) are in no group.
+    Unusable answers (empty, refusing and similar) have no group.
     """
     texts = [sample.text for sample in row.samples]
     finals = [final_answer(text, row.question) for text in texts]
@@ -155,7 +152,7 @@ def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) ->
 
 
 def _sample(completion: Completion) -> RecordedSample:
-    """Return an answer as a sample; of those with log-probabilities the weight is that of the mean token."""
+    """Return an answer as a sample; with log probabilities its weight is that of the mean token."""
     cut = completion.finish_reason == "length"
     plain = RecordedSample(completion.text, len(completion.token_ids), cut=cut)
     if not completion.logprobs:
@@ -165,7 +162,7 @@ def _sample(completion: Completion) -> RecordedSample:
 
 
 def _kept(file: Path, questions: Sequence[Question], asking: Asking) -> dict[str, RecordedQuestion]:
-    """Return the rows of an earlier, unfinished run, and leave the file without a line that was cut in its middle."""
+    """Return the rows of an earlier, unfinished run, and remove a truncated last line from its file."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         return {}

@@ -25,13 +25,13 @@ def library() -> str:
 def reference_answers(
     folder: Path, dtype: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, threads: int
 ) -> Iterator[ReferenceAnswer]:
-    """Answer prompts (token ids) greedily with transformers' own model and generate.
+    """Answer prompts greedily with transformers' own model and generate.
 
     Args:
         folder: a model folder.
         dtype: `fp32`, `bf16` or `fp16`.
         prompts: token ids of each prompt.
-        max_new_tokens: most tokens of an answer; it ends earlier at the model's end token.
+        max_new_tokens: the maximum length of an answer.
         threads: compute threads.
     """
     import torch

@@ -1,9 +1,8 @@
-r"""Is an answer right? Rules for references that are a number, a date, an option, a list, a formula or a few words.
+r"""Rules that decide whether an answer is right; the reference is a number, date, option, list, formula or a few words.
 
-What counts of an answer is its conclusion: what stands in the last `\boxed{}`, else the sentence after the last
-"answer is" or "answer:", else the whole text; a model's thoughts never count. Of numbers, and of names among which the
-question lets one choose, the last one there counts. The rules rather miss a right answer in an odd form than take a
-wrong one.
+The conclusion of an answer counts: the last `\boxed{}`, else the sentence after the last "answer is" or "answer:", else
+the whole text without thoughts. The last of several numbers, or of the names to choose from, counts. The rules prefer
+to miss a right answer in an odd form than to accept a wrong one.
 """
 
 import re
@@ -22,7 +21,7 @@ from qubic_lab.evals.questions import Question
 MOST_WORDS = 6
 """A longer reference is a sentence, which can be worded in many ways."""
 TOLERANCE = Fraction(2, 1000)
-"""A reference that is no whole number is met by another such this close to it, relatively: 0.111 for 1/9."""
+"""Relative tolerance if neither number is whole: 0.111 for 1/9."""
 
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 _RIVALS = (
@@ -33,12 +32,12 @@ _RIVALS = (
 
 
 def is_checkable(question: Question) -> bool:
-    """Tell whether a rule can check answers to a question: not those to creative ones, nor whole sentences."""
+    """Return whether a rule can check answers to a question; not if it is creative or the reference is a sentence."""
     return question.kind != "creative" and len(question.answer.split()) <= MOST_WORDS
 
 
 def is_right(question: Question, text: str) -> bool:
-    """Tell whether a text answers a checkable question as its reference does."""
+    """Return whether a text answers a checkable question as its reference does."""
     answer = conclusion(text)
     reference = question.answer
     if OPTION.match(reference):
@@ -54,7 +53,7 @@ def is_right(question: Question, text: str) -> bool:
 
 
 def _equals(wanted: Quantity, found: Quantity) -> bool:
-    """Compare a reference with what was found; a unit may be left out, but not be another one; a date has a year."""
+    """Compare a quantity with the reference; the unit may be missing but not different; a year matches a date."""
     if wanted.unit != found.unit and wanted.unit and found.unit:
         return False
     if isinstance(wanted.value, Fraction) and isinstance(found.value, str):
@@ -67,7 +66,7 @@ def _equals(wanted: Quantity, found: Quantity) -> bool:
 
 
 def _chooses(question: Question, answer: str) -> bool:
-    """Compare options by the letters that are named; a text without any, by the one option that it holds."""
+    """Compare the named option letters, or, if none is named, the only option that the text holds."""
     right, right_text = OPTION.findall(question.answer)[0]
     if named := letters(answer):
         return named == {right}
@@ -77,7 +76,7 @@ def _chooses(question: Question, answer: str) -> bool:
 
 
 def _lists(reference: str, answer: str) -> bool:
-    """Compare item by item with the last list in brackets, or else with as many last numbers."""
+    """Compare the items of the last bracketed list, else as many last numbers."""
     wanted = [item.strip() for item in reference.split(",")]
     if brackets := _LIST.findall(answer):
         found = [item.strip() for item in brackets[-1].split(",")]
@@ -87,7 +86,7 @@ def _lists(reference: str, answer: str) -> bool:
 
 
 def _names(question: Question, answer: str) -> bool:
-    """Look for the reference's words in a row; among rivals (see `_rivals`) the one that is named last counts."""
+    """Search for the reference's words in sequence; of several alternatives (`_rivals`) the last one named counts."""
     if len(question.answer.strip()) == 1:  # a symbol such as W or G: its case counts
         return re.search(rf"(?<![\w'-]){re.escape(question.answer.strip())}(?![\w'-])", answer) is not None
     said, reference = words(answer), words(question.answer)
@@ -97,7 +96,7 @@ def _names(question: Question, answer: str) -> bool:
 
 
 def _rivals(question: Question, reference: Sequence[str]) -> set[str]:
-    """Return what could stand in the reference's place: its own kind, or the names in a question that holds it."""
+    """Return the alternatives to the reference: its own class, or the names in a question that contains it."""
     for kind in _RIVALS:
         if len(reference) == 1 and reference[0] in kind:
             return kind - set(reference)

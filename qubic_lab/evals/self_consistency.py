@@ -1,8 +1,8 @@
-"""Is a vote over k samples better than one answer, at what cost in tokens, and than what else for the same tokens?
+"""Compares a vote of k samples with one answer, and with other uses of the same tokens, from recorded answers.
 
-All from recorded answers. With n samples of a question, a value at k is the mean over all sets of k of them where there
-are at most EXACT_SUBSETS, else over RESAMPLED_SUBSETS sets drawn by a fixed seed. In such a mean a tie counts as if one
-of the leading groups were drawn by chance. Tokens are those generated: a prompt is computed once for all samples.
+With n samples of a question, a value at k is the mean over all sets of k of them if there are at most EXACT_SUBSETS,
+else over RESAMPLED_SUBSETS random sets with a fixed seed. A tie counts as if one of the leading groups were drawn at
+random. Tokens are generated tokens: a prompt is computed once for all samples.
 """
 
 import functools
@@ -34,14 +34,14 @@ RESAMPLED_SUBSETS = 4_000
 METHODS = ("greedy", "longer greedy", "pass@1", "majority", "weighted", "oracle")
 LENGTH_RULES = ("shortest", "longest", "median length")
 ALL = "all"
-"""Stands beside the types of questions for all of them together."""
+"""The key of all question types together."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ExpectedVote:
-    """A vote's expected rightness on one question, and the share of votes that end in a tie."""
+    """The expected correctness of a vote on one question, and the share of tied votes."""
 
     right: float
     tied: float
@@ -49,7 +49,7 @@ class ExpectedVote:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """How often a method is right with k answers, the mean tokens a question takes, and the share of tied votes."""
+    """The accuracy of a method with k answers, its mean tokens per question, and the share of tied votes."""
 
     method: str
     k: int
@@ -60,9 +60,9 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a method has over a baseline on the same questions, method less baseline.
+    """A method less a baseline on the same questions.
 
-    `detectable` is the smallest mean difference that is found with power 80 %; None where the spread is not known.
+    `detectable` is the smallest mean difference found with power 80 %, or None if the spread is unknown.
     """
 
     method: MeanEstimate
@@ -73,7 +73,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class EqualTokens:
-    """A greedy answer with `factor` times the limit of tokens, and the vote of `k` samples for no more tokens."""
+    """A greedy answer with `factor` times the token limit, and the vote of `k` samples for no more tokens."""
 
     factor: int
     greedy_tokens: float
@@ -84,7 +84,7 @@ class EqualTokens:
 
 @dataclass(frozen=True)
 class AgreedWrongAnswer:
-    """A wrong answer that more than half of a question's samples give; `text` is the first of them."""
+    """A wrong answer of more than half of a question's samples; `text` is the first of them."""
 
     id: str
     kind: str
@@ -99,9 +99,9 @@ class AgreedWrongAnswer:
 class AgreeingWrong:
     """How often wrong answers agree, which no vote can notice.
 
-    `questions` is the share of questions on which more than half of the samples give one wrong answer (Wilson).
-    `pairs` is the chance that two wrong samples of a question say the same, over questions with two or more; None
-    where there are none. `examples` are those with the largest shares of ballots.
+    `questions` is the share of questions on which more than half of the samples give one wrong answer (Wilson). `pairs`
+    is the chance that two wrong samples of a question say the same, over questions with at least two, or None.
+    `examples` are those with the largest shares of ballots.
     """
 
     questions: MeanEstimate
@@ -110,15 +110,15 @@ class AgreeingWrong:
 
 
 def pass_at_1(row: RecordedQuestion) -> float:
-    """Return the share of samples that are right."""
+    """Return the share of right samples."""
     return float(_right(row).mean())
 
 
 def oracle_at(row: RecordedQuestion, k: int) -> float:
     """Return the chance that at least one of k samples is right.
 
-    Source: the unbiased estimator of M. Chen et al., "Evaluating large language models trained on code",
-    arXiv 2107.03374, section 2.1.
+    Source: the unbiased estimator of M. Chen et al., "Evaluating large language models trained on code", arXiv
+    2107.03374, section 2.1.
 
     Raises:
         InputError: there are fewer than k samples.
@@ -130,9 +130,9 @@ def oracle_at(row: RecordedQuestion, k: int) -> float:
 
 @functools.lru_cache(maxsize=8192)
 def voted_at(row: RecordedQuestion, k: int, weighted: bool = False) -> ExpectedVote:
-    """Return what a vote of k samples is expected to be worth; the winner's answer is that of any of its voters.
+    """Return the expected result of a vote of k samples; the winner's answer is that of any of its voters.
 
-    Samples without a final answer do not vote; where none votes, the vote is wrong.
+    Samples without a final answer do not vote; if none votes, the vote is wrong.
 
     Raises:
         InputError: there are fewer than k samples.
@@ -154,12 +154,12 @@ def voted_at(row: RecordedQuestion, k: int, weighted: bool = False) -> ExpectedV
 
 
 def chosen_at(row: RecordedQuestion, k: int, rule: str) -> float:
-    """Return how often the one of k samples that a rule chooses is right; of several equal ones, any.
+    """Return the accuracy of a rule that chooses one of k samples; ties are drawn at random.
 
     Args:
         row: the question.
-        k: how many samples there are to choose from.
-        rule: one of LENGTH_RULES (by tokens), or the name of a signal, of which the highest is chosen.
+        k: the number of samples to choose from.
+        rule: one of LENGTH_RULES (by tokens), or a signal, whose highest value is chosen.
 
     Raises:
         InputError: the rule is unknown or there are fewer than k samples.
@@ -177,10 +177,10 @@ def chosen_at(row: RecordedQuestion, k: int, rule: str) -> float:
 
 
 def vote(samples: Sequence[RecordedSample], weighted: bool = False) -> RecordedSample | None:
-    """Hold one vote and return the first answer of the group that wins: that with the most ballots, or weight.
+    """Hold one vote and return the first answer of the winning group, by ballots or by weight.
 
-    Of tied groups that one wins which came first; under weights, which has more ballots, then which came first. None:
-    no sample has a final answer, or none has weight.
+    Ties go to the group that came first; with weights, to the group with more ballots, then to the one that came first.
+    None: no sample has a final answer, or none has weight.
     """
     ballots = [
         Ballot(f"{number:06}", sample.group, sample.weight if weighted else 1.0)
@@ -191,19 +191,19 @@ def vote(samples: Sequence[RecordedSample], weighted: bool = False) -> RecordedS
 
 
 def signal_names(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
-    """Return the signals that all samples of all rows have, by name."""
+    """Return the sorted names of the signals that all samples have."""
     names = [{name for name, _ in sample.signals} for row in rows for sample in row.samples]
     return tuple(sorted(set.intersection(*names))) if names else ()
 
 
 def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> list[float]:
-    """Return for each question how right a method is.
+    """Return the correctness of a method for each question.
 
     Args:
         rows: judged questions.
-        method: one of METHODS, or a rule of `chosen_at`. `longer greedy` has k times the limit of tokens; `greedy` and
+        method: one of METHODS, or a rule of `chosen_at`. `longer greedy` has k times the token limit; `greedy` and
             `pass@1` do not depend on k.
-        k: how many samples.
+        k: the number of samples.
 
     Raises:
         InputError: there are no rows, one is not judged or has too few samples, or the method is unknown.
@@ -226,7 +226,7 @@ def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> l
 
 
 def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> float:
-    """Return the mean tokens that a question takes; arguments and errors as of `right_values`."""
+    """Return a method's mean tokens per question; arguments and errors as `right_values`."""
     _check_rows(rows)
     if method == "greedy":
         tokens: list[float] = [row.greedy.tokens for row in rows]
@@ -239,7 +239,7 @@ def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> fl
 
 
 def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[CurvePoint, ...]:
-    """Return every method at every k, against the tokens it takes.
+    """Return every method at every k, against its tokens.
 
     Args:
         rows: judged questions.
@@ -247,7 +247,7 @@ def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, see
         seed: of the bootstrap.
 
     Raises:
-        InputError: as of `right_values`.
+        InputError: as `right_values`.
     """
     _check_rows(rows)
     if ks is None:
@@ -270,9 +270,9 @@ def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, see
 def gains(
     rows: Sequence[RecordedQuestion], k: int, method: str = "majority", baseline: str = "pass@1", seed: int = 0
 ) -> dict[str, Gain]:
-    """Return what a method has over a baseline for each type of question, and for all together under ALL.
+    """Return a method's gain over a baseline for each question type, and for all together under ALL.
 
-    Methods and errors as of `right_values`.
+    Methods and errors as `right_values`.
     """
     return {kind: _gain(some, (method, k), (baseline, k), seed) for kind, some in _by_kind(rows).items()}
 
@@ -280,11 +280,11 @@ def gains(
 def votes_against_greedy(rows: Sequence[RecordedQuestion], k: int, weighted: bool = False) -> dict[str, McNemar]:
     """Compare the vote of each question's first k samples with its greedy answer, vote less greedy.
 
-    The test needs plain right or wrong, so one vote is held, and of tied groups the one that came first wins. Holm's
-    correction is over the types of questions; ALL stands apart.
+    The test needs right or wrong, so one vote is held; ties go to the group that came first. Holm's correction is over
+    the question types, without ALL.
 
     Raises:
-        InputError: as of `right_values`.
+        InputError: as `right_values`.
     """
     pairs = {}
     for kind, some in _by_kind(rows).items():
@@ -304,13 +304,13 @@ def equal_tokens(
     method: str = "majority",
     seed: int = 0,
 ) -> EqualTokens:
-    """Compare a vote with one greedy answer that had `factor` times the limit, at equal tokens.
+    """Compare a vote with one greedy answer with `factor` times the limit, at equal tokens, on the held-out half.
 
-    The vote's k is chosen on the development half: the best of those that take no more tokens there than the longer
-    greedy answers (k = 1 is always among them: nothing is cheaper). What is returned is of the held-out half alone.
+    The vote's k is the best on the development half among those that take no more tokens there than the longer greedy
+    answers; k = 1 is always allowed.
 
     Raises:
-        InputError: as of `right_values`, or there are no longer answers of that factor.
+        InputError: as `right_values`, or there are no longer answers of that factor.
     """
     budget = mean_tokens(development, "longer greedy", factor)
     affordable = [k for k in sorted({1, *ks}) if k == 1 or mean_tokens(development, method, k) <= budget]
@@ -326,15 +326,15 @@ def equal_tokens(
 
 
 def best_rule(development: Sequence[RecordedQuestion], k: int, among: Sequence[str] | None = None) -> str:
-    """Return the rule of `chosen_at` that is right most often on the development half; of equal ones the first.
+    """Return the rule of `chosen_at` with the best accuracy on the development half; ties go to the first.
 
     Args:
         development: judged questions; judge the rule on others.
-        k: how many samples there are to choose from.
+        k: the number of samples to choose from.
         among: rules; by default all lengths and signals.
 
     Raises:
-        InputError: as of `right_values`.
+        InputError: as `right_values`.
     """
     rules = _rules(development) if among is None else among
     sums = {rule: sum(right_values(development, rule, k)) for rule in rules}
@@ -345,7 +345,7 @@ def agreeing_wrong(rows: Sequence[RecordedQuestion], examples: int = 5, seed: in
     """Return how often wrong samples agree, over all samples of each question.
 
     Raises:
-        InputError: as of `right_values`.
+        InputError: as `right_values`.
     """
     _check_rows(rows)
     agreed = [found for row in rows if (found := _agreed(row)) is not None]
@@ -369,7 +369,7 @@ def _gain(rows: Sequence[RecordedQuestion], method: tuple[str, int], baseline: t
 
 
 def _highest(scores: Sequence[float], right: npt.NDArray[np.bool_], k: int) -> float:
-    """Return how often the one of k samples with the highest score is right, by counting subsets."""
+    """Return the accuracy of the sample with the highest score among k, by counting subsets."""
     expected, below = 0.0, 0
     for score in sorted(set(scores)):
         equal = [is_right for is_right, other in zip(right, scores, strict=True) if other == score]
@@ -381,7 +381,7 @@ def _highest(scores: Sequence[float], right: npt.NDArray[np.bool_], k: int) -> f
 
 
 def _nearest_median(row: RecordedQuestion, k: int) -> float:
-    """Return how often the one of k samples whose length is nearest to their median is right."""
+    """Return the accuracy of the sample among k whose length is nearest to their median."""
     drawn_MK = _subsets(len(row.samples), k)
     length_MK = np.array([sample.tokens for sample in row.samples])[drawn_MK]
     distance_MK = abs(length_MK - np.median(length_MK, axis=1, keepdims=True))
@@ -400,7 +400,7 @@ def _agreed(row: RecordedQuestion) -> AgreedWrongAnswer | None:
 
 
 def _wrong_pairs(row: RecordedQuestion) -> float | None:
-    """Return the share of the pairs of wrong samples that say the same; those without a final answer never do."""
+    """Return the share of pairs of wrong samples that say the same; those without a final answer never do."""
     wrong = [sample for sample in row.samples if not sample.right]
     if len(wrong) < 2:
         return None
@@ -459,7 +459,7 @@ def _sums(drawn_MN: Floats, values_NG: Floats) -> Floats:
 
 @functools.lru_cache(maxsize=32)
 def _subsets(n: int, k: int) -> npt.NDArray[np.int64]:
-    """Return sets of k of n samples, shape (M, k): all of them, or as many as are looked at."""
+    """Return sets of k of n samples, shape (M, k): all of them, or a random selection."""
     if math.comb(n, k) <= EXACT_SUBSETS:
         return np.array(list(itertools.combinations(range(n), k)))
     random = np.random.default_rng(0)
@@ -468,7 +468,7 @@ def _subsets(n: int, k: int) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=32)
 def _drawn(n: int, k: int) -> Floats:
-    """Return the same sets as ones and zeros, shape (M, n)."""
+    """Return the same sets as indicator rows, shape (M, n)."""
     drawn_MN = np.zeros((len(_subsets(n, k)), n))
     np.put_along_axis(drawn_MN, _subsets(n, k), 1.0, axis=1)
     return drawn_MN
