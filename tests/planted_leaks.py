@@ -1,4 +1,4 @@
-"""Signals that look ahead, each with the kind of leak that the audit is to name, and clean ones, for its tests."""
+"""Signals that look ahead, and clean ones, for tests of the look-ahead check."""
 
 import functools
 from collections.abc import Callable
@@ -215,46 +215,46 @@ def rare_by_the_spread_of_all(frame: pd.DataFrame) -> pd.Series:
     return (returns(frame).abs() > 4.0 * returns(frame).std()).astype(float)  # no bar is: a calm future shows it
 
 
-LEAKS: dict[Signal, tuple[str, ...]] = {
-    long_until_the_top: ("resample", "look-ahead"),
-    towards_the_last_close: ("look-ahead", "whole sample"),
-    highest_yet_to_come: ("resample", "look-ahead"),
-    exponential_mean_from_the_end: ("backward filter",),
-    filtered_both_ways: ("backward filter",),
-    next_sentiment: ("backfill",),
-    rolled_volume: ("shift",),
-    best_lookback_of_all: ("whole sample",),
-    components_of_all: ("whole sample",),
-    hours_to_the_end: ("full-sample scaling",),
-    rare_by_the_spread_of_all: ("look-ahead", "resample"),
-    next_return: ("shift",),
-    sign_of_next_return: ("shift",),
-    three_bars_ahead: ("shift",),
-    off_by_one_slice: ("shift",),
-    reversed_window: ("shift",),
-    centred_mean: ("centred window",),
-    smoothed_both_ways: ("centred window",),
-    local_peaks: ("centred window", "shift", "resample"),
-    standardised: ("full-sample scaling",),
-    scaled_to_extremes: ("full-sample scaling",),
-    scaler_of_all: ("full-sample scaling",),
-    over_the_last_close: ("full-sample scaling",),
-    ranked_in_all: ("full-sample ranking",),
-    trend_of_all: ("whole sample",),
-    model_of_all: ("whole sample",),
-    fourier_filter: ("whole sample",),
-    threshold_of_all: ("whole sample", "look-ahead"),
-    warm_up_filled_back: ("backfill",),
-    gaps_filled_back: ("backfill",),
-    gaps_interpolated: ("backfill",),
-    gaps_filled_with_the_mean: ("backfill",),
-    hour_labelled_by_its_start: ("resample",),
-    hour_labelled_by_its_end_filled_back: ("resample",),
-    mean_of_the_whole_day: ("resample",),
-    high_of_the_hour: ("resample",),
-    length_of_a_late_body: ("published later",),
-}
-"""Signals that look ahead → the kinds that are right for them."""
+LEAKS: tuple[Signal, ...] = (
+    long_until_the_top,
+    towards_the_last_close,
+    highest_yet_to_come,
+    exponential_mean_from_the_end,
+    filtered_both_ways,
+    next_sentiment,
+    rolled_volume,
+    best_lookback_of_all,
+    components_of_all,
+    hours_to_the_end,
+    rare_by_the_spread_of_all,
+    next_return,
+    sign_of_next_return,
+    three_bars_ahead,
+    off_by_one_slice,
+    reversed_window,
+    centred_mean,
+    smoothed_both_ways,
+    local_peaks,
+    standardised,
+    scaled_to_extremes,
+    scaler_of_all,
+    over_the_last_close,
+    ranked_in_all,
+    trend_of_all,
+    model_of_all,
+    fourier_filter,
+    threshold_of_all,
+    warm_up_filled_back,
+    gaps_filled_back,
+    gaps_interpolated,
+    gaps_filled_with_the_mean,
+    hour_labelled_by_its_start,
+    hour_labelled_by_its_end_filled_back,
+    mean_of_the_whole_day,
+    high_of_the_hour,
+    length_of_a_late_body,
+)
+"""Signals that look ahead."""
 
 
 # Clean signals
@@ -379,7 +379,7 @@ def walk_forward_model(frame: pd.DataFrame) -> np.ndarray:
     found = np.full(len(frame), np.nan)
     for bar in range(60, len(frame), 40):
         model = LinearRegression().fit(past[2 : bar - 1], outcome[3:bar])
-        # One row at a time: products of matrices may round otherwise by their size.
+        # One row at a time: products of matrices may be rounded differently by their size.
         rows = past[bar : bar + 40]
         found[bar : bar + 40] = [model.intercept_ + sum(c * x for c, x in zip(model.coef_, row)) for row in rows]  # noqa: B905
     return found
@@ -416,8 +416,7 @@ def hours_of_a_city(frame: pd.DataFrame) -> np.ndarray:
 
 
 def spread_over_jobs(frame: pd.DataFrame) -> pd.Series:
-    jobs = [delayed(returns)(frame), delayed(len)(frame)]  # the library times them, which is no look at the clock
-    return Parallel(n_jobs=1)(jobs)[0]
+    return Parallel(n_jobs=1)([delayed(returns)(frame), delayed(len)(frame)])[0]
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, lag_sweep, simulate
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar, marks
+from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.backtest.signals import View, decide_at_once, decide_by_bar, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
@@ -397,19 +398,14 @@ def up(frame: Any, leak: int = 0) -> Any:
     return (frame["close"].diff() > 0).astype("float64").shift(-leak).fillna(0.0)
 
 
-class Passing:
-    """What an auditor that finds nothing gives."""
-
-    passed = True
-
-    def __init__(self, function: Any, frame: Any) -> None: ...
+PASSED = LookaheadReport("signal", 60, (), ())
 
 
 def test_a_view_holds_nothing_that_is_not_known_yet() -> None:
     market = random_market(60)
     by_bar = decide_by_bar(market, sees)
-    at_once, audited = decide_at_once(up, signal_frame(market))
-    assert np.array_equal(by_bar[:, 0], at_once) and audited.passed
+    at_once, report = decide_at_once(up, signal_frame(market))
+    assert np.array_equal(by_bar[:, 0], at_once) and report.passed
     two = random_market(20, 2)
     assert decide_by_bar(two, lambda view: view.close[-1] > 1e9).tolist() == [[0.0, 0.0]] * 20
     assert np.isnan(decide_by_bar(two, lambda view: None)).all()
@@ -430,7 +426,7 @@ def test_a_signal_that_looks_ahead_is_refused() -> None:
         ("no numbers", lambda frame: ["long"] * len(frame)),
     ):
         with pytest.raises(InputError, match=message):
-            decide_at_once(wrong, frame, Passing)
+            decide_at_once(wrong, frame, PASSED)
 
 
 def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
@@ -440,12 +436,12 @@ def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
     def falling(frame: Any) -> Any:
         return (frame["close"].diff() < 0)[["asset1", "asset0"]] / 2
 
-    targets, audited = decide_at_once(falling, frame)
-    assert audited.passed and np.array_equal(targets[1:], (np.diff(market.close_BA, axis=0) < 0) / 2)
+    targets, report = decide_at_once(falling, frame)
+    assert report.passed and np.array_equal(targets[1:], (np.diff(market.close_BA, axis=0) < 0) / 2)
     with pytest.raises(InputError, match="is refused"):
         decide_at_once(lambda frame: falling(frame.shift(-1)), frame)
     with pytest.raises(InputError, match="give one for each of"):
-        decide_at_once(lambda frame: frame["close"][["asset0"]], frame, Passing)
+        decide_at_once(lambda frame: frame["close"][["asset0"]], frame, PASSED)
 
 
 def test_texts_are_available_once_published_and_fetched_and_read() -> None:

@@ -1,4 +1,4 @@
-"""`qubic-lab oracle audit`: does a signal of one's own look ahead?"""
+"""`qubic-lab oracle audit`: does a signal of your own look ahead?"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +10,16 @@ from qubic_lab.cli.console import note, print_json, print_table, read_seconds, r
 from qubic_lab.errors import check_at_least
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.backtest.lookahead.report import AuditReport
+    from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 
 PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
 
 def audit(
     target: Annotated[
-        str, typer.Argument(metavar="MODULE:FUNCTION", help="Takes a frame of bars, gives a number each.")
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="Takes a frame of bars, returns a number for each.")
     ],
-    data: Annotated[Path, typer.Option(metavar="FILE", help="Bars: CSV, Parquet or an exchange's dump, also packed.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="Bars: CSV, Parquet or an exchange's dump.")],
     stamp: file_options.Stamp = "auto",
     zone: file_options.Zone = None,
     columns: file_options.Columns = None,
@@ -27,25 +27,23 @@ def audit(
     decimal: file_options.Decimal = "auto",
     date_order: file_options.DateOrder = "auto",
     duplicates: file_options.Duplicates = "last",
-    coin: Annotated[str, typer.Option(help="What the bars are of: tells which volume is which.")] = "bitcoin",
+    coin: Annotated[str, typer.Option(help="The coin that the bars are of: needed to tell volumes apart.")] = "bitcoin",
     last: Annotated[
-        int | None, typer.Option(metavar="BARS", help="Only the last so many bars.", show_default="all")
+        int | None, typer.Option(metavar="BARS", help="Use only this many of the last bars.", show_default="all")
     ] = None,
     cuts: Annotated[
         int,
-        typer.Option(help="In how many places the future is cut off and changed; a look ahead at few bars needs many."),
+        typer.Option(help="Places at which the future is cut off and changed; a leak at few bars needs many."),
     ] = 32,
-    seed: Annotated[int, typer.Option(help="Of the places and of the changed values.")] = 0,
-    time_limit: Annotated[
-        str, typer.Option(metavar="SECONDS", help="The function's process ends after so long.")
-    ] = "120",
+    seed: Annotated[int, typer.Option(help="Seed of the places and of the changed values.")] = 0,
+    time_limit: Annotated[str, typer.Option(metavar="SECONDS", help="Stop the function after this time.")] = "120",
     json: options.Json = False,
 ) -> None:
-    """Tell whether a function looks ahead, where that first shows and how; exit status 1 where it does."""
+    """Check whether a function looks ahead, and show where; exit status 1 if it does or cannot be trusted."""
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.backtest.lookahead.frames import prices_frame
-    from qubic_lab.oracle.backtest.lookahead.process import audit_by_name
+    from qubic_lab.oracle.backtest.lookahead.process import check_by_name
     from qubic_lab.oracle.ingest.files.bar_files import BarOptions, read_bars
+    from qubic_lab.oracle.model.bars import Bars
     from qubic_lab.oracle.model.timestamps import now_us
 
     seconds = read_seconds("--time-limit", time_limit)
@@ -64,8 +62,8 @@ def audit(
     )
     with file_options.named_as_options():
         file = read_bars(data, settings, now_us())
-    frame = prices_frame(file.prices[-last:] if last else file.prices)
-    report = audit_by_name(target, frame, cuts, seed, seconds)
+    frame = Bars.of_prices(file.prices[-last:] if last else file.prices, coin).frame()
+    report = check_by_name(target, frame, cuts, seed, seconds)
     if json:
         print_json(report.to_dict())
     else:
@@ -76,14 +74,14 @@ def audit(
         raise typer.Exit(1)
 
 
-def show_audit(report: "AuditReport") -> None:
-    """Print what an audit found."""
+def show_audit(report: "LookaheadReport") -> None:
+    """Print a report."""
     if report.findings:
         rows = [
             (each.kind, "leak" if each.leaks else "fault", "" if each.bar is None else str(each.bar), each.closed or "")
             for each in report.findings
         ]
-        print_table(("kind", "is a", "first bar", "which closed"), rows)
+        print_table(("kind", "is a", "first bar", "closed at"), rows)
         typer.echo("")
         for each in report.findings:
             typer.echo(each.text)
@@ -93,7 +91,9 @@ def show_audit(report: "AuditReport") -> None:
             ("return of bar", *(f"{each.lag:+d}" if each.lag else "0" for each in report.lags)),
             [("rank correlation", *(f"{each.correlation:.3f}" for each in report.lags))],
         )
-        typer.echo(f"error of each if there is none: {report.lags[0].error:.3f}; +1 is the first that can be earned\n")
+        typer.echo(
+            f"standard error without skill: {report.lags[0].error:.3f}; +1 is the first return that can be earned\n"
+        )
     if report.passed:
         typer.echo(str(report))
     elif report.leaks:

@@ -374,9 +374,7 @@ def study_family(
     ratios = [_ratio(each.account.net_returns) for each in tried]
     place = int(np.argmax(ratios))
     full = replace(quick, lags=BacktestConfig().lags, baselines=BaselineConfig(draws=draws, seed=seed))
-    best = backtest(
-        market, tried[place].strategy, full, auditor=lambda signal, frame: _audited(tried[place]), texts=texts
-    )
+    best = backtest(market, tried[place].strategy, full, lookahead=tried[place].lookahead, texts=texts)
     trials = ledger.trials(name)
     recorded = tried[place].recorded
     assert recorded is not None
@@ -397,11 +395,6 @@ def study_family(
         forward_verdict=judge(forward.net_returns[tested], 0, per_year, **options),
         folds=folds,
     )
-
-
-def _audited(made: Backtest) -> Any:
-    """Return what was found of the same signal on the same frame a moment ago."""
-    return made.audited
 
 
 def _ratio(returns: Floats) -> float:

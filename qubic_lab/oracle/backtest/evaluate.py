@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
 
@@ -13,9 +13,12 @@ from qubic_lab.oracle.backtest.baselines import BaselineConfig, Baselines, compa
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import CASH, LAGS, Rebalance, lag_sweep, simulate
 from qubic_lab.oracle.backtest.ledger import Recorded, Trial, TrialLedger, code_hash, data_hash
-from qubic_lab.oracle.backtest.signals import Audited, Auditor, decide_at_once, decide_by_bar, name_of, signal_frame
+from qubic_lab.oracle.backtest.signals import decide_at_once, decide_by_bar, name_of, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText
 from qubic_lab.oracle.model.bars import Bars, Floats
+
+if TYPE_CHECKING:
+    from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 
 Form = Literal["signal", "on_bar"]
 FORMS: tuple[Form, ...] = ("signal", "on_bar")
@@ -69,7 +72,7 @@ class Backtest:
 
     Attributes:
         targets: what was wanted at each close, [bars, assets].
-        audited: what the audit found; None for `on_bar`, which cannot look ahead.
+        lookahead: the report of the look-ahead check; None for `on_bar`, which cannot look ahead.
         lags: the account for each lag.
         recorded: its entry in the ledger of trials; None where none was given.
     """
@@ -78,7 +81,7 @@ class Backtest:
     config: BacktestConfig
     targets: Floats
     account: Account
-    audited: Audited | None
+    lookahead: "LookaheadReport | None"
     baselines: Baselines
     lags: dict[int, Account]
     recorded: Recorded | None
@@ -100,7 +103,7 @@ class Backtest:
             "random": {"draws": len(random.total_return), "better": random.better},
             "lags": {str(lag): account.summary().to_dict() for lag, account in self.lags.items()},
             "trial": None if self.recorded is None else asdict(self.recorded),
-            "audited": None if self.audited is None else str(self.audited),
+            "audited": None if self.lookahead is None else str(self.lookahead),
         }
 
 
@@ -109,7 +112,7 @@ def backtest(
     strategy: Strategy,
     config: BacktestConfig | None = None,
     *,
-    auditor: Auditor | None = None,
+    lookahead: "LookaheadReport | None" = None,
     texts: Sequence[AvailableText] = (),
     ledger: TrialLedger | None = None,
     family: str = "",
@@ -120,7 +123,7 @@ def backtest(
         market: the bars.
         strategy: what decides.
         config: None: without costs, filled at the next open.
-        auditor: finds whether a signal looks ahead; one that does is refused. None: `audit`.
+        lookahead: the report of an earlier check of the same signal on the same bars; None: check it now.
         texts: as `available_texts` gives them.
         ledger: where the trial is recorded; None: nowhere.
         family: the question that the trial is one try to answer.
@@ -132,11 +135,10 @@ def backtest(
     if ledger is not None and not family:
         raise InputError("a trial needs a family: name the question that it is one try to answer")
     decide = partial(strategy.function, **strategy.parameters)
-    audited: Audited | None = None
     if strategy.form == "on_bar":
         targets = decide_by_bar(market, decide, texts)
     else:
-        found, audited = decide_at_once(decide, signal_frame(market, texts), auditor)  # type: ignore[arg-type]
+        found, lookahead = decide_at_once(decide, signal_frame(market, texts), lookahead)  # type: ignore[arg-type]
         targets = found.reshape(len(market), -1)
     options = {name: getattr(config, name) for name in ("cash", "rebalance", "most_leverage")}
     account = simulate(market, targets, config.costs, lag=config.lag, **options)
@@ -148,7 +150,7 @@ def backtest(
     del options["cash"]
     baselines = compare(market, account, targets, config=config.baselines, **options)
     lags = lag_sweep(market, targets, config.costs, lags=config.lags, cash=config.cash, **options)
-    return Backtest(strategy, config, targets, account, audited, baselines, lags, recorded)
+    return Backtest(strategy, config, targets, account, lookahead, baselines, lags, recorded)
 
 
 def trial_of(

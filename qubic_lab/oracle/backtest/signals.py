@@ -1,7 +1,7 @@
 """Two forms of a signal: asked at every bar with what is known then, or once for all bars and audited for it."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,8 @@ from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 
 
 class View:
@@ -86,16 +88,6 @@ OnBar = Callable[[View], ArrayLike | None]
 Signal = Callable[["pd.DataFrame"], ArrayLike]
 
 
-class Audited(Protocol):
-    """What an auditor finds; as a text it is one line or more that says what leaks and where."""
-
-    @property
-    def passed(self) -> bool: ...  # noqa: D102
-
-
-Auditor = Callable[[Signal, "pd.DataFrame"], Audited]
-
-
 def decide_by_bar(market: Bars, on_bar: OnBar, texts: Sequence[AvailableText] = ()) -> Floats:
     """Return what `on_bar` wants at each bar's close, [bars, assets], NaN where it returns None.
 
@@ -159,30 +151,29 @@ def signal_frame(market: Bars, texts: Sequence[AvailableText] = ()) -> "pd.DataF
     return frame
 
 
-def decide_at_once(signal: Signal, frame: "pd.DataFrame", auditor: Auditor | None = None) -> tuple[Floats, Audited]:
-    """Return what `signal` wants at each bar, once an auditor has found that it does not look ahead, and its finding.
+def decide_at_once(
+    signal: Signal, frame: "pd.DataFrame", report: "LookaheadReport | None" = None
+) -> tuple[Floats, "LookaheadReport"]:
+    """Return the weights that `signal` gives for all bars, and the report that it does not look ahead.
 
-    It may give an array, [bars] or [bars, assets], or a Series or DataFrame on the frame's index; a DataFrame's columns
-    are the assets.
+    It may return an array, [bars] or [bars, assets], or a Series or DataFrame on the frame's index; a DataFrame has a
+    column for each asset.
 
     Args:
         signal: gives a weight for each bar.
         frame: as `signal_frame` gives it.
-        auditor: None: `audit`, with its prefixes and scrambled futures at 32 cuts.
+        report: of the same signal on the same frame; None: check it now.
 
     Raises:
-        InputError: it looks ahead, or does not give a weight for each bar.
+        InputError: the signal looks ahead, or does not give a weight for each bar.
     """
-    audited = (auditor or _auditor())(signal, frame)
-    if not audited.passed:
-        raise InputError(f"signal {name_of(signal)} is refused: {audited}")
-    return _by_bar(signal(frame.copy()), frame, name_of(signal)), audited
+    if report is None:
+        from qubic_lab.oracle.backtest.lookahead.check import check_lookahead
 
-
-def _auditor() -> Auditor:
-    from qubic_lab.oracle.backtest.lookahead.check import audit
-
-    return audit
+        report = check_lookahead(signal, frame)
+    if not report.passed:
+        raise InputError(f"signal {name_of(signal)} is refused: {report}")
+    return _by_bar(signal(frame.copy()), frame, name_of(signal)), report
 
 
 def _by_bar(wanted: Any, frame: "pd.DataFrame", name: str) -> Floats:

@@ -1,56 +1,135 @@
-"""Whether a signal looks ahead: it is run on the past alone and on changed futures, and must not notice.
+"""Does a signal look ahead? It runs on the past alone and with other futures, and its past values must not change.
 
-A signal takes a frame of bars and gives a number for each, which may use that bar and earlier ones. The frame has one
-row a bar; its index, or the column `closed_us`, says when each closes. A column `NAME` with a column `NAME_known_us`
-beside it holds cells that become known at those instants, such as the body of a text that appears after its headline.
+A signal takes a frame of bars and returns a number for each bar, which may depend on that bar and earlier ones. The
+frame has one row for each bar; its index, or the column `closed_us`, says when each bar closes. A column `NAME` with a
+column `NAME_known_us` beside it holds cells that become known at those instants, such as the body of a text that
+appears after its headline.
 """
 
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.lookahead.afresh import Afresh
-from qubic_lab.oracle.backtest.lookahead.frames import closes_us, known_at, scrambled, time_of
-from qubic_lab.oracle.backtest.lookahead.kinds import diagnose, when
-from qubic_lab.oracle.backtest.lookahead.report import AuditReport, Finding, LagPower
+from qubic_lab.oracle.backtest.lookahead.frames import closes_us, known_at, scrambled
 from qubic_lab.oracle.backtest.lookahead.runs import (
-    ROUNDING,
     Difference,
+    FreshRun,
     Signal,
-    Unusable,
+    UnusableRun,
     changed_rows,
-    is_rounding,
+    compare,
     run_signal,
 )
-from qubic_lab.oracle.backtest.lookahead.watch import clock_names, clock_watched, data_held, reads_watched, state_of
 from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.timestamps import iso
 
 CUTS = 32
 LAGS = 5
 LEAST_BARS = 20
 _TOO_GOOD = 0.3
 _ROUNDING_OF_FLOAT32 = 1e-5
-"""A share of the largest value, taken as rounding only where changed futures change no bit."""
-_LEAST_AFRESH_S = 5.0
+"""A share of the largest value; it counts as rounding only where other futures change no bit."""
+_LEAST_FRESH_S = 5.0
 
 
-def audit(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0) -> AuditReport:
-    """Return whether a signal looks ahead, where, and how.
+@dataclass(frozen=True)
+class LookaheadFinding:
+    """One thing that is wrong with a signal, in one line.
 
-    At each cut the signal is run on the bars before it as they were known then, and on all bars with those after the
-    cut changed; up to the cut both must give, bit for bit, what all bars give.
+    Attributes:
+        kind: look-ahead, state or rounding; or error, output, input or not repeatable.
+        leaks: whether it uses what was not known; otherwise it cannot be checked, or trusted, for another reason.
+        test: prefix or scramble, where one of these found it.
+        bar: the first bar that changed at any cut; `closed`: when it closed; `cut`: number of bars that were known.
+        then: the bar's value from what was known; `later`: its value with later or other bars. None: missing or
+            infinite.
+    """
+
+    kind: str
+    text: str
+    leaks: bool = False
+    test: str = ""
+    bar: int | None = None
+    closed: str | None = None
+    cut: int | None = None
+    then: float | None = None
+    later: float | None = None
+
+
+@dataclass(frozen=True)
+class LagPower:
+    """Rank correlation of a signal with the return `lag` bars after its bar, and its standard error without skill.
+
+    Lag 1 is the first return that can be earned; lag 0 is the return of the bar itself.
+    """
+
+    lag: int
+    correlation: float
+    error: float
+
+
+@dataclass(frozen=True)
+class LookaheadReport:
+    """What a check found; as text, one line for all findings.
+
+    Attributes:
+        bars: number of bars in the frame.
+        cuts: number of known bars in each test that could be run.
+        findings: the worst first.
+        lags: by rising lag; empty without closes, or where the signal does not vary.
+        notes: other things worth knowing.
+    """
+
+    name: str
+    bars: int
+    cuts: tuple[int, ...]
+    findings: tuple[LookaheadFinding, ...]
+    lags: tuple[LagPower, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the signal uses what was not known."""
+        return any(finding.leaks for finding in self.findings)
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"{self.name} does not look ahead: {len(self.cuts)} cuts through {self.bars} bars changed nothing"
+        return "; ".join(finding.text for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return {**asdict(self), "passed": self.passed, "leaks": self.leaks, "text": str(self)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "LookaheadReport":
+        """Return the report that `to_dict` gave."""
+        return TypeAdapter(cls).validate_python({each.name: content[each.name] for each in fields(cls)})
+
+
+def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0) -> LookaheadReport:
+    """Check whether a signal looks ahead.
+
+    At each cut the signal runs on the bars before it as they were known then (prefix), and on all bars with those after
+    the cut changed (scramble). Its values before the cut must equal, in every bit, its values on all bars.
 
     Args:
-        function: takes a frame, gives a number for each row: [bars] or [bars, assets], NaN where it has none.
-        frame: of bars, see above; it is copied for every run.
-        cuts: half of them crowd at the first bars, where warm-ups are filled in; some are put where data are missing.
+        function: takes a frame, returns a number for each row: [bars] or [bars, assets], NaN where it has none.
+        frame: of bars, see the module; each run gets a copy.
+        cuts: half of them crowd at the first bars, where warm-ups are filled in; some lie where data are missing.
         seed: of the cuts and of the changed values.
 
     Raises:
@@ -59,140 +138,102 @@ def audit(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0
     check_at_least("cuts", cuts, 1)
     check_at_least("bars to audit", len(frame), LEAST_BARS)
     _check_frame(frame)
-    name = str(getattr(getattr(function, "func", function), "__qualname__", type(function).__name__))
+    inner = getattr(function, "func", function)
+    name = str(getattr(inner, "__qualname__", type(inner).__name__))
     bars, half, started = len(frame), len(frame) // 2, time.monotonic()
     draw = np.random.default_rng(seed)
-    with Afresh(function, known_at(frame, half)) as afresh:
+    findings: list[LookaheadFinding] = []
+    with FreshRun(function, known_at(frame, half)) as fresh:
         try:
-            values, faults = _first_runs(function, frame)
-        except Unusable as error:
-            return AuditReport(name, bars, (), (Finding(error.kind, f"{name}: {error}"),))
+            values, faults = _run_twice(function, frame)
+        except UnusableRun as error:
+            return LookaheadReport(name, bars, (), (LookaheadFinding(error.kind, f"{name}: {error}"),))
         if any(fault.kind == "not repeatable" for fault in faults):
-            return AuditReport(name, bars, (), tuple(_named(name, faults)))
-        runs = _cut_runs(function, frame, values, _places(frame, cuts, draw), draw)
-        alone = afresh.wait(max(_LEAST_AFRESH_S, time.monotonic() - started))
-    kept, notes = _kept(function, frame, half, alone)
-    if all(fault.kind != "state" for fault in faults):
-        faults[:0] = kept
-    differences, told = _without_rounding(runs.differences)
-    notes += told
-    found, told = _failures(runs, bars)
-    faults += found
-    notes += told
+            return LookaheadReport(name, bars, (), _with_name(name, faults))
+        runs = _run_cuts(function, frame, values, _places(frame, cuts, draw), draw)
+        alone = fresh.wait(max(_LEAST_FRESH_S, time.monotonic() - started))
+    notes = [] if alone is not None else ["a run in a fresh process gave nothing, so kept state was not checked"]
+    differences = runs.differences
+    if differences and all(each.test == "prefix" and each.is_rounding(_ROUNDING_OF_FLOAT32) for each in differences):
+        # `np.log` rounds the last values of an array differently, and products of matrices in float32 do so by more.
+        notes.append("its values are rounded differently by the number of bars; what the bars hold changes no bit")
+        differences = []
     if differences:
-        earliest = _earliest(function, frame, values, differences, runs.used)
-        faults.insert(0, diagnose(function, frame, values, differences, runs.used, earliest))
+        findings.append(_describe(frame, differences))
+    findings += [*_kept_state(function, frame, half, alone), *faults]
+    _report_failures(runs, bars, findings, notes)
     if np.isnan(values).all():
-        notes.append("it gives no number at any bar, so nothing could be seen to change")
+        notes.append("it gives no number at any bar, so no change could be seen")
     lags = _lag_sweep(values, frame)
-    return AuditReport(name, bars, tuple(runs.used), tuple(_named(name, faults)), lags, (*notes, *_lag_notes(lags)))
+    return LookaheadReport(name, bars, tuple(runs.used), _with_name(name, findings), lags, (*notes, *_lag_notes(lags)))
 
 
 def _check_frame(frame: pd.DataFrame) -> None:
     """Check that rows go by time, so that those before a cut are the past.
 
     Raises:
-        InputError: they do not, or columns have one name.
+        InputError: they do not, or two columns have the same name.
     """
     if not frame.columns.is_unique:
         raise InputError(f"the frame has columns twice: {list(frame.columns[frame.columns.duplicated()])}")
     closed = closes_us(frame)
-    if closed is None:
-        return
-    back = np.diff(closed) <= 0
+    back = np.zeros(0, np.bool_) if closed is None else np.diff(closed) <= 0
     if back.any():
         bar = int(back.argmax()) + 1
-        raise InputError(
-            f"bar {bar}{when(frame, bar)} does not close after the one before: sort bars by time, one row each"
-        )
+        raise InputError(f"bar {_named(frame, bar)} does not close after the one before: sort bars by time")
 
 
-def _kept(function: Signal, frame: pd.DataFrame, half: int, alone: Floats | None) -> tuple[list[Finding], list[str]]:
-    """Tell whether this process, which has seen all bars, gives other values for the first half than a fresh one did.
-
-    Args:
-        function: the signal.
-        frame: of all bars.
-        half: how many bars the fresh process saw.
-        alone: what it gave; None: nothing, or not in time.
-    """
-    try:
-        again = run_signal(function, known_at(frame, half))
-    except Unusable:
-        return [], []
-    if alone is None:
-        return [], ["it gave nothing in a process of its own, so not all that it may keep between runs was looked at"]
-    changed = changed_rows(alone, again, _ROUNDING_OF_FLOAT32)  # a copy of a process may share work among fewer threads
-    if not changed.any():
-        return [], []
-    bar = int(changed.argmax())
-    text = (
-        f"bar {bar}{when(frame, bar)} is another where only the first {half} bars were ever seen: it keeps "
-        "something of later bars between runs"
-    )
-    return [Finding("state", text, leaks=True, bar=bar, closed=time_of(frame, bar), cut=half)], []
+def _named(frame: pd.DataFrame, bar: int) -> str:
+    closed = _closed(frame, bar)
+    return str(bar) if closed is None else f"{bar} ({closed})"
 
 
-def _without_rounding(differences: list[Difference]) -> tuple[list[Difference], list[str]]:
-    """Return no differences, and a note, where values are rounded by the number of bars, not by what is in them.
-
-    Vectorised functions such as `np.log` may round the last values of an array otherwise than those before, and
-    products of matrices in float32 do it by more.
-    """
-    by_length = all(each.test == "prefix" and is_rounding(each, _ROUNDING_OF_FLOAT32) for each in differences)
-    if not differences or not by_length:
-        return differences, []
-    return [], ["its values are rounded otherwise by how many bars there are; what the bars hold changes no bit"]
+def _closed(frame: pd.DataFrame, bar: int) -> str | None:
+    closed = closes_us(frame)
+    return None if closed is None else iso(int(closed[bar]))
 
 
-def _named(name: str, findings: Sequence[Finding]) -> Iterator[Finding]:
-    for finding in findings:
-        yield Finding(**{**asdict(finding), "text": f"{name}: {finding.text}"})
+def _with_name(name: str, findings: Sequence[LookaheadFinding]) -> tuple[LookaheadFinding, ...]:
+    return tuple(LookaheadFinding(**{**asdict(each), "text": f"{name}: {each.text}"}) for each in findings)
 
 
-def _first_runs(function: Signal, frame: pd.DataFrame) -> tuple[Floats, list[Finding]]:
-    """Run a signal twice on all bars: does it change its input, look elsewhere, or differ from itself?"""
-    bars = len(frame)
-    given, whole = known_at(frame, bars), known_at(frame, bars)
-    before = state_of(function)
-    read: set[str] = set()
-    clocks: set[str] = set()
-    with reads_watched(function, read):
-        values = run_signal(function, given)
-        after = state_of(function)
-        with clock_watched(function, clocks):
-            again = run_signal(function, whole.copy(deep=True))
+def _run_twice(function: Signal, frame: pd.DataFrame) -> tuple[Floats, list[LookaheadFinding]]:
+    """Return a signal's values on all bars, and whether it changes its input or differs from itself."""
+    given, whole = known_at(frame, len(frame)), known_at(frame, len(frame))
+    values = run_signal(function, given)
+    changed = changed_rows(values, run_signal(function, whole.copy(deep=True)))
     faults = []
-    if kept := sorted(name for name in after if after[name] != before.get(name)):
-        text = f"it keeps something between runs ({', '.join(kept)}), which may be from later bars"
-        faults.append(Finding("state", text))
     if not given.equals(whole):
         gone = [str(column) for column in whole if column not in given or not given[column].equals(whole[column])]
-        added = [str(column) for column in given if column not in whole]
-        what = ", ".join(gone + added) or "the index"
-        faults.append(Finding("input", f"it changes the frame that it is given ({what}): work on a copy"))
-    if clocks := clocks | clock_names(function):
-        text = f"it looks at the wall clock ({', '.join(sorted(clocks))}): take times from the frame"
-        faults.append(Finding("clock", text))
-    if outside := sorted(read | data_held(function, bars)):
-        text = f"it reads from outside of its frame ({', '.join(outside)}), where no future can be cut off: add columns"
-        faults.append(Finding("outside", text))
-    changed = changed_rows(values, again)
+        what = ", ".join(gone + [str(column) for column in given if column not in whole]) or "the index"
+        faults.append(LookaheadFinding("input", f"it changes the frame that it is given ({what}): work on a copy"))
     if changed.any():
-        bar = int(np.flatnonzero(changed)[0])
-        where = f"bar {bar}{when(frame, bar)}"
-        faults.append(
-            Finding(
-                "not repeatable",
-                f"two runs on the same bars differ at {where}: seed its random numbers, and keep nothing between runs",
-                bar=bar,
-            )
-        )
+        bar = int(changed.argmax())
+        text = f"two runs on the same bars differ at bar {_named(frame, bar)}: seed its random numbers"
+        faults.append(LookaheadFinding("not repeatable", text, bar=bar))
     return values, faults
 
 
+def _kept_state(function: Signal, frame: pd.DataFrame, half: int, alone: Floats | None) -> Iterator[LookaheadFinding]:
+    """Yield a finding where this process, which has seen all bars, differs on the first half from a fresh process."""
+    try:
+        again = run_signal(function, known_at(frame, half))
+    except UnusableRun:
+        return
+    if alone is None:
+        return
+    changed = changed_rows(alone, again, _ROUNDING_OF_FLOAT32)  # a copy of a process may use fewer threads
+    if changed.any():
+        bar = int(changed.argmax())
+        text = (
+            f"bar {_named(frame, bar)} differs in a process that only saw the first {half} bars: it keeps something of "
+            "later bars between runs"
+        )
+        yield LookaheadFinding("state", text, leaks=True, bar=bar, closed=_closed(frame, bar), cut=half)
+
+
 def _places(frame: pd.DataFrame, cuts: int, draw: np.random.Generator) -> list[int]:
-    """Return how many bars are known at each cut: by halves crowding at the first bars and spread, some at gaps."""
+    """Return the number of known bars at each cut: half crowd at the first bars, half are spread, some lie at gaps."""
     bars = len(frame)
     early = np.geomspace(2, bars - 1, max(1, cuts // 2))
     even = cuts - len(early)
@@ -200,24 +241,23 @@ def _places(frame: pd.DataFrame, cuts: int, draw: np.random.Generator) -> list[i
     spread = draw.uniform(edges[:-1], edges[1:]) if even else np.array([])
     chosen = {min(bars - 1, max(1, round(place))) for place in (*early, *spread)}
     missing = frame.isna().any(axis=1).to_numpy()
-    gaps = np.flatnonzero(missing[:-1]) + 1  # the cut comes right after a bar that lacks something
+    gaps = np.flatnonzero(missing[:-1]) + 1  # the cut comes right after a bar with a missing value
     if gaps.size:
         chosen |= set(draw.choice(gaps, min(len(gaps), cuts // 4 + 1), replace=False).tolist())
-    # Rounding makes some cuts one; others take their place, where there are bars enough.
-    while len(chosen) < min(cuts, bars - 2):
+    while len(chosen) < min(cuts, bars - 2):  # some places were rounded to the same bar
         chosen.add(int(draw.integers(1, bars)))
     return sorted(chosen)
 
 
 @dataclass
 class _CutRuns:
-    """What the runs at all cuts gave.
+    """Results of the runs at all cuts.
 
     Attributes:
         differences: where known bars changed.
-        used: the cuts at which the past alone could be run.
-        failed: why it could not, by cut.
-        refused: why it could not be run on a changed future, by cut, where it could on the past.
+        used: the cuts at which the signal ran on the past alone.
+        failed: why it did not, by cut.
+        refused: why it did not run on a changed future, by cut, where it did on the past.
     """
 
     differences: list[Difference] = field(default_factory=list)
@@ -226,82 +266,77 @@ class _CutRuns:
     refused: dict[int, str] = field(default_factory=dict)
 
 
-def _cut_runs(
+def _run_cuts(
     function: Signal, frame: pd.DataFrame, values: Floats, places: Sequence[int], draw: np.random.Generator
 ) -> _CutRuns:
-    """Run a signal on the past alone and on a changed future at each cut."""
-    runs = _CutRuns()
+    runs, found = _CutRuns(), list[Difference | None]()
     for number, cut in enumerate(places):
         try:
-            then = run_signal(function, known_at(frame, cut))
-        except Unusable as error:
-            runs.failed[cut] = str(error)
-        else:
+            found.append(compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut]))
             runs.used.append(cut)
-            _compare("prefix", cut, then, values[:cut], runs.differences)
+        except UnusableRun as error:
+            runs.failed[cut] = str(error)
         try:
             later = run_signal(function, scrambled(frame, cut, draw, number))
-        except Unusable as error:
+            found.append(compare("scramble", cut, values[:cut], later[:cut]))
+        except UnusableRun as error:
             if cut not in runs.failed:
                 runs.refused[cut] = str(error)
-            continue
-        _compare("scramble", cut, values[:cut], later[:cut], runs.differences)
+    runs.differences += [each for each in found if each is not None]
     return runs
 
 
-def _failures(runs: _CutRuns, bars: int) -> tuple[list[Finding], list[str]]:
-    """Return what to say of runs that failed: findings where too few are left to tell, else notes."""
-    findings, notes = [], []
+def _report_failures(runs: _CutRuns, bars: int, findings: list[LookaheadFinding], notes: list[str]) -> None:
+    """Report failed runs: a finding where too few are left to judge by, otherwise a note."""
     if runs.failed:
         most, why = max(runs.failed.items())
         if not runs.used or most > bars // 2:
-            findings.append(Finding("error", f"on the first {most} of {bars} bars {why}, so it cannot be audited"))
+            text = f"on the first {most} of {bars} bars {why}, so it cannot be audited"
+            findings.append(LookaheadFinding("error", text))
         else:
             notes.append(f"on {most} bars or fewer {why}; those cuts were left out")
     if runs.refused:
         cut, why = next(iter(runs.refused.items()))
-        told = f"on {len(runs.refused)} of {len(runs.used)} changed futures {why} (after {cut} bars that stayed)"
+        text = f"on {len(runs.refused)} of {len(runs.used)} changed futures {why} (after {cut} bars that stayed)"
         if len(runs.refused) > len(runs.used) // 2:
-            findings.append(Finding("error", f"{told}, so it cannot be audited"))
+            findings.append(LookaheadFinding("error", f"{text}, so it cannot be audited"))
         else:
-            notes.append(f"{told}; those were left out")
-    return findings, notes
+            notes.append(f"{text}; those were left out")
 
 
-def _earliest(
-    function: Signal, frame: pd.DataFrame, values: Floats, differences: Sequence[Difference], used: Sequence[int]
-) -> list[Difference]:
-    """Return where the past alone first gives other values, by halving the bars between two cuts; none: not known."""
-    cuts = [each.cut for each in differences if each.test == "prefix" and not is_rounding(each)]
-    if not cuts:
-        return []
-    changes = min(cuts)
-    agrees = max((cut for cut in used if cut < changes), default=0)
-    found: list[Difference] = []
-    while changes - agrees > 1:
-        cut, there = (agrees + changes) // 2, list[Difference]()
-        try:
-            _compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut], there)
-        except Unusable:
-            there = []
-        if there and not is_rounding(there[0]):
-            changes, found = cut, there
-        else:
-            agrees = cut
-    return found
-
-
-def _compare(test: str, cut: int, then: Floats, later: Floats, differences: list[Difference]) -> None:
-    if then.shape != later.shape:
-        then = np.full_like(later, np.nan)
-    changed = changed_rows(then, later)
-    if changed.any():
-        much = changed_rows(then, later, ROUNDING)
-        differences.append(Difference(test, cut, then, later, much if much.any() else changed))
+def _describe(frame: pd.DataFrame, differences: Sequence[Difference]) -> LookaheadFinding:
+    """Return the finding with the first bar that changed, its two values, and how far ahead values look."""
+    told = [each for each in differences if not each.is_rounding()]
+    rounding = not told
+    told = told or list(differences)
+    first = min(told, key=lambda each: (each.first, each.test, each.cut))
+    bar, cut, reach = first.first, first.cut, max(each.cut - each.first for each in told)
+    column = int(np.flatnonzero(changed_rows(first.then[bar][:, None], first.later[bar][:, None]))[0])
+    then, later = float(first.then[bar, column]), float(first.later[bar, column])
+    known = "the only bar known then" if cut == 1 else f"the {cut} bars known then"
+    shown = ["missing" if math.isnan(value) else f"{value:.6g}" for value in (then, later)]
+    if first.test == "scramble":
+        how = f"is {shown[0]}, and {shown[1]} once the bars after it were changed"
+    else:
+        how = f"is {shown[0]} from {known}, and {shown[1]} from all {len(frame)}"
+    why = f"values depend on up to {reach} later bar{'s' if reach > 1 else ''}"
+    if rounding:
+        why = "the values differ by rounding alone, so later bars are in the calculation, if not in effect"
+    return LookaheadFinding(
+        kind="rounding" if rounding else "look-ahead",
+        text=f"bar {_named(frame, bar)} {how}: {why}",
+        leaks=not rounding,
+        test=first.test,
+        bar=bar,
+        closed=_closed(frame, bar),
+        cut=cut,
+        then=then if math.isfinite(then) else None,
+        later=later if math.isfinite(later) else None,
+    )
 
 
 def _lag_sweep(values: Floats, frame: pd.DataFrame) -> tuple[LagPower, ...]:
-    """Return the rank correlation of a signal with returns before and after it."""
+    """Return the rank correlation of a signal with returns before and after its bar."""
     if values.shape[1] != 1 or "close" not in frame.columns or frame["close"].ndim != 1:
         return ()
     close = pd.to_numeric(frame["close"], errors="coerce").to_numpy(np.float64)
@@ -327,23 +362,12 @@ def _lag_notes(lags: Sequence[LagPower]) -> Iterator[str]:
     following = max((power[lag] for lag in range(1, LAGS + 1)), key=lambda each: abs(each.correlation))
     if abs(following.correlation) >= _TOO_GOOD:
         yield (
-            f"its rank correlation with the return {following.lag} bar(s) later is {following.correlation:.2f}, more "
-            "than anybody has: do the data themselves hold the future?"
+            f"its rank correlation with the return {following.lag} bar(s) later is {following.correlation:.2f}, which "
+            "is too good to be true: do the data themselves hold the future?"
         )
     past = max((power[lag] for lag in (-1, 0)), key=lambda each: abs(each.correlation))
     if abs(past.correlation) > 4 * past.error and abs(following.correlation) < 3 * following.error:
         yield (
-            f"it tells what has happened (rank correlation {past.correlation:.2f} at lag {past.lag}, which nobody can "
-            f"earn), not what will (at lag 1 it is {power[1].correlation:.3f} ± {power[1].error:.3f})"
+            f"it describes the past (rank correlation {past.correlation:.2f} at lag {past.lag}, which nobody can earn) "
+            f"and not the future (at lag 1 it is {power[1].correlation:.3f} ± {power[1].error:.3f})"
         )
-
-
-def check_function(function: Any, name: str) -> Signal:
-    """Return a function that can be audited.
-
-    Raises:
-        InputError: it cannot be called.
-    """
-    if not callable(function):
-        raise InputError(f"{name} is a {type(function).__name__}: name a function that takes a frame of bars")
-    return function  # type: ignore[no-any-return]

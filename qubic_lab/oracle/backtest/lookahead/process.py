@@ -1,7 +1,7 @@
-"""An audit of somebody's function in a process of its own, which can be ended when it takes too long.
+"""A look-ahead check of a function in a process of its own, which is ended when it takes too long.
 
 `python -m qubic_lab.oracle.backtest.lookahead.process MODULE:FUNCTION FRAME RESULT CUTS SEED` reads a frame (Parquet)
-and writes a report, or an error, as JSON. Modules are found from the working folder on.
+and writes a report, or an error, as JSON. Modules are found from the working folder.
 """
 
 import contextlib
@@ -19,24 +19,23 @@ from typing import Any
 import pandas as pd
 
 from qubic_lab.errors import InputError, QubicLabError, did_you_mean
-from qubic_lab.oracle.backtest.lookahead.check import CUTS, audit, check_function
-from qubic_lab.oracle.backtest.lookahead.report import AuditReport
+from qubic_lab.oracle.backtest.lookahead.check import CUTS, LookaheadReport, check_lookahead
 from qubic_lab.oracle.backtest.lookahead.runs import Signal
 
 TIME_LIMIT_S = 120.0
 
 
-def audit_by_name(
+def check_by_name(
     target: str, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0, time_limit_s: float = TIME_LIMIT_S
-) -> AuditReport:
-    """Audit a function by its name, in a process of its own.
+) -> LookaheadReport:
+    """Check a function by its name, in a process of its own.
 
     Args:
-        target: MODULE:FUNCTION, found from the working folder on.
-        frame: of bars, as `audit` takes it.
+        target: MODULE:FUNCTION, found from the working folder.
+        frame: of bars, as `check_lookahead` takes it.
         cuts: see there.
         seed: see there.
-        time_limit_s: the process is ended after so long.
+        time_limit_s: the process is ended after this time.
 
     Raises:
         InputError: the function cannot be found, or took too long.
@@ -61,7 +60,9 @@ def audit_by_name(
                     f"{target} was not audited within {time_limit_s:g} s: give fewer bars or cuts, or more time"
                 ) from None
             finally:
-                _end(process)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)  # and what it started
+                process.wait()
         if not result.exists():
             last = errors.read_text("utf-8", "replace").strip().splitlines()[-1:]
             said_last = f" ({last[0][:200]})" if last else ""
@@ -69,14 +70,7 @@ def audit_by_name(
         content = json.loads(result.read_text("utf-8"))
     if "error" in content:
         raise InputError(content["error"])
-    return AuditReport.from_dict(content)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and what it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return LookaheadReport.from_dict(content)
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -106,17 +100,20 @@ def load_function(target: str) -> Signal:
     if not hasattr(module, name):
         known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise InputError(f"module {module_name!r} has no {name!r}: {did_you_mean(name, known)}")
-    return check_function(getattr(module, name), target)
+    function: Signal = getattr(module, name)
+    if not callable(function):
+        raise InputError(f"{target} is a {type(function).__name__}: name a function that takes a frame of bars")
+    return function
 
 
 def main() -> None:
-    """Audit one function and write what was found."""
+    """Check one function and write what was found."""
     target, data, result, cuts, seed = sys.argv[1:]
     sys.path.insert(0, str(Path.cwd()))
-    sys.stdin = io.StringIO()  # what asks for input gets none, and does not wait
+    sys.stdin = io.StringIO()  # a function that asks for input gets none, and does not wait
     content: dict[str, Any]
     try:
-        content = audit(load_function(target), pd.read_parquet(data), int(cuts), int(seed)).to_dict()
+        content = check_lookahead(load_function(target), pd.read_parquet(data), int(cuts), int(seed)).to_dict()
     except InputError as error:
         content = {"error": str(error)}
     part = Path(result).with_suffix(".part")

@@ -1,0 +1,430 @@
+"""The look-ahead check catches every planted leak, says where it shows, and lets every clean signal pass."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import typer
+from planted_leaks import CLEAN, LEAKS, Signal, bars_frame, momentum, next_return, returns
+from sklearn.preprocessing import StandardScaler
+from typer.testing import CliRunner
+
+from qubic_lab.cli.oracle_audit import audit as audit_command
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport, check_lookahead
+from qubic_lab.oracle.backtest.lookahead.frames import known_at, scrambled
+from qubic_lab.oracle.backtest.lookahead.process import check_by_name
+from qubic_lab.oracle.backtest.lookahead.runs import FreshRun
+
+FRAME = bars_frame(360)
+
+
+def test_there_are_leaks_and_clean_signals_enough() -> None:
+    assert len(LEAKS) >= 30 and len(CLEAN) >= 30
+
+
+@pytest.mark.parametrize("signal", LEAKS, ids=lambda each: each.__name__)
+def test_a_planted_leak_is_caught(signal: Signal) -> None:
+    found = check_lookahead(signal, FRAME)
+    assert found.leaks and not found.passed
+    finding = found.findings[0]
+    assert finding.kind == "look-ahead", str(found)
+    assert finding.bar is not None and finding.cut is not None and finding.bar < finding.cut
+    # The bar that is named does change: it has another value once later bars are there, or are others.
+    assert finding.then != finding.later
+    if finding.test == "prefix":  # and the bars before it do not, except for rounding
+        then = np.asarray(signal(known_at(FRAME, finding.cut)), float)
+        later = np.asarray(signal(known_at(FRAME, len(FRAME))), float)[: finding.cut]
+        assert np.allclose(then[: finding.bar], later[: finding.bar], rtol=0.0, atol=1e-7, equal_nan=True)
+        told = [None if np.isnan(each[finding.bar]) else each[finding.bar] for each in (then, later)]
+        assert told == [finding.then, finding.later]
+    assert finding.closed == FRAME.index[finding.bar].isoformat().replace("+00:00", "Z")
+    assert f"bar {finding.bar} " in str(found)
+
+
+@pytest.mark.parametrize("signal", CLEAN, ids=lambda each: each.__name__)
+def test_a_clean_signal_passes(signal: Signal) -> None:
+    found = check_lookahead(signal, FRAME)
+    assert found.passed, str(found)
+    assert len(found.cuts) >= 32
+    assert str(found).startswith(f"{signal.__name__} does not look ahead")
+
+
+def test_the_first_bar_that_changed_is_named_with_both_values() -> None:
+    frame = bars_frame(100)
+    found = check_lookahead(next_return, frame).findings[0]
+    assert found.test == "prefix" and found.bar == found.cut - 1
+    assert found.then is None and found.later == pytest.approx(returns(frame).iloc[found.bar + 1])
+    assert "is missing from the 2 bars known then, and " in found.text
+    assert found.text.endswith("from all 100: values depend on up to 1 later bar")
+
+
+def test_reports_repeat_and_survive_json() -> None:
+    first, second = (check_lookahead(next_return, FRAME, seed=3) for _ in range(2))
+    assert first == second
+    assert LookaheadReport.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+    assert check_lookahead(next_return, FRAME, seed=4).cuts != first.cuts
+
+
+def test_a_frame_is_not_changed_by_its_check() -> None:
+    before = FRAME.copy(deep=True)
+    check_lookahead(momentum, FRAME, cuts=4)
+    pd.testing.assert_frame_equal(FRAME, before)
+
+
+def test_a_rare_leak_is_caught() -> None:
+    def on_some_days(frame: pd.DataFrame) -> np.ndarray:
+        ahead = returns(frame).shift(-1).fillna(0.0).to_numpy()
+        return np.where(np.abs(ahead) > 0.02, ahead, 0.0)  # one bar in twenty
+
+    assert check_lookahead(on_some_days, bars_frame(600), seed=1).leaks
+
+
+# What else is wrong with a signal
+
+
+def changes_its_input(frame: pd.DataFrame) -> pd.Series:
+    frame["close"] = np.log(frame["close"])
+    return frame["close"].diff()
+
+
+def adds_to_its_input(frame: pd.DataFrame) -> pd.Series:
+    frame["ret"] = frame["close"].diff()
+    return frame["ret"]
+
+
+def raises(frame: pd.DataFrame) -> pd.Series:
+    return frame["Close"]
+
+
+def exits(frame: pd.DataFrame) -> None:
+    raise SystemExit(3)
+
+
+def wants_all_bars(frame: pd.DataFrame) -> pd.Series:
+    if len(frame) < 360:
+        raise ValueError("I need 360 bars")
+    return momentum(frame)
+
+
+def refuses_jumps(most: float) -> Signal:
+    def signal(frame: pd.DataFrame) -> pd.Series:
+        if (returns(frame).abs() > most).any():
+            raise ValueError("prices jump")
+        return returns(frame)
+
+    return signal
+
+
+def by_total(frame: pd.DataFrame) -> pd.Series:
+    total = frame["close"].sum()
+    return frame["close"] / total * total
+
+
+@pytest.mark.parametrize(
+    ("signal", "kind", "said"),
+    [
+        (changes_its_input, "input", r"it changes the frame that it is given \(close\)"),
+        (adds_to_its_input, "input", r"it changes the frame that it is given \(ret\)"),
+        (
+            lambda frame: np.random.default_rng().normal(size=len(frame)),
+            "not repeatable",
+            "two runs on the same bars differ at bar 0 .*seed",
+        ),
+        (lambda frame: returns(frame).dropna(), "output", "359 values for 360 bars"),
+        (lambda frame: ["buy"] * len(frame), "output", "not one number for each bar"),
+        (lambda frame: None, "output", "NoneType"),
+        (lambda frame: frame["close"][::-1], "output", "another index than the bars"),
+        (raises, "error", "it raised KeyError: 'Close'"),
+        (exits, "error", "it raised SystemExit: 3"),
+        (wants_all_bars, "error", "I need 360 bars, so it cannot be audited"),
+        (refuses_jumps(0.1), "error", "changed futures it raised ValueError: prices jump .*cannot be audited$"),
+        (by_total, "rounding", "the values differ by rounding alone"),
+    ],
+)
+def test_a_signal_that_cannot_be_trusted_is_told_in_one_line(signal: Signal, kind: str, said: str) -> None:
+    found = check_lookahead(signal, FRAME)
+    assert not found.passed and not found.leaks
+    assert [each.kind for each in found.findings] == [kind]
+    assert "\n" not in str(found)
+    assert re.search(said, str(found)), str(found)
+
+
+def test_a_signal_that_needs_some_bars_is_checked_on_more() -> None:
+    def after_fifty(frame: pd.DataFrame) -> pd.Series:
+        if len(frame) < 50:
+            raise ValueError("50 bars are needed")
+        return momentum(frame)
+
+    found = check_lookahead(after_fifty, FRAME)
+    assert found.passed and min(found.cuts) >= 50
+    assert any("50 bars are needed; those cuts were left out" in note for note in found.notes)
+
+
+def test_some_refused_futures_are_a_note() -> None:
+    found = check_lookahead(refuses_jumps(5.0), FRAME)
+    assert found.passed and any("prices jump" in note and "were left out" in note for note in found.notes)
+
+
+def test_rounding_by_length_alone_is_a_note() -> None:
+    def as_vectorised_code_rounds(frame: pd.DataFrame) -> pd.Series:
+        return np.log(frame["close"]) * (1.0 + 2e-16 * (len(frame) % 4))
+
+    found = check_lookahead(as_vectorised_code_rounds, FRAME)
+    assert found.passed and "rounded differently by the number of bars" in found.notes[0]
+
+
+def test_a_model_in_float32_passes() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+
+    def model(frame: pd.DataFrame) -> torch.Tensor:
+        past = pd.concat([returns(frame).shift(lag) for lag in range(8)], axis=1).fillna(0.0)
+        return layers(torch.tensor(past.to_numpy(np.float32)))  # with its gradient, which NumPy refuses
+
+    found = check_lookahead(lambda frame: model(frame).detach()[:, 0], FRAME)
+    assert found.passed, str(found)
+    assert "is not one number for each bar" in str(check_lookahead(model, FRAME))
+
+
+def test_lag_sweep_shows_where_power_lies() -> None:
+    lags = {each.lag: each for each in check_lookahead(next_return, FRAME).lags}
+    assert lags[1].correlation == pytest.approx(1.0)
+    assert abs(lags[2].correlation) < 4 * lags[2].error
+    same_bar = check_lookahead(returns, FRAME)
+    assert {each.lag: each for each in same_bar.lags}[0].correlation == pytest.approx(1.0)
+    assert any("it describes the past" in note for note in same_bar.notes)
+
+
+def test_notes_on_data_that_hold_the_future_and_on_signals_without_values() -> None:
+    tainted = FRAME.assign(score=returns(FRAME).shift(-1))  # no test of the function can see this
+    found = check_lookahead(lambda given: given["score"], tainted)
+    assert any("do the data themselves hold the future?" in note for note in found.notes)
+    empty = check_lookahead(lambda given: np.full(len(given), np.nan), FRAME, cuts=4)
+    assert empty.passed and "no number at any bar" in empty.notes[0]
+
+
+def test_several_assets_are_checked_together() -> None:
+    names = ["open", "high", "low", "close", "volume"]
+    parts = {asset: bars_frame(120, seed)[names] for asset, seed in (("a", 1), ("b", 2))}
+    frame = pd.concat(parts, axis=1).swaplevel(axis=1)
+
+    def relative(given: pd.DataFrame) -> pd.DataFrame:
+        return given["close"].pct_change().rank(axis=1)
+
+    assert check_lookahead(relative, frame).passed
+    assert check_lookahead(lambda given: relative(given)["a"], frame).passed  # one column for two assets
+    assert check_lookahead(lambda given: given["close"].pct_change().shift(-1), frame).leaks
+
+
+# State kept between runs
+
+
+class Model:
+    """A model that is fitted when it is first asked."""
+
+    def __init__(self) -> None:
+        self.scaler = StandardScaler()
+
+    def __call__(self, frame: pd.DataFrame) -> np.ndarray:
+        prices = frame[["close"]].to_numpy()
+        if not hasattr(self.scaler, "mean_"):
+            self.scaler.fit(prices)
+        return self.scaler.transform(prices)[:, 0]
+
+
+class Given:
+    """A frame that is known by its first bar."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+
+    def __hash__(self) -> int:
+        return hash(self.frame.index[0])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and self.frame.index[0] == other.frame.index[0]
+
+
+def of_a_variable(frame: pd.DataFrame) -> pd.Series:
+    return frame["close"] - float(os.environ.setdefault("MEAN_OF_ALL", str(frame["close"].mean())))
+
+
+def of_a_default(frame: pd.DataFrame, cache: dict[str, dict[str, float]] = {"stats": {}}) -> pd.Series:  # noqa: B006
+    return frame["close"] - cache["stats"].setdefault("mean", float(frame["close"].mean()))
+
+
+def of_a_cache() -> Signal:
+    @lru_cache
+    def spread(given: Given) -> float:
+        return float(given.frame["close"].std())
+
+    return lambda frame: frame["close"].diff() / spread(Given(frame))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [Model, of_a_cache, lambda: of_a_variable, lambda: of_a_default],
+    ids=("model", "cache", "variable", "default"),
+)
+def test_state_kept_from_later_bars_is_a_leak(made: Callable[[], Signal], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEAN_OF_ALL", "")
+    monkeypatch.delenv("MEAN_OF_ALL")
+    found = check_lookahead(made(), FRAME)
+    assert found.leaks and [each.kind for each in found.findings] == ["state"]
+    assert found.findings[0].cut == 180 and "keeps something of later bars between runs" in str(found)
+
+
+def test_a_fresh_run_keeps_nothing_here() -> None:
+    seen: list[int] = []
+
+    def counts(frame: pd.DataFrame) -> pd.Series:
+        seen.append(len(frame))
+        return frame["close"]
+
+    with FreshRun(counts, FRAME) as fresh:
+        found = fresh.wait(30.0)
+    assert found is not None and np.array_equal(found[:, 0], FRAME["close"])
+    assert seen == []
+
+
+def test_a_fresh_run_that_does_not_end_or_gives_nothing_is_left() -> None:
+    def endless(frame: pd.DataFrame) -> None:
+        while True:
+            pass
+
+    before = psutil.Process().children()
+    with FreshRun(endless, FRAME) as fresh:
+        assert fresh.wait(0.01) is None
+    assert psutil.Process().children() == before
+    with FreshRun(lambda frame: 1 / 0, FRAME) as fresh:
+        assert fresh.wait(30.0) is None
+
+
+# Frames
+
+
+def test_known_frames_hide_what_comes_later() -> None:
+    part = known_at(FRAME, 100)
+    now_us = int(FRAME["opened_us"].iloc[99]) + 900_000_000
+    late = (FRAME["body_known_us"].iloc[:100] > now_us).to_numpy()
+    assert late.any() and part["body"][late].isna().all()
+    assert part["body"][~late].equals(FRAME["body"].iloc[:100][~late])
+    frame = FRAME.copy()
+    frame.attrs["all"] = FRAME["close"].shift(-1).tolist()
+    assert known_at(frame, 100).attrs == {}
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_scrambled_futures_leave_the_past_and_stay_bars(kind: int) -> None:
+    other = scrambled(FRAME, 100, np.random.default_rng(0), kind)
+    columns = [name for name in FRAME if name != "body"]  # bodies of the past that come later are the future's
+    pd.testing.assert_frame_equal(other[columns].iloc[:100], FRAME[columns].iloc[:100])
+    later = other.iloc[100:]
+    for name in ("open", "high", "low", "close", "volume"):
+        known = FRAME[name].iloc[100:].notna() & later[name].notna()
+        assert (later[name][known] != FRAME[name].iloc[100:][known]).all()
+    assert (later["low"] <= later["close"]).all() and (later["close"] <= later["high"]).all()
+    assert (later["low"] > 0).all() and (later["volume"].dropna() > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["Int64", "boolean", "category", "lists"])
+def test_any_kind_of_column_gets_another_future(kind: str) -> None:
+    numbers = [None, *range(1, len(FRAME))]
+    columns: dict[str, Any] = {
+        "Int64": pd.array(numbers, dtype="Int64"),
+        "boolean": pd.array([None if each is None else each % 2 == 0 for each in numbers], dtype="boolean"),
+        "category": pd.Categorical([f"c{(each or 0) % 3}" for each in numbers]),
+        "lists": [[each] for each in numbers],
+    }
+    frame = FRAME.assign(more=columns[kind])
+    assert check_lookahead(lambda given: given["close"].diff(), frame, cuts=4).passed
+
+    def ahead(given: pd.DataFrame) -> pd.Series:
+        return given["more"].shift(-1).map(lambda each: hash(str(each)) % 97).astype(float)
+
+    assert check_lookahead(ahead, frame).leaks
+    assert not scrambled(frame, 100, np.random.default_rng(0))["more"].iloc[100:].equals(frame["more"].iloc[100:])
+
+
+def test_frames_that_cannot_be_checked_are_refused() -> None:
+    with pytest.raises(InputError, match="bars to audit is 10: it must be at least 20"):
+        check_lookahead(momentum, FRAME.iloc[:10])
+    with pytest.raises(InputError, match="cuts is 0"):
+        check_lookahead(momentum, FRAME, cuts=0)
+    with pytest.raises(InputError, match=r"bar 1 \(2021-.*\) does not close after the one before: sort bars by time"):
+        check_lookahead(lambda frame: frame["close"].shift(1), FRAME[::-1])
+    with pytest.raises(InputError, match=r"columns twice: \['close'\]"):
+        check_lookahead(lambda frame: frame["open"], FRAME[["open", "close", "close"]])
+
+
+# By name, and by command
+
+SIGNALS = """
+import os, time
+def clean(frame):
+    print("noise that is not part of the report")
+    return frame["close"].pct_change()
+def leaking(frame):
+    return frame["close"].shift(-1)
+def endless(frame):
+    while True:
+        time.sleep(0.05)
+def dies(frame):
+    os._exit(3)
+def asks(frame):
+    return float(input("how far?"))
+number = 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "my_signals.py").write_text(SIGNALS)
+    frame = bars_frame(60)
+    rows = frame[["open", "high", "low", "close", "volume"]].reset_index(drop=True)
+    rows.insert(0, "open_time", pd.to_datetime(frame["opened_us"].to_numpy(), unit="us").strftime("%Y-%m-%dT%H:%M:%SZ"))
+    rows.dropna().to_csv(tmp_path / "bars.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_command_reads_bars_and_ends_with_1_at_a_leak() -> None:
+    app = typer.Typer()
+    app.command()(audit_command)
+    given = ["--data", "bars.csv", "--stamp", "open"]
+    leak = CliRunner().invoke(app, ["my_signals:leaking", *given])
+    assert leak.exit_code == 1
+    assert "look-ahead" in leak.output and "leaking looks ahead" in leak.output
+    clean = CliRunner().invoke(app, ["./my_signals.py:clean", *given, "--json", "--cuts", "4", "--last", "40"])
+    assert clean.exit_code == 0
+    report = json.loads(clean.stdout)
+    assert report["passed"] and report["bars"] == 40 and not report["findings"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_functions_that_cannot_be_had_or_do_not_end() -> None:
+    frame = bars_frame(40)
+    for target, message in (
+        ("my_signals", "names no function"),
+        ("my_signals:cleen", "has no 'cleen': did you mean 'clean'"),
+        ("my_signals:number", "my_signals:number is a int: name a function"),
+        ("/my_signals.py:clean", r"'/my_signals\.py' is not below the working folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_by_name(target, frame)
+    with pytest.raises(InputError, match="not audited within 1 s"):
+        check_by_name("my_signals:endless", frame, time_limit_s=1.0)
+    with pytest.raises(QubicLabError, match="status 3"):
+        check_by_name("my_signals:dies", frame)
+    assert "it raised EOFError" in str(check_by_name("my_signals:asks", frame))
