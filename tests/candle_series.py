@@ -1,11 +1,11 @@
 """Series of bars that tests of the price analysis share: random ones, and some written out by hand."""
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
 
 START = read_iso("2026-01-01T00:00:00Z")
@@ -19,21 +19,16 @@ def candles(
     volume: Sequence[float] | Floats | float = np.nan,
     frame_us: int = HOUR_US,
     places: Sequence[int] | None = None,
-) -> Candles:
-    """Return candles; what is not given is NaN, and bars follow each other unless their places are given."""
-    count = len(close)
-    nan = np.full(count, np.nan)
-    where = np.arange(count) if places is None else np.asarray(places)
-    given = {"open": open, "high": high, "low": low, "close": close, "volume": volume}
-    columns = {
-        name: nan if each is None else np.broadcast_to(np.asarray(each, float), count) for name, each in given.items()
-    }
-    return Candles.of(SimpleNamespace(closed_us=START + (where + 1) * frame_us, **columns), frame_us)
+) -> Bars:
+    """Return bars that follow each other unless their places are given; a missing open, high or low is the close."""
+    where = np.arange(len(close)) if places is None else np.asarray(places)
+    columns: dict[str, Any] = {"open": open, "high": high, "low": low, "volume": np.broadcast_to(volume, len(close))}
+    return Bars.of(START + (where + 1) * frame_us, close, **columns, frame_us=frame_us)
 
 
 def walk(
     count: int, seed: int = 0, step: float = 0.004, first: float = 100.0, frame_us: int = HOUR_US, volume: float = 20.0
-) -> Candles:
+) -> Bars:
     """Return a random walk whose bars open where the one before closed, with ranges and lognormal volumes."""
     chance = np.random.default_rng(seed)
     close = first * np.exp(np.cumsum(chance.standard_normal(count) * step))
@@ -43,6 +38,6 @@ def walk(
     return candles(close, start, high, low, volume * np.exp(0.5 * chance.standard_normal(count)), frame_us)
 
 
-def of_logs(logs: Floats, frame_us: int = HOUR_US) -> Candles:
-    """Return candles that have closes alone, from their logarithms."""
+def of_logs(logs: Floats, frame_us: int = HOUR_US) -> Bars:
+    """Return bars that have closes alone, from their logarithms."""
     return candles(np.exp(logs), frame_us=frame_us)

@@ -15,7 +15,7 @@ from qubic_lab.oracle.analysis.anomalies.trials import KINDS, InjectedKind, inje
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.trend import spread
 from qubic_lab.oracle.ingest.cleaning import outliers
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -23,7 +23,7 @@ SERIES = walk(3_000, seed=1)
 PLACES = list(range(300, 2_900, 50))
 
 
-def with_volume(series: Candles, volumes: Floats) -> Candles:
+def with_volume(series: Bars, volumes: Floats) -> Bars:
     return candles(series.close, series.open, series.high, series.low, volumes, series.frame_us)
 
 
@@ -44,7 +44,7 @@ def test_robust_scores_by_hand() -> None:
 
 
 def test_outliers_are_those_of_cleaning_but_for_a_few() -> None:
-    injected = inject("outlier", SERIES, PLACES, 25.0, seed=2).candles
+    injected = inject("outlier", SERIES, PLACES, 25.0, seed=2).bars
     scores = returns.outlier_scores(injected)
     ours = np.abs(scores) >= returns.OUTLIER_THRESHOLD
     theirs = outliers(injected.closed_us, injected.close.tolist())
@@ -94,7 +94,7 @@ def test_single_jumps_are_called_at_the_rate_that_is_claimed() -> None:
 @pytest.mark.parametrize(("size", "least", "most"), [(3.0, 0.0, 0.2), (7.0, 0.9, 1.0)])
 def test_jumps_are_found_by_their_size(size: float, least: float, most: float) -> None:
     injected = inject("jump", SERIES, PLACES, size, seed=3)
-    found = np.abs(returns.jump_scores(injected.candles)[injected.truth]) >= returns.jump_threshold()
+    found = np.abs(returns.jump_scores(injected.bars)[injected.truth]) >= returns.jump_threshold()
     assert least <= found.mean() <= most
 
 
@@ -206,33 +206,33 @@ def test_equal_volumes_may_differ_a_little() -> None:
 
 def test_pump_and_dump_is_told_with_its_numbers() -> None:
     injected = inject("pump", SERIES, [1_000], 8.0)
-    hints = [each for each in manipulation.find_hints(injected.candles, 3_000) if each.kind == "pump-and-dump"]
+    hints = [each for each in manipulation.find_hints(injected.bars, 3_000) if each.kind == "pump-and-dump"]
     assert len(hints) == 1
     (hint,) = hints
-    place = int(np.searchsorted(injected.candles.closed_us, hint.at_us))
+    place = int(np.searchsorted(injected.bars.closed_us, hint.at_us))
     assert 1_006 <= place <= 1_011  # told where enough is lost again, at the latest at its end
-    close = injected.candles.close
+    close = injected.bars.close
     peak = max(close[place - 11 : place + 1])
     assert hint.evidence["rise_pct"] == pytest.approx(100 * (peak / close[place - 12] - 1))
     assert hint.evidence["given_back_share"] == pytest.approx(
         math.log(peak / close[place]) / math.log(peak / close[place - 12])
     )
-    assert hint.evidence["volume_score"] == max(volume.volume_scores(injected.candles)[place - 11 : place + 1])
+    assert hint.evidence["volume_score"] == max(volume.volume_scores(injected.bars)[place - 11 : place + 1])
     for name, digits in (("rise_pct", 2), ("rise_deviations", 1), ("volume_score", 1)):
         assert f"{hint.evidence[name]:.{digits}f}" in hint.text
-    assert manipulation.find_hints(injected.candles.slice(0, 1_500), 100) == ()
+    assert manipulation.find_hints(injected.bars.slice(0, 1_500), 100) == ()
 
 
 def test_a_rise_that_stays_or_has_no_volume_is_no_pump() -> None:
-    risen = inject("jump", SERIES, [1_000], 20.0, seed=1).candles
-    pumped = inject("pump", SERIES, [1_000], 8.0).candles
+    risen = inject("jump", SERIES, [1_000], 20.0, seed=1).bars
+    pumped = inject("pump", SERIES, [1_000], 8.0).bars
     quiet = with_volume(pumped, SERIES.volume)
     for series in (risen, quiet, SERIES):
         assert "pump-and-dump" not in {each.kind for each in manipulation.find_hints(series, 3_000)}
 
 
 def test_volume_without_a_move_is_told_with_its_numbers() -> None:
-    injected = inject("wash", SERIES, [1_000], 8.0).candles
+    injected = inject("wash", SERIES, [1_000], 8.0).bars
     hints = manipulation.find_hints(injected, 3_000)
     assert [each.at_us for each in hints] == [injected.closed_us[1_000]]
     hint = hints[0]
@@ -241,13 +241,13 @@ def test_volume_without_a_move_is_told_with_its_numbers() -> None:
     assert hint.evidence["volume"] == injected.volume[1_000]
     assert f"{hint.evidence['volume'] / hint.evidence['usual_volume']:.1f} times the usual" in hint.text
     moving = [place for place in PLACES if manipulation.range_ratios(SERIES)[place] > 1.0]
-    assert manipulation.find_hints(inject("volume", SERIES, moving, 8.0).candles, 3_000) == ()
+    assert manipulation.find_hints(inject("volume", SERIES, moving, 8.0).bars, 3_000) == ()
     assert "order book" in manipulation.NOT_VISIBLE
 
 
 def test_a_hint_is_told_once() -> None:
     """A shape that lasts over several bars is told at its first, whatever part of the series is asked for."""
-    injected = inject("pump", SERIES, [1_000], 12.0).candles
+    injected = inject("pump", SERIES, [1_000], 12.0).bars
     (hint,) = manipulation.find_hints(injected, 3_000)
     after = int(np.searchsorted(injected.closed_us, hint.at_us)) + 1
     assert manipulation.find_hints(injected.slice(0, after + 1), 1) == ()
@@ -257,23 +257,23 @@ def test_a_hint_is_told_once() -> None:
 def test_injected_sizes_are_as_asked() -> None:
     size = spread(SERIES)
     jumped = inject("jump", SERIES, [500, 700], 5.0, seed=0)
-    shift = np.log(jumped.candles.close / SERIES.close)
+    shift = np.log(jumped.bars.close / SERIES.close)
     assert abs(shift[500]) == pytest.approx(5 * size[499])
     np.testing.assert_allclose(shift[:500], 0.0, atol=1e-15)
     np.testing.assert_allclose(shift[500:700], shift[500])
     assert abs(shift[700] - shift[699]) == pytest.approx(5 * size[699])
     off = inject("outlier", SERIES, [500], 5.0, seed=0)
-    assert np.flatnonzero(off.candles.close != SERIES.close).tolist() == [500]
+    assert np.flatnonzero(off.bars.close != SERIES.close).tolist() == [500]
     assert np.flatnonzero(~off.judged).tolist() == [501]
-    more = inject("volume", SERIES, [500], 5.0).candles
+    more = inject("volume", SERIES, [500], 5.0).bars
     assert math.log(more.volume[500] / SERIES.volume[500]) == pytest.approx(5 * np.std(np.log(SERIES.volume[403:500])))
     assert np.flatnonzero(more.volume != SERIES.volume).tolist() == [500]
     assert (more.close == SERIES.close).all()
-    pumped = np.log(inject("pump", SERIES, [500], 3.0).candles.close / SERIES.close)
+    pumped = np.log(inject("pump", SERIES, [500], 3.0).bars.close / SERIES.close)
     assert pumped.max() == pytest.approx(pumped[505]) == pytest.approx(3 * size[499] * math.sqrt(12))
     assert pumped[511] == pytest.approx(0.1 * pumped[505]) == pytest.approx(pumped[2_000])
     for kind in KINDS:
-        changed = inject(kind, SERIES, [500], 3.0).candles
+        changed = inject(kind, SERIES, [500], 3.0).bars
         inside = (changed.low <= np.minimum(changed.open, changed.close)) & (
             changed.high >= np.maximum(changed.open, changed.close)
         )
@@ -281,7 +281,7 @@ def test_injected_sizes_are_as_asked() -> None:
 
 
 def test_injection_depends_on_its_seed_alone() -> None:
-    one, again, other = (inject("jump", SERIES, PLACES, 5.0, seed).candles.close for seed in (1, 1, 2))
+    one, again, other = (inject("jump", SERIES, PLACES, 5.0, seed).bars.close for seed in (1, 1, 2))
     assert (one == again).all()
     assert (one != other).any()
 
@@ -308,7 +308,7 @@ def test_greater_anomalies_are_found_better(kind: InjectedKind) -> None:
     areas = []
     for size in (0.5, 3.0, 8.0):
         injected = inject(kind, SERIES, PLACES, size, seed=4)
-        scores = np.abs(CAUSAL[KINDS[kind]](injected.candles))
+        scores = np.abs(CAUSAL[KINDS[kind]](injected.bars))
         areas.append(roc(scores[injected.judged], injected.truth[injected.judged]).auc)
     assert areas[0] < areas[1] < areas[2]
     assert areas[0] < 0.85

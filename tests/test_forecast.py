@@ -17,7 +17,7 @@ from qubic_lab.oracle.analysis.forecast import (
     skill_against_still,
 )
 from qubic_lab.oracle.analysis.trend import regression_lines, spread
-from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
 

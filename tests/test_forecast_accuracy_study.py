@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from qubic_lab.oracle.inference.forecast_baselines import rival_points
 from qubic_lab.oracle.inference.past_forecasts import Estimate
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.stats import holm
@@ -33,7 +33,7 @@ def no_figures_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def series() -> dict[str, Candles]:
+def series() -> dict[str, Bars]:
     return {
         "15 min": walk(2_600, seed=1, step=0.002, frame_us=15 * MINUTE_US),
         "1 h": walk(900, seed=2),
@@ -42,7 +42,7 @@ def series() -> dict[str, Candles]:
 
 
 @pytest.fixture(scope="module")
-def found(series: dict[str, Candles]) -> ForecastStudy:
+def found(series: dict[str, Bars]) -> ForecastStudy:
     return study.study_forecasts(series, (1, 4), **QUICK)
 
 
@@ -134,14 +134,14 @@ def test_the_record_is_plain_and_agrees_with_the_tables(found: ForecastStudy) ->
     assert [row["calibration error"] for row in rises[1::2]] == [each["ece_corrected"]["value"] for each in measured]
 
 
-def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Candles]) -> None:
+def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) -> None:
     assert study.looks_ahead(series) == []
 
-    def peeking(candles: Candles, hours: int) -> dict[str, Floats]:
-        ahead = np.append(candles.log_close[hours:], np.repeat(candles.log_close[-1], hours))
-        return rival_points(candles, hours) | {
+    def peeking(bars: Bars, hours: int) -> dict[str, Floats]:
+        ahead = np.append(bars.log_close[hours:], np.repeat(bars.log_close[-1], hours))
+        return rival_points(bars, hours) | {
             "tomorrow": ahead,
-            "centred": candles.log_close - candles.log_close.mean(),
+            "centred": bars.log_close - bars.log_close.mean(),
         }
 
     named = study.looks_ahead({"1 h": series["1 h"]}, (2,), peeking)

@@ -22,7 +22,7 @@ from qubic_lab.oracle.inference.forecast_calibration import (
 )
 from qubic_lab.oracle.inference.forecast_significance import pesaran_timmermann
 from qubic_lab.oracle.inference.past_forecasts import LEVELS, Days, Estimate, PastForecasts, past_forecasts
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
 
@@ -55,7 +55,7 @@ def made(count: int = 1_500, wide: float = 1.0, seed: int = 0) -> PastForecasts:
     )
 
 
-def judged(series: Candles, hours: int) -> PastForecasts:
+def judged(series: Bars, hours: int) -> PastForecasts:
     found = past_forecasts(series, hours)
     assert isinstance(found, PastForecasts)
     return found
@@ -197,7 +197,7 @@ def test_later_bars_change_no_forecast() -> None:
 
 
 def test_why_nothing_can_be_judged() -> None:
-    def reason(series: Candles, hours: int) -> str:
+    def reason(series: Bars, hours: int) -> str:
         found = past_forecasts(series, hours)
         assert isinstance(found, Missing)
         return found.reason
@@ -252,7 +252,7 @@ def test_intervals_of_few_days_are_wide_enough() -> None:
     assert 0.92 <= held / 300 <= 0.98  # as drawn days spread, 88 % did
 
 
-def against(series: Candles, hours: int) -> dict[str, AgainstRival]:
+def against(series: Bars, hours: int) -> dict[str, AgainstRival]:
     past = judged(series, hours)
     found = accuracy(past, rival_points(series, hours), Days(past.closed_us, 200))
     return {each.rival: each for each in found.against}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,7 @@ from talib import abstract
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute, find_patterns
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles, exact_logs
+from qubic_lab.oracle.model.bars import Bars, exact_logs
 from qubic_lab.oracle.model.timestamps import HOUR_US
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -276,43 +275,28 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
         find_patterns(SERIES, ["hamer"])
 
 
-def columns(**changed: object) -> SimpleNamespace:
-    names = {name: np.array([1.0, 2.0, 3.0]) for name in ("open", "high", "low", "close", "volume")}
-    return SimpleNamespace(**({"closed_us": START + np.arange(3) * HOUR_US} | names | changed))
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"close": np.array([1.0, NAN, 3.0])}, "close of the bar of 2026-01-01T01:00:00Z is nan: it must be a number"),
-        ({"close": np.array([1.0, 0.0, 3.0])}, "close of the bar .* is 0.0"),
-        ({"high": np.array([1.0, math.inf, 3.0])}, "high of the bar .* is inf"),
-        ({"high": np.array([1.0, 1.5, 3.0])}, "not below the low"),
-        ({"volume": np.array([1.0, -1.0, 3.0])}, "volume of the bar .* is -1.0: it must be a number from 0"),
-        ({"volume": np.array([1.0, 1.0])}, "volume has shape"),
-        ({"closed_us": np.array([1, 2, 2]) + START}, "does not follow the one before it"),
+        ({"close": [1.0, NAN, 3.0], "assets": ["BTC"]}, "open of BTC at .* is 2.0: it must be a price above 0"),
+        ({"close": [1.0, 0.0, 3.0]}, "close of asset at 2026-01-01T01:00:00Z is 0.0: it must be a price above 0"),
+        ({"high": [1.0, math.inf, 3.0]}, "high of asset at .* is inf"),
+        ({"high": [1.0, 1.5, 3.0]}, "not below the low"),
+        ({"volume": [1.0, -1.0, 3.0]}, "volume of asset at .* is -1.0: it must be 0 or more"),
+        ({"volume": [1.0, 1.0]}, "volume has shape"),
+        ({"closed_us": np.array([1, 2, 2]) + START}, "does not follow the bar before it"),
     ],
 )
-def test_bars_that_cannot_be_used_are_refused(changed: dict[str, object], message: str) -> None:
+def test_bars_that_cannot_be_used_are_refused(changed: dict[str, Any], message: str) -> None:
+    columns: dict[str, Any] = {name: [1.0, 2.0, 3.0] for name in ("open", "high", "low", "close", "volume")}
     with pytest.raises(InputError, match=message):
-        Candles.of(columns(**changed), HOUR_US)
-    with pytest.raises(InputError, match="length of the bars"):
-        Candles.of(columns(), 0)
+        Bars.of(**{"closed_us": START + np.arange(3) * HOUR_US} | columns | changed)
 
 
 def test_close_stands_for_what_a_quote_has_not() -> None:
     quotes = candles([1.0, 2.0, 3.0])
     assert quotes.open.tolist() == quotes.high.tolist() == quotes.low.tolist() == [1.0, 2.0, 3.0]
     assert np.isnan(quotes.volume).all()
-
-
-def test_candles_of_stored_prices() -> None:
-    times = START + np.arange(1, 9) * HOUR_US // 2
-    stored = Bars.of(times, np.arange(1.0, 9.0))
-    assert Candles.of(stored, HOUR_US // 2).close.tolist() == stored.close.tolist()
-    hourly = Candles.of(stored.resample(HOUR_US, int(times[-1]), HOUR_US // 2), HOUR_US)
-    assert hourly.close.tolist() == [2.0, 4.0, 6.0, 8.0]
-    assert hourly.low.tolist() == [1.0, 3.0, 5.0, 7.0]
 
 
 def test_steps_count_the_bars_that_are_missing() -> None:

@@ -14,8 +14,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import Indicator
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
@@ -49,7 +48,7 @@ def bars(close: Floats, seed: int = 0) -> Bars:
 def market(count: int = 900, drift: float = 0.0, seed: int = 0) -> Market:
     steps = np.random.default_rng(seed).normal(drift, 0.005, count)
     hours = bars(100.0 * np.exp(np.cumsum(steps)), seed)
-    return Market("bitcoin", "file", hours, hours, HOUR_US, (QUALITY,))
+    return Market("bitcoin", "file", hours, hours, (QUALITY,))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_a_file_of_bars_becomes_hours_with_their_quality(tmp_path: Path) -> None
         with pytest.raises(InputError, match=said):
             measure.load_market(str(daily))
     with pytest.raises(InputError, match="forecasts of 1 h cannot be judged: 386 bars of 1 h are needed, 4 are known"):
-        measure.past_forecasts(found.candles)
+        measure.past_forecasts(found.hours)
     with pytest.raises(InputError, match="too few to put anomalies in"):
         measure.injected(found, [4.0])
     with pytest.raises(InputError, match="too few to judge ratings"):
@@ -89,33 +88,33 @@ def test_packaged_prices_have_hours_and_days_with_volumes() -> None:
     found = measure.load_market()
     assert len(found.hours) > 2_000
     assert np.isnan(found.hours.volume).all()
-    assert found.volume_us == DAY_US
+    assert found.with_volume.frame_us == DAY_US
     assert np.isfinite(found.with_volume.volume).all()
     assert [each["bars of"] for each in found.quality] == ["15 min", "1 day"]
 
 
 def test_a_figure_that_looks_ahead_is_named(walk: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert measure.looks_ahead(walk.candles, cuts=2) == []
+    assert measure.looks_ahead(walk.hours, cuts=2) == []
 
-    def peek(candles: Candles) -> Floats:
-        return np.append(candles.close[1:], np.nan)
+    def peek(bars: Bars) -> Floats:
+        return np.append(bars.close[1:], np.nan)
 
-    def centred(candles: Candles) -> Floats:
-        return candles.close - candles.close.mean()
+    def centred(bars: Bars) -> Floats:
+        return bars.close - bars.close.mean()
 
     planted = {
         name: Indicator(name, function, 0, "price", name) for name, function in (("peek", peek), ("centred", centred))
     }
     monkeypatch.setattr(measure, "CAUSAL", measure.CAUSAL | planted)
-    assert measure.looks_ahead(walk.candles, cuts=2) == ["centred", "peek"]
+    assert measure.looks_ahead(walk.hours, cuts=2) == ["centred", "peek"]
 
 
 def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: Market) -> None:
-    on_walk = measure.past_forecasts(walk.candles)
+    on_walk = measure.past_forecasts(walk.hours)
     assert [each.hours for each in on_walk.horizons] == [1, 2, 3, 4]
     assert all(each.stays.error_ratio.value > 1.0 for each in on_walk.horizons)
     assert all(abs(each.interval.held.value - 0.8) < 0.06 for each in on_walk.horizons)
-    trend = measure.past_forecasts(market(drift=0.01, seed=1).candles)
+    trend = measure.past_forecasts(market(drift=0.01, seed=1).hours)
     assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
     assert all(each.accuracy.direction.right.low > 0.9 for each in trend.horizons)
     text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5))
@@ -206,7 +205,7 @@ def test_pictures_show_prices_and_forecasts(walk: Market) -> None:
     assert len(figure.axes) == 4
     assert len(figure.axes[0].lines[0].get_xdata()) == 100
     check(figure)
-    past = measure.past_forecasts(walk.candles)
+    past = measure.past_forecasts(walk.hours)
     check(study.accuracy(past, coverage()))
 
 

@@ -36,16 +36,15 @@ from qubic_lab.oracle.analysis.price_analysis import (
     analyse,
 )
 from qubic_lab.oracle.analysis.trend import Trend, drift_scores, find_trend
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso
 
 pytestmark = pytest.mark.filterwarnings("error")
-Function = Callable[[Candles], Floats]
+Function = Callable[[Bars], Floats]
 
 
-def made(seed: int, count: int, step: float, gaps: bool, holes: float, frame_us: int) -> Candles:
+def made(seed: int, count: int, step: float, gaps: bool, holes: float, frame_us: int) -> Bars:
     """Return a series with what occurs: gaps, unknown volumes, no trade, prices that stand still, a spike."""
     chance = np.random.default_rng(seed)
     series = walk(count, seed, step, float(10 ** chance.uniform(-6, 5)), frame_us)
@@ -60,7 +59,7 @@ def made(seed: int, count: int, step: float, gaps: bool, holes: float, frame_us:
     return candles(close, series.open, high, low, volume, frame_us, places.tolist())
 
 
-def scrambled(series: Candles, kept: int, seed: int) -> Candles:
+def scrambled(series: Bars, kept: int, seed: int) -> Bars:
     """Return the series with other prices, volumes and times from a place on."""
     chance = np.random.default_rng(seed)
     rest = len(series) - kept
@@ -71,7 +70,7 @@ def scrambled(series: Candles, kept: int, seed: int) -> Candles:
     wild["low"] = np.minimum(wild["high"], wild["low"])
     times = series.closed_us.copy()
     times[kept:] = times[kept:] + np.cumsum(chance.integers(0, 5, rest)) * series.frame_us
-    return Candles.of(Candles(series.frame_us, times, **wild), series.frame_us)
+    return Bars.of(times, **wild, frame_us=series.frame_us)
 
 
 def same(one: Floats, other: Floats) -> bool:
@@ -79,7 +78,7 @@ def same(one: Floats, other: Floats) -> bool:
     return np.where(np.isnan(one), np.nan, one).tobytes() == np.where(np.isnan(other), np.nan, other).tobytes()
 
 
-def check_causal(function: Function, series: Candles, cut: int, seed: int) -> None:
+def check_causal(function: Function, series: Bars, cut: int, seed: int) -> None:
     values = function(series)
     assert len(values) == len(series)
     assert same(function(series.slice(0, cut)), values[:cut]), f"the first {cut} bars alone give other values"
@@ -106,21 +105,21 @@ def test_no_value_depends_on_later_bars(
     assert not np.isinf(CAUSAL[name](series)).any()
 
 
-def centred_mean(series: Candles) -> Floats:
+def centred_mean(series: Bars) -> Floats:
     return np.convolve(series.close, np.ones(3) / 3, "same")
 
 
-def z_of_the_whole(series: Candles) -> Floats:
+def z_of_the_whole(series: Bars) -> Floats:
     return (series.close - series.close.mean()) / (1e-9 + series.close.std())
 
 
-def filled_back(series: Candles) -> Floats:
+def filled_back(series: Bars) -> Floats:
     values = CAUSAL["rsi_14"](series)
     values[:14] = values[14] if len(values) > 14 else np.nan
     return values
 
 
-def shown_early(series: Candles) -> Floats:
+def shown_early(series: Bars) -> Floats:
     return np.concatenate([pivot_highs(series)[5:], np.full(min(5, len(series)), np.nan)])
 
 
@@ -151,12 +150,12 @@ def test_first_value_comes_after_the_declared_warm_up(name: str) -> None:
 def test_what_is_told_of_a_bar_is_told_with_that_bar(seed: int, cut: int, gaps: bool) -> None:
     """Levels, breakouts, hints and whole analyses are those of the bars that were there."""
     series = made(seed, 420, 0.01, gaps, 0.0, HOUR_US)
-    series = inject("pump", series, [350], 8.0, seed).candles
+    series = inject("pump", series, [350], 8.0, seed).bars
     past, at = series.slice(0, cut), int(series.closed_us[cut - 1])
     assert find_levels(past) == find_levels(scrambled(series, cut, seed).slice(0, cut))
     assert find_breakouts(past, 400) == tuple(each for each in find_breakouts(series, 420) if each.at_us <= at)
     assert find_hints(past, 400) == tuple(each for each in find_hints(series, 420) if each.at_us <= at)
-    assert analyse(past, 3_600, at) == analyse(scrambled(series, cut, seed), 3_600, at)
+    assert analyse(past, at) == analyse(scrambled(series, cut, seed), at)
 
 
 def all_values(value: Any) -> list[Any]:
@@ -192,7 +191,7 @@ ODD = {
 def test_nothing_odd_gives_warnings_or_infinities(name: str) -> None:
     series = ODD[name]
     at = START + 500 * series.frame_us
-    found = analyse(series, series.frame_us // 1_000_000, at)
+    found = analyse(series, at)
     plain = found.to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     for each in all_values(plain):
@@ -207,7 +206,7 @@ def reasons(found: PriceAnalysis) -> dict[str, str]:
 
 
 def test_no_bar_and_why() -> None:
-    found = analyse(ODD["nothing"], 3_600, START)
+    found = analyse(ODD["nothing"], START)
     why = reasons(found)
     assert (found.bars, found.age_s, found.missing, found.first_us) == (0, None, 0, None)
     assert why["close"] == "no bar is known"
@@ -217,7 +216,7 @@ def test_no_bar_and_why() -> None:
 
 
 def test_few_bars_and_why() -> None:
-    why = reasons(analyse(walk(20), 3_600, START + DAY_US))
+    why = reasons(analyse(walk(20), START + DAY_US))
     assert why["sma_50"] == "50 bars are needed, 20 are known"
     assert why["trend"] == "49 bars are needed, 20 are known"
     assert why["jumps"] == "243 bars are needed, 20 are known"
@@ -226,7 +225,7 @@ def test_few_bars_and_why() -> None:
 
 
 def test_a_price_that_stands_still_and_why() -> None:
-    why = reasons(analyse(ODD["constant"], 3_600, START + 30 * DAY_US))
+    why = reasons(analyse(ODD["constant"], START + 30 * DAY_US))
     assert why["rsi_14"] == why["bollinger_position"] == "the price did not move"
     assert why["levels"] == "the price did not move in the last 1000 bars"
     assert why["1h"] == "the price did not move in the last 49 bars"
@@ -236,21 +235,19 @@ def test_a_price_that_stands_still_and_why() -> None:
 
 
 def test_no_trade_is_said() -> None:
-    found = analyse(ODD["no trade"], 3_600, START + 30 * DAY_US)
+    found = analyse(ODD["no trade"], START + 30 * DAY_US)
     assert isinstance(found.volumes, tuple)
     assert [each.kind for each in found.volumes] == ["zero-volume"] * RECENT
     assert reasons(found)["volume_balance"] == "volumes are not known or 0"
     assert reasons(found)["manipulation"] == "195 bars with a volume above 0 are needed, 0 are known"
     assert "in 400 of 400 bars nothing was traded" in found.notes
-    assert (
-        reasons(analyse(ODD["quotes without volumes"], 3_600, START + 30 * DAY_US))["volumes"] == "no volume is known"
-    )
+    assert reasons(analyse(ODD["quotes without volumes"], START + 30 * DAY_US))["volumes"] == "no volume is known"
 
 
 def test_every_figure_has_its_age_and_warm_up() -> None:
     series = walk(600, seed=9)
     last_us = int(series.closed_us[-1])
-    found = analyse(series, 3_600, last_us + 90 * 1_000_000)
+    found = analyse(series, last_us + 90 * 1_000_000)
     assert (found.bars, found.last_us, found.age_s, found.missing) == (600, last_us, 90.0, 0)
     assert not reasons(found)
     for name, figure in found.indicators.items():
@@ -270,17 +267,17 @@ def test_every_figure_has_its_age_and_warm_up() -> None:
 def test_bars_that_close_later_are_not_looked_at() -> None:
     series = walk(600, seed=9)
     at = int(series.closed_us[399]) + 1
-    assert analyse(series, 3_600, at) == analyse(series.slice(0, 400), 3_600, at)
-    assert analyse(series, 3_600, at - 2).bars == 399
+    assert analyse(series, at) == analyse(series.slice(0, 400), at)
+    assert analyse(series, at - 2).bars == 399
 
 
 def test_missing_bars_are_counted_and_said() -> None:
     series = candles(walk(300).close, places=[*range(200), *range(210, 310)])
-    found = analyse(series, 3_600, START + 20 * DAY_US)
+    found = analyse(series, START + 20 * DAY_US)
     assert found.missing == 10
     assert found.notes[0].startswith("10 bars are missing and were not filled in")
-    with pytest.raises(InputError, match="length of the bars in seconds is 0"):
-        analyse(series, 0, START)
+    with pytest.raises(InputError, match="length of the bars in microseconds is 0"):
+        analyse(Bars.of(series.closed_us, series.close), START)
 
 
 def test_flags_of_cleaning_come_with_the_bars() -> None:
@@ -288,15 +285,14 @@ def test_flags_of_cleaning_come_with_the_bars() -> None:
     flagged = np.zeros(60, np.int64)
     flagged[[5, 50, 55]] = 1, 2, 4
     bars = Bars.of(series.closed_us, series.close, frame_us=HOUR_US, flagged=flagged)
-    assert analyse(bars, 3_600, int(series.closed_us[-1])).flagged == 6
-    assert analyse(bars, 3_600, int(series.closed_us[52])).flagged == 2
-    assert analyse(series, 3_600, START + DAY_US).flagged is None
+    assert analyse(bars, int(series.closed_us[-1])).flagged == 6
+    assert analyse(bars, int(series.closed_us[52])).flagged == 2
 
 
 def test_recent_anomalies_are_told_with_their_numbers() -> None:
     series = walk(600, seed=3)
-    jumped = inject("jump", series, [590], 25.0, seed=1).candles
-    found = analyse(jumped, 3_600, int(series.closed_us[-1]))
+    jumped = inject("jump", series, [590], 25.0, seed=1).bars
+    found = analyse(jumped, int(series.closed_us[-1]))
     assert isinstance(found.jumps, tuple) and isinstance(found.outliers, tuple)
     pct = 100 * (jumped.close[590] / jumped.close[589] - 1)
     for (alert,), kind in ((found.jumps, "jump"), (found.outliers, "outlier")):
@@ -304,15 +300,15 @@ def test_recent_anomalies_are_told_with_their_numbers() -> None:
         assert (alert.kind, alert.at_us) == (kind, series.closed_us[590])
         assert alert.evidence["return_pct"] == pytest.approx(pct)
         assert f"{pct:+.2f} % in 1 bar: {alert.score:+.1f}" in alert.text
-    late = analyse(walk(600, seed=3), 3_600, int(series.closed_us[-1]))
+    late = analyse(walk(600, seed=3), int(series.closed_us[-1]))
     assert late.jumps == late.outliers == ()
-    more = inject("volume", series, [590], 12.0).candles
-    volumes = analyse(more, 3_600, int(series.closed_us[-1])).volumes
+    more = inject("volume", series, [590], 12.0).bars
+    volumes = analyse(more, int(series.closed_us[-1])).volumes
     assert isinstance(volumes, tuple)
     (alert,) = volumes
     assert (alert.kind, alert.at_us, alert.evidence["volume"]) == ("volume", series.closed_us[590], more.volume[590])
     assert "at this time of day on 15 days" in alert.text
-    early = analyse(more, 3_600, int(series.closed_us[580])).volumes
+    early = analyse(more, int(series.closed_us[580])).volumes
     assert early == ()
 
 
@@ -321,7 +317,7 @@ def test_recent_patterns_are_told() -> None:
     flat = [(100.0, 101.5, 98.5, 101.0 - 2 * (n % 2)) for n in range(20)]
     open, high, low, close = np.array([*flat, (101, 102, 98, 99), (98.5, 103, 98, 102.5), (102, 104, 100, 103.0)]).T
     series = candles(close, open, high, low)
-    found = analyse(series, 3_600, START + 2 * DAY_US).patterns
+    found = analyse(series, START + 2 * DAY_US).patterns
     assert isinstance(found, tuple)
     engulfing = [each for each in found if each.name == "engulfing"]
     assert [(each.direction, each.at_us) for each in engulfing] == [("rise", series.closed_us[-2])]
@@ -473,7 +469,7 @@ def test_gaps_do_not_make_trends() -> None:
 def test_a_million_bars_in_seconds() -> None:
     """All that is told of a million bars, and each value of each of them."""
     series = walk(1_000_000, frame_us=15 * MINUTE_US)
-    found = analyse(series, 900, int(series.closed_us[-1]))
+    found = analyse(series, int(series.closed_us[-1]))
     assert found.bars == 1_000_000
     for name, function in CAUSAL.items():
         values = function(series)

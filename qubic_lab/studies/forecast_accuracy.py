@@ -24,12 +24,12 @@ from qubic_lab.oracle.inference.forecast_calibration import (
     rise_probabilities,
 )
 from qubic_lab.oracle.inference.past_forecasts import Days, PastForecasts, past_forecasts
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm
 
 Row = dict[str, Any]
-Points = Callable[[Candles, int], Mapping[str, Floats]]
+Points = Callable[[Bars, int], Mapping[str, Floats]]
 ALPHA = 0.05
 
 
@@ -107,7 +107,7 @@ class ForecastStudy:
 
 
 def study_forecasts(
-    series: Mapping[str, Candles],
+    series: Mapping[str, Bars],
     hours: Sequence[int] = HOURS,
     *,
     resamples: int = RESAMPLES,
@@ -117,7 +117,7 @@ def study_forecasts(
     """Judge the forecasts of each horizon on each series of bars.
 
     Args:
-        series: candles by the length of their bars, in words.
+        series: by the length of the bars, in words.
         hours: to forecast.
         resamples: days drawn anew, for the intervals.
         draws: simulated histories of calibrated forecasts.
@@ -125,17 +125,17 @@ def study_forecasts(
     """
     found: dict[tuple[str, int], Row] = {}
     absent: dict[tuple[str, int], str] = {}
-    for bars, candles in series.items():
+    for length, bars in series.items():
         for each in hours:
-            past = past_forecasts(candles, each)
+            past = past_forecasts(bars, each)
             if isinstance(past, Missing):
-                absent[bars, each] = past.reason
+                absent[length, each] = past.reason
                 continue
             days = Days(past.closed_us, resamples, seed)
-            found[bars, each] = {
+            found[length, each] = {
                 "forecasts": len(past),
                 "apart": past.apart,
-                "accuracy": accuracy(past, rival_points(candles, each), days),
+                "accuracy": accuracy(past, rival_points(bars, each), days),
                 "coverage": coverage(past, days),
                 "calibration": calibration(past, days, draws, seed),
             }
@@ -152,28 +152,26 @@ def _corrected(found: Mapping[tuple[str, int], Accuracy]) -> dict[tuple[str, int
     return holm(known)
 
 
-def looks_ahead(
-    series: Mapping[str, Candles], hours: Sequence[int] = HOURS, points: Points = rival_points
-) -> list[str]:
+def looks_ahead(series: Mapping[str, Bars], hours: Sequence[int] = HOURS, points: Points = rival_points) -> list[str]:
     """Return what changes of judged forecasts, and of simpler ones, where the last third of the bars is cut off.
 
     Args:
-        series: candles by the length of their bars.
+        series: by the length of the bars.
         hours: to forecast.
         points: gives the simpler ones.
     """
     guilty = []
-    for bars, candles in series.items():
-        cut = 2 * len(candles) // 3
+    for length, bars in series.items():
+        cut = 2 * len(bars) // 3
         for each in hours:
-            whole, part = (past_forecasts(given, each) for given in (candles, candles.slice(0, cut)))
+            whole, part = (past_forecasts(given, each) for given in (bars, bars.slice(0, cut)))
             if isinstance(whole, Missing) or isinstance(part, Missing):
                 continue
             pairs = {"our forecast": (_columns(whole)[: len(part)], _columns(part))}
-            later = points(candles.slice(0, cut), each)
-            pairs |= {name: (values[:cut], later[name]) for name, values in points(candles, each).items()}
+            later = points(bars.slice(0, cut), each)
+            pairs |= {name: (values[:cut], later[name]) for name, values in points(bars, each).items()}
             guilty += [
-                f"{name}, {each} h ahead on bars of {bars}"
+                f"{name}, {each} h ahead on bars of {length}"
                 for name, (before, after) in pairs.items()
                 if not np.array_equal(before, after, equal_nan=True)
             ]

@@ -23,8 +23,7 @@ from qubic_lab.oracle.ingest.files.bar_files import BarOptions, flagged_bars, re
 from qubic_lab.oracle.ingest.files.packaged import read_packaged
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
 from qubic_lab.oracle.ingest.quality import completeness
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats
 from qubic_lab.oracle.model.records import Series, Text
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
@@ -55,18 +54,7 @@ class Market:
     source: str
     hours: Bars
     with_volume: Bars
-    volume_us: int
     quality: tuple[Row, ...]
-
-    @property
-    def candles(self) -> Candles:
-        """The hours."""
-        return Candles.of(self.hours, HOUR_US)
-
-    @property
-    def volume_candles(self) -> Candles:
-        """Those with volumes."""
-        return Candles.of(self.with_volume, self.volume_us)
 
 
 def load_market(file: str = "", coin: str = "bitcoin") -> Market:
@@ -85,10 +73,7 @@ def load_market(file: str = "", coin: str = "bitcoin") -> Market:
     hours = bars[0].resample(HOUR_US, _END_US, max(1, series.interval_s) * SECOND_US)
     if len(hours) > 1 and np.median(np.diff(hours.closed_us)) > HOUR_US:
         raise InputError(f"most prices of {file} are more than 1 h apart: give bars of 1 h or shorter")
-    volume, volume_us = hours, HOUR_US
-    if len(bars) > 1:
-        volume, volume_us = bars[1], DAY_US
-    return Market(series.coin, series.source, hours, volume, volume_us, quality)
+    return Market(series.coin, series.source, hours, bars[1] if len(bars) > 1 else hours, quality)
 
 
 def _quality_row(series: Series, bars: Bars, flags: Mapping[str, int]) -> Row:
@@ -209,17 +194,17 @@ def injected(market: Market, sizes: Sequence[float], seed: int = 0) -> list[dict
     """
     found = []
     for kind, score in KINDS.items():
-        candles = market.candles if kind in RETURN_KINDS else market.volume_candles
-        at = _places(candles, seed)
+        bars = market.hours if kind in RETURN_KINDS else market.with_volume
+        at = _places(bars, seed)
         for size in sizes:
-            trial = inject(kind, candles, at, size, seed)
-            known = CAUSAL[score](trial.candles)[trial.judged]
+            trial = inject(kind, bars, at, size, seed)
+            known = CAUSAL[score](trial.bars)[trial.judged]
             curve = roc(np.abs(known), trial.truth[trial.judged])
             found.append(
                 {
                     "kind": kind,
                     "size": size,
-                    "bars": "1 h" if candles.frame_us == HOUR_US else "1 day",
+                    "bars": "1 h" if bars.frame_us == HOUR_US else "1 day",
                     "anomalies": curve.anomalies,
                     "others": curve.others,
                     "auc": curve.auc,
@@ -232,24 +217,24 @@ def injected(market: Market, sizes: Sequence[float], seed: int = 0) -> list[dict
     return found
 
 
-def _places(candles: Candles, seed: int) -> list[int]:
+def _places(bars: Bars, seed: int) -> list[int]:
     """Return places for anomalies, apart from each other and with a known volume before, drawn by the seed."""
-    last = len(candles) - _APART
+    last = len(bars) - _APART
     if last <= _FIRST + _APART:
-        raise InputError(f"{len(candles)} bars are too few to put anomalies in: give {_FIRST + 3 * _APART} or more")
+        raise InputError(f"{len(bars)} bars are too few to put anomalies in: give {_FIRST + 3 * _APART} or more")
     slots = np.arange(_FIRST, last, _APART)
     draw = np.random.default_rng(seed)
     chosen = np.sort(draw.permutation(slots)[:_MOST]) + draw.integers(0, _APART // 4, min(_MOST, len(slots)))
     return [int(place) for place in chosen]
 
 
-def past_forecasts(candles: Candles, seed: int = 0) -> ForecastStudy:
+def past_forecasts(bars: Bars, seed: int = 0) -> ForecastStudy:
     """Return how forecasts of the past did, as `qubic_lab.studies.forecast_accuracy` judges them.
 
     Raises:
         InputError: some cannot be judged, such as of too few bars.
     """
-    study = study_forecasts({"1 h": candles}, seed=seed)
+    study = study_forecasts({"1 h": bars}, seed=seed)
     for (_, hours), why in study.absent.items():
         raise InputError(f"forecasts of {hours} h cannot be judged: {why}; give a longer file")
     return study
@@ -264,7 +249,7 @@ def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> lis
             shares = []
             for _ in range(walks):
                 path = 100.0 * np.exp(np.cumsum(draw.normal(drift, 0.005, bars)))
-                shares.append(_held_share(_flat_candles(path), hours))
+                shares.append(_held_share(_close_bars(path), hours))
             low, high = bootstrap_interval(lambda drawn, s=shares: float(np.mean(np.asarray(s)[drawn])), walks)  # type: ignore[misc]
             held = float(np.mean(shares))
             found.append(
@@ -273,42 +258,40 @@ def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> lis
     return found
 
 
-def _flat_candles(close: Floats) -> Candles:
-    """Return hourly candles that are a close alone."""
-    count = len(close)
-    closed_us = (np.arange(count, dtype=np.int64) + 400_000) * HOUR_US
-    return Candles(HOUR_US, closed_us, close, close, close, close, np.full(count, np.nan))
+def _close_bars(close: Floats) -> Bars:
+    """Return hourly bars that have a close alone."""
+    return Bars.of((np.arange(len(close), dtype=np.int64) + 400_000) * HOUR_US, close, frame_us=HOUR_US)
 
 
-def _held_share(candles: Candles, hours: int) -> float:
-    path = forecast_path(candles, hours)
+def _held_share(bars: Bars, hours: int) -> float:
+    path = forecast_path(bars, hours)
     made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.half_width))
-    error = candles.log_close[path.later[made]] - path.point[made]
+    error = bars.log_close[path.later[made]] - path.point[made]
     return float(np.mean(np.abs(error) <= path.half_width[made]))
 
 
-def looks_ahead(candles: Candles, cuts: int = 3, seed: int = 0) -> list[str]:
+def looks_ahead(bars: Bars, cuts: int = 3, seed: int = 0) -> list[str]:
     """Return the names of all that is told bar by bar and changes when later bars are cut off, or others.
 
     Each is computed of all bars, of the first ones alone, and of those with scrambled ones after them.
     """
     draw = np.random.default_rng(seed)
-    places = np.sort(draw.integers(len(candles) // 4, len(candles), cuts)).tolist()
+    places = np.sort(draw.integers(len(bars) // 4, len(bars), cuts)).tolist()
     guilty = set()
     for name, function in CAUSAL.items():
-        whole = function(candles)
+        whole = function(bars)
         for cut in places:
-            for other in (candles.slice(0, cut), _scrambled(candles, cut, draw)):
+            for other in (bars.slice(0, cut), _scrambled(bars, cut, draw)):
                 if not np.array_equal(whole[:cut], function(other)[:cut], equal_nan=True):
                     guilty.add(name)
     return sorted(guilty)
 
 
-def _scrambled(candles: Candles, cut: int, draw: np.random.Generator) -> Candles:
-    factor = np.ones(len(candles))
-    factor[cut:] = np.exp(draw.normal(0.0, 0.2, len(candles) - cut))
-    opened, high, low, close = (each * factor for each in (candles.open, candles.high, candles.low, candles.close))
-    return Candles(candles.frame_us, candles.closed_us, opened, high, low, close, candles.volume * factor)
+def _scrambled(bars: Bars, cut: int, draw: np.random.Generator) -> Bars:
+    factor = np.ones(len(bars))
+    factor[cut:] = np.exp(draw.normal(0.0, 0.2, len(bars) - cut))
+    columns: dict[str, Any] = {name: getattr(bars, name) * factor for name in COLUMNS}
+    return Bars.of(bars.closed_us, **columns, frame_us=bars.frame_us)
 
 
 def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, Any]:
@@ -317,12 +300,12 @@ def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, A
     Weeks are drawn for the intervals, as hours of a week hang together.
     """
     hours, found = market.hours, []
-    logs = market.candles.log_close
+    logs = hours.log_close
     for place in range(RATED_BARS, len(hours) - ahead, every):
         later = int(np.searchsorted(hours.closed_us, hours.closed_us[place] + ahead * HOUR_US))
         if later >= len(hours) or hours.closed_us[later] != hours.closed_us[place] + ahead * HOUR_US:
             continue  # a gap
-        rating = rate(price_figures(hours.slice(place + 1 - RATED_BARS, place + 1), HOUR_US), _NO_TEXTS)
+        rating = rate(price_figures(hours.slice(place + 1 - RATED_BARS, place + 1)), _NO_TEXTS)
         if isinstance(rating, Rating):
             found.append((int(hours.closed_us[place]), rating, 100.0 * float(np.expm1(logs[later] - logs[place]))))
     if not found:

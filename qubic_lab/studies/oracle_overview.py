@@ -31,10 +31,10 @@ _ENDS = ("low", "value", "high")
 
 def prices(market: Market, bars: int = 180) -> Figure:
     """Draw the last bars with their indicators and volumes."""
-    candles = market.volume_candles
-    shown = np.s_[max(0, len(candles) - bars) :]
-    values = {name: each[shown] for name, each in compute(candles).items()}
-    times = _times(candles.closed_us[shown].tolist())
+    closed = market.with_volume
+    shown = np.s_[max(0, len(closed) - bars) :]
+    values = {name: each[shown] for name, each in compute(closed).items()}
+    times = _times(closed.closed_us[shown].tolist())
     with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
         figure, panels = plt.subplots(
             4, sharex=True, figsize=(_WIDE, 7.0), height_ratios=[3, 1, 1, 1], layout="constrained"
@@ -43,19 +43,19 @@ def prices(market: Market, bars: int = 180) -> Figure:
         top.fill_between(
             times, values["bollinger_lower"], values["bollinger_upper"], color=PALE, alpha=0.5, label="Bollinger bands"
         )
-        top.plot(times, candles.close[shown], color=INK, linewidth=1.4, label="close")
+        top.plot(times, closed.close[shown], color=INK, linewidth=1.4, label="close")
         for name, line in (("sma_50", "--"), ("sma_200", ":")):
             top.plot(times, values[name], line, color=DARK, linewidth=1.2, label=f"mean of {name[4:]} closes")
         top.set_ylabel("price (USD)")
         top.yaxis.set_major_formatter("{x:,.0f}")
-        volume.bar(times, candles.volume[shown] / 1e3, width=market.volume_us / DAY_US, color=PALE)
+        volume.bar(times, closed.volume[shown] / 1e3, width=closed.frame_us / DAY_US, color=PALE)
         volume.set_ylabel("volume\n(1,000 coins)")
         rsi.plot(times, values["rsi_14"], color=DARK, linewidth=1.2)
         for edge in (30, 70):
             rsi.axhline(edge, linestyle=":", color=INK, linewidth=1.0)
         rsi.set_ylabel("RSI\n(0 to 100)")
         rsi.set_ylim(0, 100)
-        macd.bar(times, values["macd_histogram"], width=market.volume_us / DAY_US, color=PALE)
+        macd.bar(times, values["macd_histogram"], width=closed.frame_us / DAY_US, color=PALE)
         macd.plot(times, values["macd"], "-", color=DARK, linewidth=1.2)
         macd.plot(times, values["macd_signal"], "--", color=DARK, linewidth=1.0)
         macd.set_ylabel("MACD\n(USD)")

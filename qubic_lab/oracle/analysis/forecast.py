@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.analysis.trend import WINDOW, regression_lines, spread
-from qubic_lab.oracle.model.candles import Candles, Floats, absent
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import HOUR_US
 
@@ -137,7 +137,7 @@ class Forecast:
     text: str
 
 
-def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
+def forecast_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
     """Return the forecast of each bar with its interval, made from that bar and earlier ones.
 
     The interval is symmetric: the conformal quantile of past errors, each over the spread of returns at its time, times
@@ -147,51 +147,51 @@ def forecast_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Fo
     Raises:
         InputError: not 1 hour or more, or bars that are longer than the time to forecast.
     """
-    expected = expected_path(candles, hours, rule)
-    return ForecastPath(expected.point, _quantiles(candles, expected, rule) * expected.scale, expected.later)
+    expected = expected_path(bars, hours, rule)
+    return ForecastPath(expected.point, _quantiles(bars, expected, rule) * expected.scale, expected.later)
 
 
-def expected_path(candles: Candles, hours: int, rule: ForecastRule = RULE) -> ExpectedPath:
+def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ExpectedPath:
     """Return what each bar expects, made from that bar and earlier ones.
 
     Raises:
         InputError: as of `forecast_path`.
     """
     check_at_least("hours to forecast", hours, 1)
-    if candles.frame_us > hours * HOUR_US:
-        raise InputError(f"bars of {candles.frame_us / HOUR_US:g} h cannot forecast {hours} h: take shorter bars")
-    count, window = len(candles), rule.window(candles.frame_us)
+    if bars.frame_us > hours * HOUR_US:
+        raise InputError(f"bars of {bars.frame_us / HOUR_US:g} h cannot forecast {hours} h: take shorter bars")
+    count, window = len(bars), rule.window(bars.frame_us)
     if count < window:
-        return ExpectedPath(absent(count), absent(count), np.full(count, -1))
-    lines = candles.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
-    squares = candles.once(f"spread of {window}", lambda each: spread(each, window) ** 2)
-    point = candles.log_close + lines.slope * hours
+        return ExpectedPath(np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1))
+    lines = bars.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
+    squares = bars.once(f"spread of {window}", lambda each: spread(each, window) ** 2)
+    point = bars.log_close + lines.slope * hours
     if rule.anchor == "line":
         point = point + lines.end
-    scale = np.sqrt(squares * hours * HOUR_US / candles.frame_us)
+    scale = np.sqrt(squares * hours * HOUR_US / bars.frame_us)
     scale[~(scale > NO_SPREAD)] = np.nan
-    return ExpectedPath(point, scale, _later(candles, hours * HOUR_US))
+    return ExpectedPath(point, scale, _later(bars, hours * HOUR_US))
 
 
-def known_errors(candles: Candles, expected: ExpectedPath) -> tuple[Floats, NDArray[np.intp]]:
+def known_errors(bars: Bars, expected: ExpectedPath) -> tuple[Floats, NDArray[np.intp]]:
     """Return past errors, each over its scale, in order of time, and how many of them are known at each bar, [bars]."""
     made = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale))
     came = expected.later[made]
-    scores = np.abs(candles.log_close[came] - expected.point[made]) / expected.scale[made]
-    return scores, np.searchsorted(came, np.arange(len(candles)), side="right")
+    scores = np.abs(bars.log_close[came] - expected.point[made]) / expected.scale[made]
+    return scores, np.searchsorted(came, np.arange(len(bars)), side="right")
 
 
-def _later(candles: Candles, wait_us: int) -> NDArray[np.intp]:
+def _later(bars: Bars, wait_us: int) -> NDArray[np.intp]:
     """Return the place of the bar that closes nearest to `wait_us` after each, within half a bar; −1: there is none."""
-    target, half = candles.closed_us + wait_us, candles.frame_us // 2
-    place = np.searchsorted(candles.closed_us, target + half, side="right") - 1
-    return np.where(candles.closed_us[place] >= target - half, place, -1)
+    target, half = bars.closed_us + wait_us, bars.frame_us // 2
+    place = np.searchsorted(bars.closed_us, target + half, side="right") - 1
+    return np.where(bars.closed_us[place] >= target - half, place, -1)
 
 
-def _quantiles(candles: Candles, expected: ExpectedPath, rule: ForecastRule) -> Floats:
+def _quantiles(bars: Bars, expected: ExpectedPath, rule: ForecastRule) -> Floats:
     """Return by how many scales the interval reaches to each side at each bar, from the errors known there."""
-    scores, known_at = known_errors(candles, expected)
-    at_count = absent(len(scores) + 1)  # by how many errors are known
+    scores, known_at = known_errors(bars, expected)
+    at_count = np.full(len(scores) + 1, np.nan)  # by how many errors are known
     ranked: list[float] = []
     for known, score in enumerate(scores[: rule.past].tolist(), 1):
         bisect.insort(ranked, score)
@@ -204,7 +204,7 @@ def _quantiles(candles: Candles, expected: ExpectedPath, rule: ForecastRule) -> 
     return at_count[known_at]
 
 
-def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecast | Missing:
+def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Forecast | Missing:
     """Return the forecast of the last bar, or why there is none.
 
     It looks at the bars of the regression, 2 × `past` bars and those that the hours take, and no further back.
@@ -213,12 +213,12 @@ def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecas
         InputError: not 1 hour or more.
     """
     check_at_least("hours to forecast", hours, 1)
-    frame_us = candles.frame_us
+    frame_us = bars.frame_us
     if frame_us > hours * HOUR_US:
         return Missing(reason=f"bars of {frame_us / HOUR_US:g} h are longer than {hours} h")
-    tail, needed = _tail(candles, hours, rule), rule.warm_up(frame_us, hours) + 1
+    tail, needed = _tail(bars, hours, rule), rule.warm_up(frame_us, hours) + 1
     if len(tail) < needed:
-        return Missing(reason=f"{needed} bars are needed, {len(candles)} are known")
+        return Missing(reason=f"{needed} bars are needed, {len(bars)} are known")
     path = forecast_path(tail, hours, rule)
     half = float(path.half_width[-1])
     if math.isnan(half):
@@ -234,11 +234,9 @@ def forecast(candles: Candles, hours: int, rule: ForecastRule = RULE) -> Forecas
     return Forecast(hours, at_us, price, low, high, rule.coverage, errors, held, held_of, skill, skill_t, text)
 
 
-def forecasts(
-    candles: Candles, rule: ForecastRule = RULE, hours: Sequence[int] = HOURS
-) -> dict[str, Forecast | Missing]:
+def forecasts(bars: Bars, rule: ForecastRule = RULE, hours: Sequence[int] = HOURS) -> dict[str, Forecast | Missing]:
     """Return the forecasts of the last bar by their time, such as "1h"."""
-    tail = _tail(candles, max(hours), rule)
+    tail = _tail(bars, max(hours), rule)
     return {f"{each}h": forecast(tail, each, rule) for each in hours}
 
 
@@ -247,24 +245,24 @@ def steps_of(frame_us: int, hours: int) -> int:
     return max(1, round(hours * HOUR_US / frame_us))
 
 
-def _tail(candles: Candles, hours: int, rule: ForecastRule) -> Candles:
+def _tail(bars: Bars, hours: int, rule: ForecastRule) -> Bars:
     """Return the bars that forecasts of so many hours, or of 4 or fewer, look at; itself where there are no others."""
-    frame_us = candles.frame_us
+    frame_us = bars.frame_us
     most = rule.window(frame_us) + 2 * rule.past + steps_of(frame_us, max(hours, max(HOURS)))
-    return candles if len(candles) <= most else candles.slice(len(candles) - most, len(candles))
+    return bars if len(bars) <= most else bars.slice(len(bars) - most, len(bars))
 
 
 def _record(
-    candles: Candles, path: ForecastPath, steps: int, rule: ForecastRule
+    bars: Bars, path: ForecastPath, steps: int, rule: ForecastRule
 ) -> tuple[float | None, int, int, float | None, float | None]:
     """Return how past forecasts did: share held, of how many, errors that set the width, skill and its t."""
     made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.point))[-rule.past :]
-    came = candles.log_close[path.later[made]]
+    came = bars.log_close[path.later[made]]
     errors = came - path.point[made]
     with_interval = ~np.isnan(path.half_width[made])
     of = int(with_interval.sum())
     inside = np.abs(errors[with_interval]) <= path.half_width[made][with_interval]
-    skill, skill_t = skill_against_still(errors, came - candles.log_close[made], steps)
+    skill, skill_t = skill_against_still(errors, came - bars.log_close[made], steps)
     return float(inside.mean()) if of else None, of, len(made), skill, skill_t
 
 

@@ -1,5 +1,6 @@
 """Technical indicators by TA-Lib: the value of a bar depends on it and earlier bars alone."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import numpy as np
 import talib
 
 from qubic_lab.errors import check_choice
-from qubic_lab.oracle.model.candles import Candles, Floats, absent, held
+from qubic_lab.oracle.model.bars import Bars, Floats, mask_warm_up
 
 Unit = Literal[
     "price",
@@ -28,7 +29,7 @@ RSI_BARS, BALANCE_BARS = 14, 20
 
 @dataclass(frozen=True)
 class Indicator:
-    """A causal function of candles.
+    """A causal function of bars.
 
     Attributes:
         function: gives a value for each bar, [bars], NaN where there is none.
@@ -37,22 +38,22 @@ class Indicator:
     """
 
     name: str
-    function: Callable[[Candles], Floats]
+    function: Callable[[Bars], Floats]
     warm_up: int
     unit: Unit
     description: str
     settles: int | None = None
 
-    def __call__(self, candles: Candles) -> Floats:
+    def __call__(self, bars: Bars) -> Floats:
         """Return its values, [bars]; all NaN where there are too few bars."""
-        if len(candles) <= self.warm_up:
-            return absent(len(candles))
-        return self.function(candles)
+        if len(bars) <= self.warm_up:
+            return np.full(len(bars), np.nan)
+        return self.function(bars)
 
 
 @dataclass(frozen=True)
 class CandlePattern:
-    """A shape of one to three candles that TA-Lib finds; `meaning` is what books say, not what was found here.
+    """A shape of one to three bars that TA-Lib finds; `meaning` is what books say, not what was found here.
 
     Those with a gap between bodies hardly occur in markets that never close.
     """
@@ -62,82 +63,100 @@ class CandlePattern:
     warm_up: int
     meaning: str
 
-    def __call__(self, candles: Candles) -> Floats:
+    def __call__(self, bars: Bars) -> Floats:
         """Return 1 where it stands for a rise, −1 for a fall, 0 where it is not; NaN before `warm_up`, [bars]."""
-        return held(self.warm_up, np.sign(self.function(*candles.scaled)))
+        return mask_warm_up(self.warm_up, np.sign(self.function(*scaled_prices(bars))))
 
 
-def _price(function: Callable[[Candles], Any]) -> Callable[[Candles], Floats]:
+def _scale(bars: Bars) -> float:
+    """Return the power of two that brings the first close to between 1 and 2; 1 without bars.
+
+    TA-Lib treats values below 1e-14 as 0, so it would lose the variances of prices near 1e-6. Multiplying by a power of
+    two is exact. (Prices that fall to 1e-4 of the first one still lose their narrowest Bollinger bands.)
+    """
+    return 2.0 ** (1 - math.frexp(float(bars.close[0]))[1]) if len(bars) else 1.0
+
+
+def scaled_prices(bars: Bars) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return open, high, low and close times one power of two, each [bars]: values that TA-Lib calculates with well."""
+    scale = _scale(bars)
+    return bars.once(
+        "scaled prices", lambda each: (scale * each.open, scale * each.high, scale * each.low, scale * each.close)
+    )
+
+
+def _price(function: Callable[[Bars], Any]) -> Callable[[Bars], Floats]:
     """Return a function of scaled prices whose values are prices as they were given."""
 
-    def unscaled(candles: Candles) -> Floats:
-        return np.asarray(function(candles), np.float64) / candles.scale
+    def unscaled(bars: Bars) -> Floats:
+        return np.asarray(function(bars), np.float64) / _scale(bars)
 
     return unscaled
 
 
-def _close(candles: Candles) -> Floats:
-    return candles.scaled[3]
+def _close(bars: Bars) -> Floats:
+    return scaled_prices(bars)[3]
 
 
-def _sma(bars: int) -> Callable[[Candles], Floats]:
-    return _price(lambda candles: talib.SMA(_close(candles), bars))
+def _sma(window: int) -> Callable[[Bars], Floats]:
+    return _price(lambda bars: talib.SMA(_close(bars), window))
 
 
-def _ema(bars: int) -> Callable[[Candles], Floats]:
-    return _price(lambda candles: talib.EMA(_close(candles), bars))
+def _ema(window: int) -> Callable[[Bars], Floats]:
+    return _price(lambda bars: talib.EMA(_close(bars), window))
 
 
-def _macd(part: int) -> Callable[[Candles], Floats]:
-    return _price(lambda candles: candles.once("macd", lambda each: talib.MACD(_close(each), 12, 26, 9))[part])
+def _macd(part: int) -> Callable[[Bars], Floats]:
+    return _price(lambda bars: bars.once("macd", lambda each: talib.MACD(_close(each), 12, 26, 9))[part])
 
 
-def _bollinger(candles: Candles) -> tuple[Floats, Floats, Floats]:
-    return candles.once("bollinger", lambda each: talib.BBANDS(_close(each), 20, 2.0, 2.0))
+def _bollinger(bars: Bars) -> tuple[Floats, Floats, Floats]:
+    return bars.once("bollinger", lambda each: talib.BBANDS(_close(each), 20, 2.0, 2.0))
 
 
-def _band(part: int) -> Callable[[Candles], Floats]:
-    return _price(lambda candles: _bollinger(candles)[part])
+def _band(part: int) -> Callable[[Bars], Floats]:
+    return _price(lambda bars: _bollinger(bars)[part])
 
 
-def _band_position(candles: Candles) -> Floats:
-    upper, _, lower = _bollinger(candles)
+def _band_position(bars: Bars) -> Floats:
+    upper, _, lower = _bollinger(bars)
     width = upper - lower
-    return np.divide(_close(candles) - lower, width, out=absent(len(candles)), where=width > 0.0)
+    found: Floats = np.divide(_close(bars) - lower, width, out=np.full(len(bars), np.nan), where=width > 0.0)
+    return found
 
 
-def _range(function: Callable[..., Any]) -> Callable[[Candles], Floats]:
-    return lambda candles: np.asarray(function(*candles.scaled[1:], 14), np.float64)
+def _range(function: Callable[..., Any]) -> Callable[[Bars], Floats]:
+    return lambda bars: np.asarray(function(*scaled_prices(bars)[1:], 14), np.float64)
 
 
-def _volume(candles: Candles) -> Floats:
-    return np.where(np.isnan(candles.volume), 0.0, candles.volume)
+def _volume(bars: Bars) -> Floats:
+    return np.where(np.isnan(bars.volume), 0.0, bars.volume)
 
 
-def _rsi(candles: Candles) -> Floats:
+def _rsi(bars: Bars) -> Floats:
     """Return RSI, but NaN where 14 bars did not move: TA-Lib says 0 then, as after falls alone."""
-    moved = np.cumsum(np.diff(candles.close, prepend=candles.close[:1]) != 0.0)
+    moved = np.cumsum(np.diff(bars.close, prepend=bars.close[:1]) != 0.0)
     still = moved[RSI_BARS:] == moved[:-RSI_BARS]
-    values = np.array(talib.RSI(_close(candles), RSI_BARS))
+    values = np.array(talib.RSI(_close(bars), RSI_BARS))
     values[RSI_BARS:][still] = np.nan
     return values
 
 
-def _obv(candles: Candles) -> Floats:
+def _obv(bars: Bars) -> Floats:
     """Return on-balance volume; NaN as long as no volume is known."""
-    balance = np.asarray(talib.OBV(_close(candles), _volume(candles)), np.float64)
-    return np.where(np.cumsum(~np.isnan(candles.volume)) > 0, balance, np.nan)
+    balance = np.asarray(talib.OBV(_close(bars), _volume(bars)), np.float64)
+    return np.where(np.cumsum(~np.isnan(bars.volume)) > 0, balance, np.nan)
 
 
-def _volume_balance(candles: Candles) -> Floats:
+def _volume_balance(bars: Bars) -> Floats:
     """Return how the on-balance volume changed over some bars, over what was traded; NaN where either is not known."""
-    signed = np.sign(np.diff(candles.close, prepend=candles.close[:1])) * _volume(candles)
-    total, balance = (np.asarray(talib.SUM(each, BALANCE_BARS)) for each in (_volume(candles), signed))
-    unknown = np.cumsum(np.isnan(candles.volume))
+    signed = np.sign(np.diff(bars.close, prepend=bars.close[:1])) * _volume(bars)
+    total, balance = (np.asarray(talib.SUM(each, BALANCE_BARS)) for each in (_volume(bars), signed))
+    unknown = np.cumsum(np.isnan(bars.volume))
     unknown[BALANCE_BARS:] -= unknown[:-BALANCE_BARS].copy()
     known = (total > 0.0) & (unknown == 0)
-    share = np.divide(balance, total, out=absent(len(candles)), where=known)
-    return held(BALANCE_BARS, np.clip(share, -1.0, 1.0))
+    share = np.divide(balance, total, out=np.full(len(bars), np.nan), where=known)
+    return mask_warm_up(BALANCE_BARS, np.clip(share, -1.0, 1.0))
 
 
 _ALL = (
@@ -184,21 +203,21 @@ PATTERNS: dict[str, CandlePattern] = {each.name: each for each in _SHAPES}
 """Candle patterns by their plain names."""
 
 
-def compute(candles: Candles, names: Iterable[str] | None = None) -> dict[str, Floats]:
+def compute(bars: Bars, names: Iterable[str] | None = None) -> dict[str, Floats]:
     """Return indicators by name, each [bars]; all of them where no names are given.
 
     Raises:
         InputError: a name that is none.
     """
     chosen = list(INDICATORS) if names is None else [check_choice("indicator", name, INDICATORS) for name in names]
-    return {name: INDICATORS[name](candles) for name in chosen}
+    return {name: INDICATORS[name](bars) for name in chosen}
 
 
-def find_patterns(candles: Candles, names: Iterable[str] | None = None) -> dict[str, Floats]:
+def find_patterns(bars: Bars, names: Iterable[str] | None = None) -> dict[str, Floats]:
     """Return candle patterns by name, each [bars] of 1, 0 and −1; all of them where no names are given.
 
     Raises:
         InputError: a name that is none.
     """
     chosen = list(PATTERNS) if names is None else [check_choice("candle pattern", name, PATTERNS) for name in names]
-    return {name: PATTERNS[name](candles) for name in chosen}
+    return {name: PATTERNS[name](bars) for name in chosen}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.analysis.indicators import INDICATORS, Indicator
-from qubic_lab.oracle.model.candles import Candles, Floats, absent
+from qubic_lab.oracle.model.bars import Bars, Floats
 
 
 @dataclass(frozen=True)
@@ -93,24 +93,24 @@ class Breakout:
     confirmed: bool
 
 
-def pivot_highs(candles: Candles, side: int = RULE.side) -> Floats:
+def pivot_highs(bars: Bars, side: int = RULE.side) -> Floats:
     """Return, at the bar that confirms it, the high of the bar `side` before where that is a turning point, [bars].
 
     It is above the `side` highs before it and not below those after it; NaN elsewhere.
     """
-    return _pivots(candles.high, side)
+    return _pivots(bars.high, side)
 
 
-def pivot_lows(candles: Candles, side: int = RULE.side) -> Floats:
+def pivot_lows(bars: Bars, side: int = RULE.side) -> Floats:
     """Return, at the bar that confirms it, the low of the bar `side` before where that is a turning point, [bars].
 
     It is below the `side` lows before it and not above those after it; NaN elsewhere.
     """
-    return -_pivots(-candles.low, side)
+    return -_pivots(-bars.low, side)
 
 
 def _pivots(values: Floats, side: int) -> Floats:
-    found = absent(len(values))
+    found = np.full(len(values), np.nan)
     if len(values) <= 2 * side:
         return found
     middle = values[side:-side]
@@ -137,55 +137,53 @@ class Pivots:
     price: Floats
 
 
-def find_pivots(candles: Candles, rule: LevelRule = RULE) -> Pivots:
+def find_pivots(bars: Bars, rule: LevelRule = RULE) -> Pivots:
     """Return highs and lows that are turning points, by when they are known."""
-    highs, lows = pivot_highs(candles, rule.side), pivot_lows(candles, rule.side)
+    highs, lows = pivot_highs(bars, rule.side), pivot_lows(bars, rule.side)
     known = np.concatenate([np.flatnonzero(~np.isnan(each)) for each in (highs, lows)])
     price = np.concatenate([each[~np.isnan(each)] for each in (highs, lows)])
     order = np.argsort(known, kind="stable")
     return Pivots(known[order] - rule.side, known[order], price[order])
 
 
-def find_levels(candles: Candles, atr: Floats | None = None, rule: LevelRule = RULE) -> tuple[Level, ...]:
+def find_levels(bars: Bars, atr: Floats | None = None, rule: LevelRule = RULE) -> tuple[Level, ...]:
     """Return the levels that are known at the last bar, the strongest first.
 
     Only the last `rule.bars` bars are looked at, so the cost does not grow with the history.
 
     Args:
-        candles: bars.
+        bars: bars.
         atr: the indicator atr_14 of these bars, where it is there already.
         rule: what makes a level.
     """
-    if not len(candles):
+    if not len(bars):
         return ()
-    return _levels_at(candles, len(candles) - 1, find_pivots(candles, rule), _atr(candles, atr), rule)
+    return _levels_at(bars, len(bars) - 1, find_pivots(bars, rule), _atr(bars, atr), rule)
 
 
-def find_breakouts(
-    candles: Candles, last: int, atr: Floats | None = None, rule: LevelRule = RULE
-) -> tuple[Breakout, ...]:
+def find_breakouts(bars: Bars, last: int, atr: Floats | None = None, rule: LevelRule = RULE) -> tuple[Breakout, ...]:
     """Return the breakouts of the last bars, by time; each from the levels that were known at the bar before it.
 
     Args:
-        candles: bars.
+        bars: bars.
         last: so many bars are judged.
         atr: the indicator atr_14 of these bars, where it is there already.
         rule: what makes a level and a breakout.
     """
-    pivots, ranges = find_pivots(candles, rule), _atr(candles, atr)
+    pivots, ranges = find_pivots(bars, rule), _atr(bars, atr)
     found: list[Breakout] = []
-    for place in range(max(1, len(candles) - last), len(candles)):
-        found += _breakouts_at(candles, place, pivots, ranges, rule)
+    for place in range(max(1, len(bars) - last), len(bars)):
+        found += _breakouts_at(bars, place, pivots, ranges, rule)
     return tuple(found)
 
 
-def _atr(candles: Candles, atr: Floats | None) -> Floats:
-    return INDICATORS["atr_14"](candles) if atr is None else atr
+def _atr(bars: Bars, atr: Floats | None) -> Floats:
+    return INDICATORS["atr_14"](bars) if atr is None else atr
 
 
-def _levels_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> tuple[Level, ...]:
+def _levels_at(bars: Bars, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> tuple[Level, ...]:
     """Return the levels that are known at a bar, the strongest first."""
-    levels = [_level(candles, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
+    levels = [_level(bars, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
     return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
 
 
@@ -220,12 +218,12 @@ def _parts(prices: Floats, width: float) -> list[tuple[int, int]]:
     return done
 
 
-def _level(candles: Candles, place: int, pivots: Pivots, cluster: NDArray[np.intp], rule: LevelRule) -> Level:
+def _level(bars: Bars, place: int, pivots: Pivots, cluster: NDArray[np.intp], rule: LevelRule) -> Level:
     where, prices = pivots.place[cluster], pivots.price[cluster]
     weights = [0.5 ** ((place - each) / rule.half_life) for each in where.tolist()]
     strength = math.fsum(weights)
     price = math.fsum(weight * each for weight, each in zip(weights, prices.tolist(), strict=True)) / strength
-    low, high, close = float(prices[0]), float(prices[-1]), float(candles.close[place])
+    low, high, close = float(prices[0]), float(prices[-1]), float(bars.close[place])
     return Level(
         kind="support" if high < close else "resistance" if low > close else "at",
         price=price,
@@ -234,13 +232,13 @@ def _level(candles: Candles, place: int, pivots: Pivots, cluster: NDArray[np.int
         touches=len(weights),
         strength=strength,
         distance_pct=100.0 * (price / close - 1.0),
-        first_us=int(candles.closed_us[where.min()]),
-        last_us=int(candles.closed_us[where.max()]),
+        first_us=int(bars.closed_us[where.min()]),
+        last_us=int(bars.closed_us[where.max()]),
     )
 
 
-def _breakouts_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> list[Breakout]:
-    before, close, size = float(candles.close[place - 1]), float(candles.close[place]), float(atr[place - 1])
+def _breakouts_at(bars: Bars, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> list[Breakout]:
+    before, close, size = float(bars.close[place - 1]), float(bars.close[place]), float(atr[place - 1])
     if not (size > 0.0 and abs(close - before) > 0.0):
         return []
     found, away = [], rule.margin * size
@@ -248,8 +246,8 @@ def _breakouts_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rul
     up, down = ends + away, ends - away
     if not (((before <= up) & (up < close)) | ((before >= down) & (down > close))).any():
         return []
-    earlier = candles.close[max(0, place - rule.bars) : place]
-    ratio = _volume_ratio(candles.volume, place, rule.volume_bars)
+    earlier = bars.close[max(0, place - rule.bars) : place]
+    ratio = _volume_ratio(bars.volume, place, rule.volume_bars)
     for cluster in _clusters_at(place - 1, pivots, atr, rule):
         low, high = float(pivots.price[cluster[0]]) - away, float(pivots.price[cluster[-1]]) + away
         rising = before <= high < close
@@ -258,11 +256,11 @@ def _breakouts_at(candles: Candles, place: int, pivots: Pivots, atr: Floats, rul
         outside = np.flatnonzero((earlier < low) | (earlier > high))
         if not outside.size or (earlier[outside[-1]] < low) != rising:
             continue  # it came from there: the level has held
-        level = _level(candles, place - 1, pivots, cluster, rule)
+        level = _level(bars, place - 1, pivots, cluster, rule)
         found.append(
             Breakout(
                 direction="up" if rising else "down",
-                at_us=int(candles.closed_us[place]),
+                at_us=int(bars.closed_us[place]),
                 close=close,
                 level=level,
                 margin=(close - level.high if rising else level.low - close) / size,

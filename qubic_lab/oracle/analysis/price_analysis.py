@@ -15,8 +15,7 @@ from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, CandlePat
 from qubic_lab.oracle.analysis.levels import PIVOTS, Breakout, Level, find_breakouts, find_levels
 from qubic_lab.oracle.analysis.levels import RULE as LEVEL_RULE
 from qubic_lab.oracle.analysis.trend import TRENDS, WINDOW, Trend, find_trend
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles, Columns, Floats, absent
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
 
@@ -30,11 +29,11 @@ _PATTERN_CONTEXT = 64
 _FORECAST_HOURS = 4
 
 
-def _forecast(part: str) -> Callable[[Candles], Floats]:
-    def values(candles: Candles) -> Floats:
-        if candles.frame_us > _FORECAST_HOURS * HOUR_US:
-            return absent(len(candles))
-        found: Floats = getattr(candles.once("path", lambda each: forecast_path(each, _FORECAST_HOURS)), part)
+def _forecast(part: str) -> Callable[[Bars], Floats]:
+    def values(bars: Bars) -> Floats:
+        if bars.frame_us > _FORECAST_HOURS * HOUR_US:
+            return np.full(len(bars), np.nan)
+        found: Floats = getattr(bars.once("path", lambda each: forecast_path(each, _FORECAST_HOURS)), part)
         return found
 
     return values
@@ -105,7 +104,7 @@ class PriceAnalysis:
     Attributes:
         missing: bars that are not there between the first and the last one.
         age_s: since the last bar closed; None where there is no bar.
-        flagged: prices that cleaning flagged among those of the last 24 bars; None where the bars do not tell.
+        flagged: prices that cleaning flagged among those of the last 24 bars.
         patterns: of the last 3 bars, one after the other.
         levels: the strongest first. breakouts: of the last 24 bars.
         outliers, jumps, volumes, manipulation: of the last 24 bars.
@@ -119,7 +118,7 @@ class PriceAnalysis:
     last_us: int | None
     age_s: float | None
     missing: int
-    flagged: int | None
+    flagged: int
     close: float | Missing
     indicators: dict[str, Figure | Missing]
     patterns: tuple[SeenPattern, ...] | Missing
@@ -140,54 +139,53 @@ class PriceAnalysis:
         return plain
 
 
-def analyse(bars: Columns, frame_s: int, at_us: int) -> PriceAnalysis:
+def analyse(bars: Bars, at_us: int) -> PriceAnalysis:
     """Return what bars say at an instant; those that close later are not looked at.
 
     Args:
-        bars: of one asset.
-        frame_s: length of the bars in seconds.
+        bars: of one asset, and of one length.
         at_us: the instant.
 
     Raises:
-        InputError: bars without a length, or such that `Candles.of` refuses.
+        InputError: bars without a length.
     """
-    check_at_least("length of the bars in seconds", frame_s, 1)
-    candles = Candles.of(bars, frame_s * SECOND_US).until(at_us)
-    count = len(candles)
-    last_us = int(candles.closed_us[-1]) if count else None
+    check_at_least("length of the bars in microseconds", bars.frame_us, 1)
+    bars = bars.until(at_us)
+    count = len(bars)
+    last_us = int(bars.closed_us[-1]) if count else None
     age_s = None if last_us is None else (at_us - last_us) / SECOND_US
-    values = compute(candles)
+    values = compute(bars)
     atr = values["atr_14"]
-    with_levels = _why_no_levels(candles)
-    trend = find_trend(candles, values["adx_14"])
+    with_levels = _why_no_levels(bars)
+    trend = find_trend(bars, values["adx_14"])
     return PriceAnalysis(
-        frame_s=frame_s,
+        frame_s=bars.frame_us // SECOND_US,
         at_us=at_us,
         bars=count,
-        first_us=int(candles.closed_us[0]) if count else None,
+        first_us=int(bars.closed_us[0]) if count else None,
         last_us=last_us,
         age_s=age_s,
-        missing=int(candles.steps.sum()) - count,
-        flagged=int(bars.flagged[max(0, count - RECENT) : count].sum()) if isinstance(bars, Bars) else None,
-        close=float(candles.close[-1]) if count else Missing(reason="no bar is known"),
-        indicators={name: _figure(INDICATORS[name], each, candles, age_s) for name, each in values.items()},
-        patterns=_patterns(candles),
+        missing=int(bars.steps.sum()) - count,
+        flagged=int(bars.flagged[-RECENT:].sum()),
+        close=float(bars.close[-1]) if count else Missing(reason="no bar is known"),
+        indicators={name: _figure(INDICATORS[name], each, bars, age_s) for name, each in values.items()},
+        patterns=_patterns(bars),
         trend=trend or _too_few(WINDOW + 1, count),
-        forecasts=forecasts(candles),
-        levels=with_levels or find_levels(candles, atr)[:MOST_LEVELS],
-        breakouts=with_levels or find_breakouts(candles, RECENT, atr),
-        outliers=_outliers(candles),
-        jumps=_jumps(candles),
-        jump_test=_jump_test(candles),
-        volumes=_volumes(candles),
-        manipulation=_why_no_volumes(candles) or manipulation.find_hints(candles, RECENT),
-        notes=_notes(candles),
+        forecasts=forecasts(bars),
+        levels=with_levels or find_levels(bars, atr)[:MOST_LEVELS],
+        breakouts=with_levels or find_breakouts(bars, RECENT, atr),
+        outliers=_outliers(bars),
+        jumps=_jumps(bars),
+        jump_test=_jump_test(bars),
+        volumes=_volumes(bars),
+        manipulation=_why_no_volumes(bars) or manipulation.find_hints(bars, RECENT),
+        notes=_notes(bars),
     )
 
 
-def _figure(indicator: Indicator, values: Floats, candles: Candles, age_s: float | None) -> Figure | Missing:
-    if len(candles) <= indicator.warm_up:
-        return _too_few(indicator.warm_up + 1, len(candles))
+def _figure(indicator: Indicator, values: Floats, bars: Bars, age_s: float | None) -> Figure | Missing:
+    if len(bars) <= indicator.warm_up:
+        return _too_few(indicator.warm_up + 1, len(bars))
     value = float(values[-1])
     if math.isnan(value):
         of_volume = indicator.name in ("obv", "volume_balance")
@@ -200,12 +198,12 @@ def _too_few(needed: int, known: int) -> Missing:
     return Missing(reason=f"{needed} bars are needed, {known} {'is' if known == 1 else 'are'} known")
 
 
-def _patterns(candles: Candles) -> tuple[SeenPattern, ...] | Missing:
+def _patterns(bars: Bars) -> tuple[SeenPattern, ...] | Missing:
     """Return the patterns of the last bars; all look at 13 bars at the most."""
     warm_up = max(each.warm_up for each in PATTERNS.values())
-    if len(candles) <= warm_up:
-        return _too_few(warm_up + 1, len(candles))
-    tail = candles.slice(max(0, len(candles) - _PATTERN_CONTEXT), len(candles))
+    if len(bars) <= warm_up:
+        return _too_few(warm_up + 1, len(bars))
+    tail = bars.slice(max(0, len(bars) - _PATTERN_CONTEXT), len(bars))
     if not (tail.high > tail.low).any():
         return Missing(reason="open, high, low and close are one price in each bar: no candle has a body or shadows")
     found = {name: pattern(tail) for name, pattern in PATTERNS.items()}
@@ -217,19 +215,19 @@ def _patterns(candles: Candles) -> tuple[SeenPattern, ...] | Missing:
     )
 
 
-def _why_no_levels(candles: Candles) -> Missing | None:
+def _why_no_levels(bars: Bars) -> Missing | None:
     needed = max(2 * LEVEL_RULE.side, INDICATORS["atr_14"].warm_up) + 2
-    if len(candles) < needed:
-        return _too_few(needed, len(candles))
-    still = not (candles.high[-LEVEL_RULE.bars :] > candles.low[-LEVEL_RULE.bars :].min()).any()
+    if len(bars) < needed:
+        return _too_few(needed, len(bars))
+    still = not (bars.high[-LEVEL_RULE.bars :] > bars.low[-LEVEL_RULE.bars :].min()).any()
     return Missing(reason=f"the price did not move in the last {LEVEL_RULE.bars} bars") if still else None
 
 
-def _why_no_volumes(candles: Candles) -> Missing | None:
-    if not len(candles) or np.isnan(candles.volume).all():
+def _why_no_volumes(bars: Bars) -> Missing | None:
+    if not len(bars) or np.isnan(bars.volume).all():
         return Missing(reason="no volume is known")
     needed = volume.VOLUME_SCORES["volume_score"].warm_up + 1
-    traded = int(np.count_nonzero(candles.volume > 0.0))
+    traded = int(np.count_nonzero(bars.volume > 0.0))
     if traded < needed:
         return Missing(reason=f"{needed} bars with a volume above 0 are needed, {traded} are known")
     return None
@@ -241,73 +239,73 @@ def _recent(scores: Floats, threshold: float) -> list[int]:
     return [first + int(place) for place in np.flatnonzero(np.abs(scores[first:]) >= threshold)]
 
 
-def _outliers(candles: Candles) -> tuple[Alert, ...] | Missing:
+def _outliers(bars: Bars) -> tuple[Alert, ...] | Missing:
     indicator = returns.RETURN_SCORES["outlier_score"]
-    if len(candles) <= indicator.warm_up:
-        return _too_few(indicator.warm_up + 1, len(candles))
-    scores = indicator(candles)
+    if len(bars) <= indicator.warm_up:
+        return _too_few(indicator.warm_up + 1, len(bars))
+    scores = indicator(bars)
     return tuple(
-        _return_alert(candles, "outlier", place, float(scores[place]), "robust deviations of the 97 returns before")
+        _return_alert(bars, "outlier", place, float(scores[place]), "robust deviations of the 97 returns before")
         for place in _recent(scores, returns.OUTLIER_THRESHOLD)
     )
 
 
-def _jumps(candles: Candles) -> tuple[Alert, ...] | Missing:
+def _jumps(bars: Bars) -> tuple[Alert, ...] | Missing:
     indicator = returns.RETURN_SCORES["jump_score"]
-    if len(candles) <= indicator.warm_up:
-        return _too_few(indicator.warm_up + 1, len(candles))
-    scores = indicator(candles)
+    if len(bars) <= indicator.warm_up:
+        return _too_few(indicator.warm_up + 1, len(bars))
+    scores = indicator(bars)
     return tuple(
-        _return_alert(candles, "jump", place, float(scores[place]), "deviations of the bipower variation before")
+        _return_alert(bars, "jump", place, float(scores[place]), "deviations of the bipower variation before")
         for place in _recent(scores, returns.jump_threshold())
     )
 
 
-def _return_alert(candles: Candles, kind: Literal["outlier", "jump"], place: int, score: float, what: str) -> Alert:
-    steps = int(candles.steps[place])
-    pct = 100.0 * math.expm1(candles.log_close[place] - candles.log_close[place - 1])
+def _return_alert(bars: Bars, kind: Literal["outlier", "jump"], place: int, score: float, what: str) -> Alert:
+    steps = int(bars.steps[place])
+    pct = 100.0 * math.expm1(bars.log_close[place] - bars.log_close[place - 1])
     text = f"{pct:+.2f} % in {steps} bar{'s' * (steps != 1)}: {score:+.1f} {what}"
-    return Alert(kind, int(candles.closed_us[place]), score, {"return_pct": pct, "bars": float(steps)}, text)
+    return Alert(kind, int(bars.closed_us[place]), score, {"return_pct": pct, "bars": float(steps)}, text)
 
 
-def _jump_test(candles: Candles) -> returns.JumpTest | Missing:
+def _jump_test(bars: Bars) -> returns.JumpTest | Missing:
     needed = returns.BIPOWER_WINDOW + 1
-    if len(candles) < needed:
-        return _too_few(needed, len(candles))
-    found = returns.jump_test(candles.step_returns[-returns.BIPOWER_WINDOW :])
+    if len(bars) < needed:
+        return _too_few(needed, len(bars))
+    found = returns.jump_test(bars.step_returns[-returns.BIPOWER_WINDOW :])
     return found or Missing(reason=f"the price hardly moved in the last {needed} bars")
 
 
-def _volumes(candles: Candles) -> tuple[Alert, ...] | Missing:
-    if not len(candles) or np.isnan(candles.volume).all():
+def _volumes(bars: Bars) -> tuple[Alert, ...] | Missing:
+    if not len(bars) or np.isnan(bars.volume).all():
         return Missing(reason="no volume is known")
-    first = max(0, len(candles) - RECENT)
+    first = max(0, len(bars) - RECENT)
     alerts = [
-        Alert("zero-volume", int(candles.closed_us[place]), None, {"volume": 0.0}, "nothing was traded")
-        for place in range(first, len(candles))
-        if candles.volume[place] == 0.0
+        Alert("zero-volume", int(bars.closed_us[place]), None, {"volume": 0.0}, "nothing was traded")
+        for place in range(first, len(bars))
+        if bars.volume[place] == 0.0
     ]
-    if (why := _why_no_volumes(candles)) is not None:
+    if (why := _why_no_volumes(bars)) is not None:
         return tuple(alerts) if alerts else why
-    basis = volume.volume_basis(candles)
+    basis = volume.volume_basis(bars)
     for place in _recent(basis.score, volume.THRESHOLD):
-        traded, usual, score = float(candles.volume[place]), basis.usual(place), float(basis.score[place])
+        traded, usual, score = float(bars.volume[place]), basis.usual(place), float(basis.score[place])
         when = f"at this time of day on {volume.DAYS} days" if basis.same_time[place] else f"in {volume.WINDOW} bars"
         evidence = {"volume": traded, "usual": usual, "ratio": traded / usual}
         text = f"{traded / usual:.2g} times the usual volume {when} before it: {score:+.1f} robust deviations"
-        alerts.append(Alert("volume", int(candles.closed_us[place]), score, evidence, text))
+        alerts.append(Alert("volume", int(bars.closed_us[place]), score, evidence, text))
     return tuple(sorted(alerts, key=lambda alert: alert.at_us))
 
 
-def _notes(candles: Candles) -> tuple[str, ...]:
+def _notes(bars: Bars) -> tuple[str, ...]:
     """Return what must be known to read the figures."""
-    missing = int(candles.steps.sum()) - len(candles)
-    unknown, zero = int(np.isnan(candles.volume).sum()), int(np.count_nonzero(candles.volume == 0.0))
+    missing = int(bars.steps.sum()) - len(bars)
+    unknown, zero = int(np.isnan(bars.volume).sum()), int(np.count_nonzero(bars.volume == 0.0))
     notes = [
         f"{missing} bars are missing and were not filled in: indicators count bars, returns and forecasts take time"
     ] * bool(missing)
-    notes += [f"{unknown} of {len(candles)} bars have no known volume"] * bool(unknown)
-    notes += [f"in {zero} of {len(candles)} bars nothing was traded"] * bool(zero)
+    notes += [f"{unknown} of {len(bars)} bars have no known volume"] * bool(unknown)
+    notes += [f"in {zero} of {len(bars)} bars nothing was traded"] * bool(zero)
     return (*notes, f"support and resistance are of the last {LEVEL_RULE.bars} bars", manipulation.NOT_VISIBLE)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.analysis.indicators import INDICATORS, Indicator
-from qubic_lab.oracle.model.candles import Candles, Floats, Instants, absent
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import HOUR_US
 
 WINDOW = 48
@@ -36,7 +36,7 @@ class Lines:
     fit: Floats
 
 
-def regression_lines(times_us: Instants, values: Floats, window: int = WINDOW) -> Lines:
+def regression_lines(times_us: Integers, values: Floats, window: int = WINDOW) -> Lines:
     """Return the least-squares line of values on time over the `window` values up to each.
 
     Sums are taken value by value in one order, so that the same window gives the same bits wherever it stands.
@@ -46,7 +46,7 @@ def regression_lines(times_us: Instants, values: Floats, window: int = WINDOW) -
     """
     check_at_least("window of the regression", window, 3)
     count = len(values)
-    lines = Lines(*(absent(count) for _ in range(4)))
+    lines = Lines(*(np.full(count, np.nan) for _ in range(4)))
     for first in range(window - 1, count, _ROWS):
         rows = np.s_[first : min(count, first + _ROWS)]
         before = np.s_[first - window + 1 : rows.stop]
@@ -56,7 +56,7 @@ def regression_lines(times_us: Instants, values: Floats, window: int = WINDOW) -
     return lines
 
 
-def _lines(times_us: Instants, values: Floats, window: int) -> tuple[Floats, ...]:
+def _lines(times_us: Integers, values: Floats, window: int) -> tuple[Floats, ...]:
     """Return slope, end, t and R² of each full window; all sums are about the window's last point."""
     last_us, last = times_us[window - 1 :], values[window - 1 :]
     x_sum, y_sum, xx, xy, yy = (np.zeros(len(last)) for _ in range(5))
@@ -74,53 +74,53 @@ def _lines(times_us: Instants, values: Floats, window: int) -> tuple[Floats, ...
     slope = xy / xx
     rest = np.maximum(0.0, yy - slope * xy)
     uneven = rest > 1e-12 * np.abs(yy)  # less is rounding
-    nan = absent(len(last))
+    nan = np.full(len(last), np.nan)
     slope_t = np.divide(slope, np.sqrt(rest / (window - 2) / xx), out=nan.copy(), where=uneven)
     fit = np.divide(yy - rest, yy, out=nan, where=yy > 0.0)
     return slope, (y_sum - slope * x_sum) / window, slope_t, fit
 
 
-def drift_scores(candles: Candles, window: int = WINDOW) -> Floats:
+def drift_scores(bars: Bars, window: int = WINDOW) -> Floats:
     """Return how far the price moved over `window` bars, in standard deviations of a random walk of the same returns.
 
     Returns are taken over √steps. A random walk without drift stays within ±1.96 in 95 of 100 cases; NaN where nothing
     moved, [bars].
     """
-    values = absent(len(candles))
-    if len(candles) <= window:
+    values = np.full(len(bars), np.nan)
+    if len(bars) <= window:
         return values
-    lines = candles.log_close
-    time = np.cumsum(candles.steps)
-    squares = spread(candles, window)[window:]
+    lines = bars.log_close
+    time = np.cumsum(bars.steps)
+    squares = spread(bars, window)[window:]
     moved = squares > 0.0
     ways = (lines[window:] - lines[:-window]) / np.sqrt(time[window:] - time[:-window])
     np.divide(ways, squares, out=values[window:], where=moved)
     return values
 
 
-def spread(candles: Candles, window: int = WINDOW) -> Floats:
+def spread(bars: Bars, window: int = WINDOW) -> Floats:
     """Return the root mean square of the last `window` returns over √steps, [bars]; NaN in the first `window` bars.
 
     The squares are summed one after the other, so that earlier windows leave nothing behind.
     """
-    count = len(candles)
-    values = absent(count)
+    count = len(bars)
+    values = np.full(count, np.nan)
     for first in range(window, count, _ROWS):
         last = min(count, first + _ROWS)
         total = np.zeros(last - first)
-        squares = candles.step_returns[first - window + 1 : last] ** 2
+        squares = bars.step_returns[first - window + 1 : last] ** 2
         for place in range(window):
             total += squares[place : place + last - first]
         values[first:last] = np.sqrt(total / window)
     return values
 
 
-def _slope(candles: Candles) -> Floats:
-    return candles.once("lines", lambda each: regression_lines(each.closed_us, each.log_close)).slope
+def _slope(bars: Bars) -> Floats:
+    return bars.once("lines", lambda each: regression_lines(each.closed_us, each.log_close)).slope
 
 
-def _slope_t(candles: Candles) -> Floats:
-    return candles.once("lines", lambda each: regression_lines(each.closed_us, each.log_close)).slope_t
+def _slope_t(bars: Bars) -> Floats:
+    return bars.once("lines", lambda each: regression_lines(each.closed_us, each.log_close)).slope_t
 
 
 TRENDS: dict[str, Indicator] = {
@@ -157,16 +157,16 @@ class Trend:
     text: str
 
 
-def find_trend(candles: Candles, adx: Floats | None = None) -> Trend | None:
+def find_trend(bars: Bars, adx: Floats | None = None) -> Trend | None:
     """Return the trend at the last bar; None where there are 48 bars or fewer.
 
     Args:
-        candles: bars.
+        bars: bars.
         adx: the indicator adx_14 of these bars, where it is there already.
     """
-    if len(candles) <= WINDOW:
+    if len(bars) <= WINDOW:
         return None
-    tail = candles.slice(len(candles) - WINDOW - 1, len(candles))
+    tail = bars.slice(len(bars) - WINDOW - 1, len(bars))
     lines = regression_lines(tail.closed_us, tail.log_close)
     slope, slope_t, fit, drift, strength = (
         _known(each[-1])
@@ -175,7 +175,7 @@ def find_trend(candles: Candles, adx: Floats | None = None) -> Trend | None:
             lines.slope_t,
             lines.fit,
             drift_scores(tail),
-            INDICATORS["adx_14"](candles) if adx is None else adx,
+            INDICATORS["adx_14"](bars) if adx is None else adx,
         )
     )
     assert slope is not None

@@ -13,7 +13,7 @@ from qubic_lab.oracle.inference.forecast_significance import (
     pesaran_timmermann,
 )
 from qubic_lab.oracle.inference.past_forecasts import Days, Estimate, PastForecasts
-from qubic_lab.oracle.model.candles import Candles, Floats, absent
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import HOUR_US
 
 STAYS = "the price stays"
@@ -21,7 +21,7 @@ STAYS = "the price stays"
 _STEADY = 0.99
 
 
-def rival_points(candles: Candles, hours: int, rule: ForecastRule = RULE) -> dict[str, Floats]:
+def rival_points(bars: Bars, hours: int, rule: ForecastRule = RULE) -> dict[str, Floats]:
     """Return the log price that simpler forecasts expect at each bar, made from it and earlier ones, [bars].
 
     They are: the last price; the last price and the mean return of the bars of our regression; the regression line
@@ -30,32 +30,32 @@ def rival_points(candles: Candles, hours: int, rule: ForecastRule = RULE) -> dic
     Raises:
         InputError: as of `forecast.forecast_path`.
     """
-    line = expected_path(candles, hours, replace(rule, anchor="line")).point
+    line = expected_path(bars, hours, replace(rule, anchor="line")).point
     return {
-        STAYS: candles.log_close,
-        "mean return": candles.log_close + _mean_return(candles, rule.window(candles.frame_us)) * hours,
+        STAYS: bars.log_close,
+        "mean return": bars.log_close + _mean_return(bars, rule.window(bars.frame_us)) * hours,
         "the line": line,
-        "AR(1)": candles.log_close + _autoregression(candles, steps_of(candles.frame_us, hours), rule),
+        "AR(1)": bars.log_close + _autoregression(bars, steps_of(bars.frame_us, hours), rule),
     }
 
 
-def _mean_return(candles: Candles, window: int) -> Floats:
+def _mean_return(bars: Bars, window: int) -> Floats:
     """Return the mean log return of an hour over the last bars, gaps counted by their time, [bars]."""
-    found, back = absent(len(candles)), window - 1
-    if len(candles) > back:
-        took = (candles.closed_us[back:] - candles.closed_us[: len(candles) - back]) / HOUR_US
-        found[back:] = (candles.log_close[back:] - candles.log_close[: len(candles) - back]) / took
+    found, back = np.full(len(bars), np.nan), window - 1
+    if len(bars) > back:
+        took = (bars.closed_us[back:] - bars.closed_us[: len(bars) - back]) / HOUR_US
+        found[back:] = (bars.log_close[back:] - bars.log_close[: len(bars) - back]) / took
     return found
 
 
-def _autoregression(candles: Candles, steps: int, rule: ForecastRule) -> Floats:
+def _autoregression(bars: Bars, steps: int, rule: ForecastRule) -> Floats:
     """Return the log return over some steps that an AR(1) of returns expects, fitted by least squares, [bars].
 
     It is fitted to as many returns as set the width of our intervals: the newest `past`, at least `least`. Sums run
     from the first bar on, so that later ones change nothing.
     """
-    before, after = candles.step_returns[1:-1], candles.step_returns[2:]
-    found, most = absent(len(candles)), rule.past
+    before, after = bars.step_returns[1:-1], bars.step_returns[2:]
+    found, most = np.full(len(bars), np.nan), rule.past
     if len(after) < rule.least:
         return found
     sums = [np.concatenate([[0.0], np.cumsum(each)]) for each in (before, after, before * before, before * after)]
@@ -68,7 +68,7 @@ def _autoregression(candles: Candles, steps: int, rule: ForecastRule) -> Floats:
     slope = np.divide(covariance, variance, out=np.full(len(last), np.nan), where=variance > 1e-9 * xx)
     slope = np.clip(slope, -_STEADY, _STEADY)
     mean = (y - slope * x) / count / (1.0 - slope)
-    now = candles.step_returns[rule.least + 1 :]
+    now = bars.step_returns[rule.least + 1 :]
     found[rule.least + 1 :] = steps * mean + (now - mean) * slope * (1.0 - slope**steps) / (1.0 - slope)
     return found
 
@@ -131,7 +131,7 @@ def accuracy(past: PastForecasts, points: Mapping[str, Floats], days: Days) -> A
 
     Args:
         past: ours.
-        points: of the others, at each bar of the candles that ours are of; bars without one are left out, and so is a
+        points: of the others, at each bar of the bars that ours are of; bars without one are left out, and so is a
             way that has none at all.
         days: of `past`.
     """

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 
 from qubic_lab.oracle.inference.past_forecasts import Days, Estimate, PastForecasts
-from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.stats import BrierParts, Forecasts, brier_parts, calibration_error
 
 BINS = 10

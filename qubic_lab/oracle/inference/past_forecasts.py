@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.analysis.forecast import RULE, ForecastRule, expected_path, known_errors, steps_of
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES, resampled_weights
-from qubic_lab.oracle.model.candles import Candles, Floats, Instants
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
@@ -50,7 +50,7 @@ class PastForecasts:
     hours: int
     steps: int
     levels: tuple[float, ...]
-    closed_us: Instants
+    closed_us: Integers
     place: NDArray[np.intp]
     later: NDArray[np.intp]
     last: Floats
@@ -78,7 +78,7 @@ class PastForecasts:
 
 
 def past_forecasts(
-    candles: Candles, hours: int, rule: ForecastRule = RULE, levels: Sequence[float] = LEVELS
+    bars: Bars, hours: int, rule: ForecastRule = RULE, levels: Sequence[float] = LEVELS
 ) -> PastForecasts | Missing:
     """Return the forecasts of the past that can be judged, each made of bars before it; or why there are none.
 
@@ -90,24 +90,24 @@ def past_forecasts(
         replace(rule, coverage=level)
     if hours > MOST_HOURS:
         return Missing(reason=f"forecasts over {hours} h share much of the next day: days tell of up to {MOST_HOURS} h")
-    if candles.frame_us > hours * HOUR_US:
-        return Missing(reason=f"bars of {_length(candles.frame_us)} are longer than {hours} h")
-    if hours * HOUR_US % candles.frame_us:
-        return Missing(reason=f"bars of {_length(candles.frame_us)} do not divide {hours} h")
-    expected = expected_path(candles, hours, rule)
-    scores, known_at = known_errors(candles, expected)
+    if bars.frame_us > hours * HOUR_US:
+        return Missing(reason=f"bars of {_length(bars.frame_us)} are longer than {hours} h")
+    if hours * HOUR_US % bars.frame_us:
+        return Missing(reason=f"bars of {_length(bars.frame_us)} do not divide {hours} h")
+    expected = expected_path(bars, hours, rule)
+    scores, known_at = known_errors(bars, expected)
     place = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale) & (known_at >= rule.least))
-    closed_us = candles.closed_us[place]
+    closed_us = bars.closed_us[place]
     if len(np.unique(closed_us // DAY_US)) < LEAST_DAYS or closed_us[-1] - closed_us[0] < LEAST_DAYS * DAY_US:
-        return Missing(reason=_why_not(candles, place, hours, rule))
-    last, later = candles.log_close[place], expected.later[place]
-    point, scale, came = expected.point[place], expected.scale[place], candles.log_close[later]
+        return Missing(reason=_why_not(bars, place, hours, rule))
+    last, later = bars.log_close[place], expected.later[place]
+    point, scale, came = expected.point[place], expected.scale[place], bars.log_close[later]
     if np.array_equal(came, last):
         return Missing(reason=f"the price is the same {hours} h later at every bar")
     asked = np.abs(np.stack([came - point, point - last])) / scale
     below, nearer, reach = _ranked(scores, known_at[place], asked, rule.past, levels)
-    steps = steps_of(candles.frame_us, hours)
-    squares = np.cumsum(candles.step_returns**2)[place] / np.maximum(1, place)
+    steps = steps_of(bars.frame_us, hours)
+    squares = np.cumsum(bars.step_returns**2)[place] / np.maximum(1, place)
     return PastForecasts(
         hours=hours,
         steps=steps,
@@ -127,15 +127,15 @@ def past_forecasts(
     )
 
 
-def _why_not(candles: Candles, place: NDArray[np.intp], hours: int, rule: ForecastRule) -> str:
-    if len(candles) > 1 and not np.ptp(candles.log_close):
-        return f"the price did not move in {len(candles)} bars"
-    steps = steps_of(candles.frame_us, hours)
-    needed = rule.warm_up(candles.frame_us, hours) + LEAST_DAYS * DAY_US // candles.frame_us + steps + 1
-    if len(candles) < needed:
-        return f"{needed} bars of {_length(candles.frame_us)} are needed, {len(candles)} are known"
+def _why_not(bars: Bars, place: NDArray[np.intp], hours: int, rule: ForecastRule) -> str:
+    if len(bars) > 1 and not np.ptp(bars.log_close):
+        return f"the price did not move in {len(bars)} bars"
+    steps = steps_of(bars.frame_us, hours)
+    needed = rule.warm_up(bars.frame_us, hours) + LEAST_DAYS * DAY_US // bars.frame_us + steps + 1
+    if len(bars) < needed:
+        return f"{needed} bars of {_length(bars.frame_us)} are needed, {len(bars)} are known"
     return (
-        f"{len(place)} forecasts in {len(candles)} bars are too few to judge: too many bars are missing, or the price "
+        f"{len(place)} forecasts in {len(bars)} bars are too few to judge: too many bars are missing, or the price "
         "stands still"
     )
 
@@ -177,7 +177,7 @@ class Days:
     section 3.8.
     """
 
-    def __init__(self, closed_us: Instants, resamples: int = RESAMPLES, seed: int = 0) -> None:
+    def __init__(self, closed_us: Integers, resamples: int = RESAMPLES, seed: int = 0) -> None:
         days, self._which = np.unique(closed_us // DAY_US, return_inverse=True)
         self._weights = np.concatenate(list(resampled_weights(len(days), 1.0, resamples, seed)))
         self._wider = _widening(len(days))

@@ -33,7 +33,7 @@ def prepare() -> None:
         import_module("qubic_lab.oracle.analysis.price_analysis")
 
 
-def analysis(bars: Bars, frame_s: int, at_us: int, candidate: Candidate) -> dict[str, Any]:
+def analysis(bars: Bars, at_us: int, candidate: Candidate) -> dict[str, Any]:
     """Return the parts of a price analysis that come from bars, by their names in the answer."""
     try:
         from qubic_lab.oracle.analysis.price_analysis import analyse
@@ -43,7 +43,7 @@ def analysis(bars: Bars, frame_s: int, at_us: int, candidate: Candidate) -> dict
         return no_analysis(NOT_INSTALLED)
     if not len(bars):
         return no_analysis("no bar of this frame has closed yet")
-    found = analyse(bars, frame_s, at_us).to_dict()
+    found = analyse(bars, at_us).to_dict()
     analysed = AnalysedBars(
         source=candidate.series.source,
         interval_s=candidate.series.interval_s,
@@ -65,7 +65,7 @@ def no_analysis(reason: str) -> dict[str, Any]:
 def rate_bars(bars: Bars, candidate: Candidate, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
     """Return the rating of a coin from closed bars of an hour and its sentiment."""
     frame_us = FRAME_S[RATED] * SECOND_US
-    prices = price_figures(bars, frame_us)
+    prices = price_figures(bars)
     if isinstance(prices, Missing):
         return Missing(reason=f"no rating: {prices.reason}")
     last_us = int(bars.closed_us[-1])
@@ -83,25 +83,21 @@ def rate_bars(bars: Bars, candidate: Candidate, sentiment: Mood | Missing, at_us
     return rate(prices, figures, basis)
 
 
-def price_figures(bars: Bars, frame_us: int) -> PriceFigures | Missing:
+def price_figures(bars: Bars) -> PriceFigures | Missing:
     """Return what a rating takes from bars of one hour, at the last of them."""
     try:
         from qubic_lab.oracle.analysis.indicators import compute
         from qubic_lab.oracle.analysis.trend import WINDOW, drift_scores
-        from qubic_lab.oracle.model.candles import Candles
     except ModuleNotFoundError as error:
         if error.name != "talib":
             raise
         return Missing(reason=NOT_INSTALLED)
     if not len(bars):
         return Missing(reason="no bar of one hour has closed yet")
-    candles = Candles.of(bars, frame_us)
     values = {
         name: each[-1]
-        for name, each in compute(candles, ("sma_50", "sma_200", "rsi_14", "macd_histogram", "atr_14")).items()
+        for name, each in compute(bars, ("sma_50", "sma_200", "rsi_14", "macd_histogram", "atr_14")).items()
     }
-    tail = candles.slice(max(0, len(candles) - WINDOW - 1), len(candles))
+    tail = bars.tail(WINDOW + 1)
     values["drift_48"] = drift_scores(tail)[-1]
-    return PriceFigures(
-        len(candles), float(candles.close[-1]), **{name: float(value) for name, value in values.items()}
-    )
+    return PriceFigures(len(bars), float(bars.close[-1]), **{name: float(value) for name, value in values.items()})

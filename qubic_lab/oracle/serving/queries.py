@@ -191,7 +191,7 @@ class Queries:
                 recent = day if fitting is best else None
                 history = self._history.bars(fitting, frame_us, ANALYSED[frame], at, as_of_us, recent)
                 bars = closed_bars(history, fitting, frame)
-                told = analysis(history, FRAME_S[frame], at, fitting)
+                told = analysis(history, at, fitting)
         return PriceAnalysis(
             coin=found.id,
             symbol=found.symbol,

@@ -9,9 +9,9 @@ import talib
 
 from qubic_lab.oracle.analysis.anomalies.robust import medians_before
 from qubic_lab.oracle.analysis.anomalies.volume import WARM_UP, WINDOW, volume_basis
-from qubic_lab.oracle.analysis.indicators import Indicator
+from qubic_lab.oracle.analysis.indicators import Indicator, scaled_prices
 from qubic_lab.oracle.analysis.trend import spread
-from qubic_lab.oracle.model.candles import Candles, Flags, Floats, absent
+from qubic_lab.oracle.model.bars import Bars, Flags, Floats
 
 HintKind = Literal["pump-and-dump", "wash-trading"]
 PUMP_BARS = 12
@@ -57,64 +57,64 @@ class PumpParts:
     climbed: Floats
 
 
-def pump_parts(candles: Candles) -> PumpParts:
+def pump_parts(bars: Bars) -> PumpParts:
     """Return what a pump and dump is told by, bar by bar."""
-    return candles.once("pump", _pump_parts)
+    return bars.once("pump", _pump_parts)
 
 
-def _pump_parts(candles: Candles) -> PumpParts:
-    count = len(candles)
-    rise, volume, given_back, climbed = (absent(count) for _ in range(4))
+def _pump_parts(bars: Bars) -> PumpParts:
+    count = len(bars)
+    rise, volume, given_back, climbed = (np.full(count, np.nan) for _ in range(4))
     warm_up = PUMP_BARS + CALM_BARS
     if count > warm_up:
         late, start = np.s_[warm_up:], np.s_[CALM_BARS:-PUMP_BARS]
-        peak = talib.MAX(candles.log_close, PUMP_BARS)[late]
-        climb = peak - candles.log_close[start]
-        calm = np.maximum(NO_SPREAD, spread(candles, CALM_BARS)[start])
-        time = np.cumsum(candles.steps)
+        peak = talib.MAX(bars.log_close, PUMP_BARS)[late]
+        climb = peak - bars.log_close[start]
+        calm = np.maximum(NO_SPREAD, spread(bars, CALM_BARS)[start])
+        time = np.cumsum(bars.steps)
         rise[late] = climb / (calm * np.sqrt(time[late] - time[start]))
-        fallen = peak - candles.log_close[late]
+        fallen = peak - bars.log_close[late]
         given_back[late] = np.clip(
             np.divide(fallen, climb, out=np.zeros(len(climb)), where=climb > NO_SPREAD), 0.0, 1.0
         )
         climbed[late] = climb
-    score = volume_basis(candles).score
+    score = volume_basis(bars).score
     if count >= PUMP_BARS:
         greatest = talib.MAX(np.where(np.isnan(score), _NONE, score), PUMP_BARS)[PUMP_BARS - 1 :]
         volume[PUMP_BARS - 1 :] = np.where(greatest > _NONE, greatest, np.nan)
     return PumpParts(rise, volume, given_back, climbed)
 
 
-def pump_scores(candles: Candles) -> Floats:
+def pump_scores(bars: Bars) -> Floats:
     """Return the lesser of rise and volume of the 12 bars up to each, times the share given back, [bars]."""
-    parts = pump_parts(candles)
+    parts = pump_parts(bars)
     return np.minimum(np.maximum(parts.rise, 0.0), np.maximum(parts.volume, 0.0)) * parts.given_back
 
 
-def range_ratios(candles: Candles) -> Floats:
+def range_ratios(bars: Bars) -> Floats:
     """Return each bar's true range over the median of the 97 before it, [bars]; NaN where that is 0 or not known."""
-    ratios = absent(len(candles))
-    if len(candles) <= WINDOW + 1:
+    ratios = np.full(len(bars), np.nan)
+    if len(bars) <= WINDOW + 1:
         return ratios
-    ranges = np.asarray(talib.TRANGE(*candles.scaled[1:]))[1:]
+    ranges = np.asarray(talib.TRANGE(*scaled_prices(bars)[1:]))[1:]
     usual = medians_before(ranges, WINDOW)
     np.divide(ranges, usual, out=ratios[1:], where=usual > 0.0)
     return ratios
 
 
-def wash_scores(candles: Candles) -> Floats:
+def wash_scores(bars: Bars) -> Floats:
     """Return volume score × (1 − range ratio), where both are above 0, else 0: much traded, little moved; [bars]."""
-    return np.maximum(volume_basis(candles).score, 0.0) * np.maximum(0.0, 1.0 - range_ratios(candles))
+    return np.maximum(volume_basis(bars).score, 0.0) * np.maximum(0.0, 1.0 - range_ratios(bars))
 
 
-def find_hints(candles: Candles, last: int) -> tuple[Hint, ...]:
+def find_hints(bars: Bars, last: int) -> tuple[Hint, ...]:
     """Return the hints at manipulation in the last bars, by time; a shape that lasts is told at its first bar."""
-    found = [*_pumps(candles, last), *_washes(candles, last)]
+    found = [*_pumps(bars, last), *_washes(bars, last)]
     return tuple(sorted(found, key=lambda hint: (hint.at_us, hint.kind)))
 
 
-def _pumps(candles: Candles, last: int) -> list[Hint]:
-    parts, scores = pump_parts(candles), pump_scores(candles)
+def _pumps(bars: Bars, last: int) -> list[Hint]:
+    parts, scores = pump_parts(bars), pump_scores(bars)
     shape = (parts.rise >= PUMP_RISE) & (parts.volume >= PUMP_VOLUME) & (parts.given_back >= PUMP_GIVEN_BACK)
     hints = []
     for place in _starts(shape, last):
@@ -125,22 +125,22 @@ def _pumps(candles: Candles, last: int) -> list[Hint]:
             f"rose by {pct:.2f} % ({rise:.1f} deviations of a random walk) and lost {100 * back:.0f} % of it again "
             f"within {PUMP_BARS} bars, with volume up to {volume:.1f} robust deviations above usual"
         )
-        hints.append(Hint("pump-and-dump", int(candles.closed_us[place]), float(scores[place]), evidence, text))
+        hints.append(Hint("pump-and-dump", int(bars.closed_us[place]), float(scores[place]), evidence, text))
     return hints
 
 
-def _washes(candles: Candles, last: int) -> list[Hint]:
-    basis, ratios, scores = volume_basis(candles), range_ratios(candles), wash_scores(candles)
+def _washes(bars: Bars, last: int) -> list[Hint]:
+    basis, ratios, scores = volume_basis(bars), range_ratios(bars), wash_scores(bars)
     hints = []
     for place in _starts((basis.score >= WASH_VOLUME) & (ratios <= WASH_RANGE), last):
         volume, ratio, usual = float(basis.score[place]), float(ratios[place]), basis.usual(place)
-        traded = float(candles.volume[place])
+        traded = float(bars.volume[place])
         evidence = {"volume_score": volume, "volume": traded, "usual_volume": usual, "range_ratio": ratio}
         text = (
             f"volume {traded:.4g}, {traded / usual:.1f} times the usual {usual:.4g} ({volume:.1f} robust deviations), "
             f"while the price moved {ratio:.2f} times as far as usual"
         )
-        hints.append(Hint("wash-trading", int(candles.closed_us[place]), float(scores[place]), evidence, text))
+        hints.append(Hint("wash-trading", int(bars.closed_us[place]), float(scores[place]), evidence, text))
     return hints
 
 

@@ -11,7 +11,7 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.analysis.anomalies.robust import medians_before, robust_scores
 from qubic_lab.oracle.analysis.indicators import Indicator
 from qubic_lab.oracle.ingest.cleaning import RULE
-from qubic_lab.oracle.model.candles import Candles, Floats, absent
+from qubic_lab.oracle.model.bars import Bars, Floats
 
 OUTLIER_WINDOW = RULE.window + 1
 OUTLIER_THRESHOLD = RULE.threshold
@@ -26,33 +26,33 @@ NO_SPREAD = 1e-6
 _HALF_PI = math.pi / 2.0
 
 
-def outlier_scores(candles: Candles) -> Floats:
+def outlier_scores(bars: Bars) -> Floats:
     """Return each return over √steps, less the median of those before, in robust standard deviations, [bars].
 
     As in `clean.outliers` (Hampel's identifier over 96 past returns): window, threshold and floor are the same, but
     each past return's distance is from the median at its own time, which takes a thousandth of the time; so a few
     flags differ. Those of cleaning itself come with the bars.
     """
-    values = absent(len(candles))
-    returns = candles.step_returns[1:]
+    values = np.full(len(bars), np.nan)
+    returns = bars.step_returns[1:]
     values[1:] = robust_scores(returns, medians_before(returns, OUTLIER_WINDOW), OUTLIER_WINDOW, RULE.floor)
     return values
 
 
-def jump_scores(candles: Candles) -> Floats:
+def jump_scores(bars: Bars) -> Floats:
     """Return each return over √steps in standard deviations without jumps, from the returns before it, [bars].
 
     The variance is the mean of |r(j)| |r(j−1)| times π/2 over the 240 returns before, which a jump moves little:
     L(i) of S. Lee and P. Mykland, "Jumps in financial markets", Review of Financial Studies 21 (2008), scaled to
     variance 1. Where volatility itself changes quickly, large returns that are no jumps score high too.
     """
-    scores = absent(len(candles))
-    size = np.abs(candles.step_returns[1:])
+    scores = np.full(len(bars), np.nan)
+    size = np.abs(bars.step_returns[1:])
     if len(size) < JUMP_WINDOW + 2:
         return scores
     variance = _HALF_PI / JUMP_WINDOW * talib.SUM(size[1:] * size[:-1], JUMP_WINDOW)[JUMP_WINDOW - 1 : -1]
     deviation = np.sqrt(np.maximum(NO_SPREAD**2, variance))
-    scores[JUMP_WINDOW + 2 :] = candles.step_returns[JUMP_WINDOW + 2 :] / deviation
+    scores[JUMP_WINDOW + 2 :] = bars.step_returns[JUMP_WINDOW + 2 :] / deviation
     return scores
 
 
@@ -105,9 +105,9 @@ def jump_test(returns: Floats) -> JumpTest | None:
     return JumpTest(statistic, 1.0 - NormalDist().cdf(statistic), max(0.0, float(ratio[-1])), len(returns))
 
 
-def bipower_scores(candles: Candles) -> Floats:
+def bipower_scores(bars: Bars) -> Floats:
     """Return the statistic of `jump_test` over the 96 returns up to each bar, [bars]; NaN where nothing moved."""
-    ratio, scale = _bipower(candles.step_returns, BIPOWER_WINDOW)
+    ratio, scale = _bipower(bars.step_returns, BIPOWER_WINDOW)
     return ratio / scale
 
 
@@ -117,7 +117,7 @@ def _bipower(returns: Floats, window: int) -> tuple[Floats, Floats]:
     The first return does not count: nothing was before it.
     """
     count = len(returns)
-    ratio, scale = absent(count), absent(count)
+    ratio, scale = np.full(count, np.nan), np.full(count, np.nan)
     if count <= window:
         return ratio, scale
     size = np.abs(returns[1:])

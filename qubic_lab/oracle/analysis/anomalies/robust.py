@@ -3,7 +3,7 @@
 import numpy as np
 import talib
 
-from qubic_lab.oracle.model.candles import Floats, absent
+from qubic_lab.oracle.model.bars import Floats
 
 MAD_TO_DEVIATION = 1.4826
 """A normal distribution's standard deviation is so many times its median absolute deviation."""
@@ -15,7 +15,7 @@ def medians_before(values: Floats, window: int) -> Floats:
     `window` must be odd: then it is one of them, whatever the order of summing.
     """
     assert window % 2 == 1 and window > 1
-    found = absent(len(values))
+    found = np.full(len(values), np.nan)
     if len(values) > window:
         found[window:] = talib.PERCENTILE(values, window, 50.0)[window - 1 : -1]
     return found
@@ -33,7 +33,7 @@ def robust_scores(values: Floats, middle: Floats, window: int, floor: float) -> 
     Returns:
         Scores, NaN where the middle, or `window` distances before, are not known.
     """
-    scores = absent(len(values))
+    scores = np.full(len(values), np.nan)
     known = np.flatnonzero(~np.isnan(middle))
     away = values[known] - middle[known]
     deviation = np.maximum(floor, MAD_TO_DEVIATION * medians_before(np.abs(away), window))

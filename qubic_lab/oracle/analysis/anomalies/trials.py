@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.analysis.anomalies.manipulation import PUMP_BARS
 from qubic_lab.oracle.analysis.trend import spread
-from qubic_lab.oracle.model.candles import Candles, Flags, Floats
+from qubic_lab.oracle.model.bars import Bars, Flags, Floats
 
 InjectedKind = Literal["outlier", "jump", "volume", "pump", "wash"]
 KINDS: dict[InjectedKind, str] = {
@@ -37,12 +37,12 @@ class Injected:
         judged: bars that count in a curve: not those which belong to an anomaly without being where it is to be found.
     """
 
-    candles: Candles
+    bars: Bars
     truth: Flags
     judged: Flags
 
 
-def inject(kind: InjectedKind, candles: Candles, at: Sequence[int], size: float, seed: int = 0) -> Injected:
+def inject(kind: InjectedKind, bars: Bars, at: Sequence[int], size: float, seed: int = 0) -> Injected:
     """Return bars with anomalies of a known size.
 
     outlier: one close is off, the next is not. jump: all prices from there on are shifted. volume: one volume is
@@ -51,7 +51,7 @@ def inject(kind: InjectedKind, candles: Candles, at: Sequence[int], size: float,
 
     Args:
         kind: what to put in.
-        candles: bars, with volumes where the kind needs them.
+        bars: bars, with volumes where the kind needs them.
         at: places where they begin.
         size: in standard deviations of the 48 returns before (a pump's over 12 bars), and of the log volumes before.
         seed: gives the signs of outliers and jumps.
@@ -62,14 +62,14 @@ def inject(kind: InjectedKind, candles: Candles, at: Sequence[int], size: float,
     """
     check_choice("anomaly", kind, KINDS)
     reach = PUMP_BARS if kind == "pump" else 1
-    wrong = [place for place in at if not _BEFORE < place < len(candles) - reach]
+    wrong = [place for place in at if not _BEFORE < place < len(bars) - reach]
     if wrong or not (math.isfinite(size) and size > 0.0):
         raise InputError(
-            f"anomaly of size {size} at places {wrong or list(at)} of {len(candles)} bars: the size must be above 0 "
+            f"anomaly of size {size} at places {wrong or list(at)} of {len(bars)} bars: the size must be above 0 "
             f"and places from {_BEFORE + 1} on, with {reach} bars after them"
         )
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], len(at))
-    work = _Work(candles)
+    work = _Work(bars)
     for place, up in zip(at, sign.tolist(), strict=True):
         getattr(work, kind)(place, size, up)
     return work.done()
@@ -78,20 +78,20 @@ def inject(kind: InjectedKind, candles: Candles, at: Sequence[int], size: float,
 class _Work:
     """Copies of the columns, changed place by place."""
 
-    def __init__(self, candles: Candles) -> None:
-        self.candles = candles
-        self.spread = spread(candles)
-        self.shift = np.zeros(len(candles))
-        self.open_shift = np.zeros(len(candles))
-        self.flat = np.zeros(len(candles), bool)
-        self.volume_shift = np.zeros(len(candles))
-        self.truth = np.zeros(len(candles), bool)
-        self.judged = np.ones(len(candles), bool)
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.spread = spread(bars)
+        self.shift = np.zeros(len(bars))
+        self.open_shift = np.zeros(len(bars))
+        self.flat = np.zeros(len(bars), bool)
+        self.volume_shift = np.zeros(len(bars))
+        self.truth = np.zeros(len(bars), bool)
+        self.judged = np.ones(len(bars), bool)
 
     def _more_volume(self, place: int, size: float) -> None:
-        before = self.candles.volume[place - _BEFORE : place]
+        before = self.bars.volume[place - _BEFORE : place]
         traded = np.log(before[before > 0.0])
-        if not traded.size or not self.candles.volume[place] > 0.0:
+        if not traded.size or not self.bars.volume[place] > 0.0:
             raise InputError(f"no volume is known at place {place} or before it: choose another place")
         self.volume_shift[place] += size * max(0.05, float(np.std(traded)))
 
@@ -130,7 +130,7 @@ class _Work:
         self.judged[place + PUMP_BARS - 1] = True
 
     def done(self) -> Injected:
-        old = self.candles
+        old = self.bars
         close, start = old.close * np.exp(self.shift), old.open * np.exp(self.open_shift)
         moved = (self.shift != 0.0) | (self.open_shift != 0.0)
         high, low = (each * np.exp(np.minimum(self.shift, self.open_shift)) for each in (old.high, old.low))
@@ -140,8 +140,9 @@ class _Work:
         high, low = np.maximum.reduce([high, start, close]), np.minimum.reduce([low, start, close])
         high, low = np.where(moved | self.flat, high, old.high), np.where(moved | self.flat, low, old.low)
         volume = old.volume * np.exp(self.volume_shift)
-        changed = Candles(old.frame_us, old.closed_us, start, high, low, close, volume)
-        return Injected(Candles.of(changed, old.frame_us), self.truth, self.judged)
+        prices: dict[str, Any] = {"open": start, "high": high, "low": low, "volume": volume}
+        changed = Bars.of(old.closed_us, close, **prices, frame_us=old.frame_us)
+        return Injected(changed, self.truth, self.judged)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from qubic_lab.oracle.analysis.anomalies.robust import medians_before, robust_scores
 from qubic_lab.oracle.analysis.indicators import Indicator
-from qubic_lab.oracle.model.candles import Candles, Flags, Floats, Instants, absent, exact_logs
+from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers, exact_logs
 from qubic_lab.oracle.model.timestamps import DAY_US
 
 DAYS = 15
@@ -40,24 +40,24 @@ class VolumeBasis:
         return math.exp(self.usual_log[place])
 
 
-def volume_basis(candles: Candles) -> VolumeBasis:
+def volume_basis(bars: Bars) -> VolumeBasis:
     """Return how unusual volumes are; bars without trade or without a known volume are left out of what is usual.
 
     Usual is the median log volume of the 15 last bars at the same time of day, and the deviation is the median distance
     of the 97 last bars from what was usual for each; until there are enough of them, and for bars of a day or more,
     it is the median of the 97 bars before.
     """
-    return candles.once("volume", _volume_basis)
+    return bars.once("volume", _volume_basis)
 
 
-def _volume_basis(candles: Candles) -> VolumeBasis:
-    count = len(candles)
-    score, usual_log, same_time = absent(count), absent(count), np.zeros(count, bool)
-    traded = np.flatnonzero(candles.volume > 0.0)
-    logs = exact_logs(candles.volume[traded])
-    scores, middle = absent(len(logs)), absent(len(logs))
-    if candles.frame_us < DAY_US:
-        middle = _medians_of_time(logs, (candles.closed_us[traded] - 1) % DAY_US // candles.frame_us)
+def _volume_basis(bars: Bars) -> VolumeBasis:
+    count = len(bars)
+    score, usual_log, same_time = np.full(count, np.nan), np.full(count, np.nan), np.zeros(count, bool)
+    traded = np.flatnonzero(bars.volume > 0.0)
+    logs = exact_logs(bars.volume[traded])
+    scores, middle = np.full(len(logs), np.nan), np.full(len(logs), np.nan)
+    if bars.frame_us < DAY_US:
+        middle = _medians_of_time(logs, (bars.closed_us[traded] - 1) % DAY_US // bars.frame_us)
         scores = robust_scores(logs, middle, WINDOW, FLOOR)
         same_time[traded] = ~np.isnan(scores)
     without = np.flatnonzero(np.isnan(scores))
@@ -73,7 +73,7 @@ def _volume_basis(candles: Candles) -> VolumeBasis:
     return VolumeBasis(score, usual_log, same_time)
 
 
-def _medians_of_time(logs: Floats, slots: Instants) -> Floats:
+def _medians_of_time(logs: Floats, slots: Integers) -> Floats:
     """Return the median of the last values of the same slot before each; NaN where there are fewer than `DAYS`."""
     small = slots.astype(np.uint16) if slots.size and slots.max() < 1 << 16 else slots  # sorted ten times as fast
     order = np.argsort(small, kind="stable")
@@ -81,14 +81,14 @@ def _medians_of_time(logs: Floats, slots: Instants) -> Floats:
     firsts = np.flatnonzero(np.diff(small[order], prepend=small[order][:1])).tolist()
     for first in (0, *firsts):
         medians[first : first + DAYS] = np.nan  # the window reaches into another slot
-    found = absent(len(logs))
+    found = np.full(len(logs), np.nan)
     found[order] = medians
     return found
 
 
-def volume_scores(candles: Candles) -> Floats:
+def volume_scores(bars: Bars) -> Floats:
     """Return how unusual each bar's volume is, in robust standard deviations of its logarithm, [bars]."""
-    return volume_basis(candles).score
+    return volume_basis(bars).score
 
 
 VOLUME_SCORES: dict[str, Indicator] = {
