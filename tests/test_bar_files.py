@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -19,11 +18,10 @@ from hypothesis import strategies as st
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.ingest.files.bar_files import STAMPS, BarFile, BarOptions, _days_later, import_bars, read_bars
+from qubic_lab.oracle.ingest.files.bar_files import STAMPS, BarFile, BarOptions, import_bars, read_bars
+from qubic_lab.oracle.ingest.files.cells import StampRules, decimal_mark, read_number, read_stamps
 from qubic_lab.oracle.ingest.files.columns import normalise
-from qubic_lab.oracle.ingest.files.numbers import decimal_mark, read_number
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, packaged_file, read_packaged
-from qubic_lab.oracle.ingest.files.stamps import StampRules, read_stamps
 from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts, read_texts
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -530,14 +528,6 @@ def test_bars_across_a_change_of_clocks_are_refused_by_their_zone(tmp_path: Path
         tmp_path, text, zone="Europe/Berlin"
     )
     assert len(read(tmp_path, text, zone="UTC").prices) == 30
-
-
-def test_the_next_day_of_a_zone_may_have_23_hours() -> None:
-    midnights = [read_iso(f"2021-03-{day}T00:00:00+01:00") for day in (27, 28)]
-    assert [iso(at) for at in _days_later(np.array(midnights), "Europe/Berlin").tolist()] == [
-        "2021-03-27T23:00:00Z",
-        "2021-03-28T22:00:00Z",
-    ]
 
 
 def test_daily_volumes_in_the_currency_are_those_of_24_hours(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qubic_lab.errors import InputError, did_you_mean
-from qubic_lab.oracle.ingest.files.raw_tables import RawTable, read_table
+from qubic_lab.oracle.ingest.files.tables import FileTable, read_table
 from qubic_lab.oracle.sentiment.labels import read_labels
 
 
@@ -94,7 +94,7 @@ def _columns(options: FileOptions) -> list[str]:
     return [name for name in named if name is not None]
 
 
-def _read(path: Path, options: FileOptions) -> RawTable:
+def _read(path: Path, options: FileOptions) -> FileTable:
     """Read a table whose header names the text's or the label's column; a CSV that has neither is told of with both."""
     rows: list[Sequence[str]] = []
     wanted = {options.text.lower(), options.label.lower()}
@@ -113,7 +113,7 @@ def _read(path: Path, options: FileOptions) -> RawTable:
     raise InputError(f"{path.name}: no column {options.text!r}: {did_you_mean(options.text, header)}")
 
 
-def _place(table: RawTable, name: str) -> int:
+def _place(table: FileTable, name: str) -> int:
     """Return a column's number; its name may differ in case."""
     exact = [place for place, each in enumerate(table.header) if each == name]
     alike = exact or [place for place, each in enumerate(table.header) if each.lower() == name.lower()]

@@ -1,6 +1,6 @@
-"""Prices from files: bars and quotes as exchanges and people write them, read right or refused in one line.
+"""Prices from files: bars and quotes as exchanges and people write them, read exactly or refused in one line.
 
-Nothing is filled in: missing bars stay missing and are counted. What was left out is told in `notes`.
+Nothing is filled in: missing bars stay missing and are counted. `notes` say what was left out.
 """
 
 from collections import Counter
@@ -18,25 +18,34 @@ from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.cleaning import flag_prices
 from qubic_lab.oracle.ingest.files.bar_rows import (
     Gap,
-    Rows,
-    drop_forming,
     find_gaps,
     find_interval,
+    forwards,
     in_order,
+    is_forming,
     whole_closes,
+)
+from qubic_lab.oracle.ingest.files.cells import (
+    DECIMAL_MARKS,
+    StampRules,
+    decimal_mark,
+    find_zone,
+    is_clock,
+    is_date_only,
+    is_missing,
+    read_numbers,
+    read_stamps,
 )
 from qubic_lab.oracle.ingest.files.columns import (
     PRICE_TARGETS,
     check_targets,
     find_columns,
     find_volumes,
-    is_price_header,
+    is_header,
     name_header,
     normalise,
 )
-from qubic_lab.oracle.ingest.files.numbers import DECIMAL_MARKS, decimal_mark, is_missing, read_numbers
-from qubic_lab.oracle.ingest.files.raw_tables import RawTable, read_table
-from qubic_lab.oracle.ingest.files.stamps import StampRules, find_zone, is_clock, is_date_only, read_stamps
+from qubic_lab.oracle.ingest.files.tables import FileTable, read_table
 from qubic_lab.oracle.ingest.ingest import keep_prices
 from qubic_lab.oracle.ingest.schemas import BARS, QUOTES, check_frame
 from qubic_lab.oracle.model.bars import Bars
@@ -51,7 +60,7 @@ VOLUMES = ("coin", "currency")
 DUPLICATES = ("refuse", "first", "last")
 _PRICES = ("open", "high", "low", "close")
 _TIMES = ("time", "opened", "closed")
-_AMOUNTS = ("volume", "volume_currency", "market_cap")
+_AMOUNTS = ("volume", "volume_24h", "market_cap")
 
 
 @dataclass(frozen=True)
@@ -61,17 +70,17 @@ class BarOptions:
     Attributes:
         coin: id or symbol.
         source: the name that its prices get.
-        currency: what they are in.
+        currency: of the prices.
         interval_s: a bar's length; None: the commonest step between the times.
-        stamp: whether times are a bar's open or close; auto: as the columns are called, else it is asked for. A date
-            without a time of day as a close is the end of that day.
-        zone: of times that do not say theirs.
+        stamp: whether times are a bar's open or close; auto: by the names of the columns, else the user must say. A
+            date without a time of day as a close is the end of that day.
+        zone: of times without one.
         date_order: dmy or mdy; auto: as the file's dates show.
         decimal: the decimal mark, "." or ","; auto: as the file's numbers show.
         columns: our names to the file's, such as {"close": "Last"}; a column's number from 1 where it has no names.
-        volume_in: whether a column "volume" counts coins or the currency.
-        duplicates: of rows for one bar that contradict each other: refuse them, or take the first or last in the file.
-        taken: when the file was made, as in 2026-11-24T12:00:00Z: what closes later had not closed then.
+        volume_in: whether a column "volume" is in coins or in the currency.
+        duplicates: rows for one bar that contradict each other: refuse them, or take the first or last in the file.
+        taken: when the file was downloaded, as in 2026-11-24T12:00:00Z: bars that close later were forming.
     """
 
     coin: str
@@ -103,7 +112,7 @@ class BarOptions:
             raise InputError(f"interval is {self.interval_s} s: it must be at least 1")
 
     def _check_kinds(self) -> None:
-        """Check that values are of their kind: those of a notebook's parameter may be of any."""
+        """Check the types of values: a notebook's parameters may have any."""
         if self.interval_s is not None and (isinstance(self.interval_s, bool) or not isinstance(self.interval_s, int)):
             raise InputError(f"interval_s is {self.interval_s!r}: give whole seconds, such as 3600")
         if not isinstance(self.columns, Mapping) or not all(isinstance(name, str) for name in self.columns.values()):
@@ -116,15 +125,15 @@ class BarOptions:
 
 @dataclass(frozen=True)
 class BarFile:
-    """A file's prices, by time, and what was found in it.
+    """A file's prices, by time, and what was left out.
 
     Attributes:
         rows: below the header.
         empty: rows without any price, which are gaps.
-        forming: bars left out because they had not closed when the file was made.
-        duplicates: rows left out for another one of the same bar.
+        forming: bars left out because they had not closed when the file was downloaded.
+        duplicates: rows left out in favour of another one of the same bar.
         gaps: where bars are missing, by time.
-        notes: what was left out or reordered, to be told.
+        notes: what was left out or reordered, for the user.
     """
 
     file: str
@@ -140,7 +149,7 @@ class BarFile:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What became of a file: `added` rows are new in the database, `corrected` of them are later versions."""
+    """The outcome of an import: `added` rows are new in the database, `corrected` of them are later versions."""
 
     file: str
     series: Series
@@ -163,16 +172,16 @@ class ImportResult:
 
 
 def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Callable[[], int] = now_us) -> ImportResult:
-    """Read a file of prices, flag what is odd, and keep them.
+    """Read a file of prices, flag outliers and other oddities, and store them.
 
     Raises:
-        InputError: the file cannot be read right; nothing was kept.
+        InputError: the file cannot be read right; nothing was stored.
     """
     return keep_bars(store, read_bars(path, options, clock()))
 
 
 def keep_bars(store: PriceStore, file: BarFile) -> ImportResult:
-    """Flag a file's prices, with those before them in view, and keep them."""
+    """Flag a file's prices, given those before them in the database, and store them."""
     kept = keep_prices(store, file.series, file.prices)
     return ImportResult(
         file=file.file,
@@ -204,7 +213,7 @@ def flagged_bars(file: BarFile) -> tuple[Bars, dict[str, int]]:
 
 
 def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
-    """Read a file of prices: bars, or quotes where it has one price a row.
+    """Read a file of prices: bars, or quotes if it has one price a row.
 
     Args:
         path: CSV with any delimiter, JSON lines, a JSON list of lists or Parquet; all but the last also in .gz or .zip.
@@ -212,51 +221,57 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
         now_us: nothing that closes later is known.
 
     Raises:
-        InputError: it cannot be read right; names file, line and remedy.
+        InputError: it cannot be read exactly; names file, line and remedy.
     """
-    table = name_header(read_table(path, lambda names: is_price_header(names, options.columns)), options.columns)
+    needed = (_TIMES, ("close",))
+    table = read_table(path, lambda names: is_header(names, options.columns, PRICE_TARGETS, needed))
+    table = name_header(table, options.columns)
     found = _columns(table, options)
     names = _prices_of(table, found)
-    rows, told = _rows(table, found, options, names)
-    notes = [*table.notes, *_unused(table, found), *told]
+    rows, opens, time_notes = _rows(table, found, options, names)
+    used = {*found.values(), *(_clock_of(table, found, found[name]) for name in _TIMES if name in found)}
+    notes = [*table.notes, *table.unused(used), *time_notes]
     empty = len(table.rows) - len(rows)
     if empty:
         notes.append(f"{empty} row(s) without prices left out as gaps")
-    coin, currency = find_coin(options.coin).id, options.currency.lower()
     now_us = now_us if options.taken is None else min(now_us, read_iso(options.taken))
-    if names == ("close",):
-        prices, left_out, more = _read_quotes(rows, options, now_us)
-        interval_us = forming = 0
-    else:
-        rows = rows.forwards()
-        interval_us = find_interval(rows, options.interval_s)
-        _check_clocks(rows, interval_us, options.zone)
-        rows, lines = drop_forming(rows, interval_us, now_us, path.stat().st_mtime_ns // 1_000)
-        prices, left_out, more = _read_bars(rows, options, interval_us)
-        forming = len(lines)
+    interval_us = forming = 0
+    if names == _PRICES:
+        rows = forwards(rows)
+        interval_us = find_interval(table.file, rows["stamp"].to_numpy(), options.interval_s)
+        _check_clocks(table.file, rows, interval_us, options.zone)
+        written_us = path.stat().st_mtime_ns // 1_000
+        left_out = is_forming(table.file, rows, interval_us, opens=opens, now_us=now_us, written_us=written_us)
+        forming = int(left_out.sum())
         if forming:
-            shown = ", ".join(map(str, lines[:5]))
-            more = [f"{forming} row(s) left out because the bar had not closed: line {shown}", *more]
-    series = Series(coin, options.source, interval_us // SECOND_US, currency)
+            shown = ", ".join(map(str, rows.index[left_out][:5]))
+            notes.append(f"{forming} row(s) left out because the bar had not closed: line {shown}")
+        rows = rows[~left_out]
+    else:
+        for line, at in rows["stamp"][rows["stamp"] > now_us][:1].items():
+            raise InputError(f"{table.file}:{line}: {iso(at)} is still to come: is `zone` right?")
+    prices, more = _prices(table.file, rows, options, interval_us, opens)
+    series = Series(find_coin(options.coin).id, options.source, interval_us // SECOND_US, options.currency.lower())
     gaps = find_gaps(prices, interval_us) if interval_us else ()
-    return BarFile(table.file, series, prices, len(table.rows), empty, forming, left_out, gaps, tuple(notes + more))
+    duplicates = len(rows) - len(prices)
+    notes += more
+    return BarFile(table.file, series, prices, len(table.rows), empty, forming, duplicates, gaps, tuple(notes))
 
 
-def _columns(table: RawTable, options: BarOptions) -> dict[str, int]:
+def _columns(table: FileTable, options: BarOptions) -> dict[str, int]:
     """Return the number of each column by our names."""
-    try:
-        found = find_columns(table.header, options.columns, PRICE_TARGETS)
-    except InputError as error:
-        raise InputError(f"{table.file}: {error}") from error
+    found = find_columns(table, options.columns, PRICE_TARGETS)
     if options.volume_in == "currency" and "volume" in found:
         found["volume_currency"] = found.pop("volume")
     found = find_volumes(table.header, find_coin(options.coin).symbol, options.currency) | found
+    if "volume_currency" in found:
+        found["volume_24h"] = found.pop("volume_currency")
     if not set(_TIMES) & set(found):
         raise InputError(f"{table.file}: no column of times among {_listed(table)}: map `time` to one")
     return found
 
 
-def _prices_of(table: RawTable, found: Mapping[str, int]) -> tuple[str, ...]:
+def _prices_of(table: FileTable, found: Mapping[str, int]) -> tuple[str, ...]:
     """Return the names of a row's prices: four for bars, one for quotes."""
     missing = [name for name in _PRICES if name not in found]
     if missing and missing != ["open", "high", "low"]:
@@ -264,81 +279,45 @@ def _prices_of(table: RawTable, found: Mapping[str, int]) -> tuple[str, ...]:
     return ("close",) if missing else _PRICES
 
 
-def _listed(table: RawTable) -> str:
+def _listed(table: FileTable) -> str:
     return ", ".join(map(repr, table.header[:12]))
 
 
-def _unused(table: RawTable, found: Mapping[str, int]) -> list[str]:
-    dates = [found[name] for name in _TIMES if name in found]
-    used = {*found.values(), *(_clock_of(table, found, date) for date in dates)}
-    unused = [name for number, name in enumerate(table.header) if number not in used and name]
-    return [f"columns not used: {', '.join(unused)}"] if unused else []
-
-
 def _rows(
-    table: RawTable, found: Mapping[str, int], options: BarOptions, names: Sequence[str]
-) -> tuple[Rows, list[str]]:
-    """Return the rows that have a price, as numbers, and notes on their times."""
-    columns = {name: table.column(found[name]) for name in (*names, *_AMOUNTS) if name in found}
-    prices = zip(*(columns[name] for name in names), strict=True)
-    kept = [number for number, row in enumerate(prices) if not all(map(is_missing, row))]
-    if not kept:
+    table: FileTable, found: Mapping[str, int], options: BarOptions, names: Sequence[str]
+) -> tuple[pd.DataFrame, bool, list[str]]:
+    """Return the rows that have a price, as numbers; whether their stamps are opens; and notes on their times."""
+    cells = pd.DataFrame(
+        {name: table.column(found[name]) for name in (*names, *_AMOUNTS) if name in found},
+        index=table.lines,
+        dtype=object,
+    )
+    kept = ~cells[list(names)].map(is_missing).all(axis=1).to_numpy()
+    if not kept.any():
         raise InputError(f"{table.file}: no row has a price: check which columns they are in")
-    lines = np.array([table.lines[number] for number in kept], np.int64)
-    places = [f"{table.file}:{line}" for line in lines.tolist()]
-    columns = {name: [cells[number] for number in kept] for name, cells in columns.items()}
+    cells, table = cells[kept], table.where(kept.tolist())
     mark = options.decimal
     if mark == "auto":
-        mark = decimal_mark((cell for cells in columns.values() for cell in cells), table.file)
-    numbers = {name: np.array(read_numbers(cells, places, name, mark)) for name, cells in columns.items()}
-    stamp, target = ("open", "time") if names == ("close",) else _stamp(table, found, options)
-    stamps = _instants(table, found, target, kept, places, options)
-    ends = None
+        mark = decimal_mark(cells.to_numpy().T.ravel(), table.file)
+    rows = pd.DataFrame(
+        {name: read_numbers(column, table.places(), name, mark) for name, column in cells.items()}, cells.index
+    )
+    stamp, target = ("open", "time") if tuple(names) == ("close",) else _stamp(table, found, options)
+    date = found[target if target in found else next(name for name in _TIMES if name in found)]
+    rows["stamp"] = _instants(table, found, date, options)
     if target == "opened" and "closed" in found:
-        ends = _instants(table, found, "closed", kept, places, options)
+        rows["end"] = _instants(table, found, found["closed"], options)
     notes = []
-    if "close" in (stamp, options.stamp) and _are_days(table, found, target, kept):
-        stamps = _days_later(stamps, options.zone)
+    if "close" in (stamp, options.stamp) and _has_days(table, found, date):
+        rows["stamp"] = _days_later(rows["stamp"].tolist(), options.zone)
         notes.append("dates without a time: taken as the end of that day")
     elif stamp == "close":
-        stamps = whole_closes(stamps)
-    return Rows(table.file, lines, stamps, ends, numbers, stamp == "open"), notes
+        rows["stamp"] = whole_closes(rows["stamp"].to_numpy())
+    return rows, stamp == "open", notes
 
 
-def _are_days(table: RawTable, found: Mapping[str, int], target: str, kept: Sequence[int]) -> bool:
-    """Return whether times are dates alone, in every row and without a column of times of day beside them."""
-    date = _time_column(found, target)
-    column = table.column(date)
-    return _clock_of(table, found, date) is None and all(is_date_only(column[number]) for number in kept)
-
-
-def _check_clocks(rows: Rows, interval_us: int, zone: str | None) -> None:
-    """Check that bars which follow a zone's clocks are of one length all the same.
-
-    Raises:
-        InputError: clocks were changed within them, such as a day that has 23 hours.
-    """
-    away = np.flatnonzero((rows.stamps - rows.stamps[0]) % interval_us)
-    if zone is None or not len(away):
-        return
-    clocks = find_zone(zone)
-    shown = (datetime.fromtimestamp(at // SECOND_US, clocks).replace(tzinfo=UTC) for at in rows.stamps.tolist())
-    if len({to_us(each) % interval_us for each in shown}) == 1:
-        raise InputError(
-            f"{rows.place(int(away[0]))}: the clocks of {zone} were changed, so not all bars are "
-            f"{interval_us / HOUR_US:g} h long: give the `zone` of the bars' grid, such as UTC, or shorter bars"
-        )
-
-
-def _days_later(stamps: NDArray[np.int64], zone: str | None) -> NDArray[np.int64]:
-    """Return the same time of the next day by a zone's clocks."""
-    clocks = find_zone(zone or "UTC")
-    days = (datetime.fromtimestamp(at // SECOND_US, clocks) for at in stamps.tolist())
-    return np.array([to_us(day + timedelta(days=1)) for day in days], np.int64)
-
-
-def _stamp(table: RawTable, found: Mapping[str, int], options: BarOptions) -> tuple[str, str]:
-    """Return "open" or "close", and the column that says when bars do."""
+def _stamp(table: FileTable, found: Mapping[str, int], options: BarOptions) -> tuple[str, str]:
+    """Return whether stamps are "open" or "close", and our name of their column."""
     for stamp, target in (("open", "opened"), ("close", "closed")):
         if target in found and options.stamp in ("auto", stamp):
             return stamp, target
@@ -350,32 +329,21 @@ def _stamp(table: RawTable, found: Mapping[str, int], options: BarOptions) -> tu
     return options.stamp, "time"
 
 
-def _instants(
-    table: RawTable, found: Mapping[str, int], target: str, kept: list[int], places: list[str], options: BarOptions
-) -> NDArray[np.int64]:
-    """Return the instants in a column of times, with the column of times of day where the first has dates alone."""
-    date = _time_column(found, target)
-    column = table.column(date)
-    cells = [column[number] for number in kept]
+def _instants(table: FileTable, found: Mapping[str, int], date: int, options: BarOptions) -> NDArray[np.int64]:
+    """Return the instants in a column of times, with the column of times of day if the first has dates alone."""
+    cells, names = table.column(date), [table.header[date]]
     clock = _clock_of(table, found, date)
-    names = [table.header[date]]
-    if clock is not None and is_date_only(cells[0]):
-        times = table.column(clock)
-        cells = [f"{cell} {times[number]}" for cell, number in zip(cells, kept, strict=True)]
+    if clock is not None:
+        cells = [f"{day} {time}" for day, time in zip(cells, table.column(clock), strict=True)]
         names.append(table.header[clock])
     zone = options.zone
     if zone is None and {"utc", "gmt"} & {word for name in names for word in normalise(name).split()}:
         zone = "UTC"
-    return np.array(read_stamps(cells, places, StampRules(zone, options.date_order)), np.int64)
+    return np.array(read_stamps(cells, table.places(), StampRules(zone, options.date_order)), np.int64)
 
 
-def _time_column(found: Mapping[str, int], target: str) -> int:
-    """Return the number of a column of times, or of another one where there is no such."""
-    return found[target if target in found else next(name for name in _TIMES if name in found)]
-
-
-def _clock_of(table: RawTable, found: Mapping[str, int], date: int) -> int | None:
-    """Return the column of times of day that stands beside one of dates; None where that has times itself."""
+def _clock_of(table: FileTable, found: Mapping[str, int], date: int) -> int | None:
+    """Return the column of times of day beside a column of dates; None if that has times itself."""
     if not is_date_only(table.rows[0][date]):
         return None
     if "clock" in found:
@@ -386,53 +354,52 @@ def _clock_of(table: RawTable, found: Mapping[str, int], date: int) -> int | Non
     return None
 
 
-def _frame(rows: Rows, interval_us: int) -> pd.DataFrame:
-    opened, nothing = rows.opened_us(interval_us), np.full(len(rows), np.nan)
-    columns = {name: rows.numbers[name] for name in _PRICES if name in rows.numbers}
-    amounts = {"volume": "volume", "volume_24h": "volume_currency", "market_cap": "market_cap"}
-    columns |= {ours: rows.numbers.get(name, nothing) for ours, name in amounts.items()}
-    return pd.DataFrame({"opened_us": opened, "closed_us": opened + interval_us, **columns})
+def _has_days(table: FileTable, found: Mapping[str, int], date: int) -> bool:
+    """Return whether times are dates alone, in every row and without a column of times of day beside them."""
+    return _clock_of(table, found, date) is None and all(map(is_date_only, table.column(date)))
 
 
-def _values(rows: Rows, name: str) -> list[float | None]:
-    column = rows.numbers.get(name)
-    if column is None:
-        return [None] * len(rows)
-    return [None if value != value else value for value in column.tolist()]
+def _days_later(stamps: Sequence[int], zone: str | None) -> list[int]:
+    """Return the same time of the next day by a zone's clocks."""
+    clocks = find_zone(zone or "UTC")
+    return [to_us(datetime.fromtimestamp(at // SECOND_US, clocks) + timedelta(days=1)) for at in stamps]
 
 
-def _read_bars(rows: Rows, options: BarOptions, interval_us: int) -> tuple[tuple[Price, ...], int, list[str]]:
-    """Return bars by time, how many rows were left out for another one, and notes.
+def _check_clocks(file: str, rows: pd.DataFrame, interval_us: int, zone: str | None) -> None:
+    """Refuse bars of different lengths that follow a zone's clocks across a change, such as a day of 23 hours."""
+    stamps = rows["stamp"].to_numpy()
+    away = np.flatnonzero((stamps - stamps[0]) % interval_us)
+    if zone is None or not len(away):
+        return
+    clocks = find_zone(zone)
+    shown = (datetime.fromtimestamp(at // SECOND_US, clocks).replace(tzinfo=UTC) for at in stamps.tolist())
+    if len({to_us(each) % interval_us for each in shown}) == 1:
+        raise InputError(
+            f"{file}:{rows.index[away[0]]}: the clocks of {zone} were changed, so not all bars are "
+            f"{interval_us / HOUR_US:g} h long: give the `zone` of the bars' grid, such as UTC, or shorter bars"
+        )
 
-    A day's volume in the currency is that of 24 hours; that of shorter bars has no place.
+
+def _prices(
+    file: str, rows: pd.DataFrame, options: BarOptions, interval_us: int, opens: bool
+) -> tuple[tuple[Price, ...], list[str]]:
+    """Return prices by time, and notes; `interval_us` is 0 for quotes.
+
+    A day's volume in the currency is that of 24 hours; shorter bars have no field for it, quotes none for coins.
     """
-    check_frame(BARS, _frame(rows, interval_us), rows.places())
-    ordered, notes = in_order(rows, options.duplicates)
-    in_currency: list[float | None] = [None] * len(ordered)
-    if interval_us == DAY_US:
-        in_currency = _values(ordered, "volume_currency")
-    elif "volume_currency" in rows.numbers:
+    opened = rows["stamp"] if opens else rows["stamp"] - interval_us
+    names = (*(name for name in _PRICES if name in rows), *_AMOUNTS)
+    frame = rows.reindex(columns=names).astype(float).assign(opened_us=opened, closed_us=opened + interval_us)
+    check_frame(BARS if interval_us else QUOTES, frame, [f"{file}:{line}" for line in rows.index])
+    ordered, notes = in_order(file, rows if interval_us else forwards(rows), options.duplicates)
+    if interval_us not in (0, DAY_US) and "volume_24h" in rows:
         notes.append("volumes in the currency left out: of bars only those of a day are kept")
-    open_, high, low, close = (ordered.numbers[name].tolist() for name in _PRICES)
-    volume, market_cap = _values(ordered, "volume"), _values(ordered, "market_cap")
-    opened = ordered.opened_us(interval_us).tolist()
-    closed = [at + interval_us for at in opened]
-    columns = (opened, closed, close, open_, high, low, volume, in_currency, market_cap)
-    return tuple(map(Price, *columns)), len(rows) - len(ordered), notes
-
-
-def _read_quotes(rows: Rows, options: BarOptions, now_us: int) -> tuple[tuple[Price, ...], int, list[str]]:
-    """Return quotes by time, how many rows were left out for another one, and notes."""
-    future = np.flatnonzero(rows.stamps > now_us)
-    if len(future):
-        when = iso(int(rows.stamps[future[0]]))
-        raise InputError(f"{rows.place(int(future[0]))}: {when} is still to come: is `zone` right?")
-    check_frame(QUOTES, _frame(rows, 0), rows.places())
-    ordered, notes = in_order(rows.forwards(), options.duplicates)
-    if "volume" in rows.numbers:
+        ordered = ordered.drop(columns="volume_24h")
+    elif not interval_us and "volume" in rows:
         notes.append("volumes left out: of quotes only those of 24 hours in the currency are kept")
-    nothing = [None] * len(ordered)
-    at, close = ordered.stamps.tolist(), ordered.numbers["close"].tolist()
-    volume_24h, market_cap = _values(ordered, "volume_currency"), _values(ordered, "market_cap")
-    columns = (at, at, close, nothing, nothing, nothing, nothing, volume_24h, market_cap)
-    return tuple(map(Price, *columns)), len(rows) - len(ordered), notes
+        ordered = ordered.drop(columns="volume")
+    opened = ordered["stamp"] if opens else ordered["stamp"] - interval_us
+    optional = ("open", "high", "low", *_AMOUNTS)
+    values = ordered.reindex(columns=optional).astype(object)
+    columns = [values[name].where(values[name].notna(), None) for name in optional]
+    return tuple(map(Price, opened.tolist(), (opened + interval_us).tolist(), ordered["close"], *columns)), notes

@@ -1,14 +1,15 @@
-"""Rows of a file of prices: how long bars are, which had not closed, in what order they are and where some are missing.
+"""Rows of a file of prices: how long bars are, which had not closed, their order, and where some are missing.
 
-Plain arrays in, plain arrays out; whatever contradicts itself is refused.
+Rows are data frames, indexed by their line in the file: `stamp` is a bar's open or close or a quote's instant, `end` a
+bar's close if the file has both, in microseconds; the other columns are numbers. Contradictions are refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
@@ -16,54 +17,9 @@ from qubic_lab.oracle.model.records import Price
 from qubic_lab.oracle.model.timestamps import MINUTE_US, SECOND_US, iso
 
 _LEAST_SHARE = 0.5
-"""Of the steps between bars that the commonest must make, to be their length."""
+"""The share of the steps between bars that the commonest one must have, to be their length."""
 _CLOSE_MARGINS_US = (0, 1, 1_000, SECOND_US)
-"""By so much may a file's close time be before the next bar opens: 12:14:59.999 means 12:15."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows that have prices, in the order of the file or turned round; arrays of one length.
-
-    Attributes:
-        lines: where each is in the file.
-        stamps: its time in microseconds, of a bar's open if `opens`, else of its close; a quote's instant.
-        ends: a bar's close where the file has both.
-        numbers: columns by our names, NaN where there is no number.
-    """
-
-    file: str
-    lines: NDArray[np.int64]
-    stamps: NDArray[np.int64]
-    ends: NDArray[np.int64] | None
-    numbers: Mapping[str, NDArray[np.float64]]
-    opens: bool
-
-    def __len__(self) -> int:
-        return len(self.stamps)
-
-    def take(self, index: NDArray[Any] | slice) -> "Rows":
-        """Return some of the rows."""
-        ends = None if self.ends is None else self.ends[index]
-        numbers = {name: column[index] for name, column in self.numbers.items()}
-        return Rows(self.file, self.lines[index], self.stamps[index], ends, numbers, self.opens)
-
-    def forwards(self) -> "Rows":
-        """Return the rows with the last first, where most go back in time."""
-        steps = np.diff(self.stamps)
-        return self.take(slice(None, None, -1)) if (steps < 0).sum() > (steps > 0).sum() else self
-
-    def opened_us(self, interval_us: int) -> NDArray[np.int64]:
-        """Return when each bar opens."""
-        return self.stamps if self.opens else self.stamps - interval_us
-
-    def place(self, number: int) -> str:
-        """Return where a row is, for errors."""
-        return f"{self.file}:{self.lines[number]}"
-
-    def places(self) -> list[str]:
-        """Return where all rows are, for errors."""
-        return [f"{self.file}:{line}" for line in self.lines.tolist()]
+"""How far a file's close may be before the next open: 12:14:59.999 means 12:15."""
 
 
 @dataclass(frozen=True)
@@ -75,84 +31,104 @@ class Gap:
     missing: int
 
 
+def forwards(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in reverse if most of them go back in time."""
+    steps = np.diff(rows["stamp"])
+    return rows[::-1] if (steps < 0).sum() > (steps > 0).sum() else rows
+
+
 def whole_closes(stamps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return closes as the next bars' opens, where a file has the last moment before: 12:14:59.999 means 12:15."""
+    """Return closes as the next bars' opens, if a file has the last moment before: 12:14:59.999 means 12:15."""
     for margin_us in _CLOSE_MARGINS_US[1:]:
         if ((stamps + margin_us) % MINUTE_US == 0).mean() > _LEAST_SHARE:
             return stamps + margin_us
     return stamps
 
 
-def find_interval(rows: Rows, given_s: int | None) -> int:
-    """Return a bar's length in microseconds: the commonest step between times, which is to be the one given, if any.
+def find_interval(file: str, stamps: NDArray[np.int64], given_s: int | None) -> int:
+    """Return a bar's length in microseconds: the commonest step between times, which must be the given one, if any.
 
     Raises:
         InputError: no step is common enough, or it is another one.
     """
-    steps = np.diff(np.unique(rows.stamps))
+    steps = np.diff(np.unique(stamps))
     if not len(steps):
         if given_s is None:
-            raise InputError(f"{rows.file}: one bar does not show how long bars are: give `interval`")
+            raise InputError(f"{file}: one bar does not show how long bars are: give `interval`")
         return given_s * SECOND_US
     lengths, counts = np.unique(steps, return_counts=True)
     common, share = int(lengths[np.argmax(counts)]), float(counts.max()) / len(steps)
     found_s = f"{common / SECOND_US:g} s"
     if given_s is not None:
         if common != given_s * SECOND_US and len(steps) > 1:
-            raise InputError(
-                f"{rows.file}: bars are mostly {found_s} apart, not {given_s} s: give the right `interval`"
-            )
+            raise InputError(f"{file}: bars are mostly {found_s} apart, not {given_s} s: give the right `interval`")
         return given_s * SECOND_US
     if share < _LEAST_SHARE:
-        raise InputError(f"{rows.file}: only {share:.0%} of bars are {found_s} apart: give `interval`")
+        raise InputError(f"{file}: only {share:.0%} of bars are {found_s} apart: give `interval`")
     if common % SECOND_US:
-        raise InputError(f"{rows.file}: bars are {found_s} apart: only whole seconds can be kept")
+        raise InputError(f"{file}: bars are {found_s} apart: only whole seconds can be kept")
     return common
 
 
-def drop_forming(rows: Rows, interval_us: int, now_us: int, written_us: int) -> tuple[Rows, NDArray[np.int64]]:
-    """Leave out bars that had not closed when they were taken; return the others, and the lines of these.
+def is_forming(
+    file: str, rows: pd.DataFrame, interval_us: int, *, opens: bool, now_us: int, written_us: int
+) -> NDArray[np.bool_]:
+    """Return which bars had not closed when they were downloaded, [rows].
 
-    A row off the grid at the end of the file, or of a block in it, is the price at the instant when that was fetched:
-    it is no bar, and the bar around it was forming. So was the newest bar if it ends after `now_us`, if the file was
-    last written within it, or if it says itself that it ends early.
+    A row off the grid at the end of the file, or of a block in it, is the price at the instant of the download: it is
+    not a bar, and the bar around it was forming. So was the newest bar if it ends after `now_us`, if the file was last
+    written within it, or if it says itself that it ends early.
+
+    Args:
+        file: its name, for errors.
+        rows: forwards in time.
+        interval_us: a bar's length.
+        opens: whether stamps are opens; else they are closes.
+        now_us: the present.
+        written_us: when the file was last written.
 
     Raises:
         InputError: a row is off the grid or of another length without such a reason, or opens after `now_us`.
     """
-    opened = rows.opened_us(interval_us)
-    forming = _taken_within(rows, interval_us)
-    future = np.flatnonzero(opened > now_us)
-    if len(future):
-        first = int(future[0])
-        raise InputError(f"{rows.place(first)}: {iso(int(opened[first]))} is still to come: is `zone` right?")
+    stamps = rows["stamp"].to_numpy()
+    opened = stamps if opens else stamps - interval_us
+    forming = _downloaded_within(file, rows, interval_us, opens)
+    for number in np.flatnonzero(opened > now_us)[:1]:
+        when = iso(int(opened[number]))
+        raise InputError(f"{file}:{rows.index[number]}: {when} is still to come: is `zone` right?")
     closed = opened + interval_us
     newest = opened == opened[~forming].max(initial=0)
     forming |= newest & ((closed > now_us) | ((opened <= written_us) & (written_us < closed)))
-    if rows.ends is not None:
-        forming |= newest & (rows.ends - opened < interval_us - _CLOSE_MARGINS_US[-1])
+    if "end" in rows:
+        ends = rows["end"].to_numpy()
+        forming |= newest & (ends - opened < interval_us - _CLOSE_MARGINS_US[-1])
+        wrong = ~forming & ~np.isin(stamps + interval_us - ends, _CLOSE_MARGINS_US)
+        for number in np.flatnonzero(wrong)[:1]:
+            raise InputError(
+                f"{file}:{rows.index[number]}: bar of {iso(int(stamps[number]))} closes {iso(int(ends[number]))}, not "
+                f"{interval_us // SECOND_US} s later as others do: correct it or leave it out"
+            )
     if forming.all():
-        raise InputError(f"{rows.place(0)}: no bar in the file has closed yet: try again later")
-    kept = rows.take(~forming)
-    _check_ends(kept, interval_us)
-    return kept, rows.lines[forming]
+        raise InputError(f"{file}:{rows.index[0]}: no bar in the file has closed yet: try again later")
+    return forming
 
 
-def _taken_within(rows: Rows, interval_us: int) -> NDArray[np.bool_]:
-    """Return which rows are no whole bars, by a row off the grid that ends a block."""
-    phases, counts = np.unique(rows.stamps % interval_us, return_counts=True)
+def _downloaded_within(file: str, rows: pd.DataFrame, interval_us: int, opens: bool) -> NDArray[np.bool_]:
+    """Return which rows are not whole bars, by a row off the grid that ends a block."""
+    stamps = rows["stamp"].to_numpy()
+    phases, counts = np.unique(stamps % interval_us, return_counts=True)
     phase = int(phases[np.argmax(counts)])
     forming = np.zeros(len(rows), bool)
-    for number in np.flatnonzero((rows.stamps - phase) % interval_us).tolist():
-        at = int(rows.stamps[number])
-        if not _ends_block(rows.stamps, number, phase, interval_us):
+    for number in np.flatnonzero((stamps - phase) % interval_us).tolist():
+        at = int(stamps[number])
+        if not _ends_block(stamps, number, phase, interval_us):
             raise InputError(
-                f"{rows.place(number)}: {iso(at)} is off the grid of {interval_us // SECOND_US} s that others are on: "
-                "correct it or leave it out"
+                f"{file}:{rows.index[number]}: {iso(at)} is off the grid of {interval_us // SECOND_US} s that others "
+                "are on: correct it or leave it out"
             )
         forming[number] = True
         earlier = number - 1
-        while rows.opens and earlier >= 0 and rows.stamps[earlier] <= at < rows.stamps[earlier] + interval_us:
+        while opens and earlier >= 0 and stamps[earlier] <= at < stamps[earlier] + interval_us:
             forming[earlier] = True
             earlier -= 1
     return forming
@@ -168,48 +144,35 @@ def _ends_block(stamps: NDArray[np.int64], number: int, phase: int, interval_us:
     return on_grid and (following < here or following >= slot + 2 * interval_us)
 
 
-def _check_ends(rows: Rows, interval_us: int) -> None:
-    if rows.ends is None:
-        return
-    wrong = np.flatnonzero(~np.isin(rows.stamps + interval_us - rows.ends, _CLOSE_MARGINS_US))
-    if len(wrong):
-        first = int(wrong[0])
-        raise InputError(
-            f"{rows.place(first)}: bar of {iso(int(rows.stamps[first]))} closes {iso(int(rows.ends[first]))}, not "
-            f"{interval_us // SECOND_US} s later as others do: correct it or leave it out"
-        )
-
-
-def in_order(rows: Rows, duplicates: str) -> tuple[Rows, list[str]]:
-    """Return one row for each time, in order, and what was done.
+def in_order(file: str, rows: pd.DataFrame, duplicates: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return one row for each time, in order, and notes on what was done.
 
     Args:
+        file: its name, for errors.
         rows: in any order.
-        duplicates: of rows that contradict each other: refuse, or take the first or last in the file.
+        duplicates: what to do with rows that contradict each other: refuse, or take the first or last in the file.
 
     Raises:
         InputError: rows contradict each other, and that is to be refused; names both lines.
     """
-    notes = ["rows were out of order: sorted"] * bool((np.diff(rows.stamps) < 0).any())
-    ordered = rows.take(np.lexsort((rows.lines, rows.stamps)))
-    same = np.flatnonzero(np.diff(ordered.stamps) == 0)
-    if not len(same):
+    notes = ["rows were out of order: sorted"] * bool((np.diff(rows["stamp"]) < 0).any())
+    ordered = rows.sort_index().sort_values("stamp", kind="stable")
+    repeats = ordered["stamp"].duplicated()
+    if not repeats.any():
         return ordered, notes
-    table = np.column_stack(list(ordered.numbers.values()))
-    contradicting = same[
-        ~((table[same] == table[same + 1]) | (np.isnan(table[same]) & np.isnan(table[same + 1]))).all(1)
-    ]
-    if len(contradicting) and duplicates == "refuse":
-        first = int(contradicting[0])
-        when = iso(int(ordered.stamps[first]))
+    values = ordered.drop(columns=["stamp", "end"], errors="ignore")
+    before = values.shift()
+    contradicting = repeats & ~((values == before) | (values.isna() & before.isna())).all(axis=1)
+    if contradicting.any() and duplicates == "refuse":
+        number = int(np.flatnonzero(contradicting)[0])
+        first, second = ordered.index[number - 1 : number + 1]
+        when = iso(int(ordered["stamp"].iloc[number]))
         raise InputError(
-            f"{ordered.place(first)}: contradicts line {ordered.lines[first + 1]} about {when}: correct one, or give "
-            "`duplicates`, first or last"
+            f"{file}:{first}: contradicts line {second} about {when}: correct one, or give `duplicates`, first or last"
         )
-    keep = np.ones(len(ordered), bool)
-    keep[same if duplicates == "last" else same + 1] = False
-    what = f", {len(contradicting)} contradicting it: the {duplicates} counts" * bool(len(contradicting))
-    return ordered.take(keep), [*notes, f"{len(same)} row(s) left out for another of the same time{what}"]
+    kept = ordered.drop_duplicates("stamp", keep="last" if duplicates == "last" else "first")
+    what = f", {contradicting.sum()} contradicting it: the {duplicates} counts" * bool(contradicting.any())
+    return kept, [*notes, f"{repeats.sum()} row(s) left out for another of the same time{what}"]
 
 
 def find_gaps(bars: Sequence[Price], interval_us: int) -> tuple[Gap, ...]:

@@ -1,10 +1,11 @@
-"""Which column of a file is what: by common spellings of its name, or as the user maps them."""
+"""Which column of a file holds what: by common spellings of its name, or as the user maps it."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from qubic_lab.errors import InputError, did_you_mean
-from qubic_lab.oracle.ingest.files.raw_tables import RawTable
+from qubic_lab.oracle.ingest.files.tables import FileTable
 
 PRICE_TARGETS: dict[str, tuple[str, ...]] = {
     "opened": ("open time", "opentime", "time open", "timeopen", "candle begin time", "start time", "start"),
@@ -27,7 +28,7 @@ PRICE_TARGETS: dict[str, tuple[str, ...]] = {
     ),
     "market_cap": ("market cap", "marketcap", "market capitalization", "market caps"),
 }
-"""What a file of prices may have, and how its columns are called, the first found counts; `clock` goes with a date."""
+"""What a file of prices may have, and names of its columns; the first one found counts. `clock` goes with a date."""
 TEXT_TARGETS: dict[str, tuple[str, ...]] = {
     "id": ("id", "external id", "guid", "object id", "objectid", "tweet id", "post id"),
     "title": ("title", "headline", "subject", "name"),
@@ -44,20 +45,20 @@ TEXT_TARGETS: dict[str, tuple[str, ...]] = {
     "coins": ("coins", "coin", "currencies", "tickers", "symbols"),
     "kind": ("kind", "type"),
 }
-"""What a file of texts may have, and how its columns are called, the first found counts."""
+"""What a file of texts may have, and names of its columns; the first one found counts."""
 
 
 BINANCE = (
     *("open time", "open", "high", "low", "close", "volume", "close time", "quote volume", "trades"),
     *("taker base volume", "taker quote volume", "ignore"),
 )
-"""The columns of Binance's dumps, which have no header before 2025; some leave the last one out."""
+"""The columns of Binance's dumps, which have no header before 2025; some omit the last one."""
 COINGECKO_OHLC = ("close time", "open", "high", "low", "close")
-"""What CoinGecko's interface gives as JSON: times are those of closes."""
+"""The columns of CoinGecko's JSON: times are those of closes."""
 
 
 def normalise(name: str) -> str:
-    """Return a column's name in small letters with single spaces, without the marks around and the number before it."""
+    """Return a column's name in small letters with single spaces, without punctuation and a number before it."""
     words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()).strip()
     return re.sub(r"^\d+[a-z]? (?=[a-z])", "", words)
 
@@ -66,61 +67,47 @@ def check_targets(columns: Mapping[str, str], targets: Mapping[str, Sequence[str
     """Check the names on the left of a mapping.
 
     Raises:
-        InputError: one is none that is known.
+        InputError: one is not known.
     """
     for target in columns:
         if target not in targets:
             raise InputError(f"unknown column {target!r} in the mapping: {did_you_mean(target, targets)}")
 
 
-def find_columns(
-    header: Sequence[str], mapping: Mapping[str, str], targets: Mapping[str, Sequence[str]]
-) -> dict[str, int]:
-    """Return the number, from 0, of each target's column; targets that the header does not have are left out.
+def find_columns(table: FileTable, mapping: Mapping[str, str], targets: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the number, from 0, of each target's column; targets that the table does not have are left out.
 
     Raises:
         InputError: a mapped column is not in the header, or a name comes twice.
     """
     found: dict[str, int] = {}
     for target, wanted in mapping.items():
-        places = [number for number, name in enumerate(header) if name.strip().lower() == wanted.strip().lower()]
+        places = [number for number, name in enumerate(table.header) if name.strip().lower() == wanted.strip().lower()]
         if not places:
-            raise InputError(f"no column {wanted!r} for {target}: {did_you_mean(wanted, header)}")
+            raise InputError(f"{table.file}: no column {wanted!r} for {target}: {did_you_mean(wanted, table.header)}")
         found[target] = places[0]
-    taken = set(found.values())
-    names = [normalise(name) for name in header]
     for target, spellings in targets.items():
-        if target in found:
-            continue
-        for spelling in spellings:
-            places = [number for number, name in enumerate(names) if name == spelling and number not in taken]
+        for spelling in () if target in found else spellings:
+            places = [number for number, name in enumerate(table.header) if normalise(name) == spelling]
+            places = [number for number in places if number not in found.values()]
             if len(places) > 1:
-                twice = header[places[0]]
-                raise InputError(f"column {twice!r} comes twice: map {target} to one of them after renaming the other")
+                raise InputError(
+                    f"{table.file}: column {table.header[places[0]]!r} comes twice: map {target} to one of them after "
+                    "renaming the other"
+                )
             if places:
                 found[target] = places[0]
-                taken.add(places[0])
                 break
     return found
 
 
-def is_price_header(names: Sequence[str], mapping: Mapping[str, str]) -> bool:
-    """Return whether a row names columns of prices: a time and a price, by common spellings or as they are mapped."""
-    return _has(names, mapping, PRICE_TARGETS, (("opened", "closed", "time"), ("close",)))
-
-
-def is_text_header(names: Sequence[str], mapping: Mapping[str, str]) -> bool:
-    """Return whether a row names columns of texts: words and more, by common spellings or as they are mapped."""
-    return len(names) > 1 and _has(names, mapping, TEXT_TARGETS, (("title", "body"),))
-
-
-def _has(
+def is_header(
     names: Sequence[str],
     mapping: Mapping[str, str],
     targets: Mapping[str, Sequence[str]],
     needed: Sequence[Sequence[str]],
 ) -> bool:
-    """Return whether a row has a column for one of each `needed`."""
+    """Return whether a row names a column for one of each `needed`, by common spellings or as they are mapped."""
     shown, spelled = {name.strip().lower() for name in names}, {normalise(name) for name in names}
     known = {target for target, spellings in targets.items() if spelled & set(spellings)}
     known |= {target for target, name in mapping.items() if name.strip().lower() in shown}
@@ -140,22 +127,19 @@ def find_volumes(header: Sequence[str], symbol: str, currency: str) -> dict[str,
     return found
 
 
-def name_header(table: RawTable, mapping: Mapping[str, str]) -> RawTable:
-    """Return a table without a header with names: Binance's, or those of CoinGecko's bars where it is JSON.
+def name_header(table: FileTable, mapping: Mapping[str, str]) -> FileTable:
+    """Return a table without a header with the names of Binance's dumps, or of CoinGecko's bars if it is JSON.
 
     Raises:
-        InputError: it has other columns, which every exchange orders in its own way, and no mapping by their numbers.
+        InputError: it has other columns, whose order differs between exchanges, and no mapping by their numbers.
     """
     if table.named or mapping:
         return table
     width = len(table.header)
-    names: tuple[str, ...] | None = None
     if width in (len(BINANCE) - 1, len(BINANCE)):
-        names = BINANCE[:width]
-    elif width == len(COINGECKO_OHLC) and ".json" in table.file.lower():
-        names = COINGECKO_OHLC
-    if names is None:
-        raise InputError(
-            f"{table.file}:{table.lines[0]}: {width} columns without names: map their numbers, such as close=5"
-        )
-    return RawTable(table.file, names, table.rows, table.lines, True, table.notes)
+        return replace(table, header=BINANCE[:width], named=True)
+    if width == len(COINGECKO_OHLC) and ".json" in table.file.lower():
+        return replace(table, header=COINGECKO_OHLC, named=True)
+    raise InputError(
+        f"{table.file}:{table.lines[0]}: {width} columns without names: map their numbers, such as close=5"
+    )

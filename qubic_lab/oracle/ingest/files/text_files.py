@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.files.columns import TEXT_TARGETS, check_targets, find_columns, is_text_header
-from qubic_lab.oracle.ingest.files.numbers import is_missing, read_number
-from qubic_lab.oracle.ingest.files.raw_tables import RawTable, read_table
-from qubic_lab.oracle.ingest.files.stamps import StampRules, read_stamps
+from qubic_lab.oracle.ingest.files.cells import StampRules, is_missing, read_number, read_stamps
+from qubic_lab.oracle.ingest.files.columns import TEXT_TARGETS, check_targets, find_columns, is_header
+from qubic_lab.oracle.ingest.files.tables import read_table
 from qubic_lab.oracle.ingest.markup import plain_text
 from qubic_lab.oracle.ingest.schemas import check_texts
 from qubic_lab.oracle.model.coins import find_coin, mentioned
@@ -125,11 +124,11 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     Raises:
         InputError: it cannot be read right; names file, line and remedy.
     """
-    table = read_table(path, lambda names: is_text_header(names, options.columns))
-    try:
-        found = find_columns(table.header, options.columns, TEXT_TARGETS)
-    except InputError as error:
-        raise InputError(f"{table.file}: {error}") from error
+    table = read_table(
+        path,
+        lambda names: len(names) > 1 and is_header(names, options.columns, TEXT_TARGETS, (("title", "body"),)),
+    )
+    found = find_columns(table, options.columns, TEXT_TARGETS)
     if "published" not in found or not {"title", "body"} & set(found):
         lacking = "published" if "published" not in found else "title"
         listed = ", ".join(map(repr, table.header[:12]))
@@ -143,7 +142,7 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     ]
     check_texts(texts, places, now_us)
     kept = _once(texts, places)
-    notes = [*table.notes, *_unused(table, found)]
+    notes = [*table.notes, *table.unused(set(found.values()))]
     if len(kept) < len(texts):
         notes.append(f"{len(texts) - len(kept)} row(s) left out that repeat another one's id and words")
     unknown = (
@@ -156,11 +155,6 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
         notes.append(f"{without} text(s) name no coin that is known: they are kept, and no coin shows them")
     ordered = sorted(kept, key=lambda text: (text.published_us or 0, text.external_id))
     return TextFile(table.file, tuple(ordered), len(table.rows), tuple(notes))
-
-
-def _unused(table: RawTable, found: Mapping[str, int]) -> list[str]:
-    unused = [name for number, name in enumerate(table.header) if number not in found.values() and name]
-    return [f"columns not used: {', '.join(unused)}"] if unused else []
 
 
 @dataclass(frozen=True)
