@@ -149,7 +149,7 @@ def _demo_app(folder: Path) -> Iterator[tuple[Oracle, redis.Redis]]:
     for coin in COINS:
         score_stored(TextStore(engine, lambda: texts_us), make_model("crypto-lexicon"), coin)
     alert = NewAlert("raised", "alarm", bars_us, texts_us, {"text": "risk rose", "evidence": ["fall"], "price": 1.5})
-    AlertStore(engine, lambda: texts_us).tell("ethereum", "1h", lambda *before: [alert])
+    AlertStore(engine, lambda: texts_us).emit("ethereum", "1h", lambda *before: [alert])
     corrected = Price(quotes[-1].opened_us, quotes[-1].closed_us, quotes[-1].close * 1.01)
     PriceStore(engine, lambda: now - 5 * MINUTE_US).add(Series("ethereum", "coingecko"), [corrected])
     FetchLog(engine).record(Fetch("coingecko", "prices", "GET /prices", now - MINUTE_US, 0.5, 1, 200, "ok", None, 3, 1))

@@ -26,22 +26,20 @@ from sqlalchemy import Engine, delete, select
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.alerts.config import RiskConfig
-from qubic_lab.oracle.alerts.decide import Due, Policy, Told, decide
+from qubic_lab.oracle.alerts.decide import DueAlert, EmittedAlert, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Webhook, payload, signature, webhook_from_settings
-from qubic_lab.oracle.alerts.store import AlertStore, Gone, NewAlert
+from qubic_lab.oracle.alerts.store import AlertStore, NewAlert, PriceOutage, RiskAlert
 from qubic_lab.oracle.alerts.watch import AlertWatch
 from qubic_lab.oracle.config import OracleConfig, read_config
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.risk.responses import RiskAlert
-from qubic_lab.oracle.risk.rules import LEVELS, Rule
+from qubic_lab.oracle.risk.rules import LEVELS, RiskConfig, RiskRule
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.settings import settings as of_environment
 
 NOON = read_iso("2026-11-24T12:00:00Z")
-POLICY = Policy("warning", 2)
+CONFIG = RiskConfig(cool_down=2)
 Row = tuple[str, int, int, int]
 """Kind, level, first bar of the episode, bar."""
 
@@ -67,25 +65,25 @@ def bar_of(closed_us: int) -> int:
     return (closed_us - NOON) // HOUR_US
 
 
-def told_of(dues: list[Due]) -> Told | None:
+def emitted_of(dues: list[DueAlert]) -> EmittedAlert | None:
     """What the store would say was told last."""
     if not dues:
         return None
     last = dues[-1]
     highest = max(each.level for each in dues if each.episode_us == last.episode_us and each.kind != "all-clear")
-    return Told(last.episode_us, last.at_us, highest, last.kind == "all-clear")
+    return EmittedAlert(last.episode_us, last.at_us, highest, last.kind == "all-clear")
 
 
-def rows_of(dues: list[Due]) -> list[Row]:
+def rows_of(dues: list[DueAlert]) -> list[Row]:
     return [(each.kind, each.level, bar_of(each.episode_us), bar_of(each.at_us)) for each in dues]
 
 
-def step_by_step(levels: list[int], policy: Policy) -> list[Row]:
+def step_by_step(levels: list[int], config: RiskConfig) -> list[Row]:
     """What is due if somebody looks at each bar, worked out with a memory of one episode."""
     found: list[Row] = []
     episode, highest, below = -1, 0, 0
     for bar, level in enumerate(levels):
-        if level >= policy.least:
+        if level >= LEVELS.index(config.level):
             if episode < 0:
                 episode, highest = bar, 0
             below = 0
@@ -94,41 +92,41 @@ def step_by_step(levels: list[int], policy: Policy) -> list[Row]:
                 highest = level
         elif episode >= 0:
             below += 1
-            if below == policy.cool_down:
+            if below == config.cool_down:
                 found.append(("all-clear", level, episode, bar))
                 episode = -1
     return found
 
 
 _levels = st.lists(st.sampled_from([0, 0, 1, 2, 2, 3]), min_size=1, max_size=40)
-_policies = st.builds(Policy, st.sampled_from(LEVELS[1:]), st.integers(1, 4))
+_configs = st.builds(RiskConfig, level=st.sampled_from(LEVELS[1:]), cool_down=st.integers(1, 4))
 
 
-@given(levels=_levels, policy=_policies)
-def test_each_episode_is_told_once_per_level_and_in_order(levels: list[int], policy: Policy) -> None:
+@given(levels=_levels, config=_configs)
+def test_each_episode_is_told_once_per_level_and_in_order(levels: list[int], config: RiskConfig) -> None:
     numbers, closed = np.array(levels, np.int8), closes(len(levels))
-    dues: list[Due] = []
+    dues: list[DueAlert] = []
     for bars in range(1, len(levels) + 1):
         for _ in range(2):  # whoever looks twice, or starts anew, finds nothing more to tell
-            dues += decide(told_of(dues), closed[:bars], numbers[:bars], policy)
-    assert rows_of(dues) == step_by_step(levels, policy)
+            dues += decide(emitted_of(dues), closed[:bars], numbers[:bars], config)
+    assert rows_of(dues) == step_by_step(levels, config)
 
 
-@given(levels=_levels, policy=_policies, data=st.data())
+@given(levels=_levels, config=_configs, data=st.data())
 def test_who_looks_now_and_then_tells_what_stands_and_nothing_that_is_past(
-    levels: list[int], policy: Policy, data: st.DataObject
+    levels: list[int], config: RiskConfig, data: st.DataObject
 ) -> None:
     numbers, closed = np.array(levels, np.int8), closes(len(levels))
     looks = sorted(data.draw(st.sets(st.integers(1, len(levels)), min_size=1)))
-    dues: list[Due] = []
+    dues: list[DueAlert] = []
     for bars in looks:
-        new = decide(told_of(dues), closed[:bars], numbers[:bars], policy)
+        new = decide(emitted_of(dues), closed[:bars], numbers[:bars], config)
         for each in new:
             assert each.kind == "all-clear" or bar_of(each.at_us) == bars - 1, "a rise is that of the last bar"
             assert each.level == levels[bar_of(each.at_us)]
         dues += new
-        told = told_of(dues)
-        stands = levels[bars - 1] >= policy.least
+        told = emitted_of(dues)
+        stands = levels[bars - 1] >= LEVELS.index(config.level)
         assert not stands or (told is not None and not told.over and told.highest >= levels[bars - 1])
     keys = [(each.episode_us, each.kind, each.level) for each in dues]
     assert len(set(keys)) == len(keys)
@@ -140,19 +138,19 @@ def test_who_looks_now_and_then_tells_what_stands_and_nothing_that_is_past(
 
 
 def test_an_episode_that_was_told_goes_on_when_its_first_bars_are_corrected() -> None:
-    told = Told(NOON + 3 * HOUR_US, NOON + 3 * HOUR_US, 2, False)
+    told = EmittedAlert(NOON + 3 * HOUR_US, NOON + 3 * HOUR_US, 2, False)
     levels = np.array([0, 2, 2, 2, 2, 3], np.int8)  # it would begin earlier now
-    assert rows_of(decide(told, closes(6), levels, POLICY)) == [("escalated", 3, 3, 5)]
-    assert decide(told, closes(3), levels[:3], POLICY) == [], "no later bar: nothing can be told"
+    assert rows_of(decide(told, closes(6), levels, CONFIG)) == [("escalated", 3, 3, 5)]
+    assert decide(told, closes(3), levels[:3], CONFIG) == [], "no later bar: nothing can be told"
 
 
 def test_what_is_worth_telling_is_checked() -> None:
     with pytest.raises(InputError, match="unknown level 'calm'"):
-        Policy("calm")
+        RiskConfig(level="calm")
     with pytest.raises(InputError, match="cool_down is 0"):
-        Policy("watch", 0)
+        RiskConfig(cool_down=0)
     with pytest.raises(InputError, match="3 bars and 2 levels"):
-        decide(None, closes(3), np.zeros(2, np.int8), POLICY)
+        decide(None, closes(3), np.zeros(2, np.int8), CONFIG)
 
 
 # --- What is kept
@@ -164,7 +162,7 @@ def new_alert(bar: int = 0, kind: str = "raised", level: str = "warning", episod
 
 
 def fill(store: AlertStore, count: int) -> list[RiskAlert]:
-    return store.tell("bitcoin", "1h", lambda told, gone: [new_alert(bar, episode=bar) for bar in range(count)])
+    return store.emit("bitcoin", "1h", lambda emitted, outage: [new_alert(bar, episode=bar) for bar in range(count)])
 
 
 def test_two_that_decide_at_once_keep_an_alert_once(engine: Engine) -> None:
@@ -183,7 +181,7 @@ def test_two_that_decide_at_once_keep_an_alert_once(engine: Engine) -> None:
         each.join()
     assert sum(len(each) for each in kept) == 3
     found = AlertStore(engine).last()
-    assert [each.episode for each in found] == [iso(NOON + bar * HOUR_US) for bar in (2, 1, 0)]
+    assert [each.episode_us for each in found] == [NOON + bar * HOUR_US for bar in (2, 1, 0)]
     assert {each.state for each in found} == {"pending"}
 
 
@@ -191,26 +189,26 @@ def test_what_was_told_is_read_back_for_each_coin_and_frame(engine: Engine) -> N
     clock, seen = Time(), []
     store = AlertStore(engine, clock)
 
-    def tell(coin: str, frame: Any, *alerts: NewAlert) -> tuple[Told | None, Gone | None]:
-        store.tell(coin, frame, lambda told, gone: (seen.append((told, gone)), alerts)[1])
+    def tell(coin: str, frame: Any, *alerts: NewAlert) -> tuple[EmittedAlert | None, PriceOutage | None]:
+        store.emit(coin, frame, lambda emitted, outage: (seen.append((emitted, outage)), alerts)[1])
         return seen[-1]
 
     assert tell("bitcoin", "1h", new_alert(2, episode=1)) == (None, None)
     assert tell("bitcoin", "4h", new_alert(0, "no-prices", "unknown")) == (None, None)
-    raised = Told(NOON + HOUR_US, NOON + 2 * HOUR_US, 2, False)
+    raised = EmittedAlert(NOON + HOUR_US, NOON + 2 * HOUR_US, 2, False)
     assert tell("bitcoin", "1h", new_alert(5, "escalated", "alarm", 1)) == (raised, None)
     assert tell("bitcoin", "1h", new_alert(9, "all-clear", "watch", 1)) == (
         replace(raised, at_us=NOON + 5 * HOUR_US, highest=3),
         None,
     )
     assert tell("bitcoin", "1h", new_alert(20, "no-prices", "unknown", 20)) == (
-        Told(raised.episode_us, NOON + 9 * HOUR_US, 3, True),
+        EmittedAlert(raised.episode_us, NOON + 9 * HOUR_US, 3, True),
         None,
     )
     gone = tell("bitcoin", "1h")[1]
     assert gone is not None and gone.last_us == NOON + 20 * HOUR_US
-    assert gone.made_us == read_iso(store.last(1)[0].made)
-    assert tell("bitcoin", "4h") == (None, Gone(NOON, NOON))
+    assert gone.made_us == store.last(1)[0].made_us
+    assert tell("bitcoin", "4h") == (None, PriceOutage(NOON, NOON))
     assert tell("ethereum", "1h") == (None, None)
     assert [each.level for each in store.last(2, "bitcoin")] == [None, "watch"]
 
@@ -384,7 +382,7 @@ def test_what_cannot_be_sent_now_waits_and_keeps_its_place(
 
 def test_a_receiver_that_asks_for_a_long_wait_gets_it(store: AlertStore) -> None:
     fill(store, 1)
-    clock = Time(read_iso(store.last()[0].made))
+    clock = Time(store.last()[0].made_us)
     with receiving(429) as server:
         server.retry_after = "3600"
         Deliverer(AlertStore(store._engine, real=clock), server.webhook(attempts=3)).deliver()
@@ -446,7 +444,7 @@ def test_what_is_refused_is_not_sent_again_and_the_next_one_is(store: AlertStore
 
 def test_what_nobody_took_for_a_day_is_given_up(store: AlertStore) -> None:
     fill(store, 1)
-    made = read_iso(store.last()[0].made)
+    made = store.last()[0].made_us
     with receiving(500) as server:
         late = Deliverer(store, server.webhook(attempts=1), clock=lambda: made + DAY_US + SECOND_US)
         assert late.deliver().failed == 1
@@ -481,7 +479,7 @@ def test_what_a_killed_process_was_sending_is_sent_by_another_with_the_same_key(
         process.send_signal(signal.SIGKILL)
         process.wait()
         (claimed,) = [each for each in AlertStore(engine).last() if each.attempts]
-        clock.us = read_iso(claimed.made) + 120 * SECOND_US  # its claim has run out
+        clock.us = claimed.made_us + 120 * SECOND_US  # its claim has run out
         assert Deliverer(AlertStore(engine, real=clock), server.webhook()).deliver().sent == 2
     keys = [each["idempotency-key"] for each in server.headers]
     assert keys[0] == keys[1] != keys[2] and server.bodies[0] == server.bodies[1]
@@ -531,13 +529,13 @@ def test_with_deaths_at_any_point_each_is_kept_once_and_arrives_in_order(
     numbers, closed = np.array(levels, np.int8), closes(len(levels))
 
     def look(bars: int) -> None:
-        def due(told: Told | None, gone: Gone | None) -> list[NewAlert]:
+        def due(emitted: EmittedAlert | None, outage: PriceOutage | None) -> list[NewAlert]:
             return [
                 NewAlert(each.kind, LEVELS[each.level], each.episode_us, each.at_us, {"text": "", "evidence": []})
-                for each in decide(told, closed[:bars], numbers[:bars], POLICY)
+                for each in decide(emitted, closed[:bars], numbers[:bars], CONFIG)
             ]
 
-        store.tell("bitcoin", "1h", due)
+        store.emit("bitcoin", "1h", due)
         if data.draw(st.booleans()):
             return  # dies between keeping and sending
         with suppress(Killed):
@@ -552,7 +550,7 @@ def test_with_deaths_at_any_point_each_is_kept_once_and_arrives_in_order(
             Deliverer(store, receiver, clock).deliver()
     with shared.connect() as connection:
         kept = [tuple(row) for row in connection.execute(select(*(RISK_ALERTS.c[name] for name in _KEPT)))]
-    expected = step_by_step(levels, POLICY)
+    expected = step_by_step(levels, CONFIG)
     assert [(kind, LEVELS.index(level), bar_of(episode), bar_of(at)) for kind, level, episode, at in kept] == expected
     told = [f"bitcoin:1h:{episode}:{kind}:{level}" for kind, level, episode, at in kept]
     assert list(dict.fromkeys(receiver.got)) == told, "all arrive, first times in order"
@@ -596,7 +594,7 @@ def test_a_signature_is_of_time_and_body() -> None:
 
 # --- What is watched
 
-FALL = Rule("fall", "drawdown_in_deviations", 1.0, 1.5, 2.8, {"bars": 4, "usual_bars": 24}, 0.8, 1)
+FALL = RiskRule("fall", "drawdown_in_deviations", 1.0, 1.5, 2.8, {"bars": 4, "usual_bars": 24}, 0.8, 1)
 WATCHED = OracleConfig(coins=("bitcoin", "ethereum"), risk=RiskConfig(rules=(FALL,), cool_down=2))
 
 
@@ -619,9 +617,9 @@ def test_a_fall_is_told_once_and_that_it_is_over_whoever_looks(tmp_path: Path) -
         prices.add(series, bars(course[first:last], first))
         for _ in range(2):  # each time a new process
             found = AlertWatch(engine, WATCHED, None, clock).check()
-            told += [(each.kind, each.level, each.at, each.episode) for each in found.told]
+            told += [(each.kind, each.level, each.at_us, each.episode_us) for each in found.emitted]
             assert set(found.levels) == {"bitcoin"} and "no price of ethereum" in found.unknown["ethereum"]
-    begin = iso(NOON + 40 * HOUR_US)
+    begin = NOON + 40 * HOUR_US
     assert [each[:2] for each in told] == [("raised", "warning"), ("escalated", "alarm"), ("all-clear", "calm")]
     assert told[0][2] == begin and {each[3] for each in told} == {begin}
     (raised,) = [each for each in AlertStore(engine).last() if each.kind == "raised"]
@@ -636,15 +634,15 @@ def test_old_bars_are_no_news_but_that_there_are_no_fresh_ones(tmp_path: Path) -
     clock.us = NOON + 60 * HOUR_US
     prices.add(series, bars([*calm(40), 95.0]))
     watch = AlertWatch(engine, WATCHED, None, clock)
-    (gone,) = watch.check().told
-    assert (gone.kind, gone.level, gone.at) == ("no-prices", None, iso(NOON + 40 * HOUR_US))
+    (gone,) = watch.check().emitted
+    assert (gone.kind, gone.level, gone.at_us) == ("no-prices", None, NOON + 40 * HOUR_US)
     assert "no fresh prices, so its risk is not known" in gone.text
-    assert watch.check().told == [] == AlertWatch(engine, WATCHED, None, clock).check().told
+    assert watch.check().emitted == [] == AlertWatch(engine, WATCHED, None, clock).check().emitted
     prices.add(series, bars([95.0] * 3, 41))  # later ones, and still old
-    assert watch.check().told == []
+    assert watch.check().emitted == []
     silent = replace(WATCHED, risk=replace(WATCHED.risk, no_prices=False))
     clock.us += 40 * DAY_US
-    assert AlertWatch(engine, silent, None, clock).check().told == []
+    assert AlertWatch(engine, silent, None, clock).check().emitted == []
     engine.dispose()
 
 
@@ -654,15 +652,15 @@ def test_that_there_are_no_prices_again_is_told_once_a_day_has_gone(tmp_path: Pa
     watch = AlertWatch(engine, WATCHED, None, clock)
     clock.us = NOON + 50 * HOUR_US
     prices.add(series, bars(calm(41)))
-    assert [each.kind for each in watch.check().told] == ["no-prices"]
+    assert [each.kind for each in watch.check().emitted] == ["no-prices"]
     prices.add(series, bars(calm(10), 41))
     assert watch.check().levels == {"bitcoin": "calm"}
     clock.us += 10 * HOUR_US
-    assert watch.check().told == [], "the day has not gone yet"
+    assert watch.check().emitted == [], "the day has not gone yet"
     clock.us += 15 * HOUR_US
-    (again,) = watch.check().told
-    assert (again.kind, again.at) == ("no-prices", iso(NOON + 50 * HOUR_US))
-    assert watch.check().told == [] == AlertWatch(engine, WATCHED, None, clock).check().told
+    (again,) = watch.check().emitted
+    assert (again.kind, again.at_us) == ("no-prices", NOON + 50 * HOUR_US)
+    assert watch.check().emitted == [] == AlertWatch(engine, WATCHED, None, clock).check().emitted
     clock.us = NOON + 50 * HOUR_US  # a clock that goes back finds the same bar fresh
     assert watch.check().levels == {"bitcoin": "calm"}
     engine.dispose()
@@ -672,10 +670,10 @@ def test_an_episode_that_is_seen_late_does_not_date_its_level_back(tmp_path: Pat
     engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time()
     PriceStore(engine, clock).add(Series("bitcoin", "exchange", 3_600), bars([*calm(40), 99.0, 97.0]))
     clock.us = NOON + 41 * HOUR_US
-    (told,) = AlertWatch(engine, WATCHED, None, clock).check().told
-    assert (told.level, told.episode, told.at) == ("alarm", iso(NOON + 40 * HOUR_US), iso(NOON + 41 * HOUR_US))
-    since = f"in an episode of warning or more since {told.episode}"
-    assert told.text.startswith(f"Bitcoin: risk is at alarm, {since}, by bars of 1h up to {told.at}, at 97 usd")
+    (told,) = AlertWatch(engine, WATCHED, None, clock).check().emitted
+    assert (told.level, told.episode_us, told.at_us) == ("alarm", NOON + 40 * HOUR_US, NOON + 41 * HOUR_US)
+    since = f"in an episode of warning or more since {iso(told.episode_us)}"
+    assert told.text.startswith(f"Bitcoin: risk is at alarm, {since}, by bars of 1h up to {iso(told.at_us)}, at 97 usd")
     engine.dispose()
 
 
@@ -686,22 +684,22 @@ def test_a_bar_that_is_corrected_is_looked_at_again(tmp_path: Path) -> None:
     watch = AlertWatch(engine, WATCHED, None, clock)
     assert watch.check().levels == {"bitcoin": "calm"}
     prices.add(series, bars([95.0], 40))
-    (told,) = watch.check().told
-    assert (told.kind, told.level, told.at) == ("raised", "warning", iso(NOON + 40 * HOUR_US))
-    assert watch.check().told == []
+    (told,) = watch.check().emitted
+    assert (told.kind, told.level, told.at_us) == ("raised", "warning", NOON + 40 * HOUR_US)
+    assert watch.check().emitted == []
     engine.dispose()
 
 
 def test_that_it_is_over_says_how_many_rules_have_no_value(tmp_path: Path) -> None:
     engine, clock = open_database(f"sqlite:///{tmp_path / 'lab.db'}"), Time(NOON + 40 * HOUR_US)
     prices, series = PriceStore(engine, clock), Series("bitcoin", "exchange", 3_600)
-    both = (FALL, Rule("volume", "volume_ratio", 1.0, 2.0, 3.0))
+    both = (FALL, RiskRule("volume", "volume_ratio", 1.0, 2.0, 3.0))
     watch = AlertWatch(engine, replace(WATCHED, risk=replace(WATCHED.risk, rules=both)), None, clock)
     prices.add(series, bars([*calm(40), 95.0]))
-    assert [each.kind for each in watch.check().told] == ["raised"]
+    assert [each.kind for each in watch.check().emitted] == ["raised"]
     prices.add(series, bars([95.0] * 7, 41))
     clock.us += 7 * HOUR_US
-    (over,) = watch.check().told
+    (over,) = watch.check().emitted
     assert over.kind == "all-clear" and over.text.endswith(" from exchange (1 of 2 rules have no value here)")
     engine.dispose()
 
@@ -717,7 +715,7 @@ def test_a_measure_that_fails_is_logged_once(
     PriceStore(engine, clock).add(Series("bitcoin", "exchange", 3_600), bars(calm(40)))
     watch = AlertWatch(engine, WATCHED, None, clock)
     with monkeypatch.context() as failing:
-        failing.setattr("qubic_lab.oracle.alerts.watch.assess_market", fail)
+        failing.setattr("qubic_lab.oracle.alerts.watch.assess", fail)
         for _ in range(2):
             assert watch.check().unknown["bitcoin"] == "bars is 10: it must be at least 100"
     told = [message for message in caplog.messages if message.startswith("risk of ")]
@@ -731,11 +729,11 @@ def test_a_watch_beside_other_work_looks_once_more_at_its_end(tmp_path: Path) ->
     watching = AlertWatch(engine, WATCHED, None, clock, every_s=0.01)
     with watching.running():
         pass
-    assert watching.told == 0, "there are no prices yet"
+    assert watching.emitted == 0, "there are no prices yet"
     with receiving(200) as server, AlertWatch(engine, WATCHED, server.webhook(), clock).running() as watch:
         clock.us = NOON + 40 * HOUR_US
         PriceStore(engine, clock).add(Series("bitcoin", "exchange", 3_600), bars([*calm(40), 95.0]))
-    assert watch.told == 1
+    assert watch.emitted == 1
     assert [json.loads(body)["level"] for body in server.bodies] == ["warning"]
     (kept,) = AlertStore(engine).last()
     assert kept.state == "sent" and json.loads(payload(kept)) == json.loads(server.bodies[0])
@@ -752,7 +750,8 @@ def test_settings_of_risk_are_read_and_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / "own.yaml").write_text(rules)
     found = read("risk: {rules: own.yaml, coins: [BTC, btc], frame: 4h, level: watch, cool_down: 3, no_prices: false}")
     assert found.rules is not None and [each.name for each in found.rules] == ["fall"]
-    assert (found.coins, found.frame, found.policy, found.no_prices) == (("bitcoin",), "4h", Policy("watch", 3), False)
+    expected = RiskConfig(coins=("bitcoin",), frame="4h", level="watch", cool_down=3, no_prices=False)
+    assert replace(found, rules=None) == expected
     assert read("risk: {}") == RiskConfig() == read("coins: [BTC]")
     for text, message in (
         ("risk: {rule: own.yaml}", "risk: unknown name 'rule': did you mean 'rules'"),
@@ -768,5 +767,5 @@ def test_settings_of_risk_are_read_and_refused_in_one_line(tmp_path: Path) -> No
             read(text)
         assert "\n" not in str(raised.value)
     (tmp_path / "own.yaml").write_text(rules.replace("watch: 1", "watch: 4"))
-    with pytest.raises(InputError, match=r"own\.yaml: rule 'fall': watch 4, warning 2"):
+    with pytest.raises(InputError, match=r"own\.yaml: rules: 'fall': watch 4, warning 2"):
         read("risk: {rules: own.yaml}")

@@ -24,9 +24,7 @@ from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
 from qubic_lab.oracle.ingest.leases import Lease
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
-from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.risk.responses import Risk, RiskAlerts, RiskBars
 from qubic_lab.oracle.serving.queries import Queries
 from qubic_lab.oracle.serving.responses import (
     MarketOverview,
@@ -185,18 +183,18 @@ def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(client: redi
     alert = NewAlert("raised", "alarm", NOON - HOUR_US, NOON, content)
 
     async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
-        risk = Risk(**(await connection.get("risk?coin=BTC")).json())
-        assert isinstance(risk.analysed, RiskBars) and isinstance(risk.level, Missing)
-        assert (risk.coin, risk.frame, risk.analysed.bars, risk.cache) == ("bitcoin", "1h", 48, "miss")
-        assert "no rule has a value: 48 bars" in risk.level.reason
+        risk = (await connection.get("risk?coin=BTC")).json()
+        assert (risk["coin"], risk["frame"], risk["analysed"]["bars"], risk["cache"]) == ("bitcoin", "1h", 48, "miss")
+        assert "no rule has a value: 48 bars" in risk["level"]["reason"]
         assert (await connection.get("risk?coin=bitcoin&frame=1h")).json()["cache"] == "hit"
         as_of = iso(KNOWN + MINUTE_US)
-        past = Risk(**(await connection.get("risk", params={"coin": "bitcoin", "as_of": as_of})).json())
-        assert isinstance(past.analysed, RiskBars) and (past.analysed.bars, past.analysed.last) == (24, iso(KNOWN))
+        past = (await connection.get("risk", params={"coin": "bitcoin", "as_of": as_of})).json()
+        assert (past["analysed"]["bars"], past["analysed"]["last"]) == (24, iso(KNOWN))
         assert (await connection.get("alerts")).json() == {"as_of": iso(NOW), "alerts": []}
-        AlertStore(engine, clock).tell("bitcoin", "1h", lambda told, gone: [alert])
-        (found,) = RiskAlerts(**(await connection.get("alerts?coin=BTC")).json()).alerts
-        assert (found.level, found.at, found.state, found.text) == ("alarm", iso(NOON), "pending", content["text"])
+        AlertStore(engine, clock).emit("bitcoin", "1h", lambda *before: [alert])
+        (found,) = (await connection.get("alerts?coin=BTC")).json()["alerts"]
+        assert (found["level"], found["at"], found["state"]) == ("alarm", iso(NOON), "pending")
+        assert found["text"] == content["text"]
         assert (await connection.get("alerts", params={"as_of": as_of})).json()["alerts"] == []
         assert (await connection.get("alerts?coin=qubic")).json()["alerts"] == []
 

@@ -13,18 +13,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.candles import Candles
-from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.drawdown import bars_under_water, drawdown, recent_drawdown
-from qubic_lab.oracle.risk.liquidity import amihud, volume_ratio
-from qubic_lab.oracle.risk.measures import LEAST_BARS, MEASURES, Market, check_parameters, measure
-from qubic_lab.oracle.risk.rules import FORGOTTEN_BARS, LEVELS, Rule, levels_of, read_rules
-from qubic_lab.oracle.risk.tail_tests import (
+from qubic_lab.oracle.model.bars import PRICES, Bars
+from qubic_lab.oracle.model.response import to_plain
+from qubic_lab.oracle.model.timestamps import HOUR_US
+from qubic_lab.oracle.risk.forecast_tests import (
     christoffersen,
     evaluate_tail,
     kupiec,
     shortfall_statistic,
     shortfall_test,
+)
+from qubic_lab.oracle.risk.measures import (
+    LEAST_BARS,
+    MEASURES,
+    RiskInputs,
+    amihud,
+    check_parameters,
+    compute_measure,
+)
+from qubic_lab.oracle.risk.rolling import drawdown, log_returns, recent_drawdown
+from qubic_lab.oracle.risk.rules import (
+    FORGOTTEN_BARS,
+    LEVELS,
+    Assessment,
+    RiskEvidence,
+    RiskRule,
+    assess,
+    levels_of,
+    read_rules,
 )
 from qubic_lab.oracle.risk.value_at_risk import (
     TailForecast,
@@ -42,17 +58,8 @@ from qubic_lab.oracle.risk.volatility import (
     realised_volatility,
     simulate_garch,
 )
-from qubic_lab.oracle.risk.warnings import (
-    Assessment,
-    Evidence,
-    assess,
-    compare_warnings,
-    evaluate_warnings,
-    find_falls,
-    naive_warnings,
-)
+from qubic_lab.oracle.risk.warning_scores import compare_warnings, evaluate_warnings, find_falls, naive_warnings
 
-HOUR_US = 3_600_000_000
 SMALL: dict[str, dict[str, int]] = {
     name: {key: {"bars": 6, "usual_bars": 20}.get(key, value) for key, value in each.parameters.items()}
     for name, each in MEASURES.items()
@@ -67,26 +74,15 @@ def no_warnings():
         yield
 
 
-@dataclasses.dataclass
-class Columns:
-    closed_us: Any
-    open: Any
-    high: Any
-    low: Any
-    close: Any
-    volume: Any
-
-
-def candles_of(close: Any, volume: Any = None, spread: Any = 1.002) -> Candles:
+def bars_of(close: Any, volume: Any = 10.0, spread: Any = 1.002) -> Bars:
     close = np.asarray(close, np.float64)
     open_ = np.append(close[:1], close[:-1])
-    closed = HOUR_US * np.arange(1, len(close) + 1)
-    amounts = np.full(len(close), 10.0) if volume is None else np.asarray(volume, np.float64)
     high, low = np.maximum(open_, close) * spread, np.minimum(open_, close) / spread
-    return Candles.of(Columns(closed, open_, high, low, close, amounts), HOUR_US)
+    columns = {"open": open_, "high": high, "low": low, "volume": np.broadcast_to(volume, close.shape)}
+    return Bars.of(HOUR_US * np.arange(1, len(close) + 1), close, **columns, frame_us=HOUR_US)
 
 
-def random_market(seed: int, bars: int) -> Market:
+def random_inputs(seed: int, bars: int) -> RiskInputs:
     """Return a random market with gaps in volume, sentiment and the other asset."""
     draw = np.random.default_rng(seed)
     shocks = draw.standard_t(4, bars) * 0.01
@@ -97,28 +93,25 @@ def random_market(seed: int, bars: int) -> Market:
     sentiment[draw.random(bars) < 0.3] = np.nan
     other = 5e4 * np.exp(np.cumsum(0.5 * shocks + draw.normal(0.0, 0.01, bars)))
     other[draw.random(bars) < 0.01] = np.nan
-    return Market(candles_of(close, volume, np.exp(draw.random(bars) * 0.01)), sentiment, other)
+    return RiskInputs(bars_of(close, volume, np.exp(draw.random(bars) * 0.01)), sentiment, other)
 
 
-def tail_of(function: Callable[..., TailForecast], *arguments: Any) -> Callable[[Market], np.ndarray]:
-    def both(market: Market) -> np.ndarray:
-        found = function(windows.log_returns(market.candles), *arguments)
+def tail_of(function: Callable[..., TailForecast], *arguments: Any) -> Callable[[RiskInputs], np.ndarray]:
+    def both(market: RiskInputs) -> np.ndarray:
+        found = function(log_returns(market.bars), *arguments)
         return np.stack([found.var, found.es], axis=1)
 
     return both
 
 
-CAUSAL: dict[str, tuple[Callable[[Market], np.ndarray], int]] = {
-    **{name: ((lambda m, n=name: measure(n, m, SMALL[n]).values), -1) for name in SMALL},
+CAUSAL: dict[str, tuple[Callable[[RiskInputs], np.ndarray], int]] = {
+    **{name: ((lambda m, n=name: compute_measure(n, m, SMALL[n]).values), -1) for name in SMALL},
     **{
-        name: ((lambda m, n=name: realised_volatility(m.candles, 8, n)), 7 + ESTIMATORS[name].extra)
-        for name in ESTIMATORS
+        name: ((lambda m, n=name: realised_volatility(m.bars, 8, n)), 7 + ESTIMATORS[name].extra) for name in ESTIMATORS
     },
-    "drawdown": (lambda m: drawdown(m.candles.close), 0),
-    "bars_under_water": (lambda m: bars_under_water(m.candles.close), 0),
-    "recent_drawdown": (lambda m: recent_drawdown(m.candles, 9), 8),
-    "amihud": (lambda m: amihud(m.candles, 5), 5),
-    "volume_ratio alone": (lambda m: volume_ratio(m.candles, 3, 10), 12),
+    "drawdown": (lambda m: drawdown(m.bars.close), 0),
+    "recent_drawdown": (lambda m: recent_drawdown(m.bars, 9), 8),
+    "amihud": (lambda m: amihud(m.bars, 5), 5),
     "historical": (tail_of(historical, 0.05, 40), 40),
     "normal, all so far": (tail_of(normal, 0.05), 20),
     "normal, last bars": (tail_of(normal, 0.05, 40), 40),
@@ -127,8 +120,8 @@ CAUSAL: dict[str, tuple[Callable[[Market], np.ndarray], int]] = {
 """Every causal function that is cheap, with its warm-up; −1: as the measure says."""
 
 
-def small_rules() -> tuple[Rule, ...]:
-    return tuple(Rule(name, name, 0.8, 1.2, 1.6, SMALL[name], hold=2) for name in SMALL)
+def small_rules() -> tuple[RiskRule, ...]:
+    return tuple(RiskRule(name, name, 0.8, 1.2, 1.6, SMALL[name], hold=2) for name in SMALL)
 
 
 def same(first: np.ndarray, second: np.ndarray) -> bool:
@@ -140,18 +133,18 @@ def same(first: np.ndarray, second: np.ndarray) -> bool:
 @settings(max_examples=6, deadline=None)
 def test_later_bars_change_nothing(name: str, seed: int, cut: int):
     function = CAUSAL[name][0]
-    market = random_market(seed, 260)
+    market = random_inputs(seed, 260)
     values = function(market)
-    assert same(function(market.until(cut)), values[:cut])
-    other, candles = random_market(seed + 1, 260), market.candles
+    assert same(function(market.first(cut)), values[:cut])
+    other, bars = random_inputs(seed + 1, 260), market.bars
     mixed = {
-        key: np.concatenate([getattr(candles, key)[:cut], 3.0 * getattr(other.candles, key)[cut:]])
-        for key in ("open", "high", "low", "close", "volume")
+        key: np.concatenate([getattr(bars, key)[:cut], 3.0 * getattr(other.bars, key)[cut:]])
+        for key in (*PRICES, "volume")
     }
     assert market.sentiment is not None and other.sentiment is not None
     assert market.other is not None and other.other is not None
-    scrambled = Market(
-        Candles.of(Columns(candles.closed_us, **mixed), HOUR_US),
+    scrambled = RiskInputs(
+        Bars.of(bars.closed_us, mixed.pop("close"), **mixed, frame_us=HOUR_US),
         np.concatenate([market.sentiment[:cut], other.sentiment[cut:]]),
         np.concatenate([market.other[:cut], other.other[cut:]]),
     )
@@ -161,16 +154,16 @@ def test_later_bars_change_nothing(name: str, seed: int, cut: int):
 @pytest.mark.parametrize("name", CAUSAL)
 def test_warm_ups_are_as_declared(name: str):
     function, warm_up = CAUSAL[name]
-    market = random_market(3, 260)
+    market = random_inputs(3, 260)
     whole = dataclasses.replace(
         market,
-        candles=candles_of(market.candles.close),  # volumes all known
+        bars=bars_of(market.bars.close),  # volumes all known
         sentiment=np.random.default_rng(0).normal(size=260),
         other=np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.01, 260))),
     )
     values = function(whole)
     if warm_up < 0:
-        warm_up = MEASURES[name].warm_up(SMALL[name])
+        warm_up = MEASURES[name].warm_up(**SMALL[name])
     assert np.isnan(values[:warm_up]).all()
     assert not np.isnan(values[warm_up:]).any()
 
@@ -183,10 +176,10 @@ def test_every_measure_is_tested_for_causality():
 
 
 def test_realised_volatility_by_hand():
-    candles = candles_of(np.exp([0.0, 0.01, -0.01, 0.01]), spread=1.0)
+    candles = bars_of(np.exp([0.0, 0.01, -0.01, 0.01]), spread=1.0)
     # Log returns 0.01, −0.02, 0.02.
     assert realised_volatility(candles, 2)[-2:] == pytest.approx([math.sqrt(2.5e-4), 0.02])
-    ranges = candles_of(np.ones(3), spread=math.exp(0.01))  # high over low is exp(0.02) in each bar
+    ranges = bars_of(np.ones(3), spread=math.exp(0.01))  # high over low is exp(0.02) in each bar
     assert realised_volatility(ranges, 2, "parkinson")[-1] == pytest.approx(0.02 / math.sqrt(4 * math.log(2)))
     assert realised_volatility(ranges, 2, "garman-klass")[-1] == pytest.approx(0.02 * math.sqrt(0.5))
     with pytest.raises(InputError, match="did you mean 'parkinson'"):
@@ -199,10 +192,8 @@ def test_estimators_agree_on_a_random_walk():
     path = np.cumsum(draw.normal(0.0, 0.001, (800, 60)).ravel()).reshape(800, 60)
     close, start = path[:, -1], np.append(0.0, path[:-1, -1])
     high, low = np.maximum(path.max(axis=1), start), np.minimum(path.min(axis=1), start)
-    columns = Columns(
-        HOUR_US * np.arange(1, 801), np.exp(start), np.exp(high), np.exp(low), np.exp(close), np.ones(800)
-    )
-    candles = Candles.of(columns, HOUR_US)
+    columns = {"open": np.exp(start), "high": np.exp(high), "low": np.exp(low)}
+    candles = Bars.of(HOUR_US * np.arange(1, 801), np.exp(close), **columns, frame_us=HOUR_US)
     for name in ESTIMATORS:
         assert realised_volatility(candles, 700, name)[-1] == pytest.approx(0.001 * math.sqrt(60), rel=0.12)
 
@@ -236,17 +227,17 @@ def test_garch_forecasts_follow_the_spread_and_use_the_past_alone():
 
 
 def test_garch_measure_at_a_cut():
-    market = random_market(5, 340)
+    market = random_inputs(5, 340)
     parameters = {"usual_bars": 20, "refit_bars": 60, "window_bars": 300}
-    whole = measure("garch_ratio", market, parameters)
+    whole = compute_measure("garch_ratio", market, parameters)
     assert np.isnan(whole.values[: whole.warm_up]).all() and not np.isnan(whole.values[whole.warm_up :]).any()
-    assert same(measure("garch_ratio", market.until(320), parameters).values, whole.values[:320])
+    assert same(compute_measure("garch_ratio", market.first(320), parameters).values, whole.values[:320])
 
 
 def test_garch_says_why_there_is_no_forecast():
-    assert "100 returns: a fit needs 250" in garch_forecast(np.zeros(100)).absent
+    assert "100 returns: a fit needs 250" in garch_forecast(np.zeros(100)).missing
     constant = garch_forecast(np.zeros(300))
-    assert "do returns vary" in constant.absent and constant.failed == 2 and np.isnan(constant.sigma).all()
+    assert "do returns vary" in constant.missing and constant.failed == 2 and np.isnan(constant.sigma).all()
     with pytest.raises(InputError, match="return of bar 5 is nan"):
         garch_forecast(np.where(np.arange(300) == 5, np.nan, 0.01))
     with pytest.raises(InputError, match="alpha \\+ beta < 1"):
@@ -401,9 +392,9 @@ def test_a_loss_is_held_against_the_bar_before():
     found = evaluate_tail(returns, TailForecast(0.01, var, var * 1.2))
     assert found.violations == 1 and found.bars == 299
     absent = evaluate_tail(returns[:50], TailForecast(0.01, var[:50], var[:50]))
-    assert "too few to expect one loss" in absent.absent and absent.unconditional is None
+    assert "too few to expect one loss" in absent.missing and absent.unconditional is None
     flat = evaluate_tail(np.zeros(300), historical(np.zeros(300), 0.05, 100))
-    assert "prices hardly vary" in flat.absent
+    assert "prices hardly vary" in flat.missing
 
 
 @pytest.mark.slow
@@ -428,16 +419,15 @@ def test_the_right_model_passes_and_a_constant_normal_does_not():
 def test_drawdown_by_hand():
     values = np.array([1.0, 2.0, 1.5, 1.0, 2.0, 3.0])
     assert drawdown(values).tolist() == [0.0, 0.0, 0.25, 0.5, 0.0, 0.0]
-    assert bars_under_water(values).tolist() == [0, 0, 1, 2, 0, 0]
-    assert bars_under_water(np.zeros(0)).tolist() == [] and drawdown(np.zeros(0)).tolist() == []
-    assert recent_drawdown(candles_of([4.0, 2.0, 1.0, 1.0]), 2)[1:].tolist() == [0.5, 0.5, 0.0]
+    assert drawdown(np.zeros(0)).tolist() == []
+    assert recent_drawdown(bars_of([4.0, 2.0, 1.0, 1.0]), 2)[1:].tolist() == [0.5, 0.5, 0.0]
 
 
 def test_amihud_by_hand():
-    candles = candles_of(np.exp([0.0, 0.01, 0.03]), volume=[5.0, 2e6, 1e6])
+    candles = bars_of(np.exp([0.0, 0.01, 0.03]), volume=[5.0, 2e6, 1e6])
     expected = (0.01 / (2 * math.exp(0.01)) + 0.02 / math.exp(0.03)) / 2
     assert amihud(candles, 2)[-1] == pytest.approx(expected)
-    assert np.isnan(amihud(candles_of([1.0, 2.0, 3.0], volume=[1.0, 0.0, np.nan]), 1)).all()
+    assert np.isnan(amihud(bars_of([1.0, 2.0, 3.0], volume=[1.0, 0.0, np.nan]), 1)).all()
 
 
 def test_measures_rise_with_what_they_are_about():
@@ -447,9 +437,9 @@ def test_measures_rise_with_what_they_are_about():
     parameters = {"bars": 10, "usual_bars": 200}
 
     def last(name: str, returns: np.ndarray, **others: Any) -> float:
-        market = Market(candles_of(np.exp(np.cumsum(returns)), others.pop("volume", None)), **others)
+        market = RiskInputs(bars_of(np.exp(np.cumsum(returns)), others.pop("volume", 10.0)), **others)
         chosen = {key: parameters.get(key, value) for key, value in MEASURES[name].parameters.items()}
-        return float(measure(name, market, chosen).values[-1])
+        return float(compute_measure(name, market, chosen).values[-1])
 
     assert last("volatility_ratio", wild) > 2.5 > 1.6 > last("volatility_ratio", calm)
     crash = calm.copy()
@@ -470,19 +460,19 @@ def test_measures_rise_with_what_they_are_about():
 @pytest.mark.parametrize("name", MEASURES)
 def test_measures_without_data_are_absent_with_the_reason(name: str):
     chosen = SMALL.get(name, {"usual_bars": 20})
-    short = measure(name, Market(candles_of([1.0, 2.0]), np.zeros(2), np.ones(2)), chosen)
-    assert np.isnan(short.values).all() and "2 bars: it needs" in short.absent
-    constant = Market(candles_of(np.ones(600), spread=1.0), np.zeros(600), np.ones(600))
-    found = measure(name, constant, chosen)
-    assert found.absent or name in ("volume_ratio",)
+    short = compute_measure(name, RiskInputs(bars_of([1.0, 2.0]), np.zeros(2), np.ones(2)), chosen)
+    assert np.isnan(short.values).all() and "2 bars: it needs" in short.missing
+    constant = RiskInputs(bars_of(np.ones(600), spread=1.0), np.zeros(600), np.ones(600))
+    found = compute_measure(name, constant, chosen)
+    assert found.missing or name in ("volume_ratio",)
     if MEASURES[name].needs:
-        bare = Market(candles_of(np.ones(600), volume=np.full(600, np.nan)))
-        assert "is known" in measure(name, bare, chosen).absent
+        bare = RiskInputs(bars_of(np.ones(600), volume=np.full(600, np.nan)))
+        assert "is known" in compute_measure(name, bare, chosen).missing
 
 
 def test_parameters_of_measures_are_checked():
     with pytest.raises(InputError, match="unknown measure 'volatility_ration': did you mean 'volatility_ratio'"):
-        measure("volatility_ration", random_market(0, 10))
+        compute_measure("volatility_ration", random_inputs(0, 10))
     with pytest.raises(InputError, match="parameter of volume_ratio 'bar': did you mean 'bars'"):
         check_parameters("volume_ratio", {"bar": 3})
     with pytest.raises(InputError, match="bars of volume_ratio is 1"):
@@ -497,14 +487,14 @@ def test_parameters_of_measures_are_checked():
         with pytest.raises(InputError, match=f"{parameter} of {name} is {least - 1}: it must be at least {least}"):
             rule(measure=name, parameters={parameter: least - 1})
     with pytest.raises(InputError, match="sentiment has shape"):
-        Market(candles_of([1.0, 2.0]), np.zeros(3))
+        RiskInputs(bars_of([1.0, 2.0]), np.zeros(3))
 
 
 # Rules and warnings
 
 
-def rule(**changes: Any) -> Rule:
-    return Rule(**{"name": "r", "measure": "volatility_ratio", "watch": 1, "warning": 2, "alarm": 4, **changes})
+def rule(**changes: Any) -> RiskRule:
+    return RiskRule(**{"name": "r", "measure": "volatility_ratio", "watch": 1, "warning": 2, "alarm": 4, **changes})
 
 
 def levels(values: list[float], **changes: Any) -> list[int]:
@@ -530,7 +520,7 @@ def test_a_level_without_values_is_calm_in_the_end() -> None:
 def test_what_is_accepted_can_be_measured(name: str):
     each = MEASURES[name]
     shortest = {parameter: each.least.get(parameter, LEAST_BARS) for parameter in each.parameters}
-    measure(name, random_market(0, 400), {**shortest, "refit_bars": 100} if name == "garch_ratio" else shortest)
+    compute_measure(name, random_inputs(0, 400), {**shortest, "refit_bars": 100} if name == "garch_ratio" else shortest)
 
 
 def test_the_rules_that_come_along_are_read():
@@ -542,15 +532,21 @@ def test_the_rules_that_come_along_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "give a map"),
+        ("", "the content is None: it must be a map"),
         ("rules: []", "at least one rule"),
         ("rule: [a]", "unknown name 'rule': did you mean 'rules'"),
-        ("rules: [5]", "rule 1 is 5"),
-        ("rules: [{name: a, measure: volatility_ratio, watch: 1, warning: 2}]", "rule 'a': alarm is missing"),
+        ("rules: [5]", "rules: entry 1 is 5: it must be a map"),
+        (
+            "rules: [{name: a, measure: volatility_ratio, watch: 1, warning: 2}]",
+            "'a': 'alarm' is missing",
+        ),
         ("rules: [{name: a, measure: volatility, watch: 1, warning: 2, alarm: 3}]", "did you mean 'volatility_ratio'"),
         ("rules: [{name: a, measure: volume_ratio, watch: 1, warning: 2, alarm: 3, holds: 2}]", "did you mean 'hold'"),
         ("rules: [{name: a, measure: volume_ratio, watch: 3, warning: 2, alarm: 4}]", "must rise"),
-        ("rules: [{name: a, measure: volume_ratio, watch: x, warning: 2, alarm: 4}]", "watch is 'x': give a number"),
+        (
+            "rules: [{name: a, measure: volume_ratio, watch: x, warning: 2, alarm: 4}]",
+            "watch is 'x': it must",
+        ),
         ("rules: [{name: a, measure: volume_ratio, watch: 1, warning: 2, alarm: 4, clear: 2}]", "clear is 2"),
         ("rules: [{name: a, measure: volume_ratio, watch: 1, warning: 2, alarm: 4, hold: 0}]", "hold is 0"),
         ("rules: [{name: a, measure: volume_ratio, watch: 1, warning: 2, alarm: 4, parameters: {bar: 2}}]", "'bars'"),
@@ -573,38 +569,38 @@ def test_two_rules_of_one_name_are_refused(tmp_path: Path):
         read_rules(tmp_path / "none.yaml")
 
 
-def storm() -> tuple[Market, Assessment]:
+def storm() -> tuple[RiskInputs, Assessment]:
     """Return a market that is calm for 300 bars, then wild and falling, and its assessment."""
     draw = np.random.default_rng(0)
     returns = np.append(draw.normal(0.0, 0.005, 300), draw.normal(-0.01, 0.03, 40))
-    market = Market(candles_of(np.exp(np.cumsum(returns))))
+    market = RiskInputs(bars_of(np.exp(np.cumsum(returns))))
     small = {"bars": 10, "usual_bars": 100}
     rules = (
-        Rule("volatility", "volatility_ratio", 1.7, 2.5, 3.5, small),
-        Rule("fall", "drawdown_in_deviations", 1.5, 2.5, 4.0, small),
-        Rule("mood", "sentiment_fall", 1.5, 2.5, 4.0, small),
+        RiskRule("volatility", "volatility_ratio", 1.7, 2.5, 3.5, small),
+        RiskRule("fall", "drawdown_in_deviations", 1.5, 2.5, 4.0, small),
+        RiskRule("mood", "sentiment_fall", 1.5, 2.5, 4.0, small),
     )
     return market, assess(market, rules)
 
 
 def test_warnings_bring_their_evidence():
     market, found = storm()
-    assert found.absent == {"mood": "no sentiment is known"}
+    assert found.missing == {"mood": "no sentiment is known"}
     assert (found.warm_up, found.settled) == (100, 119)
     assert found.levels[:300].max() < found.levels[300:].max() == 3
     raised = found.warnings("warning")
     assert len(raised) >= 2 and all(each.level in ("warning", "alarm") for each in raised)
     for each in found.warnings():
         assert LEVELS.index(each.level) > LEVELS.index(each.before)
-        assert each.evidence and each.closed_us == market.candles.closed_us[each.bar]
+        assert each.evidence and each.at_us == market.bars.closed_us[each.bar]
         for evidence in each.evidence:
             assert evidence.level == each.level
         # What has raised the level now is at its threshold or above.
         assert any(e.value is not None and e.value >= e.threshold for e in each.evidence)
     first = found.warnings("alarm")[0]
     assert 300 <= first.bar < 325
-    told = first.to_dict()
-    assert told["at"].endswith("Z") and told["evidence"][0]["text"].startswith(first.evidence[0].rule)
+    shown = to_plain(first)
+    assert shown["at"].endswith("Z") and shown["evidence"][0]["text"].startswith(first.evidence[0].rule)
     assert found.at(0).level == "calm" and found.at(0).evidence == ()
     assert found.at(-1).bar == 339
     with pytest.raises(InputError, match="bar is 340: there are 340"):
@@ -613,16 +609,16 @@ def test_warnings_bring_their_evidence():
 
 def test_falls_are_found_once():
     close = [100, 100, 95, 89, 85, 80, 81, 100, 100, 100, 100, 88, 88]
-    assert find_falls(candles_of(close), 4, 0.1).tolist() == [3, 11]
+    assert find_falls(bars_of(close), 4, 0.1).tolist() == [3, 11]
     with pytest.raises(InputError, match="drop is 10"):
-        find_falls(candles_of(close), 4, 10)
+        find_falls(bars_of(close), 4, 10)
 
 
 def test_naive_warnings_rise_with_volatility():
     market, _ = storm()
-    raised = naive_warnings(market.candles, 10, 100, 0.95)
+    raised = naive_warnings(market.bars, 10, 100, 0.95)
     assert raised.min() >= 110 and ((raised >= 300) & (raised < 320)).any()
-    cut = naive_warnings(market.candles.slice(0, 315), 10, 100, 0.95)
+    cut = naive_warnings(market.bars.slice(0, 315), 10, 100, 0.95)
     assert cut.tolist() == [each for each in raised if each < 315]
 
 
@@ -632,7 +628,7 @@ def test_scores_of_warnings_by_hand():
     # 95 and 97 are one standing warning, right; 300 is false; 390 is right; 200 comes with its event: too late.
     raised = np.array([95, 97, 200, 300, 390]) * hour
     found = evaluate_warnings(raised, events, 0, month, 10 * hour)
-    assert (found.warnings, found.right, found.events, found.found) == (4, 2, 3, 2)
+    assert (found.warnings, found.right, found.falls, found.found) == (4, 2, 3, 2)
     assert found.precision.value == 0.5 and found.recall.value == pytest.approx(2 / 3)
     assert found.lead_h.value == pytest.approx(7.5)  # 5 and 10 hours
     assert found.false_alarms_a_month.value == pytest.approx(2 / (720 / 730))
@@ -644,7 +640,6 @@ def test_scores_of_warnings_by_hand():
     # Garwood: 2 events are 0.2422 to 7.2247.
     assert found.false_alarms_a_month.low == pytest.approx(0.2422 / (720 / 730), abs=1e-3)
     assert found.false_alarms_a_month.high == pytest.approx(7.2247 / (720 / 730), abs=1e-3)
-    assert found.months == 1.0
 
 
 def test_scores_without_warnings_or_events():
@@ -674,11 +669,17 @@ def test_warnings_beside_the_naive_rule():
     assert (found.only_ours, found.only_naive) == (7, 0)
     assert found.p == pytest.approx(2 / 2**7)
     assert found.ours.recall.value == 1.0 and found.naive.found == 2
-    assert found.to_dict()["ours"]["right"] == 9
+    assert (found.ours.right, found.months) == (9, pytest.approx(1100 / 730))
 
 
-def test_evidence_says_where_a_level_is_only_not_left_yet() -> None:
-    over = Evidence("fall", "drawdown_in_deviations", "warning", 2.0, 1.75, "deviations")
-    assert str(over) == "fall: drawdown_in_deviations is 2.00 deviations (warning from 1.75)"
-    assert str(dataclasses.replace(over, value=0.5)).endswith("is 0.50 deviations (warning from 1.75, not left yet)")
-    assert str(dataclasses.replace(over, value=None)).endswith("is not known at this bar (warning from 1.75)")
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (2.0, "2.00 deviations (warning from 1.75)"),
+        (0.5, "0.50 deviations (warning from 1.75, not left yet)"),
+        (math.nan, "not known at this bar (warning from 1.75)"),
+    ],
+)
+def test_evidence_says_where_a_level_is_only_not_left_yet(value: float, said: str) -> None:
+    fall = RiskRule("fall", "drawdown_in_deviations", 1.0, 1.75, 2.5)
+    assert RiskEvidence.of(fall, 2, value).text == f"fall: drawdown_in_deviations is {said}"

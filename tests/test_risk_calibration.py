@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.risk.calibration import coverage, evenness, probability_transform
+from qubic_lab.oracle.risk.forecast_tests import coverage, evenness, probability_transform
 from qubic_lab.oracle.risk.value_at_risk import TailForecast, student_t
 from qubic_lab.oracle.risk.volatility import VolatilityForecast, simulate_garch
 from qubic_lab.stats import wilson_interval
@@ -57,7 +57,7 @@ def test_probabilities_are_even_under_the_right_model_and_not_under_wrong_ones()
     normal = VolatilityForecast(forecast.sigma, np.full(3_000, np.inf))
     assert probability_transform(np.zeros(3_000), normal)[1:] == pytest.approx(np.full(2_999, 0.5))
     few = evenness(np.array([0.5, np.nan]))
-    assert few.p is None and "1 forecasts: a histogram needs 100" in few.absent
+    assert few.p is None and "1 forecasts: a histogram needs 100" in few.missing
 
 
 def test_the_band_holds_all_bins_at_once():

@@ -13,22 +13,36 @@ from qubic_lab.cli.main import run
 from qubic_lab.database import open_database
 from qubic_lab.errors import NotFoundError
 from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.records import Price, Series, Text
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Missing, to_json, to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.comparison import Matched
-from qubic_lab.oracle.risk.current import ahead, rank, standing
-from qubic_lab.oracle.risk.drawdown import drawdown
-from qubic_lab.oracle.risk.market import closes_at, sentiment_at
-from qubic_lab.oracle.risk.measures import MEASURES, Market, measure
-from qubic_lab.oracle.risk.parts import REFIT_BARS, record_text
-from qubic_lab.oracle.risk.responses import Risk, RiskBars, RiskLevel, RiskMeasure, RiskRecord, RiskRule, RiskVolatility
-from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
+from qubic_lab.oracle.risk.inputs import closes_at, sentiment_at
+from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs, compute_measure
+from qubic_lab.oracle.risk.report import (
+    REFIT_BARS,
+    CurrentMeasure,
+    CurrentRule,
+    RiskBars,
+    RiskLevel,
+    RiskReport,
+    RiskVolatility,
+    TailRisk,
+    current_level,
+    current_measure,
+    current_rule,
+)
+from qubic_lab.oracle.risk.rolling import drawdown, log_returns
+from qubic_lab.oracle.risk.rules import LEVELS, RiskRule, RuleLevels, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.value_at_risk import historical
 from qubic_lab.oracle.risk.volatility import garch_forecast, realised_volatility, simulate_garch
-from qubic_lab.oracle.risk.warnings import assess, compare_warnings, evaluate_warnings, find_falls
+from qubic_lab.oracle.risk.warning_scores import (
+    MatchedWarnings,
+    RiskRecord,
+    compare_warnings,
+    evaluate_warnings,
+    find_falls,
+    record_text,
+)
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
 from qubic_lab.oracle.serving.queries import Queries
 from qubic_lab.oracle.store.text_store import Score
@@ -88,56 +102,54 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def found(engine: Engine) -> Risk:
+def found(engine: Engine) -> RiskReport:
     return Queries(engine, Time()).risk("BTC")
 
 
 @pytest.fixture(scope="module")
-def candles(engine: Engine) -> Candles:
-    columns = Queries(engine, Time()).prices.read(Series("bitcoin", "exchange", 3_600), 0, NOW)
-    return Candles.of(columns, HOUR_US)
+def bars() -> Bars:
+    return Bars.of_prices(hourly(3), frame_us=HOUR_US)
 
 
-def test_the_bars_and_what_is_beside_them_are_told(found: Risk) -> None:
+def test_the_bars_and_what_is_beside_them_are_told(found: RiskReport) -> None:
     bars = found.analysed
     assert isinstance(bars, RiskBars)
-    assert (bars.bars, bars.missing, bars.last, bars.age_s, bars.stale) == (BARS, 0, iso(NOON), 60.0, False)
+    assert (bars.bars, bars.missing, bars.last_us, bars.age_s, bars.stale) == (BARS, 0, NOON, 60.0, False)
     assert (bars.source, bars.other, bars.sentiment) == ("exchange", "ethereum from exchange", "default@1")
     assert bars.volume
 
 
-def test_level_rules_and_measures_are_those_of_the_bars(engine: Engine, found: Risk, candles: Candles) -> None:
+def test_level_rules_and_measures_are_those_of_the_bars(engine: Engine, found: RiskReport, bars: Bars) -> None:
     market = Queries(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
     assert not isinstance(market, Missing)
-    assessment = assess(market.market)
+    assessment = assess(market.inputs)
     last = assessment.at(-1)
     assert isinstance(found.level, RiskLevel)
     assert found.level.level == last.level
-    assert [each.text for each in found.level.evidence] == [str(each) for each in last.evidence]
-    since = int(np.searchsorted(assessment.closed_us, read_iso(found.level.since)))
+    assert found.level.evidence == last.evidence
+    since = int(np.searchsorted(assessment.closed_us, found.level.since_us))
     assert found.level.bars == BARS - 1 - since
     assert set(assessment.levels[since:].tolist()) == {LEVELS.index(found.level.level)}
     assert found.level.before == LEVELS[int(assessment.levels[since - 1])] != found.level.level
     assert set(found.rules) == {rule.name for rule in read_rules()}
-    for track in assessment.tracks:
+    for track in assessment.rules:
         rule = found.rules[track.rule.name]
-        assert isinstance(rule, RiskRule), "nothing is missing here"
+        assert isinstance(rule, CurrentRule), "nothing is missing here"
         assert rule.level == LEVELS[int(track.levels[-1])]
-        value = rule.value
-        assert value == pytest.approx(float(track.measured.values[-1]), nan_ok=True)
-        if rule.next_level is not None and value is not None and rule.to_next is not None:
-            assert value + rule.to_next == pytest.approx(getattr(rule, rule.next_level))
+        assert rule.value == pytest.approx(float(track.measured.values[-1]), nan_ok=True)
+        if rule.next_level is not None and rule.to_next is not None:
+            assert rule.value + rule.to_next == pytest.approx(getattr(rule, rule.next_level))
     assert set(found.measures) == set(MEASURES)
     volatility = found.measures["volatility_ratio"]
-    assert isinstance(volatility, RiskMeasure) and volatility.value is not None
-    values = measure("volatility_ratio", Market(candles)).values
+    assert isinstance(volatility, CurrentMeasure) and volatility.value is not None
+    values = compute_measure("volatility_ratio", RiskInputs(bars)).values
     earlier = values[:-1][~np.isnan(values[:-1])]
     assert volatility.value == values[-1] and volatility.bars == len(earlier)
     assert volatility.percentile == pytest.approx(np.mean(earlier <= values[-1]))
 
 
-def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: Risk, candles: Candles) -> None:
-    returns = windows.log_returns(candles)
+def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: RiskReport, bars: Bars) -> None:
+    returns = log_returns(bars)
     told = found.volatility
     assert isinstance(told, RiskVolatility) and not isinstance(told.forecast, Missing)
     sigma = garch_forecast(returns, REFIT_BARS).sigma[-1]
@@ -145,8 +157,8 @@ def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: Risk, candl
     assert told.forecast.year_pct == pytest.approx(100 * sigma * math.sqrt(365 * 24))
     realised = told.realised["parkinson"]
     assert not isinstance(realised, Missing)
-    assert realised.bar_pct == pytest.approx(100 * realised_volatility(candles, 24, "parkinson")[-1])
-    assert isinstance(found.tails, list)
+    assert realised.bar_pct == pytest.approx(100 * realised_volatility(bars, 24, "parkinson")[-1])
+    assert isinstance(found.tails, tuple)
     tails = {(each.model, each.probability): each for each in found.tails}
     assert set(tails) == {(m, p) for m in ("GARCH-t", "filtered historical", "historical") for p in (0.01, 0.05)}
     plain = historical(returns, 0.01)
@@ -158,42 +170,39 @@ def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: Risk, candl
         small = {name for name in ("kupiec", "independence", "christoffersen", "shortfall") if _p(each, name) < 0.05}
         assert set(each.rejected_by) == small
     assert not isinstance(found.drawdown, Missing)
-    assert found.drawdown.drawdown_pct == pytest.approx(100 * drawdown(candles.close)[-1])
-    assert found.drawdown.highest == candles.close.max()
+    assert found.drawdown.drawdown_pct == pytest.approx(100 * drawdown(bars.close)[-1])
+    assert found.drawdown.highest == bars.close.max()
 
 
-def _p(tail: Any, name: str) -> float:
+def _p(tail: TailRisk, name: str) -> float:
     value = getattr(tail, f"{name}_p")
     return 1.0 if value is None else float(value)
 
 
-def test_the_record_is_what_warnings_were_worth_beside_a_rule_with_as_much_time(engine: Engine, found: Risk) -> None:
+def test_the_record_is_what_warnings_were_worth_beside_a_rule_with_as_much_time(
+    engine: Engine, found: RiskReport
+) -> None:
     record = found.record
     assert isinstance(record, RiskRecord)
     assert (record.level, record.horizon_h, record.drop_pct) == ("warning", 24.0, 4.0)
     market = Queries(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
     assert not isinstance(market, Missing)
-    assessment = assess(market.market)
-    raised = [each.closed_us for each in assessment.warnings("warning")]
-    falls = market.candles.closed_us[find_falls(market.candles, 24, 0.04)]
-    score = evaluate_warnings(raised, falls, read_iso(record.start), NOON, DAY_US)
-    assert record.end == iso(NOON) and score.events > 3
-    assert (record.ours.warnings, record.ours.right, record.ours.falls, record.ours.found) == (
-        *(score.warnings, score.right, score.events, score.found),
-    )
-    assert record.ours.recall.model_dump() == vars(score.recall)
-    assert record.ours.false_alarms_a_month.model_dump() == vars(score.false_alarms_a_month)
+    assessment = assess(market.inputs)
+    raised = [each.at_us for each in assessment.warnings("warning")]
+    falls = market.bars.closed_us[find_falls(market.bars, 24, 0.04)]
+    score = evaluate_warnings(raised, falls, record.start_us, NOON, DAY_US)
+    assert record.end_us == NOON and score.falls > 3
+    assert record.ours == score
     assert record.naive.recall_by_chance == pytest.approx(record.ours.recall_by_chance, abs=0.1)
-    assert f"{score.found} of {score.events} falls of 4 % within 24 h were found" in record.text
+    assert f"{score.found} of {score.falls} falls of 4 % within 24 h were found" in record.text
     assert "what a rule on volatility alone finds" in record.text
-    assert isinstance(found.warnings, list)
-    assert [each.at for each in found.warnings] == [iso(at) for at in reversed(raised[-5:])]
+    assert isinstance(found.warnings, tuple)
+    assert [each.at_us for each in found.warnings] == raised[:-6:-1]
     assert all(each.level in ("warning", "alarm") and each.evidence for each in found.warnings)
 
 
-def test_the_answer_is_json_without_infinities(found: Risk) -> None:
-    assert Risk(**json.loads(found.model_dump_json())) == found
-    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+def test_the_response_is_json_without_infinities(found: RiskReport) -> None:
+    assert json.loads(to_json(found)) == json.loads(json.dumps(to_plain(found), allow_nan=False))
 
 
 @pytest.fixture
@@ -234,11 +243,11 @@ def test_a_price_that_stands_still_and_one_that_is_old(empty: Queries) -> None:
     assert isinstance(found.analysed, RiskBars) and found.analysed.stale
     assert not isinstance(found.volatility, Missing) and isinstance(found.volatility.forecast, Missing)
     assert "prices do not vary" in str(found.rules["volatility"])
-    assert isinstance(found.tails, list) and "-0.0" not in found.model_dump_json()
-    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+    assert isinstance(found.tails, tuple) and b"-0.0" not in to_json(found)
+    json.dumps(to_plain(found), allow_nan=False)
 
 
-def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Queries, found: Risk) -> None:
+def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Queries, found: RiskReport) -> None:
     ends = [NOON - n * HOUR_US for n in reversed(range(700))]
     flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 9.0) for end in ends]
     empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
@@ -269,7 +278,7 @@ def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: Queries)
     clock.us += HOUR_US
     as_of = clock.us - 2 * SECOND_US
     before = views.risk("bitcoin", "1h", as_of)
-    assert all(isinstance(each, RiskRule) for each in before.rules.values()), "all of them look at something"
+    assert all(isinstance(each, CurrentRule) for each in before.rules.values()), "all of them look at something"
     clock.us = NOON
     for seed, coin in ((3, "bitcoin"), (4, "ethereum")):
         more = hourly(seed + 7, 24 + 60, NOON)  # 24 later bars, and corrections of 60
@@ -312,7 +321,7 @@ def test_what_warnings_were_worth_is_said_in_a_sentence(ours: Any, naive: Any, f
         return NOON + (np.array(list(days), np.float64) * DAY_US).astype(np.int64)
 
     comparison = compare_warnings(at(ours), at(naive), at(falls) - HOUR_US, NOON - 1, NOON + 99 * DAY_US, DAY_US)
-    matched = Matched(np.array([], np.intp), comparison=comparison, ours_share=0.01, naive_share=0.02)
+    matched = MatchedWarnings(np.array([], np.intp), comparison=comparison, ours_share=0.01, naive_share=0.02)
     assert said in record_text(matched, 0.04, 24.0)
 
 
@@ -333,36 +342,51 @@ def test_a_text_counts_from_the_close_at_which_it_and_its_score_were_known() -> 
     assert np.isnan(sentiment_at(closed, [], WEIGHTING)).all()
 
 
-def test_how_far_the_next_level_is_and_where_this_one_is_left() -> None:
-    rule = Rule("fall", "volatility_ratio", 1.0, 2.0, 4.0, clear=0.8)
-    assert vars(ahead(rule, 0, 0.25)) == {"next_level": "watch", "to_next": 0.75, "clears_below": None}
-    assert vars(ahead(rule, 2, 1.75)) == {"next_level": "alarm", "to_next": 2.25, "clears_below": 1.6}
-    assert vars(ahead(rule, 3, 9.0)) == {"next_level": None, "to_next": None, "clears_below": 3.2}
-    assert ahead(rule, 1, math.nan).to_next is None
+@pytest.mark.parametrize(
+    ("level", "value", "expected"),
+    [
+        (0, 0.25, ("watch", 0.75, None)),
+        (2, 1.75, ("alarm", 2.25, 1.6)),
+        (3, 9.0, (None, None, 3.2)),
+        (1, math.nan, ("warning", None, 0.8)),
+    ],
+)
+def test_how_far_the_next_level_is_and_where_this_one_is_left(level: int, value: float, expected: Any) -> None:
+    rule = RiskRule("fall", "volatility_ratio", 1.0, 2.0, 4.0, clear=0.8)
+    found = current_rule(RuleLevels(rule, MeasureValues(np.array([value]), 0), np.array([level], np.int8)))
+    assert isinstance(found, CurrentRule)
+    assert (found.next_level, found.to_next, found.clears_below) == expected
 
 
-def test_a_value_is_ranked_among_earlier_ones_alone() -> None:
-    assert vars(rank(np.array([np.nan, 3.0, 1.0, 2.0, 2.0]))) == {"value": 2.0, "percentile": 2 / 3, "bars": 3}
-    assert vars(rank(np.array([1.0, np.nan]))) == {"value": None, "percentile": None, "bars": 1}
-    assert vars(rank(np.array([1.0]))) == {"value": 1.0, "percentile": None, "bars": 0}
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([np.nan, 3.0, 1.0, 2.0, 2.0], (2.0, 2 / 3, 3)),
+        ([1.0, np.nan], (None, None, 1)),
+        ([1.0], (1.0, None, 0)),
+    ],
+)
+def test_a_value_is_ranked_among_earlier_ones_alone(values: list[float], expected: Any) -> None:
+    found = current_measure("volume_ratio", MeasureValues(np.array(values), 0))
+    assert isinstance(found, CurrentMeasure)
+    assert (found.value, found.percentile, found.bars) == expected
 
 
-def test_since_when_a_level_stands(candles: Candles) -> None:
-    assessment = assess(Market(candles))
+def test_since_when_a_level_stands(bars: Bars) -> None:
+    assessment = assess(RiskInputs(bars))
     changes = np.flatnonzero(np.diff(assessment.levels)) + 1
     first, second = (int(each) for each in changes[changes > assessment.warm_up][:2])
-    until = assess(Market(candles.slice(0, second)))
-    found = standing(until)
-    assert (found.since_us, found.bars) == (int(candles.closed_us[first]), second - 1 - first)
-    never = standing(assess(Market(candles.slice(0, first))))
-    assert never.before is None and never.since_us == int(candles.closed_us[assessment.warm_up])
+    found = current_level(assess(RiskInputs(bars.slice(0, second))), stale=False)
+    assert (found.since_us, found.bars) == (int(bars.closed_us[first]), second - 1 - first)
+    never = current_level(assess(RiskInputs(bars.slice(0, first))), stale=False)
+    assert never.before is None and never.since_us == int(bars.closed_us[assessment.warm_up])
 
 
 def test_rules_get_the_windows_of_their_bars_unless_they_say_their_own() -> None:
-    rule = Rule("v", "volatility_ratio", 1.0, 2.0, 3.0, {"bars": 5})
-    (days,) = fit_rules([rule], Windows.of(DAY_US))
+    rule = RiskRule("v", "volatility_ratio", 1.0, 2.0, 3.0, {"bars": 5})
+    (days,) = fit_rules([rule], DAY_US)
     assert days.parameters == {"bars": 5, "usual_bars": 120}
-    assert fit_rules([rule], Windows.of(HOUR_US)) == (rule,)
+    assert fit_rules([rule], HOUR_US) == (rule,)
 
 
 @pytest.fixture
@@ -373,11 +397,11 @@ def at_command_line(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path_fa
 
 
 @pytest.mark.usefixtures("at_command_line")
-def test_the_commands_say_the_same(found: Risk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_say_the_same(found: RiskReport, capsys: pytest.CaptureFixture[str]) -> None:
     as_of = iso(NOW)
     assert run(["oracle", "risk", "BTC", "--as-of", as_of, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["as_of"], told["level"]) == (as_of, found.level.model_dump(mode="json"))
+    assert (told["as_of"], told["level"]) == (as_of, to_plain(found.level))
     assert run(["oracle", "risk", "bitcoin", "--as-of", as_of]) == 0
     shown = capsys.readouterr().out
     assert isinstance(found.level, RiskLevel) and isinstance(found.record, RiskRecord)

@@ -18,7 +18,7 @@ from qubic_lab.oracle.risk.volatility import simulate_garch
 from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
 from qubic_lab.studies.oracle_backtest import StudyBars
-from qubic_lab.studies.risk_warnings import Risk, Windows
+from qubic_lab.studies.risk_warnings import Risk
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +46,18 @@ def risk() -> Risk:
 
 def test_the_naive_rule_gets_as_much_time_under_warning(risk: Risk) -> None:
     found = risk.matched
-    assert found.comparison is not None and found.comparison.ours.events > 5
+    assert found.comparison is not None and found.comparison.ours.falls > 5
     assert 0.05 < found.ours_share < 0.95
     assert found.naive_share == pytest.approx(found.ours_share, abs=0.06)
     assert found.naive_share == found.comparison.naive.recall_by_chance
     assert found.ours_share == found.comparison.ours.recall_by_chance
-    candles = risk.bars.candles
+    candles = risk.bars.bars
     other = study.match_alarm_time(candles, risk.assessment, "warning", risk.horizon_bars, 0.08, risk.windows)
     assert other.quantile == found.quantile  # what came is not looked at
 
 
 def test_more_time_under_warning_is_matched_too(risk: Risk) -> None:
-    candles = risk.bars.candles
+    candles = risk.bars.bars
     more = study.match_alarm_time(candles, risk.assessment, "watch", risk.horizon_bars, 0.05, risk.windows)
     assert more.ours_share > risk.matched.ours_share
     assert more.naive_share > risk.matched.naive_share
@@ -133,7 +133,7 @@ def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
     assert ": evidence that they find more" in said(12, 1, 0.003)
     assert ": evidence that they find fewer falls than" in said(1, 12, 0.003)
     assert "too few falls" not in said(5, 2, 0.45)
-    few = replace(comparison, ours=replace(comparison.ours, events=5))
+    few = replace(comparison, ours=replace(comparison.ours, falls=5))
     told = study.findings([replace(risk, matched=replace(risk.matched, comparison=few))])[0]
     assert f"p = {comparison.p:.2g}, too few falls for evidence)" in told  # five of five against none: p = 0.06
     precision = comparison.ours.precision
@@ -179,12 +179,12 @@ def test_what_warnings_were_worth_is_recorded_with_intervals(risk: Risk) -> None
 
 
 def test_rules_for_days_have_shorter_windows() -> None:
-    for rule in study.rules_of(Windows.of(DAY_US)):
+    for rule in study.rules_of(DAY_US):
         usual = MEASURES[rule.measure].parameters
         assert set(rule.parameters) <= set(usual)
         assert all(rule.parameters[name] < usual[name] for name in rule.parameters)
         assert rule.parameters
-    assert not any(rule.parameters for rule in study.rules_of(Windows.of(HOUR_US)))
+    assert not any(rule.parameters for rule in study.rules_of(HOUR_US))
 
 
 def test_a_constant_price_has_no_risk_and_says_so() -> None:

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.datastructures import QueryParams
 
 from qubic_lab.errors import did_you_mean
-from qubic_lab.oracle.alerts.store import MOST_ALERTS
-from qubic_lab.oracle.model.response import Frame, Window
+from qubic_lab.oracle.alerts.store import MOST_ALERTS, RiskAlerts
+from qubic_lab.oracle.model.response import Frame, Window, to_json
 from qubic_lab.oracle.model.timestamps import read_iso
-from qubic_lab.oracle.risk.responses import Risk, RiskAlerts
+from qubic_lab.oracle.risk.report import RiskReport
 from qubic_lab.oracle.serving.cache import Cached
 from qubic_lab.oracle.serving.queries import MOST_COINS, MOST_PRICES, MOST_TEXTS
 from qubic_lab.oracle.serving.responses import (
@@ -146,7 +146,7 @@ def make_routes(oracle: Oracle) -> APIRouter:
         asked = _read(PriceAsked, request)
         return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us))
 
-    @routes.get("/risk", response_model=Risk, openapi_extra=_described(PriceAsked))
+    @routes.get("/risk", response_model=RiskReport, openapi_extra=_described(PriceAsked))
     async def risk(request: Request) -> Response:
         """Tell the level of risk with its evidence, what the next bar may lose, and how good such warnings were."""
         asked = _read(PriceAsked, request)
@@ -173,11 +173,12 @@ def make_routes(oracle: Oracle) -> APIRouter:
         asked = _read(TextsAsked, request)
         return _respond(await oracle.text_history(asked.coin, asked.to_range(), asked.duplicates))
 
-    @routes.get("/alerts", openapi_extra=_described(AlertsAsked))
-    async def alerts(request: Request) -> RiskAlerts:
+    @routes.get("/alerts", response_model=RiskAlerts, openapi_extra=_described(AlertsAsked))
+    async def alerts(request: Request) -> Response:
         """List the last alerts of risk, the newest first, and what became of each; with as_of those made by then."""
         asked = _read(AlertsAsked, request)
-        return await oracle.alerts(asked.limit, asked.coin, asked.as_of_us)
+        found = await oracle.alerts(asked.limit, asked.coin, asked.as_of_us)
+        return Response(to_json(found), media_type="application/json")
 
     @routes.get("/status")
     async def status() -> OracleStatus:

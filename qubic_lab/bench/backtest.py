@@ -26,7 +26,7 @@ from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_rat
 from qubic_lab.oracle.inference.performance import break_even_bps, measure_performance, periods_per_year
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
-from qubic_lab.oracle.risk.tail_tests import evaluate_tail
+from qubic_lab.oracle.risk.forecast_tests import evaluate_tail
 from qubic_lab.oracle.risk.value_at_risk import normal, student_t
 from qubic_lab.oracle.risk.volatility import garch_forecast, simulate_garch
 from qubic_lab.provenance import usable_cores

@@ -1,5 +1,6 @@
-"""`qubic-lab oracle risk` and `alerts`: how dangerous it is now, how good such warnings were, and what was told."""
+"""`qubic-lab oracle risk` and `alerts`: the level of risk, what such warnings were worth, and the alerts so far."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,16 @@ import typer
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, print_json, print_table, require, show_warnings
 from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from qubic_lab.oracle.alerts.store import RiskAlert
     from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.model.response import Frame
-    from qubic_lab.oracle.risk.responses import Interval, Risk, RiskAlert, RiskMeasure, RiskRule, TailRisk
+    from qubic_lab.oracle.risk.report import CurrentMeasure, CurrentRule, RiskReport, TailRisk
+    from qubic_lab.oracle.risk.warning_scores import IntervalEstimate
 
 PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
 ConfigFile = Annotated[
@@ -32,7 +36,7 @@ def register(oracle: typer.Typer) -> None:
 
 @contextmanager
 def watching(engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
-    """Watch the risk of what is collected while the block runs, unless the settings say no."""
+    """Watch the risk of the collected coins while the block runs, unless the settings turn alerts off."""
     if not settings.risk.alerts:
         yield
         return
@@ -41,8 +45,8 @@ def watching(engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
 
     with AlertWatch(engine, settings, webhook_from_settings(), settings.clock.now_us).running() as watch:
         yield
-    if watch.told:
-        note(f"{watch.told} new alerts of risk: see qubic-lab oracle alerts")
+    if watch.emitted:
+        note(f"{watch.emitted} new alerts of risk: see qubic-lab oracle alerts")
 
 
 def risk(
@@ -50,38 +54,43 @@ def risk(
     frame: Annotated[str, typer.Option(help="Length of the bars: 1h, 4h or 1d.")] = "1h",
     as_of: Annotated[
         str | None,
-        typer.Option("--as-of", metavar="INSTANT", help="What was known then (ISO 8601).", show_default="now"),
+        typer.Option(
+            "--as-of", metavar="INSTANT", help="Use what was known at this instant (ISO 8601).", show_default="now"
+        ),
     ] = None,
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> None:
-    """Tell the level of risk with its evidence, what the next bar may lose, and how good such warnings were."""
+    """Show the level of risk with its evidence, the risk of the next bar, and what such warnings were worth."""
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.model.response import to_plain
     from qubic_lab.oracle.model.timestamps import read_iso
     from qubic_lab.oracle.serving.price_parts import frequencies_of
     from qubic_lab.oracle.serving.queries import Queries
 
     settings = read_config(config)
     at_us = None if as_of is None else read_iso(as_of)
-    views = Queries(
+    queries = Queries(
         open_database(), settings.clock.now_us, frequencies_of(settings), "usd", settings.sentiment, settings.risk.rules
     )
-    found = views.risk(coin, cast("Frame", frame), at_us)  # which checks it
+    found = queries.risk(coin, cast("Frame", frame), at_us)  # which checks it
     if json:
-        print_json(found.model_dump(mode="json", exclude={"age_s", "cache"}))
+        print_json(to_plain(found, {"age_s", "cache"}))
     else:
         show_risk(found)
 
 
 def alerts(
-    last: Annotated[int, typer.Option(metavar="N", help="So many of them.")] = 20,
-    check: Annotated[bool, typer.Option("--check", help="Look at all coins first, and send what is due.")] = False,
+    last: Annotated[int, typer.Option(metavar="N", help="How many alerts to list.")] = 20,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check all coins first, and send the alerts that are due.")
+    ] = False,
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> None:
-    """List what was told of risk, the newest first; with --check look once now, as the collector does all the time."""
+    """List the alerts of risk, the newest first; with --check, check all coins once, as the collector does."""
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.errors import check_range
@@ -89,6 +98,7 @@ def alerts(
     from qubic_lab.oracle.alerts.store import MOST_ALERTS, AlertStore
     from qubic_lab.oracle.alerts.watch import AlertWatch
     from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.model.response import to_plain
 
     check_range("--last", last, 1, MOST_ALERTS)
     engine, checked, delivered = open_database(), None, None
@@ -99,16 +109,17 @@ def alerts(
         checked, delivered = watch.check(), watch.deliver()
     found = AlertStore(engine).last(last)
     if json:
-        told: dict[str, Any] = {"alerts": [each.model_dump(mode="json") for each in found]}
+        shown: dict[str, Any] = {"alerts": [to_plain(each) for each in found]}
         if checked is not None and delivered is not None:
-            told["check"] = {**vars(checked), "told": len(checked.told), **vars(delivered)}
-        print_json(told)
+            counts = {"told": len(checked.emitted), **vars(delivered)}
+            shown["check"] = {"levels": checked.levels, "unknown": checked.unknown, **counts}
+        print_json(shown)
         return
     if checked is not None and delivered is not None:
         rows = [*checked.levels.items(), *((coin, f"not known: {why}") for coin, why in checked.unknown.items())]
         print_table(("coin", "risk"), rows)
         done = f"{delivered.sent} sent, {delivered.failed} given up, {delivered.waiting} wait for the next try"
-        typer.echo(f"\n{len(checked.told)} new alerts; {done}\n")
+        typer.echo(f"\n{len(checked.emitted)} new alerts; {done}\n")
     show_alerts(found)
 
 
@@ -117,11 +128,14 @@ def show_alerts(found: Sequence["RiskAlert"]) -> None:
     if not found:
         note("there are no alerts")
         return
-    rows = [(each.made, each.state, str(each.attempts), each.kind, each.text, each.last_error or "") for each in found]
+    rows = [
+        (iso(each.made_us), each.state, str(each.attempts), each.kind, each.text, each.last_error or "")
+        for each in found
+    ]
     print_table(("made", "state", "attempts", "kind", "alert", "last error"), rows)
 
 
-def show_risk(found: "Risk") -> None:
+def show_risk(found: "RiskReport") -> None:
     """Print the risk of a coin."""
     if isinstance(found.analysed, Missing):
         typer.echo(f"{found.name}: risk is not known: {found.analysed.reason}")
@@ -130,7 +144,9 @@ def show_risk(found: "Risk") -> None:
     level = found.level
     typer.echo(f"{found.name}, {level.text if not isinstance(level, Missing) else f'level not known: {level.reason}'}")
     gaps = f", {bars.missing} are missing" if bars.missing else ""
-    typer.echo(f"{bars.bars} bars of {found.frame} from {bars.source}, {bars.first} to {bars.last}{gaps}\n")
+    typer.echo(
+        f"{bars.bars} bars of {found.frame} from {bars.source}, {iso(bars.first_us)} to {iso(bars.last_us)}{gaps}\n"
+    )
     print_table(
         ("rule", "level", "value", "watch", "warning", "alarm", "to the next level", "unit"),
         [_rule_row(name, each) for name, each in found.rules.items()],
@@ -144,18 +160,16 @@ def show_risk(found: "Risk") -> None:
     _show_record(found)
 
 
-def _rule_row(name: str, rule: "RiskRule | Missing") -> tuple[str, ...]:
-
+def _rule_row(name: str, rule: "CurrentRule | Missing") -> tuple[str, ...]:
     if isinstance(rule, Missing):
         return name, "not known", rule.reason, "", "", "", "", ""
     ahead = "" if rule.to_next is None else f"{rule.to_next:+.2f} to {rule.next_level}"
-    value = "none" if rule.value is None else f"{rule.value:.2f}"
+    value = "none" if math.isnan(rule.value) else f"{rule.value:.2f}"
     steps = (f"{each:g}" for each in (rule.watch, rule.warning, rule.alarm))
     return name, rule.level, value, *steps, ahead, rule.unit
 
 
-def _measure_row(name: str, measure: "RiskMeasure | Missing") -> tuple[str, ...]:
-
+def _measure_row(name: str, measure: "CurrentMeasure | Missing") -> tuple[str, ...]:
     if isinstance(measure, Missing):
         return name, "not known", measure.reason, ""
     value = "none" if measure.value is None else f"{measure.value:.2f}"
@@ -163,16 +177,15 @@ def _measure_row(name: str, measure: "RiskMeasure | Missing") -> tuple[str, ...]
     return name, value, place, measure.unit
 
 
-def _show_tails(found: "Risk") -> None:
-
+def _show_tails(found: "RiskReport") -> None:
     volatility = found.volatility
     if not isinstance(volatility, Missing):
-        told = {"GARCH, next bar": volatility.forecast, **volatility.realised}
+        both = {"GARCH, next bar": volatility.forecast, **volatility.realised}
         rows = [
             (name, "not known", each.reason)
             if isinstance(each, Missing)
             else (name, *_two(each.bar_pct, each.year_pct))
-            for name, each in told.items()
+            for name, each in both.items()
         ]
         typer.echo("")
         print_table((f"volatility, {volatility.bars} bars", "of a bar", "of a year"), rows)
@@ -191,11 +204,12 @@ def _tail_row(tail: "TailRisk") -> tuple[str, ...]:
     return tail.model, f"{100 * tail.probability:g} %", *losses, str(tail.tested), beyond, verdict
 
 
-def _show_record(found: "Risk") -> None:
-
+def _show_record(found: "RiskReport") -> None:
     if not isinstance(found.drawdown, Missing):
         fall = found.drawdown
-        typer.echo(f"\n{fall.drawdown_pct:.2f} % below {fall.highest:.8g}, the highest close, of {fall.highest_at}")
+        typer.echo(
+            f"\n{fall.drawdown_pct:.2f} % below {fall.highest:.8g}, the highest close, of {iso(fall.highest_at_us)}"
+        )
     record = found.record
     if isinstance(record, Missing):
         typer.echo(f"how good such warnings were is not known: {record.reason}")
@@ -211,14 +225,14 @@ def _show_record(found: "Risk") -> None:
     ]
     header = ("warnings by", "right", "precision", "by chance", "found", "recall", "by chance")
     print_table((*header, "false a month", "lead, h"), rows)
-    note(f"worked out now, from bars of {record.start} to {record.end}, by today's rules; it is no advice")
+    note(f"computed now by today's rules, from bars of {iso(record.start_us)} to {iso(record.end_us)}; it is no advice")
 
 
 def _two(first: float, second: float) -> tuple[str, str]:
     return f"{first:.2f} %", f"{second:.2f} %"
 
 
-def _shown(interval: "Interval") -> str:
+def _shown(interval: "IntervalEstimate") -> str:
     if interval.value is None:
         return "none"
     if interval.low is None or interval.high is None:

@@ -29,7 +29,6 @@ from qubic_lab.oracle.inference.performance import break_even_bps
 from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, flagged_bars, read_bars
 from qubic_lab.oracle.ingest.files.packaged import read_packaged
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.candles import Candles
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso, now_us
 
@@ -74,11 +73,6 @@ class StudyBars:
         name = _length(frame_us // SECOND_US)
         missing = expected - len(bars)
         return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
-
-    @property
-    def candles(self) -> Candles:
-        """What measures of risk look at."""
-        return Candles.of(self.bars, self.frame_us)
 
     @property
     def told(self) -> list[str]:

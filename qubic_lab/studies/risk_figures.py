@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qubic_lab.oracle.model.bars import YEAR_US
-from qubic_lab.oracle.model.candles import Candles, Floats
+from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US
+from qubic_lab.oracle.risk.forecast_tests import MODELS
 from qubic_lab.oracle.risk.rules import LEVELS
-from qubic_lab.oracle.risk.tails import MODELS
 from qubic_lab.oracle.risk.volatility import realised_volatility
-from qubic_lab.oracle.risk.warnings import Estimate, WarningScore
+from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, Risk
 from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, log_axis
 
@@ -31,14 +30,12 @@ def volatilities(risk: Risk, bars: int = LAST_BARS) -> Figure:
     with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
         figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
         scale = 100 * math.sqrt(YEAR_US / risk.bars.frame_us)
-        candles = risk.bars.candles
+        closed = risk.bars.bars
         for name, line in zip(("close-to-close", "parkinson", "garman-klass"), LINES, strict=False):
-            values = _broken(candles, scale * realised_volatility(candles, risk.windows.bars, name))
-            axes.plot(
-                _times(candles)[-bars:], values[-bars:], line, color=INK, linewidth=0.9, label=f"realised, {name}"
-            )
-        sigma = _broken(candles, scale * risk.volatility.sigma)
-        axes.plot(_times(candles)[-bars:], sigma[-bars:], color=DARK, linewidth=1.2, label="GARCH forecast")
+            values = _broken(closed, scale * realised_volatility(closed, risk.windows.bars, name))
+            axes.plot(_times(closed)[-bars:], values[-bars:], line, color=INK, linewidth=0.9, label=f"realised, {name}")
+        sigma = _broken(closed, scale * risk.volatility.sigma)
+        axes.plot(_times(closed)[-bars:], sigma[-bars:], color=DARK, linewidth=1.2, label="GARCH forecast")
         if np.nanmax(sigma, initial=0.0) > 0.0:
             log_axis(axes)
         axes.set_ylabel("volatility of a year (%)")
@@ -52,8 +49,8 @@ def losses(risk: Risk, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
     """Draw the last returns with value at risk of two models, and the losses that were beyond the first."""
     with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
         figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
-        times, returns = _times(risk.bars.candles)[-bars:], 100 * risk.returns[-bars:]
-        axes.plot(times, _broken(risk.bars.candles, 100 * risk.returns)[-bars:], color=PALE, linewidth=0.8)
+        times, returns = _times(risk.bars.bars)[-bars:], 100 * risk.returns[-bars:]
+        axes.plot(times, _broken(risk.bars.bars, 100 * risk.returns)[-bars:], color=PALE, linewidth=0.8)
         axes.plot([], [], color=PALE, label="return")
         for model, line, colour in (("GARCH-t", "-", DARK), ("constant normal", "--", INK)):
             tail = next(each for each in risk.tails if each.model == model and each.test.level == level)
@@ -109,8 +106,8 @@ def _draw_evenness(axes: Axes, risk: Risk) -> None:
     axes.set_xlim(0.0, 1.0)
     axes.set_xlabel("forecast probability of a lower return")
     axes.set_ylabel("bars")
-    if even.absent:
-        axes.text(0.5, 0.5, even.absent, ha="center", va="center", wrap=True, transform=axes.transAxes)
+    if even.missing:
+        axes.text(0.5, 0.5, even.missing, ha="center", va="center", wrap=True, transform=axes.transAxes)
         return
     axes.bar((np.arange(bins) + 0.5) / bins, even.counts, 1.0 / bins, color=PALE, edgecolor="white", label="returns")
     axes.axhspan(even.low, even.high, color=INK, alpha=0.15, linewidth=0, label="95 % band if right")
@@ -121,16 +118,16 @@ def timeline(risk: Risk) -> Figure:
     """Draw levels over time behind the price, warnings, and the falls that they should have told of."""
     with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
         figure, axes = plt.subplots(figsize=(_WIDE, 3.8), layout="constrained")
-        candles, assessment = risk.bars.candles, risk.assessment
-        times = _times(candles)
-        axes.plot(times, _broken(candles, candles.close), color=INK, linewidth=1.0, label="close")
+        closed, assessment = risk.bars.bars, risk.assessment
+        times = _times(closed)
+        axes.plot(times, _broken(closed, closed.close), color=INK, linewidth=1.0, label="close")
         bars = [each.bar for each in assessment.warnings(risk.level)]
         axes.plot(
-            times[bars], candles.close[bars], "^", color=DARK, markersize=5, label=f"rises to {risk.level} or above"
+            times[bars], closed.close[bars], "^", color=DARK, markersize=5, label=f"rises to {risk.level} or above"
         )
-        falls = risk.matched.events
+        falls = risk.matched.falls
         label = f"{100 * risk.drop:g} % below the high"
-        axes.plot(times[falls], candles.close[falls], "x", color=INK, markersize=7, label=label)
+        axes.plot(times[falls], closed.close[falls], "x", color=INK, markersize=7, label=label)
         begins = min(assessment.warm_up, len(times) - 1)
         axes.axvline(times[begins], linestyle=":", color=INK, linewidth=1.0, label="first rule has a value")
         if risk.matched.comparison is not None:
@@ -145,11 +142,11 @@ def timeline(risk: Risk) -> Figure:
 
 def _shade_levels(axes: Axes, risk: Risk) -> None:
     """Shade the time of each level over the whole height, behind all else."""
-    candles, limits = risk.bars.candles, axes.get_ylim()
-    times = _times(candles)
+    closed, limits = risk.bars.bars, axes.get_ylim()
+    times = _times(closed)
     for name, shade in _SHADES.items():
         spans = [
-            (float(times[begin]), float(times[end - 1] - times[begin]) + candles.frame_us / DAY_US)
+            (float(times[begin]), float(times[end - 1] - times[begin]) + closed.frame_us / DAY_US)
             for begin, end in _spans(risk.assessment.levels == LEVELS.index(name))
         ]
         height = axes.get_xaxis_transform()
@@ -186,11 +183,11 @@ def worth(risks: Sequence[Risk]) -> Figure:
     return figure
 
 
-def _pairs(score: WarningScore) -> tuple[tuple[Estimate, Estimate], tuple[float, float]]:
+def _pairs(score: WarningScore) -> tuple[tuple[IntervalEstimate, IntervalEstimate], tuple[float, float]]:
     return (score.precision, score.recall), (score.precision_by_chance, score.recall_by_chance)
 
 
-def _draw_share(axes: Axes, place: int, estimate: Estimate, chance: float, fill: str) -> None:
+def _draw_share(axes: Axes, place: int, estimate: IntervalEstimate, chance: float, fill: str) -> None:
     axes.plot(100 * chance, place, "|", color=INK, markersize=14)
     if estimate.value is not None and estimate.low is not None and estimate.high is not None:
         axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, "-", color=INK, linewidth=1.2)
@@ -202,13 +199,13 @@ def _spans(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def _broken(candles: Candles, values: Floats) -> Floats:
+def _broken(bars: Bars, values: Floats) -> Floats:
     """Return values with NaN right after each gap, so that no line is drawn over it."""
     found = values.copy()
-    found[1:][np.diff(candles.closed_us) > candles.frame_us] = np.nan
+    found[1:][np.diff(bars.closed_us) > bars.frame_us] = np.nan
     return found
 
 
-def _times(candles: Candles) -> Floats:
+def _times(bars: Bars) -> Floats:
     """Return closes as matplotlib counts instants, in days."""
-    return np.asarray(candles.closed_us / DAY_US, np.float64)
+    return np.asarray(bars.closed_us / DAY_US, np.float64)

@@ -13,20 +13,34 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import HOUR_US, iso
-from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.calibration import Coverage, Evenness, coverage, evenness, probability_transform
-from qubic_lab.oracle.risk.comparison import Matched, match_alarm_time
-from qubic_lab.oracle.risk.drawdown import recent_drawdown
-from qubic_lab.oracle.risk.measures import MEASURES, Market
-from qubic_lab.oracle.risk.parts import span
-from qubic_lab.oracle.risk.rules import LEVELS, Rule, Windows, fit_rules, read_rules
-from qubic_lab.oracle.risk.tail_tests import ALPHA
-from qubic_lab.oracle.risk.tails import MODELS, Tail, evaluate_models
+from qubic_lab.oracle.risk.forecast_tests import (
+    ALPHA,
+    MODELS,
+    EvaluatedModel,
+    Evenness,
+    LossCoverage,
+    TailTest,
+    coverage,
+    evaluate_models,
+    evenness,
+    probability_transform,
+)
+from qubic_lab.oracle.risk.measures import MEASURES, RiskInputs
+from qubic_lab.oracle.risk.rolling import log_returns, recent_drawdown
+from qubic_lab.oracle.risk.rules import LEVELS, Assessment, RiskRule, WindowLengths, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.value_at_risk import least_bars
 from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garch_forecast
-from qubic_lab.oracle.risk.warnings import Assessment, Estimate, WarningScore, assess
+from qubic_lab.oracle.risk.warning_scores import (
+    IntervalEstimate,
+    MatchedWarnings,
+    WarningComparison,
+    WarningScore,
+    match_alarm_time,
+    span,
+)
 from qubic_lab.studies.oracle_backtest import StudyBars
 
 Row = dict[str, Any]
@@ -55,17 +69,17 @@ class Risk:
     """
 
     bars: StudyBars
-    windows: Windows
+    windows: WindowLengths
     returns: Floats
     volatility: VolatilityForecast
-    tails: tuple[Tail, ...]
-    coverages: tuple[Coverage | None, ...]
+    tails: tuple[EvaluatedModel, ...]
+    coverages: tuple[LossCoverage | None, ...]
     evenness: Evenness
     assessment: Assessment
     level: str
     horizon_bars: int
     drop: float
-    matched: Matched
+    matched: MatchedWarnings
 
     @property
     def name(self) -> str:
@@ -92,12 +106,12 @@ def study_risk(
     check_choice("level", level, LEVELS[1:])
     if horizon_us <= 0:
         raise InputError(f"warnings look {span(horizon_us / HOUR_US)} ahead: give a time above 0")
-    candles, lengths = bars.candles, Windows.of(bars.frame_us)
-    returns = windows.log_returns(candles)
+    closed, lengths = bars.bars, WindowLengths.of(bars.frame_us)
+    returns = log_returns(closed)
     volatility = garch_forecast(returns, refit_bars)
     horizon_bars = max(2, round(horizon_us / bars.frame_us))
-    assessment = assess(Market(candles), rules_of(lengths, rules))
-    matched = match_alarm_time(candles, assessment, level, horizon_bars, drop, lengths)
+    assessment = assess(RiskInputs(closed), rules_of(bars.frame_us, rules))
+    matched = match_alarm_time(closed, assessment, level, horizon_bars, drop, lengths)
     tails, coverages = _tails(returns, volatility, lengths)
     even = evenness(probability_transform(returns, volatility))
     found = (returns, volatility, tails, coverages, even, assessment)
@@ -105,26 +119,26 @@ def study_risk(
 
 
 def _tails(
-    returns: Floats, volatility: VolatilityForecast, lengths: Windows
-) -> tuple[tuple[Tail, ...], tuple[Coverage | None, ...]]:
+    returns: Floats, volatility: VolatilityForecast, lengths: WindowLengths
+) -> tuple[tuple[EvaluatedModel, ...], tuple[LossCoverage | None, ...]]:
     """Return the forecasts of all levels, and how often losses were beyond each on the bars that they are tested on."""
-    tails: list[Tail] = []
+    tails: list[EvaluatedModel] = []
     for level in CALIBRATED_LEVELS:
         short = least_bars(level) > lengths.tail_bars
         models = [model for model in MODELS if not (short and model in _WINDOWED)]
-        tails += evaluate_models(returns, volatility, (level,), lengths, models)
+        tails += evaluate_models(returns, volatility, (level,), lengths.tail_bars, models)
     first = LEAST_FIT + lengths.tail_bars + 1
-    covered = (None if tail.test.absent else coverage(returns, tail.forecast, first) for tail in tails)
+    covered = (None if tail.test.missing else coverage(returns, tail.forecast, first) for tail in tails)
     return tuple(tails), tuple(covered)
 
 
-def rules_of(lengths: Windows, file: str = "") -> tuple[Rule, ...]:
+def rules_of(frame_us: int, file: str = "") -> tuple[RiskRule, ...]:
     """Return the rules, with windows for days where bars are so long and the rule does not say its own.
 
     Raises:
         InputError: a file that cannot be read.
     """
-    return fit_rules(read_rules(Path(file) if file else None), lengths)
+    return fit_rules(read_rules(Path(file) if file else None), frame_us)
 
 
 def looks_ahead(risk: Risk, cuts: int = 3, seed: int = 0, rules: str = "") -> bool:
@@ -134,11 +148,11 @@ def looks_ahead(risk: Risk, cuts: int = 3, seed: int = 0, rules: str = "") -> bo
         InputError: a seed below 0, or rules that cannot be read.
     """
     check_at_least("seed", seed, 0)
-    market = Market(risk.bars.candles)
-    chosen = rules_of(risk.windows, rules)
-    low = min(len(market.candles) - 1, risk.assessment.warm_up + 1)
-    for until in np.random.default_rng(seed).integers(low, len(market.candles), cuts).tolist():
-        if not np.array_equal(assess(market.until(until), chosen).levels, risk.assessment.levels[:until]):
+    inputs = RiskInputs(risk.bars.bars)
+    chosen = rules_of(risk.bars.frame_us, rules)
+    low = min(len(inputs.bars) - 1, risk.assessment.warm_up + 1)
+    for until in np.random.default_rng(seed).integers(low, len(inputs.bars), cuts).tolist():
+        if not np.array_equal(assess(inputs.first(until), chosen).levels, risk.assessment.levels[:until]):
             return True
     return False
 
@@ -156,11 +170,11 @@ def counts_add_up(risk: Risk) -> bool:
             return False
     found = risk.matched.comparison
     if found is None:
-        return bool(risk.matched.absent)
+        return bool(risk.matched.missing)
     both = (found.ours, found.naive)
-    counted = all(each.right <= each.warnings and each.found <= each.events for each in both)
+    counted = all(each.right <= each.warnings and each.found <= each.falls for each in both)
     alike = found.ours.found - found.only_ours == found.naive.found - found.only_naive
-    return counted and alike and found.ours.events == found.naive.events
+    return counted and alike and found.ours.falls == found.naive.falls
 
 
 def tail_rows(risks: Sequence[Risk]) -> list[Row]:
@@ -174,7 +188,7 @@ def tail_rows(risks: Sequence[Risk]) -> list[Row]:
             "beyond": tail.test.violations,
             "expected": tail.test.expected,
             **{f"{name}_p": p for name, p in tail.test.p_values.items()},
-            "not tested because": tail.test.absent,
+            "not tested because": tail.test.missing,
         }
         for risk in risks
         for tail in risk.tails
@@ -200,7 +214,7 @@ def score_rows(risks: Sequence[Risk]) -> list[Row]:
                     "right": score.right,
                     "precision": _shown(score.precision),
                     "by chance": f"{score.precision_by_chance:.2f}",
-                    "falls": score.events,
+                    "falls": score.falls,
                     "found": score.found,
                     "recall": _shown(score.recall),
                     "false a month": _shown(score.false_alarms_a_month),
@@ -210,7 +224,7 @@ def score_rows(risks: Sequence[Risk]) -> list[Row]:
     return rows
 
 
-def _shown(estimate: Estimate) -> str:
+def _shown(estimate: IntervalEstimate) -> str:
     if estimate.value is None:
         return "none"
     if estimate.low is None or estimate.high is None:
@@ -223,10 +237,10 @@ def warning_rows(risks: Sequence[Risk], count: int = 5) -> list[Row]:
     return [
         {
             "bars of": risk.name,
-            "at": iso(each.closed_us),
+            "at": iso(each.at_us),
             "level": each.level,
             "before": each.before,
-            "evidence": "; ".join(str(evidence) for evidence in each.evidence),
+            "evidence": "; ".join(evidence.text for evidence in each.evidence),
         }
         for risk in risks
         for each in risk.assessment.warnings(risk.level)[-count:]
@@ -237,18 +251,18 @@ def now_rows(risks: Sequence[Risk]) -> list[Row]:
     """Return the level of each rule at the last bar, with its value and what it must reach for a warning."""
     rows = []
     for risk in risks:
-        for track in risk.assessment.tracks:
+        for track in risk.assessment.rules:
             value = float(track.measured.values[-1])
             rows.append(
                 {
                     "bars of": risk.name,
                     "at": iso(int(risk.assessment.closed_us[-1])),
                     "rule": track.rule.name,
-                    "level": "unknown" if track.measured.absent else LEVELS[int(track.levels[-1])],
+                    "level": "unknown" if track.measured.missing else LEVELS[int(track.levels[-1])],
                     "value": None if math.isnan(value) else value,
                     "warning from": track.rule.warning,
                     "unit": MEASURES[track.rule.measure].unit,
-                    "not known because": track.measured.absent,
+                    "not known because": track.measured.missing,
                 }
             )
     return rows
@@ -265,23 +279,38 @@ def to_dict(risk: Risk) -> Row:
         "level": risk.level,
         "warm_up": risk.assessment.warm_up,
         "settled": risk.assessment.settled,
-        "now": risk.assessment.at(-1).to_dict(),
-        "absent": dict(risk.assessment.absent),
-        "garch": {"fits": risk.volatility.fits, "failed": risk.volatility.failed, "absent": risk.volatility.absent},
+        "now": to_plain(risk.assessment.at(-1)),
+        "absent": risk.assessment.missing,
+        "garch": {"fits": risk.volatility.fits, "failed": risk.volatility.failed, "absent": risk.volatility.missing},
         "tails": [
-            {"model": tail.model, **tail.test.to_dict(), "coverage": None if covered is None else asdict(covered)}
+            {"model": tail.model, **_recorded(tail.test), "coverage": None if covered is None else asdict(covered)}
             for tail, covered in zip(risk.tails, risk.coverages, strict=True)
         ],
-        "garch_t_evenness": risk.evenness.to_dict(),
+        "garch_t_evenness": _recorded(risk.evenness),
         "warnings": {
-            "comparison": None if matched.comparison is None else matched.comparison.to_dict(),
+            "comparison": None if matched.comparison is None else _compared(matched.comparison),
             "ours_share": matched.ours_share,
             "naive_share": matched.naive_share,
             "fallen_at_warning": matched.fallen,
             "naive_quantile": None if math.isnan(matched.quantile) else matched.quantile,
-            "absent": matched.absent,
+            "absent": matched.missing,
         },
     }
+
+
+def _recorded(found: TailTest | Evenness) -> Row:
+    plain = asdict(found)
+    plain["absent"] = plain.pop("missing")
+    return plain
+
+
+def _compared(found: WarningComparison) -> Row:
+    plain = asdict(found)
+    months = plain.pop("months")
+    for name in ("ours", "naive"):
+        plain[name]["events"] = plain[name].pop("falls")
+        plain[name]["months"] = months
+    return plain
 
 
 def worth_dict(risks: Sequence[Risk]) -> Row:
@@ -306,11 +335,11 @@ def _worth(risk: Risk) -> Row:
         "level": risk.level,
         "drop": risk.drop,
         "horizon_h": _hours_ahead(risk),
-        "months": None if both is None else both.ours.months,
+        "months": None if both is None else both.months,
         "ours": None if both is None else _scored(both.ours, found.ours_share),
         "naive": None if both is None else _scored(both.naive, found.naive_share),
         "p": None if both is None else both.p,
-        "absent": found.absent,
+        "absent": found.missing,
     }
 
 
@@ -321,7 +350,7 @@ def _scored(score: WarningScore, share: float) -> Row:
         "right": score.right,
         "precision": asdict(score.precision),
         "precision_by_chance": score.precision_by_chance,
-        "falls": score.events,
+        "falls": score.falls,
         "found": score.found,
         "recall": asdict(score.recall),
         "recall_by_chance": score.recall_by_chance,
@@ -347,8 +376,8 @@ def _tail_sentences(risk: Risk) -> list[str]:
     """Return a sentence for each level of value at risk, and one for the whole distribution."""
     title = f"Value at risk, bars of {risk.name}"
     if all(tail.test.conditional is None for tail in risk.tails):
-        told = next(tail.test.absent for tail in risk.tails if tail.test.level in VAR_LEVELS)
-        return [f"{title}: no model could be tested ({risk.volatility.absent or told})."]
+        told = next(tail.test.missing for tail in risk.tails if tail.test.level in VAR_LEVELS)
+        return [f"{title}: no model could be tested ({risk.volatility.missing or told})."]
     said = [f"{title}, {_level_part(risk, level)}." for level in VAR_LEVELS]
     even = risk.evenness
     if even.p is not None:
@@ -365,7 +394,7 @@ def _level_part(risk: Risk, level: float) -> str:
     tails = [tail for tail in risk.tails if tail.test.level == level]
     tested = [tail for tail in tails if tail.test.conditional is not None]
     if not tested:
-        return f"{100 * level:g} %: no model could be tested ({tails[0].test.absent})"
+        return f"{100 * level:g} %: no model could be tested ({tails[0].test.missing})"
     rejected = [(tail.model, tail.test.violations, by) for tail in tested if (by := tail.test.rejected)]
     expected = tested[0].test.expected
     few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
@@ -391,21 +420,21 @@ def _tests(rejecting: Mapping[str, float], beyond: int) -> str:
 def _warning_sentence(risk: Risk) -> str:
     found, what = risk.matched, f"falls of {100 * risk.drop:g} % within {span(_hours_ahead(risk))}"
     if found.comparison is None:
-        return f"Warnings, bars of {risk.name}: not judged ({found.absent})."
+        return f"Warnings, bars of {risk.name}: not judged ({found.missing})."
     ours, naive = found.comparison.ours, found.comparison.naive
-    if not ours.events:
+    if not ours.falls:
         return f"Warnings, bars of {risk.name}: not judged, as no new {_no_falls(risk)}."
     differs = found.comparison.p < ALPHA
     worse = differs and found.comparison.only_ours < found.comparison.only_naive
     verdict = f"{'evidence' if differs else 'no evidence'} that they find {'fewer' if worse else 'more'} falls than"
-    few = ", too few falls for evidence" if 2.0 * 0.5**ours.events >= ALPHA else ""
+    few = ", too few falls for evidence" if 2.0 * 0.5**ours.falls >= ALPHA else ""
     right = "there were no warnings" if not ours.warnings else _right(ours, naive)
     lead = "" if ours.lead_h.value is None else f", {ours.lead_h.value:.1f} h before the fall"
     if found.fallen is not None:
         lead += f" with the price {100 * found.fallen:.1f} % below its recent high already (medians)"
     return (
         f"Warnings, bars of {risk.name}: {verdict} a rule on volatility alone "
-        f"({ours.found} and {naive.found} of {ours.events} {what}, with {100 * found.ours_share:.0f} and "
+        f"({ours.found} and {naive.found} of {ours.falls} {what}, with {100 * found.ours_share:.0f} and "
         f"{100 * found.naive_share:.0f} % of the time under warning; exact McNemar p = {found.comparison.p:.2g}{few}); "
         f"{right}{lead}."
     )
@@ -414,7 +443,7 @@ def _warning_sentence(risk: Risk) -> str:
 def _no_falls(risk: Risk) -> str:
     """Say that no fall began, and for how long the price was as low as in one: then an earlier fall never ended."""
     start = risk.matched.start
-    low = float((recent_drawdown(risk.bars.candles, risk.horizon_bars) >= risk.drop)[start:].mean())
+    low = float((recent_drawdown(risk.bars.bars, risk.horizon_bars) >= risk.drop)[start:].mean())
     said = f"fall of {100 * risk.drop:g} % within {span(_hours_ahead(risk))} began after the first {start} bars"
     return f"{said}; in {100 * low:.0f} % of the later ones the price was that low already" if low > 0.0 else said
 
@@ -434,7 +463,7 @@ def _hours_ahead(risk: Risk) -> float:
 
 def _now_sentence(risk: Risk) -> str:
     last = risk.assessment.at(-1)
-    because = f" ({'; '.join(map(str, last.evidence))})" if last.evidence else ""
-    if len(risk.assessment.absent) == len(risk.assessment.tracks):
-        return f"The level at {iso(last.closed_us)} is not known: no rule has a value."
-    return f"The level at {iso(last.closed_us)}, by bars of {risk.name}, is {last.level}{because}."
+    because = f" ({'; '.join(each.text for each in last.evidence)})" if last.evidence else ""
+    if risk.assessment.why_unknown:
+        return f"The level at {iso(last.at_us)} is not known: no rule has a value."
+    return f"The level at {iso(last.at_us)}, by bars of {risk.name}, is {last.level}{because}."

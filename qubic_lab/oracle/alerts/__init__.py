@@ -1,1 +1,1 @@
-"""Alerts of risk: what is worth telling, kept before it is sent, and sent at least once."""
+"""Alerts of risk: decided from levels, stored before they are sent, and delivered at least once."""

@@ -1,6 +1,6 @@
-"""Sends alerts: each as a line of the log, and to a webhook where one is set, in order and at least once.
+"""Sends alerts in order and at least once: each as a line of the log, and to a webhook if one is set.
 
-The webhook's address is a secret: it comes from the environment alone, and no log, error or table has it.
+The address of the webhook is a secret: it comes from the environment only, and is in no log, error or table.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore
+from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore, RiskAlert
 from qubic_lab.oracle.ingest.collector_config import is_loopback, is_web_address
 from qubic_lab.oracle.ingest.http_source import LIBRARY_LOGS, USER_AGENT, WithoutKey, backoff_s, retry_after_s
-from qubic_lab.oracle.model.timestamps import SECOND_US, now_us, read_iso
-from qubic_lab.oracle.risk.responses import RiskAlert
+from qubic_lab.oracle.model.response import to_plain
+from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.settings import settings
 
-PAYLOAD = frozenset(RiskAlert.model_fields) - {"id", "state", "attempts", "last_error", "done"}
-"""What is sent of an alert: what stays the same from attempt to attempt."""
+NOT_SENT = ("id", "state", "attempts", "last_error", "done")
+"""Names in an alert's JSON that are not sent: they change from attempt to attempt."""
 OLDEST_S = 86_400.0
-"""An alert that could not be sent for so long is given up: it would be no news."""
+"""The age at which an alert that could not be sent is given up: it would be no news."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 900.0
-"""After all attempts of a pass have failed, so long until the next pass tries."""
-_AGAIN = frozenset((httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_EARLY, httpx2.codes.TOO_MANY_REQUESTS))
+"""The pause after a pass whose attempts all failed; it doubles with each such pass."""
+_RETRYABLE = frozenset((httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_EARLY, httpx2.codes.TOO_MANY_REQUESTS))
 
 _log = logging.getLogger(__name__)
 
@@ -44,14 +44,14 @@ class Webhook:
 
     Attributes:
         url: https, or http on this host.
-        secret: alerts are signed with it; None: they are not.
-        timeout_s: an attempt fails that takes longer.
+        secret: signs the alerts; None: they are not signed.
+        timeout_s: of one attempt.
         attempts: in one pass.
-        wait_s: before the second attempt; it doubles with each, and is spread by chance.
+        wait_s: wait before the second attempt; it doubles with each attempt, and is randomized.
         most_wait_s: the longest such wait; a receiver that asks for a longer one is left alone until the next pass.
 
     Raises:
-        InputError: an address that cannot be used; it is not shown.
+        InputError: an unusable address; it is not shown.
     """
 
     url: SecretStr
@@ -70,25 +70,25 @@ class Webhook:
 
     @property
     def lease_s(self) -> float:
-        """So long may sending one alert take, with all attempts."""
+        """The longest time that sending one alert takes, with all attempts."""
         return self.attempts * (self.timeout_s + self.most_wait_s) + 5.0
 
     def send(self, alert: RiskAlert, attempts: int | None = None) -> None:
-        """Post an alert, as often as it takes and is allowed; `attempts` in place of our own.
+        """Post an alert until an attempt succeeds; `attempts` replaces the webhook's own number.
 
         Raises:
-            AgainError: the last attempt failed, and a later one may not.
-            RefusedError: the receiver says no, and would again.
+            RetryableError: the last attempt failed, and a later one may succeed.
+            RejectedError: the receiver rejects the alert for good.
         """
         with _unlogged(self.url):
             asyncio.run(_send(self, alert, attempts or self.attempts))
 
 
 def webhook_from_settings() -> Webhook | None:
-    """Return the webhook of the environment (QUBIC_LAB_ALERT_WEBHOOK, QUBIC_LAB_ALERT_SECRET); None: none is set.
+    """Return the webhook that QUBIC_LAB_ALERT_WEBHOOK and QUBIC_LAB_ALERT_SECRET set; None: none is set.
 
     Raises:
-        InputError: its address cannot be used.
+        InputError: an unusable address; it is not shown.
     """
     url, secret = settings().alert_webhook, settings().alert_secret
     return None if url is None else Webhook(SecretStr(url.get_secret_value().strip()), secret)
@@ -96,7 +96,7 @@ def webhook_from_settings() -> Webhook | None:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a pass did: alerts sent and given up; `waiting`: so many are left for the next pass or another process."""
+    """The result of a pass: alerts sent, given up, and left for the next pass or another process."""
 
     sent: int = 0
     failed: int = 0
@@ -104,33 +104,33 @@ class Delivery:
 
 
 class Receiver(Protocol):
-    """Takes alerts: a `Webhook`, say."""
+    """Receives alerts, as a `Webhook` does."""
 
     @property
     def lease_s(self) -> float: ...  # noqa: D102
     def send(self, alert: RiskAlert, attempts: int | None = None) -> None: ...  # noqa: D102
 
 
-class AgainError(Exception):
-    """An attempt failed in a way that another one may not; `wait_s`: how long the receiver asks to wait."""
+class RetryableError(Exception):
+    """An attempt failed, and another one may succeed; `wait_s`: the wait that the receiver asks for."""
 
     def __init__(self, what: str, wait_s: float | None = None) -> None:
         super().__init__(what)
         self.wait_s = wait_s
 
 
-class RefusedError(Exception):
-    """The receiver says no, and would again."""
+class RejectedError(Exception):
+    """The receiver rejects an alert for good."""
 
 
 def payload(alert: RiskAlert) -> bytes:
-    """Return an alert as it is sent: JSON in UTF-8, the same bytes at each attempt."""
-    content = alert.model_dump(mode="json", include=set(PAYLOAD))
+    """Return an alert as JSON in UTF-8, the same bytes at each attempt."""
+    content = {name: value for name, value in to_plain(alert).items() if name not in NOT_SENT}
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def signature(secret: SecretStr, timestamp: int, body: bytes) -> str:
-    """Return what a receiver checks: HMAC-SHA256 of the timestamp, a full stop and the body, in hexadecimal."""
+    """Return the HMAC-SHA256 of the timestamp, a full stop and the body, in hexadecimal."""
     message = f"{timestamp}.".encode() + body
     return hmac.new(secret.get_secret_value().encode(), message, hashlib.sha256).hexdigest()
 
@@ -140,8 +140,8 @@ class Deliverer:
 
     Args:
         store: of the alerts.
-        receiver: None: alerts are logged alone.
-        clock: what alerts were made by, in microseconds.
+        receiver: None: alerts are only logged.
+        clock: the clock of the alerts' `made_us`.
     """
 
     def __init__(self, store: AlertStore, receiver: Receiver | None, clock: Callable[[], int] = now_us) -> None:
@@ -149,7 +149,7 @@ class Deliverer:
         self._logged: set[int] = set()
 
     def deliver(self, attempts: int | None = None) -> Delivery:
-        """Send what is pending, the oldest first, until one has to wait; `attempts` in place of the receiver's own."""
+        """Send pending alerts, the oldest first, until one has to wait; `attempts` replaces the receiver's number."""
         sent = failed = 0
         lease_s = self._receiver.lease_s if self._receiver else 5.0
         while (alert := self._store.claim(lease_s)) is not None:
@@ -159,11 +159,11 @@ class Deliverer:
             try:
                 if self._receiver is not None:
                     self._receiver.send(alert, attempts)
-            except RefusedError as error:
+            except RejectedError as error:
                 self._give_up(alert, str(error))
                 failed += 1
-            except AgainError as error:
-                if self._clock() - read_iso(alert.made) > OLDEST_S * SECOND_US:
+            except RetryableError as error:
+                if self._clock() - alert.made_us > OLDEST_S * SECOND_US:
                     self._give_up(alert, f"{error}; given up after a day")
                     failed += 1
                     continue
@@ -186,21 +186,21 @@ async def _send(webhook: Webhook, alert: RiskAlert, attempts: int) -> None:
 
     def wait_s(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked_s = error.wait_s if isinstance(error, AgainError) and error.wait_s is not None else 0.0
+        asked_s = error.wait_s if isinstance(error, RetryableError) and error.wait_s is not None else 0.0
         own_s = backoff_s(state.attempt_number, webhook.wait_s, webhook.most_wait_s, random.random())
         return min(max(own_s, asked_s), webhook.most_wait_s)
 
-    def soon(error: BaseException) -> bool:
-        return isinstance(error, AgainError) and (error.wait_s or 0.0) <= webhook.most_wait_s
+    def may_retry(error: BaseException) -> bool:
+        return isinstance(error, RetryableError) and (error.wait_s or 0.0) <= webhook.most_wait_s
 
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(attempts), wait=wait_s, retry=retry_if_exception(soon), reraise=True
+        stop=stop_after_attempt(attempts), wait=wait_s, retry=retry_if_exception(may_retry), reraise=True
     )
     try:
         client = httpx2.AsyncClient(timeout=webhook.timeout_s, trust_env=not is_loopback(url))
-    except (ImportError, OSError, ValueError) as error:  # its text may have the proxy's password
+    except (ImportError, OSError, ValueError) as error:  # its text may contain the password of a proxy
         kind = type(error).__name__
-        raise AgainError(f"cannot be asked by way of the environment's proxy or certificates ({kind})") from None
+        raise RetryableError(f"cannot be asked by way of the environment's proxy or certificates ({kind})") from None
     async with client as http:
         async for attempt in retrying:
             with attempt:
@@ -208,7 +208,7 @@ async def _send(webhook: Webhook, alert: RiskAlert, attempts: int) -> None:
 
 
 async def _post(http: httpx2.AsyncClient, webhook: Webhook, alert: RiskAlert, body: bytes) -> None:
-    """Post once; the answer's status decides, and its body is not read."""
+    """Post once; the status of the reply decides, and its body is not read."""
     timestamp = now_us() // SECOND_US
     headers = {
         "Content-Type": "application/json",
@@ -224,20 +224,20 @@ async def _post(http: httpx2.AsyncClient, webhook: Webhook, alert: RiskAlert, bo
             async with http.stream("POST", url, content=body, headers=headers, follow_redirects=False) as response:
                 status, wait = response.status_code, response.headers.get("retry-after")
     except (TimeoutError, httpx2.TimeoutException):
-        raise AgainError(f"gave no answer in {webhook.timeout_s:g} s") from None
+        raise RetryableError(f"gave no answer in {webhook.timeout_s:g} s") from None
     except httpx2.RequestError as error:
-        raise AgainError(f"could not be reached, or broke off ({type(error).__name__})") from None
+        raise RetryableError(f"could not be reached, or broke off ({type(error).__name__})") from None
     except (httpx2.InvalidURL, ValueError):
-        raise RefusedError("has an address that cannot be asked") from None
-    if status >= 500 or status in _AGAIN:
-        raise AgainError(f"failed (HTTP {status})", retry_after_s(wait, now_us()))
+        raise RejectedError("has an address that cannot be asked") from None
+    if status >= 500 or status in _RETRYABLE:
+        raise RetryableError(f"failed (HTTP {status})", retry_after_s(wait, now_us()))
     if not 200 <= status < 300:
-        raise RefusedError(f"refused it (HTTP {status})")
+        raise RejectedError(f"refused it (HTTP {status})")
 
 
 @contextmanager
 def _unlogged(url: SecretStr) -> Iterator[None]:
-    """Keep the address, its host and its path out of what libraries log: as it is given, and as they write it."""
+    """Keep the address, its host and its path out of the logs of libraries, in all their spellings."""
     filters = [WithoutKey(SecretStr(secret)) for secret in _secrets_of(url.get_secret_value())]
     loggers = [logging.getLogger(name) for name in LIBRARY_LOGS]
     for logger in loggers:
@@ -252,10 +252,10 @@ def _unlogged(url: SecretStr) -> Iterator[None]:
 
 
 def _secrets_of(url: str) -> list[str]:
-    """Return an address and its parts, the longest first; libraries escape some characters and resolve dots."""
+    """Return an address and its parts, the longest first, also as libraries write them: escaped, with dots resolved."""
     parts = urlsplit(url)
     found = {url, parts._replace(scheme="", netloc="", fragment="").geturl(), parts.hostname or ""}
-    with suppress(httpx2.InvalidURL, ValueError):  # which is told when it is asked
+    with suppress(httpx2.InvalidURL, ValueError):  # reported when it is used
         written = httpx2.URL(url)
         found |= {str(written), written.raw_path.decode("ascii"), written.host, written.raw_host.decode("ascii")}
     return sorted((each for each in found if len(each) > 1), key=lambda each: (-len(each), each))

@@ -1,40 +1,38 @@
-"""Alerts in the database: kept before they are sent, each once, and sent by one process at a time, in order.
+"""Alerts in the database: stored before they are sent, each once, and sent by one process at a time, in order.
 
-Whoever decides is alone in writing, and an alert has a key that no other one has: two processes that decide at once
-keep it once. Whoever sends claims the oldest one for a while; a process that dies after that has it sent by another,
-so an alert may arrive twice, with the same key, but is never lost.
+Deciding takes the database's write lock, and each alert has a unique key: two processes that decide at once store an
+alert once. A sender claims the oldest alert for a while; if it dies meanwhile, another process sends the alert. An
+alert may therefore arrive twice, with the same key, but is never lost.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 
 from qubic_lab.errors import check_range
-from qubic_lab.oracle.alerts.decide import Told
-from qubic_lab.oracle.model.response import FRAME_S, Frame
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.risk.responses import RiskAlert
-from qubic_lab.oracle.risk.rules import LEVELS
-from qubic_lab.oracle.serving.responses import iso_or_none
+from qubic_lab.oracle.alerts.decide import AlertKind, EmittedAlert
+from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Money, Part
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
+from qubic_lab.oracle.risk.rules import LEVELS, Level
 from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.oracle.store.transactions import Clock, writing
 
 PENDING, SENT, FAILED = "pending", "sent", "failed"
 MOST_ALERTS = 1_000
 LONGEST_WAIT_US = DAY_US + HOUR_US
-"""Longer than any claim or wait: an alert that has to wait for more was put off by a clock that was ahead since."""
+"""Longer than any claim or wait. An alert that has to wait longer was postponed by a clock that was ahead."""
 UNKNOWN = "unknown"
-"""The level of an alert that there are no prices."""
+"""The level of an alert on missing prices."""
 _FRAMES: dict[int, Frame] = {length: name for name, length in FRAME_S.items()}
-_SAME = ("coin", "frame_s", "episode_us", "kind", "level")
 _A = RISK_ALERTS.c
 
 
 @dataclass(frozen=True)
-class Gone:
-    """The last alert that a coin has no prices: the last close that was known, and when it was made."""
+class PriceOutage:
+    """The last alert that a coin has no prices: the last close that was known, and when the alert was made."""
 
     last_us: int
     made_us: int
@@ -42,7 +40,7 @@ class Gone:
 
 @dataclass(frozen=True)
 class NewAlert:
-    """An alert to be kept; `content` is what is told, as plain values for JSON: at least `text` and `evidence`."""
+    """An alert to store; `content` has plain values for JSON: at least `text` and `evidence`."""
 
     kind: str
     level: str
@@ -51,8 +49,53 @@ class NewAlert:
     content: dict[str, Any]
 
 
-Decision = Callable[[Told | None, Gone | None], Sequence[NewAlert]]
-"""From what was told last of the level, and the last alert of no prices, to what is to be told."""
+@dataclass(frozen=True, kw_only=True)
+class RiskAlert(Part):
+    """A stored alert and its delivery.
+
+    Attributes:
+        kind: raised and escalated: the level rose; all-clear: it was below the least level for long enough;
+            no-prices: there are no fresh prices, so the risk is not known.
+        episode_us: close of the bar with which the level rose to the least one that is emitted; for no-prices the last
+            known close.
+        at_us: close of the bar that the alert is about.
+        made_us: when it was decided.
+        state: pending, sent (without a webhook: logged) or failed.
+        attempts: number of deliveries that began; each posts up to three times.
+        last_error: of the last failed delivery; null: none failed, or the alert was sent in the end.
+        done_us: when it was sent or failed.
+    """
+
+    id: int
+    key: Annotated[str, Field(description="the same at each attempt to deliver it")]
+    kind: AlertKind
+    coin: str
+    frame: Frame
+    level: Level | None
+    episode_us: Instant
+    at_us: Instant
+    made_us: Instant
+    text: str
+    evidence: tuple[str, ...]
+    price: Money | None
+    currency: str | None
+    source: Annotated[str | None, Field(description="of the prices")]
+    state: Literal["pending", "sent", "failed"]
+    attempts: int
+    last_error: str | None
+    done_us: Instant | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskAlerts(Part):
+    """The last alerts, the newest first."""
+
+    as_of_us: Instant
+    alerts: tuple[RiskAlert, ...]
+
+
+Decision = Callable[[EmittedAlert | None, PriceOutage | None], Sequence[NewAlert]]
+"""Decides from the last alerts on the level, and the last alert on missing prices, which alerts are due."""
 
 
 class AlertStore:
@@ -60,24 +103,24 @@ class AlertStore:
 
     Args:
         engine: of the database.
-        clock: gives the time in microseconds, for when alerts are made.
-        real: likewise, for claims: the same for all processes.
+        clock: gives the time in microseconds, at which alerts are made.
+        real: gives the time of claims, the same for all processes.
     """
 
     def __init__(self, engine: Engine, clock: Clock = now_us, real: Clock = now_us) -> None:
         self._engine, self._clock, self._real = engine, clock, real
 
-    def tell(self, coin: str, frame: Frame, decide: Decision) -> list[RiskAlert]:
-        """Keep what is decided from what was told before; return what is new."""
+    def emit(self, coin: str, frame: Frame, decide: Decision) -> list[RiskAlert]:
+        """Store the alerts that are due after the earlier ones, and return those that are new."""
         with writing(self._engine, self._clock) as writer:
             connection, frame_s = writer.connection, FRAME_S[frame]
-            due = decide(_told(connection, coin, frame_s), _no_prices(connection, coin, frame_s))
+            due = decide(_last_emitted(connection, coin, frame_s), _last_outage(connection, coin, frame_s))
             ids = [self._add(connection, coin, frame_s, each, writer.known_us) for each in due]
             rows = connection.execute(select(RISK_ALERTS).where(_A.id.in_([id for id in ids if id])).order_by(_A.id))
             return [_alert(row) for row in rows]
 
     def claim(self, lease_s: float) -> RiskAlert | None:
-        """Return the oldest pending alert, to be sent by us within so long; None: there is none, or it has to wait."""
+        """Claim the oldest pending alert for a number of seconds; None: there is none, or it has to wait."""
         now = self._real()
         query = select(RISK_ALERTS).where(_A.state == PENDING).order_by(_A.id).limit(1)
         with self._engine.connect() as connection:
@@ -93,24 +136,24 @@ class AlertStore:
             return _alert(connection.execute(select(RISK_ALERTS).where(_A.id == row.id)).one())
 
     def settle(self, id: int, state: str, error: str | None = None) -> None:
-        """Note that an alert was sent, or will never be, and why."""
+        """Record that an alert was sent, or why it never will be."""
         self._set(id, state=state, last_error=error, done_us=self._real())
 
     def postpone(self, id: int, error: str, wait_s: float) -> None:
-        """Let an alert that could not be sent wait, and those after it behind it."""
+        """Let an alert that could not be sent wait; later alerts wait behind it."""
         self._set(id, last_error=error, not_before_us=self._real() + int(wait_s * SECOND_US))
 
     def pending(self) -> int:
-        """Return how many alerts are still to be sent."""
+        """Return the number of alerts that are still to be sent."""
         with self._engine.connect() as connection:
             query = select(func.count()).select_from(RISK_ALERTS).where(_A.state == PENDING)
             return int(connection.execute(query).scalar_one())
 
     def last(self, limit: int = 20, coin: str | None = None, until_us: int | None = None) -> list[RiskAlert]:
-        """Return the last alerts, of one coin or made up to an instant where these are given, the newest first.
+        """Return the last alerts, the newest first: of one coin, or made up to an instant, if these are given.
 
         Raises:
-            InputError: a limit that is out of range.
+            InputError: a limit out of range.
         """
         check_range("number of alerts", limit, 1, MOST_ALERTS)
         query = select(RISK_ALERTS)
@@ -122,9 +165,9 @@ class AlertStore:
             return [_alert(row) for row in connection.execute(query.order_by(_A.id.desc()).limit(limit))]
 
     def _add(self, connection: Connection, coin: str, frame_s: int, alert: NewAlert, made_us: int) -> int | None:
-        """Keep an alert, and return its id; None where it is kept already."""
+        """Store an alert and return its id; None if it is stored already."""
         values = {"coin": coin, "frame_s": frame_s, **vars(alert)}
-        same = [_A[name] == values[name] for name in _SAME]
+        same = [_A[name] == values[name] for name in ("coin", "frame_s", "episode_us", "kind", "level")]
         if connection.execute(select(_A.id).where(*same)).first():
             return None
         new = {**values, "made_us": made_us, "state": PENDING, "attempts": 0, "not_before_us": 0}
@@ -136,8 +179,7 @@ class AlertStore:
             connection.execute(query.values(**values))
 
 
-def _told(connection: Connection, coin: str, frame_s: int) -> Told | None:
-    """Return what was told last of the level of a coin's bars."""
+def _last_emitted(connection: Connection, coin: str, frame_s: int) -> EmittedAlert | None:
     query = select(_A.kind, _A.level, _A.episode_us, _A.at_us)
     query = query.where(_A.coin == coin, _A.frame_s == frame_s, _A.kind != "no-prices").order_by(_A.id.desc())
     last = connection.execute(query.limit(1)).first()
@@ -145,36 +187,34 @@ def _told(connection: Connection, coin: str, frame_s: int) -> Told | None:
         return None
     rows = connection.execute(query.where(_A.episode_us == last.episode_us, _A.kind != "all-clear"))
     highest = max((LEVELS.index(row.level) for row in rows), default=0)
-    return Told(last.episode_us, last.at_us, highest, last.kind == "all-clear")
+    return EmittedAlert(last.episode_us, last.at_us, highest, last.kind == "all-clear")
 
 
-def _no_prices(connection: Connection, coin: str, frame_s: int) -> Gone | None:
-    """Return the last alert that there are no prices."""
+def _last_outage(connection: Connection, coin: str, frame_s: int) -> PriceOutage | None:
     query = select(_A.episode_us, _A.made_us).where(_A.coin == coin, _A.frame_s == frame_s, _A.kind == "no-prices")
     found = connection.execute(query.order_by(_A.id.desc()).limit(1)).first()
-    return None if found is None else Gone(found.episode_us, found.made_us)
+    return None if found is None else PriceOutage(found.episode_us, found.made_us)
 
 
 def _alert(row: Row[Any]) -> RiskAlert:
     frame = _FRAMES[row.frame_s]
-    level = None if row.level == UNKNOWN else row.level
     return RiskAlert(
         id=row.id,
         key=":".join((row.coin, frame, str(row.episode_us), row.kind, row.level)),
         kind=row.kind,
         coin=row.coin,
         frame=frame,
-        level=level,
-        episode=iso(row.episode_us),
-        at=iso(row.at_us),
-        made=iso(row.made_us),
+        level=None if row.level == UNKNOWN else row.level,
+        episode_us=row.episode_us,
+        at_us=row.at_us,
+        made_us=row.made_us,
         text=row.content["text"],
-        evidence=row.content["evidence"],
+        evidence=tuple(row.content["evidence"]),
         price=row.content.get("price"),
         currency=row.content.get("currency"),
         source=row.content.get("source"),
         state=row.state,
         attempts=row.attempts,
         last_error=row.last_error,
-        done=iso_or_none(row.done_us),
+        done_us=row.done_us,
     )

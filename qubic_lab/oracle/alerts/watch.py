@@ -1,4 +1,4 @@
-"""Watches the risk of coins: once now, or again and again beside a collector, in a thread of its own."""
+"""Watches the risk of coins: once, or repeatedly beside a collector, in its own thread."""
 
 import logging
 import threading
@@ -10,57 +10,54 @@ import numpy as np
 from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
-from qubic_lab.oracle.alerts.decide import Due, Told, decide
+from qubic_lab.oracle.alerts.decide import DueAlert, EmittedAlert, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
-from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, Gone, NewAlert
+from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, NewAlert, PriceOutage, RiskAlert
 from qubic_lab.oracle.analysis.summary import age
 from qubic_lab.oracle.config import OracleConfig
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
-from qubic_lab.oracle.risk.market import RiskMarket
-from qubic_lab.oracle.risk.measures import Market
-from qubic_lab.oracle.risk.parts import assess_market, silent_rules, why_no_level
-from qubic_lab.oracle.risk.responses import RiskAlert
-from qubic_lab.oracle.risk.rules import LEVELS
-from qubic_lab.oracle.risk.warnings import Assessment
+from qubic_lab.oracle.risk.inputs import RiskMarket
+from qubic_lab.oracle.risk.measures import RiskInputs
+from qubic_lab.oracle.risk.rules import LEVELS, Assessment, assess, fit_rules
 from qubic_lab.oracle.serving.price_parts import frequencies_of
 from qubic_lab.oracle.serving.queries import Queries, reading
 from qubic_lab.oracle.store.transactions import Clock
 
 EVERY_S = 60.0
 JOIN_S = 5.0
-"""So long may a last look take: what it has not sent is pending, and the next process sends it."""
+"""The longest wait for the last check. An alert that it has not sent stays pending, and the next process sends it."""
 QUIET_US = DAY_US
-"""That there are no fresh prices is told once for each last bar, and once in so long."""
+"""Missing prices are reported once per last bar, and at most once in this time."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a look at all coins came to.
+class WatchResult:
+    """The result of a check of all coins.
 
     Attributes:
-        levels: of coins whose risk is known now.
-        unknown: why it is not, by coin.
-        told: alerts that are new.
+        levels: by coin, if its risk is known.
+        unknown: by coin, why its risk is not known.
+        emitted: new alerts.
     """
 
     levels: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
-    told: list[RiskAlert] = field(default_factory=list)
+    emitted: list[RiskAlert] = field(default_factory=list)
 
 
 class AlertWatch:
-    """Looks at the risk of the coins that are collected, keeps what is to be told, and sends it.
+    """Checks the risk of the collected coins, stores the alerts that are due, and sends them.
 
     Args:
         engine: of a database that `open_database` opened.
-        config: of the collector, with what is worth telling.
-        webhook: where it is sent; None: it is logged alone.
-        clock: what bars and alerts go by, in microseconds.
-        every_s: between two looks, in real seconds.
+        config: of the oracle; its `risk` says which alerts are emitted.
+        webhook: receives the alerts; None: they are only logged.
+        clock: gives the time of bars and alerts, in microseconds.
+        every_s: real seconds between two checks.
     """
 
     def __init__(
@@ -80,33 +77,35 @@ class AlertWatch:
         self._deliverer = Deliverer(self._store, webhook, clock)
         self._ending = threading.Event()
         self._levels: dict[str, tuple[int, str]] = {}
-        self._gone: dict[str, int] = {}
-        self._failed: dict[str, str] = {}
-        self.told = 0
+        self._outages: dict[str, int] = {}
+        self._failures: dict[str, str] = {}
+        self.emitted = 0
 
-    def check(self) -> Checked:
-        """Look at all coins once, and keep what is to be told; nothing is sent yet.
+    def check(self) -> WatchResult:
+        """Check all coins once, and store the alerts that are due; none is sent yet.
 
         Raises:
             QubicLabError: the database cannot be read.
         """
-        at, found = self._queries.clock(), Checked()
+        at, found = self._queries.clock(), WatchResult()
         for coin in self._coins:
             try:
                 with reading():
                     market = self._queries.risk_markets.read(coin, self._config.frame, at, None)
-                    self._look(coin, market, at, found)
-                self._failed.pop(coin, None)
+                    self._check_coin(coin, market, at, found)
+                self._failures.pop(coin, None)
             except NotFoundError as error:  # no prices yet
                 found.unknown[coin] = str(error)
-            except InputError as error:  # some that make no bars, or of which a measure cannot be had
+            except InputError as error:  # prices that make no bars, or a measure that cannot be computed
                 found.unknown[coin] = str(error)
-                self._log_failure(coin, str(error))
-        self.told += len(found.told)
+                if self._failures.get(coin) != str(error):
+                    self._failures[coin] = str(error)
+                    _log.warning("risk of %s is not watched now: %s", coin, error)
+        self.emitted += len(found.emitted)
         return found
 
     def deliver(self, attempts: int | None = None) -> Delivery:
-        """Send what is pending; see `Deliverer.deliver`.
+        """Send pending alerts; see `Deliverer.deliver`.
 
         Raises:
             QubicLabError: the database cannot be read.
@@ -116,7 +115,7 @@ class AlertWatch:
 
     @contextmanager
     def running(self) -> Iterator["AlertWatch"]:
-        """Look and send while the block runs, and once more at its end."""
+        """Check and send while the block runs, and once more at its end."""
         thread = threading.Thread(target=self._run, name="alerts", daemon=True)
         thread.start()
         try:
@@ -132,83 +131,77 @@ class AlertWatch:
             try:
                 self.check()
                 self.deliver(1 if ended else None)
-            except QubicLabError as error:  # of the database: the next look finds what is left
+            except QubicLabError as error:  # of the database: the next check finds what is left
                 _log.warning("risk is not watched now: %s", error)
-            except Exception:  # a watch that ends unseen is worse than one that says so each time
+            except Exception:  # a watch that ends unseen is worse than one that reports each time
                 _log.exception("risk is not watched now")
 
-    def _log_failure(self, coin: str, reason: str) -> None:
-        """Say why nothing can be told of a coin, once until it is another reason."""
-        if self._failed.get(coin) != reason:
-            self._failed[coin] = reason
-            _log.warning("risk of %s is not watched now: %s", coin, reason)
-
-    def _look(self, coin: str, market: RiskMarket | Missing, at_us: int, found: Checked) -> None:
-        if isinstance(market, Missing) or not len(market.candles):
+    def _check_coin(self, coin: str, market: RiskMarket | Missing, at_us: int, found: WatchResult) -> None:
+        if isinstance(market, Missing) or not len(market.bars):
             found.unknown[coin] = market.reason if isinstance(market, Missing) else "no bar has closed yet"
             return
-        last_us = int(market.candles.closed_us[-1])
+        last_us = int(market.bars.closed_us[-1])
         if market.is_stale(at_us):
             found.unknown[coin] = f"no fresh prices: the last bar closed at {iso(last_us)}"
-            if self._config.no_prices and self._gone.get(coin) != last_us:
-                found.told.extend(self._tell_no_prices(coin, last_us, at_us))
+            if self._config.no_prices and self._outages.get(coin) != last_us:
+                found.emitted.extend(self._emit_outage(coin, last_us, at_us))
             return
-        known, seen = self._levels.get(coin), _hash_of(market.market)
-        if known is None or known[0] != seen:  # a bar may be corrected; texts come later
-            assessment = assess_market(market.market, self._queries.rules)
-            if reason := why_no_level(assessment):
-                found.unknown[coin] = reason
+        known, seen = self._levels.get(coin), _hash_of(market.inputs)
+        if known is None or known[0] != seen:  # a bar may be corrected, and texts may come later
+            assessment = assess(market.inputs, fit_rules(self._queries.rules, market.bars.frame_us))
+            if assessment.why_unknown:
+                found.unknown[coin] = assessment.why_unknown
                 return
-            found.told.extend(self._tell_level(coin, market, assessment))
+            found.emitted.extend(self._emit_level(coin, market, assessment))
             known = self._levels[coin] = (seen, LEVELS[int(assessment.levels[-1])])
         found.levels[coin] = known[1]
 
-    def _tell_level(self, coin: str, market: RiskMarket, assessment: Assessment) -> list[RiskAlert]:
-        closed = assessment.closed_us[assessment.warm_up :]
-        levels, policy = assessment.levels[assessment.warm_up :], self._config.policy
+    def _emit_level(self, coin: str, market: RiskMarket, assessment: Assessment) -> list[RiskAlert]:
+        rows = np.s_[assessment.warm_up :]
 
-        def due(told: Told | None, gone: Gone | None) -> list[NewAlert]:
-            return [self._alert(coin, market, assessment, each) for each in decide(told, closed, levels, policy)]
+        def due(emitted: EmittedAlert | None, outage: PriceOutage | None) -> list[NewAlert]:
+            alerts = decide(emitted, assessment.closed_us[rows], assessment.levels[rows], self._config)
+            return [self._alert(coin, market, assessment, each) for each in alerts]
 
-        return self._store.tell(coin, self._config.frame, due)
+        return self._store.emit(coin, self._config.frame, due)
 
-    def _tell_no_prices(self, coin: str, last_us: int, at_us: int) -> list[RiskAlert]:
+    def _emit_outage(self, coin: str, last_us: int, at_us: int) -> list[RiskAlert]:
         since = f"the last bar of {self._config.frame} closed at {iso(last_us)}, {age(age_s(last_us, at_us))} ago"
         text = f"{COINS[coin].name}: no fresh prices, so its risk is not known: {since}"
-        again = False
+        too_soon = False
 
-        def due(told: Told | None, gone: Gone | None) -> list[NewAlert]:
-            nonlocal again
-            if gone is not None and gone.last_us == last_us:
+        def due(emitted: EmittedAlert | None, outage: PriceOutage | None) -> list[NewAlert]:
+            nonlocal too_soon
+            if outage is not None and outage.last_us == last_us:
                 return []
-            if gone is not None and abs(at_us - gone.made_us) < QUIET_US:
-                again = True
+            if outage is not None and abs(at_us - outage.made_us) < QUIET_US:
+                too_soon = True
                 return []
             return [NewAlert("no-prices", UNKNOWN, last_us, last_us, {"text": text, "evidence": []})]
 
-        found = self._store.tell(coin, self._config.frame, due)
-        if not again:  # else a later look tells of it, if there are none still
-            self._gone[coin] = last_us
+        found = self._store.emit(coin, self._config.frame, due)
+        if not too_soon:  # otherwise a later check emits it, if the outage lasts
+            self._outages[coin] = last_us
         return found
 
-    def _alert(self, coin: str, market: RiskMarket, assessment: Assessment, due: Due) -> NewAlert:
-        """Return an alert with its evidence, in words."""
+    def _alert(self, coin: str, market: RiskMarket, assessment: Assessment, due: DueAlert) -> NewAlert:
+        """Return an alert with its text and evidence."""
         bar = int(np.searchsorted(assessment.closed_us, due.at_us))
-        level, evidence = LEVELS[due.level], [str(each) for each in assessment.at(bar).evidence]
-        series, price = market.candidate.series, float(market.candles.close[bar])
+        level, evidence = LEVELS[due.level], [each.text for each in assessment.at(bar).evidence]
+        series, price = market.candidate.series, float(market.bars.close[bar])
         since = f"in an episode of {self._config.level} or more since {iso(due.episode_us)}"
-        said = {
+        what = {
             "raised": f"risk rose to {level}" if due.episode_us == due.at_us else f"risk is at {level}, {since}",
             "escalated": f"risk rose further, to {level}",
             "all-clear": f"risk is {level}, and was below {self._config.level} for {self._config.cool_down} bars",
         }[due.kind]
         text = (
-            f"{COINS[coin].name}: {said}, by bars of {self._config.frame} up to {iso(due.at_us)}, at "
+            f"{COINS[coin].name}: {what}, by bars of {self._config.frame} up to {iso(due.at_us)}, at "
             f"{price:.8g} {series.currency} from {series.source}"
         )
         because = f": {'; '.join(evidence)}" if evidence else ""
         if due.kind == "all-clear":
-            because = silent_rules(assessment, bar)
+            because = assessment.silent_rules(bar)
         content = {
             "text": f"{text}{because}",
             "evidence": evidence,
@@ -219,8 +212,8 @@ class AlertWatch:
         return NewAlert(due.kind, level, due.episode_us, due.at_us, content)
 
 
-def _hash_of(market: Market) -> int:
-    """Return a number that differs where anything does that levels are made from."""
-    candles = market.candles
-    bars = (candles.closed_us, candles.open, candles.high, candles.low, candles.close, candles.volume)
-    return hash(tuple(None if each is None else each.tobytes() for each in (*bars, market.sentiment, market.other)))
+def _hash_of(inputs: RiskInputs) -> int:
+    """Return a number that changes with any value that levels are computed from."""
+    bars = inputs.bars
+    columns = (bars.closed_us, bars.open, bars.high, bars.low, bars.close, bars.volume, inputs.sentiment, inputs.other)
+    return hash(tuple(None if each is None else each.tobytes() for each in columns))

@@ -80,9 +80,9 @@ def to_json(answer: Any, exclude: set[str] | None = None) -> bytes:
     return _adapters[type(answer)].dump_json(answer, by_alias=True, exclude=exclude)
 
 
-def to_plain(answer: Any) -> Any:
-    """Return an answer, a dataclass made of `Part`s, as plain values that JSON has."""
-    return _adapters[type(answer)].dump_python(answer, by_alias=True, mode="json")
+def to_plain(answer: Any, exclude: set[str] | None = None) -> Any:
+    """Return an answer, a dataclass made of `Part`s, as plain values that JSON has, without the excluded fields."""
+    return _adapters[type(answer)].dump_python(answer, by_alias=True, mode="json", exclude=exclude)
 
 
 class _Adapters(dict[type[Any], TypeAdapter[Any]]):

@@ -1,4 +1,4 @@
-"""Measures of danger, one number a bar and greater is worse, for rules to judge; each with its declared warm-up."""
+"""Measures of risk: one number per bar, greater is worse, each with a declared warm-up. Rules make levels of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,69 +6,68 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.model.candles import Candles, Floats, absent, exact_logs, held
-from qubic_lab.oracle.risk import windows
-from qubic_lab.oracle.risk.drawdown import recent_drawdown
-from qubic_lab.oracle.risk.liquidity import against_usual, amihud, volume_ratio
+from qubic_lab.oracle.model.bars import Bars, Floats, exact_logs, mask_warm_up
+from qubic_lab.oracle.risk.rolling import log_returns, mean, median, ratio, recent_drawdown, rolling
 from qubic_lab.oracle.risk.value_at_risk import historical, least_bars
 from qubic_lab.oracle.risk.volatility import LEAST_FIT, garch_of, realised_volatility
 
 Parameters = Mapping[str, int]
 LEAST_BARS = 2
-"""No window of a measure is shorter."""
+"""The shortest window of any measure."""
 LEAST_CORRELATED = 5
-"""Returns of a correlation: its standard error has no value for fewer than 4."""
+"""The fewest returns of a correlation: its standard error needs 4 at least."""
 TAIL = 0.01
-"""The level of the value at risk that losses are held against."""
+"""The level of the VaR that losses are compared with."""
 
 
 @dataclass(frozen=True, eq=False)
-class Market:
-    """What measures look at: bars, and beside them what is known at each one's close.
+class RiskInputs:
+    """What measures look at: bars, and what was known at the close of each.
 
     Attributes:
-        candles: of the asset.
-        sentiment: of its texts known at each close, [bars]; NaN where there are none.
+        bars: of the asset.
+        sentiment: sentiment index of its texts, [bars]; NaN where there are no texts.
         other: closes of another asset at the same times, [bars]; NaN where it has none.
+
+    Raises:
+        InputError: sentiment or closes without a number for each bar.
     """
 
-    candles: Candles
+    bars: Bars
     sentiment: Floats | None = None
     other: Floats | None = None
 
     def __post_init__(self) -> None:
         for name in ("sentiment", "other"):
             values = getattr(self, name)
-            if values is not None and values.shape != (len(self.candles),):
-                raise InputError(
-                    f"{name} has shape {values.shape}: give one number for each of {len(self.candles)} bars"
-                )
+            if values is not None and values.shape != (len(self.bars),):
+                raise InputError(f"{name} has shape {values.shape}: give one number for each of {len(self.bars)} bars")
 
-    def until(self, bars: int) -> "Market":
-        """Return the first bars."""
-        return Market(
-            self.candles.slice(0, bars),
-            None if self.sentiment is None else self.sentiment[:bars],
-            None if self.other is None else self.other[:bars],
+    def first(self, count: int) -> "RiskInputs":
+        """Return the first bars and what was known at them."""
+        return RiskInputs(
+            self.bars.slice(0, count),
+            None if self.sentiment is None else self.sentiment[:count],
+            None if self.other is None else self.other[:count],
         )
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A causal function of a market; greater is worse.
+class RiskMeasure:
+    """A causal function of inputs; greater is worse.
 
     Attributes:
-        function: takes a market and its parameters, gives a value for each bar, NaN where there is none.
-        warm_up: bars before its first value, from its parameters.
-        parameters: their names and usual values, in bars.
-        unit: what 1 is.
-        needs: "volume", "sentiment" or "other", where it cannot do without.
-        least: the least values of parameters for which `LEAST_BARS` are too few.
+        function: takes inputs and the parameters by name, and gives a value per bar, NaN where there is none.
+        warm_up: number of bars before the first value; takes the parameters by name.
+        parameters: their names and default values, in bars.
+        unit: the unit of its values.
+        needs: "volume", "sentiment" or "other" if it has no value without.
+        least: the least values of parameters for which `LEAST_BARS` is too short.
     """
 
     name: str
-    function: Callable[[Market, Parameters], Floats]
-    warm_up: Callable[[Parameters], int]
+    function: Callable[..., Floats]
+    warm_up: Callable[..., int]
     parameters: Parameters
     unit: str
     description: str
@@ -77,210 +76,245 @@ class Measure:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """A measure's values, [bars], with NaN where there is none; `absent` says why there is not one at all."""
+class MeasureValues:
+    """The values of a measure, [bars], NaN where there is none; `missing` says why there is none at all."""
 
     values: Floats
     warm_up: int
-    absent: str = ""
+    missing: str = ""
     parameters: Parameters = field(default_factory=dict)
 
 
-def sentiment_fall(sentiment: Floats, bars: int, usual_bars: int) -> Floats:
-    """Return how far the mean sentiment of the last bars is below what is usual, in deviations of such means.
+def amihud(bars: Bars, window: int) -> Floats:
+    """Return the mean absolute log return per million traded, in the currency, over the last `window` bars, [bars].
 
-    Bars without texts (NaN) are left out; a mean needs texts in one bar, and what is usual in half of its bars.
-    Warm-up: `bars` + `usual_bars` − 1 bars.
+    NaN for a window in which a bar has no volume: its price could not move. Warm-up: `window` bars.
+
+    Source: Y. Amihud, "Illiquidity and stock returns", Journal of Financial Markets 5 (2002), 31-56.
+
+    Raises:
+        InputError: fewer than 1 bar.
     """
-    means = windows.rolling(sentiment, bars, _known_mean)
-    before = absent(len(sentiment))
-    before[bars:] = means[: len(means) - bars] if len(means) > bars else 0.0
-    usual = windows.rolling(before, usual_bars, lambda part: _known_mean(part, 0.5))
-    spread = windows.rolling(before, usual_bars, _known_deviation)
-    return held(bars + usual_bars - 1, windows.ratio(usual - means, spread))
+    check_at_least("bars", window, 1)
+    millions = bars.close * bars.volume / 1e6
+    return rolling(ratio(np.abs(log_returns(bars)), millions), window, mean)
 
 
-def correlation_break(returns: Floats, other: Floats, bars: int, usual_bars: int) -> Floats:
-    """Return how far two assets' correlation over the last bars is from that of the bars before, in standard errors.
-
-    Correlations are compared as inverse hyperbolic tangents, whose standard error is 1 / √(bars − 3) for each; NaN
-    where one of the returns is not known or does not vary. Warm-up: `bars` + `usual_bars` − 1 returns.
-
-    Source: R. A. Fisher, Metron 1 (1921), 3-32.
-    """
-    check_at_least("bars", bars, LEAST_CORRELATED)
-    check_at_least("usual_bars", usual_bars, LEAST_CORRELATED)
-    now = _correlation(returns, other, bars)
-    before = absent(len(returns))
-    usual = _correlation(returns, other, usual_bars)
-    before[bars:] = usual[: len(usual) - bars] if len(usual) > bars else 0.0
-    error = np.sqrt(1.0 / (bars - 3) + 1.0 / (usual_bars - 3))
-    return np.asarray(np.abs(_tanh_inverse(now) - _tanh_inverse(before)) / error)
+def _against_usual(now: Floats, values: Floats, bars: int, usual_bars: int) -> Floats:
+    """Return a measure of the last `bars` bars over the median of `values` in the `usual_bars` bars before them."""
+    usual = np.full(len(values), np.nan)
+    usual[bars:] = rolling(values, usual_bars, median)[:-bars] if len(values) > bars else 0.0
+    return ratio(now, usual)
 
 
-def _tanh_inverse(correlation: Floats) -> Floats:
-    inside = np.clip(correlation, -0.999999, 0.999999)
-    return 0.5 * (exact_logs_or_nan(1.0 + inside) - exact_logs_or_nan(1.0 - inside))
+def _volatility_ratio(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    volatility = realised_volatility(inputs.bars, bars)
+    return _against_usual(volatility, volatility, bars, usual_bars)
 
 
-def exact_logs_or_nan(values: Floats) -> Floats:
-    """Return natural logarithms that depend on each value alone, NaN of NaN."""
-    found = absent(len(values))
-    known = ~np.isnan(values)
-    found[known] = exact_logs(values[known])
+def _range_ratio(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    volatility = realised_volatility(inputs.bars, bars, "parkinson")
+    return _against_usual(volatility, volatility, bars, usual_bars)
+
+
+def _garch_ratio(inputs: RiskInputs, usual_bars: int, refit_bars: int, window_bars: int) -> Floats:
+    sigma = garch_of(inputs.bars, refit_bars, window_bars).sigma
+    return _against_usual(sigma, sigma, 1, usual_bars)
+
+
+def _loss_over_var(inputs: RiskInputs, bars: int) -> Floats:
+    returns = log_returns(inputs.bars)
+    found = np.full(len(returns), np.nan)
+    found[1:] = ratio(np.maximum(0.0, -returns[1:]), historical(returns, TAIL, bars).var[:-1])
     return found
 
 
-def _correlation(first: Floats, second: Floats, bars: int) -> Floats:
-    """Return the correlation of the last bars' values; NaN where one is not known or does not vary."""
+def _drawdown_in_deviations(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    usual = realised_volatility(inputs.bars, usual_bars)
+    return ratio(recent_drawdown(inputs.bars, bars), usual * np.sqrt(bars))
 
-    def centred(part: Floats) -> Floats:
-        return np.asarray(part - part.mean(axis=1, keepdims=True))
 
-    found = absent(len(first))
-    both = np.stack([first, second], axis=1)
-    if len(both) < bars:
-        return found
-    view = np.lib.stride_tricks.sliding_window_view(both, bars, axis=0)
-    at_once = max(1, 2_000_000 // bars)
-    for start in range(0, len(view), at_once):
-        part = np.ascontiguousarray(view[start : start + at_once])
-        a, b = centred(np.ascontiguousarray(part[:, 0])), centred(np.ascontiguousarray(part[:, 1]))
-        spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-        level = (np.ptp(part, axis=2) <= 1e-13 * np.abs(part).max(axis=2)).any(axis=1)
-        spread[level] = np.nan
-        rows = np.s_[start + bars - 1 : start + bars - 1 + len(part)]
-        found[rows] = np.divide((a * b).sum(axis=1), spread, out=absent(len(part)), where=spread > 0.0)
-    return found
+def _illiquidity_ratio(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    illiquidity = amihud(inputs.bars, bars)
+    return _against_usual(illiquidity, illiquidity, bars, usual_bars)
+
+
+def _volume_ratio(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    volume = inputs.bars.volume
+    return _against_usual(rolling(volume, bars, mean), volume, bars, usual_bars)
+
+
+def _sentiment_fall(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    """Bars without texts (NaN) are left out; a mean needs texts in one bar, the usual mean in half of its bars."""
+    assert inputs.sentiment is not None
+    means = rolling(inputs.sentiment, bars, _known_mean)
+    before = np.full(len(means), np.nan)
+    before[bars:] = means[:-bars] if len(means) > bars else 0.0
+    usual = rolling(before, usual_bars, lambda part: _known_mean(part, 0.5))
+    return ratio(usual - means, rolling(before, usual_bars, _known_deviation))
 
 
 def _known_mean(part: Floats, least: float = 0.0) -> Floats:
-    """Return the mean of what is known in each row; NaN where no more than a share of it is."""
+    """Return the mean of the known values of each row; NaN where less than a share `least` of them is known."""
     known = ~np.isnan(part)
     count = known.sum(axis=1)
     total = np.where(known, part, 0.0).sum(axis=1)
     enough = (count > 0) & (count >= least * part.shape[1])
-    return np.asarray(np.divide(total, count, out=absent(len(part)), where=enough))
+    return np.asarray(np.divide(total, count, out=np.full(len(part), np.nan), where=enough))
 
 
 def _known_deviation(part: Floats) -> Floats:
     known = ~np.isnan(part)
     count = known.sum(axis=1)
     away = np.where(known, part - _known_mean(part)[:, None], 0.0)
-    spread = np.divide((away**2).sum(axis=1), count - 1, out=absent(len(part)), where=count > 1)
+    spread = np.divide((away**2).sum(axis=1), count - 1, out=np.full(len(part), np.nan), where=count > 1)
     found = np.asarray(np.sqrt(spread))
-    found[found < 1e-12] = np.nan  # equal values, but for rounding
+    found[found < 1e-12] = np.nan  # equal values, except for rounding
     return found
 
 
-def _volatility_ratio(market: Market, p: Parameters) -> Floats:
-    volatility = realised_volatility(market.candles, p["bars"])
-    return against_usual(volatility, volatility, p["bars"], p["usual_bars"])
+def _correlation_break(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
+    """Compare correlations as inverse hyperbolic tangents, whose standard error is 1 / √(bars − 3) each.
+
+    Source: R. A. Fisher, Metron 1 (1921), 3-32.
+    """
+    assert inputs.other is not None
+    other = np.full(len(inputs.bars), np.nan)
+    other[1:] = np.diff(_logs_or_nan(np.where(inputs.other > 0.0, inputs.other, np.nan)))
+    returns = log_returns(inputs.bars)
+    now, usual = (_correlation(returns, other, window) for window in (bars, usual_bars))
+    before = np.full(len(returns), np.nan)
+    before[bars:] = usual[:-bars] if len(usual) > bars else 0.0
+    error = np.sqrt(1.0 / (bars - 3) + 1.0 / (usual_bars - 3))
+    return np.asarray(np.abs(_inverse_tanh(now) - _inverse_tanh(before)) / error)
 
 
-def _range_ratio(market: Market, p: Parameters) -> Floats:
-    volatility = realised_volatility(market.candles, p["bars"], "parkinson")
-    return against_usual(volatility, volatility, p["bars"], p["usual_bars"])
+def _correlation(first: Floats, second: Floats, bars: int) -> Floats:
+    """Return the correlation over the last bars; NaN where a value is not known or one side does not vary."""
+
+    def correlate(places: Floats) -> Floats:
+        rows = places.astype(np.int64)
+        a, b = first[rows], second[rows]
+        constant = np.zeros(len(rows), np.bool_)
+        for side in (a, b):
+            constant |= np.ptp(side, axis=1) <= 1e-13 * np.abs(side).max(axis=1)
+        a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+        spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+        spread[constant] = np.nan
+        return ratio((a * b).sum(axis=1), spread)
+
+    return rolling(np.arange(len(first), dtype=np.float64), bars, correlate)
 
 
-def _garch_ratio(market: Market, p: Parameters) -> Floats:
-    forecast = garch_of(market.candles, p["refit_bars"], p["window_bars"])
-    return against_usual(forecast.sigma, forecast.sigma, 1, p["usual_bars"])
+def _inverse_tanh(correlation: Floats) -> Floats:
+    inside = np.clip(correlation, -0.999999, 0.999999)
+    return 0.5 * (_logs_or_nan(1.0 + inside) - _logs_or_nan(1.0 - inside))
 
 
-def _loss_over_var(market: Market, p: Parameters) -> Floats:
-    returns = windows.log_returns(market.candles)
-    found = absent(len(returns))
-    found[1:] = windows.ratio(np.maximum(0.0, -returns[1:]), historical(returns, TAIL, p["bars"]).var[:-1])
+def _logs_or_nan(values: Floats) -> Floats:
+    found = np.full(len(values), np.nan)
+    known = ~np.isnan(values)
+    found[known] = exact_logs(values[known])
     return found
 
 
-def _drawdown_in_deviations(market: Market, p: Parameters) -> Floats:
-    usual = realised_volatility(market.candles, p["usual_bars"])
-    return windows.ratio(recent_drawdown(market.candles, p["bars"]), usual * np.sqrt(p["bars"]))
-
-
-def _illiquidity_ratio(market: Market, p: Parameters) -> Floats:
-    illiquidity = amihud(market.candles, p["bars"])
-    return against_usual(illiquidity, illiquidity, p["bars"], p["usual_bars"])
-
-
-def _volume_ratio(market: Market, p: Parameters) -> Floats:
-    return volume_ratio(market.candles, p["bars"], p["usual_bars"])
-
-
-def _sentiment_fall(market: Market, p: Parameters) -> Floats:
-    assert market.sentiment is not None
-    return sentiment_fall(market.sentiment, p["bars"], p["usual_bars"])
-
-
-def _correlation_break(market: Market, p: Parameters) -> Floats:
-    assert market.other is not None
-    other = absent(len(market.candles))
-    other[1:] = np.diff(exact_logs_or_nan(np.where(market.other > 0.0, market.other, np.nan)))
-    return correlation_break(windows.log_returns(market.candles), other, p["bars"], p["usual_bars"])
+def _two_windows(bars: int, usual_bars: int) -> int:
+    """Return the warm-up of a ratio of two measures of `bars` bars, which need one bar more."""
+    return 2 * bars + usual_bars - 1
 
 
 _DAY = {"bars": 24, "usual_bars": 480}
-
-
-def _twice(p: Parameters) -> int:
-    """Return the warm-up of a ratio of two measures of `bars` bars each, of which one needs a bar more."""
-    return 2 * p["bars"] + p["usual_bars"] - 1
-
-
+_USUAL = "times the usual"
 _ALL = (
-    Measure(
-        *("volatility_ratio", _volatility_ratio, _twice, _DAY, "times the usual"),
-        "realised volatility of the last bars over its median in the bars before",
+    RiskMeasure(
+        name="volatility_ratio",
+        function=_volatility_ratio,
+        warm_up=_two_windows,
+        parameters=_DAY,
+        unit=_USUAL,
+        description="realised volatility of the last bars over its median in the bars before",
     ),
-    Measure(
-        *("range_ratio", _range_ratio, lambda p: _twice(p) - 1, _DAY, "times the usual"),
-        "Parkinson's volatility, from highs and lows, over its median in the bars before",
+    RiskMeasure(
+        name="range_ratio",
+        function=_range_ratio,
+        warm_up=lambda bars, usual_bars: 2 * bars + usual_bars - 2,
+        parameters=_DAY,
+        unit=_USUAL,
+        description="Parkinson's volatility, from highs and lows, over its median in the bars before",
     ),
-    Measure(
-        *("garch_ratio", _garch_ratio, lambda p: LEAST_FIT + p["usual_bars"]),
-        {"usual_bars": 480, "refit_bars": 50, "window_bars": 1000},
-        *("times the usual", "volatility that a GARCH(1,1) model forecasts for the next bar over its recent median"),
+    RiskMeasure(
+        name="garch_ratio",
+        function=_garch_ratio,
+        warm_up=lambda usual_bars, refit_bars, window_bars: LEAST_FIT + usual_bars,
+        parameters={"usual_bars": 480, "refit_bars": 50, "window_bars": 1000},
+        unit=_USUAL,
+        description="volatility that a GARCH(1,1) model forecasts for the next bar over its recent median",
         least={"window_bars": LEAST_FIT},
     ),
-    Measure(
-        *("loss_over_var", _loss_over_var, lambda p: p["bars"] + 1, {"bars": 500}, "times value at risk"),
-        "the last bar's loss over the value at risk of 1 % that was known before it",
+    RiskMeasure(
+        name="loss_over_var",
+        function=_loss_over_var,
+        warm_up=lambda bars: bars + 1,
+        parameters={"bars": 500},
+        unit="times value at risk",
+        description="the last bar's loss over the value at risk of 1 % that was known before it",
         least={"bars": least_bars(TAIL)},
     ),
-    Measure(
-        *("drawdown_in_deviations", _drawdown_in_deviations, lambda p: max(p["bars"] - 1, p["usual_bars"])),
-        *(_DAY, "deviations", "fall from the highest recent close, in usual deviations of so many bars' return"),
+    RiskMeasure(
+        name="drawdown_in_deviations",
+        function=_drawdown_in_deviations,
+        warm_up=lambda bars, usual_bars: max(bars - 1, usual_bars),
+        parameters=_DAY,
+        unit="deviations",
+        description="fall from the highest recent close, in usual deviations of the return over as many bars",
     ),
-    Measure(
-        *("illiquidity_ratio", _illiquidity_ratio, _twice, _DAY, "times the usual"),
-        *("Amihud's price impact of the last bars over its median in the bars before", "volume"),
+    RiskMeasure(
+        name="illiquidity_ratio",
+        function=_illiquidity_ratio,
+        warm_up=_two_windows,
+        parameters=_DAY,
+        unit=_USUAL,
+        description="Amihud's price impact of the last bars over its median in the bars before",
+        needs="volume",
     ),
-    Measure(
-        *("volume_ratio", _volume_ratio, lambda p: p["bars"] + p["usual_bars"] - 1, _DAY, "times the usual"),
-        *("mean volume of the last bars over the median volume before", "volume"),
+    RiskMeasure(
+        name="volume_ratio",
+        function=_volume_ratio,
+        warm_up=lambda bars, usual_bars: bars + usual_bars - 1,
+        parameters=_DAY,
+        unit=_USUAL,
+        description="mean volume of the last bars over the median volume before",
+        needs="volume",
     ),
-    Measure(
-        *("sentiment_fall", _sentiment_fall, lambda p: 2 * p["bars"] + p["usual_bars"] - 2, _DAY, "deviations"),
-        *("how far the mean sentiment of the last bars is below the usual", "sentiment"),
+    RiskMeasure(
+        name="sentiment_fall",
+        function=_sentiment_fall,
+        warm_up=lambda bars, usual_bars: 2 * bars + usual_bars - 2,
+        parameters=_DAY,
+        unit="deviations",
+        description="how far the mean sentiment of the last bars is below the usual",
+        needs="sentiment",
     ),
-    Measure(
-        *("correlation_break", _correlation_break, lambda p: p["bars"] + p["usual_bars"]),
-        {"bars": 48, "usual_bars": 480},
-        *("standard errors", "change of the correlation with another asset's returns", "other"),
+    RiskMeasure(
+        name="correlation_break",
+        function=_correlation_break,
+        warm_up=lambda bars, usual_bars: bars + usual_bars,
+        parameters={"bars": 48, "usual_bars": 480},
+        unit="standard errors",
+        description="change of the correlation with another asset's returns",
+        needs="other",
         least={"bars": LEAST_CORRELATED, "usual_bars": LEAST_CORRELATED},
     ),
 )
-MEASURES: dict[str, Measure] = {each.name: each for each in _ALL}
+MEASURES: dict[str, RiskMeasure] = {each.name: each for each in _ALL}
 """All measures by name."""
 
 
 def check_parameters(name: str, parameters: Mapping[str, int]) -> dict[str, int]:
-    """Return a measure's parameters, the usual ones where none are given.
+    """Return all parameters of a measure: those given, and the defaults of the others.
 
     Raises:
-        InputError: a measure or a parameter that is none, or fewer bars than the measure can do with.
+        InputError: an unknown measure or parameter, or fewer bars than the measure needs.
     """
     measure = MEASURES[check_choice("measure", name, MEASURES)]
     for parameter, value in parameters.items():
@@ -291,26 +325,25 @@ def check_parameters(name: str, parameters: Mapping[str, int]) -> dict[str, int]
     return {**measure.parameters, **parameters}
 
 
-def measure(name: str, market: Market, parameters: Parameters | None = None) -> Measured:
-    """Return a measure of a market, NaN before its warm-up; all NaN with the reason where it cannot be had.
+def compute_measure(name: str, inputs: RiskInputs, parameters: Parameters | None = None) -> MeasureValues:
+    """Return the values of a measure, NaN before its warm-up; all NaN with the reason if it cannot be computed.
 
     Raises:
-        InputError: a measure or a parameter that is none.
+        InputError: an unknown measure or parameter, or fewer bars than the measure needs.
     """
     chosen = check_parameters(name, parameters or {})
     found = MEASURES[name]
-    bars, warm_up = len(market.candles), found.warm_up(chosen)
-    needed = {"sentiment": market.sentiment, "other": market.other, "volume": market.candles.volume}
-    reason = ""
+    bars, warm_up = len(inputs.bars), found.warm_up(**chosen)
+    missing = ""
     if found.needs:
-        given = needed[found.needs]
+        given = {"sentiment": inputs.sentiment, "other": inputs.other, "volume": inputs.bars.volume}[found.needs]
         if given is None or bool(np.isnan(given).all()):
-            reason = f"no {'other asset' if found.needs == 'other' else found.needs} is known"
-    if not reason and bars <= warm_up:
-        reason = f"{bars} bars: it needs {warm_up + 1}"
-    if reason:
-        return Measured(absent(bars), warm_up, reason, chosen)
-    values = held(warm_up, found.function(market, chosen))
+            missing = f"no {'other asset' if found.needs == 'other' else found.needs} is known"
+    if not missing and bars <= warm_up:
+        missing = f"{bars} bars: it needs {warm_up + 1}"
+    if missing:
+        return MeasureValues(np.full(bars, np.nan), warm_up, missing, chosen)
+    values = mask_warm_up(warm_up, found.function(inputs, **chosen))
     if np.isnan(values).all():
-        reason = "no bar has a value: prices do not vary, or each window lacks something"
-    return Measured(values, warm_up, reason, chosen)
+        missing = "no bar has a value: prices do not vary, or each window lacks something"
+    return MeasureValues(values, warm_up, missing, chosen)

@@ -1,46 +1,53 @@
-"""Rules that turn measures into levels of warning: read from YAML, checked, and slow to calm down again."""
+"""Rules that turn measures into levels of risk: read from YAML, and applied to bars, with evidence for each level."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
-from qubic_lab.errors import InputError, check_at_least, did_you_mean
-from qubic_lab.oracle.model.candles import Floats
+from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
+from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.oracle.model.bars import Floats, Integers
+from qubic_lab.oracle.model.coins import coin_ids
+from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.risk.measures import MEASURES, check_parameters
+from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs, check_parameters, compute_measure
 
 Level = Literal["calm", "watch", "warning", "alarm"]
 LEVELS: tuple[Level, ...] = ("calm", "watch", "warning", "alarm")
-"""By rising danger; numbers of levels count from 0."""
+"""In order of rising risk; a level's number is its index."""
 RULES = Path(__file__).parents[3] / "data" / "risk" / "rules.yaml"
 _INSTALLED = Path(__file__).with_name("rules.yaml")
 SHORT_BARS, SHORT_USUAL, SHORT_TAIL = 24, 480, 500
 DAY_BARS, DAY_USUAL, DAY_TAIL = 7, 120, 120
-"""Windows of bars of a day or longer: those of shorter ones would take years to warm up."""
+"""Windows for bars of a day or longer: the windows for shorter bars would need years of warm-up."""
 FORGOTTEN_BARS = 48
-"""After so many bars in a row without a value a level is calm again, as it says nothing of now. One hole in the data
-takes windows of short bars about half as many."""
-_KEYS = ("name", "measure", "parameters", *LEVELS[1:], "clear", "hold")
+"""After this number of bars in a row without a value the level is calm. It is about twice what one gap in the data
+costs the windows of short bars."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a measure must reach for each level.
+class RiskRule:
+    """The values of a measure at which each level begins.
 
     Attributes:
         name: of the rule.
-        measure: its name.
-        watch: the least value for the level; likewise `warning` and `alarm`.
-        parameters: of the measure, where they are not the usual ones.
+        measure: name of the measure.
+        watch, warning, alarm: the least value for the level.
+        parameters: of the measure, if they differ from its defaults.
         clear: a level is left once the measure is below its least value times this, 0 to 1,
-        hold: for so many bars in a row.
+        hold: at this number of bars in a row.
+
+    Raises:
+        InputError: an unknown measure or parameter, thresholds that do not rise, or a number out of range.
     """
+
+    __pydantic_config__ = STRICT
 
     name: str
     measure: str
@@ -57,12 +64,11 @@ class Rule:
         check_parameters(self.measure, self.parameters)
         if not (0.0 < self.watch < self.warning < self.alarm < math.inf):
             raise InputError(
-                f"rule {self.name!r}: watch {self.watch:g}, warning {self.warning:g}, alarm {self.alarm:g}: "
-                "they must rise from above 0"
+                f"watch {self.watch:g}, warning {self.warning:g}, alarm {self.alarm:g}: they must rise from above 0"
             )
         if not 0.0 < self.clear <= 1.0:
-            raise InputError(f"rule {self.name!r}: clear is {self.clear}: it must be above 0 and at most 1")
-        check_at_least(f"rule {self.name!r}: hold", self.hold, 1)
+            raise InputError(f"clear is {self.clear}: it must be above 0 and at most 1")
+        check_at_least("hold", self.hold, 1)
 
     @property
     def thresholds(self) -> tuple[float, float, float]:
@@ -70,12 +76,108 @@ class Rule:
         return self.watch, self.warning, self.alarm
 
 
-def levels_of(rule: Rule, values: Floats) -> NDArray[np.int8]:
+@dataclass(frozen=True)
+class _RulesFile:
+    __pydantic_config__ = STRICT
+
+    rules: tuple[RiskRule, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise InputError("rules is empty: give a list of at least one rule")
+        names = [rule.name for rule in self.rules]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"two rules are called {name!r}: give each its own name")
+
+
+def read_rules(path: Path | None = None) -> tuple[RiskRule, ...]:
+    """Return rules from a YAML file, a map with a list `rules`; None: the rules that come with the project.
+
+    Raises:
+        InputError: the file cannot be read, or a name or a value in it is wrong.
+    """
+    path = path or (RULES if RULES.exists() else _INSTALLED)
+    return check_content(_RulesFile, read_yaml(path), path).rules
+
+
+@dataclass(frozen=True)
+class RiskConfig:
+    """The settings of risk and its alerts.
+
+    Attributes:
+        rules: of the levels; None: the rules that come with the project.
+        alerts: whether a collector emits alerts.
+        coins: ids of the coins that alerts are emitted for; empty: all coins that are collected.
+        frame: length of the bars.
+        level: an episode begins with a bar at this level or above,
+        cool_down: and ends with this number of bars in a row below it.
+        no_prices: whether an alert is emitted for a coin without fresh prices, whose risk is then not known.
+
+    Raises:
+        InputError: an unknown frame or level, or a cool-down below 1.
+    """
+
+    __pydantic_config__ = STRICT
+
+    rules: tuple[RiskRule, ...] | None = None
+    alerts: bool = True
+    coins: Annotated[tuple[str, ...], AfterValidator(coin_ids)] = ()
+    frame: Frame = "1h"
+    level: Level = "warning"
+    cool_down: int = 6
+    no_prices: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("frame", self.frame, FRAME_S)
+        check_choice("level", self.level, LEVELS[1:])
+        check_at_least("cool_down", self.cool_down, 1)
+
+
+RISK = RiskConfig()
+
+
+@dataclass(frozen=True)
+class WindowLengths:
+    """Lengths of windows in bars: of the current value, of the usual values before it, and of historical VaR."""
+
+    bars: int
+    usual_bars: int
+    tail_bars: int
+
+    @classmethod
+    def of(cls, frame_us: int) -> "WindowLengths":
+        """Return the lengths for bars of `frame_us` microseconds."""
+        if frame_us >= DAY_US:
+            return cls(DAY_BARS, DAY_USUAL, DAY_TAIL)
+        return cls(SHORT_BARS, SHORT_USUAL, SHORT_TAIL)
+
+    def parameters(self, measure: str) -> dict[str, int]:
+        """Return the parameters of a measure that differ from its defaults, which are those for short bars.
+
+        Raises:
+            KeyError: an unknown measure.
+        """
+        defaults = MEASURES[measure].parameters
+        if self.bars == SHORT_BARS:
+            return {}
+        known = {"bars": self.bars, "usual_bars": self.usual_bars}
+        ours = known if "usual_bars" in defaults else {"bars": self.tail_bars}
+        return {name: value for name, value in ours.items() if name in defaults}
+
+
+def fit_rules(rules: Sequence[RiskRule], frame_us: int) -> tuple[RiskRule, ...]:
+    """Return the rules with windows that suit the length of bars; parameters that a rule names stay."""
+    lengths = WindowLengths.of(frame_us)
+    return tuple(replace(rule, parameters={**lengths.parameters(rule.measure), **rule.parameters}) for rule in rules)
+
+
+def levels_of(rule: RiskRule, values: Floats) -> NDArray[np.int8]:
     """Return the number of the level at each bar, [bars].
 
-    A level is raised at once. It is left when the measure was below its least value × `clear` at `hold` bars in a row,
-    for the level whose own such value it still reaches. Bars without a value change nothing
-    until `FORGOTTEN_BARS` of them in a row leave it calm.
+    A level rises at once. It falls once the measure was below its least value × `clear` at `hold` bars in a row, to the
+    highest level whose least value × `clear` is still reached. Bars without a value change nothing, until
+    `FORGOTTEN_BARS` of them in a row make the level calm.
     """
     found = np.zeros(len(values), np.int8)
     level = below = silent = 0
@@ -99,102 +201,149 @@ def levels_of(rule: Rule, values: Floats) -> NDArray[np.int8]:
     return found
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Lengths in bars: of what is measured now, of what it is held against, and of what value at risk looks at."""
+@dataclass(frozen=True, kw_only=True)
+class RiskEvidence(Part):
+    """Why a rule is at its level: the value of its measure, and the least value for the level.
 
-    bars: int
-    usual_bars: int
-    tail_bars: int
+    `value` is null where the bar has none. It may be below `threshold` until the rule leaves the level.
+    """
+
+    rule: str
+    measure: str
+    level: Level
+    value: float | None
+    threshold: float
+    unit: str
+    text: str
 
     @classmethod
-    def of(cls, frame_us: int) -> "Windows":
-        """Return those for bars of a length."""
-        if frame_us >= DAY_US:
-            return cls(DAY_BARS, DAY_USUAL, DAY_TAIL)
-        return cls(SHORT_BARS, SHORT_USUAL, SHORT_TAIL)
+    def of(cls, rule: RiskRule, level: int, value: float) -> "RiskEvidence":
+        """Return the evidence of a rule at a level above calm; `value` is NaN where the bar has none."""
+        unit, threshold = MEASURES[rule.measure].unit, rule.thresholds[level - 1]
+        known = None if math.isnan(value) else value
+        shown = "not known at this bar" if known is None else f"{known:.2f} {unit}"
+        left = ", not left yet" if value < threshold else ""
+        return cls(
+            rule=rule.name,
+            measure=rule.measure,
+            level=LEVELS[level],
+            value=known,
+            threshold=threshold,
+            unit=unit,
+            text=f"{rule.name}: {rule.measure} is {shown} ({LEVELS[level]} from {threshold:g}{left})",
+        )
 
-    def parameters(self, measure: str) -> dict[str, int]:
-        """Return the parameters of a measure that these lengths set; those of short bars are the usual ones.
+
+@dataclass(frozen=True, kw_only=True)
+class RiskWarning(Part):
+    """The level at the close of a bar, the level at the bar before, and the evidence."""
+
+    bar: int
+    at_us: Instant
+    level: Level
+    before: Level
+    evidence: tuple[RiskEvidence, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RuleLevels:
+    """A rule over time: the values of its measure, and its levels, [bars]."""
+
+    rule: RiskRule
+    measured: MeasureValues
+    levels: NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """The level of risk over time: at each bar the level of the highest rule.
+
+    Attributes:
+        closed_us: of the bars.
+        levels: numbers of levels, [bars].
+        rules: over time.
+        warm_up: number of bars before the first rule has a value; the level there is calm, and means nothing.
+        settled: number of bars before each rule with any value has one.
+    """
+
+    closed_us: Integers
+    levels: NDArray[np.int8]
+    rules: tuple[RuleLevels, ...]
+    warm_up: int
+    settled: int
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why a rule has no value at any bar, by rule."""
+        return {each.rule.name: each.measured.missing for each in self.rules if each.measured.missing}
+
+    @property
+    def why_unknown(self) -> str:
+        """Why the level is not known, as no rule has a value; empty if it is known."""
+        if len(self.missing) < len(self.rules):
+            return ""
+        return f"no rule has a value: {next(iter(self.missing.values()))}"
+
+    def at(self, bar: int) -> RiskWarning:
+        """Return the level at a bar with the evidence of all rules at that level; −1 is the last bar.
 
         Raises:
-            KeyError: there is no such measure.
+            InputError: there is no such bar.
         """
-        usual = MEASURES[measure].parameters
-        if self.bars == SHORT_BARS:
-            return {}
-        known = {"bars": self.bars, "usual_bars": self.usual_bars}
-        ours = known if "usual_bars" in usual else {"bars": self.tail_bars}
-        return {name: value for name, value in ours.items() if name in usual}
+        bars = len(self.levels)
+        if not -bars <= bar < bars:
+            raise InputError(f"bar is {bar}: there are {bars}, counted from 0")
+        bar %= bars
+        level = int(self.levels[bar])
+        evidence = tuple(
+            RiskEvidence.of(each.rule, level, float(each.measured.values[bar]))
+            for each in self.rules
+            if level and int(each.levels[bar]) == level
+        )
+        return RiskWarning(
+            bar=bar,
+            at_us=int(self.closed_us[bar]),
+            level=LEVELS[level],
+            before=LEVELS[int(self.levels[bar - 1])] if bar else LEVELS[0],
+            evidence=evidence,
+        )
+
+    def warnings(self, least: str = "watch") -> tuple[RiskWarning, ...]:
+        """Return the bars at which the level rose to `least` or above."""
+        rises = np.flatnonzero(np.diff(self.levels, prepend=np.int8(0)) > 0)
+        return tuple(self.at(int(bar)) for bar in rises if self.levels[bar] >= LEVELS.index(least))
+
+    def silent_rules(self, bar: int = -1) -> str:
+        """Return how many rules have no value at a bar, in brackets after a space; empty if each has one."""
+        silent = sum(math.isnan(each.measured.values[bar]) for each in self.rules)
+        return f" ({silent} of {len(self.rules)} rules have no value here)" if silent else ""
 
 
-def fit_rules(rules: Sequence[Rule], lengths: Windows) -> tuple[Rule, ...]:
-    """Return the rules, with windows for days where bars are so long and a rule does not say its own."""
-    return tuple(replace(rule, parameters={**lengths.parameters(rule.measure), **rule.parameters}) for rule in rules)
+def assess(inputs: RiskInputs, rules: Sequence[RiskRule] | None = None) -> Assessment:
+    """Return the level of risk at each bar, from this bar and earlier ones only.
 
-
-def read_rules(path: Path | None = None) -> tuple[Rule, ...]:
-    """Return rules from YAML, a map with a list `rules`; None: those that come with the project.
+    Args:
+        inputs: bars, and what was known at each.
+        rules: None: the rules that come with the project.
 
     Raises:
-        InputError: there is no such file, or a name or a value in it is not what it must be.
+        InputError: no rules.
     """
-    path = path or (RULES if RULES.exists() else _INSTALLED)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check its path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _rules(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _rules(content: Any) -> tuple[Rule, ...]:
-    if not isinstance(content, dict):
-        raise InputError("give a map with a list `rules`")
-    _check_names("", content, ("rules",))
-    entries = content.get("rules")
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"rules is {entries!r}: give a list of at least one rule")
-    rules = tuple(_rule(number, entry) for number, entry in enumerate(entries, 1))
-    names = [rule.name for rule in rules]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two rules are called {name!r}: give each a name of its own")
-    return rules
-
-
-def _rule(number: int, entry: Any) -> Rule:
-    if not isinstance(entry, dict):
-        raise InputError(f"rule {number} is {entry!r}: give a map of names and values")
-    where = f"rule {entry.get('name', number)!r}: "
-    _check_names(where, entry, _KEYS)
-    missing = [name for name in ("name", "measure", *LEVELS[1:]) if name not in entry]
-    if missing:
-        raise InputError(f"{where}{missing[0]} is missing: add it")
-    for name in ("name", "measure"):
-        if not isinstance(entry[name], str):
-            raise InputError(f"{where}{name} is {entry[name]!r}: give a text")
-    values = {name: _number(f"{where}{name}", entry[name]) for name in (*LEVELS[1:], "clear") if name in entry}
-    parameters = entry.get("parameters", {})
-    if not isinstance(parameters, dict) or not all(isinstance(name, str) for name in parameters):
-        raise InputError(f"{where}parameters is {parameters!r}: give a map of names and numbers of bars")
-    hold = entry.get("hold", 3)
-    if isinstance(hold, bool) or not isinstance(hold, int):
-        raise InputError(f"{where}hold is {hold!r}: give a whole number of bars")
-    return Rule(name=entry["name"], measure=entry["measure"], parameters=parameters, hold=hold, **values)
-
-
-def _number(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{what} is {value!r}: give a number")
-    return float(value)
-
-
-def _check_names(where: str, content: Mapping[Any, Any], known: tuple[str, ...]) -> None:
-    for name in content:
-        if name not in known:
-            raise InputError(f"{where}unknown name {name!r}: {did_you_mean(str(name), known)}")
+    chosen = read_rules() if rules is None else tuple(rules)
+    if not chosen:
+        raise InputError("there are no rules: give at least one")
+    found = []
+    known: dict[tuple[str, tuple[tuple[str, int], ...]], MeasureValues] = {}
+    for rule in chosen:
+        key = (rule.measure, tuple(sorted(rule.parameters.items())))
+        if key not in known:
+            known[key] = compute_measure(rule.measure, inputs, rule.parameters)
+        found.append(RuleLevels(rule, known[key], levels_of(rule, known[key].values)))
+    warm_ups = [each.measured.warm_up for each in found if not each.measured.missing]
+    return Assessment(
+        closed_us=inputs.bars.closed_us,
+        levels=np.max([each.levels for each in found], axis=0),
+        rules=tuple(found),
+        warm_up=min(warm_ups, default=len(inputs.bars)),
+        settled=max(warm_ups, default=len(inputs.bars)),
+    )

@@ -1,6 +1,6 @@
-"""Value at risk and expected shortfall of the next bar, as losses: 0.03 is a fall of 3 %.
+"""Value at risk (VaR) and expected shortfall (ES) of the next bar, as losses: 0.03 is a fall of 3 %.
 
-Values at bar t are for bar t + 1 and use bars up to t alone. Expected shortfall is never below value at risk.
+A value at bar t is for bar t + 1 and uses bars up to t only. ES is never below VaR.
 """
 
 import math
@@ -10,8 +10,8 @@ from statistics import NormalDist
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.model.candles import Floats, absent
-from qubic_lab.oracle.risk import windows
+from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.risk.rolling import deviation, lowest, mean, ratio, rolling
 from qubic_lab.oracle.risk.volatility import VolatilityForecast
 
 _NORMAL = NormalDist()
@@ -20,12 +20,12 @@ _DIGITS = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class TailForecast:
-    """What the next bar may lose: each [bars], log returns with the sign turned; NaN where there is no forecast.
+    """Forecasts of the next bar's loss, each [bars], as log returns with the sign reversed; NaN where there is none.
 
     Attributes:
         level: probability of a loss beyond `var`, such as 0.01.
         var: value at risk.
-        es: expected shortfall: the mean loss where it is beyond `var`.
+        es: expected shortfall: the mean loss if it is beyond `var`.
     """
 
     level: float
@@ -34,7 +34,7 @@ class TailForecast:
 
 
 def check_level(level: float) -> float:
-    """Return the level if it is one.
+    """Return the level if it is a probability of a loss.
 
     Raises:
         InputError: it is not between 0 and 0.5.
@@ -45,71 +45,70 @@ def check_level(level: float) -> float:
 
 
 def least_bars(level: float) -> int:
-    """Return how many returns a historical value needs: one of them is expected to be beyond it."""
+    """Return the least window of historical VaR: one return of it is expected to be beyond VaR."""
     return math.ceil(1.0 / check_level(level) - _DIGITS)
 
 
 def historical(returns: Floats, level: float, bars: int = 500) -> TailForecast:
-    """Return what the worst of the last returns say: the quantile, and the mean loss of those that are worse.
+    """Return historical VaR and ES: a quantile of the last returns, and the mean of the returns below it.
 
-    A new return is below the k-th lowest of n with a probability of k / (n + 1). So value at risk lies at the place
-    level × (n + 1), between two of them where that is no whole number, and shortfall is the mean up to that place, the
-    last one counted for its part. Windows in which the place would be before the lowest are refused.
+    A new return is below the k-th lowest of n with a probability of k / (n + 1). VaR is therefore the return of rank
+    level × (n + 1), interpolated between its neighbours, and ES the mean up to that rank, of which the last return
+    counts for the fractional part.
 
     Args:
-        returns: log returns per bar; a window with NaN gives none.
-        level: probability of a loss beyond.
-        bars: of a window.
+        returns: log returns per bar; a window with NaN gives NaN.
+        level: probability of a larger loss.
+        bars: length of a window.
 
     Source: R. J. Hyndman and Y. Fan, "Sample quantiles in statistical packages", The American Statistician 50 (1996),
     361-365, definition 6.
 
     Raises:
-        InputError: a window that is too short for the level.
+        InputError: a window that is too short for the level: the rank would be below 1.
     """
     _check_window(level, bars)
-    place = level * (bars + 1)
-    whole = int(place + _DIGITS)
-    part = max(0.0, place - whole)
+    rank = level * (bars + 1)
+    whole = int(rank + _DIGITS)
+    part = max(0.0, rank - whole)
     counted = np.append(np.ones(whole), part)
 
     def quantile(rows: Floats) -> Floats:
-        worst = windows.lowest(rows, whole + 1)
+        worst = lowest(rows, whole + 1)
         return np.asarray(worst[:, -2] + part * (worst[:, -1] - worst[:, -2]))
 
-    def mean(rows: Floats) -> Floats:
-        return np.asarray((windows.lowest(rows, whole + 1) * counted).sum(axis=1) / (whole + part))
+    def tail_mean(rows: Floats) -> Floats:
+        return np.asarray((lowest(rows, whole + 1) * counted).sum(axis=1) / (whole + part))
 
-    var, es = -windows.rolling(returns, bars, quantile), -windows.rolling(returns, bars, mean)
+    var, es = -rolling(returns, bars, quantile), -rolling(returns, bars, tail_mean)
     return TailForecast(level, var, np.maximum(es, var))
 
 
 def normal(returns: Floats, level: float, bars: int | None = None) -> TailForecast:
-    """Return what a normal distribution of constant variance says: the foil, too low in the tails and slow.
+    """Return VaR and ES of a normal distribution of constant variance: a weak baseline, with tails that are too thin.
 
     Args:
-        returns: log returns per bar; NaN at first only where `bars` is None.
-        level: of the loss.
-        bars: of a window; None: all so far.
+        returns: log returns per bar; without `bars`, NaN ones are skipped.
+        level: probability of a larger loss.
+        bars: length of a window; None: all bars so far.
 
     Raises:
         InputError: a window that is too short for the level.
     """
     if bars is None:
-        mean, deviation = _expanding(returns, least_bars(level))
+        centre, spread = _expanding(returns, least_bars(level))
     else:
         _check_window(level, bars)
-        mean = windows.rolling(returns, bars, windows.mean)
-        deviation = windows.rolling(returns, bars, windows.deviation)
+        centre, spread = rolling(returns, bars, mean), rolling(returns, bars, deviation)
     quantile = _NORMAL.inv_cdf(level)
     density = _NORMAL.pdf(quantile)
-    var = -(mean + deviation * quantile)
-    return TailForecast(level, var, np.maximum(-mean + deviation * density / level, var))
+    var = -(centre + spread * quantile)
+    return TailForecast(level, var, np.maximum(-centre + spread * density / level, var))
 
 
 def _expanding(returns: Floats, least: int) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of all returns so far, by Welford's recursion."""
-    mean, deviation = absent(len(returns)), absent(len(returns))
+    means, deviations = np.full(len(returns), np.nan), np.full(len(returns), np.nan)
     count, centre, squares = 0, 0.0, 0.0
     for bar, value in enumerate(returns.tolist()):
         if math.isnan(value):
@@ -119,22 +118,22 @@ def _expanding(returns: Floats, least: int) -> tuple[Floats, Floats]:
         centre += step / count
         squares += step * (value - centre)
         if count >= least:
-            mean[bar], deviation[bar] = centre, math.sqrt(squares / (count - 1))
-    return mean, deviation
+            means[bar], deviations[bar] = centre, math.sqrt(squares / (count - 1))
+    return means, deviations
 
 
 def student_t(forecast: VolatilityForecast, level: float) -> TailForecast:
-    """Return what Student's t with a forecast's spread says; infinite degrees of freedom make it normal.
+    """Return VaR and ES of Student's t with the forecast volatility; infinite degrees of freedom make it normal.
 
     Source: A. J. McNeil, R. Frey and P. Embrechts, "Quantitative risk management" (2015), examples 2.11 and 2.15.
 
     Raises:
-        InputError: a level that is none.
+        InputError: a level outside 0 to 0.5.
     """
     from scipy.stats import t
 
     check_level(level)
-    var, es = absent(len(forecast.sigma)), absent(len(forecast.sigma))
+    var, es = np.full((2, len(forecast.sigma)), np.nan)
     for nu in np.unique(forecast.nu[~np.isnan(forecast.nu)]).tolist():
         rows = forecast.nu == nu
         unit = math.sqrt(1.0 - 2.0 / nu)
@@ -146,23 +145,23 @@ def student_t(forecast: VolatilityForecast, level: float) -> TailForecast:
 
 
 def filtered_historical(returns: Floats, forecast: VolatilityForecast, level: float, bars: int = 500) -> TailForecast:
-    """Return what the worst of past returns say once each is divided by the spread that was forecast for it.
+    """Return historical VaR and ES of returns over their forecast volatility, times the volatility of the next bar.
 
     Source: G. Barone-Adesi, K. Giannopoulos and L. Vosper, Journal of Futures Markets 19 (1999), 583-602.
 
     Args:
         returns: log returns per bar.
-        forecast: for the bar after each.
-        level: of the loss.
-        bars: of a window of scaled returns.
+        forecast: volatility of the bar after each.
+        level: probability of a larger loss.
+        bars: length of a window of scaled returns.
 
     Raises:
-        InputError: a window that is too short for the level, or lengths that differ.
+        InputError: a window that is too short for the level, or arrays of different lengths.
     """
     if returns.shape != forecast.sigma.shape:
         raise InputError(f"{returns.size} returns and {forecast.sigma.size} forecasts: give one for each bar")
-    scaled = absent(len(returns))
-    scaled[1:] = windows.ratio(returns[1:], forecast.sigma[:-1])
+    scaled = np.full(len(returns), np.nan)
+    scaled[1:] = ratio(returns[1:], forecast.sigma[:-1])
     tail = historical(scaled, level, bars)
     var, es = tail.var * forecast.sigma, tail.es * forecast.sigma
     return TailForecast(level, var, np.maximum(es, var))

@@ -1,6 +1,6 @@
 """Volatility per bar: realised, by three estimators, and forecast by a GARCH(1,1) model with Student's t.
 
-Forecasts at bar t are for bar t + 1 and use bars up to t alone.
+A forecast at bar t is for bar t + 1 and uses bars up to t only.
 """
 
 import math
@@ -9,64 +9,63 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.inference.bootstrap import is_constant
-from qubic_lab.oracle.model.candles import Candles, Floats, absent, exact_logs
-from qubic_lab.oracle.risk import windows
+from qubic_lab.oracle.model.bars import Bars, Floats, exact_logs
+from qubic_lab.oracle.risk.rolling import log_returns, mean, rolling
 
 LEAST_FIT = 250
-"""Fewer returns do not fit a GARCH model."""
+"""The least number of returns that a GARCH model is fitted to."""
 REFIT_BARS = 50
 WINDOW_BARS = 1000
 
 
-def _close_to_close(candles: Candles, bars: int) -> Floats:
-    return np.sqrt(windows.rolling(windows.log_returns(candles) ** 2, bars, windows.mean))
+def _close_to_close(bars: Bars, window: int) -> Floats:
+    """Root of the mean squared log return; the mean return is taken as 0."""
+    return np.sqrt(rolling(log_returns(bars) ** 2, window, mean))
 
 
-def _parkinson(candles: Candles, bars: int) -> Floats:
-    spans = exact_logs(candles.high) - exact_logs(candles.low)
-    return np.sqrt(windows.rolling(spans**2, bars, windows.mean) / (4.0 * math.log(2.0)))
+def _parkinson(bars: Bars, window: int) -> Floats:
+    """M. Parkinson, Journal of Business 53 (1980), 61-65: from highs and lows."""
+    spans = exact_logs(bars.high) - exact_logs(bars.low)
+    return np.sqrt(rolling(spans**2, window, mean) / (4.0 * math.log(2.0)))
 
 
-def _garman_klass(candles: Candles, bars: int) -> Floats:
-    spans = exact_logs(candles.high) - exact_logs(candles.low)
-    bodies = candles.log_close - exact_logs(candles.open)
+def _garman_klass(bars: Bars, window: int) -> Floats:
+    """M. B. Garman and M. J. Klass, Journal of Business 53 (1980), 67-78: from all four prices."""
+    spans = exact_logs(bars.high) - exact_logs(bars.low)
+    bodies = bars.log_close - exact_logs(bars.open)
     daily = 0.5 * spans**2 - (2.0 * math.log(2.0) - 1.0) * bodies**2
-    return np.sqrt(np.maximum(0.0, windows.rolling(daily, bars, windows.mean)))
+    return np.sqrt(np.maximum(0.0, rolling(daily, window, mean)))
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A way to measure volatility; `extra` bars more than its window come before its first value."""
+    """An estimator of volatility; it needs `extra` bars beyond its window."""
 
-    function: Callable[[Candles, int], Floats]
-    extra: int
-    source: str
+    function: Callable[[Bars, int], Floats]
+    extra: int = 0
 
 
 ESTIMATORS: Mapping[str, Estimator] = {
-    "close-to-close": Estimator(_close_to_close, 1, "root of the mean squared log return, the mean return taken as 0"),
-    "parkinson": Estimator(_parkinson, 0, "M. Parkinson, Journal of Business 53 (1980), 61-65: from highs and lows"),
-    "garman-klass": Estimator(
-        _garman_klass, 0, "M. B. Garman and M. J. Klass, Journal of Business 53 (1980), 67-78: from all four prices"
-    ),
+    "close-to-close": Estimator(_close_to_close, 1),
+    "parkinson": Estimator(_parkinson),
+    "garman-klass": Estimator(_garman_klass),
 }
-"""The last two know no overnight jumps: right for markets that never close, too low for others."""
+"""The last two ignore jumps between bars: they suit markets that never close, and are too low for others."""
 
 
-def realised_volatility(candles: Candles, bars: int, estimator: str = "close-to-close") -> Floats:
-    """Return the volatility of the last `bars` bars as a log return per bar, [bars].
+def realised_volatility(bars: Bars, window: int, estimator: str = "close-to-close") -> Floats:
+    """Return the volatility of the last `window` bars, as a log return per bar, [bars].
 
-    Warm-up: `bars` − 1 bars, one more for close-to-close.
+    Warm-up: `window` − 1 bars, one more for close-to-close.
 
     Raises:
-        InputError: fewer than 2 bars, or an estimator that is none.
+        InputError: fewer than 2 bars, or an unknown estimator.
     """
-    check_at_least("bars", bars, 2)
-    return ESTIMATORS[check_choice("estimator of volatility", estimator, ESTIMATORS)].function(candles, bars)
+    check_at_least("bars", window, 2)
+    return ESTIMATORS[check_choice("estimator of volatility", estimator, ESTIMATORS)].function(bars, window)
 
 
 @dataclass(frozen=True)
@@ -87,23 +86,24 @@ class VolatilityForecast:
     Attributes:
         sigma: standard deviation of the next bar's return.
         nu: degrees of freedom of Student's t; infinite for a normal distribution.
-        fits: how often the model was fitted, and `failed`: how often that did not converge, so the one before stayed.
-        absent: why there is no forecast at all; empty where there is.
+        fits: number of fits that converged.
+        failed: number of fits that did not converge; the fit before stayed in use.
+        missing: why there is no forecast at all; empty where there is one.
     """
 
     sigma: Floats
     nu: Floats
     fits: int = 0
     failed: int = 0
-    absent: str = ""
+    missing: str = ""
 
 
 def fit_garch(returns: Floats, start: GarchFit | None = None) -> GarchFit | None:
-    """Fit a GARCH(1,1) model of zero mean with Student's t by maximum likelihood; None where it does not converge.
+    """Fit a GARCH(1,1) model of zero mean with Student's t by maximum likelihood; None if it does not converge.
 
     Args:
-        returns: per bar, without NaN; they are scaled to variance 1 for the fit, and back.
-        start: where the search begins, such as the fit before.
+        returns: per bar, without NaN; the fit scales them to variance 1, and its parameters back.
+        start: parameters at which the search begins, such as those of the fit before.
 
     Source: T. Bollerslev, Review of Economics and Statistics 69 (1987), 542-547; by `arch`.
     """
@@ -132,18 +132,18 @@ def fit_garch(returns: Floats, start: GarchFit | None = None) -> GarchFit | None
 def garch_forecast(
     returns: Floats, refit_bars: int = REFIT_BARS, window_bars: int = WINDOW_BARS, least: int = LEAST_FIT
 ) -> VolatilityForecast:
-    """Return forecasts of a GARCH(1,1) model with Student's t that is fitted again every `refit_bars` bars.
+    """Return forecasts of a GARCH(1,1) model with Student's t that is refitted every `refit_bars` bars.
 
     Args:
-        returns: log returns per bar; NaN at first only, as `windows.log_returns` gives them.
+        returns: log returns per bar, as `log_returns` gives them; only the first may be NaN.
         refit_bars: from one fit to the next.
-        window_bars: the last returns that a fit uses.
-        least: returns before the first fit.
+        window_bars: number of the last returns that a fit uses.
+        least: number of returns before the first fit.
 
-    Warm-up: `least` returns. The bars of fits are counted from the first one, so later bars change nothing.
+    Warm-up: `least` returns. Refits are counted from the first bar, so later bars do not move them.
 
     Raises:
-        InputError: NaN later than at first, or numbers that are too small.
+        InputError: NaN after the first return, or numbers that are too small.
     """
     check_at_least("refit_bars", refit_bars, 1)
     check_at_least("least", least, LEAST_FIT)
@@ -153,9 +153,9 @@ def garch_forecast(
     if not np.isfinite(returns[skip:]).all():
         bad = skip + int(np.flatnonzero(~np.isfinite(returns[skip:]))[0])
         raise InputError(f"return of bar {bad} is {returns[bad]}: a model needs every bar after the first")
-    sigma, nu = absent(bars), absent(bars)
+    sigma, nu = np.full(bars, np.nan), np.full(bars, np.nan)
     if bars - skip < least:
-        return VolatilityForecast(sigma, nu, absent=f"{bars - skip} returns: a fit needs {least}")
+        return VolatilityForecast(sigma, nu, missing=f"{bars - skip} returns: a fit needs {least}")
     fit: GarchFit | None = None
     fits = failed = 0
     for last in range(skip + least - 1, bars, refit_bars):
@@ -163,7 +163,7 @@ def garch_forecast(
         known = returns[max(skip, until - window_bars) : until]
         new = fit_garch(known, fit)
         if new is None and fit is not None:
-            new = fit_garch(known)  # from the library's own start
+            new = fit_garch(known)  # with the library's own start
         fits, failed = fits + (new is not None), failed + (new is None)
         fit = new or fit
         if fit is None:
@@ -177,15 +177,15 @@ def garch_forecast(
     return VolatilityForecast(sigma, nu, fits, failed, reason)
 
 
-def garch_of(candles: Candles, refit_bars: int = REFIT_BARS, window_bars: int = WINDOW_BARS) -> VolatilityForecast:
-    """Return `garch_forecast` of candles' log returns; computed once for the same candles and numbers.
+def garch_of(bars: Bars, refit_bars: int = REFIT_BARS, window_bars: int = WINDOW_BARS) -> VolatilityForecast:
+    """Return `garch_forecast` of the log returns of bars; it is computed once for the same bars and numbers.
 
     Raises:
-        InputError: as there.
+        InputError: see `garch_forecast`.
     """
-    return candles.once(
+    return bars.once(
         f"garch {refit_bars} {window_bars}",
-        lambda bars: garch_forecast(windows.log_returns(bars), refit_bars, window_bars),
+        lambda each: garch_forecast(log_returns(each), refit_bars, window_bars),
     )
 
 
@@ -201,11 +201,11 @@ def _filtered(returns: Floats, fit: GarchFit) -> Floats:
 
 def simulate_garch(
     bars: int, omega: float, alpha: float, beta: float, nu: float, seed: int = 0
-) -> tuple[Floats, NDArray[np.float64]]:
-    """Return returns of a GARCH(1,1) process with Student's t, and the standard deviation of each, both [bars].
+) -> tuple[Floats, Floats]:
+    """Return simulated returns of a GARCH(1,1) process with Student's t, and the volatility of each, both [bars].
 
     Raises:
-        InputError: a process without a variance.
+        InputError: parameters with which the process has no finite variance.
     """
     if not (omega > 0 and alpha >= 0 and beta >= 0 and alpha + beta < 1 and nu > 2):
         raise InputError(

@@ -20,10 +20,9 @@ from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import FRAME_S, WINDOW_S, Frame, Missing, VolumeUnit, Window, age_s
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.risk.market import RiskMarkets
-from qubic_lab.oracle.risk.parts import no_parts, prepare_models, risk_parts
-from qubic_lab.oracle.risk.responses import Risk
-from qubic_lab.oracle.risk.rules import Rule, read_rules
+from qubic_lab.oracle.risk.inputs import RiskMarkets
+from qubic_lab.oracle.risk.report import RiskReport, prepare_models, report_risk
+from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.serving.analysis_parts import (
     ANALYSED,
@@ -120,7 +119,7 @@ class Queries:
         frequencies: Mapping[str, Frequency] | None = None,
         currency: str = "usd",
         weighting: Weighting = WEIGHTING,
-        rules: Sequence[Rule] | None = None,
+        rules: Sequence[RiskRule] | None = None,
     ) -> None:
         self.prices, self.texts = PriceStore(engine, clock), TextStore(engine, clock)
         self.engine, self.clock, self.currency = engine, clock, currency
@@ -208,7 +207,7 @@ class Queries:
             **told,
         )
 
-    def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Risk:
+    def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> RiskReport:
         """Return the level of a coin's risk with its evidence, and how good such warnings were in its past.
 
         Raises:
@@ -220,8 +219,7 @@ class Queries:
         at = self.instant(as_of_us)
         with reading():
             market = self.risk_markets.read(found.id, frame, at, as_of_us)
-        told = no_parts(market.reason) if isinstance(market, Missing) else risk_parts(market, frame, at, self.rules)
-        return Risk(coin=found.id, symbol=found.symbol, name=found.name, frame=frame, as_of=iso(at), **told)
+        return report_risk(found, market, frame, at, self.rules)
 
     def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> MarketOverview:
         """Return several coins at a glance; no coins: all that there are prices of.

@@ -16,14 +16,13 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
-from qubic_lab.oracle.alerts.store import AlertStore
+from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
 from qubic_lab.oracle.ingest.quotas import Period, Quotas
 from qubic_lab.oracle.model.coins import COINS, find_coin
-from qubic_lab.oracle.model.response import Frame, Window
+from qubic_lab.oracle.model.response import Frame, OracleResponse, Window, to_json
 from qubic_lab.oracle.model.timestamps import iso, now_us
-from qubic_lab.oracle.risk.market import companion
-from qubic_lab.oracle.risk.responses import RiskAlerts
-from qubic_lab.oracle.risk.rules import Rule, read_rules
+from qubic_lab.oracle.risk.inputs import companion
+from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
 from qubic_lab.oracle.serving.price_parts import Frequency
@@ -84,7 +83,7 @@ class Oracle:
         limits: Mapping[str, Mapping[Period, int]] | None = None,
         config: CacheConfig | None = None,
         weighting: Weighting = WEIGHTING,
-        rules: Sequence[Rule] | None = None,
+        rules: Sequence[RiskRule] | None = None,
     ) -> None:
         self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
         self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", config, clock)
@@ -131,7 +130,7 @@ class Oracle:
         """Return `Queries.risk` as JSON; errors as there."""
         id = _id(coin)
 
-        def compute() -> Answer:
+        def compute() -> OracleResponse:
             return self.views().risk(id, frame, as_of_us)
 
         watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
@@ -179,7 +178,8 @@ class Oracle:
             reader = self.views()
             at = reader.instant(as_of_us)
             with reading():
-                return RiskAlerts(as_of=iso(at), alerts=AlertStore(reader.engine).last(limit, id, as_of_us))
+                found = AlertStore(reader.engine).last(limit, id, as_of_us)
+            return RiskAlerts(as_of_us=at, alerts=tuple(found))
 
         return await asyncio.to_thread(read)
 
@@ -207,7 +207,7 @@ class Oracle:
         self,
         kind: CacheKind,
         key: tuple[str, ...],
-        compute: Callable[[], Answer],
+        compute: Callable[[], Answer | OracleResponse],
         coins: tuple[str, ...],
         as_of_us: int | None,
     ) -> Cached:
@@ -290,7 +290,7 @@ def _library_version(name: str) -> str:
         return "without"
 
 
-def _short(weighting: Weighting, rules: Sequence[Rule]) -> str:
+def _short(weighting: Weighting, rules: Sequence[RiskRule]) -> str:
     """Return what stands for them in keys: answers by others are others."""
     plain = json.dumps([asdict(weighting), *map(asdict, rules)], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:8]
@@ -301,8 +301,10 @@ def served(cached: Cached) -> bytes:
     return b'{"age_s":%.3f,"cache":"%s",' % (cached.age_s, cached.outcome.encode()) + cached.body[1:]
 
 
-def _to_json(answer: Answer) -> bytes:
+def _to_json(answer: Answer | OracleResponse) -> bytes:
     """Return an answer without what `served` adds."""
+    if isinstance(answer, OracleResponse):
+        return to_json(answer, _OF_ANSWER)
     return answer.model_dump_json(exclude=_OF_ANSWER).encode()
 
 

@@ -1,4 +1,4 @@
-"""The market that rules of risk look at: a coin's closed bars, and beside them what was known at each close."""
+"""Reads the inputs of a coin's risk: its closed bars, another asset's closes, and the sentiment known at each close."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,10 @@ import numpy as np
 from sqlalchemy import Engine
 
 from qubic_lab.errors import NotFoundError
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.candles import Candles, Floats, Instants, absent
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US
-from qubic_lab.oracle.risk.measures import Market
+from qubic_lab.oracle.risk.measures import RiskInputs
 from qubic_lab.oracle.sentiment.index import SETTINGS, ScoredText, Weighting, index_series
 from qubic_lab.oracle.serving.price_parts import Candidate, fits, why_no_bars
 from qubic_lab.oracle.serving.sentiment_parts import (
@@ -27,50 +26,51 @@ from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.text_store import TextStore
 
 LOOKED_AT: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
-"""So many of the last closed bars are looked at: 83 and 333 days, and 1,000."""
+"""The number of the last closed bars that are analysed: 83, 333 and 1,000 days."""
 OLDEST_BARS = 3
-"""Prices are stale where the last closed bar is older than so many."""
+"""Prices are stale if the last closed bar is older than this number of bars."""
 COMPANIONS = {"bitcoin": "ethereum"}
 OTHER_COMPANION = "bitcoin"
 _TEXTS_US = int(SETTINGS.window_s) * SECOND_US
-"""A text counts for so long after it was published, once it and its score are known."""
+"""How long a text counts after it was published, once it and its score are known."""
 
 Candidates = Callable[[str, int, int | None], Sequence[Candidate]]
 
 
 @dataclass(frozen=True, eq=False)
 class RiskMarket:
-    """A coin's closed bars with what was known at each close, and where that is from.
+    """The inputs of a coin's risk, and where they come from.
 
     Attributes:
+        candidate: the source of the bars.
         other: the other asset and its source.
-        sentiment: the model whose scores of texts they are.
+        sentiment: the model that scored the texts.
     """
 
     candidate: Candidate
-    market: Market
+    inputs: RiskInputs
     other: str | Missing
     sentiment: str | Missing
 
     @property
-    def candles(self) -> Candles:
+    def bars(self) -> Bars:
         """The bars."""
-        return self.market.candles
+        return self.inputs.bars
 
     def is_stale(self, at_us: int) -> bool:
-        """Return whether the last bar is so old that it says nothing of an instant; there is at least one."""
-        late_us = OLDEST_BARS * self.candles.frame_us + int(self.candidate.frequency.delay_s * SECOND_US)
-        return at_us - int(self.candles.closed_us[-1]) > late_us
+        """Return whether the last bar, of at least one, is too old to say anything about an instant."""
+        late_us = OLDEST_BARS * self.bars.frame_us + int(self.candidate.frequency.delay_s * SECOND_US)
+        return at_us - int(self.bars.closed_us[-1]) > late_us
 
 
 class RiskMarkets:
-    """Reads markets; threads may share it.
+    """Reads the inputs of risk; threads may share it.
 
     Args:
-        candidates: gives a coin's series with a price at an instant, as known then or by now, the first choice first.
+        candidates: gives a coin's series with a price at an instant, as known then or now, the first choice first.
         history: of bars.
         texts: with their scores.
-        engine: of the database that all of it is in.
+        engine: of the database.
         weighting: of texts by source.
     """
 
@@ -81,25 +81,24 @@ class RiskMarkets:
         self._engine, self._weighting = engine, weighting
 
     def read(self, coin: str, frame: Frame, at_us: int, as_of_us: int | None) -> RiskMarket | Missing:
-        """Return a coin's market up to an instant, or why its prices make no such bars.
+        """Return the inputs up to an instant, or why the prices cannot be made into such bars.
 
         Raises:
             NotFoundError: no price of the coin is known.
         """
         candidates = self._candidates(coin, at_us, as_of_us)
-        bars = self._bars(candidates, frame, at_us, as_of_us)
-        if bars is None:
+        found = self._bars(candidates, frame, at_us, as_of_us)
+        if found is None:
             return why_no_bars(frame, candidates)
-        candidate, found = bars
-        candles = Candles.of(found, FRAME_S[frame] * SECOND_US)
-        closes, other = self._companion(coin, frame, candles.closed_us, at_us, as_of_us)
-        index, model = self._sentiment(coin, candles.closed_us, at_us, as_of_us)
-        return RiskMarket(candidate, Market(candles, index, closes), other, model)
+        candidate, bars = found
+        closes, other = self._companion(coin, frame, bars.closed_us, at_us, as_of_us)
+        index, model = self._sentiment(coin, bars.closed_us, at_us, as_of_us)
+        return RiskMarket(candidate, RiskInputs(bars, index, closes), other, model)
 
     def _bars(
         self, candidates: Sequence[Candidate], frame: Frame, at_us: int, as_of_us: int | None
     ) -> tuple[Candidate, Bars] | None:
-        """Return the bars of the first candidate that has enough, or of the one that has most; fresh ones go first."""
+        """Return the bars of the first candidate with enough, else of the one with most; fresh ones come first."""
         frame_us = FRAME_S[frame] * SECOND_US
         found: tuple[Candidate, Bars] | None = None
         for candidate in (each for each in candidates if fits(each.series, frame_us)):
@@ -111,9 +110,9 @@ class RiskMarkets:
         return found
 
     def _companion(
-        self, coin: str, frame: Frame, closed_us: Instants, at_us: int, as_of_us: int | None
+        self, coin: str, frame: Frame, closed_us: Integers, at_us: int, as_of_us: int | None
     ) -> tuple[Floats | None, str | Missing]:
-        """Return another asset's closes at the same times, and which one that is."""
+        """Return another asset's closes at the same times, and its name and source."""
         name = companion(coin)
         try:
             bars = self._bars(self._candidates(name, at_us, as_of_us), frame, at_us, as_of_us)
@@ -127,9 +126,9 @@ class RiskMarkets:
         return closes, f"{name} from {bars[0].series.source}"
 
     def _sentiment(
-        self, coin: str, closed_us: Instants, at_us: int, as_of_us: int | None
+        self, coin: str, closed_us: Integers, at_us: int, as_of_us: int | None
     ) -> tuple[Floats | None, str | Missing]:
-        """Return the index of texts at each close, and the model whose scores it is made from."""
+        """Return the sentiment index at each close, and the model that scored the texts."""
         if not len(closed_us):
             return None, Missing(reason=NO_TEXTS)
         start_us = int(closed_us[0]) - _TEXTS_US
@@ -150,9 +149,9 @@ def companion(coin: str) -> str:
     return COMPANIONS.get(coin, OTHER_COMPANION)
 
 
-def closes_at(closed_us: Instants, other: Bars) -> Floats:
-    """Return another asset's closes at some instants, NaN where none of its bars closed at one."""
-    found = absent(len(closed_us))
+def closes_at(closed_us: Integers, other: Bars) -> Floats:
+    """Return another asset's closes at some instants; NaN where none of its bars closed."""
+    found = np.full(len(closed_us), np.nan)
     if len(other):
         places = np.minimum(np.searchsorted(other.closed_us, closed_us), len(other) - 1)
         there = other.closed_us[places] == closed_us
@@ -160,9 +159,9 @@ def closes_at(closed_us: Instants, other: Bars) -> Floats:
     return found
 
 
-def sentiment_at(closed_us: Instants, texts: Sequence[ScoredText], weighting: Weighting) -> Floats:
-    """Return the index of the texts that were published and known at each close; NaN where there was none."""
-    found = absent(len(closed_us))
+def sentiment_at(closed_us: Integers, texts: Sequence[ScoredText], weighting: Weighting) -> Floats:
+    """Return the sentiment index of the texts that were published and known at each close; NaN without such texts."""
+    found = np.full(len(closed_us), np.nan)
     if texts:
         first = min(max(each.at_us, each.known_us) for each in texts)
         start = int(np.searchsorted(closed_us, first))
