@@ -19,7 +19,7 @@ from qubic_lab.evals.consensus_eval import CalibratedType, ConsensusEvaluation, 
 from qubic_lab.evals.paired import MeanEstimate
 from qubic_lab.evals.self_consistency import EqualTokens, Gain
 from qubic_lab.runs.acceptance import judge
-from qubic_lab.runs.records import Picture, Records
+from qubic_lab.runs.records import RecordedPicture, Records
 from qubic_lab.studies.acceptance import AcceptanceRow
 from qubic_lab.studies.split_strategies import Architecture, ArchitecturePart
 
@@ -145,7 +145,7 @@ def test_a_rank_that_loads_more_than_its_share_fails(weight: int, verdict: str):
 
 
 def test_a_timeline_is_a_picture_of_that_name():
-    timeline, other = (Picture(name, f"Caption of {name}", "<svg/>") for name in ("timeline", "speeds"))
+    timeline, other = (RecordedPicture(name, f"Caption of {name}", "<svg/>") for name in ("timeline", "speeds"))
     found = row_of("11.5", run=Records(pictures=(timeline,)))
     assert (found.verdict, found.run) == ("pass", "run")
     assert row_of("11.5", run=Records(pictures=(other,))).verdict == "not measured here"

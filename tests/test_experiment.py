@@ -6,10 +6,9 @@ import pytest
 from studies import write_notebook, write_study, write_week
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.experiment import load
+from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus, load
 from qubic_lab.runs.fingerprint import cache_key, hash_folder
 from qubic_lab.runs.parameters import read_source
-from qubic_lab.runs.status import Problem, Status
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,23 +53,23 @@ def test_defaults_of_the_notebook_complete_the_parameters(root: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"notbook": "tiny"}, "unknown key 'notbook': did you mean 'notebook'?"),
-        ({"title": None}, "the key 'title' is missing"),
-        ({"full": None}, "the key 'full' is missing"),
+        ({"notbook": "tiny"}, "unknown name 'notbook': did you mean 'notebook'?"),
+        ({"title": None}, "'title' is missing"),
+        ({"full": None}, "'full' is missing"),
         ({"title": 3}, "title is 3: it must be a text"),
         ({"notebook": "tinny"}, "no notebook 'tinny'.*did you mean 'tiny'?"),
         ({"data": ["data/gone.jsonl"]}, "no data file .*gone.jsonl"),
         ({"measures_time": "yes"}, "measures_time is 'yes': it must be true or false"),
-        ({"measure_time": True}, "unknown key 'measure_time': did you mean 'measures_time'?"),
+        ({"measure_time": True}, "unknown name 'measure_time': did you mean 'measures_time'?"),
         ({"quick": []}, "quick is \\[\\]: it must be a map"),
-        ({"quick": {"grids": {}}}, "quick: unknown key 'grids': did you mean 'grid'?"),
+        ({"quick": {"grids": {}}}, "quick: unknown name 'grids': did you mean 'grid'?"),
         ({"quick": {"parameters": {"numbr": 1}}}, "quick: unknown parameter 'numbr'.*did you mean 'number'?"),
         ({"quick": {"parameters": {"number": "two"}}}, "parameter number is 'two': tiny.ipynb takes int"),
         ({"quick": {"parameters": {"number": True}}}, "parameter number is True: tiny.ipynb takes int"),
         ({"quick": {"parameters": {"names": "a"}}}, "parameter names is 'a': tiny.ipynb takes list\\[str\\]"),
         ({"quick": {"parameters": {"names": [1]}}}, "parameter names is \\[1\\]: tiny.ipynb takes list\\[str\\]"),
-        ({"quick": {"grid": {"number": 3}}}, "grid number is 3: it must be a list"),
-        ({"quick": {"grid": {"number": []}}}, "grid number is \\[\\]: it must be a list of at least one"),
+        ({"quick": {"grid": {"number": 3}}}, "quick: grid: number is 3: it must be a list"),
+        ({"quick": {"grid": {"number": []}}}, "number is \\[\\]: List should have at least 1 item"),
         ({"quick": {"grid": {"number": [1, "x"]}}}, "parameter number is 'x'"),
         ({"quick": {"parameters": {"number": 1}, "grid": {"number": [2]}}}, "in both 'parameters' and 'grid'"),
     ],
@@ -93,21 +92,21 @@ STATUS = {
 def test_a_week_says_how_the_project_stands(root: Path):
     write_study(root)
     status = load(write_week(root, "study.yaml", **STATUS)).status
-    assert status == Status(("this",), ("that",), (), (Problem("slow", "wait"),), ("more",))
+    assert status == ProjectStatus(("this",), ("that",), (), (ProjectProblem("slow", "wait"),), ("more",))
     assert load(write_study(root)).status is None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"progres": {}}, "unknown key 'progres': did you mean 'progress'?"),
-        ({"progress": {"dne": []}}, "progress: unknown key 'dne': did you mean 'done'?"),
+        ({"progres": {}}, "unknown name 'progres': did you mean 'progress'?"),
+        ({"progress": {"dne": []}}, "progress: unknown name 'dne': did you mean 'done'?"),
         ({"progress": {"done": "all"}}, "progress: done is 'all': it must be a list"),
-        ({"progress": {"done": [{"a": "b"}]}}, "done holds {'a': 'b'}: it must be a text; put it in quotes"),
-        ({"problems": ["slow"]}, "problems holds 'slow': it must be a map of 'problem' and 'solution'"),
-        ({"problems": [{"problem": "slow"}]}, "problems: the key 'solution' is missing"),
-        ({"problems": [{"problem": "a", "solutoin": "b"}]}, "unknown key 'solutoin': did you mean 'solution'?"),
-        ({"next_focus": [1]}, "next_focus holds 1: it must be a text"),
+        ({"progress": {"done": [{"a": "b"}]}}, "done: entry 1 is {'a': 'b'}: it must be a text; put it in quotes"),
+        ({"problems": ["slow"]}, "problems: entry 1 is 'slow': it must be a map"),
+        ({"problems": [{"problem": "slow"}]}, "problems: entry 1: 'solution' is missing"),
+        ({"problems": [{"problem": "a", "solutoin": "b"}]}, "unknown name 'solutoin': did you mean 'solution'?"),
+        ({"next_focus": [1]}, "next_focus: entry 1 is 1: it must be a text"),
         ({"studies": ["study.yaml", "study.yaml"]}, "studies names study.yaml twice"),
     ],
 )
@@ -129,7 +128,7 @@ def test_what_papermill_would_turn_into_text_is_refused(root: Path):
     file = root / "experiments" / "dated.yaml"
     write_study(root, "dated", quick={"parameters": {"free": "DATE"}})
     file.write_text(file.read_text().replace('"DATE"', "[2026-11-24]"))
-    with pytest.raises(InputError, match="only null, text, numbers, lists and maps"):
+    with pytest.raises(InputError, match="2026-11-24 is read as a date: put it in quotes"):
         load(file)
 
 

@@ -20,13 +20,13 @@ from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
 from qubic_lab.evals.comparison import ModelComparison
 from qubic_lab.runs.cells import format_column, heading
+from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
 from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
 from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
 from qubic_lab.runs.report import build_page
-from qubic_lab.runs.status import Problem, Status
 from qubic_lab.runs.store import run_folder
-from qubic_lab.runs.weekly import open_week, read_week
-from qubic_lab.runs.weeks import Entry, add_entry, keep_status
+from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status
+from qubic_lab.runs.week_report import open_week, read_week
 from qubic_lab.settings import settings
 from qubic_lab.studies import accuracy_comparison as figures
 
@@ -72,7 +72,7 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
             record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
             record_figure("speeds", figures.speeds(comparison), "Speeds")
         write_manifest(folder, make_manifest(study, key, error, dtypes))
-        add_entry(week, Entry(study, key, "2026-11-24T08:00:00+00:00", of, reused=False, failed=error is not None))
+        add_entry(week, WeekEntry(study, key, "2026-11-24T08:00:00+00:00", of, reused=False, failed=error is not None))
         return folder
 
     return add
@@ -304,9 +304,11 @@ def test_a_week_that_was_stopped_says_so(add_run):
 
 def test_a_page_says_how_the_project_stood_in_its_week(add_run):
     add_run(make_comparison(), week="2026-W48")
-    keep_status("2026-W48", Status(done=("engine",), problems=(Problem("slow", "wait"),), next_focus=("cluster",)))
+    keep_status(
+        "2026-W48", ProjectStatus(done=("engine",), problems=(ProjectProblem("slow", "wait"),), next_focus=("cluster",))
+    )
     add_run(make_comparison(), week="2026-W49")
-    keep_status("2026-W49", Status(done=("engine", "cluster")))
+    keep_status("2026-W49", ProjectStatus(done=("engine", "cluster")))
     old = " ".join(text(parse(build_page("2026-W48"))).split())
     assert "Done engine Problems and solutions slow wait Next cluster" in old
     assert "Done engine cluster" in " ".join(text(parse(build_page("2026-W49"))).split())

@@ -19,7 +19,14 @@ from studies import write_notebook, write_study, write_week
 from qubic_lab.runs import batch, fingerprint
 from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.weeks import Entry, add_entry, latest_of_each_study, read_entries, read_status, weeks_with_runs
+from qubic_lab.runs.week_index import (
+    WeekEntry,
+    add_entry,
+    latest_of_each_study,
+    read_entries,
+    read_status,
+    weeks_with_runs,
+)
 from qubic_lab.settings import settings
 
 # As the command, but its keys do not change while somebody edits the package.
@@ -166,7 +173,7 @@ class Silent:
 
     def cell(self, number: int, of: int) -> None: ...
 
-    def end(self, outcome: batch.Outcome) -> None: ...
+    def end(self, outcome: batch.RunOutcome) -> None: ...
 
 
 def test_a_run_that_ended_just_before_the_kill_gets_its_entry_by_the_next(
@@ -177,7 +184,7 @@ def test_a_run_that_ended_just_before_the_kill_gets_its_entry_by_the_next(
     settings.cache_clear()
     week = load(write_project(tmp_path, runs=1))
 
-    def stop(week: str, entry: Entry) -> None:
+    def stop(week: str, entry: WeekEntry) -> None:
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -196,7 +203,7 @@ def test_half_written_files_of_an_index_go_with_the_next_entry(tmp_path: Path, m
     left = tmp_path / "weeks" / ".2026-W48.json.4711"
     left.parent.mkdir()
     left.write_text('{"week": "2026')
-    entry = Entry("study", "key", "2026-11-24T08:00:00+00:00", of=1, reused=False, failed=True)
+    entry = WeekEntry("study", "key", "2026-11-24T08:00:00+00:00", of=1, reused=False, failed=True)
     add_entry("2026-W48", entry)
     assert [path.name for path in left.parent.iterdir()] == ["2026-W48.json"]
 

@@ -20,12 +20,12 @@ from qubic_lab.cli import console
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs import batch, fingerprint
-from qubic_lab.runs.batch import Outcome, PlannedRun, plan_runs, run_batch
-from qubic_lab.runs.experiment import Week, load
+from qubic_lab.runs.batch import PlannedRun, RunOutcome, plan_runs, run_batch
+from qubic_lab.runs.experiment import ExperimentWeek, load
 from qubic_lab.runs.manifest import read_manifest, read_results
 from qubic_lab.runs.notebook import record, record_figure
 from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
-from qubic_lab.runs.weeks import Entry, add_entry, days_of, latest_of_each_study, read_entries, week_of
+from qubic_lab.runs.week_index import WeekEntry, add_entry, days_of, latest_of_each_study, read_entries, week_of
 from qubic_lab.settings import settings
 
 RECORD = "from qubic_lab.runs.notebook import record\nimport sys, os\n"
@@ -45,7 +45,7 @@ class Silent:
     def cell(self, number: int, of: int) -> None:
         self.cells.append((number, of))
 
-    def end(self, outcome: Outcome) -> None: ...
+    def end(self, outcome: RunOutcome) -> None: ...
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
-def run(file: Path, watcher: Silent | None = None) -> list[Outcome]:
+def run(file: Path, watcher: Silent | None = None) -> list[RunOutcome]:
     return run_batch(load(file), full=False, watcher=watcher or Silent())
 
 
@@ -178,7 +178,7 @@ def test_a_study_of_time_is_measured_again_each_week_and_on_each_machine(root: P
     timed = load(write_study(root, "timed", measures_time=True))
     plain = load(write_study(root, "plain"))
 
-    def keys(week: Week) -> list[str]:
+    def keys(week: ExperimentWeek) -> list[str]:
         return [plan_runs(week, full=False, iso_week=iso_week)[0].key for iso_week in ("2026-W48", "2026-W49")]
 
     here = keys(timed)
@@ -237,8 +237,8 @@ def test_a_success_clears_the_failure_of_the_same_run(root: Path):
 
 
 def test_only_the_last_batch_of_a_study_counts(root: Path):
-    def entry(study: str, key: str, day: int) -> Entry:
-        return Entry(study, key, f"2026-11-2{day}T08:00:00+00:00", of=2, reused=False, failed=False)
+    def entry(study: str, key: str, day: int) -> WeekEntry:
+        return WeekEntry(study, key, f"2026-11-2{day}T08:00:00+00:00", of=2, reused=False, failed=False)
 
     entries = [entry("a", "1", 4), entry("a", "2", 4), entry("b", "3", 4), entry("a", "4", 5), entry("a", "5", 5)]
     for each in entries:

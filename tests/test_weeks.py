@@ -16,12 +16,12 @@ from qubic_lab.errors import InputError
 from qubic_lab.runs import batch, fingerprint
 from qubic_lab.runs.change import FALSE_ALARMS, Direction, judge_change, log_shift, samples_needed
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.history import Change, PastRun, find_changes, find_repetitions
+from qubic_lab.runs.history import MeasureChange, PastRun, find_changes, find_repetitions
 from qubic_lab.runs.manifest import Manifest
-from qubic_lab.runs.records import Measure, Records
+from qubic_lab.runs.records import RecordedMeasure, Records
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.summary import change_sentences
-from qubic_lab.runs.weekly import collect_week
+from qubic_lab.runs.week_report import collect_week
 from qubic_lab.settings import settings
 
 SAMPLES = (1.00, 1.04, 0.97, 1.01, 0.99, 1.02, 0.98, 1.03)
@@ -105,7 +105,7 @@ def test_noise_alone_gives_no_more_false_alarms_than_promised(measures: int, sam
 
 
 def make_run(week: str, samples: Sequence[float] = SAMPLES, *, key: str = "", **changes: Any) -> PastRun:
-    measures = (Measure("speed", tuple(samples), "tokens/s", "higher"),) if samples else ()
+    measures = (RecordedMeasure("speed", tuple(samples), "tokens/s", "higher"),) if samples else ()
     manifest = Manifest(
         key=key or week,
         study="study",
@@ -128,7 +128,7 @@ def make_run(week: str, samples: Sequence[float] = SAMPLES, *, key: str = "", **
     return PastRun(week, f"{manifest.study}/{manifest.key}", manifest, Records(measures=measures))
 
 
-def only_change(now: PastRun, *earlier: PastRun) -> Change:
+def only_change(now: PastRun, *earlier: PastRun) -> MeasureChange:
     (change,) = find_changes([now], earlier)
     return change
 
@@ -200,7 +200,7 @@ class Silent:
 
     def cell(self, number: int, of: int) -> None: ...
 
-    def end(self, outcome: batch.Outcome) -> None: ...
+    def end(self, outcome: batch.RunOutcome) -> None: ...
 
 
 SLEEPER = """import time

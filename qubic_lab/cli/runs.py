@@ -10,7 +10,7 @@ from qubic_lab.cli.console import add_commands, note, progress_bar, require, std
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
-    from qubic_lab.runs.batch import Outcome, PlannedRun
+    from qubic_lab.runs.batch import PlannedRun, RunOutcome
 
 LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "pandas", "papermill", "pyarrow")
 """Packages that these commands need beyond the core install, by their import names."""
@@ -75,11 +75,11 @@ class _Display:
     def cell(self, number: int, of: int) -> None:
         self._progress(f"{self._label}: cell", number, of)
 
-    def end(self, outcome: "Outcome") -> None:
+    def end(self, outcome: "RunOutcome") -> None:
         stderr.print(f"{self._label}: {_in_words(outcome)}", markup=False, soft_wrap=True)
 
 
-def _in_words(outcome: "Outcome") -> str:
+def _in_words(outcome: "RunOutcome") -> str:
     if outcome.error is not None:
         return f"failed: {outcome.error}; kept in {outcome.folder}"
     return "reused: nothing has changed" if outcome.reused else f"done in {outcome.seconds:.0f} s"

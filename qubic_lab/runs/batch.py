@@ -1,4 +1,4 @@
-"""Run the studies of an experiment file one after another, using again what has not changed."""
+"""Run the studies of an experiment file one after another; runs whose input has not changed are reused."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, source_commit, usable_cores, versions
 from qubic_lab.runs import fingerprint
-from qubic_lab.runs.experiment import Study, Week
+from qubic_lab.runs.experiment import ExperimentStudy, ExperimentWeek
 from qubic_lab.runs.manifest import Manifest, find_circumstances, read_results, utc_now, write_manifest
 from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
-from qubic_lab.runs.weeks import Entry, add_entry, keep_status, week_of
+from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, week_of
 
 CANDIDATE = "candidate"
 """A parameter that names a second model, which is compared with the first."""
@@ -24,7 +24,7 @@ CANDIDATE = "candidate"
 class PlannedRun:
     """One notebook with one set of parameters, and the hashes that make up its key."""
 
-    study: Study
+    study: ExperimentStudy
     parameters: Mapping[str, Any]
     key: str
     model_hash: str | None
@@ -32,7 +32,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a planned run ended and where it lies; `error` is None unless it failed."""
 
     run: PlannedRun
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class Watcher(Protocol):
-    """Who is told how a batch goes on."""
+    """An observer of a batch."""
 
     def wait(self) -> None:
         """Another process runs a notebook; this one waits for its turn."""
@@ -54,11 +54,11 @@ class Watcher(Protocol):
     def cell(self, number: int, of: int) -> None:
         """A cell of the present run begins."""
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: RunOutcome) -> None:
         """The present run has ended."""
 
 
-def run_batch(week: Week, *, full: bool, watcher: Watcher) -> list[Outcome]:
+def run_batch(week: ExperimentWeek, *, full: bool, watcher: Watcher) -> list[RunOutcome]:
     """Run every study in its quick or full form; a run that fails is kept, and the others go on.
 
     Raises:
@@ -82,7 +82,7 @@ def run_batch(week: Week, *, full: bool, watcher: Watcher) -> list[Outcome]:
     return outcomes
 
 
-def plan_runs(week: Week, *, full: bool, iso_week: str) -> list[PlannedRun]:
+def plan_runs(week: ExperimentWeek, *, full: bool, iso_week: str) -> list[PlannedRun]:
     """Return the runs of a week with their keys: every combination of every study."""
     package_hash = fingerprint.hash_package()
     return [
@@ -92,7 +92,7 @@ def plan_runs(week: Week, *, full: bool, iso_week: str) -> list[PlannedRun]:
     ]
 
 
-def _plan(study: Study, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
+def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
     model = parameters.get("model")
     model_hash = fingerprint.hash_model(model) if model is not None else None
     data_hashes = {str(file.relative_to(study.root)): file_hash(file) for file in study.data}
@@ -110,12 +110,12 @@ def _plan(study: Study, parameters: dict[str, Any], package_hash: str, iso_week:
     return PlannedRun(study, parameters, key, model_hash, data_hashes)
 
 
-def _reuse(run: PlannedRun) -> Outcome | None:
+def _reuse(run: PlannedRun) -> RunOutcome | None:
     folder = run_folder(run.study.name, run.key)
-    return Outcome(run, folder, reused=True) if folder.is_dir() else None
+    return RunOutcome(run, folder, reused=True) if folder.is_dir() else None
 
 
-def _execute(run: PlannedRun, watcher: Watcher) -> Outcome:
+def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
     study = run.study
     started = utc_now()
     error = None
@@ -127,7 +127,7 @@ def _execute(run: PlannedRun, watcher: Watcher) -> Outcome:
         manifest = _describe(run, folder, started, error)
         write_manifest(folder, manifest)
         final = keep(folder, study.name, run.key, failed=error is not None)
-    return Outcome(run, final, reused=False, seconds=manifest.seconds, error=error)
+    return RunOutcome(run, final, reused=False, seconds=manifest.seconds, error=error)
 
 
 def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | None) -> Manifest:
@@ -153,8 +153,8 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
     )
 
 
-def _entry(outcome: Outcome, batch: datetime, of: int) -> Entry:
-    return Entry(
+def _entry(outcome: RunOutcome, batch: datetime, of: int) -> WeekEntry:
+    return WeekEntry(
         study=outcome.run.study.name,
         key=outcome.run.key,
         batch=batch.isoformat(),

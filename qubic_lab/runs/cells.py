@@ -1,4 +1,4 @@
-"""How values and names look in a table: by rules, so that any study's table can be shown."""
+"""The format of values and headings in a table, by rules that fit any study's table."""
 
 import math
 import re

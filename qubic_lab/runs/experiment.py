@@ -4,29 +4,25 @@ They lie in `experiments/`, beside `notebooks/` and `data/`; everything in them 
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
 from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.runs.parameters import NotebookSource, read_source
-from qubic_lab.runs.status import Problem, Status
-
-WEEK_KEYS = ("title", "studies", "progress", "problems", "next_focus")
-STUDY_KEYS = ("title", "notebook", "data", "measures_time", "quick", "full")
-FORM_KEYS = ("parameters", "grid")
-PROGRESS_KEYS = ("done", "in_progress", "not_started")
-PROBLEM_KEYS = ("problem", "solution")
-KINDS: dict[type, str] = {str: "a text", list: "a list", dict: "a map of names and values", bool: "true or false"}
 
 
 @dataclass(frozen=True)
-class Form:
+class StudyForm:
     """One form of a study: fixed parameters, and lists of values of which every combination is run."""
 
-    parameters: Mapping[str, Any]
-    grid: Mapping[str, list[Any]]
+    __pydantic_config__ = STRICT
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Annotated[list[Any], Field(min_length=1)]] = field(default_factory=dict)
 
     def combinations(self) -> list[dict[str, Any]]:
         """Return the parameters of each run; an empty grid is one run."""
@@ -35,9 +31,72 @@ class Form:
             for values in itertools.product(*self.grid.values())
         ]
 
+    def check(self, source: NotebookSource) -> None:
+        """Make sure that a notebook takes these parameters.
+
+        Raises:
+            InputError: the parameter and what is wrong with it.
+        """
+        if both := [name for name in self.grid if name in self.parameters]:
+            raise InputError(f"{both[0]} is in both 'parameters' and 'grid': keep one of them")
+        for name, value in [*self.parameters.items(), *((name, each) for name in self.grid for each in self.grid[name])]:
+            source.check(name, value)
+
 
 @dataclass(frozen=True)
-class Study:
+class StudyFile:
+    """The content of a study's file; `notebook` is named without its ending, `data` relative to the project."""
+
+    __pydantic_config__ = STRICT
+    title: str
+    notebook: str
+    quick: StudyForm
+    full: StudyForm
+    data: tuple[str, ...] = ()
+    measures_time: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is done, in progress and not started."""
+
+    __pydantic_config__ = STRICT
+    done: tuple[str, ...] = ()
+    in_progress: tuple[str, ...] = ()
+    not_started: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProjectProblem:
+    """Something that stood in the way, and what was or will be done about it."""
+
+    __pydantic_config__ = STRICT
+    problem: str
+    solution: str
+
+
+@dataclass(frozen=True)
+class ProjectStatus(Progress):
+    """How the project stands in a week: progress, problems with solutions, and what comes next."""
+
+    problems: tuple[ProjectProblem, ...] = ()
+    next_focus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WeekFile:
+    """The content of a week's file."""
+
+    __pydantic_config__ = STRICT
+    title: str
+    studies: tuple[str, ...]
+    progress: Progress = Progress()
+    problems: tuple[ProjectProblem, ...] = ()
+    next_focus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExperimentStudy:
     """A notebook and how it is run; `root` is the folder that it runs in.
 
     What `measures_time` is measured again in each week and on each machine.
@@ -49,118 +108,60 @@ class Study:
     source: NotebookSource
     data: tuple[Path, ...]
     measures_time: bool
-    quick: Form
-    full: Form
+    quick: StudyForm
+    full: StudyForm
 
 
 @dataclass(frozen=True)
-class Week:
+class ExperimentWeek:
     """Studies that are run and reported together; a study's file alone has no `status`."""
 
     title: str
-    studies: tuple[Study, ...]
-    status: Status | None = None
+    studies: tuple[ExperimentStudy, ...]
+    status: ProjectStatus | None = None
 
 
-def load(path: Path) -> Week:
+def load(path: Path) -> ExperimentWeek:
     """Read a week's file, or a study's file as a week of one study.
 
     Raises:
         InputError: a file is missing, or a key, a parameter or a value is not what it must be.
     """
-    content = _read_yaml(path)
+    content = _read(path)
     if "studies" not in content:
         study = _study(path, content)
-        return Week(study.title, (study,))
-    _check_keys(path, content, WEEK_KEYS, required=("title", "studies"))
-    title, names = _value(path, content, "title", str), _value(path, content, "studies", list)
-    files = [path.parent / str(name) for name in names]
+        return ExperimentWeek(study.title, (study,))
+    week = check_content(WeekFile, content, path)
+    files = [path.parent / name for name in week.studies]
     for number, file in enumerate(files):
         if file.stem in [other.stem for other in files[:number]]:
             raise InputError(f"{path}: studies names {file.name} twice: keep one of them")
-    status = _status(path, content)
-    return Week(title, tuple(_study(file, _read_yaml(file)) for file in files), status)
+    status = ProjectStatus(**vars(week.progress), problems=week.problems, next_focus=week.next_focus)
+    return ExperimentWeek(week.title, tuple(_study(file, _read(file)) for file in files), status)
 
 
-def _status(path: Path, content: Mapping[str, Any]) -> Status:
-    progress = _value(path, content, "progress", dict, default={})
-    _check_keys(f"{path}: progress", progress, PROGRESS_KEYS)
-    problems = []
-    for entry in _value(path, content, "problems", list, default=[]):
-        if not isinstance(entry, dict):
-            raise InputError(f"{path}: problems holds {entry!r}: it must be a map of 'problem' and 'solution'")
-        _check_keys(f"{path}: problems", entry, PROBLEM_KEYS, required=PROBLEM_KEYS)
-        problems.append(Problem(*(_value(f"{path}: problems", entry, key, str) for key in PROBLEM_KEYS)))
-    return Status(
-        **{key: _texts(f"{path}: progress", progress, key) for key in PROGRESS_KEYS},
-        problems=tuple(problems),
-        next_focus=_texts(path, content, "next_focus"),
-    )
-
-
-def _texts(where: Path | str, content: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    texts: Sequence[Any] = _value(where, content, key, list, default=[])
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(f"{where}: {key} holds {text!r}: it must be {KINDS[str]}; put it in quotes")
-    return tuple(texts)
-
-
-def _study(path: Path, content: Mapping[str, Any]) -> Study:
-    _check_keys(path, content, STUDY_KEYS, required=("title", "notebook", "quick", "full"))
-    root = path.resolve().parent.parent
-    source = read_source(_notebook(path, root / "notebooks", _value(path, content, "notebook", str)))
-    data = tuple(root / str(name) for name in _value(path, content, "data", list, default=[]))
+def _study(path: Path, content: dict[str, Any]) -> ExperimentStudy:
+    study, root = check_content(StudyFile, content, path), path.resolve().parent.parent
+    notebook = root / "notebooks" / f"{study.notebook}.ipynb"
+    if not notebook.is_file():
+        raise InputError(f"{path}: there is no notebook {study.notebook!r} in {notebook.parent}{_similar(notebook)}")
+    data = tuple(root / name for name in study.data)
     for file in data:
         if not file.is_file():
             raise InputError(f"{path}: there is no data file {file}: mend the entry under 'data'")
-    return Study(
-        name=path.stem,
-        title=_value(path, content, "title", str),
-        root=root,
-        source=source,
-        data=data,
-        measures_time=_value(path, content, "measures_time", bool, default=False),
-        quick=_form(path, content, "quick", source),
-        full=_form(path, content, "full", source),
-    )
+    source = read_source(notebook)
+    for name in ("quick", "full"):
+        try:
+            getattr(study, name).check(source)
+        except InputError as error:
+            raise InputError(f"{path}: {name}: {error}") from None
+    return ExperimentStudy(path.stem, study.title, root, source, data, study.measures_time, study.quick, study.full)
 
 
-def _notebook(path: Path, folder: Path, name: str) -> Path:
-    file = folder / f"{name}.ipynb"
-    if not file.is_file():
-        raise InputError(f"{path}: there is no notebook {name!r} in {folder}{_similar(file)}")
-    return file
-
-
-def _form(path: Path, content: Mapping[str, Any], name: str, source: NotebookSource) -> Form:
-    where = f"{path}: {name}"
-    form = _value(path, content, name, dict)
-    _check_keys(where, form, FORM_KEYS)
-    parameters = _value(where, form, "parameters", dict, default={})
-    grid = _value(where, form, "grid", dict, default={})
-    for name_in_grid, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise InputError(f"{where}: grid {name_in_grid} is {values!r}: it must be a list of at least one value")
-        if name_in_grid in parameters:
-            raise InputError(f"{where}: {name_in_grid} is in both 'parameters' and 'grid': keep one of them")
-    try:
-        for parameter, value in [*parameters.items(), *((name, item) for name in grid for item in grid[name])]:
-            source.check(parameter, value)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return Form(parameters, grid)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no experiment file {path}{_similar(path)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} is not an experiment file: it must hold 'title' and 'studies', or a study's keys")
     return content
@@ -169,21 +170,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _similar(missing: Path) -> str:
     known = [found.stem for found in missing.parent.glob(f"*{missing.suffix}")]
     return f": {did_you_mean(missing.stem, known)}" if known else ""
-
-
-def _check_keys(
-    where: Path | str, content: Mapping[str, Any], known: tuple[str, ...], required: tuple[str, ...] = ()
-) -> None:
-    for key in content:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}: {did_you_mean(str(key), known)}")
-    for key in required:
-        if key not in content:
-            raise InputError(f"{where}: the key {key!r} is missing: add it")
-
-
-def _value(where: Path | str, content: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = content.get(key, default)
-    if not isinstance(value, kind):
-        raise InputError(f"{where}: {key} is {value!r}: it must be {KINDS[kind]}")
-    return value

@@ -1,4 +1,4 @@
-"""What decides a run's outcome, as hashes: a run is made again exactly when one of them changes."""
+"""Hashes of everything that decides a run's outcome: a run is repeated exactly when one of them changes."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def hash_folder(folder: Path) -> str:
 
 
 def hash_weights(name: str) -> str:
-    """Return one hash over all files of a model or of its split: what a manifest says of them is not believed.
+    """Return one hash over all files of a model or of its split, whatever a manifest says of them.
 
     Raises:
         ModelError: the model cannot be found.

@@ -1,4 +1,4 @@
-"""Compare the runs of a week with those of earlier weeks: which run is whose predecessor, and what has changed."""
+"""Compare the runs of a week with those of earlier weeks: find each run's predecessor, and what has changed."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Any
 from qubic_lab.errors import InputError
 from qubic_lab.runs.change import Direction, Judgement, judge_change
 from qubic_lab.runs.manifest import Manifest
-from qubic_lab.runs.records import Measure, Records
+from qubic_lab.runs.records import RecordedMeasure, Records
 
 EXACT = ("token_identity", "logits_max_abs")
-"""Values of a result that one machine, given the same model and parameters, should give again to the last bit."""
+"""Values of a result that must repeat to the last bit on the same machine with the same model and parameters."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PastRun:
 
 
 @dataclass(frozen=True)
-class Change:
+class MeasureChange:
     """One measure of this week's `run` beside the same measure of an `earlier_run`, medians in its unit."""
 
     study: str
@@ -44,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Repetition:
-    """A value that should be the same again: what it was in the earlier week and what it is now."""
+    """A value that must repeat: in the earlier week and now."""
 
     study: str
     what: str
@@ -60,7 +60,7 @@ class Repetition:
         return self.value == self.earlier_value
 
 
-def find_changes(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[Change]:
+def find_changes(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[MeasureChange]:
     """Judge every measure of this week's runs against the latest earlier week that has it from the same machine.
 
     Raises:
@@ -99,7 +99,7 @@ def _is_comparable(run: PastRun, past: PastRun) -> bool:
     return run.name != past.name and run.manifest.machine == past.manifest.machine
 
 
-def _predecessor(run: PastRun, measure: Measure, earlier: Sequence[PastRun]) -> PastRun | None:
+def _predecessor(run: PastRun, measure: RecordedMeasure, earlier: Sequence[PastRun]) -> PastRun | None:
     """Return the latest earlier run with this measure; one of the same machine goes before a later one of another."""
     same = [
         past for past in _latest_first(earlier) if _same_input(run, past) and _measure(past, measure.name) is not None
@@ -108,15 +108,15 @@ def _predecessor(run: PastRun, measure: Measure, earlier: Sequence[PastRun]) -> 
     return next(iter(own or same), None)
 
 
-def _measure(run: PastRun, name: str) -> Measure | None:
+def _measure(run: PastRun, name: str) -> RecordedMeasure | None:
     return next((measure for measure in run.records.measures if measure.name == name), None)
 
 
-def _change(run: PastRun, measure: Measure, past: PastRun | None, compared: int) -> Change:
+def _change(run: PastRun, measure: RecordedMeasure, past: PastRun | None, compared: int) -> MeasureChange:
     before = _measure(past, measure.name) if past is not None else None
     try:
         judgement = _judge(run, measure, past, before, compared)
-        return Change(
+        return MeasureChange(
             study=run.manifest.study,
             measure=measure.name,
             unit=measure.unit,
@@ -133,7 +133,7 @@ def _change(run: PastRun, measure: Measure, past: PastRun | None, compared: int)
         raise InputError(f"measure {measure.name} of run {run.name}: {error}") from None
 
 
-def _judge(run: PastRun, measure: Measure, past: PastRun | None, before: Measure | None, compared: int) -> Judgement:
+def _judge(run: PastRun, measure: RecordedMeasure, past: PastRun | None, before: RecordedMeasure | None, compared: int) -> Judgement:
     if past is None or before is None:
         return Judgement("first measured", None, "no earlier week has it with the same parameters, model and data")
     if run.name == past.name:
@@ -152,7 +152,7 @@ def _repetitions(run: PastRun, past: PastRun) -> list[Repetition]:
 
 
 def _exact_values(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what both results have of the exact values, and how many of the answers are the same."""
+    """Return the exact values that both results have, and how many of the answers are the same."""
     common = [name for name in EXACT if name in now and name in before]
     found = [(name.replace("_", " "), f"{now[name]:.12g}", f"{before[name]:.12g}") for name in common]
     if "answers" in now and "answers" in before:

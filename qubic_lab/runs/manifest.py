@@ -1,4 +1,4 @@
-"""What a run says of itself: manifest.json beside its results names everything that its numbers depend on."""
+"""The manifest of a run, manifest.json beside its results: everything that its numbers depend on."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.runs.store import write_atomically
 
 MANIFEST = "manifest.json"
-# What a study's results tell about how they were computed.
+# Fields of results that say how they were computed.
 CIRCUMSTANCES = ("device", "dtype", "threads", "seed")
 
 
@@ -63,7 +63,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def find_circumstances(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Collect from recorded results what they tell about device, dtype, threads and seed."""
+    """Return the device, dtype, threads and seed that recorded results name."""
     return {name: result[name] for result in results for name in CIRCUMSTANCES if name in result}
 
 

@@ -1,4 +1,4 @@
-"""Run one notebook by papermill in a process of its own, and keep what the notebook records."""
+"""Run one notebook with papermill in a process of its own, and keep what the notebook records."""
 
 import json
 import os
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 EXECUTED = "executed.ipynb"
 LOG = "notebook.log"
-# Not a setting: this is how a running notebook is told by its own parent process where to record.
+# Not a setting: the parent process sets it to say where a running notebook records.
 RUN_DIR = "QUBIC_LAB_RUN_DIR"
 FINDINGS = "findings"
 CAPTION = b"caption"
@@ -124,7 +124,7 @@ def record_table(name: str, frame: "DataFrame", caption: str) -> "DataFrame":
 
 
 def record_findings(sentences: Sequence[str]) -> None:
-    """Print what a study found and keep it as its run's findings: the report's summary is made of them."""
+    """Print a study's findings and keep them with its run: the report's summary is made from them."""
     record(FINDINGS, {"sentences": list(sentences)})
     print(*sentences, sep="\n")
 

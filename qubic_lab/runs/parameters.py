@@ -1,4 +1,4 @@
-"""What a notebook is and takes: its code and its `parameters` cell, read without running anything."""
+"""A notebook's code and its `parameters` cell, read without running anything."""
 
 import ast
 import json
@@ -11,9 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.errors import InputError, did_you_mean
 
-# What papermill can hand to a notebook; it would turn anything else (a date, a tuple) into a string without a word.
-SCALARS = (bool, int, float, str)
-NAMED_TYPES: dict[str, type] = {each.__name__: each for each in (*SCALARS, list, dict)}
+# The types that papermill can pass to a notebook; it would silently turn anything else into a string.
+NAMED_TYPES: dict[str, type] = {each.__name__: each for each in (bool, int, float, str, list, dict)}
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ class NotebookSource:
             TypeAdapter(parameter.type).validate_python(value, strict=True)
         except ValidationError:
             raise InputError(f"parameter {name} is {value!r}: {self.path.name} takes {parameter}") from None
-        if not _is_plain(value):
-            raise InputError(f"parameter {name} is {value!r}: only null, text, numbers, lists and maps can be passed")
 
 
 def read_source(path: Path) -> NotebookSource:
@@ -105,11 +102,3 @@ def _type(annotation: ast.expr) -> Any:
         case ast.Subscript(value=ast.Name(id="list"), slice=item):
             return list[_type(item)]  # type: ignore[misc]  # made at run time
     raise ValueError(f"type {ast.unparse(annotation)}")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
-    return value is None or isinstance(value, SCALARS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RecordedPicture:
     """A figure as SVG, and what it shows."""
 
     name: str
@@ -27,7 +27,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Table:
+class RecordedTable:
     """A recorded table: plain values by row, None where one is missing."""
 
     name: str
@@ -43,7 +43,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Measure:
+class RecordedMeasure:
     """Repeated measurements of one quantity."""
 
     name: str
@@ -57,9 +57,9 @@ class Records:
     """All that one run recorded; `findings` are sentences, the most important one first."""
 
     findings: tuple[str, ...] = ()
-    pictures: tuple[Picture, ...] = ()
-    tables: tuple[Table, ...] = ()
-    measures: tuple[Measure, ...] = ()
+    pictures: tuple[RecordedPicture, ...] = ()
+    tables: tuple[RecordedTable, ...] = ()
+    measures: tuple[RecordedMeasure, ...] = ()
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -75,11 +75,11 @@ def read_records(folder: Path) -> Records:
     )
 
 
-def read_measures(folder: Path) -> tuple[Measure, ...]:
+def read_measures(folder: Path) -> tuple[RecordedMeasure, ...]:
     """Read the measures in a run's folder, by name."""
     files = sorted((folder / "measures").glob("*.json"), key=lambda file: _by_number(file.stem))
     contents = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    return tuple(Measure(**content | {"samples": tuple(content["samples"])}) for content in contents)
+    return tuple(RecordedMeasure(**content | {"samples": tuple(content["samples"])}) for content in contents)
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
@@ -91,10 +91,10 @@ def _as_recorded(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern), key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
-def _read_picture(file: Path) -> Picture:
+def _read_picture(file: Path) -> RecordedPicture:
     svg = file.read_text(encoding="utf-8")
     caption = ElementTree.fromstring(svg).findtext(".//{http://purl.org/dc/elements/1.1/}title")
-    return Picture(file.stem, caption or file.stem, _shorter(svg))
+    return RecordedPicture(file.stem, caption or file.stem, _shorter(svg))
 
 
 def _shorter(svg: str) -> str:
@@ -103,13 +103,13 @@ def _shorter(svg: str) -> str:
     return re.sub(r">\s+<", "><", re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL))
 
 
-def _read_table(file: Path) -> Table:
+def _read_table(file: Path) -> RecordedTable:
     from pyarrow import parquet
 
     table = parquet.read_table(file)
     caption = (table.schema.metadata or {}).get(CAPTION, file.stem.encode()).decode()
     rows = (tuple(_plain(value) for value in row.values()) for row in table.to_pylist())
-    return Table(file.stem, caption, tuple(table.column_names), tuple(rows))
+    return RecordedTable(file.stem, caption, tuple(table.column_names), tuple(rows))
 
 
 def _plain(value: Any) -> Any:

@@ -11,10 +11,10 @@ import jinja2
 from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
 from qubic_lab.runs.cells import format_column, format_number, heading, in_words, is_numeric, is_prose
-from qubic_lab.runs.records import Picture, Table
+from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
-from qubic_lab.runs.weekly import KEPT, SAMPLE, WeekReport, collect_week, differing_parameters, open_week, week_to_json
-from qubic_lab.runs.weeks import choose_week, days_of
+from qubic_lab.runs.week_report import KEPT, SAMPLE, WeekReport, collect_week, differing_parameters, open_week, week_to_json
+from qubic_lab.runs.week_index import choose_week, days_of
 
 PAGE = "index.html"
 LONG_TABLE = 12
@@ -87,7 +87,7 @@ def render(report: WeekReport) -> str:
     )
 
 
-def show_table(table: Table) -> ShownTable:
+def show_table(table: RecordedTable) -> ShownTable:
     """Return a recorded table as the page shows it."""
     columns = tuple(_column(name, [row[place] for row in table.rows]) for place, name in enumerate(table.columns))
     return ShownTable(
@@ -104,6 +104,6 @@ def _column(name: str, values: Sequence[object]) -> Column:
     return Column(heading(name), kind, tuple(format_column(name, values)))
 
 
-def data_uri(picture: Picture) -> str:
+def data_uri(picture: RecordedPicture) -> str:
     """Return a picture's content as an address that needs no file beside the page."""
     return f"data:image/svg+xml,{quote(picture.svg, safe=PLAIN)}"

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.change import FALSE_ALARMS, Shift
-from qubic_lab.runs.history import Change, Repetition
-from qubic_lab.runs.weekly import ReportedRun, WeekReport
+from qubic_lab.runs.history import MeasureChange, Repetition
+from qubic_lab.runs.week_report import ReportedRun, WeekReport
 from qubic_lab.studies.acceptance import AcceptanceRow
 
 NAMED_CHANGES = 4
-"""So many changes of each kind are named; the table has the others."""
+"""Changes of each kind that are named; the table has the others."""
 TIME_UNITS = ("s", "ms", "µs", "us")
 
 
 def headlines(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:
-    """Return the first finding of each run, the one that its study holds for the most important, with the run."""
+    """Return the first finding of each run, its most important one, with the run."""
     return [(run.records.findings[0], run) for run in runs if run.records.findings]
 
 
@@ -41,8 +41,8 @@ def acceptance_sentence(rows: Sequence[AcceptanceRow]) -> str:
     )
 
 
-def change_sentences(changes: Sequence[Change], repetitions: Sequence[Repetition]) -> list[str]:
-    """Say what has changed since earlier weeks, the worse first, and what should have stayed the same and did not."""
+def change_sentences(changes: Sequence[MeasureChange], repetitions: Sequence[Repetition]) -> list[str]:
+    """Say what has changed since earlier weeks, the worse first, and what should have repeated and did not."""
     compared = [change for change in changes if change.judgement.shift is not None]
     sentences = []
     for verdict in ("worse", "better"):
@@ -63,14 +63,14 @@ def change_sentences(changes: Sequence[Change], repetitions: Sequence[Repetition
     return sentences
 
 
-def _change_sentence(change: Change) -> str:
+def _change_sentence(change: MeasureChange) -> str:
     return (
         f"{in_words(change.study)}, {in_words(change.measure)}: {change_word(change)} than in {change.earlier_week}, "
         f"{describe_shift(change.judgement.shift)}."
     )
 
 
-def change_word(change: Change) -> str:
+def change_word(change: MeasureChange) -> str:
     """Return the verdict in the words of its unit: speeds and durations are faster or slower."""
     verdict = change.judgement.verdict
     if change.unit.endswith("/s") or change.unit in TIME_UNITS:
@@ -85,15 +85,15 @@ def describe_shift(shift: Shift | None) -> str:
     return f"{_per_cent(shift.ratio)} ({_per_cent(shift.low)} to {_per_cent(shift.high)})"
 
 
-def interval_sentence(changes: Sequence[Change]) -> str:
+def interval_sentence(changes: Sequence[MeasureChange]) -> str:
     """Say what the intervals of the changes mean."""
     shift = next((change.judgement.shift for change in changes if change.judgement.shift), None)
     if shift is None:
         return ""
     return (
-        f"Intervals are exact (Mann-Whitney) at {format_number(shift.confidence * 100)} % each, so that among all "
-        f"measures together a false alarm comes in at most {FALSE_ALARMS * 100:g} % of the weeks. They hold the "
-        "scatter within a run; other load on the machine in one of the weeks is not in them."
+        f"Intervals are exact (Mann-Whitney) at {format_number(shift.confidence * 100)} % each. Over all measures, at "
+        f"most {FALSE_ALARMS * 100:g} % of the weeks have a false alarm. The intervals cover the scatter within a run, "
+        "but not other load on the machine."
     )
 
 

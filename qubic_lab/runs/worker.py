@@ -1,7 +1,7 @@
 """The process of one notebook: papermill and the kernel that it starts. Run by `qubic_lab.runs.notebook`.
 
-It gets its job as JSON in its one argument, tells of each cell and of an error in lines of JSON on standard output,
-and ends as soon as its standard input closes: when the process that started it has ended, in whatever way.
+Its only argument is its job as JSON. It reports each cell and any error as lines of JSON on standard output, and ends
+as soon as its standard input closes, that is, when the process that started it has ended.
 """
 
 import json
@@ -51,13 +51,13 @@ def _execute(job: dict[str, Any], kernel: str, messages: TextIO) -> int:
 
     begun = 0
 
-    def tell(**message: Any) -> None:
+    def report(**message: Any) -> None:
         print(json.dumps(message), file=messages)
 
-    def tell_cell(**_: Any) -> None:
+    def report_cell(**_: Any) -> None:
         nonlocal begun
         begun += 1
-        tell(cell=begun)
+        report(cell=begun)
 
     try:
         papermill.execute_notebook(
@@ -67,14 +67,14 @@ def _execute(job: dict[str, Any], kernel: str, messages: TextIO) -> int:
             kernel_name=kernel,
             cwd=job["root"],
             progress_bar=False,
-            on_cell_execute=tell_cell,
+            on_cell_execute=report_cell,
         )
     except papermill.PapermillExecutionError as error:  # the notebook's own failure
-        tell(error=_one_line(error.ename, error.evalue), cell=begun)
+        report(error=_one_line(error.ename, error.evalue), cell=begun)
         return 1
     except Exception as error:  # the kernel was lost, or could not start
         traceback.print_exc()
-        tell(error=_one_line(type(error).__name__, str(error)), cell=begun)
+        report(error=_one_line(type(error).__name__, str(error)), cell=begun)
         return 1
     return 0
 

@@ -1,23 +1,20 @@
 """The index of an ISO week (UTC), `runs/weeks/2026-W48.json`: its runs and the project's status."""
 
-import dataclasses
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.status import Status
+from qubic_lab.runs.experiment import ProjectStatus
 from qubic_lab.runs.store import locked, run_folder, runs_folder, write_atomically
 
 
 @dataclass(frozen=True)
-class Entry:
+class WeekEntry:
     """One of the `of` runs of a study in a batch; `batch` is the moment that the batch began (ISO, UTC)."""
 
     study: str
@@ -34,15 +31,22 @@ class Entry:
         return run_folder(self.study, self.key, failed=True) if self.failed and not succeeded.is_dir() else succeeded
 
 
+@dataclass(frozen=True)
+class WeekIndex:
+    """The content of a week's index."""
+
+    week: str
+    status: ProjectStatus | None = None
+    runs: tuple[WeekEntry, ...] = ()
+
+
+_INDEX = TypeAdapter(WeekIndex)
+
+
 def week_of(moment: datetime) -> str:
     """Return the ISO week of a moment, as in 2026-W48."""
     year, week, _ = moment.isocalendar()
     return f"{year}-W{week:02d}"
-
-
-def week_of_text(moment_utc: str) -> str:
-    """Return the ISO week of a moment that is given as ISO text."""
-    return week_of(datetime.fromisoformat(moment_utc))
 
 
 def days_of(week: str) -> tuple[date, date]:
@@ -57,44 +61,39 @@ def days_of(week: str) -> tuple[date, date]:
     return monday, monday + timedelta(days=6)
 
 
-def add_entry(week: str, entry: Entry) -> None:
+def add_entry(week: str, entry: WeekEntry) -> None:
     """Add a run to a week's index."""
     with locked(_folder()):
-        _write_index(week, read_status(week), [*read_entries(week), entry])
+        index = _read(week)
+        _write(replace(index, runs=(*index.runs, entry)))
 
 
-def keep_status(week: str, status: Status) -> None:
-    """Keep with a week how the project stands in it, in place of what was kept before."""
+def keep_status(week: str, status: ProjectStatus) -> None:
+    """Keep how the project stands in a week, in place of what was kept before."""
     with locked(_folder()):
-        _write_index(week, status, read_entries(week))
+        _write(replace(_read(week), status=status))
 
 
-def read_entries(week: str) -> tuple[Entry, ...]:
+def read_entries(week: str) -> tuple[WeekEntry, ...]:
     """Return all runs of a week, in the order in which they ended; none if the week has no index."""
-    return tuple(Entry(**entry) for entry in _read_index(week).get("runs", []))
+    return _read(week).runs
 
 
-def read_status(week: str) -> Status | None:
-    """Return how the project stood in a week, or None if nobody said."""
-    status = _read_index(week).get("status")
-    return TypeAdapter(Status).validate_python(status) if status else None
+def read_status(week: str) -> ProjectStatus | None:
+    """Return how the project stood in a week, or None if the week's file did not say."""
+    return _read(week).status
 
 
-def _read_index(week: str) -> dict[str, Any]:
-    index = _index(week)
-    return dict(json.loads(index.read_text(encoding="utf-8"))) if index.exists() else {}
+def _read(week: str) -> WeekIndex:
+    file = _file(week)
+    return _INDEX.validate_json(file.read_bytes()) if file.exists() else WeekIndex(week)
 
 
-def _write_index(week: str, status: Status | None, entries: Sequence[Entry]) -> None:
-    content = {
-        "week": week,
-        "status": status and dataclasses.asdict(status),
-        "runs": [dataclasses.asdict(entry) for entry in entries],
-    }
-    write_atomically(_index(week), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def _write(index: WeekIndex) -> None:
+    write_atomically(_file(index.week), _INDEX.dump_json(index, indent=2).decode() + "\n")
 
 
-def latest_of_each_study(entries: Sequence[Entry]) -> dict[str, tuple[Entry, ...]]:
+def latest_of_each_study(entries: Sequence[WeekEntry]) -> dict[str, tuple[WeekEntry, ...]]:
     """Return each study's runs of the last batch that it was part of: earlier ones are superseded."""
     last_batch = {entry.study: entry.batch for entry in sorted(entries, key=lambda entry: entry.batch)}
     return {
@@ -119,13 +118,13 @@ def choose_week(week: str | None) -> str:
         raise InputError("no week has runs yet: start with 'qubic-lab run experiments/weekly.yaml'")
     if week is None:
         return known[-1]
-    there_are = f"weeks with runs: {', '.join(known)}"
+    known_weeks = f"weeks with runs: {', '.join(known)}"
     try:
         days_of(week)
     except ValueError:
-        raise InputError(f"week {week!r} is not of the form 2026-W48; {there_are}") from None
+        raise InputError(f"week {week!r} is not of the form 2026-W48; {known_weeks}") from None
     if week not in known:
-        raise InputError(f"week {week} has no runs; {there_are}")
+        raise InputError(f"week {week} has no runs; {known_weeks}")
     return week
 
 
@@ -133,5 +132,5 @@ def _folder() -> Path:
     return runs_folder() / "weeks"
 
 
-def _index(week: str) -> Path:
+def _file(week: str) -> Path:
     return _folder() / f"{week}.json"

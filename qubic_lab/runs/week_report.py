@@ -1,11 +1,12 @@
-"""A week as plain values: what its runs recorded, the verdicts on it, and how the project stood.
+"""A week as plain values: what its runs recorded, the verdicts, and how the project stood.
 
-The page and `weekly.ipynb` are made of it. It is collected from the runs and kept beside the page, so that both can be
-looked at where the runs are not.
+The page and `weekly.ipynb` are made from it. It is collected from the runs and kept beside the page as `week.json`, so
+that both can be read without the runs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.runs.acceptance import judge
-from qubic_lab.runs.history import Change, PastRun, Repetition, find_changes, find_repetitions
+from qubic_lab.runs.history import MeasureChange, PastRun, Repetition, find_changes, find_repetitions
 from qubic_lab.runs.manifest import Manifest, read_manifest, read_results, utc_now
 from qubic_lab.runs.records import Records, read_measures, read_records
-from qubic_lab.runs.status import Status
+from qubic_lab.runs.experiment import ProjectStatus
 from qubic_lab.runs.store import reports_folder
-from qubic_lab.runs.weeks import (
-    Entry,
+from qubic_lab.runs.week_index import (
+    WeekEntry,
     choose_week,
     latest_of_each_study,
     read_entries,
     read_status,
-    week_of_text,
+    week_of,
     weeks_with_runs,
 )
 from qubic_lab.studies.acceptance import AcceptanceRow
@@ -61,15 +62,15 @@ class ReportedRun:
 
 @dataclass(frozen=True)
 class WeekReport:
-    """All that is shown of a week; `unfinished` has a sentence for each study that was stopped in its middle."""
+    """All that is shown of a week; `unfinished` has a sentence for each study with runs still to do."""
 
     week: str
     written_utc: str
     runs: tuple[ReportedRun, ...]
     rows: tuple[AcceptanceRow, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[MeasureChange, ...]
     repetitions: tuple[Repetition, ...]
-    status: Status | None
+    status: ProjectStatus | None
     unfinished: tuple[str, ...]
 
     def studies(self) -> dict[str, list[ReportedRun]]:
@@ -111,9 +112,9 @@ class WeekReport:
 
 
 def open_week(week: str | None = None) -> WeekReport:
-    """Return a week (by default the latest) from its runs, or without runs as it is kept beside its page.
+    """Return a week (by default the latest) from its runs, or else as it is kept beside its page.
 
-    Where there is neither, it is the sample week that comes with the project; `sample` asks for that one.
+    Without either, it is the sample week that comes with the project; `sample` names that one.
 
     Raises:
         InputError: the week is malformed, or neither runs nor a page of it are here.
@@ -145,11 +146,15 @@ def collect_week(week: str) -> WeekReport:
         changes=tuple(find_changes(now, earlier)),
         repetitions=tuple(find_repetitions(now, earlier)),
         status=read_status(week),
-        unfinished=tuple(filter(None, map(_say_unfinished, entries.values()))),
+        unfinished=tuple(
+            f"{study}: {len(done)} of {done[0].of} runs are done; qubic-lab run goes on with the others."
+            for study, done in entries.items()
+            if len(done) < done[0].of
+        ),
     )
 
 
-def read_run(entry: Entry) -> ReportedRun:
+def read_run(entry: WeekEntry) -> ReportedRun:
     """Read from a run's folder what a report shows of it."""
     name = f"{entry.study}/{entry.key}"
     try:
@@ -157,11 +162,11 @@ def read_run(entry: Entry) -> ReportedRun:
     except InputError as error:
         return ReportedRun(name, entry.study, None, Records(), str(error), None)
     records = Records() if manifest.error is not None else read_records(entry.folder)
-    return ReportedRun(name, entry.study, manifest, records, manifest.error, week_of_text(manifest.started_utc))
+    return ReportedRun(name, entry.study, manifest, records, manifest.error, week_of(datetime.fromisoformat(manifest.started_utc)))
 
 
 def _read_past(week: str) -> Iterator[PastRun]:
-    """Read of a week's finished runs what a later week is compared with."""
+    """Read the parts of a week's finished runs that a later week is compared with."""
     for of_study in latest_of_each_study(read_entries(week)).values():
         for entry in of_study:
             try:
@@ -171,12 +176,6 @@ def _read_past(week: str) -> Iterator[PastRun]:
             if manifest.error is None:
                 records = Records(measures=read_measures(entry.folder), results=read_results(entry.folder))
                 yield PastRun(week, f"{entry.study}/{entry.key}", manifest, records)
-
-
-def _say_unfinished(entries: Sequence[Entry]) -> str:
-    done, of = len(entries), entries[0].of
-    go_on = "qubic-lab run goes on with the others"
-    return "" if done == of else f"{entries[0].study}: {done} of {of} runs are done; {go_on}."
 
 
 def week_to_json(report: WeekReport) -> str:
