@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qubic_lab.api.vote_page import render_vote
-from qubic_lab.consensus.aggregate import ConsensusResult, VoteContext, VotingConfig, deliberate
+from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
 from qubic_lab.consensus.calibrators import Logistic
 from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
 from qubic_lab.consensus.similarity import SimilarityThresholds
@@ -40,7 +40,7 @@ def calibrated() -> VoteCalibration:
 
 def reply_to(
     votes: Sequence[Vote], *absences: Absence, known: VoteContext | None = None, rules: VotingConfig | None = None
-) -> ConsensusResult:
+) -> Consensus:
     return deliberate(QUESTION, votes, absences, known or VoteContext(), rules)
 
 

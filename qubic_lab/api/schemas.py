@@ -95,7 +95,7 @@ class QueryResponse(BaseModel):
     total_ms: float
 
 
-class NodeLoad(BaseModel):
+class OutstandingLoad(BaseModel):
     """The outstanding requests and tokens of a node."""
 
     requests: int
@@ -125,7 +125,7 @@ class NodeStatus(BaseModel):
     memory_share: float
     response_s: float
     error_share: float
-    outstanding: NodeLoad
+    outstanding: OutstandingLoad
     finished: int
     failed: int
     tokens: int
@@ -159,7 +159,7 @@ class NodeStatus(BaseModel):
             memory_share=state.memory_share,
             response_s=view.response_s,
             error_share=view.error_share,
-            outstanding=NodeLoad(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
+            outstanding=OutstandingLoad(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
             finished=state.finished,
             failed=state.failed,
             tokens=state.tokens,

@@ -96,7 +96,7 @@ class VoterTrail:
 
 
 @dataclass(frozen=True)
-class ConsensusResult:
+class Consensus:
     """The result of a vote with its whole trail.
 
     Attributes:
@@ -141,7 +141,7 @@ class ConsensusResult:
     additions: tuple[AddedSentence, ...] = ()
     disputed: tuple[AddedSentence, ...] = ()
 
-    def cautious(self) -> "ConsensusResult":
+    def cautious(self) -> "Consensus":
         """Return it with a cautious answer, which claims nothing."""
         text, level = _cautious_answer(self.decision, self.voters), ConfidenceLevel.FALLBACK
         return replace(self, text=text, how="cautious answer", level=level, additions=(), disputed=())
@@ -153,7 +153,7 @@ def deliberate(
     absences: Sequence[Absence],
     context: VoteContext,
     config: VotingConfig | None = None,
-) -> ConsensusResult:
+) -> Consensus:
     """Return the result of a vote; there may be no votes.
 
     Unusable answers (empty, refusing, looping) count in the total and for no group, as do failed and late voters: one
@@ -193,7 +193,7 @@ def deliberate(
     level = _level(decision, confidence, config)
     text, how = _reply(level, decision, trails, similarities)
     weights = [each.weight for each in kept if each.group is not None]
-    result = ConsensusResult(
+    result = Consensus(
         question=question,
         text=text,
         how=how,
@@ -216,7 +216,7 @@ def deliberate(
 
 
 def is_certain(
-    result: ConsensusResult,
+    result: Consensus,
     to_come: Mapping[str, str],
     context: VoteContext,
     config: VotingConfig | None = None,
@@ -284,7 +284,7 @@ def _reply(
     return without_thoughts(vote.text).strip(), f"best match of the {leads} group: {vote.voter}"
 
 
-def _merged(result: ConsensusResult) -> ConsensusResult:
+def _merged(result: Consensus) -> Consensus:
     """Return the result with sentences of the winning group added; short answers stay as they are."""
     if result.level is ConfidenceLevel.FALLBACK or result.decision.winner is None:
         return result

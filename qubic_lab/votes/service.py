@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.consensus.aggregate import ConsensusResult, VoteContext, VotingConfig, deliberate, is_certain
+from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate, is_certain
 from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
 from qubic_lab.consensus.dependence import error_correlation
@@ -39,7 +39,7 @@ class VoteResult:
     """A vote that was held: its id in the history, its result and its cost; `tokens` sums all voters' new tokens."""
 
     id: str
-    result: ConsensusResult
+    result: Consensus
     rounds: int
     tokens: int
     tokens_saved: int
@@ -291,9 +291,7 @@ class VoteService:
             mean_logprob=item["logprob"] / count if count else None,
         )
 
-    async def _ask_expert(
-        self, vote: VoteRequest, state: _State, result: ConsensusResult, left_s: float
-    ) -> ConsensusResult:
+    async def _ask_expert(self, vote: VoteRequest, state: _State, result: Consensus, left_s: float) -> Consensus:
         """Let an expert node decide a vote that stayed too close; without one the answer is a cautious one."""
         experts = [
             view.record.id
@@ -308,7 +306,7 @@ class VoteService:
                 return replace(result, text=asked.votes[0].text.strip(), how=f"expert node {voter.node}")
         return result.cautious()
 
-    async def _keep(self, vote: VoteRequest, state: _State, result: ConsensusResult, seconds: float) -> VoteResult:
+    async def _keep(self, vote: VoteRequest, state: _State, result: Consensus, seconds: float) -> VoteResult:
         tokens = sum(each.new_tokens for each in state.votes)
         trail = trail_of(result) | {
             "rounds": state.rounds,

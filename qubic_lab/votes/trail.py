@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.consensus.aggregate import ConsensusResult, VoterTrail
+from qubic_lab.consensus.aggregate import Consensus, VoterTrail
 from qubic_lab.consensus.merging import AddedSentence
 
 SIMILARITY_DIGITS = 4
 
 
-def trail_of(result: ConsensusResult) -> dict[str, Any]:
+def trail_of(result: Consensus) -> dict[str, Any]:
     """Return the whole trail of a vote."""
     alike = result.similarities
     parts = {
