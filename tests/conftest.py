@@ -15,6 +15,12 @@ from qubic_lab.pipeline.config import resolve_config
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests (marked `anyio`) on asyncio only."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama-family model with random weights and a byte tokenizer."""
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 import yaml
-from clusters import Fragile, cluster, hurry, run
+from clusters import Fragile, cluster, hurry
 
 from qubic_lab.api.access import ApiToken, TokenFile, find_token, hash_token, new_token, read_tokens, write_tokens
 from qubic_lab.api.serve import ServeConfig
@@ -20,6 +20,7 @@ from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import TlsFiles
 
+pytestmark = pytest.mark.anyio
 ASK = "/api/ai/query"
 QUESTION = {"prompt": "hi", "max_new_tokens": 2}
 
@@ -34,99 +35,83 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_without_a_known_token_nothing_is_told(
+async def test_without_a_known_token_nothing_is_told(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
+    token = new_token()
+    known = [ApiToken("notebook", hash_token(token)), ApiToken("other", hash_token(new_token()))]
+    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
+        ask = running.client
+        for headers, detail in (
+            ({}, "no token was sent: send the header Authorization: Bearer TOKEN"),
+            ({"Authorization": "Bearer"}, "no token was sent"),
+            (bearer(new_token()), "the token is not known"),
+            (bearer(hash_token(token)), "the token is not known"),
+            (bearer("é"), "the token is not known"),
+            ({"Authorization": f"Basic {token}"}, "the token is not known"),
+        ):
+            for path in ("/health", "/api/nothing"):
+                response = await ask.get(path, headers={k: v.encode("latin-1") for k, v in headers.items()})
+                assert response.status_code == 401
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert response.headers["content-type"] == "application/problem+json"
+                assert detail in response.json()["detail"]
+            assert (await ask.post(ASK, json=QUESTION, headers=bearer("x"))).status_code == 401
+        for path in ("/docs", "/openapi.json", "/metrics", "/ready", "/api/cluster/nodes"):
+            assert (await ask.get(path)).status_code == 401
+        assert (await running.coordinator.counts()).submitted == 0
+        assert (await ask.get("/health", headers=bearer(token))).status_code == 200
+        assert (await ask.get("/health", headers={"Authorization": f"bearer  {token}"})).status_code == 200
+        assert (await ask.post(ASK, json=QUESTION, headers=bearer(token))).status_code == 200
 
-    async def test() -> None:
-        token = new_token()
-        known = [ApiToken("notebook", hash_token(token)), ApiToken("other", hash_token(new_token()))]
-        async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
-            ask = running.client
-            for headers, detail in (
-                ({}, "no token was sent: send the header Authorization: Bearer TOKEN"),
-                ({"Authorization": "Bearer"}, "no token was sent"),
-                (bearer(new_token()), "the token is not known"),
-                (bearer(hash_token(token)), "the token is not known"),
-                (bearer("é"), "the token is not known"),
-                ({"Authorization": f"Basic {token}"}, "the token is not known"),
-            ):
-                for path in ("/health", "/api/nothing"):
-                    response = await ask.get(path, headers={k: v.encode("latin-1") for k, v in headers.items()})
-                    assert response.status_code == 401
-                    assert response.headers["www-authenticate"] == "Bearer"
-                    assert response.headers["content-type"] == "application/problem+json"
-                    assert detail in response.json()["detail"]
-                assert (await ask.post(ASK, json=QUESTION, headers=bearer("x"))).status_code == 401
-            for path in ("/docs", "/openapi.json", "/metrics", "/ready", "/api/cluster/nodes"):
-                assert (await ask.get(path)).status_code == 401
-            assert (await running.coordinator.counts()).submitted == 0
-            assert (await ask.get("/health", headers=bearer(token))).status_code == 200
-            assert (await ask.get("/health", headers={"Authorization": f"bearer  {token}"})).status_code == 200
-            assert (await ask.post(ASK, json=QUESTION, headers=bearer(token))).status_code == 200
-
-            known.pop(0)  # withdrawn
-            assert (await ask.get("/health", headers=bearer(token))).status_code == 401
-
-    run(test())
+        known.pop(0)  # withdrawn
+        assert (await ask.get("/health", headers=bearer(token))).status_code == 401
 
 
-def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
+async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
-
-    async def test() -> None:
-        tokens = {name: new_token() for name in ("one", "two")}
-        known = [ApiToken(name, hash_token(token), per_minute=3) for name, token in tokens.items()]
-        async with cluster(client, tmp_path, coordinators=2, served=True, accesses=known) as running:
-            first, second = running.clients
-            for ask in (first, second, first):
-                assert (await ask.get("/health", headers=bearer(tokens["one"]))).status_code == 200
-            for ask in (first, second):
-                response = await ask.get("/health", headers=bearer(tokens["one"]))
-                assert response.status_code == 429
-                assert response.json()["detail"] == "one may send 3 requests a minute: send this one later"
-                assert 1 <= int(response.headers["retry-after"]) <= 60
-            assert (await second.get("/health", headers=bearer(tokens["two"]))).status_code == 200
-
-    run(test())
+    tokens = {name: new_token() for name in ("one", "two")}
+    known = [ApiToken(name, hash_token(token), per_minute=3) for name, token in tokens.items()]
+    async with cluster(client, tmp_path, coordinators=2, served=True, accesses=known) as running:
+        first, second = running.clients
+        for ask in (first, second, first):
+            assert (await ask.get("/health", headers=bearer(tokens["one"]))).status_code == 200
+        for ask in (first, second):
+            response = await ask.get("/health", headers=bearer(tokens["one"]))
+            assert response.status_code == 429
+            assert response.json()["detail"] == "one may send 3 requests a minute: send this one later"
+            assert 1 <= int(response.headers["retry-after"]) <= 60
+        assert (await second.get("/health", headers=bearer(tokens["two"]))).status_code == 200
 
 
-def test_two_clients_may_use_the_same_key(client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_clients_may_use_the_same_key(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hurry(monkeypatch)
-
-    async def test() -> None:
-        tokens = {name: new_token() for name in ("one", "two")}
-        known = [ApiToken(name, hash_token(token)) for name, token in tokens.items()]
-        async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
-            found = []
-            for name in ("one", "two", "one"):
-                headers = {**bearer(tokens[name]), "Idempotency-Key": "key"}
-                found.append((await running.client.post(ASK, json=QUESTION, headers=headers)).json()["task_id"])
-            assert found[0] == found[2] != found[1]
-
-    run(test())
+    tokens = {name: new_token() for name in ("one", "two")}
+    known = [ApiToken(name, hash_token(token)) for name, token in tokens.items()]
+    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
+        found = []
+        for name in ("one", "two", "one"):
+            headers = {**bearer(tokens[name]), "Idempotency-Key": "key"}
+            found.append((await running.client.post(ASK, json=QUESTION, headers=headers)).json()["task_id"])
+        assert found[0] == found[2] != found[1]
 
 
-def test_without_redis_nobody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_redis_nobody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
-
-    async def test() -> None:
-        token = new_token()
-        with RedisServer(tmp_path / "redis") as server:
-            connection = connect(server.url)
-            async with cluster(
-                connection, tmp_path, served=True, accesses=[ApiToken("one", hash_token(token))]
-            ) as running:
-                connection.config_set("maxmemory", "1")
-                response = await running.client.get("/health", headers=bearer(token))
-                assert response.status_code == 503
-                assert response.json()["detail"] == "requests cannot be counted now: Redis does not answer"
-                connection.config_set("maxmemory", "0")
-
-    run(test())
+    token = new_token()
+    with RedisServer(tmp_path / "redis") as server:
+        connection = connect(server.url)
+        async with cluster(connection, tmp_path, served=True, accesses=[ApiToken("one", hash_token(token))]) as running:
+            connection.config_set("maxmemory", "1")
+            response = await running.client.get("/health", headers=bearer(token))
+            assert response.status_code == 503
+            assert response.json()["detail"] == "requests cannot be counted now: Redis does not answer"
+            connection.config_set("maxmemory", "0")
 
 
 def test_tokens_are_long_and_kept_as_hashes(tmp_path: Path) -> None:

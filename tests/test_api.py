@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 import redis
-from clusters import Cluster, Fragile, cluster, counted, hurry, run, text_of, until
+from clusters import Cluster, Fragile, cluster, counted, hurry, text_of, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from qubic_lab.api.client import CoordinatorClient
@@ -19,6 +19,7 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import QueueLimits
 from qubic_lab.errors import BusyError, InputError, NotFoundError, QubicLabError, RankError
 
+pytestmark = pytest.mark.anyio
 ASK = "/api/ai/query"
 QUESTION: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 8}
 STREAM = {**QUESTION, "stream": True}
@@ -80,185 +81,162 @@ async def state_of(running: Cluster, task_id: str) -> dict[str, Any]:
     return found
 
 
-def test_an_answer_and_how_it_came_about(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
-            for path in (ASK, "/api/ai/single_query"):
-                response = await running.client.post(path, json=QUESTION)
-                answer = QueryResponse(**response.json())
-                assert response.status_code == 200
-                assert (answer.text, answer.token_ids) == (text_of(counted(0, 8)), counted(0, 8))
-                assert (answer.node, answer.model, answer.attempts, answer.logprobs) == ("a", "counting", 1, None)
-                assert answer.total_ms > answer.node_ms > 0
-                state = await state_of(running, answer.task_id)
-                assert (state["state"], state["tokens"], state["attempts"]) == ("completed", 8, 1)
-
-    run(test())
+async def test_an_answer_and_how_it_came_about(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
+        for path in (ASK, "/api/ai/single_query"):
+            response = await running.client.post(path, json=QUESTION)
+            answer = QueryResponse(**response.json())
+            assert response.status_code == 200
+            assert (answer.text, answer.token_ids) == (text_of(counted(0, 8)), counted(0, 8))
+            assert (answer.node, answer.model, answer.attempts, answer.logprobs) == ("a", "counting", 1, None)
+            assert answer.total_ms > answer.node_ms > 0
+            state = await state_of(running, answer.task_id)
+            assert (state["state"], state["tokens"], state["attempts"]) == ("completed", 8, 1)
 
 
-def test_a_stream_tells_each_token_and_the_end(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
-            *tokens, (name, number, end) = await read_stream(running.client, STREAM)
-            assert [(name, number) for name, number, _ in tokens] == [("token", n) for n in range(1, 9)]
-            assert [data for *_, data in tokens] == [{"index": n, "id": n, "text": f"{n} "} for n in range(8)]
-            assert (name, number, QueryResponse(**end).token_ids) == ("end", 8, counted(0, 8))
-
-    run(test())
+async def test_a_stream_tells_each_token_and_the_end(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
+        *tokens, (name, number, end) = await read_stream(running.client, STREAM)
+        assert [(name, number) for name, number, _ in tokens] == [("token", n) for n in range(1, 9)]
+        assert [data for *_, data in tokens] == [{"index": n, "id": n, "text": f"{n} "} for n in range(8)]
+        assert (name, number, QueryResponse(**end).token_ids) == ("end", 8, counted(0, 8))
 
 
 @pytest.mark.parametrize("served_by", ["json", "stream"])
-def test_whoever_hangs_up_without_a_key_ends_the_work(client: redis.Redis, tmp_path: Path, served_by: str) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=600.0, slots=1)
-        async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
-            body = STREAM if served_by == "stream" else QUESTION
-            asking = asyncio.ensure_future(running.client.post(ASK, json=body))
-            await until(lambda: node.running)
-            asking.cancel()
-            await until(lambda: not node.running)
-            counts = await running.coordinator.counts()
-            assert (counts.cancelled, counts.processing, counts.submitted) == (1, 0, 1)
-            node.seconds = 0.1
-            assert (await running.client.post(ASK, json=QUESTION)).status_code == 200
-
-    run(test())
+async def test_whoever_hangs_up_without_a_key_ends_the_work(
+    client: redis.Redis, tmp_path: Path, served_by: str
+) -> None:
+    node = Fragile(seconds=600.0, slots=1)
+    async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
+        body = STREAM if served_by == "stream" else QUESTION
+        asking = asyncio.ensure_future(running.client.post(ASK, json=body))
+        await until(lambda: node.running)
+        asking.cancel()
+        await until(lambda: not node.running)
+        counts = await running.coordinator.counts()
+        assert (counts.cancelled, counts.processing, counts.submitted) == (1, 0, 1)
+        node.seconds = 0.1
+        assert (await running.client.post(ASK, json=QUESTION)).status_code == 200
 
 
 @pytest.mark.parametrize("served_by", ["json", "stream"])
-def test_whoever_hangs_up_at_once_leaves_nothing_behind(client: redis.Redis, tmp_path: Path, served_by: str) -> None:
+async def test_whoever_hangs_up_at_once_leaves_nothing_behind(
+    client: redis.Redis, tmp_path: Path, served_by: str
+) -> None:
     """Before a slot is free, or anything was sent."""
-
-    async def test() -> None:
-        async with cluster(client, tmp_path, nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
-            url = running.client.base_url
-            body = json.dumps(STREAM if served_by == "stream" else QUESTION)
-            lines = (
-                f"POST {ASK} HTTP/1.1",
-                "Host: a",
-                "Content-Type: application/json",
-                f"Content-Length: {len(body)}",
-            )
-            for _ in range(4):
-                _, writer = await asyncio.open_connection(url.host, url.port)
-                writer.write("\r\n".join((*lines, "", body)).encode())
-                await writer.drain()
-                writer.close()
-            assert await until(lambda: ended(running, 4))
 
     async def ended(running: Cluster, count: int) -> bool:
         counts = await running.coordinator.counts()
         return counts.submitted == counts.cancelled == count
 
-    run(test())
+    async with cluster(client, tmp_path, nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
+        url = running.client.base_url
+        body = json.dumps(STREAM if served_by == "stream" else QUESTION)
+        lines = (
+            f"POST {ASK} HTTP/1.1",
+            "Host: a",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+        )
+        for _ in range(4):
+            _, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write("\r\n".join((*lines, "", body)).encode())
+            await writer.drain()
+            writer.close()
+        assert await until(lambda: ended(running, 4))
 
 
-def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=0.5)
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}, served=True) as running:
-            asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
-            await until(lambda: node.running)
-            asking.cancel()
-            answers = [
-                QueryResponse(**(await each.post(ASK, json=QUESTION, headers=KEY)).json()) for each in running.clients
-            ]
-            assert answers[0].token_ids == counted(0, 8)
-            assert answers[0].task_id == answers[1].task_id
-            assert node.asked == 1
-            other = {**QUESTION, "max_new_tokens": 9}
-            response = await running.clients[1].post(ASK, json=other, headers=KEY)
-            assert_problem(response, 400, "idempotency key 'key' came with another payload before: give a new key")
-
-    run(test())
+async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile(seconds=0.5)
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}, served=True) as running:
+        asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
+        await until(lambda: node.running)
+        asking.cancel()
+        answers = [
+            QueryResponse(**(await each.post(ASK, json=QUESTION, headers=KEY)).json()) for each in running.clients
+        ]
+        assert answers[0].token_ids == counted(0, 8)
+        assert answers[0].task_id == answers[1].task_id
+        assert node.asked == 1
+        other = {**QUESTION, "max_new_tokens": 9}
+        response = await running.clients[1].post(ASK, json=other, headers=KEY)
+        assert_problem(response, 400, "idempotency key 'key' came with another payload before: give a new key")
 
 
-def test_a_stream_goes_on_after_the_last_event_that_was_seen(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=0.4)
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}, served=True) as running:
-            seen = await read_stream(running.client, STREAM, 3, **KEY)
-            going_on = await read_stream(running.clients[1], STREAM, **KEY, **{"Last-Event-ID": str(seen[-1][1])})
-            assert [data["id"] for name, _, data in seen + going_on if name == "token"] == counted(0, 8)
-            assert going_on[-1][0] == "end"
-            at_the_end = await read_stream(running.clients[0], STREAM, **KEY, **{"Last-Event-ID": "8"})
-            assert [name for name, *_ in at_the_end] == ["end"]
-            assert node.asked == 1
-            response = await running.client.post(ASK, json=STREAM, headers={"Last-Event-ID": "3"})
-            assert_problem(response, 400, "send the Idempotency-Key")
-
-    run(test())
+async def test_a_stream_goes_on_after_the_last_event_that_was_seen(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile(seconds=0.4)
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}, served=True) as running:
+        seen = await read_stream(running.client, STREAM, 3, **KEY)
+        going_on = await read_stream(running.clients[1], STREAM, **KEY, **{"Last-Event-ID": str(seen[-1][1])})
+        assert [data["id"] for name, _, data in seen + going_on if name == "token"] == counted(0, 8)
+        assert going_on[-1][0] == "end"
+        at_the_end = await read_stream(running.clients[0], STREAM, **KEY, **{"Last-Event-ID": "8"})
+        assert [name for name, *_ in at_the_end] == ["end"]
+        assert node.asked == 1
+        response = await running.client.post(ASK, json=STREAM, headers={"Last-Event-ID": "3"})
+        assert_problem(response, 400, "send the Idempotency-Key")
 
 
-def test_a_stream_does_not_show_that_a_replica_was_lost(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        lost = Fragile(error=RankError("gone"), tokens=3)
-        async with cluster(client, tmp_path, nodes={"a": lost}, served=True) as running:
-            reading = asyncio.ensure_future(read_stream(running.client, STREAM))
-            await until(lambda: lost.asked)
-            await running.start_node("b", Fragile())
-            *tokens, (_, _, end) = await reading
-            assert [data["id"] for *_, data in tokens] == counted(0, 8) == end["token_ids"]
-            assert (end["attempts"], end["node"]) == (2, "b")
-
-    run(test())
+async def test_a_stream_does_not_show_that_a_replica_was_lost(client: redis.Redis, tmp_path: Path) -> None:
+    lost = Fragile(error=RankError("gone"), tokens=3)
+    async with cluster(client, tmp_path, nodes={"a": lost}, served=True) as running:
+        reading = asyncio.ensure_future(read_stream(running.client, STREAM))
+        await until(lambda: lost.asked)
+        await running.start_node("b", Fragile())
+        *tokens, (_, _, end) = await reading
+        assert [data["id"] for *_, data in tokens] == counted(0, 8) == end["token_ids"]
+        assert (end["attempts"], end["node"]) == (2, "b")
 
 
-def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=600.0)
-        async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
-            for body in (QUESTION, STREAM):
-                late = {**body, "deadline_s": 0.2}
-                if body is QUESTION:
-                    assert_problem(await running.client.post(ASK, json=late), 504, "its deadline of 0.2 s")
-                else:
-                    [(name, _, problem)] = await read_stream(running.client, late)
-                    assert (name, problem["status"], problem["title"]) == ("error", 504, "Too late")
-                await until(lambda: not node.running)
-            assert (await running.coordinator.counts()).cancelled == 2
+async def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile(seconds=600.0)
+    async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
+        for body in (QUESTION, STREAM):
+            late = {**body, "deadline_s": 0.2}
+            if body is QUESTION:
+                assert_problem(await running.client.post(ASK, json=late), 504, "its deadline of 0.2 s")
+            else:
+                [(name, _, problem)] = await read_stream(running.client, late)
+                assert (name, problem["status"], problem["title"]) == ("error", 504, "Too late")
+            await until(lambda: not node.running)
+        assert (await running.coordinator.counts()).cancelled == 2
 
-            asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
-            task_id = await until(lambda: running.coordinator._followed and next(iter(running.coordinator._followed)))
-            ended = await running.client.delete(f"/api/cluster/tasks/{task_id}")
-            assert ended.json()["state"] == "cancelled"
-            assert_problem(await asking, 409, "cancelled")
+        asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
+        task_id = await until(lambda: running.coordinator._followed and next(iter(running.coordinator._followed)))
+        ended = await running.client.delete(f"/api/cluster/tasks/{task_id}")
+        assert ended.json()["state"] == "cancelled"
+        assert_problem(await asking, 409, "cancelled")
 
-            node.error = InputError("the prompt has 9 tokens, the model's context is 8: give a shorter one")
-            assert_problem(await running.client.post(ASK, json=QUESTION), 400, "the model's context is 8")
-            [(name, _, problem)] = await read_stream(running.client, STREAM)
-            assert (name, problem["status"]) == ("error", 400)
+        node.error = InputError("the prompt has 9 tokens, the model's context is 8: give a shorter one")
+        assert_problem(await running.client.post(ASK, json=QUESTION), 400, "the model's context is 8")
+        [(name, _, problem)] = await read_stream(running.client, STREAM)
+        assert (name, problem["status"]) == ("error", 400)
 
-            node.error = KeyError("/a/secret")
-            response = await running.client.post(ASK, json=QUESTION)
-            assert_problem(response, 502, "all 3 attempts were lost: /api/cluster/tasks/")
-            assert "secret" not in response.text
-            story = (await state_of(running, response.json()["detail"].split("/")[4].split()[0]))["story"]
-            assert len(story) == 3 and "secret" not in str(story)
-
-    run(test())
+        node.error = KeyError("/a/secret")
+        response = await running.client.post(ASK, json=QUESTION)
+        assert_problem(response, 502, "all 3 attempts were lost: /api/cluster/tasks/")
+        assert "secret" not in response.text
+        story = (await state_of(running, response.json()["detail"].split("/")[4].split()[0]))["story"]
+        assert len(story) == 3 and "secret" not in str(story)
 
 
-def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        limits = QueueLimits(most_waiting=1, retry_after_s=7.2)
-        async with cluster(client, tmp_path, limits=limits, served=True) as running:
-            response = await running.client.post(ASK, json=QUESTION)
-            assert_problem(response, 503, "no node is registered: start one with qubic-lab node")
-            assert int(response.headers["retry-after"]) > 0
-            await running.start_node("a")
-            await running.coordinator.drain("a", True)
-            await until(lambda: not running.coordinator.fleet.has_room(0.0))
-            await asyncio.sleep(0.1)  # no look for a task is under way any more
-            waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
-            await until(lambda: running.coordinator._followed)
-            response = await running.client.post(ASK, json=QUESTION)
-            assert_problem(response, 429, "1 tasks wait: try again after 7.2 s")
-            assert response.headers["retry-after"] == "8"
-            await running.coordinator.drain("a", False)
-            assert (await waiting).status_code == 200
-
-    run(test())
+async def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_path: Path) -> None:
+    limits = QueueLimits(most_waiting=1, retry_after_s=7.2)
+    async with cluster(client, tmp_path, limits=limits, served=True) as running:
+        response = await running.client.post(ASK, json=QUESTION)
+        assert_problem(response, 503, "no node is registered: start one with qubic-lab node")
+        assert int(response.headers["retry-after"]) > 0
+        await running.start_node("a")
+        await running.coordinator.drain("a", True)
+        await until(lambda: not running.coordinator.fleet.has_room(0.0))
+        await asyncio.sleep(0.1)  # no look for a task is under way any more
+        waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
+        await until(lambda: running.coordinator._followed)
+        response = await running.client.post(ASK, json=QUESTION)
+        assert_problem(response, 429, "1 tasks wait: try again after 7.2 s")
+        assert response.headers["retry-after"] == "8"
+        await running.coordinator.drain("a", False)
+        assert (await waiting).status_code == 200
 
 
 BAD_BODIES = [
@@ -286,177 +264,155 @@ BAD_TEXTS = [
 ]
 
 
-def test_requests_that_cannot_be(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, served=True) as running:
-            ask = running.client.post
-            for body, detail in BAD_BODIES:
-                assert_problem(await ask(ASK, json=body), 400, detail)
-            for text, detail in BAD_TEXTS:
-                response = await ask(ASK, content=text, headers={"Content-Type": "application/json"})
-                assert_problem(response, 400, detail)
-            for headers, detail in (
-                ({"Idempotency-Key": ""}, "Idempotency-Key has 0 characters"),
-                ({"Idempotency-Key": "x" * 201}, "give 1 to 200"),
-                ({"Last-Event-ID": "x"}, "last-event-id is 'x'"),
-                ({"Last-Event-ID": "-1"}, "last-event-id is '-1'"),
-            ):
-                assert_problem(await ask(ASK, json=QUESTION, headers=headers), 400, detail)
-            assert_problem(await running.client.get(ASK), 405, "Method Not Allowed")
-            assert_problem(await running.client.get("/api/nothing"), 404, "Not Found")
-            assert (await running.coordinator.counts()).submitted == 0
-
-    run(test())
+async def test_requests_that_cannot_be(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, served=True) as running:
+        ask = running.client.post
+        for body, detail in BAD_BODIES:
+            assert_problem(await ask(ASK, json=body), 400, detail)
+        for text, detail in BAD_TEXTS:
+            response = await ask(ASK, content=text, headers={"Content-Type": "application/json"})
+            assert_problem(response, 400, detail)
+        for headers, detail in (
+            ({"Idempotency-Key": ""}, "Idempotency-Key has 0 characters"),
+            ({"Idempotency-Key": "x" * 201}, "give 1 to 200"),
+            ({"Last-Event-ID": "x"}, "last-event-id is 'x'"),
+            ({"Last-Event-ID": "-1"}, "last-event-id is '-1'"),
+        ):
+            assert_problem(await ask(ASK, json=QUESTION, headers=headers), 400, detail)
+        assert_problem(await running.client.get(ASK), 405, "Method Not Allowed")
+        assert_problem(await running.client.get("/api/nothing"), 404, "Not Found")
+        assert (await running.coordinator.counts()).submitted == 0
 
 
-def test_bodies_that_are_too_large(client: redis.Redis, tmp_path: Path) -> None:
+async def test_bodies_that_are_too_large(client: redis.Redis, tmp_path: Path) -> None:
     async def chunks(count: int) -> AsyncIterator[bytes]:
         for _ in range(count):
             yield b" " * 2**16
 
-    async def test() -> None:
-        async with cluster(client, tmp_path, served=True) as running:
-            detail = "the body has more than 1,048,576 bytes: send a shorter prompt"
-            assert_problem(await running.client.post(ASK, content=b" " * (2**20 + 1)), 413, detail)
-            assert_problem(await running.client.post(ASK, content=chunks(17)), 413, detail)
-            assert_problem(await running.client.post(ASK, content=chunks(16)), 400, "with the header Content-Type")
-
-    run(test())
+    async with cluster(client, tmp_path, served=True) as running:
+        detail = "the body has more than 1,048,576 bytes: send a shorter prompt"
+        assert_problem(await running.client.post(ASK, content=b" " * (2**20 + 1)), 413, detail)
+        assert_problem(await running.client.post(ASK, content=chunks(17)), 413, detail)
+        assert_problem(await running.client.post(ASK, content=chunks(16)), 400, "with the header Content-Type")
 
 
-def test_nothing_of_the_inside_is_told(client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, served=True) as running:
-            for error, status in ((QubicLabError("Redis at /secret"), 503), (KeyError("/secret"), 500)):
+async def test_nothing_of_the_inside_is_told(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(client, tmp_path, served=True) as running:
+        for error, status in ((QubicLabError("Redis at /secret"), 503), (KeyError("/secret"), 500)):
 
-                async def fail(error: Exception = error) -> None:
-                    raise error
+            async def fail(error: Exception = error) -> None:
+                raise error
 
-                monkeypatch.setattr(running.coordinator, "counts", fail)
-                response = await running.client.get("/api/cluster/status")
-                assert_problem(response, status, "the coordinator")
-                assert "secret" not in response.text and "Traceback" not in response.text
-
-    run(test())
-
-
-def test_the_cluster_is_told_and_nodes_are_drained(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(
-            client, tmp_path, nodes={"a": Fragile(), "gpu/0@b": Fragile(slots=7)}, served=True
-        ) as running:
-            ask = running.client
-            status = (await ask.get("/api/cluster/status")).json()
-            assert (status["ready"], status["nodes"], status["coordinator"]) == (
-                True,
-                {"open": 2},
-                running.coordinator.name,
-            )
-            a, b = (await ask.get("/api/cluster/nodes")).json()
-            assert (a["name"], a["gate"], a["model"], a["slots"]) == ("a", None, "counting", 4)
-            assert (b["name"], b["slots"], b["outstanding"]) == ("gpu/0@b", 7, {"requests": 0, "tokens": 0})
-            assert 0 <= a["score"] <= 100
-
-            drain = "/api/cluster/nodes/gpu%2F0%40b/drain"
-            assert (await ask.post(drain)).status_code == 204
-            assert (await ask.get("/api/cluster/status")).json()["nodes"] == {"open": 1, "draining": 1}
-            assert (await ask.delete(drain)).status_code == 204
-            assert (await ask.get("/api/cluster/status")).json()["nodes"] == {"open": 2}
-            assert_problem(await ask.post("/api/cluster/nodes/c/drain"), 404, "no node 'c' is registered")
-
-            done = (await ask.post(ASK, json=QUESTION)).json()
-            state = await state_of(running, done["task_id"])
-            assert (state["state"], state["result"]["text"]) == ("completed", done["text"])
-            for call in (ask.get, ask.delete):
-                assert_problem(await call("/api/cluster/tasks/none"), 404, "no task 'none' is known")
-            ended = await ask.delete(f"/api/cluster/tasks/{done['task_id']}")
-            assert ended.json()["state"] == "completed"
-            tasks = (await ask.get("/api/cluster/tasks")).json()
-            assert (tasks["completed"], tasks["pending"], tasks["dead_letters"]) == (1, 0, [])
-
-    run(test())
+            monkeypatch.setattr(running.coordinator, "counts", fail)
+            response = await running.client.get("/api/cluster/status")
+            assert_problem(response, status, "the coordinator")
+            assert "secret" not in response.text and "Traceback" not in response.text
 
 
-def test_health_readiness_metrics_and_description(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, served=True) as running:
-            ask = running.client.get
-            assert (await ask("/health")).json()["status"] == "alive"
-            assert_problem(await ask("/ready"), 503, "no node may be chosen")
-            await running.start_node("a")
-            ready = (await ask("/ready")).json()
-            assert (ready["ready"], ready["nodes_open"]) == (True, 1)
-            assert ready["redis_ping_ms"] > 0
-            await running.client.post(ASK, json=QUESTION)
-            await ask("/made/up")
+async def test_the_cluster_is_told_and_nodes_are_drained(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, nodes={"a": Fragile(), "gpu/0@b": Fragile(slots=7)}, served=True) as running:
+        ask = running.client
+        status = (await ask.get("/api/cluster/status")).json()
+        assert (status["ready"], status["nodes"], status["coordinator"]) == (
+            True,
+            {"open": 2},
+            running.coordinator.name,
+        )
+        a, b = (await ask.get("/api/cluster/nodes")).json()
+        assert (a["name"], a["gate"], a["model"], a["slots"]) == ("a", None, "counting", 4)
+        assert (b["name"], b["slots"], b["outstanding"]) == ("gpu/0@b", 7, {"requests": 0, "tokens": 0})
+        assert 0 <= a["score"] <= 100
 
-            for path in ("/metrics", "/api/cluster/metrics"):
-                families = {family.name: family for family in text_string_to_metric_families((await ask(path)).text)}
-                samples = {
-                    (sample.name, *sample.labels.values()): sample.value
-                    for family in families.values()
-                    for sample in family.samples
-                }
-                assert samples["qubic_lab_tasks", "completed"] == 1
-                assert samples["qubic_lab_nodes", "open"] == 1
-                assert samples["qubic_lab_http_requests_total", ASK, "200"] == 1
-                assert samples["qubic_lab_http_requests_total", "none", "404"] == 1
-                assert samples["qubic_lab_http_seconds_count", ASK] == 1
-                assert 0 <= samples["qubic_lab_node_score", "a"] <= 100
+        drain = "/api/cluster/nodes/gpu%2F0%40b/drain"
+        assert (await ask.post(drain)).status_code == 204
+        assert (await ask.get("/api/cluster/status")).json()["nodes"] == {"open": 1, "draining": 1}
+        assert (await ask.delete(drain)).status_code == 204
+        assert (await ask.get("/api/cluster/status")).json()["nodes"] == {"open": 2}
+        assert_problem(await ask.post("/api/cluster/nodes/c/drain"), 404, "no node 'c' is registered")
 
-            assert "swagger" in (await ask("/docs")).text.lower()
-            described = (await ask("/openapi.json")).json()
-            responses = described["paths"][ASK]["post"]["responses"]
-            assert set(responses) == {"200", "4XX"}
-            assert "application/problem+json" in responses["4XX"]["content"]
-
-    run(test())
+        done = (await ask.post(ASK, json=QUESTION)).json()
+        state = await state_of(running, done["task_id"])
+        assert (state["state"], state["result"]["text"]) == ("completed", done["text"])
+        for call in (ask.get, ask.delete):
+            assert_problem(await call("/api/cluster/tasks/none"), 404, "no task 'none' is known")
+        ended = await ask.delete(f"/api/cluster/tasks/{done['task_id']}")
+        assert ended.json()["state"] == "completed"
+        tasks = (await ask.get("/api/cluster/tasks")).json()
+        assert (tasks["completed"], tasks["pending"], tasks["dead_letters"]) == (1, 0, [])
 
 
-def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_readiness_metrics_and_description(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, served=True) as running:
+        ask = running.client.get
+        assert (await ask("/health")).json()["status"] == "alive"
+        assert_problem(await ask("/ready"), 503, "no node may be chosen")
+        await running.start_node("a")
+        ready = (await ask("/ready")).json()
+        assert (ready["ready"], ready["nodes_open"]) == (True, 1)
+        assert ready["redis_ping_ms"] > 0
+        await running.client.post(ASK, json=QUESTION)
+        await ask("/made/up")
+
+        for path in ("/metrics", "/api/cluster/metrics"):
+            families = {family.name: family for family in text_string_to_metric_families((await ask(path)).text)}
+            samples = {
+                (sample.name, *sample.labels.values()): sample.value
+                for family in families.values()
+                for sample in family.samples
+            }
+            assert samples["qubic_lab_tasks", "completed"] == 1
+            assert samples["qubic_lab_nodes", "open"] == 1
+            assert samples["qubic_lab_http_requests_total", ASK, "200"] == 1
+            assert samples["qubic_lab_http_requests_total", "none", "404"] == 1
+            assert samples["qubic_lab_http_seconds_count", ASK] == 1
+            assert 0 <= samples["qubic_lab_node_score", "a"] <= 100
+
+        assert "swagger" in (await ask("/docs")).text.lower()
+        described = (await ask("/openapi.json")).json()
+        responses = described["paths"][ASK]["post"]["responses"]
+        assert set(responses) == {"200", "4XX"}
+        assert "application/problem+json" in responses["4XX"]["content"]
+
+
+async def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubic_lab.cluster.registry.PATIENCE_S", 0.1)
-
-    async def test() -> None:
-        with ExitStack() as up:
-            server = up.enter_context(RedisServer(tmp_path / "redis"))
-            connection = connect(server.url)
-            limits = QueueLimits(patience_s=0.2)
-            async with cluster(connection, tmp_path, nodes={"a": Fragile()}, limits=limits, served=True) as running:
-                assert (await running.client.get("/ready")).status_code == 200
-                up.close()
-                response = await running.client.get("/ready")
-                assert_problem(response, 503, "the coordinator cannot do this now: its log says why")
-                assert str(tmp_path) not in response.text
-                assert_problem(await running.client.post(ASK, json=QUESTION), 503, "cannot do this now")
-                assert (await running.client.get("/health")).status_code == 200
-
-    run(test())
+    with ExitStack() as up:
+        server = up.enter_context(RedisServer(tmp_path / "redis"))
+        connection = connect(server.url)
+        limits = QueueLimits(patience_s=0.2)
+        async with cluster(connection, tmp_path, nodes={"a": Fragile()}, limits=limits, served=True) as running:
+            assert (await running.client.get("/ready")).status_code == 200
+            up.close()
+            response = await running.client.get("/ready")
+            assert_problem(response, 503, "the coordinator cannot do this now: its log says why")
+            assert str(tmp_path) not in response.text
+            assert_problem(await running.client.post(ASK, json=QUESTION), 503, "cannot do this now")
+            assert (await running.client.get("/health")).status_code == 200
 
 
-def test_from_python(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile()
-        async with cluster(client, tmp_path, served=True) as running:
-            with CoordinatorClient(str(running.client.base_url)) as lab:
-                with pytest.raises(BusyError, match="no node") as busy:
-                    await asyncio.to_thread(lab.ask, "hi")
-                assert busy.value.retry_after_s == 5
-                await running.start_node("a", node)
-                answer = await asyncio.to_thread(lab.ask, "hi", key="key", max_new_tokens=8)
-                assert answer.token_ids == counted(0, 8)
-                told = await asyncio.to_thread(lambda: list(lab.stream("hi", key="key", max_new_tokens=8)))
-                assert [each.id for each in told if isinstance(each, Token)] == counted(0, 8)
-                assert isinstance(told[-1], QueryResponse) and told[-1].task_id == answer.task_id
-                with pytest.raises(InputError, match="did you mean 'top_k'"):
-                    await asyncio.to_thread(lab.ask, "hi", topk=3)
-                node.error = KeyError("a fault")
-                with pytest.raises(RankError, match="all 3 attempts"):
-                    await asyncio.to_thread(lambda: list(lab.stream("hi")))
-                assert [each.name for each in await asyncio.to_thread(lab.nodes)] == ["a"]
-                with pytest.raises(NotFoundError, match="no task"):
-                    await asyncio.to_thread(lab.call, "DELETE", "/api/cluster/tasks/none")
-
-    run(test())
+async def test_from_python(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile()
+    async with cluster(client, tmp_path, served=True) as running:
+        with CoordinatorClient(str(running.client.base_url)) as lab:
+            with pytest.raises(BusyError, match="no node") as busy:
+                await asyncio.to_thread(lab.ask, "hi")
+            assert busy.value.retry_after_s == 5
+            await running.start_node("a", node)
+            answer = await asyncio.to_thread(lab.ask, "hi", key="key", max_new_tokens=8)
+            assert answer.token_ids == counted(0, 8)
+            told = await asyncio.to_thread(lambda: list(lab.stream("hi", key="key", max_new_tokens=8)))
+            assert [each.id for each in told if isinstance(each, Token)] == counted(0, 8)
+            assert isinstance(told[-1], QueryResponse) and told[-1].task_id == answer.task_id
+            with pytest.raises(InputError, match="did you mean 'top_k'"):
+                await asyncio.to_thread(lab.ask, "hi", topk=3)
+            node.error = KeyError("a fault")
+            with pytest.raises(RankError, match="all 3 attempts"):
+                await asyncio.to_thread(lambda: list(lab.stream("hi")))
+            assert [each.name for each in await asyncio.to_thread(lab.nodes)] == ["a"]
+            with pytest.raises(NotFoundError, match="no task"):
+                await asyncio.to_thread(lab.call, "DELETE", "/api/cluster/tasks/none")
 
 
 def test_a_token_never_leaves_this_host_in_clear_text() -> None:
