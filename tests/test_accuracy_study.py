@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from qubic_lab.errors import InputError
 from qubic_lab.evals.compare import compare
 from qubic_lab.evals.comparison import Divergence
+from qubic_lab.evals.comparison_plan import ComparisonConfig
 from qubic_lab.evals.measures import paired_tests
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
@@ -68,7 +69,7 @@ def test_one_weight_changed_by_one_percent_is_found(
     name: str, asked: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
     candidate = plant(tiny, tmp_path / "planted", name, largest)
-    result = compare(**asked, candidate=str(candidate))
+    result = compare(ComparisonConfig(**asked, candidate=str(candidate)))
     assert result.logits_max_abs > 0.0
     assert result.cases[0].kl_max > 0.0
     assert result.candidate_hash != result.model_hash
@@ -84,7 +85,7 @@ def test_a_change_that_turns_no_token_still_shows_in_the_bits(
 ) -> None:
     name = "model.layers.2.mlp.up_proj.weight"
     candidate = plant(tiny, tmp_path / "planted", name, lambda flat: int(flat.abs().argmin()))
-    result = compare(**asked, candidate=str(candidate))
+    result = compare(ComparisonConfig(**asked, candidate=str(candidate)))
     assert result.token_identity == 1.0
     assert 0.0 < result.logits_max_abs < 0.01
     assert "not equal bit for bit" in study.findings(result)[0]
@@ -96,7 +97,7 @@ def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
 ) -> None:
     parts = tmp_path / "parts"
     split_checkpoint(tiny, parts, (2, 2), "C")
-    intact = compare(**asked, candidate=str(parts))
+    intact = compare(ComparisonConfig(**asked, candidate=str(parts)))
     assert (intact.token_identity, intact.logits_max_abs) == (1.0, 0.0)
     assert intact.candidate_hash == intact.model_hash
     assert [case.layers for case in intact.cases] == [(2, 2)]
@@ -105,7 +106,7 @@ def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
     shutil.copytree(tmp_path / "other", parts / "rank-1")
     # The same path again: ranks that hold its weights already would not see the change.
     moved = parts.rename(tmp_path / "changed")
-    changed = compare(**asked, candidate=str(moved))
+    changed = compare(ComparisonConfig(**asked, candidate=str(moved)))
     assert changed.logits_max_abs > 0.0
 
 
@@ -113,12 +114,12 @@ def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
 def test_a_candidate_of_another_vocabulary_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "other", vocab_size=400)
     with pytest.raises(InputError, match=r"has 400 tokens and model .* 320"):
-        compare(**asked, candidate=str(other))
+        compare(ComparisonConfig(**asked, candidate=str(other)))
 
 
 @pytest.mark.dist
 def test_the_same_model_is_found_to_be_the_same_in_every_respect(asked: dict[str, Any]) -> None:
-    result = compare(**{**asked, "limit": 66, "max_new_tokens": 2, "batches": [1, 4]})
+    result = compare(ComparisonConfig(**{**asked, "limit": 66, "max_new_tokens": 2, "batches": [1, 4]}))
     assert (result.questions, result.checkable, len(result.answers)) == (66, 49, 66)
     assert result.answers[-1].id == "comparison-01"
     split = [pair for pair in result.paired if pair.other.startswith("split")]

@@ -44,14 +44,23 @@ def compare(
     Answers are compared token by token and bit by bit.
     """
     from qubic_lab.evals.compare import compare as run_comparison
+    from qubic_lab.evals.comparison_plan import ComparisonConfig
 
-    numbers = split_numbers("--ranks", ranks)
-    strategies = split_list("--strategy", strategy) if strategy is not None else None
-    batches = split_numbers("--batch", batch)
-    dtypes = split_list("--dtype", dtype)
-    settings = (numbers, strategies, batches, dtypes, questions, limit, max_new_tokens, threads)
+    config = ComparisonConfig(
+        model=model,
+        ranks=split_numbers("--ranks", ranks),
+        strategies=split_list("--strategy", strategy) if strategy is not None else None,
+        batches=split_numbers("--batch", batch),
+        dtypes=split_list("--dtype", dtype),
+        questions=questions,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        threads=threads,
+        candidate=candidate,
+        seed=seed,
+    )
     with progress_bar() as progress:
-        comparison = run_comparison(model, *settings, progress, candidate=candidate, seed=seed)
+        comparison = run_comparison(config, progress)
     note_meaningless(comparison.meaningless)
     if json:
         print_json(comparison.to_dict())

@@ -15,7 +15,7 @@ import psutil
 
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.evals.comparison import AnswerRow, Case, ModelComparison, ReferenceComparison, TokenDifference, Variant
-from qubic_lab.evals.comparison_plan import ComparisonPlan, plan_comparison
+from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
 from qubic_lab.evals.measures import (
     EQUIVALENCE_MARGIN,
     GreedyAnswer,
@@ -73,47 +73,16 @@ _Runs = dict[tuple[str, int], _Run]
 """The runs on one rank, by dtype and batch."""
 
 
-def compare(
-    model: str = "smollm2",
-    ranks: Sequence[int] = (2,),
-    strategies: Sequence[str] | None = None,
-    batches: Sequence[int] = (1, 4),
-    dtypes: Sequence[str] = ("fp32", "bf16"),
-    questions: Path | None = None,
-    limit: int | None = None,
-    max_new_tokens: int = 32,
-    threads: int | None = None,
-    progress: Progress = no_progress,
-    *,
-    candidate: str = "",
-    seed: int = 0,
-) -> ModelComparison:
+def compare(config: ComparisonConfig, progress: Progress = no_progress) -> ModelComparison:
     """Answer questions greedily on one rank, with each split, and with transformers; compare tokens and logits.
 
     One rank is also compared with itself at another number of threads and at the other batch sizes.
 
-    Args:
-        model: alias, hub id, folder or GGUF file.
-        ranks: numbers of ranks to split over.
-        strategies: `A`, `B`, `C`; by default all that apply (A needs two ranks).
-        batches: slots per lane.
-        dtypes: `fp32`, `bf16`, `fp16`.
-        questions: a question file; by default the project's written and generated questions.
-        limit: use only the first questions; by default all.
-        max_new_tokens: the maximum length of an answer.
-        threads: compute threads per rank, on both sides; by default cores ÷ the largest number of ranks.
-        progress: called after each step.
-        candidate: a model or split folder whose weights the ranks run instead of `model`; a split folder runs as it was
-            split, and `ranks` and `strategies` must include that.
-        seed: of the generated questions.
-
     Raises:
-        InputError: a value is wrong; raised before anything runs.
+        InputError: a file or value is wrong; raised before anything runs.
         RankError, NonFiniteError: a run failed.
     """
-    plan = plan_comparison(
-        model, ranks, strategies, batches, dtypes, questions, limit, max_new_tokens, threads, candidate, seed
-    )
+    plan = plan_comparison(config)
     done = 0
 
     def report(what: str) -> None:

@@ -1,4 +1,4 @@
-"""The plan of a comparison: all arguments are checked here, before a process starts."""
+"""The plan of a comparison: everything is checked here, before a process starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,57 @@ from qubic_lab.provenance import usable_cores
 
 
 @dataclass(frozen=True)
+class ComparisonConfig:
+    """What to compare.
+
+    Attributes:
+        model: alias, hub id, folder or GGUF file.
+        ranks: numbers of ranks to split over.
+        strategies: `A`, `B`, `C`; None: all that apply (A needs two ranks).
+        batches: slots per lane.
+        dtypes: `fp32`, `bf16`, `fp16`.
+        questions: a question file; None: the project's written and generated questions.
+        limit: use only the first questions; None: all.
+        max_new_tokens: the maximum length of an answer.
+        threads: compute threads per rank, on both sides; None: cores ÷ the largest number of ranks.
+        candidate: a model or split folder whose weights the ranks run instead of `model`; a split folder runs as it
+            was split, and `ranks` and `strategies` must include that.
+        seed: of the generated questions.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    model: str = "smollm2"
+    ranks: Sequence[int] = (2,)
+    strategies: Sequence[str] | None = None
+    batches: Sequence[int] = (1, 4)
+    dtypes: Sequence[str] = ("fp32", "bf16")
+    questions: Path | None = None
+    limit: int | None = None
+    max_new_tokens: int = 32
+    threads: int | None = None
+    candidate: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for number in self.ranks:
+            check_at_least("ranks", number, 1)
+        for batch in self.batches:
+            check_range("batch", batch, 1, MAX_SLOTS)
+        for dtype in self.dtypes:
+            check_choice("dtype", dtype, DTYPE_BYTES)
+        for strategy in self.strategies or ():
+            check_choice("strategy", strategy, STRATEGIES)
+        SamplingParams(max_new_tokens=self.max_new_tokens)  # checks it
+
+
+@dataclass(frozen=True)
 class ComparisonPlan:
     """What will be run.
 
-    `whole` is the model on one rank; `splits` are the runs of the ranks, with the weights of `candidate` if given.
+    `whole` is the model on one rank; `splits` are the runs of the ranks, with the weights of the candidate if there is
+    one. `base` is the configuration that all runs share.
     """
 
     base: PipelineConfig
@@ -64,68 +111,38 @@ class ComparisonPlan:
         return len(self.dtypes) * (len(self.batches) * (1 + len(splits)) + 2)
 
 
-def plan_comparison(
-    model: str,
-    ranks: Sequence[int],
-    strategies: Sequence[str] | None,
-    batches: Sequence[int],
-    dtypes: Sequence[str],
-    questions: Path | None,
-    limit: int | None,
-    max_new_tokens: int,
-    threads: int | None,
-    candidate: str,
-    seed: int,
-) -> ComparisonPlan:
-    """Check the arguments of `compare` and the files, and return the plan.
+def plan_comparison(config: ComparisonConfig) -> ComparisonPlan:
+    """Check the files that a comparison needs, and return what will be run.
 
     Raises:
-        InputError: a value is wrong; names it and the remedy.
+        InputError: a file or value is wrong; names it and the remedy.
     """
-    _check_values(ranks, strategies, batches, dtypes)
-    asked = _questions(questions, limit, seed)
-    SamplingParams(max_new_tokens=max_new_tokens)  # checks it
-    folder = resolve_whole(model)
-    if threads is None:
-        threads = max(1, usable_cores() // max(ranks))
-    base = PipelineConfig(model=model, threads=threads, slots=max(batches))
-    if candidate:
-        _check_vocabulary(folder, model, candidate)
+    if config.questions is None:
+        questions = questions_for(config.limit, config.seed)
+    else:
+        questions = load_questions(config.questions)
+        if config.limit is not None:
+            questions = questions[: check_at_least("limit", config.limit, 1)]
+    folder = resolve_whole(config.model)
+    threads = max(1, usable_cores() // max(config.ranks)) if config.threads is None else config.threads
+    base = PipelineConfig(model=config.model, threads=threads, slots=max(config.batches))
+    if config.candidate:
+        _check_vocabulary(folder, config.model, config.candidate)
     return ComparisonPlan(
         base=base,
-        candidate=candidate,
+        candidate=config.candidate,
         whole=resolve_config(replace(base, ranks=1)),
-        splits=_splits(replace(base, model=candidate or model), ranks, strategies),
-        questions=asked,
-        batches=tuple(dict.fromkeys(batches)),
-        dtypes=tuple(dict.fromkeys(dtypes)),
-        max_new_tokens=max_new_tokens,
-        seed=seed,
+        splits=_splits(replace(base, model=config.candidate or config.model), config.ranks, config.strategies),
+        questions=questions,
+        batches=tuple(dict.fromkeys(config.batches)),
+        dtypes=tuple(dict.fromkeys(config.dtypes)),
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
     )
 
 
-def _check_values(
-    ranks: Sequence[int], strategies: Sequence[str] | None, batches: Sequence[int], dtypes: Sequence[str]
-) -> None:
-    for number in ranks:
-        check_at_least("ranks", number, 1)
-    for batch in batches:
-        check_range("batch", batch, 1, MAX_SLOTS)
-    for dtype in dtypes:
-        check_choice("dtype", dtype, DTYPE_BYTES)
-    for strategy in strategies or ():
-        check_choice("strategy", strategy, STRATEGIES)
-
-
-def _questions(file: Path | None, limit: int | None, seed: int) -> tuple[Question, ...]:
-    if file is None:
-        return questions_for(limit, seed)
-    questions = load_questions(file)
-    return questions if limit is None else questions[: check_at_least("limit", limit, 1)]
-
-
 def _check_vocabulary(folder: Path, model: str, candidate: str) -> None:
-    """Logits of different vocabularies cannot be compared."""
+    """Check that the vocabularies match; otherwise logits cannot be compared."""
     candidate_folder = resolve_model(candidate)
     parts = rank_folders(candidate_folder)
     theirs, ours = load_config(parts[0] if parts else candidate_folder).vocab, load_config(folder).vocab
