@@ -18,7 +18,7 @@ from planted_leaks import CLEAN, LEAKS, Signal, bars_frame, momentum, next_retur
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
-from qubic_lab.cli.oracle_audit import audit as audit_command
+from qubic_lab.cli.oracle_files import audit as audit_command
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport, check_lookahead
 from qubic_lab.oracle.backtest.lookahead.frames import known_at, scrambled

@@ -139,7 +139,7 @@ def test_the_demo_fills_the_database_once(oracle: Oracle) -> None:
     analysed = one_object(oracle("analyse --coin BTC --json"))
     assert analysed["kept"] == 3 and [each["frame"] for each in analysed["analyses"]] == ["1h", "4h", "1d"]
     status, out, _ = oracle("analyse")
-    assert status == 0 and out.count("it was") == 3 and "| bitcoin |" in out
+    assert status == 0 and out.count("| before |") == 3 and "| bitcoin |" in out
 
 
 def test_files_are_imported_once_and_their_quality_told(oracle: Oracle) -> None:
@@ -195,7 +195,7 @@ def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_colle
     assert {(each["source"], each["limit"]) for each in found["quotas"]} >= {("coingecko", 10_000)}
     assert any("QUBIC_LAB_NEWSAPI_KEY" in line for line in found["left_out"])
     status, out, _ = oracle("status")
-    assert (status, out.splitlines()[0]) == (0, "collector: none is at work")
+    assert (status, out.splitlines()[0]) == (0, "collector: not running")
 
 
 def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ def test_what_is_left_out_is_counted(oracle: Oracle) -> None:
     assert (found["n"], found["rows"]) == (8, 12)
     status, out, _ = oracle(command)
     assert status == 0
-    assert "8 of 12 texts are judged by (2 empty, 1 without a label, 1 skipped left out)" in out
+    assert "8 of 12 texts are evaluated (2 empty, 1 without a label, 1 skipped left out)" in out
 
 
 def test_every_kind_of_file_says_the_same(oracle: Oracle) -> None:
@@ -262,8 +262,8 @@ def test_all_models_in_words_on_a_part_of_a_file(oracle: Oracle) -> None:
     command = "score-file some.jsonl --text text --label label --where split=train --group group --by style"
     status, out, err = oracle(command)
     assert status == 0, err
-    assert "48 of 50 texts are judged by (2 other rows left out)" in out
-    assert "default: true below, said right" in out and "| macro-F1 of" in out
+    assert "48 of 50 texts are evaluated (2 other rows left out)" in out
+    assert "default: true (rows), predicted (columns)" in out and "| macro-F1 of" in out
     assert re.search(r"in macro-F1 on these texts, default is (not )?shown to be better", out)
     assert "finbert is left out" in err
     found = judged(oracle(f"{command} --json"))

@@ -125,3 +125,17 @@ def read_seconds(what: str, text: str) -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{what} is {text!r}: give seconds above 0, such as 2s")
     return seconds
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return names with their counts in one line."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in its largest fitting unit."""
+    for unit_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if abs(seconds) >= unit_s:
+            amount = seconds / unit_s
+            return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
+    return f"{seconds:.3g} s"

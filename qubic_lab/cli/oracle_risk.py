@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -23,15 +22,6 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.risk.warning_scores import IntervalEstimate
 
 PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
-ConfigFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML with settings.", show_default="the defaults")
-]
-
-
-def register(oracle: typer.Typer) -> None:
-    """Add the commands to the group."""
-    oracle.command(epilog="Example: qubic-lab oracle risk bitcoin --frame 1d")(risk)
-    oracle.command(epilog="Example: qubic-lab oracle alerts --check")(alerts)
 
 
 @contextmanager
@@ -58,10 +48,13 @@ def risk(
             "--as-of", metavar="INSTANT", help="Use what was known at this instant (ISO 8601).", show_default="now"
         ),
     ] = None,
-    config: ConfigFile = None,
+    config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> None:
-    """Show the level of risk with its evidence, the risk of the next bar, and what such warnings were worth."""
+    """Show the level of risk of a coin with its evidence.
+
+    Also shows the risk of the next bar, and what such warnings were worth in the past.
+    """
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
@@ -87,10 +80,13 @@ def alerts(
     check: Annotated[
         bool, typer.Option("--check", help="Check all coins first, and send the alerts that are due.")
     ] = False,
-    config: ConfigFile = None,
+    config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> None:
-    """List the alerts of risk, the newest first; with --check, check all coins once, as the collector does."""
+    """List the alerts of risk, newest first.
+
+    With --check it first checks all coins once, as the collector does.
+    """
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.errors import check_range

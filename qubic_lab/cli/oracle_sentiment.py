@@ -1,8 +1,8 @@
-"""`qubic-lab oracle score…`: what sentiment models say of stored texts, and how often they are right on any file."""
+"""`qubic-lab oracle score…`: score stored texts with sentiment models, and evaluate models on labelled files."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,40 +20,38 @@ ALL = "all"
 BATCH = 64
 
 
-def register(oracle: typer.Typer) -> None:
-    """Add the commands to the group `oracle`."""
-    oracle.command("score-file", epilog="Example: qubic-lab oracle score-file news.csv --text title --label sentiment")(
-        score_file
-    )
-    oracle.command(epilog="Example: qubic-lab oracle score --coin BTC --json")(score)
-
-
 def score_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, also packed.")],
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="Where the texts are.")],
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="Where positive, neutral or negative is.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, optionally compressed.")],
+    text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the texts.")],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the labels.")],
     mapping: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="THEIRS=OURS", help="What a label means: positive, neutral, negative or skip."),
+        typer.Option("--map", metavar="THEIRS=OURS", help="Meaning of a label: positive, neutral, negative or skip."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="all, or some with commas: default, vader, crypto-lexicon, finbert, finbert:FOLDER.")
+        str,
+        typer.Option(help="all, or a comma-separated list: default, vader, crypto-lexicon, finbert, finbert:FOLDER."),
     ] = ALL,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows that have it; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value; may be repeated."),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Texts with one value are variants.", show_default="none are")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column whose equal values mark variants of a text.", show_default="none"),
     ] = None,
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Tell figures for each value of it.", show_default=False)
+        str | None, typer.Option(metavar="COLUMN", help="Show results for each value of it.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals' draws.")] = 0,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Tell how often sentiment models are right on labelled texts, beside always saying the commonest label."""
+    """Evaluate sentiment models on labelled texts.
+
+    The baseline always predicts the most frequent label.
+    """
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.sentiment.evaluation import compare
+    from qubic_lab.oracle.sentiment.evaluation import BASELINES, compare, verdict
     from qubic_lab.oracle.sentiment.labelled_file import FileOptions, read_labelled
 
     settings = FileOptions(text, label, _pairs("--map", mapping), _pairs("--where", where), group, by)
@@ -61,19 +59,35 @@ def score_file(
     models, notes = _models(model, labelled.labels)
     scores = {each.name: _scored(each, labelled.texts) for each in models}
     found = compare(labelled.labels, scores, labelled.groups, labelled.parts, seed)
-    told = _verdicts(found)
+    verdicts = {each.model: verdict(found, each.model) for each in found.evaluations if each.model not in BASELINES}
     if json:
-        print_json(_result(labelled, found, told, notes))
-    else:
-        _show(labelled, found, told, notes)
+        left_out = {
+            "other rows": labelled.elsewhere,
+            "empty texts": labelled.empty,
+            "no label": labelled.unlabelled,
+            "skipped": labelled.skipped,
+        }
+        content = {"file": labelled.file, "rows": labelled.rows, "left_out": left_out, **found.to_dict()}
+        print_json({**content, "verdicts": verdicts, "notes": notes})
+        return
+    _show(labelled, found)
+    for line in verdicts.values():
+        typer.echo(line)
+    for line in notes:
+        note(line)
 
 
 def score(
     model: Annotated[str, typer.Option(help="default, vader, crypto-lexicon, finbert or finbert:FOLDER.")] = "default",
-    coin: Annotated[str | None, typer.Option(help="Only this one, by id or symbol.", show_default="all")] = None,
+    coin: Annotated[
+        str | None, typer.Option(help="Score only texts about this coin, by id or symbol.", show_default="all")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Score the texts in the database that this version of the model has not scored yet."""
+    """Score new texts in the database with a sentiment model.
+
+    Texts that this version of the model has already scored are left out.
+    """
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import COINS, find_coin
@@ -91,15 +105,8 @@ def score(
         ]
     some = [each for each in results if each.texts or coin is not None]
     if json:
-        print_json(
-            {
-                "model": chosen.name,
-                "version": chosen.version,
-                "coins": {
-                    each.coin: {"texts": each.texts, "scored": each.scored, "before": each.before} for each in some
-                },
-            }
-        )
+        counts = {each.coin: {"texts": each.texts, "scored": each.scored, "before": each.before} for each in some}
+        print_json({"model": chosen.name, "version": chosen.version, "coins": counts})
         return
     if not some:
         note("there are no texts yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
@@ -110,7 +117,7 @@ def score(
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
-    """Return what KEY=VALUE options say; several may stand in one, with commas."""
+    """Return the pairs of KEY=VALUE options; one option may have several, separated by commas."""
     found: dict[str, str] = {}
     for pair in (each for text in given or () for each in (split_list(option, text) if option == "--map" else (text,))):
         key, equals, value = pair.rpartition("=") if option == "--map" else pair.partition("=")
@@ -122,7 +129,7 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
 
 
 def _models(names: str, labels: Sequence[str]) -> tuple[list["SentimentModel"], list[str]]:
-    """Return the models that are asked for with the baselines first, and what there is to say about those left out."""
+    """Return the models by name with the baselines first, and notes about those that are left out."""
     from qubic_lab.oracle.sentiment.finbert import FINBERT, FinBert
     from qubic_lab.oracle.sentiment.models import MODELS, majority_of, make_model
 
@@ -132,7 +139,7 @@ def _models(names: str, labels: Sequence[str]) -> tuple[list["SentimentModel"], 
     models: list[SentimentModel] = [majority]
     notes: list[str] = []
     for name in wanted:
-        if name == "finbert" and names == ALL:  # only where it lies here already: nobody asked for a download
+        if name == "finbert" and names == ALL:  # nobody asked for a download, so it must be on this machine
             finbert = FinBert(local=True)
             try:
                 finbert.load()
@@ -160,81 +167,40 @@ def _scored(model: "SentimentModel", texts: Sequence[str]) -> list["SentimentSco
     return found
 
 
-def _verdicts(found: "Comparison") -> dict[str, str]:
-    """Return in words what is shown about each model that is no baseline."""
-    from qubic_lab.oracle.sentiment.evaluation import BASELINES, verdict
-
-    return {each.model: verdict(found, each.model) for each in found.evaluations if each.model not in BASELINES}
-
-
-def _result(
-    labelled: "LabelledTexts", found: "Comparison", told: dict[str, str], notes: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "file": labelled.file,
-        "rows": labelled.rows,
-        "left_out": {
-            "other rows": labelled.elsewhere,
-            "empty texts": labelled.empty,
-            "no label": labelled.unlabelled,
-            "skipped": labelled.skipped,
-        },
-        **found.to_dict(),
-        "verdicts": told,
-        "notes": list(notes),
-    }
-
-
-def _show(labelled: "LabelledTexts", found: "Comparison", told: dict[str, str], notes: Sequence[str]) -> None:
+def _show(labelled: "LabelledTexts", found: "Comparison") -> None:
     """Print the comparison as tables."""
-    typer.echo(f"{labelled.file}: {found.n} of {labelled.rows} texts are judged by{_left_out(labelled)}\n")
-    rows = [
-        (
-            each.model,
-            f"{each.accuracy.value:.3f}",
-            f"{each.accuracy.low:.3f} to {each.accuracy.high:.3f}",
-            f"{each.macro_f1.value:.3f}",
-            f"{each.macro_f1.low:.3f} to {each.macro_f1.high:.3f}",
-            f"{each.calibration_error:.3f} (by luck to {each.calibration_luck:.3f})",
-        )
-        for each in found.evaluations
-    ]
-    print_table(("model", "accuracy", "95 %", "macro-F1", "95 %", "calibration error"), rows)
-    for each in found.evaluations:
-        _show_confusion(each.model, each.confusion)
-    if found.parts:
-        _show_parts(found)
-    typer.echo("")
-    for line in told.values():
-        typer.echo(line)
-    for line in notes:
-        note(line)
+    from qubic_lab.oracle.sentiment.scores import LABELS
 
-
-def _left_out(labelled: "LabelledTexts") -> str:
     counts = {
         "other rows": labelled.elsewhere,
         "empty": labelled.empty,
         "without a label": labelled.unlabelled,
         "skipped": labelled.skipped,
     }
-    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f" ({said} left out)" if said else ""
-
-
-def _show_confusion(model: str, confusion: Sequence[Sequence[int]]) -> None:
-    from qubic_lab.oracle.sentiment.scores import LABELS
-
-    typer.echo("")
-    rows = [(label, *map(str, counts)) for label, counts in zip(LABELS, confusion, strict=True)]
-    print_table((f"{model}: true below, said right", *LABELS), rows)
-
-
-def _show_parts(found: "Comparison") -> None:
-    models = [each.model for each in found.evaluations]
+    left_out = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    typer.echo(
+        f"{labelled.file}: {found.n} of {labelled.rows} texts are evaluated"
+        f"{f' ({left_out} left out)' if left_out else ''}\n"
+    )
     rows = [
-        (part, f"{figures['all']['n']:.0f}", *(f"{figures[model]['macro_f1']:.3f}" for model in models))
-        for part, figures in found.parts.items()
+        (
+            *(each.model, f"{each.accuracy.value:.3f}", f"{each.accuracy.low:.3f} to {each.accuracy.high:.3f}"),
+            *(f"{each.macro_f1.value:.3f}", f"{each.macro_f1.low:.3f} to {each.macro_f1.high:.3f}"),
+            f"{each.calibration_error:.3f} (by chance up to {each.calibration_luck:.3f})",
+        )
+        for each in found.evaluations
     ]
+    print_table(("model", "accuracy", "95 %", "macro-F1", "95 %", "calibration error"), rows)
+    for each in found.evaluations:
+        typer.echo("")
+        confusion = [(label, *map(str, row)) for label, row in zip(LABELS, each.confusion, strict=True)]
+        print_table((f"{each.model}: true (rows), predicted (columns)", *LABELS), confusion)
+    if found.parts:
+        models = [each.model for each in found.evaluations]
+        parts = [
+            (part, f"{figures['all']['n']:.0f}", *(f"{figures[model]['macro_f1']:.3f}" for model in models))
+            for part, figures in found.parts.items()
+        ]
+        typer.echo("")
+        print_table(("macro-F1 of", "texts", *models), parts)
     typer.echo("")
-    print_table(("macro-F1 of", "texts", *models), rows)

@@ -1,0 +1,248 @@
+"""`qubic-lab oracle import`, `import-texts` and `audit`: commands that read a user's file of bars or texts."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import counts_text, duration_text, note, print_json, print_table, read_seconds, require
+from qubic_lab.errors import InputError, check_at_least
+
+if TYPE_CHECKING:
+    from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
+    from qubic_lab.oracle.ingest.files.bar_files import ImportResult
+    from qubic_lab.oracle.ingest.files.text_files import TextImport
+
+IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
+AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
+
+BarFile = "CSV, Parquet or an exchange's dump, optionally compressed."
+Stamp = Annotated[str, typer.Option(help="What the time of a row is: open, close or auto.")]
+Zone = Annotated[
+    str | None,
+    typer.Option(help="Time zone of times without one, such as UTC or Europe/Berlin.", show_default=False),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OURS=THEIRS", help="Name of a column in the file; may be repeated."),
+]
+Interval = Annotated[int | None, typer.Option(metavar="SECONDS", help="Length of a bar.", show_default="from the file")]
+Decimal = Annotated[str, typer.Option(metavar="MARK", help="Decimal mark: '.', ',' or auto.")]
+DateOrder = Annotated[str, typer.Option(help="Order of dates such as 03/04/2021: dmy, mdy or auto.")]
+Duplicates = Annotated[str, typer.Option(help="For rows that contradict each other: refuse, first or last.")]
+Source = Annotated[str, typer.Option(help="Name of the source in the database.")]
+
+_OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|zone)`")
+
+
+def read_columns(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Return the column names of `--map` options, ours to theirs.
+
+    Raises:
+        InputError: an option is not a pair.
+    """
+    columns: dict[str, str] = {}
+    for pair in pairs or ():
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise InputError(f"--map is {pair!r}: give OURS=THEIRS, such as close=Last")
+        columns[ours] = theirs
+    return columns
+
+
+@contextmanager
+def named_as_options() -> Iterator[None]:
+    """Replace the names of parameters in errors by those of the options: `date_order` becomes --date-order."""
+    try:
+        yield
+    except InputError as error:
+        message = _OPTION_NAMES.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error))
+        raise InputError(message) from error
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=BarFile)],
+    coin: options.Coin,
+    stamp: Stamp = "auto",
+    zone: Zone = None,
+    columns: Columns = None,
+    interval: Interval = None,
+    source: Source = "file",
+    currency: Annotated[str, typer.Option(help="Currency of the prices.")] = "usd",
+    decimal: Decimal = "auto",
+    date_order: DateOrder = "auto",
+    duplicates: Duplicates = "refuse",
+    json: options.Json = False,
+) -> None:
+    """Import bars from a file into the database.
+
+    Rows that the database already has are not added again.
+    """
+    require(*IMPORT_PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, import_bars
+    from qubic_lab.oracle.model.coins import find_coin
+    from qubic_lab.oracle.store.price_store import PriceStore
+
+    settings = BarOptions(
+        coin=find_coin(coin).id,
+        source=source,
+        currency=currency,
+        interval_s=interval,
+        stamp=stamp,
+        zone=zone,
+        columns=read_columns(columns),
+        decimal=decimal,
+        date_order=date_order,
+        duplicates=duplicates,
+    )
+    with named_as_options():
+        result = import_bars(PriceStore(open_database()), file, settings)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_import(result, f"{result.series.coin}, {interval_text(result.series.interval_s)}", result.flags, "flags")
+    if result.gaps:
+        typer.echo(f"gaps: {result.gaps}, {result.missing} bars are missing")
+    for line in result.notes:
+        note(line)
+
+
+def import_texts(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet.")],
+    source: Source = "file",
+    kind: Annotated[str, typer.Option(help="news or social.")] = "news",
+    zone: Zone = None,
+    columns: Columns = None,
+    date_order: DateOrder = "auto",
+    json: options.Json = False,
+) -> None:
+    """Import news or posts from a file into the database.
+
+    Texts that the database already has are not added again.
+    """
+    require(*IMPORT_PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.ingest.files import text_files
+    from qubic_lab.oracle.store.text_store import TextStore
+
+    settings = text_files.TextOptions(
+        source=source, kind=kind, zone=zone, columns=read_columns(columns), date_order=date_order
+    )
+    with named_as_options():
+        result = text_files.import_texts(TextStore(open_database()), file, settings)
+    if json:
+        print_json(result.to_dict())
+        return
+    _show_import(result, f"texts of {source}", result.coins, "coins")
+    for line in result.notes:
+        note(line)
+
+
+def interval_text(interval_s: int) -> str:
+    """Return the kind of a price series by the length of its bars."""
+    return f"bars of {duration_text(interval_s)}" if interval_s else "quotes"
+
+
+def _show_import(result: "ImportResult | TextImport", what: str, counts: Mapping[str, int], counted: str) -> None:
+    from qubic_lab.oracle.model.timestamps import iso
+
+    typer.echo(
+        f"{result.file}: {result.rows} rows, {what}, from {iso(result.from_us)} to {iso(result.to_us)}; "
+        f"{result.added} are new in the database, {result.corrected} of them correct others"
+    )
+    if counts:
+        typer.echo(f"{counted}: {counts_text(counts)}")
+
+
+def audit(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="MODULE:FUNCTION", help="Function that takes bars and returns a number each."),
+    ],
+    data: Annotated[Path, typer.Option(metavar="FILE", help=f"Bars: {BarFile}")],
+    stamp: Stamp = "auto",
+    zone: Zone = None,
+    columns: Columns = None,
+    interval: Interval = None,
+    decimal: Decimal = "auto",
+    date_order: DateOrder = "auto",
+    duplicates: Duplicates = "last",
+    coin: Annotated[str, typer.Option(help="Coin of the bars; it decides what volume means.")] = "bitcoin",
+    last: Annotated[
+        int | None, typer.Option(metavar="BARS", help="Use only the last bars.", show_default="all")
+    ] = None,
+    cuts: Annotated[
+        int,
+        typer.Option(help="Number of bars at which the future is removed and changed; rare leaks need more of them."),
+    ] = 32,
+    seed: options.Seed = 0,
+    time_limit: Annotated[str, typer.Option(metavar="SECONDS", help="Time limit of the function's process.")] = "120",
+    json: options.Json = False,
+) -> None:
+    """Check whether a signal function looks ahead.
+
+    Shows where it does. The exit status is 1 if it does or cannot be trusted.
+    """
+    require(*AUDIT_PACKAGES, extra="oracle")
+    from qubic_lab.oracle.backtest.lookahead.process import check_by_name
+    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, read_bars
+    from qubic_lab.oracle.model.bars import Bars
+    from qubic_lab.oracle.model.timestamps import now_us
+
+    seconds = read_seconds("--time-limit", time_limit)
+    check_at_least("--cuts", cuts, 1)
+    if last is not None:
+        check_at_least("--last", last, 1)
+    settings = BarOptions(
+        coin=coin,
+        interval_s=interval,
+        stamp=stamp,
+        zone=zone,
+        columns=read_columns(columns),
+        decimal=decimal,
+        date_order=date_order,
+        duplicates=duplicates,
+    )
+    with named_as_options():
+        file = read_bars(data, settings, now_us())
+    frame = Bars.of_prices(file.prices[-last:] if last else file.prices, coin).frame()
+    report = check_by_name(target, frame, cuts, seed, seconds)
+    if json:
+        print_json(report.to_dict())
+    else:
+        for line in file.notes:
+            note(line)
+        _show_audit(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _show_audit(report: "LookaheadReport") -> None:
+    if report.findings:
+        rows = [
+            (each.kind, "leak" if each.leaks else "fault", "" if each.bar is None else str(each.bar), each.closed or "")
+            for each in report.findings
+        ]
+        print_table(("kind", "is a", "first bar", "closed at"), rows)
+        typer.echo("")
+        for each in report.findings:
+            typer.echo(each.text)
+        typer.echo("")
+    if report.lags:
+        print_table(
+            ("return of bar", *(f"{each.lag:+d}" if each.lag else "0" for each in report.lags)),
+            [("rank correlation", *(f"{each.correlation:.3f}" for each in report.lags))],
+        )
+        error = report.lags[0].error
+        typer.echo(f"standard error without skill: {error:.3f}; +1 is the first return that can be earned\n")
+    if report.passed:
+        typer.echo(str(report))
+    else:
+        typer.echo(f"{report.name} {'looks ahead' if report.leaks else 'cannot be trusted as it is'}")
+    for line in report.notes:
+        note(line)
