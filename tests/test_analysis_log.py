@@ -7,7 +7,10 @@ from sqlalchemy import Engine
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
 from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
-from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving.queries import (
+    price_analysis,
+)
+from qubic_lab.oracle.store.snapshot import MarketStore
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 SERIES = Series("bitcoin", "exchange", 3_600)
@@ -31,14 +34,14 @@ def bars(first: int, count: int) -> list[Price]:
 
 def test_what_was_said_of_the_same_bars_is_kept_once(engine: Engine) -> None:
     clock = Time()
-    views, log = Queries(engine, clock), AnalysisLog(engine, clock, "code-1")
-    views.prices.add(SERIES, bars(0, 401))
-    first = views.price_analysis("bitcoin", "1h")
+    store, log = MarketStore(engine, clock), AnalysisLog(engine, clock, "code-1")
+    store.prices.add(SERIES, bars(0, 401))
+    first = price_analysis(store.snapshot(), "bitcoin", "1h")
     assert [log.keep(first), log.keep(first)] == [True, False]
     clock.us += HOUR_US
-    views.prices.add(SERIES, bars(401, 1))
-    assert log.keep(views.price_analysis("bitcoin", "1h"))
-    assert log.keep(views.price_analysis("bitcoin", "4h"))
+    store.prices.add(SERIES, bars(401, 1))
+    assert log.keep(price_analysis(store.snapshot(), "bitcoin", "1h"))
+    assert log.keep(price_analysis(store.snapshot(), "bitcoin", "4h"))
     newest, oldest = log.read("bitcoin", "1h")
     assert (newest.at_us, oldest.at_us) == (NOON + HOUR_US, NOON)
     assert (oldest.source, oldest.interval_s, oldest.frame_s, oldest.version) == ("exchange", 3_600, 3_600, "code-1")
@@ -46,14 +49,15 @@ def test_what_was_said_of_the_same_bars_is_kept_once(engine: Engine) -> None:
     assert oldest.result["forecasts"] == first.model_dump(mode="json")["forecasts"]
     assert oldest.result["last"]["price"] == first.last.price
     assert len(log.read("bitcoin", "1h", limit=1)) == 1 and log.read("ethereum", "1h") == []
-    assert AnalysisLog(engine, clock, "code-2").keep(views.price_analysis("bitcoin", "1h")), "other code says it anew"
+    again = price_analysis(store.snapshot(), "bitcoin", "1h")
+    assert AnalysisLog(engine, clock, "code-2").keep(again), "other code says it anew"
 
 
 def test_nothing_is_kept_of_too_few_bars(engine: Engine) -> None:
     clock = Time()
-    views = Queries(engine, clock)
-    views.prices.add(Series("bitcoin", "exchange", 86_400), [Price(NOON - 24 * HOUR_US, NOON, 1.0, 1.0, 1.0, 1.0)])
-    assert not AnalysisLog(engine, clock, "code").keep(views.price_analysis("bitcoin", "1h"))
+    store = MarketStore(engine, clock)
+    store.prices.add(Series("bitcoin", "exchange", 86_400), [Price(NOON - 24 * HOUR_US, NOON, 1.0, 1.0, 1.0, 1.0)])
+    assert not AnalysisLog(engine, clock, "code").keep(price_analysis(store.snapshot(), "bitcoin", "1h"))
     assert len(analysis_version()) == 12
 
 

@@ -25,7 +25,7 @@ from qubic_lab.oracle.backtest.signals import View, decide_at_once, decide_by_ba
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
-from qubic_lab.oracle.store.text_store import StoredText
+from qubic_lab.oracle.store.text_reader import StoredText
 
 NAN = float("nan")
 SEEDS = st.integers(0, 10_000)

@@ -25,7 +25,7 @@ from qubic_lab.oracle.ingest.leases import Lease
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving import queries
 from qubic_lab.oracle.serving.responses import (
     MarketOverview,
     OracleStatus,
@@ -104,8 +104,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         oracle = Oracle(lambda: engine, redis.Redis(), Time(until))
         ends = range(until - DAY_US + 5 * MINUTE_US, until + 1, 5 * MINUTE_US)
         prices = [Price(at, at, 100.0 + n, volume_24h=1e9, market_cap=1e12) for n, at in enumerate(ends)]
-        oracle.views().prices.add(Series("bitcoin", "coingecko"), prices)
-        oracle.views().texts.add([a_text(until, n) for n in range(6)])
+        oracle.store().prices.add(Series("bitcoin", "coingecko"), prices)
+        oracle.store().texts.add([a_text(until, n) for n in range(6)])
     yield engine
     engine.dispose()
 
@@ -324,14 +324,14 @@ def test_other_requests_go_on_while_an_answer_is_computed(
     begun, opens = threading.Event(), threading.Event()
 
     async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
-        real = Queries.sentiment
+        real = queries.sentiment
 
-        def slow(self: Queries, *arguments: Any) -> Sentiment:
+        def slow(*arguments: Any, **options: Any) -> Sentiment:
             begun.set()
             assert opens.wait(20.0)
-            return real(self, *arguments)
+            return real(*arguments, **options)
 
-        monkeypatch.setattr(Queries, "sentiment", slow)
+        monkeypatch.setattr(queries, "sentiment", slow)
         waiting = asyncio.ensure_future(connection.get("sentiment?coin=bitcoin"))
         async with asyncio.timeout(20.0):
             while not begun.is_set():

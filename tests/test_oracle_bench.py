@@ -15,8 +15,12 @@ from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving.queries import (
+    price_analysis,
+    sentiment,
+)
 from qubic_lab.oracle.serving.responses import Bars
+from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.settings import settings
 
@@ -44,18 +48,18 @@ def test_a_market_is_made_once_and_is_one_that_the_oracle_reads(cache: Path) -> 
     assert make_market(ROWS, TEXTS, 10, quietly) == market
     assert (files[0].stat().st_mtime_ns, len(files)) == (made, 1)
     engine = open_database(market.url)
-    views = Queries(engine)
+    store = MarketStore(engine)
     with engine.connect() as connection:
         counts = [connection.execute(select(func.count()).select_from(table)).scalar() for table in _TABLES]
         repeats = connection.execute(select(func.count(NEWS_DATA.c.duplicate_of))).scalar()
     assert counts == [market.price_rows, market.texts, market.scores] == [ROWS, TEXTS, 2 * TEXTS]
     assert repeats
     as_of = market.end_us - DAY_US
-    price = views.price_analysis("bitcoin", "1d", as_of)
+    price = price_analysis(store.snapshot(as_of), "bitcoin", "1d")
     assert isinstance(price.bars, Bars)
     assert (len(price.bars.bars), price.last.stale, price.day.completeness) == (30, False, 1.0)
     assert all(each.change_pct is not None for each in price.changes)
-    assert views.sentiment("bitcoin", "7d", as_of).texts > 0
+    assert sentiment(store.snapshot(as_of), "bitcoin", "7d").texts > 0
     engine.dispose()
 
 

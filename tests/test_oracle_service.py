@@ -27,15 +27,23 @@ from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
+from qubic_lab.oracle.sentiment.stored import choose_model
 from qubic_lab.oracle.serving import responses
-from qubic_lab.oracle.serving.price_parts import Candidate, Frequency, completeness, row_before
-from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving.price_parts import completeness, row_before
+from qubic_lab.oracle.serving.queries import (
+    market_overview,
+    price_analysis,
+    price_history,
+    sentiment,
+    text_history,
+)
 from qubic_lab.oracle.serving.responses import LastPrice, MarketRating, Mood, Rating, SentimentIndex
-from qubic_lab.oracle.serving.sentiment_parts import choose_model
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
 from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.tables import (
     FETCHES,
     MARKET_DATA,
@@ -45,7 +53,8 @@ from qubic_lab.oracle.store.tables import (
     SENTIMENT_SCORES,
     STAMPS,
 )
-from qubic_lab.oracle.store.text_store import Score, ScoreSummary
+from qubic_lab.oracle.store.text_reader import ScoreColumns
+from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.oracle.store.transactions import forget_stamps
 
 NOON = read_iso("2026-11-24T12:00:00Z")
@@ -199,13 +208,13 @@ def test_earlier_prices_and_gaps() -> None:
 
 
 def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
-    views = Queries(either, Time(NOON + 100 * SECOND_US))
+    store = MarketStore(either, Time(NOON + 100 * SECOND_US))
     week = 7 * 288 + 1
     prices = quotes(week, price=lambda n: 100.0 if n == 0 else 150.0 if n == week - 289 else 180.0)
     prices[-5] = replace(prices[-5], close=300.0, flags=("outlier",))
     prices[-1] = replace(prices[-1], close=200.0, volume_24h=5e9, market_cap=1e12)
-    views.prices.add(QUOTES, prices)
-    found = views.price_analysis("BTC", "1h")
+    store.prices.add(QUOTES, prices)
+    found = price_analysis(store.snapshot(), "BTC", "1h")
     assert (found.coin, found.symbol, found.frame) == ("bitcoin", "BTC", "1h")
     last = found.last
     assert (last.price, last.source, last.at, last.age_s, last.stale) == (200.0, "coingecko", iso(NOON), 100.0, False)
@@ -225,19 +234,19 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
 
 def test_a_correction_of_last_week_changes_no_change_that_was_told_before(engine: Engine) -> None:
     clock = Time(NOON + 100 * SECOND_US)
-    views = Queries(engine, clock)
-    views.prices.add(QUOTES, quotes(7 * 288 + 1, price=lambda n: 100.0 if n == 0 else 150.0))
+    store = MarketStore(engine, clock)
+    store.prices.add(QUOTES, quotes(7 * 288 + 1, price=lambda n: 100.0 if n == 0 else 150.0))
     clock.us += 100 * SECOND_US
-    views.prices.add(QUOTES, [quote(NOON - 7 * DAY_US, 75.0)])
-    before, now = (views.price_analysis("bitcoin", as_of_us=at) for at in (NOON + 150 * SECOND_US, None))
+    store.prices.add(QUOTES, [quote(NOON - 7 * DAY_US, 75.0)])
+    before, now = (price_analysis(store.snapshot(at), "bitcoin") for at in (NOON + 150 * SECOND_US, None))
     assert [each.changes[-1].change_pct for each in (before, now)] == pytest.approx([50.0, 100.0])
 
 
 @pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
 def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, hours: int) -> None:
-    views = Queries(engine, Time(NOON))
-    views.prices.add(QUOTES, quotes(40 * 288))
-    found = views.price_analysis("bitcoin", frame)
+    store = MarketStore(engine, Time(NOON))
+    store.prices.add(QUOTES, quotes(40 * 288))
+    found = price_analysis(store.snapshot(), "bitcoin", frame)
     assert isinstance(found.bars, responses.Bars)
     assert len(found.bars.bars) == {"4h": 42, "1d": 30}[frame]
     assert {each.prices for each in found.bars.bars} == {12 * hours}
@@ -246,15 +255,15 @@ def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, 
 
 
 def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engine) -> None:
-    views = Queries(engine, Time(NOON))
-    views.prices.add(QUOTES, [quote(NOON - 900 * DAY_US, 5e-7)])
-    found = views.price_analysis("bitcoin", "1d")
+    store = MarketStore(engine, Time(NOON))
+    store.prices.add(QUOTES, [quote(NOON - 900 * DAY_US, 5e-7)])
+    found = price_analysis(store.snapshot(), "bitcoin", "1d")
     assert [each.change_pct for each in found.changes] == [None, None]
     assert (found.last.stale, found.last.age_s) == (True, 900 * 86_400.0)
     assert (found.day.high, found.day.volume, found.market_cap) == (5e-7, None, None)
     assert found.fallback is not None
     assert "no source is on time" in found.fallback
-    overview = views.market_overview(["bitcoin", "ethereum"])
+    overview = market_overview(store.snapshot(), ["bitcoin", "ethereum"])
     assert overview.summary == [
         "Bitcoin 0.0000005000 USD, change in the 24 h up to that not known; 0 texts in 24 h; price 900 days old from "
         "coingecko, which is stale.",
@@ -265,16 +274,16 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engin
 
 def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) -> None:
     clock = Time(NOON)
-    views = Queries(engine, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
+    store = MarketStore(engine, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
     minute = Series("bitcoin", "exchange", 60)
-    views.prices.add(QUOTES, quotes(300, NOON - HOUR_US))
-    views.prices.add(Series("bitcoin", "slow"), quotes(300, NOON - 2 * HOUR_US))
-    views.prices.add(Series("bitcoin", "euro", currency="eur"), quotes(3, NOON))
-    last = views.price_analysis("bitcoin").last
+    store.prices.add(QUOTES, quotes(300, NOON - HOUR_US))
+    store.prices.add(Series("bitcoin", "slow"), quotes(300, NOON - 2 * HOUR_US))
+    store.prices.add(Series("bitcoin", "euro", currency="eur"), quotes(3, NOON))
+    last = price_analysis(store.snapshot(), "bitcoin").last
     assert (last.source, last.stale) == ("slow", False)
     ends = [NOON - n * MINUTE_US for n in reversed(range(1_500))]
-    views.prices.add(minute, [Price(end - MINUTE_US, end, 1.0 + n, 1.0, 2e3, 0.5, 2.0) for n, end in enumerate(ends)])
-    found = views.price_analysis("bitcoin")
+    store.prices.add(minute, [Price(end - MINUTE_US, end, 1.0 + n, 1.0, 2e3, 0.5, 2.0) for n, end in enumerate(ends)])
+    found = price_analysis(store.snapshot(), "bitcoin")
     assert (found.last.source, found.last.interval_s) == ("exchange", 60)
     assert found.fallback == "exchange in place of coingecko, which is late"
     assert [each.source for each in found.others] == ["slow", "coingecko"]
@@ -282,26 +291,27 @@ def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) 
     assert isinstance(found.bars, responses.Bars)
     assert {each.volume for each in found.bars.bars[1:]} == {120.0}
     for name, interval_s in (("slow", None), ("exchange", 60), (None, 60)):
-        assert views.price_history("bitcoin", source=name, interval_s=interval_s).source == name or "exchange"
+        history = price_history(store.snapshot(), "bitcoin", source=name, interval_s=interval_s)
+        assert history.source == (name or "exchange")
     with pytest.raises(NotFoundError, match=r"source exchange and interval_s 0: there are coingecko with 0, exchange"):
-        views.price_history("bitcoin", source="exchange", interval_s=0)
+        price_history(store.snapshot(), "bitcoin", source="exchange", interval_s=0)
 
 
 def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) -> None:
-    views = Queries(engine, Time(NOON))
+    store = MarketStore(engine, Time(NOON))
     day = NOON - NOON % DAY_US
-    views.prices.add(Series("bitcoin", "daily", 86_400), [Price(day - DAY_US, day, 9.0, 8.0, 10.0, 7.0, 1.0)])
-    assert isinstance(found := views.price_analysis("bitcoin", "1h").bars, Missing)
+    store.prices.add(Series("bitcoin", "daily", 86_400), [Price(day - DAY_US, day, 9.0, 8.0, 10.0, 7.0, 1.0)])
+    assert isinstance(found := price_analysis(store.snapshot(), "bitcoin", "1h").bars, Missing)
     assert found.reason == "no bars of 1h can be made from bars of 86400 s"
-    daily = views.price_analysis("bitcoin", "1d").bars
+    daily = price_analysis(store.snapshot(), "bitcoin", "1d").bars
     assert isinstance(daily, responses.Bars)
     assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
 
 
 def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
-    views = Queries(either, Time(NOON))
+    store = MarketStore(either, Time(NOON))
     same = text(1, NOON - 3 * HOUR_US)
-    views.texts.add(
+    store.texts.add(
         [
             same,
             replace(same, external_id="again", source="coindesk", published_us=NOON - 2 * HOUR_US),
@@ -310,7 +320,7 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
             text(4, NOON - HOUR_US, coins=("ethereum",)),
         ]
     )
-    found = views.sentiment("bitcoin", "24h")
+    found = sentiment(store.snapshot(), "bitcoin", "24h")
     assert (found.texts, found.duplicates, found.by_kind, found.stale) == (2, 1, {"news": 1, "social": 1}, False)
     assert [(each.source, each.texts, each.duplicates, each.newest_age_s) for each in found.by_source] == [
         ("coindesk", 0, 1, 7_200.0),
@@ -322,8 +332,8 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
     assert isinstance(found.scores, Missing)
     assert isinstance(found.index, Missing)
     assert "qubic-lab oracle score" in found.index.reason
-    ids = {each.title: each.id for each in views.texts.read("bitcoin", 0, NOON)}
-    views.texts.add_scores(
+    ids = {each.title: each.id for each in store.texts.read("bitcoin", 0, NOON)}
+    store.texts.add_scores(
         [
             Score(ids["Title 1 of its own"], "lexicon 1", -0.5),
             Score(ids["Title 3 of its own"], "lexicon 1", 0.7),
@@ -331,29 +341,29 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
             Score(ids["Title 2 of its own"], "old 1", 1.0),
         ]
     )
-    scores = views.sentiment("bitcoin", "24h").scores
+    scores = sentiment(store.snapshot(), "bitcoin", "24h").scores
     assert not isinstance(scores, Missing)
     assert [(each.model, each.texts) for each in scores] == [("lexicon 1", 2), ("other 2", 1)]
     assert [each.mean for each in scores] == pytest.approx([0.1, 0.1])
     assert scores[0].volatility == pytest.approx(0.6 * 2**0.5)
     assert scores[1].volatility is None
-    quiet = views.sentiment("solana", "1h")
+    quiet = sentiment(store.snapshot(), "solana", "1h")
     assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, [])
 
 
 def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
-    views = Queries(either, Time(NOON + 3 * MINUTE_US))
+    store = MarketStore(either, Time(NOON + 3 * MINUTE_US))
     for coin, start, end in (("bitcoin", 62_548.0, 61_234.0), ("solana", 100.0, 104.0)):
         prices = quotes(289, price=lambda n, start=start, end=end: end if n == 288 else start)  # type: ignore[misc]
         prices[-1] = replace(prices[-1], market_cap=1.21e12 if coin == "bitcoin" else None)
-        views.prices.add(Series(coin, "coingecko"), prices)
-    views.texts.add([text(1, NOON - HOUR_US)])
+        store.prices.add(Series(coin, "coingecko"), prices)
+    store.texts.add([text(1, NOON - HOUR_US)])
     log = FetchLog(either)
     good = Fetch("coingecko", "prices", "/simple/price", NOON, 1.5, 1, 200, "ok")
     log.record(good)
     log.record(replace(good, source="newsapi", started_us=NOON - HOUR_US, outcome="not_modified"))
     log.record(replace(good, source="newsapi", outcome="failed", error="HTTP 429"))
-    found = views.market_overview()
+    found = market_overview(store.snapshot())
     assert found.summary == [
         "Of 2 coins with prices on time, 1 rose and 1 fell in 24 h: from −2.1 % (Bitcoin) to +4.0 % (Solana).",
         "Bitcoin 61,234.00 USD, −2.1 % in 24 h, market cap 1.21 trillion USD; 1 text in 24 h; price 3 minutes old from "
@@ -366,58 +376,58 @@ def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
         ("newsapi", "failing", 1, "HTTP 429"),
     ]
     assert [each.last_success_age_s for each in found.sources] == [178.5, 3_778.5]
-    assert isinstance(views.market_overview(as_of_us=NOON).sources, Missing)
+    assert isinstance(market_overview(store.snapshot(NOON)).sources, Missing)
     assert not found.rating.available
 
 
 def test_who_asks_wrongly_is_told(engine: Engine) -> None:
-    views = Queries(engine, Time(NOON))
+    store = MarketStore(engine, Time(NOON))
     with pytest.raises(NotFoundError, match="there are no prices yet"):
-        views.market_overview()
+        market_overview(store.snapshot())
     with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known: qubic-lab oracle collect"):
-        views.price_analysis("bitcoin")
+        price_analysis(store.snapshot(), "bitcoin")
     with pytest.raises(NotFoundError, match="unknown coin 'bitcoyn': did you mean 'bitcoin'"):
-        views.sentiment("bitcoyn")
+        sentiment(store.snapshot(), "bitcoyn")
     with pytest.raises(InputError, match="unknown frame '2h'"):
-        views.price_analysis("bitcoin", "2h")  # type: ignore[arg-type]
+        price_analysis(store.snapshot(), "bitcoin", "2h")  # type: ignore[arg-type]
     for as_of_us in (NOON - SECOND_US, NOON + DAY_US):
         with pytest.raises(InputError, match="2 s or more before now"):
-            views.sentiment("bitcoin", as_of_us=as_of_us)
+            sentiment(store.snapshot(as_of_us), "bitcoin")
     with pytest.raises(InputError, match="at least 0"):
-        views.sentiment("bitcoin", as_of_us=-1)
+        sentiment(store.snapshot(-1), "bitcoin")
     with pytest.raises(InputError, match="cursor"):
-        views.price_history("bitcoin", cursor="nobody:0:usd:5")
+        price_history(store.snapshot(), "bitcoin", cursor="nobody:0:usd:5")
     with pytest.raises(InputError, match="limit is 501"):
-        views.text_history("bitcoin", limit=501)
+        text_history(store.snapshot(), "bitcoin", limit=501)
 
 
 def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
     clock = Time(NOON + HOUR_US)
-    views = Queries(either, clock)
-    views.prices.add(QUOTES, quotes(10))
-    views.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
+    store = MarketStore(either, clock)
+    store.prices.add(QUOTES, quotes(10))
+    store.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
     clock.us += HOUR_US
     as_of = clock.us - 10 * SECOND_US
     seen: list[float] = []
     cursor = None
     while True:
-        page = views.price_history("bitcoin", as_of_us=as_of, limit=4, cursor=cursor)
+        page = price_history(store.snapshot(as_of), "bitcoin", limit=4, cursor=cursor)
         seen += [each.close for each in page.prices]
         # a fresher source and a correction, which come in between, change nothing
-        views.prices.add(Series("bitcoin", "other"), [quote(clock.us, 1.0)])
-        views.prices.add(QUOTES, [quote(NOON - 7 * FIVE_US, 1.0)])
+        store.prices.add(Series("bitcoin", "other"), [quote(clock.us, 1.0)])
+        store.prices.add(QUOTES, [quote(NOON - 7 * FIVE_US, 1.0)])
         if (cursor := page.next_cursor) is None:
             break
     assert seen == [109.0 - n for n in range(10)]
     titles: list[str] = []
     cursor = None
     while True:
-        texts = views.text_history("bitcoin", limit=3, cursor=cursor)
+        texts = text_history(store.snapshot(), "bitcoin", limit=3, cursor=cursor)
         titles += [each.title for each in texts.texts]
         if (cursor := texts.next_cursor) is None:
             break
     assert titles == [f"Title {n} of its own" for n in range(7)]
-    ranged = views.price_history("bitcoin", NOON - 2 * FIVE_US, NOON, source="coingecko")
+    ranged = price_history(store.snapshot(), "bitcoin", NOON - 2 * FIVE_US, NOON, source="coingecko")
     assert [each.close for each in ranged.prices] == [108.0, 107.0]
 
 
@@ -431,34 +441,34 @@ def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
     clock = Time(NOON - DAY_US)
     empty(engine)
-    views = Queries(engine, clock)
+    store = MarketStore(engine, clock)
     hours = st.integers(-72, 1) | st.integers(-170, -166)  # a week before, too
     shares = st.fixed_dictionaries(dict.fromkeys(("negative", "neutral", "positive"), st.floats(0.1, 1.0)))
     numbers = st.integers(0, 4)
-    views.prices.add(QUOTES, hourly(260, NOON - DAY_US))
+    store.prices.add(QUOTES, hourly(260, NOON - DAY_US))
     clock.us = NOON
 
     def write() -> None:
         ats = data.draw(st.lists(hours, max_size=6))
         source = data.draw(st.sampled_from(["coingecko", "other"]))
         prices = [quote(NOON + at * HOUR_US, data.draw(st.floats(1.0, 9.0))) for at in ats]
-        views.prices.add(Series("bitcoin", source), prices)
+        store.prices.add(Series("bitcoin", source), prices)
         for at in ats:
-            views.texts.add([text(data.draw(numbers), NOON + at * HOUR_US, title=f"Title {data.draw(numbers)} news")])
-        ids = [each.id for each in views.texts.read("bitcoin", 0, 2 * NOON, duplicates=True)]
+            store.texts.add([text(data.draw(numbers), NOON + at * HOUR_US, title=f"Title {data.draw(numbers)} news")])
+        ids = [each.id for each in store.texts.read("bitcoin", 0, 2 * NOON, duplicates=True)]
         chosen = data.draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else []
         scores = [Score(id, "lexicon 1", data.draw(st.floats(-1, 1)), None, data.draw(shares)) for id in chosen]
-        views.texts.add_scores(scores)
+        store.texts.add_scores(scores)
 
     def ask(as_of_us: int) -> list[Any]:
         found: list[Any] = [
-            views.sentiment("bitcoin", "7d", as_of_us),
-            views.market_overview(["bitcoin"], as_of_us),
-            views.text_history("bitcoin", as_of_us=as_of_us, duplicates=True),
+            sentiment(store.snapshot(as_of_us), "bitcoin", "7d"),
+            market_overview(store.snapshot(as_of_us), ["bitcoin"]),
+            text_history(store.snapshot(as_of_us), "bitcoin", duplicates=True),
         ]
-        for view in (views.price_analysis, views.price_history):
+        for query in (price_analysis, price_history):
             try:
-                found.append(view("bitcoin", as_of_us=as_of_us))
+                found.append(query(store.snapshot(as_of_us), "bitcoin"))
             except NotFoundError as error:
                 found.append(str(error))
         return found
@@ -474,7 +484,7 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObj
     clock.us = max(clock.us, *(as_of for as_of, _ in answers)) + DAY_US
     again = [ask(as_of) for as_of, _ in answers]
     assert again == [answer for _, answer in answers]
-    views = Queries(engine, clock)  # which has kept no bars
+    store = MarketStore(engine, clock)  # which has kept no bars
     assert [ask(as_of) for as_of, _ in answers] == again
 
 
@@ -496,14 +506,15 @@ def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.D
         )
         clock.us += data.draw(st.integers(3, 100)) * SECOND_US
         as_of = data.draw(st.none() | st.integers(NOON, clock.us - 2 * SECOND_US))
-        last = store.latest(series, as_of_us=as_of)
+        prices = store if as_of is None else store.as_of(as_of)
+        last = prices.latest(series)
         if last is None:
             continue
-        candidate = Candidate(series, last, Frequency(1_800.0), 0.0)
+        source = PricedSeries(series, last, Frequency(1_800.0), 0.0)
         frame_us, count = data.draw(st.sampled_from([HOUR_US, 4 * HOUR_US, DAY_US])), data.draw(st.integers(1, 150))
-        found = kept.bars(candidate, frame_us, count, clock.us, as_of)
-        afresh = BarHistory(either, store).bars(candidate, frame_us, count, clock.us, as_of)
-        plain = store.read(series, 0, clock.us, as_of_us=as_of).resample(frame_us, clock.us, half_us)
+        found = kept.bars(prices, source, frame_us, count, clock.us)
+        afresh = BarHistory(either, store).bars(prices, source, frame_us, count, clock.us)
+        plain = prices.read(series, 0, clock.us).resample(frame_us, clock.us, half_us)
         first = ((last.closed_us - 1) // frame_us - count) * frame_us
         plain = plain.slice(int(np.searchsorted(plain.opened_us, first)), len(plain)).tail(count)
         for name in BAR_FIELDS:
@@ -512,11 +523,11 @@ def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.D
 
 
 def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine: Engine) -> None:
-    views = Queries(engine, Time(NOON + MINUTE_US))
+    store = MarketStore(engine, Time(NOON + MINUTE_US))
     prices = hourly(800)
     prices[-3] = replace(prices[-3], close=2 * prices[-3].close)
-    views.prices.add(QUOTES, prices)
-    found = views.price_analysis("bitcoin", "1h")
+    store.prices.add(QUOTES, prices)
+    found = price_analysis(store.snapshot(), "bitcoin", "1h")
     assert not isinstance(found.analysed, Missing)
     assert (found.analysed.bars, found.analysed.missing, found.analysed.age_s) == (720, 0, 60.0)
     assert isinstance(found.indicators, dict)
@@ -540,7 +551,7 @@ def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine
     assert iso(NOON - 2 * HOUR_US) in [each.at for each in found.anomalies.jumps]
     assert isinstance(found.anomalies.volumes, Missing)
     assert found.anomalies.volumes.reason == "no volume is known"
-    few = views.price_analysis("bitcoin", "1d")
+    few = price_analysis(store.snapshot(), "bitcoin", "1d")
     assert isinstance(few.indicators, dict)
     assert isinstance(few.indicators["sma_200"], Missing)
     assert few.indicators["sma_200"].reason == "200 bars are needed, 33 are known"
@@ -550,12 +561,12 @@ def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine
 
 def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> None:
     clock = Time(NOON + MINUTE_US)
-    views = Queries(engine, clock, {"coingecko": Frequency(3_600.0)})
+    store = MarketStore(engine, clock, {"coingecko": Frequency(3_600.0)})
     for coin, drift in (("bitcoin", 0.004), ("ethereum", -0.004)):
-        views.prices.add(Series(coin, "coingecko"), hourly(500, drift=drift))
-    views.prices.add(Series("solana", "coingecko"), hourly(500, NOON - DAY_US))
-    views.prices.add(Series("dogecoin", "coingecko"), hourly(20))
-    found = views.market_overview()
+        store.prices.add(Series(coin, "coingecko"), hourly(500, drift=drift))
+    store.prices.add(Series("solana", "coingecko"), hourly(500, NOON - DAY_US))
+    store.prices.add(Series("dogecoin", "coingecko"), hourly(20))
+    found = market_overview(store.snapshot())
     by_coin = {each.coin: each.rating for each in found.coins}
     up, down = by_coin["bitcoin"], by_coin["ethereum"]
     assert isinstance(up, Rating)
@@ -576,16 +587,16 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> No
 
 def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -> None:
     clock = Time(NOON)
-    views = Queries(either, clock)
-    views.texts.add([text(n, NOON - n * 6 * HOUR_US) for n in range(8)])
-    views.texts.add([text(9, NOON - HOUR_US, source="sample")])
-    ids = {each.external_id: each.id for each in views.texts.read("bitcoin", 0, NOON + 1)}
+    store = MarketStore(either, clock)
+    store.texts.add([text(n, NOON - n * 6 * HOUR_US) for n in range(8)])
+    store.texts.add([text(9, NOON - HOUR_US, source="sample")])
+    ids = {each.external_id: each.id for each in store.texts.read("bitcoin", 0, NOON + 1)}
     values = {"0": 0.8, "1": 0.4, "2": -0.6, "3": 0.2, "4": -1.0, "7": 1.0, "9": -1.0}
     details = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}
-    views.texts.add_scores([Score(ids[name], "default@1", value, 0.7, details) for name, value in values.items()])
-    views.texts.add_scores([Score(ids["0"], "majority@1", 0.1), Score(ids["0"], "vader@2", -0.2)])
+    store.texts.add_scores([Score(ids[name], "default@1", value, 0.7, details) for name, value in values.items()])
+    store.texts.add_scores([Score(ids["0"], "majority@1", 0.1), Score(ids["0"], "vader@2", -0.2)])
     clock.us += 10 * SECOND_US
-    found = views.sentiment("bitcoin", "24h")
+    found = sentiment(store.snapshot(), "bitcoin", "24h")
     assert (found.texts, found.samples, found.by_source[0].source) == (4, 1, "newsapi")
     index = found.index
     assert isinstance(index, SentimentIndex)
@@ -607,14 +618,14 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
     assert not isinstance(found.scores, Missing)
     assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}
-    brief = views.market_overview(["bitcoin"]).coins[0]
+    brief = market_overview(store.snapshot(), ["bitcoin"]).coins[0]
     assert brief.texts_24h == 4
     assert isinstance(brief.sentiment, Mood)
     assert (brief.sentiment.index, brief.sentiment.confidence) == (
         pytest.approx(expected),
         pytest.approx(index.confidence),
     )
-    week = views.sentiment("bitcoin", "7d").index
+    week = sentiment(store.snapshot(), "bitcoin", "7d").index
     assert isinstance(week, SentimentIndex)
     assert (week.texts, week.unscored, len(week.history)) == (6, 2, 8)
 
@@ -622,69 +633,71 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
 def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
     clock = Time(NOON)
     weighting = Weighting(half_life=0.25, source_weights={"blog": 3.0, "rumours": 0.0})
-    views = Queries(engine, clock, weighting=weighting)
+    store = MarketStore(engine, clock)
     given = {"newsapi": 0.6, "blog": -0.4, "rumours": 1.0}
-    views.texts.add([text(n, NOON - n * 6 * HOUR_US, source=source) for n, source in enumerate(given)])
-    stored = {each.source: each.id for each in views.texts.read("bitcoin", 0, NOON + 1)}
+    store.texts.add([text(n, NOON - n * 6 * HOUR_US, source=source) for n, source in enumerate(given)])
+    stored = {each.source: each.id for each in store.texts.read("bitcoin", 0, NOON + 1)}
     details = {"negative": 0.5, "neutral": 0.0, "positive": 0.5}
-    views.texts.add_scores([Score(stored[source], "default@1", score, 0.5, details) for source, score in given.items()])
+    store.texts.add_scores([Score(stored[source], "default@1", score, 0.5, details) for source, score in given.items()])
     clock.us += SECOND_US
     weights = [2.0 ** -(1 / 21_600), 3.0 * 2.0 ** -((6 * 3_600 + 1) / 21_600)]
     expected = pytest.approx(np.average([0.6, -0.4], weights=weights))
-    found = views.sentiment("bitcoin", "24h").index
+    found = sentiment(store.snapshot(), "bitcoin", "24h", weighting).index
     assert isinstance(found, SentimentIndex)
     assert (found.index, found.half_life_s) == (expected, 21_600.0)
-    brief = views.market_overview(["bitcoin"]).coins[0].sentiment
+    brief = market_overview(store.snapshot(), ["bitcoin"], weighting).coins[0].sentiment
     assert isinstance(brief, Mood) and brief.index == expected
 
 
 def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> None:
-    views = Queries(engine, Time(NOON + SECOND_US))
-    views.texts.add([text(1, NOON, source="sample")])
-    [only] = views.texts.read("bitcoin", 0, NOON + 1)
-    views.texts.add_scores([Score(only.id, "default@1", 1.0)])
-    found = views.sentiment("bitcoin")
+    store = MarketStore(engine, Time(NOON + SECOND_US))
+    store.texts.add([text(1, NOON, source="sample")])
+    [only] = store.texts.read("bitcoin", 0, NOON + 1)
+    store.texts.add_scores([Score(only.id, "default@1", 1.0)])
+    found = sentiment(store.snapshot(), "bitcoin")
     assert (found.texts, found.samples, found.newest, found.stale, found.by_kind) == (0, 1, None, True, {})
     for part in (found.index, found.scores):
         assert isinstance(part, Missing)
         assert part.reason == "there are no texts"
-    views.texts.add([text(2, NOON - HOUR_US)])
-    real = next(each for each in views.texts.read("bitcoin", 0, NOON) if each.source != "sample")
-    views.texts.add_scores([Score(real.id, "majority@1", 0.3)])
-    found = views.sentiment("bitcoin")
+    store.texts.add([text(2, NOON - HOUR_US)])
+    real = next(each for each in store.texts.read("bitcoin", 0, NOON) if each.source != "sample")
+    store.texts.add_scores([Score(real.id, "majority@1", 0.3)])
+    found = sentiment(store.snapshot(), "bitcoin")
     assert isinstance(found.index, Missing)
     assert isinstance(found.scores, list)
     assert found.newest is not None
     assert found.newest.title == "Title 2 of its own"
-    assert isinstance(views.market_overview(["bitcoin"]).coins[0].sentiment, Missing)
+    assert isinstance(market_overview(store.snapshot(), ["bitcoin"]).coins[0].sentiment, Missing)
 
 
 def test_models_are_chosen_by_preference_then_by_how_much_they_have_scored() -> None:
-    def summary(model: str, texts: int = 1, known_us: int = 0) -> ScoreSummary:
-        return ScoreSummary(model, texts, 0.0, 0.0, known_us)
+    def scores(texts: int = 1, known_us: int = 0) -> ScoreColumns:
+        ids, ones = np.arange(texts), np.ones(texts)
+        return ScoreColumns(ids, ids, np.full(texts, known_us), ones, ones)
 
-    assert choose_model([summary("vader@1", 9), summary("default@1"), summary("majority@1", 99)]) == "default@1"
-    assert choose_model([summary("default@1", 3), summary("default@2", 2, 5)]) == "default@1"
-    assert choose_model([summary("default@1", 3), summary("default@2", 3, 5)]) == "default@2"
-    assert choose_model([summary("mine 1"), summary("finbert:some/folder@3")]) == "finbert:some/folder@3"
-    assert choose_model([summary("majority@1")]) is None
+    assert choose_model({"vader@1": scores(9), "default@1": scores(), "majority@1": scores(99)}) == "default@1"
+    assert choose_model({"default@1": scores(3), "default@2": scores(2, 5)}) == "default@1"
+    assert choose_model({"default@1": scores(3), "default@2": scores(3, 5)}) == "default@2"
+    assert choose_model({"mine 1": scores(), "finbert:some/folder@3": scores()}) == "finbert:some/folder@3"
+    assert choose_model({"majority@1": scores()}) is None
 
 
 _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
-from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving.queries import market_overview, price_analysis, sentiment
+from qubic_lab.oracle.store.snapshot import MarketStore
 version = _version_of_code()
 assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"
 sys.modules["talib"] = None
-views = Queries(open_database(sys.argv[1]), lambda: int(sys.argv[2]))
-found = views.price_analysis("bitcoin", "1h")
+snapshot = MarketStore(open_database(sys.argv[1]), lambda: int(sys.argv[2])).snapshot()
+found = price_analysis(snapshot, "bitcoin", "1h")
 assert len(found.bars.bars) == 48 and found.changes[0].change_pct is not None
 for name in ("analysed", "indicators", "patterns", "trend", "levels", "breakouts", "forecasts", "anomalies"):
     print(getattr(found, name).reason)
-print(views.market_overview().coins[0].rating.reason)
-assert views.sentiment("bitcoin").index.model == "default@1"
+print(market_overview(snapshot).coins[0].rating.reason)
+assert sentiment(snapshot, "bitcoin").index.model == "default@1"
 assert "torch" not in sys.modules
 """
 
@@ -692,10 +705,10 @@ assert "torch" not in sys.modules
 def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     engine = open_database(url)
-    views = Queries(engine, Time(NOON))
-    views.prices.add(QUOTES, hourly(60))
-    views.texts.add([text(1, NOON)])
-    views.texts.add_scores([Score(1, "default@1", 0.5)])
+    store = MarketStore(engine, Time(NOON))
+    store.prices.add(QUOTES, hourly(60))
+    store.texts.add([text(1, NOON)])
+    store.texts.add_scores([Score(1, "default@1", 0.5)])
     engine.dispose()
     command = [sys.executable, "-c", _WITHOUT, url, str(NOON + SECOND_US)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -751,7 +764,7 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
     monkeypatch.setattr("qubic_lab.oracle.serving.service.STAMP_S", 0.0)
     clock = Time(NOON)
     oracle = Oracle(lambda: engine, client, clock)
-    oracle.views().prices.add(QUOTES, quotes(300))
+    oracle.store().prices.add(QUOTES, quotes(300))
     answer: dict[str, Any] = {}
 
     async def ask(**options: Any) -> str:
@@ -764,7 +777,7 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
         clock.us += 60 * SECOND_US
         assert await ask() == "hit"
         assert (answer["age_s"], answer["last"]["price"], answer["as_of"]) == (60.0, 399.0, iso(NOON))
-        oracle.views().prices.add(QUOTES, [quote(clock.us, 500.0)])
+        oracle.store().prices.add(QUOTES, [quote(clock.us, 500.0)])
         assert await ask() == "stale"
         assert (answer["age_s"], answer["last"]["price"]) == (60.0, 399.0)
         async with asyncio.timeout(20.0):
@@ -774,7 +787,7 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
         clock.us += 10 * SECOND_US
         past = clock.us - 5 * SECOND_US
         assert await ask(as_of_us=past) == "miss"
-        oracle.views().prices.add(QUOTES, [quote(clock.us, 600.0)])
+        oracle.store().prices.add(QUOTES, [quote(clock.us, 600.0)])
         assert await ask(as_of_us=past) == "hit"
         with pytest.raises(InputError, match="2 s or more before now"):
             await ask(as_of_us=clock.us)
@@ -788,7 +801,7 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
 def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(engine: Engine, client: redis.Redis) -> None:
     client.flushall()
     good = Oracle(lambda: engine, client, Time())
-    good.views().prices.add(QUOTES, quotes(3))
+    good.store().prices.add(QUOTES, quotes(3))
 
     def refuse() -> Engine:
         raise InputError("no database")

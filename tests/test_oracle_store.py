@@ -22,7 +22,7 @@ from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.records import Text as Story
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchCounts, FetchLog
-from qubic_lab.oracle.store.price_store import PricePage, PriceStore
+from qubic_lab.oracle.store.price_store import PricePage, PriceReader, PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.oracle.store.transactions import SETTLE_US, Added, check_as_of, read_stamp, writing
@@ -69,10 +69,10 @@ def test_a_price_is_added_once_and_corrected_by_a_later_row(engine: Engine) -> N
     clock.us += SECOND_US
     assert store.add(BARS, [bar(1, 2.0, flags=("outlier", "thin")), bar(2)]) == Added(3 - 1, 2, 1)
     clock.us += 2 * SETTLE_US
-    now, then = store.read(BARS, 0, FAR), store.read(BARS, 0, FAR, as_of_us=START)
+    now, then = store.read(BARS, 0, FAR), store.as_of(START).read(BARS, 0, FAR)
     assert now.close.tolist() == [1.0, 2.0, 1.0] and then.close.tolist() == [1.0, 1.0]
     assert now.flagged.tolist() == [0, 1, 0] and store.flags(BARS, 0, FAR) == {"outlier": 1, "thin": 1}
-    assert store.flags(BARS, 0, FAR, as_of_us=START) == {}
+    assert store.as_of(START).flags(BARS, 0, FAR) == {}
     assert now.known_us.tolist() == [START, START + SECOND_US, START + SECOND_US]
     assert store.add(BARS, [bar(1)]).corrected == 1  # back to what it was: that is a version too
     assert store.read(BARS, 0, FAR).close.tolist() == [1.0, 1.0, 1.0]
@@ -132,20 +132,20 @@ def test_pages_are_whole_and_stay_as_they_were_known(engine: Engine) -> None:
     store.add(BARS, [bar(4, 4.0)])
     clock.us += 2 * SETTLE_US
 
-    def page(**options: Any) -> PricePage:
-        return store.page(BARS, 60, 600, **options)
+    def page(reader: PriceReader, **options: Any) -> PricePage:
+        return reader.page(BARS, 60, 600, **options)
 
-    as_of = store.stamp(BARS.coin)
-    first = page(limit=4, as_of_us=as_of)
+    then = store.as_of(store.stamp(BARS.coin))
+    first = page(then, limit=4)
     store.add(BARS, [bar(2, 2.0), bar(8, 8.0), *(bar(minute) for minute in range(10, 30))])
-    rest = page(limit=50, cursor=first.next_cursor, as_of_us=as_of)
+    rest = page(then, limit=50, cursor=first.next_cursor)
     assert [price.closed_us // 60 for price in (*first.prices, *rest.prices)] == [9, 8, 7, 6, 5, 4, 3, 2, 1]
     assert [price.close for price in (*first.prices, *rest.prices)] == [1, 1, 1, 1, 4, 1, 1, 1, 1]
-    latest = [store.latest(BARS, as_of_us=as_of, until_us=us) for us in (180, 179, 59, FAR)]
+    latest = [then.latest(BARS, us) for us in (180, 179, 59, FAR)]
     assert [price and price.closed_us for price in latest] == [180, 120, None, 600]
     for limit in (1, 3, 9, 10):
-        assert [price.close for price in all_pages(page, "prices", limit)] == [8, 1, 1, 1, 4, 1, 2, 1, 1]
-        assert len(all_pages(page, "prices", limit, as_of_us=as_of)) == 9
+        assert [price.close for price in all_pages(page, "prices", limit, reader=store)] == [8, 1, 1, 1, 4, 1, 2, 1, 1]
+        assert len(all_pages(page, "prices", limit, reader=then)) == 9
 
 
 def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
@@ -166,8 +166,8 @@ def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
         ("cursor '1_2'", lambda: store.page(BARS, 0, 5, cursor="1_2")),
         ("cursor ''", lambda: store.page(BARS, 0, 5, cursor="")),
         (f"cursor '{1 << 63}'", lambda: store.page(BARS, 0, 5, cursor=str(1 << 63))),
-        ("too late: it must be 2 s or more before now", lambda: store.latest(BARS, as_of_us=START)),
-        ("too late", lambda: store.read(BARS, 0, 5, as_of_us=FAR)),
+        ("too late: it must be 2 s or more before now", lambda: store.as_of(START)),
+        ("too late", lambda: store.as_of(FAR)),
         ("comma", lambda: store.add(BARS, [bar(1, flags=("a,b",))])),
         ("128 characters", lambda: store.add(BARS, [bar(1, flags=("x" * 129,))])),
     ]
@@ -225,21 +225,21 @@ def test_who_asks_what_was_known_waits_for_a_writer_who_has_its_stamp_already(en
     PriceStore(engine, Clock(START - SECOND_US)).add(BARS, [bar(0)])
     reader = PriceStore(engine, late)
     answers: list[Bars] = []
-    asking = threading.Thread(target=lambda: answers.append(reader.read(BARS, 0, FAR, as_of_us=START + 5)))
+    asking = threading.Thread(target=lambda: answers.append(reader.as_of(START + 5).read(BARS, 0, FAR)))
     with writing(engine, Clock()) as writer:
         assert writer.known_us == START  # before the instant that is asked for, and not yet committed
         asking.start()
         asking.join(0.15)
         assert asking.is_alive()
-        assert len(PriceStore(engine, late).read(BARS, 0, FAR, as_of_us=START - SECOND_US)) == 1  # need not wait
+        assert len(PriceStore(engine, late).as_of(START - SECOND_US).read(BARS, 0, FAR)) == 1  # need not wait
         values = {"series_id": 1, "closed_us": 120, "known_us": START, "opened_us": 60, "close": 1.0, "flags": ""}
         writer.connection.execute(MARKET_DATA.insert().values(values))
         writer.wrote()
     asking.join()
     assert answers[0].closed_us.tolist() == [60, 120]
     PriceStore(engine, Clock()).add(BARS, [bar(7)])  # its clock is before the instant that was asked for
-    assert reader.read(BARS, 0, FAR, as_of_us=START + 5).closed_us.tolist() == [60, 120]
-    assert len(reader.read(BARS, 0, FAR, as_of_us=START + 6)) == 3
+    assert reader.as_of(START + 5).read(BARS, 0, FAR).closed_us.tolist() == [60, 120]
+    assert len(reader.as_of(START + 6).read(BARS, 0, FAR)) == 3
 
 
 Ask = Callable[[int], Any]
@@ -303,19 +303,19 @@ class World:
 
     def ask(self, as_of_us: int) -> Any:
         """Return every kind of answer about what was known then."""
-        prices, texts = self.readers
-        columns = prices.read(self.series, 0, FAR, as_of_us=as_of_us)
+        prices, texts = (reader.as_of(as_of_us) for reader in self.readers)
+        columns = prices.read(self.series, 0, FAR)
         rows = list(zip(columns.closed_us.tolist(), columns.known_us.tolist(), columns.close.tolist(), strict=True))
-        paged = all_pages(lambda **o: prices.page(self.series, 0, FAR, **o), "prices", 2, as_of_us=as_of_us)
-        stories = texts.read(self.coin, 0, 100, as_of_us=as_of_us)
-        pages = all_pages(lambda **o: texts.page(self.coin, 0, 100, **o), "texts", 1, as_of_us=as_of_us)
-        scores = texts.scores(self.coin, 0, 100, "m", as_of_us)
+        paged = all_pages(lambda **o: prices.page(self.series, 0, FAR, **o), "prices", 2)
+        stories = texts.read(self.coin, 0, 100)
+        pages = all_pages(lambda **o: texts.page(self.coin, 0, 100, **o), "texts", 1)
+        scores = texts.scores(self.coin, 0, 100, "m")
         assert [(price.closed_us, price.known_us, price.close) for price in reversed(paged)] == rows
         assert pages[::-1] == stories
         assert all(each.known_us <= as_of_us for each in (*paged, *stories))
-        latest = prices.latest(self.series, as_of_us=as_of_us)
+        latest = prices.latest(self.series)
         assert latest == (paged[0] if paged else None)
-        every = texts.read(self.coin, 0, 100, as_of_us=as_of_us, duplicates=True)
+        every = texts.read(self.coin, 0, 100, duplicates=True)
         return rows, latest, stories, every, scores.news_id.tolist(), scores.known_us.tolist(), scores.score.tolist()
 
 
@@ -356,7 +356,7 @@ def write_and_read(url: str, number: int) -> list[Added]:
         read += texts.add(STORIES[step * 4 : step * 4 + 4], fetch_id=fetch)
         assert len(prices.read(BARS, 0, FAR)) >= step * 30 + 30
         assert len(texts.read(BARS.coin, 0, FAR)) >= step * 4 + 4
-        prices.page(BARS, 0, FAR, as_of_us=START)
+        prices.as_of(START).page(BARS, 0, FAR)
     engine.dispose()
     return [both, alone, read]
 

@@ -16,7 +16,7 @@ from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing, to_json, to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.risk.inputs import closes_at, sentiment_at
+from qubic_lab.oracle.risk.inputs import closes_at, read_risk_market, sentiment_at
 from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs, compute_measure
 from qubic_lab.oracle.risk.report import (
     REFIT_BARS,
@@ -44,7 +44,8 @@ from qubic_lab.oracle.risk.warning_scores import (
     record_text,
 )
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
-from qubic_lab.oracle.serving.queries import Queries
+from qubic_lab.oracle.serving.queries import risk
+from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.settings import settings
 
@@ -89,21 +90,21 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Two coins with bars and volumes, one with scored texts."""
     engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('risk') / 'lab.db'}")
     clock = Time(NOON - BARS * HOUR_US)
-    views = Queries(engine, clock)
+    store = MarketStore(engine, clock)
     days = range(1, BARS // 24, 2)  # all are known before they appear, so each counts from when it does
-    views.texts.add([text(day, NOON - BARS * HOUR_US + day * DAY_US) for day in days])
-    stored = views.texts.read("bitcoin", 0, NOON)
-    views.texts.add_scores([Score(each.id, "default@1", math.sin(each.id)) for each in stored])
+    store.texts.add([text(day, NOON - BARS * HOUR_US + day * DAY_US) for day in days])
+    stored = store.texts.read("bitcoin", 0, NOON)
+    store.texts.add_scores([Score(each.id, "default@1", math.sin(each.id)) for each in stored])
     clock.us = NOON
     for seed, coin in enumerate(("bitcoin", "ethereum"), 3):
-        views.prices.add(Series(coin, "exchange", 3_600), hourly(seed))
+        store.prices.add(Series(coin, "exchange", 3_600), hourly(seed))
     yield engine
     engine.dispose()
 
 
 @pytest.fixture(scope="module")
 def found(engine: Engine) -> RiskReport:
-    return Queries(engine, Time()).risk("BTC")
+    return risk(MarketStore(engine, Time()).snapshot(), "BTC")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_the_bars_and_what_is_beside_them_are_told(found: RiskReport) -> None:
 
 
 def test_level_rules_and_measures_are_those_of_the_bars(engine: Engine, found: RiskReport, bars: Bars) -> None:
-    market = Queries(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
+    market = read_risk_market(MarketStore(engine, Time()).snapshot(), "bitcoin", "1h", WEIGHTING)
     assert not isinstance(market, Missing)
     assessment = assess(market.inputs)
     last = assessment.at(-1)
@@ -185,7 +186,7 @@ def test_the_record_is_what_warnings_were_worth_beside_a_rule_with_as_much_time(
     record = found.record
     assert isinstance(record, RiskRecord)
     assert (record.level, record.horizon_h, record.drop_pct) == ("warning", 24.0, 4.0)
-    market = Queries(engine, Time()).risk_markets.read("bitcoin", "1h", NOW, None)
+    market = read_risk_market(MarketStore(engine, Time()).snapshot(), "bitcoin", "1h", WEIGHTING)
     assert not isinstance(market, Missing)
     assessment = assess(market.inputs)
     raised = [each.at_us for each in assessment.warnings("warning")]
@@ -206,18 +207,18 @@ def test_the_response_is_json_without_infinities(found: RiskReport) -> None:
 
 
 @pytest.fixture
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queries]:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MarketStore]:
     engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('empty') / 'lab.db'}")
-    yield Queries(engine, Time())
+    yield MarketStore(engine, Time())
     engine.dispose()
 
 
-def test_what_is_not_known_is_absent_with_the_reason(empty: Queries) -> None:
+def test_what_is_not_known_is_absent_with_the_reason(empty: MarketStore) -> None:
     series = Series("bitcoin", "exchange", 3_600)
     with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known"):
-        empty.risk("bitcoin")
+        risk(empty.snapshot(), "bitcoin")
     empty.prices.add(series, hourly(1, 40, volume=False))
-    few = empty.risk("bitcoin")
+    few = risk(empty.snapshot(), "bitcoin")
     assert isinstance(few.level, Missing) and "no rule has a value: 40 bars: it needs " in few.level.reason
     assert isinstance(few.record, Missing) and isinstance(few.warnings, Missing)
     assert isinstance(few.tails, Missing) and "40 bars: a model needs 501" in few.tails.reason
@@ -227,19 +228,19 @@ def test_what_is_not_known_is_absent_with_the_reason(empty: Queries) -> None:
     }
     assert isinstance(few.analysed, RiskBars) and not few.analysed.volume
     assert isinstance(few.analysed.other, Missing) and "no such bars of ethereum" in few.analysed.other.reason
-    only_days = empty.risk("bitcoin", "1d")
+    only_days = risk(empty.snapshot(), "bitcoin", "1d")
     assert isinstance(only_days.analysed, RiskBars) and only_days.analysed.bars < 3
     empty.prices.add(Series("ethereum", "odd", 2_400), [Price(NOON - 2_400 * SECOND_US, NOON, 1.0, 1.0, 1.0, 1.0)])
-    none = empty.risk("ethereum")
+    none = risk(empty.snapshot(), "ethereum")
     assert isinstance(none.analysed, Missing) and none.analysed.reason.startswith("no bars of 1h can be made")
     assert isinstance(none.level, Missing) and none.rules == {} == none.measures
 
 
-def test_a_price_that_stands_still_and_one_that_is_old(empty: Queries) -> None:
+def test_a_price_that_stands_still_and_one_that_is_old(empty: MarketStore) -> None:
     ends = [NOON - 40 * DAY_US - n * HOUR_US for n in reversed(range(700))]
     flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 0.0) for end in ends]
     empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
-    found = empty.risk("bitcoin")
+    found = risk(empty.snapshot(), "bitcoin")
     assert isinstance(found.analysed, RiskBars) and found.analysed.stale
     assert not isinstance(found.volatility, Missing) and isinstance(found.volatility.forecast, Missing)
     assert "prices do not vary" in str(found.rules["volatility"])
@@ -247,47 +248,51 @@ def test_a_price_that_stands_still_and_one_that_is_old(empty: Queries) -> None:
     json.dumps(to_plain(found), allow_nan=False)
 
 
-def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: Queries, found: RiskReport) -> None:
+def test_a_level_says_how_many_rules_it_does_not_rest_on(empty: MarketStore, found: RiskReport) -> None:
     ends = [NOON - n * HOUR_US for n in reversed(range(700))]
     flat = [Price(end - HOUR_US, end, 5.0, 5.0, 5.0, 5.0, 9.0) for end in ends]
     empty.prices.add(Series("bitcoin", "exchange", 3_600), flat)
-    level = empty.risk("bitcoin").level
+    level = risk(empty.snapshot(), "bitcoin").level
     assert isinstance(level, RiskLevel) and level.level == "calm"
     assert level.text.endswith(": no rule has reached its first level (6 of 7 rules have no value here).")
     assert isinstance(found.level, RiskLevel) and "no value" not in found.level.text
 
 
-def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: Queries) -> None:
+def test_of_two_sources_that_are_on_time_the_longer_history_is_looked_at(empty: MarketStore) -> None:
     empty.prices.add(Series("bitcoin", "long", 3_600), hourly(1, 90, NOON))
     empty.prices.add(Series("bitcoin", "quick", 900), [Price(NOON - 900 * SECOND_US, NOON, 100.0, 99.0, 100.0, 99.0)])
     empty.prices.add(Series("bitcoin", "longest", 3_600), hourly(2, 200, NOON - DAY_US))
-    found = empty.risk("bitcoin")
+    found = risk(empty.snapshot(), "bitcoin")
     assert isinstance(found.analysed, RiskBars)
     assert (found.analysed.source, found.analysed.bars) == ("long", 90)
 
 
-def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: Queries) -> None:
+def test_no_later_row_changes_what_is_told_of_an_earlier_instant(empty: MarketStore) -> None:
     clock = Time(NOON - 30 * DAY_US)
-    views = Queries(empty.engine, clock)
-    views.texts.add([text(number, NOON - number * DAY_US) for number in range(2, 27)])
-    stored = views.texts.read("bitcoin", 0, NOON)
-    views.texts.add_scores([Score(each.id, "default@1", math.cos(each.id)) for each in stored])
+    store = MarketStore(empty.engine, clock)
+    store.texts.add([text(number, NOON - number * DAY_US) for number in range(2, 27)])
+    stored = store.texts.read("bitcoin", 0, NOON)
+    store.texts.add_scores([Score(each.id, "default@1", math.cos(each.id)) for each in stored])
     clock.us = NOON - DAY_US
     for seed, coin in ((3, "bitcoin"), (4, "ethereum")):
-        views.prices.add(Series(coin, "exchange", 3_600), hourly(seed, 640, NOON - DAY_US))
+        store.prices.add(Series(coin, "exchange", 3_600), hourly(seed, 640, NOON - DAY_US))
     clock.us += HOUR_US
     as_of = clock.us - 2 * SECOND_US
-    before = views.risk("bitcoin", "1h", as_of)
+    before = risk(store.snapshot(as_of), "bitcoin", "1h")
     assert all(isinstance(each, CurrentRule) for each in before.rules.values()), "all of them look at something"
     clock.us = NOON
     for seed, coin in ((3, "bitcoin"), (4, "ethereum")):
         more = hourly(seed + 7, 24 + 60, NOON)  # 24 later bars, and corrections of 60
-        views.prices.add(Series(coin, "exchange", 3_600), more)
-    views.texts.add([text(2, NOON - 3 * DAY_US), text(99, NOON - 5 * DAY_US)])
-    views.texts.add_scores([Score(each.id, "default@1", -0.9) for each in views.texts.read("bitcoin", 0, NOON)])
+        store.prices.add(Series(coin, "exchange", 3_600), more)
+    store.texts.add([text(2, NOON - 3 * DAY_US), text(99, NOON - 5 * DAY_US)])
+    store.texts.add_scores([Score(each.id, "default@1", -0.9) for each in store.texts.read("bitcoin", 0, NOON)])
     clock.us += DAY_US
-    assert views.risk("bitcoin", "1h", as_of) == before == Queries(empty.engine, clock).risk("bitcoin", "1h", as_of)
-    assert views.risk("bitcoin") != before
+    assert (
+        risk(store.snapshot(as_of), "bitcoin", "1h")
+        == before
+        == risk(MarketStore(empty.engine, clock).snapshot(as_of), "bitcoin", "1h")
+    )
+    assert risk(store.snapshot(), "bitcoin") != before
 
 
 @pytest.mark.parametrize(

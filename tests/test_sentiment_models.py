@@ -411,7 +411,7 @@ def test_stored_texts_are_scored_once_and_again_by_another_version(engine: Engin
     assert [each.score for each in scored] == [1, -1, 0] * 4
     first_us = {text.id: text.known_us for text in store.read("bitcoin", 0, FAR)}
     assert all(each.known_us > first_us[each.id] for each in scored)  # known with its score
-    assert read_scored(store, score_key(model), "bitcoin", 0, FAR, as_of_us=NOON) == []
+    assert read_scored(store.as_of(NOON), score_key(model), "bitcoin", 0, FAR) == []
 
 
 class StopsAfter(ByWord):

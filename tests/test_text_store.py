@@ -16,7 +16,8 @@ from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
 from qubic_lab.oracle.store.near_duplicates import LEAST_SHARED, TextIndex, fingerprint, shared, words_of
 from qubic_lab.oracle.store.tables import NEWS_DATA
-from qubic_lab.oracle.store.text_store import MOST_ID, Score, ScoreSummary, TextCounts, TextStore
+from qubic_lab.oracle.store.text_reader import TextCounts, TextReader
+from qubic_lab.oracle.store.text_store import MOST_ID, Score, TextStore
 from qubic_lab.oracle.store.transactions import SETTLE_US, Added
 
 NOON = 1_700_000_000 * SECOND_US
@@ -48,7 +49,7 @@ def store(engine: Engine, clock: Clock) -> TextStore:
     return TextStore(engine, clock)
 
 
-def titles(store: TextStore, coin: str = QUBIC, **options: Any) -> list[str]:
+def titles(store: TextReader, coin: str = QUBIC, **options: Any) -> list[str]:
     return [text.title for text in store.read(coin, 0, FAR, **options)]
 
 
@@ -134,8 +135,8 @@ def test_a_text_is_added_once_and_corrected_by_a_later_row(store: TextStore, clo
     assert store.add([mended, mended]) == Added(2, 1, 1)
     assert titles(store) == ["Something else"] and titles(store, BITCOIN) == ["Qubic opens a third network"]
     assert store.stamp(QUBIC) == store.stamp(BITCOIN) > before  # it is no longer about that coin
-    assert titles(store, as_of_us=before) == [STORY.title, "Something else"]
-    assert titles(store, BITCOIN, as_of_us=before) == []
+    assert titles(store.as_of(before)) == [STORY.title, "Something else"]
+    assert titles(store.as_of(before), BITCOIN) == []
     clock.us += 1
     assert store.add([STORY]).corrected == 1  # as it was: no duplicate of its own first version
     assert titles(store) == ["Something else", STORY.title]
@@ -242,7 +243,7 @@ def test_repetitions_count_once_for_each_coin(store: TextStore, clock: Clock) ->
         TextCounts("wire", "news", 1, 0, NOON),
         TextCounts("wire", "social", 1, 0, NOON + 7),
     ]
-    then = store.counts(QUBIC, 0, FAR, as_of_us=as_of)
+    then = store.as_of(as_of).counts(QUBIC, 0, FAR)
     assert then == [TextCounts("b", "news", 0, 1, NOON), TextCounts("wire", "news", 1, 0, NOON)]
     assert [(each.source, each.texts, each.duplicates) for each in store.counts(BITCOIN, 0, FAR)] == [
         ("b", 1, 0),
@@ -263,26 +264,29 @@ def test_pages_are_whole_and_stay_as_they_were_known(store: TextStore, clock: Cl
     store.add([replace(STORY, external_id=str(i), title=f"{i} of it", published_us=n) for i, n in enumerate(numbers)])
     as_of, clock.us = store.stamp(QUBIC), clock.us + 10 * SETTLE_US
 
-    def pages(limit: int, **options: Any) -> list[tuple[int, int]]:
+    def pages(reader: TextReader, limit: int) -> list[tuple[int, int]]:
         found, cursor = [], None
         while True:
-            page = store.page(QUBIC, 1, 10, limit=limit, cursor=cursor, **options)
+            page = reader.page(QUBIC, 1, 10, limit=limit, cursor=cursor)
             found += [(text.at_us, text.id) for text in page.texts]
             if (cursor := page.next_cursor) is None:
                 return found
 
     whole = [(text.at_us, text.id) for text in store.read(QUBIC, 1, 10)][::-1]
     assert len(whole) == len(numbers)
-    assert all(pages(limit) == whole for limit in (1, 2, 3, 7, 8))
-    first = store.page(QUBIC, 1, 10, limit=3, as_of_us=as_of)
+    assert all(pages(store, limit) == whole for limit in (1, 2, 3, 7, 8))
+    then = store.as_of(as_of)
+    first = then.page(QUBIC, 1, 10, limit=3)
     store.add([replace(STORY, external_id=f"new {n}", title=f"New {n}", published_us=n) for n in (1, 4, 6)])
     store.add([replace(STORY, external_id="1", title="Other words")])
-    rest = store.page(QUBIC, 1, 10, limit=50, as_of_us=as_of, cursor=first.next_cursor)
-    assert [(text.at_us, text.id) for text in (*first.texts, *rest.texts)] == whole == pages(2, as_of_us=as_of)
-    assert len(pages(2)) == len(whole) + 3 - 1
-    for wrong in ({"cursor": "1"}, {"cursor": "a_b"}, {"limit": 0}, {"limit": 9_999}, {"as_of_us": FAR}):
+    rest = then.page(QUBIC, 1, 10, limit=50, cursor=first.next_cursor)
+    assert [(text.at_us, text.id) for text in (*first.texts, *rest.texts)] == whole == pages(then, 2)
+    assert len(pages(store, 2)) == len(whole) + 3 - 1
+    for wrong in ({"cursor": "1"}, {"cursor": "a_b"}, {"limit": 0}, {"limit": 9_999}):
         with pytest.raises(InputError):
             store.page(QUBIC, 0, 5, **wrong)
+    with pytest.raises(InputError):
+        store.as_of(FAR)
     for start, end in ((5, 5), (6, 5)):
         with pytest.raises(InputError):
             store.read(QUBIC, start, end)
@@ -303,17 +307,17 @@ def test_scores_have_versions_too(store: TextStore, clock: Clock) -> None:
     clock.us += 10 * SETTLE_US
     changed = [replace(scores[0], details={"p": [0.2, 0.8]}), replace(scores[1], confidence=0.5, score=1 / 3)]
     assert store.add_scores(changed) == Added(2, 2, 2)
-    now, then = (store.scores(QUBIC, 0, FAR, "m@1", each) for each in (None, as_of))
+    now, then = (each.scores(QUBIC, 0, FAR, "m@1") for each in (store, store.as_of(as_of)))
     assert now.news_id.tolist() == then.news_id.tolist() == [1, 2]  # not the copy
     assert now.score.tolist() == [0.1, 1 / 3] and then.score.tolist() == [0.1, -1.0]
     assert now.at_us.tolist() == [1, 2] and now.known_us.tolist() == [clock.us] * 2
     assert now.confidence.tolist() == [0.9, 0.5] and str(then.confidence[1]) == "nan"
     assert store.scores(QUBIC, 0, FAR, "m@2").score.tolist() == [0.1]
-    assert len(store.scores(QUBIC, 0, FAR, "m")) == 0 == len(store.scores(QUBIC, 0, FAR, "m@1", before))
-    one, two = store.score_summaries(QUBIC, 0, FAR)
-    assert one == ScoreSummary("m@1", 2, (0.1 + 1 / 3) / 2, (0.1**2 + (1 / 3) ** 2) / 2, clock.us)
-    assert (two.model, two.texts, two.mean) == ("m@2", 1, 0.1)
-    assert [each.mean for each in store.score_summaries(QUBIC, 0, FAR, as_of_us=as_of)] == [-0.45]
+    assert len(store.scores(QUBIC, 0, FAR, "m")) == 0 == len(store.as_of(before).scores(QUBIC, 0, FAR, "m@1"))
+    by_model = store.scores_by_model(QUBIC, 0, FAR)
+    assert {model: each.score.tolist() for model, each in by_model.items()} == {"m@1": [0.1, 1 / 3], "m@2": [0.1]}
+    assert store.score_details([1, 2], "m@1") == {1: {"p": [0.2, 0.8]}, 2: {}}
+    assert store.as_of(as_of).score_details([1], "m@1") == {1: {"p": [0.1, 0.9]}}
     for wrong in (lambda: [Score(9, "m", 0.0)], lambda: [Score(1, "m", 1.1)], lambda: [Score(1, "m", 0.0, 2.0)]):
         with pytest.raises(InputError):
             store.add_scores(wrong())

@@ -102,7 +102,7 @@ class RangeAsked(Asked):
             InputError: an instant that is none.
         """
         start, end = (None if each is None else read_iso(each) for each in (self.start, self.end))
-        return Range(start, end, self.as_of_us, self.limit, self.cursor)
+        return Range(start, end, self.limit, self.cursor)
 
 
 class PricesAsked(RangeAsked):
@@ -163,7 +163,7 @@ def make_routes(oracle: Oracle) -> APIRouter:
     async def prices(request: Request) -> Response:
         """List prices of one source, the newest first, page by page; name as_of for pages that do not change."""
         asked = _read(PricesAsked, request)
-        found = await oracle.price_history(asked.coin, asked.to_range(), asked.source, asked.interval_s)
+        found = await oracle.price_history(asked.coin, asked.to_range(), asked.source, asked.interval_s, asked.as_of_us)
         headers = {"Age": "0", "Cache-Control": "private, no-cache"}
         return Response(found.model_dump_json(), media_type="application/json", headers=headers)
 
@@ -171,7 +171,7 @@ def make_routes(oracle: Oracle) -> APIRouter:
     async def texts(request: Request) -> Response:
         """List texts about a coin, the newest first, page by page; name as_of for pages that do not change."""
         asked = _read(TextsAsked, request)
-        return _respond(await oracle.text_history(asked.coin, asked.to_range(), asked.duplicates))
+        return _respond(await oracle.text_history(asked.coin, asked.to_range(), asked.duplicates, asked.as_of_us))
 
     @routes.get("/alerts", response_model=RiskAlerts, openapi_extra=_described(AlertsAsked))
     async def alerts(request: Request) -> Response:

@@ -291,12 +291,14 @@ def analyse(
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.model.response import FRAME_S
     from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
-    from qubic_lab.oracle.serving.queries import Queries
+    from qubic_lab.oracle.serving.queries import price_analysis
+    from qubic_lab.oracle.store.snapshot import MarketStore
 
-    queries = Queries(open_database())
-    coins = sorted({each.coin for each in queries.prices.series()}) if coin is None else [find_coin(coin).id]
-    log = AnalysisLog(queries.engine, queries.clock, analysis_version())
-    analyses = [queries.price_analysis(each, frame) for each in coins for frame in FRAME_S]
+    store = MarketStore(open_database())
+    snapshot = store.snapshot()
+    coins = sorted(snapshot.series) if coin is None else [find_coin(coin).id]
+    log = AnalysisLog(store.engine, store.clock, analysis_version())
+    analyses = [price_analysis(snapshot, each, frame) for each in coins for frame in FRAME_S]
     kept = [log.keep(each) for each in analyses]
     if json:
         print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json") for each in analyses]})

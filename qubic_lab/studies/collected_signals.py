@@ -16,12 +16,12 @@ from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
-from qubic_lab.oracle.sentiment.stored import score_key
+from qubic_lab.oracle.sentiment.stored import BASELINE, score_key
 from qubic_lab.oracle.sentiment.text_score import score_texts
-from qubic_lab.oracle.serving.price_parts import QUOTES, fits
-from qubic_lab.oracle.serving.sentiment_parts import BASELINE
+from qubic_lab.oracle.store.freshness import QUOTES, can_make
 from qubic_lab.oracle.store.price_store import PriceStore
-from qubic_lab.oracle.store.text_store import ScoreColumns, StoredText, TextStore
+from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText
+from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.studies.oracle_backtest import LEAST_BARS, ScoredTexts, StudyBars, load_bars
 from qubic_lab.studies.oracle_measures import find_scorer
 
@@ -182,7 +182,7 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBar
     for frame_us in (HOUR_US, DAY_US):
         found = []
         for series in every:
-            if fits(series, frame_us):
+            if can_make(series, frame_us):
                 step_us = series.interval_s * SECOND_US or int(QUOTES.every_s * SECOND_US)
                 start, end = first_us - LEAST_BEFORE * frame_us, last_us + (AROUND + 2) * frame_us
                 bars = store.read(series, start, end).resample(frame_us, now_us(), step_us)

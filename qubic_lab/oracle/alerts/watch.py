@@ -18,11 +18,11 @@ from qubic_lab.oracle.config import OracleConfig
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
-from qubic_lab.oracle.risk.inputs import RiskMarket
+from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
 from qubic_lab.oracle.risk.measures import RiskInputs
-from qubic_lab.oracle.risk.rules import LEVELS, Assessment, assess, fit_rules
+from qubic_lab.oracle.risk.rules import LEVELS, Assessment, assess, fit_rules, read_rules
 from qubic_lab.oracle.serving.price_parts import frequencies_of
-from qubic_lab.oracle.serving.queries import Queries, reading
+from qubic_lab.oracle.store.snapshot import MarketStore, reading
 from qubic_lab.oracle.store.transactions import Clock
 
 EVERY_S = 60.0
@@ -70,9 +70,9 @@ class AlertWatch:
     ) -> None:
         self._config, self._every_s = config.risk, every_s
         self._coins = config.risk.coins or config.coins
-        self._queries = Queries(
-            engine, clock, frequencies_of(config), weighting=config.sentiment, rules=config.risk.rules
-        )
+        self._market = MarketStore(engine, clock, frequencies_of(config))
+        self._weighting = config.sentiment
+        self._rules = read_rules() if config.risk.rules is None else config.risk.rules
         self._store = AlertStore(engine, clock)
         self._deliverer = Deliverer(self._store, webhook, clock)
         self._ending = threading.Event()
@@ -87,12 +87,12 @@ class AlertWatch:
         Raises:
             QubicLabError: the database cannot be read.
         """
-        at, found = self._queries.clock(), WatchResult()
+        snapshot, found = self._market.snapshot(), WatchResult()
         for coin in self._coins:
             try:
                 with reading():
-                    market = self._queries.risk_markets.read(coin, self._config.frame, at, None)
-                    self._check_coin(coin, market, at, found)
+                    market = read_risk_market(snapshot, coin, self._config.frame, self._weighting)
+                    self._check_coin(coin, market, snapshot.at_us, found)
                 self._failures.pop(coin, None)
             except NotFoundError as error:  # no prices yet
                 found.unknown[coin] = str(error)
@@ -148,7 +148,7 @@ class AlertWatch:
             return
         known, seen = self._levels.get(coin), _hash_of(market.inputs)
         if known is None or known[0] != seen:  # a bar may be corrected, and texts may come later
-            assessment = assess(market.inputs, fit_rules(self._queries.rules, market.bars.frame_us))
+            assessment = assess(market.inputs, fit_rules(self._rules, market.bars.frame_us))
             if assessment.why_unknown:
                 found.unknown[coin] = assessment.why_unknown
                 return
@@ -188,7 +188,7 @@ class AlertWatch:
         """Return an alert with its text and evidence."""
         bar = int(np.searchsorted(assessment.closed_us, due.at_us))
         level, evidence = LEVELS[due.level], [each.text for each in assessment.at(bar).evidence]
-        series, price = market.candidate.series, float(market.bars.close[bar])
+        series, price = market.source.series, float(market.bars.close[bar])
         since = f"in an episode of {self._config.level} or more since {iso(due.episode_us)}"
         what = {
             "raised": f"risk rose to {level}" if due.episode_us == due.at_us else f"risk is at {level}, {since}",

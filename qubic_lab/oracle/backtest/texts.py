@@ -11,7 +11,7 @@ from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.store.text_store import StoredText
+    from qubic_lab.oracle.store.text_reader import StoredText
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def report_risk(
 
 
 def _bars(market: RiskMarket, at_us: int) -> RiskBars:
-    bars, series = market.bars, market.candidate.series
+    bars, series = market.bars, market.source.series
     first, last = int(bars.closed_us[0]), int(bars.closed_us[-1])
     return RiskBars(
         source=series.source,

@@ -1,15 +1,22 @@
 """Scores of texts that are in the database: computed once for each version of a model, read back for an index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.sentiment.index import ScoredText
+from qubic_lab.oracle.sentiment.index import ScoredText, Weighting
 from qubic_lab.oracle.sentiment.scores import SentimentModel, model_key
 from qubic_lab.oracle.sentiment.text_score import WEIGHTS, TextWeights, score_texts
-from qubic_lab.oracle.store.text_store import Score, StoredText, TextStore
+from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText, TextReader
+from qubic_lab.oracle.store.text_store import Score, TextStore
 
 FIRST_US, LAST_US = 0, 1 << 61
+PREFERRED = ("default", "finbert", "crypto-lexicon", "vader")
+"""Models whose scores make the index, the first choice first; others follow by name."""
+BASELINE = "majority"
+"""A model that gives every text the same score, so an index of its scores would say nothing."""
+NO_SCORES = "no model has scored these texts: qubic-lab oracle score does"
+NO_TEXTS = "there are no texts"
 BATCH = 64
 """Texts that are scored and written together: what an interrupted run has lost at most."""
 
@@ -79,18 +86,17 @@ def _scores(model: SentimentModel, texts: list[StoredText], key: str, weights: T
     return [Score(text.id, key, each.score, max(each.whole.probabilities), each.details()) for text, each in scored]
 
 
-def read_scored(
-    store: TextStore, key: str, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None
-) -> list[ScoredText]:
-    """Return a coin's texts of a range with their scores under a key, as known at `as_of_us` or by now.
+def read_scored(texts: TextReader, key: str, coin: str, start_us: int, end_us: int) -> list[ScoredText]:
+    """Return a coin's texts of a range with their scores under a key.
 
     A text counts from when its score was known here, too. Texts without a score are left out. Each is in its newest
-    version: before that was known an index does not have the text, unless one asks `as_of_us` then.
+    version, and an index does not have the text before that version was known: for an index of the past, give a reader
+    of what was known then.
 
     Raises:
-        InputError: an empty range, or an `as_of_us` that is not settled yet.
+        InputError: an empty range.
     """
-    scores = store.scores(coin, start_us, end_us, key, as_of_us)
+    scores = texts.scores(coin, start_us, end_us, key)
     by_text = {
         int(id): (float(score), int(known))
         for id, score, known in zip(scores.news_id, scores.score, scores.known_us, strict=True)
@@ -106,6 +112,33 @@ def read_scored(
             score=by_text[text.id][0],
             duplicate_of=text.duplicate_of,
         )
-        for text in store.read(coin, start_us, end_us, as_of_us=as_of_us)
+        for text in texts.read(coin, start_us, end_us)
         if text.id in by_text
     ]
+
+
+def choose_model(scores: Mapping[str, ScoreColumns]) -> str | None:
+    """Return the model whose scores make the index: by preference, then by how many it has, then the newest."""
+
+    def rank(key: str) -> tuple[int, int, int, str]:
+        name = _model_name(key)
+        place = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+        return place, -len(scores[key]), -int(scores[key].known_us.max()), key
+
+    return min((key for key in scores if _model_name(key) != BASELINE), key=rank, default=None)
+
+
+def scored_texts(texts: TextReader, scores: ScoreColumns, weighting: Weighting) -> list[ScoredText]:
+    """Return the texts that have these scores, without titles; with sources only where sources weigh differently."""
+    sources = texts.sources(scores.news_id.tolist()) if weighting.source_weights else {}
+    columns = (scores.news_id, scores.at_us, scores.known_us, scores.score)
+    return [
+        ScoredText(
+            id=id, key=str(id), source=sources.get(id, ""), title="", at_us=at_us, known_us=known_us, score=score
+        )
+        for id, at_us, known_us, score in zip(*(each.tolist() for each in columns), strict=True)
+    ]
+
+
+def _model_name(key: str) -> str:
+    return key.partition("@")[0].partition(":")[0]

@@ -12,8 +12,8 @@ from qubic_lab.oracle.analysis.summary import age
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
-from qubic_lab.oracle.serving.price_parts import Candidate
 from qubic_lab.oracle.serving.responses import AnalysedBars, Anomalies, Mood, Rating
+from qubic_lab.oracle.store.freshness import PricedSeries
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
 """So many of the last closed bars are analysed: 30 and 60 days, and 250."""
@@ -33,7 +33,7 @@ def prepare() -> None:
         import_module("qubic_lab.oracle.analysis.price_analysis")
 
 
-def analysis(bars: Bars, at_us: int, candidate: Candidate) -> dict[str, Any]:
+def analysis(bars: Bars, at_us: int, source: PricedSeries) -> dict[str, Any]:
     """Return the parts of a price analysis that come from bars, by their names in the answer."""
     try:
         from qubic_lab.oracle.analysis.price_analysis import analyse
@@ -45,8 +45,8 @@ def analysis(bars: Bars, at_us: int, candidate: Candidate) -> dict[str, Any]:
         return no_analysis("no bar of this frame has closed yet")
     found = analyse(bars, at_us).to_dict()
     analysed = AnalysedBars(
-        source=candidate.series.source,
-        interval_s=candidate.series.interval_s,
+        source=source.series.source,
+        interval_s=source.series.interval_s,
         **{name: found[name] for name in ("bars", "first", "last", "age_s", "missing")},
         notes=list(found["notes"]),
     )
@@ -62,18 +62,18 @@ def no_analysis(reason: str) -> dict[str, Any]:
     return {name: Missing(reason=reason) for name in ("analysed", *PARTS, "anomalies")}
 
 
-def rate_bars(bars: Bars, candidate: Candidate, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
+def rate_bars(bars: Bars, source: PricedSeries, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
     """Return the rating of a coin from closed bars of an hour and its sentiment."""
     frame_us = FRAME_S[RATED] * SECOND_US
     prices = price_figures(bars)
     if isinstance(prices, Missing):
         return Missing(reason=f"no rating: {prices.reason}")
     last_us = int(bars.closed_us[-1])
-    if at_us - last_us > OLDEST_BARS * frame_us + candidate.frequency.delay_s * SECOND_US:
+    if at_us - last_us > OLDEST_BARS * frame_us + source.frequency.delay_s * SECOND_US:
         return Missing(reason=f"no rating: the last closed bar of an hour is {age(age_s(last_us, at_us))} old")
     missing = (last_us - int(bars.opened_us[0])) // frame_us - len(bars)
     gaps = f", {missing} are missing" if missing else ""
-    basis = [f"{len(bars)} bars of {RATED} from {candidate.series.source} up to {iso(last_us)}{gaps}"]
+    basis = [f"{len(bars)} bars of {RATED} from {source.series.source} up to {iso(last_us)}{gaps}"]
     figures: MoodFigures | Missing
     if isinstance(sentiment, Missing):
         figures = sentiment

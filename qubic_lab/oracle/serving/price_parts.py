@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qubic_lab.oracle.model import bars as model
-from qubic_lab.oracle.model.records import Series
-from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, VolumeUnit
+from qubic_lab.oracle.model.response import FRAME_S, Frame, VolumeUnit
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.serving.responses import Bar, Bars, Change, DayRange, HistoricPrice, LastPrice, iso_or_none
+from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
 from qubic_lab.oracle.store.price_store import StoredPrice
 
 if TYPE_CHECKING:
@@ -19,24 +18,6 @@ if TYPE_CHECKING:
 
 BARS: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """So many of the last closed bars are shown."""
-STALE_AFTER = 3.0
-"""A source that is late by so many of its intervals is stale."""
-
-
-@dataclass(frozen=True)
-class Frequency:
-    """How often a source should give something, and how much later than it happened; in seconds."""
-
-    every_s: float
-    delay_s: float = 0.0
-
-    def is_late(self, age_s: float) -> bool:
-        """Return whether its newest should be newer."""
-        return age_s > self.delay_s + STALE_AFTER * self.every_s
-
-
-QUOTES, TEXTS = Frequency(300.0), Frequency(3_600.0)
-"""Of sources for which no other frequency is set."""
 
 
 def frequencies_of(config: "CollectorConfig") -> dict[str, Frequency]:
@@ -45,92 +26,63 @@ def frequencies_of(config: "CollectorConfig") -> dict[str, Frequency]:
     return {name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()}
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A series that has a coin's price: its last one, how old it is, and how often it should give one."""
-
-    series: Series
-    last: StoredPrice
-    frequency: Frequency
-    age_s: float
-
-    @property
-    def stale(self) -> bool:
-        """Whether it is late."""
-        return self.frequency.is_late(self.age_s)
-
-    @property
-    def step_us(self) -> int:
-        """How often it should give a price, in microseconds."""
-        return max(1, int(self.frequency.every_s * SECOND_US))
-
-    @property
-    def tolerance_us(self) -> int:
-        """How much earlier than asked for an earlier price may be."""
-        return int(STALE_AFTER * self.step_us)
-
-    def shown(self) -> LastPrice:
-        """Return its last price for clients."""
-        return LastPrice(
-            source=self.series.source,
-            interval_s=self.series.interval_s,
-            price=self.last.close,
-            currency=self.series.currency,
-            at=iso(self.last.closed_us),
-            known=iso(self.last.known_us),
-            age_s=self.age_s,
-            expected_every_s=self.frequency.every_s,
-            stale=self.stale,
-            flags=list(self.last.flags),
-        )
+def last_price(source: PricedSeries) -> LastPrice:
+    """Return a series' last price for clients."""
+    return LastPrice(
+        source=source.series.source,
+        interval_s=source.series.interval_s,
+        price=source.last.close,
+        currency=source.series.currency,
+        at=iso(source.last.closed_us),
+        known=iso(source.last.known_us),
+        age_s=source.age_s,
+        expected_every_s=source.frequency.every_s,
+        stale=source.stale,
+        flags=list(source.last.flags),
+    )
 
 
-def fits(series: Series, frame_us: int) -> bool:
-    """Return whether bars of a frame can be made from a series."""
-    return series.interval_s == 0 or frame_us % (series.interval_s * SECOND_US) == 0
-
-
-def why_fallback(candidates: Sequence[Candidate]) -> str | None:
+def why_fallback(sources: Sequence[PricedSeries]) -> str | None:
     """Return why it is not a source on time, or which one is late where another has taken its place."""
-    best, *others = candidates
+    best, *others = sources
     if best.stale:
         return f"no source is on time: {best.series.source} has the newest price"
     late = [each.series.source for each in others if each.stale and each.series.source != best.series.source]
     return f"{best.series.source} in place of {', '.join(dict.fromkeys(late))}, which is late" if late else None
 
 
-def change_from(before: StoredPrice | None, candidate: Candidate, name: str, over_us: int) -> Change:
+def change_from(before: StoredPrice | None, source: PricedSeries, name: str, over_us: int) -> Change:
     """Return how the price changed since the last price up to a time ago, unless that is too old."""
-    until = candidate.last.closed_us - over_us
-    if before is None or until - before.closed_us > candidate.tolerance_us:
+    until = source.last.closed_us - over_us
+    if before is None or until - before.closed_us > source.tolerance_us:
         return Change(over=name, change_pct=None, from_price=None, from_at=None)
-    return _change(name, before.close, before.closed_us, candidate)
+    return _change(name, before.close, before.closed_us, source)
 
 
-def change_over(prices: model.Bars, candidate: Candidate, name: str, over_us: int) -> Change:
+def change_over(prices: model.Bars, source: PricedSeries, name: str, over_us: int) -> Change:
     """Return how the price changed over a time, by a name for clients."""
-    row = row_before(prices, candidate.last.closed_us - over_us, candidate.tolerance_us)
+    row = row_before(prices, source.last.closed_us - over_us, source.tolerance_us)
     if row is None:
         return Change(over=name, change_pct=None, from_price=None, from_at=None)
-    return _change(name, float(prices.close[row]), int(prices.closed_us[row]), candidate)
+    return _change(name, float(prices.close[row]), int(prices.closed_us[row]), source)
 
 
-def _change(name: str, before: float, at_us: int, candidate: Candidate) -> Change:
-    pct = change_pct(before, candidate.last.close)
+def _change(name: str, before: float, at_us: int, source: PricedSeries) -> Change:
+    pct = change_pct(before, source.last.close)
     return Change(over=name, change_pct=pct, from_price=before, from_at=iso(at_us))
 
 
-def day_range(prices: model.Bars, candidate: Candidate, flags: dict[str, int]) -> DayRange:
+def day_range(prices: model.Bars, source: PricedSeries, flags: dict[str, int]) -> DayRange:
     """Return the range of the 24 hours that end with the last price; `flags` counts those of its prices."""
-    end = candidate.last.closed_us
+    end = source.last.closed_us
     day = prices.after(end - DAY_US)
-    volume, unit = volume_24h(day, candidate)
+    volume, unit = volume_24h(day, source)
     return DayRange(
         high=float(day.high.max()) if len(day) else None,
         low=float(day.low.min()) if len(day) else None,
         volume=volume,
         volume_unit=unit,
-        completeness=completeness(day, end - DAY_US, end, candidate.step_us),
+        completeness=completeness(day, end - DAY_US, end, source.step_us),
         flags=flags,
     )
 
@@ -155,18 +107,18 @@ def change_pct(before: float, now: float) -> float:
     return 100.0 * (now / before - 1.0)
 
 
-def volume_24h(prices: model.Bars, candidate: Candidate) -> tuple[float | None, VolumeUnit | None]:
+def volume_24h(prices: model.Bars, source: PricedSeries) -> tuple[float | None, VolumeUnit | None]:
     """Return what was traded in the 24 hours up to the last price, and in what: of bars the sum, where all have it."""
-    if not candidate.series.interval_s:
-        volume = candidate.last.volume_24h
+    if not source.series.interval_s:
+        volume = source.last.volume_24h
         return (None, None) if volume is None else (volume, "currency")
-    total = float(prices.after(candidate.last.closed_us - DAY_US).volume.sum())
+    total = float(prices.after(source.last.closed_us - DAY_US).volume.sum())
     return (None, None) if math.isnan(total) else (total, "coin")
 
 
-def closed_bars(found: model.Bars, candidate: Candidate, frame: Frame) -> Bars:
+def closed_bars(found: model.Bars, source: PricedSeries, frame: Frame) -> Bars:
     """Return the last closed bars of a frame, each made from all of its prices."""
-    expected = max(1, FRAME_S[frame] * SECOND_US // candidate.step_us)
+    expected = max(1, FRAME_S[frame] * SECOND_US // source.step_us)
     first = max(0, len(found) - BARS[frame])
     bars = [
         Bar(
@@ -183,13 +135,7 @@ def closed_bars(found: model.Bars, candidate: Candidate, frame: Frame) -> Bars:
         )
         for n in range(first, len(found))
     ]
-    return Bars(source=candidate.series.source, interval_s=candidate.series.interval_s, bars=bars)
-
-
-def why_no_bars(frame: Frame, candidates: Sequence[Candidate]) -> Missing:
-    """Return what is told where no series fits a frame."""
-    lengths = sorted({each.series.interval_s for each in candidates})
-    return Missing(reason=f"no bars of {frame} can be made from bars of {', '.join(map(str, lengths))} s")
+    return Bars(source=source.series.source, interval_s=source.series.interval_s, bars=bars)
 
 
 def historic_price(price: StoredPrice) -> HistoricPrice:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -15,19 +16,22 @@ import redis
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
 from qubic_lab.oracle.ingest.quotas import Period, Quotas
-from qubic_lab.oracle.model.coins import COINS, find_coin
+from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Frame, OracleResponse, Window, to_json
 from qubic_lab.oracle.model.timestamps import iso, now_us
 from qubic_lab.oracle.risk.inputs import companion
+from qubic_lab.oracle.risk.report import prepare_models
 from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.serving import queries
+from qubic_lab.oracle.serving.analysis_parts import prepare
 from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
-from qubic_lab.oracle.serving.price_parts import Frequency
-from qubic_lab.oracle.serving.queries import Queries, reading
 from qubic_lab.oracle.serving.responses import Answer, CacheCounts, LeaseState, OracleStatus, PriceHistory, QuotaState
+from qubic_lab.oracle.store.freshness import Frequency
+from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
 from qubic_lab.oracle.store.source_health import read_source_health
 from qubic_lab.oracle.store.tables import LEASES
 from qubic_lab.oracle.store.transactions import check_as_of
@@ -51,11 +55,10 @@ _NEVER: _Stamps = (0.0, None)
 
 @dataclass(frozen=True)
 class Range:
-    """What part of a history is asked for; see `Queries.price_history`."""
+    """The part of a history that is asked for; see `queries.price_history`."""
 
     start_us: int | None = None
     end_us: int | None = None
-    as_of_us: int | None = None
     limit: int = 100
     cursor: str | None = None
 
@@ -88,80 +91,71 @@ class Oracle:
         self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
         self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", config, clock)
         self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
-        self._views: Queries | None = None
+        self._opened: MarketStore | None = None
         self._opening = threading.Lock()
         self._limits = {source: dict(each) for source, each in (limits or {}).items()}
         self._stamps: dict[str, _Stamps] = {}
 
-    def views(self) -> Queries:
-        """Return what computes answers; opens the database, so ask in a thread.
+    def store(self) -> MarketStore:
+        """Return what is answered from; opens the database, so ask in a thread.
 
         Raises:
             QubicLabError: it cannot be opened.
         """
         with self._opening:
-            if self._views is None:
-                found = Queries(
-                    self._open_engine(), self._clock, self._frequencies, weighting=self._weighting, rules=self._rules
-                )
+            if self._opened is None:
+                found = MarketStore(self._open_engine(), self._clock, self._frequencies)
                 _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
-                self._views = found
-            return self._views
+                self._opened = found
+            return self._opened
 
     async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
-        """Return `Queries.sentiment` as JSON; errors as there."""
+        """Return `queries.sentiment` as JSON; errors as there."""
         id = _id(coin)
-
-        def compute() -> Answer:
-            return self.views().sentiment(id, window, as_of_us)
-
+        compute = partial(queries.sentiment, coin=id, window=window, weighting=self._weighting)
         return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
 
     async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `Queries.price_analysis` as JSON; errors as there."""
+        """Return `queries.price_analysis` as JSON; errors as there."""
         id = _id(coin)
-
-        def compute() -> Answer:
-            return self.views().price_analysis(id, frame, as_of_us)
-
+        compute = partial(queries.price_analysis, coin=id, frame=frame)
         return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
 
     async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `Queries.risk` as JSON; errors as there."""
+        """Return `queries.risk` as JSON; errors as there."""
         id = _id(coin)
-
-        def compute() -> OracleResponse:
-            return self.views().risk(id, frame, as_of_us)
-
+        compute = partial(queries.risk, coin=id, frame=frame, weighting=self._weighting, rules=self._rules)
         watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
         return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
 
     async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
-        """Return `Queries.market_overview` as JSON; errors as there."""
+        """Return `queries.market_overview` as JSON; errors as there."""
         ids = tuple(dict.fromkeys(_id(coin) for coin in coins))
-
-        def compute() -> Answer:
-            return self.views().market_overview(ids, as_of_us)
-
+        compute = partial(queries.market_overview, coins=ids, weighting=self._weighting)
         return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
 
-    async def text_history(self, coin: str, asked: Range, duplicates: bool = False) -> Cached:
-        """Return `Queries.text_history` as JSON; errors as there."""
+    async def text_history(
+        self, coin: str, asked: Range, duplicates: bool = False, as_of_us: int | None = None
+    ) -> Cached:
+        """Return `queries.text_history` as JSON; errors as there."""
         id = _id(coin)
-
-        def compute() -> Answer:
-            return self.views().text_history(id, **asdict(asked), duplicates=duplicates)
-
-        parts = (asked.start_us, asked.end_us, asked.limit, asked.cursor, int(duplicates))
-        return await self._cached("news", ("texts", id, *map(str, parts)), compute, (id,), asked.as_of_us)
+        compute = partial(queries.text_history, coin=id, **asdict(asked), duplicates=duplicates)
+        key = ("texts", id, *map(str, (*asdict(asked).values(), int(duplicates))))
+        return await self._cached("news", key, compute, (id,), as_of_us)
 
     async def price_history(
-        self, coin: str, asked: Range, source: str | None = None, interval_s: int | None = None
+        self,
+        coin: str,
+        asked: Range,
+        source: str | None = None,
+        interval_s: int | None = None,
+        as_of_us: int | None = None,
     ) -> PriceHistory:
-        """Return `Queries.price_history`; errors as there. Pages of it are not kept."""
+        """Return `queries.price_history`; errors as there. Pages of it are not kept."""
 
         def compute() -> PriceHistory:
-            return self.views().price_history(coin, **asdict(asked), source=source, interval_s=interval_s)
+            snapshot = self.store().snapshot(as_of_us)
+            return queries.price_history(snapshot, coin, **asdict(asked), source=source, interval_s=interval_s)
 
         return await asyncio.to_thread(compute)
 
@@ -175,11 +169,10 @@ class Oracle:
         id = None if coin is None else _id(coin)
 
         def read() -> RiskAlerts:
-            reader = self.views()
-            at = reader.instant(as_of_us)
+            snapshot = self.store().snapshot(as_of_us)
             with reading():
-                found = AlertStore(reader.engine).last(limit, id, as_of_us)
-            return RiskAlerts(as_of_us=at, alerts=tuple(found))
+                alerts = AlertStore(snapshot.store.engine).last(limit, id, as_of_us)
+            return RiskAlerts(as_of_us=snapshot.at_us, alerts=tuple(alerts))
 
         return await asyncio.to_thread(read)
 
@@ -207,7 +200,7 @@ class Oracle:
         self,
         kind: CacheKind,
         key: tuple[str, ...],
-        compute: Callable[[], Answer | OracleResponse],
+        compute: Callable[[Snapshot], Answer | OracleResponse],
         coins: tuple[str, ...],
         as_of_us: int | None,
     ) -> Cached:
@@ -217,7 +210,11 @@ class Oracle:
             key, ttl_s, version = (*key, str(as_of_us)), PAST_S, 0
         else:
             ttl_s, version = None, await self._version(coins)
-        return await self.cache.get(kind, key, lambda: _to_json(compute()), ttl_s=ttl_s, version=version)
+
+        def body() -> bytes:
+            return _to_json(compute(self.store().snapshot(as_of_us)))
+
+        return await self.cache.get(kind, key, body, ttl_s=ttl_s, version=version)
 
     async def _version(self, coins: tuple[str, ...]) -> int:
         """Return the stamp of the newest data of some coins or of all; 0 where the database does not answer."""
@@ -238,11 +235,11 @@ class Oracle:
         return version
 
     def _read_stamps(self, coins: Sequence[str]) -> dict[str, int]:
-        reader = self.views()
-        return {coin: reader.stamp(coin) for coin in coins}
+        store = self.store()
+        return {coin: store.stamp(coin) for coin in coins}
 
     def _read_status(self) -> OracleStatus:
-        now, engine = self._clock(), self.views().engine
+        now, engine = self._clock(), self.store().engine
         with reading(), engine.connect() as connection:
             leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
             quotas = Quotas(engine, self._clock).report(self._limits)
@@ -270,10 +267,12 @@ class Oracle:
         )
 
 
-def _warm_up(reader: Queries) -> None:
-    """Read in advance what many answers need; where that fails, they tell what is wrong."""
+def _warm_up(store: MarketStore) -> None:
+    """Import and read in advance what many answers need; where that fails, they tell what is wrong."""
+    prepare()
+    prepare_models()
     try:
-        reader.warm_up()
+        store.warm_up()
     except (SQLAlchemyError, QubicLabError) as error:
         logger.info("nothing was read in advance: %s", str(error).partition("\n")[0])
 
@@ -310,9 +309,4 @@ def _to_json(answer: Answer | OracleResponse) -> bytes:
 
 def _id(coin: str) -> str:
     """Return the id of a coin; of one that is named by its id without a search."""
-    if coin in COINS:
-        return coin
-    try:
-        return find_coin(coin).id
-    except InputError as error:
-        raise NotFoundError(str(error)) from None
+    return coin if coin in COINS else queries.named_coin(coin).id

@@ -1,14 +1,12 @@
 """What is told of the texts about a coin: how many of each source, the newest, and whole ones."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from qubic_lab.oracle.model.response import age_s
 from qubic_lab.oracle.model.timestamps import iso
 from qubic_lab.oracle.serving.responses import Headline, HistoricText, ModelScores, TextCount, iso_or_none
-from qubic_lab.oracle.store.text_store import ScoreColumns, ScoreSummary, StoredText, TextCounts
+from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText, TextCounts
 
 
 def by_source(counts: Sequence[TextCounts], at: int) -> list[TextCount]:
@@ -33,20 +31,6 @@ def by_kind(counts: Sequence[TextCounts]) -> dict[str, int]:
     for each in counts:
         found[each.kind] += each.texts
     return {kind: number for kind, number in sorted(found.items()) if number}
-
-
-def without_texts(columns: ScoreColumns, ids: Collection[int]) -> ScoreColumns:
-    """Return scores without those of some texts."""
-    if not ids:
-        return columns
-    kept = ~np.isin(columns.news_id, list(ids))
-    return ScoreColumns(*(getattr(columns, name)[kept] for name in ScoreColumns.__dataclass_fields__))
-
-
-def score_summary(model: str, columns: ScoreColumns) -> ScoreSummary:
-    """Return what one model's scores come to; at least one."""
-    mean, mean_square = float(columns.score.mean()), float((columns.score**2).mean())
-    return ScoreSummary(model, len(columns), mean, mean_square, int(columns.known_us.max()))
 
 
 def model_scores(found: Mapping[str, ScoreColumns]) -> list[ModelScores]:

@@ -16,8 +16,8 @@ from sqlalchemy import Engine, select
 from qubic_lab.oracle.model.bars import Bars, join_bars
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
-from qubic_lab.oracle.serving.price_parts import Candidate
-from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.freshness import PricedSeries
+from qubic_lab.oracle.store.price_store import PriceReader, PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 
 MOST_DAYS = 20_000
@@ -53,56 +53,52 @@ class BarHistory:
 
     def bars(
         self,
-        candidate: Candidate,
+        prices: PriceReader,
+        source: PricedSeries,
         frame_us: int,
         count: int,
-        at_us: int,
-        as_of_us: int | None,
+        until_us: int,
         recent: Bars | None = None,
     ) -> Bars:
         """Return the last bars of a frame up to a series' last price.
 
         Args:
-            candidate: a series that fits the frame, and its last price.
+            prices: a reader of the store's prices, as they are known now or as they were known.
+            source: a series that makes the frame, and its last price.
             frame_us: length of the bars.
             count: return at most this many; frames without a price have no bar.
-            at_us: no bar ends later.
-            as_of_us: use the prices that were known then; None: those that are known now.
+            until_us: no bar ends later.
             recent: prices that were read already: those of the last price's day up to it, and perhaps earlier ones.
         """
-        end = candidate.last.closed_us
+        end, step = source.last.closed_us, source.step_us
         start = ((end - 1) // frame_us - count) * frame_us
-        if HOUR_US % candidate.step_us or frame_us % HOUR_US:
-            prices = self._prices.read(candidate.series, start + 1, end + 1, as_of_us=as_of_us)
-            return prices.resample(frame_us, at_us, candidate.step_us).tail(count)
-        return self._hours(candidate, start, end, as_of_us, recent).resample(frame_us, at_us).tail(count)
-
-    def _hours(self, candidate: Candidate, start: int, end: int, as_of_us: int | None, recent: Bars | None) -> Bars:
-        """Return the hours from `start` to that of `end`, which may not have closed."""
+        if HOUR_US % step or frame_us % HOUR_US:
+            return prices.read(source.series, start + 1, end + 1).resample(frame_us, until_us, step).tail(count)
         first, today = start // DAY_US, (end - 1) // DAY_US
         with self._lock:
-            lock = self._locks.setdefault(candidate.series, threading.Lock())
+            lock = self._locks.setdefault(source.series, threading.Lock())
         with lock:  # whoever wants the same days waits for them
-            parts = self._whole_days(candidate, range(first, today), as_of_us)
+            parts = self._whole_days(prices, source.series, step, range(first, today))
         if recent is None:
-            parts += self._read(candidate, range(today, today + 1), end, as_of_us)
+            parts += _read_hours(prices, source.series, step, range(today, today + 1), end)
         else:
-            parts.append(recent.after(today * DAY_US).resample(HOUR_US, _LAST_US, candidate.step_us))
+            parts.append(recent.after(today * DAY_US).resample(HOUR_US, _LAST_US, step))
         hours = join_bars(parts)
-        return hours.slice(int(np.searchsorted(hours.opened_us, start)), len(hours))
+        hours = hours.slice(int(np.searchsorted(hours.opened_us, start)), len(hours))
+        return hours.resample(frame_us, until_us).tail(count)
 
-    def _whole_days(self, candidate: Candidate, days: range, as_of_us: int | None) -> list[Bars]:
-        series, step = candidate.series, candidate.step_us
+    def _whole_days(self, prices: PriceReader, series: Series, step: int, days: range) -> list[Bars]:
         stamp = self._prices.stamp(series.coin)  # before anything is read
         self._forget_changed(series, step, days, stamp)
         for run in _runs(day for day in days if (series, step, day) not in self._days):
-            for day, hours in zip(run, self._read(candidate, run, (run[-1] + 1) * DAY_US, None), strict=True):
+            for day, hours in zip(run, _read_hours(self._prices, series, step, run), strict=True):
                 self._keep((series, step, day), _Day(hours, int(hours.known_us.max(initial=0)), stamp))
         found = {day: kept for day in days if (kept := self._days.get((series, step, day))) is not None}
-        late = [day for day in days if day not in found or (as_of_us is not None and found[day].known_us > as_of_us)]
+        known_us = _LAST_US if prices.known_us is None else prices.known_us
+        late = [day for day in days if day not in found or found[day].known_us > known_us]
         parts = {day: each.hours for day, each in found.items()}
         for run in _runs(late):
-            parts |= zip(run, self._read(candidate, run, (run[-1] + 1) * DAY_US, as_of_us), strict=True)
+            parts |= zip(run, _read_hours(prices, series, step, run), strict=True)
         return [parts[day] for day in days]
 
     def _forget_changed(self, series: Series, step: int, days: range, stamp: int) -> None:
@@ -131,18 +127,22 @@ class BarHistory:
         for each in kept:
             each.seen_us = stamp
 
-    def _read(self, candidate: Candidate, days: Sequence[int], end: int, as_of_us: int | None) -> list[Bars]:
-        """Return the hours of each of some consecutive days."""
-        prices = self._prices.read(candidate.series, days[0] * DAY_US + 1, end + 1, as_of_us=as_of_us)
-        hours = prices.resample(HOUR_US, _LAST_US, candidate.step_us)
-        edges = np.searchsorted(hours.opened_us, [day * DAY_US for day in (*days, days[-1] + 1)]).tolist()
-        return [hours.slice(start, stop) for start, stop in pairwise(edges)]
-
     def _keep(self, key: _Key, day: _Day) -> None:
         with self._lock:
             self._days[key] = day
             while len(self._days) > MOST_DAYS:
                 self._days.popitem(last=False)
+
+
+def _read_hours(
+    prices: PriceReader, series: Series, step: int, days: Sequence[int], end_us: int | None = None
+) -> list[Bars]:
+    """Return the hours of each of some consecutive days, from prices up to `end_us`, or to the end of the last day."""
+    edges = [day * DAY_US for day in (*days, days[-1] + 1)]
+    read = prices.read(series, edges[0] + 1, (edges[-1] if end_us is None else end_us) + 1)
+    hours = read.resample(HOUR_US, _LAST_US, step)
+    rows = np.searchsorted(hours.opened_us, edges).tolist()
+    return [hours.slice(start, stop) for start, stop in pairwise(rows)]
 
 
 def _runs(days: Iterable[int]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Prices in the database: added once, corrected by later rows, and read as they are or as they were known."""
+"""Prices in the database: added once, corrected by later rows, read as they are known now or as they were known."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -62,13 +62,143 @@ class PricePage:
     next_cursor: str | None
 
 
-class PriceStore:
-    """The prices in a database that `open_database` opened; threads may share it."""
+class PriceReader:
+    """Reads the prices of a database as they are known now, or as they were known; threads may share it.
+
+    Attributes:
+        known_us: transaction time: rows that were recorded later are not seen; None: all rows are.
+    """
+
+    def __init__(self, engine: Engine, known_us: int | None = None) -> None:
+        self._engine, self.known_us = engine, known_us
+        self._ids: dict[Series, int] = {}
+
+    def series(self, coin: str | None = None) -> list[Series]:
+        """Return the series that there are, of one coin or of all, in order."""
+        query = select(*(MARKET_SERIES.c[field.name] for field in fields(Series)))
+        if coin is not None:
+            query = query.where(MARKET_SERIES.c.coin == coin)
+        with self._engine.connect() as connection:
+            return sorted(Series(*row) for row in connection.execute(query))
+
+    def read(self, series: Series, start_us: int, end_us: int) -> Bars:
+        """Return the prices with start_us <= closed_us < end_us, each in its newest version, as bars of one asset.
+
+        Args:
+            series: quotes, or bars.
+            start_us: start of the range, inclusive.
+            end_us: end of the range, exclusive.
+
+        Raises:
+            NotFoundError: there is no such series.
+            InputError: an empty range.
+        """
+        names = _OF_BARS if series.interval_s else _OF_QUOTES
+        return _bars(series, names, self._rows(names, series, start_us, end_us))
+
+    def prices(self, series: Series, start_us: int, end_us: int) -> list[StoredPrice]:
+        """Return the same prices row by row, with all that is stored of them, in order of time; errors as `read`."""
+        names = tuple(field.name for field in fields(StoredPrice))
+        rows = self._rows(names, series, start_us, end_us)
+        newest = {row[names.index("closed_us")]: row for row in rows}
+        return [_price(dict(zip(names, row, strict=True))) for row in newest.values()]
+
+    def flags(self, series: Series, start_us: int, end_us: int) -> dict[str, int]:
+        """Return how many of the same prices have each flag, by the flag's name; errors as `read`."""
+        newest: dict[int, str] = dict(self._rows(("closed_us", "flags"), series, start_us, end_us))
+        return dict(sorted(Counter(flag for flags in newest.values() for flag in _split(flags)).items()))
+
+    def latest(self, series: Series, until_us: int | None = None) -> StoredPrice | None:
+        """Return the price with the last `closed_us`, or None where there is none.
+
+        With `until_us` it is the last with closed_us <= until_us, which for an old instant is found much sooner.
+
+        Raises:
+            NotFoundError: there is no such series.
+        """
+        query = _latest(until_us is not None, self.known_us is not None)
+        values = {"id": self._id(series), "until_us": until_us, "known_us": self.known_us}
+        with self._engine.connect() as connection:
+            row = connection.execute(query, values).mappings().first()
+        return None if row is None else _price(row)
+
+    def page(
+        self, series: Series, start_us: int, end_us: int, *, limit: int = 100, cursor: str | None = None
+    ) -> PricePage:
+        """Return the last prices of a range, or those before a page's cursor, each in its newest version.
+
+        Read as they were known at an instant, all pages together never change.
+
+        Raises:
+            NotFoundError: there is no such series.
+            InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+        """
+        check_range_us(start_us, end_us)
+        check_range("limit", limit, 1, MOST_PAGE)
+        if cursor is not None:
+            end_us = min(end_us, read_cursor(cursor, 1)[0])
+        is_later = _IS_LATER
+        query = _stored().where(
+            MARKET_DATA.c.series_id == self._id(series),
+            MARKET_DATA.c.closed_us >= start_us,
+            MARKET_DATA.c.closed_us < end_us,
+        )
+        if self.known_us is not None:
+            query = query.where(MARKET_DATA.c.known_us <= self.known_us)
+            is_later = and_(is_later, _LATER.c.known_us <= self.known_us)
+        query = query.where(~exists().where(is_later)).order_by(MARKET_DATA.c.closed_us.desc()).limit(limit + 1)
+        with self._engine.connect() as connection:
+            found = [_price(row) for row in connection.execute(query).mappings()]
+        prices = tuple(found[:limit])
+        return PricePage(prices, str(prices[-1].closed_us) if len(found) > limit else None)
+
+    def stamp(self, coin: str) -> int:
+        """Return when a coin's prices last changed here, in microseconds since 1970; 0: there are none."""
+        return read_stamp(self._engine, _subject(coin))
+
+    def _rows(self, names: tuple[str, ...], series: Series, start_us: int, end_us: int) -> list[Row]:
+        """Return all versions in a range that are seen, in order of `closed_us` and then of `known_us`."""
+        check_range_us(start_us, end_us)
+        query = _in_range(names, self.known_us is not None)
+        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
+        with self._engine.connect() as connection:
+            return list(chain.from_iterable(fetch_tuples(connection, query, values)))
+
+    def _id(self, series: Series) -> int:
+        if series not in self._ids:
+            with self._engine.connect() as connection:
+                id = connection.execute(_find(series)).scalar()
+            if id is None:
+                raise NotFoundError(f"no prices of {_named(series)}: {self._hint(series)}")
+            self._ids[series] = id
+        return self._ids[series]
+
+    def _hint(self, series: Series) -> str:
+        """Return what there is instead."""
+        same_coin = self.series(series.coin)
+        if same_coin:
+            return "there are those of " + "; ".join(_named(each) for each in same_coin)
+        coins = {each.coin for each in self.series()}
+        return did_you_mean(series.coin, coins) if coins else "the database has none yet, collect or load some first"
+
+
+class PriceStore(PriceReader):
+    """Adds prices to a database that `open_database` opened, and reads those that are known now."""
 
     def __init__(self, engine: Engine, clock: Clock = now_us) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
-        self._ids: dict[Series, int] = {}
+
+    def as_of(self, known_us: int) -> PriceReader:
+        """Return a reader of the prices as they were known at an instant; what it reads never changes.
+
+        Raises:
+            InputError: the instant is not settled yet: it is too near, or still to come.
+        """
+        settle(self._engine, known_us, self._clock)
+        reader = PriceReader(self._engine, known_us)
+        reader._ids = self._ids
+        return reader
 
     def add(self, series: Series, prices: Iterable[Price], *, fetch_id: int | None = None) -> Added:
         """Keep prices: new ones, and those whose values differ from the newest version; the same again add nothing.
@@ -91,128 +221,6 @@ class PriceStore:
             self._ids[series] = id
             added += Added(len(batch), len(new), corrected)
         return added
-
-    def series(self, coin: str | None = None) -> list[Series]:
-        """Return the series that there are, of one coin or of all, in order."""
-        query = select(*(MARKET_SERIES.c[field.name] for field in fields(Series)))
-        if coin is not None:
-            query = query.where(MARKET_SERIES.c.coin == coin)
-        with self._engine.connect() as connection:
-            return sorted(Series(*row) for row in connection.execute(query))
-
-    def read(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> Bars:
-        """Return the prices with start_us <= closed_us < end_us, each in its newest version, as bars of one asset.
-
-        Args:
-            series: quotes, or bars.
-            start_us: start of the range, inclusive.
-            end_us: end of the range, exclusive.
-            as_of_us: return what was known then; None: what is known now.
-
-        Raises:
-            NotFoundError: there is no such series.
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
-        """
-        names = _OF_BARS if series.interval_s else _OF_QUOTES
-        return _bars(series, names, self._rows(names, series, start_us, end_us, as_of_us))
-
-    def prices(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> list[StoredPrice]:
-        """Return the same prices row by row, with all that is stored of them, in order of time; errors as `read`."""
-        names = tuple(field.name for field in fields(StoredPrice))
-        rows = self._rows(names, series, start_us, end_us, as_of_us)
-        newest = {row[names.index("closed_us")]: row for row in rows}
-        return [_price(dict(zip(names, row, strict=True))) for row in newest.values()]
-
-    def flags(self, series: Series, start_us: int, end_us: int, *, as_of_us: int | None = None) -> dict[str, int]:
-        """Return how many of the same prices have each flag, by the flag's name; errors as `read`."""
-        newest: dict[int, str] = dict(self._rows(("closed_us", "flags"), series, start_us, end_us, as_of_us))
-        return dict(sorted(Counter(flag for flags in newest.values() for flag in _split(flags)).items()))
-
-    def latest(self, series: Series, *, as_of_us: int | None = None, until_us: int | None = None) -> StoredPrice | None:
-        """Return the price with the last `closed_us`, as known at `as_of_us` or by now; None where there was none.
-
-        With `until_us`, the last with closed_us <= until_us: of an old instant much quicker than without.
-
-        Raises:
-            NotFoundError: there is no such series.
-            InputError: an `as_of_us` that is not settled yet.
-        """
-        settle(self._engine, as_of_us, self._clock)
-        query = _latest(until_us is not None, as_of_us is not None)
-        values = {"id": self._id(series), "until_us": until_us, "as_of_us": as_of_us}
-        with self._engine.connect() as connection:
-            row = connection.execute(query, values).mappings().first()
-        return None if row is None else _price(row)
-
-    def page(
-        self,
-        series: Series,
-        start_us: int,
-        end_us: int,
-        *,
-        as_of_us: int | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> PricePage:
-        """Return the last prices of a range, or those before a page's cursor, each in its newest version.
-
-        With the same `as_of_us` for each page, all pages together are one unchanging answer.
-
-        Raises:
-            NotFoundError: there is no such series.
-            InputError: an empty range, a limit that is out of range, a cursor that no page gave, or an `as_of_us` that
-                is not settled yet.
-        """
-        check_range_us(start_us, end_us)
-        check_range("limit", limit, 1, MOST_PAGE)
-        if cursor is not None:
-            end_us = min(end_us, read_cursor(cursor, 1)[0])
-        settle(self._engine, as_of_us, self._clock)
-        is_later = _IS_LATER
-        query = _stored().where(
-            MARKET_DATA.c.series_id == self._id(series),
-            MARKET_DATA.c.closed_us >= start_us,
-            MARKET_DATA.c.closed_us < end_us,
-        )
-        if as_of_us is not None:
-            query = query.where(MARKET_DATA.c.known_us <= as_of_us)
-            is_later = and_(is_later, _LATER.c.known_us <= as_of_us)
-        query = query.where(~exists().where(is_later)).order_by(MARKET_DATA.c.closed_us.desc()).limit(limit + 1)
-        with self._engine.connect() as connection:
-            found = [_price(row) for row in connection.execute(query).mappings()]
-        prices = tuple(found[:limit])
-        return PricePage(prices, str(prices[-1].closed_us) if len(found) > limit else None)
-
-    def stamp(self, coin: str) -> int:
-        """Return when a coin's prices last changed here, in microseconds since 1970; 0: there are none."""
-        return read_stamp(self._engine, _subject(coin))
-
-    def _rows(
-        self, names: tuple[str, ...], series: Series, start_us: int, end_us: int, as_of_us: int | None
-    ) -> list[Row]:
-        """Return all versions in a range that were known, in order of `closed_us` and then of `known_us`."""
-        check_range_us(start_us, end_us)
-        settle(self._engine, as_of_us, self._clock)
-        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
-        with self._engine.connect() as connection:
-            return list(chain.from_iterable(fetch_tuples(connection, _in_range(names, as_of_us is not None), values)))
-
-    def _id(self, series: Series) -> int:
-        if series not in self._ids:
-            with self._engine.connect() as connection:
-                id = connection.execute(_find(series)).scalar()
-            if id is None:
-                raise NotFoundError(f"no prices of {_named(series)}: {self._hint(series)}")
-            self._ids[series] = id
-        return self._ids[series]
-
-    def _hint(self, series: Series) -> str:
-        """Return what there is instead."""
-        same_coin = self.series(series.coin)
-        if same_coin:
-            return "there are those of " + "; ".join(_named(each) for each in same_coin)
-        coins = {each.coin for each in self.series()}
-        return did_you_mean(series.coin, coins) if coins else "the database has none yet, collect or load some first"
 
     def _find_or_make(self, connection: Connection, series: Series) -> int:
         id = self._ids.get(series) or connection.execute(_find(series)).scalar()
@@ -243,23 +251,23 @@ def _stored() -> Select[Any]:
 
 # Queries that answers are made of are built once: building them takes longer than running them.
 @lru_cache
-def _in_range(columns: tuple[str, ...], as_of: bool) -> Select[Any]:
+def _in_range(columns: tuple[str, ...], past: bool) -> Select[Any]:
     query = select(*(MARKET_DATA.c[name] for name in columns)).where(
         MARKET_DATA.c.series_id == bindparam("id"),
         MARKET_DATA.c.closed_us >= bindparam("start_us"),
         MARKET_DATA.c.closed_us < bindparam("end_us"),
     )
     query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
-    return query.where(MARKET_DATA.c.known_us <= bindparam("as_of_us")) if as_of else query
+    return query.where(MARKET_DATA.c.known_us <= bindparam("known_us")) if past else query
 
 
 @lru_cache
-def _latest(until: bool, as_of: bool) -> Select[Any]:
+def _latest(until: bool, past: bool) -> Select[Any]:
     query = _stored().where(MARKET_DATA.c.series_id == bindparam("id"))
     if until:
         query = query.where(MARKET_DATA.c.closed_us <= bindparam("until_us"))
-    if as_of:
-        query = query.where(MARKET_DATA.c.known_us <= bindparam("as_of_us"))
+    if past:
+        query = query.where(MARKET_DATA.c.known_us <= bindparam("known_us"))
     return query.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
 
 

@@ -1,35 +1,26 @@
-"""Texts in the database, each repetition marked when it comes, and their sentiment scores."""
+"""Writes texts, marking each repetition when it comes, and their sentiment scores."""
 
 import hashlib
 import json
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    Select,
     and_,
-    bindparam,
-    case,
-    exists,
     func,
     insert,
-    or_,
     select,
 )
 
-from qubic_lab.errors import InputError, check_range
-from qubic_lab.oracle.model.records import Text, TextKind
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import now_us
 from qubic_lab.oracle.store.near_duplicates import (
     AFTER_US,
@@ -42,21 +33,18 @@ from qubic_lab.oracle.store.near_duplicates import (
     same_time,
 )
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
+from qubic_lab.oracle.store.text_reader import TextReader, chunks, text_subject
 from qubic_lab.oracle.store.transactions import (
     MOST_BATCH,
     Added,
     Clock,
     Writer,
-    check_range_us,
     fetch_tuples,
     insert_rows,
-    read_cursor,
-    read_stamp,
     settle,
     writing,
 )
 
-MOST_PAGE = 1_000
 MOST_ID = 512
 """Characters of a source's id for a text; of a longer one the beginning and a hash are kept."""
 _BATCH = 500
@@ -66,66 +54,12 @@ _MOST_SLICES = 6
 """In memory; a batch needs five at most."""
 _MOST_IN_SLICE = 10_000
 """Texts kept in memory of one slice, about 3 kB each; of more, the last ones are compared with."""
-_MOST_IDS = 1_000
 _TEXT_FIELDS = tuple(each.name for each in fields(Text) if each.name != "coins")
 _WRITTEN = (*_TEXT_FIELDS, "id", "at_us", "known_us", "content_hash", "duplicate_of", "fetch_id")
 _LENGTHS = {"publisher": 256, "author": 256, "language": 16}
 """What is longer is cut, as the table's columns are."""
 
-_LATER, _FIRST, _FIRST_ABOUT = NEWS_DATA.alias("later"), NEWS_DATA.alias("first"), NEWS_COINS.alias("first_about")
-_ABOUT_COIN = NEWS_COINS.join(NEWS_DATA, NEWS_DATA.c.id == NEWS_COINS.c.news_id)
-_IS_LATER = and_(
-    _LATER.c.source == NEWS_DATA.c.source,
-    _LATER.c.external_id == NEWS_DATA.c.external_id,
-    _LATER.c.known_us > NEWS_DATA.c.known_us,
-)
-_IS_FIRST = and_(
-    or_(_FIRST.c.id == NEWS_DATA.c.duplicate_of, _FIRST.c.duplicate_of == NEWS_DATA.c.duplicate_of),
-    _FIRST.c.id < NEWS_DATA.c.id,
-    _FIRST_ABOUT.c.coin == NEWS_COINS.c.coin,
-    _FIRST_ABOUT.c.at_us == _FIRST.c.at_us,
-    _FIRST_ABOUT.c.news_id == _FIRST.c.id,
-)
-_COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
-"""Repeats nothing about the same coin: where the original is about others, the first of its repetitions counts."""
-
 _ScoreValues = tuple[float, float | None, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredText(Text):
-    """A text as it is kept here.
-
-    Attributes:
-        id: this version's number; later ones have higher numbers.
-        at_us: when it was published, or known here where nobody says.
-        known_us: when it was known here.
-        duplicate_of: the text that it repeats, if any.
-    """
-
-    id: int
-    at_us: int
-    known_us: int
-    duplicate_of: int | None
-
-
-@dataclass(frozen=True)
-class TextPage:
-    """Some texts, the newest first, and the cursor of the next page if there is one."""
-
-    texts: tuple[StoredText, ...]
-    next_cursor: str | None
-
-
-@dataclass(frozen=True)
-class TextCounts:
-    """How many texts of one kind a source gave; `duplicates` repeat others and are not among `texts`."""
-
-    source: str
-    kind: TextKind
-    texts: int
-    duplicates: int
-    newest_at_us: int
 
 
 @dataclass(frozen=True)
@@ -151,43 +85,23 @@ class Score:
             raise InputError(f"confidence in text {self.news_id} is {self.confidence}: it must be in 0 to 1")
 
 
-@dataclass(frozen=True)
-class ScoreColumns:
-    """One model's scores of a coin's texts by time, arrays of one length.
-
-    Times are int64 microseconds since 1970: `at_us` the text's (published), `known_us` the score's. Numbers are
-    float64; a confidence that the model does not tell is NaN.
-    """
-
-    news_id: NDArray[np.int64]
-    at_us: NDArray[np.int64]
-    known_us: NDArray[np.int64]
-    score: NDArray[np.float64]
-    confidence: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.news_id)
-
-
-@dataclass(frozen=True)
-class ScoreSummary:
-    """All newest scores by one model: how many, their mean and mean square, and when the last was known."""
-
-    model: str
-    texts: int
-    mean: float
-    mean_square: float
-    known_us: int
-
-
-class TextStore:
-    """The texts in a database that `open_database` opened; threads may share it."""
+class TextStore(TextReader):
+    """Adds texts and scores to a database that `open_database` opened, and reads those that are known now."""
 
     def __init__(self, engine: Engine, clock: Clock = now_us) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
         self._lock = threading.Lock()
         self._originals = _Originals()
+
+    def as_of(self, known_us: int) -> TextReader:
+        """Return a reader of the texts and scores as they were known at an instant; what it reads never changes.
+
+        Raises:
+            InputError: the instant is not settled yet: it is too near, or still to come.
+        """
+        settle(self._engine, known_us, self._clock)
+        return TextReader(self._engine, known_us)
 
     def add(self, texts: Iterable[Text], *, fetch_id: int | None = None) -> Added:
         """Keep texts: new ones, and those with another title or body than the newest version; the same add nothing.
@@ -208,68 +122,6 @@ class TextStore:
                 with self._lock:
                     added += self._add_batch(changed, prints, now, fetch_id)
         return added
-
-    def read(
-        self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None, duplicates: bool = False
-    ) -> list[StoredText]:
-        """Return a coin's texts with start_us <= at_us < end_us in order, as known at `as_of_us` or by now.
-
-        Each is in its newest version; of those that repeat each other only the first, or with `duplicates` all.
-
-        Raises:
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
-        """
-        check_range_us(start_us, end_us)
-        settle(self._engine, as_of_us, self._clock)
-        query = _visible(_stored(), as_of_us is not None, duplicates)
-        query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id)
-        with self._engine.connect() as connection:
-            return _texts(connection, query, _asked(coin, start_us, end_us, as_of_us))
-
-    def page(
-        self,
-        coin: str,
-        start_us: int,
-        end_us: int,
-        *,
-        as_of_us: int | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        duplicates: bool = False,
-    ) -> TextPage:
-        """Return the last of a coin's texts in a range, or those before a page's cursor.
-
-        With the same `as_of_us` for each page, all pages together are one unchanging answer.
-
-        Raises:
-            InputError: an empty range, a limit that is out of range, a cursor that no page gave, or an `as_of_us` that
-                is not settled yet.
-        """
-        check_range_us(start_us, end_us)
-        check_range("limit", limit, 1, MOST_PAGE)
-        before = read_cursor(cursor, 2) if cursor is not None else None
-        settle(self._engine, as_of_us, self._clock)
-        query = _visible(_stored(), as_of_us is not None, duplicates)
-        if before is not None:
-            at_us, id = before
-            query = query.where(NEWS_COINS.c.at_us <= at_us, or_(NEWS_COINS.c.at_us < at_us, NEWS_COINS.c.news_id < id))
-        query = query.order_by(NEWS_COINS.c.at_us.desc(), NEWS_COINS.c.news_id.desc()).limit(limit + 1)
-        with self._engine.connect() as connection:
-            found = _texts(connection, query, _asked(coin, start_us, end_us, as_of_us))
-        texts = tuple(found[:limit])
-        return TextPage(texts, f"{texts[-1].at_us}_{texts[-1].id}" if len(found) > limit else None)
-
-    def counts(self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None) -> list[TextCounts]:
-        """Return how many texts of a range `read` gives, and how many repetitions of them, by source and kind.
-
-        Raises:
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
-        """
-        check_range_us(start_us, end_us)
-        settle(self._engine, as_of_us, self._clock)
-        query, values = _counting(as_of_us is not None), _asked(coin, start_us, end_us, as_of_us)
-        with self._engine.connect() as connection:
-            return [TextCounts(*row) for row in connection.execute(query, values)]
 
     def add_scores(self, scores: Iterable[Score]) -> Added:
         """Keep scores: new ones, and those that differ from the newest of the same text and model.
@@ -294,66 +146,6 @@ class TextStore:
             corrected = sum((each.news_id, each.model) in newest for each in new)
             added += Added(len(batch), len(new), corrected)
         return added
-
-    def scores(self, coin: str, start_us: int, end_us: int, model: str, as_of_us: int | None = None) -> ScoreColumns:
-        """Return the newest scores by `model` of the texts that `read` gives, as known at `as_of_us` or by now.
-
-        Raises:
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
-        """
-        columns = ("known_us", "score", "confidence")
-        rows = self._scores(columns, coin, start_us, end_us, as_of_us, model)
-        return _score_columns(rows)
-
-    def scores_by_model(
-        self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None
-    ) -> dict[str, ScoreColumns]:
-        """Return what `scores` gives for each model that has any, by its name.
-
-        Raises:
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
-        """
-        columns = ("known_us", "score", "confidence", "model")
-        found: dict[str, list[tuple[Any, ...]]] = {}
-        for *row, model in self._scores(columns, coin, start_us, end_us, as_of_us, None):
-            found.setdefault(model, []).append(tuple(row))
-        return {model: _score_columns(found[model]) for model in sorted(found)}
-
-    def score_summaries(
-        self, coin: str, start_us: int, end_us: int, *, as_of_us: int | None = None
-    ) -> list[ScoreSummary]:
-        """Return what each model's newest scores of the texts that `read` gives come to, by model.
-
-        Raises:
-            InputError: an empty range, or an `as_of_us` that is not settled yet.
-        """
-        columns = ("model", "known_us", "score")
-        rows = self._scores(columns, coin, start_us, end_us, as_of_us, None)
-        newest: dict[str, dict[int, tuple[int, float]]] = {}
-        for news_id, _, model, known_us, score in rows:
-            newest.setdefault(model, {})[news_id] = (known_us, score)
-        return [_summary(model, list(newest[model].values())) for model in sorted(newest)]
-
-    def stamp(self, coin: str) -> int:
-        """Return when a coin's texts or their scores last changed here, in microseconds since 1970; 0: none."""
-        return read_stamp(self._engine, _subject(coin))
-
-    def _scores(
-        self,
-        columns: tuple[str, ...],
-        coin: str,
-        start_us: int,
-        end_us: int,
-        as_of_us: int | None,
-        model: str | None,
-    ) -> list[tuple[Any, ...]]:
-        """Return the text's id and time and these columns of each version of a score, the newest last."""
-        check_range_us(start_us, end_us)
-        settle(self._engine, as_of_us, self._clock)
-        query = _scoring(columns, model is not None, as_of_us is not None)
-        values = _asked(coin, start_us, end_us, as_of_us) | {"model": model}
-        with self._engine.connect() as connection:
-            return [row for rows in fetch_tuples(connection, query, values) for row in rows]
 
     def _add_batch(self, texts: list[Text], prints: list[Fingerprint], now: int, fetch_id: int | None) -> Added:
         times = [_time(text, now) for text in texts]
@@ -537,83 +329,17 @@ def _repeated(earlier: list[tuple[int, Key, int]], key: Key, at_us: int, words: 
     return None
 
 
-def _subject(coin: str) -> str:
-    return f"texts {coin}"
-
-
 def _wrote_about(writer: Writer, ids: set[int]) -> None:
     """Note a new stamp for the coins of these texts."""
     coins: set[str] = set()
-    for some in _chunks(sorted(ids)):
+    for some in chunks(sorted(ids)):
         query = select(NEWS_COINS.c.coin).distinct().where(NEWS_COINS.c.news_id.in_(some))
         coins.update(writer.connection.execute(query).scalars())
-    writer.wrote(*(_subject(coin) for coin in coins))
-
-
-def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), _MOST_IDS):
-        yield ids[start : start + _MOST_IDS]
-
-
-def _stored() -> Select[Any]:
-    names = (each.name for each in fields(StoredText) if each.name != "coins")
-    return select(*(NEWS_DATA.c[name] for name in names))
-
-
-def _asked(coin: str, start_us: int, end_us: int, as_of_us: int | None) -> dict[str, Any]:
-    """Return the parameters of `_visible`."""
-    return {"about": coin, "start_us": start_us, "end_us": end_us, "as_of_us": as_of_us}
-
-
-def _visible(query: Select[Any], as_of: bool, duplicates: bool) -> Select[Any]:
-    """Return a query that is limited to a coin's texts in a range, in the newest version that was known."""
-    is_later = _IS_LATER
-    query = query.select_from(_ABOUT_COIN).where(
-        NEWS_COINS.c.coin == bindparam("about"),
-        NEWS_COINS.c.at_us >= bindparam("start_us"),
-        NEWS_COINS.c.at_us < bindparam("end_us"),
-    )
-    if as_of:
-        query = query.where(NEWS_DATA.c.known_us <= bindparam("as_of_us"))
-        is_later = and_(is_later, _LATER.c.known_us <= bindparam("as_of_us"))
-    if not duplicates:
-        query = query.where(_COUNTS)
-    return query.where(~exists().where(is_later))
-
-
-# Queries that answers are made of are built once: building them takes longer than running them.
-@lru_cache
-def _counting(as_of: bool) -> Select[Any]:
-    kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
-    texts, newest = func.sum(case((_COUNTS, 1), else_=0)), func.max(NEWS_DATA.c.at_us)
-    query = _visible(select(*kinds, texts, func.count() - texts, newest), as_of, duplicates=True)
-    return query.group_by(*kinds).order_by(*kinds)
-
-
-@lru_cache
-def _scoring(columns: tuple[str, ...], of_model: bool, as_of: bool) -> Select[Any]:
-    query = select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *(SENTIMENT_SCORES.c[name] for name in columns))
-    query = _visible(query, as_of, duplicates=False)
-    query = query.join(SENTIMENT_SCORES, SENTIMENT_SCORES.c.news_id == NEWS_COINS.c.news_id)
-    if of_model:
-        query = query.where(SENTIMENT_SCORES.c.model == bindparam("model"))
-    if as_of:
-        query = query.where(SENTIMENT_SCORES.c.known_us <= bindparam("as_of_us"))
-    return query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id, SENTIMENT_SCORES.c.known_us)
-
-
-def _texts(connection: Connection, query: Select[Any], values: Mapping[str, Any]) -> list[StoredText]:
-    rows = list(connection.execute(query, values).mappings())
-    coins: dict[int, list[str]] = {}
-    for some in _chunks([row["id"] for row in rows]):
-        about = select(NEWS_COINS.c.news_id, NEWS_COINS.c.coin).where(NEWS_COINS.c.news_id.in_(some))
-        for id, coin in connection.execute(about.order_by(NEWS_COINS.c.coin)):
-            coins.setdefault(id, []).append(coin)
-    return [StoredText(**row, coins=tuple(coins[row["id"]])) for row in rows]
+    writer.wrote(*(text_subject(coin) for coin in coins))
 
 
 def _check_known(connection: Connection, ids: list[int]) -> None:
-    for some in _chunks(ids):
+    for some in chunks(ids):
         known = set(connection.execute(select(NEWS_DATA.c.id).where(NEWS_DATA.c.id.in_(some))).scalars())
         for id in some:
             if id not in known:
@@ -624,7 +350,7 @@ def _newest_scores(connection: Connection, ids: list[int]) -> dict[tuple[int, st
     """Return what the newest score of each of these texts by each model says."""
     found: dict[tuple[int, str], _ScoreValues] = {}
     names = ("news_id", "model", "score", "confidence", "details")
-    for some in _chunks(ids):
+    for some in chunks(ids):
         query = select(*(SENTIMENT_SCORES.c[name] for name in names)).where(SENTIMENT_SCORES.c.news_id.in_(some))
         for id, model, *values in connection.execute(query.order_by(SENTIMENT_SCORES.c.known_us)):
             found[id, model] = tuple(values)
@@ -634,23 +360,3 @@ def _newest_scores(connection: Connection, ids: list[int]) -> dict[tuple[int, st
 def _score_values(score: Score) -> _ScoreValues:
     """Return what a score says, as it is read back."""
     return score.score, score.confidence, json.loads(json.dumps(dict(score.details)))
-
-
-def _summary(model: str, scores: list[tuple[int, float]]) -> ScoreSummary:
-    """Return what scores, with when each was known, come to; exact sums, so that no order changes them."""
-    count = len(scores)
-    mean = math.fsum(score for _, score in scores) / count
-    mean_square = math.fsum(score * score for _, score in scores) / count
-    return ScoreSummary(model, count, mean, mean_square, max(known_us for known_us, _ in scores))
-
-
-def _score_columns(rows: list[tuple[Any, ...]]) -> ScoreColumns:
-    """Return the last row of each text; rows are in order of text and `known_us`."""
-    values: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [()] * 5
-    news_id = np.array(values[0], dtype=np.int64)
-    last = np.append(news_id[1:] != news_id[:-1], True)[: len(news_id)]
-    return ScoreColumns(
-        news_id[last],
-        *(np.array(column, dtype=np.int64)[last] for column in values[1:3]),
-        *(np.array(column, dtype=np.float64)[last] for column in values[3:]),
-    )

@@ -120,22 +120,20 @@ def check_range_us(start_us: int, end_us: int) -> None:
         raise InputError(f"range from {_shown(start_us)} to the same instant is empty: give a later end")
 
 
-def settle(engine: Engine, as_of_us: int | None, clock: Clock = now_us) -> None:
-    """Make sure that no row will ever be written with a stamp of `as_of_us` or before; None: nothing is promised.
+def settle(engine: Engine, known_us: int, clock: Clock = now_us) -> None:
+    """Make sure that no row will ever be written with a stamp of `known_us` or before.
 
     Raises:
         InputError: it is too near, or still to come.
     """
-    if as_of_us is None:
-        return
-    check_as_of(as_of_us, clock())
-    if as_of_us <= _SEEN.get(engine, -1):
+    check_as_of(known_us, clock())
+    if known_us <= _SEEN.get(engine, -1):
         return  # each writer comes after the newest stamp that is committed
     stamp = _SEEN[engine] = read_stamp(engine)
-    if as_of_us <= stamp:
+    if known_us <= stamp:
         return
-    with writing(engine, lambda: as_of_us) as writer:  # waits for whoever is writing now
-        if writer.known_us == as_of_us:
+    with writing(engine, lambda: known_us) as writer:  # waits for whoever is writing now
+        if writer.known_us == known_us:
             writer.wrote()
 
 

@@ -1,0 +1,320 @@
+"""Reads texts and their sentiment scores, as they are known now or as they were known."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Select, and_, bindparam, case, exists, func, or_, select
+
+from qubic_lab.errors import check_range
+from qubic_lab.oracle.model.records import Text, TextKind
+from qubic_lab.oracle.model.source_names import SAMPLE
+from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
+from qubic_lab.oracle.store.transactions import check_range_us, fetch_tuples, read_cursor, read_stamp
+
+MOST_PAGE = 1_000
+TITLE_CHARACTERS = 120
+"""The part of a post without a title that is shown as its title."""
+_MOST_IDS = 1_000
+
+_LATER, _FIRST, _FIRST_ABOUT = NEWS_DATA.alias("later"), NEWS_DATA.alias("first"), NEWS_COINS.alias("first_about")
+_ABOUT_COIN = NEWS_COINS.join(NEWS_DATA, NEWS_DATA.c.id == NEWS_COINS.c.news_id)
+_IS_LATER = and_(
+    _LATER.c.source == NEWS_DATA.c.source,
+    _LATER.c.external_id == NEWS_DATA.c.external_id,
+    _LATER.c.known_us > NEWS_DATA.c.known_us,
+)
+_IS_FIRST = and_(
+    or_(_FIRST.c.id == NEWS_DATA.c.duplicate_of, _FIRST.c.duplicate_of == NEWS_DATA.c.duplicate_of),
+    _FIRST.c.id < NEWS_DATA.c.id,
+    _FIRST_ABOUT.c.coin == NEWS_COINS.c.coin,
+    _FIRST_ABOUT.c.at_us == _FIRST.c.at_us,
+    _FIRST_ABOUT.c.news_id == _FIRST.c.id,
+)
+_COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
+"""Repeats nothing about the same coin: where the original is about others, the first of its repetitions counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredText(Text):
+    """A text as it is kept here.
+
+    Attributes:
+        id: this version's number; later ones have higher numbers.
+        at_us: when it was published, or known here where nobody says.
+        known_us: when it was known here.
+        duplicate_of: the text that it repeats, if any.
+    """
+
+    id: int
+    at_us: int
+    known_us: int
+    duplicate_of: int | None
+
+
+@dataclass(frozen=True)
+class TextPage:
+    """Some texts, the newest first, and the cursor of the next page if there is one."""
+
+    texts: tuple[StoredText, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """How many texts of one kind a source gave; `duplicates` repeat others and are not among `texts`."""
+
+    source: str
+    kind: TextKind
+    texts: int
+    duplicates: int
+    newest_at_us: int
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """One model's scores of a coin's texts by time, arrays of one length.
+
+    Times are int64 microseconds since 1970: `at_us` the text's (published), `known_us` the score's. Numbers are
+    float64; a confidence that the model does not tell is NaN.
+    """
+
+    news_id: NDArray[np.int64]
+    at_us: NDArray[np.int64]
+    known_us: NDArray[np.int64]
+    score: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.news_id)
+
+
+class TextReader:
+    """Reads the texts and scores of a database as they are known now, or as they were known; threads may share it.
+
+    Of texts that repeat each other only the first counts. Invented samples are texts like others unless they are left
+    out with `invented=False`.
+
+    Attributes:
+        known_us: transaction time: rows that were recorded later are not seen; None: all rows are.
+    """
+
+    def __init__(self, engine: Engine, known_us: int | None = None) -> None:
+        self._engine, self.known_us = engine, known_us
+
+    def read(
+        self, coin: str, start_us: int, end_us: int, *, duplicates: bool = False, invented: bool = True
+    ) -> list[StoredText]:
+        """Return a coin's texts with start_us <= at_us < end_us in order, each in its newest version.
+
+        Args:
+            coin: its id.
+            start_us: start of the range, inclusive.
+            end_us: end of the range, exclusive.
+            duplicates: with those that repeat others.
+            invented: with samples.
+
+        Raises:
+            InputError: an empty range.
+        """
+        query = _visible(_stored(), self.known_us is not None, duplicates, invented)
+        query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id)
+        with self._engine.connect() as connection:
+            return _texts(connection, query, self._values(coin, start_us, end_us))
+
+    def page(
+        self,
+        coin: str,
+        start_us: int,
+        end_us: int,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        duplicates: bool = False,
+        invented: bool = True,
+    ) -> TextPage:
+        """Return the last of a coin's texts in a range, or those before a page's cursor.
+
+        Read as they were known at an instant, all pages together never change.
+
+        Raises:
+            InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+        """
+        check_range("limit", limit, 1, MOST_PAGE)
+        values = self._values(coin, start_us, end_us)
+        query = _visible(_stored(), self.known_us is not None, duplicates, invented)
+        if cursor is not None:
+            at_us, id = read_cursor(cursor, 2)
+            query = query.where(NEWS_COINS.c.at_us <= at_us, or_(NEWS_COINS.c.at_us < at_us, NEWS_COINS.c.news_id < id))
+        query = query.order_by(NEWS_COINS.c.at_us.desc(), NEWS_COINS.c.news_id.desc()).limit(limit + 1)
+        with self._engine.connect() as connection:
+            found = _texts(connection, query, values)
+        texts = tuple(found[:limit])
+        return TextPage(texts, f"{texts[-1].at_us}_{texts[-1].id}" if len(found) > limit else None)
+
+    def counts(self, coin: str, start_us: int, end_us: int) -> list[TextCounts]:
+        """Return how many texts of a range `read` gives, and how many repetitions of them, by source and kind.
+
+        Raises:
+            InputError: an empty range.
+        """
+        values = self._values(coin, start_us, end_us)
+        with self._engine.connect() as connection:
+            return [TextCounts(*row) for row in connection.execute(_counting(self.known_us is not None), values)]
+
+    def scores(self, coin: str, start_us: int, end_us: int, model: str, *, invented: bool = True) -> ScoreColumns:
+        """Return the newest scores by `model` of the texts that `read` gives.
+
+        Raises:
+            InputError: an empty range.
+        """
+        return self._scores(coin, start_us, end_us, model, invented).get(model, _score_columns([]))
+
+    def scores_by_model(
+        self, coin: str, start_us: int, end_us: int, *, invented: bool = True
+    ) -> dict[str, ScoreColumns]:
+        """Return what `scores` gives for each model that has any, by its name.
+
+        Raises:
+            InputError: an empty range.
+        """
+        return self._scores(coin, start_us, end_us, None, invented)
+
+    def score_details(self, ids: Sequence[int], model: str) -> dict[int, Mapping[str, Any]]:
+        """Return what a model's newest scores of these texts say beside their number, by the texts' ids."""
+        found: dict[int, Mapping[str, Any]] = {}
+        columns = (SENTIMENT_SCORES.c.news_id, SENTIMENT_SCORES.c.details)
+        with self._engine.connect() as connection:
+            for some in chunks(ids):
+                query = select(*columns).where(SENTIMENT_SCORES.c.news_id.in_(some), SENTIMENT_SCORES.c.model == model)
+                if self.known_us is not None:
+                    query = query.where(SENTIMENT_SCORES.c.known_us <= self.known_us)
+                rows = connection.execute(query.order_by(SENTIMENT_SCORES.c.known_us))
+                found.update((row.news_id, row.details) for row in rows)
+        return found
+
+    def sources(self, ids: Sequence[int]) -> dict[int, str]:
+        """Return the sources of texts, by the texts' ids."""
+        found: dict[int, str] = {}
+        with self._engine.connect() as connection:
+            for some in chunks(ids):
+                query = select(NEWS_DATA.c.id, NEWS_DATA.c.source).where(NEWS_DATA.c.id.in_(some))
+                found.update((row.id, row.source) for row in connection.execute(query))
+        return found
+
+    def titles(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return the title, source, publisher and url of texts, by their ids; a post's first words are its title."""
+        body = func.substr(NEWS_DATA.c.body, 1, TITLE_CHARACTERS).label("body")
+        names = ("id", "title", "source", "publisher", "url")
+        query = select(*(NEWS_DATA.c[name] for name in names), body).where(NEWS_DATA.c.id.in_(ids))
+        with self._engine.connect() as connection:
+            return {
+                row.id: {
+                    "title": row.title or row.body,
+                    "source": row.source,
+                    "publisher": row.publisher,
+                    "url": row.url,
+                }
+                for row in connection.execute(query)
+            }
+
+    def stamp(self, coin: str) -> int:
+        """Return when a coin's texts or their scores last changed here, in microseconds since 1970; 0: none."""
+        return read_stamp(self._engine, text_subject(coin))
+
+    def _scores(
+        self, coin: str, start_us: int, end_us: int, model: str | None, invented: bool
+    ) -> dict[str, ScoreColumns]:
+        values = self._values(coin, start_us, end_us) | {"model": model}
+        query = _scoring(model is not None, self.known_us is not None, invented)
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        with self._engine.connect() as connection:
+            for rows in fetch_tuples(connection, query, values):
+                for row in rows:
+                    found.setdefault(row[-1], []).append(row[:-1])
+        return {key: _score_columns(found[key]) for key in sorted(found)}
+
+    def _values(self, coin: str, start_us: int, end_us: int) -> dict[str, Any]:
+        """Return the parameters of `_visible`."""
+        check_range_us(start_us, end_us)
+        return {"about": coin, "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
+
+
+def text_subject(coin: str) -> str:
+    """Return the name under which the stamp of a coin's texts and scores is kept."""
+    return f"texts {coin}"
+
+
+def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield ids in parts that a query can name."""
+    for start in range(0, len(ids), _MOST_IDS):
+        yield ids[start : start + _MOST_IDS]
+
+
+def _stored() -> Select[Any]:
+    names = (each.name for each in fields(StoredText) if each.name != "coins")
+    return select(*(NEWS_DATA.c[name] for name in names))
+
+
+def _visible(query: Select[Any], past: bool, duplicates: bool = False, invented: bool = True) -> Select[Any]:
+    """Return a query that is limited to a coin's texts in a range, in the newest version that is seen."""
+    is_later = _IS_LATER
+    query = query.select_from(_ABOUT_COIN).where(
+        NEWS_COINS.c.coin == bindparam("about"),
+        NEWS_COINS.c.at_us >= bindparam("start_us"),
+        NEWS_COINS.c.at_us < bindparam("end_us"),
+    )
+    if past:
+        query = query.where(NEWS_DATA.c.known_us <= bindparam("known_us"))
+        is_later = and_(is_later, _LATER.c.known_us <= bindparam("known_us"))
+    if not duplicates:
+        query = query.where(_COUNTS)
+    if not invented:
+        query = query.where(NEWS_DATA.c.source != SAMPLE)
+    return query.where(~exists().where(is_later))
+
+
+# Queries that answers are made of are built once: building them takes longer than running them.
+@lru_cache
+def _counting(past: bool) -> Select[Any]:
+    kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
+    texts, newest = func.sum(case((_COUNTS, 1), else_=0)), func.max(NEWS_DATA.c.at_us)
+    query = _visible(select(*kinds, texts, func.count() - texts, newest), past, duplicates=True)
+    return query.group_by(*kinds).order_by(*kinds)
+
+
+@lru_cache
+def _scoring(of_model: bool, past: bool, invented: bool) -> Select[Any]:
+    columns = (SENTIMENT_SCORES.c[name] for name in ("known_us", "score", "confidence", "model"))
+    query = _visible(select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *columns), past, invented=invented)
+    query = query.join(SENTIMENT_SCORES, SENTIMENT_SCORES.c.news_id == NEWS_COINS.c.news_id)
+    if of_model:
+        query = query.where(SENTIMENT_SCORES.c.model == bindparam("model"))
+    if past:
+        query = query.where(SENTIMENT_SCORES.c.known_us <= bindparam("known_us"))
+    return query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id, SENTIMENT_SCORES.c.known_us)
+
+
+def _texts(connection: Connection, query: Select[Any], values: Mapping[str, Any]) -> list[StoredText]:
+    rows = list(connection.execute(query, values).mappings())
+    coins: dict[int, list[str]] = {}
+    for some in chunks([row["id"] for row in rows]):
+        about = select(NEWS_COINS.c.news_id, NEWS_COINS.c.coin).where(NEWS_COINS.c.news_id.in_(some))
+        for id, coin in connection.execute(about.order_by(NEWS_COINS.c.coin)):
+            coins.setdefault(id, []).append(coin)
+    return [StoredText(**row, coins=tuple(coins[row["id"]])) for row in rows]
+
+
+def _score_columns(rows: list[tuple[Any, ...]]) -> ScoreColumns:
+    """Return the last row of each text; rows are in order of text and `known_us`."""
+    values: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [()] * 5
+    news_id = np.array(values[0], dtype=np.int64)
+    last = np.append(news_id[1:] != news_id[:-1], True)[: len(news_id)]
+    return ScoreColumns(
+        news_id[last],
+        *(np.array(column, dtype=np.int64)[last] for column in values[1:3]),
+        *(np.array(column, dtype=np.float64)[last] for column in values[3:]),
+    )
