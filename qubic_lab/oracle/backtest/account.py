@@ -1,4 +1,4 @@
-"""An account at every bar: what it held, what it paid, and what became of it."""
+"""An account at every bar: holdings, costs, returns and a summary."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,12 +13,12 @@ from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
 
 LEAST_YEARS = 30 * DAY_US / YEAR_US
-"""Growth over a shorter time says nothing of a year."""
+"""Growth over a shorter time is not annualised."""
 
 
 @dataclass(frozen=True)
 class Ruin:
-    """Where an account ended: `equity` is 0 or below, at a bar's open or close."""
+    """Where an account ended: `equity` is 0 or below at a bar's open or close."""
 
     bar: int
     at: Literal["open", "close"]
@@ -27,13 +27,13 @@ class Ruin:
 
 @dataclass(frozen=True, eq=False)
 class Trades:
-    """Each trade, by time; arrays of one length.
+    """All trades in order of time; arrays of one length.
 
     Attributes:
-        bar, asset: their places in the market.
+        bar, asset: row and column in the bars.
         units: bought; below 0: sold.
-        price: of the fill; slippage is within it.
-        value: at the open: units × open.
+        price: of the fill, including slippage.
+        value: units × open.
         slippage, fee: paid, in money.
     """
 
@@ -55,9 +55,9 @@ class Summary:
 
     Attributes:
         years: calendar time from the first open to the last close; a year has 365 days.
-        cagr: growth a year by calendar time; None where that is shorter than 30 days, or nothing is left.
-        volatility: standard deviation of returns by bar, scaled to a year by the bars in the calendar time; None where
-            there is none.
+        cagr: annual growth by calendar time; None for less than 30 days, or where nothing is left.
+        volatility: standard deviation of returns by bar, annualised by the number of bars in the calendar time; None
+            where returns do not vary.
         most_drawdown: the largest fall from a peak as a share of it, 0..1; above 1 where the account ended below 0.
         exposure: mean of |positions| as a share of equity.
         turnover_per_year: value traded as a share of equity.
@@ -88,17 +88,17 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Account:
-    """What a backtest gives; values are at each bar's close.
+    """The account of a backtest; values are at each bar's close.
 
-    cash + units × mark = equity at every bar, exactly: equity is made so. Cash changes by trades, fees and carry alone,
-    to 1e-12 of the account's size.
+    cash + units × price = equity at every bar, exactly. Cash changes only by trades, fees and carry, to 1e-12 of the
+    account's size.
 
     Attributes:
         units: held, [bars, assets].
         cash, equity: [bars].
         carry: paid for holding in each bar, [bars]; below 0: received.
         fills: the account right after each trade.
-        ruin: where it ended, if it did.
+        ruin: where it ended; None if it did not.
     """
 
     market: Bars
@@ -117,17 +117,17 @@ class Account:
 
     @cached_property
     def positions(self) -> Floats:
-        """What each asset's units are worth at the close, [bars, assets]."""
+        """Value of each asset's units at the close, [bars, assets]."""
         return self.units * marks(self.market)[1]
 
     @cached_property
     def fees(self) -> Floats:
-        """Paid in each bar, [bars]."""
+        """Fees paid in each bar, [bars]."""
         return self._by_bar[0]
 
     @cached_property
     def slippage(self) -> Floats:
-        """What fills were worse than the opens in each bar, [bars]."""
+        """Loss by fills at worse prices than the open, in each bar, [bars]."""
         return self._by_bar[1]
 
     @cached_property
@@ -145,7 +145,7 @@ class Account:
 
     @cached_property
     def net_returns(self) -> Floats:
-        """Equity's change by bar after all costs, [bars]; 0 after an account's end."""
+        """Return of each bar after all costs, [bars]; 0 after the account's end."""
         returns = np.empty(len(self))
         returns[0] = self.equity[0] / self.initial_cash - 1.0
         end = len(self) if self.ruin is None else self.ruin.bar + 1
@@ -155,7 +155,7 @@ class Account:
 
     @cached_property
     def cost_returns(self) -> Floats:
-        """What each bar's costs took of equity, [bars]; below 0 where more was received for holding than paid."""
+        """Costs of each bar as a share of equity, [bars]; below 0 where holding earned more than was paid."""
         end = len(self) if self.ruin is None else self.ruin.bar + 1
         paid = self.fees + self.slippage + self.carry
         paid[0] /= self.initial_cash
@@ -164,7 +164,7 @@ class Account:
 
     @cached_property
     def gross_returns(self) -> Floats:
-        """What each bar's prices alone made of equity, [bars]."""
+        """Return of each bar before costs, [bars]."""
         return self.net_returns + self.cost_returns
 
     @cached_property
@@ -178,7 +178,7 @@ class Account:
 
     @property
     def bars_per_year(self) -> float:
-        """How many bars a year of calendar time has."""
+        """Number of bars in a year of calendar time."""
         return len(self) / self.market.years
 
     def summary(self) -> Summary:
@@ -190,6 +190,9 @@ class Account:
         gross = np.abs(self.positions).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             exposure = np.where(gross > 0.0, gross / self.equity, 0.0)
+        ended_us = None
+        if self.ruin is not None:
+            ended_us = (self.market.opened_us if self.ruin.at == "open" else self.market.closed_us)[self.ruin.bar]
         return Summary(
             bars=len(self),
             years=years,
@@ -205,45 +208,42 @@ class Account:
             fees=float(self.fees.sum()),
             slippage=float(self.slippage.sum()),
             carry=float(self.carry.sum()),
-            ended=None if self.ruin is None else iso(self._instant(self.ruin)),
+            ended=None if ended_us is None else iso(int(ended_us)),
             notes=self.notes(),
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a reader must know of this account, a line each."""
+        """Return caveats about this account, one line each."""
         market, found = self.market, []
         if not self.fills.traded.any():
-            found.append("no trades: nothing but cash was ever asked for, or could be filled")
-        constant = [name for name, closes in zip(market.assets, market.close_BA.T, strict=True) if _is_constant(closes)]
+            found.append("no trades: only cash was ever wanted, or no order could be filled")
+        closes = zip(market.assets, market.close_BA.T, strict=True)
+        constant = [name for name, prices in closes if np.nanmin(prices) == np.nanmax(prices)]
         if constant:
-            found.append(f"constant price of {', '.join(constant)}: it can show no skill")
+            found.append(f"constant price of {', '.join(constant)}: no skill can show")
         if self.ruin is not None:
             found.append(
                 f"the account ended at the {self.ruin.at} of the bar that closes at "
                 f"{iso(int(market.closed_us[self.ruin.bar]))}: its equity was {self.ruin.equity:.6g}"
             )
         if self.fills.waited:
-            found.append(f"trades waited {self.fills.waited} times for a bar, or for more volume than one had")
+            found.append(f"trades waited {self.fills.waited} times for a bar, or for the volume of a later bar")
         if self.costs.limit is not None and np.isnan(market.volume_BA[market.traded]).any():
             count = int(np.isnan(market.volume_BA[market.traded]).sum())
-            found.append(f"no volume is known of {count} bars: nothing was filled in them")
+            found.append(f"{count} bars have no known volume: nothing was filled in them")
         if not market.traded.all():
             found.append(f"{int((~market.traded).sum())} bars are missing: positions kept their last price in them")
             gone = (~market.traded[-1]) & (self.units[-1] != 0.0)
             found += [
-                f"{name} is held at the end without a price of that time"
+                f"{name} is held at the end without a current price"
                 for name, held in zip(market.assets, gone, strict=True)
                 if held
             ]
         return tuple(found)
 
-    def _instant(self, ruin: Ruin) -> int:
-        times = self.market.opened_us if ruin.at == "open" else self.market.closed_us
-        return int(times[ruin.bar])
-
 
 def valued(units: Floats, prices: Floats) -> Floats:
-    """Return what units are worth together, [bars]."""
+    """Return the total value of units, [bars]."""
     if units.shape[1] == 1:
         return units[:, 0] * prices[:, 0]
     values: Floats = np.einsum("ba,ba->b", units, prices)
@@ -256,8 +256,3 @@ def trade_costs(costs: Costs, fills: Fills) -> tuple[Floats, Floats, Floats]:
     slippage = np.abs(value) * fills.slip
     fee = costs.fee_bps * BPS * np.abs(value) * (1.0 + np.sign(value) * fills.slip)
     return value, slippage, fee
-
-
-def _is_constant(closes: Floats) -> bool:
-    known = closes[np.isfinite(closes)]
-    return bool((known == known[0]).all())

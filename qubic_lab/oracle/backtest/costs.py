@@ -1,4 +1,4 @@
-"""What trading and holding cost."""
+"""Costs of trading and of holding."""
 
 import math
 from dataclasses import dataclass, fields
@@ -7,12 +7,12 @@ from qubic_lab.errors import InputError
 
 BPS = 1e-4
 MOST_RATE = 0.5
-"""Of a trade's value, times leverage; above it an account could not pay for its own trades."""
+"""Upper bound of a trade's cost times leverage; above it an account could not pay for its own trades."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of trades, by their size, and of positions, by time.
+    """Costs of trades, by their size, and of positions, by time.
 
     A buy is filled at open × (1 + slip), a sale at open × (1 − slip), with
     slip = half spread + impact × participation ** `impact_exponent`; participation is the trade's share of the fill
@@ -20,14 +20,14 @@ class Costs:
     al., Phys. Rev. X 1, 2011), 1 a linear one.
 
     Attributes:
-        fee_bps: of the value at the fill's price.
+        fee_bps: fee on the value at the fill's price.
         half_spread_bps: of the open.
-        impact_bps: what slips where a trade is as large as the bar's whole volume.
-        most_participation: no fill is a larger share of a bar's volume: the rest waits for the next bars. None: no
+        impact_bps: slippage of a trade as large as the bar's whole volume.
+        most_participation: largest share of a bar's volume in one fill; the rest waits for the next bars. None: no
             limit, or the whole volume where `impact_bps` is not 0.
         funding_per_year: of a position's value; longs pay it, shorts receive it.
         borrow_per_year: of a short position's value.
-        margin_per_year: of the cash that was owed after the last fill.
+        margin_per_year: of the cash owed after the last fill.
     """
 
     fee_bps: float = 0.0
@@ -52,16 +52,16 @@ class Costs:
 
     @property
     def limit(self) -> float | None:
-        """Which share of a bar's volume a fill may be; None: volume does not matter."""
+        """The largest share of a bar's volume in one fill; None: volume does not matter."""
         return 1.0 if self.most_participation is None and self.impact_bps else self.most_participation
 
     @property
     def holding(self) -> bool:
-        """Whether positions cost something by time."""
+        """Whether holding positions costs anything."""
         return bool(self.funding_per_year or self.borrow_per_year or self.margin_per_year)
 
     @property
     def most_rate(self) -> float:
-        """The most that a trade may cost, as a share of its value at the open."""
+        """The largest cost of a trade, as a share of its value at the open."""
         slip: float = self.half_spread_bps * BPS + self.impact_bps * BPS * (self.limit or 0.0) ** self.impact_exponent
         return slip + self.fee_bps * BPS * (1.0 + slip)

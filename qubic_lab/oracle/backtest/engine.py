@@ -1,6 +1,5 @@
-"""The backtest: targets that were decided at closes become fills, and fills an account at every bar."""
+"""The backtest: targets decided at closes become fills, and fills become an account at every bar."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,9 +16,8 @@ Rebalance = Literal["change", "always"]
 REBALANCE: tuple[Rebalance, ...] = ("change", "always")
 CASH = 10_000.0
 LEAST_BARS = 3
-LAGS = (1, 2, 3, 5, 8)
 ROUNDING = 1e-9
-"""By so much weights may exceed the leverage."""
+"""Weights may exceed the leverage by this."""
 
 
 def simulate(
@@ -32,40 +30,30 @@ def simulate(
     rebalance: Rebalance = "change",
     most_leverage: float = 1.0,
 ) -> Account:
-    """Return the account that holds, from `lag` bars after each decision, what was decided.
+    """Return the account that trades to target weights, `lag` bars after each decision.
 
     In each bar, in this order: positions are charged for the time since the last close, trades are filled at the open,
-    positions are charged for the bar, and all is marked at the close. An account whose equity is 0 or below at an open
-    or a close ends there. One that costs of a fill leave with 0 or less ends at that bar's close, whatever prices do.
+    positions are charged for the bar, and everything is valued at the close. An account whose equity is 0 or below at
+    an open or a close ends there. An account that the costs of a fill leave with 0 or less ends at that bar's close,
+    whatever prices do.
 
     Args:
         market: the bars.
-        targets: what each asset's position shall be worth as a share of equity, decided at each bar's close, [bars] or
-            [bars, assets]; below 0: short. NaN: what was decided before stands; at first, nothing is held.
-        costs: None: there are none.
+        targets: the value of each asset's position as a share of equity, decided at each bar's close, [bars] or
+            [bars, assets]; below 0: short. NaN: the last decision stands; at first, nothing is held.
+        costs: None: no costs.
         lag: a decision at the close of bar t is filled at the open of bar t + lag, at the earliest.
-        cash: what the account begins with.
-        rebalance: trade all assets to their weights when a target changes, else let them drift; or at every bar.
-        most_leverage: weights may add up to so much, signs aside.
+        cash: of the account at the start.
+        rebalance: "change": trade all assets to their weights when a target changes, otherwise let them drift;
+            "always": trade at every bar.
+        most_leverage: the largest allowed sum of absolute weights.
 
     Raises:
-        InputError: a lag below 1, or targets, cash or costs that cannot be used.
+        InputError: a lag below 1, fewer than 3 bars, or targets, cash or costs that cannot be used.
     """
     costs = costs or Costs()
-    _check_bars(market)
-    check_lag(lag, len(market))
+    _check(market, costs, lag, cash, most_leverage)
     check_choice("rebalance", rebalance, REBALANCE)
-    if not (np.isfinite(cash) and cash > 0.0):
-        raise InputError(f"cash is {cash}: an account begins with a number above 0")
-    if costs.most_rate * most_leverage >= MOST_RATE:
-        raise InputError(
-            f"a trade may cost {costs.most_rate:.0%} at leverage {most_leverage:g}: costs × leverage must stay below "
-            f"{MOST_RATE:.0%}"
-        )
-    if costs.limit is not None and not (market.volume_BA > 0.0).any():
-        raise InputError(
-            "no bar has a volume: slippage by volume needs it; set impact_bps to 0, most_participation off"
-        )
     weights = checked_targets(market, targets, most_leverage)
     due = np.zeros_like(weights)
     due[lag:] = weights[:-lag]
@@ -75,38 +63,43 @@ def simulate(
     return _account(market, costs, cash, lag, fills, charges)
 
 
-def _check_bars(market: Bars) -> None:
+def _check(market: Bars, costs: Costs, lag: int, cash: float, most_leverage: float) -> None:
     if len(market) < LEAST_BARS:
         raise InputError(f"there are {len(market)} bars: a backtest needs at least {LEAST_BARS}")
     if (market.opened_us >= market.closed_us).any():
         raise InputError("a bar opens and closes at one instant, as a quote does: make bars of quotes first")
-
-
-def check_lag(lag: int, bars: int) -> None:
-    """Check that decisions are filled later than they are made, and within the data.
-
-    Raises:
-        InputError: they are not.
-    """
     if lag < 1:
         raise InputError(
-            f"lag is {lag}: a decision at a bar's close knows that close, so its fill at the same bar's open or close "
-            "would trade on what was not known; it must be at least 1"
+            f"lag is {lag}: a decision at a bar's close knows that close, so a fill in the same bar would use what was "
+            "not known; it must be at least 1"
         )
-    if lag >= bars:
-        raise InputError(f"lag is {lag} with {bars} bars: nothing would be filled; give more bars or a smaller lag")
+    if lag >= len(market):
+        raise InputError(
+            f"lag is {lag} with {len(market)} bars: nothing would be filled; give more bars or a smaller lag"
+        )
+    if not (np.isfinite(cash) and cash > 0.0):
+        raise InputError(f"cash is {cash}: it must be a number above 0")
+    if costs.most_rate * most_leverage >= MOST_RATE:
+        raise InputError(
+            f"a trade may cost {costs.most_rate:.0%} at leverage {most_leverage:g}: costs × leverage must stay below "
+            f"{MOST_RATE:.0%}"
+        )
+    if costs.limit is not None and not (market.volume_BA > 0.0).any():
+        raise InputError(
+            "no bar has a volume: slippage by volume needs it; set impact_bps to 0, most_participation off"
+        )
 
 
 def checked_targets(market: Bars, targets: ArrayLike, most_leverage: float = 1.0) -> Floats:
-    """Return targets as numbers, [bars, assets], NaN replaced by what was decided before.
+    """Return targets as [bars, assets], with NaN replaced by the last decision.
 
     Raises:
-        InputError: another shape, infinite ones, or more than the leverage.
+        InputError: another shape, infinite values, or more than the leverage.
     """
     try:
         weights = np.asarray(targets, np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"targets are no numbers ({error}): give weights, NaN to keep the last") from error
+        raise InputError(f"targets are not numbers ({error}): give weights, NaN to keep the last") from error
     weights = weights.reshape(-1, 1) if weights.ndim == 1 else weights
     if weights.shape != market.close_BA.shape:
         raise InputError(
@@ -127,32 +120,8 @@ def checked_targets(market: Bars, targets: ArrayLike, most_leverage: float = 1.0
     return weights
 
 
-def lag_sweep(
-    market: Bars,
-    targets: ArrayLike,
-    costs: Costs | None = None,
-    *,
-    lags: Sequence[int] = LAGS,
-    cash: float = CASH,
-    rebalance: Rebalance = "change",
-    most_leverage: float = 1.0,
-) -> dict[int, Account]:
-    """Return the account for each lag: an edge that is gone one bar later may be one that nobody could have traded.
-
-    Lags for which there are too few bars are left out. See `simulate` for the rest.
-
-    Raises:
-        InputError: a lag below 1, or what `simulate` refuses.
-    """
-    return {
-        lag: simulate(market, targets, costs, lag=lag, cash=cash, rebalance=rebalance, most_leverage=most_leverage)
-        for lag in lags
-        if lag < len(market)
-    }
-
-
 def _events(due: Floats, rebalance: Rebalance) -> Integers:
-    """Return the bars at whose open assets are traded to what is due."""
+    """Return the bars at whose open assets are traded to the weights that are due."""
     changed = np.zeros(due.shape, np.bool_)
     changed[1:] = due[1:] != due[:-1]
     wanted = changed | (due != 0.0) if rebalance == "always" else changed
@@ -160,7 +129,7 @@ def _events(due: Floats, rebalance: Rebalance) -> Integers:
 
 
 def _account(market: Bars, costs: Costs, cash: float, lag: int, fills: Fills, charges: Charges | None) -> Account:
-    """Return the account at every bar from what it was after each fill."""
+    """Return the account at every bar from the account after each fill."""
     bars = len(market)
     lengths = np.diff(fills.bars, append=bars)
     first = int(fills.bars[0]) if len(fills.bars) else bars
@@ -190,7 +159,7 @@ def _account(market: Bars, costs: Costs, cash: float, lag: int, fills: Fills, ch
 
 
 def _charges_by_bar(market: Bars, costs: Costs, units: Floats, owed: Floats) -> tuple[Floats, Floats]:
-    """Return what holding costs before each bar's open, and from there to its close, [bars]."""
+    """Return the charges for holding before each bar's open, and from its open to its close, [bars]."""
     held, (opens, closes) = held_per_year(units, costs), marks(market)
     interest = costs.margin_per_year * np.maximum(-owed, 0.0)
     gap = np.zeros(len(market))
@@ -199,7 +168,7 @@ def _charges_by_bar(market: Bars, costs: Costs, units: Floats, owed: Floats) -> 
 
 
 def _charged_since(costs: Costs, charges: Charges, fills: Fills, lengths: Integers) -> Floats:
-    """Return what has been charged since the last fill, at each close from the first fill on."""
+    """Return the charges since the last fill at each close, from the first fill on."""
     first = int(fills.bars[0])
     spans = charges.closes[first:] - np.repeat(charges.opens[fills.bars], lengths, axis=0)
     years = charges.close_years[first:] - np.repeat(charges.open_years[fills.bars], lengths)
@@ -209,16 +178,16 @@ def _charged_since(costs: Costs, charges: Charges, fills: Fills, lengths: Intege
 
 
 def _unrevived(equity: Floats, fills: Fills) -> Floats:
-    """Return equity at the closes of bars with fills, at most what a fill left where that is 0 or less.
+    """Return equity at the closes of bars with fills, at most what the fill left if that is 0 or less.
 
-    Such an account has lost all: units that it held in name only must not bring it back within the bar.
+    Such an account has lost everything: its nominal units must not bring it back within the bar.
     """
     left = fills.cash + valued(fills.units, fills.opens)
     return np.where(left <= 0.0, np.minimum(equity, left), equity)
 
 
 def _find_ruin(before: Floats, equity: Floats) -> Ruin | None:
-    """Return where equity is first 0 or below, at an open or a close."""
+    """Return the first open or close at which equity is 0 or below."""
     if min(float(before.min()), float(equity.min())) > 0.0:
         return None
     bar = int(((before <= 0.0) | (equity <= 0.0)).argmax())

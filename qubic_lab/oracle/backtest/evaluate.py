@@ -1,4 +1,4 @@
-"""A strategy's whole backtest: audited, simulated, held against its baselines, swept over lags, and recorded."""
+"""The whole backtest of a strategy: look-ahead check, account, baselines, a sweep over lags, the ledger's entry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,8 +11,8 @@ from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.baselines import BaselineConfig, Baselines, compare
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.engine import CASH, LAGS, Rebalance, lag_sweep, simulate
-from qubic_lab.oracle.backtest.ledger import Recorded, Trial, TrialLedger, code_hash, data_hash
+from qubic_lab.oracle.backtest.engine import CASH, Rebalance, simulate
+from qubic_lab.oracle.backtest.ledger import RecordedTrial, Trial, TrialLedger, code_hash, data_hash
 from qubic_lab.oracle.backtest.signals import decide_at_once, decide_by_bar, name_of, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText
 from qubic_lab.oracle.model.bars import Bars, Floats
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
 Form = Literal["signal", "on_bar"]
 FORMS: tuple[Form, ...] = ("signal", "on_bar")
+LAGS = (1, 2, 3, 5, 8)
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """What decides.
+    """A function that decides weights, and its parameters.
 
     Attributes:
-        function: `signal(frame)` gives a weight for each bar, `on_bar(view)` one at each bar's close, or None to keep
-            the last; for several assets one each.
-        parameters: given to it by name; a trial is told apart by them.
+        function: `signal(frame)` returns a weight for each bar; `on_bar(view)` returns one at each bar's close, or None
+            to keep the last. For several assets they return one for each.
+        parameters: passed to it by name; they are part of a trial's key.
     """
 
     function: Callable[..., ArrayLike | None]
@@ -44,7 +45,7 @@ class Strategy:
 
     @property
     def title(self) -> str:
-        """Its name, else the function's."""
+        """Its name, or the function's if it has none."""
         return self.name or name_of(self.function)
 
 
@@ -61,20 +62,20 @@ class BacktestConfig:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
 
     def settings(self) -> dict[str, Any]:
-        """Return what changes an account, as plain values."""
+        """Return the settings that change an account, as plain values."""
         names = ("lag", "cash", "rebalance", "most_leverage")
         return {**{name: getattr(self, name) for name in names}, "costs": asdict(self.costs)}
 
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """A strategy's result, never without what it is to be held against.
+    """The result of a strategy beside its baselines.
 
     Attributes:
-        targets: what was wanted at each close, [bars, assets].
+        targets: the weights decided at each close, [bars, assets].
         lookahead: the report of the look-ahead check; None for `on_bar`, which cannot look ahead.
-        lags: the account for each lag.
-        recorded: its entry in the ledger of trials; None where none was given.
+        lags: the account for each lag: an edge that is gone one bar later may be one that nobody could have traded.
+        recorded: its entry in the ledger of trials; None without a ledger.
     """
 
     strategy: Strategy
@@ -84,22 +85,18 @@ class Backtest:
     lookahead: "LookaheadReport | None"
     baselines: Baselines
     lags: dict[int, Account]
-    recorded: Recorded | None
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the summary of the strategy, then of each baseline, one row each, for a table."""
-        accounts = {self.strategy.title: self.account, **self.baselines.accounts}
-        return [{"name": name, **account.summary().to_dict()} for name, account in accounts.items()]
+    recorded: RecordedTrial | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON, without arrays by bar."""
         random = self.baselines.random
+        accounts = {self.strategy.title: self.account, **self.baselines.accounts}
         return {
             "strategy": self.strategy.title,
             "form": self.strategy.form,
             "parameters": dict(self.strategy.parameters),
             "settings": self.config.settings(),
-            "accounts": self.rows(),
+            "accounts": [{"name": name, **account.summary().to_dict()} for name, account in accounts.items()],
             "random": {"draws": len(random.total_return), "better": random.better},
             "lags": {str(lag): account.summary().to_dict() for lag, account in self.lags.items()},
             "trial": None if self.recorded is None else asdict(self.recorded),
@@ -126,37 +123,34 @@ def backtest(
         lookahead: the report of an earlier check of the same signal on the same bars; None: check it now.
         texts: as `available_texts` gives them.
         ledger: where the trial is recorded; None: nowhere.
-        family: the question that the trial is one try to answer.
+        family: the question that the trial belongs to.
 
     Raises:
         InputError: a signal that looks ahead, what `simulate` refuses, or a ledger without a family.
     """
     config = config or BacktestConfig()
     if ledger is not None and not family:
-        raise InputError("a trial needs a family: name the question that it is one try to answer")
+        raise InputError("a trial needs a family: name the question that it belongs to")
     decide = partial(strategy.function, **strategy.parameters)
     if strategy.form == "on_bar":
-        targets = decide_by_bar(market, decide, texts)
+        targets, lookahead = decide_by_bar(market, decide, texts), None
     else:
         found, lookahead = decide_at_once(decide, signal_frame(market, texts), lookahead)  # type: ignore[arg-type]
         targets = found.reshape(len(market), -1)
-    options = {name: getattr(config, name) for name in ("cash", "rebalance", "most_leverage")}
-    account = simulate(market, targets, config.costs, lag=config.lag, **options)
-    recorded = None
+    options = {name: getattr(config, name) for name in ("costs", "cash", "rebalance", "most_leverage")}
+    account, recorded = simulate(market, targets, lag=config.lag, **options), None
     if ledger is not None:
-        recorded = ledger.record(
-            trial_of(market, strategy, config, texts, family), market.closed_us, account.net_returns
-        )
-    del options["cash"]
-    baselines = compare(market, account, targets, config=config.baselines, **options)
-    lags = lag_sweep(market, targets, config.costs, lags=config.lags, cash=config.cash, **options)
+        trial = trial_of(market, strategy, config, texts, family)
+        recorded = ledger.record(trial, market.closed_us, account.net_returns)
+    baselines = compare(account, targets, config.baselines, config.rebalance, config.most_leverage)
+    lags = {lag: simulate(market, targets, lag=lag, **options) for lag in config.lags if lag < len(market)}
     return Backtest(strategy, config, targets, account, lookahead, baselines, lags, recorded)
 
 
 def trial_of(
     market: Bars, strategy: Strategy, config: BacktestConfig, texts: Sequence[AvailableText], family: str
 ) -> Trial:
-    """Return what tells this trial apart from all others.
+    """Return the trial, which identifies a backtest among all others.
 
     Raises:
         InputError: parameters that have no form in JSON, or a name that is too long.

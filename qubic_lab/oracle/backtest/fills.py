@@ -1,9 +1,10 @@
-"""From what is wanted to what is filled: in closed form where no trade has to wait, else bar by bar.
+"""From target weights to fills: in closed form where no trade has to wait, otherwise bar by bar.
 
-Both find the account after each fill such that a position's value is its target share of what is left after costs:
-E' = E − Σ rate(trade) · |w · E' − v|, E: equity at the open, v: what was held, w: the target weight.
+Both find the account after each fill such that a position's value is its target share of the equity left after costs:
+E' = E − Σ rate(trade) · |w · E' − v|, with E: equity at the open, v: value held before, w: target weight.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -23,12 +24,12 @@ _MOST_ROUNDS = 60
 
 @dataclass(frozen=True, eq=False)
 class Orders:
-    """What is wanted: at each of these bars' opens all assets are traded to their weights.
+    """Orders: at the open of each of these bars all assets are traded to their weights.
 
     Attributes:
         bars: in order, [events].
         weights: target values as shares of equity, [events, assets].
-        charges: what has been charged up to each open and each close for holding; None where holding is free.
+        charges: charges for holding; None where holding is free.
     """
 
     market: Bars
@@ -41,11 +42,11 @@ class Orders:
 
 @dataclass(frozen=True, eq=False)
 class Charges:
-    """What holding costs by time, counted from the first bar.
+    """Charges for holding, cumulated from the first bar.
 
     Attributes:
         opens, closes: sum of price × years up to each bar's open and close, [bars, assets].
-        open_years, close_years: [bars].
+        open_years, close_years: years up to each open and close, [bars].
     """
 
     opens: Floats
@@ -55,7 +56,7 @@ class Charges:
 
     @classmethod
     def of(cls, market: Bars) -> "Charges":
-        """Return the sums: the time before a bar is charged at its open's price, a bar's own at its close's."""
+        """Return the charges: the time before a bar counts at its open's price, its own time at its close's."""
         opens, closes = marks(market)
         gap, bar = market.gap_years, market.bar_years
         ends = np.cumsum(opens * gap[:, None] + closes * bar[:, None], axis=0)
@@ -64,15 +65,15 @@ class Charges:
 
 @dataclass(frozen=True, eq=False)
 class Fills:
-    """The account right after each of these bars' opens, until one finds it without equity.
+    """The account right after the open of each of these bars, until it has no equity.
 
     Attributes:
         bars: [fills].
         units: held afterwards, [fills, assets].
         cash: [fills].
-        opens: what a unit was worth, [fills, assets].
-        slip: share of the open by which fills were worse, [fills, assets].
-        waited: assets' trades that had to wait, wholly or in part, for a later bar.
+        opens: price of a unit, [fills, assets].
+        slip: share of the open by which the fill's price was worse, [fills, assets].
+        waited: number of times that a trade had to wait, wholly or in part, for a later bar.
     """
 
     bars: Integers
@@ -84,7 +85,7 @@ class Fills:
 
     @cached_property
     def traded(self) -> Floats:
-        """Units bought, below 0 sold, [fills, assets]; what is only rounding is 0."""
+        """Units bought, or sold below 0, [fills, assets]; rounding errors are 0."""
         bought = np.diff(self.units, axis=0, prepend=0.0)
         equity = self.cash + added(self.units * self.opens)
         bought[np.abs(bought) * self.opens <= NOISE * equity[:, None]] = 0.0
@@ -97,9 +98,9 @@ class Fills:
 
 
 def marks(market: Bars) -> tuple[Floats, Floats]:
-    """Return what a unit is worth at each bar's open and at its close, [bars, assets] each.
+    """Return the price of a unit at each bar's open and at its close, [bars, assets] each.
 
-    Where an asset has no bar, that is its last close; 0 before its first bar, when nobody can hold it.
+    Where an asset has no bar it is its last close; 0 before its first bar, when nobody can hold it.
     """
     return market.once("marks", _marks)
 
@@ -115,12 +116,12 @@ def _marks(market: Bars) -> tuple[Floats, Floats]:
 
 
 def held_per_year(units: Floats, costs: Costs) -> Floats:
-    """Return what units are charged per price and year, of the shape of `units`."""
+    """Return the charge for holding units, per price and year, of the shape of `units`."""
     return costs.funding_per_year * units + costs.borrow_per_year * np.maximum(-units, 0.0)
 
 
 def added(values: Floats) -> Floats:
-    """Return the sum over assets, [rows]; of one asset the values themselves, which is much quicker."""
+    """Return the sum over assets, [rows]; for one asset the values themselves, which is much faster."""
     if values.shape[1] == 1:
         return values[:, 0]
     total: Floats = values.sum(axis=1)
@@ -128,23 +129,23 @@ def added(values: Floats) -> Floats:
 
 
 def at(values: NDArray[Scalar], bars: Integers) -> NDArray[Scalar]:
-    """Return the rows of some bars, in order; where none is left out between them, without a copy."""
+    """Return the rows of some bars, in order; without a copy if the bars follow each other."""
     if len(bars) and int(bars[-1]) - int(bars[0]) == len(bars) - 1:
         return values[int(bars[0]) : int(bars[-1]) + 1]
     return values[bars]
 
 
 def fill(orders: Orders) -> Fills:
-    """Return what is filled of the orders."""
+    """Return the fills of the orders."""
     found = fill_at_once(orders)
     return fill_by_bar(orders) if found is None else found
 
 
 def fill_at_once(orders: Orders) -> Fills | None:
-    """Return the fills by arrays alone, or None where a trade must wait or impact does not settle.
+    """Return the fills by array operations, or None where a trade must wait or impact does not converge.
 
-    Between two fills equity grows by a factor that does not depend on it, so it is a product of them; where impact
-    depends on a trade's size, and so on equity, the whole path is repeated until it stands.
+    Between two fills equity grows by a factor that does not depend on it, so equity is a product of such factors. Where
+    impact depends on a trade's size, and so on equity, the whole path is iterated until it converges.
     """
     market, costs, bars = orders.market, orders.costs, orders.bars
     if not at(market.traded, bars).all():
@@ -166,7 +167,7 @@ def fill_at_once(orders: Orders) -> Fills | None:
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(size > 0.0, size / volume, 0.0)
         if not (part <= costs.limit).all():
-            return None  # too large, or nobody knows
+            return None  # too large, or the volume is not known
         last, slip = slip, costs.half_spread_bps * BPS + costs.impact_bps * BPS * part**costs.impact_exponent
         if not costs.impact_bps or np.abs(slip - last).max(initial=0.0) <= _SETTLED:
             break
@@ -174,13 +175,13 @@ def fill_at_once(orders: Orders) -> Fills | None:
         return None
     units = weights * after[:, None] / price
     cash, slip = after * (1.0 - added(weights)), np.broadcast_to(slip, units.shape)
-    spent = np.flatnonzero(after <= 0.0)  # costs took the last of it: nothing is traded after that
+    spent = np.flatnonzero(after <= 0.0)  # nothing is traded after costs took the last of it
     count = int(spent[0]) + 1 if len(spent) else len(bars)
     return Fills(bars[:count], units[:count], cash[:count], price[:count], slip[:count])
 
 
 def _between(orders: Orders, price: Floats) -> tuple[Floats, Floats]:
-    """Return by which factor equity grew up to each fill since the last, and which share of it is held then."""
+    """Return the growth of equity since the last fill, and the share of equity in each asset before the fill."""
     weights, costs = orders.weights, orders.costs
     cash_share = 1.0 - added(weights[:-1])
     held = np.zeros_like(weights)
@@ -197,9 +198,9 @@ def _between(orders: Orders, price: Floats) -> tuple[Floats, Floats]:
 
 
 def _left_after_costs(weights: Floats, held: Floats, slip: Floats, fee: float) -> Floats:
-    """Return which share x of equity is left after trading to w · x, [fills]: x = 1 − Σ rate · |w · x − held|.
+    """Return the share x of equity that is left after trading to w · x, [fills]: x = 1 − Σ rate · |w · x − held|.
 
-    With each trade's side known it is linear in x; sides are guessed from w − held, and guessed again until they hold.
+    It is linear in x once each trade's side is known; sides are guessed from w − held until they agree.
     """
     buying, buy, sell = weights > held, slip + fee * (1.0 + slip), -slip - fee * (1.0 - slip)
     for _ in range(weights.shape[1] + 3):
@@ -225,9 +226,9 @@ class _State:
 
 
 def fill_by_bar(orders: Orders) -> Fills:
-    """Return the fills one bar after the other: what does not fit into a bar's volume waits for the next.
+    """Return the fills bar by bar: what exceeds a bar's volume waits for the next bar.
 
-    A trade also waits where its asset has no bar, or no volume is known that its size could be compared with.
+    A trade also waits where its asset has no bar, or where its size is limited and the bar's volume is not known.
     """
     state, assets = _State(orders), len(orders.market.assets)
     pending: list[int] = []
@@ -249,9 +250,9 @@ def fill_by_bar(orders: Orders) -> Fills:
 
 
 def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which: list[int]) -> list[int] | None:
-    """Trade some assets to their weights at a bar's open, and return those of which a rest must wait.
+    """Trade some assets to their weights at a bar's open, and return those whose trade is not complete.
 
-    None: there is no equity left.
+    None: no equity is left.
     """
     market, costs = orders.market, orders.costs
     opens, volume = marks(market)[0][bar].tolist(), market.volume_BA[bar].tolist()
@@ -262,12 +263,15 @@ def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which:
     state.bar = bar
     if equity <= 0.0:
         return None
-    most = [_most_units(costs, there[asset], volume[asset]) for asset in range(len(opens))]
+    if costs.limit is None:
+        most = [math.inf if each else 0.0 for each in there]
+    else:  # 0 where the volume is not known
+        most = [costs.limit * units if each and units > 0.0 else 0.0 for each, units in zip(there, volume, strict=True)]
     sizes, slips, after = _sizes(costs, equity, weights, values, opens, volume, most, which)
     rest = []
     for asset in which:
         wanted = weights[asset] * after - values[asset]
-        if abs(wanted - sizes[asset] * opens[asset]) > NOISE * equity:
+        if abs(sizes[asset]) >= most[asset] and abs(wanted - sizes[asset] * opens[asset]) > NOISE * equity:
             rest.append(asset)
             state.units[asset] += sizes[asset]
         elif opens[asset]:
@@ -288,7 +292,7 @@ def _sizes(
     most: list[float],
     which: list[int],
 ) -> tuple[list[float], list[float], float]:
-    """Return the units to trade, their slips, [assets], and the equity after costs, by repeating until it stands."""
+    """Return the units to trade and their slips, [assets], and the equity after costs, by iteration."""
     half, impact, fee = costs.half_spread_bps * BPS, costs.impact_bps * BPS, costs.fee_bps * BPS
     after, last = equity, 0.0
     sizes, slips = [0.0] * len(opens), [half] * len(opens)
@@ -310,17 +314,8 @@ def _sizes(
     return sizes, slips, after
 
 
-def _most_units(costs: Costs, there: bool, volume: float) -> float:
-    """Return how many units may be traded in a bar."""
-    if not there:
-        return 0.0
-    if costs.limit is None:
-        return float("inf")
-    return costs.limit * volume if volume > 0.0 else 0.0
-
-
 def _charged(orders: Orders, state: _State, bar: int) -> float:
-    """Return what holding has cost since the last fill's open, up to this bar's."""
+    """Return the charges for holding from the last fill's open to this bar's open."""
     charges, costs = orders.charges, orders.costs
     if charges is None or not state.bars:
         return 0.0

@@ -1,6 +1,7 @@
-"""Every trial that was ever made, with its returns: nothing leaves it, so corrections for many tries count them all."""
+"""The ledger of trials: every trial with its returns. Nothing is removed, so corrections for many trials count all."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -44,7 +45,7 @@ TRIAL_INSTANTS = Table(
     Column("bars", Integer, nullable=False),
     Column("closed_us", LargeBinary, nullable=False),
 )
-"""When the bars closed that returns are of; compressed int64. Trials on the same bars share them."""
+"""Closing times of the bars that returns belong to; compressed int64. Trials on the same bars share a row."""
 TRIALS = Table(
     "trials",
     metadata,
@@ -62,20 +63,20 @@ TRIALS = Table(
     Column("returns", LargeBinary, nullable=False),
     Index(None, "recorded_us"),
 )
-"""A row for each trial of a family; the database refuses to change or remove any. Returns: compressed float64."""
+"""One row per trial of a family; the database refuses to change or remove rows. Returns: compressed float64."""
 MOST_NAME = 128
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried: `key` is made of code, parameters, settings, data and period.
+    """What was tried. `key` is a hash of code, parameters, settings, data and period.
 
     Attributes:
-        family: what it is one try of, such as a question or a study; corrections count the trials of a family.
+        family: the question or study that it belongs to; corrections count the trials of a family.
         parameters: of the strategy; `settings`: of the backtest, such as costs and lag; plain values for JSON.
-        code_hash, data_hash: see `code_hash` and `data_hash`.
-        start_us, end_us: from the first bar's open to the last one's close.
+        code_hash, data_hash: see the functions `code_hash` and `data_hash`.
+        start_us, end_us: from the first bar's open to the last bar's close.
     """
 
     family: str
@@ -94,17 +95,20 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """The same for the same try, whenever and wherever it is made."""
+        """The same for the same trial, whenever and wherever it is made."""
         parts = (self.strategy, self.code_hash, self.data_hash, self.start_us, self.end_us)
         return _hash(_canonical([*parts, _plain(self.parameters), _plain(self.settings)]))
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What became of a trial: `new`, or one that was there already and still counts once.
+class RecordedTrial:
+    """The entry of a trial in the ledger.
 
-    `other_returns`: the same try gave other returns before, so something changed that its key does not cover, or
-    chance is in it; it is kept as a trial of its own.
+    Attributes:
+        new: false where the same trial was in the ledger already: it counts once.
+        other_returns: the same trial had other returns before, so it depends on chance or on something that its key
+            does not cover; it is kept as a trial of its own.
+        family_trials: number of trials of the family.
     """
 
     key: str
@@ -113,43 +117,33 @@ class Recorded:
     family_trials: int
 
 
-@dataclass(frozen=True)
-class StoredTrial(Trial):
-    """A trial in the ledger."""
-
-    stored_key: str = ""
-    recorded_us: int = 0
-    bars: int = 0
-
-
 @dataclass(frozen=True, eq=False)
-class Trials:
-    """A family's trials, in the order in which they were recorded, and their returns where all of them have bars.
+class FamilyTrials:
+    """The trials of a family in the order in which they were recorded, on the bars that all of them have.
 
     Attributes:
-        closed_us: [bars]; returns: [bars, trials].
-        left_out: bars that some trials have and others do not.
+        keys: of the trials, [trials].
+        closed_us: of the bars, [bars].
+        returns: [bars, trials].
     """
 
     family: str
-    trials: tuple[StoredTrial, ...]
+    keys: tuple[str, ...]
     closed_us: Integers
     returns: Floats
-    left_out: int
 
     def __len__(self) -> int:
-        return len(self.trials)
+        return len(self.keys)
 
     def column(self, key: str) -> int:
-        """Return a trial's place.
+        """Return the column of a trial.
 
         Raises:
-            NotFoundError: it is not among them.
+            NotFoundError: there is no such trial.
         """
-        for place, trial in enumerate(self.trials):
-            if trial.stored_key == key:
-                return place
-        raise NotFoundError(f"no trial {key!r} in family {self.family!r}")
+        if key not in self.keys:
+            raise NotFoundError(f"no trial {key!r} in family {self.family!r}")
+        return self.keys.index(key)
 
 
 class TrialLedger:
@@ -158,91 +152,70 @@ class TrialLedger:
     def __init__(self, engine: Engine, clock: Callable[[], int] = now_us) -> None:
         self._engine, self._clock = engine, clock
 
-    def record(self, trial: Trial, closed_us: Integers, returns: Floats) -> Recorded:
-        """Keep a trial with its returns by bar, [bars]; the same try with the same returns is there once.
+    def record(self, trial: Trial, closed_us: Integers, returns: Floats) -> RecordedTrial:
+        """Keep a trial with its returns by bar, [bars]. The same trial with the same returns is kept once.
 
         Raises:
-            InputError: returns that are no numbers, not one for each bar, bars out of order, or of another length than
-                those of the family.
+            InputError: returns that are not finite, not one for each bar, bars out of order, or bars of another length
+                than those of the family.
         """
         closed, values = np.asarray(closed_us, np.int64), np.asarray(returns, np.float64)
         if closed.shape != values.shape or closed.ndim != 1 or not len(closed):
             raise InputError(f"{values.shape} returns for {closed.shape} bars: give one for each of at least one bar")
         if not np.isfinite(values).all():
             at = iso(int(closed[int((~np.isfinite(values)).argmax())]))
-            raise InputError(f"return at {at} is no number: a trial is kept whole")
+            raise InputError(f"return at {at} is not a number: a trial is kept whole")
         if (np.diff(closed) <= 0).any():
             raise InputError("bars of a trial are out of order: sort them by the time of their close")
         packed = _packed(values)
         with self._engine.begin() as connection:
             key, new, other = self._insert(connection, trial, closed, packed)
             if new:
-                _check_bars(trial.family, [closed, *self._instants(connection, trial.family, limit=1).values()])
-            count = connection.execute(select(func.count()).where(TRIALS.c.family == trial.family)).scalar_one()
-        return Recorded(key, new, other, int(count))
+                _check_bars(trial.family, [closed, *_closing_times(connection, trial.family, limit=1).values()])
+            return RecordedTrial(key, new, other, _count(connection, trial.family))
 
     def count(self, family: str) -> int:
         """Return how many trials a family has."""
         with self._engine.connect() as connection:
-            return int(connection.execute(select(func.count()).where(TRIALS.c.family == family)).scalar_one())
+            return _count(connection, family)
 
-    def families(self) -> dict[str, int]:
-        """Return how many trials each family has, by name."""
-        query = select(TRIALS.c.family, func.count()).group_by(TRIALS.c.family).order_by(TRIALS.c.family)
-        with self._engine.connect() as connection:
-            return {family: int(count) for family, count in connection.execute(query)}
-
-    def trials(self, family: str) -> Trials:
+    def trials(self, family: str) -> FamilyTrials:
         """Return a family's trials and their returns on the bars that all of them have.
 
         Raises:
             NotFoundError: there is no such family.
             InputError: no bar is in all of them, or bars of several lengths.
         """
-        joined = TRIALS.join(TRIAL_INSTANTS, TRIALS.c.instants_hash == TRIAL_INSTANTS.c.hash)
-        query = select(*TRIALS.c, TRIAL_INSTANTS.c.bars).select_from(joined).where(TRIALS.c.family == family)
+        query = select(TRIALS).where(TRIALS.c.family == family).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(TRIALS.c.recorded_us, TRIALS.c.key)).mappings().all()
-            instants = self._instants(connection, family)
+            rows = connection.execute(query).all()
+            closing_times = _closing_times(connection, family)
+            known = [] if rows else connection.execute(select(TRIALS.c.family).distinct()).scalars().all()
         if not rows:
-            known = self.families()
             raise NotFoundError(
                 f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
             )
-        _check_bars(family, list(instants.values()))
-        common = functools.reduce(np.intersect1d, instants.values())
+        _check_bars(family, list(closing_times.values()))
+        common = functools.reduce(np.intersect1d, closing_times.values())
         if not len(common):
             raise InputError(f"the {len(rows)} trials of {family!r} have no bar in common: compare those of one period")
         returns = np.empty((len(common), len(rows)))
-        for place, row in enumerate(rows):
-            values, closed = _unpacked(row["returns"], np.float64), instants[row["instants_hash"]]
-            returns[:, place] = values if len(values) == len(common) else values[np.searchsorted(closed, common)]
-        left_out = len(functools.reduce(np.union1d, instants.values())) - len(common)
-        return Trials(family, tuple(_stored(row) for row in rows), common, returns, left_out)
-
-    def _instants(self, connection: Connection, family: str, limit: int | None = None) -> dict[str, Integers]:
-        """Return when the bars of a family's trials closed, of the first trials alone where there is a limit."""
-        used = select(TRIALS.c.instants_hash).where(TRIALS.c.family == family)
-        if limit is not None:
-            used = used.order_by(TRIALS.c.recorded_us, TRIALS.c.key).limit(limit)
-        query = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(TRIAL_INSTANTS.c.hash.in_(used))
-        return {name: _unpacked(blob, np.int64) for name, blob in connection.execute(query)}
+        for column, row in enumerate(rows):
+            values, closed = _unpacked(row.returns, np.float64), closing_times[row.instants_hash]
+            returns[:, column] = values if len(values) == len(common) else values[np.searchsorted(closed, common)]
+        return FamilyTrials(family, tuple(row.key for row in rows), common, returns)
 
     def _insert(self, connection: Connection, trial: Trial, closed: Integers, packed: bytes) -> tuple[str, bool, bool]:
-        """Add a trial unless it is there; return its key, whether it is new, and whether returns were others before."""
+        """Add a trial unless it is there; return its key, whether it is new, and whether it had other returns."""
         instants = _hash(closed.astype("<i8").tobytes())
         _add(connection, TRIAL_INSTANTS, hash=instants, bars=len(closed), closed_us=_packed(closed))
         key, other = trial.key, False
+        same = ("family", "strategy", "code_hash", "data_hash", "start_us", "end_us")
         row = {
-            "family": trial.family,
-            "strategy": trial.strategy,
+            **{name: getattr(trial, name) for name in same},
             "parameters": _plain(trial.parameters),
             "settings": _plain(trial.settings),
-            "code_hash": trial.code_hash,
-            "data_hash": trial.data_hash,
             "instants_hash": instants,
-            "start_us": trial.start_us,
-            "end_us": trial.end_us,
             "recorded_us": self._clock(),
             "returns": packed,
         }
@@ -256,8 +229,21 @@ class TrialLedger:
         return key, new, other
 
 
+def _count(connection: Connection, family: str) -> int:
+    return int(connection.execute(select(func.count()).where(TRIALS.c.family == family)).scalar_one())
+
+
+def _closing_times(connection: Connection, family: str, limit: int | None = None) -> dict[str, Integers]:
+    """Return the closing times of the bars of a family's trials, or of its first trials, by their hash."""
+    used = select(TRIALS.c.instants_hash).where(TRIALS.c.family == family)
+    if limit is not None:
+        used = used.order_by(TRIALS.c.recorded_us, TRIALS.c.key).limit(limit)
+    query = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(TRIAL_INSTANTS.c.hash.in_(used))
+    return {name: _unpacked(blob, np.int64) for name, blob in connection.execute(query)}
+
+
 def data_hash(market: Bars, texts: Sequence[AvailableText] = ()) -> str:
-    """Return a hash of all that a strategy could see."""
+    """Return a hash of all data that a strategy can see."""
     digest = hashlib.sha256(_canonical(market.assets))
     for values in (market.opened_us, market.closed_us, *(getattr(market, f"{name}_BA") for name in COLUMNS)):
         digest.update(np.ascontiguousarray(values).tobytes())
@@ -270,14 +256,14 @@ def data_hash(market: Bars, texts: Sequence[AvailableText] = ()) -> str:
 def code_hash(function: Callable[..., Any]) -> str:
     """Return a hash of a function's code, without comments, and of what it uses of its own module.
 
-    Functions and plain values that it names are followed within its module, as are the values that it has caught; what
-    it uses of other modules, and classes, are not.
+    That includes functions and plain values that it names, and the values of its closure. Classes and other modules do
+    not count.
     """
     return _hash(_canonical(_described(function, set())))
 
 
 def _described(thing: Any, seen: set[int]) -> Any:
-    """Return what makes a function, or a value that it uses, what it is."""
+    """Return what identifies a function, or a value that it uses."""
     if isinstance(thing, functools.partial):
         return ["partial", _described(thing.func, seen), _value(thing.args), _value(thing.keywords)]
     function = getattr(thing, "__func__", thing)
@@ -289,16 +275,19 @@ def _described(thing: Any, seen: set[int]) -> Any:
     if id(function) in seen:
         return function.__qualname__
     seen.add(id(function))
-    caught = [_contents(cell) for cell in function.__closure__ or ()]
+    closure = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # the cell is not set yet
+            closure.append(cell.cell_contents)
     named = sorted(_names(function.__code__))
     globals_used = [function.__globals__[name] for name in named if name in function.__globals__]
-    used = [_described(each, seen) for each in (*caught, *globals_used) if _is_own(each, function.__module__)]
+    used = [_described(each, seen) for each in (*closure, *globals_used) if _is_own(each, function.__module__)]
     defaults = [_value(function.__defaults__), _value(function.__kwdefaults__)]
     return [function.__name__, _source(function), defaults, used]
 
 
 def _value(thing: Any) -> Any:
-    """Return a value as JSON has it, or only its type where it has no such form."""
+    """Return a value as plain JSON, or its type where it has no such form."""
     if isinstance(thing, np.ndarray):
         return [str(thing.dtype), list(thing.shape), _hash(np.ascontiguousarray(thing).tobytes())]
     try:
@@ -313,20 +302,13 @@ def _is_own(thing: Any, module: str) -> bool:
     return isinstance(thing, (bool, int, float, str, tuple, list, dict, np.ndarray))
 
 
-def _contents(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not set yet
-        return None
-
-
 def _names(code: CodeType) -> set[str]:
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
     return set(code.co_names).union(*(_names(each) for each in inner))
 
 
 def _source(function: FunctionType) -> str:
-    """Return a function's source as a tree, so that layout and comments do not count; else its instructions."""
+    """Return a function's syntax tree, so that layout and comments do not count; without source its instructions."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -338,11 +320,7 @@ def _source(function: FunctionType) -> str:
 
 
 def _check_bars(family: str, instants: Sequence[Integers]) -> None:
-    """Check that returns are of bars of one length: an hour's return is not a day's.
-
-    Raises:
-        InputError: they are not.
-    """
+    """Check that returns belong to bars of one length: those of hours and of days cannot be compared."""
     lengths = sorted({int(np.median(np.diff(closed))) for closed in instants if len(closed) > 1})
     if lengths and lengths[-1] > 1.5 * lengths[0]:
         raise InputError(
@@ -359,15 +337,9 @@ def _add(connection: Connection, table: Table, **values: Any) -> bool:
 
 
 def _same(first: bytes, second: bytes) -> bool:
-    """Return whether returns are the same but for rounding, as another processor or library may give them."""
+    """Return whether returns are equal except for rounding, which differs between processors and libraries."""
     a, b = _unpacked(first, np.float64), _unpacked(second, np.float64)
     return bool(a.shape == b.shape and (np.abs(a - b) <= ROUNDING).all())
-
-
-def _stored(row: Mapping[Any, Any]) -> StoredTrial:
-    names = ("family", "strategy", "code_hash", "data_hash", "start_us", "end_us", "parameters", "settings")
-    same = {name: row[name] for name in names}
-    return StoredTrial(**same, stored_key=row["key"], recorded_us=row["recorded_us"], bars=row["bars"])
 
 
 def _packed(values: NDArray[Any]) -> bytes:
@@ -379,7 +351,7 @@ def _unpacked(blob: bytes, kind: type) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it.
+    """Return a value as plain JSON.
 
     Raises:
         InputError: it has no such form.
@@ -396,7 +368,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if np.isfinite(value) else repr(value)
-    raise InputError(f"{value!r:.60} cannot be kept with a trial: give numbers, texts, lists of them, or None")
+    raise InputError(f"{value!r:.60} cannot be kept with a trial: give numbers, strings, lists of them, or None")
 
 
 def _canonical(value: Any) -> bytes:

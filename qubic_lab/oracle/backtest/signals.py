@@ -1,4 +1,4 @@
-"""Two forms of a signal: asked at every bar with what is known then, or once for all bars and audited for it."""
+"""The two forms of a strategy: asked at each bar with what is known then, or once for all bars and then checked."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,70 +18,41 @@ if TYPE_CHECKING:
 
 
 class View:
-    """What is known at a bar's close: this bar, earlier ones, and the texts that could be read by then.
+    """What is known at a bar's close: this bar, earlier bars, and the texts that could be read by then.
 
-    Arrays are [bars so far] of one asset and [bars so far, assets] of several, and cannot be written to. What they are
-    slices of holds no later bar either: it is written as time goes on.
+    Arrays are [bars so far] for one asset and [bars so far, assets] for several, and read-only. The arrays behind them
+    hold no later bar either: they are filled as time goes on.
+
+    Attributes:
+        now_us: the close of the bar.
+        opened_us, closed_us: times of the bars.
+        open, high, low, close: prices.
+        volume: NaN where it is not known.
     """
 
-    __slots__ = ("_count", "_rows", "_texts", "_texts_count")
+    opened_us: Integers
+    closed_us: Integers
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
 
     def __init__(self, rows: dict[str, NDArray[Any]], count: int, texts: list[AvailableText]) -> None:
-        self._rows, self._count = rows, count
+        for name, values in rows.items():
+            known = values[:count]
+            known.flags.writeable = False
+            setattr(self, name, known)
+        self.now_us = int(self.closed_us[-1])
         self._texts, self._texts_count = texts, len(texts)
 
     def __len__(self) -> int:
-        return self._count
-
-    @property
-    def now_us(self) -> int:
-        """This instant: the bar's close."""
-        return int(self._rows["closed_us"][self._count - 1])
-
-    @property
-    def opened_us(self) -> Integers:
-        """When each bar opened."""
-        return self._slice("opened_us")
-
-    @property
-    def closed_us(self) -> Integers:
-        """When each bar closed."""
-        return self._slice("closed_us")
-
-    @property
-    def open(self) -> Floats:
-        """Opens."""
-        return self._slice("open")
-
-    @property
-    def high(self) -> Floats:
-        """Highs."""
-        return self._slice("high")
-
-    @property
-    def low(self) -> Floats:
-        """Lows."""
-        return self._slice("low")
-
-    @property
-    def close(self) -> Floats:
-        """Closes."""
-        return self._slice("close")
-
-    @property
-    def volume(self) -> Floats:
-        """Volumes, NaN where they are not known."""
-        return self._slice("volume")
+        return len(self.closed_us)
 
     def texts(self, since_us: int | None = None) -> list[AvailableText]:
-        """Return the texts that were available by now, after `since_us` where it is given, by that time."""
+        """Return the texts that are available now, in order of time; only those after `since_us` if it is given."""
         found = self._texts[: self._texts_count]
         return found if since_us is None else [text for text in found if text.available_us > since_us]
-
-    def _slice(self, name: str) -> NDArray[Any]:
-        values = self._rows[name][: self._count]
-        values.flags.writeable = False
-        return values
 
 
 OnBar = Callable[[View], ArrayLike | None]
@@ -89,9 +60,9 @@ Signal = Callable[["pd.DataFrame"], ArrayLike]
 
 
 def decide_by_bar(market: Bars, on_bar: OnBar, texts: Sequence[AvailableText] = ()) -> Floats:
-    """Return what `on_bar` wants at each bar's close, [bars, assets], NaN where it returns None.
+    """Return the weights that `on_bar` decides at each bar's close, [bars, assets]; NaN where it returns None.
 
-    It sees the future in no way, because that does not exist yet where it looks.
+    It cannot look ahead: the arrays that it sees hold no later bar.
 
     Raises:
         InputError: it returns something else than a weight for each asset.
@@ -118,7 +89,7 @@ def decide_by_bar(market: Bars, on_bar: OnBar, texts: Sequence[AvailableText] = 
 
 
 def _weights(wanted: Any, assets: Sequence[str], now_us: int) -> Floats:
-    """Return the weights that `on_bar` wants, [assets], those of a Series by its labels.
+    """Return the weights that `on_bar` returned, [assets]; those of a Series by its labels.
 
     Raises:
         InputError: it is not one number for each asset.
@@ -142,7 +113,7 @@ def _weights(wanted: Any, assets: Sequence[str], now_us: int) -> Floats:
 
 
 def signal_frame(market: Bars, texts: Sequence[AvailableText] = ()) -> "pd.DataFrame":
-    """Return what `signal` is given: the bars, and beside them the texts of each (see `text_columns`)."""
+    """Return the frame that a signal is given: the bars, and the columns of `text_columns` if there are texts."""
     frame = market.frame()
     if texts:
         for name, values in text_columns(market, texts).items():
@@ -177,14 +148,14 @@ def decide_at_once(
 
 
 def _by_bar(wanted: Any, frame: "pd.DataFrame", name: str) -> Floats:
-    """Return a signal's values as numbers, in the order of bars and assets."""
+    """Return a signal's weights as an array, in the order of bars and assets."""
     import pandas as pd
 
     if not np.shape(wanted) or len(wanted) != len(frame):
         count = len(wanted) if np.shape(wanted) else "no"
         raise InputError(f"signal {name} gave {count} values for {len(frame)} bars: give one for each")
     if isinstance(wanted, (pd.Series, pd.DataFrame)) and not wanted.index.equals(frame.index):
-        raise InputError(f"signal {name} gave values on another index than the bars': keep their order and times")
+        raise InputError(f"signal {name} gave values on another index than the bars: keep their order and times")
     if isinstance(wanted, pd.DataFrame) and frame.columns.nlevels > 1:
         assets = list(dict.fromkeys(frame.columns.get_level_values(1)))
         if set(wanted.columns) != set(assets):
@@ -193,10 +164,10 @@ def _by_bar(wanted: Any, frame: "pd.DataFrame", name: str) -> Floats:
     try:
         return np.array(wanted, np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"signal {name} gave values that are no numbers ({error}): give weights") from error
+        raise InputError(f"signal {name} gave values that are not numbers ({error}): give weights") from error
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return what a function is called."""
+    """Return the name of a function, or of the function in a partial."""
     inner = getattr(function, "func", function)
     return str(getattr(inner, "__qualname__", type(inner).__name__))

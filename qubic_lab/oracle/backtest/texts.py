@@ -1,4 +1,4 @@
-"""Texts as a backtest may use them: from when on each could have been read here, and not before."""
+"""Texts as a backtest may use them: each from the instant at which it could have been read here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceText:
-    """A text and its times, as some source or file has them.
+    """A text and its times, as a source or a file gives them.
 
     Attributes:
-        coins: those that it is about, by id.
-        published_us, fetched_us: when it appeared, and when it was here; None where nobody knows.
+        coins: ids of the coins that it is about.
+        published_us, fetched_us: when it appeared, and when it was fetched; None: not known.
         scores: by model, in −1..1.
     """
 
@@ -34,14 +34,14 @@ class SourceText:
 
     @classmethod
     def of(cls, text: "StoredText", scores: Mapping[str, float] | None = None) -> "SourceText":
-        """Return a text of the store; it was fetched when it was known here."""
+        """Return a text of the store; its transaction time is when it was fetched."""
         name = f"{text.source} {text.external_id}"
         return cls(name, text.title, text.published_us, text.known_us, text.body, text.coins, scores or {})
 
 
 @dataclass(frozen=True)
 class AvailableText:
-    """A text that decisions at `available_us` or later may use."""
+    """A text that decisions may use from `available_us` on."""
 
     id: str
     title: str
@@ -53,14 +53,14 @@ class AvailableText:
 
 
 def available_texts(texts: Iterable[SourceText], latency_us: int = 0) -> tuple[AvailableText, ...]:
-    """Return texts in the order in which they could be used: available = max(published, fetched) + latency.
+    """Return texts in the order in which they became available: at max(published, fetched) + latency.
 
     Args:
         texts: in any order.
-        latency_us: what reading and scoring a text takes.
+        latency_us: time to read and score a text.
 
     Raises:
-        InputError: texts that do not say when they were published or fetched, or a latency below 0.
+        InputError: texts without a time of publication or fetching, or a latency below 0.
     """
     check_at_least("latency_us", latency_us, 0)
     found: list[AvailableText] = []
@@ -74,17 +74,17 @@ def available_texts(texts: Iterable[SourceText], latency_us: int = 0) -> tuple[A
         found.append(AvailableText(text.id, text.title, text.body, text.coins, text.scores, published, at))
     if refused:
         raise InputError(
-            f"{len(refused)} texts cannot be used, the first is {refused[0][0]!r}: nobody says when it was "
-            f"{refused[0][1]}, so it may have been read before it existed; leave such texts out"
+            f"{len(refused)} texts cannot be used, the first is {refused[0][0]!r}: it does not say when it was "
+            f"{refused[0][1]}, so it may be used before it existed; leave such texts out"
         )
     return tuple(sorted(found, key=lambda each: (each.available_us, each.id)))
 
 
 def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floats]:
-    """Return what became available in each bar, after its last one's close up to its own, [bars, assets] each.
+    """Return columns of the texts that became available in each bar, up to its close, [bars, assets] each.
 
-    "texts": how many; "score NAME": their mean score by that model, NaN where there is none. With one asset all texts
-    count, with several those that are about each.
+    "texts": their number; "score NAME": their mean score by that model, NaN without texts. With one asset all texts
+    count, with several only those about each asset.
     """
     shape = market.close_BA.shape
     names = sorted({name for text in texts for name in text.scores})
@@ -99,7 +99,9 @@ def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floa
                 counts[bar, place] += 1.0
                 for name, score in text.scores.items():
                     if not np.isfinite(score):
-                        raise InputError(f"score of text {text.id!r} ({iso(text.available_us)}) is {score}: no number")
+                        raise InputError(
+                            f"score of text {text.id!r} ({iso(text.available_us)}) is {score}: it must be a number"
+                        )
                     sums[name][bar, place] += score
                     scored[name][bar, place] += 1.0
     means = {}
