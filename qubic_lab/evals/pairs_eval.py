@@ -283,34 +283,26 @@ def _method(
 ) -> MethodScore:
     is_same = truth == _SAME
 
-    def interval(statistic: Callable[[Indices], float]) -> Interval:
-        return bootstrap_interval(statistic, len(truth), resamples=resamples)
+    def class_f1(rows: Indices, predicted: npt.NDArray[np.bool_] = joined) -> float:
+        return macro_f1(is_same[rows], predicted[rows], 2)
 
-    def class_f1(rows: Indices) -> float:
-        return macro_f1(is_same[rows], joined[rows], 2)
+    def label_f1(rows: Indices, predicted: Indices = labels) -> float:
+        return macro_f1(truth[rows], predicted[rows], len(LABELS))
 
-    def label_f1(rows: Indices) -> float:
-        return macro_f1(truth[rows], labels[rows], len(LABELS))
-
-    def class_lead(rows: Indices) -> float:
-        return macro_f1(is_same[rows], our_joined[rows], 2) - class_f1(rows)
-
-    def label_lead(rows: Indices) -> float:
-        return macro_f1(truth[rows], our_labels[rows], len(LABELS)) - label_f1(rows)
-
-    every = np.arange(len(truth))
-    return MethodScore(
-        name,
-        class_f1(every),
-        interval(class_f1),
-        label_f1(every),
-        interval(label_f1),
-        {label: float(joined[truth == code].mean()) for code, label in enumerate(LABELS) if (truth == code).any()},
-        class_lead(every),
-        interval(class_lead),
-        label_lead(every),
-        interval(label_lead),
-    )
+    statistics: dict[str, Callable[[Indices], float]] = {
+        "class_f1": class_f1,
+        "label_f1": label_f1,
+        "class_lead": lambda rows: class_f1(rows, our_joined) - class_f1(rows),
+        "label_lead": lambda rows: label_f1(rows, our_labels) - label_f1(rows),
+    }
+    scores: dict[str, Any] = {}
+    for field, statistic in statistics.items():
+        scores[field] = statistic(np.arange(len(truth)))
+        scores[f"{field}_interval"] = bootstrap_interval(statistic, len(truth), resamples=resamples)
+    joined_share = {
+        label: float(joined[truth == code].mean()) for code, label in enumerate(LABELS) if (truth == code).any()
+    }
+    return MethodScore(name=name, joined=joined_share, **scores)
 
 
 @dataclass(frozen=True)
