@@ -186,7 +186,7 @@ def test_beyond_loopback_tokens_and_certificates_are_asked_for(listen: str, tls:
         ({"tokens": tokens}, ("qubic-lab certs make",), "QUBIC_LAB_API_TOKENS"),
         ({"tls": tls}, ("qubic-lab token add",), "QUBIC_LAB_TLS_KEY"),
     ):
-        with pytest.raises(InputError, match="is beyond this host: set ") as caught:
+        with pytest.raises(InputError, match="is not on this host: set ") as caught:
             ServeConfig(listen, **options)
         assert all(each in str(caught.value) for each in asked)
         assert not_asked is None or not_asked not in str(caught.value)

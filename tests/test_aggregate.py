@@ -158,9 +158,11 @@ def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
     assert merged.how == f"{best.how}, with sentences of others"
     trail = json.loads(json.dumps(trail_of(merged)))
     assert trail["additions"] == [{"sentence": VENTS, "said_by": ["v1", "v2"], "denied_by": []}]
-    assert "What others add" in render_vote("0" * 32, trail) and VENTS in render_vote("0" * 32, trail)
+    assert "Sentences of other answers" in render_vote("0" * 32, trail) and VENTS in render_vote("0" * 32, trail)
     before = {name: value for name, value in trail.items() if name not in ("additions", "disputed")}
-    assert "What others add" not in render_vote("0" * 32, before), "votes of an earlier version are shown, too"
+    assert "Sentences of other answers" not in render_vote("0" * 32, before), (
+        "votes of an earlier version are shown, too"
+    )
 
 
 def test_of_a_short_answer_nothing_is_merged() -> None:

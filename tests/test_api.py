@@ -253,10 +253,10 @@ BAD_BODIES = [
     ({"prompt": "hi", "top_logprobs": 3}, "top_logprobs"),
     ({"prompt": "hi", "priority": "urgent"}, "priority is 'urgent'"),
     ({"prompt": "hi", "deadline_s": 0}, "deadline_s is '0'"),
-    ([1], "the body is no JSON object"),
+    ([1], "the body is not a JSON object"),
 ]
 BAD_TEXTS = [
-    (b'{"prompt": ', "the body is no JSON (Expecting value at character 11)"),
+    (b'{"prompt": ', "the body is not JSON (Expecting value at character 11)"),
     (b"\xff", "error parsing the body"),
     (b'{"prompt": "\\ud800"}', "prompt is"),
     (b'{"prompt": "hi", "temperature": NaN}', "temperature is 'nan'"),
@@ -347,7 +347,7 @@ async def test_health_readiness_metrics_and_description(client: redis.Redis, tmp
     async with cluster(client, tmp_path, served=True) as running:
         ask = running.client.get
         assert (await ask("/health")).json()["status"] == "alive"
-        assert_problem(await ask("/ready"), 503, "no node may be chosen")
+        assert_problem(await ask("/ready"), 503, "no node is available")
         await running.start_node("a")
         ready = (await ask("/ready")).json()
         assert (ready["ready"], ready["nodes_open"]) == (True, 1)
@@ -386,7 +386,7 @@ async def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.Monke
             assert (await running.client.get("/ready")).status_code == 200
             up.close()
             response = await running.client.get("/ready")
-            assert_problem(response, 503, "the coordinator cannot do this now: its log says why")
+            assert_problem(response, 503, "the coordinator cannot do this now: see its log")
             assert str(tmp_path) not in response.text
             assert_problem(await running.client.post(ASK, json=QUESTION), 503, "cannot do this now")
             assert (await running.client.get("/health")).status_code == 200

@@ -204,7 +204,7 @@ def test_a_signal_that_is_not_known_throughout_is_not_used():
         name for c in calibrated(by="margin", logprobs=False).candidates for name in c.signals
     }
     mixed = [*observations(100), *observations(100, seed=1, logprobs=False, by="margin")]
-    with pytest.raises(InputError, match="the signal token_probability is not known of every vote"):
+    with pytest.raises(InputError, match="the signal token_probability is not known for every vote"):
         calibrate(mixed, "m", "numeric", NOW, [("logistic", ("token_probability",))])
 
 
@@ -260,7 +260,7 @@ def test_a_calibration_is_kept_with_what_it_rests_on(tmp_path: Path):
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, change: dict, problem: str):
     path = tmp_path / "numeric.json"
     path.write_text(json.dumps(calibrated().to_dict() | change))
-    with pytest.raises(InputError, match=rf"numeric\.json is no calibration: .*{problem}"):
+    with pytest.raises(InputError, match=rf"numeric\.json is not a calibration: .*{problem}"):
         load_calibration(path)
 
 
@@ -268,7 +268,7 @@ def test_a_file_that_cannot_be_is_refused(tmp_path: Path, change: dict, problem:
 def test_what_is_no_calibration_at_all_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "numeric.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"numeric\.json is no calibration"):
+    with pytest.raises(InputError, match=r"numeric\.json is not a calibration"):
         load_calibration(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_calibration(tmp_path / "none.json")
@@ -291,7 +291,7 @@ def test_confidence_is_uncalibrated_unless_it_rests_on_such_votes():
         ),
         (
             *("sha-of-model", "numeric", replace(signals, token_probability=None)),
-            "uncalibrated: token_probability would have to be known",
+            "uncalibrated: token_probability must be known",
         ),
     ]:
         found = confidence_of(of, model, question_type, [made])

@@ -89,7 +89,9 @@ def test_a_file_of_something_else_is_an_error(asked: Pipeline, tmp_path: Path):
     file = tmp_path / "answers.jsonl"
     record_answers(asked, QUESTIONS[:1], ASKING, file)
     other = replace(QUESTIONS[0], question="What is 1 + 1?")
-    with pytest.raises(InputError, match="holds an answer to 'sums-001', which is not asked so: give another file"):
+    with pytest.raises(
+        InputError, match="holds an answer to 'sums-001', whose question is different: give another file"
+    ):
         record_answers(asked, [other], ASKING, file)
     with pytest.raises(InputError, match="holds 3 samples of 'sums-001'"):
         record_answers(asked, QUESTIONS[:1], replace(ASKING, samples=2), file)

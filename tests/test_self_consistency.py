@@ -268,7 +268,7 @@ def test_samples_and_rows_that_make_no_sense_are_refused() -> None:
         replace(row("a"), samples=())
     with pytest.raises(InputError, match="judge all or none"):
         replace(row("a"), greedy=RecordedSample("x", 1))
-    with pytest.raises(InputError, match="factors above 1, rising"):
+    with pytest.raises(InputError, match="increasing factors above 1"):
         longer(row("a"), 1, True, 1)
 
 
@@ -304,8 +304,11 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path) -> None:
     write_recorded(file, [row("ab", "one"), row("ab", "two")])
     good = file.read_text()
     for broken, message in [
-        (good.replace('"id": "two"', '"idd": "two"'), r"rows\.jsonl:2 is no recorded question \(unknown field 'idd'"),
-        (good.replace('"samples"', '"samplesx"'), r"rows\.jsonl:1 is no recorded question"),
+        (
+            good.replace('"id": "two"', '"idd": "two"'),
+            r"rows\.jsonl:2 is not a recorded question \(unknown field 'idd'",
+        ),
+        (good.replace('"samples"', '"samplesx"'), r"rows\.jsonl:1 is not a recorded question"),
         (good.replace("two", "one"), "a question twice"),
         (good + "{", r"rows\.jsonl:3"),
         ("", "has no rows"),

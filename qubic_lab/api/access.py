@@ -82,7 +82,7 @@ def read_tokens(path: Path) -> list[ApiToken]:
         raise InputError(
             f"token file {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
         ) from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:  # InputError, too, and bytes that are no UTF-8
+    except (yaml.YAMLError, TypeError, ValueError) as error:  # including InputError and invalid UTF-8
         raise InputError(f"{path} is not a token file ({error}): make it with qubic-lab token add") from error
 
 

@@ -40,7 +40,7 @@ def create_app(
         app.include_router(oracle_routes.make_routes(oracle))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
-    # The one added last is asked first.
+    # The last one added is the outermost.
     app.add_middleware(BodyLimitMiddleware)
     if accesses is not None:
         assert limiter is not None

@@ -57,10 +57,10 @@ class CoordinatorClient:
                 headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=httpx2.Timeout(None, connect=CONNECT_S),
                 verify=str(authority) if authority and self.url.startswith("https:") else True,
-                trust_env=False,  # a proxy set for the web does not lead to our own hosts
+                trust_env=False,  # a web proxy does not reach our own hosts
             )
         except (httpx2.InvalidURL, ValueError) as error:
-            raise InputError(f"{self.url!r} is no URL of a coordinator ({error}): give http://HOST:PORT") from error
+            raise InputError(f"{self.url!r} is not a coordinator's URL ({error}): give http://HOST:PORT") from error
         address = self._http.base_url
         if token and address.scheme == "http" and not is_loopback(address.host):
             self._http.close()

@@ -76,7 +76,7 @@ class MetricsMiddleware:
         try:
             await self._app(scope, receive, seen)
         finally:
-            route = getattr(scope.get("route"), "path", "none")  # never the path itself: anybody may make those up
+            route = getattr(scope.get("route"), "path", "none")  # not the path itself, which clients can make up
             self._metrics.requests.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
@@ -96,7 +96,7 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
         times = await coordinator.redis_times()
         nodes_open = sum(view.gate is None for view in coordinator.nodes())
         if not nodes_open:
-            return problem(503, "Not ready", "no node may be chosen: /api/cluster/nodes says why")
+            return problem(503, "Not ready", "no node is available: /api/cluster/nodes says why")
         return Readiness(
             ready=True,
             nodes_open=nodes_open,

@@ -55,7 +55,7 @@ def problem_of(error: QubicLabError) -> JSONResponse:
                 headers["Retry-After"] = str(math.ceil(max(1.0, error.retry_after_s or 1.0)))
             return problem(status, title, str(error), headers)
     logger.error("%s", error)
-    return problem(503, "Out of order", "the coordinator cannot do this now: its log says why")
+    return problem(503, "Out of order", "the coordinator cannot do this now: see its log")
 
 
 def install(app: FastAPI) -> None:
@@ -76,19 +76,19 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
-        logger.error("a fault", exc_info=error)
-        return problem(500, "Fault", "something is wrong here: the coordinator's log says what")
+        logger.error("an unexpected error", exc_info=error)
+        return problem(500, "Fault", "an unexpected error occurred: see the coordinator's log")
 
 
 def _sentence(error: dict[str, Any]) -> str:
     """Return what is wrong with one field."""
     if error["type"] == "json_invalid":
-        return f"the body is no JSON ({error['ctx']['error']} at character {error['loc'][1]}): send a JSON object"
+        return f"the body is not JSON ({error['ctx']['error']} at character {error['loc'][1]}): send a JSON object"
     if error["type"] == "model_attributes_type":
-        return "the body is no JSON object: send one, with the header Content-Type: application/json"
+        return "the body is not a JSON object: send one, with the header Content-Type: application/json"
     message = str(error["msg"]).removeprefix("Value error, ")
     field = ".".join(str(part) for part in error["loc"][1:])
-    if not field:  # our own checks of the whole body name the field themselves
+    if not field:  # checks of the whole body name the field themselves
         return message
     given = error["input"]
     return f"{field}: {message}" if isinstance(given, dict | bytes) else f"{field} is {str(given)[:100]!r}: {message}"

@@ -59,7 +59,7 @@ class ServeConfig:
                 "qubic-lab certs make)"
             )
         if missing:
-            raise InputError(f"{self.listen} is beyond this host: set {' and '.join(missing)}")
+            raise InputError(f"{self.listen} is not on this host: set {' and '.join(missing)}")
 
     @property
     def host(self) -> str:
@@ -126,9 +126,9 @@ async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coor
         reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
         try:
             await server.serve()
-        except SystemExit:  # how uvicorn says that it cannot listen
+        except SystemExit:  # uvicorn exits if it cannot listen
             raise InputError(
-                f"cannot listen at {config.listen}: another process holds it, or it is no address of this host"
+                f"cannot listen at {config.listen}: another process holds it, or it is not an address of this host"
             ) from None
         finally:
             reloading.cancel()
@@ -146,8 +146,8 @@ async def _reload(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
         if tls.stamp() == stamp:
             continue
         try:
-            TlsFiles(tls.certificate, tls.key, tls.authority)  # do they fit together?
+            TlsFiles(tls.certificate, tls.key, tls.authority)  # checks that they match
             context.load_cert_chain(tls.certificate, tls.key)
             stamp = tls.stamp()
-        except (InputError, OSError) as error:  # of `ssl`: they have changed in between
+        except (InputError, OSError) as error:  # from `ssl`: the files changed in between
             logger.warning("the certificate is not renewed yet: %s", error)

@@ -308,7 +308,9 @@ def _one_number(chosen: Quantity, part: str, form: QuestionForm, of: str) -> Fin
 
 def _several(found: list[Quantity], part: str) -> FinalAnswer:
     """Return several numbers as one answer in their order; a unit at the end applies to all."""
-    each = [Quantity(one.value, one.unit or found[-1].unit).base for one in found]  # so that equal ones look equal
+    each = [
+        Quantity(one.value, one.unit or found[-1].unit).base for one in found
+    ]  # in base units, so that equal ones are equal
     return FinalAnswer(NUMBER, "; ".join(f"{value} {base_unit(dimension)}".rstrip() for dimension, value in each), part)
 
 
@@ -385,7 +387,7 @@ def _read_span(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | Non
         return None
     symbol = re.search(rf"(?<!\w){re.escape(own[0])}(?!\w)", text, re.IGNORECASE) if len(own) == 1 else None
     if symbol and _SYMBOL.fullmatch(symbol[0]):
-        return FinalAnswer(SPAN, symbol[0], part)  # such as W or CO2: its case counts
+        return FinalAnswer(SPAN, symbol[0], part)  # such as W or CO2, where case matters
     return FinalAnswer(SPAN, " ".join(own), part)
 
 

@@ -58,7 +58,7 @@ def _rounds_to(value: Fraction, written: str, is_divided: bool) -> bool:
 
 
 _COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_EQUATION = re.compile(  # a longer one than 200 characters is left alone
+_EQUATION = re.compile(  # longer expressions than 200 characters are skipped
     r"(?<![\w.,^%])(?P<left>[\d(][\d \t.()+*/×÷·−-]{1,200}[\d)])[ \t]*=[ \t]*(?P<right>-?\d+(?:\.\d+)?)"
     r"(?![\w%^]|\.\d|[ \t]*[-+*/×÷·−^(=])"
 )

@@ -69,7 +69,9 @@ class ConfidenceThresholds:
 
     def __post_init__(self) -> None:
         if not 1 >= self.answer >= self.note >= self.recompute >= 0:
-            raise InputError(f"levels are {self.answer}, {self.note}, {self.recompute}: give falling shares of 1")
+            raise InputError(
+                f"levels are {self.answer}, {self.note}, {self.recompute}: give decreasing numbers from 1 to 0"
+            )
 
     def of(self, confidence: float) -> ConfidenceLevel:
         """Return the level of a calibrated confidence.
@@ -195,11 +197,13 @@ class VoteCalibration:
         for name in self.signals:
             check_choice("signal", name, SIGNALS)
         if self.curve.signals != len(self.signals):
-            raise InputError(f"the curve takes {self.curve.signals} signals, not {len(self.signals)}: give so many")
+            raise InputError(f"the curve takes {self.curve.signals} signals, not {len(self.signals)}: give as many")
         if not re.fullmatch("[0-9a-f]{64}", self.data_sha256):
             raise InputError(f"data_sha256 is {self.data_sha256!r}: it must be 64 hexadecimal digits")
         if not 0 <= self.right <= self.observations or not 1 <= self.questions <= self.observations:
-            raise InputError(f"{self.right} right of {self.observations}, {self.questions} questions: that cannot be")
+            raise InputError(
+                f"{self.right} right of {self.observations}, {self.questions} questions: these numbers do not fit"
+            )
         _time(self.made_utc)
 
     def probabilities(self, signals: Sequence[Signals]) -> Floats:
@@ -271,7 +275,7 @@ def calibrate(
     """
     questions = {each.question for each in observations}
     check_at_least("the number of questions to calibrate on", len(questions), FEWEST_QUESTIONS)
-    observations = sorted(observations, key=_line)  # sums round alike, in whatever order they come
+    observations = sorted(observations, key=_line)  # so that sums round alike in any order
     signals = [each.signals for each in observations]
     right_N = np.array([each.right for each in observations], dtype=np.float64)
     fold_N = _folds([each.question for each in observations])
@@ -317,7 +321,7 @@ def _matrix(signals: Sequence[Signals], names: Sequence[str]) -> Floats:
     rows = [[getattr(each, check_choice("signal", name, SIGNALS)) for name in names] for each in signals]
     missing = next((name for row in rows for name, value in zip(names, row, strict=True) if value is None), None)
     if missing is not None:
-        raise InputError(f"the signal {missing} is not known of every vote: leave it out")
+        raise InputError(f"the signal {missing} is not known for every vote: leave it out")
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
 
 
@@ -365,7 +369,7 @@ def load_calibration(path: Path) -> VoteCalibration:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give a calibration file") from error
     except ValueError as error:
-        raise InputError(f"{path} is no calibration: {error}") from error
+        raise InputError(f"{path} is not a calibration: {error}") from error
 
 
 def load_calibrations(folder: Path) -> tuple[VoteCalibration, ...]:
@@ -397,7 +401,7 @@ def confidence_of(
         known = ", ".join(map(str, newest.ballots))
         return Confidence(None, f"uncalibrated: fitted to votes of {known} ballots, not of {signals.ballots}")
     if missing := [name for name in newest.signals if getattr(signals, name) is None]:
-        return Confidence(None, f"uncalibrated: {' and '.join(missing)} would have to be known")
+        return Confidence(None, f"uncalibrated: {' and '.join(missing)} must be known")
     note = f"{newest.method} on {', '.join(newest.signals) or 'no signal'}, {newest.observations} votes"
     return Confidence(float(newest.probabilities([signals])[0]), note)
 

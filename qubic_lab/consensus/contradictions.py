@@ -62,11 +62,11 @@ def contradicts(a: str, b: str) -> bool:
         return opened[0] != opened[1]
     ours, theirs = clauses(a), clauses(b)
     least_common = 0 if len(ours) == len(theirs) == 1 else LEAST_COMMON
-    # What both say neither of them denies; of near copies that is most.
+    # Common clauses deny nothing; near copies share most of theirs.
     for mine in ours - theirs:
         for other in theirs - ours:
             if mine.is_bare and other.is_bare:
-                continue  # two clauses that only affirm deny nothing: most are such
+                continue  # affirmative clauses do not deny each other: the usual case
             if _deny(mine, other, least_common) and not (_is_agreed(mine, theirs) or _is_agreed(other, ours)):
                 return True
     return False

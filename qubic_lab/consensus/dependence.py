@@ -149,8 +149,8 @@ def _rho(wrong_QV: Floats, times_Q: Floats) -> float:
     weighted_QV = times_Q[:, None] * voted_QV
     both_VV = weighted_QV.T @ voted_QV
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Of each pair: the mean error of the one, and of both together, where both voted. Errors are 0 or 1, so the
-        # mean of squares is the mean.
+        # For each pair, over questions that both answered: the mean error of one, and of both together. Errors are
+        # 0 or 1, so the mean square is the mean.
         mean_VV = (times_Q[:, None] * error_QV).T @ voted_QV / both_VV
         joint_VV = (times_Q[:, None] * error_QV).T @ error_QV / both_VV
         variance_VV = mean_VV * (1 - mean_VV)
@@ -159,7 +159,7 @@ def _rho(wrong_QV: Floats, times_Q: Floats) -> float:
     scale = np.nansum(np.sqrt(np.maximum(0.0, variance_VV * variance_VV.T))[upper])
     if scale == 0:
         return float("nan")
-    return float(np.clip(np.nansum(covariance_VV[upper]) / scale, -1.0, 1.0))  # rounding may go beyond
+    return float(np.clip(np.nansum(covariance_VV[upper]) / scale, -1.0, 1.0))  # rounding can exceed the range
 
 
 def _wrong_pairs(wrong_QV: Floats, group_QV: Floats) -> tuple[Floats, Floats]:

@@ -39,7 +39,7 @@ def is_settled(
         second = RULES[check_choice("voting rule", fallback, RULES)]
         if second.measure != asked.measure or second.more_than != 0:
             raise InputError(f"the fallback {fallback} does not go with {rule}: give a plurality of the same measure")
-        asked = second  # whoever wins by the first rule has the plurality, too
+        asked = second  # a winner by the first rule also has the plurality
     rest = sum(each.counts(asked.measure) for each in to_come)
     support: dict[Group, int] = {}
     for ballot in ballots:
@@ -48,7 +48,7 @@ def is_settled(
     total = rest + sum(each.counts(asked.measure) for each in ballots)
     most, next_most, *_ = [*sorted(support.values(), reverse=True), 0, 0]
     if not asked.is_met(most + rest, total):
-        return True  # nobody can win any more
+        return True  # no group can win any more
     if not asked.is_met(most, total):
         return False
     return asked.more_than >= Fraction(1, 2) or most - next_most > rest

@@ -137,7 +137,7 @@ class _Process:
             assert pipe is not None
             try:
                 pipe.close()
-            except OSError:  # what was still to be written
+            except OSError:  # the unwritten rest
                 _LOG.debug("a reader of formulas ended with its question unread")
 
     def _line(self, seconds: float) -> str:

@@ -26,7 +26,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             forms = canonical(json.loads(line))
-        except Exception:  # whatever SymPy makes of what a model wrote: MemoryError, RecursionError, TypeError ...
+        except Exception:  # SymPy raises anything on arbitrary text: MemoryError, RecursionError, TypeError ...
             forms = None
         _tell(forms)
 

@@ -216,7 +216,7 @@ def _run_splits(
         with Pipeline.launch(replace(config, strategy=splits[0].strategy)) as pipeline:
             for dtype in plan.dtypes:
                 measured: dict[tuple[tuple[int, ...], int], Case] = {}
-                # Batches turn within a split: another split means reading the weights again.
+                # Batches vary within a split, because another split reads the weights again.
                 for split, batch in itertools.product(splits, plan.batches):
                     if (same := measured.get((split.layers, batch))) is not None:
                         cases.append(replace(same, strategy=split.strategy, measured_as=same.strategy))
@@ -289,7 +289,7 @@ def _run_reference(
         dtype=dtype,
         library=library(),
         differences=tuple(
-            # Both have a token there: the one that ends early ends with its end token, which the other lacks.
+            # Both have a token there: the shorter answer ends with an end token, which the longer one lacks.
             TokenDifference(
                 id=gap.id,
                 position=gap.position,

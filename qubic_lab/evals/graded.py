@@ -63,7 +63,7 @@ def graded_questions(
     names = tuple(FAMILIES) if families is None else tuple(check_choice("family", name, FAMILIES) for name in families)
     if not names or len(set(names)) < len(names):
         raise InputError(f"families are {', '.join(names) or 'none'}: give at least one, and each once")
-    # Each family has its own stream, so that its questions do not depend on which others are asked for.
+    # Each family has its own stream, so its questions do not depend on the other families.
     streams = {name: Random(f"{seed} {name}") for name in names}
     asked: set[str] = set()
     questions = []

@@ -71,7 +71,7 @@ def load_user_questions(
         _check_size(file)
         return load_questions(file)[:limit]
     column_map = parse_column_map(columns) if columns else None
-    # One more than there may be, to see that there are too many.
+    # One more than the limit, to detect too many.
     rows = itertools.islice(_rows(file), limit or MOST_QUESTIONS + 1)
     questions = tuple(
         _gsm8k(row, place, f"{file.stem}-{number}")
@@ -152,7 +152,7 @@ def _options(row: Columns, columns: Sequence[str], place: str) -> list[str]:
                 f"{place}: {columns[0]} is {_short(values[0])}, not a list: name each option's column, as options=A|B|C"
             )
         values = list(values[0])
-    while values and values[-1] in (None, ""):  # rows may have fewer options than there are columns
+    while values and values[-1] in (None, ""):  # a row may have fewer options than columns
         values.pop()
     if not 2 <= len(values) <= len(LETTERS):
         raise InputError(f"{place} has {len(values)} options: there must be 2 to {len(LETTERS)}")

@@ -52,7 +52,7 @@ def likeness(ids: Sequence[str], base: Iterable[WithLogits], other: Iterable[Wit
         steps = min(len(base_TV), len(other_TV)) if position is None else position + 1
         lead_T = top_margins(base_TV[:steps])
         largest = max(largest, logits_max_abs(base_TV, other_TV, position))
-        equal = np.array_equal(base_TV[:steps], other_TV[:steps])  # the usual case, and KL over a vocabulary is slow
+        equal = np.array_equal(base_TV[:steps], other_TV[:steps])  # the usual case; KL over a vocabulary is slow
         kl.append(np.zeros(steps) if equal else kl_divergences(base_TV[:steps], other_TV[:steps]))
         margins.append(lead_T)
         pairs.append((ours.token_ids, theirs.token_ids))

@@ -202,7 +202,7 @@ def _nearness(pairs: Sequence[AnswerPair], embed: Embed) -> tuple[Floats, Floats
             texts = [text for text in (pair.a, pair.b) if _may_digress(text, question)]
             found += [cosine for cosine in cosines(question, texts, embed) if cosine is not None]
     if not own or not other:
-        raise InputError("no pair has answers in Latin script of several words: their relevance cannot be told")
+        raise InputError("no pair has answers in Latin script of several words: their relevance is unknown")
     return np.array(own), np.array(other)
 
 
@@ -244,7 +244,7 @@ def best_threshold(scores: Floats, is_same: npt.NDArray[np.bool_]) -> float:
 
 def best_ranges(scores: Floats, truth: Indices) -> Callable[[Floats], Indices]:
     """Return the best rule, by macro-F1, that gives a label to each range between two thresholds on GRID."""
-    passed = np.searchsorted(GRID, scores, side="right")  # how many thresholds a score has passed
+    passed = np.searchsorted(GRID, scores, side="right")  # the number of thresholds that a score passes
     codes = range(len(LABELS))
     below_LG = np.array([np.bincount(passed[truth == code], minlength=len(GRID) + 1).cumsum()[:-1] for code in codes])
     sizes = np.bincount(truth, minlength=len(LABELS))
@@ -357,7 +357,7 @@ def _scores(pairs: Sequence[_Read], embed: Embed | None) -> dict[str, Floats]:
         "similarity": np.array([each.likeness.value for each in pairs]),
         "word overlap": np.array([each.likeness.words for each in pairs]),
     }
-    if embed is not None:  # of all pairs: the plain way knows nothing of scripts
+    if embed is not None:  # for all pairs: plain embeddings ignore scripts
         sides = [
             embed([text(each.pair) for each in pairs]).vectors_ND.astype(float)
             for text in (attrgetter("a"), attrgetter("b"))

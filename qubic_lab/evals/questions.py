@@ -74,7 +74,7 @@ def check_ids(file: Path, questions: Iterable[Question]) -> None:
 
 
 def _question(place: str, texts: dict[str, str]) -> Question:
-    if texts.get("kind") == "creative":  # no answer is the right one
+    if texts.get("kind") == "creative":  # without a right answer
         check_present(place, texts, (name for name in _REQUIRED if name != "answer"))
         texts.setdefault("answer", "")
     else:

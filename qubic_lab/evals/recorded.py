@@ -66,7 +66,7 @@ class RecordedQuestion:
             raise InputError(f"question {self.id!r} has no samples: record at least one")
         factors = [factor for factor, _ in self.longer]
         if factors != sorted(set(factors)) or any(factor < 2 for factor in factors):
-            raise InputError(f"question {self.id!r} has longer answers for {factors}: give factors above 1, rising")
+            raise InputError(f"question {self.id!r} has longer answers for {factors}: give increasing factors above 1")
         if len({sample.right is None for sample in self._all}) > 1:
             raise InputError(f"question {self.id!r} has answers with and without a judgement: judge all or none")
 
@@ -124,7 +124,7 @@ def read_recorded(file: Path) -> tuple[RecordedQuestion, ...]:
             try:
                 rows.append(_row(json.loads(line)))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise InputError(f"{file}:{number} is no recorded question ({error}): record it again") from error
+                raise InputError(f"{file}:{number} is not a recorded question ({error}): record it again") from error
     if not rows:
         raise InputError(f"recorded answers {file} has no rows: record at least one question")
     ids = [row.id for row in rows]

@@ -137,7 +137,7 @@ def read_answers(question: Question, row: RecordedQuestion, embed: Embed | None 
 def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) -> RecordedQuestion:
     request = Request(prompt=question.question, sampling=asking.greedy())
     greedy = longer = pipeline.generate(request)
-    if greedy.finish_reason == "length":  # else it has ended by itself, and more room changes nothing
+    if greedy.finish_reason == "length":  # otherwise it ended by itself, and a higher limit changes nothing
         longer = pipeline.generate(replace(request, sampling=asking.longer(), forced_token_ids=greedy.token_ids))
     samples = pipeline.samples(replace(request, sampling=asking.sampled(number)), asking.samples)
     return RecordedQuestion(
@@ -175,7 +175,7 @@ def _kept(file: Path, questions: Sequence[Question], asking: Asking) -> dict[str
     rows = read_recorded(file)
     for row in rows:
         if asked.get(row.id) != row.question:
-            raise InputError(f"{file} holds an answer to {row.id!r}, which is not asked so: give another file")
+            raise InputError(f"{file} holds an answer to {row.id!r}, whose question is different: give another file")
         if (len(row.samples), [factor for factor, _ in row.longer]) != (asking.samples, [asking.factor]):
             raise InputError(f"{file} holds {len(row.samples)} samples of {row.id!r}: give another file")
     return {row.id: row for row in rows}

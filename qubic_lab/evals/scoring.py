@@ -87,7 +87,7 @@ def _lists(reference: str, answer: str) -> bool:
 
 def _names(question: Question, answer: str) -> bool:
     """Search for the reference's words in sequence; of several alternatives (`_rivals`) the last one named counts."""
-    if len(question.answer.strip()) == 1:  # a symbol such as W or G: its case counts
+    if len(question.answer.strip()) == 1:  # a symbol such as W or G, where case matters
         return re.search(rf"(?<![\w'-]){re.escape(question.answer.strip())}(?![\w'-])", answer) is not None
     said, reference = words(answer), words(question.answer)
     found = places(reference, said)

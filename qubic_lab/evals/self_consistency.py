@@ -373,7 +373,7 @@ def _highest(scores: Sequence[float], right: npt.NDArray[np.bool_], k: int) -> f
     expected, below = 0.0, 0
     for score in sorted(set(scores)):
         equal = [is_right for is_right, other in zip(right, scores, strict=True) if other == score]
-        # Subsets whose highest score is this one; of equal samples each is as likely.
+        # Subsets with this highest score; equal samples are equally likely.
         subsets = math.comb(below + len(equal), k) - math.comb(below, k)
         expected += subsets * sum(equal) / len(equal)
         below += len(equal)
@@ -452,7 +452,7 @@ def _check_k(row: RecordedQuestion, k: int) -> None:
 
 
 def _sums(drawn_MN: Floats, values_NG: Floats) -> Floats:
-    # Not by a product of matrices: its threads would cost more than these small sums.
+    # Not a matrix product: starting its threads would cost more than these small sums.
     sums_MG: Floats = np.einsum("mn,ng->mg", drawn_MN, values_NG)
     return sums_MG
 

@@ -246,7 +246,7 @@ class VoteService:
                     for item in progress.items:
                         if "sample" not in item:
                             tokens.append(item)
-                        elif item["sample"] not in samples:  # a retry repeats some
+                        elif item["sample"] not in samples:  # a retry repeats some samples
                             samples[item["sample"]] = item
                             yield self._vote(voter, request, item, seconds)
                     if progress.outcome is not None:
