@@ -46,7 +46,7 @@ def test_what_was_said_of_the_same_bars_is_kept_once(engine: Engine) -> None:
     assert (newest.at_us, oldest.at_us) == (NOON + HOUR_US, NOON)
     assert (oldest.source, oldest.interval_s, oldest.frame_s, oldest.version) == ("exchange", 3_600, 3_600, "code-1")
     assert oldest.known_us < newest.known_us
-    assert oldest.result["forecasts"] == first.model_dump(mode="json")["forecasts"]
+    assert oldest.result["forecasts"] == first.model_dump(mode="json", by_alias=True)["forecasts"]
     assert oldest.result["last"]["price"] == first.last.price
     assert len(log.read("bitcoin", "1h", limit=1)) == 1 and log.read("ethereum", "1h") == []
     again = price_analysis(store.snapshot(), "bitcoin", "1h")

@@ -9,9 +9,9 @@ import pytest
 from candle_series import candles, of_logs, walk
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.analysis.anomalies import manipulation, returns, volume
-from qubic_lab.oracle.analysis.anomalies.robust import medians_before, robust_scores
-from qubic_lab.oracle.analysis.anomalies.trials import KINDS, InjectedKind, inject, roc
+from qubic_lab.oracle.analysis import anomalies
+from qubic_lab.oracle.analysis.anomalies import SCORES, medians_before, robust_scores
+from qubic_lab.oracle.analysis.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.trend import spread
 from qubic_lab.oracle.ingest.cleaning import outliers
@@ -45,8 +45,8 @@ def test_robust_scores_by_hand() -> None:
 
 def test_outliers_are_those_of_cleaning_but_for_a_few() -> None:
     injected = inject("outlier", SERIES, PLACES, 25.0, seed=2).bars
-    scores = returns.outlier_scores(injected)
-    ours = np.abs(scores) >= returns.OUTLIER_THRESHOLD
+    scores = anomalies.outlier_scores(injected)
+    ours = np.abs(scores) >= anomalies.OUTLIER_THRESHOLD
     theirs = outliers(injected.closed_us, injected.close.tolist())
     assert ours[PLACES].all() and theirs[PLACES].all()
     assert np.count_nonzero(ours != theirs) <= 0.02 * np.count_nonzero(theirs)
@@ -55,7 +55,7 @@ def test_outliers_are_those_of_cleaning_but_for_a_few() -> None:
 def test_jump_score_by_hand() -> None:
     """Returns of ±0.01 in turn make a bipower deviation of 0.01 √(π/2); 0.05 is 5 / √(π/2) of it away."""
     logs = np.cumsum([0.01 * (-1) ** n for n in range(243)] + [0.05])
-    scores = returns.jump_scores(of_logs(logs))
+    scores = anomalies.jump_scores(of_logs(logs))
     assert np.isnan(scores[:242]).all()
     assert scores[243] == pytest.approx(5 / math.sqrt(math.pi / 2))
 
@@ -63,7 +63,7 @@ def test_jump_score_by_hand() -> None:
 def test_a_gap_of_4_bars_is_judged_by_2_steps_spread() -> None:
     logs = np.cumsum([0.01 * (-1) ** n for n in range(243)] + [0.05])
     gapped = candles(np.exp(logs), places=[*range(243), 246])
-    assert returns.jump_scores(gapped)[243] == pytest.approx(2.5 / math.sqrt(math.pi / 2))
+    assert anomalies.jump_scores(gapped)[243] == pytest.approx(2.5 / math.sqrt(math.pi / 2))
 
 
 def test_jump_threshold_is_that_of_the_greatest_normal_value() -> None:
@@ -71,21 +71,21 @@ def test_jump_threshold_is_that_of_the_greatest_normal_value() -> None:
     chance = np.random.default_rng(0)
     greatest = np.abs(chance.standard_normal((4_000, 1_000))).max(axis=1)
     for level in (0.05, 0.2):
-        assert np.mean(greatest > returns.jump_threshold(1_000, level)) == pytest.approx(level, rel=0.2)
+        assert np.mean(greatest > anomalies.jump_threshold(1_000, level)) == pytest.approx(level, rel=0.2)
     root = math.sqrt(2 * math.log(1_000))
     by_hand = root - (math.log(math.pi) + math.log(math.log(1_000))) / (2 * root) + 4.60014922677658 / root
-    assert returns.jump_threshold() == pytest.approx(by_hand)
+    assert anomalies.jump_threshold() == pytest.approx(by_hand)
     with pytest.raises(InputError, match="family of returns is 2"):
-        returns.jump_threshold(2)
+        anomalies.jump_threshold(2)
     with pytest.raises(InputError, match=r"level is 1\.5"):
-        returns.jump_threshold(100, 1.5)
+        anomalies.jump_threshold(100, 1.5)
 
 
 def test_single_jumps_are_called_at_the_rate_that_is_claimed() -> None:
     """Among 1,000 returns of a diffusion a false jump is found in 1 of 100 cases: between 0 and 3 of 100 here."""
-    threshold, false = returns.jump_threshold(), 0
+    threshold, false = anomalies.jump_threshold(), 0
     for seed in range(200):
-        scores = returns.jump_scores(walk(1_242, seed))[242:]
+        scores = anomalies.jump_scores(walk(1_242, seed))[242:]
         assert len(scores) == 1_000
         false += bool(np.abs(scores).max() >= threshold)
     assert false / 200 <= 0.03
@@ -94,7 +94,7 @@ def test_single_jumps_are_called_at_the_rate_that_is_claimed() -> None:
 @pytest.mark.parametrize(("size", "least", "most"), [(3.0, 0.0, 0.2), (7.0, 0.9, 1.0)])
 def test_jumps_are_found_by_their_size(size: float, least: float, most: float) -> None:
     injected = inject("jump", SERIES, PLACES, size, seed=3)
-    found = np.abs(returns.jump_scores(injected.bars)[injected.truth]) >= returns.jump_threshold()
+    found = np.abs(anomalies.jump_scores(injected.bars)[injected.truth]) >= anomalies.jump_threshold()
     assert least <= found.mean() <= most
 
 
@@ -107,7 +107,7 @@ def test_bipower_test_by_hand() -> None:
     quads = sum(size[i] * size[i - 1] * size[i - 2] * size[i - 3] for i in range(3, n))
     quarticity = n * n / (n - 3) * quads / mu**4
     scale = math.sqrt((math.pi**2 / 4 + math.pi - 5) / n * max(1.0, quarticity / bipower**2))
-    found = returns.jump_test(np.array(given))
+    found = anomalies.jump_test(np.array(given))
     assert found is not None
     assert found.jump_share == pytest.approx(1 - bipower / realised)
     assert found.statistic == pytest.approx((1 - bipower / realised) / scale)
@@ -124,7 +124,7 @@ def test_bipower_test_keeps_its_size_and_finds_jumps(count: int) -> None:
         jumped = calm.copy()
         jumped[count // 2] += 0.06
         for moves, is_jump in ((calm, False), (jumped, True)):
-            test = returns.jump_test(moves)
+            test = anomalies.jump_test(moves)
             assert test is not None
             false += not is_jump and test.p_value < 0.05
             found += is_jump and test.p_value < 0.05
@@ -133,17 +133,17 @@ def test_bipower_test_keeps_its_size_and_finds_jumps(count: int) -> None:
 
 
 def test_bipower_scores_are_the_test_over_the_last_96_returns() -> None:
-    scores = returns.bipower_scores(SERIES)
+    scores = anomalies.bipower_scores(SERIES)
     for place in (96, 500, 2_999):
-        test = returns.jump_test(SERIES.step_returns[place - 95 : place + 1])
+        test = anomalies.jump_test(SERIES.step_returns[place - 95 : place + 1])
         assert test is not None
         assert scores[place] == pytest.approx(test.statistic, rel=1e-6)
 
 
 def test_too_little_or_nothing_cannot_be_tested() -> None:
-    assert returns.jump_test(np.full(9, 0.01)) is None
-    assert returns.jump_test(np.zeros(50)) is None
-    assert returns.jump_test(np.array([0.0] * 20 + [0.1] + [0.0] * 20)) is None  # a single move has no neighbour
+    assert anomalies.jump_test(np.full(9, 0.01)) is None
+    assert anomalies.jump_test(np.zeros(50)) is None
+    assert anomalies.jump_test(np.array([0.0] * 20 + [0.1] + [0.0] * 20)) is None  # a single move has no neighbour
 
 
 def test_volume_score_by_hand() -> None:
@@ -153,7 +153,7 @@ def test_volume_score_by_hand() -> None:
     usual = {n: statistics.median(logs[n - 24 * day] for day in range(1, 16)) for n in range(24 * 15, len(logs))}
     for place in (24 * 15 + 97, 24 * 22 - 1):
         away = statistics.median(abs(logs[n] - usual[n]) for n in range(place - 97, place))
-        basis = volume.volume_basis(series)
+        basis = anomalies.volume_basis(series)
         assert basis.score[place] == pytest.approx((logs[place] - usual[place]) / (1.4826 * away))
         assert basis.usual(place) == pytest.approx(math.exp(usual[place]))
         assert basis.same_time[place]
@@ -168,13 +168,13 @@ def test_a_busy_hour_of_each_day_is_usual() -> None:
     """100 times the volume each day at one hour scores high only until that hour has a history."""
     series = walk(24 * 30, seed=6)
     busy = np.where(np.arange(len(series)) % 24 == 14, 100.0, 1.0)
-    basis = volume.volume_basis(with_volume(series, series.volume * busy))
+    basis = anomalies.volume_basis(with_volume(series, series.volume * busy))
     hours = np.flatnonzero(busy > 1.0)
     early, late = hours[(hours > 194) & (hours < 24 * 15)], hours[hours > 24 * 20]
-    assert (basis.score[early] > volume.THRESHOLD).all()
-    assert (np.abs(basis.score[late]) < volume.THRESHOLD).all()
+    assert (basis.score[early] > anomalies.VOLUME_THRESHOLD).all()
+    assert (np.abs(basis.score[late]) < anomalies.VOLUME_THRESHOLD).all()
     once = with_volume(series, series.volume * np.where(np.arange(len(series)) == 24 * 25 + 3, 100.0, busy))
-    assert volume.volume_scores(once)[24 * 25 + 3] > volume.THRESHOLD
+    assert SCORES["volume_score"](once)[24 * 25 + 3] > anomalies.VOLUME_THRESHOLD
 
 
 def test_no_volume_is_neither_usual_nor_unusual() -> None:
@@ -184,14 +184,14 @@ def test_no_volume_is_neither_usual_nor_unusual() -> None:
     for hole in (0.0, np.nan):
         holed = series.volume.copy()
         holed[200:230] = hole
-        scores = volume.volume_scores(with_volume(series, holed))
+        scores = SCORES["volume_score"](with_volume(series, holed))
         assert np.isnan(scores[200:230]).all()
-        alone = volume.volume_scores(candles(series.close[kept], volume=series.volume[kept], places=kept.tolist()))
+        alone = SCORES["volume_score"](candles(series.close[kept], volume=series.volume[kept], places=kept.tolist()))
         np.testing.assert_array_equal(scores[kept], alone)
 
 
 def test_daily_bars_have_no_time_of_day() -> None:
-    basis = volume.volume_basis(walk(400, frame_us=DAY_US))
+    basis = anomalies.volume_basis(walk(400, frame_us=DAY_US))
     assert not basis.same_time.any()
     assert not np.isnan(basis.score[194:]).any()
 
@@ -200,13 +200,13 @@ def test_equal_volumes_may_differ_a_little() -> None:
     series = walk(400)
     flat = np.full(400, 7.0)
     flat[350], flat[360] = 7.1, 14.0
-    scores = volume.volume_scores(with_volume(series, flat))
-    assert scores[350] < 1.0 < volume.THRESHOLD < scores[360]
+    scores = SCORES["volume_score"](with_volume(series, flat))
+    assert scores[350] < 1.0 < anomalies.VOLUME_THRESHOLD < scores[360]
 
 
 def test_pump_and_dump_is_told_with_its_numbers() -> None:
     injected = inject("pump", SERIES, [1_000], 8.0)
-    hints = [each for each in manipulation.find_hints(injected.bars, 3_000) if each.kind == "pump-and-dump"]
+    hints = [each for each in anomalies.find_hints(injected.bars, 3_000) if each.kind == "pump-and-dump"]
     assert len(hints) == 1
     (hint,) = hints
     place = int(np.searchsorted(injected.bars.closed_us, hint.at_us))
@@ -217,10 +217,10 @@ def test_pump_and_dump_is_told_with_its_numbers() -> None:
     assert hint.evidence["given_back_share"] == pytest.approx(
         math.log(peak / close[place]) / math.log(peak / close[place - 12])
     )
-    assert hint.evidence["volume_score"] == max(volume.volume_scores(injected.bars)[place - 11 : place + 1])
+    assert hint.evidence["volume_score"] == max(SCORES["volume_score"](injected.bars)[place - 11 : place + 1])
     for name, digits in (("rise_pct", 2), ("rise_deviations", 1), ("volume_score", 1)):
         assert f"{hint.evidence[name]:.{digits}f}" in hint.text
-    assert manipulation.find_hints(injected.bars.slice(0, 1_500), 100) == ()
+    assert anomalies.find_hints(injected.bars.slice(0, 1_500), 100) == ()
 
 
 def test_a_rise_that_stays_or_has_no_volume_is_no_pump() -> None:
@@ -228,30 +228,30 @@ def test_a_rise_that_stays_or_has_no_volume_is_no_pump() -> None:
     pumped = inject("pump", SERIES, [1_000], 8.0).bars
     quiet = with_volume(pumped, SERIES.volume)
     for series in (risen, quiet, SERIES):
-        assert "pump-and-dump" not in {each.kind for each in manipulation.find_hints(series, 3_000)}
+        assert "pump-and-dump" not in {each.kind for each in anomalies.find_hints(series, 3_000)}
 
 
 def test_volume_without_a_move_is_told_with_its_numbers() -> None:
     injected = inject("wash", SERIES, [1_000], 8.0).bars
-    hints = manipulation.find_hints(injected, 3_000)
+    hints = anomalies.find_hints(injected, 3_000)
     assert [each.at_us for each in hints] == [injected.closed_us[1_000]]
     hint = hints[0]
     assert hint.kind == "wash-trading"
     assert hint.evidence["range_ratio"] == 0.0
     assert hint.evidence["volume"] == injected.volume[1_000]
     assert f"{hint.evidence['volume'] / hint.evidence['usual_volume']:.1f} times the usual" in hint.text
-    moving = [place for place in PLACES if manipulation.range_ratios(SERIES)[place] > 1.0]
-    assert manipulation.find_hints(inject("volume", SERIES, moving, 8.0).bars, 3_000) == ()
-    assert "order book" in manipulation.NOT_VISIBLE
+    moving = [place for place in PLACES if anomalies.range_ratios(SERIES)[place] > 1.0]
+    assert anomalies.find_hints(inject("volume", SERIES, moving, 8.0).bars, 3_000) == ()
+    assert "order book" in anomalies.NOT_VISIBLE
 
 
 def test_a_hint_is_told_once() -> None:
     """A shape that lasts over several bars is told at its first, whatever part of the series is asked for."""
     injected = inject("pump", SERIES, [1_000], 12.0).bars
-    (hint,) = manipulation.find_hints(injected, 3_000)
+    (hint,) = anomalies.find_hints(injected, 3_000)
     after = int(np.searchsorted(injected.closed_us, hint.at_us)) + 1
-    assert manipulation.find_hints(injected.slice(0, after + 1), 1) == ()
-    assert manipulation.find_hints(injected.slice(0, after), 1) == (hint,)
+    assert anomalies.find_hints(injected.slice(0, after + 1), 1) == ()
+    assert anomalies.find_hints(injected.slice(0, after), 1) == (hint,)
 
 
 def test_injected_sizes_are_as_asked() -> None:
@@ -370,7 +370,7 @@ def test_no_curve_without_both_kinds(scores: list[float], truth: list[bool], mes
 @pytest.mark.parametrize("hours", [4, 7, 12])
 def test_bars_of_any_length(hours: int) -> None:
     """Bars of 7 hours change their place in the day, and those of 12 have only two: no score before the warm-up."""
-    basis = volume.volume_basis(walk(600, frame_us=hours * HOUR_US))
+    basis = anomalies.volume_basis(walk(600, frame_us=hours * HOUR_US))
     assert basis.same_time[-1]
-    assert np.isnan(basis.score[: volume.WARM_UP]).all()
-    assert not np.isnan(basis.score[volume.WARM_UP :]).any()
+    assert np.isnan(basis.score[: anomalies.VOLUME_WARM_UP]).all()
+    assert not np.isnan(basis.score[anomalies.VOLUME_WARM_UP :]).any()

@@ -9,13 +9,13 @@ from candle_series import candles, of_logs, walk
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.forecast import (
-    Forecast,
     ForecastRule,
     forecast,
     forecast_path,
     forecasts,
-    skill_against_still,
+    skill_against_staying,
 )
+from qubic_lab.oracle.analysis.results import PriceForecast
 from qubic_lab.oracle.analysis.trend import regression_lines, spread
 from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.model.response import Missing
@@ -98,7 +98,7 @@ def test_forecast_by_hand() -> None:
     scores = [abs(logs[n + hours] - point(n)) / scale(n) for n in range(6, 24 - hours)][-8:]
     reach = sorted(scores)[math.ceil(0.8 * 9) - 1]
     found = forecast(of_logs(logs), hours, rule)
-    assert isinstance(found, Forecast)
+    assert isinstance(found, PriceForecast)
     assert found.price == pytest.approx(math.exp(point(23)))
     assert found.low == pytest.approx(math.exp(point(23) - reach * scale(23)))
     assert found.high == pytest.approx(math.exp(point(23) + reach * scale(23)))
@@ -195,7 +195,7 @@ def test_skill_says_whether_a_forecast_is_worth_anything() -> None:
     """From the line, a trend with noise is forecast better than by its last price; a random walk is not."""
     trend = of_logs(noisy_trend(np.random.default_rng(5), 1_200))
     good, bad = forecast(trend, 4, LINE), forecast(of_logs(random_walk(np.random.default_rng(5), 1_200)), 4, LINE)
-    assert isinstance(good, Forecast) and isinstance(bad, Forecast)
+    assert isinstance(good, PriceForecast) and isinstance(bad, PriceForecast)
     assert good.skill is not None and good.skill_t is not None and bad.skill is not None and bad.skill_t is not None
     assert good.skill > 0.3 and good.skill_t > 1.96
     assert bad.skill < -0.3 and bad.skill_t < -1.96
@@ -204,13 +204,13 @@ def test_skill_says_whether_a_forecast_is_worth_anything() -> None:
 
 def test_skill_by_hand() -> None:
     """Diebold and Mariano with one lag: gains 3, 0, 3, 0 have the mean 1.5 and the variance 2.25 (1 − 0.75)."""
-    skill, skill_t = skill_against_still(np.array([1.0, 1.0, 1.0, 1.0]), np.array([2.0, 1.0, 2.0, 1.0]), 1)
+    skill, skill_t = skill_against_staying(np.array([1.0, 1.0, 1.0, 1.0]), np.array([2.0, 1.0, 2.0, 1.0]), 1)
     assert skill == pytest.approx(1 - 4 / 10)
     variance = 2.25 + 2 * 0.5 * (-3 * 2.25 / 4)
     assert skill_t == pytest.approx(1.5 / math.sqrt(variance / 4) * math.sqrt((4 + 1 - 2) / 4))
-    assert skill_against_still(np.array([1.0]), np.array([0.0]), 1) == (None, None)
-    assert skill_against_still(np.array([]), np.array([]), 1) == (None, None)
-    assert skill_against_still(np.array([1.0, 1.0]), np.array([2.0, 2.0]), 1)[1] is None
+    assert skill_against_staying(np.array([1.0]), np.array([0.0]), 1) == (None, None)
+    assert skill_against_staying(np.array([]), np.array([]), 1) == (None, None)
+    assert skill_against_staying(np.array([1.0, 1.0]), np.array([2.0, 2.0]), 1)[1] is None
 
 
 def test_equal_forecasts_are_rarely_told_apart() -> None:
@@ -219,25 +219,25 @@ def test_equal_forecasts_are_rarely_told_apart() -> None:
     for _ in range(400):
         one, other = chance.standard_normal((2, 403))
         overlapping = [np.convolve(each, np.ones(4), "valid") for each in (one, other)]
-        skill_t = skill_against_still(overlapping[0], overlapping[1], 4)[1]
+        skill_t = skill_against_staying(overlapping[0], overlapping[1], 4)[1]
         assert skill_t is not None
         found += abs(skill_t) >= 1.96
     assert 0.02 <= found / 400 <= 0.1
 
 
 def test_why_there_is_no_forecast() -> None:
-    def reason(found: Forecast | Missing) -> str:
+    def reason(found: PriceForecast | Missing) -> str:
         assert isinstance(found, Missing)
         return found.reason
 
     assert reason(forecast(walk(30), 4)) == "148 bars are needed, 30 are known"
-    assert isinstance(forecast(walk(148), 4), Forecast)
+    assert isinstance(forecast(walk(148), 4), PriceForecast)
     assert isinstance(forecast(walk(147), 4), Missing)
     assert reason(forecast(walk(900, frame_us=DAY_US), 4)) == "bars of 24 h are longer than 4 h"
     assert reason(forecast(candles([5.0] * 300), 1)) == "the price did not move in the last 49 bars"
     apart = candles(walk(300).close, places=np.arange(300) * 3)
     assert "too few past forecasts could be judged" in reason(forecast(apart, 1))
-    assert isinstance(forecast(apart, 3), Forecast)  # every third bar is there
+    assert isinstance(forecast(apart, 3), PriceForecast)  # every third bar is there
     with pytest.raises(InputError, match="hours to forecast is 0"):
         forecast(walk(300), 0)
     with pytest.raises(InputError, match="take shorter bars"):
@@ -247,7 +247,7 @@ def test_why_there_is_no_forecast() -> None:
 def test_a_price_that_stops_has_no_forecast_and_one_that_starts_has_it_later() -> None:
     logs = np.concatenate([random_walk(np.random.default_rng(1), 300), np.full(60, 0.0)])
     assert isinstance(forecast(of_logs(logs), 1), Missing)
-    assert isinstance(forecast(of_logs(logs[::-1]), 1), Forecast)
+    assert isinstance(forecast(of_logs(logs[::-1]), 1), PriceForecast)
 
 
 def test_forecasts_look_no_further_back_than_they_say() -> None:
@@ -257,17 +257,17 @@ def test_forecasts_look_no_further_back_than_they_say() -> None:
     assert forecasts(series) == forecasts(tail)
     assert forecasts(series)["2h"] == forecast(series, 2)
     assert list(forecasts(series)) == ["1h", "2h", "3h", "4h"]
-    widths = [each.high / each.low for each in forecasts(series).values() if isinstance(each, Forecast)]
+    widths = [each.high / each.low for each in forecasts(series).values() if isinstance(each, PriceForecast)]
     assert widths == sorted(widths)
 
 
 def test_past_intervals_are_counted() -> None:
     found = forecast(walk(1_100, seed=5), 1)
-    assert isinstance(found, Forecast)
+    assert isinstance(found, PriceForecast)
     assert found.held_of == 480 and found.held is not None
     assert abs(found.held - 0.8) <= 4 * math.sqrt(0.8 * 0.2 / 480)
     early = forecast(walk(145), 1)
-    assert isinstance(early, Forecast)
+    assert isinstance(early, PriceForecast)
     assert (early.held, early.held_of) == (None, 0)
 
 

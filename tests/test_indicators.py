@@ -11,7 +11,7 @@ from candle_series import START, candles, walk
 from talib import abstract
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute, find_patterns
+from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute
 from qubic_lab.oracle.model.bars import Bars, exact_logs
 from qubic_lab.oracle.model.timestamps import HOUR_US
 
@@ -142,16 +142,6 @@ def test_value_is_that_of_the_definition(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", INDICATORS)
-def test_first_value_follows_the_warm_up(name: str) -> None:
-    values = INDICATORS[name](SERIES)
-    warm_up = INDICATORS[name].warm_up
-    assert np.isnan(values[:warm_up]).all()
-    assert not np.isnan(values[warm_up:]).any()
-    assert np.isnan(INDICATORS[name](SERIES.slice(0, warm_up))).all()
-    assert not math.isnan(INDICATORS[name](SERIES.slice(0, warm_up + 1))[-1])
-
-
 @pytest.mark.parametrize("name", [name for name, each in INDICATORS.items() if each.settles is not None])
 def test_500_and_1000_bars_agree(name: str) -> None:
     """Within 1e-9 of its size at the end, and within a millionth from `settles` on."""
@@ -234,9 +224,7 @@ def test_tiny_prices_lose_nothing() -> None:
     for name, values in compute(small).items():
         unit = factor if INDICATORS[name].unit == "price" else 1.0
         assert (values / unit).tobytes() == compute(SERIES, [name])[name].tobytes()
-    assert all(
-        values.tobytes() == find_patterns(SERIES)[name].tobytes() for name, values in find_patterns(small).items()
-    )
+    assert all(pattern(small).tobytes() == pattern(SERIES).tobytes() for pattern in PATTERNS.values())
 
 
 @pytest.mark.parametrize("price", [1.7e-6, 1.0, 43_210.987])
@@ -271,8 +259,6 @@ def test_a_volume_that_is_not_known_is_not_taken_for_none_in_the_balance() -> No
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match="did you mean 'rsi_14'"):
         compute(SERIES, ["rsi14"])
-    with pytest.raises(InputError, match="did you mean 'hammer'"):
-        find_patterns(SERIES, ["hamer"])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, delete
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
-from qubic_lab.oracle.analysis.summary import age, money
+from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing
@@ -37,8 +37,9 @@ from qubic_lab.oracle.serving.queries import (
     sentiment,
     text_history,
 )
-from qubic_lab.oracle.serving.responses import LastPrice, MarketRating, Mood, Rating, SentimentIndex
+from qubic_lab.oracle.serving.responses import LastPrice, Mood, SentimentIndex
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
+from qubic_lab.oracle.serving.summary import age, money
 from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
@@ -537,18 +538,17 @@ def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine
     assert mean.value == pytest.approx(np.mean([each.close for each in prices[-200:]]))
     assert isinstance(found.indicators["volume_balance"], Missing)
     assert not isinstance(found.trend, Missing)
-    assert isinstance(found.levels, list)
-    assert found.levels
+    assert isinstance(found.levels, tuple) and found.levels
     assert isinstance(found.forecasts, dict)
     assert list(found.forecasts) == ["1h", "2h", "3h", "4h"]
     ahead = found.forecasts["4h"]
     assert not isinstance(ahead, Missing)
     assert ahead.low < ahead.price < ahead.high
-    assert (ahead.at, ahead.coverage) == (iso(NOON + 4 * HOUR_US), 0.8)
+    assert (ahead.at_us, ahead.coverage) == (NOON + 4 * HOUR_US, 0.8)
     assert ahead.skill is not None
     assert not isinstance(found.anomalies, Missing)
-    assert isinstance(found.anomalies.jumps, list)
-    assert iso(NOON - 2 * HOUR_US) in [each.at for each in found.anomalies.jumps]
+    assert isinstance(found.anomalies.jumps, tuple)
+    assert NOON - 2 * HOUR_US in [each.at_us for each in found.anomalies.jumps]
     assert isinstance(found.anomalies.volumes, Missing)
     assert found.anomalies.volumes.reason == "no volume is known"
     few = price_analysis(store.snapshot(), "bitcoin", "1d")
@@ -573,14 +573,14 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> No
     assert isinstance(down, Rating)
     assert up.score > 0 > down.score
     assert up.left_out == {"sentiment": "there are no texts"}
-    assert up.basis == [f"480 bars of 1h from coingecko up to {iso(NOON)}"]
+    assert up.basis == (f"480 bars of 1h from coingecko up to {iso(NOON)}",)
     old, short = by_coin["solana"], by_coin["dogecoin"]
     assert isinstance(old, Missing)
     assert old.reason == "no rating: the newest price is 1 day old"
     assert isinstance(short, Missing)
     assert short.reason.startswith("no rating: 3 rules must have their numbers, 1 have")
     assert isinstance(found.rating, MarketRating)
-    assert (found.rating.coins, found.rating.without) == (2, ["Solana", "Dogecoin"])
+    assert (found.rating.coins, found.rating.without) == (2, ("Solana", "Dogecoin"))
     assert found.summary[-1].startswith("By simple rules, which are no advice, the market is rated ")
     assert any(line.startswith("Bitcoin") and f"rated {up.rating}" in line for line in found.summary)
 
@@ -685,6 +685,7 @@ def test_models_are_chosen_by_preference_then_by_how_much_they_have_scored() -> 
 _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
+from qubic_lab.oracle.serving.summary import age, money
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
 from qubic_lab.oracle.serving.queries import market_overview, price_analysis, sentiment
 from qubic_lab.oracle.store.snapshot import MarketStore

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.analysis.anomalies.manipulation import NOT_VISIBLE, find_hints
-from qubic_lab.oracle.analysis.anomalies.trials import inject
+from qubic_lab.oracle.analysis.anomalies import NOT_VISIBLE, find_hints
+from qubic_lab.oracle.analysis.anomaly_trials import inject
 from qubic_lab.oracle.analysis.levels import (
-    Level,
     LevelRule,
     find_breakouts,
     find_levels,
@@ -25,20 +23,12 @@ from qubic_lab.oracle.analysis.levels import (
     pivot_highs,
     pivot_lows,
 )
-from qubic_lab.oracle.analysis.price_analysis import (
-    CAUSAL,
-    MOST_LEVELS,
-    RECENT,
-    Alert,
-    Figure,
-    PriceAnalysis,
-    SeenPattern,
-    analyse,
-)
-from qubic_lab.oracle.analysis.trend import Trend, drift_scores, find_trend
+from qubic_lab.oracle.analysis.price_analysis import CAUSAL, MOST_LEVELS, NO_BARS, RECENT, analyse
+from qubic_lab.oracle.analysis.results import AnalysedBars, Anomalies, BarAnalysis, IndicatorValue, Trend
+from qubic_lab.oracle.analysis.trend import drift_scores, find_trend
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.response import Missing
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso
+from qubic_lab.oracle.model.response import Missing, to_plain
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso
 
 pytestmark = pytest.mark.filterwarnings("error")
 Function = Callable[[Bars], Floats]
@@ -147,7 +137,7 @@ def test_first_value_comes_after_the_declared_warm_up(name: str) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(230, 400), st.booleans())
-def test_what_is_told_of_a_bar_is_told_with_that_bar(seed: int, cut: int, gaps: bool) -> None:
+def test_what_is_reported_of_a_bar_is_known_with_that_bar(seed: int, cut: int, gaps: bool) -> None:
     """Levels, breakouts, hints and whole analyses are those of the bars that were there."""
     series = made(seed, 420, 0.01, gaps, 0.0, HOUR_US)
     series = inject("pump", series, [350], 8.0, seed).bars
@@ -155,7 +145,7 @@ def test_what_is_told_of_a_bar_is_told_with_that_bar(seed: int, cut: int, gaps: 
     assert find_levels(past) == find_levels(scrambled(series, cut, seed).slice(0, cut))
     assert find_breakouts(past, 400) == tuple(each for each in find_breakouts(series, 420) if each.at_us <= at)
     assert find_hints(past, 400) == tuple(each for each in find_hints(series, 420) if each.at_us <= at)
-    assert analyse(past, at) == analyse(scrambled(series, cut, seed), at)
+    assert analysed(past, at) == analysed(scrambled(series, cut, seed), at)
 
 
 def all_values(value: Any) -> list[Any]:
@@ -187,141 +177,151 @@ ODD = {
 }
 
 
+def analysed(series: Bars, at_us: int | None = None) -> BarAnalysis:
+    return analyse(series, START + 500 * series.frame_us if at_us is None else at_us, "exchange", 0)
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_nothing_odd_gives_warnings_or_infinities(name: str) -> None:
-    series = ODD[name]
-    at = START + 500 * series.frame_us
-    found = analyse(series, at)
-    plain = found.to_dict()
+    plain = to_plain(analysed(ODD[name]))
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    for each in all_values(plain):
-        assert each is None or isinstance(each, str | bool | int | float)
-    for function in CAUSAL.values():
-        assert not np.isinf(function(series)).any()
+    assert all(each is None or isinstance(each, str | bool | int | float) for each in all_values(plain))
+    assert not any(np.isinf(function(ODD[name])).any() for function in CAUSAL.values())
 
 
-def reasons(found: PriceAnalysis) -> dict[str, str]:
-    parts = {each.name: getattr(found, each.name) for each in fields(found)} | found.indicators | found.forecasts
+def reasons(found: BarAnalysis) -> dict[str, str]:
+    assert not isinstance(found.indicators, Missing) and not isinstance(found.forecasts, Missing)
+    parts = vars(found) | found.indicators | found.forecasts | vars(found.anomalies)
     return {name: each.reason for name, each in parts.items() if isinstance(each, Missing)}
 
 
-def test_no_bar_and_why() -> None:
-    found = analyse(ODD["nothing"], START)
-    why = reasons(found)
-    assert (found.bars, found.age_s, found.missing, found.first_us) == (0, None, 0, None)
-    assert why["close"] == "no bar is known"
-    assert why["sma_20"] == "20 bars are needed, 0 are known"
-    assert why["volumes"] == why["manipulation"] == "no volume is known"
-    assert set(why) >= {"patterns", "trend", "levels", "breakouts", "outliers", "jumps", "jump_test", "1h", "4h"}
+def test_without_a_bar_every_part_is_missing() -> None:
+    assert analysed(ODD["nothing"]) == analysed(walk(20), START) == BarAnalysis.missing(NO_BARS)
 
 
-def test_few_bars_and_why() -> None:
-    why = reasons(analyse(walk(20), START + DAY_US))
-    assert why["sma_50"] == "50 bars are needed, 20 are known"
-    assert why["trend"] == "49 bars are needed, 20 are known"
-    assert why["jumps"] == "243 bars are needed, 20 are known"
-    assert why["1h"] == "145 bars are needed, 20 are known"
-    assert "sma_20" not in why and "levels" not in why and "patterns" not in why
+NO_VOLUME = "no volume is known"
 
 
-def test_a_price_that_stands_still_and_why() -> None:
-    why = reasons(analyse(ODD["constant"], START + 30 * DAY_US))
-    assert why["rsi_14"] == why["bollinger_position"] == "the price did not move"
-    assert why["levels"] == "the price did not move in the last 1000 bars"
-    assert why["1h"] == "the price did not move in the last 49 bars"
-    assert why["jump_test"] == "the price hardly moved in the last 97 bars"
-    assert "one price in each bar" in why["patterns"]
-    assert not {"outliers", "jumps", "volumes", "trend"} & set(why)
+@pytest.mark.parametrize(
+    ("name", "expected", "present"),
+    [
+        (
+            "few bars",
+            {
+                "sma_50": "50 bars are needed, 20 are known",
+                "trend": "49 bars are needed, 20 are known",
+                "jumps": "243 bars are needed, 20 are known",
+                "1h": "145 bars are needed, 20 are known",
+            },
+            {"sma_20", "levels", "patterns"},
+        ),
+        ("one bar", {"sma_20": "20 bars are needed, 1 is known"}, {"analysed"}),
+        (
+            "constant",
+            {
+                "rsi_14": "the price did not move",
+                "bollinger_position": "the price did not move",
+                "levels": "the price did not move in the last 1000 bars",
+                "1h": "the price did not move in the last 49 bars",
+                "jump_test": "the price hardly moved in the last 97 bars",
+                "patterns": "open, high, low and close are one price in each bar: no candle has a body or shadows",
+            },
+            {"outliers", "jumps", "volumes", "trend"},
+        ),
+        (
+            "no trade",
+            {
+                "volume_balance": "volumes are not known or 0",
+                "manipulation": "195 bars with a volume above 0 are needed, 0 are known",
+            },
+            {"volumes"},
+        ),
+        ("quotes without volumes", {"volumes": NO_VOLUME, "manipulation": NO_VOLUME}, set()),
+    ],
+)
+def test_what_is_missing_says_why(name: str, expected: dict[str, str], present: set[str]) -> None:
+    why = reasons(analysed(ODD[name]))
+    assert {each: why.get(each) for each in expected} == expected
+    assert not present & set(why)
 
 
-def test_no_trade_is_said() -> None:
-    found = analyse(ODD["no trade"], START + 30 * DAY_US)
-    assert isinstance(found.volumes, tuple)
-    assert [each.kind for each in found.volumes] == ["zero-volume"] * RECENT
-    assert reasons(found)["volume_balance"] == "volumes are not known or 0"
-    assert reasons(found)["manipulation"] == "195 bars with a volume above 0 are needed, 0 are known"
-    assert "in 400 of 400 bars nothing was traded" in found.notes
-    assert reasons(analyse(ODD["quotes without volumes"], START + 30 * DAY_US))["volumes"] == "no volume is known"
+def test_bars_without_trade_are_reported() -> None:
+    found = analysed(ODD["no trade"])
+    assert isinstance(found.anomalies, Anomalies) and isinstance(found.anomalies.volumes, tuple)
+    assert [each.kind for each in found.anomalies.volumes] == ["zero-volume"] * RECENT
+    assert isinstance(found.analysed, AnalysedBars)
+    assert "in 400 of 400 bars nothing was traded" in found.analysed.notes
 
 
-def test_every_figure_has_its_age_and_warm_up() -> None:
+def test_every_value_has_its_age_and_warm_up() -> None:
     series = walk(600, seed=9)
-    last_us = int(series.closed_us[-1])
-    found = analyse(series, last_us + 90 * 1_000_000)
-    assert (found.bars, found.last_us, found.age_s, found.missing) == (600, last_us, 90.0, 0)
+    first_us, last_us = int(series.closed_us[0]), int(series.closed_us[-1])
+    found = analysed(series, last_us + 90 * SECOND_US)
     assert not reasons(found)
-    for name, figure in found.indicators.items():
-        assert isinstance(figure, Figure)
-        assert figure.value == CAUSAL[name](series)[-1]
-        assert (figure.warm_up, figure.age_s) == (CAUSAL[name].warm_up, 90.0)
-    assert found.close == series.close[-1]
-    assert NOT_VISIBLE in found.notes
+    bars = found.analysed
+    assert isinstance(bars, AnalysedBars)
+    assert (bars.source, bars.interval_s, bars.bars, bars.missing) == ("exchange", 0, 600, 0)
+    assert (bars.first_us, bars.last_us, bars.age_s) == (first_us, last_us, 90.0)
+    assert NOT_VISIBLE in bars.notes
+    assert isinstance(found.indicators, dict)
+    for name, each in found.indicators.items():
+        assert isinstance(each, IndicatorValue)
+        assert (each.value, each.warm_up, each.age_s) == (CAUSAL[name](series)[-1], CAUSAL[name].warm_up, 90.0)
     assert isinstance(found.levels, tuple) and 0 < len(found.levels) <= MOST_LEVELS
-    plain = found.to_dict()
-    assert plain["at"] == iso(last_us + 90_000_000)
+    plain = to_plain(found)
     assert plain["forecasts"]["4h"]["at"] == iso(last_us + 4 * HOUR_US)
     assert plain["levels"][0]["first"].endswith("Z")
-    assert plain["frame_s"] == 3_600
 
 
-def test_bars_that_close_later_are_not_looked_at() -> None:
+def test_bars_that_close_later_are_ignored() -> None:
     series = walk(600, seed=9)
     at = int(series.closed_us[399]) + 1
-    assert analyse(series, at) == analyse(series.slice(0, 400), at)
-    assert analyse(series, at - 2).bars == 399
+    assert analysed(series, at) == analysed(series.slice(0, 400), at)
+    earlier = analysed(series, at - 2).analysed
+    assert isinstance(earlier, AnalysedBars) and earlier.bars == 399
 
 
-def test_missing_bars_are_counted_and_said() -> None:
+def test_missing_bars_are_counted() -> None:
     series = candles(walk(300).close, places=[*range(200), *range(210, 310)])
-    found = analyse(series, START + 20 * DAY_US)
-    assert found.missing == 10
+    found = analysed(series).analysed
+    assert isinstance(found, AnalysedBars) and found.missing == 10
     assert found.notes[0].startswith("10 bars are missing and were not filled in")
     with pytest.raises(InputError, match="length of the bars in microseconds is 0"):
-        analyse(Bars.of(series.closed_us, series.close), START)
+        analysed(Bars.of(series.closed_us, series.close), START)
 
 
-def test_flags_of_cleaning_come_with_the_bars() -> None:
-    series = walk(60)
-    flagged = np.zeros(60, np.int64)
-    flagged[[5, 50, 55]] = 1, 2, 4
-    bars = Bars.of(series.closed_us, series.close, frame_us=HOUR_US, flagged=flagged)
-    assert analyse(bars, int(series.closed_us[-1])).flagged == 6
-    assert analyse(bars, int(series.closed_us[52])).flagged == 2
-
-
-def test_recent_anomalies_are_told_with_their_numbers() -> None:
+def test_recent_anomalies_have_their_numbers() -> None:
     series = walk(600, seed=3)
+
+    def found(bars: Bars, place: int = 599) -> dict[str, Any]:
+        return vars(analysed(bars, int(series.closed_us[place])).anomalies)
+
     jumped = inject("jump", series, [590], 25.0, seed=1).bars
-    found = analyse(jumped, int(series.closed_us[-1]))
-    assert isinstance(found.jumps, tuple) and isinstance(found.outliers, tuple)
     pct = 100 * (jumped.close[590] / jumped.close[589] - 1)
-    for (alert,), kind in ((found.jumps, "jump"), (found.outliers, "outlier")):
-        assert isinstance(alert, Alert)
-        assert (alert.kind, alert.at_us) == (kind, series.closed_us[590])
-        assert alert.evidence["return_pct"] == pytest.approx(pct)
-        assert f"{pct:+.2f} % in 1 bar: {alert.score:+.1f}" in alert.text
-    late = analyse(walk(600, seed=3), int(series.closed_us[-1]))
-    assert late.jumps == late.outliers == ()
+    for name in ("jump", "outlier"):
+        (unusual,) = found(jumped)[f"{name}s"]
+        assert (unusual.kind, unusual.at_us) == (name, series.closed_us[590])
+        assert unusual.evidence["return_pct"] == pytest.approx(pct)
+        assert f"{pct:+.2f} % in 1 bar: {unusual.score:+.1f}" in unusual.text
+    assert found(series)["jumps"] == found(series)["outliers"] == ()
     more = inject("volume", series, [590], 12.0).bars
-    volumes = analyse(more, int(series.closed_us[-1])).volumes
-    assert isinstance(volumes, tuple)
-    (alert,) = volumes
-    assert (alert.kind, alert.at_us, alert.evidence["volume"]) == ("volume", series.closed_us[590], more.volume[590])
-    assert "at this time of day on 15 days" in alert.text
-    early = analyse(more, int(series.closed_us[580])).volumes
-    assert early == ()
+    (unusual,) = found(more)["volumes"]
+    volume = unusual.evidence["volume"]
+    assert (unusual.kind, unusual.at_us, volume) == ("volume", series.closed_us[590], more.volume[590])
+    assert "at this time of day on 15 days" in unusual.text
+    assert found(more, 580)["volumes"] == ()
 
 
-def test_recent_patterns_are_told() -> None:
+def test_recent_patterns_are_reported() -> None:
     """An engulfing rise at the second last bar, after bars without a shape."""
     flat = [(100.0, 101.5, 98.5, 101.0 - 2 * (n % 2)) for n in range(20)]
     open, high, low, close = np.array([*flat, (101, 102, 98, 99), (98.5, 103, 98, 102.5), (102, 104, 100, 103.0)]).T
     series = candles(close, open, high, low)
-    found = analyse(series, START + 2 * DAY_US).patterns
+    found = analysed(series).patterns
     assert isinstance(found, tuple)
-    engulfing = [each for each in found if each.name == "engulfing"]
-    assert [(each.direction, each.at_us) for each in engulfing] == [("rise", series.closed_us[-2])]
-    assert all(isinstance(each, SeenPattern) and each.at_us >= series.closed_us[-3] for each in found)
+    engulfing = [(each.direction, each.at_us) for each in found if each.name == "engulfing"]
+    assert engulfing == [("rise", series.closed_us[-2])]
+    assert all(each.at_us >= series.closed_us[-3] for each in found)
 
 
 def test_pivots_are_known_when_they_are_confirmed() -> None:
@@ -391,7 +391,6 @@ def test_breakout_by_hand(volume: float, confirmed: bool) -> None:
     atr = float(CAUSAL["atr_14"](before)[-1])
     (found,) = find_breakouts(candles([*closes, 112.0], volume=[*volumes, volume]), 30)
     assert (found.direction, found.close, found.at_us) == ("up", 112.0, before.closed_us[-1] + HOUR_US)
-    assert isinstance(found.level, Level)
     assert (found.level.kind, found.level.high) == ("resistance", 110.0)
     assert found.margin == pytest.approx(2.0 / atr)
     assert found.volume_ratio == (None if math.isnan(volume) else volume / 10)
@@ -466,11 +465,10 @@ def test_gaps_do_not_make_trends() -> None:
 
 
 @pytest.mark.slow
-def test_a_million_bars_in_seconds() -> None:
-    """All that is told of a million bars, and each value of each of them."""
+def test_a_million_bars() -> None:
     series = walk(1_000_000, frame_us=15 * MINUTE_US)
-    found = analyse(series, int(series.closed_us[-1]))
-    assert found.bars == 1_000_000
+    found = analysed(series, int(series.closed_us[-1])).analysed
+    assert isinstance(found, AnalysedBars) and found.bars == 1_000_000
     for name, function in CAUSAL.items():
         values = function(series)
         assert name.startswith("pivot") or not np.isnan(values[1_000:]).any()

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from qubic_lab.oracle.analysis.rating import (
     LEAST_RULES,
     STEPS,
-    MoodFigures,
     PriceFigures,
+    Rating,
+    SentimentFigures,
     rate,
     rate_market,
     step_of,
 )
 from qubic_lab.oracle.model.response import Missing
-from qubic_lab.oracle.serving.responses import Rating
 
 CALM = PriceFigures(
     bars=480, close=100.0, sma_50=101.0, sma_200=99.0, rsi_14=50.0, macd_histogram=0.0, atr_14=1.0, drift_48=0.0
@@ -26,14 +26,14 @@ NO_TEXTS = Missing(reason="there are no texts")
 NAN = math.nan
 
 
-def rated(prices: PriceFigures | Missing, mood: MoodFigures | Missing = NO_TEXTS) -> Rating:
-    found = rate(prices, mood, ["bars"])
+def rated(prices: PriceFigures | Missing, sentiment: SentimentFigures | Missing = NO_TEXTS) -> Rating:
+    found = rate(prices, sentiment, ["bars"])
     assert isinstance(found, Rating), found
     return found
 
 
-def votes(prices: PriceFigures, mood: MoodFigures | Missing = NO_TEXTS) -> dict[str, int]:
-    return {rule.name: rule.vote for rule in rated(prices, mood).rules}
+def votes(prices: PriceFigures, sentiment: SentimentFigures | Missing = NO_TEXTS) -> dict[str, int]:
+    return {rule.name: rule.vote for rule in rated(prices, sentiment).rules}
 
 
 @pytest.mark.parametrize(
@@ -62,23 +62,23 @@ def test_each_rule_votes_from_its_numbers_alone(rule: str, changes: dict[str, fl
 
 
 @pytest.mark.parametrize(
-    ("mood", "vote"),
+    ("sentiment", "vote"),
     [
-        (MoodFigures(0.15, 0.25, 9), 1),
-        (MoodFigures(-0.15, 0.9, 9), -1),
-        (MoodFigures(0.14, 0.9, 9), 0),
-        (MoodFigures(0.9, 0.24, 9), 0),
+        (SentimentFigures(0.15, 0.25, 9), 1),
+        (SentimentFigures(-0.15, 0.9, 9), -1),
+        (SentimentFigures(0.14, 0.9, 9), 0),
+        (SentimentFigures(0.9, 0.24, 9), 0),
     ],
 )
-def test_texts_vote_where_they_are_many_and_agree(mood: MoodFigures, vote: int) -> None:
-    assert votes(CALM, mood)["sentiment"] == vote
+def test_texts_vote_where_they_are_many_and_agree(sentiment: SentimentFigures, vote: int) -> None:
+    assert votes(CALM, sentiment)["sentiment"] == vote
 
 
 def test_a_rating_tells_its_basis_and_that_it_is_no_advice() -> None:
-    found = rated(replace(CALM, close=105.0, drift_48=3.0, macd_histogram=0.5), MoodFigures(0.5, 0.5, 12))
+    found = rated(replace(CALM, close=105.0, drift_48=3.0, macd_histogram=0.5), SentimentFigures(0.5, 0.5, 12))
     assert (found.rating, found.score) == ("strongly positive", 0.8)
     assert "no advice" in found.note
-    assert found.basis == ["bars"]
+    assert found.basis == ("bars",)
     texts = {rule.name: rule.text for rule in found.rules}
     assert texts["trend"].startswith("rising beyond chance: the move over 48 h is +3.0 deviations")
     assert texts["averages"] == "the close is above both of the means of 50 and 200 closes"
@@ -102,8 +102,8 @@ def test_with_too_few_numbers_there_is_no_rating() -> None:
         "no rating: 3 rules must have their numbers, 2 have (trend: not known from 40 hourly bars; averages: not known "
         "from 40 hourly bars; sentiment: there are no texts)"
     )
-    assert len(rated(short, MoodFigures(0.0, 0.5, 3)).rules) == LEAST_RULES
-    assert isinstance(rate(Missing(reason="no bars"), MoodFigures(1.0, 1.0, 9)), Missing)
+    assert len(rated(short, SentimentFigures(0.0, 0.5, 3)).rules) == LEAST_RULES
+    assert isinstance(rate(Missing(reason="no bars"), SentimentFigures(1.0, 1.0, 9)), Missing)
     still = replace(CALM, atr_14=0.0, rsi_14=NAN, drift_48=NAN)
     assert isinstance(rate(still, NO_TEXTS), Missing)
 
@@ -116,15 +116,18 @@ _numbers = st.floats(-1e3, 1e3)
     more=st.floats(0.0, 10.0),
     close=st.floats(1.0, 300.0),
     histogram=_numbers,
-    mood=st.floats(-1.0, 1.0),
+    sentiment=st.floats(-1.0, 1.0),
     sure=st.floats(0.0, 1.0),
 )
 def test_better_numbers_never_lower_a_rating(
-    drift: float, more: float, close: float, histogram: float, mood: float, sure: float
+    drift: float, more: float, close: float, histogram: float, sentiment: float, sure: float
 ) -> None:
     worse = replace(CALM, drift_48=drift, close=close, macd_histogram=histogram)
     better = replace(worse, drift_48=drift + more, close=close + more, macd_histogram=histogram + more)
-    low, high = rated(worse, MoodFigures(mood, sure, 5)), rated(better, MoodFigures(min(1.0, mood + more), sure, 5))
+    low, high = (
+        rated(worse, SentimentFigures(sentiment, sure, 5)),
+        rated(better, SentimentFigures(min(1.0, sentiment + more), sure, 5)),
+    )
     assert -1.0 <= low.score <= high.score <= 1.0
     assert STEPS.index(low.rating) <= STEPS.index(high.rating)
 
@@ -134,7 +137,7 @@ def test_the_market_is_the_mean_of_the_coins_that_have_a_rating() -> None:
     calm = rated(CALM)
     found = rate_market({"A": up, "B": calm, "C": Missing(reason="too old")})
     assert not isinstance(found, Missing)
-    assert (found.rating, found.score, found.coins, found.without) == ("positive", 0.375, 2, ["C"])
+    assert (found.rating, found.score, found.coins, found.without) == ("positive", 0.375, 2, ("C",))
     assert found.steps == dict.fromkeys(STEPS, 0) | {"strongly positive": 1, "neutral": 1}
     alone = rate_market({"A": up, "C": Missing(reason="too old")})
     assert isinstance(alone, Missing)

@@ -25,6 +25,7 @@ from qubic_lab.cli.console import (
 )
 from qubic_lab.cli.oracle_files import interval_text
 from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -301,7 +302,7 @@ def analyse(
     analyses = [price_analysis(snapshot, each, frame) for each in coins for frame in FRAME_S]
     kept = [log.keep(each) for each in analyses]
     if json:
-        print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json") for each in analyses]})
+        print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json", by_alias=True) for each in analyses]})
     elif analyses:
         header = ("coin", "frame", "bars up to", "close", "trend", "forecast, 80 % interval", "skill", "kept")
         print_table(header, [_analysis_row(each, new) for each, new in zip(analyses, kept, strict=True)])
@@ -316,7 +317,7 @@ def _analysis_row(analysis: "PriceAnalysis", new: bool) -> tuple[str, ...]:
     horizons = [] if isinstance(forecasts, Missing) else list(forecasts.values())
     ahead = next((each for each in reversed(horizons) if not isinstance(each, Missing)), None)
     return (
-        *(analysis.coin, analysis.frame, analysis.analysed.last),
+        *(analysis.coin, analysis.frame, iso(analysis.analysed.last_us)),
         f"{analysis.last.price:.8g} {analysis.last.currency}",
         trend.reason if isinstance(trend, Missing) else trend.direction,
         "none" if ahead is None else f"{ahead.hours} h: {ahead.price:.8g} ({ahead.low:.8g} to {ahead.high:.8g})",

@@ -15,24 +15,23 @@ from numpy.typing import NDArray
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.oracle.analysis.anomalies.trials import KINDS, InjectedKind, inject, roc
+from qubic_lab.oracle.analysis.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE, forecast_path
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
-from qubic_lab.oracle.analysis.rating import STEPS, rate
+from qubic_lab.oracle.analysis.rating import STEPS, Rating, price_figures, rate
 from qubic_lab.oracle.ingest.files.bar_files import BarOptions, flagged_bars, read_bars
 from qubic_lab.oracle.ingest.files.packaged import read_packaged
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
 from qubic_lab.oracle.ingest.quality import completeness
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats
 from qubic_lab.oracle.model.records import Series, Text
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel
 from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
-from qubic_lab.oracle.serving.analysis_parts import RATED_BARS, price_figures
-from qubic_lab.oracle.serving.responses import Rating
+from qubic_lab.oracle.serving.analysis_parts import RATED_BARS
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
@@ -322,7 +321,7 @@ def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, A
             if (of := np.array([rating.rating == step for _, rating, _ in found])).any()
         ],
         "correlation": _correlation(scores, changes, weeks),
-        "last": found[-1][1].model_dump(),
+        "last": to_plain(found[-1][1]),
         "last_at": iso(found[-1][0]),
     }
 

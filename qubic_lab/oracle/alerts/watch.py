@@ -13,7 +13,6 @@ from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.alerts.decide import DueAlert, EmittedAlert, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
 from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, NewAlert, PriceOutage, RiskAlert
-from qubic_lab.oracle.analysis.summary import age
 from qubic_lab.oracle.config import OracleConfig
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
@@ -22,6 +21,7 @@ from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
 from qubic_lab.oracle.risk.measures import RiskInputs
 from qubic_lab.oracle.risk.rules import LEVELS, Assessment, assess, fit_rules, read_rules
 from qubic_lab.oracle.serving.price_parts import frequencies_of
+from qubic_lab.oracle.serving.summary import age
 from qubic_lab.oracle.store.snapshot import MarketStore, reading
 from qubic_lab.oracle.store.transactions import Clock
 

@@ -1,13 +1,13 @@
-"""Where the price may be in 1 to 4 hours: linear regression, with intervals that past errors have calibrated.
+"""Forecasts of the price in 1 to 4 hours: linear regression, with intervals calibrated by past errors.
 
-The textbook interval of a regression supposes independent errors about a line. Prices are closer to a random walk, on
-which it holds the later price far too seldom. So the interval's width comes from this forecast's own errors on the
-same series: each made strictly before the price that it missed, and all of them known at the bar that is forecast from.
+The textbook interval of a regression assumes independent errors about a line. Prices are closer to a random walk, for
+which that interval covers the later price far too rarely. So the width of the interval comes from past errors of this
+forecast on the same series: each forecast was made strictly before its price, and all errors are known at the bar that
+is forecast from.
 """
 
 import bisect
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,8 @@ import talib
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.oracle.analysis.indicators import Indicator, by_name
+from qubic_lab.oracle.analysis.results import PriceForecast
 from qubic_lab.oracle.analysis.trend import WINDOW, regression_lines, spread
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
@@ -26,22 +28,22 @@ Anchor = Literal["last", "line"]
 _ANCHORS: tuple[Anchor, ...] = ("last", "line")
 _MOST_HOURS = 24.0 * 365.0
 NO_SPREAD = 1e-9
-"""Returns of less than this on average are none: the price stood still."""
+"""With returns smaller than this on average, the price stood still."""
 
 
 @dataclass(frozen=True)
 class ForecastRule:
-    """How forecasts are made.
+    """The parameters of forecasts.
 
     Attributes:
-        hours: the regression of log price on time is over bars of so many hours, and over `bars` of them at least. On
-            a random walk a slope over w hours makes a forecast of h hours worse than "the price stays" by 6h/5w of its
-            mean squared error: so many hours, whatever the bars' length.
-        anchor: last: the line's slope goes on from the last price; line: the line itself goes on. On a random walk the
+        hours: the regression of log price on time covers this many hours, and at least `bars` bars. On a random walk a
+            slope over w hours makes a forecast of h hours worse than "the price stays" by 6h/5w of its mean squared
+            error, so the window is the same for all lengths of bars.
+        anchor: last: the slope continues from the last price; line: the line itself continues. On a random walk the
             last price is off the line by more than it moves in an hour, so a forecast from the line is far worse.
-        past: so many of the newest known errors set the width.
-        least: with fewer there is no interval, and no forecast.
-        coverage: the share of later prices that the interval should hold.
+        past: the number of the newest known errors that set the width.
+        least: the least number of errors for an interval, and so for a forecast.
+        coverage: the share of later prices that the interval should cover.
     """
 
     hours: float = 48.0
@@ -65,11 +67,11 @@ class ForecastRule:
             )
 
     def window(self, frame_us: int) -> int:
-        """Return how many bars of a length the regression is over."""
+        """Return the number of bars of the regression for bars of a length."""
         return max(self.bars, round(self.hours * HOUR_US / frame_us))
 
     def warm_up(self, frame_us: int, hours: int) -> int:
-        """Return how many bars come before the first interval, where none is missing."""
+        """Return the number of bars before the first interval, if no bar is missing."""
         return self.window(frame_us) + self.least + steps_of(frame_us, hours) - 1
 
 
@@ -78,12 +80,12 @@ RULE = ForecastRule()
 
 @dataclass(frozen=True)
 class ExpectedPath:
-    """What each bar expects, before past errors say how sure that is, [bars]; in log price, NaN where there is none.
+    """The forecast at each bar, still without an interval, [bars]; in log price, NaN if there is none.
 
     Attributes:
-        point: the log price that is expected so many hours later.
-        scale: how far prices spread in that time, were returns like those of the regression's bars.
-        later: place of the bar that closes then, or −1 where there is none (yet).
+        point: the expected log price at the later time.
+        scale: the spread of prices over that time, if returns are like those of the regression's bars.
+        later: the row of the bar that closes at the later time; −1 if there is none (yet).
     """
 
     point: Floats
@@ -93,12 +95,12 @@ class ExpectedPath:
 
 @dataclass(frozen=True)
 class ForecastPath:
-    """The forecasts that each bar gives, [bars]; all in log price, NaN where there is none.
+    """The forecast at each bar, [bars]; in log price, NaN if there is none.
 
     Attributes:
-        point: the log price that is expected so many hours later.
+        point: the expected log price at the later time.
         half_width: the interval is point ± this.
-        later: place of the bar that closes then, or −1 where there is none (yet).
+        later: the row of the bar that closes at the later time; −1 if there is none (yet).
     """
 
     point: Floats
@@ -106,56 +108,25 @@ class ForecastPath:
     later: NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What is expected so many hours after the last bar.
-
-    Attributes:
-        at_us: the instant that it is about.
-        price: the median; `low` and `high`: the interval that should hold `coverage` of later prices.
-        errors: past forecasts of this series that set the width.
-        held: the share of later prices that the intervals of those `held_of` past forecasts held that had one; None
-            where none had.
-        skill: 1 − mean squared error / that of "the price stays": above 0 is better than that. None where the price
-            stood still.
-        skill_t: difference of squared errors over its standard error (Diebold and Mariano 1995, with errors of
-            overlapping forecasts taken as dependent, and the correction of Harvey, Leybourne and Newbold 1997): below
-            1.96 there is no evidence that the forecast beats "the price stays".
-    """
-
-    hours: int
-    at_us: int
-    price: float
-    low: float
-    high: float
-    coverage: float
-    errors: int
-    held: float | None
-    held_of: int
-    skill: float | None
-    skill_t: float | None
-    text: str
-
-
 def forecast_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
-    """Return the forecast of each bar with its interval, made from that bar and earlier ones.
+    """Return the forecast at each bar with its interval, made from that bar and earlier ones.
 
     The interval is symmetric: the conformal quantile of past errors, each over the spread of returns at its time, times
     the spread now (split conformal prediction with normalised scores, Lei and others, JASA 2018; here over past errors
-    in order of time). A past forecast counts where a bar closes within half a bar of its time, so not over gaps.
+    in order of time). A past forecast counts if a bar closes within half a bar of its time, so not over gaps.
 
     Raises:
-        InputError: not 1 hour or more, or bars that are longer than the time to forecast.
+        InputError: less than 1 hour, or bars that are longer than the time to forecast.
     """
     expected = expected_path(bars, hours, rule)
     return ForecastPath(expected.point, _quantiles(bars, expected, rule) * expected.scale, expected.later)
 
 
 def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ExpectedPath:
-    """Return what each bar expects, made from that bar and earlier ones.
+    """Return the forecast at each bar without an interval, made from that bar and earlier ones.
 
     Raises:
-        InputError: as of `forecast_path`.
+        InputError: as for `forecast_path`.
     """
     check_at_least("hours to forecast", hours, 1)
     if bars.frame_us > hours * HOUR_US:
@@ -174,7 +145,7 @@ def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Expected
 
 
 def known_errors(bars: Bars, expected: ExpectedPath) -> tuple[Floats, NDArray[np.intp]]:
-    """Return past errors, each over its scale, in order of time, and how many of them are known at each bar, [bars]."""
+    """Return past errors over their scale in order of time, [errors], and the number known at each bar, [bars]."""
     made = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale))
     came = expected.later[made]
     scores = np.abs(bars.log_close[came] - expected.point[made]) / expected.scale[made]
@@ -182,16 +153,16 @@ def known_errors(bars: Bars, expected: ExpectedPath) -> tuple[Floats, NDArray[np
 
 
 def _later(bars: Bars, wait_us: int) -> NDArray[np.intp]:
-    """Return the place of the bar that closes nearest to `wait_us` after each, within half a bar; −1: there is none."""
+    """Return the row of the bar that closes nearest to `wait_us` after each, within half a bar; −1 if there is none."""
     target, half = bars.closed_us + wait_us, bars.frame_us // 2
     place = np.searchsorted(bars.closed_us, target + half, side="right") - 1
     return np.where(bars.closed_us[place] >= target - half, place, -1)
 
 
 def _quantiles(bars: Bars, expected: ExpectedPath, rule: ForecastRule) -> Floats:
-    """Return by how many scales the interval reaches to each side at each bar, from the errors known there."""
+    """Return half the width of the interval at each bar in scales, from the errors known there, [bars]."""
     scores, known_at = known_errors(bars, expected)
-    at_count = np.full(len(scores) + 1, np.nan)  # by how many errors are known
+    at_count = np.full(len(scores) + 1, np.nan)  # by the number of known errors
     ranked: list[float] = []
     for known, score in enumerate(scores[: rule.past].tolist(), 1):
         bisect.insort(ranked, score)
@@ -204,13 +175,13 @@ def _quantiles(bars: Bars, expected: ExpectedPath, rule: ForecastRule) -> Floats
     return at_count[known_at]
 
 
-def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Forecast | Missing:
-    """Return the forecast of the last bar, or why there is none.
+def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> PriceForecast | Missing:
+    """Return the forecast at the last bar, or why there is none.
 
-    It looks at the bars of the regression, 2 × `past` bars and those that the hours take, and no further back.
+    It depends on the bars of the regression, 2 × `past` bars and the bars of the forecast hours, and no earlier ones.
 
     Raises:
-        InputError: not 1 hour or more.
+        InputError: less than 1 hour.
     """
     check_at_least("hours to forecast", hours, 1)
     frame_us = bars.frame_us
@@ -227,59 +198,58 @@ def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Forecast | Mi
         why = "the price did not move" if still else "too few past forecasts could be judged, as bars are missing"
         return Missing(reason=f"{why} in the last {len(logs) if still else len(tail)} bars")
     middle = float(path.point[-1])
-    held, held_of, errors, skill, skill_t = _record(tail, path, steps_of(frame_us, hours), rule)
-    price, low, high = (math.exp(each) for each in (middle, middle - half, middle + half))
-    text = _say(skill, skill_t, errors)
-    at_us = int(tail.closed_us[-1]) + hours * HOUR_US
-    return Forecast(hours, at_us, price, low, high, rule.coverage, errors, held, held_of, skill, skill_t, text)
+    made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.point))[-rule.past :]
+    came, half_widths = tail.log_close[path.later[made]], path.half_width[made]
+    errors, judged = came - path.point[made], ~np.isnan(half_widths)
+    skill, skill_t = skill_against_staying(errors, came - tail.log_close[made], steps_of(frame_us, hours))
+    return PriceForecast(
+        hours=hours,
+        at_us=int(tail.closed_us[-1]) + hours * HOUR_US,
+        price=math.exp(middle),
+        low=math.exp(middle - half),
+        high=math.exp(middle + half),
+        coverage=rule.coverage,
+        errors=len(made),
+        held=float((np.abs(errors) <= half_widths)[judged].mean()) if judged.any() else None,
+        held_of=int(judged.sum()),
+        skill=skill,
+        skill_t=skill_t,
+        text=_describe(skill, skill_t, len(made)),
+    )
 
 
-def forecasts(bars: Bars, rule: ForecastRule = RULE, hours: Sequence[int] = HOURS) -> dict[str, Forecast | Missing]:
-    """Return the forecasts of the last bar by their time, such as "1h"."""
-    tail = _tail(bars, max(hours), rule)
-    return {f"{each}h": forecast(tail, each, rule) for each in hours}
+def forecasts(bars: Bars) -> dict[str, PriceForecast | Missing]:
+    """Return the forecasts at the last bar by their time, such as "1h"."""
+    tail = _tail(bars, HOURS[-1], RULE)
+    return {f"{each}h": forecast(tail, each) for each in HOURS}
 
 
 def steps_of(frame_us: int, hours: int) -> int:
-    """Return how many bars some hours take, at least 1."""
+    """Return the number of bars in some hours, at least 1."""
     return max(1, round(hours * HOUR_US / frame_us))
 
 
 def _tail(bars: Bars, hours: int, rule: ForecastRule) -> Bars:
-    """Return the bars that forecasts of so many hours, or of 4 or fewer, look at; itself where there are no others."""
+    """Return the last bars, all that forecasts of up to `hours` hours (at least 4) depend on."""
     frame_us = bars.frame_us
     most = rule.window(frame_us) + 2 * rule.past + steps_of(frame_us, max(hours, max(HOURS)))
-    return bars if len(bars) <= most else bars.slice(len(bars) - most, len(bars))
+    return bars if len(bars) <= most else bars.tail(most)  # the same object keeps what it has computed
 
 
-def _record(
-    bars: Bars, path: ForecastPath, steps: int, rule: ForecastRule
-) -> tuple[float | None, int, int, float | None, float | None]:
-    """Return how past forecasts did: share held, of how many, errors that set the width, skill and its t."""
-    made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.point))[-rule.past :]
-    came = bars.log_close[path.later[made]]
-    errors = came - path.point[made]
-    with_interval = ~np.isnan(path.half_width[made])
-    of = int(with_interval.sum())
-    inside = np.abs(errors[with_interval]) <= path.half_width[made][with_interval]
-    skill, skill_t = skill_against_still(errors, came - bars.log_close[made], steps)
-    return float(inside.mean()) if of else None, of, len(made), skill, skill_t
-
-
-def skill_against_still(errors: Floats, changes: Floats, steps: int) -> tuple[float | None, float | None]:
-    """Return the skill of forecasts against "the price stays", and how sure it is.
+def skill_against_staying(errors: Floats, changes: Floats, steps: int) -> tuple[float | None, float | None]:
+    """Return the skill of forecasts against "the price stays", and its t-statistic.
 
     Args:
         errors: of the forecasts, in order of time, [forecasts].
-        changes: what the price did instead of staying, [forecasts].
-        steps: bars that a forecast is about; forecasts overlap by one less.
+        changes: changes of the price, which are the errors of "the price stays", [forecasts].
+        steps: bars from a forecast to its time; neighbouring forecasts overlap by one less.
 
     Returns:
         1 − mean squared error over that of staying, and the statistic of Diebold and Mariano (Journal of Business and
         Economic Statistics 13, 1995), its variance by Bartlett's weights over `steps` lags (Newey and West 1987), with
-        the correction of Harvey, Leybourne and Newbold (1997); None where they are not defined. Staying is the
-        forecast with a slope of 0, but the slope comes from a window of fixed length, so the test holds for the two
-        ways of forecasting (R. Giacomini and H. White, Econometrica 74, 2006).
+        the correction of Harvey, Leybourne and Newbold (1997); None if they are not defined. "The price stays" is the
+        forecast with a slope of 0, but the slope comes from a window of fixed length, so the test compares the two
+        methods (R. Giacomini and H. White, Econometrica 74, 2006).
     """
     still = float(np.mean(changes**2)) if len(changes) else 0.0
     if still == 0.0:
@@ -297,10 +267,36 @@ def skill_against_still(errors: Floats, changes: Floats, steps: int) -> tuple[fl
     return skill, float(gain.mean()) / math.sqrt(variance / count) * math.sqrt(shrink)
 
 
-def _say(skill: float | None, skill_t: float | None, errors: int) -> str:
+def _describe(skill: float | None, skill_t: float | None, errors: int) -> str:
     if skill is None:
         return 'the price stood still: nothing can be told against "the price stays"'
     sure = skill_t is not None and abs(skill_t) >= 1.96
     if not sure:
         return f'over {errors} past forecasts no better or worse than "the price stays" by more than chance'
     return f'over {errors} past forecasts {"better" if skill > 0 else "worse"} than "the price stays"'
+
+
+def _longest_forecasts(bars: Bars) -> ForecastPath:
+    if bars.frame_us > HOURS[-1] * HOUR_US:
+        return ForecastPath(np.full(len(bars), np.nan), np.full(len(bars), np.nan), np.full(len(bars), -1))
+    return bars.once("path", lambda each: forecast_path(each, HOURS[-1]))
+
+
+_LONGEST_US = HOURS[-1] * HOUR_US
+FORECASTS = by_name(
+    Indicator(
+        "forecast_4h",
+        lambda bars: _longest_forecasts(bars).point,
+        RULE.window(_LONGEST_US) - 1,
+        "log price",
+        "log price expected in 4 hours",
+    ),
+    Indicator(
+        "forecast_4h_half_width",
+        lambda bars: _longest_forecasts(bars).half_width,
+        RULE.warm_up(_LONGEST_US, HOURS[-1]),
+        "log price",
+        "half the interval of the log price in 4 hours; its warm-up is that of bars of 4 hours, shorter ones need more",
+    ),
+)
+"""The forecast of 4 hours, bar by bar."""

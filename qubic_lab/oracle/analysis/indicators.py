@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import talib
@@ -32,9 +32,10 @@ class Indicator:
     """A causal function of bars.
 
     Attributes:
-        function: gives a value for each bar, [bars], NaN where there is none.
-        warm_up: bars before its first value.
-        settles: bars after which earlier ones move it by less than a millionth of its size; None: that is not told.
+        function: gives a value for each bar, [bars], NaN if it has none.
+        warm_up: number of bars before the first value.
+        settles: number of bars after which earlier bars move a value by less than a millionth of its size; None: not
+            stated.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Indicator:
     settles: int | None = None
 
     def __call__(self, bars: Bars) -> Floats:
-        """Return its values, [bars]; all NaN where there are too few bars."""
+        """Return its values, [bars]; all NaN if there are too few bars."""
         if len(bars) <= self.warm_up:
             return np.full(len(bars), np.nan)
         return self.function(bars)
@@ -53,9 +54,9 @@ class Indicator:
 
 @dataclass(frozen=True)
 class CandlePattern:
-    """A shape of one to three bars that TA-Lib finds; `meaning` is what books say, not what was found here.
+    """A shape of one to three bars that TA-Lib finds; `meaning` is what books say, not a finding of this project.
 
-    Those with a gap between bodies hardly occur in markets that never close.
+    Patterns with a gap between bodies hardly occur in markets that never close.
     """
 
     name: str
@@ -64,8 +65,24 @@ class CandlePattern:
     meaning: str
 
     def __call__(self, bars: Bars) -> Floats:
-        """Return 1 where it stands for a rise, −1 for a fall, 0 where it is not; NaN before `warm_up`, [bars]."""
+        """Return 1 for a pattern that announces a rise, −1 for a fall, 0 for none; NaN before `warm_up`, [bars]."""
         return mask_warm_up(self.warm_up, np.sign(self.function(*scaled_prices(bars))))
+
+
+_Named = TypeVar("_Named", Indicator, CandlePattern)
+
+
+def by_name(*functions: _Named) -> dict[str, _Named]:
+    """Return indicators or patterns by their names."""
+    return {each.name: each for each in functions}
+
+
+def scaled_prices(bars: Bars) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return open, high, low and close times `_scale`, each [bars]; TA-Lib loses nothing of them."""
+    scale = _scale(bars)
+    return bars.once(
+        "scaled prices", lambda each: (scale * each.open, scale * each.high, scale * each.low, scale * each.close)
+    )
 
 
 def _scale(bars: Bars) -> float:
@@ -77,33 +94,17 @@ def _scale(bars: Bars) -> float:
     return 2.0 ** (1 - math.frexp(float(bars.close[0]))[1]) if len(bars) else 1.0
 
 
-def scaled_prices(bars: Bars) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return open, high, low and close times one power of two, each [bars]: values that TA-Lib calculates with well."""
-    scale = _scale(bars)
-    return bars.once(
-        "scaled prices", lambda each: (scale * each.open, scale * each.high, scale * each.low, scale * each.close)
-    )
-
-
 def _price(function: Callable[[Bars], Any]) -> Callable[[Bars], Floats]:
-    """Return a function of scaled prices whose values are prices as they were given."""
-
-    def unscaled(bars: Bars) -> Floats:
-        return np.asarray(function(bars), np.float64) / _scale(bars)
-
-    return unscaled
+    """Return a function that converts values computed from scaled prices back to the unit of the given prices."""
+    return lambda bars: np.asarray(function(bars), np.float64) / _scale(bars)
 
 
 def _close(bars: Bars) -> Floats:
     return scaled_prices(bars)[3]
 
 
-def _sma(window: int) -> Callable[[Bars], Floats]:
-    return _price(lambda bars: talib.SMA(_close(bars), window))
-
-
-def _ema(window: int) -> Callable[[Bars], Floats]:
-    return _price(lambda bars: talib.EMA(_close(bars), window))
+def _average(function: Callable[..., Any], window: int) -> Callable[[Bars], Floats]:
+    return _price(lambda bars: function(_close(bars), window))
 
 
 def _macd(part: int) -> Callable[[Bars], Floats]:
@@ -121,20 +122,19 @@ def _band(part: int) -> Callable[[Bars], Floats]:
 def _band_position(bars: Bars) -> Floats:
     upper, _, lower = _bollinger(bars)
     width = upper - lower
-    found: Floats = np.divide(_close(bars) - lower, width, out=np.full(len(bars), np.nan), where=width > 0.0)
-    return found
+    return np.asarray(np.divide(_close(bars) - lower, width, out=np.full(len(bars), np.nan), where=width > 0.0))
 
 
 def _range(function: Callable[..., Any]) -> Callable[[Bars], Floats]:
     return lambda bars: np.asarray(function(*scaled_prices(bars)[1:], 14), np.float64)
 
 
-def _volume(bars: Bars) -> Floats:
+def _known_volume(bars: Bars) -> Floats:
     return np.where(np.isnan(bars.volume), 0.0, bars.volume)
 
 
 def _rsi(bars: Bars) -> Floats:
-    """Return RSI, but NaN where 14 bars did not move: TA-Lib says 0 then, as after falls alone."""
+    """Return RSI, but NaN if 14 bars did not move: TA-Lib returns 0 then, the same as after falls alone."""
     moved = np.cumsum(np.diff(bars.close, prepend=bars.close[:1]) != 0.0)
     still = moved[RSI_BARS:] == moved[:-RSI_BARS]
     values = np.array(talib.RSI(_close(bars), RSI_BARS))
@@ -143,15 +143,16 @@ def _rsi(bars: Bars) -> Floats:
 
 
 def _obv(bars: Bars) -> Floats:
-    """Return on-balance volume; NaN as long as no volume is known."""
-    balance = np.asarray(talib.OBV(_close(bars), _volume(bars)), np.float64)
+    """Return on-balance volume; NaN before the first known volume."""
+    balance = np.asarray(talib.OBV(_close(bars), _known_volume(bars)), np.float64)
     return np.where(np.cumsum(~np.isnan(bars.volume)) > 0, balance, np.nan)
 
 
 def _volume_balance(bars: Bars) -> Floats:
-    """Return how the on-balance volume changed over some bars, over what was traded; NaN where either is not known."""
-    signed = np.sign(np.diff(bars.close, prepend=bars.close[:1])) * _volume(bars)
-    total, balance = (np.asarray(talib.SUM(each, BALANCE_BARS)) for each in (_volume(bars), signed))
+    """Return the change of on-balance volume over 20 bars over their volume; NaN without volumes."""
+    volume = _known_volume(bars)
+    signed = np.sign(np.diff(bars.close, prepend=bars.close[:1])) * volume
+    total, balance = (np.asarray(talib.SUM(each, BALANCE_BARS)) for each in (volume, signed))
     unknown = np.cumsum(np.isnan(bars.volume))
     unknown[BALANCE_BARS:] -= unknown[:-BALANCE_BARS].copy()
     known = (total > 0.0) & (unknown == 0)
@@ -159,12 +160,12 @@ def _volume_balance(bars: Bars) -> Floats:
     return mask_warm_up(BALANCE_BARS, np.clip(share, -1.0, 1.0))
 
 
-_ALL = (
-    Indicator("sma_20", _sma(20), 19, "price", "simple moving average of 20 closes", 19),
-    Indicator("sma_50", _sma(50), 49, "price", "simple moving average of 50 closes", 49),
-    Indicator("sma_200", _sma(200), 199, "price", "simple moving average of 200 closes", 199),
-    Indicator("ema_12", _ema(12), 11, "price", "exponential moving average of closes, weight 2/13", 100),
-    Indicator("ema_26", _ema(26), 25, "price", "exponential moving average of closes, weight 2/27", 210),
+INDICATORS = by_name(
+    Indicator("sma_20", _average(talib.SMA, 20), 19, "price", "simple moving average of 20 closes", 19),
+    Indicator("sma_50", _average(talib.SMA, 50), 49, "price", "simple moving average of 50 closes", 49),
+    Indicator("sma_200", _average(talib.SMA, 200), 199, "price", "simple moving average of 200 closes", 199),
+    Indicator("ema_12", _average(talib.EMA, 12), 11, "price", "exponential moving average of closes, weight 2/13", 100),
+    Indicator("ema_26", _average(talib.EMA, 26), 25, "price", "exponential moving average of closes, weight 2/27", 210),
     Indicator("rsi_14", _rsi, RSI_BARS, "0..100", "relative strength index (Wilder)", 220),
     Indicator("macd", _macd(0), 33, "price", "EMA of 12 closes less that of 26", 300),
     Indicator("macd_signal", _macd(1), 33, "price", "EMA of 9 values of macd", 320),
@@ -182,10 +183,9 @@ _ALL = (
         "volume_balance", _volume_balance, BALANCE_BARS, "-1..1", "change of obv over 20 bars / their volume", 20
     ),
 )
-INDICATORS: dict[str, Indicator] = {each.name: each for each in _ALL}
 """All indicators but candle patterns. They count bars: a gap is one step."""
 
-_SHAPES = (
+PATTERNS = by_name(
     CandlePattern("doji", talib.CDLDOJI, 10, "open and close are nearly one: neither side won"),
     CandlePattern("hammer", talib.CDLHAMMER, 11, "small body, long lower shadow, after lower prices: rise"),
     CandlePattern("hanging man", talib.CDLHANGINGMAN, 11, "small body, long lower shadow, after higher prices: fall"),
@@ -199,25 +199,14 @@ _SHAPES = (
     CandlePattern("evening star", talib.CDLEVENINGSTAR, 12, "long rise, small body above, fall into the rise: fall"),
     CandlePattern("marubozu", talib.CDLMARUBOZU, 10, "a long body without shadows: one side won throughout"),
 )
-PATTERNS: dict[str, CandlePattern] = {each.name: each for each in _SHAPES}
 """Candle patterns by their plain names."""
 
 
 def compute(bars: Bars, names: Iterable[str] | None = None) -> dict[str, Floats]:
-    """Return indicators by name, each [bars]; all of them where no names are given.
+    """Return the values of indicators by name, each [bars]; without names, those of all.
 
     Raises:
-        InputError: a name that is none.
+        InputError: an unknown name.
     """
     chosen = list(INDICATORS) if names is None else [check_choice("indicator", name, INDICATORS) for name in names]
     return {name: INDICATORS[name](bars) for name in chosen}
-
-
-def find_patterns(bars: Bars, names: Iterable[str] | None = None) -> dict[str, Floats]:
-    """Return candle patterns by name, each [bars] of 1, 0 and −1; all of them where no names are given.
-
-    Raises:
-        InputError: a name that is none.
-    """
-    chosen = list(PATTERNS) if names is None else [check_choice("candle pattern", name, PATTERNS) for name in names]
-    return {name: PATTERNS[name](bars) for name in chosen}

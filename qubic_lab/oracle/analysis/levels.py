@@ -1,31 +1,30 @@
-"""Prices at which rises or falls have ended before, and closes beyond them: from confirmed turning points alone."""
+"""Support and resistance from confirmed turning points (pivots), and closes that break out of them."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import talib
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.analysis.indicators import INDICATORS, Indicator
+from qubic_lab.oracle.analysis.indicators import INDICATORS, Indicator, by_name
+from qubic_lab.oracle.analysis.results import Breakout, PriceLevel
 from qubic_lab.oracle.model.bars import Bars, Floats
 
 
 @dataclass(frozen=True)
 class LevelRule:
-    """What makes a level, and a breakout from it.
+    """The definition of a level, and of a breakout from it.
 
     Attributes:
-        side: a pivot is above (below) so many bars on each side of it; it is known so many bars later, not before.
-        bars: pivots of the last so many bars are looked at; older ones are not.
-        width: a level's pivots lie within so many average true ranges.
-        touches: a level has at least so many pivots.
-        half_life: a pivot of so many bars ago counts half.
-        margin: a close is beyond a level by so many average true ranges.
-        volume: of the breakout's bar, so many times the median of the bars before it.
-        volume_bars: so many bars.
+        side: a pivot is above (below) this many bars on each side of it, so it is known this many bars later.
+        bars: pivots that are older than this many bars are ignored.
+        width: the pivots of a level lie within this many average true ranges.
+        touches: the least number of pivots of a level.
+        half_life: a pivot that is this many bars old counts half.
+        margin: the distance of a close beyond a level, in average true ranges.
+        volume: the volume of a confirmed breakout over the median of the `volume_bars` bars before it.
     """
 
     side: int = 5
@@ -50,61 +49,18 @@ class LevelRule:
 RULE = LevelRule()
 
 
-@dataclass(frozen=True)
-class Level:
-    """Prices between `low` and `high` at which several moves ended; `price` is their mean, newer ones counting more.
-
-    Attributes:
-        kind: support below the close, resistance above it, "at" where the close lies within.
-        touches: pivots.
-        strength: the sum of 0.5 to the power of each pivot's age in half-lives: many and new ones make a strong level.
-        distance_pct: of the price from the close.
-        first_us, last_us: when the first and the last of its pivots closed.
-    """
-
-    kind: Literal["support", "resistance", "at"]
-    price: float
-    low: float
-    high: float
-    touches: int
-    strength: float
-    distance_pct: float
-    first_us: int
-    last_us: int
-
-
-@dataclass(frozen=True)
-class Breakout:
-    """A close beyond a level that was known before, where the last close beyond it was on the other side.
-
-    Attributes:
-        margin: how far beyond, in average true ranges.
-        volume_ratio: the bar's volume over the median before it; None where it is not known: then the breakout is not
-            confirmed.
-        confirmed: whether the volume reaches the rule's.
-    """
-
-    direction: Literal["up", "down"]
-    at_us: int
-    close: float
-    level: Level
-    margin: float
-    volume_ratio: float | None
-    confirmed: bool
-
-
 def pivot_highs(bars: Bars, side: int = RULE.side) -> Floats:
-    """Return, at the bar that confirms it, the high of the bar `side` before where that is a turning point, [bars].
+    """Return the highs that are turning points, each at the bar that confirms it, `side` bars later, [bars].
 
-    It is above the `side` highs before it and not below those after it; NaN elsewhere.
+    Such a high is above the `side` highs before it and not below those after it. NaN elsewhere.
     """
     return _pivots(bars.high, side)
 
 
 def pivot_lows(bars: Bars, side: int = RULE.side) -> Floats:
-    """Return, at the bar that confirms it, the low of the bar `side` before where that is a turning point, [bars].
+    """Return the lows that are turning points, each at the bar that confirms it, `side` bars later, [bars].
 
-    It is below the `side` lows before it and not above those after it; NaN elsewhere.
+    Such a low is below the `side` lows before it and not above those after it. NaN elsewhere.
     """
     return -_pivots(-bars.low, side)
 
@@ -121,16 +77,16 @@ def _pivots(values: Floats, side: int) -> Floats:
     return found
 
 
-PIVOTS: dict[str, Indicator] = {
-    "pivot_high": Indicator("pivot_high", pivot_highs, 2 * RULE.side, "price", "a high that is confirmed 5 bars later"),
-    "pivot_low": Indicator("pivot_low", pivot_lows, 2 * RULE.side, "price", "a low that is confirmed 5 bars later"),
-}
+PIVOTS = by_name(
+    Indicator("pivot_high", pivot_highs, 2 * RULE.side, "price", "a high that is confirmed 5 bars later"),
+    Indicator("pivot_low", pivot_lows, 2 * RULE.side, "price", "a low that is confirmed 5 bars later"),
+)
 """Turning points, bar by bar; most bars have none."""
 
 
 @dataclass(frozen=True)
 class Pivots:
-    """Turning points of one series of bars: where they are, where they are known, and their prices; [pivots]."""
+    """Turning points: their rows, the rows at which they are known, and their prices; each [pivots]."""
 
     place: NDArray[np.intp]
     known: NDArray[np.intp]
@@ -138,7 +94,7 @@ class Pivots:
 
 
 def find_pivots(bars: Bars, rule: LevelRule = RULE) -> Pivots:
-    """Return highs and lows that are turning points, by when they are known."""
+    """Return the highs and lows that are turning points, in the order in which they become known."""
     highs, lows = pivot_highs(bars, rule.side), pivot_lows(bars, rule.side)
     known = np.concatenate([np.flatnonzero(~np.isnan(each)) for each in (highs, lows)])
     price = np.concatenate([each[~np.isnan(each)] for each in (highs, lows)])
@@ -146,45 +102,22 @@ def find_pivots(bars: Bars, rule: LevelRule = RULE) -> Pivots:
     return Pivots(known[order] - rule.side, known[order], price[order])
 
 
-def find_levels(bars: Bars, atr: Floats | None = None, rule: LevelRule = RULE) -> tuple[Level, ...]:
-    """Return the levels that are known at the last bar, the strongest first.
-
-    Only the last `rule.bars` bars are looked at, so the cost does not grow with the history.
-
-    Args:
-        bars: bars.
-        atr: the indicator atr_14 of these bars, where it is there already.
-        rule: what makes a level.
-    """
+def find_levels(bars: Bars, rule: LevelRule = RULE) -> tuple[PriceLevel, ...]:
+    """Return the levels that are known at the last bar, the strongest first."""
     if not len(bars):
         return ()
-    return _levels_at(bars, len(bars) - 1, find_pivots(bars, rule), _atr(bars, atr), rule)
+    place, pivots, atr = len(bars) - 1, find_pivots(bars, rule), INDICATORS["atr_14"](bars)
+    levels = [_level(bars, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
+    return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
 
 
-def find_breakouts(bars: Bars, last: int, atr: Floats | None = None, rule: LevelRule = RULE) -> tuple[Breakout, ...]:
-    """Return the breakouts of the last bars, by time; each from the levels that were known at the bar before it.
-
-    Args:
-        bars: bars.
-        last: so many bars are judged.
-        atr: the indicator atr_14 of these bars, where it is there already.
-        rule: what makes a level and a breakout.
-    """
-    pivots, ranges = find_pivots(bars, rule), _atr(bars, atr)
+def find_breakouts(bars: Bars, last: int, rule: LevelRule = RULE) -> tuple[Breakout, ...]:
+    """Return the breakouts among the `last` bars, by time; each from a level that was known at the bar before it."""
+    pivots, ranges = find_pivots(bars, rule), INDICATORS["atr_14"](bars)
     found: list[Breakout] = []
     for place in range(max(1, len(bars) - last), len(bars)):
         found += _breakouts_at(bars, place, pivots, ranges, rule)
     return tuple(found)
-
-
-def _atr(bars: Bars, atr: Floats | None) -> Floats:
-    return INDICATORS["atr_14"](bars) if atr is None else atr
-
-
-def _levels_at(bars: Bars, place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> tuple[Level, ...]:
-    """Return the levels that are known at a bar, the strongest first."""
-    levels = [_level(bars, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
-    return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
 
 
 def _clusters_at(place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> list[NDArray[np.intp]]:
@@ -199,13 +132,13 @@ def _clusters_at(place: int, pivots: Pivots, atr: Floats, rule: LevelRule) -> li
 
 
 def _seen(pivots: Pivots, place: int, rule: LevelRule) -> NDArray[np.intp]:
-    """Return which pivots count at a bar: those that are known there and not too old."""
+    """Return the pivots that count at a bar: those that are known there and not too old."""
     known = int(np.searchsorted(pivots.known, place, side="right"))
     return np.flatnonzero(pivots.place[:known] > place - rule.bars)
 
 
 def _parts(prices: Floats, width: float) -> list[tuple[int, int]]:
-    """Return where rising prices are cut into parts no wider than `width`, at the widest gaps first."""
+    """Return the ranges of rising prices that are no wider than `width`; they are cut at the widest gaps first."""
     gaps = np.diff(prices)
     rest, done = [(0, len(prices))] if len(prices) else [], []
     while rest:
@@ -218,13 +151,13 @@ def _parts(prices: Floats, width: float) -> list[tuple[int, int]]:
     return done
 
 
-def _level(bars: Bars, place: int, pivots: Pivots, cluster: NDArray[np.intp], rule: LevelRule) -> Level:
+def _level(bars: Bars, place: int, pivots: Pivots, cluster: NDArray[np.intp], rule: LevelRule) -> PriceLevel:
     where, prices = pivots.place[cluster], pivots.price[cluster]
     weights = [0.5 ** ((place - each) / rule.half_life) for each in where.tolist()]
     strength = math.fsum(weights)
     price = math.fsum(weight * each for weight, each in zip(weights, prices.tolist(), strict=True)) / strength
     low, high, close = float(prices[0]), float(prices[-1]), float(bars.close[place])
-    return Level(
+    return PriceLevel(
         kind="support" if high < close else "resistance" if low > close else "at",
         price=price,
         low=low,
@@ -255,7 +188,7 @@ def _breakouts_at(bars: Bars, place: int, pivots: Pivots, atr: Floats, rule: Lev
             continue
         outside = np.flatnonzero((earlier < low) | (earlier > high))
         if not outside.size or (earlier[outside[-1]] < low) != rising:
-            continue  # it came from there: the level has held
+            continue  # the price came from this side: the level has held
         level = _level(bars, place - 1, pivots, cluster, rule)
         found.append(
             Breakout(
@@ -272,7 +205,7 @@ def _breakouts_at(bars: Bars, place: int, pivots: Pivots, atr: Floats, rule: Lev
 
 
 def _volume_ratio(volume: Floats, place: int, bars: int) -> float | None:
-    """Return a bar's volume over the median of those before it; None where one of them is not known or it is 0."""
+    """Return the volume of a bar over the median of those before it; None if one is unknown or the median is 0."""
     window = volume[max(0, place - bars) : place + 1]
     if len(window) <= bars or np.isnan(window).any():
         return None

@@ -1,214 +1,131 @@
-"""All that is told of one frame of bars at an instant: figures with their warm-up, or why they are not there."""
+"""The analysis of a frame of bars at an instant: each part has its values, or says why it has none."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.analysis import forecast as forecasting
-from qubic_lab.oracle.analysis.anomalies import manipulation, returns, volume
-from qubic_lab.oracle.analysis.forecast import Forecast, forecast_path, forecasts
+from qubic_lab.oracle.analysis import anomalies
+from qubic_lab.oracle.analysis.forecast import FORECASTS, forecasts
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, CandlePattern, Indicator, compute
-from qubic_lab.oracle.analysis.levels import PIVOTS, Breakout, Level, find_breakouts, find_levels
+from qubic_lab.oracle.analysis.levels import PIVOTS, find_breakouts, find_levels
 from qubic_lab.oracle.analysis.levels import RULE as LEVEL_RULE
-from qubic_lab.oracle.analysis.trend import TRENDS, WINDOW, Trend, find_trend
+from qubic_lab.oracle.analysis.results import (
+    AnalysedBars,
+    Anomalies,
+    BarAnalysis,
+    IndicatorValue,
+    JumpTest,
+    SeenPattern,
+    UnusualBar,
+)
+from qubic_lab.oracle.analysis.trend import TRENDS, WINDOW, find_trend
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
-from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
+from qubic_lab.oracle.model.timestamps import SECOND_US
 
 RECENT = 24
-"""Breakouts and anomalies of the last so many bars are told."""
+"""Number of last bars whose breakouts and anomalies are reported."""
 MOST_LEVELS = 10
-"""The strongest so many are told."""
+"""The largest number of levels; the strongest are kept."""
 PATTERN_BARS = 3
-"""Candle patterns that end in one of the last so many bars are told."""
+"""Number of last bars whose candle patterns are reported."""
 _PATTERN_CONTEXT = 64
-_FORECAST_HOURS = 4
-
-
-def _forecast(part: str) -> Callable[[Bars], Floats]:
-    def values(bars: Bars) -> Floats:
-        if bars.frame_us > _FORECAST_HOURS * HOUR_US:
-            return np.full(len(bars), np.nan)
-        found: Floats = getattr(bars.once("path", lambda each: forecast_path(each, _FORECAST_HOURS)), part)
-        return found
-
-    return values
-
-
-_RULE, _LONGEST_US = forecasting.RULE, _FORECAST_HOURS * HOUR_US
-_FORECASTS = (
-    Indicator(
-        "forecast_4h", _forecast("point"), _RULE.window(_LONGEST_US) - 1, "log price", "log price expected in 4 hours"
-    ),
-    Indicator(
-        "forecast_4h_half_width",
-        _forecast("half_width"),
-        _RULE.warm_up(_LONGEST_US, _FORECAST_HOURS),
-        "log price",
-        "half the interval of the log price in 4 hours; its warm-up is that of bars of 4 hours, shorter ones need more",
-    ),
-)
+NO_BARS = "no bar of this frame has closed yet"
 CAUSAL: dict[str, Indicator | CandlePattern] = {
     **INDICATORS,
     **PATTERNS,
     **TRENDS,
     **PIVOTS,
-    **returns.RETURN_SCORES,
-    **volume.VOLUME_SCORES,
-    **manipulation.MANIPULATION_SCORES,
-    **{each.name: each for each in _FORECASTS},
+    **anomalies.SCORES,
+    **FORECASTS,
 }
-"""All that is told bar by bar: each value depends on its bar and earlier ones alone."""
+"""Everything that is computed bar by bar: each value depends on its bar and earlier ones alone."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """An indicator at the last bar. `warm_up`: bars before its first value; `age_s`: since that bar closed."""
-
-    value: float
-    unit: str
-    warm_up: int
-    age_s: float
-    description: str
-
-
-@dataclass(frozen=True)
-class SeenPattern:
-    """A candle pattern; `direction`: what books expect after it."""
-
-    name: str
-    direction: Literal["rise", "fall"]
-    at_us: int
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Alert:
-    """A bar that is unusual, and its numbers; `direction`: up or down of a return."""
-
-    kind: Literal["outlier", "jump", "volume", "zero-volume"]
-    at_us: int
-    score: float | None
-    evidence: dict[str, float]
-    text: str
-
-
-@dataclass(frozen=True)
-class PriceAnalysis:
-    """What the bars of a frame say at an instant.
-
-    Attributes:
-        missing: bars that are not there between the first and the last one.
-        age_s: since the last bar closed; None where there is no bar.
-        flagged: prices that cleaning flagged among those of the last 24 bars.
-        patterns: of the last 3 bars, one after the other.
-        levels: the strongest first. breakouts: of the last 24 bars.
-        outliers, jumps, volumes, manipulation: of the last 24 bars.
-        jump_test: whether there were jumps among the last 96 returns.
-    """
-
-    frame_s: int
-    at_us: int
-    bars: int
-    first_us: int | None
-    last_us: int | None
-    age_s: float | None
-    missing: int
-    flagged: int
-    close: float | Missing
-    indicators: dict[str, Figure | Missing]
-    patterns: tuple[SeenPattern, ...] | Missing
-    trend: Trend | Missing
-    forecasts: dict[str, Forecast | Missing]
-    levels: tuple[Level, ...] | Missing
-    breakouts: tuple[Breakout, ...] | Missing
-    outliers: tuple[Alert, ...] | Missing
-    jumps: tuple[Alert, ...] | Missing
-    jump_test: returns.JumpTest | Missing
-    volumes: tuple[Alert, ...] | Missing
-    manipulation: tuple[manipulation.Hint, ...] | Missing
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON: instants in ISO 8601 without `_us` in their names, no infinities."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
-
-
-def analyse(bars: Bars, at_us: int) -> PriceAnalysis:
-    """Return what bars say at an instant; those that close later are not looked at.
+def analyse(bars: Bars, at_us: int, source: str, interval_s: int) -> BarAnalysis:
+    """Return the analysis of bars at an instant; bars that close later are ignored.
 
     Args:
         bars: of one asset, and of one length.
         at_us: the instant.
+        source: of the prices that the bars are made from.
+        interval_s: length of the source's bars in seconds; 0: quotes.
 
     Raises:
         InputError: bars without a length.
     """
     check_at_least("length of the bars in microseconds", bars.frame_us, 1)
     bars = bars.until(at_us)
-    count = len(bars)
-    last_us = int(bars.closed_us[-1]) if count else None
-    age_s = None if last_us is None else (at_us - last_us) / SECOND_US
-    values = compute(bars)
-    atr = values["atr_14"]
-    with_levels = _why_no_levels(bars)
-    trend = find_trend(bars, values["adx_14"])
-    return PriceAnalysis(
-        frame_s=bars.frame_us // SECOND_US,
-        at_us=at_us,
-        bars=count,
-        first_us=int(bars.closed_us[0]) if count else None,
-        last_us=last_us,
-        age_s=age_s,
-        missing=int(bars.steps.sum()) - count,
-        flagged=int(bars.flagged[-RECENT:].sum()),
-        close=float(bars.close[-1]) if count else Missing(reason="no bar is known"),
-        indicators={name: _figure(INDICATORS[name], each, bars, age_s) for name, each in values.items()},
+    if not len(bars):
+        return BarAnalysis.missing(NO_BARS)
+    last_us = int(bars.closed_us[-1])
+    age_s = (at_us - last_us) / SECOND_US
+    missing = int(bars.steps.sum()) - len(bars)
+    without_levels = _why_no_levels(bars)
+    return BarAnalysis(
+        analysed=AnalysedBars(
+            source=source,
+            interval_s=interval_s,
+            bars=len(bars),
+            first_us=int(bars.closed_us[0]),
+            last_us=last_us,
+            age_s=age_s,
+            missing=missing,
+            notes=_notes(bars, missing),
+        ),
+        indicators={name: _value(INDICATORS[name], each, age_s) for name, each in compute(bars).items()},
         patterns=_patterns(bars),
-        trend=trend or _too_few(WINDOW + 1, count),
+        trend=find_trend(bars) or _too_few(WINDOW + 1, len(bars)),
+        levels=without_levels or find_levels(bars)[:MOST_LEVELS],
+        breakouts=without_levels or find_breakouts(bars, RECENT),
         forecasts=forecasts(bars),
-        levels=with_levels or find_levels(bars, atr)[:MOST_LEVELS],
-        breakouts=with_levels or find_breakouts(bars, RECENT, atr),
-        outliers=_outliers(bars),
-        jumps=_jumps(bars),
-        jump_test=_jump_test(bars),
-        volumes=_volumes(bars),
-        manipulation=_why_no_volumes(bars) or manipulation.find_hints(bars, RECENT),
-        notes=_notes(bars),
+        anomalies=Anomalies(
+            outliers=_unusual_returns(bars, "outlier", "robust deviations of the 97 returns before"),
+            jumps=_unusual_returns(bars, "jump", "deviations of the bipower variation before"),
+            jump_test=_jump_test(bars),
+            volumes=_unusual_volumes(bars),
+            manipulation=_why_no_volumes(bars) or anomalies.find_hints(bars, RECENT),
+        ),
     )
 
 
-def _figure(indicator: Indicator, values: Floats, bars: Bars, age_s: float | None) -> Figure | Missing:
-    if len(bars) <= indicator.warm_up:
-        return _too_few(indicator.warm_up + 1, len(bars))
-    value = float(values[-1])
-    if math.isnan(value):
+def _value(indicator: Indicator, values: Floats, age_s: float) -> IndicatorValue | Missing:
+    if len(values) <= indicator.warm_up:
+        return _too_few(indicator.warm_up + 1, len(values))
+    if math.isnan(values[-1]):
         of_volume = indicator.name in ("obv", "volume_balance")
-        return Missing(reason="volumes are not known or 0" if of_volume else "the price did not move")
-    assert age_s is not None
-    return Figure(value, indicator.unit, indicator.warm_up, age_s, indicator.description)
+        return Missing("volumes are not known or 0" if of_volume else "the price did not move")
+    return IndicatorValue(
+        value=float(values[-1]),
+        unit=indicator.unit,
+        warm_up=indicator.warm_up,
+        age_s=age_s,
+        description=indicator.description,
+    )
 
 
 def _too_few(needed: int, known: int) -> Missing:
-    return Missing(reason=f"{needed} bars are needed, {known} {'is' if known == 1 else 'are'} known")
+    return Missing(f"{needed} bars are needed, {known} {'is' if known == 1 else 'are'} known")
 
 
 def _patterns(bars: Bars) -> tuple[SeenPattern, ...] | Missing:
-    """Return the patterns of the last bars; all look at 13 bars at the most."""
+    """Return the patterns of the last bars; each depends on 13 bars at most."""
     warm_up = max(each.warm_up for each in PATTERNS.values())
     if len(bars) <= warm_up:
         return _too_few(warm_up + 1, len(bars))
-    tail = bars.slice(max(0, len(bars) - _PATTERN_CONTEXT), len(bars))
+    tail = bars.tail(_PATTERN_CONTEXT)
     if not (tail.high > tail.low).any():
-        return Missing(reason="open, high, low and close are one price in each bar: no candle has a body or shadows")
+        return Missing("open, high, low and close are one price in each bar: no candle has a body or shadows")
     found = {name: pattern(tail) for name, pattern in PATTERNS.items()}
     return tuple(
-        SeenPattern(name, "rise" if values[place] > 0 else "fall", int(tail.closed_us[place]), PATTERNS[name].meaning)
+        SeenPattern(
+            name=name,
+            direction="rise" if values[place] > 0 else "fall",
+            at_us=int(tail.closed_us[place]),
+            meaning=PATTERNS[name].meaning,
+        )
         for place in range(max(0, len(tail) - PATTERN_BARS), len(tail))
         for name, values in found.items()
         if abs(values[place]) > 0
@@ -220,107 +137,83 @@ def _why_no_levels(bars: Bars) -> Missing | None:
     if len(bars) < needed:
         return _too_few(needed, len(bars))
     still = not (bars.high[-LEVEL_RULE.bars :] > bars.low[-LEVEL_RULE.bars :].min()).any()
-    return Missing(reason=f"the price did not move in the last {LEVEL_RULE.bars} bars") if still else None
-
-
-def _why_no_volumes(bars: Bars) -> Missing | None:
-    if not len(bars) or np.isnan(bars.volume).all():
-        return Missing(reason="no volume is known")
-    needed = volume.VOLUME_SCORES["volume_score"].warm_up + 1
-    traded = int(np.count_nonzero(bars.volume > 0.0))
-    if traded < needed:
-        return Missing(reason=f"{needed} bars with a volume above 0 are needed, {traded} are known")
-    return None
+    return Missing(f"the price did not move in the last {LEVEL_RULE.bars} bars") if still else None
 
 
 def _recent(scores: Floats, threshold: float) -> list[int]:
-    """Return the places among the last bars whose score is at least the threshold up or down."""
+    """Return the rows among the last bars whose score reaches the threshold in either direction."""
     first = max(0, len(scores) - RECENT)
     return [first + int(place) for place in np.flatnonzero(np.abs(scores[first:]) >= threshold)]
 
 
-def _outliers(bars: Bars) -> tuple[Alert, ...] | Missing:
-    indicator = returns.RETURN_SCORES["outlier_score"]
+def _unusual_returns(bars: Bars, kind: Literal["outlier", "jump"], unit: str) -> tuple[UnusualBar, ...] | Missing:
+    indicator = anomalies.SCORES[f"{kind}_score"]
     if len(bars) <= indicator.warm_up:
         return _too_few(indicator.warm_up + 1, len(bars))
     scores = indicator(bars)
-    return tuple(
-        _return_alert(bars, "outlier", place, float(scores[place]), "robust deviations of the 97 returns before")
-        for place in _recent(scores, returns.OUTLIER_THRESHOLD)
-    )
+    found = []
+    for place in _recent(scores, anomalies.OUTLIER_THRESHOLD if kind == "outlier" else anomalies.jump_threshold()):
+        steps, score = int(bars.steps[place]), float(scores[place])
+        pct = 100.0 * math.expm1(bars.log_close[place] - bars.log_close[place - 1])
+        found.append(
+            UnusualBar(
+                kind=kind,
+                at_us=int(bars.closed_us[place]),
+                score=score,
+                evidence={"return_pct": pct, "bars": float(steps)},
+                text=f"{pct:+.2f} % in {steps} bar{'s' * (steps != 1)}: {score:+.1f} {unit}",
+            )
+        )
+    return tuple(found)
 
 
-def _jumps(bars: Bars) -> tuple[Alert, ...] | Missing:
-    indicator = returns.RETURN_SCORES["jump_score"]
-    if len(bars) <= indicator.warm_up:
-        return _too_few(indicator.warm_up + 1, len(bars))
-    scores = indicator(bars)
-    return tuple(
-        _return_alert(bars, "jump", place, float(scores[place]), "deviations of the bipower variation before")
-        for place in _recent(scores, returns.jump_threshold())
-    )
-
-
-def _return_alert(bars: Bars, kind: Literal["outlier", "jump"], place: int, score: float, what: str) -> Alert:
-    steps = int(bars.steps[place])
-    pct = 100.0 * math.expm1(bars.log_close[place] - bars.log_close[place - 1])
-    text = f"{pct:+.2f} % in {steps} bar{'s' * (steps != 1)}: {score:+.1f} {what}"
-    return Alert(kind, int(bars.closed_us[place]), score, {"return_pct": pct, "bars": float(steps)}, text)
-
-
-def _jump_test(bars: Bars) -> returns.JumpTest | Missing:
-    needed = returns.BIPOWER_WINDOW + 1
+def _jump_test(bars: Bars) -> JumpTest | Missing:
+    needed = anomalies.BIPOWER_WINDOW + 1
     if len(bars) < needed:
         return _too_few(needed, len(bars))
-    found = returns.jump_test(bars.step_returns[-returns.BIPOWER_WINDOW :])
-    return found or Missing(reason=f"the price hardly moved in the last {needed} bars")
+    found = anomalies.jump_test(bars.step_returns[-anomalies.BIPOWER_WINDOW :])
+    return found or Missing(f"the price hardly moved in the last {needed} bars")
 
 
-def _volumes(bars: Bars) -> tuple[Alert, ...] | Missing:
-    if not len(bars) or np.isnan(bars.volume).all():
-        return Missing(reason="no volume is known")
-    first = max(0, len(bars) - RECENT)
-    alerts = [
-        Alert("zero-volume", int(bars.closed_us[place]), None, {"volume": 0.0}, "nothing was traded")
-        for place in range(first, len(bars))
-        if bars.volume[place] == 0.0
+def _why_no_volumes(bars: Bars) -> Missing | None:
+    if np.isnan(bars.volume).all():
+        return Missing("no volume is known")
+    needed = anomalies.VOLUME_WARM_UP + 1
+    traded = int(np.count_nonzero(bars.volume > 0.0))
+    return Missing(f"{needed} bars with a volume above 0 are needed, {traded} are known") if traded < needed else None
+
+
+def _unusual_volumes(bars: Bars) -> tuple[UnusualBar, ...] | Missing:
+    zeros = max(0, len(bars) - RECENT) + np.flatnonzero(bars.volume[-RECENT:] == 0.0)
+    found = [
+        UnusualBar(kind="zero-volume", at_us=at_us, score=None, evidence={"volume": 0.0}, text="nothing was traded")
+        for at_us in bars.closed_us[zeros].tolist()
     ]
-    if (why := _why_no_volumes(bars)) is not None:
-        return tuple(alerts) if alerts else why
-    basis = volume.volume_basis(bars)
-    for place in _recent(basis.score, volume.THRESHOLD):
-        traded, usual, score = float(bars.volume[place]), basis.usual(place), float(basis.score[place])
-        when = f"at this time of day on {volume.DAYS} days" if basis.same_time[place] else f"in {volume.WINDOW} bars"
-        evidence = {"volume": traded, "usual": usual, "ratio": traded / usual}
-        text = f"{traded / usual:.2g} times the usual volume {when} before it: {score:+.1f} robust deviations"
-        alerts.append(Alert("volume", int(bars.closed_us[place]), score, evidence, text))
-    return tuple(sorted(alerts, key=lambda alert: alert.at_us))
+    if missing := _why_no_volumes(bars):
+        return tuple(found) or missing
+    basis = anomalies.volume_basis(bars)
+    for place in _recent(basis.score, anomalies.VOLUME_THRESHOLD):
+        volume, usual, score = float(bars.volume[place]), basis.usual(place), float(basis.score[place])
+        same_time = f"at this time of day on {anomalies.DAYS} days"
+        when = same_time if basis.same_time[place] else f"in {anomalies.VOLUME_WINDOW} bars"
+        found.append(
+            UnusualBar(
+                kind="volume",
+                at_us=int(bars.closed_us[place]),
+                score=score,
+                evidence={"volume": volume, "usual": usual, "ratio": volume / usual},
+                text=f"{volume / usual:.2g} times the usual volume {when} before it: {score:+.1f} robust deviations",
+            )
+        )
+    return tuple(sorted(found, key=lambda each: each.at_us))
 
 
-def _notes(bars: Bars) -> tuple[str, ...]:
-    """Return what must be known to read the figures."""
-    missing = int(bars.steps.sum()) - len(bars)
+def _notes(bars: Bars, missing: int) -> tuple[str, ...]:
+    """Return what a reader must know to interpret the values."""
     unknown, zero = int(np.isnan(bars.volume).sum()), int(np.count_nonzero(bars.volume == 0.0))
     notes = [
         f"{missing} bars are missing and were not filled in: indicators count bars, returns and forecasts take time"
     ] * bool(missing)
     notes += [f"{unknown} of {len(bars)} bars have no known volume"] * bool(unknown)
     notes += [f"in {zero} of {len(bars)} bars nothing was traded"] * bool(zero)
-    return (*notes, f"support and resistance are of the last {LEVEL_RULE.bars} bars", manipulation.NOT_VISIBLE)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    if is_dataclass(value) and not isinstance(value, type):
-        found = {}
-        for each in fields(value):
-            name, content = each.name, getattr(value, each.name)
-            if name.endswith("_us"):
-                name, content = name.removesuffix("_us"), None if content is None else iso(content)
-            found[name] = _plain(content)
-        return found
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
-    return value
+    return (*notes, f"support and resistance are of the last {LEVEL_RULE.bars} bars", anomalies.NOT_VISIBLE)

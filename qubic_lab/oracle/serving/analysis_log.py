@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy import Engine, insert, select
 
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing
-from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.serving.cache import code_version
 from qubic_lab.oracle.serving.responses import PriceAnalysis
 from qubic_lab.oracle.store.tables import MARKET_SERIES, PRICE_ANALYSIS
@@ -49,14 +48,14 @@ class AnalysisLog:
         values = {
             "series_id": self._series(analysis),
             "frame_s": FRAME_S[analysis.frame],
-            "at_us": read_iso(analysis.analysed.last),
+            "at_us": analysis.analysed.last_us,
             "version": self._version,
         }
         same = [PRICE_ANALYSIS.c[name] == value for name, value in values.items()]
         with writing(self._engine, self._clock) as writer:
             if writer.connection.execute(select(PRICE_ANALYSIS.c.at_us).where(*same)).first():
                 return False
-            result = analysis.model_dump(mode="json", include=_KEPT)
+            result = analysis.model_dump(mode="json", include=_KEPT, by_alias=True)
             writer.connection.execute(insert(PRICE_ANALYSIS).values(**values, known_us=writer.known_us, result=result))
             writer.wrote()
         return True

@@ -1,65 +1,39 @@
-"""What the analysis of a frame of bars says, as clients read it; and what the rating takes from it.
+"""The analysis and the rating of a coin's bars, as far as TA-Lib is installed; without it they are missing."""
 
-TA-Lib is asked for when the first bars are analysed: without it all else is answered, and the analysis is absent.
-"""
-
-from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
 
-from qubic_lab.oracle.analysis.rating import MoodFigures, PriceFigures, rate
-from qubic_lab.oracle.analysis.summary import age
+from qubic_lab.oracle.analysis.rating import NOT_INSTALLED, Rating, SentimentFigures, price_figures, rate
+from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
-from qubic_lab.oracle.serving.responses import AnalysedBars, Anomalies, Mood, Rating
+from qubic_lab.oracle.serving.responses import Mood
+from qubic_lab.oracle.serving.summary import age
 from qubic_lab.oracle.store.freshness import PricedSeries
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
-"""So many of the last closed bars are analysed: 30 and 60 days, and 250."""
+"""The number of last closed bars that are analysed: those of 30 days, 60 days and 250 days."""
 RATED: Frame = "1h"
 RATED_BARS = 480
-"""The rating's figures are of so many of these bars: the slowest of them has settled by then."""
+"""The number of bars behind a rating: its slowest indicator has settled by then."""
 OLDEST_BARS = 3
-"""There is no rating where the last closed bar is older than so many."""
-NOT_INSTALLED = 'indicators need TA-Lib, which is not installed: pip install "qubic-lab[oracle]"'
-PARTS = ("indicators", "patterns", "trend", "levels", "breakouts", "forecasts")
-_ANOMALIES = tuple(Anomalies.model_fields)
+"""There is no rating if the last closed bar is older than this many bars."""
 
 
 def prepare() -> None:
-    """Import what analyses bars, where it is installed: it takes half a second that the first answer need not wait."""
-    with suppress(ModuleNotFoundError):
+    """Import TA-Lib if it is installed: that takes half a second, which the first answer need not wait."""
+    if find_spec("talib"):
         import_module("qubic_lab.oracle.analysis.price_analysis")
 
 
-def analysis(bars: Bars, at_us: int, source: PricedSeries) -> dict[str, Any]:
-    """Return the parts of a price analysis that come from bars, by their names in the answer."""
-    try:
-        from qubic_lab.oracle.analysis.price_analysis import analyse
-    except ModuleNotFoundError as error:
-        if error.name != "talib":
-            raise
-        return no_analysis(NOT_INSTALLED)
-    if not len(bars):
-        return no_analysis("no bar of this frame has closed yet")
-    found = analyse(bars, at_us).to_dict()
-    analysed = AnalysedBars(
-        source=source.series.source,
-        interval_s=source.series.interval_s,
-        **{name: found[name] for name in ("bars", "first", "last", "age_s", "missing")},
-        notes=list(found["notes"]),
-    )
-    return {
-        "analysed": analysed,
-        **{name: found[name] for name in PARTS},
-        "anomalies": {name: found[name] for name in _ANOMALIES},
-    }
+def analysis(bars: Bars, at_us: int, source: PricedSeries) -> BarAnalysis:
+    """Return the analysis of bars at an instant."""
+    if find_spec("talib") is None:
+        return BarAnalysis.missing(NOT_INSTALLED)
+    from qubic_lab.oracle.analysis.price_analysis import analyse
 
-
-def no_analysis(reason: str) -> dict[str, Any]:
-    """Return the same parts, all absent."""
-    return {name: Missing(reason=reason) for name in ("analysed", *PARTS, "anomalies")}
+    return analyse(bars, at_us, source.series.source, source.series.interval_s)
 
 
 def rate_bars(bars: Bars, source: PricedSeries, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
@@ -74,30 +48,7 @@ def rate_bars(bars: Bars, source: PricedSeries, sentiment: Mood | Missing, at_us
     missing = (last_us - int(bars.opened_us[0])) // frame_us - len(bars)
     gaps = f", {missing} are missing" if missing else ""
     basis = [f"{len(bars)} bars of {RATED} from {source.series.source} up to {iso(last_us)}{gaps}"]
-    figures: MoodFigures | Missing
     if isinstance(sentiment, Missing):
-        figures = sentiment
-    else:
-        figures = MoodFigures(sentiment.index, sentiment.confidence, sentiment.texts)
-        basis.append(f"{sentiment.texts} texts of 24 h, scored by {sentiment.model}")
-    return rate(prices, figures, basis)
-
-
-def price_figures(bars: Bars) -> PriceFigures | Missing:
-    """Return what a rating takes from bars of one hour, at the last of them."""
-    try:
-        from qubic_lab.oracle.analysis.indicators import compute
-        from qubic_lab.oracle.analysis.trend import WINDOW, drift_scores
-    except ModuleNotFoundError as error:
-        if error.name != "talib":
-            raise
-        return Missing(reason=NOT_INSTALLED)
-    if not len(bars):
-        return Missing(reason="no bar of one hour has closed yet")
-    values = {
-        name: each[-1]
-        for name, each in compute(bars, ("sma_50", "sma_200", "rsi_14", "macd_histogram", "atr_14")).items()
-    }
-    tail = bars.tail(WINDOW + 1)
-    values["drift_48"] = drift_scores(tail)[-1]
-    return PriceFigures(len(bars), float(bars.close[-1]), **{name: float(value) for name, value in values.items()})
+        return rate(prices, sentiment, basis)
+    basis.append(f"{sentiment.texts} texts of 24 h, scored by {sentiment.model}")
+    return rate(prices, SentimentFigures(sentiment.index, sentiment.confidence, sentiment.texts), basis)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range
-from qubic_lab.oracle.analysis.rating import rate_market
-from qubic_lab.oracle.analysis.summary import age, summarize
+from qubic_lab.oracle.analysis.rating import Rating, rate_market
+from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model import bars as model
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.records import Series
@@ -20,7 +20,7 @@ from qubic_lab.oracle.risk.report import RiskReport, report_risk
 from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model, scored_texts
-from qubic_lab.oracle.serving.analysis_parts import ANALYSED, RATED, RATED_BARS, analysis, no_analysis, rate_bars
+from qubic_lab.oracle.serving.analysis_parts import ANALYSED, RATED, RATED_BARS, analysis, rate_bars
 from qubic_lab.oracle.serving.price_parts import (
     change_from,
     change_over,
@@ -41,12 +41,12 @@ from qubic_lab.oracle.serving.responses import (
     Mood,
     PriceAnalysis,
     PriceHistory,
-    Rating,
     Sentiment,
     SentimentIndex,
     TextHistory,
 )
 from qubic_lab.oracle.serving.sentiment_parts import index_part, mood
+from qubic_lab.oracle.serving.summary import age, summarize
 from qubic_lab.oracle.serving.text_parts import by_kind, by_source, headline, historic_text, model_scores
 from qubic_lab.oracle.store.freshness import PricedSeries, why_no_bars
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
@@ -113,7 +113,7 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
         del overs["1d"]
     if fitting is None:
         bars: Any = why_no_bars(frame, sources)
-        analysed = no_analysis(bars.reason)
+        analysed = BarAnalysis.missing(bars.reason)
     else:
         history = snapshot.bars(fitting, frame_us, ANALYSED[frame], day if fitting is best else None)
         bars = closed_bars(history, fitting, frame)
@@ -131,7 +131,7 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
         market_cap=best.last.market_cap,
         day=day_range(day, best, flags),
         bars=bars,
-        **analysed,
+        **vars(analysed),
     )
 
 

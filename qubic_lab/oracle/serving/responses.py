@@ -8,6 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qubic_lab.oracle.analysis.rating import MarketRating, Rating
+from qubic_lab.oracle.analysis.results import (
+    AnalysedBars,
+    Anomalies,
+    Breakout,
+    IndicatorValue,
+    PriceForecast,
+    PriceLevel,
+    SeenPattern,
+    Trend,
+)
 from qubic_lab.oracle.model.response import AgeS, Currency, Frame, Missing, Money, Percent, Share, VolumeUnit, Window
 from qubic_lab.oracle.model.timestamps import iso
 
@@ -102,143 +113,6 @@ class DayRange(Part):
     flags: Annotated[dict[str, int], Field(description="how many prices cleaning has flagged, by flag")]
 
 
-class IndicatorValue(Part):
-    """An indicator at the last bar; `warm_up`: so many bars come before its first value."""
-
-    value: float
-    unit: str
-    warm_up: int
-    age_s: AgeS
-    description: str
-
-
-class Pattern(Part):
-    """A candle pattern, and what books expect after it; nothing here shows that they are right."""
-
-    name: str
-    direction: Literal["rise", "fall"]
-    at: Instant
-    meaning: str
-
-
-class AnalysedBars(Origin):
-    """The bars that the analysis looked at.
-
-    `missing`: so many of them are not there between the first and the last; they are not filled in.
-    """
-
-    bars: int
-    first: Instant
-    last: Instant
-    age_s: Annotated[float, Field(description="of the last bar, seconds before as_of")]
-    missing: int
-    notes: list[str]
-
-
-class Trend(Part):
-    """Which way the price goes, and how surely: see `text`.
-
-    `drift`: the move over `window` bars in deviations of a random walk; `fit`: the share of variance that a line
-    explains; `slope_t`: the line's slope over its standard error, which is no test; `adx`: 25 or more is strong.
-    """
-
-    direction: Literal["rising", "falling", "none"]
-    strong: bool | None
-    slope_pct_per_hour: float
-    slope_t: float | None
-    fit: float | None
-    drift: float | None
-    adx: float | None
-    window: int
-    text: str
-
-
-class Level(Part):
-    """Prices at which several moves have ended; `strength`: its touches, of which older ones count less."""
-
-    kind: Literal["support", "resistance", "at"]
-    price: Money
-    low: Money
-    high: Money
-    touches: int
-    strength: float
-    distance_pct: float
-    first: Instant
-    last: Instant
-
-
-class Breakout(Part):
-    """A close beyond a level; `margin` in average true ranges; confirmed: with more volume than usual."""
-
-    direction: Literal["up", "down"]
-    at: Instant
-    close: Money
-    level: Level
-    margin: float
-    volume_ratio: float | None
-    confirmed: bool
-
-
-class Forecast(Part):
-    """Where the price may be at an instant: `coverage` of later prices should lie between `low` and `high`.
-
-    `held`: so many of `held_of` past ones did. `skill`: above 0 means smaller squared errors than "the price stays";
-    without `skill_t` of at least 1.96 that is no more than chance.
-    """
-
-    hours: int
-    at: Instant
-    price: Money
-    low: Money
-    high: Money
-    coverage: Share
-    errors: Annotated[int, Field(description="past forecasts whose errors set the interval")]
-    held: float | None
-    held_of: int
-    skill: float | None
-    skill_t: float | None
-    text: str
-
-
-class Alert(Part):
-    """An unusual bar, and the numbers that make it so."""
-
-    kind: Literal["outlier", "jump", "volume", "zero-volume"]
-    at: Instant
-    score: float | None
-    evidence: dict[str, float]
-    text: str
-
-
-class JumpTest(Part):
-    """Whether there were jumps among the last returns: small `p_value`s say so."""
-
-    statistic: float
-    p_value: float
-    jump_share: Share
-    returns: int
-
-
-class Hint(Part):
-    """A shape that manipulation leaves, and others too: a hint with its numbers, no proof."""
-
-    kind: Literal["pump-and-dump", "wash-trading"]
-    at: Instant
-    score: float
-    evidence: dict[str, float]
-    text: str
-
-
-class Anomalies(Part):
-    """What was unusual in the last 24 bars."""
-
-    outliers: list[Alert] | Missing
-    jumps: list[Alert] | Missing
-    jump_test: JumpTest | Missing
-    volumes: list[Alert] | Missing
-    manipulation: list[Hint] | Missing
-
-
 class PriceAnalysis(Answer):
     """A coin's price from one source, its changes, closed bars of one frame, and what they say.
 
@@ -260,11 +134,13 @@ class PriceAnalysis(Answer):
     bars: Bars | Missing
     analysed: AnalysedBars | Missing
     indicators: dict[str, IndicatorValue | Missing] | Missing
-    patterns: Annotated[list[Pattern] | Missing, Field(description="of the last 3 bars")]
+    patterns: Annotated[tuple[SeenPattern, ...] | Missing, Field(description="of the last 3 bars")]
     trend: Trend | Missing
-    levels: Annotated[list[Level] | Missing, Field(description="support and resistance, the strongest first")]
-    breakouts: Annotated[list[Breakout] | Missing, Field(description="of the last 24 bars")]
-    forecasts: dict[str, Forecast | Missing] | Missing
+    levels: Annotated[
+        tuple[PriceLevel, ...] | Missing, Field(description="support and resistance, the strongest first")
+    ]
+    breakouts: Annotated[tuple[Breakout, ...] | Missing, Field(description="of the last 24 bars")]
+    forecasts: dict[str, PriceForecast | Missing] | Missing
     anomalies: Anomalies | Missing
 
 
@@ -408,41 +284,6 @@ class Mood(Part):
     confidence: Share
     texts: int
     newest_age_s: AgeS
-
-
-class Rule(Part):
-    """A rule of a rating: its `vote` is -1 (bad), 0 or 1 (good), `values` are the numbers that it looked at."""
-
-    name: str
-    vote: int
-    values: dict[str, float]
-    text: str
-
-
-class Rating(Part):
-    """A coin in one of five steps, by rules that are told with their numbers. It is no advice.
-
-    `score`: the mean vote of the rules, -1 to 1; `left_out`: rules that could not vote, and why. `basis`: what they
-    looked at.
-    """
-
-    rating: Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
-    score: Annotated[float, Field(ge=-1, le=1)]
-    rules: list[Rule]
-    left_out: dict[str, str]
-    basis: list[str]
-    note: str
-
-
-class MarketRating(Part):
-    """All coins that have a rating together: the mean of their scores, and how many are in each step."""
-
-    rating: Literal["strongly negative", "negative", "neutral", "positive", "strongly positive"]
-    score: Annotated[float, Field(ge=-1, le=1)]
-    coins: int
-    without: Annotated[list[str], Field(description="coins that have no rating")]
-    steps: dict[str, int]
-    note: str
 
 
 class CoinOverview(Part):

@@ -304,7 +304,7 @@ def _to_json(answer: Answer | OracleResponse) -> bytes:
     """Return an answer without what `served` adds."""
     if isinstance(answer, OracleResponse):
         return to_json(answer, _OF_ANSWER)
-    return answer.model_dump_json(exclude=_OF_ANSWER).encode()
+    return answer.model_dump_json(exclude=_OF_ANSWER, by_alias=True).encode()
 
 
 def _id(coin: str) -> str:

@@ -1,18 +1,19 @@
-"""The market in plain words, made from the numbers by rules; nothing is said that no number says."""
+"""The market in plain sentences, made from the numbers by rules; they say nothing that no number says."""
 
 from collections.abc import Sequence
 
+from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.response import Missing
-from qubic_lab.oracle.serving.responses import CoinOverview, LastPrice, MarketRating, Mood, Rating
+from qubic_lab.oracle.serving.responses import CoinOverview, LastPrice, Mood
 
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _FLAT_PCT = 0.05
-"""A change that rounds to 0.0 %."""
+"""Smaller changes round to 0.0 %."""
 _FLAT = 0.005
 
 
 def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Missing) -> list[str]:
-    """Return a sentence about all coins, where there are several prices, one about each, and one about the rating."""
+    """Return a sentence about all coins if several have prices, one about each coin, and one about the rating."""
     moved = [each for each in coins if each.change_24h_pct is not None and _on_time(each)]
     sentences = [_market(moved, len(coins))] if len(moved) > 1 else []
     sentences += [_coin(each, currency) for each in coins]
@@ -20,7 +21,7 @@ def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating
 
 
 def money(value: float) -> str:
-    """Return an amount with two decimals, or with four digits that count where it is below 1."""
+    """Return an amount with two decimals, or with four significant digits below 1."""
     if value >= 1e6:
         for size, name in _UNITS:
             if value >= size:

@@ -1,4 +1,4 @@
-"""How well anomalies are found: known ones put into bars, and the curve of hits against false alarms."""
+"""How well anomalies are found: known ones are injected into bars, and ROC curves show hits against false alarms."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.analysis.anomalies.manipulation import PUMP_BARS
+from qubic_lab.oracle.analysis.anomalies import PUMP_BARS
 from qubic_lab.oracle.analysis.trend import spread
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats
 
@@ -22,7 +22,7 @@ KINDS: dict[InjectedKind, str] = {
     "pump": "pump_score",
     "wash": "wash_score",
 }
-"""What can be put in, and the score that should find it."""
+"""The kinds of anomalies that can be injected, and the score that should find each."""
 _BEFORE = 97
 _RISE = PUMP_BARS // 2
 _LOST = 0.9
@@ -30,11 +30,11 @@ _LOST = 0.9
 
 @dataclass(frozen=True)
 class Injected:
-    """Bars with anomalies that were put in.
+    """Bars with injected anomalies.
 
     Attributes:
-        truth: the bars at which each should be found, [bars].
-        judged: bars that count in a curve: not those which belong to an anomaly without being where it is to be found.
+        truth: the bar at which each anomaly should be found, [bars].
+        judged: bars that count in a curve: not the other bars of an anomaly, [bars].
     """
 
     bars: Bars
@@ -45,19 +45,19 @@ class Injected:
 def inject(kind: InjectedKind, bars: Bars, at: Sequence[int], size: float, seed: int = 0) -> Injected:
     """Return bars with anomalies of a known size.
 
-    outlier: one close is off, the next is not. jump: all prices from there on are shifted. volume: one volume is
-    greater. pump: the price climbs over 6 bars with greater volume and loses 90 % of that over the 6 after them. wash:
-    one volume is greater while its bar hardly moves.
+    outlier: one close is off, the next one is not. jump: all prices from one bar on are shifted. volume: one volume is
+    larger. pump: the price climbs over 6 bars with larger volumes and loses 90 % of the rise over the next 6. wash: one
+    volume is larger while its bar hardly moves.
 
     Args:
-        kind: what to put in.
-        bars: bars, with volumes where the kind needs them.
-        at: places where they begin.
-        size: in standard deviations of the 48 returns before (a pump's over 12 bars), and of the log volumes before.
-        seed: gives the signs of outliers and jumps.
+        kind: of the anomalies.
+        bars: with volumes if the kind needs them.
+        at: rows at which the anomalies begin.
+        size: in standard deviations of the 48 returns before (for a pump over 12 bars), and of the log volumes before.
+        seed: of the signs of outliers and jumps.
 
     Raises:
-        InputError: an unknown kind, a size that is not above 0, a place with fewer than 98 bars before it or too few
+        InputError: an unknown kind, a size that is not above 0, a row with fewer than 98 bars before it or too few
             after it.
     """
     check_choice("anomaly", kind, KINDS)
@@ -76,7 +76,7 @@ def inject(kind: InjectedKind, bars: Bars, at: Sequence[int], size: float, seed:
 
 
 class _Work:
-    """Copies of the columns, changed place by place."""
+    """Changes of the columns, collected anomaly by anomaly."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -146,15 +146,16 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class Roc:
+class RocCurve:
     """Hits against false alarms, from the strictest threshold on, [thresholds + 1].
 
     Attributes:
-        false_alarms: share of bars without an anomaly that score at least the threshold.
-        hits: share of those with one.
-        thresholds: the scores; infinity first, where nothing is found.
-        auc: chance that an anomaly scores higher than another bar (ties count half); `low` and `high`: its interval.
-        anomalies, others: how many there are.
+        false_alarms: share of the bars without an anomaly that score at least the threshold.
+        hits: share of the bars with one.
+        thresholds: the scores; infinity first, at which nothing is found.
+        auc: probability that an anomaly scores higher than another bar (ties count half), with its interval `low` to
+            `high`.
+        anomalies, others: number of bars of each.
     """
 
     false_alarms: Floats
@@ -167,16 +168,16 @@ class Roc:
     others: int
 
 
-def roc(scores: ArrayLike, truth: ArrayLike, confidence: float = 0.95) -> Roc:
-    """Return the curve of some scores, and the area under it.
+def roc(scores: ArrayLike, truth: ArrayLike, confidence: float = 0.95) -> RocCurve:
+    """Return the ROC curve of scores, and the area under it.
 
-    The interval holds the areas whose standard error, by J. Hanley and B. McNeil (Radiology 143, 1982), does not rule
-    the observed one out; so it has a width even where the area is 1, and near 1 it is wider than need be. It takes bars
-    as independent.
+    The interval contains the areas whose standard error, by J. Hanley and B. McNeil (Radiology 143, 1982), does not
+    reject the observed one; so it has a width even if the area is 1, and near 1 it is wider than necessary. It assumes
+    independent bars.
 
     Args:
-        scores: for each bar; those that are NaN (not known yet) are left out.
-        truth: whether each is an anomaly.
+        scores: of each bar; NaN (not known yet) is left out.
+        truth: whether each bar is an anomaly.
         confidence: of the interval.
 
     Raises:
@@ -197,7 +198,7 @@ def roc(scores: ArrayLike, truth: ArrayLike, confidence: float = 0.95) -> Roc:
     below = np.concatenate([[0.0], np.cumsum(false[::-1])[:-1]]) + false[::-1] / 2.0
     auc = float(hit[::-1] @ below) / (anomalies * others)
     low, high = _auc_interval(auc, anomalies, others, NormalDist().inv_cdf((1.0 + confidence) / 2.0))
-    return Roc(
+    return RocCurve(
         false_alarms=np.concatenate([[0.0], np.cumsum(false) / others]),
         hits=np.concatenate([[0.0], np.cumsum(hit) / anomalies]),
         thresholds=np.concatenate([[math.inf], levels[::-1]]),
@@ -210,7 +211,7 @@ def roc(scores: ArrayLike, truth: ArrayLike, confidence: float = 0.95) -> Roc:
 
 
 def _auc_interval(auc: float, anomalies: int, others: int, z: float) -> tuple[float, float]:
-    """Return the areas of which the observed one is `z` standard errors away, below and above it."""
+    """Return the areas below and above the observed one that are `z` standard errors away from it."""
 
     def near(true: float) -> bool:
         first, second = true / (2.0 - true), 2.0 * true * true / (1.0 + true)

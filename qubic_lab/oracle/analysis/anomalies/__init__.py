@@ -1,1 +1,0 @@
-"""Unusual returns and volumes, and shapes that manipulation leaves."""
