@@ -30,12 +30,11 @@ from sqlalchemy import Engine, text
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
 from qubic_lab.oracle.config import read_config
-from qubic_lab.oracle.ingest.collector import Collector, View
+from qubic_lab.oracle.ingest.collector import Collector, CollectorProgress
 from qubic_lab.oracle.ingest.collector_config import CollectorConfig, SourceConfig, usable_sources
+from qubic_lab.oracle.ingest.collector_state import COLLECTOR, JobState, JobStore, Lease, has_ended, process_name
 from qubic_lab.oracle.ingest.collector_status import CollectorStatus, read_status, runs_out_us
 from qubic_lab.oracle.ingest.http_source import Batch
-from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
-from qubic_lab.oracle.ingest.leases import Lease, has_ended, process_name
 from qubic_lab.oracle.ingest.quotas import QuotaUse
 from qubic_lab.oracle.ingest.schedule import (
     FIRST_RETRY_S,
@@ -310,7 +309,7 @@ def lab(
     engine.dispose()
 
 
-def collect(engine: Engine, config: CollectorConfig, clock: Clock, **run: Any) -> View:
+def collect(engine: Engine, config: CollectorConfig, clock: Clock, **run: Any) -> CollectorProgress:
     return asyncio.run(Collector(config, engine, clock=clock).run(**run))
 
 

@@ -24,23 +24,20 @@ from virtual import run_virtually
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.ingest.circuit import Circuit
 from qubic_lab.oracle.ingest.collector_config import SourceConfig
-from qubic_lab.oracle.ingest.http_source import (
-    Answer,
-    Fault,
-    Fetched,
-    Good,
-    SourceClient,
-    SourceError,
+from qubic_lab.oracle.ingest.http_rules import (
+    CircuitBreaker,
+    FetchFault,
+    GoodBody,
+    RawResponse,
     backoff_s,
     bucket,
     error_in,
     judge,
     retry_after_s,
-    shown_request,
     starting_level,
 )
+from qubic_lab.oracle.ingest.http_source import Fetched, SourceClient, SourceError, shown_request
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, now_us, read_iso
 from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS
@@ -152,12 +149,12 @@ def test_an_answer_says_how_it_came_about(engine: Engine) -> None:
 
 def test_numbers_come_as_the_doubles_they_are() -> None:
     verdict = judge(answer(200, b'{"usd": 0.000001234567890123456789, "big": 1e400}'), "json", NOON)
-    assert isinstance(verdict, Good)
+    assert isinstance(verdict, GoodBody)
     assert verdict.body["usd"] == 0.000001234567890123456789
 
 
-def answer(status: int, content: bytes = b"{}", **headers: str) -> Answer:
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content, "")
+def answer(status: int, content: bytes = b"{}", **headers: str) -> RawResponse:
+    return RawResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, content, "")
 
 
 @pytest.mark.parametrize(
@@ -183,9 +180,11 @@ def answer(status: int, content: bytes = b"{}", **headers: str) -> Answer:
         (answer(204, b""), "refused", False),
     ],
 )
-def test_faults_that_pass_are_tried_again_and_refusals_are_not(given_answer: Answer, kind: str, again: bool) -> None:
+def test_faults_that_pass_are_tried_again_and_refusals_are_not(
+    given_answer: RawResponse, kind: str, again: bool
+) -> None:
     verdict = judge(given_answer, "json", NOON)
-    assert isinstance(verdict, Fault)
+    assert isinstance(verdict, FetchFault)
     assert (verdict.kind, verdict.again) == (kind, again)
 
 
@@ -212,16 +211,16 @@ def test_errors_are_found_in_every_shape(body: Any, told: tuple[str, str] | None
 
 def test_an_error_that_comes_with_status_200_is_one() -> None:
     limited = judge(answer(200, b'{"status": {"error_code": 429, "error_message": "slow down"}}'), "json", NOON)
-    assert isinstance(limited, Fault) and (limited.kind, limited.status, limited.again) == ("quota", 429, True)
+    assert isinstance(limited, FetchFault) and (limited.kind, limited.status, limited.again) == ("quota", 429, True)
     wrong = judge(answer(200, b'{"status": "error", "code": "parameterInvalid", "message": "q"}'), "json", NOON)
-    assert isinstance(wrong, Fault) and (wrong.kind, wrong.code) == ("refused", "parameterInvalid")
+    assert isinstance(wrong, FetchFault) and (wrong.kind, wrong.code) == ("refused", "parameterInvalid")
 
 
 def test_bytes_are_not_read_but_a_page_in_their_place_is_found() -> None:
-    assert judge(answer(200, b"<rss/>"), "bytes", NOON) == Good(b"<rss/>")
+    assert judge(answer(200, b"<rss/>"), "bytes", NOON) == GoodBody(b"<rss/>")
     for content in (b"<!doctype html><title>Sorry</title>", b"  "):
         verdict = judge(answer(200, content), "bytes", NOON)
-        assert isinstance(verdict, Fault) and verdict.kind == "malformed"
+        assert isinstance(verdict, FetchFault) and verdict.kind == "malformed"
 
 
 # Waiting
@@ -265,9 +264,14 @@ def test_attempts_follow_after_longer_and_longer_waits(engine: Engine) -> None:
 def test_after_the_last_attempt_its_fault_is_told(engine: Engine) -> None:
     server = Server(httpx2.Response(502), httpx2.Response(503, json={"error": "maintenance"}))
     error = failed(*ask(server, engine))
-    assert (error.kind, error.status, error.attempts, error.started_us) == ("unavailable", 503, 4, NOON)
+    assert (error.kind, error.fetch.status, error.fetch.attempts, error.fetch.started_us) == (
+        "unavailable",
+        503,
+        4,
+        NOON,
+    )
     assert str(error) == "prices failed (HTTP 503, maintenance)"
-    assert error.request == "GET https://prices.example/v3/simple/price?ids=bitcoin,qubic-network"
+    assert error.fetch.request == "GET https://prices.example/v3/simple/price?ids=bitcoin,qubic-network"
 
 
 def test_what_is_refused_is_not_asked_again(engine: Engine) -> None:
@@ -276,7 +280,7 @@ def test_what_is_refused_is_not_asked_again(engine: Engine) -> None:
     config = replace(CONFIG, key_setting="coingecko_key", key_header="x-key")
     error = failed(*ask(server, engine, config))
     assert len(server.requests) == 1
-    assert (error.kind, error.status, error.code) == ("refused", 401, "10002")
+    assert (error.kind, error.fetch.status, error.code) == ("refused", 401, "10002")
     assert str(error).endswith("check QUBIC_LAB_COINGECKO_KEY")
 
 
@@ -298,9 +302,9 @@ def test_a_wait_that_is_too_long_is_told_and_kept_to(engine: Engine) -> None:
     server = Server(httpx2.Response(429, headers={"Retry-After": "3600"}), good())
     first, second = map(failed, ask(server, engine, times=2))
     assert len(server.requests) == 1
-    assert (first.kind, first.status, first.retry_after_s) == ("quota", 429, 3600.0)
+    assert (first.kind, first.fetch.status, first.retry_after_s) == ("quota", 429, 3600.0)
     assert second.kind == "quota" and second.retry_after_s == pytest.approx(3600.0, abs=5.0)
-    assert (second.attempts, str(second)) == (0, "prices asks to be left alone until 2026-11-24T13:00:00Z")
+    assert (second.fetch.attempts, str(second)) == (0, "prices asks for no requests until 2026-11-24T13:00:00Z")
 
 
 def test_a_quota_that_the_source_says_is_used_up_is_not_tried_again(engine: Engine) -> None:
@@ -315,14 +319,14 @@ def test_there_is_an_end_to_trying(engine: Engine) -> None:
     config = replace(CONFIG, attempts=1000, breaker_failures=10_000, deadline_s=100.0, rate=6000)
     error = failed(*ask(server, engine, config))
     assert error.kind == "unavailable"
-    assert "in 100 s of trying" in str(error)
+    assert "in 100 s" in str(error)
     assert server.asked_s[-1] <= 100.5
 
 
 def test_an_answer_that_is_too_long_is_not_read_on(engine: Engine) -> None:
     server = Server(good("x" * 5000))
     error = failed(*ask(server, engine, replace(CONFIG, most_body_bytes=1000)))
-    assert (error.kind, error.attempts) == ("malformed", 1)
+    assert (error.kind, error.fetch.attempts) == ("malformed", 1)
     packed = zlib.compressobj(wbits=31)
     bomb = packed.compress(b" " * 3_000_000) + packed.flush()
     server = Server(httpx2.Response(200, content=bomb))
@@ -399,9 +403,9 @@ def test_without_a_key_the_lower_limit_holds(engine: Engine) -> None:
 
 
 def test_a_starting_bucket_allows_for_one_that_ran_before() -> None:
-    assert starting_level(30, 60.0, 0.9, 1) == 0.0
-    assert starting_level(5, 60.0, 0.9, 1) == pytest.approx(0.5)
-    assert starting_level(5, 60.0, 1.0, 1) == 1.0
+    assert starting_level(30, 0.9, 1) == 0.0
+    assert starting_level(5, 0.9, 1) == pytest.approx(0.5)
+    assert starting_level(5, 1.0, 1) == 1.0
 
 
 # Quotas and circuit
@@ -413,7 +417,7 @@ def test_each_attempt_counts_before_it_is_sent_and_none_is_sent_without_room(eng
     outcomes = ask(server, engine, config, times=3)
     assert [fetched(outcomes[0]).attempts, fetched(outcomes[1]).attempts] == [3, 1]
     error = failed(outcomes[2])
-    assert (error.kind, error.code, error.attempts) == ("quota", "quota-spent", 0)
+    assert (error.kind, error.code, error.fetch.attempts) == ("quota", "quota-spent", 0)
     assert error.retry_after_s == pytest.approx(12 * 3600.0, abs=60.0)
     assert len(server.requests) == 4
 
@@ -421,7 +425,7 @@ def test_each_attempt_counts_before_it_is_sent_and_none_is_sent_without_room(eng
 def test_a_quota_that_ends_amid_attempts_ends_them(engine: Engine) -> None:
     server = Server(httpx2.Response(500))
     error = failed(*ask(server, engine, replace(CONFIG, daily_quota=2)))
-    assert (error.kind, error.attempts, len(server.requests)) == ("quota", 2, 2)
+    assert (error.kind, error.fetch.attempts, len(server.requests)) == ("quota", 2, 2)
 
 
 def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) -> None:
@@ -438,7 +442,7 @@ def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) 
                 except SourceError as error:
                     outcome = error.code or error.kind
                     if error.code == "circuit-open":
-                        assert error.attempts == 0 and error.retry_after_s is not None
+                        assert error.fetch.attempts == 0 and error.retry_after_s is not None
                 seen.append((asyncio.get_running_loop().time(), f"{outcome} {client.circuit.state}"))
                 await asyncio.sleep(1.0)
         return seen
@@ -451,19 +455,19 @@ def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) 
 
 
 def test_when_half_open_one_of_many_is_sent() -> None:
-    circuit = Circuit(most_failures=2, open_s=10.0)
+    circuit = CircuitBreaker(most_failures=2, open_s=10.0)
     circuit = circuit.sent(0.0).failed(0.0).failed(1.0)
     assert circuit.state == "open" and not circuit.admits(10.9) and circuit.wait_s(6.0) == 5.0
     trying = circuit.sent(11.0)
     assert trying.state == "half-open" and not trying.admits(12.0)
     assert trying.admits(21.0)  # the trial never came back
     assert trying.failed(13.0).wait_s(13.0) == 10.0
-    assert trying.succeeded() == Circuit(2, 10.0)
+    assert trying.succeeded() == CircuitBreaker(2, 10.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from("sfx"), st.floats(0.0, 5.0)), max_size=60))
 def test_a_circuit_opens_only_after_so_many_failures_in_a_row(events: list[tuple[str, float]]) -> None:
-    circuit, now_s, in_a_row = Circuit(3, 8.0), 0.0, 0
+    circuit, now_s, in_a_row = CircuitBreaker(3, 8.0), 0.0, 0
     for event, gap_s in events:
         now_s += gap_s
         if not circuit.admits(now_s):
@@ -715,8 +719,8 @@ def test_nobody_there_is_told_in_one_line(engine: Engine) -> None:
 
     with pytest.raises(SourceError, match=r"^x could not be reached, or broke off \(ConnectError\)$") as caught:
         asyncio.run(asking())
-    assert (caught.value.kind, caught.value.attempts) == ("unavailable", 2)
-    assert caught.value.started_us <= now_us()
+    assert (caught.value.kind, caught.value.fetch.attempts) == ("unavailable", 2)
+    assert caught.value.fetch.started_us <= now_us()
 
 
 def test_requests_are_shown_so_that_people_can_read_them() -> None:

@@ -21,7 +21,7 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
-from qubic_lab.oracle.ingest.leases import Lease
+from qubic_lab.oracle.ingest.collector_state import Lease
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso

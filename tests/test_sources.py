@@ -18,8 +18,8 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.collector_config import Feed, SourceConfig
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
-from qubic_lab.oracle.ingest.markup import plain_text
 from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.ingest.text_fields import plain_text, read_date
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, from_us, read_iso
@@ -167,8 +167,8 @@ def test_a_history_in_another_shape_is_malformed(engine: Engine) -> None:
     opened = client(engine, lambda _: httpx2.Response(200, json={"price": []}), "coingecko")
     with pytest.raises(SourceError, match="another shape") as caught:
         fetch(opened, lambda ready: coingecko.fetch_history(ready, "bitcoin", NOON - DAY_US, NOON, now_us=NOON))
-    assert (caught.value.kind, caught.value.attempts) == ("malformed", 1)
-    assert caught.value.request.endswith("from=1795435200&to=1795521600&precision=full")
+    assert (caught.value.kind, caught.value.fetch.attempts) == ("malformed", 1)
+    assert caught.value.fetch.request.endswith("from=1795435200&to=1795521600&precision=full")
 
 
 def bar(closed_us: int, *prices: float) -> list[Any]:
@@ -391,7 +391,7 @@ def test_errors_of_newsapi_name_their_code(engine: Engine, status: int, code: st
     opened = client(engine, lambda _: httpx2.Response(status, json=body), "newsapi")
     with pytest.raises(SourceError) as caught:
         fetch(opened, lambda ready: newsapi.fetch_texts(ready, ["bitcoin"], NOON, NOON + HOUR_US))
-    assert (caught.value.status, caught.value.code, caught.value.kind) == (status, code, kind)
+    assert (caught.value.fetch.status, caught.value.code, caught.value.kind) == (status, code, kind)
 
 
 # Hacker News
@@ -584,7 +584,7 @@ def test_what_is_no_feed_is_told(engine: Engine) -> None:
     empty = b'<rss version="2.0"><channel><title>Nothing yet</title></channel></rss>'
     assert feeds.parse_feed(empty, FEED) == ()
     opened = client(engine, lambda _: httpx2.Response(200, content=b"Not found"), "blog")
-    with pytest.raises(SourceError, match="blog gave something that is no feed"):
+    with pytest.raises(SourceError, match="blog sent content of another shape"):
         fetch(opened, lambda ready: feeds.fetch_feed(ready, FEED))
 
 
@@ -655,7 +655,7 @@ def test_a_feed_that_has_not_changed_gives_nothing_and_moves_are_followed(engine
     ],
 )
 def test_a_date_is_read_only_with_its_zone(text: str | None, at: int | None) -> None:
-    assert feeds.read_date(text) == at
+    assert read_date(text) == at
 
 
 # Markup

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from qubic_lab.oracle.config import OracleConfig
-    from qubic_lab.oracle.ingest.collector import Collector, View
+    from qubic_lab.oracle.ingest.collector import Collector, CollectorProgress
     from qubic_lab.oracle.ingest.collector_status import CollectorStatus
     from qubic_lab.oracle.ingest.demo import DemoResult
     from qubic_lab.oracle.ingest.quality import QualityReport
@@ -133,24 +133,24 @@ def collect(
     engine = open_database()
     with progress_bar() as show:
 
-        def on_view(view: "View") -> None:
-            done, total = view.slices_done, view.slices_done + view.slices_left
-            show(_status_line(view), done, total)
+        def on_progress(progress: "CollectorProgress") -> None:
+            done, total = progress.slices_done, progress.slices_done + progress.slices_left
+            show(_status_line(progress), done, total)
 
-        collector = Collector(settings, engine, sources=chosen, clock=settings.clock, on_view=on_view)
+        collector = Collector(settings, engine, sources=chosen, clock=settings.clock, on_progress=on_progress)
         for line in collector.usable.left_out:
             note(line)
         with oracle_risk.watching(engine, settings), _scoring(score, engine, settings):
-            view = asyncio.run(_collect(collector, once, seconds, wait))
+            progress = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
     if json:
-        print_json(view.to_dict())
+        print_json(progress.to_dict())
         return
     typer.echo(
-        f"{view.requests} requests, {view.failed} of them failed; {view.added} rows are new in the database, "
-        f"{view.corrected} of them correct others"
+        f"{progress.requests} requests, {progress.failed} of them failed; "
+        f"{progress.added} rows are new in the database, {progress.corrected} of them correct others"
     )
-    for job, trouble in sorted(view.troubles.items()):
+    for job, trouble in sorted(progress.troubles.items()):
         note(f"{job}: {trouble}")
 
 
@@ -170,14 +170,14 @@ def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> I
     note(f"{scorer.scored} texts were scored")
 
 
-def _status_line(view: "View") -> str:
+def _status_line(progress: "CollectorProgress") -> str:
     """Return the state of a collector, short enough to fit beside the progress bar."""
-    line = f"{view.requests} requests, {view.added} new rows"
-    line += f", trouble: {', '.join(sorted(view.troubles))}" if view.troubles else f" | {view.last}"
+    line = f"{progress.requests} requests, {progress.added} new rows"
+    line += f", trouble: {', '.join(sorted(progress.troubles))}" if progress.troubles else f" | {progress.last}"
     return line if len(line) <= STATUS_CHARACTERS else f"{line[: STATUS_CHARACTERS - 1]}…"
 
 
-async def _collect(collector: "Collector", once: bool, for_s: float | None, wait: bool) -> "View":
+async def _collect(collector: "Collector", once: bool, for_s: float | None, wait: bool) -> "CollectorProgress":
     """Run a collector; the first signal ends it cleanly, and a second one at once."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -210,9 +210,8 @@ def status(config: options.ConfigFile = None, json: options.Json = False) -> Non
 
 def _show_status(status: "CollectorStatus") -> None:
     from qubic_lab.oracle.ingest.collector_status import tables
-    from qubic_lab.oracle.ingest.leases import describe
 
-    typer.echo(f"collector: {describe(status.held)}" if status.held else "collector: not running")
+    typer.echo(f"collector: {status.held}" if status.held else "collector: not running")
     for header, rows in tables(status):
         typer.echo("")
         print_table(header, rows)

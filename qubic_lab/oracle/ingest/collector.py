@@ -1,7 +1,7 @@
-"""The collector: asks each source as often as it is to be asked, stores what it gives, and can end at any instant.
+"""The collector: polls each source, stores what it gives, and can end at any instant.
 
-An answer is stored before the position that it leads to, so a process that is killed asks for its last slice again,
-and what is in the database already adds nothing.
+A response is stored before the position that it leads to, so a process that is killed asks for its last slice again,
+and rows that are in the database already add nothing.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import BusyError, InputError, QubicLabError
 from qubic_lab.oracle.ingest.collector_config import CollectorConfig, UsableSources, key_of, usable_sources
+from qubic_lab.oracle.ingest.collector_state import COLLECTOR, LEASE_S, JobState, JobStore, Lease
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
 from qubic_lab.oracle.ingest.ingest import keep_prices
-from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
-from qubic_lab.oracle.ingest.leases import LEASE_S, Lease, describe
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.ingest.schedule import (
     FIRST_TEXTS_US,
     Job,
     choose_sources,
+    fallbacks,
     is_gap,
     next_due_us,
     next_slice,
@@ -38,7 +38,7 @@ from qubic_lab.oracle.ingest.schedule import (
 from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
-from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
+from qubic_lab.oracle.store.fetch_log import FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.oracle.store.transactions import Added
@@ -46,28 +46,27 @@ from qubic_lab.oracle.store.transactions import Added
 _log = logging.getLogger(__name__)
 
 STOP_S = 5.0
-"""So long may requests in flight take after the collector was told to stop."""
+"""How long requests in flight may take after `stop`."""
 LOOK_S = 1.0
-"""A collector that waits for another one looks so often whether that has ended."""
+"""How often a collector that waits for another one checks whether that has ended."""
 SPARE = 10
-"""Requests of a quota that backfills leave to polling, whatever the plan says."""
+"""Requests of a quota that backfills leave to polling, beyond the plan."""
 _FAR_S = 3_600.0
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class View:
-    """What a collector has done since it started, for those who watch.
+class CollectorProgress:
+    """What a collector has done since it started.
 
     Attributes:
         requests: answered or given up, not counting attempts.
         failed: those given up.
         added: rows that are new in the database.
         corrected: rows that are later versions of others.
-        slices_done: of the history.
-        slices_left: of the history.
-        troubles: of each job that failed last time, why.
-        last: what was done last.
+        slices_done, slices_left: of the history.
+        troubles: the error of each job that failed last time.
+        last: the last action.
     """
 
     requests: int = 0
@@ -95,33 +94,33 @@ class Collector:
         sources: Sequence[str] = (),
         clock: Clock = REAL,
         lease_s: float = LEASE_S,
-        on_view: Callable[[View], None] = lambda view: None,
+        on_progress: Callable[[CollectorProgress], None] = lambda progress: None,
     ) -> None:
         """Plan the jobs; nothing is asked yet.
 
         Args:
             config: what is collected.
             engine: where it is kept.
-            sources: only these, by name; none: all that can be asked.
-            clock: what the schedule goes by.
-            lease_s: so long after a collector's last sign of life may another one take over.
-            on_view: called when something was done.
+            sources: only these, by name; empty: all that can be asked.
+            clock: of the schedule.
+            lease_s: how long after a collector's last sign of life another one may take over.
+            on_progress: called after each action.
 
         Raises:
-            InputError: no source can be asked, or a name is none of them.
+            InputError: no source can be asked, or a name is not known.
         """
         self.config = config
         self.usable: UsableSources = usable_sources(config)
         named = [name for name in sources if name != PACKAGED]
         chosen = choose_sources(self.usable.clients, config, named) if named or not sources else {}
         self.jobs = plan_jobs(config, chosen, packaged=not sources or PACKAGED in sources)
-        self.view = View()
+        self.progress = CollectorProgress()
         self._asked = {
             name: chosen[name] for name in {name for job in self.jobs for name in job.sources if name != PACKAGED}
         }
         self._engine = engine
         self._clock = clock
-        self._on_view = on_view
+        self._on_progress = on_progress
         self._lease = Lease(engine, COLLECTOR, lasts_s=lease_s)
         self._prices = PriceStore(engine, clock.now_us)
         self._texts = TextStore(engine, clock.now_us)
@@ -135,42 +134,42 @@ class Collector:
         self._writing = asyncio.Lock()
 
     def stop(self) -> None:
-        """End soon and cleanly: requests in flight may take a few seconds more."""
+        """End cleanly; requests in flight may take a few more seconds."""
         self._stopping.set()
         for wake in self._wakes.values():
             wake.set()
 
-    async def run(self, *, once: bool = False, for_s: float | None = None, wait: bool = False) -> View:
+    async def run(self, *, once: bool = False, for_s: float | None = None, wait: bool = False) -> CollectorProgress:
         """Collect until `stop`; return what was done.
 
         Args:
             once: do what is due, and end.
-            for_s: end after so many real seconds.
-            wait: where another collector is at work, wait until it ends.
+            for_s: end after this many real seconds.
+            wait: if another collector is running, wait until it ends.
 
         Raises:
-            BusyError: another collector is at work.
-            FencedError: this one was so slow that another one has taken its place.
+            BusyError: another collector is running.
+            FencedError: this one was slow, and another one has taken over.
             QubicLabError: the database fails.
         """
         try:
             if not await self._take_lease(wait):
-                return self.view
+                return self.progress
             try:
                 await self._run(once, for_s)
             finally:
                 await asyncio.to_thread(self._lease.release)
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            raise QubicLabError(f"the database failed ({reason}): what was collected before is in it") from error
-        return self.view
+            raise QubicLabError(f"the database failed ({reason}): what was collected before is stored") from error
+        return self.progress
 
     async def _take_lease(self, wait: bool) -> bool:
-        """Become the one collector; return False where it was stopped while it waited."""
+        """Become the only collector; return False if stopped while waiting."""
         while (held := await asyncio.to_thread(self._lease.acquire)) is not None:
             if not wait:
-                raise BusyError(f"another collector is at work ({describe(held)}): stop it, or wait for it with --wait")
-            self._tell(last=f"waiting for another collector ({describe(held)})")
+                raise BusyError(f"another collector is running ({held}): stop it, or wait for it with --wait")
+            self._report(last=f"waiting for another collector ({held})")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), LOOK_S)
                 return False
@@ -181,7 +180,7 @@ class Collector:
         if "history" in self._states:
             position, now = self._states["history"].position, self._clock.now_us()
             to_do = slices_left(position["until_us"], position["left"], now, self.config.backfill_days)
-            self._tell(slices_left=to_do)
+            self._report(slices_left=to_do)
         async with AsyncExitStack() as stack:
             for name, source in self._asked.items():
                 client = SourceClient(
@@ -205,7 +204,7 @@ class Collector:
     async def _wait_for(
         self, working: Sequence[asyncio.Future[None]], keeping: asyncio.Future[None], for_s: float | None
     ) -> None:
-        """Wait for an end: of all jobs, by `stop`, after a time, or by an error."""
+        """Wait until all jobs end, `stop` is called, the time is over, or an error occurs."""
         stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
         everything: asyncio.Future[Any] = asyncio.gather(*working)  # ends with the first error, too
         try:
@@ -220,7 +219,7 @@ class Collector:
                 everything.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     async def _end(self, working: Sequence[asyncio.Future[None]], keeping: asyncio.Future[None]) -> None:
-        """Let the jobs finish what they do, for a while."""
+        """Give the jobs a few seconds to finish their requests."""
         self.stop()
         _, pending = await asyncio.wait(working, timeout=STOP_S)
         for each in (*pending, keeping):
@@ -228,14 +227,16 @@ class Collector:
         await asyncio.gather(*working, keeping, return_exceptions=True)
 
     async def _keep_lease(self) -> None:
-        told: dict[str, str] = {}
+        reported: dict[str, str] = {}
         while True:
             await asyncio.sleep(self._lease.lasts_s / 3)
-            await asyncio.to_thread(self._lease.renew)  # not behind what is written: that may take longer than it lasts
+            await asyncio.to_thread(
+                self._lease.renew
+            )  # without the lock of `_write`: a write may take longer than the lease
             circuits = {name: client.circuit.state for name, client in self._clients.items()}
-            if circuits != told:
-                told = dict(circuits)
-                about = JobState(COLLECTOR, self._clock.now_us(), {"circuits": told})
+            if circuits != reported:
+                reported = dict(circuits)
+                about = JobState(COLLECTOR, self._clock.now_us(), {"circuits": reported})
                 await self._write(partial(self._store.save, about))
 
     async def _read_states(self) -> dict[str, JobState]:
@@ -249,7 +250,7 @@ class Collector:
         return states
 
     def _missed(self, job: Job, state: JobState, now_us: int) -> bool:
-        """Return whether prices are missing that only the history still has."""
+        """Return whether prices are missing that only the history has."""
         return is_gap(state.position.get("seen_us"), now_us, job.period_s)
 
     async def _work(self, job: Job, once_us: int | None) -> None:
@@ -267,7 +268,7 @@ class Collector:
                 await self._do(job)
 
     async def _do(self, job: Job) -> None:
-        """Do a job now: by its first source that gives something."""
+        """Do a job now, by its first source that works."""
         errors: list[QubicLabError] = []
         for name in job.sources:
             if name == PACKAGED:
@@ -276,7 +277,7 @@ class Collector:
             async with self._turns[name]:
                 if self._stopping.is_set():
                     return
-                if not self._lease.lasts():  # this host slept, say; nobody else may have taken it
+                if not self._lease.lasts():  # for example, this host slept
                     await asyncio.to_thread(self._lease.renew)
                 try:
                     await _STEPS[job.kind](self, job, self._clients[name])
@@ -284,7 +285,7 @@ class Collector:
                     await self._note_failure(job, error)
                     errors.append(error)
                 else:
-                    self.view.troubles.pop(job.name, None)
+                    self.progress.troubles.pop(job.name, None)
                     return
         if errors:
             await self._postpone(job, errors)
@@ -292,55 +293,30 @@ class Collector:
             await self._save(replace(self._states[job.name], done=True, failures=0))
 
     async def _note_failure(self, job: Job, error: SourceError | InputError, coin: str = "") -> None:
-        said = f"{coin}: {error}" if coin else str(error)
-        self.view.troubles[job.name] = said
+        message = f"{coin}: {error}" if coin else str(error)
+        self.progress.troubles[job.name] = message
         refused = isinstance(error, InputError) or error.kind == "refused"
-        (_log.error if refused else _log.info)("%s: %s", job.name, said)
-        sent = isinstance(error, SourceError) and error.attempts > 0  # else its circuit is open, or its quota used up
-        if isinstance(error, SourceError) and sent:
-            fetch = Fetch(
-                source=error.source,
-                job=job.name,
-                request=error.request,
-                started_us=error.started_us,
-                seconds=error.seconds,
-                attempts=error.attempts,
-                status=error.status,
-                outcome="failed",
-                error=str(error),
-            )
-            await self._write(partial(self._fetches.record, fetch))
-            self._tell(requests=self.view.requests + 1)
-        self._tell(failed=self.view.failed + sent, last=f"{job.name}: {said}")
+        (_log.error if refused else _log.info)("%s: %s", job.name, message)
+        sent = 0
+        if isinstance(error, SourceError) and error.fetch.attempts:  # else its circuit is open, or its quota used up
+            sent = 1
+            await self._write(partial(self._fetches.record, replace(error.fetch, job=job.name)))
+        progress = self.progress
+        self._report(requests=progress.requests + sent, failed=progress.failed + sent, last=f"{job.name}: {message}")
 
     async def _postpone(self, job: Job, errors: Sequence[QubicLabError]) -> None:
-        """Try a job that failed again later; meanwhile others of its kind come earlier."""
+        """Retry a job that failed later; meanwhile the next sources of the same kind of texts are asked earlier."""
         state = self._states[job.name]
         waits = [wait for error in errors if (wait := getattr(error, "retry_after_s", None)) is not None]
         failures = state.failures + 1
         due = retry_due_us(self._clock.now_us(), failures, job.period_s, min(waits, default=None))
         await self._save(replace(state, failures=failures, due_us=due))
-        if failures > 1:
-            return
-        for name in self._stand_ins(job.name):
-            await self._save(replace(self._states[name], due_us=0))
-            self._wakes[name].set()
+        for name in fallbacks(self.config, job.name) if failures == 1 else ():
+            if name in self._states:
+                await self._save(replace(self._states[name], due_us=0))
+                self._wakes[name].set()
 
-    def _stand_ins(self, name: str) -> list[str]:
-        """Return the jobs that have texts of the same kind as a source's, of sources behind it in order."""
-        feed_kinds = {feed.name: feed.kind for feed in self.config.feeds}
-        for kind, order in self.config.order.items():
-            if kind in ("news", "social") and name in order:
-                behind = order[order.index(name) + 1 :]
-                found = [each for each in behind if each in self._states]
-                return found + [
-                    each
-                    for each in feed_kinds
-                    if "feeds" in behind and feed_kinds[each] == kind and each in self._states
-                ]
-        return []
-
-    # steps: each asks once, or for one search, and says when the job is due again
+    # steps: each makes one request or one search, and saves when the job is due again
 
     async def _collect_prices(self, job: Job, client: SourceClient) -> None:
         batch = await coingecko.fetch_prices(client, self.config.coins)
@@ -360,7 +336,7 @@ class Collector:
         config = client.config
         if self._quotas.spare(client.name, config.quotas(), config.period_s) <= SPARE:
             await self._save(replace(self._states[job.name], due_us=now + int(_FAR_S * SECOND_US)))
-            self._tell(last=f"history: waits, for what is left of {client.name}'s quota is needed for polling")
+            self._report(last=f"history: waits: the rest of {client.name}'s quota is needed for polling")
             return
         until, last = slice.start_us, True
         try:
@@ -373,20 +349,20 @@ class Collector:
             await self._keep(job, client, batch)
             until, last = batch.until_us or slice.end_us, slice.last
             if until <= slice.start_us and not last:
-                until = slice.end_us  # nothing is there, such as before a coin's first day
+                until = slice.end_us  # there is nothing, such as before a coin's first day
         state = self._states[job.name]  # may have changed meanwhile
         left = [coin for coin in state.position["left"] if not (last and coin == slice.coin)]
         until_us = {**state.position["until_us"], slice.coin: until}
         position = {**state.position, "until_us": until_us, "left": left}
         await self._save(replace(state, position=position, failures=0, done=not left))
-        self._tell(
-            slices_done=self.view.slices_done + 1,
+        self._report(
+            slices_done=self.progress.slices_done + 1,
             slices_left=slices_left(until_us, left, now, self.config.backfill_days),
             last=f"history of {slice.coin} up to {iso(until)}",
         )
 
     async def _collect_packaged(self, job: Job) -> None:
-        """Store the prices that come with packages, once, where no source before them in order has a history."""
+        """Store the prices that come with packages, once, if no source before them in order has a history."""
         if self._states[job.name].position.get(PACKAGED):
             return
 
@@ -397,11 +373,11 @@ class Collector:
         try:
             added = await self._write(keep)
         except QubicLabError as error:  # the package is not installed
-            self._tell(last=f"{job.name}: {error}")
+            self._report(last=f"{job.name}: {error}")
             return
         state = self._states[job.name]
         await self._save(replace(state, position={**state.position, PACKAGED: True}))
-        self._tell(added=self.view.added + added.added, last=f"{job.name}: {added.added} new rows from packages")
+        self._report(added=self.progress.added + added.added, last=f"{job.name}: {added.added} new rows from packages")
 
     async def _collect_bars(self, job: Job, client: SourceClient) -> None:
         state = self._states[job.name]
@@ -444,39 +420,27 @@ class Collector:
         await self._done(job, client, {})
 
     async def _done(self, job: Job, client: SourceClient, position: dict[str, Any], requests: int = 1) -> None:
-        """Note that a job was done, and when it is due again: rarer where a quota would not last."""
+        """Save that a job was done, and when it is due again: later if a quota would not last."""
         state = self._states[job.name]
         plan = self._quotas.plan(client.name, client.config.quotas(), job.period_s, max(requests, 1))
         due = next_due_us(state.due_us, self._clock.now_us(), plan)
         await self._save(replace(state, position=position, failures=0, due_us=due))
 
     async def _keep(self, job: Job, client: SourceClient, batch: Batch) -> None:
-        """Store what a request gave; only then may the source be asked for later changes alone."""
+        """Store a batch; only then may the source be asked for later changes alone."""
         added = await self._write(partial(self._add, job, batch))
         await client.keep(batch.fetched)
-        self._tell(
-            requests=self.view.requests + 1,
-            added=self.view.added + added.added,
-            corrected=self.view.corrected + added.corrected,
+        self._report(
+            requests=self.progress.requests + 1,
+            added=self.progress.added + added.added,
+            corrected=self.progress.corrected + added.corrected,
             last=f"{job.name}: {added.added} new rows from {client.name}",
         )
 
     def _add(self, job: Job, batch: Batch) -> Added:
-        fetched = batch.fetched
         given = sum(len(prices) for _, prices in batch.prices) + len(batch.texts)
-        fetch_id = self._fetches.record(
-            Fetch(
-                source=fetched.source,
-                job=job.name,
-                request=fetched.request,
-                started_us=fetched.started_us,
-                seconds=fetched.seconds,
-                attempts=fetched.attempts,
-                status=fetched.status,
-                outcome="not_modified" if fetched.not_modified else "ok",
-                error="; ".join(batch.faults)[:2_000] or None,
-            )
-        )
+        faults = "; ".join(batch.faults)[:2_000] or None
+        fetch_id = self._fetches.record(replace(batch.fetched, job=job.name, error=faults))
         added = Added()
         for series, prices in batch.prices:
             added += keep_prices(self._prices, series, prices, fetch_id=fetch_id).added
@@ -490,13 +454,13 @@ class Collector:
         await self._write(partial(self._store.save, state))
 
     async def _write(self, write: Callable[[], T]) -> T:
-        """Write to the database beside the event loop, one after the other."""
+        """Write to the database in a thread, one write at a time."""
         async with self._writing:
             return await asyncio.to_thread(write)
 
-    def _tell(self, **changes: Any) -> None:
-        self.view = replace(self.view, **changes)
-        self._on_view(self.view)
+    def _report(self, **changes: Any) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._on_progress(self.progress)
 
 
 Step = Callable[[Collector, Job, SourceClient], Coroutine[Any, Any, None]]
@@ -510,12 +474,12 @@ _STEPS: dict[str, Step] = {
 
 
 def _is_about_one_coin(error: SourceError) -> bool:
-    """Return whether a source refuses one coin, which it does not know, say; others must not wait for that."""
-    return error.kind == "refused" and error.status in (400, 404, 422)
+    """Return whether a source refuses one coin, such as an unknown one; other coins must not wait for it."""
+    return error.kind == "refused" and error.fetch.status in (400, 404, 422)
 
 
 def _with_all_coins(state: JobState, coins: Sequence[str], *, only_new: bool) -> JobState:
-    """Return the history's state with coins still to be done: those that were never begun, or all."""
+    """Return the history's state with the coins left to do: those that were never begun, or all."""
     until_us = dict(state.position.get("until_us", {}))
     left = [coin for coin in state.position.get("left", ()) if coin in coins]
     left += [coin for coin in coins if coin not in left and (not only_new or coin not in until_us)]

@@ -7,8 +7,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from qubic_lab.oracle.ingest.collector_config import CollectorConfig, usable_sources
-from qubic_lab.oracle.ingest.jobs import COLLECTOR, JobState, JobStore
-from qubic_lab.oracle.ingest.leases import Held, Lease, has_ended
+from qubic_lab.oracle.ingest.collector_state import COLLECTOR, JobState, JobStore, Lease, LeaseHolder, has_ended
 from qubic_lab.oracle.ingest.quotas import Quotas, QuotaUse
 from qubic_lab.oracle.ingest.schedule import plan_jobs
 from qubic_lab.oracle.model.timestamps import iso
@@ -32,7 +31,7 @@ class CollectorStatus:
     """
 
     now_us: int
-    held: Held | None
+    held: LeaseHolder | None
     jobs: tuple[JobState, ...]
     quotas: tuple[QuotaUse, ...]
     circuits: dict[str, str]

@@ -6,17 +6,16 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import Engine, and_, select
-from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, iso, now_us, to_us
 from qubic_lab.oracle.store.tables import QUOTAS
+from qubic_lab.oracle.store.transactions import upsert
 
 Period = Literal["half-day", "day", "month"]
 PERIODS: tuple[Period, ...] = ("half-day", "day", "month")
 NO_LIMIT = 1_000_000_000
-"""Requests left where there is no quota."""
+"""Requests left without a quota."""
 
 
 class QuotaError(QubicLabError):
@@ -29,7 +28,7 @@ class QuotaError(QubicLabError):
 
 @dataclass(frozen=True)
 class QuotaUse:
-    """What was used of a quota in the present period; `limit` and `left` are None where there is none."""
+    """Requests counted in the present period; `limit` and `left` are None without a quota."""
 
     source: str
     period: Period
@@ -53,16 +52,9 @@ def bounds(period: Period, at_us: int) -> tuple[int, int]:
 
 
 def spread(left: int, ends_us: int, now_us: int, wanted_s: float, cost: int = 1) -> float:
-    """Return how many seconds to leave between polls so that what is left lasts until the period's end.
+    """Return the seconds between polls, `wanted_s` or more, with which the requests left last until the period's end.
 
-    Never fewer than `wanted_s`; with too little left for one poll, all that remains of the period.
-
-    Args:
-        left: requests left.
-        ends_us: the period's end.
-        now_us: the present.
-        wanted_s: the period that is wanted.
-        cost: requests that a poll takes.
+    `cost`: requests of a poll; with too few left for one, the answer is the rest of the period.
     """
     remaining_s = max(0.0, (ends_us - now_us) / SECOND_US)
     polls = left // cost
@@ -77,35 +69,29 @@ class Quotas:
         self._clock = clock
 
     def use(self, source: str, limits: Mapping[Period, int], cost: int = 1) -> None:
-        """Count `cost` requests that are about to be sent, in all periods or, where one has too few left, in none.
+        """Count `cost` requests before they are sent: in all periods, or in none if one has too few left.
 
         Raises:
             QuotaError: too few are left.
         """
         now = self._clock()
-        insert = insert_postgresql if self._engine.dialect.name == "postgresql" else insert_sqlite
-        spent: tuple[Period, int] | None = None
         with self._engine.connect() as connection:
             for period in PERIODS:  # always in this order, so that two processes cannot wait for each other
                 started, ends = bounds(period, now)
                 limit = limits.get(period, NO_LIMIT)
-                count = insert(QUOTAS).values(source=source, period=period, started_us=started, used=cost)
-                count = count.on_conflict_do_update(
+                row = upsert(self._engine, QUOTAS).values(source=source, period=period, started_us=started, used=cost)
+                count = row.on_conflict_do_update(
                     index_elements=[QUOTAS.c.source, QUOTAS.c.period, QUOTAS.c.started_us],
                     set_={"used": QUOTAS.c.used + cost},
                     where=QUOTAS.c.used + cost <= limit,
                 )
                 if cost > limit or connection.execute(count.returning(QUOTAS.c.used)).first() is None:
-                    spent = period, ends
-                    break
-            if spent is None:
-                connection.commit()
-                return
-        period, ends = spent
-        raise QuotaError(
-            f"{source}'s quota of {limits[period]} requests a {period} is used up: more from {iso(ends)}",
-            (ends - now) / SECOND_US,
-        )
+                    connection.rollback()
+                    raise QuotaError(
+                        f"{source}'s quota of {limit} requests a {period} is used up: more from {iso(ends)}",
+                        (ends - now) / SECOND_US,
+                    )
+            connection.commit()
 
     def report(self, limits: Mapping[str, Mapping[Period, int]]) -> tuple[QuotaUse, ...]:
         """Return what each source has used in the present periods, those without a quota included."""
@@ -117,20 +103,12 @@ class Quotas:
     def plan(self, source: str, limits: Mapping[Period, int], wanted_s: float, cost: int = 1) -> float:
         """Return how many seconds to leave between polls of `cost` requests so that no quota is used up early."""
         now = self._clock()
-        period_s = wanted_s
-        for period, limit in limits.items():
-            use = self._use(source, period, limit, now)
-            period_s = max(period_s, spread(limit - use.used, use.ends_us, now, wanted_s, cost))
-        return period_s
+        uses = [(self._use(source, period, limit, now), limit) for period, limit in limits.items()]
+        spreads = (spread(limit - use.used, use.ends_us, now, wanted_s, cost) for use, limit in uses)
+        return max([wanted_s, *spreads])
 
     def spare(self, source: str, limits: Mapping[Period, int], period_s: float, cost: int = 1) -> int:
-        """Return how many requests polling will not need: what a backfill may use now.
-
-        Args:
-            source: its name.
-            limits: its quotas.
-            period_s: between polls.
-            cost: requests that a poll takes.
+        """Return how many requests a backfill may use now: those that polling each `period_s` will not need.
 
         Raises:
             InputError: the period is not above 0.

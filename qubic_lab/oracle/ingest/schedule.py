@@ -1,4 +1,4 @@
-"""What the collector does when: which jobs there are, when each is due, where a backfill goes on. Pure decisions."""
+"""The collector's schedule, as pure functions: which jobs there are, when each is due, where a backfill resumes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ JobKind = Literal["prices", "bars", "history", "texts", "feed"]
 FIRST_RETRY_S = 15.0
 LONGEST_RETRY_S = 3_600.0
 SLICE_US = 89 * DAY_US
-"""Of history in one request: CoinGecko gives hours for up to 90 days, for more only days."""
+"""History in one request: CoinGecko gives hours for up to 90 days, days for more."""
 BARS_S = 12 * 3_600.0
-"""Bars of a day are asked for so often."""
+"""How often a day's bars are requested."""
 OVERLAP_US = HOUR_US
-"""Searches go back so far behind what they have, for sources that list a text late."""
+"""How far searches overlap the last one, as sources list some texts late."""
 FIRST_TEXTS_US = DAY_US
-"""The first search of a source with a quota goes back so far."""
+"""How far back the first search of a source with a quota goes."""
 PACKAGED = "packaged"
 PACKAGED_COIN = "bitcoin"
-"""Prices that come with packages are of this coin."""
+"""The coin of the prices that come with packages."""
 GAP_PERIODS = 3
-"""After so many periods without a price, the history is asked for what is missing."""
+"""Periods without a price after which the history is asked for the missing ones."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something that is done again and again.
+    """A recurring task.
 
     Attributes:
-        name: as the database and the audit name it.
-        sources: that it asks, the first choice first.
-        period_s: how often, if quotas allow; 0: as fast as limits allow, until it is done.
+        name: in the database and in records.
+        sources: to ask, the first choice first.
+        period_s: between runs, if quotas allow; 0: as fast as limits allow, until it is done.
     """
 
     name: str
@@ -59,9 +59,9 @@ def plan_jobs(
     """Return the jobs that the usable sources allow.
 
     Args:
-        config: what is to be collected.
+        config: what to collect.
         clients: the usable sources by name; each feed by its own.
-        packaged: prices that come with packages may be used, where the order has them.
+        packaged: prices that come with packages may be used, if the order has them.
 
     Raises:
         InputError: there are none.
@@ -94,10 +94,10 @@ def plan_jobs(
 def choose_sources(
     clients: Mapping[str, SourceConfig], config: CollectorConfig, wanted: Sequence[str]
 ) -> dict[str, SourceConfig]:
-    """Return the clients that are wanted by name (`feeds`: all feeds); all of them where none is named.
+    """Return the clients with the given names (`feeds`: all feeds); all of them if no name is given.
 
     Raises:
-        InputError: a name is none of them.
+        InputError: a name is not among them.
     """
     if not wanted:
         return dict(clients)
@@ -111,20 +111,31 @@ def choose_sources(
     return chosen
 
 
+def fallbacks(config: CollectorConfig, name: str) -> list[str]:
+    """Return the sources that come after one in the order of its kind of texts, each feed by its own name."""
+    for kind in ("news", "social"):
+        order = config.order[kind]
+        if name in order:
+            behind = order[order.index(name) + 1 :]
+            feeds = [feed.name for feed in config.feeds if feed.kind == kind and "feeds" in behind]
+            return [*behind, *feeds]
+    return []
+
+
 def next_due_us(due_us: int, now_us: int, period_s: float) -> int:
-    """Return when a job that was done at `now_us` is due again: in its rhythm, but what was missed is not caught up."""
+    """Return when a job that was done at `now_us` is due again: in its rhythm, without catching up on missed runs."""
     period_us = int(period_s * SECOND_US)
     return due_us + period_us if due_us + period_us > now_us else now_us + period_us
 
 
 def retry_due_us(now_us: int, failures: int, period_s: float, retry_after_s: float | None) -> int:
-    """Return when a job that failed is tried again: later with each failure, never before the source says.
+    """Return when a failed job is retried: later with each failure, never before the source allows.
 
     Args:
         now_us: the present.
         failures: in a row, this one included.
-        period_s: of the job: retries are no rarer than it, up to an hour.
-        retry_after_s: what the source asks for.
+        period_s: of the job; the longest wait between retries, up to an hour.
+        retry_after_s: the wait that the source asks for.
     """
     longest_s = min(max(period_s, FIRST_RETRY_S), LONGEST_RETRY_S)
     wait_s = min(FIRST_RETRY_S * 2.0 ** min(failures - 1, 20), longest_s)
@@ -132,20 +143,20 @@ def retry_due_us(now_us: int, failures: int, period_s: float, retry_after_s: flo
 
 
 def first_instant_us(now_us: int, backfill_days: int) -> int:
-    """Return where history begins: a little later than asked for, as sources refuse what is a second too old."""
+    """Return where history begins: an hour late, as sources refuse requests that reach a second too far back."""
     return now_us - backfill_days * DAY_US + HOUR_US
 
 
 def next_slice(
     until_us: Mapping[str, int], left: Iterable[str], now_us: int, backfill_days: int, slice_us: int = SLICE_US
 ) -> Slice | None:
-    """Return the next slice of history, of the coin that is furthest behind; None: nothing is left.
+    """Return the next slice of history, for the coin that is furthest behind; None: nothing is left.
 
     Args:
-        until_us: before which instant all of a coin's history is in the database.
+        until_us: the instant before which all of a coin's history is stored.
         left: coins whose history does not reach the present yet.
         now_us: the present.
-        backfill_days: so far back does history begin.
+        backfill_days: how far back history begins.
         slice_us: the longest slice.
     """
     first_us = first_instant_us(now_us, backfill_days)
@@ -153,7 +164,7 @@ def next_slice(
     if not behind:
         return None
     at_us, coin = behind[0]
-    start_us = at_us // SECOND_US * SECOND_US  # as the source is asked; what is before a fraction comes twice
+    start_us = at_us // SECOND_US * SECOND_US  # sources take whole seconds
     end_us = min(start_us + slice_us, now_us)
     return Slice(coin, start_us, end_us, end_us >= now_us)
 
@@ -161,23 +172,23 @@ def next_slice(
 def slices_left(
     until_us: Mapping[str, int], left: Iterable[str], now_us: int, backfill_days: int, slice_us: int = SLICE_US
 ) -> int:
-    """Return how many requests the history still needs, for those who watch."""
+    """Return how many requests the history still needs."""
     first_us = first_instant_us(now_us, backfill_days)
     return sum(max(1, -(-(now_us - max(until_us.get(coin, first_us), first_us)) // slice_us)) for coin in left)
 
 
 def is_gap(seen_us: int | None, now_us: int, period_s: float) -> bool:
-    """Return whether prices have been missing for so long that the history should be asked for them."""
+    """Return whether prices have been missing long enough to ask the history for them."""
     return seen_us is not None and now_us - seen_us > GAP_PERIODS * period_s * SECOND_US
 
 
 def search_range(until_us: int | None, now_us: int, delay_s: float, first_us: int) -> tuple[int, int]:
-    """Return the range of published times to search: from what is known, with an overlap, to what is shown by now.
+    """Return the range of published times to search: from the last search, with an overlap, to what is shown by now.
 
     Args:
-        until_us: where the last search ended; None: there was none.
+        until_us: the end of the last search; None: there was none.
         now_us: the present.
-        delay_s: the source shows texts so much later.
+        delay_s: how long after publication the source shows texts.
         first_us: how far back the first search goes.
     """
     end_us = now_us - int(delay_s * SECOND_US)

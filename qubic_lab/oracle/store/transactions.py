@@ -157,6 +157,11 @@ def read_cursor(cursor: str, parts: int) -> tuple[int, ...]:
     return found
 
 
+def upsert(engine: Engine, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an insert into a table that has `on_conflict_do_update`, in the dialect of the database."""
+    return sqlite.insert(table) if engine.dialect.name == "sqlite" else postgresql.insert(table)
+
+
 def insert_rows(connection: Connection, table: sa.Table, names: Iterable[str], rows: list[tuple[Any, ...]]) -> None:
     """Add rows to a table, their values in the order of `names`, as quickly as the database can."""
     columns = list(names)
@@ -197,7 +202,7 @@ def _read_stamp(connection: Connection, name: str) -> int:
 
 
 def _set_stamps(connection: Connection, names: set[str], known_us: int) -> None:
-    add = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(STAMPS)
+    add = upsert(connection.engine, STAMPS)
     query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
     connection.execute(query, [{"name": name, "known_us": known_us} for name in sorted(names)])
 

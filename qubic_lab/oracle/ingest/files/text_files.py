@@ -12,8 +12,8 @@ from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.files.cells import StampRules, is_missing, read_number, read_stamps
 from qubic_lab.oracle.ingest.files.columns import TEXT_TARGETS, check_targets, find_columns, is_header
 from qubic_lab.oracle.ingest.files.tables import read_table
-from qubic_lab.oracle.ingest.markup import plain_text
 from qubic_lab.oracle.ingest.schemas import check_texts
+from qubic_lab.oracle.ingest.text_fields import plain_text
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text, TextKind
 from qubic_lab.oracle.model.source_names import check_source

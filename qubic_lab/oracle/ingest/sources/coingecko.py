@@ -1,10 +1,9 @@
 """CoinGecko, version 3 of its API: present prices of all coins at once, their history, and bars.
 
-History comes as quotes whose stamps lie off any grid, every 5 minutes, hour or day by how long the range is. Its volume
-is that of the 24 hours before. Bars are stamped with their close and have no volume.
+History comes as quotes with stamps off any grid, every 5 minutes, hour or day, depending on the range. Their volume is
+that of the 24 hours before. Bars are stamped with their close and have no volume.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,17 +22,17 @@ BAR_DAYS: Mapping[int, int] = {
     180: 4 * 86_400,
     365: 4 * 86_400,
 }
-"""Days of bars that may be asked for, and how long each bar is, in seconds."""
+"""Days of bars that may be asked for, and the length of each bar in seconds."""
 _MS_US = 1000
 _FORMING = 0.9
-"""A last point that follows the one before by less than this share of a step is the present, not yet a point."""
+"""A last point that follows the one before by less than this share of a step is the present price."""
 _CURRENCY = "usd"
 
 
 def step_s(start_us: int, end_us: int, now_us: int) -> int:
     """Return how many seconds lie between the points of a range: 300, 3,600 or 86,400.
 
-    Five minutes are given only for the last day; hours up to 90 days.
+    Steps of five minutes are given only within the last day, of hours up to 90 days.
     """
     if end_us - start_us <= DAY_US and now_us - start_us <= DAY_US:
         return 300
@@ -55,7 +54,7 @@ def parse_prices(body: Any, coins: Sequence[str]) -> tuple[dict[str, Price], tup
             continue
         at_s, price = _number(entry.get("last_updated_at")), _number(entry.get(_CURRENCY))
         if at_s is None or price is None or price <= 0.0:
-            faults.append(f"{coin}: price {entry.get(_CURRENCY)!r} at {entry.get('last_updated_at')!r} is none")
+            faults.append(f"{coin}: price {entry.get(_CURRENCY)!r} at {entry.get('last_updated_at')!r} is no price")
             continue
         at_us = round(at_s * SECOND_US)
         prices[coin] = Price(
@@ -72,7 +71,7 @@ def parse_prices(body: Any, coins: Sequence[str]) -> tuple[dict[str, Price], tup
 def parse_history(body: Any) -> tuple[tuple[Price, ...], tuple[str, ...]]:
     """Return the quotes of a market chart, sorted by time and each instant once, and a line for each one left out.
 
-    Of several values for one instant the last one given counts. Market caps and volumes are joined by their stamps.
+    The last value of an instant counts. Market caps and volumes are joined by their stamps.
     """
     body = body if isinstance(body, dict) else {}
     faults: list[str] = []
@@ -98,10 +97,7 @@ def parse_history(body: Any) -> tuple[tuple[Price, ...], tuple[str, ...]]:
 
 
 def without_forming(quotes: tuple[Price, ...], step_s: int, now_us: int) -> tuple[Price, ...]:
-    """Return quotes without the last one where it is the present rather than a point of the history.
-
-    The source ends a history with the price of this moment: that point moves with each request.
-    """
+    """Return quotes without the last one if it is the present price, which the source appends to each history."""
     if not quotes or now_us - quotes[-1].closed_us >= step_s * SECOND_US:
         return quotes
     if len(quotes) > 1 and quotes[-1].closed_us - quotes[-2].closed_us >= _FORMING * step_s * SECOND_US:
@@ -112,15 +108,15 @@ def without_forming(quotes: tuple[Price, ...], step_s: int, now_us: int) -> tupl
 def parse_bars(body: Any, interval_s: int, now_us: int) -> tuple[tuple[Price, ...], tuple[str, ...]]:
     """Return the bars of ohlc that have closed, sorted and each once, and a line for each one left out.
 
-    Stamps are those of the close. The last bar is left out, without a line, while it forms: where it would close later
-    than now, or less than an interval after the one before.
+    Stamps are those of the close. The last bar is left out, without a line, while it forms: if it closes later than
+    now, or less than an interval after the one before.
     """
     faults: list[str] = []
     rows: dict[int, tuple[float, float, float, float]] = {}
     for entry in body if isinstance(body, list) else ():
         values = [_number(value) for value in entry] if isinstance(entry, list) else []
         if len(values) != 5 or any(value is None or value <= 0.0 for value in values):
-            faults.append(f"{_short(entry)} is no bar")
+            faults.append(f"{repr(entry)[:80]} is no bar")
             continue
         at_ms, *prices = (value for value in values if value is not None)
         rows[int(at_ms)] = (prices[0], prices[1], prices[2], prices[3])
@@ -143,7 +139,7 @@ async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
     """Return the present price of each coin, in one request for all of them.
 
     Raises:
-        SourceError: there is no answer.
+        SourceError: there is no good response.
     """
     params: Params = {
         "ids": ",".join(coins),
@@ -157,7 +153,7 @@ async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
     if fetched.not_modified:
         return Batch(fetched)
     if not isinstance(fetched.body, dict):
-        raise malformed(fetched, "gave JSON of another shape than its documents say")
+        raise malformed(fetched)
     prices, faults = parse_prices(fetched.body, coins)
     return Batch(fetched, tuple((Series(coin, client.name), (price,)) for coin, price in prices.items()), faults=faults)
 
@@ -165,10 +161,10 @@ async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
 async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: int, *, now_us: int) -> Batch:
     """Return a coin's quotes from `start_us` until before `end_us`; the source is asked in whole seconds.
 
-    Where the range reaches the present, all has been given only up to the last point: more may come late.
+    If the range reaches the present, it is complete only up to the last point: more may come late.
 
     Raises:
-        SourceError: there is no answer.
+        SourceError: there is no good response.
     """
     params: Params = {
         "vs_currency": _CURRENCY,
@@ -182,7 +178,7 @@ async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: 
     if fetched.not_modified:
         return Batch(fetched, until_us=end_us if is_over else start_us)
     if not (isinstance(fetched.body, dict) and isinstance(fetched.body.get("prices"), list)):
-        raise malformed(fetched, "gave JSON of another shape than its documents say")
+        raise malformed(fetched)
     every, faults = parse_history(fetched.body)
     whole = without_forming(every, step, now_us)
     quotes = tuple(quote for quote in whole if start_us <= quote.closed_us < end_us)
@@ -194,8 +190,8 @@ async def fetch_bars(client: SourceClient, coin: str, days: int, *, now_us: int)
     """Return a coin's bars of the last days that have closed.
 
     Raises:
-        InputError: there are no bars for so many days.
-        SourceError: there is no answer.
+        InputError: there are no bars for this number of days.
+        SourceError: there is no good response.
     """
     if days not in BAR_DAYS:
         check_choice("days of bars", str(days), map(str, BAR_DAYS))
@@ -203,7 +199,7 @@ async def fetch_bars(client: SourceClient, coin: str, days: int, *, now_us: int)
     if fetched.not_modified:
         return Batch(fetched)
     if not isinstance(fetched.body, list):
-        raise malformed(fetched, "gave JSON of another shape than its documents say")
+        raise malformed(fetched)
     bars, faults = parse_bars(fetched.body, BAR_DAYS[days], now_us)
     series = Series(coin, client.name, BAR_DAYS[days])
     return Batch(
@@ -212,19 +208,19 @@ async def fetch_bars(client: SourceClient, coin: str, days: int, *, now_us: int)
 
 
 def _points(name: str, entries: Any, faults: list[str]) -> dict[int, Any]:
-    """Return values by their stamps in milliseconds; `faults` gets a line for each entry without a stamp."""
+    """Return values by their stamps in milliseconds, and append a line to `faults` for each entry without one."""
     points = {}
     for entry in entries if isinstance(entries, list) else ():
         at_ms = _number(entry[0]) if isinstance(entry, list) and len(entry) == 2 else None
         if at_ms is None:
-            faults.append(f"{name}: {_short(entry)} is no point")
+            faults.append(f"{name}: {repr(entry)[:80]} is no point")
         else:
             points[int(at_ms)] = entry[1]
     return points
 
 
 def _number(value: Any) -> float | None:
-    """Return a finite number as the double that it is, None for anything else."""
+    """Return a finite number as a double, None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -235,9 +231,5 @@ def _number(value: Any) -> float | None:
 
 
 def _cap(value: Any) -> float | None:
-    """Return a market cap; the source gives 0 where it does not know a coin's supply."""
+    """Return a market cap; the source gives 0 if it does not know a coin's supply."""
     return _number(value) or None
-
-
-def _short(entry: Any) -> str:
-    return "".join(itertools.islice(repr(entry), 80))

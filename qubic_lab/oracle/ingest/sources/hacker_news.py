@@ -1,26 +1,19 @@
 """Hacker News by Algolia's search: stories and comments that name a coin, with their points.
 
-A search shows a thousand hits at most: a stretch of time that has more is halved until it has fewer.
+A search shows a thousand hits at most: a range of time with more is halved until it has fewer.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.http_source import Batch, Fetched, Params, SourceClient, malformed
-from qubic_lab.oracle.ingest.markup import plain_text
+from qubic_lab.oracle.ingest.text_fields import plain_text, read_date
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text
-from qubic_lab.oracle.model.timestamps import SECOND_US, read_iso
+from qubic_lab.oracle.model.timestamps import SECOND_US
 
 MOST_HITS = 1000
 ITEM = "https://news.ycombinator.com/item?id={}"
-
-
-def halves(start_s: int, end_s: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the two halves of a stretch of two seconds or more."""
-    middle = (start_s + end_s) // 2
-    return (start_s, middle), (middle, end_s)
 
 
 def is_too_wide(body: Any) -> bool:
@@ -29,13 +22,13 @@ def is_too_wide(body: Any) -> bool:
 
 
 def parse_hits(body: Any, source: str) -> tuple[tuple[Text, ...], tuple[str, ...]]:
-    """Return the stories and comments of an answer that name a coin in their own words, and a line for damaged ones.
+    """Return the stories and comments that name a coin in their own words, and a line for each damaged one.
 
-    The search also finds other spellings and what only the story above a comment says: those are left out.
+    The search also finds other spellings and comments whose story names the coin: those are left out.
 
     Args:
         body: of search_by_date.
-        source: as the texts name it.
+        source: of the texts.
     """
     texts, faults = [], []
     for hit in body["hits"]:
@@ -43,7 +36,7 @@ def parse_hits(body: Any, source: str) -> tuple[tuple[Text, ...], tuple[str, ...
         if not isinstance(id, str) or not id:
             faults.append(f"hit {str(hit)[:80]!r} has no objectID")
             continue
-        title, body_text = _words(hit.get("title")), _words(hit.get("story_text") or hit.get("comment_text"))
+        title, body_text = plain_text(hit.get("title")), plain_text(hit.get("story_text") or hit.get("comment_text"))
         coins = mentioned(f"{title}\n{body_text}")
         if not coins:
             continue
@@ -69,24 +62,25 @@ def parse_hits(body: Any, source: str) -> tuple[tuple[Text, ...], tuple[str, ...
 async def fetch_texts(client: SourceClient, coins: Sequence[str], start_us: int, end_us: int) -> AsyncIterator[Batch]:
     """Yield the stories and comments that name any of some coins, posted from `start_us` until before `end_us`.
 
-    A batch is a request, for one coin and one stretch of time; each text comes once. Stretches come in order of time,
-    and each one's last batch says that all before its end has been given. Whole seconds.
+    A batch is a request, for one coin and one range of time; each text comes once. Ranges come in order of time,
+    and the last batch of each says that all before its end has been given. In whole seconds.
 
     Raises:
         InputError: a coin is not known.
-        SourceError: there is no answer; what was given until then is good.
+        SourceError: there is no good response; the batches until then are good.
     """
     names = [find_coin(coin).terms[0] for coin in coins]
     seen: set[str] = set()
-    stretches = [(start_us // SECOND_US, -(-end_us // SECOND_US))]
-    while stretches:
-        start_s, end_s = stretches.pop()
+    ranges = [(start_us // SECOND_US, -(-end_us // SECOND_US))]
+    while ranges:
+        start_s, end_s = ranges.pop()
         for number, name in enumerate(names, 1):
             fetched = await _search(client, name, start_s, end_s)
             wide = is_too_wide(fetched.body)
             if wide and end_s - start_s > 1:
                 yield Batch(fetched)
-                stretches += reversed(halves(start_s, end_s))
+                middle = (start_s + end_s) // 2
+                ranges += [(middle, end_s), (start_s, middle)]
                 break
             texts, faults = parse_hits(fetched.body, client.name)
             new = tuple({text.external_id: text for text in texts if text.external_id not in seen}.values())
@@ -109,22 +103,14 @@ async def _search(client: SourceClient, name: str, start_s: int, end_s: int) -> 
     }
     fetched = await client.get("/search_by_date", params, conditional=False)
     if not (isinstance(fetched.body, dict) and isinstance(fetched.body.get("hits"), list)):
-        raise malformed(fetched, "gave JSON of another shape than its documents say")
+        raise malformed(fetched)
     return fetched
 
 
 def _published(hit: Any) -> int | None:
     seconds = hit.get("created_at_i")
-    if isinstance(seconds, int) and not isinstance(seconds, bool):
-        return seconds * SECOND_US
-    try:
-        return read_iso(str(hit.get("created_at")))
-    except InputError:
-        return None
-
-
-def _words(value: Any) -> str:
-    return plain_text(value) if isinstance(value, str) else ""
+    whole = isinstance(seconds, int) and not isinstance(seconds, bool)
+    return seconds * SECOND_US if whole else read_date(hit.get("created_at"))
 
 
 def _count(value: Any) -> int:

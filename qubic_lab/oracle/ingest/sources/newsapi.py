@@ -1,10 +1,9 @@
 """NewsAPI's /v2/everything: articles that name a coin, newest first, a hundred at a time.
 
-Its developer plan gives articles a day late and the first hundred of a search alone: what lies behind them is found by
-searching again for what is older.
+Its developer plan gives articles a day late, and only the first hundred of a search: older ones are found by searching
+again for them.
 """
 
-import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -12,29 +11,36 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.ingest.http_source import Batch, Fetched, Params, SourceClient, SourceError, fetched_of, malformed
-from qubic_lab.oracle.ingest.markup import plain_text
+from qubic_lab.oracle.ingest.http_source import (
+    Batch,
+    Fetched,
+    Params,
+    SourceClient,
+    SourceError,
+    malformed,
+    refusal_as_fetched,
+)
+from qubic_lab.oracle.ingest.text_fields import plain_text, read_date, short_id
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text
-from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, iso, read_iso
+from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, iso
 
 LONGEST_QUERY = 500
-"""Characters of a query as it is sent, in the encoding of URLs."""
+"""Characters of a query in the encoding of URLs."""
 PAGE_SIZE = 100
 TOO_MANY = "maximumResultsReached"
-LONGEST_ID = 512
 _CUT = re.compile(r"\s*…?\s*\[\+(\d+) chars\]\s*$")
 _REMOVED = "[Removed]"
 
 
 def queries(coins: Sequence[str]) -> tuple[str, ...]:
-    """Return as few searches as there must be to find the names of all coins.
+    """Return the fewest searches that find the names of all coins.
 
     Raises:
         InputError: a coin is not known, or a name is too long to be searched for.
     """
     found: list[str] = []
-    for term in (term for coin in coins for term in _terms(coin)):
+    for term in (f'"{name}"' for coin in coins for name in find_coin(coin).terms):
         longer = f"{found[-1]} OR {term}" if found else term
         if found and len(quote_plus(longer)) <= LONGEST_QUERY:
             found[-1] = longer
@@ -46,20 +52,20 @@ def queries(coins: Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_articles(body: Any, source: str) -> tuple[tuple[Text, ...], tuple[str, ...]]:
-    """Return the articles of an answer in its order, and a line for each one left out.
+    """Return the articles of a response in its order, and a line for each one left out.
 
-    What was withdrawn ("[Removed]") is left out without a line. An article whose time names no zone has none.
+    Withdrawn articles ("[Removed]") are left out without a line. A time without a zone is not used.
 
     Args:
         body: of /v2/everything.
-        source: as the texts name it.
+        source: of the texts.
     """
     texts, faults = [], []
     for entry in body.get("articles") or ():
         if not isinstance(entry, dict):
-            faults.append(f"article {str(entry)[:80]!r} is none")
+            faults.append(f"article {str(entry)[:80]!r} is not an object")
             continue
-        title, description = _words(entry.get("title")), _words(entry.get("description"))
+        title, description = plain_text(entry.get("title")), plain_text(entry.get("description"))
         content, cut = _content(entry.get("content"))
         url = str(entry.get("url") or "")
         if _REMOVED in (title, description) or url.startswith("https://removed.com"):
@@ -72,15 +78,15 @@ def parse_articles(body: Any, source: str) -> tuple[tuple[Text, ...], tuple[str,
         texts.append(
             Text(
                 source=source,
-                external_id=_id(url),
+                external_id=short_id(url),
                 kind="news",
                 title=title,
                 body=body_text,
                 url=url,
-                publisher=_words(publisher.get("name") if isinstance(publisher, dict) else None)[:256] or source,
-                published_us=_instant(entry.get("publishedAt")),
+                publisher=plain_text(publisher.get("name") if isinstance(publisher, dict) else None)[:256] or source,
+                published_us=read_date(entry.get("publishedAt")),
                 coins=mentioned(f"{title}\n{body_text}"),
-                author=_words(entry.get("author"))[:256],
+                author=plain_text(entry.get("author"))[:256],
                 cut_characters=cut,
             )
         )
@@ -90,11 +96,11 @@ def parse_articles(body: Any, source: str) -> tuple[tuple[Text, ...], tuple[str,
 async def fetch_texts(client: SourceClient, coins: Sequence[str], start_us: int, end_us: int) -> AsyncIterator[Batch]:
     """Yield the articles that name any of some coins and appeared from `start_us` until before `end_us`.
 
-    A batch is a request; each article comes once. Only the last batch says until when all has been given, for the order
-    is newest first. What appeared in the last `delay_s` seconds is not there yet: the caller leaves that for later.
+    A batch is a request; each article comes once. Only the last batch says until when all has been given, as the order
+    is newest first. Articles of the last `delay_s` seconds are not there yet: the caller leaves them for later.
 
     Raises:
-        SourceError: there is no answer; what was given until then is good.
+        SourceError: there is no good response; the batches until then are good.
     """
     seen: set[str] = set()
     searches = queries(coins)
@@ -131,7 +137,7 @@ async def _search(client: SourceClient, query: str, start_us: int, end_us: int, 
 
 
 async def _page(client: SourceClient, query: str, start_us: int, last_us: int, page: int) -> Fetched:
-    """Return a page of a search; one without a body where the source shows no results so far down."""
+    """Return a page of a search; without a body if the source does not show results that far down."""
     params: Params = {
         "q": query,
         "from": _second(start_us),
@@ -145,9 +151,9 @@ async def _page(client: SourceClient, query: str, start_us: int, last_us: int, p
     except SourceError as error:
         if error.code != TOO_MANY or page == 1:
             raise
-        return fetched_of(error)
+        return refusal_as_fetched(error)
     if not (isinstance(fetched.body, dict) and isinstance(fetched.body.get("articles"), list)):
-        raise malformed(fetched, "gave JSON of another shape than its documents say")
+        raise malformed(fetched)
     return fetched
 
 
@@ -160,21 +166,13 @@ def _count(answer: Fetched) -> int:
     return len(answer.body["articles"]) if answer.body is not None else 0
 
 
-def _terms(coin: str) -> tuple[str, ...]:
-    return tuple(f'"{term}"' for term in find_coin(coin).terms)
-
-
 def _second(at_us: int) -> str:
-    """Return an instant as the source takes it: whole seconds of UTC without a zone."""
+    """Return an instant in the form of the source: whole seconds of UTC without a zone."""
     return from_us(at_us).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _words(value: Any) -> str:
-    return plain_text(value) if isinstance(value, str) else ""
-
-
 def _content(value: Any) -> tuple[str, int]:
-    """Return the part of an article that is given, and how many characters are left out."""
+    """Return the beginning of an article, and how many characters are left out."""
     if not isinstance(value, str):
         return "", 0
     cut = _CUT.search(value)  # before markup is taken out: a tag may be cut too
@@ -182,19 +180,7 @@ def _content(value: Any) -> tuple[str, int]:
 
 
 def _joined(description: str, content: str) -> str:
-    """Return both, or the longer one where it begins with the other's words."""
+    """Return both, or only the content if it begins with the description."""
     if content.startswith(description.rstrip(" .…")[:80]):
         return content
     return f"{description}\n{content}" if content else description
-
-
-def _id(url: str) -> str:
-    """Return what an article is called: its address, for there is nothing else."""
-    return url if len(url) <= LONGEST_ID else f"sha256:{hashlib.sha256(url.encode()).hexdigest()}"
-
-
-def _instant(value: Any) -> int | None:
-    try:
-        return read_iso(value) if isinstance(value, str) else None
-    except InputError:
-        return None

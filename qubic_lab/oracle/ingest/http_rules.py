@@ -1,0 +1,210 @@
+"""What the HTTP client decides, as pure functions: is a response good, how long to wait, when to stop asking."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Literal
+
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.timestamps import SECOND_US, to_us
+
+FaultKind = Literal["refused", "quota", "unavailable", "malformed"]
+"""The source says no and would again; a quota is used up; there is no response; the response cannot be read."""
+Form = Literal["json", "bytes"]
+CircuitState = Literal["closed", "open", "half-open"]
+
+FINAL_CODES = frozenset(("rateLimited", "apiKeyExhausted"))
+"""Codes beside status 429 when a quota is used up: another attempt would only be counted too."""
+_MOST_RETRY_AFTER_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class RawResponse:
+    """A response of any status; names of headers are in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    url: str
+
+
+@dataclass(frozen=True)
+class GoodBody:
+    """The body of a good response: parsed JSON or bytes, None if nothing has changed."""
+
+    body: Any
+
+
+@dataclass(frozen=True)
+class FetchFault:
+    """Why an attempt gave nothing; `again`: another one may; `wait_s`: how long the source asks to wait before it."""
+
+    kind: FaultKind
+    what: str
+    again: bool
+    status: int | None = None
+    code: str | None = None
+    wait_s: float | None = None
+
+
+def judge(response: RawResponse, form: Form, now_us: int) -> GoodBody | FetchFault:
+    """Decide whether a response is good, and if not, why and whether another attempt may help.
+
+    Servers that fail, are too busy or send something else than they should are asked again; refusals are final.
+    """
+    if response.status == HTTPStatus.NOT_MODIFIED:
+        return GoodBody(None)
+    body: Any = response.content
+    damage = ""
+    if response.content[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        damage = f"sent HTML instead of {'JSON' if form == 'json' else 'the content'}"
+    elif form == "json":
+        try:
+            body = read_json(response.content)
+        except ValueError:
+            damage = "sent JSON that is cut or damaged"
+    elif not response.content.strip():
+        damage = "sent an empty body"
+    error = None if damage or form == "bytes" else error_in(body)
+    if response.status == HTTPStatus.OK and error is None:
+        return FetchFault("malformed", damage, again=True, status=200) if damage else GoodBody(body)
+    return _refusal(response, *(error or ("", "")), now_us=now_us)
+
+
+def _refusal(response: RawResponse, code: str, message: str, *, now_us: int) -> FetchFault:
+    """Return what a status other than success, or an error within a success, means."""
+    status = response.status
+    if status == HTTPStatus.OK and code.isdigit() and 400 <= int(code) <= 599:
+        status = int(code)
+    details = ", ".join(part for part in (f"HTTP {response.status}", code, message) if part)
+    wait_s = retry_after_s(response.headers.get("retry-after"), now_us)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        final = code in FINAL_CODES and wait_s is None
+        return FetchFault("quota", f"was asked too often ({details})", not final, status, code or None, wait_s)
+    if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
+        return FetchFault("unavailable", f"failed ({details})", True, status, code or None, wait_s)
+    details += ", moved" * (300 <= status < 400)
+    return FetchFault("refused", f"refused the request ({details})", False, status, code or None)
+
+
+def error_in(body: Any) -> tuple[str, str] | None:
+    """Return code and message of an error in a JSON body, in any of the sources' shapes; None: there is none.
+
+    CoinGecko: {"status": {"error_code", "error_message"}}, {"error": {"status": {…}}} and {"error": "…"}; NewsAPI:
+    {"status": "error", "code", "message"}; Algolia: {"message", "status": 400}.
+    """
+    if not isinstance(body, dict):
+        return None
+    error, status = body.get("error"), body.get("status")
+    if isinstance(error, dict):
+        status = error.get("status", error)
+    if isinstance(status, dict) and ("error_code" in status or "error_message" in status):
+        return str(status.get("error_code", "")), str(status.get("error_message", ""))
+    if status == "error" or (isinstance(status, int) and status >= 400):
+        return str(body.get("code", status)), str(body.get("message", ""))
+    return ("", error) if isinstance(error, str) else None
+
+
+def read_json(content: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or holds NaN or infinities, which JSON does not have.
+    """
+
+    def refuse(name: str) -> float:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        return json.loads(content, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def retry_after_s(header: str | None, now_us: int) -> float | None:
+    """Return the wait of a Retry-After header, in seconds or until a date, at most a day; None: it has none."""
+    if header is None:
+        return None
+    try:
+        if header.strip().isdecimal():
+            wait_s = float(header.strip()[:10])
+        else:
+            wait_s = (to_us(parsedate_to_datetime(header)) - now_us) / SECOND_US
+    except (InputError, ValueError, TypeError, OverflowError):
+        return None
+    return min(max(0.0, wait_s), _MOST_RETRY_AFTER_S)
+
+
+def backoff_s(attempt: int, first_s: float, most_s: float, jitter: float) -> float:
+    """Return the wait after a failed attempt, the first being 1: it doubles; `jitter`, 0 to 1, spreads its half."""
+    return min(most_s, first_s * 2.0 ** (attempt - 1)) * (0.5 + 0.5 * jitter)
+
+
+def bucket(rate: float, window_s: float, share: float, burst: int) -> tuple[float, float]:
+    """Return a leaky bucket's capacity and the seconds that it takes to run empty.
+
+    A bucket of capacity B that leaks r a second lets B + r·W through in the worst window of W seconds: here that is
+    `share` of the rate; with r = rate / W it would be nearly twice the rate.
+    """
+    return float(burst), burst * window_s / (share * rate - burst)
+
+
+def starting_level(rate: float, share: float, burst: int) -> float:
+    """Return how full the bucket is at the start, as an earlier process may have used a whole window just before.
+
+    That one sent share × rate at most within one window, and the first burst of this one comes on top.
+    """
+    return min(float(burst), max(0.0, share * rate + burst - rate))
+
+
+@dataclass(frozen=True)
+class CircuitBreaker:
+    """Whether a source that keeps failing is asked, at one instant; times are of a clock that only goes forward.
+
+    Closed: requests are sent. After some failures in a row it opens: none is sent for a while. Then it is half-open:
+    one request is a trial; its success closes the circuit, its failure opens it again.
+
+    Attributes:
+        most_failures: failures in a row that open it.
+        open_s: how long it stays open; also how long a trial may take before the next one.
+        failures: in a row, so far.
+        until_s: before this nothing is sent, in states open and half-open.
+    """
+
+    most_failures: int
+    open_s: float
+    state: CircuitState = "closed"
+    failures: int = 0
+    until_s: float = 0.0
+
+    def admits(self, now_s: float) -> bool:
+        """Return whether a request may be sent now."""
+        return self.state == "closed" or now_s >= self.until_s
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long from now until it admits a request."""
+        return 0.0 if self.admits(now_s) else self.until_s - now_s
+
+    def sent(self, now_s: float) -> "CircuitBreaker":
+        """Return the circuit after a request that it admits was sent."""
+        if self.state == "closed":
+            return self
+        return replace(self, state="half-open", until_s=now_s + self.open_s)
+
+    def succeeded(self) -> "CircuitBreaker":
+        """Return the circuit after a response, refusals included."""
+        return replace(self, state="closed", failures=0, until_s=0.0)
+
+    def failed(self, now_s: float) -> "CircuitBreaker":
+        """Return the circuit after a request without a response, or with one that cannot be read.
+
+        A request that was sent before it opened does not keep it open for longer.
+        """
+        if self.state == "open":
+            return self
+        failures = self.failures + 1
+        if self.state == "half-open" or failures >= self.most_failures:
+            return replace(self, state="open", failures=failures, until_s=now_s + self.open_s)
+        return replace(self, failures=failures)
