@@ -9,21 +9,22 @@ import hmac
 import json
 import logging
 import random
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import SecretStr
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore, RiskAlert
 from qubic_lab.oracle.ingest.collector_config import is_loopback, is_web_address
 from qubic_lab.oracle.ingest.http_rules import backoff_s, retry_after_s
-from qubic_lab.oracle.ingest.http_source import LIBRARY_LOGS, USER_AGENT, WithoutKey
+from qubic_lab.oracle.ingest.http_source import LIBRARY_LOGS, USER_AGENT
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.settings import settings
@@ -81,8 +82,24 @@ class Webhook:
             RetryableError: the last attempt failed, and a later one may succeed.
             RejectedError: the receiver rejects the alert for good.
         """
-        with _unlogged(self.url):
-            asyncio.run(_send(self, alert, attempts or self.attempts))
+        body = payload(alert)
+        retrying = Retrying(
+            stop=stop_after_attempt(attempts or self.attempts),
+            wait=self._wait_s,
+            retry=retry_if_exception(self._may_retry),
+            reraise=True,
+        )
+        with _silent_libraries():
+            retrying(lambda: asyncio.run(_post(self, alert.key, body)))
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked_s = error.wait_s or 0.0 if isinstance(error, RetryableError) else 0.0
+        own_s = backoff_s(state.attempt_number, self.wait_s, self.most_wait_s, random.random())
+        return min(max(own_s, asked_s), self.most_wait_s)
+
+    def _may_retry(self, error: BaseException) -> bool:
+        return isinstance(error, RetryableError) and (error.wait_s or 0.0) <= self.most_wait_s
 
 
 def webhook_from_settings() -> Webhook | None:
@@ -182,48 +199,29 @@ class Deliverer:
         _log.error("alert %s was not sent: the webhook %s", alert.key, what)
 
 
-async def _send(webhook: Webhook, alert: RiskAlert, attempts: int) -> None:
-    url, body = webhook.url.get_secret_value(), payload(alert)
-
-    def wait_s(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked_s = error.wait_s if isinstance(error, RetryableError) and error.wait_s is not None else 0.0
-        own_s = backoff_s(state.attempt_number, webhook.wait_s, webhook.most_wait_s, random.random())
-        return min(max(own_s, asked_s), webhook.most_wait_s)
-
-    def may_retry(error: BaseException) -> bool:
-        return isinstance(error, RetryableError) and (error.wait_s or 0.0) <= webhook.most_wait_s
-
-    retrying = AsyncRetrying(
-        stop=stop_after_attempt(attempts), wait=wait_s, retry=retry_if_exception(may_retry), reraise=True
-    )
+async def _post(webhook: Webhook, key: str, body: bytes) -> None:
+    """Post once; the status of the reply decides, and its body is not read."""
+    url, timestamp = webhook.url.get_secret_value(), now_us() // SECOND_US
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": USER_AGENT,
+        "Idempotency-Key": key,
+        "X-Qubic-Lab-Timestamp": str(timestamp),
+    }
+    if webhook.secret is not None:
+        headers["X-Qubic-Lab-Signature"] = f"sha256={signature(webhook.secret, timestamp, body)}"
     try:
         client = httpx2.AsyncClient(timeout=webhook.timeout_s, trust_env=not is_loopback(url))
     except (ImportError, OSError, ValueError) as error:  # its text may contain the password of a proxy
         kind = type(error).__name__
         raise RetryableError(f"cannot be asked by way of the environment's proxy or certificates ({kind})") from None
-    async with client as http:
-        async for attempt in retrying:
-            with attempt:
-                await _post(http, webhook, alert, body)
-
-
-async def _post(http: httpx2.AsyncClient, webhook: Webhook, alert: RiskAlert, body: bytes) -> None:
-    """Post once; the status of the reply decides, and its body is not read."""
-    timestamp = now_us() // SECOND_US
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": USER_AGENT,
-        "Idempotency-Key": alert.key,
-        "X-Qubic-Lab-Timestamp": str(timestamp),
-    }
-    if webhook.secret is not None:
-        headers["X-Qubic-Lab-Signature"] = f"sha256={signature(webhook.secret, timestamp, body)}"
-    url = webhook.url.get_secret_value()
     try:
-        async with asyncio.timeout(webhook.timeout_s):
-            async with http.stream("POST", url, content=body, headers=headers, follow_redirects=False) as response:
-                status, wait = response.status_code, response.headers.get("retry-after")
+        async with (
+            asyncio.timeout(webhook.timeout_s),
+            client,
+            client.stream("POST", url, content=body, headers=headers, follow_redirects=False) as response,
+        ):
+            status, wait = response.status_code, response.headers.get("retry-after")
     except (TimeoutError, httpx2.TimeoutException):
         raise RetryableError(f"gave no answer in {webhook.timeout_s:g} s") from None
     except httpx2.RequestError as error:
@@ -237,26 +235,18 @@ async def _post(http: httpx2.AsyncClient, webhook: Webhook, alert: RiskAlert, bo
 
 
 @contextmanager
-def _unlogged(url: SecretStr) -> Iterator[None]:
-    """Keep the address, its host and its path out of the logs of libraries, in all their spellings."""
-    filters = [WithoutKey(SecretStr(secret)) for secret in _secrets_of(url.get_secret_value())]
+def _silent_libraries() -> Iterator[None]:
+    """Drop what libraries log in this thread: it contains the address, in several spellings."""
+    sending = threading.get_ident()
+
+    def is_other_thread(record: logging.LogRecord) -> bool:
+        return threading.get_ident() != sending
+
     loggers = [logging.getLogger(name) for name in LIBRARY_LOGS]
     for logger in loggers:
-        for each in filters:
-            logger.addFilter(each)
+        logger.addFilter(is_other_thread)
     try:
         yield
     finally:
         for logger in loggers:
-            for each in filters:
-                logger.removeFilter(each)
-
-
-def _secrets_of(url: str) -> list[str]:
-    """Return an address and its parts, the longest first, also as libraries write them: escaped, with dots resolved."""
-    parts = urlsplit(url)
-    found = {url, parts._replace(scheme="", netloc="", fragment="").geturl(), parts.hostname or ""}
-    with suppress(httpx2.InvalidURL, ValueError):  # reported when it is used
-        written = httpx2.URL(url)
-        found |= {str(written), written.raw_path.decode("ascii"), written.host, written.raw_host.decode("ascii")}
-    return sorted((each for each in found if len(each) > 1), key=lambda each: (-len(each), each))
+            logger.removeFilter(is_other_thread)

@@ -55,13 +55,6 @@ def lowest(windows: Floats, count: int) -> Floats:
     return found
 
 
-def deviation(windows: Floats) -> Floats:
-    """Return the standard deviation of each row; 0 for a row of equal values."""
-    spread = np.asarray(windows.std(axis=1, ddof=1))
-    spread[windows.max(axis=1) == windows.min(axis=1)] = 0.0
-    return spread
-
-
 def log_returns(bars: Bars) -> Floats:
     """Return each bar's log return since the bar before, [bars]; NaN for the first. A gap counts as one step."""
     returns = np.full(len(bars), np.nan)

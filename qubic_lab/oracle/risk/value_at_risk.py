@@ -9,9 +9,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats
-from qubic_lab.oracle.risk.rolling import deviation, lowest, mean, ratio, rolling
+from qubic_lab.oracle.risk.rolling import lowest, ratio, rolling
 from qubic_lab.oracle.risk.volatility import VolatilityForecast
 
 _NORMAL = NormalDist()
@@ -67,7 +67,9 @@ def historical(returns: Floats, level: float, bars: int = 500) -> TailForecast:
     Raises:
         InputError: a window that is too short for the level: the rank would be below 1.
     """
-    _check_window(level, bars)
+    least = max(2, least_bars(level))
+    if bars < least:
+        raise InputError(f"a window of {bars} bars is too short for a level of {level:g}: give {least} or more")
     rank = level * (bars + 1)
     whole = int(rank + _DIGITS)
     part = max(0.0, rank - whole)
@@ -84,32 +86,20 @@ def historical(returns: Floats, level: float, bars: int = 500) -> TailForecast:
     return TailForecast(level, var, np.maximum(es, var))
 
 
-def normal(returns: Floats, level: float, bars: int | None = None) -> TailForecast:
-    """Return VaR and ES of a normal distribution of constant variance: a weak baseline, with tails that are too thin.
+def normal(returns: Floats, level: float) -> TailForecast:
+    """Return VaR and ES of a normal distribution with the mean and variance of all returns so far: a weak baseline.
+
+    Its tails are too thin. Mean and variance are computed by Welford's recursion.
 
     Args:
-        returns: log returns per bar; without `bars`, NaN ones are skipped.
+        returns: log returns per bar; NaN ones are skipped.
         level: probability of a larger loss.
-        bars: length of a window; None: all bars so far.
 
     Raises:
-        InputError: a window that is too short for the level.
+        InputError: a level outside 0 to 0.5.
     """
-    if bars is None:
-        centre, spread = _expanding(returns, least_bars(level))
-    else:
-        _check_window(level, bars)
-        centre, spread = rolling(returns, bars, mean), rolling(returns, bars, deviation)
-    quantile = _NORMAL.inv_cdf(level)
-    density = _NORMAL.pdf(quantile)
-    var = -(centre + spread * quantile)
-    return TailForecast(level, var, np.maximum(-centre + spread * density / level, var))
-
-
-def _expanding(returns: Floats, least: int) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation of all returns so far, by Welford's recursion."""
-    means, deviations = np.full(len(returns), np.nan), np.full(len(returns), np.nan)
-    count, centre, squares = 0, 0.0, 0.0
+    means, deviations = np.full((2, len(returns)), np.nan)
+    count, centre, squares, least = 0, 0.0, 0.0, least_bars(level)
     for bar, value in enumerate(returns.tolist()):
         if math.isnan(value):
             continue
@@ -119,7 +109,10 @@ def _expanding(returns: Floats, least: int) -> tuple[Floats, Floats]:
         squares += step * (value - centre)
         if count >= least:
             means[bar], deviations[bar] = centre, math.sqrt(squares / (count - 1))
-    return means, deviations
+    quantile = _NORMAL.inv_cdf(level)
+    var = -(means + deviations * quantile)
+    shortfall = -means + deviations * _NORMAL.pdf(quantile) / level
+    return TailForecast(level, var, np.maximum(shortfall, var))
 
 
 def student_t(forecast: VolatilityForecast, level: float) -> TailForecast:
@@ -165,10 +158,3 @@ def filtered_historical(returns: Floats, forecast: VolatilityForecast, level: fl
     tail = historical(scaled, level, bars)
     var, es = tail.var * forecast.sigma, tail.es * forecast.sigma
     return TailForecast(level, var, np.maximum(es, var))
-
-
-def _check_window(level: float, bars: int) -> None:
-    least = least_bars(level)
-    if bars < least:
-        raise InputError(f"a window of {bars} bars is too short for a level of {level:g}: give {least} or more")
-    check_at_least("bars", bars, 2)
