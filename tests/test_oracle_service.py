@@ -25,7 +25,7 @@ from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.oracle.sentiment.stored import choose_model
 from qubic_lab.oracle.serving import responses
@@ -39,7 +39,7 @@ from qubic_lab.oracle.serving.queries import (
 )
 from qubic_lab.oracle.serving.responses import LastPrice, Mood, SentimentIndex
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
-from qubic_lab.oracle.serving.summary import age, money
+from qubic_lab.oracle.serving.summary import money
 from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
@@ -685,7 +685,6 @@ def test_models_are_chosen_by_preference_then_by_how_much_they_have_scored() -> 
 _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
-from qubic_lab.oracle.serving.summary import age, money
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
 from qubic_lab.oracle.serving.queries import market_overview, price_analysis, sentiment
 from qubic_lab.oracle.store.snapshot import MarketStore
@@ -737,7 +736,7 @@ def test_words_for_amounts_and_ages() -> None:
         "3.00 billion",
         "1.00 million",
     ]
-    assert [age(each) for each in (0.4, 1.0, 59.0, 60.0, 7_200.0, 86_400.0, 864_000.0)] == [
+    assert [age_text(each) for each in (0.4, 1.0, 59.0, 60.0, 7_200.0, 86_400.0, 864_000.0)] == [
         "less than a second",
         "1 second",
         "59 seconds",

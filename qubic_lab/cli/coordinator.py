@@ -75,7 +75,6 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
     """Return the market oracle, with the collector's database and a cache in Redis."""
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
-    from qubic_lab.oracle.serving.price_parts import frequencies_of
     from qubic_lab.oracle.serving.service import Oracle
 
     config = read_config()
@@ -83,7 +82,7 @@ def make_oracle(client: "redis_client.Redis") -> "Oracle":
     return Oracle(
         open_database,  # called with the first request
         client,
-        frequencies=frequencies_of(config),
+        frequencies=config.frequencies,
         limits={name: source.quotas() for name, source in sources.items()},
         weighting=config.sentiment,
         rules=config.risk.rules,

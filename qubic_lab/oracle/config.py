@@ -10,6 +10,7 @@ from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.oracle.ingest.collector_config import DEFAULT_ORDER, DEFAULT_SOURCES, CollectorConfig
 from qubic_lab.oracle.risk.rules import RISK, RiskConfig, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.store.freshness import Frequency
 from qubic_lab.settings import settings
 
 
@@ -24,6 +25,12 @@ class OracleConfig(CollectorConfig):
 
     sentiment: Weighting = WEIGHTING
     risk: RiskConfig = RISK
+
+    @property
+    def frequencies(self) -> dict[str, Frequency]:
+        """How often each source gives prices or texts, by its name; each feed has its own name."""
+        sources = dict(self.sources) | {feed.name: self.sources["feeds"] for feed in self.feeds}
+        return {name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()}
 
 
 def read_config(path: Path | None = None) -> OracleConfig:

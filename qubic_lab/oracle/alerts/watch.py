@@ -16,12 +16,10 @@ from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, NewAlert, PriceOu
 from qubic_lab.oracle.config import OracleConfig
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
-from qubic_lab.oracle.model.timestamps import DAY_US, iso, now_us
+from qubic_lab.oracle.model.timestamps import DAY_US, age_text, iso, now_us
 from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
 from qubic_lab.oracle.risk.measures import RiskInputs
 from qubic_lab.oracle.risk.rules import LEVELS, Assessment, assess, fit_rules, read_rules
-from qubic_lab.oracle.serving.price_parts import frequencies_of
-from qubic_lab.oracle.serving.summary import age
 from qubic_lab.oracle.store.snapshot import MarketStore, reading
 from qubic_lab.oracle.store.transactions import Clock
 
@@ -70,7 +68,7 @@ class AlertWatch:
     ) -> None:
         self._config, self._every_s = config.risk, every_s
         self._coins = config.risk.coins or config.coins
-        self._market = MarketStore(engine, clock, frequencies_of(config))
+        self._market = MarketStore(engine, clock, config.frequencies)
         self._weighting = config.sentiment
         self._rules = read_rules() if config.risk.rules is None else config.risk.rules
         self._store = AlertStore(engine, clock)
@@ -166,7 +164,7 @@ class AlertWatch:
         return self._store.emit(coin, self._config.frame, due)
 
     def _emit_outage(self, coin: str, last_us: int, at_us: int) -> list[RiskAlert]:
-        since = f"the last bar of {self._config.frame} closed at {iso(last_us)}, {age(age_s(last_us, at_us))} ago"
+        since = f"the last bar of {self._config.frame} closed at {iso(last_us)}, {age_text(age_s(last_us, at_us))} ago"
         text = f"{COINS[coin].name}: no fresh prices, so its risk is not known: {since}"
         too_soon = False
 

@@ -47,3 +47,12 @@ def read_iso(text: str) -> int:
         raise
     except ValueError as error:
         raise InputError(f"time {text!r} cannot be read: give it as in 2026-11-24T12:00:00Z") from error
+
+
+def age_text(seconds: float) -> str:
+    """Return an age in words, in its largest unit, such as "3 hours"."""
+    for size, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size:
+            count = int(seconds / size)
+            return f"{count:,} {name}{'' if count == 1 else 's'}"
+    return "less than a second"

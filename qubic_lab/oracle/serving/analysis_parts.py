@@ -7,9 +7,8 @@ from qubic_lab.oracle.analysis.rating import NOT_INSTALLED, Rating, SentimentFig
 from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, age_s
-from qubic_lab.oracle.model.timestamps import SECOND_US, iso
+from qubic_lab.oracle.model.timestamps import SECOND_US, age_text, iso
 from qubic_lab.oracle.serving.responses import Mood
-from qubic_lab.oracle.serving.summary import age
 from qubic_lab.oracle.store.freshness import PricedSeries
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
@@ -44,7 +43,7 @@ def rate_bars(bars: Bars, source: PricedSeries, sentiment: Mood | Missing, at_us
         return Missing(reason=f"no rating: {prices.reason}")
     last_us = int(bars.closed_us[-1])
     if at_us - last_us > OLDEST_BARS * frame_us + source.frequency.delay_s * SECOND_US:
-        return Missing(reason=f"no rating: the last closed bar of an hour is {age(age_s(last_us, at_us))} old")
+        return Missing(reason=f"no rating: the last closed bar of an hour is {age_text(age_s(last_us, at_us))} old")
     missing = (last_us - int(bars.opened_us[0])) // frame_us - len(bars)
     gaps = f", {missing} are missing" if missing else ""
     basis = [f"{len(bars)} bars of {RATED} from {source.series.source} up to {iso(last_us)}{gaps}"]

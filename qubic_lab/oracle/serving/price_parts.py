@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,20 +9,11 @@ from qubic_lab.oracle.model import bars as model
 from qubic_lab.oracle.model.response import FRAME_S, Frame, VolumeUnit
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.serving.responses import Bar, Bars, Change, DayRange, HistoricPrice, LastPrice, iso_or_none
-from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
+from qubic_lab.oracle.store.freshness import PricedSeries
 from qubic_lab.oracle.store.price_store import StoredPrice
-
-if TYPE_CHECKING:
-    from qubic_lab.oracle.ingest.collector_config import CollectorConfig
 
 BARS: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """So many of the last closed bars are shown."""
-
-
-def frequencies_of(config: "CollectorConfig") -> dict[str, Frequency]:
-    """Return how often each source gives something, by its name; each feed by its own."""
-    sources = dict(config.sources) | {feed.name: config.sources["feeds"] for feed in config.feeds}
-    return {name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()}
 
 
 def last_price(source: PricedSeries) -> LastPrice:

@@ -14,7 +14,7 @@ from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import FRAME_S, WINDOW_S, Frame, Missing, VolumeUnit, Window, age_s
 from qubic_lab.oracle.model.source_names import is_sample
-from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, age_text, iso
 from qubic_lab.oracle.risk.inputs import read_risk_market
 from qubic_lab.oracle.risk.report import RiskReport, report_risk
 from qubic_lab.oracle.risk.rules import RiskRule, read_rules
@@ -46,7 +46,7 @@ from qubic_lab.oracle.serving.responses import (
     TextHistory,
 )
 from qubic_lab.oracle.serving.sentiment_parts import index_part, mood
-from qubic_lab.oracle.serving.summary import age, summarize
+from qubic_lab.oracle.serving.summary import summarize
 from qubic_lab.oracle.serving.text_parts import by_kind, by_source, headline, historic_text, model_scores
 from qubic_lab.oracle.store.freshness import PricedSeries, why_no_bars
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
@@ -337,7 +337,7 @@ def _rating(snapshot: Snapshot, sources: Sequence[PricedSeries], summary: Mood |
     if chosen is None:
         return Missing(reason="no rating: there are no prices for bars of an hour")
     if chosen.stale:
-        return Missing(reason=f"no rating: the newest price is {age(chosen.age_s)} old")
+        return Missing(reason=f"no rating: the newest price is {age_text(chosen.age_s)} old")
     return rate_bars(snapshot.bars(chosen, frame_us, RATED_BARS), chosen, summary, snapshot.at_us)
 
 

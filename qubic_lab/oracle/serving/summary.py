@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.timestamps import age_text
 from qubic_lab.oracle.serving.responses import CoinOverview, LastPrice, Mood
 
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
@@ -30,15 +31,6 @@ def money(value: float) -> str:
         return f"{value:,.2f}"
     decimals = next((n for n in range(16) if round(value, n) >= 10 ** (3 - n)), 16)
     return f"{value:.{decimals}f}"
-
-
-def age(seconds: float) -> str:
-    """Return an age in its largest unit."""
-    for size, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
-        if seconds >= size:
-            count = int(seconds / size)
-            return f"{count:,} {name}{'' if count == 1 else 's'}"
-    return "less than a second"
 
 
 def _on_time(coin: CoinOverview) -> bool:
@@ -71,7 +63,7 @@ def _coin(coin: CoinOverview, currency: str) -> str:
     if isinstance(coin.sentiment, Mood):
         texts += f" with an index of {_decimal(coin.sentiment.index)} (confidence {coin.sentiment.confidence:.1f})"
     rated = f"; rated {coin.rating.rating}" if isinstance(coin.rating, Rating) else ""
-    return f"{', '.join(parts)}; {texts}{rated}; price {age(coin.last.age_s)} old from {coin.last.source}{stale}."
+    return f"{', '.join(parts)}; {texts}{rated}; price {age_text(coin.last.age_s)} old from {coin.last.source}{stale}."
 
 
 def _rating(rating: MarketRating) -> str:
