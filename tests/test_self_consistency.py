@@ -306,12 +306,12 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path) -> None:
     for broken, message in [
         (
             good.replace('"id": "two"', '"idd": "two"'),
-            r"rows\.jsonl:2 is not a recorded question \(unknown field 'idd'",
+            r"rows\.jsonl: entry 2: unknown name 'idd': did you mean 'id'",
         ),
-        (good.replace('"samples"', '"samplesx"'), r"rows\.jsonl:1 is not a recorded question"),
+        (good.replace('"samples"', '"samplesx"'), r"rows\.jsonl: entry 1: unknown name 'samplesx'"),
         (good.replace("two", "one"), "a question twice"),
         (good + "{", r"rows\.jsonl:3"),
-        ("", "has no rows"),
+        ("", "holds no recorded answers"),
     ]:
         file.write_text(broken)
         with pytest.raises(InputError, match=message):

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qubic_lab.api.problems import problem
+from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
 from qubic_lab.errors import InputError, check_at_least
 
 PER_MINUTE = 120
@@ -39,17 +40,16 @@ class ApiToken:
         InputError: a value is invalid.
     """
 
+    __pydantic_config__ = STRICT
     name: str
     sha256: str
     per_minute: int = PER_MINUTE
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.name, str) and re.fullmatch(r"[\w.@-]{1,100}", self.name)):
+        if not re.fullmatch(r"[\w.@-]{1,100}", self.name):
             raise InputError(f"name {self.name!r}: give 1 to 100 letters, digits and . _ - @")
-        if not (isinstance(self.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", self.sha256)):
-            raise InputError(f"sha256 of {self.name} is not a SHA-256: make it with qubic-lab token add")
-        if not isinstance(self.per_minute, int):
-            raise InputError(f"per_minute of {self.name} is {self.per_minute!r}: it must be a whole number")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise InputError(f"sha256 of {self.name} is not a SHA-256: give 64 hexadecimal digits")
         check_at_least(f"per_minute of {self.name}", self.per_minute, 1)
 
 
@@ -77,13 +77,9 @@ def read_tokens(path: Path) -> list[ApiToken]:
         InputError: it cannot be read or is invalid.
     """
     try:
-        return [ApiToken(**entry) for entry in yaml.safe_load(path.read_text()) or []]
-    except OSError as error:
-        raise InputError(
-            f"token file {path} cannot be read ({error.strerror}): make it with qubic-lab token add"
-        ) from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:  # including InputError and invalid UTF-8
-        raise InputError(f"{path} is not a token file ({error}): make it with qubic-lab token add") from error
+        return check_content(list[ApiToken], read_yaml(path) or [], path)
+    except InputError as error:
+        raise InputError(f"token file {error} (qubic-lab token add makes one)") from error
 
 
 def write_tokens(path: Path, accesses: Sequence[ApiToken]) -> None:

@@ -99,26 +99,12 @@ class VoterTrail:
 class Consensus:
     """The result of a vote with its whole trail.
 
-    Attributes:
-        question: the question.
-        text: the reply to the client.
-        how: the origin of the text: best match of the winning or leading group, or a cautious answer.
-        level: what follows from the confidence; if uncalibrated, from the vote alone.
-        confidence: a probability, or None with the reason.
-        conflict: whether no group has more than half of the ballots.
-        disagreement: 1 less the leader's share of the ballots.
-        decision: the count.
-        groups: the voters of each class of equal answers, the largest first.
-        voters: sorted by name.
-        absences: voters without a vote.
-        ballots: those that were counted.
-        similarities: of the answers, in the voters' order.
-        bonds: between the answers, in the same order.
-        effective_votes: the equivalent number of independent votes.
-        rho: the correlation of the voters' errors; None: unknown, taken as 0.
-        notes: further remarks.
-        additions: sentences of other answers that were added to the best match.
-        disputed: sentences that were left out because as many answers deny them.
+    `text` is the reply to the client, and `how` its origin: the best match of the winning or leading group, or a
+    cautious answer. `level` follows from the confidence; if uncalibrated, from the vote alone. In a `conflict` no group
+    has more than half of the ballots, and `disagreement` is 1 less the leader's share. `groups` holds the voters of
+    each class of equal answers, the largest first; `voters` are sorted by name, and `similarities` and `bonds` are in
+    their order. `rho` is the correlation of the voters' errors; None: unknown, taken as 0. `additions` are sentences of
+    other answers that were added to the best match; `disputed` ones were left out because as many answers deny them.
     """
 
     question: str

@@ -95,14 +95,9 @@ SIGNALS = ("vote_share", "margin", "weight_share", "token_probability", "similar
 class Signals:
     """Signals of a vote's winner, or of its leader if nobody won; None if unknown.
 
-    Attributes:
-        ballots: of the vote, including those without an answer.
-        vote_share: of all ballots.
-        margin: the lead as a share.
-        weight_share: of all weight.
-        token_probability: the geometric mean of its token probabilities.
-        similarity: mean similarity of its answers, 0 to 1.
-        tokens: mean length of its answers; a baseline, because long answers of some models are wrong more often.
+    `ballots` includes those without an answer. `margin` is the lead as a share. `token_probability` is the geometric
+    mean of the winner's token probabilities. `similarity`, 0 to 1, and `tokens` are means over its answers; length is a
+    baseline, because long answers of some models are wrong more often.
     """
 
     ballots: int
@@ -160,21 +155,11 @@ class CalibrationCandidate:
 
 @dataclass(frozen=True)
 class VoteCalibration:
-    """A curve from signals to the probability that a winner is right, for one model and one question type.
+    """A curve from signals to the probability that a winner is right, for one model (by hash) and one question type.
 
-    Attributes:
-        model: the hash of the voting model.
-        question_type: such as `numeric`.
-        method: a name in METHODS.
-        signals: the curve's inputs.
-        curve: fitted to all observations.
-        candidates: all that were tried, the chosen one first.
-        data_sha256: of the observations; see `hash_observations`.
-        observations: their number.
-        questions: the number of distinct questions.
-        right: the number of right winners.
-        ballots: the numbers of ballots of the votes; the same share means different things for 3 and 5 ballots.
-        made_utc: creation time in ISO 8601 with offset.
+    `candidates` are all that were tried, the chosen one first. `data_sha256`, `observations`, `questions` and `right`
+    describe the data. `ballots` are the numbers of ballots of the votes: the same share means different things for 3
+    and 5 ballots. `made_utc` is in ISO 8601 with offset.
 
     Raises:
         InputError: a value is out of its range, or the curve does not take these signals.
@@ -257,18 +242,11 @@ def calibrate(
     made_utc: str,
     candidates: Sequence[tuple[str, tuple[str, ...]]] | None = None,
 ) -> VoteCalibration:
-    """Choose a method and its signals by cross-validation, and fit it to all observations.
+    """Choose a method and its signals by cross-validation, and fit it to all observations of a development split.
 
     The least mean log loss wins; ties go to the earlier candidate. Folds are made of questions, so votes on one
-    question are never on both sides.
-
-    Args:
-        observations: of the development split only.
-        model: the hash of the voting model.
-        question_type: of all the questions.
-        made_utc: the current time in ISO 8601.
-        candidates: methods with their signals; by default each method with each signal that is always known, the
-            logistic curve also with all of them, and the base rate.
+    question are never on both sides. `model` is a hash, `made_utc` the time in ISO 8601. By default the candidates are
+    each method with each signal that is always known, the logistic curve also with all of them, and the base rate.
 
     Raises:
         InputError: too few questions, or a candidate's signal is unknown for some vote.
@@ -408,17 +386,12 @@ def confidence_of(
 
 @dataclass(frozen=True)
 class ConfidenceReport:
-    """The quality of confidences on held-out questions; intervals are 95 %.
+    """The quality of confidences on `items` held-out questions; intervals are 95 %.
 
-    Attributes:
-        items: the number of confidences.
-        accuracy: the share of right winners.
-        ece: expected calibration error over bins of equal mass; `…_equal_width` over bins of equal width.
-        ece_interval: of the true error over these bins.
-        ece_if_calibrated: its expectation for perfectly calibrated confidences.
-        ece_if_calibrated_95: its 95 % quantile for perfectly calibrated confidences.
-        brier: mean squared error; its parts use the bins of equal mass.
-        aurc: area under the risk-coverage curve; 1 − accuracy for a random order.
+    `accuracy` is the share of right winners. `ece` is the expected calibration error over bins of equal mass
+    (`…_equal_width`: of equal width), its interval is of the true error over these bins, and `ece_if_calibrated` and
+    `…_95` are the mean and the 95 % quantile that perfectly calibrated confidences would have. `brier` is the mean
+    squared error. `aurc` is the area under the risk-coverage curve, 1 − accuracy for a random order.
     """
 
     items: int

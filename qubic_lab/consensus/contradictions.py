@@ -31,12 +31,9 @@ LEAST_COMMON = 2
 class Clause:
     """The content of a clause.
 
-    Attributes:
-        content: stems, and names of pairs of opposites, which begin with #.
-        pairs: the names of pairs alone.
-        sign: 1 or -1.
-        numbers: (dimension, value) pairs.
-        compared: for a comparison, the words only before "than" and only after it; else empty.
+    `content` holds stems and names of pairs of opposites, which begin with #; `pairs` only those names. `sign` is 1 or
+    -1, and `numbers` are (dimension, value) pairs. `compared` holds, for a comparison, the words only before "than" and
+    only after it.
     """
 
     content: frozenset[str]

@@ -64,14 +64,9 @@ class PastVote:
 class ErrorCorrelation:
     """How much voters err together, with 95 % bootstrap intervals over questions.
 
-    Attributes:
-        rho: the error correlation over all pairs of voters; 0: independent, 1: always together.
-        rho_interval: of `rho`.
-        same_wrong: the share of pairs, both wrong, with the same answer; None if there is no such pair.
-        same_wrong_interval: of `same_wrong`.
-        both_wrong: the number of pairs that were both wrong.
-        questions: with at least two voters.
-        voters: in the history.
+    `rho` is the error correlation over all pairs of voters; 0: independent, 1: always together. `same_wrong` is the
+    share of the `both_wrong` pairs that gave the same answer, or None. `questions` counts those with at least two
+    voters.
     """
 
     rho: float

@@ -76,17 +76,11 @@ class AnswerFault:
 class Quality:
     """The quality of an answer; each part is from 0 to 1, or None if unknown.
 
-    Attributes:
-        relevance: to the question: `cosine`, or `terms` without embeddings; None for a few words.
-        cosine: of the embeddings of question and answer, 0 if negative.
-        terms: the share of the question's content words that the answer uses.
-        consistency: the mean of `agreement`, if known, and `coherence`.
-        agreement: mean similarity to the other answers.
-        coherence: 0 if the answer contradicts itself as far as rules can tell, else 1.
-        completeness: 0 for an empty, refusing or echoing answer; halved if truncated; less the repeated share of a
-            loop.
-        faults: all faults found.
-        usable: whether the answer should have a vote.
+    `relevance` to the question is `cosine`, or `terms` without embeddings; None for a few words. `cosine` is that of
+    question and answer, 0 if negative; `terms` is the share of the question's content words that the answer uses.
+    `consistency` is the mean of `agreement`, the mean similarity to the other answers, and `coherence`, 0 for
+    self-contradiction. `completeness` is 0 for an empty, refusing or echoing answer, halved if truncated, less the
+    repeated share of a loop. A `usable` answer should have a vote.
     """
 
     relevance: float | None
@@ -115,13 +109,8 @@ def judge_all(
 ) -> tuple[Quality, ...]:
     """Judge the answers to one question; without `embed` no answer is off topic.
 
-    Args:
-        question: the question.
-        texts: the answers including thoughts.
-        finish_reasons: `stop`, `length` or "" of each.
-        similarities: of these texts.
-        embed: turns texts into vectors, as in `similarity.compare`.
-        answers: their final answers, if already read.
+    `finish_reasons` are `stop`, `length` or "". `similarities` are those of the texts; `answers` are their final
+    answers, if already read.
 
     Raises:
         InputError: the numbers of texts, reasons, compared texts and final answers differ.
@@ -161,19 +150,11 @@ def judge(
     agreement: float | None = None,
     answer: FinalAnswer | None = None,
 ) -> Quality:
-    """Judge one answer.
+    """Judge one answer, including its thoughts; `cosine` and `agreement` are None if unknown.
 
     Of a truncated answer only the part before its last sentence is usable: a marked conclusion, prose, words and
     choices. A number within a calculation is not a conclusion, and unfinished thoughts are not an answer. Of a loop
     only a marked conclusion is usable.
-
-    Args:
-        text: the answer including its thoughts.
-        question: the question.
-        finish_reason: `stop`, `length`, or "" if unknown.
-        cosine: of the embeddings of question and answer, if they count.
-        agreement: mean similarity to the other answers, if there are any.
-        answer: its final answer, if already read.
     """
     said = without_thoughts(text).strip()
     words = words_of(said)

@@ -72,15 +72,10 @@ class PairSimilarity:
 
 @dataclass(frozen=True, eq=False)
 class Similarities:
-    """The pairwise similarities of N texts.
+    """The pairwise similarities of N texts, which are the answers without their thoughts.
 
-    Attributes:
-        texts: the compared answers without their thoughts.
-        values_NN: the composite similarity.
-        embedding_NN: cosine, 0 if negative; NaN if it does not count.
-        words_NN: F1 of the multisets of content-word stems.
-        structure_NN: see `_structure`.
-        notes: which parts do not count, and why.
+    `values_NN` is the composite. `embedding_NN` holds cosines, 0 if negative and NaN if they do not count; `notes` say
+    why. `words_NN` is the F1 of the multisets of content-word stems; for `structure_NN` see `_structure`.
     """
 
     texts: tuple[str, ...]

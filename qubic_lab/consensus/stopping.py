@@ -23,13 +23,9 @@ def is_settled(
 ) -> bool:
     """Return whether the winner, or that there is none, is certain whatever the outstanding ballots say.
 
-    Args:
-        ballots: cast so far.
-        to_come: a ballot of each voter that has not answered; their groups are ignored. One that fails later must be
-            counted as a ballot for no group. One that is no longer requested may be left out: the winner is the same
-            with and without it.
-        rule: a name in RULES.
-        fallback: as in `decide`; it must be a plurality with the rule's measure.
+    The groups of the ballots to come are ignored. A voter that fails later must be counted as a ballot for no group;
+    one that is no longer asked may be left out: the winner is the same with and without it. The fallback must be a
+    plurality with the rule's measure.
 
     Raises:
         InputError: an unknown rule, or a fallback that does not fit it.
@@ -138,15 +134,10 @@ def reason_to_stop(
 
 @dataclass(frozen=True)
 class Replayed:
-    """A vote with all samples known, stopped by a rule.
+    """A vote with all samples known, stopped by a rule after `taken` samples.
 
-    Attributes:
-        taken: samples until the stop.
-        why: the reason to stop.
-        winner: at the stop, or None.
-        full_winner: with all samples.
-        tokens: of the samples taken.
-        tokens_saved: of the others.
+    `winner` is the one at the stop, `full_winner` that of all samples; None: nobody. `tokens` counts the samples taken,
+    `tokens_saved` the others.
     """
 
     taken: int
@@ -164,14 +155,7 @@ def replay(
     rule: str = DEFAULT_RULE,
     fallback: str | None = None,
 ) -> Replayed:
-    """Take ballots one by one until there is a reason to stop; the others do not count.
-
-    Args:
-        ballots: in order of arrival.
-        tokens: of each ballot.
-        stop: when to stop.
-        rule: a name in RULES.
-        fallback: as in `decide`.
+    """Take ballots one by one, in order of arrival, until there is a reason to stop; the others do not count.
 
     Raises:
         InputError: no ballots, a different number of tokens, or as `is_settled`.

@@ -87,16 +87,11 @@ class GroupStanding:
 class Decision:
     """The result of counting.
 
-    Attributes:
-        winner: the winning group, or None if the rule is not met.
-        rule: the deciding rule: the requested one, or the fallback if that is not met.
-        standings: all groups, the leader first.
-        ballots: their total number, including those for no group.
-        margin: the leader's share less the runner-up's, of ballots or weight as the rule counts.
-        tied: the groups that share the highest support; empty if one leads.
-        tie_resolved_by: what ranked the winner before tied groups: weight, ballots or the first voter's name; else
-            None.
-        why: a one-line explanation.
+    `winner` is None if the rule is not met; `rule` is the deciding rule: the requested one, or the fallback.
+    `standings` has the leader first. `ballots` counts all of them, including those for no group. `margin` is the
+    leader's share less the runner-up's, of ballots or weight as the rule counts. `tied` groups share the highest
+    support; `tie_resolved_by` says what ranked the winner first among them (weight, ballots or the first voter's name),
+    and `why` explains the decision in a line.
     """
 
     winner: Group | None

@@ -141,13 +141,10 @@ def weigh(
     health_score: float | None = None,
     parameters: int | None = None,
 ) -> WeightParts:
-    """Return a voter's weight.
+    """Return a voter's weight from what is known.
 
-    Args:
-        record: its checked answers.
-        response_s: its mean time to a complete answer, in seconds.
-        health_score: of its node, 0 to 100.
-        parameters: of its model.
+    `response_s` is the mean time to a complete answer, `health_score` that of its node, 0 to 100, and `parameters` the
+    size of its model.
 
     Raises:
         InputError: a value is out of its range.

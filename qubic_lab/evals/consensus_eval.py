@@ -65,20 +65,12 @@ SLOTS = 32
 
 @dataclass(frozen=True)
 class ConsensusPlan:
-    """Which model is asked what.
+    """Which model (alias, hub id, folder or GGUF file) is asked what.
 
-    Attributes:
-        model: alias, hub id, folder or GGUF file.
-        questions: number of questions with computed answers (`graded_questions`), or the maximum from `file`.
-        creative: number of the project's creative questions, which have no right answer.
-        k: ballots of the studied vote.
-        asking: how each question is asked.
-        dtype: `fp32`, `bf16` or `fp16`.
-        threads: compute threads; None: one per core.
-        seed: of the questions, the halves and the intervals.
-        file: a user's question file instead, or "".
-        layout: of the file, as in `load_user_questions`.
-        columns: its column map if the layout is `mapped`.
+    `questions` is the number of questions with computed answers (`graded_questions`), or the maximum from `file`, a
+    user's file with `layout` and `columns` as in `load_user_questions`. `creative` questions have no right answer. `k`
+    is the number of ballots. `dtype` is `fp32`, `bf16` or `fp16`; `threads` None means one per core. `seed` is that of
+    the questions, the halves and the intervals.
 
     Raises:
         InputError: a number is out of its range.
@@ -116,29 +108,18 @@ class CalibratedType:
 
 @dataclass(frozen=True)
 class VoteEvaluation:
-    """The evaluation of recorded answers; dictionaries are by question type, with `all` for all together.
+    """The evaluation of recorded answers for votes of k ballots; dictionaries are by question type, or `all`.
 
-    Attributes:
-        k: ballots of the vote.
-        questions: number of questions with references.
-        tokens: mean tokens of one sample.
-        curve: every method at every k, against its tokens.
-        gains: the vote of k less one sample (pass@1).
-        weighted_gains: the same for the vote weighted by the mean token's probability.
-        greedy_gains: the vote of k less the greedy answer.
-        against_greedy: its exact McNemar test, for one vote: that of the first k samples.
-        equal_tokens: a vote against one longer greedy answer, on the held-out half.
-        best_rule: the best rule of the development half that chooses one of k answers by length or a signal.
-        rule_gain: the vote less that rule, on the held-out half.
-        agreeing_wrong: wrong answers that agree.
-        correlation: of the samples' errors, or None if it cannot be estimated.
-        effective_votes: the equivalent number of independent votes of k samples.
-        held_out: votes of the held-out half with a leader, on which confidences are judged.
-        undecided: those without a leader, because no sample has a final answer.
-        vote_share: the vote's share as its confidence, on the held-out half.
-        calibrated: calibrated confidences, on the held-out half.
-        uncalibrated: types with too few questions to calibrate.
-        diversity: of creative answers, not their quality; None if none were asked.
+    `tokens` is the mean of one sample. `curve` has every method at every k. `gains` compare the vote with one sample
+    (pass@1), `weighted_gains` the weighted vote, `greedy_gains` the vote with the greedy answer, and `against_greedy`
+    is the exact McNemar test of the vote of the first k samples. On the held-out half: `equal_tokens` compares a vote
+    with one longer greedy answer, and `rule_gain` the vote with `best_rule`, which chooses one of k answers by length
+    or a signal. `correlation` is that of the samples' errors, and `effective_votes` what k samples are worth; None:
+    unknown.
+
+    Confidences are judged on the `held_out` votes with a leader (`undecided` ones have none): `vote_share` takes the
+    share as the confidence, `calibrated` are calibrations, and `uncalibrated` the types with too few questions.
+    `diversity` describes creative answers, not their quality.
     """
 
     k: int
@@ -226,12 +207,8 @@ def evaluate_votes(
 ) -> VoteEvaluation:
     """Evaluate recorded answers; rows without a reference count as creative ones.
 
-    Args:
-        rows: with at least k samples each, and one factor of longer greedy answers.
-        k: ballots of the vote.
-        model: the hash of the model, for its calibrations.
-        seed: of the halves and the intervals.
-        calibrations: a folder to save them in, or None.
+    Every row needs at least k samples and one factor of longer greedy answers. `model` is a hash, for the calibrations,
+    which are saved in the folder `calibrations` if it is given.
 
     Raises:
         InputError: too few questions or samples, or no longer greedy answers.

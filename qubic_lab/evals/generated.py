@@ -31,9 +31,7 @@ CONVERSIONS = (("kilometres", "metres", 1000), ("hours", "minutes", 60), ("kilog
 def questions_for(limit: int | None = None, seed: int = 0) -> tuple[Question, ...]:
     """Return the first `limit` questions: the project's written ones, then generated ones.
 
-    Args:
-        limit: by default all written ones and STANDARD_GENERATED more.
-        seed: of the generated ones.
+    By default there are STANDARD_GENERATED generated ones.
 
     Raises:
         InputError: `limit` is below 1 or above the number of questions.

@@ -52,13 +52,9 @@ _ALWAYS, _NEVER = SimilarityThresholds(-1.0, -1.0), SimilarityThresholds(2.0, 2.
 class MethodScore:
     """The scores of one method on the test half, and our lead over it.
 
-    Attributes:
-        name: of the method.
-        class_f1: macro-F1 of being in one class or not.
-        label_f1: macro-F1 of the three labels.
-        joined: the share of the pairs of each label that it puts into one class.
-        class_lead: our class_f1 less this one's; the interval is of the difference over the same pairs.
-        label_lead: the same of label_f1.
+    `class_f1` is the macro-F1 of being in one class or not, `label_f1` that of the three labels; the leads are ours
+    less this method's, with intervals over the same pairs. `joined` is the share of the pairs of each label put into
+    one class.
     """
 
     name: str
@@ -130,13 +126,8 @@ def evaluate_pairs(
 class RelevanceResult:
     """How well the similarity of question and answer recognizes answers to other questions, on the test half.
 
-    Attributes:
-        own: number of answers with their own questions.
-        others: number of answers with other questions.
-        dropped: share of the own ones that count as off topic, with the Wilson interval.
-        found: share of the others that count as off topic, with the Wilson interval.
-        used: the threshold in use.
-        chosen: the threshold that the development half gives.
+    `own` and `others` count the answers with their own and with other questions. `dropped` and `found` are the shares
+    of them that are off topic, with Wilson intervals. `chosen` is the threshold of the development half.
     """
 
     own: int

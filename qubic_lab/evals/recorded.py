@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
-from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.checked_yaml import STRICT, check_content
+from qubic_lab.errors import InputError
+from qubic_lab.evals.json_lines import read_objects
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.scoring import is_checkable, is_right
 
@@ -25,6 +26,7 @@ class RecordedSample:
         InputError: tokens or weight are negative, or a number is not finite.
     """
 
+    __pydantic_config__ = STRICT
     text: str
     tokens: int
     group: int | None = None
@@ -53,6 +55,7 @@ class RecordedQuestion:
         InputError: there are no samples, the factors are not increasing, or only some answers are judged.
     """
 
+    __pydantic_config__ = STRICT
     id: str
     kind: str
     question: str
@@ -112,46 +115,10 @@ def read_recorded(file: Path) -> tuple[RecordedQuestion, ...]:
     """Read a table that `write_recorded` wrote.
 
     Raises:
-        InputError: the file cannot be read, has no rows or a repeated id, or a line is invalid; names the line.
+        InputError: the file cannot be read, is empty, or has a repeated id or an invalid row; names the row.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recorded answers {file} cannot be read ({error}): give a file that was recorded") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append(_row(json.loads(line)))
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise InputError(f"{file}:{number} is not a recorded question ({error}): record it again") from error
-    if not rows:
-        raise InputError(f"recorded answers {file} has no rows: record at least one question")
-    ids = [row.id for row in rows]
-    if len(set(ids)) < len(ids):
-        raise InputError(f"recorded answers {file} has a question twice: ids must differ")
-    return tuple(rows)
-
-
-def _row(values: Any) -> RecordedQuestion:
-    return RecordedQuestion(
-        **{
-            **_known(RecordedQuestion, values),
-            "greedy": _sample(values["greedy"]),
-            "samples": tuple(_sample(each) for each in values["samples"]),
-            "longer": tuple((int(factor), _sample(each)) for factor, each in values["longer"]),
-        }
-    )
-
-
-def _sample(values: Any) -> RecordedSample:
-    signals = tuple((str(name), float(value)) for name, value in values["signals"])
-    return RecordedSample(**{**_known(RecordedSample, values), "signals": signals})
-
-
-def _known(kind: type[RecordedQuestion] | type[RecordedSample], values: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in fields(kind)]
-    for name in values:
-        if name not in names:
-            raise InputError(f"unknown field {name!r}: {did_you_mean(name, names)}")
-    return values
+    content = [fields for _, fields in read_objects(file, "recorded answers")]
+    rows = check_content(tuple[RecordedQuestion, ...], content, file)
+    if len({row.id for row in rows}) < len(rows):
+        raise InputError(f"recorded answers file {file} has a question twice: ids must differ")
+    return rows

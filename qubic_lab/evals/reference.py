@@ -25,15 +25,7 @@ def library() -> str:
 def reference_answers(
     folder: Path, dtype: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, threads: int
 ) -> Iterator[ReferenceAnswer]:
-    """Answer prompts greedily with transformers' own model and generate.
-
-    Args:
-        folder: a model folder.
-        dtype: `fp32`, `bf16` or `fp16`.
-        prompts: token ids of each prompt.
-        max_new_tokens: the maximum length of an answer.
-        threads: compute threads.
-    """
+    """Answer prompts, given as token ids, greedily with transformers' own model and generate."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging as transformers_logging

@@ -156,10 +156,7 @@ def voted_at(row: RecordedQuestion, k: int, weighted: bool = False) -> ExpectedV
 def chosen_at(row: RecordedQuestion, k: int, rule: str) -> float:
     """Return the accuracy of a rule that chooses one of k samples; ties are drawn at random.
 
-    Args:
-        row: the question.
-        k: the number of samples to choose from.
-        rule: one of LENGTH_RULES (by tokens), or a signal, whose highest value is chosen.
+    The rule is one of LENGTH_RULES (by tokens), or a signal, whose highest value is chosen.
 
     Raises:
         InputError: the rule is unknown or there are fewer than k samples.
@@ -197,13 +194,9 @@ def signal_names(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
 
 
 def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> list[float]:
-    """Return the correctness of a method for each question.
+    """Return the correctness of a method, one of METHODS or a rule of `chosen_at`, for each judged question.
 
-    Args:
-        rows: judged questions.
-        method: one of METHODS, or a rule of `chosen_at`. `longer greedy` has k times the token limit; `greedy` and
-            `pass@1` do not depend on k.
-        k: the number of samples.
+    `longer greedy` has k times the token limit; `greedy` and `pass@1` do not depend on k.
 
     Raises:
         InputError: there are no rows, one is not judged or has too few samples, or the method is unknown.
@@ -239,12 +232,7 @@ def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> fl
 
 
 def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[CurvePoint, ...]:
-    """Return every method at every k, against its tokens.
-
-    Args:
-        rows: judged questions.
-        ks: numbers of samples; by default those of KS for which every question has enough.
-        seed: of the bootstrap.
+    """Return every method at every k, against its tokens; by default at all KS with enough samples.
 
     Raises:
         InputError: as `right_values`.
@@ -326,12 +314,9 @@ def equal_tokens(
 
 
 def best_rule(development: Sequence[RecordedQuestion], k: int, among: Sequence[str] | None = None) -> str:
-    """Return the rule of `chosen_at` with the best accuracy on the development half; ties go to the first.
+    """Return the rule of `chosen_at` with the best accuracy on a development half; ties go to the first.
 
-    Args:
-        development: judged questions; judge the rule on others.
-        k: the number of samples to choose from.
-        among: rules; by default all lengths and signals.
+    By default all lengths and signals are candidates. Judge the rule on other questions.
 
     Raises:
         InputError: as `right_values`.

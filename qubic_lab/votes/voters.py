@@ -26,17 +26,10 @@ T = TypeVar("T")
 class VoteRequest:
     """What a client wants voted on, and how.
 
-    Attributes:
-        request: the question and each voter's sampling parameters; its seed is the first voter's.
-        nodes: number of nodes to ask, or all if there are fewer.
-        samples: answers per node; fewer nodes give more each.
-        rounds: the maximum; voters are asked again if the vote is too close.
-        deadline_s: for the whole vote.
-        voting: how votes are counted.
-        question_type: selects the calibration.
-        prompts: other wordings of the question, taken by nodes and rounds in turn; empty: all get the question.
-        temperatures: taken by the nodes in turn; empty: the request's temperature.
-        stop: when to stop waiting for missing votes.
+    `request` holds the question and the sampling parameters; its seed is the first voter's. `samples` is the number of
+    answers per node; fewer `nodes` than requested give more each. `rounds` is the maximum: voters are asked again if
+    the vote is too close. `prompts` (other wordings of the question) and `temperatures` are taken by the nodes in turn;
+    empty: the request's. `question_type` selects the calibration.
     """
 
     request: pipeline_pb2.GenerateRequest
