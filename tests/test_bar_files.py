@@ -23,6 +23,7 @@ from qubic_lab.oracle.ingest.files.cells import StampRules, decimal_mark, read_n
 from qubic_lab.oracle.ingest.files.columns import normalise
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, packaged_file, read_packaged
 from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts, read_texts
+from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_store import TextStore
@@ -608,8 +609,8 @@ def test_an_import_is_kept_once_and_a_correction_is_a_row_of_its_own(tmp_path: P
     options = BarOptions("BTC", stamp="open")
     first = import_bars(store, file, options)
     assert (first.added, first.corrected, first.prices, first.flags) == (40, 0, 40, {"zero-volume": 40})
-    assert first.to_dict()["from"] == "2021-09-27T14:00:00Z"
-    json.dumps(first.to_dict())
+    assert to_plain(first)["from"] == "2021-09-27T14:00:00Z"
+    json.dumps(to_plain(first))
     assert import_bars(store, file, options).added == 0
     file.write_text(hours(40, v=0).replace(row(7, v=0), row(7, v=0, h=41000)))
     again = import_bars(store, file, options)
@@ -666,7 +667,7 @@ def test_texts_from_files(tmp_path: Path) -> None:
     store = TextStore(engine)
     done = import_texts(store, file, TextOptions("archive"))
     assert (done.added, done.rows, done.coins) == (2, 3, {"bitcoin": 1})
-    json.dumps(done.to_dict())
+    json.dumps(to_plain(done))
     assert import_texts(store, file, TextOptions("archive")).added == 0
     with pytest.raises(InputError, match="invented sample texts"):
         import_texts(store, file, TextOptions("sample"))

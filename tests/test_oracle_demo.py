@@ -14,6 +14,7 @@ from qubic_lab.oracle.ingest.files.packaged import DATASETS, read_packaged
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
 from qubic_lab.oracle.ingest.quality import quality_report
 from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.source_names import SAMPLE, is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -34,15 +35,17 @@ def test_the_second_run_adds_nothing(engine: Engine) -> None:
             table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
             for table in (MARKET_DATA, NEWS_DATA)
         }
-    assert first.rows_added == counts == {"market_data": 8684 + 661, "news_data": 80}
+    assert first.rows_added == {**counts, "total": 9425}
+    assert counts == {"market_data": 8684 + 661, "news_data": 80}
     second = run_demo(engine)
-    assert second.rows_added == {"market_data": 0, "news_data": 0}
-    assert second.to_dict()["rows_added"]["total"] == 0
-    assert [each.rows for each in second.series] == [each.rows for each in first.series] == [8684, 661]
+    assert second.rows_added == {"market_data": 0, "news_data": 0, "total": 0}
+    assert (
+        [each.rows for each in second.overview.series] == [each.rows for each in first.overview.series] == [8684, 661]
+    )
 
 
 def test_the_overview_says_what_is_there_and_how_old_it_is(engine: Engine) -> None:
-    shown = json.loads(json.dumps(run_demo(engine).to_dict()))
+    shown = json.loads(json.dumps(to_plain(run_demo(engine))))
     quarter, day = shown["overview"]["series"]
     assert (quarter["interval_s"], quarter["from"], quarter["to"]) == (
         900,

@@ -13,6 +13,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.quality import NOTHING, completeness, lateness, quality_report
 from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US, read_iso
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -54,7 +55,7 @@ def text(id: str, minute: int | None, title: str, source: str = "wire", coins: t
 def test_an_empty_database_says_so(engine: Engine) -> None:
     report = quality_report(engine, at_us=END)
     assert report.notes == (NOTHING,)
-    assert report.to_dict() == {
+    assert to_plain(report) == {
         "made": "2026-01-01T12:00:00Z",
         "prices": [],
         "texts": [],
@@ -144,6 +145,6 @@ def test_fetches_are_counted_and_one_source_can_be_picked(engine: Engine) -> Non
     assert [each.source for each in quality_report(engine, "exchange", at_us=END).prices] == ["exchange"]
     with pytest.raises(InputError, match="nothing is there from source 'coingeko': did you mean 'coingecko'"):
         quality_report(engine, "coingeko")
-    shown = json.loads(json.dumps(report.to_dict()))
+    shown = json.loads(json.dumps(to_plain(report)))
     assert shown["prices"][0]["first"] == "2026-01-01T00:00:00Z"
     assert shown["fetches"][0]["last_ok"] == "2026-01-01T00:00:00.000003Z"

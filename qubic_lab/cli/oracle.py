@@ -24,7 +24,7 @@ from qubic_lab.cli.console import (
     split_list,
 )
 from qubic_lab.cli.oracle_files import interval_text
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import iso
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def demo(json: options.Json = False) -> None:
 
     result = run_demo(open_database())
     if json:
-        print_json(result.to_dict())
+        print_json(to_plain(result))
     else:
         _show_demo(result)
 
@@ -82,7 +82,7 @@ def _show_demo(result: "DemoResult") -> None:
     def change(percent: float | None) -> str:
         return "-" if percent is None else f"{percent:+.2f} %"
 
-    added = ", ".join(f"{count} to {table}" for table, count in result.rows_added.items())
+    added = ", ".join(f"{count} to {table}" for table, count in result.rows_added.items() if table != "total")
     typer.echo(f"rows added: {added}\n")
     rows = [
         (
@@ -90,11 +90,11 @@ def _show_demo(result: "DemoResult") -> None:
             *(iso(each.first_us), iso(each.last_us), f"{each.last_close:.8g} {each.currency}"),
             *(change(each.change_24h_pct), change(each.change_7d_pct), each.age),
         )
-        for each in result.series
+        for each in result.overview.series
     ]
     print_table(("coin", "source", "bars", "rows", "from", "to", "last", "24 h", "7 days", "age"), rows)
     typer.echo("")
-    texts = [(each.source, str(each.texts), "invented" if each.sample else "") for each in result.texts]
+    texts = [(each.source, str(each.texts), "invented" if each.sample else "") for each in result.overview.texts]
     print_table(("texts from", "texts", ""), texts)
     for line in result.notes:
         note(line)
@@ -233,7 +233,7 @@ def quality(
 
     report = quality_report(open_database(), source)
     if json:
-        print_json(report.to_dict())
+        print_json(to_plain(report))
     else:
         _show_quality(report)
 

@@ -11,10 +11,11 @@ import typer
 from qubic_lab.cli import options
 from qubic_lab.cli.console import counts_text, duration_text, note, print_json, print_table, read_seconds, require
 from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.oracle.model.response import to_plain
 
 if TYPE_CHECKING:
     from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
-    from qubic_lab.oracle.ingest.files.bar_files import ImportResult
+    from qubic_lab.oracle.ingest.files.bar_files import BarImport
     from qubic_lab.oracle.ingest.files.text_files import TextImport
 
 IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
@@ -103,7 +104,7 @@ def import_file(
     with named_as_options():
         result = import_bars(PriceStore(open_database()), file, settings)
     if json:
-        print_json(result.to_dict())
+        print_json(to_plain(result))
         return
     _show_import(result, f"{result.series.coin}, {interval_text(result.series.interval_s)}", result.flags, "flags")
     if result.gaps:
@@ -136,7 +137,7 @@ def import_texts(
     with named_as_options():
         result = text_files.import_texts(TextStore(open_database()), file, settings)
     if json:
-        print_json(result.to_dict())
+        print_json(to_plain(result))
         return
     _show_import(result, f"texts of {source}", result.coins, "coins")
     for line in result.notes:
@@ -148,7 +149,7 @@ def interval_text(interval_s: int) -> str:
     return f"bars of {duration_text(interval_s)}" if interval_s else "quotes"
 
 
-def _show_import(result: "ImportResult | TextImport", what: str, counts: Mapping[str, int], counted: str) -> None:
+def _show_import(result: "BarImport | TextImport", what: str, counts: Mapping[str, int], counted: str) -> None:
     from qubic_lab.oracle.model.timestamps import iso
 
     typer.echo(

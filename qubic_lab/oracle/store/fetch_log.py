@@ -6,6 +6,7 @@ from typing import Literal
 from sqlalchemy import Engine, case, func, insert, select
 
 from qubic_lab.errors import check_choice, check_range
+from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.store.tables import FETCHES
 
 Outcome = Literal["ok", "not_modified", "failed"]
@@ -51,7 +52,7 @@ class StoredFetch(Fetch):
 
 
 @dataclass(frozen=True)
-class FetchCounts:
+class FetchCounts(Part):
     """What came of a source's fetches; `last_ok_us`: when the last one began that was answered, if any was."""
 
     source: str
@@ -59,7 +60,7 @@ class FetchCounts:
     not_modified: int
     failed: int
     rows_added: int
-    last_ok_us: int | None
+    last_ok_us: Instant | None
 
 
 class FetchLog:

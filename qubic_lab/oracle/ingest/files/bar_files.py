@@ -5,10 +5,9 @@ Nothing is filled in: missing bars stay missing and are counted. `notes` say wha
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,6 +50,7 @@ from qubic_lab.oracle.ingest.schemas import BARS, QUOTES, check_frame
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.source_names import check_source
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -148,7 +148,7 @@ class BarFile:
 
 
 @dataclass(frozen=True)
-class ImportResult:
+class BarImport(Part):
     """The outcome of an import: `added` rows are new in the database, `corrected` of them are later versions."""
 
     file: str
@@ -157,21 +157,15 @@ class ImportResult:
     prices: int
     added: int
     corrected: int
-    from_us: int
-    to_us: int
+    from_us: Instant
+    to_us: Instant
     gaps: int
     missing: int
     flags: Mapping[str, int]
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON, times in ISO 8601."""
-        found = asdict(self)
-        found["from"], found["to"] = iso(found.pop("from_us")), iso(found.pop("to_us"))
-        return found | {"flags": dict(self.flags), "notes": list(self.notes)}
 
-
-def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Callable[[], int] = now_us) -> ImportResult:
+def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Callable[[], int] = now_us) -> BarImport:
     """Read a file of prices, flag outliers and other oddities, and store them.
 
     Raises:
@@ -180,10 +174,10 @@ def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Calla
     return keep_bars(store, read_bars(path, options, clock()))
 
 
-def keep_bars(store: PriceStore, file: BarFile) -> ImportResult:
+def keep_bars(store: PriceStore, file: BarFile) -> BarImport:
     """Flag a file's prices, given those before them in the database, and store them."""
     kept = keep_prices(store, file.series, file.prices)
-    return ImportResult(
+    return BarImport(
         file=file.file,
         series=file.series,
         rows=file.rows,

@@ -16,8 +16,9 @@ from qubic_lab.oracle.ingest.schemas import check_texts
 from qubic_lab.oracle.ingest.text_fields import plain_text
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text, TextKind
+from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.source_names import check_source
-from qubic_lab.oracle.model.timestamps import iso, now_us
+from qubic_lab.oracle.model.timestamps import now_us
 from qubic_lab.oracle.store.text_store import TextStore
 
 KINDS: tuple[TextKind, ...] = ("news", "social")
@@ -64,7 +65,7 @@ class TextFile:
 
 
 @dataclass(frozen=True)
-class TextImport:
+class TextImport(Part):
     """What became of a file of texts: `added` rows are new in the database, `corrected` of them are later versions."""
 
     file: str
@@ -73,16 +74,10 @@ class TextImport:
     texts: int
     added: int
     corrected: int
-    from_us: int
-    to_us: int
+    from_us: Instant
+    to_us: Instant
     coins: Mapping[str, int]
     notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON, times in ISO 8601."""
-        found = {name: getattr(self, name) for name in ("file", "source", "rows", "texts", "added", "corrected")}
-        times = {"from": iso(self.from_us), "to": iso(self.to_us)}
-        return {**found, **times, "coins": dict(self.coins), "notes": list(self.notes)}
 
 
 def import_texts(store: TextStore, path: Path, options: TextOptions, clock: Callable[[], int] = now_us) -> TextImport:
