@@ -9,7 +9,7 @@ from qubic_lab.studies import (
     cluster,
     concurrency,
     consensus_evaluation,
-    oracle_acceptance,
+    oracle_results,
     split_strategies,
 )
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
@@ -20,7 +20,7 @@ STUDIES = (
     accuracy_comparison,
     concurrency,
     consensus_evaluation,
-    oracle_acceptance,
+    oracle_results,
 )
 
 CLOUD = "there are no machines in the cloud to measure, and the launch code is not written yet"

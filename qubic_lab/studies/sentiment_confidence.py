@@ -1,10 +1,7 @@
-"""Whether a sentiment model is as often right as its probabilities say, on labelled headlines that it never saw."""
+"""Is a sentiment model as often right as its probabilities say, on labelled headlines that it never saw?"""
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -21,41 +18,38 @@ from qubic_lab.stats import (
     calibration_error_interval,
     reliability_table,
 )
-from qubic_lab.studies.style import DARK, INK, PALE, STYLE, WIDTH_INCHES
-
-Row = dict[str, Any]
-Measured = Mapping[str, Any]
+from qubic_lab.studies.oracle_results import ConfidenceError, ConfidenceRecord, RecordedEstimate
+from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, plot
 
 
-def confidence(model: SentimentModel, bins: int = BINS, seed: int = 0) -> Row:
-    """Return how right the probability is that a model gives to the label it says.
+def confidence(model: SentimentModel, bins: int = BINS, seed: int = 0) -> ConfidenceRecord:
+    """Judge the probability that a model gives to its own label on the test part of our headlines.
 
-    It is judged on the test part of our headlines, from which no model learned. The record is plain values for JSON:
-    model, headlines, groups, accuracy; "ece": {"value", "low", "high", "chance": mean error were it calibrated,
-    "chance_95": 95 % of errors would be no more}; "brier": its score and parts; "brier_skill": {"value", "low", "high"}
-    over always saying the accuracy, which it does not know beforehand; "bins": the reliability diagram. Intervals are
-    of 95 %; that of the skill is by groups of like headlines, drawn anew.
+    No model learned from that part. Intervals are of 95 %.
     """
     examples = read_examples(data_file("sentiment", "headlines.jsonl"), "test")
     scores = model.score([each.text for each in examples])
     right = np.array([score.label == LABELS[each.label] for score, each in zip(scores, examples, strict=True)])
     forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right, bins)
     _, group = np.unique([each.group for each in examples], return_inverse=True)
-    error, chance = calibration_error(forecasts), calibration_error_if_calibrated(forecasts, seed=seed)
-    low, high = calibration_error_interval(forecasts, seed=seed)
-    return {
-        "model": model.name,
-        "headlines": len(forecasts),
-        "groups": int(group.max()) + 1,
-        "accuracy": float(right.mean()),
-        "ece": {"value": error, "low": low, "high": high, "chance": chance[0], "chance_95": chance[1]},
-        "brier": asdict(brier_parts(forecasts)),
-        "brier_skill": _skill(forecasts, group, seed),
-        "bins": [asdict(each) for each in reliability_table(forecasts)],
-    }
+    error = calibration_error(forecasts)
+    return ConfidenceRecord(
+        model=model.name,
+        headlines=len(forecasts),
+        groups=int(group.max()) + 1,
+        accuracy=float(right.mean()),
+        ece=ConfidenceError(
+            error,
+            *calibration_error_interval(forecasts, seed=seed),
+            *calibration_error_if_calibrated(forecasts, seed=seed),
+        ),
+        brier=brier_parts(forecasts),
+        brier_skill=_skill(forecasts, group, seed),
+        bins=tuple(reliability_table(forecasts)),
+    )
 
 
-def _skill(forecasts: Forecasts, group: Any, seed: int) -> Row:
+def _skill(forecasts: Forecasts, group: Any, seed: int) -> RecordedEstimate:
     """Return the Brier skill over the share that is right; where all or none are, there is none."""
     squares = np.bincount(group, (forecasts.probability - forecasts.happened) ** 2)
     hits, sizes = np.bincount(group, forecasts.happened), np.bincount(group)
@@ -67,41 +61,35 @@ def _skill(forecasts: Forecasts, group: Any, seed: int) -> Row:
 
     value = skill(slice(None))
     if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    low, high = bootstrap_interval(skill, len(sizes), seed=seed)
-    return {"value": value, "low": low, "high": high}
+        return RecordedEstimate(None, None, None)
+    return RecordedEstimate(value, *bootstrap_interval(skill, len(sizes), seed=seed))
 
 
-def reliability(found: Measured) -> Figure:
-    """Draw how often what a model says is right, against the probability that it gives; lines are 95 % intervals."""
-    bins = found["bins"]
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 3.4), layout="constrained")
+def reliability(found: ConfidenceRecord) -> Figure:
+    """Draw the share of labels that are right against their probability; lines are 95 % intervals."""
+    with plot(size=(WIDTH_INCHES, 3.4), ncols=2, fontsize=9) as (figure, axes):
         axes.plot([0, 100], [0, 100], ":", color=INK, linewidth=0.8, label="calibrated")
-        at = [100 * each["mean"] for each in bins]
-        low, high = ([100 * each[name] for each in bins] for name in ("share_low", "share_high"))
+        at = [100 * each.mean for each in found.bins]
+        low, high = [100 * each.share_low for each in found.bins], [100 * each.share_high for each in found.bins]
         axes.vlines(at, low, high, color=INK, linewidth=1.2)
-        axes.plot(
-            at, [100 * each["share"] for each in bins], "o-", color=DARK, markerfacecolor=PALE, label=found["model"]
-        )
+        shares = [100 * each.share for each in found.bins]
+        axes.plot(at, shares, "o-", color=DARK, markerfacecolor=PALE, label=found.model)
         axes.set_xlim(30, 101)
         axes.set_ylim(0, 101)
-        axes.set_xlabel("probability of the label that it says (%)")
+        axes.set_xlabel("probability of the label (%)")
         axes.set_ylabel("right (%)")
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
 
-def sentence(found: Measured) -> str:
+def sentences(found: ConfidenceRecord) -> list[str]:
     """Say whether a model's confidence is calibrated."""
-    error, skill = found["ece"], found["brier_skill"]
-    told = "no evidence against its probabilities" if error["value"] <= error["chance_95"] else "more than chance"
-    worth = (
-        "it says nothing of which are right"
-        if skill["value"] is None
-        else f"Brier skill {skill['value']:+.2f} ({skill['low']:+.2f} to {skill['high']:+.2f})"
-    )
-    return (
-        f"The confidence of the sentiment model {found['model']} on {found['headlines']} headlines that it never saw: "
-        f"calibration error {error['value']:.3f}, by chance up to {error['chance_95']:.3f}, so {told}; {worth}."
-    )
+    error, skill = found.ece, found.brier_skill
+    verdict = "no evidence against its probabilities" if error.value <= error.chance_95 else "more than chance"
+    worth = f"Its Brier skill is {skill.text(digits=2)}."
+    if skill.value is None:
+        worth = "Its confidence does not tell right labels from wrong ones."
+    return [
+        f"The confidence of {found.model} has a calibration error of {error.value:.3f} on {found.headlines} unseen "
+        f"headlines (by chance up to {error.chance_95:.3f}): {verdict}.",
+        worth,
+    ]
