@@ -18,7 +18,8 @@ from qubic_lab.oracle.inference.multiple_testing import judge
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import oracle_backtest as study
-from qubic_lab.studies.oracle_backtest import Family, ScoredTexts, StudyBars
+from qubic_lab.studies.market_bars import StudyBars, load_bars
+from qubic_lab.studies.oracle_backtest import Family, ScoredTexts
 
 OPEN = {"stamp": "open"}
 QUICK = {"draws": 3, "resamples": 200}
@@ -58,7 +59,7 @@ def planted(bars: StudyBars, effect: float | None) -> ScoredTexts | None:
 
 @pytest.fixture(scope="module")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> StudyBars:
-    return study.load_bars(write(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
+    return load_bars(write(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,7 @@ def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(
 
 
 def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Path, ledger: TrialLedger) -> None:
-    flat = study.load_bars(write(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
+    flat = load_bars(write(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
     family = study.study_family(flat, ledger, Costs(5.0), **QUICK)
     said = " ".join(study.findings([family]) + study.notes([family]))
     assert "no evidence: the chosen one of 16 trials never trades" in said
@@ -233,7 +234,7 @@ def test_files_that_cannot_be_used_get_one_clear_line(tmp_path: Path) -> None:
         (str(tmp_path / "missing.csv"), OPEN, "missing.csv"),
     ):
         with pytest.raises(InputError, match=said) as caught:
-            study.load_bars(file, "bitcoin", reading)
+            load_bars(file, "bitcoin", reading)
         assert "\n" not in str(caught.value)
 
 
@@ -241,7 +242,7 @@ def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
     path = Path(write(tmp_path / "gaps.csv", walk(420)))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:150], *lines[200:], *lines[170:200]]) + "\n")  # one block is out of order
-    found = study.load_bars(str(path), "bitcoin", OPEN)[0]
+    found = load_bars(str(path), "bitcoin", OPEN)[0]
     assert (len(found.bars), found.missing, found.row()["missing"]) == (400, 20, 20)
     family = study.study_family(found, ledger, Costs(), scored=planted(found, 0.0), **QUICK)
     assert {"1 day: 20 bars are missing", "1 day: rows were out of order: sorted"} <= set(study.notes([family]))
@@ -249,7 +250,7 @@ def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
 
 def test_short_bars_become_hours_only_where_asked(tmp_path: Path) -> None:
     file = write(tmp_path / "quarters.csv", walk(1_300), step_us=DAY_US // 96)
-    hours, quarters = (study.load_bars(file, "bitcoin", OPEN, join=join)[0] for join in (True, False))
+    hours, quarters = (load_bars(file, "bitcoin", OPEN, join=join)[0] for join in (True, False))
     assert (hours.name, len(hours.bars)) == ("1 h", 325)
     assert (quarters.name, len(quarters.bars)) == ("15 min", 1_300)
 
@@ -266,7 +267,7 @@ def test_short_bars_become_hours_only_where_asked(tmp_path: Path) -> None:
 def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, name: str) -> None:
     count = 200 if step_us > DAY_US else 320
     file = write(tmp_path / "bars.csv", walk(count), step_us, first_us=first_us)
-    found = study.load_bars(file, "bitcoin", OPEN, least=100)[0]
+    found = load_bars(file, "bitcoin", OPEN, least=100)[0]
     assert (found.name, len(found.bars), found.missing) == (name, count, 0)
     assert found.bars.opened_us.tolist() == [first_us + number * step_us for number in range(count)]
     assert (found.bars.closed_us - found.bars.opened_us == step_us).all()
@@ -277,6 +278,6 @@ def test_bars_that_are_missing_within_hours_are_told(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "quarters.csv", walk(1_300), step_us=DAY_US // 96))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:101], *lines[103:200], *lines[201:]]) + "\n")
-    hours, quarters = (study.load_bars(str(path), "bitcoin", OPEN, join=join)[0] for join in (True, False))
+    hours, quarters = (load_bars(str(path), "bitcoin", OPEN, join=join)[0] for join in (True, False))
     assert hours.told == ["1 h: 2 of 325 bars are made of fewer than 4 bars of 15 min"]
     assert quarters.told == ["15 min: 3 bars are missing"]

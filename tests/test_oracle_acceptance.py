@@ -1,59 +1,72 @@
-"""The acceptance rows of the market: what is told, and what is not called measured."""
+"""The acceptance rows of the market: what is reported, and what is not called measured."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+from examples import example
 
+from qubic_lab.oracle.risk.warning_scores import IntervalEstimate
 from qubic_lab.runs.acceptance import judge
 from qubic_lab.runs.records import Records
 from qubic_lab.studies.acceptance import AcceptanceRow
+from qubic_lab.studies.oracle_results import (
+    AnomaliesRecord,
+    AnomalyCurve,
+    BestCoefficient,
+    CalibrationErrorRecord,
+    ConfidenceError,
+    ConfidenceRecord,
+    ForecastsRecord,
+    HorizonRecord,
+    RecordedEstimate,
+    RiskRecord,
+    SignalRecord,
+    SignalsRecord,
+    WarningsRecord,
+    WorthRecord,
+)
 
 
-def row_of(id: str, **results: dict[str, Any]) -> AcceptanceRow:
-    (found,) = (row for row in judge({"study/k1": Records(results=results)}) if row.id == id)
+def row_of(id: str, **results: Any) -> AcceptanceRow:
+    recorded = Records(results={name: asdict(each) for name, each in results.items()})
+    (found,) = (row for row in judge({"study/k1": recorded}) if row.id == id)
     return found
 
 
-def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
-    return {"value": value, "low": low, "high": high}
+def estimate(value: float | None, low: float | None = None, high: float | None = None) -> RecordedEstimate:
+    return RecordedEstimate(value, low, high)
 
 
-def signals(measured: bool = True, evidence: bool = False) -> dict[str, Any]:
-    best = {"ic": 0.021, "low": -0.01, "high": 0.052, "p_corrected": 0.4, "pairs": 900}
-    weak = {"title": "newsapi, 1 h", "evidence": False, "best": {**best, "p_corrected": 0.8, "ic": 0.5}}
-    studies = [weak, {"title": "hacker-news, 1 h", "evidence": evidence, "best": best}]
-    return {"measured": measured, "reason": None if measured else "no collected texts", "studies": studies}
+def signals(measured: bool = True, evidence: bool = False) -> SignalsRecord:
+    best = BestCoefficient(0.021, -0.01, 0.052, 0.4, 900)
+    weak = SignalRecord("newsapi, 1 h", False, replace(best, ic=0.5, p_corrected=0.8))
+    studies = (weak, SignalRecord("hacker-news, 1 h", evidence, best))
+    return SignalsRecord(measured, None if measured else "no collected texts", studies)
 
 
-def forecasts() -> dict[str, Any]:
-    def horizon(bars: str, hours: int) -> dict[str, Any]:
-        return {
-            "bars": bars,
-            "hours": hours,
-            "measured": True,
-            "error_ratio": estimate(1.0 + hours / 100, 0.99, 1.09),
-            "coverage_80": estimate(0.81, 0.78, 0.84),
-            "ece": {"value": 0.05, "chance_95": 0.03},
-        }
-
-    days = {"bars": "1 day", "hours": 1, "measured": False, "reason": "bars of 1 day are longer than 1 h"}
-    return {"horizons": [days, horizon("15 min", 1), horizon("15 min", 2), horizon("1 h", 1)]}
+def horizon(bars: str, hours: int) -> HorizonRecord:
+    ratio, ece = estimate(1.0 + hours / 100, 0.99, 1.09), CalibrationErrorRecord(0.05, 0.03)
+    return HorizonRecord(bars, hours, True, ratio, estimate(0.81, 0.78, 0.84), ece)
 
 
-ANOMALIES = {
-    "curves": [
-        {"kind": "jump", "size": 8.0, "auc": 0.97, "low": 0.95, "high": 0.99},
-        {"kind": "outlier", "size": 8.0, "auc": 0.99, "low": 0.98, "high": 1.0},
-        {"kind": "jump", "size": 2.0, "auc": 0.6, "low": 0.5, "high": 0.7},
-    ]
-}
-CONFIDENCE = {"headlines": 375, "ece": {**estimate(0.069, 0.0, 0.087), "chance_95": 0.081}}
+DAYS = HorizonRecord("1 day", 1, measured=False)
+FORECASTS = ForecastsRecord((DAYS, horizon("15 min", 1), horizon("15 min", 2), horizon("1 h", 1)))
+SMALL = example(AnomalyCurve, kind="jump", size=2.0, auc=0.6, low=0.5, high=0.7)
+ANOMALIES = AnomaliesRecord(
+    (
+        replace(SMALL, size=8.0, auc=0.97, low=0.95, high=0.99),
+        replace(SMALL, kind="outlier", size=8.0, auc=0.99, low=0.98, high=1.0),
+        SMALL,
+    )
+)
+CONFIDENCE = example(ConfidenceRecord, headlines=375, ece=ConfidenceError(0.069, 0.0, 0.087, 0.05, 0.081))
 
 
 def validated(**changes: Any) -> AcceptanceRow:
     parts = {
         "signals": signals(),
-        "forecasts_1_4h": forecasts(),
+        "forecasts_1_4h": FORECASTS,
         "anomalies": ANOMALIES,
         "sentiment_confidence": CONFIDENCE,
     }
@@ -89,29 +102,34 @@ def test_a_missing_part_is_named(missing: str, name: str) -> None:
 
 
 def test_small_anomalies_alone_or_days_alone_measure_nothing() -> None:
-    small = {"curves": [each for each in ANOMALIES["curves"] if each["size"] < 8.0]}
-    assert validated(anomalies=small).verdict == "not measured here"
-    days = {"horizons": [each for each in forecasts()["horizons"] if not each["measured"]]}
-    assert validated(forecasts_1_4h=days).reason == "missing: forecasts"
+    assert validated(anomalies=AnomaliesRecord((SMALL,))).verdict == "not measured here"
+    assert validated(forecasts_1_4h=ForecastsRecord((DAYS,))).reason == "missing: forecasts"
 
 
-def worth(name: str = "1 day", *, falls: int = 20, found: int = 12, p: float = 0.4, **changes: Any) -> dict[str, Any]:
-    ours = {
-        "warnings": 30,
-        "precision": estimate(0.4, 0.25, 0.58),
-        "precision_by_chance": 0.31,
-        "falls": falls,
-        "found": found,
-        "recall": estimate(0.6, 0.39, 0.78),
-        "false_alarms_a_month": estimate(0.9, 0.5, 1.4),
-        "lead_h": estimate(48.0, 24.0, 72.0),
-    }
-    entry = {"bars_of": name, "drop": 0.1, "ours": ours, "naive": {"found": 10}, "p": p, "absent": ""}
-    return entry | changes
+def measured(value: float | None, low: float | None = None, high: float | None = None) -> IntervalEstimate:
+    return IntervalEstimate(value=value, low=low, high=high)
+
+
+def worth(name: str = "1 day", *, falls: int = 20, found: int = 12, p: float = 0.4, **changes: Any) -> WorthRecord:
+    ours = example(
+        WarningsRecord,
+        warnings=30,
+        precision=measured(0.4, 0.25, 0.58),
+        precision_by_chance=0.31,
+        falls=falls,
+        found=found,
+        recall=measured(0.6, 0.39, 0.78),
+        recall_by_chance=0.1,
+        time_under_warning=0.1,
+        false_alarms_a_month=measured(0.9, 0.5, 1.4),
+        lead_h=measured(48.0, 24.0, 72.0),
+    )
+    plain = {"bars_of": name, "drop": 0.1, "ours": replace(ours, **changes), "naive": replace(ours, found=10), "p": p}
+    return WorthRecord(**plain, absent="")
 
 
 def test_warnings_are_told_with_intervals_and_against_the_naive_rule() -> None:
-    found = row_of("14", risk={"worth": [worth("15 min", found=18, p=0.01), worth()]})
+    found = row_of("14", risk=RiskRecord((worth("15 min", found=18, p=0.01), worth())))
     assert found.verdict == "pass"
     assert (
         "bars of 1 day: precision 40 % (25 to 58) of 30 warnings, by chance 31 %; recall 60 % (39 to 78) of 20 falls "
@@ -120,16 +138,15 @@ def test_warnings_are_told_with_intervals_and_against_the_naive_rule() -> None:
     more, same = found.reason.split("; ")
     assert more == "bars of 15 min: evidence of more falls found than by volatility alone (18 and 10, p = 0.01)"
     assert same == "bars of 1 day: no evidence of more falls found than by volatility alone (12 and 10, p = 0.4)"
-    assert "bars of 1 day: fewer falls" in row_of("14", risk={"worth": [worth(found=1, p=0.01)]}).reason
+    assert "bars of 1 day: fewer falls" in row_of("14", risk=RiskRecord((worth(found=1, p=0.01),))).reason
 
 
 def test_few_leads_have_no_interval_and_no_falls_no_verdict() -> None:
-    few = worth()
-    few["ours"] = few["ours"] | {"lead_h": estimate(5.0), "precision": estimate(None)}
-    told = row_of("14", risk={"worth": [few]}).measured
+    few = worth(lead_h=measured(5.0), precision=measured(None))
+    told = row_of("14", risk=RiskRecord((few,))).measured
     assert "lead 5.0 h (too few for an interval)" in told and "precision unknown of 30" in told
-    nothing = [worth(falls=0), worth("1 h", ours=None, absent="40 bars: too few")]
-    found = row_of("14", risk={"worth": nothing})
+    nothing = (worth(falls=0), replace(worth("1 h"), ours=None, absent="40 bars: too few"))
+    found = row_of("14", risk=RiskRecord(nothing))
     assert (found.verdict, found.reason) == (
         "not measured here",
         "1 day: no fall began while warnings were judged; 1 h: 40 bars: too few",

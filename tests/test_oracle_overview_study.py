@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from examples import example
 from matplotlib.figure import Figure
 
 from qubic_lab.database import open_database
@@ -22,7 +22,9 @@ from qubic_lab.oracle.sentiment.index import ScoredText
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.studies import oracle_measures as measure
 from qubic_lab.studies import oracle_overview as study
-from qubic_lab.studies.oracle_measures import Market, News
+from qubic_lab.studies.market_bars import MarketData, load_market
+from qubic_lab.studies.oracle_measures import News, PastRatings, SimulatedCoverage
+from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate
 
 START = 400_000 * HOUR_US
 QUALITY = {"source": "file", "bars of": "1 h", "prices": 900, "complete_pct": 100.0, "gaps": 0, "outliers": 0}
@@ -45,14 +47,14 @@ def bars(close: Floats, seed: int = 0) -> Bars:
     return Bars.of(ends, close, open=start, high=high, low=low, volume=volume, frame_us=HOUR_US)
 
 
-def market(count: int = 900, drift: float = 0.0, seed: int = 0) -> Market:
+def market(count: int = 900, drift: float = 0.0, seed: int = 0) -> MarketData:
     steps = np.random.default_rng(seed).normal(drift, 0.005, count)
     hours = bars(100.0 * np.exp(np.cumsum(steps)), seed)
-    return Market("bitcoin", "file", hours, hours, (QUALITY,))
+    return MarketData("bitcoin", "file", hours, hours, (QUALITY,))
 
 
 @pytest.fixture(scope="module")
-def walk() -> Market:
+def walk() -> MarketData:
     return market()
 
 
@@ -60,7 +62,7 @@ def test_a_file_of_bars_becomes_hours_with_their_quality(tmp_path: Path) -> None
     file = tmp_path / "mine.csv"
     rows = [f"{iso(START + n * HOUR_US // 2)},{100 + n},{110 + n},{90 + n},{101 + n},2" for n in range(8) if n != 5]
     file.write_text("\n".join(["open_time,open,high,low,close,volume", *rows]))
-    found = measure.load_market(str(file), "ETH")
+    found = load_market(str(file), "ETH")
     assert (found.coin, found.source, len(found.hours)) == ("ethereum", "file", 4)
     assert found.hours.close.tolist() == [102.0, 104.0, 105.0, 108.0]
     assert found.hours.volume.tolist() == [4.0, 4.0, 2.0, 4.0]
@@ -75,7 +77,7 @@ def test_a_file_of_bars_becomes_hours_with_their_quality(tmp_path: Path) -> None
         daily = tmp_path / "daily.csv"
         daily.write_text("\n".join([header, *days]))
         with pytest.raises(InputError, match=said):
-            measure.load_market(str(daily))
+            load_market(str(daily))
     with pytest.raises(InputError, match="forecasts of 1 h cannot be judged: 386 bars of 1 h are needed, 4 are known"):
         measure.past_forecasts(found.hours)
     with pytest.raises(InputError, match="too few to put anomalies in"):
@@ -85,7 +87,7 @@ def test_a_file_of_bars_becomes_hours_with_their_quality(tmp_path: Path) -> None
 
 
 def test_packaged_prices_have_hours_and_days_with_volumes() -> None:
-    found = measure.load_market()
+    found = load_market()
     assert len(found.hours) > 2_000
     assert np.isnan(found.hours.volume).all()
     assert found.with_volume.frame_us == DAY_US
@@ -93,7 +95,7 @@ def test_packaged_prices_have_hours_and_days_with_volumes() -> None:
     assert [each["bars of"] for each in found.quality] == ["15 min", "1 day"]
 
 
-def test_a_figure_that_looks_ahead_is_named(walk: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_that_looks_ahead_is_named(walk: MarketData, monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure.looks_ahead(walk.hours, cuts=2) == []
 
     def peek(bars: Bars) -> Floats:
@@ -109,7 +111,7 @@ def test_a_figure_that_looks_ahead_is_named(walk: Market, monkeypatch: pytest.Mo
     assert measure.looks_ahead(walk.hours, cuts=2) == ["centred", "peek"]
 
 
-def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: Market) -> None:
+def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: MarketData) -> None:
     on_walk = measure.past_forecasts(walk.hours)
     assert [each.hours for each in on_walk.horizons] == [1, 2, 3, 4]
     assert all(each.stays.error_ratio.value > 1.0 for each in on_walk.horizons)
@@ -118,50 +120,57 @@ def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: Market) 
     assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
     assert all(each.accuracy.direction.right.low > 0.9 for each in trend.horizons)
     text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5))
-    assert text[0].startswith("No evidence")
-    assert text[6].startswith("The rating sums up what is, and is no advice: there is a relation between")
+    assert text[0].startswith("There is no evidence")
+    assert text[-4].startswith("9 past ratings over 3 weeks show a relation to the price 24 h later (correlation +0.30")
     text = study.findings(walk, news(), injected(), trend, coverage(), ratings(0.1, -0.2, 0.4))
-    assert text[0].startswith('Forecasts beat "the price stays" 1, 2, 3, 4 h ahead on bars of 1 h')
-    assert "79 to 81 % of prices" in text[4]
-    assert text[5].endswith("the area under the curve is: jump 0.80 (0.70 to 0.90).")
-    assert "no relation is shown" in text[6]
-    assert "2 invented sample texts, so a simulation" in text[7]
+    assert text[0] == 'Forecasts beat "the price stays" 1, 2, 3, 4 h ahead on bars of 1 h.'
+    coverages, areas, rating, _, texts, _ = text[-6:]
+    assert "79 to 81 % of prices" in coverages
+    assert areas.endswith("the area under the ROC curve is: jump 0.80 (0.70 to 0.90).")
+    assert "show no relation" in rating
+    assert "2 invented sample texts, so it is a simulation" in texts
 
 
 def test_simulated_intervals_hold_what_they_promise() -> None:
     found = measure.simulated_coverage(walks=4, bars=900)
     assert len(found) == 8
-    assert all(abs(each["held"] - 0.8) < 0.03 for each in found)
+    assert all(abs(each.held - 0.8) < 0.03 for each in found)
 
 
-def test_large_anomalies_are_found_and_small_ones_less(walk: Market) -> None:
+def test_large_anomalies_are_found_and_small_ones_less(walk: MarketData) -> None:
     found = measure.injected(walk, [0.5, 8.0], seed=1)
-    area = {(each["kind"], each["size"]): each["auc"] for each in found}
+    area = {(each.kind, each.size): each.auc for each in found}
     for kind in ("outlier", "jump", "volume", "pump"):
         assert area[kind, 8.0] > 0.95
         assert area[kind, 0.5] < area[kind, 8.0]
-    assert all(each["low"] <= each["auc"] <= each["high"] for each in found)
-    assert [row["anomalies"] for row in study.curve_rows(found)] == [each["anomalies"] for each in found]
+    assert all(each.low <= each.auc <= each.high for each in found)
+    assert [row["anomalies"] for row in study.curve_rows(found)] == [each.anomalies for each in found]
     assert measure.injected(walk, [0.5, 8.0], seed=1) == found
     figure = study.curves(found)
     assert len(figure.axes) == 5
     check(figure)
 
 
-def test_ratings_of_the_past_are_followed_by_the_price(walk: Market) -> None:
+def test_ratings_of_the_past_are_followed_by_the_price(walk: MarketData) -> None:
     found = measure.past_ratings(walk)
-    assert found["ratings"] == sum(each["times"] for each in found["steps"])
-    low, value, high = (found["correlation"][name] for name in ("low", "value", "high"))
-    assert low <= value <= high
-    told = study.rule_rows(found["last"])
-    assert [each["rule"] for each in told] == ["trend", "averages", "momentum", "excess", "sentiment"]
+    assert found.ratings == sum(each.times for each in found.steps)
+    between = found.correlation
+    assert between.value is not None and between.low is not None and between.high is not None
+    assert between.low <= between.value <= between.high
+    assert [each["rule"] for each in study.rule_rows(found.last)] == [
+        "trend",
+        "averages",
+        "momentum",
+        "excess",
+        "sentiment",
+    ]
     check(study.after_ratings(found))
     # Every price 24 h later is 1 % higher, whatever the rating.
     steady = market(800)
     steady = replace(steady, hours=bars(100.0 * np.exp(np.arange(800) * np.log(1.01) / 24)))
     even = measure.past_ratings(steady)
-    assert [each["mean_pct"] for each in even["steps"]] == pytest.approx([1.0] * len(even["steps"]))
-    assert even["correlation"]["value"] is None or abs(even["correlation"]["value"]) <= 1.0
+    assert [each.mean_pct for each in even.steps] == pytest.approx([1.0] * len(even.steps))
+    assert even.correlation.value is None or abs(even.correlation.value) <= 1.0
 
 
 def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path: Path) -> None:
@@ -169,11 +178,11 @@ def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path:
     assert sample.simulated
     assert {text.source for text in sample.texts} == {"sample"}
     index = measure.index_over_time(sample)
-    assert {len(values) for values in index.values()} == {len(index["at_us"])}
-    assert all(each is None or -1.0 <= each <= 1.0 for each in index["index"])
+    assert {len(values) for values in vars(index).values()} == {len(index.at_us)}
+    assert all(each is None or -1.0 <= each <= 1.0 for each in index.index)
     factors = measure.index_factors(sample)
     assert factors[0]["source"] == "sample (invented)"
-    figure = study.moods(sample, index)
+    figure = study.sentiment_index(sample, index)
     assert figure.axes[0].get_title(loc="left").startswith("SIMULATION")
     check(figure)
     url = f"sqlite:///{tmp_path / 'lab.db'}"
@@ -184,7 +193,7 @@ def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path:
     real = measure.load_news("bitcoin", "crypto-lexicon", url)
     assert (real.simulated, [text.source for text in real.texts]) == (False, ["feed"])
     assert real.texts[0].score < 0
-    assert not study.moods(real, measure.index_over_time(real)).axes[0].get_title(loc="left")
+    assert not study.sentiment_index(real, measure.index_over_time(real)).axes[0].get_title(loc="left")
     assert measure.load_news("bitcoin", "crypto-lexicon", f"sqlite:///{tmp_path / 'empty.db'}").simulated
     told = {coin for each in read_sample_texts() for coin in each.coins}
     other = next(coin for coin in COINS if coin not in told)
@@ -200,7 +209,7 @@ def test_days_count_their_texts_by_what_they_say() -> None:
     assert {"default", "vader"} <= set(names)
 
 
-def test_pictures_show_prices_and_forecasts(walk: Market) -> None:
+def test_pictures_show_prices_and_forecasts(walk: MarketData) -> None:
     figure = study.prices(walk, 100)
     assert len(figure.axes) == 4
     assert len(figure.axes[0].lines[0].get_xdata()) == 100
@@ -227,17 +236,18 @@ def news() -> News:
     return News((text(1, -0.5), text(2, 0.0)), "crypto-lexicon@1", simulated=True)
 
 
-def injected() -> list[dict[str, Any]]:
-    return [{"kind": "jump", "size": 2.0, "auc": 0.8, "low": 0.7, "high": 0.9}]
+def injected() -> list[AnomalyCurve]:
+    return [example(AnomalyCurve, kind="jump", size=2.0, auc=0.8, low=0.7, high=0.9)]
 
 
-def coverage() -> list[dict[str, Any]]:
+def coverage() -> list[SimulatedCoverage]:
     return [
-        {"series": name, "hours": hours, "promised": 0.8, "held": held, "low": held - 0.01, "high": held + 0.01}
+        SimulatedCoverage(name, hours, 0.8, held, held - 0.01, held + 0.01)
         for name, held in (("random walk", 0.79), ("trend with noise", 0.81))
         for hours in (1, 2, 3, 4)
     ]
 
 
-def ratings(value: float, low: float, high: float) -> dict[str, Any]:
-    return {"ratings": 9, "weeks": 3, "ahead_h": 24, "correlation": {"value": value, "low": low, "high": high}}
+def ratings(value: float, low: float, high: float) -> PastRatings:
+    correlation = RecordedEstimate(value, low, high)
+    return example(PastRatings, ratings=9, weeks=3, ahead_h=24, correlation=correlation, last=None)

@@ -1,6 +1,5 @@
 """The study of risk: both rules get the same time under warning, nothing looks ahead, and odd files are told of."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +16,8 @@ from qubic_lab.oracle.risk.measures import MEASURES
 from qubic_lab.oracle.risk.volatility import simulate_garch
 from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
-from qubic_lab.studies.oracle_backtest import StudyBars
-from qubic_lab.studies.risk_warnings import Risk
+from qubic_lab.studies.market_bars import StudyBars
+from qubic_lab.studies.risk_warnings import RiskStudy
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +38,12 @@ def made(returns: np.ndarray, frame_us: int = HOUR_US) -> StudyBars:
 
 
 @pytest.fixture(scope="module")
-def risk() -> Risk:
+def risk() -> RiskStudy:
     returns = simulate_garch(4_000, 2e-6, 0.15, 0.83, 5.0, seed=2)[0]
     return study.study_risk(made(returns), horizon_us=DAY_US, drop=0.05, refit_bars=500)
 
 
-def test_the_naive_rule_gets_as_much_time_under_warning(risk: Risk) -> None:
+def test_the_naive_rule_gets_as_much_time_under_warning(risk: RiskStudy) -> None:
     found = risk.matched
     assert found.comparison is not None and found.comparison.ours.falls > 5
     assert 0.05 < found.ours_share < 0.95
@@ -56,21 +55,21 @@ def test_the_naive_rule_gets_as_much_time_under_warning(risk: Risk) -> None:
     assert other.quantile == found.quantile  # what came is not looked at
 
 
-def test_more_time_under_warning_is_matched_too(risk: Risk) -> None:
+def test_more_time_under_warning_is_matched_too(risk: RiskStudy) -> None:
     candles = risk.bars.bars
     more = study.match_alarm_time(candles, risk.assessment, "watch", risk.horizon_bars, 0.05, risk.windows)
     assert more.ours_share > risk.matched.ours_share
     assert more.naive_share > risk.matched.naive_share
 
 
-def test_levels_do_not_look_ahead_and_one_that_did_is_seen(risk: Risk) -> None:
+def test_levels_do_not_look_ahead_and_one_that_did_is_seen(risk: RiskStudy) -> None:
     assert not study.looks_ahead(risk)
     levels = risk.assessment.levels.copy()
     levels[risk.assessment.warm_up] = 3
     assert study.looks_ahead(replace(risk, assessment=replace(risk.assessment, levels=levels)))
 
 
-def test_models_are_tested_on_the_same_bars(risk: Risk) -> None:
+def test_models_are_tested_on_the_same_bars(risk: RiskStudy) -> None:
     rows = study.tail_rows([risk])
     assert len(rows) == 8 and len({row["bars"] for row in rows}) == 1
     by_model = {(row["model"], row["level_pct"]): row for row in rows}
@@ -78,7 +77,7 @@ def test_models_are_tested_on_the_same_bars(risk: Risk) -> None:
     assert by_model["constant normal", 1.0]["christoffersen_p"] < 0.05
 
 
-def test_the_sentence_hides_no_rejection(risk: Risk) -> None:
+def test_the_sentence_hides_no_rejection(risk: RiskStudy) -> None:
     """Each model and test below 5 % in the table is named at its level, and no other."""
     said = study.findings([risk])
     by_level = said[2:4]
@@ -92,7 +91,7 @@ def test_the_sentence_hides_no_rejection(risk: Risk) -> None:
     assert "constant normal by Kupiec" in by_level[0] and " 1 of 4 models stood every test" in by_level[0]
 
 
-def test_calibration_is_of_the_tested_bars_at_every_level(risk: Risk) -> None:
+def test_calibration_is_of_the_tested_bars_at_every_level(risk: RiskStudy) -> None:
     assert {tail.test.level for tail in risk.tails} == set(study.CALIBRATED_LEVELS)
     assert all(covered is not None and covered.bars == 4_000 - 1 - 751 for covered in risk.coverages)
     off = {
@@ -110,7 +109,7 @@ def test_calibration_is_of_the_tested_bars_at_every_level(risk: Risk) -> None:
     assert len(drawn.axes[1].patches) >= len(risk.evenness.counts)
 
 
-def test_arithmetic_is_checked(risk: Risk) -> None:
+def test_arithmetic_is_checked(risk: RiskStudy) -> None:
     assert study.shortfall_is_above(risk) and study.counts_add_up(risk)
     tail = risk.tails[0]
     low = replace(tail.forecast, es=tail.forecast.var * 0.9)
@@ -121,7 +120,7 @@ def test_arithmetic_is_checked(risk: Risk) -> None:
     assert not study.counts_add_up(replace(risk, matched=replace(risk.matched, comparison=wrong)))
 
 
-def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
+def test_the_verdict_needs_more_than_luck(risk: RiskStudy) -> None:
     comparison = risk.matched.comparison
     assert comparison is not None
 
@@ -140,7 +139,7 @@ def test_the_verdict_needs_more_than_luck(risk: Risk) -> None:
     assert precision.low is not None and f"interval {100 * precision.low:.0f} to" in said(5, 2, 0.45)
 
 
-def test_tables_and_pictures_have_all(risk: Risk) -> None:
+def test_tables_and_pictures_have_all(risk: RiskStudy) -> None:
     rows = study.score_rows([risk])
     assert [row["warnings"] for row in rows] == ["ours", "naive"]
     assert "(" in rows[0]["precision"] and "(" in rows[0]["false a month"]
@@ -163,17 +162,17 @@ def test_tables_and_pictures_have_all(risk: Risk) -> None:
     assert study.to_dict(risk)["warnings"]["naive_share"] == risk.matched.naive_share
 
 
-def test_what_warnings_were_worth_is_recorded_with_intervals(risk: Risk) -> None:
+def test_what_warnings_were_worth_is_recorded_with_intervals(risk: RiskStudy) -> None:
     flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
-    worth, none = json.loads(json.dumps(study.worth_dict([risk, flat]), allow_nan=False))["worth"]
+    worth, none = study.worth_dict([risk, flat])["worth"]
     assert (worth["bars_of"], worth["level"], worth["drop"], worth["horizon_h"]) == ("1 h", "warning", 0.05, 24.0)
     for rule in ("ours", "naive"):
         found = worth[rule]
-        assert found["precision"]["value"] == found["right"] / found["warnings"]
-        assert found["recall"]["value"] == found["found"] / found["falls"]
-        for name in ("precision", "recall", "false_alarms_a_month"):
-            assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
-        assert found["lead_h"]["value"] > 0.0 and (found["lead_h"]["low"] is None) == (found["found"] < 5)
+        assert found.precision.value == found.right / found.warnings
+        assert found.recall.value == found.found / found.falls
+        for each in (found.precision, found.recall, found.false_alarms_a_month):
+            assert each.low <= each.value <= each.high
+        assert found.lead_h.value > 0.0 and (found.lead_h.low is None) == (found.found < 5)
     assert 0.0 < worth["p"] <= 1.0 and worth["absent"] == ""
     assert none["ours"] is none["naive"] is none["p"] is None and none["absent"]
 

@@ -24,6 +24,7 @@ from qubic_lab.studies import collected_signals, signal_figures, signal_tables
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies import signal_studies as signals
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
+from qubic_lab.studies.market_bars import load_bars
 from qubic_lab.studies.signal_studies import SignalStudy
 
 BARS = 640
@@ -255,7 +256,7 @@ def test_databases_that_cannot_be_used_get_one_clear_line(url: str, tmp_path: Pa
 
 
 def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
-    markets = study.load_bars()
+    markets = load_bars()
     groups = signals.choose_scores(markets, None, [0.0, 0.4])
     assert [len(group) for group in groups] == [1, 1, 1, 1] and len(signals.traded(groups, None)) == 4
     found = signals.study_signals(groups[2:], horizons=[1, 2, 24, 200], resamples=50)
@@ -277,7 +278,7 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
 
 
 def test_scores_that_foretell_the_opposite_are_traded_against() -> None:
-    (bars,) = (each for each in study.load_bars() if each.name == "1 day")
+    (bars,) = (each for each in load_bars() if each.name == "1 day")
     groups = signals.simulated_scores([bars], [-0.4])
     (said,) = signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS)
     assert "scores foretell returns of the opposite sign: information coefficient -0." in said

@@ -6,9 +6,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs.parameters import NotebookSource
@@ -81,7 +82,7 @@ def record(name: str, value: T) -> T:
         InputError: the name is not fit for a file.
     """
     if folder := _record_folder("results", name):
-        plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        plain = TypeAdapter(type(value)).dump_python(value, by_alias=True, mode="json")
         write_atomically(folder / f"{name}.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
     return value
 

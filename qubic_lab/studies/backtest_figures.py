@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from qubic_lab.oracle.inference.performance import measure_performance
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.rolling import drawdown
 from qubic_lab.studies.oracle_backtest import Family, fee_sweep, signal_name
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, log_axis
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, log_axis, plot
 
 LEAST_SHOWN = 0.05
 """Pictures of equity show no less of the start: an account may lose all."""
@@ -21,10 +20,7 @@ _WIDE = 1.5 * WIDTH_INCHES
 
 def equity(family: Family) -> Figure:
     """Draw the best trial's equity and drawdown beside its baselines."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, (top, bottom) = plt.subplots(
-            2, sharex=True, figsize=(_WIDE, 5.2), height_ratios=[2, 1], layout="constrained"
-        )
+    with plot((2, 1), (_WIDE, 5.2), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
         accounts = family.best.baselines.accounts
         shown = {
             signal_name(family.best): family.best.account,
@@ -54,7 +50,6 @@ def equity(family: Family) -> Figure:
         bottom.set_ylabel("drawdown (%)")
         date_axis(bottom)
         figure.align_ylabels()
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
         _mark(top, [family])
     return figure
 
@@ -64,8 +59,7 @@ def lags_and_costs(families: Sequence[Family]) -> Figure:
 
     Families of simulations and others do not belong into one picture.
     """
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(_WIDE, 3.8), layout="constrained")
+    with plot((1, 2), (_WIDE, 3.8), ncols=2, fontsize=8, sharey=True) as (figure, (left, right)):
         looks = zip(families, (*LINES, *LINES), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=False)
         for number, (family, line, mark) in enumerate(looks):
             fill = DARK if number % 2 == 0 else "white"
@@ -90,9 +84,7 @@ def lags_and_costs(families: Sequence[Family]) -> Figure:
         left.set_xlabel("filled so many bars after the decision")
         left.set_ylabel("Sharpe ratio of a year")
         right.set_xlabel("fee (basis points of a trade)")
-        if left.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside upper left", ncols=2, fontsize=8)
-        else:
+        if not left.get_legend_handles_labels()[0]:
             left.set_title("returns do not vary: there is no ratio", fontsize=10, loc="left")
         _mark(left, families)
     return figure

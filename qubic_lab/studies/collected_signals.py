@@ -22,7 +22,8 @@ from qubic_lab.oracle.store.freshness import QUOTES, can_make
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText
 from qubic_lab.oracle.store.text_store import TextStore
-from qubic_lab.studies.oracle_backtest import LEAST_BARS, ScoredTexts, StudyBars, load_bars
+from qubic_lab.studies.market_bars import LEAST_BARS, StudyBars, load_bars
+from qubic_lab.studies.oracle_backtest import ScoredTexts
 from qubic_lab.studies.oracle_measures import find_scorer
 
 Row = dict[str, Any]

@@ -1,9 +1,8 @@
-"""Pictures of forecasts: errors beside those of simpler ones, and whether they are as sure as they say."""
+"""Pictures of forecasts: errors beside those of simpler ones, and calibration."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from qubic_lab.oracle.inference.forecast_baselines import STAYS
 from qubic_lab.oracle.inference.forecast_calibration import BINS
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, Horizon
-from qubic_lab.studies.style import DARK, INK, PALE, STYLE, WIDTH_INCHES
+from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, plot
 
 _MARKS = (("o", DARK), ("s", "white"), ("^", PALE), ("D", "white"))
 FAR = 0.9
@@ -20,12 +19,9 @@ FAR = 0.9
 
 def errors(study: ForecastStudy) -> Figure:
     """Draw our error over that of each simpler forecast, by horizon; lines are 95 % intervals."""
-    lengths = study.lengths
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, panels = plt.subplots(
-            1, len(lengths), sharey=True, squeeze=False, figsize=(1.5 * WIDTH_INCHES, 3.2), layout="constrained"
-        )
-        rivals = [rival for rival, ratios in _ratios(study.horizons).items() if rival == STAYS or max(ratios) > FAR]
+    lengths, rivals = study.lengths, _shown_rivals(study)
+    options: dict[str, Any] = {"grid": "y", "ncols": len(rivals), "fontsize": 9, "sharey": True, "squeeze": False}
+    with plot((1, len(lengths)), (1.5 * WIDTH_INCHES, 3.2), **options) as (figure, panels):
         for axes, bars in zip(panels[0], lengths, strict=True):
             for number, rival in enumerate(rivals):
                 _beside(axes, study.on(bars), rival, number, len(rivals))
@@ -34,17 +30,15 @@ def errors(study: ForecastStudy) -> Figure:
             axes.set_xlabel("forecast ahead (h)")
             axes.set_xticks([each.hours for each in study.on(bars)])
         panels[0][0].set_ylabel("our error (% of the other's)")
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(rivals), fontsize=9)
     return figure
 
 
-def _ratios(horizons: Sequence[Horizon]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for horizon in horizons:
+def _shown_rivals(study: ForecastStudy) -> list[str]:
+    ratios: dict[str, list[float]] = {}
+    for horizon in study.horizons:
         for rival in horizon.accuracy.against:
-            found.setdefault(rival.rival, []).append(rival.error_ratio.value)
-    return found
+            ratios.setdefault(rival.rival, []).append(rival.error_ratio.value)
+    return [rival for rival, values in ratios.items() if rival == STAYS or max(values) > FAR]
 
 
 def _beside(axes: Axes, horizons: Sequence[Horizon], rival: str, number: int, of: int) -> None:
@@ -58,16 +52,9 @@ def _beside(axes: Axes, horizons: Sequence[Horizon], rival: str, number: int, of
 
 def calibration(horizons: Sequence[Horizon]) -> Figure:
     """Draw a row for each horizon on bars of one length: intervals, positions, probabilities of a rise, and widths."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both", "font.size": 9}):
-        figure, panels = plt.subplots(
-            len(horizons),
-            4,
-            sharex="col",
-            sharey="col",
-            squeeze=False,
-            figsize=(1.9 * WIDTH_INCHES, 1.0 + 1.75 * len(horizons)),
-            layout="constrained",
-        )
+    size = (1.9 * WIDTH_INCHES, 1.0 + 1.75 * len(horizons))
+    options: dict[str, Any] = {"ncols": 5, "fontsize": 9, "font_size": 9, "squeeze": False}
+    with plot((len(horizons), 4), size, sharex="col", sharey="col", **options) as (figure, panels):
         for row, horizon in zip(panels, horizons, strict=True):
             _intervals(row[0], horizon)
             _positions(row[1], horizon)
@@ -76,14 +63,10 @@ def calibration(horizons: Sequence[Horizon]) -> Figure:
             row[0].set_ylabel(f"{horizon.hours} h ahead\nheld (%)")
         for axes, name in zip(panels[0], ("intervals", "positions", "probability of a rise", "widths"), strict=True):
             axes.set_title(name, fontsize=10, loc="left")
-        below = ("promised (%)", "in its distribution (%)", "told (%)", "promised (%)")
+        below = ("promised (%)", "in its distribution (%)", "forecast (%)", "promised (%)")
         for axes, name in zip(panels[-1], below, strict=True):
             axes.set_xlabel(name)
         panels[0][3].set_ylim(bottom=0)
-        found = dict(
-            pair for axes in panels[0] for pair in zip(*reversed(axes.get_legend_handles_labels()), strict=True)
-        )
-        figure.legend(found.values(), found.keys(), loc="outside upper left", ncols=5, fontsize=9)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What is said and recorded of forecasts of the next hours: sentences with their numbers, and plain values for JSON."""
+"""Findings and records of forecasts of the next hours."""
 
 import math
 from collections.abc import Sequence
@@ -15,19 +15,11 @@ Row = dict[str, Any]
 
 
 def to_record(study: ForecastStudy) -> Row:
-    """Return the study as plain values for JSON, as a table of acceptance reads them.
+    """Return the study as plain values for JSON, which `oracle_results.ForecastsRecord` reads a part of.
 
-    {"evidence": whether forecasts of any horizon know more than "the price stays", "verdict": a sentence,
-    "horizons": [{"bars", "hours", "measured": true, "forecasts", "apart": those that do not overlap,
-    "error_ratio": {"value", "low", "high"} of root mean squared errors over those of "the price stays",
-    "cw_statistic", "cw_p", "cw_p_holm", "verdict",
-    "direction": {"value", "low", "high", "commoner", "p"} (Pesaran-Timmermann),
-    "coverage": [{"level", "value", "low", "high", "wide_pct", "flat_wide_pct", "score_ratio"} by level],
-    "coverage_80": the one of 80 %, "positions_p": of even positions,
-    "ece", "ece_corrected": {"value", "chance", "chance_95", "p"}: calibration error of probabilities of a rise as told,
-    and corrected by earlier outcomes, beside what chance makes of right ones: its mean and 95 % quantile,
-    "brier_skill", "brier_skill_corrected": {"value", "low", "high"} over climatology},
-    or {"bars", "hours", "measured": false, "reason"}]}. Numbers that are not defined are null; intervals are of 95 %.
+    `error_ratio` is that of root mean squared errors over those of "the price stays"; `cw_…` is the test of Clark and
+    West; `ece` is the calibration error of probabilities of a rise, beside its mean and 95 % quantile by chance. Not
+    defined numbers are null; intervals are of 95 %.
     """
     measured = [_record_of(each) for each in study.horizons]
     rest = [
@@ -79,94 +71,97 @@ def findings(study: ForecastStudy) -> list[str]:
     """Say what forecasts are worth, whether intervals and probabilities are right, and what was not measured."""
     said = [accuracy_sentence(study)]
     if study.horizons:
-        said += [direction_sentence(study), interval_sentence(study), rise_sentence(study)]
-    return said + absent_sentences(study)
+        said += [*_error_sentences(study), direction_sentence(study)]
+        said += [*interval_sentences(study), *rise_sentences(study)]
+    return said + missing_sentences(study)
 
 
 def accuracy_sentence(study: ForecastStudy) -> str:
     """Say in one sentence whether forecasts beat "the price stays"."""
     if not study.horizons:
-        return "What forecasts of the next hours are worth is not measured: no bars are fit for it."
-    ratios = [100 * (each.stays.error_ratio.value - 1.0) for each in study.horizons]
-    counts = [each.forecasts for each in study.horizons]
-    errors = f"errors differ from its own by {_range(ratios, '+.1f')} %, of {_range(counts, ',')} forecasts a horizon"
+        return "Forecasts of the next hours were not measured: no bars are fit for it."
     known = [each for each in study.horizons if each.evidence]
-    p_values = [each.p for each in study.horizons if each.p is not None]
-    least = f"least p of Clark and West {_p(min(p_values))} by Holm" if p_values else "no test is possible"
     better = [each for each in known if each.verdict == "better"]
     if better:
-        return f'Forecasts beat "the price stays" {_names(better)}: {errors} ({least}).'
+        return f'Forecasts beat "the price stays" {_names(better)}.'
     if known:
-        said = f'Forecasts know more than "the price stays" {_names(known)}, but are not shown to err less'
-        return f"{said}: {errors} ({least})."
-    worse = sum(each.verdict == "worse" for each in study.horizons)
-    more = f"; they are worse at {worse} of {len(study.horizons)} horizons" if worse else ""
-    return f'No evidence that forecasts know more than "the price stays" ({least}): {errors}{more}.'
+        return (
+            f'Forecasts know more than "the price stays" {_names(known)}, but their errors are not shown to be smaller.'
+        )
+    return 'There is no evidence that forecasts know more than "the price stays".'
 
 
-def interval_sentence(study: ForecastStudy) -> str:
+def _error_sentences(study: ForecastStudy) -> list[str]:
+    ratios = [100 * (each.stays.error_ratio.value - 1.0) for each in study.horizons]
+    counts = _range([each.forecasts for each in study.horizons], ",")
+    p_values = [each.p for each in study.horizons if each.p is not None]
+    least = f"the smallest p of Clark and West is {_p(min(p_values))} (Holm)" if p_values else "no test is possible"
+    said = [
+        f"Errors differ from those of a constant price by {_range(ratios, '+.1f')} %; {least}; {counts} forecasts each."
+    ]
+    if worse := sum(each.verdict == "worse" for each in study.horizons):
+        said.append(f"Forecasts are worse than a constant price at {worse} of {len(study.horizons)} horizons.")
+    return said
+
+
+def interval_sentences(study: ForecastStudy) -> list[str]:
     """Say whether intervals hold what they promise."""
     held = _range([100 * each.interval.held.value for each in study.horizons], ".1f")
     levels = [(each, level) for each in study.horizons for level in each.coverage]
-    off = sorted(
-        ((abs(level.held.value - level.level), level, each) for each, level in levels if level.off),
-        key=lambda of: -of[0],
-    )
-    beyond = "none beyond chance"
+    off = [(abs(level.held.value - level.level), level, each) for each, level in levels if level.off]
+    beyond = "none is off by more than chance"
     if off:
-        _, level, where = off[0]
+        _, level, where = max(off, key=lambda each: each[0])
         beyond = (
-            f"{len(off)} beyond chance, most {100 * level.level:.0f} % {where.name}, which held "
+            f"{len(off)} are off by more than chance, most {100 * level.level:.0f} % {where.name}, which held "
             f"{100 * level.held.value:.1f} %"
         )
     uneven = [each for each in study.horizons if each.calibration.positions.p < ALPHA]
-    come = (
-        f"do not come evenly over the distributions {_names(uneven)}"
-        if uneven
-        else "come evenly over the distributions"
-    )
     score = _range([each.interval.score_ratio.value for each in study.horizons], ".2f")
-    return (
-        f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices; of all {len(levels)} levels and horizons "
-        f"{beyond}. Prices {come}. The score of the intervals is {score} times that of a constant spread."
-    )
+    return [
+        f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices.",
+        f"Of all {len(levels)} levels and horizons, {beyond}.",
+        f"Prices {'do not fall' if uneven else 'fall'} evenly over the forecast distributions"
+        f"{f' {_names(uneven)}' if uneven else ''}.",
+        f"The intervals' score is {score} times that of a constant spread.",
+    ]
 
 
-def rise_sentence(study: ForecastStudy) -> str:
-    """Say whether probabilities of a rise are right."""
-    parts = []
-    for of in ("told", "recalibrated"):
+def rise_sentences(study: ForecastStudy) -> list[str]:
+    """Say whether probabilities of a rise are right, as given and corrected by earlier outcomes."""
+    said = []
+    for of, name in (("told", "Probabilities of a rise"), ("recalibrated", "Corrected by earlier outcomes, they")):
         rises = [getattr(each.calibration, of) for each in study.horizons]
         wrong = f"{sum(each.p < ALPHA for each in rises)} of {len(rises)} horizons"
         error, most = (_range([getattr(each, part) for each in rises], ".3f") for part in ("error", "error_most"))
         skill = _range([each.skill.value for each in rises], "+.3f")
-        parts.append(f"{wrong} (calibration error {error}, by chance up to {most}; Brier skill {skill})")
-    return (
-        f"Probabilities of a rise are wrong by more than chance at {parts[0]}; corrected by earlier outcomes, at "
-        f"{parts[1]}."
-    )
+        said.append(
+            f"{name} are wrong by more than chance at {wrong} (calibration error {error}, by chance up to {most}; "
+            f"Brier skill {skill})."
+        )
+    return said
 
 
 def direction_sentence(study: ForecastStudy) -> str:
-    """Say how often forecasts had the way of the move right."""
+    """Say how often forecasts had the direction of the move right."""
     found = [each.accuracy.direction for each in study.horizons]
     right = _range([100 * each.right.value for each in found], ".1f")
     commoner = _range([100 * each.commoner for each in found], ".1f")
     p_values = holm({number: each.result.p for number, each in enumerate(found) if each.result.p is not None})
-    least = (
-        f"least p of Pesaran and Timmermann {min(p_values.values()):.2g} by Holm" if p_values else "no test is possible"
-    )
-    return f"The way of the move was right in {right} %; always the commoner way is in {commoner} % ({least})."
+    least = "no test is possible"
+    if p_values:
+        least = f"the smallest p of Pesaran and Timmermann is {min(p_values.values()):.2g} (Holm)"
+    return f"The direction was right in {right} % of forecasts, the more common one in {commoner} %; {least}."
 
 
-def absent_sentences(study: ForecastStudy) -> list[str]:
+def missing_sentences(study: ForecastStudy) -> list[str]:
     """Say what was not measured, and why: once for bars on which nothing was."""
     found = []
     for bars in dict.fromkeys(bars for bars, _ in study.absent):
         why = {hours: reason for (length, hours), reason in study.absent.items() if length == bars}
         if not study.on(bars):
             why = {max(why): why[max(why)]}
-        found += [f"Forecasts on bars of {bars}: not measured: {reason}." for reason in dict.fromkeys(why.values())]
+        found += [f"Forecasts on bars of {bars} were not measured: {reason}." for reason in dict.fromkeys(why.values())]
     return found
 
 

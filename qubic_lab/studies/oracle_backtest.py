@@ -6,16 +6,15 @@ of a family counts all of its trials there. Sentiment is simulated, from a truth
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qubic_lab.database import open_database
-from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.baselines import BaselineConfig
 from qubic_lab.oracle.backtest.costs import Costs
@@ -26,11 +25,9 @@ from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps
-from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, flagged_bars, read_bars
-from qubic_lab.oracle.ingest.files.packaged import read_packaged
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.records import Series
-from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.studies.market_bars import StudyBars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,121 +36,7 @@ Row = dict[str, Any]
 NOT_MEASURED = "not measured here: no collected texts"
 """What sentiment of real texts foretells: nobody has collected texts of the time of these prices."""
 SENTIMENT = "simulated"
-LEAST_BARS = 300
-"""Fewer have no room for the longest signal and a walk forward."""
 FEES_BPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
-_END_US = 1 << 62
-
-
-@dataclass(frozen=True)
-class StudyBars:
-    """Flagged bars of one length, and where they are from.
-
-    Attributes:
-        source: the file's name, or that it is a packaged one.
-        name: of their length.
-        missing: bars between the first and the last that are not there.
-        notes: what was left out of a file, or put in order.
-    """
-
-    coin: str
-    source: str
-    currency: str
-    name: str
-    frame_us: int
-    bars: Bars
-    missing: int
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, series: Series, source: str, bars: Bars, notes: Sequence[str] = ()) -> "StudyBars":
-        """Return the bars of a series, named by their length."""
-        frame_us = bars.frame_us
-        expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
-        name = _length(frame_us // SECOND_US)
-        missing = expected - len(bars)
-        return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
-
-    @property
-    def told(self) -> list[str]:
-        """What a reader must know of them, a line each."""
-        missing = [f"{self.name}: {self.missing} bars are missing"] if self.missing else []
-        return missing + [f"{self.name}: {note}" for note in self.notes]
-
-    def row(self) -> Row:
-        """Return what they are, for a table."""
-        return {
-            "bars of": self.name,
-            "source": self.source,
-            "coin": self.coin,
-            "from": iso(int(self.bars.opened_us[0])),
-            "to": iso(int(self.bars.closed_us[-1])),
-            "bars": len(self.bars),
-            "missing": self.missing,
-            "flagged": int((self.bars.flagged > 0).sum()),
-        }
-
-
-def load_bars(
-    file: str = "",
-    coin: str = "bitcoin",
-    reading: Mapping[str, Any] | None = None,
-    *,
-    join: bool = True,
-    least: int = LEAST_BARS,
-) -> tuple[StudyBars, ...]:
-    """Return the bars of a file, or packaged ones of Bitcoin: of 15 minutes and of 1 day.
-
-    Args:
-        file: a CSV; empty: the packaged ones.
-        coin: that the file is of.
-        reading: what the file does not say of itself, by the names of `BarOptions`, such as {"stamp": "open"}.
-        join: make hours of bars that are shorter than 1 h and divide it. Prices without bars are made to hours anyway.
-            Bars that are not joined keep their own times: weeks begin on Mondays, and days at the file's midnight.
-        least: bars of each.
-
-    Raises:
-        InputError: a file that cannot be read, or with too few bars.
-    """
-    named = ("bitcoin-15min", "bitcoin-1day")
-    for name in reading or {}:
-        check_choice("name in `reading`", name, [each.name for each in fields(BarOptions) if each.name != "coin"])
-    options = BarOptions(coin, **(reading or {}))
-    given = [read_bars(Path(file), options, now_us())] if file else [read_packaged(each, now_us()) for each in named]
-    found = [_bars_of(each, each.file if file else each.series.source, join) for each in given]
-    for bars in found:
-        if len(bars.bars) < least:
-            raise InputError(
-                f"{file or bars.source} has {len(bars.bars)} bars of {bars.name}: this study needs at least {least}; "
-                "give a longer history or shorter bars"
-            )
-    return tuple(found)
-
-
-def _bars_of(file: BarFile, source: str, join: bool) -> StudyBars:
-    """Return the bars that a file makes: hours where it has quotes or is to be joined, else its own bars."""
-    series, notes, (bars, _) = file.series, file.notes, flagged_bars(file)
-    step_us = bars.frame_us
-    if not step_us:
-        return StudyBars.of(series, source, bars.resample(HOUR_US, _END_US, SECOND_US), notes)
-    if not join or step_us >= HOUR_US or HOUR_US % step_us:
-        return StudyBars.of(series, source, bars, notes)
-    if (bars.opened_us % step_us).any():
-        note = f"no hours were made of bars of {_length(series.interval_s)}: they do not begin with the hour"
-        return StudyBars.of(series, source, bars, [*notes, note])
-    hours, whole = bars.resample(HOUR_US, _END_US, step_us), HOUR_US // step_us
-    if partial := int((hours.slots < whole).sum()):
-        made = f"made of fewer than {whole} bars of {_length(series.interval_s)}"
-        notes = (*notes, f"{partial} of {len(hours)} bars are {made}")
-    return StudyBars.of(series, source, hours, notes)
-
-
-def _length(seconds: int) -> str:
-    if seconds == 86_400:
-        return "1 day"
-    if seconds > 86_400:
-        return f"{seconds / 86_400:g} days"
-    return f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"
 
 
 def momentum(frame: "pd.DataFrame", bars: int) -> "pd.Series":

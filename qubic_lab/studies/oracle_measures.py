@@ -1,13 +1,12 @@
-"""What the market oracle is measured by: known anomalies put into bars, past forecasts, ratings, and looks ahead.
+"""Measures of the market oracle: known anomalies put into bars, past forecasts, ratings, and looks ahead.
 
-Everything here gives plain values; `qubic_lab.studies.oracle_overview` draws and tells them.
+`qubic_lab.studies.oracle_overview` draws them and puts them into words.
 """
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,11 @@ from qubic_lab.oracle.analysis.anomaly_trials import KINDS, InjectedKind, inject
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE, forecast_path
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.rating import STEPS, Rating, price_figures, rate
-from qubic_lab.oracle.ingest.files.bar_files import BarOptions, flagged_bars, read_bars
-from qubic_lab.oracle.ingest.files.packaged import read_packaged
 from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
-from qubic_lab.oracle.ingest.quality import completeness
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats
-from qubic_lab.oracle.model.records import Series, Text
-from qubic_lab.oracle.model.response import Missing, to_plain
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel
@@ -35,6 +31,8 @@ from qubic_lab.oracle.serving.analysis_parts import RATED_BARS
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
+from qubic_lab.studies.market_bars import MarketData
+from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate
 
 Row = dict[str, Any]
 WITHOUT_WEIGHTS = "crypto-lexicon"
@@ -43,53 +41,6 @@ RETURN_KINDS: tuple[InjectedKind, ...] = ("outlier", "jump")
 _FIRST, _APART, _MOST = 250, 26, 40
 """The first place for an anomaly, bars between two of them, and how many there are at most."""
 _END_US = 1 << 62
-
-
-@dataclass(frozen=True)
-class Market:
-    """Bars of one hour, and bars with volumes: those of days where the hours have none; with the data's quality."""
-
-    coin: str
-    source: str
-    hours: Bars
-    with_volume: Bars
-    quality: tuple[Row, ...]
-
-
-def load_market(file: str = "", coin: str = "bitcoin") -> Market:
-    """Return the bars of a file, or the packaged ones of Bitcoin, as they come out of a database that flagged them.
-
-    Raises:
-        InputError: a file that cannot be read, or without bars that make hours.
-    """
-    named = ("bitcoin-15min", "bitcoin-1day")
-    given = [read_bars(Path(file), BarOptions(coin), now_us())] if file else [read_packaged(n, now_us()) for n in named]
-    found = [flagged_bars(each) for each in given]
-    bars, series = [each for each, _ in found], given[0].series
-    quality = tuple(_quality_row(each.series, *one) for each, one in zip(given, found, strict=True))
-    if series.interval_s and 3_600 % series.interval_s:
-        raise InputError(f"{file} has bars of {series.interval_s} s, which make no hours: give bars of 1 h or shorter")
-    hours = bars[0].resample(HOUR_US, _END_US, max(1, series.interval_s) * SECOND_US)
-    if len(hours) > 1 and np.median(np.diff(hours.closed_us)) > HOUR_US:
-        raise InputError(f"most prices of {file} are more than 1 h apart: give bars of 1 h or shorter")
-    return Market(series.coin, series.source, hours, bars[1] if len(bars) > 1 else hours, quality)
-
-
-def _quality_row(series: Series, bars: Bars, flags: Mapping[str, int]) -> Row:
-    found = completeness(bars.opened_us, bars.closed_us, series.interval_s * SECOND_US)
-    return {
-        "source": series.source,
-        "bars of": f"{series.interval_s / 60:g} min" if series.interval_s < 86_400 else "1 day",
-        "from": iso(int(bars.opened_us[0])),
-        "to": iso(int(bars.closed_us[-1])),
-        "prices": len(bars),
-        "complete_pct": 100 * found.share,
-        "gaps": found.gaps,
-        "longest_gap_h": found.longest_gap_s / 3_600,
-        "outliers": flags.get("outlier", 0),
-        "repeated prices": flags.get("flat", 0),
-        "corrected": 0,
-    }
 
 
 @dataclass(frozen=True)
@@ -156,18 +107,33 @@ def find_scorer(name: str) -> SentimentModel:
     return model
 
 
-def index_over_time(news: News, every_us: int = HOUR_US) -> dict[str, list[Any]]:
-    """Return the index at even instants from the first text to the last, a list for each of its figures."""
+@dataclass(frozen=True)
+class IndexOverTime:
+    """The sentiment index at even times; None where there is no text."""
+
+    at_us: tuple[int, ...]
+    index: tuple[float | None, ...]
+    spread: tuple[float | None, ...]
+    confidence: tuple[float, ...]
+    texts: tuple[int, ...]
+
+
+def index_over_time(news: News, every_us: int = HOUR_US) -> IndexOverTime:
+    """Return the index at even times from the first text to the last."""
     first = min(text.at_us for text in news.texts)
     times = np.arange(first, news.end_us + every_us, every_us, dtype=np.int64)
     series = index_series(news.texts, times, news.settings)
-    return {
-        "at_us": series.at_us.tolist(),
-        "index": _or_none(series.composite),
-        "spread": _or_none(series.spread),
-        "confidence": series.confidence.tolist(),
-        "texts": series.texts.tolist(),
-    }
+
+    def known(values: Floats) -> tuple[float | None, ...]:
+        return tuple(None if math.isnan(value) else value for value in values.tolist())
+
+    return IndexOverTime(
+        tuple(times.tolist()),
+        known(series.composite),
+        known(series.spread),
+        tuple(series.confidence.tolist()),
+        tuple(series.texts.tolist()),
+    )
 
 
 def index_factors(news: News, most: int = 6) -> list[Row]:
@@ -186,33 +152,22 @@ def index_factors(news: News, most: int = 6) -> list[Row]:
     ]
 
 
-def injected(market: Market, sizes: Sequence[float], seed: int = 0) -> list[dict[str, Any]]:
-    """Return the curve of each kind of anomaly and size: known ones put into the market's own bars, then looked for.
+def injected(market: MarketData, sizes: Sequence[float], seed: int = 0) -> list[AnomalyCurve]:
+    """Put known anomalies into the market's own bars and return the curve of each kind and size.
 
     Kinds of returns go into the hours, those with volumes into the bars that have them.
     """
     found = []
     for kind, score in KINDS.items():
         bars = market.hours if kind in RETURN_KINDS else market.with_volume
-        at = _places(bars, seed)
+        at, length = _places(bars, seed), "1 h" if bars.frame_us == HOUR_US else "1 day"
         for size in sizes:
             trial = inject(kind, bars, at, size, seed)
             known = CAUSAL[score](trial.bars)[trial.judged]
             curve = roc(np.abs(known), trial.truth[trial.judged])
-            found.append(
-                {
-                    "kind": kind,
-                    "size": size,
-                    "bars": "1 h" if bars.frame_us == HOUR_US else "1 day",
-                    "anomalies": curve.anomalies,
-                    "others": curve.others,
-                    "auc": curve.auc,
-                    "low": curve.low,
-                    "high": curve.high,
-                    "false_alarms": curve.false_alarms.tolist(),
-                    "hits": curve.hits.tolist(),
-                }
-            )
+            ends = (tuple(curve.false_alarms.tolist()), tuple(curve.hits.tolist()))
+            area = (curve.auc, curve.low, curve.high)
+            found.append(AnomalyCurve(kind, size, length, curve.anomalies, curve.others, *area, *ends))
     return found
 
 
@@ -239,21 +194,27 @@ def past_forecasts(bars: Bars, seed: int = 0) -> ForecastStudy:
     return study
 
 
-def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> list[Row]:
-    """Return the share of prices that intervals hold on random walks and on trends with noise, all simulated."""
-    draw = np.random.default_rng(seed)
-    found = []
+@dataclass(frozen=True)
+class SimulatedCoverage:
+    """The share of prices that intervals of forecasts held on simulated series, with its 95 % interval."""
+
+    series: str
+    hours: int
+    promised: float
+    held: float
+    low: float
+    high: float
+
+
+def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> list[SimulatedCoverage]:
+    """Return the share of prices that intervals hold on simulated random walks and trends with noise."""
+    draw, found = np.random.default_rng(seed), []
     for name, drift in (("random walk", 0.0), ("trend with noise", 0.002)):
         for hours in HOURS:
-            shares = []
-            for _ in range(walks):
-                path = 100.0 * np.exp(np.cumsum(draw.normal(drift, 0.005, bars)))
-                shares.append(_held_share(_close_bars(path), hours))
-            low, high = bootstrap_interval(lambda drawn, s=shares: float(np.mean(np.asarray(s)[drawn])), walks)  # type: ignore[misc]
-            held = float(np.mean(shares))
-            found.append(
-                {"series": name, "hours": hours, "promised": RULE.coverage, "held": held, "low": low, "high": high}
-            )
+            paths = [100.0 * np.exp(np.cumsum(draw.normal(drift, 0.005, bars))) for _ in range(walks)]
+            shares = np.array([_held_share(_close_bars(path), hours) for path in paths])
+            low, high = bootstrap_interval(lambda drawn, s=shares: float(np.mean(s[drawn])), walks)  # type: ignore[misc]
+            found.append(SimulatedCoverage(name, hours, RULE.coverage, float(np.mean(shares)), low, high))
     return found
 
 
@@ -293,10 +254,40 @@ def _scrambled(bars: Bars, cut: int, draw: np.random.Generator) -> Bars:
     return Bars.of(bars.closed_us, **columns, frame_us=bars.frame_us)
 
 
-def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RatingStep:
+    """The mean change of the price after one step of the rating, with its 95 % interval."""
+
+    rating: str
+    times: int
+    mean_pct: float
+    low_pct: float
+    high_pct: float
+
+
+@dataclass(frozen=True)
+class PastRatings:
+    """Past ratings by the price rules alone, and the changes of the price in the hours after them.
+
+    `correlation` is that of scores and changes; None where one of them does not vary. `last` was made at `last_at`.
+    """
+
+    ahead_h: int
+    ratings: int
+    weeks: int
+    steps: tuple[RatingStep, ...]
+    correlation: RecordedEstimate
+    last: Rating
+    last_at: str
+
+
+def past_ratings(market: MarketData, every: int = 6, ahead: int = 24) -> PastRatings:
     """Return the ratings of the past by the price rules alone, and what the price did in the hours after each.
 
     Weeks are drawn for the intervals, as hours of a week hang together.
+
+    Raises:
+        InputError: too few hours.
     """
     hours, found = market.hours, []
     logs = hours.log_close
@@ -311,32 +302,27 @@ def past_ratings(market: Market, every: int = 6, ahead: int = 24) -> dict[str, A
         raise InputError(f"{len(hours)} hours are too few to judge ratings: give {RATED_BARS + 10 * ahead} or more")
     weeks = np.array([at // (7 * DAY_US) for at, _, _ in found])
     scores, changes = np.array([rating.score for _, rating, _ in found]), np.array([change for *_, change in found])
-    return {
-        "ahead_h": ahead,
-        "ratings": len(found),
-        "weeks": len(np.unique(weeks)),
-        "steps": [
-            {"rating": step, "times": int(of.sum()), **_mean_by_weeks(changes[of], weeks[of])}
-            for step in STEPS
-            if (of := np.array([rating.rating == step for _, rating, _ in found])).any()
-        ],
-        "correlation": _correlation(scores, changes, weeks),
-        "last": to_plain(found[-1][1]),
-        "last_at": iso(found[-1][0]),
-    }
+    steps = [
+        RatingStep(step, int(of.sum()), *_mean_by_weeks(changes[of], weeks[of]))
+        for step in STEPS
+        if (of := np.array([rating.rating == step for _, rating, _ in found])).any()
+    ]
+    correlation = _correlation(scores, changes, weeks)
+    last_us, last, _ = found[-1]
+    return PastRatings(ahead, len(found), len(np.unique(weeks)), tuple(steps), correlation, last, iso(last_us))
 
 
 _NO_TEXTS = Missing(reason="no collected texts are of that time")
 
 
-def _mean_by_weeks(values: Floats, weeks: NDArray[np.int64]) -> Row:
+def _mean_by_weeks(values: Floats, weeks: NDArray[np.int64]) -> tuple[float, float, float]:
     _, which = np.unique(weeks, return_inverse=True)
     sums, counts = np.bincount(which, values), np.bincount(which)
     low, high = bootstrap_interval(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums))
-    return {"mean_pct": float(values.mean()), "low_pct": low, "high_pct": high}
+    return float(values.mean()), low, high
 
 
-def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> Row:
+def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> RecordedEstimate:
     """Return Pearson's correlation with its interval; None where one of the two does not vary."""
     groups = [np.flatnonzero(weeks == week) for week in np.unique(weeks)]
 
@@ -346,10 +332,6 @@ def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> R
 
     value = of(np.arange(len(scores)))
     if math.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    low, high = bootstrap_interval(lambda drawn: of(np.concatenate([groups[n] for n in drawn])), len(groups))
-    return {"value": value, "low": low, "high": high}
-
-
-def _or_none(values: Floats) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]
+        return RecordedEstimate(None, None, None)
+    drawn_weeks = bootstrap_interval(lambda drawn: of(np.concatenate([groups[n] for n in drawn])), len(groups))
+    return RecordedEstimate(value, *drawn_weeks)

@@ -1,10 +1,9 @@
-"""The market oracle at a glance: pictures and sentences of what `qubic_lab.studies.oracle_measures` measures."""
+"""The market oracle at a glance: pictures and sentences of the measures in `qubic_lab.studies.oracle_measures`."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,16 +11,18 @@ from matplotlib.ticker import MaxNLocator
 
 from qubic_lab.oracle.analysis.forecast import RULE
 from qubic_lab.oracle.analysis.indicators import compute
+from qubic_lab.oracle.analysis.rating import Rating
 from qubic_lab.oracle.inference.past_forecasts import Estimate
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us
 from qubic_lab.oracle.sentiment.head import read_head
 from qubic_lab.studies import forecast_findings
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
-from qubic_lab.studies.oracle_measures import Market, News
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, rows
+from qubic_lab.studies.market_bars import MarketData
+from qubic_lab.studies.oracle_measures import IndexOverTime, News, PastRatings, SimulatedCoverage
+from qubic_lab.studies.oracle_results import AnomalyCurve
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, plot, rows
 
 Row = dict[str, Any]
-Measured = Mapping[str, Any]
 
 GOOD_OR_BAD = 0.15
 """A text of this score or more is good news, of less than its opposite bad news."""
@@ -29,16 +30,13 @@ _WIDE = 1.5 * WIDTH_INCHES
 _ENDS = ("low", "value", "high")
 
 
-def prices(market: Market, bars: int = 180) -> Figure:
+def prices(market: MarketData, bars: int = 180) -> Figure:
     """Draw the last bars with their indicators and volumes."""
     closed = market.with_volume
     shown = np.s_[max(0, len(closed) - bars) :]
     values = {name: each[shown] for name, each in compute(closed).items()}
     times = _times(closed.closed_us[shown].tolist())
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, panels = plt.subplots(
-            4, sharex=True, figsize=(_WIDE, 7.0), height_ratios=[3, 1, 1, 1], layout="constrained"
-        )
+    with plot((4, 1), (_WIDE, 7.0), ncols=4, fontsize=9, sharex=True, height_ratios=[3, 1, 1, 1]) as (figure, panels):
         top, volume, rsi, macd = panels
         top.fill_between(
             times, values["bollinger_lower"], values["bollinger_upper"], color=PALE, alpha=0.5, label="Bollinger bands"
@@ -61,19 +59,14 @@ def prices(market: Market, bars: int = 180) -> Figure:
         macd.set_ylabel("MACD\n(USD)")
         date_axis(macd)
         figure.align_ylabels()
-        figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
 
 
-def moods(news: News, series: Measured) -> Figure:
+def sentiment_index(news: News, series: IndexOverTime) -> Figure:
     """Draw the index over time with the texts that make it, and how many there were each day."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, (top, bottom) = plt.subplots(
-            2, sharex=True, figsize=(_WIDE, 4.8), height_ratios=[2, 1], layout="constrained"
-        )
-        times = _times(series["at_us"])
-        index = np.array([np.nan if each is None else each for each in series["index"]])
-        spread = np.array([np.nan if each is None else each for each in series["spread"]])
+    with plot((2, 1), (_WIDE, 4.8), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
+        times = _times(series.at_us)
+        index, spread = np.array(series.index, np.float64), np.array(series.spread, np.float64)  # None becomes NaN
         low, high = np.maximum(-1.0, index - spread), np.minimum(1.0, index + spread)
         top.fill_between(times, low, high, color=PALE, alpha=0.5, label="spread of the texts' scores")
         top.plot(times, index, color=DARK, linewidth=1.6, label="index")
@@ -85,7 +78,6 @@ def moods(news: News, series: Measured) -> Figure:
         _draw_days(bottom, trend_rows(news))
         date_axis(bottom)
         figure.align_ylabels()
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
         if news.simulated:
             top.set_title("SIMULATION: invented sample texts, no real news", fontsize=10, loc="left")
     return figure
@@ -132,48 +124,39 @@ def model_rows() -> list[Row]:
     ]
 
 
-def curves(injected: Sequence[Measured]) -> Figure:
+def curves(injected: Sequence[AnomalyCurve]) -> Figure:
     """Draw hits against false alarms of each kind of anomaly, a line for each size."""
-    kinds = list(dict.fromkeys(each["kind"] for each in injected))
-    sizes = sorted({each["size"] for each in injected})
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, panels = plt.subplots(
-            1, len(kinds), sharey=True, figsize=(1.9 * WIDTH_INCHES, 3.1), layout="constrained", squeeze=False
-        )
+    kinds = list(dict.fromkeys(each.kind for each in injected))
+    sizes = sorted({each.size for each in injected})
+    options: dict[str, Any] = {"sharey": True, "squeeze": False, "ncols": len(sizes)}
+    with plot((1, len(kinds)), (1.9 * WIDTH_INCHES, 3.1), **options) as (figure, panels):
         for axes, kind in zip(panels[0], kinds, strict=True):
-            for each in (found for found in injected if found["kind"] == kind):
-                line = LINES[(len(sizes) - 1 - sizes.index(each["size"])) % len(LINES)]
-                x, y = 100 * np.array(each["false_alarms"]), 100 * np.array(each["hits"])
-                axes.plot(x, y, line, color=DARK, drawstyle="steps-post", linewidth=1.4, label=f"size {each['size']:g}")
-                axes.set_title(f"{kind}\n({each['bars']} bars)", fontsize=10)
+            for each in (found for found in injected if found.kind == kind):
+                line = LINES[(len(sizes) - 1 - sizes.index(each.size)) % len(LINES)]
+                x, y = 100 * np.array(each.false_alarms), 100 * np.array(each.hits)
+                axes.plot(x, y, line, color=DARK, drawstyle="steps-post", linewidth=1.4, label=f"size {each.size:g}")
+                axes.set_title(f"{kind}\n({each.bars} bars)", fontsize=10)
             axes.plot([0, 100], [0, 100], color=INK, linewidth=0.6)
             axes.set_aspect("equal")
             axes.set_xticks([0, 50, 100])
             axes.set_yticks([0, 50, 100])
             axes.set_xlabel("false alarms (%)")
         panels[0][0].set_ylabel("found (%)")
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(sizes))
     return figure
 
 
-def curve_rows(injected: Sequence[Measured]) -> list[Row]:
+def curve_rows(injected: Sequence[AnomalyCurve]) -> list[Row]:
     """Return the areas under the curves with their intervals."""
     names = ("kind", "size", "bars", "anomalies", "others", "auc", "low", "high")
-    return [{name: each[name] for name in names} for each in injected]
+    return [{name: getattr(each, name) for name in names} for each in injected]
 
 
-def accuracy(past: ForecastStudy, simulated: Sequence[Measured]) -> Figure:
+def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Figure:
     """Draw how many prices the intervals held, and the forecast's error against that of "the price stays"."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, (held, error) = plt.subplots(1, 2, figsize=(_WIDE, 3.2), layout="constrained")
+    with plot((1, 2), (_WIDE, 3.2), grid="y", fontsize=9) as (figure, (held, error)):
         looks = (("random walk", "s", -0.2), ("trend with noise", "^", 0.2))
         for name, mark, shift in looks:
-            found = {
-                each["hours"]: Estimate(each["held"], each["low"], each["high"])
-                for each in simulated
-                if each["series"] == name
-            }
+            found = {each.hours: Estimate(each.held, each.low, each.high) for each in simulated if each.series == name}
             _points(held, found, mark, "white", shift, f"simulated {name}")
         _points(held, {each.hours: each.interval.held for each in past.horizons}, "o", DARK, 0.0, "the price")
         held.axhline(100 * RULE.coverage, linestyle="--", color=INK, linewidth=1.0)
@@ -185,7 +168,6 @@ def accuracy(past: ForecastStudy, simulated: Sequence[Measured]) -> Figure:
         for axes in (held, error):
             axes.set_xlabel("forecast ahead (h)")
             axes.set_xticks([each.hours for each in past.horizons])
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 
@@ -196,87 +178,64 @@ def _points(axes: Axes, found: Mapping[int, Estimate], mark: str, fill: str, shi
     axes.plot(at, value, mark, color=DARK, markerfacecolor=fill, markersize=6, label=label)
 
 
-def after_ratings(ratings: Measured) -> Figure:
+def after_ratings(ratings: PastRatings) -> Figure:
     """Draw what the price did after each step of the rating, with 95 % intervals."""
-    steps = ratings["steps"]
-    with rows([f"{each['rating']} ({each['times']})" for each in steps]) as (figure, axes):
-        for place, each in enumerate(steps):
-            axes.plot([each["low_pct"], each["high_pct"]], [place] * 2, "-", color=INK, linewidth=1.2)
-            axes.plot(each["mean_pct"], place, "o", color=DARK)
+    with rows([f"{each.rating} ({each.times})" for each in ratings.steps]) as (figure, axes):
+        for place, each in enumerate(ratings.steps):
+            axes.plot([each.low_pct, each.high_pct], [place] * 2, "-", color=INK, linewidth=1.2)
+            axes.plot(each.mean_pct, place, "o", color=DARK)
         axes.axvline(0.0, linestyle="--", color=INK, linewidth=1.0, label="no change")
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.set_xlabel(f"mean change in the {ratings['ahead_h']} h after (%)")
+        axes.set_xlabel(f"mean change in the {ratings.ahead_h} h after (%)")
     return figure
 
 
-def rule_rows(rating: Measured) -> list[Row]:
+def rule_rows(rating: Rating) -> list[Row]:
     """Return a rating's rules with their votes and numbers; then those that could not vote."""
-    voted = [{"rule": each["name"], "vote": f"{each['vote']:+d}", "because": each["text"]} for each in rating["rules"]]
-    return voted + [{"rule": name, "vote": "", "because": why} for name, why in rating["left_out"].items()]
+    voted = [{"rule": each.name, "vote": f"{each.vote:+d}", "because": each.text} for each in rating.rules]
+    return voted + [{"rule": name, "vote": "", "because": why} for name, why in rating.left_out.items()]
 
 
 def findings(
-    market: Market,
+    market: MarketData,
     news: News,
-    injected: Sequence[Measured],
+    injected: Sequence[AnomalyCurve],
     past: ForecastStudy,
-    simulated: Sequence[Measured],
-    ratings: Measured,
+    simulated: Sequence[SimulatedCoverage],
+    ratings: PastRatings,
 ) -> list[str]:
     """Say how forecasts, anomalies, texts and ratings did."""
+    held = [100 * each.held for each in simulated]
+    size = min(each.size for each in injected)
+    areas = ", ".join(
+        f"{each.kind} {each.auc:.2f} ({each.low:.2f} to {each.high:.2f})" for each in injected if each.size == size
+    )
+    texts = "invented sample texts, so it is a simulation" if news.simulated else "collected texts"
+    first = market.quality[0]
     return [
         *forecast_findings.findings(past),
-        _coverage_sentence(simulated),
-        _anomaly_sentence(injected),
-        _rating_sentence(ratings),
-        _news_sentence(news),
-        _data_sentence(market),
+        f"On simulated series, intervals of {100 * RULE.coverage:.0f} % held {min(held):.0f} to {max(held):.0f} % of "
+        "prices.",
+        f"For planted anomalies of {size:g} deviations, the area under the ROC curve is: {areas}.",
+        *_rating_sentences(ratings),
+        f"The sentiment index uses {len(news.texts)} {texts}, scored by {news.model}.",
+        f"Prices are {first['prices']:,} {first['source']} bars of {market.coin} ({first['bars of']}): "
+        f"{first['complete_pct']:.1f} % complete, {first['gaps']} gaps, {first['outliers']} outliers.",
     ]
 
 
-def _coverage_sentence(simulated: Sequence[Measured]) -> str:
-    least, most = (100 * function(each["held"] for each in simulated) for function in (min, max))
-    return (
-        f"On simulated walks and trends intervals of {100 * RULE.coverage:.0f} % held {least:.0f} to {most:.0f} % of "
-        "prices."
-    )
-
-
-def _anomaly_sentence(injected: Sequence[Measured]) -> str:
-    size = min(each["size"] for each in injected)
-    smallest = [each for each in injected if each["size"] == size]
-    areas = ", ".join(
-        f"{each['kind']} {each['auc']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in smallest
-    )
-    return f"Of anomalies of {size:g} deviations that were put in, the area under the curve is: {areas}."
-
-
-def _rating_sentence(ratings: Measured) -> str:
-    found = ratings["correlation"]
-    rated = f"{ratings['ratings']:,} past ratings over {ratings['weeks']} weeks"
-    if found["value"] is None:
-        return f"Of {rated} all were the same, so nothing can be told of what they foretell."
-    shown = "no relation is shown" if found["low"] <= 0.0 <= found["high"] else "there is a relation"
-    interval = f"95 % interval {found['low']:+.2f} to {found['high']:+.2f}"
-    return (
-        f"The rating sums up what is, and is no advice: {shown} between {rated} and the price {ratings['ahead_h']} h "
-        f"later (correlation {found['value']:+.2f}, {interval})."
-    )
-
-
-def _news_sentence(news: News) -> str:
-    kind = "invented sample texts, so a simulation" if news.simulated else "collected texts"
-    return f"The sentiment index is of {len(news.texts)} {kind}, scored by {news.model}."
-
-
-def _data_sentence(market: Market) -> str:
-    first = market.quality[0]
-    return (
-        f"Prices are {first['prices']:,} {first['source']} bars of {market.coin} ({first['bars of']}), "
-        f"{first['complete_pct']:.1f} % complete with {first['gaps']} gaps and {first['outliers']} outliers."
-    )
+def _rating_sentences(ratings: PastRatings) -> list[str]:
+    found, rated = ratings.correlation, f"{ratings.ratings:,} past ratings over {ratings.weeks} weeks"
+    if found.value is None or found.low is None or found.high is None:
+        return [f"All of {rated} were equal, so nothing can be said of their predictive value."]
+    shown = "no relation" if found.low <= 0.0 <= found.high else "a relation"
+    return [
+        f"{rated[0].upper()}{rated[1:]} show {shown} to the price {ratings.ahead_h} h later (correlation "
+        f"{found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}).",
+        "The rating summarizes the present and is no advice.",
+    ]
 
 
 def _times(us: Sequence[int]) -> list[float]:
-    """Return instants as matplotlib counts them, in days."""
+    """Return times as matplotlib counts them, in days."""
     return [each / DAY_US for each in us]

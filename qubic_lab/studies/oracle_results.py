@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.stats import BrierParts, ReliabilityBin
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
 
@@ -36,14 +37,17 @@ class RecordedEstimate:
     low: float | None
     high: float | None
 
-    def text(self, unit: str = "", scale: float = 1.0, digits: int = 1) -> str:
-        """Return the value with its interval, as far as they are known."""
-        if self.value is None:
-            return "unknown"
-        value = f"{scale * self.value:.{digits}f}{unit}"
-        if self.low is None or self.high is None:
-            return f"{value} (too few for an interval)"
-        return f"{value} ({scale * self.low:.{digits}f} to {scale * self.high:.{digits}f})"
+
+def estimate_text(
+    estimate: RecordedEstimate | IntervalEstimate, unit: str = "", scale: float = 1.0, digits: int = 1
+) -> str:
+    """Return a value with its interval, as far as they are known."""
+    if estimate.value is None:
+        return "unknown"
+    value = f"{scale * estimate.value:.{digits}f}{unit}"
+    if estimate.low is None or estimate.high is None:
+        return f"{value} (too few for an interval)"
+    return f"{value} ({scale * estimate.low:.{digits}f} to {scale * estimate.high:.{digits}f})"
 
 
 @dataclass(frozen=True)
@@ -119,14 +123,14 @@ class ForecastsRecord:
         """Say what forecasts from the shortest bars are worth; empty where none was measured."""
         known = [each for each in self.horizons if each.measured]
         shortest = [each for each in known if each.bars == known[0].bars]
-        ratios = ", ".join(each.error_ratio.text(digits=3) for each in shortest if each.error_ratio)
+        ratios = ", ".join(estimate_text(each.error_ratio, digits=3) for each in shortest if each.error_ratio)
         if not ratios or not shortest[0].coverage_80 or not shortest[0].ece:
             return ""
         hours, ece = ", ".join(str(each.hours) for each in shortest), shortest[0].ece
         return (
             f"forecasts of {hours} h from bars of {known[0].bars}: error over that of a random walk {ratios}; 80 % "
-            f"intervals held {shortest[0].coverage_80.text(' %', 100)}; ECE of their chance of a rise {ece.value:.3f} "
-            f"({ece.chance_95:.3f} by chance)"
+            f"intervals held {estimate_text(shortest[0].coverage_80, ' %', 100)}; ECE of their chance of a rise "
+            f"{ece.value:.3f} ({ece.chance_95:.3f} by chance)"
         )
 
 
@@ -198,21 +202,11 @@ class ConfidenceRecord:
         )
 
 
-@dataclass(frozen=True)
-class WarningsRecord:
-    """What the warnings of one rule were worth; `…_by_chance`: for warnings at random times."""
+@dataclass(frozen=True, kw_only=True)
+class WarningsRecord(WarningScore):
+    """What the warnings of one rule were worth, and the share of the time that they stood for."""
 
     time_under_warning: float
-    warnings: int
-    right: int
-    precision: RecordedEstimate
-    precision_by_chance: float
-    falls: int
-    found: int
-    recall: RecordedEstimate
-    recall_by_chance: float
-    false_alarms_a_month: RecordedEstimate
-    lead_h: RecordedEstimate
 
 
 @dataclass(frozen=True)
@@ -234,10 +228,10 @@ class WorthRecord:
         assert self.ours is not None
         ours = self.ours
         return (
-            f"bars of {self.bars_of}: precision {ours.precision.text(' %', 100, 0)} of {ours.warnings} "
+            f"bars of {self.bars_of}: precision {estimate_text(ours.precision, ' %', 100, 0)} of {ours.warnings} "
             f"warnings, by chance {100 * ours.precision_by_chance:.0f} %; recall "
-            f"{ours.recall.text(' %', 100, 0)} of {ours.falls} falls of {100 * self.drop:g} %; false alarms a "
-            f"month {ours.false_alarms_a_month.text()}; lead {ours.lead_h.text(' h')}"
+            f"{estimate_text(ours.recall, ' %', 100, 0)} of {ours.falls} falls of {100 * self.drop:g} %; false alarms "
+            f"a month {estimate_text(ours.false_alarms_a_month)}; lead {estimate_text(ours.lead_h, ' h')}"
         )
 
     def comparison(self) -> str:

@@ -1,9 +1,8 @@
-"""Pictures of risk: volatility, losses, calibration of forecasts, warnings over time, and what they were worth."""
+"""Pictures of risk: volatility, losses, calibration of forecasts, warnings over time, and their worth."""
 
 import math
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,8 +14,8 @@ from qubic_lab.oracle.risk.forecast_tests import MODELS
 from qubic_lab.oracle.risk.rules import LEVELS
 from qubic_lab.oracle.risk.volatility import realised_volatility
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
-from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, Risk
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES, date_axis, log_axis
+from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, RiskStudy
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, log_axis, plot
 
 LAST_BARS = 1_000
 """Pictures of single bars show no more."""
@@ -25,10 +24,9 @@ _MARKS = ("o", "s", "^", "D")
 _WIDE = 1.5 * WIDTH_INCHES
 
 
-def volatilities(risk: Risk, bars: int = LAST_BARS) -> Figure:
+def volatilities(risk: RiskStudy, bars: int = LAST_BARS) -> Figure:
     """Draw volatility of the last bars by three estimators, and what GARCH forecasts for the next bar; a year's."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
+    with plot(size=(_WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
         scale = 100 * math.sqrt(YEAR_US / risk.bars.frame_us)
         closed = risk.bars.bars
         for name, line in zip(("close-to-close", "parkinson", "garman-klass"), LINES, strict=False):
@@ -41,14 +39,12 @@ def volatilities(risk: Risk, bars: int = LAST_BARS) -> Figure:
         axes.set_ylabel("volatility of a year (%)")
         axes.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
         date_axis(axes)
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
 
-def losses(risk: Risk, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
+def losses(risk: RiskStudy, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
     """Draw the last returns with value at risk of two models, and the losses that were beyond the first."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "both"}):
-        figure, axes = plt.subplots(figsize=(_WIDE, 3.4), layout="constrained")
+    with plot(size=(_WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
         times, returns = _times(risk.bars.bars)[-bars:], 100 * risk.returns[-bars:]
         axes.plot(times, _broken(risk.bars.bars, 100 * risk.returns)[-bars:], color=PALE, linewidth=0.8)
         axes.plot([], [], color=PALE, label="return")
@@ -64,23 +60,20 @@ def losses(risk: Risk, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
         axes.set_ylabel("log return of a bar (%)")
         axes.set_title(f"bars of {risk.name}, {100 * level:g} %", fontsize=10, loc="left")
         date_axis(axes)
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
 
-def calibration(risk: Risk) -> Figure:
+def calibration(risk: RiskStudy) -> Figure:
     """Draw how often losses were beyond each level, by model, and where returns lay in GARCH-t's forecasts."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(_WIDE, 3.6), layout="constrained")
+    with plot((1, 2), (_WIDE, 3.6), grid="y", fontsize=9) as (figure, (left, right)):
         _draw_coverage(left, risk)
         _draw_evenness(right, risk)
         left.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
         right.set_title("in the forecasts of GARCH-t", fontsize=10, loc="left")
-        figure.legend(loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 
-def _draw_coverage(axes: Axes, risk: Risk) -> None:
+def _draw_coverage(axes: Axes, risk: RiskStudy) -> None:
     axes.axhline(1.0, color=INK, linewidth=1.0, linestyle=":")
     for number, (model, mark) in enumerate(zip(MODELS, _MARKS, strict=True)):
         known = [
@@ -100,7 +93,7 @@ def _draw_coverage(axes: Axes, risk: Risk) -> None:
     axes.set_ylabel("losses beyond it / expected")
 
 
-def _draw_evenness(axes: Axes, risk: Risk) -> None:
+def _draw_evenness(axes: Axes, risk: RiskStudy) -> None:
     even = risk.evenness
     bins = max(1, len(even.counts))
     axes.set_xlim(0.0, 1.0)
@@ -114,10 +107,9 @@ def _draw_evenness(axes: Axes, risk: Risk) -> None:
     axes.axhline(even.bars / bins, color=INK, linewidth=1.0, linestyle=":", label="expected")
 
 
-def timeline(risk: Risk) -> Figure:
+def timeline(risk: RiskStudy) -> Figure:
     """Draw levels over time behind the price, warnings, and the falls that they should have told of."""
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, axes = plt.subplots(figsize=(_WIDE, 3.8), layout="constrained")
+    with plot(size=(_WIDE, 3.8), grid="y", ncols=4, fontsize=9) as (figure, axes):
         closed, assessment = risk.bars.bars, risk.assessment
         times = _times(closed)
         axes.plot(times, _broken(closed, closed.close), color=INK, linewidth=1.0, label="close")
@@ -136,11 +128,10 @@ def timeline(risk: Risk) -> Figure:
         _shade_levels(axes, risk)
         axes.set_ylabel(f"price ({risk.bars.currency})")
         date_axis(axes)
-        figure.legend(loc="outside upper left", ncols=4, fontsize=9)
     return figure
 
 
-def _shade_levels(axes: Axes, risk: Risk) -> None:
+def _shade_levels(axes: Axes, risk: RiskStudy) -> None:
     """Shade the time of each level over the whole height, behind all else."""
     closed, limits = risk.bars.bars, axes.get_ylim()
     times = _times(closed)
@@ -154,13 +145,11 @@ def _shade_levels(axes: Axes, risk: Risk) -> None:
     axes.set_ylim(limits)
 
 
-def worth(risks: Sequence[Risk]) -> Figure:
+def worth(risks: Sequence[RiskStudy]) -> Figure:
     """Draw precision and recall of both rules with 95 % intervals, and what chance would give with as many warnings."""
     known = [risk for risk in risks if risk.matched.comparison is not None]
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(
-            1, 2, sharey=True, figsize=(_WIDE, 1.6 + 0.7 * max(1, len(known))), layout="constrained"
-        )
+    size = (_WIDE, 1.6 + 0.7 * max(1, len(known)))
+    with plot((1, 2), size, grid="x", ncols=2, fontsize=9, sharey=True) as (figure, panels):
         labels, place = [], 0
         for risk in known:
             comparison = risk.matched.comparison
@@ -179,7 +168,6 @@ def worth(risks: Sequence[Risk]) -> Figure:
             if not known:
                 axes.text(0.5, 0.5, "nothing could be judged", ha="center", va="center", transform=axes.transAxes)
             axes.set_xlabel(what)
-        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
     return figure
 
 

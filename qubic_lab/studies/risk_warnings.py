@@ -41,7 +41,8 @@ from qubic_lab.oracle.risk.warning_scores import (
     match_alarm_time,
     span,
 )
-from qubic_lab.studies.oracle_backtest import StudyBars
+from qubic_lab.studies.market_bars import StudyBars
+from qubic_lab.studies.oracle_results import WarningsRecord
 
 Row = dict[str, Any]
 VAR_LEVELS = (0.01, 0.05)
@@ -57,7 +58,7 @@ _WINDOWED = ("filtered historical", "historical")
 
 
 @dataclass(frozen=True, eq=False)
-class Risk:
+class RiskStudy:
     """All that is measured of some bars.
 
     Attributes:
@@ -89,7 +90,7 @@ class Risk:
 
 def study_risk(
     bars: StudyBars, *, horizon_us: int, drop: float, level: str = "warning", rules: str = "", refit_bars: int = 50
-) -> Risk:
+) -> RiskStudy:
     """Measure volatility, value at risk and warnings of some bars; the last need bars beyond their warm-up.
 
     Args:
@@ -115,7 +116,7 @@ def study_risk(
     tails, coverages = _tails(returns, volatility, lengths)
     even = evenness(probability_transform(returns, volatility))
     found = (returns, volatility, tails, coverages, even, assessment)
-    return Risk(bars, lengths, *found, level, horizon_bars, drop, matched)
+    return RiskStudy(bars, lengths, *found, level, horizon_bars, drop, matched)
 
 
 def _tails(
@@ -141,7 +142,7 @@ def rules_of(frame_us: int, file: str = "") -> tuple[RiskRule, ...]:
     return fit_rules(read_rules(Path(file) if file else None), frame_us)
 
 
-def looks_ahead(risk: Risk, cuts: int = 3, seed: int = 0, rules: str = "") -> bool:
+def looks_ahead(risk: RiskStudy, cuts: int = 3, seed: int = 0, rules: str = "") -> bool:
     """Say whether any level of the past changes when later bars are cut off, at some bars drawn by chance.
 
     Raises:
@@ -157,13 +158,13 @@ def looks_ahead(risk: Risk, cuts: int = 3, seed: int = 0, rules: str = "") -> bo
     return False
 
 
-def shortfall_is_above(risk: Risk) -> bool:
+def shortfall_is_above(risk: RiskStudy) -> bool:
     """Say whether expected shortfall is at least value at risk wherever there are both."""
     pairs = [(tail.forecast.es, tail.forecast.var) for tail in risk.tails]
     return all(bool((es[known] >= var[known]).all()) for es, var in pairs for known in [~np.isnan(es + var)])
 
 
-def counts_add_up(risk: Risk) -> bool:
+def counts_add_up(risk: RiskStudy) -> bool:
     """Say whether losses and falls that are counted twice are as many both times, and no part exceeds the whole."""
     for tail, covered in zip(risk.tails, risk.coverages, strict=True):
         if covered is not None and (covered.beyond, covered.bars) != (tail.test.violations, tail.test.bars):
@@ -177,7 +178,7 @@ def counts_add_up(risk: Risk) -> bool:
     return counted and alike and found.ours.falls == found.naive.falls
 
 
-def tail_rows(risks: Sequence[Risk]) -> list[Row]:
+def tail_rows(risks: Sequence[RiskStudy]) -> list[Row]:
     """Return how forecasts of losses stood against what came; p-values below 0.05 reject them."""
     return [
         {
@@ -196,7 +197,7 @@ def tail_rows(risks: Sequence[Risk]) -> list[Row]:
     ]
 
 
-def score_rows(risks: Sequence[Risk]) -> list[Row]:
+def score_rows(risks: Sequence[RiskStudy]) -> list[Row]:
     """Return what our warnings and the matched naive rule's were worth, with 95 % intervals."""
     rows = []
     for risk in risks:
@@ -232,7 +233,7 @@ def _shown(estimate: IntervalEstimate) -> str:
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
-def warning_rows(risks: Sequence[Risk], count: int = 5) -> list[Row]:
+def warning_rows(risks: Sequence[RiskStudy], count: int = 5) -> list[Row]:
     """Return the last warnings of each with the evidence that raised them."""
     return [
         {
@@ -247,7 +248,7 @@ def warning_rows(risks: Sequence[Risk], count: int = 5) -> list[Row]:
     ]
 
 
-def now_rows(risks: Sequence[Risk]) -> list[Row]:
+def now_rows(risks: Sequence[RiskStudy]) -> list[Row]:
     """Return the level of each rule at the last bar, with its value and what it must reach for a warning."""
     rows = []
     for risk in risks:
@@ -268,7 +269,7 @@ def now_rows(risks: Sequence[Risk]) -> list[Row]:
     return rows
 
 
-def to_dict(risk: Risk) -> Row:
+def to_dict(risk: RiskStudy) -> Row:
     """Return it as plain values for JSON, without arrays by bar."""
     matched = risk.matched
     return {
@@ -313,7 +314,7 @@ def _compared(found: WarningComparison) -> Row:
     return plain
 
 
-def worth_dict(risks: Sequence[Risk]) -> Row:
+def worth_dict(risks: Sequence[RiskStudy]) -> Row:
     """Return what warnings were worth, an entry for each length of bars, as plain values for JSON.
 
     `ours` and `naive` have warnings, right, precision, falls, found, recall, false_alarms_a_month and lead_h; estimates
@@ -323,7 +324,7 @@ def worth_dict(risks: Sequence[Risk]) -> Row:
     return {"worth": [_worth(risk) for risk in risks]}
 
 
-def _worth(risk: Risk) -> Row:
+def _worth(risk: RiskStudy) -> Row:
     found, closed = risk.matched, risk.assessment.closed_us
     both = found.comparison
     return {
@@ -336,30 +337,14 @@ def _worth(risk: Risk) -> Row:
         "drop": risk.drop,
         "horizon_h": _hours_ahead(risk),
         "months": None if both is None else both.months,
-        "ours": None if both is None else _scored(both.ours, found.ours_share),
-        "naive": None if both is None else _scored(both.naive, found.naive_share),
+        "ours": None if both is None else WarningsRecord(time_under_warning=found.ours_share, **vars(both.ours)),
+        "naive": None if both is None else WarningsRecord(time_under_warning=found.naive_share, **vars(both.naive)),
         "p": None if both is None else both.p,
         "absent": found.missing,
     }
 
 
-def _scored(score: WarningScore, share: float) -> Row:
-    return {
-        "time_under_warning": share,
-        "warnings": score.warnings,
-        "right": score.right,
-        "precision": asdict(score.precision),
-        "precision_by_chance": score.precision_by_chance,
-        "falls": score.falls,
-        "found": score.found,
-        "recall": asdict(score.recall),
-        "recall_by_chance": score.recall_by_chance,
-        "false_alarms_a_month": asdict(score.false_alarms_a_month),
-        "lead_h": asdict(score.lead_h),
-    }
-
-
-def findings(risks: Sequence[Risk]) -> list[str]:
+def findings(risks: Sequence[RiskStudy]) -> list[str]:
     """Say what warnings were worth beside the matched rule, the level at the end, how forecasts of losses stood.
 
     What a reader must know of the bars comes last.
@@ -372,7 +357,7 @@ def findings(risks: Sequence[Risk]) -> list[str]:
     return said + [line for risk in risks for line in risk.bars.told]
 
 
-def _tail_sentences(risk: Risk) -> list[str]:
+def _tail_sentences(risk: RiskStudy) -> list[str]:
     """Return a sentence for each level of value at risk, and one for the whole distribution."""
     title = f"Value at risk, bars of {risk.name}"
     if all(tail.test.conditional is None for tail in risk.tails):
@@ -389,7 +374,7 @@ def _tail_sentences(risk: Risk) -> list[str]:
     return said
 
 
-def _level_part(risk: Risk, level: float) -> str:
+def _level_part(risk: RiskStudy, level: float) -> str:
     """Say which models were rejected at a level, and by which test."""
     tails = [tail for tail in risk.tails if tail.test.level == level]
     tested = [tail for tail in tails if tail.test.conditional is not None]
@@ -417,7 +402,7 @@ def _tests(rejecting: Mapping[str, float], beyond: int) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]} ({beyond} losses, least p = {least:.2g})"
 
 
-def _warning_sentence(risk: Risk) -> str:
+def _warning_sentence(risk: RiskStudy) -> str:
     found, what = risk.matched, f"falls of {100 * risk.drop:g} % within {span(_hours_ahead(risk))}"
     if found.comparison is None:
         return f"Warnings, bars of {risk.name}: not judged ({found.missing})."
@@ -440,7 +425,7 @@ def _warning_sentence(risk: Risk) -> str:
     )
 
 
-def _no_falls(risk: Risk) -> str:
+def _no_falls(risk: RiskStudy) -> str:
     """Say that no fall began, and for how long the price was as low as in one: then an earlier fall never ended."""
     start = risk.matched.start
     low = float((recent_drawdown(risk.bars.bars, risk.horizon_bars) >= risk.drop)[start:].mean())
@@ -457,11 +442,11 @@ def _right(ours: WarningScore, naive: WarningScore) -> str:
     )
 
 
-def _hours_ahead(risk: Risk) -> float:
+def _hours_ahead(risk: RiskStudy) -> float:
     return risk.horizon_bars * risk.bars.frame_us / HOUR_US
 
 
-def _now_sentence(risk: Risk) -> str:
+def _now_sentence(risk: RiskStudy) -> str:
     last = risk.assessment.at(-1)
     because = f" ({'; '.join(each.text for each in last.evidence)})" if last.evidence else ""
     if risk.assessment.why_unknown:

@@ -18,7 +18,7 @@ from qubic_lab.stats import (
     calibration_error_interval,
     reliability_table,
 )
-from qubic_lab.studies.oracle_results import ConfidenceError, ConfidenceRecord, RecordedEstimate
+from qubic_lab.studies.oracle_results import ConfidenceError, ConfidenceRecord, RecordedEstimate, estimate_text
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, plot
 
 
@@ -85,7 +85,7 @@ def sentences(found: ConfidenceRecord) -> list[str]:
     """Say whether a model's confidence is calibrated."""
     error, skill = found.ece, found.brier_skill
     verdict = "no evidence against its probabilities" if error.value <= error.chance_95 else "more than chance"
-    worth = f"Its Brier skill is {skill.text(digits=2)}."
+    worth = f"Its Brier skill is {estimate_text(skill, digits=2)}."
     if skill.value is None:
         worth = "Its confidence does not tell right labels from wrong ones."
     return [

@@ -1,16 +1,16 @@
 """Pictures of signal studies: one panel for each series of scores, what chance gives beside what was found."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from qubic_lab.studies.signal_studies import SignalStudy, shown
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, STYLE, WIDTH_INCHES
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, plot
 
 MOST_PANELS = 6
 _WIDE = 1.5 * WIDTH_INCHES
@@ -120,11 +120,8 @@ def _panels(
     columns = _columns(drawn)
     reasons = [absent(study) for study in drawn]
     lines = -(-len(drawn) // columns)
-    with plt.rc_context(STYLE | {"axes.grid.axis": "y"}):
-        figure, grid = plt.subplots(
-            lines, columns, figsize=(_WIDE, 0.7 + _PANEL_HEIGHT * lines), layout="constrained", squeeze=False,
-            sharey="row",
-        )  # fmt: skip
+    size = (_WIDE, 0.7 + _PANEL_HEIGHT * lines)
+    with plot((lines, columns), size, grid="y", fontsize=9, squeeze=False, sharey="row") as (figure, grid):
         for place, axes in enumerate(grid.flat):
             if place >= len(drawn):
                 axes.set_axis_off()
@@ -132,7 +129,9 @@ def _panels(
             study = drawn[place]
             reason, first = reasons[place], place - place % columns
             if reason:
-                axes.text(0.5, 0.5, _folded(reason), ha="center", va="center", transform=axes.transAxes, fontsize=8)
+                axes.text(
+                    0.5, 0.5, textwrap.fill(reason, 34), ha="center", va="center", transform=axes.transAxes, fontsize=8
+                )
                 axes.set_xticks([])
                 axes.grid(visible=False)
                 if place > first or all(reasons[first : first + columns]):  # else its numbers are those of the row
@@ -146,11 +145,6 @@ def _panels(
             if place % columns == 0:
                 axes.set_ylabel(y_label)
         figure.supxlabel(x_label, fontsize=10, color=INK)
-        handles = {
-            label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        if handles:
-            figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 
@@ -158,12 +152,6 @@ def _columns(studies: Sequence[SignalStudy]) -> int:
     """Return how many panels stand side by side: the effects of a simulation, else as many as fit."""
     alike = sum(each.scored.bars is studies[0].scored.bars for each in studies)
     return max(1, min(_COLUMNS, alike if studies[0].simulated else len(studies)))
-
-
-def _folded(text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 34)
 
 
 def _absent_coefficients(study: SignalStudy) -> str:

@@ -26,7 +26,8 @@ from qubic_lab.oracle.inference.information import (
 from qubic_lab.oracle.inference.lead_lag import LeadLag
 from qubic_lab.oracle.inference.quantiles import QuantileSpread, buckets_of, quantile_spread
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
-from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts, StudyBars
+from qubic_lab.studies.market_bars import StudyBars
+from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts
 
 Row = dict[str, Any]
 SPREAD_HORIZONS = (1, 4)

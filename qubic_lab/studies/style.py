@@ -47,6 +47,7 @@ def plot(
     grid: str = "both",
     ncols: int = 3,
     fontsize: int = 10,
+    font_size: int = 10,
     **options: Any,
 ) -> Iterator[tuple[Figure, Any]]:
     """Give a figure in the studies' style with one panel, or an array of them, and put its legend above it.
@@ -57,10 +58,11 @@ def plot(
         grid: axis whose grid lines are drawn: x, y, both or none.
         ncols: columns of the legend.
         fontsize: of the legend.
+        font_size: of everything else.
         options: for `pyplot.subplots`.
     """
     style = STYLE | ({"axes.grid": False} if grid == "none" else {"axes.grid.axis": grid})
-    with plt.rc_context(style):
+    with plt.rc_context(style | {"font.size": font_size}):
         figure, axes = plt.subplots(*panels, figsize=size, layout="constrained", **options)
         yield figure, axes
         named = (each.get_legend_handles_labels() for each in figure.axes)

@@ -1,0 +1,183 @@
+"""The prices that studies of the market use: files of one's own or packaged ones, flagged, as bars of even lengths."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, flagged_bars, read_bars
+from qubic_lab.oracle.ingest.files.packaged import read_packaged
+from qubic_lab.oracle.ingest.quality import completeness
+from qubic_lab.oracle.model.bars import Bars
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso, now_us
+
+Row = dict[str, Any]
+LEAST_BARS = 300
+"""Fewer have no room for the longest signal and a walk forward."""
+_END_US = 1 << 62
+
+
+@dataclass(frozen=True)
+class StudyBars:
+    """Flagged bars of one length, and where they are from.
+
+    Attributes:
+        source: the file's name, or that it is a packaged one.
+        name: of their length.
+        missing: bars between the first and the last that are not there.
+        notes: what was left out of a file, or put in order.
+    """
+
+    coin: str
+    source: str
+    currency: str
+    name: str
+    frame_us: int
+    bars: Bars
+    missing: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, series: Series, source: str, bars: Bars, notes: Sequence[str] = ()) -> "StudyBars":
+        """Return the bars of a series, named by their length."""
+        frame_us = bars.frame_us
+        expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
+        name = _length(frame_us // SECOND_US)
+        missing = expected - len(bars)
+        return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
+
+    @property
+    def told(self) -> list[str]:
+        """What a reader must know of them, a line each."""
+        missing = [f"{self.name}: {self.missing} bars are missing"] if self.missing else []
+        return missing + [f"{self.name}: {note}" for note in self.notes]
+
+    def row(self) -> Row:
+        """Return what they are, for a table."""
+        return {
+            "bars of": self.name,
+            "source": self.source,
+            "coin": self.coin,
+            "from": iso(int(self.bars.opened_us[0])),
+            "to": iso(int(self.bars.closed_us[-1])),
+            "bars": len(self.bars),
+            "missing": self.missing,
+            "flagged": int((self.bars.flagged > 0).sum()),
+        }
+
+
+def load_bars(
+    file: str = "",
+    coin: str = "bitcoin",
+    reading: Mapping[str, Any] | None = None,
+    *,
+    join: bool = True,
+    least: int = LEAST_BARS,
+) -> tuple[StudyBars, ...]:
+    """Return the bars of a file, or packaged ones of Bitcoin: of 15 minutes and of 1 day.
+
+    Args:
+        file: a CSV; empty: the packaged ones.
+        coin: that the file is of.
+        reading: what the file does not say of itself, by the names of `BarOptions`, such as {"stamp": "open"}.
+        join: make hours of bars that are shorter than 1 h and divide it. Prices without bars are made to hours anyway.
+            Bars that are not joined keep their own times: weeks begin on Mondays, and days at the file's midnight.
+        least: bars of each.
+
+    Raises:
+        InputError: a file that cannot be read, or with too few bars.
+    """
+    given = _read_files(file, coin, reading or {})
+    found = [_bars_of(each, each.file if file else each.series.source, join) for each in given]
+    for bars in found:
+        if len(bars.bars) < least:
+            raise InputError(
+                f"{file or bars.source} has {len(bars.bars)} bars of {bars.name}: this study needs at least {least}; "
+                "give a longer history or shorter bars"
+            )
+    return tuple(found)
+
+
+def _read_files(file: str, coin: str, reading: Mapping[str, Any]) -> list[BarFile]:
+    """Return a file of one's own, or the packaged ones."""
+    if not file:
+        return [read_packaged(name, now_us()) for name in ("bitcoin-15min", "bitcoin-1day")]
+    for name in reading:
+        check_choice("name in `reading`", name, [each.name for each in fields(BarOptions) if each.name != "coin"])
+    return [read_bars(Path(file), BarOptions(coin, **reading), now_us())]
+
+
+def _bars_of(file: BarFile, source: str, join: bool) -> StudyBars:
+    """Return the bars that a file makes: hours where it has quotes or is to be joined, else its own bars."""
+    series, notes, (bars, _) = file.series, file.notes, flagged_bars(file)
+    step_us = bars.frame_us
+    if not step_us:
+        return StudyBars.of(series, source, bars.resample(HOUR_US, _END_US, SECOND_US), notes)
+    if not join or step_us >= HOUR_US or HOUR_US % step_us:
+        return StudyBars.of(series, source, bars, notes)
+    if (bars.opened_us % step_us).any():
+        note = f"no hours were made of bars of {_length(series.interval_s)}: they do not begin with the hour"
+        return StudyBars.of(series, source, bars, [*notes, note])
+    hours, whole = bars.resample(HOUR_US, _END_US, step_us), HOUR_US // step_us
+    if partial := int((hours.slots < whole).sum()):
+        made = f"made of fewer than {whole} bars of {_length(series.interval_s)}"
+        notes = (*notes, f"{partial} of {len(hours)} bars are {made}")
+    return StudyBars.of(series, source, hours, notes)
+
+
+@dataclass(frozen=True)
+class MarketData:
+    """Bars of one hour, and bars with volumes: those of days where the hours have none; with the data's quality."""
+
+    coin: str
+    source: str
+    hours: Bars
+    with_volume: Bars
+    quality: tuple[Row, ...]
+
+
+def load_market(file: str = "", coin: str = "bitcoin") -> MarketData:
+    """Return the bars of a file, or the packaged ones of Bitcoin, flagged and with their quality.
+
+    Raises:
+        InputError: a file that cannot be read, or without bars that make hours.
+    """
+    given = _read_files(file, coin, {})
+    found = [flagged_bars(each) for each in given]
+    bars, series = [each for each, _ in found], given[0].series
+    quality = tuple(_quality_row(each.series, *one) for each, one in zip(given, found, strict=True))
+    if series.interval_s and 3_600 % series.interval_s:
+        raise InputError(f"{file} has bars of {series.interval_s} s, which make no hours: give bars of 1 h or shorter")
+    hours = bars[0].resample(HOUR_US, _END_US, max(1, series.interval_s) * SECOND_US)
+    if len(hours) > 1 and np.median(np.diff(hours.closed_us)) > HOUR_US:
+        raise InputError(f"most prices of {file} are more than 1 h apart: give bars of 1 h or shorter")
+    return MarketData(series.coin, series.source, hours, bars[1] if len(bars) > 1 else hours, quality)
+
+
+def _quality_row(series: Series, bars: Bars, flags: Mapping[str, int]) -> Row:
+    found = completeness(bars.opened_us, bars.closed_us, series.interval_s * SECOND_US)
+    return {
+        "source": series.source,
+        "bars of": _length(series.interval_s) if series.interval_s >= 86_400 else f"{series.interval_s / 60:g} min",
+        "from": iso(int(bars.opened_us[0])),
+        "to": iso(int(bars.closed_us[-1])),
+        "prices": len(bars),
+        "complete_pct": 100 * found.share,
+        "gaps": found.gaps,
+        "longest_gap_h": found.longest_gap_s / 3_600,
+        "outliers": flags.get("outlier", 0),
+        "repeated prices": flags.get("flat", 0),
+        "corrected": 0,
+    }
+
+
+def _length(seconds: int) -> str:
+    if seconds == 86_400:
+        return "1 day"
+    if seconds > 86_400:
+        return f"{seconds / 86_400:g} days"
+    return f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"
