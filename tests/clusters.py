@@ -38,9 +38,9 @@ T = TypeVar("T")
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nodes beat, and coordinators look, wait and try again, a few times as often as they do."""
-    for name in ("admission.HEARTBEAT_S", "dispatcher.BEAT_S", "dispatcher.LOOK_S", "node._FIRST_PAUSE_S"):
+    for name in ("registry.HEARTBEAT_S", "dispatcher.BEAT_S", "dispatcher.LOOK_S", "node._FIRST_PAUSE_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.1)
-    for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._BELL_S"):
+    for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._NOTIFICATION_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.05)
 
 

@@ -160,7 +160,7 @@ async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(client: 
         assert node.asked == 1
         other = {**QUESTION, "max_new_tokens": 9}
         response = await running.clients[1].post(ASK, json=other, headers=KEY)
-        assert_problem(response, 400, "idempotency key 'key' came with another payload before: give a new key")
+        assert_problem(response, 400, "idempotency key 'key' was used with another payload: give a new key")
 
 
 async def test_a_stream_goes_on_after_the_last_event_that_was_seen(client: redis.Redis, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ async def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_p
         waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
         await until(lambda: running.coordinator._followed)
         response = await running.client.post(ASK, json=QUESTION)
-        assert_problem(response, 429, "1 tasks wait: try again after 7.2 s")
+        assert_problem(response, 429, "1 tasks are waiting: try again after 7.2 s")
         assert response.headers["retry-after"] == "8"
         await running.coordinator.drain("a", False)
         assert (await waiting).status_code == 200
@@ -330,7 +330,7 @@ async def test_the_cluster_is_told_and_nodes_are_drained(client: redis.Redis, tm
         assert (await ask.get("/api/cluster/status")).json()["nodes"] == {"open": 1, "draining": 1}
         assert (await ask.delete(drain)).status_code == 204
         assert (await ask.get("/api/cluster/status")).json()["nodes"] == {"open": 2}
-        assert_problem(await ask.post("/api/cluster/nodes/c/drain"), 404, "no node 'c' is registered")
+        assert_problem(await ask.post("/api/cluster/nodes/c/drain"), 404, "node 'c' is not registered")
 
         done = (await ask.post(ASK, json=QUESTION)).json()
         state = await state_of(running, done["task_id"])

@@ -17,7 +17,7 @@ from qubic_lab.cli.main import run
 from qubic_lab.cluster.balance import (
     BALANCERS,
     Balancer,
-    Candidate,
+    BalancerCandidate,
     LeastConnections,
     ResourceAware,
     RoundRobin,
@@ -33,10 +33,10 @@ seeds = st.integers(0, 2**32)
 
 
 @st.composite
-def candidate_lists(draw: st.DrawFn, smallest: int = 1, gated: bool = True) -> list[Candidate]:
+def candidate_lists(draw: st.DrawFn, smallest: int = 1, gated: bool = True) -> list[BalancerCandidate]:
     """Candidates of any load, weight, speed and score, some of them gated."""
     return [
-        Candidate(
+        BalancerCandidate(
             id=node_id(number),
             weight=draw(st.integers(1, 9)),
             outstanding_requests=draw(st.integers(0, 5)),
@@ -49,7 +49,7 @@ def candidate_lists(draw: st.DrawFn, smallest: int = 1, gated: bool = True) -> l
     ]
 
 
-def choices(balancer: Balancer, candidates: Sequence[Candidate], number: int, seed: int = 0) -> list[str]:
+def choices(balancer: Balancer, candidates: Sequence[BalancerCandidate], number: int, seed: int = 0) -> list[str]:
     """The ids of so many choices in a row."""
     draw, chosen = random.Random(seed), []
     for _ in range(number):
@@ -67,7 +67,7 @@ class NotingRandom(random.Random):
 
 
 @given(names, candidate_lists(), seeds)
-def test_a_gated_replica_is_never_chosen(name: str, candidates: list[Candidate], seed: int) -> None:
+def test_a_gated_replica_is_never_chosen(name: str, candidates: list[BalancerCandidate], seed: int) -> None:
     free = {each.id for each in candidates if each.available}
     if free:
         assert set(choices(make_balancer(name), candidates, 12, seed)) <= free
@@ -77,33 +77,33 @@ def test_a_gated_replica_is_never_chosen(name: str, candidates: list[Candidate],
 
 
 @given(names, candidate_lists(gated=False), seeds)
-def test_equal_seeds_give_equal_choices(name: str, candidates: list[Candidate], seed: int) -> None:
+def test_equal_seeds_give_equal_choices(name: str, candidates: list[BalancerCandidate], seed: int) -> None:
     assert choices(make_balancer(name), candidates, 8, seed) == choices(make_balancer(name), candidates, 8, seed)
 
 
 @given(candidate_lists(gated=False), st.integers(0, 60))
-def test_round_robin_is_even_within_1_after_any_number(candidates: list[Candidate], number: int) -> None:
+def test_round_robin_is_even_within_1_after_any_number(candidates: list[BalancerCandidate], number: int) -> None:
     counts = Counter({each.id: 0 for each in candidates})
     counts.update(choices(RoundRobin(), candidates, number))
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_round_robin_goes_on_where_it_was_when_replicas_come_and_go() -> None:
-    three = [Candidate("a"), Candidate("b"), Candidate("c")]
+    three = [BalancerCandidate("a"), BalancerCandidate("b"), BalancerCandidate("c")]
     draw = random.Random(0)
     _, balancer = RoundRobin().choose(three, draw)
     assert balancer.choose([three[0], replace(three[1], available=False), three[2]], draw)[0] == "c"
-    assert balancer.choose([Candidate("aa"), *three], draw)[0] == "aa"
+    assert balancer.choose([BalancerCandidate("aa"), *three], draw)[0] == "aa"
     assert balancer.choose(three[:1], draw)[0] == "a"
 
 
 def test_weights_are_spread_out_and_not_served_in_blocks() -> None:
-    candidates = [Candidate("a", weight=5), Candidate("b", weight=1), Candidate("c", weight=1)]
+    candidates = [BalancerCandidate("a", weight=5), BalancerCandidate("b", weight=1), BalancerCandidate("c", weight=1)]
     assert "".join(choices(WeightedRoundRobin(), candidates, 14)) == "aabacaa" * 2
 
 
 @given(candidate_lists(gated=False), st.integers(1, 3))
-def test_each_full_cycle_gives_every_replica_its_weight(candidates: list[Candidate], cycles: int) -> None:
+def test_each_full_cycle_gives_every_replica_its_weight(candidates: list[BalancerCandidate], cycles: int) -> None:
     cycle = sum(each.weight for each in candidates)
     chosen = choices(WeightedRoundRobin(), candidates, cycle * cycles)
     for start in range(0, cycle * cycles, cycle):
@@ -112,14 +112,14 @@ def test_each_full_cycle_gives_every_replica_its_weight(candidates: list[Candida
 
 
 @given(candidate_lists(gated=False), st.integers(1, 80))
-def test_no_replica_is_ever_a_whole_request_above_its_weight(candidates: list[Candidate], number: int) -> None:
+def test_no_replica_is_ever_a_whole_request_above_its_weight(candidates: list[BalancerCandidate], number: int) -> None:
     counts = Counter(choices(WeightedRoundRobin(), candidates, number))
     cycle = sum(each.weight for each in candidates)
     assert all(counts[each.id] - number * each.weight / cycle < 1 for each in candidates)
 
 
 def test_a_weighted_replica_keeps_its_credit_while_it_is_held_back() -> None:
-    both, draw = [Candidate("a", weight=2), Candidate("b", weight=1)], random.Random(0)
+    both, draw = [BalancerCandidate("a", weight=2), BalancerCandidate("b", weight=1)], random.Random(0)
     _, balancer = WeightedRoundRobin().choose(both, draw)
     _, held = balancer.choose([both[0], replace(both[1], available=False)], draw)
     assert dict(held.credits) == {"a": -1, "b": 1}
@@ -127,19 +127,25 @@ def test_a_weighted_replica_keeps_its_credit_while_it_is_held_back() -> None:
 
 
 @given(candidate_lists(gated=False), seeds)
-def test_least_connections_takes_one_of_the_fewest(candidates: list[Candidate], seed: int) -> None:
+def test_least_connections_takes_one_of_the_fewest(candidates: list[BalancerCandidate], seed: int) -> None:
     (chosen,) = choices(LeastConnections(), candidates, 1, seed)
     found = next(each for each in candidates if each.id == chosen)
     assert found.outstanding_requests == min(each.outstanding_requests for each in candidates)
 
 
 def test_least_connections_takes_idle_replicas_alike() -> None:
-    counts = Counter(choices(LeastConnections(), [Candidate("a"), Candidate("b"), Candidate("c")], 3000))
+    counts = Counter(
+        choices(LeastConnections(), [BalancerCandidate("a"), BalancerCandidate("b"), BalancerCandidate("c")], 3000)
+    )
     assert all(900 < counts[each] < 1100 for each in "abc")
 
 
 def test_resource_aware_follows_the_scores_without_forgetting_the_second_best() -> None:
-    candidates = [Candidate("a", score=80.0), Candidate("b", score=20.0), Candidate("c", score=0.0)]
+    candidates = [
+        BalancerCandidate("a", score=80.0),
+        BalancerCandidate("b", score=20.0),
+        BalancerCandidate("c", score=0.0),
+    ]
     counts = Counter(choices(ResourceAware(), candidates, 5000))
     assert counts["c"] == 0
     assert 3.5 < counts["a"] / counts["b"] < 4.5
@@ -147,7 +153,9 @@ def test_resource_aware_follows_the_scores_without_forgetting_the_second_best() 
 
 
 @given(candidate_lists(smallest=2, gated=False), seeds)
-def test_two_choices_takes_the_sooner_done_of_two_different_draws(candidates: list[Candidate], seed: int) -> None:
+def test_two_choices_takes_the_sooner_done_of_two_different_draws(
+    candidates: list[BalancerCandidate], seed: int
+) -> None:
     draw = NotingRandom(seed)
     chosen, _ = TwoChoices().choose(candidates, draw)
     first, second = draw.drawn
@@ -159,7 +167,7 @@ def test_two_choices_takes_the_sooner_done_of_two_different_draws(candidates: li
 
 @given(seeds)
 def test_of_mixed_hardware_two_choices_takes_the_faster_at_equal_tokens_and_when_idle(seed: int) -> None:
-    slow, fast = Candidate("slow", tokens_per_s=10.0), Candidate("fast", tokens_per_s=30.0)
+    slow, fast = BalancerCandidate("slow", tokens_per_s=10.0), BalancerCandidate("fast", tokens_per_s=30.0)
     assert choices(TwoChoices(), [slow, fast], 1, seed) == ["fast"]
     loaded = [replace(slow, outstanding_tokens=100), replace(fast, outstanding_tokens=100)]
     assert choices(TwoChoices(), loaded, 1, seed) == ["fast"]
@@ -171,7 +179,9 @@ def most_given_while_stale(balancer: Balancer, replicas: int, requests: int, rou
     draw, tokens, worst = random.Random(0), Counter[str](), 0
     for _ in range(rounds):
         seen = [
-            Candidate(node_id(n), outstanding_requests=tokens[node_id(n)], outstanding_tokens=tokens[node_id(n)])
+            BalancerCandidate(
+                node_id(n), outstanding_requests=tokens[node_id(n)], outstanding_tokens=tokens[node_id(n)]
+            )
             for n in range(replicas)
         ]
         counts = Counter[str]()
@@ -194,10 +204,10 @@ def test_when_loads_are_old_two_choices_herds_less_than_the_least_loaded() -> No
     ("make", "message"),
     [
         (lambda: make_balancer("two-choice"), "unknown balancer 'two-choice': did you mean 'two-choices'"),
-        (lambda: Candidate("a", weight=0), "weight of a is 0"),
-        (lambda: Candidate("a", outstanding_tokens=-1), "outstanding_tokens of a is -1"),
-        (lambda: Candidate("a", tokens_per_s=0.0), "tokens_per_s of a is 0.0"),
-        (lambda: Candidate("a", score=101.0), "score of a is 101.0"),
+        (lambda: BalancerCandidate("a", weight=0), "weight of a is 0"),
+        (lambda: BalancerCandidate("a", outstanding_tokens=-1), "outstanding_tokens of a is -1"),
+        (lambda: BalancerCandidate("a", tokens_per_s=0.0), "tokens_per_s of a is 0.0"),
+        (lambda: BalancerCandidate("a", score=101.0), "score of a is 101.0"),
         (lambda: bench_balance(requests=0), "requests is 0"),
         (lambda: bench_balance(nodes=1), "nodes is 1"),
         (lambda: bench_balance(nodes=21), "nodes is 21"),

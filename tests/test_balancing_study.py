@@ -12,7 +12,7 @@ import pytest
 from matplotlib import pyplot
 
 from qubic_lab.bench.balancing_simulation import CoordinatorView, NodeLoad, SimulatedNode
-from qubic_lab.cluster.balance import BALANCERS, Candidate
+from qubic_lab.cluster.balance import BALANCERS, BalancerCandidate
 from qubic_lab.errors import InputError
 from qubic_lab.studies import balancing as study
 from qubic_lab.studies.balancing import BalancingSweep, MeanInterval, RatioInterval, SweepCell
@@ -80,7 +80,10 @@ def test_estimates_are_right_within_their_factor_for_two_of_three() -> None:
 
 def test_least_tokens_takes_the_soonest_of_all_and_of_equal_ones_the_fastest() -> None:
     draw, rule = random.Random(0), RULES["least-tokens"]()
-    idle = [Candidate("slow", tokens_per_s=10.0), *(Candidate(f"fast {n}", tokens_per_s=30.0) for n in range(2))]
+    idle = [
+        BalancerCandidate("slow", tokens_per_s=10.0),
+        *(BalancerCandidate(f"fast {n}", tokens_per_s=30.0) for n in range(2)),
+    ]
     assert {rule.choose(idle, draw)[0] for _ in range(20)} == {"fast 0", "fast 1"}
     busy = [replace(each, outstanding_tokens=tokens) for each, tokens in zip(idle, (90, 300, 280), strict=True)]
     assert rule.choose(busy, draw)[0] == "slow"
@@ -88,7 +91,10 @@ def test_least_tokens_takes_the_soonest_of_all_and_of_equal_ones_the_fastest() -
 
 def test_drawn_by_speed_each_comes_as_often_as_its_speed_and_the_sooner_one_is_taken() -> None:
     draw, rule = random.Random(0), RULES["two-choices-by-speed"]()
-    both = [Candidate("slow", tokens_per_s=10.0), Candidate("fast", tokens_per_s=30.0, outstanding_tokens=300)]
+    both = [
+        BalancerCandidate("slow", tokens_per_s=10.0),
+        BalancerCandidate("fast", tokens_per_s=30.0, outstanding_tokens=300),
+    ]
     counts = Counter(rule.choose(both, draw)[0] for _ in range(4000))
     assert counts["fast"] / 4000 == pytest.approx(0.75**2, abs=0.03)  # only where both draws are the fast one
 

@@ -58,7 +58,7 @@ def test_a_request_goes_on_after_the_tokens_that_are_known() -> None:
 
 @pytest.mark.parametrize("payload", [{"unknown": 1}, {"prompt": 1}, {"sampling": {"seed": -1}}])
 def test_payloads_that_hold_no_request(payload: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="holds no request"):
+    with pytest.raises(InputError, match="has no valid request"):
         request_of(payload, [])
 
 

@@ -319,7 +319,7 @@ def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty:
         assert state.phase == "starting"
         processes = family(state)
         background.stop(empty, 10.0)
-        assert re.search("told to end before it was up", str(starting.exception()))
+        assert re.search("ended before it was ready", str(starting.exception()))
     assert all_gone(processes)
 
 

@@ -26,7 +26,7 @@ from qubic_lab.cli.main import run
 from qubic_lab.core import Completion
 from qubic_lab.errors import InputError
 from qubic_lab.pipeline import PipelineConfig
-from qubic_lab.pipeline.calls import Answer
+from qubic_lab.pipeline.calls import PipelineAnswer
 from qubic_lab.studies import concurrency as study
 
 EXPECTED = {0: (1, 2, 3), 1: (4, 5)}
@@ -34,7 +34,7 @@ EXPECTED = {0: (1, 2, 3), 1: (4, 5)}
 
 def asked(index: int, latency_s: float, number: int, tokens: tuple[int, ...]) -> ClientRequest:
     completion = Completion("", "", tokens, "length", 8, ttft_ms=100.0 * latency_s, tokens_per_s=1.0)
-    return ClientRequest(index, latency_s, Answer(number, completion))
+    return ClientRequest(index, latency_s, PipelineAnswer(number, completion))
 
 
 def block(latency_s: float, *, number: int = 0, second: tuple[int, ...] = (4, 5)) -> ClientBlock:

@@ -250,7 +250,7 @@ def test_a_repeated_key_is_worked_on_once(client: redis.Redis, tmp_path: Path) -
             await answered(running, tasks[0])
             assert await running.coordinator.submit(request(), "high", "key") == tasks[0]
             assert node.asked == 1
-            with pytest.raises(InputError, match="'key' came with another payload"):
+            with pytest.raises(InputError, match="'key' was used with another payload"):
                 await running.coordinator.submit(request(tokens=9), "normal", "key")
 
     run(test())
@@ -414,7 +414,7 @@ def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing_lat
 def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qubic_lab.cluster.node.SIGN_OF_LIFE_S", 600.0)
+    monkeypatch.setattr("qubic_lab.cluster.node.KEEP_ALIVE_S", 600.0)
     monkeypatch.setattr("qubic_lab.cluster.dispatcher.SILENT_S", 0.5)
 
     async def test() -> None:
@@ -424,7 +424,7 @@ def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
             await until(lambda: running.gates("a") == {Gate.LOST})
             await running.start_node("b", Fragile())
             outcome = await answered(running, task_id)
-            assert outcome.story == (f"try 1 by {running.coordinator.name}: node a showed no sign of life for 0.5 s",)
+            assert outcome.story == (f"try 1 by {running.coordinator.name}: node a sent nothing for 0.5 s",)
             await until(lambda: not silent.running)
 
     run(test())
@@ -466,7 +466,7 @@ def test_a_node_whose_name_is_taken_over_ends(client: redis.Redis, tmp_path: Pat
             first = running.nodes["a"]
             second = Fragile()
             await running.start_node("a", second)
-            with pytest.raises(RefusedError, match="by another process"):
+            with pytest.raises(RefusedError, match="another process has registered"):
                 await asyncio.wait_for(first, 10.0)
             await answered(running, await running.coordinator.submit(request()))
             assert second.asked == 1

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.cluster.health import (
-    Circuit,
     CircuitState,
     Gate,
     HealthLimits,
     Outcome,
+    ReplicaCircuit,
     ReplicaHealth,
     Vitals,
     health_score,
@@ -27,16 +27,16 @@ shares = st.floats(0.0, 1.0)
 vitals = st.builds(Vitals, shares, shares, st.floats(0.0, 1000.0), shares)
 
 
-def fed(circuit: Circuit, oks: Sequence[bool], start_s: float = 0.0) -> Circuit:
+def fed(circuit: ReplicaCircuit, oks: Sequence[bool], start_s: float = 0.0) -> ReplicaCircuit:
     """A circuit after requests that were sent one a second, each of which took half a second."""
     for number, ok in enumerate(oks):
         circuit = circuit.after(Outcome(ok, start_s + number, start_s + number + 0.5))
     return circuit
 
 
-def opened() -> Circuit:
+def opened() -> ReplicaCircuit:
     """A circuit that opened at 2.5 s."""
-    return fed(Circuit(LIMITS), [False] * 3)
+    return fed(ReplicaCircuit(LIMITS), [False] * 3)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_limits_out_of_range_are_refused(wrong: dict[str, float], message: str) 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 6))
 def test_a_circuit_opens_when_so_many_fail_in_a_row_and_not_before(oks: list[bool], failures: int) -> None:
-    circuit = Circuit(replace(NO_ERROR_RATE, failures_to_open=failures))
+    circuit = ReplicaCircuit(replace(NO_ERROR_RATE, failures_to_open=failures))
     in_a_row = 0
     for number, ok in enumerate(oks):
         circuit = fed(circuit, [ok], start_s=number)
@@ -98,7 +98,7 @@ def test_a_circuit_opens_when_so_many_fail_in_a_row_and_not_before(oks: list[boo
 
 
 def test_a_replica_that_fails_every_second_request_is_out_once_enough_are_known() -> None:
-    circuit = Circuit(LIMITS)
+    circuit = ReplicaCircuit(LIMITS)
     nine = fed(circuit, [False, True] * 4 + [False])
     assert nine.cause is None
     assert fed(nine, [True], start_s=9.0).cause is Gate.ERROR_RATE
@@ -107,7 +107,7 @@ def test_a_replica_that_fails_every_second_request_is_out_once_enough_are_known(
 @given(st.integers(0, 20))
 def test_the_error_rate_counts_the_recent_requests_alone(failures: int) -> None:
     spread = [number % 2 == 0 or number >= 2 * failures for number in range(40)]  # every second one fails, then none
-    circuit = fed(Circuit(replace(LIMITS, error_share_to_open=1.0)), spread)
+    circuit = fed(ReplicaCircuit(replace(LIMITS, error_share_to_open=1.0)), spread)
     assert circuit.error_share == spread[-20:].count(False) / 20
 
 
@@ -128,7 +128,7 @@ def test_no_request_passes_an_open_circuit_and_exactly_one_probe_a_half_open_one
 
 
 def test_an_idle_replica_is_probed_now_and_then_and_a_busy_one_is_not() -> None:
-    circuit = fed(Circuit(LIMITS), [True])  # heard of at 0.5 s
+    circuit = fed(ReplicaCircuit(LIMITS), [True])  # heard of at 0.5 s
     assert not circuit.wants_probe(2.4, idle=True)
     assert not circuit.wants_probe(2.5, idle=False)
     assert circuit.wants_probe(2.5, idle=True)
@@ -174,8 +174,8 @@ def test_requests_from_before_a_change_cannot_undo_it(late: list[tuple[bool, flo
 
 
 def test_response_time_is_the_mean_of_answers_not_of_failures() -> None:
-    assert Circuit(LIMITS).response_s == 0.0
-    circuit = Circuit(LIMITS).after(Outcome(True, 0.0, 1.0)).after(Outcome(True, 1.0, 4.0))
+    assert ReplicaCircuit(LIMITS).response_s == 0.0
+    circuit = ReplicaCircuit(LIMITS).after(Outcome(True, 0.0, 1.0)).after(Outcome(True, 1.0, 4.0))
     assert circuit.after(Outcome(False, 4.0, 34.0)).response_s == 2.0
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from qubic_lab.cluster.redis_server import RedisServer, connect
-from qubic_lab.cluster.tasks import FINAL, PRIORITIES, Lease, Priority, QueueLimits, State, TaskQueue
+from qubic_lab.cluster.tasks import FINAL, PRIORITIES, Priority, QueueLimits, State, TaskLease, TaskQueue
 from qubic_lab.errors import BusyError, FencedError
 
 LIMITS = QueueLimits(most_waiting=6)
@@ -53,7 +53,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = TaskQueue(client, f"machine-{next(NAMES)}", LIMITS)
         self.started_s = time.monotonic()
         self.tasks: dict[str, Task] = {}
-        self.leases: list[Lease] = []  # all that were ever given: the old ones' holders may wake up
+        self.leases: list[TaskLease] = []  # all that were ever given: the old ones' holders may wake up
         self.keys: dict[str, str] = {}
         self.beats_s: dict[str, float] = {}
         self.back_s: dict[str, float] = {}
@@ -80,7 +80,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.unsure.add(consumer)
         self.beats_s[consumer] = self.jumped_s
 
-    def write(self, lease: Lease, write: str, number: int) -> bool:
+    def write(self, lease: TaskLease, write: str, number: int) -> bool:
         """Let a holder write, and check that it may exactly if its lease is the task's last and was not taken back."""
         task = self.tasks[lease.task_id]
         may = task.state == "processing" and task.token == lease.token
@@ -158,7 +158,7 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             self.lose_try(task)
 
-    def old_leases(self) -> list[Lease]:
+    def old_leases(self) -> list[TaskLease]:
         """Leases of tasks that somebody holds by a later one."""
         held = {task.task_id: task.token for task in self.in_state("processing")}
         return [lease for lease in self.leases if held.get(lease.task_id, lease.token) != lease.token]

@@ -14,10 +14,17 @@ import pytest
 import redis
 from clusters import run
 
-from qubic_lab.cluster.admission import RegistryService, check_name
 from qubic_lab.cluster.node import CALL_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
-from qubic_lab.cluster.registry import MOST_BYTES, PATIENCE_S, REMOVED_S, NodeRecord, Registry
+from qubic_lab.cluster.registry import (
+    MOST_BYTES,
+    PATIENCE_S,
+    REMOVED_S,
+    NodeRecord,
+    Registry,
+    RegistryService,
+    check_name,
+)
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.settings import settings
 from qubic_lab.wire import cluster_pb2 as pb
@@ -134,7 +141,7 @@ def test_a_node_that_was_started_again_ends_the_session_before(registry: Registr
     second = registry.register(registration(address="127.0.0.1:7002"))
     before = registry.nodes()
     for call in (lambda: registry.beat("a", first, pb.NodeState(ready=True)), lambda: registry.leave("a", first)):
-        with pytest.raises(RefusedError, match="by another process"):
+        with pytest.raises(RefusedError, match="another process has registered"):
             call()
     after = registry.nodes()
     assert [(each.registration, each.state) for each in before] == [(each.registration, each.state) for each in after]

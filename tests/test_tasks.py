@@ -17,10 +17,10 @@ from qubic_lab.cli.main import run
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import (
     MISSED,
-    Lease,
     LogEntry,
     QueueLimits,
-    Ring,
+    TaskLease,
+    TaskNotification,
     TaskQueue,
     count_lost_and_duplicated,
 )
@@ -45,7 +45,7 @@ def limited(client: redis.Redis, **limits: Any) -> TaskQueue:
     return TaskQueue(client, f"queue-{next(NAMES)}", QueueLimits(**limits))
 
 
-def taken(queue: TaskQueue, consumer: str = "dispatcher") -> Lease:
+def taken(queue: TaskQueue, consumer: str = "dispatcher") -> TaskLease:
     lease = queue.take(consumer)
     assert lease is not None
     return lease
@@ -107,7 +107,7 @@ def test_a_repeated_key_gets_the_first_task_and_its_answer(client: redis.Redis) 
     assert queue.submit({"prompt": "Hello"}, idempotency_key="request 1") == first
     assert queue.take("dispatcher") is None
     assert queue.counts().submitted == 1
-    with pytest.raises(InputError, match="'request 1' came with another payload"):
+    with pytest.raises(InputError, match="'request 1' was used with another payload"):
         queue.submit({"prompt": "Bye"}, idempotency_key="request 1")
 
 
@@ -115,7 +115,7 @@ def test_a_full_queue_says_when_to_come_again(client: redis.Redis) -> None:
     queue = limited(client, most_waiting=2, retry_after_s=7.0)
     queue.submit({})
     queue.submit({}, "low")
-    with pytest.raises(BusyError, match="2 tasks wait: try again after 7 s") as caught:
+    with pytest.raises(BusyError, match="2 tasks are waiting: try again after 7 s") as caught:
         queue.submit({}, "high")
     assert caught.value.retry_after_s == 7.0
     lease = taken(queue)
@@ -273,7 +273,7 @@ def test_what_has_ended_is_forgotten_after_the_set_time(client: redis.Redis) -> 
     deadline = time.monotonic() + 10
     while client.exists(f"{queue._scripts.prefix}:task:{task}") and time.monotonic() < deadline:
         time.sleep(0.02)
-    with pytest.raises(InputError, match=r"ends are kept for 0\.05 s"):
+    with pytest.raises(InputError, match=r"outcomes are kept for 0\.05 s"):
         queue.result(task)
     assert queue.submit({}, idempotency_key="request") != task
 
@@ -327,9 +327,9 @@ def test_a_second_end_of_a_task_is_seen_in_the_log() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (({"x": float("nan")},), "the payload is no JSON"),
-        (({"x": b"bytes"},), "the payload is no JSON"),
-        (({"x": "y" * 200},), "the payload has 208 bytes: at most 100 are taken"),
+        (({"x": float("nan")},), "the payload is not JSON"),
+        (({"x": b"bytes"},), "the payload is not JSON"),
+        (({"x": "y" * 200},), "the payload has 208 bytes: at most 100 are allowed"),
         (({}, "hihg"), "unknown priority 'hihg': did you mean 'high'?"),
         (({}, "high", ""), "the idempotency key is empty"),
     ],
@@ -402,7 +402,7 @@ def test_progress_is_read_in_order_and_outlives_a_lost_try(queue: TaskQueue) -> 
         queue.progress(taken_after(queue, {"number": 2}), 7, ["z"])
 
 
-def taken_after(queue: TaskQueue, payload: dict[str, Any]) -> Lease:
+def taken_after(queue: TaskQueue, payload: dict[str, Any]) -> TaskLease:
     queue.submit(payload)
     return taken(queue)
 
@@ -417,21 +417,21 @@ def test_progress_renews_the_lease(client: redis.Redis) -> None:
         assert queue.reclaim(OTHER) == []
 
 
-def test_bells_ring_for_progress_and_ends_and_say_when_some_may_be_missed(
+def test_notifications_come_for_progress_and_outcomes_and_say_when_some_may_be_lost(
     queue: TaskQueue, client: redis.Redis
 ) -> None:
-    heard: list[Ring] = []
-    bells = queue.bells(ended=lambda: len(heard) >= 5)
+    heard: list[TaskNotification] = []
+    notifications = queue.notifications(ended=lambda: len(heard) >= 5)
 
-    def hear() -> Ring:
-        heard.append(next(ring for ring in bells if ring is not None))
+    def hear() -> TaskNotification:
+        heard.append(next(ring for ring in notifications if ring is not None))
         return heard[-1]
 
     assert hear() == MISSED
     task, other = queue.submit({"number": 1}), queue.submit({"number": 2})
     queue.progress(taken(queue), 0, ["a"])
-    assert hear() == Ring(task, "progress")
+    assert hear() == TaskNotification(task, "progress")
     queue.cancel(other)
-    assert hear() == Ring(other, "cancelled")
+    assert hear() == TaskNotification(other, "cancelled")
     client.client_kill_filter(_type="pubsub")
     assert hear() == MISSED

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qubic_lab.cluster.fleet import NodeView
-from qubic_lab.cluster.tasks import Counts
+from qubic_lab.cluster.tasks import TaskCounts
 from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import InputError, did_you_mean
@@ -196,7 +196,7 @@ class DeadTask(BaseModel):
 
 
 @dataclass(frozen=True)
-class Tasks(Counts):
+class Tasks(TaskCounts):
     """The numbers of tasks by state, and the tasks that used up their attempts."""
 
     dead_letters: tuple[DeadTask, ...] = ()

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from typing import Literal, NamedTuple
 
-from qubic_lab.cluster.balance import Balancer, Candidate
+from qubic_lab.cluster.balance import Balancer, BalancerCandidate
 from qubic_lab.cluster.health import Outcome, ReplicaHealth, Vitals, health_score
 from qubic_lab.errors import BusyError
 
@@ -106,9 +106,9 @@ class SimulatedNode:
         busy_share = min(1.0, self.load.requests / self.busy_requests)
         self.score = health_score(Vitals(busy_share, MEMORY_SHARE, circuit.response_s, circuit.error_share))
 
-    def candidate(self, load: NodeLoad, available: bool = True) -> Candidate:
+    def candidate(self, load: NodeLoad, available: bool = True) -> BalancerCandidate:
         """Return it as a balancer sees it that knows of a load."""
-        return Candidate(self.id, self.weight, *load, self.tokens_per_s, self.score, available)
+        return BalancerCandidate(self.id, self.weight, *load, self.tokens_per_s, self.score, available)
 
     def work(self, tokens: int, now_s: float, outage: Outage | None = None) -> tuple[float, Outcome]:
         """Take a request into the slot that is free first; return when it starts, and how and when it ends."""

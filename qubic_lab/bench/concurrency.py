@@ -21,7 +21,7 @@ from qubic_lab.errors import InputError, check_at_least, check_range
 from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.calls import Answer
+from qubic_lab.pipeline.calls import PipelineAnswer
 from qubic_lab.pipeline.config import ResolvedConfig, resolve_config
 from qubic_lab.pipeline.server import MOST_WAITING
 from qubic_lab.trace import read_trace, request_times
@@ -41,7 +41,7 @@ class ClientRequest:
 
     index: int
     latency_s: float
-    answer: Answer
+    answer: PipelineAnswer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A cluster in the background of this machine: start its supervisor, find it, end it. One cluster has one folder."""
+"""Clusters in the background of this machine: start, find and end their supervisors. Each cluster has one folder."""
 
 import fcntl
 import os
@@ -17,18 +17,18 @@ from qubic_lab.errors import InputError, QubicLabError
 
 LOCK, LOG = "lock", "supervisor.log"
 HURRY_S = 15.0
-"""A supervisor that was told twice to end does so within this time."""
+"""A supervisor ends within this time after a second signal."""
 LOOK_S = 0.1
 _SAME_S = 2.0
-"""So far may two looks at one process's start be apart: the system's clock may have been set meanwhile."""
+"""Tolerance for two readings of a process's start time, because the system's clock may have been set."""
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[int]:
-    """Make a folder private and ours alone while the block runs; yield the lock, to be inherited by a supervisor.
+    """Make a folder private and lock it while the block runs; yield the lock, which a supervisor can inherit.
 
     Raises:
-        InputError: a cluster has it, or it cannot be made.
+        InputError: a cluster uses the folder, or it cannot be created.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def claimed(folder: Path) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             check_none_runs(folder)
-            raise InputError("a cluster starts or ends here just now: wait a moment") from None
-        (folder / STATE).unlink(missing_ok=True)  # of one that was killed
+            raise InputError("a cluster is starting or ending here: wait a moment") from None
+        (folder / STATE).unlink(missing_ok=True)  # left by a killed supervisor
         yield lock
     finally:
         os.close(lock)
@@ -54,12 +54,12 @@ def start(plan: ClusterPlan, watch: Callable[[ClusterState], None] = lambda stat
     """Start a supervisor that outlives this process, and return when all members are ready.
 
     Args:
-        plan: what it runs.
-        watch: is told how far it is.
+        plan: what to run.
+        watch: called with the current state while members start.
 
     Raises:
-        InputError: a cluster has the folder; or what was asked cannot be done.
-        QubicLabError: something does not come up. Nothing is left running.
+        InputError: a cluster uses the folder, or the plan cannot be run.
+        QubicLabError: a member does not start; all others were ended.
     """
     with claimed(plan.folder) as lock, (plan.folder / LOG).open("wb") as output:
         supervisor = subprocess.Popen(
@@ -82,26 +82,26 @@ def start(plan: ClusterPlan, watch: Callable[[ClusterState], None] = lambda stat
 
 
 def check_none_runs(folder: Path) -> None:
-    """Make sure that a folder is free for a cluster.
+    """Check that no cluster runs in a folder.
 
     Raises:
-        InputError: one runs there.
+        InputError: one does.
     """
     if (state := running(folder)) is not None:
         raise InputError(f"a cluster runs here already, at {state.urls[0]}: end it with qubic-lab cluster down")
 
 
 def running(folder: Path) -> ClusterState | None:
-    """Return the cluster of a folder, if one runs."""
+    """Return the state of the cluster that runs in a folder, or None."""
     state = read_state(folder)
     return None if state is None or _process(state) is None else state
 
 
 def read_state(folder: Path) -> ClusterState | None:
-    """Return what a supervisor, which may be gone, has told last.
+    """Return the last state that a supervisor has written; it may have ended since.
 
     Raises:
-        InputError: another version of this project has written it.
+        InputError: another version of this project has written the state.
     """
     path = folder / STATE
     try:
@@ -109,17 +109,15 @@ def read_state(folder: Path) -> ClusterState | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not understood ({error}): end the process that it names, then remove it"
-        ) from error
+        raise InputError(f"{path} cannot be read ({error}): end the process that it names, then remove it") from error
 
 
 def stop(folder: Path, timeout_s: float) -> ClusterState | None:
-    """End the cluster of a folder and return what it was; None where none runs.
+    """End the cluster of a folder and return its last state, or None if none runs.
 
     Args:
-        folder: the cluster's.
-        timeout_s: nodes may go on so long with what they have begun.
+        folder: folder of the cluster.
+        timeout_s: time limit for the nodes' running requests.
     """
     state = read_state(folder)
     supervisor = None if state is None else _process(state)
@@ -130,7 +128,7 @@ def stop(folder: Path, timeout_s: float) -> ClusterState | None:
 
 
 def end(supervisor: psutil.Process, timeout_s: float) -> None:
-    """End a supervisor and all below it, within `timeout_s` and a little more."""
+    """End a supervisor and all its processes, within `timeout_s` and a little more."""
     with suppress(psutil.NoSuchProcess):
         family = [supervisor, *supervisor.children(recursive=True)]
         for within_s in (timeout_s, HURRY_S):
@@ -159,16 +157,16 @@ def _wait_until_up(
 
 
 def _failure(status: int, state: ClusterState | None, folder: Path) -> QubicLabError:
-    """Return the error that tells why a supervisor has ended before all was up."""
+    """Return the error that says why a supervisor has ended before all members were ready."""
     if status == 0:
-        return QubicLabError("the cluster was told to end before it was up: start it again")
+        return QubicLabError("the cluster was ended before it was ready: start it again")
     if state is None or not state.trouble:
         return QubicLabError(f"the supervisor ended with status {status}; its output is in {folder / LOG}")
     return (InputError if status == InputError.exit_status else QubicLabError)(state.trouble)
 
 
 def _process(state: ClusterState) -> psutil.Process | None:
-    """Return the supervisor's process, if that is the one which still has its number."""
+    """Return the supervisor's process, unless another process has its id now."""
     try:
         process = psutil.Process(state.pid)
         same = abs(process.create_time() - state.started_s) < _SAME_S

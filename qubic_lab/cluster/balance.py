@@ -1,7 +1,7 @@
-"""Which replica gets the next request? Balancers as plain values: candidates in, one of them out.
+"""Balancers: strategies that choose the replica for the next request, as immutable values.
 
-A balancer is replaced by each choice: `replica, balancer = balancer.choose(candidates, draw)`. Those that keep no state
-return themselves. Candidates that may not be chosen (see `health.Gate`) are passed over by all of them.
+Each choice returns a new balancer: `replica, balancer = balancer.choose(candidates, draw)`. Balancers without state
+return themselves. All of them skip candidates that may not be chosen (see `health.Gate`).
 """
 
 import math
@@ -14,20 +14,20 @@ from qubic_lab.errors import BusyError, InputError, check_at_least, check_choice
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BalancerCandidate:
     """A replica as balancers see it.
 
     Attributes:
-        id: its name, unlike that of any other.
-        weight: its share of requests in weighted round robin, relative to the others'.
-        outstanding_requests: requests that were given to it and have not ended.
-        outstanding_tokens: tokens that those requests may still take, prompts and answers.
-        tokens_per_s: its measured speed; of a new one the predicted speed.
+        id: its unique name.
+        weight: its share of requests in weighted round robin, relative to the others.
+        outstanding_requests: requests that have not ended.
+        outstanding_tokens: upper estimate of their remaining tokens, prompts and answers.
+        tokens_per_s: its measured speed, or the predicted one of a new replica.
         score: its health, 0 to 100.
-        available: whether no gate keeps it from being chosen.
+        available: whether it may be chosen.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: a value is out of range.
     """
 
     id: str
@@ -49,14 +49,14 @@ class Candidate:
 
     @property
     def wait_s(self) -> float:
-        """How long its outstanding tokens take at its measured speed, in seconds."""
+        """Time of its outstanding tokens at its measured speed, in seconds."""
         return self.outstanding_tokens / self.tokens_per_s
 
 
 class Balancer(Protocol):
-    """A way to choose a replica; a frozen value that each choice replaces."""
+    """A strategy that chooses a replica; each choice returns a new balancer."""
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, Balancer]":
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, Balancer]":
         """Return the id of an available candidate, and the balancer for the next choice.
 
         Raises:
@@ -66,15 +66,15 @@ class Balancer(Protocol):
 
 @dataclass(frozen=True)
 class RoundRobin:
-    """Each in turn, by id: equal counts for equal replicas, whatever they have to do.
+    """Each replica in turn, by id; load is ignored.
 
-    `last` is the id of the latest choice: turns go on from there when replicas come and go.
+    `last` is the id of the latest choice, from which turns continue when replicas come and go.
     """
 
     last: str | None = None
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, RoundRobin]":
-        """Return the id that follows the latest one; nothing is drawn."""
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, RoundRobin]":
+        """Return the id after the latest one."""
         ids = sorted(each.id for each in available(candidates))
         chosen = next((each for each in ids if self.last is None or each > self.last), ids[0])
         return chosen, RoundRobin(chosen)
@@ -82,18 +82,18 @@ class RoundRobin:
 
 @dataclass(frozen=True)
 class WeightedRoundRobin:
-    """Each in turn, as often as its weight says, and spread out: weights 3 and 1 give a a b a.
+    """Each replica as often as its weight says, spread out: weights 3 and 1 give a a b a.
 
-    Each choice adds its weight to every available replica's credit, takes the one with most (of equal ones the first)
-    and subtracts the sum of weights from its credit. A replica that is passed over keeps its credit.
+    Each choice adds its weight to the credit of every available replica, takes the one with the most credit (the first
+    of equal ones), and subtracts the sum of weights from it. A replica that is not chosen keeps its credit.
 
     Source: the smooth weighted round robin of nginx (commit 52327e0627f4, 2012).
     """
 
     credits: tuple[tuple[str, int], ...] = ()
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, WeightedRoundRobin]":
-        """Return the id with the most credit; nothing is drawn."""
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, WeightedRoundRobin]":
+        """Return the id with the most credit."""
         before = dict(self.credits)
         credits = {each.id: before.get(each.id, 0) for each in candidates}
         choosable = available(candidates)
@@ -106,9 +106,9 @@ class WeightedRoundRobin:
 
 @dataclass(frozen=True)
 class LeastConnections:
-    """The one with the fewest outstanding requests, of equal ones any; good where requests and replicas are alike."""
+    """The replica with the fewest outstanding requests, a random one of equals; good if all are equal."""
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, LeastConnections]":
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, LeastConnections]":
         """Return the id with the fewest outstanding requests."""
         choosable = available(candidates)
         fewest = min(each.outstanding_requests for each in choosable)
@@ -117,13 +117,13 @@ class LeastConnections:
 
 @dataclass(frozen=True)
 class ResourceAware:
-    """By health: each as likely as its score is high.
+    """A random replica, with the health scores as weights.
 
-    Not simply the best one: scores are seconds old, and until the next ones all requests would go to it.
+    It does not take the best one, because scores are seconds old and all requests until the next ones would go to it.
     """
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, ResourceAware]":
-        """Return an id drawn with the scores as weights; where all are 0, any."""
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, ResourceAware]":
+        """Return an id drawn with the scores as weights, or any id if all scores are 0."""
         choosable = available(candidates)
         scores = [each.score for each in choosable]
         return draw.choices([each.id for each in choosable], scores if any(scores) else None)[0], self
@@ -131,18 +131,19 @@ class ResourceAware:
 
 @dataclass(frozen=True)
 class TwoChoices:
-    """Of two random ones the one that is done sooner: outstanding tokens ÷ measured tokens/s.
+    """The one of two random replicas that will finish sooner: outstanding tokens ÷ measured tokens/s.
 
-    It knows of mixed hardware and of long requests, and does not herd when what it knows is old: the one that looks
-    best is among the two only now and then. At equal waits the faster one is chosen, of equally fast ones the first
-    drawn.
+    It accounts for mixed hardware and long requests. It does not herd on old information, because the replica that
+    looks best is only sometimes among the two. At equal waits it takes the faster one, and of equally fast ones the
+    first.
 
     Source: M. Mitzenmacher, "The power of two choices in randomized load balancing", IEEE Transactions on Parallel and
-    Distributed Systems 12 (2001), 1094-1104; of what is old, "How useful is old information?", ibid. 11 (2000), 6-20.
+    Distributed Systems 12 (2001), 1094-1104; on old information "How useful is old information?", ibid. 11 (2000),
+    6-20.
     """
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, TwoChoices]":
-        """Return the id of the better of two different ones, or the only one."""
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, TwoChoices]":
+        """Return the id of the better one of two different replicas, or the only one."""
         choosable = available(candidates)
         drawn = draw.sample(choosable, min(2, len(choosable)))
         return min(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s)).id, self
@@ -159,19 +160,19 @@ DEFAULT_BALANCER = "two-choices"
 
 
 def make_balancer(name: str = DEFAULT_BALANCER) -> Balancer:
-    """Return a balancer that has chosen nothing yet.
+    """Return a new balancer.
 
     Raises:
-        InputError: an unknown name, with the closest known one.
+        InputError: the name is unknown; the message has the closest known one.
     """
     return BALANCERS[check_choice("balancer", name, BALANCERS)]()
 
 
-def available(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates that may be chosen, in their order.
+def available(candidates: Iterable[BalancerCandidate]) -> list[BalancerCandidate]:
+    """Return the candidates that may be chosen, in order.
 
     Raises:
-        BusyError: there is none.
+        BusyError: there are none.
     """
     known = list(candidates)
     assert len({each.id for each in known}) == len(known), "two candidates have the same id"

@@ -1,85 +1,88 @@
-"""What coordinators and nodes make of a task's call: its request, its tokens, and what its failure says."""
+"""Calls from coordinators to nodes: connections, requests, tokens, and the meaning of failures."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import Any, TypeVar
 
 import grpc
+import grpc.aio
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.wire import pipeline_pb2
+from qubic_lab.wire.channel import open_async_channel
 
+CONNECT_S = 3.0
 CHARACTERS_A_TOKEN = 4
-"""Of English text, roughly: what a prompt takes is estimated before any tokenizer has seen it."""
+"""Rough value for English text, to estimate the tokens of a prompt without a tokenizer."""
 NODE = "node"
-"""Where a task's payload names the only node that may answer it."""
+"""Key of a task's payload for the only node that may answer it."""
 Item = TypeVar("Item")
 
 
 class Failure(Enum):
-    """What a failed call says."""
+    """What a failed call means."""
 
     UNREACHABLE = "nothing was asked: the node does not answer"
-    BUSY = "nothing was begun: the node takes nothing now"
+    BUSY = "nothing was started: the node takes no requests now"
     TASK = "the task itself is at fault"
     LOST = "the replica was lost"
     TRY = "this try failed"
 
 
 NOT_BEGUN = (Failure.UNREACHABLE, Failure.BUSY)
-"""Another node may be asked, as if this one had not been."""
+"""Failures after which another node may be asked as if this one had not been."""
 _FAILURES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Failure.BUSY,
     grpc.StatusCode.INVALID_ARGUMENT: Failure.TASK,
     grpc.StatusCode.UNAVAILABLE: Failure.LOST,
     grpc.StatusCode.ABORTED: Failure.LOST,
-    grpc.StatusCode.CANCELLED: Failure.LOST,  # by the node, which ends
+    grpc.StatusCode.CANCELLED: Failure.LOST,  # by a node that is ending
 }
 
 
 def failure_of(code: grpc.StatusCode) -> Failure:
-    """Return what the status of a call says that was sent over a standing connection.
+    """Return the meaning of the status of a call that was sent over an established connection.
 
-    A connection that breaks before the first answer may have broken because of it: that the node did not begin is
-    certain only where it says so.
+    A connection that breaks before the first answer may have broken because of the call, so only the node itself can
+    say that it did not start.
     """
     return _FAILURES.get(code, Failure.TRY)
 
 
 def payload_of(request: pipeline_pb2.GenerateRequest, node: str = "") -> dict[str, Any]:
-    """Return a request as the queue keeps it; with `node` no other one may answer it."""
+    """Return a request in the queue's form; with `node` only that node may answer it."""
     content: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
     return content | {NODE: node} if node else content
 
 
 def node_of(payload: dict[str, Any]) -> str:
-    """Return the only node that may answer a task, or an empty name where any may."""
+    """Return the only node that may answer a task, or an empty name if any node may."""
     return str(payload.get(NODE, ""))
 
 
 def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipeline_pb2.GenerateRequest:
-    """Return the request of a task, to go on after the tokens that earlier tries have given.
+    """Return the request of a task, which continues after the tokens of earlier tries.
 
-    Of several samples each is given as a whole, and a second try begins all of them anew.
+    Requests for several samples start again from the beginning.
 
     Raises:
-        InputError: the payload is none that `payload_of` made.
+        InputError: the payload was not made by `payload_of`.
     """
     try:
         content = {name: value for name, value in payload.items() if name != NODE}
         request = ParseDict(content, pipeline_pb2.GenerateRequest())
     except ParseError as error:
-        raise InputError(f"the task holds no request ({error})") from error
+        raise InputError(f"the task has no valid request ({error})") from error
     if request.samples <= 1:
         request.forced_token_ids.extend(item["id"] for item in items)
     return request
 
 
 def item_of(token: pipeline_pb2.Token) -> dict[str, Any]:
-    """Return a token as progress keeps it: id, text and, if they were asked for, log-probabilities."""
+    """Return a token in the form of progress: id, text and, if requested, log-probabilities."""
     item: dict[str, Any] = {"id": token.id, "text": token.text}
     if token.HasField("logprob"):
         item["logprob"] = token.logprob
@@ -88,14 +91,14 @@ def item_of(token: pipeline_pb2.Token) -> dict[str, Any]:
 
 
 def most_tokens(request: pipeline_pb2.GenerateRequest) -> int:
-    """Return how many tokens a request may take: new ones at most, and a prompt's by its length."""
+    """Return an upper estimate of a request's tokens: all new tokens, and the prompt's by its length."""
     prompt = len(request.token_ids) or len(request.prompt) // CHARACTERS_A_TOKEN
     answers = max(1, request.samples) * request.sampling.max_new_tokens
     return prompt + answers
 
 
 async def with_pauses(items: AsyncGenerator[Item, None], pause_s: float) -> AsyncGenerator[Item | None, None]:
-    """Yield items as they come, and None whenever none has come for `pause_s` seconds; close `items` at the end."""
+    """Yield items as they come, and None after every `pause_s` seconds without one; close `items` at the end."""
     following: asyncio.Future[Item] | None = None
     try:
         while True:
@@ -117,10 +120,52 @@ async def with_pauses(items: AsyncGenerator[Item, None], pause_s: float) -> Asyn
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but not for longer.
+    """Wait for an event for a limited time.
 
-    Not by `asyncio.wait_for`: before Python 3.12 that forgets a cancellation which comes together with the event.
+    `asyncio.wait_for` is not used because before Python 3.12 it loses a cancellation that comes together with the
+    event.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+class Channels:
+    """Connections to nodes by address; each is opened when it is first needed, and reopened when it has broken."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def ready(self, address: str) -> grpc.aio.Channel:
+        """Return an established connection, so that a failed call over it may have reached the node.
+
+        The caller holds it while the call runs.
+
+        Raises:
+            QubicLabError: nothing answers at the address.
+            InputError: as for `open_async_channel`.
+        """
+        if address not in self._channels:
+            self._channels[address] = open_async_channel(address)
+        channel = self._channels[address]
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        raise TimeoutError
+                    await channel.wait_for_state_change(state)
+        except TimeoutError:
+            # gRPC would wait longer and longer before the next try, and would keep using its first certificates.
+            if self._channels.get(address) is channel:
+                del self._channels[address]
+            raise QubicLabError(f"nothing answers at {address}") from None
+        return channel
+
+    def keep(self, addresses: Container[str]) -> None:
+        """Drop all other connections; each closes when its last call has ended."""
+        self._channels = {address: channel for address, channel in self._channels.items() if address in addresses}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for channel in self._channels.values():
+            await channel.close()

@@ -1,7 +1,7 @@
-"""A coordinator: takes requests, makes tasks of them, dispatches tasks to nodes, and tells how they go on.
+"""A coordinator: turns requests into tasks, dispatches the tasks to nodes, and reports their progress.
 
-It keeps nothing that another coordinator on the same Redis would miss: tasks, answers so far and nodes are all there.
-Several may run side by side; whoever dies, the others go on with its tasks.
+All state (tasks, partial answers, nodes) is in Redis. Several coordinators may share it; if one dies, the others
+continue its tasks.
 """
 
 import asyncio
@@ -21,20 +21,19 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 
-from qubic_lab.cluster.admission import RegistryService
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.cluster.calls import payload_of, wait_at_most
 from qubic_lab.cluster.dispatcher import Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
-from qubic_lab.cluster.registry import Registry
+from qubic_lab.cluster.registry import Registry, RegistryService
 from qubic_lab.cluster.tasks import (
     FINAL,
-    Counts,
     DeadLetter,
     Priority,
-    Progress,
     QueueLimits,
-    Ring,
+    TaskCounts,
+    TaskNotification,
+    TaskProgress,
     TaskQueue,
 )
 from qubic_lab.errors import QubicLabError
@@ -43,9 +42,9 @@ from qubic_lab.wire.channel import SERVER_OPTIONS, listen
 
 SERVICE = "qubic_lab.cluster.v1.Registry"
 MOST_THREADS = 16
-"""Calls of Redis that are under way at once."""
+"""Concurrent calls to Redis."""
 LOOK_S = 5.0
-"""So often does a follower look for news without a bell, in case one was missed."""
+"""Interval at which a follower reads progress without a notification, in case one was lost."""
 RETRY_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RedisTimes:
-    """How long Redis took for a PING, a SET and a GET, in ms."""
+    """Round-trip times of a PING, a SET and a GET to Redis, in ms."""
 
     ping_ms: float
     set_ms: float
@@ -65,13 +64,13 @@ class Coordinator:
     """One of the coordinators of a cluster; it works while the block of `running` runs.
 
     Args:
-        client: a connection made by `redis_server.connect`, to the Redis that holds queue and registry.
-        listen: where nodes register: HOST:PORT or unix:PATH.
-        balancer: name of the way to choose nodes.
-        limits: of the queue.
+        client: a connection from `redis_server.connect` to the Redis with the queue and the registry.
+        listen: address at which nodes register: HOST:PORT or unix:PATH.
+        balancer: name of the balancer that chooses nodes.
+        limits: limits of the queue.
 
     Raises:
-        InputError: an unknown balancer; or, from `running`, the address cannot be used.
+        InputError: the balancer is unknown; or, from `running`, the address cannot be used.
     """
 
     def __init__(
@@ -90,13 +89,13 @@ class Coordinator:
         self._listen = listen
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
         self._dispatcher = Dispatcher(self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call)
-        self._followed: dict[str, dict[asyncio.Event, bool]] = {}  # of each task whom news wakes, or its end alone
+        self._followed: dict[str, dict[asyncio.Event, bool]] = {}  # by task: events, and if only the outcome sets them
         self._ending = threading.Event()
         self.port = 0
-        """Where nodes register, while it runs."""
+        """Port at which nodes register, while it runs."""
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a blocking call of Redis in a thread."""
+        """Run a blocking call to Redis in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
 
     async def submit(
@@ -106,21 +105,21 @@ class Coordinator:
         idempotency_key: str | None = None,
         node: str = "",
     ) -> str:
-        """Make a task of a request and return its id; errors as of `TaskQueue.submit`.
+        """Submit a request as a task and return its id; errors as for `TaskQueue.submit`.
 
-        With `node` that one answers or none does: the task fails where it is not registered, or is lost.
+        With `node` only that node may answer: the task fails if the node is not registered, or is lost.
         """
         return await self.call(self.queue.submit, payload_of(request, node), priority, idempotency_key)
 
-    async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[Progress, None]:
-        """Yield a task's progress, from its first token on, as it comes; the last one has the outcome.
+    async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[TaskProgress, None]:
+        """Yield a task's progress from its first token on as it comes; the last one has the outcome.
 
         Args:
-            task_id: of the task.
-            whole: yield nothing but all of it, at its end: each look at new tokens costs as much as writing them.
+            task_id: id of the task.
+            whole: yield everything at the end only, because each read of new tokens costs as much as writing them.
 
         Raises:
-            NotFoundError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its outcome is no longer kept.
         """
         news = asyncio.Event()
         self._followed.setdefault(task_id, {})[news] = whole
@@ -141,19 +140,19 @@ class Coordinator:
                 del self._followed[task_id]
 
     async def cancel(self, task_id: str) -> bool:
-        """End a task that has not ended yet; errors as of `TaskQueue.cancel`."""
+        """Cancel a task that has not ended; errors as for `TaskQueue.cancel`."""
         return await self.call(self.queue.cancel, task_id)
 
-    async def counts(self) -> Counts:
-        """Return how many tasks are where."""
+    async def counts(self) -> TaskCounts:
+        """Return the numbers of tasks by state."""
         return await self.call(self.queue.counts)
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """Return the tasks that had their last try, oldest first."""
+        """Return the dead letters, oldest first."""
         return await self.call(lambda: list(self.queue.dead_letters()))
 
     async def drain(self, node: str, draining: bool) -> None:
-        """Let a node get nothing new, or something again.
+        """Stop giving a node new tasks, or start again.
 
         Raises:
             NotFoundError: there is no such node.
@@ -162,14 +161,14 @@ class Coordinator:
         await self._dispatcher.look_at_nodes()
 
     def nodes(self) -> list[NodeView]:
-        """Return all nodes, as of the latest look at the registry."""
+        """Return all nodes as of the latest read of the registry."""
         return self.fleet.views(time.monotonic())
 
     async def redis_times(self) -> RedisTimes:
-        """Return how long Redis takes.
+        """Measure Redis's round-trip times.
 
         Raises:
-            QubicLabError: it does not answer.
+            QubicLabError: Redis does not answer.
         """
 
         def measure() -> RedisTimes:
@@ -187,15 +186,15 @@ class Coordinator:
 
     @property
     def working(self) -> int:
-        """How many tasks this coordinator holds."""
+        """Number of tasks that this coordinator works on."""
         return self._dispatcher.working
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Coordinator"]:
-        """Register nodes and dispatch tasks while the block runs; then others take over what was under way."""
+        """Register nodes and dispatch tasks while the block runs; then other coordinators take over its tasks."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
         health = aio_health.HealthServicer()
-        service = RegistryService(self.registry, self.call, self._dispatcher.hear_of_node)
+        service = RegistryService(self.registry, self.call, self._dispatcher.on_node_change)
         cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         self.port = listen(server, self._listen)
@@ -203,8 +202,8 @@ class Coordinator:
         await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
         loop = asyncio.get_running_loop()
-        bells = threading.Thread(target=self._listen_to_bells, args=(loop,), name="bells", daemon=True)
-        bells.start()
+        listener = threading.Thread(target=self._receive, args=(loop,), name="notifications", daemon=True)
+        listener.start()
         dispatching = asyncio.ensure_future(self._dispatcher.run())
         try:
             yield self
@@ -213,23 +212,24 @@ class Coordinator:
             await server.stop(grace=None)
             dispatching.cancel()
             await asyncio.gather(dispatching, return_exceptions=True)
-            await asyncio.to_thread(bells.join)
+            await asyncio.to_thread(listener.join)
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _listen_to_bells(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._ending.is_set():
             try:
-                for ring in self.queue.bells(self._ending.is_set):
-                    if ring is not None:
-                        loop.call_soon_threadsafe(self._hear, ring)
+                for notification in self.queue.notifications(self._ending.is_set):
+                    if notification is not None:
+                        loop.call_soon_threadsafe(self._on_notification, notification)
             except QubicLabError as error:
                 logger.warning("%s", error)
                 self._ending.wait(RETRY_S)
 
-    def _hear(self, ring: Ring) -> None:
-        self._dispatcher.hear(ring)
-        ended = ring.what in FINAL or not ring.task_id
-        followed = [self._followed.get(ring.task_id, {})] if ring.task_id else self._followed.values()
+    def _on_notification(self, notification: TaskNotification) -> None:
+        self._dispatcher.on_notification(notification)
+        task_id = notification.task_id
+        ended = notification.what in FINAL or not task_id
+        followed = [self._followed.get(task_id, {})] if task_id else self._followed.values()
         for events in followed:
             for event, whole in events.items():
                 if ended or not whole:

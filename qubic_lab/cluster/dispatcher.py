@@ -1,8 +1,8 @@
-"""The work of a coordinator: it takes tasks from the queue, gives each to a node, and writes down what comes back.
+"""The dispatcher of a coordinator: takes tasks from the queue, gives each to a node, and writes the answer back.
 
-One task's way: take (a lease) → choose a node → call it → write tokens as they come, which renews the lease → complete.
-When a replica is lost in mid-answer the task goes back to the queue; whoever takes it next sends the tokens so far
-along, and the answer goes on where it was.
+The steps of a task: take (a lease) → choose a node → call it → write tokens as they come, which renews the lease →
+complete. If a replica is lost during the answer, the task goes back to the queue. The next dispatcher sends the tokens
+so far along, and the answer continues from there.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.cluster.calls import (
     NOT_BEGUN,
+    Channels,
     Failure,
     failure_of,
     item_of,
@@ -29,30 +30,29 @@ from qubic_lab.cluster.calls import (
     wait_at_most,
     with_pauses,
 )
-from qubic_lab.cluster.channels import Channels
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Outcome
 from qubic_lab.cluster.registry import NodeRecord, Registry
-from qubic_lab.cluster.tasks import BEAT_S, FINAL, Lease, Ring, TaskQueue
+from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, TaskQueue
 from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
 
 SILENT_S = 5.0
-"""A node that shows no sign of life for so long, where one is due each second, is lost."""
+"""A node without a keep-alive for this time is lost; keep-alives come each second."""
 PROBE_S = 3.0
 LOOK_S = 0.5
-"""So often is looked for probes that are due; and, with nothing to wake for, for room."""
+"""Interval at which due probes are sent, and at which free slots are looked for without a notification."""
 WRITE_S = 0.02
-"""Tokens of one answer that come within so long of each other are written together."""
+"""Tokens of one answer that come within this time are written together."""
 PAUSE_S = 0.1
-"""Between two looks at the registry at least: of many nodes one has always just beaten, and a look reads all."""
+"""Least time between two reads of the registry, because with many nodes there is always a new heartbeat."""
 TAKE_S = 0.25
-"""One wait for a task; when the dispatcher ends it is waited out."""
+"""Time of one blocking read of a task; the dispatcher's end waits for it."""
 ALONE_S = 30.0
-"""So long does a task's last try wait for a node of its own; then it goes where there is room."""
+"""How long the last try of a task waits for a node without other tasks; after that it takes any node."""
 HAND_BACK_S = 2.0
-"""So long may it take to give back at the end what was under way."""
+"""Time limit for giving unfinished tasks back at the end."""
 _PROBE = pipeline_pb2.GenerateRequest(prompt="ping", sampling=pipeline_pb2.Sampling(max_new_tokens=1, top_p=1.0))
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ Call = Callable[..., Awaitable[Any]]
 
 
 class _Failed(Exception):
-    """A call ended without an answer; `failure` is what that says."""
+    """A call ended without an answer; `failure` says why."""
 
     def __init__(self, failure: Failure, why: str) -> None:
         super().__init__(why)
@@ -68,19 +68,19 @@ class _Failed(Exception):
 
 
 class _Progress:
-    """Writes the tokens of one answer to the queue; what comes while it writes goes with the next write."""
+    """Writes the tokens of one answer to the queue; tokens that come during a write go with the next one."""
 
-    def __init__(self, call: Call, queue: TaskQueue, lease: Lease, known: int) -> None:
+    def __init__(self, call: Call, queue: TaskQueue, lease: TaskLease, known: int) -> None:
         self._call, self._queue, self._lease, self._written = call, queue, lease, known
         self._items: list[dict[str, Any]] = []
         self._news, self._closing = asyncio.Event(), asyncio.Event()
         self._writing = asyncio.ensure_future(self._write_on())
 
     def add(self, *items: dict[str, Any]) -> None:
-        """Note new tokens, or with none that the task is still worked on: that renews its lease.
+        """Add tokens, or none to only renew the lease.
 
         Raises:
-            FencedError: somebody else has the task, or it was cancelled.
+            FencedError: another dispatcher has the task, or it was cancelled.
         """
         if self._writing.done():
             self._writing.result()
@@ -88,13 +88,13 @@ class _Progress:
         self._news.set()
 
     async def close(self) -> None:
-        """Write what is left, so that everything is known before the end is; errors as of `add`."""
+        """Write the remaining tokens, before the outcome is written; errors as for `add`."""
         self._closing.set()
         self._news.set()
         await self._writing
 
     def drop(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._writing.add_done_callback(lambda writing: writing.cancelled() or writing.exception())
         self._writing.cancel()
 
@@ -113,7 +113,7 @@ class _Progress:
 
 
 class _Samples:
-    """Several answers to one prompt: each becomes one item, when it is whole."""
+    """Several answers to one prompt; each becomes one item when it is complete."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -121,7 +121,7 @@ class _Samples:
         self._logprobs: dict[int, float] = defaultdict(float)
 
     def items_of(self, reply: pipeline_pb2.GenerateReply) -> list[dict[str, Any]]:
-        """Return an answer that ends with a reply, with its number of tokens and the sum of their log-probabilities."""
+        """Return the answer that a reply completes, with its number of tokens and their summed log-probabilities."""
         number = reply.sample
         if reply.HasField("token"):
             self._tokens[number] += 1
@@ -135,15 +135,15 @@ class _Samples:
 class Dispatcher:
     """Takes tasks and gives them to nodes until it is cancelled.
 
-    The last try of a task has a node of its own: what has ended its node twice harms no other task by ending a third
-    one, and what was only beside it is out of danger.
+    The last try of a task gets a node without other tasks. A task that has ended two nodes then harms no other task if
+    it ends a third one, and a task that only ran beside such a task is safe.
 
     Args:
         name: its name as a consumer of the queue.
-        queue: where tasks come from, and their ends go.
-        most_tries: as of the queue's limits.
-        registry: of nodes.
-        fleet: what is known of them.
+        queue: the task queue.
+        most_tries: the queue's limit of tries.
+        registry: the registry of nodes.
+        fleet: the state of the nodes.
         call: runs a blocking function in a thread.
     """
 
@@ -154,15 +154,15 @@ class Dispatcher:
         self._most_tries = most_tries
         self._queue, self._registry, self._fleet, self._call = queue, registry, fleet, call
         self._channels = Channels()
-        self._news = asyncio.Event()  # of nodes: it is time to look at the registry
-        self._room = asyncio.Event()  # something may have changed for those who wait for a node
-        self._working: dict[int, tuple[Lease, asyncio.Task[None]]] = {}  # by the leases' tokens
+        self._news = asyncio.Event()  # nodes have changed: read the registry
+        self._room = asyncio.Event()  # a node may have become available
+        self._working: dict[int, tuple[TaskLease, asyncio.Task[None]]] = {}  # by fencing token
         self._unplaced: set[int] = set()
-        self._taking: asyncio.Future[Lease | None] | None = None
+        self._taking: asyncio.Future[TaskLease | None] | None = None
         self._probes: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
 
     async def run(self) -> None:
-        """Beat, probe and dispatch until cancelled; then give back what is under way: others go on with it."""
+        """Send heartbeats, probe and dispatch until cancelled; then give unfinished tasks back for others."""
         try:
             await asyncio.gather(*map(_again_and_again, (self._reclaim, self._look, self._probe_some, self._take)))
         finally:
@@ -180,22 +180,22 @@ class Dispatcher:
 
     @property
     def working(self) -> int:
-        """How many tasks it holds."""
+        """Number of tasks that it works on."""
         return len(self._working)
 
-    def hear(self, ring: Ring) -> None:
-        """Stop working on a task that somebody else has ended."""
-        if ring.what in FINAL and ring.what != "completed":
+    def on_notification(self, notification: TaskNotification) -> None:
+        """Stop working on a task that has ended elsewhere."""
+        if notification.what in FINAL and notification.what != "completed":
             for lease, work in self._working.values():
-                if lease.task_id == ring.task_id:
+                if lease.task_id == notification.task_id:
                     work.cancel()
 
-    def hear_of_node(self) -> None:
-        """Look soon at the registry: a node is new, has changed, or is gone."""
+    def on_node_change(self) -> None:
+        """Read the registry soon, because a node is new, has changed, or has left."""
         self._news.set()
 
     async def look_at_nodes(self) -> None:
-        """Take over what the registry says."""
+        """Update the fleet from the registry."""
         records = await self._call(self._registry.nodes)
         self._fleet.update(records, time.monotonic())
         self._channels.keep({record.registration.address for record in records})
@@ -219,7 +219,7 @@ class Dispatcher:
         await asyncio.sleep(LOOK_S)
 
     async def _probe(self, node: NodeRecord, returning: bool) -> None:
-        """Ask a node how it is; one that is to come back has to answer a short request."""
+        """Probe a node by a health check, or by a short request if the answer decides on its return."""
         sent_s = time.monotonic()
         try:
             channel = await self._channels.ready(node.registration.address)
@@ -242,11 +242,11 @@ class Dispatcher:
         while self._unplaced or not self._fleet.has_room(time.monotonic()):
             await self._wait_for_room()
         self._taking = asyncio.ensure_future(self._call(self._queue.take, self.name, TAKE_S))
-        lease = await asyncio.shield(self._taking)  # a thread cannot be cancelled: `run` waits for it
+        lease = await asyncio.shield(self._taking)  # a thread cannot be cancelled, so `run` waits for it
         self._taking = None
         if lease is not None:
             work = asyncio.ensure_future(self._work(lease))
-            if not (self._is_last(lease) or node_of(lease.payload)):  # which may wait for long, and others need not
+            if not (self._is_last(lease) or node_of(lease.payload)):  # such tasks may wait long; others need not
                 self._unplaced.add(lease.token)
             self._working[lease.token] = lease, work
             work.add_done_callback(partial(self._forget, lease.token))
@@ -260,8 +260,8 @@ class Dispatcher:
         self._room.clear()
         await wait_at_most(self._room, LOOK_S)
 
-    async def _work(self, lease: Lease) -> None:
-        """See one try of a task through, and write its end."""
+    async def _work(self, lease: TaskLease) -> None:
+        """Run one try of a task, and write its outcome."""
         try:
             items = await self._call(self._queue.known_items, lease.task_id) if lease.attempt > 1 else []
             result = await self._try(lease, request_of(lease.payload, items), len(items))
@@ -272,20 +272,20 @@ class Dispatcher:
             logger.info("%s", error)
         except InputError as error:
             await self._end_try(lease, str(error), retry=False)
-        except QubicLabError as error:  # of Redis: the lease runs out, and the task is tried again
+        except QubicLabError as error:  # from Redis: the lease expires, and the task is tried again
             logger.warning("task %s: %s", lease.task_id, error)
         except Exception:
-            logger.exception("a fault with task %s", lease.task_id)
+            logger.exception("unexpected error with task %s", lease.task_id)
             await self._end_try(lease, "the coordinator failed: its log says how", retry=True)
 
-    async def _end_try(self, lease: Lease, why: str, retry: bool) -> None:
+    async def _end_try(self, lease: TaskLease, why: str, retry: bool) -> None:
         try:
             await self._call(self._queue.fail, lease, why, retry)
         except QubicLabError as error:
             logger.info("task %s: %s", lease.task_id, error)
 
-    async def _try(self, lease: Lease, request: pipeline_pb2.GenerateRequest, known: int) -> dict[str, Any]:
-        """Ask one node after the other until one has begun; return the result. `known`: items of earlier tries.
+    async def _try(self, lease: TaskLease, request: pipeline_pb2.GenerateRequest, known: int) -> dict[str, Any]:
+        """Ask one node after the other until one has started; return the result. `known` counts earlier items.
 
         Raises:
             FencedError: the task is no longer ours.
@@ -299,7 +299,7 @@ class Dispatcher:
             while True:
                 node, alone = await self._choose(progress, refused, alone_until_s, only)
                 self._unplaced.discard(lease.token)
-                self._room.set()  # for the next task; the call below has counted itself in before anybody wakes
+                self._room.set()  # for the next task; `_run` counts this one before anything else runs
                 try:
                     result = await self._run(node, alone, lease.task_id, request, progress)
                 except _Failed as failed:
@@ -312,22 +312,22 @@ class Dispatcher:
                 if not (alone or only):
                     self._unplaced.add(lease.token)
                 progress.add()
-                if node.id in refused:  # for the second time, since no other has room
+                if node.id in refused:  # for the second time, as no other node has room
                     await asyncio.sleep(LOOK_S)
                 refused.add(node.id)
         finally:
             progress.drop()
 
-    def _is_last(self, lease: Lease) -> bool:
+    def _is_last(self, lease: TaskLease) -> bool:
         return 1 < lease.attempt >= self._most_tries
 
     async def _choose(
         self, progress: _Progress, refused: set[str], alone_until_s: float, only: str
     ) -> tuple[NodeRecord, bool]:
-        """Return a node with room, and whether it is to have no other task; wait for one, and keep the lease.
+        """Wait for a node with room, and return it and whether it gets no other task; the lease is kept meanwhile.
 
         Raises:
-            _Failed: the only node that may answer takes nothing.
+            _Failed: the only node that may answer takes no tasks.
         """
         while True:
             now_s = time.monotonic()
@@ -346,7 +346,7 @@ class Dispatcher:
     async def _run(
         self, node: NodeRecord, alone: bool, task_id: str, request: pipeline_pb2.GenerateRequest, progress: _Progress
     ) -> dict[str, Any]:
-        """Let a node answer, and note what that says of it; errors as of `_try`, or nothing was begun."""
+        """Let a node answer, and record the outcome for its health; errors as for `_try`, or nothing was started."""
         tokens, sent_s = most_tokens(request), time.monotonic()
         self._fleet.begin(node.id, tokens, alone)
         try:
@@ -365,7 +365,7 @@ class Dispatcher:
     async def _listen(
         self, node: NodeRecord, task_id: str, request: pipeline_pb2.GenerateRequest, progress: _Progress
     ) -> dict[str, Any]:
-        """Pass on tokens as they come; return what the end says, with who gave it and the node's own time.
+        """Write tokens as they come; return the end of the answer with the node's name, model and own time.
 
         Raises:
             FencedError: the task is no longer ours.
@@ -384,9 +384,9 @@ class Dispatcher:
             async with aclosing(with_pauses(aiter(call), SILENT_S)) as responses:
                 async for response in responses:
                     if response is None:
-                        raise _Failed(Failure.LOST, f"node {node.id} showed no sign of life for {SILENT_S:g} s")
+                        raise _Failed(Failure.LOST, f"node {node.id} sent nothing for {SILENT_S:g} s")
                     match response.WhichOneof("event"):
-                        case "alive" if not begun:  # which comes at once; the lease was renewed a moment ago
+                        case "alive" if not begun:  # comes at once; the lease has just been renewed
                             begun = True
                         case "alive":
                             progress.add()
@@ -406,35 +406,35 @@ class Dispatcher:
         finally:
             call.cancel()
         if "node_ms" not in result:
-            raise _Failed(Failure.TRY, f"node {node.id} ended the answer in its middle")
+            raise _Failed(Failure.TRY, f"node {node.id} ended the answer early")
         return result
 
 
 async def _again_and_again(step: Callable[[], Awaitable[None]]) -> None:
-    """Await a step for ever; what goes wrong in one is logged and ends no other."""
+    """Repeat a step forever; errors are logged and do not end the loop."""
     while True:
         try:
             await step()
         except QubicLabError as error:
             logger.warning("%s", error)
         except Exception:
-            logger.exception("a fault in the dispatcher")
+            logger.exception("unexpected error in the dispatcher")
         else:
             continue
         await asyncio.sleep(LOOK_S)
 
 
 def _failed(node: NodeRecord, error: grpc.aio.AioRpcError, given: bool) -> _Failed:
-    """Return what a call's end says; its text is for the client where the task is at fault, else for the story.
+    """Return the failure of a call; its text is for the client if the task is at fault, otherwise for the story.
 
-    `given`: whether tokens had come.
+    `given` says whether tokens had come.
     """
     failure = failure_of(error.code())
     if given and failure in NOT_BEGUN:
         failure = Failure.TRY
     if failure is Failure.TASK:
         return _Failed(failure, error.details() or "the node refuses it")
-    if error.code() is grpc.StatusCode.UNKNOWN:  # a fault there: the details are the inside of it
+    if error.code() is grpc.StatusCode.UNKNOWN:  # an error inside the node; its details are not for clients
         return _Failed(failure, f"node {node.id} failed: its log says how")
     return _Failed(failure, f"node {node.id}: {error.details()}")
 

@@ -1,6 +1,6 @@
-"""The nodes as one coordinator sees them: what the registry says of them, and what its own requests met there.
+"""One coordinator's view of the nodes: the registry's records and the outcomes of its own requests.
 
-No input or output happens here, and no clock is read: times are seconds of one clock that the caller reads.
+This module does no input or output and reads no clock: times are seconds of one clock that the caller reads.
 """
 
 import math
@@ -8,18 +8,18 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from qubic_lab.cluster.balance import Balancer, Candidate
+from qubic_lab.cluster.balance import Balancer, BalancerCandidate
 from qubic_lab.cluster.health import Gate, Outcome, ReplicaHealth, Vitals, health_score
 from qubic_lab.cluster.registry import NodeRecord
 from qubic_lab.errors import BusyError, NotFoundError, RefusedError
 
 KEPT_S = 1.0
-"""So long is a node kept free for a request that is to be alone; whoever waits asks again before that."""
+"""How long a node is kept free for a request that needs a node alone; the waiting task asks again before that."""
 
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node for those who look: its record, score (0 to 100), gate if one is shut, and requests and tokens there."""
+    """A node with its score (0 to 100), the gate that closes it if any, and its outstanding requests and tokens."""
 
     record: NodeRecord
     score: float
@@ -34,7 +34,8 @@ class NodeView:
 class _Member:
     """A node and this coordinator's own requests there.
 
-    `alone`: one of them is to stay alone. `kept_until_s`: until then it gets nothing, since such a one waits for it.
+    `alone` says that one of them must stay the only one. Until `kept_until_s` the node gets no requests, because a
+    request of that kind waits for it.
     """
 
     record: NodeRecord
@@ -45,14 +46,14 @@ class _Member:
     kept_until_s: float = -math.inf
 
     def outstanding(self, coordinator: str) -> tuple[int, int]:
-        """Return requests and tokens: our own are known now, the others' as of the latest heartbeat."""
+        """Return requests and tokens: our own as of now, those of other coordinators as of the latest heartbeat."""
         others = [load for name, load in self.record.state.loads.items() if name != coordinator]
         return self.requests + sum(load.requests for load in others), self.tokens + sum(load.tokens for load in others)
 
 
 @dataclass
 class Fleet:
-    """All nodes, and the balancer that chooses among them; the name of the coordinator tells its loads from others'."""
+    """All nodes and the balancer; the coordinator's name distinguishes its own load from that of others."""
 
     coordinator: str
     balancer: Balancer
@@ -60,7 +61,7 @@ class Fleet:
     _members: dict[str, _Member] = field(default_factory=dict)
 
     def update(self, records: Sequence[NodeRecord], now_s: float) -> None:
-        """Take over what the registry says; nodes that it no longer names are forgotten."""
+        """Update the nodes from the registry's records; nodes without a record are dropped."""
         members = {}
         for record in records:
             member = self._members.get(record.id) or _Member(record, ReplicaHealth(beat_s=now_s))
@@ -78,67 +79,68 @@ class Fleet:
         return len(self._members)
 
     def has_room(self, now_s: float) -> bool:
-        """Tell whether any node could take a request."""
+        """Return whether any node could take a request."""
         return any(self._may_take(member, now_s) for member in self._members.values())
 
     def choose(self, now_s: float, avoid: Collection[str] = (), alone: bool = False) -> NodeRecord:
-        """Return the node that gets the next request: none of `avoid`, unless no other has room.
+        """Return the node that gets the next request.
 
         Args:
             now_s: the time.
-            avoid: names of nodes.
-            alone: the request is to be a node's only one. Where all are in use, one is kept free for a while.
+            avoid: names of nodes that are chosen only if no other node has room.
+            alone: whether the request must be the node's only one. If all nodes are in use, one is kept free for a
+                while.
 
         Raises:
-            BusyError: none has room.
+            BusyError: no node has room.
         """
         candidates = [self._candidate(member, now_s, alone) for member in self._members.values()]
         if alone and not any(each.available for each in candidates):
             self._keep_one(now_s)
-        if avoid:  # else all are preferred, and a copy of each would cost as much as all the rest
+        if avoid:  # copying all candidates would cost as much as the rest of the choice
             preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
             candidates = preferred if any(each.available for each in preferred) else candidates
         chosen, self.balancer = self.balancer.choose(candidates, self.draw)
         return self._members[chosen].record
 
     def choose_only(self, node: str, now_s: float) -> NodeRecord:
-        """Return a node that no other may stand for.
+        """Return the one node that may answer.
 
         Raises:
-            NotFoundError: it is not registered.
-            RefusedError: a gate keeps it from being chosen.
-            BusyError: it has no room now.
+            NotFoundError: the node is not registered.
+            RefusedError: a gate closes the node.
+            BusyError: the node has no room now.
         """
         member = self._members.get(node)
         if member is None:
             raise NotFoundError(f"node {node} is not registered")
         if (gate := member.health.gate(now_s)) is not None:
-            raise RefusedError(f"node {node} takes nothing: {gate}")
+            raise RefusedError(f"node {node} takes no requests: {gate}")
         if not self._may_take(member, now_s):
             raise BusyError(f"node {node} is full")
         return member.record
 
     def begin(self, node: str, tokens: int, alone: bool = False) -> None:
-        """Count a request in that was sent to a node, with the most tokens that it may take."""
+        """Count a request that was sent to a node, with the upper estimate of its tokens."""
         if member := self._members.get(node):
             member.requests += 1
             member.tokens += tokens
             member.alone = alone
 
     def end(self, node: str, tokens: int) -> None:
-        """Count it out again."""
+        """Remove an ended request from the counts."""
         if member := self._members.get(node):
-            member.requests = max(0, member.requests - 1)  # a node may have been forgotten and come back meanwhile
+            member.requests = max(0, member.requests - 1)  # the node may have been dropped and added meanwhile
             member.tokens = max(0, member.tokens - tokens)
             member.alone = member.alone and member.requests > 0
 
     def note(self, node: str, outcome: Outcome) -> None:
-        """Take over what the end of a request or a probe says of a node."""
+        """Update a node's health with the outcome of a request or a probe."""
         if member := self._members.get(node):
             member.health = member.health.after(outcome)
 
     def probes(self, now_s: float) -> list[tuple[NodeRecord, bool]]:
-        """Return the nodes that want a probe now, and whether it decides on their return; note that it is under way."""
+        """Return the nodes that need a probe now, and whether it decides on their return; mark the probes as sent."""
         wanted = [
             member
             for member in self._members.values()
@@ -149,7 +151,7 @@ class Fleet:
         return [(member.record, member.health.circuit.cause is not None) for member in wanted]
 
     def views(self, now_s: float) -> list[NodeView]:
-        """Return all nodes as those who look see them."""
+        """Return the views of all nodes."""
         return [self._view(member, now_s) for member in self._members.values()]
 
     def _view(self, member: _Member, now_s: float) -> NodeView:
@@ -166,16 +168,16 @@ class Fleet:
         )
 
     def _keep_one(self, now_s: float) -> None:
-        """Keep a node free that is free soon, rather one that is kept already."""
+        """Keep a node free: one that is kept already, or else the one with the least load."""
         open_ = [member for member in self._members.values() if member.health.gate(now_s) is None and not member.alone]
         if open_:
             kept = min(open_, key=lambda each: (each.kept_until_s < now_s, each.outstanding(self.coordinator)))
             kept.kept_until_s = now_s + KEPT_S
 
-    def _candidate(self, member: _Member, now_s: float, alone: bool) -> Candidate:
+    def _candidate(self, member: _Member, now_s: float, alone: bool) -> BalancerCandidate:
         registration = member.record.registration
         requests, tokens = member.outstanding(self.coordinator)
-        return Candidate(
+        return BalancerCandidate(
             id=member.record.id,
             weight=max(1, registration.weight),
             outstanding_requests=requests,

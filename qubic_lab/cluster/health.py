@@ -1,7 +1,7 @@
-"""Is a replica fit for requests? A score of what was measured, and gates that a score cannot outvote.
+"""Health of replicas: a score from measurements, and gates that exclude a replica whatever its score.
 
-A replica is a whole pipeline: it has one health, whatever its number of ranks. All values are replaced, never changed.
-Times are seconds of one clock, which the caller reads: nothing here looks at a clock.
+A replica is a whole pipeline and has one health, whatever its number of ranks. All values are immutable. Times are
+seconds of one clock, which the caller reads.
 """
 
 import math
@@ -17,7 +17,7 @@ MEMORY_WEIGHT = 30
 RESPONSE_WEIGHT = 25
 ERROR_WEIGHT = 15
 SLOW_RESPONSE_S = 10.0
-"""A mean response of so many seconds or more earns nothing: what the project asks of the slowest 5 % of answers."""
+"""A mean response time of this many seconds or more scores nothing; it is the project's limit for 95 % of answers."""
 
 
 def _check_between(what: str, value: float, least: float, most: float) -> None:
@@ -32,12 +32,12 @@ def _check_above_0(what: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Vitals:
-    """What was measured of a replica: shares from 0 to 1, and the mean response in seconds.
+    """Measurements of a replica: shares from 0 to 1, and the mean response time in seconds.
 
-    CPU and memory in use are those of the busiest rank, since a pipeline is as fast as its slowest stage.
+    CPU and memory are those of the busiest rank, because a pipeline is as fast as its slowest stage.
 
     Raises:
-        InputError: a value is out of its range, or is no number.
+        InputError: a value is out of range or not a number.
     """
 
     cpu_share: float
@@ -52,10 +52,9 @@ class Vitals:
 
 
 def health_score(vitals: Vitals, slow_response_s: float = SLOW_RESPONSE_S) -> float:
-    """Return 0 (worst) to 100 (best): CPU 30 %, memory 30 %, response time 25 %, errors 15 %, each linear.
+    """Return a score from 0 (worst) to 100 (best): CPU 30 %, memory 30 %, response time 25 %, errors 15 %, each linear.
 
-    A part earns its whole weight where nothing is used, waited for or failed. The weights are the project's own choice,
-    not a fit to measurements.
+    The weights are the project's own choice, not a fit to measurements.
 
     Raises:
         InputError: `slow_response_s` is not above 0.
@@ -70,7 +69,7 @@ def health_score(vitals: Vitals, slow_response_s: float = SLOW_RESPONSE_S) -> fl
 
 
 class Gate(StrEnum):
-    """Why a replica gets no requests, whatever its score."""
+    """Reasons why a replica gets no requests, whatever its score."""
 
     DRAINING = "draining"
     STARTING = "starting"
@@ -81,7 +80,7 @@ class Gate(StrEnum):
 
 
 class CircuitState(StrEnum):
-    """Closed: requests pass. Open: none does. Half open: one probe may."""
+    """Closed: requests pass. Open: none passes. Half open: one probe passes."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -90,20 +89,20 @@ class CircuitState(StrEnum):
 
 @dataclass(frozen=True)
 class HealthLimits:
-    """When a replica is taken out and when it is tried again; times in seconds.
+    """When a replica is excluded and when it is tried again; times in seconds.
 
     Attributes:
         failures_to_open: failures in a row that open the circuit.
         error_share_to_open: share of failures among the recent requests that opens it.
-        fewest_outcomes: the share counts from so many requests on.
-        recent_outcomes: so many of the latest requests are remembered.
-        open_s: how long an open circuit waits before it takes a probe.
-        idle_probe_s: a replica that has nothing to do and was not heard of for so long is probed, too.
-        probe_timeout_s: a probe without outcome for so long is lost, and another may go.
-        silent_after_s: a replica without heartbeat for so long is out; one and a half heartbeats of 5 s.
+        fewest_outcomes: number of requests that the share needs.
+        recent_outcomes: number of latest requests that are kept.
+        open_s: how long an open circuit waits before a probe.
+        idle_probe_s: time without an outcome after which an idle replica is probed.
+        probe_timeout_s: time without an outcome after which a probe is lost and another one may be sent.
+        silent_after_s: time without a heartbeat after which a replica is excluded; one and a half intervals of 5 s.
 
     Raises:
-        InputError: a limit is out of its range.
+        InputError: a limit is out of range.
     """
 
     failures_to_open: int = 3
@@ -129,9 +128,9 @@ DEFAULT_LIMITS = HealthLimits()
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request or a probe ended: answered or failed, when it was sent and when that was known, in seconds.
+    """Outcome of a request or a probe; `sent_s` and `ended_s` are times in seconds.
 
-    `lost`: the replica is gone, or does not answer any more; one such outcome is enough.
+    `lost` says that the replica is gone or no longer answers; one such outcome opens the circuit.
     """
 
     ok: bool
@@ -141,23 +140,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Circuit:
+class ReplicaCircuit:
     """A circuit breaker: it opens on failures, waits, lets one probe through, and closes when that is answered.
 
-    A probe is a short request of the coordinator's own: no client's request is risked, and the way back does not depend
-    on a balancer that would choose a replica with failures last. While it is closed, a replica that has nothing to do
-    is probed now and then: one that is rarely chosen would else be found out late.
+    A probe is a short request of the coordinator itself. It risks no client's request, and the replica's return does
+    not depend on a balancer that would choose a failing replica last. While the circuit is closed, an idle replica is
+    probed now and then, so that a failure of a rarely chosen replica is found in time.
 
-    Outcomes of requests that were sent before the latest change tell of an earlier time and are left out: a request
-    from before an outage cannot end the replica's return.
+    Outcomes of requests that were sent before the latest change are ignored, so a request from before an outage cannot
+    end the replica's return.
 
     Source: M. T. Nygard, "Release It!", 2nd edition (2018), chapter 5.
 
     Attributes:
         cause: why it is not closed, or None.
         since_s: when it last opened or closed.
-        probe_s: when a probe was sent whose outcome has not come, or None.
-        recent: outcomes of requests and probes since it last closed, the latest last; while it is open, those before.
+        probe_s: when the pending probe was sent, or None.
+        recent: outcomes of requests and probes since it last closed, latest last; while open, those before it opened.
     """
 
     limits: HealthLimits = DEFAULT_LIMITS
@@ -168,24 +167,24 @@ class Circuit:
 
     @property
     def error_share(self) -> float:
-        """The share of recent requests that failed; 0 where there are none."""
+        """Share of recent requests that failed; 0 if there are none."""
         return error_share(self.recent)
 
     @property
     def response_s(self) -> float:
-        """The mean time to an answer of recent requests in seconds; 0 where there is none: a new replica is tried."""
+        """Mean response time of recent requests in seconds; 0 if there are none, so that new replicas are tried."""
         return fmean([each.ended_s - each.sent_s for each in self.recent if each.ok] or [0.0])
 
     def state(self, now_s: float) -> CircuitState:
-        """Return whether it is closed, open or half open at a time."""
+        """Return the state at a time."""
         if self.cause is None:
             return CircuitState.CLOSED
         return CircuitState.OPEN if now_s < self.since_s + self.limits.open_s else CircuitState.HALF_OPEN
 
     def wants_probe(self, now_s: float, idle: bool = False) -> bool:
-        """Tell whether a probe should be sent, which is never while another one is under way.
+        """Return whether a probe should be sent; never while another one is pending.
 
-        A half-open circuit wants one; a closed one where the replica is idle and was not heard of for a while.
+        A half-open circuit needs a probe, and a closed one if the replica is idle and has had no outcome for a while.
         """
         if self.probe_s is not None and now_s < self.probe_s + self.limits.probe_timeout_s:
             return False
@@ -194,18 +193,18 @@ class Circuit:
             return idle and now_s >= heard_s + self.limits.idle_probe_s
         return self.state(now_s) is CircuitState.HALF_OPEN
 
-    def with_probe(self, now_s: float) -> "Circuit":
-        """Return it with a probe under way, which must have been wanted."""
+    def with_probe(self, now_s: float) -> "ReplicaCircuit":
+        """Return the circuit with a pending probe."""
         assert self.wants_probe(now_s, idle=True)
         return replace(self, probe_s=now_s)
 
-    def after(self, outcome: Outcome) -> "Circuit":
-        """Return it after a request or a probe has ended."""
+    def after(self, outcome: Outcome) -> "ReplicaCircuit":
+        """Return the circuit after the outcome of a request or a probe."""
         if outcome.sent_s <= self.since_s:
             return self
         if self.cause is not None:  # only probes are sent since it opened
             if outcome.ok:
-                return Circuit(self.limits, since_s=outcome.ended_s)
+                return ReplicaCircuit(self.limits, since_s=outcome.ended_s)
             return replace(self, since_s=outcome.ended_s, probe_s=None)
         recent = (*self.recent, outcome)[-self.limits.recent_outcomes :]
         cause = opening_cause(recent, self.limits)
@@ -214,12 +213,12 @@ class Circuit:
 
 
 def error_share(outcomes: Sequence[Outcome]) -> float:
-    """Return the share of failures; 0 where there are no outcomes."""
+    """Return the share of failures; 0 if there are no outcomes."""
     return sum(not each.ok for each in outcomes) / max(1, len(outcomes))
 
 
 def opening_cause(recent: Sequence[Outcome], limits: HealthLimits) -> Gate | None:
-    """Return what opens a circuit with these outcomes, the latest last, or None."""
+    """Return the reason to open a circuit with these outcomes (latest last), or None."""
     if recent[-1].lost:
         return Gate.LOST
     latest = recent[-limits.failures_to_open :]
@@ -232,30 +231,30 @@ def opening_cause(recent: Sequence[Outcome], limits: HealthLimits) -> Gate | Non
 
 @dataclass(frozen=True)
 class ReplicaHealth:
-    """All that gates a replica: its circuit, its latest heartbeat in seconds, and what that said.
+    """Everything that can gate a replica: its circuit, the time of its latest heartbeat, and its reported state.
 
-    `draining`: it ends what it has begun and gets nothing new. `starting`: its pipeline is not up, or not up again.
+    A draining replica finishes its requests and gets no new ones. The pipeline of a starting one is not ready yet.
     """
 
     beat_s: float
-    circuit: Circuit = Circuit()
+    circuit: ReplicaCircuit = ReplicaCircuit()
     draining: bool = False
     starting: bool = False
 
     def with_beat(self, now_s: float) -> "ReplicaHealth":
-        """Return it after a heartbeat."""
+        """Return the health after a heartbeat."""
         return replace(self, beat_s=now_s)
 
     def with_probe(self, now_s: float) -> "ReplicaHealth":
-        """Return it with a probe under way, which must have been wanted."""
+        """Return the health with a pending probe."""
         return replace(self, circuit=self.circuit.with_probe(now_s))
 
     def after(self, outcome: Outcome) -> "ReplicaHealth":
-        """Return it after a request or a probe has ended."""
+        """Return the health after the outcome of a request or a probe."""
         return replace(self, circuit=self.circuit.after(outcome))
 
     def gate(self, now_s: float) -> Gate | None:
-        """Return why it must not be chosen at a time, or None where it may be."""
+        """Return why the replica must not be chosen at a time, or None if it may be."""
         if self.draining:
             return Gate.DRAINING
         if now_s >= self.beat_s + self.circuit.limits.silent_after_s:
@@ -265,5 +264,5 @@ class ReplicaHealth:
         return self.circuit.cause
 
     def wants_probe(self, now_s: float, idle: bool = False) -> bool:
-        """Tell whether a probe should be sent: the circuit wants one, and nothing else is in its way."""
+        """Return whether a probe should be sent: the circuit needs one, and no other gate is closed."""
         return self.gate(now_s) is self.circuit.cause and self.circuit.wants_probe(now_s, idle)

@@ -1,7 +1,7 @@
-"""The network of a cluster: whether nodes answer, and the ways between them, through the service that tasks use.
+"""Checks of a cluster's network: whether nodes answer, and the links between them, measured with the nodes' service.
 
-The limits are the project's own: a pipeline over several hosts sends a few kilobytes at each token, so it is the round
-trip that costs; weights and long prompts need the bandwidth.
+The limits are the project's own. A pipeline over several hosts sends a few kilobytes per token, so the round-trip time
+matters most; weights and long prompts need bandwidth.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ ROUND_TRIPS = 50
 LARGE_ROUND_TRIPS = 5
 CALL_S = 10.0
 MEASURE_S = 60.0
-"""So long may a node take for the way to one other."""
+"""Time limit for the measurement of one link."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class LinkLimits:
 
 @dataclass(frozen=True)
 class NodeLinks:
-    """A node's answer to a health check, how long that took in ms, and the ways from it to others.
+    """A node's health check, its time in ms, and the links from the node to others.
 
-    `trouble`: why it could not be asked.
+    `trouble` says why the node could not be asked.
     """
 
     node: str
@@ -51,7 +51,7 @@ class NodeLinks:
 
 
 def trouble_of(link: pb.Link, limits: LinkLimits) -> str:
-    """Return what is wrong with a link, with the remedy; empty where nothing is."""
+    """Return what is wrong with a link and the remedy; empty if nothing is wrong."""
     if link.trouble:
         return f"{link.trouble}: check firewall, address and certificates"
     found = []
@@ -63,14 +63,14 @@ def trouble_of(link: pb.Link, limits: LinkLimits) -> str:
 
 
 async def check_node(node: str, address: str, others: Mapping[str, str]) -> NodeLinks:
-    """Ask a node how it is, and to measure the ways to others (addresses by name)."""
+    """Check the health of a node, and let it measure the links to others (addresses by name)."""
     try:
         channel = open_async_channel(address)
     except QubicLabError as error:
         return NodeLinks(node, False, 0.0, (), str(error))
     try:
         health: Any = health_pb2_grpc.HealthStub(channel)
-        await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)  # the connection's own handshakes
+        await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)  # opens the connection
         started = time.perf_counter()
         state = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
         health_ms = (time.perf_counter() - started) * 1e3
@@ -85,7 +85,7 @@ async def check_node(node: str, address: str, others: Mapping[str, str]) -> Node
 
 
 async def measure_links(addresses: Mapping[str, str]) -> list[pb.Link]:
-    """Measure the way to each node service, one after the other; what cannot be measured says why."""
+    """Measure the link to each node, one after the other; failed measurements say why in `trouble`."""
     return [await _measure(node, address) for node, address in addresses.items()]
 
 
@@ -97,7 +97,7 @@ async def _measure(node: str, address: str) -> pb.Link:
     try:
         async with asyncio.timeout(MEASURE_S):
             stub = cluster_pb2_grpc.NodeStub(channel)
-            await _round_trip_s(stub, b"")  # the connection's own handshakes
+            await _round_trip_s(stub, b"")  # opens the connection
             rtt_s = median([await _round_trip_s(stub, b"") for _ in range(ROUND_TRIPS)])
             large = bytes(LARGE_BYTES)
             large_s = median([await _round_trip_s(stub, large) for _ in range(LARGE_ROUND_TRIPS)])

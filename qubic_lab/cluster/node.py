@@ -1,7 +1,7 @@
-"""A node: it keeps one replica up, answers coordinators, and says every few seconds that it lives and how it is.
+"""A node: keeps one replica running, answers coordinators, and sends heartbeats with its state.
 
-It outlives its pipeline: when a rank is lost it starts the whole group again, and is not ready meanwhile. It holds no
-credentials of Redis; what it knows of the cluster is the addresses of coordinators.
+It outlives its pipeline: when a rank is lost it restarts the whole group, and is not ready meanwhile. It has no
+credentials for Redis and knows only the addresses of coordinators.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, listen, open_async_channel, status_of
 
 SERVICE = "qubic_lab.cluster.v1.Node"
-"""The node's name to the health service: SERVING while its pipeline is up and it is not draining."""
-SIGN_OF_LIFE_S = 1.0
-"""So often does a task that has no new token show that it is worked on."""
+"""The node's name in the health service: SERVING while its pipeline is up and it is not draining."""
+KEEP_ALIVE_S = 1.0
+"""Interval of keep-alives while a task has no new token."""
 CALL_S = 5.0
 DRAIN_S = 60.0
-"""So long may what has begun go on when the node is told to end."""
+"""Time limit for unfinished requests when the node ends."""
 STOP_S = 1.0
-"""So long may the last answers take on their way out."""
+"""Time limit for sending the last answers."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
 logger = logging.getLogger(__name__)
@@ -45,17 +45,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """Who a node is and whom it serves.
+    """Name, addresses and role of a node.
 
     Attributes:
-        name: unlike that of any other; with certificates it ends with a name that stands in this host's.
+        name: its unique name; with certificates it ends with a name from this host's certificate.
         coordinators: addresses of the coordinators' registry service; one that answers is enough.
-        listen: where coordinators and other nodes reach this one, as `HOST:PORT` or `unix:PATH`; port 0 takes any.
+        listen: address for coordinators and other nodes, `HOST:PORT` or `unix:PATH`; port 0 takes any free port.
         type: whole, stage or expert.
         weight: its share in weighted round robin.
 
     Raises:
-        InputError: no coordinator, or a weight below 1.
+        InputError: there is no coordinator, or the weight is below 1.
     """
 
     name: str
@@ -67,32 +67,32 @@ class NodeConfig:
     def __post_init__(self) -> None:
         check_at_least("weight", self.weight, 1)
         if not self.coordinators:
-            raise InputError("no coordinator is given: a node needs the address of one at least")
+            raise InputError("no coordinator is given: a node needs the address of at least one")
 
 
 class Node(cluster_pb2_grpc.NodeServicer):
-    """A node; `run` is all of its life, and `end` the begin of its end."""
+    """A node; `run` runs it until `end` is called."""
 
     def __init__(self, config: NodeConfig, replica: Replica) -> None:
         self._config = config
         self._replica = replica
         self._registration = pb.NodeRegistration(node=config.name, type=config.type, weight=config.weight)
         self._state = pb.NodeState()
-        self._under_way: dict[object, tuple[str, int]] = {}  # of each task who sent it, and its tokens at most
+        self._running: dict[object, tuple[str, int]] = {}  # of each task: its coordinator and upper token estimate
         self._changed = asyncio.Event()  # the next heartbeat is due at once
         self._ending = asyncio.Event()
         self._health = aio_health.HealthServicer()
 
     def end(self) -> None:
-        """Let `run` end: take nothing new, end what has begun, leave."""
+        """End `run`: take no new requests, finish the running ones, and leave."""
         self._ending.set()
 
     async def run(self) -> None:
-        """Serve until `end`, SIGTERM or SIGINT; then end what has begun, leave, and end the replica.
+        """Serve until `end`, SIGTERM or SIGINT; then finish the running requests, leave, and end the replica.
 
         Raises:
-            InputError: the address cannot be used, or the model cannot be had.
-            QubicLabError: the replica does not come up at its first start, or a coordinator refuses this node.
+            InputError: the address cannot be used, or the model cannot be loaded.
+            QubicLabError: the replica's first start fails, or a coordinator refuses this node.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.end)
@@ -112,12 +112,12 @@ class Node(cluster_pb2_grpc.NodeServicer):
             await server.stop(STOP_S)
 
     async def Run(self, request: pb.TaskRequest, context: Any) -> None:
-        """Work on a task: say at once that it has begun, pass on the pipeline's replies, and tell how long it took."""
+        """Run a task: confirm the start, pass on the pipeline's replies, and report the time taken."""
         if not self._state.ready or self._state.draining:
             why = "draining" if self._state.draining else "not ready"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"it takes nothing now: it is {why}")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"it takes no requests now: it is {why}")
         started, finished, this = time.perf_counter(), False, object()
-        self._under_way[this] = request.coordinator, most_tokens(request.request)
+        self._running[this] = request.coordinator, most_tokens(request.request)
         try:
             await self._work(request.request, context)
             finished = True
@@ -125,7 +125,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
         finally:
-            del self._under_way[this]
+            del self._running[this]
             self._state.finished += finished
             self._state.failed += not finished
 
@@ -134,13 +134,13 @@ class Node(cluster_pb2_grpc.NodeServicer):
         return request
 
     async def MeasureLinks(self, request: pb.LinksRequest, context: Any) -> pb.LinksReply:
-        """Measure the ways to other nodes, one after the other."""
+        """Measure the links to other nodes, one after the other."""
         return pb.LinksReply(links=await measure_links(request.addresses))
 
     async def _work(self, request: pipeline_pb2.GenerateRequest, context: Any) -> None:
-        """Pass on the pipeline's replies, and signs of life between them; its errors are raised."""
+        """Pass on the pipeline's replies, with keep-alives between them; its errors are raised."""
         await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
-        async with aclosing(with_pauses(self._replica.generate(request), SIGN_OF_LIFE_S)) as replies:
+        async with aclosing(with_pauses(self._replica.generate(request), KEEP_ALIVE_S)) as replies:
             async for reply in replies:
                 if reply is None:
                     await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
@@ -149,7 +149,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
                     await context.write(pb.TaskResponse(reply=reply))
 
     async def _live(self) -> None:
-        """Keep the replica up and the node registered until it is told to end; a refused node ends, too."""
+        """Keep the replica running and the node registered until `end` is called, or a coordinator refuses the node."""
         ending = asyncio.ensure_future(self._ending.wait())
         tasks = [asyncio.ensure_future(self._keep_replica()), asyncio.ensure_future(self._stay_registered()), ending]
         try:
@@ -165,20 +165,20 @@ class Node(cluster_pb2_grpc.NodeServicer):
                 raise result
 
     async def _drain(self) -> None:
-        """Take nothing new, and wait for what has begun."""
+        """Take no new requests, and wait for the running ones."""
         self._state.draining = True
         self._changed.set()
         await self._tell_health()
         deadline = time.monotonic() + DRAIN_S
-        while self._under_way and time.monotonic() < deadline:
+        while self._running and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
     async def _keep_replica(self) -> None:
-        """Start the group again whenever it is lost."""
+        """Restart the pipeline whenever it is lost."""
         pause_s = _FIRST_PAUSE_S
         while True:
             loss = await self._replica.lost()
-            logger.warning("%s: %s; starting again", self._config.name, loss)
+            logger.warning("%s: %s; restarting", self._config.name, loss)
             await self._set_ready(False, str(loss))
             while not self._state.ready:
                 try:
@@ -194,12 +194,12 @@ class Node(cluster_pb2_grpc.NodeServicer):
                     await self._set_ready(True)
 
     async def _stay_registered(self) -> None:
-        """Be registered at one coordinator after the other, as long as each answers.
+        """Stay registered at one coordinator as long as it answers, then at the next.
 
         Raises:
             QubicLabError: a coordinator refuses this node.
         """
-        told: dict[str, str | None] = {}  # what is wrong with each is said once, not at each try
+        logged: dict[str, str | None] = {}  # each error of a coordinator is a warning once only
         for address in cycle(self._config.coordinators):
             channel = open_async_channel(address)
             try:
@@ -207,15 +207,15 @@ class Node(cluster_pb2_grpc.NodeServicer):
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
                     raise error_of(error) from None
-                level = logging.INFO if told.get(address) == error.details() else logging.WARNING
-                logger.log(level, "%s: coordinator %s: %s; trying on", self._config.name, address, error.details())
-                told[address] = error.details()
+                level = logging.INFO if logged.get(address) == error.details() else logging.WARNING
+                logger.log(level, "%s: coordinator %s: %s; retrying", self._config.name, address, error.details())
+                logged[address] = error.details()
             finally:
                 await channel.close()
             await asyncio.sleep(_FIRST_PAUSE_S)
 
     async def _beat_at(self, registry: Any) -> None:
-        """Register, and send heartbeats until this node is unknown there; when it is told to end, leave."""
+        """Register, and send heartbeats until the coordinator no longer knows this node; leave when cancelled."""
         registered = await registry.Register(self._registration, timeout=CALL_S)
         who = {"node": self._config.name, "session": registered.session}
         try:
@@ -232,11 +232,11 @@ class Node(cluster_pb2_grpc.NodeServicer):
             raise
 
     def _measured(self) -> pb.NodeState:
-        """Return its state with what can be measured now."""
+        """Return the state with current measurements."""
         state = self._state
         state.cpu_share, state.memory_share = read_shares()
         state.loads.clear()
-        for coordinator, tokens in self._under_way.values():
+        for coordinator, tokens in self._running.values():
             state.loads[coordinator].requests += 1
             state.loads[coordinator].tokens += tokens
         return state
@@ -254,16 +254,16 @@ class Node(cluster_pb2_grpc.NodeServicer):
 
 
 def reachable(address: str, port: int) -> str:
-    """Return where others reach a service that listens at `address`; `port` is what it got for port 0.
+    """Return the address at which others reach a service that listens at `address`; `port` is its real port.
 
     Raises:
-        InputError: it listens on every interface, which is no address to reach it by.
+        InputError: it listens on all interfaces, so others cannot know which address to use.
     """
     if address.startswith("unix:"):
         return address
     host = address.rpartition(":")[0]
     if host in ("0.0.0.0", "[::]"):
-        raise InputError(f"{address} is every interface: give the address that others reach this host by")
+        raise InputError(f"{address} is all interfaces: give the address at which others reach this host")
     return f"{host}:{port}"
 
 

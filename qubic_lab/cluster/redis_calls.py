@@ -1,4 +1,4 @@
-"""Calls of Redis that wait out a lost connection, and the Lua scripts that make a transition one step."""
+"""Calls to Redis that are repeated while the connection is lost, and Lua scripts as atomic steps."""
 
 import json
 import logging
@@ -13,18 +13,18 @@ import redis
 from qubic_lab.errors import QubicLabError
 
 PATIENCE_S = 60.0
-"""A lost connection is waited out for so long."""
+"""How long a call waits for a lost connection."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 logger = logging.getLogger(__name__)
 
 
 class Scripts:
-    """The scripts of one folder of `lua/`, run on a connection made by `redis_server.connect`.
+    """The scripts of one folder of `lua/`, run on a connection from `redis_server.connect`.
 
-    A script is run behind `base.lua` and the folder's `common.lua`. KEYS[1] is the prefix that every key is made from,
-    in braces, so that all keys are of one slot; ARGV[1] is a JSON object of settings. What is called must be such that
-    it may be repeated: the answer of a call may be lost with the connection.
+    `base.lua` and the folder's `common.lua` are prepended to a script. KEYS[1] is the prefix of every key, in braces,
+    so that all keys are in one slot; ARGV[1] is a JSON object with settings. All calls must be repeatable, because an
+    answer may be lost with the connection.
     """
 
     def __init__(self, client: "redis.Redis", folder: str, name: str, patience_s: float = PATIENCE_S) -> None:
@@ -34,19 +34,19 @@ class Scripts:
         self._patience_s = patience_s
 
     def key(self, *parts: str) -> str:
-        """Return the key that the scripts make from the same parts."""
+        """Return the key that the scripts build from the same parts."""
         return ":".join((self.prefix, *parts))
 
     def run(self, script: str, settings: dict[str, Any], *arguments: str | bytes | int) -> Any:
-        """Run a script with these settings and arguments; errors as of `call`."""
+        """Run a script with settings and arguments; errors as for `call`."""
         registered = self.redis.register_script(_source(self._folder, script))
         return self.call(lambda: registered([self.prefix], [json.dumps(settings), *arguments]))
 
     def call(self, call: Callable[[], Any]) -> Any:
-        """Call, and again while the connection is lost.
+        """Call a function, and repeat it while the connection is lost.
 
         Raises:
-            QubicLabError: Redis cannot be reached for long, or refuses (out of memory, disk full).
+            QubicLabError: Redis cannot be reached in time, or refuses (out of memory, disk full).
         """
         deadline = time.monotonic() + self._patience_s
         pause_s = _FIRST_PAUSE_S
@@ -56,9 +56,9 @@ class Scripts:
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if time.monotonic() + pause_s > deadline:
                     raise QubicLabError(
-                        f"Redis could not be reached for {self._patience_s:g} s ({error}): see that it runs"
+                        f"Redis could not be reached for {self._patience_s:g} s ({error}): check that it is running"
                     ) from error
-                logger.info("Redis cannot be reached (%s): trying again", error)
+                logger.info("Redis cannot be reached (%s): retrying", error)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             except redis.RedisError as error:

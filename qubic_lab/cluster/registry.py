@@ -1,39 +1,41 @@
-"""Which nodes there are: each registers, says every few seconds that it lives, and is removed when it is silent.
+"""The registry of nodes: each node registers, sends heartbeats, and is removed when they stop.
 
-The registry lives in Redis, so every coordinator sees the same nodes. Nodes never reach Redis: they speak to any
-coordinator (see `admission`). Time is Redis's alone; a node's own clock does not matter.
+The registry lives in Redis, so every coordinator sees the same nodes. Nodes never connect to Redis: they call the
+`RegistryService` of any coordinator. All times come from Redis's clock; the nodes' clocks do not matter.
 """
 
 import math
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from qubic_lab.cluster.redis_calls import Scripts
-from qubic_lab.errors import InputError, NotFoundError, RefusedError, check_choice
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError, check_choice
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire.channel import read_host
+from qubic_lab.wire import cluster_pb2_grpc
+from qubic_lab.wire.channel import peer_names, read_host, status_of
 
 HEARTBEAT_S = 5.0
-"""So often does a node say that it lives."""
+"""Interval of a node's heartbeats."""
 REMOVED_S = 30.0
-"""A node that was silent for so long is removed; it registers again with its next sign of life."""
+"""A node without a heartbeat for this time is removed; it registers again with its next one."""
 PATIENCE_S = 3.0
-"""A lost connection to Redis is waited out for so long: less than a node waits for its answer, else it would ask again
-while the first call was still to be carried out."""
+"""How long a call waits for a lost connection to Redis. It is less than a node's own timeout, so that a node does not
+repeat a call that is still pending."""
 NODE_TYPES = ("whole", "stage", "expert")
 MOST_NAME_CHARACTERS = 100
 MOST_BYTES = 2**16
-"""Of a registration, and of a state: every coordinator reads all of them each second."""
+"""Limit for a registration and for a state, because every coordinator reads all of them each second."""
 
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """A registered node; `age_s` since its latest heartbeat and `registered_s` since it registered, by Redis's clock.
+    """A registered node; `age_s` is the time since its latest heartbeat, `registered_s` that since its registration.
 
-    `draining`: somebody asked that it gets nothing new; that it drains by itself stands in `state`.
+    `draining` says that a client asked the node to drain; `state.draining` says that the node drains by itself.
     """
 
     registration: pb.NodeRegistration
@@ -44,17 +46,17 @@ class NodeRecord:
 
     @property
     def id(self) -> str:
-        """Its name, unlike that of any other."""
+        """Its unique name."""
         return self.registration.node
 
 
 class Registry:
-    """The registry of one name on a Redis connection made by `redis_server.connect`; may be shared by threads.
+    """A named registry on a Redis connection from `redis_server.connect`; threads may share it.
 
-    All methods wait out a lost connection, for up to `PATIENCE_S`.
+    All methods wait up to `PATIENCE_S` for a lost connection to come back.
 
     Raises, in every method:
-        QubicLabError: Redis cannot be reached for so long, or refuses.
+        QubicLabError: Redis cannot be reached in that time, or refuses.
     """
 
     def __init__(self, client: "redis.Redis", name: str = "nodes") -> None:
@@ -63,18 +65,18 @@ class Registry:
         """For tests: added to Redis's clock."""
 
     def register(self, registration: pb.NodeRegistration, owner: str = "") -> str:
-        """Make a node known and return its session, which its heartbeats show.
+        """Register a node and return its session, which its heartbeats must carry.
 
-        A node of this name at the same address is the same one, and keeps its session, so that a call may be repeated.
-        One at another address was started again: its session is over.
+        A node of this name at the same address keeps its session, so that the call may be repeated. A node at another
+        address was restarted, and its old session ends.
 
         Args:
-            registration: who it is and what it can do.
-            owner: who it has proved to be, by its certificate; nobody else may take its name while it lives.
+            registration: name, address and capabilities of the node.
+            owner: names in the node's certificate; nobody else may take the node's name while it lives.
 
         Raises:
-            InputError: the registration says what cannot be.
-            RefusedError: a node of this name lives, and is somebody else's.
+            InputError: the registration is invalid.
+            RefusedError: a live node of another owner has this name.
         """
         check_registration(registration)
         arguments = (registration.node, uuid.uuid4().hex, owner, registration.address, registration.SerializeToString())
@@ -84,22 +86,22 @@ class Registry:
         return session.decode()
 
     def beat(self, node: str, session: str, state: pb.NodeState) -> None:
-        """Say that a node lives and how it is.
+        """Write a node's heartbeat with its state.
 
         Raises:
-            InputError: the state says what cannot be.
-            NotFoundError: it is not registered, or was removed: it has to register again.
-            RefusedError: the session is not that of the node that registered last by this name.
+            InputError: the state is invalid.
+            NotFoundError: the node is not registered, or was removed, and must register again.
+            RefusedError: another node has registered under this name since.
         """
         check_state(state)
         self._check(node, self._run("beat", node, session, state.SerializeToString()))
 
     def leave(self, node: str, session: str) -> None:
-        """Remove a node; errors as of `beat`."""
+        """Remove a node; errors as for `beat`."""
         self._check(node, self._run("leave", node, session))
 
     def drain(self, node: str, draining: bool = True) -> None:
-        """Ask that a node gets nothing new, or that it gets something again; what it has it ends.
+        """Mark a node as draining (it gets no new requests), or end that.
 
         Raises:
             NotFoundError: there is no such node.
@@ -107,7 +109,7 @@ class Registry:
         self._check(node, self._run("drain", node, "1" if draining else "0"))
 
     def nodes(self) -> list[NodeRecord]:
-        """Return those that were not silent for too long, by name; remove the others."""
+        """Return the live nodes by name, and remove the others."""
         records = [
             NodeRecord(
                 pb.NodeRegistration.FromString(registration),
@@ -126,16 +128,18 @@ class Registry:
 
     def _check(self, node: str, found: bytes) -> None:
         if found == b"unknown":
-            raise NotFoundError(f"no node {node!r} is registered, or it was silent for {REMOVED_S:g} s: register again")
+            raise NotFoundError(
+                f"node {node!r} is not registered, or sent no heartbeat for {REMOVED_S:g} s: register again"
+            )
         if found == b"other":
-            raise RefusedError(f"node {node!r} was registered by another process since: this session is over")
+            raise RefusedError(f"another process has registered as node {node!r} since: this session has ended")
 
 
 def check_registration(registration: pb.NodeRegistration) -> None:
-    """Refuse what cannot be.
+    """Check a registration.
 
     Raises:
-        InputError: names the field, its value and what it must be.
+        InputError: a field is invalid; the message names the field and its value.
     """
     capabilities = registration.capabilities
     if not (registration.node.isprintable() and 0 < len(registration.node) <= MOST_NAME_CHARACTERS):
@@ -153,7 +157,7 @@ def check_registration(registration: pb.NodeRegistration) -> None:
 
 
 def check_state(state: pb.NodeState) -> None:
-    """Refuse shares that are none; errors as of `check_registration`."""
+    """Check a node's state; errors as for `check_registration`."""
     _check_size("state", state)
     for name in ("cpu_share", "memory_share"):
         if not 0.0 <= getattr(state, name) <= 1.0:
@@ -162,4 +166,62 @@ def check_state(state: pb.NodeState) -> None:
 
 def _check_size(what: str, message: pb.NodeRegistration | pb.NodeState) -> None:
     if (size := message.ByteSize()) > MOST_BYTES:
-        raise InputError(f"the {what} has {size:,} bytes: at most {MOST_BYTES:,} are taken")
+        raise InputError(f"the {what} has {size:,} bytes: at most {MOST_BYTES:,} are allowed")
+
+
+class RegistryService(cluster_pb2_grpc.RegistryServicer):
+    """The gRPC service by which nodes register; with mutual TLS a node may only use the names of its certificate.
+
+    Args:
+        registry: the registry.
+        call: runs a blocking function in a thread.
+        on_change: called after each call of a node, so that the registry is read soon.
+    """
+
+    def __init__(self, registry: Registry, call: Callable[..., Awaitable[Any]], on_change: Callable[[], None]) -> None:
+        self._registry, self._call, self._on_change = registry, call, on_change
+
+    async def Register(self, request: pb.NodeRegistration, context: Any) -> pb.Registered:
+        """Register a node."""
+        session = await self._checked(request.node, context, self._registry.register, request, owner_of(context))
+        return pb.Registered(session=session, beat_every_s=HEARTBEAT_S)
+
+    async def Beat(self, request: pb.Heartbeat, context: Any) -> pb.HeartbeatReply:
+        """Write a heartbeat."""
+        await self._checked(request.node, context, self._registry.beat, request.node, request.session, request.state)
+        return pb.HeartbeatReply()
+
+    async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
+        """Remove a node."""
+        await self._checked(request.node, context, self._registry.leave, request.node, request.session)
+        return pb.LeaveReply()
+
+    async def _checked(self, node: str, context: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            check_name(node, peer_names(context))
+            found = await self._call(function, *arguments)
+        except QubicLabError as error:
+            await context.abort(status_of(error), str(error))
+        self._on_change()
+        return found
+
+
+def owner_of(context: Any) -> str:
+    """Return the names in the caller's certificate, as one text."""
+    return ",".join(sorted(peer_names(context)))
+
+
+def check_name(node: str, names: frozenset[str]) -> None:
+    """Check that a node's certificate allows its name, which must be `NAME` or `LABEL@NAME`.
+
+    Args:
+        node: the node's name.
+        names: the names in its certificate; empty if there is no certificate, which is possible within one host only.
+
+    Raises:
+        RefusedError: the name is not allowed; the message has the certificate's names.
+    """
+    if names and node.rpartition("@")[2] not in names:
+        raise RefusedError(
+            f"node {node!r} shows a certificate for {', '.join(sorted(names))}: take one of these names, or LABEL@NAME"
+        )

@@ -1,4 +1,4 @@
-"""What a node runs: a pipeline, started here, spoken to through its service, and started again when it is lost."""
+"""The replica of a node: a pipeline that is started here, used through its service, and restarted when it is lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -14,57 +14,57 @@ from qubic_lab.wire.channel import error_of, open_async_channel
 
 LOOK_S = 0.1
 SPEED_TOKENS = 16
-"""New tokens of the answer that tells a pipeline's speed."""
+"""New tokens of the answer that measures a pipeline's speed."""
 SPEED_PROMPT = "How fast are you?"
 
 
 class Replica(Protocol):
-    """What a node runs; a test may put something else in its place."""
+    """What a node runs."""
 
     async def start(self) -> pb.Capabilities:
-        """Come up, again after a loss, and tell what it can do.
+        """Start, or restart after a loss, and return the capabilities.
 
         Raises:
-            QubicLabError: it does not come up.
+            QubicLabError: it does not start.
         """
 
     def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
-        """Answer a request; its slot is free when the generator is closed.
+        """Answer a request; closing the generator frees its slot.
 
         Raises:
-            QubicLabError: as the pipeline's service; a RankError where it is lost.
+            QubicLabError: as for the pipeline's service; a RankError if the pipeline is lost.
         """
 
     async def lost(self) -> QubicLabError:
-        """Return when it is lost, with the reason."""
+        """Wait until the replica is lost, and return the reason."""
 
     async def stop(self) -> None:
-        """End it; nothing stays behind."""
+        """End the replica."""
 
 
 class Launched(Protocol):
-    """A pipeline that was started here; whoever wires a node makes it."""
+    """A pipeline that was started on this host."""
 
     @property
     def address(self) -> str:
-        """Where its service listens."""
+        """Address of its service."""
 
     @property
     def ended(self) -> bool:
-        """Whether it is gone."""
+        """Whether it has ended."""
 
     def capabilities(self) -> pb.Capabilities:
-        """Return what it can do, but for its speed."""
+        """Return its capabilities without its speed."""
 
     def loss(self) -> QubicLabError:
-        """Return why it is gone; to be asked when it is."""
+        """Return why it has ended."""
 
     def close(self) -> None:
-        """End it."""
+        """End the pipeline."""
 
 
 class PipelineReplica:
-    """A pipeline as a node runs it; `launch` starts one and blocks until it has loaded its model."""
+    """A pipeline as the replica of a node; `launch` starts one and blocks until it has loaded its model."""
 
     def __init__(self, launch: Callable[[], Launched]) -> None:
         self._launch = launch
@@ -73,7 +73,7 @@ class PipelineReplica:
         self._stub: Any = None
 
     async def start(self) -> pb.Capabilities:
-        """Start the ranks, and let them answer a short question: its speed is what the node tells of itself."""
+        """Start the ranks, and measure the speed of a short answer for the capabilities."""
         await self.stop()
         self._launched = await asyncio.to_thread(self._launch)
         self._channel = open_async_channel(self._launched.address)
@@ -83,27 +83,27 @@ class PipelineReplica:
         return capabilities
 
     async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
-        """Answer a request; errors as of `Replica.generate`."""
+        """Answer a request; errors as for `Replica.generate`."""
         call = self._stub.Generate(request)
         try:
             async for reply in call:
                 yield reply
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise RankError("the pipeline was lost in mid-answer") from None
+                raise RankError("the pipeline was lost during the answer") from None
             raise error_of(error) from None
         finally:
             call.cancel()
 
     async def lost(self) -> QubicLabError:
-        """Return when the ranks are gone, with the one that went first."""
+        """Wait until the ranks are gone, and return the error that names the first one lost."""
         assert self._launched is not None
         while not self._launched.ended:
             await asyncio.sleep(LOOK_S)
         return await asyncio.to_thread(self._launched.loss)
 
     async def stop(self) -> None:
-        """Hang up and end the ranks."""
+        """Close the connection and end the ranks."""
         if self._channel is not None:
             await self._channel.close()
         if self._launched is not None:
@@ -111,7 +111,7 @@ class PipelineReplica:
         self._channel = self._launched = None
 
     async def _speed(self) -> float:
-        """Return the new tokens of one short answer a second."""
+        """Return the tokens/s of a short answer."""
         sampling = pipeline_pb2.Sampling(max_new_tokens=SPEED_TOKENS, top_p=1.0, ignore_eos=True)
         request = pipeline_pb2.GenerateRequest(prompt=SPEED_PROMPT, sampling=sampling)
         speed = 0.0

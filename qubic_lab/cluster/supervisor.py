@@ -1,6 +1,6 @@
-"""The process above a cluster on one machine: it starts Redis, coordinators and nodes, and starts again what ends.
+"""The supervisor of a cluster on one machine: starts Redis, coordinators and nodes, and restarts those that end.
 
-All of them end with it, however it ends. It tells how things are in a state file, by which others find and end it (see
+All of them end with it, however it ends. It writes its state to a file, by which others find and end it (see
 `background`).
 """
 
@@ -28,12 +28,12 @@ from qubic_lab.errors import QubicLabError
 
 STATE, LOGS = "state.json", "logs"
 START_S = 600.0
-"""All is up within so long, or fails; more than the largest model takes to load."""
+"""Time limit for all members to be ready; it is more than the largest model takes to load."""
 NODE_STOP_S = DRAIN_S + 15.0
 COORDINATOR_STOP_S = 20.0
-"""It gives open requests 10 s."""
+"""A coordinator gives open requests 10 s."""
 GONE_S = 10.0
-"""So long may what a member had started itself take to end after it."""
+"""Time limit for the children of a member to end after it."""
 LOOK_S = 0.1
 SHORT_LIFE_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -45,13 +45,13 @@ Kind = Literal["coordinator", "node"]
 
 @dataclass(frozen=True)
 class MemberPlan:
-    """A process to be kept running.
+    """A process to keep running.
 
     Attributes:
-        name: unlike any other's; a node registers by it.
+        name: its unique name, under which a node registers.
         kind: coordinator or node.
-        command: a module to be run, and its arguments.
-        address: HOST:PORT where a coordinator takes requests; empty for a node.
+        command: module to run, and its arguments.
+        address: HOST:PORT of a coordinator's HTTP service; empty for a node.
     """
 
     name: str
@@ -62,19 +62,19 @@ class MemberPlan:
 
 @dataclass(frozen=True)
 class ClusterPlan:
-    """What to run: a Redis server in `folder`, where all that is written goes, coordinators at `urls`, and nodes."""
+    """What to run: a Redis server, coordinators at `urls`, and nodes; all files go to `folder`."""
 
     folder: Path
     urls: tuple[str, ...]
     members: tuple[MemberPlan, ...]
 
     def to_json(self) -> str:
-        """Return it as text."""
+        """Return the plan as JSON."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "ClusterPlan":
-        """Return what `to_json` has written."""
+        """Parse the output of `to_json`."""
         plan = json.loads(text)
         members = (MemberPlan(**member | {"command": tuple(member["command"])}) for member in plan["members"])
         return cls(Path(plan["folder"]), tuple(plan["urls"]), tuple(members))
@@ -82,9 +82,9 @@ class ClusterPlan:
 
 @dataclass(frozen=True)
 class MemberState:
-    """A member as it is: its process while one runs, how often it was started again, and whether it can work.
+    """The state of a member: its process id while it runs, its number of restarts, and whether it is ready.
 
-    A coordinator is ready when it takes requests, a node when it has registered with its pipeline up.
+    A coordinator is ready when it accepts connections, a node when it has registered with a running pipeline.
     """
 
     name: str
@@ -97,10 +97,10 @@ class MemberState:
 
 @dataclass(frozen=True)
 class ClusterState:
-    """A cluster as its supervisor tells of it.
+    """The state of a cluster as its supervisor writes it.
 
-    `started_s` is when process `pid` was started, as psutil tells it: another process may get the number later.
-    `trouble`: why it failed to come up.
+    `started_s` is the start time of process `pid` by psutil, because another process may get the same id later.
+    `trouble` says why the start failed.
     """
 
     pid: int
@@ -114,12 +114,12 @@ class ClusterState:
     members: tuple[MemberState, ...]
 
     def to_json(self) -> str:
-        """Return it as text."""
+        """Return the state as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ClusterState":
-        """Return what `to_json` has written."""
+        """Parse the output of `to_json`."""
         state = json.loads(text)
         members = tuple(MemberState(**member) for member in state["members"])
         return cls(**state | {"urls": tuple(state["urls"]), "members": members})
@@ -130,12 +130,12 @@ class ClusterState:
 
 
 def next_pause_s(pause_s: float, lived_s: float) -> float:
-    """Return the pause before a process that lived for so long is started again; `pause_s` was the one before."""
+    """Return the pause before a restart of a process that lived for `lived_s`; `pause_s` was the previous pause."""
     return FIRST_PAUSE_S if lived_s > SHORT_LIFE_S else min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 class _Member:
-    """A process of the plan, as it is now."""
+    """A process of the plan."""
 
     def __init__(self, plan: MemberPlan, log: Path, environment: dict[str, str]) -> None:
         self.plan = plan
@@ -149,21 +149,21 @@ class _Member:
 
     @property
     def lived_s(self) -> float:
-        """How long its latest process has lived."""
+        """Age of its latest process in seconds."""
         return time.monotonic() - self._started_s
 
     @property
     def ended(self) -> bool:
-        """Whether its process has ended, or none runs."""
+        """Whether no process of it runs."""
         return self._process is None or self._process.poll() is not None
 
     @property
     def failed(self) -> bool:
-        """Whether its first process has ended before it was ready."""
+        """Whether its first process ended before it was ready."""
         return self._process is not None and self.ended and not self.ready and not self._restarts
 
     def start(self) -> None:
-        """Start it; the thread that calls must live as long: the kernel ends the process with it."""
+        """Start the process; the calling thread must live as long, because the kernel ends the process with it."""
         command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), *self.plan.command]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -172,39 +172,39 @@ class _Member:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                start_new_session=True,  # Ctrl-C is for us, who end them one after the other
+                start_new_session=True,  # Ctrl-C must not reach the members, which we end in order
             )
         self._started_s = time.monotonic()
 
     def start_again(self) -> None:
-        """Start it once more, after a pause."""
+        """Restart the process after a pause."""
         if self._process is not None:
-            logger.warning("%s; it is started again", self.how_it_ended())
+            logger.warning("%s; it will be restarted", self.how_it_ended())
             self._close()
             self._pause()
         elif time.monotonic() >= self._due_s:
             self._restarts += 1
             try:
                 self.start()
-            except OSError as error:  # no memory, say
+            except OSError as error:  # for example no memory
                 logger.warning("%s does not start: %s", self.plan.name, error)
                 self._pause()
 
     def ask_to_end(self) -> None:
-        """Let it end what it has begun; where it has begun nothing, it ends at once."""
+        """Let it finish its requests and end, or end it at once if it is not ready."""
         if not self.ended:
             assert self._process is not None
             self._process.send_signal(signal.SIGTERM if self.ready else signal.SIGKILL)
 
     def end(self) -> None:
-        """End it, if it has not ended."""
+        """Kill the process if it has not ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._close()
 
     def family(self) -> list[psutil.Process]:
-        """Return the processes that it has started."""
+        """Return the children of its process."""
         if self._process is None:
             return []
         with suppress(psutil.NoSuchProcess):
@@ -212,20 +212,20 @@ class _Member:
         return []
 
     def how_it_ended(self) -> str:
-        """Say how its process ended."""
+        """Describe how its process ended."""
         assert self._process is not None
         status = self._process.returncode
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return f"{self.plan.name} (process {self._process.pid}) {how}"
 
     def failure(self, what: str) -> QubicLabError:
-        """Return an error with the last line that it printed, and where the others are."""
+        """Return an error with the last line of its output, and the path of all output."""
         lines = self.log.read_text(errors="replace").split("\n")
-        last = next((line.removeprefix("error: ") for line in reversed(lines) if line.strip()), "it said nothing")
+        last = next((line.removeprefix("error: ") for line in reversed(lines) if line.strip()), "it printed nothing")
         return QubicLabError(f"{what}: {last}; its output is in {self.log}")
 
     def state(self) -> MemberState:
-        """Return how it is."""
+        """Return the state of the member."""
         pid = None if self._process is None else self._process.pid
         return MemberState(self.plan.name, self.plan.kind, pid, self._restarts, self.ready, str(self.log))
 
@@ -240,7 +240,7 @@ class _Member:
 
 
 class Supervisor:
-    """Runs a plan; `run` is all of its life, in the main thread of a process. `when_up` is called when all is ready."""
+    """Runs a plan by `run`, in the main thread of a process; `when_up` is called when all members are ready."""
 
     def __init__(self, plan: ClusterPlan, when_up: Callable[[], None] = lambda: None) -> None:
         self._plan = plan
@@ -251,55 +251,55 @@ class Supervisor:
         self._members: list[_Member] = []
 
     def run(self) -> None:
-        """Keep everything running until SIGTERM, SIGINT or SIGHUP, then end it; a second signal ends it at once.
+        """Keep all members running until SIGTERM, SIGINT or SIGHUP, then end them; a second signal ends them at once.
 
         Raises:
-            QubicLabError: something did not come up; what did has been ended.
+            QubicLabError: a member did not start; the others were ended.
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._told_to_end)
+            signal.signal(number, self._on_signal)
         try:
             self._clear_sockets()
             with RedisServer(self._plan.folder / "redis") as server, connect(server.url) as client:
-                self._tell(redis=server.url)
+                self._write_state(redis=server.url)
                 try:
                     self._start(server)
                     self._keep(server, Registry(client))
                 finally:
                     self._end()
         except QubicLabError as error:
-            self._tell(phase="failed", trouble=str(error))  # the file stays, for whoever waits for us
+            self._write_state(phase="failed", trouble=str(error))  # the file stays for the waiting command
             raise
         finally:
             self._clear_sockets()
         (self._plan.folder / STATE).unlink(missing_ok=True)
 
-    def _told_to_end(self, *_: Any) -> None:
+    def _on_signal(self, *_: Any) -> None:
         (self._hurry if self._ending.is_set() else self._ending).set()
 
     def _clear_sockets(self) -> None:
-        """Remove the sockets of members that were killed."""
+        """Remove the sockets of killed members."""
         for left in self._plan.folder.glob("*.sock"):
             left.unlink()
 
     def _start(self, server: RedisServer) -> None:
         logs = self._plan.folder / LOGS
         logs.mkdir(exist_ok=True)
-        for log in logs.iterdir():  # of the cluster before
+        for log in logs.iterdir():  # left by the previous cluster
             log.unlink()
         for plan in self._plan.members:
             environment = dict(os.environ)
-            if plan.kind == "coordinator":  # nodes never reach Redis
+            if plan.kind == "coordinator":  # nodes never connect to Redis
                 environment["QUBIC_LAB_REDIS_URL"] = server.url
             member = _Member(plan, logs / f"{plan.name}.log", environment)
             self._members.append(member)
             member.start()
 
     def _keep(self, server: RedisServer, registry: Registry) -> None:
-        """Look after everything until the end.
+        """Supervise all members until the end.
 
         Raises:
-            QubicLabError: something ended before it was ready for the first time, or was not ready in time.
+            QubicLabError: a member ended before it was ready for the first time, or was not ready in time.
         """
         deadline = time.monotonic() + START_S
         while not self._ending.is_set():
@@ -309,14 +309,14 @@ class Supervisor:
                 if member.ended:
                     member.start_again()
             self._find_ready(registry)
-            self._tell(redis_pid=server.pid, redis_restarts=server.restarts)
+            self._write_state(redis_pid=server.pid, redis_restarts=server.restarts)
             if self._state.phase == "starting" and all(member.ready for member in self._members):
-                self._tell(phase="up")
+                self._write_state(phase="up")
                 self._when_up()
             self._ending.wait(LOOK_S)
 
     def _check_start(self, late: bool) -> None:
-        """Raise what goes wrong while all come up, as `_keep` does."""
+        """Raise an error if a member has failed to start, as `_keep` says."""
         for member in self._members:
             if member.failed:
                 raise member.failure(f"{member.how_it_ended()} before it was ready")
@@ -324,7 +324,7 @@ class Supervisor:
                 raise member.failure(f"{member.plan.name} was not ready within {START_S:g} s")
 
     def _find_ready(self, registry: Registry) -> None:
-        """Note who has become ready; asks nobody where all are."""
+        """Update which members are ready; nothing is asked if all are."""
         waiting = [member for member in self._members if not (member.ready or member.ended)]
         nodes = [member for member in waiting if member.plan.kind == "node"]
         for member in waiting:
@@ -341,17 +341,17 @@ class Supervisor:
             return
         for member in nodes:
             record = records.get(member.plan.name)
-            # One that registered before this process was started is the one before it.
+            # A registration older than this process is that of the previous process.
             member.ready = bool(record and record.state.ready and record.registered_s <= member.lived_s)
 
     def _end(self) -> None:
-        """End nodes, which finish what they have, then coordinators, which can pass that on until then."""
-        self._tell(phase="ending")
+        """End the nodes, which finish their requests, and then the coordinators, which pass on the answers."""
+        self._write_state(phase="ending")
         nodes = [member for member in self._members if member.plan.kind == "node"]
         others = [member for member in self._members if member.plan.kind != "node"]
         self._end_members(nodes, NODE_STOP_S)
         self._end_members(others, COORDINATOR_STOP_S)
-        self._tell()
+        self._write_state()
 
     def _end_members(self, members: Sequence[_Member], within_s: float) -> None:
         deadline = time.monotonic() + within_s
@@ -366,8 +366,8 @@ class Supervisor:
             member.end()
         wait_gone(families)
 
-    def _tell(self, **changes: Any) -> None:
-        """Tell how things are, where that has changed."""
+    def _write_state(self, **changes: Any) -> None:
+        """Write the state to its file if it has changed."""
         members = tuple(member.state() for member in self._members)
         before, self._state = self._state, replace(self._state, members=members, **changes)
         if self._state != before:
@@ -376,12 +376,12 @@ class Supervisor:
             try:
                 new.write_text(self._state.to_json())
                 new.replace(path)
-            except OSError as error:  # a full disk is no reason to end a cluster
+            except OSError as error:  # a full disk must not end the cluster
                 logger.warning("%s cannot be written: %s", path, error)
 
 
 def wait_gone(processes: Iterable[psutil.Process]) -> None:
-    """Wait until all of them have ended; end those that take too long."""
+    """Wait until all processes have ended; kill those that take too long."""
     _, left = psutil.wait_procs(processes, GONE_S)
     for process in left:
         with suppress(psutil.NoSuchProcess):

@@ -1,17 +1,17 @@
-"""The task queue on Redis: what was accepted is answered once, or told why not, whoever dies meanwhile.
+"""The task queue on Redis: every accepted task gets exactly one outcome, whichever process dies.
 
-Every transition is one Lua script in `lua/tasks/`, so no crash leaves it half done:
+Every transition is one Lua script in `lua/tasks/`, so that no crash leaves it half done:
 
     submit → pending → take → processing → complete, fail → completed, failed
                  ↑                  │
-                 └── put back, or reclaimed from one that is gone; after the last try: dead
+                 └── put back, or reclaimed from a lost consumer; after the last try: dead
 
-A consumer is a coordinator's dispatcher. It holds a lease on each task that it has taken, and each lease has a new
-fencing token, which every write shows: what comes from an old lease changes nothing. Time is Redis's alone.
+A consumer is a coordinator's dispatcher. It holds a lease on each task that it has taken. Each lease has a new fencing
+token, which every write carries: writes with an old token change nothing. All times come from Redis's clock.
 
-What is known of an answer before its end is kept as progress: whoever waits for the task reads it, and the next try
-goes on from it. A bell (Redis's publish and subscribe) rings whenever a task has progress or its end. It may be missed
-while the connection is lost: it says when to look, not what there is.
+The known part of an answer is kept as progress: clients that wait for the task read it, and the next try continues from
+it. A notification (Redis publish and subscribe) is sent when a task has progress or an outcome. Notifications may be
+lost with the connection, so they say when to read, not what.
 """
 
 import json
@@ -32,26 +32,26 @@ State = Literal["pending", "processing", "completed", "failed", "dead", "cancell
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 FINAL: tuple[State, ...] = ("completed", "failed", "dead", "cancelled")
 BEAT_S = 1.0
-"""So often does a consumer beat and reclaim."""
+"""Interval at which a consumer sends heartbeats and reclaims."""
 _LONGEST_BLOCK_S = 1.0
-"""One blocking read; well below the connection's own time-out."""
+"""Limit of one blocking read, well below the connection's own timeout."""
 _PAGE = 1_000
-_BELL_S = 0.25
+_NOTIFICATION_S = 0.25
 _OUTCOME = ("state", "result", "why", "tries", "story")
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """When a lease ends, who counts as gone, and how much is kept.
+    """Limits of leases, consumers and sizes.
 
-    A consumer is gone `gone_s` after its last beat. One that was silent for `silent_s` had lost Redis; it waits
-    `hold_s` before it reclaims, since the others may only just come back as well. `keep_s`: how long results and
-    idempotency keys outlive their task. `patience_s`: how long a lost connection is waited out. `most_waiting`: of
-    tasks. `most_bytes`: of one payload or result. `most_logged`, `most_dead`: entries of the log and of the dead
-    letters, or a few more.
+    A consumer counts as lost `gone_s` after its last heartbeat. A consumer without a heartbeat for `silent_s` had
+    itself lost the connection to Redis; it waits `hold_s` before it reclaims, because the others may be reconnecting as
+    well. Results and idempotency keys are kept for `keep_s` after the task has ended. Calls wait `patience_s` for a
+    lost connection. `most_waiting` limits the pending tasks, `most_bytes` a payload or result, and `most_logged` and
+    `most_dead` (approximately) the entries of the log and the dead letters.
 
     Raises:
-        InputError: a limit is zero or below, or a consumer could count as gone before it was silent.
+        InputError: a limit is not above 0, or `silent_s`, `gone_s` and `lease_s` are not in increasing order.
     """
 
     lease_s: float = 30.0
@@ -79,8 +79,8 @@ class QueueLimits:
 
 
 @dataclass(frozen=True)
-class Lease:
-    """The right to work on a task and to write its end; `attempt` counts from 1."""
+class TaskLease:
+    """The right to work on a task and to write its outcome; `attempt` counts from 1."""
 
     task_id: str
     payload: dict[str, Any]
@@ -91,9 +91,9 @@ class Lease:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """How a task ended: with a result if `state` is completed, else with the reason.
+    """The outcome of a task: a result if `state` is completed, otherwise the reason in `why`.
 
-    `story`: a line for each try that was lost.
+    `story` has one line for each lost try.
     """
 
     task_id: str
@@ -105,8 +105,8 @@ class TaskOutcome:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a reader of a task's progress gets: new items, where to read on, and the end if there is one."""
+class TaskProgress:
+    """New items of a task's progress, the position to continue reading from, and the outcome if there is one."""
 
     items: list[Any]
     after: int
@@ -114,22 +114,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Ring:
-    """A bell's sound: which task, and whether it has progress or which end. An empty task: bells may have been missed.
+class TaskNotification:
+    """A task has progress or an outcome; `what` is "progress" or a final state.
 
-    `what` is "progress" or a final state.
+    An empty `task_id` says that notifications may have been lost.
     """
 
     task_id: str
     what: str
 
 
-MISSED = Ring("", "progress")
+MISSED = TaskNotification("", "progress")
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A task that had its last try, and what became of each."""
+    """A task whose last try was lost; `story` has one line for each try."""
 
     task_id: str
     payload: dict[str, Any]
@@ -138,7 +138,7 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One end of a task, as the script that wrote it logged it."""
+    """An outcome of a task as the script logged it."""
 
     task_id: str
     state: State
@@ -147,11 +147,11 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many tasks are pending or processing now; the rest are sums since the queue was made.
+class TaskCounts:
+    """Numbers of tasks: pending and processing now, the others since the queue was created.
 
-    `taken`: tries begun. `reclaimed`: leases taken back from those who were gone. `fenced`: writes refused.
-    `submitted` is the sum of the first six.
+    `taken` counts the started tries, `reclaimed` the leases taken back from lost consumers, and `fenced` the refused
+    writes. `submitted` is the sum of the first six.
     """
 
     pending: int
@@ -167,12 +167,12 @@ class Counts:
 
 
 class TaskQueue:
-    """A queue of one name on a Redis connection made by `connect`; may be shared by threads.
+    """A named queue on a Redis connection from `connect`; threads may share it.
 
-    All methods wait out a lost connection, for up to `limits.patience_s`.
+    All methods wait up to `limits.patience_s` for a lost connection to come back.
 
     Raises, in every method:
-        QubicLabError: Redis cannot be reached for so long, or refuses (out of memory, disk full).
+        QubicLabError: Redis cannot be reached in that time, or refuses (out of memory, disk full).
     """
 
     def __init__(self, client: "redis.Redis", name: str = "tasks", limits: QueueLimits | None = None) -> None:
@@ -183,77 +183,77 @@ class TaskQueue:
         """For tests: added to Redis's clock."""
 
     def submit(self, payload: dict[str, Any], priority: Priority = "normal", idempotency_key: str | None = None) -> str:
-        """Put a task at the end of its priority and return its id; a repeated key returns the first task's.
+        """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
         Raises:
-            InputError: an unknown priority, a payload that is no JSON or too large, a key that another payload has.
-            BusyError: too many tasks wait; `retry_after_s` says when to come again.
+            InputError: the priority is unknown, the payload is not JSON or too large, or the key has another payload.
+            BusyError: too many tasks are pending; `retry_after_s` says when to try again.
         """
         check_choice("priority", priority, PRIORITIES)
         if idempotency_key == "":
-            raise InputError("the idempotency key is empty: give one that only this request has, or None")
+            raise InputError("the idempotency key is empty: give a unique one, or None")
         new = uuid.uuid4().hex
         text = self._encode("payload", payload)
-        # Where the client has no key the id is one: a call repeated after a lost answer makes no second task.
+        # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
         what, task_id = self._run("submit", new, text, priority, idempotency_key or new)
         if what == b"busy":
             raise BusyError(
-                f"{self._limits.most_waiting} tasks wait: try again after {self._limits.retry_after_s:g} s",
+                f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",
                 self._limits.retry_after_s,
             )
         if what == b"differs":
-            raise InputError(f"idempotency key {idempotency_key!r} came with another payload before: give a new key")
+            raise InputError(f"idempotency key {idempotency_key!r} was used with another payload: give a new key")
         return cast(bytes, task_id).decode()
 
-    def take(self, consumer: str, block_s: float = 0.0) -> Lease | None:
-        """Lease the next task: the longest waiting of the highest priority; None where none comes within `block_s`.
+    def take(self, consumer: str, block_s: float = 0.0) -> TaskLease | None:
+        """Lease the oldest task of the highest priority; return None if there is none within `block_s`.
 
-        A lease whose answer is lost with the connection runs out, and its task is tried again.
+        If the answer is lost with the connection, the lease runs out and the task is tried again.
         """
         deadline = time.monotonic() + block_s
         while True:
             found = self._run("take", consumer)
             if len(found) > 1:
                 task_id, payload, token, attempt = found
-                return Lease(task_id.decode(), json.loads(payload), token, attempt, consumer)
+                return TaskLease(task_id.decode(), json.loads(payload), token, attempt, consumer)
             if (left_s := deadline - time.monotonic()) <= 0:
                 return None
             self._wait_for_entry("wake", after=found[0], most_s=left_s)
 
-    def renew(self, lease: Lease) -> None:
-        """Make a lease last `limits.lease_s` from now; to be called on each token or sign of life from the node.
+    def renew(self, lease: TaskLease) -> None:
+        """Extend a lease to `limits.lease_s` from now; called on each token or keep-alive of the node.
 
         Raises:
             FencedError: the task was taken back or cancelled: stop working on it.
         """
         self._check_written(lease, self._run("renew", lease.task_id, lease.token, lease.consumer))
 
-    def progress(self, lease: Lease, start: int, items: Sequence[Any]) -> None:
-        """Keep what has become known of the answer since item number `start`, and renew the lease.
+    def progress(self, lease: TaskLease, start: int, items: Sequence[Any]) -> None:
+        """Add items of the answer from item number `start` on, and renew the lease.
 
-        Items are JSON values, tokens say. They stay when the try is lost: the next one begins with `known_items`.
+        Items are JSON values such as tokens. They are kept if the try is lost; the next try starts with `known_items`.
 
         Raises:
-            FencedError, InputError: as `complete`.
+            FencedError, InputError: as for `complete`.
         """
         text = self._encode("progress", list(items))
         arguments = (lease.task_id, lease.token, lease.consumer, start, len(items), text)
         self._check_written(lease, self._run("progress", *arguments))
 
-    def complete(self, lease: Lease, result: dict[str, Any]) -> None:
-        """Write the result, once.
+    def complete(self, lease: TaskLease, result: dict[str, Any]) -> None:
+        """Write the result.
 
         Raises:
             FencedError: the task was taken back or cancelled; nothing was changed.
-            InputError: the result is no JSON or too large; the lease is still held.
+            InputError: the result is not JSON or too large; the lease is still held.
         """
         text = self._encode("result", result)
         self._check_written(lease, self._run("finish", lease.task_id, lease.token, "completed", "result", text))
 
-    def fail(self, lease: Lease, why: str, retry: bool = False) -> None:
-        """End a try without an answer: for good where the task itself is at fault, else `retry` puts it back.
+    def fail(self, lease: TaskLease, why: str, retry: bool = False) -> None:
+        """End a try without an answer: for good if the task itself is at fault, or put the task back with `retry`.
 
-        A task put back waits before those that came after it. After its last try it is dead, with a dead letter.
+        A task that is put back keeps its place in the queue. After its last try it is dead and gets a dead letter.
 
         Raises:
             FencedError: the task was taken back or cancelled; nothing was changed.
@@ -266,10 +266,10 @@ class TaskQueue:
         self._check_written(lease, written)
 
     def cancel(self, task_id: str) -> bool:
-        """End a task that has not ended yet, whoever works on it; tell whether it is cancelled now.
+        """Cancel a task that has not ended; return whether it is cancelled now.
 
         Raises:
-            NotFoundError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its outcome is no longer kept.
         """
         state = self._run("cancel", task_id)
         if not state:
@@ -277,21 +277,21 @@ class TaskQueue:
         return cast(bytes, state) == b"cancelled"
 
     def state(self, task_id: str) -> State:
-        """Return where a task is.
+        """Return the state of a task.
 
         Raises:
-            NotFoundError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its outcome is no longer kept.
         """
         found = self._scripts.call(lambda: self._redis.hget(self._scripts.key("task", task_id), "state"))
         if found is None:
             raise self._unknown(task_id)
         return cast(State, found.decode())
 
-    def look(self, task_id: str, after: int = 0) -> Progress:
-        """Return a task's progress after the first `after` parts of it, and its end if it has one.
+    def look(self, task_id: str, after: int = 0) -> TaskProgress:
+        """Return a task's progress after its first `after` parts, and its outcome if it has one.
 
         Raises:
-            NotFoundError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its outcome is no longer kept.
         """
 
         def read() -> list[Any]:
@@ -303,17 +303,17 @@ class TaskQueue:
         parts, found = self._scripts.call(read)
         outcome = self._outcome(task_id, found)
         items = [item for part in parts for item in json.loads(part)]
-        return Progress(items, after + len(parts), outcome if outcome.state in FINAL else None)
+        return TaskProgress(items, after + len(parts), outcome if outcome.state in FINAL else None)
 
     def known_items(self, task_id: str) -> list[Any]:
-        """Return all that earlier tries have made known of a task's answer."""
+        """Return the items of a task's answer from earlier tries."""
         return self.look(task_id).items
 
     def result(self, task_id: str, wait_s: float = 0.0) -> TaskOutcome | None:
-        """Return how a task ended; None if it has not within `wait_s`.
+        """Return the outcome of a task, or None if it has none within `wait_s`.
 
         Raises:
-            NotFoundError: there is no such task, or its end is no longer kept.
+            NotFoundError: there is no such task, or its outcome is no longer kept.
         """
         deadline = time.monotonic() + wait_s
         while self.state(task_id) not in FINAL:
@@ -324,20 +324,21 @@ class TaskQueue:
         return self._outcome(task_id, found)
 
     def beat(self, consumer: str) -> None:
-        """Say that a consumer lives; to be called every `BEAT_S`. `take`, `renew` and `reclaim` say so too."""
+        """Send a consumer's heartbeat, every `BEAT_S`; `take`, `renew` and `reclaim` count as heartbeats too."""
         self._run("beat", consumer)
 
     def reclaim(self, consumer: str) -> list[str]:
-        """Put back, or end as dead, what others hold who are gone, and all whose lease ran out; return the tasks' ids.
+        """Take back the tasks of lost consumers and of expired leases; return their ids.
 
-        To be called every `BEAT_S` by each consumer. One that has just come back itself gets an empty list.
+        They are put back, or end as dead. Each consumer calls this every `BEAT_S`; one that has itself just reconnected
+        gets an empty list.
         """
         return [task_id.decode() for task_id in self._run("reclaim", consumer)]
 
-    def bells(self, ended: Callable[[], bool]) -> Iterator[Ring | None]:
-        """Yield a ring for each progress and each end of any task, and None a few times a second, until `ended`.
+    def notifications(self, ended: Callable[[], bool]) -> Iterator[TaskNotification | None]:
+        """Yield a notification for each progress and outcome of any task, and None a few times a second, until `ended`.
 
-        The first ring, and the first after a lost connection, is of no task: look at all.
+        The first one, and the first one after a lost connection, is MISSED.
         """
         while not ended():
             subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
@@ -345,15 +346,15 @@ class TaskQueue:
                 self._scripts.call(partial(subscription.subscribe, self._scripts.key("bell")))
                 yield MISSED
                 while not ended():
-                    message = subscription.get_message(timeout=_BELL_S)
-                    yield None if message is None else Ring(*message["data"].decode().split(" "))
+                    message = subscription.get_message(timeout=_NOTIFICATION_S)
+                    yield None if message is None else TaskNotification(*message["data"].decode().split(" "))
             except (redis.ConnectionError, redis.TimeoutError):
                 continue
             finally:
                 subscription.close()
 
-    def counts(self) -> Counts:
-        """Return how many tasks are where, all at one moment."""
+    def counts(self) -> TaskCounts:
+        """Return the numbers of tasks at one moment."""
 
         def read() -> list[Any]:
             with self._redis.pipeline(transaction=True) as pipeline:
@@ -366,10 +367,10 @@ class TaskQueue:
         *lengths, processing, counted = self._scripts.call(read)
         names = ("completed", "failed", "dead", "cancelled", "submitted", "taken", "reclaimed", "fenced")
         since = {name: int(counted.get(name.encode(), 0)) for name in names}
-        return Counts(pending=sum(lengths) - processing, processing=processing, **since)
+        return TaskCounts(pending=sum(lengths) - processing, processing=processing, **since)
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """Return the tasks that had their last try, oldest first."""
+        """Return the dead letters, oldest first."""
         for entry in self._entries("dead"):
             yield DeadLetter(
                 entry[b"task"].decode(), json.loads(entry[b"payload"]), tuple(entry[b"story"].decode().splitlines())
@@ -398,7 +399,7 @@ class TaskQueue:
         return self._scripts.run(script, shared, *arguments)
 
     def _wait_for_entry(self, *stream: str, after: bytes, most_s: float) -> None:
-        """Return when the stream has an entry later than `after`, or a while has gone by."""
+        """Wait until the stream has an entry later than `after`, for at most `most_s`."""
         block_ms = max(1, _ms(min(most_s, _LONGEST_BLOCK_S)))
         self._scripts.call(lambda: self._redis.xread({self._scripts.key(*stream): after}, count=1, block=block_ms))
 
@@ -406,9 +407,9 @@ class TaskQueue:
         try:
             text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
-            raise InputError(f"the {what} is no JSON ({error}): give numbers, texts, lists and dicts") from error
+            raise InputError(f"the {what} is not JSON ({error}): give numbers, texts, lists and dicts") from error
         if len(text) > self._limits.most_bytes:
-            raise InputError(f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are taken")
+            raise InputError(f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are allowed")
         return text
 
     def _outcome(self, task_id: str, found: Sequence[bytes | None]) -> TaskOutcome:
@@ -418,18 +419,18 @@ class TaskQueue:
         answer = json.loads(result) if result else None
         return TaskOutcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()))
 
-    def _check_written(self, lease: Lease, written: int) -> None:
+    def _check_written(self, lease: TaskLease, written: int) -> None:
         if not written:
             raise FencedError(f"task {lease.task_id} is no longer held by {lease.consumer}: nothing was changed")
 
     def _unknown(self, task_id: str) -> NotFoundError:
         return NotFoundError(
-            f"no task {task_id!r} is known: ends are kept for {self._limits.keep_s:g} s; submit it again"
+            f"no task {task_id!r} is known: outcomes are kept for {self._limits.keep_s:g} s; submit it again"
         )
 
 
 def count_lost_and_duplicated(submitted: Sequence[str], log: Sequence[LogEntry]) -> tuple[int, int]:
-    """Return how many tasks have no end in the log, and how many ends come after a task's first."""
+    """Return how many tasks have no outcome in the log, and how many further outcomes tasks have."""
     ended = {entry.task_id for entry in log}
     return len(set(submitted) - ended), len(log) - len(ended)
 

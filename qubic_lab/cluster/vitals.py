@@ -1,4 +1,4 @@
-"""How busy this machine is: processor and memory, and those of its GPUs where there are any."""
+"""Utilization of this machine: CPU and memory, and those of its GPUs if there are any."""
 
 import logging
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 def read_shares() -> tuple[float, float]:
-    """Return the shares (0 to 1) of processor and memory in use; of machine and GPUs the busiest.
+    """Return the used shares (0 to 1) of compute and memory, as the highest of machine and GPUs.
 
-    The processor's is that since the call before; the first call tells nothing and returns 0.
+    The CPU's share is measured since the previous call; the first call returns 0.
     """
     cpu_shares = [psutil.cpu_percent() / 100]
     memory_shares = [psutil.virtual_memory().percent / 100]
@@ -24,7 +24,7 @@ def read_shares() -> tuple[float, float]:
 
 
 def memory_bytes() -> int:
-    """Return the memory of this machine, or of its GPUs together where it has any."""
+    """Return the memory of this machine, or the total of its GPUs if there are any."""
     return sum(_gpu_memories()) or int(psutil.virtual_memory().total)
 
 
@@ -36,7 +36,7 @@ def _gpu_shares() -> Iterable[tuple[float, float]]:
     for index in range(pynvml.nvmlDeviceGetCount()):
         gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
         busy = 0.0
-        with suppress(pynvml.NVMLError_NotSupported):  # by parts of a GPU, say
+        with suppress(pynvml.NVMLError_NotSupported):  # for example MIG instances
             busy = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
         yield busy, memory.used / memory.total
@@ -53,12 +53,12 @@ def _gpu_memories() -> Iterable[int]:
 
 @cache
 def _has_nvml() -> bool:
-    """Tell whether NVIDIA's driver answers here; asked once."""
+    """Return whether NVIDIA's driver is available."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        logger.info("no GPU is looked at: %s", error)
+        logger.info("GPUs are not measured: %s", error)
         return False
     return True

@@ -43,7 +43,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PipelineAnswer:
     """A completion and the request's number on its pipeline."""
 
     number: int
@@ -122,7 +122,7 @@ def token_of(token: pb.Token) -> StreamedToken:
     return StreamedToken(token.id, token.text, logprob, tuple((top.id, top.logprob) for top in token.top))
 
 
-def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) -> Answer:
+def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) -> PipelineAnswer:
     """Return the whole answer, made from the forced tokens, those that came and the end that was sent after them."""
     finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
     completion = Completion(
@@ -135,4 +135,4 @@ def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) ->
         tokens_per_s=end.tokens_per_s,
         logprobs=tuple(token.logprob for token in tokens if token.logprob is not None),
     )
-    return Answer(end.request, completion)
+    return PipelineAnswer(end.request, completion)

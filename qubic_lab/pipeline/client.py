@@ -17,7 +17,7 @@ from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError
 from qubic_lab.pipeline.calls import (
     NO_PROGRESS_S,
     SERVICE,
-    Answer,
+    PipelineAnswer,
     Scores,
     StreamedToken,
     answer_of,
@@ -78,7 +78,7 @@ class Stream:
         self._request = request
         self._replies = replies
         self._tokens: list[StreamedToken] = []
-        self._answer: Answer | None = None
+        self._answer: PipelineAnswer | None = None
 
     def __iter__(self) -> Iterator[StreamedToken]:
         try:
@@ -106,7 +106,7 @@ class Stream:
             raise InputError("the answer is not complete: read the stream to its end first")
         return self._answer.completion
 
-    def answer(self) -> Answer:
+    def answer(self) -> PipelineAnswer:
         """Read what is left and return the whole answer."""
         for _ in self:
             pass
@@ -277,7 +277,7 @@ class Pipeline:
         check_at_least("count", count, 1)
         request = as_request(prompt, options)
         tokens: list[list[StreamedToken]] = [[] for _ in range(count)]
-        answers: dict[int, Answer] = {}
+        answers: dict[int, PipelineAnswer] = {}
         try:
             for reply in self._stub.Generate(generate_message(request, id, deadline_s, count)):
                 if reply.WhichOneof("event") == "token":
@@ -292,11 +292,11 @@ class Pipeline:
         """End a request by its id, whoever asked it; return whether there was one."""
         return bool(self._call(self._stub.Cancel, pb.CancelRequest(id=id)).found)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> PipelineAnswer:
         """Answer one request, with its number on this pipeline (its file of captured logits)."""
         return self.stream(request).answer()
 
-    def answer_all(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def answer_all(self, requests: Sequence[Request]) -> Iterator[PipelineAnswer]:
         """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
 
         When one fails, or the caller stops early (Ctrl-C), those under way are cancelled and not waited for.
@@ -304,7 +304,7 @@ class Pipeline:
         streams: list[Stream] = []
         over = threading.Event()
 
-        def answer(request: Request) -> Answer:
+        def answer(request: Request) -> PipelineAnswer:
             streams.append(stream := self.stream(request))
             if over.is_set():  # too late for the loop below to see it
                 stream.cancel()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.bench.balancing_simulation import SimulatedNode, SimulatedRequest, Simulation
-from qubic_lab.cluster.balance import BALANCERS, Balancer, Candidate, available
+from qubic_lab.cluster.balance import BALANCERS, Balancer, BalancerCandidate, available
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
 SLOT_TOKENS_PER_S = 10.0
@@ -36,7 +36,7 @@ HERD_WINDOW_S = 5.0
 class TwoChoicesBySpeed:
     """Two choices that are drawn, with replacement, as often as their speed says; else as `TwoChoices`."""
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, TwoChoicesBySpeed]":
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, TwoChoicesBySpeed]":
         """Return the id of the better of two draws, which may be the same one."""
         choosable = available(candidates)
         drawn = draw.choices(choosable, [each.tokens_per_s for each in choosable], k=2)
@@ -50,7 +50,7 @@ class LeastTokens:
     What an obvious balancer would do, and what everybody does at once when they know equally old loads.
     """
 
-    def choose(self, candidates: Sequence[Candidate], draw: random.Random) -> "tuple[str, LeastTokens]":
+    def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, LeastTokens]":
         """Return the id with the shortest wait."""
         choosable = available(candidates)
         waits_s = [each.wait_s for each in choosable]

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
 from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
-from qubic_lab.pipeline.calls import SERVICE, Answer
+from qubic_lab.pipeline.calls import SERVICE, PipelineAnswer
 from qubic_lab.pipeline.engine import Engine
 from qubic_lab.pipeline.server import MOST_WAITING, start_server
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -471,7 +471,7 @@ def test_wild_requests_end_in_an_answer_or_one_line(request: pb.GenerateRequest,
 
 
 def test_one_handle_serves_many_threads(lab: Pipeline) -> None:
-    answers: list[Answer] = []
+    answers: list[PipelineAnswer] = []
     threads = [
         threading.Thread(target=lambda: answers.append(lab.answer(Request(prompt="hi", sampling=SamplingParams(4)))))
         for _ in range(8)

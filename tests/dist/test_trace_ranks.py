@@ -9,7 +9,7 @@ import pytest
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError
 from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.calls import Answer
+from qubic_lab.pipeline.calls import PipelineAnswer
 from qubic_lab.trace import read_trace, request_times, trace_cost
 
 pytestmark = pytest.mark.dist
@@ -18,7 +18,7 @@ SAMPLED = SamplingParams(max_new_tokens=9, ignore_eos=True, temperature=1.0, see
 PROMPT_LENGTHS = (3, 130, 40, 300, 7)
 
 
-def ask(pipeline: Pipeline, config: PipelineConfig) -> list[Answer]:
+def ask(pipeline: Pipeline, config: PipelineConfig) -> list[PipelineAnswer]:
     """Answer prompts of several lengths, and have the ranks write out what they noted."""
     pipeline.configure(config)
     prompts = [tuple(range(length)) for length in PROMPT_LENGTHS]
