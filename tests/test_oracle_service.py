@@ -27,6 +27,7 @@ from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
+from qubic_lab.oracle.sentiment.index_report import SentimentIndex, SentimentSummary
 from qubic_lab.oracle.sentiment.stored import choose_model
 from qubic_lab.oracle.serving import responses
 from qubic_lab.oracle.serving.price_parts import completeness, row_before
@@ -37,7 +38,7 @@ from qubic_lab.oracle.serving.queries import (
     sentiment,
     text_history,
 )
-from qubic_lab.oracle.serving.responses import LastPrice, Mood, SentimentIndex
+from qubic_lab.oracle.serving.responses import LastPrice
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.serving.summary import money
 from qubic_lab.oracle.store.bar_history import BarHistory
@@ -613,14 +614,14 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert moved["Title 2 of its own"] == pytest.approx(expected - without)
     assert index.factors[0].url == "https://example.org/0"
     assert len(index.history) == 25
-    assert (index.history[-1].index, index.history[-1].at) == (index.index, found.as_of)
-    assert (index.history[0].at, index.history[0].texts) == (iso(clock.us - DAY_US), 2)  # those of 24 and 42 h ago
+    assert (index.history[-1].index, iso(index.history[-1].at_us)) == (index.index, found.as_of)
+    assert (index.history[0].at_us, index.history[0].texts) == (clock.us - DAY_US, 2)  # those of 24 and 42 h ago
     assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
     assert not isinstance(found.scores, Missing)
     assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}
     brief = market_overview(store.snapshot(), ["bitcoin"]).coins[0]
     assert brief.texts_24h == 4
-    assert isinstance(brief.sentiment, Mood)
+    assert isinstance(brief.sentiment, SentimentSummary)
     assert (brief.sentiment.index, brief.sentiment.confidence) == (
         pytest.approx(expected),
         pytest.approx(index.confidence),
@@ -646,7 +647,7 @@ def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
     assert isinstance(found, SentimentIndex)
     assert (found.index, found.half_life_s) == (expected, 21_600.0)
     brief = market_overview(store.snapshot(), ["bitcoin"], weighting).coins[0].sentiment
-    assert isinstance(brief, Mood) and brief.index == expected
+    assert isinstance(brief, SentimentSummary) and brief.index == expected
 
 
 def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> None:
@@ -664,7 +665,7 @@ def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> No
     store.texts.add_scores([Score(real.id, "majority@1", 0.3)])
     found = sentiment(store.snapshot(), "bitcoin")
     assert isinstance(found.index, Missing)
-    assert isinstance(found.scores, list)
+    assert isinstance(found.scores, tuple)
     assert found.newest is not None
     assert found.newest.title == "Title 2 of its own"
     assert isinstance(market_overview(store.snapshot(), ["bitcoin"]).coins[0].sentiment, Missing)

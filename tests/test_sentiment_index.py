@@ -56,27 +56,27 @@ def test_contributions_are_what_is_missing_without_a_text() -> None:
     texts = [scored(number, score, age_h=number) for number, score in enumerate((0.9, -0.5, 0.1, -0.2))]
     found = sentiment_index(texts, NOON)
     assert found.composite is not None
-    for factor in found.factors:
+    for factor in found.contributions:
         without = sentiment_index([text for text in texts if text.id != factor.id], NOON)
         assert without.composite is not None
         assert factor.contribution == pytest.approx(found.composite - without.composite)
-    sizes = [abs(factor.contribution) for factor in found.factors]
+    sizes = [abs(factor.contribution) for factor in found.contributions]
     assert sizes == sorted(sizes, reverse=True)
-    assert sum(factor.share for factor in found.factors) == pytest.approx(1)
-    assert len(sentiment_index(texts, NOON, most_factors=2).factors) == 2
+    assert sum(factor.share for factor in found.contributions) == pytest.approx(1)
+    assert len(sentiment_index(texts, NOON, most_factors=2).contributions) == 2
 
 
 def test_of_a_single_text_everything_comes_from_it() -> None:
     found = sentiment_index([scored(1, -0.6)], NOON)
-    assert (found.composite, found.spread, found.factors[0].contribution) == (-0.6, 0, -0.6)
+    assert (found.composite, found.spread, found.contributions[0].contribution) == (-0.6, 0, -0.6)
     assert found.confidence == pytest.approx(1 / (1 + SETTINGS.half_sure))
 
 
 def test_nothing_gives_no_number() -> None:
     for texts in ([], [scored(1, 0.5, age_h=1000)], [scored(1, 0.5, age_h=-1)]):
         found = sentiment_index(texts, NOON)
-        assert (found.composite, found.confidence, found.texts, found.factors) == (None, 0, 0, ())
-        assert found.to_dict()["newest"] is None
+        assert (found.composite, found.confidence, found.texts, found.contributions) == (None, 0, 0, ())
+        assert found.newest_us is None
 
 
 def test_repetitions_count_once_and_the_first_that_is_known_counts() -> None:
@@ -306,9 +306,3 @@ def test_instants_must_rise() -> None:
 def test_full_hours() -> None:
     assert list(hourly(1, 3 * HOUR_US)) == [HOUR_US, 2 * HOUR_US]
     assert list(hourly(HOUR_US, 2 * HOUR_US)) == [HOUR_US]
-
-
-def test_plain_values_name_instants() -> None:
-    told = sentiment_index([scored(1, 0.5)], NOON).to_dict()
-    assert told["at"] == told["newest"] == told["factors"][0]["at"] == "2023-11-14T22:13:20Z"
-    assert told["factors"][0]["score"] == 0.5

@@ -148,7 +148,7 @@ def index_factors(news: News, most: int = 6) -> list[Row]:
             "weight_pct": 100 * each.share,
             "moves the index by": each.contribution,
         }
-        for each in found.factors
+        for each in found.contributions
     ]
 
 

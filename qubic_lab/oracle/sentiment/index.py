@@ -1,26 +1,23 @@
-"""One number of what the texts about a coin say, how sure it is, and which texts made it so.
+"""The sentiment of the texts about a coin in one number, its confidence, and the texts that moved it.
 
-Everything here is a function of texts that were published and known by the instant that is asked about: what comes
-later changes nothing before it, to the last bit.
+Everything here depends only on texts that were published and known by the instant in question: later texts change
+nothing before them, to the last bit.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.bars import Flags, Floats, Integers
 from qubic_lab.oracle.model.source_names import is_sample
-from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso
+from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US
 
 AVAILABILITIES = ("known", "published")
-
-Floats = NDArray[np.float64]
-Instants = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,11 @@ class ScoredText:
     """A version of a text with its score.
 
     Attributes:
-        id: this version's number.
-        key: what it is called at its source, the same for all its versions.
-        at_us: when it was published.
-        known_us: when it and its score were known here.
-        score: in -1 (bad) to 1 (good).
+        id: number of this version.
+        key: identifies the text at its source, the same for all its versions.
+        at_us: time of publication.
+        known_us: time from which the version and its score were known here.
+        score: -1 (bad) to 1 (good).
         duplicate_of: the text that it repeats, if any.
     """
 
@@ -52,18 +49,18 @@ class ScoredText:
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How texts come to an index.
+    """The parameters of an index.
 
     Attributes:
         window_s: older texts do not count.
-        half_life_s: a text that is so old counts half.
-        source_weights: of texts by source.
-        other_weight: of texts of all other sources.
-        half_sure: so many fresh texts of weight 1 make `number` one half.
-        volatility_steps: past steps of a series over which the index's volatility is taken.
+        half_life_s: a text of this age counts half.
+        source_weights: weights of texts by source.
+        other_weight: weight of texts of all other sources.
+        half_sure: number of fresh texts of weight 1 for which `number` is one half.
+        volatility_steps: number of past changes whose standard deviation is the volatility.
         samples: count invented sample texts, which say nothing about a real coin.
-        availability: a text counts once it is "known" here; or, for charts of imported archives alone, once it was
-            "published": never test a strategy by that.
+        availability: a text counts once it is "known" here; or once it was "published", which is only for charts of
+            imported archives: never test a strategy with it.
     """
 
     window_s: float = 72 * 3600.0
@@ -93,11 +90,11 @@ SETTINGS = IndexSettings()
 
 @dataclass(frozen=True)
 class Weighting:
-    """How much a text counts in the index of a window, whatever its length.
+    """The weights of texts in an index, for windows of any length.
 
     Attributes:
         half_life: the share of the window after which a text counts half.
-        source_weights: of texts by source; those of all others weigh 1.
+        source_weights: weights of texts by source; those of all other sources are 1.
 
     Raises:
         InputError: a number out of its range.
@@ -114,7 +111,7 @@ class Weighting:
         IndexSettings(source_weights=self.source_weights)
 
     def settings(self, window_s: float, volatility_steps: int) -> IndexSettings:
-        """Return how the index of a window is made, for texts that were known at the instant that is asked about."""
+        """Return the parameters for a window, for texts that were known at the instant in question."""
         return IndexSettings(
             window_s,
             self.half_life * window_s,
@@ -128,8 +125,8 @@ WEIGHTING = Weighting()
 
 
 @dataclass(frozen=True)
-class Factor:
-    """A text's part in an index: `contribution` is the index less what it would be without this text."""
+class TextContribution:
+    """A text's part in an index: `contribution` is the index less its value without this text."""
 
     id: int
     source: str
@@ -141,8 +138,8 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class SentimentIndex:
-    """What the texts said at an instant.
+class IndexValue:
+    """The index at an instant.
 
     The composite is the mean of scores s with weights w = source weight × 2^(-age / half-life). With W the sum of w,
     S the same sum without ageing, k = `half_sure` and sd the weighted standard deviation of s (at most 1):
@@ -150,18 +147,19 @@ class SentimentIndex:
         number = S / (S + k),  age = (W / (W + k)) / number,  agreement = 1 - sd,
         confidence = number × age × agreement = W / (W + k) × (1 - sd)
 
-    so more texts, fresher texts and less spread raise it, each alone.
+    so more texts, fresher texts and less spread each raise it.
 
     Attributes:
-        composite: in -1..1; None where no text counts.
-        confidence: in 0..1, of which `number`, `age` and `agreement` are the factors.
+        composite: -1 to 1; None if no text counts.
+        confidence: 0 to 1, the product of `number`, `age` and `agreement`.
         spread: weighted standard deviation of the scores.
-        texts: that count.
-        effective_texts: (Σw)² / Σw², so many texts of equal weight would say as much (L. Kish, Survey Sampling, 1965).
-        duplicates: repetitions that do not count.
-        samples_left_out: invented texts that do not count.
-        newest_us: when the newest was published.
-        factors: the texts that moved it most, the largest contribution first.
+        texts: number of texts that count.
+        effective_texts: (Σw)² / Σw², the number of texts of equal weight that would say as much (L. Kish, Survey
+            Sampling, 1965).
+        duplicates: number of repetitions, which do not count.
+        samples_left_out: number of invented texts that do not count.
+        newest_us: publication of the newest text.
+        contributions: the texts that moved the index most, the largest contribution first.
     """
 
     at_us: int
@@ -176,47 +174,37 @@ class SentimentIndex:
     duplicates: int
     samples_left_out: int
     newest_us: int | None
-    factors: tuple[Factor, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, instants in ISO 8601."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if not name.endswith("_us")}
-        factors = [
-            {"at": iso(each.at_us), **{k: v for k, v in vars(each).items() if k != "at_us"}} for each in self.factors
-        ]
-        newest = None if self.newest_us is None else iso(self.newest_us)
-        return {"at": iso(self.at_us), **plain, "newest": newest, "factors": factors}
+    contributions: tuple[TextContribution, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class IndexSeries:
-    """An index at several instants, one value each; NaN where no text counts.
+    """An index at several instants, [instants]; NaN if no text counts.
 
     Attributes:
         spread: of the scores within each window.
-        volatility: standard deviation of the last `volatility_steps` changes of the composite; NaN before there are so
-            many, and where one of them is missing.
-        texts: that count.
+        volatility: standard deviation of the last `volatility_steps` changes of the composite; NaN if one is missing.
+        texts: number of texts that count.
     """
 
-    at_us: Instants
+    at_us: Integers
     composite: Floats
     confidence: Floats
     spread: Floats
     volatility: Floats
-    texts: Instants
+    texts: Integers
 
 
 def sentiment_index(
     texts: Iterable[ScoredText], at_us: int, settings: IndexSettings = SETTINGS, most_factors: int = 10
-) -> SentimentIndex:
-    """Return the index at an instant; texts may come in any order, and later ones are not looked at."""
+) -> IndexValue:
+    """Return the index at an instant, with `most_factors` contributions at most; the order of texts is of no effect."""
     pool = _Pool(texts, settings)
     chosen = pool.choose(at_us)
     summed = _sum(pool, chosen, at_us, settings)
     rows = [pool.texts[place] for place in chosen]
     duplicates, samples = pool.left_out(at_us)
-    return SentimentIndex(
+    return IndexValue(
         at_us=at_us,
         composite=summed.mean if len(rows) and summed.mass > 0 else None,
         confidence=summed.confidence,
@@ -229,17 +217,17 @@ def sentiment_index(
         duplicates=duplicates,
         samples_left_out=samples,
         newest_us=max((text.at_us for text in rows), default=None),
-        factors=_factors(rows, summed, most_factors),
+        contributions=_contributions(rows, summed, most_factors),
     )
 
 
 def index_series(
-    texts: Iterable[ScoredText], times_us: Sequence[int] | Instants, settings: IndexSettings = SETTINGS
+    texts: Iterable[ScoredText], times_us: Sequence[int] | Integers, settings: IndexSettings = SETTINGS
 ) -> IndexSeries:
-    """Return the index at each of some rising instants.
+    """Return the index at instants in rising order.
 
     Raises:
-        InputError: they do not rise.
+        InputError: the instants do not rise.
     """
     times = np.asarray(times_us, dtype=np.int64)
     if times.ndim != 1 or (np.diff(times) <= 0).any():
@@ -256,14 +244,14 @@ def index_series(
     return IndexSeries(times, composite, confidence, spread, _volatility(composite, settings.volatility_steps), counts)
 
 
-def hourly(start_us: int, end_us: int) -> Instants:
-    """Return the full hours from start up to, but without, end."""
+def hourly(start_us: int, end_us: int) -> Integers:
+    """Return the full hours from a start up to an end, which is excluded."""
     return np.arange(-(-start_us // HOUR_US) * HOUR_US, end_us, HOUR_US, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Weighted sums of the texts that count."""
+    """Weighted sums over the texts that count."""
 
     weights: Floats
     mean: float
@@ -276,7 +264,7 @@ class _Sums:
 
 
 class _Pool:
-    """Texts by when they become available, with when each begins and ceases to count."""
+    """Texts in the order in which they become available, with the time from which and until which each counts."""
 
     def __init__(self, texts: Iterable[ScoredText], settings: IndexSettings) -> None:
         self.settings = settings
@@ -295,32 +283,32 @@ class _Pool:
         return max(text.at_us, text.known_us) if self.settings.availability == "known" else text.at_us
 
     def _mark_versions_and_repetitions(self) -> None:
-        """Let a version end where the next begins, and only the first text of those that repeat each other count."""
+        """End each version where the next one begins, and count only the first of texts that repeat each other."""
         newest: dict[str, int] = {}
         first: dict[int, str] = {}
         for place, text in enumerate(self.texts):
             if text.key in newest:
                 self.until_us[newest[text.key]] = self.from_us[place]
             newest[text.key] = place
-            if not self.sample[place] and self.weight[place] > 0:  # what never counts stands for no other
+            if not self.sample[place] and self.weight[place] > 0:  # a text that never counts replaces no other
                 group = text.id if text.duplicate_of is None else text.duplicate_of
                 self.repeats[place] = first.setdefault(group, text.key) != text.key
 
-    def _alive(self, at_us: int) -> NDArray[np.bool_]:
-        """Return which texts are available in this version, and young enough."""
+    def _alive(self, at_us: int) -> Flags:
+        """Return which texts are available in this version and young enough."""
         start_us = at_us - int(self.settings.window_s * SECOND_US)
         end = int(np.searchsorted(self.from_us, at_us, side="right"))
         return np.asarray((self.until_us[:end] > at_us) & (self.at_us[:end] > start_us))
 
     def choose(self, at_us: int) -> NDArray[np.intp]:
-        """Return the places of the texts that count at an instant."""
+        """Return the positions of the texts that count at an instant."""
         alive = self._alive(at_us)
         end = len(alive)
         counts = alive & ~self.repeats[:end] & ~self.sample[:end] & (self.weight[:end] > 0)
         return np.flatnonzero(counts)
 
     def left_out(self, at_us: int) -> tuple[int, int]:
-        """Return how many repetitions and invented texts do not count at an instant."""
+        """Return the numbers of repetitions and of invented texts that do not count at an instant."""
         alive = self._alive(at_us)
         sample = self.sample[: len(alive)]
         return int((alive & self.repeats[: len(alive)] & ~sample).sum()), int((alive & sample).sum())
@@ -343,20 +331,20 @@ def _sum(pool: _Pool, chosen: NDArray[np.intp], at_us: int, settings: IndexSetti
     return _Sums(weights, mean, mass, spread, number, fresh / number, fresh * (1.0 - spread), effective)
 
 
-def _factors(rows: Sequence[ScoredText], summed: _Sums, most: int) -> tuple[Factor, ...]:
-    """Return the texts by how far the index would move without each; without its only text it would be 0."""
+def _contributions(rows: Sequence[ScoredText], summed: _Sums, most: int) -> tuple[TextContribution, ...]:
+    """Return the contributions of texts, the largest first; without its only text the index would be 0."""
     found = []
     for text, weight in zip(rows, summed.weights, strict=True):
         rest = summed.mass - float(weight)
         alone = len(rows) == 1 or rest <= 0.0
         contribution = summed.mean if alone else float(weight) * (text.score - summed.mean) / rest
         share = float(weight) / summed.mass if summed.mass > 0 else 0.0
-        found.append(Factor(text.id, text.source, text.title, text.at_us, text.score, share, contribution))
-    return tuple(sorted(found, key=lambda factor: (-abs(factor.contribution), factor.id))[:most])
+        found.append(TextContribution(text.id, text.source, text.title, text.at_us, text.score, share, contribution))
+    return tuple(sorted(found, key=lambda each: (-abs(each.contribution), each.id))[:most])
 
 
 def _volatility(composite: Floats, steps: int) -> Floats:
-    """Return the standard deviation of the last `steps` changes; each value by itself, so that none sees another's."""
+    """Return the standard deviation of the last `steps` changes; each value is computed independently of the others."""
     found = np.full(len(composite), np.nan)
     if len(composite) > steps:
         windows = np.lib.stride_tricks.sliding_window_view(np.diff(composite), steps)

@@ -8,7 +8,7 @@ from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import SECOND_US, age_text, iso
-from qubic_lab.oracle.serving.responses import Mood
+from qubic_lab.oracle.sentiment.index_report import SentimentSummary
 from qubic_lab.oracle.store.freshness import PricedSeries
 
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
@@ -35,7 +35,7 @@ def analysis(bars: Bars, at_us: int, source: PricedSeries) -> BarAnalysis:
     return analyse(bars, at_us, source.series.source, source.series.interval_s)
 
 
-def rate_bars(bars: Bars, source: PricedSeries, sentiment: Mood | Missing, at_us: int) -> Rating | Missing:
+def rate_bars(bars: Bars, source: PricedSeries, sentiment: SentimentSummary | Missing, at_us: int) -> Rating | Missing:
     """Return the rating of a coin from closed bars of an hour and its sentiment."""
     frame_us = FRAME_S[RATED] * SECOND_US
     prices = price_figures(bars)

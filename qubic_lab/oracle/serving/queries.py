@@ -19,7 +19,8 @@ from qubic_lab.oracle.risk.inputs import read_risk_market
 from qubic_lab.oracle.risk.report import RiskReport, report_risk
 from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
-from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model, scored_texts
+from qubic_lab.oracle.sentiment.index_report import SentimentSummary, report_index, summarize_sentiment
+from qubic_lab.oracle.sentiment.stored import NO_TEXTS
 from qubic_lab.oracle.serving.analysis_parts import ANALYSED, RATED, RATED_BARS, analysis, rate_bars
 from qubic_lab.oracle.serving.price_parts import (
     change_from,
@@ -37,17 +38,13 @@ from qubic_lab.oracle.serving.responses import (
     Change,
     CoinOverview,
     MarketOverview,
-    ModelScores,
-    Mood,
     PriceAnalysis,
     PriceHistory,
     Sentiment,
-    SentimentIndex,
     TextHistory,
 )
-from qubic_lab.oracle.serving.sentiment_parts import index_part, mood
 from qubic_lab.oracle.serving.summary import summarize
-from qubic_lab.oracle.serving.text_parts import by_kind, by_source, headline, historic_text, model_scores
+from qubic_lab.oracle.serving.text_parts import by_kind, by_source, headline, historic_text
 from qubic_lab.oracle.store.freshness import PricedSeries, why_no_bars
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
 from qubic_lab.oracle.store.source_health import read_source_health
@@ -72,7 +69,7 @@ def sentiment(snapshot: Snapshot, coin: str, window: Window = "24h", weighting: 
     counts = [each for each in every if not is_sample(each.source)]
     newest = snapshot.texts.page(found.id, start, at + 1, limit=1, duplicates=True, invented=False).texts
     texts = sum(each.texts for each in counts)
-    scores, index = _scored(snapshot, found.id, window, texts, weighting)
+    scores, index = report_index(snapshot, found.id, window, texts, weighting)
     return Sentiment(
         coin=found.id,
         symbol=found.symbol,
@@ -263,22 +260,6 @@ def named_coin(text: str) -> Coin:
         raise NotFoundError(str(error)) from None
 
 
-def _scored(
-    snapshot: Snapshot, coin: str, window: Window, texts: int, weighting: Weighting
-) -> tuple[list[ModelScores] | Missing, SentimentIndex | Missing]:
-    """Return each model's scores of the texts of a window, and the index of one of them."""
-    if not texts:
-        return Missing(reason=NO_TEXTS), Missing(reason=NO_TEXTS)
-    start = snapshot.at_us - WINDOW_S[window] * SECOND_US
-    found = snapshot.scores(coin, start)
-    key = choose_model(found)
-    if key is None:
-        return model_scores(found) or Missing(reason=NO_SCORES), Missing(reason=NO_SCORES)
-    before = snapshot.texts.scores(coin, 2 * start - snapshot.at_us, start, key, invented=False)
-    scored = [text for columns in (before, found[key]) for text in scored_texts(snapshot.texts, columns, weighting)]
-    return model_scores(found), index_part(snapshot, scored, key, window, texts - len(found[key]), weighting)
-
-
 def _change(snapshot: Snapshot, day: model.Bars, source: PricedSeries, name: str, over_us: int) -> Change:
     """Return how the price changed; for a longer time than a day the earlier price is looked up alone."""
     if over_us <= DAY_US:
@@ -290,15 +271,7 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
     start, at = snapshot.at_us - DAY_US, snapshot.at_us
     counts = [each for each in snapshot.texts.counts(coin.id, start, at + 1) if not is_sample(each.source)]
     newest = max((each.newest_at_us for each in counts), default=None)
-    summary: Mood | Missing = Missing(reason=NO_TEXTS)
-    if counts:
-        scores = snapshot.scores(coin.id, start)
-        key = choose_model(scores)
-        summary = (
-            Missing(reason=NO_SCORES)
-            if key is None
-            else mood(scored_texts(snapshot.texts, scores[key], weighting), key, at, weighting)
-        )
+    summary = summarize_sentiment(snapshot, coin.id, weighting) if counts else Missing(NO_TEXTS)
     found = CoinOverview(
         coin=coin.id,
         symbol=coin.symbol,
@@ -330,7 +303,9 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
     )
 
 
-def _rating(snapshot: Snapshot, sources: Sequence[PricedSeries], summary: Mood | Missing) -> Rating | Missing:
+def _rating(
+    snapshot: Snapshot, sources: Sequence[PricedSeries], summary: SentimentSummary | Missing
+) -> Rating | Missing:
     """Return the rating of a coin whose prices are on time."""
     frame_us = FRAME_S[RATED] * SECOND_US
     chosen = next((each for each in sources if each.makes(frame_us)), None)

@@ -21,6 +21,7 @@ from qubic_lab.oracle.analysis.results import (
 )
 from qubic_lab.oracle.model.response import AgeS, Currency, Frame, Missing, Money, Percent, Share, VolumeUnit, Window
 from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.oracle.sentiment.index_report import ModelScores, SentimentIndex, SentimentSummary
 
 Instant = Annotated[str, Field(description="ISO 8601 in UTC, such as 2026-11-24T12:00:00Z")]
 
@@ -156,19 +157,6 @@ class Headline(Part):
     age_s: AgeS
 
 
-class ModelScores(Part):
-    """Stored scores of one model, of texts that are no duplicates: -1 negative to 1 positive.
-
-    `volatility`: their standard deviation, null for fewer than two.
-    """
-
-    model: str
-    texts: int
-    mean: Annotated[float, Field(description="-1 to 1")]
-    volatility: float | None
-    newest_known: Instant
-
-
 class TextCount(Part):
     """How many texts of a source: distinct ones, duplicates, and the age of the newest."""
 
@@ -176,79 +164,6 @@ class TextCount(Part):
     texts: int
     duplicates: int
     newest_age_s: AgeS
-
-
-class Shares(Part):
-    """How likely texts of the window are bad, neutral or good news: the mean of the model's calibrated probabilities.
-
-    They weigh as in the index; `texts` have them.
-    """
-
-    negative: Share
-    neutral: Share
-    positive: Share
-    texts: int
-
-
-class IndexFactor(Part):
-    """A text that moved the index: `contribution` is the index less what it would be without this text."""
-
-    id: int
-    title: str
-    source: str
-    publisher: str
-    url: str
-    at: Instant
-    score: Annotated[float, Field(description="-1 to 1")]
-    share: Annotated[float, Field(description="of all weights, between 0 and 1")]
-    contribution: float
-
-
-class IndexPoint(Part):
-    """The index at an earlier instant, from the texts that were published by then; null: there were none."""
-
-    at: Instant
-    index: float | None
-    confidence: Share
-    texts: int
-
-
-class SentimentIndex(Part):
-    """One number of what the texts of a window say: the mean of their scores, of which newer ones count more.
-
-    Attributes:
-        model: whose scores they are, with its version.
-        index: -1 (bad) to 1 (good).
-        confidence: 0 to 1, the product of the next three.
-        number, age, agreement: factors that rise with more texts, with fresher ones, and with less spread.
-        spread: weighted standard deviation of the scores.
-        volatility: standard deviation of the index's changes from point to point of the history; null where one of
-            them is missing.
-        texts: that have a score; `unscored` have none yet.
-        effective_texts: so many of equal weight would say as much.
-        half_life_s: a text of this age counts half.
-        history: by when texts were published, as known at `as_of`. Scores may be younger than that: to test
-            something on past ones, ask with an earlier `as_of`.
-    """
-
-    model: str
-    index: Annotated[float, Field(ge=-1, le=1)]
-    confidence: Share
-    number: Share
-    age: Share
-    agreement: Share
-    spread: float
-    volatility: float | None
-    texts: int
-    unscored: int
-    effective_texts: float
-    newest: Instant
-    newest_age_s: AgeS
-    half_life_s: float
-    shares: Shares | Missing
-    factors: Annotated[list[IndexFactor], Field(description="the texts that moved it most, the largest first")]
-    step_s: Annotated[float, Field(description="seconds between points of the history")]
-    history: list[IndexPoint]
 
 
 class Sentiment(Answer):
@@ -272,18 +187,8 @@ class Sentiment(Answer):
     by_kind: dict[str, int]
     newest: Headline | None
     stale: bool
-    scores: list[ModelScores] | Missing
+    scores: tuple[ModelScores, ...] | Missing
     index: SentimentIndex | Missing
-
-
-class Mood(Part):
-    """The sentiment index of 24 hours in short."""
-
-    model: str
-    index: Annotated[float, Field(ge=-1, le=1)]
-    confidence: Share
-    texts: int
-    newest_age_s: AgeS
 
 
 class CoinOverview(Part):
@@ -299,7 +204,7 @@ class CoinOverview(Part):
     volume_unit: VolumeUnit | None
     texts_24h: int
     newest_text_age_s: Annotated[float | None, Field(description="seconds before as_of; null: none in 24 hours")]
-    sentiment: Mood | Missing
+    sentiment: SentimentSummary | Missing
     rating: Rating | Missing
 
 

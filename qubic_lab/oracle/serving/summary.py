@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import age_text
-from qubic_lab.oracle.serving.responses import CoinOverview, LastPrice, Mood
+from qubic_lab.oracle.sentiment.index_report import SentimentSummary
+from qubic_lab.oracle.serving.responses import CoinOverview, LastPrice
 
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _FLAT_PCT = 0.05
@@ -60,7 +61,7 @@ def _coin(coin: CoinOverview, currency: str) -> str:
     if coin.market_cap is not None:
         parts.append(f"market cap {money(coin.market_cap)} {unit}")
     stale = ", which is stale" if coin.last.stale else ""
-    if isinstance(coin.sentiment, Mood):
+    if isinstance(coin.sentiment, SentimentSummary):
         texts += f" with an index of {_decimal(coin.sentiment.index)} (confidence {coin.sentiment.confidence:.1f})"
     rated = f"; rated {coin.rating.rating}" if isinstance(coin.rating, Rating) else ""
     return f"{', '.join(parts)}; {texts}{rated}; price {age_text(coin.last.age_s)} old from {coin.last.source}{stale}."

@@ -1,12 +1,12 @@
 """What is told of the texts about a coin: how many of each source, the newest, and whole ones."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from qubic_lab.oracle.model.response import age_s
 from qubic_lab.oracle.model.timestamps import iso
-from qubic_lab.oracle.serving.responses import Headline, HistoricText, ModelScores, TextCount, iso_or_none
-from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText, TextCounts
+from qubic_lab.oracle.serving.responses import Headline, HistoricText, TextCount, iso_or_none
+from qubic_lab.oracle.store.text_reader import StoredText, TextCounts
 
 
 def by_source(counts: Sequence[TextCounts], at: int) -> list[TextCount]:
@@ -31,20 +31,6 @@ def by_kind(counts: Sequence[TextCounts]) -> dict[str, int]:
     for each in counts:
         found[each.kind] += each.texts
     return {kind: number for kind, number in sorted(found.items()) if number}
-
-
-def model_scores(found: Mapping[str, ScoreColumns]) -> list[ModelScores]:
-    """Return what each model's scores come to, by its name."""
-    return [
-        ModelScores(
-            model=model,
-            texts=len(columns),
-            mean=float(columns.score.mean()),
-            volatility=float(columns.score.std(ddof=1)) if len(columns) > 1 else None,
-            newest_known=iso(int(columns.known_us.max())),
-        )
-        for model, columns in sorted(found.items())
-    ]
 
 
 def headline(text: StoredText, at: int) -> Headline:
