@@ -20,21 +20,14 @@ from qubic_lab.oracle.inference.multiple_testing import (
     superior_ability,
 )
 from qubic_lab.oracle.inference.performance import (
+    annual_sharpe,
     break_even_bps,
     hac_variance,
-    measure_performance,
-    minimum_detectable_sharpe,
-    minimum_track_record,
     newey_west_lags,
-    periods_per_year,
     probabilistic_sharpe,
-    read_returns,
     sharpe_error,
-    sharpe_interval,
     sharpe_ratio,
 )
-
-HOUR_US = 3_600_000_000
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +58,6 @@ def test_sharpe_ratio_by_hand():
     assert sharpe_ratio(np.array([-0.01, 0.01, 0.03, 0.01])) == pytest.approx(0.01 / math.sqrt(0.0008 / 3))
 
 
-def test_a_year_counts_bars_by_the_calendar():
-    hourly = np.arange(0, 24 * 365 * HOUR_US + 1, HOUR_US)
-    assert periods_per_year(hourly) == pytest.approx(8760)
-    assert periods_per_year(hourly[::2]) == pytest.approx(4380)
-    half = np.concatenate([hourly[:2000], hourly[-2000:]])  # most of the year is missing
-    assert periods_per_year(half) == pytest.approx(3999)
-    with pytest.raises(InputError, match="two or more"):
-        periods_per_year(hourly[:1])
-
-
 def test_hac_variance_is_that_of_a_regression_on_a_constant():
     values = autoregressive(300, 0.5, 0.2, 1)
     fitted = OLS(values, np.ones(300)).fit(cov_type="HAC", cov_kwds={"maxlags": 7, "use_correction": False})
@@ -94,18 +77,6 @@ def test_error_of_independent_normal_returns_is_that_of_lo():
     returns = noise(40_000)[:, 0] + 0.005
     ratio = sharpe_ratio(returns)
     assert sharpe_error(returns) == pytest.approx(math.sqrt((1 + ratio**2 / 2) / 40_000), rel=0.05)
-
-
-@pytest.mark.parametrize("phi", [0.0, 0.4])
-def test_intervals_hold_the_true_ratio(phi: float):
-    runs = 120
-    found = [autoregressive(400, phi, 0.1, seed) for seed in range(runs)]
-    hits = sum(low <= 0.1 <= high for low, high in (sharpe_interval(each, resamples=300) for each in found))
-    # 95 % on the label; block resampling of 400 bars comes short of it by a few points where returns remember.
-    assert 0.86 <= hits / runs <= 1.0
-    wrong = [sharpe_interval(each, resamples=300, block=1.0) for each in found]
-    narrow = sum(low <= 0.1 <= high for low, high in wrong) / runs
-    assert narrow < 0.86 if phi else narrow > 0.86  # blocks of one bar know no memory
 
 
 def test_blocks_grow_with_memory():
@@ -143,25 +114,6 @@ def test_probabilistic_sharpe_equals_published_values():
     assert probabilistic_sharpe(ratio, 24, 0.0, 3.0) == pytest.approx(0.982, abs=5e-4)
 
 
-@pytest.mark.parametrize(("bars", "years"), [(252, 2.73), (52, 2.83), (12, 3.24)])
-def test_minimum_track_record_equals_published_values(bars: int, years: float):
-    # The same paper: an annual ratio of 2 against 1, normal returns, 95 %, for daily, weekly and monthly returns.
-    needed = minimum_track_record(2 / math.sqrt(bars), 0.0, 3.0, benchmark=1 / math.sqrt(bars))
-    assert needed / bars == pytest.approx(years, abs=0.006)
-
-
-def test_a_ratio_below_the_benchmark_needs_for_ever():
-    assert minimum_track_record(0.1, 0.0, 3.0, benchmark=0.2) == math.inf
-
-
-def test_minimum_detectable_sharpe_by_hand_and_by_simulation():
-    assert minimum_detectable_sharpe(1.0) == pytest.approx(1.6449 + 0.8416, abs=1e-4)
-    effect = minimum_detectable_sharpe(1 / math.sqrt(200))
-    drawn = np.random.default_rng(0).normal(effect, 1.0, (2000, 200))
-    found = drawn.mean(axis=1) / drawn.std(axis=1, ddof=1) * math.sqrt(200) > 1.6449
-    assert found.mean() == pytest.approx(0.8, abs=0.03)
-
-
 def test_break_even_cost_by_hand():
     # 30 basis points are earned while equity is turned over one and a half times.
     assert break_even_bps(np.array([0.001, -0.001, 0.003]), np.array([1.0, 0.0, 0.5])) == pytest.approx(20.0)
@@ -170,48 +122,15 @@ def test_break_even_cost_by_hand():
         break_even_bps(np.zeros(2), np.zeros(3))
 
 
-def test_performance_puts_it_all_together():
+def test_annual_sharpe_has_its_error_and_is_none_without_variation():
     returns = noise(1000)[:, 0] + 0.001
-    found = measure_performance(returns, 365.0, resamples=200)
-    assert found.sharpe_annual == pytest.approx(sharpe_ratio(returns) * math.sqrt(365))
-    assert found.interval_annual is not None and found.sharpe_annual is not None
-    assert found.interval_annual[0] < found.sharpe_annual < found.interval_annual[1]
-    assert found.error_annual == pytest.approx(math.sqrt(365 / 1000), rel=0.1)
-    assert found.years == pytest.approx(1000 / 365)
-    assert not found.absent
-    without = measure_performance(-returns, 365.0, resamples=None)
-    assert without.interval_annual is None and without.track_record_years is None
-    assert set(without.absent) == {"interval_annual", "track_record_years"}
+    ratio, error = annual_sharpe(returns, 365.0)
+    assert ratio == pytest.approx(sharpe_ratio(returns) * math.sqrt(365))
+    assert error == pytest.approx(math.sqrt(365 / 1000), rel=0.1)
+    assert annual_sharpe(np.full(100, 0.01), 365.0) is None and annual_sharpe(noise(10)[:, 0], 365.0) is None
 
 
-@pytest.mark.parametrize(
-    ("returns", "reason"),
-    [
-        (np.zeros(100), "every return is 0: no trades"),
-        (np.full(100, 0.01), "every return is 0.01"),
-        (np.zeros(5), "5 returns: fewer than 20"),
-        (np.zeros(0), "0 returns"),
-    ],
-)
-def test_what_cannot_be_had_is_absent_with_its_reason(returns: np.ndarray, reason: str):
-    found = measure_performance(returns, 365.0)
-    assert found.sharpe is None and found.interval_annual is None
-    assert reason in found.absent["sharpe"]
-    assert found.to_dict()["absent"]["sharpe_annual"] == found.absent["sharpe"]
-
-
-def test_returns_that_are_none_are_refused():
-    with pytest.raises(InputError, match="return of bar 2 is nan"):
-        read_returns([0.0, 1.0, math.nan])
-    with pytest.raises(InputError, match="shape"):
-        read_returns([[1.0]])
-    with pytest.raises(InputError, match="bars a year"):
-        measure_performance(noise(100)[:, 0], 0.0)
-    with pytest.raises(InputError, match="confidence"):
-        measure_performance(noise(100)[:, 0], 365.0, confidence=1.0)
-
-
-# Selection
+# Multiple testing
 
 
 def test_deflated_sharpe_equals_published_values():
@@ -305,7 +224,7 @@ def test_overfitting_equals_a_plain_count():
         (noise(100, 1), 4, r"1 trial\(s\) vary"),
         (noise(100, 3), 5, "even number"),
         (noise(30, 3), 16, "too few for 16 parts"),
-        (noise(10, 3), 4, "10 bars: fewer than 20"),
+        (noise(10, 3), 4, "10 bars: at least 20 are needed"),
         (np.full((30, 2), np.nan), 4, "return of bar 0 in trial 0 is nan"),
     ],
 )
@@ -355,7 +274,7 @@ def test_a_loser_would_have_been_found_by_as_much_as_a_winner(count: int):
         ({"alpha": math.nan}, "alpha is nan"),
         ({"power": 1.0}, "power is 1.0"),
         ({"power": 0.0}, "power is 0.0"),
-        ({"block": 500.0}, "block is 500.0 bars: it must be from 1 to the 100 bars that there are"),
+        ({"block": 500.0}, "block is 500.0 bars: it must be from 1 to the number of bars, 100"),
         ({"block": math.nan}, "block is nan bars"),
         ({"overlap": 0}, "overlap is 0"),
     ],
@@ -363,9 +282,6 @@ def test_a_loser_would_have_been_found_by_as_much_as_a_winner(count: int):
 def test_verdicts_refuse_what_makes_no_sense(options: dict[str, float], message: str):
     with pytest.raises(InputError, match=message):
         judge(noise(100, 2), 0, 365.0, resamples=50, parts=None, **options)
-    if "power" not in options and "alpha" not in options:
-        with pytest.raises(InputError, match=message):
-            sharpe_interval(noise(100, 1)[:, 0], resamples=50, **options)
 
 
 def test_verdict_on_an_edge_is_evidence():

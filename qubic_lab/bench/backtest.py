@@ -23,7 +23,7 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_ratios
-from qubic_lab.oracle.inference.performance import break_even_bps, measure_performance, periods_per_year
+from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.risk.forecast_tests import evaluate_tail
@@ -44,6 +44,7 @@ LEAST_WRONG_REJECTED = 0.80
 MOST_SECONDS = 1.0
 SIGNALS = 20
 BARS = 750
+PER_YEAR = 365.0
 RESAMPLES = 500
 PERSISTENCE = 0.9
 """Autocorrelation of the process whose sign is a simulated signal; a position lasts about 7 bars."""
@@ -368,7 +369,7 @@ def null_run(number: int, seed: int = 0) -> tuple[Noise, bool, float]:
     returns, signals, _ = draw(noise, (seed, 1, number))
     trials = trial_returns(returns, signals)
     best = int(np.nanargmax(sharpe_ratios(trials)))
-    verdict = judge(trials, best, _per_year(), alpha=ALPHA, resamples=RESAMPLES, parts=PARTS, seed=number)
+    verdict = judge(trials, best, PER_YEAR, alpha=ALPHA, resamples=RESAMPLES, parts=PARTS, seed=number)
     assert verdict.overfitting is not None
     return noise, verdict.evidence, verdict.overfitting
 
@@ -383,20 +384,16 @@ def effect_run(number: int, seed: int = 0) -> tuple[float, bool, bool, bool]:
     trials = trial_returns(returns, signals)
     best = int(np.nanargmax(sharpe_ratios(trials)))
     options: dict[str, Any] = {"alpha": ALPHA, "resamples": RESAMPLES, "parts": None, "seed": number}
-    edge = judge(trials, best, _per_year(), **options).detectable
+    edge = judge(trials, best, PER_YEAR, **options).detectable
     assert edge is not None
     returns, signals, deviation = draw(noise, (seed, 3, number))
-    returns[1:] += edge / math.sqrt(_per_year()) * deviation * signals[:-1, 0]
+    returns[1:] += edge / math.sqrt(PER_YEAR) * deviation * signals[:-1, 0]
     trials = trial_returns(returns, signals)
     best = int(np.nanargmax(sharpe_ratios(trials)))
-    verdict = judge(trials, best, _per_year(), **options)
+    verdict = judge(trials, best, PER_YEAR, **options)
     assert verdict.interval is not None
     low, high = verdict.interval
     return edge, verdict.evidence, best == 0, low <= (edge if best == 0 else 0.0) <= high
-
-
-def _per_year() -> float:
-    return periods_per_year(np.arange(1, BARS + 1, dtype=np.int64) * DAY_US)
 
 
 def tail_run(number: int, bars: int = VAR_BARS, seed: int = 0) -> tuple[dict[str, tuple[bool, ...]], int]:
@@ -481,7 +478,7 @@ def measure_speed(
         started = time.perf_counter()
         account = simulate(market, signal, Costs(fee_bps=1.0))
         account.summary()
-        measure_performance(account.net_returns, account.bars_per_year, resamples=None)
+        annual_sharpe(account.net_returns, account.bars_per_year)
         break_even_bps(account.gross_returns, account.turnover)
         times.append(time.perf_counter() - started)
     ours, plain = _sets(simulated_market(1e-3 * rng.standard_normal(set_bars), MINUTE_US), sets, block)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.inference.performance import measure_performance
+from qubic_lab.oracle.inference.performance import annual_sharpe
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.rolling import drawdown
 from qubic_lab.studies.oracle_backtest import Family, fee_sweep, signal_name
@@ -64,18 +64,17 @@ def lags_and_costs(families: Sequence[Family]) -> Figure:
         for number, (family, line, mark) in enumerate(looks):
             fill = DARK if number % 2 == 0 else "white"
             look: dict[str, Any] = {"color": DARK, "markerfacecolor": fill, "markersize": 5, "linewidth": 1.2}
-            found = [(lag, account) for lag, account in family.best.lags.items()]
-            points = [measure_performance(each.net_returns, each.bars_per_year, resamples=None) for _, each in found]
-            known = [
-                (lag, point) for (lag, _), point in zip(found, points, strict=True) if point.sharpe_annual is not None
+            points = [
+                (lag + 0.08 * number, *found)
+                for lag, account in family.best.lags.items()
+                if (found := annual_sharpe(account.net_returns, account.bars_per_year)) is not None
             ]
-            if not known:
+            if not points:
                 continue
-            at = [lag + 0.08 * number for lag, _ in known]
-            values = [point.sharpe_annual or 0.0 for _, point in known]
-            errors = [1.96 * (point.error_annual or 0.0) for _, point in known]
+            at, values, errors = np.array(points).T
+            reach = 1.96 * errors
             left.errorbar(
-                at, values, errors, fmt=mark, linestyle=line, ecolor=INK, elinewidth=0.8, label=family.title, **look
+                at, values, reach, fmt=mark, linestyle=line, ecolor=INK, elinewidth=0.8, label=family.title, **look
             )
             fees = fee_sweep(family)
             right.plot([fee for fee, _ in fees], [ratio for _, ratio in fees], mark, linestyle=line, **look)

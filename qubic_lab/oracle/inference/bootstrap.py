@@ -1,4 +1,4 @@
-"""The stationary bootstrap of series that remember: block lengths from the data, and resampled moments by matrices."""
+"""The stationary bootstrap of series with memory: block lengths from the data, and weights of resampled rows."""
 
 import math
 import warnings
@@ -11,26 +11,26 @@ from qubic_lab.oracle.model.bars import Floats
 
 RESAMPLES = 1000
 _CELLS = 4_000_000
-"""Resampled rows that are held at once: 32 MB of weights."""
+"""Size of a part of the weights: 32 MB."""
 _LONGEST = 20_000
-"""Rows that the search for a block length looks at; more change it little and cost much."""
+"""The search for a block length reads this many rows; more change it little and cost much."""
 _MOST_COLUMNS = 50
-"""Likewise columns, evenly chosen."""
+"""And this many columns, evenly spaced."""
 
 
 def is_constant(values: Floats) -> bool:
-    """Tell whether values do not vary, but for rounding."""
+    """Return whether values do not vary, except for rounding."""
     if not values.size:
         return True
     return float(np.ptp(values)) <= 1e-13 * float(np.abs(values).max())
 
 
 def block_length(series: Floats, least: float = 1.0) -> float:
-    """Return the mean block length that suits the stationary bootstrap of a series' mean.
+    """Return the optimal mean block length for the stationary bootstrap of a series' mean.
 
     Args:
-        series: [rows] or [rows, columns]; of columns the median of their lengths counts, constant ones apart.
-        least: never fewer rows than that, such as the bars that overlapping returns share.
+        series: [rows] or [rows, columns]; the median over columns that vary is taken.
+        least: the smallest length, such as the number of bars that overlapping returns share.
 
     Returns:
         At least 1 and at most a tenth of the rows.
@@ -54,13 +54,13 @@ def block_length(series: Floats, least: float = 1.0) -> float:
 
 
 def resampled_weights(rows: int, block: float, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:
-    """Yield how often each row is drawn by the stationary bootstrap, in parts of [some resamples, rows].
+    """Yield how often the stationary bootstrap draws each row, in parts of [some resamples, rows].
 
-    Means of a resample are weights @ columns / rows: one product of matrices for all columns and resamples of a part.
+    The means of resamples are weights @ columns / rows: one matrix product for all columns and resamples of a part.
 
     Args:
         rows: of the series.
-        block: mean length of the blocks; 1 draws rows by themselves.
+        block: mean length of the blocks; 1 draws single rows.
         resamples: in all parts together.
         seed: equal seeds give equal draws.
 
@@ -87,17 +87,11 @@ def resampled_weights(rows: int, block: float, resamples: int = RESAMPLES, seed:
         yield np.bincount(starts.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
 
 
-def resampled_means(columns: Floats, block: float, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Return the means of columns [rows, columns] in each resample, [resamples, columns]."""
-    weights = resampled_weights(len(columns), block, resamples, seed)
-    return np.concatenate([part @ columns / len(columns) for part in weights])
-
-
 def long_run_variance(columns: Floats, block: float) -> Floats:
-    """Return what the stationary bootstrap takes for the variance of √rows × mean of each column, [columns].
+    """Return the variance of √rows × the mean of each column, as the stationary bootstrap estimates it, [columns].
 
-    Source: Politis and Romano (1994), lemma 1, as P. R. Hansen, Journal of Business & Economic Statistics 23 (2005),
-    365-380, uses it. Lags that weigh less than 1e-6 are left out.
+    Source: Politis and Romano (1994), lemma 1, as used by P. R. Hansen, Journal of Business & Economic Statistics 23
+    (2005), 365-380. Lags with a weight below 1e-6 are left out.
     """
     rows = len(columns)
     centred = columns - columns.mean(axis=0)
@@ -106,7 +100,7 @@ def long_run_variance(columns: Floats, block: float) -> Floats:
         return variance
     stay, lags = 1.0 - 1.0 / block, np.arange(1, rows)
     share = lags / rows
-    # Blocks that reach the end go on at the beginning, so that the longest lags weigh as much as the shortest.
+    # Blocks that reach the end continue at the beginning, so the longest lags weigh as much as the shortest.
     kernel = (1.0 - share) * stay**lags + share * stay ** (rows - lags)
     for lag in lags[kernel >= 1e-6].tolist():
         variance += 2.0 * kernel[lag - 1] * np.einsum("ij,ij->j", centred[:-lag], centred[lag:]) / rows
