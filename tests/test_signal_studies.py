@@ -8,11 +8,12 @@ from markets import random_market, with_gaps
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
-from qubic_lab.oracle.inference import events, lead_lag
+from qubic_lab.oracle.inference import conditional_returns as events
+from qubic_lab.oracle.inference import lead_lag
 from qubic_lab.oracle.inference.alignment import Aligned, trailing_share
+from qubic_lab.oracle.inference.conditional_returns import buckets_of, quantile_spread
 from qubic_lab.oracle.inference.information import HORIZONS, associate, decay, information
-from qubic_lab.oracle.inference.permutation import circular_placebo, circular_statistics, dependence
-from qubic_lab.oracle.inference.quantiles import buckets_of, quantile_spread
+from qubic_lab.oracle.inference.permutation import circular_correlations, circular_shift_test, memory_bars
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.volatility import simulate_garch
@@ -134,12 +135,12 @@ def test_the_circle_is_what_moving_scores_by_hand_gives() -> None:
 
     rng = np.random.default_rng(0)
     score, move = rng.standard_normal(150), rng.standard_normal(150)
-    found = circular_statistics([score], [move])[0] / math.sqrt(150)
+    found = circular_correlations([score], [move])[0] / math.sqrt(150)
     for shift in (0, 1, 40, 149):
         assert found[shift] == pytest.approx(spearmanr(np.roll(score, shift), move).statistic, abs=1e-12)
     score[::3] = np.nan
     move[-20:] = np.nan
-    gaps = circular_statistics([score], [move])[0]
+    gaps = circular_correlations([score], [move])[0]
     moved = np.roll(score, 30)
     both = ~(np.isnan(moved) | np.isnan(move))
     alike = spearmanr(moved[both], move[both]).statistic
@@ -201,7 +202,7 @@ def test_chance_is_called_evidence_as_rarely_as_promised() -> None:
         memory = (0.0, 0.8)[run % 2]
         aligned = aligned_of(remembering(rng.standard_normal(400), memory), rng.standard_t(4, 400))
         moves = [aligned.ahead(horizon) for horizon in (1, 2, 4, 8)]
-        placebo = circular_placebo([aligned.score], moves, 8 + dependence(aligned.score))
+        placebo = circular_shift_test([aligned.score], moves, 8 + memory_bars(aligned.score))
         false += bool((placebo.p_corrected <= 0.05).any())
     assert 6 <= false <= 28  # 16 expected; a binomial count is outside once in 300 runs
 
@@ -361,7 +362,7 @@ def test_scores_that_vary_at_one_end_alone_say_why(place: int) -> None:
 def test_series_too_short_for_their_memory_say_what_it_takes() -> None:
     rng = np.random.default_rng(0)
     slow = lead_lag.lead_lag(aligned_of(remembering(rng.standard_normal(300), 0.99), rng.standard_normal(300)))
-    assert slow.verdict == "unknown" and "300 bars are too few" in slow.absent and "it takes" in slow.absent
+    assert slow.verdict == "unknown" and "300 bars are too few" in slow.absent and "are needed" in slow.absent
 
 
 def test_a_memory_of_what_is_led_is_no_lead() -> None:
@@ -376,7 +377,7 @@ def test_a_memory_of_what_is_led_is_no_lead() -> None:
 
 def test_p_values_of_sides_are_corrected_for_all_series() -> None:
     one = lead_lag.lead_lag(knowing(500, 0.3))
-    three = lead_lag.corrected([one, one, one])
+    three = lead_lag.correct_leads([one, one, one])
     assert one.before is not None and three[0].before is not None and one.ahead is not None
     assert three[0].before.p_holm == pytest.approx(min(1.0, max(6 * one.ahead.p, 3 * one.before.p)))
     assert three[0].ahead is not None and three[0].ahead.p_holm == pytest.approx(6 * one.ahead.p)
@@ -408,4 +409,4 @@ def test_what_cannot_be_studied_says_why() -> None:
     with pytest.raises(InputError, match="one asset at a time"):
         Aligned.of(random_market(30, assets=2), (), MODEL)
     with pytest.raises(InputError, match=r"100 bars are too few.*give at least 178"):
-        circular_placebo([np.arange(100.0)], [np.arange(100.0)], 40)
+        circular_shift_test([np.arange(100.0)], [np.arange(100.0)], 40)

@@ -173,7 +173,7 @@ def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> Non
     tables = (signal_tables.information_rows, signal_tables.event_rows, signal_tables.lead_rows)
     assert all("why not" in row for rows in tables for row in rows(studies))
     bursts = next(row for row in signal_tables.event_rows(studies) if row["events"] == "bursts of texts")
-    assert bursts["after_pct"] is None and "fewer than 8 say nothing" in bursts["why not"]
+    assert bursts["after_pct"] is None and "at least 8 are needed" in bursts["why not"]
     assert signal_figures.event_paths(studies).axes[0].get_ylabel() == "abnormal return\nsummed from 0 (%)"
     row = signal_tables.summary_rows(studies, COSTS)[0]
     assert row["round_trip_bps"] == 24.0 and row["evidence"] and row["edge_bps"] > 10.0

@@ -11,7 +11,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE
-from qubic_lab.oracle.inference.events import AROUND
+from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us

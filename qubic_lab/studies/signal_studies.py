@@ -12,9 +12,16 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.inference import events, lead_lag
 from qubic_lab.oracle.inference.alignment import Aligned
-from qubic_lab.oracle.inference.events import EventStudy, event_studies, extremes
+from qubic_lab.oracle.inference.conditional_returns import (
+    EventStudy,
+    QuantileSpread,
+    buckets_of,
+    correct_events,
+    event_studies,
+    extremes,
+    quantile_spread,
+)
 from qubic_lab.oracle.inference.information import (
     HORIZONS,
     Coefficient,
@@ -23,8 +30,7 @@ from qubic_lab.oracle.inference.information import (
     decay,
     information,
 )
-from qubic_lab.oracle.inference.lead_lag import LeadLag
-from qubic_lab.oracle.inference.quantiles import QuantileSpread, buckets_of, quantile_spread
+from qubic_lab.oracle.inference.lead_lag import LeadLag, correct_leads, lead_lag
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.market_bars import StudyBars
 from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts
@@ -183,9 +189,9 @@ def _study_group(
         name: Aligned.of(market, each.texts.texts, each.model, last) for name, each in zip(names, group, strict=True)
     }
     found = information(aligned, horizons)
-    leads = lead_lag.corrected([lead_lag.lead_lag(each) for each in aligned.values()])
+    leads = correct_leads([lead_lag(each) for each in aligned.values()])
     around = [event_studies(each, resamples=resamples, seed=seed) for each in aligned.values()]
-    told = iter(events.corrected([each for studies in around for each in studies]))
+    told = iter(correct_events([each for studies in around for each in studies]))
     return [
         SignalStudy(
             scored=scored,
@@ -199,7 +205,7 @@ def _study_group(
             events=tuple(next(told) for _ in studies),
             lead=lead,
             tests=found.tests,
-            shifts=len(found.placebo.shifts),
+            shifts=len(found.shift_test.shifts),
             least_shift=found.least_shift,
             left_out=_left_out(horizons, found.of(name)),
         )

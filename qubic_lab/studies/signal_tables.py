@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.inference.events import EventStudy
+from qubic_lab.oracle.inference.conditional_returns import EventStudy
 from qubic_lab.studies.signal_studies import SignalStudy, round_trip_bps
 
 Row = dict[str, Any]

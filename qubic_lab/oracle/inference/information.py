@@ -1,4 +1,4 @@
-"""The information coefficient: how well scores rank the returns that follow, by horizon, and how soon that fades."""
+"""The information coefficient: how well scores rank the returns that follow, by horizon, and how fast that decays."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
 from qubic_lab.oracle.inference.permutation import (
-    Placebo,
-    circular_placebo,
-    dependence,
+    ShiftTest,
+    circular_shift_test,
     holm_of,
+    memory_bars,
     standard_ranks,
 )
 from qubic_lab.oracle.model.bars import Floats, Integers
@@ -23,22 +23,22 @@ from qubic_lab.oracle.model.bars import Floats, Integers
 HORIZONS = (1, 2, 4, 8, 24)
 """In bars."""
 LEAST_PAIRS = 60
-"""Fewer pairs of a score and a return say nothing that is worth a number."""
+"""With fewer pairs of a score and a return no coefficient is computed."""
 ALPHA = 0.05
 STRETCHES = 12
-"""A horizon fits where the bars are so many times as long as it and the scores' memory together: shifts that hang
-together are few different ones, and of fewer the test rejects too often."""
+"""A horizon is used if it and the scores' memory together fit this many times into the bars. Closer shifts are
+correlated, and with fewer independent ones the test rejects too often."""
 _TWO_SIDED = 1.959964
 _FITTED = 3
 
 
 @dataclass(frozen=True)
 class Association:
-    """A rank correlation of scores with returns; None where there is none, with the reason in `absent`.
+    """A rank correlation of scores with returns; if there is none, figures are None and `absent` says why.
 
     Attributes:
         pairs: bars with a score and a return.
-        effective: as many independent pairs would make the same error; overlap and memory are counted.
+        effective: number of independent pairs with the same error; it allows for overlap and memory.
         ic: Spearman's rank correlation; `error`, `low`, `high`: its HAC error and interval of 95 %.
         pearson: the linear correlation.
     """
@@ -55,18 +55,18 @@ class Association:
 
 @dataclass(frozen=True)
 class Coefficient:
-    """The information coefficient of one series of scores at one horizon, with all that says how sure it is.
+    """The information coefficient of one series of scores at one horizon, with its uncertainty.
 
     Attributes:
         name: of the series.
         horizon: in bars.
         found: the correlation.
         p: share of shifted scores that correlate as much, for this test alone.
-        p_holm: by Holm, over all tests that were made together.
-        p_corrected: by the largest of all tests at each shift (Westfall and Young); the verdict is by this one, as it
-            knows how tests hang together.
-        detectable: the smallest coefficient that would be found among all tests with a power of 80 %.
-        band: what `p_corrected` of 5 % takes, as a coefficient.
+        p_holm: corrected by Holm over all tests that were made together.
+        p_corrected: corrected by the largest of all tests at each shift (Westfall and Young). The verdict uses this
+            one, as it allows for correlated tests.
+        detectable: the smallest coefficient that is found among all tests with a power of 80 %.
+        band: the coefficient at which `p_corrected` is 5 %.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Coefficient:
 
     @property
     def evidence(self) -> bool:
-        """Whether it is more than chance gives, all tests counted."""
+        """Whether it is significant, corrected for all tests."""
         return self.p_corrected is not None and self.p_corrected <= ALPHA
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,18 +96,18 @@ def associate(score: Floats, move: Floats, overlap: int = 1) -> Association:
     Args:
         score: [bars], NaN where unknown.
         move: returns, [bars], NaN where unknown.
-        overlap: bars that one return covers.
+        overlap: number of bars that one return covers.
 
     Source: the influence of one pair on Spearman's correlation, C. Croux and C. Dehon, Statistical Methods &
-    Applications 19 (2010), 497-515; its long-run variance by Newey and West with 2 (overlap − 1) lags or more, since
-    Bartlett's weights at just overlap − 1 take a third off what overlap adds; the quantile for so many lags:
-    N. M. Kiefer and T. J. Vogelsang, Econometric Theory 21 (2005), 1130-1164.
+    Applications 19 (2010), 497-515; its long-run variance by Newey and West with at least 2 (overlap − 1) lags, since
+    Bartlett's weights with overlap − 1 lags lose a third of what overlap adds; the quantile for many lags: N. M. Kiefer
+    and T. J. Vogelsang, Econometric Theory 21 (2005), 1130-1164.
     """
     both = ~(np.isnan(score) | np.isnan(move))
     x, y = score[both], move[both]
     pairs = len(x)
     if pairs < LEAST_PAIRS:
-        return Association(pairs, absent=f"{pairs} pairs of a score and a return: fewer than {LEAST_PAIRS} say nothing")
+        return Association(pairs, absent=f"{pairs} pairs of a score and a return: at least {LEAST_PAIRS} are needed")
     for what, values in (("score", x), ("return", y)):
         if is_constant(values):
             return Association(pairs, absent=f"every {what} is {values[0]:.3g}")
@@ -117,7 +117,8 @@ def associate(score: Floats, move: Floats, overlap: int = 1) -> Association:
     lags = min(newey_west_lags(pairs, 2 * overlap - 1), pairs // 4)
     variance = hac_variance(influence, lags)
     error = math.sqrt(variance / pairs)
-    reach = _quantile((lags + 1) / pairs) * error
+    share = (lags + 1) / pairs
+    reach = (_TWO_SIDED + 2.9694 * share + 0.4160 * share**2 - 0.5324 * share**3) * error
     return Association(
         pairs=pairs,
         effective=min(float(pairs), pairs * float(influence.var()) / variance) if variance > 0.0 else float(pairs),
@@ -130,20 +131,15 @@ def associate(score: Floats, move: Floats, overlap: int = 1) -> Association:
 
 
 def _influence(x: Floats, y: Floats) -> Floats:
-    """Return what each pair adds to the rank correlation of all, [pairs], but for a constant."""
+    """Return the influence of each pair on the rank correlation, [pairs], up to a constant."""
     u, v = standard_ranks(x), standard_ranks(y)
     return np.asarray(u * v + _moved_ranks(x, v) + _moved_ranks(y, u))
 
 
-def _quantile(share: float) -> float:
-    """Return the two-sided quantile of 95 % for errors from lags that are so large a share of the pairs."""
-    return _TWO_SIDED + 2.9694 * share + 0.4160 * share**2 - 0.5324 * share**3
-
-
 def _moved_ranks(values: Floats, others: Floats) -> Floats:
-    """Return what a pair changes by moving the ranks of the others, [pairs], but for a constant.
+    """Return the influence of each pair through the ranks of the other pairs, [pairs], up to a constant.
 
-    It is the mean of the other variable's ranks over the pairs above it, equal ones half, in ranks' own deviations.
+    It is the mean of the other variable's ranks over the pairs above it, ties half, in units of the ranks' deviation.
     """
     _, place = np.unique(values, return_inverse=True)
     sums = np.bincount(place, others)
@@ -156,16 +152,16 @@ def _moved_ranks(values: Floats, others: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Information:
-    """All coefficients that were looked at together: each series at each horizon.
+    """All coefficients that are tested together: each series at each horizon.
 
     Attributes:
         rows: by series, then by horizon.
-        placebo: what shifted scores give, in the same order.
-        least_shift: bars that scores were moved by at least.
+        shift_test: of the same tests, in the same order.
+        least_shift: the smallest shift in bars.
     """
 
     rows: tuple[Coefficient, ...]
-    placebo: Placebo
+    shift_test: ShiftTest
     least_shift: int
 
     def of(self, name: str) -> tuple[Coefficient, ...]:
@@ -174,18 +170,18 @@ class Information:
 
     @property
     def tests(self) -> int:
-        """How many coefficients are counted."""
-        return int((~np.isnan(self.placebo.observed)).sum())
+        """Number of coefficients that are tested."""
+        return int((~np.isnan(self.shift_test.observed)).sum())
 
 
 def information(series: Mapping[str, Aligned], horizons: Sequence[int] = HORIZONS) -> Information:
-    """Return the information coefficients of some series of scores on the same bars, corrected for their number.
+    """Return the information coefficients of series of scores on the same bars, corrected for their number.
 
     Bars before the first score and after the last one are left out, so that scores are shifted within their own time.
 
     Args:
         series: by name; all on the same bars.
-        horizons: in bars; those that do not fit are left out.
+        horizons: in bars; those that are too long are left out.
 
     Raises:
         InputError: no series or horizon, series on other bars than the first one's, or too few bars.
@@ -197,49 +193,49 @@ def information(series: Mapping[str, Aligned], horizons: Sequence[int] = HORIZON
     if not horizons:
         raise InputError("there is no horizon: give at least one, in bars")
     scores = [each.score[first:last] for each in aligned]
-    memory = max(dependence(each) for each in scores)
+    memory = max(memory_bars(each) for each in scores)
     fitting = [horizon for horizon in horizons if STRETCHES * (horizon + memory) <= last - first]
     if not fitting:
         raise InputError(
-            f"{last - first} bars with scores are too few: these scores remember {memory} bars, so at least "
-            f"{STRETCHES * (min(horizons) + memory)} are needed for a horizon of {min(horizons)}; collect for longer"
+            f"{last - first} bars with scores are too few: these scores have a memory of {memory} bars, so a "
+            f"horizon of {min(horizons)} needs at least {STRETCHES * (min(horizons) + memory)}; collect for longer"
         )
     least_shift = max(fitting) + memory
     moves = [aligned[0].ahead(horizon)[first:last] for horizon in fitting]
-    placebo = circular_placebo(scores, moves, least_shift)
+    shift_test = circular_shift_test(scores, moves, least_shift)
     named = [
         (name, horizon, associate(score, move, horizon))
         for name, score in zip(series, scores, strict=True)
         for horizon, move in zip(fitting, moves, strict=True)
     ]
-    return Information(tuple(_rows(named, placebo)), placebo, least_shift)
+    return Information(tuple(_rows(named, shift_test)), shift_test, least_shift)
 
 
 def known_span(series: Mapping[str, Aligned]) -> tuple[int, int]:
-    """Return the place of the first bar that has a score in any series, and the one after the last.
+    """Return the row of the first bar that has a score in any series, and the row after the last.
 
     Raises:
         InputError: no series, none with a score, or series on other bars than the first one's.
     """
     if not series:
-        raise InputError("there are no scores: give at least one series of them")
+        raise InputError("there are no scores: give at least one series")
     bars = next(iter(series.values())).bars
     for name, each in series.items():
         if not np.array_equal(each.bars.closed_us, bars.closed_us):
-            raise InputError(f"scores {name!r} are on other bars than the first ones: align all with the same bars")
+            raise InputError(f"scores {name!r} are on other bars than the first series: align all with the same bars")
     known = np.flatnonzero(np.any([~np.isnan(each.score) for each in series.values()], axis=0))
     if not known.size:
         raise InputError("no bar has a score: texts came before the first bar or after the last one")
     return int(known[0]), int(known[-1]) + 1
 
 
-def _rows(named: Sequence[tuple[str, int, Association]], placebo: Placebo) -> list[Coefficient]:
-    alone, corrected = placebo.p, placebo.p_corrected
+def _rows(named: Sequence[tuple[str, int, Association]], test: ShiftTest) -> list[Coefficient]:
+    alone, corrected = test.p, test.p_corrected
     together = holm_of(alone)
-    detectable, band = placebo.detectable(ALPHA), placebo.critical(ALPHA) * placebo.spread
+    detectable, band = test.detectable(ALPHA), test.critical(ALPHA) * test.spread
     rows = []
     for place, (name, horizon, found) in enumerate(named):
-        tested = found.ic is not None and not np.isnan(placebo.observed[place])
+        tested = found.ic is not None and not np.isnan(test.observed[place])
         root = math.sqrt(max(1, found.pairs))
         rows.append(
             Coefficient(
@@ -262,8 +258,8 @@ class Decay:
 
     Attributes:
         by_bar: of the bars 1, 2, … ahead.
-        half_life: bars in which it halves; None where that means nothing, with the reason in `absent`.
-        low, high: its interval of 95 %; `high` None where it may not fall at all.
+        half_life: bars in which it halves; None if it cannot be fitted, then `absent` says why.
+        low, high: its interval of 95 %; `high` is None if it may not decay at all.
     """
 
     by_bar: tuple[Association, ...]
@@ -274,17 +270,16 @@ class Decay:
 
 
 def decay(aligned: Aligned, band: float | None, bars: int = 24) -> Decay:
-    """Return how the information coefficient of single bars falls, and in how many it halves.
+    """Return the information coefficients of single bars ahead, and their half-life.
 
-    A half-life is told where the first bars' coefficients, one after the other, are of one sign and beyond the band of
-    chance: at least three of them, else there is nothing to fit. Later ones count with their sign, so that noise about
-    0 does not look like memory. The coefficients err together, as scores that remember meet the same returns; the
-    interval knows how much.
+    A half-life is fitted if the coefficients of at least the first three bars have one sign and lie beyond the band of
+    chance. Later ones count with their sign, so that noise around 0 does not look like memory. The errors of the
+    coefficients are correlated, as scores with memory meet the same returns; the interval allows for that.
 
     Args:
         aligned: scores and returns.
-        band: what chance gives at 5 %, as a coefficient; None: nothing is known of it.
-        bars: how far ahead.
+        band: the critical coefficient at 5 %; None: not known.
+        bars: number of bars ahead.
     """
     found = tuple(associate(aligned.score, aligned.ahead(1, ahead - 1)) for ahead in range(1, bars + 1))
     values = np.array([math.nan if each.ic is None else each.ic for each in found])
@@ -294,24 +289,25 @@ def decay(aligned: Aligned, band: float | None, bars: int = 24) -> Decay:
     run = bars if beyond.all() else int(np.argmin(beyond))
     if run < _FITTED:
         said = "no bar ahead is" if not run else "only the next bar is" if run == 1 else f"only the next {run} bars are"
-        return Decay(found, absent=f"{said} beyond what chance gives (±{band:.3f}): there is no fall to fit")
+        return Decay(found, absent=f"{said} beyond chance (±{band:.3f}): there is no decay to fit")
     known = np.array([bool(each.error) for each in found])
     later = np.flatnonzero(known)
-    fitted = _fall(later.astype(np.float64), values[known] * np.sign(values[0]), _together(aligned, later + 1))
+    fitted = _fit_decay(
+        later.astype(np.float64), values[known] * np.sign(values[0]), _error_covariance(aligned, later + 1)
+    )
     if fitted is None:
-        return Decay(found, absent="the fall fits no half-life")
+        return Decay(found, absent="no half-life fits")
     rate, slow, fast = fitted
     if not rate > 0.0:
-        return Decay(found, absent=f"it does not fall within {len(found)} bars")
+        return Decay(found, absent=f"it does not decay within {len(found)} bars")
     return Decay(found, math.log(2) / rate, math.log(2) / fast, math.log(2) / slow if slow > 0.0 else None)
 
 
-def _fall(later: Floats, sizes: Floats, covariance: Floats) -> tuple[float, float, float] | None:
-    """Fit size × e^(−rate × later) by weighted least squares; return the rate and the ends of its interval of 95 %.
+def _fit_decay(later: Floats, sizes: Floats, covariance: Floats) -> tuple[float, float, float] | None:
+    """Fit size × e^(−rate × later) by weighted least squares; return the rate and the ends of its 95 % interval.
 
-    The interval holds the rates about the fitted one at which what is left of the sizes follows a change of the rate no
-    more than their errors do, whose covariance is [sizes, sizes]: at the true rate that is a sum of errors alone. None
-    where nothing fits; a slow end of 0 is no fall.
+    The interval holds the rates around the fitted one at which the residuals along the curve's derivative are within
+    their errors, whose covariance is [sizes, sizes]. None: no fit. A lower end of 0: it may not decay.
 
     Source: E. C. Fieller, Journal of the Royal Statistical Society B 16 (1954), 175-185, for one parameter of a curve.
     """
@@ -339,11 +335,11 @@ def _fall(later: Floats, sizes: Floats, covariance: Floats) -> tuple[float, floa
     return rate, float(rates[slower[-1]]) if slower.size else 0.0, float(rates[faster[0]]) if faster.size else math.inf
 
 
-def _together(aligned: Aligned, ahead: Integers) -> Floats:
+def _error_covariance(aligned: Aligned, ahead: Integers) -> Floats:
     """Return the covariance of the errors of single bars' coefficients, [ahead, ahead].
 
-    What each pair adds is set at the bar of its return: what coefficients share comes at one time there, and Newey and
-    West's lags are for what is left.
+    The influence of each pair is placed at the bar of its return, so that shared returns coincide; Newey and West's
+    lags cover the rest.
     """
     from statsmodels.stats.sandwich_covariance import S_hac_simple
 

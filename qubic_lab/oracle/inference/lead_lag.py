@@ -1,4 +1,4 @@
-"""Which comes first: do scores lead returns, or returns scores? Correlations at each lag, and regressions both ways."""
+"""Do scores lead returns, or returns scores? Correlations at each lag, and Granger regressions in both directions."""
 
 import math
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.information import ALPHA, LEAST_PAIRS, STRETCHES, known_span
 from qubic_lab.oracle.inference.performance import newey_west_lags
-from qubic_lab.oracle.inference.permutation import LEAST_SHIFTS, circular_statistics, dependence, holm_of
+from qubic_lab.oracle.inference.permutation import LEAST_SHIFTS, circular_correlations, holm_of, memory_bars
 from qubic_lab.oracle.model.bars import Floats, Integers
 
 LAGS = 24
 OWN_LAGS = 4
 """Of both series in the regressions."""
 LEAST_STRETCHES = 10
-"""Stretches as long as the scores' memory; fewer do not tell the spread of chance."""
+"""Stretches as long as the scores' memory; with fewer the spread of chance is not known."""
 Lead = Literal["sentiment leads", "price leads", "both", "neither", "unknown"]
 
 
 @dataclass(frozen=True)
-class Side:
-    """One direction: how far its largest correlation is from chance, and whether lags foretell what own lags do not.
+class LeadSide:
+    """One direction: the largest correlation, and whether lags predict what the other series' own lags do not.
 
     Attributes:
         lag: of the largest correlation, in bars.
-        correlation: there.
-        p: probability that the largest of as many lags is as large by chance; `p_holm`: both directions counted.
-        wald_p: that the leading series' last lags, and this one, add nothing to the other's own lags, by a HAC Wald
-            test; None where there are too few bars.
+        correlation: at that lag.
+        p: probability that the largest of as many lags is as large by chance; `p_holm`: corrected for both directions.
+        wald_p: p-value of a HAC Wald test that the last lags of the leading series, and this lag, add nothing to the
+            other series' own lags; None with too few bars.
     """
 
     lag: int
@@ -42,7 +42,7 @@ class Side:
 
     @property
     def leads(self) -> bool:
-        """Whether both say so: a correlation beyond chance that own lags do not explain."""
+        """Whether the correlation is beyond chance and own lags do not explain it."""
         return self.p_holm <= ALPHA and self.wald_p is not None and self.wald_p <= ALPHA
 
 
@@ -51,26 +51,26 @@ class LeadLag:
     """Rank correlations of scores with one-bar returns at each lag, and the verdict.
 
     Attributes:
-        lags: 1 is the bar from the next open on, 0 the one in which the texts came, below 0 earlier ones, [lags].
-        correlation: at each, [lags].
-        band: of chance: in 95 of 100 cases or more none of all lags is beyond it.
-        ahead: scores with later returns; `before`: with earlier ones. The bar itself is in neither.
-        shifts: that the spread of chance is known from.
-        bars: with a score.
+        lags: 1 is the bar from the next open on, 0 the bar in which the texts came, below 0 earlier bars, [lags].
+        correlation: at each lag, [lags].
+        band: with a probability of at least 95 % chance keeps all lags within it.
+        ahead: scores with later returns; `before`: with earlier ones. Lag 0 is in neither.
+        shifts: number of circular shifts behind the spread of chance.
+        bars: number of bars with a score.
     """
 
     lags: Integers
     correlation: Floats
     band: float | None
-    ahead: Side | None
-    before: Side | None
+    ahead: LeadSide | None
+    before: LeadSide | None
     shifts: int
     bars: int
     absent: str = ""
 
     @property
     def verdict(self) -> Lead:
-        """Return which leads."""
+        """Which of the two leads."""
         if self.ahead is None or self.before is None:
             return "unknown"
         if self.ahead.leads:
@@ -85,27 +85,27 @@ class LeadLag:
 
 
 def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> LeadLag:
-    """Return whether scores lead returns, returns scores, both or neither.
+    """Return whether scores lead returns, returns lead scores, both or neither.
 
-    A side leads where its largest rank correlation is beyond chance over as many lags, both sides counted, and the last
-    `own_lags` of the leading series, with that one, add to the other one's own lags: the first keeps its promise in
-    small samples, the second tells a lead from the memory of what is led.
+    A side leads if its largest rank correlation is beyond chance, corrected for all lags and both sides, and if the
+    last `own_lags` lags of the leading series, with that lag, add to the other series' own lags. The first keeps its
+    level in small samples; the second separates a lead from the memory of the series that is led.
 
-    The spread of chance is that of scores shifted in a circle. Its tail is Student's t with as many degrees of freedom
-    as the shifts hold stretches of the scores' memory, times the lags (Bonferroni). The share of shifts that reach the
-    largest of many lags would not do: shifts that are closer than these lags show the same largest one, so 600 bars and
-    24 lags are only 20 different cases.
+    The spread of chance is that of circularly shifted scores. Its tail is Student's t with one degree of freedom for
+    each stretch of the scores' memory within the shifts, times the number of lags (Bonferroni). The share of shifts
+    that reach the largest of many lags would not do: shifts closer than these lags have the same largest lag, so 600
+    bars and 24 lags are only 20 different cases.
 
     Args:
         aligned: scores and returns.
-        most: lags in each direction, in bars; fewer where there are few bars.
-        own_lags: of the regressions. Bars without a score count with the mean score there: no text, no news.
+        most: number of lags in each direction; fewer with few bars.
+        own_lags: of the regressions, in which bars without a score have the mean score.
 
     Source: C. W. J. Granger, Econometrica 37 (1969), 424-438, with the errors of Newey and West.
     """
     first, last = known_span({"": aligned})
     score = aligned.score[first:last]
-    memory = dependence(score)
+    memory = memory_bars(score)
     most = max(own_lags, min(most, len(score) // STRETCHES - memory))
     lags = np.arange(-most, most + 1, dtype=np.int64)
     singles = [aligned.ahead(1, int(lag) - 1)[first:last] for lag in lags]
@@ -117,7 +117,7 @@ def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> Le
     if reason := _unfit(score, singles[most + 1], known, least_shift, least_shifts):
         return LeadLag(lags, nothing, None, None, None, max(0, shifts), known, reason)
     found, pairs = _correlations(score, singles)
-    drawn = circular_statistics([score], [singles[most + 1]])[0][least_shift : least_shift + shifts]
+    drawn = circular_correlations([score], [singles[most + 1]])[0][least_shift : least_shift + shifts]
     drawn = drawn[~np.isnan(drawn)]
     if len(drawn) < least_shifts or any(np.isnan(found[side]).all() for side in (lags > 0, lags < 0)):
         reason = "scores and returns are known together at too few bars, or do not vary there"
@@ -134,7 +134,7 @@ def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> Le
         _adds(led, leading, own_lags, abs(int(lags[at]))) for (led, leading), at in zip(pairs_of, places, strict=True)
     ]
     ahead, before = (
-        Side(int(lags[place]), float(found[place]), p, together, wald)
+        LeadSide(int(lags[place]), float(found[place]), p, together, wald)
         for place, p, together, wald in zip(places, p_values, holm_of(p_values), walds, strict=True)
     )
     band = chance.critical(len(lags)) / math.sqrt(float(pairs[most + 1]))
@@ -143,30 +143,30 @@ def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> Le
 
 @dataclass(frozen=True)
 class _Chance:
-    """What correlations × √pairs are without any effect: Student's t of a spread, known from so many stretches."""
+    """The distribution of correlations × √pairs without any effect: Student's t with a spread."""
 
     spread: float
     stretches: int
 
     def p(self, largest: float, lags: int) -> float:
-        """Return how probable it is at most that the largest of some lags is as large."""
+        """Return an upper bound of the probability that the largest of some lags is as large."""
         from scipy.stats import t
 
         return min(1.0, 2.0 * lags * float(t.sf(largest / self.spread, self.stretches)))
 
     def critical(self, lags: int) -> float:
-        """Return what the largest of some lags reaches in at most 5 of 100 cases."""
+        """Return the critical value of the largest of some lags at 5 %."""
         from scipy.stats import t
 
         return self.spread * float(t.isf(ALPHA / (2.0 * lags), self.stretches))
 
 
-def corrected(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
-    """Return studies with the p-values of both sides of all of them corrected together by Holm."""
+def correct_leads(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
+    """Return studies with the p-values of both sides of all studies corrected together by Holm."""
     sides = [side for each in studies for side in (each.ahead, each.before) if side is not None]
     together = iter(holm_of([side.p for side in sides]))
 
-    def of(side: Side | None) -> Side | None:
+    def of(side: LeadSide | None) -> LeadSide | None:
         return None if side is None else replace(side, p_holm=next(together))
 
     return tuple(replace(each, ahead=of(each.ahead), before=of(each.before)) for each in studies)
@@ -174,25 +174,25 @@ def corrected(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
 
 def _unfit(score: Floats, single: Floats, known: int, least_shift: int, least_shifts: int) -> str:
     if known < LEAST_PAIRS:
-        return f"{known} bars with a score: fewer than {LEAST_PAIRS} say nothing"
+        return f"{known} bars with a score: at least {LEAST_PAIRS} are needed"
     for what, values in (("score", score), ("return", single)):
         values = values[~np.isnan(values)]
         if is_constant(values):
             return f"every {what} is {values[0]:.3g}" if len(values) else f"no {what} is known"
     if len(score) < (least := 2 * least_shift + least_shifts - 1):
-        return f"{len(score)} bars are too few for shifts of {least_shift} or more: it takes {least}"
+        return f"{len(score)} bars are too few for shifts of {least_shift} or more: at least {least} are needed"
     return ""
 
 
 def _correlations(score: Floats, singles: list[Floats]) -> tuple[Floats, Floats]:
-    """Return the rank correlation with each one-bar return without a circle, and the pairs of each."""
-    ends = [circle[0] for circle in circular_statistics([score], singles)]
+    """Return the unshifted rank correlation with each one-bar return, and the number of pairs."""
+    ends = [circle[0] for circle in circular_correlations([score], singles)]
     pairs = np.array([float((~(np.isnan(score) | np.isnan(single))).sum()) for single in singles])
     return np.array(ends) / np.sqrt(np.maximum(pairs, 1.0)), pairs
 
 
 def _adds(led: Floats, leading: Floats, own_lags: int, lag: int) -> float | None:
-    """Return the p-value that the leading series' last lags, and one further lag, add nothing to the led one's own."""
+    """Return the p-value of a test that the leading series' last lags, and `lag`, add nothing to the led one's own."""
     from statsmodels.regression.linear_model import OLS
 
     own = range(1, own_lags + 1)

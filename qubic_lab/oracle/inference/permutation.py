@@ -1,7 +1,7 @@
-"""What chance gives: the same scores, moved along the bars so far that they cannot know what they are set beside.
+"""Permutation tests by circular shifts: scores are moved along the bars, too far to know the returns beside them.
 
-Moved in a circle, scores and returns keep their own memory and their gaps; only what binds one to the other is gone.
-All series of scores are moved together, so that tests that hang together stay so.
+A circular shift keeps the memory and the gaps of both series and removes only what binds them. All series of scores are
+shifted together, so that correlated tests stay correlated.
 """
 
 import math
@@ -18,20 +18,20 @@ from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.stats import holm
 
 LEAST_SHIFTS = 99
-"""Fewer do not tell whether something is as rare as 1 in 20."""
+"""Fewer cannot show a p-value of 0.05."""
 MOST_SHIFTS = 20_000
-"""More are not looked at: evenly spaced ones are."""
+"""Of more shifts, evenly spaced ones are used."""
 _LEAST_PAIRS = 20
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, eq=False)
-class Placebo:
-    """Rank correlations of each test at every shift, times the root of its pairs, so that gaps weigh right.
+class ShiftTest:
+    """Rank correlations of each test at every shift, times the root of its pairs, so that gaps have the right weight.
 
     Attributes:
         shifts: in bars, [shifts].
-        observed: without a shift, [tests]; NaN where one of the two does not vary.
+        observed: without a shift, [tests]; NaN where one of the two series does not vary.
         drawn: at each shift, [shifts, tests].
     """
 
@@ -41,18 +41,18 @@ class Placebo:
 
     @property
     def spread(self) -> Floats:
-        """Standard deviation of what chance gives, [tests]; NaN where there is no test."""
+        """Standard deviation of the shifted correlations, [tests]; NaN where there is no test."""
         return np.asarray(np.sqrt(np.mean(self.drawn**2, axis=0)))
 
     @property
     def p(self) -> Floats:
-        """The share of shifts with as large a correlation, of either sign, for each test alone."""
+        """Two-sided p-value of each test alone, [tests]."""
         reached = (np.abs(self.drawn) >= np.abs(self.observed)).sum(axis=0)
         return np.where(np.isnan(self.observed), np.nan, (1 + reached) / (1 + len(self.shifts)))
 
     @property
     def largest(self) -> Floats:
-        """The largest of all tests at each shift, in the tests' own spreads, [shifts]."""
+        """The largest of all tests at each shift, in units of the tests' spreads, [shifts]."""
         usable = ~np.isnan(self.observed)
         if not usable.any():
             return np.zeros(len(self.shifts))
@@ -60,7 +60,7 @@ class Placebo:
 
     @property
     def p_corrected(self) -> Floats:
-        """The share of shifts at which the largest of all tests is as large as each of them.
+        """P-values corrected for the number of tests: the share of shifts whose largest test is as large, [tests].
 
         Source: P. H. Westfall and S. S. Young, "Resampling-based multiple testing" (1993), the single-step maximum.
         """
@@ -68,26 +68,25 @@ class Placebo:
         return np.where(np.isnan(self.observed), np.nan, (1 + reached) / (1 + len(self.shifts)))
 
     def critical(self, alpha: float = 0.05) -> float:
-        """Return what the largest must reach, in spreads, to be as rare as `alpha`."""
+        """Return the critical value of the largest test, in spreads."""
         return float(np.quantile(self.largest, 1.0 - alpha, method="higher"))
 
     def detectable(self, alpha: float = 0.05, power: float = POWER) -> Floats:
-        """Return the correlation, times the root of pairs, that would be found among all tests with this power."""
+        """Return the correlation, times the root of pairs, that is found among all tests with this power, [tests]."""
         return (self.critical(alpha) + _NORMAL.inv_cdf(power)) * self.spread
 
 
-def circular_placebo(scores: Sequence[Floats], moves: Sequence[Floats], least_shift: int) -> Placebo:
-    """Return what each score correlates with each move, and with the same moved by each shift; tests by scores first.
+def circular_shift_test(scores: Sequence[Floats], moves: Sequence[Floats], least_shift: int) -> ShiftTest:
+    """Return the correlations of each score with each return, at every shift of the scores; tests by scores first.
 
     Args:
         scores: each [bars], NaN where unknown.
         moves: returns, each [bars], NaN where unknown.
-        least_shift: bars that a shift has at least, in both directions.
+        least_shift: the smallest shift in bars, in both directions.
 
-    Ranks are among all known values of a series, ties in the middle; a shift's pairs are those where both are known.
+    Values are ranked among all known values of their series; the pairs of a shift are the bars at which both are known.
 
-    Source: K. D. Harris, "Nonsense correlations in neuroscience", bioRxiv 2020.11.29.402719: shifts leave both series
-    their own memory.
+    Source: K. D. Harris, "Nonsense correlations in neuroscience", bioRxiv 2020.11.29.402719.
 
     Raises:
         InputError: too few bars for enough shifts.
@@ -96,16 +95,16 @@ def circular_placebo(scores: Sequence[Floats], moves: Sequence[Floats], least_sh
     allowed = np.arange(max(1, least_shift), bars - max(1, least_shift) + 1)
     if len(allowed) < LEAST_SHIFTS:
         raise InputError(
-            f"{bars} bars are too few: scores are to be moved by {least_shift} bars or more, and there must be "
-            f"{LEAST_SHIFTS} ways to; give at least {2 * least_shift + LEAST_SHIFTS - 1} bars, or shorter horizons"
+            f"{bars} bars are too few for {LEAST_SHIFTS} shifts of at least {least_shift} bars: give at least "
+            f"{2 * least_shift + LEAST_SHIFTS - 1} bars, or shorter horizons"
         )
     allowed = allowed[:: math.ceil(len(allowed) / MOST_SHIFTS)]
-    found = np.stack(circular_statistics(scores, moves), axis=1)
-    drawn = np.nan_to_num(found[allowed])  # too few pairs at a shift: nothing is found there
-    return Placebo(allowed, found[0], drawn)
+    found = np.stack(circular_correlations(scores, moves), axis=1)
+    drawn = np.nan_to_num(found[allowed])  # a shift with too few pairs finds nothing
+    return ShiftTest(allowed, found[0], drawn)
 
 
-def circular_statistics(scores: Sequence[Floats], moves: Sequence[Floats]) -> list[Floats]:
+def circular_correlations(scores: Sequence[Floats], moves: Sequence[Floats]) -> list[Floats]:
     """Return for each score and move their rank correlation × √pairs with the score s bars earlier, [bars] by s."""
     bars = len(scores[0])
     first, second = [_spectra(each) for each in scores], [_spectra(each) for each in moves]
@@ -123,14 +122,8 @@ def circular_statistics(scores: Sequence[Floats], moves: Sequence[Floats]) -> li
             covariance = product(x, y) / count - mean_x * mean_y
             variance = (product(xx, there) / count - mean_x**2) * (product(here, yy) / count - mean_y**2)
             usable = enough & (variance > 1e-9)
-            found.append(
-                np.divide(
-                    covariance * np.sqrt(count),
-                    np.sqrt(np.where(usable, variance, 1.0)),
-                    out=np.full(bars, np.nan),
-                    where=usable,
-                )
-            )
+            root = np.sqrt(np.where(usable, variance, 1.0))
+            found.append(np.divide(covariance * np.sqrt(count), root, out=np.full(bars, np.nan), where=usable))
     return found
 
 
@@ -143,7 +136,7 @@ def _spectra(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def standard_ranks(values: Floats) -> Floats:
-    """Return ranks with mean 0 and variance 1, ties in the middle; zeros where values do not vary."""
+    """Return ranks with mean 0 and variance 1, ties in the middle; zeros if values do not vary."""
     from scipy.stats import rankdata
 
     if is_constant(values):
@@ -152,16 +145,14 @@ def standard_ranks(values: Floats) -> Floats:
     return np.asarray((ranks - ranks.mean()) / ranks.std())
 
 
-def dependence(values: Floats) -> int:
-    """Return after how many bars a series has forgotten itself: its rank autocorrelation is then within two errors.
-
-    At most a tenth of the bars.
+def memory_bars(values: Floats) -> int:
+    """Return the first lag at which a series' rank autocorrelation is within two errors of 0, at most a tenth of bars.
 
     Source of the errors: M. S. Bartlett, Journal of the Royal Statistical Society, Supplement 8 (1946), 27-41, for a
-    series that remembers as much as the lags before say.
+    series with the autocorrelations of the smaller lags.
     """
     most = max(1, len(values) // 10)
-    found = circular_statistics([values], [values])[0][: most + 1]
+    found = circular_correlations([values], [values])[0][: most + 1]
     squares = np.nan_to_num(found / found[0]) ** 2
     errors = np.sqrt(1.0 + 2.0 * (np.cumsum(squares[1:]) - squares[1:]))
     quiet = np.flatnonzero(~(np.abs(found[1:]) > 2.0 * errors))

@@ -1,0 +1,310 @@
+"""Returns that follow scores: by bucket of the score, and around events such as extreme scores and bursts of texts.
+
+Buckets and events are decided by earlier values alone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qubic_lab.errors import check_at_least
+from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, WINDOW, Aligned, trailing_share
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, is_constant, resampled_weights
+from qubic_lab.oracle.inference.permutation import holm_of
+from qubic_lab.oracle.model.bars import Floats, Integers
+
+BUCKETS = 5
+LEAST_IN_BUCKET = 10
+AROUND = 24
+"""Bars before and after an event."""
+EXTREME = 0.05
+"""The score of an event, or its number of texts, is among this share of the last ones."""
+LEAST_EVENTS = 8
+
+
+@dataclass(frozen=True)
+class ReturnBucket:
+    """Returns after the scores of one bucket: number of bars, and their mean with its interval of 95 %."""
+
+    bars: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class QuantileSpread:
+    """Returns by bucket of the score, lowest first; if there are none, figures are None and `absent` says why.
+
+    Attributes:
+        horizon: in bars.
+        spread: mean return after the highest bucket less that after the lowest; `low`, `high`: its interval of 95 %.
+        monotone_p: two-sided p-value of a test that the means rise, or fall, from bucket to bucket.
+        block: mean length of the bootstrap's blocks.
+    """
+
+    horizon: int
+    buckets: tuple[ReturnBucket, ...] = ()
+    spread: float | None = None
+    low: float | None = None
+    high: float | None = None
+    monotone_p: float | None = None
+    block: float | None = None
+    absent: str = ""
+
+    @property
+    def edge_bps(self) -> float | None:
+        """Mean gain of a position that is long after the highest bucket and short after the lowest, in basis points.
+
+        It is half of the spread, before costs.
+        """
+        return None if self.spread is None else 5_000.0 * self.spread
+
+
+def buckets_of(score: Floats, buckets: int = BUCKETS, window: int = WINDOW) -> Floats:
+    """Return each score's bucket among the known scores before it, 0 the lowest, [bars]; NaN with too few of them.
+
+    Raises:
+        InputError: fewer than two buckets.
+    """
+    check_at_least("buckets", buckets, 2)
+    return np.asarray(np.minimum(np.floor(trailing_share(score, window) * buckets), buckets - 1.0))
+
+
+def quantile_spread(
+    aligned: Aligned, horizon: int = 1, buckets: int = BUCKETS, resamples: int = RESAMPLES, seed: int = 0
+) -> QuantileSpread:
+    """Return the mean return after the scores of each bucket, and the spread of the highest and the lowest bucket.
+
+    Args:
+        aligned: scores and returns.
+        horizon: of the returns, in bars.
+        buckets: number of buckets.
+        resamples: of the stationary bootstrap.
+        seed: of the bootstrap.
+
+    Intervals are basic bootstrap intervals: the mean less the quantiles of (drawn − observed). Blocks are those that
+    `block_length` finds for score × return, at least as long as the horizon.
+
+    Source of the test of monotone means: A. J. Patton and A. Timmermann, Journal of Financial Economics 98 (2010),
+    605-625.
+    """
+    place, move = buckets_of(aligned.score, buckets), aligned.ahead(horizon)
+    both = ~(np.isnan(place) | np.isnan(move))
+    inside, returns = place[both].astype(np.intp), move[both]
+    if is_constant(returns):
+        return QuantileSpread(
+            horizon, absent=f"every return is {returns[0]:.3g}" if len(returns) else "no return is known"
+        )
+    counts = np.bincount(inside, minlength=buckets)
+    if counts.min() < LEAST_IN_BUCKET:
+        return QuantileSpread(
+            horizon,
+            absent=f"a bucket holds {counts.min()} of {len(inside)} bars: at least {LEAST_IN_BUCKET} are needed",
+        )
+    member = (inside[:, None] == np.arange(buckets)).astype(np.float64)
+    means = returns @ member / counts
+    block = block_length((inside - inside.mean()) * returns, float(horizon))
+    weights = resampled_weights(len(inside), block, resamples, seed)
+    drawn = np.concatenate([(w @ (member * returns[:, None])) / np.maximum(w @ member, 1.0) for w in weights])
+    away, own = drawn - means, means[-1] - means[0]
+    # The variance of resampled blocks lacks the factor 1 − block / bars.
+    away /= math.sqrt(max(0.1, 1.0 - block / len(inside)))
+    reach = np.quantile(away, (0.975, 0.025), axis=0)
+    low, high = own - np.quantile(away[:, -1] - away[:, 0], (0.975, 0.025))
+    side = 1.0 if own >= 0.0 else -1.0
+    return QuantileSpread(
+        horizon=horizon,
+        buckets=tuple(
+            ReturnBucket(int(count), float(mean), float(mean - up), float(mean - down))
+            for count, mean, (up, down) in zip(counts, means, reach.T, strict=True)
+        ),
+        spread=float(own),
+        low=float(low),
+        high=float(high),
+        monotone_p=_monotone_p(side * means, side * away),
+        block=block,
+    )
+
+
+def _monotone_p(means: Floats, away: Floats) -> float:
+    """Return the p-value of the smallest step from one bucket to the next, for either direction."""
+    steps = np.diff(away, axis=1).min(axis=1)
+    one = (1 + np.count_nonzero(steps >= np.diff(means).min())) / (1 + len(away))
+    return float(min(1.0, 2.0 * one))
+
+
+@dataclass(frozen=True)
+class AbnormalReturn:
+    """The mean abnormal return over some bars, with its interval of 95 % and its p-value.
+
+    `p_holm` is corrected for all returns that are tested together.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, eq=False)
+class EventStudy:
+    """Prices around one kind of event; with too few events figures are missing and `absent` says why.
+
+    Attributes:
+        kind: "high scores", "low scores", "both, by sign" (low ones count with the opposite sign), "bursts of texts".
+        found: number of events; `used`: those that are far enough apart and have all bars around them.
+        offsets: bars from the event, [offsets]; the open after the event is at 0.
+        path, low, high: mean cumulative abnormal return from that open, and its interval of 95 %, [offsets].
+        before: over the bars up to that open, the event's own bar among them.
+        after: over all bars after it; `first`: over the first of them.
+    """
+
+    kind: str
+    found: int
+    used: int
+    offsets: Integers
+    path: Floats
+    low: Floats
+    high: Floats
+    before: AbnormalReturn | None = None
+    after: AbnormalReturn | None = None
+    first: AbnormalReturn | None = None
+    absent: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON, without the path."""
+        moves = {name: getattr(self, name) for name in ("before", "first", "after")}
+        told = {name: None if move is None else asdict(move) for name, move in moves.items()}
+        return {"kind": self.kind, "found": self.found, "used": self.used, **told, "absent": self.absent}
+
+
+def extremes(values: Floats, share: float = EXTREME, window: int = WINDOW) -> tuple[Integers, Integers]:
+    """Return the bars whose value is among the highest, and among the lowest, of the known values before it."""
+    at = trailing_share(values, window)
+    return np.flatnonzero(at >= 1.0 - share).astype(np.int64), np.flatnonzero(at <= share).astype(np.int64)
+
+
+def thinned(places: Integers, apart: int) -> Integers:
+    """Return events that are at least `apart` bars apart: the first one, then the next that is far enough."""
+    kept: list[int] = []
+    for place in places.tolist():
+        if not kept or place - kept[-1] >= apart:
+            kept.append(place)
+    return np.array(kept, np.int64)
+
+
+def event_studies(
+    aligned: Aligned, around: int = AROUND, share: float = EXTREME, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[EventStudy, ...]:
+    """Return the event studies of high scores, low scores, both by sign, and bursts of texts.
+
+    Events closer than `around` bars to the last one of their kind are left out, so that no bar counts twice before, or
+    twice after, events.
+
+    Args:
+        aligned: scores, texts and returns.
+        around: number of bars before and after.
+        share: of the last values that are extreme.
+        resamples: draws of events, for intervals.
+        seed: of the draws.
+
+    The abnormal return is the return less the mean return of the bars before the first one that is shown. The p-values
+    are those of Student's t over events.
+
+    Source: A. C. MacKinlay, "Event studies in economics and finance", Journal of Economic Literature 35 (1997), 13-39:
+    the constant-mean-return model.
+    """
+    check_at_least("around", around, 1)
+    high, low = extremes(aligned.score, share)
+    burst, _ = extremes(aligned.texts, share)
+    burst = burst[aligned.texts[burst] > 1.0]
+    paths = _Paths(aligned, around)
+    found = [
+        ("high scores", high, np.ones(len(high))),
+        ("low scores", low, np.ones(len(low))),
+        ("both, by sign", np.concatenate([high, low]), np.repeat([1.0, -1.0], [len(high), len(low)])),
+        ("bursts of texts", burst, np.ones(len(burst))),
+    ]
+    studies = [_study(kind, at, sign, paths, resamples, seed) for kind, at, sign in found]
+    return correct_events(studies)
+
+
+class _Paths:
+    """Computes the abnormal path around a bar, from `around` bars before its next open to as many after, [offsets]."""
+
+    def __init__(self, aligned: Aligned, around: int) -> None:
+        self.around, self.offsets = around, np.arange(-around, around + 1, dtype=np.int64)
+        self._single = aligned.ahead(1, -1)
+        self._whole = np.stack([aligned.move(1, 1 + int(offset)) for offset in self.offsets], axis=1)
+
+    def at(self, place: int) -> Floats | None:
+        """Return the path around one bar; None if bars are missing, or the past is too short for a normal return."""
+        path = self._whole[place]
+        before = self._single[max(0, place - self.around - WINDOW) : max(0, place - self.around)]
+        before = before[~np.isnan(before)]
+        if np.isnan(path).any() or len(before) < LEAST_BEFORE:
+            return None
+        return np.asarray(path - before.mean() * self.offsets)
+
+
+def _study(kind: str, places: Integers, sign: Floats, paths: _Paths, resamples: int, seed: int) -> EventStudy:
+    order = np.argsort(places, kind="stable")
+    places, sign = places[order], sign[order]
+    kept = [at for at in range(len(places)) if paths.at(int(places[at])) is not None]
+    apart = np.isin(places[kept], thinned(places[kept], paths.around))
+    used = [(paths.at(int(places[at])), sign[at]) for at, keep in zip(kept, apart, strict=True) if keep]
+    nothing = np.full(len(paths.offsets), np.nan)
+    if len(used) < LEAST_EVENTS:
+        why = f"{len(used)} events that are apart and have all bars around them: at least {LEAST_EVENTS} are needed"
+        return EventStudy(kind, len(places), len(used), paths.offsets, nothing, nothing, nothing, absent=why)
+    signed = np.stack([own * np.asarray(path) for path, own in used])
+    low, high = _intervals(signed, resamples, seed)
+    before, after, first = -signed[:, 0], signed[:, -1], signed[:, paths.around + 1]
+    return EventStudy(
+        kind,
+        len(places),
+        len(used),
+        paths.offsets,
+        signed.mean(axis=0),
+        low,
+        high,
+        before=_move(before, resamples, seed),
+        after=_move(after, resamples, seed),
+        first=_move(first, resamples, seed),
+    )
+
+
+def _intervals(values: Floats, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the 95 % interval of the mean over events, [columns], by resampling events."""
+    events = len(values)
+    drawn = np.random.default_rng(seed).integers(0, events, (resamples, events))
+    weights = np.stack([np.bincount(row, minlength=events) for row in drawn]) / events
+    # The spread of resampled means is too small by √(1 − 1 / events).
+    away = (weights @ values - values.mean(axis=0)) / math.sqrt(1.0 - 1.0 / events)
+    low, high = values.mean(axis=0) - np.quantile(away, (0.975, 0.025), axis=0)
+    return low, high
+
+
+def _move(values: Floats, resamples: int, seed: int) -> AbnormalReturn:
+    from scipy.stats import ttest_1samp
+
+    low, high = _intervals(values[:, None], resamples, seed)
+    p = float(ttest_1samp(values, 0.0).pvalue) if np.ptp(values) > 0.0 else 1.0
+    return AbnormalReturn(float(values.mean()), float(low[0]), float(high[0]), p, p)
+
+
+def correct_events(studies: Sequence[EventStudy]) -> tuple[EventStudy, ...]:
+    """Return studies with the p-values of all their abnormal returns corrected together by Holm."""
+    names = ("before", "after", "first")
+    moves = [(at, name, getattr(each, name)) for at, each in enumerate(studies) for name in names]
+    moves = [(at, name, move) for at, name, move in moves if move is not None]
+    together = holm_of([move.p for _, _, move in moves])
+    changes: dict[int, dict[str, AbnormalReturn]] = {}
+    for (at, name, move), p in zip(moves, together, strict=True):
+        changes.setdefault(at, {})[name] = replace(move, p_holm=p)
+    return tuple(replace(each, **changes.get(at, {})) for at, each in enumerate(studies))  # type: ignore[arg-type]
