@@ -3,9 +3,11 @@
 from fractions import Fraction
 from itertools import combinations, permutations, product
 
+import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tables import parts, sides, table
 
 from qubic_lab.consensus import symbolic
 from qubic_lab.consensus.answers import KINDS, NO_ANSWER, FinalAnswer, final_answer, same
@@ -24,66 +26,39 @@ DOSES = "How much is it? A) 5 mg B) 0.5 g C) 50 mg"
 RACE = "Ana finished behind Chen, and Boris behind Ana. Who came second?"
 
 
+NUMBERS = r"""
+1,234.5 → 1234.5 | 1.234,5 → 1234.5 | 1.234.567 → 1234567 | 1 234 km → 1234 km | 0,5 kg → 0.5 kg | ½ → 1/2 |
+1½ cups → 3/2 | 2 1/2 → 5/2 | \frac{1}{3} → 1/3 | 3×10^8 m/s → 3e8 m/s | 3 \times 10^{-3} → 3e-3 | 6.02e23 → 6.02e23 |
+10⁶ → 1000000 | 2.5 million → 2500000 | ５０％ → 50 % | 百分之50 → 50 % | 百分之五十 → 50 % | 三分之一 → 1/3 |
+十二 → 12 | 一千二百零五元 → 1205 元 | 1.5亿 → 150000000 | 负5 → -5 | twenty-one → 21 |
+two hundred and five thousand → 205000 | one and a half hours → 3/2 h | two thirds → 2/3 | a dozen → 12 |
+minus five → -5 | $12 → 12 $ | -$12 → -12 $ | $12$ → 12 | costs \$5 → 5 $ | 75 cents → 75 ¢ | 25 m² → 25 m^2 |
+30 square metres → 30 m^2 | 20平方米 → 20 m^2 | 60千米每小时 → 60 km/h | 60 kilometres per hour → 60 km/h |
+5 ft 11 in → 71/12 ft | 17 minutes 30 seconds → 35/2 min | 1小时30分钟 → 3/2 h | 1h30 → 3/2 h |
+minus 5 degrees Celsius → -5 °C | 3 p.m. → 900 clock | 12:30 am → 30 clock | 下午三点半 → 930 clock | 3 MW → 3 MW |
+3 mW → 3 mW | 1980s → 1980 decade | 12 apples → 12 | 5G → 5
+"""
+DATES = """
+2021-03-03 → 2021-03-03 | 3 March 2021 → 2021-03-03 | the 3rd of March, 2021 → 2021-03-03 |
+March 3rd, 2021 → 2021-03-03 | 2021年3月3日 → 2021-03-03 | 二〇二一年三月三日 → 2021-03-03 | 25/12/2021 → 2021-12-25 |
+3.4.2021 → 2021-04-03 | 03/04/2021 → 2021-03-04|2021-04-03 | 05/05/2021 → 2021-05-05 | March 2021 → 2021-03 |
+on March 3. → --03-03 | 44 BC → -0044 | 公元前44年 → -0044 | AD 79 → 0079 | 2021-02-30 → none |
+in May 12 people came → none | 1500年前 → none | 3/4 → none
+"""
+CONVERSIONS = """
+1 km = 1000 m | 1 mile = 1609.344 m | 90 min = 1.5 h | 1 year = 12 months | 0 °C = 32 °F | 0 °C = 273.15 K |
+36 km/h = 10 m/s | 1 m^3 = 1000 l | 1 g/ml = 1000 kg/m^3 | 1 ha = 10000 m² | 1 GB = 1000 MB | 1 GiB = 1024 MiB |
+1 kWh = 3.6 MJ | 50% = 0.5 | 1公斤 = 2斤
+"""
+
+
 # --- Numbers, units, dates
 
 
-@pytest.mark.parametrize(
-    ("text", "value", "unit"),
-    [
-        ("1,234.5", "1234.5", ""),
-        ("1.234,5", "1234.5", ""),
-        ("1.234.567", "1234567", ""),
-        ("1 234 km", "1234", "km"),
-        ("0,5 kg", "0.5", "kg"),
-        ("½", "1/2", ""),
-        ("1½ cups", "3/2", ""),
-        ("2 1/2", "5/2", ""),
-        (r"\frac{1}{3}", "1/3", ""),
-        ("3×10^8 m/s", "3e8", "m/s"),
-        (r"3 \times 10^{-3}", "3e-3", ""),
-        ("6.02e23", "6.02e23", ""),
-        ("10⁶", "1000000", ""),
-        ("2.5 million", "2500000", ""),
-        ("５０％", "50", "%"),
-        ("百分之50", "50", "%"),
-        ("百分之五十", "50", "%"),
-        ("三分之一", "1/3", ""),
-        ("十二", "12", ""),
-        ("一千二百零五元", "1205", "元"),
-        ("1.5亿", "150000000", ""),
-        ("负5", "-5", ""),
-        ("twenty-one", "21", ""),
-        ("two hundred and five thousand", "205000", ""),
-        ("one and a half hours", "3/2", "h"),
-        ("two thirds", "2/3", ""),
-        ("a dozen", "12", ""),
-        ("minus five", "-5", ""),
-        ("$12", "12", "$"),
-        ("-$12", "-12", "$"),
-        ("$12$", "12", ""),
-        (r"costs \$5", "5", "$"),
-        ("75 cents", "75", "¢"),
-        ("25 m²", "25", "m^2"),
-        ("30 square metres", "30", "m^2"),
-        ("20平方米", "20", "m^2"),
-        ("60千米每小时", "60", "km/h"),
-        ("60 kilometres per hour", "60", "km/h"),
-        ("5 ft 11 in", "71/12", "ft"),
-        ("17 minutes 30 seconds", "35/2", "min"),
-        ("1小时30分钟", "3/2", "h"),
-        ("1h30", "3/2", "h"),
-        ("minus 5 degrees Celsius", "-5", "°C"),
-        ("3 p.m.", "900", "clock"),
-        ("12:30 am", "30", "clock"),
-        ("下午三点半", "930", "clock"),
-        ("3 MW", "3", "MW"),
-        ("3 mW", "3", "mW"),
-        ("1980s", "1980", "decade"),
-        ("12 apples", "12", ""),
-        ("5G", "5", ""),
-    ],
-)
-def test_one_number(text: str, value: str, unit: str) -> None:
+@pytest.mark.parametrize("row", table(NUMBERS))
+def test_one_number(row: str) -> None:
+    text, expected = parts(row)
+    value, _, unit = expected.partition(" ")
     written = plain(text)
     found = plain_quantities(written)
     if not found:
@@ -106,32 +81,10 @@ def test_several_numbers_stay_apart() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("2021-03-03", "2021-03-03"),
-        ("3 March 2021", "2021-03-03"),
-        ("the 3rd of March, 2021", "2021-03-03"),
-        ("March 3rd, 2021", "2021-03-03"),
-        ("2021年3月3日", "2021-03-03"),
-        ("二〇二一年三月三日", "2021-03-03"),
-        ("25/12/2021", "2021-12-25"),
-        ("3.4.2021", "2021-04-03"),
-        ("03/04/2021", "2021-03-04|2021-04-03"),
-        ("05/05/2021", "2021-05-05"),
-        ("March 2021", "2021-03"),
-        ("on March 3.", "--03-03"),
-        ("44 BC", "-0044"),
-        ("公元前44年", "-0044"),
-        ("AD 79", "0079"),
-        ("2021-02-30", None),
-        ("in May 12 people came", None),
-        ("1500年前", None),
-        ("3/4", None),
-    ],
-)
-def test_dates(text: str, value: str | None) -> None:
-    assert [date.value for date in find_dates(plain(text))] == ([value] if value else [])
+@pytest.mark.parametrize("row", table(DATES))
+def test_dates(row: str) -> None:
+    text, value = parts(row)
+    assert [date.value for date in find_dates(plain(text))] == ([] if value == "none" else [value])
 
 
 def test_dates_agree_where_a_part_is_left_open() -> None:
@@ -141,28 +94,9 @@ def test_dates_agree_where_a_part_is_left_open() -> None:
     assert not may_agree("-0044", "0044")
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("1 km", "1000 m"),
-        ("1 mile", "1609.344 m"),
-        ("90 min", "1.5 h"),
-        ("1 year", "12 months"),
-        ("0 °C", "32 °F"),
-        ("0 °C", "273.15 K"),
-        ("36 km/h", "10 m/s"),
-        ("1 m^3", "1000 l"),
-        ("1 g/ml", "1000 kg/m^3"),
-        ("1 ha", "10000 m²"),
-        ("1 GB", "1000 MB"),
-        ("1 GiB", "1024 MiB"),
-        ("1 kWh", "3.6 MJ"),
-        ("50%", "0.5"),
-        ("1公斤", "2斤"),
-    ],
-)
-def test_units_convert_exactly(one: str, other: str) -> None:
-    (first,), (second,) = quantities(one), quantities(other)
+@pytest.mark.parametrize("row", table(CONVERSIONS))
+def test_units_convert_exactly(row: str) -> None:
+    (first,), (second,) = map(quantities, row.split(" = "))
     assert first.base == second.base
 
 
@@ -252,6 +186,13 @@ def test_no_answer_is_the_same_as_none_only() -> None:
 
 # --- The same, never the same, and what rules cannot tell
 
+
+def asked_pair(row: str) -> tuple[str, str, str]:
+    """Return the question of a row, which may be left out, and its two answers."""
+    question, _, answers = row.rpartition(" → ")
+    return PLANETS if question == "PLANETS" else question, *sides(answers)
+
+
 SAME = [
     (
         "How many are there?",
@@ -277,61 +218,29 @@ SAME = [
     ("Which x solve it?", ["x = 2 or x = 3", "x = 3 or x = 2"]),
     ("", ["x > 3", "3 < x"]),
 ]
-NEVER = [
-    ("", "x = 12", "x = 13"),
-    ("", "x = 12", "y = 12"),
-    ("", "12 m", "12 km"),
-    ("", "12 m", "12 s"),
-    ("", "$5", "€5"),
-    ("", "3 MW", "3 mW"),
-    ("", "5", "-5"),
-    ("", "12", "12.4"),
-    ("", "2**5", "25"),
-    ("", "1 month", "30 days"),
-    ("How much did it change?", "It rose by 5%.", "It fell by 5%."),
-    ("How many?", "between 10 and 12", "12"),
-    ("", "yes", "no"),
-    ("", "true", "false"),
-    ("", "是", "不是"),
-    ("", "increase", "decrease"),
-    ("What happens?", "It increases.", "It decreases."),
-    ("", "It is safe.", "It is not safe."),
-    ("", "safe", "unsafe"),
-    ("", "他喜欢咖啡", "他不喜欢咖啡"),
-    ("When was it?", "3 March 2021", "3 May 2021"),
-    ("When was it?", "03/04/2021", "5 May 2021"),
-    (PLANETS, "B", "C"),
-    ("Which day?", "Thursday", "Friday"),
-    ("", "[1, 2]", "[2, 1]"),
-    ("Simplify it.", "2x+1", "2x-1"),
-    ("", r"\sqrt{2}", "1.41421356"),
-    (
-        "Why?",
-        "The list is sorted because the tree is balanced.",
-        "The list is not sorted because the tree is balanced.",
-    ),
-]
-OPEN = [
-    ("", "x = 12", "12"),
-    ("", "12 km", "12"),
-    ("", "¥50", "50元"),
-    ("", "1/3", "0.33"),
-    ("How many?", "more than 12", "12"),
-    ("", "2 and 4", "4 and 2"),
-    ("When was it?", "03/04/2021", "3 April 2021"),
-    ("When was it?", "03/04/2021", "04/03/2021"),
-    ("When was it?", "March 2021", "3 March 2021"),
-    ("", "Paris", "Lyon"),
-    ("Which language is it?", "C++", "C#"),
-    ("Which language is it?", "It is C.", "It is C++."),
-    ("What is the symbol of cobalt?", "Co", "CO"),
-    ("", "👍 fine", "👎 fine"),
-    ("Which is lighter, gold or iron?", "Gold is not lighter.", "Iron is not lighter."),
-    ("What happens to pressure and volume?", "The pressure rises.", "The volume rises."),
-    ("", "x > 3", "2x > 6"),
+NEVER_ROWS = r"""
+x = 12 ~ x = 13 | x = 12 ~ y = 12 | 12 m ~ 12 km | 12 m ~ 12 s | $5 ~ €5 | 3 MW ~ 3 mW | 5 ~ -5 | 12 ~ 12.4 |
+2**5 ~ 25 | 1 month ~ 30 days | How much did it change? → It rose by 5%. ~ It fell by 5%. |
+How many? → between 10 and 12 ~ 12 | yes ~ no | true ~ false | 是 ~ 不是 | increase ~ decrease |
+What happens? → It increases. ~ It decreases. | It is safe. ~ It is not safe. | safe ~ unsafe |
+他喜欢咖啡 ~ 他不喜欢咖啡 | When was it? → 3 March 2021 ~ 3 May 2021 | When was it? → 03/04/2021 ~ 5 May 2021 |
+PLANETS → B ~ C | Which day? → Thursday ~ Friday | [1, 2] ~ [2, 1] | Simplify it. → 2x+1 ~ 2x-1 |
+\sqrt{2} ~ 1.41421356 |
+Why? → The list is sorted because the tree is balanced. ~ The list is not sorted because the tree is balanced.
+"""
+NEVER = [asked_pair(row) for row in table(NEVER_ROWS)]
+OPEN_ROWS = r"""
+x = 12 ~ 12 | 12 km ~ 12 | ¥50 ~ 50元 | 1/3 ~ 0.33 | How many? → more than 12 ~ 12 | 2 and 4 ~ 4 and 2 |
+When was it? → 03/04/2021 ~ 3 April 2021 | When was it? → 03/04/2021 ~ 04/03/2021 |
+When was it? → March 2021 ~ 3 March 2021 | Paris ~ Lyon | Which language is it? → C++ ~ C# |
+Which language is it? → It is C. ~ It is C++. | What is the symbol of cobalt? → Co ~ CO | 👍 fine ~ 👎 fine |
+Which is lighter, gold or iron? → Gold is not lighter. ~ Iron is not lighter. |
+What happens to pressure and volume? → The pressure rises. ~ The volume rises. | x > 3 ~ 2x > 6 |
+Why? → Air scatters blue light. ~ Short waves are scattered more.
+"""
+OPEN = [asked_pair(row) for row in table(OPEN_ROWS)] + [
     ("", "|y|", "y + 0"),
     ("Write it in Python.", "```python\nx = 1\n```", "```python\ny = 1\n```"),
-    ("Why?", "Air scatters blue light.", "Short waves are scattered more."),
 ]
 
 
@@ -421,50 +330,40 @@ def test_a_negation_is_never_the_same(claim: str, question: str) -> None:
 # --- Contradictions
 
 
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("Prices rise.", "Prices fell."),
-        ("It isn't safe to swim there.", "It's safe to swim there."),
-        ("You should never mix bleach with ammonia.", "You should mix bleach with ammonia."),
-        ("Ana is taller than Boris.", "Boris is taller than Ana."),
-        ("The vote was before the war.", "The vote was after the war."),
-        ("The war ended in 1918.", "The war ended in 1919."),
-        ("The train leaves at 10:30.", "The train leaves at 10:45."),
-        ("It grew, and the tunnel is 57 km long.", "The tunnel is 57 miles long, it grew."),
-        ("Yes, it floats.", "No, it sinks."),
-        ("水结冰时体积增大。", "水结冰时体积减小。"),
-        ("法院支持了原告的请求。", "法院没有支持原告的请求。"),
-        ("铁的密度比铜大。", "铜的密度比铁大。"),
-        ("可以。", "不可以。"),
-    ],
-)
-def test_contradictions(a: str, b: str) -> None:
+CONTRADICTIONS = """
+Prices rise. ~ Prices fell. | It isn't safe to swim there. ~ It's safe to swim there. |
+You should never mix bleach with ammonia. ~ You should mix bleach with ammonia. |
+Ana is taller than Boris. ~ Boris is taller than Ana. | The vote was before the war. ~ The vote was after the war. |
+The war ended in 1918. ~ The war ended in 1919. | The train leaves at 10:30. ~ The train leaves at 10:45. |
+It grew, and the tunnel is 57 km long. ~ The tunnel is 57 miles long, it grew. | Yes, it floats. ~ No, it sinks. |
+水结冰时体积增大。 ~ 水结冰时体积减小。 | 法院支持了原告的请求。 ~ 法院没有支持原告的请求。 |
+铁的密度比铜大。 ~ 铜的密度比铁大。 | 可以。 ~ 不可以。
+"""
+
+
+@pytest.mark.parametrize("row", table(CONTRADICTIONS))
+def test_contradictions(row: str) -> None:
+    a, b = sides(row)
     assert contradicts(a, b) and contradicts(b, a)
 
 
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("Prices do not rise.", "Prices fall."),
-        ("Ana is taller than Boris.", "Boris is shorter than Ana."),
-        ("The vote was before the war.", "The war was after the vote."),
-        ("The tunnel is 57 km long.", "The tunnel is 57,000 m long."),
-        ("Gas expands when hot and contracts when cold.", "Gas contracts when cold, expands when hot."),
-        ("Coffee is good for the heart.", "Tea is not good for the heart."),
-        ("The effect is large in children.", "The effect is small in adults."),
-        ("In 2019 the museum had 410,000 visitors.", "In 2022 the museum had 265,000 visitors."),
-        ("It is not only cheap but also good.", "It is cheap and good."),
-        ("It was on 03/04/2021.", "It was on 3 April 2021."),
-        ("Yes.", "No doubt."),
-        ("水结冰时体积增大。", "水结冰时体积不会减小。"),
-        ("小明比小红高。", "小红比小明矮。"),
-        ("他非常喜欢咖啡。", "他喜欢咖啡。"),
-        ("没错，可以。", "可以。"),
-        ("", "No."),
-    ],
-)
-def test_no_contradiction(a: str, b: str) -> None:
+NO_CONTRADICTIONS = """
+Prices do not rise. ~ Prices fall. | Ana is taller than Boris. ~ Boris is shorter than Ana. |
+The vote was before the war. ~ The war was after the vote. |
+The tunnel is 57 km long. ~ The tunnel is 57,000 m long. |
+Gas expands when hot and contracts when cold. ~ Gas contracts when cold, expands when hot. |
+Coffee is good for the heart. ~ Tea is not good for the heart. |
+The effect is large in children. ~ The effect is small in adults. |
+In 2019 the museum had 410,000 visitors. ~ In 2022 the museum had 265,000 visitors. |
+It is not only cheap but also good. ~ It is cheap and good. | It was on 03/04/2021. ~ It was on 3 April 2021. |
+Yes. ~ No doubt. | 水结冰时体积增大。 ~ 水结冰时体积不会减小。 | 小明比小红高。 ~ 小红比小明矮。 |
+他非常喜欢咖啡。 ~ 他喜欢咖啡。 | 没错，可以。 ~ 可以。 |  ~ No.
+"""
+
+
+@pytest.mark.parametrize("row", table(NO_CONTRADICTIONS))
+def test_no_contradiction(row: str) -> None:
+    a, b = sides(row)
     assert not contradicts(a, b) and not contradicts(b, a)
 
 
@@ -495,9 +394,10 @@ def test_what_only_some_values_share_has_another_form() -> None:
 
 def test_a_formula_whose_reader_is_lost_has_none_and_the_next_one_is_read() -> None:
     assert symbolic.canonical("7x + 1") is not None
-    for running in symbolic._POOL._running:
-        running.process.kill()
-        running.process.wait()
+    for child in psutil.Process().children():
+        if any("symbolic_worker" in argument for argument in child.cmdline()):
+            child.kill()
+            child.wait()
     assert symbolic.canonical("7x + 2") is None
     assert symbolic.canonical("7x + 3") is not None
 

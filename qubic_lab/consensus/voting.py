@@ -4,7 +4,7 @@ The order of the ballots does not matter, not even by rounding: weights are adde
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -104,15 +104,6 @@ class Decision:
     why: str
 
 
-@dataclass(frozen=True)
-class _Support:
-    """A group's voters by name and their totals by measure."""
-
-    group: Group
-    voters: tuple[str, ...]
-    by: Mapping[Measure, int]
-
-
 def decide(ballots: Sequence[Ballot], rule: str = DEFAULT_RULE, fallback: str | None = None) -> Decision:
     """Count ballots by a rule.
 
@@ -141,25 +132,39 @@ def decide(ballots: Sequence[Ballot], rule: str = DEFAULT_RULE, fallback: str | 
 
 
 def _count(ballots: Sequence[Ballot], rule: VoteRule) -> Decision:
-    measure, other = rule.measure, OTHER[rule.measure]
+    by_group: dict[Group, list[Ballot]] = {}
+    for ballot in ballots:
+        if ballot.group is not None:
+            by_group.setdefault(ballot.group, []).append(ballot)
+    voters = {group: tuple(sorted(ballot.voter for ballot in cast)) for group, cast in by_group.items()}
+    support = {group: _totals(cast) for group, cast in by_group.items()}
     totals = _totals(ballots)
-    ranked = sorted(_supports(ballots), key=lambda each: (-each.by[measure], -each.by[other], each.voters[0]))
-    most = ranked[0].by[measure] if ranked else 0
-    next_most = ranked[1].by[measure] if len(ranked) > 1 else 0
-    tied = [each for each in ranked if each.by[measure] == most]
+    measure, other = rule.measure, OTHER[rule.measure]
+    ranked = sorted(by_group, key=lambda group: (-support[group][measure], -support[group][other], voters[group][0]))
+    most, next_most, *_ = [*(support[group][measure] for group in ranked), 0, 0]
+    tied = [group for group in ranked if support[group][measure] == most]
     won = rule.is_met(most, totals[measure])
     resolved_by = None
     if won and len(tied) > 1:
-        resolved_by = other if tied[0].by[other] > tied[1].by[other] else "first voter by name"
+        resolved_by = other if support[tied[0]][other] > support[tied[1]][other] else "first voter by name"
     return Decision(
-        winner=ranked[0].group if won else None,
+        winner=ranked[0] if won else None,
         rule=rule.name,
-        standings=tuple(_standing(each, totals) for each in ranked),
+        standings=tuple(
+            GroupStanding(
+                group=group,
+                voters=voters[group],
+                weight=support[group]["weight"] / WEIGHT_UNIT,
+                ballot_share=_share(support[group]["ballots"], totals["ballots"]),
+                weight_share=_share(support[group]["weight"], totals["weight"]),
+            )
+            for group in ranked
+        ),
         ballots=len(ballots),
         margin=_share(most - next_most, totals[measure]),
-        tied=tuple(each.group for each in tied) if len(tied) > 1 else (),
+        tied=tuple(tied) if len(tied) > 1 else (),
         tie_resolved_by=resolved_by,
-        why=_reason(tied, rule, totals[measure], won, resolved_by),
+        why=_reason(tied, most, totals[measure], rule, won, resolved_by),
     )
 
 
@@ -167,38 +172,21 @@ def _totals(ballots: Sequence[Ballot]) -> dict[Measure, int]:
     return {"ballots": len(ballots), "weight": sum(each.counts("weight") for each in ballots)}
 
 
-def _supports(ballots: Iterable[Ballot]) -> list[_Support]:
-    by_group: dict[Group, list[Ballot]] = {}
-    for ballot in ballots:
-        if ballot.group is not None:
-            by_group.setdefault(ballot.group, []).append(ballot)
-    return [_Support(group, tuple(sorted(b.voter for b in cast)), _totals(cast)) for group, cast in by_group.items()]
-
-
-def _standing(support: _Support, totals: Mapping[Measure, int]) -> GroupStanding:
-    return GroupStanding(
-        support.group,
-        support.voters,
-        weight=support.by["weight"] / WEIGHT_UNIT,
-        ballot_share=_share(support.by["ballots"], totals["ballots"]),
-        weight_share=_share(support.by["weight"], totals["weight"]),
-    )
-
-
 def _share(part: int, total: int) -> float:
     return part / total if total else 0.0
 
 
-def _reason(leaders: Sequence[_Support], rule: VoteRule, total: int, won: bool, resolved_by: str | None) -> str:
+def _reason(
+    leaders: Sequence[Group], support: int, total: int, rule: VoteRule, won: bool, resolved_by: str | None
+) -> str:
     if not leaders:
         return "no voter gave an answer"
-    support = leaders[0].by[rule.measure]
     counted = rule.measure == "ballots"
     share = f"{support} of {total} ballots" if counted else f"{_share(support, total):.1%} of the weight"
-    names = " and ".join(f"{each.group}" for each in leaders)
+    names = " and ".join(map(str, leaders))
     has = f"group {names} has {share}" if len(leaders) == 1 else f"groups {names} have {share} each"
     met = "meets" if won else "falls short of"
-    chosen = f"; {leaders[0].group} was chosen by {resolved_by}" if resolved_by else ""
+    chosen = f"; {leaders[0]} was chosen by {resolved_by}" if resolved_by else ""
     return f"{has}, which {met} {rule.name} (more than {rule.more_than}){chosen}"
 
 
