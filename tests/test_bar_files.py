@@ -705,5 +705,5 @@ def test_bad_texts_are_refused_by_line(tmp_path: Path, line: dict[str, Any], why
     )
     found = read_texts(file, TextOptions(coins=("ETH",)), NOW)
     assert [each.coins for each in found.texts] == [("bitcoin",), ("ethereum",)]
-    assert found.notes == ("coins that are not known left out: PEPE",)
+    assert found.notes == ("unknown coins left out: PEPE",)
     assert (text.coins, text.score, text.kind, text.external_id) == (("bitcoin", "ethereum"), 3, "social", "a")
