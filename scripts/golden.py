@@ -34,7 +34,7 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
 from qubic_lab.oracle.ingest.demo import run_demo
-from qubic_lab.oracle.ingest.files.sample_texts import sample_texts_file
+from qubic_lab.oracle.ingest.files.packaged import sample_texts_file
 from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.sentiment.models import make_model

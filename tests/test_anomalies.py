@@ -14,8 +14,8 @@ from qubic_lab.oracle.analysis.anomalies import SCORES, medians_before, robust_s
 from qubic_lab.oracle.analysis.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.trend import spread
-from qubic_lab.oracle.ingest.cleaning import outliers
 from qubic_lab.oracle.model.bars import Bars, Floats
+from qubic_lab.oracle.model.cleaning import outliers
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.ingest.cleaning import FLAGS, OutlierRule, context_of, flag_prices, outliers
-from qubic_lab.oracle.ingest.ingest import keep_prices
-from qubic_lab.oracle.ingest.schemas import check_texts, refused_prices
+from qubic_lab.oracle.ingest.validation import check_texts, keep_prices, refused_prices
+from qubic_lab.oracle.model.cleaning import FLAGS, OutlierRule, context_of, flag_prices, outliers
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import MINUTE_US, read_iso
 from qubic_lab.oracle.store.price_store import PriceStore

@@ -329,8 +329,8 @@ def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_befor
     assert first.added == sum(map(len, versions.values())) > 300
     assert (second.requests, second.added) == (0, 0)
     status = read_status(lab, trial(source, config), now_us(), now_us())
-    assert status.held is None
-    assert {job.name for job in status.jobs if job.done} == {"history"}
+    assert status.collector is None
+    assert {job.job for job in status.jobs if job.done} == {"history"}
     assert all(fetch.outcome == "ok" for fetch in FetchLog(lab).recent(limit=200))
     with lab.begin() as connection:  # the comparison itself finds what is missing
         connection.execute(text("DELETE FROM market_data WHERE closed_us = (SELECT min(closed_us) FROM market_data)"))
@@ -494,8 +494,8 @@ def test_a_collector_at_work_tells_who_it_is_and_how_its_sources_do(lab: Engine)
 
     with running_source(config) as source:
         status = asyncio.run(asyncio.wait_for(look(trial(source, config)), 30))
-    assert status.held is not None
-    assert status.held.holder == process_name()
+    assert status.collector is not None
+    assert status.collector.holder == process_name()
     assert status.circuits == {"fake-rss": "closed", "fake-atom": "closed"}
 
 

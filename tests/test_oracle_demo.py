@@ -10,8 +10,7 @@ from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
 from qubic_lab.oracle.ingest.demo import overview, run_demo
-from qubic_lab.oracle.ingest.files.packaged import DATASETS, read_packaged
-from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
+from qubic_lab.oracle.ingest.files.packaged import DATASETS, read_packaged, read_sample_texts
 from qubic_lab.oracle.ingest.quality import quality_report
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.response import to_plain

@@ -203,18 +203,42 @@ def status(config: options.ConfigFile = None, json: options.Json = False) -> Non
     settings = read_config(config)
     found = read_status(open_database(), settings, settings.clock.now_us(), now_us())
     if json:
-        print_json(found.to_dict())
+        print_json(to_plain(found))
     else:
         _show_status(found)
 
 
 def _show_status(status: "CollectorStatus") -> None:
-    from qubic_lab.oracle.ingest.collector_status import tables
+    def due(at_us: int | None) -> str:
+        return "done" if at_us is None else "now" if at_us <= status.now_us else iso(at_us)
 
-    typer.echo(f"collector: {status.held}" if status.held else "collector: not running")
-    for header, rows in tables(status):
-        typer.echo("")
-        print_table(header, rows)
+    typer.echo(f"collector: {status.collector or 'not running'}")
+    jobs = [(each.job, due(each.due_us), str(each.failures)) for each in status.jobs]
+    quotas = [
+        (
+            *(each.source, each.period, f"{each.used} of {each.limit}", iso(each.renewed_us)),
+            "not before" if each.runs_out_us is None else iso(each.runs_out_us),
+        )
+        for each in status.quotas
+    ]
+    fetches = [
+        (
+            *(iso(each.started_us), each.job, each.source, each.outcome),
+            *("-" if each.status is None else str(each.status), str(each.attempts)),
+            *(str(each.rows_added), each.error or ""),
+        )
+        for each in status.fetches
+    ]
+    tables: tuple[tuple[Sequence[str], Sequence[Sequence[str]]], ...] = (
+        (("job", "due", "failures in a row"), jobs),
+        (("source", "period", "requests used", "renewed", "used up"), quotas),
+        (("source", "circuit"), list(status.circuits.items())),
+        (("last fetches", "job", "source", "outcome", "status", "attempts", "new rows", "error"), fetches),
+    )
+    for header, rows in tables:
+        if rows:
+            typer.echo("")
+            print_table(header, rows)
     for line in status.left_out:
         note(line)
 

@@ -11,8 +11,8 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.analysis.indicators import Indicator, by_name, scaled_prices
 from qubic_lab.oracle.analysis.results import HintKind, JumpTest, ManipulationHint
 from qubic_lab.oracle.analysis.trend import spread
-from qubic_lab.oracle.ingest.cleaning import RULE
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers, exact_logs
+from qubic_lab.oracle.model.cleaning import RULE
 from qubic_lab.oracle.model.timestamps import DAY_US
 
 MAD_TO_DEVIATION = 1.4826

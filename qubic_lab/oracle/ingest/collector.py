@@ -20,7 +20,6 @@ from qubic_lab.oracle.ingest.collector_config import CollectorConfig, UsableSour
 from qubic_lab.oracle.ingest.collector_state import COLLECTOR, LEASE_S, JobState, JobStore, Lease
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
-from qubic_lab.oracle.ingest.ingest import keep_prices
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.ingest.schedule import (
     FIRST_TEXTS_US,
@@ -36,6 +35,7 @@ from qubic_lab.oracle.ingest.schedule import (
     slices_left,
 )
 from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.ingest.validation import keep_prices
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.store.fetch_log import FetchLog

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from qubic_lab.errors import FencedError, InputError
+from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
 from qubic_lab.oracle.store.tables import JOBS, LEASES
 from qubic_lab.oracle.store.transactions import upsert
@@ -22,11 +23,11 @@ COLLECTOR = "collector"
 
 
 @dataclass(frozen=True)
-class LeaseHolder:
+class LeaseHolder(Part):
     """Who has a lease, and until when it lasts if it is not renewed."""
 
     holder: str
-    until_us: int
+    until_us: Instant
 
     def __str__(self) -> str:
         host, _, pid, *_ = [*self.holder.split(":"), "", "", ""]

@@ -8,8 +8,7 @@ from pydantic import Field
 from sqlalchemy import Engine, func, select
 
 from qubic_lab.oracle.ingest.files.bar_files import keep_bars
-from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged
-from qubic_lab.oracle.ingest.files.sample_texts import read_sample_texts
+from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged, read_sample_texts
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.source_names import is_sample

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qubic_lab.errors import InputError, did_you_mean
-from qubic_lab.oracle.ingest.files.tables import FileTable, read_table
+from qubic_lab.oracle.model.file_tables import FileTable, read_table
 from qubic_lab.oracle.sentiment.labels import read_labels
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.cleaning import flag_prices
 from qubic_lab.oracle.ingest.files.bar_rows import (
     Gap,
     find_gaps,
@@ -44,11 +43,11 @@ from qubic_lab.oracle.ingest.files.columns import (
     name_header,
     normalise,
 )
-from qubic_lab.oracle.ingest.files.tables import FileTable, read_table
-from qubic_lab.oracle.ingest.ingest import keep_prices
-from qubic_lab.oracle.ingest.schemas import BARS, QUOTES, check_frame
+from qubic_lab.oracle.ingest.validation import BARS, QUOTES, check_frame, keep_prices
 from qubic_lab.oracle.model.bars import Bars
+from qubic_lab.oracle.model.cleaning import flag_prices
 from qubic_lab.oracle.model.coins import find_coin
+from qubic_lab.oracle.model.file_tables import FileTable, read_table
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.source_names import check_source

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qubic_lab.errors import InputError, did_you_mean
-from qubic_lab.oracle.ingest.files.tables import FileTable
+from qubic_lab.oracle.model.file_tables import FileTable
 
 PRICE_TARGETS: dict[str, tuple[str, ...]] = {
     "opened": ("open time", "opentime", "time open", "timeopen", "candle begin time", "start time", "start"),

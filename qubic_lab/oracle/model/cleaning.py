@@ -1,4 +1,4 @@
-"""What is odd about prices: flagged, never dropped or changed, and known from the past alone.
+"""Flags of odd prices, which are never dropped or changed.
 
 A flag depends on the price itself and on earlier ones of its series: later prices never change it.
 """
@@ -22,25 +22,25 @@ FLAGS = {
     "gap-before": "bars are missing before it",
     "outside-range": "open or close is above the high or below the low",
 }
-"""All flags and what they say."""
+"""All flags and their meaning."""
 _ROWS_AT_ONCE = 20_000
 _MAD_TO_DEVIATION = 1.4826
-"""A normal distribution's standard deviation is so many times its median absolute deviation."""
+"""The ratio of a normal distribution's standard deviation to its median absolute deviation."""
 
 
 @dataclass(frozen=True)
 class OutlierRule:
     """When a return is an outlier: Hampel's identifier over past returns only.
 
-    A log return r at t, over n usual steps of time, is one where |r - m| > threshold × s × √n, with m the median and s
-    the scaled median absolute deviation of the `window` returns before t (Hampel, The influence curve and its role in
+    A log return r at t, over n median steps of time, is an outlier if |r - m| > threshold × s × √n; m is the median and
+    s the scaled median absolute deviation of the `window` returns before t (Hampel, The influence curve and its role in
     robust estimation, JASA 1974; Davies and Gather, JASA 1993).
 
     Attributes:
-        window: past returns that are looked at.
-        warm_up: so many must there be; earlier prices are not judged.
-        threshold: crypto's returns have heavy tails, so far more than the 3 of a normal distribution.
-        floor: s is at least this, so that a price that stood still may move.
+        window: past returns that it is compared with.
+        warm_up: past returns that are needed; earlier prices are not judged.
+        threshold: far above the 3 of a normal distribution, as returns of coins have heavy tails.
+        floor: the least s, so that a price that stood still may move.
     """
 
     window: int = 96
@@ -61,7 +61,7 @@ RULE = OutlierRule()
 
 
 def context_of(rule: OutlierRule = RULE) -> int:
-    """Return how many earlier prices a price's flags depend on."""
+    """Return the number of earlier prices that a price's flags depend on."""
     return rule.window + 2
 
 
@@ -69,8 +69,8 @@ def flag_prices(prices: Sequence[Price], history: Sequence[Price] = (), rule: Ou
     """Return the prices with their flags.
 
     Args:
-        prices: of one series, by time.
-        history: those before them, by time; the last `context_of(rule)` matter.
+        prices: of one series, in order of time.
+        history: earlier ones, in order of time; the last `context_of(rule)` matter.
         rule: when a return is an outlier.
 
     Raises:
@@ -92,7 +92,7 @@ def flag_prices(prices: Sequence[Price], history: Sequence[Price] = (), rule: Ou
 
 
 def with_flags(price: Price, flags: tuple[str, ...]) -> Price:
-    """Return a price with these flags; itself where it has them."""
+    """Return a price with these flags."""
     return price if price.flags == flags else replace(price, flags=flags)
 
 
@@ -107,9 +107,9 @@ def _own_flags(price: Price, before: Price | None) -> list[str]:
 
 
 def outliers(times_us: NDArray[np.int64], closes: Sequence[float], rule: OutlierRule = RULE) -> NDArray[np.bool_]:
-    """Return which prices are outliers, [prices], each judged by those before it alone."""
+    """Return which prices are outliers, [prices], each compared with earlier ones only."""
     odd = np.zeros(len(times_us), bool)
-    logs = np.array([math.log(close) for close in closes])  # np.log may round otherwise at an array's end
+    logs = np.array([math.log(close) for close in closes])  # np.log may round differently at an array's end
     returns, waits = np.diff(logs), np.diff(times_us).astype(float)
     for number in range(rule.warm_up, min(rule.window, len(returns))):
         odd[number + 1] = _judge(

@@ -1,9 +1,11 @@
-"""What bars, quotes and texts must be: schemas of data frames by pandera. What they refuse is never stored.
+"""The one way of prices into the database: validated by pandera, flagged, stored. Texts are validated here, too.
 
-What is only odd is flagged by `qubic_lab.oracle.ingest.cleaning` and stays.
+Invalid rows are never stored; odd ones are flagged by `qubic_lab.oracle.model.cleaning` and stay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,20 @@ import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.records import Price, Text
+from qubic_lab.oracle.model.cleaning import context_of, flag_prices, with_flags
+from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
+from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.transactions import Added
+
+_BEGINNING_US = -50 * 365 * DAY_US
+_NUMBERS = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
+_read_values = attrgetter("opened_us", "closed_us", *_NUMBERS)
 
 EARLIEST_US = 1_230_940_800_000_000
-"""2009-01-03, when the first coin began: nothing about coins is older."""
+"""2009-01-03, when the first coin began: no data is older."""
 MOST_OUTSIDE = 0.1
-"""So far, as a share, may open and close be outside low to high: publishers round and mend; more is a wrong column."""
+"""How far, as a share, open and close may be outside low to high, as publishers round; more is a wrong column."""
 
 
 def _price(what: str, *, nullable: bool = False) -> pa.Column:
@@ -82,14 +91,14 @@ TEXTS = pa.DataFrameSchema(
         lambda frame: (frame["title"] != "") | (frame["body"] != ""), error="it has neither title nor body"
     ),
 )
-"""Texts: with an id and words, no longer than the database takes; published since there are coins, or nobody knows."""
+"""Texts: with an id and words, not longer than the database takes; not older than the first coin."""
 
 
 def refusals(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> dict[int, str]:
-    """Return why rows do not fit, by their numbers from 0, in order.
+    """Return why rows are invalid, by their numbers from 0, in order.
 
     Raises:
-        InputError: it is not the rows: a column is missing or of another type.
+        InputError: a column is missing or of another type.
     """
     try:
         schema.validate(frame.reset_index(drop=True), lazy=True)
@@ -111,10 +120,10 @@ def _prices_in(frame: pd.DataFrame, number: int) -> str:
 
 
 def check_frame(schema: pa.DataFrameSchema, frame: pd.DataFrame, places: Sequence[str]) -> None:
-    """Check a frame; `places` says where each row is from, for the error.
+    """Check a frame; `places` are the origins of its rows, for the error.
 
     Raises:
-        InputError: the first row that does not fit, and why.
+        InputError: the first invalid row, and why.
     """
     found = refusals(schema, frame)
     if found:
@@ -130,7 +139,7 @@ def _why(case: Any) -> str:
 
 
 def price_frame(prices: Sequence[Price]) -> pd.DataFrame:
-    """Return prices as a frame, NaN where there is no number."""
+    """Return prices as a frame, NaN for missing numbers."""
     names = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
     columns: dict[str, Any] = {
         name: np.array([getattr(price, name) for price in prices], np.int64) for name in ("opened_us", "closed_us")
@@ -141,15 +150,15 @@ def price_frame(prices: Sequence[Price]) -> pd.DataFrame:
 
 
 def refused_prices(prices: Sequence[Price], *, bars: bool) -> dict[int, str]:
-    """Return why bars or quotes cannot be, by their numbers from 0."""
+    """Return why bars or quotes are invalid, by their numbers from 0."""
     return refusals(BARS if bars else QUOTES, price_frame(prices)) if prices else {}
 
 
 def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_us: int | None = None) -> None:
-    """Check texts; with `now_us` also that none is from more than a day later.
+    """Check texts; with `now_us` also that none is published more than a day later.
 
     Raises:
-        InputError: one does not fit; names its place, or else its id.
+        InputError: a text is invalid; names its place, or else its id.
     """
     names = ("external_id", "title", "body", "publisher", "author", "language")
     columns: dict[str, Any] = {name: pd.array([getattr(text, name) for text in texts], "str") for name in names}
@@ -159,3 +168,44 @@ def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_
     for text, place in zip(texts, named, strict=True):
         if now_us is not None and (text.published_us or 0) > now_us + DAY_US:
             raise InputError(f"{place}: published {iso(text.published_us or 0)}, which is still to come: correct it")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Prices with their flags, by time; the outcome in the database; and a line for each refused one."""
+
+    prices: tuple[Price, ...]
+    added: Added
+    refused: tuple[str, ...] = ()
+
+
+def keep_prices(store: PriceStore, series: Series, prices: Iterable[Price], *, fetch_id: int | None = None) -> Kept:
+    """Flag prices of one series and store them; the last price of a time counts, and invalid ones are left out.
+
+    Flags depend on earlier prices, of the batch and of the database: later ones change none. A price that is given
+    again as it is stored keeps its flags, even if earlier prices were stored after it.
+    """
+    given = list(prices)
+    wrong = refused_prices(given, bars=series.interval_s > 0)
+    refused = tuple(f"{iso(given[number].closed_us)}: {why}" for number, why in wrong.items())
+    latest = {price.closed_us: price for number, price in enumerate(given) if number not in wrong}
+    ordered = [latest[at] for at in sorted(latest)]
+    if not ordered:
+        return Kept((), Added(len(given)), refused)
+    history: list[Price] = []
+    stored: dict[tuple[float | None, ...], tuple[str, ...]] = {}
+    if series in store.series(series.coin):
+        first_us, last_us = ordered[0].closed_us, ordered[-1].closed_us
+        history.extend(reversed(store.page(series, _BEGINNING_US, first_us, limit=context_of()).prices))
+        stored = {_version(each): each.flags for each in store.prices(series, first_us, last_us + 1)}
+    flagged = flag_prices(ordered, history)
+    if stored:
+        flagged = tuple(with_flags(price, stored.get(_version(price), price.flags)) for price in flagged)
+    added = store.add(series, flagged, fetch_id=fetch_id)
+    return Kept(flagged, replace(added, given=len(given)), refused)
+
+
+def _version(price: Price) -> tuple[float | None, ...]:
+    """Return what distinguishes a version of a price from others, without its flags."""
+    values: tuple[float | None, ...] = _read_values(price)
+    return tuple(None if value is None or value != value else value for value in values)
