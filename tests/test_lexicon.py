@@ -7,12 +7,13 @@ import yaml
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.sentiment.head import WordScale, lexicon_file
-from qubic_lab.oracle.sentiment.lexicon import NEGATED, read_lexicon
-from qubic_lab.oracle.sentiment.vader import (
+from qubic_lab.oracle.sentiment.lexicon import (
+    NEGATED,
     CryptoLexiconModel,
     Vader,
     crypto_lexicon,
     crypto_lexicon_model,
+    read_lexicon,
     vader,
     vader_compounds,
 )

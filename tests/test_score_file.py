@@ -18,7 +18,7 @@ from sentiment_checkpoint import tiny_classifier
 from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, verdict
-from qubic_lab.oracle.sentiment.labels import read_labels
+from qubic_lab.oracle.sentiment.labelled_file import read_labels
 from qubic_lab.oracle.sentiment.models import majority_of
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore
 from qubic_lab.settings import settings as lab_settings

@@ -9,8 +9,8 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import ModelError
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, now_us
-from qubic_lab.oracle.sentiment.scorer import Scorer
 from qubic_lab.oracle.sentiment.scores import SentimentScore
+from qubic_lab.oracle.sentiment.stored import Scorer
 from qubic_lab.oracle.store.text_store import TextStore
 
 WORDS = ("rises", "falls", "waits", "jumps", "sinks", "sleeps", "wakes", "turns")

@@ -11,7 +11,7 @@ from qubic_lab.cli.console import note, print_json, print_table, progress_bar, r
 from qubic_lab.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.sentiment.evaluation import Comparison
+    from qubic_lab.oracle.sentiment.evaluation import ModelComparison
     from qubic_lab.oracle.sentiment.labelled_file import LabelledTexts
     from qubic_lab.oracle.sentiment.scores import SentimentModel, SentimentScore
 
@@ -167,7 +167,7 @@ def _scored(model: "SentimentModel", texts: Sequence[str]) -> list["SentimentSco
     return found
 
 
-def _show(labelled: "LabelledTexts", found: "Comparison") -> None:
+def _show(labelled: "LabelledTexts", found: "ModelComparison") -> None:
     """Print the comparison as tables."""
     from qubic_lab.oracle.sentiment.scores import LABELS
 

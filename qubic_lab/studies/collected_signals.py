@@ -16,8 +16,8 @@ from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
+from qubic_lab.oracle.sentiment.scores import score_texts
 from qubic_lab.oracle.sentiment.stored import BASELINE, score_key
-from qubic_lab.oracle.sentiment.text_score import score_texts
 from qubic_lab.oracle.store.freshness import QUOTES, can_make
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText

@@ -1,4 +1,4 @@
-"""The default model: sentence embeddings and what two lexicons find, judged by a linear head; needs no network."""
+"""The default model: a linear head over sentence embeddings and features of two lexicons; it needs no network."""
 
 import hashlib
 import json
@@ -11,9 +11,10 @@ import numpy as np
 
 from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import DIMENSIONS, WEIGHTS_SHA256, Embedder
+from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.sentiment.head import Head, read_head
-from qubic_lab.oracle.sentiment.scores import Floats, SentimentScore, as_scores
-from qubic_lab.oracle.sentiment.vader import LEXICON_CODE, crypto_lexicon, lexicon_hash, vader_compounds
+from qubic_lab.oracle.sentiment.lexicon import LEXICON_CODE, crypto_lexicon, lexicon_hash, vader_compounds
+from qubic_lab.oracle.sentiment.scores import SentimentScore, as_scores
 
 LEXICON_FEATURES = (
     "compound",
@@ -30,7 +31,7 @@ BATCH = 256
 
 
 def lexicon_features(texts: Sequence[str]) -> Floats:
-    """Return `LEXICON_FEATURES` of each text (N, 8), each in -1..1."""
+    """Return `LEXICON_FEATURES` of each text (N, 8), each -1 to 1."""
     readings = [crypto_lexicon().read(text) for text in texts]
     compound = np.array([each.compound for each in readings])
     positive = np.tanh(np.array([each.positive for each in readings]) / _SUM_SCALE)
@@ -42,14 +43,14 @@ def lexicon_features(texts: Sequence[str]) -> Floats:
 
 
 def head_features(texts: Sequence[str], embedder: Embedder) -> Floats:
-    """Return what the head judges by (N, 392): the embedding, then the lexicons' features."""
+    """Return the features of the head (N, 392): the embedding, then the lexicon features."""
     vectors = embedder.embed(texts).vectors_ND.astype(np.float64)
     return np.hstack([vectors, lexicon_features(texts)])
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingHead:
-    """The default model; loads its embedder, which takes seconds, with the first texts.
+    """The default model; it loads its embedder with the first texts, which takes seconds.
 
     Raises:
         InputError: a head for other features.
@@ -66,7 +67,7 @@ class EmbeddingHead:
 
     @cached_property
     def version(self) -> str:
-        """What changes with the head, the embedder, the lexicon, VADER's words and the matching."""
+        """A hash of the head, the embedder, the lexicon, VADER's version and the matching."""
         depends = (
             json.dumps({**self.head.to_dict(), "measured": None}, sort_keys=True),
             WEIGHTS_SHA256,
@@ -77,7 +78,7 @@ class EmbeddingHead:
         return hashlib.sha256("\n".join(map(str, depends)).encode()).hexdigest()[:12]
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return what the model says of each text.
+        """Return the score of each text.
 
         Raises:
             ModelError: the embedder's weights are not installed.

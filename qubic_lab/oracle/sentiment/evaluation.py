@@ -1,4 +1,4 @@
-"""How well models tell labels: accuracy and macro-F1 with intervals, and paired differences on the same texts."""
+"""The accuracy of sentiment models: accuracy and macro-F1 with intervals, and paired differences on the same texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +13,13 @@ from qubic_lab.stats import RESAMPLES, Forecasts, calibration_error, calibration
 
 Counts = NDArray[np.int64]
 BASELINES = ("majority", "vader")
-"""What the others are compared with."""
+"""The models that others are compared with."""
 MEASURES = ("accuracy", "macro_f1")
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure with the ends of its 95 % interval."""
+class MeasureEstimate:
+    """A measure with the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -28,7 +28,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One label: texts that have it, and precision, recall and F1 of what a model says of it."""
+    """One label: the number of texts that have it, and a model's precision, recall and F1."""
 
     texts: int
     precision: float
@@ -37,23 +37,23 @@ class LabelFigures:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ModelEvaluation:
     """One model on one set of texts.
 
     Attributes:
-        n: texts.
-        confusion: counts; rows are true labels, columns what the model says, both in the order of `LABELS`.
+        n: number of texts.
+        confusion: counts; rows are true labels, columns predicted ones, both in the order of `LABELS`.
         labels: figures of each label.
-        calibration_error: of the probability of what the model says (see `stats.calibration_error`).
-        calibration_luck: an error up to this is no evidence against the probabilities: 95 % of the time sampling alone
-            would make a smaller one, were they right.
+        calibration_error: of the probability of the predicted label (see `stats.calibration_error`).
+        calibration_luck: an error up to this is no evidence against the probabilities: if they are correct, sampling
+            alone makes a smaller one 95 % of the time.
     """
 
     model: str
     version: str
     n: int
-    accuracy: Estimate
-    macro_f1: Estimate
+    accuracy: MeasureEstimate
+    macro_f1: MeasureEstimate
     confusion: tuple[tuple[int, ...], ...]
     labels: Mapping[str, LabelFigures]
     calibration_error: float
@@ -61,29 +61,29 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A measure of one model less that of another on the same texts; `shown`: better, worse or neither."""
+class ModelDifference:
+    """A measure of one model less that of a baseline on the same texts; `shown`: better, worse or neither."""
 
     model: str
     baseline: str
     measure: str
-    difference: Estimate
+    difference: MeasureEstimate
     shown: str
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Models on the same texts, and how they differ from the baselines among them.
+class ModelComparison:
+    """Models on the same texts, and their differences from the baselines among them.
 
     Attributes:
-        units: what was drawn for intervals: texts, or groups of them.
-        parts: accuracy and macro-F1 of each model in each part of the texts, where parts were told.
+        units: number of resampled units: texts, or groups of them.
+        parts: accuracy and macro-F1 of each model in each part of the texts, if parts were given.
     """
 
     n: int
     units: int
-    evaluations: tuple[Evaluation, ...]
-    differences: tuple[Difference, ...]
+    evaluations: tuple[ModelEvaluation, ...]
+    differences: tuple[ModelDifference, ...]
     parts: Mapping[str, Mapping[str, Mapping[str, float]]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,14 +92,14 @@ class Comparison:
 
 
 def confusion_of(truth: ArrayLike, said: ArrayLike) -> Counts:
-    """Return counts (3, 3) of true and said labels, given by number."""
+    """Return counts (3, 3) of true and predicted labels, given by number."""
     counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
     np.add.at(counts, (np.asarray(truth, dtype=np.intp), np.asarray(said, dtype=np.intp)), 1)
     return counts
 
 
 def macro_f1(confusion: Counts) -> float:
-    """Return the mean F1 of the labels that occur, as true ones or as said.
+    """Return the mean F1 of the labels that occur as true or as predicted ones.
 
     Source: definition as in M. Sokolova and G. Lapalme, "A systematic analysis of performance measures for
     classification tasks", Information Processing and Management 45 (2009), 427-437, with F1 averaged over labels.
@@ -109,7 +109,7 @@ def macro_f1(confusion: Counts) -> float:
 
 
 def accuracy(confusion: Counts) -> float:
-    """Return the share of texts whose label was said."""
+    """Return the share of texts whose label was predicted."""
     return float(np.trace(confusion) / confusion.sum()) if confusion.any() else np.nan
 
 
@@ -122,18 +122,18 @@ def compare(
     groups: Sequence[object] | None = None,
     parts: Sequence[str] | None = None,
     seed: int = 0,
-) -> Comparison:
-    """Return how well models tell the labels of the same texts.
+) -> ModelComparison:
+    """Return the comparison of models on the same labelled texts.
 
-    Intervals are percentiles of bootstrap draws; all models are judged on the same draws, so that differences
-    are paired. Where texts are variants of each other, groups are drawn with all their texts.
+    Intervals are percentiles of a bootstrap; all models use the same resamples, so differences are paired. If texts are
+    variants of each other, whole groups are resampled.
 
     Args:
         truth: label of each text.
         scores: of each text, by model.
-        groups: of each text; None: each stands for itself.
-        parts: name of a part for each text, whose figures are told beside.
-        seed: of the draws.
+        groups: of each text; None: each text is a group.
+        parts: name of a part for each text; parts are reported separately.
+        seed: of the resamples.
 
     Raises:
         InputError: no texts, or not as many scores, groups or parts as labels.
@@ -150,18 +150,18 @@ def compare(
     whole = {name: counts.sum(axis=0) for name, counts in by_unit.items()}
     drawn = _drawn(by_unit, seed)
     evaluations = tuple(_evaluation(name, scores[name], true, whole[name], drawn[name]) for name in scores)
-    return Comparison(len(truth), units, evaluations, _differences(whole, drawn), _parts(true, said, parts))
+    return ModelComparison(len(truth), units, evaluations, _differences(whole, drawn), _parts(true, said, parts))
 
 
-def verdict(comparison: Comparison, model: str) -> str:
-    """Return in words whether a model is shown to be better than each baseline in macro-F1 on these texts."""
-    told = [each for each in comparison.differences if each.model == model and each.measure == "macro_f1"]
-    if not told:
+def verdict(comparison: ModelComparison, model: str) -> str:
+    """Return a sentence: whether a model is shown to be better than each baseline in macro-F1 on these texts."""
+    found = [each for each in comparison.differences if each.model == model and each.measure == "macro_f1"]
+    if not found:
         return f"{model} is compared with no baseline here"
     parts = [
         f"{_IN_WORDS[each.shown]} {each.baseline} ({each.difference.value:+.3f}, "
         f"95 % interval {each.difference.low:+.3f} to {each.difference.high:+.3f})"
-        for each in told
+        for each in found
     ]
     return f"in macro-F1 on these texts, {model} is {' and '.join(parts)}"
 
@@ -176,7 +176,7 @@ _IN_WORDS = {
 def _confusion_by_unit(
     true: NDArray[np.intp], said: Mapping[str, NDArray[np.intp]], groups: Sequence[object] | None
 ) -> dict[str, Counts]:
-    """Return each model's counts (units, 3, 3)."""
+    """Return each model's confusion counts (units, 3, 3)."""
     names = [str(each) for each in groups] if groups is not None else [str(place) for place in range(len(true))]
     _, unit = np.unique(names, return_inverse=True)
     found = {}
@@ -188,7 +188,7 @@ def _confusion_by_unit(
 
 
 def _drawn(by_unit: Mapping[str, Counts], seed: int) -> dict[str, Counts]:
-    """Return each model's counts (RESAMPLES, 3, 3) over units drawn with replacement, the same ones for all models."""
+    """Return each model's counts (RESAMPLES, 3, 3) over resampled units, the same ones for all models."""
     if not by_unit:
         return {}
     units = len(next(iter(by_unit.values())))
@@ -199,22 +199,22 @@ def _drawn(by_unit: Mapping[str, Counts], seed: int) -> dict[str, Counts]:
     return {model: by_model[:, place] for place, model in enumerate(by_unit)}
 
 
-def _estimate(value: float, drawn: Sequence[float]) -> Estimate:
-    """Return a figure with the percentile interval of its draws (B. Efron, Annals of Statistics 7, 1979, 1-26)."""
+def _estimate(value: float, drawn: Sequence[float]) -> MeasureEstimate:
+    """Return a measure with the percentile interval of its resamples (B. Efron, Annals of Statistics 7, 1979, 1-26)."""
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    return MeasureEstimate(value, float(low), float(high))
 
 
 def _evaluation(
     name: str, scores: Sequence[SentimentScore], true: NDArray[np.intp], confusion: Counts, drawn: Counts
-) -> Evaluation:
+) -> ModelEvaluation:
     estimates = {
         measure: _estimate(function(confusion), [function(each) for each in drawn])
         for measure, function in _MEASURES.items()
     }
     right = np.array([LABELS.index(each.label) for each in scores]) == true
     forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)
-    return Evaluation(
+    return ModelEvaluation(
         model=name,
         version=scores[0].version,
         n=len(true),
@@ -237,7 +237,7 @@ def _label_figures(confusion: Counts, column: int) -> LabelFigures:
     )
 
 
-def _differences(whole: Mapping[str, Counts], drawn: Mapping[str, Counts]) -> tuple[Difference, ...]:
+def _differences(whole: Mapping[str, Counts], drawn: Mapping[str, Counts]) -> tuple[ModelDifference, ...]:
     return tuple(
         _difference(model, baseline, measure, whole, drawn)
         for model in whole
@@ -249,14 +249,14 @@ def _differences(whole: Mapping[str, Counts], drawn: Mapping[str, Counts]) -> tu
 
 def _difference(
     model: str, baseline: str, measure: str, whole: Mapping[str, Counts], drawn: Mapping[str, Counts]
-) -> Difference:
+) -> ModelDifference:
     function = _MEASURES[measure]
     pairs = zip(drawn[model], drawn[baseline], strict=True)
     difference = _estimate(
         function(whole[model]) - function(whole[baseline]), [function(one) - function(other) for one, other in pairs]
     )
     shown = "better" if difference.low > 0 else "worse" if difference.high < 0 else "neither"
-    return Difference(model, baseline, measure, difference, shown)
+    return ModelDifference(model, baseline, measure, difference, shown)
 
 
 def _parts(

@@ -1,4 +1,4 @@
-"""FinBERT and its kin: any sequence classifier with our three labels, from a hub id or a folder."""
+"""FinBERT and similar models: any sequence classifier with our three labels, by hub id or folder."""
 
 import hashlib
 import re
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.oracle.sentiment.labels import read_label
-from qubic_lab.oracle.sentiment.scores import LABELS, Floats, SentimentScore, as_scores, softmax
+from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.sentiment.labelled_file import read_label
+from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore, as_scores, softmax
 
 FINBERT = "ProsusAI/finbert"
 MOST_TOKENS = 512
@@ -23,11 +24,11 @@ _FILES = ("*.safetensors", "pytorch_model*.bin", "*.json", "*.txt", "*.model")
 
 @dataclass(frozen=True, eq=False)
 class FinBert:
-    """A classifier by transformers; it is loaded with the first texts. Longer texts than it reads are cut.
+    """A classifier of the library transformers; it is loaded with the first texts. Too long texts are cut.
 
     Attributes:
         checkpoint: hub id or folder.
-        local: take it from this machine alone.
+        local: use only files of this machine.
     """
 
     checkpoint: str = FINBERT
@@ -35,28 +36,28 @@ class FinBert:
 
     @property
     def name(self) -> str:
-        """`finbert`, with the checkpoint's name where it is another."""
+        """`finbert`, with the name of any other checkpoint."""
         return "finbert" if self.checkpoint == FINBERT else f"finbert:{Path(self.checkpoint).name}"[:96]
 
     @cached_property
     def version(self) -> str:
-        """What changes with the weights."""
+        """A hash of the weights."""
         _, model, _ = self._loaded
         return _weights_hash(model)[:12]
 
     def load(self) -> None:
-        """Load it now.
+        """Load the model now.
 
         Raises:
-            ModelError: it is not there, is no such model, or has other labels.
+            ModelError: it is missing, is no sequence classifier, or has other labels.
         """
         _ = self._loaded
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return what the model says of each text.
+        """Return the score of each text.
 
         Raises:
-            ModelError: as of `load`.
+            ModelError: as for `load`.
         """
         import torch
 
@@ -95,7 +96,7 @@ class FinBert:
 
 
 def _folder(checkpoint: str, local: bool) -> Path:
-    """Return the folder of a checkpoint, fetched into the hub's own cache where it is not there yet and may be."""
+    """Return the folder of a checkpoint; it is downloaded into the hub's cache if it may be and is not there yet."""
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     if not _HUB_ID.fullmatch(checkpoint):
@@ -115,7 +116,7 @@ def _folder(checkpoint: str, local: bool) -> Path:
 
 
 def label_columns(checkpoint: str, id2label: Mapping[int, str]) -> tuple[int, ...]:
-    """Return the column of each of `LABELS` in a checkpoint's logits, by the names that it gives them.
+    """Return the column of each of `LABELS` in a checkpoint's logits, by the checkpoint's names of its labels.
 
     Raises:
         ModelError: its labels are not ours, each once.

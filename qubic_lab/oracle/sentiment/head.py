@@ -1,4 +1,4 @@
-"""What was learned from our headlines, as plain numbers in `data/sentiment/head.json`; `train` writes it."""
+"""The weights that were learned from our headlines, kept in `data/sentiment/head.json`; `train` writes that file."""
 
 import json
 from collections.abc import Mapping
@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.errors import ModelError
-from qubic_lab.oracle.sentiment.scores import LABELS, Floats, softmax
+from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.sentiment.scores import LABELS, softmax
 
 TRAIN_COMMAND = "python -m qubic_lab.oracle.sentiment.train"
 DECIMALS = 6
-"""Of the weights in the file."""
+"""Decimals of the weights in the file."""
 
 
 @dataclass(frozen=True)
 class WordScale:
-    """How the compound of a lexicon becomes probabilities; see `scores.ordered_probabilities`."""
+    """The conversion of a lexicon's compound to probabilities; see `scores.ordered_probabilities`."""
 
     threshold: float
     steepness: float
@@ -28,15 +29,15 @@ class WordScale:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A multinomial logistic regression over features, with what it was fitted to.
+    """A multinomial logistic regression over features, and the data that it was fitted to.
 
     Attributes:
         weights_CF, intercept_C: of each label in the order of `LABELS`.
-        temperature: logits are divided by it, so that probabilities are as often right as they say.
-        scales: of the models of words alone, by name.
+        temperature: divides logits, so that probabilities are calibrated.
+        scales: of the lexicon models, by name.
         shares: of the labels in the training part.
-        hashes: SHA-256 of what the head depends on: headlines, lexicon, embedder's weights.
-        measured: figures of the cross-validation, for people.
+        hashes: SHA-256 of the headlines, the lexicon, and the embedder's weights.
+        measured: results of the cross-validation, for readers.
     """
 
     weights_CF: Floats
@@ -52,7 +53,7 @@ class Head:
         return softmax((features_NF @ self.weights_CF.T + self.intercept_C) / self.temperature)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, from which `from_dict` makes the same head."""
+        """Return plain values for JSON; `from_dict` makes the same head of them."""
         return {
             "labels": list(LABELS),
             "weights": np.round(self.weights_CF, DECIMALS).tolist(),
@@ -72,7 +73,7 @@ class Head:
         """Return the head of plain values.
 
         Raises:
-            ModelError: they are not those of a head with our labels.
+            ModelError: they are not the values of a head with our labels.
         """
         try:
             if tuple(content["labels"]) != LABELS:

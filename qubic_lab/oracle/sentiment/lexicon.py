@@ -1,31 +1,39 @@
-"""Sentiment by words: a general lexicon, extended by ours of crypto markets with its phrases, rules and negations.
+"""Sentiment by words: VADER as it is published, and extended by a lexicon of crypto markets with phrases and rules.
 
-How text is matched stands in `data/lexicons/README.md`. Boosters, exclamation marks, capitals, "but" and the sum follow
-C. J. Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment analysis of social media text", ICWSM
-2014.
+`data/lexicons/README.md` describes the matching. Boosters, exclamation marks, capitals, "but" and the sum follow C. J.
+Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment analysis of social media text", ICWSM 2014.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.sentiment.head import Head, WordScale, lexicon_file, read_head
+from qubic_lab.oracle.sentiment.scores import SentimentScore, as_scores, ordered_probabilities
+
+LEXICON_CODE = 1
+"""Increased when the matching changes."""
 
 NEGATION_WINDOW = 3
-"""A negator turns what follows within so many words of its sentence."""
+"""A negator reverses valences within this many words after it, in the same part of the sentence."""
 NEGATED = -0.74
-"""A valence that is turned is so many times itself."""
+"""The factor of a negated valence."""
 BOOSTER_WINDOW = 3
 BOOSTER_FADE = 0.05
-"""Of a booster's strength this share is lost for each word between it and what it boosts."""
+"""The share of a booster's strength that is lost for each word between it and the boosted word."""
 CAPITALS = 0.733
-"""Added to the size of a valence whose word alone is in capitals."""
+"""Added to the size of a valence whose word is in capitals while others are not."""
 EXCLAMATION, MOST_EXCLAMATIONS = 0.292, 4
 BEFORE_BUT, AFTER_BUT = 0.5, 1.5
 NORMALISER = 15.0
@@ -39,8 +47,8 @@ _SECTIONS = ("words", "phrases", "emoji", "hashtags", "negators", "intensifiers"
 
 
 @dataclass(frozen=True)
-class Rule:
-    """The valence of a word beside certain others: one of `near` within `window` words on either side."""
+class LexiconRule:
+    """The valence of words near certain others: one of `near` within `window` words on either side."""
 
     name: str
     words: frozenset[str]
@@ -50,8 +58,8 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Hit:
-    """What in a text has a valence: its place and words, the valence before and after its surroundings changed it."""
+class LexiconHit:
+    """A place and its words in a text, with their valence before and after the context changed it."""
 
     place: int
     words: str
@@ -61,31 +69,31 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LexiconReading:
     """What a lexicon finds in a text.
 
     Attributes:
-        compound: all of it, in -1..1.
-        positive, negative: the sums of the valences above and below 0, the latter without its sign.
-        hits: what was found, in order.
+        compound: the whole text, -1 to 1.
+        positive, negative: sums of the valences above and below 0, both without sign.
+        hits: the words with a valence, in order.
     """
 
     compound: float
     positive: float
     negative: float
-    hits: tuple[Hit, ...]
+    hits: tuple[LexiconHit, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class CryptoLexicon:
-    """Words, phrases, emoji and rules with their valences; `general` is asked for words that it does not know."""
+    """Words, phrases, emoji and rules with their valences; `general` has the valences of all other words."""
 
     words: Mapping[str, float]
     phrases: Mapping[tuple[str, ...], float]
     signs: Mapping[str, float]
     negators: frozenset[tuple[str, ...]]
     boosters: Mapping[tuple[str, ...], float]
-    rules: tuple[Rule, ...]
+    rules: tuple[LexiconRule, ...]
     general: Mapping[str, float]
 
     @cached_property
@@ -93,7 +101,7 @@ class CryptoLexicon:
         """The number of words of the longest phrase, negator or booster."""
         return max(map(len, (*self.phrases, *self.negators, *self.boosters)), default=1)
 
-    def read(self, text: str) -> Reading:
+    def read(self, text: str) -> LexiconReading:
         """Return what the lexicon finds in a text."""
         tokens = _tokens(text)
         marked = _marked(tokens, self)
@@ -103,7 +111,7 @@ class CryptoLexicon:
 
 @dataclass(frozen=True)
 class _Token:
-    """A word or sign: as it is matched, as it stands, and the numbers of its sentence and of its part of it."""
+    """A word or sign: as it is matched, as it is written, and the numbers of its sentence and of its part of it."""
 
     text: str
     raw: str
@@ -113,7 +121,7 @@ class _Token:
 
 @dataclass
 class _Mark:
-    """What begins at a token: a valence, a negator or a booster; `words` long; `inside` another one otherwise."""
+    """What begins at a token: a valence, a negator or a booster of `words` words; `inside`: it continues another."""
 
     valence: float | None = None
     because: str = ""
@@ -153,8 +161,8 @@ def read_lexicon(path: Path, general: Mapping[str, float]) -> CryptoLexicon:
     )
 
 
-def _rule(content: Mapping[str, Any]) -> Rule:
-    return Rule(
+def _rule(content: Mapping[str, Any]) -> LexiconRule:
+    return LexiconRule(
         str(content["name"]),
         frozenset(content["words"]),
         frozenset(content["near"]),
@@ -164,12 +172,12 @@ def _rule(content: Mapping[str, Any]) -> Rule:
 
 
 def _plain(text: str) -> str:
-    """Return a text in small letters with straight apostrophes, hyphens as spaces, signs without their variants."""
+    """Return a text in lower case with straight apostrophes, spaces for hyphens, and signs without variants."""
     return text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ").lower()
 
 
 def _tokens(text: str) -> list[_Token]:
-    """Return the words and signs of a text; what ends a sentence is left out."""
+    """Return the words and signs of a text, without those that end a sentence."""
     tokens: list[_Token] = []
     sentence = part = 0
     for raw in _PIECE.findall(text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ")):
@@ -183,7 +191,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _marked(tokens: Sequence[_Token], lexicon: CryptoLexicon) -> list[_Mark]:
-    """Return what begins at each token: the longest phrases first, then single words."""
+    """Return what begins at each token; the longest phrases are matched first, single words last."""
     marks = [_Mark() for _ in tokens]
     taken = [False] * len(tokens)
     for size in range(lexicon.longest, 1, -1):
@@ -214,7 +222,7 @@ def _several(words: tuple[str, ...], lexicon: CryptoLexicon) -> _Mark | None:
 
 
 def _single(place: int, token: _Token, tokens: Sequence[_Token], lexicon: CryptoLexicon) -> _Mark:
-    """Return what a word is: the first that fits of negator, booster, rule, own entry and general entry."""
+    """Return the first match of a word: negator, booster, rule, own entry or general entry."""
     key = (token.text,)
     if key in lexicon.negators:
         return _Mark(negator=True)
@@ -231,13 +239,13 @@ def _single(place: int, token: _Token, tokens: Sequence[_Token], lexicon: Crypto
     return _Mark() if general is None else _Mark(general, "general lexicon")
 
 
-def _is_near(rule: Rule, place: int, tokens: Sequence[_Token]) -> bool:
+def _is_near(rule: LexiconRule, place: int, tokens: Sequence[_Token]) -> bool:
     around = tokens[max(0, place - rule.window) : place + rule.window + 1]
     return any(token.text in rule.near and token.sentence == tokens[place].sentence for token in around)
 
 
-def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> Hit:
-    """Return what stands at a place, with what the words before it make of its valence."""
+def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> LexiconHit:
+    """Return the words at a place, with their valence changed by the words before them."""
     mark, here = marks[place], tokens[place]
     words = " ".join(token.text for token in tokens[place : place + mark.words])
     valence = counted = mark.valence or 0.0
@@ -254,11 +262,11 @@ def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> Hit:
         if each.negator:
             counted *= NEGATED
             because.append("negated")
-    return Hit(place, words, valence, counted, ", ".join(because))
+    return LexiconHit(place, words, valence, counted, ", ".join(because))
 
 
 def _boosted(valence: float, before: Iterable[tuple[int, _Mark]]) -> float:
-    """Return a valence with the boosters before it added to its size; one that stands nearer to another goes there."""
+    """Return a valence with the boosters before it added to its size; a booster changes only the next valence."""
     if not valence:
         return valence
     size = abs(valence)
@@ -270,18 +278,97 @@ def _boosted(valence: float, before: Iterable[tuple[int, _Mark]]) -> float:
     return math.copysign(max(0.0, size), valence)
 
 
-def _around_but(hits: Sequence[Hit], tokens: Sequence[_Token]) -> list[Hit]:
-    """Return the hits; before the last "but" they count less than behind it."""
+def _around_but(hits: Sequence[LexiconHit], tokens: Sequence[_Token]) -> list[LexiconHit]:
+    """Return the hits; those before the last "but" count less than those after it."""
     buts = [place for place, token in enumerate(tokens) if token.text == "but"]
     if not buts:
         return list(hits)
     return [replace(hit, counted=hit.counted * (BEFORE_BUT if hit.place < buts[-1] else AFTER_BUT)) for hit in hits]
 
 
-def _sum(hits: Sequence[Hit], text: str) -> Reading:
+def _sum(hits: Sequence[LexiconHit], text: str) -> LexiconReading:
     positive = math.fsum(hit.counted for hit in hits if hit.counted > 0)
     negative = -math.fsum(hit.counted for hit in hits if hit.counted < 0)
     total = positive - negative
     if total:
         total += math.copysign(EXCLAMATION * min(text.count("!"), MOST_EXCLAMATIONS), total)
-    return Reading(total / math.sqrt(total * total + NORMALISER), positive, negative, tuple(hits))
+    return LexiconReading(total / math.sqrt(total * total + NORMALISER), positive, negative, tuple(hits))
+
+
+@dataclass(frozen=True)
+class Vader:
+    """VADER's compound with its own thresholds of ±0.05; the steepness of probabilities is fitted to our headlines."""
+
+    scale: WordScale
+    name: str = "vader"
+
+    @property
+    def version(self) -> str:
+        """The version of the package, and a hash of the scale."""
+        return f"{version('vaderSentiment')}-{_short(self.scale)}"
+
+    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+        """Return VADER's score of each text."""
+        return as_scores(word_probabilities(vader_compounds(texts), self.scale), self.name, self.version)
+
+
+@dataclass(frozen=True)
+class CryptoLexiconModel:
+    """The compound of the crypto lexicon on top of VADER's; thresholds are fitted to our headlines."""
+
+    scale: WordScale
+    name: str = "crypto-lexicon"
+
+    @property
+    def version(self) -> str:
+        """A hash of the lexicon, and of VADER's version, the matching and the scale."""
+        return f"{lexicon_hash()[:8]}-{_short(self.scale, version('vaderSentiment'), LEXICON_CODE)}"
+
+    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+        """Return the lexicon's score of each text."""
+        compounds = np.array([crypto_lexicon().read(text).compound for text in texts])
+        return as_scores(word_probabilities(compounds, self.scale), self.name, self.version)
+
+
+def vader(head: Head | None = None) -> Vader:
+    """Return VADER with the scale of the committed head."""
+    return Vader((head or read_head()).scales["vader"])
+
+
+def crypto_lexicon_model(head: Head | None = None) -> CryptoLexiconModel:
+    """Return the lexicon's model with the scale of the committed head."""
+    return CryptoLexiconModel((head or read_head()).scales["crypto-lexicon"])
+
+
+def word_probabilities(compounds: Floats, scale: WordScale) -> Floats:
+    """Return probabilities (N, 3) of the labels from compounds (N)."""
+    return ordered_probabilities(compounds, scale.threshold, scale.steepness, scale.doubt)
+
+
+def vader_compounds(texts: Sequence[str]) -> Floats:
+    """Return VADER's compound of each text, -1 to 1."""
+    analyzer = _analyzer()
+    return np.array([analyzer.polarity_scores(text)["compound"] for text in texts], dtype=np.float64)
+
+
+@cache
+def crypto_lexicon() -> CryptoLexicon:
+    """Return the committed lexicon on top of VADER's, read once."""
+    return read_lexicon(lexicon_file(), _analyzer().lexicon)
+
+
+@cache
+def lexicon_hash() -> str:
+    """Return the SHA-256 of the committed lexicon's file."""
+    return hashlib.sha256(lexicon_file().read_bytes()).hexdigest()
+
+
+@cache
+def _analyzer() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+def _short(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]

@@ -14,10 +14,10 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Majority:
-    """The baseline: says the same of every text, whatever it reads.
+    """The baseline: gives every text the same score.
 
     Attributes:
-        shares: how often each of `LABELS` occurs where it was counted.
+        shares: of each of `LABELS` in the texts where they were counted.
     """
 
     shares: tuple[float, float, float]
@@ -25,7 +25,7 @@ class Majority:
 
     @property
     def version(self) -> str:
-        """Return the shares."""
+        """The shares."""
         return "-".join(f"{share:.3f}" for share in self.shares)
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:
@@ -36,7 +36,7 @@ class Majority:
 
 
 def majority_of(labels: Sequence[str]) -> Majority:
-    """Return the baseline that knows how often each label occurs.
+    """Return the baseline with the shares of some labels.
 
     Raises:
         InputError: no labels.
@@ -54,13 +54,13 @@ def _default() -> SentimentModel:
 
 
 def _vader() -> SentimentModel:
-    from qubic_lab.oracle.sentiment.vader import vader
+    from qubic_lab.oracle.sentiment.lexicon import vader
 
     return vader()
 
 
 def _crypto_lexicon() -> SentimentModel:
-    from qubic_lab.oracle.sentiment.vader import crypto_lexicon_model
+    from qubic_lab.oracle.sentiment.lexicon import crypto_lexicon_model
 
     return crypto_lexicon_model()
 
@@ -78,11 +78,11 @@ MODELS: dict[str, Callable[[], SentimentModel]] = {
     DEFAULT: _default,
     "finbert": _finbert,
 }
-"""What makes each model; the majority is that of our training part."""
+"""Makes each model; the majority is that of our training part."""
 
 
 def make_model(name: str = DEFAULT) -> SentimentModel:
-    """Return a model by name; `finbert:ID` is one of another hub id or folder.
+    """Return a model by name; `finbert:ID` stands for another hub id or folder.
 
     Raises:
         InputError: an unknown name.

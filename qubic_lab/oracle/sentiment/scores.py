@@ -1,27 +1,30 @@
-"""What a sentiment model says of a text: the probability of each label, and one number of them."""
+"""What a sentiment model says of a text: the probability of each label, of a headline, a body and both together."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.oracle.model.bars import Floats
 
 LABELS = ("negative", "neutral", "positive")
 """In this order wherever labels are numbers or columns."""
-
-Floats = NDArray[np.float64]
+_SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+(?=[^\sa-z])|\n+")
+_CUT_MARK = re.compile(r"\s*(?:\[\+\d+ chars\]|…|\.\.\.)\s*$")
+STUB_FROM, STUB_TO = 120, 300
+"""Sources cut long bodies at about 200 characters: a body of this length that ends in an ellipsis is cut."""
 
 
 @dataclass(frozen=True)
 class SentimentScore:
-    """A model's judgement of one text: good or bad news for somebody who holds what the text is about.
+    """A model's judgement of one text: good or bad news for a holder of what the text is about.
 
     Attributes:
         negative, neutral, positive: probabilities; their sum is 1.
-        model, version: which one said so.
+        model, version: of the model that made it.
     """
 
     negative: float
@@ -43,37 +46,37 @@ class SentimentScore:
 
     @property
     def probabilities(self) -> tuple[float, float, float]:
-        """Those of `LABELS`, in their order."""
+        """The probabilities in the order of `LABELS`."""
         return self.negative, self.neutral, self.positive
 
     @property
     def score(self) -> float:
-        """How much likelier good news is than bad: the difference of their probabilities, in -1..1."""
+        """The probability of good news less that of bad news, -1 to 1."""
         return max(-1.0, min(1.0, self.positive - self.negative))
 
     @property
     def label(self) -> str:
-        """The likeliest label; of equally likely ones the first of `LABELS`."""
+        """The most likely label; among equally likely ones the first of `LABELS`."""
         return LABELS[int(np.argmax(self.probabilities))]
 
 
 class SentimentModel(Protocol):
-    """A model by its name and version; `score` may be called with any number of texts, which it takes in batches."""
+    """A model with a name and a version; `score` accepts any number of texts and processes them in batches."""
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """The name that users give."""
 
     @property
     def version(self) -> str:
-        """Changes whenever its scores may."""
+        """Changes whenever the scores may change."""
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return what it says of each text, in their order."""
+        """Return the score of each text, in their order."""
 
 
 def model_key(model: SentimentModel) -> str:
-    """Return the name under which a model's scores are kept; scores of another version are others."""
+    """Return the key under which the scores of a version of a model are stored."""
     return f"{model.name}@{model.version}"
 
 
@@ -89,12 +92,178 @@ def as_scores(probabilities_NC: Floats, model: str, version: str) -> list[Sentim
 
 
 def ordered_probabilities(values: Floats, threshold: float, steepness: float, doubt: float) -> Floats:
-    """Return probabilities (N, 3) of one value for each text, such as a lexicon's sum.
+    """Return probabilities (N, 3) from one value per text, such as a lexicon's sum.
 
-    Beyond the threshold, on either side, `positive` or `negative` is the likeliest, else `neutral`. The steepness says
-    how soon that is as good as decided; `doubt`, in 0..1, is shared by all labels whatever the value, since no sum of
-    words is ever sure.
+    Beyond the threshold on either side, `positive` or `negative` is the most likely label, otherwise `neutral`. The
+    steepness sets how quickly the probabilities change; `doubt`, 0 to 1, is a share that all labels always have, since
+    no sum of words is certain.
     """
     zeros = np.zeros_like(values)
     logits = np.stack([steepness * (-values - threshold), zeros, steepness * (values - threshold)], axis=1)
     return (1.0 - doubt) * softmax(logits) + doubt / len(LABELS)
+
+
+class Titled(Protocol):
+    """A text with headline and body, such as `records.Text`."""
+
+    @property
+    def title(self) -> str:
+        """Its headline."""
+
+    @property
+    def body(self) -> str:
+        """The rest; empty if there is none."""
+
+    @property
+    def cut_characters(self) -> int:
+        """Number of characters of the body that the source left out."""
+
+
+@dataclass(frozen=True)
+class TextWeights:
+    """The weights of the parts of a text; only their ratio matters.
+
+    Attributes:
+        headline: weight of the headline.
+        body: weight of a whole body.
+        cut_body: weight of a body of which the source gives only about the first 200 characters.
+        most_sentences: the number of first sentences of a body that are read.
+        least_words: shorter sentences are joined with the next one.
+    """
+
+    headline: float = 0.4
+    body: float = 0.6
+    cut_body: float = 0.3
+    most_sentences: int = 24
+    least_words: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("headline", "body", "cut_body"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise InputError(f"weight {name} is {getattr(self, name)}: it must be a number above 0")
+        if self.cut_body > self.body:
+            raise InputError(
+                f"weight cut_body is {self.cut_body}: it must not be above that of a whole body, {self.body}"
+            )
+        check_at_least("most_sentences", self.most_sentences, 1)
+        check_at_least("least_words", self.least_words, 1)
+
+    def suffix(self) -> str:
+        """Return a suffix of the key of scores with these weights; empty for the usual weights."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return "".join(f";{name}={value:g}" for name, value in changed.items())
+
+
+WEIGHTS = TextWeights()
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """A model's judgement of a whole text.
+
+    Attributes:
+        whole: headline and body together.
+        headline, body: each alone; None if there is none.
+        body_share: weight of the body in the whole, 0 to 1.
+        sentences: number of sentences of the body that were read.
+        sentences_left_out: number of later sentences of the body.
+        cut: the source gave only the beginning of the body; if that is also short, it counts less.
+    """
+
+    whole: SentimentScore
+    headline: SentimentScore | None
+    body: SentimentScore | None
+    body_share: float
+    sentences: int
+    sentences_left_out: int
+    cut: bool
+
+    @property
+    def score(self) -> float:
+        """The score of the whole, -1 to 1."""
+        return self.whole.score
+
+    def details(self) -> dict[str, Any]:
+        """Return plain values for JSON, which are stored with the score."""
+        negative, neutral, positive = self.whole.probabilities
+        return {
+            "negative": round(negative, 6),
+            "neutral": round(neutral, 6),
+            "positive": round(positive, 6),
+            "headline": None if self.headline is None else round(self.headline.score, 6),
+            "body": None if self.body is None else round(self.body.score, 6),
+            "body_share": round(self.body_share, 6),
+            "sentences": self.sentences,
+            "sentences_left_out": self.sentences_left_out,
+            "cut": self.cut,
+        }
+
+
+def is_cut(text: Titled) -> bool:
+    """Return whether only the beginning of a body is known: the source says so, or the body ends that way."""
+    if text.cut_characters > 0:
+        return True
+    mark = _CUT_MARK.search(text.body)
+    return mark is not None and ("chars" in mark.group() or STUB_FROM <= len(text.body) <= STUB_TO)
+
+
+def sentences_of(body: str, least_words: int = WEIGHTS.least_words) -> list[str]:
+    """Return the sentences of a body in order; short ones are joined with the next, the last with the one before."""
+    found: list[str] = []
+    waiting = ""
+    for part in _SENTENCE.split(_CUT_MARK.sub("", body)):
+        waiting = f"{waiting} {part.strip()}".strip()
+        if len(waiting.split()) >= least_words:
+            found.append(waiting)
+            waiting = ""
+    if waiting:
+        found = [*found[:-1], f"{found[-1]} {waiting}"] if found else [waiting]
+    return found
+
+
+def score_texts(model: SentimentModel, texts: Sequence[Titled], weights: TextWeights = WEIGHTS) -> list[TextScore]:
+    """Return a model's judgement of each text, weighting headline and body; a body's is the mean of its sentences.
+
+    Without a body only the headline counts, and without a headline only the body. A body that repeats the headline
+    does not count.
+    """
+    bodies = [
+        [] if text.body.split() == text.title.split() else sentences_of(text.body, weights.least_words)
+        for text in texts
+    ]
+    parts = [
+        ([text.title] if text.title.strip() else []) + sentences[: weights.most_sentences]
+        for text, sentences in zip(texts, bodies, strict=True)
+    ]
+    distinct = list(dict.fromkeys(part for each in parts for part in each))
+    by_part = dict(zip(distinct, model.score(distinct), strict=True))
+    return [_joined(text, sentences, by_part, model, weights) for text, sentences in zip(texts, bodies, strict=True)]
+
+
+def _joined(
+    text: Titled,
+    sentences: Sequence[str],
+    by_part: dict[str, SentimentScore],
+    model: SentimentModel,
+    weights: TextWeights,
+) -> TextScore:
+    headline = by_part.get(text.title) if text.title.strip() else None
+    read = sentences[: weights.most_sentences]
+    body = _mean([by_part[each] for each in read], [1.0] * len(read), model) if read else None
+    cut = body is not None and is_cut(text)
+    of_body = weights.cut_body if cut and len(text.body) <= STUB_TO else weights.body
+    shares = weights.headline * (headline is not None), of_body * (body is not None)
+    if headline is not None and body is not None:
+        whole = _mean([headline, body], shares, model)
+    else:
+        whole = headline or body or _mean([], [], model)
+    share = shares[1] / sum(shares) if any(shares) else 0.0
+    return TextScore(whole, headline, body, share, len(read), len(sentences) - len(read), cut)
+
+
+def _mean(scores: Sequence[SentimentScore], weights: Sequence[float], model: SentimentModel) -> SentimentScore:
+    """Return the weighted mean of probabilities; neutral if there are none."""
+    if not scores:
+        return SentimentScore(0.0, 1.0, 0.0, model.name, model.version)
+    mean = np.average([each.probabilities for each in scores], axis=0, weights=weights)
+    return SentimentScore.of(mean / mean.sum(), model.name, model.version)

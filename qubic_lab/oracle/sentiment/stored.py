@@ -1,14 +1,18 @@
-"""Scores of texts that are in the database: computed once for each version of a model, read back for an index."""
+"""Scores of texts in the database: computed once for each version of a model, and read back for an index."""
 
-from collections.abc import Callable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from qubic_lab.errors import check_at_least
+from qubic_lab.errors import QubicLabError, check_at_least
+from qubic_lab.oracle.model.timestamps import DAY_US, now_us
 from qubic_lab.oracle.sentiment.index import ScoredText, Weighting
-from qubic_lab.oracle.sentiment.scores import SentimentModel, model_key
-from qubic_lab.oracle.sentiment.text_score import WEIGHTS, TextWeights, score_texts
+from qubic_lab.oracle.sentiment.scores import WEIGHTS, SentimentModel, TextWeights, model_key, score_texts
 from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText, TextReader
 from qubic_lab.oracle.store.text_store import Score, TextStore
+from qubic_lab.oracle.store.transactions import Clock
 
 FIRST_US, LAST_US = 0, 1 << 61
 PREFERRED = ("default", "finbert", "crypto-lexicon", "vader")
@@ -18,14 +22,20 @@ BASELINE = "majority"
 NO_SCORES = "no model has scored these texts: qubic-lab oracle score does"
 NO_TEXTS = "there are no texts"
 BATCH = 64
-"""Texts that are scored and written together: what an interrupted run has lost at most."""
+"""Texts that are scored and stored together: the most that an interrupted run loses."""
+EVERY_S = 30.0
+"""Seconds between two searches for texts without a score."""
+RECENT_US = 8 * DAY_US
+"""The first search covers all texts, later ones those published within this time."""
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What became of a coin's texts: how many there are, scored now, and scored before."""
+    """The number of a coin's texts, of those scored now, and of those scored before."""
 
     coin: str
     key: str
@@ -35,7 +45,7 @@ class Scoring:
 
 
 def score_key(model: SentimentModel, weights: TextWeights = WEIGHTS) -> str:
-    """Return what a model's scores of whole texts are kept under: its version, and weights that are not the usual."""
+    """Return the key under which a model's scores of whole texts are stored: its version, and unusual weights."""
     return f"{model_key(model)}{weights.suffix()}"[:128]
 
 
@@ -50,20 +60,20 @@ def score_stored(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Scoring:
-    """Score a coin's texts that this version of the model has not scored yet, and keep the scores.
+    """Score a coin's texts that this version of the model has not scored yet, and store the scores.
 
-    Each batch is kept when it is done, the newest texts first: an interrupted run goes on where it ended, and a
-    second one finds nothing to do. Repetitions of other texts are not scored.
+    Each batch is stored when it is done, the newest texts first: an interrupted run can be continued, and a second run
+    finds nothing to do. Repetitions of other texts are not scored.
 
     Args:
         store: the texts.
-        model: what scores them.
+        model: scores them.
         coin: its id.
-        start_us: first time of publication.
-        end_us: time of publication before which texts are taken.
+        start_us: earliest time of publication.
+        end_us: end of the times of publication, excluded.
         weights: of headline and body.
-        batch: texts that are scored and kept together.
-        progress: is told how many of the texts that lack a score are done, and how many they are.
+        batch: texts that are scored and stored together.
+        progress: called with the number of texts that are done, and of all that lacked a score.
 
     Raises:
         InputError: an empty range, or a batch below 1.
@@ -87,11 +97,10 @@ def _scores(model: SentimentModel, texts: list[StoredText], key: str, weights: T
 
 
 def read_scored(texts: TextReader, key: str, coin: str, start_us: int, end_us: int) -> list[ScoredText]:
-    """Return a coin's texts of a range with their scores under a key.
+    """Return a coin's texts of a range with their scores under a key; texts without a score are left out.
 
-    A text counts from when its score was known here, too. Texts without a score are left out. Each is in its newest
-    version, and an index does not have the text before that version was known: for an index of the past, give a reader
-    of what was known then.
+    A text counts from the time when its score was known here, too. Each is in its newest version, and an index does not
+    have the text before that version was known: for an index of the past, give a reader of what was known then.
 
     Raises:
         InputError: an empty range.
@@ -118,7 +127,7 @@ def read_scored(texts: TextReader, key: str, coin: str, start_us: int, end_us: i
 
 
 def choose_model(scores: Mapping[str, ScoreColumns]) -> str | None:
-    """Return the model whose scores make the index: by preference, then by how many it has, then the newest."""
+    """Return the model whose scores make the index: by preference, then by number of scores, then by age."""
 
     def rank(key: str) -> tuple[int, int, int, str]:
         name = _model_name(key)
@@ -129,7 +138,7 @@ def choose_model(scores: Mapping[str, ScoreColumns]) -> str | None:
 
 
 def scored_texts(texts: TextReader, scores: ScoreColumns, weighting: Weighting) -> list[ScoredText]:
-    """Return the texts that have these scores, without titles; with sources only where sources weigh differently."""
+    """Return the texts that have these scores, without titles; with sources only if sources weigh differently."""
     sources = texts.sources(scores.news_id.tolist()) if weighting.source_weights else {}
     columns = (scores.news_id, scores.at_us, scores.known_us, scores.score)
     return [
@@ -142,3 +151,64 @@ def scored_texts(texts: TextReader, scores: ScoreColumns, weighting: Weighting) 
 
 def _model_name(key: str) -> str:
     return key.partition("@")[0].partition(":")[0]
+
+
+class _Ended(Exception):
+    """The scorer is ending."""
+
+
+class Scorer:
+    """Scores new texts about some coins repeatedly, beside a collector, in its own thread."""
+
+    def __init__(
+        self,
+        store: TextStore,
+        model: SentimentModel,
+        coins: Sequence[str],
+        clock: Clock = now_us,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._store, self._model, self._coins = store, model, tuple(coins)
+        self._clock, self._every_s = clock, every_s
+        self._ending = threading.Event()
+        self.scored = 0
+
+    @contextmanager
+    def running(self) -> Iterator["Scorer"]:
+        """Score while the block runs, and once more at its end; `scored` counts the texts.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        self._model.score(["This loads the model, or says what is missing."])
+        thread = threading.Thread(target=self._run, name="scorer", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._ending.set()
+            thread.join()
+
+    def _run(self) -> None:
+        start_us, whole = FIRST_US, True
+        while not self._ending.wait(self._every_s):
+            whole = self._search(start_us, self._check)
+            if whole:
+                start_us = self._clock() - RECENT_US
+        self._search(start_us if whole else self._clock() - RECENT_US, None)  # a long first search continues next time
+
+    def _check(self, done: int, total: int) -> None:
+        if self._ending.is_set():
+            raise _Ended
+
+    def _search(self, start_us: int, progress: Progress | None) -> bool:
+        """Score texts without a score; return whether all texts have been checked."""
+        try:
+            for coin in self._coins:
+                self.scored += score_stored(self._store, self._model, coin, start_us, progress=progress).scored
+        except _Ended:
+            return False
+        except QubicLabError as error:  # of the database: the next search finds what is left
+            _log.warning("texts are not scored now: %s", error)
+            return False
+        return True

@@ -1,7 +1,7 @@
 """Train the default model's head: `python -m qubic_lab.oracle.sentiment.train`.
 
-Everything is chosen by cross-validation inside the training part of `data/sentiment/headlines.jsonl`, with texts of a
-group kept together; the test part is never read. The same data give the same file.
+Everything is chosen by cross-validation within the training part of `data/sentiment/headlines.jsonl`; texts of a group
+stay together. The test part is never read. The same data give the same file.
 """
 
 import hashlib
@@ -17,36 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
+from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.sentiment.embedding_head import head_features
 from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1
 from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file
-from qubic_lab.oracle.sentiment.scores import LABELS, Floats, softmax
-from qubic_lab.oracle.sentiment.vader import crypto_lexicon, lexicon_hash, vader_compounds, word_probabilities
+from qubic_lab.oracle.sentiment.lexicon import crypto_lexicon, lexicon_hash, vader_compounds, word_probabilities
+from qubic_lab.oracle.sentiment.scores import LABELS, softmax
 from qubic_lab.stats import Forecasts, calibration_error
 
 FOLDS, SEEDS = 5, (0, 1, 2)
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-"""Inverse strengths of the penalty that are tried."""
+"""The inverse strengths of the penalty that are tried."""
 SCALE_ROUNDS = 30
 VADER_THRESHOLD = 0.05
-"""VADER's own."""
+"""VADER's own threshold."""
 
 Labels = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Example:
-    """A headline with its label's number and its group."""
+class LabelledHeadline:
+    """A headline with the number of its label, and its group."""
 
     text: str
     label: int
     group: str
 
 
-def read_examples(path: Path, split: str = "train") -> list[Example]:
+def read_examples(path: Path, split: str = "train") -> list[LabelledHeadline]:
     """Return the headlines of one part, in the file's order."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [Example(row["text"], LABELS.index(row["label"]), row["group"]) for row in rows if row["split"] == split]
+    return [
+        LabelledHeadline(row["text"], LABELS.index(row["label"]), row["group"]) for row in rows if row["split"] == split
+    ]
 
 
 def train(path: Path, embedder: Embedder) -> Head:
@@ -99,7 +102,7 @@ def fit(features_NF: Floats, labels_N: Labels, strength: float) -> tuple[Floats,
 
 
 def held_out(features_NF: Floats, labels_N: Labels, groups: Sequence[str], strength: float) -> list[Floats]:
-    """Return logits (N, 3) for each seed, each text's by a model that saw no text of its group."""
+    """Return logits (N, 3) for each seed; those of a text come from a model that was fitted without its group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     found = []
@@ -119,7 +122,7 @@ def softmax_of(logits: Sequence[Floats], temperature: float = 1.0) -> list[Float
 
 
 def fit_temperature(logits: Sequence[Floats], labels_N: Labels) -> float:
-    """Return the temperature at which held-out labels are likeliest.
+    """Return the temperature with the highest likelihood of the held-out labels.
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
@@ -127,7 +130,7 @@ def fit_temperature(logits: Sequence[Floats], labels_N: Labels) -> float:
 
 
 def fit_scale(compounds_N: Floats, labels_N: Labels, threshold: float | None = None) -> WordScale:
-    """Return the scale at which the labels are likeliest, one value after the other; a given threshold stays."""
+    """Return the scale with the highest likelihood, fitted one value at a time; a given threshold stays."""
 
     def loss(scale: WordScale) -> float:
         return _loss([word_probabilities(compounds_N, scale)], labels_N)
@@ -147,7 +150,7 @@ def _changed_loss(loss: Callable[[WordScale], float], scale: WordScale, name: st
 
 
 def _least(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a function with one valley is least, by golden sections."""
+    """Return the minimum of a unimodal function by golden-section search."""
     ratio = (math.sqrt(5.0) - 1.0) / 2.0
     for _ in range(40):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
@@ -165,7 +168,7 @@ def _loss(probabilities: Sequence[Floats], labels_N: Labels) -> float:
 
 
 def _figures(probabilities: Sequence[Floats] | Floats, labels_N: Labels) -> dict[str, float]:
-    """Return accuracy, macro-F1, loss and calibration error, each a mean over seeds."""
+    """Return accuracy, macro-F1, loss and calibration error, each averaged over seeds."""
     several = [probabilities] if isinstance(probabilities, np.ndarray) else probabilities
     every = []
     for each in several:
@@ -179,7 +182,7 @@ def _figures(probabilities: Sequence[Floats] | Floats, labels_N: Labels) -> dict
 
 
 def write_head(head: Head, path: Path) -> None:
-    """Write a head, one row of weights a line."""
+    """Write a head with one row of weights per line."""
     content: Mapping[str, Any] = head.to_dict()
     lines = []
     for name, value in content.items():
@@ -192,7 +195,7 @@ def write_head(head: Head, path: Path) -> None:
 
 
 def main() -> None:
-    """Train on the committed headlines and write the head beside them."""
+    """Train on the committed headlines, and write the head next to them."""
     head = train(data_file("sentiment", "headlines.jsonl"), Embedder())
     write_head(head, head_file())
     print(json.dumps(head.measured, indent=2))
