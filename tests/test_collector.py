@@ -34,13 +34,11 @@ from qubic_lab.oracle.ingest.collector import Collector, CollectorProgress
 from qubic_lab.oracle.ingest.collector_config import CollectorConfig, SourceConfig, usable_sources
 from qubic_lab.oracle.ingest.collector_state import COLLECTOR, JobState, JobStore, Lease, has_ended, process_name
 from qubic_lab.oracle.ingest.collector_status import CollectorStatus, read_status, runs_out_us
-from qubic_lab.oracle.ingest.http_source import Batch
 from qubic_lab.oracle.ingest.quotas import QuotaUse
 from qubic_lab.oracle.ingest.schedule import (
     FIRST_RETRY_S,
     OVERLAP_US,
     SLICE_US,
-    Job,
     choose_sources,
     is_gap,
     next_due_us,
@@ -50,12 +48,11 @@ from qubic_lab.oracle.ingest.schedule import (
     search_range,
     slices_left,
 )
-from qubic_lab.oracle.model.clock import Clock
+from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
-from qubic_lab.oracle.store.fetch_log import FetchLog
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
-from qubic_lab.oracle.store.transactions import Added
 from qubic_lab.settings import settings
 
 NOW = 1_790_000_000 * SECOND_US
@@ -278,15 +275,16 @@ def test_jobs_are_read_back_as_they_were_saved(engine: Engine) -> None:
 # in this process, against the fake source
 
 
-def trial(source: Running, config: FakeConfig, **changes: Any) -> CollectorConfig:
-    """Settings that point a collector at a fake source, with changes to its sources."""
-    content = collector_settings(config, source.url)
-    for each in content["sources"].values():
-        each |= {"timeout_s": 0.5, "attempts": 6, **changes}
-    content |= {"coins": ["bitcoin", "qubic-network"], "backfill_days": 2}
-    file = Path(os.environ["QUBIC_LAB_DATA"]) / "collector.yaml"
-    file.write_text(yaml.safe_dump(content))
-    return read_config(file)
+@contextmanager
+def trial(clock: Clock = REAL, **changes: Any) -> Iterator[tuple[Running, CollectorConfig]]:
+    """A fake source, and settings that point a collector at it, with changes to its sources."""
+    with running_source(FakeConfig(clock=clock)) as source:
+        content = collector_settings(FakeConfig(clock=clock), source.url)
+        for each in content["sources"].values():
+            each |= {"timeout_s": 0.5, "attempts": 6, **changes}
+        file = Path(os.environ["QUBIC_LAB_DATA"]) / "collector.yaml"
+        file.write_text(yaml.safe_dump(content | {"coins": ["bitcoin", "qubic-network"], "backfill_days": 2}))
+        yield source, read_config(file)
 
 
 @pytest.fixture
@@ -309,26 +307,24 @@ def lab(
     engine.dispose()
 
 
-def collect(engine: Engine, config: CollectorConfig, clock: Clock, **run: Any) -> CollectorProgress:
-    return asyncio.run(Collector(config, engine, clock=clock).run(**run))
+def collect(engine: Engine, config: CollectorConfig, *sources: str, **run: Any) -> CollectorProgress:
+    return asyncio.run(Collector(config, engine, sources=sources, clock=config.clock).run(**run))
 
 
 @pytest.mark.parametrize("lab", ["sqlite", "postgresql"], indirect=True)
 def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(lab: Engine) -> None:
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-    with running_source(config) as source:
-        first = collect(lab, trial(source, config), clock, once=True)
+    with trial() as (source, config):
+        first = collect(lab, config, once=True)
         asked = len(source.ledger.entries)
-        second = collect(lab, trial(source, config), clock, once=True)
+        second = collect(lab, config, once=True)
         assert len(source.ledger.entries) == asked
-        entries, violations = source.ledger.entries, source.ledger.violations
+    entries, violations = source.ledger.entries, source.ledger.violations
     versions = stored_versions(lab)
     assert (lost(entries, versions), twice(versions), made_up(entries, versions), violations) == ([], [], [], [])
     assert first.failed == 0
     assert first.added == sum(map(len, versions.values())) > 300
     assert (second.requests, second.added) == (0, 0)
-    status = read_status(lab, trial(source, config), now_us(), now_us())
+    status = read_status(lab, config, now_us(), now_us())
     assert status.collector is None
     assert {job.job for job in status.jobs if job.done} == {"history"}
     assert all(fetch.outcome == "ok" for fetch in FetchLog(lab).recent(limit=200))
@@ -337,45 +333,41 @@ def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_befor
     assert {given.kind for _, given in lost(entries, stored_versions(lab))} == {"price"}
 
 
-@pytest.mark.parametrize("name", ["prices", "history", "bars", "newsapi", "hacker-news", "fake-rss"])
+@pytest.mark.parametrize(
+    ("job", "source_name"),
+    [
+        *((job, "coingecko") for job in ("prices", "history", "bars")),
+        *((name, name) for name in ("newsapi", "hacker-news", "fake-rss")),
+    ],
+)
 def test_an_answer_that_was_not_stored_is_asked_for_again(
-    lab: Engine, name: str, monkeypatch: pytest.MonkeyPatch
+    lab: Engine, job: str, source_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Collector._add
+    record = FetchLog.record
 
-    def store_or_die(self: Collector, job: Job, batch: Batch) -> Added:
-        if job.name == name:
+    def record_or_die(self: FetchLog, fetch: Fetch) -> int:
+        if fetch.job == job:
             raise RuntimeError("the process was killed")
-        return store(self, job, batch)
+        return record(self, fetch)
 
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-    asked_name = name if name not in ("prices", "history", "bars") else "coingecko"
-    with running_source(config) as source:
-        settings_ = trial(source, config)
+    with trial() as (source, config):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-            patch.setattr(Collector, "_add", store_or_die)
-            asyncio.run(Collector(settings_, lab, sources=(asked_name,), clock=clock).run(once=True))
+            patch.setattr(FetchLog, "record", record_or_die)
+            collect(lab, config, source_name, once=True)
         asked = len(source.ledger.entries)
-        asyncio.run(Collector(settings_, lab, sources=(asked_name,), clock=clock).run(once=True))
-        assert len(source.ledger.entries) > asked > 0
-        entries = source.ledger.entries
-    versions = stored_versions(lab)
+        collect(lab, config, source_name, once=True)
+    entries, versions = source.ledger.entries, stored_versions(lab)
+    assert len(entries) > asked > 0
     assert (lost(entries, versions), twice(versions)) == ([], [])
 
 
 def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-    with running_source(config) as source:
-        collect(lab, trial(source, config), clock, once=True)
+    with trial() as (_, config):
+        collect(lab, config, once=True)
         before = stored_versions(lab)
-    later = Clock(now_us() - 100 * SECOND_US, 100.0)  # 2.75 hours later
-    config = FakeConfig(clock=later)
-    with running_source(config) as source:
-        collect(lab, trial(source, config), later, once=True)
-        asked = [entry.path for entry in source.ledger.entries if "market_chart/range" in entry.path]
-    assert len(asked) == 2
+    with trial(Clock(now_us() - 100 * SECOND_US, 100.0)) as (source, config):  # 2.75 hours later
+        collect(lab, config, once=True)
+    assert sum("market_chart/range" in entry.path for entry in source.ledger.entries) == 2
     after = stored_versions(lab)
     for coin in ("bitcoin", "qubic-network"):
         assert sum(key[2] == coin for key in after) > sum(key[2] == coin for key in before) + 20
@@ -385,129 +377,109 @@ def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
 def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_at_once(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-    with running_source(config) as source:
-        collect(lab, trial(source, config), clock, once=True)
+    with trial() as (source, config):
+        collect(lab, config, once=True)
         store = JobStore(lab)
         store.save(replace(store.read()["newsapi"], due_us=0))
         monkeypatch.setenv("QUBIC_LAB_NEWSAPI_KEY", "wrong-key")
         settings.cache_clear()
         asked = len(source.ledger.entries)
-        view = collect(lab, trial(source, config), clock, for_s=0.5)
-        after = [entry.source for entry in source.ledger.entries[asked:]]
+        progress = collect(lab, config, for_s=0.5)
+    after = [entry.source for entry in source.ledger.entries[asked:]]
     assert after[0] == "newsapi"
     assert {"fake-rss", "fake-atom"} <= set(after)
     assert "hacker-news" not in after
-    assert set(view.troubles) == {"newsapi"}
-    state = JobStore(lab).read()["newsapi"]
-    assert state.failures == 1
-    assert state.due_us > now_us()
+    assert set(progress.troubles) == {"newsapi"}
+    state = store.read()["newsapi"]
+    assert (state.failures, state.due_us > now_us()) == (1, True)
     failed = FetchLog(lab).recent("newsapi", 1)[0]
     assert (failed.outcome, failed.status) == ("failed", 401)
-    assert "wrong-key" not in f"{failed} {view}"
+    assert "wrong-key" not in f"{failed} {progress}"
 
 
 def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubic_lab.oracle.ingest.collector.LOOK_S", 0.05)
-    clock = Clock()
-    config = FakeConfig(clock=clock)
+    lease = Lease(lab, COLLECTOR, "another:1:77:0")
+    assert lease.acquire() is None
 
-    async def two(settings_: CollectorConfig) -> None:
-        first = Collector(settings_, lab, clock=clock)
-        task = asyncio.create_task(first.run())
-        while not JobStore(lab).read():
-            await asyncio.sleep(0.02)
-        lease = Lease(lab, COLLECTOR, "another holder")
-        second = Collector(settings_, lab, clock=clock)
-        second._lease = lease
-        with pytest.raises(BusyError, match=f"process {os.getpid()} on .*--wait"):
-            await second.run()
-        waiting = asyncio.create_task(second.run(wait=True, once=True))
+    async def wait(config: CollectorConfig) -> None:
+        waiting = asyncio.create_task(Collector(config, lab).run(wait=True, once=True))
         await asyncio.sleep(0.05)
-        first.stop()
-        await task
+        assert not waiting.done()
+        lease.release()
         await waiting
-        held = lease.held()
-        assert held is not None
-        assert (held.holder, held.until_us) == ("another holder", 0)
 
-    with running_source(config) as source:
-        asyncio.run(two(trial(source, config)))
+    with trial() as (source, config):
+        with pytest.raises(BusyError, match=r"process 77 on another, .*--wait"):
+            collect(lab, config)
+        assert source.ledger.entries == []
+        asyncio.run(wait(config))
+        assert source.ledger.entries != []
+    held = lease.held()
+    assert held is not None and (held.holder, held.until_us) == (process_name(), 0)
 
 
 def test_a_coin_that_the_source_does_not_know_keeps_no_other_one_waiting(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
-    config = FakeConfig(clock=clock)
     monkeypatch.setattr(coingecko, "COINS", {"bitcoin": COINS["bitcoin"]})
-    with running_source(config) as source:
-        settings_ = replace(trial(source, config), coins=("qubic-network", "bitcoin"))
-        view = collect(lab, settings_, clock, once=True)
+    with trial() as (_, config):
+        progress = collect(lab, replace(config, coins=("qubic-network", "bitcoin")), once=True)
     jobs = JobStore(lab).read()
     assert jobs["history"].done
     assert jobs["bars"].due_us > now_us()
     assert longest_gap_s(stored_versions(lab), "bitcoin") > 0
-    assert view.failed == 2
+    assert progress.failed == 2
     refused = [fetch for fetch in FetchLog(lab).recent("coingecko", 50) if fetch.outcome == "failed"]
     assert all("coins/qubic-network/" in fetch.request and fetch.status == 404 for fetch in refused)
     assert {fetch.job for fetch in refused} == {"history", "bars"}
 
 
-def test_where_a_history_cannot_be_had_the_packaged_one_is_taken_once(
+def test_packaged_prices_replace_a_history_that_cannot_be_had_once(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("QUBIC_LAB_COINGECKO_KEY", "wrong-key")
-    settings.cache_clear()
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-    with running_source(config) as source:
-        settings_ = trial(source, config)
-        collect(lab, settings_, clock, once=True)
-        assert {series.source for series in PriceStore(lab).series()} == {"packaged"}
+    def sources() -> set[str]:
+        return {series.source for series in PriceStore(lab).series()}
+
+    with trial() as (_, config):
+        with monkeypatch.context() as patch:
+            patch.setenv("QUBIC_LAB_COINGECKO_KEY", "wrong-key")
+            settings.cache_clear()
+            collect(lab, config, once=True)
+        assert sources() == {"packaged"}
         state = JobStore(lab).read()["history"]
         assert (state.failures, state.done, state.position["packaged"]) == (1, False, True)
-        monkeypatch.undo()
         settings.cache_clear()
         JobStore(lab).save(replace(state, due_us=0))
-        for name, key in KEYS.items():
-            monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
-        view = collect(lab, settings_, clock, once=True)
-    assert view.slices_done == 2
-    assert {series.source for series in PriceStore(lab).series("bitcoin")} == {"coingecko", "packaged"}
+        progress = collect(lab, config, once=True)
+    assert progress.slices_done == 2
+    assert sources() == {"coingecko", "packaged"}
 
 
-def test_a_collector_at_work_tells_who_it_is_and_how_its_sources_do(lab: Engine) -> None:
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-
-    async def look(settings_: CollectorConfig) -> CollectorStatus:
-        collector = Collector(settings_, lab, sources=("feeds",), clock=clock, lease_s=0.6)
+def test_a_running_collector_reports_its_process_and_the_circuits_of_its_sources(lab: Engine) -> None:
+    async def look(config: CollectorConfig) -> CollectorStatus:
+        collector = Collector(config, lab, sources=("feeds",), lease_s=0.6)
         task = asyncio.create_task(collector.run())
-        while not (status := read_status(lab, settings_, now_us(), now_us())).circuits:
+        while not (status := read_status(lab, config, now_us(), now_us())).circuits:
             assert not task.done()
             await asyncio.sleep(0.05)
         collector.stop()
         await task
         return status
 
-    with running_source(config) as source:
-        status = asyncio.run(asyncio.wait_for(look(trial(source, config)), 30))
-    assert status.collector is not None
-    assert status.collector.holder == process_name()
+    with trial() as (_, config):
+        status = asyncio.run(asyncio.wait_for(look(config), 30))
+    assert status.collector is not None and status.collector.holder == process_name()
     assert status.circuits == {"fake-rss": "closed", "fake-atom": "closed"}
 
 
 def test_backfill_leaves_the_quota_to_polling(lab: Engine) -> None:
-    clock = Clock()
-    config = FakeConfig(clock=clock)
-    with running_source(config) as source:
-        view = collect(lab, trial(source, config, monthly_quota=12), clock, once=True)
-        paths = [entry.path for entry in source.ledger.entries if entry.source == "coingecko"]
+    with trial(monthly_quota=12) as (source, config):
+        progress = collect(lab, config, once=True)
+    paths = [entry.path for entry in source.ledger.entries if entry.source == "coingecko"]
     assert any("simple/price" in path for path in paths)
     assert not any("market_chart" in path for path in paths)
-    assert view.slices_done == 0
+    assert progress.slices_done == 0
     assert not JobStore(lab).read()["history"].done
 
 
