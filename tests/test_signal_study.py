@@ -111,7 +111,7 @@ def found(url: str) -> Collected:
 
 @pytest.fixture(scope="module")
 def studies(found: Collected) -> list[SignalStudy]:
-    return signals.study_signals(signals.collected_scores(found), horizons=[1, 4], resamples=100)
+    return signals.study_signals(signals.choose_scores((), found, ()), horizons=[1, 4], resamples=100)
 
 
 def test_collected_texts_stand_beside_prices_of_their_own_time(found: Collected) -> None:
@@ -154,13 +154,13 @@ def test_a_collected_study_is_told_as_measured(found: Collected, studies: list[S
     assert first["evidence"] and first["best"]["horizon"] == 1 and first["p_corrected"] == first["best"]["p_corrected"]
     assert first["lead"] == "sentiment leads" and first["scored_bars"] == BARS and len(first["decay"]["ic"]) == 24
     said = signals.findings(studies, COSTS, found.notes())
-    assert len(said) == 7 and not any("SIMULATION" in each for each in said)
-    assert said[0].startswith("All sources, good, 1 h: scores foretell returns: information coefficient +0.")
-    assert said[1].startswith("All sources, noise, 1 h: no evidence that scores foretell returns: best information")
-    assert said[6].startswith("640 of 640 collected texts were scored more than a day after they came")
+    assert not any("SIMULATION" in each for each in said)
+    assert said[0].startswith("All sources, good, 1 h: scores predict returns (best IC +0.")
+    assert any(each.startswith("All sources, noise, 1 h: no evidence that scores predict") for each in said)
+    assert said[-1].startswith("640 of 640 collected texts were scored more than a day after they came")
     assert signals.caption(studies, "x") == "x"
     with study.open_ledger() as ledger:
-        (bars, texts), *others = signals.traded(signals.collected_scores(found), found)
+        (bars, texts), *others = signals.traded(signals.choose_scores((), found, ()), found)
         family = study.study_family(bars, ledger, COSTS, scored=texts, draws=2, resamples=100)
     assert not others and family.recorded == 8 and not family.simulated
     assert family.title == "collected sentiment, 1 h"
@@ -203,7 +203,7 @@ def test_texts_that_were_fetched_late_count_from_then_on(tmp_path: Path) -> None
     assert (told["late by a bar"], told["too late"]) == (BARS, 30) and list(found.by_source) == [ALL_SOURCES]
     notes = found.notes()
     assert notes[0].startswith("30 of 640 collected texts came after") and "fetched more than a bar" in notes[1]
-    good = signals.study_signals(signals.collected_scores(found), horizons=[1], resamples=50)[0]
+    good = signals.study_signals(signals.choose_scores((), found, ()), horizons=[1], resamples=50)[0]
     assert not good.evidence and good.lead.verdict == "price leads"  # it tells what has come 29 hours ago
 
 
@@ -215,8 +215,8 @@ def test_models_are_chosen_by_name_and_score_where_nothing_is_stored(url: str, t
     fill(fresh, ("feed",), scored=False)
     found = collected_signals.load_collected(fresh, "bitcoin", ["crypto-lexicon"])
     assert found.models[0].startswith("crypto-lexicon@")
-    flat = signals.study_signals(signals.collected_scores(found), resamples=50)
-    assert "scores cannot be set against returns: every score is" in signals.findings(flat, COSTS)[0]
+    flat = signals.study_signals(signals.choose_scores((), found, ()), resamples=50)
+    assert "scores cannot be compared with returns: every score is" in signals.findings(flat, COSTS)[0]
     assert signals.to_dict(flat)["studies"][0]["best"] is None
     for draw in (
         signal_figures.coefficients,
@@ -265,7 +265,7 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     assert [row.horizon for row in planted.coefficients] == [1, 2, 24]  # 200 days do not fit into 661
     *said, left_out = signals.findings(found, COSTS)
     assert all(each.startswith("SIMULATION: effect ") for each in said)
-    assert left_out == "1 day: nothing is said of a horizon of 200 bars, as 661 bars are too few for it"
+    assert left_out == "1 day: 661 bars are too few for a horizon of 200 bars"
     record = signals.to_dict(found)
     assert (record["simulation"], record["measured"], record["reason"]) == (True, False, "no collected texts")
     assert [each["effect"] for each in record["studies"]] == [0.0, 0.4]
@@ -277,13 +277,16 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     assert all(math.isfinite(row["ic"]) for row in signal_tables.information_rows(found))
 
 
-def test_scores_that_foretell_the_opposite_are_traded_against() -> None:
+def test_scores_that_predict_the_opposite_are_traded_against() -> None:
     (bars,) = (each for each in load_bars() if each.name == "1 day")
-    groups = signals.simulated_scores([bars], [-0.4])
-    (said,) = signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS)
-    assert "scores foretell returns of the opposite sign: information coefficient -0." in said
-    assert "of 1 test; a trade against them gains " in said and "bp over a bar, more than the 24 bp it costs" in said
-    for wrong in (lambda: signals.simulated_scores([bars], [0.0], -1), lambda: signals.study_signals(groups, seed=-1)):
+    groups = signals.choose_scores([bars], None, [-0.4])
+    said, worth = signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS)
+    assert "scores predict returns of the opposite sign (best IC -0." in said and "1 test)" in said
+    assert "a trade against the scores gains " in worth and "bp over a bar, more than its cost of 24 bp" in worth
+    for wrong in (
+        lambda: signals.choose_scores([bars], None, [0.0], -1),
+        lambda: signals.study_signals(groups, seed=-1),
+    ):
         with pytest.raises(InputError, match="seed is -1: it must be at least 0"):
             wrong()
 

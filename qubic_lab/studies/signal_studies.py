@@ -1,7 +1,7 @@
-"""Does sentiment foretell returns, or follow them? Coefficients by horizon, quantiles, events, lead and lag, in words.
+"""Does sentiment predict returns, or follow them? Coefficients by horizon, quantiles, events, and lead and lag.
 
-Scores are those of collected texts, by source and by model, or simulated ones with a known effect, told as such.
-`qubic_lab.studies.signal_figures` draws what is found here.
+Scores are those of collected texts, by source and by model, or simulated ones with a known effect, labelled as such.
+`qubic_lab.studies.signal_figures` draws the results.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,6 @@ from qubic_lab.oracle.inference.information import (
     HORIZONS,
     Coefficient,
     Decay,
-    Information,
     decay,
     information,
 )
@@ -34,6 +33,7 @@ from qubic_lab.oracle.inference.lead_lag import LeadLag, correct_leads, lead_lag
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.market_bars import StudyBars
 from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts
+from qubic_lab.studies.style import counted
 
 Row = dict[str, Any]
 SPREAD_HORIZONS = (1, 4)
@@ -41,8 +41,8 @@ SIGNED = "both, by sign"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One series of scores to be studied: by whom, of what, and what was planted.
+class ScoreSeries:
+    """One series of scores to be studied.
 
     Attributes:
         source: of the texts; "simulated" for invented ones.
@@ -75,7 +75,7 @@ class SignalStudy:
         left_out: horizons that were asked for, and are too long for so few bars.
     """
 
-    scored: Scored
+    scored: ScoreSeries
     last: int
     aligned: Aligned
     coefficients: tuple[Coefficient, ...]
@@ -115,20 +115,23 @@ class SignalStudy:
         return next(each for each in self.events if each.kind == SIGNED)
 
 
-def simulated_scores(markets: Sequence[StudyBars], effects: Sequence[float], seed: int = 0) -> list[list[Scored]]:
-    """Return simulated scores, a list for each market and effect: each stands for a study of its own."""
-    return [
-        [Scored(bars, SENTIMENT, SENTIMENT, effect, ScoredTexts.simulated(bars.bars, effect, seed))]
-        for bars in markets
-        for effect in effects
-    ]
+def choose_scores(
+    markets: Sequence[StudyBars], found: Collected | None, effects: Sequence[float], seed: int = 0
+) -> list[list[ScoreSeries]]:
+    """Return series of scores in groups; those of one group count together.
 
-
-def collected_scores(found: Collected) -> list[list[Scored]]:
-    """Return the collected scores of each source by each model, in one list: all of them count together."""
+    Collected scores, if there are any, are one group with a series for each source and model. Otherwise each market and
+    effect has a simulated series in a group of its own.
+    """
+    if found is None:
+        return [
+            [ScoreSeries(bars, SENTIMENT, SENTIMENT, effect, ScoredTexts.simulated(bars.bars, effect, seed))]
+            for bars in markets
+            for effect in effects
+        ]
     return [
         [
-            Scored(found.bars, source, model, None, ScoredTexts(f"sentiment of {source}", texts, (model,)))
+            ScoreSeries(found.bars, source, model, None, ScoredTexts(f"sentiment of {source}", texts, (model,)))
             for source, texts in found.by_source.items()
             for model in found.models
             if any(model in text.scores for text in texts)
@@ -136,14 +139,7 @@ def collected_scores(found: Collected) -> list[list[Scored]]:
     ]
 
 
-def choose_scores(
-    markets: Sequence[StudyBars], found: Collected | None, effects: Sequence[float], seed: int = 0
-) -> list[list[Scored]]:
-    """Return collected scores where there are any, else simulated ones."""
-    return simulated_scores(markets, effects, seed) if found is None else collected_scores(found)
-
-
-def traded(groups: Sequence[Sequence[Scored]], found: Collected | None) -> list[tuple[StudyBars, ScoredTexts]]:
+def traded(groups: Sequence[Sequence[ScoreSeries]], found: Collected | None) -> list[tuple[StudyBars, ScoredTexts]]:
     """Return the texts that strategies trade by: all collected ones at once, or each simulation."""
     if found is not None:
         return [(found.bars, found.scored)]
@@ -156,7 +152,7 @@ def caption(studies: Sequence[SignalStudy], text: str) -> str:
 
 
 def study_signals(
-    groups: Sequence[Sequence[Scored]],
+    groups: Sequence[Sequence[ScoreSeries]],
     horizons: Sequence[int] = HORIZONS,
     last: int = 1,
     resamples: int = 1000,
@@ -181,7 +177,7 @@ def study_signals(
 
 
 def _study_group(
-    group: Sequence[Scored], horizons: Sequence[int], last: int, resamples: int, seed: int
+    group: Sequence[ScoreSeries], horizons: Sequence[int], last: int, resamples: int, seed: int
 ) -> list[SignalStudy]:
     market = group[0].bars.bars
     names = [each.title + each.model for each in group]
@@ -191,35 +187,26 @@ def _study_group(
     found = information(aligned, horizons)
     leads = correct_leads([lead_lag(each) for each in aligned.values()])
     around = [event_studies(each, resamples=resamples, seed=seed) for each in aligned.values()]
-    told = iter(correct_events([each for studies in around for each in studies]))
+    all_events = iter(correct_events([each for studies in around for each in studies]))
     return [
         SignalStudy(
             scored=scored,
             last=last,
             aligned=aligned[name],
             coefficients=found.of(name),
-            decay=decay(aligned[name], _single_band(found, name)),
+            decay=decay(aligned[name], min(found.of(name), key=lambda row: row.horizon).band),
             spreads=tuple(
                 quantile_spread(aligned[name], each, resamples=resamples, seed=seed) for each in SPREAD_HORIZONS
             ),
-            events=tuple(next(told) for _ in studies),
+            events=tuple(next(all_events) for _ in studies),
             lead=lead,
             tests=found.tests,
             shifts=len(found.shift_test.shifts),
             least_shift=found.least_shift,
-            left_out=_left_out(horizons, found.of(name)),
+            left_out=tuple(sorted(set(horizons) - {row.horizon for row in found.of(name)})),
         )
         for name, scored, studies, lead in zip(names, group, around, leads, strict=True)
     ]
-
-
-def _left_out(horizons: Sequence[int], known: Sequence[Coefficient]) -> tuple[int, ...]:
-    return tuple(sorted(set(horizons) - {row.horizon for row in known}))
-
-
-def _single_band(found: Information, name: str) -> float | None:
-    """Return the band of chance of the shortest horizon of a series."""
-    return min(found.of(name), key=lambda row: row.horizon).band
 
 
 def looks_ahead(studies: Sequence[SignalStudy]) -> list[str]:
@@ -238,27 +225,10 @@ def looks_ahead(studies: Sequence[SignalStudy]) -> list[str]:
 
 
 def to_dict(studies: Sequence[SignalStudy]) -> Row:
-    """Return all that was found as plain values for JSON.
+    """Return all results as plain values for JSON, which `oracle_results.SignalsRecord` reads a part of.
 
-    {
-      "simulation": whether the scores are simulated,
-      "measured": whether sentiment of collected texts was set against returns; where not, "reason" says why,
-      "correction": how `p_corrected` is made, in words,
-      "studies": a list, one for each series of scores:
-        {"title", "bars" (their length), "coin", "from", "to", "source", "model", "effect" (planted, or null),
-         "scored_bars", "tests" (that are counted together), "shifts", "least_shift_bars",
-         "ic": a list, one for each horizon:
-           {"horizon", "pairs", "effective" (as many independent pairs), "ic" (Spearman), "error", "low", "high" (95 %,
-            HAC), "pearson", "p", "p_holm", "p_corrected", "detectable" (80 % power), "band", "evidence", "absent"},
-         "best": the row of "ic" with the smallest "p_corrected", or null,
-         "p_corrected", "evidence": of this row,
-         "decay": {"half_life_bars", "low", "high", "absent", "ic": [{"ahead", "ic", "low", "high", "pairs"}]},
-         "quantiles": [{"horizon", "spread", "low", "high", "monotone_p", "buckets": […]}] as log returns,
-         "events": [{"kind", "found", "used", "before", "first", "after"}], each with mean, interval and p,
-         "lead": "sentiment leads", "price leads", "both", "neither" or "unknown",
-         "lead_lag": {"ahead", "before", …} with lag, correlation and p}
-    }
-    A number that is not known is null. p-values are two-sided.
+    `ic` has a row for each horizon: Spearman's coefficient with its HAC error and 95 % interval, two-sided p-values and
+    the smallest coefficient detectable with 80 % power. Quantiles are log returns. Unknown numbers are null.
     """
     simulation = all(study.simulated for study in studies)
     return {
@@ -305,74 +275,58 @@ def _study_dict(study: SignalStudy) -> Row:
 
 
 def findings(studies: Sequence[SignalStudy], costs: Costs, notes: Sequence[str] = ()) -> list[str]:
-    """Say for each series in a sentence or two what its scores foretell, how it would pay, and which comes first.
+    """Say for each series whether its scores predict returns, whether that pays, and which side leads.
 
-    Horizons that there were too few bars for come last, with what a reader must know of the texts.
+    The notes on the texts follow, then the horizons for which there were too few bars.
     """
     left_out = [
-        f"{study.scored.bars.name}: nothing is said of a horizon of {', '.join(map(str, study.left_out))} bars, as "
-        f"{len(study.aligned)} bars are too few for it"
+        f"{study.scored.bars.name}: {len(study.aligned)} bars are too few for a horizon of "
+        f"{', '.join(map(str, study.left_out))} bars"
         for study in studies
         if study.left_out
     ]
-    return [*(_sentence(study, costs) for study in studies), *notes, *dict.fromkeys(left_out)]
+    return [*(each for study in studies for each in _sentences(study, costs)), *notes, *dict.fromkeys(left_out)]
 
 
-def _sentence(study: SignalStudy, costs: Costs) -> str:
+def _sentences(study: SignalStudy, costs: Costs) -> list[str]:
     best, title = study.best, f"{study.title[0].upper()}{study.title[1:]}"
     if best is None or best.found.ic is None:
-        reason = study.coefficients[0].found.absent
-        return f"{title}: scores cannot be set against returns: {reason}."
-    found = best.found
-    number = (
-        f"information coefficient {found.ic:+.3f} ({found.low:+.3f} to {found.high:+.3f}) over {_bars(best.horizon)}, "
-        f"{found.pairs} pairs worth {found.effective:.0f}, corrected p = {best.p_corrected:.2g} of {study.tests} "
-        f"{'test' if study.tests == 1 else 'tests'}"
-    )
+        return [f"{title}: scores cannot be compared with returns: {study.coefficients[0].found.absent}."]
+    found, against = best.found, best.found.ic < 0.0
+    said = "no evidence that scores predict returns"
     if study.evidence:
-        against = best.found.ic < 0.0
-        how = "returns of the opposite sign" if against else "returns"
-        said = f"scores foretell {how}: {number}{_worth(study, costs, against)}"
-    else:
-        said = f"no evidence that scores foretell returns: best {number}; {best.detectable:.3f} would have been found"
-    return f"{title}: {said}; {_lead_words(study.lead)}."
+        said = f"scores predict returns{' of the opposite sign' if against else ''}"
+    sentences = [
+        f"{title}: {said} (best IC {found.ic:+.3f}, {found.low:+.3f} to {found.high:+.3f}, over "
+        f"{counted(best.horizon, 'bar')}; corrected p = {best.p_corrected:.2g}, {counted(study.tests, 'test')}); "
+        f"{_lead_words(study.lead)}."
+    ]
+    edge = study.spreads[0].edge_bps
+    if study.evidence and edge is not None:
+        way, gain = ("against", -edge) if against else ("by", edge)
+        less = "more" if gain > round_trip_bps(costs) else "less"
+        sentences.append(
+            f"{title}: a trade {way} the scores gains {gain:.0f} bp over a bar, {less} than its cost of "
+            f"{round_trip_bps(costs):.0f} bp."
+        )
+    return sentences
 
 
 def round_trip_bps(costs: Costs) -> float:
-    """Return what going in and out again costs, in basis points, without what grows with a trade's size."""
+    """Return the cost of opening and closing a position in basis points, without market impact."""
     return 2.0 * (costs.fee_bps + costs.half_spread_bps)
 
 
-def _worth(study: SignalStudy, costs: Costs, against: bool) -> str:
-    """Say what a trade gains that is made by scores, or against them, before what it costs."""
-    edge = study.spreads[0].edge_bps
-    if edge is None:
-        return ""
-    way, gain = "against" if against else "by", -edge if against else edge
-    less = "more" if gain > round_trip_bps(costs) else "less"
-    return (
-        f"; a trade {way} them gains {gain:.0f} bp over a bar, {less} than the {round_trip_bps(costs):.0f} bp it costs"
-    )
-
-
 def _lead_words(lead: LeadLag) -> str:
-    words = {
-        "neither": "neither leads the other",
-        "both": "each leads the other",
-        "unknown": "nothing says which leads",
-    }
+    words = {"neither": "neither side leads", "both": "each side leads the other", "unknown": "the lead is unknown"}
     said = words.get(lead.verdict, lead.verdict)
     if lead.verdict in ("price leads", "both") and lead.before is not None:
-        said += f" (returns {_bars(-lead.before.lag)} earlier: {lead.before.correlation:+.3f})"
+        said += f" (returns {counted(-lead.before.lag, 'bar')} earlier: {lead.before.correlation:+.3f})"
     return said
 
 
-def _bars(count: int) -> str:
-    return f"{count} bar" if count == 1 else f"{count} bars"
-
-
 def shown(studies: Sequence[SignalStudy], most: int) -> list[SignalStudy]:
-    """Return the studies to draw: all, or of many those of all sources first, then by their corrected p-values."""
+    """Return the studies to draw: those of all sources first, then by their corrected p-values."""
     if len(studies) <= most:
         return list(studies)
 
