@@ -92,7 +92,7 @@ def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
     said = study.findings(families)
     assert said[1].startswith("SIMULATION: ") and said[2].startswith("SIMULATION: ")
     assert "SIMULATION" not in said[0]
-    assert said[3] == "What sentiment of real texts foretells is not measured here: no collected texts."
+    assert said[3] == "The predictive value of real sentiment is not measured here: no collected texts."
     assert figures.lags_and_costs([nothing, planted]).axes[0].get_title(loc="left").startswith("SIMULATION")
     assert not figures.lags_and_costs([price]).axes[0].get_title(loc="left")
     assert all("SIMULATION" in row["family"] for row in study.verdict_rows([nothing, planted]))
@@ -271,7 +271,7 @@ def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, 
     assert (found.name, len(found.bars), found.missing) == (name, count, 0)
     assert found.bars.opened_us.tolist() == [first_us + number * step_us for number in range(count)]
     assert (found.bars.closed_us - found.bars.opened_us == step_us).all()
-    assert ("15 min: no hours were made of bars of 15 min" in " ".join(found.told)) == (name == "15 min")
+    assert ("15 min: no hours were made of bars of 15 min" in " ".join(found.caveats)) == (name == "15 min")
 
 
 def test_bars_that_are_missing_within_hours_are_told(tmp_path: Path) -> None:
@@ -279,5 +279,5 @@ def test_bars_that_are_missing_within_hours_are_told(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:101], *lines[103:200], *lines[201:]]) + "\n")
     hours, quarters = (load_bars(str(path), "bitcoin", OPEN, join=join)[0] for join in (True, False))
-    assert hours.told == ["1 h: 2 of 325 bars are made of fewer than 4 bars of 15 min"]
-    assert quarters.told == ["15 min: 3 bars are missing"]
+    assert hours.caveats == ["1 h: 2 of 325 bars are made of fewer than 4 bars of 15 min"]
+    assert quarters.caveats == ["15 min: 3 bars are missing"]

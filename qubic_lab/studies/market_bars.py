@@ -26,10 +26,10 @@ class StudyBars:
     """Flagged bars of one length, and where they are from.
 
     Attributes:
-        source: the file's name, or that it is a packaged one.
-        name: of their length.
-        missing: bars between the first and the last that are not there.
-        notes: what was left out of a file, or put in order.
+        source: the name of the file, or the packaged source.
+        name: the length of the bars in words.
+        missing: the number of missing bars between the first and the last.
+        notes: what was left out of the file, or reordered.
     """
 
     coin: str
@@ -51,13 +51,13 @@ class StudyBars:
         return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
 
     @property
-    def told(self) -> list[str]:
-        """What a reader must know of them, a line each."""
+    def caveats(self) -> list[str]:
+        """What a reader must know about the bars, a line each."""
         missing = [f"{self.name}: {self.missing} bars are missing"] if self.missing else []
         return missing + [f"{self.name}: {note}" for note in self.notes]
 
     def row(self) -> Row:
-        """Return what they are, for a table."""
+        """Return a description of the bars for a table."""
         return {
             "bars of": self.name,
             "source": self.source,
@@ -82,11 +82,11 @@ def load_bars(
 
     Args:
         file: a CSV; empty: the packaged ones.
-        coin: that the file is of.
-        reading: what the file does not say of itself, by the names of `BarOptions`, such as {"stamp": "open"}.
-        join: make hours of bars that are shorter than 1 h and divide it. Prices without bars are made to hours anyway.
+        coin: whose prices the file holds.
+        reading: options of `BarOptions` that the file does not imply, such as {"stamp": "open"}.
+        join: resample bars shorter than 1 h to hours if they divide it. Prices without bars always become hours.
             Bars that are not joined keep their own times: weeks begin on Mondays, and days at the file's midnight.
-        least: bars of each.
+        least: the fewest bars of each length.
 
     Raises:
         InputError: a file that cannot be read, or with too few bars.

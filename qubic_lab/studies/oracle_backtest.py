@@ -1,7 +1,7 @@
-"""Does sentiment or a price signal predict anything? Signals judged after costs and for all that was tried.
+"""Does sentiment or a price signal predict anything? Signals judged after costs, corrected for all trials.
 
-Signals decide at a bar's close and are filled at a later one's open; every trial goes into a ledger, and what is said
-of a family counts all of its trials there. Sentiment is simulated, from a truth that is known, and is told as such.
+Signals decide at a bar's close and are filled at a later one's open. Every trial goes into a ledger, and the verdict on
+a family counts all of its trials there. Simulated sentiment has a known effect and is labelled as a simulation.
 """
 
 import math
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 NOT_MEASURED = "not measured here: no collected texts"
-"""What sentiment of real texts foretells: nobody has collected texts of the time of these prices."""
+"""The predictive value of real sentiment: no texts were collected at the time of the packaged prices."""
 SENTIMENT = "simulated"
 FEES_BPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 
@@ -88,7 +88,7 @@ def _sides(values: "pd.Series") -> "pd.Series":
 
 
 def price_strategies() -> list[Strategy]:
-    """Return the price signals that are tried: round numbers, none chosen by what it gave."""
+    """Return the price signals to try; their parameters are round numbers, none chosen by its result."""
     return [
         *(Strategy(momentum, parameters={"bars": bars}) for bars in (5, 20, 60, 120)),
         *(
@@ -102,7 +102,7 @@ def price_strategies() -> list[Strategy]:
 
 
 def sentiment_strategies(models: Sequence[str] = (SENTIMENT,)) -> list[Strategy]:
-    """Return the signals that are tried on the scores of each model."""
+    """Return the signals to try on the scores of each model."""
     grid = ((1, 0.0), (1, 0.5), (3, 0.0), (12, 0.0))
     return [
         Strategy(sentiment, parameters={"bars": bars, "least": least, "model": model})
@@ -112,10 +112,10 @@ def sentiment_strategies(models: Sequence[str] = (SENTIMENT,)) -> list[Strategy]
 
 
 def simulated_texts(market: Bars, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
-    """Return invented texts, one published at each bar's close, whose scores know the future as far as is planted.
+    """Return invented texts, one at each bar's close, whose scores correlate with the next return by `effect`.
 
-    A score is tanh of effect × the standardised return from the next open to the one after it, and noise for the rest;
-    `effect` is so their correlation but for the tanh, and 0 plants nothing. It is a simulation: no text knows that.
+    A score is tanh of effect × the standardised return from the next open to the one after it, plus noise. An effect of
+    0 plants nothing.
 
     Raises:
         InputError: an effect that is not between −1 and 1, or a seed below 0.
@@ -139,13 +139,13 @@ def simulated_texts(market: Bars, effect: float, seed: int = 0) -> tuple[Availab
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """Texts with scores to be traded by, of the time of some bars.
+    """Texts with scores to trade by.
 
     Attributes:
-        question: what they are asked.
-        texts: as `available_texts` gives them.
-        models: whose scores they have.
-        effect: planted in simulated ones; None: nothing is, they were collected.
+        question: the question that they are to answer.
+        texts: as `available_texts` returns them.
+        models: the models that scored them.
+        effect: planted in simulated texts; None for collected ones.
     """
 
     question: str
@@ -163,7 +163,7 @@ class ScoredTexts:
 
 @contextmanager
 def open_ledger(database: str = "") -> Iterator[TrialLedger]:
-    """Give the ledger of a database, or of a new one that is gone afterwards, so that a run can be repeated."""
+    """Give the ledger of a database, or of a temporary one, so that a run can be repeated."""
     with tempfile.TemporaryDirectory() as folder:
         engine = open_database(database or f"sqlite:///{folder}/trials.db")
         try:
@@ -174,16 +174,16 @@ def open_ledger(database: str = "") -> Iterator[TrialLedger]:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """All that was tried to answer one question, and what is left of the best of it.
+    """All trials for one question, and the verdicts on the best of them.
 
     Attributes:
         effect: planted in simulated sentiment; None for price signals and for collected texts.
-        tried: backtests made now; `recorded`: trials of the family in the ledger, earlier ones counted.
+        tried: backtests of this run; `recorded`: the family's trials in the ledger, those of earlier runs included.
         best: the one of `tried` with the highest Sharpe ratio after costs, with all baselines and random draws.
         verdict: on its net returns, against cash.
-        timing: on what is left of them once as much as holding explains is taken off.
-        forward: the account that held, in each stretch of time, what had been best in the stretch before it.
-        forward_verdict: on this account's net returns where it was tested, as one trial.
+        timing: on the part of them that holding does not explain.
+        forward: the walk-forward account, which holds in each period the signal that was best in the period before.
+        forward_verdict: on its net returns out of sample, as one trial.
     """
 
     question: str
@@ -207,7 +207,7 @@ class Family:
     def evidence(self) -> bool:
         """Whether something is predicted: more than luck gives, and more than holding explains.
 
-        The first alone is not enough where prices rise: a signal without skill that is mostly long passes it there.
+        The first alone is not enough: while prices rise, a signal without skill that is mostly long passes it.
         """
         return self.verdict.evidence and self.timing.evidence
 
@@ -227,7 +227,7 @@ def study_family(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Family:
-    """Try a family of signals on some bars: price signals, or such on sentiment.
+    """Backtest a family of signals on some bars: price signals, or signals on sentiment.
 
     Args:
         bars: what is traded.
@@ -257,7 +257,7 @@ def study_family(
     assert recorded is not None
     chosen, per_year = trials.column(recorded.key), best.account.bars_per_year
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    hold = best.baselines.accounts["hold"].net_returns
+    hold = best.baselines.accounts["hold"].net_returns[np.searchsorted(market.closed_us, trials.closed_us)]
     forward, tested, folds = _walk_forward(market, tried, costs)
     return Family(
         question=question,
@@ -267,7 +267,7 @@ def study_family(
         recorded=len(trials),
         best=best,
         verdict=judge(trials.returns, chosen, per_year, **options),
-        timing=judge(beyond(trials.returns, _on(hold, market, trials.closed_us)), chosen, per_year, **options),
+        timing=judge(beyond(trials.returns, hold), chosen, per_year, **options),
         forward=forward,
         forward_verdict=judge(forward.net_returns[tested], 0, per_year, **options),
         folds=folds,
@@ -279,15 +279,11 @@ def _ratio(returns: Floats) -> float:
     return ratio if math.isfinite(ratio) else -math.inf
 
 
-def _on(returns: Floats, market: Bars, closed_us: Any) -> Floats:
-    return np.asarray(returns[np.searchsorted(market.closed_us, closed_us)])
-
-
 def beyond(trials: Floats, hold: Floats) -> Floats:
-    """Return what trials earn beyond their part in the market: net returns less β × those of holding.
+    """Return what trials earn beyond the market: net returns less β × those of holding.
 
-    β is the slope of each trial's returns on those of holding, over the whole time: it is of hindsight, as it must be
-    to say what was due to the market, and nothing is traded by it.
+    β is the slope of each trial's returns on those of holding over the whole time. It uses hindsight, which attribution
+    must; nothing is traded by it.
     """
     around = hold - hold.mean()
     variance = float(around @ around)
@@ -296,7 +292,7 @@ def beyond(trials: Floats, hold: Floats) -> Floats:
 
 
 def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
-    """Return the account that goes forward in time with what was best before, where it was tested, and the folds."""
+    """Return the walk-forward account, the slice of bars out of sample, and the number of folds."""
     bars = len(market)
     returns = np.stack([each.account.net_returns for each in tried], axis=1)
     targets = np.stack([each.targets[:, 0] for each in tried], axis=1)
@@ -313,7 +309,7 @@ def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tupl
 
 
 def trial_rows(families: Sequence[Family]) -> list[Row]:
-    """Return each trial that was made now."""
+    """Return each trial of this run."""
     return [
         {
             "family": family.title,
@@ -321,11 +317,12 @@ def trial_rows(families: Sequence[Family]) -> list[Row]:
             "sharpe": _sharpe(each.account.net_returns, each.account.bars_per_year),
             "before costs": _sharpe(each.account.gross_returns, each.account.bars_per_year),
             "turnover a year": each.account.summary().turnover_per_year,
-            "break_even_bps": _finite(break_even_bps(each.account.gross_returns, each.account.turnover)),
+            "break_even_bps": cost if math.isfinite(cost) else None,
             "new": each.recorded.new if each.recorded else False,
         }
         for family in families
         for each in family.tried
+        for cost in [break_even_bps(each.account.gross_returns, each.account.turnover)]
     ]
 
 
@@ -360,27 +357,25 @@ def account_rows(family: Family) -> list[Row]:
         **family.best.baselines.accounts,
         "walk forward": family.forward,
     }
-    rows = []
-    for name, account in accounts.items():
-        found = account.summary()
-        rows.append(
-            {
-                "account": name,
-                "return_pct": 100 * found.total_return,
-                "sharpe": _sharpe(account.net_returns, account.bars_per_year),
-                "most_drawdown_pct": 100 * found.most_drawdown,
-                "trades": found.trades,
-                "exposure": found.exposure,
-                "fees_and_slippage_pct": 100 * (found.fees + found.slippage) / found.initial_cash,
-            }
-        )
-    return rows
+    return [
+        {
+            "account": name,
+            "return_pct": 100 * found.total_return,
+            "sharpe": _sharpe(account.net_returns, account.bars_per_year),
+            "most_drawdown_pct": 100 * found.most_drawdown,
+            "trades": found.trades,
+            "exposure": found.exposure,
+            "fees_and_slippage_pct": 100 * (found.fees + found.slippage) / found.initial_cash,
+        }
+        for name, account in accounts.items()
+        for found in [account.summary()]
+    ]
 
 
 def notes(families: Sequence[Family]) -> list[str]:
-    """Return what a reader must know of the accounts and their bars, a line each, once.
+    """Return what a reader must know about the accounts and their bars, a line each, once.
 
-    What is true of one account alone, such as that it lost all, is told with its name.
+    A note on one account alone, such as that it lost all, begins with its name.
     """
     found = []
     for family in families:
@@ -389,7 +384,7 @@ def notes(families: Sequence[Family]) -> list[str]:
             for note in account.notes():
                 whose = family.bars.name if note in of_bars else f"{family.title}, {name}"
                 found.append(f"{whose}: {note}")
-    return list(dict.fromkeys([*found, *(line for family in families for line in family.bars.told)]))
+    return list(dict.fromkeys([*found, *(line for family in families for line in family.bars.caveats)]))
 
 
 def fee_sweep(family: Family) -> list[tuple[float, float]]:
@@ -405,7 +400,7 @@ def fee_sweep(family: Family) -> list[tuple[float, float]]:
 
 
 def to_dict(family: Family) -> Row:
-    """Return a family as plain values for JSON, without arrays by bar."""
+    """Return a family as plain values for JSON."""
     return {
         "question": family.title,
         "simulation": family.simulated,
@@ -420,10 +415,10 @@ def to_dict(family: Family) -> Row:
 
 
 def findings(families: Sequence[Family], collected: bool = False) -> list[str]:
-    """Say in one sentence for each family whether it is evidence, and, where no texts were collected, that as well."""
+    """Say for each family whether there is evidence of prediction, and whether real sentiment was measured."""
     said = [_sentence(family) for family in families]
     if not collected:
-        said.append(f"What sentiment of real texts foretells is {NOT_MEASURED}.")
+        said.append(f"The predictive value of real sentiment is {NOT_MEASURED}.")
     return said
 
 
@@ -432,19 +427,19 @@ def _sentence(family: Family) -> str:
     title = f"{family.title[0].upper()}{family.title[1:]}"
     if verdict.evidence and not timing.evidence:
         return (
-            f"{title}: no evidence that anything is predicted: an annual Sharpe ratio of {verdict.sharpe:.2f} is more "
-            f"than the best of {verdict.trials} trials shows by luck (SPA p = {verdict.p:.2g}), but not beyond what "
-            f"holding explains (SPA p = {timing.p:.2g})."
+            f"{title}: no evidence of prediction: a Sharpe ratio of {verdict.sharpe:.2f} is more than the luck of "
+            f"{verdict.trials} trials (SPA p = {verdict.p:.2g}), but not beyond what holding explains (SPA p = "
+            f"{timing.p:.2g})."
         )
     more = f"; beyond what holding explains SPA p = {timing.p:.2g}" if verdict.evidence else ""
     return f"{title}: {verdict.sentence}{more}."
 
 
 def worst_gap(families: Sequence[Family]) -> float:
-    """Return by how much, as a share of what was traded, the last equity differs at worst from a sum over all trades.
+    """Return the largest difference of a last equity from the sum over its trades, as a share of the traded value.
 
-    The sum is start − Σ bought units × price − fees − costs of holding + the last units' worth: it is made from the
-    trades alone, without the account's own cash and equity. An account that lost all is looked at one bar earlier.
+    The sum is start − Σ bought units × price − fees − costs of holding + the value of the last units. An account that
+    lost all is checked one bar earlier.
     """
     accounts = (account for each in families for account in (*(made.account for made in each.tried), each.forward))
     return max((_gap(account) for account in accounts), default=0.0)
@@ -472,7 +467,3 @@ def signal_name(made: Backtest) -> str:
 def _sharpe(returns: Floats, per_year: float) -> float | None:
     ratio = _ratio(returns)
     return ratio * math.sqrt(per_year) if math.isfinite(ratio) else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""Volatility, value at risk and warnings on past prices: what they said, on what evidence, and what that was worth.
+"""Volatility, value at risk and warnings on past prices: what they said, on what evidence, and their worth.
 
-Warnings are held against a naive rule that warns for about the same share of the time: with more time under warning any
-rule finds more of what comes.
+Warnings are compared with a naive rule that warns for about the same share of the time, because any rule finds more
+falls with more time under warning.
 """
 
 import math
@@ -22,7 +22,6 @@ from qubic_lab.oracle.risk.forecast_tests import (
     EvaluatedModel,
     Evenness,
     LossCoverage,
-    TailTest,
     coverage,
     evaluate_models,
     evenness,
@@ -36,37 +35,35 @@ from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garc
 from qubic_lab.oracle.risk.warning_scores import (
     IntervalEstimate,
     MatchedWarnings,
-    WarningComparison,
-    WarningScore,
     match_alarm_time,
     span,
 )
 from qubic_lab.studies.market_bars import StudyBars
-from qubic_lab.studies.oracle_results import WarningsRecord
+from qubic_lab.studies.oracle_results import WarningsRecord, estimate_text
 
 Row = dict[str, Any]
 VAR_LEVELS = (0.01, 0.05)
-"""That tables and findings are about."""
+"""The levels of tables and findings."""
 CALIBRATED_LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1)
-"""That pictures of calibration show."""
+"""The levels in pictures of calibration."""
 AUTHORS = ("kupiec", "christoffersen")
-"""Tests that are called by who made them."""
+"""Tests that are named after their authors."""
 LEAST_EXPECTED = 5.0
-"""Where fewer losses beyond value at risk are expected, tests have hardly a chance to reject a model."""
+"""With fewer expected losses beyond value at risk, tests can hardly reject a model."""
 _WINDOWED = ("filtered historical", "historical")
-"""Models that need a window of returns as long as a level is rare."""
+"""Models that need a longer window of returns for a rarer level."""
 
 
 @dataclass(frozen=True, eq=False)
 class RiskStudy:
-    """All that is measured of some bars.
+    """All measures of some bars.
 
     Attributes:
         tails: of each of `CALIBRATED_LEVELS` and model, where a window is long enough; `coverages`: of each of them,
             None where it could not be tested.
-        evenness: of the probabilities that GARCH-t forecast of what came.
-        horizon_bars, drop: a warning is right where the close falls so far below a recent high within the horizon.
-        level: from which on a level counts as a warning.
+        evenness: of the probabilities that GARCH-t gave to the returns that followed.
+        horizon_bars, drop: a warning is right if the close falls by `drop` below a recent high within the horizon.
+        level: the lowest level that counts as a warning.
     """
 
     bars: StudyBars
@@ -95,11 +92,11 @@ def study_risk(
 
     Args:
         bars: of one asset.
-        horizon_us: so long a warning looks ahead.
-        drop: the fall from the highest close within the horizon that is to be warned of, 0 to 1.
-        level: from which on a level counts as a warning.
+        horizon_us: how far a warning looks ahead.
+        drop: the fall from the highest close within the horizon to warn of, 0 to 1.
+        level: the lowest level that counts as a warning.
         rules: a YAML file; empty: those that come with the project.
-        refit_bars: from one fit of the GARCH model to the next.
+        refit_bars: between two fits of the GARCH model.
 
     Raises:
         InputError: rules, a level, a horizon or a drop that cannot be used.
@@ -269,8 +266,7 @@ def now_rows(risks: Sequence[RiskStudy]) -> list[Row]:
     return rows
 
 
-def to_dict(risk: RiskStudy) -> Row:
-    """Return it as plain values for JSON, without arrays by bar."""
+def _measured(risk: RiskStudy) -> Row:
     matched = risk.matched
     return {
         "bars_of": risk.name,
@@ -284,12 +280,12 @@ def to_dict(risk: RiskStudy) -> Row:
         "absent": risk.assessment.missing,
         "garch": {"fits": risk.volatility.fits, "failed": risk.volatility.failed, "absent": risk.volatility.missing},
         "tails": [
-            {"model": tail.model, **_recorded(tail.test), "coverage": None if covered is None else asdict(covered)}
+            {"model": tail.model, **asdict(tail.test), "coverage": covered}
             for tail, covered in zip(risk.tails, risk.coverages, strict=True)
         ],
-        "garch_t_evenness": _recorded(risk.evenness),
+        "garch_t_evenness": risk.evenness,
         "warnings": {
-            "comparison": None if matched.comparison is None else _compared(matched.comparison),
+            "comparison": matched.comparison,
             "ours_share": matched.ours_share,
             "naive_share": matched.naive_share,
             "fallen_at_warning": matched.fallen,
@@ -299,29 +295,9 @@ def to_dict(risk: RiskStudy) -> Row:
     }
 
 
-def _recorded(found: TailTest | Evenness) -> Row:
-    plain = asdict(found)
-    plain["absent"] = plain.pop("missing")
-    return plain
-
-
-def _compared(found: WarningComparison) -> Row:
-    plain = asdict(found)
-    months = plain.pop("months")
-    for name in ("ours", "naive"):
-        plain[name]["events"] = plain[name].pop("falls")
-        plain[name]["months"] = months
-    return plain
-
-
-def worth_dict(risks: Sequence[RiskStudy]) -> Row:
-    """Return what warnings were worth, an entry for each length of bars, as plain values for JSON.
-
-    `ours` and `naive` have warnings, right, precision, falls, found, recall, false_alarms_a_month and lead_h; estimates
-    are value, low and high (95 %), None where there is none. `p`: of the exact McNemar test of who finds more falls.
-    They are None where there is nothing to judge, and `absent` says why.
-    """
-    return {"worth": [_worth(risk) for risk in risks]}
+def record(risks: Sequence[RiskStudy]) -> Row:
+    """Return all results as plain values for JSON, which `oracle_results.RiskRecord` reads the part `worth` of."""
+    return {"risks": [_measured(risk) for risk in risks], "worth": [_worth(risk) for risk in risks]}
 
 
 def _worth(risk: RiskStudy) -> Row:
@@ -345,101 +321,90 @@ def _worth(risk: RiskStudy) -> Row:
 
 
 def findings(risks: Sequence[RiskStudy]) -> list[str]:
-    """Say what warnings were worth beside the matched rule, the level at the end, how forecasts of losses stood.
-
-    What a reader must know of the bars comes last.
-    """
+    """Say what warnings were worth, which level holds at the end, and how forecasts of losses did; then the caveats."""
     said = [
         sentence
         for risk in risks
-        for sentence in (_warning_sentence(risk), _now_sentence(risk), *_tail_sentences(risk))
+        for sentence in (*_warning_sentences(risk), _now_sentence(risk), *_tail_sentences(risk))
     ]
-    return said + [line for risk in risks for line in risk.bars.told]
+    return said + [line for risk in risks for line in risk.bars.caveats]
 
 
 def _tail_sentences(risk: RiskStudy) -> list[str]:
-    """Return a sentence for each level of value at risk, and one for the whole distribution."""
+    """Return the sentences for each level of value at risk, and one for the whole distribution."""
     title = f"Value at risk, bars of {risk.name}"
     if all(tail.test.conditional is None for tail in risk.tails):
-        told = next(tail.test.missing for tail in risk.tails if tail.test.level in VAR_LEVELS)
-        return [f"{title}: no model could be tested ({risk.volatility.missing or told})."]
-    said = [f"{title}, {_level_part(risk, level)}." for level in VAR_LEVELS]
-    even = risk.evenness
-    if even.p is not None:
-        verdict = "is rejected as a whole" if even.p < ALPHA else "is not rejected as a whole"
+        why = next(tail.test.missing for tail in risk.tails if tail.test.level in VAR_LEVELS)
+        return [f"{title}: no model could be tested ({risk.volatility.missing or why})."]
+    said = [f"{title}, {100 * level:g} %: {part}." for level in VAR_LEVELS for part in _level_parts(risk, level)]
+    if risk.evenness.p is not None:
+        verdict = "is rejected" if risk.evenness.p < ALPHA else "is not rejected"
         said.append(
-            f"The distribution that GARCH-t forecasts, bars of {risk.name}, {verdict} (Kolmogorov-Smirnov p = "
-            f"{even.p:.2g})."
+            f"GARCH-t's whole distribution, bars of {risk.name}, {verdict} (Kolmogorov-Smirnov p = "
+            f"{risk.evenness.p:.2g})."
         )
     return said
 
 
-def _level_part(risk: RiskStudy, level: float) -> str:
-    """Say which models were rejected at a level, and by which test."""
+def _level_parts(risk: RiskStudy, level: float) -> list[str]:
+    """Say how many models passed at a level, and which were rejected by which test."""
     tails = [tail for tail in risk.tails if tail.test.level == level]
     tested = [tail for tail in tails if tail.test.conditional is not None]
     if not tested:
-        return f"{100 * level:g} %: no model could be tested ({tails[0].test.missing})"
-    rejected = [(tail.model, tail.test.violations, by) for tail in tested if (by := tail.test.rejected)]
+        return [f"no model could be tested ({tails[0].test.missing})"]
+    rejected = [f"{tail.model} by {_tests(by, tail.test.violations)}" for tail in tested if (by := tail.test.rejected)]
     expected = tested[0].test.expected
     few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
-    missing = f" and {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
-    told = (
-        f"{100 * level:g} % ({expected:,.{0 if expected >= 10 else 1}f} losses beyond expected{few}): "
-        f"{len(tested) - len(rejected)} of {len(tested)} models stood every test{missing}"
+    missing = f"; {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
+    passed = (
+        f"{len(tested) - len(rejected)} of {len(tested)} models passed every test "
+        f"({expected:,.{0 if expected >= 10 else 1}f} losses beyond expected{few}){missing}"
     )
-    if rejected:
-        told += f", rejected: {', '.join(f'{model} by {_tests(by, beyond)}' for model, beyond, by in rejected)}"
-    return told
+    return [passed, *([f"rejected are {', '.join(rejected)}"] if rejected else [])]
 
 
 def _tests(rejecting: Mapping[str, float], beyond: int) -> str:
-    """Name the tests that reject a model, with the losses beyond it: too many, or too few?"""
+    """Name the tests that reject a model, with the number of losses beyond it."""
     names = [name.capitalize() if name in AUTHORS else name for name in rejecting]
-    least = min(rejecting.values())
-    if len(names) == 1:
-        return f"{names[0]} ({beyond} losses, p = {least:.2g})"
-    return f"{', '.join(names[:-1])} and {names[-1]} ({beyond} losses, least p = {least:.2g})"
+    least = "p" if len(names) == 1 else "smallest p"
+    joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{joined} ({beyond} losses, {least} = {min(rejecting.values()):.2g})"
 
 
-def _warning_sentence(risk: RiskStudy) -> str:
-    found, what = risk.matched, f"falls of {100 * risk.drop:g} % within {span(_hours_ahead(risk))}"
+def _warning_sentences(risk: RiskStudy) -> list[str]:
+    found, title = risk.matched, f"Warnings, bars of {risk.name}"
+    falls = f"of {100 * risk.drop:g} % within {span(_hours_ahead(risk))}"
     if found.comparison is None:
-        return f"Warnings, bars of {risk.name}: not judged ({found.missing})."
+        return [f"{title}, could not be judged ({found.missing})."]
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.falls:
-        return f"Warnings, bars of {risk.name}: not judged, as no new {_no_falls(risk)}."
+        # An earlier fall may never have ended: the price stayed low.
+        low = float((recent_drawdown(risk.bars.bars, risk.horizon_bars) >= risk.drop)[found.start :].mean())
+        was_low = f" The price was already that low in {100 * low:.0f} % of them." if low > 0.0 else ""
+        return [f"{title}, could not be judged: no fall {falls} began after the first {found.start} bars.{was_low}"]
     differs = found.comparison.p < ALPHA
-    worse = differs and found.comparison.only_ours < found.comparison.only_naive
-    verdict = f"{'evidence' if differs else 'no evidence'} that they find {'fewer' if worse else 'more'} falls than"
+    fewer = differs and found.comparison.only_ours < found.comparison.only_naive
     few = ", too few falls for evidence" if 2.0 * 0.5**ours.falls >= ALPHA else ""
-    right = "there were no warnings" if not ours.warnings else _right(ours, naive)
-    lead = "" if ours.lead_h.value is None else f", {ours.lead_h.value:.1f} h before the fall"
-    if found.fallen is not None:
-        lead += f" with the price {100 * found.fallen:.1f} % below its recent high already (medians)"
-    return (
-        f"Warnings, bars of {risk.name}: {verdict} a rule on volatility alone "
-        f"({ours.found} and {naive.found} of {ours.falls} {what}, with {100 * found.ours_share:.0f} and "
-        f"{100 * found.naive_share:.0f} % of the time under warning; exact McNemar p = {found.comparison.p:.2g}{few}); "
-        f"{right}{lead}."
-    )
-
-
-def _no_falls(risk: RiskStudy) -> str:
-    """Say that no fall began, and for how long the price was as low as in one: then an earlier fall never ended."""
-    start = risk.matched.start
-    low = float((recent_drawdown(risk.bars.bars, risk.horizon_bars) >= risk.drop)[start:].mean())
-    said = f"fall of {100 * risk.drop:g} % within {span(_hours_ahead(risk))} began after the first {start} bars"
-    return f"{said}; in {100 * low:.0f} % of the later ones the price was that low already" if low > 0.0 else said
-
-
-def _right(ours: WarningScore, naive: WarningScore) -> str:
-    low, high = (100 * (each or 0.0) for each in (ours.precision.low, ours.precision.high))
+    said = [
+        f"{title}: {'' if differs else 'no '}evidence that they find {'fewer' if fewer else 'more'} falls than a rule "
+        "on volatility alone.",
+        f"They found {ours.found} of {ours.falls} falls {falls}, that rule {naive.found} (exact McNemar p = "
+        f"{found.comparison.p:.2g}{few}).",
+        f"They stood for {100 * found.ours_share:.0f} % of the time, that rule's for {100 * found.naive_share:.0f} %.",
+    ]
+    if not ours.warnings:
+        return [*said, "There were no warnings."]
     theirs = "none" if naive.precision.value is None else f"{100 * naive.precision.value:.0f} %"
-    return (
-        f"{ours.right} of {ours.warnings} warnings were right ({100 * (ours.precision.value or 0.0):.0f} %, interval "
-        f"{low:.0f} to {high:.0f} %; that rule's {theirs}, by chance {100 * ours.precision_by_chance:.0f} %)"
+    said.append(
+        f"{ours.right} of {ours.warnings} warnings were right, {estimate_text(ours.precision, ' %', 100, 0)}; that "
+        f"rule's: {theirs}; by chance: {100 * ours.precision_by_chance:.0f} %."
     )
+    if ours.lead_h.value is not None:
+        below = ""
+        if found.fallen is not None:
+            below = f", when the price was {100 * found.fallen:.1f} % below its recent high"
+        said.append(f"The median lead time was {ours.lead_h.value:.1f} h{below}.")
+    return said
 
 
 def _hours_ahead(risk: RiskStudy) -> float:
@@ -450,5 +415,5 @@ def _now_sentence(risk: RiskStudy) -> str:
     last = risk.assessment.at(-1)
     because = f" ({'; '.join(each.text for each in last.evidence)})" if last.evidence else ""
     if risk.assessment.why_unknown:
-        return f"The level at {iso(last.at_us)} is not known: no rule has a value."
+        return f"The level at {iso(last.at_us)} is unknown: no rule has a value."
     return f"The level at {iso(last.at_us)}, by bars of {risk.name}, is {last.level}{because}."
