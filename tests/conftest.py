@@ -5,10 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+import redis
 from databases import emptied, postgres
 from models import tiny_model
 from sqlalchemy import Engine
 
+from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
@@ -18,6 +20,21 @@ from qubic_lab.pipeline.config import resolve_config
 def anyio_backend() -> str:
     """Run asynchronous tests (marked `anyio`) on asyncio only."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    """A connection to a Redis server that the tests of a module share."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nodes and coordinators of a test look and retry more often."""
+    from clusters import hurry
+
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="session")

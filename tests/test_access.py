@@ -2,14 +2,13 @@
 
 import socket
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import redis
 import yaml
-from clusters import Fragile, cluster, hurry
+from clusters import Fragile, cluster
 
 from qubic_lab.api.access import ApiToken, TokenFile, find_token, hash_token, new_token, read_tokens, write_tokens
 from qubic_lab.api.serve import ServeConfig
@@ -20,25 +19,16 @@ from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import TlsFiles
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 ASK = "/api/ai/query"
 QUESTION = {"prompt": "hi", "max_new_tokens": 2}
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
 
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-async def test_without_a_known_token_nothing_is_told(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hurry(monkeypatch)
+async def test_without_a_known_token_nothing_is_told(client: redis.Redis, tmp_path: Path) -> None:
     token = new_token()
     known = [ApiToken("notebook", hash_token(token)), ApiToken("other", hash_token(new_token()))]
     async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
@@ -70,9 +60,8 @@ async def test_without_a_known_token_nothing_is_told(
 
 
 async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, tmp_path: Path
 ) -> None:
-    hurry(monkeypatch)
     tokens = {name: new_token() for name in ("one", "two")}
     known = [ApiToken(name, hash_token(token), per_minute=3) for name, token in tokens.items()]
     async with cluster(client, tmp_path, coordinators=2, served=True, accesses=known) as running:
@@ -87,10 +76,7 @@ async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
         assert (await second.get("/health", headers=bearer(tokens["two"]))).status_code == 200
 
 
-async def test_two_clients_may_use_the_same_key(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hurry(monkeypatch)
+async def test_two_clients_may_use_the_same_key(client: redis.Redis, tmp_path: Path) -> None:
     tokens = {name: new_token() for name in ("one", "two")}
     known = [ApiToken(name, hash_token(token)) for name, token in tokens.items()]
     async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
@@ -101,8 +87,7 @@ async def test_two_clients_may_use_the_same_key(
         assert found[0] == found[2] != found[1]
 
 
-async def test_without_redis_nobody_is_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+async def test_without_redis_nobody_is_let_in(tmp_path: Path) -> None:
     token = new_token()
     with RedisServer(tmp_path / "redis") as server:
         connection = connect(server.url)

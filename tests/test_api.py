@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 import redis
-from clusters import Cluster, Fragile, cluster, counted, hurry, text_of, until
+from clusters import Cluster, Fragile, cluster, counted, text_of, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from qubic_lab.api.client import CoordinatorClient
@@ -19,23 +19,12 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import QueueLimits
 from qubic_lab.errors import BusyError, InputError, NotFoundError, QubicLabError, RankError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 ASK = "/api/ai/query"
 QUESTION: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 8}
 STREAM = {**QUESTION, "stream": True}
 KEY = {"Idempotency-Key": "key"}
 Event = tuple[str, int, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
 
 
 def assert_problem(response: httpx2.Response, status: int, detail: str) -> None:

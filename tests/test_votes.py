@@ -11,14 +11,13 @@ from typing import Any
 import httpx2
 import pytest
 import redis
-from clusters import Cluster, cluster, hurry, until
+from clusters import Cluster, cluster, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.api.app import create_app
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.health import Gate
-from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import NodeRecord
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.database import open_database
@@ -30,21 +29,10 @@ from qubic_lab.votes.voters import VoteRequest, choose_voters, is_busy
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 ASK = "/api/ai/consensus_query"
 QUESTION = "What is 5 + 7?"
 RIGHT, WRONG = "The answer is 12.", "The answer is 13."
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
 
 
 @dataclass
