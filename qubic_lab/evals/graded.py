@@ -76,11 +76,6 @@ def graded_questions(
     return tuple(questions)
 
 
-def family_of(question: Question) -> str:
-    """Return the family of a graded question."""
-    return question.id.rpartition("-")[0]
-
-
 def _new(name: str, random: Random, dial: float, asked: set[str]) -> Filled:
     for _ in range(_MOST_TRIES):
         question, answer = FAMILIES[name].fill(random, dial)

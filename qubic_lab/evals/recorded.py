@@ -1,9 +1,8 @@
 """Recorded answers, which are asked for once and judged often: a frozen table, and its file of JSON lines."""
 
-import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -102,17 +101,8 @@ def halves(
     return tuple(row for row in rows if row.id in chosen), tuple(row for row in rows if row.id not in chosen)
 
 
-def write_recorded(file: Path, rows: Iterable[RecordedQuestion]) -> None:
-    """Write a table atomically, one question per line."""
-    part = file.with_name(f"{file.name}.part")
-    with part.open("w", encoding="utf-8", newline="\n") as out:
-        for row in rows:
-            out.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
-    part.replace(file)
-
-
 def read_recorded(file: Path) -> tuple[RecordedQuestion, ...]:
-    """Read a table that `write_recorded` wrote.
+    """Read a table: one question per line, as `recording.record_answers` writes it.
 
     Raises:
         InputError: the file cannot be read, is empty, or has a repeated id or an invalid row; names the row.
