@@ -179,3 +179,11 @@ def loaded_by(module: str) -> set[str]:
     loaded = set(done.stdout.split())
     assert module in loaded
     return loaded
+
+
+def test_the_architecture_page_names_places_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([\w./-]+(?:\.py|\.ipynb|\.yaml|\.proto|/))`", text)
+    rooms = [ROOT, PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]
+    assert len(named) > 80
+    assert [name for name in named if not any((room / name).exists() for room in rooms)] == []
