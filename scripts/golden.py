@@ -123,6 +123,8 @@ def _without_names(node: Json, schemas: Json) -> Json:
         return _without_names(schemas[node["$ref"].rpartition("/")[2]], schemas)
     words = ("title", "description", "summary", "operationId", "discriminator")
     kept = {name: each for name, each in node.items() if name not in words or not isinstance(each, str)}
+    if isinstance(required := kept.get("required"), list):
+        kept["required"] = sorted(required)
     return {name: _without_names(each, schemas) for name, each in kept.items()}
 
 

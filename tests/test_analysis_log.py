@@ -1,16 +1,17 @@
 """Analyses are kept as they were made, once for the same bars and code, and can be read back."""
 
+from typing import Any
+
 import numpy as np
-import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
-from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
-from qubic_lab.oracle.serving.queries import (
-    price_analysis,
-)
+from qubic_lab.oracle.serving.analysis_log import analysis_version, keep_analysis
+from qubic_lab.oracle.serving.prices import price_analysis
 from qubic_lab.oracle.store.snapshot import MarketStore
+from qubic_lab.oracle.store.tables import PRICE_ANALYSIS
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 SERIES = Series("bitcoin", "exchange", 3_600)
@@ -32,35 +33,38 @@ def bars(first: int, count: int) -> list[Price]:
     ]
 
 
-def test_what_was_said_of_the_same_bars_is_kept_once(engine: Engine) -> None:
+def rows(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(select(PRICE_ANALYSIS).order_by(PRICE_ANALYSIS.c.known_us)))
+
+
+def test_an_analysis_of_the_same_bars_by_the_same_code_is_kept_once(engine: Engine) -> None:
     clock = Time()
-    store, log = MarketStore(engine, clock), AnalysisLog(engine, clock, "code-1")
+    store = MarketStore(engine, clock)
     store.prices.add(SERIES, bars(0, 401))
     first = price_analysis(store.snapshot(), "bitcoin", "1h")
-    assert [log.keep(first), log.keep(first)] == [True, False]
+    assert [keep_analysis(store, first, "code-1") for _ in range(2)] == [True, False]
     clock.us += HOUR_US
     store.prices.add(SERIES, bars(401, 1))
-    assert log.keep(price_analysis(store.snapshot(), "bitcoin", "1h"))
-    assert log.keep(price_analysis(store.snapshot(), "bitcoin", "4h"))
-    newest, oldest = log.read("bitcoin", "1h")
-    assert (newest.at_us, oldest.at_us) == (NOON + HOUR_US, NOON)
-    assert (oldest.source, oldest.interval_s, oldest.frame_s, oldest.version) == ("exchange", 3_600, 3_600, "code-1")
-    assert oldest.known_us < newest.known_us
-    assert oldest.result["forecasts"] == first.model_dump(mode="json", by_alias=True)["forecasts"]
+    later = price_analysis(store.snapshot(), "bitcoin", "1h")
+    assert keep_analysis(store, later, "code-1")
+    assert keep_analysis(store, price_analysis(store.snapshot(), "bitcoin", "4h"), "code-1")
+    assert keep_analysis(store, later, "code-2")
+    oldest, *others = rows(engine)
+    assert (oldest.at_us, oldest.frame_s, oldest.version) == (NOON, 3_600, "code-1")
+    assert [(each.at_us, each.frame_s, each.version) for each in others] == [
+        (NOON + HOUR_US, 3_600, "code-1"),
+        (NOON, 14_400, "code-1"),
+        (NOON + HOUR_US, 3_600, "code-2"),
+    ]
+    assert all(oldest.known_us < each.known_us for each in others)
+    assert oldest.result["forecasts"] == to_plain(first)["forecasts"]
     assert oldest.result["last"]["price"] == first.last.price
-    assert len(log.read("bitcoin", "1h", limit=1)) == 1 and log.read("ethereum", "1h") == []
-    again = price_analysis(store.snapshot(), "bitcoin", "1h")
-    assert AnalysisLog(engine, clock, "code-2").keep(again), "other code says it anew"
 
 
 def test_nothing_is_kept_of_too_few_bars(engine: Engine) -> None:
-    clock = Time()
-    store = MarketStore(engine, clock)
+    store = MarketStore(engine, Time())
     store.prices.add(Series("bitcoin", "exchange", 86_400), [Price(NOON - 24 * HOUR_US, NOON, 1.0, 1.0, 1.0, 1.0)])
-    assert not AnalysisLog(engine, clock, "code").keep(price_analysis(store.snapshot(), "bitcoin", "1h"))
+    assert not keep_analysis(store, price_analysis(store.snapshot(), "bitcoin", "1h"), "code")
+    assert rows(engine) == []
     assert len(analysis_version()) == 12
-
-
-@pytest.mark.parametrize("frame", ["1h", "4h", "1d"])
-def test_no_analysis_is_no_row(engine: Engine, frame: str) -> None:
-    assert AnalysisLog(engine, Time(), "code").read("bitcoin", frame) == []  # type: ignore[arg-type]

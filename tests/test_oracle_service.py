@@ -29,18 +29,16 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND
 from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.oracle.sentiment.index_report import SentimentIndex, SentimentSummary
 from qubic_lab.oracle.sentiment.stored import choose_model
-from qubic_lab.oracle.serving import responses
-from qubic_lab.oracle.serving.price_parts import completeness, row_before
-from qubic_lab.oracle.serving.queries import (
-    market_overview,
+from qubic_lab.oracle.serving.overview import market_overview, money
+from qubic_lab.oracle.serving.prices import (
+    ClosedBars,
+    completeness,
     price_analysis,
     price_history,
-    sentiment,
-    text_history,
+    row_before,
 )
-from qubic_lab.oracle.serving.responses import LastPrice
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
-from qubic_lab.oracle.serving.summary import money
+from qubic_lab.oracle.serving.texts import sentiment, text_history
 from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
@@ -219,16 +217,16 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
     found = price_analysis(store.snapshot(), "BTC", "1h")
     assert (found.coin, found.symbol, found.frame) == ("bitcoin", "BTC", "1h")
     last = found.last
-    assert (last.price, last.source, last.at, last.age_s, last.stale) == (200.0, "coingecko", iso(NOON), 100.0, False)
+    assert (last.price, last.source, last.at_us, last.age_s, last.stale) == (200.0, "coingecko", NOON, 100.0, False)
     assert [(each.over, each.from_price) for each in found.changes] == [("1h", 180.0), ("24h", 150.0), ("7d", 100.0)]
     assert [each.change_pct for each in found.changes] == pytest.approx([100 / 9, 100 / 3, 100.0])
     day = found.day
     assert (day.high, day.low, day.volume, day.volume_unit) == (300.0, 180.0, 5e9, "currency")
     assert (day.completeness, day.flags, found.market_cap) == (1.0, {"outlier": 1}, 1e12)
-    assert isinstance(found.bars, responses.Bars)
+    assert isinstance(found.bars, ClosedBars)
     assert len(found.bars.bars) == 48
     bar = found.bars.bars[-1]
-    assert (bar.closed, bar.open, bar.high, bar.low, bar.close) == (iso(NOON), 180.0, 300.0, 180.0, 200.0)
+    assert (bar.closed_us, bar.open, bar.high, bar.low, bar.close) == (NOON, 180.0, 300.0, 180.0, 200.0)
     assert (bar.prices, bar.completeness, bar.flagged, bar.volume) == (12, 1.0, 1, None)
     assert all(each.prices == 12 for each in found.bars.bars)
     assert isinstance(found.indicators, dict)
@@ -249,10 +247,10 @@ def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, 
     store = MarketStore(engine, Time(NOON))
     store.prices.add(QUOTES, quotes(40 * 288))
     found = price_analysis(store.snapshot(), "bitcoin", frame)
-    assert isinstance(found.bars, responses.Bars)
+    assert isinstance(found.bars, ClosedBars)
     assert len(found.bars.bars) == {"4h": 42, "1d": 30}[frame]
     assert {each.prices for each in found.bars.bars} == {12 * hours}
-    assert found.bars.bars[-1].closed <= found.as_of
+    assert found.bars.bars[-1].closed_us <= found.as_of_us
     assert "1d" not in [each.over for each in found.changes]
 
 
@@ -266,7 +264,7 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engin
     assert found.fallback is not None
     assert "no source is on time" in found.fallback
     overview = market_overview(store.snapshot(), ["bitcoin", "ethereum"])
-    assert overview.summary == [
+    assert list(overview.summary) == [
         "Bitcoin 0.0000005000 USD, change in the 24 h up to that not known; 0 texts in 24 h; price 900 days old from "
         "coingecko, which is stale.",
         "Ethereum: no price is known; 0 texts in 24 h.",
@@ -290,7 +288,7 @@ def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) 
     assert found.fallback == "exchange in place of coingecko, which is late"
     assert [each.source for each in found.others] == ["slow", "coingecko"]
     assert (found.day.volume, found.day.volume_unit) == (2.0 * 1_440, "coin")
-    assert isinstance(found.bars, responses.Bars)
+    assert isinstance(found.bars, ClosedBars)
     assert {each.volume for each in found.bars.bars[1:]} == {120.0}
     for name, interval_s in (("slow", None), ("exchange", 60), (None, 60)):
         history = price_history(store.snapshot(), "bitcoin", source=name, interval_s=interval_s)
@@ -306,7 +304,7 @@ def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) 
     assert isinstance(found := price_analysis(store.snapshot(), "bitcoin", "1h").bars, Missing)
     assert found.reason == "no bars of 1h can be made from bars of 86400 s"
     daily = price_analysis(store.snapshot(), "bitcoin", "1d").bars
-    assert isinstance(daily, responses.Bars)
+    assert isinstance(daily, ClosedBars)
     assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
 
 
@@ -350,7 +348,7 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
     assert scores[0].volatility == pytest.approx(0.6 * 2**0.5)
     assert scores[1].volatility is None
     quiet = sentiment(store.snapshot(), "solana", "1h")
-    assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, [])
+    assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, ())
 
 
 def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
@@ -366,7 +364,7 @@ def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
     log.record(replace(good, source="newsapi", started_us=NOON - HOUR_US, outcome="not_modified"))
     log.record(replace(good, source="newsapi", outcome="failed", error="HTTP 429"))
     found = market_overview(store.snapshot())
-    assert found.summary == [
+    assert list(found.summary) == [
         "Of 2 coins with prices on time, 1 rose and 1 fell in 24 h: from −2.1 % (Bitcoin) to +4.0 % (Solana).",
         "Bitcoin 61,234.00 USD, −2.1 % in 24 h, market cap 1.21 trillion USD; 1 text in 24 h; price 3 minutes old from "
         "coingecko.",
@@ -614,7 +612,7 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert moved["Title 2 of its own"] == pytest.approx(expected - without)
     assert index.factors[0].url == "https://example.org/0"
     assert len(index.history) == 25
-    assert (index.history[-1].index, iso(index.history[-1].at_us)) == (index.index, found.as_of)
+    assert (index.history[-1].index, index.history[-1].at_us) == (index.index, found.as_of_us)
     assert (index.history[0].at_us, index.history[0].texts) == (clock.us - DAY_US, 2)  # those of 24 and 42 h ago
     assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
     assert not isinstance(found.scores, Missing)
@@ -687,7 +685,9 @@ _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
-from qubic_lab.oracle.serving.queries import market_overview, price_analysis, sentiment
+from qubic_lab.oracle.serving.overview import market_overview
+from qubic_lab.oracle.serving.prices import price_analysis
+from qubic_lab.oracle.serving.texts import sentiment
 from qubic_lab.oracle.store.snapshot import MarketStore
 version = _version_of_code()
 assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"
@@ -794,7 +794,7 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
             await ask(as_of_us=clock.us)
         with pytest.raises(NotFoundError, match="unknown coin"):
             await oracle.sentiment("no coin")
-        assert isinstance((await oracle.status()).cache, list)
+        assert isinstance((await oracle.status()).cache, tuple)
 
     serve(oracle, test)
 
@@ -813,7 +813,7 @@ def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(engine: Eng
         await good.price_analysis("bitcoin")
         found = await bad.price_analysis("bitcoin")
         assert found.outcome == "hit"
-        assert LastPrice(**json.loads(found.body)["last"]).price == 102.0
+        assert json.loads(found.body)["last"]["price"] == 102.0
         with pytest.raises(InputError, match="no database"):
             await bad.text_history("bitcoin", Range())
         await bad.close()

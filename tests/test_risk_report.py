@@ -25,6 +25,7 @@ from qubic_lab.oracle.risk.report import (
     current_level,
     current_measure,
     current_rule,
+    read_risk,
 )
 from qubic_lab.oracle.risk.rolling import drawdown, log_returns
 from qubic_lab.oracle.risk.rules import RiskRule, RuleLevels, assess, fit_rules, read_rules
@@ -38,7 +39,6 @@ from qubic_lab.oracle.risk.warning_scores import (
     record_text,
 )
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
-from qubic_lab.oracle.serving.queries import risk
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.settings import settings
@@ -94,7 +94,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def found(engine: Engine) -> RiskReport:
-    return risk(MarketStore(engine, StandingClock(NOW)).snapshot(), "BTC")
+    return read_risk(MarketStore(engine, StandingClock(NOW)).snapshot(), "BTC")
 
 
 @pytest.fixture(scope="module")
@@ -166,25 +166,25 @@ def test_the_response_is_json_without_infinities(found: RiskReport) -> None:
 
 def test_what_is_missing_has_a_reason(empty: MarketStore) -> None:
     with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known"):
-        risk(empty.snapshot(), "bitcoin")
+        read_risk(empty.snapshot(), "bitcoin")
     empty.prices.add(BITCOIN, hourly(1, 40, volume=False))
-    few = risk(empty.snapshot(), "bitcoin")
+    few = read_risk(empty.snapshot(), "bitcoin")
     assert "no rule has a value: 40 bars: it needs " in few.level.reason == few.warnings.reason == few.record.reason
     assert "40 bars: a model needs 501" in few.tails.reason
     assert isinstance(few.volatility.forecast, Missing) and not few.analysed.volume
     missing = {"no volume is known", "no sentiment is known", "no other asset is known"}
     assert missing <= {each.reason for each in few.rules.values()}
     assert "no such bars of ethereum" in few.analysed.other.reason
-    assert risk(empty.snapshot(), "bitcoin", "1d").analysed.bars < 3
+    assert read_risk(empty.snapshot(), "bitcoin", "1d").analysed.bars < 3
     empty.prices.add(Series("ethereum", "odd", 2_400), [Price(NOON - 2_400 * SECOND_US, NOON, 1.0, 1.0, 1.0, 1.0)])
-    none = risk(empty.snapshot(), "ethereum")
+    none = read_risk(empty.snapshot(), "ethereum")
     assert none.analysed.reason == none.level.reason and none.level.reason.startswith("no bars of 1h can be made")
     assert none.rules == {} == none.measures
 
 
 def test_a_constant_price_that_is_old(empty: MarketStore) -> None:
     empty.prices.add(BITCOIN, flat(NOON - 40 * DAY_US, 0.0))
-    found = risk(empty.snapshot(), "bitcoin")
+    found = read_risk(empty.snapshot(), "bitcoin")
     assert found.analysed.stale and isinstance(found.volatility.forecast, Missing)
     assert "prices do not vary" in found.rules["volatility"].reason
     assert found.tails and b"-0.0" not in to_json(found)
@@ -193,7 +193,7 @@ def test_a_constant_price_that_is_old(empty: MarketStore) -> None:
 
 def test_a_level_says_how_many_rules_have_no_value(empty: MarketStore, found: RiskReport) -> None:
     empty.prices.add(BITCOIN, flat(NOON, 9.0))
-    level = risk(empty.snapshot(), "bitcoin").level
+    level = read_risk(empty.snapshot(), "bitcoin").level
     assert level.level == "calm"
     assert level.text.endswith(": no rule has reached its first level (6 of 7 rules have no value here).")
     assert "no value" not in found.level.text
@@ -203,7 +203,7 @@ def test_of_two_sources_that_are_on_time_the_longer_history_is_analysed(empty: M
     empty.prices.add(Series("bitcoin", "long", 3_600), hourly(1, 90, NOON))
     empty.prices.add(Series("bitcoin", "quick", 900), [Price(NOON - 900 * SECOND_US, NOON, 100.0, 99.0, 100.0, 99.0)])
     empty.prices.add(Series("bitcoin", "longest", 3_600), hourly(2, 200, NOON - DAY_US))
-    found = risk(empty.snapshot(), "bitcoin")
+    found = read_risk(empty.snapshot(), "bitcoin")
     assert (found.analysed.source, found.analysed.bars) == ("long", 90)
 
 
@@ -216,7 +216,7 @@ def test_no_later_row_changes_the_report_of_an_earlier_instant(empty: MarketStor
     store.prices.add(ETHEREUM, hourly(4, 640, NOON - DAY_US))
     clock.us += HOUR_US
     as_of = clock.us - 2 * SECOND_US
-    before = risk(store.snapshot(as_of), "bitcoin")
+    before = read_risk(store.snapshot(as_of), "bitcoin")
     assert not any(isinstance(each, Missing) for each in before.rules.values()), "each rule has a value"
     clock.us = NOON
     store.prices.add(BITCOIN, hourly(10, 24 + 60))  # 24 later bars, and corrections of 60
@@ -225,8 +225,8 @@ def test_no_later_row_changes_the_report_of_an_earlier_instant(empty: MarketStor
     store.texts.add_scores([Score(each.id, "default@1", -0.9) for each in store.texts.read("bitcoin", 0, NOON)])
     clock.us += DAY_US
     for reader in (store, MarketStore(empty.engine, clock)):
-        assert risk(reader.snapshot(as_of), "bitcoin") == before
-    assert risk(store.snapshot(), "bitcoin") != before
+        assert read_risk(reader.snapshot(as_of), "bitcoin") == before
+    assert read_risk(store.snapshot(), "bitcoin") != before
 
 
 EVERY_4, A_DAY_LATER = range(0, 90, 4), range(1, 91, 4)

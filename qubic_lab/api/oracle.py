@@ -14,16 +14,11 @@ from qubic_lab.oracle.model.response import Frame, Window, to_json
 from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.risk.report import RiskReport
 from qubic_lab.oracle.serving.cache import Cached
-from qubic_lab.oracle.serving.queries import MOST_COINS, MOST_PRICES, MOST_TEXTS
-from qubic_lab.oracle.serving.responses import (
-    MarketOverview,
-    OracleStatus,
-    PriceAnalysis,
-    PriceHistory,
-    Sentiment,
-    TextHistory,
-)
+from qubic_lab.oracle.serving.overview import MOST_COINS, MarketOverview
+from qubic_lab.oracle.serving.prices import MOST_PRICES, PriceAnalysis, PriceHistory
 from qubic_lab.oracle.serving.service import Oracle, Range, served
+from qubic_lab.oracle.serving.status import OracleStatus
+from qubic_lab.oracle.serving.texts import MOST_TEXTS, Sentiment, TextHistory
 
 CLIENT_S = 60
 """A client may show an answer for so long without asking again: new data may come before it is no longer fresh here."""
@@ -165,7 +160,7 @@ def make_routes(oracle: Oracle) -> APIRouter:
         asked = _read(PricesAsked, request)
         found = await oracle.price_history(asked.coin, asked.to_range(), asked.source, asked.interval_s, asked.as_of_us)
         headers = {"Age": "0", "Cache-Control": "private, no-cache"}
-        return Response(found.model_dump_json(), media_type="application/json", headers=headers)
+        return Response(to_json(found), media_type="application/json", headers=headers)
 
     @routes.get("/texts", response_model=TextHistory, openapi_extra=_described(TextsAsked))
     async def texts(request: Request) -> Response:
@@ -180,10 +175,10 @@ def make_routes(oracle: Oracle) -> APIRouter:
         found = await oracle.alerts(asked.limit, asked.coin, asked.as_of_us)
         return Response(to_json(found), media_type="application/json")
 
-    @routes.get("/status")
-    async def status() -> OracleStatus:
+    @routes.get("/status", response_model=OracleStatus)
+    async def status() -> Response:
         """Tell how sources, quotas, the collector and the cache do."""
-        return await oracle.status()
+        return Response(to_json(await oracle.status()), media_type="application/json")
 
     return routes
 

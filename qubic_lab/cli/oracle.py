@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.ingest.collector_status import CollectorStatus
     from qubic_lab.oracle.ingest.demo import DemoResult
     from qubic_lab.oracle.ingest.quality import QualityReport
-    from qubic_lab.oracle.serving.responses import PriceAnalysis
+    from qubic_lab.oracle.serving.prices import PriceAnalysis
 
 STATUS_CHARACTERS = 58
 PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
@@ -313,19 +313,19 @@ def analyse(
     require(*PACKAGES, "talib", extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import find_coin
-    from qubic_lab.oracle.model.response import FRAME_S
-    from qubic_lab.oracle.serving.analysis_log import AnalysisLog, analysis_version
-    from qubic_lab.oracle.serving.queries import price_analysis
+    from qubic_lab.oracle.model.response import FRAME_S, to_plain
+    from qubic_lab.oracle.serving.analysis_log import analysis_version, keep_analysis
+    from qubic_lab.oracle.serving.prices import price_analysis
     from qubic_lab.oracle.store.snapshot import MarketStore
 
     store = MarketStore(open_database())
     snapshot = store.snapshot()
     coins = sorted(snapshot.series) if coin is None else [find_coin(coin).id]
-    log = AnalysisLog(store.engine, store.clock, analysis_version())
+    version = analysis_version()
     analyses = [price_analysis(snapshot, each, frame) for each in coins for frame in FRAME_S]
-    kept = [log.keep(each) for each in analyses]
+    kept = [keep_analysis(store, each, version) for each in analyses]
     if json:
-        print_json({"kept": sum(kept), "analyses": [each.model_dump(mode="json", by_alias=True) for each in analyses]})
+        print_json({"kept": sum(kept), "analyses": [to_plain(each) for each in analyses]})
     elif analyses:
         header = ("coin", "frame", "bars up to", "close", "trend", "forecast, 80 % interval", "skill", "kept")
         print_table(header, [_analysis_row(each, new) for each, new in zip(analyses, kept, strict=True)])

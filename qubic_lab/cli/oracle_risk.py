@@ -60,13 +60,13 @@ def risk(
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.model.response import to_plain
     from qubic_lab.oracle.model.timestamps import read_iso
-    from qubic_lab.oracle.serving import queries
+    from qubic_lab.oracle.risk.report import read_risk
     from qubic_lab.oracle.store.snapshot import MarketStore
 
     settings = read_config(config)
     at_us = None if as_of is None else read_iso(as_of)
     store = MarketStore(open_database(), settings.clock.now_us, settings.frequencies)
-    found = queries.risk(store.snapshot(at_us), coin, cast("Frame", frame), settings.sentiment, settings.risk.rules)
+    found = read_risk(store.snapshot(at_us), coin, cast("Frame", frame), settings.sentiment, settings.risk.rules)
     if json:
         print_json(to_plain(found, {"age_s", "cache"}))
     else:

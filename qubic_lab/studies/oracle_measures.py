@@ -27,7 +27,7 @@ from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_se
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel
 from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
-from qubic_lab.oracle.serving.analysis_parts import RATED_BARS
+from qubic_lab.oracle.serving.overview import RATED_BARS
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,18 @@ def coin_ids(names: Iterable[str]) -> tuple[str, ...]:
         InputError: a coin is not known.
     """
     return tuple(dict.fromkeys(find_coin(name).id for name in names))
+
+
+def known_coin(text: str) -> Coin:
+    """Return what `find_coin` returns.
+
+    Raises:
+        NotFoundError: there is no such coin.
+    """
+    try:
+        return find_coin(text)
+    except InputError as error:
+        raise NotFoundError(str(error)) from None
 
 
 def mentioned(text: str) -> tuple[str, ...]:

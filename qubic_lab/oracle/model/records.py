@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.response import Instant, Money, Part
 from qubic_lab.oracle.model.timestamps import iso
 
 Kind = Literal["quote", "bar"]
@@ -37,8 +40,12 @@ class Series:
         return "bar" if self.interval_s else "quote"
 
 
+_ROW = Part.__pydantic_config__ | ConfigDict(json_schema_serialization_defaults_required=True)
+"""Optional values of a row are always in JSON, as null."""
+
+
 @dataclass(frozen=True)
-class Price:
+class Price(Part):
     """A quote, or a bar that has closed. Times are microseconds since 1970 in UTC.
 
     Attributes:
@@ -51,16 +58,20 @@ class Price:
         flags: what cleaning found, such as "outlier"; nothing is dropped for it.
     """
 
-    opened_us: int
-    closed_us: int
-    close: float
-    open: float | None = None
-    high: float | None = None
-    low: float | None = None
-    volume: float | None = None
-    volume_24h: float | None = None
-    market_cap: float | None = None
-    published_us: int | None = None
+    __pydantic_config__ = _ROW
+
+    opened_us: Instant
+    closed_us: Instant
+    close: Money
+    open: Money | None = None
+    high: Money | None = None
+    low: Money | None = None
+    volume: Annotated[float | None, Field(description="of a bar, in units of the coin")] = None
+    volume_24h: Annotated[float | None, Field(description="of a quote: in the 24 hours before it, in the currency")] = (
+        None
+    )
+    market_cap: Money | None = None
+    published_us: Instant | None = None
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,7 +82,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Part):
     """A news item or a post.
 
     Attributes:
@@ -85,19 +96,21 @@ class Text:
         score: what readers gave it (points, likes), where the source tells.
     """
 
+    __pydantic_config__ = _ROW
+
     source: str
-    external_id: str
+    external_id: Annotated[str, Field(exclude=True)]
     kind: TextKind
     title: str
     body: str
     url: str
     publisher: str
-    published_us: int | None
+    published_us: Instant | None
     coins: tuple[str, ...]
     author: str = ""
     language: str = ""
-    cut_characters: int = 0
-    score: int | None = None
+    cut_characters: Annotated[int, Field(description="characters of the body that the source left out")] = 0
+    score: Annotated[int | None, Field(description="points or likes, if the source gives them")] = None
 
     def __post_init__(self) -> None:
         if not self.external_id:

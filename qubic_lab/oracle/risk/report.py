@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from qubic_lab.errors import check_choice
 from qubic_lab.oracle.model.bars import YEAR_US, Bars
-from qubic_lab.oracle.model.coins import Coin
+from qubic_lab.oracle.model.coins import Coin, known_coin
 from qubic_lab.oracle.model.response import (
+    FRAME_S,
     AgeS,
     Figure,
     Frame,
@@ -30,7 +32,7 @@ from qubic_lab.oracle.model.response import (
 )
 from qubic_lab.oracle.model.timestamps import iso
 from qubic_lab.oracle.risk.forecast_tests import MODELS, EvaluatedModel, evaluate_models
-from qubic_lab.oracle.risk.inputs import RiskMarket
+from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
 from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, compute_measure
 from qubic_lab.oracle.risk.rolling import drawdown, log_returns, recent_drawdown
 from qubic_lab.oracle.risk.rules import (
@@ -43,9 +45,12 @@ from qubic_lab.oracle.risk.rules import (
     WindowLengths,
     assess,
     fit_rules,
+    read_rules,
 )
 from qubic_lab.oracle.risk.volatility import ESTIMATORS, garch_of, realised_volatility
 from qubic_lab.oracle.risk.warning_scores import LEVEL, RiskRecord, record_of
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.store.snapshot import Snapshot, reading
 
 TAIL_LEVELS = (0.01, 0.05)
 TAIL_MODELS = tuple(name for name in MODELS if name != "constant normal")
@@ -243,6 +248,26 @@ def prepare_models() -> None:
     """Import the library that fits models, if it is installed, so that the first response need not wait a second."""
     with suppress(ModuleNotFoundError):
         import_module("arch")
+
+
+@reading()
+def read_risk(
+    snapshot: Snapshot,
+    coin: str,
+    frame: Frame = "1h",
+    weighting: Weighting = WEIGHTING,
+    rules: Sequence[RiskRule] | None = None,
+) -> RiskReport:
+    """Return the report of a coin's risk from a snapshot, by the given rules or by those of the project.
+
+    Raises:
+        NotFoundError: an unknown coin, or one whose price is not known.
+        InputError: another frame.
+    """
+    found = known_coin(coin)
+    check_choice("frame", frame, FRAME_S)
+    market = read_risk_market(snapshot, found.id, frame, weighting)
+    return report_risk(found, market, frame, snapshot.at_us, rules or read_rules())
 
 
 def report_risk(

@@ -13,49 +13,46 @@ from importlib import metadata
 from pathlib import Path
 
 import redis
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
-from qubic_lab.oracle.ingest.quotas import Period, Quotas
-from qubic_lab.oracle.model.coins import COINS
+from qubic_lab.oracle.ingest.quotas import Period
+from qubic_lab.oracle.model.coins import COINS, known_coin
 from qubic_lab.oracle.model.response import Frame, OracleResponse, Window, to_json
-from qubic_lab.oracle.model.timestamps import iso, now_us
+from qubic_lab.oracle.model.timestamps import now_us
 from qubic_lab.oracle.risk.inputs import companion
-from qubic_lab.oracle.risk.report import prepare_models
+from qubic_lab.oracle.risk.report import prepare_models, read_risk
 from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
-from qubic_lab.oracle.serving import queries
-from qubic_lab.oracle.serving.analysis_parts import prepare
+from qubic_lab.oracle.serving import overview, prices, texts
 from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
-from qubic_lab.oracle.serving.responses import Answer, CacheCounts, LeaseState, OracleStatus, PriceHistory, QuotaState
+from qubic_lab.oracle.serving.status import OracleStatus, read_status
 from qubic_lab.oracle.store.freshness import Frequency
 from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
-from qubic_lab.oracle.store.source_health import read_source_health
-from qubic_lab.oracle.store.tables import LEASES
 from qubic_lab.oracle.store.transactions import check_as_of
 
 STAMP_S = 1.0
-"""So often it is looked whether there are new data: so much later, at most, are answers known to be stale."""
+"""Seconds between two looks for new data, and so the longest time that a stale response passes for fresh."""
 PAST_S = 3_600.0
-"""What was known at an earlier instant never changes: such an answer is fresh for so long, whatever comes."""
+"""Seconds that a response about an earlier instant is fresh: what was known then never changes."""
 _ORACLE = Path(__file__).parents[1]
 _COMPUTING = [_ORACLE / name for name in ("model", "store", "analysis", "sentiment", "risk", "serving")]
-"""Answers that were cached by another version of this code are not served."""
-_OF_ANSWER = set(Answer.model_fields)
-
+"""Responses that another version of this code has cached are not served."""
+_OF_CACHE = set(OracleResponse.__dataclass_fields__)
+"""Fields that `served` adds."""
 
 logger = logging.getLogger(__name__)
 
 _Stamps = tuple[float, "asyncio.Task[dict[str, int]] | None"]
 _NEVER: _Stamps = (0.0, None)
-"""Until when it is not looked again, and what was found."""
+"""When to look again, and the last look."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The part of a history that is asked for; see `queries.price_history`."""
+    """The part of a history that is asked for; see `prices.price_history`."""
 
     start_us: int | None = None
     end_us: int | None = None
@@ -110,36 +107,36 @@ class Oracle:
             return self._opened
 
     async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
-        """Return `queries.sentiment` as JSON; errors as there."""
+        """Return `texts.sentiment` as JSON; errors as there."""
         id = _id(coin)
-        compute = partial(queries.sentiment, coin=id, window=window, weighting=self._weighting)
+        compute = partial(texts.sentiment, coin=id, window=window, weighting=self._weighting)
         return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
 
     async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `queries.price_analysis` as JSON; errors as there."""
+        """Return `prices.price_analysis` as JSON; errors as there."""
         id = _id(coin)
-        compute = partial(queries.price_analysis, coin=id, frame=frame)
+        compute = partial(prices.price_analysis, coin=id, frame=frame)
         return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
 
     async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `queries.risk` as JSON; errors as there."""
+        """Return `read_risk` as JSON; errors as there."""
         id = _id(coin)
-        compute = partial(queries.risk, coin=id, frame=frame, weighting=self._weighting, rules=self._rules)
+        compute = partial(read_risk, coin=id, frame=frame, weighting=self._weighting, rules=self._rules)
         watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
         return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
 
     async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
-        """Return `queries.market_overview` as JSON; errors as there."""
+        """Return `overview.market_overview` as JSON; errors as there."""
         ids = tuple(dict.fromkeys(_id(coin) for coin in coins))
-        compute = partial(queries.market_overview, coins=ids, weighting=self._weighting)
+        compute = partial(overview.market_overview, coins=ids, weighting=self._weighting)
         return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
 
     async def text_history(
         self, coin: str, asked: Range, duplicates: bool = False, as_of_us: int | None = None
     ) -> Cached:
-        """Return `queries.text_history` as JSON; errors as there."""
+        """Return `texts.text_history` as JSON; errors as there."""
         id = _id(coin)
-        compute = partial(queries.text_history, coin=id, **asdict(asked), duplicates=duplicates)
+        compute = partial(texts.text_history, coin=id, **asdict(asked), duplicates=duplicates)
         key = ("texts", id, *map(str, (*asdict(asked).values(), int(duplicates))))
         return await self._cached("news", key, compute, (id,), as_of_us)
 
@@ -150,12 +147,12 @@ class Oracle:
         source: str | None = None,
         interval_s: int | None = None,
         as_of_us: int | None = None,
-    ) -> PriceHistory:
-        """Return `queries.price_history`; errors as there. Pages of it are not kept."""
+    ) -> prices.PriceHistory:
+        """Return `prices.price_history`; errors as there. Pages of it are not kept."""
 
-        def compute() -> PriceHistory:
+        def compute() -> prices.PriceHistory:
             snapshot = self.store().snapshot(as_of_us)
-            return queries.price_history(snapshot, coin, **asdict(asked), source=source, interval_s=interval_s)
+            return prices.price_history(snapshot, coin, **asdict(asked), source=source, interval_s=interval_s)
 
         return await asyncio.to_thread(compute)
 
@@ -183,14 +180,7 @@ class Oracle:
             QubicLabError: the database cannot be read.
         """
         counts = await self.cache.counts()
-        found = await asyncio.to_thread(self._read_status)
-        if counts is None:
-            return found
-        shown = [
-            CacheCounts(kind=kind, fresh_s=self.cache.config.fresh_s(kind), hit_rate=each.hit_rate, **asdict(each))
-            for kind, each in counts.items()
-        ]
-        return found.model_copy(update={"cache": shown})
+        return await asyncio.to_thread(lambda: read_status(self.store(), self._limits, counts, self.cache.config))
 
     async def close(self) -> None:
         """Wait for what is under way, and close the cache."""
@@ -200,7 +190,7 @@ class Oracle:
         self,
         kind: CacheKind,
         key: tuple[str, ...],
-        compute: Callable[[Snapshot], Answer | OracleResponse],
+        compute: Callable[[Snapshot], OracleResponse],
         coins: tuple[str, ...],
         as_of_us: int | None,
     ) -> Cached:
@@ -212,7 +202,7 @@ class Oracle:
             ttl_s, version = None, await self._version(coins)
 
         def body() -> bytes:
-            return _to_json(compute(self.store().snapshot(as_of_us)))
+            return to_json(compute(self.store().snapshot(as_of_us)), _OF_CACHE)
 
         return await self.cache.get(kind, key, body, ttl_s=ttl_s, version=version)
 
@@ -238,38 +228,10 @@ class Oracle:
         store = self.store()
         return {coin: store.stamp(coin) for coin in coins}
 
-    def _read_status(self) -> OracleStatus:
-        now, engine = self._clock(), self.store().engine
-        with reading(), engine.connect() as connection:
-            leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
-            quotas = Quotas(engine, self._clock).report(self._limits)
-            sources = read_source_health(engine, now)
-        return OracleStatus(
-            as_of=iso(now),
-            sources=sources,
-            quotas=[
-                QuotaState(
-                    source=each.source,
-                    period=each.period,
-                    started=iso(each.started_us),
-                    ends=iso(each.ends_us),
-                    used=each.used,
-                    limit=each.limit,
-                )
-                for each in quotas
-                if each.limit is not None or each.used
-            ],
-            leases=[
-                LeaseState(name=row.name, holder=row.holder, until=iso(row.until_us), held=row.until_us > now)
-                for row in leases
-            ],
-            cache=None,
-        )
-
 
 def _warm_up(store: MarketStore) -> None:
     """Import and read in advance what many answers need; where that fails, they tell what is wrong."""
-    prepare()
+    prices.prepare()
     prepare_models()
     try:
         store.warm_up()
@@ -300,13 +262,6 @@ def served(cached: Cached) -> bytes:
     return b'{"age_s":%.3f,"cache":"%s",' % (cached.age_s, cached.outcome.encode()) + cached.body[1:]
 
 
-def _to_json(answer: Answer | OracleResponse) -> bytes:
-    """Return an answer without what `served` adds."""
-    if isinstance(answer, OracleResponse):
-        return to_json(answer, _OF_ANSWER)
-    return answer.model_dump_json(exclude=_OF_ANSWER, by_alias=True).encode()
-
-
 def _id(coin: str) -> str:
     """Return the id of a coin; of one that is named by its id without a search."""
-    return coin if coin in COINS else queries.named_coin(coin).id
+    return coin if coin in COINS else known_coin(coin).id

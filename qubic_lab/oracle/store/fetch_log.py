@@ -1,15 +1,21 @@
-"""Each request to a source: what was asked, what came of it, and how many rows it brought."""
+"""Each request to a source: what was asked, what came of it, how many rows it brought; and the sources' health."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from sqlalchemy import Engine, case, func, insert, select
 
 from qubic_lab.errors import check_choice, check_range
-from qubic_lab.oracle.model.response import Instant, Part
+from qubic_lab.oracle.model.response import Instant, Part, age_s
+from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.tables import FETCHES
 
 Outcome = Literal["ok", "not_modified", "failed"]
+LATEST = 20
+"""The number of a source's last requests that its health is told from."""
+ERROR_CHARACTERS = 300
 OUTCOMES: tuple[Outcome, ...] = ("ok", "not_modified", "failed")
 MOST_FETCHES = 1_000
 
@@ -49,6 +55,19 @@ class StoredFetch(Fetch):
     """A fetch in the log; `id` is what rows that it brought refer to."""
 
     id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceHealth(Part):
+    """How the latest requests to a source went. `state`: whether the last one succeeded."""
+
+    source: str
+    state: Literal["ok", "failing"]
+    requests: Annotated[int, Field(description="the latest ones, of which `failed` failed")]
+    failed: int
+    last_success_us: Instant | None
+    last_success_age_s: Annotated[float | None, Field(description="seconds before as_of")]
+    last_error: Annotated[str | None, Field(description="of the last request, where it failed")]
 
 
 @dataclass(frozen=True)
@@ -113,3 +132,31 @@ class FetchLog:
                 )
                 for row in connection.execute(query)
             ]
+
+
+def read_source_health(engine: Engine, now_us: int) -> tuple[SourceHealth, ...]:
+    """Return how the latest requests to each source went, in order of their names."""
+    log, found = FetchLog(engine), []
+    query = select(func.min(FETCHES.c.source))
+    with engine.connect() as connection:  # one look at the index for each source: the log may be long
+        source = connection.execute(query).scalar()
+        while source is not None:
+            found.append(source)
+            source = connection.execute(query.where(FETCHES.c.source > source)).scalar()
+    return tuple(source_health(log.recent(source, LATEST), now_us) for source in found)
+
+
+def source_health(fetches: Sequence[StoredFetch], now_us: int) -> SourceHealth:
+    """Return how requests to one source went, at least one of them; the newest comes first."""
+    last, failing = fetches[0], fetches[0].outcome == "failed"
+    success = next((each for each in fetches if each.outcome != "failed"), None)
+    ended_us = None if success is None else success.started_us + int(success.seconds * SECOND_US)
+    return SourceHealth(
+        source=last.source,
+        state="failing" if failing else "ok",
+        requests=len(fetches),
+        failed=sum(each.outcome == "failed" for each in fetches),
+        last_success_us=ended_us,
+        last_success_age_s=None if ended_us is None else age_s(ended_us, now_us),
+        last_error=(last.error or "it does not say why")[:ERROR_CHARACTERS] if failing else None,
+    )

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, inse
 from qubic_lab.errors import InputError, NotFoundError, check_range, did_you_mean
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.response import Instant
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 from qubic_lab.oracle.store.transactions import (
@@ -49,9 +50,9 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPrice(Price):
-    """A price, and when it was known here."""
+    """A price, and when it was recorded here (transaction time)."""
 
-    known_us: int
+    known_us: Instant
 
 
 @dataclass(frozen=True)

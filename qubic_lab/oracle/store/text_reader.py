@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, case, exists, func, or_, select
 
 from qubic_lab.errors import check_range
 from qubic_lab.oracle.model.records import Text, TextKind
+from qubic_lab.oracle.model.response import Instant
 from qubic_lab.oracle.model.source_names import SAMPLE
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.oracle.store.transactions import check_range_us, fetch_tuples, read_cursor, read_stamp
@@ -50,8 +52,8 @@ class StoredText(Text):
     """
 
     id: int
-    at_us: int
-    known_us: int
+    at_us: Annotated[int, Field(exclude=True)]
+    known_us: Instant
     duplicate_of: int | None
 
 

@@ -1,0 +1,250 @@
+"""Several coins at a glance: prices, sentiment, a rating, and sentences that are made from the numbers by rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from qubic_lab.errors import NotFoundError, check_range
+from qubic_lab.oracle.analysis.rating import (
+    MarketRating,
+    Rating,
+    SentimentFigures,
+    price_figures,
+    rate,
+    rate_market,
+)
+from qubic_lab.oracle.model.coins import COINS, Coin, known_coin
+from qubic_lab.oracle.model.response import (
+    Instant,
+    Missing,
+    Money,
+    OracleResponse,
+    Part,
+    Percent,
+    VolumeUnit,
+    age_s,
+)
+from qubic_lab.oracle.model.source_names import is_sample
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, age_text, iso
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.sentiment.index_report import SentimentSummary, summarize_sentiment
+from qubic_lab.oracle.sentiment.stored import NO_TEXTS
+from qubic_lab.oracle.serving.prices import LastPrice, change_pct, last_price, row_before, volume_24h
+from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
+from qubic_lab.oracle.store.freshness import PricedSeries
+from qubic_lab.oracle.store.snapshot import Snapshot, reading
+
+RATED_BARS = 480
+"""The number of hourly bars behind a rating: its slowest indicator has settled by then."""
+OLDEST_BARS = 3
+"""There is no rating if the last closed bar is older than this many bars."""
+MOST_COINS = 30
+NO_HEALTH = "requests are logged as they end: how sources did is told of the present alone"
+_UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+_FLAT_PCT = 0.05
+"""Smaller changes round to 0.0 %."""
+_FLAT = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoinOverview(Part):
+    """A coin at a glance; texts are the distinct ones of 24 hours, without invented samples."""
+
+    coin: str
+    symbol: str
+    name: str
+    last: LastPrice | Missing
+    change_24h_pct: Percent
+    market_cap: Money | None
+    volume_24h: float | None
+    volume_unit: VolumeUnit | None
+    texts_24h: int
+    newest_text_age_s: Annotated[float | None, Field(description="seconds before as_of; null: none in 24 hours")]
+    sentiment: SentimentSummary | Missing
+    rating: Rating | Missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarketOverview(OracleResponse):
+    """Several coins at a glance, in plain words, and the health of the sources."""
+
+    as_of_us: Instant
+    summary: Annotated[tuple[str, ...], Field(description="sentences, made from the numbers by rules")]
+    coins: tuple[CoinOverview, ...]
+    sources: tuple[SourceHealth, ...] | Missing
+    rating: MarketRating | Missing
+
+
+@reading()
+def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: Weighting = WEIGHTING) -> MarketOverview:
+    """Return several coins at a glance; without names all that have prices.
+
+    Raises:
+        NotFoundError: an unknown coin, or there are no prices at all.
+        InputError: too many coins.
+    """
+    found = list(dict.fromkeys(map(known_coin, coins)))
+    if not found:
+        found = [coin for coin in COINS.values() if coin.id in snapshot.series][:MOST_COINS]
+    if not found:
+        raise NotFoundError(
+            "there are no prices yet: qubic-lab oracle collect gets some, qubic-lab oracle demo loads packaged ones"
+        )
+    check_range("number of coins", len(found), 1, MOST_COINS)
+    overviews = tuple(_overview(snapshot, coin, weighting) for coin in found)
+    health: tuple[SourceHealth, ...] | Missing = Missing(NO_HEALTH)
+    if snapshot.known_us is None:
+        health = read_source_health(snapshot.store.engine, snapshot.at_us)
+    rating = rate_market({each.name: each.rating for each in overviews})
+    return MarketOverview(
+        as_of_us=snapshot.at_us,
+        summary=summarize(overviews, snapshot.store.currency, rating),
+        coins=overviews,
+        sources=health,
+        rating=rating,
+    )
+
+
+def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverview:
+    start, at = snapshot.at_us - DAY_US, snapshot.at_us
+    counts = [each for each in snapshot.texts.counts(coin.id, start, at + 1) if not is_sample(each.source)]
+    newest = max((each.newest_at_us for each in counts), default=None)
+    sentiment = summarize_sentiment(snapshot, coin.id, weighting) if counts else Missing(NO_TEXTS)
+    last: LastPrice | Missing
+    change = volume = unit = cap = None
+    rating: Rating | Missing = Missing("no rating: no price is known")
+    try:
+        sources = snapshot.sources(coin.id)
+    except NotFoundError as error:
+        last = Missing(str(error))
+    else:
+        last, cap = last_price(sources[0]), sources[0].last.market_cap
+        change, volume, unit = _day_before(snapshot, sources[0])
+        rating = _rate(snapshot, sources, sentiment)
+    return CoinOverview(
+        coin=coin.id,
+        symbol=coin.symbol,
+        name=coin.name,
+        last=last,
+        change_24h_pct=change,
+        market_cap=cap,
+        volume_24h=volume,
+        volume_unit=unit,
+        texts_24h=sum(each.texts for each in counts),
+        newest_text_age_s=None if newest is None else age_s(newest, at),
+        sentiment=sentiment,
+        rating=rating,
+    )
+
+
+def _day_before(snapshot: Snapshot, source: PricedSeries) -> tuple[float | None, float | None, VolumeUnit | None]:
+    """Return the change over 24 hours in percent, the volume, and its unit."""
+    end, tolerance = source.last.closed_us, source.tolerance_us
+    # Of quotes only the one of a day ago is needed; volumes of bars are added up.
+    until = end + 1 if source.series.interval_s else end - DAY_US + 1
+    prices = snapshot.prices.read(source.series, end - DAY_US - tolerance, until)
+    row = row_before(prices, end - DAY_US, tolerance)
+    change = None if row is None else change_pct(float(prices.close[row]), source.last.close)
+    return change, *volume_24h(prices, source)
+
+
+def _rate(
+    snapshot: Snapshot, sources: Sequence[PricedSeries], sentiment: SentimentSummary | Missing
+) -> Rating | Missing:
+    """Return the rating of a coin from its closed hours and its sentiment, or why there is none."""
+    source = next((each for each in sources if each.makes(HOUR_US)), None)
+    if source is None:
+        return Missing("no rating: there are no prices for bars of an hour")
+    if source.stale:
+        return Missing(f"no rating: the newest price is {age_text(source.age_s)} old")
+    bars = snapshot.bars(source, HOUR_US, RATED_BARS)
+    prices = price_figures(bars)
+    if isinstance(prices, Missing):
+        return Missing(f"no rating: {prices.reason}")
+    last_us = int(bars.closed_us[-1])
+    if snapshot.at_us - last_us > OLDEST_BARS * HOUR_US + source.frequency.delay_s * SECOND_US:
+        return Missing(f"no rating: the last closed bar of an hour is {age_text(age_s(last_us, snapshot.at_us))} old")
+    missing = (last_us - int(bars.opened_us[0])) // HOUR_US - len(bars)
+    gaps = f", {missing} are missing" if missing else ""
+    basis = [f"{len(bars)} bars of 1h from {source.series.source} up to {iso(last_us)}{gaps}"]
+    if isinstance(sentiment, Missing):
+        return rate(prices, sentiment, basis)
+    basis.append(f"{sentiment.texts} texts of 24 h, scored by {sentiment.model}")
+    return rate(prices, SentimentFigures(sentiment.index, sentiment.confidence, sentiment.texts), basis)
+
+
+def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Missing) -> tuple[str, ...]:
+    """Return a sentence about all coins if several have prices, one about each coin, and one about the rating."""
+    moved = [each for each in coins if each.change_24h_pct is not None and _on_time(each)]
+    sentences = [_market(moved, len(coins))] if len(moved) > 1 else []
+    sentences += [_coin(each, currency) for each in coins]
+    return tuple(sentences if isinstance(rating, Missing) else [*sentences, _rating(rating)])
+
+
+def money(value: float) -> str:
+    """Return an amount with two decimals, or with four significant digits below 1."""
+    if value >= 1e6:
+        for size, name in _UNITS:
+            if value >= size:
+                return f"{value / size:.2f} {name}"
+    if value >= 1:
+        return f"{value:,.2f}"
+    decimals = next((n for n in range(16) if round(value, n) >= 10 ** (3 - n)), 16)
+    return f"{value:.{decimals}f}"
+
+
+def _on_time(coin: CoinOverview) -> bool:
+    return isinstance(coin.last, LastPrice) and not coin.last.stale
+
+
+def _market(moved: Sequence[CoinOverview], all_coins: int) -> str:
+    changes = {each.name: each.change_24h_pct or 0.0 for each in moved}
+    rose = sum(change >= _FLAT_PCT for change in changes.values())
+    fell = sum(change <= -_FLAT_PCT for change in changes.values())
+    best, worst = max(changes, key=changes.__getitem__), min(changes, key=changes.__getitem__)
+    known = "" if len(moved) == all_coins else f", of {all_coins} in all"
+    return (
+        f"Of {len(moved)} coins with prices on time{known}, {rose} rose and {fell} fell in 24 h: from "
+        f"{_signed(changes[worst])} ({worst}) to {_signed(changes[best])} ({best})."
+    )
+
+
+def _coin(coin: CoinOverview, currency: str) -> str:
+    texts = f"{coin.texts_24h} text{'' if coin.texts_24h == 1 else 's'} in 24 h"
+    if isinstance(coin.last, Missing):
+        return f"{coin.name}: no price is known; {texts}."
+    unit = currency.upper()
+    span = "in the 24 h up to that" if coin.last.stale else "in 24 h"
+    change = f"change {span} not known" if coin.change_24h_pct is None else f"{_signed(coin.change_24h_pct)} {span}"
+    parts = [f"{coin.name} {money(coin.last.price)} {unit}", change]
+    if coin.market_cap is not None:
+        parts.append(f"market cap {money(coin.market_cap)} {unit}")
+    stale = ", which is stale" if coin.last.stale else ""
+    if isinstance(coin.sentiment, SentimentSummary):
+        texts += f" with an index of {_decimal(coin.sentiment.index)} (confidence {coin.sentiment.confidence:.1f})"
+    rated = f"; rated {coin.rating.rating}" if isinstance(coin.rating, Rating) else ""
+    return f"{', '.join(parts)}; {texts}{rated}; price {age_text(coin.last.age_s)} old from {coin.last.source}{stale}."
+
+
+def _rating(rating: MarketRating) -> str:
+    without = f"; {len(rating.without)} have no rating" if rating.without else ""
+    return (
+        f"By simple rules, which are no advice, the market is rated {rating.rating}: mean vote "
+        f"{_decimal(rating.score)} of {rating.coins} coins{without}."
+    )
+
+
+def _decimal(value: float) -> str:
+    """Return a number between -1 and 1 with its sign, a true minus and two decimals."""
+    if abs(value) < _FLAT:
+        return "±0.00"
+    return f"{'+' if value > 0 else '−'}{abs(value):.2f}"
+
+
+def _signed(pct: float) -> str:
+    """Return a change with its sign, a true minus and one decimal."""
+    if abs(pct) < _FLAT_PCT:
+        return "±0.0 %"
+    return f"{'+' if pct > 0 else '−'}{abs(pct):,.1f} %"

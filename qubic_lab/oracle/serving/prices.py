@@ -1,0 +1,379 @@
+"""A coin's prices: the last one and where it is from, its changes, the day's range, closed bars and what they say."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range
+from qubic_lab.oracle.analysis.rating import NOT_INSTALLED
+from qubic_lab.oracle.analysis.results import BarAnalysis
+from qubic_lab.oracle.model.bars import Bars
+from qubic_lab.oracle.model.coins import Coin, known_coin
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.response import (
+    FRAME_S,
+    AgeS,
+    Currency,
+    Frame,
+    Instant,
+    Missing,
+    Money,
+    OracleResponse,
+    Part,
+    Percent,
+    PriceOrigin,
+    Share,
+    VolumeUnit,
+)
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US
+from qubic_lab.oracle.store.freshness import PricedSeries, why_no_bars
+from qubic_lab.oracle.store.price_store import StoredPrice
+from qubic_lab.oracle.store.snapshot import Snapshot, reading
+
+SHOWN: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
+"""The number of last closed bars in a response."""
+ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
+"""The number of last closed bars that are analysed: those of 30 days, 60 days and 250 days."""
+MOST_PRICES = 1_000
+
+NextCursor = Annotated[str | None, Field(description="give it as cursor for the next page; null: this is the last")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastPrice(PriceOrigin):
+    """The newest price of a source.
+
+    `at`: the time of the price; `known`: when it was recorded here; `stale`: it is older than three of the source's
+    intervals and its usual delay.
+    """
+
+    price: Money
+    currency: Currency
+    at_us: Instant
+    known_us: Instant
+    age_s: AgeS
+    expected_every_s: Annotated[float, Field(description="seconds between this source's prices")]
+    stale: bool
+    flags: Annotated[tuple[str, ...], Field(description="what cleaning found about this price")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceChange(Part):
+    """The change of the price over a time that ends with the last price, and the earlier price."""
+
+    over: str
+    change_pct: Percent
+    from_price: Money | None
+    from_at_us: Instant | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedBar(Part):
+    """A closed bar, made from the prices after `opened` up to `closed`.
+
+    `completeness`: the share of its expected prices that are known; `flagged`: how many of them cleaning has flagged.
+    """
+
+    opened_us: Instant
+    closed_us: Instant
+    open: Money
+    high: Money
+    low: Money
+    close: Money
+    volume: Annotated[float | None, Field(description="in units of the coin; null for quotes")]
+    prices: Annotated[int, Field(description="how many prices it is made from")]
+    completeness: Share
+    flagged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedBars(PriceOrigin):
+    """The last closed bars, in order of time; those without any price are left out."""
+
+    bars: tuple[ClosedBar, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayRange(Part):
+    """The 24 hours that end with the last price. `volume` is in units of the coin or in the response's currency."""
+
+    high: Money | None
+    low: Money | None
+    volume: float | None
+    volume_unit: VolumeUnit | None
+    completeness: Share
+    flags: Annotated[dict[str, int], Field(description="how many prices cleaning has flagged, by flag")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceAnalysis(BarAnalysis, OracleResponse):
+    """A coin's price from one source, its changes, closed bars of one frame, and what they say.
+
+    `fallback` says why the prices are not from the first choice of source; null: they are. Every figure depends on
+    bars alone that were closed at `as_of`.
+    """
+
+    coin: str
+    symbol: str
+    name: str
+    frame: Frame
+    as_of_us: Instant
+    last: LastPrice
+    fallback: str | None
+    others: Annotated[tuple[LastPrice, ...], Field(description="other sources' last prices")]
+    changes: tuple[PriceChange, ...]
+    market_cap: Money | None
+    day: DayRange
+    bars: ClosedBars | Missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceHistory(OracleResponse):
+    """Prices of one source, the newest first, each in the newest version that was known at `as_of`."""
+
+    coin: str
+    source: str
+    interval_s: Annotated[int, Field(description="seconds of a bar; 0: quotes")]
+    currency: Currency
+    as_of_us: Instant
+    prices: tuple[StoredPrice, ...]
+    next_cursor: NextCursor
+
+
+@reading()
+def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceAnalysis:
+    """Return a coin's last price, its changes, its last closed bars, and what they say.
+
+    Raises:
+        NotFoundError: an unknown coin, or one whose price is not known.
+        InputError: another frame.
+    """
+    found = known_coin(coin)
+    check_choice("frame", frame, FRAME_S)
+    frame_us = FRAME_S[frame] * SECOND_US
+    sources = snapshot.sources(found.id)
+    best, fitting = sources[0], next((each for each in sources if each.makes(frame_us)), None)
+    end = best.last.closed_us
+    day = snapshot.prices.read(best.series, end - DAY_US - best.tolerance_us, end + 1)
+    flags = snapshot.prices.flags(best.series, end - DAY_US + 1, end + 1) if day.flagged.any() else {}
+    overs = ({frame: frame_us} if frame != "1d" else {}) | {"24h": DAY_US, "7d": 7 * DAY_US}
+    bars: ClosedBars | Missing
+    if fitting is None:
+        bars = why_no_bars(frame, sources)
+        analysis = BarAnalysis.missing(bars.reason)
+    else:
+        history = snapshot.bars(fitting, frame_us, ANALYSED[frame], day if fitting is best else None)
+        bars = _closed_bars(history.tail(SHOWN[frame]), fitting)
+        analysis = _analyse(history, fitting, snapshot.at_us)
+    return PriceAnalysis(
+        coin=found.id,
+        symbol=found.symbol,
+        name=found.name,
+        frame=frame,
+        as_of_us=snapshot.at_us,
+        last=last_price(best),
+        fallback=why_fallback(sources),
+        others=tuple(map(last_price, sources[1:])),
+        changes=tuple(_change(snapshot, day, best, name, over_us) for name, over_us in overs.items()),
+        market_cap=best.last.market_cap,
+        day=_day_range(day, best, flags),
+        bars=bars,
+        **vars(analysis),
+    )
+
+
+@reading()
+def price_history(
+    snapshot: Snapshot,
+    coin: str,
+    start_us: int | None = None,
+    end_us: int | None = None,
+    *,
+    source: str | None = None,
+    interval_s: int | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> PriceHistory:
+    """Return a page of a coin's prices, the newest first; a cursor goes on with the source that it came from.
+
+    Without a range they are those of the last day that has any; without a source those of the freshest.
+
+    Raises:
+        NotFoundError: an unknown coin, or there are no such prices.
+        InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+    """
+    found = known_coin(coin)
+    check_range("limit", limit, 1, MOST_PRICES)
+    if cursor is None:
+        series = _choose_series(snapshot, found, source, interval_s)
+    else:
+        series, cursor = _read_cursor(snapshot, found, cursor)
+    if end_us is None:
+        last = snapshot.latest(series)
+        end_us = max(last.closed_us + 1 if last else 0, 0 if start_us is None else start_us + 1)
+    start_us = end_us - DAY_US if start_us is None else start_us
+    page = snapshot.prices.page(series, start_us, end_us, limit=limit, cursor=cursor)
+    return PriceHistory(
+        coin=found.id,
+        source=series.source,
+        interval_s=series.interval_s,
+        currency=series.currency,
+        as_of_us=snapshot.at_us,
+        prices=page.prices,
+        next_cursor=None if page.next_cursor is None else _cursor_head(series) + page.next_cursor,
+    )
+
+
+def prepare() -> None:
+    """Import TA-Lib if it is installed: that takes half a second, which the first response need not wait."""
+    if find_spec("talib"):
+        import_module("qubic_lab.oracle.analysis.price_analysis")
+
+
+def last_price(source: PricedSeries) -> LastPrice:
+    """Return the last price of a series."""
+    return LastPrice(
+        source=source.series.source,
+        interval_s=source.series.interval_s,
+        price=source.last.close,
+        currency=source.series.currency,
+        at_us=source.last.closed_us,
+        known_us=source.last.known_us,
+        age_s=source.age_s,
+        expected_every_s=source.frequency.every_s,
+        stale=source.stale,
+        flags=source.last.flags,
+    )
+
+
+def why_fallback(sources: Sequence[PricedSeries]) -> str | None:
+    """Return why no source is on time, or which late one another has replaced; None for neither."""
+    best, *others = sources
+    if best.stale:
+        return f"no source is on time: {best.series.source} has the newest price"
+    late = [each.series.source for each in others if each.stale and each.series.source != best.series.source]
+    return f"{best.series.source} in place of {', '.join(dict.fromkeys(late))}, which is late" if late else None
+
+
+def row_before(prices: Bars, at_us: int, tolerance_us: int) -> int | None:
+    """Return the row of the last price up to an instant, or None where that is older than the tolerance."""
+    row = int(np.searchsorted(prices.closed_us, at_us, side="right")) - 1
+    if row < 0 or at_us - int(prices.closed_us[row]) > tolerance_us:
+        return None
+    return row
+
+
+def change_pct(before: float, now: float) -> float:
+    """Return the change of a price in percent."""
+    return 100.0 * (now / before - 1.0)
+
+
+def completeness(prices: Bars, start_us: int, end_us: int, step_us: int) -> float:
+    """Return the share of the steps after `start_us` up to `end_us` that have a price, at most 1."""
+    inside = prices.after(start_us).until(end_us)
+    expected = max(1, (end_us - start_us) // step_us)
+    return min(1.0, len(np.unique((inside.closed_us - 1) // step_us)) / expected)
+
+
+def volume_24h(prices: Bars, source: PricedSeries) -> tuple[float | None, VolumeUnit | None]:
+    """Return the volume of the 24 hours up to the last price, and its unit: of bars the sum, if all have one."""
+    if not source.series.interval_s:
+        volume = source.last.volume_24h
+        return (None, None) if volume is None else (volume, "currency")
+    total = float(prices.after(source.last.closed_us - DAY_US).volume.sum())
+    return (None, None) if math.isnan(total) else (total, "coin")
+
+
+def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
+    if find_spec("talib") is None:
+        return BarAnalysis.missing(NOT_INSTALLED)
+    from qubic_lab.oracle.analysis.price_analysis import analyse
+
+    return analyse(bars, at_us, source.series.source, source.series.interval_s)
+
+
+def _change(snapshot: Snapshot, day: Bars, source: PricedSeries, over: str, over_us: int) -> PriceChange:
+    """Return the change over a time; an earlier price than those of the last day is looked up."""
+    at_us, before = source.last.closed_us - over_us, None
+    if over_us > DAY_US:
+        found = snapshot.prices.latest(source.series, at_us)
+        if found is not None and at_us - found.closed_us <= source.tolerance_us:
+            before = found.close, found.closed_us
+    else:
+        row = row_before(day, at_us, source.tolerance_us)
+        if row is not None:
+            before = float(day.close[row]), int(day.closed_us[row])
+    if before is None:
+        return PriceChange(over=over, change_pct=None, from_price=None, from_at_us=None)
+    pct = change_pct(before[0], source.last.close)
+    return PriceChange(over=over, change_pct=pct, from_price=before[0], from_at_us=before[1])
+
+
+def _day_range(prices: Bars, source: PricedSeries, flags: dict[str, int]) -> DayRange:
+    end = source.last.closed_us
+    day = prices.after(end - DAY_US)
+    volume, unit = volume_24h(day, source)
+    return DayRange(
+        high=float(day.high.max()) if len(day) else None,
+        low=float(day.low.min()) if len(day) else None,
+        volume=volume,
+        volume_unit=unit,
+        completeness=completeness(day, end - DAY_US, end, source.step_us),
+        flags=flags,
+    )
+
+
+def _closed_bars(bars: Bars, source: PricedSeries) -> ClosedBars:
+    expected = max(1, bars.frame_us // source.step_us)
+    names = ("opened_us", "closed_us", "open", "high", "low", "close", "volume", "points", "slots", "flagged")
+    rows = zip(*(getattr(bars, name).tolist() for name in names), strict=True)
+    return ClosedBars(
+        source=source.series.source,
+        interval_s=source.series.interval_s,
+        bars=tuple(
+            ClosedBar(
+                opened_us=opened_us,
+                closed_us=closed_us,
+                open=open,
+                high=high,
+                low=low,
+                close=close,
+                volume=None if math.isnan(volume) else volume,
+                prices=points,
+                completeness=min(1.0, slots / expected),
+                flagged=flagged,
+            )
+            for opened_us, closed_us, open, high, low, close, volume, points, slots, flagged in rows
+        ),
+    )
+
+
+def _choose_series(snapshot: Snapshot, coin: Coin, source: str | None, interval_s: int | None) -> Series:
+    """Return the freshest series of those that are asked for."""
+    sources = snapshot.sources(coin.id)
+    for each in sources:
+        if source in (None, each.series.source) and interval_s in (None, each.series.interval_s):
+            return each.series
+    there = ", ".join(sorted({f"{each.series.source} with {each.series.interval_s}" for each in sources}))
+    asked = " and ".join(
+        f"{name} {value}" for name, value in (("source", source), ("interval_s", interval_s)) if value is not None
+    )
+    raise NotFoundError(f"no prices of {coin.id} with {asked}: there are {there} (interval_s; 0: quotes)")
+
+
+def _read_cursor(snapshot: Snapshot, coin: Coin, cursor: str) -> tuple[Series, str]:
+    """Return the series of the page that gave a cursor, and the store's own cursor."""
+    for series in snapshot.series.get(coin.id, ()):
+        if cursor.startswith(head := _cursor_head(series)):
+            return series, cursor.removeprefix(head)
+    raise InputError(f"cursor {cursor[:100]!r} is none that a page gave: leave it out for the first page")
+
+
+def _cursor_head(series: Series) -> str:
+    return f"{series.source}:{series.interval_s}:{series.currency}:"

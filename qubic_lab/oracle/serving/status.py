@@ -1,0 +1,116 @@
+"""How the oracle does: its sources, their quotas, the collector's lease, and the cache."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from pydantic import Field
+from sqlalchemy import select
+
+from qubic_lab.oracle.ingest.quotas import Period, Quotas
+from qubic_lab.oracle.model.response import Instant, Part
+from qubic_lab.oracle.serving.cache import CacheConfig, CacheKind, Counts
+from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
+from qubic_lab.oracle.store.snapshot import MarketStore, reading
+from qubic_lab.oracle.store.tables import LEASES
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheCounts(Part):
+    """How requests of one kind were served, over all processes: see `cache` of a response for the words.
+
+    `hit_rate`: the share that was served at once, fresh or stale; null before the first request.
+    """
+
+    kind: str
+    fresh_s: float
+    hit_rate: float | None
+    hits: int
+    stale: int
+    misses: int
+    waits: int
+    direct: int
+    computed: Annotated[int, Field(description="computations, of which `errors` failed")]
+    errors: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaState(Part):
+    """How much of a source's allowance is used in the running period."""
+
+    source: str
+    period: str
+    started_us: Instant
+    ends_us: Instant
+    used: int
+    limit: Annotated[int | None, Field(description="null: not set here")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseState(Part):
+    """The process that may collect: one at a time."""
+
+    name: str
+    holder: str
+    until_us: Instant
+    held: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleStatus(Part):
+    """The sources, quotas, leases of the collector, and the cache; null: Redis does not answer."""
+
+    as_of_us: Instant
+    sources: tuple[SourceHealth, ...]
+    quotas: tuple[QuotaState, ...]
+    leases: tuple[LeaseState, ...]
+    cache: tuple[CacheCounts, ...] | None
+
+
+@reading()
+def read_status(
+    store: MarketStore,
+    limits: Mapping[str, Mapping[Period, int]],
+    counts: Mapping[CacheKind, Counts] | None,
+    config: CacheConfig,
+) -> OracleStatus:
+    """Return the status at this instant.
+
+    Args:
+        store: the database.
+        limits: each source's quotas, by its name and period.
+        counts: how the cache served requests of each kind; None: Redis does not answer.
+        config: of the cache.
+
+    Raises:
+        QubicLabError: the database cannot be read.
+    """
+    now = store.clock()
+    with store.engine.connect() as connection:
+        leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
+    quotas = Quotas(store.engine, store.clock).report(limits)
+    cache = (
+        CacheCounts(kind=kind, fresh_s=config.fresh_s(kind), hit_rate=each.hit_rate, **asdict(each))
+        for kind, each in (counts or {}).items()
+    )
+    return OracleStatus(
+        as_of_us=now,
+        sources=read_source_health(store.engine, now),
+        quotas=tuple(
+            QuotaState(
+                source=each.source,
+                period=each.period,
+                started_us=each.started_us,
+                ends_us=each.ends_us,
+                used=each.used,
+                limit=each.limit,
+            )
+            for each in quotas
+            if each.limit is not None or each.used
+        ),
+        leases=tuple(
+            LeaseState(name=row.name, holder=row.holder, until_us=row.until_us, held=row.until_us > now)
+            for row in leases
+        ),
+        cache=None if counts is None else tuple(cache),
+    )
