@@ -21,7 +21,7 @@ from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtes
 from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar, marks
 from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
-from qubic_lab.oracle.backtest.signals import View, decide_at_once, decide_by_bar, signal_frame
+from qubic_lab.oracle.backtest.signals import BarView, decide_at_once, decide_by_bar, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
@@ -381,7 +381,7 @@ def test_reports_say_what_is_odd() -> None:
 # Signals.
 
 
-def sees(view: View) -> float:
+def sees(view: BarView) -> float:
     """Check that a view ends with now, also behind its back, and decide by the last change."""
     for values in (view.close, view.open, view.volume):
         behind = values if values.base is None else values.base

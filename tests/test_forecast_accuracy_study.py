@@ -11,8 +11,8 @@ import pytest
 from candle_series import candles, of_logs, walk
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.inference.forecast_baselines import rival_points
-from qubic_lab.oracle.inference.past_forecasts import Estimate
+from qubic_lab.oracle.inference.forecast_accuracy import baseline_points
+from qubic_lab.oracle.inference.past_forecasts import DailyEstimate
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.sentiment.models import make_model
@@ -88,8 +88,8 @@ def test_random_walks_are_no_evidence(found: ForecastStudy) -> None:
 )
 def test_verdicts(found: ForecastStudy, p: float | None, low: float, high: float, verdict: str) -> None:
     horizon = found.horizons[0]
-    beside = replace(horizon.stays, error_ratio=Estimate(1.0, low, high))
-    one = replace(horizon, p=p, accuracy=replace(horizon.accuracy, against=(beside,)))
+    beside = replace(horizon.stays, error_ratio=DailyEstimate(1.0, low, high))
+    one = replace(horizon, p=p, accuracy=replace(horizon.accuracy, comparisons=(beside,)))
     assert one.verdict == verdict
     said = " ".join(told.findings(ForecastStudy((one,), {})))
     assert said.startswith("There is no evidence") == (p != 0.01)
@@ -137,7 +137,7 @@ def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) 
 
     def peeking(bars: Bars, hours: int) -> dict[str, Floats]:
         ahead = np.append(bars.log_close[hours:], np.repeat(bars.log_close[-1], hours))
-        return rival_points(bars, hours) | {
+        return baseline_points(bars, hours) | {
             "tomorrow": ahead,
             "centred": bars.log_close - bars.log_close.mean(),
         }

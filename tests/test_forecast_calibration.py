@@ -10,18 +10,23 @@ from candle_series import candles, of_logs, walk
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.forecast import RULE, forecast_path
-from qubic_lab.oracle.inference.forecast_baselines import STAYS, AgainstRival, accuracy, rival_points
+from qubic_lab.oracle.inference.forecast_accuracy import (
+    STAYS,
+    BaselineComparison,
+    accuracy,
+    baseline_points,
+    pesaran_timmermann,
+)
 from qubic_lab.oracle.inference.forecast_calibration import (
     PRIOR,
-    calibrated_positions,
     calibration,
     coverage,
-    positions,
+    pit_values,
     recalibrated,
-    rise_probabilities,
+    simulated_pit,
+    up_probabilities,
 )
-from qubic_lab.oracle.inference.forecast_significance import pesaran_timmermann
-from qubic_lab.oracle.inference.past_forecasts import LEVELS, Days, Estimate, PastForecasts, past_forecasts
+from qubic_lab.oracle.inference.past_forecasts import LEVELS, DailyEstimate, DayBootstrap, PastForecasts, past_forecasts
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
@@ -68,15 +73,15 @@ def first(past: PastForecasts, count: int) -> PastForecasts:
 
 def test_calibrated_forecasts_pass() -> None:
     past = made()
-    days = Days(past.closed_us)
+    days = DayBootstrap(past.closed_us)
     assert not any(each.off for each in coverage(past, days))
     found = calibration(past, days)
-    assert found.positions.p > 0.05
-    even = found.positions
+    assert found.pit.p > 0.05
+    even = found.pit
     assert sum(low <= each <= high for low, each, high in zip(even.low, even.shares, even.high, strict=True)) >= 8
-    assert found.told.p > 0.05 and found.told.error < found.told.error_most
-    assert sum(each.low <= each.rose <= each.high for each in found.told.bins) >= 8
-    for rises in (found.told, found.recalibrated):
+    assert found.raw.p > 0.05 and found.raw.error < found.raw.error_most
+    assert sum(each.low <= each.rose <= each.high for each in found.raw.bins) >= 8
+    for rises in (found.raw, found.recalibrated):
         assert rises.skill.low > 0.05  # they know the move of 0.7 of each error's deviation
         assert sum(each.forecasts for each in rises.bins) == rises.forecasts == len(past)
 
@@ -84,24 +89,24 @@ def test_calibrated_forecasts_pass() -> None:
 @pytest.mark.parametrize("wide", [0.5, 2.0])
 def test_forecasts_that_are_too_sure_or_not_sure_enough_are_found_out(wide: float) -> None:
     past = made(wide=wide)
-    days = Days(past.closed_us)
+    days = DayBootstrap(past.closed_us)
     levels = coverage(past, days)
     assert all(each.off for each in levels)
     assert all((each.held.value < each.level) == (wide < 1.0) for each in levels)
     found = calibration(past, days)
-    assert found.positions.p < 0.01
-    ends = found.positions.shares[0] + found.positions.shares[-1]
+    assert found.pit.p < 0.01
+    ends = found.pit.shares[0] + found.pit.shares[-1]
     assert (ends > 0.3) if wide < 1.0 else (ends < 0.1)
-    assert found.told.p < 0.01
-    assert found.recalibrated.error < found.told.error
-    assert found.recalibrated.skill.value > found.told.skill.value
+    assert found.raw.p < 0.01
+    assert found.recalibrated.error < found.raw.error
+    assert found.recalibrated.skill.value > found.raw.skill.value
 
 
 def test_probabilities_of_noise_are_wrong_until_they_are_corrected() -> None:
     past = made()
     noise = replace(past, came=np.random.default_rng(1).normal(size=len(past)))  # the move says nothing
-    found = calibration(noise, Days(noise.closed_us))
-    assert found.told.p < 0.01 and found.told.skill.high < 0.0
+    found = calibration(noise, DayBootstrap(noise.closed_us))
+    assert found.raw.p < 0.01 and found.raw.skill.high < 0.0
     assert found.recalibrated.p > 0.05 and found.recalibrated.skill.low < 0.0 < found.recalibrated.skill.high + 0.02
 
 
@@ -111,8 +116,8 @@ def test_positions_and_probabilities_by_hand() -> None:
     count = np.array([240, 240, 0])
     past = replace(past, below=count, nearer=count, last=np.array([0.0, 0.0, 0.0]), point=np.array([1.0, -1.0, 0.0]))
     past = replace(past, came=np.array([2.0, -2.0, 0.0]))
-    assert positions(past) == pytest.approx([0.75, 0.25, 0.5])
-    assert rise_probabilities(past) == pytest.approx([0.75, 0.25, 0.5])
+    assert pit_values(past) == pytest.approx([0.75, 0.25, 0.5])
+    assert up_probabilities(past) == pytest.approx([0.75, 0.25, 0.5])
     assert past.moved.tolist() == [True, True, False]
 
 
@@ -120,7 +125,7 @@ def test_interval_scores_by_hand() -> None:
     """Half width 1 at 80 %: an error of 0.5 costs 2, one of 3 costs 2 + 2 / 0.2 × 2; flat: half width 1.2816 × 2."""
     past = replace(first(made(), 2), levels=(0.8,), reach=np.ones((2, 1)), point=np.zeros(2), flat=np.full(2, 2.0))
     past = replace(past, came=np.array([0.5, 3.0]), below=np.array([10, 470]))
-    [found] = coverage(past, Days(past.closed_us))
+    [found] = coverage(past, DayBootstrap(past.closed_us))
     reach = 2.0 * NormalDist().inv_cdf(0.9)
     assert found.held.value == 0.5
     assert found.wide_pct == pytest.approx(200.0)
@@ -130,7 +135,7 @@ def test_interval_scores_by_hand() -> None:
 
 def test_a_correction_is_the_line_through_earlier_outcomes_shrunk() -> None:
     past = made(700)
-    told = rise_probabilities(past)
+    told = up_probabilities(past)
     found = recalibrated(past, told)
     rose = (past.came > past.last).astype(float)
     known = 600  # outcomes of forecasts 0 to 599 have come at bar 600
@@ -144,7 +149,7 @@ def test_a_correction_is_the_line_through_earlier_outcomes_shrunk() -> None:
 
 def test_a_correction_knows_no_price_that_has_not_come() -> None:
     past = judged(walk(1_200), 4)
-    told, row = rise_probabilities(past), 500
+    told, row = up_probabilities(past), 500
     otherwise = np.where(past.later > past.place[row], 2.0 * past.last - past.came, past.came)
     changed = recalibrated(replace(past, came=otherwise), told)
     np.testing.assert_array_equal(changed[: row + 1], recalibrated(past, told)[: row + 1])
@@ -153,7 +158,7 @@ def test_a_correction_knows_no_price_that_has_not_come() -> None:
 
 def test_overlapping_forecasts_hang_together_in_what_chance_makes() -> None:
     past = judged(walk(1_200), 4)
-    drawn = np.concatenate(list(calibrated_positions(past, 200)))
+    drawn = np.concatenate(list(simulated_pit(past, 200)))
     assert drawn.shape == (200, len(past))
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)
     apart = [float(np.corrcoef(drawn[:, 0], drawn[:, lag])[0, 1]) for lag in (1, 4)]
@@ -164,7 +169,7 @@ def test_overlapping_forecasts_hang_together_in_what_chance_makes() -> None:
 def test_ranks_are_those_of_plain_loops_and_widths_those_of_the_service() -> None:
     series = walk(1_100, seed=3)
     past = judged(series, 3)
-    error, levels = np.abs(past.came - past.point), coverage(past, Days(past.closed_us))
+    error, levels = np.abs(past.came - past.point), coverage(past, DayBootstrap(past.closed_us))
     for number, level in enumerate(LEVELS):
         # A few errors are the quantile itself and lie on the edge, where multiplying by the scale may round.
         held = float(np.mean(error <= past.reach[:, number] * (1.0 + 1e-12)))
@@ -192,8 +197,8 @@ def test_later_bars_change_no_forecast() -> None:
         values, cut = getattr(whole, each.name), getattr(part, each.name)
         if isinstance(values, np.ndarray):
             assert values[: len(part)].tobytes() == cut.tobytes(), each.name
-    for name, points in rival_points(series, 4).items():
-        np.testing.assert_array_equal(points[:700], rival_points(series.slice(0, 700), 4)[name], name)
+    for name, points in baseline_points(series, 4).items():
+        np.testing.assert_array_equal(points[:700], baseline_points(series.slice(0, 700), 4)[name], name)
 
 
 def test_why_nothing_can_be_judged() -> None:
@@ -204,7 +209,7 @@ def test_why_nothing_can_be_judged() -> None:
 
     assert reason(walk(900, frame_us=DAY_US), 4) == "bars of 1 day are longer than 4 h"
     assert reason(walk(900, frame_us=2 * HOUR_US), 3) == "bars of 2 h do not divide 3 h"
-    assert reason(walk(900), 24) == "forecasts over 24 h share much of the next day: days tell of up to 12 h"
+    assert reason(walk(900), 24) == "forecasts over 24 h overlap much with the next day: at most 12 h can be judged"
     assert isinstance(past_forecasts(walk(900), 12), PastForecasts)
     assert reason(walk(200), 1) == "386 bars of 1 h are needed, 200 are known"
     assert isinstance(past_forecasts(walk(385), 1), Missing) and isinstance(past_forecasts(walk(386), 1), PastForecasts)
@@ -232,13 +237,13 @@ def test_days_are_drawn_whole() -> None:
     """Where all hours of a day are alike there are 50 values, not 1,200, and the interval is as wide as that says."""
     draw = np.random.default_rng(0)
     by_day = np.repeat(draw.random(50) < 0.5, 24)
-    days = Days(np.arange(1_200) * HOUR_US)
+    days = DayBootstrap(np.arange(1_200) * HOUR_US)
     found = days.share(by_day)
     half = 1.96 * math.sqrt(by_day.mean() * (1 - by_day.mean()) / 50)
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15)
     even = days.share(np.ones(1_200, np.bool_))
-    assert even == Estimate(1.0, 1.0, 1.0)
-    one = Days(np.arange(20) * HOUR_US).share(by_day[:20])
+    assert even == DailyEstimate(1.0, 1.0, 1.0)
+    one = DayBootstrap(np.arange(20) * HOUR_US).share(by_day[:20])
     assert one.value == by_day[0] and math.isnan(one.low) and math.isnan(one.high)
     none = days.estimate(np.divide, np.zeros(1_200), np.zeros(1_200))
     assert all(math.isnan(each) for each in (none.value, none.low, none.high))
@@ -247,15 +252,17 @@ def test_days_are_drawn_whole() -> None:
 def test_intervals_of_few_days_are_wide_enough() -> None:
     held, draw = 0, np.random.default_rng(3)
     for seed in range(300):
-        found = Days(np.arange(10) * DAY_US, 300, seed).estimate(np.divide, draw.standard_normal(10), np.ones(10))
+        found = DayBootstrap(np.arange(10) * DAY_US, 300, seed).estimate(
+            np.divide, draw.standard_normal(10), np.ones(10)
+        )
         held += found.low <= 0.0 <= found.high
     assert 0.92 <= held / 300 <= 0.98  # as drawn days spread, 88 % did
 
 
-def against(series: Bars, hours: int) -> dict[str, AgainstRival]:
+def against(series: Bars, hours: int) -> dict[str, BaselineComparison]:
     past = judged(series, hours)
-    found = accuracy(past, rival_points(series, hours), Days(past.closed_us, 200))
-    return {each.rival: each for each in found.against}
+    found = accuracy(past, baseline_points(series, hours), DayBootstrap(past.closed_us, 200))
+    return {each.baseline: each for each in found.comparisons}
 
 
 def test_an_autoregression_is_seen_where_returns_are_one() -> None:
@@ -283,14 +290,14 @@ def test_our_forecast_is_seen_where_drifts_last() -> None:
     assert found.error_ratio.high < 1.0
     assert found.result.p is not None and found.result.p < 0.001
     past = judged(series, 4)
-    way = accuracy(past, {}, Days(past.closed_us, 200)).direction
-    assert way.right.low > way.commoner
+    way = accuracy(past, {}, DayBootstrap(past.closed_us, 200)).direction
+    assert way.correct.low > way.majority
     assert way.result.p is not None and way.result.p < 0.001
 
 
 def test_rivals_by_numpy() -> None:
     series = walk(700, seed=6)
-    found, moves = rival_points(series, 3), series.step_returns
+    found, moves = baseline_points(series, 3), series.step_returns
     place = 600
     mean = (series.log_close[place] - series.log_close[place - 47]) / 47
     assert found["mean return"][place] == pytest.approx(series.log_close[place] + 3 * mean)
@@ -313,9 +320,9 @@ def test_the_way_of_moves_is_tested_beyond_what_a_rising_market_gives() -> None:
     nothing, knows = pesaran_timmermann(mostly, rose), pesaran_timmermann(rose ^ (draw.random(900) < 0.4), rose)
     assert nothing.p is not None and nothing.p > 0.05
     assert knows.p is not None and knows.p < 0.001
-    assert "every forecast is the same way" in pesaran_timmermann(np.ones(900), rose).absent
-    assert "every outcome is the same way" in pesaran_timmermann(rose, np.zeros(900)).absent
-    assert "fewer than 20" in pesaran_timmermann(rose[:9], rose[:9]).absent
+    assert "every forecast has the same direction" in pesaran_timmermann(np.ones(900), rose).absent
+    assert "every outcome has the same direction" in pesaran_timmermann(rose, np.zeros(900)).absent
+    assert "at least 20 are needed" in pesaran_timmermann(rose[:9], rose[:9]).absent
 
 
 def rejected(frame_us: int, bars: int, hours: int, walks: int) -> Floats:
@@ -324,10 +331,10 @@ def rejected(frame_us: int, bars: int, hours: int, walks: int) -> Floats:
     for seed in range(walks):
         series = of_logs(np.cumsum(np.random.default_rng(seed).standard_normal(bars)) * 0.005, frame_us)
         past = judged(series, hours)
-        days = Days(past.closed_us, 100)
+        days = DayBootstrap(past.closed_us, 100)
         worth, sure = accuracy(past, {STAYS: series.log_close}, days), calibration(past, days, draws=100)
-        tests = (worth.against[0].result.p, worth.direction.result.p)
-        found.append([*tests, sure.positions.p, sure.recalibrated.p, sure.told.p])
+        tests = (worth.comparisons[0].result.p, worth.direction.result.p)
+        found.append([*tests, sure.pit.p, sure.recalibrated.p, sure.raw.p])
     return np.asarray(np.mean(np.array(found, float) < 0.05, axis=0))
 
 

@@ -10,7 +10,7 @@ from statsmodels.regression.linear_model import OLS
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.inference.bootstrap import block_length, long_run_variance, resampled_weights
-from qubic_lab.oracle.inference.forecast_significance import clark_west, diebold_mariano
+from qubic_lab.oracle.inference.forecast_accuracy import clark_west, diebold_mariano
 from qubic_lab.oracle.inference.multiple_testing import (
     deflated_sharpe,
     effective_trials,
@@ -376,13 +376,13 @@ def test_diebold_mariano_by_hand():
 
 
 def test_tests_of_forecasts_say_why_there_is_no_number():
-    assert "fewer than 20" in clark_west(np.zeros(5), np.zeros(5), np.zeros(5)).absent
+    assert "at least 20 are needed" in clark_west(np.zeros(5), np.zeros(5), np.zeros(5)).absent
     assert "equally good" in clark_west(np.ones(50), np.zeros(50), np.zeros(50)).absent
     assert "equally good" in diebold_mariano(np.ones(50), np.ones(50)).absent
-    assert "every bar says the same (1)" in diebold_mariano(np.full(50, 3.0), np.full(50, 2.0)).absent
-    assert "every bar says the same (1)" in clark_west(np.ones(50), np.zeros(50), np.full(50, 0.5)).absent
+    assert "every bar gives the same value (1)" in diebold_mariano(np.full(50, 3.0), np.full(50, 2.0)).absent
+    assert "every bar gives the same value (1)" in clark_west(np.ones(50), np.zeros(50), np.full(50, 0.5)).absent
     assert "too few for a horizon of 60" in diebold_mariano(noise(50)[:, 0], np.zeros(50), 60).absent
     with pytest.raises(InputError, match="shapes"):
         diebold_mariano(np.zeros(5), np.zeros(6))
-    with pytest.raises(InputError, match="no number"):
+    with pytest.raises(InputError, match="not finite"):
         diebold_mariano(np.full(30, np.nan), np.zeros(30))

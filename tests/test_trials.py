@@ -17,7 +17,7 @@ from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest, trial_of
 from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, TrialLedger, code_hash, data_hash
-from qubic_lab.oracle.backtest.signals import View
+from qubic_lab.oracle.backtest.signals import BarView
 from qubic_lab.oracle.backtest.texts import AvailableText
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
@@ -199,7 +199,7 @@ def helper(value: float) -> float:
     return value * THRESHOLD
 
 
-def decide(view: View) -> float:
+def decide(view: BarView) -> float:
     """Say something."""
     return helper(float(view.close[-1] > 0.0))
 
@@ -207,14 +207,14 @@ def decide(view: View) -> float:
 def made(threshold: float, comment: bool = False) -> Any:
     if comment:
 
-        def inner(view: View) -> float:
+        def inner(view: BarView) -> float:
             """Other words."""
             # and a comment
             return float(view.close[-1] > threshold)
 
         return inner
 
-    def inner(view: View) -> float:
+    def inner(view: BarView) -> float:
         return float(view.close[-1] > threshold)
 
     return inner
@@ -224,7 +224,7 @@ class Weighted:
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def __call__(self, view: View) -> float:
+    def __call__(self, view: BarView) -> float:
         return self.weight
 
 

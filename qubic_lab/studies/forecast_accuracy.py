@@ -12,18 +12,24 @@ import numpy as np
 
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES
-from qubic_lab.oracle.inference.forecast_baselines import STAYS, Accuracy, AgainstRival, accuracy, rival_points
+from qubic_lab.oracle.inference.forecast_accuracy import (
+    STAYS,
+    BaselineComparison,
+    ForecastAccuracy,
+    accuracy,
+    baseline_points,
+)
 from qubic_lab.oracle.inference.forecast_calibration import (
     DRAWS,
     Calibration,
     Coverage,
     calibration,
     coverage,
-    positions,
+    pit_values,
     recalibrated,
-    rise_probabilities,
+    up_probabilities,
 )
-from qubic_lab.oracle.inference.past_forecasts import Days, PastForecasts, past_forecasts
+from qubic_lab.oracle.inference.past_forecasts import DayBootstrap, PastForecasts, past_forecasts
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm
@@ -48,7 +54,7 @@ class Horizon:
     hours: int
     forecasts: int
     apart: int
-    accuracy: Accuracy
+    accuracy: ForecastAccuracy
     coverage: tuple[Coverage, ...]
     calibration: Calibration
     p: float | None
@@ -59,9 +65,9 @@ class Horizon:
         return f"{self.hours} h ahead on bars of {self.bars}"
 
     @property
-    def stays(self) -> AgainstRival:
+    def stays(self) -> BaselineComparison:
         """Return our forecasts beside "the price stays"."""
-        return next(each for each in self.accuracy.against if each.rival == STAYS)
+        return next(each for each in self.accuracy.comparisons if each.baseline == STAYS)
 
     @property
     def interval(self) -> Coverage:
@@ -131,11 +137,11 @@ def study_forecasts(
             if isinstance(past, Missing):
                 absent[length, each] = past.reason
                 continue
-            days = Days(past.closed_us, resamples, seed)
+            days = DayBootstrap(past.closed_us, resamples, seed)
             found[length, each] = {
                 "forecasts": len(past),
                 "apart": past.apart,
-                "accuracy": accuracy(past, rival_points(bars, each), days),
+                "accuracy": accuracy(past, baseline_points(bars, each), days),
                 "coverage": coverage(past, days),
                 "calibration": calibration(past, days, draws, seed),
             }
@@ -143,16 +149,18 @@ def study_forecasts(
     return ForecastStudy(tuple(Horizon(*key, **row, p=corrected.get(key)) for key, row in found.items()), absent)
 
 
-def _corrected(found: Mapping[tuple[str, int], Accuracy]) -> dict[tuple[str, int], float]:
+def _corrected(found: Mapping[tuple[str, int], ForecastAccuracy]) -> dict[tuple[str, int], float]:
     known = {}
     for key, each in found.items():
-        p = next(rival.result.p for rival in each.against if rival.rival == STAYS)
+        p = next(rival.result.p for rival in each.comparisons if rival.baseline == STAYS)
         if p is not None:
             known[key] = p
     return holm(known)
 
 
-def looks_ahead(series: Mapping[str, Bars], hours: Sequence[int] = HOURS, points: Points = rival_points) -> list[str]:
+def looks_ahead(
+    series: Mapping[str, Bars], hours: Sequence[int] = HOURS, points: Points = baseline_points
+) -> list[str]:
     """Return what changes of judged forecasts, and of simpler ones, where the last third of the bars is cut off.
 
     Args:
@@ -180,8 +188,8 @@ def looks_ahead(series: Mapping[str, Bars], hours: Sequence[int] = HOURS, points
 
 def _columns(past: PastForecasts) -> Floats:
     """Return all that is told of each forecast, [forecasts, figures]."""
-    told = rise_probabilities(past)
-    figures = (past.point, past.scale, past.known, past.flat, positions(past), told, recalibrated(past, told))
+    told = up_probabilities(past)
+    figures = (past.point, past.scale, past.known, past.flat, pit_values(past), told, recalibrated(past, told))
     return np.column_stack([*figures, past.reach])
 
 
@@ -199,8 +207,8 @@ def summary_rows(study: ForecastStudy) -> list[Row]:
             "p": each.stays.result.p,
             "p by Holm": each.p,
             "held_pct": 100 * each.interval.held.value,
-            "right_pct": 100 * each.accuracy.direction.right.value,
-            "commoner_pct": 100 * each.accuracy.direction.commoner,
+            "right_pct": 100 * each.accuracy.direction.correct.value,
+            "commoner_pct": 100 * each.accuracy.direction.majority,
             "told": each.verdict,
         }
         for each in study.horizons
@@ -211,11 +219,11 @@ def error_rows(study: ForecastStudy) -> list[Row]:
     """Return each way to forecast with its errors, and ours beside it."""
     found = []
     for each in study.horizons:
-        beside = {rival.rival: rival for rival in each.accuracy.against}
+        beside = {rival.baseline: rival for rival in each.accuracy.comparisons}
         for way in each.accuracy.errors:
-            row = {"bars of": each.bars, "hours": each.hours, "forecast": way.way}
+            row = {"bars of": each.bars, "hours": each.hours, "forecast": way.forecast}
             row |= {"rms_pct": way.rms_pct, "mean_absolute_pct": way.mean_absolute_pct}
-            if rival := beside.get(way.way):
+            if rival := beside.get(way.forecast):
                 ratio = rival.error_ratio
                 row |= {"ours over it": ratio.value, "low": ratio.low, "high": ratio.high}
                 row |= {"test": rival.test, "statistic": rival.result.statistic, "p": rival.result.p}
@@ -264,5 +272,5 @@ def rise_rows(study: ForecastStudy) -> list[Row]:
             "high": rises.skill.high,
         }
         for each in study.horizons
-        for name, rises in (("as told", each.calibration.told), ("corrected", each.calibration.recalibrated))
+        for name, rises in (("as told", each.calibration.raw), ("corrected", each.calibration.recalibrated))
     ]

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.inference.forecast_baselines import STAYS
+from qubic_lab.oracle.inference.forecast_accuracy import STAYS
 from qubic_lab.oracle.inference.forecast_calibration import BINS
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, Horizon
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, plot
@@ -36,13 +36,13 @@ def errors(study: ForecastStudy) -> Figure:
 def _shown_rivals(study: ForecastStudy) -> list[str]:
     ratios: dict[str, list[float]] = {}
     for horizon in study.horizons:
-        for rival in horizon.accuracy.against:
-            ratios.setdefault(rival.rival, []).append(rival.error_ratio.value)
+        for rival in horizon.accuracy.comparisons:
+            ratios.setdefault(rival.baseline, []).append(rival.error_ratio.value)
     return [rival for rival, values in ratios.items() if rival == STAYS or max(values) > FAR]
 
 
 def _beside(axes: Axes, horizons: Sequence[Horizon], rival: str, number: int, of: int) -> None:
-    ratios = [next(r.error_ratio for r in each.accuracy.against if r.rival == rival) for each in horizons]
+    ratios = [next(r.error_ratio for r in each.accuracy.comparisons if r.baseline == rival) for each in horizons]
     at = np.array([each.hours for each in horizons]) + 0.16 * (number - (of - 1) / 2)
     axes.vlines(at, [100 * each.low for each in ratios], [100 * each.high for each in ratios], color=INK, linewidth=1.2)
     mark, fill = _MARKS[number % len(_MARKS)]
@@ -81,7 +81,7 @@ def _intervals(axes: Axes, horizon: Horizon) -> None:
 
 
 def _positions(axes: Axes, horizon: Horizon) -> None:
-    found = horizon.calibration.positions
+    found = horizon.calibration.pit
     edges = np.linspace(0.0, 100.0, BINS + 1)
     axes.stairs(100 * np.array(found.shares), edges, baseline=None, color=DARK, linewidth=1.4)
     low, high = (np.append(each, each[-1:]) * 100 for each in (np.array(found.low), np.array(found.high)))
@@ -93,11 +93,11 @@ def _positions(axes: Axes, horizon: Horizon) -> None:
 def _rises(axes: Axes, horizon: Horizon) -> None:
     found = horizon.calibration
     axes.axline((50, 50), slope=1, linestyle=":", color=INK, linewidth=0.8)
-    told = [100 * each.probability for each in found.told.bins]
-    low, high = ([100 * getattr(each, name) for each in found.told.bins] for name in ("low", "high"))
+    told = [100 * each.probability for each in found.raw.bins]
+    low, high = ([100 * getattr(each, name) for each in found.raw.bins] for name in ("low", "high"))
     axes.fill_between(told, low, high, color=INK, alpha=0.18, linewidth=0)
     looks: tuple[tuple[Any, str, str, str], ...] = (
-        (found.told, "o-", DARK, "forecast"),
+        (found.raw, "o-", DARK, "forecast"),
         (found.recalibrated, "s", "white", "corrected by earlier outcomes"),
     )
     for rises, mark, fill, label in looks:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from qubic_lab.oracle.analysis.forecast import RULE
-from qubic_lab.oracle.inference.forecast_calibration import Coverage, Rises
-from qubic_lab.oracle.inference.past_forecasts import Estimate
+from qubic_lab.oracle.inference.forecast_calibration import Coverage, UpMoves
+from qubic_lab.oracle.inference.past_forecasts import DailyEstimate
 from qubic_lab.stats import holm
 from qubic_lab.studies.forecast_accuracy import ALPHA, ForecastStudy, Horizon
 
@@ -31,7 +31,7 @@ def to_record(study: ForecastStudy) -> Row:
 
 def _record_of(horizon: Horizon) -> Row:
     direction, levels = horizon.accuracy.direction, [_level(each) for each in horizon.coverage]
-    told, corrected = horizon.calibration.told, horizon.calibration.recalibrated
+    told, corrected = horizon.calibration.raw, horizon.calibration.recalibrated
     return {
         "bars": horizon.bars,
         "hours": horizon.hours,
@@ -43,10 +43,10 @@ def _record_of(horizon: Horizon) -> Row:
         "cw_p": horizon.stays.result.p,
         "cw_p_holm": horizon.p,
         "verdict": horizon.verdict,
-        "direction": {**_plain(direction.right), "commoner": direction.commoner, "p": direction.result.p},
+        "direction": {**_plain(direction.correct), "commoner": direction.majority, "p": direction.result.p},
         "coverage": levels,
         "coverage_80": next(each for each in levels if each["level"] == RULE.coverage),
-        "positions_p": horizon.calibration.positions.p,
+        "positions_p": horizon.calibration.pit.p,
         "ece": _error(told),
         "ece_corrected": _error(corrected),
         "brier_skill": _plain(told.skill),
@@ -59,11 +59,11 @@ def _level(found: Coverage) -> Row:
     return row | {"flat_wide_pct": found.flat_wide_pct, "score_ratio": _plain(found.score_ratio)}
 
 
-def _error(rises: Rises) -> Row:
+def _error(rises: UpMoves) -> Row:
     return {"value": rises.error, "chance": rises.error_chance, "chance_95": rises.error_most, "p": rises.p}
 
 
-def _plain(estimate: Estimate) -> Row:
+def _plain(estimate: DailyEstimate) -> Row:
     return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
 
 
@@ -116,7 +116,7 @@ def interval_sentences(study: ForecastStudy) -> list[str]:
             f"{len(off)} are off by more than chance, most {100 * level.level:.0f} % {where.name}, which held "
             f"{100 * level.held.value:.1f} %"
         )
-    uneven = [each for each in study.horizons if each.calibration.positions.p < ALPHA]
+    uneven = [each for each in study.horizons if each.calibration.pit.p < ALPHA]
     score = _range([each.interval.score_ratio.value for each in study.horizons], ".2f")
     return [
         f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices.",
@@ -130,7 +130,7 @@ def interval_sentences(study: ForecastStudy) -> list[str]:
 def rise_sentences(study: ForecastStudy) -> list[str]:
     """Say whether probabilities of a rise are right, as given and corrected by earlier outcomes."""
     said = []
-    for of, name in (("told", "Probabilities of a rise"), ("recalibrated", "Corrected by earlier outcomes, they")):
+    for of, name in (("raw", "Probabilities of a rise"), ("recalibrated", "Corrected by earlier outcomes, they")):
         rises = [getattr(each.calibration, of) for each in study.horizons]
         wrong = f"{sum(each.p < ALPHA for each in rises)} of {len(rises)} horizons"
         error, most = (_range([getattr(each, part) for each in rises], ".3f") for part in ("error", "error_most"))
@@ -145,8 +145,8 @@ def rise_sentences(study: ForecastStudy) -> list[str]:
 def direction_sentence(study: ForecastStudy) -> str:
     """Say how often forecasts had the direction of the move right."""
     found = [each.accuracy.direction for each in study.horizons]
-    right = _range([100 * each.right.value for each in found], ".1f")
-    commoner = _range([100 * each.commoner for each in found], ".1f")
+    right = _range([100 * each.correct.value for each in found], ".1f")
+    commoner = _range([100 * each.majority for each in found], ".1f")
     p_values = holm({number: each.result.p for number, each in enumerate(found) if each.result.p is not None})
     least = "no test is possible"
     if p_values:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from qubic_lab.oracle.analysis.forecast import RULE
 from qubic_lab.oracle.analysis.indicators import compute
 from qubic_lab.oracle.analysis.rating import Rating
-from qubic_lab.oracle.inference.past_forecasts import Estimate
+from qubic_lab.oracle.inference.past_forecasts import DailyEstimate
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us
 from qubic_lab.oracle.sentiment.head import read_head
 from qubic_lab.studies import forecast_findings
@@ -156,7 +156,9 @@ def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Fig
     with plot((1, 2), (_WIDE, 3.2), grid="y", fontsize=9) as (figure, (held, error)):
         looks = (("random walk", "s", -0.2), ("trend with noise", "^", 0.2))
         for name, mark, shift in looks:
-            found = {each.hours: Estimate(each.held, each.low, each.high) for each in simulated if each.series == name}
+            found = {
+                each.hours: DailyEstimate(each.held, each.low, each.high) for each in simulated if each.series == name
+            }
             _points(held, found, mark, "white", shift, f"simulated {name}")
         _points(held, {each.hours: each.interval.held for each in past.horizons}, "o", DARK, 0.0, "the price")
         held.axhline(100 * RULE.coverage, linestyle="--", color=INK, linewidth=1.0)
@@ -171,7 +173,9 @@ def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Fig
     return figure
 
 
-def _points(axes: Axes, found: Mapping[int, Estimate], mark: str, fill: str, shift: float, label: str | None) -> None:
+def _points(
+    axes: Axes, found: Mapping[int, DailyEstimate], mark: str, fill: str, shift: float, label: str | None
+) -> None:
     at = np.array(list(found)) + shift
     low, value, high = (100 * np.array([getattr(each, name) for each in found.values()]) for name in _ENDS)
     axes.vlines(at, low, high, color=INK, linewidth=1.2)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 
 
-class View:
+class BarView:
     """What is known at a bar's close: this bar, earlier bars, and the texts that could be read by then.
 
     Arrays are [bars so far] for one asset and [bars so far, assets] for several, and read-only. The arrays behind them
@@ -55,7 +55,7 @@ class View:
         return found if since_us is None else [text for text in found if text.available_us > since_us]
 
 
-OnBar = Callable[[View], ArrayLike | None]
+OnBar = Callable[[BarView], ArrayLike | None]
 Signal = Callable[["pd.DataFrame"], ArrayLike]
 
 
@@ -82,7 +82,7 @@ def decide_by_bar(market: Bars, on_bar: OnBar, texts: Sequence[AvailableText] = 
         while following < len(texts) and texts[following].available_us <= now_us:
             known.append(texts[following])
             following += 1
-        wanted = on_bar(View(rows, bar + 1, known))
+        wanted = on_bar(BarView(rows, bar + 1, known))
         if wanted is not None:
             targets[bar] = wanted if one and isinstance(wanted, float) else _weights(wanted, market.assets, now_us)
     return targets

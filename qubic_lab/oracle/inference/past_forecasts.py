@@ -1,4 +1,4 @@
-"""Forecasts of the past that can be judged: made of bars before them, with the price that came; and days to draw."""
+"""Past forecasts that can be judged, each made from the bars before it; and a bootstrap over days for their figures."""
 
 import bisect
 import math
@@ -17,14 +17,14 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LEAST_DAYS = 10
-"""Days are drawn for intervals: fewer say nothing of how days differ."""
+"""Intervals come from resampled days; fewer do not show how days differ."""
 MOST_HOURS = 12
-"""Forecasts over more than half a day make neighbouring days hang together, and intervals by days too narrow."""
+"""Forecasts over more than half a day correlate neighbouring days, which makes intervals over days too narrow."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure with the ends of its 95 % interval; NaN where it is not defined."""
+class DailyEstimate:
+    """A figure with its 95 % interval over resampled days; NaN where it is not defined."""
 
     value: float
     low: float
@@ -33,18 +33,18 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class PastForecasts:
-    """Forecasts of the past that had an interval and whose price came, in order of time, [forecasts].
+    """Past forecasts with an interval and a known outcome, in order of time, [forecasts].
 
     Attributes:
-        steps: bars that a forecast is about.
-        place: of the bar that it is made at; `later`: of the bar that it is about.
-        last: log price that it is made at; `point`: that it expects; `came`: that came.
+        steps: number of bars from a forecast to its outcome.
+        place: row of the bar at which the forecast is made; `later`: row of the bar of the outcome.
+        last: log price at `place`; `point`: the expected log price; `came`: the log price at `later`.
         scale: see `forecast.ExpectedPath`.
-        known: past errors that were known.
-        below: of these, how many were smaller than its own error, each over its scale.
-        nearer: of these, how many were smaller than the way from `last` to `point`, over the scale.
-        reach: half width of its interval of each level, [forecasts, levels].
-        flat: log price that a constant spread is told by: root mean square of all returns so far, over the steps.
+        known: number of past errors that were known.
+        below: number of these that were smaller than the forecast's own error, each over its scale.
+        nearer: number of these that were smaller than the distance from `last` to `point`, over the scale.
+        reach: half width of the interval of each level, [forecasts, levels].
+        flat: a constant spread: root mean square of all returns so far, times √steps.
     """
 
     hours: int
@@ -68,7 +68,7 @@ class PastForecasts:
 
     @property
     def apart(self) -> int:
-        """How many of them do not overlap."""
+        """Number of forecasts that do not overlap."""
         return len(self) // self.steps
 
     @property
@@ -80,16 +80,18 @@ class PastForecasts:
 def past_forecasts(
     bars: Bars, hours: int, rule: ForecastRule = RULE, levels: Sequence[float] = LEVELS
 ) -> PastForecasts | Missing:
-    """Return the forecasts of the past that can be judged, each made of bars before it; or why there are none.
+    """Return the past forecasts that can be judged, each made from the bars before it; or why there are none.
 
     Raises:
-        InputError: not 1 hour or more, or a level for which the rule's least past errors are too few.
+        InputError: less than 1 hour, or a level for which the rule's least number of past errors is too small.
     """
     check_at_least("hours to forecast", hours, 1)
     for level in levels:
         replace(rule, coverage=level)
     if hours > MOST_HOURS:
-        return Missing(reason=f"forecasts over {hours} h share much of the next day: days tell of up to {MOST_HOURS} h")
+        return Missing(
+            reason=f"forecasts over {hours} h overlap much with the next day: at most {MOST_HOURS} h can be judged"
+        )
     if bars.frame_us > hours * HOUR_US:
         return Missing(reason=f"bars of {_length(bars.frame_us)} are longer than {hours} h")
     if hours * HOUR_US % bars.frame_us:
@@ -149,10 +151,14 @@ def _length(frame_us: int) -> str:
 def _ranked(
     scores: Floats, known: NDArray[np.intp], asked: Floats, past: int, levels: Sequence[float]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """Return how many known scores lie below two values of each forecast, and the conformal quantiles of each level.
+    """Return the number of known scores below two values of each forecast, and the conformal quantile of each level.
 
-    Of all scores in order of time so many are `known` at each forecast, of which the last `past` count; `asked` are the
-    values, [2, forecasts].
+    Args:
+        scores: of all past errors, in order of time.
+        known: number of scores that are known at each forecast, of which the last `past` count, [forecasts].
+        asked: the two values, [2, forecasts].
+        past: see `known`.
+        levels: of the quantiles.
     """
     ranks, reach = np.empty((2, len(known)), np.intp), np.empty((len(known), len(levels)))
     values, ranked, taken = scores.tolist(), list[float](), 0
@@ -167,11 +173,11 @@ def _ranked(
     return ranks[0], ranks[1], reach
 
 
-class Days:
-    """Whole days, drawn anew: neighbouring forecasts overlap and hang together, so days are what is independent.
+class DayBootstrap:
+    """A bootstrap over whole days: neighbouring forecasts overlap and are correlated, days are nearly independent.
 
-    Drawn days spread by √(1 − 1 / days) too little, and few days do not tell their own spread: intervals are widened by
-    that, and by Student's t over the normal quantile.
+    The spread of resampled days is too small by √(1 − 1 / days), and with few days it is uncertain: intervals are
+    widened by the former, and by Student's t over the normal quantile.
 
     Source: the cluster bootstrap, A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997),
     section 3.8.
@@ -182,10 +188,10 @@ class Days:
         self._weights = np.concatenate(list(resampled_weights(len(days), 1.0, resamples, seed)))
         self._wider = _widening(len(days))
 
-    def estimate(self, function: Callable[..., Floats], *columns: Floats) -> Estimate:
-        """Return a function of sums with its interval; it takes sums of columns, and arrays of them over the draws.
+    def estimate(self, function: Callable[..., Floats], *columns: Floats) -> DailyEstimate:
+        """Return a function of the sums of columns with its interval; the function also takes arrays of sums.
 
-        A single day has none: its ends are NaN.
+        A single day has no interval: its ends are NaN.
         """
         sums = [np.bincount(self._which, column) for column in columns]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -193,19 +199,19 @@ class Days:
             drawn = function(*(self._weights @ each for each in sums))
         known = drawn[np.isfinite(drawn)]
         if self._wider is None or not known.size:
-            return Estimate(value, math.nan, math.nan)
+            return DailyEstimate(value, math.nan, math.nan)
         low, high = value + self._wider * (np.quantile(known, (0.025, 0.975)) - value)
-        return Estimate(value, float(low), float(high))
+        return DailyEstimate(value, float(low), float(high))
 
-    def share(self, happened: NDArray[np.bool_]) -> Estimate:
-        """Return how often something happened."""
+    def share(self, happened: NDArray[np.bool_]) -> DailyEstimate:
+        """Return the share of forecasts for which something happened."""
         found = self.estimate(np.divide, happened.astype(np.float64), np.ones(len(happened)))
         low, high = np.clip((found.low, found.high), 0.0, 1.0)
-        return Estimate(found.value, float(low), float(high))
+        return DailyEstimate(found.value, float(low), float(high))
 
 
 def _widening(days: int) -> float | None:
-    """Return what the ways to an interval's ends are to be multiplied by; None for a single day."""
+    """Return the factor by which intervals are widened; None for a single day."""
     from scipy.stats import norm, t
 
     if days < 2:

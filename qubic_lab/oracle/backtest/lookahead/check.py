@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.lookahead.frames import closes_us, known_at, scrambled
 from qubic_lab.oracle.backtest.lookahead.runs import (
-    Difference,
+    ChangedBars,
     FreshRun,
     Signal,
     UnusableRun,
@@ -260,7 +260,7 @@ class _CutRuns:
         refused: why it did not run on a changed future, by cut, where it did on the past.
     """
 
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[ChangedBars] = field(default_factory=list)
     used: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
@@ -269,7 +269,7 @@ class _CutRuns:
 def _run_cuts(
     function: Signal, frame: pd.DataFrame, values: Floats, places: Sequence[int], draw: np.random.Generator
 ) -> _CutRuns:
-    runs, found = _CutRuns(), list[Difference | None]()
+    runs, found = _CutRuns(), list[ChangedBars | None]()
     for number, cut in enumerate(places):
         try:
             found.append(compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut]))
@@ -304,7 +304,7 @@ def _report_failures(runs: _CutRuns, bars: int, findings: list[LookaheadFinding]
             notes.append(f"{text}; those were left out")
 
 
-def _describe(frame: pd.DataFrame, differences: Sequence[Difference]) -> LookaheadFinding:
+def _describe(frame: pd.DataFrame, differences: Sequence[ChangedBars]) -> LookaheadFinding:
     """Return the finding with the first bar that changed, its two values, and how far ahead values look."""
     told = [each for each in differences if not each.is_rounding()]
     rounding = not told

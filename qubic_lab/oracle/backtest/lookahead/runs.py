@@ -32,7 +32,7 @@ class UnusableRun(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Difference:
+class ChangedBars:
     """A test in which bars before the cut changed.
 
     Attributes:
@@ -87,7 +87,7 @@ def run_signal(function: Signal, frame: pd.DataFrame) -> Floats:
     return values.reshape(len(values), -1)
 
 
-def compare(test: str, cut: int, then: Floats, later: Floats) -> Difference | None:
+def compare(test: str, cut: int, then: Floats, later: Floats) -> ChangedBars | None:
     """Return how values of the same bars differ; None where they are equal in every bit."""
     if then.shape != later.shape:
         then = np.full_like(later, np.nan)
@@ -95,7 +95,7 @@ def compare(test: str, cut: int, then: Floats, later: Floats) -> Difference | No
     if not changed.any():
         return None
     much = changed_rows(then, later, ROUNDING)
-    return Difference(test, cut, then, later, much if much.any() else changed)
+    return ChangedBars(test, cut, then, later, much if much.any() else changed)
 
 
 def changed_rows(first: Floats, second: Floats, tolerance: float = 0.0) -> Flags:

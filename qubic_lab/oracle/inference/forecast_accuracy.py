@@ -1,0 +1,300 @@
+"""Accuracy of past forecasts beside baselines, with the tests of Clark-West, Diebold-Mariano and Pesaran-Timmermann."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.oracle.analysis.forecast import RULE, ForecastRule, expected_path, steps_of
+from qubic_lab.oracle.inference.bootstrap import is_constant
+from qubic_lab.oracle.inference.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
+from qubic_lab.oracle.inference.performance import LEAST_BARS, hac_variance
+from qubic_lab.oracle.model.bars import Bars, Floats
+from qubic_lab.oracle.model.timestamps import HOUR_US
+
+STAYS = "the price stays"
+"""The random walk. It is nested in our forecast, which equals it where the slope is 0."""
+_STEADY = 0.99
+
+
+def baseline_points(bars: Bars, hours: int, rule: ForecastRule = RULE) -> dict[str, Floats]:
+    """Return the log price that simpler forecasts expect at each bar, from that bar and earlier ones, [bars] each.
+
+    They are: the last price; the last price plus the mean return of our regression's bars; the regression line itself;
+    and a first-order autoregression of returns, fitted anew at each bar.
+
+    Raises:
+        InputError: as for `forecast.forecast_path`.
+    """
+    line = expected_path(bars, hours, replace(rule, anchor="line")).point
+    return {
+        STAYS: bars.log_close,
+        "mean return": bars.log_close + _mean_return(bars, rule.window(bars.frame_us)) * hours,
+        "the line": line,
+        "AR(1)": bars.log_close + _autoregression(bars, steps_of(bars.frame_us, hours), rule),
+    }
+
+
+def _mean_return(bars: Bars, window: int) -> Floats:
+    """Return the mean log return per hour over the last bars, by calendar time, [bars]."""
+    found, back = np.full(len(bars), np.nan), window - 1
+    if len(bars) > back:
+        took = (bars.closed_us[back:] - bars.closed_us[: len(bars) - back]) / HOUR_US
+        found[back:] = (bars.log_close[back:] - bars.log_close[: len(bars) - back]) / took
+    return found
+
+
+def _autoregression(bars: Bars, steps: int, rule: ForecastRule) -> Floats:
+    """Return the log return over some steps that an AR(1) of returns expects, fitted by least squares, [bars].
+
+    It is fitted to as many returns as our intervals: the newest `past`, at least `least`. Sums run from the first bar,
+    so that later bars change nothing.
+    """
+    before, after = bars.step_returns[1:-1], bars.step_returns[2:]
+    found, most = np.full(len(bars), np.nan), rule.past
+    if len(after) < rule.least:
+        return found
+    sums = [np.concatenate([[0.0], np.cumsum(each)]) for each in (before, after, before * before, before * after)]
+    last = np.arange(rule.least, len(after) + 1)
+    first = np.maximum(0, last - most)
+    x, y, xx, xy = (each[last] - each[first] for each in sums)
+    count = last - first
+    variance = xx - x * x / count
+    covariance = xy - x * y / count
+    slope = np.divide(covariance, variance, out=np.full(len(last), np.nan), where=variance > 1e-9 * xx)
+    slope = np.clip(slope, -_STEADY, _STEADY)
+    mean = (y - slope * x) / count / (1.0 - slope)
+    now = bars.step_returns[rule.least + 1 :]
+    found[rule.least + 1 :] = steps * mean + (now - mean) * slope * (1.0 - slope**steps) / (1.0 - slope)
+    return found
+
+
+@dataclass(frozen=True)
+class ForecastTest:
+    """The statistic and p-value of a test; None if it cannot be computed, then `absent` says why."""
+
+    statistic: float | None
+    p: float | None
+    absent: str = ""
+
+
+def clark_west(outcome: ArrayLike, small: ArrayLike, large: ArrayLike, horizon: int = 1) -> ForecastTest:
+    """Test whether a model forecasts better than one that is nested in it, such as the random walk; one-sided.
+
+    If its additional terms are worth nothing, the larger model's forecasts are noisier; that noise is subtracted from
+    its squared error.
+
+    Args:
+        outcome: [forecasts].
+        small: forecasts of the nested model, such as zeros.
+        large: forecasts of the larger model.
+        horizon: in bars; above 1 forecasts overlap.
+
+    Source: T. E. Clark and K. D. West, Journal of Econometrics 138 (2007), 291-311; the error: `_overlap_variance`.
+
+    Raises:
+        InputError: unequal lengths, or values that are not finite.
+    """
+    came, first, second = _read(outcome, small, large)
+    check_at_least("horizon", horizon, 1)
+    gain = (came - first) ** 2 - ((came - second) ** 2 - (first - second) ** 2)
+    return _mean_above_0(gain, horizon)
+
+
+def diebold_mariano(first_loss: ArrayLike, second_loss: ArrayLike, horizon: int = 1) -> ForecastTest:
+    """Test whether two forecasts, neither nested in the other, have equal losses, two-sided; below 0: the first wins.
+
+    Args:
+        first_loss: such as squared errors, [forecasts].
+        second_loss: of the other forecast.
+        horizon: in bars.
+
+    Source: F. X. Diebold and R. S. Mariano, Journal of Business & Economic Statistics 13 (1995), 253-263; the
+    correction and Student's t: D. Harvey, S. Leybourne and P. Newbold, International Journal of Forecasting 13
+    (1997), 281-291.
+
+    Raises:
+        InputError: unequal lengths, or values that are not finite.
+    """
+    from scipy.stats import t
+
+    first, second = _read(first_loss, second_loss)
+    check_at_least("horizon", horizon, 1)
+    difference = first - second
+    if reason := _unfit(difference, horizon):
+        return ForecastTest(None, None, reason)
+    count, variance = len(difference), _overlap_variance(difference, horizon)
+    correction = (count + 1 - 2 * horizon + horizon * (horizon - 1) / count) / count
+    if not correction > 0.0:
+        return ForecastTest(None, None, f"{count} forecasts are too few for a horizon of {horizon}")
+    statistic = float(difference.mean()) / math.sqrt(variance / count) * math.sqrt(correction)
+    return ForecastTest(statistic, float(2.0 * t.sf(abs(statistic), count - 1)))
+
+
+def pesaran_timmermann(predicted: ArrayLike, rose: ArrayLike, horizon: int = 1) -> ForecastTest:
+    """Test whether forecasts and outcomes move up together more often than by chance; one-sided.
+
+    The statistic is the mean of (predicted − its mean) (rose − its mean) over its error, so forecasts that mostly say
+    "up" gain nothing from a rising market.
+
+    Args:
+        predicted: 1 or true where an up move is forecast, [forecasts].
+        rose: 1 or true where the price moved up.
+        horizon: in bars.
+
+    Source: M. H. Pesaran and A. Timmermann, Journal of Business & Economic Statistics 10 (1992), 461-465; with a HAC
+    error, as outcomes that overlap need: Journal of the American Statistical Association 104 (2009), 325-337.
+
+    Raises:
+        InputError: unequal lengths, or values that are not finite.
+    """
+    said, came = _read(predicted, rose)
+    check_at_least("horizon", horizon, 1)
+    for what, values in (("forecast", said), ("outcome", came)):
+        if len(values) >= LEAST_BARS and is_constant(values):
+            return ForecastTest(None, None, f"every {what} has the same direction")
+    return _mean_above_0((said - said.mean()) * (came - came.mean()), horizon)
+
+
+def _mean_above_0(values: Floats, horizon: int) -> ForecastTest:
+    """Test whether the mean of overlapping values is above 0, by the normal distribution."""
+    if reason := _unfit(values, horizon):
+        return ForecastTest(None, None, reason)
+    statistic = float(values.mean()) / math.sqrt(_overlap_variance(values, horizon) / len(values))
+    return ForecastTest(statistic, 0.5 * math.erfc(statistic / math.sqrt(2.0)))
+
+
+def _overlap_variance(values: Floats, horizon: int) -> float:
+    """Return the long-run variance from the autocovariances up to lag `horizon` − 1, as far as forecasts overlap.
+
+    They have full weight: Bartlett's weights lose a third of it, and then 12 of 100 random walks are rejected at 5 %
+    if forecasts overlap by 15 of 16 bars. Bartlett's weights are used if the sum is not above 0.
+
+    Source: L. P. Hansen and R. J. Hodrick, Journal of Political Economy 88 (1980), 829-853.
+    """
+    centred = values - values.mean()
+    terms = (float(centred[lag:] @ centred[:-lag]) for lag in range(1, horizon))
+    variance = (float(centred @ centred) + 2.0 * sum(terms)) / len(values)
+    return variance if variance > 0.0 else hac_variance(values, horizon - 1)
+
+
+def _read(*columns: ArrayLike) -> tuple[Floats, ...]:
+    values = tuple(np.asarray(column, dtype=np.float64) for column in columns)
+    shapes = {column.shape for column in values}
+    if len(shapes) > 1 or values[0].ndim != 1:
+        raise InputError(f"forecasts and outcomes have shapes {sorted(shapes)}: give one number of each for each bar")
+    if not all(np.isfinite(column).all() for column in values):
+        raise InputError("a forecast or an outcome is not finite: leave out bars without one")
+    return values
+
+
+def _unfit(values: Floats, horizon: int) -> str:
+    if len(values) < LEAST_BARS:
+        return f"{len(values)} forecasts: at least {LEAST_BARS} are needed"
+    if horizon >= len(values):
+        return f"{len(values)} forecasts are too few for a horizon of {horizon}"
+    if not is_constant(values):
+        return ""
+    if not values.any():
+        return "the forecasts are equally good at every bar"
+    return f"every bar gives the same value ({values[0]:.3g}): without variation there is no error"
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """Our forecasts beside those of a baseline, on the same bars.
+
+    Attributes:
+        error_ratio: our root mean squared error over the baseline's; below 1 is better.
+        test: against "the price stays" Clark-West, one-sided; against others Diebold-Mariano, two-sided, where a
+            statistic below 0 means that ours is better.
+    """
+
+    baseline: str
+    forecasts: int
+    error_ratio: DailyEstimate
+    test: str
+    result: ForecastTest
+
+
+@dataclass(frozen=True)
+class ForecastErrors:
+    """Errors of one forecast in % of the price: root mean squared and mean absolute."""
+
+    forecast: str
+    rms_pct: float
+    mean_absolute_pct: float
+
+
+@dataclass(frozen=True)
+class DirectionAccuracy:
+    """How often the direction was correct, over the forecasts whose price moved.
+
+    Attributes:
+        correct: share of correct directions.
+        majority: share of moves in the more frequent direction, which a constant forecast gets with hindsight.
+        result: the test of Pesaran and Timmermann; above 0 forecast and price move up together more often than by
+            chance.
+    """
+
+    forecasts: int
+    correct: DailyEstimate
+    majority: float
+    result: ForecastTest
+
+
+@dataclass(frozen=True)
+class ForecastAccuracy:
+    """Errors of our forecasts beside those of baselines, and the accuracy of their direction."""
+
+    errors: tuple[ForecastErrors, ...]
+    comparisons: tuple[BaselineComparison, ...]
+    direction: DirectionAccuracy
+
+
+def accuracy(past: PastForecasts, points: Mapping[str, Floats], days: DayBootstrap) -> ForecastAccuracy:
+    """Return the accuracy of past forecasts.
+
+    Args:
+        past: our forecasts.
+        points: log prices that the baselines expect, at each bar that `past` is made from; bars without one are left
+            out, and so is a baseline that has none at all.
+        days: of `past`.
+    """
+    ours = past.came - past.point
+    errors, comparisons = [_errors("our forecast", ours)], []
+    for baseline, values in points.items():
+        theirs = past.came - values[past.place]
+        if not np.isnan(theirs).all():
+            errors.append(_errors(baseline, theirs[~np.isnan(theirs)]))
+            comparisons.append(_compare(baseline, past, ours, theirs, days))
+    return ForecastAccuracy(tuple(errors), tuple(comparisons), _direction(past, days))
+
+
+def _errors(forecast: str, errors: Floats) -> ForecastErrors:
+    return ForecastErrors(forecast, 100.0 * float(np.sqrt(np.mean(errors**2))), 100.0 * float(np.mean(np.abs(errors))))
+
+
+def _compare(
+    baseline: str, past: PastForecasts, ours: Floats, theirs: Floats, days: DayBootstrap
+) -> BaselineComparison:
+    known = ~np.isnan(theirs)
+    mine, other = np.where(known, ours, 0.0), np.where(known, theirs, 0.0)
+    if baseline == STAYS:
+        test, moves = "Clark-West", past.point - past.last
+        result = clark_west((past.came - past.last)[known], np.zeros(known.sum()), moves[known], past.steps)
+    else:
+        test, result = "Diebold-Mariano", diebold_mariano(ours[known] ** 2, theirs[known] ** 2, past.steps)
+    ratio = days.estimate(lambda own, other: np.sqrt(own / other), mine**2, other**2)
+    return BaselineComparison(baseline, int(known.sum()), ratio, test, result)
+
+
+def _direction(past: PastForecasts, days: DayBootstrap) -> DirectionAccuracy:
+    up, rose, moved = past.point > past.last, past.came > past.last, past.moved
+    share = float(rose[moved].mean()) if moved.any() else np.nan
+    correct = days.estimate(np.divide, ((up == rose) & moved).astype(np.float64), moved.astype(np.float64))
+    result = pesaran_timmermann(up[moved], rose[moved], past.steps)
+    return DirectionAccuracy(int(moved.sum()), correct, max(share, 1.0 - share), result)
