@@ -35,7 +35,8 @@ from qubic_lab.oracle.alerts.watch import AlertWatch
 from qubic_lab.oracle.config import OracleConfig, read_config
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.risk.rules import LEVELS, RiskConfig, RiskRule
+from qubic_lab.oracle.risk.measures import LEVELS
+from qubic_lab.oracle.risk.rules import RiskConfig, RiskRule
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.settings import settings as of_environment

@@ -24,33 +24,38 @@ from qubic_lab.oracle.risk.forecast_tests import (
     shortfall_statistic,
     shortfall_test,
 )
-from qubic_lab.oracle.risk.measures import LEAST_BARS, MEASURES, RiskInputs, amihud, check_parameters, compute_measure
-from qubic_lab.oracle.risk.rolling import drawdown, log_returns, recent_drawdown
+from qubic_lab.oracle.risk.measures import (
+    LEAST_BARS,
+    LEVELS,
+    MEASURES,
+    RiskInputs,
+    amihud,
+    check_parameters,
+    compute_measure,
+)
+from qubic_lab.oracle.risk.models import (
+    ESTIMATORS,
+    TailForecast,
+    VolatilityForecast,
+    filtered_historical,
+    fit_garch,
+    garch_forecast,
+    historical,
+    least_bars,
+    normal,
+    realised_volatility,
+    simulate_garch,
+    student_t,
+)
+from qubic_lab.oracle.risk.rolling import drawdown, recent_drawdown
 from qubic_lab.oracle.risk.rules import (
     FORGOTTEN_BARS,
-    LEVELS,
     Assessment,
     RiskEvidence,
     RiskRule,
     assess,
     levels_of,
     read_rules,
-)
-from qubic_lab.oracle.risk.value_at_risk import (
-    TailForecast,
-    filtered_historical,
-    historical,
-    least_bars,
-    normal,
-    student_t,
-)
-from qubic_lab.oracle.risk.volatility import (
-    ESTIMATORS,
-    VolatilityForecast,
-    fit_garch,
-    garch_forecast,
-    realised_volatility,
-    simulate_garch,
 )
 from qubic_lab.oracle.risk.warning_scores import compare_warnings, evaluate_warnings, find_falls, naive_warnings
 
@@ -92,7 +97,7 @@ def random_inputs(seed: int, bars: int) -> RiskInputs:
 
 def tail_of(function: Callable[..., TailForecast], *arguments: Any) -> Callable[[RiskInputs], np.ndarray]:
     def both(market: RiskInputs) -> np.ndarray:
-        found = function(log_returns(market.bars), *arguments)
+        found = function(market.bars.log_returns, *arguments)
         return np.stack([found.var, found.es], axis=1)
 
     return both
@@ -104,7 +109,7 @@ CAUSAL: dict[str, tuple[Callable[[RiskInputs], np.ndarray], int]] = {
         name: ((lambda m, n=name: realised_volatility(m.bars, 8, n)), 7 + ESTIMATORS[name].extra) for name in ESTIMATORS
     },
     "drawdown": (lambda m: drawdown(m.bars.close), 0),
-    "recent_drawdown": (lambda m: recent_drawdown(m.bars, 9), 8),
+    "recent_drawdown": (lambda m: recent_drawdown(m.bars.close, 9), 8),
     "amihud": (lambda m: amihud(m.bars, 5), 5),
     "historical": (tail_of(historical, 0.05, 40), 40),
     "normal, all so far": (tail_of(normal, 0.05), 20),
@@ -408,7 +413,7 @@ def test_drawdown_by_hand():
     values = np.array([1.0, 2.0, 1.5, 1.0, 2.0, 3.0])
     assert drawdown(values).tolist() == [0.0, 0.0, 0.25, 0.5, 0.0, 0.0]
     assert drawdown(np.zeros(0)).tolist() == []
-    assert recent_drawdown(bars_of([4.0, 2.0, 1.0, 1.0]), 2)[1:].tolist() == [0.5, 0.5, 0.0]
+    assert recent_drawdown(np.array([4.0, 2.0, 1.0, 1.0]), 2)[1:].tolist() == [0.5, 0.5, 0.0]
 
 
 def test_amihud_by_hand():

@@ -5,8 +5,7 @@ import pytest
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.risk.forecast_tests import coverage, evenness, probability_transform
-from qubic_lab.oracle.risk.value_at_risk import TailForecast, student_t
-from qubic_lab.oracle.risk.volatility import VolatilityForecast, simulate_garch
+from qubic_lab.oracle.risk.models import TailForecast, VolatilityForecast, simulate_garch, student_t
 from qubic_lab.stats import wilson_interval
 
 

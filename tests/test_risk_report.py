@@ -19,6 +19,7 @@ from qubic_lab.oracle.model.response import Missing, to_json, to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.risk.inputs import RiskMarket, closes_at, read_risk_market, sentiment_at
 from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs
+from qubic_lab.oracle.risk.models import garch_forecast, historical, realised_volatility, simulate_garch
 from qubic_lab.oracle.risk.report import (
     REFIT_BARS,
     RiskReport,
@@ -27,10 +28,8 @@ from qubic_lab.oracle.risk.report import (
     current_rule,
     read_risk,
 )
-from qubic_lab.oracle.risk.rolling import drawdown, log_returns
+from qubic_lab.oracle.risk.rolling import drawdown
 from qubic_lab.oracle.risk.rules import RiskRule, RuleLevels, assess, fit_rules, read_rules
-from qubic_lab.oracle.risk.value_at_risk import historical
-from qubic_lab.oracle.risk.volatility import garch_forecast, realised_volatility, simulate_garch
 from qubic_lab.oracle.risk.warning_scores import (
     MatchedWarnings,
     compare_warnings,
@@ -125,7 +124,7 @@ def test_bars_level_rules_and_measures_are_those_of_the_market(found: RiskReport
 
 
 def test_volatility_losses_and_drawdown_are_those_of_the_bars(found: RiskReport, market: RiskMarket) -> None:
-    bars, returns = market.bars, log_returns(market.bars)
+    bars, returns = market.bars, market.bars.log_returns
     sigma = 100 * garch_forecast(returns, REFIT_BARS).sigma[-1]
     assert found.volatility.forecast.bar_pct == pytest.approx(sigma)
     assert found.volatility.forecast.year_pct == pytest.approx(sigma * math.sqrt(365 * 24))

@@ -13,7 +13,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.measures import MEASURES
-from qubic_lab.oracle.risk.volatility import simulate_garch
+from qubic_lab.oracle.risk.models import simulate_garch
 from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
 from qubic_lab.studies.market_bars import StudyBars
@@ -43,6 +43,13 @@ def risk() -> RiskStudy:
     return study.study_risk(made(returns), horizon_us=DAY_US, drop=0.05, refit_bars=500)
 
 
+def match(risk: RiskStudy, level: str, drop: float) -> study.MatchedWarnings:
+    found = risk.assessment
+    return study.match_alarm_time(
+        risk.bars.bars, found.warned_us(level), found.settled, risk.horizon_bars, drop, risk.windows
+    )
+
+
 def test_the_naive_rule_gets_as_much_time_under_warning(risk: RiskStudy) -> None:
     found = risk.matched
     assert found.comparison is not None and found.comparison.ours.falls > 5
@@ -50,14 +57,12 @@ def test_the_naive_rule_gets_as_much_time_under_warning(risk: RiskStudy) -> None
     assert found.naive_share == pytest.approx(found.ours_share, abs=0.06)
     assert found.naive_share == found.comparison.naive.recall_by_chance
     assert found.ours_share == found.comparison.ours.recall_by_chance
-    candles = risk.bars.bars
-    other = study.match_alarm_time(candles, risk.assessment, "warning", risk.horizon_bars, 0.08, risk.windows)
+    other = match(risk, "warning", 0.08)
     assert other.quantile == found.quantile  # what came is not looked at
 
 
 def test_more_time_under_warning_is_matched_too(risk: RiskStudy) -> None:
-    candles = risk.bars.bars
-    more = study.match_alarm_time(candles, risk.assessment, "watch", risk.horizon_bars, 0.05, risk.windows)
+    more = match(risk, "watch", 0.05)
     assert more.ours_share > risk.matched.ours_share
     assert more.naive_share > risk.matched.naive_share
 

@@ -16,7 +16,7 @@ from qubic_lab.oracle.inference.information import HORIZONS, associate, decay, i
 from qubic_lab.oracle.inference.permutation import circular_correlations, circular_shift_test, memory_bars
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
-from qubic_lab.oracle.risk.volatility import simulate_garch
+from qubic_lab.oracle.risk.models import simulate_garch
 
 MODEL = "m@1"
 

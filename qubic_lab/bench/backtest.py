@@ -27,8 +27,7 @@ from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.risk.forecast_tests import evaluate_tail
-from qubic_lab.oracle.risk.value_at_risk import normal, student_t
-from qubic_lab.oracle.risk.volatility import garch_forecast, simulate_garch
+from qubic_lab.oracle.risk.models import garch_forecast, normal, simulate_garch, student_t
 from qubic_lab.provenance import usable_cores
 from qubic_lab.stats import wilson_interval
 

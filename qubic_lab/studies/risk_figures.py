@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.forecast_tests import MODELS
-from qubic_lab.oracle.risk.rules import LEVELS
-from qubic_lab.oracle.risk.volatility import realised_volatility
+from qubic_lab.oracle.risk.measures import LEVELS
+from qubic_lab.oracle.risk.models import realised_volatility
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, RiskStudy
 from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, log_axis, plot

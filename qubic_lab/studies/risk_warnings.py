@@ -6,7 +6,7 @@ falls with more time under warning.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ from qubic_lab.oracle.risk.forecast_tests import (
     evenness,
     probability_transform,
 )
-from qubic_lab.oracle.risk.measures import MEASURES, RiskInputs
-from qubic_lab.oracle.risk.rolling import log_returns, recent_drawdown
-from qubic_lab.oracle.risk.rules import LEVELS, Assessment, RiskRule, WindowLengths, assess, fit_rules, read_rules
-from qubic_lab.oracle.risk.value_at_risk import least_bars
-from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast, garch_forecast
+from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, RiskInputs, WindowLengths
+from qubic_lab.oracle.risk.models import LEAST_FIT, VolatilityForecast, garch_forecast, least_bars
+from qubic_lab.oracle.risk.rolling import recent_drawdown
+from qubic_lab.oracle.risk.rules import Assessment, RiskRule, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.warning_scores import (
     IntervalEstimate,
     MatchedWarnings,
@@ -105,11 +104,14 @@ def study_risk(
     if horizon_us <= 0:
         raise InputError(f"warnings look {span(horizon_us / HOUR_US)} ahead: give a time above 0")
     closed, lengths = bars.bars, WindowLengths.of(bars.frame_us)
-    returns = log_returns(closed)
+    returns = closed.log_returns
     volatility = garch_forecast(returns, refit_bars)
     horizon_bars = max(2, round(horizon_us / bars.frame_us))
     assessment = assess(RiskInputs(closed), rules_of(bars.frame_us, rules))
-    matched = match_alarm_time(closed, assessment, level, horizon_bars, drop, lengths)
+    warned_us = assessment.warned_us(level)
+    matched = match_alarm_time(closed, warned_us, assessment.settled, horizon_bars, drop, lengths)
+    if assessment.why_unknown:
+        matched = replace(matched, missing=assessment.why_unknown)
     tails, coverages = _tails(returns, volatility, lengths)
     even = evenness(probability_transform(returns, volatility))
     found = (returns, volatility, tails, coverages, even, assessment)
@@ -379,7 +381,7 @@ def _warning_sentences(risk: RiskStudy) -> list[str]:
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.falls:
         # An earlier fall may never have ended: the price stayed low.
-        low = float((recent_drawdown(risk.bars.bars, risk.horizon_bars) >= risk.drop)[found.start :].mean())
+        low = float((recent_drawdown(risk.bars.bars.close, risk.horizon_bars) >= risk.drop)[found.start :].mean())
         was_low = f" The price was already that low in {100 * low:.0f} % of them." if low > 0.0 else ""
         return [f"{title}, could not be judged: no fall {falls} began after the first {found.start} bars.{was_low}"]
     differs = found.comparison.p < ALPHA

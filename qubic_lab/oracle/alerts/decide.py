@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Integers
-from qubic_lab.oracle.risk.rules import LEVELS, RiskConfig
+from qubic_lab.oracle.risk.measures import LEVELS
+from qubic_lab.oracle.risk.rules import RiskConfig
 
 AlertKind = Literal["raised", "escalated", "all-clear", "no-prices"]
 

@@ -16,7 +16,7 @@ from qubic_lab.errors import check_range
 from qubic_lab.oracle.alerts.decide import AlertKind, EmittedAlert
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Money, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
-from qubic_lab.oracle.risk.rules import LEVELS, Level
+from qubic_lab.oracle.risk.measures import LEVELS, Level
 from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.oracle.store.transactions import Clock, writing
 

@@ -18,8 +18,8 @@ from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, age_text, iso, now_us
 from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
-from qubic_lab.oracle.risk.measures import RiskInputs
-from qubic_lab.oracle.risk.rules import LEVELS, Assessment, assess, fit_rules, read_rules
+from qubic_lab.oracle.risk.measures import LEVELS, RiskInputs
+from qubic_lab.oracle.risk.rules import Assessment, assess, fit_rules, read_rules
 from qubic_lab.oracle.store.snapshot import MarketStore, reading
 from qubic_lab.oracle.store.transactions import Clock
 

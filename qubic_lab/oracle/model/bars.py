@@ -255,6 +255,11 @@ class Bars:
         return exact_logs(self.close)
 
     @cached_property
+    def log_returns(self) -> Floats:
+        """Log return of each bar since the bar before, [bars]; NaN for the first. A gap counts as one step."""
+        return np.diff(self.log_close, prepend=np.nan) if len(self) else self.log_close
+
+    @cached_property
     def steps(self) -> Floats:
         """Time since the bar before, in bars of `frame_us`, at least 1, [bars]; 1 for the first."""
         steps = np.ones(len(self))

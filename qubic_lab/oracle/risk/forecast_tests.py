@@ -9,15 +9,16 @@ import numpy as np
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
 from qubic_lab.oracle.model.bars import Flags, Floats
-from qubic_lab.oracle.risk.value_at_risk import (
+from qubic_lab.oracle.risk.models import (
+    LEAST_FIT,
     TailForecast,
+    VolatilityForecast,
     check_level,
     filtered_historical,
     historical,
     normal,
     student_t,
 )
-from qubic_lab.oracle.risk.volatility import LEAST_FIT, VolatilityForecast
 from qubic_lab.stats import wilson_interval
 
 ALPHA = 0.05

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.model.bars import Bars, Floats, exact_logs, mask_warm_up
-from qubic_lab.oracle.risk.rolling import log_returns, mean, median, ratio, recent_drawdown, rolling
-from qubic_lab.oracle.risk.value_at_risk import historical, least_bars
-from qubic_lab.oracle.risk.volatility import LEAST_FIT, garch_of, realised_volatility
+from qubic_lab.oracle.model.timestamps import DAY_US
+from qubic_lab.oracle.risk.models import LEAST_FIT, garch_of, historical, least_bars, realised_volatility
+from qubic_lab.oracle.risk.rolling import mean, median, ratio, recent_drawdown, rolling
 
+Level = Literal["calm", "watch", "warning", "alarm"]
+LEVELS: tuple[Level, ...] = ("calm", "watch", "warning", "alarm")
+"""In order of rising risk; a level's number is its index."""
 Parameters = Mapping[str, int]
 LEAST_BARS = 2
 """The shortest window of any measure."""
@@ -97,7 +101,7 @@ def amihud(bars: Bars, window: int) -> Floats:
     """
     check_at_least("bars", window, 1)
     millions = bars.close * bars.volume / 1e6
-    return rolling(ratio(np.abs(log_returns(bars)), millions), window, mean)
+    return rolling(ratio(np.abs(bars.log_returns), millions), window, mean)
 
 
 def _against_usual(now: Floats, values: Floats, bars: int, usual_bars: int) -> Floats:
@@ -123,7 +127,7 @@ def _garch_ratio(inputs: RiskInputs, usual_bars: int, refit_bars: int, window_ba
 
 
 def _loss_over_var(inputs: RiskInputs, bars: int) -> Floats:
-    returns = log_returns(inputs.bars)
+    returns = inputs.bars.log_returns
     found = np.full(len(returns), np.nan)
     found[1:] = ratio(np.maximum(0.0, -returns[1:]), historical(returns, TAIL, bars).var[:-1])
     return found
@@ -131,7 +135,7 @@ def _loss_over_var(inputs: RiskInputs, bars: int) -> Floats:
 
 def _drawdown_in_deviations(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
     usual = realised_volatility(inputs.bars, usual_bars)
-    return ratio(recent_drawdown(inputs.bars, bars), usual * np.sqrt(bars))
+    return ratio(recent_drawdown(inputs.bars.close, bars), usual * np.sqrt(bars))
 
 
 def _illiquidity_ratio(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats:
@@ -181,7 +185,7 @@ def _correlation_break(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats
     assert inputs.other is not None
     other = np.full(len(inputs.bars), np.nan)
     other[1:] = np.diff(_logs_or_nan(np.where(inputs.other > 0.0, inputs.other, np.nan)))
-    returns = log_returns(inputs.bars)
+    returns = inputs.bars.log_returns
     now, usual = (_correlation(returns, other, window) for window in (bars, usual_bars))
     before = np.full(len(returns), np.nan)
     before[bars:] = usual[:-bars] if len(usual) > bars else 0.0
@@ -347,3 +351,30 @@ def compute_measure(name: str, inputs: RiskInputs, parameters: Parameters | None
     if np.isnan(values).all():
         missing = "no bar has a value: prices do not vary, or each window lacks something"
     return MeasureValues(values, warm_up, missing, chosen)
+
+
+@dataclass(frozen=True)
+class WindowLengths:
+    """Lengths of windows in bars: of the current value, of the usual values before it, and of historical VaR."""
+
+    bars: int = 24
+    usual_bars: int = 480
+    tail_bars: int = 500
+
+    @classmethod
+    def of(cls, frame_us: int) -> "WindowLengths":
+        """Return the lengths for bars of `frame_us` microseconds; those for days would else need years of warm-up."""
+        return cls(bars=7, usual_bars=120, tail_bars=120) if frame_us >= DAY_US else cls()
+
+    def parameters(self, measure: str) -> dict[str, int]:
+        """Return the parameters of a measure that differ from its defaults, which are those for short bars.
+
+        Raises:
+            KeyError: an unknown measure.
+        """
+        defaults = MEASURES[measure].parameters
+        if self == WindowLengths():
+            return {}
+        known = {"bars": self.bars, "usual_bars": self.usual_bars}
+        ours = known if "usual_bars" in defaults else {"bars": self.tail_bars}
+        return {name: value for name, value in ours.items() if name in defaults}

@@ -30,28 +30,21 @@ from qubic_lab.oracle.model.response import (
     PriceOrigin,
     age_s,
 )
-from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.risk.forecast_tests import MODELS, EvaluatedModel, evaluate_models
 from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
-from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, compute_measure
-from qubic_lab.oracle.risk.rolling import drawdown, log_returns, recent_drawdown
-from qubic_lab.oracle.risk.rules import (
-    LEVELS,
-    Assessment,
-    Level,
-    RiskEvidence,
-    RiskRule,
-    RuleLevels,
-    WindowLengths,
-    assess,
-    fit_rules,
-    read_rules,
-)
-from qubic_lab.oracle.risk.volatility import ESTIMATORS, garch_of, realised_volatility
-from qubic_lab.oracle.risk.warning_scores import LEVEL, RiskRecord, record_of
+from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, Level, MeasureValues, WindowLengths, compute_measure
+from qubic_lab.oracle.risk.models import ESTIMATORS, garch_of, realised_volatility
+from qubic_lab.oracle.risk.rolling import drawdown, recent_drawdown
+from qubic_lab.oracle.risk.rules import Assessment, RiskEvidence, RiskRule, RuleLevels, assess, fit_rules, read_rules
+from qubic_lab.oracle.risk.warning_scores import WarningRecord, match_alarm_time, record_text
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
 
+LEVEL: Level = "warning"
+"""The least level that counts as a warning."""
+FALLS: dict[Frame, tuple[int, float]] = {"1h": (DAY_US, 0.04), "4h": (3 * DAY_US, 0.07), "1d": (7 * DAY_US, 0.1)}
+"""The horizon, and the depth of the falls that should be warned of: round numbers, chosen before any history."""
 TAIL_LEVELS = (0.01, 0.05)
 TAIL_MODELS = tuple(name for name in MODELS if name != "constant normal")
 REFIT_BARS = 100
@@ -241,7 +234,7 @@ class RiskReport(OracleResponse):
     tails: tuple[TailRisk, ...] | Missing
     drawdown: RiskDrawdown | Missing
     warnings: Annotated[tuple[PastWarning, ...] | Missing, Field(description="the last ones, the newest first")]
-    record: RiskRecord | Missing
+    record: WarningRecord | Missing
 
 
 def prepare_models() -> None:
@@ -302,7 +295,7 @@ def report_risk(
         tails=_tails(bars, lengths),
         drawdown=_drawdown(bars, lengths),
         warnings=unknown or _last_warnings(assessment),
-        record=record_of(bars, assessment, lengths, frame),
+        record=_record(bars, assessment, lengths, frame),
     )
 
 
@@ -417,7 +410,7 @@ def _volatility(bars: Bars, lengths: WindowLengths) -> RiskVolatility:
 
 
 def _tails(bars: Bars, lengths: WindowLengths) -> tuple[TailRisk, ...] | Missing:
-    found = evaluate_models(log_returns(bars), garch_of(bars, REFIT_BARS), TAIL_LEVELS, lengths.tail_bars, TAIL_MODELS)
+    found = evaluate_models(bars.log_returns, garch_of(bars, REFIT_BARS), TAIL_LEVELS, lengths.tail_bars, TAIL_MODELS)
     known = tuple(_tail(each) for each in found if not math.isnan(each.forecast.var[-1]))
     return known or Missing(f"{len(bars)} bars: a model needs {lengths.tail_bars + 1} at least")
 
@@ -440,7 +433,7 @@ def _tail(found: EvaluatedModel) -> TailRisk:
 
 def _drawdown(bars: Bars, lengths: WindowLengths) -> RiskDrawdown:
     highest = int(np.argmax(bars.close))
-    recent = 100 * float(recent_drawdown(bars, lengths.bars)[-1])
+    recent = 100 * float(recent_drawdown(bars.close, lengths.bars)[-1])
     return RiskDrawdown(
         drawdown_pct=100 * float(drawdown(bars.close)[-1]),
         highest=float(bars.close[highest]),
@@ -459,4 +452,30 @@ def _last_warnings(assessment: Assessment) -> tuple[PastWarning, ...]:
             evidence=tuple(evidence.text for evidence in each.evidence),
         )
         for each in reversed(assessment.warnings(LEVEL)[-LAST_WARNINGS:])
+    )
+
+
+def _record(bars: Bars, assessment: Assessment, lengths: WindowLengths, frame: Frame) -> WarningRecord | Missing:
+    horizon_us, drop = FALLS[frame]
+    if assessment.why_unknown:
+        return Missing(assessment.why_unknown)
+    warned_us, horizon = assessment.warned_us(LEVEL), horizon_us // bars.frame_us
+    found = match_alarm_time(bars, warned_us, assessment.settled, horizon, drop, lengths)
+    if found.comparison is None:
+        return Missing(found.missing)
+    return WarningRecord(
+        level=LEVEL,
+        horizon_h=horizon_us / HOUR_US,
+        drop_pct=100 * drop,
+        start_us=int(bars.closed_us[found.start]),
+        end_us=int(bars.closed_us[-1]),
+        months=found.comparison.months,
+        ours=found.comparison.ours,
+        naive=found.comparison.naive,
+        naive_quantile=found.quantile,
+        only_ours=found.comparison.only_ours,
+        only_naive=found.comparison.only_naive,
+        p=found.comparison.p,
+        fallen_pct=None if found.fallen is None else 100 * found.fallen,
+        text=record_text(found, drop, horizon_us / HOUR_US),
     )

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.model.bars import Bars, Floats
 
+Floats = NDArray[np.float64]
 _CELLS = 2_000_000
 
 
@@ -55,13 +56,6 @@ def lowest(windows: Floats, count: int) -> Floats:
     return found
 
 
-def log_returns(bars: Bars) -> Floats:
-    """Return each bar's log return since the bar before, [bars]; NaN for the first. A gap counts as one step."""
-    returns = np.full(len(bars), np.nan)
-    returns[1:] = np.diff(bars.log_close)
-    return returns
-
-
 def ratio(above: Floats, below: Floats) -> Floats:
     """Return above / below; NaN where `below` is not above 0 or either is NaN."""
     known = (below > 0.0) & ~np.isnan(above)
@@ -77,13 +71,13 @@ def drawdown(values: Floats) -> Floats:
     return np.asarray(1.0 - values / np.maximum.accumulate(values))
 
 
-def recent_drawdown(bars: Bars, window: int) -> Floats:
-    """Return how far each close is below the highest of the last `window` closes, as a share of it, 0 to 1, [bars].
+def recent_drawdown(values: Floats, bars: int) -> Floats:
+    """Return how far each value is below the highest of the last `bars` values, as a share of it, 0 to 1, [bars].
 
-    Warm-up: `window` − 1 bars.
+    Warm-up: `bars` − 1 bars.
 
     Raises:
         InputError: fewer than 2 bars.
     """
-    check_at_least("bars", window, 2)
-    return 1.0 - bars.close / rolling(bars.close, window, lambda part: part.max(axis=1))
+    check_at_least("bars", bars, 2)
+    return np.asarray(1.0 - values / rolling(values, bars, lambda part: part.max(axis=1)))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,19 @@ from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Part
-from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs, check_parameters, compute_measure
+from qubic_lab.oracle.risk.measures import (
+    LEVELS,
+    MEASURES,
+    Level,
+    MeasureValues,
+    RiskInputs,
+    WindowLengths,
+    check_parameters,
+    compute_measure,
+)
 
-Level = Literal["calm", "watch", "warning", "alarm"]
-LEVELS: tuple[Level, ...] = ("calm", "watch", "warning", "alarm")
-"""In order of rising risk; a level's number is its index."""
 RULES = Path(__file__).parents[3] / "data" / "risk" / "rules.yaml"
 _INSTALLED = Path(__file__).with_name("rules.yaml")
-SHORT_BARS, SHORT_USUAL, SHORT_TAIL = 24, 480, 500
-DAY_BARS, DAY_USUAL, DAY_TAIL = 7, 120, 120
-"""Windows for bars of a day or longer: the windows for shorter bars would need years of warm-up."""
 FORGOTTEN_BARS = 48
 """After this number of bars in a row without a value the level is calm. It is about twice what one gap in the data
 costs the windows of short bars."""
@@ -135,35 +137,6 @@ class RiskConfig:
 
 
 RISK = RiskConfig()
-
-
-@dataclass(frozen=True)
-class WindowLengths:
-    """Lengths of windows in bars: of the current value, of the usual values before it, and of historical VaR."""
-
-    bars: int
-    usual_bars: int
-    tail_bars: int
-
-    @classmethod
-    def of(cls, frame_us: int) -> "WindowLengths":
-        """Return the lengths for bars of `frame_us` microseconds."""
-        if frame_us >= DAY_US:
-            return cls(DAY_BARS, DAY_USUAL, DAY_TAIL)
-        return cls(SHORT_BARS, SHORT_USUAL, SHORT_TAIL)
-
-    def parameters(self, measure: str) -> dict[str, int]:
-        """Return the parameters of a measure that differ from its defaults, which are those for short bars.
-
-        Raises:
-            KeyError: an unknown measure.
-        """
-        defaults = MEASURES[measure].parameters
-        if self.bars == SHORT_BARS:
-            return {}
-        known = {"bars": self.bars, "usual_bars": self.usual_bars}
-        ours = known if "usual_bars" in defaults else {"bars": self.tail_bars}
-        return {name: value for name, value in ours.items() if name in defaults}
 
 
 def fit_rules(rules: Sequence[RiskRule], frame_us: int) -> tuple[RiskRule, ...]:
@@ -307,6 +280,10 @@ class Assessment:
             before=LEVELS[int(self.levels[bar - 1])] if bar else LEVELS[0],
             evidence=evidence,
         )
+
+    def warned_us(self, least: str) -> Integers:
+        """Return the closes of the bars at which the level rose to `least` or above."""
+        return np.array([each.at_us for each in self.warnings(least)], np.int64)
 
     def warnings(self, least: str = "watch") -> tuple[RiskWarning, ...]:
         """Return the bars at which the level rose to `least` or above."""

@@ -8,19 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.model.bars import Bars, Floats, Integers
-from qubic_lab.oracle.model.response import Frame, Instant, Missing, Part, Share
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
+from qubic_lab.oracle.model.response import Instant, Part, Share
+from qubic_lab.oracle.model.timestamps import DAY_US, iso
 from qubic_lab.oracle.risk.forecast_tests import ALPHA
+from qubic_lab.oracle.risk.measures import Level, WindowLengths
+from qubic_lab.oracle.risk.models import realised_volatility
 from qubic_lab.oracle.risk.rolling import recent_drawdown, rolling
-from qubic_lab.oracle.risk.rules import Assessment, Level, WindowLengths
-from qubic_lab.oracle.risk.volatility import realised_volatility
 from qubic_lab.stats import bootstrap_interval, mcnemar_exact, wilson_interval
 
 MONTH_US = 365 * DAY_US // 12
-LEVEL: Level = "warning"
-"""The least level that counts as a warning."""
-FALLS: dict[Frame, tuple[int, float]] = {"1h": (DAY_US, 0.04), "4h": (3 * DAY_US, 0.07), "1d": (7 * DAY_US, 0.1)}
-"""The horizon, and the depth of the falls that should be warned of: round numbers, chosen before any history."""
 QUANTILES = tuple(number / 100 for number in range(50, 100))
 """Quantiles of volatility that the naive rule may have."""
 _LEAST_LEADS = 5
@@ -37,7 +33,7 @@ def find_falls(bars: Bars, window: int, drop: float) -> NDArray[np.intp]:
     if not 0.0 < drop < 1.0:
         raise InputError(f"drop is {drop}: give a share between 0 and 1, such as 0.1")
     kept: list[int] = []
-    for bar in _first_of_each_run(recent_drawdown(bars, window) >= drop).tolist():
+    for bar in _first_of_each_run(recent_drawdown(bars.close, window) >= drop).tolist():
         if not kept or bar - kept[-1] >= window:
             kept.append(bar)
     return np.array(kept, np.intp)
@@ -224,19 +220,25 @@ class MatchedWarnings:
 
 
 def match_alarm_time(
-    bars: Bars, assessment: Assessment, level: str, horizon_bars: int, drop: float, lengths: WindowLengths
+    bars: Bars, warnings_us: Integers, settled: int, horizon_bars: int, drop: float, lengths: WindowLengths
 ) -> MatchedWarnings:
     """Compare warnings with the naive rule whose share of time under warning is nearest to theirs.
 
     Only that share chooses the quantile of the naive rule: what happened later does not.
 
+    Args:
+        bars: of one asset.
+        warnings_us: when warnings were raised: closes of bars.
+        settled: number of bars before warnings can be judged.
+        horizon_bars: how far a warning looks ahead.
+        drop: depth of the falls that should be warned of, 0 to 1.
+        lengths: of the naive rule's windows.
+
     Raises:
         InputError: a drop outside 0 to 1.
     """
     falls = find_falls(bars, horizon_bars, drop)
-    start = max(assessment.settled, lengths.bars + lengths.usual_bars)
-    if assessment.why_unknown:
-        return MatchedWarnings(falls, missing=assessment.why_unknown)
+    start = max(settled, lengths.bars + lengths.usual_bars)
     if len(bars) <= start + 2 * horizon_bars:
         return MatchedWarnings(
             falls, missing=f"{len(bars)} bars: warnings begin after {start}, and need time to be judged"
@@ -244,22 +246,21 @@ def match_alarm_time(
     closed = bars.closed_us
     start_us, end_us = int(closed[start]), int(closed[-1])
     horizon_us = horizon_bars * bars.frame_us
-    ours = np.array([each.at_us for each in assessment.warnings(level)], np.int64)
-    share = time_under_warning(ours, start_us, end_us, horizon_us)
+    share = time_under_warning(warnings_us, start_us, end_us, horizon_us)
     tried = []
     for quantile in QUANTILES:
         naive = closed[naive_warnings(bars, lengths.bars, lengths.usual_bars, quantile)]
         naive_share = time_under_warning(naive, start_us, end_us, horizon_us)
         tried.append((abs(naive_share - share), quantile, naive_share, naive))
     _, quantile, naive_share, naive = min(tried, key=lambda each: each[:2])
-    comparison = compare_warnings(ours, naive, closed[falls], start_us, end_us, horizon_us)
-    fallen = _drawdown_at_warning(bars, ours, falls[closed[falls] > start_us], horizon_bars)
+    comparison = compare_warnings(warnings_us, naive, closed[falls], start_us, end_us, horizon_us)
+    fallen = _drawdown_at_warning(bars, warnings_us, falls[closed[falls] > start_us], horizon_bars)
     return MatchedWarnings(falls, fallen, comparison, share, naive_share, quantile, start=start)
 
 
 def _drawdown_at_warning(bars: Bars, warnings_us: Integers, falls: NDArray[np.intp], horizon: int) -> float | None:
     """Return the median drawdown at the first warning within the horizon before each fall."""
-    closed, below = bars.closed_us, recent_drawdown(bars, horizon)
+    closed, below = bars.closed_us, recent_drawdown(bars.close, horizon)
     places = np.searchsorted(closed, warnings_us)
     found = []
     for fall in falls.tolist():
@@ -270,7 +271,7 @@ def _drawdown_at_warning(bars: Bars, warnings_us: Integers, falls: NDArray[np.in
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskRecord(Part):
+class WarningRecord(Part):
     """What such warnings were worth in this coin's past, beside a naive rule with as much time under warning.
 
     It is computed now, by today's rules, from the analysed bars; none of these warnings was sent at its time.
@@ -298,30 +299,6 @@ class RiskRecord(Part):
     p: float
     fallen_pct: float | None
     text: str
-
-
-def record_of(bars: Bars, assessment: Assessment, lengths: WindowLengths, frame: Frame) -> RiskRecord | Missing:
-    """Return what past warnings were worth, or why that is not known."""
-    horizon_us, drop = FALLS[frame]
-    found = match_alarm_time(bars, assessment, LEVEL, horizon_us // bars.frame_us, drop, lengths)
-    if found.comparison is None:
-        return Missing(found.missing)
-    return RiskRecord(
-        level=LEVEL,
-        horizon_h=horizon_us / HOUR_US,
-        drop_pct=100 * drop,
-        start_us=int(bars.closed_us[found.start]),
-        end_us=int(bars.closed_us[-1]),
-        months=found.comparison.months,
-        ours=found.comparison.ours,
-        naive=found.comparison.naive,
-        naive_quantile=found.quantile,
-        only_ours=found.comparison.only_ours,
-        only_naive=found.comparison.only_naive,
-        p=found.comparison.p,
-        fallen_pct=None if found.fallen is None else 100 * found.fallen,
-        text=record_text(found, drop, horizon_us / HOUR_US),
-    )
 
 
 def record_text(found: MatchedWarnings, drop: float, horizon_h: float) -> str:
