@@ -9,16 +9,12 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.sentiment.head import WordScale, lexicon_file
 from qubic_lab.oracle.sentiment.lexicon import (
     NEGATED,
-    CryptoLexiconModel,
-    Vader,
     crypto_lexicon,
     crypto_lexicon_model,
     read_lexicon,
     vader,
     vader_compounds,
 )
-
-SIGN = {1: "above 0", 0: "0", -1: "below 0"}
 
 
 def compound(text: str) -> float:
@@ -56,26 +52,24 @@ def test_what_a_text_says(text: str, sign: int) -> None:
     assert (compound(text) > 0) - (compound(text) < 0) == sign, (text, crypto_lexicon().read(text))
 
 
-def test_a_negator_inside_a_phrase_does_not_count_a_second_time() -> None:
-    hits = crypto_lexicon().read("There was no rug pull today").hits
-    assert [(hit.words, hit.counted, hit.because) for hit in hits] == [("no rug pull", 1.4, "phrase")]
-
-
-def test_the_longest_phrase_counts() -> None:
-    assert [hit.words for hit in crypto_lexicon().read("the free fall ends").hits] == ["free fall ends"]
-
-
-def test_a_negator_reaches_three_words_of_its_part_of_the_sentence() -> None:
-    read = crypto_lexicon().read
-    assert read("never in all bullish").hits[0].because == "word, negated"
-    assert read("never in all those bullish").hits[0].because == "word"
-    assert read("not now. bullish").hits[0].because == "word"
-    assert read("not now, bullish").hits[0].because == "word"
-
-
-def test_negation_turns_a_valence_by_its_factor() -> None:
-    plain, negated = compound_sum("bullish"), compound_sum("not bullish")
-    assert negated == pytest.approx(NEGATED * plain)
+@pytest.mark.parametrize(
+    ("text", "words", "because"),
+    [
+        ("There was no rug pull today", "no rug pull", "phrase"),  # its negator does not count a second time
+        ("the free fall ends", "free fall ends", "phrase"),  # the longest one
+        ("never in all bullish", "bullish", "word, negated"),
+        ("never in all those bullish", "bullish", "word"),  # more than three words away
+        ("not now. bullish", "bullish", "word"),
+        ("not now, bullish", "bullish", "word"),  # another part of the sentence
+        ("support holds", "support holds", "phrase"),
+        ("support was held", "support", "rule: support that holds"),
+        ("support. It held", "support", "word"),
+        ("a terrible day", "terrible", "general lexicon"),
+    ],
+)
+def test_the_first_hit_and_its_reason(text: str, words: str, because: str) -> None:
+    hit = crypto_lexicon().read(text).hits[0]
+    assert (hit.words, hit.because) == (words, because)
 
 
 def compound_sum(text: str) -> float:
@@ -83,11 +77,13 @@ def compound_sum(text: str) -> float:
     return reading.positive - reading.negative
 
 
-def test_boosters_add_to_the_size_and_diminishers_take_from_it() -> None:
-    assert compound_sum("very bullish") == pytest.approx(compound_sum("bullish") + 0.293)
-    assert compound_sum("very bearish") == pytest.approx(compound_sum("bearish") - 0.293)
-    assert compound_sum("slightly bullish") == pytest.approx(compound_sum("bullish") - 0.293)
-    assert compound_sum("very now bullish") == pytest.approx(compound_sum("bullish") + 0.293 * 0.95)
+def test_negators_boosters_and_diminishers_change_a_valence() -> None:
+    good, bad = compound_sum("bullish"), compound_sum("bearish")
+    assert compound_sum("not bullish") == pytest.approx(NEGATED * good)
+    assert compound_sum("very bullish") == pytest.approx(good + 0.293)
+    assert compound_sum("very bearish") == pytest.approx(bad - 0.293)
+    assert compound_sum("slightly bullish") == pytest.approx(good - 0.293)
+    assert compound_sum("very now bullish") == pytest.approx(good + 0.293 * 0.95)
 
 
 def test_a_booster_goes_to_the_next_valence_alone() -> None:
@@ -96,26 +92,16 @@ def test_a_booster_goes_to_the_next_valence_alone() -> None:
     assert second.counted == second.valence
 
 
-def test_what_follows_but_counts_more_than_what_stands_before() -> None:
+def test_but_capitals_and_exclamation_marks_change_the_compound() -> None:
     assert compound("bullish but bearish") < compound("bullish and bearish") < compound("bearish but bullish")
-
-
-def test_capitals_and_exclamation_marks_strengthen() -> None:
     assert compound("this is BULLISH news") > compound("this is bullish news")
     assert compound("THIS IS BULLISH NEWS") == compound("this is bullish news")
     assert compound("bullish!!") > compound("bullish!") > compound("bullish")
     assert compound("bullish!!!!!!!!") == compound("bullish!!!!")
 
 
-def test_a_rule_counts_before_the_word_alone_and_only_in_its_sentence() -> None:
-    assert crypto_lexicon().read("support holds").hits[0].words == "support holds"  # a phrase comes first
-    assert crypto_lexicon().read("support was held").hits[0].because == "rule: support that holds"
-    assert crypto_lexicon().read("support. It held").hits[0].because == "word"
-
-
-def test_ours_comes_before_the_general_lexicon() -> None:
+def test_our_entries_replace_those_of_the_general_lexicon() -> None:
     assert vader_compounds(["shares"])[0] > 0 == compound("shares")
-    assert "general lexicon" in crypto_lexicon().read("a terrible day").hits[0].because
 
 
 def test_every_entry_of_the_file_is_found_by_itself() -> None:
@@ -133,8 +119,8 @@ def test_compounds_stay_within_one() -> None:
 
 def test_vader_is_the_package_s_own_with_its_thresholds() -> None:
     texts = ["a great success", "a terrible loss", "a table", "This is not good."]
-    for scale in (vader().scale, WordScale(0.05, 3.0, 0.1)):
-        labels = [each.label for each in Vader(scale).score(texts)]
+    for scale in (None, WordScale(0.05, 3.0, 0.1)):
+        labels = [each.label for each in vader(scale).score(texts)]
         assert labels == ["positive", "negative", "neutral", "negative"]
 
 
@@ -149,7 +135,7 @@ def test_scores_rise_with_the_compound_and_versions_follow_the_scale() -> None:
         each.score for each in crypto_lexicon_model().score(["exit scam", "bearish", "a table", "ath", "ath moon"])
     ]
     assert scores == sorted(scores) and scores[2] == 0
-    one, other = CryptoLexiconModel(WordScale(0.1, 3, 0.1)), CryptoLexiconModel(WordScale(0.2, 3, 0.1))
+    one, other = (crypto_lexicon_model(WordScale(threshold, 3, 0.1)) for threshold in (0.1, 0.2))
     assert one.version != other.version
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.embeddings import WEIGHTS_SHA256
 from qubic_lab.oracle.model.records import Text
-from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.sentiment.embedding_head import LEXICON_FEATURES, EmbeddingHead, head_features, lexicon_features
 from qubic_lab.oracle.sentiment.finbert import FinBert, label_columns, label_probabilities
 from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file, read_head
@@ -26,9 +26,8 @@ from qubic_lab.oracle.sentiment.lexicon import lexicon_hash, vader_compounds, wo
 from qubic_lab.oracle.sentiment.models import MODELS, Majority, majority_of, make_model
 from qubic_lab.oracle.sentiment.scores import (
     LABELS,
-    WEIGHTS,
+    MOST_SENTENCES,
     SentimentScore,
-    TextWeights,
     is_cut,
     model_key,
     ordered_probabilities,
@@ -36,7 +35,7 @@ from qubic_lab.oracle.sentiment.scores import (
     sentences_of,
     softmax,
 )
-from qubic_lab.oracle.sentiment.stored import read_scored, score_key, score_stored
+from qubic_lab.oracle.sentiment.stored import Scorer, read_scored, score_stored
 from qubic_lab.oracle.sentiment.train import fit, fit_scale, fit_temperature, read_examples, train, write_head
 from qubic_lab.oracle.store.text_store import TextStore
 
@@ -155,10 +154,6 @@ def test_the_default_tells_plain_news_apart() -> None:
     assert all(each.model == "default" and each.version == model.version for each in scores)
     assert model.score([]) == []
 
-
-@needs_embedder
-def test_the_default_judges_a_text_whatever_stands_beside_it() -> None:
-    model = EmbeddingHead(read_head(), embedder())
     (alone,) = model.score([GOOD])
     beside = model.score([BAD, "", GOOD, "🚀" * 400])[2]
     assert alone.probabilities == pytest.approx(beside.probabilities, abs=1e-5)
@@ -356,13 +351,14 @@ def test_a_long_body_is_read_by_sentences_and_its_first_ones_count() -> None:
         "Up it goes once more today. Down it went for a while. Plain words stand here as well. Down again it went now."
     )
     (whole,) = score_texts(ByWord(), [text_of("x", body)])
-    asked = ByWord()
-    (short,) = score_texts(asked, [text_of("x", body)], TextWeights(most_sentences=1))
-    assert asked.asked == 2  # what does not count is not computed
-    assert whole.body is not None and short.body is not None
+    assert whole.body is not None
     assert whole.body.probabilities == pytest.approx((0.5, 0.25, 0.25))
     assert (whole.sentences, whole.sentences_left_out) == (4, 0)
-    assert short.body.score == 1 and (short.sentences, short.sentences_left_out) == (1, 3)
+    asked = ByWord()
+    more = "".join(f" Down it went on day {n} of all." for n in range(MOST_SENTENCES))
+    (long,) = score_texts(asked, [text_of("x", f"Up it goes once more today.{more}")])
+    assert (long.sentences, long.sentences_left_out) == (MOST_SENTENCES, 1)
+    assert asked.asked == 1 + MOST_SENTENCES  # sentences that do not count are not scored
 
 
 @settings(deadline=None)
@@ -377,20 +373,6 @@ def test_numbers_and_small_letters_end_no_sentence() -> None:
         "It fell to 1.5 dollars vs. more than 2.5 before that.",
         "Then it rose again by a bit.",
     ]
-
-
-@pytest.mark.parametrize(
-    "changed", [{"body": 0.0}, {"headline": float("inf")}, {"cut_body": 0.9}, {"most_sentences": 0}]
-)
-def test_weights_are_checked(changed: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="must"):
-        TextWeights(**changed)  # type: ignore[arg-type]
-
-
-def test_scores_by_other_weights_are_kept_under_another_key() -> None:
-    assert score_key(ByWord()) == score_key(ByWord(), TextWeights()) == "by-word@1"
-    assert score_key(ByWord(), TextWeights(headline=0.5)) == "by-word@1;headline=0.5"
-    assert WEIGHTS.suffix() == ""
 
 
 # Stored texts
@@ -416,11 +398,11 @@ def test_stored_texts_are_scored_once_and_again_by_another_version(engine: Engin
     again = score_stored(store, model, "bitcoin")
     assert (again.scored, again.before, model.asked) == (0, 12, 12)
     assert score_stored(store, ByWord(version="2"), "bitcoin").scored == 12
-    scored = read_scored(store, score_key(model), "bitcoin", 0, FAR)
+    scored = read_scored(store, model_key(model), "bitcoin", 0, FAR)
     assert [each.score for each in scored] == [1, -1, 0] * 4
     first_us = {text.id: text.known_us for text in store.read("bitcoin", 0, FAR)}
     assert all(each.known_us > first_us[each.id] for each in scored)  # known with its score
-    assert read_scored(store.as_of(NOON), score_key(model), "bitcoin", 0, FAR) == []
+    assert read_scored(store.as_of(NOON), model_key(model), "bitcoin", 0, FAR) == []
 
 
 class StopsAfter(ByWord):
@@ -449,4 +431,36 @@ def test_a_repetition_is_not_scored_and_a_new_version_is(engine: Engine) -> None
     assert score_stored(store, model, "bitcoin").scored == 1
     store.add([replace(first, title="down goes the price of bitcoin today")])
     assert score_stored(store, model, "bitcoin").scored == 1
-    assert [each.score for each in read_scored(store, score_key(model), "bitcoin", 0, FAR)] == [-1]
+    assert [each.score for each in read_scored(store, model_key(model), "bitcoin", 0, FAR)] == [-1]
+
+
+# A scorer beside a collector
+
+WORDS = ("rises", "falls", "waits", "jumps", "sinks", "sleeps", "wakes", "turns")
+
+
+def recent(number: int, days_ago: int = 0) -> Text:
+    title = f"Bitcoin {WORDS[number % len(WORDS)]} for reason number {number} of {number * 7}"
+    return replace(text_of(title, number=number), published_us=now_us() - days_ago * DAY_US - number)
+
+
+def test_old_and_new_texts_are_scored_once(engine: Engine) -> None:
+    store, model = TextStore(engine), ByWord()
+    store.add([recent(number, days_ago=40) for number in range(3)])
+    with Scorer(store, model, ["bitcoin", "ethereum"], every_s=0.01).running() as scorer:
+        store.add([recent(number) for number in range(3, 7)])
+    assert (scorer.scored, model.asked) == (7, 8)  # each text, and the one that loads the model
+    with Scorer(store, ByWord(), ["bitcoin"]).running() as again:
+        pass
+    assert again.scored == 0
+
+
+def test_a_missing_model_is_reported_before_anything_runs(engine: Engine) -> None:
+    class Missing(ByWord):
+        def score(self, texts: Sequence[str]) -> list[SentimentScore]:
+            raise ModelError("its weights are not installed")
+
+    begun = False
+    with pytest.raises(ModelError, match="not installed"), Scorer(TextStore(engine), Missing(), ["bitcoin"]).running():
+        begun = True
+    assert not begun

@@ -16,8 +16,8 @@ from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
-from qubic_lab.oracle.sentiment.scores import score_texts
-from qubic_lab.oracle.sentiment.stored import BASELINE, score_key
+from qubic_lab.oracle.sentiment.scores import model_key, score_texts
+from qubic_lab.oracle.sentiment.stored import BASELINE
 from qubic_lab.oracle.store.freshness import QUOTES, can_make
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText
@@ -166,7 +166,7 @@ def _scores(store: TextStore, coin: str, texts: Sequence[StoredText], models: Se
             scorer, now = make_model(name) if models else find_scorer(name), now_us()
             scored = zip(texts, score_texts(scorer, texts), strict=True)
             of_text = {text.id: each.score for text, each in scored}
-            found[score_key(scorer)] = _ModelScores(of_text, dict.fromkeys(of_text, now))
+            found[model_key(scorer)] = _ModelScores(of_text, dict.fromkeys(of_text, now))
     return found
 
 

@@ -7,7 +7,7 @@ Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment anal
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -19,7 +19,7 @@ import yaml
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats
-from qubic_lab.oracle.sentiment.head import Head, WordScale, lexicon_file, read_head
+from qubic_lab.oracle.sentiment.head import WordScale, lexicon_file, read_head
 from qubic_lab.oracle.sentiment.scores import SentimentScore, as_scores, ordered_probabilities
 
 LEXICON_CODE = 1
@@ -296,48 +296,30 @@ def _sum(hits: Sequence[LexiconHit], text: str) -> LexiconReading:
 
 
 @dataclass(frozen=True)
-class Vader:
-    """VADER's compound with its own thresholds of ±0.05; the steepness of probabilities is fitted to our headlines."""
+class LexiconModel:
+    """A model of words alone: a scale that is fitted to our headlines converts the compound of a lexicon."""
 
+    name: str
+    version: str
     scale: WordScale
-    name: str = "vader"
-
-    @property
-    def version(self) -> str:
-        """The version of the package, and a hash of the scale."""
-        return f"{version('vaderSentiment')}-{_short(self.scale)}"
+    compounds: Callable[[Sequence[str]], Floats]
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return VADER's score of each text."""
-        return as_scores(word_probabilities(vader_compounds(texts), self.scale), self.name, self.version)
+        """Return the score of each text."""
+        return as_scores(word_probabilities(self.compounds(texts), self.scale), self.name, self.version)
 
 
-@dataclass(frozen=True)
-class CryptoLexiconModel:
-    """The compound of the crypto lexicon on top of VADER's; thresholds are fitted to our headlines."""
-
-    scale: WordScale
-    name: str = "crypto-lexicon"
-
-    @property
-    def version(self) -> str:
-        """A hash of the lexicon, and of VADER's version, the matching and the scale."""
-        return f"{lexicon_hash()[:8]}-{_short(self.scale, version('vaderSentiment'), LEXICON_CODE)}"
-
-    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return the lexicon's score of each text."""
-        compounds = np.array([crypto_lexicon().read(text).compound for text in texts])
-        return as_scores(word_probabilities(compounds, self.scale), self.name, self.version)
+def vader(scale: WordScale | None = None) -> LexiconModel:
+    """Return VADER with its own thresholds of ±0.05; without a scale, with that of the committed head."""
+    scale = scale or read_head().scales["vader"]
+    return LexiconModel("vader", f"{version('vaderSentiment')}-{_short(scale)}", scale, vader_compounds)
 
 
-def vader(head: Head | None = None) -> Vader:
-    """Return VADER with the scale of the committed head."""
-    return Vader((head or read_head()).scales["vader"])
-
-
-def crypto_lexicon_model(head: Head | None = None) -> CryptoLexiconModel:
-    """Return the lexicon's model with the scale of the committed head."""
-    return CryptoLexiconModel((head or read_head()).scales["crypto-lexicon"])
+def crypto_lexicon_model(scale: WordScale | None = None) -> LexiconModel:
+    """Return the crypto lexicon on top of VADER's; without a scale, with that of the committed head."""
+    scale = scale or read_head().scales["crypto-lexicon"]
+    depends = _short(scale, version("vaderSentiment"), LEXICON_CODE)
+    return LexiconModel("crypto-lexicon", f"{lexicon_hash()[:8]}-{depends}", scale, crypto_compounds)
 
 
 def word_probabilities(compounds: Floats, scale: WordScale) -> Floats:
@@ -349,6 +331,11 @@ def vader_compounds(texts: Sequence[str]) -> Floats:
     """Return VADER's compound of each text, -1 to 1."""
     analyzer = _analyzer()
     return np.array([analyzer.polarity_scores(text)["compound"] for text in texts], dtype=np.float64)
+
+
+def crypto_compounds(texts: Sequence[str]) -> Floats:
+    """Return the crypto lexicon's compound of each text, -1 to 1."""
+    return np.array([crypto_lexicon().read(text).compound for text in texts], dtype=np.float64)
 
 
 @cache

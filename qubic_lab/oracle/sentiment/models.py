@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.sentiment.embedding_head import EmbeddingHead
+from qubic_lab.oracle.sentiment.finbert import FinBert
 from qubic_lab.oracle.sentiment.head import read_head
+from qubic_lab.oracle.sentiment.lexicon import crypto_lexicon_model, vader
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel, SentimentScore
 
 DEFAULT = "default"
@@ -47,36 +50,12 @@ def majority_of(labels: Sequence[str]) -> Majority:
     return Majority((negative, neutral, positive))
 
 
-def _default() -> SentimentModel:
-    from qubic_lab.oracle.sentiment.embedding_head import EmbeddingHead
-
-    return EmbeddingHead()
-
-
-def _vader() -> SentimentModel:
-    from qubic_lab.oracle.sentiment.lexicon import vader
-
-    return vader()
-
-
-def _crypto_lexicon() -> SentimentModel:
-    from qubic_lab.oracle.sentiment.lexicon import crypto_lexicon_model
-
-    return crypto_lexicon_model()
-
-
-def _finbert() -> SentimentModel:
-    from qubic_lab.oracle.sentiment.finbert import FinBert
-
-    return FinBert()
-
-
 MODELS: dict[str, Callable[[], SentimentModel]] = {
     "majority": lambda: Majority(read_head().shares),
-    "vader": _vader,
-    "crypto-lexicon": _crypto_lexicon,
-    DEFAULT: _default,
-    "finbert": _finbert,
+    "vader": vader,
+    "crypto-lexicon": crypto_lexicon_model,
+    DEFAULT: EmbeddingHead,
+    "finbert": FinBert,
 }
 """Makes each model; the majority is that of our training part."""
 
@@ -90,8 +69,6 @@ def make_model(name: str = DEFAULT) -> SentimentModel:
     """
     kind, colon, checkpoint = name.partition(":")
     if kind == "finbert" and colon:
-        from qubic_lab.oracle.sentiment.finbert import FinBert
-
         if not checkpoint:
             raise InputError("model 'finbert:' names no checkpoint: give a hub id or folder behind the colon")
         return FinBert(checkpoint)

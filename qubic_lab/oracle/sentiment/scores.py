@@ -2,18 +2,24 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats
 
 LABELS = ("negative", "neutral", "positive")
 """In this order wherever labels are numbers or columns."""
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+(?=[^\sa-z])|\n+")
 _CUT_MARK = re.compile(r"\s*(?:\[\+\d+ chars\]|…|\.\.\.)\s*$")
+HEADLINE_WEIGHT, BODY_WEIGHT, CUT_BODY_WEIGHT = 0.4, 0.6, 0.3
+"""The weights of a headline, of a whole body, and of one of which the source gives about the first 200 characters."""
+MOST_SENTENCES = 24
+"""The number of first sentences of a body that are read."""
+LEAST_WORDS = 5
+"""Shorter sentences are joined with the next one."""
 STUB_FROM, STUB_TO = 120, 300
 """Sources cut long bodies at about 200 characters: a body of this length that ends in an ellipsis is cut."""
 
@@ -77,7 +83,7 @@ class SentimentModel(Protocol):
 
 def model_key(model: SentimentModel) -> str:
     """Return the key under which the scores of a version of a model are stored."""
-    return f"{model.name}@{model.version}"
+    return f"{model.name}@{model.version}"[:128]
 
 
 def softmax(logits_NC: Floats) -> Floats:
@@ -117,44 +123,6 @@ class Titled(Protocol):
     @property
     def cut_characters(self) -> int:
         """Number of characters of the body that the source left out."""
-
-
-@dataclass(frozen=True)
-class TextWeights:
-    """The weights of the parts of a text; only their ratio matters.
-
-    Attributes:
-        headline: weight of the headline.
-        body: weight of a whole body.
-        cut_body: weight of a body of which the source gives only about the first 200 characters.
-        most_sentences: the number of first sentences of a body that are read.
-        least_words: shorter sentences are joined with the next one.
-    """
-
-    headline: float = 0.4
-    body: float = 0.6
-    cut_body: float = 0.3
-    most_sentences: int = 24
-    least_words: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("headline", "body", "cut_body"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise InputError(f"weight {name} is {getattr(self, name)}: it must be a number above 0")
-        if self.cut_body > self.body:
-            raise InputError(
-                f"weight cut_body is {self.cut_body}: it must not be above that of a whole body, {self.body}"
-            )
-        check_at_least("most_sentences", self.most_sentences, 1)
-        check_at_least("least_words", self.least_words, 1)
-
-    def suffix(self) -> str:
-        """Return a suffix of the key of scores with these weights; empty for the usual weights."""
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return "".join(f";{name}={value:g}" for name, value in changed.items())
-
-
-WEIGHTS = TextWeights()
 
 
 @dataclass(frozen=True)
@@ -207,13 +175,13 @@ def is_cut(text: Titled) -> bool:
     return mark is not None and ("chars" in mark.group() or STUB_FROM <= len(text.body) <= STUB_TO)
 
 
-def sentences_of(body: str, least_words: int = WEIGHTS.least_words) -> list[str]:
+def sentences_of(body: str) -> list[str]:
     """Return the sentences of a body in order; short ones are joined with the next, the last with the one before."""
     found: list[str] = []
     waiting = ""
     for part in _SENTENCE.split(_CUT_MARK.sub("", body)):
         waiting = f"{waiting} {part.strip()}".strip()
-        if len(waiting.split()) >= least_words:
+        if len(waiting.split()) >= LEAST_WORDS:
             found.append(waiting)
             waiting = ""
     if waiting:
@@ -221,23 +189,20 @@ def sentences_of(body: str, least_words: int = WEIGHTS.least_words) -> list[str]
     return found
 
 
-def score_texts(model: SentimentModel, texts: Sequence[Titled], weights: TextWeights = WEIGHTS) -> list[TextScore]:
+def score_texts(model: SentimentModel, texts: Sequence[Titled]) -> list[TextScore]:
     """Return a model's judgement of each text, weighting headline and body; a body's is the mean of its sentences.
 
     Without a body only the headline counts, and without a headline only the body. A body that repeats the headline
     does not count.
     """
-    bodies = [
-        [] if text.body.split() == text.title.split() else sentences_of(text.body, weights.least_words)
-        for text in texts
-    ]
+    bodies = [[] if text.body.split() == text.title.split() else sentences_of(text.body) for text in texts]
     parts = [
-        ([text.title] if text.title.strip() else []) + sentences[: weights.most_sentences]
+        ([text.title] if text.title.strip() else []) + sentences[:MOST_SENTENCES]
         for text, sentences in zip(texts, bodies, strict=True)
     ]
     distinct = list(dict.fromkeys(part for each in parts for part in each))
     by_part = dict(zip(distinct, model.score(distinct), strict=True))
-    return [_joined(text, sentences, by_part, model, weights) for text, sentences in zip(texts, bodies, strict=True)]
+    return [_joined(text, sentences, by_part, model) for text, sentences in zip(texts, bodies, strict=True)]
 
 
 def _joined(
@@ -245,14 +210,13 @@ def _joined(
     sentences: Sequence[str],
     by_part: dict[str, SentimentScore],
     model: SentimentModel,
-    weights: TextWeights,
 ) -> TextScore:
     headline = by_part.get(text.title) if text.title.strip() else None
-    read = sentences[: weights.most_sentences]
+    read = sentences[:MOST_SENTENCES]
     body = _mean([by_part[each] for each in read], [1.0] * len(read), model) if read else None
     cut = body is not None and is_cut(text)
-    of_body = weights.cut_body if cut and len(text.body) <= STUB_TO else weights.body
-    shares = weights.headline * (headline is not None), of_body * (body is not None)
+    of_body = CUT_BODY_WEIGHT if cut and len(text.body) <= STUB_TO else BODY_WEIGHT
+    shares = HEADLINE_WEIGHT * (headline is not None), of_body * (body is not None)
     if headline is not None and body is not None:
         whole = _mean([headline, body], shares, model)
     else:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from qubic_lab.errors import QubicLabError, check_at_least
 from qubic_lab.oracle.model.timestamps import DAY_US, now_us
 from qubic_lab.oracle.sentiment.index import ScoredText, Weighting
-from qubic_lab.oracle.sentiment.scores import WEIGHTS, SentimentModel, TextWeights, model_key, score_texts
-from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText, TextReader
+from qubic_lab.oracle.sentiment.scores import SentimentModel, model_key, score_texts
+from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.oracle.store.transactions import Clock
 
@@ -44,11 +44,6 @@ class Scoring:
     before: int
 
 
-def score_key(model: SentimentModel, weights: TextWeights = WEIGHTS) -> str:
-    """Return the key under which a model's scores of whole texts are stored: its version, and unusual weights."""
-    return f"{model_key(model)}{weights.suffix()}"[:128]
-
-
 def score_stored(
     store: TextStore,
     model: SentimentModel,
@@ -56,7 +51,6 @@ def score_stored(
     start_us: int = FIRST_US,
     end_us: int = LAST_US,
     *,
-    weights: TextWeights = WEIGHTS,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> Scoring:
@@ -71,7 +65,6 @@ def score_stored(
         coin: its id.
         start_us: earliest time of publication.
         end_us: end of the times of publication, excluded.
-        weights: of headline and body.
         batch: texts that are scored and stored together.
         progress: called with the number of texts that are done, and of all that lacked a score.
 
@@ -79,21 +72,19 @@ def score_stored(
         InputError: an empty range, or a batch below 1.
     """
     check_at_least("batch", batch, 1)
-    key = score_key(model, weights)
+    key = model_key(model)
     texts = store.read(coin, start_us, end_us)
     known = {int(id) for id in store.scores(coin, start_us, end_us, key).news_id}
     missing = [text for text in reversed(texts) if text.id not in known]
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
-        store.add_scores(_scores(model, some, key, weights))
+        scored = zip(some, score_texts(model, some), strict=True)
+        store.add_scores(
+            [Score(text.id, key, each.score, max(each.whole.probabilities), each.details()) for text, each in scored]
+        )
         if progress is not None:
             progress(start + len(some), len(missing))
     return Scoring(coin, key, len(texts), len(missing), len(texts) - len(missing))
-
-
-def _scores(model: SentimentModel, texts: list[StoredText], key: str, weights: TextWeights) -> list[Score]:
-    scored = zip(texts, score_texts(model, texts, weights), strict=True)
-    return [Score(text.id, key, each.score, max(each.whole.probabilities), each.details()) for text, each in scored]
 
 
 def read_scored(texts: TextReader, key: str, coin: str, start_us: int, end_us: int) -> list[ScoredText]:
@@ -192,20 +183,27 @@ class Scorer:
     def _run(self) -> None:
         start_us, whole = FIRST_US, True
         while not self._ending.wait(self._every_s):
-            whole = self._search(start_us, self._check)
+            whole = self._search(start_us)
             if whole:
                 start_us = self._clock() - RECENT_US
-        self._search(start_us if whole else self._clock() - RECENT_US, None)  # a long first search continues next time
+        # A first search that was interrupted continues in the next process.
+        self._search(start_us if whole else self._clock() - RECENT_US, last=True)
 
-    def _check(self, done: int, total: int) -> None:
-        if self._ending.is_set():
-            raise _Ended
-
-    def _search(self, start_us: int, progress: Progress | None) -> bool:
+    def _search(self, start_us: int, last: bool = False) -> bool:
         """Score texts without a score; return whether all texts have been checked."""
+        counted = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal counted
+            self.scored += done - counted
+            counted = done
+            if self._ending.is_set() and not last:
+                raise _Ended
+
         try:
             for coin in self._coins:
-                self.scored += score_stored(self._store, self._model, coin, start_us, progress=progress).scored
+                counted = 0
+                score_stored(self._store, self._model, coin, start_us, progress=progress)
         except _Ended:
             return False
         except QubicLabError as error:  # of the database: the next search finds what is left

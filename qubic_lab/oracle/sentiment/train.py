@@ -21,7 +21,7 @@ from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.sentiment.embedding_head import head_features
 from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1
 from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file
-from qubic_lab.oracle.sentiment.lexicon import crypto_lexicon, lexicon_hash, vader_compounds, word_probabilities
+from qubic_lab.oracle.sentiment.lexicon import crypto_compounds, lexicon_hash, vader_compounds, word_probabilities
 from qubic_lab.oracle.sentiment.scores import LABELS, softmax
 from qubic_lab.stats import Forecasts, calibration_error
 
@@ -65,7 +65,7 @@ def train(path: Path, embedder: Embedder) -> Head:
     weights, intercept = fit(features, labels, chosen)
     compounds = {
         "vader": vader_compounds(texts),
-        "crypto-lexicon": np.array([crypto_lexicon().read(text).compound for text in texts]),
+        "crypto-lexicon": crypto_compounds(texts),
     }
     scales = {
         "vader": fit_scale(compounds["vader"], labels, VADER_THRESHOLD),
