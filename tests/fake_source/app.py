@@ -28,16 +28,9 @@ _HTML = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body
 
 @dataclass(frozen=True)
 class FakeConfig:
-    """What the fake does.
+    """What the fake does: `fault_rate` is the share of requests that meet one of `faults`, `per_s` the limit.
 
-    Attributes:
-        faults: names of `faults.ALL`.
-        fault_rate: the share of requests that meet one.
-        per_s: requests that a source allows in any second of real time.
-        slow_s: how long a slow reply takes, in real time; a hanging one never comes.
-        hang_s: when a hanging connection is closed.
-        clock: of prices and texts, and of the waits that replies ask for.
-        keys: by source; the others need none.
+    Slow and hanging replies take real time; prices, texts and Retry-After go by `clock`.
     """
 
     seed: int = 0

@@ -24,7 +24,7 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     if ask.path != "search_by_date":
         return json_reply(404, {"message": "Path not supported by this API", "status": 404})
     size, page = whole(ask.query, "hitsPerPage", 20), whole(ask.query, "page", 0)
-    if size is None or page is None or not 0 <= size <= MOST_HITS or page < 0:
+    if not 0 <= size <= MOST_HITS or page < 0:
         return json_reply(400, {"message": "invalid hitsPerPage or page", "status": 400})
     filters = ask.query.get("numericFilters", "")
     bounds = [_FILTER.fullmatch(each.strip()) for each in filters.split(",")] if filters else []

@@ -11,15 +11,7 @@ WINDOW_S = 1.0
 
 @dataclass(frozen=True)
 class Given:
-    """One price or text in a reply.
-
-    Attributes:
-        kind: price or text.
-        of: the coin's id, or the text's id at its source.
-        interval_s: a bar's length; 0: a quote, or a text.
-        at_us: the price's instant (a bar's end), or when the text was published.
-        value: the price (a bar's close), or the text's title.
-    """
+    """One price (a bar's close) or text (its title) in a reply; `of` is the coin's id, or the text's at its source."""
 
     kind: str
     of: str
@@ -30,15 +22,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Entry:
-    """One request and its outcome.
+    """One request and its outcome: `arrived_s` on this machine's clock, `now_us` on the fake's.
 
-    Attributes:
-        arrived_s: on this machine's clock, since 1970.
-        now_us: on the fake's clock.
-        fault: the one it met; empty: none.
-        complete: the whole body was sent to a client that was still there.
-        partial: the source has more than it shows at once.
-        given: the items of a complete reply with status 200.
+    `complete`: the whole body was sent to a client that was still there; `partial`: the source has more than it shows
+    at once; `given`: the items of a complete reply with status 200.
     """
 
     number: int

@@ -32,7 +32,7 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     if len(query) > MOST_QUERY:
         return _error(400, "queryTooLong", f"The query has {len(query)} characters: at most {MOST_QUERY}.")
     size, page = whole(ask.query, "pageSize", 100), whole(ask.query, "page", 1)
-    if size is None or page is None or not 1 <= size <= MOST_RESULTS or page < 1:
+    if not 1 <= size <= MOST_RESULTS or page < 1:
         return _error(400, "parameterInvalid", "pageSize must be between 1 and 100, and page at least 1.")
     if page * size > MOST_RESULTS and page > 1:
         first = (page - 1) * size

@@ -12,14 +12,7 @@ from fake_source.world import World
 
 @dataclass(frozen=True)
 class Ask:
-    """One request to a source.
-
-    Attributes:
-        path: behind the source's own prefix, without a slash at its end.
-        headers: by lower-case name.
-        number: of the request; faults in the reply's rows are drawn from it.
-        now_s: the fake's time, since 1970.
-    """
+    """One request to a source; `path` is behind the source's own prefix, `now_s` the fake's time since 1970."""
 
     path: str
     query: Mapping[str, str]
@@ -57,12 +50,10 @@ def json_reply(
     return Reply(status, body, headers=headers or {}, given=given)
 
 
-def whole(query: Mapping[str, str], name: str, default: int) -> int | None:
-    """Return a whole number of the query; None if it is not a number."""
-    try:
-        return int(float(query.get(name, default)))
-    except ValueError:
-        return None
+def whole(query: Mapping[str, str], name: str, default: int) -> int:
+    """Return a whole number of the query; -1 if it is not one."""
+    value = query.get(name, str(default))
+    return int(value) if value.isdecimal() else -1
 
 
 def read_time(text: str, default: int | None = None) -> int | None:

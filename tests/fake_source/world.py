@@ -45,13 +45,7 @@ class Item:
 
 @dataclass(frozen=True)
 class World:
-    """All that the fake serves.
-
-    Attributes:
-        seed: of all prices and texts.
-        null_caps: some quotes have no market cap.
-        corrections: some quotes and titles change after half an hour.
-    """
+    """All that the fake serves; with `corrections` some quotes and titles change after half an hour."""
 
     seed: int = 0
     null_caps: bool = False
