@@ -82,8 +82,6 @@ def test_bars_are_counted_with_their_gaps_corrections_and_flags(engine: Engine) 
     assert (complete.longest_gap_s, complete.longest_gap_from_us) == (2 * 3600, START + 2 * HOUR_US)
     assert found.lateness.after == "happened"
     assert (found.lateness.most_s, found.lateness.median_s) == (11 * 3600, 6.5 * 3600)  # of first versions
-    recent = quality_report(engine, since_us=START + 8 * HOUR_US, at_us=END).prices[0]
-    assert (recent.prices, recent.completeness.share) == (2, 1.0)
 
 
 def test_quotes_are_as_complete_as_their_usual_step(engine: Engine) -> None:

@@ -180,7 +180,6 @@ class _Asking:
 
     path: str
     params: Params | None
-    cost: int
     form: Form
     conditions: Mapping[str, str]
     started_us: int
@@ -268,7 +267,6 @@ class SourceClient:
         path: str = "",
         params: Params | None = None,
         *,
-        cost: int = 1,
         conditional: bool = True,
         form: Form = "json",
     ) -> Fetched:
@@ -277,7 +275,6 @@ class SourceClient:
         Args:
             path: appended to `base_url`.
             params: of the query.
-            cost: requests that the source counts it as.
             conditional: ask only for what has changed since the response that was kept last.
             form: of the body.
 
@@ -287,7 +284,7 @@ class SourceClient:
         shown = shown_request(self.config.base_url, path, params)
         request_hash = hashlib.sha256(f"{self.name}\n{shown}".encode()).hexdigest()
         conditions = await asyncio.to_thread(self._conditions, request_hash) if conditional else {}
-        asking = _Asking(path, params, cost, form, conditions, self._clock(), time.perf_counter())
+        asking = _Asking(path, params, form, conditions, self._clock(), time.perf_counter())
         outcome = await self._outcome(asking)
         seconds = time.perf_counter() - asking.started_s
         status = outcome.status if isinstance(outcome, FetchFault) else outcome[0].status
@@ -319,13 +316,13 @@ class SourceClient:
         """Send a request until it is answered; faults are values here, so that no traceback carries what was sent."""
         try:
             self._check_circuit()
-            await self._turn(asking.cost)
+            await self._turn()
             asking.started_us, asking.started_s = self._clock(), time.perf_counter()
             async with asyncio.timeout(self.config.deadline_s):
                 async for attempt in self._attempts():
                     with attempt:
                         if asking.attempts:
-                            await self._turn(asking.cost)
+                            await self._turn()
                         return await self._attempt(asking)
         except _Failed as last:
             return last.fault
@@ -354,7 +351,7 @@ class SourceClient:
                 return 0.0
         return backoff_s(state.attempt_number, self.config.wait_s, self.config.most_wait_s, self._jitter())
 
-    async def _turn(self, cost: int) -> None:
+    async def _turn(self) -> None:
         """Wait until the limits and the source's Retry-After allow a request."""
         while True:
             while (wait_s := (self._not_before_us - self._clock()) / SECOND_US) > 0:
@@ -362,8 +359,7 @@ class SourceClient:
                     what = f"asks for no requests until {iso(self._not_before_us)}"
                     raise _Failed(FetchFault("quota", what, again=False, status=429, wait_s=wait_s))
                 await self._sleep(wait_s)
-            for _ in range(cost):
-                await self._limiter.acquire()
+            await self._limiter.acquire()
             if self._clock() >= self._not_before_us:
                 return
 
@@ -373,10 +369,10 @@ class SourceClient:
             what = f"failed {self.circuit.failures} times in a row and is not asked for {wait_s:.0f} s"
             raise _Failed(FetchFault("unavailable", what, again=False, code=CIRCUIT_OPEN, wait_s=wait_s))
 
-    async def _count(self, cost: int) -> None:
-        """Count requests before they are sent: a crash may count too many, never too few."""
+    async def _count(self) -> None:
+        """Count a request before it is sent: a crash may count too many, never too few."""
         try:
-            await asyncio.to_thread(self._quotas.use, self.name, self.config.quotas(), cost)
+            await asyncio.to_thread(self._quotas.use, self.name, self.config.quotas())
         except QuotaError as error:
             fault = FetchFault("quota", str(error), again=False, code=QUOTA_SPENT, wait_s=error.retry_after_s)
             raise _Failed(fault) from None
@@ -384,7 +380,7 @@ class SourceClient:
     async def _attempt(self, asking: _Asking) -> tuple[RawResponse, Any]:
         """Return a good response and its body."""
         self._check_circuit()
-        await self._count(asking.cost)
+        await self._count()
         asking.attempts += 1
         self.circuit = self.circuit.sent(self._now_s())
         response = await self._send(asking)
@@ -406,8 +402,8 @@ class SourceClient:
         sending = self._http.build_request("GET", url, params=asking.params, headers=asking.conditions)
         for hop in range(_MOST_HOPS):
             if hop:
-                await self._turn(1)
-                await self._count(1)
+                await self._turn()
+                await self._count()
             answer = await self._exchange(sending)
             if not isinstance(answer, httpx2.Request):
                 return answer

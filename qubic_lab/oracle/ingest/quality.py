@@ -114,15 +114,12 @@ class QualityReport(Part):
     notes: tuple[str, ...]
 
 
-def quality_report(
-    engine: Engine, source: str | None = None, since_us: int = 0, at_us: int | None = None
-) -> QualityReport:
+def quality_report(engine: Engine, source: str | None = None, at_us: int | None = None) -> QualityReport:
     """Return the quality of the data of one source, or of all.
 
     Args:
         engine: of a database that `open_database` opened.
         source: only this one.
-        since_us: only what happened, was published or was requested at this time or later.
         at_us: the present, from which ages count; None: now.
 
     Raises:
@@ -134,9 +131,9 @@ def quality_report(
         known = {row[0] for column in columns for row in connection.execute(select(column).distinct())}
         if source is not None and known and source not in known:
             raise InputError(f"nothing is there from source {source!r}: {did_you_mean(source, known)}")
-        prices = tuple(_price_qualities(connection, source, since_us, at_us))
-        texts = tuple(_text_qualities(connection, source, since_us, at_us))
-    counts = tuple(each for each in FetchLog(engine).counts(since_us) if source in (None, each.source))
+        prices = tuple(_price_qualities(connection, source, at_us))
+        texts = tuple(_text_qualities(connection, source, at_us))
+    counts = tuple(each for each in FetchLog(engine).counts(0) if source in (None, each.source))
     notes = () if prices or texts or counts else (NOTHING,)
     return QualityReport(at_us, prices, texts, counts, notes)
 
@@ -188,13 +185,11 @@ def _lateness_of(first: pd.DataFrame, happened: str) -> Lateness:
     return lateness(first["known_us"].to_numpy(), since.to_numpy(np.int64), after)
 
 
-def _price_qualities(connection: Connection, source: str | None, since_us: int, at_us: int) -> Iterator[PriceQuality]:
+def _price_qualities(connection: Connection, source: str | None, at_us: int) -> Iterator[PriceQuality]:
     names = ("closed_us", "known_us", "opened_us", "published_us", "flags")
     all_series = select(MARKET_SERIES).order_by(*(MARKET_SERIES.c[name] for name in ("coin", "source", "interval_s")))
     for series in connection.execute(all_series).all():
-        query = select(*(MARKET_DATA.c[name] for name in names)).where(
-            MARKET_DATA.c.series_id == series.id, MARKET_DATA.c.closed_us >= since_us
-        )
+        query = select(*(MARKET_DATA.c[name] for name in names)).where(MARKET_DATA.c.series_id == series.id)
         query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
         versions = _frame(connection, query, names) if source in (None, series.source) else pd.DataFrame()
         if versions.empty:
@@ -220,10 +215,10 @@ def _price_qualities(connection: Connection, source: str | None, since_us: int, 
         )
 
 
-def _text_qualities(connection: Connection, source: str | None, since_us: int, at_us: int) -> Iterator[TextQuality]:
+def _text_qualities(connection: Connection, source: str | None, at_us: int) -> Iterator[TextQuality]:
     about = exists().where(NEWS_COINS.c.news_id == NEWS_DATA.c.id)
     names = ("source", "external_id", "known_us", "at_us", "published_us", "duplicate_of")
-    query = select(*(NEWS_DATA.c[name] for name in names), about).where(NEWS_DATA.c.at_us >= since_us)
+    query = select(*(NEWS_DATA.c[name] for name in names), about)
     if source is not None:
         query = query.where(NEWS_DATA.c.source == source)
     query = query.order_by(NEWS_DATA.c.source, NEWS_DATA.c.known_us, NEWS_DATA.c.id)

@@ -3,7 +3,7 @@
 Invalid rows are never stored; odd ones are flagged by `qubic_lab.oracle.model.cleaning` and stay.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -108,15 +108,18 @@ def refusals(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> dict[int, str]:
             first = cases[cases["index"].isna()].iloc[0]
             raise InputError(f"{first['check']} of {first['column']}: {first['failure_case']}") from error
         ordered = cases.sort_values(["index", "schema_context"], kind="stable")  # "Column" before the whole row
-        rows = ordered.drop_duplicates("index")
-        return {int(row["index"]): _why(row) + _prices_in(frame, int(row["index"])) for _, row in rows.iterrows()}
+        return {
+            int(case.index): _reason(case, frame) for case in ordered.drop_duplicates("index").itertuples(index=False)
+        }
     return {}
 
 
-def _prices_in(frame: pd.DataFrame, number: int) -> str:
-    row = frame.iloc[number]
-    shown = " ".join(f"{name} {row[name]:.17g}" for name in ("open", "high", "low", "close") if name in frame)
-    return f": {shown}" if shown else ""
+def _reason(case: Mapping[Any, Any], frame: pd.DataFrame) -> str:
+    """Return why a row is invalid, and its prices."""
+    why = f"{case['column']} is missing" if case["check"] == "not_nullable" else str(case["check"])
+    row = frame.iloc[int(case["index"])]
+    prices = " ".join(f"{name} {row[name]:.17g}" for name in ("open", "high", "low", "close") if name in frame)
+    return f"{why}: {prices}" if prices else why
 
 
 def check_frame(schema: pa.DataFrameSchema, frame: pd.DataFrame, places: Sequence[str]) -> None:
@@ -132,26 +135,15 @@ def check_frame(schema: pa.DataFrameSchema, frame: pd.DataFrame, places: Sequenc
         raise InputError(f"{places[number]}: {why}{others}: correct the row or leave it out")
 
 
-def _why(case: Any) -> str:
-    if case["check"] == "not_nullable":
-        return f"{case['column']} is missing"
-    return str(case["check"])
-
-
-def price_frame(prices: Sequence[Price]) -> pd.DataFrame:
-    """Return prices as a frame, NaN for missing numbers."""
-    names = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
-    columns: dict[str, Any] = {
-        name: np.array([getattr(price, name) for price in prices], np.int64) for name in ("opened_us", "closed_us")
-    }
-    for name in names:
-        columns[name] = np.array([getattr(price, name) for price in prices], float)
-    return pd.DataFrame(columns)
-
-
 def refused_prices(prices: Sequence[Price], *, bars: bool) -> dict[int, str]:
     """Return why bars or quotes are invalid, by their numbers from 0."""
-    return refusals(BARS if bars else QUOTES, price_frame(prices)) if prices else {}
+    if not prices:
+        return {}
+    times = {
+        name: np.array([getattr(price, name) for price in prices], np.int64) for name in ("opened_us", "closed_us")
+    }
+    numbers = {name: np.array([getattr(price, name) for price in prices], float) for name in _NUMBERS}
+    return refusals(BARS if bars else QUOTES, pd.DataFrame(times | numbers))
 
 
 def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_us: int | None = None) -> None:

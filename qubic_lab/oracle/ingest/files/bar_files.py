@@ -96,7 +96,7 @@ class BarOptions:
     taken: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_kinds()
+        self._check_types()
         find_coin(self.coin)
         check_source(self.source)
         check_choice("stamp", self.stamp, STAMPS)
@@ -110,7 +110,7 @@ class BarOptions:
         if self.interval_s is not None and self.interval_s < 1:
             raise InputError(f"interval is {self.interval_s} s: it must be at least 1")
 
-    def _check_kinds(self) -> None:
+    def _check_types(self) -> None:
         """Check the types of values: a notebook's parameters may have any."""
         if self.interval_s is not None and (isinstance(self.interval_s, bool) or not isinstance(self.interval_s, int)):
             raise InputError(f"interval_s is {self.interval_s!r}: give whole seconds, such as 3600")
@@ -301,7 +301,8 @@ def _rows(
     if target == "opened" and "closed" in found:
         rows["end"] = _instants(table, found, found["closed"], options)
     notes = []
-    if "close" in (stamp, options.stamp) and _has_days(table, found, date):
+    only_days = _clock_of(table, found, date) is None and all(map(is_date_only, table.column(date)))
+    if only_days and "close" in (stamp, options.stamp):
         rows["stamp"] = _days_later(rows["stamp"].tolist(), options.zone)
         notes.append("dates without a time: taken as the end of that day")
     elif stamp == "close":
@@ -345,11 +346,6 @@ def _clock_of(table: FileTable, found: Mapping[str, int], date: int) -> int | No
         if number != date and {"time", "clock"} & set(normalise(name).split()) and is_clock(table.rows[0][number]):
             return number
     return None
-
-
-def _has_days(table: FileTable, found: Mapping[str, int], date: int) -> bool:
-    """Return whether times are dates alone, in every row and without a column of times of day beside them."""
-    return _clock_of(table, found, date) is None and all(map(is_date_only, table.column(date)))
 
 
 def _days_later(stamps: Sequence[int], zone: str | None) -> list[int]:
