@@ -8,7 +8,7 @@ from qubic_lab.evals.comparison import (
     AnswerRow,
     Case,
     Divergence,
-    ModelComparison,
+    SplitComparison,
     PairedAccuracy,
     ReferenceComparison,
     SystemAccuracy,
@@ -77,7 +77,7 @@ def make_answer(kind: str, **changes: Any) -> AnswerRow:
     return example(AnswerRow, **plain | {"correct": None if kind == "creative" else False} | changes)
 
 
-def make_comparison(**changes: Any) -> ModelComparison:
+def make_comparison(**changes: Any) -> SplitComparison:
     """Return a comparison whose extremes follow from its cases, but for the changes."""
     cases = changes.setdefault("cases", make_cases())
     other = make_reference(dtype="bf16", token_identity=0.97, logits_max_abs=0.31, differences=(make_difference(0.06),))
@@ -95,4 +95,4 @@ def make_comparison(**changes: Any) -> ModelComparison:
         "paired": (make_pair(),),
         "answers": tuple(map(make_answer, ("factual", "analytical", "technical", "creative"))),
     } | changes
-    return example(ModelComparison, **plain | {"cases": tuple(cases)})
+    return example(SplitComparison, **plain | {"cases": tuple(cases)})

@@ -14,7 +14,7 @@ from qubic_lab.bench.failover import ClientStream, FailoverPlan, FailoverResult,
 from qubic_lab.bench.memory import MemoryResult, RankMemory
 from qubic_lab.bench.prediction import PredictionCell, PredictionResult
 from qubic_lab.consensus.confidence import ConfidenceReport
-from qubic_lab.evals.comparison import ModelComparison
+from qubic_lab.evals.comparison import SplitComparison
 from qubic_lab.evals.consensus_eval import CalibratedType, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
 from qubic_lab.evals.self_consistency import EqualTokens, Gain
@@ -72,7 +72,7 @@ def test_the_least_favourable_run_decides():
     [(["cpu"], "missing: NCCL on GPU"), (["cuda:0"], "missing: gloo on CPU"), (["cpu", "cuda"], "")],
 )
 def test_the_backend_that_did_not_run_is_named_as_not_measured(devices: list[str], reason: str):
-    runs: dict[str, ModelComparison] = {f"on {each}": make_comparison(device=each) for each in devices}
+    runs: dict[str, SplitComparison] = {f"on {each}": make_comparison(device=each) for each in devices}
     found = judge_runs("11.4", "comparison", **runs)
     assert (found.verdict, found.reason) == ("not measured here" if reason else "pass", reason)
     assert found.measured.endswith("up to 2 ranks")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
-from qubic_lab.evals.comparison import ModelComparison
+from qubic_lab.evals.comparison import SplitComparison
 from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
 from qubic_lab.runs.manifest import Manifest, read_manifest, write_manifest
@@ -49,7 +49,7 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
     """Return a function that leaves a run on disk as `qubic-lab run` would, with its entry in the week's index."""
 
     def add(
-        comparison: ModelComparison | None = None,
+        comparison: SplitComparison | None = None,
         *,
         week: str = "2026-W48",
         study: str = STUDY,

@@ -10,7 +10,7 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_list, split_numbers
 
 if TYPE_CHECKING:
-    from qubic_lab.evals.comparison import ModelComparison, PairedAccuracy, RunLikeness
+    from qubic_lab.evals.comparison import SplitComparison, PairedAccuracy, RunLikeness
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +69,7 @@ def compare(
         typer.echo(line)
 
 
-def _lines(comparison: "ModelComparison") -> Iterator[str]:
+def _lines(comparison: "SplitComparison") -> Iterator[str]:
     for case in comparison.cases:
         same = f" (same layers as {case.measured_as})" if case.measured_as else ""
         yield (

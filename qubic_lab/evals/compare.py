@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.evals.comparison import AnswerRow, Case, ModelComparison, ReferenceComparison, TokenDifference, Variant
+from qubic_lab.evals.comparison import AnswerRow, Case, SplitComparison, ReferenceComparison, TokenDifference, Variant
 from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
 from qubic_lab.evals.measures import (
     EQUIVALENCE_MARGIN,
@@ -73,7 +73,7 @@ _Runs = dict[tuple[str, int], _Run]
 """The runs on one rank, by dtype and batch."""
 
 
-def compare(config: ComparisonConfig, progress: Progress = no_progress) -> ModelComparison:
+def compare(config: ComparisonConfig, progress: Progress = no_progress) -> SplitComparison:
     """Answer questions greedily on one rank, with each split, and with transformers; compare tokens and logits.
 
     One rank is also compared with itself at another number of threads and at the other batch sizes.
@@ -112,10 +112,10 @@ def _result(
     variants: tuple[Variant, ...],
     ways: Sequence[_Way],
     opening: str,
-) -> ModelComparison:
+) -> SplitComparison:
     checkable = sum(map(is_checkable, plan.questions))
     scored = {(way.dtype, way.name): score(plan.questions, way.answers, opening) for way in ways if checkable}
-    return ModelComparison(
+    return SplitComparison(
         token_identity=min(case.token_identity for case in cases),
         logits_max_abs=max(case.logits_max_abs for case in cases),
         model=plan.base.model,

@@ -147,7 +147,7 @@ class AnswerRow:
 
 
 @dataclass(frozen=True)
-class ModelComparison:
+class SplitComparison:
     """All results of a comparison and its settings.
 
     `candidate` is the model whose weights the ranks ran, if it is not `model`; the hash of a split folder is that of

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qubic_lab.evals.comparison import AnswerRow, Case, ModelComparison, PairedAccuracy, RunLikeness, TokenDifference
+from qubic_lab.evals.comparison import AnswerRow, Case, SplitComparison, PairedAccuracy, RunLikeness, TokenDifference
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
 from qubic_lab.studies.style import DARK, INK, PALE, counted, magnitude, percent, points, rows
@@ -25,12 +25,12 @@ CONSISTENCY = Criterion(
 )
 
 
-def measured_cases(comparison: ModelComparison) -> list[Case]:
+def measured_cases(comparison: SplitComparison) -> list[Case]:
     """Return the cases that were run; one with the layers of another strategy only points to it."""
     return [case for case in comparison.cases if case.measured_as is None]
 
 
-def strategies_of(case: Case, comparison: ModelComparison) -> list[str]:
+def strategies_of(case: Case, comparison: SplitComparison) -> list[str]:
     """Return the strategies that a measured case stands for: its own, and those that put the same layers."""
     return sorted(
         other.strategy
@@ -40,7 +40,7 @@ def strategies_of(case: Case, comparison: ModelComparison) -> list[str]:
     )
 
 
-def case_label(case: Case, comparison: ModelComparison) -> str:
+def case_label(case: Case, comparison: SplitComparison) -> str:
     """Return a short name of a measured case, as in 'fp32, 2 ranks, A = B, batch 1'."""
     strategies = " = ".join(strategies_of(case, comparison))
     return f"{case.dtype}, {case.ranks} ranks, {strategies}, batch {case.batch}"
@@ -51,18 +51,18 @@ def is_identical(case: RunLikeness) -> bool:
     return case.token_identity == 1.0 and case.logits_max_abs == 0.0
 
 
-def identical_questions(comparison: ModelComparison) -> int:
+def identical_questions(comparison: SplitComparison) -> int:
     """Count the questions whose answer has the same tokens in every case."""
     diverged = {divergence.id for case in measured_cases(comparison) for divergence in case.divergences}
     return comparison.questions - len(diverged)
 
 
-def tokens_compared(comparison: ModelComparison) -> int:
+def tokens_compared(comparison: SplitComparison) -> int:
     """Count the tokens that were compared over all measured cases."""
     return sum(case.tokens for case in measured_cases(comparison))
 
 
-def unexplained_differences(comparison: ModelComparison) -> list[TokenDifference]:
+def unexplained_differences(comparison: SplitComparison) -> list[TokenDifference]:
     """Return the fp32 differences from the reference library that rounding does not explain."""
     return [
         each
@@ -73,7 +73,7 @@ def unexplained_differences(comparison: ModelComparison) -> list[TokenDifference
     ]
 
 
-def example_answers(comparison: ModelComparison) -> list[AnswerRow]:
+def example_answers(comparison: SplitComparison) -> list[AnswerRow]:
     """Return the first answer of each kind of question, in the order of the questions."""
     first_of_kind: dict[str, AnswerRow] = {}
     for answer in comparison.answers:
@@ -81,7 +81,7 @@ def example_answers(comparison: ModelComparison) -> list[AnswerRow]:
     return list(first_of_kind.values())
 
 
-def case_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def case_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return the table of split against whole, a row a case."""
     return [
         {
@@ -94,12 +94,12 @@ def case_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
     ]
 
 
-def reference_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def reference_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return the table of the whole model against the reference library, a row a dtype."""
     return [{"dtype": each.dtype, "library": each.library, **_likeness_cells(each)} for each in comparison.reference]
 
 
-def difference_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def difference_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return where answers part from the reference library's, a row an answer."""
     return [
         {
@@ -115,7 +115,7 @@ def difference_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
     ]
 
 
-def variant_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def variant_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return the table of what else was changed on one rank."""
     return [
         {"dtype": each.dtype, "change": f"{each.what} {each.base} → {each.other}", **_likeness_cells(each)}
@@ -138,7 +138,7 @@ def _likeness_cells(measured: RunLikeness) -> dict[str, Any]:
     }
 
 
-def accuracy_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def accuracy_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return the table of right answers with their 95 % Wilson intervals, a row a way of running."""
     return [
         {
@@ -154,7 +154,7 @@ def accuracy_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
     ]
 
 
-def paired_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def paired_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return the table of paired tests, a row a pair of ways."""
     return [
         {
@@ -169,7 +169,7 @@ def paired_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
     ]
 
 
-def answer_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
+def answer_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
     """Return an example answer of each kind of question, and whether it is right."""
     verdicts = {True: "right", False: "wrong", None: "not checkable"}
     return [
@@ -184,7 +184,7 @@ def answer_rows(comparison: ModelComparison) -> list[dict[str, Any]]:
     ]
 
 
-def findings(comparison: ModelComparison) -> list[str]:
+def findings(comparison: SplitComparison) -> list[str]:
     """Say all that a comparison found, the split first."""
     return [
         *identity_sentences(comparison),
@@ -195,7 +195,7 @@ def findings(comparison: ModelComparison) -> list[str]:
     ]
 
 
-def identity_sentences(comparison: ModelComparison) -> list[str]:
+def identity_sentences(comparison: SplitComparison) -> list[str]:
     """Say whether the split model is the whole model, and what was compared."""
     cases = measured_cases(comparison)
     different = [case for case in cases if not is_identical(case)]
@@ -222,7 +222,7 @@ def identity_sentences(comparison: ModelComparison) -> list[str]:
     ]
 
 
-def reference_sentences(comparison: ModelComparison) -> list[str]:
+def reference_sentences(comparison: SplitComparison) -> list[str]:
     """Say, for each dtype, how our engine on one rank compares with the reference library."""
     said = []
     for reference in comparison.reference:
@@ -241,7 +241,7 @@ def reference_sentences(comparison: ModelComparison) -> list[str]:
     return said
 
 
-def variant_sentences(comparison: ModelComparison) -> list[str]:
+def variant_sentences(comparison: SplitComparison) -> list[str]:
     """Say, for each change, what other threads or another batch do to the answers of one rank."""
     said = []
     for variant in comparison.variants:
@@ -258,7 +258,7 @@ def variant_sentences(comparison: ModelComparison) -> list[str]:
     return said
 
 
-def accuracy_sentences(comparison: ModelComparison) -> list[str]:
+def accuracy_sentences(comparison: SplitComparison) -> list[str]:
     """Say, for each dtype, how many questions the whole model answers correctly."""
     first_of_dtype = {each.dtype: each for each in reversed(comparison.accuracy)}
     return [
@@ -270,7 +270,7 @@ def accuracy_sentences(comparison: ModelComparison) -> list[str]:
     ]
 
 
-def paired_sentences(comparison: ModelComparison) -> list[str]:
+def paired_sentences(comparison: SplitComparison) -> list[str]:
     """Say whether the ways of running are equally often right; identical answers need no test."""
     same = [pair for pair in comparison.paired if pair.identical]
     splits = [pair for pair in same if pair.other.startswith("split")]
@@ -314,7 +314,7 @@ def difference(value: float) -> str:
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
     """Judge the backends that ran, and the consistency of the split model with the whole one."""
-    comparisons = week.read("comparison", ModelComparison)
+    comparisons = week.read("comparison", SplitComparison)
     if not comparisons:
         return [PIPELINE.not_measured(), CONSISTENCY.not_measured()]
     # "cuda:0" and "cuda" are the same kind of device.
@@ -340,7 +340,7 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
     return [pipeline, consistency]
 
 
-def logit_differences(comparison: ModelComparison) -> Figure:
+def logit_differences(comparison: SplitComparison) -> Figure:
     """Draw each case's largest logit difference, split against whole, beside ours against the reference library."""
     cases = measured_cases(comparison)
     references = comparison.reference
@@ -369,7 +369,7 @@ def logit_differences(comparison: ModelComparison) -> Figure:
     return figure
 
 
-def speeds(comparison: ModelComparison) -> Figure:
+def speeds(comparison: SplitComparison) -> Figure:
     """Draw the tokens per second of each case beside those of one rank."""
     cases = measured_cases(comparison)
     places = range(len(cases))
@@ -391,7 +391,7 @@ def speeds(comparison: ModelComparison) -> Figure:
     return figure
 
 
-def accuracies(comparison: ModelComparison) -> Figure:
+def accuracies(comparison: SplitComparison) -> Figure:
     """Draw the share of right answers with its 95 % Wilson interval; ways with identical answers are drawn once."""
     identical = {(pair.dtype, pair.other) for pair in comparison.paired if pair.identical}
     ways = [each for each in comparison.accuracy if (each.dtype, each.system) not in identical]
