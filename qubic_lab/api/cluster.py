@@ -17,7 +17,13 @@ MOST_DEAD = 100
 def make_routes(coordinator: Coordinator) -> APIRouter:
     """Return the routes of a coordinator."""
     routes = APIRouter(prefix="/api/cluster")
+    _add_cluster(routes, coordinator)
+    _add_tasks(routes, coordinator)
+    _add_network(routes, coordinator)
+    return routes
 
+
+def _add_cluster(routes: APIRouter, coordinator: Coordinator) -> None:
     @routes.get("/status", tags=["cluster"])
     async def status() -> ClusterStatus:
         """Return the state of the cluster."""
@@ -46,6 +52,8 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
         """Let a node get requests again."""
         await coordinator.drain(name, False)
 
+
+def _add_tasks(routes: APIRouter, coordinator: Coordinator) -> None:
     @routes.get("/tasks", tags=["cluster"])
     async def tasks() -> Tasks:
         """Return the number of tasks by state, and the tasks that used up their attempts."""
@@ -75,6 +83,8 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
         await coordinator.cancel(task_id)
         return await task(task_id)
 
+
+def _add_network(routes: APIRouter, coordinator: Coordinator) -> None:
     @routes.get("/nodes/{name:path}/links", tags=["network"])
     async def links(name: str) -> NodeLinkReport:
         """Let a node measure its links to all others; this takes about a second per link."""
@@ -96,5 +106,3 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
     async def redis() -> RedisTimes:
         """Return how long a PING, a SET and a GET of Redis take."""
         return await coordinator.redis_times()
-
-    return routes

@@ -135,7 +135,12 @@ class GradeResponse(BaseModel):
 def make_routes(coordinator: Coordinator, votes: VoteService) -> APIRouter:
     """Return the routes of a coordinator whose votes are held by `votes`."""
     routes = APIRouter(tags=["consensus"])
+    _add_queries(routes, coordinator, votes)
+    _add_history(routes, votes)
+    return routes
 
+
+def _add_queries(routes: APIRouter, coordinator: Coordinator, votes: VoteService) -> None:
     @routes.post("/api/ai/consensus_query")
     async def ask(query: ConsensusQuery, request: Request) -> ConsensusResponse:
         """Ask several nodes, or one node several times; compare the answers, vote, and return confidence and trail.
@@ -166,6 +171,8 @@ def make_routes(coordinator: Coordinator, votes: VoteService) -> APIRouter:
             "embeddings": votes.embedder is not None,
         }
 
+
+def _add_history(routes: APIRouter, votes: VoteService) -> None:
     @routes.get("/api/consensus/metrics")
     async def metrics() -> list[dict[str, Any]]:
         """Return counts and means of the votes of each mode."""
@@ -199,8 +206,6 @@ def make_routes(coordinator: Coordinator, votes: VoteService) -> APIRouter:
     async def grade(vote_id: str, reference: GradeRequest) -> GradeResponse:
         """Grade a vote by the right answer; the nodes' accuracies, and so their weights, follow from it."""
         return GradeResponse(vote_id=vote_id, right=await asyncio.to_thread(votes.grade, vote_id, reference.answer))
-
-    return routes
 
 
 async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) -> ConsensusResponse:

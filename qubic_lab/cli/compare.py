@@ -10,7 +10,7 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_list, split_numbers
 
 if TYPE_CHECKING:
-    from qubic_lab.evals.comparison import SplitComparison, PairedAccuracy, RunLikeness
+    from qubic_lab.evals.comparison import PairedAccuracy, RunLikeness, SplitComparison
 
 
 def register(app: typer.Typer) -> None:

@@ -150,30 +150,16 @@ def deliberate(
     """
     config = config or VotingConfig()
     votes = sorted(votes, key=lambda vote: vote.voter)
-    texts = [vote.text for vote in votes]
-    finals = [final_answer(text, question) for text in texts]
-    similarities = compare(texts, context.embed)
+    finals = [final_answer(vote.text, question) for vote in votes]
+    similarities = compare([vote.text for vote in votes], context.embed)
     table = bonds(finals, similarities, config.thresholds)
-    reasons = [vote.finish_reason for vote in votes]
-    qualities = judge_all(question, texts, reasons, similarities, context.embed, finals)
-    classes = _usable_classes(similarities, table, qualities)
-    place = {index: number for number, members in enumerate(classes) for index in members}
-    ballots = [Ballot(vote.voter, place.get(i), context.weight(vote.node).weight) for i, vote in enumerate(votes)]
+    trails, groups = _grouped(question, votes, finals, similarities, table, context)
+    ballots = [Ballot(each.vote.voter, each.group, each.weight.weight) for each in trails]
     ballots += [Ballot(each.voter, None) for each in absences if each.counts]
     kept, copies = merge_copies(ballots, find_copies({vote.voter: vote.source for vote in votes}))
     decision = decide(kept, config.rule, config.fallback)
     copied = {each.voter: each.reason for each in copies}
-    trails = tuple(
-        VoterTrail(
-            vote=vote,
-            final=finals[i],
-            quality=qualities[i],
-            weight=context.weight(vote.node),
-            group=place.get(i),
-            dropped=copied.get(vote.voter) or _why_unusable(qualities[i]),
-        )
-        for i, vote in enumerate(votes)
-    )
+    trails = tuple(replace(each, dropped=copied.get(each.vote.voter, each.dropped)) for each in trails)
     signals = _signals(decision, trails, similarities)
     confidence = confidence_of(signals, context.model, context.question_type, context.calibrations)
     level = _level(decision, confidence, config)
@@ -188,7 +174,7 @@ def deliberate(
         conflict=signals.vote_share <= CONFLICT_SHARE,
         disagreement=1 - signals.vote_share,
         decision=decision,
-        groups=tuple(tuple(votes[index].voter for index in members) for members in classes),
+        groups=groups,
         voters=trails,
         absences=tuple(absences),
         ballots=kept,
@@ -221,16 +207,32 @@ def _best_match(members: Sequence[int], trails: Sequence[VoterTrail], similariti
     return max(scores, key=lambda index: (scores[index], -index))
 
 
-def _usable_classes(
-    similarities: Similarities, table: Sequence[Sequence[Bond]], qualities: Sequence[Quality]
-) -> tuple[tuple[int, ...], ...]:
-    """Return the classes of answers that say the same, without unusable answers."""
+def _grouped(
+    question: str,
+    votes: Sequence[Vote],
+    finals: Sequence[FinalAnswer],
+    similarities: Similarities,
+    table: Sequence[Sequence[Bond]],
+    context: VoteContext,
+) -> tuple[tuple[VoterTrail, ...], tuple[tuple[str, ...], ...]]:
+    """Return each vote judged and with its group, and the voters of each group, the largest first."""
+    texts, reasons = [vote.text for vote in votes], [vote.finish_reason for vote in votes]
+    qualities = judge_all(question, texts, reasons, similarities, context.embed, finals)
     usable = [[index for index in members if qualities[index].usable] for members in group(similarities, table)]
-    return tuple(sorted((tuple(each) for each in usable if each), key=lambda each: (-len(each), each[0])))
-
-
-def _why_unusable(quality: Quality) -> str:
-    return "" if quality.usable else "; ".join(f"{fault.name}: {fault.evidence}" for fault in quality.faults)
+    classes = sorted(filter(None, usable), key=lambda each: (-len(each), each[0]))
+    place = {index: number for number, members in enumerate(classes) for index in members}
+    trails = tuple(
+        VoterTrail(
+            vote=vote,
+            final=finals[i],
+            quality=qualities[i],
+            weight=context.weight(vote.node),
+            group=place.get(i),
+            dropped=qualities[i].why_unusable,
+        )
+        for i, vote in enumerate(votes)
+    )
+    return trails, tuple(tuple(votes[index].voter for index in members) for members in classes)
 
 
 def _signals(decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities) -> Signals:

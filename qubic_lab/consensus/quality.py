@@ -98,6 +98,11 @@ class Quality:
         """Completeness times the mean of consistency and relevance, if known."""
         return self.completeness * _mean(self.relevance, self.consistency)
 
+    @property
+    def why_unusable(self) -> str:
+        """The faults with their evidence if the answer should have no vote, else ""."""
+        return "" if self.usable else "; ".join(f"{fault.name}: {fault.evidence}" for fault in self.faults)
+
 
 def judge_all(
     question: str,

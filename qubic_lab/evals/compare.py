@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.evals.comparison import AnswerRow, Case, SplitComparison, ReferenceComparison, TokenDifference, Variant
+from qubic_lab.evals.comparison import AnswerRow, Case, ReferenceComparison, SplitComparison, TokenDifference, Variant
 from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
 from qubic_lab.evals.measures import (
     EQUIVALENCE_MARGIN,

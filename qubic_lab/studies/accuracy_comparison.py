@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from qubic_lab.evals.comparison import AnswerRow, Case, SplitComparison, PairedAccuracy, RunLikeness, TokenDifference
+from qubic_lab.evals.comparison import AnswerRow, Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
 from qubic_lab.studies.style import DARK, INK, PALE, counted, magnitude, percent, points, rows
