@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qubic_lab.errors import check_at_least
-from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.bars import Floats, is_constant
 
 RESAMPLES = 1000
 _CELLS = 4_000_000
@@ -16,13 +16,6 @@ _LONGEST = 20_000
 """The search for a block length reads this many rows; more change it little and cost much."""
 _MOST_COLUMNS = 50
 """And this many columns, evenly spaced."""
-
-
-def is_constant(values: Floats) -> bool:
-    """Return whether values do not vary, except for rounding."""
-    if not values.size:
-        return True
-    return float(np.ptp(values)) <= 1e-13 * float(np.abs(values).max())
 
 
 def block_length(series: Floats, least: float = 1.0) -> float:

@@ -12,9 +12,9 @@ import numpy as np
 
 from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, WINDOW, Aligned, trailing_share
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, is_constant, resampled_weights
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, resampled_weights
 from qubic_lab.oracle.inference.permutation import holm_of
-from qubic_lab.oracle.model.bars import Floats, Integers
+from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 
 BUCKETS = 5
 LEAST_IN_BUCKET = 10

@@ -9,7 +9,6 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.alignment import Aligned
-from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
 from qubic_lab.oracle.inference.permutation import (
     ShiftTest,
@@ -18,7 +17,7 @@ from qubic_lab.oracle.inference.permutation import (
     memory_bars,
     standard_ranks,
 )
-from qubic_lab.oracle.model.bars import Floats, Integers
+from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 
 HORIZONS = (1, 2, 4, 8, 24)
 """In bars."""

@@ -8,11 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from qubic_lab.oracle.inference.alignment import Aligned
-from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.information import ALPHA, LEAST_PAIRS, STRETCHES, known_span
 from qubic_lab.oracle.inference.performance import newey_west_lags
 from qubic_lab.oracle.inference.permutation import LEAST_SHIFTS, circular_correlations, holm_of, memory_bars
-from qubic_lab.oracle.model.bars import Floats, Integers
+from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 
 LAGS = 24
 OWN_LAGS = 4

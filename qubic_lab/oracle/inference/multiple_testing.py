@@ -13,13 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.inference.bootstrap import (
-    RESAMPLES,
-    block_length,
-    is_constant,
-    long_run_variance,
-    resampled_weights,
-)
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, long_run_variance, resampled_weights
 from qubic_lab.oracle.inference.performance import (
     LEAST_BARS,
     POWER,
@@ -30,7 +24,7 @@ from qubic_lab.oracle.inference.performance import (
     sharpe_ratio,
     skewness,
 )
-from qubic_lab.oracle.model.bars import Flags, Floats
+from qubic_lab.oracle.model.bars import Flags, Floats, is_constant
 
 EULER = 0.5772156649015329
 PARTS = 16

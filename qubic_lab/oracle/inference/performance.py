@@ -9,8 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.inference.bootstrap import is_constant
-from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.bars import Floats, is_constant
 
 LEAST_BARS = 20
 """With fewer returns nothing is computed."""

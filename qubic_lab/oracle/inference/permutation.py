@@ -12,9 +12,8 @@ from statistics import NormalDist
 import numpy as np
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.inference.bootstrap import is_constant
 from qubic_lab.oracle.inference.performance import POWER
-from qubic_lab.oracle.model.bars import Floats, Integers
+from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 from qubic_lab.stats import holm
 
 LEAST_SHIFTS = 99

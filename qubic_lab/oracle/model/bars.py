@@ -329,6 +329,13 @@ def exact_logs(values: Floats) -> Floats:
     return np.fromiter(map(math.log, values.tolist()), np.float64, len(values))
 
 
+def is_constant(values: Floats) -> bool:
+    """Return whether values do not vary, except for rounding."""
+    if not values.size:
+        return True
+    return float(np.ptp(values)) <= 1e-13 * float(np.abs(values).max())
+
+
 def mask_warm_up(warm_up: int, values: Floats) -> Floats:
     """Return a copy whose first `warm_up` values are NaN."""
     masked = np.array(values, np.float64)

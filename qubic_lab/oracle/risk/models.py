@@ -13,8 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.inference.bootstrap import is_constant
-from qubic_lab.oracle.model.bars import Bars, Floats, exact_logs
+from qubic_lab.oracle.model.bars import Bars, Floats, exact_logs, is_constant
 from qubic_lab.oracle.risk.rolling import lowest, mean, ratio, rolling
 
 LEAST_FIT = 250

@@ -27,8 +27,7 @@ from qubic_lab.oracle.backtest.lookahead.runs import (
     compare,
     run_signal,
 )
-from qubic_lab.oracle.inference.bootstrap import is_constant
-from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.bars import Floats, is_constant
 from qubic_lab.oracle.model.timestamps import iso
 
 CUTS = 32
