@@ -108,9 +108,8 @@ def refusals(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> dict[int, str]:
             first = cases[cases["index"].isna()].iloc[0]
             raise InputError(f"{first['check']} of {first['column']}: {first['failure_case']}") from error
         ordered = cases.sort_values(["index", "schema_context"], kind="stable")  # "Column" before the whole row
-        return {
-            int(case.index): _reason(case, frame) for case in ordered.drop_duplicates("index").itertuples(index=False)
-        }
+        first_cases = ordered.drop_duplicates("index").to_dict("records")
+        return {int(case["index"]): _reason(case, frame) for case in first_cases}
     return {}
 
 
@@ -139,11 +138,9 @@ def refused_prices(prices: Sequence[Price], *, bars: bool) -> dict[int, str]:
     """Return why bars or quotes are invalid, by their numbers from 0."""
     if not prices:
         return {}
-    times = {
-        name: np.array([getattr(price, name) for price in prices], np.int64) for name in ("opened_us", "closed_us")
-    }
-    numbers = {name: np.array([getattr(price, name) for price in prices], float) for name in _NUMBERS}
-    return refusals(BARS if bars else QUOTES, pd.DataFrame(times | numbers))
+    names = ("opened_us", "closed_us", *_NUMBERS)
+    frame = pd.DataFrame({name: [getattr(price, name) for price in prices] for name in names})
+    return refusals(BARS if bars else QUOTES, frame.astype(dict.fromkeys(_NUMBERS, float)))
 
 
 def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_us: int | None = None) -> None:
