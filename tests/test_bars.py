@@ -8,7 +8,7 @@ from markets import market_of, random_market
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars
-from qubic_lab.oracle.model.records import Price
+from qubic_lab.oracle.model.records import Price, bars_of_prices
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 NAN = float("nan")
@@ -36,7 +36,7 @@ def test_assets_are_aligned_by_their_close_and_nothing_is_filled_in() -> None:
 
 def test_bars_are_made_from_what_files_give() -> None:
     prices = [Price(day * DAY_US, (day + 1) * DAY_US, 3.0, 2.0, 4.0, 1.0, None if day else 5.0) for day in range(3)]
-    bars = Bars.of_prices(prices, "qubic-network")
+    bars = bars_of_prices(prices, "qubic-network")
     assert bars.assets == ("qubic-network",) and bars.closed_us.tolist() == [DAY_US, 2 * DAY_US, 3 * DAY_US]
     assert [getattr(bars, name)[1] for name in PRICES] == [2.0, 4.0, 1.0, 3.0]
     assert np.array_equal(bars.volume, [5.0, NAN, NAN], equal_nan=True)

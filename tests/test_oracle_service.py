@@ -23,7 +23,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.records import Frequency, Price, Series, Text, bars_of_prices
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
@@ -41,8 +41,7 @@ from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, se
 from qubic_lab.oracle.serving.texts import sentiment, text_history
 from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
-from qubic_lab.oracle.store.freshness import Frequency, PricedSeries
-from qubic_lab.oracle.store.price_store import PriceStore
+from qubic_lab.oracle.store.price_store import PricedSeries, PriceStore
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.tables import (
     FETCHES,
@@ -153,7 +152,7 @@ def test_bars_of_quotes_are_as_by_hand() -> None:
         quote(hour + HOUR_US, 11.0),
         quote(hour + HOUR_US + 1, 50.0),  # of an hour that is still open
     ]
-    found = Bars.of_prices(given_prices).resample(HOUR_US, hour + 2 * HOUR_US - 1, 20 * MINUTE_US)
+    found = bars_of_prices(given_prices).resample(HOUR_US, hour + 2 * HOUR_US - 1, 20 * MINUTE_US)
     assert found.opened_us.tolist() == [hour - HOUR_US, hour]
     assert found.closed_us.tolist() == [hour, hour + HOUR_US]
     rows = [getattr(found, name)[1] for name in ("open", "high", "low", "close", "points", "slots", "flagged")]
@@ -168,12 +167,12 @@ def test_bars_of_bars_keep_their_extremes_and_add_volumes() -> None:
         Price(hour + 30 * MINUTE_US, hour + HOUR_US, 12.0, 11.0, 13.0, 7.0, 3.0),
         Price(hour + HOUR_US, hour + 90 * MINUTE_US, 12.0, 12.0, 12.0, 12.0, None),
     ]
-    found = Bars.of_prices(bars).resample(HOUR_US, hour + 2 * HOUR_US, 30 * MINUTE_US)
+    found = bars_of_prices(bars).resample(HOUR_US, hour + 2 * HOUR_US, 30 * MINUTE_US)
     first = [getattr(found, name)[0] for name in ("open", "high", "low", "close", "volume", "slots")]
     assert first == [10.0, 15.0, 7.0, 12.0, 5.0, 2]
     assert np.isnan(found.volume[1])
-    assert len(Bars.of_prices([]).resample(HOUR_US, hour, 1)) == 0
-    assert len(Bars.of_prices(bars).resample(HOUR_US, hour, 1)) == 0
+    assert len(bars_of_prices([]).resample(HOUR_US, hour, 1)) == 0
+    assert len(bars_of_prices(bars).resample(HOUR_US, hour, 1)) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -190,21 +189,21 @@ def test_no_bar_depends_on_what_comes_after_it(steps: list[int], values: list[fl
     cut = min(cut, len(prices))
     until = int(times[cut - 1]) if cut else int(times[0]) - 1
     scrambled = [*prices[:cut], *(replace(each, close=each.close * scale) for each in prices[cut:])]
-    found = [Bars.of_prices(each).resample(HOUR_US, until, FIVE_US) for each in (prices[:cut], prices, scrambled)]
+    found = [bars_of_prices(each).resample(HOUR_US, until, FIVE_US) for each in (prices[:cut], prices, scrambled)]
     for name in BAR_FIELDS:
         for other in found[1:]:
             np.testing.assert_array_equal(getattr(found[0], name), getattr(other, name))
 
 
 def test_earlier_prices_and_gaps() -> None:
-    day = Bars.of_prices(quotes(13))
+    day = bars_of_prices(quotes(13))
     assert row_before(day, NOON, 0) == 12
     assert row_before(day, NOON - 1, FIVE_US) == 11
     assert row_before(day, NOON + HOUR_US, FIVE_US) is None
     assert row_before(day, NOON - 2 * HOUR_US, 100 * DAY_US) is None
     assert completeness(day, NOON - HOUR_US, NOON, FIVE_US) == 1.0
     assert completeness(day, NOON - 2 * HOUR_US, NOON, FIVE_US) == 13 / 24
-    assert completeness(Bars.of_prices([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
+    assert completeness(bars_of_prices([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
 
 
 def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:

@@ -192,7 +192,7 @@ def audit(
     require(*AUDIT_PACKAGES, extra="oracle")
     from qubic_lab.oracle.backtest.lookahead.process import check_by_name
     from qubic_lab.oracle.ingest.files.bar_files import BarOptions, read_bars
-    from qubic_lab.oracle.model.bars import Bars
+    from qubic_lab.oracle.model.records import bars_of_prices
     from qubic_lab.oracle.model.timestamps import now_us
 
     seconds = read_seconds("--time-limit", time_limit)
@@ -211,7 +211,7 @@ def audit(
     )
     with named_as_options():
         file = read_bars(data, settings, now_us())
-    frame = Bars.of_prices(file.prices[-last:] if last else file.prices, coin).frame()
+    frame = bars_of_prices(file.prices[-last:] if last else file.prices, coin).frame()
     report = check_by_name(target, frame, cuts, seed, seconds)
     if json:
         print_json(report.to_dict())

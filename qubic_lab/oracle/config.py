@@ -8,9 +8,9 @@ from typing import Any
 from qubic_lab.checked_yaml import check_content, read_yaml
 from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.oracle.ingest.collector_config import DEFAULT_ORDER, DEFAULT_SOURCES, CollectorConfig
+from qubic_lab.oracle.model.records import Frequency
 from qubic_lab.oracle.risk.rules import RISK, RiskConfig, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
-from qubic_lab.oracle.store.freshness import Frequency
 from qubic_lab.settings import settings
 
 

@@ -13,12 +13,12 @@ from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE
 from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
+from qubic_lab.oracle.model.records import QUOTES
 from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
 from qubic_lab.oracle.sentiment.scores import model_key, score_texts
 from qubic_lab.oracle.sentiment.stored import BASELINE
-from qubic_lab.oracle.store.freshness import QUOTES, can_make
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText
 from qubic_lab.oracle.store.text_store import TextStore
@@ -183,7 +183,7 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBar
     for frame_us in (HOUR_US, DAY_US):
         found = []
         for series in every:
-            if can_make(series, frame_us):
+            if series.makes(frame_us):
                 step_us = series.interval_s * SECOND_US or int(QUOTES.every_s * SECOND_US)
                 start, end = first_us - LEAST_BEFORE * frame_us, last_us + (AROUND + 2) * frame_us
                 bars = store.read(series, start, end).resample(frame_us, now_us(), step_us)

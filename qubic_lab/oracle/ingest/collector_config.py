@@ -16,7 +16,6 @@ from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.records import TextKind
 from qubic_lab.oracle.model.timestamps import read_iso
-from qubic_lab.oracle.store.freshness import Frequency
 from qubic_lab.settings import Settings, settings
 
 DataKind = Literal["prices", "history", "news", "social"]
@@ -239,12 +238,6 @@ class CollectorConfig:
         if self.time_origin is None:
             return REAL
         return Clock(read_iso(self.time_origin), 1.0 / self.time_scale)
-
-    @property
-    def frequencies(self) -> dict[str, Frequency]:
-        """How often each source should give something, by its name; each feed by its own."""
-        sources = dict(self.sources) | {feed.name: self.sources["feeds"] for feed in self.feeds}
-        return {name: Frequency(source.period_s, source.delay_s) for name, source in sources.items()}
 
     def __post_init__(self) -> None:
         if not self.coins:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.records import Price
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _ROWS = (*("opened_us", "closed_us", "known_us", "points", "slots", "flagged"), 
 class Bars:
     """Closed bars in order of time, of one asset or of several. Missing bars are not filled in.
 
-    Build them with `of`, `of_prices` or `aligned`, which check the values once; everything else relies on that.
+    Build them with `of`, `aligned` or `records.bars_of_prices`, which check the values once; all else relies on that.
 
     Attributes:
         assets: names, [assets].
@@ -117,21 +116,6 @@ class Bars:
         if check:
             _check_values(bars)
         return bars
-
-    @classmethod
-    def of_prices(cls, prices: Sequence[Price], asset: str = "asset", frame_us: int = 0) -> "Bars":
-        """Return the checked bars of one asset from prices as sources and files give them, in order of time."""
-        columns: dict[str, Any] = {
-            name: np.array([getattr(price, name) for price in prices], np.float64) for name in COLUMNS
-        }
-        return cls.of(
-            [price.closed_us for price in prices],
-            **columns,
-            opened_us=[price.opened_us for price in prices],
-            frame_us=frame_us,
-            assets=(asset,),
-            flagged=[int(bool(price.flags)) for price in prices],
-        )
 
     @classmethod
     def aligned(cls, by_asset: Mapping[str, "Bars"]) -> "Bars":

@@ -1,14 +1,17 @@
 """What sources give: prices, bars and texts, as plain values that every part of the oracle shares."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.bars import COLUMNS, Bars
 from qubic_lab.oracle.model.response import Instant, Money, Part
-from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 
 Kind = Literal["quote", "bar"]
 TextKind = Literal["news", "social"]
@@ -34,12 +37,34 @@ class Series:
         if self.interval_s < 0:
             raise InputError(f"series of {self.coin} has bars of {self.interval_s} s: it must be 0 (quotes) or more")
 
+    def makes(self, frame_us: int) -> bool:
+        """Return whether bars of a frame can be made: from quotes, or from bars that divide the frame."""
+        return self.interval_s == 0 or frame_us % (self.interval_s * SECOND_US) == 0
+
     @property
     def kind(self) -> Kind:
         """Whether it has quotes or bars."""
         return "bar" if self.interval_s else "quote"
 
 
+STALE_AFTER = 3.0
+"""A source is stale when it is late by more than this many of its intervals."""
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """The seconds between two prices or texts of a source, and its usual delay in seconds."""
+
+    every_s: float
+    delay_s: float = 0.0
+
+    def is_late(self, age_s: float) -> bool:
+        """Return whether a newer price or text is overdue."""
+        return age_s > self.delay_s + STALE_AFTER * self.every_s
+
+
+QUOTES, TEXTS = Frequency(300.0), Frequency(3_600.0)
+"""Defaults for sources that have no frequency of their own."""
 _ROW = Part.__pydantic_config__ | ConfigDict(json_schema_serialization_defaults_required=True)
 """Optional values of a row are always in JSON, as null."""
 
@@ -117,3 +142,22 @@ class Text(Part):
             raise InputError(f"text of {self.source} without an id: {self.title[:60]!r}")
         if not (self.title or self.body):
             raise InputError(f"text {self.external_id!r} of {self.source} has neither title nor body")
+
+
+def bars_of_prices(prices: Sequence[Price], asset: str = "asset", frame_us: int = 0) -> Bars:
+    """Return the checked bars of one asset from prices as sources and files give them, in order of time.
+
+    Raises:
+        InputError: what `Bars.of` refuses.
+    """
+    columns: dict[str, Any] = {
+        name: np.array([getattr(price, name) for price in prices], np.float64) for name in COLUMNS
+    }
+    return Bars.of(
+        [price.closed_us for price in prices],
+        **columns,
+        opened_us=[price.opened_us for price in prices],
+        frame_us=frame_us,
+        assets=(asset,),
+        flagged=[int(bool(price.flags)) for price in prices],
+    )

@@ -12,8 +12,8 @@ from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.risk.measures import RiskInputs
 from qubic_lab.oracle.sentiment.index import SETTINGS, ScoredText, Weighting, index_series
 from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model, scored_texts
-from qubic_lab.oracle.store.freshness import PricedSeries, why_no_bars
-from qubic_lab.oracle.store.snapshot import Snapshot
+from qubic_lab.oracle.store.price_store import PricedSeries
+from qubic_lab.oracle.store.snapshot import Snapshot, why_no_bars
 
 LOOKED_AT: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
 """The number of the last closed bars that are analysed: 83, 333 and 1,000 days."""
@@ -71,7 +71,7 @@ def _bars(snapshot: Snapshot, sources: Sequence[PricedSeries], frame: Frame) -> 
     """Return the bars of the first series with enough, else of the one with most; fresh ones come first."""
     frame_us = FRAME_S[frame] * SECOND_US
     found: tuple[PricedSeries, Bars] | None = None
-    for source in (each for each in sources if each.makes(frame_us)):
+    for source in (each for each in sources if each.series.makes(frame_us)):
         if found is not None and (len(found[1]) >= LOOKED_AT[frame] or source.stale != found[0].stale):
             break
         bars = snapshot.bars(source, frame_us, LOOKED_AT[frame])

@@ -33,7 +33,7 @@ from qubic_lab.oracle.sentiment.index_report import SentimentSummary, summarize_
 from qubic_lab.oracle.sentiment.stored import NO_TEXTS
 from qubic_lab.oracle.serving.prices import LastPrice, change_pct, last_price, row_before, volume_24h
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
-from qubic_lab.oracle.store.freshness import PricedSeries
+from qubic_lab.oracle.store.price_store import PricedSeries
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
 
 RATED_BARS = 480
@@ -154,7 +154,7 @@ def _rate(
     snapshot: Snapshot, sources: Sequence[PricedSeries], sentiment: SentimentSummary | Missing
 ) -> Rating | Missing:
     """Return the rating of a coin from its closed hours and its sentiment, or why there is none."""
-    source = next((each for each in sources if each.makes(HOUR_US)), None)
+    source = next((each for each in sources if each.series.makes(HOUR_US)), None)
     if source is None:
         return Missing("no rating: there are no prices for bars of an hour")
     if source.stale:

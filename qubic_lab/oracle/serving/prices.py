@@ -32,9 +32,8 @@ from qubic_lab.oracle.model.response import (
     VolumeUnit,
 )
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US
-from qubic_lab.oracle.store.freshness import PricedSeries, why_no_bars
-from qubic_lab.oracle.store.price_store import StoredPrice
-from qubic_lab.oracle.store.snapshot import Snapshot, reading
+from qubic_lab.oracle.store.price_store import PricedSeries, StoredPrice
+from qubic_lab.oracle.store.snapshot import Snapshot, reading, why_no_bars
 
 SHOWN: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """The number of last closed bars in a response."""
@@ -158,7 +157,7 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
     check_choice("frame", frame, FRAME_S)
     frame_us = FRAME_S[frame] * SECOND_US
     sources = snapshot.sources(found.id)
-    best, fitting = sources[0], next((each for each in sources if each.makes(frame_us)), None)
+    best, fitting = sources[0], next((each for each in sources if each.series.makes(frame_us)), None)
     end = best.last.closed_us
     day = snapshot.prices.read(best.series, end - DAY_US - best.tolerance_us, end + 1)
     flags = snapshot.prices.flags(best.series, end - DAY_US + 1, end + 1) if day.flagged.any() else {}

@@ -20,6 +20,7 @@ from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
 from qubic_lab.oracle.ingest.quotas import Period
 from qubic_lab.oracle.model.coins import COINS, known_coin
+from qubic_lab.oracle.model.records import Frequency
 from qubic_lab.oracle.model.response import Frame, OracleResponse, Window, to_json
 from qubic_lab.oracle.model.timestamps import now_us
 from qubic_lab.oracle.risk.inputs import companion
@@ -29,7 +30,6 @@ from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.serving import overview, prices, texts
 from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
 from qubic_lab.oracle.serving.status import OracleStatus, read_status
-from qubic_lab.oracle.store.freshness import Frequency
 from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
 from qubic_lab.oracle.store.transactions import check_as_of
 

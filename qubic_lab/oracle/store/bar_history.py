@@ -16,8 +16,7 @@ from sqlalchemy import Engine, select
 from qubic_lab.oracle.model.bars import Bars, join_bars
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
-from qubic_lab.oracle.store.freshness import PricedSeries
-from qubic_lab.oracle.store.price_store import PriceReader, PriceStore
+from qubic_lab.oracle.store.price_store import PricedSeries, PriceReader, PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 
 MOST_DAYS = 20_000

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, inse
 
 from qubic_lab.errors import InputError, NotFoundError, check_range, did_you_mean
 from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.records import STALE_AFTER, Frequency, Price, Series
 from qubic_lab.oracle.model.response import Instant
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
@@ -53,6 +53,31 @@ class StoredPrice(Price):
     """A price, and when it was recorded here (transaction time)."""
 
     known_us: Instant
+
+
+@dataclass(frozen=True)
+class PricedSeries:
+    """A series with its last price, how old that is, and how often the series should have one."""
+
+    series: Series
+    last: StoredPrice
+    frequency: Frequency
+    age_s: float
+
+    @property
+    def stale(self) -> bool:
+        """Whether a newer price is overdue."""
+        return self.frequency.is_late(self.age_s)
+
+    @property
+    def step_us(self) -> int:
+        """The time between two prices, in microseconds."""
+        return max(1, int(self.frequency.every_s * SECOND_US))
+
+    @property
+    def tolerance_us(self) -> int:
+        """How much older than asked for an earlier price may be, in microseconds."""
+        return int(STALE_AFTER * self.step_us)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from qubic_lab.errors import NotFoundError, QubicLabError, check_at_least
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.coins import COINS
-from qubic_lab.oracle.model.records import Series
-from qubic_lab.oracle.model.response import age_s
+from qubic_lab.oracle.model.records import QUOTES, TEXTS, Frequency, Series
+from qubic_lab.oracle.model.response import Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso, now_us
 from qubic_lab.oracle.store.bar_history import BarHistory
-from qubic_lab.oracle.store.freshness import QUOTES, TEXTS, Frequency, PricedSeries, can_make
-from qubic_lab.oracle.store.price_store import PriceReader, PriceStore, StoredPrice
+from qubic_lab.oracle.store.price_store import PricedSeries, PriceReader, PriceStore, StoredPrice
 from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.oracle.store.transactions import Clock, check_as_of
@@ -82,7 +81,7 @@ class MarketStore:
         for series in self.prices.series():
             if time.monotonic() > end:
                 break
-            if series.coin in COINS and can_make(series, HOUR_US) and (source := now.priced(series)) is not None:
+            if series.coin in COINS and series.makes(HOUR_US) and (source := now.priced(series)) is not None:
                 now.bars(source, DAY_US, WARM_DAYS)
 
 
@@ -151,6 +150,12 @@ class Snapshot:
     def scores(self, coin: str, start_us: int) -> dict[str, ScoreColumns]:
         """Return each model's scores of a coin's texts from `start_us` on, without invented samples."""
         return self.texts.scores_by_model(coin, start_us, self.at_us + 1, invented=False)
+
+
+def why_no_bars(frame: Frame, sources: Sequence[PricedSeries]) -> Missing:
+    """Return the reason why no series makes bars of a frame."""
+    lengths = sorted({each.series.interval_s for each in sources})
+    return Missing(f"no bars of {frame} can be made from bars of {', '.join(map(str, lengths))} s")
 
 
 @contextmanager

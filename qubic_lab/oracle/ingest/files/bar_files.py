@@ -48,7 +48,7 @@ from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.cleaning import flag_prices
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.file_tables import FileTable, read_table
-from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.records import Price, Series, bars_of_prices
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.source_names import check_source
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us, read_iso, to_us
@@ -198,7 +198,7 @@ def flagged_bars(file: BarFile) -> tuple[Bars, dict[str, int]]:
     A volume of days that is known in the currency alone is divided by the close.
     """
     series, prices = file.series, flag_prices(file.prices)
-    bars = Bars.of_prices(prices, series.coin, series.interval_s * SECOND_US)
+    bars = bars_of_prices(prices, series.coin, series.interval_s * SECOND_US)
     if series.interval_s * SECOND_US == DAY_US and np.isnan(bars.volume_BA).all():
         traded = np.array([price.volume_24h for price in prices], np.float64) / bars.close
         bars = replace(bars, volume_BA=traded.reshape(-1, 1))
