@@ -1,4 +1,4 @@
-"""Frozen values that every part of the project shares: what is asked and what comes back."""
+"""Immutable values that all parts of the project share: requests, completions, and progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ Progress = Callable[[str, int, int], None]
 MAX_SEED = 2**63 - 1
 MAX_TOP_LOGPROBS = 20
 MAX_COUNT = 2**31 - 1
-"""Seeds and counts travel between processes as whole numbers of fixed size."""
+"""Limit of counts, which are sent between processes as integers of fixed size."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen; temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token.
+    """Sampling parameters; temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token.
 
-    With `logprobs` each token comes with its log-probability (natural, before temperature and cuts) and those of the
-    `top_logprobs` likeliest tokens.
+    With `logprobs` each token comes with its log-probability (natural, before temperature and truncation) and those of
+    the `top_logprobs` likeliest tokens.
 
     Raises:
         InputError: a value is out of its range.
@@ -58,14 +58,14 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a pipeline: a text or ready token ids, and how to sample.
+    """A request to a pipeline: a text or token ids, and sampling parameters.
 
-    `raw` sends the text as it is; otherwise it becomes the user's turn in the model's chat template.
-    `forced_token_ids` are the answer's first tokens, which another replica already gave: the answer goes on after them.
+    `raw` sends the text without the chat template; otherwise it becomes the user's turn of a chat.
+    `forced_token_ids` are first tokens of the answer that another replica has already given; the answer continues them.
 
     Raises:
-        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty or no Unicode text; more
-            tokens are forced than an answer may have; a token id is no id.
+        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty or not valid Unicode; more
+            tokens are forced than the answer may have; or a token id is invalid.
     """
 
     prompt: str = ""
@@ -83,15 +83,15 @@ class Request:
         _check_ids("token id", self.token_ids)
         _check_ids("forced token id", self.forced_token_ids)
         if (forced := len(self.forced_token_ids)) > (most := self.sampling.max_new_tokens):
-            raise InputError(f"{forced} tokens are forced, but max_new_tokens is {most}: force no more than that")
+            raise InputError(f"{forced} tokens are forced, but max_new_tokens is {most}: force at most that many")
 
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: the text, its tokens and how fast they came (`ttft_ms`: submission to first token).
+    """An answer: the text, its tokens and its speed (`ttft_ms` is the time from submission to the first token).
 
-    `logprobs` holds the log-probability of each token, if they were asked for. `token_ids` begins with the request's
-    forced tokens; log-probabilities and speed are of those after them alone (speed 0 where there are none).
+    `logprobs` has the log-probability of each token, if requested. `token_ids` starts with the request's
+    forced tokens; log-probabilities and speed are of the tokens after them (speed 0 if there are none).
     """
 
     prompt: str
@@ -115,7 +115,7 @@ def _check_ids(what: str, ids: tuple[int, ...]) -> None:
 
 
 def _check_unicode(what: str, text: str) -> None:
-    """Refuse what the system hands over for bytes that are not UTF-8: no tokenizer knows it."""
+    """Refuse surrogates, which Python uses for bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

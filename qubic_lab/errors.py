@@ -1,31 +1,31 @@
-"""The project's errors: what a user can mend, and what went wrong while running."""
+"""The project's errors."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class QubicLabError(Exception):
-    """Base of every error that is meant for the user: one line that says what, the value and the remedy."""
+    """Base of all errors for users: one line with the problem, the value and the remedy."""
 
     exit_status = 1
 
 
 class InputError(QubicLabError, ValueError):
-    """Something the user gave cannot be used; nothing was written and nothing is left running."""
+    """An input of the user is invalid; nothing was written and nothing is left running."""
 
     exit_status = 2
 
 
 class NotFoundError(InputError):
-    """Nothing is known by the name that was given, or no longer."""
+    """There is nothing by this name, or no longer."""
 
 
 class RefusedError(QubicLabError):
-    """Whoever asks may not do this, or did not say who they are."""
+    """The caller has no permission, or is not authenticated."""
 
 
 class ModelError(InputError):
-    """A model's files are missing, damaged, contradictory or of a kind this project does not know."""
+    """A model's files are missing, damaged, contradictory or not supported."""
 
 
 class NonFiniteError(QubicLabError):
@@ -37,9 +37,9 @@ class RankError(QubicLabError):
 
 
 class BusyError(QubicLabError):
-    """All slots and all places in the queue are taken; the request was not begun and may be sent again later.
+    """All slots and the queue are full; the request was not started and may be sent again.
 
-    `retry_after_s`: how much later, where that is known.
+    `retry_after_s` says when, if known.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -48,19 +48,19 @@ class BusyError(QubicLabError):
 
 
 class FencedError(QubicLabError):
-    """A write came from a lease that is no longer held; nothing was changed."""
+    """A write came from an expired lease; nothing was changed."""
 
 
 class DeadlineError(QubicLabError):
-    """A request was not done by its own deadline, or made no progress for too long."""
+    """A request missed its deadline, or made no progress for too long."""
 
 
 class RequestCancelled(QubicLabError):
-    """Somebody cancelled the request before its end."""
+    """The request was cancelled."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a ready-to-append hint: the closest known name, or else the known names themselves."""
+    """Return a hint for an error message: the closest known name, or else all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.6)
     if close:
@@ -73,7 +73,7 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
     """Return `value` if it is one of `known`.
 
     Raises:
-        InputError: with the closest known name.
+        InputError: it is not; the message has the closest known name.
     """
     names = list(known)
     if value not in names:
@@ -85,7 +85,7 @@ def check_at_least(what: str, value: int, least: int) -> int:
     """Return `value` if it is `least` or more.
 
     Raises:
-        InputError: with the value and the limit.
+        InputError: it is not; the message has the value and the limit.
     """
     if value < least:
         raise InputError(f"{what} is {value}: it must be at least {least}")
@@ -93,10 +93,10 @@ def check_at_least(what: str, value: int, least: int) -> int:
 
 
 def check_range(what: str, value: int, least: int, most: int) -> int:
-    """Return `value` if it is neither below `least` nor above `most`.
+    """Return `value` if it is between `least` and `most`.
 
     Raises:
-        InputError: with the value and the limit.
+        InputError: it is not; the message has the value and the limit.
     """
     if value > most:
         raise InputError(f"{what} is {value}: it must be at most {most}")

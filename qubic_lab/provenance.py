@@ -1,4 +1,4 @@
-"""Where a figure comes from: the commit, the versions and the machine."""
+"""Provenance of results: the commit, the versions and the machine."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "transformers", "numpy", "safetensors", "qubic-lab")
 
 @dataclass(frozen=True)
 class Commit:
-    """The source's git commit; `dirty` when the tree held changes that are not in it."""
+    """The git commit of the source; `dirty` if the tree has uncommitted changes."""
 
     hash: str
     dirty: bool
@@ -24,7 +24,7 @@ class Commit:
 
 @cache
 def source_commit() -> Commit:
-    """Return the commit of the checkout that this package runs from, or `unknown` outside of one."""
+    """Return the commit of the checkout that this package runs from, or `unknown` outside a checkout."""
     root = Path(__file__).parent.parent
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
@@ -33,7 +33,7 @@ def source_commit() -> Commit:
 
 
 def _git(root: Path, *args: str) -> str | None:
-    if not (root / ".git").exists():  # an installed copy inside somebody else's repository is not ours to name
+    if not (root / ".git").exists():  # an installed copy may be inside another repository
         return None
     try:
         done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=20)
@@ -43,7 +43,7 @@ def _git(root: Path, *args: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result's bits."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What ran: processor, cores that this process may use, memory and operating system."""
+    """A machine: processor, usable cores, memory and operating system."""
 
     processor: str
     cores: int
@@ -67,7 +67,7 @@ class Machine:
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may run on, at least 1."""
+    """Return the number of cores that this process may use, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
@@ -75,7 +75,7 @@ def usable_cores() -> int:
 
 @cache
 def machine() -> Machine:
-    """Describe the machine of this process."""
+    """Return the machine of this process."""
     import psutil
 
     return Machine(_processor(), usable_cores(), psutil.virtual_memory().total / 2**30, platform.platform(terse=True))

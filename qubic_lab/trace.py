@@ -1,8 +1,8 @@
-"""Where a pipeline's time goes: each rank writes its spans to a file, and the files are read back as one table.
+"""Traces of pipelines: each rank writes its spans to a file, and the files are read back as one table.
 
-A span is a stretch of a rank's time with the micro-batch and the requests that it went to. Numbers and ids only: no
-text of a prompt or an answer gets into a trace. Times are readings of `time.perf_counter_ns`, which on one host is the
-same clock in every process; other hosts' clocks are compared with rank 0's whenever a control text goes round the ring.
+A span is a period of a rank's time with its micro-batch and requests. Traces have only numbers and ids, and no
+text of prompts or answers. Times are readings of `time.perf_counter_ns`, which on one host is the
+same clock in every process; clocks of other hosts are compared with rank 0's whenever a control message goes around.
 """
 
 import json
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SpanKind = Literal["compute", "sample", "send", "receive"]
-"""A rank's layers; head and choice of tokens; handing on; waiting for the rank before."""
+"""Layers; head and sampling; sending; waiting for the previous rank."""
 
 SPAN_KINDS = ("queue", "compute", "sample", "send", "receive")
-"""All kinds; `queue` is a request's time from submission to its first micro-batch, found while reading."""
+"""All kinds; `queue`, a request's time from submission to its first micro-batch, is computed on reading."""
 
 _NUMBERS = ["sequence", "lane", "tokens", "resident_bytes"]
 _COLUMNS = ["rank", "kind", "phase", "requests", *_NUMBERS, "start_ms", "end_ms", "trace_ms"]
@@ -46,7 +46,7 @@ class _Work(Protocol):
 
 
 class _MicroBatch(Protocol):
-    """What a tracer reads of a micro-batch; the pipeline's messages have it. `count` is in tokens of each request."""
+    """The fields of a micro-batch that a tracer reads; `count` is in tokens of each request."""
 
     @property
     def kind(self) -> IntEnum: ...
@@ -61,14 +61,14 @@ class _MicroBatch(Protocol):
 
 
 class Tracer:
-    """Writes one rank's spans to `rank-<r>.jsonl` in a folder, afresh.
+    """Writes the spans of one rank to a new `rank-<r>.jsonl` in a folder.
 
-    A rank ends without notice, so its spans are written out before it waits: a rank that is killed loses those of the
-    micro-batch it was at. The tracer times itself: `trace_ns` of a span is what tracing took since the span before it.
+    A rank may end without notice, so spans are flushed before it waits; a killed rank loses only those of its current
+    micro-batch. The tracer measures itself: `trace_ns` of a span is the time in trace calls since the previous span.
     """
 
     def __init__(self, folder: Path, rank: int, ranks: int) -> None:
-        """Open the file; `ranks` is their number.
+        """Open the file; `ranks` is the number of ranks.
 
         Raises:
             InputError: the file cannot be written.
@@ -86,17 +86,17 @@ class Tracer:
 
     @contextmanager
     def span(self, kind: SpanKind, batch: _MicroBatch) -> Iterator[None]:
-        """Note the time spent inside as a span."""
+        """Record the time of the block as a span."""
         start_ns = perf_counter_ns()
         yield
         self.add(kind, batch, start_ns)
 
     def add(self, kind: SpanKind, batch: _MicroBatch, start_ns: int) -> None:
-        """Note a span that ends now, unless it went to a control text, which has no requests."""
+        """Record a span that ends now, unless it belongs to a control message, which has no requests."""
         end_ns = perf_counter_ns()
         if not batch.works:
             return
-        # Put together by hand: this is done five times in each step, and json.dumps would take twice as long.
+        # Formatted by hand, because this runs five times per step and json.dumps would take twice as long.
         self._lines.append(
             f'{{"kind": "{kind}", "phase": "{batch.kind.name.lower()}", "sequence": {batch.sequence}, '
             f'"lane": {batch.lane}, "tokens": {batch.count}, "requests": {[work.request for work in batch.works]}, '
@@ -105,22 +105,22 @@ class Tracer:
         self._trace_ns = perf_counter_ns() - end_ns
 
     def submitted(self, request: int, time_ns: int) -> None:
-        """Note when a request was submitted."""
+        """Record when a request was submitted."""
         self._note(kind="submit", requests=[request], start_ns=time_ns, end_ns=time_ns)
 
     def memory(self) -> None:
-        """Note the resident memory of this process, and write out what has been noted."""
+        """Record the resident memory of this process, and flush."""
         now_ns = perf_counter_ns()
         self._note(kind="memory", start_ns=now_ns, end_ns=now_ns, resident_bytes=psutil.Process().memory_info().rss)
         self.flush()
 
     def clocks(self, clocks_ns: Sequence[int]) -> None:
-        """Note how the ranks' clocks differ from this one, rank 0's, and write out what has been noted.
+        """Record how the ranks' clocks differ from this one, rank 0's, and flush.
 
         Args:
-            clocks_ns: the reading of each rank, collected by a text that has just come back from its way round; the
-                first is this rank's own as it was sent. Each is taken for the middle of that time, which is wrong by
-                half of it at most.
+            clocks_ns: the reading of each rank, collected by a message that has just come back around the ring; the
+                first is this rank's own when it was sent. Each reading is assumed to be from the middle of that time,
+                which is wrong by at most half of it.
         """
         sent_ns, back_ns = clocks_ns[0], perf_counter_ns()
         for rank, clock_ns in enumerate(clocks_ns[1:], start=1):
@@ -129,18 +129,18 @@ class Tracer:
         self.flush()
 
     def flush(self) -> None:
-        """Write out what has been noted."""
+        """Write buffered records to the file."""
         start_ns = perf_counter_ns()
         try:
             self._file.write("".join(self._lines).encode())
-        except OSError as error:  # a full disk ends the trace, not the answers
+        except OSError as error:  # a full disk must only end the trace
             _log.warning("the trace %s ends here: %s", self._file.name, error.strerror)
             self._file = _open(Path(os.devnull))
         self._lines.clear()
         self._trace_ns += perf_counter_ns() - start_ns
 
     def close(self) -> None:
-        """Write out what has been noted and close the file."""
+        """Flush and close the file."""
         self.flush()
         self._file.close()
 
@@ -149,12 +149,12 @@ class Tracer:
 
 
 class NoTracer:
-    """What takes a tracer's place while tracing is off: every call does nothing."""
+    """A tracer that does nothing, for use while tracing is off."""
 
     _nothing = nullcontext()
 
     def span(self, kind: SpanKind, batch: _MicroBatch) -> AbstractContextManager[None]:
-        """Do nothing around what is inside."""
+        """Do nothing."""
         return self._nothing
 
     def submitted(self, request: int, time_ns: int) -> None:
@@ -180,13 +180,13 @@ def read_trace(folder: Path) -> "pd.DataFrame":
     """Read the spans of all ranks, in order of their start.
 
     Returns:
-        One row a span: rank, kind (one of SPAN_KINDS), phase (`prefill` or `decode`), requests (tuple of ids), sequence
-        and lane of the micro-batch, tokens (of each request), start_ms and end_ms (by rank 0's clock, from the first
-        span on), trace_ms (what tracing took since the rank's span before). Rows of the kind `memory`, one a report,
-        have no length and hold resident_bytes.
+        One row per span: rank, kind (one of SPAN_KINDS), phase (`prefill` or `decode`), requests (tuple of ids),
+        sequence and lane of the micro-batch, tokens (of each request), start_ms and end_ms (by rank 0's clock, from the
+        first span on), trace_ms (time in trace calls since the rank's previous span). Rows of the kind `memory`, one
+        per report, have no length but resident_bytes.
 
     Raises:
-        InputError: a rank's file is missing or damaged. A last line that was cut off is left out, with a warning.
+        InputError: a rank's file is missing or damaged. An incomplete last line is ignored with a warning.
     """
     import pandas as pd
 
@@ -211,10 +211,10 @@ def read_trace(folder: Path) -> "pd.DataFrame":
 
 
 def request_times(spans: "pd.DataFrame") -> "pd.DataFrame":
-    """Sum up what each request took on each rank, in ms: one row a request and rank, one column a kind of span.
+    """Return the time of each request on each rank in ms: one row per request and rank, one column per kind of span.
 
-    Requests that decode together share micro-batches, and each counts them whole. What a rank waited for a micro-batch
-    before the request was submitted does not count.
+    Requests that decode together share micro-batches, which count fully for each of them. Waiting for a micro-batch
+    before a request was submitted does not count.
     """
     each = (
         spans.explode("requests", ignore_index=True).dropna(subset="requests").rename(columns={"requests": "request"})
@@ -227,9 +227,9 @@ def request_times(spans: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def trace_cost(spans: "pd.DataFrame") -> float:
-    """Return the time spent in trace calls over the time at work (computing, sampling, sending), of the worst rank.
+    """Return the ratio of trace time to working time (computing, sampling, sending) of the worst rank.
 
-    A step also has waits: its share that goes to tracing is smaller still.
+    A step also has waits, so the share of a step is smaller still.
     """
     work = spans[spans["kind"].isin(["compute", "sample", "send"])]
     work_ms = (work["end_ms"] - work["start_ms"]).groupby(work["rank"]).sum()
@@ -238,10 +238,10 @@ def trace_cost(spans: "pd.DataFrame") -> float:
 
 
 def timeline(spans: "pd.DataFrame") -> "Figure":
-    """Draw the ranks over time, one row each: work in its lane's shade, sampling hatched, waits as thin lines.
+    """Draw the ranks over time, one row each: work in the shade of its lane, sampling hatched, waits as thin lines.
 
     Raises:
-        InputError: no rank did any work.
+        InputError: the trace has no work.
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
@@ -250,7 +250,7 @@ def timeline(spans: "pd.DataFrame") -> "Figure":
     drawn = spans[spans["kind"].isin(list(_HEIGHTS))]
     work = drawn[drawn["kind"] != "receive"]
     if work.empty:
-        raise InputError("the trace holds no work: ask something while it is on")
+        raise InputError("the trace has no work: send a request while tracing is on")
     ranks, lanes = drawn["rank"].max() + 1, drawn["lane"].max() + 1
     shades = LinearSegmentedColormap.from_list("lanes", [_DARK, _PALE], N=max(2, lanes))
     sample: dict[str, Any] = {"hatch": "/////", "edgecolor": _INK, "linewidth": 0}
@@ -263,7 +263,7 @@ def timeline(spans: "pd.DataFrame") -> "Figure":
             look = {"compute": shade, "sample": shade | sample, "send": send, "receive": wait}[kind]
             bars = list(zip(group["start_ms"], group["end_ms"] - group["start_ms"], strict=True))
             axes.broken_barh(bars, (rank - _HEIGHTS[kind] / 2, _HEIGHTS[kind]), **look)
-        axes.set_xlim(left=work["start_ms"].min())  # before it, an idle rank may have waited for long
+        axes.set_xlim(left=work["start_ms"].min())  # an idle rank may have waited long before it
         axes.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
         axes.set_ylim(ranks - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -285,27 +285,27 @@ def _path(folder: Path, rank: int) -> Path:
 
 
 def _records(folder: Path, rank: int) -> list[dict[str, Any]]:
-    """Return the records of a rank's file; what follows the last line break was cut off and is left out."""
+    """Return the records of a rank's file; an incomplete last line is left out."""
     path = _path(folder, rank)
     try:
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; bring the files of all ranks into one folder") from error
     if rest:
-        _log.warning("%s: the last line is cut off and left out", path)
+        _log.warning("%s: the last line is incomplete and ignored", path)
     try:
         records = [json.loads(line) for line in lines]
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): trace again") from error
     if not records or records[0].get("kind") != "start":
-        raise InputError(f"{path} is no trace of a rank: it does not begin with one's start")
+        raise InputError(f"{path} is not a rank's trace: it does not begin with a start record")
     return records
 
 
 def _ahead_ns(first: list[dict[str, Any]], rank: int) -> int:
-    """Return by how much a rank's clock is ahead of rank 0's, by the surest comparison in rank 0's records.
+    """Return by how much a rank's clock is ahead of rank 0's, by the most precise comparison in rank 0's records.
 
-    A difference within its uncertainty is none: the ranks of one host share their clock.
+    A difference within its uncertainty counts as none, because ranks of one host share their clock.
     """
     found = [record for record in first if record["kind"] == "clock" and record["rank"] == rank]
     surest = min(found, key=lambda record: record["uncertainty_ns"], default={"offset_ns": 0, "uncertainty_ns": 0})
@@ -314,7 +314,7 @@ def _ahead_ns(first: list[dict[str, Any]], rank: int) -> int:
 
 
 def _with_queue_spans(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Let each submission become a span that ends as rank 0 starts to compute for it, or drop it where none did."""
+    """Convert submissions to spans that end when rank 0 starts to compute; drop those that never started."""
     begun_ns: dict[int, int] = {}
     for span in spans:
         if span["rank"] == 0 and span["kind"] == "compute":

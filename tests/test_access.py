@@ -201,7 +201,7 @@ def test_a_coordinator_whose_port_is_used_says_so(
         addresses = {"--listen": "127.0.0.1:0", "--nodes": "127.0.0.1:0"} | {used: address}
         assert command(["coordinator", *(part for option in addresses.items() for part in option)]) == 2
     settings.cache_clear()
-    assert f"error: cannot listen at {address}: another process holds it" in capsys.readouterr().err
+    assert f"error: cannot listen at {address}: another process uses it" in capsys.readouterr().err
 
 
 def test_tokens_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

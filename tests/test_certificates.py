@@ -82,7 +82,7 @@ def test_no_host_outlives_its_authority(authority: Pair) -> None:
 
 def test_a_host_is_no_authority(authority: Pair) -> None:
     host = new_host(["vm-1"], authority, NOW)
-    with pytest.raises(InputError, match="no authority"):
+    with pytest.raises(InputError, match="not an authority"):
         new_host(["vm-2"], host, NOW)
     constraints = x509.load_pem_x509_certificate(authority.certificate).extensions.get_extension_for_class(
         x509.BasicConstraints
@@ -102,7 +102,7 @@ def test_what_a_certificate_says(authority: Pair) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"no certificate\n", b"-----BEGIN CERTIFICATE-----\nMIIB\n"])
 def test_what_is_no_certificate_says_so(text: bytes) -> None:
-    with pytest.raises(InputError, match="no certificate"):
+    with pytest.raises(InputError, match="not a certificate"):
         describe(text)
 
 
@@ -199,7 +199,7 @@ def test_more_hosts_by_the_same_authority(tmp_path: Path) -> None:
 def test_nothing_is_written_over_unless_asked(tmp_path: Path) -> None:
     make_certificates(tmp_path, [["vm-1"]], NOW)
     content = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match=r"vm-1\.key is there already: give --renew"):
+    with pytest.raises(InputError, match=r"vm-1\.key exists already: give --renew"):
         make_certificates(tmp_path, [["vm-2"], ["vm-1"]], NOW)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == content
     make_certificates(tmp_path, [["vm-1"]], NOW, renew=True)
@@ -316,12 +316,12 @@ def test_renew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("make tls 10.0.0.300", "'10.0.0.300' cannot be in a certificate"),
         ("make tls a,,b", "give values separated by single commas"),
         ("make tls a --days 0", "days is 0: it must be at least 1"),
-        ("make made vm-1", "made/vm-1.pem or made/vm-1.key is there already: give --renew"),
+        ("make made vm-1", "made/vm-1.pem or made/vm-1.key exists already: give --renew"),
         ("renew made vm-2", "unknown certificate 'vm-2': did you mean 'vm-1'?"),
         ("renew tls", "tls has no authority.key"),
         ("show tls", "tls cannot be read (No such file or directory)"),
         ("show empty", "empty has no *.pem"),
-        ("show made/vm-1.key", "made/vm-1.key: no certificate"),
+        ("show made/vm-1.key", "made/vm-1.key: not a certificate"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,7 +217,7 @@ def test_a_malformed_address(address: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_used_port_is_an_error_at_once(host: str, serve: Serve) -> None:
     port = serve(None).rpartition(":")[2]
-    with pytest.raises(InputError, match=f"{port}: another process holds it"):
+    with pytest.raises(InputError, match=f"{port}: another process uses it"):
         listen(echo_server(), f"{host}:{port}")
 
 
@@ -243,13 +243,13 @@ def test_bad_files_are_named(hosts: dict[str, TlsFiles], tmp_path: Path) -> None
     good, other = hosts["good"], hosts["expired"]
     text = tmp_path / "text.pem"
     text.write_text("no certificate\n")
-    with pytest.raises(InputError, match=r"TLS key .*missing\.pem is no file"):
+    with pytest.raises(InputError, match=r"TLS key .*missing\.pem cannot be read"):
         TlsFiles(good.certificate, tmp_path / "missing.pem", good.authority)
-    with pytest.raises(InputError, match=r"certificate\.pem and .*key\.pem are no certificate and its"):
+    with pytest.raises(InputError, match=r"certificate\.pem and .*key\.pem are not a certificate and its"):
         TlsFiles(good.certificate, other.key, good.authority)
-    with pytest.raises(InputError, match=r"text\.pem and .*key\.pem are no certificate"):
+    with pytest.raises(InputError, match=r"text\.pem and .*key\.pem are not a certificate"):
         TlsFiles(text, good.key, good.authority)
-    with pytest.raises(InputError, match=r"authority .*text\.pem is no certificate"):
+    with pytest.raises(InputError, match=r"authority .*text\.pem is not a certificate"):
         TlsFiles(good.certificate, good.key, text)
 
 
@@ -425,8 +425,8 @@ def test_files_that_do_not_fit_together_are_not_taken(
     for _ in range(2):
         assert serial_shown(address, client) == first
     [warning] = warnings(caplog)
-    assert "goes on with the files as they were before" in warning
-    assert f"{key} are no certificate and its unencrypted key" in warning
+    assert "continues with the previous files" in warning
+    assert f"{key} are not a certificate and its unencrypted key" in warning
 
 
 def test_half_written_files_are_not_taken(serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -471,7 +471,7 @@ def test_a_client_can_know_that_its_files_have_changed(serve: Serve, folder: Pat
     assert files.stamp() == stamp
     files.authority.write_bytes(b"-----BEGIN")
     assert files.stamp() != stamp
-    with pytest.raises(InputError, match=r"authority\.pem is no certificate"):
+    with pytest.raises(InputError, match=r"authority\.pem is not a certificate"):
         open_channel(address, files)
     for name in ("laptop.pem", "laptop.key", "authority.pem"):
         shutil.copy(other / name, live)

@@ -96,7 +96,7 @@ def test_a_tied_model_may_store_its_head_as_well(tmp_path: Path) -> None:
         (lambda data: data + b"\0", "damaged"),
         (lambda data: data[:100], "truncated"),
         (lambda data: b"", "truncated"),
-        (lambda data: b"\xff" * 8 + data[8:], "truncated or no safetensors file"),
+        (lambda data: b"\xff" * 8 + data[8:], "truncated or not a safetensors file"),
         (lambda data: data[:8] + b"?" + data[9:], "header that cannot be read"),
         (lambda data: data.replace(b'"F32"', b'"F16"', 1), "header that cannot be read"),
         (lambda data: data.replace(b'"shape"', b'"sharp"', 1), "header that cannot be read"),
@@ -148,7 +148,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"index\.json cannot be read"):
         Checkpoint.open(folder)
     (folder / INDEX).unlink()
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="has no weights"):
         Checkpoint.open(folder)
 
 

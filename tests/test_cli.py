@@ -93,10 +93,10 @@ ASKED_WRONGLY = [
     ("generate --model tiny --prompt hi --ranks 2 --strategy A --cut 4", "cut is 4: .* between 1 and 3"),
     # models
     ("generate --model smolm2 --prompt hi", "unknown model 'smolm2'.*did you mean 'smollm2'"),
-    ("generate --model ./nowhere --prompt hi", "nowhere' is not there"),
+    ("generate --model ./nowhere --prompt hi", "nowhere' does not exist"),
     ("generate --model prompts.txt --prompt hi", "is a file, but no .gguf"),
     ("generate --model empty --prompt hi", r"empty has no config\.json"),
-    ("generate --model config-only --prompt hi", "holds no weights"),
+    ("generate --model config-only --prompt hi", "has no weights"),
     ("generate --model truncated --prompt hi", r"model\.safetensors has \d+ bytes but its header says \d+"),
     ("generate --model fewer-layers --prompt hi", "config and weights disagree"),
     ("generate --model wider --prompt hi", "config and weights disagree"),
@@ -110,7 +110,7 @@ ASKED_WRONGLY = [
     ("split --model tiny --out new --strategy X", "unknown strategy 'X'"),
     ("split --model parts --out new", "split already"),
     ("split --model truncated --out new", "header says"),
-    ("verify nowhere", "nowhere is no folder"),
+    ("verify nowhere", "nowhere is not a folder"),
     ("verify tiny", r"no manifest\.json"),
     ("random-model --out new --config deepsek", "did you mean 'deepseek'"),
     ("random-model --out new --config tiny --layers 0", "layers is 0"),
@@ -314,7 +314,7 @@ def test_infinities_name_their_stage_and_leave_nothing(place: Path) -> None:
 
 def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
     ended = run_apart("model-path deepseek", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
-    assert re.search(r"DeepSeek-R1-Distill-Qwen-1\.5B' .*hub cannot be reached.*: give a folder", ended.failed(2))
+    assert re.search(r"DeepSeek-R1-Distill-Qwen-1\.5B' .*hub cannot be reached.*: give its folder", ended.failed(2))
 
 
 @pytest.mark.parametrize("cache", ["prompts.txt", "/proc/nowhere"])

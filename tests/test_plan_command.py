@@ -73,13 +73,13 @@ def test_a_page_without_accelerate_or_plans_says_so(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--model depseek", "model 'depseek' is no folder.*did you mean 'deepseek'"),
-        ("--model ''", "model '' is no folder"),
+        ("--model depseek", "model 'depseek' is neither a folder.*did you mean 'deepseek'"),
+        ("--model ''", "model '' is neither a folder"),
         ("--model .", r"config\.json cannot be read"),
         ("--devices t4,,t4", "--devices is 't4,,t4'"),
         ("--devices t5", "unknown device 't5': .*known: a10, "),
         ("--devices box=16@259GB/s@65TFLOPS", "memory of device box is '16': give a number and its unit"),
-        ("--link 10GB/s:0.1ms", "in bytes: give bits a second"),
+        ("--link 10GB/s:0.1ms", "in bytes: give bits per second"),
         ("--link 10Gbps", "link is '10Gbps': give bandwidth and latency"),
         ("--goal fast", "unknown goal 'fast': known: latency, memory, throughput"),
         ("--context 0", "context is 0"),

@@ -39,7 +39,7 @@ def test_a_hub_id_is_fetched_without_other_formats(tmp_path: Path, monkeypatch: 
     [
         (Missing(), "neither a local folder nor public on the hub"),
         (Gated(), "gated"),
-        (OSError("no route\nto the host"), r"cannot be reached \(no route\): give a folder"),
+        (OSError("no route\nto the host"), r"cannot be reached \(no route\): give its folder"),
         (TimeoutError(), r"cannot be reached \(TimeoutError\(\)\)"),
     ],
 )
@@ -59,10 +59,10 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch,
         ("", "unknown model ''"),
         ("deepsek", "did you mean 'deepseek'"),
         ("something", "known: deepseek, smollm2"),
-        ("./nothing", "is not there"),
-        ("a/b/c", "is not there"),
-        ("~/nothing/here", "is not there"),
-        ("owner/model.gguf", "is not there"),
+        ("./nothing", "does not exist"),
+        ("a/b/c", "does not exist"),
+        ("~/nothing/here", "does not exist"),
+        ("owner/model.gguf", "does not exist"),
     ],
 )
 def test_names_that_mean_nothing_are_refused(name: str, said: str) -> None:
@@ -74,7 +74,7 @@ def test_a_folder_is_looked_at(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no config\.json"):
         resolve_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="has no weights"):
         resolve_model(str(tmp_path))
     with pytest.raises(ModelError, match=r"no \.gguf file"):
         resolve_model(str(tmp_path / "config.json"))

@@ -218,7 +218,7 @@ def test_a_cut_last_line_is_left_out_and_said(two_ranks_trace: Path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         table = read_trace(two_ranks_trace)
     assert table[table["rank"] == 1]["kind"].tolist() == ["receive", "compute", "sample"]
-    assert [record.message for record in caplog.records] == [f"{path}: the last line is cut off and left out"]
+    assert [record.message for record in caplog.records] == [f"{path}: the last line is incomplete and ignored"]
 
 
 @pytest.mark.parametrize("text", ["", "{}\n", '{"kind": "start", "rank": 1, "ranks": 2}\n{"kind"\n{}\n'])

@@ -1,4 +1,4 @@
-"""A tokenizer of the 256 bytes and two marks, for models whose weights are random and whose text means nothing."""
+"""A tokenizer of the 256 bytes and two special tokens, for models with random weights."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from qubic_lab.errors import ModelError
 START, END = "<|startoftext|>", "<|endoftext|>"
 START_ID, END_ID = 256, 257
 VOCABULARY = 258
-"""Token ids of the tokenizer: bytes 0 to 255, then the marks."""
+"""Number of token ids: bytes 0 to 255, then the special tokens."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -18,10 +18,10 @@ CHAT_TEMPLATE = (
 
 
 def check_vocabulary(vocab: int) -> None:
-    """Refuse a model that has too few token ids for this tokenizer.
+    """Check that a model has enough token ids for this tokenizer.
 
     Raises:
-        ModelError: with the number that is needed.
+        ModelError: it has too few; the message has the required number.
     """
     if vocab < VOCABULARY:
         raise ModelError(f"vocab_size is {vocab}: the byte tokenizer of a random model needs at least {VOCABULARY}")
@@ -49,7 +49,7 @@ def save_byte_tokenizer(folder: Path, max_positions: int) -> None:
 
 
 def _byte_characters() -> list[str]:
-    """Return the printable character by which byte-level tokenizers write each byte, in the order of the bytes."""
+    """Return the printable characters that byte-level tokenizers use for the bytes, in order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = iter(range(256, 512))
     return [chr(byte if byte in printable else next(hidden)) for byte in range(256)]

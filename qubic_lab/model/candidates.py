@@ -1,4 +1,4 @@
-"""The plans that can be chosen from: strategies A, B, C and D, each predicted, or refused with the reason. Pure."""
+"""The candidate plans: strategies A, B, C and D, each with a prediction or the reason for its refusal. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,14 +25,14 @@ REPLICAS = "D"
 PLAN_STRATEGIES = (*STRATEGIES, REPLICAS)
 SIMPLEST_FIRST = (REPLICAS, *STRATEGIES)
 TIE = 0.01
-"""Plans that differ by no more than this share are equal: the predictions are not as good as that."""
+"""Plans that differ by no more than this share count as equal, because predictions are less precise."""
 MOST_BATCH = 64
-"""The most requests a lane that the pipeline takes."""
+"""Limit of requests per lane."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is planned for: a model, devices in the ranks' order, and lanes of `batch` requests of `context` tokens."""
+    """The task of a plan: a model, devices in rank order, and lanes of `batch` requests of `context` tokens."""
 
     config: ModelConfig
     devices: tuple[Device, ...]
@@ -44,11 +44,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Plan:
-    """One division and what it is predicted to give; tuples have one value a rank.
+    """One split and its prediction; tuples have one value per rank.
 
-    `tokens_per_s` is of all `requests` together. `latency_ms` is the time between two tokens of one request that runs
+    `tokens_per_s` is the total of all `requests`. `latency_ms` is the time between two tokens of a request that runs
     alone (of replicas: on the fastest), `loaded_latency_ms` the same while all run (on the slowest). `most_batch` is
-    the most requests a lane that memory and the pipeline allow, `most_tokens_per_s` the speed with those.
+    the most requests per lane that memory and pipeline allow, `most_tokens_per_s` the speed with them.
     """
 
     strategy: str
@@ -70,7 +70,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refused:
-    """A strategy that is no candidate, and why."""
+    """A strategy that cannot be used, and why."""
 
     strategy: str
     reason: str
@@ -78,7 +78,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class _Chain:
-    """Ranks that work on the same requests, as many lanes as ranks: a pipeline, or one replica."""
+    """Ranks that work on the same requests, with as many lanes as ranks: a pipeline, or one replica."""
 
     devices: tuple[Device, ...]
     layers: tuple[int, ...]
@@ -106,7 +106,7 @@ class _Chain:
 
 
 def candidates(setup: Setup) -> tuple[tuple[Plan, ...], tuple[Refused, ...]]:
-    """Return the plans that fit, in the order A, B, C, D, and what is refused, with the reason."""
+    """Return the plans that fit, in the order A, B, C, D, and the refused strategies with reasons."""
     plans: list[Plan] = []
     refused: list[Refused] = []
     for strategy in PLAN_STRATEGIES:
@@ -121,14 +121,14 @@ def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
     """Return the layers of each device by a strategy; D gives each the whole model.
 
     Raises:
-        InputError: the strategy is not for so many devices, or layers cannot be divided as memory allows.
+        InputError: the strategy does not support this number of devices, or memory does not suffice.
     """
     check_choice("strategy", strategy, PLAN_STRATEGIES)
     ranks = len(setup.devices)
     if strategy == REPLICAS:
         return (setup.config.layers,) * ranks
     if strategy == "A" and ranks > 2:
-        raise InputError(f"not applicable: strategy A is for 2 devices, and there are {ranks}")
+        raise InputError(f"not applicable: strategy A is for 2 devices, but there are {ranks}")
     layers = plan_layers(setup.config, ranks, strategy)
     return _balanced(setup) if strategy == "C" else layers
 
@@ -146,10 +146,10 @@ def _balanced(setup: Setup) -> tuple[int, ...]:
 
 
 def predict(setup: Setup, strategy: str, layers: Sequence[int]) -> Plan:
-    """Return what a division is predicted to give.
+    """Return the prediction for a split.
 
     Raises:
-        InputError: a rank's memory does not suffice; names the rank, what it needs and what it has.
+        InputError: a rank's memory does not suffice; the message has the rank, the need and the capacity.
     """
     chains = [_Chain(setup.devices, tuple(layers))]
     if strategy == REPLICAS:
@@ -185,10 +185,10 @@ def _check_memory(setup: Setup, strategy: str, memory_bytes: Sequence[int]) -> N
 
 
 def best_plan(plans: Sequence[Plan], goal: str) -> Plan:
-    """Return the best plan for a goal; of those within 1 % of the best, the simplest: D, then A, B, C.
+    """Return the best plan for a goal; of plans within 1 % of the best, the simplest: D, then A, B, C.
 
     Raises:
-        InputError: an unknown goal.
+        InputError: the goal is unknown.
     """
     check_choice("goal", goal, GOALS)
     least = min(cost_for(plan, goal) for plan in plans)
@@ -197,17 +197,17 @@ def best_plan(plans: Sequence[Plan], goal: str) -> Plan:
 
 
 def cost_for(plan: Plan, goal: str) -> float:
-    """Return what a goal wants least of: seconds a token of all, milliseconds a token alone, the largest rank."""
+    """Return what a goal minimizes: seconds per token overall, ms per token of one request, or the largest rank."""
     if goal == "throughput":
         return 1 / plan.tokens_per_s
     return plan.latency_ms if goal == "latency" else max(plan.memory_bytes)
 
 
 def alone(setup: Setup, device: Device, batch: int) -> Setup:
-    """Return the same setup on one of its devices alone."""
+    """Return the same setup on a single one of its devices."""
     return replace(setup, devices=(device,), batch=batch)
 
 
 def gigabytes(count: float) -> str:
-    """Return a number of bytes as text, in GB of 10⁹ bytes."""
+    """Format a number of bytes in GB (10⁹ bytes)."""
     return f"{count / 1e9:.1f} GB"

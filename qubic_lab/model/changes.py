@@ -1,4 +1,4 @@
-"""Where a recommendation changes: with the context's length, the requests at once, the requests a second. Pure."""
+"""How a recommendation depends on context length, concurrent requests, and requests per second. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from qubic_lab.model.candidates import MOST_BATCH, TIE, Plan, Setup, best_plan, 
 
 SHORTEST_CONTEXT = 256
 CONTEXT_STEP = 256
-"""How close, in tokens, the border between two recommendations is looked for."""
+"""Resolution in tokens of the border between two recommendations."""
 
 
 @dataclass(frozen=True)
 class ContextRange:
-    """What is recommended for contexts of so many tokens, at `batch` requests a lane; None: no plan fits."""
+    """The recommendation for a range of context lengths, with `batch` requests per lane; None: no plan fits."""
 
     batch: int
     context_from: int
@@ -24,7 +24,7 @@ class ContextRange:
 
 @dataclass(frozen=True)
 class RateRange:
-    """What is recommended for so many requests a second; None: they are more than any plan can answer."""
+    """The recommendation for a range of requests per second; None: no plan can answer that many."""
 
     requests_per_s_from: float
     requests_per_s_to: float | None
@@ -32,9 +32,9 @@ class RateRange:
 
 
 def context_ranges(setup: Setup, goal: str) -> tuple[ContextRange, ...]:
-    """Return what is recommended from 256 tokens to the model's limit, for 1, 2, 4 … 64 requests a lane.
+    """Return the recommendations from 256 tokens to the model's limit, for 1, 2, 4 … 64 requests per lane.
 
-    Contexts are tried in powers of two; where the answer changes between two of them, to within 256 tokens.
+    Contexts are tried in powers of two, and between two different recommendations to within 256 tokens.
     """
     return tuple(
         part for batch in _powers(1, MOST_BATCH) for part in _context_ranges(replace(setup, batch=batch), goal)
@@ -59,7 +59,7 @@ def _context_ranges(setup: Setup, goal: str) -> list[ContextRange]:
 
 
 def _closer_at_changes(best_at: Callable[[int], str | None], low: int, high: int) -> list[int]:
-    """Return contexts from `low` to before `high`, no more than CONTEXT_STEP apart where the answer changes."""
+    """Return contexts from `low` to before `high`, at most CONTEXT_STEP apart where the recommendation changes."""
     if high - low <= CONTEXT_STEP or best_at(low) == best_at(high):
         return [low]
     middle = (low + high) // 2
@@ -67,9 +67,9 @@ def _closer_at_changes(best_at: Callable[[int], str | None], low: int, high: int
 
 
 def rate_ranges(plans: Sequence[Plan], goal: str, answer_tokens: int) -> tuple[RateRange, ...]:
-    """Return what is recommended as more requests a second arrive: the best for the goal of those that keep up.
+    """Return the recommendations by request rate: the best plan for the goal among those that keep up.
 
-    A plan keeps up with `most_tokens_per_s` ÷ `answer_tokens` requests a second. Prompts are not counted.
+    A plan keeps up with `most_tokens_per_s` ÷ `answer_tokens` requests per second; prompts are not counted.
     """
     ranges: list[RateRange] = []
     reached = 0.0
@@ -82,7 +82,7 @@ def rate_ranges(plans: Sequence[Plan], goal: str, answer_tokens: int) -> tuple[R
 
 
 def context_sentences(ranges: Sequence[ContextRange]) -> list[str]:
-    """Say what is recommended at which contexts, batches with the same answer together."""
+    """Describe the recommendations by context, with equal ones of several batches together."""
     rows = [
         (batch, [(part.context_from, part.context_to, part.recommendation) for part in parts])
         for batch, parts in groupby(ranges, key=lambda part: part.batch)
@@ -104,7 +104,7 @@ def _contexts(parts: Sequence[tuple[int, int, str | None]]) -> str:
 
 
 def rate_sentence(ranges: Sequence[RateRange], answer_tokens: int) -> str:
-    """Say what is recommended at which rates."""
+    """Describe the recommendations by request rate."""
     texts = [f"{part.recommendation} up to {part.requests_per_s_to:.3g}" for part in ranges[:-1]]
     return (
         f"By requests a second of {answer_tokens:,} tokens each, with as many at once as memory allows: "

@@ -1,4 +1,4 @@
-"""A folder of safetensors: what it holds, checked against its config before a weight is read, and read in place."""
+"""A folder of safetensors: checked against its config before a weight is read, and read in place."""
 
 import hashlib
 import io
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TEXT_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
-"""What a model folder holds beside its weights: config, generation config, tokenizer, chat template."""
+"""Files of a model folder without weights: config, generation config, tokenizer, chat template."""
 CHUNK_BYTES = 16 * 2**20
-"""The scratch memory of a read that has to convert, and the piece in which files are copied."""
+"""Buffer size for reads that convert, and for copying files."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The config and the stored tensors of a model, or of the one stage that a folder holds."""
+    """The config and the stored tensors of a model, or of a single stage."""
 
     folder: Path
     config: ModelConfig
@@ -35,10 +35,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path, stage: StageRange | None = None) -> "Checkpoint":
-        """Read config and headers and check that they agree; with `stage`, only its tensors need to be there.
+        """Read config and headers and check that they agree; with `stage`, only its tensors are required.
 
         Raises:
-            ModelError: weights are missing, damaged, of an unknown dtype or not the ones that the config describes.
+            ModelError: weights are missing, damaged, of an unknown dtype, or do not match the config.
         """
         config = load_config(folder)
         stored: dict[str, StoredTensor] = {}
@@ -50,10 +50,10 @@ class Checkpoint:
         return cls(folder, config, {name: stored[name] for name in needed})
 
     def read_into(self, name: str, destination: "torch.Tensor") -> None:
-        """Read a tensor into `destination`, contiguous and of its shape; another dtype or device is converted to.
+        """Read a tensor into the contiguous `destination` of its shape, converting dtype and device if needed.
 
-        Equal dtypes in main memory need no memory beside the destination, all others CHUNK_BYTES. The file is read,
-        not mapped: mapped pages would count as memory of this process.
+        Equal dtypes in main memory need no further memory, all others need CHUNK_BYTES. The file is read,
+        not mapped, because mapped pages would count as memory of this process.
 
         Raises:
             ModelError: the file ends early.
@@ -76,7 +76,7 @@ class Checkpoint:
                 part.copy_(values)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
-        """Yield the stored bytes of a tensor, at most CHUNK_BYTES at a time; each is valid until the next.
+        """Yield the stored bytes of a tensor in chunks of at most CHUNK_BYTES; each is valid until the next.
 
         Raises:
             ModelError: the file ends early.
@@ -95,13 +95,13 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model folder, single or sharded, without opening them.
 
     Raises:
-        ModelError: there are none, or the index that names them cannot be read.
+        ModelError: there are none, or their index cannot be read.
     """
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
     index = folder / INDEX
     if not index.exists():
-        raise ModelError(f"{folder} holds no weights: it needs {WEIGHTS}, or {INDEX} and the files that it names")
+        raise ModelError(f"{folder} has no weights: it needs {WEIGHTS}, or {INDEX} and the files that it names")
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return [folder / name for name in sorted(names)]
@@ -110,15 +110,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """Return the files that go with a model wherever its weights go: config, tokenizer, chat template."""
+    """Return the files that accompany a model's weights: config, tokenizer, chat template."""
     found = {file for pattern in TEXT_PATTERNS for file in folder.glob(pattern) if file.is_file()}
     return sorted(file for file in found if file.name not in (INDEX, MANIFEST))
 
 
 def model_hash(folder: Path) -> str:
-    """Return the hex SHA-256 of a model: over name and SHA-256 of its config.json and its weight files.
+    """Return the hex SHA-256 of a model, over names and SHA-256 of its config.json and its weight files.
 
-    A split has the hash of the model that it was made from, as its manifests say: it is the same model.
+    A split has the hash of its original model, which its manifests contain.
 
     Raises:
         ModelError: a file is missing, or a manifest is damaged.
@@ -152,10 +152,10 @@ def _check_needed(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str
 
 
 def _check_known(folder: Path, config: ModelConfig, stored: Mapping[str, StoredTensor]) -> None:
-    """Refuse weights beyond those of the config: left out unseen, they would make another model of it."""
+    """Refuse weights that the config does not describe, because ignoring them would change the model."""
     known = model_tensors(config)
     for name in stored:
-        # Some checkpoints store the head that a tied config takes from the embedding, and RoPE's constants.
+        # Some checkpoints store a tied head, which the config takes from the embedding, and RoPE's constants.
         if name not in known and name != HEAD and not name.endswith("rotary_emb.inv_freq"):
             raise ModelError(
                 f"{folder}: config and weights disagree: config.json does not call for {name}; "
@@ -164,14 +164,14 @@ def _check_known(folder: Path, config: ModelConfig, stored: Mapping[str, StoredT
 
 
 def _bytes_of(flat: "torch.Tensor") -> memoryview:
-    """Return the memory of a one-dimensional tensor as writable bytes."""
+    """Return a one-dimensional tensor's memory as writable bytes."""
     import torch
 
     return flat.view(torch.uint8).numpy().data
 
 
 def _read_exactly(stream: io.FileIO, buffer: memoryview, file: Path) -> None:
-    """Fill `buffer`; one call of the system reads 2 GiB at most."""
+    """Fill `buffer`; one system call reads at most 2 GiB."""
     filled = 0
     while filled < len(buffer):
         count = stream.readinto(buffer[filled:])

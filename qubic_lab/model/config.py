@@ -1,4 +1,4 @@
-"""The shape of a Llama- or Qwen2-family model, read from its config.json; anything unknown is refused."""
+"""The configuration of a Llama- or Qwen2-family model from its config.json; unknown features are refused."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ RopeKind = Literal["default", "linear", "llama3"]
 ARCHITECTURES: dict[str, Family] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 ROPE_KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3")
 MEANINGLESS_KEY = "qubic_lab_random_weights"
-"""Set in the config.json of a random model: its answers mean nothing, its speed and memory do."""
+"""Key in the config.json of random models, whose answers are meaningless."""
 
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding: base and, for long contexts, how its frequencies are rescaled."""
+    """Rotary position embedding: its base and, for long contexts, the scaling of its frequencies."""
 
     theta: float = 10_000.0
     kind: RopeKind = "default"
@@ -31,7 +31,7 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that the decoder needs to know about a model."""
+    """Configuration of a model for the decoder."""
 
     family: Family
     layers: int
@@ -68,10 +68,10 @@ class ModelConfig:
 
 
 def check_context(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
-    """Make sure that a prompt and its answer fit a model.
+    """Check that a prompt and its answer fit a model's context.
 
     Raises:
-        InputError: together they are longer than the model's context.
+        InputError: they are longer than the context.
     """
     if prompt_tokens + new_tokens > config.max_positions:
         raise InputError(
@@ -84,7 +84,7 @@ def load_config(folder: Path) -> ModelConfig:
     """Read config.json (and the end tokens of generation_config.json) from a model folder.
 
     Raises:
-        ModelError: a file is missing or unreadable, or the model is of a kind the decoder does not know.
+        ModelError: a file is missing or unreadable, or the decoder does not support the model.
     """
     raw = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
@@ -96,10 +96,10 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "config") -> ModelConfig:
-    """Turn the content of a config.json into a ModelConfig; `source` names it in errors.
+    """Parse the content of a config.json; `source` names it in errors.
 
     Raises:
-        ModelError: a value is missing, contradictory or asks for something the decoder does not know.
+        ModelError: a value is missing, contradictory or not supported.
     """
     family = _family(raw, source)
     _refuse_unknown_features(raw, source)
@@ -134,10 +134,10 @@ def parse_config(raw: Mapping[str, Any], source: str = "config") -> ModelConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file with one JSON object.
 
     Raises:
-        ModelError: it is missing, unreadable or holds something else.
+        ModelError: it is missing, unreadable or has something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}: an object was expected")
+        raise ModelError(f"{path} has a {type(content).__name__}: an object was expected")
     return content
 
 
@@ -162,7 +162,7 @@ def _family(raw: Mapping[str, Any], source: str) -> Family:
 
 
 def _refuse_unknown_features(raw: Mapping[str, Any], source: str) -> None:
-    """Refuse what would change the mathematics, before any weight is read."""
+    """Refuse features that would change the computation, before any weight is read."""
     if (act := raw.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise ModelError(f"{source}: hidden_act {act!r} is not supported; known: silu")
     if raw.get("quantization_config"):
@@ -183,7 +183,7 @@ def _positive_int(raw: Mapping[str, Any], key: str, source: str, default: int | 
     if value is None:
         raise ModelError(f"{source}: {key} is missing")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{source}: {key} is {value!r}: a whole number of at least 1 is needed")
+        raise ModelError(f"{source}: {key} is {value!r}: an integer of at least 1 is needed")
     return value
 
 
@@ -201,7 +201,7 @@ def _token_ids(value: Any, source: str) -> tuple[int, ...]:
 
 
 def _rope(raw: Mapping[str, Any], source: str) -> RopeConfig:
-    """Read either spelling: `rope_parameters` (theta inside) or `rope_scaling` beside `rope_theta`."""
+    """Read either form: `rope_parameters` (with theta), or `rope_scaling` and `rope_theta`."""
     params = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     kind = params.get("rope_type") or params.get("type") or "default"
     if kind not in ROPE_KINDS:

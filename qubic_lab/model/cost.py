@@ -1,4 +1,4 @@
-"""What a model's parts cost: parameters, bytes of weights, bytes read and operations in a decode step. Pure."""
+"""Costs of a model's parts: parameters, bytes of weights, and bytes and operations of a decode step. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from qubic_lab.model.layout import DTYPE_BYTES, Shape, StageRange, layer_tensors
 class PartCost:
     """The cost of one part for one sequence: `decode_bytes` and `flops` are those of one decode step, one token.
 
-    `request_bytes` are those of `decode_bytes` that each request of a batch reads for itself: its KV cache, its row of
-    the embedding. The others, weights, are read once for all.
+    `request_bytes` is the part of `decode_bytes` that each request of a batch reads separately: KV cache and row of
+    the embedding. The rest, the weights, is read once for all requests.
     """
 
     parameters: int
@@ -32,7 +32,7 @@ class PartCost:
 class ModelCost:
     """The costs of the embedding, of each layer and of the head (with the final norm).
 
-    A tied head adds no parameters and no weights to the model, but its step reads all of the embedding's.
+    A tied head adds no parameters or weights to the model, but its step reads the whole embedding.
     """
 
     layers: int
@@ -68,7 +68,7 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
     and of the scores' with the values: https://arxiv.org/abs/2001.08361, table 1.
 
     Raises:
-        InputError: an unknown dtype.
+        InputError: the dtype is unknown.
     """
     width = DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
     matrix = config.vocab * config.hidden
@@ -103,10 +103,10 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
 
 
 def kv_cache_bytes(config: ModelConfig, layers: int, dtype: str, tokens: int) -> int:
-    """Return the bytes of the keys and values of so many tokens in so many layers.
+    """Return the bytes of keys and values for a number of tokens and layers.
 
     Raises:
-        InputError: an unknown dtype.
+        InputError: the dtype is unknown.
     """
     return 2 * layers * tokens * config.kv_size * DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
 
@@ -115,16 +115,16 @@ def layer_weight_bytes(config: ModelConfig, dtype: str) -> int:
     """Return the bytes of one layer's weights.
 
     Raises:
-        InputError: an unknown dtype.
+        InputError: the dtype is unknown.
     """
     return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype)
 
 
 def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:
-    """Return the bytes of the weights that a stage holds; a tied matrix counts on each rank that has it.
+    """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it.
 
     Raises:
-        InputError: an unknown dtype.
+        InputError: the dtype is unknown.
     """
     return parameter_count(stage_tensors(config, stage)) * DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
 

@@ -3,10 +3,10 @@
 Letters in names: R rows of a micro-batch, H hidden size, Q query heads, K key/value heads, G = Q / K queries that share
 a key, D head size, L keys attended over, V vocabulary.
 
-An answer must not depend on who shares its micro-batch. So the kernels' shapes are fixed: a decode step always has
-`lane_rows` rows, and a slot attends over its own length rounded up to KV_BLOCK, whatever its neighbours' lengths. In
-attention heads are padded with zeros to a multiple of HEAD_BLOCK, so that every row starts on a cache line: where it
-does not, fp32 kernels round otherwise, and a row's place would show.
+An answer must not depend on the other requests in its micro-batch. So the kernels' shapes are fixed: a decode step
+always has `lane_rows` rows, and a slot attends over its own length rounded up to KV_BLOCK. In
+attention, heads are padded with zeros to a multiple of HEAD_BLOCK, so that every row starts on a cache line;
+otherwise fp32 kernels round differently, and a result would depend on the row.
 """
 
 import math
@@ -32,25 +32,25 @@ def torch_dtype(name: str) -> torch.dtype:
     """Return torch's dtype for `fp32`, `bf16` or `fp16`.
 
     Raises:
-        InputError: another name.
+        InputError: the name is unknown.
     """
     return DTYPES[check_choice("dtype", name, DTYPES)]
 
 
 def lane_rows(slots: int, dtype: torch.dtype) -> int:
-    """Return the rows of a decode step for a lane of so many slots.
+    """Return the number of rows of a decode step for a number of slots.
 
-    In fp32 several rows are filled up to groups of four: the matrix kernel treats the rows of an open group otherwise,
-    so that the bits of a slot would depend on its place.
+    In fp32 the rows are padded to groups of four, because the matrix kernel treats the rows of a partial group
+    differently, and the bits of a slot would depend on its position.
     """
     return slots if slots == 1 or dtype != torch.float32 else 4 * math.ceil(slots / 4)
 
 
 def linear(x_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
-    """Multiply rows by a weight matrix; a lone 16-bit row is computed as two.
+    """Multiply rows by a weight matrix; a single 16-bit row is computed as two.
 
-    One row takes a matrix-vector kernel that is slower than two rows of the matrix kernel and rounds differently, so a
-    lane of one slot would answer otherwise than a lane of many.
+    One row would use a matrix-vector kernel that is slower than two rows of the matrix kernel and rounds differently,
+    so a lane of one slot would give other answers than a lane of many.
     """
     if x_RI.shape[0] == 1 and x_RI.dtype != torch.float32:
         return F.linear(x_RI.expand(2, -1), weight_OI, bias_O)[:1]
@@ -60,8 +60,8 @@ def linear(x_RI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | N
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
     """Return the rotation per position of each pair of a head, shape (D / 2,), in radians, fp32.
 
-    Source: RoPE (arXiv 2104.09864); `linear` divides positions; `llama3` divides low frequencies only, with a smooth
-    passage (Llama 3.1 model card and reference code).
+    Source: RoPE (arXiv 2104.09864). `linear` divides positions; `llama3` divides only low frequencies, with a smooth
+    transition (Llama 3.1 model card and reference code).
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequencies = 1.0 / rope.theta**exponents
@@ -82,7 +82,7 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Layer:
-    """The weights of one decoder layer; queries, keys and values are one matrix, so are gate and up."""
+    """The weights of one decoder layer, with one matrix for queries, keys and values, and one for gate and up."""
 
     input_norm_H: torch.Tensor
     qkv: torch.Tensor
@@ -96,8 +96,8 @@ class Layer:
     down_bias: torch.Tensor | None
 
 
-# What a micro-batch does in every layer: given the layer's index in the stage, queries (R, Q, D), keys and values
-# (R, K, D), store the latter two and return what attention makes of them, shape (R, K, G, D).
+# Attention of a micro-batch in a layer: given the layer's index in the stage, queries (R, Q, D), keys and values
+# (R, K, D), it stores keys and values and returns the result, shape (R, K, G, D).
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -105,7 +105,7 @@ class Decoder:
     """One stage of a model: its layers, the embedding on the first stage, the head on the last, and the KV cache."""
 
     def __init__(self, checkpoint: Checkpoint, stage: StageRange, dtype: torch.dtype, device: torch.device) -> None:
-        """Read the stage's own weights, and no others, into memory.
+        """Read the weights of the stage into memory.
 
         Raises:
             ModelError: the checkpoint's files are damaged.
@@ -124,7 +124,7 @@ class Decoder:
         self.reset(slots=1)
 
     def reset(self, slots: int) -> None:
-        """Start with an empty KV cache of so many slots."""
+        """Create an empty KV cache with a number of slots."""
         self.slots = slots
         self.capacity = 0
         padded_dim = self.config.head_dim + self._head_padding
@@ -133,18 +133,18 @@ class Decoder:
         self.values = [empty] * len(self.layers)
 
     def clear_slot(self, slot: int) -> None:
-        """Zero a slot that may hold infinities: a masked key still multiplies its value by 0."""
+        """Zero a slot that may have infinities, because masked values are still multiplied by 0."""
         for cache in (*self.keys, *self.values):
             cache[slot].zero_()
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
-        """Let a slot go on from the first `length` positions of another."""
+        """Copy the first `length` positions of a slot to another one."""
         for cache in (*self.keys, *self.values):
             cache[target, :, :length] = cache[source, :, :length]
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights that this stage holds; a tied matrix that serves twice counts once."""
+        """Bytes of this stage's weights; a tied matrix counts once."""
         held = {id(t): t for t in (self.embedding, self.head, self.final_norm_H) if t is not None}
         for layer in self.layers:
             held |= {id(t): t for t in vars(layer).values() if t is not None}
@@ -256,14 +256,14 @@ class Decoder:
         for length, rows in rows_by_length.items():
             row_index: Any = torch.tensor(rows, device=self.device)
             slot_index: Any = row_index + first_slot
-            if len(rows_by_length) == 1:  # idle rows may come along: they see position 0 and nobody reads them
+            if len(rows_by_length) == 1:  # idle rows may be included: they see position 0, and their result is not read
                 row_index, slot_index = slice(0, len(positions)), slice(first_slot, first_slot + len(positions))
             seen = torch.arange(length, device=self.device) <= row_positions[row_index][:, None]
             groups.append(_AttentionGroup(row_index, slot_index, length, seen[:, None, None, :]))
         return groups
 
     def _reserve(self, length: int) -> int:
-        """Make room for so many positions in every slot; return the length rounded up to KV_BLOCK."""
+        """Reserve room for `length` positions in every slot; return the length rounded up to KV_BLOCK."""
         needed = _round_up(length)
         if needed > self.capacity:
             self.capacity = max(needed, min(2 * self.capacity, _round_up(self.config.max_positions)))
@@ -272,13 +272,13 @@ class Decoder:
         return needed
 
     def _grown(self, cache: torch.Tensor) -> torch.Tensor:
-        # zeros, not empty: what lies behind the mask is multiplied by 0 and must be finite; unused pages cost nothing
+        # zeros, because masked values are multiplied by 0 and must be finite; unused pages cost nothing
         grown = torch.zeros(*cache.shape[:2], self.capacity, cache.shape[3], dtype=self.dtype, device=self.device)
         grown[:, :, : cache.shape[2]] = cache
         return grown
 
     def _read(self, *names: str) -> torch.Tensor:
-        """Read tensors of the checkpoint into one, row block under row block."""
+        """Read tensors of the checkpoint into one, stacked by rows."""
         shapes = [self._checkpoint.tensors[name].shape for name in names]
         rows = sum(shape[0] for shape in shapes)
         fused = torch.empty(rows, *shapes[0][1:], dtype=self.dtype, device=self.device)

@@ -1,4 +1,4 @@
-"""The devices and links that a plan is made for: known cards with the sources of their figures, and users' own."""
+"""Devices and links of a plan: known cards with the sources of their figures, and the users' own."""
 
 import math
 import re
@@ -12,13 +12,13 @@ DEVICE_EXAMPLE = "name=16GB@259GB/s@65TFLOPS"
 LINK_EXAMPLE = "10Gbps:0.1ms"
 
 ATTAINED_SHARE = 259 / 320
-"""What a T4's fp16 product of one row reads of its nominal bandwidth; assumed for every card and for compute, too."""
+"""Share of its nominal bandwidth that a T4 attains in an fp16 product of one row; assumed for all cards and compute."""
 USABLE_SHARE = 0.9
-"""Assumed: what of a device's memory a process can fill before its allocator's gaps get in the way."""
+"""Assumed share of a device's memory that a process can use, because of fragmentation."""
 LAYER_OVERHEAD_S = 40e-6
-"""Assumed: about 30 kernels a layer, one after the other, with 1 to 2 µs between two of them."""
+"""Assumed launch overhead per layer: about 30 kernels, with 1 to 2 µs between two of them."""
 FP32_SHARE = 1 / 8
-"""Assumed: compute in fp32 as a share of that in 16 bit, as on the T4's data sheet (8.1 of 65 TFLOPS)."""
+"""Assumed ratio of fp32 to 16-bit compute, from the T4's data sheet (8.1 of 65 TFLOPS)."""
 
 _MEMORY_UNITS = {"GB": 1e9, "GiB": 2.0**30, "MB": 1e6, "MiB": 2.0**20}
 _READ_UNITS = {"GB/s": 1e9, "TB/s": 1e12}
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator; bandwidth and compute are what a decode step attains, compute that of 16-bit numbers."""
+    """One accelerator, with the memory bandwidth and the 16-bit compute that a decode step attains."""
 
     name: str
     memory_bytes: int
@@ -44,17 +44,17 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes that weights, KV cache and the working reserve may take together."""
+        """Bytes for weights, KV cache and the working reserve together."""
         return int(self.memory_bytes * self.usable_share)
 
     def flops_per_s_in(self, dtype: str) -> float:
-        """Return the operations a second in a dtype."""
+        """Return the operations per second in a dtype."""
         return self.flops_per_s * (FP32_SHARE if dtype == "fp32" else 1.0)
 
 
 @dataclass(frozen=True)
 class Link:
-    """What joins two ranks: bits a second, and the seconds that a message of no size takes one way."""
+    """The connection of two ranks: bits per second, and the one-way latency in seconds."""
 
     bits_per_s: float
     latency_s: float
@@ -93,7 +93,7 @@ CATALOGUE = {
     device.name: device
     for device in (
         _t4(),
-        # fp16 arithmetic is 64 times slower than fp32 on this card: libraries compute fp16 weights in fp32
+        # fp16 is 64 times slower than fp32 on this card, so libraries compute fp16 weights in fp32
         _card("p4", 8, 192, 5.5, "NVIDIA Tesla P4 (compute in fp32)", bf16=False),
         _card("p100", 16, 732, 18.7, "NVIDIA Tesla P100 PCIe", bf16=False),
         _card("v100", 16, 900, 125, "NVIDIA V100 SXM2", bf16=False),
@@ -104,16 +104,16 @@ CATALOGUE = {
         _card("h100", 80, 3350, 989, "NVIDIA H100 SXM (without sparsity)"),
     )
 }
-"""Cards that are for rent, by the name that a user gives."""
+"""Common cards by name."""
 
 
 def parse_devices(texts: Sequence[str]) -> tuple[Device, ...]:
-    """Return a device for each text: a name of the catalogue, or figures such as `name=16GB@259GB/s@65TFLOPS`.
+    """Parse devices: a name from the catalogue, or figures such as `name=16GB@259GB/s@65TFLOPS`.
 
-    A user's own figures are memory, bandwidth and compute in 16 bit as attained, not nominal.
+    A user's own figures are memory, and attained (not nominal) bandwidth and 16-bit compute.
 
     Raises:
-        InputError: an unknown name, a missing figure or a wrong unit.
+        InputError: a name is unknown, a figure is missing or has a wrong unit.
     """
     return tuple(_parse_device(text) for text in texts)
 
@@ -140,17 +140,17 @@ def _parse_device(text: str) -> Device:
 
 
 def parse_link(text: str) -> Link:
-    """Return the link of a text such as `10Gbps:0.1ms`: bits a second, latency of one message one way.
+    """Parse a link such as `10Gbps:0.1ms`: bits per second and one-way latency.
 
     Raises:
-        InputError: a part is missing, or its unit is wrong; bytes a second are refused.
+        InputError: a part is missing or has a wrong unit; bytes per second are refused.
     """
     parts = text.split(":")
     if len(parts) != 2:
         raise InputError(f"link is {text!r}: give bandwidth and latency, such as {LINK_EXAMPLE}")
     if parts[0].strip().endswith("B/s"):
         raise InputError(
-            f"bandwidth of the link is {parts[0]!r}, in bytes: give bits a second, such as 10Gbps (1 GB/s is 8 Gbps)"
+            f"bandwidth of the link is {parts[0]!r}, in bytes: give bits per second, such as 10Gbps (1 GB/s is 8 Gbps)"
         )
     return Link(
         bits_per_s=_quantity("bandwidth of the link", parts[0], _LINK_UNITS, "10Gbps"),
@@ -159,10 +159,10 @@ def parse_link(text: str) -> Link:
 
 
 def check_dtype(dtype: str, devices: Sequence[Device]) -> str:
-    """Return `dtype` if every device has it in hardware.
+    """Return `dtype` if every device supports it in hardware.
 
     Raises:
-        InputError: an unknown dtype, or bf16 on a device without it.
+        InputError: the dtype is unknown, or a device does not support bf16.
     """
     check_choice("dtype", dtype, DTYPE_BYTES)
     without = [device.name for device in devices if dtype == "bf16" and not device.bf16]
@@ -174,7 +174,7 @@ def check_dtype(dtype: str, devices: Sequence[Device]) -> str:
 def _quantity(
     what: str, text: str, units: Mapping[str, float], example: str, *, zero_is_allowed: bool = False
 ) -> float:
-    """Return a number in the base unit of `units`: nothing is guessed where the unit is missing or unknown."""
+    """Parse a number with one of `units`; a missing or unknown unit is an error."""
     match = _QUANTITY.fullmatch(text.strip())
     if match is None:
         raise InputError(f"{what} is {text!r}: give a number and its unit, such as {example}")

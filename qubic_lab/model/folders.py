@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and whose files can be checked later against a manifest of hashes."""
+"""Folders that are created atomically, with a manifest of hashes to check their files later."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FORMAT = 1
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` that becomes `out`, safe on disk, when the block ends well, and else vanishes.
+    """Yield a temporary folder that becomes `out`, synced to disk, if the block succeeds, and is removed otherwise.
 
     Raises:
         InputError: `out` exists and is not empty, or cannot be written.
@@ -40,7 +40,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def check_new(out: Path) -> None:
-    """Refuse to write into what is there already.
+    """Check that a folder is new or empty.
 
     Raises:
         InputError: `out` is a file or a folder that is not empty.
@@ -53,16 +53,16 @@ def check_new(out: Path) -> None:
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write `about`, and size and SHA-256 of each file of the folder, into its manifest.json."""
+    """Write a manifest.json with `about`, and the size and SHA-256 of each file."""
     files = {file.name: {"bytes": file.stat().st_size, "sha256": file_hash(file)} for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(_sealed({"format": FORMAT, **about, "files": files}), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return a folder's manifest, or None where there is none.
+    """Return a folder's manifest, or None if it has none.
 
     Raises:
-        ModelError: not a character of it may differ from what was written, and one does.
+        ModelError: the manifest was changed.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def problems(folder: Path, *, hashes: bool = True) -> list[str]:
-    """Compare a folder with its manifest and say what is missing, too much, of another size or (`hashes`) changed."""
+    """Compare a folder with its manifest; return missing, extra, resized and (with `hashes`) changed files."""
     try:
         manifest = read_manifest(folder)
     except ModelError as error:
@@ -106,7 +106,7 @@ def rank_name(rank: int) -> str:
 
 
 def rank_folders(folder: Path) -> list[Path]:
-    """Return the ranks' folders of a split that are on this host, in the order of the ranks; none if it is no split."""
+    """Return the folders of a split's ranks on this host, in rank order; empty if it is not a split."""
     found = [path for path in folder.glob("rank-*") if path.is_dir() and re.fullmatch(r"rank-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("rank-")))
 
@@ -115,7 +115,7 @@ def file_hash(file: Path) -> str:
     """Return the hex SHA-256 of a file.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the file cannot be read.
     """
     try:
         with file.open("rb") as stream:
@@ -125,7 +125,7 @@ def file_hash(file: Path) -> str:
 
 
 def _sealed(content: Mapping[str, Any]) -> str:
-    """Return the one text of a manifest: with a hash over itself, so that a flipped bit in it shows, too."""
+    """Return the text of a manifest with a hash over itself, so that changes to the manifest are detected too."""
     seal = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, "seal": seal}, indent=2) + "\n"
 

@@ -1,4 +1,4 @@
-"""GGUF files: converted once into a folder of safetensors in the cache, so that everything else knows one format."""
+"""Conversion of GGUF files into folders of safetensors in the cache, so that other code handles one format."""
 
 import fcntl
 import json
@@ -46,12 +46,12 @@ SIZE_FIELDS = {
 
 
 def convert_gguf(file: Path) -> Path:
-    """Return the cache's safetensors folder for a GGUF file, made now if it is not there or not as it was made.
+    """Return the cached safetensors folder of a GGUF file; convert it if the folder is missing or damaged.
 
-    The folder holds float32 weights: the values that quantized ones stand for are not exact in 16 bits.
+    The folder has float32 weights, because the values of quantized weights are not exact in 16 bits.
 
     Raises:
-        ModelError: the file is truncated, not GGUF, or a model that the decoder does not know.
+        ModelError: the file is truncated, not GGUF, or a model that the decoder does not support.
         InputError: the cache cannot be written.
     """
     source = file_hash(file)
@@ -59,7 +59,7 @@ def convert_gguf(file: Path) -> Path:
     if not _is_good(folder, source):
         reader = _open(file)
         with _locked(folder):
-            if not _is_good(folder, source):  # else another process has made it meanwhile
+            if not _is_good(folder, source):  # otherwise another process has converted it meanwhile
                 shutil.rmtree(folder, ignore_errors=True)
                 with new_folder(folder) as partial:
                     _convert(file, reader, partial)
@@ -68,14 +68,14 @@ def convert_gguf(file: Path) -> Path:
 
 
 def _is_good(folder: Path, source: str) -> bool:
-    """Compare with the manifest all but the hashes, which take seconds: `qubic-lab verify` looks at those."""
+    """Check the manifest without hashes, which take seconds; `qubic-lab verify` checks those."""
     manifest = None if problems(folder, hashes=False) else read_manifest(folder)
     return manifest is not None and manifest["source_sha256"] == source
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock beside `folder`; the system lets go of it if this process dies."""
+    """Hold the lock for `folder`; the system releases it if this process dies."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         stream = (folder.parent / f".{folder.name}.lock").open("w")
@@ -119,7 +119,7 @@ def _convert(file: Path, reader: "GGUFReader", out: Path) -> None:
 
 
 def _checkpoint_name(file: Path, name: str) -> str:
-    """Translate a tensor's name; one left out, as RoPE factors, would make another model of it."""
+    """Translate a tensor's name; unknown ones such as RoPE factors are refused, because they change the model."""
     if name in OUTER_NAMES:
         return OUTER_NAMES[name]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
@@ -153,7 +153,7 @@ def _raw_config(file: Path, reader: "GGUFReader", tensors: "Tensors") -> dict[st
         "bos_token_id": _field(reader, "tokenizer.ggml.bos_token_id"),
         "pad_token_id": _field(reader, "tokenizer.ggml.padding_token_id"),
     }
-    # Some models name the end of a text and the end of a turn apart; both end an answer.
+    # Some models have separate tokens for the end of a text and of a turn; both end an answer.
     ends = {_field(reader, f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot")} - {None}
     return {key: value for key, value in raw.items() if value is not None} | {"eos_token_id": sorted(ends)}
 
@@ -171,7 +171,7 @@ def _shortest(value: float) -> float:
 
 
 def _values(file: Path, config: ModelConfig, name: str, tensor: "ReaderTensor") -> memoryview:
-    """Return the bytes of a tensor's float32 values, in the order of checkpoints."""
+    """Return a tensor's float32 values in the order of checkpoints."""
     import numpy as np
     from gguf.quants import dequantize
 
@@ -182,7 +182,7 @@ def _values(file: Path, config: ModelConfig, name: str, tensor: "ReaderTensor") 
             f"{file}: quantization {tensor.tensor_type.name} is not supported; give a Q8_0 file"
         ) from error
     if config.family == "llama" and ("q_proj" in name or "k_proj" in name):
-        # GGUF interleaves the two halves of each head that RoPE rotates; checkpoints have them one after the other.
+        # GGUF interleaves the two halves of each head that RoPE rotates; checkpoints store them one after the other.
         pairs = values.reshape(-1, config.head_dim // 2, 2, *values.shape[1:])
         values = pairs.swapaxes(1, 2).reshape(values.shape)
     return np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint8).data
@@ -194,12 +194,12 @@ def _save_tokenizer(file: Path, reader: "GGUFReader", out: Path, max_positions: 
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except Exception as error:  # transformers has no errors of its own for what it does not know here
+    except Exception as error:  # transformers has no specific error for this
         raise ModelError(
             f"{file}: its tokenizer is not supported ({error!r}); give the model as safetensors"
         ) from error
     if _field(reader, "tokenizer.ggml.pre") == "smollm":
-        # transformers leaves out that this family's tokenizer takes each digit by itself.
+        # transformers does not know that this family's tokenizer splits numbers into digits.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

@@ -1,4 +1,4 @@
-"""Which tensors make up the embedding, a layer and the head, and which of them a stage holds."""
+"""Names and shapes of the tensors of the embedding, a layer and the head, and those of a stage."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""The dtypes that a model can be run in, with the bytes of a number."""
+"""Dtypes in which a model can run, with bytes per value."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StageRange:
 
 
 def stage_ranges(layers_per_rank: tuple[int, ...]) -> tuple[StageRange, ...]:
-    """Turn layer counts, rank by rank, into the ranges that the ranks hold."""
+    """Convert layer counts of ranks into layer ranges."""
     ranges = []
     first = 0
     for rank, count in enumerate(layers_per_rank):
@@ -41,7 +41,7 @@ def stage_ranges(layers_per_rank: tuple[int, ...]) -> tuple[StageRange, ...]:
 
 
 def layer_tensors(config: ModelConfig, layer: int) -> dict[str, Shape]:
-    """Return name and shape of each tensor of one decoder layer, as checkpoints spell them."""
+    """Return names (as in checkpoints) and shapes of the tensors of one decoder layer."""
     c = config
     prefix = f"model.layers.{layer}."
     tensors: dict[str, Shape] = {
@@ -73,7 +73,7 @@ def layer_tensors(config: ModelConfig, layer: int) -> dict[str, Shape]:
 
 
 def head_tensor(config: ModelConfig) -> str:
-    """Return the name of the output head's matrix: the embedding itself where the two are tied."""
+    """Return the name of the output head's matrix, which is the embedding if the two are tied."""
     return EMBEDDING if config.tied_head else HEAD
 
 

@@ -1,4 +1,4 @@
-"""How many layers each rank gets: strategies A, B and C. Pure: plain numbers in, whole numbers out."""
+"""Layer counts of ranks by strategies A, B and C. Pure."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ STRATEGIES = ("A", "B", "C")
 
 
 def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None = None) -> tuple[int, ...]:
-    """Return the number of layers of each rank; on one rank every strategy is the whole model.
+    """Return the number of layers of each rank; with one rank every strategy gives the whole model.
 
     A: two ranks, the embedding and the layers before `cut` (default: half, rounded up) / the others and the head.
-    B: equal counts, one more on the first ranks where the division leaves a rest.
+    B: equal counts, with one more on the first ranks if there is a remainder.
     C: balanced by the bytes that a decode step reads.
 
     Raises:
-        InputError: as check_strategy; or more ranks than layers, or a cut that leaves a rank without layers.
+        InputError: as for check_strategy; or there are more ranks than layers, or a rank has no layers.
     """
     check_strategy(ranks, strategy, cut)
     if ranks > config.layers:
@@ -37,10 +37,11 @@ def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None 
 
 
 def check_strategy(ranks: int, strategy: str, cut: int | None = None) -> None:
-    """Check what can be checked before the model is known.
+    """Check the values that do not depend on the model.
 
     Raises:
-        InputError: unknown strategy, fewer than one rank, strategy A on more than two ranks, or a cut without it.
+        InputError: the strategy is unknown, there is less than one rank, or strategy A or `cut` is used without 2
+        ranks.
     """
     check_choice("strategy", strategy, STRATEGIES)
     check_at_least("ranks", ranks, 1)
@@ -57,7 +58,7 @@ def _cut(layers: int, cut: int) -> tuple[int, ...]:
 
 
 def equal_counts(layers: int, ranks: int) -> tuple[int, ...]:
-    """Return counts that differ by one at most, the larger ones first: the last rank has the head as well."""
+    """Return counts that differ by at most one, larger ones first, because the last rank also has the head."""
     count, rest = divmod(layers, ranks)
     return tuple(count + (rank < rest) for rank in range(ranks))
 
@@ -65,16 +66,16 @@ def equal_counts(layers: int, ranks: int) -> tuple[int, ...]:
 def balanced_layers(
     rank_times: Sequence[PartTimes], layers: int, most_layers: Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Return the division of equal layers whose slowest rank is fastest; of those, the one with the fastest last rank.
+    """Return the split of equal layers with the fastest slowest rank, and among those with the fastest last rank.
 
-    Each rank has its own times, at least one layer, and no more than its `most_layers` (default: no limit). Dynamic
+    Each rank has its own times, at least one layer, and at most `most_layers` (default: no limit). Dynamic
     programming over the ranks, in O(ranks · layers²).
 
     Raises:
-        InputError: the ranks' limits leave layers over, or fewer layers than ranks.
+        InputError: the limits leave layers over, or there are fewer layers than ranks.
     """
     limits = [layers] * len(rank_times) if most_layers is None else most_layers
-    # best[n]: (slowest rank, last rank, layers of each rank) of the best division of the first n layers so far
+    # best[n]: (slowest rank, last rank, layers of each rank) of the best split of the first n layers so far
     best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
     for rank, (times, limit) in enumerate(zip(rank_times, limits, strict=True)):
         longer: dict[int, tuple[float, float, tuple[int, ...]]] = {}

@@ -1,4 +1,4 @@
-"""What a division of a model will do: seconds of each stage, tokens a second, latency, bytes on each rank. Pure."""
+"""Predictions for a split: seconds of each stage, tokens per second, latency, and bytes on each rank. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from qubic_lab.model.device import Device, Link
 from qubic_lab.model.layout import DTYPE_BYTES, StageRange, stage_ranges
 
 WORKING_RESERVE_BYTES = 2**30
-"""Assumed of each rank: the CUDA context, libraries' workspaces, activations of a prompt's chunk, logits."""
+"""Assumed reserve of each rank for CUDA context, workspaces, activations of a prompt's chunk, and logits."""
 
 
 @dataclass(frozen=True)
 class PartTimes:
-    """Seconds that a lane's step takes in each part on one device; `overhead_s` comes once a step."""
+    """Seconds of the parts of a lane's step on one device; `overhead_s` occurs once per step."""
 
     embedding_s: float
     layer_s: float
@@ -22,7 +22,7 @@ class PartTimes:
     overhead_s: float = 0.0
 
     def stage_s(self, layers: int, *, first: bool, last: bool) -> float:
-        """Return the seconds of a stage of so many layers; the first has the embedding, the last the head."""
+        """Return the seconds of a stage with a number of layers; the first has the embedding, the last the head."""
         return (
             (self.embedding_s if first else 0.0)
             + self.layer_s * layers
@@ -33,9 +33,9 @@ class PartTimes:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a pipeline gives: tokens of all lanes together, and milliseconds between two tokens of one request.
+    """Speed of a pipeline: total tokens/s of all lanes, and milliseconds between two tokens of one request.
 
-    `latency_ms` holds while all lanes run, `idle_latency_ms` when one lane runs alone: the sum of stages and hops.
+    `latency_ms` holds while all lanes run, `idle_latency_ms` (the sum of stages and hops) while one lane runs alone.
     """
 
     tokens_per_s: float
@@ -46,8 +46,8 @@ class Speed:
 def part_times(cost: ModelCost, device: Device, dtype: str, batch: int) -> PartTimes:
     """Return the seconds of a decode step's parts on a device, for a lane of `batch` requests.
 
-    A part takes as long as reading its bytes or doing its operations, whichever is longer (the roofline model,
-    https://doi.org/10.1145/1498765.1498785); weights are read once a lane, KV caches once a request.
+    A part takes the longer one of the times to read its bytes and to do its operations (the roofline model,
+    https://doi.org/10.1145/1498765.1498785); weights are read once per lane, KV caches once per request.
     """
     flops_per_s = device.flops_per_s_in(dtype)
 
@@ -58,12 +58,12 @@ def part_times(cost: ModelCost, device: Device, dtype: str, batch: int) -> PartT
 
 
 def hop_seconds(config: ModelConfig, link: Link, dtype: str, batch: int) -> float:
-    """Return the seconds that a lane's hidden states take from one rank to the next."""
+    """Return the seconds for sending a lane's hidden states to the next rank."""
     return link.latency_s + 8 * batch * config.hidden * DTYPE_BYTES[dtype] / link.bits_per_s
 
 
 def stage_seconds(times: Sequence[PartTimes], layers: Sequence[int]) -> tuple[float, ...]:
-    """Return the seconds of each rank's stage, from one PartTimes and one number of layers a rank."""
+    """Return the seconds of each rank's stage, from the times and the number of layers of each rank."""
     end = len(layers) - 1
     return tuple(
         part.stage_s(count, first=rank == 0, last=rank == end)
@@ -72,17 +72,17 @@ def stage_seconds(times: Sequence[PartTimes], layers: Sequence[int]) -> tuple[fl
 
 
 def round_seconds(stage_s: Sequence[float], hop_s: float, lanes: int) -> float:
-    """Return the seconds in which every lane gets one step.
+    """Return the seconds of a round, in which every lane gets one step.
 
-    Either the slowest stage is never idle, or a lane is back before its turn and waits for nothing. There are as many
-    hops as ranks, since the last one carries the tokens back to rank 0; a single rank has none.
+    Either the slowest stage is never idle, or a lane is back before its turn and does not wait. There are as many
+    hops as ranks, because the last one carries the tokens back to rank 0; a single rank has none.
     """
     hops = len(stage_s) if len(stage_s) > 1 else 0
     return max(lanes * max(stage_s), sum(stage_s) + hops * hop_s)
 
 
 def pipeline_speed(stage_s: Sequence[float], hop_s: float, lanes: int, batch: int) -> Speed:
-    """Return the speed of `lanes` lanes of `batch` requests, from seconds a stage and a hop."""
+    """Return the speed of `lanes` lanes of `batch` requests, from the seconds of stages and hops."""
     round_s = round_seconds(stage_s, hop_s, lanes)
     return Speed(
         tokens_per_s=lanes * batch / round_s,
@@ -100,9 +100,9 @@ def rank_memory_bytes(config: ModelConfig, layers: Sequence[int], dtype: str, ca
 
 
 def most_layers(config: ModelConfig, device: Device, dtype: str, cached: int, *, first: bool, last: bool) -> int:
-    """Return how many layers a device has room for beside the embedding (first rank) and the head (last rank).
+    """Return how many layers fit on a device with the embedding (first rank) and the head (last rank).
 
-    `cached` is the number of tokens in the KV cache, of all requests together.
+    `cached` is the total number of tokens in the KV cache.
     """
     fixed = stage_weight_bytes(config, StageRange(0, 0, first, last), dtype) + WORKING_RESERVE_BYTES
     a_layer = layer_weight_bytes(config, dtype) + kv_cache_bytes(config, 1, dtype, cached)
@@ -112,7 +112,7 @@ def most_layers(config: ModelConfig, device: Device, dtype: str, cached: int, *,
 def most_batch(
     config: ModelConfig, devices: Sequence[Device], layers: Sequence[int], dtype: str, cached_each: int
 ) -> int:
-    """Return how many requests a lane there is memory for, if one more in every lane adds `cached_each` tokens."""
+    """Return how many requests per lane fit in memory, if one more in every lane adds `cached_each` tokens."""
     empty = rank_memory_bytes(config, layers, dtype, 0)
     room = [
         (device.usable_bytes - held) // kv_cache_bytes(config, count, dtype, cached_each)

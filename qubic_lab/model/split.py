@@ -1,4 +1,4 @@
-"""Dividing a model's files among ranks: one folder each, that is all a rank needs and can be verified later."""
+"""Splitting a model's files into one folder per rank, which has all that the rank needs and can be verified."""
 
 import shutil
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from qubic_lab.model.safetensors_file import Progress, TensorSpec, advance_to, w
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """How a model was split, and which (`model_hash`: of the whole model's config and weights)."""
+    """How a model was split; `model_hash` is that of the whole model's config and weights."""
 
     strategy: str
     layers_per_rank: tuple[int, ...]
@@ -35,10 +35,10 @@ class SplitManifest:
 
 
 def text_folder(folder: Path) -> Path:
-    """Return where config and tokenizer lie: a model's own folder, or that of a split's rank 0.
+    """Return the folder with config and tokenizer: a model's own, or that of a split's rank 0.
 
     Raises:
-        ModelError: as read_split.
+        ModelError: as for read_split.
     """
     return folder if read_split(folder) is None else rank_folder(folder, 0)
 
@@ -46,7 +46,7 @@ def text_folder(folder: Path) -> Path:
 def split_checkpoint(
     source: Path, out: Path, layers_per_rank: tuple[int, ...], strategy: str, progress: Progress = lambda share: None
 ) -> None:
-    """Write `out/rank-<r>/` for each rank: its own tensors as they are stored, config, tokenizer and a manifest.
+    """Write `out/rank-<r>/` for each rank, with its tensors as stored, config, tokenizer and a manifest.
 
     Raises:
         ModelError: the source's files are missing, damaged or contradictory.
@@ -67,7 +67,7 @@ def split_checkpoint(
 
 
 def read_split(folder: Path) -> SplitManifest | None:
-    """Return how a folder was split, from the ranks that are on this host; None where it is no split.
+    """Return how a folder was split, from the ranks on this host, or None if it is not a split.
 
     Raises:
         ModelError: a manifest is missing or damaged, or the ranks' manifests disagree.
@@ -84,22 +84,24 @@ def rank_folder(folder: Path, rank: int) -> Path:
     """Return the folder of one rank of a split.
 
     Raises:
-        ModelError: it is not on this host.
+        ModelError: the folder is not on this host.
     """
     path = folder / rank_name(rank)
     if not path.is_dir():
-        raise ModelError(f"{path} is missing: copy it from where the model was split, or split the model again")
+        raise ModelError(
+            f"{path} is missing: copy it from the host where the model was split, or split the model again"
+        )
     return path
 
 
 def verify(folder: Path) -> list[str]:
-    """Compare a split, one rank's folder or a converted model with its manifests and return what is wrong, a line each.
+    """Compare a split, a rank's folder or a converted model with its manifests; return the problems, one line each.
 
     Raises:
         InputError: the folder is missing or has no manifest.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one that `qubic-lab split` has written")
+        raise InputError(f"{folder} is not a folder: give one that `qubic-lab split` has written")
     if (folder / MANIFEST).exists():
         return problems(folder)
     ranks = rank_folders(folder)
@@ -129,5 +131,5 @@ def _write_stage(checkpoint: Checkpoint, stage: StageRange, folder: Path, advanc
 def _rank_manifest(folder: Path) -> SplitManifest:
     content = read_manifest(folder)
     if content is None or content.get("kind") != "split" or rank_name(content["rank"]) != folder.name:
-        raise ModelError(f"{folder} is not the rank that its name says, by its {MANIFEST}: split the model again")
+        raise ModelError(f"{folder} is another rank by its {MANIFEST} than by its name: split the model again")
     return SplitManifest(content["strategy"], tuple(content["layers_per_rank"]), content["model_hash"])

@@ -1,4 +1,4 @@
-"""A language model over 1..N ranks: micro-batches travel from stage to stage, tokens come back to rank 0."""
+"""A language model over 1..N ranks: micro-batches pass from stage to stage, and tokens return to rank 0."""
 
 from qubic_lab.pipeline.async_client import AsyncPipeline
 from qubic_lab.pipeline.client import Pipeline

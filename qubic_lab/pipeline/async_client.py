@@ -1,4 +1,4 @@
-"""The asynchronous client, for servers: one event loop, many requests under way to a running pipeline."""
+"""The asynchronous client, for servers: one event loop with many requests to a running pipeline."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_S = 10.0
 
 
 class AsyncStream:
-    """The tokens of one answer as they come; at the end `completion` holds the whole of it."""
+    """The tokens of one answer as they come; after the last one `completion` holds the whole answer."""
 
     def __init__(self, pipeline: "AsyncPipeline", request: Request, replies: Any) -> None:
         self._pipeline = pipeline
@@ -50,7 +50,7 @@ class AsyncStream:
             raise self._pipeline._error(error) from None
 
     def cancel(self) -> None:
-        """End the answer now: its slot is free at the next step."""
+        """Cancel the answer; its slot is free at the next step."""
         self._replies.cancel()
 
 
@@ -64,7 +64,7 @@ class AsyncPipeline:
 
     @classmethod
     async def connect(cls, address: str, tls: TlsFiles | None = None) -> "AsyncPipeline":
-        """Join a running pipeline; arguments and errors as of Pipeline.connect."""
+        """Connect to a running pipeline; arguments and errors as for Pipeline.connect."""
         pipeline = cls(open_async_channel(address, tls), f"the pipeline at {address}")
         try:
             await asyncio.wait_for(pipeline._channel.channel_ready(), CONNECT_TIMEOUT_S)
@@ -79,30 +79,30 @@ class AsyncPipeline:
         return pipeline
 
     async def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
-        """Answer one prompt; arguments and errors as of Pipeline.generate."""
+        """Answer one prompt; arguments and errors as for Pipeline.generate."""
         stream = self.stream(prompt, **options)
         async for _ in stream:
             pass
         if stream.completion is None:
-            raise RankError(f"{self._name} ended an answer in its middle")
+            raise RankError(f"{self._name} ended an answer early")
         return stream.completion
 
     def stream(
         self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any
     ) -> AsyncStream:
-        """Answer one prompt token by token; arguments and errors as of Pipeline.stream."""
+        """Answer one prompt token by token; arguments and errors as for Pipeline.stream."""
         request = as_request(prompt, options)
         return AsyncStream(self, request, self._stub.Generate(generate_message(request, id, deadline_s)))
 
     async def cancel(self, id: str) -> bool:
-        """End a request by its id, whoever asked it; return whether there was one."""
+        """Cancel a request by its id, whichever client sent it; return whether it was found."""
         try:
             return bool((await self._stub.Cancel(pb.CancelRequest(id=id))).found)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
 
     async def close(self) -> None:
-        """Hang up; the pipeline goes on."""
+        """Close the connection; the pipeline keeps running."""
         await self._channel.close()
 
     async def __aenter__(self) -> "AsyncPipeline":

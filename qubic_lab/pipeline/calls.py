@@ -1,4 +1,4 @@
-"""What clients send and what they make of replies; the same for all kinds of client."""
+"""Requests and replies of the pipeline's service, for all kinds of clients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,9 +10,9 @@ from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import MOST_BYTES
 
 SERVICE = "qubic_lab.pipeline.v1.Pipeline"
-"""The pipeline's name to the health service: SERVING while a model is loaded."""
+"""The pipeline's name in the health service: SERVING while a model is loaded."""
 NO_PROGRESS_S = 30.0
-"""A request is given up when for so long neither it nor any other got on; joining, when for so long no model came."""
+"""Time without progress of any request after which a request fails, and time limit for a model when connecting."""
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 _REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
@@ -20,9 +20,9 @@ _REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
 
 @dataclass(frozen=True)
 class StreamedToken:
-    """A token of an answer and the text that is certain with it; printed, it is that text.
+    """A token of an answer and the text that it completes; printing it prints that text.
 
-    `logprob` and the likeliest tokens (id, log-probability) are there if they were asked for.
+    `logprob` and the likeliest tokens (id, log-probability) are set if they were requested.
     """
 
     id: int
@@ -51,14 +51,14 @@ class PipelineAnswer:
 
 
 def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
-    """Return the request that a prompt and keywords such as `max_new_tokens` stand for.
+    """Return the request for a prompt and keywords such as `max_new_tokens`.
 
     Raises:
-        InputError: an option is unknown (with a suggestion) or out of range, or is given beside a ready request.
+        InputError: an option is unknown (with a suggestion) or out of range, or is given together with a ready request.
     """
     if isinstance(prompt, Request):
         if options:
-            raise InputError(f"options {', '.join(options)} stand beside a ready request: put them into it")
+            raise InputError(f"options {', '.join(options)} are given together with a ready request: put them into it")
         return prompt
     for name in options:
         check_choice("option", name, _SAMPLING | _REQUEST)
@@ -72,10 +72,10 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
 
 
 def generate_message(request: Request, id: str, deadline_s: float, samples: int = 1) -> pb.GenerateRequest:
-    """Return what is sent to ask for an answer.
+    """Return the message that asks for an answer.
 
     Raises:
-        InputError: it is too large to be sent.
+        InputError: the request is too large to be sent.
     """
     message = pb.GenerateRequest(
         prompt=request.prompt,
@@ -92,13 +92,13 @@ def generate_message(request: Request, id: str, deadline_s: float, samples: int 
 
 
 def score_message(request: Request) -> pb.ScoreRequest:
-    """Return what is sent to have a text scored.
+    """Return the message that asks for the scores of a text.
 
     Raises:
-        InputError: it is too large to be sent, or has tokens of an answer.
+        InputError: the request is too large to be sent, or has forced tokens.
     """
     if request.forced_token_ids:
-        raise InputError("tokens are forced in a text that is scored: there is no answer, put them into the text")
+        raise InputError("a text to score cannot have forced tokens: put them into the text")
     message = pb.ScoreRequest(prompt=request.prompt, token_ids=request.token_ids, raw=request.raw)
     _check_size(message)
     return message
@@ -112,18 +112,18 @@ def _check_size(message: pb.GenerateRequest | pb.ScoreRequest) -> None:
 
 
 def no_model_text(name: str, seconds: float) -> str:
-    """Say that a pipeline was still without a model after some seconds."""
+    """Return the message that a pipeline has no model after some seconds."""
     return f"{name} has loaded no model within {seconds:g} s: see what its ranks print, and start them with --model"
 
 
 def token_of(token: pb.Token) -> StreamedToken:
-    """Return a token as it was sent."""
+    """Convert a token message."""
     logprob = token.logprob if token.HasField("logprob") else None
     return StreamedToken(token.id, token.text, logprob, tuple((top.id, top.logprob) for top in token.top))
 
 
 def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) -> PipelineAnswer:
-    """Return the whole answer, made from the forced tokens, those that came and the end that was sent after them."""
+    """Return the whole answer from the forced tokens, the streamed tokens and the end message."""
     finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
     completion = Completion(
         prompt=request.prompt,

@@ -1,4 +1,4 @@
-"""What a notebook, a script and the command line hold: a running pipeline, here or on another host, and its answers."""
+"""The client of notebooks, scripts and the command line: a running pipeline on this or another host."""
 
 import logging
 import threading
@@ -37,15 +37,15 @@ _log = logging.getLogger(__name__)
 _Replies: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
 
 START_TIMEOUT_S = 120.0
-"""So long may processes take to start; loading a model comes after and has no limit."""
+"""Time limit for the start of the processes, without loading the model, which has no limit."""
 CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class RankDescription:
-    """What a rank holds; `peak_rss_bytes` is its process's largest resident memory so far.
+    """The memory of a rank; `peak_rss_bytes` is the peak resident memory of its process.
 
-    On a GPU the last two are the most memory that tensors took and that the allocator held; on a CPU they are 0.
+    The last two are the peaks of the tensors and of the allocator on a GPU; on a CPU they are 0.
     """
 
     rank: int
@@ -59,7 +59,7 @@ class RankDescription:
 
 @dataclass(frozen=True)
 class PipelineStats:
-    """How busy a pipeline is: requests that run or wait, what there is room for, and what came of earlier ones."""
+    """The load of a pipeline: running and waiting requests, capacity, and outcomes of earlier requests."""
 
     slots: int
     requests: int
@@ -71,7 +71,7 @@ class PipelineStats:
 
 
 class Stream:
-    """The tokens of one answer as they come; at the end `completion` holds the whole of it."""
+    """The tokens of one answer as they come; after the last one `completion` holds the whole answer."""
 
     def __init__(self, pipeline: "Pipeline", request: Request, replies: "_Replies") -> None:
         self._pipeline = pipeline
@@ -86,13 +86,13 @@ class Stream:
                 if reply.WhichOneof("event") == "token":
                     self._tokens.append(token_of(reply.token))
                     yield self._tokens[-1]
-                else:  # the last reply; reading on ends the call, which leaving it would cancel
+                else:  # the last reply; leaving the call unread would cancel it
                     self._answer = answer_of(self._request, self._tokens, reply.end)
         except grpc.RpcError as error:
             raise self._pipeline._error(error) from None
 
     def cancel(self) -> None:
-        """End the answer now: its slot is free at the next step, and iterating further raises RequestCancelled."""
+        """Cancel the answer; its slot is free at the next step, and further iteration raises RequestCancelled."""
         self._replies.cancel()
 
     @property
@@ -107,11 +107,11 @@ class Stream:
         return self._answer.completion
 
     def answer(self) -> PipelineAnswer:
-        """Read what is left and return the whole answer."""
+        """Read the remaining tokens and return the whole answer."""
         for _ in self:
             pass
         if self._answer is None:
-            raise RankError("the pipeline ended an answer in its middle")
+            raise RankError("the pipeline ended an answer early")
         return self._answer
 
 
@@ -134,8 +134,8 @@ class Pipeline:
             **options: fields of the config, such as `model="smollm2", ranks=2`.
 
         Raises:
-            InputError: a value is wrong, before anything starts.
-            RankError: the ranks did not come up; names the log.
+            InputError: a value is wrong; nothing was started.
+            RankError: the ranks did not start; the message names the log.
         """
         for name in options:
             check_choice("option", name, PipelineConfig.__dataclass_fields__)
@@ -153,16 +153,16 @@ class Pipeline:
 
     @classmethod
     def connect(cls, address: str, tls: TlsFiles | None = None) -> "Pipeline":
-        """Join a pipeline at `host:port` or `unix:/path` once its model is loaded; closing leaves it running.
+        """Connect to a pipeline at `host:port` or `unix:/path` once its model is loaded; closing leaves it running.
 
         Args:
-            address: where its rank 0 serves.
-            tls: certificate, key and authority; needed beyond this host. By default those of the settings.
+            address: address of its rank 0.
+            tls: certificate, key and authority, required beyond this host; by default those of the settings.
 
         Raises:
-            InputError: the address is malformed, or lies beyond this host and there is no TLS.
-            RankError: nothing answers there.
-            DeadlineError: it holds no model, and none came for as long as a request may make no progress.
+            InputError: the address is malformed, or is not on this host and there is no TLS.
+            RankError: nothing answers at the address.
+            DeadlineError: the pipeline has no model, and none was loaded in time.
         """
         pipeline = cls(open_channel(address, tls), f"the pipeline at {address}")
         try:
@@ -176,35 +176,35 @@ class Pipeline:
 
     @property
     def config(self) -> ResolvedConfig:
-        """What runs, as of the last call that told."""
+        """The running configuration, as of the last call that returned it."""
         if self._config is None:
-            raise InputError(f"{self._name} holds no model: configure it first")
+            raise InputError(f"{self._name} has no model: configure it first")
         return self._config
 
     @property
     def address(self) -> str:
-        """Where the service of ranks that this handle launched listens.
+        """Address of the service of the ranks that this handle launched.
 
         Raises:
-            InputError: it launched none.
+            InputError: this handle launched no ranks.
         """
         return f"unix:{self._own_ranks.socket}"
 
     @property
     def ended(self) -> bool:
-        """Whether the ranks that this handle launched are gone; raises as `address`."""
+        """Whether the ranks that this handle launched have ended; errors as for `address`."""
         return self._own_ranks.ended
 
     def loss(self) -> RankError:
-        """Return which of the ranks that this handle launched went first; raises as `address`."""
+        """Return the error that names the rank which was lost first; errors as for `address`."""
         return self._own_ranks.loss()
 
     def configure(self, config: PipelineConfig) -> None:
-        """Let the same ranks run another model, split, dtype or shape; their number stays.
+        """Load another model, split, dtype or shape into the same ranks.
 
         Raises:
             BusyError: requests are running.
-            InputError: a value is wrong, or it asks for another number of ranks.
+            InputError: a value is wrong, or the number of ranks differs.
         """
         resolved = resolve_config(config)
         if resolved.ranks != (ranks := len(self.describe())):
@@ -212,13 +212,13 @@ class Pipeline:
         self._configure(resolved)
 
     def describe(self) -> list[RankDescription]:
-        """Return what each rank holds now."""
+        """Return the memory of each rank."""
         ranks = self._describe().ranks
         names = [field.name for field in fields(RankDescription)]
         return [RankDescription(**{name: getattr(rank, name) for name in names}) for rank in ranks]
 
     def stats(self) -> PipelineStats:
-        """Return how busy the pipeline is."""
+        """Return the load of the pipeline."""
         reply = self._call(self._stub.Stats, pb.StatsRequest())
         return PipelineStats(**{field.name: getattr(reply, field.name) for field in fields(PipelineStats)})
 
@@ -228,40 +228,40 @@ class Pipeline:
         Args:
             prompt: a text, or a ready Request.
             **options: `token_ids` instead of a text, `raw`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`,
-                `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `forced_token_ids` (the answer's first tokens, which
-                are known and not streamed again); and `deadline_s`, the most seconds for the answer.
+                `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `forced_token_ids` (known first tokens of the answer,
+                which are not streamed again); and `deadline_s`, the time limit of the answer in seconds.
 
         Raises:
             InputError: an option is unknown or out of range, or the prompt does not fit.
-            BusyError: too many requests wait.
-            DeadlineError: no progress, or the deadline has passed.
-            NonFiniteError: the numbers overflowed; names the stage.
-            RankError: a rank was lost; names it and the log.
+            BusyError: too many requests are waiting.
+            DeadlineError: there was no progress, or the deadline has passed.
+            NonFiniteError: a stage produced infinities or NaN; the message names it.
+            RankError: a rank was lost; the message names it and the log.
         """
         return self.stream(prompt, **options).answer().completion
 
     def stream(self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any) -> Stream:
-        """Answer one prompt token by token; arguments and errors as of `generate`, which come while iterating.
+        """Answer one prompt token by token; errors as for `generate`, raised while iterating.
 
         Args:
             prompt: a text, or a ready Request.
-            id: a name to cancel the request by from elsewhere.
-            deadline_s: the most seconds that the answer may take; 0: as long as there is progress.
-            **options: as of `generate`.
+            id: a name by which other clients can cancel the request.
+            deadline_s: time limit of the answer in seconds; 0: no limit while there is progress.
+            **options: as for `generate`.
         """
         request = as_request(prompt, options)
         return Stream(self, request, self._start(request, id, deadline_s))
 
     def score(self, text: str = "", *, token_ids: Sequence[int] = (), raw: bool = True) -> Scores:
-        """Return how likely the model holds each token of a text after those before it.
+        """Return the log-probability of each token of a text given the tokens before it.
 
         Args:
-            text: scored as it is, or with `raw=False` as the user's turn of a chat.
+            text: the text, which `raw=False` makes the user's turn of a chat.
             token_ids: tokens instead of a text.
             raw: see `text`.
 
         Raises:
-            InputError, BusyError, DeadlineError, NonFiniteError, RankError: as of `generate`.
+            InputError, BusyError, DeadlineError, NonFiniteError, RankError: as for `generate`.
         """
         request = Request(prompt=text, token_ids=tuple(token_ids), raw=raw)
         reply = self._call(self._stub.Score, score_message(request))
@@ -272,7 +272,7 @@ class Pipeline:
     ) -> list[Completion]:
         """Answer one prompt `count` times, with the seeds `seed`, `seed + 1`, …; the prompt is computed once.
 
-        Arguments and errors as of `generate` and `stream`; at most as many samples as the lanes have slots.
+        Arguments and errors as for `generate` and `stream`; there can be as many samples as the lanes have slots.
         """
         check_at_least("count", count, 1)
         request = as_request(prompt, options)
@@ -289,7 +289,7 @@ class Pipeline:
         return [answers[sample].completion for sample in range(count)]
 
     def cancel(self, id: str) -> bool:
-        """End a request by its id, whoever asked it; return whether there was one."""
+        """Cancel a request by its id, whichever client sent it; return whether it was found."""
         return bool(self._call(self._stub.Cancel, pb.CancelRequest(id=id)).found)
 
     def answer(self, request: Request) -> PipelineAnswer:
@@ -299,7 +299,7 @@ class Pipeline:
     def answer_all(self, requests: Sequence[Request]) -> Iterator[PipelineAnswer]:
         """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
 
-        When one fails, or the caller stops early (Ctrl-C), those under way are cancelled and not waited for.
+        If one fails, or the caller stops early (Ctrl-C), the unfinished ones are cancelled without waiting.
         """
         streams: list[Stream] = []
         over = threading.Event()
@@ -319,7 +319,7 @@ class Pipeline:
                     stream.cancel()
 
     def close(self) -> None:
-        """Hang up, and end the ranks if this handle launched them; nothing stays behind. Twice does no harm."""
+        """Close the connection, and end the ranks if this handle launched them; may be called twice."""
         self._channel.close()
         if self._ranks is not None:
             self._ranks.end()

@@ -1,4 +1,4 @@
-"""What a pipeline runs and how: asked by the user, then resolved and checked before any process starts."""
+"""Configuration of a pipeline: requested by the user, then resolved and checked before any process starts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +14,19 @@ from qubic_lab.provenance import usable_cores
 from qubic_lab.wire import pipeline_pb2 as pb
 
 GIVEN = "given"
-"""The strategy of a division that was given layer by layer."""
+"""Name of the strategy if the layers of each rank were given."""
 MOST_THREADS = 1024
-"""More threads a rank than any machine has cores are a slip, and would bring the machine down."""
+"""Limit of threads per rank; more is certainly a mistake and would overload the machine."""
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What a pipeline runs and how; `None` means the default that the resolved model and machine suggest.
+    """Requested configuration of a pipeline; `None` means a default that depends on the model and the machine.
 
-    `slots` are requests that decode together in a lane; `lanes` defaults to the number of ranks, so that each has work.
-    `trace` is a folder for the ranks' spans of time (see trace.py); the same folder again is written afresh.
-    `ranks`, `strategy` and `cut` of a split folder are those it was split with. `layers` are those of each rank, such
-    as (11, 11, 6), in place of ranks, strategy and cut.
+    `slots` is the number of requests that decode together in a lane; `lanes` defaults to the number of ranks.
+    `trace` is a folder for the ranks' traces (see trace.py); an existing trace in it is replaced.
+    A split folder determines `ranks`, `strategy` and `cut`. `layers` are the layers of each rank, such
+    as (11, 11, 6), instead of ranks, strategy and cut.
     """
 
     model: str = "smollm2"
@@ -66,7 +66,7 @@ class ResolvedConfig:
         return len(self.layers)
 
     def to_message(self) -> pb.Settings:
-        """Return what the ranks are told."""
+        """Return the message for the ranks."""
         return pb.Settings(
             model_folder=str(self.folder),
             layers=self.layers,
@@ -84,7 +84,7 @@ class ResolvedConfig:
 
     @classmethod
     def from_message(cls, message: pb.Settings) -> "ResolvedConfig":
-        """Return what the ranks of a running pipeline were told."""
+        """Return the configuration of a running pipeline from its message."""
         return cls(
             model=message.model,
             folder=Path(message.model_folder),
@@ -105,12 +105,12 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     """Fill in defaults and check everything that can be checked before a process starts.
 
     Args:
-        config: what is asked.
-        own_rank: the rank of a split whose files this host has; by default it has those of all.
+        config: the requested configuration.
+        own_rank: the rank of a split whose files are on this host; by default the files of all ranks are.
 
     Raises:
-        InputError: a value is wrong; names it and the remedy.
-        ModelError: the model cannot be had, or its files are damaged or of an unknown kind.
+        InputError: a value is wrong; the message names it and the remedy.
+        ModelError: the model cannot be found, or its files are damaged or of an unknown kind.
     """
     check_choice("dtype", config.dtype, DTYPE_BYTES)
     for name in ("ranks", "lanes"):
@@ -156,7 +156,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
 
 
 def _divide(config: PipelineConfig, model_layers: int) -> tuple[str, tuple[int, ...]] | None:
-    """Return the division that was asked for layer by layer, if it was."""
+    """Return the strategy and the layers if the layers of each rank were given."""
     if config.layers is None:
         return None
     layers = config.layers
@@ -172,7 +172,7 @@ def _divide(config: PipelineConfig, model_layers: int) -> tuple[str, tuple[int, 
 
 
 def _device(ranks: int) -> str:
-    """Return `cuda` where there is a GPU for each rank, else `cpu`."""
+    """Return `cuda` if there is a GPU for each rank, else `cpu`."""
     if not Path("/proc/driver/nvidia").exists():
         return "cpu"
     import torch

@@ -24,9 +24,9 @@ from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, K
 from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling, with_logprobs
 
 PREFILL_CHUNK = 128
-"""Tokens of a prompt's chunk: where a prompt is cut depends on the prompt alone."""
+"""Tokens of a prompt's chunk; where a prompt is cut depends only on the prompt."""
 IDLE_BEAT_S = 2.0
-"""An idle ring sends a report round: a receive that waits too long would count as a lost peer."""
+"""Interval at which an idle ring sends a report round, because a receive that waits too long counts as a lost peer."""
 
 _CPU = torch.device("cpu")
 Replies = list[dict[str, Any]]
@@ -57,7 +57,7 @@ class _Order:
 
 
 class Engine:
-    """The one owner of scheduler and ring; other threads leave it commands."""
+    """The owner of scheduler and ring; other threads send it commands."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -65,10 +65,10 @@ class Engine:
         self._scheduler: Scheduler | None = None
         self._sinks: dict[int, Sink] = {}
         self._in_flight: deque[Message] = deque()
-        self.progressed_at = time.monotonic()  # when the last micro-batch came back; others may look
+        self.progressed_at = time.monotonic()  # when the last micro-batch came back; other threads may read it
 
     def configure(self, settings: StageSettings, limits: Limits) -> Replies:
-        """Load a model, or another shape of the running one, into all ranks; wait for it.
+        """Load a model, or another shape of the running one, into all ranks, and wait for it.
 
         Raises:
             BusyError: requests are running.
@@ -77,7 +77,7 @@ class Engine:
         return self._order(configure_order(settings), limits)
 
     def report(self) -> Replies:
-        """Ask every rank what it holds."""
+        """Ask every rank for its memory."""
         return self._order(REPORT_ORDER, None)
 
     def submit(
@@ -89,25 +89,25 @@ class Engine:
         siblings: Sequence[Sibling] = (),
         forced: tuple[int, ...] = (),
     ) -> None:
-        """Queue a request, and siblings that share its prompt; `sink` gets all their events, in the engine's thread.
+        """Queue a request and siblings that share its prompt; `sink` gets all their events in the engine's thread.
 
-        `forced` as of Scheduler.submit.
+        `forced` as for Scheduler.submit.
         """
         self._commands.put(_Submit(request, prompt, sampling, tuple(siblings), forced, sink, time.perf_counter_ns()))
 
     def submit_score(self, request: int, prompt: tuple[int, ...], sink: Sink) -> None:
-        """Queue a prompt whose tokens are scored; events as of `submit`."""
+        """Queue a prompt whose tokens are scored; events as for `submit`."""
         self._commands.put(_Submit(request, prompt, None, (), (), sink, time.perf_counter_ns()))
 
     def cancel(self, request: int) -> None:
-        """Forget a request: its slot is free at the next step."""
+        """Cancel a request; its slot is free at the next step."""
         self._commands.put(_Cancel(request))
 
     def run(self) -> None:
         """Serve until the process ends.
 
         Raises:
-            RankError: the last rank answered another micro-batch than was due.
+            RankError: the last rank answered another micro-batch than the expected one.
         """
         while True:
             for command in self._take_commands():
@@ -115,7 +115,7 @@ class Engine:
             self._step()
 
     def _step(self) -> None:
-        """Fill the ring with micro-batches, one for each rank; then take back the oldest."""
+        """Fill the ring with one micro-batch for each rank, then take the oldest one back."""
         if self._scheduler is None:
             return
         while len(self._in_flight) < self._member.ranks and (message := self._scheduler.next_micro_batch()):
@@ -155,7 +155,7 @@ class Engine:
         return tuple(self._member.transport.receive_payload((message.count,), torch.float64, _CPU).tolist())
 
     def _receive_logprobs(self, message: Message) -> dict[int, list[float]]:
-        """Return each request's row of log-probabilities, where the message carries any."""
+        """Return each request's row of log-probabilities, if the message carries any."""
         if not message.has_logprobs:
             return {}
         shape = (len(message.works), LOGPROB_COLUMNS)
@@ -167,7 +167,7 @@ class Engine:
         }
 
     def _take_commands(self) -> "list[_Submit | _Cancel | _Order]":
-        """Return what others left; when there is nothing to do, wait for it."""
+        """Return the commands of other threads; wait for one if there is nothing else to do."""
         commands = []
         idle = not self._in_flight and (self._scheduler is None or self._scheduler.idle)
         if idle:
@@ -230,5 +230,5 @@ class Engine:
         message = self._member.transport.receive()
         if message.kind is not Kind.CONTROL:
             last = self._member.ranks - 1
-            raise RankError(f"rank {last} diverged: it answered micro-batch {message.sequence} where an order was due")
+            raise RankError(f"rank {last} diverged: it answered micro-batch {message.sequence} instead of an order")
         return message

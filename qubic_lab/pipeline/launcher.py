@@ -1,4 +1,4 @@
-"""The process between a client and its ranks: runs torchrun, tells who failed, cleans up when the client is gone."""
+"""The process between a client and its ranks: runs torchrun, reports which rank failed, and cleans up."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from qubic_lab.lifeline import LAUNCHER_PID, end_when_stdin_closes
 from qubic_lab.pipeline.run_folder import RENDEZVOUS, tell_failure
 
 STOPPED_LOOKS = 3
-"""A rank that is stopped (SIGSTOP) at so many looks, a second apart, is lost: its peers would wait for it for ever."""
+"""A rank that is stopped (SIGSTOP) for this many checks, a second apart, is lost; its peers would wait forever."""
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--ranks", type=int, required=True)
     args = parser.parse_args()
-    # The ranks see the same pipe; the parent-death signal takes those that do not look.
+    # The ranks watch the same pipe; the parent-death signal ends those that do not.
     end_when_stdin_closes(before=lambda: shutil.rmtree(args.run_dir, ignore_errors=True))
     os.environ[LAUNCHER_PID] = str(os.getpid())
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store would listen on every interface
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store would listen on all interfaces
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     threading.Thread(target=_watch_for_stopped_ranks, args=(args.run_dir,), daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""Ranks on this machine: their launcher, their folder, and which of them was lost."""
+"""Ranks on this machine: their launcher, their folder, and the detection of lost ranks."""
 
 import os
 import shutil
@@ -15,11 +15,11 @@ from qubic_lab.settings import cache_folder
 
 END_TIMEOUT_S = 10.0
 MOST_SOCKET_PATH_BYTES = 107
-"""The system's limit, less the zero at the end (unix(7))."""
+"""The system's limit without the final zero (unix(7))."""
 
 
 class LocalRanks:
-    """The launcher, its ranks and their folder; they end when this process does, however that happens."""
+    """The launcher, its ranks and their folder; they end with this process, however it ends."""
 
     def __init__(self, launcher: "subprocess.Popen[bytes]", run_dir: Path) -> None:
         self._launcher = launcher
@@ -30,11 +30,11 @@ class LocalRanks:
 
     @classmethod
     def start(cls, ranks: int, threads: int) -> "LocalRanks":
-        """Start the launcher in a session of its own, so that Ctrl-C reaches this process alone."""
+        """Start the launcher in its own session, so that Ctrl-C reaches only this process."""
         run_dir = _make_run_dir()
         command = [sys.executable, "-m", "qubic_lab.pipeline.launcher", f"--run-dir={run_dir}", f"--ranks={ranks}"]
-        # Equal threads in two runs that are compared: torchrun's own default differs between one rank and several.
-        # What torchrun leaves behind in TMPDIR goes with the run's folder.
+        # An explicit number of threads, because torchrun's default differs between one rank and several.
+        # Files that torchrun leaves in TMPDIR are removed with the run's folder.
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(run_dir)}
         with (run_dir / LOG).open("wb") as output:
             launcher = subprocess.Popen(
@@ -49,11 +49,11 @@ class LocalRanks:
 
     @property
     def ended(self) -> bool:
-        """True when the launcher is gone."""
+        """Whether the launcher has ended."""
         return self._launcher.poll() is not None
 
     def loss(self) -> RankError:
-        """Return the error that says which rank was lost; the log is moved to the cache and named."""
+        """Return the error that names the lost rank; the log is moved to the cache and named."""
         try:
             self._launcher.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -67,13 +67,13 @@ class LocalRanks:
         try:
             kept = cache_folder("logs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{self._run_dir.name}.log"
             shutil.copyfile(self.log, kept)
-        except (InputError, OSError):  # the loss is what must be told, with or without its log
+        except (InputError, OSError):  # the loss must be reported even without its log
             return RankError(what)
         return RankError(f"{what}; its output is in {kept}")
 
 
 def _make_run_dir() -> Path:
-    """Make a temporary folder; where that is too deep for a socket's path, in /tmp."""
+    """Make a temporary folder, in /tmp if the usual path is too long for a socket."""
     run_dir = Path(tempfile.mkdtemp(prefix="qubic-lab-"))
     if len(os.fsencode(run_dir / SOCKET)) <= MOST_SOCKET_PATH_BYTES:
         return run_dir
@@ -82,7 +82,7 @@ def _make_run_dir() -> Path:
 
 
 def _end(launcher: "subprocess.Popen[bytes]", run_dir: Path) -> None:
-    """Close the pipe that all processes watch; the launcher removes the folder, and so do we if it was killed."""
+    """Close the pipe that all processes watch; the launcher removes the folder, or we do if it was killed."""
     assert launcher.stdin is not None
     launcher.stdin.close()
     try:

@@ -1,7 +1,7 @@
-"""What every rank is: a stage that can be configured, and control texts that travel the ring.
+"""The common part of all ranks: a configurable stage, and control messages that travel around the ring.
 
-A control text goes round twice. First the order itself, which each rank passes on before it obeys, so that all load
-at the same time; then a collection, to which each adds its reply.
+A control message goes around twice: first the order itself, which each rank passes on before it obeys, so that all
+load at the same time; then a collection, to which each rank adds its reply.
 """
 
 import json
@@ -31,7 +31,7 @@ _ERRORS: dict[str, type[QubicLabError]] = {"ModelError": ModelError, "InputError
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What all ranks of a pipeline agree on; fields as in wire/pipeline.proto's Settings."""
+    """Settings that all ranks of a pipeline share; fields as in Settings of wire/pipeline.proto."""
 
     model_folder: str
     layers: tuple[int, ...]
@@ -57,7 +57,7 @@ class Member:
         self._loaded: tuple[Any, ...] | None = None
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Do what an order says; return the reply, with an `error` where it failed."""
+        """Carry out an order; return the reply, with an `error` if it failed."""
         try:
             if order["op"] == "configure":
                 self._configure(StageSettings(**{**order["settings"], "layers": tuple(order["settings"]["layers"])}))
@@ -67,12 +67,12 @@ class Member:
         return self._report()
 
     def send_control(self, content: dict[str, Any]) -> None:
-        """Send a control text to the next rank."""
+        """Send a control message to the next rank."""
         payload = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
         self.transport.send(Message(Kind.CONTROL, sequence=0, count=len(payload)), payload)
 
     def receive_control(self, message: Message) -> dict[str, Any]:
-        """Receive the text that belongs to a control message."""
+        """Receive the content of a control message."""
         payload = self.transport.receive_payload((message.count,), torch.uint8, _CPU)
         content: dict[str, Any] = json.loads(payload.numpy().tobytes())
         return content
@@ -83,7 +83,7 @@ class Member:
         device = torch.device(settings.device)
         weights = (settings.model_folder, settings.layers, settings.dtype, settings.device)
         if self.stage is None or self._loaded != weights:
-            self.stage = None  # let go of the old weights before the new ones are read
+            self.stage = None  # free the old weights before the new ones are read
             decoder = self._load(settings, device)
         else:
             decoder = self.stage.decoder
@@ -92,7 +92,7 @@ class Member:
         self._loaded = weights
 
     def _trace(self, folder: str) -> None:
-        """End the trace so far and begin one in `folder`, or none where that is empty."""
+        """End the current trace and begin one in `folder`, or none if it is empty."""
         self.tracer.close()
         self.tracer, self.transport = NO_TRACE, self._untraced
         if folder:
@@ -135,7 +135,7 @@ def check_replies(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the replies of all ranks.
 
     Raises:
-        QubicLabError: the first rank's error, of the kind that it was there.
+        QubicLabError: the first error of a rank, with its original type.
     """
     for reply in replies:
         if "error" in reply:
@@ -144,27 +144,27 @@ def check_replies(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_order(sender: int, message: Message, due: int) -> None:
-    """Make sure that a rank passed on the micro-batch that was due; each rank checks the one before it.
+    """Check that a rank passed on the expected micro-batch; each rank checks the one before it.
 
     Args:
-        sender: the rank before.
-        message: what it sent.
-        due: the sequence number of the micro-batch that it should be.
+        sender: the previous rank.
+        message: its message.
+        due: sequence number of the expected micro-batch.
 
     Raises:
-        RankError: it is another one, or no micro-batch; names the rank.
+        RankError: it is another one, or not a micro-batch; the message names the rank.
     """
     if message.kind is Kind.CONTROL:
-        raise RankError(f"rank {sender} diverged: it sent an order where micro-batch {due} was due")
+        raise RankError(f"rank {sender} diverged: it sent an order instead of micro-batch {due}")
     if message.sequence != due:
-        raise RankError(f"rank {sender} diverged: it answered micro-batch {message.sequence} where {due} was due")
+        raise RankError(f"rank {sender} diverged: it answered micro-batch {message.sequence} instead of {due}")
 
 
 def follow(member: Member) -> None:
-    """Run a rank other than 0: take what comes, do this stage's part, pass it on; ends with the process.
+    """Run a rank other than 0: receive, run this stage, and pass the result on, until the process ends.
 
     Raises:
-        RankError: the rank before sent another micro-batch than was due.
+        RankError: the previous rank sent another micro-batch than the expected one.
     """
     reply: dict[str, Any] = {}
     due = FIRST_SEQUENCE
@@ -196,10 +196,10 @@ def follow(member: Member) -> None:
 
 
 def peak_rss_bytes() -> int:
-    """Return the largest resident memory of this process so far, in bytes."""
+    """Return the peak resident memory of this process in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
-    except OSError:  # not Linux: what is resident now is the best that can be said
+    except OSError:  # not Linux: only the current resident memory is known
         return int(psutil.Process().memory_info().rss)
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

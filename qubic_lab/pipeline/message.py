@@ -1,6 +1,6 @@
-"""What travels between ranks: a small header of fixed size, then hidden states, tokens or a control text.
+"""Messages between ranks: a small header of fixed size, then hidden states, tokens or a control text.
 
-One codec, no pickle: a header is HEADER_WORDS int64 words; floats travel as their bits.
+There is one codec and no pickle: a header is HEADER_WORDS int64 words, and floats are sent as their bits.
 """
 
 import struct
@@ -15,9 +15,9 @@ from qubic_lab.core import MAX_TOP_LOGPROBS
 Header = npt.NDArray[np.int64]
 
 MAX_SLOTS = 64
-"""Most slots of a lane: the header has room for so many."""
+"""Limit of slots in a lane, given by the size of the header."""
 FIRST_SEQUENCE = 1
-"""The sequence number of the first micro-batch after a pipeline was configured; each next one has the next number."""
+"""Sequence number of the first micro-batch after a configuration; the following ones count up."""
 NO_FAULT = -1
 NO_TOKEN = -1
 NO_SAMPLE = -1
@@ -31,7 +31,7 @@ HEADER_WORDS = _PREFIX_WORDS + MAX_SLOTS * _WORK_WORDS
 
 
 class Kind(IntEnum):
-    """What a message is."""
+    """Kinds of messages."""
 
     PREFILL = 1
     """A chunk of one prompt; hidden states (count, H) follow between ranks."""
@@ -46,11 +46,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Work:
-    """What a micro-batch does for one slot, and what came of it.
+    """The work of a micro-batch for one slot, and its result.
 
-    `sample` is the index of the answer's token that this step chooses, or NO_SAMPLE where the prompt is not at its end.
-    `fault` names the first rank whose output was not finite. `logprobs` is how many of the likeliest tokens to tell of
-    besides the chosen one, or NO_LOGPROBS.
+    `sample` is the index of the answer's token that this step chooses, or NO_SAMPLE within the prompt.
+    `fault` is the first rank whose output was not finite. `logprobs` is how many of the likeliest tokens to return
+    in addition to the chosen one, or NO_LOGPROBS.
     """
 
     slot: int
@@ -68,10 +68,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Message:
-    """A micro-batch on its way (or back with its tokens), or a control text of `count` bytes.
+    """A micro-batch (on the way back with its tokens), or a control text of `count` bytes.
 
-    A PREFILL has `count` tokens of one prompt, starting at the position of its works; at the prompt's end works after
-    the first are siblings, whose slots get a copy of the first one's cache. A DECODE has one work per busy slot.
+    A PREFILL has `count` tokens of one prompt, starting at the position of its works. At the prompt's end, works after
+    the first belong to siblings, whose slots get a copy of the first one's cache. A DECODE has one work per busy slot.
     """
 
     kind: Kind
@@ -82,12 +82,12 @@ class Message:
 
     @property
     def has_logprobs(self) -> bool:
-        """True when a payload of log-probabilities, (works, LOGPROB_COLUMNS) fp64, comes back with the tokens."""
+        """Whether log-probabilities, (works, LOGPROB_COLUMNS) fp64, come back with the tokens."""
         return any(work.logprobs != NO_LOGPROBS and work.sample != NO_SAMPLE for work in self.works)
 
     @property
     def is_prompt(self) -> bool:
-        """True for a chunk of a prompt, to be answered or to be scored."""
+        """Whether it is a chunk of a prompt, to be answered or scored."""
         return self.kind in (Kind.PREFILL, Kind.SCORE)
 
     def with_fault(self, rank: int, faulty: set[int]) -> "Message":
@@ -99,7 +99,7 @@ class Message:
         return replace(self, works=works)
 
     def with_tokens(self, tokens: list[int]) -> "Message":
-        """Return the message as the last rank sends it back: one chosen token a work."""
+        """Return the message of the last rank, with one chosen token per work."""
         works = tuple(replace(work, token=token) for work, token in zip(self.works, tokens, strict=True))
         return replace(self, works=works)
 

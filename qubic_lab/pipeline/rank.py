@@ -1,8 +1,8 @@
-"""The program that torchrun starts once for each rank, on one host or on several.
+"""The program that torchrun starts for each rank, on one host or on several.
 
-Our own launcher gives it a folder, where the ranks meet, and lets its client say what to load:
-`torchrun … -m qubic_lab.pipeline.rank --run-dir DIR`. On several hosts the ranks meet by torchrun's rendezvous, and the
-model is loaded at start: `torchrun … -m qubic_lab.pipeline.rank --listen HOST:PORT --model MODEL`.
+The launcher gives it a folder for the rendezvous, and its client says what to load:
+`torchrun … -m qubic_lab.pipeline.rank --run-dir DIR`. On several hosts torchrun does the rendezvous, and the
+model is loaded at the start: `torchrun … -m qubic_lab.pipeline.rank --listen HOST:PORT --model MODEL`.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from qubic_lab.settings import settings
 
 
 def main() -> None:
-    """Take this rank's place in the group, then serve (rank 0) or follow (the others) until the group ends."""
+    """Join the group as this rank, then serve (rank 0) or follow (the others) until the group ends."""
     options = _options()
     tie_to_parents()
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         if ranks > 1:
             _join_group(options.run_dir, rank, ranks)
-        # After joining: a rank that refuses and ends now is missed at once by those that it is connected with.
+        # After joining, so that the end of a rank that refuses is noticed at once by its peers.
         config = _resolve(options, rank, ranks) if options.model else None
         member = Member(rank, ranks, make_transport(rank, ranks))
         if rank > 0:
@@ -72,7 +72,7 @@ def _layers(text: str) -> tuple[int, ...]:
 
 
 def _join_group(run_dir: Path | None, rank: int, ranks: int) -> None:
-    """Meet through a file where there is a folder, since torch's TCP store listens on every interface."""
+    """Do the rendezvous through a file if there is a folder, because torch's TCP store listens on all interfaces."""
     backend = "cpu:gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -87,11 +87,11 @@ def _join_group(run_dir: Path | None, rank: int, ranks: int) -> None:
 
 
 def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConfig:
-    """Fill in the options by what this host has, and check that it has the files of the rank that it was given."""
+    """Resolve the options, and check that this host has the files of its rank."""
     held = [folder.name for folder in rank_folders(Path(options.model).expanduser())]
     if held and rank_name(rank) not in held:
         raise InputError(
-            f"this host holds only {', '.join(held)} of the split in {options.model}: copy {rank_name(rank)} here, or "
+            f"this host has only {', '.join(held)} of the split in {options.model}: copy {rank_name(rank)} here, or "
             "choose the host's rank by a static rendezvous (--node-rank is ignored unless the rendezvous is static)"
         )
     ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -112,7 +112,7 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
 def _serve(engine: Engine, address: str, config: ResolvedConfig | None) -> None:
     server, service = start_server(engine, address)
     if config is not None:
-        # The engine, which carries the order out, runs in this thread.
+        # The engine, which carries out the order, runs in this thread.
         threading.Thread(target=_load, args=(service, config, address), name="load", daemon=True).start()
     try:
         engine.run()
@@ -121,7 +121,7 @@ def _serve(engine: Engine, address: str, config: ResolvedConfig | None) -> None:
 
 
 def _load(service: PipelineService, config: ResolvedConfig, address: str) -> None:
-    """Load the model into all ranks, each from its own host; end the process where that fails."""
+    """Load the model into all ranks, each from its own host; end the process if that fails."""
     message = config.to_message()
     message.model_folder = config.model
     try:

@@ -1,4 +1,4 @@
-"""A pipeline's private folder on one host: its names, and word of what ended it; it goes when the pipeline ends."""
+"""A pipeline's private folder on one host: the names of its files, and the report of a failure."""
 
 import os
 from contextlib import suppress
@@ -7,19 +7,19 @@ from pathlib import Path
 SOCKET = "engine.sock"
 """Rank 0's gRPC service."""
 STORE = "store"
-"""The file in which the ranks meet."""
+"""The file for the ranks' rendezvous."""
 RENDEZVOUS = "rendezvous"
-"""torchrun's own meeting file."""
+"""The file for torchrun's own rendezvous."""
 FAILURE = "failure.txt"
-"""Written by whoever finds that a rank was lost or failed; says which one and how."""
+"""Written by the first process that detects a lost or failed rank; names the rank and the reason."""
 LOG = "ranks.log"
-"""What launcher, torchrun and ranks print."""
+"""Output of launcher, torchrun and ranks."""
 
 
 def tell_failure(run_dir: Path, what: str) -> None:
-    """Leave word for the client of what ended its pipeline, whole or not at all; the first word, the cause, stays."""
+    """Write for the client why its pipeline ended, atomically; the first report, which is the cause, stays."""
     temporary = run_dir / f"{FAILURE}.{os.getpid()}"
     temporary.write_text(what)
-    with suppress(FileExistsError):  # unlike a rename, a link replaces nothing
+    with suppress(FileExistsError):  # unlike a rename, a link replaces no file
         (run_dir / FAILURE).hardlink_to(temporary)
     temporary.unlink()

@@ -1,4 +1,4 @@
-"""Choosing a token from logits; the same request gives the same tokens whatever runs beside it."""
+"""Sampling of tokens from logits; a request gets the same tokens whatever runs beside it."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ def choose_token(logits_V: torch.Tensor, work: Work) -> int:
     """Choose the token number `work.sample` of a request from fp32 logits of shape (V,).
 
     Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (top-k, then nucleus
-    sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number that depends on the
-    request's seed and the token's index alone.
+    sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number that depends only on
+    the request's seed and the token's index.
     """
     if work.temperature == 0.0:
         return int(logits_V.argmax())
@@ -25,14 +25,14 @@ def choose_token(logits_V: torch.Tensor, work: Work) -> int:
     probabilities = torch.softmax(values[:kept], dim=0)
     if work.top_p < 1.0:
         before = probabilities.cumsum(0) - probabilities
-        probabilities = probabilities[before < work.top_p]  # the first token always stays: nothing is before it
+        probabilities = probabilities[before < work.top_p]  # the first token always stays
     return int(tokens[_draw(probabilities, work)])
 
 
 def log_probabilities(logits_NV: torch.Tensor, works: Sequence[Work]) -> torch.Tensor:
-    """Return the log-probabilities of chosen and likeliest tokens, shape (works, LOGPROB_COLUMNS), fp64, on the CPU.
+    """Return the log-probabilities of the chosen and the likeliest tokens, (works, LOGPROB_COLUMNS) fp64, on the CPU.
 
-    They are those of the model, before temperature and cuts.
+    They are the model's, before temperature and truncation.
     """
     found = torch.zeros(len(works), LOGPROB_COLUMNS, dtype=torch.float64)
     for row, (work, logits_V) in enumerate(zip(works, logits_NV.cpu().double(), strict=True)):
@@ -53,5 +53,5 @@ def _draw(probabilities: torch.Tensor, work: Work) -> int:
 
 
 def _uniform(seed: int, index: int) -> float:
-    """Return the number in [0, 1) that belongs to a seed and an index (Philox, a counter-based generator)."""
+    """Return the random number in [0, 1) of a seed and an index (Philox, a counter-based generator)."""
     return float(np.random.Generator(np.random.Philox(key=seed, counter=index)).random())

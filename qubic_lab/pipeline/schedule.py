@@ -1,7 +1,7 @@
-"""Which micro-batch goes next: requests, lanes and slots as plain values; knows nothing of tensors or processes.
+"""The scheduler of micro-batches: requests, lanes and slots as plain values, without tensors or processes.
 
-A lane is a fixed number of slots that decode together, one token each; with as many lanes in flight as there are ranks,
-every rank works while the others do. A prompt travels in chunks as micro-batches of its own.
+A lane is a fixed number of slots that decode together, one token each. With as many lanes in flight as ranks, every
+rank works at the same time. A prompt is sent in chunks, each of which is a micro-batch.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from qubic_lab.core import FinishReason, SamplingParams
 from qubic_lab.pipeline.message import FIRST_SEQUENCE, NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
 
 PREFILL_BURST = 4
-"""So many prompt chunks go in a row before a lane that could decode gets its turn."""
+"""Most prompt chunks in a row before a lane that can decode gets its turn."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Limits:
     def finish_reason(
         self, prompt_tokens: int, sampling: SamplingParams, count: int, token: int
     ) -> FinishReason | None:
-        """Return why an answer ends with `token`, its `count`-th, or None when it goes on; stop texts come on top."""
+        """Return why an answer ends with `token`, its `count`-th, or None if it continues; stop texts come later."""
         if token in self.eos_token_ids and not sampling.ignore_eos:
             return "stop"
         full = prompt_tokens + count >= self.max_positions
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Event:
-    """What became of a request in a step: its next token, its end, or the rank that broke it."""
+    """The result of a step for a request: its next token, its end, or the rank that failed."""
 
     request: int
     token: int | None = None
@@ -49,7 +49,7 @@ class Event:
 
 
 def with_logprobs(event: Event, row: Sequence[float]) -> Event:
-    """Return a token's event with its log-probabilities: the chosen token's, then pairs of token and its own."""
+    """Return a token's event with log-probabilities: the chosen token's, then pairs of token and log-probability."""
     pairs = [(int(row[i]), row[i + 1]) for i in range(1, len(row), 2)]
     return replace(event, logprob=row[0], top_logprobs=tuple(pairs))
 
@@ -66,7 +66,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class Sibling:
-    """Another answer to the prompt of a request, which is computed once for all: its number and how to sample it."""
+    """Another answer to the prompt of a request, with its number and sampling; the prompt is computed once."""
 
     request: int
     sampling: SamplingParams
@@ -74,9 +74,9 @@ class Sibling:
 
 @dataclass
 class _Slot:
-    """A request in its place; `sent` prompt tokens are on their way, `tokens` have been chosen or forced.
+    """A request in its slot; `sent` prompt tokens have been sent, `tokens` have been chosen or forced.
 
-    `siblings` are the slots that get a copy of this one's cache when its prompt is at its end.
+    `siblings` are the slots that get a copy of this one's cache after the prompt.
     """
 
     request: int
@@ -96,7 +96,7 @@ class _Slot:
 
 
 class Scheduler:
-    """Admits requests to free slots, hands out micro-batches and takes them back with their tokens."""
+    """Admits requests to free slots, issues micro-batches, and takes them back with their tokens."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -108,7 +108,7 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """True when no request waits or runs."""
+        """Whether no request waits or runs."""
         return not self._waiting and not any(self._slots)
 
     def submit(
@@ -121,8 +121,8 @@ class Scheduler:
     ) -> None:
         """Queue a request; its prompt must be shorter than `max_positions`, and all siblings must fit the slots.
 
-        The tokens `forced` go through the steps that chose them first, whatever those choose now, and make no events;
-        the answer may not end with any of them.
+        The `forced` tokens go through the same steps that chose them before, whatever these choose now, and make no
+        events; the answer may not end with any of them.
         """
         assert 0 < len(prompt) < self.limits.max_positions
         assert len(siblings) < len(self._slots)
@@ -136,7 +136,7 @@ class Scheduler:
         self._waiting.append(_Waiting(request, tuple(prompt), SamplingParams(), score=True))
 
     def cancel(self, request: int) -> None:
-        """Forget a request; a slot whose micro-batch is under way is freed when that comes back."""
+        """Cancel a request; its slot is freed when its pending micro-batch has come back."""
         self._waiting = deque(w for w in self._waiting if w.request != request)
         for index, slot in enumerate(self._slots):
             if slot is not None and slot.request == request:
@@ -144,7 +144,7 @@ class Scheduler:
                 self._free_if_over(index)
 
     def next_micro_batch(self) -> Message | None:
-        """Return what rank 0 should send now, or None when everything waits for tokens."""
+        """Return the micro-batch that rank 0 sends next, or None if everything waits for tokens."""
         self._admit()
         decodable = self._decodable_lane()
         prefillable = self._prefillable_slot()
@@ -163,13 +163,13 @@ class Scheduler:
         return [slot.tokens[-1] for slot in slots]
 
     def next_tokens(self, message: Message) -> list[int]:
-        """Return the token id that comes after each of a prompt chunk's tokens; 0 after the prompt's last."""
+        """Return the next token id after each token of a prompt chunk; 0 after the prompt's last one."""
         [work] = message.works
         prompt = (*self._slot(work.slot).prompt, 0)
         return list(prompt[work.position + 1 : work.position + 1 + message.count])
 
     def complete(self, message: Message) -> list[Event]:
-        """Take a micro-batch back; return what its requests' clients should learn."""
+        """Take a micro-batch back; return the events for the clients."""
         events = []
         for work in message.works:
             slot = self._slot(work.slot)
@@ -182,7 +182,7 @@ class Scheduler:
         return events
 
     def _give_up(self, leader: _Slot, fault_rank: int) -> list[Event]:
-        """End the siblings of a request whose prompt did not come to its end because of a fault."""
+        """End the siblings of a request whose prompt failed."""
         lost = [(i, slot) for i, slot in leader.siblings if fault_rank != NO_FAULT and not slot.ended]
         for index, slot in lost:
             slot.ended = True
@@ -195,7 +195,7 @@ class Scheduler:
         return slot
 
     def _admit(self) -> None:
-        """Place waiting requests, first come first, in the emptiest lanes, so that all ranks get work."""
+        """Place waiting requests in order of arrival in the emptiest lanes, so that all ranks get work."""
         while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
             waiting = self._waiting.popleft()
             leader = _Slot(waiting.request, waiting.prompt, waiting.sampling, waiting.forced, score=waiting.score)
@@ -207,7 +207,7 @@ class Scheduler:
             leader.siblings = tuple((self._place(sibling), sibling) for sibling in siblings)
 
     def _place(self, slot: _Slot) -> int:
-        """Put a request into the first free slot of the emptiest lane; return which that is."""
+        """Put a request into the first free slot of the emptiest lane; return the slot's index."""
         free = [index for index, other in enumerate(self._slots) if other is None]
         busy = [sum(other is not None for other in self._lane(lane)) for lane in range(self.limits.lanes)]
         index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
@@ -219,7 +219,7 @@ class Scheduler:
         return self._slots[first : first + self.limits.slots_per_lane]
 
     def _prefillable_slot(self) -> int | None:
-        """Return the slot of the request that came first and has prompt tokens left to send."""
+        """Return the slot of the oldest request with prompt tokens left to send."""
         candidates = [
             (slot.request, index)
             for index, slot in enumerate(self._slots)
@@ -228,7 +228,7 @@ class Scheduler:
         return min(candidates)[1] if candidates else None
 
     def _decodable_lane(self) -> int | None:
-        """Return the next lane, round robin, with a slot that has a token to go on from and none under way."""
+        """Return the next lane, round robin, with a slot that can decode and has no pending micro-batch."""
         for offset in range(self.limits.lanes):
             lane = (self._next_lane + offset) % self.limits.lanes
             slots = [slot for slot in self._lane(lane) if slot is not None and slot.tokens]

@@ -1,4 +1,4 @@
-"""The gRPC service of rank 0: requests come in as text or token ids, tokens stream out."""
+"""The gRPC service of rank 0: accepts requests as text or token ids, and streams tokens."""
 
 import queue
 import threading
@@ -29,12 +29,12 @@ from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import SERVER_OPTIONS, RefuseMalformed, TlsFiles, listen, status_of
 
 MOST_WAITING = 64
-"""Requests that may wait for a slot; one more is told at once that the pipeline is busy."""
+"""Requests that may wait for a slot; further ones are refused at once."""
 MOST_THREADS = 256
-"""Each request holds a thread of rank 0 while its tokens stream; what is above answers the other calls."""
+"""Threads for other calls, in addition to one thread for each streaming request."""
 MOST_REQUESTS = 224
 MOST_WATCHERS = 64
-"""Clients that watch the state of health; each holds a thread of its own, which no request waits for."""
+"""Clients that may watch the health service; each has its own thread."""
 POLL_S = 0.5
 
 Reply = TypeVar("Reply")
@@ -42,7 +42,7 @@ Reply = TypeVar("Reply")
 
 @dataclass(frozen=True)
 class _Loaded:
-    """The model that runs: what the ranks were told, its config, the schedule's limits and its tokenizer."""
+    """The running model: the ranks' settings, its config, the scheduler's limits and its tokenizer."""
 
     settings: pb.Settings
     config: ModelConfig
@@ -56,7 +56,7 @@ class _Loaded:
 
 @dataclass
 class _Live:
-    """A request that runs or waits, with a number for each sample; None among its events says that it was cancelled."""
+    """A running or waiting request with a number for each sample; None among its events means cancelled."""
 
     numbers: range
     id: str
@@ -70,7 +70,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        # Not "non-blocking": that one deadlocks where a watcher hangs up while the state changes (grpc#43403).
+        # Not "non-blocking", which deadlocks if a watcher disconnects while the state changes (grpc#43403).
         self.health = health.HealthServicer(
             experimental_non_blocking=False,
             experimental_thread_pool=futures.ThreadPoolExecutor(MOST_WATCHERS, "health"),
@@ -88,7 +88,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         return _answer(context, lambda: self.configure(request))
 
     def Describe(self, request: pb.DescribeRequest, context: grpc.ServicerContext) -> pb.Description:
-        """Say what is loaded and what the ranks hold."""
+        """Return the loaded model and the memory of the ranks."""
         return _answer(context, lambda: self._description(self._engine.report()))
 
     def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateReply]:
@@ -99,11 +99,11 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             context.abort(status_of(error), str(error))
 
     def Score(self, request: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
-        """Give the log-probabilities of a text's tokens."""
+        """Return the log-probabilities of a text's tokens."""
         return _answer(context, lambda: self._score(request, context))
 
     def Cancel(self, request: pb.CancelRequest, context: grpc.ServicerContext) -> pb.CancelReply:
-        """End a request by its id."""
+        """Cancel a request by its id."""
         with self._lock:
             found = [live for live in self._live.values() if live.id == request.id and request.id]
         for live in found:
@@ -111,7 +111,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         return pb.CancelReply(found=bool(found))
 
     def Stats(self, request: pb.StatsRequest, context: grpc.ServicerContext) -> pb.StatsReply:
-        """Say how much runs."""
+        """Return the load."""
         with self._lock:
             return pb.StatsReply(
                 slots=self._loaded.slots if self._loaded else 0,
@@ -127,10 +127,10 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         """Load a model, or another shape of the running one, into the ranks.
 
         Raises:
-            BusyError: requests run or wait.
-            InputError, ModelError: the settings cannot be carried out; then no model is loaded.
+            BusyError: there are running or waiting requests.
+            InputError, ModelError: the settings cannot be used; no model is loaded then.
         """
-        with self._lock:  # held while loading: a request that comes meanwhile waits, and then finds the new model
+        with self._lock:  # held while loading, so that new requests wait for the new model
             if self._live:
                 raise BusyError(f"the pipeline answers {len(self._live)} requests: configure it when they are done")
             before, self._loaded = self._loaded, None
@@ -140,7 +140,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                     f"{message.lanes} lanes of {message.slots_per_lane} slots: give at least 1 of each, "
                     f"at most {MAX_SLOTS} slots"
                 )
-            folder = text_folder(resolve_model(message.model_folder))  # a name where hosts keep models elsewhere
+            folder = text_folder(resolve_model(message.model_folder))  # by name: hosts may keep models elsewhere
             config = load_config(folder)
             limits = Limits(
                 message.lanes,
@@ -165,27 +165,27 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             _check_forced(request.forced_token_ids, len(prompt), loaded.config)
             open_answers = {number: _Answer(loaded, request, len(prompt), live, number) for number in live.numbers}
             first = open_answers[live.numbers.start]
-            first.force(request.forced_token_ids)  # none where there are other samples
-            if first.finish_reason is not None:  # the other replica was lost between the last token and the end
+            first.force(request.forced_token_ids)  # there are none if there are other samples
+            if first.finish_reason is not None:  # the first replica was lost after its last token
                 live.finished = True
                 yield pb.GenerateReply(end=first.end())
                 return
             self._submit(live, prompt, request)
-            context.add_callback(lambda: live.events.put(None))  # when the client hangs up; harmless at a good end
+            context.add_callback(lambda: live.events.put(None))  # when the client disconnects; harmless at the end
             deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
             while open_answers:
                 event = self._next_event(live, deadline)
                 if event.fault_rank is not None:
                     raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
                 answer = open_answers.get(event.request)
-                if answer is None:  # a token that was under way when a stop text ended its answer
+                if answer is None:  # a token after a stop text has ended its answer
                     continue
                 sample = event.request - live.numbers.start
                 yield pb.GenerateReply(sample=sample, token=answer.add(event))
                 if answer.finish_reason is not None:
                     self._engine.cancel(event.request)
                     del open_answers[event.request]
-                    live.finished = not open_answers  # a client may hang up with the last reply in hand
+                    live.finished = not open_answers  # the client may disconnect after the last reply
                     yield pb.GenerateReply(sample=sample, end=answer.end())
 
     def _score(self, message: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
@@ -215,13 +215,13 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     @contextmanager
     def _admitted(self, request_id: str, samples: int) -> "Iterator[tuple[_Live, _Loaded]]":
-        """Count a request in, or refuse it; when it is over, however it ends, free its slot and count it out."""
+        """Admit a request or refuse it; when it ends, in whatever way, free its slot."""
         with self._lock:
             loaded = self._loaded
             if loaded is None:
-                raise InputError("the pipeline holds no model: configure it first")
+                raise InputError("the pipeline has no model: configure it first")
             if len(self._live) >= self._most_requests():
-                raise BusyError(f"the pipeline runs {loaded.slots} requests and {MOST_WAITING} wait: try again later")
+                raise BusyError(f"{loaded.slots} requests run and {MOST_WAITING} are waiting: try again later")
             if request_id and any(live.id == request_id for live in self._live.values()):
                 raise InputError(f"request id {request_id!r} is in use: give another")
             if samples > loaded.slots:
@@ -240,7 +240,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 self._failed += not live.finished
 
     def _next_event(self, live: _Live, deadline: float) -> Event:
-        """Wait for a request's next event while there is progress and time."""
+        """Wait for the next event of a request, as long as there is progress and time."""
         since = time.monotonic()
         while True:
             try:
@@ -273,7 +273,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
 
 class _Answer:
-    """The tokens of one answer so far, their text, and the times of those that were computed here."""
+    """The tokens of one answer so far, their text, and the times of the tokens that were computed here."""
 
     def __init__(self, loaded: _Loaded, request: Request, prompt_tokens: int, live: _Live, number: int) -> None:
         self._number = number
@@ -288,7 +288,7 @@ class _Answer:
         self.finish_reason: str | None = None
 
     def force(self, tokens: Sequence[int]) -> None:
-        """Take the answer's first tokens, which the client already has.
+        """Add the first tokens of the answer, which the client already has.
 
         Raises:
             InputError: the answer ends before the last of them.
@@ -301,7 +301,7 @@ class _Answer:
             self._take(token, self._limits.finish_reason(self._prompt_tokens, self._sampling, count, token))
 
     def add(self, event: Event) -> pb.Token:
-        """Take a token and return what the client learns of it."""
+        """Add a token and return its message for the client."""
         assert event.token is not None
         self._times.append(time.perf_counter())
         piece = self._take(event.token, event.finish)
@@ -309,9 +309,9 @@ class _Answer:
         return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)
 
     def end(self) -> pb.End:
-        """Return the whole answer's text and the rates of what was computed here (0 where nothing was).
+        """Return the whole answer's text, and the speed of what was computed here (0 if nothing was).
 
-        The first new token comes after the forced ones have been computed again; tokens/s are those after it.
+        The first new token comes after the forced ones were recomputed; tokens/s counts from it on.
         """
         ttft_s = tokens_per_s = 0.0
         if count := len(self._times):
@@ -328,7 +328,7 @@ class _Answer:
         )
 
     def _take(self, token: int, finish: FinishReason | None) -> str:
-        """Note a token and what the schedule says of it; return the text that is certain with it."""
+        """Record a token and its finish reason; return the text that it completes."""
         self.finish_reason = finish
         piece = "" if token in self._ends else self._text.add(token)
         if self._text.stopped:
@@ -341,10 +341,10 @@ class _Answer:
 
 
 def start_server(engine: Engine, address: str, tls: TlsFiles | None = None) -> tuple[grpc.Server, PipelineService]:
-    """Serve an engine at `unix:/path` or `host:port`; the engine's own loop is the caller's to run.
+    """Serve an engine at `unix:/path` or `host:port`; the caller must run the engine's loop.
 
     Raises:
-        InputError: the address is used, or lies beyond this host and there is no TLS.
+        InputError: the address is in use, or is not on this host and there is no TLS.
     """
     pool = futures.ThreadPoolExecutor(MOST_THREADS, "client")
     server = grpc.server(pool, interceptors=[RefuseMalformed()], options=SERVER_OPTIONS)
@@ -395,14 +395,14 @@ def _request(message: pb.GenerateRequest) -> Request:
         raise InputError(f"deadline_s is {message.deadline_s}: it must be 0 (none) or more seconds")
     if message.forced_token_ids and message.samples > 1:
         raise InputError(
-            f"tokens are forced and samples is {message.samples}: ask for each sample alone, with the seed it had"
+            f"tokens are forced and samples is {message.samples}: request each sample alone, with its own seed"
         )
     return Request(message.prompt, tuple(message.token_ids), message.raw, sampling, tuple(message.forced_token_ids))
 
 
 def _check_model(asked: str, loaded: _Loaded) -> None:
     if asked not in ("", loaded.settings.model, loaded.settings.model_folder):
-        raise InputError(f"model {asked!r} does not run here: this pipeline runs {loaded.settings.model!r}")
+        raise InputError(f"model {asked!r} is not loaded: this pipeline runs {loaded.settings.model!r}")
 
 
 def _check_prompt(prompt: tuple[int, ...], config: ModelConfig) -> None:
@@ -419,12 +419,12 @@ def _check_prompt(prompt: tuple[int, ...], config: ModelConfig) -> None:
 def _check_forced(forced: tuple[int, ...], prompt_tokens: int, config: ModelConfig) -> None:
     if (largest := max(forced, default=0)) >= config.vocab:
         raise InputError(
-            f"forced token id {largest} is not in the vocabulary of {config.vocab}: replay with the model that gave it"
+            f"forced token id {largest} is not in the vocabulary of {config.vocab}: replay with the same model"
         )
     if prompt_tokens + len(forced) > config.max_positions:
         raise InputError(
             f"the prompt has {prompt_tokens} tokens and {len(forced)} are forced, the model's context is "
-            f"{config.max_positions}: replay with the model that gave them"
+            f"{config.max_positions}: replay with the same model"
         )
 
 

@@ -1,4 +1,4 @@
-"""What one rank does with a micro-batch: its layers, the check for infinities and, on the last rank, the sampling."""
+"""The work of one rank on a micro-batch: its layers, the check for infinities and, on the last rank, sampling."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 
 class Stage:
-    """A rank's decoder and the lanes that run through it."""
+    """A rank's decoder and its lanes."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Stage:
         """Run a micro-batch through the layers.
 
         Args:
-            message: what to do.
+            message: the micro-batch.
             hidden_RH: the stage's input, of `hidden_shape`.
             next_tokens_R: for a SCORE, the token id that comes after each row.
 
         Returns:
-            The message with faults marked and what the next rank needs: hidden states, and the next tokens of a SCORE.
-            On the last rank the message with its tokens, and log-probabilities where asked for.
+            The message with faults marked, and the payloads for the next rank: hidden states, and next tokens of a
+            SCORE. On the last rank the message with its tokens, and log-probabilities if requested.
         """
-        with self._tracer.span("compute", message):  # to the end of the work: the check for infinities waits for a GPU
+        with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
             message, hidden_RH = self._run_layers(message, hidden_RH)
         if not self.decoder.stage.has_head:
             return message, (hidden_RH,) if next_tokens_R is None else (hidden_RH, next_tokens_R)
@@ -80,7 +80,7 @@ class Stage:
             for sibling in siblings:
                 self._clean_slot(sibling.slot)
                 self.decoder.copy_slot(work.slot, sibling.slot, work.position + message.count)
-            rows = [slice(None)] * len(message.works)  # all rows are the prompt's
+            rows = [slice(None)] * len(message.works)  # all rows belong to the prompt
         else:
             first = message.lane * self.slots_per_lane
             positions = [-1] * self.slots_per_lane
@@ -122,7 +122,7 @@ class Stage:
         return marked
 
     def _clean_slot(self, slot: int) -> None:
-        """Zero what a request with infinities left behind before the next one moves in."""
+        """Clear the slot of a request with infinities before the next request uses it."""
         if slot in self._spoiled_slots:
             self.decoder.clear_slot(slot)
             self._spoiled_slots.discard(slot)

@@ -11,25 +11,25 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class Decodes(Protocol):
-    """What turns tokens into text."""
+    """Something that turns tokens into text."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of tokens."""
 
 
 class Tokenizer:
-    """A model folder's tokenizer, as transformers loads it."""
+    """The tokenizer of a model folder, loaded by transformers."""
 
     def __init__(self, folder: Path) -> None:
         """Load the tokenizer.
 
         Raises:
-            ModelError: the folder has none that can be loaded.
+            ModelError: the folder has no tokenizer that can be loaded.
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        # AutoTokenizer would rebuild the tokenizer by the class that goes with the architecture; what the file says
-        # is what the model was trained with.
+        # AutoTokenizer would rebuild the tokenizer with the class of the architecture, but the model was trained with
+        # what the file says.
         loader: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
         try:
             self._tokenizer: Any = loader.from_pretrained(str(folder), local_files_only=True)
@@ -48,7 +48,7 @@ class Tokenizer:
         if request.raw:
             return tuple(self._tokenizer.encode(request.prompt))
         if not self._tokenizer.chat_template:
-            raise InputError("the model has no chat template: send prompts as they are (raw, `generate --raw`)")
+            raise InputError("the model has no chat template: send raw prompts (`generate --raw`)")
         chat = [{"role": "user", "content": request.prompt}]
         text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
@@ -63,22 +63,22 @@ class Tokenizer:
 
 
 class TextStream:
-    """Turns an answer's tokens into pieces of text as they come; joined, they are the text of all tokens.
+    """Turns the tokens of an answer into pieces of text, which together are the text of all tokens.
 
-    A character whose bytes are not complete, and what may be the beginning of a stop text, wait for the tokens after.
+    Incomplete characters, and text that may be the beginning of a stop text, are held back until the next tokens.
     """
 
     def __init__(self, tokenizer: Decodes, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tokens: list[int] = []
-        # Tokens from `_start` to `_read` are decoded again with each new one: a token's text depends on its neighbour.
+        # Tokens from `_start` to `_read` are decoded again with each new one: the text depends on neighbours.
         self._start = self._read = 0
         self._held = ""
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """Take a token and return the text that is certain now; `stopped` tells that a stop text has come."""
+        """Add a token and return the text that is complete; `stopped` is set when a stop text has come."""
         self._tokens.append(token)
         known = self._tokenizer.decode(self._tokens[self._start : self._read])
         text = self._tokenizer.decode(self._tokens[self._start :])
@@ -88,7 +88,7 @@ class TextStream:
         return self._release(text[len(known) :])
 
     def end(self) -> str:
-        """Return the text that was held back, when no more tokens come."""
+        """Return the held-back text at the end of the answer."""
         if self.stopped:
             return ""
         known = self._tokenizer.decode(self._tokens[self._start : self._read])
@@ -108,5 +108,5 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many of the last characters of `text` are the first ones of `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""How messages get from rank to rank: a ring over torch.distributed, or a queue where one rank is all there is."""
+"""Transport of messages between ranks: a ring over torch.distributed, or a queue for a single rank."""
 
 from collections import deque
 from time import perf_counter_ns
@@ -14,10 +14,10 @@ _MOST_UNFINISHED_SENDS = 16
 
 
 class Transport(Protocol):
-    """The edge to the next rank and the edge from the previous one; messages keep their order."""
+    """The connection to the next rank and from the previous one; messages keep their order."""
 
     def send(self, message: Message, *payloads: torch.Tensor) -> None:
-        """Start sending; payloads must not be written to afterwards."""
+        """Start sending; payloads must not be changed afterwards."""
 
     def receive(self) -> Message:
         """Wait for the next message from the previous rank."""
@@ -27,7 +27,7 @@ class Transport(Protocol):
 
 
 class LoopTransport:
-    """The ring of a single rank: what is sent comes back."""
+    """The ring of a single rank, which receives its own messages."""
 
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
@@ -48,7 +48,7 @@ class LoopTransport:
 
 
 class RingTransport:
-    """Rank r sends to r + 1 and the last to 0; headers on the CPU (gloo), hidden states where they are computed.
+    """Rank r sends to r + 1 and the last one to 0: headers on the CPU (gloo), hidden states on their device.
 
     Sends overlap with compute; torch.distributed picks NCCL for CUDA tensors and gloo for others.
     """
@@ -59,7 +59,7 @@ class RingTransport:
         self._unfinished: deque[tuple[dist.Work, torch.Tensor]] = deque()
 
     def send(self, message: Message, *payloads: torch.Tensor) -> None:
-        """Start sending; a tensor is kept until it has left."""
+        """Start sending; tensors are kept until they are sent."""
         self._start(torch.from_numpy(encode(message)))
         for payload in payloads:
             self._start(payload.contiguous())
@@ -85,7 +85,7 @@ class RingTransport:
 
 
 class TracedTransport:
-    """A transport whose sends and waits are noted."""
+    """A transport that traces sends and waits."""
 
     def __init__(self, transport: Transport, tracer: Tracer) -> None:
         self._transport = transport
@@ -98,7 +98,7 @@ class TracedTransport:
             self._transport.send(message, *payloads)
 
     def receive(self) -> Message:
-        """Write out what has been noted, since the wait may be this rank's last; then wait for a message."""
+        """Flush the trace, because this wait may be the rank's last, and wait for a message."""
         self._tracer.flush()
         start_ns = perf_counter_ns()
         self._received = self._transport.receive()
@@ -112,5 +112,5 @@ class TracedTransport:
 
 
 def make_transport(rank: int, ranks: int) -> Transport:
-    """Return the transport for a rank of a group that has been set up."""
+    """Return the transport for a rank of an initialized process group."""
     return LoopTransport() if ranks == 1 else RingTransport(rank, ranks)

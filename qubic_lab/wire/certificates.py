@@ -1,4 +1,4 @@
-"""Certificates of mutual TLS: an authority, hosts' certificates by it, what they say and how long they are good for."""
+"""Certificates for mutual TLS: an authority, the hosts' certificates, and their names and validity."""
 
 import ipaddress
 import os
@@ -22,18 +22,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from qubic_lab.errors import InputError, check_choice, check_range
 
 AUTHORITY = "authority"
-"""What the authority's two files are called, as a host's are by its name."""
+"""Name of the authority's two files; a host's files have the host's name."""
 AUTHORITY_DAYS = 3_650
 HOST_DAYS = 365
 MOST_DAYS = 36_500
 WARN_DAYS = 30
-"""A certificate with fewer days left should be renewed."""
+"""Certificates with fewer days left should be renewed."""
 
 _CLOCKS_DIFFER_BY = timedelta(hours=1)
 _LONGEST_COMMON_NAME = 64  # X.509's limit
 _LONGEST_NAME = 253  # DNS's limit
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-# A name that ends in a number would be a mistyped address.
+# A name that ends in a number is a mistyped address.
 _HOST_NAME = re.compile(rf"({_LABEL}\.)*(?!\d+\Z){_LABEL}")
 
 ExtensionType = TypeVar("ExtensionType", bound=x509.ExtensionType)
@@ -41,7 +41,7 @@ ExtensionType = TypeVar("ExtensionType", bound=x509.ExtensionType)
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and the unencrypted key to it, both PEM."""
+    """A certificate and its unencrypted key, both PEM."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -49,14 +49,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class CertificateInfo:
-    """What a certificate says.
+    """The content of a certificate.
 
     Attributes:
-        names: host names and IP addresses that it is for; where there are none, its common name.
-        serial: its number, hexadecimal.
-        valid_from_utc: it is good from here on.
-        valid_to_utc: its end.
-        authority: who signed it: common name, and the first digits of the key's identifier (hexadecimal).
+        names: its host names and IP addresses, or its common name if there are none.
+        serial: its serial number, hexadecimal.
+        valid_from_utc: start of its validity.
+        valid_to_utc: end of its validity.
+        authority: its issuer: common name, and the first digits of the key identifier (hexadecimal).
     """
 
     names: tuple[str, ...]
@@ -66,19 +66,19 @@ class CertificateInfo:
     authority: str
 
     def days_left(self, now: datetime) -> int:
-        """Return the days from `now` to the end, rounded down: negative once it is past."""
+        """Return the days from `now` to the end, rounded down; negative after the end."""
         return (self.valid_to_utc - now).days
 
     def has_expired(self, now: datetime) -> bool:
-        """Return whether the end is past."""
+        """Return whether the certificate has expired."""
         return now > self.valid_to_utc
 
 
 def describe(pem: bytes) -> CertificateInfo:
-    """Return what the first certificate of a PEM text says.
+    """Parse the first certificate of a PEM text.
 
     Raises:
-        InputError: there is none, or it is malformed.
+        InputError: there is no certificate, or it is malformed.
     """
     certificate = _load(pem)
     return CertificateInfo(
@@ -91,7 +91,7 @@ def describe(pem: bytes) -> CertificateInfo:
 
 
 def expiry_warning(info: CertificateInfo, now: datetime) -> str | None:
-    """Return a line on a certificate that has expired or has fewer than WARN_DAYS days left; None for any other."""
+    """Return a warning if a certificate has expired or has fewer than WARN_DAYS days left, else None."""
     what, remedy = f"the certificate of {', '.join(info.names)}", "renew it with `qubic-lab certs renew`"
     if info.has_expired(now):
         return f"{what} expired on {info.valid_to_utc:%Y-%m-%d at %H:%M} UTC: {remedy}"
@@ -102,20 +102,20 @@ def expiry_warning(info: CertificateInfo, now: datetime) -> str | None:
 
 
 def check_pair(pair: Pair) -> None:
-    """Make sure that a certificate and a key belong together.
+    """Check that a certificate and a key belong together.
 
     Raises:
         InputError: they do not, or one is malformed, or the key is encrypted.
     """
     if _load(pair.certificate).public_key() != _load_key(pair.key).public_key():
-        raise InputError("the key is another certificate's")
+        raise InputError("the key belongs to another certificate")
 
 
 def check_name(name: str) -> str:
-    """Return a host name as it is, or an IP address in its usual spelling.
+    """Return a host name unchanged, or an IP address in its canonical form.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither of them.
     """
     try:
         address = ipaddress.ip_address(name)
@@ -123,7 +123,7 @@ def check_name(name: str) -> str:
         if len(name) <= _LONGEST_NAME and _HOST_NAME.fullmatch(name) and name != AUTHORITY:
             return name
     else:
-        if "%" not in name:  # an interface, which no certificate can name
+        if "%" not in name:  # a zone id, which certificates cannot have
             return str(address)
     raise InputError(
         f"{name!r} cannot be in a certificate: give a host name or an IP address, such as vm-1 or 10.0.0.2"
@@ -131,44 +131,44 @@ def check_name(name: str) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return what a host's files are called, without suffix: its name, with `-` for the colons of an IPv6 address.
+    """Return the name of a host's files without suffix: its name, with `-` for the colons of an IPv6 address.
 
-    scp would take what precedes a colon for a host, docker for the end of a path.
+    Colons have other meanings in scp and docker.
     """
     return name.replace(":", "-")
 
 
 def new_authority(now: datetime) -> Pair:
-    """Return a new authority, good for AUTHORITY_DAYS; it may sign certificates of hosts but of no other authority."""
+    """Return a new authority, valid for AUTHORITY_DAYS; it may sign hosts' certificates, but not other authorities."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Qubic Lab authority")])
     return Pair(_sign_authority(name, key, now), _key_pem(key))
 
 
 def renewed_authority(authority: Pair, now: datetime) -> Pair:
-    """Return an authority with the same name and key, again good for AUTHORITY_DAYS: what it has signed stays good.
+    """Return an authority with the same name and key, valid for AUTHORITY_DAYS; its certificates stay valid.
 
     Raises:
-        InputError: it is none: the key does not belong to the certificate or is not of an elliptic curve.
+        InputError: the key does not belong to the certificate, or is not an elliptic-curve key.
     """
     certificate, key = _load_authority(authority)
     return replace(authority, certificate=_sign_authority(certificate.subject, key, now))
 
 
 def new_host(names: Sequence[str], authority: Pair, now: datetime, days: int = HOST_DAYS) -> Pair:
-    """Return a new key, and a certificate to serve and to connect with.
+    """Return a new key and a certificate for a server and client.
 
     Args:
         names: host names and IP addresses by which others call the host.
-        authority: it signs; no certificate is good for longer than its own.
-        now: the certificate is good from an hour before, for clocks differ,
-        days: until so many days after.
+        authority: the signing authority; no certificate is valid longer than its own.
+        now: the certificate is valid from an hour before, because clocks differ.
+        days: validity in days.
 
     Raises:
-        InputError: a name is none, the authority has expired, `days` is out of range, or as renewed_authority.
+        InputError: a name is invalid, the authority has expired, `days` is out of range, or as for renewed_authority.
     """
     known = [check_name(name) for name in names]
-    # For who reads the certificate; TLS goes by the alternative names.
+    # For human readers; TLS uses the alternative names.
     common = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in known[:1] if len(name) <= _LONGEST_COMMON_NAME]
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = x509.SubjectAlternativeName([_general_name(name) for name in known])
@@ -177,10 +177,10 @@ def new_host(names: Sequence[str], authority: Pair, now: datetime, days: int = H
 
 
 def renewed_host(certificate: bytes, authority: Pair, now: datetime, days: int = HOST_DAYS) -> bytes:
-    """Return a host's certificate with a new end, for the same names and the same key, by the same authority.
+    """Return a renewed certificate of a host with the same names, key and authority.
 
     Raises:
-        InputError: another authority signed it, or it is for no name, or as new_host.
+        InputError: another authority signed it, it has no names, or as for new_host.
     """
     old = _load(certificate)
     try:
@@ -189,25 +189,25 @@ def renewed_host(certificate: bytes, authority: Pair, now: datetime, days: int =
         raise InputError("another authority signed it: renew it with that one") from error
     alternatives = _extension(old, x509.SubjectAlternativeName)
     if alternatives is None:
-        raise InputError("it is for no host: make a new one")
+        raise InputError("it has no host names: make a new one")
     return _sign_host(old.subject, alternatives, old.public_key(), authority, now, days)
 
 
 def make_certificates(
     folder: Path, hosts: Sequence[Sequence[str]], now: datetime, days: int = HOST_DAYS, renew: bool = False
 ) -> list[Path]:
-    """Write a pair for each host, and an authority where the folder has none; return the certificates' paths.
+    """Write a pair for each host, and an authority if the folder has none; return the certificates' paths.
 
     Args:
-        folder: for authority.pem and authority.key, NAME.pem and NAME.key of each host; made where it is missing.
-        hosts: names of each host; the files are called by the first.
-        now: as in new_host.
-        days: as in new_host.
-        renew: put new pairs in place of those that are there, else they are an error.
+        folder: folder for authority.pem, authority.key, and NAME.pem and NAME.key of each host; created if missing.
+        hosts: names of each host; the first one is the name of its files.
+        now: as for new_host.
+        days: as for new_host.
+        renew: replace existing pairs, which are an error otherwise.
 
     Raises:
-        InputError: as new_host; or a pair is there already; or the folder has half an authority or may be written to
-            by other users. Nothing was written.
+        InputError: as for new_host; or a pair exists; or the authority is incomplete, or the folder is writable
+            for other users. Nothing was written.
     """
     found = _read_authority(folder)
     authority = found or new_authority(now)
@@ -218,7 +218,7 @@ def make_certificates(
         if name in pairs:
             raise InputError(f"{certificate} would be written twice: name each host once")
         if not renew and (certificate.exists() or key.exists()):
-            raise InputError(f"{certificate} or {key} is there already: give --renew to make a new pair in its place")
+            raise InputError(f"{certificate} or {key} exists already: give --renew to replace it")
         pairs[name] = new_host(names, authority, now, days)
     _make_folder(folder)
     if found is None:
@@ -227,16 +227,16 @@ def make_certificates(
 
 
 def renew_certificates(folder: Path, names: Sequence[str], now: datetime, days: int = HOST_DAYS) -> list[Path]:
-    """Write certificates with a new end for the same names and keys in place of the old; return their paths.
+    """Replace certificates by renewed ones with the same names and keys; return their paths.
 
     Args:
-        folder: as of make_certificates; hosts' keys need not be there.
-        names: whose; where none is given, all with fewer than WARN_DAYS days left, the authority's among them.
-        now: as in new_host.
-        days: as in new_host; the authority gets AUTHORITY_DAYS.
+        folder: as for make_certificates; the hosts' keys are not needed.
+        names: hosts, or the authority; by default all certificates with fewer than WARN_DAYS days left.
+        now: as for new_host.
+        days: as for new_host; the authority gets AUTHORITY_DAYS.
 
     Raises:
-        InputError: the folder has no authority, or no certificate by a name, or as renewed_host. Nothing was written.
+        InputError: the folder has no authority or no such certificate, or as for renewed_host. Nothing was written.
     """
     authority = _read_authority(folder)
     if authority is None:
@@ -260,10 +260,10 @@ def renew_certificates(folder: Path, names: Sequence[str], now: datetime, days: 
 
 
 def read_certificates(paths: Iterable[Path]) -> list[tuple[Path, CertificateInfo]]:
-    """Return what the certificate of each file says; a folder stands for each *.pem in it.
+    """Return the content of the certificates in files; a folder stands for its *.pem files.
 
     Raises:
-        InputError: a file cannot be read or is no certificate, or a folder has none.
+        InputError: a file cannot be read or is not a certificate, or a folder has none.
     """
     found = []
     for given in paths:
@@ -279,10 +279,10 @@ def read_certificates(paths: Iterable[Path]) -> list[tuple[Path, CertificateInfo
 def _load(pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificates(pem)[0]
-        # Malformed ones raise no sooner than they are asked for.
+        # Malformed extensions raise only on access.
         _ = certificate.extensions, certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InputError("no certificate: PEM is expected") from error
+        raise InputError("not a certificate: PEM is expected") from error
     return certificate
 
 
@@ -292,7 +292,7 @@ def _load_key(pem: bytes) -> PrivateKeyTypes:
     except TypeError as error:
         raise InputError("the key is encrypted") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InputError("no key: PEM is expected") from error
+        raise InputError("not a key: PEM is expected") from error
 
 
 def _load_authority(authority: Pair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -300,7 +300,7 @@ def _load_authority(authority: Pair) -> tuple[x509.Certificate, ec.EllipticCurve
     certificate, key = _load(authority.certificate), _load_key(authority.key)
     constraints = _extension(certificate, x509.BasicConstraints)
     if constraints is None or not constraints.ca or not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InputError("no authority of `qubic-lab certs make`: use a folder that it wrote")
+        raise InputError("not an authority of `qubic-lab certs make`: use a folder that it has written")
     return certificate, key
 
 
@@ -350,7 +350,7 @@ def _builder(
     issuer_key: ec.EllipticCurvePrivateKey,
     now: datetime,
 ) -> x509.CertificateBuilder:
-    """Return what all certificates have; their ends and uses are still to be added."""
+    """Return a builder with what all certificates have in common."""
     key_id = x509.SubjectKeyIdentifier.from_public_key(key)
     authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     return (
@@ -402,30 +402,28 @@ def _common_names(name: x509.Name) -> tuple[str, ...]:
 
 
 def _authority_id(certificate: x509.Certificate) -> tuple[str, ...]:
-    """Return the first digits of the signing key's identifier; none where the certificate does not tell it."""
+    """Return the first digits of the issuer's key identifier; none if the certificate does not have it."""
     by = _extension(certificate, x509.AuthorityKeyIdentifier)
     key_id = by.key_identifier if by is not None else None
-    if key_id is None and certificate.issuer == certificate.subject:  # may leave it out: it is its own
+    if key_id is None and certificate.issuer == certificate.subject:  # self-signed certificates may omit it
         own = _extension(certificate, x509.SubjectKeyIdentifier)
         key_id = own.digest if own is not None else None
     return (key_id.hex()[:8],) if key_id is not None else ()
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:
-    """Return where a certificate and its key are."""
+    """Return the paths of a certificate and its key."""
     return folder / f"{name}.pem", folder / f"{name}.key"
 
 
 def _read_authority(folder: Path) -> Pair | None:
-    """Return the folder's authority; None where it has none."""
+    """Return the folder's authority, or None."""
     paths = _paths(folder, AUTHORITY)
     missing = [path for path in paths if not path.exists()]
     if len(missing) == len(paths):
         return None
     if missing:
-        raise InputError(
-            f"{missing[0]} is missing: certificates are made where the authority's certificate and key are"
-        )
+        raise InputError(f"{missing[0]} is missing: use the folder with the authority's certificate and key")
     with _told_of(folder / AUTHORITY):
         authority = Pair(*(path.read_bytes() for path in paths))
         _load_authority(authority)
@@ -435,9 +433,7 @@ def _read_authority(folder: Path) -> Pair | None:
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o022:
-        raise InputError(
-            f"other users may write in {folder}, and so replace the authority: chmod 700 it, or give another"
-        )
+        raise InputError(f"other users may write to {folder} and replace the authority: chmod 700 it, or give another")
 
 
 def _write_pair(folder: Path, name: str, pair: Pair) -> Path:
@@ -448,7 +444,7 @@ def _write_pair(folder: Path, name: str, pair: Pair) -> Path:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """Put a file in place at one stroke; from its first byte nobody but the owner reads what only the owner may."""
+    """Write a file atomically, with its final permissions from the start."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)
     try:
@@ -465,7 +461,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 @contextmanager
 def _told_of(path: Path) -> Iterator[None]:
-    """Name the file in errors."""
+    """Add the file's path to errors."""
     try:
         yield
     except OSError as error:

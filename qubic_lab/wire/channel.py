@@ -1,4 +1,4 @@
-"""Settings of every gRPC channel and server: who may connect, what stays alive, how the project's errors travel."""
+"""Common settings of gRPC channels and servers: TLS, keep-alive, and the transport of the project's errors."""
 
 import ipaddress
 import logging
@@ -33,32 +33,32 @@ from qubic_lab.wire.certificates import Pair, check_pair, describe, expiry_warni
 _log = logging.getLogger(__name__)
 
 MOST_BYTES = 64 * 2**20
-"""The largest message that either side takes."""
+"""Size limit of messages."""
 _NEVER = 2**31 - 1
 
 PING_AFTER_MS = 4_000
-"""A side that has heard nothing for so long asks for a sign of life, whether or not a call runs: so nothing between the
-two forgets an idle connection, and a peer that has vanished is noticed."""
+"""After this time without data a side sends a keep-alive ping, even without a running call, so that no device in
+between drops an idle connection, and the loss of a peer is noticed."""
 PING_ANSWER_MS = 5_000
-"""So long may the answer take; gRPC gives it itself, even while Python computes."""
+"""Time limit for the answer to a ping, which gRPC sends itself even while Python computes."""
 _COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MOST_BYTES),
     ("grpc.keepalive_time_ms", PING_AFTER_MS),
     ("grpc.keepalive_timeout_ms", PING_ANSWER_MS),
-    ("grpc.http2.ping_timeout_ms", PING_ANSWER_MS),  # the line above alone leaves it at a minute
+    ("grpc.http2.ping_timeout_ms", PING_ANSWER_MS),  # without this line it stays at a minute
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),  # as many as it takes
+    ("grpc.http2.max_pings_without_data", 0),  # no limit
 )
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_COMMON_OPTIONS,
-    ("grpc.so_reuseport", 0),  # without it a second server binds a used port without a word
-    ("grpc.http2.min_ping_interval_without_data_ms", PING_AFTER_MS // 2),  # more often counts as an attack
+    ("grpc.so_reuseport", 0),  # otherwise a second server can bind a used port unnoticed
+    ("grpc.http2.min_ping_interval_without_data_ms", PING_AFTER_MS // 2),  # more frequent pings count as an attack
 )
 CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *_COMMON_OPTIONS,
-    ("grpc.client_idle_timeout_ms", _NEVER),  # else an unused channel hangs up after half an hour
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # else whoever was away for long is tried again only every two minutes
-    ("grpc.enable_http_proxy", 0),  # a proxy set for the web does not lead to our own hosts
+    ("grpc.client_idle_timeout_ms", _NEVER),  # otherwise an unused channel closes after half an hour
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # otherwise a lost peer is retried only every two minutes
+    ("grpc.enable_http_proxy", 0),  # an HTTP proxy does not lead to our own hosts
 )
 
 _STATUS_OF_ERROR: dict[type[QubicLabError], grpc.StatusCode] = {
@@ -76,15 +76,15 @@ _ERROR_OF_STATUS = {status: error for error, status in _STATUS_OF_ERROR.items()}
 
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
-"""Of each file the time of its last change, its size and its inode; None where it is missing."""
+"""Modification time, size and inode of each file; None if it is missing."""
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of one side of mutual TLS: its certificate, the key to it, the authority that signed the other side's.
+    """PEM files of one side of mutual TLS: its certificate, its key, and the authority of the other side's certificate.
 
     Raises:
-        InputError: a file is missing or unreadable, is no PEM file, or the key is another certificate's.
+        InputError: a file is missing, unreadable or not PEM, or the key belongs to another certificate.
     """
 
     certificate: Path
@@ -95,41 +95,41 @@ class TlsFiles:
         self.read()
 
     def stamp(self) -> Stamp:
-        """Return what changes with the files.
+        """Return a value that changes with the files.
 
-        A channel keeps the files that it was opened with. A client that lives for longer than they may takes the stamp
-        before it opens one, and opens another when the stamp has changed.
+        A channel keeps the files that it was opened with. A long-lived client takes the stamp
+        before it opens a channel, and opens a new one when the stamp has changed.
         """
         return tuple(_stamp(getattr(self, field.name)) for field in fields(self))
 
     def for_client(self) -> grpc.ChannelCredentials:
-        """Return what a client shows and whom it believes, as the files are now.
+        """Return a client's credentials from the current files.
 
         Raises:
-            InputError: as TlsFiles.
+            InputError: as for TlsFiles.
         """
         pair, authority = _read_for_use(self)
         return grpc.ssl_channel_credentials(authority, pair.key, pair.certificate)
 
     def for_server(self) -> grpc.ServerCredentials:
-        """Return what a server shows and asks of every client: a certificate by the authority.
+        """Return a server's credentials, which require a certificate of the authority from every client.
 
-        Each handshake goes by the files as they are then. While they do not fit together, or are half written, those
-        before hold, and the log says so. gRPC calls Python for that: see GRPC_ENABLE_FORK_SUPPORT in docs/hosts.md.
+        Each handshake uses the current files. While they do not match or are incomplete, the previous ones
+        are used, and a warning is logged. gRPC calls Python for that: see GRPC_ENABLE_FORK_SUPPORT in docs/hosts.md.
 
         Raises:
-            InputError: as TlsFiles.
+            InputError: as for TlsFiles.
         """
         files = _ServerFiles(self)
-        # The stubs do not know that None, too, is an answer: nothing has changed.
+        # The stubs do not know that None is allowed and means no change.
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", files.changed)
         return grpc.dynamic_ssl_server_credentials(files.first, fetch, require_client_authentication=True)
 
     def read(self) -> tuple[Pair, bytes]:
-        """Return the pair and the authority as the files are now.
+        """Return the pair and the authority from the current files.
 
         Raises:
-            InputError: as TlsFiles; gRPC would say no more than that a handshake failed.
+            InputError: as for TlsFiles; gRPC itself would only report a failed handshake.
         """
         content = {}
         for field in fields(self):
@@ -137,24 +137,24 @@ class TlsFiles:
             try:
                 content[field.name] = path.read_bytes()
             except OSError as error:
-                raise InputError(f"TLS {field.name} {path} is no file that can be read: give a PEM file") from error
+                raise InputError(f"TLS {field.name} {path} cannot be read: give a PEM file") from error
         pair = Pair(content["certificate"], content["key"])
         try:
             check_pair(pair)
         except InputError as error:
             raise InputError(
-                f"{self.certificate} and {self.key} are no certificate and its unencrypted key ({error}): "
+                f"{self.certificate} and {self.key} are not a certificate and its unencrypted key ({error}): "
                 "give the pair of PEM files that was made together"
             ) from error
         try:
             describe(content["authority"])
         except InputError as error:
-            raise InputError(f"TLS authority {self.authority} is no certificate: give a PEM file") from error
+            raise InputError(f"TLS authority {self.authority} is not a certificate: give a PEM file") from error
         return pair, content["authority"]
 
 
 def _read_for_use(files: TlsFiles) -> tuple[Pair, bytes]:
-    """Return the files' content; the log says where it soon ends."""
+    """Return the files' content; certificates that expire soon are logged."""
     pair, authority = files.read()
     for path, pem in ((files.certificate, pair.certificate), (files.authority, authority)):
         warning = expiry_warning(describe(pem), datetime.now(UTC))
@@ -164,21 +164,21 @@ def _read_for_use(files: TlsFiles) -> tuple[Pair, bytes]:
 
 
 class _ServerFiles:
-    """The files that a listening server goes by: those that last fitted together.
+    """The files that a listening server uses: the last ones that matched.
 
     Attributes:
-        first: what it starts with.
+        first: the initial files.
     """
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._lock = Lock()  # gRPC asks from threads of its own
-        self._used = files.stamp()  # before reading: what changes meanwhile is read again
+        self._lock = Lock()  # gRPC calls from its own threads
+        self._used = files.stamp()  # before reading, so that later changes are read again
         self._refused: Stamp | None = None
         self.first = self._configuration()
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the files' content where it has changed and is good, else None."""
+        """Return the files' content if it has changed and is valid, else None."""
         with self._lock:
             stamp = self._files.stamp()
             if stamp == self._used:
@@ -186,12 +186,12 @@ class _ServerFiles:
             try:
                 configuration = self._configuration()
             except InputError as error:
-                # Tried again with each handshake: what made it unreadable may not show in the stamp.
+                # Retried with each handshake, because the stamp may not show why the files were unreadable.
                 if stamp != self._refused:
-                    _log.warning("TLS goes on with the files as they were before: %s", error)
+                    _log.warning("TLS continues with the previous files: %s", error)
                     self._refused = stamp
                 return None
-            _log.info("TLS goes on with new files: %s", self._files.certificate)
+            _log.info("TLS uses new files: %s", self._files.certificate)
             self._used = stamp
             return configuration
 
@@ -201,29 +201,29 @@ class _ServerFiles:
 
 
 def tls_from_settings() -> TlsFiles | None:
-    """Return the files that QUBIC_LAB_TLS_CERTIFICATE, _KEY and _AUTHORITY name; None where none is set.
+    """Return the files that QUBIC_LAB_TLS_CERTIFICATE, _KEY and _AUTHORITY name, or None if none is set.
 
     Raises:
-        InputError: only some of them are set, or as TlsFiles.
+        InputError: only some of them are set, or as for TlsFiles.
     """
     named = {name: getattr(settings(), f"tls_{name}") for name in ("certificate", "key", "authority")}
     missing = [f"QUBIC_LAB_TLS_{name.upper()}" for name, path in named.items() if path is None]
     if len(missing) == len(named):
         return None
     if missing:
-        raise InputError(f"mutual TLS takes three files: set {' and '.join(missing)} too")
+        raise InputError(f"mutual TLS needs three files: set {' and '.join(missing)} too")
     return TlsFiles(**named)
 
 
 def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
-    """Open a channel to `unix:PATH` or `HOST:PORT`; whether anybody is there shows with the first call.
+    """Open a channel to `unix:PATH` or `HOST:PORT`; it connects with the first call.
 
     Args:
-        address: where the server listens; under TLS its certificate must be for this very host name or address.
-        tls: files for mutual TLS; by default, but for a unix socket, those of the settings.
+        address: address of the server; with TLS its certificate must be for this host name or address.
+        tls: files for mutual TLS; by default those of the settings, except for unix sockets.
 
     Raises:
-        InputError: the address is malformed, or of another host and there is no TLS.
+        InputError: the address is malformed, or is of another host and there is no TLS.
     """
     tls = _required_tls(address, tls)
     if tls is None:
@@ -232,7 +232,7 @@ def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
 
 
 def open_async_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
-    """Open a channel for an event loop; arguments and errors as of open_channel."""
+    """Open a channel for an event loop; arguments and errors as for open_channel."""
     tls = _required_tls(address, tls)
     if tls is None:
         return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
@@ -243,16 +243,16 @@ def listen(server: grpc.Server | grpc.aio.Server, address: str, tls: TlsFiles | 
     """Let a server made with SERVER_OPTIONS listen at an address and return the port (chosen by the system for port 0).
 
     Args:
-        server: not started yet.
-        address: as in open_channel.
-        tls: as in open_channel; each client must show a certificate by the authority. Renewed files hold from the next
+        server: a server that is not started yet.
+        address: as for open_channel.
+        tls: as for open_channel; each client needs a certificate of the authority. Renewed files are used from the next
             handshake on.
 
     Raises:
-        InputError: as open_channel; or the port is used, or the address is not this host's.
+        InputError: as for open_channel; or the port is in use, or the address is not this host's.
     """
     tls = _required_tls(address, tls)
-    # `localhost` are two addresses, and gRPC is content when one of them is free.
+    # `localhost` has two addresses, and gRPC succeeds if one of them is free.
     address = re.sub(r"^localhost:", "127.0.0.1:", address)
     try:
         if tls is None:
@@ -260,16 +260,16 @@ def listen(server: grpc.Server | grpc.aio.Server, address: str, tls: TlsFiles | 
         return server.add_secure_port(address, tls.for_server())
     except RuntimeError as error:
         raise InputError(
-            f"cannot listen at {address}: another process holds it, or it is no address of this host; give another"
+            f"cannot listen at {address}: another process uses it, or it is not an address of this host; give another"
         ) from error
 
 
 def peer_names(context: grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]) -> frozenset[str]:
-    """Return the host names and IP addresses in the certificate that a caller showed; none without TLS.
+    """Return the host names and IP addresses in a caller's certificate; none without TLS.
 
-    Its common name counts only where it has no others: one made elsewhere may be the same for all hosts.
+    Its common name counts only if it has no other names, because it may be the same for all hosts.
     """
-    shown = context.auth_context()  # its `x509_subject_alternative_name` mixes in mail addresses and URIs
+    shown = context.auth_context()  # its `x509_subject_alternative_name` includes mail addresses and URIs
 
     def values(*keys: str) -> frozenset[str]:
         return frozenset(name.decode() for key in keys for name in shown.get(key, ()) if isinstance(name, bytes))
@@ -278,16 +278,16 @@ def peer_names(context: grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any
 
 
 class RefuseMalformed(grpc.ServerInterceptor):
-    """Answers bytes that are no message of the method with INVALID_ARGUMENT; without it they count as a fault here."""
+    """Answers malformed messages with INVALID_ARGUMENT; otherwise they would count as internal errors."""
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Return the method's handler with a check before it; all methods here take one message."""
+        """Return the method's handler with a check before it; all methods take one message."""
         handler = continuation(handler_call_details)
-        if handler is None:  # no such method: gRPC says UNIMPLEMENTED
+        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
             return None
         parse = handler.request_deserializer
         assert parse is not None
@@ -299,7 +299,7 @@ class RefuseMalformed(grpc.ServerInterceptor):
                 return error
 
         def checked(answer: Any) -> Any:
-            @wraps(answer)  # with its marks: the health service's Watch is one that does not block
+            @wraps(answer)  # keeps attributes: the health service's Watch is marked as not blocking
             def check_first(message: Any, context: grpc.ServicerContext, *rest: Any) -> Any:
                 if isinstance(message, DecodeError):
                     name = handler_call_details.method
@@ -316,7 +316,7 @@ class RefuseMalformed(grpc.ServerInterceptor):
 
 
 def status_of(error: QubicLabError) -> grpc.StatusCode:
-    """Return the status that carries an error; its message travels as the details."""
+    """Return the status code of an error; its message is sent as the details."""
     return _STATUS_OF_ERROR.get(type(error), grpc.StatusCode.INTERNAL)
 
 
@@ -334,14 +334,14 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
-    """Return the TLS files to use at an address: given, or of the settings, or None where nobody else can reach it."""
+    """Return the TLS files for an address: given ones, those of the settings, or None if only this host reaches it."""
     if address.startswith("unix:"):
         return tls
     host = read_host(address)
     tls = tls or tls_from_settings()
     if tls is None and not is_loopback(host):
         raise InputError(
-            f"{address} is beyond this host, where only mutual TLS is spoken: set QUBIC_LAB_TLS_CERTIFICATE, "
+            f"{address} is not on this host, which requires mutual TLS: set QUBIC_LAB_TLS_CERTIFICATE, "
             "QUBIC_LAB_TLS_KEY and QUBIC_LAB_TLS_AUTHORITY (`qubic-lab certs make` makes the files)"
         )
     return tls
@@ -351,7 +351,7 @@ def read_host(address: str) -> str:
     """Return the host of `HOST:PORT`.
 
     Raises:
-        InputError: it is none.
+        InputError: the address is malformed.
     """
     match = re.fullmatch(r"([\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address)
     if match is None or int(match[2]) > 65535:
@@ -360,7 +360,7 @@ def read_host(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a host by this name or address."""
+    """Return whether a name or address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -178,14 +178,14 @@ def test_a_rank_that_diverges_is_named_and_its_group_ends(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Pipeline.launch(model=str(tiny), ranks=ranks, threads=1) as pipeline:
         processes = [psutil.Process(rank.pid) for rank in pipeline.describe()]
-        with pytest.raises(RankError, match=r"^rank 1 diverged: it answered micro-batch 7 where 6 was due; its output"):
+        with pytest.raises(RankError, match=r"^rank 1 diverged: it answered micro-batch 7 instead of 6; its output"):
             pipeline.generate("hi", max_new_tokens=400, ignore_eos=True)
         assert wait_for(lambda: all_gone(processes), GONE_WITHIN_S)
 
 
 def test_an_order_in_a_micro_batchs_place_is_a_divergence() -> None:
     check_order(1, Message(Kind.DECODE, sequence=6), due=6)
-    with pytest.raises(RankError, match="rank 1 diverged: it sent an order where micro-batch 6 was due"):
+    with pytest.raises(RankError, match="rank 1 diverged: it sent an order instead of micro-batch 6"):
         check_order(1, Message(Kind.CONTROL, sequence=6), due=6)
 
 

@@ -128,7 +128,7 @@ def test_a_host_with_another_ranks_files_refuses(split: Path, address: str, tmp_
     with two_hosts(tmp_path, address, "--model=./model") as hosts:
         assert wait_for(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
         [line] = [line for line in hosts[1].log.splitlines() if line.startswith("qubic-lab:")]
-        assert "rank 1: this host holds only rank-0 of the split in ./model: copy rank-1 here" in line
+        assert "rank 1: this host has only rank-0 of the split in ./model: copy rank-1 here" in line
         assert "Traceback" not in hosts[1].log.partition("qubic-lab:")[0]
 
 
@@ -140,7 +140,7 @@ def test_a_port_that_is_used_ends_the_group(tiny: Path, tmp_path: Path) -> None:
         address = f"127.0.0.1:{used.getsockname()[1]}"
         with two_hosts(tmp_path, address, f"--model={tiny}") as hosts:
             assert wait_for(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
-            assert f"cannot listen at {address}: another process holds it" in hosts[0].log
+            assert f"cannot listen at {address}: another process uses it" in hosts[0].log
 
 
 @pytest.mark.slow

@@ -204,11 +204,11 @@ def test_an_end_token_that_is_ignored_ends_no_forced_answer(reciter: Pipeline) -
 
 def test_tokens_are_not_forced_for_several_samples_nor_for_a_score(reciter: Pipeline) -> None:
     request = replace(RECITE, forced_token_ids=tuple(b"x"))
-    with pytest.raises(InputError, match="tokens are forced and samples is 2: ask for each sample alone"):
+    with pytest.raises(InputError, match="tokens are forced and samples is 2: request each sample alone"):
         reciter.samples(request, 2)
     [sample] = reciter.samples(request, 1)
     assert sample.text == TALE
-    with pytest.raises(InputError, match="tokens are forced in a text that is scored"):
+    with pytest.raises(InputError, match="a text to score cannot have forced tokens"):
         score_message(request)
 
 

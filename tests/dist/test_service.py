@@ -171,7 +171,7 @@ def test_more_samples_than_slots_are_refused(lab: Pipeline) -> None:
 def test_unknown_options_are_errors_with_a_suggestion(lab: Pipeline) -> None:
     with pytest.raises(InputError, match="did you mean 'temperature'"):
         lab.generate("hi", temprature=1.0)
-    with pytest.raises(InputError, match="beside a ready request"):
+    with pytest.raises(InputError, match="together with a ready request"):
         lab.generate(Request(prompt="hi"), seed=1)
 
 
@@ -215,7 +215,7 @@ def test_one_request_too_many_is_told_at_once(lab: Pipeline) -> None:
     assert room == lab.stats().slots + MOST_WAITING
     waiting = [lab.stream("hi", **ENDLESS) for _ in range(room)]
     assert eventually(lambda: lab.stats().requests == room)
-    with pytest.raises(BusyError, match=f"{MOST_WAITING} wait"):
+    with pytest.raises(BusyError, match=f"{MOST_WAITING} are waiting"):
         lab.generate("hi")
     with pytest.raises(BusyError, match="configure it when they are done"):
         lab.configure(PipelineConfig(model=str(lab.config.folder), ranks=2))
@@ -235,7 +235,7 @@ def test_the_wrong_model_does_not_answer(lab: Pipeline) -> None:
             stub.Generate(pb.GenerateRequest(prompt="hi", model="gpt", sampling=pb.Sampling(max_new_tokens=1, top_p=1)))
         )
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "'gpt' does not run here" in str(caught.value.details())
+    assert "'gpt' is not loaded" in str(caught.value.details())
 
 
 def test_health_says_serving_only_while_a_model_is_loaded(lab: Pipeline) -> None:
@@ -247,7 +247,7 @@ def test_health_says_serving_only_while_a_model_is_loaded(lab: Pipeline) -> None
         with pytest.raises(grpc.RpcError):
             stub.Configure(pb.Settings(model_folder="/nowhere", lanes=1, slots_per_lane=1))
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        with pytest.raises(InputError, match="holds no model"):
+        with pytest.raises(InputError, match="has no model"):
             lab.generate("hi")
         stub.Configure(good)
         assert any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in watch)
