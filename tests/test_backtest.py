@@ -22,10 +22,9 @@ from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_
 from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.backtest.signals import BarView, decide_at_once, decide_by_bar, signal_frame
-from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts, text_columns
+from qubic_lab.oracle.backtest.texts import AvailableText, available_texts, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
-from qubic_lab.oracle.store.text_reader import StoredText
 
 NAN = float("nan")
 SEEDS = st.integers(0, 10_000)
@@ -446,9 +445,9 @@ def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
 
 def test_texts_are_available_once_published_and_fetched_and_read() -> None:
     texts = [
-        SourceText("late", "", START_US, START_US + 3 * DAY_US, scores={"m": 1.0}),
-        SourceText("early", "", START_US + DAY_US, START_US + HOUR_US, scores={"m": -0.5}),
-        SourceText("same bar", "", START_US, START_US + DAY_US, scores={"m": 0.0, "other": 1.0}),
+        AvailableText("late", "", START_US, START_US + 3 * DAY_US, scores={"m": 1.0}),
+        AvailableText("early", "", START_US + DAY_US, START_US + HOUR_US, scores={"m": -0.5}),
+        AvailableText("same bar", "", START_US, START_US + DAY_US, scores={"m": 0.0, "other": 1.0}),
     ]
     found = available_texts(texts, latency_us=HOUR_US)
     assert [(text.id, text.available_us - START_US) for text in found] == [
@@ -471,23 +470,13 @@ def test_texts_are_available_once_published_and_fetched_and_read() -> None:
     assert columns["texts"][:, 0].tolist() == [0.0, 2.0, 0.0, 1.0, 0.0]
     assert np.array_equal(columns["score m"][:, 0], [NAN, -0.25, NAN, 1.0, NAN], equal_nan=True)
     assert list(signal_frame(market, found).columns[-3:]) == ["texts", "score m", "score other"]
-    about = [AvailableText("x", "", "", ("asset1",), {}, START_US, START_US + HOUR_US)]
+    about = [AvailableText("x", "", START_US, START_US + HOUR_US, coins=("asset1",))]
     assert text_columns(random_market(3, 2), about)["texts"].tolist() == [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
-
-
-def test_texts_of_the_store_were_fetched_when_they_were_known_here() -> None:
-    text = StoredText(
-        "feed", "7", "news", "t", "b", "", "p", 5, ("bitcoin",), id=1, at_us=5, known_us=9, duplicate_of=None
-    )
-    (found,) = available_texts([SourceText.of(text, {"m": 0.5})], latency_us=2)
-    assert found == AvailableText("feed 7", "t", "b", ("bitcoin",), {"m": 0.5}, 5, 11)
-    with pytest.raises(InputError, match="'feed 7': it does not say when it was published"):
-        available_texts([SourceText.of(replace(text, published_us=None))])
 
 
 @pytest.mark.parametrize(("name", "missing"), [("published_us", "published"), ("fetched_us", "fetched")])
 def test_texts_of_unknown_times_are_refused(name: str, missing: str) -> None:
-    whole = SourceText("a", "", 1, 2)
+    whole = AvailableText("a", "", 1, 2)
     with pytest.raises(
         InputError, match=f"1 texts cannot be used, the first is 'b': it does not say when it was {missing}"
     ):

@@ -7,7 +7,7 @@ import pytest
 from markets import random_market, with_gaps
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
+from qubic_lab.oracle.backtest.texts import AvailableText, available_texts
 from qubic_lab.oracle.inference import conditional_returns as events
 from qubic_lab.oracle.inference import lead_lag
 from qubic_lab.oracle.inference.alignment import Aligned, trailing_share
@@ -47,7 +47,7 @@ def texts_of(market: Bars, scores: Floats, late_us: int = 0) -> tuple[AvailableT
     """One text in the middle of each bar that has a score, fetched so much later."""
     middle = (market.opened_us + market.closed_us) // 2
     return available_texts(
-        SourceText(str(n), "a text", int(at), int(at) + late_us, scores={MODEL: float(score)})
+        AvailableText(str(n), "a text", int(at), int(at) + late_us, scores={MODEL: float(score)})
         for n, (at, score) in enumerate(zip(middle, scores, strict=True))
         if not math.isnan(score)
     )

@@ -246,7 +246,7 @@ def test_data_is_told_apart_to_the_last_bit() -> None:
     market = random_market(10)
     other = market.close_BA.copy()
     other[3] = np.nextafter(other[3], 0.0)
-    text = AvailableText("a", "title", "", (), {"m": 0.5}, 1, 2)
+    text = AvailableText("a", "title", 1, 2, scores={"m": 0.5})
     hashes = [
         data_hash(market),
         data_hash(replace(market, close_BA=other)),

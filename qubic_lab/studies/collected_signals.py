@@ -9,7 +9,7 @@ import numpy as np
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
+from qubic_lab.oracle.backtest.texts import AvailableText, available_texts
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE
 from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
@@ -224,11 +224,11 @@ def _collected(
     return Collected(bars, found, tuple(scores), tuple(told))
 
 
-def _dated(text: StoredText, scores: Mapping[str, _ModelScores]) -> SourceText:
+def _dated(text: StoredText, scores: Mapping[str, _ModelScores]) -> AvailableText:
     """Return a text with its scores; nobody can have read it before it was known here."""
     given = {key: each.score[text.id] for key, each in scores.items() if text.id in each.score}
     name = f"{text.source} {text.external_id}"
-    return SourceText(name, text.title, text.at_us, text.known_us, coins=text.coins, scores=given)
+    return AvailableText(name, text.title, text.at_us, text.known_us, coins=text.coins, scores=given)
 
 
 def _told(

@@ -21,7 +21,7 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.ledger import TrialLedger
-from qubic_lab.oracle.backtest.texts import AvailableText, SourceText, available_texts
+from qubic_lab.oracle.backtest.texts import AvailableText, available_texts
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps
@@ -132,7 +132,7 @@ def simulated_texts(market: Bars, effect: float, seed: int = 0) -> tuple[Availab
     scores = np.tanh(effect * scaled + math.sqrt(1.0 - effect**2) * noise)
     closes = market.closed_us.tolist()
     return available_texts(
-        SourceText(f"invented {number}", "SIMULATION", at_us, at_us, scores={SENTIMENT: float(score)})
+        AvailableText(f"invented {number}", "SIMULATION", at_us, at_us, scores={SENTIMENT: float(score)})
         for number, (at_us, score) in enumerate(zip(closes, scores, strict=True))
     )
 

@@ -1,8 +1,7 @@
 """Texts as a backtest may use them: each from the instant at which it could have been read here."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,18 +9,16 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import iso
 
-if TYPE_CHECKING:
-    from qubic_lab.oracle.store.text_reader import StoredText
-
 
 @dataclass(frozen=True)
-class SourceText:
-    """A text and its times, as a source or a file gives them.
+class AvailableText:
+    """A text that decisions may use from `available_us` on.
 
     Attributes:
+        published_us, fetched_us: when it appeared, and when it was fetched; `available_texts` refuses None.
         coins: ids of the coins that it is about.
-        published_us, fetched_us: when it appeared, and when it was fetched; None: not known.
         scores: by model, in −1..1.
+        latency_us: time to read and score it.
     """
 
     id: str
@@ -31,51 +28,29 @@ class SourceText:
     body: str = ""
     coins: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    latency_us: int = 0
 
-    @classmethod
-    def of(cls, text: "StoredText", scores: Mapping[str, float] | None = None) -> "SourceText":
-        """Return a text of the store; its transaction time is when it was fetched."""
-        name = f"{text.source} {text.external_id}"
-        return cls(name, text.title, text.published_us, text.known_us, text.body, text.coins, scores or {})
-
-
-@dataclass(frozen=True)
-class AvailableText:
-    """A text that decisions may use from `available_us` on."""
-
-    id: str
-    title: str
-    body: str
-    coins: tuple[str, ...]
-    scores: Mapping[str, float]
-    published_us: int
-    available_us: int
+    @property
+    def available_us(self) -> int:
+        """The later one of publication and fetching, plus the latency."""
+        assert self.published_us is not None and self.fetched_us is not None, self.id
+        return max(self.published_us, self.fetched_us) + self.latency_us
 
 
-def available_texts(texts: Iterable[SourceText], latency_us: int = 0) -> tuple[AvailableText, ...]:
-    """Return texts in the order in which they became available: at max(published, fetched) + latency.
-
-    Args:
-        texts: in any order.
-        latency_us: time to read and score a text.
+def available_texts(texts: Iterable[AvailableText], latency_us: int = 0) -> tuple[AvailableText, ...]:
+    """Return texts with a latency in the order in which they become available.
 
     Raises:
         InputError: texts without a time of publication or fetching, or a latency below 0.
     """
     check_at_least("latency_us", latency_us, 0)
-    found: list[AvailableText] = []
-    refused: list[tuple[str, str]] = []
-    for text in texts:
-        published, fetched = text.published_us, text.fetched_us
-        if published is None or fetched is None:
-            refused.append((text.id, "published" if published is None else "fetched"))
-            continue
-        at = max(published, fetched) + latency_us
-        found.append(AvailableText(text.id, text.title, text.body, text.coins, text.scores, published, at))
+    found = [replace(text, latency_us=latency_us) for text in texts]
+    refused = [text for text in found if text.published_us is None or text.fetched_us is None]
     if refused:
+        what = "published" if refused[0].published_us is None else "fetched"
         raise InputError(
-            f"{len(refused)} texts cannot be used, the first is {refused[0][0]!r}: it does not say when it was "
-            f"{refused[0][1]}, so it may be used before it existed; leave such texts out"
+            f"{len(refused)} texts cannot be used, the first is {refused[0].id!r}: it does not say when it was {what}, "
+            "so it may be used before it existed; leave such texts out"
         )
     return tuple(sorted(found, key=lambda each: (each.available_us, each.id)))
 
