@@ -12,6 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markets import START_US, market_of, random_market, random_weights, with_gaps, with_holes
 
+from qubic_lab.bench.plain_pandas import crossover, plain_equity
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.baselines import BaselineConfig, compare, delayed, momentum, shuffled
@@ -20,7 +21,6 @@ from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, simulat
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar, marks
 from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
-from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.backtest.signals import BarView, decide_at_once, decide_by_bar, signal_frame
 from qubic_lab.oracle.backtest.texts import AvailableText, available_texts, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars

@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qubic_lab.bench.plain_pandas import crossover, plain_equity
 from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
-from qubic_lab.oracle.backtest.plain_pandas import crossover, plain_equity
 from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
@@ -260,28 +260,19 @@ def bench_backtest(
     if speed:
         progress("speed", total, total)
     fast = measure_speed() if speed else None
+    limits = [row.within for row in tails.rows] if tails else []
+    limits += [nulls.within, nulls.pbo_within] if nulls else []
+    limits += [effects.detected_within, effects.covered_within] if effects else []
+    limits += [fast.full_within, fast.sets_within] if fast else []
     return BacktestResult(
         null=nulls,
         effect=effects,
         var=tails,
         speed=fast,
-        within_limits=_within(nulls, effects, tails, fast),
+        within_limits=all(limits),
         seed=seed,
         processes=workers,
         seconds=time.perf_counter() - started,
-    )
-
-
-def _within(
-    null: NullResult | None, effect: EffectResult | None, var: TailResult | None, speed: SpeedResult | None
-) -> bool:
-    return all(
-        (
-            null is None or (null.within and null.pbo_within),
-            effect is None or (effect.detected_within and effect.covered_within),
-            var is None or all(row.within for row in var.rows),
-            speed is None or (speed.full_within and speed.sets_within),
-        )
     )
 
 

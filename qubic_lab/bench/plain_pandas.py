@@ -1,4 +1,4 @@
-"""The usual backtest in a few lines of pandas: what our accounts are measured against for speed, and for growth."""
+"""The usual backtest in a few lines of pandas, which accounts are compared with for speed and for growth."""
 
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def plain_equity(frame: "pd.DataFrame", weights: "pd.Series", cost_bps: float) -> "pd.Series":
-    """Return equity as a share of its start, of one asset that is rebalanced at every bar's open.
+    """Return equity as a share of its start by plain pandas, for one asset that is rebalanced at every bar's open.
 
-    Weights that are decided at a close are held from the next open to the one after it; costs are taken off in first
-    order, so it agrees with an exact account only where they are 0. The last bar's open is the last mark.
+    Weights decided at a close are held from the next open to the one after it. Costs are subtracted to first order, so
+    it agrees with an exact account only without costs. The last bar's open is the last valuation.
 
     Args:
         frame: with the column open.
