@@ -42,7 +42,7 @@ from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.settings import settings as of_environment
 
 NOON = read_iso("2026-11-24T12:00:00Z")
-CONFIG = RiskConfig(cool_down=2)
+LEAST, COOL_DOWN = LEVELS.index("warning"), 2
 Row = tuple[str, int, int, int]
 """Kind, level, first bar of the episode, bar."""
 
@@ -71,12 +71,12 @@ def rows_of(dues: list[DueAlert]) -> list[Row]:
     return [(each.kind, each.level, bar_of(each.episode_us), bar_of(each.at_us)) for each in dues]
 
 
-def step_by_step(levels: list[int], config: RiskConfig) -> list[Row]:
+def step_by_step(levels: list[int], least: int, cool_down: int) -> list[Row]:
     """What is due if each bar is checked, computed with a memory of one episode."""
     found: list[Row] = []
     episode, highest, below = -1, 0, 0
     for bar, level in enumerate(levels):
-        if level >= LEVELS.index(config.level):
+        if level >= least:
             if episode < 0:
                 episode, highest = bar, 0
             below = 0
@@ -85,41 +85,40 @@ def step_by_step(levels: list[int], config: RiskConfig) -> list[Row]:
                 highest = level
         elif episode >= 0:
             below += 1
-            if below == config.cool_down:
+            if below == cool_down:
                 found.append(("all-clear", level, episode, bar))
                 episode = -1
     return found
 
 
 _levels = st.lists(st.sampled_from([0, 0, 1, 2, 2, 3]), min_size=1, max_size=40)
-_configs = st.builds(RiskConfig, level=st.sampled_from(LEVELS[1:]), cool_down=st.integers(1, 4))
 
 
-@given(levels=_levels, config=_configs)
-def test_each_episode_is_emitted_once_per_level_and_in_order(levels: list[int], config: RiskConfig) -> None:
+@given(levels=_levels, least=st.integers(1, 3), cool_down=st.integers(1, 4))
+def test_each_episode_is_emitted_once_per_level_and_in_order(levels: list[int], least: int, cool_down: int) -> None:
     numbers, closed = np.array(levels, np.int8), closes(len(levels))
     dues: list[DueAlert] = []
     for bars in range(1, len(levels) + 1):
         for _ in range(2):  # a second check, or a new process, finds nothing more
-            dues += decide(emitted_of(dues), closed[:bars], numbers[:bars], config)
-    assert rows_of(dues) == step_by_step(levels, config)
+            dues += decide(emitted_of(dues), closed[:bars], numbers[:bars], least, cool_down)
+    assert rows_of(dues) == step_by_step(levels, least, cool_down)
 
 
-@given(levels=_levels, config=_configs, data=st.data())
+@given(levels=_levels, least=st.integers(1, 3), cool_down=st.integers(1, 4), data=st.data())
 def test_rare_checks_emit_what_stands_and_nothing_that_is_past(
-    levels: list[int], config: RiskConfig, data: st.DataObject
+    levels: list[int], least: int, cool_down: int, data: st.DataObject
 ) -> None:
     numbers, closed = np.array(levels, np.int8), closes(len(levels))
     looks = sorted(data.draw(st.sets(st.integers(1, len(levels)), min_size=1)))
     dues: list[DueAlert] = []
     for bars in looks:
-        new = decide(emitted_of(dues), closed[:bars], numbers[:bars], config)
+        new = decide(emitted_of(dues), closed[:bars], numbers[:bars], least, cool_down)
         for each in new:
             assert each.kind == "all-clear" or bar_of(each.at_us) == bars - 1, "a rise is that of the last bar"
             assert each.level == levels[bar_of(each.at_us)]
         dues += new
         last = emitted_of(dues)
-        stands = levels[bars - 1] >= LEVELS.index(config.level)
+        stands = levels[bars - 1] >= least
         assert not stands or (last is not None and not last.over and last.highest >= levels[bars - 1])
     keys = [(each.episode_us, each.kind, each.level) for each in dues]
     assert len(set(keys)) == len(keys)
@@ -133,8 +132,8 @@ def test_rare_checks_emit_what_stands_and_nothing_that_is_past(
 def test_an_emitted_episode_goes_on_when_its_first_bars_are_corrected() -> None:
     last = EmittedAlert(NOON + 3 * HOUR_US, NOON + 3 * HOUR_US, 2, False)
     levels = np.array([0, 2, 2, 2, 2, 3], np.int8)  # it would begin earlier now
-    assert rows_of(decide(last, closes(6), levels, CONFIG)) == [("escalated", 3, 3, 5)]
-    assert decide(last, closes(3), levels[:3], CONFIG) == [], "no later bar: nothing is due"
+    assert rows_of(decide(last, closes(6), levels, LEAST, COOL_DOWN)) == [("escalated", 3, 3, 5)]
+    assert decide(last, closes(3), levels[:3], LEAST, COOL_DOWN) == [], "no later bar: nothing is due"
 
 
 def test_settings_and_lengths_are_checked() -> None:
@@ -143,7 +142,7 @@ def test_settings_and_lengths_are_checked() -> None:
     with pytest.raises(InputError, match="cool_down is 0"):
         RiskConfig(cool_down=0)
     with pytest.raises(InputError, match="3 bars and 2 levels"):
-        decide(None, closes(3), np.zeros(2, np.int8), CONFIG)
+        decide(None, closes(3), np.zeros(2, np.int8), LEAST, COOL_DOWN)
 
 
 # --- What is kept
@@ -511,7 +510,7 @@ def test_with_deaths_at_any_point_each_is_stored_once_and_arrives_in_order(
         content = {"text": "", "evidence": []}
         return [
             NewAlert(each.kind, LEVELS[each.level], each.episode_us, each.at_us, content)
-            for each in decide(emitted, closed[:bars], numbers[:bars], CONFIG)
+            for each in decide(emitted, closed[:bars], numbers[:bars], LEAST, COOL_DOWN)
         ]
 
     for bars in range(1, len(levels) + 1):
@@ -527,7 +526,7 @@ def test_with_deaths_at_any_point_each_is_stored_once_and_arrives_in_order(
             Deliverer(store, receiver, clock).deliver()
     stored = store.last()[::-1]
     found = [(each.kind, LEVELS.index(each.level), bar_of(each.episode_us), bar_of(each.at_us)) for each in stored]
-    assert found == step_by_step(levels, CONFIG)
+    assert found == step_by_step(levels, LEAST, COOL_DOWN)
     assert list(dict.fromkeys(receiver.got)) == [each.key for each in stored], "all arrive, first times in order"
 
 

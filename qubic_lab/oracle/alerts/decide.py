@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Integers
-from qubic_lab.oracle.risk.measures import LEVELS
-from qubic_lab.oracle.risk.rules import RiskConfig
 
 AlertKind = Literal["raised", "escalated", "all-clear", "no-prices"]
 
@@ -46,7 +44,7 @@ class DueAlert:
 
 
 def decide(
-    emitted: EmittedAlert | None, closed_us: Integers, levels: NDArray[np.int8], config: RiskConfig
+    emitted: EmittedAlert | None, closed_us: Integers, levels: NDArray[np.int8], least: int, cool_down: int
 ) -> list[DueAlert]:
     """Return the alerts that are due, in order.
 
@@ -57,25 +55,26 @@ def decide(
         emitted: the last alerts; None: there were none yet.
         closed_us: closes of the bars with a level, [bars]; the last one is fresh.
         levels: numbers of levels, [bars].
-        config: its `level` begins an episode, its `cool_down` ends it.
+        least: number of the level that begins an episode.
+        cool_down: number of bars in a row below it that end an episode.
 
     Raises:
         InputError: arrays of different lengths.
     """
     if closed_us.shape != levels.shape:
         raise InputError(f"{len(closed_us)} bars and {len(levels)} levels: give one for each bar")
-    high = (levels >= LEVELS.index(config.level)).tolist()
+    high = (levels >= least).tolist()
     start = 0 if emitted is None else int(np.searchsorted(closed_us, emitted.at_us, side="right"))
     due: list[DueAlert] = []
     if emitted is not None and not emitted.over:
-        end = _end_of_episode(high, start, config.cool_down)
+        end = _end_of_episode(high, start, cool_down)
         if end is None:
             if start < len(levels) and levels[-1] > emitted.highest:
                 due.append(DueAlert("escalated", int(levels[-1]), emitted.episode_us, int(closed_us[-1])))
             return due
         due.append(DueAlert("all-clear", int(levels[end]), emitted.episode_us, int(closed_us[end])))
         start = end + 1
-    begin = _begin_of_last_episode(high, start, config.cool_down)
+    begin = _begin_of_last_episode(high, start, cool_down)
     if begin is not None and high[-1]:
         due.append(DueAlert("raised", int(levels[-1]), int(closed_us[begin]), int(closed_us[-1])))
     return due

@@ -158,7 +158,8 @@ class AlertWatch:
         rows = np.s_[assessment.warm_up :]
 
         def due(emitted: EmittedAlert | None, outage: PriceOutage | None) -> list[NewAlert]:
-            alerts = decide(emitted, assessment.closed_us[rows], assessment.levels[rows], self._config)
+            least, cool_down = LEVELS.index(self._config.level), self._config.cool_down
+            alerts = decide(emitted, assessment.closed_us[rows], assessment.levels[rows], least, cool_down)
             return [self._alert(coin, market, assessment, each) for each in alerts]
 
         return self._store.emit(coin, self._config.frame, due)
