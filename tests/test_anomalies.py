@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from candle_series import candles, of_logs, walk
+from bar_series import bars_of, of_logs, walk
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis import anomalies
@@ -24,7 +24,7 @@ PLACES = list(range(300, 2_900, 50))
 
 
 def with_volume(series: Bars, volumes: Floats) -> Bars:
-    return candles(series.close, series.open, series.high, series.low, volumes, series.frame_us)
+    return bars_of(series.close, series.open, series.high, series.low, volumes, series.frame_us)
 
 
 def test_medians_before_are_those_of_the_values_before() -> None:
@@ -62,7 +62,7 @@ def test_jump_score_by_hand() -> None:
 
 def test_a_gap_of_4_bars_is_judged_by_2_steps_spread() -> None:
     logs = np.cumsum([0.01 * (-1) ** n for n in range(243)] + [0.05])
-    gapped = candles(np.exp(logs), places=[*range(243), 246])
+    gapped = bars_of(np.exp(logs), places=[*range(243), 246])
     assert anomalies.jump_scores(gapped)[243] == pytest.approx(2.5 / math.sqrt(math.pi / 2))
 
 
@@ -186,7 +186,7 @@ def test_no_volume_is_neither_usual_nor_unusual() -> None:
         holed[200:230] = hole
         scores = SCORES["volume_score"](with_volume(series, holed))
         assert np.isnan(scores[200:230]).all()
-        alone = SCORES["volume_score"](candles(series.close[kept], volume=series.volume[kept], places=kept.tolist()))
+        alone = SCORES["volume_score"](bars_of(series.close[kept], volume=series.volume[kept], places=kept.tolist()))
         np.testing.assert_array_equal(scores[kept], alone)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from candle_series import candles, of_logs, walk
+from bar_series import bars_of, of_logs, walk
 from matplotlib.figure import Figure
 
 from qubic_lab.oracle.inference.forecast_accuracy import baseline_points
@@ -147,7 +147,7 @@ def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) 
 
 
 def test_where_nothing_can_be_measured_the_study_says_so() -> None:
-    nothing = study.study_forecasts({"1 h": candles([5.0] * 900), "15 min": walk(50, frame_us=15 * MINUTE_US)}, **QUICK)
+    nothing = study.study_forecasts({"1 h": bars_of([5.0] * 900), "15 min": walk(50, frame_us=15 * MINUTE_US)}, **QUICK)
     assert not nothing.horizons and not study.summary_rows(nothing)
     assert told.findings(nothing) == [
         "Forecasts of the next hours were not measured: no bars are fit for it.",

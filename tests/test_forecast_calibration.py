@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from candle_series import candles, of_logs, walk
+from bar_series import bars_of, of_logs, walk
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.forecast import RULE, forecast_path
@@ -213,9 +213,9 @@ def test_why_nothing_can_be_judged() -> None:
     assert isinstance(past_forecasts(walk(900), 12), PastForecasts)
     assert reason(walk(200), 1) == "386 bars of 1 h are needed, 200 are known"
     assert isinstance(past_forecasts(walk(385), 1), Missing) and isinstance(past_forecasts(walk(386), 1), PastForecasts)
-    assert reason(candles([5.0] * 900), 1) == "the price did not move in 900 bars"
-    assert reason(candles([5.0, 6.0] * 450), 2) == "the price is the same 2 h later at every bar"
-    apart = candles(walk(900).close, places=np.arange(900) * 3)
+    assert reason(bars_of([5.0] * 900), 1) == "the price did not move in 900 bars"
+    assert reason(bars_of([5.0, 6.0] * 450), 2) == "the price is the same 2 h later at every bar"
+    apart = bars_of(walk(900).close, places=np.arange(900) * 3)
     assert "too many bars are missing" in reason(apart, 1)
     assert isinstance(past_forecasts(apart, 3), PastForecasts)
     with pytest.raises(InputError, match="hours to forecast is 0"):
@@ -227,7 +227,7 @@ def test_why_nothing_can_be_judged() -> None:
 def test_gaps_are_counted_by_their_time() -> None:
     """With a gap of 30 h no forecast is judged across it, and all others are."""
     places = np.concatenate([np.arange(500), np.arange(530, 1_000)])
-    past = judged(candles(walk(970).close, places=places), 2)
+    past = judged(bars_of(walk(970).close, places=places), 2)
     gone = set(range(498, 500))
     assert not gone & set(past.place.tolist())
     assert set(range(600, 900)) <= set(past.place.tolist())

@@ -3,17 +3,14 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
-from candle_series import START, candles, walk
+from bar_series import bars_of, walk
 from talib import abstract
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute
-from qubic_lab.oracle.model.bars import Bars, exact_logs
-from qubic_lab.oracle.model.timestamps import HOUR_US
 
 pytestmark = pytest.mark.filterwarnings("error")
 SERIES = walk(260, seed=4, step=0.01)
@@ -213,13 +210,13 @@ def test_pattern_is_found_where_it_is_and_nowhere_else(name: str, number: int) -
     shape, expected = SHAPES[name][number]
     before = DOWN if name in ("hammer", "inverted hammer") else UP
     open, high, low, close = np.array([*before, *shape], float).T
-    assert PATTERNS[name](candles(close, open, high, low))[-1] == expected
+    assert PATTERNS[name](bars_of(close, open, high, low))[-1] == expected
 
 
 def test_tiny_prices_lose_nothing() -> None:
     """TA-Lib takes variances below 1e-14 for 0: those of a price of 1e-6 would be. A power of two changes no bit."""
     factor = 2.0**-27
-    small = candles(*(np.array(each) * factor for each in (CLOSE, OPEN, HIGH, LOW)), volume=SERIES.volume)
+    small = bars_of(*(np.array(each) * factor for each in (CLOSE, OPEN, HIGH, LOW)), volume=SERIES.volume)
     assert small.close[0] < 1e-6
     for name, values in compute(small).items():
         unit = factor if INDICATORS[name].unit == "price" else 1.0
@@ -230,7 +227,7 @@ def test_tiny_prices_lose_nothing() -> None:
 @pytest.mark.parametrize("price", [1.7e-6, 1.0, 43_210.987])
 @pytest.mark.parametrize("volume", [NAN, 0.0])
 def test_what_stands_still_has_no_width_and_no_strength(price: float, volume: float) -> None:
-    still = candles([price] * 300, volume=volume)
+    still = bars_of([price] * 300, volume=volume)
     last = {name: float(values[-1]) for name, values in compute(still).items()}
     for name in ("sma_20", "sma_200", "ema_12", "bollinger_upper", "bollinger_lower"):
         assert last[name] == pytest.approx(price, rel=1e-12)
@@ -242,16 +239,16 @@ def test_what_stands_still_has_no_width_and_no_strength(price: float, volume: fl
 
 def test_rsi_is_not_0_after_prices_stopped() -> None:
     """TA-Lib's fades to 0, as if all had fallen."""
-    values = INDICATORS["rsi_14"](candles(CLOSE[:60] + [CLOSE[59]] * 600))
+    values = INDICATORS["rsi_14"](bars_of(CLOSE[:60] + [CLOSE[59]] * 600))
     assert not np.isnan(values[14 : 74 - 1]).any()
     assert np.isnan(values[73:]).all()
-    assert INDICATORS["rsi_14"](candles(np.linspace(200, 100, 60)))[-1] == 0.0
+    assert INDICATORS["rsi_14"](bars_of(np.linspace(200, 100, 60)))[-1] == 0.0
 
 
 def test_a_volume_that_is_not_known_is_not_taken_for_none_in_the_balance() -> None:
     volume = SERIES.volume.copy()
     volume[100] = NAN
-    values = INDICATORS["volume_balance"](candles(CLOSE, volume=volume))
+    values = INDICATORS["volume_balance"](bars_of(CLOSE, volume=volume))
     assert np.isnan(values[100:120]).all()
     assert not np.isnan(values[[99, 120]]).any()
 
@@ -259,38 +256,3 @@ def test_a_volume_that_is_not_known_is_not_taken_for_none_in_the_balance() -> No
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match="did you mean 'rsi_14'"):
         compute(SERIES, ["rsi14"])
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"close": [1.0, NAN, 3.0], "assets": ["BTC"]}, "open of BTC at .* is 2.0: it must be a price above 0"),
-        ({"close": [1.0, 0.0, 3.0]}, "close of asset at 2026-01-01T01:00:00Z is 0.0: it must be a price above 0"),
-        ({"high": [1.0, math.inf, 3.0]}, "high of asset at .* is inf"),
-        ({"high": [1.0, 1.5, 3.0]}, "not below the low"),
-        ({"volume": [1.0, -1.0, 3.0]}, "volume of asset at .* is -1.0: it must be 0 or more"),
-        ({"volume": [1.0, 1.0]}, "volume has shape"),
-        ({"closed_us": np.array([1, 2, 2]) + START}, "does not follow the bar before it"),
-    ],
-)
-def test_bars_that_cannot_be_used_are_refused(changed: dict[str, Any], message: str) -> None:
-    columns: dict[str, Any] = {name: [1.0, 2.0, 3.0] for name in ("open", "high", "low", "close", "volume")}
-    with pytest.raises(InputError, match=message):
-        Bars.of(**{"closed_us": START + np.arange(3) * HOUR_US} | columns | changed)
-
-
-def test_close_stands_for_what_a_quote_has_not() -> None:
-    quotes = candles([1.0, 2.0, 3.0])
-    assert quotes.open.tolist() == quotes.high.tolist() == quotes.low.tolist() == [1.0, 2.0, 3.0]
-    assert np.isnan(quotes.volume).all()
-
-
-def test_steps_count_the_bars_that_are_missing() -> None:
-    gapped = candles([1.0, math.e, math.e], places=[0, 4, 5])
-    assert gapped.steps.tolist() == [1.0, 4.0, 1.0]
-    np.testing.assert_allclose(gapped.step_returns, [0.0, 0.5, 0.0])
-
-
-def test_logs_depend_on_each_value_alone() -> None:
-    values = np.random.default_rng(0).random(1_000) + 0.01
-    assert exact_logs(values).tolist() == [math.log(each) for each in values.tolist()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from candle_series import START, candles, of_logs, walk
+from bar_series import START, bars_of, of_logs, walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +46,7 @@ def made(seed: int, count: int, step: float, gaps: bool, holes: float, frame_us:
     high, low = np.maximum(series.high, close), np.minimum(series.low, close)
     volume = np.where(chance.random(count) < holes, chance.choice([0.0, np.nan], count), series.volume)
     places = np.cumsum(np.where(chance.random(count) < 0.05, 3, 1)) if gaps else np.arange(count)
-    return candles(close, series.open, high, low, volume, frame_us, places.tolist())
+    return bars_of(close, series.open, high, low, volume, frame_us, places.tolist())
 
 
 def scrambled(series: Bars, kept: int, seed: int) -> Bars:
@@ -158,18 +158,18 @@ def all_values(value: Any) -> list[Any]:
 
 STILL = [5.0] * 400
 ODD = {
-    "nothing": candles([]),
+    "nothing": bars_of([]),
     "one bar": walk(1),
     "few bars": walk(20),
     "quotes without volumes": of_logs(walk(400).log_close),
-    "constant": candles(STILL, volume=3.0),
-    "constant without trade": candles(STILL, volume=0.0),
-    "constant without volumes": candles(STILL),
-    "no trade": candles(walk(400).close, volume=0.0),
-    "constant, then one move": candles([*STILL, 6.0], volume=1.0),
-    "one move, then constant": candles([6.0, *STILL], volume=1.0),
-    "two prices in turn": candles([5.0, 6.0] * 200, volume=[1.0, 2.0] * 200),
-    "a ramp": candles(np.arange(1.0, 401.0), volume=np.arange(400.0)),
+    "constant": bars_of(STILL, volume=3.0),
+    "constant without trade": bars_of(STILL, volume=0.0),
+    "constant without volumes": bars_of(STILL),
+    "no trade": bars_of(walk(400).close, volume=0.0),
+    "constant, then one move": bars_of([*STILL, 6.0], volume=1.0),
+    "one move, then constant": bars_of([6.0, *STILL], volume=1.0),
+    "two prices in turn": bars_of([5.0, 6.0] * 200, volume=[1.0, 2.0] * 200),
+    "a ramp": bars_of(np.arange(1.0, 401.0), volume=np.arange(400.0)),
     "days": walk(400, frame_us=DAY_US),
     "minutes": walk(400, frame_us=MINUTE_US),
     "tiny": walk(400, first=1e-9),
@@ -282,7 +282,7 @@ def test_bars_that_close_later_are_ignored() -> None:
 
 
 def test_missing_bars_are_counted() -> None:
-    series = candles(walk(300).close, places=[*range(200), *range(210, 310)])
+    series = bars_of(walk(300).close, places=[*range(200), *range(210, 310)])
     found = analysed(series).analysed
     assert isinstance(found, AnalysedBars) and found.missing == 10
     assert found.notes[0].startswith("10 bars are missing and were not filled in")
@@ -316,7 +316,7 @@ def test_recent_patterns_are_reported() -> None:
     """An engulfing rise at the second last bar, after bars without a shape."""
     flat = [(100.0, 101.5, 98.5, 101.0 - 2 * (n % 2)) for n in range(20)]
     open, high, low, close = np.array([*flat, (101, 102, 98, 99), (98.5, 103, 98, 102.5), (102, 104, 100, 103.0)]).T
-    series = candles(close, open, high, low)
+    series = bars_of(close, open, high, low)
     found = analysed(series).patterns
     assert isinstance(found, tuple)
     engulfing = [(each.direction, each.at_us) for each in found if each.name == "engulfing"]
@@ -326,15 +326,15 @@ def test_recent_patterns_are_reported() -> None:
 
 def test_pivots_are_known_when_they_are_confirmed() -> None:
     high = [1.0, 2.0, 3.0, 2.0, 2.5, 2.5, 1.0, 4.0, 1.0, 1.0]
-    series = candles(high, low=[1.0] * 10, high=high)
+    series = bars_of(high, low=[1.0] * 10, high=high)
     found = pivot_highs(series, 2)
     assert np.flatnonzero(~np.isnan(found)).tolist() == [4, 9]  # of bars 2 and 7
     assert found[[4, 9]].tolist() == [3.0, 4.0]
-    lows = candles([5.0] * 9, low=[4.0, 3.0, 2.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0], high=[5.0] * 9)
+    lows = bars_of([5.0] * 9, low=[4.0, 3.0, 2.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0], high=[5.0] * 9)
     assert pivot_lows(lows, 2)[[4, 8]].tolist() == [2.0, 1.0]
     pivots = find_pivots(series, LevelRule(side=2))
     assert (pivots.known - pivots.place).tolist() == [2] * len(pivots.place)
-    assert np.isnan(pivot_highs(candles([5.0] * 20), 2)).all()
+    assert np.isnan(pivot_highs(bars_of([5.0] * 20), 2)).all()
 
 
 def zigzag(tops: list[float], bottoms: list[float]) -> list[float]:
@@ -348,7 +348,7 @@ def zigzag(tops: list[float], bottoms: list[float]) -> list[float]:
 
 def test_levels_are_where_moves_ended() -> None:
     closes = zigzag([110.0, 110.3, 109.8, 110.1], [100.0, 100.2, 99.9, 100.1])
-    series = candles([*closes, *np.linspace(100.1, 104, 7)[1:]])
+    series = bars_of([*closes, *np.linspace(100.1, 104, 7)[1:]])
     found = {each.kind: each for each in find_levels(series)}
     assert set(found) == {"support", "resistance"}
     above, below = found["resistance"], found["support"]
@@ -367,7 +367,7 @@ def test_levels_are_where_moves_ended() -> None:
 def test_pivots_that_lie_apart_are_levels_of_their_own() -> None:
     """Clusters are no wider than the rule says, however many pivots lie between two ends."""
     tops = [110.0 + 0.6 * n for n in range(8)]
-    series = candles(zigzag(tops, [100.0] * 8))
+    series = bars_of(zigzag(tops, [100.0] * 8))
     atr = float(CAUSAL["atr_14"](series)[-1])
     found = find_levels(series, rule=LevelRule(touches=1))
     assert all(each.high - each.low <= atr for each in found)
@@ -377,7 +377,7 @@ def test_pivots_that_lie_apart_are_levels_of_their_own() -> None:
 
 
 def test_old_bars_have_no_level() -> None:
-    series = candles([*zigzag([200.0] * 4, [190.0] * 4), *zigzag([110.0] * 4, [100.0] * 4)])
+    series = bars_of([*zigzag([200.0] * 4, [190.0] * 4), *zigzag([110.0] * 4, [100.0] * 4)])
     assert any(each.price > 150 for each in find_levels(series))
     assert all(each.price < 150 for each in find_levels(series, rule=LevelRule(bars=50)))
 
@@ -386,24 +386,24 @@ def test_old_bars_have_no_level() -> None:
 def test_breakout_by_hand(volume: float, confirmed: bool) -> None:
     closes = [*zigzag([110.0] * 4, [100.0] * 4), *np.linspace(100, 109, 7)[1:].tolist()]
     volumes = [10.0] * len(closes)
-    before = candles(closes, volume=volumes)
+    before = bars_of(closes, volume=volumes)
     assert find_breakouts(before, 30) == ()
     atr = float(CAUSAL["atr_14"](before)[-1])
-    (found,) = find_breakouts(candles([*closes, 112.0], volume=[*volumes, volume]), 30)
+    (found,) = find_breakouts(bars_of([*closes, 112.0], volume=[*volumes, volume]), 30)
     assert (found.direction, found.close, found.at_us) == ("up", 112.0, before.closed_us[-1] + HOUR_US)
     assert (found.level.kind, found.level.high) == ("resistance", 110.0)
     assert found.margin == pytest.approx(2.0 / atr)
     assert found.volume_ratio == (None if math.isnan(volume) else volume / 10)
     assert found.confirmed == confirmed
-    assert find_breakouts(candles([*closes, 110.0 + 0.2 * atr], volume=[*volumes, volume]), 30) == ()
-    assert len(find_breakouts(candles([*closes, 112.0, 113.0]), 30)) == 1  # the second close was beyond it before
-    assert find_breakouts(candles([*closes, 110.2, 107.0]), 30) == ()  # it came from there: the level has held
-    assert len(find_breakouts(candles([*closes, 110.2, 110.1, 112.0]), 30)) == 1  # slowly, but through
+    assert find_breakouts(bars_of([*closes, 110.0 + 0.2 * atr], volume=[*volumes, volume]), 30) == ()
+    assert len(find_breakouts(bars_of([*closes, 112.0, 113.0]), 30)) == 1  # the second close was beyond it before
+    assert find_breakouts(bars_of([*closes, 110.2, 107.0]), 30) == ()  # it came from there: the level has held
+    assert len(find_breakouts(bars_of([*closes, 110.2, 110.1, 112.0]), 30)) == 1  # slowly, but through
 
 
 def test_breakout_downwards() -> None:
     closes = [*zigzag([110.0] * 4, [100.0] * 4), *np.linspace(100, 101, 7)[1:].tolist(), 97.0]
-    (found,) = find_breakouts(candles(closes), 1)
+    (found,) = find_breakouts(bars_of(closes), 1)
     assert (found.direction, found.level.low, found.confirmed) == ("down", 100.0, False)
 
 
@@ -448,7 +448,7 @@ def test_trend_by_hand() -> None:
     assert found.adx == CAUSAL["adx_14"](series)[-1]
     assert found.strong == (found.adx >= 25)
     assert find_trend(series.slice(0, 48)) is None
-    still = find_trend(candles(STILL))
+    still = find_trend(bars_of(STILL))
     assert still is not None
     assert (still.direction, still.drift, still.slope_t, still.fit) == ("none", None, None, None)
     assert still.text == "the price did not move in 48 bars"
@@ -457,7 +457,7 @@ def test_trend_by_hand() -> None:
 def test_gaps_do_not_make_trends() -> None:
     """The same move over 48 bars is less of a surprise the more time it took."""
     logs = 0.003 * np.arange(60) + walk(60).log_close
-    near, far = candles(np.exp(logs)), candles(np.exp(logs), places=(np.arange(60) * 4).tolist())
+    near, far = bars_of(np.exp(logs)), bars_of(np.exp(logs), places=(np.arange(60) * 4).tolist())
     assert drift_scores(far)[-1] == pytest.approx(drift_scores(near)[-1])
     slow, quick = find_trend(far), find_trend(near)
     assert slow is not None and quick is not None

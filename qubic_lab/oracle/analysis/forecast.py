@@ -8,7 +8,7 @@ is forecast from.
 
 import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -79,33 +79,20 @@ RULE = ForecastRule()
 
 
 @dataclass(frozen=True)
-class ExpectedPath:
-    """The forecast at each bar, still without an interval, [bars]; in log price, NaN if there is none.
-
-    Attributes:
-        point: the expected log price at the later time.
-        scale: the spread of prices over that time, if returns are like those of the regression's bars.
-        later: the row of the bar that closes at the later time; −1 if there is none (yet).
-    """
-
-    point: Floats
-    scale: Floats
-    later: NDArray[np.intp]
-
-
-@dataclass(frozen=True)
 class ForecastPath:
     """The forecast at each bar, [bars]; in log price, NaN if there is none.
 
     Attributes:
         point: the expected log price at the later time.
-        half_width: the interval is point ± this.
+        scale: the spread of prices over that time, if returns are like those of the regression's bars.
         later: the row of the bar that closes at the later time; −1 if there is none (yet).
+        half_width: the interval is point ± this; NaN in a path without intervals.
     """
 
     point: Floats
-    half_width: Floats
+    scale: Floats
     later: NDArray[np.intp]
+    half_width: Floats
 
 
 def forecast_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
@@ -119,10 +106,10 @@ def forecast_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Forecast
         InputError: less than 1 hour, or bars that are longer than the time to forecast.
     """
     expected = expected_path(bars, hours, rule)
-    return ForecastPath(expected.point, _quantiles(bars, expected, rule) * expected.scale, expected.later)
+    return replace(expected, half_width=_quantiles(bars, expected, rule) * expected.scale)
 
 
-def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ExpectedPath:
+def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
     """Return the forecast at each bar without an interval, made from that bar and earlier ones.
 
     Raises:
@@ -133,7 +120,7 @@ def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Expected
         raise InputError(f"bars of {bars.frame_us / HOUR_US:g} h cannot forecast {hours} h: take shorter bars")
     count, window = len(bars), rule.window(bars.frame_us)
     if count < window:
-        return ExpectedPath(np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1))
+        return _no_forecasts(count)
     lines = bars.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
     squares = bars.once(f"spread of {window}", lambda each: spread(each, window) ** 2)
     point = bars.log_close + lines.slope * hours
@@ -141,10 +128,10 @@ def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Expected
         point = point + lines.end
     scale = np.sqrt(squares * hours * HOUR_US / bars.frame_us)
     scale[~(scale > NO_SPREAD)] = np.nan
-    return ExpectedPath(point, scale, _later(bars, hours * HOUR_US))
+    return ForecastPath(point, scale, _later(bars, hours * HOUR_US), np.full(count, np.nan))
 
 
-def known_errors(bars: Bars, expected: ExpectedPath) -> tuple[Floats, NDArray[np.intp]]:
+def known_errors(bars: Bars, expected: ForecastPath) -> tuple[Floats, NDArray[np.intp]]:
     """Return past errors over their scale in order of time, [errors], and the number known at each bar, [bars]."""
     made = np.flatnonzero((expected.later >= 0) & ~np.isnan(expected.scale))
     came = expected.later[made]
@@ -159,7 +146,7 @@ def _later(bars: Bars, wait_us: int) -> NDArray[np.intp]:
     return np.where(bars.closed_us[place] >= target - half, place, -1)
 
 
-def _quantiles(bars: Bars, expected: ExpectedPath, rule: ForecastRule) -> Floats:
+def _quantiles(bars: Bars, expected: ForecastPath, rule: ForecastRule) -> Floats:
     """Return half the width of the interval at each bar in scales, from the errors known there, [bars]."""
     scores, known_at = known_errors(bars, expected)
     at_count = np.full(len(scores) + 1, np.nan)  # by the number of known errors
@@ -276,9 +263,14 @@ def _describe(skill: float | None, skill_t: float | None, errors: int) -> str:
     return f'over {errors} past forecasts {"better" if skill > 0 else "worse"} than "the price stays"'
 
 
+def _no_forecasts(bars: int) -> ForecastPath:
+    nan = np.full(bars, np.nan)
+    return ForecastPath(nan, nan, np.full(bars, -1), nan)
+
+
 def _longest_forecasts(bars: Bars) -> ForecastPath:
     if bars.frame_us > HOURS[-1] * HOUR_US:
-        return ForecastPath(np.full(len(bars), np.nan), np.full(len(bars), np.nan), np.full(len(bars), -1))
+        return _no_forecasts(len(bars))
     return bars.once("path", lambda each: forecast_path(each, HOURS[-1]))
 
 

@@ -39,7 +39,7 @@ class PastForecasts:
         steps: number of bars from a forecast to its outcome.
         place: row of the bar at which the forecast is made; `later`: row of the bar of the outcome.
         last: log price at `place`; `point`: the expected log price; `came`: the log price at `later`.
-        scale: see `forecast.ExpectedPath`.
+        scale: see `forecast.ForecastPath`.
         known: number of past errors that were known.
         below: number of these that were smaller than the forecast's own error, each over its scale.
         nearer: number of these that were smaller than the distance from `last` to `point`, over the scale.

@@ -15,9 +15,11 @@ from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Flags, Floats, Integers
 from qubic_lab.oracle.model.source_names import is_sample
-from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US
+from qubic_lab.oracle.model.timestamps import SECOND_US
 
 AVAILABILITIES = ("known", "published")
+HALF_SURE = 5.0
+"""Number of fresh texts of weight 1 for which the factor `number` of the confidence is one half."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,7 @@ class IndexSettings:
     Attributes:
         window_s: older texts do not count.
         half_life_s: a text of this age counts half.
-        source_weights: weights of texts by source.
-        other_weight: weight of texts of all other sources.
-        half_sure: number of fresh texts of weight 1 for which `number` is one half.
+        source_weights: weights of texts by source; those of all other sources are 1.
         volatility_steps: number of past changes whose standard deviation is the volatility.
         samples: count invented sample texts, which say nothing about a real coin.
         availability: a text counts once it is "known" here; or once it was "published", which is only for charts of
@@ -66,17 +66,15 @@ class IndexSettings:
     window_s: float = 72 * 3600.0
     half_life_s: float = 12 * 3600.0
     source_weights: Mapping[str, float] = field(default_factory=dict)
-    other_weight: float = 1.0
-    half_sure: float = 5.0
     volatility_steps: int = 24
     samples: bool = False
     availability: str = "known"
 
     def __post_init__(self) -> None:
-        for name in ("window_s", "half_life_s", "half_sure"):
+        for name in ("window_s", "half_life_s"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be a number above 0")
-        for source, weight in (*self.source_weights.items(), ("other sources", self.other_weight)):
+        for source, weight in self.source_weights.items():
             if not 0.0 <= weight < math.inf:
                 raise InputError(f"weight of {source} is {weight}: it must be a number of 0 or more")
         if self.volatility_steps < 2:
@@ -142,7 +140,7 @@ class IndexValue:
     """The index at an instant.
 
     The composite is the mean of scores s with weights w = source weight × 2^(-age / half-life). With W the sum of w,
-    S the same sum without ageing, k = `half_sure` and sd the weighted standard deviation of s (at most 1):
+    S the same sum without ageing, k = `HALF_SURE` and sd the weighted standard deviation of s (at most 1):
 
         number = S / (S + k),  age = (W / (W + k)) / number,  agreement = 1 - sd,
         confidence = number × age × agreement = W / (W + k) × (1 - sd)
@@ -156,13 +154,10 @@ class IndexValue:
         texts: number of texts that count.
         effective_texts: (Σw)² / Σw², the number of texts of equal weight that would say as much (L. Kish, Survey
             Sampling, 1965).
-        duplicates: number of repetitions, which do not count.
-        samples_left_out: number of invented texts that do not count.
         newest_us: publication of the newest text.
         contributions: the texts that moved the index most, the largest contribution first.
     """
 
-    at_us: int
     composite: float | None
     confidence: float
     number: float
@@ -171,8 +166,6 @@ class IndexValue:
     spread: float
     texts: int
     effective_texts: float
-    duplicates: int
-    samples_left_out: int
     newest_us: int | None
     contributions: tuple[TextContribution, ...]
 
@@ -203,9 +196,7 @@ def sentiment_index(
     chosen = pool.choose(at_us)
     summed = _sum(pool, chosen, at_us, settings)
     rows = [pool.texts[place] for place in chosen]
-    duplicates, samples = pool.left_out(at_us)
     return IndexValue(
-        at_us=at_us,
         composite=summed.mean if len(rows) and summed.mass > 0 else None,
         confidence=summed.confidence,
         number=summed.number,
@@ -214,8 +205,6 @@ def sentiment_index(
         spread=summed.spread,
         texts=len(rows),
         effective_texts=summed.effective,
-        duplicates=duplicates,
-        samples_left_out=samples,
         newest_us=max((text.at_us for text in rows), default=None),
         contributions=_contributions(rows, summed, most_factors),
     )
@@ -244,11 +233,6 @@ def index_series(
     return IndexSeries(times, composite, confidence, spread, _volatility(composite, settings.volatility_steps), counts)
 
 
-def hourly(start_us: int, end_us: int) -> Integers:
-    """Return the full hours from a start up to an end, which is excluded."""
-    return np.arange(-(-start_us // HOUR_US) * HOUR_US, end_us, HOUR_US, dtype=np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class _Sums:
     """Weighted sums over the texts that count."""
@@ -273,7 +257,7 @@ class _Pool:
         self.at_us = np.array([text.at_us for text in self.texts], dtype=np.int64)
         self.score = np.array([text.score for text in self.texts], dtype=np.float64)
         weights = settings.source_weights
-        self.weight = np.array([weights.get(each.source, settings.other_weight) for each in self.texts], np.float64)
+        self.weight = np.array([weights.get(each.source, 1.0) for each in self.texts], np.float64)
         self.sample = np.array([is_sample(each.source) and not settings.samples for each in self.texts], dtype=bool)
         self.repeats = np.zeros(len(self.texts), dtype=bool)
         self.until_us = np.full(len(self.texts), np.iinfo(np.int64).max)
@@ -307,12 +291,6 @@ class _Pool:
         counts = alive & ~self.repeats[:end] & ~self.sample[:end] & (self.weight[:end] > 0)
         return np.flatnonzero(counts)
 
-    def left_out(self, at_us: int) -> tuple[int, int]:
-        """Return the numbers of repetitions and of invented texts that do not count at an instant."""
-        alive = self._alive(at_us)
-        sample = self.sample[: len(alive)]
-        return int((alive & self.repeats[: len(alive)] & ~sample).sum()), int((alive & sample).sum())
-
 
 def _sum(pool: _Pool, chosen: NDArray[np.intp], at_us: int, settings: IndexSettings) -> _Sums:
     ages_s = (at_us - pool.at_us[chosen]) / SECOND_US
@@ -324,8 +302,8 @@ def _sum(pool: _Pool, chosen: NDArray[np.intp], at_us: int, settings: IndexSetti
     scores = pool.score[chosen]
     mean = min(1.0, max(-1.0, float((weights * scores).sum() / mass)))
     spread = min(1.0, math.sqrt(float((weights * (scores - mean) ** 2).sum() / mass)))
-    number = float(unaged.sum() / (unaged.sum() + settings.half_sure))
-    fresh = mass / (mass + settings.half_sure)
+    number = float(unaged.sum() / (unaged.sum() + HALF_SURE))
+    fresh = mass / (mass + HALF_SURE)
     shares = weights / mass
     effective = float(1.0 / (shares * shares).sum())
     return _Sums(weights, mean, mass, spread, number, fresh / number, fresh * (1.0 - spread), effective)

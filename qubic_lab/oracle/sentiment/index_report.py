@@ -249,7 +249,7 @@ def _shares(
         values = [stored.get(name) for name in ("negative", "neutral", "positive")]
         if all(isinstance(value, int | float) and 0.0 <= value <= 1.0 for value in values):
             fresh = math.exp2(-(snapshot.at_us - text.at_us) / SECOND_US / settings.half_life_s)
-            weights.append(fresh * settings.source_weights.get(text.source, settings.other_weight))
+            weights.append(fresh * settings.source_weights.get(text.source, 1.0))
             rows.append(values)
     if not any(weights):
         return Missing(f"{model} keeps no probabilities beside its scores")

@@ -11,7 +11,7 @@ from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
 START = read_iso("2026-01-01T00:00:00Z")
 
 
-def candles(
+def bars_of(
     close: Sequence[float] | Floats,
     open: Sequence[float] | Floats | None = None,
     high: Sequence[float] | Floats | None = None,
@@ -35,9 +35,9 @@ def walk(
     start = np.concatenate([[first], close[:-1]])
     reach = np.abs(chance.standard_normal((2, count))) * step / 2
     high, low = np.maximum(start, close) * (1 + reach[0]), np.minimum(start, close) / (1 + reach[1])
-    return candles(close, start, high, low, volume * np.exp(0.5 * chance.standard_normal(count)), frame_us)
+    return bars_of(close, start, high, low, volume * np.exp(0.5 * chance.standard_normal(count)), frame_us)
 
 
 def of_logs(logs: Floats, frame_us: int = HOUR_US) -> Bars:
     """Return bars that have closes alone, from their logarithms."""
-    return candles(np.exp(logs), frame_us=frame_us)
+    return bars_of(np.exp(logs), frame_us=frame_us)
