@@ -198,7 +198,7 @@ def test_a_trials_clock_is_the_same_in_every_process_and_only_faster() -> None:
 
 
 class Time:
-    """A clock that stands still until it is told."""
+    """A clock that is set by hand."""
 
     def __init__(self) -> None:
         self.us = NOW
@@ -499,12 +499,12 @@ def source_process(folder: Path, *options: str, backfill_days: int) -> Iterator[
     )
     try:
         assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
+        printed = json.loads(process.stdout.readline())
         content = yaml.safe_load(config.read_text())
         for source in content["sources"].values():
             source |= {"timeout_s": 1.0, "attempts": 6, "monthly_quota": None}
         config.write_text(yaml.safe_dump(content | {"backfill_days": backfill_days}))
-        yield told, ledger
+        yield printed, ledger
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
@@ -516,17 +516,17 @@ def source_process(folder: Path, *options: str, backfill_days: int) -> Iterator[
 class Collecting:
     """Collector processes, one after the other, on one database; all that they write is kept."""
 
-    def __init__(self, folder: Path, told: Mapping[str, Any], ledger: Path) -> None:
+    def __init__(self, folder: Path, printed: Mapping[str, Any], ledger: Path) -> None:
         self.url = f"sqlite:///{folder / 'lab.db'}"
         self.killed_s: list[float] = []
-        self.keys = [value for name, value in told["environment"].items() if name.endswith("_KEY")]
+        self.keys = [value for name, value in printed["environment"].items() if name.endswith("_KEY")]
         self._folder, self._ledger = folder, ledger
-        self._environment = os.environ | told["environment"] | {"QUBIC_LAB_DATABASE_URL": self.url}
-        self._command = [CLI[0], *CLI[1:3], "--verbose", "oracle", "collect", "--config", told["config"]]
+        self._environment = os.environ | printed["environment"] | {"QUBIC_LAB_DATABASE_URL": self.url}
+        self._command = [CLI[0], *CLI[1:3], "--verbose", "oracle", "collect", "--config", printed["config"]]
         self._started = 0
 
-    def until(self, answers: int, how: signal.Signals, within_s: float) -> float:
-        """Run a collector until the fake source was asked so often in all, and end it; return how long the end took."""
+    def until(self, answers: int, how: signal.Signals, within_s: float) -> None:
+        """Run a collector until the fake source has given this many answers in all, and end it."""
         self._started += 1
         output = self._folder / f"output-{self._started}.txt"
         with output.open("w") as written:
@@ -536,20 +536,18 @@ class Collecting:
         try:
             wait_for(lambda: process.poll() is not None or count_lines(self._ledger) >= answers, within_s)
             assert process.poll() is None, output.read_text()[-2_000:]
-            told_s = time.time()
+            signalled_s = time.time()
             process.send_signal(how)
             process.wait(timeout=30)
-            ended_s = time.time()
         finally:
             process.kill()
             process.wait()
         if how == signal.SIGKILL:
-            self.killed_s.append(told_s)
+            self.killed_s.append(signalled_s)
         else:
             assert process.returncode == 0, output.read_text()[-2_000:]
             view = json.loads(output.read_text().splitlines()[-1])
             assert view["requests"] > 0
-        return ended_s - told_s
 
     def key_is_nowhere(self) -> bool:
         """Whether no key is in any file that the collector wrote: outputs with its log, and the database."""
@@ -587,8 +585,8 @@ def check_ledger(ledger: Path, url: str, killed_s: list[float]) -> list[Entry]:
 
 def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tmp_path: Path) -> None:
     options = ("--speed", "3000", "--seed", "278", "--limit", "12")  # this seed has each fault in the first 70 answers
-    with source_process(tmp_path, *options, backfill_days=5) as (told, ledger):
-        collecting = Collecting(tmp_path, told, ledger)
+    with source_process(tmp_path, *options, backfill_days=5) as (printed, ledger):
+        collecting = Collecting(tmp_path, printed, ledger)
         collecting.until(30, signal.SIGKILL, 30)
         collecting.until(75, signal.SIGTERM, 30)
     entries = check_ledger(ledger, collecting.url, collecting.killed_s)
@@ -599,19 +597,14 @@ def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_thousand_answers_with_every_fault_a_kill_and_an_end(tmp_path: Path) -> None:
-    started = time.monotonic()
     options = ("--speed", "6000", "--seed", "11", "--limit", "50")
-    with source_process(tmp_path, *options, backfill_days=30) as (told, ledger):
-        collecting = Collecting(tmp_path, told, ledger)
+    with source_process(tmp_path, *options, backfill_days=30) as (printed, ledger):
+        collecting = Collecting(tmp_path, printed, ledger)
         collecting.until(600, signal.SIGKILL, 60)
         collecting.until(1_200, signal.SIGTERM, 60)
         collecting.until(1_300, signal.SIGKILL, 60)
-        ended_s = collecting.until(2_000, signal.SIGTERM, 60)
-    taken_s = time.monotonic() - started
+        collecting.until(2_000, signal.SIGTERM, 60)
     entries = check_ledger(ledger, collecting.url, collecting.killed_s)
     assert len(entries) >= 2_000
     assert {entry.fault for entry in entries if entry.fault} == set(TRANSPORT)
     assert collecting.key_is_nowhere()
-    assert ended_s < 10
-    print(f"{len(entries)} answers in {taken_s:.1f} s, the last end took {ended_s:.2f} s")
-    assert taken_s < 120

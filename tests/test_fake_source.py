@@ -4,7 +4,6 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
