@@ -1,7 +1,9 @@
 """How alike texts are, by part; and which answers come into one class: never two that say different things."""
 
+import math
 from collections.abc import Sequence
 from itertools import combinations, permutations
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -44,6 +46,21 @@ def letters(texts: Sequence[str]) -> Embedded:
     return Embedded(counts / np.linalg.norm(counts, axis=1, keepdims=True), tuple(len(text) > 60 for text in texts))
 
 
+class Parts(NamedTuple):
+    """The parts of the similarity of two texts."""
+
+    value: float
+    embedding: float
+    words: float
+    structure: float
+    edit: float
+
+
+def between(found: Similarities, a: int = 0, b: int = 1) -> Parts:
+    matrices = found.values_NN, found.embedding_NN, found.words_NN, found.structure_NN, found.edit_NN
+    return Parts(*(float(matrix[a, b]) for matrix in matrices))
+
+
 def classes(
     texts: Sequence[str], question: str = "", thresholds: SimilarityThresholds = ALWAYS
 ) -> tuple[tuple[int, ...], ...]:
@@ -75,19 +92,20 @@ def test_values_are_symmetric_within_0_and_1_and_1_for_equal_texts(embed, texts:
 def test_a_pair_is_as_alike_among_others_as_alone(texts: list[str]):
     together = compare(texts, letters)
     for a, b in combinations(range(len(texts)), 2):
-        assert compare([texts[a], texts[b]], letters).between(0, 1) == together.between(a, b)
+        assert between(compare([texts[a], texts[b]], letters)) == pytest.approx(
+            between(together, a, b), nan_ok=True, abs=0
+        )
 
 
 def test_the_composite_is_half_embedding_three_tenths_words_two_tenths_structure():
-    parts = compare(["The cat sat on the mat.", "The dog sat on a bench, barking."], letters).between(0, 1)
-    assert parts.embedding is not None
+    parts = between(compare(["The cat sat on the mat.", "The dog sat on a bench, barking."], letters))
     assert parts.value == pytest.approx(0.5 * parts.embedding + 0.3 * parts.words + 0.2 * parts.structure)
 
 
 def test_without_an_embedder_the_other_weights_grow_to_1():
     found = compare(["The cat sat on the mat.", "The dog sat on a bench, barking."])
-    parts = found.between(0, 1)
-    assert parts.embedding is None
+    parts = between(found)
+    assert math.isnan(parts.embedding)
     assert parts.value == pytest.approx(0.6 * parts.words + 0.4 * parts.structure)
     assert found.notes == ("embeddings do not count: no embedder is loaded",)
 
@@ -101,8 +119,8 @@ def test_a_script_that_the_embedder_does_not_know_drops_its_weight_and_says_so()
 
     found = compare(["The sky is blue.", "天空是蓝色的。", "Небо голубое.", "A blue sky."], embed)
     assert asked == ["The sky is blue.", "A blue sky."]
-    assert found.between(0, 3).embedding is not None
-    assert found.between(0, 1).embedding is None and found.between(1, 2).embedding is None
+    assert np.isnan(found.embedding_NN[:2, :3]).tolist() == [[False, True, True], [True, True, True]]
+    assert found.embedding_NN[0, 3] > 0
     assert [note.rsplit(" ", 1)[1] for note in found.notes] == ["Cjk", "Cyrillic"]
     assert all("do not count for answer" in note for note in found.notes)
 
@@ -113,7 +131,7 @@ def test_a_text_that_the_embedder_cut_is_named():
 
 
 def test_thoughts_are_not_compared():
-    parts = compare(["<think>Seven? No, eight.</think>It is 8.", "It is 8."], letters).between(0, 1)
+    parts = between(compare(["<think>Seven? No, eight.</think>It is 8.", "It is 8."], letters))
     assert (parts.value, parts.edit) == (1.0, 1.0)
 
 

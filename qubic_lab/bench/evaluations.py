@@ -1,7 +1,7 @@
 """Reports of the evaluations of votes: a model's votes on graded questions, and the comparison of answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class ModelVotesReport(BenchResult):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as plain values for JSON."""
-        return self.evaluation.to_dict()
+        return asdict(self.evaluation)
 
     def report(self) -> Iterator[Table | str]:
         """Yield the gains of the vote, accuracy against tokens, and the calibration."""
@@ -75,7 +75,7 @@ class PairsReport(BenchResult):
 
     def to_dict(self) -> dict[str, Any]:
         """Return both evaluations as plain values for JSON."""
-        return {**self.pairs.to_dict(), "relevance": self.relevance and self.relevance.to_dict()}
+        return {**asdict(self.pairs), "relevance": self.relevance and asdict(self.relevance)}
 
     def report(self) -> Iterator[Table | str]:
         """Yield one row for each method, and how well off-topic answers are found."""

@@ -1,6 +1,7 @@
 """`qubic-lab compare`: whether the split model gives the same answers as the whole model."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,7 @@ def compare(
         comparison = run_comparison(config, progress)
     note_meaningless(comparison.meaningless)
     if json:
-        print_json(comparison.to_dict())
+        print_json(asdict(comparison))
         return
     for line in _lines(comparison):
         typer.echo(line)

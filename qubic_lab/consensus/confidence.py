@@ -19,27 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qubic_lab import stats
 from qubic_lab.consensus.calibrators import METHODS, Curve, make_curve
 from qubic_lab.consensus.voting import Decision
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.stats import (
-    BINS,
-    RESAMPLES,
-    BrierParts,
-    Floats,
-    Forecasts,
-    ReliabilityBin,
-    RiskAtCoverage,
-    bootstrap_interval,
-    brier_parts,
-    brier_score,
-    calibration_error,
-    calibration_error_if_calibrated,
-    calibration_error_interval,
-    reliability_table,
-    risk_coverage,
-    risk_coverage_area,
-)
+from qubic_lab.stats import Floats
 
 FORMAT = 1
 FOLDS = 5
@@ -404,15 +388,15 @@ class ConfidenceReport:
     ece_equal_width_interval: tuple[float, float]
     brier: float
     brier_interval: tuple[float, float]
-    brier_parts: BrierParts
+    brier_parts: stats.BrierParts
     aurc: float
     aurc_interval: tuple[float, float]
-    reliability: tuple[ReliabilityBin, ...]
-    risk_coverage: tuple[RiskAtCoverage, ...]
+    reliability: tuple[stats.ReliabilityBin, ...]
+    risk_coverage: tuple[stats.RiskAtCoverage, ...]
 
 
 def judge_confidence(
-    probability: ArrayLike, right: ArrayLike, bins: int = BINS, resamples: int = RESAMPLES, seed: int = 0
+    probability: ArrayLike, right: ArrayLike, bins: int = stats.BINS, resamples: int = stats.RESAMPLES, seed: int = 0
 ) -> ConfidenceReport:
     """Judge confidences by whether the winners were right, on questions held out from the fit.
 
@@ -421,27 +405,29 @@ def judge_confidence(
     Raises:
         InputError: no items, different numbers of both, or invalid values.
     """
-    mass = Forecasts.of(probability, right, bins)
-    width = Forecasts.of(probability, right, bins, equal_mass=False)
-    mean_if, most_if = calibration_error_if_calibrated(mass, resamples=resamples, seed=seed)
+    mass = stats.Forecasts.of(probability, right, bins)
+    width = stats.Forecasts.of(probability, right, bins, equal_mass=False)
+    mean_if, most_if = stats.calibration_error_if_calibrated(mass, resamples=resamples, seed=seed)
 
-    def interval(statistic: Callable[[Forecasts], float]) -> tuple[float, float]:
-        return bootstrap_interval(lambda rows: statistic(mass.take(rows)), len(mass), resamples=resamples, seed=seed)
+    def interval(statistic: Callable[[stats.Forecasts], float]) -> tuple[float, float]:
+        return stats.bootstrap_interval(
+            lambda rows: statistic(mass.take(rows)), len(mass), resamples=resamples, seed=seed
+        )
 
     return ConfidenceReport(
         items=len(mass),
         accuracy=float(mass.happened.mean()),
-        ece=calibration_error(mass),
-        ece_interval=calibration_error_interval(mass, resamples=resamples, seed=seed),
+        ece=stats.calibration_error(mass),
+        ece_interval=stats.calibration_error_interval(mass, resamples=resamples, seed=seed),
         ece_if_calibrated=mean_if,
         ece_if_calibrated_95=most_if,
-        ece_equal_width=calibration_error(width),
-        ece_equal_width_interval=calibration_error_interval(width, resamples=resamples, seed=seed),
-        brier=brier_score(mass),
-        brier_interval=interval(brier_score),
-        brier_parts=brier_parts(mass),
-        aurc=risk_coverage_area(mass),
-        aurc_interval=interval(risk_coverage_area),
-        reliability=reliability_table(mass),
-        risk_coverage=risk_coverage(mass),
+        ece_equal_width=stats.calibration_error(width),
+        ece_equal_width_interval=stats.calibration_error_interval(width, resamples=resamples, seed=seed),
+        brier=stats.brier_score(mass),
+        brier_interval=interval(stats.brier_score),
+        brier_parts=stats.brier_parts(mass),
+        aurc=stats.risk_coverage_area(mass),
+        aurc_interval=interval(stats.risk_coverage_area),
+        reliability=stats.reliability_table(mass),
+        risk_coverage=stats.risk_coverage(mass),
     )

@@ -59,17 +59,6 @@ _ITEM = re.compile(r"^\s*(?:[-*+•]|\(?(?:\d{1,2}|[a-zA-Z])[.)、])\s", re.MULT
 _CODE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 
 
-@dataclass(frozen=True)
-class PairSimilarity:
-    """How alike two texts are, from 0 to 1: in all, and by part. `embedding` is None where it does not count."""
-
-    value: float
-    embedding: float | None
-    words: float
-    structure: float
-    edit: float
-
-
 @dataclass(frozen=True, eq=False)
 class Similarities:
     """The pairwise similarities of N texts, which are the answers without their thoughts.
@@ -91,18 +80,6 @@ class Similarities:
         said = [words_of(text) for text in self.texts]
         return np.where(
             _equal(self.texts), 1.0, cdist(said, said, scorer=Levenshtein.normalized_similarity, dtype=np.float64)
-        )
-
-    def between(self, first: int, second: int) -> PairSimilarity:
-        """Return the parts for two texts."""
-        place = first, second
-        embedding = float(self.embedding_NN[place])
-        return PairSimilarity(
-            float(self.values_NN[place]),
-            None if np.isnan(embedding) else embedding,
-            float(self.words_NN[place]),
-            float(self.structure_NN[place]),
-            float(self.edit_NN[place]),
         )
 
 

@@ -1,7 +1,6 @@
 """The results of a comparison as frozen values."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,3 @@ class SplitComparison:
     accuracy: tuple[SystemAccuracy, ...]
     paired: tuple[PairedAccuracy, ...]
     answers: tuple[AnswerRow, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
@@ -157,10 +156,6 @@ class ConsensusEvaluation:
     threads: int
     machine: str
     commit: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def evaluate_consensus(

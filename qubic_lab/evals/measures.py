@@ -6,16 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qubic_lab import stats
 from qubic_lab.evals.comparison import Divergence, PairedAccuracy, PairedTests, RunLikeness, SystemAccuracy
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.scoring import is_checkable, is_right
-from qubic_lab.stats import (
-    is_equivalent,
-    mcnemar_exact,
-    minimum_detectable_difference,
-    tango_interval,
-    wilson_interval,
-)
 
 EQUIVALENCE_MARGIN = 0.03
 """Fixed beforehand: accuracies that differ by less are called equivalent."""
@@ -85,7 +79,7 @@ def score(questions: Sequence[Question], answers: Sequence[GreedyAnswer], openin
 def accuracy(dtype: str, system: str, scored: ScoredAnswers) -> SystemAccuracy:
     """Return the accuracy of one way of running; at least one question must be checkable."""
     correct, questions = sum(scored.right), len(scored.right)
-    low, high = wilson_interval(correct, questions)
+    low, high = stats.wilson_interval(correct, questions)
     return SystemAccuracy(dtype, system, questions, correct, sum(scored.cut), low, high)
 
 
@@ -115,17 +109,17 @@ def paired_accuracy(
 
 def paired_tests(only_baseline: int, only_other: int, questions: int, margin: float) -> PairedTests:
     """Return the tests of two paired accuracies, other less baseline."""
-    low, high = tango_interval(only_other, only_baseline, questions, 1 - ALPHA)
-    tost_low, tost_high = tango_interval(only_other, only_baseline, questions, 1 - 2 * ALPHA)
+    low, high = stats.tango_interval(only_other, only_baseline, questions, 1 - ALPHA)
+    tost_low, tost_high = stats.tango_interval(only_other, only_baseline, questions, 1 - 2 * ALPHA)
     return PairedTests(
         difference=(only_other - only_baseline) / questions,
         low=low,
         high=high,
-        mcnemar_p=mcnemar_exact(only_other, only_baseline),
+        mcnemar_p=stats.mcnemar_exact(only_other, only_baseline),
         tost_low=tost_low,
         tost_high=tost_high,
-        equivalent=is_equivalent(only_other, only_baseline, questions, margin, ALPHA),
-        minimum_detectable=minimum_detectable_difference(questions, only_other + only_baseline, ALPHA),
+        equivalent=stats.is_equivalent(only_other, only_baseline, questions, margin, ALPHA),
+        minimum_detectable=stats.minimum_detectable_difference(questions, only_other + only_baseline, ALPHA),
     )
 
 

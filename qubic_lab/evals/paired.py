@@ -11,15 +11,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from qubic_lab import stats
 from qubic_lab.errors import InputError
-from qubic_lab.stats import (
-    bootstrap_interval,
-    holm,
-    mcnemar_exact,
-    minimum_detectable_difference,
-    tango_interval,
-    wilson_interval,
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,10 @@ def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     found = _checked(values)
     n = len(found)
     if found.min() == found.max():
-        low, high = wilson_interval(math.floor(n * found[0]), n)[0], wilson_interval(math.ceil(n * found[0]), n)[1]
+        low, high = (
+            stats.wilson_interval(math.floor(n * found[0]), n)[0],
+            stats.wilson_interval(math.ceil(n * found[0]), n)[1],
+        )
     else:
         low, high = _bootstrap(found, seed)
     return MeanEstimate(float(found.mean()), low, high, n)
@@ -77,7 +73,10 @@ def difference_estimate(first: Sequence[float], second: Sequence[float], seed: i
     n = len(differences)
     if differences.min() == differences.max():
         one_way = n * abs(float(differences[0]))
-        low, high = tango_interval(math.floor(one_way), 0, n)[0], tango_interval(math.ceil(one_way), 0, n)[1]
+        low, high = (
+            stats.tango_interval(math.floor(one_way), 0, n)[0],
+            stats.tango_interval(math.ceil(one_way), 0, n)[1],
+        )
         low, high = (low, high) if differences[0] >= 0 else (-high, -low)
     else:
         low, high = _bootstrap(differences, seed)
@@ -114,23 +113,23 @@ def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) ->
     for name, (first, second) in pairs.items():
         both = list(zip(*_same_length(first, second), strict=True))
         counts[name] = both.count((True, False)), both.count((False, True)), len(both)
-    p_values = {name: mcnemar_exact(first, second) for name, (first, second, _) in counts.items()}
-    corrected = holm(p_values)
+    p_values = {name: stats.mcnemar_exact(first, second) for name, (first, second, _) in counts.items()}
+    corrected = stats.holm(p_values)
     return {
         name: McNemar(
             only_first=first,
             only_second=second,
-            difference=MeanEstimate((first - second) / n, *tango_interval(first, second, n), n),
+            difference=MeanEstimate((first - second) / n, *stats.tango_interval(first, second, n), n),
             p=p_values[name],
             holm_p=corrected[name],
-            detectable=minimum_detectable_difference(n, first + second),
+            detectable=stats.minimum_detectable_difference(n, first + second),
         )
         for name, (first, second, n) in counts.items()
     }
 
 
 def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    return bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), seed=seed)
+    return stats.bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), seed=seed)
 
 
 def _checked(values: Sequence[float]) -> npt.NDArray[np.float64]:

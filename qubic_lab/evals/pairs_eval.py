@@ -7,7 +7,7 @@ development half: one for the classes; two for the labels, with the best assignm
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby, permutations
 from operator import attrgetter
 from typing import Any
@@ -23,7 +23,6 @@ from qubic_lab.consensus.similarity import (
     THRESHOLDS,
     Bond,
     Embed,
-    PairSimilarity,
     Similarities,
     SimilarityThresholds,
     bonds,
@@ -85,10 +84,6 @@ class PairsResult:
     chosen: SimilarityThresholds
     commit: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 def evaluate_pairs(
     pairs: Sequence[AnswerPair],
@@ -138,10 +133,6 @@ class RelevanceResult:
     found_interval: Interval
     used: float
     chosen: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def evaluate_relevance(
@@ -211,14 +202,16 @@ def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -
     """
     with_embedding = THRESHOLDS.with_embedding
     if embed is not None:
-        with_embedding = _choose([each for each in _read(pairs, embed) if each.likeness.embedding is not None])
+        with_embedding = _choose(
+            [each for each in _read(pairs, embed) if not np.isnan(each.similarities.embedding_NN[0, 1])]
+        )
     return SimilarityThresholds(with_embedding, _choose(_read(pairs, None)))
 
 
 def _choose(pairs: Sequence["_Read"]) -> float:
     """Return the lowest multiple of STEP above the similarity of every wrong pair that the rules leave open."""
     wrong = [
-        each.likeness.value
+        float(each.similarities.values_NN[0, 1])
         for each in pairs
         if each.pair.label != "same" and each.bond(_NEVER) not in JOINING and each.bond(_ALWAYS) in JOINING
     ]
@@ -304,10 +297,6 @@ class _Read:
     answers: tuple[FinalAnswer, ...]
     similarities: Similarities
 
-    @property
-    def likeness(self) -> PairSimilarity:
-        return self.similarities.between(0, 1)
-
     def bond(self, thresholds: SimilarityThresholds) -> Bond:
         return bonds(self.answers, self.similarities, thresholds)[0][1]
 
@@ -345,8 +334,8 @@ def _labels(pairs: Sequence[_Read]) -> Indices:
 def _scores(pairs: Sequence[_Read], embed: Embed | None) -> dict[str, Floats]:
     """Return the scores of each single measure."""
     scores = {
-        "similarity": np.array([each.likeness.value for each in pairs]),
-        "word overlap": np.array([each.likeness.words for each in pairs]),
+        "similarity": np.array([each.similarities.values_NN[0, 1] for each in pairs]),
+        "word overlap": np.array([each.similarities.words_NN[0, 1] for each in pairs]),
     }
     if embed is not None:  # for all pairs: plain embeddings ignore scripts
         sides = [

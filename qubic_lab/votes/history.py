@@ -8,26 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
-    DateTime,
-    Double,
-    Engine,
-    ForeignKey,
-    Index,
-    Integer,
-    String,
-    Table,
-    Text,
-    and_,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-)
+import sqlalchemy as sa
 
 from qubic_lab.consensus.dependence import PastVote
 from qubic_lab.consensus.weights import NO_RECORD, TrackRecord
@@ -36,31 +17,31 @@ from qubic_lab.errors import InputError, NotFoundError, check_range
 
 MOST_PAGE = 200
 
-VOTES = Table(
+VOTES = sa.Table(
     "consensus_votes",
     metadata,
-    Column("id", String(32), primary_key=True),
-    Column("created_utc", DateTime(timezone=True), nullable=False),
-    Column("mode", String(32), nullable=False),
-    Column("question", Text, nullable=False),
-    Column("level", String(32), nullable=False),
-    Column("confidence", Double),
-    Column("conflict", Boolean, nullable=False),
-    Column("voters", Integer, nullable=False),
-    Column("tokens", Integer, nullable=False),
-    Column("seconds", Double, nullable=False),
-    Column("trail", JSON, nullable=False),
-    Index(None, "created_utc", "id"),
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("created_utc", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("mode", sa.String(32), nullable=False),
+    sa.Column("question", sa.Text, nullable=False),
+    sa.Column("level", sa.String(32), nullable=False),
+    sa.Column("confidence", sa.Double),
+    sa.Column("conflict", sa.Boolean, nullable=False),
+    sa.Column("voters", sa.Integer, nullable=False),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("trail", sa.JSON, nullable=False),
+    sa.Index(None, "created_utc", "id"),
 )
-GRADINGS = Table(
+GRADINGS = sa.Table(
     "consensus_gradings",
     metadata,
-    Column("vote_id", String(32), ForeignKey(VOTES.c.id), primary_key=True),
-    Column("voter", String(128), primary_key=True),
-    Column("node", String(128), nullable=False),
-    Column("answer_group", Integer),
-    Column("right", Boolean, nullable=False),
-    Column("graded_utc", DateTime(timezone=True), nullable=False),
+    sa.Column("vote_id", sa.String(32), sa.ForeignKey(VOTES.c.id), primary_key=True),
+    sa.Column("voter", sa.String(128), primary_key=True),
+    sa.Column("node", sa.String(128), nullable=False),
+    sa.Column("answer_group", sa.Integer),
+    sa.Column("right", sa.Boolean, nullable=False),
+    sa.Column("graded_utc", sa.DateTime(timezone=True), nullable=False),
 )
 
 
@@ -114,13 +95,13 @@ class ModeMetrics:
 class VoteHistory:
     """The history of votes in a database opened by `open_database`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
     def add(self, summary: VoteSummary, trail: Mapping[str, Any]) -> None:
         """Store a vote: its summary and its whole trail, as plain values for JSON."""
         with self._engine.begin() as connection:
-            connection.execute(insert(VOTES).values(**asdict(summary), trail=dict(trail)))
+            connection.execute(sa.insert(VOTES).values(**asdict(summary), trail=dict(trail)))
 
     def trail(self, id: str) -> dict[str, Any]:
         """Return the whole trail of a vote.
@@ -129,7 +110,7 @@ class VoteHistory:
             NotFoundError: there is no such vote.
         """
         with self._engine.connect() as connection:
-            found = connection.execute(select(VOTES.c.trail).where(VOTES.c.id == id)).scalar()
+            found = connection.execute(sa.select(VOTES.c.trail).where(VOTES.c.id == id)).scalar()
         if found is None:
             raise NotFoundError(f"no vote {id!r} is known: /api/consensus/history lists them")
         return dict(found)
@@ -141,12 +122,12 @@ class VoteHistory:
             NotFoundError: there is no such vote.
         """
         with self._engine.begin() as connection:
-            if connection.execute(select(VOTES.c.id).where(VOTES.c.id == id)).scalar() is None:
+            if connection.execute(sa.select(VOTES.c.id).where(VOTES.c.id == id)).scalar() is None:
                 raise NotFoundError(f"no vote {id!r} is known: /api/consensus/history lists them")
-            connection.execute(delete(GRADINGS).where(GRADINGS.c.vote_id == id))
+            connection.execute(sa.delete(GRADINGS).where(GRADINGS.c.vote_id == id))
             for each in gradings:
                 connection.execute(
-                    insert(GRADINGS).values(
+                    sa.insert(GRADINGS).values(
                         vote_id=id,
                         voter=each.voter,
                         node=each.node,
@@ -158,7 +139,7 @@ class VoteHistory:
 
     def records(self) -> dict[str, TrackRecord]:
         """Return each node's track record of graded answers, in which older answers count less."""
-        query = select(GRADINGS.c.node, GRADINGS.c.right).order_by(
+        query = sa.select(GRADINGS.c.node, GRADINGS.c.right).order_by(
             GRADINGS.c.graded_utc, GRADINGS.c.vote_id, GRADINGS.c.voter
         )
         records: dict[str, TrackRecord] = {}
@@ -169,7 +150,7 @@ class VoteHistory:
 
     def past_votes(self) -> list[PastVote]:
         """Return each node's first answer to every graded question."""
-        query = select(GRADINGS).order_by(GRADINGS.c.vote_id, GRADINGS.c.voter)
+        query = sa.select(GRADINGS).order_by(GRADINGS.c.vote_id, GRADINGS.c.voter)
         found: dict[tuple[str, str], PastVote] = {}
         with self._engine.connect() as connection:
             for row in connection.execute(query):
@@ -185,13 +166,13 @@ class VoteHistory:
         """
         check_range("limit", limit, 1, MOST_PAGE)
         columns = [VOTES.c[name] for name in VoteSummary.__dataclass_fields__]
-        query = select(*columns).order_by(VOTES.c.created_utc.desc(), VOTES.c.id.desc()).limit(limit + 1)
+        query = sa.select(*columns).order_by(VOTES.c.created_utc.desc(), VOTES.c.id.desc()).limit(limit + 1)
         if conflicts:
             query = query.where(VOTES.c.conflict)
         if cursor is not None:
             created, id = _read_cursor(cursor)
             query = query.where(
-                or_(VOTES.c.created_utc < created, and_(VOTES.c.created_utc == created, VOTES.c.id < id))
+                sa.or_(VOTES.c.created_utc < created, sa.and_(VOTES.c.created_utc == created, VOTES.c.id < id))
             )
         with self._engine.connect() as connection:
             rows = [VoteSummary(**_in_utc(row._asdict())) for row in connection.execute(query)]
@@ -202,18 +183,18 @@ class VoteHistory:
     def metrics(self) -> list[ModeMetrics]:
         """Return counts and means of the votes of each mode, sorted by mode."""
         sums = (
-            select(
+            sa.select(
                 VOTES.c.mode,
-                func.count().label("votes"),
-                func.sum(VOTES.c.conflict.cast(Integer)).label("conflicts"),
-                func.avg(VOTES.c.confidence).label("mean_confidence"),
-                func.avg(VOTES.c.seconds).label("mean_seconds"),
-                func.avg(VOTES.c.tokens).label("mean_tokens"),
+                sa.func.count().label("votes"),
+                sa.func.sum(VOTES.c.conflict.cast(sa.Integer)).label("conflicts"),
+                sa.func.avg(VOTES.c.confidence).label("mean_confidence"),
+                sa.func.avg(VOTES.c.seconds).label("mean_seconds"),
+                sa.func.avg(VOTES.c.tokens).label("mean_tokens"),
             )
             .group_by(VOTES.c.mode)
             .order_by(VOTES.c.mode)
         )
-        levels = select(VOTES.c.mode, VOTES.c.level, func.count()).group_by(VOTES.c.mode, VOTES.c.level)
+        levels = sa.select(VOTES.c.mode, VOTES.c.level, sa.func.count()).group_by(VOTES.c.mode, VOTES.c.level)
         with self._engine.connect() as connection:
             by_mode: dict[str, dict[str, int]] = {}
             for mode, level, count in connection.execute(levels):
