@@ -19,7 +19,7 @@ from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.model import timestamps
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.serving import cache as cache_module
-from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Counts, Outcome, code_version
+from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Outcome, code_version
 
 QUICK = CacheConfig(near_s=1e-9, lock_s=0.6, wait_s=20.0, away_s=0.2)
 """Asks Redis each time, and finds soon that a holder has died."""
@@ -313,9 +313,10 @@ def test_counts_are_those_of_all_processes(client: redis.Redis) -> None:
         await there.close()
         counts = await here.counts()
         assert counts is not None
-        expected = Counts(hits=4, stale=1, misses=1, waits=2, computed=2)
-        assert (counts["news"], counts["price"]) == (expected, Counts())
-        assert (counts["news"].hit_rate, counts["price"].hit_rate) == (5 / 8, None)
+        news, price = counts["news"], counts["price"]
+        assert (news.hits, news.stale, news.misses, news.waits, news.direct) == (4, 1, 1, 2, 0)
+        assert (news.computed, news.errors, news.hit_rate) == (2, 0, 5 / 8)
+        assert (price.hits, price.computed, price.hit_rate) == (0, 0, None)
 
     run(here, test=test)
 

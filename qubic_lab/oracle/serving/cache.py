@@ -1,8 +1,9 @@
-"""Answers that several processes share in Redis: computed by one of them at a time, and served stale meanwhile.
+"""Responses that several processes share in Redis: one process computes, and stale ones are served meanwhile.
 
-A value is fresh for a while. After that it is still served, with its age, while one process computes it anew; when it
-is too old for that, whoever asks waits. Who computes holds a lock that it renews: if it dies, the lock ends and another
-one takes over. Values are JSON, as bytes, and go to clients as they are. Without Redis each process computes alone.
+A value is fresh for a while. After that it is still served, with its age, while one process recomputes it; once it is
+too old for that, requests wait. The process that computes holds a lock and renews it: if the process dies, the lock
+expires and another one takes over. Values are JSON bytes and go to clients as they are. Without Redis each process
+computes for itself.
 """
 
 import asyncio
@@ -11,34 +12,36 @@ import logging
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import redis
+from pydantic import Field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle.model.response import Part
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 
 CacheKind = Literal["sentiment", "price", "news"]
 KINDS: tuple[CacheKind, ...] = ("sentiment", "price", "news")
 Outcome = Literal["hit", "stale", "miss", "wait", "direct"]
-"""Served fresh; served stale; computed for this request; shared with one that was under way; computed without Redis."""
+"""Served fresh; served stale; computed for this request; computed for an earlier one; computed without Redis."""
 PREFIX = "{qubic-lab:oracle}"
 _ERRORS: dict[str, type[QubicLabError]] = {each.__name__: each for each in (InputError, NotFoundError, QubicLabError)}
-"""What waiters in other processes are told as it is."""
+"""Errors that waiting processes raise as they are."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 _FAILED_MS = 5_000
-"""Those who wait learn within so long why nothing came."""
+"""How long waiting processes can read why a computation failed."""
 
-# KEYS: value, lock, failure. ARGV: now, token, lock's ms, least version, token of whom we wait for.
+# KEYS: value, lock, failure. ARGV: now, token, lock's ms, least version, token of the process we wait for.
 _LOOK = """
 local found = redis.call('HMGET', KEYS[1], 'body', 'computed_us', 'fresh_until_us', 'version')
 if found[1] and tonumber(found[3]) > tonumber(ARGV[1]) and tonumber(found[4]) >= tonumber(ARGV[4]) then
@@ -52,8 +55,8 @@ local state = 'held'
 if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then state = 'ours' end
 return {state, found[1] or '', found[2] or '0', found[3] or '0', found[4] or '0', redis.call('GET', KEYS[2])}
 """
-# KEYS: lock, value, the values in order of time. ARGV: token, body, computed, fresh until, version, ms to keep it, how
-# many values are kept, and bytes of the longest.
+# KEYS: lock, value, the values in order of time. ARGV: token, body, computed, fresh until, version, ms to keep it, most
+# values, most bytes of a value.
 _PUT = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
@@ -73,7 +76,7 @@ _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-# KEYS: lock, failure. ARGV: token, ms in which nobody tries again, kind, message, ms to tell it.
+# KEYS: lock, failure. ARGV: token, ms without another try, kind, message, ms to keep the message.
 _FAIL = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if tonumber(ARGV[2]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) else redis.call('DEL', KEYS[1]) end
@@ -88,23 +91,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """How long values live, and how long is waited; all in seconds.
+    """How long values live, and time limits; all in seconds.
 
     Attributes:
-        sentiment_s: a value about texts is fresh for so long.
-        price_s: a value about prices.
-        news_s: a list of news.
-        stale_s: after that a value may be served for so long while it is computed anew.
-        near_s: a process serves what it has just read or written for so long without asking Redis.
-        near_items: of so many values at most.
-        items: values in Redis at most, of all processes; the oldest give way. The task queue has its place there, too.
+        sentiment_s: how long a value about texts is fresh.
+        price_s: how long a value about prices is fresh.
+        news_s: how long a list of news is fresh.
+        stale_s: how long a value may be served after that, while it is recomputed.
+        near_s: how long a process serves what it has just read or written without asking Redis.
+        near_items: most values that a process serves this way.
+        items: most values in Redis, of all processes; the oldest are dropped. The task queue is in the same Redis.
         item_bytes: a longer value is not kept.
-        lock_s: a process that computes and dies holds up others for so long at most.
-        wait_s: who has waited so long for another process computes for itself.
-        retry_s: after a value could not be computed anew the stale one is served for so long without another try.
-        answer_s: Redis is waited for so long.
-        away_s: after Redis did not answer it is left alone for so long.
-        threads: values that a process computes at once; more would only take turns at its one interpreter lock.
+        lock_s: how long a process that dies while it computes can hold up others.
+        wait_s: a process that has waited this long for another one computes for itself.
+        retry_s: after a failed recomputation the stale value is served this long without another try.
+        answer_s: time limit for Redis.
+        away_s: how long Redis is left alone after it did not answer.
+        threads: values that a process computes at once; more would only take turns at its interpreter lock.
     """
 
     sentiment_s: float = 600.0
@@ -134,7 +137,7 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class Entry:
-    """A value as it is kept: JSON in UTF-8, when it was computed, until when it is fresh, and from which version."""
+    """A stored value: JSON in UTF-8, when it was computed, until when it is fresh, and the version of its data."""
 
     body: bytes
     computed_us: int
@@ -153,27 +156,23 @@ class Cached:
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How requests of one kind were served, over all processes: see `Outcome`.
+@dataclass(frozen=True, kw_only=True)
+class CacheCounts(Part):
+    """How requests of one kind were served, over all processes: see `cache` of a response for the words.
 
-    `errors`: computations that failed; `computed`: all of them; `hit_rate`: of requests that did not have to wait for a
-    computation of their own or another's, None before the first request.
+    `hit_rate`: the share that was served at once, fresh or stale; null before the first request.
     """
 
-    hits: int = 0
-    stale: int = 0
-    misses: int = 0
-    waits: int = 0
-    direct: int = 0
-    computed: int = 0
-    errors: int = 0
-
-    @property
-    def hit_rate(self) -> float | None:
-        """The share of requests that were served at once."""
-        requests = self.hits + self.stale + self.misses + self.waits + self.direct
-        return (self.hits + self.stale) / requests if requests else None
+    kind: str
+    fresh_s: float
+    hit_rate: float | None
+    hits: int
+    stale: int
+    misses: int
+    waits: int
+    direct: int
+    computed: Annotated[int, Field(description="computations, of which `errors` failed")]
+    errors: int
 
 
 _COUNT_OF: dict[Outcome, str] = {
@@ -183,10 +182,11 @@ _COUNT_OF: dict[Outcome, str] = {
     "wait": "waits",
     "direct": "direct",
 }
+_COUNTED = (*_COUNT_OF.values(), "computed", "errors")
 
 
 def code_version(*places: Path) -> str:
-    """Return a version that changes with the source in these files and folders: older code's answers are not served."""
+    """Return a version that changes with the source in these files and folders."""
     digest = hashlib.sha256()
     for place in places:
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
@@ -200,7 +200,7 @@ class _Away(Exception):
 
 @dataclass(frozen=True)
 class _Job:
-    """What is asked for: its key, how it is computed, for how long it is fresh, and of which version it must be."""
+    """A requested value: its key, how it is computed, how long it is fresh, and the least version of its data."""
 
     kind: CacheKind
     key: str
@@ -211,7 +211,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Look:
-    """What Redis has: `ours`: we hold the lock; `held`: `holder` does. `entry` may be stale, or None."""
+    """What Redis has. "ours": we hold the lock; "held": `holder` holds it. `entry` may be stale, or None."""
 
     state: Literal["fresh", "ours", "held"]
     entry: Entry | None
@@ -222,7 +222,7 @@ class Cache:
     """The cache of one process; belongs to one event loop.
 
     Args:
-        client: of the Redis that all processes share; connections of their own are made, which wait for less long.
+        client: of the Redis that all processes share; the cache makes connections of its own with shorter time limits.
         code: see `code_version`.
         config: how long values live.
         clock: gives the time in microseconds.
@@ -249,7 +249,7 @@ class Cache:
         self._near = _Near(self.config)
         self._away_until = 0.0
         self._counted: Counter[str] = Counter()
-        self._telling: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
 
     async def get(
         self,
@@ -260,17 +260,17 @@ class Cache:
         ttl_s: float | None = None,
         version: int = 0,
     ) -> Cached:
-        """Return a value, computed by one process for all that ask for it.
+        """Return a value, computed by one process for all requests.
 
         Args:
-            kind: says how long it is fresh, and where it is counted.
-            key_parts: what the value depends on; the code's version is added.
-            compute: gives the value as JSON in UTF-8; runs in a thread.
-            ttl_s: so long is it fresh, in place of the kind's time.
-            version: of the data, rising; a value of an earlier one is stale.
+            kind: sets how long the value is fresh, and where it is counted.
+            key_parts: what the value depends on; the version of the code is added.
+            compute: returns the value as JSON in UTF-8; runs in a thread.
+            ttl_s: how long the value is fresh, in place of the kind's time.
+            version: of the data, rising; a value of an earlier version is stale.
 
         Raises:
-            Exception: what `compute` raised, here or in the process that was waited for; it is not kept.
+            Exception: what `compute` raised, here or in the process that computed; it is not kept.
         """
         key = ":".join((PREFIX, kind, self._code, *(quote(str(part), safe="") for part in key_parts)))
         job = _Job(kind, key, compute, self.config.fresh_s(kind) if ttl_s is None else ttl_s, version)
@@ -288,23 +288,26 @@ class Cache:
             raise
         return self._serve(job, entry, "wait" if joined and outcome in ("miss", "direct") else outcome)
 
-    async def counts(self) -> dict[CacheKind, Counts] | None:
-        """Return how requests were served over all processes, of others up to a second ago; None without Redis."""
+    async def counts(self) -> dict[CacheKind, CacheCounts] | None:
+        """Return how all processes served requests, other ones up to a second ago; None without Redis."""
+        await self._write_counts()
         with suppress(_Away):
-            await self._tell()
             found: dict[Any, Any] = await self._call(partial(self._redis.hgetall, f"{PREFIX}:counts"))
-            numbers = {name.decode(): int(value) for name, value in found.items()}
-            fields = Counts.__dataclass_fields__
-            return {kind: Counts(**{name: numbers.get(f"{kind}:{name}", 0) for name in fields}) for kind in KINDS}
+            return {kind: self._counts_of(kind, found) for kind in KINDS}
         return None
 
+    def _counts_of(self, kind: CacheKind, found: Mapping[bytes, bytes]) -> CacheCounts:
+        count = {name: int(found.get(f"{kind}:{name}".encode(), 0)) for name in _COUNTED}
+        requests = sum(count[name] for name in _COUNT_OF.values())
+        hit_rate = (count["hits"] + count["stale"]) / requests if requests else None
+        return CacheCounts(kind=kind, fresh_s=self.config.fresh_s(kind), hit_rate=hit_rate, **count)
+
     async def close(self) -> None:
-        """Wait for what is under way, write what was counted, and close the connections."""
+        """Wait for what is under way, write the counts, and close the connections."""
         await asyncio.gather(*self._flights.values(), *self._behind, return_exceptions=True)
-        with suppress(_Away):
-            await self._tell()
-        if self._telling is not None:
-            self._telling.cancel()
+        await self._write_counts()
+        if self._writing is not None:
+            self._writing.cancel()
         self._calls.shutdown(wait=False)
         self._computing.shutdown(wait=False)
         self._redis.close()
@@ -321,7 +324,7 @@ class Cache:
     def _landed(self, key: str, flight: "asyncio.Task[tuple[Entry, Outcome]]") -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # is seen, even where nobody waits for it any more
+            flight.exception()  # retrieved, even if nobody waits for it any more
 
     async def _fetch(self, job: _Job) -> tuple[Entry, Outcome]:
         """Find a value, compute it, or wait for the process that does."""
@@ -348,14 +351,14 @@ class Cache:
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
     async def _refresh(self, job: _Job, token: str) -> None:
-        """Compute a stale value anew, behind those whom it is served to."""
+        """Recompute a stale value while it is served."""
         try:
             await self._compute_alone(job, token, self.config.retry_s)
         except Exception as error:
-            logger.warning("%s cannot be computed anew, a stale value is served: %s", job.key, error)
+            logger.warning("%s cannot be recomputed, a stale value is served: %s", job.key, error)
 
     async def _compute_alone(self, job: _Job, token: str, retry_s: float) -> Entry:
-        """Compute while the lock is held, put the value where others find it, and give the lock back."""
+        """Compute while the lock is held, share the value, and release the lock."""
         renewing = asyncio.ensure_future(self._renew(job, token))
         try:
             entry = await self._compute(job)
@@ -382,7 +385,7 @@ class Cache:
         return self._near.put(job.key, entry, job.version)
 
     async def _renew(self, job: _Job, token: str) -> None:
-        """Keep the lock while it is computed."""
+        """Hold the lock while the value is computed."""
         lock_ms = int(1_000 * self.config.lock_s)
         while True:
             await asyncio.sleep(self.config.lock_s / 3)
@@ -432,21 +435,17 @@ class Cache:
         task.add_done_callback(self._behind.discard)
 
     def _count(self, kind: CacheKind, what: str) -> None:
-        """Count, and write it to Redis within a second."""
+        """Count, and write the counts to Redis within a second."""
         self._counted[f"{kind}:{what}"] += 1
-        if self._telling is None:
-            self._telling = asyncio.get_running_loop().call_later(1.0, self._tell_behind)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(1.0, self._write_behind)
 
-    def _tell_behind(self) -> None:
-        self._telling = None
-        self._start(self._tell_if_it_answers())
+    def _write_behind(self) -> None:
+        self._writing = None
+        self._start(self._write_counts())
 
-    async def _tell_if_it_answers(self) -> None:
-        with suppress(_Away):
-            await self._tell()
-
-    async def _tell(self) -> None:
-        """Add what was counted here to what all have counted."""
+    async def _write_counts(self) -> None:
+        """Add the counts of this process to those of all; without Redis they are kept for the next time."""
         counted, self._counted = self._counted, Counter()
 
         def add() -> None:
@@ -455,23 +454,22 @@ class Cache:
                     pipeline.hincrby(f"{PREFIX}:counts", name, number)
                 pipeline.execute()
 
-        try:
-            if counted:
+        if counted:
+            try:
                 await self._call(add)
-        except _Away:
-            self._counted.update(counted)
-            raise
+            except _Away:
+                self._counted.update(counted)
 
 
 class _Near:
-    """What this process has just read or written; `put` returns the entry."""
+    """The values that this process has just read or written; `put` returns the entry."""
 
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
         self._kept: OrderedDict[str, tuple[Entry, float, int]] = OrderedDict()
 
     def get(self, key: str, version: int) -> Entry | None:
-        """Return an entry; none that was put before the data had this version."""
+        """Return an entry, unless it was put before the data had this version."""
         entry, until, asked = self._kept.get(key, (None, 0.0, 0))
         return entry if time.monotonic() < until and version <= asked else None
 
@@ -485,7 +483,7 @@ class _Near:
 
 
 def _impatient(client: "redis.Redis", answer_s: float) -> "redis.Redis":
-    """Return a client of the same server that gives up soon, and does not try again by itself."""
+    """Return a client of the same server with a short time limit and without retries."""
     pool = client.connection_pool
     changed = {
         "socket_timeout": answer_s,

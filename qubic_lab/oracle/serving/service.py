@@ -180,7 +180,7 @@ class Oracle:
             QubicLabError: the database cannot be read.
         """
         counts = await self.cache.counts()
-        return await asyncio.to_thread(lambda: read_status(self.store(), self._limits, counts, self.cache.config))
+        return await asyncio.to_thread(lambda: read_status(self.store(), self._limits, counts))
 
     async def close(self) -> None:
         """Wait for what is under way, and close the cache."""

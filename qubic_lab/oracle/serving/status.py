@@ -1,7 +1,7 @@
 """How the oracle does: its sources, their quotas, the collector's lease, and the cache."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -9,29 +9,10 @@ from sqlalchemy import select
 
 from qubic_lab.oracle.ingest.quotas import Period, Quotas
 from qubic_lab.oracle.model.response import Instant, Part
-from qubic_lab.oracle.serving.cache import CacheConfig, CacheKind, Counts
+from qubic_lab.oracle.serving.cache import CacheCounts, CacheKind
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.snapshot import MarketStore, reading
 from qubic_lab.oracle.store.tables import LEASES
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheCounts(Part):
-    """How requests of one kind were served, over all processes: see `cache` of a response for the words.
-
-    `hit_rate`: the share that was served at once, fresh or stale; null before the first request.
-    """
-
-    kind: str
-    fresh_s: float
-    hit_rate: float | None
-    hits: int
-    stale: int
-    misses: int
-    waits: int
-    direct: int
-    computed: Annotated[int, Field(description="computations, of which `errors` failed")]
-    errors: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +50,14 @@ class OracleStatus(Part):
 
 @reading()
 def read_status(
-    store: MarketStore,
-    limits: Mapping[str, Mapping[Period, int]],
-    counts: Mapping[CacheKind, Counts] | None,
-    config: CacheConfig,
+    store: MarketStore, limits: Mapping[str, Mapping[Period, int]], cache: Mapping[CacheKind, CacheCounts] | None
 ) -> OracleStatus:
     """Return the status at this instant.
 
     Args:
         store: the database.
         limits: each source's quotas, by its name and period.
-        counts: how the cache served requests of each kind; None: Redis does not answer.
-        config: of the cache.
+        cache: how the cache served requests of each kind; None: Redis does not answer.
 
     Raises:
         QubicLabError: the database cannot be read.
@@ -89,10 +66,6 @@ def read_status(
     with store.engine.connect() as connection:
         leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
     quotas = Quotas(store.engine, store.clock).report(limits)
-    cache = (
-        CacheCounts(kind=kind, fresh_s=config.fresh_s(kind), hit_rate=each.hit_rate, **asdict(each))
-        for kind, each in (counts or {}).items()
-    )
     return OracleStatus(
         as_of_us=now,
         sources=read_source_health(store.engine, now),
@@ -112,5 +85,5 @@ def read_status(
             LeaseState(name=row.name, holder=row.holder, until_us=row.until_us, held=row.until_us > now)
             for row in leases
         ),
-        cache=None if counts is None else tuple(cache),
+        cache=None if cache is None else tuple(cache.values()),
     )
