@@ -15,14 +15,22 @@ from markets import START_US, market_of, random_market, random_weights, with_gap
 from qubic_lab.bench.plain_pandas import crossover, plain_equity
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.account import Account
-from qubic_lab.oracle.backtest.baselines import BaselineConfig, compare, delayed, momentum, shuffled
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, simulate
-from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest
+from qubic_lab.oracle.backtest.evaluate import (
+    BacktestConfig,
+    BaselineConfig,
+    Strategy,
+    backtest,
+    compare_baselines,
+    delayed,
+    momentum,
+    shuffled,
+)
 from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar, marks
 from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
 from qubic_lab.oracle.backtest.signals import BarView, decide_at_once, decide_by_bar, signal_frame
-from qubic_lab.oracle.backtest.texts import AvailableText, available_texts, text_columns
+from qubic_lab.oracle.inference.alignment import AvailableText, available_texts, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
@@ -505,7 +513,7 @@ def test_baselines_stand_beside_a_result() -> None:
     market = random_market(200)
     targets = checked_targets(market, random_weights(market, 1, held=0.9))
     account = simulate(market, targets, Costs(fee_bps=10.0), lag=2)
-    found = compare(account, targets, config=BaselineConfig(lookback=5, shift=30, draws=20))
+    found = compare_baselines(account, targets, config=BaselineConfig(lookback=5, shift=30, draws=20))
     names = list(found.accounts)
     assert names == ["hold", "cash", "momentum over 5 bars", "sign flipped", "30 bars late"]
     hold = found.accounts["hold"]
@@ -518,7 +526,7 @@ def test_baselines_stand_beside_a_result() -> None:
     several = random_market(50, 3)
     weights = checked_targets(several, random_weights(several, 1))
     account = simulate(several, weights, rebalance="always")
-    always = compare(account, weights, rebalance="always", config=BaselineConfig(draws=0))
+    always = compare_baselines(account, weights, rebalance="always", config=BaselineConfig(draws=0))
     assert set(always.accounts["hold"].trades.bar.tolist()) == {1}, "who holds does not rebalance"
     rising = market_of(list(range(10, 60)), list(range(11, 61)))
     assert momentum(rising, 5)[:, 0].tolist() == [0.0] * 5 + [1.0] * 45

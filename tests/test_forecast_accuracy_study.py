@@ -11,8 +11,8 @@ import pytest
 from bar_series import bars_of, of_logs, walk
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.inference.forecast_accuracy import baseline_points
-from qubic_lab.oracle.inference.past_forecasts import DailyEstimate
+from qubic_lab.oracle.backtest.forecast_accuracy import baseline_points
+from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.sentiment.models import make_model

@@ -10,14 +10,14 @@ from bar_series import bars_of, of_logs, walk
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.forecast import RULE, forecast_path
-from qubic_lab.oracle.inference.forecast_accuracy import (
+from qubic_lab.oracle.backtest.forecast_accuracy import (
     STAYS,
     BaselineComparison,
     accuracy,
     baseline_points,
     pesaran_timmermann,
 )
-from qubic_lab.oracle.inference.forecast_calibration import (
+from qubic_lab.oracle.backtest.forecast_calibration import (
     PRIOR,
     calibration,
     coverage,
@@ -26,7 +26,7 @@ from qubic_lab.oracle.inference.forecast_calibration import (
     simulated_pit,
     up_probabilities,
 )
-from qubic_lab.oracle.inference.past_forecasts import LEVELS, DailyEstimate, DayBootstrap, PastForecasts, past_forecasts
+from qubic_lab.oracle.backtest.past_forecasts import LEVELS, DailyEstimate, DayBootstrap, PastForecasts, past_forecasts
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US

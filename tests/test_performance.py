@@ -9,8 +9,8 @@ from arch.bootstrap import SPA
 from statsmodels.regression.linear_model import OLS
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.backtest.forecast_accuracy import clark_west, diebold_mariano
 from qubic_lab.oracle.inference.bootstrap import block_length, long_run_variance, resampled_weights
-from qubic_lab.oracle.inference.forecast_accuracy import clark_west, diebold_mariano
 from qubic_lab.oracle.inference.multiple_testing import (
     deflated_sharpe,
     effective_trials,

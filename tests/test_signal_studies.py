@@ -7,10 +7,9 @@ import pytest
 from markets import random_market, with_gaps
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.texts import AvailableText, available_texts
 from qubic_lab.oracle.inference import conditional_returns as events
 from qubic_lab.oracle.inference import lead_lag
-from qubic_lab.oracle.inference.alignment import Aligned, trailing_share
+from qubic_lab.oracle.inference.alignment import Aligned, AvailableText, available_texts, trailing_share
 from qubic_lab.oracle.inference.conditional_returns import buckets_of, quantile_spread
 from qubic_lab.oracle.inference.information import HORIZONS, associate, decay, information
 from qubic_lab.oracle.inference.permutation import circular_correlations, circular_shift_test, memory_bars

@@ -18,7 +18,7 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest, trial_of
 from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, TrialLedger, code_hash, data_hash
 from qubic_lab.oracle.backtest.signals import BarView
-from qubic_lab.oracle.backtest.texts import AvailableText
+from qubic_lab.oracle.inference.alignment import AvailableText
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 TRIAL = Trial("does x predict?", "up", "c" * 64, "d" * 64, 0, 10 * DAY_US, {"bars": 5})

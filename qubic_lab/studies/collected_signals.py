@@ -9,8 +9,7 @@ import numpy as np
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.texts import AvailableText, available_texts
-from qubic_lab.oracle.inference.alignment import LEAST_BEFORE
+from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, AvailableText, available_texts
 from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.records import QUOTES

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES
-from qubic_lab.oracle.inference.forecast_accuracy import (
+from qubic_lab.oracle.backtest.forecast_accuracy import (
     STAYS,
     BaselineComparison,
     ForecastAccuracy,
     accuracy,
     baseline_points,
 )
-from qubic_lab.oracle.inference.forecast_calibration import (
+from qubic_lab.oracle.backtest.forecast_calibration import (
     DRAWS,
     Calibration,
     Coverage,
@@ -29,7 +28,8 @@ from qubic_lab.oracle.inference.forecast_calibration import (
     recalibrated,
     up_probabilities,
 )
-from qubic_lab.oracle.inference.past_forecasts import DayBootstrap, PastForecasts, past_forecasts
+from qubic_lab.oracle.backtest.past_forecasts import DayBootstrap, PastForecasts, past_forecasts
+from qubic_lab.oracle.inference.bootstrap import RESAMPLES
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm

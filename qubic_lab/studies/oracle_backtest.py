@@ -16,13 +16,12 @@ import numpy as np
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.account import Account
-from qubic_lab.oracle.backtest.baselines import BaselineConfig
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
-from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest
+from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, BaselineConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.ledger import TrialLedger
-from qubic_lab.oracle.backtest.texts import AvailableText, available_texts
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
+from qubic_lab.oracle.inference.alignment import AvailableText, available_texts
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats

@@ -1,1 +1,1 @@
-"""Backtests that do not look ahead: decided at a bar's close, filled at a later one's open, every cost counted."""
+"""Backtests of strategies, filled after the decision and with all costs; the look-ahead check; judged past forecasts."""

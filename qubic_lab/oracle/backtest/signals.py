@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.texts import AvailableText, text_columns
+from qubic_lab.oracle.inference.alignment import AvailableText, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import iso
 

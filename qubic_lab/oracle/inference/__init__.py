@@ -1,1 +1,1 @@
-"""Statistics of signals and forecasts: performance, bootstrap, multiple testing, event studies."""
+"""Statistics of returns and scores: Sharpe ratios, bootstrap, multiple testing, permutation tests, event studies."""

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.analysis.forecast import RULE, ForecastRule, expected_path, steps_of
-from qubic_lab.oracle.inference.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
+from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
 from qubic_lab.oracle.inference.performance import LEAST_BARS, hac_variance
 from qubic_lab.oracle.model.bars import Bars, Floats, is_constant
 from qubic_lab.oracle.model.timestamps import HOUR_US

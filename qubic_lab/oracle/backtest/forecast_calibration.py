@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from qubic_lab.oracle.inference.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
+from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
 from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.stats import BrierParts, Forecasts, brier_parts, calibration_error
 
