@@ -15,10 +15,10 @@ from qubic_lab.oracle.ingest.collector_config import (
     CollectorConfig,
     Feed,
     SourceConfig,
-    is_loopback,
     key_of,
     usable_sources,
 )
+from qubic_lab.oracle.ingest.http_rules import is_loopback
 from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.settings import settings
 

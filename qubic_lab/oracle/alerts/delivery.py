@@ -22,9 +22,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore, RiskAlert
-from qubic_lab.oracle.ingest.collector_config import is_loopback, is_web_address
-from qubic_lab.oracle.ingest.http_rules import backoff_s, retry_after_s
-from qubic_lab.oracle.ingest.http_source import LIBRARY_LOGS, USER_AGENT
+from qubic_lab.oracle.ingest.http_rules import (
+    LIBRARY_LOGS,
+    USER_AGENT,
+    backoff_s,
+    is_loopback,
+    is_web_address,
+    retry_after_s,
+)
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.settings import settings

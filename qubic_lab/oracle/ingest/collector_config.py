@@ -1,6 +1,5 @@
 """What the collector asks for, where and how often: each limit, quota and address is a setting with a default."""
 
-import ipaddress
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, SecretStr
 
 from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.ingest.http_rules import is_web_address
 from qubic_lab.oracle.ingest.quotas import Period
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import coin_ids
@@ -31,24 +31,6 @@ SERVES: dict[str, tuple[DataKind, ...]] = {
 DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "binancecoin", "dogecoin", "cardano")
 _MAY_BE_0 = ("delay_s", "wait_s", "most_wait_s", "most_retry_after_s")
 """Settings of a source that may be 0; all other numbers must be above it."""
-
-
-def is_web_address(url: str) -> bool:
-    """Return whether a text is an HTTP or HTTPS address with a host and, if it names a port, a valid one."""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        return False
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether a URL points to this host."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_url(what: str, url: str) -> None:

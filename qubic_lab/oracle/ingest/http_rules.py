@@ -1,12 +1,15 @@
 """What the HTTP client decides, as pure functions: is a response good, how long to wait, when to stop asking."""
 
+import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from qubic_lab import __version__
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import SECOND_US, to_us
 
@@ -17,6 +20,8 @@ CircuitState = Literal["closed", "open", "half-open"]
 
 FINAL_CODES = frozenset(("rateLimited", "apiKeyExhausted"))
 """Codes beside status 429 when a quota is used up: another attempt would only be counted too."""
+USER_AGENT = f"qubic-lab/{__version__}"
+LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 _MOST_RETRY_AFTER_S = 86_400.0
 
 
@@ -121,6 +126,24 @@ def read_json(content: bytes) -> Any:
         return json.loads(content, parse_constant=refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def is_web_address(url: str) -> bool:
+    """Return whether a text is an HTTP or HTTPS address with a host and, if it names a port, a valid one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL points to this host."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def retry_after_s(header: str | None, now_us: int) -> float | None:

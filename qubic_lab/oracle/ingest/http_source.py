@@ -17,10 +17,11 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, select
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from qubic_lab import __version__
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.oracle.ingest.collector_config import SourceConfig, is_loopback
+from qubic_lab.oracle.ingest.collector_config import SourceConfig
 from qubic_lab.oracle.ingest.http_rules import (
+    LIBRARY_LOGS,
+    USER_AGENT,
     CircuitBreaker,
     FaultKind,
     FetchFault,
@@ -28,6 +29,7 @@ from qubic_lab.oracle.ingest.http_rules import (
     RawResponse,
     backoff_s,
     bucket,
+    is_loopback,
     judge,
     starting_level,
 )
@@ -42,8 +44,6 @@ _log = logging.getLogger(__name__)
 
 Params = Mapping[str, str | int | float]
 
-USER_AGENT = f"qubic-lab/{__version__}"
-LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 CIRCUIT_OPEN, QUOTA_SPENT = "circuit-open", "quota-spent"
 """Codes of our own: nothing was sent."""
 _MOST_HOPS = 5
