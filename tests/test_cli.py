@@ -394,6 +394,12 @@ def test_the_bare_command_shows_its_commands(here: Run) -> None:
     assert here("--version") == Ended(0, f"qubic-lab {__version__}\n", "")
 
 
+@pytest.mark.parametrize("group", ["", "bench", "certs", "cluster", "net", "oracle", "token"])
+def test_the_summary_of_each_command_fits_its_line(here: Run, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "...\n" not in here(f"{group} --help").out.partition("Commands:")[2]
+
+
 def test_json_says_what_was_answered_and_by_what(here: Run, shared_ranks: None) -> None:
     answer = here("generate --model tiny --ranks 2 --prompts-file prompts.txt --max-new-tokens 3 --json").json
     completions = answer.pop("completions")

@@ -1,11 +1,7 @@
 """Streams while processes are killed: what is read from them, by hand; and a node that really is killed."""
 
-import json
-import shlex
-
 import pytest
 
-from qubic_lab.bench import failover
 from qubic_lab.bench.echo_node import Begun, echo_tokens, read_begun
 from qubic_lab.bench.failover import (
     ClientStream,
@@ -19,7 +15,7 @@ from qubic_lab.bench.failover import (
     read_stays,
     summarize,
 )
-from qubic_lab.cli.main import run
+from qubic_lab.bench.result import Table
 from qubic_lab.cluster.tasks import LogEntry
 
 PLAN = FailoverPlan(requests=4, every_s=1.0, nodes=2, new_tokens=4, seconds=4.0)
@@ -158,22 +154,6 @@ def test_a_killed_node_loses_nothing() -> None:
     assert result.failures.coordinator is None and result.asked_again == ()
 
 
-def test_the_command_tells_of_each_stream(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(failover, "bench_failover", lambda plan, progress: judged())
-    assert run(["bench", "failover", "--json"]) == 0
-    plain = json.loads(capfd.readouterr().out)
-    assert plain["streams"][0]["stays"][1] == {"node": "b", "from_s": 3.0, "known": 2}
-    assert plain["failures"]["killed_s"] == 2.5 and plain["gates"][2]["gate"] == "lost in mid-answer"
-    assert run(["bench", "failover"]) == 0
-    table, said = capfd.readouterr().out.split("\n\n")
-    assert len(table.splitlines()) == 2 + 4
-    assert "a from token 0 → b from token 2" in table and "one → two" in table
-    assert "a killed at 2.50 s, noticed by all coordinators at 3.50 s, restarted at 4.00 s, allowed again at" in said
-    assert "1 streams moved, gaps 2.50 to 2.50 s" in said
-    assert "one killed at 6.50 s; the other one continued 1 streams, gaps 5.00 to 5.00 s; 2 clients asked it" in said
-    assert "0 lost, 0 answered twice, 0 streams not right" in said
-
-
 @pytest.mark.slow
 def test_a_killed_coordinator_loses_nothing_either() -> None:
     plan = FailoverPlan(requests=16, every_s=0.75, nodes=3, new_tokens=20, seconds=2.0, kill_coordinator=True)
@@ -183,16 +163,12 @@ def test_a_killed_coordinator_loses_nothing_either() -> None:
     assert result.open_s is not None and result.chosen_s is not None
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--requests 3", "--requests is 3: it must be at least 4"),
-        ("--nodes 1", "--nodes is 1: it must be at least 2"),
-        ("--new-tokens 0", "--new-tokens is 0"),
-        ("--every 0", "--every is 0.0: it must be above 0 and at most 60"),
-        ("--seconds nan", "--seconds is nan"),
-    ],
-)
-def test_what_cannot_be_tried_is_refused(options: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(shlex.split(f"bench failover {options}")) == 2
-    assert message in capfd.readouterr().err
+def test_the_report_says_how_the_failures_were_handled() -> None:
+    table, node, coordinator, verdict, _ = judged().report()
+    assert isinstance(table, Table) and len(table.rows) == 4
+    assert node.startswith("a killed at 2.50 s, noticed by all coordinators at 3.50 s, restarted at 4.00 s, allowed")
+    assert node.endswith("1 streams moved, gaps 2.50 to 2.50 s")
+    assert coordinator.startswith(
+        "one killed at 6.50 s; the other one continued 1 streams, gaps 5.00 to 5.00 s; 2 clients"
+    )
+    assert verdict == "0 lost, 0 answered twice, 0 streams not right"

@@ -13,7 +13,6 @@ from qubic_lab.bench.lean_http import LOST, LeanConnection, LeanResponse, path_w
 from qubic_lab.bench.oracle import ROUTES, OracleExchange, bench_oracle, sum_up
 from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.database import open_database
-from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.serving.prices import ClosedBars, price_analysis
 from qubic_lab.oracle.serving.texts import sentiment
@@ -126,21 +125,6 @@ def test_a_small_run_is_right_and_judged(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (content["price_rows"], content["texts"], content["clients"]) == (ROWS, TEXTS, 4)
     assert content["hit_rates"]["sentiment"] > 0
     assert content["machine"] and content["commit"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"rows": 1_000}, "--rows is 1000"),
-        ({"texts": 0}, "--texts is 0"),
-        ({"clients": 0}, "--clients is 0"),
-        ({"requests": 10}, "--requests is 10"),
-        ({"cached_requests": 10}, "--cached-requests is 10"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        bench_oracle(**options)
 
 
 def test_a_market_that_is_cut_short_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

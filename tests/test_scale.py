@@ -1,8 +1,6 @@
 """What many nodes cost: where a core is full, by hand; and that real processes are looked at. No speeds."""
 
-import json
 import math
-import shlex
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ from qubic_lab.bench.scale import (
     measure_processes,
     where_whole,
 )
-from qubic_lab.cli.main import run
 from qubic_lab.cluster.balance import BALANCERS
 from qubic_lab.cluster.redis_server import RedisServer, connect
 
@@ -94,24 +91,6 @@ def test_processes_are_looked_at_with_names_and_real_nodes(monkeypatch: pytest.M
         assert 0 <= idle.low <= idle.median <= idle.high
 
 
-def test_the_command_tells_what_is_at_its_end_first(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    levels = (costs(10, same(100.0)), costs(100, Spread(10.0, 8.0, 12.0)))
-    calls = CallCosts(10, same(1.0), same(0.5), Spread(0.3, 0.2, 0.4), {"round-robin": same(0.1)}, 900.0, 700.0)
-    recorded = ScaleResult((calls,), levels, levels[:1], find_limit(levels, 0.1), 0.1, 5.0)
-    monkeypatch.setattr(scale, "bench_scale", lambda *asked: recorded)
-    assert run(["bench", "scale", "--json"]) == 0
-    plain = json.loads(capfd.readouterr().out)
-    assert plain["limit"]["process"] == "coordinator" and plain["calls"][0]["choose_ms"]["round-robin"]["median"] == 0.1
-    assert run(["bench", "scale", "--real", ""]) == 0
-    one_by_one, processes, said = capfd.readouterr().out.split("\n\n")
-    assert "0.30 (0.20 to 0.40)" in one_by_one and "10.0 (8.0 to 12.0)" in processes
-    assert len(processes.splitlines()) == 2 + 3
-    assert "with 0.1 requests/s a node one coordinator can serve 100 nodes (" in said
-    assert "the busier process is coordinator" in said
-
-
 @pytest.mark.slow
 def test_bench_scale_measures_all_levels() -> None:
     result = bench_scale((4, 40), (2,), 0.1, window_s=1.0)
@@ -120,18 +99,11 @@ def test_bench_scale_measures_all_levels() -> None:
     assert result.limit.low <= result.limit.nodes <= result.limit.high
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--nodes 10", "--nodes is 10: give at least two numbers in increasing order"),
-        ("--nodes 100,10", "--nodes is 100, 10: give at least two numbers in increasing order"),
-        ("--nodes 1,10", "--nodes is 1: it must be at least 2"),
-        ("--nodes 10,a", "--nodes is '10,a'"),
-        ("--real 0", "--real is 0"),
-        ("--requests-per-node 0", "--requests-per-node is 0.0: it must be above 0"),
-        ("--window 61", "--window is 61.0: it must be above 0 and at most 60"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(options: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(shlex.split(f"bench scale {options}")) == 2
-    assert message in capfd.readouterr().err
+def test_the_report_names_the_limit_and_the_busier_process() -> None:
+    levels = (costs(10, same(100.0)), costs(100, Spread(10.0, 8.0, 12.0)))
+    calls = CallCosts(10, same(1.0), same(0.5), Spread(0.3, 0.2, 0.4), {"round-robin": same(0.1)}, 900.0, 700.0)
+    limit = find_limit(levels, 0.1)
+    *tables, verdict, _ = ScaleResult((calls,), levels, levels[:1], limit, 0.1, 5.0).report()
+    assert [len(table.rows) for table in tables] == [1, 3]
+    assert verdict.startswith("with 0.1 requests/s a node one coordinator can serve 100 nodes (")
+    assert verdict.endswith("the busier process is coordinator")

@@ -374,11 +374,6 @@ def test_nothing_is_lost_while_workers_are_killed_or_stopped(how: list[str], cap
     assert (result["fenced"] > 0) == bool(how)
 
 
-def test_the_bench_refuses_a_time_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "queue", "--kill-every", "often"]) == 2
-    assert "--kill-every is 'often': give seconds above 0, such as 2s" in capfd.readouterr().err
-
-
 def test_progress_is_read_in_order_and_outlives_a_lost_try(queue: TaskQueue) -> None:
     task = queue.submit({"number": 1})
     first = taken(queue)

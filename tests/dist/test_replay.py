@@ -226,8 +226,7 @@ def test_a_sample_of_several_goes_on_alone_with_its_seed(one_rank: Pipeline, tin
 
 def test_the_asynchronous_client_goes_on_too(reciter: Pipeline) -> None:
     async def replay(count: int) -> tuple[str, Completion | None]:
-        assert reciter._ranks is not None
-        async with await AsyncPipeline.connect(f"unix:{reciter._ranks.socket}") as client:
+        async with await AsyncPipeline.connect(reciter.address) as client:
             stream = client.stream(replace(RECITE, forced_token_ids=whole.token_ids[:count]))
             text = "".join([str(token) async for token in stream])
             return text, stream.completion
@@ -251,14 +250,13 @@ forced_tokens = st.one_of(
 def test_any_forced_tokens_begin_the_answer_or_are_refused(
     forced: list[int], most: int, samples: int, stop: list[str], reciter: Pipeline
 ) -> None:
-    assert reciter._ranks is not None
     request = pb.GenerateRequest(
         token_ids=[START_ID],
         sampling=pb.Sampling(max_new_tokens=most, top_p=1, stop=stop),
         samples=samples,
         forced_token_ids=forced,
     )
-    with open_channel(f"unix:{reciter._ranks.socket}") as channel:
+    with open_channel(reciter.address) as channel:
         try:
             replies = list(pipeline_pb2_grpc.PipelineStub(channel).Generate(request))
         except grpc.RpcError as error:
