@@ -14,6 +14,8 @@ from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
+from qubic_lab.runs import fingerprint
+from qubic_lab.settings import settings
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +102,15 @@ def engine(url: str) -> Iterator[Engine]:
     engine = open_database(url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def lab_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with runs and reports of its own; keys of runs do not change while somebody edits the package."""
+    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("QUBIC_LAB_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.delenv("QUBIC_LAB_RUN_DIR", raising=False)
+    monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()

@@ -1,8 +1,13 @@
-"""A small project folder with one notebook and one study, for tests of experiment files and of runs."""
+"""A small project folder with one notebook and one study, and what its runs leave, for tests of runs and reports."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from examples import example
+
+from qubic_lab.runs.batch import PlannedRun, RunOutcome
+from qubic_lab.runs.manifest import Manifest
 
 PARAMETERS = """number: int = 1
 share: float = 0.5
@@ -52,3 +57,33 @@ def _write(path: Path, content: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+class Silent:
+    """A watcher of a batch that only remembers the cells."""
+
+    def __init__(self) -> None:
+        self.cells: list[tuple[int, int]] = []
+
+    def wait(self) -> None: ...
+
+    def begin(self, run: PlannedRun, number: int, of: int) -> None: ...
+
+    def cell(self, number: int, of: int) -> None:
+        self.cells.append((number, of))
+
+    def end(self, outcome: RunOutcome) -> None: ...
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    """Return the manifest of a run of this machine, but for the changes."""
+    times = {"started_utc": "2026-11-24T08:00:00.5+00:00", "finished_utc": "2026-11-24T08:01:11+00:00", "seconds": 71.4}
+    plain = {
+        "key": "key",
+        "study": "study",
+        "title": "A study",
+        "notebook": "tiny.ipynb",
+        "machine": "this one",
+        **times,
+    }
+    return example(Manifest, **plain | changes)

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import typer
 from comparisons import make_comparison
+from studies import make_manifest
 from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
@@ -27,7 +28,6 @@ from qubic_lab.runs.report import build_page
 from qubic_lab.runs.store import run_folder
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status
 from qubic_lab.runs.week_report import open_week, read_week
-from qubic_lab.settings import settings
 from qubic_lab.studies import accuracy_comparison as figures
 
 STUDY = "accuracy_comparison"
@@ -35,17 +35,8 @@ KEY = "3f2a9c01d4e5b687"
 SPACE = "\N{NO-BREAK SPACE}"
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("QUBIC_LAB_REPORTS", str(tmp_path / "reports"))
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
-
-
 @pytest.fixture
-def add_run(monkeypatch: pytest.MonkeyPatch):
+def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that leaves a run on disk as `qubic-lab run` would, with its entry in the week's index."""
 
     def add(
@@ -71,23 +62,19 @@ def add_run(monkeypatch: pytest.MonkeyPatch):
         if comparison and pictures:
             record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
             record_figure("speeds", figures.speeds(comparison), "Speeds")
-        write_manifest(folder, make_manifest(study, key, error, dtypes))
+        write_manifest(folder, complete_manifest(study, key, error, dtypes))
         add_entry(week, WeekEntry(study, key, "2026-11-24T08:00:00+00:00", of, reused=False, failed=error is not None))
         return folder
 
     return add
 
 
-def make_manifest(study: str, key: str, error: str | None = None, dtypes: Sequence[str] = ()) -> Manifest:
-    return Manifest(
+def complete_manifest(study: str, key: str, error: str | None = None, dtypes: Sequence[str] = ()) -> Manifest:
+    return make_manifest(
         key=key,
         study=study,
         title=f"Title of {study}",
-        notebook=f"{study}.ipynb",
         parameters={"model": "smollm2", "questions": 8, "dtypes": list(dtypes)},
-        started_utc="2026-11-24T08:00:00.5+00:00",
-        finished_utc="2026-11-24T08:01:11+00:00",
-        seconds=71.4,
         commit="0123456789abcdef",
         dirty=True,
         versions={"python": "3.12.1", "torch": "2.6.0"},
@@ -118,10 +105,10 @@ def rows(page: Path, heading: str) -> list[list[str]]:
     raise AssertionError(f"no table with a column {heading!r}")
 
 
-def test_a_page_is_valid_self_contained_and_small(add_run, root: Path):
+def test_a_page_is_valid_self_contained_and_small(add_run, lab_root: Path):
     add_run(make_comparison(), pictures=True)
     page = build_page()
-    assert page == root / "reports" / "2026-W48" / "index.html"
+    assert page == lab_root / "reports" / "2026-W48" / "index.html"
     assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "week.json"]
     assert page.stat().st_size < 1_000_000
     document = parse(page)
@@ -265,30 +252,30 @@ def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):
         ("2026-W10", "week 2026-W10 has no runs; weeks with runs: 2026-W47, 2026-W48"),
     ],
 )
-def test_a_wrong_week_names_the_right_ones(add_run, root: Path, week: str, message: str):
+def test_a_wrong_week_names_the_right_ones(add_run, lab_root: Path, week: str, message: str):
     for known in ("2026-W48", "2026-W47"):
         add_run(make_comparison(), week=known)
     with pytest.raises(InputError, match=re.escape(message)):
         build_page(week)
-    assert not (root / "reports").exists()
+    assert not (lab_root / "reports").exists()
 
 
-def test_the_command_prints_the_page_and_nothing_else(add_run, root: Path):
+def test_the_command_prints_the_page_and_nothing_else(add_run, lab_root: Path):
     add_run(make_comparison())
     app = typer.Typer()
     commands.register(app)
     result = CliRunner().invoke(app, ["report", "--week", "2026-W48"], catch_exceptions=False)
-    assert result.output == f"{root / 'reports' / '2026-W48' / 'index.html'}\n"
+    assert result.output == f"{lab_root / 'reports' / '2026-W48' / 'index.html'}\n"
 
 
-def test_before_the_first_run_the_remedy_is_named(root: Path):
+def test_before_the_first_run_the_remedy_is_named(lab_root: Path):
     with pytest.raises(InputError, match=r"qubic-lab run experiments/weekly\.yaml"):
         build_page()
-    assert list(root.iterdir()) == []
+    assert list(lab_root.iterdir()) == []
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
-    manifest = make_manifest("study", "key")
+    manifest = complete_manifest("study", "key")
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     content = json.loads((tmp_path / "manifest.json").read_text()) | {"unknown": 1}
@@ -314,12 +301,12 @@ def test_a_page_says_how_the_project_stood_in_its_week(add_run):
     assert "Done engine cluster" in " ".join(text(parse(build_page("2026-W49"))).split())
 
 
-def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, root: Path):
+def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, lab_root: Path):
     table = pd.DataFrame({"layers": [[15, 15]], "share": [None]})
     add_run(make_comparison(), pictures=True, tables={"cases": table})
     page = build_page()
     collected = open_week("2026-W48")
-    shutil.rmtree(root / "runs")
+    shutil.rmtree(lab_root / "runs")
     kept = open_week()
     assert replace(kept, written_utc="") == replace(collected, written_utc="")
     assert kept.table("cases")["layers"].tolist() == [[15, 15]]
@@ -332,23 +319,23 @@ def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, root: Path):
         read_week(page.parent / "week.json")
 
 
-def test_the_sample_week_is_opened_where_there_is_nothing_else_and_is_not_written_again(add_run, root: Path):
+def test_the_sample_week_is_opened_where_there_is_nothing_else_and_is_not_written_again(add_run, lab_root: Path):
     add_run(make_comparison())
     page = build_page()
-    shutil.rmtree(root / "runs")
-    sample = page.parent.rename(root / "reports" / "sample")
+    shutil.rmtree(lab_root / "runs")
+    sample = page.parent.rename(lab_root / "reports" / "sample")
     assert open_week() == open_week("sample") == read_week(sample / "week.json")
     with pytest.raises(InputError, match="the sample week has its page already"):
         build_page("sample")
-    own = root / "reports" / "2026-W40"
+    own = lab_root / "reports" / "2026-W40"
     own.mkdir()
     (own / "week.json").write_text((sample / "week.json").read_text().replace("2026-W48", "2026-W40"))
     assert open_week().week == "2026-W40"  # any week of one's own goes before the sample
 
 
-def test_what_killed_reports_left_goes_with_the_next(add_run, root: Path):
+def test_what_killed_reports_left_goes_with_the_next(add_run, lab_root: Path):
     add_run(make_comparison())
-    left = root / "reports" / "2026-W48" / ".index.html.4711"
+    left = lab_root / "reports" / "2026-W48" / ".index.html.4711"
     left.parent.mkdir(parents=True)
     left.write_text("half a pa")
     build_page()

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import nbformat
 import psutil
 import pytest
-from studies import write_notebook, write_study, write_week
+from studies import Silent, write_notebook, write_study, write_week
 
 from qubic_lab.runs import batch, fingerprint
 from qubic_lab.runs.batch import run_batch
@@ -97,12 +96,6 @@ def _without_times(path: Path) -> Any:
     return None if path.name == "notebook.log" else path.read_bytes()
 
 
-@pytest.fixture(autouse=True)
-def fresh_settings() -> Iterator[None]:
-    yield
-    settings.cache_clear()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("whom", ["the command", "everything"])
@@ -162,18 +155,6 @@ def test_two_at_once_make_each_run_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 class Stopped(BaseException):
     """Stands for a kill at one certain moment."""
-
-
-class Silent:
-    """A watcher that does not look."""
-
-    def wait(self) -> None: ...
-
-    def begin(self, run: batch.PlannedRun, number: int, of: int) -> None: ...
-
-    def cell(self, number: int, of: int) -> None: ...
-
-    def end(self, outcome: batch.RunOutcome) -> None: ...
 
 
 def test_a_run_that_ended_just_before_the_kill_gets_its_entry_by_the_next(

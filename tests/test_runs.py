@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,50 +13,22 @@ import nbformat
 import psutil
 import pytest
 import typer
-from studies import write_notebook, write_study, write_week
+from studies import Silent, write_notebook, write_study, write_week
 from typer.testing import CliRunner
 
 from qubic_lab.cli import console
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs import batch, fingerprint
-from qubic_lab.runs.batch import PlannedRun, RunOutcome, plan_runs, run_batch
+from qubic_lab.runs.batch import RunOutcome, plan_runs, run_batch
 from qubic_lab.runs.experiment import ExperimentWeek, load
 from qubic_lab.runs.manifest import read_manifest, read_results
 from qubic_lab.runs.notebook import record, record_figure
 from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
 from qubic_lab.runs.week_index import WeekEntry, add_entry, days_of, latest_of_each_study, read_entries, week_of
-from qubic_lab.settings import settings
 
 RECORD = "from qubic_lab.runs.notebook import record\nimport sys, os\n"
 SLEEP = RECORD + "import time\nrecord('started', {'pid': os.getpid()})\ntime.sleep(600)"
-
-
-class Silent:
-    """A watcher that only remembers the cells."""
-
-    def __init__(self) -> None:
-        self.cells: list[tuple[int, int]] = []
-
-    def wait(self) -> None: ...
-
-    def begin(self, run: PlannedRun, number: int, of: int) -> None: ...
-
-    def cell(self, number: int, of: int) -> None:
-        self.cells.append((number, of))
-
-    def end(self, outcome: RunOutcome) -> None: ...
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.delenv("QUBIC_LAB_RUN_DIR", raising=False)
-    # Tests of these runs must not depend on whether somebody edits the package meanwhile.
-    monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
 
 
 def run(file: Path, watcher: Silent | None = None) -> list[RunOutcome]:
@@ -70,18 +42,20 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(root: Path):
+def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_root: Path):
     # The kernel, and not only papermill, is this Python; it works in the root.
     code = RECORD + "record('sum', {'value': number + 1, 'python': sys.executable, 'cwd': os.getcwd(), 'threads': 3})"
-    write_notebook(root / "notebooks" / "tiny.ipynb", "print('on stdout')", code)
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", "print('on stdout')", code)
     watcher = Silent()
-    (first,) = run(write_study(root), watcher)
+    (first,) = run(write_study(lab_root), watcher)
 
     assert first.error is None
     assert first.folder == run_folder("study", first.run.key)
     kept = {"executed.ipynb", "manifest.json", "notebook.log", "results"}
     assert {path.name for path in first.folder.iterdir()} == kept
-    assert read_results(first.folder) == {"sum": {"value": 3, "python": sys.executable, "cwd": str(root), "threads": 3}}
+    assert read_results(first.folder) == {
+        "sum": {"value": 3, "python": sys.executable, "cwd": str(lab_root), "threads": 3}
+    }
     assert watcher.cells == [(number, 4) for number in (1, 2, 3, 4)]
     outputs = nbformat.read(first.folder / "executed.ipynb", as_version=4).cells[2].outputs
     assert outputs[0].text == "on stdout\n"
@@ -93,20 +67,20 @@ def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(root: P
     assert 0 < manifest.seconds < 60
 
     executed = (first.folder / "executed.ipynb").stat().st_mtime_ns
-    (again,) = run(write_study(root))
+    (again,) = run(write_study(lab_root))
     assert (again.reused, again.folder) == (True, first.folder)
     assert (first.folder / "executed.ipynb").stat().st_mtime_ns == executed
     entries = read_entries(week_of(datetime.now(UTC)))
     assert [(entry.key, entry.reused) for entry in entries] == [(first.run.key, False), (first.run.key, True)]
 
 
-def test_a_failed_run_is_kept_and_the_others_go_on(root: Path):
-    write_notebook(root / "notebooks" / "tiny.ipynb", "{2: 'known'}[number]", "print('reached')")
-    write_study(root, quick={"grid": {"number": [1, 2]}})
+def test_a_failed_run_is_kept_and_the_others_go_on(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", "{2: 'known'}[number]", "print('reached')")
+    write_study(lab_root, quick={"grid": {"number": [1, 2]}})
     app = typer.Typer()
     commands.register(app)
 
-    result = CliRunner().invoke(app, ["run", str(write_week(root, "study.yaml"))])
+    result = CliRunner().invoke(app, ["run", str(write_week(lab_root, "study.yaml"))])
 
     failed, working = read_entries(week_of(datetime.now(UTC)))
     assert isinstance(result.exception, QubicLabError)
@@ -124,10 +98,10 @@ def test_a_failed_run_is_kept_and_the_others_go_on(root: Path):
     assert not run_folder(failed.study, failed.key).exists()
 
 
-def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(root: Path):
-    write_notebook(root / "notebooks" / "tiny.ipynb", SLEEP)
-    runs = root / "runs" / "study"
-    command = [sys.executable, "-m", "qubic_lab.cli.main", "run", str(write_study(root))]
+def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", SLEEP)
+    runs = lab_root / "runs" / "study"
+    command = [sys.executable, "-m", "qubic_lab.cli.main", "run", str(write_study(lab_root))]
     with subprocess.Popen(command) as process:
         try:
             wait_for(lambda: list(runs.glob("*/results/started.json")) or process.poll() is not None)
@@ -141,21 +115,21 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(root: Pa
     assert alive == []
     (left,) = runs.iterdir()
     assert left.name.startswith("unfinished-")
-    assert not (root / "runs" / "weeks").exists()
+    assert not (lab_root / "runs" / "weeks").exists()
     with turn_to_run():
         assert list(runs.iterdir()) == []
 
 
-def test_a_lost_kernel_is_a_failure_and_not_a_hang(root: Path):
-    write_notebook(root / "notebooks" / "tiny.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    (outcome,) = run(write_study(root))
+def test_a_lost_kernel_is_a_failure_and_not_a_hang(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    (outcome,) = run(write_study(lab_root))
     assert outcome.error == "tiny.ipynb: cell In [3]: DeadKernelError: Kernel died"
     assert "DeadKernelError" in (outcome.folder / "notebook.log").read_text()
 
 
-def test_a_model_is_part_of_the_key_and_found_before_anything_runs(root: Path, monkeypatch: pytest.MonkeyPatch):
-    write_notebook(root / "notebooks" / "tiny.ipynb", parameters='model: str = "toy"')
-    week = load(write_study(root, quick={}, full={}))
+def test_a_model_is_part_of_the_key_and_found_before_anything_runs(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", parameters='model: str = "toy"')
+    week = load(write_study(lab_root, quick={}, full={}))
     hashes = {"toy": "aa"}
     monkeypatch.setattr(fingerprint, "hash_model", hashes.__getitem__)
     (first,) = plan_runs(week, full=False, iso_week="2026-W48")
@@ -170,13 +144,13 @@ def test_a_model_is_part_of_the_key_and_found_before_anything_runs(root: Path, m
     monkeypatch.setattr(fingerprint, "hash_model", unknown)
     with pytest.raises(InputError, match="toy"):
         run_batch(week, full=False, watcher=Silent())
-    assert not (root / "runs").exists()
+    assert not (lab_root / "runs").exists()
 
 
-def test_a_study_of_time_is_measured_again_each_week_and_on_each_machine(root: Path, monkeypatch: pytest.MonkeyPatch):
-    write_notebook(root / "notebooks" / "tiny.ipynb")
-    timed = load(write_study(root, "timed", measures_time=True))
-    plain = load(write_study(root, "plain"))
+def test_a_study_of_time_is_repeated_each_week_and_on_each_machine(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb")
+    timed = load(write_study(lab_root, "timed", measures_time=True))
+    plain = load(write_study(lab_root, "plain"))
 
     def keys(week: ExperimentWeek) -> list[str]:
         return [plan_runs(week, full=False, iso_week=iso_week)[0].key for iso_week in ("2026-W48", "2026-W49")]
@@ -188,30 +162,30 @@ def test_a_study_of_time_is_measured_again_each_week_and_on_each_machine(root: P
     assert not set(keys(timed)) & set(here)
 
 
-def test_a_changed_parameter_touches_its_own_study_alone(root: Path):
-    write_notebook(root / "notebooks" / "tiny.ipynb")
-    write_study(root, "first")
-    write_study(root, "second")
-    file = write_week(root, "first.yaml", "second.yaml")
+def test_a_changed_parameter_touches_its_own_study_alone(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb")
+    write_study(lab_root, "first")
+    write_study(lab_root, "second")
+    file = write_week(lab_root, "first.yaml", "second.yaml")
     first, second = plan_runs(load(file), full=False, iso_week="2026-W48")
-    write_study(root, "second", quick={"parameters": {"number": 3}})
+    write_study(lab_root, "second", quick={"parameters": {"number": 3}})
     again, changed = plan_runs(load(file), full=False, iso_week="2026-W48")
     assert again.key == first.key
     assert changed.key != second.key
 
 
-def test_data_is_part_of_the_key(root: Path):
-    write_notebook(root / "notebooks" / "tiny.ipynb")
-    (root / "data.jsonl").write_text("1")
-    week = load(write_study(root, data=["data.jsonl"]))
+def test_data_is_part_of_the_key(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb")
+    (lab_root / "data.jsonl").write_text("1")
+    week = load(write_study(lab_root, data=["data.jsonl"]))
     (first,) = plan_runs(week, full=False, iso_week="2026-W48")
-    (root / "data.jsonl").write_text("2")
+    (lab_root / "data.jsonl").write_text("2")
     (second,) = plan_runs(week, full=False, iso_week="2026-W48")
     assert first.key != second.key
     assert list(first.data_hashes) == ["data.jsonl"]
 
 
-def test_one_process_at_a_time_runs_notebooks(root: Path):
+def test_one_process_at_a_time_runs_notebooks(lab_root: Path):
     code = "from qubic_lab.runs.store import turn_to_run\nwith turn_to_run(): print('my turn')"
     assert not somebody_runs()
     with turn_to_run():
@@ -223,20 +197,20 @@ def test_one_process_at_a_time_runs_notebooks(root: Path):
     assert not somebody_runs()
 
 
-def test_a_kernel_that_outlives_its_run_makes_no_folder_again(root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(root / "runs" / "study" / "unfinished-key-1"))
+def test_a_kernel_that_outlives_its_run_makes_no_folder_again(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(lab_root / "runs" / "study" / "unfinished-key-1"))
     record("late", {"value": 1})
-    assert not (root / "runs").exists()
+    assert not (lab_root / "runs").exists()
 
 
-def test_a_success_clears_the_failure_of_the_same_run(root: Path):
+def test_a_success_clears_the_failure_of_the_same_run(lab_root: Path):
     for failed in (True, True, False):
         with unfinished_folder("study", "key") as folder:
             keep(folder, "study", "key", failed=failed)
-    assert [path.name for path in (root / "runs" / "study").iterdir()] == ["key"]
+    assert [path.name for path in (lab_root / "runs" / "study").iterdir()] == ["key"]
 
 
-def test_only_the_last_batch_of_a_study_counts(root: Path):
+def test_only_the_last_batch_of_a_study_counts(lab_root: Path):
     def entry(study: str, key: str, day: int) -> WeekEntry:
         return WeekEntry(study, key, f"2026-11-2{day}T08:00:00+00:00", of=2, reused=False, failed=False)
 
@@ -260,23 +234,23 @@ def test_iso_weeks_turn_the_year_where_they_should():
             days_of(wrong)
 
 
-def test_recording_outside_of_a_run_writes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(root)
+def test_recording_outside_of_a_run_writes_nothing(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(lab_root)
     assert record("result", {"a": 1}) == {"a": 1}
-    assert list(root.iterdir()) == []
+    assert list(lab_root.iterdir()) == []
 
 
-def test_a_figure_is_kept_in_both_forms_and_twice_the_same(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_figure_is_kept_in_both_forms_and_twice_the_same(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     contents = []
     for name in ("one", "two"):
-        (root / name).mkdir()
-        monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(root / name))
+        (lab_root / name).mkdir()
+        monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(lab_root / name))
         figure, axes = pyplot.subplots()
         axes.bar(["a"], [1], hatch="/")
         assert record_figure("bars", figure, "Bars & more") is figure
-        assert sorted(path.name for path in (root / name / "figures").iterdir()) == ["bars.png", "bars.svg"]
-        contents.append((root / name / "figures" / "bars.svg").read_text())
+        assert sorted(path.name for path in (lab_root / name / "figures").iterdir()) == ["bars.png", "bars.svg"]
+        contents.append((lab_root / name / "figures" / "bars.svg").read_text())
     assert contents[0] == contents[1]
     assert "Bars &amp; more" in contents[0]
     assert not pyplot.fignum_exists(figure.number)
@@ -297,11 +271,11 @@ def test_a_missing_lab_extra_is_one_line(monkeypatch: pytest.MonkeyPatch):
     assert str(result.exception) == 'not installed: papermill; remedy: pip install "qubic-lab[lab]"'
 
 
-def test_a_candidate_counts_by_its_files_and_not_by_what_its_manifest_says(root: Path, tiny: Path):
-    candidate = root / "candidate"
+def test_a_candidate_counts_by_its_files_and_not_by_what_its_manifest_says(lab_root: Path, tiny: Path):
+    candidate = lab_root / "candidate"
     shutil.copytree(tiny, candidate)
-    write_notebook(root / "notebooks" / "tiny.ipynb", parameters='candidate: str = ""')
-    file = write_study(root, quick={"parameters": {"candidate": str(candidate)}}, full={})
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", parameters='candidate: str = ""')
+    file = write_study(lab_root, quick={"parameters": {"candidate": str(candidate)}}, full={})
     (first,) = plan_runs(load(file), full=False, iso_week="2026-W48")
     weights = candidate / "model.safetensors"
     content = bytearray(weights.read_bytes())

@@ -3,26 +3,24 @@
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import write_notebook, write_study, write_week
+from studies import Silent, make_manifest, write_notebook, write_study, write_week
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs import batch, fingerprint
+from qubic_lab.runs import batch
 from qubic_lab.runs.change import FALSE_ALARMS, Direction, judge_change, log_shift, samples_needed
 from qubic_lab.runs.experiment import load
 from qubic_lab.runs.history import MeasureChange, PastRun, find_changes, find_repetitions
-from qubic_lab.runs.manifest import Manifest
 from qubic_lab.runs.records import RecordedMeasure, Records
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.summary import change_sentences
 from qubic_lab.runs.week_report import collect_week
-from qubic_lab.settings import settings
 
 SAMPLES = (1.00, 1.04, 0.97, 1.01, 0.99, 1.02, 0.98, 1.03)
 
@@ -106,25 +104,7 @@ def test_noise_alone_gives_no_more_false_alarms_than_promised(measures: int, sam
 
 def make_run(week: str, samples: Sequence[float] = SAMPLES, *, key: str = "", **changes: Any) -> PastRun:
     measures = (RecordedMeasure("speed", tuple(samples), "tokens/s", "higher"),) if samples else ()
-    manifest = Manifest(
-        key=key or week,
-        study="study",
-        title="A study",
-        notebook="tiny.ipynb",
-        parameters={"number": 2},
-        started_utc="2026-11-24T08:00:00+00:00",
-        finished_utc="2026-11-24T08:00:01+00:00",
-        seconds=1.0,
-        commit="abc",
-        dirty=False,
-        versions={},
-        machine="this one",
-        model=None,
-        model_hash=None,
-        data_hashes={},
-        circumstances={},
-    )
-    manifest = replace(manifest, **changes)
+    manifest = make_manifest(**{"key": key or week, "parameters": {"number": 2}} | changes)
     return PastRun(week, f"{manifest.study}/{manifest.key}", manifest, Records(measures=measures))
 
 
@@ -181,28 +161,6 @@ def test_what_must_be_equal_is_compared_to_the_last_bit():
     assert change_sentences([], changed)[0] == "study, token identity: 1 now, 0.999999999 in 2026-W47."
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("QUBIC_LAB_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
-
-
-class Silent:
-    """A watcher that does not look."""
-
-    def wait(self) -> None: ...
-
-    def begin(self, run: batch.PlannedRun, number: int, of: int) -> None: ...
-
-    def cell(self, number: int, of: int) -> None: ...
-
-    def end(self, outcome: batch.RunOutcome) -> None: ...
-
-
 SLEEPER = """import time
 from pathlib import Path
 from qubic_lab.runs.notebook import record_findings, record_measure
@@ -218,12 +176,12 @@ record_findings([f"It slept {Path('seconds.txt').read_text()} s."])
 """
 
 
-def test_a_planted_slowdown_is_found_by_the_page_of_its_week(root: Path, monkeypatch: pytest.MonkeyPatch):
-    write_notebook(root / "notebooks" / "tiny.ipynb", SLEEPER)
-    write_study(root, measures_time=True)
-    file = write_week(root, "study.yaml", progress={"done": ["measured"]})
+def test_a_planted_slowdown_is_found_by_the_page_of_its_week(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", SLEEPER)
+    write_study(lab_root, measures_time=True)
+    file = write_week(lab_root, "study.yaml", progress={"done": ["measured"]})
     for day, seconds in ((17, 0.02), (24, 0.06)):
-        (root / "seconds.txt").write_text(str(seconds))
+        (lab_root / "seconds.txt").write_text(str(seconds))
         moment = datetime(2026, 11, day, 8, tzinfo=UTC)
         monkeypatch.setattr(batch, "utc_now", lambda moment=moment: moment)
         (outcome,) = batch.run_batch(load(file), full=False, watcher=Silent())
