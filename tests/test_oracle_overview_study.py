@@ -118,7 +118,7 @@ def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: MarketDa
     assert all(abs(each.interval.held.value - 0.8) < 0.06 for each in on_walk.horizons)
     trend = measure.past_forecasts(market(drift=0.01, seed=1).hours)
     assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
-    assert all(each.accuracy.direction.right.low > 0.9 for each in trend.horizons)
+    assert all(each.accuracy.direction.correct.low > 0.9 for each in trend.horizons)
     text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5))
     assert text[0].startswith("There is no evidence")
     assert text[-4].startswith("9 past ratings over 3 weeks show a relation to the price 24 h later (correlation +0.30")

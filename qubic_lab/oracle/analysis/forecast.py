@@ -256,10 +256,10 @@ def skill_against_staying(errors: Floats, changes: Floats, steps: int) -> tuple[
 
 def _describe(skill: float | None, skill_t: float | None, errors: int) -> str:
     if skill is None:
-        return 'the price stood still: nothing can be told against "the price stays"'
+        return 'the price stood still, so nothing can be better than "the price stays"'
     sure = skill_t is not None and abs(skill_t) >= 1.96
     if not sure:
-        return f'over {errors} past forecasts no better or worse than "the price stays" by more than chance'
+        return f'over {errors} past forecasts not shown to be better or worse than "the price stays"'
     return f'over {errors} past forecasts {"better" if skill > 0 else "worse"} than "the price stays"'
 
 

@@ -19,7 +19,7 @@ RatingStep = Literal["strongly negative", "negative", "neutral", "positive", "st
 STEPS: tuple[RatingStep, ...] = get_args(RatingStep)
 EDGES = (-0.6, -0.2, 0.2, 0.6)
 """A mean vote of 0.2 or more is positive, of 0.6 or more strongly positive, and the same below 0."""
-NOTE = "A sum of simple rules, not shown to foretell prices; it is no advice to buy or to sell."
+NOTE = "A sum of simple rules that is not shown to predict prices; it is no advice to buy or to sell."
 NOT_INSTALLED = 'indicators need TA-Lib, which is not installed: pip install "qubic-lab[oracle]"'
 LEAST_RULES = 3
 """The least number of votes for a rating."""
@@ -172,7 +172,9 @@ def _trend(prices: PriceFigures) -> RuleVote | None:
         return None
     vote = _sign(drift, DRIFT)
     direction = ("no trend beyond chance", "rising beyond chance", "falling beyond chance")[vote]
-    text = f"{direction}: the move over 48 h is {drift:+.1f} deviations of a random walk (beyond ±{DRIFT} it votes)"
+    text = (
+        f"{direction}: the move over 48 h is {drift:+.1f} deviations of a random walk (the rule votes from ±{DRIFT} on)"
+    )
     return RuleVote(name="trend", vote=vote, values={"drift_48": drift}, text=text)
 
 
@@ -191,7 +193,7 @@ def _momentum(prices: PriceFigures) -> RuleVote | None:
     if math.isnan(histogram) or not size > 0.0:
         return None
     ratio = histogram / size
-    text = f"MACD is {ratio:+.2f} average true ranges off its signal line (beyond ±{MACD_RANGES} it votes)"
+    text = f"MACD less its signal line is {ratio:+.2f} average true ranges (the rule votes from ±{MACD_RANGES} on)"
     return RuleVote(name="momentum", vote=_sign(ratio, MACD_RANGES), values={"macd_in_ranges": ratio}, text=text)
 
 
@@ -200,15 +202,15 @@ def _excess(prices: PriceFigures) -> RuleVote | None:
     if math.isnan(rsi):
         return None
     vote = -1 if rsi >= RSI_HIGH else 1 if rsi <= RSI_LOW else 0
-    state = ("neither", "oversold", "overbought")[vote]
-    text = f"RSI is {rsi:.0f}: {state} by the usual {RSI_LOW:g} and {RSI_HIGH:g}, after which books expect a turn"
-    return RuleVote(name="excess", vote=vote, values={"rsi_14": rsi}, text=text)
+    neither = f"neither oversold ({RSI_LOW:g} or less) nor overbought ({RSI_HIGH:g} or more)"
+    state = (neither, "oversold, and books expect a rise", "overbought, and books expect a fall")[vote]
+    return RuleVote(name="excess", vote=vote, values={"rsi_14": rsi}, text=f"RSI is {rsi:.0f}: {state}")
 
 
 def _of_sentiment(found: SentimentFigures) -> RuleVote:
     unsure = found.confidence < SURE
     vote = 0 if unsure else _sign(found.index, GOOD_INDEX)
-    why = f", too unsure to vote (below {SURE:g})" if unsure else f" (from ±{GOOD_INDEX:g} on it votes)"
+    why = f", too unsure to vote (below {SURE:g})" if unsure else f" (the rule votes from ±{GOOD_INDEX:g} on)"
     text = f"{found.texts} texts of 24 h: index {found.index:+.2f} with confidence {found.confidence:.2f}{why}"
     values = {"index": found.index, "confidence": found.confidence, "texts": float(found.texts)}
     return RuleVote(name="sentiment", vote=vote, values=values, text=text)
