@@ -287,7 +287,7 @@ def test_searches_are_few_short_and_name_every_term(coins: list[str]) -> None:
 
 
 class News:
-    """NewsAPI with some articles, at whole seconds after a start; `most`: so many of a search does its plan show."""
+    """NewsAPI with some articles, at whole seconds after a start; `most`: results of a search that its plan shows."""
 
     def __init__(self, seconds: list[int], most: int | None) -> None:
         self.articles = [
@@ -309,8 +309,8 @@ class News:
         assert size <= 100 and params["sortBy"] == "publishedAt"
         if self.most is not None and page * size > self.most:
             self.refused += 1
-            told = "You have requested too many results. Developer accounts are limited to a max of 100 results."
-            return httpx2.Response(426, json={"status": "error", "code": "maximumResultsReached", "message": told})
+            body = {"status": "error", "code": "maximumResultsReached", "message": "Too many results."}
+            return httpx2.Response(426, json=body)
         shown = found[(page - 1) * size : page * size]
         return httpx2.Response(200, json={"status": "ok", "totalResults": len(found), "articles": shown})
 
@@ -328,7 +328,7 @@ def search(engine: Engine, news: News, coins: list[str], most_results: int | Non
 
 
 def spread_out(count: int, seed: int, first: int, last: int) -> list[int]:
-    """Return so many seconds between two: lists that hypothesis draws itself are seldom long."""
+    """Return some seconds between two: lists that hypothesis draws itself are seldom long."""
     chance = random.Random(seed)
     return [chance.randint(first, last) for _ in range(count)]
 
@@ -336,20 +336,20 @@ def spread_out(count: int, seed: int, first: int, last: int) -> list[int]:
 @given(
     seconds=st.builds(spread_out, st.integers(0, 450), st.integers(0, 999), st.just(-60), st.sampled_from([60, 3660])),
     most=st.sampled_from([100, None]),
-    told=st.booleans(),
+    limit_known=st.booleans(),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_search_finds_each_article_of_its_range_once(
-    engine: Engine, seconds: list[int], most: int | None, told: bool
+    engine: Engine, seconds: list[int], most: int | None, limit_known: bool
 ) -> None:
     news = News(seconds, most)
-    batches = search(engine, news, ["bitcoin"], 100 if most and told else None)
+    batches = search(engine, news, ["bitcoin"], 100 if most and limit_known else None)
     ids = [text.external_id for batch in batches for text in batch.texts]
     wanted = {f"https://paper.example/{number}" for number, second in enumerate(seconds) if 0 <= second < 3600}
     assert sorted(ids) == sorted(wanted)
     assert [batch.until_us for batch in batches] == [None] * (len(batches) - 1) + [NOON + 60 * MINUTE_US]
     assert len(batches) == news.asked
-    assert news.refused == 0 or not told
+    assert news.refused == 0 or not limit_known
     assert all(batch.fetched.status in (200, 426) for batch in batches)
 
 

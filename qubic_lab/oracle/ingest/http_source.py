@@ -71,27 +71,18 @@ class SourceError(QubicLabError):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True)
-class Validators:
-    """What a source gave for asking whether something has changed; the hash is of the request without its key."""
-
-    request_hash: str
-    etag: str | None
-    last_modified: str | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fetched(Fetch):
     """A good response.
 
     Attributes:
         body: parsed JSON, or bytes; None if nothing has changed.
-        validators: for the next time; remembered only by `SourceClient.keep`.
+        validators: the row of the table of validators; stored only by `SourceClient.keep`.
         headers: content-type and content-location of the body, for reading it.
     """
 
     body: Any
-    validators: Validators | None = None
+    validators: Mapping[str, str | None] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -299,8 +290,8 @@ class SourceClient:
         if status == httpx2.codes.NOT_MODIFIED:
             fetch = replace(fetch, outcome="not_modified")
         else:
-            etag, last_modified = (_sendable(response.headers.get(name)) for name in ("etag", "last-modified"))
-            validators = Validators(request_hash, etag, last_modified)
+            sent = {name: response.headers.get(name.replace("_", "-")) for name in ("etag", "last_modified")}
+            validators = {"request_hash": request_hash, **{name: _sendable(value) for name, value in sent.items()}}
         headers = {"content-type": response.headers.get("content-type", ""), "content-location": response.url}
         return Fetched(**vars(fetch), body=body, validators=validators, headers=headers)
 
@@ -458,11 +449,10 @@ class SourceClient:
         headers = {"If-None-Match": etag, "If-Modified-Since": last_modified}
         return {name: value for name, value in headers.items() if value is not None}
 
-    def _remember(self, validators: Validators) -> None:
-        values = {"etag": validators.etag, "last_modified": validators.last_modified}
-        row = upsert(self._engine, VALIDATORS).values(request_hash=validators.request_hash, **values)
+    def _remember(self, validators: Mapping[str, str | None]) -> None:
+        row = upsert(self._engine, VALIDATORS).values(**validators)
         with self._engine.begin() as connection:
-            connection.execute(row.on_conflict_do_update(index_elements=[VALIDATORS.c.request_hash], set_=values))
+            connection.execute(row.on_conflict_do_update(index_elements=["request_hash"], set_=dict(validators)))
 
 
 def _sendable(value: str | None) -> str | None:
