@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import parts, table
 
 from qubic_lab.consensus.arithmetic import wrong_calculations
 from qubic_lab.consensus.quality import OFF_TOPIC_BELOW, FaultKind, Quality, judge, judge_all, repeated_share
@@ -51,27 +52,19 @@ def test_faults_with_their_evidence(text: str, reason: str, fault: str, evidence
     assert evidence in shown
 
 
+SOUND = r"""
+12 | 12 dollars. | 是的 | The pens cost 3 × 4 = 12 dollars. | <think>Is it 13? No: 12.</think>It is 12 dollars. |
+The answer is 14. Wait, I forgot one: the answer is 12. |
+A shop sells pens at 3 dollars each. How many dollars do 4 pens cost? 12 dollars. |
+I can't help but notice that this is cheap: 12 dollars. |
+I'm sorry to say that the answer is 12: I cannot provide a cheaper one. | In C++ | Turn the lamp on |
+It is what it is | \boxed{12} | No, no, no: four pens cost 12 dollars, as each pen is sold at 3. |
+每支笔3元，4支笔一共12元。
+"""
+
+
 @pytest.mark.parametrize(
-    "text",
-    [
-        "12",
-        "12 dollars.",
-        "是的",
-        "The pens cost 3 × 4 = 12 dollars.",
-        "<think>Is it 13? No: 12.</think>It is 12 dollars.",
-        "The answer is 14. Wait, I forgot one: the answer is 12.",
-        "A shop sells pens at 3 dollars each. How many dollars do 4 pens cost? 12 dollars.",
-        "I can't help but notice that this is cheap: 12 dollars.",
-        "I'm sorry to say that the answer is 12: I cannot provide a cheaper one.",
-        "In C++",
-        "Turn the lamp on",
-        "It is what it is",
-        "```python\nprint(3 * 4)\n```",
-        "\\boxed{12}",
-        "No, no, no: four pens cost 12 dollars, as each pen is sold at 3.",
-        "1. Take 3.\n2. Times 4.\n3. It is 12.",
-        "每支笔3元，4支笔一共12元。",
-    ],
+    "text", [*table(SOUND), "```python\nprint(3 * 4)\n```", "1. Take 3.\n2. Times 4.\n3. It is 12."]
 )
 def test_sound_answers_have_no_faults(text: str):
     found = judge(text, PENS, "stop")
@@ -194,32 +187,23 @@ def test_repeated_share_of_four_words():
     assert repeated_share(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)
 
 
-@pytest.mark.parametrize(
-    ("text", "wrong"),
-    [
-        ("12 + 5 = 18", ["12 + 5 = 18"]),
-        ("$3 \\times 4 = 13$", ["3 × 4 = 13"]),
-        ("1,000 − 1 = 998", ["1000 − 1 = 998"]),
-        ("(2 + 3) * 4 = 14, and 2 + 3 * 4 = 14.", ["(2 + 3) * 4 = 14"]),
-        ("3 + 4 = 7, then 7 + 5 = 13", ["7 + 5 = 13"]),
-        ("3 + 4 + 5 = 12", []),
-        ("10 / 3 = 3.33", []),
-        ("10 / 3 = 3", []),
-        ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
-        ("2x + 3 = 7", []),
-        ("x + 3 = 7 and x - 3 = 1", []),
-        ("3 + 4 = 7 × 1 and 3 + 4 = 7x", []),
-        ("5 × 20 = 100%", []),
-        ("1990-2000 = 10 years", []),
-        ("2(3 + 4) = 14", []),
-        ("1 / 0 = 5", []),
-        ("n = 12", []),
-        ("if 3 + 4 == 8:", []),
-        ("1 " * 5000 + "= 3", []),
-    ],
-)
-def test_wrong_calculations(text: str, wrong: list[str]):
-    assert list(wrong_calculations(text)) == wrong
+CALCULATIONS = r"""
+12 + 5 = 18 → 12 + 5 = 18 | $3 \times 4 = 13$ → 3 × 4 = 13 | 1,000 − 1 = 998 → 1000 − 1 = 998 |
+(2 + 3) * 4 = 14, and 2 + 3 * 4 = 14. → (2 + 3) * 4 = 14 | 3 + 4 = 7, then 7 + 5 = 13 → 7 + 5 = 13 |
+3 + 4 + 5 = 12 → | 10 / 3 = 3.33 → | 10 / 3 = 3 → | 10 / 3 = 3.34 → 10 / 3 = 3.34 | 2x + 3 = 7 → |
+x + 3 = 7 and x - 3 = 1 → | 3 + 4 = 7 × 1 and 3 + 4 = 7x → | 5 × 20 = 100% → | 1990-2000 = 10 years → |
+2(3 + 4) = 14 → | 1 / 0 = 5 → | n = 12 → | if 3 + 4 == 8: →
+"""
+
+
+@pytest.mark.parametrize("row", table(CALCULATIONS))
+def test_wrong_calculations(row: str):
+    text, wrong = parts(row)
+    assert list(wrong_calculations(text)) == ([wrong] if wrong else [])
+
+
+def test_endless_calculations_are_skipped():
+    assert list(wrong_calculations("1 " * 5000 + "= 3")) == []
 
 
 def test_ten_thousand_words_without_a_full_stop():

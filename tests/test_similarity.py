@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import parts, sides, table
 
 from qubic_lab.consensus.answers import FinalAnswer, final_answer
 from qubic_lab.consensus.similarity import (
@@ -135,21 +136,15 @@ def test_thoughts_are_not_compared():
     assert (parts.value, parts.edit) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("text", "script"),
-    [
-        ("It is 12 °C, π ≈ 3.14, naïve café", ""),
-        ("Ｆｕｌｌｗｉｄｔｈ letters", ""),
-        ("12 + 5 = 17 👍", ""),
-        ("", ""),
-        ("The word is 水.", ""),
-        ("答案是12。", "Cjk"),
-        ("Ответ: 12", "Cyrillic"),
-        ("答えはこれです", "Hiragana"),
-        ("الجواب", "Arabic"),
-    ],
-)
-def test_scripts(text: str, script: str):
+SCRIPTS = """
+It is 12 °C, π ≈ 3.14, naïve café → | Ｆｕｌｌｗｉｄｔｈ letters → | 12 + 5 = 17 👍 → | The word is 水. → |
+答案是12。 → Cjk | Ответ: 12 → Cyrillic | 答えはこれです → Hiragana | الجواب → Arabic
+"""
+
+
+@pytest.mark.parametrize("row", [*table(SCRIPTS), " →"])
+def test_scripts(row: str):
+    text, script = parts(row)
     assert foreign_script(text) == script
 
 
@@ -209,23 +204,23 @@ def test_very_long_texts():
 # --- Classes
 
 
-@pytest.mark.parametrize(
-    ("question", "a", "b"),
-    [
-        ("What is x?", "x = 12", "x = 13"),
-        ("Is the Earth flat?", "The Earth is flat.", "The Earth is not flat."),
-        ("Is it safe?", "It is safe to drink.", "It isn't safe to drink."),
-        ("What does it cost?", "It costs 12 euros, all in all.", "It costs 13 euros, all in all."),
-        ("水开了吗？", "水开了。", "水没有开。"),
-        ("Which planet? (A) Mars (B) Venus", "The answer is (A).", "The answer is (B)."),
-        ("When?", "It was on 3 May 2021.", "It was on 4 May 2021."),
-        ("Who won?", "In the final Ana beat Boris.", "In the final Boris beat Ana."),
-        ("谁赢了？", "小明打败了小红。", "小红打败了小明。"),
-        ("What does the glacier do?", "The glacier grows by 3 m a year.", "The glacier shrinks by 3 m a year."),
-    ],
-)
-def test_what_differs_or_contradicts_never_comes_together(question: str, a: str, b: str):
+DIFFERENT = """
+What is x? → x = 12 ~ x = 13 | Is the Earth flat? → The Earth is flat. ~ The Earth is not flat. |
+Is it safe? → It is safe to drink. ~ It isn't safe to drink. |
+What does it cost? → It costs 12 euros, all in all. ~ It costs 13 euros, all in all. |
+水开了吗？ → 水开了。 ~ 水没有开。 | Which planet? (A) Mars (B) Venus → The answer is (A). ~ The answer is (B). |
+When? → It was on 3 May 2021. ~ It was on 4 May 2021. |
+Who won? → In the final Ana beat Boris. ~ In the final Boris beat Ana. |
+谁赢了？ → 小明打败了小红。 ~ 小红打败了小明。 |
+What does the glacier do? → The glacier grows by 3 m a year. ~ The glacier shrinks by 3 m a year.
+"""
+
+
+@pytest.mark.parametrize("row", table(DIFFERENT))
+def test_what_differs_or_contradicts_never_comes_together(row: str):
     """Even where everything that may come together does."""
+    question, answers = parts(row)
+    a, b = sides(answers)
     assert classes([a, b], question) == ((0,), (1,))
     assert classes([a, a, b], question) == ((0, 1), (2,))
 

@@ -52,10 +52,8 @@ def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     found = _checked(values)
     n = len(found)
     if found.min() == found.max():
-        low, high = (
-            stats.wilson_interval(math.floor(n * found[0]), n)[0],
-            stats.wilson_interval(math.ceil(n * found[0]), n)[1],
-        )
+        low, _ = stats.wilson_interval(math.floor(n * found[0]), n)
+        _, high = stats.wilson_interval(math.ceil(n * found[0]), n)
     else:
         low, high = _bootstrap(found, seed)
     return MeanEstimate(float(found.mean()), low, high, n)
@@ -73,10 +71,8 @@ def difference_estimate(first: Sequence[float], second: Sequence[float], seed: i
     n = len(differences)
     if differences.min() == differences.max():
         one_way = n * abs(float(differences[0]))
-        low, high = (
-            stats.tango_interval(math.floor(one_way), 0, n)[0],
-            stats.tango_interval(math.ceil(one_way), 0, n)[1],
-        )
+        low, _ = stats.tango_interval(math.floor(one_way), 0, n)
+        _, high = stats.tango_interval(math.ceil(one_way), 0, n)
         low, high = (low, high) if differences[0] >= 0 else (-high, -low)
     else:
         low, high = _bootstrap(differences, seed)
