@@ -18,7 +18,7 @@ from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import Rebalance, simulate
 from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats
-from qubic_lab.studies.oracle_backtest import breakout, crossover, rsi
+from qubic_lab.studies.oracle_backtest import crossover, rsi
 
 CASH = 1_000_000.0
 COSTS = Costs(fee_bps=10.0, half_spread_bps=3.0)
@@ -44,11 +44,6 @@ def half_where_oversold(market: Bars) -> Floats:
     return 0.5 * rsi(market.frame(), 7).to_numpy()
 
 
-def all_or_nothing(market: Bars) -> Floats:
-    """Everything after a new high, cash after a new low."""
-    return np.maximum(breakout(market.frame(), 50).to_numpy(), 0.0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("weigh", "assets", "rebalance", "least_trades"),
@@ -66,27 +61,6 @@ def test_bt_has_the_same_equity_at_every_bar(weigh: Weigh, assets: int, rebalanc
     theirs = equity_of_bt(ours, _transacting(due_at_opens(ours, targets, rebalance)))
     assert len(ours.trades) >= least_trades and ours.fees.sum() > 0.01 * CASH and ours.ruin is None
     assert np.abs(theirs / ours.equity - 1.0).max() < 1e-9
-
-
-@pytest.mark.slow
-def test_bt_sizes_all_or_nothing_as_we_do_by_itself():
-    bt = pytest.importorskip("bt", reason="bt is not installed: pip install 'qubic-lab[bench]'")
-    market = random_market(5_000, seed=5)
-    targets = all_or_nothing(market)
-    ours = simulate(market, targets, COSTS, cash=CASH)
-    due = due_at_opens(ours, targets, "change")
-    theirs = equity_of_bt(ours, bt.algos.RunOnDate(*due.index), bt.algos.WeighTarget(due), bt.algos.Rebalance())
-    assert len(ours.trades) > 60
-    assert np.abs(theirs / ours.equity - 1.0).max() < 1e-9
-    # With half of equity its purchase costs what ours leaves free: 0.5 E / (1 + c) against 0.5 E / (1 + 0.5 c).
-    half = simulate(market, 0.5 * targets, COSTS, cash=CASH)
-    due = due_at_opens(half, 0.5 * targets, "change")
-    theirs = equity_of_bt(half, bt.algos.RunOnDate(*due.index), bt.algos.WeighTarget(due), bt.algos.Rebalance())
-    bar = int(half.trades.bar[0])
-    rate = COSTS.most_rate
-    held = 0.5 * CASH / (1.0 + rate)
-    assert theirs[bar] == pytest.approx(CASH - held * rate + held * (market.close_BA / market.open_BA - 1.0)[bar, 0])
-    assert 1e-9 < abs(theirs[bar] / half.equity[bar] - 1.0) < 1e-3
 
 
 def due_at_opens(account: Account, targets: Floats, rebalance: Rebalance) -> pd.DataFrame:

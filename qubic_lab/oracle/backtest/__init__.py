@@ -1,1 +1,1 @@
-"""Backtests of strategies, filled after the decision and with all costs; the look-ahead check; judged past forecasts."""
+"""Backtests of strategies, filled after the decision and with all costs; look-ahead check; judged past forecasts."""

@@ -223,7 +223,7 @@ def event_studies(
     high, low = extremes(aligned.score, share)
     burst, _ = extremes(aligned.texts, share)
     burst = burst[aligned.texts[burst] > 1.0]
-    paths = _Paths(aligned, around)
+    paths = _abnormal_paths(aligned, around)
     found = [
         ("high scores", high, np.ones(len(high))),
         ("low scores", low, np.ones(len(low))),
@@ -234,48 +234,38 @@ def event_studies(
     return correct_events(studies)
 
 
-class _Paths:
-    """Computes the abnormal path around a bar, from `around` bars before its next open to as many after, [offsets]."""
+def _abnormal_paths(aligned: Aligned, around: int) -> Floats:
+    """Return the abnormal path around each bar, from `around` bars before its next open to as many after.
 
-    def __init__(self, aligned: Aligned, around: int) -> None:
-        self.around, self.offsets = around, np.arange(-around, around + 1, dtype=np.int64)
-        self._single = aligned.ahead(1, -1)
-        self._whole = np.stack([aligned.move(1, 1 + int(offset)) for offset in self.offsets], axis=1)
-
-    def at(self, place: int) -> Floats | None:
-        """Return the path around one bar; None if bars are missing, or the past is too short for a normal return."""
-        path = self._whole[place]
-        before = self._single[max(0, place - self.around - WINDOW) : max(0, place - self.around)]
+    [bars, 2 × around + 1]; NaN where bars are missing, or where the past is too short for a normal return.
+    """
+    offsets = np.arange(-around, around + 1)
+    paths = np.stack([aligned.move(1, 1 + offset) for offset in offsets.tolist()], axis=1)
+    single = aligned.ahead(1, -1)
+    for bar in range(len(paths)):
+        before = single[max(0, bar - around - WINDOW) : max(0, bar - around)]
         before = before[~np.isnan(before)]
-        if np.isnan(path).any() or len(before) < LEAST_BEFORE:
-            return None
-        return np.asarray(path - before.mean() * self.offsets)
+        paths[bar] -= before.mean() * offsets if len(before) >= LEAST_BEFORE else math.nan
+    return paths
 
 
-def _study(kind: str, places: Integers, sign: Floats, paths: _Paths, resamples: int, seed: int) -> EventStudy:
+def _study(kind: str, places: Integers, sign: Floats, paths: Floats, resamples: int, seed: int) -> EventStudy:
+    around = paths.shape[1] // 2
+    offsets = np.arange(-around, around + 1, dtype=np.int64)
     order = np.argsort(places, kind="stable")
-    places, sign = places[order], sign[order]
-    kept = [at for at in range(len(places)) if paths.at(int(places[at])) is not None]
-    apart = np.isin(places[kept], thinned(places[kept], paths.around))
-    used = [(paths.at(int(places[at])), sign[at]) for at, keep in zip(kept, apart, strict=True) if keep]
-    nothing = np.full(len(paths.offsets), np.nan)
+    whole = order[~np.isnan(paths[places[order]]).any(axis=1)]
+    used = whole[np.isin(places[whole], thinned(places[whole], around))]
     if len(used) < LEAST_EVENTS:
+        nothing = np.full(len(offsets), np.nan)
         why = f"{len(used)} events that are apart and have all bars around them: at least {LEAST_EVENTS} are needed"
-        return EventStudy(kind, len(places), len(used), paths.offsets, nothing, nothing, nothing, absent=why)
-    signed = np.stack([own * np.asarray(path) for path, own in used])
+        return EventStudy(kind, len(places), len(used), offsets, nothing, nothing, nothing, absent=why)
+    signed = sign[used, None] * paths[places[used]]
     low, high = _intervals(signed, resamples, seed)
-    before, after, first = -signed[:, 0], signed[:, -1], signed[:, paths.around + 1]
+    before, after, first = (
+        _abnormal_return(values, resamples, seed) for values in (-signed[:, 0], signed[:, -1], signed[:, around + 1])
+    )
     return EventStudy(
-        kind,
-        len(places),
-        len(used),
-        paths.offsets,
-        signed.mean(axis=0),
-        low,
-        high,
-        before=_move(before, resamples, seed),
-        after=_move(after, resamples, seed),
-        first=_move(first, resamples, seed),
+        kind, len(places), len(used), offsets, signed.mean(axis=0), low, high, before=before, after=after, first=first
     )
 
 
@@ -290,7 +280,7 @@ def _intervals(values: Floats, resamples: int, seed: int) -> tuple[Floats, Float
     return low, high
 
 
-def _move(values: Floats, resamples: int, seed: int) -> AbnormalReturn:
+def _abnormal_return(values: Floats, resamples: int, seed: int) -> AbnormalReturn:
     from scipy.stats import ttest_1samp
 
     low, high = _intervals(values[:, None], resamples, seed)

@@ -107,7 +107,7 @@ class LookaheadReport:
     def __str__(self) -> str:
         if self.passed:
             return f"{self.name} does not look ahead: {len(self.cuts)} cuts through {self.bars} bars changed nothing"
-        return "; ".join(finding.text for finding in self.findings)
+        return f"{self.name}: " + "; ".join(finding.text for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON."""
@@ -146,9 +146,9 @@ def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, see
         try:
             values, faults = _run_twice(function, frame)
         except UnusableRun as error:
-            return LookaheadReport(name, bars, (), (LookaheadFinding(error.kind, f"{name}: {error}"),))
+            return LookaheadReport(name, bars, (), (LookaheadFinding(error.kind, str(error)),))
         if any(fault.kind == "not repeatable" for fault in faults):
-            return LookaheadReport(name, bars, (), _with_name(name, faults))
+            return LookaheadReport(name, bars, (), tuple(faults))
         runs = _run_cuts(function, frame, values, _places(frame, cuts, draw), draw)
         alone = fresh.wait(max(_LEAST_FRESH_S, time.monotonic() - started))
     notes = [] if alone is not None else ["a run in a fresh process gave nothing, so kept state was not checked"]
@@ -164,7 +164,7 @@ def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, see
     if np.isnan(values).all():
         notes.append("it gives no number at any bar, so no change could be seen")
     lags = _lag_sweep(values, frame)
-    return LookaheadReport(name, bars, tuple(runs.used), _with_name(name, findings), lags, (*notes, *_lag_notes(lags)))
+    return LookaheadReport(name, bars, tuple(runs.used), tuple(findings), lags, (*notes, *_lag_notes(lags)))
 
 
 def _check_frame(frame: pd.DataFrame) -> None:
@@ -190,10 +190,6 @@ def _named(frame: pd.DataFrame, bar: int) -> str:
 def _closed(frame: pd.DataFrame, bar: int) -> str | None:
     closed = closes_us(frame)
     return None if closed is None else iso(int(closed[bar]))
-
-
-def _with_name(name: str, findings: Sequence[LookaheadFinding]) -> tuple[LookaheadFinding, ...]:
-    return tuple(LookaheadFinding(**{**asdict(each), "text": f"{name}: {each.text}"}) for each in findings)
 
 
 def _run_twice(function: Signal, frame: pd.DataFrame) -> tuple[Floats, list[LookaheadFinding]]:
