@@ -20,14 +20,7 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND
 from qubic_lab.oracle.risk.inputs import RiskMarket, closes_at, read_risk_market, sentiment_at
 from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs
 from qubic_lab.oracle.risk.models import garch_forecast, historical, realised_volatility, simulate_garch
-from qubic_lab.oracle.risk.report import (
-    REFIT_BARS,
-    RiskReport,
-    current_level,
-    current_measure,
-    current_rule,
-    read_risk,
-)
+from qubic_lab.oracle.risk.report import REFIT_BARS, RiskReport, current_level, current_measure, current_rule, read_risk
 from qubic_lab.oracle.risk.rolling import drawdown
 from qubic_lab.oracle.risk.rules import RiskRule, RuleLevels, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.warning_scores import (
