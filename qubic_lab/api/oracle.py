@@ -1,4 +1,4 @@
-"""Routes that tell of coins: `/api/oracle/…`; every answer says how old it and each of its figures is."""
+"""The routes `/api/oracle/…`; each response says how old it and each of its figures is."""
 
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
@@ -21,9 +21,9 @@ from qubic_lab.oracle.serving.status import OracleStatus
 from qubic_lab.oracle.serving.texts import MOST_TEXTS, Sentiment, TextHistory
 
 CLIENT_S = 60
-"""A client may show an answer for so long without asking again: new data may come before it is no longer fresh here."""
+"""How long a client may reuse a response: new data may come before it is no longer fresh here."""
 _MOST_CHARACTERS = 64
-_AS_OF = "answer with what was known at this instant (ISO 8601 with zone), 2 s or more ago; left out: now"
+_AS_OF = "respond with what was known at this instant (ISO 8601 with zone), at least 2 s ago; default: now"
 Coin = Annotated[
     str, Field(max_length=_MOST_CHARACTERS, description="id, symbol or name, such as qubic-network, BTC or Solana")
 ]
@@ -32,7 +32,7 @@ Instant = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="
 
 
 class Asked(BaseModel):
-    """The parameters of a request: no others than these."""
+    """The parameters of every request; others are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ class Asked(BaseModel):
 
     @property
     def as_of_us(self) -> int | None:
-        """The instant in microseconds."""
+        """`as_of` in microseconds."""
         return None if self.as_of is None else read_iso(self.as_of)
 
 
@@ -56,33 +56,33 @@ _Asked = TypeVar("_Asked", bound=Asked)
 
 
 class SentimentAsked(Asked):
-    """Which texts."""
+    """The parameters of a sentiment."""
 
     coin: Coin
-    window: Annotated[Window, Field(description="so long before as_of")] = "24h"
+    window: Annotated[Window, Field(description="the time before as_of")] = "24h"
 
 
 class PriceAsked(Asked):
-    """Which prices."""
+    """The parameters of a price analysis and of a risk report."""
 
     coin: Coin
     frame: Annotated[Frame, Field(description="length of the bars")] = "1h"
 
 
 class OverviewAsked(Asked):
-    """Which coins."""
+    """The parameters of a market overview."""
 
     coins: Annotated[
         str,
         Field(
             max_length=MOST_COINS * _MOST_CHARACTERS,
-            description=f"up to {MOST_COINS}, separated by commas; left out: all with prices",
+            description=f"up to {MOST_COINS}, separated by commas; default: all with prices",
         ),
     ] = ""
 
 
 class RangeAsked(Asked):
-    """Which part of a history."""
+    """The part of a history."""
 
     coin: Coin
     start: Instant = None
@@ -94,34 +94,34 @@ class RangeAsked(Asked):
         """Return the range.
 
         Raises:
-            InputError: an instant that is none.
+            InputError: a text that is no instant.
         """
         start, end = (None if each is None else read_iso(each) for each in (self.start, self.end))
         return Range(start, end, self.limit, self.cursor)
 
 
 class PricesAsked(RangeAsked):
-    """Which prices, of which source."""
+    """The parameters of a history of prices."""
 
     source: Annotated[
-        str | None, Field(max_length=_MOST_CHARACTERS, description="left out: the one with the newest price")
+        str | None, Field(max_length=_MOST_CHARACTERS, description="default: the one with the newest price")
     ] = None
     interval_s: Annotated[
-        int | None, Field(ge=0, le=10**9, description="seconds of a bar, or 0 for quotes; left out: any")
+        int | None, Field(ge=0, le=10**9, description="seconds of a bar, or 0 for quotes; default: any")
     ] = None
 
 
 class TextsAsked(RangeAsked):
-    """Which texts."""
+    """The parameters of a history of texts."""
 
     limit: Annotated[int, Field(ge=1, le=MOST_TEXTS)] = 100
     duplicates: Annotated[bool, Field(description="with those that repeat others")] = False
 
 
 class AlertsAsked(Asked):
-    """Which alerts."""
+    """The parameters of a list of alerts."""
 
-    coin: Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="left out: of all coins")] = None
+    coin: Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="default: all coins")] = None
     limit: Annotated[int, Field(ge=1, le=MOST_ALERTS)] = 20
 
 
@@ -131,32 +131,32 @@ def make_routes(oracle: Oracle) -> APIRouter:
 
     @routes.get("/sentiment", response_model=Sentiment, openapi_extra=_described(SentimentAsked))
     async def sentiment(request: Request) -> Response:
-        """Tell what was written about a coin, what models say of it, and one index of that with what moved it."""
+        """Return the texts about a coin in numbers, models' scores of them, and a sentiment index with its factors."""
         asked = _read(SentimentAsked, request)
         return _respond(await oracle.sentiment(asked.coin, asked.window, asked.as_of_us))
 
     @routes.get("/price_analysis", response_model=PriceAnalysis, openapi_extra=_described(PriceAsked))
     async def price_analysis(request: Request) -> Response:
-        """Tell a coin's price, its closed bars, and what they say: indicators, levels, forecasts and anomalies."""
+        """Return a coin's price, its closed bars, and their indicators, levels, forecasts and anomalies."""
         asked = _read(PriceAsked, request)
         return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us))
 
     @routes.get("/risk", response_model=RiskReport, openapi_extra=_described(PriceAsked))
     async def risk(request: Request) -> Response:
-        """Tell the level of risk with its evidence, what the next bar may lose, and how good such warnings were."""
+        """Return the level of risk with its evidence, the loss of the next bar, and the record of past warnings."""
         asked = _read(PriceAsked, request)
         return _respond(await oracle.risk(asked.coin, asked.frame, asked.as_of_us))
 
     @routes.get("/market_overview", response_model=MarketOverview, openapi_extra=_described(OverviewAsked))
     async def market_overview(request: Request) -> Response:
-        """Tell of several coins at a glance, in plain words, with a rating by simple rules that is no advice."""
+        """Return several coins at a glance, in plain words, with a rating by simple rules that is no advice."""
         asked = _read(OverviewAsked, request)
         coins = asked.coins.split(",") if asked.coins else []
         return _respond(await oracle.market_overview(coins, asked.as_of_us))
 
     @routes.get("/prices", response_model=PriceHistory, openapi_extra=_described(PricesAsked))
     async def prices(request: Request) -> Response:
-        """List prices of one source, the newest first, page by page; name as_of for pages that do not change."""
+        """List prices of one source, the newest first, page by page; with as_of the pages never change."""
         asked = _read(PricesAsked, request)
         found = await oracle.price_history(asked.coin, asked.to_range(), asked.source, asked.interval_s, asked.as_of_us)
         headers = {"Age": "0", "Cache-Control": "private, no-cache"}
@@ -164,20 +164,20 @@ def make_routes(oracle: Oracle) -> APIRouter:
 
     @routes.get("/texts", response_model=TextHistory, openapi_extra=_described(TextsAsked))
     async def texts(request: Request) -> Response:
-        """List texts about a coin, the newest first, page by page; name as_of for pages that do not change."""
+        """List texts about a coin, the newest first, page by page; with as_of the pages never change."""
         asked = _read(TextsAsked, request)
         return _respond(await oracle.text_history(asked.coin, asked.to_range(), asked.duplicates, asked.as_of_us))
 
     @routes.get("/alerts", response_model=RiskAlerts, openapi_extra=_described(AlertsAsked))
     async def alerts(request: Request) -> Response:
-        """List the last alerts of risk, the newest first, and what became of each; with as_of those made by then."""
+        """List the last risk alerts, the newest first, with their delivery; with as_of those made by then."""
         asked = _read(AlertsAsked, request)
         found = await oracle.alerts(asked.limit, asked.coin, asked.as_of_us)
         return Response(to_json(found), media_type="application/json")
 
     @routes.get("/status", response_model=OracleStatus)
     async def status() -> Response:
-        """Tell how sources, quotas, the collector and the cache do."""
+        """Return the state of the sources, quotas, the collector and the cache."""
         return Response(to_json(await oracle.status()), media_type="application/json")
 
     return routes
@@ -186,7 +186,7 @@ def make_routes(oracle: Oracle) -> APIRouter:
 def _read(kind: type[_Asked], request: Request) -> _Asked:
     """Return the parameters of a request.
 
-    FastAPI reads models, too, but takes a third of the time of an answer that is kept.
+    FastAPI can read them, too, but that takes a third of the time of a cached response.
     """
     parsed: _Asked = _parsed(kind, request.scope["query_string"].decode("latin-1"))
     return parsed
@@ -213,7 +213,7 @@ def _described(kind: type[Asked]) -> dict[str, Any]:
 
 
 def _respond(cached: Cached) -> Response:
-    """Return an answer with its age; a client may keep it for as long as it is fresh, but no longer than a minute."""
+    """Return a response with its age; a client may reuse it while it is fresh, but no longer than a minute."""
     age_s = int(cached.age_s)
     lasts_s = int(cached.age_s + min(CLIENT_S, cached.fresh_for_s))  # HTTP counts from when it was computed
     control = "no-cache" if cached.outcome == "stale" else f"max-age={lasts_s}"

@@ -1,4 +1,4 @@
-"""The collector's and the stand-in's time: real, or simulated and faster, the same in every process that is told so."""
+"""The clock of the collector and of tests: real, or simulated and faster, the same in all processes with its values."""
 
 import asyncio
 import time
@@ -10,9 +10,9 @@ from qubic_lab.oracle.model.timestamps import SECOND_US
 
 @dataclass(frozen=True)
 class Clock:
-    """Time that runs `speed` times as fast as this machine's since `origin_us`; by default this machine's own.
+    """A clock that runs `speed` times as fast as this machine's since `origin_us`; by default this machine's own.
 
-    Two processes with equal values have the same time, and one that starts again goes on in it.
+    Processes with equal values have the same time, also after a restart.
     """
 
     origin_us: int = 0
@@ -27,19 +27,19 @@ class Clock:
         return self.at(time.time_ns() // 1000)
 
     def at(self, real_us: int) -> int:
-        """Return the time when this machine's is `real_us`."""
+        """Return the time at which this machine's clock shows `real_us`."""
         return self.origin_us + int((real_us - self.origin_us) * self.speed) if self.speed != 1.0 else real_us
 
     def real_s(self, seconds: float) -> float:
-        """Return how many real seconds pass while this clock goes on by `seconds`."""
+        """Return the real seconds that pass in `seconds` of this clock."""
         return seconds / self.speed
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until this clock has gone on by so much."""
+        """Wait for some seconds of this clock."""
         await asyncio.sleep(self.real_s(max(seconds, 0.0)))
 
     async def sleep_until(self, at_us: int) -> None:
-        """Wait for an instant of this clock."""
+        """Wait until an instant of this clock."""
         await self.sleep((at_us - self.now_us()) / SECOND_US)
 
 

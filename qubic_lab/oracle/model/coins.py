@@ -1,4 +1,4 @@
-"""The coins that the oracle knows, by CoinGecko's ids, and which of them a text is about."""
+"""The coins that the oracle knows, by CoinGecko's ids, and how texts mention them."""
 
 import re
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ class Coin:
         id: CoinGecko's, such as bitcoin.
         symbol: in capitals, such as BTC.
         name: for people.
-        terms: names that mean this coin and little else, in any case; the first one is what sources are searched for.
-        only_with_dollar: its symbol means other things in capitals too, and counts as $SYMBOL alone.
+        terms: names that mean this coin and little else, in any case; sources are searched for the first one.
+        only_with_dollar: the symbol also has other meanings, and counts only as $SYMBOL.
     """
 
     id: str
@@ -59,19 +59,19 @@ COINS: dict[str, Coin] = {coin.id: coin for coin in _ALL}
 """All known coins by id."""
 
 _OTHERS = ("Bitcoin SV", "Bitcoin Gold", "Bitcoin Diamond", "EthereumPoW", "Ethereum Name Service")
-"""Names that hold a known coin's name and are none of it."""
+"""Names of other things that contain the name of a known coin."""
 _SHOUTED = 0.7
-"""A text with a larger share of capitals is written in capitals: a word in capitals is no symbol there."""
+"""A text with a larger share of capitals is written in capitals, so its words in capitals are no symbols."""
 _LEAST_LETTERS = 12
-"""A text with fewer letters beside symbols, such as "BTC/USDT, ETH-USD", is not judged by its capitals."""
+"""A text with fewer letters beside its symbols, such as "BTC/USDT, ETH-USD", is not judged by its capitals."""
 _LINK = re.compile(r"https?://\S+")
 
 
 def find_coin(text: str) -> Coin:
-    """Return the coin that an id, a symbol or a name names, in any case.
+    """Return the coin with an id, a symbol or a name, in any case.
 
     Raises:
-        InputError: none does; with the closest id or symbol.
+        InputError: there is none; with the closest id or symbol.
     """
     wanted = text.strip().lower()
     for coin in _ALL:
@@ -105,8 +105,8 @@ def known_coin(text: str) -> Coin:
 def mentioned(text: str) -> tuple[str, ...]:
     """Return the ids of the coins that a text is about, in the order of `COINS`.
 
-    A name counts in any case; a symbol in capitals or after a dollar sign, at word boundaries: "$sol" and "SOL" are
-    Solana, "sol" is not; "Bitcoin Cash" is not Bitcoin. Addresses of pages do not count.
+    A name counts in any case, a symbol in capitals or after a dollar sign, at word boundaries: "$sol" and "SOL" are
+    Solana, "sol" is not; "Bitcoin Cash" is not Bitcoin. Addresses of pages are ignored.
     """
     text = _LINK.sub(" ", text)
     names, symbols, cashtags = _patterns()
@@ -124,7 +124,7 @@ def _is_shouted(text: str) -> bool:
 
 @cache
 def _by_name() -> dict[str, str]:
-    """Return what each name means, in small letters; "" for coins that are not known."""
+    """Return the id of each name in lower case; "" for coins that are not known."""
     names = {term.lower(): coin.id for coin in _ALL for term in (*coin.terms, f"{coin.terms[0]}s")}
     return names | {other.lower(): "" for other in _OTHERS}
 
@@ -136,7 +136,7 @@ def _by_symbol() -> dict[str, str]:
 
 @cache
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Return patterns of names, symbols and symbols after a dollar; only ASCII letters and digits make words longer."""
+    """Return patterns of names, symbols and $SYMBOLs; only ASCII letters and digits belong to a word."""
     longest_first = sorted(_by_name(), key=len, reverse=True)
     names = "|".join(r"\s+".join(map(re.escape, name.split())) for name in longest_first)
     plain = "|".join(re.escape(coin.symbol) for coin in _ALL if not coin.only_with_dollar)

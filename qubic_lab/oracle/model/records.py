@@ -1,4 +1,4 @@
-"""What sources give: prices, bars and texts, as plain values that every part of the oracle shares."""
+"""What sources provide: prices, bars and texts, as plain values that every part of the oracle shares."""
 
 import math
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class Series:
 
     Attributes:
         coin: its id, as `qubic_lab.oracle.model.coins` lists them.
-        source: who published it, such as coingecko.
-        interval_s: a bar's length; 0: quotes.
-        currency: what prices, market caps and quotes' volumes are in.
+        source: the publisher, such as coingecko.
+        interval_s: length of a bar; 0: quotes.
+        currency: of prices, market caps and quotes' volumes.
     """
 
     coin: str
@@ -43,7 +43,7 @@ class Series:
 
     @property
     def kind(self) -> Kind:
-        """Whether it has quotes or bars."""
+        """Whether these are quotes or bars."""
         return "bar" if self.interval_s else "quote"
 
 
@@ -71,16 +71,16 @@ _ROW = Part.__pydantic_config__ | ConfigDict(json_schema_serialization_defaults_
 
 @dataclass(frozen=True)
 class Price(Part):
-    """A quote, or a bar that has closed. Times are microseconds since 1970 in UTC.
+    """A quote, or a closed bar. Times are microseconds since 1970 in UTC.
 
     Attributes:
-        opened_us: a quote's instant, or a bar's first.
-        closed_us: a quote's instant, or a bar's end, which is the next one's `opened_us`.
+        opened_us: time of a quote, or start of a bar.
+        closed_us: time of a quote, or end of a bar, which is the `opened_us` of the next one.
         close: the price; `open`, `high` and `low` are None for quotes.
-        volume: traded within the bar, in units of the coin; None for quotes or where the source has none.
-        volume_24h: of a quote: traded in the 24 hours before it, in the series' currency.
-        published_us: when the source says that it published it; None where it does not say.
-        flags: what cleaning found, such as "outlier"; nothing is dropped for it.
+        volume: of a bar, in units of the coin; None for quotes, or if it is not known.
+        volume_24h: of a quote: the volume of the 24 hours before it, in the series' currency.
+        published_us: when the source published it; None if the source does not say.
+        flags: what cleaning found, such as "outlier"; flagged prices are kept.
     """
 
     __pydantic_config__ = _ROW
@@ -111,14 +111,14 @@ class Text(Part):
     """A news item or a post.
 
     Attributes:
-        source: who gave it to us, such as newsapi, hacker-news or a feed's name.
-        external_id: what it is called there, the same for each later version of it.
-        publisher: whose it is, such as a newspaper's name; the source's own name where there is no other.
-        body: without markup; empty where there is none.
-        cut_characters: how much of the body the source left out; 0: nothing.
-        published_us: when its publisher says it appeared; None where it does not say.
-        coins: those that it is about, by id.
-        score: what readers gave it (points, likes), where the source tells.
+        source: where it was read, such as newsapi, hacker-news or a feed's name.
+        external_id: its id there, the same for all its versions.
+        publisher: such as a newspaper's name; the name of the source if there is no other.
+        body: without markup; may be empty.
+        cut_characters: number of characters of the body that the source left out.
+        published_us: when it appeared, according to its publisher; None if the publisher does not say.
+        coins: ids of the coins that it is about.
+        score: points or likes from readers, if the source gives them.
     """
 
     __pydantic_config__ = _ROW

@@ -1,4 +1,4 @@
-"""Instants as whole microseconds since 1970 in UTC: exact, the same in both databases, and quick to compare."""
+"""Timestamps as whole microseconds since 1970 in UTC: exact, equal in both databases, and fast to compare."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,15 +10,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def now_us() -> int:
-    """Return this machine's time."""
+    """Return the time of this machine."""
     return to_us(datetime.now(UTC))
 
 
 def to_us(instant: datetime) -> int:
-    """Return an instant in microseconds.
+    """Return a datetime in microseconds.
 
     Raises:
-        InputError: it does not say its zone, and so is no instant.
+        InputError: it has no time zone.
     """
     if instant.tzinfo is None:
         raise InputError(f"time {instant.isoformat()} has no zone: end it with Z or an offset such as +01:00")
@@ -26,20 +26,20 @@ def to_us(instant: datetime) -> int:
 
 
 def from_us(us: int) -> datetime:
-    """Return the instant, in UTC."""
+    """Return the datetime in UTC."""
     return _EPOCH + timedelta(microseconds=us)
 
 
 def iso(us: int) -> str:
-    """Return the instant as ISO 8601 in UTC, ending with Z; with the fraction of a second where there is one."""
+    """Return the timestamp as ISO 8601 in UTC, ending with Z, with the fraction of a second if there is one."""
     return from_us(us).isoformat().replace("+00:00", "Z")
 
 
 def read_iso(text: str) -> int:
-    """Return the instant that an ISO 8601 text names.
+    """Return the timestamp of a text in ISO 8601.
 
     Raises:
-        InputError: it is none, or has no zone.
+        InputError: the text is not in ISO 8601, or has no time zone.
     """
     try:
         return to_us(datetime.fromisoformat(text.strip()))

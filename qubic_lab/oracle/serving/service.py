@@ -1,4 +1,4 @@
-"""The oracle as many ask it at once: answers come from the cache, and are computed in threads where it has none."""
+"""The oracle of a process with many clients: responses come from the cache, or are computed in threads."""
 
 import asyncio
 import hashlib
@@ -61,13 +61,13 @@ class Range:
 
 
 class Oracle:
-    """Answers for a process that serves many; belongs to one event loop.
+    """Responds to many clients of one process; belongs to one event loop.
 
     Args:
         open_engine: opens the database, with the first request.
         client: of the Redis that all processes share.
         clock: gives the time in microseconds.
-        frequencies: how often each source gives something, by its name.
+        frequencies: how often each source provides prices or texts, by its name.
         limits: each source's quotas, by its name and period.
         config: of the cache.
         weighting: of texts in a sentiment index, by age and source.
@@ -94,7 +94,7 @@ class Oracle:
         self._stamps: dict[str, _Stamps] = {}
 
     def store(self) -> MarketStore:
-        """Return what is answered from; opens the database, so ask in a thread.
+        """Return the store, opening the database first: call this in a thread.
 
         Raises:
             QubicLabError: it cannot be opened.
@@ -102,7 +102,7 @@ class Oracle:
         with self._opening:
             if self._opened is None:
                 found = MarketStore(self._open_engine(), self._clock, self._frequencies)
-                _warm_up(found)  # alone it takes a second; beside answers it would take many, and hold them up
+                _warm_up(found)  # takes a second now, but many if it competes with requests
                 self._opened = found
             return self._opened
 
@@ -148,7 +148,7 @@ class Oracle:
         interval_s: int | None = None,
         as_of_us: int | None = None,
     ) -> prices.PriceHistory:
-        """Return `prices.price_history`; errors as there. Pages of it are not kept."""
+        """Return `prices.price_history`; errors as there. Pages are not cached."""
 
         def compute() -> prices.PriceHistory:
             snapshot = self.store().snapshot(as_of_us)
@@ -157,7 +157,7 @@ class Oracle:
         return await asyncio.to_thread(compute)
 
     async def alerts(self, limit: int = 20, coin: str | None = None, as_of_us: int | None = None) -> RiskAlerts:
-        """Return the last alerts of risk, the newest first, with what became of them by now.
+        """Return the last risk alerts, the newest first, with their present delivery.
 
         Raises:
             NotFoundError: an unknown coin.
@@ -174,7 +174,7 @@ class Oracle:
         return await asyncio.to_thread(read)
 
     async def status(self) -> OracleStatus:
-        """Return how sources, quotas, the collector and the cache do.
+        """Return the state of the sources, quotas, the collector and the cache.
 
         Raises:
             QubicLabError: the database cannot be read.
@@ -194,7 +194,7 @@ class Oracle:
         coins: tuple[str, ...],
         as_of_us: int | None,
     ) -> Cached:
-        """Return an answer: one about now is stale as soon as there are new data, one about the past never is."""
+        """Return a response: about now it is stale once there are new data, about the past it never is."""
         if as_of_us is not None:
             check_as_of(as_of_us, self._clock())
             key, ttl_s, version = (*key, str(as_of_us)), PAST_S, 0
@@ -207,7 +207,7 @@ class Oracle:
         return await self.cache.get(kind, key, body, ttl_s=ttl_s, version=version)
 
     async def _version(self, coins: tuple[str, ...]) -> int:
-        """Return the stamp of the newest data of some coins or of all; 0 where the database does not answer."""
+        """Return the stamp of the newest data of some coins or of all; 0 if the database does not answer."""
         now, ids = time.monotonic(), coins or tuple(COINS)
         old = [id for id in ids if self._stamps.get(id, _NEVER)[0] <= now]
         if old:
@@ -230,7 +230,7 @@ class Oracle:
 
 
 def _warm_up(store: MarketStore) -> None:
-    """Import and read in advance what many answers need; where that fails, they tell what is wrong."""
+    """Import and read in advance what many responses need; if that fails, they report the error."""
     prices.prepare()
     prepare_models()
     try:
@@ -240,7 +240,7 @@ def _warm_up(store: MarketStore) -> None:
 
 
 def _version_of_code() -> str:
-    """Return a version of all that answers are computed by; it is another one with TA-Lib or arch than without."""
+    """Return a version of the code behind responses; it differs with and without TA-Lib or arch."""
     return "-".join((code_version(*_COMPUTING), *map(_library_version, ("ta-lib", "arch"))))
 
 
@@ -252,16 +252,16 @@ def _library_version(name: str) -> str:
 
 
 def _short(weighting: Weighting, rules: Sequence[RiskRule]) -> str:
-    """Return what stands for them in keys: answers by others are others."""
+    """Return a hash of them for keys, as responses depend on them."""
     plain = json.dumps([asdict(weighting), *map(asdict, rules)], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:8]
 
 
 def served(cached: Cached) -> bytes:
-    """Return an answer as it is sent: the bytes that are kept, with the answer's age before them."""
+    """Return a response as it is sent: the stored bytes, with age and cache state in front."""
     return b'{"age_s":%.3f,"cache":"%s",' % (cached.age_s, cached.outcome.encode()) + cached.body[1:]
 
 
 def _id(coin: str) -> str:
-    """Return the id of a coin; of one that is named by its id without a search."""
+    """Return the id of a coin, without a search if it is an id."""
     return coin if coin in COINS else known_coin(coin).id

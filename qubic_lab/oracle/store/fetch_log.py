@@ -1,4 +1,4 @@
-"""Each request to a source: what was asked, what came of it, how many rows it brought; and the sources' health."""
+"""The log of requests to sources, and the sources' health that follows from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,16 +22,16 @@ MOST_FETCHES = 1_000
 
 @dataclass(frozen=True)
 class Fetch:
-    """A request with its retries.
+    """A request to a source, with its retries.
 
     Attributes:
-        job: what of the collector asked for it.
+        job: the collector's job that sent it.
         request: the address and its parameters, without any key.
-        started_us: microseconds since 1970 in UTC; `seconds`: how long all attempts took.
-        status: of HTTP, the last one; None where there was no answer.
+        started_us: microseconds since 1970 in UTC; `seconds`: the duration of all attempts.
+        status: the last HTTP status; None without an answer.
         outcome: "ok", "not_modified" (nothing new) or "failed".
         error: why it failed, in one line without any key.
-        rows_given, rows_added: how many rows the answer had, and how many of them were new.
+        rows_given, rows_added: the number of rows in the answer, and of new ones among them.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Fetch:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFetch(Fetch):
-    """A fetch in the log; `id` is what rows that it brought refer to."""
+    """A fetch in the log; the rows that it brought refer to its `id`."""
 
     id: int
 
@@ -72,7 +72,7 @@ class SourceHealth(Part):
 
 @dataclass(frozen=True)
 class FetchCounts(Part):
-    """What came of a source's fetches; `last_ok_us`: when the last one began that was answered, if any was."""
+    """The outcomes of a source's fetches; `last_ok_us`: when the last one that was answered began, if any."""
 
     source: str
     ok: int
@@ -89,20 +89,20 @@ class FetchLog:
         self._engine = engine
 
     def record(self, fetch: Fetch) -> int:
-        """Keep a fetch, and return its id."""
+        """Log a fetch, and return its id."""
         values = {each.name: getattr(fetch, each.name) for each in fields(Fetch)}
         with self._engine.begin() as connection:
             return int(connection.execute(insert(FETCHES).values(values).returning(FETCHES.c.id)).scalar_one())
 
     def brought(self, fetch_id: int, given: int, added: int) -> None:
-        """Note how many rows a fetch brought, once they are in the database."""
+        """Log how many rows a fetch brought, once they are in the database."""
         with self._engine.begin() as connection:
             connection.execute(
                 FETCHES.update().where(FETCHES.c.id == fetch_id).values(rows_given=given, rows_added=added)
             )
 
     def recent(self, source: str | None = None, limit: int = 50) -> list[StoredFetch]:
-        """Return the last fetches, of one source or of all, the newest first.
+        """Return the last fetches of one source or of all, the newest first.
 
         Raises:
             InputError: the limit is out of range.
@@ -116,7 +116,7 @@ class FetchLog:
             return [StoredFetch(**row) for row in connection.execute(query).mappings()]
 
     def counts(self, since_us: int) -> list[FetchCounts]:
-        """Return what came of each source's fetches that began at `since_us` or later, by source."""
+        """Return the outcomes of each source's fetches since `since_us`, in order of source."""
         answered = FETCHES.c.outcome != "failed"
         query = select(
             FETCHES.c.source,

@@ -1,4 +1,4 @@
-"""Which texts say the same: the same words, the same title on one day, or nearly the same words within a week."""
+"""Finds texts that repeat others: the same words, the same title on one day, or similar words within a week."""
 
 import hashlib
 import html
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from qubic_lab.oracle.model.timestamps import DAY_US
 
-if TYPE_CHECKING:  # it brings SciPy, which whoever only reads texts needs not wait for, nor have
+if TYPE_CHECKING:  # it imports SciPy, which is slow and not needed to read texts
     from datasketch import MinHash
 
 BEFORE_US, AFTER_US = 7 * DAY_US, DAY_US
-"""A text may repeat one that was published so long before it, or, as sources differ in speed, so shortly after it."""
+"""A text may repeat one that was published this long before it, or, as sources differ in speed, this soon after it."""
 LEAST_SHARED = 0.7
-"""Jaccard similarity of two texts' word triples from which on they are nearly the same."""
+"""The least Jaccard similarity of the word triples of similar texts."""
 LEAST_TITLE_WORDS = 4
-"""Shorter titles, such as "Bitcoin price today", are used again for other texts."""
+"""Shorter titles, such as "Bitcoin price today", are reused for other texts."""
 LEAST_EXACT_WORDS = 20
-"""So long a text is a repetition whenever it comes; a shorter one may be said anew of another event."""
+"""A text of this length is a repetition at any time; a shorter one may be about another event."""
 SHORT_WORDS = 50
-"""In shorter texts each number counts; in longer ones those of the title."""
+"""In shorter texts every number must be equal; in longer ones those of the title."""
 _MOST_WORDS = 400
 _MOST_CANDIDATES = 64
 _BANDS, _BAND_ROWS = 8, 3
@@ -45,13 +45,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What two texts are compared by.
+    """What texts are compared by.
 
     Attributes:
-        content_hash: of all words; equal for texts that differ in case, spaces, punctuation and markup alone.
-        title: the title's words; empty where they are too few to tell texts apart.
-        words: how many there are in title and body.
-        shingles: the hashes of all word triples in order, each once; of texts with other numbers, others.
+        content_hash: of all words; equal for texts that differ only in case, spaces, punctuation and markup.
+        title: the words of the title; empty if they are too few to tell texts apart.
+        words: the number of words in title and body.
+        shingles: the sorted, distinct hashes of all word triples; they differ for texts with different numbers.
     """
 
     content_hash: str
@@ -82,7 +82,7 @@ def fingerprint(title: str, body: str) -> Fingerprint:
 
 
 def same_time(at_us: int, other_us: int) -> bool:
-    """Return whether a text of `at_us` may repeat a short or nearly equal one of `other_us`."""
+    """Return whether a text published at `at_us` may repeat a short or similar one of `other_us`."""
     return -AFTER_US <= at_us - other_us <= BEFORE_US
 
 
@@ -95,7 +95,7 @@ def shared(first: Fingerprint, second: Fingerprint) -> float:
 
 
 class TextIndex:
-    """Texts in memory, so that those like a given one are found without reading all; at most `most`, the last ones."""
+    """An index in memory of at most `most` texts, the last ones, that finds texts similar to a given one."""
 
     def __init__(self, most: int) -> None:
         from datasketch import MinHashLSH
@@ -112,7 +112,7 @@ class TextIndex:
         return id in self._texts
 
     def add(self, id: int, key: Key, at_us: int, text: Fingerprint) -> None:
-        """Add a text that later ones may repeat; `at_us`: when it was published."""
+        """Add a text, published at `at_us`, that later ones may repeat."""
         while len(self._texts) >= self._most:
             self._drop(next(iter(self._texts)))
         self._texts[id] = key, at_us, text
@@ -122,7 +122,7 @@ class TextIndex:
             self._lsh.insert(id, _sketch(text.shingles), check_duplication=False)
 
     def find(self, key: Key, at_us: int, text: Fingerprint) -> int | None:
-        """Return the first text that this one repeats: with its title on the same day, or nearly its words."""
+        """Return the first text that this one repeats: the same title on the same day, or similar words."""
         for id in self._titles.get(text.title, ()):
             other_key, other_us, _ = self._texts[id]
             if other_key != key and abs(at_us - other_us) <= DAY_US:

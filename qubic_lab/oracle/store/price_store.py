@@ -31,9 +31,9 @@ from qubic_lab.oracle.store.transactions import (
 
 MOST_PAGE = 1_000
 _FEW = 500
-"""So many prices are looked up one by one; more by the range that they span."""
+"""Up to this many prices are looked up one by one; more by the range that they span."""
 _VALUES = ("opened_us", "open", "high", "low", "close", "volume", "volume_24h", "market_cap", "flags")
-"""What makes a version: other values for the same series and `closed_us` are a correction."""
+"""The values of a version: different ones for the same series and `closed_us` are a correction."""
 _WRITTEN = ("closed_us", *_VALUES, "published_us", "series_id", "known_us", "fetch_id")
 _TIMES = ("opened_us", "closed_us", "known_us")
 _OF_QUOTES = (*_TIMES, "close", "flags")
@@ -82,7 +82,7 @@ class PricedSeries:
 
 @dataclass(frozen=True)
 class PricePage:
-    """Some prices, the newest first, and the cursor of the next page if there is one."""
+    """A page of prices, the newest first, and the cursor of the next page, if any."""
 
     prices: tuple[StoredPrice, ...]
     next_cursor: str | None
@@ -100,7 +100,7 @@ class PriceReader:
         self._ids: dict[Series, int] = {}
 
     def series(self, coin: str | None = None) -> list[Series]:
-        """Return the series that there are, of one coin or of all, in order."""
+        """Return the series of one coin or of all, in order."""
         query = select(*(MARKET_SERIES.c[field.name] for field in fields(Series)))
         if coin is not None:
             query = query.where(MARKET_SERIES.c.coin == coin)
@@ -179,7 +179,7 @@ class PriceReader:
         return PricePage(prices, str(prices[-1].closed_us) if len(found) > limit else None)
 
     def stamp(self, coin: str) -> int:
-        """Return when a coin's prices last changed here, in microseconds since 1970; 0: there are none."""
+        """Return when a coin's prices last changed, in microseconds since 1970; 0 if there are none."""
         return read_stamp(self._engine, _subject(coin))
 
     def _rows(self, names: tuple[str, ...], series: Series, start_us: int, end_us: int) -> list[Row]:
@@ -200,7 +200,7 @@ class PriceReader:
         return self._ids[series]
 
     def _hint(self, series: Series) -> str:
-        """Return what there is instead."""
+        """Return which series there are instead."""
         same_coin = self.series(series.coin)
         if same_coin:
             return "there are those of " + "; ".join(_named(each) for each in same_coin)
@@ -227,9 +227,9 @@ class PriceStore(PriceReader):
         return reader
 
     def add(self, series: Series, prices: Iterable[Price], *, fetch_id: int | None = None) -> Added:
-        """Keep prices: new ones, and those whose values differ from the newest version; the same again add nothing.
+        """Store prices that are new or differ from their newest version; equal ones add nothing.
 
-        They are written 5,000 at a time; where two have the same `closed_us` within these, the later one counts.
+        They are written 5,000 at a time; if two of these have the same `closed_us`, the later one counts.
 
         Raises:
             InputError: a flag that has a comma.
@@ -275,7 +275,7 @@ def _stored() -> Select[Any]:
     return select(*(MARKET_DATA.c[field.name] for field in fields(StoredPrice)))
 
 
-# Queries that answers are made of are built once: building them takes longer than running them.
+# Queries of responses are built once: building them takes longer than running them.
 @lru_cache
 def _in_range(columns: tuple[str, ...], past: bool) -> Select[Any]:
     query = select(*(MARKET_DATA.c[name] for name in columns)).where(
@@ -302,7 +302,7 @@ def _price(row: Mapping[Any, Any]) -> StoredPrice:
 
 
 def _rows(prices: list[Price]) -> dict[int, Row]:
-    """Return what is written of each `closed_us`, in order: `_WRITTEN` up to `published_us`."""
+    """Return the values to write for each `closed_us`, in order: `_WRITTEN` up to `published_us`."""
     found: dict[int, Row] = {}
     for each in prices:
         found[each.closed_us] = (
@@ -342,7 +342,7 @@ def _split(flags: str) -> tuple[str, ...]:
 
 
 def _newest(connection: Connection, series_id: int, closed_us: list[int]) -> dict[int, Row]:
-    """Return the values of the newest version of each of these, where there is one."""
+    """Return the newest version of each of these prices that is stored."""
     query = select(*(MARKET_DATA.c[name] for name in ("closed_us", *_VALUES))).where(
         MARKET_DATA.c.series_id == series_id
     )
@@ -355,7 +355,7 @@ def _newest(connection: Connection, series_id: int, closed_us: list[int]) -> dic
 
 
 def _compared(rows: Mapping[int, Row], newest: Mapping[int, Row]) -> tuple[list[Row], int]:
-    """Return the rows that are new, and how many of those correct others."""
+    """Return the new rows, and how many of them correct others."""
     new = [row for closed_us, row in rows.items() if newest.get(closed_us) != row[:-1]]
     return new, sum(row[0] in newest for row in new)
 

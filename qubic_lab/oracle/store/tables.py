@@ -1,7 +1,7 @@
 """The oracle's tables. Times are microseconds since 1970 in UTC.
 
-What changes is never overwritten: a correction is a row of its own with a later `known_us`, so that what was known at
-any instant can be asked for.
+Nothing is overwritten: a correction is a row of its own with a later `known_us` (transaction time), so that what was
+known at any instant can be read.
 """
 
 from sqlalchemy import (
@@ -27,7 +27,7 @@ STAMPS = Table(
     Column("name", String(128), primary_key=True),
     Column("known_us", BigInteger, nullable=False),
 )
-"""The newest `known_us` of all that is written, and of each coin's prices and texts: what a writer must come after."""
+"""The newest `known_us` of everything, and of each coin's prices and texts; the next writer's is later."""
 
 FETCHES = Table(
     "fetches",
@@ -77,7 +77,10 @@ MARKET_DATA = Table(
     Column("fetch_id", Integer, ForeignKey(FETCHES.c.id)),
     sqlite_with_rowid=False,
 )
-"""Happened: `closed_us`; published: `published_us`; known here: `known_us`. `flags` are separated by commas."""
+"""`closed_us`: when it happened; `published_us`: when it was published; `known_us`: when it was recorded here.
+
+`flags` are separated by commas.
+"""
 
 NEWS_DATA = Table(
     "news_data",
@@ -106,9 +109,9 @@ NEWS_DATA = Table(
     Index(None, "at_us"),
     Index(None, "known_us"),
 )
-"""Ids rise with `known_us`. `at_us`: when it was published, or known where nobody says.
+"""Ids rise with `known_us`. `at_us`: when a text was published, or recorded here if the source does not say.
 
-`duplicate_of`: an earlier row with the same or nearly the same words, itself no duplicate; both count once.
+`duplicate_of`: an earlier row with the same or similar words that is no duplicate itself; both count once.
 """
 NEWS_COINS = Table(
     "news_coins",
@@ -119,7 +122,7 @@ NEWS_COINS = Table(
     Index(None, "news_id"),
     sqlite_with_rowid=False,
 )
-"""Which texts are about which coins; `at_us` is the text's, so that a coin's texts of some hours lie together."""
+"""Which texts are about which coins; `at_us` is the text's, so that a coin's texts of some hours are adjacent."""
 SENTIMENT_SCORES = Table(
     "sentiment_scores",
     metadata,
@@ -131,7 +134,7 @@ SENTIMENT_SCORES = Table(
     Column("details", JSON, nullable=False),
     sqlite_with_rowid=False,
 )
-"""`score` in -1..1; `model` with its version, so that scores of another one are rows of their own."""
+"""`score`: from -1 to 1; `model`: with its version, so that scores of another version are rows of their own."""
 PRICE_ANALYSIS = Table(
     "price_analysis",
     metadata,
@@ -143,7 +146,7 @@ PRICE_ANALYSIS = Table(
     Column("result", JSON, nullable=False),
     sqlite_with_rowid=False,
 )
-"""What was computed from the prices known at `at_us`, by which version of the code."""
+"""The result of an analysis of the prices known at `at_us`, by a version of the code."""
 
 RISK_ALERTS = Table(
     "risk_alerts",
@@ -165,7 +168,7 @@ RISK_ALERTS = Table(
     UniqueConstraint("coin", "frame_s", "episode_us", "kind", "level", name="uq_risk_alerts_coin"),
     Index(None, "state"),
 )
-"""What was told of risk, each once; it goes from pending to sent or failed, and is never removed."""
+"""Each alert once; it goes from pending to sent or failed, and is never removed."""
 
 QUOTAS = Table(
     "quotas",
@@ -175,7 +178,7 @@ QUOTAS = Table(
     Column("started_us", BigInteger, primary_key=True),
     Column("used", Integer, nullable=False),
 )
-"""Requests used of each day's or month's allowance."""
+"""Requests used of each day's or month's quota."""
 VALIDATORS = Table(
     "http_validators",
     metadata,
@@ -183,7 +186,7 @@ VALIDATORS = Table(
     Column("etag", Text),
     Column("last_modified", Text),
 )
-"""What a conditional request shows, to be told that nothing has changed."""
+"""The validators of conditional requests, which a server answers with "not modified" if nothing has changed."""
 JOBS = Table(
     "collector_jobs",
     metadata,
@@ -193,7 +196,7 @@ JOBS = Table(
     Column("failures", Integer, nullable=False),
     Column("done", Boolean, nullable=False),
 )
-"""Where each job of the collector stands, so that it goes on from there."""
+"""The position of each job of the collector, from which it continues."""
 LEASES = Table(
     "leases",
     metadata,
@@ -201,4 +204,4 @@ LEASES = Table(
     Column("holder", String(128), nullable=False),
     Column("until_us", BigInteger, nullable=False),
 )
-"""Who may do what only one at a time may."""
+"""The present holder of each exclusive task."""

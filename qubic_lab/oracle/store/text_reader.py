@@ -37,18 +37,18 @@ _IS_FIRST = and_(
     _FIRST_ABOUT.c.news_id == _FIRST.c.id,
 )
 _COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
-"""Repeats nothing about the same coin: where the original is about others, the first of its repetitions counts."""
+"""Repeats no text about the same coin: if the original is about others, the first of its repetitions counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredText(Text):
-    """A text as it is kept here.
+    """A version of a text as it is stored.
 
     Attributes:
-        id: this version's number; later ones have higher numbers.
-        at_us: when it was published, or known here where nobody says.
-        known_us: when it was known here.
-        duplicate_of: the text that it repeats, if any.
+        id: its number; later versions have higher ones.
+        at_us: when it was published, or recorded here if the source does not say.
+        known_us: when it was recorded here (transaction time).
+        duplicate_of: the id of the text that it repeats, if any.
     """
 
     id: int
@@ -59,7 +59,7 @@ class StoredText(Text):
 
 @dataclass(frozen=True)
 class TextPage:
-    """Some texts, the newest first, and the cursor of the next page if there is one."""
+    """A page of texts, the newest first, and the cursor of the next page, if any."""
 
     texts: tuple[StoredText, ...]
     next_cursor: str | None
@@ -67,7 +67,7 @@ class TextPage:
 
 @dataclass(frozen=True)
 class TextCounts:
-    """How many texts of one kind a source gave; `duplicates` repeat others and are not among `texts`."""
+    """The number of texts of one kind from a source; `duplicates` repeat others and are not among `texts`."""
 
     source: str
     kind: TextKind
@@ -78,10 +78,10 @@ class TextCounts:
 
 @dataclass(frozen=True)
 class ScoreColumns:
-    """One model's scores of a coin's texts by time, arrays of one length.
+    """One model's scores of a coin's texts in order of time, [texts].
 
-    Times are int64 microseconds since 1970: `at_us` the text's (published), `known_us` the score's. Numbers are
-    float64; a confidence that the model does not tell is NaN.
+    Times are microseconds since 1970: `at_us` is when the text was published, `known_us` when the score was recorded.
+    A missing confidence is NaN.
     """
 
     news_id: NDArray[np.int64]
@@ -224,7 +224,7 @@ class TextReader:
             }
 
     def stamp(self, coin: str) -> int:
-        """Return when a coin's texts or their scores last changed here, in microseconds since 1970; 0: none."""
+        """Return when a coin's texts or their scores last changed, in microseconds since 1970; 0 if there are none."""
         return read_stamp(self._engine, text_subject(coin))
 
     def _scores(
@@ -279,7 +279,7 @@ def _visible(query: Select[Any], past: bool, duplicates: bool = False, invented:
     return query.where(~exists().where(is_later))
 
 
-# Queries that answers are made of are built once: building them takes longer than running them.
+# Queries of responses are built once: building them takes longer than running them.
 @lru_cache
 def _counting(past: bool) -> Select[Any]:
     kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)

@@ -1,4 +1,4 @@
-"""Writes texts, marking each repetition when it comes, and their sentiment scores."""
+"""Writes texts, marking repetitions as they arrive, and their sentiment scores."""
 
 import hashlib
 import json
@@ -46,29 +46,29 @@ from qubic_lab.oracle.store.transactions import (
 )
 
 MOST_ID = 512
-"""Characters of a source's id for a text; of a longer one the beginning and a hash are kept."""
+"""Most characters of a text's id at its source; of a longer one the beginning and a hash are stored."""
 _BATCH = 500
 _SLICE_US = BEFORE_US + AFTER_US
-"""Of published time; a text is compared with those of two slices at most."""
+"""Length of a slice of published time; a text is compared with those of two slices at most."""
 _MOST_SLICES = 6
-"""In memory; a batch needs five at most."""
+"""Most slices in memory; a batch needs five at most."""
 _MOST_IN_SLICE = 10_000
-"""Texts kept in memory of one slice, about 3 kB each; of more, the last ones are compared with."""
+"""Most texts of one slice in memory, the last ones, of about 3 kB each."""
 _TEXT_FIELDS = tuple(each.name for each in fields(Text) if each.name != "coins")
 _WRITTEN = (*_TEXT_FIELDS, "id", "at_us", "known_us", "content_hash", "duplicate_of", "fetch_id")
 _LENGTHS = {"publisher": 256, "author": 256, "language": 16}
-"""What is longer is cut, as the table's columns are."""
+"""Longer values are cut to the length of the table's columns."""
 
 _ScoreValues = tuple[float, float | None, Any]
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model says of a text: `score` in -1 (bad) to 1 (good); `model` with its version.
+    """A model's score of a text: from -1 (bad) to 1 (good); `model` includes its version.
 
     Attributes:
-        news_id: the text's version, its `StoredText.id`.
-        confidence: in 0..1, or None where the model tells none.
+        news_id: `StoredText.id` of the version of the text.
+        confidence: from 0 to 1; None if the model gives none.
         details: plain values for JSON, such as the probability of each label.
     """
 
@@ -104,10 +104,10 @@ class TextStore(TextReader):
         return TextReader(self._engine, known_us)
 
     def add(self, texts: Iterable[Text], *, fetch_id: int | None = None) -> Added:
-        """Keep texts: new ones, and those with another title or body than the newest version; the same add nothing.
+        """Store texts that are new or whose title or body differs from their newest version; equal ones add nothing.
 
-        They are written in the order in which they were published, 500 at a time. What repeats an earlier text gets
-        its `duplicate_of`. Of two with the same source and id, the later one counts.
+        They are written in order of publication, 500 at a time; a repetition of an earlier text gets its
+        `duplicate_of`. Of two with the same source and id, the later one counts.
         """
         given = list(texts)
         found = {(text.source, text.external_id): text for text in map(_storable, given)}
@@ -116,7 +116,7 @@ class TextStore(TextReader):
         for batch in _batches(list(found.values()), now):
             with self._engine.connect() as connection:
                 newest = _newest_versions(connection, batch)
-            changed = [text for text in batch if not _is_same(text, newest)]  # the others need not wait for the lock
+            changed = [text for text in batch if not _is_same(text, newest)]  # the others need no lock
             prints = [fingerprint(text.title, text.body) for text in changed]
             if changed:
                 with self._lock:
@@ -124,9 +124,9 @@ class TextStore(TextReader):
         return added
 
     def add_scores(self, scores: Iterable[Score]) -> Added:
-        """Keep scores: new ones, and those that differ from the newest of the same text and model.
+        """Store scores that are new or differ from the newest one of the same text and model.
 
-        Of two of the same text and model within 5,000, the later one counts.
+        They are written 5,000 at a time; if two of these have the same text and model, the later one counts.
 
         Raises:
             InputError: a text that is not in the database.
@@ -150,13 +150,13 @@ class TextStore(TextReader):
     def _add_batch(self, texts: list[Text], prints: list[Fingerprint], now: int, fetch_id: int | None) -> Added:
         times = [_time(text, now) for text in texts]
         try:
-            with self._engine.connect() as connection:  # what takes long, before other writers have to wait
+            with self._engine.connect() as connection:  # what takes long, before other writers must wait
                 self._originals.load(connection, min(times), max(times))
             with writing(self._engine, self._clock) as writer:
                 self._originals.load(writer.connection, min(times), max(times))
                 return self._write(writer, texts, prints, fetch_id)
         except BaseException:
-            self._originals = _Originals()  # it may have what was not written after all
+            self._originals = _Originals()  # it may hold texts that were not written
             raise
 
     def _write(self, writer: Writer, texts: list[Text], prints: list[Fingerprint], fetch_id: int | None) -> Added:
@@ -169,7 +169,7 @@ class TextStore(TextReader):
         corrected: set[int] = set()
         for text, words in zip(texts, prints, strict=True):
             key, id, at_us = (text.source, text.external_id), next_id + len(rows), _time(text, known_us)
-            if _is_same(text, newest):  # another writer was quicker
+            if _is_same(text, newest):  # another writer was faster
                 continue
             if key in newest:
                 corrected.add(newest[key][0])
@@ -192,15 +192,15 @@ class TextStore(TextReader):
 
 
 class _Originals:
-    """The texts that repeat no other, in memory for some slices of published time."""
+    """The texts that repeat no other, in memory, for some slices of published time."""
 
     def __init__(self) -> None:
         self.seen = 0
-        """What was written up to this id and belongs to the slices is in them."""
+        """The slices are complete up to this id."""
         self._slices: OrderedDict[int, TextIndex] = OrderedDict()
 
     def load(self, connection: Connection, first_us: int, last_us: int) -> None:
-        """Read what others wrote meanwhile, and the slices that texts from first to last are compared with."""
+        """Read what others have written since, and the slices that texts from first to last are compared with."""
         last_id = _last_id(connection)
         if self._slices and last_id > self.seen:
             later = and_(
@@ -240,12 +240,12 @@ class _Originals:
 
 
 def _slices_of(first_us: int, last_us: int) -> range:
-    """Return the numbers of the slices with all texts that those from first to last may repeat."""
+    """Return the numbers of the slices that hold all texts that those from first to last may repeat."""
     return range((first_us - BEFORE_US) // _SLICE_US, (last_us + AFTER_US) // _SLICE_US + 1)
 
 
 def _read_originals(connection: Connection, which: ColumnElement[bool]) -> Iterator[tuple[int, Key, int, Fingerprint]]:
-    """Yield the texts that repeat no other, by id; of very many, the last ones."""
+    """Yield the texts that repeat no other, in order of id; of very many, the last ones."""
     names = ("id", "source", "external_id", "at_us", "title", "body")
     query = select(*(NEWS_DATA.c[name] for name in names)).where(which, NEWS_DATA.c.duplicate_of.is_(None))
     query = query.order_by(NEWS_DATA.c.id.desc()).limit(_MOST_IN_SLICE * _MOST_SLICES)
@@ -255,7 +255,7 @@ def _read_originals(connection: Connection, which: ColumnElement[bool]) -> Itera
 
 
 def _batches(texts: list[Text], now: int) -> Iterator[list[Text]]:
-    """Yield the texts in the order of their times, so many together that few slices are needed at once."""
+    """Yield the texts in order of time, in batches that need few slices at once."""
     batch: list[Text] = []
     for text in sorted(texts, key=lambda text: _time(text, now)):
         if batch and (len(batch) == _BATCH or _time(text, now) - _time(batch[0], now) > _SLICE_US):
@@ -271,7 +271,7 @@ def _time(text: Text, known_us: int) -> int:
 
 
 def _storable(text: Text) -> Text:
-    """Return a text without what the databases refuse: too long names, NUL and halves of characters."""
+    """Return a text without what the databases refuse: long names, NUL and halves of surrogate pairs."""
     changed: dict[str, Any] = {}
     for name in _TEXT_FIELDS:
         value = getattr(text, name)
@@ -290,7 +290,7 @@ def _last_id(connection: Connection) -> int:
 
 
 def _newest_versions(connection: Connection, texts: list[Text]) -> dict[Key, tuple[int, str, str]]:
-    """Return the id, title and body of the newest version of each text that there is."""
+    """Return the id, title and body of the newest version of each of these texts that is stored."""
     by_source: dict[str, list[str]] = {}
     for text in texts:
         by_source.setdefault(text.source, []).append(text.external_id)
@@ -311,7 +311,7 @@ def _is_same(text: Text, newest: Mapping[Key, tuple[int, str, str]]) -> bool:
 
 
 def _same_words(connection: Connection, hashes: list[str]) -> dict[str, list[tuple[int, Key, int]]]:
-    """Return the texts with these words that repeat no other: id, key and time, by id."""
+    """Return the texts with these words that repeat no other: id, key and time, in order of id."""
     columns = (NEWS_DATA.c[name] for name in ("content_hash", "id", "source", "external_id", "at_us"))
     query = select(*columns).where(NEWS_DATA.c.content_hash.in_(hashes), NEWS_DATA.c.duplicate_of.is_(None))
     found: dict[str, list[tuple[int, Key, int]]] = {}
@@ -347,7 +347,7 @@ def _check_known(connection: Connection, ids: list[int]) -> None:
 
 
 def _newest_scores(connection: Connection, ids: list[int]) -> dict[tuple[int, str], _ScoreValues]:
-    """Return what the newest score of each of these texts by each model says."""
+    """Return the newest score of each of these texts by each model."""
     found: dict[tuple[int, str], _ScoreValues] = {}
     names = ("news_id", "model", "score", "confidence", "details")
     for some in chunks(ids):
@@ -358,5 +358,5 @@ def _newest_scores(connection: Connection, ids: list[int]) -> dict[tuple[int, st
 
 
 def _score_values(score: Score) -> _ScoreValues:
-    """Return what a score says, as it is read back."""
+    """Return the values of a score as they are read back."""
     return score.score, score.confidence, json.loads(json.dumps(dict(score.details)))

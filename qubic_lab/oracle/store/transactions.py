@@ -1,8 +1,8 @@
-"""What was known when: each transaction of a writer has one stamp, and no answer about the past ever changes.
+"""Transaction times: each transaction of a writer has one stamp, and what was known at an instant never changes.
 
-Writers go one at a time. A stamp is later than every stamp before it and than every instant that was asked about, so
-what is known by an instant is settled as soon as somebody asks. That holds for any clock: one that jumps back gives
-stamps that follow the newest one, and a slow commit keeps whoever asks about its stamp waiting.
+Writers go one at a time. A stamp is later than all stamps before it and than all instants that were asked about, so
+what was known at an instant is settled once it was asked for. That holds for any clock: if it jumps back, stamps
+continue after the newest one, and readers that ask about the stamp of a slow commit wait for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,25 +20,25 @@ from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
 from qubic_lab.oracle.store.tables import STAMPS
 
 SETTLE_US = 2 * SECOND_US
-"""So old must an instant be before it is asked what was known then; whoever wants the newest names no instant."""
+"""The least age of an instant before one may ask what was known then; to read the newest, name no instant."""
 MOST_BATCH = 5_000
-"""Rows of one transaction, so that no writer keeps the others waiting for long."""
+"""Most rows of one transaction, so that other writers do not wait for long."""
 _ALL = "all"
 _BEYOND = 1 << 63
-"""No whole number of this size fits into the database."""
+"""Integers of this size do not fit into the database."""
 _WRITERS_LOCK = 0x5142_4C42
+"""An advisory lock of PostgreSQL: any number that nothing else in the database uses."""
 _MOST_FETCHED = 1_000
 _STAMP = select(STAMPS.c.known_us).where(STAMPS.c.name == bindparam("name"))
-"""Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
 
 Clock = Callable[[], int]
 _SEEN: "WeakKeyDictionary[Engine, int]" = WeakKeyDictionary()
-"""The newest stamp that was found committed in each database; it never goes back."""
+"""The newest committed stamp that was seen in each database; it never decreases."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of given rows: `added` are new in the database, `corrected` of them are later versions of others."""
+    """The number of given rows, of those that were new, and of new ones that are later versions of others."""
 
     given: int = 0
     added: int = 0
@@ -49,10 +49,10 @@ class Added:
 
 
 class Writer:
-    """A transaction that is alone in writing, and its stamp.
+    """The only writing transaction, and its stamp.
 
     Attributes:
-        connection: where to write; it is committed when `writing` ends without an error.
+        connection: where to write; it is committed if `writing` ends without an error.
         known_us: the stamp of every row it writes, later than all that are committed.
     """
 
@@ -62,7 +62,7 @@ class Writer:
         self._names: set[str] = set()
 
     def wrote(self, *names: str) -> None:
-        """Note that rows were written, about these subjects: their newest stamp is now this one."""
+        """Note that rows about these subjects were written: their newest stamp is now this one."""
         self._names.update((_ALL, *names))
 
     def _keep_stamps(self) -> None:
@@ -72,7 +72,7 @@ class Writer:
 
 @contextmanager
 def writing(engine: Engine, clock: Clock = now_us) -> Iterator[Writer]:
-    """Yield a writer, after all others have ended; keep what it wrote, or on an error nothing."""
+    """Yield a writer once all others have ended; commit what it wrote, or nothing after an error."""
     with engine.connect() as connection:
         try:
             _wait_for_writers(connection)
@@ -86,16 +86,16 @@ def writing(engine: Engine, clock: Clock = now_us) -> Iterator[Writer]:
 
 
 def read_stamp(engine: Engine, name: str = _ALL) -> int:
-    """Return the newest stamp of a subject, or of everything; 0 where nothing was written."""
+    """Return the newest stamp of a subject, or of everything; 0 if nothing was written."""
     with engine.connect() as connection:
         return _read_stamp(connection, name)
 
 
 def check_as_of(as_of_us: int, now_us: int) -> int:
-    """Return `as_of_us` if what was known then can be told by now.
+    """Return `as_of_us` if what was known then is settled by now.
 
     Raises:
-        InputError: it is too near, or still to come.
+        InputError: it is too recent, or in the future.
     """
     _check_instant(as_of_us)
     if as_of_us > now_us - SETTLE_US:
@@ -124,21 +124,21 @@ def settle(engine: Engine, known_us: int, clock: Clock = now_us) -> None:
     """Make sure that no row will ever be written with a stamp of `known_us` or before.
 
     Raises:
-        InputError: it is too near, or still to come.
+        InputError: it is too recent, or in the future.
     """
     check_as_of(known_us, clock())
     if known_us <= _SEEN.get(engine, -1):
-        return  # each writer comes after the newest stamp that is committed
+        return  # every writer's stamp is later than the newest committed one
     stamp = _SEEN[engine] = read_stamp(engine)
     if known_us <= stamp:
         return
-    with writing(engine, lambda: known_us) as writer:  # waits for whoever is writing now
+    with writing(engine, lambda: known_us) as writer:  # waits for the present writer
         if writer.known_us == known_us:
             writer.wrote()
 
 
 def forget_stamps(engine: Engine) -> None:
-    """Forget which stamps were seen: for whoever has emptied a database that is open."""
+    """Forget the stamps that were seen: for callers that have emptied an open database."""
     _SEEN.pop(engine, None)
 
 
@@ -163,7 +163,7 @@ def upsert(engine: Engine, table: sa.Table) -> postgresql.Insert | sqlite.Insert
 
 
 def insert_rows(connection: Connection, table: sa.Table, names: Iterable[str], rows: list[tuple[Any, ...]]) -> None:
-    """Add rows to a table, their values in the order of `names`, as quickly as the database can."""
+    """Insert rows, with values in the order of `names`, as fast as the database can."""
     columns = list(names)
     if connection.dialect.name == "postgresql":
         copied = f"COPY {table.name} ({', '.join(chr(34) + name + chr(34) for name in columns)}) FROM STDIN"
@@ -180,9 +180,9 @@ def insert_rows(connection: Connection, table: sa.Table, names: Iterable[str], r
 def fetch_tuples(
     connection: Connection, query: Any, values: Mapping[str, Any] | None = None
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the rows of a query in lists, as the driver gives them: numbers, texts and None need no conversion.
+    """Yield the rows of a query in lists, as the driver returns them: numbers, texts and None need no conversion.
 
-    `values` are those of the query's parameters by name.
+    `values` are the query's parameters by name.
     """
     cursor: Any = connection.execute(query, values).cursor
     while rows := cursor.fetchmany(_MOST_FETCHED):
@@ -190,7 +190,7 @@ def fetch_tuples(
 
 
 def _wait_for_writers(connection: Connection) -> None:
-    """Begin a transaction that no other writer's overlaps."""
+    """Begin a transaction that overlaps no other writer's."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # never upgraded later, which could fail at once as "locked"
     else:
@@ -213,7 +213,7 @@ def _check_instant(us: int) -> None:
 
 
 def _shown(us: int) -> str:
-    """Return an instant for a message, also where it is beyond what the calendar has."""
+    """Return an instant for a message, even if it is beyond the calendar."""
     try:
         return iso(us)
     except (OverflowError, ValueError):
