@@ -124,7 +124,7 @@ def test_collected_texts_stand_beside_prices_of_their_own_time(found: Collected)
     }
     first = found.by_source["feed"][0]
     assert first.available_us == first.published_us + MINUTE_US + collected_signals.LATENCY_US
-    assert [row["bars with a score"] for row in found.told] == [BARS, BARS // 2, BARS // 2]
+    assert [row["bars with a score"] for row in found.usage] == [BARS, BARS // 2, BARS // 2]
 
 
 def test_what_is_planted_in_one_model_is_found_there_and_not_in_the_other(studies: list[SignalStudy]) -> None:
@@ -199,7 +199,7 @@ def test_texts_that_were_fetched_late_count_from_then_on(tmp_path: Path) -> None
     url = f"sqlite:///{tmp_path}/late.db"
     fill(url, ("feed",), fetched_us=30 * HOUR_US)
     found = collected_signals.load_collected(url)
-    told = found.told[0]
+    told = found.usage[0]
     assert (told["late by a bar"], told["too late"]) == (BARS, 30) and list(found.by_source) == [ALL_SOURCES]
     notes = found.notes()
     assert notes[0].startswith("30 of 640 collected texts came after") and "fetched more than a bar" in notes[1]

@@ -409,5 +409,5 @@ def accuracies(comparison: SplitComparison) -> Figure:
             label="share, with 95 % interval",
         )
         axes.set_xlim(-2, 102)
-        axes.set_xlabel("questions answered rightly (%)")
+        axes.set_xlabel("questions answered correctly (%)")
     return figure

@@ -80,7 +80,7 @@ def lags_and_costs(families: Sequence[Family]) -> Figure:
             right.plot([fee for fee, _ in fees], [ratio for _, ratio in fees], mark, linestyle=line, **look)
         for axes in (left, right):
             axes.axhline(0.0, color=INK, linewidth=0.8)
-        left.set_xlabel("filled so many bars after the decision")
+        left.set_xlabel("bars from decision to fill")
         left.set_ylabel("Sharpe ratio of a year")
         right.set_xlabel("fee (basis points of a trade)")
         if not left.get_legend_handles_labels()[0]:

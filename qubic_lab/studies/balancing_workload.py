@@ -34,7 +34,7 @@ HERD_WINDOW_S = 5.0
 
 @dataclass(frozen=True)
 class TwoChoicesBySpeed:
-    """Two choices that are drawn, with replacement, as often as their speed says; else as `TwoChoices`."""
+    """Two choices drawn with replacement in proportion to speed; otherwise as `TwoChoices`."""
 
     def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, TwoChoicesBySpeed]":
         """Return the id of the better of two draws, which may be the same one."""
@@ -45,9 +45,9 @@ class TwoChoicesBySpeed:
 
 @dataclass(frozen=True)
 class LeastTokens:
-    """Of all the one that is done soonest by outstanding tokens ÷ tokens/s; of equal ones the fastest, or any of those.
+    """The node with the shortest wait, outstanding tokens ÷ tokens/s; of equal ones the fastest, then a random one.
 
-    What an obvious balancer would do, and what everybody does at once when they know equally old loads.
+    The obvious balancer; with equally old loads all coordinators choose the same node at once.
     """
 
     def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, LeastTokens]":
@@ -65,7 +65,7 @@ RULES: dict[str, Callable[[], Balancer]] = {
     "two-choices-by-speed": TwoChoicesBySpeed,
     "least-tokens": LeastTokens,
 }
-"""The package's balancers and what this study sets beside them."""
+"""The package's balancers and the rules that this study compares them with."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class BalancingSetting:
     """A cluster and what it is asked.
 
     Attributes:
-        nodes: how many.
-        speeds: theirs, in turn, relative to each other; a slot decodes 10 tokens/s for each unit.
+        nodes: the number of nodes.
+        speeds: their relative speeds, in turn; a slot decodes 10 tokens/s for each unit.
         slots: requests that a node decodes at once.
-        coordinators: who give requests to nodes, each as many as the others.
-        staleness_s: seconds between two heartbeats of a node; nodes send them one after the other. 0: all coordinators
-            know everything at once.
-        load: tokens asked for ÷ tokens that the nodes can decode.
-        knows: what a balancer is told of an answer's length: its limit, which is equal for all, an estimate, or
+        coordinators: the number of coordinators, which share the requests evenly.
+        staleness_s: seconds between two heartbeats of a node; nodes send them one after the other. With 0, all
+            coordinators know everything at once.
+        load: requested tokens ÷ tokens that the nodes can decode.
+        knows: what a balancer knows about an answer's length: its limit, which is equal for all, an estimate, or
             the length itself.
-        length_tail: exponent of the distribution of answers' lengths, whose mean stays: the smaller, the heavier.
-        requests: for each node.
+        length_tail: the exponent of the distribution of answers' lengths at a constant mean; smaller is heavier.
+        requests: the number for each node.
 
     Raises:
         InputError: a value is out of its range.
@@ -119,7 +119,7 @@ class BalancingSetting:
 
     @property
     def requests_per_s(self) -> float:
-        """How many come, so that the nodes have their load."""
+        """The arrival rate that gives the nodes their load."""
         can_per_s = sum(self.node_speeds) * self.slots * SLOT_TOKENS_PER_S
         return self.load * can_per_s / MEAN_TOKENS
 
@@ -136,7 +136,7 @@ class BalancingRun:
 
 
 def quantile_tokens(shares: NDArray[np.float64], tail: float) -> NDArray[np.float64]:
-    """Return the lengths that these shares of answers do not exceed: a Pareto distribution that ends at the limit.
+    """Return the quantiles of answers' lengths: a Pareto distribution truncated at the limit.
 
     Source: M. Harchol-Balter, M. E. Crovella, C. D. Murta, "On choosing a task assignment policy for a distributed
     server system", Journal of Parallel and Distributed Computing 59 (1999), 204-228.
@@ -148,7 +148,7 @@ def quantile_tokens(shares: NDArray[np.float64], tail: float) -> NDArray[np.floa
 
 @cache
 def shortest_tokens(tail: float) -> float:
-    """Return the shortest answer with which the mean is as it should be."""
+    """Return the shortest answer that gives the right mean."""
     low, high = 1.0, MEAN_TOKENS
     for _ in range(60):
         middle = (low + high) / 2
@@ -222,12 +222,12 @@ def simulate(setting: BalancingSetting, balancer: str, seed: int) -> BalancingRu
 
 
 def measure(run: BalancingRun, setting: BalancingSetting) -> dict[str, float]:
-    """Return what a run comes to, without its beginning.
+    """Return the measures of a run, without its beginning.
 
     `time` is from arrival to the last token, `wait` the part before the first one; `slowdown` is the time ÷ the time
-    alone on the fastest node. `herd_share`: of the requests of 5 s, the share that went to one and the same node, mean
-    over the run; it can be compared at equal numbers of nodes and requests. `imbalance`: standard deviation ÷ mean of
-    the nodes' work in seconds.
+    alone on the fastest node. `herd_share` is the mean share of the requests of 5 s that went to the busiest node; it
+    is comparable at equal numbers of nodes and requests. `imbalance` is the standard deviation ÷ mean of the nodes'
+    work in seconds.
     """
     counted = slice(int(WARM_UP_SHARE * len(run.tokens)), None)
     speeds = np.array(setting.node_speeds)

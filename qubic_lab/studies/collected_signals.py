@@ -1,4 +1,4 @@
-"""Collected texts with scores, and bars of the same database and time: for signal studies of real sentiment."""
+"""Collected texts with scores, and the bars of the same database and time, for signal studies of real sentiment."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ from qubic_lab.studies.oracle_measures import find_scorer
 Row = dict[str, Any]
 ALL_SOURCES = "all sources"
 LEAST_SCORED = 100
-"""Bars with a score; a source with fewer is not looked at by itself."""
+"""Bars with a score; a source with fewer is not studied alone."""
 LATENCY_US = MINUTE_US
-"""What reading and scoring a text takes."""
+"""The time to read and score a text."""
 _END_US = 1 << 61
 
 
@@ -40,31 +40,31 @@ class Collected:
 
     Attributes:
         bars: from a little before the first text to a little after the last one.
-        by_source: texts as they could be used, of each source that has enough, and of `ALL_SOURCES`.
-        models: keys under which scores are kept, with versions.
-        told: what became of each source's texts, for a table.
+        by_source: usable texts of each source that has enough of them, and of `ALL_SOURCES`.
+        models: the keys of their models, with versions.
+        usage: how many texts of each source are usable, for a table.
     """
 
     bars: StudyBars
     by_source: Mapping[str, tuple[AvailableText, ...]]
     models: tuple[str, ...]
-    told: tuple[Row, ...]
+    usage: tuple[Row, ...]
 
     @property
     def scored(self) -> ScoredTexts:
-        """All texts, to be traded by."""
+        """All texts, to trade by."""
         return ScoredTexts("collected sentiment", self.by_source[ALL_SOURCES], self.models)
 
     def notes(self) -> list[str]:
-        """Return what a reader must know of the texts, a line each."""
-        every = self.told[0]
-        told = {
-            "too late": "came after the last bar, and are not used",
-            "late by a bar": "were fetched more than a bar after they were published, and count from then on",
+        """Return what a reader must know about the texts, a line each."""
+        every = self.usage[0]
+        said = {
+            "too late": "came after the last bar and are not used",
+            "late by a bar": "were fetched more than a bar after their publication, and count only from then on",
             "scored a day later": "were scored more than a day after they came, by models that may be newer",
         }
         return [
-            f"{every[name]} of {every['texts']} collected texts {what}" for name, what in told.items() if every[name]
+            f"{every[name]} of {every['texts']} collected texts {what}" for name, what in said.items() if every[name]
         ]
 
 
@@ -83,28 +83,28 @@ def load_markets(
     collected: str = "",
     models: Sequence[str] = (),
 ) -> tuple[tuple[StudyBars, ...], Collected | None]:
-    """Return the bars to study, and collected texts with scores where a database of them is named.
+    """Return the bars to study, and collected texts with scores if a database of them is named.
 
     Args:
-        file: bars of one's own, as `load_bars` takes it.
-        coin: that the file is of, or that texts are about.
-        reading: as `load_bars` takes it.
-        collected: URL of a database; its bars are then the only ones. Empty: there are no texts.
-        models: as `load_collected` takes them.
+        file: your own bars, as for `load_bars`.
+        coin: whose prices or texts these are.
+        reading: as for `load_bars`.
+        collected: URL of a database, whose bars are then the only ones; empty: there are no texts.
+        models: as for `load_collected`.
 
     Raises:
         InputError: a file as well as a database, models without one, or what `load_bars` and `load_collected` refuse.
     """
     if models and not collected:
         raise InputError(
-            f"`models` are {', '.join(models)} and `collected` is empty: they are of collected texts; name their "
+            f"`models` are {', '.join(models)} and `collected` is empty: models need collected texts; name their "
             "database, or leave `models` out"
         )
     if not collected:
         return load_bars(file, coin, reading), None
     if file:
         raise InputError(
-            f"`file` is {file!r} and `collected` is given as well: collected texts are set against prices of their own "
+            f"`file` is {file!r} and `collected` is given as well: collected texts use the prices of their own "
             "database; leave one of the two out"
         )
     found = load_collected(collected, coin, models)
@@ -114,17 +114,17 @@ def load_markets(
 def load_collected(
     database: str, coin: str = "bitcoin", models: Sequence[str] = (), latency_us: int = LATENCY_US
 ) -> Collected:
-    """Return what a database has collected of a coin: bars of 1 h, or of 1 day, and texts with scores.
+    """Return the bars of 1 h or of 1 day and the scored texts that a database has collected of a coin.
 
-    A text can be used from when its last version was here, whatever it says of itself; one that nobody dated from then,
-    too. Scores count from then on as well, even if they were made later: the same model gives the same score. How many
-    were is told, as nothing here knows what a model was trained on. Invented samples never count. No rows are written.
+    A text can be used from the time when its last version was stored, whatever its own date. Its score counts from then
+    on too, even if it was made later, because the same model gives the same score. The number of such texts is
+    reported, as the model may have been trained later. Invented samples are never used. Nothing is written.
 
     Args:
         database: its URL.
         coin: by id, symbol or name.
-        models: names or keys; none: all whose scores are stored, or else the default model, which scores now.
-        latency_us: from when a text is here until its score is.
+        models: names or keys; none: all with stored scores, or else the default model, which scores now.
+        latency_us: from the storage of a text to its score.
 
     Raises:
         InputError: no such coin or model, no texts, no prices of their time, or too few bars.
@@ -148,7 +148,7 @@ def load_collected(
 
 
 def _scores(store: TextStore, coin: str, texts: Sequence[StoredText], models: Sequence[str]) -> dict[str, _ModelScores]:
-    """Return the scores of each model that is asked for."""
+    """Return the scores of each model."""
     stored = {
         key: columns
         for key, columns in store.scores_by_model(coin, 0, _END_US).items()
@@ -170,13 +170,13 @@ def _scores(store: TextStore, coin: str, texts: Sequence[StoredText], models: Se
 
 
 def _stored_key(name: str, stored: Mapping[str, ScoreColumns]) -> str | None:
-    """Return the key that a name means: of several versions the one with the most scores, then the newest."""
+    """Return the key for a name: of several versions, the one with the most scores, then the newest."""
     fitting = [key for key in stored if name in (key, key.partition("@")[0])]
     return max(fitting, key=lambda key: (len(stored[key]), stored[key].known_us.max(initial=0)), default=None)
 
 
 def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBars:
-    """Return hours, or days where there are too few hours, of the series that has the most in the texts' time."""
+    """Return the hours, or days if hours are too few, of the series with the most bars in the time of the texts."""
     most = 0
     every = [series for series in store.series(coin) if series.currency == "usd"]
     for frame_us in (HOUR_US, DAY_US):
@@ -208,29 +208,29 @@ def _collected(
     groups = {ALL_SOURCES: list(texts)}
     if len(sources) > 1:
         groups |= {source: [text for text in texts if text.source == source] for source in sources}
-    found, told = {}, []
+    found, usage = {}, []
     for source, some in groups.items():
         usable = available_texts(map(partial(_dated, scores=scores), some), latency_us)
-        row = _told(source, some, usable, scores, bars)
+        row = _usage(source, some, usable, scores, bars)
         if row["studied alone"]:
             found[source] = usable
-        told.append(row)
-    if told[0]["bars with a score"] < LEAST_SCORED:
+        usage.append(row)
+    if usage[0]["bars with a score"] < LEAST_SCORED:
         raise InputError(
-            f"{told[0]['bars with a score']} bars of {bars.name} have a text with a score: signal studies need at "
+            f"{usage[0]['bars with a score']} bars of {bars.name} have a text with a score: signal studies need at "
             f"least {LEAST_SCORED}; collect for longer"
         )
-    return Collected(bars, found, tuple(scores), tuple(told))
+    return Collected(bars, found, tuple(scores), tuple(usage))
 
 
 def _dated(text: StoredText, scores: Mapping[str, _ModelScores]) -> AvailableText:
-    """Return a text with its scores; nobody can have read it before it was known here."""
+    """Return a text with its scores, available from the time when it was stored."""
     given = {key: each.score[text.id] for key, each in scores.items() if text.id in each.score}
     name = f"{text.source} {text.external_id}"
     return AvailableText(name, text.title, text.at_us, text.known_us, coins=text.coins, scores=given)
 
 
-def _told(
+def _usage(
     source: str,
     texts: Sequence[StoredText],
     usable: Sequence[AvailableText],

@@ -1,7 +1,7 @@
-"""What forecasts of the next hours are worth, and whether they are as sure as they say: the study and its tables.
+"""The accuracy and calibration of forecasts of the next hours: the study and its tables.
 
-Every figure is of forecasts that were made of bars before the price that they are about, and stands beside what the
-simplest forecast gives and what chance makes.
+Every forecast uses only bars before the price that it predicts. Every figure is compared with that of the simplest
+forecast and with chance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,11 +41,11 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Horizon:
-    """Forecasts of so many hours on bars of one length, judged.
+    """Judged forecasts of one horizon on bars of one length.
 
     Attributes:
-        bars: length of the bars, in words.
-        apart: forecasts that do not overlap.
+        bars: the length of the bars in words.
+        apart: the number of forecasts that do not overlap.
         p: of Clark and West's test against "the price stays", corrected by Holm for all horizons of the study; None
             where the test gives none.
     """
@@ -61,27 +61,27 @@ class Horizon:
 
     @property
     def name(self) -> str:
-        """Return what is forecast from what."""
+        """The horizon and the length of bars in words."""
         return f"{self.hours} h ahead on bars of {self.bars}"
 
     @property
     def stays(self) -> BaselineComparison:
-        """Return our forecasts beside "the price stays"."""
+        """Our forecasts beside "the price stays"."""
         return next(each for each in self.accuracy.comparisons if each.baseline == STAYS)
 
     @property
     def interval(self) -> Coverage:
-        """Return the level that the service tells."""
+        """The interval of the level that the service reports."""
         return next(each for each in self.coverage if each.level == RULE.coverage)
 
     @property
     def evidence(self) -> bool:
-        """Whether forecasts know something that the last price does not."""
+        """Whether forecasts have information beyond the last price."""
         return self.p is not None and self.p < ALPHA
 
     @property
     def verdict(self) -> str:
-        """Say what the forecasts are worth beside "the price stays"."""
+        """The worth of the forecasts beside "the price stays"."""
         ratio = self.stays.error_ratio
         if self.evidence and ratio.high < 1.0:
             return "better"
@@ -92,7 +92,7 @@ class Horizon:
 
 @dataclass(frozen=True)
 class ForecastStudy:
-    """All horizons on bars of all lengths; `absent`: (bars, hours) → why there is nothing to judge."""
+    """All horizons on bars of all lengths; `absent`: (bars, hours) → why nothing could be judged."""
 
     horizons: tuple[Horizon, ...]
     absent: Mapping[tuple[str, int], str]
@@ -108,7 +108,7 @@ class ForecastStudy:
 
     @property
     def lengths(self) -> tuple[str, ...]:
-        """Return the lengths of bars that something was measured on."""
+        """The lengths of bars on which something was measured."""
         return tuple(dict.fromkeys(each.bars for each in self.horizons))
 
 
@@ -125,7 +125,7 @@ def study_forecasts(
     Args:
         series: by the length of the bars, in words.
         hours: to forecast.
-        resamples: days drawn anew, for the intervals.
+        resamples: of days, for the intervals.
         draws: simulated histories of calibrated forecasts.
         seed: of both.
     """
@@ -161,12 +161,12 @@ def _corrected(found: Mapping[tuple[str, int], ForecastAccuracy]) -> dict[tuple[
 def looks_ahead(
     series: Mapping[str, Bars], hours: Sequence[int] = HOURS, points: Points = baseline_points
 ) -> list[str]:
-    """Return what changes of judged forecasts, and of simpler ones, where the last third of the bars is cut off.
+    """Return the judged and simpler forecasts that change when the last third of the bars is cut off.
 
     Args:
         series: by the length of the bars.
         hours: to forecast.
-        points: gives the simpler ones.
+        points: returns the simpler ones.
     """
     guilty = []
     for length, bars in series.items():
@@ -187,14 +187,14 @@ def looks_ahead(
 
 
 def _columns(past: PastForecasts) -> Floats:
-    """Return all that is told of each forecast, [forecasts, figures]."""
+    """Return all figures of each forecast, [forecasts, figures]."""
     told = up_probabilities(past)
     figures = (past.point, past.scale, past.known, past.flat, pit_values(past), told, recalibrated(past, told))
     return np.column_stack([*figures, past.reach])
 
 
 def summary_rows(study: ForecastStudy) -> list[Row]:
-    """Return a row for each horizon: what its forecasts are worth, and how sure they are."""
+    """Return a row for each horizon: accuracy and coverage of its forecasts."""
     return [
         {
             "bars of": each.bars,
@@ -216,7 +216,7 @@ def summary_rows(study: ForecastStudy) -> list[Row]:
 
 
 def error_rows(study: ForecastStudy) -> list[Row]:
-    """Return each way to forecast with its errors, and ours beside it."""
+    """Return each way to forecast with its errors, and the ratio of ours."""
     found = []
     for each in study.horizons:
         beside = {rival.baseline: rival for rival in each.accuracy.comparisons}
@@ -232,7 +232,7 @@ def error_rows(study: ForecastStudy) -> list[Row]:
 
 
 def coverage_rows(study: ForecastStudy) -> list[Row]:
-    """Return each level's intervals with their width, beside those of a normal distribution of constant spread."""
+    """Return coverage and width of each level's intervals, beside those of a constant spread."""
     return [
         {
             "bars of": each.bars,
@@ -252,7 +252,7 @@ def coverage_rows(study: ForecastStudy) -> list[Row]:
 
 
 def rise_rows(study: ForecastStudy) -> list[Row]:
-    """Return how right probabilities of a rise are, as told and corrected by earlier outcomes."""
+    """Return the calibration of probabilities of a rise, as given and corrected by earlier outcomes."""
     return [
         {
             "bars of": each.bars,

@@ -231,10 +231,7 @@ def _held_share(bars: Bars, hours: int) -> float:
 
 
 def looks_ahead(bars: Bars, cuts: int = 3, seed: int = 0) -> list[str]:
-    """Return the names of all that is told bar by bar and changes when later bars are cut off, or others.
-
-    Each is computed of all bars, of the first ones alone, and of those with scrambled ones after them.
-    """
+    """Return the names of the figures that change when later bars are cut off or scrambled."""
     draw = np.random.default_rng(seed)
     places = np.sort(draw.integers(len(bars) // 4, len(bars), cuts)).tolist()
     guilty = set()

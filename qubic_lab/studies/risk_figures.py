@@ -108,7 +108,7 @@ def _draw_evenness(axes: Axes, risk: RiskStudy) -> None:
 
 
 def timeline(risk: RiskStudy) -> Figure:
-    """Draw levels over time behind the price, warnings, and the falls that they should have told of."""
+    """Draw levels over time behind the price, warnings, and the falls."""
     with plot(size=(_WIDE, 3.8), grid="y", ncols=4, fontsize=9) as (figure, axes):
         closed, assessment = risk.bars.bars, risk.assessment
         times = _times(closed)

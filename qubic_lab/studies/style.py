@@ -18,7 +18,7 @@ OUTAGE = "#e6ebee"
 """The background where nothing happened or was measured."""
 WIDTH_INCHES = 5.0
 LINES = ("-", "--", ":", "-.")
-"""Kinds of lines, to be told apart in grey."""
+"""Line styles that can be distinguished in grey."""
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -112,7 +112,7 @@ def log_axis(axes: Axes) -> None:
 
 
 def date_axis(axes: Axes) -> None:
-    """Make the x-axis one of times, as short as they can be told apart."""
+    """Make the x-axis a time axis with short labels."""
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
