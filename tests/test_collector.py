@@ -308,7 +308,7 @@ def lab(
 
 
 def collect(engine: Engine, config: CollectorConfig, *sources: str, **run: Any) -> CollectorProgress:
-    return asyncio.run(Collector(config, engine, sources=sources, clock=config.clock).run(**run))
+    return asyncio.run(Collector(config, engine, sources=sources).run(**run))
 
 
 @pytest.mark.parametrize("lab", ["sqlite", "postgresql"], indirect=True)

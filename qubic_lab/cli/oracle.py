@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -137,14 +138,14 @@ def collect(
             done, total = progress.slices_done, progress.slices_done + progress.slices_left
             show(_status_line(progress), done, total)
 
-        collector = Collector(settings, engine, sources=chosen, clock=settings.clock, on_progress=on_progress)
+        collector = Collector(settings, engine, sources=chosen, on_progress=on_progress)
         for line in collector.usable.left_out:
             note(line)
         with oracle_risk.watching(engine, settings), _scoring(score, engine, settings):
             progress = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
     if json:
-        print_json(progress.to_dict())
+        print_json(asdict(progress))
         return
     typer.echo(
         f"{progress.requests} requests, {progress.failed} of them failed; "

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -36,7 +36,6 @@ from qubic_lab.oracle.ingest.schedule import (
 )
 from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
 from qubic_lab.oracle.ingest.validation import keep_prices
-from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.store.fetch_log import FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -78,10 +77,6 @@ class CollectorProgress:
     troubles: dict[str, str] = field(default_factory=dict)
     last: str = "starting"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 class Collector:
     """Collects into a database that `open_database` opened; `run` does the work, `stop` ends it."""
@@ -92,7 +87,6 @@ class Collector:
         engine: Engine,
         *,
         sources: Sequence[str] = (),
-        clock: Clock = REAL,
         lease_s: float = LEASE_S,
         on_progress: Callable[[CollectorProgress], None] = lambda progress: None,
     ) -> None:
@@ -102,7 +96,6 @@ class Collector:
             config: what is collected.
             engine: where it is kept.
             sources: only these, by name; empty: all that can be asked.
-            clock: of the schedule.
             lease_s: how long after a collector's last sign of life another one may take over.
             on_progress: called after each action.
 
@@ -119,7 +112,7 @@ class Collector:
             name: chosen[name] for name in {name for job in self.jobs for name in job.sources if name != PACKAGED}
         }
         self._engine = engine
-        self._clock = clock
+        self._clock = clock = config.clock
         self._on_progress = on_progress
         self._lease = Lease(engine, COLLECTOR, lasts_s=lease_s)
         self._prices = PriceStore(engine, clock.now_us)
@@ -230,9 +223,8 @@ class Collector:
         reported: dict[str, str] = {}
         while True:
             await asyncio.sleep(self._lease.lasts_s / 3)
-            await asyncio.to_thread(
-                self._lease.renew
-            )  # without the lock of `_write`: a write may take longer than the lease
+            # Without the lock of `_write`: a write may take longer than the lease lasts.
+            await asyncio.to_thread(self._lease.renew)
             circuits = {name: client.circuit.state for name, client in self._clients.items()}
             if circuits != reported:
                 reported = dict(circuits)
