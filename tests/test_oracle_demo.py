@@ -12,9 +12,8 @@ from qubic_lab.database import open_database
 from qubic_lab.oracle.ingest.demo import overview, run_demo
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, read_packaged, read_sample_texts
 from qubic_lab.oracle.ingest.quality import quality_report
-from qubic_lab.oracle.model.records import Price, Series
+from qubic_lab.oracle.model.records import SAMPLE, Price, Series, is_sample
 from qubic_lab.oracle.model.response import to_plain
-from qubic_lab.oracle.model.source_names import SAMPLE, is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.source_names import SAMPLE
+from qubic_lab.oracle.model.records import SAMPLE
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
 from qubic_lab.oracle.sentiment.index import (
     HALF_SURE,

@@ -12,8 +12,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, AvailableText, available_texts
 from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
-from qubic_lab.oracle.model.records import QUOTES
-from qubic_lab.oracle.model.source_names import is_sample
+from qubic_lab.oracle.model.records import QUOTES, is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
 from qubic_lab.oracle.sentiment.scores import model_key, score_texts

@@ -9,9 +9,8 @@ from sqlalchemy import Engine, func, select
 
 from qubic_lab.oracle.ingest.files.bar_files import keep_bars
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged, read_sample_texts
-from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.records import Series, is_sample
 from qubic_lab.oracle.model.response import Instant, Part
-from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import NEWS_DATA

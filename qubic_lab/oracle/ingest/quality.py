@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, exists, select
 
 from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.oracle.model.records import is_sample
 from qubic_lab.oracle.model.response import Instant, Part
-from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.oracle.store.fetch_log import FetchCounts, FetchLog
 from qubic_lab.oracle.store.tables import FETCHES, MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA

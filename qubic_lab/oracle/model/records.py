@@ -1,6 +1,7 @@
 """What sources provide: prices, bars and texts, as plain values that every part of the oracle shares."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -47,6 +48,9 @@ class Series:
         return "bar" if self.interval_s else "quote"
 
 
+SAMPLE = "sample"
+"""The source of sample texts, and of nothing else."""
+_SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 STALE_AFTER = 3.0
 """A source is stale when it is late by more than this many of its intervals."""
 
@@ -161,3 +165,21 @@ def bars_of_prices(prices: Sequence[Price], asset: str = "asset", frame_us: int 
         assets=(asset,),
         flagged=[int(bool(price.flags)) for price in prices],
     )
+
+
+def is_sample(source: str) -> bool:
+    """Return whether the texts of a source are invented; they must never be joined with prices."""
+    return source == SAMPLE
+
+
+def check_source(name: str) -> str:
+    """Return the name of a source if users may choose it.
+
+    Raises:
+        InputError: it is that of the sample texts, or not a valid name.
+    """
+    if is_sample(name.strip().lower()):
+        raise InputError(f"source {name!r} is that of the invented sample texts: give another name")
+    if not _SOURCE.fullmatch(name):
+        raise InputError(f"source {name!r} is no name: give small letters, digits, '-', '.' or '_', at most 64")
+    return name

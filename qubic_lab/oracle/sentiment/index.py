@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Flags, Floats, Integers
-from qubic_lab.oracle.model.source_names import is_sample
+from qubic_lab.oracle.model.records import is_sample
 from qubic_lab.oracle.model.timestamps import SECOND_US
 
 AVAILABILITIES = ("known", "published")

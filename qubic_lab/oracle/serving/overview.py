@@ -16,6 +16,7 @@ from qubic_lab.oracle.analysis.rating import (
     rate_market,
 )
 from qubic_lab.oracle.model.coins import COINS, Coin, known_coin
+from qubic_lab.oracle.model.records import is_sample
 from qubic_lab.oracle.model.response import (
     Instant,
     Missing,
@@ -26,7 +27,6 @@ from qubic_lab.oracle.model.response import (
     VolumeUnit,
     age_s,
 )
-from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, age_text, iso
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.sentiment.index_report import SentimentSummary, summarize_sentiment

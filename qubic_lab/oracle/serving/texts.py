@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qubic_lab.errors import check_choice, check_range
 from qubic_lab.oracle.model.coins import known_coin
+from qubic_lab.oracle.model.records import is_sample
 from qubic_lab.oracle.model.response import (
     WINDOW_S,
     AgeS,
@@ -16,7 +17,6 @@ from qubic_lab.oracle.model.response import (
     Window,
     age_s,
 )
-from qubic_lab.oracle.model.source_names import is_sample
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.sentiment.index_report import ModelScores, SentimentIndex, report_index

@@ -11,9 +11,8 @@ from pydantic import Field
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, case, exists, func, or_, select
 
 from qubic_lab.errors import check_range
-from qubic_lab.oracle.model.records import Text, TextKind
+from qubic_lab.oracle.model.records import SAMPLE, Text, TextKind
 from qubic_lab.oracle.model.response import Instant
-from qubic_lab.oracle.model.source_names import SAMPLE
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.oracle.store.transactions import check_range_us, fetch_tuples, read_cursor, read_stamp
 

@@ -20,8 +20,7 @@ from pathlib import Path
 from qubic_lab.errors import QubicLabError, check_choice
 from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, read_bars
 from qubic_lab.oracle.ingest.files.text_files import TextOptions, read_texts
-from qubic_lab.oracle.model.records import Text
-from qubic_lab.oracle.model.source_names import SAMPLE
+from qubic_lab.oracle.model.records import SAMPLE, Text
 from qubic_lab.oracle.model.timestamps import now_us
 
 PACKAGED = "packaged"

@@ -16,9 +16,8 @@ from qubic_lab.oracle.ingest.text_fields import plain_text
 from qubic_lab.oracle.ingest.validation import check_texts
 from qubic_lab.oracle.model.coins import coin_ids, find_coin, mentioned
 from qubic_lab.oracle.model.file_tables import read_table
-from qubic_lab.oracle.model.records import Text, TextKind
+from qubic_lab.oracle.model.records import Text, TextKind, check_source
 from qubic_lab.oracle.model.response import Instant, Part
-from qubic_lab.oracle.model.source_names import check_source
 from qubic_lab.oracle.model.timestamps import now_us
 from qubic_lab.oracle.store.text_store import TextStore
 
