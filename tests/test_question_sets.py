@@ -14,14 +14,72 @@ from pathlib import Path
 import pytest
 
 from qubic_lab.errors import InputError
-from qubic_lab.evals.generated import generated_questions
+from qubic_lab.evals.generated import generated_questions, questions_for
 from qubic_lab.evals.graded import FAMILIES, SORTS, graded_questions
 from qubic_lab.evals.questions import KINDS, SETS, Question, committed_by_kind, committed_questions, load_questions
 from qubic_lab.evals.scoring import is_checkable, is_right
 
 WRITTEN = [question for name in SETS for question in load_questions(committed_questions(name))]
 OWN_SETS = [question for name in KINDS for question in load_questions(committed_questions(name))]
+GOOD = '{"id": "a", "question": "q?", "answer": "x"}'
 PRINTS = re.compile(r"What does this Python statement print\? (print\(.*\))$")
+
+
+def test_the_committed_questions_cover_four_kinds() -> None:
+    questions = load_questions(committed_questions())
+    kinds = Counter(question.kind for question in questions)
+    assert set(kinds) == {"factual", "analytical", "technical", "creative"}
+    assert min(kinds.values()) >= 12
+    assert len({question.question for question in questions}) == len(questions) >= 50
+    assert {question.kind for question in questions[:8]} == set(kinds), "a quick run sees every kind"
+
+
+def test_kind_and_blank_lines_are_optional(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(f"{GOOD}\n\n")
+    [question] = load_questions(file)
+    assert (question.id, question.kind) == ("a", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no questions"),
+        ("{", r"q\.jsonl:1 is not valid JSON"),
+        ("[]", "holds a list"),
+        (f"{GOOD}\n{GOOD}", "id 'a' more than once"),
+        (GOOD.replace("answer", "anwser"), "unknown field 'anwser': did you mean 'answer'"),
+        (GOOD.replace('"x"', "3"), "answer is 3"),
+        (GOOD.replace('"q?"', '" "'), r"q\.jsonl:1 has no question"),
+        (f"{GOOD}\n" + '{"id": "b", "question": "q"}', r"q\.jsonl:2 has no answer"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_questions(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_questions(tmp_path / "none.jsonl")
+
+
+def test_written_questions_come_first_and_generated_ones_follow() -> None:
+    written = load_questions(committed_questions())
+    everything = questions_for()
+    assert everything[: len(written)] == written
+    assert len(everything) == 128 == len({question.id for question in everything})
+    assert questions_for(8) == written[:8]
+    assert questions_for(100) == everything[:100]
+    assert questions_for(100, seed=1)[64:] != everything[64:100]
+
+
+@pytest.mark.parametrize("limit", [0, 2065])
+def test_more_or_fewer_questions_than_there_are_are_refused(limit: int) -> None:
+    with pytest.raises(InputError, match=f"limit is {limit}"):
+        questions_for(limit)
 
 
 def test_there_are_enough_of_each_kind_under_names_of_their_own() -> None:
@@ -33,11 +91,13 @@ def test_there_are_enough_of_each_kind_under_names_of_their_own() -> None:
     asked = [*WRITTEN, *generated_questions(200), *graded_questions(200)]
     assert len({question.id for question in asked}) == len({question.question for question in asked}) == len(asked)
     assert sum(map(is_checkable, WRITTEN)) >= 220
+    assert all(is_checkable(each) for each in OWN_SETS if each.kind != "creative")
 
 
-@pytest.mark.parametrize("question", [each for each in OWN_SETS if each.kind != "creative"], ids=lambda each: each.id)
-def test_each_reference_answers_its_question_and_ignorance_does_not(question: Question) -> None:
-    assert is_checkable(question)
+@pytest.mark.parametrize(
+    "question", [each for each in (*WRITTEN, *generated_questions(64)) if is_checkable(each)], ids=lambda each: each.id
+)
+def test_a_reference_answers_its_question_and_ignorance_does_not(question: Question) -> None:
     assert is_right(question, question.answer)
     assert is_right(question, f"<think>1, 2 or 3?</think>The answer is {question.answer}.")
     assert not is_right(question, "I do not know.")
