@@ -14,7 +14,7 @@ from clusters import Cluster, Fragile, cluster, counted, text_of, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from qubic_lab.api.client import CoordinatorClient
-from qubic_lab.api.schemas import QueryResponse, Token
+from qubic_lab.api.schemas import Query, QueryResponse, Token
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import QueueLimits
 from qubic_lab.errors import BusyError, InputError, NotFoundError, QubicLabError, RankError
@@ -191,7 +191,8 @@ async def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> 
         assert (await running.coordinator.counts()).cancelled == 2
 
         asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
-        task_id = await until(lambda: running.coordinator._followed and next(iter(running.coordinator._followed)))
+        await until(lambda: node.running)
+        task_id = await running.coordinator.submit(Query(**QUESTION).to_message(), "normal", "key")  # the same task
         ended = await running.client.delete(f"/api/cluster/tasks/{task_id}")
         assert ended.json()["state"] == "cancelled"
         assert_problem(await asking, 409, "cancelled")
@@ -209,6 +210,10 @@ async def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> 
         assert len(story) == 3 and "secret" not in str(story)
 
 
+async def is_pending(running: Cluster) -> bool:
+    return (await running.coordinator.counts()).pending == 1
+
+
 async def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_path: Path) -> None:
     limits = QueueLimits(most_waiting=1, retry_after_s=7.2)
     async with cluster(client, tmp_path, limits=limits, served=True) as running:
@@ -220,7 +225,7 @@ async def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_p
         await until(lambda: not running.coordinator.fleet.has_room(0.0))
         await asyncio.sleep(0.1)  # no look for a task is under way any more
         waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
-        await until(lambda: running.coordinator._followed)
+        await until(lambda: is_pending(running))
         response = await running.client.post(ASK, json=QUESTION)
         assert_problem(response, 429, "1 tasks are waiting: try again after 7.2 s")
         assert response.headers["retry-after"] == "8"
