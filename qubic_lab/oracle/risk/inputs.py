@@ -15,7 +15,7 @@ from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model,
 from qubic_lab.oracle.store.price_store import PricedSeries
 from qubic_lab.oracle.store.snapshot import Snapshot, why_no_bars
 
-LOOKED_AT: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
+ANALYSED_BARS: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
 """The number of the last closed bars that are analysed: 83, 333 and 1,000 days."""
 OLDEST_BARS = 3
 """Prices are stale if the last closed bar is older than this number of bars."""
@@ -72,9 +72,9 @@ def _bars(snapshot: Snapshot, sources: Sequence[PricedSeries], frame: Frame) -> 
     frame_us = FRAME_S[frame] * SECOND_US
     found: tuple[PricedSeries, Bars] | None = None
     for source in (each for each in sources if each.series.makes(frame_us)):
-        if found is not None and (len(found[1]) >= LOOKED_AT[frame] or source.stale != found[0].stale):
+        if found is not None and (len(found[1]) >= ANALYSED_BARS[frame] or source.stale != found[0].stale):
             break
-        bars = snapshot.bars(source, frame_us, LOOKED_AT[frame])
+        bars = snapshot.bars(source, frame_us, ANALYSED_BARS[frame])
         if found is None or len(bars) > len(found[1]):
             found = source, bars
     return found

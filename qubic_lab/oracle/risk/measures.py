@@ -184,7 +184,7 @@ def _correlation_break(inputs: RiskInputs, bars: int, usual_bars: int) -> Floats
     """
     assert inputs.other is not None
     other = np.full(len(inputs.bars), np.nan)
-    other[1:] = np.diff(_logs_or_nan(np.where(inputs.other > 0.0, inputs.other, np.nan)))
+    other[1:] = np.diff(exact_logs(np.where(inputs.other > 0.0, inputs.other, np.nan)))
     returns = inputs.bars.log_returns
     now, usual = (_correlation(returns, other, window) for window in (bars, usual_bars))
     before = np.full(len(returns), np.nan)
@@ -212,14 +212,7 @@ def _correlation(first: Floats, second: Floats, bars: int) -> Floats:
 
 def _inverse_tanh(correlation: Floats) -> Floats:
     inside = np.clip(correlation, -0.999999, 0.999999)
-    return 0.5 * (_logs_or_nan(1.0 + inside) - _logs_or_nan(1.0 - inside))
-
-
-def _logs_or_nan(values: Floats) -> Floats:
-    found = np.full(len(values), np.nan)
-    known = ~np.isnan(values)
-    found[known] = exact_logs(values[known])
-    return found
+    return 0.5 * (exact_logs(1.0 + inside) - exact_logs(1.0 - inside))
 
 
 def _two_windows(bars: int, usual_bars: int) -> int:
@@ -323,8 +316,6 @@ def check_parameters(name: str, parameters: Mapping[str, int]) -> dict[str, int]
     measure = MEASURES[check_choice("measure", name, MEASURES)]
     for parameter, value in parameters.items():
         check_choice(f"parameter of {name}", parameter, measure.parameters)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{parameter} of {name} is {value!r}: give a whole number of bars")
         check_at_least(f"{parameter} of {name}", value, measure.least.get(parameter, LEAST_BARS))
     return {**measure.parameters, **parameters}
 
