@@ -10,7 +10,7 @@ moment, which are left out; where two overlap, the later one counts. The last da
 either: its close is not that day's, and its low is above the day's.
 
 The texts are from no real publisher. They are dated outside every range of packaged prices, so that no study joins them
-with prices, and their source is `qubic_lab.oracle.model.source_names.SAMPLE`.
+with prices, and their source is `qubic_lab.oracle.model.records.SAMPLE`.
 """
 
 from dataclasses import dataclass
