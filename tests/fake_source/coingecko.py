@@ -52,7 +52,7 @@ def _simple_price(ask: Ask, desk: Desk) -> Reply:
     given: list[Given] = []
     for coin in desk.spoil(ask.number, [each for each in wanted if each in COINS]):
         quote = desk.world.latest(coin, ask.now_s)
-        price, stamp_s = _rounded(ask, float(quote.price[0])), int(quote.stamp_s[0])
+        price, stamp_s = float(quote.price[0]), int(quote.stamp_s[0])
         prices[coin] = {
             "usd": price,
             "usd_market_cap": _or_null(quote.market_cap[0]),
@@ -81,7 +81,7 @@ def _market_chart_range(ask: Ask, desk: Desk, coin: str) -> Reply:
     inside = np.flatnonzero((quotes.stamp_s >= start_s) & (quotes.stamp_s <= end_s))
     order = desk.spoil(ask.number, list(inside))
     stamps = [int(quotes.stamp_s[place]) for place in order]
-    prices = [_rounded(ask, float(quotes.price[place])) for place in order]
+    prices = [float(quotes.price[place]) for place in order]
     values = {
         "prices": prices,
         "market_caps": [_or_null(quotes.market_cap[place]) for place in order],
@@ -112,16 +112,11 @@ def _ohlc(ask: Ask, desk: Desk, coin: str) -> Reply:
     rows, given = [], []
     for number in desk.spoil(ask.number, list(range(last - int(days) * DAY_S // bar_s, last))):
         walk = desk.world.price(coin, np.linspace(number * bar_s, (number + 1) * bar_s, 13, dtype=np.int64))
-        bar = [_rounded(ask, float(each)) for each in (walk[0], walk.max(), walk.min(), walk[-1])]
+        bar = [float(each) for each in (walk[0], walk.max(), walk.min(), walk[-1])]
         end_s = (number + 1) * bar_s
         rows.append([1000 * end_s, *bar])
         given.append(Given("price", coin, bar_s, end_s * SECOND_US, bar[3]))
     return json_reply(200, rows, tuple(given))
-
-
-def _rounded(ask: Ask, price: float) -> float:
-    """Return a price in the precision that is asked for: in full, or to 2 places, 8 below 1."""
-    return price if ask.query.get("precision") == "full" else round(price, 2 if price >= 1.0 else 8)
 
 
 def _or_null(value: Any) -> float | None:

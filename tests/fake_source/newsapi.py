@@ -71,14 +71,10 @@ def _everything(ask: Ask, desk: Desk, query: str, size: int, page: int) -> Reply
 
 
 def matches(query: str, item: Item) -> bool:
-    """Return whether a text has one of a query's alternatives (OR), each with all of its words and "phrases"."""
+    """Return whether a text has one of the words or "phrases" of a query, which are joined by OR."""
     text = f"{item.title} {item.body}".lower()
-    for alternative in re.split(r"\bOR\b", query.replace("(", " ").replace(")", " ")):
-        terms = re.findall(r'"([^"]+)"|([^\s"]+)', alternative.replace("AND", " "))
-        words = [(phrase or word).lower().lstrip("+") for phrase, word in terms]
-        if words and all(re.search(rf"\b{re.escape(word)}\b", text) for word in words):
-            return True
-    return False
+    terms = (term.strip().strip('"').lower() for term in query.split(" OR "))
+    return any(re.search(rf"\b{re.escape(term)}\b", text) for term in terms)
 
 
 def _article(item: Item) -> dict[str, Any]:
