@@ -25,7 +25,10 @@ KINDS: dict[InjectedKind, str] = {
 """The kinds of anomalies that can be injected, and the score that should find each."""
 _BEFORE = 97
 _RISE = PUMP_BARS // 2
-_LOST = 0.9
+_PUMP = np.concatenate([np.linspace(1 / _RISE, 1.0, _RISE), np.linspace(1.0, 0.1, PUMP_BARS - _RISE + 1)[1:]])
+"""The path of a pump in its height: a rise, and the loss of 90 % of it."""
+_LARGER: dict[InjectedKind, int] = {"outlier": 0, "jump": 0, "volume": 1, "pump": _RISE, "wash": 1}
+"""Number of bars whose volume is larger."""
 
 
 @dataclass(frozen=True)
@@ -69,80 +72,56 @@ def inject(kind: InjectedKind, bars: Bars, at: Sequence[int], size: float, seed:
             f"and places from {_BEFORE + 1} on, with {reach} bars after them"
         )
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], len(at))
-    work = _Work(bars)
-    for place, up in zip(at, sign.tolist(), strict=True):
-        getattr(work, kind)(place, size, up)
-    return work.done()
+    shift, open_shift, volume_shift = np.zeros((3, len(bars)))  # in logarithms
+    truth, judged = np.zeros(len(bars), bool), np.ones(len(bars), bool)
+    steps = size * spread(bars)
+    for place, step in zip(at, (sign * steps[np.asarray(at, np.intp) - 1]).tolist(), strict=True):
+        found, end = place, place + 1
+        if kind == "outlier":
+            shift[place] += step
+            judged[end] = False
+        elif kind == "jump":
+            shift[place:] += step
+            open_shift[end:] += step
+        elif kind == "pump":
+            found, end = place + PUMP_BARS - 1, place + PUMP_BARS
+            path = _PUMP * abs(step) * math.sqrt(PUMP_BARS)
+            shift[place:end] += path
+            open_shift[place + 1 : end] += path[:-1]
+            shift[end:] += path[-1]
+            open_shift[end:] += path[-1]
+            judged[place : end + PUMP_BARS] = False
+            judged[found] = True
+        truth[found] = True
+        for each in range(place, place + _LARGER[kind]):
+            volume_shift[each] += size * _volume_spread(bars, each)
+    flat = truth if kind == "wash" else np.zeros(len(bars), bool)
+    return Injected(_shifted(bars, shift, open_shift, volume_shift, flat), truth, judged)
 
 
-class _Work:
-    """Changes of the columns, collected anomaly by anomaly."""
+def _volume_spread(bars: Bars, place: int) -> float:
+    """Return the standard deviation of the log volumes before a bar."""
+    before = bars.volume[place - _BEFORE : place]
+    traded = np.log(before[before > 0.0])
+    if not traded.size or not bars.volume[place] > 0.0:
+        raise InputError(f"no volume is known at place {place} or before it: choose another place")
+    return max(0.05, float(np.std(traded)))
 
-    def __init__(self, bars: Bars) -> None:
-        self.bars = bars
-        self.spread = spread(bars)
-        self.shift = np.zeros(len(bars))
-        self.open_shift = np.zeros(len(bars))
-        self.flat = np.zeros(len(bars), bool)
-        self.volume_shift = np.zeros(len(bars))
-        self.truth = np.zeros(len(bars), bool)
-        self.judged = np.ones(len(bars), bool)
 
-    def _more_volume(self, place: int, size: float) -> None:
-        before = self.bars.volume[place - _BEFORE : place]
-        traded = np.log(before[before > 0.0])
-        if not traded.size or not self.bars.volume[place] > 0.0:
-            raise InputError(f"no volume is known at place {place} or before it: choose another place")
-        self.volume_shift[place] += size * max(0.05, float(np.std(traded)))
-
-    def outlier(self, place: int, size: float, up: float) -> None:
-        self.shift[place] += up * size * self.spread[place - 1]
-        self.truth[place] = True
-        self.judged[place + 1] = False
-
-    def jump(self, place: int, size: float, up: float) -> None:
-        self.shift[place:] += up * size * self.spread[place - 1]
-        self.open_shift[place + 1 :] += up * size * self.spread[place - 1]
-        self.truth[place] = True
-
-    def volume(self, place: int, size: float, up: float) -> None:
-        self._more_volume(place, size)
-        self.truth[place] = True
-
-    def wash(self, place: int, size: float, up: float) -> None:
-        self._more_volume(place, size)
-        self.flat[place] = True
-        self.truth[place] = True
-
-    def pump(self, place: int, size: float, up: float) -> None:
-        top = size * self.spread[place - 1] * math.sqrt(PUMP_BARS)
-        climb = np.linspace(top / _RISE, top, _RISE)
-        fall = np.linspace(top, top * (1.0 - _LOST), PUMP_BARS - _RISE + 1)[1:]
-        path = np.concatenate([climb, fall])
-        self.shift[place : place + PUMP_BARS] += path
-        self.open_shift[place + 1 : place + PUMP_BARS] += path[:-1]
-        self.shift[place + PUMP_BARS :] += path[-1]
-        self.open_shift[place + PUMP_BARS :] += path[-1]
-        for each in range(place, place + _RISE):
-            self._more_volume(each, size)
-        self.truth[place + PUMP_BARS - 1] = True
-        self.judged[place : place + 2 * PUMP_BARS] = False
-        self.judged[place + PUMP_BARS - 1] = True
-
-    def done(self) -> Injected:
-        old = self.bars
-        close, start = old.close * np.exp(self.shift), old.open * np.exp(self.open_shift)
-        moved = (self.shift != 0.0) | (self.open_shift != 0.0)
-        high, low = (each * np.exp(np.minimum(self.shift, self.open_shift)) for each in (old.high, old.low))
-        close[self.flat] = start[self.flat] = high[self.flat] = low[self.flat] = old.close[
-            np.flatnonzero(self.flat) - 1
-        ]
-        high, low = np.maximum.reduce([high, start, close]), np.minimum.reduce([low, start, close])
-        high, low = np.where(moved | self.flat, high, old.high), np.where(moved | self.flat, low, old.low)
-        volume = old.volume * np.exp(self.volume_shift)
-        prices: dict[str, Any] = {"open": start, "high": high, "low": low, "volume": volume}
-        changed = Bars.of(old.closed_us, close, **prices, frame_us=old.frame_us)
-        return Injected(changed, self.truth, self.judged)
+def _shifted(bars: Bars, shift: Floats, open_shift: Floats, volume_shift: Floats, flat: Flags) -> Bars:
+    """Return bars with shifted logarithms of closes, opens and volumes; `flat` ones stay at the close before."""
+    close, start = bars.close * np.exp(shift), bars.open * np.exp(open_shift)
+    high, low = (each * np.exp(np.minimum(shift, open_shift)) for each in (bars.high, bars.low))
+    close[flat] = start[flat] = high[flat] = low[flat] = bars.close[np.flatnonzero(flat) - 1]
+    high, low = np.maximum.reduce([high, start, close]), np.minimum.reduce([low, start, close])
+    changed = (shift != 0.0) | (open_shift != 0.0) | flat
+    prices: dict[str, Any] = {
+        "open": start,
+        "high": np.where(changed, high, bars.high),
+        "low": np.where(changed, low, bars.low),
+        "volume": bars.volume * np.exp(volume_shift),
+    }
+    return Bars.of(bars.closed_us, close, **prices, frame_us=bars.frame_us)
 
 
 @dataclass(frozen=True)
