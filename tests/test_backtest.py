@@ -19,7 +19,6 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, simulate
 from qubic_lab.oracle.backtest.evaluate import (
     BacktestConfig,
-    BaselineConfig,
     Strategy,
     backtest,
     compare_baselines,
@@ -513,9 +512,9 @@ def test_baselines_stand_beside_a_result() -> None:
     market = random_market(200)
     targets = checked_targets(market, random_weights(market, 1, held=0.9))
     account = simulate(market, targets, Costs(fee_bps=10.0), lag=2)
-    found = compare_baselines(account, targets, config=BaselineConfig(lookback=5, shift=30, draws=20))
+    found = compare_baselines(account, targets, draws=20)
     names = list(found.accounts)
-    assert names == ["hold", "cash", "momentum over 5 bars", "sign flipped", "30 bars late"]
+    assert names == ["hold", "cash", "momentum over 20 bars", "sign flipped", "50 bars late"]
     hold = found.accounts["hold"]
     assert hold.equity[-1] == pytest.approx(10_000.0 / 1.001 * market.close_BA[-1, 0] / market.open_BA[2, 0], rel=1e-13)
     assert (found.accounts["cash"].equity == 10_000.0).all()
@@ -526,7 +525,7 @@ def test_baselines_stand_beside_a_result() -> None:
     several = random_market(50, 3)
     weights = checked_targets(several, random_weights(several, 1))
     account = simulate(several, weights, rebalance="always")
-    always = compare_baselines(account, weights, rebalance="always", config=BaselineConfig(draws=0))
+    always = compare_baselines(account, weights, draws=0, rebalance="always")
     assert set(always.accounts["hold"].trades.bar.tolist()) == {1}, "who holds does not rebalance"
     rising = market_of(list(range(10, 60)), list(range(11, 61)))
     assert momentum(rising, 5)[:, 0].tolist() == [0.0] * 5 + [1.0] * 45
@@ -535,7 +534,7 @@ def test_baselines_stand_beside_a_result() -> None:
 
 def test_a_whole_backtest() -> None:
     market = random_market(120)
-    config = BacktestConfig(costs=Costs(fee_bps=10.0), baselines=BaselineConfig(draws=5))
+    config = BacktestConfig(costs=Costs(fee_bps=10.0), draws=5)
     result = backtest(market, Strategy(up, parameters={"leak": 0}), config)
     by_bar = backtest(market, Strategy(sees, form="on_bar"), config)
     assert np.array_equal(result.account.equity, by_bar.account.equity)

@@ -19,23 +19,21 @@ def labels(draw: st.DrawFn) -> Integers:
     return np.arange(len(lengths)) + np.array(lengths)
 
 
-@given(labels(), st.integers(8, 20), st.integers(1, 10), SMALL, st.booleans(), st.sampled_from([None, 3]))
-def test_training_uses_labels_that_end_before_the_test(
-    ends: Integers, train: int, test: int, embargo: int, expanding: bool, step: int | None
-) -> None:
+@given(labels(), st.integers(8, 20), st.integers(1, 10), SMALL)
+def test_training_uses_labels_that_end_before_the_test(ends: Integers, train: int, test: int, embargo: int) -> None:
     assume(train + test <= len(ends))
     try:
-        splits = walk_forward(ends, train=train, test=test, embargo=embargo, expanding=expanding, step=step)
+        splits = walk_forward(ends, train=train, test=test, embargo=embargo)
     except InputError as error:
         assert "purge and embargo leave none" in str(error)
         return
     for split in splits:
         start = int(split.test[0])
         assert split.test.tolist() == list(range(start, start + test))
-        candidates = range(0 if expanding else start - train, start)
+        candidates = range(start - train, start)
         assert split.train.tolist() == [bar for bar in candidates if ends[bar] + embargo < start]
     firsts = [int(split.test[0]) for split in splits]
-    assert firsts == list(range(train, len(ends) - test + 1, step or test))
+    assert firsts == list(range(train, len(ends) - test + 1, test))
 
 
 def test_splits_by_hand() -> None:
@@ -45,8 +43,6 @@ def test_splits_by_hand() -> None:
     assert first.train.tolist() == [0, 1, 2, 3, 4]  # label of bar 4 ends at 6, then one bar more, then the test at 8
     assert first.test.tolist() == [8, 9, 10, 11, 12]
     assert second.train.tolist() == [5, 6, 7, 8, 9] and second.test.tolist() == [13, 14, 15, 16, 17]
-    (whole,) = walk_forward(ends, train=15, test=5, expanding=True)
-    assert whole.train.tolist() == list(range(13))
 
 
 def test_weights_out_of_sample_come_from_the_fit_before_them() -> None:

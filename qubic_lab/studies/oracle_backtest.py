@@ -18,7 +18,7 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import simulate
-from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, BaselineConfig, Strategy, backtest
+from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts
@@ -245,11 +245,11 @@ def study_family(
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
     texts = () if scored is None else scored.texts
     strategies = price_strategies() if scored is None else sentiment_strategies(scored.models)
-    quick = BacktestConfig(costs, lags=(1,), baselines=BaselineConfig(draws=0))
+    quick = BacktestConfig(costs, lags=(1,), draws=0)
     tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
     ratios = [_ratio(each.account.net_returns) for each in tried]
     place = int(np.argmax(ratios))
-    full = replace(quick, lags=BacktestConfig().lags, baselines=BaselineConfig(draws=draws, seed=seed))
+    full = replace(quick, lags=BacktestConfig().lags, draws=draws, seed=seed)
     best = backtest(market, tried[place].strategy, full, lookahead=tried[place].lookahead, texts=texts)
     trials = ledger.trials(name)
     recorded = tried[place].recorded

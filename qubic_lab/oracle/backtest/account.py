@@ -154,18 +154,13 @@ class Account:
         return returns
 
     @cached_property
-    def cost_returns(self) -> Floats:
-        """Costs of each bar as a share of equity, [bars]; below 0 where holding earned more than was paid."""
+    def gross_returns(self) -> Floats:
+        """Return of each bar before costs, [bars]."""
         end = len(self) if self.ruin is None else self.ruin.bar + 1
         paid = self.fees + self.slippage + self.carry
         paid[0] /= self.initial_cash
         paid[1:end] /= self.equity[: end - 1]
-        return paid
-
-    @cached_property
-    def gross_returns(self) -> Floats:
-        """Return of each bar before costs, [bars]."""
-        return self.net_returns + self.cost_returns
+        return self.net_returns + paid
 
     @cached_property
     def trades(self) -> Trades:

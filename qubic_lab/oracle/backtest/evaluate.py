@@ -24,28 +24,8 @@ if TYPE_CHECKING:
 Form = Literal["signal", "on_bar"]
 FORMS: tuple[Form, ...] = ("signal", "on_bar")
 LAGS = (1, 2, 3, 5, 8)
-
-
-@dataclass(frozen=True)
-class BaselineConfig:
-    """How baselines are made.
-
-    Attributes:
-        lookback: momentum is long where the close is above the close this many bars before.
-        shift: bars by which the delayed strategy is late; None: a quarter of all bars.
-        draws: number of random timings; `seed` repeats them.
-    """
-
-    lookback: int = 20
-    shift: int | None = None
-    draws: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_at_least("lookback", self.lookback, 1)
-        check_at_least("draws", self.draws, 0)
-        if self.shift is not None:
-            check_at_least("shift", self.shift, 1)
+LOOKBACK = 20
+"""Momentum compares a close with the close this many bars before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,20 +52,31 @@ class Baselines:
 def compare_baselines(
     account: Account,
     targets: Floats,
-    config: BaselineConfig | None = None,
+    draws: int = 100,
+    seed: int = 0,
+    *,
     rebalance: Rebalance = "change",
     most_leverage: float = 1.0,
 ) -> Baselines:
     """Return the baselines of an account that `simulate` made from these targets.
 
-    "hold" buys once and never trades again, even where the others rebalance at every bar.
+    "hold" buys once and never trades again, even where the others rebalance at every bar. One baseline is a quarter of
+    the bars late.
+
+    Args:
+        account: of the strategy.
+        targets: its weights, [bars, assets].
+        draws: number of random timings.
+        seed: of the random timings.
+        rebalance: as for `simulate`.
+        most_leverage: as for `simulate`.
 
     Raises:
-        InputError: targets of another shape.
+        InputError: targets of another shape, or fewer than 0 draws.
     """
-    config, market = config or BaselineConfig(), account.market
-    weights = checked_targets(market, targets, most_leverage)
-    shift = max(1, len(market) // 4) if config.shift is None else config.shift
+    check_at_least("draws", draws, 0)
+    market = account.market
+    weights, shift = checked_targets(market, targets, most_leverage), max(1, len(market) // 4)
     run = partial(
         simulate,
         market,
@@ -96,14 +87,14 @@ def compare_baselines(
     )
     others = {
         "cash": np.zeros(weights.shape),
-        f"momentum over {config.lookback} bars": momentum(market, config.lookback, shorts=bool((weights < 0.0).any())),
+        f"momentum over {LOOKBACK} bars": momentum(market, LOOKBACK, shorts=bool((weights < 0.0).any())),
         "sign flipped": -weights,
         f"{shift} bars late": delayed(weights, shift),
     }
     accounts = {"hold": run(np.full(weights.shape, 1.0 / weights.shape[1]), rebalance="change")}
     accounts |= {name: run(each, rebalance=rebalance) for name, each in others.items()}
-    rng = np.random.default_rng(config.seed)
-    drawn = [run(shuffled(weights, rng), rebalance=rebalance) for _ in range(config.draws)]
+    rng = np.random.default_rng(seed)
+    drawn = [run(shuffled(weights, rng), rebalance=rebalance) for _ in range(draws)]
     totals = np.array([_total_return(each) for each in drawn], np.float64)
     better = (1 + int((totals >= _total_return(account)).sum())) / (1 + len(totals))
     return Baselines(accounts, RandomTimings(totals, better))
@@ -177,7 +168,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class BacktestConfig:
-    """How a strategy is tested; see `simulate`."""
+    """How a strategy is tested; see `simulate`, and `compare_baselines` for `draws` and `seed`."""
 
     costs: Costs = field(default_factory=Costs)
     lag: int = 1
@@ -185,7 +176,8 @@ class BacktestConfig:
     rebalance: Rebalance = "change"
     most_leverage: float = 1.0
     lags: Sequence[int] = LAGS
-    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    draws: int = 100
+    seed: int = 0
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that change an account, as plain values."""
@@ -268,8 +260,9 @@ def backtest(
     if ledger is not None:
         trial = trial_of(market, strategy, config, texts, family)
         recorded = ledger.record(trial, market.closed_us, account.net_returns)
-    baselines = compare_baselines(account, targets, config.baselines, config.rebalance, config.most_leverage)
     lags = {lag: simulate(market, targets, lag=lag, **options) for lag in config.lags if lag < len(market)}
+    del options["costs"], options["cash"]  # the account knows them
+    baselines = compare_baselines(account, targets, config.draws, config.seed, **options)
     return Backtest(strategy, config, targets, account, lookahead, baselines, lags, recorded)
 
 

@@ -34,10 +34,8 @@ def label_ends(bars: int, horizon: int) -> Integers:
     return np.arange(bars, dtype=np.int64) + horizon
 
 
-def walk_forward(
-    ends: Integers, *, train: int, test: int, embargo: int = 0, expanding: bool = False, step: int | None = None
-) -> list[Split]:
-    """Return splits that go forward in time.
+def walk_forward(ends: Integers, *, train: int, test: int, embargo: int = 0) -> list[Split]:
+    """Return splits that go forward in time; their tests follow each other without overlap.
 
     A bar is trained on if its label ends, and `embargo` bars pass, before the test begins.
 
@@ -46,20 +44,18 @@ def walk_forward(
         train: number of bars before the test.
         test: number of bars in a test.
         embargo: number of bars between the end of a label and the test.
-        expanding: train on all bars before the test, at least `train`.
-        step: bars from the start of one test to the next; None: tests follow each other without overlap.
 
     Raises:
         InputError: lengths below 1, a label that ends before its bar, or too few bars for a split with train bars.
     """
-    for name, value, least in (("train", train, 1), ("test", test, 1), ("embargo", embargo, 0), ("step", step or 1, 1)):
+    for name, value, least in (("train", train, 1), ("test", test, 1), ("embargo", embargo, 0)):
         check_at_least(name, value, least)
     early = ends < np.arange(len(ends))
     if early.any():
         raise InputError(f"label of bar {int(early.argmax())} ends before it: give the row of each label's last bar")
     splits = []
-    for start in range(train, len(ends) - test + 1, step or test):
-        candidates = np.arange(0 if expanding else start - train, start, dtype=np.int64)
+    for start in range(train, len(ends) - test + 1, test):
+        candidates = np.arange(start - train, start, dtype=np.int64)
         kept = candidates[ends[candidates] + embargo < start]
         if not len(kept):
             raise InputError(
@@ -76,7 +72,7 @@ def out_of_sample(splits: Sequence[Split], fit: Callable[[Integers, Integers], F
     """Return the weights at all test bars, each from a fit on its split's train bars, [bars]; 0 outside the tests.
 
     Args:
-        splits: as `walk_forward` gives them; where tests overlap, the later one counts.
+        splits: as `walk_forward` gives them.
         fit: returns the weights at the test bars, from the rows of train and test bars.
         bars: number of bars.
 

@@ -114,7 +114,6 @@ class SuperiorAbility:
     Attributes:
         p: probability that the best of trials without skill looks at least as good as the best of these.
         p_chosen: the same for the chosen trial; equals `p` if that is the best one.
-        statistics: √bars × mean / long-run deviation, [trials]; 0 for trials that do not vary.
         critical: the value that the statistic of the chosen trial (or of the best one) must reach. It counts the chosen
             trial's own luck in full, even if it loses: with skill it would not be hopeless.
         band: half width, in standard errors, of the 95 % intervals that hold for all trials at once.
@@ -124,7 +123,6 @@ class SuperiorAbility:
 
     p: float
     p_chosen: float
-    statistics: Floats
     critical: float
     band: float
     errors: Floats
@@ -174,7 +172,7 @@ def superior_ability(
     length = block_length(values, overlap) if block is None else check_block(block, bars)
     used = varying(values)
     if not used.any():
-        return SuperiorAbility(1.0, 1.0, np.zeros(count), math.inf, math.inf, np.zeros(count), length)
+        return SuperiorAbility(1.0, 1.0, math.inf, math.inf, np.zeros(count), length)
     return _spa(values, used, chosen, alpha, length, resamples, seed)
 
 
@@ -198,7 +196,6 @@ def _spa(
     return SuperiorAbility(
         p=_share_reached(luck, float(statistics[used].max())),
         p_chosen=_share_reached(luck, float(statistics[place])),
-        statistics=statistics,
         critical=float(np.quantile(np.maximum(luck, drawn[:, place]), 1 - alpha, method="higher")),
         band=float(np.quantile(np.abs(drawn[:, used]).max(axis=1), 0.95, method="higher")),
         errors=deviation / root * scale,
@@ -212,25 +209,11 @@ def _share_reached(luck: Floats, statistic: float) -> float:
     return float((1 + np.count_nonzero(luck >= statistic)) / (1 + len(luck)))
 
 
-@dataclass(frozen=True)
-class Overfitting:
-    """How the best trial on one half of the data performs on the other half.
+def overfitting_probability(trials: ArrayLike, parts: int = PARTS) -> float:
+    """Return the probability of backtest overfitting (PBO) by combinatorially symmetric cross-validation.
 
-    Attributes:
-        probability: that it is below the median there (PBO); at the median it counts half.
-        loss: probability that it loses there.
-        median_place: median of its rank there, 0 the worst to 1 the best trial.
-        splits: number of halves that were tried.
-    """
-
-    probability: float
-    loss: float
-    median_place: float
-    splits: int
-
-
-def overfitting(trials: ArrayLike, parts: int = PARTS) -> Overfitting:
-    """Return the probability of backtest overfitting by combinatorially symmetric cross-validation.
+    It is the probability that the best trial on one half of the data is below the median on the other half; at the
+    median it counts half.
 
     Args:
         trials: net returns, [bars, trials]; those that do not vary are left out.
@@ -257,7 +240,7 @@ def overfitting(trials: ArrayLike, parts: int = PARTS) -> Overfitting:
     halves = np.zeros((math.comb(parts, parts // 2), parts))
     np.put_along_axis(halves, np.array(list(itertools.combinations(range(parts), parts // 2))), 1.0, axis=1)
     at_once = max(1, _CELLS // count)
-    places, losses = [], []
+    places = []
     for first in range(0, len(halves), at_once):
         train = halves[first : first + at_once]
         best = _half_ratios(train, sums, counts).argmax(axis=1)
@@ -265,10 +248,8 @@ def overfitting(trials: ArrayLike, parts: int = PARTS) -> Overfitting:
         own = np.take_along_axis(test, best[:, None], axis=1)
         below, equal = (test < own).sum(axis=1), (test == own).sum(axis=1)
         places.append((below + (equal + 1) / 2) / (count + 1))
-        losses.append(own[:, 0] < 0)
-    place, loss = np.concatenate(places), np.concatenate(losses)
-    probability = float(np.mean((place < 0.5) + 0.5 * (place == 0.5)))
-    return Overfitting(probability, float(loss.mean()), float(np.median(place)), len(halves))
+    place = np.concatenate(places)
+    return float(np.mean((place < 0.5) + 0.5 * (place == 0.5)))
 
 
 def _half_ratios(train: Floats, sums: Floats, counts: Floats) -> Floats:
@@ -344,7 +325,7 @@ def judge(
         resamples: as `block`, `overlap` and `seed` an argument of `superior_ability`.
         block: see there.
         overlap: see there.
-        parts: of `overfitting`; None leaves it out.
+        parts: of `overfitting_probability`; None leaves it out.
         seed: of the bootstrap.
 
     Raises:
@@ -375,7 +356,7 @@ def judge(
     moments = (skewness(own), kurtosis(own))
     pbo = None
     if parts is not None and len(ratios) > 1 and bars >= 2 * parts:
-        pbo = overfitting(values, parts).probability
+        pbo = overfitting_probability(values, parts)
     verdict = Verdict(
         evidence=test.p_chosen <= alpha,
         sentence="",
