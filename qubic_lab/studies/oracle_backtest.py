@@ -414,8 +414,13 @@ def to_dict(family: Family) -> Row:
 
 
 def findings(families: Sequence[Family], collected: bool = False) -> list[str]:
-    """Say for each family whether there is evidence of prediction, and whether real sentiment was measured."""
-    said = [_sentence(family) for family in families]
+    """Say how many families predict anything, then each verdict, and whether real sentiment was measured."""
+    real = [family for family in families if not family.simulated]
+    evidence = sum(family.evidence for family in real)
+    show = "show" if evidence > 1 else "shows"
+    tried = "1 family" if len(real) == 1 else f"{len(real)} families"
+    said = [f"Of {tried} of real signals, {evidence or 'none'} {show} evidence of prediction after costs."]
+    said += map(_sentence, families)
     if not collected:
         said.append(f"The predictive value of real sentiment is {NOT_MEASURED}.")
     return said
