@@ -284,10 +284,10 @@ def _rows(
         index=table.lines,
         dtype=object,
     )
-    kept = ~cells[list(names)].map(is_missing).all(axis=1).to_numpy()
-    if not kept.any():
+    kept = [not all(map(is_missing, prices)) for prices in zip(*(cells[name] for name in names), strict=True)]
+    if not any(kept):
         raise InputError(f"{table.file}: no row has a price: check which columns they are in")
-    cells, table = cells[kept], table.where(kept.tolist())
+    cells, table = cells[kept], table.where(kept)
     mark = options.decimal
     if mark == "auto":
         mark = decimal_mark(cells.to_numpy().T.ravel(), table.file)

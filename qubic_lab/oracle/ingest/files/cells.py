@@ -50,6 +50,7 @@ _FORMS = [
 ]
 _CLOCK_ONLY = re.compile(rf"{_CLOCK}\s*{_ZONE}?", re.IGNORECASE)
 _TWO_ORDERS = re.compile(r"\s*(?:[A-Za-z]{3,9},? )?(\d{1,2})([-/])(\d{1,2})\2(?:\d{4}|\d{2})\b")
+_NUMBER = re.compile(r"\d+(\.\d*)?(?P<exponent>e\+?\d+)?", re.IGNORECASE)
 _EPOCH_UNITS_US = ((10**11, SECOND_US), (10**14, 1_000), (10**17, 1))
 """Below each limit a number counts seconds, milliseconds, microseconds; above: nanoseconds. Right from 1973 to 5138."""
 _LEAST_EPOCH = 100_000_000
@@ -242,13 +243,14 @@ def _read(cell: Any, day_first: bool) -> int | datetime:
     if not isinstance(cell, str):
         return _from_epoch(Decimal(repr(cell)))
     text = cell.strip()
-    if (text.isdecimal() and (len(text) in (9, 10, 11, 13) or len(text) > 14)) or re.fullmatch(r"\d+\.\d*", text):
-        return _from_epoch(Decimal(text))
-    if text.isdecimal() and len(text) in (12, 14):  # as an epoch it would be before 2001 or after 2286
-        text = f"{text[:8]} {text[8:]}"
-    if re.fullmatch(r"\d+(\.\d*)?e\+?\d+", text, re.IGNORECASE):
+    number = _NUMBER.fullmatch(text)
+    if number is None or (text.isdecimal() and len(text) < 9):
+        return _from_text(text, day_first)
+    if number["exponent"]:
         raise ValueError("a spreadsheet has cut its digits off: export the file again with whole numbers")
-    return _from_text(text, day_first)
+    if text.isdecimal() and len(text) in (12, 14):  # as an epoch it would be before 2001 or after 2286
+        return _from_text(f"{text[:8]} {text[8:]}", day_first)
+    return _from_epoch(Decimal(text))
 
 
 def _from_epoch(number: Decimal) -> int:
