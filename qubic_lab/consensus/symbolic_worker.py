@@ -20,7 +20,8 @@ def main() -> None:
     """Answer until the input ends."""
     import math_verify.parser  # noqa: F401  # now, not at the first question
 
-    limit = MEMORY_BYTES + _address_space()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = MEMORY_BYTES + used
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     _tell("ready")
     for line in sys.stdin:
@@ -81,10 +82,6 @@ def _digits(value: Any) -> str:
 def _coordinate(name: str) -> Fraction:
     """Return a fixed number between 1 and 2 for an unknown."""
     return 1 + Fraction(int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big") | 1, 2**16 + 1)
-
-
-def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _tell(answer: object) -> None:

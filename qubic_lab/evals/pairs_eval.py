@@ -99,7 +99,9 @@ def evaluate_pairs(
     """
     dev, test = (_read(_half(pairs, half), embed) for half in ("dev", "test"))
     truth, dev_truth = _labels(test), _labels(dev)
-    ours = _by_bond([each.bond(thresholds) for each in test])
+    found = [each.bond(thresholds) for each in test]
+    names = ["same" if bond in JOINING else "contradicting" if bond in SEPARATING else "different" for bond in found]
+    ours = np.array([LABELS.index(name) for name in names])
     predictions = {OURS: (ours == _SAME, ours)}
     dev_scores = _scores(dev, embed)
     for name, scores in _scores(test, embed).items():
@@ -181,15 +183,15 @@ def _nearness(pairs: Sequence[AnswerPair], embed: Embed) -> tuple[Floats, Floats
     for place, pair in enumerate(read):
         far = read[(place + len(read) // 2) % len(read)]
         for found, question in ((own, pair.question), (other, far.question)):
-            texts = [text for text in (pair.a, pair.b) if _may_digress(text, question)]
+            texts = [
+                text
+                for text in (pair.a, pair.b)
+                if len(words_of(text)) >= FEWEST_WORDS and final_answer(text, question).kind in OPEN_KINDS
+            ]
             found += [cosine for cosine in cosines(question, texts, embed) if cosine is not None]
     if not own or not other:
         raise InputError("no pair has answers in Latin script of several words: their relevance is unknown")
     return np.array(own), np.array(other)
-
-
-def _may_digress(text: str, question: str) -> bool:
-    return len(words_of(text)) >= FEWEST_WORDS and final_answer(text, question).kind in OPEN_KINDS
 
 
 def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -> SimilarityThresholds:
@@ -312,12 +314,6 @@ def _read(pairs: Sequence[AnswerPair], embed: Embed | None) -> list[_Read]:
         )
         for pair in pairs
     ]
-
-
-def _by_bond(found: Sequence[Bond]) -> Indices:
-    """Return the label of each bond."""
-    names = ["same" if bond in JOINING else "contradicting" if bond in SEPARATING else "different" for bond in found]
-    return np.array([LABELS.index(name) for name in names])
 
 
 def _half(pairs: Sequence[AnswerPair], half: str) -> list[AnswerPair]:

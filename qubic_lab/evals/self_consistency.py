@@ -241,7 +241,8 @@ def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, see
     if ks is None:
         ks = [k for k in KS if k <= min(len(row.samples) for row in rows)]
     asked = [("greedy", 1), ("pass@1", 1)]
-    asked += [("longer greedy", factor) for factor in _factors(rows)]
+    factors = set.intersection(*({factor for factor, _ in row.longer} for row in rows))
+    asked += [("longer greedy", factor) for factor in sorted(factors)]
     asked += [(method, k) for method in ("majority", "weighted", "oracle", *_rules(rows)) for k in ks]
     return tuple(
         CurvePoint(
@@ -407,11 +408,6 @@ def _by_kind(rows: Sequence[RecordedQuestion]) -> dict[str, Sequence[RecordedQue
 
 def _rules(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
     return (*LENGTH_RULES, *signal_names(rows))
-
-
-def _factors(rows: Sequence[RecordedQuestion]) -> tuple[int, ...]:
-    """Return the factors for which every question has a longer greedy answer."""
-    return tuple(sorted(set.intersection(*({factor for factor, _ in row.longer} for row in rows))))
 
 
 def _longer(row: RecordedQuestion, factor: int) -> RecordedSample:
