@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from clocks import StandingClock
 from sqlalchemy import Engine, select
 
 from qubic_lab.oracle.model.records import Price, Series
@@ -15,13 +16,6 @@ from qubic_lab.oracle.store.tables import PRICE_ANALYSIS
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 SERIES = Series("bitcoin", "exchange", 3_600)
-
-
-class Time:
-    us = NOON + 1
-
-    def __call__(self) -> int:
-        return self.us
 
 
 def bars(first: int, count: int) -> list[Price]:
@@ -39,7 +33,7 @@ def rows(engine: Engine) -> list[Any]:
 
 
 def test_an_analysis_of_the_same_bars_by_the_same_code_is_kept_once(engine: Engine) -> None:
-    clock = Time()
+    clock = StandingClock(NOON + 1)
     store = MarketStore(engine, clock)
     store.prices.add(SERIES, bars(0, 401))
     first = price_analysis(store.snapshot(), "bitcoin", "1h")
@@ -63,7 +57,7 @@ def test_an_analysis_of_the_same_bars_by_the_same_code_is_kept_once(engine: Engi
 
 
 def test_nothing_is_kept_of_too_few_bars(engine: Engine) -> None:
-    store = MarketStore(engine, Time())
+    store = MarketStore(engine, StandingClock(NOON + 1))
     store.prices.add(Series("bitcoin", "exchange", 86_400), [Price(NOON - 24 * HOUR_US, NOON, 1.0, 1.0, 1.0, 1.0)])
     assert not keep_analysis(store, price_analysis(store.snapshot(), "bitcoin", "1h"), "code")
     assert rows(engine) == []

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 import redis
+from clocks import StandingClock
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,6 @@ from sqlalchemy import Engine
 from qubic_lab.api.access import ApiToken, hash_token, make_limiter
 from qubic_lab.api.app import create_app
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
@@ -73,28 +73,12 @@ WRONG = [
 ]
 
 
-class Time:
-    """A clock that stands until it is moved."""
-
-    def __init__(self, us: int = NOW) -> None:
-        self.us = us
-
-    def __call__(self) -> int:
-        return self.us
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
-
-
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A database with quotes and texts of two days, half of which were known a day ago."""
     engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('oracle') / 'lab.db'}")
     for until in (KNOWN, NOON):
-        oracle = Oracle(lambda: engine, redis.Redis(), Time(until))
+        oracle = Oracle(lambda: engine, redis.Redis(), StandingClock(until))
         ends = range(until - DAY_US + 5 * MINUTE_US, until + 1, 5 * MINUTE_US)
         prices = [Price(at, at, 100.0 + n, volume_24h=1e9, market_cap=1e12) for n, at in enumerate(ends)]
         oracle.store().prices.add(Series("bitcoin", "coingecko"), prices)
@@ -126,12 +110,15 @@ async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 def run(
-    client: redis.Redis, engine: Engine, test: Callable[[httpx2.AsyncClient, Time], Awaitable[None]], **options: Any
+    client: redis.Redis,
+    engine: Engine,
+    test: Callable[[httpx2.AsyncClient, StandingClock], Awaitable[None]],
+    **options: Any,
 ) -> None:
     """Run a test on routes whose coordinator does not run: nothing is asked of nodes."""
 
     async def main() -> None:
-        clock = Time()
+        clock = StandingClock(NOW)
         oracle = Oracle(lambda: engine, client, clock)
         app = create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle, **options)
         async with asking(app) as connection:
@@ -145,7 +132,7 @@ def run(
 
 
 def test_answers_fit_their_descriptions_and_say_how_old_they_are(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         found = await connection.get("price_analysis", params={"coin": "BTC", "frame": "4h"})
         assert found.headers["age"] == "0"
         assert found.headers["cache-control"] == "private, max-age=60"
@@ -176,7 +163,7 @@ def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(client: redi
     content = {"text": "Bitcoin: risk rose to alarm", "evidence": ["fall: much"], "price": 1.5}
     alert = NewAlert("raised", "alarm", NOON - HOUR_US, NOON, content)
 
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         risk = (await connection.get("risk?coin=BTC")).json()
         assert (risk["coin"], risk["frame"], risk["analysed"]["bars"], risk["cache"]) == ("bitcoin", "1h", 48, "miss")
         assert "no rule has a value: 48 bars" in risk["level"]["reason"]
@@ -196,7 +183,7 @@ def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(client: redi
 
 
 def test_as_of_an_earlier_instant_nothing_later_is_seen(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         as_of = iso(KNOWN + MINUTE_US)
         price = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": as_of})).json()
         assert (price["as_of"], price["last"]["at"], price["last"]["price"]) == (as_of, iso(KNOWN), 387.0)
@@ -228,7 +215,7 @@ def test_histories_page_by_page(client: redis.Redis, engine: Engine) -> None:
                 return found
             cursor = {"cursor": page["next_cursor"]}
 
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         whole = {"start": iso(NOON - 3 * DAY_US), "end": iso(NOON + 1)}
         prices = await all_of(connection, "prices", "prices", limit=100, **whole)
         assert [each["close"] for each in prices] == [387.0 - n for n in range(288)] * 2
@@ -247,7 +234,7 @@ def test_histories_page_by_page(client: redis.Redis, engine: Engine) -> None:
 
 
 def test_who_asks_wrongly_is_told_in_one_line(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         for path, status, said in WRONG:
             found = await connection.get(path)
             assert found.status_code == status, (path, found.text)
@@ -260,10 +247,10 @@ def test_who_asks_wrongly_is_told_in_one_line(client: redis.Redis, engine: Engin
 
 def test_the_status_tells_of_sources_quotas_leases_and_the_cache(client: redis.Redis, engine: Engine) -> None:
     FetchLog(engine).record(Fetch("coingecko", "prices", "/simple/price", NOON, 1.0, 1, 200, "ok"))
-    Quotas(engine, Time()).use("coingecko", {"month": 10_000})
-    assert Lease(engine, "collector", "host:1:2:3", clock=Time()).acquire() is None
+    Quotas(engine, StandingClock(NOW)).use("coingecko", {"month": 10_000})
+    assert Lease(engine, "collector", "host:1:2:3", clock=StandingClock(NOW)).acquire() is None
 
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         for _ in range(3):
             await connection.get("sentiment?coin=bitcoin")
         status = (await connection.get("status")).json()
@@ -296,7 +283,7 @@ def test_a_database_that_is_away_is_no_fault_of_the_client(client: redis.Redis) 
 
 
 def test_only_those_with_a_token_are_answered(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         assert (await connection.get("sentiment?coin=bitcoin")).status_code == 401
         headers = {"Authorization": "Bearer secret"}
         assert (await connection.get("sentiment?coin=bitcoin", headers=headers)).status_code == 200
@@ -317,7 +304,7 @@ def test_other_requests_go_on_while_an_answer_is_computed(
 ) -> None:
     begun, opens = threading.Event(), threading.Event()
 
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         real = texts.sentiment
 
         def slow(*arguments: Any, **options: Any) -> Sentiment:
@@ -398,7 +385,7 @@ _requests = st.lists(
 def test_nothing_that_is_asked_is_a_fault(
     client: redis.Redis, engine: Engine, requests: list[tuple[str, dict[str, str]]]
 ) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: Time) -> None:
+    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
         for path, params in requests:
             wanted = {name: value for name, value in params.items() if name in _PARAMETERS[path]} or params
             found = await connection.get(path, params=wanted)

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from databases import postgres
+from clocks import StandingClock
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
-from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.analysis.rating import MarketRating, Rating
@@ -62,43 +61,11 @@ FIVE_US = 5 * MINUTE_US
 BAR_FIELDS = [each.name for each in fields(Bars) if each.init and each.name != "assets"]
 
 
-class Time:
-    """A clock that stands until it is moved."""
-
-    def __init__(self, us: int = NOON) -> None:
-        self.us = us
-
-    def __call__(self) -> int:
-        return self.us
-
-
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def sqlite(tmp_path: Path) -> Iterator[Engine]:
     engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
     yield engine
     engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """A database of each kind, without rows."""
-    sqlite = f"sqlite:///{tmp_path / 'either.db'}"
-    engine = open_database(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres_url"))
-    empty(engine)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
 
 
 def empty(engine: Engine) -> None:
@@ -206,8 +173,8 @@ def test_earlier_prices_and_gaps() -> None:
     assert completeness(bars_of_prices([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
 
 
-def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
-    store = MarketStore(either, Time(NOON + 100 * SECOND_US))
+def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
+    store = MarketStore(engine, StandingClock(NOON + 100 * SECOND_US))
     week = 7 * 288 + 1
     prices = quotes(week, price=lambda n: 100.0 if n == 0 else 150.0 if n == week - 289 else 180.0)
     prices[-5] = replace(prices[-5], close=300.0, flags=("outlier",))
@@ -231,9 +198,9 @@ def test_a_price_with_its_changes_range_and_bars(either: Engine) -> None:
     assert isinstance(found.indicators, dict)
 
 
-def test_a_correction_of_last_week_changes_no_change_that_was_told_before(engine: Engine) -> None:
-    clock = Time(NOON + 100 * SECOND_US)
-    store = MarketStore(engine, clock)
+def test_a_correction_of_last_week_changes_no_change_that_was_told_before(sqlite: Engine) -> None:
+    clock = StandingClock(NOON + 100 * SECOND_US)
+    store = MarketStore(sqlite, clock)
     store.prices.add(QUOTES, quotes(7 * 288 + 1, price=lambda n: 100.0 if n == 0 else 150.0))
     clock.us += 100 * SECOND_US
     store.prices.add(QUOTES, [quote(NOON - 7 * DAY_US, 75.0)])
@@ -242,8 +209,8 @@ def test_a_correction_of_last_week_changes_no_change_that_was_told_before(engine
 
 
 @pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
-def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, hours: int) -> None:
-    store = MarketStore(engine, Time(NOON))
+def test_bars_of_longer_frames_are_whole_and_closed(sqlite: Engine, frame: Any, hours: int) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON))
     store.prices.add(QUOTES, quotes(40 * 288))
     found = price_analysis(store.snapshot(), "bitcoin", frame)
     assert isinstance(found.bars, ClosedBars)
@@ -253,8 +220,8 @@ def test_bars_of_longer_frames_are_whole_and_closed(engine: Engine, frame: Any, 
     assert "1d" not in [each.over for each in found.changes]
 
 
-def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engine) -> None:
-    store = MarketStore(engine, Time(NOON))
+def test_what_is_not_known_is_null_and_old_prices_are_called_stale(sqlite: Engine) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON))
     store.prices.add(QUOTES, [quote(NOON - 900 * DAY_US, 5e-7)])
     found = price_analysis(store.snapshot(), "bitcoin", "1d")
     assert [each.change_pct for each in found.changes] == [None, None]
@@ -271,9 +238,9 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(engine: Engin
     assert isinstance(overview.coins[1].last, Missing)
 
 
-def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) -> None:
-    clock = Time(NOON)
-    store = MarketStore(engine, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
+def test_the_freshest_source_that_is_not_late_is_used_and_named(sqlite: Engine) -> None:
+    clock = StandingClock(NOON)
+    store = MarketStore(sqlite, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})
     minute = Series("bitcoin", "exchange", 60)
     store.prices.add(QUOTES, quotes(300, NOON - HOUR_US))
     store.prices.add(Series("bitcoin", "slow"), quotes(300, NOON - 2 * HOUR_US))
@@ -296,8 +263,8 @@ def test_the_freshest_source_that_is_not_late_is_used_and_named(engine: Engine) 
         price_history(store.snapshot(), "bitcoin", source="exchange", interval_s=0)
 
 
-def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) -> None:
-    store = MarketStore(engine, Time(NOON))
+def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(sqlite: Engine) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON))
     day = NOON - NOON % DAY_US
     store.prices.add(Series("bitcoin", "daily", 86_400), [Price(day - DAY_US, day, 9.0, 8.0, 10.0, 7.0, 1.0)])
     assert isinstance(found := price_analysis(store.snapshot(), "bitcoin", "1h").bars, Missing)
@@ -307,8 +274,8 @@ def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(engine: Engine) 
     assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
 
 
-def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
-    store = MarketStore(either, Time(NOON))
+def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
+    store = MarketStore(engine, StandingClock(NOON))
     same = text(1, NOON - 3 * HOUR_US)
     store.texts.add(
         [
@@ -350,14 +317,14 @@ def test_texts_of_a_window_with_stored_scores(either: Engine) -> None:
     assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, ())
 
 
-def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
-    store = MarketStore(either, Time(NOON + 3 * MINUTE_US))
+def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
+    store = MarketStore(engine, StandingClock(NOON + 3 * MINUTE_US))
     for coin, start, end in (("bitcoin", 62_548.0, 61_234.0), ("solana", 100.0, 104.0)):
         prices = quotes(289, price=lambda n, start=start, end=end: end if n == 288 else start)  # type: ignore[misc]
         prices[-1] = replace(prices[-1], market_cap=1.21e12 if coin == "bitcoin" else None)
         store.prices.add(Series(coin, "coingecko"), prices)
     store.texts.add([text(1, NOON - HOUR_US)])
-    log = FetchLog(either)
+    log = FetchLog(engine)
     good = Fetch("coingecko", "prices", "/simple/price", NOON, 1.5, 1, 200, "ok")
     log.record(good)
     log.record(replace(good, source="newsapi", started_us=NOON - HOUR_US, outcome="not_modified"))
@@ -379,8 +346,8 @@ def test_an_overview_in_plain_words_and_how_sources_do(either: Engine) -> None:
     assert not found.rating.available
 
 
-def test_who_asks_wrongly_is_told(engine: Engine) -> None:
-    store = MarketStore(engine, Time(NOON))
+def test_who_asks_wrongly_is_told(sqlite: Engine) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON))
     with pytest.raises(NotFoundError, match="there are no prices yet"):
         market_overview(store.snapshot())
     with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known: qubic-lab oracle collect"):
@@ -400,9 +367,9 @@ def test_who_asks_wrongly_is_told(engine: Engine) -> None:
         text_history(store.snapshot(), "bitcoin", limit=501)
 
 
-def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
-    clock = Time(NOON + HOUR_US)
-    store = MarketStore(either, clock)
+def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
+    clock = StandingClock(NOON + HOUR_US)
+    store = MarketStore(engine, clock)
     store.prices.add(QUOTES, quotes(10))
     store.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
     clock.us += HOUR_US
@@ -437,10 +404,10 @@ def test_histories_page_by_page_hold_each_once(either: Engine) -> None:
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink what fails would take minutes
 )
 @given(data=st.data())
-def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObject) -> None:
-    clock = Time(NOON - DAY_US)
-    empty(engine)
-    store = MarketStore(engine, clock)
+def test_no_later_row_changes_an_earlier_answer(sqlite: Engine, data: st.DataObject) -> None:
+    clock = StandingClock(NOON - DAY_US)
+    empty(sqlite)
+    store = MarketStore(sqlite, clock)
     hours = st.integers(-72, 1) | st.integers(-170, -166)  # a week before, too
     shares = st.fixed_dictionaries(dict.fromkeys(("negative", "neutral", "positive"), st.floats(0.1, 1.0)))
     numbers = st.integers(0, 4)
@@ -483,18 +450,18 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, data: st.DataObj
     clock.us = max(clock.us, *(as_of for as_of, _ in answers)) + DAY_US
     again = [ask(as_of) for as_of, _ in answers]
     assert again == [answer for _, answer in answers]
-    store = MarketStore(engine, clock)  # which has kept no bars
+    store = MarketStore(sqlite, clock)  # which has kept no bars
     assert [ask(as_of) for as_of, _ in answers] == again
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.DataObject) -> None:
+def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.DataObject) -> None:
     """Prices come late, are corrected, and are asked for as of any instant: what is kept changes no bit."""
-    empty(either)
-    clock = Time(NOON)
-    store = PriceStore(either, clock)
-    kept = BarHistory(either, store)
+    empty(engine)
+    clock = StandingClock(NOON)
+    store = PriceStore(engine, clock)
+    kept = BarHistory(engine, store)
     series = Series("bitcoin", "exchange", 1_800)
     half_us = 30 * MINUTE_US
     ends = st.lists(st.integers(0, 6 * 48 - 1), min_size=1, max_size=30)
@@ -512,7 +479,7 @@ def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.D
         source = PricedSeries(series, last, Frequency(1_800.0), 0.0)
         frame_us, count = data.draw(st.sampled_from([HOUR_US, 4 * HOUR_US, DAY_US])), data.draw(st.integers(1, 150))
         found = kept.bars(prices, source, frame_us, count, clock.us)
-        afresh = BarHistory(either, store).bars(prices, source, frame_us, count, clock.us)
+        afresh = BarHistory(engine, store).bars(prices, source, frame_us, count, clock.us)
         plain = prices.read(series, 0, clock.us).resample(frame_us, clock.us, half_us)
         first = ((last.closed_us - 1) // frame_us - count) * frame_us
         plain = plain.slice(int(np.searchsorted(plain.opened_us, first)), len(plain)).tail(count)
@@ -521,8 +488,8 @@ def test_bars_that_are_kept_are_those_of_the_database(either: Engine, data: st.D
             np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12)
 
 
-def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine: Engine) -> None:
-    store = MarketStore(engine, Time(NOON + MINUTE_US))
+def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(sqlite: Engine) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON + MINUTE_US))
     prices = hourly(800)
     prices[-3] = replace(prices[-3], close=2 * prices[-3].close)
     store.prices.add(QUOTES, prices)
@@ -557,9 +524,9 @@ def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(engine
     assert isinstance(few.forecasts["1h"], Missing)
 
 
-def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> None:
-    clock = Time(NOON + MINUTE_US)
-    store = MarketStore(engine, clock, {"coingecko": Frequency(3_600.0)})
+def test_the_overview_rates_coins_whose_prices_are_on_time(sqlite: Engine) -> None:
+    clock = StandingClock(NOON + MINUTE_US)
+    store = MarketStore(sqlite, clock, {"coingecko": Frequency(3_600.0)})
     for coin, drift in (("bitcoin", 0.004), ("ethereum", -0.004)):
         store.prices.add(Series(coin, "coingecko"), hourly(500, drift=drift))
     store.prices.add(Series("solana", "coingecko"), hourly(500, NOON - DAY_US))
@@ -583,9 +550,9 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(engine: Engine) -> No
     assert any(line.startswith("Bitcoin") and f"rated {up.rating}" in line for line in found.summary)
 
 
-def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -> None:
-    clock = Time(NOON)
-    store = MarketStore(either, clock)
+def test_the_index_is_of_stored_scores_and_tells_what_moved_it(engine: Engine) -> None:
+    clock = StandingClock(NOON)
+    store = MarketStore(engine, clock)
     store.texts.add([text(n, NOON - n * 6 * HOUR_US) for n in range(8)])
     store.texts.add([text(9, NOON - HOUR_US, source="sample")])
     ids = {each.external_id: each.id for each in store.texts.read("bitcoin", 0, NOON + 1)}
@@ -628,10 +595,10 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(either: Engine) -
     assert (week.texts, week.unscored, len(week.history)) == (6, 2, 8)
 
 
-def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
-    clock = Time(NOON)
+def test_settings_weigh_texts_by_source_and_age(sqlite: Engine) -> None:
+    clock = StandingClock(NOON)
     weighting = Weighting(half_life=0.25, source_weights={"blog": 3.0, "rumours": 0.0})
-    store = MarketStore(engine, clock)
+    store = MarketStore(sqlite, clock)
     given = {"newsapi": 0.6, "blog": -0.4, "rumours": 1.0}
     store.texts.add([text(n, NOON - n * 6 * HOUR_US, source=source) for n, source in enumerate(given)])
     stored = {each.source: each.id for each in store.texts.read("bitcoin", 0, NOON + 1)}
@@ -647,8 +614,8 @@ def test_settings_weigh_texts_by_source_and_age(engine: Engine) -> None:
     assert isinstance(brief, SentimentSummary) and brief.index == expected
 
 
-def test_texts_that_are_samples_or_baselines_make_no_index(engine: Engine) -> None:
-    store = MarketStore(engine, Time(NOON + SECOND_US))
+def test_texts_that_are_samples_or_baselines_make_no_index(sqlite: Engine) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON + SECOND_US))
     store.texts.add([text(1, NOON, source="sample")])
     [only] = store.texts.read("bitcoin", 0, NOON + 1)
     store.texts.add_scores([Score(only.id, "default@1", 1.0)])
@@ -705,7 +672,7 @@ assert "torch" not in sys.modules
 def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'lab.db'}"
     engine = open_database(url)
-    store = MarketStore(engine, Time(NOON))
+    store = MarketStore(engine, StandingClock(NOON))
     store.prices.add(QUOTES, hourly(60))
     store.texts.add([text(1, NOON)])
     store.texts.add_scores([Score(1, "default@1", 0.5)])
@@ -758,12 +725,12 @@ def serve(oracle: Oracle, test: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_answers_come_from_the_cache_until_there_are_new_data(
-    engine: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    sqlite: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.flushall()
     monkeypatch.setattr("qubic_lab.oracle.serving.service.STAMP_S", 0.0)
-    clock = Time(NOON)
-    oracle = Oracle(lambda: engine, client, clock)
+    clock = StandingClock(NOON)
+    oracle = Oracle(lambda: sqlite, client, clock)
     oracle.store().prices.add(QUOTES, quotes(300))
     answer: dict[str, Any] = {}
 
@@ -798,15 +765,15 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
     serve(oracle, test)
 
 
-def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(engine: Engine, client: redis.Redis) -> None:
+def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(sqlite: Engine, client: redis.Redis) -> None:
     client.flushall()
-    good = Oracle(lambda: engine, client, Time())
+    good = Oracle(lambda: sqlite, client, StandingClock(NOON))
     good.store().prices.add(QUOTES, quotes(3))
 
     def refuse() -> Engine:
         raise InputError("no database")
 
-    bad = Oracle(refuse, client, Time())
+    bad = Oracle(refuse, client, StandingClock(NOON))
 
     async def test() -> None:
         await good.price_analysis("bitcoin")

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import pytest
+from clocks import StandingClock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
@@ -34,16 +35,6 @@ COINS = count()
 """Each example of a property has coins of its own in the one database."""
 
 
-class Clock:
-    """A clock that goes where a test sets it."""
-
-    def __init__(self, us: int = START) -> None:
-        self.us = us
-
-    def __call__(self) -> int:
-        return self.us
-
-
 def bar(minute: int, close: float = 1.0, **values: Any) -> Price:
     return Price(minute * 60, (minute + 1) * 60, close, **values)
 
@@ -60,7 +51,7 @@ def all_pages(page: Callable[..., Any], name: str, limit: int, **options: Any) -
 
 
 def test_a_price_is_added_once_and_corrected_by_a_later_row(engine: Engine) -> None:
-    clock = Clock()
+    clock = StandingClock(START)
     store = PriceStore(engine, clock)
     assert store.add(BARS, [bar(0), bar(1)]) == Added(given=2, added=2)
     first = store.stamp("qubic-network")
@@ -126,7 +117,7 @@ def test_doubles_are_kept_to_the_last_bit(engine: Engine, numbers: list[float]) 
 
 
 def test_pages_are_whole_and_stay_as_they_were_known(engine: Engine) -> None:
-    clock = Clock()
+    clock = StandingClock(START)
     store = PriceStore(engine, clock)
     store.add(BARS, [bar(minute) for minute in range(10)])
     store.add(BARS, [bar(4, 4.0)])
@@ -149,7 +140,7 @@ def test_pages_are_whole_and_stay_as_they_were_known(engine: Engine) -> None:
 
 
 def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
-    clock = Clock()
+    clock = StandingClock(START)
     store = PriceStore(engine, clock)
     with pytest.raises(NotFoundError, match="none yet"):
         store.latest(BARS)
@@ -210,8 +201,8 @@ def test_a_failed_batch_leaves_nothing_and_no_stamp(engine: Engine) -> None:
 
 
 def test_stamps_rise_while_clocks_jump_back(engine: Engine) -> None:
-    clock = Clock()
-    one, other = PriceStore(engine, clock), PriceStore(engine, Clock(START - 3600 * SECOND_US))
+    clock = StandingClock(START)
+    one, other = PriceStore(engine, clock), PriceStore(engine, StandingClock(START - 3600 * SECOND_US))
     stamps = []
     for minute in range(6):
         (one, other)[minute % 2].add(BARS, [bar(minute)])
@@ -221,12 +212,12 @@ def test_stamps_rise_while_clocks_jump_back(engine: Engine) -> None:
 
 
 def test_who_asks_what_was_known_waits_for_a_writer_who_has_its_stamp_already(engine: Engine) -> None:
-    late = Clock(START + 3600 * SECOND_US)
-    PriceStore(engine, Clock(START - SECOND_US)).add(BARS, [bar(0)])
+    late = StandingClock(START + 3600 * SECOND_US)
+    PriceStore(engine, StandingClock(START - SECOND_US)).add(BARS, [bar(0)])
     reader = PriceStore(engine, late)
     answers: list[Bars] = []
     asking = threading.Thread(target=lambda: answers.append(reader.as_of(START + 5).read(BARS, 0, FAR)))
-    with writing(engine, Clock()) as writer:
+    with writing(engine, StandingClock(START)) as writer:
         assert writer.known_us == START  # before the instant that is asked for, and not yet committed
         asking.start()
         asking.join(0.15)
@@ -237,7 +228,7 @@ def test_who_asks_what_was_known_waits_for_a_writer_who_has_its_stamp_already(en
         writer.wrote()
     asking.join()
     assert answers[0].closed_us.tolist() == [60, 120]
-    PriceStore(engine, Clock()).add(BARS, [bar(7)])  # its clock is before the instant that was asked for
+    PriceStore(engine, StandingClock(START)).add(BARS, [bar(7)])  # its clock is before the instant that was asked for
     assert reader.as_of(START + 5).read(BARS, 0, FAR).closed_us.tolist() == [60, 120]
     assert len(reader.as_of(START + 6).read(BARS, 0, FAR)) == 3
 
@@ -281,10 +272,10 @@ class World:
         self.coin = f"coin-{next(COINS)}"
         self.series = Series(self.coin, "file", 60)
         self.start = read_stamp(engine) + 60 * SECOND_US  # later than what other examples wrote or asked
-        self.clocks = [Clock(self.start), Clock(self.start)]
+        self.clocks = [StandingClock(self.start), StandingClock(self.start)]
         self.prices = [PriceStore(engine, clock) for clock in self.clocks]
         self.texts = [TextStore(engine, clock) for clock in self.clocks]
-        late = Clock(FAR)
+        late = StandingClock(FAR)
         self.readers = PriceStore(engine, late), TextStore(engine, late)
         self.prices[0].add(self.series, [bar(0)])
         self.answers: dict[int, Any] = {}

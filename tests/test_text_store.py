@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import StandingClock
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
@@ -31,21 +32,13 @@ BODY = (
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.us = NOON + HOUR_US
-
-    def __call__(self) -> int:
-        return self.us
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock(NOON + HOUR_US)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(engine: Engine, clock: Clock) -> TextStore:
+def store(engine: Engine, clock: StandingClock) -> TextStore:
     return TextStore(engine, clock)
 
 
@@ -125,7 +118,7 @@ def test_an_index_forgets_its_oldest_texts() -> None:
     assert index.find(("t", "0"), NOON, fingerprint("2 2 2 2 other title", "")) == 2
 
 
-def test_a_text_is_added_once_and_corrected_by_a_later_row(store: TextStore, clock: Clock) -> None:
+def test_a_text_is_added_once_and_corrected_by_a_later_row(store: TextStore, clock: StandingClock) -> None:
     assert store.add([STORY, replace(STORY, external_id="2", title="Something else")]) == Added(2, 2)
     before = store.stamp(QUBIC)
     assert store.add([STORY, replace(STORY, score=7, url="https://b.org")]) == Added(2)
@@ -142,7 +135,7 @@ def test_a_text_is_added_once_and_corrected_by_a_later_row(store: TextStore, clo
     assert titles(store) == ["Something else", STORY.title]
 
 
-def test_a_stored_text_is_whole(store: TextStore, clock: Clock) -> None:
+def test_a_stored_text_is_whole(store: TextStore, clock: StandingClock) -> None:
     text = Text("hn", "x", "social", "T", "B\nb", "u", "p", None, (QUBIC, BITCOIN), "me", "en", 3, -1)
     store.add([text])
     (found,) = store.read(QUBIC, 0, FAR)
@@ -226,7 +219,7 @@ def _fail(*_: object) -> None:
     raise RuntimeError
 
 
-def test_repetitions_count_once_for_each_coin(store: TextStore, clock: Clock) -> None:
+def test_repetitions_count_once_for_each_coin(store: TextStore, clock: StandingClock) -> None:
     store.add([STORY])
     store.add([replace(STORY, source="b", coins=(QUBIC, BITCOIN))])
     store.add([replace(STORY, source="c", coins=(BITCOIN,))])
@@ -252,14 +245,14 @@ def test_repetitions_count_once_for_each_coin(store: TextStore, clock: Clock) ->
     assert store.counts("ethereum", 0, FAR) == []
 
 
-def test_a_range_is_of_published_times_with_its_end_left_out(store: TextStore, clock: Clock) -> None:
+def test_a_range_is_of_published_times_with_its_end_left_out(store: TextStore, clock: StandingClock) -> None:
     times = (NOON, NOON + 1, NOON + 2, None)
     store.add([replace(STORY, external_id=str(t), title=f"Of {t}", published_us=t) for t in times])
     assert [text.published_us for text in store.read(QUBIC, NOON, NOON + 2)] == [NOON, NOON + 1]
     assert [text.at_us for text in store.read(QUBIC, clock.us, clock.us + 1)] == [clock.us]
 
 
-def test_pages_are_whole_and_stay_as_they_were_known(store: TextStore, clock: Clock) -> None:
+def test_pages_are_whole_and_stay_as_they_were_known(store: TextStore, clock: StandingClock) -> None:
     numbers = (3, 1, 2, 2, 5, 4, 4)
     store.add([replace(STORY, external_id=str(i), title=f"{i} of it", published_us=n) for i, n in enumerate(numbers)])
     as_of, clock.us = store.stamp(QUBIC), clock.us + 10 * SETTLE_US
@@ -294,7 +287,7 @@ def test_pages_are_whole_and_stay_as_they_were_known(store: TextStore, clock: Cl
             store.scores(QUBIC, start, end, "m")
 
 
-def test_scores_have_versions_too(store: TextStore, clock: Clock) -> None:
+def test_scores_have_versions_too(store: TextStore, clock: StandingClock) -> None:
     store.add([replace(STORY, external_id=str(n), title=f"{n} of it", published_us=n) for n in (1, 2)])
     store.add([replace(STORY, source="copy", title="2 of it", published_us=3)])
     scores = [Score(1, "m@1", 0.1, 0.9, {"p": [0.1, 0.9]}), Score(2, "m@1", -1.0), Score(3, "m@1", 0.3)]
