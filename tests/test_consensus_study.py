@@ -155,7 +155,7 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
         f"The vote of m is right on {gain['vote right']} of the questions, one sample on {gain['rival right']}.",
         "The vote takes 5 times the 8 tokens of one sample.",
     ]
-    assert len(study.rival_rows(result)) == 2
+    assert len(study.baseline_rows(result)) == 2
     assert [row["n"] for row in study.confidence_rows(result)] == [110, 110, 55, 55]
     assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}
     for draw in (study.tokens_curve, study.gains_by_kind, study.reliability, study.risk_coverage):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from qubic_lab.consensus.confidence import ConfidenceReport
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation
 from qubic_lab.evals.paired import MeanEstimate
-from qubic_lab.evals.self_consistency import ALL, CurvePoint
+from qubic_lab.evals.self_consistency import ALL, CurvePoint, Gain
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, percent, plot, points, rows
 
@@ -58,15 +58,12 @@ def gain_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
             "questions": kind,
             "n": gain.difference.n,
             "vote": way,
-            "against": rival,
-            "vote right": percent(gain.method.value),
-            "rival right": percent(gain.baseline.value),
-            "difference (points)": signed_points(gain.difference.value),
-            "95 % interval (points)": _point_interval(gain.difference),
+            "against": baseline,
+            **_gain_cells(gain),
             "detectable (points)": "" if gain.detectable is None else points(gain.detectable),
             "verdict": verdict(gain.difference),
         }
-        for way, rival, name in ways
+        for way, baseline, name in ways
         for kind, gain in getattr(result.votes, name).items()
     ]
 
@@ -89,11 +86,10 @@ def greedy_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     ]
 
 
-def rival_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
+def baseline_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     """Return what else the tokens could buy, judged on the held-out half."""
-    votes = result.votes
-    equal = votes.equal_tokens
-    rivals = (
+    votes, equal = result.votes, result.votes.equal_tokens
+    baselines = (
         (
             f"vote of {equal.k}: {equal.vote_tokens:.0f} tokens",
             f"greedy with {equal.factor} times the limit: {equal.greedy_tokens:.0f} tokens",
@@ -102,17 +98,18 @@ def rival_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
         (f"vote of {votes.k}", f"best single signal: {votes.best_rule} of {votes.k}", votes.rule_gain),
     )
     return [
-        {
-            "vote": vote,
-            "against": rival,
-            "n": gain.difference.n,
-            "vote right": percent(gain.method.value),
-            "rival right": percent(gain.baseline.value),
-            "difference (points)": signed_points(gain.difference.value),
-            "95 % interval (points)": _point_interval(gain.difference),
-        }
-        for vote, rival, gain in rivals
+        {"vote": vote, "against": baseline, "n": gain.difference.n, **_gain_cells(gain)}
+        for vote, baseline, gain in baselines
     ]
+
+
+def _gain_cells(gain: Gain) -> dict[str, str]:
+    return {
+        "vote right": percent(gain.method.value),
+        "rival right": percent(gain.baseline.value),
+        "difference (points)": signed_points(gain.difference.value),
+        "95 % interval (points)": _point_interval(gain.difference),
+    }
 
 
 def confidence_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
@@ -170,7 +167,7 @@ def findings(result: ConsensusEvaluation) -> list[str]:
     return [
         *gain_sentences(result),
         *_greedy_sentences(result),
-        *_rival_sentences(result),
+        *_baseline_sentences(result),
         *_error_sentences(result),
         *_confidence_sentences(result),
         *_creative_sentences(result),
@@ -219,7 +216,7 @@ def _greedy_sentences(result: ConsensusEvaluation) -> list[str]:
     ]
 
 
-def _rival_sentences(result: ConsensusEvaluation) -> list[str]:
+def _baseline_sentences(result: ConsensusEvaluation) -> list[str]:
     equal, signal = result.votes.equal_tokens, result.votes.rule_gain
     return [
         f"At equal tokens, the vote less a longer greedy answer is {difference_text(equal.gain.difference)} "
