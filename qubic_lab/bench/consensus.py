@@ -188,27 +188,15 @@ def bench_consensus(
     questions: int = 10_000,
     seed: int = 0,
 ) -> ConsensusResult:
-    """Let simulated voters vote by majority, or else plurality, and calibrate on as many other questions.
+    """Let `k` simulated voters vote on `questions` held-out questions, calibrated on as many others.
 
-    Args:
-        voters: only `simulated`.
-        accuracy: accuracy of each voter, 0 to 1.
-        correlation: correlation between the correctness of two voters, 0 to 1.
-        k: number of voters.
-        options: number of options of each question.
-        questions: number of held-out questions.
-        seed: equal seeds give equal results.
+    They vote by majority, or else plurality. `accuracy` is that of each voter and `correlation` that between the
+    correctness of two voters, both 0 to 1. Each question has `options` options. Equal seeds give equal results.
 
     Raises:
         InputError: a value is out of range.
     """
-    check_choice("voters", voters, VOTERS)
-    for what, share in (("accuracy", accuracy), ("correlation", correlation)):
-        if not 0.0 <= share <= 1.0:
-            raise InputError(f"{what} is {share}: it must lie between 0 and 1")
-    check_range("k", k, 1, MOST_VOTERS)
-    check_range("options", options, 2, MOST_OPTIONS)
-    check_range("questions", questions, FEWEST_QUESTIONS, MOST_QUESTIONS)
+    _check_simulation(voters, accuracy, correlation, k, options, questions)
     draw = np.random.default_rng(seed)
     development_QK, held_out_QK = (simulate_votes(draw, questions, k, accuracy, correlation, options) for _ in range(2))
     calibration = calibrate(_observe(development_QK), voters, f"{options} options", datetime.now(UTC).isoformat())
@@ -278,6 +266,16 @@ def theoretical_accuracy(k: int, accuracy: float, correlation: float) -> float:
                 lead = 2 * (copies * common_right + own_right) - k
                 total += probability * share * chance * (0.5 if lead == 0 else float(lead > 0))
     return total
+
+
+def _check_simulation(voters: str, accuracy: float, correlation: float, k: int, options: int, questions: int) -> None:
+    check_choice("voters", voters, VOTERS)
+    for what, share in (("accuracy", accuracy), ("correlation", correlation)):
+        if not 0.0 <= share <= 1.0:
+            raise InputError(f"{what} is {share}: it must lie between 0 and 1")
+    check_range("k", k, 1, MOST_VOTERS)
+    check_range("options", options, 2, MOST_OPTIONS)
+    check_range("questions", questions, FEWEST_QUESTIONS, MOST_QUESTIONS)
 
 
 def _binomial(draws: int, share: float) -> list[float]:

@@ -197,8 +197,7 @@ def bench_engine(
 
     torch.set_num_threads(plan.threads)
     before = read_bandwidth_gb_per_s()
-    results: list[SetupResult] = []
-    ratios: list[SpeedRatio] = []
+    results, ratios = list[SetupResult](), list[SpeedRatio]()
     with _pipelines(plan) as pipelines:
         for dtype in plan.dtypes:
             samples = _measure(setups, _runners(plan, pipelines, dtype), plan, dtype, report)

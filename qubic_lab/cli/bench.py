@@ -151,57 +151,65 @@ def concurrency(
     return bench_concurrency(config, numbers, requests, repeat, prompt_tokens, new_tokens, progress)
 
 
+Accuracy = Annotated[float | None, typer.Option(help="Simulated: accuracy of each voter, 0 to 1.", show_default="0.6")]
+Correlation = Annotated[
+    float | None, typer.Option(help="Simulated: correlation of two voters' correctness, 0 to 1.", show_default="0")
+]
+OptionCount = Annotated[
+    int | None,
+    typer.Option("--options", help="Simulated: options of each question, one is right.", show_default="2"),
+]
+QuestionCount = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of questions; simulated voters get as many others for calibration.",
+        show_default="10000 simulated, 45 of a model",
+    ),
+]
+VoteModel = Annotated[
+    str | None, typer.Option(help="Model: alias, hub id, folder or .gguf file.", show_default="smollm2")
+]
+SampleCount = Annotated[int | None, typer.Option(help="Model: answers to each question, at least k.", show_default="k")]
+Temperature = Annotated[float | None, typer.Option(help="Model: temperature of the samples.", show_default="0.7")]
+AnswerTokens = Annotated[int | None, typer.Option(help="Model: most tokens of an answer.", show_default="48")]
+VoteDtype = Annotated[str | None, typer.Option(help="Model: fp32, bf16 or fp16.", show_default="bf16")]
+QuestionFile = Annotated[
+    Path | None, typer.Option(help="Model: a file of questions with references.", show_default="graded questions")
+]
+Layout = Annotated[
+    str | None, typer.Option(help="Model: layout of the file, project, gsm8k or mapped.", show_default="project")
+]
+MappedColumns = Annotated[
+    str | None,
+    typer.Option("--map", help="Model: columns of a mapped file, as in question=Q,answer=A.", show_default=False),
+]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Model: cache answers as they come, so that a stopped run can continue.")
+]
+Calibrations = Annotated[
+    Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
+]
+
+
 @bench("--accuracy 0.6 --correlation 0 --k 5")
 def consensus(
     progress: Progress,
     voters: Annotated[str, typer.Option(help="Who votes: simulated or model.")] = "simulated",
-    accuracy: Annotated[
-        float | None, typer.Option(help="Simulated: accuracy of each voter, 0 to 1.", show_default="0.6")
-    ] = None,
-    correlation: Annotated[
-        float | None,
-        typer.Option(help="Simulated: correlation of two voters' correctness, 0 to 1.", show_default="0"),
-    ] = None,
+    accuracy: Accuracy = None,
+    correlation: Correlation = None,
     k: Annotated[int, typer.Option("--k", help="Number of voters.")] = 5,
-    option_count: Annotated[
-        int | None,
-        typer.Option("--options", help="Simulated: options of each question, one is right.", show_default="2"),
-    ] = None,
-    questions: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of questions; simulated voters get as many others for calibration.",
-            show_default="10000 simulated, 45 of a model",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model: alias, hub id, folder or .gguf file.", show_default="smollm2")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(help="Model: answers to each question, at least k.", show_default="k")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Model: temperature of the samples.", show_default="0.7")
-    ] = None,
-    new_tokens: Annotated[int | None, typer.Option(help="Model: most tokens of an answer.", show_default="48")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Model: fp32, bf16 or fp16.", show_default="bf16")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Model: a file of questions with references.", show_default="graded questions")
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(help="Model: layout of the file, project, gsm8k or mapped.", show_default="project"),
-    ] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option("--map", help="Model: columns of a mapped file, as in question=Q,answer=A.", show_default=False),
-    ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Model: cache answers as they come, so that a stopped run can continue.")
-    ] = False,
-    calibrations: Annotated[
-        Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
-    ] = None,
+    option_count: OptionCount = None,
+    questions: QuestionCount = None,
+    model: VoteModel = None,
+    samples: SampleCount = None,
+    temperature: Temperature = None,
+    new_tokens: AnswerTokens = None,
+    dtype: VoteDtype = None,
+    file: QuestionFile = None,
+    layout: Layout = None,
+    columns: MappedColumns = None,
+    keep: Keep = False,
+    calibrations: Calibrations = None,
     seed: options.Seed = 0,
 ) -> BenchResult:
     """Measure the gain of a vote, and check its confidence.

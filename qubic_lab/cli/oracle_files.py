@@ -22,6 +22,9 @@ IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera"
 AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
 BarFile = "CSV, Parquet or an exchange's dump, optionally compressed."
+SignalFunction = Annotated[
+    str, typer.Argument(metavar="MODULE:FUNCTION", help="Function that takes bars and returns a number each.")
+]
 Stamp = Annotated[str, typer.Option(help="What the time of a row is: open, close or auto.")]
 Zone = Annotated[
     str | None,
@@ -161,10 +164,7 @@ def _show_import(result: "BarImport | TextImport", what: str, counts: Mapping[st
 
 
 def audit(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="MODULE:FUNCTION", help="Function that takes bars and returns a number each."),
-    ],
+    target: SignalFunction,
     data: Annotated[Path, typer.Option(metavar="FILE", help=f"Bars: {BarFile}")],
     stamp: Stamp = "auto",
     zone: Zone = None,
