@@ -1,4 +1,4 @@
-"""Calibrated forecasts pass and others are found out; rivals that know more are seen; nothing looks ahead."""
+"""Calibrated forecasts pass and others are found out; baselines that know more are seen; nothing looks ahead."""
 
 import math
 from dataclasses import fields, replace
@@ -110,7 +110,7 @@ def test_probabilities_of_noise_are_wrong_until_they_are_corrected() -> None:
     assert found.recalibrated.p > 0.05 and found.recalibrated.skill.low < 0.0 < found.recalibrated.skill.high + 0.02
 
 
-def test_positions_and_probabilities_by_hand() -> None:
+def test_pit_values_and_probabilities_by_hand() -> None:
     """Known 480; an error above 240 of them: 0.5 ± 0.5 × 240.5 / 481, on the side of the price."""
     past = first(made(), 3)
     count = np.array([240, 240, 0])
@@ -295,7 +295,7 @@ def test_our_forecast_is_seen_where_drifts_last() -> None:
     assert way.result.p is not None and way.result.p < 0.001
 
 
-def test_rivals_by_numpy() -> None:
+def test_baselines_by_numpy() -> None:
     series = walk(700, seed=6)
     found, moves = baseline_points(series, 3), series.step_returns
     place = 600
@@ -312,7 +312,7 @@ def test_rivals_by_numpy() -> None:
     assert all(np.isnan(found[name][:47]).all() for name in ("mean return", "the line", "AR(1)"))
 
 
-def test_the_way_of_moves_is_tested_beyond_what_a_rising_market_gives() -> None:
+def test_directions_are_tested_beyond_what_a_rising_market_gives() -> None:
     draw = np.random.default_rng(2)
     rose = draw.random(900) < 0.8
     mostly = draw.random(900) < 0.9  # says "up" mostly, knows nothing, and is right in three of four cases
@@ -326,7 +326,7 @@ def test_the_way_of_moves_is_tested_beyond_what_a_rising_market_gives() -> None:
 
 
 def rejected(frame_us: int, bars: int, hours: int, walks: int) -> Floats:
-    """Return how often, at 5 % on random walks: Clark-West, the way, positions, corrected and told probabilities."""
+    """Return how often, at 5 % on random walks: Clark-West, direction, PIT values, corrected and raw probabilities."""
     found = []
     for seed in range(walks):
         series = of_logs(np.cumsum(np.random.default_rng(seed).standard_normal(bars)) * 0.005, frame_us)
