@@ -11,7 +11,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from qubic_lab.errors import InputError, QubicLabError
@@ -24,16 +24,6 @@ _UPGRADE_LOCK = 0x5142_4C41
 """Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
 _upgrading = threading.Lock()
 """Alembic keeps what it works on in globals of the process: two threads at once would change each other's database."""
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    }
-)
-"""Every table of the project; the modules that use them define them."""
 
 
 def open_database(url: str | None = None, *, make: bool = True) -> Engine:

@@ -17,13 +17,14 @@ from sqlalchemy import Engine, inspect, text
 
 import qubic_lab.database
 from qubic_lab.consensus.weights import NO_RECORD
-from qubic_lab.database import check_url, metadata, open_database
+from qubic_lab.database import check_url, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.records import Text as Story
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_store import Score, TextStore
+from qubic_lab.schema import metadata
 from qubic_lab.settings import settings
 from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
 

@@ -12,7 +12,7 @@ from markets import random_market
 from sqlalchemy import Engine, delete, text, update
 from sqlalchemy.exc import DBAPIError
 
-from qubic_lab.database import metadata, open_database
+from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest, trial_of
@@ -20,6 +20,7 @@ from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, Tria
 from qubic_lab.oracle.backtest.signals import BarView
 from qubic_lab.oracle.inference.alignment import AvailableText
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
+from qubic_lab.schema import metadata
 
 TRIAL = Trial("does x predict?", "up", "c" * 64, "d" * 64, 0, 10 * DAY_US, {"bars": 5})
 CLOSED = np.arange(1, 11) * DAY_US

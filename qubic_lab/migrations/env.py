@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from qubic_lab.database import metadata
+from qubic_lab.schema import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
 with context.begin_transaction():

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from qubic_lab.consensus.dependence import PastVote
 from qubic_lab.consensus.weights import NO_RECORD, TrackRecord
-from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, check_range
+from qubic_lab.schema import metadata
 
 MOST_PAGE = 200
 

@@ -32,11 +32,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from qubic_lab.database import metadata
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 from qubic_lab.oracle.inference.alignment import AvailableText
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import HOUR_US, iso, now_us
+from qubic_lab.schema import metadata
 
 TRIAL_INSTANTS = Table(
     "trial_instants",

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from qubic_lab.database import metadata
+from qubic_lab.schema import metadata
 
 STAMPS = Table(
     "stamps",
