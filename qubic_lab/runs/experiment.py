@@ -18,7 +18,7 @@ from qubic_lab.runs.parameters import NotebookSource, read_source
 
 @dataclass(frozen=True)
 class StudyForm:
-    """One form of a study: fixed parameters, and lists of values of which every combination is run."""
+    """One form of a study: fixed parameters, and lists of values; every combination of the values is run."""
 
     __pydantic_config__ = STRICT
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where runs live on disk: `runs/<study>/<key>/` once finished, under other names before that and after a failure.
+"""Where runs are on disk: `runs/<study>/<key>/` once finished, under other names before that and after a failure.
 
 A folder takes its final name only when it is complete, so a killed run leaves nothing that looks finished. One
 process at a time runs notebooks: two would disturb each other's timings, and make the same run twice.

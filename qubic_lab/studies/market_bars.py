@@ -1,4 +1,4 @@
-"""The prices that studies of the market use: files of one's own or packaged ones, flagged, as bars of even lengths."""
+"""The prices for the market's studies: your own file or the packaged ones, flagged, as bars of even lengths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -103,7 +103,7 @@ def load_bars(
 
 
 def _read_files(file: str, coin: str, reading: Mapping[str, Any]) -> list[BarFile]:
-    """Return a file of one's own, or the packaged ones."""
+    """Return your own file, or the packaged ones."""
     if not file:
         return [read_packaged(name, now_us()) for name in ("bitcoin-15min", "bitcoin-1day")]
     for name in reading:

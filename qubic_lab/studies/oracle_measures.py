@@ -63,7 +63,7 @@ class News:
 
 
 def load_news(coin: str, model: str, database: str = "") -> News:
-    """Return a coin's collected texts of a database with scores, or the samples where there are none.
+    """Return a coin's collected texts with scores from a database, or the samples if it has none.
 
     Args:
         coin: its id.
@@ -109,7 +109,7 @@ def find_scorer(name: str) -> SentimentModel:
 
 @dataclass(frozen=True)
 class IndexOverTime:
-    """The sentiment index at even times; None where there is no text."""
+    """The sentiment index at even times; None without texts."""
 
     at_us: tuple[int, ...]
     index: tuple[float | None, ...]

@@ -78,7 +78,7 @@ class ArchitecturePart:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model is made of, in a dtype."""
+    """The parts of a model in a dtype."""
 
     model: str
     dtype: str
@@ -393,7 +393,7 @@ def _way(cell: PredictionCell) -> str:
 
 
 def _smallest_costs(prediction: PredictionResult) -> LayerCosts:
-    """Return the calibration of the most ranks, of which all lanes run, at the smallest batch."""
+    """Return the calibration with the most ranks, all lanes running, and the smallest batch."""
     ranks = max(costs.ranks for costs in prediction.costs)
     busy = [costs for costs in prediction.costs if costs.ranks == ranks and costs.lanes == ranks]
     return min(busy, key=lambda costs: costs.batch)
