@@ -336,27 +336,20 @@ def judge(
         raise InputError(f"bars a year are {bars_per_year}: it must be a number above 0")
     check_probability("power", power)
     test = superior_ability(values, chosen, alpha=alpha, resamples=resamples, block=block, overlap=overlap, seed=seed)
-    (bars, count), own = values.shape, values[:, chosen]
     shared: dict[str, Any] = {
         "alpha": alpha,
-        "trials": count,
+        "trials": values.shape[1],
         "effective_trials": effective_trials(values),
-        "years": bars / bars_per_year,
+        "years": len(values) / bars_per_year,
         "block": test.block,
     }
+    own = values[:, chosen]
     if is_constant(own):
-        sentence = f"no evidence: the chosen one of {_count(count)} never trades or its returns do not vary"
-        return Verdict(evidence=False, sentence=sentence, p=1.0, **shared)
+        what = f"the chosen one of {_count(values.shape[1])} never trades or its returns do not vary"
+        return Verdict(evidence=False, sentence=f"no evidence: {what}", p=1.0, **shared)
     root = math.sqrt(bars_per_year)
     ratio, error = sharpe_ratio(own) * root, float(test.errors[chosen]) / float(own.std()) * root
     detectable = (test.critical + _NORMAL.inv_cdf(power)) * error
-    needed = bars / bars_per_year * (detectable / ratio) ** 2 if ratio > 0 else None
-    ratios = sharpe_ratios(values[:, varying(values)])
-    variance = float(ratios.var(ddof=1)) if len(ratios) > 1 else 0.0
-    moments = (skewness(own), kurtosis(own))
-    pbo = None
-    if parts is not None and len(ratios) > 1 and bars >= 2 * parts:
-        pbo = overfitting_probability(values, parts)
     verdict = Verdict(
         evidence=test.p_chosen <= alpha,
         sentence="",
@@ -364,12 +357,24 @@ def judge(
         sharpe=ratio,
         interval=(ratio - test.band * error, ratio + test.band * error),
         detectable=detectable,
-        years_needed=needed,
-        deflated=deflated_sharpe(ratio / root, bars, *moments, variance, shared["effective_trials"]),
-        overfitting=pbo,
+        years_needed=shared["years"] * (detectable / ratio) ** 2 if ratio > 0 else None,
+        deflated=_deflated(values, chosen, shared["effective_trials"]),
+        overfitting=_overfitting(values, parts),
         **shared,
     )
     return replace(verdict, sentence=_sentence(verdict, ratio, detectable, power))
+
+
+def _deflated(values: Floats, chosen: int, effective: float) -> float:
+    own, ratios = values[:, chosen], sharpe_ratios(values[:, varying(values)])
+    variance = float(ratios.var(ddof=1)) if len(ratios) > 1 else 0.0
+    return deflated_sharpe(sharpe_ratio(own), len(own), skewness(own), kurtosis(own), variance, effective)
+
+
+def _overfitting(values: Floats, parts: int | None) -> float | None:
+    if parts is None or len(values) < 2 * parts or varying(values).sum() < 2:
+        return None
+    return overfitting_probability(values, parts)
 
 
 def _sentence(verdict: Verdict, ratio: float, detectable: float, power: float) -> str:
