@@ -34,9 +34,10 @@ from qubic_lab.oracle.ingest.http_rules import (
     error_in,
     judge,
     retry_after_s,
+    shown_request,
     starting_level,
 )
-from qubic_lab.oracle.ingest.http_source import Fetched, SourceClient, SourceError, shown_request
+from qubic_lab.oracle.ingest.http_source import Fetched, SourceClient, SourceError
 from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, now_us, read_iso
 from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS

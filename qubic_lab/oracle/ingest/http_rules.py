@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote_plus, urlsplit
 
 from qubic_lab import __version__
 from qubic_lab.errors import InputError
@@ -16,6 +16,7 @@ from qubic_lab.oracle.model.timestamps import SECOND_US, to_us
 FaultKind = Literal["refused", "quota", "unavailable", "malformed"]
 """The source says no and would again; a quota is used up; there is no response; the response cannot be read."""
 Form = Literal["json", "bytes"]
+Params = Mapping[str, str | int | float]
 CircuitState = Literal["closed", "open", "half-open"]
 
 FINAL_CODES = frozenset(("rateLimited", "apiKeyExhausted"))
@@ -23,6 +24,7 @@ FINAL_CODES = frozenset(("rateLimited", "apiKeyExhausted"))
 USER_AGENT = f"qubic-lab/{__version__}"
 LIBRARY_LOGS = ("httpx2", *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 _MOST_RETRY_AFTER_S = 86_400.0
+_LONGEST_VALIDATOR = 1024
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,19 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def shown_request(base_url: str, path: str, params: Params | None) -> str:
+    """Return a request as logs and records show it; keys travel in headers and are not part of it."""
+    query = "&".join(f"{name}={quote_plus(str(value), safe=',:()<>=')}" for name, value in (params or {}).items())
+    return f"GET {base_url}{path}" + (f"?{query}" if query else "")
+
+
+def sendable(validator: str | None) -> str | None:
+    """Return an ETag or a date if a header can carry it back to the source."""
+    if not validator or len(validator) > _LONGEST_VALIDATOR:
+        return None
+    return validator if validator.isascii() and validator.isprintable() else None
 
 
 def retry_after_s(header: str | None, now_us: int) -> float | None:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote_plus
 
 import httpx2
 from aiolimiter import AsyncLimiter
@@ -26,11 +25,14 @@ from qubic_lab.oracle.ingest.http_rules import (
     FaultKind,
     FetchFault,
     Form,
+    Params,
     RawResponse,
     backoff_s,
     bucket,
     is_loopback,
     judge,
+    sendable,
+    shown_request,
     starting_level,
 )
 from qubic_lab.oracle.ingest.quotas import QuotaError, Quotas
@@ -42,13 +44,10 @@ from qubic_lab.oracle.store.transactions import upsert
 
 _log = logging.getLogger(__name__)
 
-Params = Mapping[str, str | int | float]
-
 CIRCUIT_OPEN, QUOTA_SPENT = "circuit-open", "quota-spent"
 """Codes of our own: nothing was sent."""
 _MOST_HOPS = 5
 _LONGEST_SHOWN, _LONGEST_CODE = 300, 64
-_LONGEST_VALIDATOR = 1024
 
 
 class SourceError(QubicLabError):
@@ -119,12 +118,6 @@ def refusal_as_fetched(error: SourceError) -> Fetched:
     """Return an expected refusal, which is not an error, as a response without a body."""
     values = {each.name: getattr(error.fetch, each.name) for each in fields(Fetch)}
     return Fetched(**values | {"outcome": "ok", "error": None}, body=None)
-
-
-def shown_request(base_url: str, path: str, params: Params | None) -> str:
-    """Return a request as logs and records show it; keys travel in headers and are not part of it."""
-    query = "&".join(f"{name}={quote_plus(str(value), safe=',:()<>=')}" for name, value in (params or {}).items())
-    return f"GET {base_url}{path}" + (f"?{query}" if query else "")
 
 
 class WithoutKey(logging.Filter):
@@ -291,7 +284,7 @@ class SourceClient:
             fetch = replace(fetch, outcome="not_modified")
         else:
             sent = {name: response.headers.get(name.replace("_", "-")) for name in ("etag", "last_modified")}
-            validators = {"request_hash": request_hash, **{name: _sendable(value) for name, value in sent.items()}}
+            validators = {"request_hash": request_hash, **{name: sendable(value) for name, value in sent.items()}}
         headers = {"content-type": response.headers.get("content-type", ""), "content-location": response.url}
         return Fetched(**vars(fetch), body=body, validators=validators, headers=headers)
 
@@ -453,7 +446,3 @@ class SourceClient:
         row = upsert(self._engine, VALIDATORS).values(**validators)
         with self._engine.begin() as connection:
             connection.execute(row.on_conflict_do_update(index_elements=["request_hash"], set_=dict(validators)))
-
-
-def _sendable(value: str | None) -> str | None:
-    return value if value and value.isascii() and value.isprintable() and len(value) <= _LONGEST_VALIDATOR else None

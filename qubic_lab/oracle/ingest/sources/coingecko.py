@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qubic_lab.errors import check_choice
-from qubic_lab.oracle.ingest.http_source import Batch, Params, SourceClient, malformed
+from qubic_lab.oracle.ingest.http_rules import Params
+from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 

@@ -6,7 +6,8 @@ A search shows a thousand hits at most: a range of time with more is halved unti
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from qubic_lab.oracle.ingest.http_source import Batch, Fetched, Params, SourceClient, malformed
+from qubic_lab.oracle.ingest.http_rules import Params
+from qubic_lab.oracle.ingest.http_source import Batch, Fetched, SourceClient, malformed
 from qubic_lab.oracle.ingest.text_fields import plain_text, read_date
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text

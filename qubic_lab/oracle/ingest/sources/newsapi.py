@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.ingest.http_rules import Params
 from qubic_lab.oracle.ingest.http_source import (
     Batch,
     Fetched,
-    Params,
     SourceClient,
     SourceError,
     malformed,
