@@ -1,4 +1,4 @@
-"""The SQL database: SQLite in a file by default, PostgreSQL by its URL; opening it makes the missing tables."""
+"""The SQL database: SQLite in a file by default, PostgreSQL by its URL; opening it creates missing tables."""
 
 import fcntl
 import os
@@ -19,22 +19,22 @@ from qubic_lab.settings import settings
 
 BACKENDS = ("sqlite", "postgresql")
 BUSY_S = 30
-"""So long does a writer of SQLite wait for another one."""
+"""Time that a SQLite writer waits for another one."""
 _UPGRADE_LOCK = 0x5142_4C41
-"""Of PostgreSQL's advisory locks; any number that nothing else in the database uses."""
+"""Number of a PostgreSQL advisory lock that nothing else in the database uses."""
 _upgrading = threading.Lock()
-"""Alembic keeps what it works on in globals of the process: two threads at once would change each other's database."""
+"""Alembic keeps its state in module globals: two threads at once would migrate each other's database."""
 
 
 def open_database(url: str | None = None, *, make: bool = True) -> Engine:
     """Return an engine on `url`, else QUBIC_LAB_DATABASE_URL, else a SQLite file in the data folder.
 
-    Tables are made or changed as the project's migrations say, by one process at a time. Without `make`, a SQLite file
-    has to be there already.
+    The project's migrations create or change tables, in one process at a time. Without `make`, a SQLite file must
+    exist.
 
     Raises:
-        InputError: no URL, or of another database, or of a file that is not there.
-        QubicLabError: it cannot be reached, or was made by a later version of this project.
+        InputError: not a URL, a URL of another kind of database, or a file that does not exist.
+        QubicLabError: the database cannot be reached, or a later version of this project made it.
     """
     parsed = _parse(url or settings().database_url or _default_url())
     shown = parsed.render_as_string(hide_password=True)
@@ -60,10 +60,10 @@ def open_database(url: str | None = None, *, make: bool = True) -> Engine:
 
 
 def check_url() -> None:
-    """Check that the database that is set can be one, without opening it.
+    """Check the URL of the configured database without opening it.
 
     Raises:
-        InputError: no URL, or of another database.
+        InputError: not a URL, or a URL of another kind of database.
     """
     _parse(settings().database_url or _default_url())
 
@@ -99,7 +99,7 @@ def _make_folder(file: Path) -> None:
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
-    """Let readers go on beside a writer, and lose nothing that was committed when a process dies."""
+    """Let readers work beside a writer, and lose no commit when a process dies."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
@@ -109,9 +109,9 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 
 @contextmanager
 def _alone(url: URL) -> Iterator[None]:
-    """Keep others away from a SQLite file from before the first connection to it.
+    """Lock a SQLite file before the first connection to it.
 
-    The change of a new file to WAL does not wait for others as writes do: it fails at once with "database is locked".
+    Switching a new file to WAL does not wait as writes do: it fails at once with "database is locked".
     """
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         yield
@@ -126,7 +126,7 @@ def _alone(url: URL) -> Iterator[None]:
 
 @contextmanager
 def _locked(connection: Connection) -> Iterator[None]:
-    """Keep others from changing tables of a PostgreSQL database at the same time."""
+    """Let one process at a time change the tables of a PostgreSQL database."""
     if connection.dialect.name != "postgresql":
         yield
         return

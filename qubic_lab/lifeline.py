@@ -1,7 +1,7 @@
-"""Ending with one's parent, so that a killed launcher, supervisor, kernel or notebook leaves no process behind.
+"""Ends a process together with its parent: a killed launcher, supervisor, kernel or notebook leaves no process behind.
 
-Two means, since each has a gap: the kernel's parent-death signal follows the direct parent only, and on Linux alone; a
-pipe reaches all generations that inherit it, but not a process that is stopped.
+There are two mechanisms, because each has a gap. The kernel's parent-death signal works on Linux only and follows the
+direct parent only. A pipe reaches all descendants that inherit it, but not a process that is stopped.
 
 `python -m qubic_lab.lifeline PID MODULE ARGUMENTS…` runs a module that ends with the process PID, which started it with
 a pipe at its stdin and holds the writing end.
@@ -21,18 +21,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 def tie_to_parents() -> None:
-    """Tie a rank's life to torchrun's and, where a launcher of ours runs that, to the launcher's client.
+    """End this rank together with torchrun and, if our launcher runs torchrun, with the launcher's client.
 
-    torchrun starts ranks in sessions of their own and gives no such signal.
+    torchrun starts ranks in their own sessions and sets no parent-death signal.
     """
     launcher = os.environ.get(LAUNCHER_PID)
-    if launcher is not None:  # else stdin may be anything: `nohup` makes it /dev/null, which is at its end at once
+    if launcher is not None:  # otherwise stdin may be anything: with `nohup` it is /dev/null, which ends at once
         end_when_stdin_closes()
     end_when_parent_dies(os.getppid() if launcher is None else int(launcher))
 
 
 def end_when_parent_dies(parent: int) -> None:
-    """Let the kernel kill this process as soon as the thread of process `parent` that started it has ended (Linux)."""
+    """Let the kernel kill this process when the thread of process `parent` that started it ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the signal was asked for

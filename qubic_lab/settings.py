@@ -16,41 +16,41 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="QUBIC_LAB_", env_file=".env", env_ignore_empty=True, extra="ignore")
 
     cache: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("qubic-lab", appauthor=False)))
-    """Converted models and logs live here."""
+    """Converted models and logs."""
     runs: Path = Path("runs")
     """Executed notebooks, results and manifests."""
     reports: Path = Path("reports")
     """Pages made by `qubic-lab report`."""
     data: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("qubic-lab", appauthor=False)))
-    """What is collected and must not be lost, such as the SQLite database."""
+    """Collected data that must not be lost, such as the SQLite database."""
     database_url: str | None = None
-    """SQL database: sqlite:///FILE or postgresql://…; where none is set, a SQLite file in the data folder."""
+    """SQL database: sqlite:///FILE or postgresql://…; by default a SQLite file in the data folder."""
     group_timeout_s: float = 300.0
-    """A rank that waits longer than this for another one gives up: more than the slowest takes to load its layers."""
+    """Time after which a waiting rank gives up; longer than the slowest rank takes to load its layers."""
     redis_url: str | None = None
-    """Redis of the task queue: redis://, rediss:// or unix://; where none is set, an embedded server is started."""
+    """Redis of the task queue: redis://, rediss:// or unix://; by default an embedded server is started."""
     api_tokens: Path | None = None
-    """File of the tokens that HTTP clients show; made by `qubic-lab token add`. Needed beyond loopback."""
+    """File with the tokens of HTTP clients, written by `qubic-lab token add`. Required beyond loopback."""
     api_token: str | None = None
-    """The token that our own commands show to a coordinator."""
+    """Token that our own commands send to a coordinator."""
     coordinator: str = "http://127.0.0.1:5000"
-    """The coordinator that our own commands ask."""
+    """Address of the coordinator that our own commands use."""
     coingecko_key: SecretStr | None = None
-    """CoinGecko's key; prices come without one too, at lower limits."""
+    """CoinGecko's key; without one, prices still come, at lower limits."""
     newsapi_key: SecretStr | None = None
-    """NewsAPI's key; without one that source is left out."""
+    """NewsAPI's key; without one, that source is not used."""
     alert_webhook: SecretStr | None = None
-    """Where alerts of risk are posted as JSON: https://…, or http:// on this host; they are logged in any case."""
+    """Address to which risk alerts are posted as JSON: https://…, or http:// on this host; they are always logged."""
     alert_secret: SecretStr | None = None
-    """What alerts are signed with, so that their receiver can tell them from others."""
+    """Key that signs alerts, so that their receiver can recognise them."""
     oracle_config: Path | None = None
-    """YAML with settings of the market oracle, for collector and coordinator."""
+    """YAML file with settings of the market oracle, for collector and coordinator."""
     tls_certificate: Path | None = None
-    """This host's certificate (PEM); with key and authority it turns on mutual TLS for all but unix sockets."""
+    """This host's certificate (PEM); with key and authority it turns on mutual TLS, except for unix sockets."""
     tls_key: Path | None = None
     """The certificate's private key (PEM)."""
     tls_authority: Path | None = None
-    """Certificate of the authority that has signed those of all hosts (PEM)."""
+    """Certificate of the authority that signed the certificates of all hosts (PEM)."""
 
 
 @cache
@@ -60,10 +60,10 @@ def settings() -> Settings:
 
 
 def cache_folder(name: str = "") -> Path:
-    """Return the cache, or a folder in it, made where it is not there yet.
+    """Return the cache folder, or a folder in it; create it if it is missing.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     folder = settings().cache / name
     try:
