@@ -272,7 +272,8 @@ class Verdict:
         trials: number of trials; `effective_trials`: number of independent trials that equals them.
         sharpe: observed ratio; None if the trial does not vary.
         interval: of 95 %; it allows for the choice of the best trial.
-        detectable: the smallest true ratio that this data shows with a power of 80 %.
+        detectable: the smallest true ratio that this data shows with a power of 80 %: (critical value of the best of
+            all trials + z(power)) × the error of the chosen trial's mean, over its deviation.
         years: length of the data.
         years_needed: length that shows a true ratio of the observed size; None if that is not above 0.
         deflated: deflated Sharpe ratio: probability that the true ratio is above 0; None if the trial does not vary.
@@ -313,52 +314,47 @@ def judge(
     parts: int | None = PARTS,
     seed: int = 0,
 ) -> Verdict:
-    """Judge whether a chosen trial is evidence of skill, given all trials, and which effect would have been found.
+    """Judge whether a chosen trial is evidence of skill, given all trials, and which effect would be found.
 
     Args:
         trials: net returns of all trials in excess of their benchmark, [bars, trials].
         chosen: the trial that is judged.
         bars_per_year: number of bars in a year.
         alpha: probability of finding skill where there is none.
-        power: of the smallest detectable ratio, which is (critical value of the best of all trials + z(power)) × the
-            error of the chosen trial's mean, over its deviation.
+        power: of the smallest detectable ratio.
         resamples: as `block`, `overlap` and `seed` an argument of `superior_ability`.
         block: see there.
         overlap: see there.
         parts: of `overfitting_probability`; None leaves it out.
-        seed: of the bootstrap.
+        seed: see there.
 
     Raises:
-        InputError: what `superior_ability` refuses, bars_per_year not above 0, or a power that is not between 0 and 1.
+        InputError: what `superior_ability` refuses, bars_per_year not above 0, or a power not between 0 and 1.
     """
     values = read_trials(trials)
     if not (math.isfinite(bars_per_year) and bars_per_year > 0):
         raise InputError(f"bars a year are {bars_per_year}: it must be a number above 0")
     check_probability("power", power)
     test = superior_ability(values, chosen, alpha=alpha, resamples=resamples, block=block, overlap=overlap, seed=seed)
-    shared: dict[str, Any] = {
-        "alpha": alpha,
-        "trials": values.shape[1],
-        "effective_trials": effective_trials(values),
-        "years": len(values) / bars_per_year,
-        "block": test.block,
-    }
-    own = values[:, chosen]
+    years, effective = len(values) / bars_per_year, effective_trials(values)
+    shared: dict[str, Any] = {"alpha": alpha, "trials": values.shape[1], "effective_trials": effective}
+    shared |= {"years": years, "block": test.block}
+    own, count = values[:, chosen], _count(values.shape[1])
     if is_constant(own):
-        what = f"the chosen one of {_count(values.shape[1])} never trades or its returns do not vary"
-        return Verdict(evidence=False, sentence=f"no evidence: {what}", p=1.0, **shared)
+        sentence = f"no evidence: the chosen one of {count} never trades or its returns do not vary"
+        return Verdict(evidence=False, sentence=sentence, p=1.0, **shared)
     root = math.sqrt(bars_per_year)
     ratio, error = sharpe_ratio(own) * root, float(test.errors[chosen]) / float(own.std()) * root
-    detectable = (test.critical + _NORMAL.inv_cdf(power)) * error
+    detectable, p = (test.critical + _NORMAL.inv_cdf(power)) * error, test.p_chosen
     verdict = Verdict(
-        evidence=test.p_chosen <= alpha,
+        evidence=p <= alpha,
         sentence="",
-        p=test.p_chosen,
+        p=p,
         sharpe=ratio,
         interval=(ratio - test.band * error, ratio + test.band * error),
         detectable=detectable,
-        years_needed=shared["years"] * (detectable / ratio) ** 2 if ratio > 0 else None,
-        deflated=_deflated(values, chosen, shared["effective_trials"]),
+        years_needed=years * (detectable / ratio) ** 2 if ratio > 0 else None,
+        deflated=_deflated(values, chosen, effective),
         overfitting=_overfitting(values, parts),
         **shared,
     )
