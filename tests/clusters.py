@@ -6,11 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 import psutil
@@ -33,7 +34,6 @@ from qubic_lab.wire import pipeline_pb2
 KILL = "[this ends the replica]"
 WITHIN_S = 20.0
 """Of what is waited for; far longer than it takes, and shorter than the test's own limit."""
-T = TypeVar("T")
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +42,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.1)
     for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._NOTIFICATION_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.05)
-
-
-def run(test: Coroutine[Any, Any, T]) -> T:
-    """Run an asynchronous test on an event loop of its own."""
-    return asyncio.run(test)
 
 
 async def until(what: Callable[[], Any] | Callable[[], Awaitable[Any]], within_s: float = WITHIN_S) -> Any:
@@ -228,8 +223,8 @@ async def http(
     coordinator: Coordinator, client: redis.Redis, accesses: list[ApiToken] | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """Serve a coordinator's interface at a port of loopback, and yield a client of it."""
-    known = accesses
-    app = create_app(coordinator, None if known is None else lambda: known, make_limiter(client) if known else None)
+    tokens = None if accesses is None else lambda: accesses
+    app = create_app(coordinator, tokens, make_limiter(client) if accesses else None)
     # The protocol is named, since asyncio sends without delay only where it knows that.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
@@ -290,9 +285,8 @@ class Process:
         """End it, if it has not ended, and all that it started; its log is shown where the test has failed."""
         print(f"{self._log.name}:", self.log)
         with suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self.pid).children(recursive=True):
+            for process in family(self.pid):
                 process.kill()
-        self._process.kill()
         self._process.wait()
 
 
@@ -309,7 +303,20 @@ def processes() -> Iterator[Callable[..., Process]]:
         yield start
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def wait_until(holds: Callable[[], Any], within_s: float = 30.0) -> None:
+    """Wait in this thread until something is true."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all below it."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    """Return whether none of the processes runs any more."""
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)

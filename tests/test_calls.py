@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
-from clusters import run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,53 +115,44 @@ class Items:
             self.ended = True
 
 
-def test_pauses_come_between_items_and_lose_none() -> None:
-    async def test() -> None:
-        items = Items()
-        found = []
-        async for item in with_pauses(items.give(), 0.01):
-            found.append(item)
-            if found.count(None) == 3:
-                items.go_on.set()
-        assert found[0] == 1 and found[-1] == 2 and set(found[1:-1]) == {None}
-        assert items.ended
-
-    run(test())
+@pytest.mark.anyio
+async def test_pauses_come_between_items_and_lose_none() -> None:
+    items = Items()
+    found = []
+    async for item in with_pauses(items.give(), 0.01):
+        found.append(item)
+        if found.count(None) == 3:
+            items.go_on.set()
+    assert found[0] == 1 and found[-1] == 2 and set(found[1:-1]) == {None}
+    assert items.ended
 
 
-def test_errors_pass_through_pauses() -> None:
-    async def test() -> None:
-        items = Items(RankError("lost"))
-        items.go_on.set()
-        paused = with_pauses(items.give(), 1.0)
-        assert await anext(paused) == 1
-        with pytest.raises(RankError):
-            await anext(paused)
-        assert items.ended
-
-    run(test())
+@pytest.mark.anyio
+async def test_errors_pass_through_pauses() -> None:
+    items = Items(RankError("lost"))
+    items.go_on.set()
+    paused = with_pauses(items.give(), 1.0)
+    assert await anext(paused) == 1
+    with pytest.raises(RankError):
+        await anext(paused)
+    assert items.ended
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("count", [1, 2])
-def test_whoever_stops_listening_closes_what_is_listened_to(count: int) -> None:
+async def test_whoever_stops_listening_closes_what_is_listened_to(count: int) -> None:
     """After an item, and in a pause."""
-
-    async def test() -> None:
-        items = Items()
-        paused = with_pauses(items.give(), 0.01)
-        for _ in range(count):
-            await anext(paused)
-        await paused.aclose()
-        assert items.ended
-
-    run(test())
+    items = Items()
+    paused = with_pauses(items.give(), 0.01)
+    for _ in range(count):
+        await anext(paused)
+    await paused.aclose()
+    assert items.ended
 
 
-def test_a_wait_ends_with_the_event_or_the_time() -> None:
-    async def test() -> None:
-        event = asyncio.Event()
-        await wait_at_most(event, 0.001)
-        event.set()
-        await wait_at_most(event, 3_600.0)
-
-    run(test())
+@pytest.mark.anyio
+async def test_a_wait_ends_with_the_event_or_the_time() -> None:
+    event = asyncio.Event()
+    await wait_at_most(event, 0.001)
+    event.set()
+    await wait_at_most(event, 3_600.0)

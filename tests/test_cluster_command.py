@@ -10,17 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from clusters import all_gone, family, wait_until
 from models import tiny_model
 
 from qubic_lab.api.client import CoordinatorClient
+from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.cli.cluster import make_plan
 from qubic_lab.cli.main import run
 from qubic_lab.cluster import background
@@ -69,16 +70,6 @@ def echo_plan(folder: Path, nodes: int = 2, coordinators: int = 1, seconds: floa
     return replace(plan, members=tuple(members))
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def folder(cache: Path) -> Iterator[Path]:
     """Where `qubic-lab cluster` has its cluster: one with two coordinators and two nodes is up there."""
@@ -101,28 +92,11 @@ def state_of(folder: Path) -> ClusterState:
     return state
 
 
-def family(state: ClusterState) -> list[psutil.Process]:
-    """The supervisor and all below it."""
-    supervisor = psutil.Process(state.pid)
-    return [supervisor, *supervisor.children(recursive=True)]
-
-
-def wait_until(holds: Callable[[], bool], most_s: float = 30.0) -> None:
-    deadline = time.monotonic() + most_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
 def wait_until_open(state: ClusterState, nodes: int) -> None:
     """Wait until every coordinator has seen the nodes and may choose them."""
     for url in state.urls:
         with CoordinatorClient(url) as client:
             wait_until(lambda client=client: client.status().nodes == {"open": nodes})
-
-
-def all_gone(processes: list[psutil.Process]) -> bool:
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
 
 
 def test_whatever_is_killed_comes_back_by_itself(folder: Path) -> None:
@@ -155,25 +129,25 @@ def test_nobody_else_reaches_what_is_within(folder: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     listening = {
         connection.laddr.port
-        for process in family(state_of(folder))
+        for process in family(state_of(folder).pid)
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {int(url.rpartition(":")[2]) for url in state_of(folder).urls}
-    nodes = [process for process in family(state_of(folder)) if "qubic_lab.bench.echo_node" in process.cmdline()]
+    nodes = [process for process in family(state_of(folder).pid) if "qubic_lab.bench.echo_node" in process.cmdline()]
     assert len(nodes) == 2
     assert all("QUBIC_LAB_REDIS_URL" not in node.environ() for node in nodes)
 
 
 def test_one_cluster_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    processes = family(state_of(folder))
+    processes = family(state_of(folder).pid)
     assert run(["cluster", "up", "--port", "0"]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1
     assert f"at {state_of(folder).urls[0]}: end it with qubic-lab cluster down" in said.err
     with pytest.raises(InputError, match="qubic-lab cluster down"):
         background.start(echo_plan(folder))
-    assert family(state_of(folder)) == processes
+    assert family(state_of(folder).pid) == processes
 
 
 def test_status_is_a_table_or_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +202,7 @@ def test_on_a_terminal_status_looks_again_until_ctrl_c(folder: Path) -> None:
 
 def test_down_lets_answers_end_and_leaves_nothing(empty: Path) -> None:
     state = background.start(echo_plan(empty, nodes=1, seconds=0.5))
-    processes = family(state)
+    processes = family(state.pid)
     assert len(processes) >= 4
     with CoordinatorClient(state.urls[0]) as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.ask, "hi", max_new_tokens=20)
@@ -246,7 +220,7 @@ def test_down_lets_answers_end_and_leaves_nothing(empty: Path) -> None:
 def test_down_waits_no_longer_than_it_is_told_and_questions_outlive_it(empty: Path) -> None:
     for seconds, within_s in ((600.0, 0.3), (0.1, 30.0)):
         state = background.start(echo_plan(empty, nodes=1, seconds=seconds))
-        processes = family(state)
+        processes = family(state.pid)
         with CoordinatorClient(state.urls[0]) as client, ThreadPoolExecutor(1) as pool:
             wait_until_open(state, 1)
             answer = pool.submit(client.ask, "hi", key="mine", max_new_tokens=20)
@@ -263,7 +237,7 @@ def test_down_waits_no_longer_than_it_is_told_and_questions_outlive_it(empty: Pa
 @pytest.mark.slow
 def test_nothing_outlives_a_supervisor_that_is_killed(empty: Path) -> None:
     state = background.start(echo_plan(empty, nodes=1))
-    processes = family(state)
+    processes = family(state.pid)
     os.kill(state.pid, signal.SIGKILL)
     wait_until(lambda: all_gone(processes))
     assert background.running(empty) is None
@@ -317,7 +291,7 @@ def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty:
         wait_until(lambda: (again := node()) is not None and again.restarts == 1)
         state = state_of(empty)
         assert state.phase == "starting"
-        processes = family(state)
+        processes = family(state.pid)
         background.stop(empty, 10.0)
         assert re.search("ended before it was ready", str(starting.exception()))
     assert all_gone(processes)
@@ -387,7 +361,7 @@ def test_ctrl_c_while_it_comes_up_takes_everything_down(tmp_path: Path) -> None:
     command = [*CLI, "cluster", "up", "--nodes", "1", "--port", "0", "--model", str(model)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         wait_until(lambda: bool((state := background.running(tmp_path / "cluster")) and state.of_kind("node")))
-        processes = family(state_of(tmp_path / "cluster"))
+        processes = family(state_of(tmp_path / "cluster").pid)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "error: interrupted\n")

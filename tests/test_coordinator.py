@@ -4,13 +4,12 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from clusters import KILL, Cluster, Fragile, cluster, counted, hurry, run, text_of, until
+from clusters import KILL, Cluster, Fragile, cluster, counted, text_of, until
 
 from qubic_lab.cluster.calls import payload_of
 from qubic_lab.cluster.coordinator import Coordinator
@@ -21,16 +20,7 @@ from qubic_lab.errors import BusyError, InputError, NotFoundError, RankError, Re
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 
 
 def request(tokens: int = 8, seed: int = 0, prompt: str = "hi") -> pipeline_pb2.GenerateRequest:
@@ -58,218 +48,175 @@ async def answered(running: Cluster, task_id: str, tokens: int = 8, seed: int = 
     return outcome
 
 
-def test_a_task_is_answered_by_a_node_and_told_by_every_coordinator(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
-            first, second = running.coordinators
-            assert {view.record.id for view in first.nodes()} == {view.record.id for view in second.nodes()}
-            tasks = [await first.submit(request(seed=100 * n)) for n in range(6)]
-            for n, task_id in enumerate(tasks):
-                outcome = await answered(running, task_id, seed=100 * n)
-                assert outcome.attempts == 1
-                assert outcome.result is not None and outcome.result["node"] in ("a", "b")
-            assert (await first.counts()) == (await second.counts())
-            assert first.working == second.working == 0
-            with pytest.raises(NotFoundError):
-                await followed(first, "no task")
-
-    run(test())
+async def test_a_task_is_answered_by_a_node_and_told_by_every_coordinator(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
+        first, second = running.coordinators
+        assert {view.record.id for view in first.nodes()} == {view.record.id for view in second.nodes()}
+        tasks = [await first.submit(request(seed=100 * n)) for n in range(6)]
+        for n, task_id in enumerate(tasks):
+            outcome = await answered(running, task_id, seed=100 * n)
+            assert outcome.attempts == 1
+            assert outcome.result is not None and outcome.result["node"] in ("a", "b")
+        assert (await first.counts()) == (await second.counts())
+        assert first.working == second.working == 0
+        with pytest.raises(NotFoundError):
+            await followed(first, "no task")
 
 
-def test_tasks_do_not_wait_for_one_another(
+async def test_tasks_do_not_wait_for_one_another(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=0.3, slots=8)
-        async with cluster(client, tmp_path, nodes={"a": node}) as running:
-            monkeypatch.setattr("qubic_lab.cluster.dispatcher.LOOK_S", 600.0)  # only what happens wakes anybody
-            tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(12)]
-            await until(lambda: node.running == 8)
-            for n, task_id in enumerate(tasks):
-                await answered(running, task_id, seed=100 * n)
-
-    run(test())
+    node = Fragile(seconds=0.3, slots=8)
+    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+        monkeypatch.setattr("qubic_lab.cluster.dispatcher.LOOK_S", 600.0)  # only what happens wakes anybody
+        tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(12)]
+        await until(lambda: node.running == 8)
+        for n, task_id in enumerate(tasks):
+            await answered(running, task_id, seed=100 * n)
 
 
-def test_a_task_of_which_a_replica_is_lost_goes_on_elsewhere(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        lost = Fragile(error=RankError("rank 0 is gone"), tokens=5)
-        async with cluster(client, tmp_path, nodes={"a": lost}) as running:
-            task_id = await running.coordinator.submit(request())
-            await until(lambda: running.gates("a") == {Gate.LOST})
-            await running.start_node("b", Fragile())
-            outcome = await answered(running, task_id)
-            assert outcome.attempts == 2
-            assert outcome.result is not None and outcome.result["node"] == "b"
-            assert outcome.story == (f"try 1 by {running.coordinator.name}: node a: rank 0 is gone",)
-            assert lost.asked == 1
-
-    run(test())
+async def test_a_task_of_which_a_replica_is_lost_goes_on_elsewhere(client: redis.Redis, tmp_path: Path) -> None:
+    lost = Fragile(error=RankError("rank 0 is gone"), tokens=5)
+    async with cluster(client, tmp_path, nodes={"a": lost}) as running:
+        task_id = await running.coordinator.submit(request())
+        await until(lambda: running.gates("a") == {Gate.LOST})
+        await running.start_node("b", Fragile())
+        outcome = await answered(running, task_id)
+        assert outcome.attempts == 2
+        assert outcome.result is not None and outcome.result["node"] == "b"
+        assert outcome.story == (f"try 1 by {running.coordinator.name}: node a: rank 0 is gone",)
+        assert lost.asked == 1
 
 
-def test_a_task_that_loses_every_replica_is_dead_with_its_story(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        nodes = {name: Fragile(error=RankError("gone"), tokens=1) for name in "abc"}
-        async with cluster(client, tmp_path, nodes=dict(nodes)) as running:
-            outcome = await running.outcome(await running.coordinator.submit(request()))
-            assert (outcome.state, outcome.attempts, len(outcome.story)) == ("dead", 3, 3)
-            [letter] = await running.coordinator.dead_letters()
-            assert (letter.task_id, letter.payload) == (outcome.task_id, payload_of(request()))
-            assert {line.split()[5] for line in letter.story} == {"a:", "b:", "c:"}
-
-    run(test())
+async def test_a_task_that_loses_every_replica_is_dead_with_its_story(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {name: Fragile(error=RankError("gone"), tokens=1) for name in "abc"}
+    async with cluster(client, tmp_path, nodes=dict(nodes)) as running:
+        outcome = await running.outcome(await running.coordinator.submit(request()))
+        assert (outcome.state, outcome.attempts, len(outcome.story)) == ("dead", 3, 3)
+        [letter] = await running.coordinator.dead_letters()
+        assert (letter.task_id, letter.payload) == (outcome.task_id, payload_of(request()))
+        assert {line.split()[5] for line in letter.story} == {"a:", "b:", "c:"}
 
 
-def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client: redis.Redis, tmp_path: Path) -> None:
     """Though others run beside it at the first two."""
-
-    async def test() -> None:
-        nodes = {name: Fragile(seconds=0.6, slots=8) for name in "abcd"}
-        async with cluster(client, tmp_path, nodes={name: nodes[name] for name in "ab"}) as running:
-            submit = running.coordinator.submit
-            innocent = [await submit(request(seed=100 * n)) for n in range(4)]
-            poison = await submit(request(prompt=KILL), "high")
-            await until(lambda: nodes["a"].starts == nodes["b"].starts == 2)
-            await running.start_node("c", nodes["c"])
-            outcome = await running.outcome(poison)
-            assert (outcome.state, outcome.attempts) == ("dead", 3)
-            assert {line.partition(": ")[2] for line in outcome.story} == {f"node {n}: rank 1 is gone" for n in "abc"}
-            await running.start_node("d", nodes["d"])
-            outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(innocent)]
-            assert max(outcome.attempts for outcome in outcomes) > 1
-            assert [node.starts for node in nodes.values()] == [2, 2, 2, 1]
-
-    run(test())
+    nodes = {name: Fragile(seconds=0.6, slots=8) for name in "abcd"}
+    async with cluster(client, tmp_path, nodes={name: nodes[name] for name in "ab"}) as running:
+        submit = running.coordinator.submit
+        innocent = [await submit(request(seed=100 * n)) for n in range(4)]
+        poison = await submit(request(prompt=KILL), "high")
+        await until(lambda: nodes["a"].starts == nodes["b"].starts == 2)
+        await running.start_node("c", nodes["c"])
+        outcome = await running.outcome(poison)
+        assert (outcome.state, outcome.attempts) == ("dead", 3)
+        assert {line.partition(": ")[2] for line in outcome.story} == {f"node {n}: rank 1 is gone" for n in "abc"}
+        await running.start_node("d", nodes["d"])
+        outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(innocent)]
+        assert max(outcome.attempts for outcome in outcomes) > 1
+        assert [node.starts for node in nodes.values()] == [2, 2, 2, 1]
 
 
-def test_what_goes_wrong_inside_a_node_is_not_told(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, nodes={"a": Fragile(error=KeyError("/secret/path"))}) as running:
+async def test_what_goes_wrong_inside_a_node_is_not_told(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, nodes={"a": Fragile(error=KeyError("/secret/path"))}) as running:
+        outcome = await running.outcome(await running.coordinator.submit(request()))
+        assert outcome.state == "dead"
+        assert {line.partition(": ")[2] for line in outcome.story} == {"node a failed: its log says how"}
+
+
+async def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile(error=InputError("the prompt is too long: give a shorter one"))
+    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+        for _ in range(4):
             outcome = await running.outcome(await running.coordinator.submit(request()))
-            assert outcome.state == "dead"
-            assert {line.partition(": ")[2] for line in outcome.story} == {"node a failed: its log says how"}
-
-    run(test())
-
-
-def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile(error=InputError("the prompt is too long: give a shorter one"))
-        async with cluster(client, tmp_path, nodes={"a": node}) as running:
-            for _ in range(4):
-                outcome = await running.outcome(await running.coordinator.submit(request()))
-                assert (outcome.state, outcome.attempts) == ("failed", 1)
-                assert outcome.why == "the prompt is too long: give a shorter one"
-            assert running.gates("a") == {None}
-
-    run(test())
+            assert (outcome.state, outcome.attempts) == ("failed", 1)
+            assert outcome.why == "the prompt is too long: give a shorter one"
+        assert running.gates("a") == {None}
 
 
-def test_what_is_no_request_fails_and_holds_nothing_up(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, nodes={"a": Fragile()}) as running:
-            queue = running.coordinator.queue
-            bad = await running.coordinator.call(queue.submit, {"unknown": 1})
-            assert (await running.outcome(bad)).state == "failed"
-            await answered(running, await running.coordinator.submit(request()))
-
-    run(test())
+async def test_what_is_no_request_fails_and_holds_nothing_up(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, nodes={"a": Fragile()}) as running:
+        queue = running.coordinator.queue
+        bad = await running.coordinator.call(queue.submit, {"unknown": 1})
+        assert (await running.outcome(bad)).state == "failed"
+        await answered(running, await running.coordinator.submit(request()))
 
 
-def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        full = Fragile(error=BusyError("its slots are taken"))
-        async with cluster(client, tmp_path, nodes={"a": full}) as running:
-            task_id = await running.coordinator.submit(request())
-            await until(lambda: full.asked >= 4)
-            await asyncio.sleep(0.3)
-            assert full.asked < 15  # asked again now and then, not all the time
-            assert running.gates("a") == {None}
-            await running.start_node("b", Fragile())
-            outcome = await answered(running, task_id)
-            assert (outcome.attempts, outcome.story) == (1, ())
-
-    run(test())
+async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
+    full = Fragile(error=BusyError("its slots are taken"))
+    async with cluster(client, tmp_path, nodes={"a": full}) as running:
+        task_id = await running.coordinator.submit(request())
+        await until(lambda: full.asked >= 4)
+        await asyncio.sleep(0.3)
+        assert full.asked < 15  # asked again now and then, not all the time
+        assert running.gates("a") == {None}
+        await running.start_node("b", Fragile())
+        outcome = await answered(running, task_id)
+        assert (outcome.attempts, outcome.story) == (1, ())
 
 
-def test_a_task_waits_for_a_node_longer_than_its_lease(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        limits = QueueLimits(lease_s=0.4, gone_s=0.35, silent_s=0.3)
-        full = Fragile(error=BusyError("its slots are taken"))
-        async with cluster(client, tmp_path, nodes={"a": full}, limits=limits) as running:
-            task_id = await running.coordinator.submit(request())
-            await asyncio.sleep(0.8)
-            full.error = None
-            assert (await answered(running, task_id)).attempts == 1
-            assert (await running.coordinator.counts()).reclaimed == 0
-
-    run(test())
+async def test_a_task_waits_for_a_node_longer_than_its_lease(client: redis.Redis, tmp_path: Path) -> None:
+    limits = QueueLimits(lease_s=0.4, gone_s=0.35, silent_s=0.3)
+    full = Fragile(error=BusyError("its slots are taken"))
+    async with cluster(client, tmp_path, nodes={"a": full}, limits=limits) as running:
+        task_id = await running.coordinator.submit(request())
+        await asyncio.sleep(0.8)
+        full.error = None
+        assert (await answered(running, task_id)).attempts == 1
+        assert (await running.coordinator.counts()).reclaimed == 0
 
 
-def test_a_node_that_nobody_reaches_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path) as running:
-            nowhere = pb.NodeRegistration(node="nowhere", address=f"unix:{tmp_path}/nowhere.sock", type="whole")
-            nowhere.capabilities.CopyFrom(pb.Capabilities(slots=1, tokens_per_s=1.0))
-            registry = running.coordinator.registry
-            session = await running.coordinator.call(registry.register, nowhere)
-            await running.coordinator.call(registry.beat, "nowhere", session, pb.NodeState(ready=True))
-            await until(lambda: running.gates("nowhere") == {None})
-            task_id = await running.coordinator.submit(request())
-            await until(lambda: running.gates("nowhere") == {Gate.LOST})
-            await running.start_node("a", Fragile())
-            assert (await answered(running, task_id)).attempts == 1
-
-    run(test())
+async def test_a_node_that_nobody_reaches_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path) as running:
+        nowhere = pb.NodeRegistration(node="nowhere", address=f"unix:{tmp_path}/nowhere.sock", type="whole")
+        nowhere.capabilities.CopyFrom(pb.Capabilities(slots=1, tokens_per_s=1.0))
+        registry = running.coordinator.registry
+        session = await running.coordinator.call(registry.register, nowhere)
+        await running.coordinator.call(registry.beat, "nowhere", session, pb.NodeState(ready=True))
+        await until(lambda: running.gates("nowhere") == {None})
+        task_id = await running.coordinator.submit(request())
+        await until(lambda: running.gates("nowhere") == {Gate.LOST})
+        await running.start_node("a", Fragile())
+        assert (await answered(running, task_id)).attempts == 1
 
 
-def test_a_cancelled_task_frees_its_slot(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=600.0, slots=1)
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
-            task_id = await running.coordinator.submit(request())
-            await until(lambda: node.running)
-            node.seconds = 0.1
-            waiting = await running.coordinator.submit(request())
-            assert await running.coordinators[1].cancel(task_id)
-            assert (await running.outcome(task_id)).state == "cancelled"
-            await answered(running, waiting)
-            assert not await running.coordinators[1].cancel(waiting)
-            assert node.running == 0
-            await until(lambda: sum(each.working for each in running.coordinators) == 0)
-
-    run(test())
+async def test_a_cancelled_task_frees_its_slot(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile(seconds=600.0, slots=1)
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
+        task_id = await running.coordinator.submit(request())
+        await until(lambda: node.running)
+        node.seconds = 0.1
+        waiting = await running.coordinator.submit(request())
+        assert await running.coordinators[1].cancel(task_id)
+        assert (await running.outcome(task_id)).state == "cancelled"
+        await answered(running, waiting)
+        assert not await running.coordinators[1].cancel(waiting)
+        assert node.running == 0
+        await until(lambda: sum(each.working for each in running.coordinators) == 0)
 
 
-def test_a_repeated_key_is_worked_on_once(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile()
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
-            tasks = [await each.submit(request(), "normal", "key") for each in running.coordinators * 2]
-            assert len(set(tasks)) == 1
-            await answered(running, tasks[0])
-            assert await running.coordinator.submit(request(), "high", "key") == tasks[0]
-            assert node.asked == 1
-            with pytest.raises(InputError, match="'key' was used with another payload"):
-                await running.coordinator.submit(request(tokens=9), "normal", "key")
-
-    run(test())
+async def test_a_repeated_key_is_worked_on_once(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile()
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
+        tasks = [await each.submit(request(), "normal", "key") for each in running.coordinators * 2]
+        assert len(set(tasks)) == 1
+        await answered(running, tasks[0])
+        assert await running.coordinator.submit(request(), "high", "key") == tasks[0]
+        assert node.asked == 1
+        with pytest.raises(InputError, match="'key' was used with another payload"):
+            await running.coordinator.submit(request(tokens=9), "normal", "key")
 
 
-def test_a_node_that_loses_its_ranks_starts_them_again(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile()
-        async with cluster(client, tmp_path, nodes={"a": node}) as running:
-            node.lose()
-            await until(lambda: (view := running.view("a")) and view.record.state.restarts == 1)
-            await until(lambda: running.gates("a") == {None})
-            await answered(running, await running.coordinator.submit(request()))
-            assert node.starts == 2
-
-    run(test())
+async def test_a_node_that_loses_its_ranks_starts_them_again(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile()
+    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+        node.lose()
+        await until(lambda: (view := running.view("a")) and view.record.state.restarts == 1)
+        await until(lambda: running.gates("a") == {None})
+        await answered(running, await running.coordinator.submit(request()))
+        assert node.starts == 2
 
 
-def test_a_node_whose_ranks_do_not_come_up_says_why_and_takes_nothing(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_node_whose_ranks_do_not_come_up_says_why(client: redis.Redis, tmp_path: Path) -> None:
     class Broken(Fragile):
         async def start(self) -> pb.Capabilities:
             if self.starts == 1:
@@ -277,214 +224,176 @@ def test_a_node_whose_ranks_do_not_come_up_says_why_and_takes_nothing(client: re
                 raise RankError("no memory")
             return await super().start()
 
-    async def test() -> None:
-        node = Broken()
-        async with cluster(client, tmp_path, nodes={"a": node}) as running:
-            node.lose()
-            await until(lambda: (view := running.view("a")) and view.record.state.trouble == "no memory")
-            assert running.gates("a") == {Gate.STARTING}
-            await until(lambda: running.gates("a") == {None})  # at the second try
+    node = Broken()
+    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+        node.lose()
+        await until(lambda: (view := running.view("a")) and view.record.state.trouble == "no memory")
+        assert running.gates("a") == {Gate.STARTING}
+        await until(lambda: running.gates("a") == {None})  # at the second try
+        await answered(running, await running.coordinator.submit(request()))
+
+
+async def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(client: redis.Redis, tmp_path: Path) -> None:
+    node = Fragile(seconds=0.3)
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
+        first, second = running.coordinators
+        under_way = await first.submit(request())
+        await until(lambda: node.running)
+        await first.drain("a", True)
+        await until(lambda: running.gates("a") == {Gate.DRAINING})
+        waiting = await second.submit(request())
+        await answered(running, under_way)
+        await asyncio.sleep(0.1)
+        assert node.asked == 1
+        await second.drain("a", False)
+        await answered(running, waiting)
+        with pytest.raises(NotFoundError):
+            await first.drain("b", True)
+
+
+async def test_a_node_that_is_told_to_end_does_so_when_its_work_is_done(client: redis.Redis, tmp_path: Path) -> None:
+    node, other = Fragile(seconds=0.5), Fragile()
+    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+        under_way = [await running.coordinator.submit(request()) for _ in range(4)]
+        await until(lambda: node.running == 4)
+        ended = running.end_node("a")
+        later = await running.coordinator.submit(request())
+        await until(lambda: running.gates("a") == {Gate.DRAINING})
+        await running.start_node("b", other)
+        for task_id in [*under_way, later]:
+            assert (await answered(running, task_id)).attempts == 1
+        await asyncio.wait_for(ended, 10.0)
+        await until(lambda: running.gates("a") == {"gone"})
+        assert (node.asked, other.asked) == (4, 1)
+
+
+async def test_a_silent_node_is_removed_and_comes_back_by_itself(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile()}) as running:
+        for coordinator in running.coordinators:
+            coordinator.registry.clock_offset_ms += 30_000
+        await running.coordinator._dispatcher.look_at_nodes()
+        assert running.view("a") is None
+        await until(lambda: running.gates("a") == {None})
+        await answered(running, await running.coordinator.submit(request()))
+
+
+async def test_nodes_come_back_by_themselves_when_redis_has_lost_all(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
+        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
+            shutil.rmtree(server.folder / "appendonlydir")
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            await until(lambda: server.restarts)
+            registry = running.coordinator.registry
+
+            async def back() -> bool:
+                return len(await running.coordinator.call(registry.nodes)) == 2
+
+            await until(back)
+            await until(lambda: running.gates("a") == running.gates("b") == {None})
             await answered(running, await running.coordinator.submit(request()))
-
-    run(test())
-
-
-def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node = Fragile(seconds=0.3)
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
-            first, second = running.coordinators
-            under_way = await first.submit(request())
-            await until(lambda: node.running)
-            await first.drain("a", True)
-            await until(lambda: running.gates("a") == {Gate.DRAINING})
-            waiting = await second.submit(request())
-            await answered(running, under_way)
-            await asyncio.sleep(0.1)
-            assert node.asked == 1
-            await second.drain("a", False)
-            await answered(running, waiting)
-            with pytest.raises(NotFoundError):
-                await first.drain("b", True)
-
-    run(test())
+            assert not any(node.done() for node in running.nodes.values())
 
 
-def test_a_node_that_is_told_to_end_does_so_when_its_work_is_done(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        node, other = Fragile(seconds=0.5), Fragile()
-        async with cluster(client, tmp_path, nodes={"a": node}) as running:
-            under_way = [await running.coordinator.submit(request()) for _ in range(4)]
-            await until(lambda: node.running == 4)
-            ended = running.end_node("a")
-            later = await running.coordinator.submit(request())
-            await until(lambda: running.gates("a") == {Gate.DRAINING})
-            await running.start_node("b", other)
-            for task_id in [*under_way, later]:
-                assert (await answered(running, task_id)).attempts == 1
-            await asyncio.wait_for(ended, 10.0)
-            await until(lambda: running.gates("a") == {"gone"})
-            assert (node.asked, other.asked) == (4, 1)
-
-    run(test())
+async def test_redis_is_killed_in_mid_answer(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
+        nodes = {"a": Fragile(seconds=0.6), "b": Fragile(seconds=0.6)}
+        async with cluster(client, tmp_path, coordinators=2, nodes=dict(nodes)) as running:
+            tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(8)]
+            await until(lambda: sum(node.running for node in nodes.values()) == 8)
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            for n, task_id in enumerate(tasks):
+                await answered(running, task_id, seed=100 * n)
+            assert server.restarts == 1
+            log = list(running.coordinator.queue.log())
+            assert count_lost_and_duplicated(tasks, log) == (0, 0)
 
 
-def test_a_silent_node_is_removed_and_comes_back_by_itself(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile()}) as running:
-            for coordinator in running.coordinators:
-                coordinator.registry.clock_offset_ms += 30_000
-            await running.coordinator._dispatcher.look_at_nodes()
-            assert running.view("a") is None
-            await until(lambda: running.gates("a") == {None})
-            await answered(running, await running.coordinator.submit(request()))
-
-    run(test())
-
-
-def test_nodes_come_back_by_themselves_when_redis_has_lost_all(tmp_path: Path) -> None:
-    async def test() -> None:
-        with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
-            async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
-                shutil.rmtree(server.folder / "appendonlydir")
-                assert server.pid is not None
-                os.kill(server.pid, signal.SIGKILL)
-                await until(lambda: server.restarts)
-                registry = running.coordinator.registry
-
-                async def back() -> bool:
-                    return len(await running.coordinator.call(registry.nodes)) == 2
-
-                await until(back)
-                await until(lambda: running.gates("a") == running.gates("b") == {None})
-                await answered(running, await running.coordinator.submit(request()))
-                assert not any(node.done() for node in running.nodes.values())
-
-    run(test())
-
-
-def test_redis_is_killed_in_mid_answer(tmp_path: Path) -> None:
-    async def test() -> None:
-        with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
-            nodes = {"a": Fragile(seconds=0.6), "b": Fragile(seconds=0.6)}
-            async with cluster(client, tmp_path, coordinators=2, nodes=dict(nodes)) as running:
-                tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(8)]
-                await until(lambda: sum(node.running for node in nodes.values()) == 8)
-                assert server.pid is not None
-                os.kill(server.pid, signal.SIGKILL)
-                for n, task_id in enumerate(tasks):
-                    await answered(running, task_id, seed=100 * n)
-                assert server.restarts == 1
-                log = list(running.coordinator.queue.log())
-                assert count_lost_and_duplicated(tasks, log) == (0, 0)
-
-    run(test())
-
-
-def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing_later(
+async def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing_later(
     client: redis.Redis, tmp_path: Path
 ) -> None:
-    async def test() -> None:
-        limits = QueueLimits(silent_s=0.5, gone_s=0.6)
-        async with cluster(
-            client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}, limits=limits
-        ) as running:
-            still, other = running.coordinators
-            awake, going_on = still._dispatcher._call, asyncio.Event()
+    limits = QueueLimits(silent_s=0.5, gone_s=0.6)
+    async with cluster(
+        client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}, limits=limits
+    ) as running:
+        still, other = running.coordinators
+        awake, going_on = still._dispatcher._call, asyncio.Event()
 
-            async def hold(*arguments: Any) -> Any:
-                await going_on.wait()
-                return await awake(*arguments)
+        async def hold(*arguments: Any) -> Any:
+            await going_on.wait()
+            return await awake(*arguments)
 
-            tasks = []
-            while still.working < 2:
-                tasks.append(await other.submit(request(seed=100 * len(tasks))))
-                await asyncio.sleep(0.01)
-            still._dispatcher._call = hold
-            outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(tasks)]
-            twice = [outcome for outcome in outcomes if outcome.attempts == 2]
-            assert {outcome.story[0].partition(": ")[2] for outcome in twice} == {"the dispatcher was gone"}
-            going_on.set()
-            await until(lambda: not still.working)
-            assert count_lost_and_duplicated(tasks, list(other.queue.log())) == (0, 0)
-
-    run(test())
+        tasks = []
+        while still.working < 2:
+            tasks.append(await other.submit(request(seed=100 * len(tasks))))
+            await asyncio.sleep(0.01)
+        still._dispatcher._call = hold
+        outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(tasks)]
+        twice = [outcome for outcome in outcomes if outcome.attempts == 2]
+        assert {outcome.story[0].partition(": ")[2] for outcome in twice} == {"the dispatcher was gone"}
+        going_on.set()
+        await until(lambda: not still.working)
+        assert count_lost_and_duplicated(tasks, list(other.queue.log())) == (0, 0)
 
 
-def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
+async def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
     client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qubic_lab.cluster.node.KEEP_ALIVE_S", 600.0)
     monkeypatch.setattr("qubic_lab.cluster.dispatcher.SILENT_S", 0.5)
-
-    async def test() -> None:
-        silent = Fragile(seconds=8.0)
-        async with cluster(client, tmp_path, nodes={"a": silent}) as running:
-            task_id = await running.coordinator.submit(request())
-            await until(lambda: running.gates("a") == {Gate.LOST})
-            await running.start_node("b", Fragile())
-            outcome = await answered(running, task_id)
-            assert outcome.story == (f"try 1 by {running.coordinator.name}: node a sent nothing for 0.5 s",)
-            await until(lambda: not silent.running)
-
-    run(test())
+    silent = Fragile(seconds=8.0)
+    async with cluster(client, tmp_path, nodes={"a": silent}) as running:
+        task_id = await running.coordinator.submit(request())
+        await until(lambda: running.gates("a") == {Gate.LOST})
+        await running.start_node("b", Fragile())
+        outcome = await answered(running, task_id)
+        assert outcome.story == (f"try 1 by {running.coordinator.name}: node a sent nothing for 0.5 s",)
+        await until(lambda: not silent.running)
 
 
-def test_a_coordinator_that_ends_hands_back_what_it_holds(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}) as running:
-            tasks = []
-            while running.coordinator.working < 2:
-                tasks.append(await running.coordinator.submit(request(seed=100 * len(tasks))))
-                await asyncio.sleep(0.01)
-            await running.end_coordinator(0)
-            outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(tasks)]
-            twice = [outcome for outcome in outcomes if outcome.attempts == 2]
-            assert {outcome.story[0].partition(": ")[2] for outcome in twice} == {"the coordinator ended"}
-            assert (await running.coordinators[1].counts()).reclaimed == 0
-
-    run(test())
+async def test_a_coordinator_that_ends_hands_back_what_it_holds(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}) as running:
+        tasks = []
+        while running.coordinator.working < 2:
+            tasks.append(await running.coordinator.submit(request(seed=100 * len(tasks))))
+            await asyncio.sleep(0.01)
+        await running.end_coordinator(0)
+        outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(tasks)]
+        twice = [outcome for outcome in outcomes if outcome.attempts == 2]
+        assert {outcome.story[0].partition(": ")[2] for outcome in twice} == {"the coordinator ended"}
+        assert (await running.coordinators[1].counts()).reclaimed == 0
 
 
-def test_a_node_goes_to_another_coordinator_when_its_own_ends(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile()}) as running:
-            other = running.coordinators[1]
-            await asyncio.sleep(0.2)
-            [before] = other.nodes()
-            await running.end_coordinator(0)
-            await until(lambda: other.nodes()[0].record.registered_s < before.record.registered_s)
-            await until(lambda: other.nodes()[0].gate is None)
-            await answered(running, await other.submit(request()))
-
-    run(test())
+async def test_a_node_goes_to_another_coordinator_when_its_own_ends(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile()}) as running:
+        other = running.coordinators[1]
+        await asyncio.sleep(0.2)
+        [before] = other.nodes()
+        await running.end_coordinator(0)
+        await until(lambda: other.nodes()[0].record.registered_s < before.record.registered_s)
+        await until(lambda: other.nodes()[0].gate is None)
+        await answered(running, await other.submit(request()))
 
 
-def test_a_node_whose_name_is_taken_over_ends(client: redis.Redis, tmp_path: Path) -> None:
-    async def test() -> None:
-        async with cluster(client, tmp_path, nodes={"a": Fragile()}) as running:
-            first = running.nodes["a"]
-            second = Fragile()
-            await running.start_node("a", second)
-            with pytest.raises(RefusedError, match="another process has registered"):
-                await asyncio.wait_for(first, 10.0)
-            await answered(running, await running.coordinator.submit(request()))
-            assert second.asked == 1
-
-    run(test())
+async def test_a_node_whose_name_is_taken_over_ends(client: redis.Redis, tmp_path: Path) -> None:
+    async with cluster(client, tmp_path, nodes={"a": Fragile()}) as running:
+        first = running.nodes["a"]
+        second = Fragile()
+        await running.start_node("a", second)
+        with pytest.raises(RefusedError, match="another process has registered"):
+            await asyncio.wait_for(first, 10.0)
+        await answered(running, await running.coordinator.submit(request()))
+        assert second.asked == 1
 
 
-def test_redis_answers_in_time_and_unusable_settings_are_refused(client: redis.Redis, tmp_path: Path) -> None:
+async def test_redis_answers_in_time_and_unusable_settings_are_refused(client: redis.Redis, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'two-choices'"):
         Coordinator(client, "127.0.0.1:0", "two-choice")
-
-    async def test() -> None:
-        async with cluster(client, tmp_path) as running:
-            times = await running.coordinator.redis_times()
-            assert min(times.ping_ms, times.set_ms, times.get_ms) > 0
-            for address, message in (("vm-1:5001", "only mutual TLS"), ("127.0.0.1", "not understood")):
-                with pytest.raises(InputError, match=message):
-                    async with Coordinator(client, address).running():
-                        pass
-
-    run(test())
+    async with cluster(client, tmp_path) as running:
+        times = await running.coordinator.redis_times()
+        assert min(times.ping_ms, times.set_ms, times.get_ms) > 0
+        for address, message in (("vm-1:5001", "requires mutual TLS"), ("127.0.0.1", "not understood")):
+            with pytest.raises(InputError, match=message):
+                async with Coordinator(client, address).running():
+                    pass

@@ -5,12 +5,12 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from clusters import all_gone, wait_until
 
 from qubic_lab.cluster import redis_server
 from qubic_lab.cluster.redis_server import RedisServer, connect, embedded_binary, open_redis
@@ -18,11 +18,11 @@ from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import settings
 
 
-def wait_until(holds: Callable[[], bool], most_s: float = 20.0) -> None:
-    deadline = time.monotonic() + most_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+def answers(url: str) -> bool:
+    with suppress(QubicLabError):
+        connect(url).close()
+        return True
+    return False
 
 
 def test_a_killed_server_is_started_again_with_all_it_held(tmp_path: Path) -> None:
@@ -33,20 +33,12 @@ def test_a_killed_server_is_started_again_with_all_it_held(tmp_path: Path) -> No
         assert first is not None
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: server.restarts == 1 and server.pid not in (None, first))
-        wait_until(lambda: _answers(server.url))
+        wait_until(lambda: answers(server.url))
         with connect(server.url) as client:
             assert client.get("kept") == b"yes"
     assert server.pid is None
     with RedisServer(tmp_path / "redis") as again, connect(again.url) as client:
         assert client.get("kept") == b"yes"
-
-
-def _answers(url: str) -> bool:
-    try:
-        connect(url).close()
-    except QubicLabError:
-        return False
-    return True
 
 
 def test_nobody_else_reaches_the_server(tmp_path: Path) -> None:
@@ -76,7 +68,7 @@ def test_the_server_ends_with_an_owner_that_is_killed(tmp_path: Path) -> None:
         assert owner.stdout is not None
         server = psutil.Process(int(owner.stdout.readline()))
         owner.kill()
-    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: all_gone([server]))
     with RedisServer(tmp_path):  # its lock is gone with it
         pass
 

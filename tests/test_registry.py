@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -12,7 +12,6 @@ import grpc
 import grpc.aio
 import pytest
 import redis
-from clusters import run
 
 from qubic_lab.cluster.node import CALL_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -35,17 +34,18 @@ from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, open_async_
 NAMES = count()
 REMOVED_MS = round(REMOVED_S * 1_000)
 LOOPBACK = "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server, connect(server.url) as connection:
-        yield connection
+MakeStub = Callable[[TlsFiles | None], Any]
 
 
 @pytest.fixture
 def registry(client: redis.Redis) -> Registry:
     return Registry(client, f"registry-{next(NAMES)}")
+
+
+@pytest.fixture
+def session(registry: Registry) -> str:
+    """The session of node "a", which is registered."""
+    return registry.register(registration())
 
 
 def registration(node: str = "a", address: str = "127.0.0.1:7001", **fields: Any) -> pb.NodeRegistration:
@@ -60,8 +60,7 @@ def only(registry: Registry) -> NodeRecord:
     return record
 
 
-def test_a_registered_node_is_known_with_its_latest_state(registry: Registry) -> None:
-    session = registry.register(registration())
+def test_a_registered_node_is_known_with_its_latest_state(registry: Registry, session: str) -> None:
     assert only(registry).registration == registration()
     assert not only(registry).state.ready
     state = pb.NodeState(ready=True, cpu_share=0.5, loads={"one": pb.Load(requests=2, tokens=64)}, trouble="none")
@@ -73,18 +72,17 @@ def test_a_registered_node_is_known_with_its_latest_state(registry: Registry) ->
     assert only(registry).age_s < 1.0 < only(registry).registered_s
 
 
-def test_nodes_come_by_name_and_all_coordinators_see_the_same(registry: Registry, client: redis.Redis) -> None:
+def test_nodes_come_by_name_and_all_coordinators_see_the_same(client: redis.Redis) -> None:
+    registry, other = Registry(client, "same"), Registry(client, "same")
     for node in ("b", "c@host", "a"):
         registry.register(registration(node))
-    other = Registry(client, registry._scripts.prefix.strip("{}"))
     for seen in (registry, other):
         assert [record.id for record in seen.nodes()] == ["a", "b", "c@host"]
     other.drain("b")
     assert [record.draining for record in registry.nodes()] == [False, True, False]
 
 
-def test_a_silent_node_is_removed_and_comes_back(registry: Registry) -> None:
-    session = registry.register(registration())
+def test_a_silent_node_is_removed_and_comes_back(registry: Registry, session: str) -> None:
     registry.register(registration("b"))
     registry.clock_offset_ms += REMOVED_MS - 5_000
     registry.beat("a", session, pb.NodeState())
@@ -98,8 +96,7 @@ def test_a_silent_node_is_removed_and_comes_back(registry: Registry) -> None:
     assert only(registry).id == "a"
 
 
-def test_no_clock_but_that_of_redis_matters(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = registry.register(registration())
+def test_no_clock_but_that_of_redis_matters(registry: Registry, session: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for offset_s in (3_600.0, -3_600.0):
         wrong = time.time() + offset_s
         monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
@@ -107,8 +104,9 @@ def test_no_clock_but_that_of_redis_matters(registry: Registry, monkeypatch: pyt
         assert only(registry).age_s < 1.0
 
 
-def test_after_a_loss_of_all_data_nodes_are_told_to_register(registry: Registry, client: redis.Redis) -> None:
-    session = registry.register(registration())
+def test_after_a_loss_of_all_data_nodes_are_told_to_register(
+    registry: Registry, session: str, client: redis.Redis
+) -> None:
     client.flushall()
     assert registry.nodes() == []
     with pytest.raises(NotFoundError, match="register again"):
@@ -128,8 +126,7 @@ def test_draining_stays_when_the_node_registers_again_and_ends_on_request(regist
         registry.drain("nobody")
 
 
-def test_a_node_that_leaves_is_gone_at_once(registry: Registry) -> None:
-    session = registry.register(registration())
+def test_a_node_that_leaves_is_gone_at_once(registry: Registry, session: str) -> None:
     registry.leave("a", session)
     assert registry.nodes() == []
     with pytest.raises(NotFoundError, match="'a'"):
@@ -149,15 +146,13 @@ def test_a_node_that_was_started_again_ends_the_session_before(registry: Registr
     assert only(registry).state.ready
 
 
-def test_a_registration_that_is_repeated_or_comes_late_ends_no_session(registry: Registry) -> None:
+def test_a_registration_that_is_repeated_or_comes_late_ends_no_session(registry: Registry, session: str) -> None:
     """As after a lost answer: a node asks again while its first call is still carried out."""
-    session = registry.register(registration())
     assert registry.register(registration()) == session
     registry.beat("a", session, pb.NodeState())
 
 
-def test_a_session_is_good_for_its_node_alone(registry: Registry) -> None:
-    session = registry.register(registration())
+def test_a_session_is_good_for_its_node_alone(registry: Registry, session: str) -> None:
     registry.register(registration("b"))
     with pytest.raises(RefusedError, match="'b'"):
         registry.beat("b", session, pb.NodeState(ready=True))
@@ -205,8 +200,7 @@ def test_registrations_that_cannot_be(registry: Registry, fields: dict[str, Any]
         (pb.NodeState(trouble="x" * MOST_BYTES), "at most 65,536"),
     ],
 )
-def test_states_that_cannot_be(registry: Registry, state: pb.NodeState, message: str) -> None:
-    session = registry.register(registration())
+def test_states_that_cannot_be(registry: Registry, session: str, state: pb.NodeState, message: str) -> None:
     with pytest.raises(InputError, match=message):
         registry.beat("a", session, state)
 
@@ -268,29 +262,24 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.cache_clear()
 
 
-def served(registry: Registry, tls: TlsFiles, test: Callable[[Callable[[TlsFiles | None], Any]], Any]) -> None:
-    """Run a test with a function that makes a stub of the service, with the files of a host."""
+@pytest.fixture
+async def stub_of(registry: Registry, hosts: dict[str, TlsFiles]) -> AsyncIterator[MakeStub]:
+    """Serve the registry; yield a function that makes a stub of the service, with the files of a host."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    service = RegistryService(registry, asyncio.to_thread, lambda: None)
+    cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
+    address = f"{LOOPBACK}:{listen(server, f'{LOOPBACK}:0', hosts['vm-2'])}"
+    await server.start()
+    channels = []
 
-    async def in_loop() -> None:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
-        service = RegistryService(registry, asyncio.to_thread, lambda: None)
-        cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
-        address = f"{LOOPBACK}:{listen(server, f'{LOOPBACK}:0', tls)}"
-        await server.start()
-        channels = []
+    def stub(files: TlsFiles | None) -> Any:
+        channels.append(open_async_channel(address, files))
+        return cluster_pb2_grpc.RegistryStub(channels[-1])
 
-        def stub(files: TlsFiles | None) -> Any:
-            channels.append(open_async_channel(address, files))
-            return cluster_pb2_grpc.RegistryStub(channels[-1])
-
-        try:
-            await test(stub)
-        finally:
-            for channel in channels:
-                await channel.close()
-            await server.stop(grace=None)
-
-    run(in_loop())
+    yield stub
+    for channel in channels:
+        await channel.close()
+    await server.stop(grace=None)
 
 
 async def status(call: Any) -> grpc.StatusCode:
@@ -299,44 +288,42 @@ async def status(call: Any) -> grpc.StatusCode:
     return caught.value.code()
 
 
-def test_only_hosts_of_our_authority_may_register(registry: Registry, hosts: dict[str, TlsFiles]) -> None:
-    async def test(stub: Callable[[TlsFiles | None], Any]) -> None:
-        for files in (None, hosts["strange"], hosts["expired"]):
-            call = stub(files).Register(registration("vm-1"), timeout=5.0)
-            assert await status(call) is grpc.StatusCode.UNAVAILABLE  # no connection stands
-        assert registry.nodes() == []
-        registered = await stub(hosts["vm-1"]).Register(registration("vm-1"))
-        assert registered.beat_every_s == 5.0
-        assert only(registry).id == "vm-1"
-
-    served(registry, hosts["vm-2"], test)
-
-
-def test_hosts_may_speak_for_themselves_alone(registry: Registry, hosts: dict[str, TlsFiles]) -> None:
-    async def test(stub: Callable[[TlsFiles | None], Any]) -> None:
-        one, two = stub(hosts["vm-1"]), stub(hosts["vm-2"])
-        session = (await one.Register(registration("gpu@vm-1"))).session
-        beat = pb.Heartbeat(node="gpu@vm-1", session=session, state=pb.NodeState(ready=True))
-        leave = pb.LeaveRequest(node="gpu@vm-1", session=session)
-        for call in (two.Register(registration("gpu@vm-1")), two.Beat(beat), two.Leave(leave)):
-            assert await status(call) is grpc.StatusCode.PERMISSION_DENIED
-        assert not only(registry).state.ready
-        # A name that stands in both certificates is the first one's, while that lives.
-        await one.Register(registration(LOOPBACK))
-        assert await status(two.Register(registration(LOOPBACK))) is grpc.StatusCode.PERMISSION_DENIED
-        await one.Beat(beat)
-        assert next(record for record in registry.nodes() if record.id == "gpu@vm-1").state.ready
-
-    served(registry, hosts["vm-2"], test)
+@pytest.mark.anyio
+async def test_only_hosts_of_our_authority_may_register(
+    registry: Registry, hosts: dict[str, TlsFiles], stub_of: MakeStub
+) -> None:
+    for files in (None, hosts["strange"], hosts["expired"]):
+        call = stub_of(files).Register(registration("vm-1"), timeout=5.0)
+        assert await status(call) is grpc.StatusCode.UNAVAILABLE  # no connection stands
+    assert registry.nodes() == []
+    registered = await stub_of(hosts["vm-1"]).Register(registration("vm-1"))
+    assert registered.beat_every_s == 5.0
+    assert only(registry).id == "vm-1"
 
 
-def test_what_a_node_is_told(registry: Registry, hosts: dict[str, TlsFiles]) -> None:
-    async def test(stub: Callable[[TlsFiles | None], Any]) -> None:
-        one = stub(hosts["vm-1"])
-        unknown = pb.Heartbeat(node="vm-1", session="none")
-        assert await status(one.Beat(unknown)) is grpc.StatusCode.NOT_FOUND
-        assert await status(one.Register(registration("vm-1", type="hole"))) is grpc.StatusCode.INVALID_ARGUMENT
-        await one.Register(registration("vm-1"))
-        assert await status(one.Beat(unknown)) is grpc.StatusCode.PERMISSION_DENIED
+@pytest.mark.anyio
+async def test_hosts_may_speak_for_themselves_alone(
+    registry: Registry, hosts: dict[str, TlsFiles], stub_of: MakeStub
+) -> None:
+    one, two = stub_of(hosts["vm-1"]), stub_of(hosts["vm-2"])
+    session = (await one.Register(registration("gpu@vm-1"))).session
+    beat = pb.Heartbeat(node="gpu@vm-1", session=session, state=pb.NodeState(ready=True))
+    leave = pb.LeaveRequest(node="gpu@vm-1", session=session)
+    for call in (two.Register(registration("gpu@vm-1")), two.Beat(beat), two.Leave(leave)):
+        assert await status(call) is grpc.StatusCode.PERMISSION_DENIED
+    assert not only(registry).state.ready
+    # A name that stands in both certificates is the first one's, while that lives.
+    await one.Register(registration(LOOPBACK))
+    assert await status(two.Register(registration(LOOPBACK))) is grpc.StatusCode.PERMISSION_DENIED
+    await one.Beat(beat)
+    assert next(record for record in registry.nodes() if record.id == "gpu@vm-1").state.ready
 
-    served(registry, hosts["vm-2"], test)
+
+@pytest.mark.anyio
+async def test_what_a_node_is_told(registry: Registry, hosts: dict[str, TlsFiles], stub_of: MakeStub) -> None:
+    one = stub_of(hosts["vm-1"])
+    unknown = pb.Heartbeat(node="vm-1", session="none")
+    assert await status(one.Beat(unknown)) is grpc.StatusCode.NOT_FOUND
+    assert await status(one.Register(registration("vm-1", type="hole"))) is grpc.StatusCode.INVALID_ARGUMENT
+    await one.Register(registration("vm-1"))
+    assert await status(one.Beat(unknown)) is grpc.StatusCode.PERMISSION_DENIED

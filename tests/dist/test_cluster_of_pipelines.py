@@ -5,12 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from clusters import all_gone, family, wait_until
 
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.cluster import background
@@ -43,22 +42,6 @@ def state_of(cache: Path) -> ClusterState:
     state = background.running(cache / "cluster")
     assert state is not None
     return state
-
-
-def family(pid: int) -> list[psutil.Process]:
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
-
-
-def wait_until(holds: Callable[[], bool], most_s: float = 60.0) -> None:
-    deadline = time.monotonic() + most_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
-
-
-def all_gone(processes: list[psutil.Process]) -> bool:
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
 
 
 @pytest.mark.slow
@@ -94,7 +77,7 @@ def test_a_node_and_a_rank_that_are_killed_come_back(tiny: Path, cache: Path) ->
             restarts = {node.name: node.restarts for node in client.nodes() if node.gate is None}
             return restarts == {"node-1": 0, "node-2": 1} and state_of(cache).members[1].restarts == 1
 
-        wait_until(are_back)
+        wait_until(are_back, 60.0)
         assert {member.name: member.restarts for member in state_of(cache).members} == {
             "coordinator-1": 0,
             "node-1": 1,  # the process; node-2 has started its pipeline again itself

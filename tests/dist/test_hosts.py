@@ -13,6 +13,7 @@ import psutil
 import pytest
 from test_faults import all_gone, family, wait_for
 
+from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.pipeline import Pipeline
@@ -58,20 +59,14 @@ class Host:
         self.process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def two_hosts(folder: Path, address: str, *options: str) -> Iterator[list[Host]]:
-    port = str(free_port())
+    [port] = free_ports(1)
     hosts = []
     try:
         for rank in range(2):
             command = [str(LAUNCH / "two-hosts.sh"), str(rank), "127.0.0.1", "lo", f"--listen={address}", *options]
-            hosts.append(Host(folder / f"host-{rank}", command, MASTER_PORT=port))
+            hosts.append(Host(folder / f"host-{rank}", command, MASTER_PORT=str(port)))
         yield hosts
     finally:
         for host in hosts:
@@ -92,7 +87,7 @@ def split(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def address() -> str:
-    return f"127.0.0.1:{free_port()}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 def test_two_hosts_serve_and_end_together(tiny: Path, address: str, tmp_path: Path) -> None:

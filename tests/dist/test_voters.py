@@ -2,19 +2,20 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import redis
-from clusters import Process, free_port, processes, run, until
+from clusters import Process, processes, until
 from saying_node import BEGUN
 
-from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.bench.local_cluster import free_ports
+from qubic_lab.cluster.redis_server import RedisServer
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.anyio]
 
 RIGHT, WRONG = "The answer is 12.", "The answer is 13."
 DEADLINE_S = 3.0
@@ -50,21 +51,20 @@ class Voters:
             )
 
         async def are_open() -> bool:
-            status = (await self._http.get("/api/consensus/status")).json()
-            return sorted(status["voters"]) == sorted(said)
+            with suppress(httpx2.TransportError):  # the coordinator may still be starting
+                status = (await self._http.get("/api/consensus/status")).json()
+                return sorted(status["voters"]) == sorted(said)
+            return False
 
         await until(are_open)
 
-    def kill(self, name: str) -> None:
-        """End a node as a power cut does."""
-        self._nodes.pop(name).send(signal.SIGKILL)
-
-    async def vote(self, meanwhile: Callable[[], Awaitable[None]] | None = None) -> dict[str, Any]:
-        """Return the verdict on the question; `meanwhile` is done while it is answered."""
+    async def vote(self, killed: str | None = None) -> dict[str, Any]:
+        """Return the verdict on the question; the node `killed` is killed once it has said a word."""
         query = {"prompt": "What is 5 + 7?", "deadline_s": DEADLINE_S, "mode": "consensus"}
         asked = asyncio.ensure_future(self._http.post("/api/ai/consensus_query", json=query))
-        if meanwhile is not None:
-            await meanwhile()
+        if killed is not None:
+            await until(lambda: BEGUN in self._nodes[killed].log)
+            self._nodes.pop(killed).send(signal.SIGKILL)
         response = await asked
         assert response.status_code == 200, response.text
         verdict: dict[str, Any] = response.json()
@@ -72,11 +72,6 @@ class Voters:
         assert kept.json() == verdict["trail"]
         assert verdict["seconds"] < DEADLINE_S
         return verdict
-
-    async def kill_in_mid_answer(self, name: str) -> None:
-        """Kill a node as soon as it has said a word."""
-        await until(lambda: BEGUN in self._nodes[name].log)
-        self.kill(name)
 
 
 def fates(verdict: dict[str, Any]) -> dict[str, str]:
@@ -87,51 +82,32 @@ def fates(verdict: dict[str, Any]) -> dict[str, str]:
     }
 
 
-async def hold_votes(voters: Voters) -> None:
-    sound = {"a": (RIGHT, 0.0), "b": (RIGHT, 0.1)}
+@pytest.fixture
+async def voters(tmp_path: Path) -> AsyncIterator[Voters]:
+    """A coordinator that is a process, without nodes."""
+    [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    with RedisServer(tmp_path / "redis") as server, processes() as start:
+        start(
+            *(tmp_path, "coordinator", "qubic_lab.cli.main", "coordinator", "--listen", f"127.0.0.1:{port}"),
+            *("--nodes", f"unix:{tmp_path}/nodes.sock"),
+            QUBIC_LAB_REDIS_URL=server.url,
+            QUBIC_LAB_DATA=str(tmp_path / "data"),
+        )
+        async with httpx2.AsyncClient(base_url=url, timeout=30.0, trust_env=False) as http:
+            yield Voters(tmp_path, start, http)
 
-    await voters.have(**sound, wrong=(WRONG, 0.0))
-    verdict = await voters.vote()
-    assert (verdict["text"], verdict["level"] in SURE) == (RIGHT, True)
-    assert fates(verdict)["a"] == RIGHT
 
-    await voters.have(**sound, late=(RIGHT, LATE_S))
-    verdict = await voters.vote()
-    assert (verdict["text"], verdict["level"] in SURE) == (RIGHT, True)
-    assert fates(verdict)["late"] != RIGHT
+async def test_one_fault_changes_nothing_and_three_end_in_caution(voters: Voters) -> None:
+    faults = {"wrong": (WRONG, 0.0), "late": (RIGHT, LATE_S), "lost": (RIGHT, 0.5)}
+    for name, fault in faults.items():
+        await voters.have(a=(RIGHT, 0.0), b=(RIGHT, 0.1), **{name: fault})
+        verdict = await voters.vote(killed="lost" if name == "lost" else None)
+        assert (verdict["text"], verdict["level"] in SURE) == (RIGHT, True)
+        assert fates(verdict)["a"] == RIGHT != fates(verdict)[name]
 
-    await voters.have(**sound, lost=(RIGHT, 0.5))
-    verdict = await voters.vote(lambda: voters.kill_in_mid_answer("lost"))
-    assert (verdict["text"], verdict["level"] in SURE) == (RIGHT, True)
-    assert fates(verdict)["lost"] != RIGHT
-
-    await voters.have(late=(RIGHT, LATE_S), wrong=(WRONG, 0.0), lost=(RIGHT, 0.5))
-    verdict = await voters.vote(lambda: voters.kill_in_mid_answer("lost"))
+    await voters.have(**faults)
+    verdict = await voters.vote(killed="lost")
     assert verdict["level"] not in SURE and verdict["text"] != WRONG
     assert verdict["conflict"], "nobody has a majority"
-    assert {"late", "wrong", "lost"} == set(fates(verdict))
-
-
-def test_one_fault_changes_nothing_and_three_end_in_caution(tmp_path: Path) -> None:
-    async def test(client: redis.Redis, url: str) -> None:
-        with processes() as start:
-            port = free_port()
-            start(
-                *(tmp_path, "coordinator", "qubic_lab.cli.main", "coordinator", "--listen", f"127.0.0.1:{port}"),
-                *("--nodes", f"unix:{tmp_path}/nodes.sock"),
-                QUBIC_LAB_REDIS_URL=url,
-                QUBIC_LAB_DATA=str(tmp_path / "data"),
-            )
-            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30.0, trust_env=False) as http:
-
-                async def is_up() -> bool:
-                    try:
-                        return (await http.get("/health")).status_code == 200
-                    except httpx2.TransportError:
-                        return False
-
-                await until(is_up)
-                await hold_votes(Voters(tmp_path, start, http))
-
-    with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
-        run(test(client, server.url))
+    assert set(faults) == set(fates(verdict))
