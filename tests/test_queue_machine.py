@@ -1,4 +1,4 @@
-"""The queue's invariants on a real Redis: a model foretells every answer while workers die, time jumps and links break.
+"""The queue's invariants on a real Redis: a model predicts each answer while workers die, time jumps and links break.
 
 Only which leases have run out is bounded from two sides instead, since some real time goes by as well.
 """
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -48,8 +47,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self, server: RedisServer, client: redis.Redis) -> None:
         super().__init__()
-        self.server = server
-        self.client = client
+        self.server, self.client = server, client
         self.queue = TaskQueue(client, f"machine-{next(NAMES)}", LIMITS)
         self.started_s = time.monotonic()
         self.tasks: dict[str, Task] = {}
@@ -296,12 +294,6 @@ class CrashingMachine(QueueMachine):
         super().teardown()
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("machine")) as server:
-        yield server
-
-
 def run_machine(machine: type[QueueMachine], server: RedisServer, examples: int, steps: int) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     effort = settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=checks)
@@ -309,14 +301,13 @@ def run_machine(machine: type[QueueMachine], server: RedisServer, examples: int,
         run_state_machine_as_test(lambda: machine(server, client), settings=effort)
 
 
-def test_the_invariants_hold(embedded: RedisServer) -> None:
-    run_machine(QueueMachine, embedded, examples=60, steps=40)
+LONG = (pytest.mark.slow, pytest.mark.timeout(900))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_invariants_hold_for_long(embedded: RedisServer) -> None:
-    run_machine(QueueMachine, embedded, examples=800, steps=60)
+@pytest.mark.parametrize(("examples", "steps"), [(60, 40), pytest.param(800, 60, marks=LONG)])
+def test_the_invariants_hold(examples: int, steps: int, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        run_machine(QueueMachine, server, examples, steps)
 
 
 @pytest.mark.slow
