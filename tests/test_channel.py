@@ -9,10 +9,10 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -145,6 +145,12 @@ def names_shown(context: Any) -> bytes:
     return " ".join(sorted(peer_names(context))).encode()
 
 
+def learned(channel: grpc.Channel) -> str:
+    """The names that the server learns of the client."""
+    with channel:
+        return str(channel.unary_unary("/test/Who")(b"", timeout=10).decode())
+
+
 def echoes(channel: grpc.Channel) -> bool:
     """True when a message comes back."""
     with channel:
@@ -156,10 +162,6 @@ def assert_refused(channel: grpc.Channel, details: str) -> None:
         echoes(channel)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert re.search(details, caught.value.details())
-
-
-def test_a_client_with_a_certificate_of_the_authority_is_served(serve: Serve, hosts: dict[str, TlsFiles]) -> None:
-    assert echoes(open_channel(serve(hosts["good"]), hosts["good"]))
 
 
 def test_within_this_host_no_tls_is_needed(serve: Serve, tmp_path: Path) -> None:
@@ -181,14 +183,10 @@ REFUSED = "closed|reset|Broken pipe|handshake"
 def test_a_server_refuses_a_client(host: str, serve: Serve, hosts: dict[str, TlsFiles]) -> None:
     address = serve(hosts["good"])
     assert_refused(open_channel(address, hosts[host]), REFUSED)
-    assert echoes(open_channel(address, hosts["good"])), "others are served on"
-
-
-def test_a_server_refuses_a_client_without_certificate(serve: Serve, hosts: dict[str, TlsFiles]) -> None:
-    address = serve(hosts["good"])
+    assert_refused(open_channel(address), REFUSED)
     credentials = grpc.ssl_channel_credentials(hosts["good"].authority.read_bytes())
     assert_refused(grpc.secure_channel(address, credentials), REFUSED)
-    assert_refused(open_channel(address), REFUSED)
+    assert echoes(open_channel(address, hosts["good"])), "others are served on"
 
 
 @pytest.mark.parametrize(
@@ -240,17 +238,16 @@ def test_settings_name_three_files_or_none(monkeypatch: pytest.MonkeyPatch, host
 
 
 def test_bad_files_are_named(hosts: dict[str, TlsFiles], tmp_path: Path) -> None:
-    good, other = hosts["good"], hosts["expired"]
     text = tmp_path / "text.pem"
     text.write_text("no certificate\n")
-    with pytest.raises(InputError, match=r"TLS key .*missing\.pem cannot be read"):
-        TlsFiles(good.certificate, tmp_path / "missing.pem", good.authority)
-    with pytest.raises(InputError, match=r"certificate\.pem and .*key\.pem are not a certificate and its"):
-        TlsFiles(good.certificate, other.key, good.authority)
-    with pytest.raises(InputError, match=r"text\.pem and .*key\.pem are not a certificate"):
-        TlsFiles(text, good.key, good.authority)
-    with pytest.raises(InputError, match=r"authority .*text\.pem is not a certificate"):
-        TlsFiles(good.certificate, good.key, text)
+    for wrong, message in (
+        ({"key": tmp_path / "missing.pem"}, r"TLS key .*missing\.pem cannot be read"),
+        ({"key": hosts["expired"].key}, r"certificate\.pem and .*key\.pem are not a certificate and its"),
+        ({"certificate": text}, r"text\.pem and .*key\.pem are not a certificate"),
+        ({"authority": text}, r"authority .*text\.pem is not a certificate"),
+    ):
+        with pytest.raises(InputError, match=message):
+            replace(hosts["good"], **wrong)
 
 
 SLEEPY_SERVER = """
@@ -273,12 +270,10 @@ def test_a_peer_that_no_longer_answers_is_noticed() -> None:
             echo = channel.unary_unary("/test/Echo")
             assert echo(b"hello", wait_for_ready=True, timeout=NOTICED_WITHIN_S) == b"hello"
             os.kill(server.pid, signal.SIGSTOP)
-            stopped = time.monotonic()
             with pytest.raises(grpc.RpcError, match="ping timeout") as caught:
-                echo(b"hello", timeout=2 * NOTICED_WITHIN_S)
+                echo(b"hello", timeout=NOTICED_WITHIN_S)
             server.kill()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert time.monotonic() - stopped < NOTICED_WITHIN_S
 
 
 @pytest.mark.parametrize("script", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
@@ -352,31 +347,25 @@ def test_a_server_learns_the_names_that_a_client_shows(serve: Serve, folder: Pat
         ("laptop", "laptop"),
         ("x" * 50 + ".lab" * 5, "x" * 50 + ".lab" * 5),  # too long for a common name
     ):
-        with open_channel(address, files_of(folder, name)) as channel:
-            assert channel.unary_unary("/test/Who")(b"", timeout=10).decode() == names
+        assert learned(open_channel(address, files_of(folder, name))) == names
+    assert learned(open_channel(serve(None))) == "", "without TLS it learns none"
 
 
 @pytest.mark.parametrize(
-    ("shown", "learned"), [(("a@b.example", "vm-1"), b"vm-1"), (("a@b.example",), b"worker")], ids=("host", "no host")
+    ("shown", "name"), [(("a@b.example", "vm-1"), "vm-1"), (("a@b.example",), "worker")], ids=("host", "no host")
 )
 def test_a_common_name_counts_only_where_there_is_no_other(
-    shown: tuple[str, ...], learned: bytes, serve: Serve, tmp_path: Path
+    shown: tuple[str, ...], name: str, serve: Serve, tmp_path: Path
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    for name, pair in {
+    for file, pair in {
         "127.0.0.1": authority.issue_cert("127.0.0.1"),
         "client": authority.issue_cert(*shown, common_name="worker"),
     }.items():
-        pair.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
-        pair.private_key_pem.write_to_path(tmp_path / f"{name}.key")
-    with open_channel(serve(files_of(tmp_path, "127.0.0.1")), files_of(tmp_path, "client")) as channel:
-        assert channel.unary_unary("/test/Who")(b"", timeout=10) == learned
-
-
-def test_without_tls_a_server_learns_no_names(serve: Serve) -> None:
-    with open_channel(serve(None)) as channel:
-        assert channel.unary_unary("/test/Who")(b"", timeout=10) == b""
+        pair.cert_chain_pems[0].write_to_path(tmp_path / f"{file}.pem")
+        pair.private_key_pem.write_to_path(tmp_path / f"{file}.key")
+    assert learned(open_channel(serve(files_of(tmp_path, "127.0.0.1")), files_of(tmp_path, "client"))) == name
 
 
 def test_a_renewed_certificate_is_shown_with_the_next_handshake(serve: Serve, folder: Path) -> None:
