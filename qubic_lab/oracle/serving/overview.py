@@ -41,7 +41,7 @@ RATED_BARS = 480
 OLDEST_BARS = 3
 """There is no rating if the last closed bar is older than this many bars."""
 MOST_COINS = 30
-NO_HEALTH = "requests are logged as they end: how sources did is told of the present alone"
+NO_HEALTH = "the health of sources is known for the present only"
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _FLAT_PCT = 0.05
 """Smaller changes round to 0.0 %."""

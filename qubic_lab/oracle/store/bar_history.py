@@ -76,7 +76,7 @@ class BarHistory:
         first, today = start // DAY_US, (end - 1) // DAY_US
         with self._lock:
             lock = self._locks.setdefault(source.series, threading.Lock())
-        with lock:  # whoever wants the same days waits for them
+        with lock:  # others that need the same days wait for them
             parts = self._whole_days(prices, source.series, step, range(first, today))
         if recent is None:
             parts += _read_hours(prices, source.series, step, range(today, today + 1), end)

@@ -14,7 +14,7 @@ from qubic_lab.oracle.store.tables import FETCHES
 
 Outcome = Literal["ok", "not_modified", "failed"]
 LATEST = 20
-"""The number of a source's last requests that its health is told from."""
+"""The number of last requests that a source's health is computed from."""
 ERROR_CHARACTERS = 300
 OUTCOMES: tuple[Outcome, ...] = ("ok", "not_modified", "failed")
 MOST_FETCHES = 1_000
