@@ -91,13 +91,12 @@ async def test_a_stream_tells_each_token_and_the_end(client: redis.Redis, tmp_pa
         assert (name, number, QueryResponse(**end).token_ids) == ("end", 8, counted(0, 8))
 
 
-@pytest.mark.parametrize("served_by", ["json", "stream"])
+@pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["json", "stream"])
 async def test_whoever_hangs_up_without_a_key_ends_the_work(
-    client: redis.Redis, tmp_path: Path, served_by: str
+    client: redis.Redis, tmp_path: Path, body: dict[str, Any]
 ) -> None:
     node = Fragile(seconds=600.0, slots=1)
     async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
-        body = STREAM if served_by == "stream" else QUESTION
         asking = asyncio.ensure_future(running.client.post(ASK, json=body))
         await until(lambda: node.running)
         asking.cancel()
@@ -108,9 +107,9 @@ async def test_whoever_hangs_up_without_a_key_ends_the_work(
         assert (await running.client.post(ASK, json=QUESTION)).status_code == 200
 
 
-@pytest.mark.parametrize("served_by", ["json", "stream"])
+@pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["json", "stream"])
 async def test_whoever_hangs_up_at_once_leaves_nothing_behind(
-    client: redis.Redis, tmp_path: Path, served_by: str
+    client: redis.Redis, tmp_path: Path, body: dict[str, Any]
 ) -> None:
     """Before a slot is free, or anything was sent."""
 
@@ -120,16 +119,11 @@ async def test_whoever_hangs_up_at_once_leaves_nothing_behind(
 
     async with cluster(client, tmp_path, nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
         url = running.client.base_url
-        body = json.dumps(STREAM if served_by == "stream" else QUESTION)
-        lines = (
-            f"POST {ASK} HTTP/1.1",
-            "Host: a",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-        )
+        text = json.dumps(body)
+        lines = (f"POST {ASK} HTTP/1.1", "Host: a", "Content-Type: application/json", f"Content-Length: {len(text)}")
         for _ in range(4):
             _, writer = await asyncio.open_connection(url.host, url.port)
-            writer.write("\r\n".join((*lines, "", body)).encode())
+            writer.write("\r\n".join((*lines, "", text)).encode())
             await writer.drain()
             writer.close()
         assert await until(lambda: ended(running, 4))
@@ -180,14 +174,12 @@ async def test_a_stream_does_not_show_that_a_replica_was_lost(client: redis.Redi
 async def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> None:
     node = Fragile(seconds=600.0)
     async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
-        for body in (QUESTION, STREAM):
-            late = {**body, "deadline_s": 0.2}
-            if body is QUESTION:
-                assert_problem(await running.client.post(ASK, json=late), 504, "its deadline of 0.2 s")
-            else:
-                [(name, _, problem)] = await read_stream(running.client, late)
-                assert (name, problem["status"], problem["title"]) == ("error", 504, "Too late")
-            await until(lambda: not node.running)
+        response = await running.client.post(ASK, json={**QUESTION, "deadline_s": 0.2})
+        assert_problem(response, 504, "its deadline of 0.2 s")
+        await until(lambda: not node.running)
+        [(name, _, problem)] = await read_stream(running.client, {**STREAM, "deadline_s": 0.2})
+        assert (name, problem["status"], problem["title"]) == ("error", 504, "Too late")
+        await until(lambda: not node.running)
         assert (await running.coordinator.counts()).cancelled == 2
 
         asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
@@ -309,11 +301,8 @@ async def test_the_cluster_is_told_and_nodes_are_drained(client: redis.Redis, tm
     async with cluster(client, tmp_path, nodes={"a": Fragile(), "gpu/0@b": Fragile(slots=7)}, served=True) as running:
         ask = running.client
         status = (await ask.get("/api/cluster/status")).json()
-        assert (status["ready"], status["nodes"], status["coordinator"]) == (
-            True,
-            {"open": 2},
-            running.coordinator.name,
-        )
+        assert (status["ready"], status["nodes"]) == (True, {"open": 2})
+        assert status["coordinator"] == running.coordinator.name
         a, b = (await ask.get("/api/cluster/nodes")).json()
         assert (a["name"], a["gate"], a["model"], a["slots"]) == ("a", None, "counting", 4)
         assert (b["name"], b["slots"], b["outstanding"]) == ("gpu/0@b", 7, {"requests": 0, "tokens": 0})
@@ -350,17 +339,16 @@ async def test_health_readiness_metrics_and_description(client: redis.Redis, tmp
         await ask("/made/up")
 
         for path in ("/metrics", "/api/cluster/metrics"):
-            families = {family.name: family for family in text_string_to_metric_families((await ask(path)).text)}
-            samples = {
-                (sample.name, *sample.labels.values()): sample.value
-                for family in families.values()
-                for sample in family.samples
-            }
-            assert samples["qubic_lab_tasks", "completed"] == 1
-            assert samples["qubic_lab_nodes", "open"] == 1
-            assert samples["qubic_lab_http_requests_total", ASK, "200"] == 1
-            assert samples["qubic_lab_http_requests_total", "none", "404"] == 1
-            assert samples["qubic_lab_http_seconds_count", ASK] == 1
+            families = text_string_to_metric_families((await ask(path)).text)
+            samples = {(each.name, *each.labels.values()): each.value for one in families for each in one.samples}
+            for sample in (
+                ("qubic_lab_tasks", "completed"),
+                ("qubic_lab_nodes", "open"),
+                ("qubic_lab_http_requests_total", ASK, "200"),
+                ("qubic_lab_http_requests_total", "none", "404"),
+                ("qubic_lab_http_seconds_count", ASK),
+            ):
+                assert samples[sample] == 1
             assert 0 <= samples["qubic_lab_node_score", "a"] <= 100
 
         assert "swagger" in (await ask("/docs")).text.lower()
