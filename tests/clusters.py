@@ -33,11 +33,11 @@ from qubic_lab.wire import pipeline_pb2
 
 KILL = "[this ends the replica]"
 WITHIN_S = 20.0
-"""Of what is waited for; far longer than it takes, and shorter than the test's own limit."""
+"""Timeout of a wait: far longer than it takes, and shorter than the timeout of a test."""
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nodes beat, and coordinators look, wait and try again, a few times as often as they do."""
+    """Shorten the pauses of nodes and coordinators: heartbeats, polls and retries."""
     for name in ("registry.HEARTBEAT_S", "dispatcher.BEAT_S", "dispatcher.LOOK_S", "node._FIRST_PAUSE_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.1)
     for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._NOTIFICATION_S"):
@@ -58,18 +58,18 @@ async def until(what: Callable[[], Any] | Callable[[], Awaitable[Any]], within_s
 
 @dataclass
 class Fragile:
-    """A replica that counts up from the request's seed, and can be lost, break, refuse or stand still.
+    """A replica that counts up from the request's seed and can be told to fail.
 
-    A prompt with KILL in it ends the replica, with all that runs there.
+    A prompt that contains KILL ends the replica and all requests that run on it.
 
     Attributes:
-        seconds: of a whole answer.
-        slots: as it says; it counts none.
-        error: what a request ends with after `tokens` tokens of it.
-        tokens: of each request before the error.
-        asked: requests that it got.
-        running: requests that it works on now.
-        starts: how often it was started.
+        seconds: duration of a whole answer.
+        slots: number of slots that it reports; it does not enforce them.
+        error: error that ends each request after `tokens` tokens.
+        tokens: number of tokens before the error.
+        asked: number of requests received.
+        running: number of requests in progress.
+        starts: number of starts.
     """
 
     seconds: float = 0.1
@@ -109,7 +109,7 @@ class Fragile:
             self.running -= 1
 
     def lose(self) -> None:
-        """End it, with all that runs there."""
+        """End the replica and all requests that run on it."""
         self._lost.set()
 
     async def lost(self) -> QubicLabError:
@@ -121,7 +121,7 @@ class Fragile:
 
 
 def counted(seed: int, tokens: int) -> list[int]:
-    """Return the tokens that a fragile replica answers with."""
+    """Return the tokens of a fragile replica's answer."""
     return list(range(seed, seed + tokens))
 
 
@@ -131,7 +131,7 @@ def text_of(numbers: list[int]) -> str:
 
 @dataclass
 class Cluster:
-    """What runs; nodes may be started and ended while it does."""
+    """A running cluster, whose nodes can be started and ended."""
 
     folder: Path
     coordinators: list[Coordinator]
@@ -166,12 +166,12 @@ class Cluster:
                 await self.nodes[name]
 
     def end_node(self, name: str) -> "asyncio.Task[None]":
-        """Tell a node to end, as SIGTERM does; its task is done when it has."""
+        """Tell a node to end, as SIGTERM does; return the task that is done when the node has ended."""
         self._nodes[name].end()
         return self.nodes[name]
 
     def gates(self, name: str) -> set[str | None]:
-        """Return how a node is, as each coordinator sees it; "gone" where it is not known."""
+        """Return the gates of a node at all coordinators; "gone" at one that does not know it."""
         found = [self.view(name, coordinator) for coordinator in self.coordinators]
         return {"gone" if view is None else view.gate for view in found}
 
@@ -282,7 +282,7 @@ class Process:
         return await asyncio.to_thread(self._process.wait, WITHIN_S)
 
     def end(self) -> None:
-        """End it, if it has not ended, and all that it started; its log is shown where the test has failed."""
+        """Kill it and its children; pytest shows its log if the test failed."""
         print(f"{self._log.name}:", self.log)
         with suppress(psutil.NoSuchProcess):
             for process in family(self.pid):

@@ -15,6 +15,7 @@ from qubic_lab.cluster.calls import payload_of
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.tasks import QueueLimits, TaskOutcome, count_lost_and_duplicated
 from qubic_lab.errors import BusyError, InputError, NotFoundError, RankError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
@@ -88,14 +89,24 @@ async def test_a_task_of_which_a_replica_is_lost_goes_on_elsewhere(client: redis
         assert lost.asked == 1
 
 
-async def test_a_task_that_loses_every_replica_is_dead_with_its_story(client: redis.Redis, tmp_path: Path) -> None:
-    nodes = {name: Fragile(error=RankError("gone"), tokens=1) for name in "abc"}
-    async with cluster(client, tmp_path, nodes=dict(nodes)) as running:
+@pytest.mark.parametrize(
+    ("error", "reasons"),
+    [
+        (RankError("gone"), {"node a: gone", "node b: gone", "node c: gone"}),
+        (KeyError("/secret/path"), {"node a failed: its log says how"}),
+    ],
+    ids=["lost", "details stay inside the node"],
+)
+async def test_a_task_that_fails_at_every_node_is_dead_with_its_story(
+    error: Exception, reasons: set[str], client: redis.Redis, tmp_path: Path
+) -> None:
+    nodes: dict[str, Replica] = {name: Fragile(error=error, tokens=1) for name in "abc"[: len(reasons)]}
+    async with cluster(client, tmp_path, nodes=nodes) as running:
         outcome = await running.outcome(await running.coordinator.submit(request()))
         assert (outcome.state, outcome.attempts, len(outcome.story)) == ("dead", 3, 3)
         [letter] = await running.coordinator.dead_letters()
         assert (letter.task_id, letter.payload) == (outcome.task_id, payload_of(request()))
-        assert {line.split()[5] for line in letter.story} == {"a:", "b:", "c:"}
+        assert {line.partition(": ")[2] for line in letter.story} == reasons
 
 
 async def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client: redis.Redis, tmp_path: Path) -> None:
@@ -114,13 +125,6 @@ async def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client:
         outcomes = [await answered(running, task_id, seed=100 * n) for n, task_id in enumerate(innocent)]
         assert max(outcome.attempts for outcome in outcomes) > 1
         assert [node.starts for node in nodes.values()] == [2, 2, 2, 1]
-
-
-async def test_what_goes_wrong_inside_a_node_is_not_told(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, nodes={"a": Fragile(error=KeyError("/secret/path"))}) as running:
-        outcome = await running.outcome(await running.coordinator.submit(request()))
-        assert outcome.state == "dead"
-        assert {line.partition(": ")[2] for line in outcome.story} == {"node a failed: its log says how"}
 
 
 async def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis, tmp_path: Path) -> None:

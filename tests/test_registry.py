@@ -82,16 +82,27 @@ def test_nodes_come_by_name_and_all_coordinators_see_the_same(client: redis.Redi
     assert [record.draining for record in registry.nodes()] == [False, True, False]
 
 
-def test_a_silent_node_is_removed_and_comes_back(registry: Registry, session: str) -> None:
+def test_a_node_stays_as_long_as_it_beats(registry: Registry, session: str) -> None:
     registry.register(registration("b"))
     registry.clock_offset_ms += REMOVED_MS - 5_000
     registry.beat("a", session, pb.NodeState())
     registry.clock_offset_ms += 5_000
     assert only(registry).id == "a"
-    registry.clock_offset_ms += REMOVED_MS
+
+
+@pytest.mark.parametrize("how", ["silent", "left", "all data lost"])
+def test_a_node_that_is_gone_registers_again(how: str, registry: Registry, session: str, client: redis.Redis) -> None:
+    if how == "silent":
+        registry.clock_offset_ms += REMOVED_MS
+    elif how == "left":
+        registry.leave("a", session)
+    else:
+        client.flushall()
     assert registry.nodes() == []
     with pytest.raises(NotFoundError, match=r"'a'.* 30 s: register again"):
         registry.beat("a", session, pb.NodeState())
+    with pytest.raises(NotFoundError, match="'a'"):
+        registry.leave("a", session)
     assert registry.register(registration()) != session
     assert only(registry).id == "a"
 
@@ -104,17 +115,6 @@ def test_no_clock_but_that_of_redis_matters(registry: Registry, session: str, mo
         assert only(registry).age_s < 1.0
 
 
-def test_after_a_loss_of_all_data_nodes_are_told_to_register(
-    registry: Registry, session: str, client: redis.Redis
-) -> None:
-    client.flushall()
-    assert registry.nodes() == []
-    with pytest.raises(NotFoundError, match="register again"):
-        registry.beat("a", session, pb.NodeState())
-    registry.register(registration())
-    assert only(registry).id == "a"
-
-
 def test_draining_stays_when_the_node_registers_again_and_ends_on_request(registry: Registry) -> None:
     registry.register(registration())
     registry.drain("a")
@@ -124,13 +124,6 @@ def test_draining_stays_when_the_node_registers_again_and_ends_on_request(regist
     assert not only(registry).draining
     with pytest.raises(NotFoundError, match="'nobody'"):
         registry.drain("nobody")
-
-
-def test_a_node_that_leaves_is_gone_at_once(registry: Registry, session: str) -> None:
-    registry.leave("a", session)
-    assert registry.nodes() == []
-    with pytest.raises(NotFoundError, match="'a'"):
-        registry.leave("a", session)
 
 
 def test_a_node_that_was_started_again_ends_the_session_before(registry: Registry) -> None:

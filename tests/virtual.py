@@ -1,4 +1,4 @@
-"""An event loop whose time is virtual: waiting takes none, so that minutes of limits and pauses are tried at once."""
+"""An event loop with virtual time: waiting takes no real time, so tests of long timeouts and pauses run at once."""
 
 import asyncio
 import selectors
@@ -6,11 +6,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 _STEP_S = 1e-8
-"""Time goes on by so much even where there is no waiting."""
+"""Virtual time that passes at each step, even without waiting."""
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Goes on in time instead of waiting for it."""
+    """Advances the virtual time instead of waiting."""
 
     now_s = 0.0
 
@@ -22,7 +22,7 @@ class _Jumping(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """For code without real waiting of its own: no sockets, and what would run in a thread runs at once."""
+    """For code that does no I/O of its own; calls in an executor run at once, in this thread."""
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
