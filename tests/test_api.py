@@ -70,7 +70,7 @@ async def state_of(running: Cluster, task_id: str) -> dict[str, Any]:
     return found
 
 
-async def test_an_answer_and_how_it_came_about(client: redis.Redis, tmp_path: Path) -> None:
+async def test_an_answer_in_one_piece_and_as_a_stream(client: redis.Redis, tmp_path: Path) -> None:
     async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
         for path in (ASK, "/api/ai/single_query"):
             response = await running.client.post(path, json=QUESTION)
@@ -81,10 +81,6 @@ async def test_an_answer_and_how_it_came_about(client: redis.Redis, tmp_path: Pa
             assert answer.total_ms > answer.node_ms > 0
             state = await state_of(running, answer.task_id)
             assert (state["state"], state["tokens"], state["attempts"]) == ("completed", 8, 1)
-
-
-async def test_a_stream_tells_each_token_and_the_end(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
         *tokens, (name, number, end) = await read_stream(running.client, STREAM)
         assert [(name, number) for name, number, _ in tokens] == [("token", n) for n in range(1, 9)]
         assert [data for *_, data in tokens] == [{"index": n, "id": n, "text": f"{n} "} for n in range(8)]

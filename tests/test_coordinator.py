@@ -134,15 +134,11 @@ async def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis
             outcome = await running.outcome(await running.coordinator.submit(request()))
             assert (outcome.state, outcome.attempts) == ("failed", 1)
             assert outcome.why == "the prompt is too long: give a shorter one"
-        assert running.gates("a") == {None}
-
-
-async def test_what_is_no_request_fails_and_holds_nothing_up(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, nodes={"a": Fragile()}) as running:
-        queue = running.coordinator.queue
-        bad = await running.coordinator.call(queue.submit, {"unknown": 1})
-        assert (await running.outcome(bad)).state == "failed"
+        node.error = None
+        no_request = await running.coordinator.call(running.coordinator.queue.submit, {"unknown": 1})
+        assert (await running.outcome(no_request)).state == "failed"
         await answered(running, await running.coordinator.submit(request()))
+        assert running.gates("a") == {None}
 
 
 async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:

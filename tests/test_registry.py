@@ -139,13 +139,12 @@ def test_a_node_that_was_started_again_ends_the_session_before(registry: Registr
     assert only(registry).state.ready
 
 
-def test_a_registration_that_is_repeated_or_comes_late_ends_no_session(registry: Registry, session: str) -> None:
-    """As after a lost answer: a node asks again while its first call is still carried out."""
+def test_a_session_outlives_a_repeated_registration_and_is_good_for_its_node_alone(
+    registry: Registry, session: str
+) -> None:
+    """A node whose answer was lost registers again while its first call is still carried out."""
     assert registry.register(registration()) == session
     registry.beat("a", session, pb.NodeState())
-
-
-def test_a_session_is_good_for_its_node_alone(registry: Registry, session: str) -> None:
     registry.register(registration("b"))
     with pytest.raises(RefusedError, match="'b'"):
         registry.beat("b", session, pb.NodeState(ready=True))

@@ -172,27 +172,19 @@ def test_tasks_of_one_that_is_gone_are_taken_back_within_six_seconds(queue: Task
         queue.complete(lost, {})
 
 
-def test_one_that_lost_redis_waits_before_it_reclaims(queue: TaskQueue) -> None:
-    queue.submit({})
+@pytest.mark.parametrize("returns", [False, True])
+def test_one_that_lost_redis_waits_for_the_holder_before_it_reclaims(returns: bool, queue: TaskQueue) -> None:
     queue.beat(OTHER)
-    taken(queue)
+    lease = taken_after(queue)
     pass_time(queue, 10)  # Redis was away, for all of them
     assert queue.reclaim(OTHER) == []
-    pass_time(queue, 4, OTHER)
+    alive = (OTHER, "dispatcher") if returns else (OTHER,)
+    pass_time(queue, 4, *alive)
     assert queue.reclaim(OTHER) == []
-    pass_time(queue, 1, OTHER)
-    assert len(queue.reclaim(OTHER)) == 1  # the holder did not come back
-
-
-def test_a_holder_that_comes_back_after_the_outage_keeps_its_task(queue: TaskQueue) -> None:
-    queue.submit({})
-    queue.beat(OTHER)
-    lease = taken(queue)
-    pass_time(queue, 10)
-    assert queue.reclaim(OTHER) == []
-    pass_time(queue, 10, OTHER, "dispatcher")
-    assert queue.reclaim(OTHER) == []
-    queue.complete(lease, {})
+    pass_time(queue, 1, *alive)
+    assert queue.reclaim(OTHER) == ([] if returns else [lease.task_id])
+    if returns:
+        queue.complete(lease, {})
 
 
 def test_a_lease_ends_after_thirty_seconds_unless_it_is_renewed(queue: TaskQueue) -> None:
