@@ -105,6 +105,14 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Engine]:
+    """A SQLite database with empty tables, for what is the same on both kinds."""
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def lab_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with runs and reports of its own; keys of runs do not change while somebody edits the package."""
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))

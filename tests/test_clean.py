@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
@@ -46,10 +47,7 @@ def walk(seed: int, length: int, step: float = 0.001) -> list[float]:
     return closes
 
 
-def flags_of(prices: Sequence[Price]) -> list[tuple[str, ...]]:
-    return [price.flags for price in prices]
-
-
+CALM = walk(3, 200)
 calm_or_wild = st.one_of(*[st.floats(0.999, 1.001)] * 7, st.floats(0.5, 2.0))
 prices_of_any_kind = st.lists(
     st.tuples(calm_or_wild, st.integers(1, 4), st.sampled_from([0.0, 1.0, None])), min_size=1, max_size=60
@@ -122,19 +120,20 @@ def test_a_spike_is_flagged_and_stays_and_calm_prices_are_not_flagged() -> None:
     assert not any("outlier" in price.flags for price in flag_prices(bars(early))[:32])  # the warm-up
 
 
-def test_a_price_that_stood_still_may_move_a_little() -> None:
-    still = [100.0] * 50
-    assert "outlier" not in flag_prices(bars([*still, 100.1]))[-1].flags
-    assert "outlier" in flag_prices(bars([*still, 101.0]))[-1].flags
-
-
-def test_a_move_over_a_gap_may_be_larger() -> None:
-    closes = walk(3, 200)
-    jump = [*closes, *[closes[-1] * 1.02] * 100]
-    assert "outlier" in flag_prices(bars(jump))[200].flags
-    after_gap = flag_prices(bars(jump, skipped=range(200, 299)))[-1]
-    assert "gap-before" in after_gap.flags
-    assert "outlier" not in after_gap.flags
+@pytest.mark.parametrize(
+    ("closes", "skipped", "odd"),
+    [
+        ([*[100.0] * 50, 100.1], (), False),  # a price that stood still may move a little
+        ([*[100.0] * 50, 101.0], (), True),
+        ([*CALM, CALM[-1] * 1.02], (), True),
+        ([*CALM, *[CALM[-1] * 1.02] * 100], range(200, 299), False),  # over a gap it may move further
+    ],
+)
+def test_the_move_that_is_odd_depends_on_the_moves_before_and_on_gaps(
+    closes: list[float], skipped: Sequence[int], odd: bool
+) -> None:
+    flags = flag_prices(bars(closes, skipped))[-1].flags
+    assert ("outlier" in flags, "gap-before" in flags) == (odd, bool(skipped))
 
 
 def test_each_flag_has_its_reason() -> None:
@@ -181,16 +180,14 @@ def test_prices_that_cannot_be_are_refused_by_schema() -> None:
         assert "\n" not in found[3]
 
 
-def test_a_price_that_cannot_be_does_not_keep_the_others_out(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    store = PriceStore(engine)
+def test_a_price_that_cannot_be_does_not_keep_the_others_out(sqlite: Engine) -> None:
+    store = PriceStore(sqlite)
     good = bars(walk(5, 10))
     kept = keep_prices(store, SERIES, [*good[:4], replace(good[4], high=1.0), *good[5:]])
     assert (kept.added.given, kept.added.added, len(kept.prices)) == (10, 9, 9)
     assert len(kept.refused) == 1
     assert kept.refused[0].startswith("2026-01-01T00:05:00Z: high is below low: open ")
     assert keep_prices(store, SERIES, [replace(good[4], high=1.0)]).prices == ()
-    engine.dispose()
 
 
 def test_texts_that_no_database_takes_are_refused_by_schema() -> None:
@@ -220,14 +217,13 @@ def test_prices_go_in_one_way_whatever_their_batches(tmp_path: Path) -> None:
             batch = prices[first : first + size]
             assert keep_prices(store, SERIES, reversed(batch)).added.added == len(batch)
         kept = store.prices(SERIES, START, START + 1000 * MINUTE_US)
-        assert flags_of(kept) == flags_of(expected)
+        assert [price.flags for price in kept] == [price.flags for price in expected]
         assert [price.close for price in kept] == [price.close for price in prices]
         engine.dispose()
 
 
-def test_the_same_prices_again_add_nothing_even_when_earlier_ones_have_come(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    store = PriceStore(engine)
+def test_the_same_prices_again_add_nothing_even_when_earlier_ones_have_come(sqlite: Engine) -> None:
+    store = PriceStore(sqlite)
     closes = walk(9, 300)
     closes[205] *= 1.1  # within the warm-up of the second half, and an outlier once the first is there
     prices = bars(closes)
@@ -241,4 +237,3 @@ def test_the_same_prices_again_add_nothing_even_when_earlier_ones_have_come(tmp_
     corrected = keep_prices(store, SERIES, [replace(prices[205], close=closes[205] * 1.2, high=closes[205] * 1.2)])
     assert (corrected.added.added, corrected.added.corrected) == (1, 1)
     assert "outlier" in corrected.prices[0].flags
-    engine.dispose()

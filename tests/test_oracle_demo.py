@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -29,27 +28,20 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def test_the_second_run_adds_nothing(engine: Engine) -> None:
     first = run_demo(engine)
     with engine.connect() as connection:
-        counts = {
-            table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (MARKET_DATA, NEWS_DATA)
-        }
-    assert first.rows_added == {**counts, "total": 9425}
-    assert counts == {"market_data": 8684 + 661, "news_data": 80}
+        counts = [connection.scalar(select(func.count()).select_from(table)) for table in (MARKET_DATA, NEWS_DATA)]
+    assert counts == [8684 + 661, 80]
+    assert first.rows_added == {"market_data": 8684 + 661, "news_data": 80, "total": 9425}
     second = run_demo(engine)
     assert second.rows_added == {"market_data": 0, "news_data": 0, "total": 0}
-    assert (
-        [each.rows for each in second.overview.series] == [each.rows for each in first.overview.series] == [8684, 661]
-    )
+    for run in (first, second):
+        assert [each.rows for each in run.overview.series] == [8684, 661]
 
 
 def test_the_overview_says_what_is_there_and_how_old_it_is(engine: Engine) -> None:
     shown = json.loads(json.dumps(to_plain(run_demo(engine))))
     quarter, day = shown["overview"]["series"]
-    assert (quarter["interval_s"], quarter["from"], quarter["to"]) == (
-        900,
-        "2021-09-27T13:45:00Z",
-        "2021-12-29T13:45:00Z",
-    )
+    times = quarter["from"], quarter["to"]
+    assert (quarter["interval_s"], *times) == (900, "2021-09-27T13:45:00Z", "2021-12-29T13:45:00Z")
     assert quarter["last_close"] == 46934.81640625
     assert "the newest bar closed 2021-12-29, " in quarter["age"]
     assert quarter["age"].endswith("packaged data, not live")
@@ -64,28 +56,21 @@ def test_the_overview_says_what_is_there_and_how_old_it_is(engine: Engine) -> No
     assert report.texts[0].duplicates == 2
 
 
-def test_changes_are_against_a_price_of_that_time_or_there_is_none(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    store, start = PriceStore(engine), now_us() - 30 * DAY_US
-    store.add(
-        Series("bitcoin", "quotes"),
-        [
-            Price(at, at, price)
-            for at, price in (
-                (start, 10.0),
-                (start + 6 * DAY_US - 30 * 60 * SECOND_US, 20.0),
-                (start + 7 * DAY_US - HOUR_US - 1, 30.0),
-                (start + 8 * DAY_US - HOUR_US, 40.0),
-                (start + 8 * DAY_US, 50.0),
-            )
-        ],
-    )
+def test_changes_are_against_a_price_of_that_time_or_there_is_none(sqlite: Engine) -> None:
+    store, start = PriceStore(sqlite), now_us() - 30 * DAY_US
+    prices = {
+        start: 10.0,
+        start + 6 * DAY_US - HOUR_US // 2: 20.0,
+        start + 7 * DAY_US - HOUR_US - 1: 30.0,
+        start + 8 * DAY_US - HOUR_US: 40.0,
+        start + 8 * DAY_US: 50.0,
+    }
+    store.add(Series("bitcoin", "quotes"), [Price(at, at, price) for at, price in prices.items()])
     (found,) = overview(store, start + 8 * DAY_US + 90 * SECOND_US)
     assert (found.change_24h_pct, found.change_7d_pct) == (None, None)
     assert found.age == "the newest price is from 90 s ago"
     store.add(Series("bitcoin", "quotes"), [Price(start + DAY_US - 1, start + DAY_US - 1, 25.0)])
     assert overview(store, now_us())[0].change_7d_pct == pytest.approx(100.0)
-    engine.dispose()
 
 
 def test_sample_texts_are_marked_and_far_from_every_packaged_price() -> None:

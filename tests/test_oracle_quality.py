@@ -1,15 +1,13 @@
 """The quality report counts what is there, what is missing, late, repeated, corrected and odd."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import StandingClock
 from sqlalchemy import Engine
 
-from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.quality import NOTHING, completeness, lateness, quality_report
 from qubic_lab.oracle.model.records import Price, Series, Text
@@ -25,23 +23,6 @@ QUOTES = Series("qubic-network", "coingecko")
 END = START + 12 * HOUR_US
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.us = END
-
-    def __call__(self) -> int:
-        return self.us
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    yield engine
-    engine.dispose()
-
-
 def bar(number: int, flags: tuple[str, ...] = ()) -> Price:
     at = START + number * HOUR_US
     return Price(at, at + HOUR_US, 10.0, 10.0, 11.0, 9.0, 1.0, flags=flags)
@@ -52,8 +33,8 @@ def text(id: str, minute: int | None, title: str, source: str = "wire", coins: t
     return Text(source, id, "news", title, "", "", "Wire", published, coins)
 
 
-def test_an_empty_database_says_so(engine: Engine) -> None:
-    report = quality_report(engine, at_us=END)
+def test_an_empty_database_says_so(sqlite: Engine) -> None:
+    report = quality_report(sqlite, at_us=END)
     assert report.notes == (NOTHING,)
     assert to_plain(report) == {
         "made": "2026-01-01T12:00:00Z",
@@ -62,16 +43,16 @@ def test_an_empty_database_says_so(engine: Engine) -> None:
         "fetches": [],
         "notes": [NOTHING],
     }
-    assert quality_report(engine, "coingecko", at_us=END).notes == (NOTHING,)
+    assert quality_report(sqlite, "coingecko", at_us=END).notes == (NOTHING,)
 
 
-def test_bars_are_counted_with_their_gaps_corrections_and_flags(engine: Engine) -> None:
-    clock = Clock()
-    store = PriceStore(engine, clock)
+def test_bars_are_counted_with_their_gaps_corrections_and_flags(sqlite: Engine) -> None:
+    clock = StandingClock(END)
+    store = PriceStore(sqlite, clock)
     store.add(HOURS, [bar(number, ("outlier",) if number in (1, 4) else ()) for number in (0, 1, 4, 5, 7, 8)])
     clock.us += HOUR_US
     store.add(HOURS, [replace(bar(4), close=10.5, flags=("flat",))])
-    (found,) = quality_report(engine, at_us=END).prices
+    (found,) = quality_report(sqlite, at_us=END).prices
     assert (found.rows, found.prices, found.corrections) == (7, 6, 1)
     assert (found.first_us, found.last_us, found.age_s) == (START, START + 9 * HOUR_US, 3 * 3600)
     assert found.flags == {"flat": 1, "outlier": 1}  # of the newest versions
@@ -84,15 +65,15 @@ def test_bars_are_counted_with_their_gaps_corrections_and_flags(engine: Engine) 
     assert (found.lateness.most_s, found.lateness.median_s) == (11 * 3600, 6.5 * 3600)  # of first versions
 
 
-def test_quotes_are_as_complete_as_their_usual_step(engine: Engine) -> None:
-    clock = Clock()
-    store = PriceStore(engine, clock)
+def test_quotes_are_as_complete_as_their_usual_step(sqlite: Engine) -> None:
+    clock = StandingClock(END)
+    store = PriceStore(sqlite, clock)
     polls = [0, 5, 10, 15, 21, 25, 40, 45]
     for minute in polls:
         at = START + minute * MINUTE_US + 7 * SECOND_US
         clock.us = at + 30 * SECOND_US
         store.add(QUOTES, [Price(at, at, 1e-6, published_us=at - 10 * SECOND_US)])
-    (found,) = quality_report(engine, at_us=END).prices
+    (found,) = quality_report(sqlite, at_us=END).prices
     assert (found.completeness.step_s, found.completeness.present, found.completeness.expected) == (300, 8, 10)
     assert found.completeness.longest_gap_s == 900
     assert (found.lateness.median_s, found.lateness.after) == (40, "published")
@@ -105,9 +86,9 @@ def test_one_bar_is_complete_and_clocks_ahead_of_ours_are_not_early() -> None:
     assert lateness(one, one + HOUR_US, "published").most_s == 0.0
 
 
-def test_texts_are_counted_with_duplicates_and_corrections(engine: Engine) -> None:
-    clock = Clock()
-    store = TextStore(engine, clock)
+def test_texts_are_counted_with_duplicates_and_corrections(sqlite: Engine) -> None:
+    clock = StandingClock(END)
+    store = TextStore(sqlite, clock)
     long = "Bitcoin mine by the river is switched off after months of complaints about its noise by neighbours"
     store.add(
         [
@@ -120,7 +101,7 @@ def test_texts_are_counted_with_duplicates_and_corrections(engine: Engine) -> No
     clock.us += HOUR_US
     store.add([text("c", 60, "Something else entirely, about the weather in the hills", coins=())])
     store.add([text("s", 0, "Bitcoin sample", source="sample")])
-    sample, wire = quality_report(engine, at_us=END).texts
+    sample, wire = quality_report(sqlite, at_us=END).texts
     assert (sample.source, sample.sample, wire.sample) == ("sample", True, False)
     assert (wire.rows, wire.texts, wire.corrections, wire.duplicates) == (5, 4, 1, 1)
     assert (wire.duplicate_share, wire.without_coin, wire.without_time) == (0.25, 1, 1)
@@ -129,20 +110,20 @@ def test_texts_are_counted_with_duplicates_and_corrections(engine: Engine) -> No
     assert wire.first_us == START
 
 
-def test_fetches_are_counted_and_one_source_can_be_picked(engine: Engine) -> None:
-    PriceStore(engine, Clock()).add(HOURS, [bar(0)])
-    TextStore(engine, Clock()).add([text("a", 0, "Bitcoin")])
-    log = FetchLog(engine)
+def test_fetches_are_counted_and_one_source_can_be_picked(sqlite: Engine) -> None:
+    PriceStore(sqlite, StandingClock(END)).add(HOURS, [bar(0)])
+    TextStore(sqlite, StandingClock(END)).add([text("a", 0, "Bitcoin")])
+    log = FetchLog(sqlite)
     for number, outcome in enumerate(("ok", "failed", "not_modified", "ok")):
         log.record(Fetch("coingecko", "prices", "GET /", START + number, 0.1, 1, 200, outcome, rows_added=number))  # type: ignore[arg-type]
-    report = quality_report(engine, at_us=END)
+    report = quality_report(sqlite, at_us=END)
     (fetches,) = report.fetches
     assert (fetches.ok, fetches.failed, fetches.not_modified, fetches.rows_added) == (2, 1, 1, 6)
-    only = quality_report(engine, "coingecko", at_us=END)
+    only = quality_report(sqlite, "coingecko", at_us=END)
     assert (only.prices, only.texts, len(only.fetches), only.notes) == ((), (), 1, ())
-    assert [each.source for each in quality_report(engine, "exchange", at_us=END).prices] == ["exchange"]
+    assert [each.source for each in quality_report(sqlite, "exchange", at_us=END).prices] == ["exchange"]
     with pytest.raises(InputError, match="nothing is there from source 'coingeko': did you mean 'coingecko'"):
-        quality_report(engine, "coingeko")
+        quality_report(sqlite, "coingeko")
     shown = json.loads(json.dumps(to_plain(report)))
     assert shown["prices"][0]["first"] == "2026-01-01T00:00:00Z"
     assert shown["fetches"][0]["last_ok"] == "2026-01-01T00:00:00.000003Z"

@@ -3,26 +3,21 @@
 Quotas are counted before a request is sent, by all processes together, and spread over what is left of a period.
 """
 
-import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx2
 import pytest
-from databases import postgres
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine
 from virtual import run_virtually
 
-from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.collector_config import SourceConfig
 from qubic_lab.oracle.ingest.http_source import SourceClient
 from qubic_lab.oracle.ingest.quotas import NO_LIMIT, QuotaError, Quotas, bounds, spread
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, to_us
-from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS
 
 
 def at(month: int, day: int, hour: int = 0, minute: int = 0) -> int:
@@ -30,26 +25,6 @@ def at(month: int, day: int, hour: int = 0, minute: int = 0) -> int:
 
 
 NOON = at(11, 24, 12)
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """One database of each kind for all tests: opening one takes longer than they do."""
-    sqlite: Path = tmp_path_factory.mktemp("quotas") / "lab.db"
-    with postgres() as url:
-        opened = {"sqlite": open_database(f"sqlite:///{sqlite}"), "postgresql": open_database(url)}
-        yield opened
-        for engine in opened.values():
-            engine.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine:
-    chosen = engines[request.param]
-    with chosen.begin() as connection:
-        connection.execute(delete(QUOTAS))
-        connection.execute(delete(VALIDATORS))
-    return chosen
 
 
 def used(quotas: Quotas, limits: dict[str, int], source: str = "x") -> dict[str, int]:
@@ -104,11 +79,8 @@ def test_many_at_once_never_use_more_than_there_is(engine: Engine) -> None:
                 continue
             granted.append(1)
 
-    threads = [threading.Thread(target=spend) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: spend(), range(4)))
     assert len(granted) == 20
     assert used(Quotas(engine, lambda: NOON), {"day": 20})["day"] == 20
 
