@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import yaml
-from databases import postgres
+from clocks import StandingClock
 from fake_source import coingecko
 from fake_source.app import KEYS, FakeConfig
 from fake_source.comparison import longest_gap_s, lost, made_up, stored_versions, twice
 from fake_source.faults import TRANSPORT
-from fake_source.ledger import Entry, read_ledger
+from fake_source.ledger import read_ledger
 from fake_source.server import Running, collector_settings, running_source
 from sqlalchemy import Engine, text
 
@@ -56,37 +56,23 @@ from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.settings import settings
 
 NOW = 1_790_000_000 * SECOND_US
-CLI = [sys.executable, "-m", "qubic_lab.cli.main", "oracle"]
 PERIOD = 300 * SECOND_US
 
 
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    with postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """A database without rows."""
-    url = f"sqlite:///{tmp_path / 'lab.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    engine = open_database(url)
-    with engine.begin() as connection:
-        for table in ("leases", "collector_jobs"):
-            connection.execute(text(f"DELETE FROM {table}"))
-    yield engine
-    engine.dispose()
-
-
 @pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[Engine]:
+    """A database with empty tables on which a collector works, with the keys of the fake source."""
+    monkeypatch.setenv("QUBIC_LAB_DATA", str(tmp_path))
     for name, key in KEYS.items():
         monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
     settings.cache_clear()
-    yield
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
     settings.cache_clear()
+
+
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 # decisions
@@ -153,12 +139,8 @@ def test_history_goes_forward_in_slices_without_holes_the_coin_furthest_behind_f
         assert all(slice.end_us - slice.start_us <= SLICE_US for slice in own)
     assert slices[0].coin == "solana"
     assert slices_left(until, [], NOW, 365) == 0
-
-
-def test_what_is_older_than_the_backfill_is_not_asked_for() -> None:
-    slice = next_slice({"bitcoin": NOW - 900 * DAY_US}, ["bitcoin"], NOW, 30)
-    assert slice is not None
-    assert slice.start_us == NOW - 30 * DAY_US + HOUR_US
+    old = next_slice({"bitcoin": NOW - 900 * DAY_US}, ["bitcoin"], NOW, 30)
+    assert old is not None and old.start_us == NOW - 30 * DAY_US + HOUR_US, "older than the backfill"
 
 
 def test_searches_overlap_the_last_one_and_end_where_the_source_does() -> None:
@@ -197,18 +179,8 @@ def test_a_trials_clock_is_the_same_in_every_process_and_only_faster() -> None:
 # leases and jobs
 
 
-class Time:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.us = NOW
-
-    def __call__(self) -> int:
-        return self.us
-
-
 def test_one_holds_the_lease_until_it_ends_or_is_given_up(engine: Engine) -> None:
-    clock = Time()
+    clock = StandingClock(NOW)
     first, second = (Lease(engine, "x", holder, 30.0, clock) for holder in ("first", "second"))
     assert first.acquire() is None
     held = second.acquire()
@@ -226,7 +198,7 @@ def test_one_holds_the_lease_until_it_ends_or_is_given_up(engine: Engine) -> Non
 
 
 def test_whoever_was_too_slow_finds_the_lease_lost(engine: Engine) -> None:
-    clock = Time()
+    clock = StandingClock(NOW)
     slow, next_one = (Lease(engine, "x", holder, 30.0, clock) for holder in ("slow", "next"))
     assert slow.acquire() is None
     clock.us += 31 * SECOND_US
@@ -287,31 +259,10 @@ def trial(clock: Clock = REAL, **changes: Any) -> Iterator[tuple[Running, Collec
         yield source, read_config(file)
 
 
-@pytest.fixture
-def lab(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: None
-) -> Iterator[Engine]:
-    """A database without tables' rows: SQLite, or what the test asks for."""
-    monkeypatch.setenv("QUBIC_LAB_DATA", str(tmp_path))
-    settings.cache_clear()
-    url = f"sqlite:///{tmp_path / 'lab.db'}"
-    if getattr(request, "param", "sqlite") == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-        earlier = open_database(url)
-        with earlier.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-        earlier.dispose()
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
-
-
 def collect(engine: Engine, config: CollectorConfig, *sources: str, **run: Any) -> CollectorProgress:
     return asyncio.run(Collector(config, engine, sources=sources).run(**run))
 
 
-@pytest.mark.parametrize("lab", ["sqlite", "postgresql"], indirect=True)
 def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(lab: Engine) -> None:
     with trial() as (source, config):
         first = collect(lab, config, once=True)
@@ -333,6 +284,7 @@ def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_befor
     assert {given.kind for _, given in lost(entries, stored_versions(lab))} == {"price"}
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("job", "source_name"),
     [
@@ -361,6 +313,7 @@ def test_an_answer_that_was_not_stored_is_asked_for_again(
     assert (lost(entries, versions), twice(versions)) == ([], [])
 
 
+@on_sqlite
 def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
     with trial() as (_, config):
         collect(lab, config, once=True)
@@ -374,6 +327,7 @@ def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
         assert longest_gap_s(after, coin) <= 3_600 + 300  # the two days before have one quote an hour
 
 
+@on_sqlite
 def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_at_once(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +351,7 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
     assert "wrong-key" not in f"{failed} {progress}"
 
 
+@on_sqlite
 def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubic_lab.oracle.ingest.collector.LOOK_S", 0.05)
     lease = Lease(lab, COLLECTOR, "another:1:77:0")
@@ -419,6 +374,7 @@ def test_only_one_collector_works_at_a_time(lab: Engine, monkeypatch: pytest.Mon
     assert held is not None and (held.holder, held.until_us) == (process_name(), 0)
 
 
+@on_sqlite
 def test_a_coin_that_the_source_does_not_know_keeps_no_other_one_waiting(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +391,7 @@ def test_a_coin_that_the_source_does_not_know_keeps_no_other_one_waiting(
     assert {fetch.job for fetch in refused} == {"history", "bars"}
 
 
+@on_sqlite
 def test_packaged_prices_replace_a_history_that_cannot_be_had_once(
     lab: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +413,7 @@ def test_packaged_prices_replace_a_history_that_cannot_be_had_once(
     assert sources() == {"coingecko", "packaged"}
 
 
+@on_sqlite
 def test_a_running_collector_reports_its_process_and_the_circuits_of_its_sources(lab: Engine) -> None:
     async def look(config: CollectorConfig) -> CollectorStatus:
         collector = Collector(config, lab, sources=("feeds",), lease_s=0.6)
@@ -473,6 +431,7 @@ def test_a_running_collector_reports_its_process_and_the_circuits_of_its_sources
     assert status.circuits == {"fake-rss": "closed", "fake-atom": "closed"}
 
 
+@on_sqlite
 def test_backfill_leaves_the_quota_to_polling(lab: Engine) -> None:
     with trial(monthly_quota=12) as (source, config):
         progress = collect(lab, config, once=True)
@@ -519,22 +478,21 @@ class Collecting:
     def __init__(self, folder: Path, printed: Mapping[str, Any], ledger: Path) -> None:
         self.url = f"sqlite:///{folder / 'lab.db'}"
         self.killed_s: list[float] = []
-        self.keys = [value for name, value in printed["environment"].items() if name.endswith("_KEY")]
         self._folder, self._ledger = folder, ledger
         self._environment = os.environ | printed["environment"] | {"QUBIC_LAB_DATABASE_URL": self.url}
-        self._command = [CLI[0], *CLI[1:3], "--verbose", "oracle", "collect", "--config", printed["config"]]
-        self._started = 0
+        self._command = [sys.executable, "-m", "qubic_lab.cli.main", "--verbose", "oracle", "collect", "--json"]
+        self._command += ["--config", printed["config"]]
 
     def until(self, answers: int, how: signal.Signals, within_s: float) -> None:
         """Run a collector until the fake source has given this many answers in all, and end it."""
-        self._started += 1
-        output = self._folder / f"output-{self._started}.txt"
+        output = self._folder / f"output-{answers}.txt"
         with output.open("w") as written:
-            process = subprocess.Popen(
-                [*self._command, "--json"], env=self._environment, stdout=written, stderr=subprocess.STDOUT
-            )
+            process = subprocess.Popen(self._command, env=self._environment, stdout=written, stderr=subprocess.STDOUT)
         try:
-            wait_for(lambda: process.poll() is not None or count_lines(self._ledger) >= answers, within_s)
+            until_s = time.monotonic() + within_s
+            while process.poll() is None and self._ledger.read_bytes().count(b"\n") < answers:
+                assert time.monotonic() < until_s, f"not within {within_s} s"
+                time.sleep(0.02)
             assert process.poll() is None, output.read_text()[-2_000:]
             signalled_s = time.time()
             process.send_signal(how)
@@ -546,65 +504,43 @@ class Collecting:
             self.killed_s.append(signalled_s)
         else:
             assert process.returncode == 0, output.read_text()[-2_000:]
-            view = json.loads(output.read_text().splitlines()[-1])
-            assert view["requests"] > 0
-
-    def key_is_nowhere(self) -> bool:
-        """Whether no key is in any file that the collector wrote: outputs with its log, and the database."""
-        files = [file for file in self._folder.iterdir() if file.is_file()]
-        names = {file.name for file in files}
-        assert {"lab.db", "output-1.txt"} <= names
-        return not any(key.encode() in file.read_bytes() for file in files for key in self.keys)
+            assert json.loads(output.read_text().splitlines()[-1])["requests"] > 0
 
 
-def count_lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def wait_for(done: Callable[[], bool], within_s: float) -> None:
-    until = time.monotonic() + within_s
-    while not done():
-        assert time.monotonic() < until, f"not within {within_s} s"
-        time.sleep(0.02)
-
-
-def check_ledger(ledger: Path, url: str, killed_s: list[float]) -> list[Entry]:
-    """Check that the database has what the ledger says, neither less nor more, and that no rule was broken."""
+@pytest.mark.parametrize(
+    ("options", "backfill_days", "within_s", "ends"),
+    [
+        # This seed has each fault in the first 70 answers.
+        ("--speed 3000 --seed 278 --limit 12", 5, 30, {30: signal.SIGKILL, 75: signal.SIGTERM}),
+        pytest.param(
+            "--speed 6000 --seed 11 --limit 50",
+            30,
+            60,
+            {600: signal.SIGKILL, 1_200: signal.SIGTERM, 1_300: signal.SIGKILL, 2_000: signal.SIGTERM},
+            marks=[pytest.mark.slow, pytest.mark.timeout(600)],
+        ),
+    ],
+)
+def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(
+    tmp_path: Path, options: str, backfill_days: int, within_s: float, ends: dict[int, signal.Signals]
+) -> None:
+    with source_process(tmp_path, *options.split(), backfill_days=backfill_days) as (printed, ledger):
+        collecting = Collecting(tmp_path, printed, ledger)
+        for answers, how in ends.items():
+            collecting.until(answers, how, within_s)
     entries, violations = read_ledger(ledger)
-    engine = open_database(url)
+    engine = open_database(collecting.url)
     versions = stored_versions(engine)
     engine.dispose()
-    missing = [(entry.number, entry.path, given) for entry, given in lost(entries, versions, killed_s)]
+    missing = [(entry.number, entry.path, given) for entry, given in lost(entries, versions, collecting.killed_s)]
     assert missing[:5] == []
     assert twice(versions)[:5] == []
     assert made_up(entries, versions)[:5] == []
     assert violations == []
     assert len(versions) > 500
-    return entries
-
-
-def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(tmp_path: Path) -> None:
-    options = ("--speed", "3000", "--seed", "278", "--limit", "12")  # this seed has each fault in the first 70 answers
-    with source_process(tmp_path, *options, backfill_days=5) as (printed, ledger):
-        collecting = Collecting(tmp_path, printed, ledger)
-        collecting.until(30, signal.SIGKILL, 30)
-        collecting.until(75, signal.SIGTERM, 30)
-    entries = check_ledger(ledger, collecting.url, collecting.killed_s)
+    assert len(entries) >= max(ends)
     assert {entry.fault for entry in entries if entry.fault} == set(TRANSPORT)
-    assert collecting.key_is_nowhere()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_two_thousand_answers_with_every_fault_a_kill_and_an_end(tmp_path: Path) -> None:
-    options = ("--speed", "6000", "--seed", "11", "--limit", "50")
-    with source_process(tmp_path, *options, backfill_days=30) as (printed, ledger):
-        collecting = Collecting(tmp_path, printed, ledger)
-        collecting.until(600, signal.SIGKILL, 60)
-        collecting.until(1_200, signal.SIGTERM, 60)
-        collecting.until(1_300, signal.SIGKILL, 60)
-        collecting.until(2_000, signal.SIGTERM, 60)
-    entries = check_ledger(ledger, collecting.url, collecting.killed_s)
-    assert len(entries) >= 2_000
-    assert {entry.fault for entry in entries if entry.fault} == set(TRANSPORT)
-    assert collecting.key_is_nowhere()
+    written = [file for file in tmp_path.iterdir() if file.is_file()]
+    assert {"lab.db", f"output-{max(ends)}.txt"} <= {file.name for file in written}
+    keys = [value.encode() for name, value in printed["environment"].items() if name.endswith("_KEY")]
+    assert not any(key in file.read_bytes() for file in written for key in keys)

@@ -187,11 +187,8 @@ def test_bars_are_stamped_with_their_close_and_the_forming_one_is_left_out() -> 
         [NOON_MS, 1.0, None, 1.0, 1.0],
     ]
     bars, faults = coingecko.parse_bars(body, 1800, NOON + 6 * MINUTE_US)
-    assert [(each.opened_us, each.closed_us) for each in bars] == [
-        (NOON - 3 * half, NOON - 2 * half),
-        (NOON - 2 * half, NOON - half),
-        (NOON - half, NOON),
-    ]
+    assert [each.closed_us for each in bars] == [NOON - 2 * half, NOON - half, NOON]
+    assert {each.closed_us - each.opened_us for each in bars} == {half}
     assert (bars[0].open, bars[0].close) == (2.0, 2.0)
     assert (bars[1].open, bars[1].high, bars[1].low, bars[1].close) == (1.0, 4.0, 0.25, 3.0)
     assert all(each.volume is None for each in bars)
@@ -319,11 +316,9 @@ def stamp(second: int) -> str:
     return from_us(NOON + second * SECOND_US).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def search(engine: Engine, news: News, coins: list[str], most_results: int | None, minutes: int = 60) -> list[Batch]:
+def search(engine: Engine, news: News, coins: list[str], most_results: int | None) -> list[Batch]:
     opened = client(engine, news, "newsapi", most_results=most_results)
-    found: list[Batch] = fetch(
-        opened, lambda ready: newsapi.fetch_texts(ready, coins, NOON, NOON + minutes * MINUTE_US)
-    )
+    found: list[Batch] = fetch(opened, lambda ready: newsapi.fetch_texts(ready, coins, NOON, NOON + HOUR_US))
     return found
 
 
@@ -353,18 +348,10 @@ def test_a_search_finds_each_article_of_its_range_once(
     assert all(batch.fetched.status in (200, 426) for batch in batches)
 
 
-def test_where_the_end_of_the_results_is_known_it_is_not_asked_beyond(engine: Engine) -> None:
-    news = News(list(range(250)), 100)
-    batches = search(engine, news, ["bitcoin"], 100)
-    assert (news.asked, news.refused) == (3, 0)
-    assert sum(len(batch.texts) for batch in batches) == 250
-
-
 def test_too_many_articles_in_one_second_end_the_search_with_a_line(engine: Engine) -> None:
-    news = News([100] * 150 + [50], 100)
-    batches = search(engine, news, ["bitcoin"], 100)
+    batches = search(engine, News([100] * 150 + [50], 100), ["bitcoin"], 100)
     assert sum(len(batch.texts) for batch in batches) == 100
-    assert batches[-1].until_us == NOON + 60 * MINUTE_US
+    assert batches[-1].until_us == NOON + HOUR_US
     assert any("the source shows no more of them" in fault for fault in batches[-1].faults)
 
 
@@ -467,6 +454,18 @@ class HackerNews:
         return httpx2.Response(200, json={"hits": found[:size], "nbHits": len(found), "nbPages": pages, "page": 0})
 
 
+def posts(engine: Engine, server: HackerNews, seconds: int) -> list[Batch]:
+    """Return the batches of two coins' posts, where a page shows at most eight."""
+    opened = client(engine, server, "hacker-news")
+    end_us = NOON + seconds * SECOND_US
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hacker_news, "MOST_HITS", 8)
+        found: list[Batch] = fetch(
+            opened, lambda ready: hacker_news.fetch_texts(ready, ["bitcoin", "ethereum"], NOON, end_us)
+        )
+    return found
+
+
 @given(
     seconds=st.builds(spread_out, st.integers(0, 200), st.integers(0, 999), st.just(-5), st.sampled_from([10, 130])),
     names=st.lists(st.sampled_from(["Bitcoin", "Ethereum", "Bitcoin, Ethereum"]), min_size=1, max_size=5),
@@ -475,16 +474,11 @@ class HackerNews:
 def test_slices_find_each_post_once_and_resume_where_they_say(
     engine: Engine, seconds: list[int], names: list[str]
 ) -> None:
-    stories = [(second, names[number % len(names)]) for number, second in enumerate(seconds)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hacker_news, "MOST_HITS", 8)
-        server = HackerNews(stories)
-        opened = client(engine, server, "hacker-news")
-        ask = lambda ready: hacker_news.fetch_texts(ready, ["bitcoin", "ethereum"], NOON, NOON + 120 * SECOND_US)  # noqa: E731
-        batches: list[Batch] = fetch(opened, ask)
+    server = HackerNews([(second, names[number % len(names)]) for number, second in enumerate(seconds)])
+    batches = posts(engine, server, 120)
     given_ids = [text.external_id for batch in batches for text in batch.texts]
-    wanted = {str(number) for number, (second, _) in enumerate(stories) if 0 <= second < 120}
-    crowded = [second for second in range(120) if sum(each[0] == second for each in stories) >= 8]
+    wanted = {str(number) for number, second in enumerate(seconds) if 0 <= second < 120}
+    crowded = any(seconds.count(second) >= 8 for second in range(120))
     assert len(set(given_ids)) == len(given_ids) and set(given_ids) <= wanted
     if not crowded:
         assert set(given_ids) == wanted
@@ -495,21 +489,16 @@ def test_slices_find_each_post_once_and_resume_where_they_say(
     for batch in batches:  # after a stop at any mark, nothing before it is missing
         given_so_far |= {text.external_id for text in batch.texts}
         if batch.until_us is not None and not crowded:
-            before = {id for id in wanted if NOON + stories[int(id)][0] * SECOND_US < batch.until_us}
+            before = {id for id in wanted if NOON + seconds[int(id)] * SECOND_US < batch.until_us}
             assert before <= given_so_far
     assert len(batches) == len(server.asked)
 
 
 def test_more_posts_in_a_second_than_are_shown_end_with_a_line(engine: Engine) -> None:
-    stories = [(7, "Bitcoin")] * 12
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hacker_news, "MOST_HITS", 8)
-        opened = client(engine, HackerNews(stories), "hacker-news")
-        batches = fetch(opened, lambda ready: hacker_news.fetch_texts(ready, ["bitcoin"], NOON, NOON + 16 * SECOND_US))
+    batches = posts(engine, HackerNews([(7, "Bitcoin")] * 12), 16)
     assert sum(len(batch.texts) for batch in batches) == 8
-    assert [fault for batch in batches for fault in batch.faults] == [
-        "more than 8 posts in one second: only those are given"
-    ]
+    faults = [fault for batch in batches for fault in batch.faults]
+    assert faults == ["more than 8 posts in one second: only those are given"]
 
 
 # Feeds
