@@ -1,34 +1,57 @@
-"""A node, in a process of its own, whose engine says a given text: right, wrong, or slowly enough to be killed."""
+"""Replicas that say given texts; run as a program, a node of one, which can be killed while it speaks."""
 
 import argparse
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from qubic_lab.bench.echo_node import serve
 from qubic_lab.cluster.node import Node, NodeConfig
-from qubic_lab.errors import QubicLabError
+from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
 BEGUN = "begun"
 
 
-class SayingReplica:
-    """Says the text word by word, with a pause after each."""
+@dataclass
+class Saying:
+    """A replica that says one text for each sample after the other; `is_lost` ends it in the middle of an answer.
 
-    def __init__(self, text: str, pause_s: float) -> None:
-        self._text, self._pause_s = text, pause_s
+    It waits for `waits` seconds before each answer, and after each word for `pause_s`, having printed BEGUN.
+    """
+
+    texts: tuple[str, ...]
+    waits: float = 0.0
+    pause_s: float = 0.0
+    is_lost: bool = False
+    model_hash: str = "hash"
+    type: str = "whole"
+    slots: int = 4
+    asked: int = 0
+    prompt: str = ""
 
     async def start(self) -> pb.Capabilities:
-        return pb.Capabilities(model="saying", model_hash="saying", layers=[1], slots=4, tokens_per_s=10.0)
+        return pb.Capabilities(
+            model="saying", model_hash=self.model_hash, layers=[1], slots=self.slots, tokens_per_s=10.0
+        )
 
     async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
-        for number, word in enumerate(self._text.split()):
-            yield pipeline_pb2.GenerateReply(token=pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1))
-            print(BEGUN, flush=True)
-            await asyncio.sleep(self._pause_s)
-        end = pipeline_pb2.End(text=self._text, finish_reason="stop", prompt_tokens=1)
-        yield pipeline_pb2.GenerateReply(end=end)
+        self.prompt = request.prompt
+        for sample in range(max(1, request.samples)):
+            text = self.texts[self.asked % len(self.texts)]
+            self.asked += 1
+            await asyncio.sleep(self.waits)
+            for number, word in enumerate(text.split()):
+                if self.is_lost and number == 2:
+                    raise RankError("rank 0 is gone")
+                token = pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1)
+                yield pipeline_pb2.GenerateReply(sample=sample, token=token)
+                if self.pause_s:
+                    print(BEGUN, flush=True)
+                    await asyncio.sleep(self.pause_s)
+            end = pipeline_pb2.End(text=text, finish_reason="stop", prompt_tokens=1)
+            yield pipeline_pb2.GenerateReply(sample=sample, end=end)
 
     async def lost(self) -> QubicLabError:
         return await asyncio.Future()
@@ -43,7 +66,7 @@ async def main() -> None:
         parser.add_argument(name, required=True)
     parser.add_argument("--pause-s", type=float, default=0.0)
     options = parser.parse_args()
-    replica = SayingReplica(options.text, options.pause_s)
+    replica = Saying((options.text,), pause_s=options.pause_s)
     await serve([Node(NodeConfig(options.name, (options.coordinator,), options.listen), replica)])
 
 

@@ -1,7 +1,7 @@
 """What answers say in the end: what is found, what is the same, what never is, and what rules leave open."""
 
 from fractions import Fraction
-from itertools import combinations, permutations, product
+from itertools import permutations, product
 
 import psutil
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tables import parts, sides, table
 
 from qubic_lab.consensus import symbolic
-from qubic_lab.consensus.answers import KINDS, NO_ANSWER, FinalAnswer, final_answer, same
+from qubic_lab.consensus.answers import KINDS, NO_ANSWER, final_answer, same
 from qubic_lab.consensus.conclusions import MOST_READ, conclusion
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import find_dates, may_agree
@@ -77,7 +77,7 @@ def test_several_numbers_stay_apart() -> None:
     assert [each.value for each in quantities("[0,1] and 100 200 300")] == [0, 1, 100, 200, 300]
     assert [each.unit for each in quantities("from $5 to $6, 3 km or 10-15 m")] == ["$", "$", "km", "", "m"]
     assert [chinese_number(text) for text in ("十", "二十", "一百零五", "三万二千", "两亿")] == [
-        *(10, 20, 105, 32_000, 200_000_000),
+        *(10, 20, 105, 32_000, 200_000_000)
     ]
 
 
@@ -120,6 +120,7 @@ def test_units_that_are_not_known_or_not_one_thing() -> None:
         ("The answer is not 13.", "The answer is not 13."),
         ("<think>a</think>b<think>c", "b"),
         ("<think>only", ""),
+        ("plain\ntext", "plain\ntext"),
     ],
 )
 def test_conclusion(text: str, found: str) -> None:
@@ -283,7 +284,6 @@ def test_it_is_an_equivalence_where_it_says_true() -> None:
 def test_any_text_is_read(text: str, question: str) -> None:
     answer = final_answer(text, question)
     assert answer.kind in KINDS
-    assert answer == final_answer(text, question)
     assert same(answer, answer) is True
     assert not contradicts(text, text)
 
@@ -341,12 +341,6 @@ It grew, and the tunnel is 57 km long. ~ The tunnel is 57 miles long, it grew. |
 """
 
 
-@pytest.mark.parametrize("row", table(CONTRADICTIONS))
-def test_contradictions(row: str) -> None:
-    a, b = sides(row)
-    assert contradicts(a, b) and contradicts(b, a)
-
-
 NO_CONTRADICTIONS = """
 Prices do not rise. ~ Prices fall. | Ana is taller than Boris. ~ Boris is shorter than Ana. |
 The vote was before the war. ~ The war was after the vote. |
@@ -361,10 +355,13 @@ Yes. ~ No doubt. | 水结冰时体积增大。 ~ 水结冰时体积不会减小�
 """
 
 
-@pytest.mark.parametrize("row", table(NO_CONTRADICTIONS))
-def test_no_contradiction(row: str) -> None:
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [(row, True) for row in table(CONTRADICTIONS)] + [(row, False) for row in table(NO_CONTRADICTIONS)],
+)
+def test_contradictions(row: str, expected: bool) -> None:
     a, b = sides(row)
-    assert not contradicts(a, b) and not contradicts(b, a)
+    assert contradicts(a, b) is contradicts(b, a) is expected
 
 
 # --- Formulas: the other process
@@ -386,10 +383,12 @@ def test_formulas_have_a_canonical_form(a: str, b: str) -> None:
     assert symbolic.canonical(a) == symbolic.canonical(b) is not None
 
 
-def test_what_only_some_values_share_has_another_form() -> None:
+def test_what_only_some_values_share_has_another_form_and_what_is_no_formula_has_none() -> None:
     assert symbolic.canonical("|x|") != symbolic.canonical("x + 0")
     assert symbolic.canonical("2x+1") != symbolic.canonical("2y+1")
     assert symbolic.canonical("1/3") != symbolic.canonical("0.333333333")
+    for text in ("x" * 301, r"\frac{", "(((", r"\begin{matrix}"):
+        assert symbolic.canonical(text) is None
 
 
 def test_a_formula_whose_reader_is_lost_has_none_and_the_next_one_is_read() -> None:
@@ -400,11 +399,6 @@ def test_a_formula_whose_reader_is_lost_has_none_and_the_next_one_is_read() -> N
             child.wait()
     assert symbolic.canonical("7x + 2") is None
     assert symbolic.canonical("7x + 3") is not None
-
-
-@pytest.mark.parametrize("formula", ["x" * 301, r"\frac{", "(((", r"\begin{matrix}"])
-def test_what_is_no_formula_has_no_form(formula: str) -> None:
-    assert symbolic.canonical(formula) is None
 
 
 def test_a_power_tower_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,34 +442,19 @@ LINE = '{"id": "a", "language": "en", "kind": "number", "label": "same", "questi
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("", "no pairs"),
+        ("", "holds no pairs"),
         (f"{LINE}\n\n{LINE}", ":3 has the id 'a'"),
-        ("{", ":1 is not valid JSON"),
-        ("[]", "holds a list"),
         (LINE.replace('"same"', '"similar"'), "unknown label 'similar'"),
         (LINE.replace('"number"', '"numbre"'), "did you mean 'number'"),
-        (LINE.replace('"question"', '"qestion"'), "did you mean 'question'"),
-        (LINE.replace('"1"', "1"), "a is 1"),
         (LINE.replace('"one"', '" "'), "has no b"),
     ],
 )
-def test_pairs_that_cannot_be_read(tmp_path, lines: str, message: str) -> None:
+def test_pairs_that_cannot_be_used(tmp_path, lines: str, message: str) -> None:
+    """How lines are read is tested with the files of questions."""
     file = tmp_path / "pairs.jsonl"
     file.write_text(lines)
-    with pytest.raises(InputError, match=r"pairs\.jsonl") as raised:
+    with pytest.raises(InputError, match=rf"pairs\.jsonl.*{message}"):
         load_pairs(file)
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_missing_file_of_pairs_is_one_error(tmp_path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        load_pairs(tmp_path / "none.jsonl")
-
-
-def test_answers_are_values() -> None:
-    assert final_answer("12 km") == FinalAnswer("number", "12 km", "12 km", Fraction(12), "km")
-    assert len({final_answer(text) for text, _ in combinations(["12 km", "12 km", "13 km"], 2)}) == 1
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))

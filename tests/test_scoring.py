@@ -10,7 +10,7 @@ from tables import parts, table
 from qubic_lab.errors import InputError
 from qubic_lab.evals.generated import generated_questions
 from qubic_lab.evals.questions import Question, committed_questions, load_questions
-from qubic_lab.evals.scoring import conclusion, is_checkable, is_right
+from qubic_lab.evals.scoring import is_checkable, is_right
 
 PLANETS = "Which planet turns slowest? (A) Mercury (B) Venus (C) Mars"
 RACE = "Ana finished behind Chen, and Boris behind Ana. Who came second?"
@@ -46,52 +46,35 @@ def ask(reference: str, question: str = "?", kind: str = "") -> Question:
     return Question("q", question, reference, kind)
 
 
-@pytest.mark.parametrize("row", table(RIGHT))
-def test_right_answers(row: str) -> None:
-    reference, text = parts(row)
-    assert is_right(ask(reference), text)
+NARROW_SPACES = "299,792,458 m/s → 299\N{NARROW NO-BREAK SPACE}792\N{NARROW NO-BREAK SPACE}458 m/s"
 
 
-@pytest.mark.parametrize("row", table(WRONG))
-def test_what_only_looks_right(row: str) -> None:
+@pytest.mark.parametrize(
+    ("row", "right"), [(row, True) for row in [*table(RIGHT), NARROW_SPACES]] + [(row, False) for row in table(WRONG)]
+)
+def test_what_is_right_and_what_only_looks_right(row: str, right: bool) -> None:
     reference, text = parts(row)
-    assert not is_right(ask(reference), text)
+    assert is_right(ask(reference), text) is right
+
+
+RIGHT_OPTIONS = r"""
+(B) | B | B) Venus | The answer is B, as it turns backwards. | Venus takes longest. | \boxed{\text{B}}
+"""
+WRONG_OPTIONS = "(A) Mercury | Mercury and Venus and Mars | (A) Mercury (B) Venus (C) Mars | All of them."
 
 
 @pytest.mark.parametrize(
     ("text", "right"),
-    [
-        ("(B)", True),
-        ("B", True),
-        ("B) Venus", True),
-        ("The answer is B, as it turns backwards.", True),
-        ("Venus takes longest.", True),
-        (r"\boxed{\text{B}}", True),
-        ("(A) Mercury", False),
-        ("Mercury and Venus and Mars", False),
-        ("(A) Mercury (B) Venus (C) Mars", False),
-        ("All of them.", False),
-    ],
+    [(text, True) for text in table(RIGHT_OPTIONS)] + [(text, False) for text in table(WRONG_OPTIONS)],
 )
 def test_options(text: str, right: bool) -> None:
-    assert is_right(ask("(B) Venus", PLANETS), text) == right
-
-
-def test_thousands_may_be_separated_by_narrow_spaces() -> None:
-    assert is_right(ask("299,792,458 m/s"), "299\N{NARROW NO-BREAK SPACE}792\N{NARROW NO-BREAK SPACE}458 m/s")
+    assert is_right(ask("(B) Venus", PLANETS), text) is right
 
 
 def test_a_name_that_the_question_gives_away_must_be_the_one_concluded() -> None:
     assert is_right(ask("Ana", RACE), "Chen was first and Boris last, so it is Ana.")
     assert not is_right(ask("Ana", RACE), "Ana finished behind Chen, so it is Chen.")
     assert not is_right(ask("Ana", RACE), "Ana, Boris, Chen")
-
-
-def test_the_conclusion_is_marked_or_all_of_it() -> None:
-    assert conclusion("<think>a</think> b") == "b"
-    assert conclusion(r"\boxed{1} then \boxed{\frac{1}{2}}") == "1/2"
-    assert conclusion("The answer is: 7. More.") == "7"
-    assert conclusion("plain\ntext") == "plain\ntext"
 
 
 def test_what_cannot_be_checked_is_known() -> None:

@@ -12,12 +12,7 @@ import pytest
 from qubic_lab.errors import InputError
 from qubic_lab.evals import self_consistency
 from qubic_lab.evals.diversity import distinct, diversity, repetition, self_overlap, words_of
-from qubic_lab.evals.paired import (
-    difference_estimate,
-    mcnemar_tests,
-    mean_estimate,
-    minimum_detectable_mean,
-)
+from qubic_lab.evals.paired import difference_estimate, mcnemar_tests, mean_estimate, minimum_detectable_mean
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, halves, judge, read_recorded
 from qubic_lab.evals.self_consistency import (
@@ -305,10 +300,7 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path) -> None:
     write_recorded(file, row("ab", "one"), row("ab", "two"))
     good = file.read_text()
     for broken, message in [
-        (
-            good.replace('"id": "two"', '"idd": "two"'),
-            r"rows\.jsonl: entry 2: unknown name 'idd': did you mean 'id'",
-        ),
+        (good.replace('"id": "two"', '"idd": "two"'), r"rows\.jsonl: entry 2: unknown name 'idd': did you mean 'id'"),
         (good.replace('"samples"', '"samplesx"'), r"rows\.jsonl: entry 1: unknown name 'samplesx'"),
         (good.replace("two", "one"), "a question twice"),
         (good + "{", r"rows\.jsonl:3"),

@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import redis
 from clusters import Cluster, cluster, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from saying_node import Saying
 
 from qubic_lab.api.app import create_app
 from qubic_lab.cluster.fleet import NodeView
@@ -21,7 +22,7 @@ from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.registry import NodeRecord
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.database import open_database
-from qubic_lab.errors import BusyError, QubicLabError, RankError
+from qubic_lab.errors import BusyError
 from qubic_lab.model.embeddings import Embedder
 from qubic_lab.votes.history import VoteHistory
 from qubic_lab.votes.service import VoteService
@@ -33,45 +34,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 ASK = "/api/ai/consensus_query"
 QUESTION = "What is 5 + 7?"
 RIGHT, WRONG = "The answer is 12.", "The answer is 13."
-
-
-@dataclass
-class Saying:
-    """A replica that says one text for each sample after the other; `lost` ends it in mid-answer, `waits` is in s."""
-
-    texts: tuple[str, ...]
-    waits: float = 0.0
-    is_lost: bool = False
-    model_hash: str = "hash"
-    type: str = "whole"
-    slots: int = 4
-    asked: int = 0
-    prompt: str = ""
-
-    async def start(self) -> pb.Capabilities:
-        return pb.Capabilities(
-            model="saying", model_hash=self.model_hash, layers=[1], slots=self.slots, tokens_per_s=10.0
-        )
-
-    async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
-        self.prompt = request.prompt
-        for sample in range(max(1, request.samples)):
-            text = self.texts[self.asked % len(self.texts)]
-            self.asked += 1
-            await asyncio.sleep(self.waits)
-            for number, word in enumerate(text.split()):
-                if self.is_lost and number == 2:
-                    raise RankError("rank 0 is gone")
-                token = pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1)
-                yield pipeline_pb2.GenerateReply(sample=sample, token=token)
-            end = pipeline_pb2.End(text=text, finish_reason="stop", prompt_tokens=1)
-            yield pipeline_pb2.GenerateReply(sample=sample, end=end)
-
-    async def lost(self) -> QubicLabError:
-        return await asyncio.Future()
-
-    async def stop(self) -> None:
-        pass
 
 
 @asynccontextmanager

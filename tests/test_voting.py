@@ -7,15 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubic_lab.consensus.voting import (
-    RULES,
-    Ballot,
-    DroppedBallot,
-    OutlierLimits,
-    VoterMeasurement,
-    decide,
-    outliers,
-)
+from qubic_lab.consensus.voting import RULES, Ballot, DroppedBallot, OutlierLimits, VoterMeasurement, decide, outliers
 from qubic_lab.errors import InputError
 
 rules = st.sampled_from(sorted(RULES))
