@@ -34,15 +34,11 @@ SIGNALS_NS = np.array([[n / 20, (n * 7 % 20) / 20] for n in range(20)])
 RIGHT_N = np.array([0, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1], dtype=np.float64)
 
 
-def test_isotonic_equals_scikit_learn_but_for_its_ends():
+def test_isotonic_equals_scikit_learn_but_for_its_ends_and_may_fall():
     sklearn = [0.0] * 2 + [1 / 3] * 3 + [0.5] * 6 + [2 / 3] * 3 + [1.0] * 6
-    found = Isotonic.fit(SIGNALS_NS, RIGHT_N)(SIGNALS_NS)
-    assert found == pytest.approx(np.clip(sklearn, 1 / 22, 21 / 22))
-
-
-def test_isotonic_falls_where_more_of_a_signal_is_worse():
-    found = Isotonic.fit(1 - SIGNALS_NS, RIGHT_N)(1 - SIGNALS_NS)
-    assert found == pytest.approx(Isotonic.fit(SIGNALS_NS, RIGHT_N)(SIGNALS_NS))
+    expected = np.clip(sklearn, 1 / 22, 21 / 22)
+    for values in (SIGNALS_NS, 1 - SIGNALS_NS):
+        assert Isotonic.fit(values, RIGHT_N)(values) == pytest.approx(expected)
 
 
 def test_isotonic_between_and_beyond_its_values():
@@ -130,20 +126,16 @@ def test_impossible_signals_are_refused(wrong: dict[str, float]):
 
 
 @pytest.mark.parametrize(
-    ("confidence", "level"),
+    ("level", "highest", "lowest"),
     [
-        (1.0, ConfidenceLevel.ANSWER),
-        (0.85, ConfidenceLevel.ANSWER),
-        (0.8499, ConfidenceLevel.NOTE),
-        (0.75, ConfidenceLevel.NOTE),
-        (0.7499, ConfidenceLevel.RECOMPUTE),
-        (0.6, ConfidenceLevel.RECOMPUTE),
-        (0.5999, ConfidenceLevel.FALLBACK),
-        (0.0, ConfidenceLevel.FALLBACK),
+        (ConfidenceLevel.ANSWER, 1.0, 0.85),
+        (ConfidenceLevel.NOTE, 0.8499, 0.75),
+        (ConfidenceLevel.RECOMPUTE, 0.7499, 0.6),
+        (ConfidenceLevel.FALLBACK, 0.5999, 0.0),
     ],
 )
-def test_levels(confidence: float, level: ConfidenceLevel):
-    assert ConfidenceThresholds().of(confidence) is level
+def test_levels(level: ConfidenceLevel, highest: float, lowest: float):
+    assert ConfidenceThresholds().of(highest) is ConfidenceThresholds().of(lowest) is level
 
 
 def test_levels_are_values_and_are_checked():
@@ -200,9 +192,8 @@ def test_probabilities_hold_on_other_questions():
 
 
 def test_a_signal_that_is_not_known_throughout_is_not_used():
-    assert "token_probability" not in {
-        name for c in calibrated(by="margin", logprobs=False).candidates for name in c.signals
-    }
+    candidates = calibrated(by="margin", logprobs=False).candidates
+    assert all("token_probability" not in each.signals for each in candidates)
     mixed = [*observations(100), *observations(100, seed=1, logprobs=False, by="margin")]
     with pytest.raises(InputError, match="the signal token_probability is not known for every vote"):
         calibrate(mixed, "m", "numeric", NOW, [("logistic", ("token_probability",))])
@@ -220,9 +211,6 @@ def test_folds_hold_out_whole_questions_in_whatever_order():
     found = calibrate(copied, "m", "numeric", NOW)
     assert found.candidates[0].log_loss > 0.66, "nothing can be known, so log 2 is the best there is"
     assert (found.observations, found.questions) == (600, 60)
-
-
-def test_too_few_questions_are_refused():
     with pytest.raises(InputError, match="questions to calibrate on is 49: it must be at least 50"):
         calibrated(count=49)
 
@@ -280,27 +268,19 @@ def test_confidence_is_uncalibrated_unless_it_rests_on_such_votes():
     known = confidence_of(signals, "sha-of-model", "numeric", [made])
     assert known.probability == pytest.approx(float(made.probabilities([signals])[0]))
     assert known.note.endswith("400 votes")
+    few, without = replace(signals, ballots=3), replace(signals, token_probability=None)
     for model, question_type, of, note in [
-        ("another", "numeric", signals, "uncalibrated: none for this model and numeric questions"),
-        ("sha-of-model", "choice", signals, "uncalibrated: none for this model and choice questions"),
-        (
-            "sha-of-model",
-            "numeric",
-            replace(signals, ballots=3),
-            "uncalibrated: fitted to votes of 5 ballots, not of 3",
-        ),
-        (
-            *("sha-of-model", "numeric", replace(signals, token_probability=None)),
-            "uncalibrated: token_probability must be known",
-        ),
+        ("another", "numeric", signals, "none for this model and numeric questions"),
+        ("sha-of-model", "choice", signals, "none for this model and choice questions"),
+        ("sha-of-model", "numeric", few, "fitted to votes of 5 ballots, not of 3"),
+        ("sha-of-model", "numeric", without, "token_probability must be known"),
     ]:
         found = confidence_of(of, model, question_type, [made])
-        assert (found.probability, found.note) == (None, note)
+        assert (found.probability, found.note) == (None, f"uncalibrated: {note}")
 
 
 def test_the_newest_calibration_counts():
-    old = replace(
-        calibrated(), curve=BaseRate(0.1), signals=(), method="base-rate", made_utc="2026-03-02T12:30:00+01:00"
-    )
+    old = replace(calibrated(), curve=BaseRate(0.1), signals=(), method="base-rate")
+    old = replace(old, made_utc="2026-03-02T12:30:00+01:00")
     new = replace(old, curve=BaseRate(0.9), made_utc=NOW)  # half an hour later
     assert confidence_of(Signals(5, 1, 1, 1), "sha-of-model", "numeric", [new, old]).probability == pytest.approx(0.9)

@@ -55,7 +55,6 @@ def test_independent_voters_gain_what_the_binomial_says(independent: ConsensusRe
     assert low <= 0.683 <= high
     assert independent.gain_interval[0] > 0.07
     assert independent.gain == pytest.approx(independent.majority_accuracy - independent.single_accuracy)
-    assert independent.rho_interval is not None
     assert independent.rho_interval[0] <= 0.0 <= independent.rho_interval[1]
 
 

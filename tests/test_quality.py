@@ -86,17 +86,13 @@ def test_of_a_cut_calculation_only_what_was_concluded_can_be_used(text: str, usa
     assert judge(text, PENS, "length").usable is usable
 
 
-def test_of_a_cut_explanation_what_stands_there_can_be_used():
+def test_a_cut_explanation_can_be_used_and_a_loop_where_it_had_concluded():
     text = "Air scatters short waves more than long ones. Blue light therefore reaches us from all"
     found = judge(text, "Why is the sky blue?", "length")
     assert (names(found), found.usable, found.completeness) == ({"truncated"}, True, 0.5)
-
-
-def test_a_loop_can_be_used_where_it_had_concluded():
     assert not judge(LOOP, PENS).usable
     concluded = judge("The answer is 12. " * 12, PENS)
-    assert names(concluded) == {"repeating"}
-    assert concluded.usable
+    assert (names(concluded), concluded.usable) == ({"repeating"}, True)
     assert concluded.completeness < 0.1
 
 
@@ -107,11 +103,10 @@ def test_long_answers_may_say_what_they_do_not_know():
 
 def test_an_answer_is_off_topic_below_the_threshold_unless_it_is_a_few_words_or_a_number():
     why, text = "Why is the sky blue?", "The glacier has retreated since the summer."
-    assert names(judge(text, why, cosine=OFF_TOPIC_BELOW - 0.01)) == {"off topic"}
-    assert not judge(text, why, cosine=OFF_TOPIC_BELOW - 0.01).usable
+    below, brief = judge(text, why, cosine=OFF_TOPIC_BELOW - 0.01), judge("Of course.", why, cosine=0.0)
+    assert (names(below), below.usable) == ({"off topic"}, False)
     assert judge(text, why, cosine=OFF_TOPIC_BELOW).faults == ()
-    assert judge("Of course.", why, cosine=0.0).relevance is None
-    assert judge("Of course.", why, cosine=0.0).faults == ()
+    assert (brief.relevance, brief.faults) == (None, ())
     assert judge("It is 12 dollars.", PENS, cosine=0.0).faults == ()
 
 
@@ -122,13 +117,10 @@ def test_parts_by_hand():
     assert found.relevance == 0.7
     assert found.consistency == pytest.approx((0.5 + 1) / 2)
     assert found.value == pytest.approx((0.7 + 0.75) / 2)
+    by_words = judge("Four pens cost 12 dollars.", PENS)
+    assert (by_words.cosine, by_words.relevance) == (None, found.terms)
     contradicting = judge("The answer is 12. So the answer is 13.", PENS, cosine=0.7, agreement=0.5)
     assert contradicting.consistency == pytest.approx(0.25)
-
-
-def test_without_an_embedding_relevance_is_that_of_the_words():
-    found = judge("Four pens cost 12 dollars.", PENS)
-    assert (found.cosine, found.relevance) == (None, found.terms)
 
 
 def test_all_answers_to_a_question():
@@ -202,10 +194,7 @@ def test_wrong_calculations(row: str):
     assert list(wrong_calculations(text)) == ([wrong] if wrong else [])
 
 
-def test_endless_calculations_are_skipped():
+def test_endless_texts():
     assert list(wrong_calculations("1 " * 5000 + "= 3")) == []
-
-
-def test_ten_thousand_words_without_a_full_stop():
     text = " ".join(f"word{i % 5003}" for i in range(10_000))
     assert judge(text, PENS, "length").faults[0].name == FaultKind.TRUNCATED

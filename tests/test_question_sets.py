@@ -203,7 +203,6 @@ def order(question: str) -> str:
 
 def lookup(question: str) -> str:
     asked = re.search(r"In which town does (\w+) live", question)
-    assert asked is not None
     [town] = re.findall(rf"{asked[1]} lives in (\w+)", question)
     return str(town)
 

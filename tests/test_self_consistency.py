@@ -237,7 +237,7 @@ def test_agreeing_wrong_answers() -> None:
     found = agreeing_wrong(rows, examples=1)
     assert found.questions.value == pytest.approx(2 / 5)
     # Wrong pairs that agree: 6 of 6, 3 of 3, 1 of 1, 0 of 3; the last question has one wrong answer only.
-    assert found.pairs is not None and found.pairs.value == pytest.approx(3 / 4) and found.pairs.n == 4
+    assert found.pairs.value == pytest.approx(3 / 4) and found.pairs.n == 4
     [example] = found.examples
     assert (example.id, example.text, example.ballots, example.samples) == ("w1", "b", 4, 4)
     assert agreeing_wrong([row("aab")]).pairs is None
@@ -368,6 +368,6 @@ def test_diversity_by_hand() -> None:
     found = diversity([creative("x", "la la", "la la"), creative("y", "do re", "")])
     assert (found.questions, found.samples, found.words, found.tokens) == (2, 4, 1.5, 3.0)
     assert found.distinct_1.value == pytest.approx((1 / 4 + 1) / 2)
-    assert found.self_overlap is not None and found.self_overlap.value == pytest.approx((1 + 0) / 2)
+    assert found.self_overlap.value == pytest.approx((1 + 0) / 2)
     assert found.empty.value == pytest.approx((0 + 1 / 2) / 2)
     assert diversity([creative("x", "la")]).self_overlap is None

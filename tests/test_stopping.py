@@ -108,27 +108,22 @@ def test_reasons():
     assert reason_to_stop(three, to_come) is None
     assert reason_to_stop(three, to_come, StopRule(level=0.9, least=4)) is None
     assert reason_to_stop(cast((None, None), "majority"), to_come, level) is None
-
-
-def test_a_leader_by_weight_alone_is_not_ahead_in_votes():
-    ballots = [Ballot("a", 0, 5.0), *(Ballot(name, 1, 0.1) for name in "bcde")]
-    to_come = [Ballot("z", None, 9.0)]
-    assert decide(ballots, "weighted").winner == 0
-    assert reason_to_stop(ballots, to_come, StopRule(level=0.9), "weighted") is None
+    heavy = [Ballot("a", 0, 5.0), *(Ballot(name, 1, 0.1) for name in "bcde")]
+    assert decide(heavy, "weighted").winner == 0
+    by_weight = reason_to_stop(heavy, [Ballot("z", None, 9.0)], level, "weighted")
+    assert by_weight is None, "who leads by weight alone is not ahead in votes"
 
 
 def test_replay_saves_the_tokens_that_were_not_taken():
     ballots = [Ballot(f"v{n}", group) for n, group in enumerate("AABAB")]
-    assert replay(ballots, [10, 20, 30, 40, 50]) == Replayed(
-        taken=4,
-        why="no ballots to come can change the decision",
-        winner="A",
-        full_winner="A",
-        tokens=100,
-        tokens_saved=50,
-    )
+    certain = "no ballots to come can change the decision"
+    expected = Replayed(taken=4, why=certain, winner="A", full_winner="A", tokens=100, tokens_saved=50)
+    assert replay(ballots, [10, 20, 30, 40, 50]) == expected
     late = replay([Ballot(f"v{n}", group) for n, group in enumerate("AAABBBBBB")], [1] * 9, StopRule(level=0.9))
     assert (late.taken, late.winner, late.full_winner) == (3, "A", "B"), "this is how it errs"
+    unanimous = [Ballot(f"v{n:02d}", 0) for n in range(16)]
+    certain, never = (replay(unanimous, [1] * 16, rule).taken for rule in (ONLY_CERTAIN, StopRule(level=1.0)))
+    assert certain == never == 9, "a level of 1 is never reached by chance"
     with pytest.raises(InputError, match="5 ballots have 2 counts of tokens"):
         replay(ballots, [1, 2])
 
@@ -156,11 +151,6 @@ def test_the_posterior_errs_no_more_than_its_level_allows():
     assert 0.0 < loose[0] <= 0.1
     assert strict[0] <= 0.01 < loose[0]
     assert loose[1] > strict[1] > wrong_stops(1.0)[1]
-
-
-def test_a_level_of_1_is_never_reached_by_chance():
-    ballots = [Ballot(f"v{n:02d}", 0) for n in range(16)]
-    assert replay(ballots, [1] * 16, StopRule(level=1.0)).taken == replay(ballots, [1] * 16, ONLY_CERTAIN).taken == 9
 
 
 @pytest.mark.parametrize("wrong", [{"level": 0.5}, {"level": 1.1}, {"level": math.nan}, {"least": 0}, {"prior": 0}])

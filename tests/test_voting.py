@@ -65,38 +65,36 @@ def test_weight_outvotes_numbers_only_where_weight_is_counted():
     assert decision.standings[1].weight_share == pytest.approx(0.8 / 1.7)
 
 
-def test_the_weight_of_those_without_an_answer_counts_against_all():
-    assert decide(votes("A.", [0.6, 0.4]), "weighted").winner == "A"
-    assert decide(votes("A.", [0.4, 0.6]), "weighted").winner is None
-
-
-def test_no_weight_at_all_decides_nothing():
-    ballots = votes("AAB", [0.0, 0.0, 0.0])
-    assert decide(ballots, "weighted").winner is None
-    assert decide(ballots, "weighted", fallback="plurality").winner == "A"
+@pytest.mark.parametrize(
+    ("text", "weights", "fallback", "winner"),
+    [
+        ("A.", [0.6, 0.4], None, "A"),
+        ("A.", [0.4, 0.6], None, None),  # the weight of those without an answer counts against all
+        ("AAB", [0.0, 0.0, 0.0], None, None),
+        ("AAB", [0.0, 0.0, 0.0], "plurality", "A"),
+    ],
+)
+def test_weights_counted_by_hand(text: str, weights: list[float], fallback: str | None, winner: str | None):
+    assert decide(votes(text, weights), "weighted", fallback).winner == winner
 
 
 @pytest.mark.parametrize(
     ("text", "weights", "rule", "winner", "by"),
     [
         ("AABB", [1.0, 1.0, 1.0, 1.5], "plurality", "B", "weight"),
-        ("ABBA", [1.0, 1.0, 1.0, 1.0], "plurality", "A", "first voter by name"),
-        ("BAAB", [1.0, 1.0, 1.0, 1.0], "plurality", "B", "first voter by name"),
+        ("ABBA", None, "plurality", "A", "first voter by name"),
+        ("BAAB", None, "plurality", "B", "first voter by name"),
         ("ABB", [1.0, 0.5, 0.5], "weighted-plurality", "B", "ballots"),
         ("AB", [0.5, 0.5], "weighted-plurality", "A", "first voter by name"),
+        ("AABB", None, "majority", None, None),
     ],
 )
-def test_ties_by_the_stated_rule(text: str, weights: list[float], rule: str, winner: str, by: str):
+def test_ties_by_the_stated_rule(text: str, weights: list[float] | None, rule: str, winner: str | None, by: str | None):
     decision = decide(votes(text, weights), rule)
     assert (decision.winner, decision.tie_resolved_by) == (winner, by)
     assert set(decision.tied) == {"A", "B"}
     assert decision.margin == 0.0
-    assert decision.why.endswith(f"; {winner} was chosen by {by}")
-
-
-def test_a_tie_that_nobody_wins_is_shown_and_not_resolved():
-    decision = decide(votes("AABB"), "majority")
-    assert (decision.winner, decision.tied, decision.tie_resolved_by) == (None, ("A", "B"), None)
+    assert by is None or decision.why.endswith(f"; {winner} was chosen by {by}")
 
 
 def test_the_fallback_decides_where_the_rule_was_not_met_and_says_so():
@@ -147,16 +145,11 @@ def test_renaming_groups_renames_the_result(ballots: list[Ballot], rule: str, fa
     assert after.standings == tuple(replace(each, group=renamed(each.group)) for each in before.standings)
 
 
-@pytest.mark.parametrize(
-    ("text", "rule", "problem"),
-    [
-        ("A", "majorty", "unknown voting rule 'majorty': did you mean 'majority'"),
-        ("AA", "majority", "v1 has 2 ballots"),
-    ],
-)
-def test_what_cannot_be_counted_is_refused(text: str, rule: str, problem: str):
-    with pytest.raises(InputError, match=problem):
-        decide([replace(each, voter="v1") for each in votes(text)], rule)
+def test_what_cannot_be_counted_is_refused():
+    with pytest.raises(InputError, match="unknown voting rule 'majorty': did you mean 'majority'"):
+        decide(votes("A"), "majorty")
+    with pytest.raises(InputError, match="v1 has 2 ballots"):
+        decide(votes("A") * 2, "majority")
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])

@@ -29,18 +29,14 @@ def record_of(outcomes: str) -> TrackRecord:
 def test_the_weight_is_40_20_20_20():
     parts = WeightParts(accuracy=0.9, response=0.5, health=0.8, complexity=0.25)
     assert parts.weight == pytest.approx(0.4 * 0.9 + 0.2 * 0.5 + 0.2 * 0.8 + 0.2 * 0.25)
-    assert parts.to_dict() == {"weight": parts.weight, "accuracy": 0.9, "response": 0.5, "health": 0.8} | {
-        "complexity": 0.25
-    }
+    expected = {"weight": parts.weight, "accuracy": 0.9, "response": 0.5, "health": 0.8, "complexity": 0.25}
+    assert parts.to_dict() == expected
     assert WeightParts(1, 1, 1, 1).weight == pytest.approx(1.0)
     assert WeightParts(0, 0, 0, 0).weight == 0.0
 
 
-def test_a_voter_of_whom_nothing_is_known_is_in_the_middle():
+def test_a_known_voter_by_hand_and_an_unknown_one_in_the_middle():
     assert weigh() == WeightParts(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)
-
-
-def test_known_by_hand():
     parts = weigh(TrackRecord(6, 2), response_s=30.0, health_score=85.0, parameters=10_000_000_000)
     assert parts.accuracy == (4 + 6) / (8 + 8)
     assert parts.response == 10 / 40
