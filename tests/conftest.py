@@ -1,5 +1,6 @@
 """Fixtures that many tests share; rank groups are started once for the whole run."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,6 +23,14 @@ from qubic_lab.settings import settings
 def anyio_backend() -> str:
     """Run asynchronous tests (marked `anyio`) on asyncio only."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left() -> Iterator[None]:
+    """Close the figures of a test that drew any."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

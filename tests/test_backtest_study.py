@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -23,12 +22,6 @@ from qubic_lab.studies.oracle_backtest import Family, ScoredTexts
 
 OPEN = {"stamp": "open"}
 QUICK = {"draws": 3, "resamples": 200}
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def write(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot
 
 from qubic_lab.bench.balancing_simulation import CoordinatorView, NodeLoad, SimulatedNode
 from qubic_lab.cluster.balance import BALANCERS, BalancerCandidate
@@ -337,7 +336,6 @@ def test_curves_name_their_units_and_have_a_line_for_each_balancer() -> None:
     assert times.get_ylabel() == "p99 of time (s)" and slowdowns.get_xlabel() == "time between heartbeats (s)"
     assert [tick.get_text() for tick in slowdowns.get_xticklabels()] == ["0", "5"]
     assert times.get_legend_handles_labels()[1] == ["two-choices", "least-tokens"]
-    pyplot.close(figure)
 
 
 def test_the_picture_of_herds_shows_every_request_of_whole_windows() -> None:
@@ -345,4 +343,3 @@ def test_the_picture_of_herds_shows_every_request_of_whole_windows() -> None:
     shown = [int(image.get_array().sum()) for axes in figure.axes for image in axes.images]
     counts = [window_counts(simulate(SMALL, name, 0), SMALL) for name in study.HERDS_SHOWN]
     assert shown == [int(each.sum()) for each in counts]
-    pyplot.close(figure)

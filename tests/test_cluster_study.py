@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from examples import example
-from matplotlib import pyplot
 
 from qubic_lab.bench.balance import bench_balance
 from qubic_lab.bench.dispatch import DispatchResult, Exchange, sum_up
@@ -61,7 +60,6 @@ def test_every_token_is_drawn_once() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["node-1\n(killed)", "node-2"]
     named = axes.get_legend_handles_labels()[1]
     assert {"killed (2.0 s)", "started again (3.0 s)", "gets no requests"} <= set(named)
-    pyplot.close(figure)
 
 
 def test_a_stream_without_an_end_and_a_node_that_stays_away_are_drawn_too() -> None:
@@ -69,7 +67,7 @@ def test_a_stream_without_an_end_and_a_node_that_stays_away_are_drawn_too() -> N
     failover = make_failover(streams=(broken,), open_s=None)
     [segment] = study.segments(failover)
     assert (segment.from_s, segment.to_s) == (0.5, 1.0)
-    pyplot.close(study.failure(failover))
+    study.failure(failover)
 
 
 def make_calls(nodes: int, choose_ms: float) -> CallCosts:
@@ -218,5 +216,3 @@ def test_pictures_have_units_and_all_parts() -> None:
     assert axes.get_xlabel() == "nodes (number)" and axes.get_ylabel() == "time spent, of a core (%)"
     assert len(axes.get_legend_handles_labels()[1]) == len(scale.PARTS) + 2
     assert len(latencies.axes[0].get_yticklabels()) == 6
-    for figure in (costs, latencies):
-        pyplot.close(figure)

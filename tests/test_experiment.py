@@ -13,6 +13,14 @@ from qubic_lab.runs.parameters import read_source
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def refusal(file: Path, message: str) -> str:
+    """Return the error of a file, which is one line and matches the pattern."""
+    with pytest.raises(InputError, match=message) as error:
+        load(file)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write_notebook(tmp_path / "notebooks" / "tiny.ipynb", "number + 1")
@@ -27,14 +35,11 @@ def test_a_week_lists_its_studies_in_order(root: Path):
     assert [(study.name, study.title) for study in week.studies] == [("second", "Another"), ("first", "A study")]
 
 
-def test_a_study_alone_is_a_week_of_one(root: Path):
+def test_a_study_alone_is_a_week_of_one_with_every_combination_of_its_grid(root: Path):
     (study,) = load(write_study(root)).studies
-    assert study.root == root
-    assert study.source.path == root / "notebooks" / "tiny.ipynb"
-
-
-def test_a_grid_is_every_combination(root: Path):
-    (study,) = load(write_study(root)).studies
+    assert (study.root, study.source.path) == (root, root / "notebooks" / "tiny.ipynb")
+    complete = {"number": 7, "share": 0.5, "names": ["a"], "threads": 0, "free": None}
+    assert study.source.complete({"number": 7}) == complete
     assert study.quick.combinations() == [{"number": 2}]
     assert study.full.combinations() == [
         {"number": 1, "names": ["a"]},
@@ -42,12 +47,6 @@ def test_a_grid_is_every_combination(root: Path):
         {"number": 2, "names": ["a"]},
         {"number": 2, "names": ["b", "c"]},
     ]
-
-
-def test_defaults_of_the_notebook_complete_the_parameters(root: Path):
-    (study,) = load(write_study(root)).studies
-    complete = {"number": 7, "share": 0.5, "names": ["a"], "threads": 0, "free": None}
-    assert study.source.complete({"number": 7}) == complete
 
 
 @pytest.mark.parametrize(
@@ -76,22 +75,15 @@ def test_defaults_of_the_notebook_complete_the_parameters(root: Path):
 )
 def test_a_wrong_entry_is_one_line_with_a_remedy(root: Path, changes: dict[str, Any], message: str):
     file = write_study(root, **changes)
-    with pytest.raises(InputError, match=message) as error:
-        load(file)
-    assert "\n" not in str(error.value)
-    assert str(file) in str(error.value)
-
-
-STATUS = {
-    "progress": {"done": ["this"], "in_progress": ["that"], "not_started": []},
-    "problems": [{"problem": "slow", "solution": "wait"}],
-    "next_focus": ["more"],
-}
+    assert str(file) in refusal(file, message)
 
 
 def test_a_week_says_how_the_project_stands(root: Path):
     write_study(root)
-    status = load(write_week(root, "study.yaml", **STATUS)).status
+    progress = {"done": ["this"], "in_progress": ["that"], "not_started": []}
+    problems = [{"problem": "slow", "solution": "wait"}]
+    file = write_week(root, "study.yaml", progress=progress, problems=problems, next_focus=["more"])
+    status = load(file).status
     assert status == ProjectStatus(("this",), ("that",), (), (ProjectProblem("slow", "wait"),), ("more",))
     assert load(write_study(root)).status is None
 
@@ -112,10 +104,7 @@ def test_a_week_says_how_the_project_stands(root: Path):
 )
 def test_a_wrong_status_is_one_line_with_a_remedy(root: Path, changes: dict[str, Any], message: str):
     write_study(root)
-    file = write_week(root, "study.yaml", **changes)
-    with pytest.raises(InputError, match=re.escape(message)) as error:
-        load(file)
-    assert "\n" not in str(error.value)
+    refusal(write_week(root, "study.yaml", **changes), re.escape(message))
 
 
 def test_an_integer_is_a_float_and_a_name_without_a_type_takes_anything(root: Path):
@@ -128,8 +117,7 @@ def test_what_papermill_would_turn_into_text_is_refused(root: Path):
     file = root / "experiments" / "dated.yaml"
     write_study(root, "dated", quick={"parameters": {"free": "DATE"}})
     file.write_text(file.read_text().replace('"DATE"', "[2026-11-24]"))
-    with pytest.raises(InputError, match="2026-11-24 is read as a date: put it in quotes"):
-        load(file)
+    refusal(file, "2026-11-24 is read as a date: put it in quotes")
 
 
 @pytest.mark.parametrize(
@@ -139,17 +127,13 @@ def test_what_papermill_would_turn_into_text_is_refused(root: Path):
 def test_a_file_that_is_no_experiment(root: Path, content: str, message: str):
     file = root / "broken.yaml"
     file.write_text(content)
-    with pytest.raises(InputError, match=message) as error:
-        load(file)
-    assert "\n" not in str(error.value)
+    refusal(file, message)
 
 
 def test_a_missing_file_names_a_similar_one(root: Path):
     write_study(root, "accuracy")
-    with pytest.raises(InputError, match="did you mean 'accuracy'"):
-        load(root / "experiments" / "acuracy.yaml")
-    with pytest.raises(InputError, match=re.escape(str(root / "experiments" / "gone.yaml"))):
-        load(write_week(root, "gone.yaml"))
+    refusal(root / "experiments" / "acuracy.yaml", "did you mean 'accuracy'")
+    refusal(write_week(root, "gone.yaml"), re.escape(str(root / "experiments" / "gone.yaml")))
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bar_series import bars_of, of_logs, walk
@@ -24,12 +23,6 @@ from qubic_lab.studies import sentiment_confidence
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 
 QUICK = {"resamples": 200, "draws": 100}
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The study of the market oracle: it finds what is planted, says what it found, and its pictures show it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +27,6 @@ from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate
 
 START = 400_000 * HOUR_US
 QUALITY = {"source": "file", "bars of": "1 h", "prices": 900, "complete_pct": 100.0, "gaps": 0, "outliers": 0}
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def bars(close: Floats, seed: int = 0) -> Bars:

@@ -1,11 +1,9 @@
 """The study of risk: both rules get the same time under warning, nothing looks ahead, and odd files are told of."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -18,12 +16,6 @@ from qubic_lab.studies import risk_figures as figures
 from qubic_lab.studies import risk_warnings as study
 from qubic_lab.studies.market_bars import StudyBars
 from qubic_lab.studies.risk_warnings import RiskStudy
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def made(returns: np.ndarray, frame_us: int = HOUR_US) -> StudyBars:

@@ -2,12 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sqlalchemy import update
@@ -30,12 +28,6 @@ from qubic_lab.studies.signal_studies import SignalStudy
 BARS = 640
 START_US = 19_500 * DAY_US
 COSTS = Costs(10.0, 2.0)
-
-
-@pytest.fixture(autouse=True)
-def no_figures_left() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def prices(bars: int = BARS) -> list[Price]:
