@@ -85,25 +85,22 @@ def test_a_validation_of_all_four_parts_passes_and_tells_each() -> None:
     assert "evidence in 1 (hacker-news, 1 h) of 2 series" in validated(signals=signals(evidence=True)).measured
 
 
-def test_simulated_sentiment_is_no_measurement_and_the_rest_is_still_told() -> None:
-    found = validated(signals=signals(measured=False))
-    assert found.verdict == "not measured here"
-    assert found.reason == "missing: sentiment against returns (no collected texts)"
-    assert "IC" not in found.measured and "forecasts of 1, 2 h" in found.measured
-
-
 @pytest.mark.parametrize(
-    ("missing", "name"),
-    [("forecasts_1_4h", "forecasts"), ("anomalies", "anomalies"), ("sentiment_confidence", "confidence")],
+    ("part", "recorded", "missing"),
+    [
+        ("forecasts_1_4h", None, "forecasts"),
+        ("anomalies", None, "anomalies"),
+        ("sentiment_confidence", None, "confidence"),
+        ("forecasts_1_4h", ForecastsRecord((DAYS,)), "forecasts"),
+        ("anomalies", AnomaliesRecord((SMALL,)), "anomalies"),
+        ("signals", signals(measured=False), "sentiment against returns (no collected texts)"),
+    ],
 )
-def test_a_missing_part_is_named(missing: str, name: str) -> None:
-    found = validated(**{missing: None})
-    assert (found.verdict, found.reason) == ("not measured here", f"missing: {name}")
-
-
-def test_small_anomalies_alone_or_days_alone_measure_nothing() -> None:
-    assert validated(anomalies=AnomaliesRecord((SMALL,))).verdict == "not measured here"
-    assert validated(forecasts_1_4h=ForecastsRecord((DAYS,))).reason == "missing: forecasts"
+def test_a_missing_part_is_named_and_the_rest_is_still_told(part: str, recorded: Any, missing: str) -> None:
+    found = validated(**{part: recorded})
+    assert (found.verdict, found.reason) == ("not measured here", f"missing: {missing}")
+    assert ("IC" in found.measured) == (part != "signals")
+    assert ("forecasts of 1, 2 h" in found.measured) == (part != "forecasts_1_4h")
 
 
 def measured(value: float | None, low: float | None = None, high: float | None = None) -> IntervalEstimate:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from studies import Silent, write_notebook, write_study, write_week
 
-from qubic_lab.runs import batch, fingerprint
+from qubic_lab.runs import batch
 from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.experiment import load
 from qubic_lab.runs.week_index import (
@@ -76,7 +76,7 @@ def kill(process: subprocess.Popen[str], whom: str) -> None:
 
 
 def outcome(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return all that a folder of runs says, but for times."""
+    """Return all that a folder of runs says, except times."""
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(root))
     settings.cache_clear()
     (week,) = weeks_with_runs()
@@ -158,12 +158,9 @@ class Stopped(BaseException):
 
 
 def test_a_run_that_ended_just_before_the_kill_gets_its_entry_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab_root: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
-    settings.cache_clear()
-    week = load(write_project(tmp_path, runs=1))
+    week = load(write_project(lab_root, runs=1))
 
     def stop(week: str, entry: WeekEntry) -> None:
         raise Stopped
@@ -178,11 +175,9 @@ def test_a_run_that_ended_just_before_the_kill_gets_its_entry_by_the_next(
     assert [(entry.key, entry.of) for entry in read_entries(name)] == [(resumed.run.key, 1)]
 
 
-def test_half_written_files_of_an_index_go_with_the_next_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path))
-    settings.cache_clear()
-    left = tmp_path / "weeks" / ".2026-W48.json.4711"
-    left.parent.mkdir()
+def test_half_written_files_of_an_index_go_with_the_next_entry(lab_root: Path):
+    left = lab_root / "runs" / "weeks" / ".2026-W48.json.4711"
+    left.parent.mkdir(parents=True)
     left.write_text('{"week": "2026')
     entry = WeekEntry("study", "key", "2026-11-24T08:00:00+00:00", of=1, reused=False, failed=True)
     add_entry("2026-W48", entry)
@@ -190,5 +185,5 @@ def test_half_written_files_of_an_index_go_with_the_next_entry(tmp_path: Path, m
 
     # A failure that has succeeded since is looked for where it succeeded.
     assert entry.folder.name == "failed-key"
-    (tmp_path / "study" / "key").mkdir(parents=True)
+    (lab_root / "runs" / "study" / "key").mkdir(parents=True)
     assert replace(entry).folder.name == "key"

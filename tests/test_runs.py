@@ -14,14 +14,14 @@ import psutil
 import pytest
 import typer
 from studies import Silent, write_notebook, write_study, write_week
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from qubic_lab.cli import console
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs import batch, fingerprint
-from qubic_lab.runs.batch import RunOutcome, plan_runs, run_batch
-from qubic_lab.runs.experiment import ExperimentWeek, load
+from qubic_lab.runs.batch import PlannedRun, RunOutcome, plan_runs, run_batch
+from qubic_lab.runs.experiment import load
 from qubic_lab.runs.manifest import read_manifest, read_results
 from qubic_lab.runs.notebook import record, record_figure
 from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
@@ -33,6 +33,17 @@ SLEEP = RECORD + "import time\nrecord('started', {'pid': os.getpid()})\ntime.sle
 
 def run(file: Path, watcher: Silent | None = None) -> list[RunOutcome]:
     return run_batch(load(file), full=False, watcher=watcher or Silent())
+
+
+def plan(file: Path, iso_week: str = "2026-W48") -> tuple[PlannedRun, ...]:
+    return tuple(plan_runs(load(file), full=False, iso_week=iso_week))
+
+
+def invoke(*arguments: str) -> Result:
+    """Run a command of the group `run`."""
+    app = typer.Typer()
+    commands.register(app)
+    return CliRunner().invoke(app, arguments)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -77,10 +88,7 @@ def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_roo
 def test_a_failed_run_is_kept_and_the_others_go_on(lab_root: Path):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb", "{2: 'known'}[number]", "print('reached')")
     write_study(lab_root, quick={"grid": {"number": [1, 2]}})
-    app = typer.Typer()
-    commands.register(app)
-
-    result = CliRunner().invoke(app, ["run", str(write_week(lab_root, "study.yaml"))])
+    result = invoke("run", str(write_week(lab_root, "study.yaml")))
 
     failed, working = read_entries(week_of(datetime.now(UTC)))
     assert isinstance(result.exception, QubicLabError)
@@ -129,12 +137,12 @@ def test_a_lost_kernel_is_a_failure_and_not_a_hang(lab_root: Path):
 
 def test_a_model_is_part_of_the_key_and_found_before_anything_runs(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb", parameters='model: str = "toy"')
-    week = load(write_study(lab_root, quick={}, full={}))
+    file = write_study(lab_root, quick={}, full={})
     hashes = {"toy": "aa"}
     monkeypatch.setattr(fingerprint, "hash_model", hashes.__getitem__)
-    (first,) = plan_runs(week, full=False, iso_week="2026-W48")
+    (first,) = plan(file)
     hashes["toy"] = "bb"
-    (second,) = plan_runs(week, full=False, iso_week="2026-W48")
+    (second,) = plan(file)
     assert (first.model_hash, second.model_hash) == ("aa", "bb")
     assert first.key != second.key
 
@@ -143,17 +151,17 @@ def test_a_model_is_part_of_the_key_and_found_before_anything_runs(lab_root: Pat
 
     monkeypatch.setattr(fingerprint, "hash_model", unknown)
     with pytest.raises(InputError, match="toy"):
-        run_batch(week, full=False, watcher=Silent())
+        run(file)
     assert not (lab_root / "runs").exists()
 
 
 def test_a_study_of_time_is_repeated_each_week_and_on_each_machine(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb")
-    timed = load(write_study(lab_root, "timed", measures_time=True))
-    plain = load(write_study(lab_root, "plain"))
+    timed = write_study(lab_root, "timed", measures_time=True)
+    plain = write_study(lab_root, "plain")
 
-    def keys(week: ExperimentWeek) -> list[str]:
-        return [plan_runs(week, full=False, iso_week=iso_week)[0].key for iso_week in ("2026-W48", "2026-W49")]
+    def keys(file: Path) -> list[str]:
+        return [plan(file, iso_week)[0].key for iso_week in ("2026-W48", "2026-W49")]
 
     here = keys(timed)
     assert len(set(here)) == 2
@@ -167,9 +175,9 @@ def test_a_changed_parameter_touches_its_own_study_alone(lab_root: Path):
     write_study(lab_root, "first")
     write_study(lab_root, "second")
     file = write_week(lab_root, "first.yaml", "second.yaml")
-    first, second = plan_runs(load(file), full=False, iso_week="2026-W48")
+    first, second = plan(file)
     write_study(lab_root, "second", quick={"parameters": {"number": 3}})
-    again, changed = plan_runs(load(file), full=False, iso_week="2026-W48")
+    again, changed = plan(file)
     assert again.key == first.key
     assert changed.key != second.key
 
@@ -177,10 +185,10 @@ def test_a_changed_parameter_touches_its_own_study_alone(lab_root: Path):
 def test_data_is_part_of_the_key(lab_root: Path):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb")
     (lab_root / "data.jsonl").write_text("1")
-    week = load(write_study(lab_root, data=["data.jsonl"]))
-    (first,) = plan_runs(week, full=False, iso_week="2026-W48")
+    file = write_study(lab_root, data=["data.jsonl"])
+    (first,) = plan(file)
     (lab_root / "data.jsonl").write_text("2")
-    (second,) = plan_runs(week, full=False, iso_week="2026-W48")
+    (second,) = plan(file)
     assert first.key != second.key
     assert list(first.data_hashes) == ["data.jsonl"]
 
@@ -197,10 +205,12 @@ def test_one_process_at_a_time_runs_notebooks(lab_root: Path):
     assert not somebody_runs()
 
 
-def test_a_kernel_that_outlives_its_run_makes_no_folder_again(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_kernel_outside_of_its_run_makes_no_folder(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(lab_root)
+    assert record("result", {"a": 1}) == {"a": 1}
     monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(lab_root / "runs" / "study" / "unfinished-key-1"))
     record("late", {"value": 1})
-    assert not (lab_root / "runs").exists()
+    assert list(lab_root.iterdir()) == []
 
 
 def test_a_success_clears_the_failure_of_the_same_run(lab_root: Path):
@@ -234,12 +244,6 @@ def test_iso_weeks_turn_the_year_where_they_should():
             days_of(wrong)
 
 
-def test_recording_outside_of_a_run_writes_nothing(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(lab_root)
-    assert record("result", {"a": 1}) == {"a": 1}
-    assert list(lab_root.iterdir()) == []
-
-
 def test_a_figure_is_kept_in_both_forms_and_twice_the_same(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     contents = []
@@ -264,9 +268,7 @@ def test_a_name_that_is_no_file_name_is_refused(name: str):
 
 def test_a_missing_lab_extra_is_one_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(console, "find_spec", lambda name: None if name == "papermill" else object())
-    app = typer.Typer()
-    commands.register(app)
-    result = CliRunner().invoke(app, ["run", "any.yaml"])
+    result = invoke("run", "any.yaml")
     assert isinstance(result.exception, QubicLabError)
     assert str(result.exception) == 'not installed: papermill; remedy: pip install "qubic-lab[lab]"'
 
@@ -276,11 +278,11 @@ def test_a_candidate_counts_by_its_files_and_not_by_what_its_manifest_says(lab_r
     shutil.copytree(tiny, candidate)
     write_notebook(lab_root / "notebooks" / "tiny.ipynb", parameters='candidate: str = ""')
     file = write_study(lab_root, quick={"parameters": {"candidate": str(candidate)}}, full={})
-    (first,) = plan_runs(load(file), full=False, iso_week="2026-W48")
+    (first,) = plan(file)
     weights = candidate / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    (second,) = plan_runs(load(file), full=False, iso_week="2026-W48")
+    (second,) = plan(file)
     assert first.key != second.key
     assert first.data_hashes["candidate"] != second.data_hashes["candidate"]

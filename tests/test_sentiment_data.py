@@ -34,6 +34,21 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))
 
 
+def balance(rows: list[dict[str, Any]]) -> float:
+    """Return the count of the most common label over that of the rarest."""
+    counts = Counter(each["label"] for each in rows)
+    return max(counts.values()) / min(counts.values())
+
+
+def labels_by(kind: str) -> dict[str, Counter[str]]:
+    """Return the counts of labels by each value of a field, or by each of its values."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in HEADLINES:
+        for value in each[kind] if isinstance(each[kind], list) else [each[kind]]:
+            counts[value][each["label"]] += 1
+    return counts
+
+
 def readme_rows(folder: str) -> dict[str, list[str]]:
     """Return the cells of each table row of a README by its first cell."""
     lines = (DATA / folder / "README.md").read_text("utf-8").splitlines()
@@ -53,15 +68,11 @@ def test_headlines_have_their_form() -> None:
 
 
 def test_labels_and_hard_cases_are_balanced() -> None:
-    labels = Counter(each["label"] for each in HEADLINES)
-    assert max(labels.values()) <= 1.02 * min(labels.values())
-    hard = Counter(each["label"] for each in HEADLINES if each["hard"])
-    assert sum(hard.values()) >= 0.3 * len(HEADLINES)
-    assert max(hard.values()) <= 1.1 * min(hard.values())
+    hard = [each for each in HEADLINES if each["hard"]]
+    assert balance(HEADLINES) <= 1.02 and balance(hard) <= 1.1
+    assert len(hard) >= 0.3 * len(HEADLINES)
     for kind in ("style", "hard"):
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for each in HEADLINES:
-            counts[each[kind]][each["label"]] += 1
+        counts = labels_by(kind)
         assert all(min(count[label] for label in LABELS) >= 0.25 * count.total() for count in counts.values()), counts
 
 
@@ -77,9 +88,7 @@ def test_the_test_split_is_a_third_at_most_and_no_easier() -> None:
     assert 0.27 <= len(parts["test"]) / len(HEADLINES) <= 0.33
     share = {split: sum(bool(each["hard"]) for each in part) / len(part) for split, part in parts.items()}
     assert share["test"] >= share["train"]
-    for split, part in parts.items():
-        labels = Counter(each["label"] for each in part)
-        assert max(labels.values()) <= 1.02 * min(labels.values()), split
+    assert all(balance(part) <= 1.02 for part in parts.values())
     for kind in ("style", "hard"):
         tested = Counter(each[kind] for each in parts["test"])
         assert all(0.25 <= tested[name] / n <= 0.35 for name, n in Counter(h[kind] for h in HEADLINES).items())
@@ -102,10 +111,7 @@ def test_no_headline_comes_twice_or_nearly_so_outside_its_group() -> None:
 
 
 def test_no_coin_stands_for_a_label() -> None:
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for each in HEADLINES:
-        for coin in each["coins"]:
-            counts[coin][each["label"]] += 1
+    counts = labels_by("coins")
     assert counts["qubic-network"].total() >= 50 and counts["bitcoin"].total() >= 100
     assert all(max(count.values()) <= 0.5 * count.total() for count in counts.values() if count.total() >= 15), counts
 

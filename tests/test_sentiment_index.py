@@ -77,42 +77,40 @@ def test_nothing_gives_no_number() -> None:
         assert found.newest_us is None
 
 
-def test_repetitions_count_once_and_the_first_that_is_known_counts() -> None:
-    first = scored(1, 0.8, age_h=2)
-    again = scored(2, -0.8, age_h=1, source="other", duplicate_of=1)
-    found = sentiment_index([again, first], NOON)
-    assert (found.composite, found.texts) == (pytest.approx(0.8), 1)
-    late = replace(first, known_us=NOON + 1)  # here the repetition was known first
-    assert sentiment_index([late, again], NOON).composite == pytest.approx(-0.8)
-    assert sentiment_index([late, again], NOON + 1).composite == pytest.approx(-0.8)
+FIRST, AGAIN = scored(1, 0.8, age_h=2), scored(2, -0.8, age_h=1, source="other", duplicate_of=1)
+LATE = replace(FIRST, known_us=NOON + 1)  # here the repetition was known first
+OLD, NEW = scored(1, 0.8, age_h=3), scored(2, -0.2, age_h=3, key="wire 1", known_us=NOON)
+INVENTED = scored(1, 0.9, source=SAMPLE)
+ARCHIVED = scored(1, 0.5, age_h=5, known_us=NOON + DAY_US)
+SAMPLES = IndexSettings(samples=True)
 
 
-def test_what_never_counts_stands_for_no_repetition() -> None:
-    texts = [scored(1, 0.8, source=SAMPLE), scored(2, 0.4, duplicate_of=1)]
-    assert sentiment_index(texts, NOON).composite == pytest.approx(0.4)
-    unheard = IndexSettings(source_weights={SAMPLE: 0.0}, samples=True)
-    assert sentiment_index(texts, NOON, unheard).composite == pytest.approx(0.4)
-
-
-def test_a_new_version_takes_the_place_of_the_old_one_when_it_is_known() -> None:
-    old, new = scored(1, 0.8, age_h=3), scored(2, -0.2, age_h=3, key="wire 1", known_us=NOON)
-    assert sentiment_index([old, new], NOON - 1).composite == pytest.approx(0.8)
-    assert sentiment_index([old, new], NOON).composite == pytest.approx(-0.2)
-    assert sentiment_index([old, new], NOON).texts == 1
-
-
-def test_invented_texts_never_count_unless_asked_for() -> None:
-    texts = [scored(1, 0.9, source=SAMPLE), scored(2, -0.3)]
-    found = sentiment_index(texts, NOON)
-    assert (found.composite, found.texts) == (pytest.approx(-0.3), 1)
-    assert sentiment_index(texts, NOON, IndexSettings(samples=True)).texts == 2
-
-
-def test_by_publication_texts_of_an_archive_count_before_they_were_known() -> None:
-    imported = scored(1, 0.5, age_h=5, known_us=NOON + DAY_US)
-    assert sentiment_index([imported], NOON).composite is None
-    chart = IndexSettings(availability="published")
-    assert sentiment_index([imported], NOON, chart).composite == pytest.approx(0.5)
+@pytest.mark.parametrize(
+    ("texts", "at_us", "options", "composite", "count"),
+    [
+        # A repetition counts once: the first that is known.
+        ([AGAIN, FIRST], NOON, None, 0.8, 1),
+        ([LATE, AGAIN], NOON, None, -0.8, 1),
+        ([LATE, AGAIN], NOON + 1, None, -0.8, 1),
+        # A new version takes the place of the old one when it is known.
+        ([OLD, NEW], NOON - 1, None, 0.8, 1),
+        ([OLD, NEW], NOON, None, -0.2, 1),
+        # Invented texts count only on request, and hide no repetition of theirs that counts.
+        ([INVENTED, scored(2, -0.3)], NOON, None, -0.3, 1),
+        ([INVENTED, scored(2, -0.3)], NOON, SAMPLES, 0.3, 2),
+        ([INVENTED, scored(2, 0.4, duplicate_of=1)], NOON, None, 0.4, 1),
+        ([INVENTED, scored(2, 0.4, duplicate_of=1)], NOON, replace(SAMPLES, source_weights={SAMPLE: 0.0}), 0.4, 1),
+        # By publication, texts of an archive count before they were known.
+        ([ARCHIVED], NOON, None, None, 0),
+        ([ARCHIVED], NOON, IndexSettings(availability="published"), 0.5, 1),
+    ],
+)
+def test_which_texts_count(
+    texts: list[ScoredText], at_us: int, options: IndexSettings | None, composite: float | None, count: int
+) -> None:
+    found = sentiment_index(texts, at_us, options or IndexSettings())
+    assert found.texts == count
+    assert found.composite == (None if composite is None else pytest.approx(composite))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +147,9 @@ def test_a_head_for_other_features_is_refused() -> None:
         EmbeddingHead(replace(head, weights_CF=head.weights_CF[:, :10]), embedder())
 
 
+CHANGES: tuple[dict[str, Any], ...] = ({"temperature": 2.0}, {"measured": {}})
+
+
 @needs_embedder
 def test_the_default_tells_plain_news_apart() -> None:
     model = EmbeddingHead(read_head(), embedder())
@@ -153,18 +157,13 @@ def test_the_default_tells_plain_news_apart() -> None:
     assert [each.label for each in scores] == ["positive", "negative"]
     assert all(each.model == "default" and each.version == model.version for each in scores)
     assert model.score([]) == []
+    head = read_head()
+    other, unmeasured = (EmbeddingHead(replace(head, **change), embedder()) for change in CHANGES)
+    assert model.version == unmeasured.version != other.version
 
     (alone,) = model.score([GOOD])
     beside = model.score([BAD, "", GOOD, "🚀" * 400])[2]
     assert alone.probabilities == pytest.approx(beside.probabilities, abs=1e-5)
-
-
-@needs_embedder
-def test_its_version_follows_the_head() -> None:
-    head = read_head()
-    one, other = EmbeddingHead(head, embedder()), EmbeddingHead(replace(head, temperature=2.0), embedder())
-    assert one.version != other.version
-    assert one.version == EmbeddingHead(replace(head, measured={}), embedder()).version
 
 
 # Training
@@ -227,7 +226,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_classifier(tmp_path_factory.mktemp("finbert") / "tiny-bert")
 
 
-def test_finbert_reads_its_labels_from_the_checkpoint(tiny_bert: Path) -> None:
+def test_finbert_reads_its_labels_from_the_checkpoint(tiny_bert: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -235,9 +234,8 @@ def test_finbert_reads_its_labels_from_the_checkpoint(tiny_bert: Path) -> None:
     model = make_model(f"finbert:{tiny_bert}")
     scores = model.score(texts)
     plain = AutoModelForSequenceClassification.from_pretrained(str(tiny_bert)).eval()
-    tokens = AutoTokenizer.from_pretrained(str(tiny_bert))(
-        texts, padding=True, truncation=True, max_length=24, return_tensors="pt"
-    )
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_bert))
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=24, return_tensors="pt")
     with torch.inference_mode():
         raw = plain(**tokens).logits.softmax(dim=1).numpy()
     for score, row in zip(scores, raw, strict=True):
@@ -245,17 +243,11 @@ def test_finbert_reads_its_labels_from_the_checkpoint(tiny_bert: Path) -> None:
     assert model.name == "finbert:tiny-bert" and len(model.version) == 12
     assert model.score([]) == []
 
-
-def test_finbert_s_version_follows_its_weights(tiny_bert: Path, tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    changed = AutoModelForSequenceClassification.from_pretrained(str(tiny_bert))
-    with torch.no_grad():
-        changed.classifier.bias += 1
-    changed.save_pretrained(str(tmp_path))
-    AutoTokenizer.from_pretrained(str(tiny_bert)).save_pretrained(str(tmp_path))
-    assert FinBert(str(tiny_bert)).version == FinBert(str(tiny_bert)).version != FinBert(str(tmp_path)).version
+    with torch.no_grad():  # the version follows the weights
+        plain.classifier.bias += 1
+    plain.save_pretrained(str(tmp_path))
+    tokenizer.save_pretrained(str(tmp_path))
+    assert FinBert(str(tiny_bert)).version == model.version != FinBert(str(tmp_path)).version
 
 
 @pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), ("good", "positive", "neutral"), ("pos", "neg")])
@@ -305,19 +297,32 @@ def test_the_majority_says_the_same_of_every_text() -> None:
 # Headline and body
 
 
-def test_the_headline_counts_40_percent_and_the_body_60() -> None:
-    (score,) = score_texts(ByWord(), [text_of("up it goes", "down it went all over the place")])
-    assert score.score == pytest.approx(0.4 - 0.6) and score.body_share == pytest.approx(0.6)
-    assert (score.headline and score.headline.score, score.body and score.body.score) == (1, -1)
-    assert not score.cut
+BODY = "down it went all over the place"
 
 
-def test_a_cut_body_counts_less_and_is_said_to_be_cut() -> None:
-    (score,) = score_texts(ByWord(), [text_of("up it goes", "down it went all over the place", cut=900)])
-    assert score.cut and score.details()["cut"]
-    assert score.score == pytest.approx((0.4 - 0.3) / 0.7)
-    (long,) = score_texts(ByWord(), [text_of("up it goes", "down it went all over the place. " * 40, cut=900)])
-    assert long.cut and long.score == pytest.approx(0.4 - 0.6)  # what is there of it is enough
+@pytest.mark.parametrize(
+    ("text", "score", "body_share", "cut"),
+    [
+        (text_of("up it goes", BODY), 0.4 - 0.6, 0.6, False),
+        (text_of("up it goes", BODY, cut=900), (0.4 - 0.3) / 0.7, 0.3 / 0.7, True),
+        (text_of("up it goes", f"{BODY}. " * 40, cut=900), 0.4 - 0.6, 0.6, True),  # what is left of it is enough
+        (text_of("up it goes"), 1, 0, False),
+        (text_of("", "down it went"), -1, 1, False),
+        (text_of("up it goes", "up  it goes"), 1, 0, False),  # the body repeats the headline
+        (text_of(" ", "…"), 0, None, None),
+    ],
+)
+def test_the_headline_counts_40_percent_and_the_body_60(
+    text: Text, score: float, body_share: float | None, cut: bool | None
+) -> None:
+    (found,) = score_texts(ByWord(), [text])
+    assert found.score == pytest.approx(score)
+    if body_share is None:
+        assert found.whole.neutral == 1
+    else:
+        assert found.body_share == pytest.approx(body_share)
+        assert found.cut is found.details()["cut"] is cut
+        assert (found.headline is None, found.body is None) == (body_share == 1, body_share == 0)
 
 
 @pytest.mark.parametrize(
@@ -333,17 +338,6 @@ def test_a_cut_body_counts_less_and_is_said_to_be_cut() -> None:
 )
 def test_how_a_cut_body_is_known(body: str, cut: bool) -> None:
     assert is_cut(text_of("t", body)) is cut
-
-
-def test_without_a_body_the_headline_decides_and_the_other_way_round() -> None:
-    headline, body, repeated, neither = score_texts(
-        ByWord(),
-        [text_of("up it goes"), text_of("", "down it went"), text_of("up it goes", "up  it goes"), text_of(" ", "…")],
-    )
-    assert (headline.score, headline.body_share, headline.body) == (1, 0, None)
-    assert (body.score, body.body_share, body.headline) == (-1, 1, None)
-    assert (repeated.score, repeated.body) == (1, None)
-    assert neither.whole.neutral == 1
 
 
 def test_a_long_body_is_read_by_sentences_and_its_first_ones_count() -> None:
