@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,11 @@ def returns(frame: pd.DataFrame) -> pd.Series:
     return frame["close"].pct_change()
 
 
+def hourly_closes(frame: pd.DataFrame, label: Literal["left", "right"] = "right") -> pd.Series:
+    """Return the last close of each hour, labelled by the start or the end of the hour."""
+    return frame["close"].resample("1h", label=label, closed="right").last()
+
+
 # Leaks
 
 
@@ -52,52 +57,9 @@ def next_return(frame: pd.DataFrame) -> pd.Series:
     return returns(frame).shift(-1)
 
 
-def sign_of_next_return(frame: pd.DataFrame) -> pd.Series:
-    return np.sign(returns(frame).shift(-1)).fillna(0.0)
-
-
-def three_bars_ahead(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"].rolling(5).mean().shift(-3)
-
-
-def off_by_one_slice(frame: pd.DataFrame) -> np.ndarray:
-    values = returns(frame).to_numpy()
-    return np.append(values[1:], 0.0)
-
-
-def centred_mean(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"] - frame["close"].rolling(11, center=True).mean()
-
-
-def smoothed_both_ways(frame: pd.DataFrame) -> np.ndarray:
-    return np.convolve(returns(frame).fillna(0.0), np.ones(7) / 7, mode="same")
-
-
 def local_peaks(frame: pd.DataFrame) -> pd.Series:
     close = frame["close"]
     return ((close > close.shift(1)) & (close > close.shift(-1))).astype(float)
-
-
-def standardised(frame: pd.DataFrame) -> pd.Series:
-    close = frame["close"]
-    return (close - close.mean()) / close.std()
-
-
-def scaled_to_extremes(frame: pd.DataFrame) -> pd.Series:
-    low, high = frame["low"].min(), frame["high"].max()
-    return (frame["close"] - low) / (high - low)
-
-
-def scaler_of_all(frame: pd.DataFrame) -> np.ndarray:
-    return StandardScaler().fit_transform(returns(frame).fillna(0.0).to_numpy()[:, None])[:, 0]
-
-
-def over_the_last_close(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"] / frame["close"].iloc[-1]
-
-
-def ranked_in_all(frame: pd.DataFrame) -> pd.Series:
-    return returns(frame).rank(pct=True)
 
 
 def trend_of_all(frame: pd.DataFrame) -> np.ndarray:
@@ -118,81 +80,10 @@ def fourier_filter(frame: pd.DataFrame) -> np.ndarray:
     return np.fft.irfft(spectrum, len(frame))
 
 
-def threshold_of_all(frame: pd.DataFrame) -> pd.Series:
-    return (returns(frame) > returns(frame).quantile(0.9)).astype(float)
-
-
-def reversed_window(frame: pd.DataFrame) -> np.ndarray:
-    return frame["close"][::-1].rolling(5).mean()[::-1].to_numpy()
-
-
-def warm_up_filled_back(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"].rolling(20).mean().bfill()
-
-
-def gaps_filled_back(frame: pd.DataFrame) -> pd.Series:
-    return frame["sentiment"].bfill()
-
-
-def gaps_interpolated(frame: pd.DataFrame) -> pd.Series:
-    return frame["sentiment"].interpolate()
-
-
-def gaps_filled_with_the_mean(frame: pd.DataFrame) -> pd.Series:
-    return frame["volume"].fillna(frame["volume"].mean())
-
-
-def hour_labelled_by_its_start(frame: pd.DataFrame) -> pd.Series:
-    hourly = frame["close"].resample("1h", label="left", closed="right").last()
-    return hourly.reindex(frame.index, method="ffill")
-
-
-def hour_labelled_by_its_end_filled_back(frame: pd.DataFrame) -> pd.Series:
-    hourly = frame["close"].resample("1h", label="right", closed="right").last()
-    return hourly.reindex(frame.index, method="bfill")
-
-
-def mean_of_the_whole_day(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"] / frame["close"].groupby(frame.index.date).transform("mean")
-
-
-def high_of_the_hour(frame: pd.DataFrame) -> pd.Series:
-    hour = (frame["opened_us"] // (4 * STEP_US)).to_numpy()
-    return frame["high"].groupby(hour).transform("max") - frame["close"]
-
-
-def length_of_a_late_body(frame: pd.DataFrame) -> pd.Series:
-    return frame["body"].fillna("").str.len().astype(float).ewm(span=10).mean()
-
-
-def long_until_the_top(frame: pd.DataFrame) -> np.ndarray:
-    return (np.arange(len(frame)) < int(np.argmax(frame["close"]))).astype(float)
-
-
-def towards_the_last_close(frame: pd.DataFrame) -> pd.Series:
-    return np.sign(frame["close"].iloc[-1] - frame["close"])
-
-
-def highest_yet_to_come(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"][::-1].cummax()[::-1] / frame["close"] - 1.0
-
-
-def exponential_mean_from_the_end(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"][::-1].ewm(span=5).mean()[::-1]
-
-
-def filtered_both_ways(frame: pd.DataFrame) -> np.ndarray:
-    return filtfilt(*butter(2, 0.1), np.log(frame["close"].to_numpy()))
-
-
 def next_sentiment(frame: pd.DataFrame) -> np.ndarray:
     known = frame.dropna(subset=["sentiment"])[["sentiment"]]
     options = {"left_index": True, "right_index": True, "direction": "forward"}
     return pd.merge_asof(frame[["close"]], known, **options)["sentiment"].to_numpy()
-
-
-def rolled_volume(frame: pd.DataFrame) -> np.ndarray:
-    return np.roll(frame["volume"].to_numpy(), -1)
 
 
 def best_lookback_of_all(frame: pd.DataFrame) -> pd.Series:
@@ -207,25 +98,54 @@ def components_of_all(frame: pd.DataFrame) -> np.ndarray:
     return away @ np.linalg.svd(away, full_matrices=False)[2][0]
 
 
-def hours_to_the_end(frame: pd.DataFrame) -> np.ndarray:
-    return ((frame.index[-1] - frame.index) / pd.Timedelta("1h")).to_numpy()
-
-
-def rare_by_the_spread_of_all(frame: pd.DataFrame) -> pd.Series:
-    return (returns(frame).abs() > 4.0 * returns(frame).std()).astype(float)  # no bar is: a calm future shows it
-
-
-LEAKS: tuple[Signal, ...] = (
-    *(long_until_the_top, towards_the_last_close, highest_yet_to_come, exponential_mean_from_the_end),
-    *(filtered_both_ways, next_sentiment, rolled_volume, best_lookback_of_all, components_of_all, hours_to_the_end),
-    *(rare_by_the_spread_of_all, next_return, sign_of_next_return, three_bars_ahead, off_by_one_slice),
-    *(reversed_window, centred_mean, smoothed_both_ways, local_peaks, standardised, scaled_to_extremes),
-    *(scaler_of_all, over_the_last_close, ranked_in_all, trend_of_all, model_of_all, fourier_filter),
-    *(threshold_of_all, warm_up_filled_back, gaps_filled_back, gaps_interpolated, gaps_filled_with_the_mean),
-    *(hour_labelled_by_its_start, hour_labelled_by_its_end_filled_back, mean_of_the_whole_day, high_of_the_hour),
-    length_of_a_late_body,
-)
-"""Signals that look ahead."""
+LEAKS: dict[str, Signal] = {
+    "sign_of_next_return": lambda frame: np.sign(returns(frame).shift(-1)).fillna(0.0),
+    "three_bars_ahead": lambda frame: frame["close"].rolling(5).mean().shift(-3),
+    "off_by_one_slice": lambda frame: np.append(returns(frame).to_numpy()[1:], 0.0),
+    "standardised": lambda frame: (frame["close"] - frame["close"].mean()) / frame["close"].std(),
+    "scaled_to_extremes": lambda frame: (
+        (frame["close"] - frame["low"].min()) / (frame["high"].max() - frame["low"].min())
+    ),
+    "hour_labelled_by_its_start": lambda frame: hourly_closes(frame, "left").reindex(frame.index, method="ffill"),
+    "hour_labelled_by_its_end_filled_back": lambda frame: hourly_closes(frame).reindex(frame.index, method="bfill"),
+    "high_of_the_hour": lambda frame: frame["high"].resample("1h", closed="right").transform("max") - frame["close"],
+    "centred_mean": lambda frame: frame["close"] - frame["close"].rolling(11, center=True).mean(),
+    "smoothed_both_ways": lambda frame: np.convolve(returns(frame).fillna(0.0), np.ones(7) / 7, mode="same"),
+    "scaler_of_all": lambda frame: StandardScaler().fit_transform(returns(frame).fillna(0.0).to_numpy()[:, None])[:, 0],
+    "over_the_last_close": lambda frame: frame["close"] / frame["close"].iloc[-1],
+    "ranked_in_all": lambda frame: returns(frame).rank(pct=True),
+    "threshold_of_all": lambda frame: (returns(frame) > returns(frame).quantile(0.9)).astype(float),
+    "reversed_window": lambda frame: frame["close"][::-1].rolling(5).mean()[::-1].to_numpy(),
+    "warm_up_filled_back": lambda frame: frame["close"].rolling(20).mean().bfill(),
+    "gaps_filled_back": lambda frame: frame["sentiment"].bfill(),
+    "gaps_interpolated": lambda frame: frame["sentiment"].interpolate(),
+    "gaps_filled_with_the_mean": lambda frame: frame["volume"].fillna(frame["volume"].mean()),
+    "mean_of_the_whole_day": lambda frame: frame["close"] / frame["close"].groupby(frame.index.date).transform("mean"),
+    "length_of_a_late_body": lambda frame: frame["body"].fillna("").str.len().astype(float).ewm(span=10).mean(),
+    "long_until_the_top": lambda frame: (np.arange(len(frame)) < int(np.argmax(frame["close"]))).astype(float),
+    "towards_the_last_close": lambda frame: np.sign(frame["close"].iloc[-1] - frame["close"]),
+    "highest_yet_to_come": lambda frame: frame["close"][::-1].cummax()[::-1] / frame["close"] - 1.0,
+    "exponential_mean_from_the_end": lambda frame: frame["close"][::-1].ewm(span=5).mean()[::-1],
+    "filtered_both_ways": lambda frame: filtfilt(*butter(2, 0.1), np.log(frame["close"].to_numpy())),
+    "rolled_volume": lambda frame: np.roll(frame["volume"].to_numpy(), -1),
+    "hours_to_the_end": lambda frame: ((frame.index[-1] - frame.index) / pd.Timedelta("1h")).to_numpy(),
+    # No return is that large; a calm future shows the leak.
+    "rare_by_the_spread_of_all": lambda frame: 1.0 * (returns(frame).abs() > 4.0 * returns(frame).std()),
+    **{
+        each.__name__: each
+        for each in (
+            next_return,
+            local_peaks,
+            trend_of_all,
+            model_of_all,
+            fourier_filter,
+            next_sentiment,
+            best_lookback_of_all,
+            components_of_all,
+        )
+    },
+}
+"""Signals that look ahead, by name."""
 
 
 # Clean signals
@@ -235,58 +155,9 @@ def momentum(frame: pd.DataFrame) -> pd.Series:
     return np.sign(frame["close"].pct_change(10))
 
 
-def moving_average_cross(frame: pd.DataFrame) -> pd.Series:
-    return (frame["close"].rolling(5).mean() > frame["close"].rolling(20).mean()).astype(float)
-
-
-def rolling_z_score(frame: pd.DataFrame) -> pd.Series:
-    window = frame["close"].rolling(30)
-    return (frame["close"] - window.mean()) / window.std()
-
-
-def exponential_mean(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"].ewm(span=12).mean() - frame["close"].ewm(span=26, adjust=False).mean()
-
-
-def expanding_z_score(frame: pd.DataFrame) -> pd.Series:
-    return (returns(frame) - returns(frame).expanding(20).mean()) / returns(frame).expanding(20).std()
-
-
-def expanding_quantile(frame: pd.DataFrame) -> pd.Series:
-    return (returns(frame) > returns(frame).expanding(20).quantile(0.9)).astype(float)
-
-
-def rolling_rank(frame: pd.DataFrame) -> pd.Series:
-    return returns(frame).rolling(50).rank(pct=True)
-
-
-def rolling_median(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"] / frame["close"].rolling(15).median() - 1.0
-
-
-def filled_forward(frame: pd.DataFrame) -> pd.Series:
-    return frame["sentiment"].ffill().fillna(0.0)
-
-
-def rsi(frame: pd.DataFrame) -> np.ndarray:
-    return talib.RSI(frame["close"].to_numpy(), 14)
-
-
-def macd(frame: pd.DataFrame) -> np.ndarray:
-    return talib.MACD(frame["close"].to_numpy())[2]
-
-
 def bollinger(frame: pd.DataFrame) -> np.ndarray:
     upper, _, lower = talib.BBANDS(frame["close"].to_numpy(), 20)
     return (frame["close"].to_numpy() - lower) / (upper - lower)
-
-
-def average_true_range(frame: pd.DataFrame) -> np.ndarray:
-    return talib.ATR(*(frame[name].to_numpy() for name in ("high", "low", "close")), 14)
-
-
-def engulfing(frame: pd.DataFrame) -> np.ndarray:
-    return talib.CDLENGULFING(*(frame[name].to_numpy() for name in ("open", "high", "low", "close")))
 
 
 def stateful_loop(frame: pd.DataFrame) -> list[float]:
@@ -301,30 +172,10 @@ def stateful_loop(frame: pd.DataFrame) -> list[float]:
     return found
 
 
-def seeded_by_bar(frame: pd.DataFrame) -> np.ndarray:
-    return np.array([np.random.default_rng(int(stamp)).normal() for stamp in frame["opened_us"]])
-
-
-def seeded_draw(frame: pd.DataFrame) -> np.ndarray:
-    return np.random.default_rng(7).normal(size=len(frame))
-
-
-def hour_of_day(frame: pd.DataFrame) -> np.ndarray:
-    return np.where(frame.index.hour < 8, 1.0, -1.0)
-
-
 def hour_before(frame: pd.DataFrame) -> pd.Series:
-    hourly = frame["close"].resample("1h", label="right", closed="right").last()
+    hourly = hourly_closes(frame)
     whole = hourly[hourly.index <= frame.index[-1]]
     return whole.reindex(frame.index, method="ffill")
-
-
-def day_so_far(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"] / frame["close"].groupby(frame.index.date).cummax()
-
-
-def drawdown_so_far(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"] / frame["close"].cummax() - 1.0
 
 
 def body_once_it_was_known(frame: pd.DataFrame) -> np.ndarray:
@@ -340,10 +191,6 @@ def body_once_it_was_known(frame: pd.DataFrame) -> np.ndarray:
     return np.array(found)
 
 
-def headline_count(frame: pd.DataFrame) -> pd.Series:
-    return frame["headline"].notna().rolling(10).sum()
-
-
 def walk_forward_model(frame: pd.DataFrame) -> np.ndarray:
     past = np.stack([returns(frame).shift(lag).fillna(0.0) for lag in range(3)], axis=1)
     outcome = returns(frame).to_numpy()
@@ -356,25 +203,9 @@ def walk_forward_model(frame: pd.DataFrame) -> np.ndarray:
     return found
 
 
-def constant(frame: pd.DataFrame) -> np.ndarray:
-    return np.ones(len(frame))
-
-
-def two_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"long": momentum(frame), "short": -momentum(frame)})
-
-
-def middle_of_the_channel(frame: pd.DataFrame) -> pd.Series:
-    return np.sign(frame["close"] - (frame["high"].rolling(20).max() + frame["low"].rolling(20).min()).shift(1) / 2.0)
-
-
 def last_sentiment(frame: pd.DataFrame) -> np.ndarray:
     known = frame.dropna(subset=["sentiment"])[["sentiment"]]
     return pd.merge_asof(frame[["close"]], known, left_index=True, right_index=True)["sentiment"].to_numpy()
-
-
-def filtered_forwards(frame: pd.DataFrame) -> np.ndarray:
-    return lfilter(*butter(2, 0.1), returns(frame).fillna(0.0))
 
 
 def high_of_yesterday(frame: pd.DataFrame) -> np.ndarray:
@@ -382,29 +213,63 @@ def high_of_yesterday(frame: pd.DataFrame) -> np.ndarray:
     return frame["close"].to_numpy() / days.map(frame["high"].groupby(days).max().shift(1)).to_numpy()
 
 
-def hours_of_a_city(frame: pd.DataFrame) -> np.ndarray:
-    return (frame.index.tz_convert("Europe/Berlin").hour < 12).astype(float)
-
-
-def spread_over_jobs(frame: pd.DataFrame) -> pd.Series:
-    return Parallel(n_jobs=1)([delayed(returns)(frame), delayed(len)(frame)])[0]
-
-
 @functools.cache
 def _line(bars: int) -> np.ndarray:
     return np.arange(1, bars + 1) / bars
 
 
-def weighted_by_a_cached_line(frame: pd.DataFrame) -> pd.Series:
-    return frame["close"].rolling(10).apply(lambda part: float((part * _line(10)).sum()), raw=True)
-
-
-CLEAN: tuple[Signal, ...] = (
-    *(middle_of_the_channel, last_sentiment, filtered_forwards, high_of_yesterday, hours_of_a_city),
-    *(spread_over_jobs, weighted_by_a_cached_line),
-    *(momentum, moving_average_cross, rolling_z_score, exponential_mean, expanding_z_score, expanding_quantile),
-    *(rolling_rank, rolling_median, filled_forward, rsi, macd, bollinger, average_true_range, engulfing),
-    *(stateful_loop, seeded_by_bar, seeded_draw, hour_of_day, hour_before, day_so_far, drawdown_so_far),
-    *(body_once_it_was_known, headline_count, walk_forward_model, constant, two_columns),
-)
-"""Signals that do not look ahead."""
+CLEAN: dict[str, Signal] = {
+    "moving_average_cross": lambda frame: 1.0 * (frame["close"].rolling(5).mean() > frame["close"].rolling(20).mean()),
+    "exponential_mean": lambda frame: (
+        frame["close"].ewm(span=12).mean() - frame["close"].ewm(span=26, adjust=False).mean()
+    ),
+    "rolling_z_score": lambda frame: (
+        (frame["close"] - frame["close"].rolling(30).mean()) / frame["close"].rolling(30).std()
+    ),
+    "expanding_z_score": lambda frame: (
+        (returns(frame) - returns(frame).expanding(20).mean()) / returns(frame).expanding(20).std()
+    ),
+    "expanding_quantile": lambda frame: (returns(frame) > returns(frame).expanding(20).quantile(0.9)).astype(float),
+    "rolling_rank": lambda frame: returns(frame).rolling(50).rank(pct=True),
+    "rolling_median": lambda frame: frame["close"] / frame["close"].rolling(15).median() - 1.0,
+    "filled_forward": lambda frame: frame["sentiment"].ffill().fillna(0.0),
+    "rsi": lambda frame: talib.RSI(frame["close"].to_numpy(), 14),
+    "macd": lambda frame: talib.MACD(frame["close"].to_numpy())[2],
+    "average_true_range": lambda frame: talib.ATR(*(frame[name].to_numpy() for name in ("high", "low", "close")), 14),
+    "engulfing": lambda frame: talib.CDLENGULFING(
+        *(frame[name].to_numpy() for name in ("open", "high", "low", "close"))
+    ),
+    "seeded_by_bar": lambda frame: np.array(
+        [np.random.default_rng(int(stamp)).normal() for stamp in frame["opened_us"]]
+    ),
+    "seeded_draw": lambda frame: np.random.default_rng(7).normal(size=len(frame)),
+    "hour_of_day": lambda frame: np.where(frame.index.hour < 8, 1.0, -1.0),
+    "day_so_far": lambda frame: frame["close"] / frame["close"].groupby(frame.index.date).cummax(),
+    "drawdown_so_far": lambda frame: frame["close"] / frame["close"].cummax() - 1.0,
+    "headline_count": lambda frame: frame["headline"].notna().rolling(10).sum(),
+    "constant": lambda frame: np.ones(len(frame)),
+    "two_columns": lambda frame: pd.DataFrame({"long": momentum(frame), "short": -momentum(frame)}),
+    "middle_of_the_channel": lambda frame: np.sign(
+        frame["close"] - (frame["high"].rolling(20).max() + frame["low"].rolling(20).min()).shift(1) / 2.0
+    ),
+    "filtered_forwards": lambda frame: lfilter(*butter(2, 0.1), returns(frame).fillna(0.0)),
+    "hours_of_a_city": lambda frame: (frame.index.tz_convert("Europe/Berlin").hour < 12).astype(float),
+    "spread_over_jobs": lambda frame: Parallel(n_jobs=1)([delayed(returns)(frame), delayed(len)(frame)])[0],
+    "weighted_by_a_cached_line": lambda frame: (
+        frame["close"].rolling(10).apply(lambda part: float((part * _line(10)).sum()), raw=True)
+    ),
+    **{
+        each.__name__: each
+        for each in (
+            momentum,
+            bollinger,
+            stateful_loop,
+            hour_before,
+            body_once_it_was_known,
+            walk_forward_model,
+            last_sentiment,
+            high_of_yesterday,
+        )
+    },
+}
+"""Signals that do not look ahead, by name."""
