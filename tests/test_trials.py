@@ -1,6 +1,6 @@
 """The ledger of trials: each try counts once, with its returns to the last bit, and nothing leaves it."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,12 +107,8 @@ def test_trials_on_hours_do_not_join_those_on_days(engine: Engine) -> None:
 def test_the_database_refuses_to_change_or_remove_a_trial(engine: Engine) -> None:
     ledger = TrialLedger(engine)
     ledger.record(TRIAL, CLOSED, RETURNS)
-    wrongs: list[Any] = [
-        delete(TRIALS),
-        update(TRIALS).values(family="other"),
-        delete(TRIAL_INSTANTS),
-        update(TRIAL_INSTANTS).values(bars=1),
-    ]
+    wrongs: list[Any] = [delete(TRIALS), update(TRIALS).values(family="other")]
+    wrongs += [delete(TRIAL_INSTANTS), update(TRIAL_INSTANTS).values(bars=1)]
     if engine.dialect.name == "postgresql":
         wrongs.append(text("TRUNCATE trials, trial_instants"))
     for wrong in wrongs:
@@ -139,7 +135,6 @@ def test_a_trial_is_not_replaced_in_sqlite(tmp_path: Path) -> None:
 
 def test_several_may_record_at_once(url: str) -> None:
     open_database(url).dispose()
-    failures: list[BaseException] = []
 
     def record(worker: int) -> None:
         engine = open_database(url)
@@ -148,17 +143,11 @@ def test_several_may_record_at_once(url: str) -> None:
                 own = number if number % 2 else number + 100 * worker  # half of them are the same for all
                 ledger = TrialLedger(engine)
                 ledger.record(replace(TRIAL, parameters={"number": own}), CLOSED, RETURNS + own)
-        except BaseException as error:
-            failures.append(error)
         finally:
             engine.dispose()
 
-    threads = [threading.Thread(target=record, args=(worker,)) for worker in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(record, range(1, 5)))
     engine = open_database(url)
     found = TrialLedger(engine).trials(TRIAL.family)
     assert len(found) == 4 + 4 * 4

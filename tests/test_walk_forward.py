@@ -65,8 +65,5 @@ def test_weights_out_of_sample_come_from_the_fit_before_them() -> None:
 def test_impossible_splits_are_refused(message: str, ends: Integers, lengths: dict[str, int]) -> None:
     with pytest.raises(InputError, match=message):
         walk_forward(ends, **lengths)
-
-
-def test_a_horizon_below_0_is_refused() -> None:
     with pytest.raises(InputError, match="horizon is -1"):
         label_ends(5, -1)
