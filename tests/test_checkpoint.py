@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model import checkpoint as checkpoint_module
-from qubic_lab.model.checkpoint import INDEX, WEIGHTS, Checkpoint, model_hash, weight_files
+from qubic_lab.model.checkpoint import Checkpoint, model_hash, weight_files
 from qubic_lab.model.layout import EMBEDDING, HEAD, stage_ranges, stage_tensors
+from qubic_lab.model.safetensors_file import INDEX, WEIGHTS
 
 LAST_NORM = "model.layers.3.input_layernorm.weight"
 

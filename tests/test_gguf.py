@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.byte_tokenizer import END_ID, VOCABULARY
-from qubic_lab.model.checkpoint import WEIGHTS, Checkpoint
+from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import RopeConfig
 from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, convert_gguf
 from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.safetensors_file import WEIGHTS
 from qubic_lab.model.split import verify
 from qubic_lab.settings import settings
 

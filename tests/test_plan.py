@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import parse_config
+from qubic_lab.model.cost import PartTimes
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
-from qubic_lab.model.predict import PartTimes, stage_seconds
+from qubic_lab.model.predict import stage_seconds
 from qubic_lab.model.random_model import read_shape
 
 DEEPSEEK = parse_config(read_shape("deepseek"))

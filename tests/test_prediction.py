@@ -8,7 +8,7 @@ import pytest
 from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
 from qubic_lab.bench.prediction import Way, bench_prediction, find_ways, predict
 from qubic_lab.errors import InputError
-from qubic_lab.model.predict import PartTimes
+from qubic_lab.model.cost import PartTimes
 from qubic_lab.provenance import usable_cores
 
 LAYER_MS, HEAD_MS, OVERHEAD_MS, HOP_MS = 2.0, 5.0, 1.0, 0.5

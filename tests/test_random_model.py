@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model import random_model
-from qubic_lab.model.checkpoint import INDEX, WEIGHTS, Checkpoint, model_hash, weight_files
+from qubic_lab.model.checkpoint import Checkpoint, model_hash, weight_files
 from qubic_lab.model.config import load_config
 from qubic_lab.model.random_model import write_random_model
+from qubic_lab.model.safetensors_file import INDEX, WEIGHTS
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 
 from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.model.checkpoint import WEIGHTS, Checkpoint, model_hash, weight_files
+from qubic_lab.model.checkpoint import Checkpoint, model_hash, weight_files
 from qubic_lab.model.folders import MANIFEST, new_folder
 from qubic_lab.model.layout import stage_ranges, stage_tensors
 from qubic_lab.model.resolve import resolve_model
+from qubic_lab.model.safetensors_file import WEIGHTS
 from qubic_lab.model.split import rank_folder, read_split, split_checkpoint, verify
 
 

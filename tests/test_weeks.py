@@ -15,12 +15,12 @@ from studies import Silent, make_manifest, write_notebook, write_study, write_we
 from qubic_lab.errors import InputError
 from qubic_lab.runs import batch
 from qubic_lab.runs.change import FALSE_ALARMS, Direction, judge_change, log_shift, samples_needed
+from qubic_lab.runs.collect_week import collect_week
 from qubic_lab.runs.experiment import load
 from qubic_lab.runs.history import MeasureChange, PastRun, find_changes, find_repetitions
 from qubic_lab.runs.records import RecordedMeasure, Records
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.summary import change_sentences
-from qubic_lab.runs.week_report import collect_week
 
 SAMPLES = (1.00, 1.04, 0.97, 1.01, 0.99, 1.02, 0.98, 1.03)
 

@@ -6,8 +6,8 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from qubic_lab.errors import InputError
+from qubic_lab.model.cost import PartTimes
 from qubic_lab.model.plan import equal_counts
-from qubic_lab.model.predict import PartTimes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,8 +22,7 @@ from qubic_lab.bench.result import MeasuredResult, Table, interval_text
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_range
-from qubic_lab.pipeline import PipelineConfig
-from qubic_lab.pipeline.config import resolve_config
+from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 from qubic_lab.provenance import usable_cores
 
 MOST_REQUESTS, MOST_CONCURRENCY, MOST_NODES, MOST_NEW_TOKENS = 100_000, 500, 12, 256

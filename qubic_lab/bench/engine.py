@@ -22,8 +22,8 @@ from qubic_lab.evals.reference import library
 from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.resolve import resolve_whole
-from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.config import resolve_config
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.provenance import usable_cores
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import check_at_least, check_choice
-from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.config import resolve_config
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 from qubic_lab.provenance import machine
 
 PROMPT_TOKENS = 64

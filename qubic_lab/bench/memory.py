@@ -10,7 +10,8 @@ from qubic_lab.model.config import load_config
 from qubic_lab.model.cost import stage_weight_bytes
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.split import text_folder
-from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig
 
 PROMPT_TOKENS = 64
 

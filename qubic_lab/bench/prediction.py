@@ -23,11 +23,12 @@ from qubic_lab.bench.result import MeasuredResult, Table, interval_text
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_range
 from qubic_lab.model.config import ModelConfig, check_context, load_config
-from qubic_lab.model.cost import model_cost
+from qubic_lab.model.cost import PartTimes, model_cost
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
-from qubic_lab.model.predict import PartTimes, pipeline_speed, stage_seconds
+from qubic_lab.model.predict import pipeline_speed, stage_seconds
 from qubic_lab.model.resolve import resolve_whole
-from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.provenance import usable_cores
 from qubic_lab.trace import read_trace

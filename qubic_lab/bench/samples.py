@@ -12,8 +12,8 @@ from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_range
 from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.split import text_folder
-from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.config import ResolvedConfig
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig
 
 TIMES_LIMIT = 2.0
 """Limit for the time of all samples, as a multiple of the time of one."""

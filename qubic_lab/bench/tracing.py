@@ -11,7 +11,8 @@ from statistics import median
 from qubic_lab.bench.result import MeasuredResult, Table, interval_text
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import check_at_least
-from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.client import Pipeline
+from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.trace import read_trace, trace_cost
 
 PROMPT_TOKENS = 64

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from qubic_lab.errors import ModelError
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.folders import MANIFEST, file_hash, rank_folders, read_manifest
-from qubic_lab.model.layout import HEAD, Shape, StageRange, model_tensors, stage_tensors
-from qubic_lab.model.safetensors_file import DTYPE_WIDTHS, StoredTensor, read_header
+from qubic_lab.model.layout import HEAD, StageRange, model_tensors, stage_tensors
+from qubic_lab.model.safetensors_file import DTYPE_WIDTHS, INDEX, WEIGHTS, Shape, StoredTensor, read_header
 
 if TYPE_CHECKING:
     import torch
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 TEXT_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
 """Files of a model folder without weights: config, generation config, tokenizer, chat template."""
 CHUNK_BYTES = 16 * 2**20

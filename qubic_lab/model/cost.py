@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from qubic_lab.errors import check_choice
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.layout import DTYPE_BYTES, Shape, StageRange, layer_tensors, stage_tensors
+from qubic_lab.model.layout import DTYPE_BYTES, StageRange, layer_tensors, stage_tensors
+from qubic_lab.model.safetensors_file import Shape
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,25 @@ class ModelCost:
     def flops(self) -> int:
         """Floating-point operations for one token."""
         return self.embedding.flops + self.layers * self.layer.flops + self.head.flops
+
+
+@dataclass(frozen=True)
+class PartTimes:
+    """Seconds of the parts of a lane's step on one device; `overhead_s` occurs once per step."""
+
+    embedding_s: float
+    layer_s: float
+    head_s: float
+    overhead_s: float = 0.0
+
+    def stage_s(self, layers: int, *, first: bool, last: bool) -> float:
+        """Return the seconds of a stage with a number of layers; the first has the embedding, the last the head."""
+        return (
+            (self.embedding_s if first else 0.0)
+            + self.layer_s * layers
+            + (self.head_s if last else 0.0)
+            + self.overhead_s
+        )
 
 
 def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.config import ARCHITECTURES, ModelConfig, parse_config
 from qubic_lab.model.folders import file_hash, new_folder, problems, read_manifest, write_manifest
 from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, HEAD, model_tensors
-from qubic_lab.model.safetensors_file import TensorSpec, write_safetensors
+from qubic_lab.model.safetensors_file import WEIGHTS, TensorSpec, write_safetensors
 from qubic_lab.settings import settings
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from qubic_lab.model.config import ModelConfig
-
-Shape = tuple[int, ...]
+from qubic_lab.model.safetensors_file import Shape
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.cost import model_cost
-from qubic_lab.model.predict import PartTimes
+from qubic_lab.model.cost import PartTimes, model_cost
 
 STRATEGIES = ("A", "B", "C")
 

@@ -4,31 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.cost import ModelCost, PartCost, kv_cache_bytes, layer_weight_bytes, stage_weight_bytes
+from qubic_lab.model.cost import ModelCost, PartCost, PartTimes, kv_cache_bytes, layer_weight_bytes, stage_weight_bytes
 from qubic_lab.model.device import Device, Link
 from qubic_lab.model.layout import DTYPE_BYTES, StageRange, stage_ranges
 
 WORKING_RESERVE_BYTES = 2**30
 """Assumed reserve of each rank for CUDA context, workspaces, activations of a prompt's chunk, and logits."""
-
-
-@dataclass(frozen=True)
-class PartTimes:
-    """Seconds of the parts of a lane's step on one device; `overhead_s` occurs once per step."""
-
-    embedding_s: float
-    layer_s: float
-    head_s: float
-    overhead_s: float = 0.0
-
-    def stage_s(self, layers: int, *, first: bool, last: bool) -> float:
-        """Return the seconds of a stage with a number of layers; the first has the embedding, the last the head."""
-        return (
-            (self.embedding_s if first else 0.0)
-            + self.layer_s * layers
-            + (self.head_s if last else 0.0)
-            + self.overhead_s
-        )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from typing import Any
 
 from qubic_lab.errors import InputError, check_at_least, did_you_mean
 from qubic_lab.model.byte_tokenizer import END_ID, START_ID, check_vocabulary, save_byte_tokenizer
-from qubic_lab.model.checkpoint import INDEX, WEIGHTS
 from qubic_lab.model.config import MEANINGLESS_KEY, parse_config
 from qubic_lab.model.folders import new_folder
-from qubic_lab.model.layout import Shape, model_tensors
-from qubic_lab.model.safetensors_file import Progress, TensorSpec, advance_to, write_safetensors
+from qubic_lab.model.layout import model_tensors
+from qubic_lab.model.safetensors_file import INDEX, WEIGHTS, Progress, Shape, TensorSpec, advance_to, write_safetensors
 from qubic_lab.model.shapes import CONFIGS
 from qubic_lab.provenance import usable_cores
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import ModelError
-from qubic_lab.model.layout import Shape
 
+Shape = tuple[int, ...]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Names of a model's weights in one file, and of the index of weights in several files."""
 DTYPE_WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}
 """Dtypes of stored models, with bytes per value."""
 MAX_HEADER_BYTES = 100_000_000

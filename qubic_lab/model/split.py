@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.model.checkpoint import WEIGHTS, Checkpoint, model_hash, text_files
+from qubic_lab.model.checkpoint import Checkpoint, model_hash, text_files
 from qubic_lab.model.folders import (
     MANIFEST,
     new_folder,
@@ -17,7 +17,7 @@ from qubic_lab.model.folders import (
     write_manifest,
 )
 from qubic_lab.model.layout import StageRange, stage_ranges, stage_tensors
-from qubic_lab.model.safetensors_file import Progress, TensorSpec, advance_to, write_safetensors
+from qubic_lab.model.safetensors_file import WEIGHTS, Progress, TensorSpec, advance_to, write_safetensors
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class StudyForm:
         """
         if both := [name for name in self.grid if name in self.parameters]:
             raise InputError(f"{both[0]} is in both 'parameters' and 'grid': keep one of them")
-        for name, value in [*self.parameters.items(), *((name, each) for name in self.grid for each in self.grid[name])]:
+        points = [(name, each) for name, values in self.grid.items() for each in values]
+        for name, value in [*self.parameters.items(), *points]:
             source.check(name, value)
 
 

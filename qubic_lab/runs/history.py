@@ -133,7 +133,9 @@ def _change(run: PastRun, measure: RecordedMeasure, past: PastRun | None, compar
         raise InputError(f"measure {measure.name} of run {run.name}: {error}") from None
 
 
-def _judge(run: PastRun, measure: RecordedMeasure, past: PastRun | None, before: RecordedMeasure | None, compared: int) -> Judgement:
+def _judge(
+    run: PastRun, measure: RecordedMeasure, past: PastRun | None, before: RecordedMeasure | None, compared: int
+) -> Judgement:
     if past is None or before is None:
         return Judgement("first measured", None, "no earlier week has it with the same parameters, model and data")
     if run.name == past.name:

@@ -11,10 +11,11 @@ import jinja2
 from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
 from qubic_lab.runs.cells import format_column, format_number, heading, in_words, is_numeric, is_prose
+from qubic_lab.runs.collect_week import collect_week, open_week
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
-from qubic_lab.runs.week_report import KEPT, SAMPLE, WeekReport, collect_week, differing_parameters, open_week, week_to_json
 from qubic_lab.runs.week_index import choose_week, days_of
+from qubic_lab.runs.week_report import KEPT, SAMPLE, WeekReport, differing_parameters, week_to_json
 
 PAGE = "index.html"
 LONG_TABLE = 12
