@@ -11,12 +11,12 @@ from tables import parts, sides, table
 
 from qubic_lab.consensus import symbolic
 from qubic_lab.consensus.answers import KINDS, NO_ANSWER, final_answer, same
-from qubic_lab.consensus.conclusions import MOST_READ, conclusion
+from qubic_lab.consensus.conclusions import conclusion
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import find_dates, may_agree
 from qubic_lab.consensus.quantities import chinese_number, combined, plain, plain_quantities, quantities, spelled_out
 from qubic_lab.consensus.units import base_unit, find_unit
-from qubic_lab.consensus.words import words_and_signs
+from qubic_lab.consensus.words import MOST_READ, words_and_signs
 from qubic_lab.errors import InputError
 from qubic_lab.evals.answer_pairs import HALVES, LABELS, committed_pairs, load_pairs, pairs_half
 from qubic_lab.evals.answer_pairs import KINDS as PAIR_KINDS

@@ -33,12 +33,13 @@ from qubic_lab.consensus.answer_readers import (
     read_program,
     read_prose,
 )
-from qubic_lab.consensus.conclusions import both_ends, conclusions, marked_conclusion, without_thoughts
+from qubic_lab.consensus.conclusions import conclusions, marked_conclusion, without_thoughts
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import may_agree
 from qubic_lab.consensus.programs import LITERAL, without_blocks
 from qubic_lab.consensus.quantities import Quantity, plain
 from qubic_lab.consensus.question_form import read_question
+from qubic_lab.consensus.words import both_ends
 
 __all__ = [
     "CODE",

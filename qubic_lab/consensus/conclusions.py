@@ -8,8 +8,6 @@ from qubic_lab.consensus.words import without_emphasis, words
 
 LONGEST = 400
 """Characters; a longer text is not read as a conclusion."""
-MOST_READ = 8_000
-"""Characters read from the beginning of a text, and as many from its end."""
 LONGEST_OPENING = 8
 """Words; a longer first sentence is not an answer followed by reasons."""
 
@@ -18,11 +16,6 @@ def without_thoughts(text: str) -> str:
     """Return the text after a model's thoughts; "" if the thoughts never end."""
     _, thought, rest = text.rpartition("</think>")
     return (rest if thought else text).partition("<think>")[0]
-
-
-def both_ends(text: str) -> str:
-    """Return a text without its middle if it is longer than twice MOST_READ, which bounds the reading time."""
-    return text if len(text) <= 2 * MOST_READ else f"{text[:MOST_READ]}\n{text[-MOST_READ:]}"
 
 
 def conclusion(text: str) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from qubic_lab.consensus.conclusions import both_ends
 from qubic_lab.consensus.dates import may_agree
 from qubic_lab.consensus.opposites import CHINESE, HAN_WORD, polarity
 from qubic_lab.consensus.quantities import Base, plain, plain_quantities
-from qubic_lab.consensus.words import is_chinese, stem, without_places, word_set, words
+from qubic_lab.consensus.words import both_ends, is_chinese, stem, without_places, word_set, words
 
 SAME_CLAUSE = 0.8
 """Least shared part of the longer clause's content; set on the development half of the labelled pairs."""

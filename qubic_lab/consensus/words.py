@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+MOST_READ = 8_000
+"""Characters read from the beginning of a text, and as many from its end."""
 FILLERS = {"the", "a", "an", "and"}
 NEGATIONS = {"not", "isn't", "never", "nor", "cannot", "不", "没", "非"}
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:'[^\W\u4e00-\u9fff]+)?")
@@ -90,3 +92,8 @@ def is_chinese(text: str) -> bool:
 
 def _signs(text: str) -> list[str]:
     return [] if text.isascii() and not _ASCII_SIGN.search(text) else _SIGN.findall(text)
+
+
+def both_ends(text: str) -> str:
+    """Return a text without its middle if it is longer than twice MOST_READ, which bounds the reading time."""
+    return text if len(text) <= 2 * MOST_READ else f"{text[:MOST_READ]}\n{text[-MOST_READ:]}"
