@@ -22,8 +22,7 @@ from qubic_lab.model.config import check_context, load_config
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline.calls import PipelineAnswer
 from qubic_lab.pipeline.client import Pipeline
-from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
-from qubic_lab.pipeline.server import MOST_WAITING
+from qubic_lab.pipeline.config import MOST_WAITING, PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.trace import read_trace, request_times
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ from qubic_lab.wire import pipeline_pb2 as pb
 
 GIVEN = "given"
 """Name of the strategy if the layers of each rank were given."""
+MOST_WAITING = 64
+"""Requests that may wait for a slot; further ones are refused at once."""
 MOST_THREADS = 1024
 """Limit of threads per rank; more is certainly a mistake and would overload the machine."""
 

@@ -19,6 +19,7 @@ from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline.calls import NO_PROGRESS_S, SERVICE
+from qubic_lab.pipeline.config import MOST_WAITING
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
 from qubic_lab.pipeline.message import MAX_SLOTS
@@ -28,8 +29,6 @@ from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import SERVER_OPTIONS, RefuseMalformed, TlsFiles, listen, status_of
 
-MOST_WAITING = 64
-"""Requests that may wait for a slot; further ones are refused at once."""
 MOST_THREADS = 256
 """Threads for other calls, in addition to one thread for each streaming request."""
 MOST_REQUESTS = 224

@@ -24,8 +24,9 @@ from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
 from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import SERVICE, PipelineAnswer
+from qubic_lab.pipeline.config import MOST_WAITING
 from qubic_lab.pipeline.engine import Engine
-from qubic_lab.pipeline.server import MOST_WAITING, start_server
+from qubic_lab.pipeline.server import start_server
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import MOST_BYTES, open_channel
