@@ -15,14 +15,14 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 
-from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.files.bar_files import STAMPS, BarFile, BarOptions, import_bars, read_bars
 from qubic_lab.oracle.ingest.files.cells import StampRules, decimal_mark, read_number, read_stamps
 from qubic_lab.oracle.ingest.files.columns import normalise
 from qubic_lab.oracle.ingest.files.packaged import DATASETS, packaged_file, read_packaged
-from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts, read_texts
+from qubic_lab.oracle.ingest.files.text_files import TextFile, TextOptions, import_texts, read_texts
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -37,19 +37,18 @@ def row(number: int, form: str = "%Y-%m-%d %H:%M:%SZ", **changed: object) -> str
     """Return a line of an hourly bar; the price differs from hour to hour."""
     at = datetime.fromtimestamp(START / SECOND_US, UTC) + timedelta(hours=number)
     price = 40_000.0 + number
-    cells: dict[str, object] = {
-        "time": at.strftime(form),
-        "o": price,
-        "h": price + 2,
-        "l": price - 2,
-        "c": price + 1,
-        "v": 5,
-    }
+    prices = {"o": price, "h": price + 2, "l": price - 2, "c": price + 1}
+    cells: dict[str, object] = {"time": at.strftime(form), **prices, "v": 5}
     return ",".join(str(cell) for cell in (cells | changed).values()) + "\n"
 
 
 def hours(count: int = 6, **changed: object) -> str:
     return HEADER + "".join(row(number, **changed) for number in range(count))
+
+
+def days(*stamps: str, names: str = "Date,Open,High,Low,Close") -> str:
+    """Return bars that are all alike, at some dates or times."""
+    return f"{names}\n" + "".join(f"{stamp},10,12,9,11\n" for stamp in stamps)
 
 
 def read(folder: Path, text: str | bytes, name: str = "btc.csv", now: int = NOW, **options: Any) -> BarFile:
@@ -208,10 +207,8 @@ def test_texts_are_in_no_order_that_tells_passes_apart(tmp_path: Path) -> None:
     file.write_text("text,date\nBTC up,2021-10-31 01:50\nBTC down,2021-10-31 01:10\n")
     with pytest.raises(InputError, match=r"posts\.csv:2: the clocks of Europe/London show 2021-10-31 01:50:00 twice"):
         read_texts(file, TextOptions(zone="Europe/London"), NOW)
-    assert [iso(text.published_us or 0)[11:16] for text in read_texts(file, TextOptions(zone="UTC"), NOW).texts] == [
-        "01:10",
-        "01:50",
-    ]
+    texts = read_texts(file, TextOptions(zone="UTC"), NOW).texts
+    assert [iso(text.published_us or 0)[11:16] for text in texts] == ["01:10", "01:50"]
 
 
 def test_an_hour_that_is_there_once_or_never_is_refused() -> None:
@@ -223,12 +220,8 @@ def test_an_hour_that_is_there_once_or_never_is_refused() -> None:
 
 
 def test_banner_lines_and_12_hour_clocks(tmp_path: Path) -> None:
-    text = (
-        "https://www.example.com/data, all rights\n\n"
-        + hours(4, form="%Y-%m-%d %I-%p")
-        + HEADER
-        + row(4, "%Y-%m-%d %I-%p")
-    )
+    form = "%Y-%m-%d %I-%p"
+    text = f"https://www.example.com/data, all rights\n\n{hours(4, form=form)}{HEADER}{row(4, form)}"
     file = read(tmp_path, text, zone="UTC")
     assert opens(file) == [0, 1, 2, 3, 4]
     assert file.notes == ("1 banner line(s) before the header skipped", "1 repeated header(s) skipped")
@@ -492,42 +485,35 @@ def test_metatrader_european_and_tabbed_files(tmp_path: Path) -> None:
 
 def test_a_date_that_is_a_close_is_the_end_of_that_day(tmp_path: Path) -> None:
     told = "dates without a time: taken as the end of that day"
-    days = "Date,Open,High,Low,Close\n" + "".join(f"2021-03-{day},10,12,9,11\n" for day in (15, 16, 17))
-    file = read(tmp_path, days, zone="UTC", stamp="close")
+    march = days("2021-03-15", "2021-03-16", "2021-03-17")
+    options = {"zone": "UTC", "stamp": "close"}
+    file = read(tmp_path, march, **options)
     assert iso(file.prices[0].opened_us) == "2021-03-15T00:00:00Z" and file.notes == (told,)
-    assert file.prices == read(tmp_path, days, zone="UTC").prices
-    assert read(tmp_path, days, zone="UTC").notes == ()
-    there = read(tmp_path, days, zone="America/New_York", stamp="close").prices[-1]
+    opened = read(tmp_path, march, zone="UTC")
+    assert (opened.prices, opened.notes) == (file.prices, ())
+    there = read(tmp_path, march, zone="America/New_York", stamp="close").prices[-1]
     assert iso(there.closed_us) == "2021-03-18T04:00:00Z"
-    taken = read(tmp_path, days, zone="UTC", stamp="close", taken="2021-03-17T09:00:00Z")
+    taken = read(tmp_path, march, taken="2021-03-17T09:00:00Z", **options)
     assert len(taken.prices) == 2 and taken.forming == 1
-    weeks = "Week ending,Open,High,Low,Close\n" + "".join(f"2021-03-{day:02},10,12,9,11\n" for day in (7, 14, 21))
-    file = read(tmp_path, weeks, zone="UTC", stamp="close", columns={"time": "Week ending"})
+    weeks = days("2021-03-07", "2021-03-14", "2021-03-21").replace("Date", "Week ending")
+    file = read(tmp_path, weeks, columns={"time": "Week ending"}, **options)
     assert iso(file.prices[0].opened_us) == "2021-03-01T00:00:00Z"
-    clocks = days.replace("11\n", "11,12:00\n").replace("Close\n", "Close,Time\n")
-    file = read(tmp_path, clocks, zone="UTC", stamp="close")
+    clocks = march.replace("11\n", "11,12:00\n").replace("Close\n", "Close,Time\n")
+    file = read(tmp_path, clocks, **options)
     assert iso(file.prices[0].closed_us) == "2021-03-15T12:00:00Z" and told not in file.notes
-    hourly = "Date,Open,High,Low,Close\n" + "".join(
-        f"{stamp},10,12,9,11\n" for stamp in ("2021-03-14 23:00", "2021-03-15", "2021-03-15 01:00")
-    )
-    midnight = read(tmp_path, hourly, zone="UTC", stamp="close").prices[1]  # a spreadsheet left its 00:00 out
-    assert iso(midnight.closed_us) == "2021-03-15T00:00:00Z"
+    midnight = read(tmp_path, days("2021-03-14 23:00", "2021-03-15", "2021-03-15 01:00"), **options).prices[1]
+    assert iso(midnight.closed_us) == "2021-03-15T00:00:00Z"  # a spreadsheet left its 00:00 out
     quotes = "Date,Close\n2021-03-15,10\n2021-03-16,11\n"
-    assert [iso(read(tmp_path, quotes, zone="UTC", stamp=stamp).prices[0].closed_us)[8:10] for stamp in STAMPS] == [
-        "15",
-        "15",
-        "16",
-    ]
+    first = [read(tmp_path, quotes, zone="UTC", stamp=stamp).prices[0] for stamp in STAMPS]
+    assert [iso(quote.closed_us)[8:10] for quote in first] == ["15", "15", "16"]
 
 
 @pytest.mark.parametrize(("form", "hours_long"), [("%Y-%m-%d", 24), ("%Y-%m-%d %H:%M", 4)])
 def test_bars_across_a_change_of_clocks_are_refused_by_their_zone(tmp_path: Path, form: str, hours_long: int) -> None:
     first = datetime(2021, 3, 26)
-    stamps = [(first + timedelta(hours=hours_long * number)).strftime(form) for number in range(30)]
-    text = "Date,Open,High,Low,Close\n" + "".join(f"{stamp},10,12,9,11\n" for stamp in stamps)
-    assert f"clocks of Europe/Berlin were changed, so not all bars are {hours_long} h long: give the `zone`" in refused(
-        tmp_path, text, zone="Europe/Berlin"
-    )
+    text = days(*((first + timedelta(hours=hours_long * number)).strftime(form) for number in range(30)))
+    why = f"clocks of Europe/Berlin were changed, so not all bars are {hours_long} h long: give the `zone`"
+    assert why in refused(tmp_path, text, zone="Europe/Berlin")
     assert len(read(tmp_path, text, zone="UTC").prices) == 30
 
 
@@ -561,11 +547,9 @@ def test_the_same_rows_in_any_packing_give_the_same_prices(tmp_path: Path) -> No
     rows = [dict(zip(names, line.split(","), strict=True)) for line in text.splitlines()[1:]]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     numbers = {name: [float(each[name]) for each in rows] for name in names[1:]}
+    zoned = [datetime.fromisoformat(each["Time"]) for each in rows]
     for name, times in (
-        (
-            "zoned",
-            pyarrow.array([datetime.fromisoformat(each["Time"]) for each in rows], pyarrow.timestamp("ns", "UTC")),
-        ),
+        ("zoned", pyarrow.array(zoned, pyarrow.timestamp("ns", "UTC"))),
         ("epoch", pyarrow.array([(START + number * HOUR_US) // 1000 for number in range(6)])),
     ):
         pyarrow.parquet.write_table(pyarrow.table({"Time": times, **numbers}), tmp_path / f"{name}.parquet")
@@ -602,9 +586,8 @@ def test_the_order_of_blocks_never_matters(
         assert read(folder, HEADER + "".join(order)).prices == file.prices
 
 
-def test_an_import_is_kept_once_and_a_correction_is_a_row_of_its_own(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    store, file = PriceStore(engine), tmp_path / "btc.csv"
+def test_an_import_is_kept_once_and_a_correction_is_a_row_of_its_own(tmp_path: Path, sqlite: Engine) -> None:
+    store, file = PriceStore(sqlite), tmp_path / "btc.csv"
     file.write_text(hours(40, v=0))
     options = BarOptions("BTC", stamp="open")
     first = import_bars(store, file, options)
@@ -618,17 +601,12 @@ def test_an_import_is_kept_once_and_a_correction_is_a_row_of_its_own(tmp_path: P
     file.write_text(HEADER + "".join(row(number, v=0) for number in range(42, 45)))
     later = import_bars(store, file, options)
     assert later.flags == {"zero-volume": 3, "gap-before": 1}  # the gap to what was there before
-    engine.dispose()
 
 
 def test_packaged_prices_are_those_of_the_package_without_what_had_not_closed() -> None:
     quarter, day = (read_packaged(name, NOW) for name in DATASETS)
     assert (len(quarter.prices), quarter.forming, quarter.duplicates, quarter.empty) == (8684, 6, 31, 0)
     assert (len(day.prices), day.forming, day.duplicates, day.empty) == (661, 1, 0, 4)
-    assert (iso(quarter.prices[0].opened_us), iso(quarter.prices[-1].closed_us)) == (
-        "2021-09-27T13:45:00Z",
-        "2021-12-29T13:45:00Z",
-    )
     assert quarter.prices[0].close == 43548.7734375
     assert (iso(day.prices[0].opened_us), day.prices[0].volume_24h) == ("2020-01-01T00:00:00Z", 18565664997.0)
     with pytest.raises(InputError, match="did you mean 'bitcoin-1day'"):
@@ -648,7 +626,7 @@ def test_packaged_days_are_what_the_quarters_of_an_hour_make_of_them() -> None:
         assert (bar.high, bar.low) == pytest.approx((max(highs), min(lows)), abs=1e-6)
 
 
-def test_texts_from_files(tmp_path: Path) -> None:
+def test_texts_from_files(tmp_path: Path, sqlite: Engine) -> None:
     file = tmp_path / "news.csv"
     file.write_text(
         "headline,summary,link,published_at,source\n"
@@ -663,15 +641,21 @@ def test_texts_from_files(tmp_path: Path) -> None:
     ]
     assert [iso(text.published_us or 0) for text in found.texts] == ["2022-01-01T10:00:00Z", "2022-01-01T11:00:00Z"]
     assert len(found.notes) == 2
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    store = TextStore(engine)
+    store = TextStore(sqlite)
     done = import_texts(store, file, TextOptions("archive"))
     assert (done.added, done.rows, done.coins) == (2, 3, {"bitcoin": 1})
     json.dumps(to_plain(done))
     assert import_texts(store, file, TextOptions("archive")).added == 0
     with pytest.raises(InputError, match="invented sample texts"):
         import_texts(store, file, TextOptions("sample"))
-    engine.dispose()
+
+
+def read_posts(folder: Path, *changes: dict[str, Any], **options: Any) -> TextFile:
+    """Return what is read from a file of posts, each with its changes to a good one."""
+    good = {"id": "a", "text": "to the moon", "published": "2022-01-01T10:00:00Z", "coins": ["BTC", "eth"], "likes": 3}
+    file = folder / "posts.jsonl"
+    file.write_text("".join(json.dumps(good | each) + "\n" for each in changes))
+    return read_texts(file, TextOptions(**options), NOW)
 
 
 @pytest.mark.parametrize(
@@ -691,19 +675,15 @@ def test_texts_from_files(tmp_path: Path) -> None:
     ],
 )
 def test_bad_texts_are_refused_by_line(tmp_path: Path, line: dict[str, Any], why: str) -> None:
-    good = {"id": "a", "text": "to the moon", "published": "2022-01-01T10:00:00Z", "coins": ["BTC", "eth"], "likes": 3}
-    file = tmp_path / "posts.jsonl"
-    file.write_text("".join(json.dumps(each) + "\n" for each in (good, {**good, "id": "b", "text": "down", **line})))
     with pytest.raises(InputError) as caught:
-        read_texts(file, TextOptions(kind="social"), NOW)
+        read_posts(tmp_path, {}, {"id": "b", "text": "down", **line}, kind="social")
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
-    file.write_text(json.dumps(good) + "\n")
-    text = read_texts(file, TextOptions(kind="social"), NOW).texts[0]
-    file.write_text(
-        json.dumps({**good, "coins": "PEPE;$btc"}) + "\n" + json.dumps({**good, "id": "b", "coins": None}) + "\n"
-    )
-    found = read_texts(file, TextOptions(coins=("ETH",)), NOW)
+
+
+def test_coins_of_texts_are_those_of_the_file_or_of_the_options(tmp_path: Path) -> None:
+    (text,) = read_posts(tmp_path, {}, kind="social").texts
+    assert (text.coins, text.score, text.kind, text.external_id) == (("bitcoin", "ethereum"), 3, "social", "a")
+    found = read_posts(tmp_path, {"coins": "PEPE;$btc"}, {"id": "b", "coins": None}, coins=("ETH",))
     assert [each.coins for each in found.texts] == [("bitcoin",), ("ethereum",)]
     assert found.notes == ("unknown coins left out: PEPE",)
-    assert (text.coins, text.score, text.kind, text.external_id) == (("bitcoin", "ethereum"), 3, "social", "a")

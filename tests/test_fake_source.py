@@ -39,10 +39,11 @@ def content(reply: Reply) -> Any:
     return json.loads(reply.body)
 
 
-def chart(at: Desk, days: float, coin: str = "bitcoin", until_s: int = NOW_S) -> Reply:
-    bounds = {"from": str(NOW_S - int(days * DAY_S)), "to": str(until_s)}
-    path = f"coins/{coin}/market_chart/range"
-    return coingecko.reply(ask(path, CG_KEY, vs_currency="usd", precision="full", **bounds), at)
+def chart(at: Desk) -> Any:
+    """Return a day of quotes of bitcoin."""
+    bounds = {"from": str(NOW_S - DAY_S), "to": str(NOW_S)}
+    reply = coingecko.reply(ask("coins/bitcoin/market_chart/range", CG_KEY, vs_currency="usd", **bounds), at)
+    return content(reply)
 
 
 # the world
@@ -72,30 +73,10 @@ def test_a_correction_changes_some_quotes_half_an_hour_later_and_no_others() -> 
 # CoinGecko
 
 
-@pytest.mark.parametrize(("days", "step_s"), [(1, CELL_S), (2, 3_600), (90, 3_600), (91, DAY_S), (365, DAY_S)])
-def test_a_longer_chart_has_coarser_steps(days: int, step_s: int) -> None:
-    columns = content(chart(desk(), days))
-    stamps = [stamp for stamp, _ in columns["prices"]]
-    assert abs(np.median(np.diff(stamps)) / 1000 - step_s) < 60
-    assert [stamp for stamp, _ in columns["market_caps"]] == [stamp for stamp, _ in columns["total_volumes"]] == stamps
-
-
-def test_errors_have_coingeckos_two_shapes() -> None:
-    missing = coingecko.reply(ask("simple/price"), desk())
-    assert (missing.status, content(missing)["error"]["status"]["error_code"]) == (401, 10002)
-    wrong = coingecko.reply(ask("simple/price", {"x-cg-demo-api-key": "x"}), desk())
-    assert (wrong.status, content(wrong)["status"]["error_code"]) == (401, 10002)
-    far = chart(desk(), 400)
-    assert (far.status, content(far)["error"]["status"]["error_code"]) == (401, 10012)
-    often = coingecko.rate_limited(ask("simple/price"), 7)
-    assert (often.status, often.headers["retry-after"], content(often)["status"]["error_code"]) == (429, "7", 429)
-    assert chart(desk(), 1, coin="nonsense").status == 404
-
-
 def test_content_faults_change_order_and_number_but_no_value() -> None:
     plan = FaultPlan(ALL, 0.99, seed=3)
-    plain = {tuple(row) for row in content(chart(desk(), 1))["prices"]}
-    spoiled = content(chart(desk(World(null_caps=True), plan), 1))
+    plain = {tuple(row) for row in chart(desk())["prices"]}
+    spoiled = chart(desk(World(null_caps=True), plan))
     rows = [tuple(row) for row in spoiled["prices"]]
     assert len(rows) > len(set(rows))
     assert rows != sorted(rows)
@@ -104,10 +85,6 @@ def test_content_faults_change_order_and_number_but_no_value() -> None:
 
 
 # NewsAPI, Hacker News and feeds
-
-
-def news(**query: str) -> Reply:
-    return newsapi.reply(ask("everything", NEWS_KEY, **query), desk())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +97,7 @@ def news(**query: str) -> Reply:
     ],
 )
 def test_newsapi_refuses_what_its_plan_does_not_include(query: dict[str, str], status: int, code: str) -> None:
-    reply = news(**query)
+    reply = newsapi.reply(ask("everything", NEWS_KEY, **query), desk())
     assert (reply.status, content(reply)["code"]) == (status, code)
 
 

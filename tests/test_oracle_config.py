@@ -14,7 +14,6 @@ from qubic_lab.oracle.ingest.collector_config import (
     SERVES,
     CollectorConfig,
     Feed,
-    SourceConfig,
     key_of,
     usable_sources,
 )
@@ -69,14 +68,8 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         """,
     )
     assert config.coins == ("bitcoin", "qubic-network")
-    changed = replace(
-        DEFAULT_SOURCES["coingecko"],
-        base_url="http://127.0.0.1:8000/v3",
-        rate=50,
-        window_s=1.0,
-        monthly_quota=None,
-    )
-    assert config.sources["coingecko"] == changed
+    changed = {"base_url": "http://127.0.0.1:8000/v3", "rate": 50, "window_s": 1.0, "monthly_quota": None}
+    assert config.sources["coingecko"] == replace(DEFAULT_SOURCES["coingecko"], **changed)
     assert isinstance(config.sources["coingecko"].window_s, float)
     assert config.sources["hacker-news"] == DEFAULT_SOURCES["hacker-news"]
     assert config.feeds == (
@@ -93,15 +86,11 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     [
         ("coin: [bitcoin]", "unknown name 'coin': did you mean 'coins'"),
         ("coins: [bitcoinn]", "did you mean 'bitcoin'"),
-        ("coins: bitcoin", "coins is 'bitcoin': it must be a list"),
         ("coins: []", "coins is empty"),
-        ("sources: {coingeko: {}}", "unknown name 'coingeko': did you mean 'coingecko'"),
         ("sources: {coingecko: {rates: 3}}", "sources: coingecko: unknown name 'rates': did you mean 'rate'"),
         ("sources: {coingecko: {rate: fast}}", "coingecko: rate is 'fast': it must be a whole number"),
-        ("sources: {coingecko: {rate: null}}", "must be a whole number"),
         ("sources: {coingecko: {rate: 0}}", "rate is 0: it must be above 0"),
         ("sources: {coingecko: {timeout_s: .inf}}", "timeout_s is inf"),
-        ("sources: {coingecko: {timeout_s: .nan}}", "timeout_s is nan"),
         ("sources: {coingecko: {wait_s: -1}}", "wait_s is -1.0: it must be 0 or more"),
         ("sources: {coingecko: {share: 1.1}}", "share is 1.1"),
         ("sources: {coingecko: {burst: 30}}", "burst is 30 at a rate of 30 and a share of 0.9: it must be below 27"),
@@ -109,20 +98,21 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("sources: {coingecko: {base_url: api.coingecko.com}}", "give http://HOST/PATH"),
         ("sources: {coingecko: {base_url: 'https://me:pw@x.example'}}", "set keys in the environment"),
         ("sources: {coingecko: {key_setting: coingeko_key}}", "did you mean 'coingecko_key'"),
-        ("feeds: [{name: x}]", "feeds: 'x': 'url' is missing: add it"),
         ("feeds: [{name: x, url: 'ftp://x/y'}]", "give http://HOST/PATH"),
         ("feeds: [{name: newsapi, url: 'https://x.example'}]", "give it a name of its own"),
         ("feeds: [{name: x, url: 'https://x.example', kind: blog}]", "feeds: 'x': unknown kind 'blog'"),
         ("feeds: [{name: x, url: 'https://x.example'}, {name: x, url: 'https://y.example'}]", "names 'x' twice"),
-        ("order: {price: [coingecko]}", "unknown name 'price': did you mean 'prices'"),
         ("order: {prices: [coingeko]}", "unknown source of prices 'coingeko': did you mean 'coingecko'"),
         ("order: {prices: [newsapi]}", "newsapi does not provide prices: choose from coingecko"),
+        ("sentiment: {half_lif: 1}", "sentiment: unknown name 'half_lif': did you mean 'half_life'"),
+        ("sentiment: {half_life: 0}", "sentiment: half_life is 0.0: it must be above 0"),
+        ("sentiment: {source_weights: {a: -1}}", "sentiment: weight of a is -1.0"),
+        ("sentiment: {source_weights: [a]}", "sentiment: source_weights is"),
         ("time_scale: 0", "time_scale is 0.0"),
         ("time_scale: 2", "time_scale is 2.0"),
         ("time_scale: 0.5", "it needs a time_origin"),
         ("time_origin: yesterday", "'yesterday' cannot be read"),
         ("backfill_days: -1", "backfill_days is -1"),
-        ("[1, 2]", "must be a map"),
         ("coins: [", "is not valid YAML"),
     ],
 )
@@ -133,15 +123,13 @@ def test_wrong_names_and_values_are_refused_in_one_line(tmp_path: Path, text: st
     assert message in error and "collect.yaml" in error and "\n" not in error
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing\.yaml cannot be read"):
-        read_config(tmp_path / "nothing.yaml")
-
-
 def test_a_source_that_needs_a_key_is_left_out_with_the_variable_to_set(environment: pytest.MonkeyPatch) -> None:
     found = usable_sources(CollectorConfig())
     assert set(found.clients) == {"coingecko", "hacker-news", "coindesk", "cointelegraph", "decrypt"}
     assert found.left_out == ("newsapi is left out: it needs a key; set QUBIC_LAB_NEWSAPI_KEY",)
+    environment.setenv("QUBIC_LAB_NEWSAPI_KEY", "  ")
+    settings.cache_clear()
+    assert key_of(DEFAULT_SOURCES["newsapi"]) is None, "an empty key is none"
     environment.setenv("QUBIC_LAB_NEWSAPI_KEY", " 0123456789abcdef ")
     settings.cache_clear()
     found = usable_sources(CollectorConfig())
@@ -159,12 +147,6 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(environment: py
     with pytest.raises(InputError, match="QUBIC_LAB_COINGECKO_KEY has characters that no key has") as caught:
         key_of(DEFAULT_SOURCES["coingecko"])
     assert key not in str(caught.value)
-
-
-def test_an_empty_key_is_none(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("QUBIC_LAB_NEWSAPI_KEY", "  ")
-    settings.cache_clear()
-    assert key_of(DEFAULT_SOURCES["newsapi"]) is None
 
 
 def test_sources_that_are_off_are_told_and_feeds_are_clients_of_their_own() -> None:
@@ -197,23 +179,10 @@ def test_this_host_is_known(url: str, here: bool) -> None:
     assert is_loopback(url) is here
 
 
-def test_a_source_is_checked_where_it_is_made() -> None:
-    with pytest.raises(InputError, match="window_s is 0"):
-        SourceConfig("https://x.example", window_s=0.0)
-
-
 def test_texts_are_weighed_as_the_file_says(tmp_path: Path) -> None:
     assert read(tmp_path, "").sentiment == Weighting(0.5, {})
     text = "sentiment: {half_life: 1, source_weights: {coindesk: 2, hacker-news: 0.5}}"
     assert read(tmp_path, text).sentiment == Weighting(1.0, {"coindesk": 2.0, "hacker-news": 0.5})
-    for wrong, message in (
-        ("half_lif: 1", "sentiment: unknown name 'half_lif': did you mean 'half_life'"),
-        ("half_life: 0", "sentiment: half_life is 0.0: it must be above 0"),
-        ("source_weights: {a: -1}", "sentiment: weight of a is -1.0"),
-        ("source_weights: [a]", "sentiment: source_weights is"),
-    ):
-        with pytest.raises(InputError, match=message):
-            read(tmp_path, f"sentiment: {{{wrong}}}")
 
 
 def test_the_environment_names_the_file_for_all_processes(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
