@@ -486,7 +486,7 @@ def test_metatrader_european_and_tabbed_files(tmp_path: Path) -> None:
 def test_a_date_that_is_a_close_is_the_end_of_that_day(tmp_path: Path) -> None:
     told = "dates without a time: taken as the end of that day"
     march = days("2021-03-15", "2021-03-16", "2021-03-17")
-    options = {"zone": "UTC", "stamp": "close"}
+    options: dict[str, Any] = {"zone": "UTC", "stamp": "close"}
     file = read(tmp_path, march, **options)
     assert iso(file.prices[0].opened_us) == "2021-03-15T00:00:00Z" and file.notes == (told,)
     opened = read(tmp_path, march, zone="UTC")

@@ -606,7 +606,7 @@ def test_the_key_is_sent_and_never_shown(
 
     async def asking() -> None:
         async with serving(respond) as url:
-            header = {"key_header": "x-cg-demo-api-key", "key_setting": "coingecko_key"}
+            header: dict[str, Any] = {"key_header": "x-cg-demo-api-key", "key_setting": "coingecko_key"}
             config = SourceConfig(url, rate=100_000, attempts=1, daily_quota=7, **header)
             async with SourceClient("coingecko", config, engine, key=SecretStr(KEY)) as client:
                 for _ in range(len(answers)):

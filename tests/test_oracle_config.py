@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -68,7 +69,12 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         """,
     )
     assert config.coins == ("bitcoin", "qubic-network")
-    changed = {"base_url": "http://127.0.0.1:8000/v3", "rate": 50, "window_s": 1.0, "monthly_quota": None}
+    changed: dict[str, Any] = {
+        "base_url": "http://127.0.0.1:8000/v3",
+        "rate": 50,
+        "window_s": 1.0,
+        "monthly_quota": None,
+    }
     assert config.sources["coingecko"] == replace(DEFAULT_SOURCES["coingecko"], **changed)
     assert isinstance(config.sources["coingecko"].window_s, float)
     assert config.sources["hacker-news"] == DEFAULT_SOURCES["hacker-news"]
