@@ -1,13 +1,14 @@
-"""Databases for tests: a SQLite file, and a PostgreSQL server of our own, started from its binaries."""
+"""Databases for tests: a PostgreSQL server of our own, started from its binaries; and reading all pages of a query."""
 
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -54,3 +55,14 @@ def emptied(url: str) -> str:
         connection.execute(sa.text("CREATE SCHEMA public"))
     engine.dispose()
     return url
+
+
+def all_pages(page: Callable[..., Any], name: str, limit: int, **options: Any) -> list[Any]:
+    """Return the rows of all pages; `name` is the attribute of a page that holds its rows."""
+    found, cursor = [], None
+    while True:
+        got = page(limit=limit, cursor=cursor, **options)
+        found += getattr(got, name)
+        assert len(getattr(got, name)) == limit or got.next_cursor is None
+        if (cursor := got.next_cursor) is None:
+            return found

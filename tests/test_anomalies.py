@@ -16,7 +16,7 @@ from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.trend import spread
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.cleaning import outliers
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
+from qubic_lab.oracle.model.timestamps import HOUR_US
 
 pytestmark = pytest.mark.filterwarnings("error")
 SERIES = walk(3_000, seed=1)
@@ -52,18 +52,13 @@ def test_outliers_are_those_of_cleaning_but_for_a_few() -> None:
     assert np.count_nonzero(ours != theirs) <= 0.02 * np.count_nonzero(theirs)
 
 
-def test_jump_score_by_hand() -> None:
-    """Returns of ±0.01 in turn make a bipower deviation of 0.01 √(π/2); 0.05 is 5 / √(π/2) of it away."""
+@pytest.mark.parametrize(("place", "deviations"), [(243, 5.0), (246, 2.5)])
+def test_jump_score_by_hand(place: int, deviations: float) -> None:
+    """Returns of ±0.01 in turn make a bipower deviation of 0.01 √(π/2), and twice that over a gap of 4 bars."""
     logs = np.cumsum([0.01 * (-1) ** n for n in range(243)] + [0.05])
-    scores = anomalies.jump_scores(of_logs(logs))
+    scores = anomalies.jump_scores(bars_of(np.exp(logs), places=[*range(243), place]))
     assert np.isnan(scores[:242]).all()
-    assert scores[243] == pytest.approx(5 / math.sqrt(math.pi / 2))
-
-
-def test_a_gap_of_4_bars_is_judged_by_2_steps_spread() -> None:
-    logs = np.cumsum([0.01 * (-1) ** n for n in range(243)] + [0.05])
-    gapped = bars_of(np.exp(logs), places=[*range(243), 246])
-    assert anomalies.jump_scores(gapped)[243] == pytest.approx(2.5 / math.sqrt(math.pi / 2))
+    assert scores[243] == pytest.approx(deviations / math.sqrt(math.pi / 2))
 
 
 def test_jump_threshold_is_that_of_the_greatest_normal_value() -> None:
@@ -108,7 +103,6 @@ def test_bipower_test_by_hand() -> None:
     quarticity = n * n / (n - 3) * quads / mu**4
     scale = math.sqrt((math.pi**2 / 4 + math.pi - 5) / n * max(1.0, quarticity / bipower**2))
     found = anomalies.jump_test(np.array(given))
-    assert found is not None
     assert found.jump_share == pytest.approx(1 - bipower / realised)
     assert found.statistic == pytest.approx((1 - bipower / realised) / scale)
     assert found.p_value == pytest.approx(1 - statistics.NormalDist().cdf(found.statistic))
@@ -125,7 +119,6 @@ def test_bipower_test_keeps_its_size_and_finds_jumps(count: int) -> None:
         jumped[count // 2] += 0.06
         for moves, is_jump in ((calm, False), (jumped, True)):
             test = anomalies.jump_test(moves)
-            assert test is not None
             false += not is_jump and test.p_value < 0.05
             found += is_jump and test.p_value < 0.05
     assert 0.03 <= false / 1_500 <= 0.07
@@ -136,7 +129,6 @@ def test_bipower_scores_are_the_test_over_the_last_96_returns() -> None:
     scores = anomalies.bipower_scores(SERIES)
     for place in (96, 500, 2_999):
         test = anomalies.jump_test(SERIES.step_returns[place - 95 : place + 1])
-        assert test is not None
         assert scores[place] == pytest.approx(test.statistic, rel=1e-6)
 
 
@@ -188,12 +180,6 @@ def test_no_volume_is_neither_usual_nor_unusual() -> None:
         assert np.isnan(scores[200:230]).all()
         alone = SCORES["volume_score"](bars_of(series.close[kept], volume=series.volume[kept], places=kept.tolist()))
         np.testing.assert_array_equal(scores[kept], alone)
-
-
-def test_daily_bars_have_no_time_of_day() -> None:
-    basis = anomalies.volume_basis(walk(400, frame_us=DAY_US))
-    assert not basis.same_time.any()
-    assert not np.isnan(basis.score[194:]).any()
 
 
 def test_equal_volumes_may_differ_a_little() -> None:
@@ -367,10 +353,10 @@ def test_no_curve_without_both_kinds(scores: list[float], truth: list[bool], mes
         roc([1.0, 2.0], [True, False], 1.0)
 
 
-@pytest.mark.parametrize("hours", [4, 7, 12])
+@pytest.mark.parametrize("hours", [4, 7, 12, 24])
 def test_bars_of_any_length(hours: int) -> None:
-    """Bars of 7 hours change their place in the day, and those of 12 have only two: no score before the warm-up."""
+    """Bars of 7 hours change their time of day, those of 12 have two, and days one: no score before the warm-up."""
     basis = anomalies.volume_basis(walk(600, frame_us=hours * HOUR_US))
-    assert basis.same_time[-1]
+    assert basis.same_time.any() == basis.same_time[-1] == (hours < 24)
     assert np.isnan(basis.score[: anomalies.VOLUME_WARM_UP]).all()
     assert not np.isnan(basis.score[anomalies.VOLUME_WARM_UP :]).any()

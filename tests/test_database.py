@@ -1,7 +1,6 @@
 """The database: opened by several at once, from nothing, on SQLite and PostgreSQL; and the history of votes."""
 
 import fcntl
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from databases import all_pages
 from sqlalchemy import Engine, inspect, text
 
 import qubic_lab.database
@@ -71,16 +71,22 @@ def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> No
     again.dispose()
 
 
-def test_prices_texts_and_scores_stay_when_the_database_is_opened_again(url: str) -> None:
+def test_votes_prices_texts_and_scores_are_read_back_whole_when_the_database_is_opened_again(url: str) -> None:
+    trail = {"question": "Was ist 2 + 2?", "groups": [[0, 1], [2]], "text": "四", "none": None, "share": 1 / 3}
     story = Story("feed", "1", "news", "Qubic rises", "", "https://example.org/1", "feed", 60, ("qubic-network",))
     first = open_database(url)
     PriceStore(first).add(BARS, [Price(0, 60, 1e-6)])
     TextStore(first).add([story])
     TextStore(first).add_scores([Score(1, "m", 0.1, details={"labels": ["good"]})])
+    VoteHistory(first).add(SUMMARY, trail)
     first.dispose()
     again = open_database(url)
-    latest = PriceStore(again).latest(BARS)
-    assert latest is not None and latest.close == 1e-6
+    history = VoteHistory(again)
+    assert history.trail(SUMMARY.id) == trail
+    assert history.page().votes == (SUMMARY,)
+    with pytest.raises(NotFoundError, match="no vote 'x'"):
+        history.trail("x")
+    assert PriceStore(again).latest(BARS).close == 1e-6
     assert [text.title for text in TextStore(again).read("qubic-network", 0, 100)] == ["Qubic rises"]
     assert TextStore(again).scores("qubic-network", 0, 100, "m").score.tolist() == [0.1]
     again.dispose()
@@ -118,37 +124,12 @@ def test_a_file_that_another_makes_is_not_touched_meanwhile(tmp_path: Path) -> N
     thread.join()
 
 
-def test_a_file_where_none_can_be_written_is_one_line() -> None:
-    with pytest.raises(QubicLabError, match=r"^database sqlite:////proc/lab.db cannot be used \(.*\): check QUBIC_LAB"):
-        open_database("sqlite:////proc/lab.db")
-
-
-def test_a_vote_is_read_back_whole_after_the_database_was_closed(url: str) -> None:
-    trail = {"question": "Was ist 2 + 2?", "groups": [[0, 1], [2]], "text": "四", "none": None, "share": 1 / 3}
-    first = open_database(url)
-    VoteHistory(first).add(SUMMARY, trail)
-    first.dispose()
-    again = open_database(url)
-    history = VoteHistory(again)
-    assert history.trail(SUMMARY.id) == trail
-    assert history.page().votes == (SUMMARY,)
-    with pytest.raises(NotFoundError, match="no vote 'x'"):
-        history.trail("x")
-    again.dispose()
-
-
 def test_pages_hold_each_vote_once_newest_first_even_at_equal_times(engine: Engine) -> None:
     history = VoteHistory(engine)
     for number in range(11):
         history.add(numbered(number, conflict=number % 3 == 0), {})
-    seen, cursor = [], None
-    while True:
-        page = history.page(limit=4, cursor=cursor)
-        seen += [vote.id for vote in page.votes]
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    assert seen == [f"{number:032}" for number in reversed(range(11))]
+    seen = all_pages(history.page, "votes", 4)
+    assert [vote.id for vote in seen] == [f"{number:032}" for number in reversed(range(11))]
     assert [vote.id for vote in history.page(conflicts=True).votes] == [f"{number:032}" for number in (9, 6, 3, 0)]
     for wrong in ({"limit": 0}, {"limit": 201}, {"cursor": "yesterday"}):
         with pytest.raises(InputError):
@@ -196,11 +177,26 @@ def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:
         open_database(url)
 
 
-@pytest.mark.parametrize("wrong", ["mysql://lab@/x", "no url", "sqlite:////proc/none/lab.db"])
-def test_other_urls_are_refused_in_one_line(wrong: str) -> None:
-    with pytest.raises(InputError) as caught:
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ("mysql://lab@/x", InputError, "'mysql'"),
+        ("no url", InputError, "URL cannot be read"),
+        ("sqlite:////proc/none/lab.db", InputError, "/proc/none"),
+        (
+            "sqlite:////proc/lab.db",
+            QubicLabError,
+            r"^database sqlite:////proc/lab.db cannot be used \(.*\): check QUBIC_LAB",
+        ),
+        ("postgresql://lab:secret@127.0.0.1:1/lab", QubicLabError, "127.0.0.1:1/"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_named_in_one_line_without_its_password(
+    wrong: str, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
         open_database(wrong)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
 
 
 def test_a_wrong_setting_is_told_without_opening_anything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +207,3 @@ def test_a_wrong_setting_is_told_without_opening_anything(monkeypatch: pytest.Mo
             check_url()
     finally:
         settings.cache_clear()
-
-
-def test_an_unreachable_server_is_named_without_its_password() -> None:
-    with pytest.raises(QubicLabError, match=re.escape("127.0.0.1:1/")) as caught:
-        open_database("postgresql://lab:secret@127.0.0.1:1/lab")
-    assert "secret" not in str(caught.value)

@@ -160,21 +160,8 @@ def test_obv_settles_never_but_its_changes_do() -> None:
 
 @pytest.mark.parametrize("name", PATTERNS)
 def test_patterns_begin_where_ta_lib_says(name: str) -> None:
-    functions = {
-        "doji": "CDLDOJI",
-        "hammer": "CDLHAMMER",
-        "hanging man": "CDLHANGINGMAN",
-        "inverted hammer": "CDLINVERTEDHAMMER",
-        "shooting star": "CDLSHOOTINGSTAR",
-        "engulfing": "CDLENGULFING",
-        "harami": "CDLHARAMI",
-        "piercing line": "CDLPIERCING",
-        "dark cloud cover": "CDLDARKCLOUDCOVER",
-        "morning star": "CDLMORNINGSTAR",
-        "evening star": "CDLEVENINGSTAR",
-        "marubozu": "CDLMARUBOZU",
-    }
-    warm_up = abstract.Function(functions[name]).lookback
+    function = {"piercing line": "PIERCING"}.get(name, name.upper().replace(" ", ""))
+    warm_up = abstract.Function(f"CDL{function}").lookback
     values = PATTERNS[name](SERIES)
     assert PATTERNS[name].warm_up == warm_up
     assert np.isnan(values[:warm_up]).all()

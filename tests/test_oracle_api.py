@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,8 @@ NOON = read_iso("2026-11-24T12:00:00Z")
 NOW = NOON + 2 * MINUTE_US
 KNOWN = NOON - DAY_US
 """Prices and texts before this instant were known at it."""
+Http = httpx2.AsyncClient
+pytestmark = pytest.mark.anyio
 WRONG = [
     # path, status, what is said
     ("sentiment", 400, "coin: Field required"),
@@ -89,17 +91,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def a_text(until: int, number: int) -> Text:
     name = f"{until}-{number}"
-    return Text(
-        source="newsapi",
-        external_id=name,
-        kind="news",
-        title=f"Title {name}",
-        body=" ".join(f"word{name}x{n}" for n in range(30)),
-        url=f"https://example.org/{name}",
-        publisher="Example",
-        published_us=until - number * HOUR_US,
-        coins=("bitcoin",),
-    )
+    body, url = " ".join(f"word{name}x{n}" for n in range(30)), f"https://example.org/{name}"
+    published_us = until - number * HOUR_US
+    return Text("newsapi", name, "news", f"Title {name}", body, url, "Example", published_us, ("bitcoin",))
 
 
 @asynccontextmanager
@@ -109,220 +103,191 @@ async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield connection
 
 
-def run(
-    client: redis.Redis,
-    engine: Engine,
-    test: Callable[[httpx2.AsyncClient, StandingClock], Awaitable[None]],
-    **options: Any,
-) -> None:
-    """Run a test on routes whose coordinator does not run: nothing is asked of nodes."""
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock(NOW)
 
-    async def main() -> None:
-        clock = StandingClock(NOW)
-        oracle = Oracle(lambda: engine, client, clock)
-        app = create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle, **options)
-        async with asking(app) as connection:
-            try:
-                await test(connection, clock)
-            finally:
-                await oracle.close()
 
+@pytest.fixture
+async def oracle(client: redis.Redis, engine: Engine, clock: StandingClock) -> AsyncIterator[Oracle]:
     client.flushall()
-    asyncio.run(main())
+    oracle = Oracle(lambda: engine, client, clock)
+    yield oracle
+    await oracle.close()
 
 
-def test_answers_fit_their_descriptions_and_say_how_old_they_are(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        found = await connection.get("price_analysis", params={"coin": "BTC", "frame": "4h"})
-        assert found.headers["age"] == "0"
-        assert found.headers["cache-control"] == "private, max-age=60"
-        price = found.json()
-        last = price["last"]
-        assert (price["coin"], last["price"], last["age_s"], last["stale"]) == ("bitcoin", 387.0, 120.0, False)
-        assert [each["over"] for each in price["changes"]] == ["4h", "24h", "7d"]
-        clock.us += 90 * SECOND_US
-        again = await connection.get("price_analysis", params={"coin": "bitcoin", "frame": "4h"})
-        assert (again.headers["age"], again.headers["cache-control"]) == ("90", "private, max-age=150")
-        assert again.json() == {**found.json(), "age_s": 90.0, "cache": "hit"}
-        clock.us += 300 * SECOND_US
-        stale = await connection.get("price_analysis", params={"coin": "bitcoin", "frame": "4h"})
-        assert (stale.headers["age"], stale.headers["cache-control"]) == ("390", "private, no-cache")
-        assert stale.json()["cache"] == "stale"
-        sentiment = (await connection.get("sentiment?coin=qubic")).json()
-        assert (sentiment["coin"], sentiment["window"], sentiment["texts"]) == ("qubic-network", "24h", 0)
-        assert (await connection.get("sentiment?coin=bitcoin&window=7d")).json()["texts"] == 12
-        overview = (await connection.get("market_overview?coins=bitcoin,eth")).json()
-        assert [each["coin"] for each in overview["coins"]] == ["bitcoin", "ethereum"]
-        assert len(overview["summary"]) == 2
-        assert (await connection.get("market_overview")).json()["coins"][0]["texts_24h"] == 6
-
-    run(client, engine, test)
+@pytest.fixture
+async def connection(client: redis.Redis, oracle: Oracle) -> AsyncIterator[httpx2.AsyncClient]:
+    """A connection to routes whose coordinator does not run: nothing is asked of nodes."""
+    async with asking(create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle)) as connection:
+        yield connection
 
 
-def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(client: redis.Redis, engine: Engine) -> None:
+async def test_answers_fit_their_descriptions_and_say_how_old_they_are(connection: Http, clock: StandingClock) -> None:
+    found = await connection.get("price_analysis", params={"coin": "BTC", "frame": "4h"})
+    assert found.headers["age"] == "0"
+    assert found.headers["cache-control"] == "private, max-age=60"
+    price = found.json()
+    last = price["last"]
+    assert (price["coin"], last["price"], last["age_s"], last["stale"]) == ("bitcoin", 387.0, 120.0, False)
+    assert [each["over"] for each in price["changes"]] == ["4h", "24h", "7d"]
+    clock.us += 90 * SECOND_US
+    again = await connection.get("price_analysis", params={"coin": "bitcoin", "frame": "4h"})
+    assert (again.headers["age"], again.headers["cache-control"]) == ("90", "private, max-age=150")
+    assert again.json() == {**found.json(), "age_s": 90.0, "cache": "hit"}
+    clock.us += 300 * SECOND_US
+    stale = await connection.get("price_analysis", params={"coin": "bitcoin", "frame": "4h"})
+    assert (stale.headers["age"], stale.headers["cache-control"]) == ("390", "private, no-cache")
+    assert stale.json()["cache"] == "stale"
+    sentiment = (await connection.get("sentiment?coin=qubic")).json()
+    assert (sentiment["coin"], sentiment["window"], sentiment["texts"]) == ("qubic-network", "24h", 0)
+    assert (await connection.get("sentiment?coin=bitcoin&window=7d")).json()["texts"] == 12
+    overview = (await connection.get("market_overview?coins=bitcoin,eth")).json()
+    assert [each["coin"] for each in overview["coins"]] == ["bitcoin", "ethereum"]
+    assert len(overview["summary"]) == 2
+    assert (await connection.get("market_overview")).json()["coins"][0]["texts_24h"] == 6
+
+
+async def test_risk_is_kept_like_other_answers_and_alerts_are_read_afresh(
+    connection: Http, engine: Engine, clock: StandingClock
+) -> None:
     content = {"text": "Bitcoin: risk rose to alarm", "evidence": ["fall: much"], "price": 1.5}
     alert = NewAlert("raised", "alarm", NOON - HOUR_US, NOON, content)
-
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        risk = (await connection.get("risk?coin=BTC")).json()
-        assert (risk["coin"], risk["frame"], risk["analysed"]["bars"], risk["cache"]) == ("bitcoin", "1h", 48, "miss")
-        assert "no rule has a value: 48 bars" in risk["level"]["reason"]
-        assert (await connection.get("risk?coin=bitcoin&frame=1h")).json()["cache"] == "hit"
-        as_of = iso(KNOWN + MINUTE_US)
-        past = (await connection.get("risk", params={"coin": "bitcoin", "as_of": as_of})).json()
-        assert (past["analysed"]["bars"], past["analysed"]["last"]) == (24, iso(KNOWN))
-        assert (await connection.get("alerts")).json() == {"as_of": iso(NOW), "alerts": []}
-        AlertStore(engine, clock).emit("bitcoin", "1h", lambda *before: [alert])
-        (found,) = (await connection.get("alerts?coin=BTC")).json()["alerts"]
-        assert (found["level"], found["at"], found["state"]) == ("alarm", iso(NOON), "pending")
-        assert found["text"] == content["text"]
-        assert (await connection.get("alerts", params={"as_of": as_of})).json()["alerts"] == []
-        assert (await connection.get("alerts?coin=qubic")).json()["alerts"] == []
-
-    run(client, engine, test)
+    risk = (await connection.get("risk?coin=BTC")).json()
+    assert (risk["coin"], risk["frame"], risk["analysed"]["bars"], risk["cache"]) == ("bitcoin", "1h", 48, "miss")
+    assert "no rule has a value: 48 bars" in risk["level"]["reason"]
+    assert (await connection.get("risk?coin=bitcoin&frame=1h")).json()["cache"] == "hit"
+    as_of = iso(KNOWN + MINUTE_US)
+    past = (await connection.get("risk", params={"coin": "bitcoin", "as_of": as_of})).json()
+    assert (past["analysed"]["bars"], past["analysed"]["last"]) == (24, iso(KNOWN))
+    assert (await connection.get("alerts")).json() == {"as_of": iso(NOW), "alerts": []}
+    AlertStore(engine, clock).emit("bitcoin", "1h", lambda *before: [alert])
+    (found,) = (await connection.get("alerts?coin=BTC")).json()["alerts"]
+    assert (found["level"], found["at"], found["state"]) == ("alarm", iso(NOON), "pending")
+    assert found["text"] == content["text"]
+    assert (await connection.get("alerts", params={"as_of": as_of})).json()["alerts"] == []
+    assert (await connection.get("alerts?coin=qubic")).json()["alerts"] == []
 
 
-def test_as_of_an_earlier_instant_nothing_later_is_seen(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        as_of = iso(KNOWN + MINUTE_US)
-        price = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": as_of})).json()
-        assert (price["as_of"], price["last"]["at"], price["last"]["price"]) == (as_of, iso(KNOWN), 387.0)
-        assert price["last"]["known"] <= as_of
-        assert price["changes"][1]["change_pct"] is None  # the day before was not known
-        sentiment = (await connection.get("sentiment", params={"coin": "bitcoin", "as_of": as_of})).json()
-        assert sentiment["texts"] == 6
-        overview = (await connection.get("market_overview", params={"coins": "bitcoin", "as_of": as_of})).json()
-        assert overview["sources"]["available"] is False
-        with_zone = read_iso(as_of) + HOUR_US
-        shifted = iso(with_zone).replace("Z", "+01:00")
-        same = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": shifted})).json()
-        assert same == {**price, "age_s": same["age_s"], "cache": "hit"}
-
-    run(client, engine, test)
+async def test_as_of_an_earlier_instant_nothing_later_is_seen(connection: Http) -> None:
+    as_of = iso(KNOWN + MINUTE_US)
+    price = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": as_of})).json()
+    assert (price["as_of"], price["last"]["at"], price["last"]["price"]) == (as_of, iso(KNOWN), 387.0)
+    assert price["last"]["known"] <= as_of
+    assert price["changes"][1]["change_pct"] is None  # the day before was not known
+    sentiment = (await connection.get("sentiment", params={"coin": "bitcoin", "as_of": as_of})).json()
+    assert sentiment["texts"] == 6
+    overview = (await connection.get("market_overview", params={"coins": "bitcoin", "as_of": as_of})).json()
+    assert overview["sources"]["available"] is False
+    with_zone = read_iso(as_of) + HOUR_US
+    shifted = iso(with_zone).replace("Z", "+01:00")
+    same = (await connection.get("price_analysis", params={"coin": "bitcoin", "as_of": shifted})).json()
+    assert same == {**price, "age_s": same["age_s"], "cache": "hit"}
 
 
-def test_histories_page_by_page(client: redis.Redis, engine: Engine) -> None:
-    async def all_of(connection: httpx2.AsyncClient, path: str, list_name: str, **params: Any) -> list[dict[str, Any]]:
+async def test_histories_page_by_page(connection: Http) -> None:
+    async def all_of(name: str, **params: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        cursor: dict[str, str] = {}
-        while True:
-            response = await connection.get(path, params={"coin": "bitcoin", **params, **cursor})
+        page: dict[str, Any] = {"next_cursor": {}}
+        while (cursor := page["next_cursor"]) is not None:
+            wanted = {"coin": "bitcoin", **params} | ({"cursor": cursor} if cursor else {})
+            response = await connection.get(name, params=wanted)
             assert response.status_code == 200, response.text
             page = response.json()
-            assert len(page[list_name]) <= params["limit"]
-            found += page[list_name]
-            if page["next_cursor"] is None:
-                return found
-            cursor = {"cursor": page["next_cursor"]}
+            assert len(page[name]) <= params["limit"]
+            found += page[name]
+        return found
 
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        whole = {"start": iso(NOON - 3 * DAY_US), "end": iso(NOON + 1)}
-        prices = await all_of(connection, "prices", "prices", limit=100, **whole)
-        assert [each["close"] for each in prices] == [387.0 - n for n in range(288)] * 2
-        assert {each["known"] >= each["closed"] for each in prices} == {True}
-        assert (
-            len(await all_of(connection, "prices", "prices", limit=100, as_of=iso(KNOWN + MINUTE_US), **whole)) == 288
-        )
-        assert len(await all_of(connection, "prices", "prices", limit=1_000)) == 288  # the last day
-        texts = await all_of(connection, "texts", "texts", limit=5)
-        assert [each["published"] for each in texts] == sorted((each["published"] for each in texts), reverse=True)
-        assert len(texts) == 12
-        assert (await connection.get("prices?coin=bitcoin")).headers["cache-control"] == "private, no-cache"
-        assert (await connection.get("texts?coin=bitcoin&limit=5")).json()["cache"] == "hit"
-
-    run(client, engine, test)
+    whole = {"start": iso(NOON - 3 * DAY_US), "end": iso(NOON + 1)}
+    prices = await all_of("prices", limit=100, **whole)
+    assert [each["close"] for each in prices] == [387.0 - n for n in range(288)] * 2
+    assert {each["known"] >= each["closed"] for each in prices} == {True}
+    assert len(await all_of("prices", limit=100, as_of=iso(KNOWN + MINUTE_US), **whole)) == 288
+    assert len(await all_of("prices", limit=1_000)) == 288  # the last day
+    texts = await all_of("texts", limit=5)
+    assert [each["published"] for each in texts] == sorted((each["published"] for each in texts), reverse=True)
+    assert len(texts) == 12
+    assert (await connection.get("prices?coin=bitcoin")).headers["cache-control"] == "private, no-cache"
+    assert (await connection.get("texts?coin=bitcoin&limit=5")).json()["cache"] == "hit"
 
 
-def test_who_asks_wrongly_is_told_in_one_line(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        for path, status, said in WRONG:
-            found = await connection.get(path)
-            assert found.status_code == status, (path, found.text)
-            assert found.headers["content-type"] == "application/problem+json"
-            assert said in found.json()["detail"], path
-            assert "\n" not in found.json()["detail"]
-
-    run(client, engine, test)
+async def test_who_asks_wrongly_is_told_in_one_line(connection: Http) -> None:
+    for path, status, said in WRONG:
+        found = await connection.get(path)
+        assert found.status_code == status, (path, found.text)
+        assert found.headers["content-type"] == "application/problem+json"
+        assert said in found.json()["detail"], path
+        assert "\n" not in found.json()["detail"]
 
 
-def test_the_status_tells_of_sources_quotas_leases_and_the_cache(client: redis.Redis, engine: Engine) -> None:
+async def test_the_status_tells_of_sources_quotas_leases_and_the_cache(
+    connection: Http, engine: Engine, clock: StandingClock
+) -> None:
     FetchLog(engine).record(Fetch("coingecko", "prices", "/simple/price", NOON, 1.0, 1, 200, "ok"))
     Quotas(engine, StandingClock(NOW)).use("coingecko", {"month": 10_000})
     assert Lease(engine, "collector", "host:1:2:3", clock=StandingClock(NOW)).acquire() is None
-
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        for _ in range(3):
-            await connection.get("sentiment?coin=bitcoin")
-        status = (await connection.get("status")).json()
-        assert [(each["source"], each["state"]) for each in status["sources"]] == [("coingecko", "ok")]
-        [lease] = status["leases"]
-        assert (lease["name"], lease["holder"], lease["held"]) == ("collector", "host:1:2:3", True)
-        assert {(each["source"], each["used"]) for each in status["quotas"]} <= {("coingecko", 1)}
-        counts = next(each for each in status["cache"] if each["kind"] == "sentiment")
-        assert (counts["hits"], counts["misses"], counts["fresh_s"]) == (2, 1, 600.0)
-        assert counts["hit_rate"] == pytest.approx(2 / 3)
-
-    run(client, engine, test)
+    for _ in range(3):
+        await connection.get("sentiment?coin=bitcoin")
+    status = (await connection.get("status")).json()
+    assert [(each["source"], each["state"]) for each in status["sources"]] == [("coingecko", "ok")]
+    [lease] = status["leases"]
+    assert (lease["name"], lease["holder"], lease["held"]) == ("collector", "host:1:2:3", True)
+    assert {(each["source"], each["used"]) for each in status["quotas"]} <= {("coingecko", 1)}
+    counts = next(each for each in status["cache"] if each["kind"] == "sentiment")
+    assert (counts["hits"], counts["misses"], counts["fresh_s"]) == (2, 1, 600.0)
+    assert counts["hit_rate"] == pytest.approx(2 / 3)
 
 
-def test_a_database_that_is_away_is_no_fault_of_the_client(client: redis.Redis) -> None:
+async def test_a_database_that_is_away_is_no_fault_of_the_client(client: redis.Redis) -> None:
     def refuse() -> Engine:
         raise QubicLabError("the disk is full")
 
-    async def main() -> None:
-        client.flushall()
-        oracle = Oracle(refuse, client)
-        async with asking(create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle)) as connection:
-            for path in ("sentiment?coin=bitcoin", "prices?coin=bitcoin", "status"):
-                found = await connection.get(path)
-                assert found.status_code == 503
-                assert "disk" not in found.text
-            await oracle.close()
-
-    asyncio.run(main())
+    client.flushall()
+    oracle = Oracle(refuse, client)
+    async with asking(create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle)) as connection:
+        for path in ("sentiment?coin=bitcoin", "prices?coin=bitcoin", "status"):
+            found = await connection.get(path)
+            assert found.status_code == 503
+            assert "disk" not in found.text
+        await oracle.close()
 
 
-def test_only_those_with_a_token_are_answered(client: redis.Redis, engine: Engine) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
+async def test_only_those_with_a_token_are_answered(client: redis.Redis, oracle: Oracle) -> None:
+    tokens = [ApiToken("me", hash_token("secret"))]
+    app = create_app(
+        Coordinator(client, "unix:/nowhere"), oracle=oracle, accesses=lambda: tokens, limiter=make_limiter(client)
+    )
+    async with asking(app) as connection:
         assert (await connection.get("sentiment?coin=bitcoin")).status_code == 401
         headers = {"Authorization": "Bearer secret"}
         assert (await connection.get("sentiment?coin=bitcoin", headers=headers)).status_code == 200
 
-    run(client, engine, test, accesses=lambda: [ApiToken("me", hash_token("secret"))], limiter=make_limiter(client))
+
+async def test_without_an_oracle_there_are_no_routes(client: redis.Redis) -> None:
+    async with asking(create_app(Coordinator(client, "unix:/nowhere"))) as connection:
+        assert (await connection.get("sentiment?coin=bitcoin")).status_code == 404
 
 
-def test_without_an_oracle_there_are_no_routes(client: redis.Redis) -> None:
-    async def main() -> None:
-        async with asking(create_app(Coordinator(client, "unix:/nowhere"))) as connection:
-            assert (await connection.get("sentiment?coin=bitcoin")).status_code == 404
-
-    asyncio.run(main())
-
-
-def test_other_requests_go_on_while_an_answer_is_computed(
-    client: redis.Redis, engine: Engine, monkeypatch: pytest.MonkeyPatch
+async def test_other_requests_go_on_while_an_answer_is_computed(
+    connection: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, opens = threading.Event(), threading.Event()
+    real = texts.sentiment
 
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        real = texts.sentiment
+    def slow(*arguments: Any, **options: Any) -> Sentiment:
+        begun.set()
+        assert opens.wait(20.0)
+        return real(*arguments, **options)
 
-        def slow(*arguments: Any, **options: Any) -> Sentiment:
-            begun.set()
-            assert opens.wait(20.0)
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(texts, "sentiment", slow)
-        waiting = asyncio.ensure_future(connection.get("sentiment?coin=bitcoin"))
-        async with asyncio.timeout(20.0):
-            while not begun.is_set():
-                await asyncio.sleep(0.01)
-            assert (await connection.get("price_analysis?coin=bitcoin")).status_code == 200
-            assert not waiting.done()
-            opens.set()
-            assert (await waiting).status_code == 200
-
-    run(client, engine, test)
+    monkeypatch.setattr(texts, "sentiment", slow)
+    waiting = asyncio.ensure_future(connection.get("sentiment?coin=bitcoin"))
+    async with asyncio.timeout(20.0):
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        assert (await connection.get("price_analysis?coin=bitcoin")).status_code == 200
+        assert not waiting.done()
+        opens.set()
+        assert (await waiting).status_code == 200
 
 
 def test_every_route_is_described_with_its_units(client: redis.Redis) -> None:
@@ -382,16 +347,11 @@ _requests = st.lists(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(requests=_requests)
-def test_nothing_that_is_asked_is_a_fault(
-    client: redis.Redis, engine: Engine, requests: list[tuple[str, dict[str, str]]]
-) -> None:
-    async def test(connection: httpx2.AsyncClient, clock: StandingClock) -> None:
-        for path, params in requests:
-            wanted = {name: value for name, value in params.items() if name in _PARAMETERS[path]} or params
-            found = await connection.get(path, params=wanted)
-            assert found.status_code in (200, 400, 404), (path, wanted, found.text)
-
-    run(client, engine, test)
+async def test_nothing_that_is_asked_is_a_fault(connection: Http, requests: list[tuple[str, dict[str, str]]]) -> None:
+    for path, params in requests:
+        wanted = {name: value for name, value in params.items() if name in _PARAMETERS[path]} or params
+        found = await connection.get(path, params=wanted)
+        assert found.status_code in (200, 400, 404), (path, wanted, found.text)
 
 
 _PARAMETERS = {

@@ -6,24 +6,27 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from clocks import StandingClock
 
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.model import timestamps
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.serving import cache as cache_module
-from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Outcome, code_version
+from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, Outcome, code_version
 
 QUICK = CacheConfig(near_s=1e-9, lock_s=0.6, wait_s=20.0, away_s=0.2)
 """Asks Redis each time, and finds soon that a holder has died."""
 PROCESSES, REQUESTS = 4, 50
+Caches = Callable[..., list[Cache]]
+pytestmark = pytest.mark.anyio
 _spawn = multiprocessing.get_context("spawn")
 
 
@@ -65,27 +68,6 @@ class Work:
         return work
 
 
-class Time:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.us = 1_000 * SECOND_US
-
-    def __call__(self) -> int:
-        return self.us
-
-
-def run(*caches: Cache, test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        try:
-            await test()
-        finally:
-            for each in caches:
-                await each.close()
-
-    asyncio.run(main())
-
-
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20.0):
         while not holds():
@@ -97,228 +79,194 @@ def calls_of_scripts(client: redis.Redis) -> int:
     return int(found.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-def caches(client: redis.Redis, count: int, config: CacheConfig = QUICK) -> tuple[list[Cache], Time]:
-    clock = Time()
-    return [Cache(client, "v1", config, clock) for _ in range(count)], clock
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock(1_000 * SECOND_US)
 
 
-def test_a_value_is_computed_once_and_then_served_as_it_is(client: redis.Redis) -> None:
-    (here, there), clock = caches(client, 2)
+@pytest.fixture
+async def caches(client: redis.Redis, clock: StandingClock) -> AsyncIterator[Caches]:
+    """Return a builder of caches that share Redis and a clock, as those of several processes do."""
+    made: list[Cache] = []
+
+    def make(count: int, config: CacheConfig = QUICK, code: str = "v1") -> list[Cache]:
+        new = [Cache(client, code, config, clock) for _ in range(count)]
+        made.extend(new)
+        return new
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+async def fresh(cache: Cache, work: Work, version: int = 0) -> Cached:
+    """Ask until the answer is no longer stale."""
+    async with asyncio.timeout(20.0):
+        while (found := await cache.get("price", ("x",), work, version=version)).outcome == "stale":
+            await asyncio.sleep(0.005)
+    return found
+
+
+async def test_a_value_is_computed_once_and_then_served_as_it_is(caches: Caches, clock: StandingClock) -> None:
+    here, there = caches(2)
     work = Work.at_once()
-
-    async def test() -> None:
-        first = await here.get("price", ("bitcoin", "1h"), work)
-        assert (first.body, first.age_s, first.fresh_for_s, first.outcome) == (b'{"run": 1}', 0.0, 300.0, "miss")
-        clock.us += 299 * SECOND_US
-        again = await there.get("price", ("bitcoin", "1h"), work)
-        assert (again.body, again.age_s, again.fresh_for_s, again.outcome) == (b'{"run": 1}', 299.0, 1.0, "hit")
-        assert (await there.get("price", ("bitcoin", "4h"), work)).outcome == "miss"
-        assert (await there.get("news", ("bitcoin", "1h"), work)).outcome == "miss"
-
-    run(here, there, test=test)
+    first = await here.get("price", ("bitcoin", "1h"), work)
+    assert (first.body, first.age_s, first.fresh_for_s, first.outcome) == (b'{"run": 1}', 0.0, 300.0, "miss")
+    clock.us += 299 * SECOND_US
+    again = await there.get("price", ("bitcoin", "1h"), work)
+    assert (again.body, again.age_s, again.fresh_for_s, again.outcome) == (b'{"run": 1}', 299.0, 1.0, "hit")
+    assert (await there.get("price", ("bitcoin", "4h"), work)).outcome == "miss"
+    assert (await there.get("news", ("bitcoin", "1h"), work)).outcome == "miss"
 
 
 @pytest.mark.parametrize(("kind", "fresh_s"), [("sentiment", 600), ("price", 300), ("news", 1_800)])
-def test_each_kind_is_fresh_for_its_time(client: redis.Redis, kind: Any, fresh_s: int) -> None:
-    (one,), clock = caches(client, 1)
-
-    async def test() -> None:
-        await one.get(kind, ("x",), Work.at_once())
-        clock.us += fresh_s * SECOND_US - 1
-        assert (await one.get(kind, ("x",), Work.at_once())).outcome == "hit"
-        clock.us += 1
-        assert (await one.get(kind, ("x",), Work.at_once())).outcome == "stale"
-
-    run(one, test=test)
-
-
-def test_a_stale_value_is_served_while_one_process_computes(client: redis.Redis) -> None:
-    (here, there), clock = caches(client, 2)
-    work = Work()
-
-    async def test() -> None:
-        await here.get("price", ("x",), Work.at_once())
-        clock.us += 400 * SECOND_US
-        served = [await each.get("price", ("x",), work) for each in (here, there, here, there)]
-        assert [(each.outcome, each.age_s, each.fresh_for_s) for each in served] == [("stale", 400.0, 0.0)] * 4
-        await until(work.began.is_set)
-        work.opens.set()
-        for each in (here, there):
-            async with asyncio.timeout(20.0):
-                while (found := await each.get("price", ("x",), work)).outcome == "stale":
-                    await asyncio.sleep(0.005)
-            assert (found.outcome, found.age_s) == ("hit", 0.0)
-        assert work.runs == 1
-
-    run(here, there, test=test)
-
-
-def test_a_value_that_is_too_old_is_waited_for(client: redis.Redis) -> None:
-    (one,), clock = caches(client, 1)
-
-    async def test() -> None:
-        await one.get("price", ("x",), Work.at_once())
-        clock.us += (300 + 3_600) * SECOND_US
-        found = await one.get("price", ("x",), Work.at_once())
+async def test_each_kind_is_fresh_then_stale_then_too_old(
+    caches: Caches, clock: StandingClock, kind: Any, fresh_s: int
+) -> None:
+    [one] = caches(1)
+    for _ in range(2):
+        found = await one.get(kind, ("x",), Work.at_once())
         assert (found.outcome, found.age_s) == ("miss", 0.0)
+        clock.us += (fresh_s + 3_600) * SECOND_US  # too old to be served while it is computed again
+    await one.get(kind, ("x",), Work.at_once())
+    clock.us += fresh_s * SECOND_US - 1
+    assert (await one.get(kind, ("x",), Work.at_once())).outcome == "hit"
+    clock.us += 1
+    assert (await one.get(kind, ("x",), Work.at_once())).outcome == "stale"
 
-    run(one, test=test)
+
+async def test_a_stale_value_is_served_while_one_process_computes(caches: Caches, clock: StandingClock) -> None:
+    here, there = caches(2)
+    work = Work()
+    await here.get("price", ("x",), Work.at_once())
+    clock.us += 400 * SECOND_US
+    served = [await each.get("price", ("x",), work) for each in (here, there, here, there)]
+    assert [(each.outcome, each.age_s, each.fresh_for_s) for each in served] == [("stale", 400.0, 0.0)] * 4
+    await until(work.began.is_set)
+    work.opens.set()
+    for each in (here, there):
+        found = await fresh(each, work)
+        assert (found.outcome, found.age_s) == ("hit", 0.0)
+    assert work.runs == 1
 
 
-def test_later_data_make_a_value_stale_and_earlier_ones_do_not(client: redis.Redis) -> None:
-    (here, there), _ = caches(client, 2)
+async def test_later_data_make_a_value_stale_and_earlier_ones_do_not(caches: Caches) -> None:
+    here, there = caches(2)
     work = Work.at_once()
 
     async def outcome(cache: Cache, version: int) -> Outcome:
         return (await cache.get("price", ("x",), work, version=version)).outcome
 
-    async def test() -> None:
-        assert await outcome(here, 7) == "miss"
-        assert await outcome(there, 7) == "hit"
-        assert await outcome(there, 8) == "stale"
-        await until(lambda: work.runs == 2)
-        async with asyncio.timeout(20.0):
-            while await outcome(here, 8) == "stale":
-                await asyncio.sleep(0.005)
-        assert await outcome(there, 7) == "hit"  # a process that has not heard of version 8
-        assert work.runs == 2
-
-    run(here, there, test=test)
+    assert await outcome(here, 7) == "miss"
+    assert await outcome(there, 7) == "hit"
+    assert await outcome(there, 8) == "stale"
+    await until(lambda: work.runs == 2)
+    await fresh(here, work, 8)
+    assert await outcome(there, 7) == "hit"  # a process that has not heard of version 8
+    assert work.runs == 2
 
 
-def test_what_other_code_has_computed_is_not_served(client: redis.Redis) -> None:
-    old, new = Cache(client, "v1", QUICK), Cache(client, "v2", QUICK)
-
-    async def test() -> None:
-        for each in (old, new):
-            assert (await each.get("price", ("x",), Work.at_once())).outcome == "miss"
-
-    run(old, new, test=test)
+async def test_what_other_code_has_computed_is_not_served(caches: Caches) -> None:
+    [old], [new] = caches(1), caches(1, code="v2")
+    for each in (old, new):
+        assert (await each.get("price", ("x",), Work.at_once())).outcome == "miss"
     here, there = Path(timestamps.__file__), Path(cache_module.__file__)
     assert code_version(here) == code_version(here) != code_version(here, there)
     assert code_version(here.parent) == code_version(here.parent) != code_version(here)
 
 
-def test_parts_of_a_key_are_kept_apart(client: redis.Redis) -> None:
-    (one,), _ = caches(client, 1)
-
-    async def test() -> None:
-        for parts in (("a", "b"), ("a:b",), ("a%3Ab",), ("ab",), ("a",), ("a#lock",), ("a", "lock")):
-            assert (await one.get("price", parts, Work.at_once())).outcome == "miss", parts
-
-    run(one, test=test)
+async def test_parts_of_a_key_are_kept_apart(caches: Caches) -> None:
+    [one] = caches(1)
+    for parts in (("a", "b"), ("a:b",), ("a%3Ab",), ("ab",), ("a",), ("a#lock",), ("a", "lock")):
+        assert (await one.get("price", parts, Work.at_once())).outcome == "miss", parts
 
 
-def test_a_process_serves_what_it_has_just_read_without_redis(client: redis.Redis) -> None:
-    (one,), _ = caches(client, 1, CacheConfig(near_s=60.0))
-
-    async def test() -> None:
-        await one.get("price", ("x",), Work.at_once(), version=3)
-        client.flushall()
-        assert (await one.get("price", ("x",), Work.at_once(), version=3)).outcome == "hit"
-        assert (await one.get("price", ("x",), Work.at_once(), version=4)).outcome == "miss"
-
-    run(one, test=test)
+async def test_a_process_serves_what_it_has_just_read_without_redis(caches: Caches, client: redis.Redis) -> None:
+    [one] = caches(1, CacheConfig(near_s=60.0))
+    await one.get("price", ("x",), Work.at_once(), version=3)
+    client.flushall()
+    assert (await one.get("price", ("x",), Work.at_once(), version=3)).outcome == "hit"
+    assert (await one.get("price", ("x",), Work.at_once(), version=4)).outcome == "miss"
 
 
-def test_redis_holds_no_more_than_it_may(client: redis.Redis) -> None:
-    (one,), clock = caches(client, 1, CacheConfig(near_s=1e-9, items=3, item_bytes=20))
+async def test_redis_holds_no_more_than_it_may(caches: Caches, client: redis.Redis, clock: StandingClock) -> None:
+    [one] = caches(1, CacheConfig(near_s=1e-9, items=3, item_bytes=20))
 
     async def ask(name: str, work: Callable[[], bytes]) -> Outcome:
         clock.us += 1
         return (await one.get("price", (name,), work)).outcome
 
-    async def test() -> None:
-        for name in "abcd":
-            assert await ask(name, Work.at_once()) == "miss"
-        assert [await ask(name, Work.at_once()) for name in "bcd"] == ["hit"] * 3
-        assert await ask("a", Work.at_once()) == "miss"  # the oldest has given way
-        assert await ask("b", Work.at_once()) == "miss"
-        for _ in range(2):
-            assert await ask("long", lambda: b'"%s"' % (20 * b"x")) == "miss"
-        values = list(client.scan_iter("*:price:*"))
-        assert len(values) == 3
-
-    run(one, test=test)
+    for name in "abcd":
+        assert await ask(name, Work.at_once()) == "miss"
+    assert [await ask(name, Work.at_once()) for name in "bcd"] == ["hit"] * 3
+    assert await ask("a", Work.at_once()) == "miss"  # the oldest has given way
+    assert await ask("b", Work.at_once()) == "miss"
+    for _ in range(2):
+        assert await ask("long", lambda: b'"%s"' % (20 * b"x")) == "miss"
+    values = list(client.scan_iter("*:price:*"))
+    assert len(values) == 3
 
 
-def test_an_error_reaches_all_who_wait_and_is_not_kept(client: redis.Redis) -> None:
-    (here, there), _ = caches(client, 2)
-    work = Work(NotFoundError("no coin 'x' is known"))
-
-    async def test() -> None:
-        waiting = [asyncio.ensure_future(here.get("price", ("x",), work)) for _ in range(3)]
-        await until(work.began.is_set)
-        waiting += [asyncio.ensure_future(there.get("price", ("x",), work)) for _ in range(3)]
-        await until(lambda: calls_of_scripts(client) >= 3)  # the other one has seen who computes
-        work.opens.set()
-        errors = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [(type(each), str(each)) for each in errors] == [(NotFoundError, "no coin 'x' is known")] * 6
-        assert work.runs == 1
-        assert (await there.get("price", ("x",), Work.at_once())).outcome == "miss"
-        await here.counts()  # which writes what was counted there, too
-        counts = await there.counts()
-        assert counts is not None
-        assert (counts["price"].errors, counts["price"].computed) == (1, 2)
-
-    run(here, there, test=test)
-
-
-def test_faults_of_other_processes_are_not_told_in_detail(client: redis.Redis) -> None:
-    (here, there), _ = caches(client, 2)
-    work = Work(ZeroDivisionError("secret"))
-
-    async def test() -> None:
-        first = asyncio.ensure_future(here.get("price", ("x",), work))
-        await until(work.began.is_set)
-        second = asyncio.ensure_future(there.get("price", ("x",), work))
-        await until(lambda: calls_of_scripts(client) >= 3)
-        work.opens.set()
-        with pytest.raises(ZeroDivisionError):
-            await first
-        with pytest.raises(QubicLabError, match="log of another process"):
-            await second
-
-    run(here, there, test=test)
+@pytest.mark.parametrize(
+    ("error", "elsewhere", "said"),
+    [
+        (NotFoundError("no coin 'x' is known"), NotFoundError, "no coin 'x' is known"),
+        (ZeroDivisionError("secret"), QubicLabError, "log of another process"),  # a fault: no details for others
+    ],
+)
+async def test_an_error_reaches_all_who_wait_and_is_not_kept(
+    caches: Caches, client: redis.Redis, error: Exception, elsewhere: type[Exception], said: str
+) -> None:
+    here, there = caches(2)
+    work = Work(error)
+    waiting = [asyncio.ensure_future(here.get("price", ("x",), work)) for _ in range(3)]
+    await until(work.began.is_set)
+    waiting += [asyncio.ensure_future(there.get("price", ("x",), work)) for _ in range(3)]
+    await until(lambda: calls_of_scripts(client) >= 3)  # the other one has seen who computes
+    work.opens.set()
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert errors[:3] == [error] * 3
+    for each in errors[3:]:
+        assert type(each) is elsewhere and said in str(each) and "secret" not in str(each)
+    assert work.runs == 1
+    assert (await there.get("price", ("x",), Work.at_once())).outcome == "miss"
+    await here.counts()  # which writes what was counted there, too
+    price = (await there.counts())["price"]
+    assert (price.errors, price.computed) == (1, 2)
 
 
-def test_a_stale_value_outlives_a_failed_refresh_without_being_tried_again_at_once(client: redis.Redis) -> None:
-    (one,), clock = caches(client, 1)
+async def test_a_stale_value_outlives_a_failed_refresh_without_being_tried_again_at_once(
+    caches: Caches, clock: StandingClock
+) -> None:
+    [one] = caches(1)
     failing = Work.at_once(QubicLabError("the database is locked"))
-
-    async def test() -> None:
-        await one.get("price", ("x",), Work.at_once())
-        clock.us += 400 * SECOND_US
-        for _ in range(5):
-            assert (await one.get("price", ("x",), failing)).outcome == "stale"
-            await until(lambda: not one._behind)
-        assert failing.runs == 1
-
-    run(one, test=test)
+    await one.get("price", ("x",), Work.at_once())
+    clock.us += 400 * SECOND_US
+    for _ in range(5):
+        assert (await one.get("price", ("x",), failing)).outcome == "stale"
+        while (counts := await one.counts()) is None or counts["price"].errors == 0:
+            await asyncio.sleep(0.005)
+    assert failing.runs == 1
 
 
-def test_counts_are_those_of_all_processes(client: redis.Redis) -> None:
-    (here, there), clock = caches(client, 2)
+async def test_counts_are_those_of_all_processes(caches: Caches, client: redis.Redis, clock: StandingClock) -> None:
+    [here], there = caches(1), Cache(client, "v1", QUICK, clock)
     work = Work()
-
-    async def test() -> None:
-        waiting = [asyncio.ensure_future(here.get("news", ("x",), work)) for _ in range(3)]
-        await until(work.began.is_set)
-        work.opens.set()
-        await asyncio.gather(*waiting)
-        for _ in range(4):
-            await there.get("news", ("x",), work)
-        clock.us += 1_800 * SECOND_US
+    waiting = [asyncio.ensure_future(here.get("news", ("x",), work)) for _ in range(3)]
+    await until(work.began.is_set)
+    work.opens.set()
+    await asyncio.gather(*waiting)
+    for _ in range(4):
         await there.get("news", ("x",), work)
-        await there.close()
-        counts = await here.counts()
-        assert counts is not None
-        news, price = counts["news"], counts["price"]
-        assert (news.hits, news.stale, news.misses, news.waits, news.direct) == (4, 1, 1, 2, 0)
-        assert (news.computed, news.errors, news.hit_rate) == (2, 0, 5 / 8)
-        assert (price.hits, price.computed, price.hit_rate) == (0, 0, None)
-
-    run(here, test=test)
+    clock.us += 1_800 * SECOND_US
+    await there.get("news", ("x",), work)
+    await there.close()
+    counts = await here.counts()
+    assert counts is not None
+    news, price = counts["news"], counts["price"]
+    assert (news.hits, news.stale, news.misses, news.waits, news.direct) == (4, 1, 1, 2, 0)
+    assert (news.computed, news.errors, news.hit_rate) == (2, 0, 5 / 8)
+    assert (price.hits, price.computed, price.hit_rate) == (0, 0, None)
 
 
 def _ask_at_once(url: str, ready: Any, folder: str, results: Any) -> None:
@@ -369,74 +317,63 @@ def _compute_for_ever(url: str, began: Any) -> None:
     asyncio.run(Cache(connect(url), "v1", QUICK).get("price", ("x",), compute))
 
 
-def test_a_holder_that_is_killed_is_replaced_by_one_other(server: RedisServer, client: redis.Redis) -> None:
+async def test_a_holder_that_is_killed_is_replaced_by_one_other(server: RedisServer, caches: Caches) -> None:
     began = _spawn.Event()
     holder = _spawn.Process(target=_compute_for_ever, args=(server.url, began))
     holder.start()
-    (here, there), _ = caches(client, 2)
+    here, there = caches(2)
     work = Work.at_once()
-
-    async def test() -> None:
-        assert await asyncio.to_thread(began.wait, 60.0)
-        waiting = [asyncio.ensure_future(each.get("price", ("x",), work)) for each in (here, there) for _ in range(20)]
-        await asyncio.sleep(2 * QUICK.lock_s)
-        assert work.runs == 0  # it lives, and so holds its lock for longer than one lease
-        assert holder.pid is not None
-        os.kill(holder.pid, signal.SIGKILL)
-        async with asyncio.timeout(10.0):
-            found = await asyncio.gather(*waiting)
-        assert {each.body for each in found} == {b'{"run": 1}'}
-        assert work.runs == 1
-
-    run(here, there, test=test)
+    assert await asyncio.to_thread(began.wait, 60.0)
+    waiting = [asyncio.ensure_future(each.get("price", ("x",), work)) for each in (here, there) for _ in range(20)]
+    await asyncio.sleep(2 * QUICK.lock_s)
+    assert work.runs == 0  # it lives, and so holds its lock for longer than one lease
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    async with asyncio.timeout(10.0):
+        found = await asyncio.gather(*waiting)
+    assert {each.body for each in found} == {b'{"run": 1}'}
+    assert work.runs == 1
     holder.join(60.0)
 
 
-def test_a_holder_that_lost_its_lock_does_not_overwrite_or_unlock(client: redis.Redis) -> None:
-    (slow, quick), _ = caches(client, 2, CacheConfig(near_s=1e-9, lock_s=60.0))
+async def test_a_holder_that_lost_its_lock_does_not_overwrite_or_unlock(caches: Caches, client: redis.Redis) -> None:
+    slow, quick = caches(2, CacheConfig(near_s=1e-9, lock_s=60.0))
     late, early = Work(), Work.at_once()
     early.runs = 10
-
-    async def test() -> None:
-        first = asyncio.ensure_future(slow.get("price", ("x",), late))
-        await until(late.began.is_set)
-        client.delete("{qubic-lab:oracle}:price:v1:x#lock")  # as if its lease had ended
-        assert (await quick.get("price", ("x",), early)).body == b'{"run": 11}'
-        late.opens.set()
-        assert (await first).body == b'{"run": 1}'
-        assert (await quick.get("price", ("x",), early)).body == b'{"run": 11}'
-
-    run(slow, quick, test=test)
+    first = asyncio.ensure_future(slow.get("price", ("x",), late))
+    await until(late.began.is_set)
+    client.delete("{qubic-lab:oracle}:price:v1:x#lock")  # as if its lease had ended
+    assert (await quick.get("price", ("x",), early)).body == b'{"run": 11}'
+    late.opens.set()
+    assert (await first).body == b'{"run": 1}'
+    assert (await quick.get("price", ("x",), early)).body == b'{"run": 11}'
 
 
-def test_without_redis_it_is_computed_once_in_each_process(tmp_path: Path) -> None:
+async def test_without_redis_it_is_computed_once_in_each_process(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "r") as server, connect(server.url) as client:
         one = Cache(client, "v1", QUICK)
-
-        async def test() -> None:
-            assert (await one.get("price", ("x",), Work.at_once())).outcome == "miss"
-            assert server.pid is not None
-            os.kill(server.pid, signal.SIGSTOP)  # slow, which is worse than dead
-            await one.counts()
-            work = Work()
-            waiting = [asyncio.ensure_future(one.get("price", ("x",), work)) for _ in range(10)]
-            await until(work.began.is_set)
-            work.opens.set()
-            found = await asyncio.gather(*waiting)
-            assert sorted(each.outcome for each in found) == ["direct", *["wait"] * 9]
-            assert work.runs == 1
-            os.kill(server.pid, signal.SIGKILL)
-            async with asyncio.timeout(30.0):  # it is started again, and what it held is there
-                while (again := await one.get("price", ("x",), Work.at_once())).outcome != "hit":
-                    await asyncio.sleep(0.05)
-            assert again.body == b'{"run": 1}'
-            async with asyncio.timeout(30.0):
-                while (counts := await one.counts()) is None:
-                    await asyncio.sleep(0.05)
-            assert counts["price"].misses == 1
-            assert (counts["price"].direct, counts["price"].waits) >= (1, 9)
-
-        run(one, test=test)
+        assert (await one.get("price", ("x",), Work.at_once())).outcome == "miss"
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)  # slow, which is worse than dead
+        await one.counts()
+        work = Work()
+        waiting = [asyncio.ensure_future(one.get("price", ("x",), work)) for _ in range(10)]
+        await until(work.began.is_set)
+        work.opens.set()
+        found = await asyncio.gather(*waiting)
+        assert sorted(each.outcome for each in found) == ["direct", *["wait"] * 9]
+        assert work.runs == 1
+        os.kill(server.pid, signal.SIGKILL)
+        async with asyncio.timeout(30.0):  # it is started again, and what it held is there
+            while (again := await one.get("price", ("x",), Work.at_once())).outcome != "hit":
+                await asyncio.sleep(0.05)
+        assert again.body == b'{"run": 1}'
+        async with asyncio.timeout(30.0):
+            while (counts := await one.counts()) is None:
+                await asyncio.sleep(0.05)
+        assert counts["price"].misses == 1
+        assert (counts["price"].direct, counts["price"].waits) >= (1, 9)
+        await one.close()
 
 
 def test_settings_are_checked() -> None:

@@ -4,8 +4,9 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,28 +15,21 @@ import numpy as np
 import pytest
 import redis
 from clocks import StandingClock
+from databases import all_pages
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
-from qubic_lab.oracle.analysis.rating import MarketRating, Rating
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Frequency, Price, Series, Text, bars_of_prices
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
-from qubic_lab.oracle.sentiment.index_report import SentimentIndex, SentimentSummary
 from qubic_lab.oracle.sentiment.stored import choose_model
 from qubic_lab.oracle.serving.overview import market_overview, money
-from qubic_lab.oracle.serving.prices import (
-    ClosedBars,
-    completeness,
-    price_analysis,
-    price_history,
-    row_before,
-)
+from qubic_lab.oracle.serving.prices import PriceHistory, completeness, price_analysis, price_history, row_before
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
 from qubic_lab.oracle.serving.texts import sentiment, text_history
 from qubic_lab.oracle.store.bar_history import BarHistory
@@ -95,18 +89,9 @@ def hourly(count: int, end_us: int = NOON, drift: float = 0.0, seed: int = 0) ->
 
 def text(number: int, at_us: int | None, **values: Any) -> Text:
     body = f"Body {number}: " + " ".join(f"word{number}x{n}" for n in range(30))
-    defaults: dict[str, Any] = {
-        "source": "newsapi",
-        "external_id": str(number),
-        "kind": "news",
-        "title": f"Title {number} of its own",
-        "body": body,
-        "url": f"https://example.org/{number}",
-        "publisher": "Example",
-        "published_us": at_us,
-        "coins": ("bitcoin",),
-    }
-    return Text(**defaults | values)
+    url, title = f"https://example.org/{number}", f"Title {number} of its own"
+    made = Text("newsapi", str(number), "news", title, body, url, "Example", at_us, ("bitcoin",))
+    return replace(made, **values)
 
 
 def test_bars_of_quotes_are_as_by_hand() -> None:
@@ -189,7 +174,6 @@ def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
     day = found.day
     assert (day.high, day.low, day.volume, day.volume_unit) == (300.0, 180.0, 5e9, "currency")
     assert (day.completeness, day.flags, found.market_cap) == (1.0, {"outlier": 1}, 1e12)
-    assert isinstance(found.bars, ClosedBars)
     assert len(found.bars.bars) == 48
     bar = found.bars.bars[-1]
     assert (bar.closed_us, bar.open, bar.high, bar.low, bar.close) == (NOON, 180.0, 300.0, 180.0, 200.0)
@@ -213,7 +197,6 @@ def test_bars_of_longer_frames_are_whole_and_closed(sqlite: Engine, frame: Any, 
     store = MarketStore(sqlite, StandingClock(NOON))
     store.prices.add(QUOTES, quotes(40 * 288))
     found = price_analysis(store.snapshot(), "bitcoin", frame)
-    assert isinstance(found.bars, ClosedBars)
     assert len(found.bars.bars) == {"4h": 42, "1d": 30}[frame]
     assert {each.prices for each in found.bars.bars} == {12 * hours}
     assert found.bars.bars[-1].closed_us <= found.as_of_us
@@ -227,7 +210,6 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(sqlite: Engin
     assert [each.change_pct for each in found.changes] == [None, None]
     assert (found.last.stale, found.last.age_s) == (True, 900 * 86_400.0)
     assert (found.day.high, found.day.volume, found.market_cap) == (5e-7, None, None)
-    assert found.fallback is not None
     assert "no source is on time" in found.fallback
     overview = market_overview(store.snapshot(), ["bitcoin", "ethereum"])
     assert list(overview.summary) == [
@@ -254,7 +236,6 @@ def test_the_freshest_source_that_is_not_late_is_used_and_named(sqlite: Engine) 
     assert found.fallback == "exchange in place of coingecko, which is late"
     assert [each.source for each in found.others] == ["slow", "coingecko"]
     assert (found.day.volume, found.day.volume_unit) == (2.0 * 1_440, "coin")
-    assert isinstance(found.bars, ClosedBars)
     assert {each.volume for each in found.bars.bars[1:]} == {120.0}
     for name, interval_s in (("slow", None), ("exchange", 60), (None, 60)):
         history = price_history(store.snapshot(), "bitcoin", source=name, interval_s=interval_s)
@@ -270,7 +251,6 @@ def test_bars_that_do_not_divide_a_frame_are_not_forced_into_it(sqlite: Engine) 
     assert isinstance(found := price_analysis(store.snapshot(), "bitcoin", "1h").bars, Missing)
     assert found.reason == "no bars of 1h can be made from bars of 86400 s"
     daily = price_analysis(store.snapshot(), "bitcoin", "1d").bars
-    assert isinstance(daily, ClosedBars)
     assert [(each.open, each.close, each.completeness) for each in daily.bars] == [(8.0, 9.0, 1.0)]
 
 
@@ -293,10 +273,8 @@ def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
         ("hacker-news", 1, 0, 1_800.0),
         ("newsapi", 1, 0, 10_800.0),
     ]
-    assert found.newest is not None
     assert (found.newest.title, found.newest.age_s) == ("Title 3 of its own", 1_800.0)
     assert isinstance(found.scores, Missing)
-    assert isinstance(found.index, Missing)
     assert "qubic-lab oracle score" in found.index.reason
     ids = {each.title: each.id for each in store.texts.read("bitcoin", 0, NOON)}
     store.texts.add_scores(
@@ -308,7 +286,6 @@ def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
         ]
     )
     scores = sentiment(store.snapshot(), "bitcoin", "24h").scores
-    assert not isinstance(scores, Missing)
     assert [(each.model, each.texts) for each in scores] == [("lexicon 1", 2), ("other 2", 1)]
     assert [each.mean for each in scores] == pytest.approx([0.1, 0.1])
     assert scores[0].volatility == pytest.approx(0.6 * 2**0.5)
@@ -336,7 +313,6 @@ def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
         "coingecko.",
         "Solana 104.00 USD, +4.0 % in 24 h; 0 texts in 24 h; price 3 minutes old from coingecko.",
     ]
-    assert not isinstance(found.sources, Missing)
     assert [(each.source, each.state, each.failed, each.last_error) for each in found.sources] == [
         ("coingecko", "ok", 0, None),
         ("newsapi", "failing", 1, "HTTP 429"),
@@ -350,17 +326,8 @@ def test_who_asks_wrongly_is_told(sqlite: Engine) -> None:
     store = MarketStore(sqlite, StandingClock(NOON))
     with pytest.raises(NotFoundError, match="there are no prices yet"):
         market_overview(store.snapshot())
-    with pytest.raises(NotFoundError, match="no price of bitcoin in usd is known: qubic-lab oracle collect"):
-        price_analysis(store.snapshot(), "bitcoin")
-    with pytest.raises(NotFoundError, match="unknown coin 'bitcoyn': did you mean 'bitcoin'"):
-        sentiment(store.snapshot(), "bitcoyn")
     with pytest.raises(InputError, match="unknown frame '2h'"):
         price_analysis(store.snapshot(), "bitcoin", "2h")  # type: ignore[arg-type]
-    for as_of_us in (NOON - SECOND_US, NOON + DAY_US):
-        with pytest.raises(InputError, match="2 s or more before now"):
-            sentiment(store.snapshot(as_of_us), "bitcoin")
-    with pytest.raises(InputError, match="at least 0"):
-        sentiment(store.snapshot(-1), "bitcoin")
     with pytest.raises(InputError, match="cursor"):
         price_history(store.snapshot(), "bitcoin", cursor="nobody:0:usd:5")
     with pytest.raises(InputError, match="limit is 501"):
@@ -374,25 +341,17 @@ def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
     store.texts.add([text(n, NOON - n * HOUR_US) for n in range(7)])
     clock.us += HOUR_US
     as_of = clock.us - 10 * SECOND_US
-    seen: list[float] = []
-    cursor = None
-    while True:
-        page = price_history(store.snapshot(as_of), "bitcoin", limit=4, cursor=cursor)
-        seen += [each.close for each in page.prices]
-        # a fresher source and a correction, which come in between, change nothing
+
+    def page(**options: Any) -> PriceHistory:
+        found = price_history(store.snapshot(as_of), "bitcoin", **options)
+        # a fresher source and a correction, which come between two pages, change nothing
         store.prices.add(Series("bitcoin", "other"), [quote(clock.us, 1.0)])
         store.prices.add(QUOTES, [quote(NOON - 7 * FIVE_US, 1.0)])
-        if (cursor := page.next_cursor) is None:
-            break
-    assert seen == [109.0 - n for n in range(10)]
-    titles: list[str] = []
-    cursor = None
-    while True:
-        texts = text_history(store.snapshot(), "bitcoin", limit=3, cursor=cursor)
-        titles += [each.title for each in texts.texts]
-        if (cursor := texts.next_cursor) is None:
-            break
-    assert titles == [f"Title {n} of its own" for n in range(7)]
+        return found
+
+    assert [each.close for each in all_pages(page, "prices", 4)] == [109.0 - n for n in range(10)]
+    texts = all_pages(partial(text_history, store.snapshot(), "bitcoin"), "texts", 3)
+    assert [each.title for each in texts] == [f"Title {n} of its own" for n in range(7)]
     ranged = price_history(store.snapshot(), "bitcoin", NOON - 2 * FIVE_US, NOON, source="coingecko")
     assert [each.close for each in ranged.prices] == [108.0, 107.0]
 
@@ -494,33 +453,22 @@ def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(sqlite
     prices[-3] = replace(prices[-3], close=2 * prices[-3].close)
     store.prices.add(QUOTES, prices)
     found = price_analysis(store.snapshot(), "bitcoin", "1h")
-    assert not isinstance(found.analysed, Missing)
     assert (found.analysed.bars, found.analysed.missing, found.analysed.age_s) == (720, 0, 60.0)
-    assert isinstance(found.indicators, dict)
     mean = found.indicators["sma_200"]
-    assert not isinstance(mean, Missing)
     assert (mean.warm_up, mean.unit, mean.age_s) == (199, "price", 60.0)
     assert mean.value == pytest.approx(np.mean([each.close for each in prices[-200:]]))
     assert isinstance(found.indicators["volume_balance"], Missing)
     assert not isinstance(found.trend, Missing)
     assert isinstance(found.levels, tuple) and found.levels
-    assert isinstance(found.forecasts, dict)
     assert list(found.forecasts) == ["1h", "2h", "3h", "4h"]
     ahead = found.forecasts["4h"]
-    assert not isinstance(ahead, Missing)
     assert ahead.low < ahead.price < ahead.high
     assert (ahead.at_us, ahead.coverage) == (NOON + 4 * HOUR_US, 0.8)
     assert ahead.skill is not None
-    assert not isinstance(found.anomalies, Missing)
-    assert isinstance(found.anomalies.jumps, tuple)
     assert NOON - 2 * HOUR_US in [each.at_us for each in found.anomalies.jumps]
-    assert isinstance(found.anomalies.volumes, Missing)
     assert found.anomalies.volumes.reason == "no volume is known"
     few = price_analysis(store.snapshot(), "bitcoin", "1d")
-    assert isinstance(few.indicators, dict)
-    assert isinstance(few.indicators["sma_200"], Missing)
     assert few.indicators["sma_200"].reason == "200 bars are needed, 33 are known"
-    assert isinstance(few.forecasts, dict)
     assert isinstance(few.forecasts["1h"], Missing)
 
 
@@ -534,17 +482,12 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(sqlite: Engine) -> No
     found = market_overview(store.snapshot())
     by_coin = {each.coin: each.rating for each in found.coins}
     up, down = by_coin["bitcoin"], by_coin["ethereum"]
-    assert isinstance(up, Rating)
-    assert isinstance(down, Rating)
     assert up.score > 0 > down.score
     assert up.left_out == {"sentiment": "there are no texts"}
     assert up.basis == (f"480 bars of 1h from coingecko up to {iso(NOON)}",)
     old, short = by_coin["solana"], by_coin["dogecoin"]
-    assert isinstance(old, Missing)
     assert old.reason == "no rating: the newest price is 1 day old"
-    assert isinstance(short, Missing)
     assert short.reason.startswith("no rating: 3 rules must have their numbers, 1 have")
-    assert isinstance(found.rating, MarketRating)
     assert (found.rating.coins, found.rating.without) == (2, ("Solana", "Dogecoin"))
     assert found.summary[-1].startswith("By simple rules, which are no advice, the market is rated ")
     assert any(line.startswith("Bitcoin") and f"rated {up.rating}" in line for line in found.summary)
@@ -564,13 +507,11 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(engine: Engine) -
     found = sentiment(store.snapshot(), "bitcoin", "24h")
     assert (found.texts, found.samples, found.by_source[0].source) == (4, 1, "newsapi")
     index = found.index
-    assert isinstance(index, SentimentIndex)
     weights = [2.0 ** -((n * 6 * 3_600 + 10) / 43_200) for n in range(4)]
     expected = np.average([0.8, 0.4, -0.6, 0.2], weights=weights)
     assert index.index == pytest.approx(expected)
     assert (index.model, index.texts, index.unscored, index.half_life_s) == ("default@1", 4, 0, 43_200.0)
     assert index.confidence == pytest.approx(index.number * index.age * index.agreement)
-    assert not isinstance(index.shares, Missing)
     assert (index.shares.positive, index.shares.texts) == (pytest.approx(0.7), 4)
     moved = {each.title: each.contribution for each in index.factors}
     assert list(moved) == [f"Title {n} of its own" for n in (0, 2, 1, 3)]  # the largest first
@@ -581,17 +522,14 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(engine: Engine) -
     assert (index.history[-1].index, index.history[-1].at_us) == (index.index, found.as_of_us)
     assert (index.history[0].at_us, index.history[0].texts) == (clock.us - DAY_US, 2)  # those of 24 and 42 h ago
     assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
-    assert not isinstance(found.scores, Missing)
     assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}
     brief = market_overview(store.snapshot(), ["bitcoin"]).coins[0]
     assert brief.texts_24h == 4
-    assert isinstance(brief.sentiment, SentimentSummary)
     assert (brief.sentiment.index, brief.sentiment.confidence) == (
         pytest.approx(expected),
         pytest.approx(index.confidence),
     )
     week = sentiment(store.snapshot(), "bitcoin", "7d").index
-    assert isinstance(week, SentimentIndex)
     assert (week.texts, week.unscored, len(week.history)) == (6, 2, 8)
 
 
@@ -608,10 +546,9 @@ def test_settings_weigh_texts_by_source_and_age(sqlite: Engine) -> None:
     weights = [2.0 ** -(1 / 21_600), 3.0 * 2.0 ** -((6 * 3_600 + 1) / 21_600)]
     expected = pytest.approx(np.average([0.6, -0.4], weights=weights))
     found = sentiment(store.snapshot(), "bitcoin", "24h", weighting).index
-    assert isinstance(found, SentimentIndex)
     assert (found.index, found.half_life_s) == (expected, 21_600.0)
     brief = market_overview(store.snapshot(), ["bitcoin"], weighting).coins[0].sentiment
-    assert isinstance(brief, SentimentSummary) and brief.index == expected
+    assert brief.index == expected
 
 
 def test_texts_that_are_samples_or_baselines_make_no_index(sqlite: Engine) -> None:
@@ -622,7 +559,6 @@ def test_texts_that_are_samples_or_baselines_make_no_index(sqlite: Engine) -> No
     found = sentiment(store.snapshot(), "bitcoin")
     assert (found.texts, found.samples, found.newest, found.stale, found.by_kind) == (0, 1, None, True, {})
     for part in (found.index, found.scores):
-        assert isinstance(part, Missing)
         assert part.reason == "there are no texts"
     store.texts.add([text(2, NOON - HOUR_US)])
     real = next(each for each in store.texts.read("bitcoin", 0, NOON) if each.source != "sample")
@@ -630,7 +566,6 @@ def test_texts_that_are_samples_or_baselines_make_no_index(sqlite: Engine) -> No
     found = sentiment(store.snapshot(), "bitcoin")
     assert isinstance(found.index, Missing)
     assert isinstance(found.scores, tuple)
-    assert found.newest is not None
     assert found.newest.title == "Title 2 of its own"
     assert isinstance(market_overview(store.snapshot(), ["bitcoin"]).coins[0].sentiment, Missing)
 
@@ -694,37 +629,16 @@ def test_answers_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_words_for_amounts_and_ages() -> None:
-    assert [money(each) for each in (61_234.0, 1.5, 0.5, 1.234e-6, 2.5e12, 3e9, 1_000_000.0)] == [
-        "61,234.00",
-        "1.50",
-        "0.5000",
-        "0.000001234",
-        "2.50 trillion",
-        "3.00 billion",
-        "1.00 million",
-    ]
-    assert [age_text(each) for each in (0.4, 1.0, 59.0, 60.0, 7_200.0, 86_400.0, 864_000.0)] == [
-        "less than a second",
-        "1 second",
-        "59 seconds",
-        "1 minute",
-        "2 hours",
-        "1 day",
-        "10 days",
-    ]
+    amounts = [money(each) for each in (61_234.0, 1.5, 0.5, 1.234e-6, 2.5e12, 3e9, 1_000_000.0)]
+    assert (
+        " | ".join(amounts) == "61,234.00 | 1.50 | 0.5000 | 0.000001234 | 2.50 trillion | 3.00 billion | 1.00 million"
+    )
+    ages = [age_text(each) for each in (0.4, 1.0, 59.0, 60.0, 7_200.0, 86_400.0, 864_000.0)]
+    assert ", ".join(ages) == "less than a second, 1 second, 59 seconds, 1 minute, 2 hours, 1 day, 10 days"
 
 
-def serve(oracle: Oracle, test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        try:
-            await test()
-        finally:
-            await oracle.close()
-
-    asyncio.run(main())
-
-
-def test_answers_come_from_the_cache_until_there_are_new_data(
+@pytest.mark.anyio
+async def test_answers_come_from_the_cache_until_there_are_new_data(
     sqlite: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.flushall()
@@ -739,33 +653,32 @@ def test_answers_come_from_the_cache_until_there_are_new_data(
         answer = json.loads(served(await oracle.price_analysis("BTC", **options)))
         return str(answer["cache"])
 
-    async def test() -> None:
-        assert await ask() == "miss"
-        clock.us += 60 * SECOND_US
-        assert await ask() == "hit"
-        assert (answer["age_s"], answer["last"]["price"], answer["as_of"]) == (60.0, 399.0, iso(NOON))
-        oracle.store().prices.add(QUOTES, [quote(clock.us, 500.0)])
-        assert await ask() == "stale"
-        assert (answer["age_s"], answer["last"]["price"]) == (60.0, 399.0)
-        async with asyncio.timeout(20.0):
-            while await ask() == "stale":
-                await asyncio.sleep(0.01)
-        assert (answer["age_s"], answer["last"]["price"]) == (0.0, 500.0)
-        clock.us += 10 * SECOND_US
-        past = clock.us - 5 * SECOND_US
-        assert await ask(as_of_us=past) == "miss"
-        oracle.store().prices.add(QUOTES, [quote(clock.us, 600.0)])
-        assert await ask(as_of_us=past) == "hit"
-        with pytest.raises(InputError, match="2 s or more before now"):
-            await ask(as_of_us=clock.us)
-        with pytest.raises(NotFoundError, match="unknown coin"):
-            await oracle.sentiment("no coin")
-        assert isinstance((await oracle.status()).cache, tuple)
-
-    serve(oracle, test)
+    assert await ask() == "miss"
+    clock.us += 60 * SECOND_US
+    assert await ask() == "hit"
+    assert (answer["age_s"], answer["last"]["price"], answer["as_of"]) == (60.0, 399.0, iso(NOON))
+    oracle.store().prices.add(QUOTES, [quote(clock.us, 500.0)])
+    assert await ask() == "stale"
+    assert (answer["age_s"], answer["last"]["price"]) == (60.0, 399.0)
+    async with asyncio.timeout(20.0):
+        while await ask() == "stale":
+            await asyncio.sleep(0.01)
+    assert (answer["age_s"], answer["last"]["price"]) == (0.0, 500.0)
+    clock.us += 10 * SECOND_US
+    past = clock.us - 5 * SECOND_US
+    assert await ask(as_of_us=past) == "miss"
+    oracle.store().prices.add(QUOTES, [quote(clock.us, 600.0)])
+    assert await ask(as_of_us=past) == "hit"
+    with pytest.raises(InputError, match="2 s or more before now"):
+        await ask(as_of_us=clock.us)
+    with pytest.raises(NotFoundError, match="unknown coin"):
+        await oracle.sentiment("no coin")
+    assert isinstance((await oracle.status()).cache, tuple)
+    await oracle.close()
 
 
-def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(sqlite: Engine, client: redis.Redis) -> None:
+@pytest.mark.anyio
+async def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(sqlite: Engine, client: redis.Redis) -> None:
     client.flushall()
     good = Oracle(lambda: sqlite, client, StandingClock(NOON))
     good.store().prices.add(QUOTES, quotes(3))
@@ -774,14 +687,11 @@ def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(sqlite: Eng
         raise InputError("no database")
 
     bad = Oracle(refuse, client, StandingClock(NOON))
-
-    async def test() -> None:
-        await good.price_analysis("bitcoin")
-        found = await bad.price_analysis("bitcoin")
-        assert found.outcome == "hit"
-        assert json.loads(found.body)["last"]["price"] == 102.0
-        with pytest.raises(InputError, match="no database"):
-            await bad.text_history("bitcoin", Range())
-        await bad.close()
-
-    serve(good, test)
+    await good.price_analysis("bitcoin")
+    found = await bad.price_analysis("bitcoin")
+    assert found.outcome == "hit"
+    assert json.loads(found.body)["last"]["price"] == 102.0
+    with pytest.raises(InputError, match="no database"):
+        await bad.text_history("bitcoin", Range())
+    await bad.close()
+    await good.close()

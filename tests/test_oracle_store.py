@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from clocks import StandingClock
+from databases import all_pages
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
@@ -24,7 +25,7 @@ from qubic_lab.oracle.model.records import Text as Story
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchCounts, FetchLog
 from qubic_lab.oracle.store.price_store import PricePage, PriceReader, PriceStore
-from qubic_lab.oracle.store.tables import MARKET_DATA
+from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.oracle.store.transactions import SETTLE_US, Added, check_as_of, read_stamp, writing
 
@@ -37,17 +38,6 @@ COINS = count()
 
 def bar(minute: int, close: float = 1.0, **values: Any) -> Price:
     return Price(minute * 60, (minute + 1) * 60, close, **values)
-
-
-def all_pages(page: Callable[..., Any], name: str, limit: int, **options: Any) -> list[Any]:
-    found, cursor = [], None
-    while True:
-        got = page(limit=limit, cursor=cursor, **options)
-        found += getattr(got, name)
-        assert len(getattr(got, name)) == limit or got.next_cursor is None
-        cursor = got.next_cursor
-        if cursor is None:
-            return found
 
 
 def test_a_price_is_added_once_and_corrected_by_a_later_row(engine: Engine) -> None:
@@ -236,18 +226,13 @@ def test_who_asks_what_was_known_waits_for_a_writer_who_has_its_stamp_already(en
 Ask = Callable[[int], Any]
 
 
-def reference_prices(engine: Engine, series_id: int, as_of_us: int) -> list[tuple[int, int, float]]:
-    """What was known, told from all rows in the plainest way."""
+def reference_prices(engine: Engine, series: Series, as_of_us: int) -> list[tuple[int, int, float]]:
+    """Return the prices that were known at an instant, worked out from all rows in the plainest way."""
+    columns = MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us, MARKET_DATA.c.close
+    of_coin = select(*columns).join(MARKET_SERIES).where(MARKET_SERIES.c.coin == series.coin)
     with engine.connect() as connection:
-        rows = connection.execute(
-            select(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us, MARKET_DATA.c.close).where(
-                MARKET_DATA.c.series_id == series_id
-            )
-        ).all()
-    newest: dict[int, tuple[int, int, float]] = {}
-    for row in sorted(rows, key=lambda row: row.known_us):
-        if row.known_us <= as_of_us:
-            newest[row.closed_us] = (row.closed_us, row.known_us, row.close)
+        rows = connection.execute(of_coin.order_by(MARKET_DATA.c.known_us)).all()
+    newest = {row.closed_us: tuple(row) for row in rows if row.known_us <= as_of_us}
     return sorted(newest.values())
 
 
@@ -323,9 +308,7 @@ def test_no_later_row_changes_an_earlier_answer(engine: Engine, steps: list[Any]
         world.answers.setdefault(newest, world.ask(newest))
     for as_of_us, answer in world.answers.items():
         assert world.ask(as_of_us) == answer
-    id = PriceStore(engine)._id(world.series)
-    for as_of_us, answer in world.answers.items():
-        assert answer[0] == reference_prices(engine, id, as_of_us)
+        assert answer[0] == reference_prices(engine, world.series, as_of_us)
 
 
 SHARED = [bar(minute, 1e-6 * (minute + 1)) for minute in range(300)]
