@@ -230,31 +230,18 @@ def make_cell(value: Any, balancer: str, ratio: float = 1.0, p99: float = 8.0) -
     return SweepCell(value, balancer, {"slowdown_p99": (p99, p99)}, outcomes, dict.fromkeys(study.COMPARED, against))
 
 
-def make_sweep(factor: str, *cells: SweepCell) -> BalancingSweep:
-    return BalancingSweep(factor, 2, BalancingSetting(), cells)
-
-
 def make_sweeps(oldest_ratio: float = 1.7, *nodes: SweepCell) -> list[BalancingSweep]:
-    two, least = "two-choices", "least-tokens"
-    return [
-        make_sweep(
-            "staleness_s",
-            make_cell(0.0, two),
-            make_cell(0.0, least, 0.5),
-            make_cell(5.0, two),
-            make_cell(5.0, least, oldest_ratio),
-        ),
-        make_sweep(
-            "speeds",
-            make_cell((3, 2, 1), two),
-            make_cell((3, 2, 1), "two-choices-by-speed", 0.95),
-            make_cell((10, 3, 1), two),
-            make_cell((10, 3, 1), "two-choices-by-speed", 0.2),
-            make_cell((10, 3, 1), "round-robin", 1.05),
-        ),
-        make_sweep("knows", make_cell("limit", two), make_cell("length", two, p99=16.0)),
-        make_sweep("nodes", *(nodes or (make_cell(3, two, p99=9.0), make_cell(3000, two)))),
-    ]
+    two, least, by_speed = "two-choices", "least-tokens", "two-choices-by-speed"
+    known, skewed = (3, 2, 1), (10, 3, 1)
+    stale = [(0.0, two), (0.0, least, 0.5), (5.0, two), (5.0, least, oldest_ratio)]
+    speeds = [(known, two), (known, by_speed, 0.95), (skewed, two), (skewed, by_speed, 0.2)]
+    cells = {
+        "staleness_s": [make_cell(*each) for each in stale],
+        "speeds": [*(make_cell(*each) for each in speeds), make_cell(skewed, "round-robin", 1.05)],
+        "knows": [make_cell("limit", two), make_cell("length", two, p99=16.0)],
+        "nodes": nodes or [make_cell(3, two, p99=9.0), make_cell(3000, two)],
+    }
+    return [BalancingSweep(factor, 2, BalancingSetting(), tuple(each)) for factor, each in cells.items()]
 
 
 def test_findings_own_where_two_choices_are_not_the_best_and_where_nothing_was_shown() -> None:
@@ -272,12 +259,8 @@ def test_findings_own_where_two_choices_are_not_the_best_and_where_nothing_was_s
         "If two-choices knows more than an answer's limit, its p99 changes by this factor: length 2.00 (2.00 to 2.00).",
         "The p99 of slowdown with 3 and with 3,000 nodes is: two-choices 9.0 and 8.0.",
     ]
-
-
-def test_what_all_sweeps_share_is_said_once() -> None:
-    sweeps = make_sweeps(0.4, make_cell(30, "two-choices"), make_cell(30, "least-tokens", 0.4))
-    better = study.findings(sweeps)[4]
-    assert better.count("least-tokens") == 2  # fresh loads, and the setting of all sweeps
+    better = study.findings(make_sweeps(0.4, make_cell(30, "two-choices"), make_cell(30, "least-tokens", 0.4)))[4]
+    assert better.count("least-tokens") == 2  # fresh loads, and once the setting that all sweeps share
 
 
 @pytest.mark.parametrize(
@@ -325,12 +308,9 @@ def test_what_cannot_be_simulated_is_refused(make: Callable[[], object], message
         make()
 
 
-def test_every_balancer_of_the_package_has_a_look_of_its_own() -> None:
+def test_curves_name_their_units_and_have_a_line_for_each_balancer() -> None:
     assert set(study.LOOKS) == set(RULES) > set(BALANCERS)
     assert len(set(study.LOOKS.values())) == len(RULES)
-
-
-def test_curves_name_their_units_and_have_a_line_for_each_balancer() -> None:
     figure = study.curves(make_sweeps()[0])
     times, slowdowns = figure.axes
     assert times.get_ylabel() == "p99 of time (s)" and slowdowns.get_xlabel() == "time between heartbeats (s)"

@@ -89,9 +89,7 @@ def test_a_file_of_something_else_is_an_error(asked: Pipeline, tmp_path: Path):
     file = tmp_path / "answers.jsonl"
     record_answers(asked, QUESTIONS[:1], ASKING, file)
     other = replace(QUESTIONS[0], question="What is 1 + 1?")
-    with pytest.raises(
-        InputError, match="holds an answer to 'sums-001', whose question is different: give another file"
-    ):
+    with pytest.raises(InputError, match="answer to 'sums-001', whose question is different: give another file"):
         record_answers(asked, [other], ASKING, file)
     with pytest.raises(InputError, match="holds 3 samples of 'sums-001'"):
         record_answers(asked, QUESTIONS[:1], replace(ASKING, samples=2), file)
@@ -214,17 +212,10 @@ def test_a_users_own_questions_are_asked(tiny: Path, tmp_path: Path, capsys: pyt
     result = json.loads(capsys.readouterr().out)
     assert result["votes"]["questions"] == 7, "the first of the file"
     assert set(result["votes"]["gains"]) == {"all", "analytical"}
-    mapped = [
-        "--file",
-        str(tmp_path / "choices.csv"),
-        "--layout",
-        "mapped",
-        "--map",
-        "question=Q,options=A|B,answer=Key",
-    ]
-    assert run([*arguments, *mapped]) == 0
+    arguments += ["--file", str(tmp_path / "choices.csv"), "--layout"]
+    assert run([*arguments, "mapped", "--map", "question=Q,options=A|B,answer=Key"]) == 0
     assert "6 questions with references" in capsys.readouterr().out
-    assert run([*arguments, "--file", str(tmp_path / "choices.csv"), "--layout", "maped"]) == 2
+    assert run([*arguments, "maped"]) == 2
     assert "did you mean 'mapped'" in capsys.readouterr().err
 
 

@@ -48,15 +48,8 @@ def drifts() -> ForecastStudy:
 
 
 def test_random_walks_are_no_evidence(found: ForecastStudy) -> None:
-    assert [(each.bars, each.hours) for each in found.horizons] == [
-        ("15 min", 1),
-        ("15 min", 4),
-        ("1 h", 1),
-        ("1 h", 4),
-    ]
-    assert [each.apart for each in found.horizons] == [
-        each.forecasts // n for each, n in zip(found.horizons, (4, 16, 1, 4), strict=True)
-    ]
+    horizons = [(each.bars, each.hours, each.forecasts // each.apart) for each in found.horizons]
+    assert horizons == [("15 min", 1, 4), ("15 min", 4, 16), ("1 h", 1, 1), ("1 h", 4, 4)]
     raw = {n: each.stays.result.p for n, each in enumerate(found.horizons)}
     assert all(p is not None for p in raw.values())
     assert {n: each.p for n, each in enumerate(found.horizons)} == holm({n: p or 0.0 for n, p in raw.items()})
@@ -130,10 +123,8 @@ def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) 
 
     def peeking(bars: Bars, hours: int) -> dict[str, Floats]:
         ahead = np.append(bars.log_close[hours:], np.repeat(bars.log_close[-1], hours))
-        return baseline_points(bars, hours) | {
-            "tomorrow": ahead,
-            "centred": bars.log_close - bars.log_close.mean(),
-        }
+        planted = {"tomorrow": ahead, "centred": bars.log_close - bars.log_close.mean()}
+        return baseline_points(bars, hours) | planted
 
     named = study.looks_ahead({"1 h": series["1 h"]}, (2,), peeking)
     assert named == ["tomorrow, 2 h ahead on bars of 1 h", "centred, 2 h ahead on bars of 1 h"]
@@ -155,11 +146,8 @@ def test_where_nothing_can_be_measured_the_study_says_so() -> None:
 def test_pictures_show_all_horizons(found: ForecastStudy) -> None:
     errors = figures.errors(found)
     assert [axes.get_title(loc="left") for axes in errors.axes] == ["bars of 15 min", "bars of 1 h"]
-    assert [each.get_text() for each in errors.legends[0].get_texts()] == [
-        'beside "the price stays"',
-        'beside "mean return"',
-        'beside "AR(1)"',
-    ]
+    baselines = [each.get_text() for each in errors.legends[0].get_texts()]
+    assert baselines == [f'beside "{name}"' for name in ("the price stays", "mean return", "AR(1)")]
     check(errors)
     assert [[each.hours for each in found.ends(bars)] for bars in ("1 h", "1 day")] == [[1, 4], []]
     calibration = figures.calibration(found.ends("1 h"))

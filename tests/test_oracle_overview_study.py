@@ -150,13 +150,8 @@ def test_ratings_of_the_past_are_followed_by_the_price(walk: MarketData) -> None
     between = found.correlation
     assert between.value is not None and between.low is not None and between.high is not None
     assert between.low <= between.value <= between.high
-    assert [each["rule"] for each in study.rule_rows(found.last)] == [
-        "trend",
-        "averages",
-        "momentum",
-        "excess",
-        "sentiment",
-    ]
+    rules = [each["rule"] for each in study.rule_rows(found.last)]
+    assert rules == ["trend", "averages", "momentum", "excess", "sentiment"]
     check(study.after_ratings(found))
     # Every price 24 h later is 1 % higher, whatever the rating.
     steady = market(800)

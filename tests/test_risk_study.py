@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,12 +52,8 @@ def test_the_naive_rule_gets_as_much_time_under_warning(risk: RiskStudy) -> None
     assert found.ours_share == found.comparison.ours.recall_by_chance
     other = match(risk, "warning", 0.08)
     assert other.quantile == found.quantile  # what came is not looked at
-
-
-def test_more_time_under_warning_is_matched_too(risk: RiskStudy) -> None:
     more = match(risk, "watch", 0.05)
-    assert more.ours_share > risk.matched.ours_share
-    assert more.naive_share > risk.matched.naive_share
+    assert more.ours_share > found.ours_share and more.naive_share > found.naive_share
 
 
 def test_levels_do_not_look_ahead_and_one_that_did_is_seen(risk: RiskStudy) -> None:
@@ -141,7 +138,6 @@ def test_the_verdict_needs_more_than_luck(risk: RiskStudy) -> None:
 def test_tables_and_pictures_have_all(risk: RiskStudy) -> None:
     rows = study.score_rows([risk])
     assert [row["warnings"] for row in rows] == ["ours", "naive"]
-    assert "(" in rows[0]["precision"] and "(" in rows[0]["false a month"]
     last = study.warning_rows([risk])
     assert 0 < len(last) <= 5 and all(row["evidence"] and row["level"] in ("warning", "alarm") for row in last)
     now = {row["rule"]: row for row in study.now_rows([risk])}
@@ -154,10 +150,8 @@ def test_tables_and_pictures_have_all(risk: RiskStudy) -> None:
     assert "loss beyond that of GARCH-t" in labels  # two values at risk are drawn
     begins = next(each for each in figures.timeline(risk).axes[0].lines if each.get_label() == "judged from here")
     assert np.asarray(begins.get_xdata())[0] * DAY_US == risk.assessment.closed_us[risk.matched.start]
-    assert [label.get_text() for label in figures.worth([risk]).axes[0].get_yticklabels()] == [
-        "ours, 1 h",
-        "naive, 1 h",
-    ]
+    rules = [label.get_text() for label in figures.worth([risk]).axes[0].get_yticklabels()]
+    assert rules == ["ours, 1 h", "naive, 1 h"]
     assert study.record([risk])["risks"][0]["warnings"]["naive_share"] == risk.matched.naive_share
 
 
@@ -188,11 +182,8 @@ def test_rules_for_days_have_shorter_windows() -> None:
 def test_a_constant_price_has_no_risk_and_says_so() -> None:
     flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
     said = " ".join(study.findings([flat]))
-    assert (
-        "no model could be tested (no fit converged: do returns vary?)" in said
-        and "could not be judged" in said
-        and "is unknown" in said
-    )
+    for part in ("no model could be tested (no fit converged: do returns vary?)", "could not be judged", "is unknown"):
+        assert part in said
     assert study.counts_add_up(flat) and study.shortfall_is_above(flat) and not study.looks_ahead(flat)
     for picture in (figures.timeline, figures.volatilities, figures.losses, figures.calibration):
         picture(flat)
@@ -224,14 +215,15 @@ def test_days_have_their_own_windows_and_what_cannot_be_used_is_refused(tmp_path
     assert (found.windows.bars, found.horizon_bars, found.name) == (7, 7, "1 day")
     assert found.matched.comparison is not None
     assert "7 days" in study.findings([found])[1]
-    with pytest.raises(InputError, match="did you mean"):
-        study.study_risk(days, horizon_us=DAY_US, drop=0.1, level="warnin")
-    for horizon_us in (0, -3 * HOUR_US):
-        with pytest.raises(InputError, match="ahead: give a time above 0"):
-            study.study_risk(days, horizon_us=horizon_us, drop=0.1)
     with pytest.raises(InputError, match="seed is -1"):
         study.looks_ahead(found, seed=-1)
-    with pytest.raises(InputError, match="drop is 2"):
-        study.study_risk(days, horizon_us=DAY_US, drop=2.0)
-    with pytest.raises(InputError, match="cannot be read"):
-        study.study_risk(days, horizon_us=DAY_US, drop=0.1, rules=str(tmp_path / "none.yaml"))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"level": "warnin"}, "did you mean"),
+        ({"horizon_us": 0}, "ahead: give a time above 0"),
+        ({"horizon_us": -3 * HOUR_US}, "ahead: give a time above 0"),
+        ({"drop": 2.0}, "drop is 2"),
+        ({"rules": str(tmp_path / "none.yaml")}, "cannot be read"),
+    ]
+    for changes, said in wrong:
+        with pytest.raises(InputError, match=said):
+            study.study_risk(days, **{"horizon_us": DAY_US, "drop": 0.1} | changes)

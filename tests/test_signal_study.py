@@ -28,23 +28,17 @@ from qubic_lab.studies.signal_studies import SignalStudy
 BARS = 640
 START_US = 19_500 * DAY_US
 COSTS = Costs(10.0, 2.0)
+DRAWINGS = (signal_figures.coefficients, signal_figures.quantiles, signal_figures.event_paths, signal_figures.lags)
 
 
 def prices(bars: int = BARS) -> list[Price]:
     """Hours whose opens walk at random and are the last closes."""
     closes = 100.0 * np.exp(np.cumsum(0.01 * np.random.default_rng(0).standard_normal(bars + 1)))
-    return [
-        Price(
-            START_US + n * HOUR_US,
-            START_US + (n + 1) * HOUR_US,
-            close=float(after),
-            open=float(before),
-            high=float(max(before, after)),
-            low=float(min(before, after)),
-            volume=10.0,
-        )
-        for n, (before, after) in enumerate(pairwise(closes))
-    ]
+    made = []
+    for n, (before, after) in enumerate(pairwise(closes.tolist())):
+        opened_us, ends = START_US + n * HOUR_US, {"high": max(before, after), "low": min(before, after)}
+        made.append(Price(opened_us, opened_us + HOUR_US, close=after, open=before, **ends, volume=10.0))
+    return made
 
 
 def text(source: str, name: str, published_us: int | None) -> Text:
@@ -109,11 +103,8 @@ def studies(found: Collected) -> list[SignalStudy]:
 def test_collected_texts_stand_beside_prices_of_their_own_time(found: Collected) -> None:
     assert (found.bars.name, found.bars.coin, found.bars.source) == ("1 h", "bitcoin", "exchange")
     assert len(found.bars.bars) == BARS and found.models == ("good@1", "noise@1")
-    assert {name: len(texts) for name, texts in found.by_source.items()} == {
-        ALL_SOURCES: BARS,
-        "feed": BARS // 2,
-        "forum": BARS // 2,
-    }
+    texts = {name: len(each) for name, each in found.by_source.items()}
+    assert texts == {ALL_SOURCES: BARS, "feed": BARS // 2, "forum": BARS // 2}
     first = found.by_source["feed"][0]
     assert first.available_us == first.published_us + MINUTE_US + collected_signals.LATENCY_US
     assert [row["bars with a score"] for row in found.usage] == [BARS, BARS // 2, BARS // 2]
@@ -169,21 +160,15 @@ def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> Non
     assert signal_figures.event_paths(studies).axes[0].get_ylabel() == "abnormal return\nsummed from 0 (%)"
     row = signal_tables.summary_rows(studies, COSTS)[0]
     assert row["round_trip_bps"] == 24.0 and row["evidence"] and row["edge_bps"] > 10.0
-    for draw in (
-        signal_figures.coefficients,
-        signal_figures.quantiles,
-        signal_figures.event_paths,
-        signal_figures.lags,
-    ):
+    for draw in DRAWINGS:
         figure = draw(studies)
         assert [axes.get_title(loc="left") for axes in figure.axes] == [each.title for each in studies]
     empty = replace(studies[3], events=tuple(replace(each, absent="too few") for each in studies[3].events))
     panels = signal_figures.event_paths([*studies[:3], empty, *studies[4:]]).axes[3:]
     assert [axes.yaxis.get_tick_params()["labelleft"] for axes in panels] == [True, False, False]  # one scale for a row
     many = signal_figures.lags([*studies, *studies])
-    assert (
-        len(many.axes) == signal_figures.MOST_PANELS and "\n6 of 12 series: all sources first" in many.get_supxlabel()
-    )
+    assert len(many.axes) == signal_figures.MOST_PANELS
+    assert "\n6 of 12 series: all sources first" in many.get_supxlabel()
     assert "series" not in signal_figures.lags(studies).get_supxlabel()
 
 
@@ -210,12 +195,7 @@ def test_models_are_chosen_by_name_and_score_where_nothing_is_stored(url: str, t
     flat = signals.study_signals(signals.choose_scores((), found, ()), resamples=50)
     assert "scores cannot be compared with returns: every score is" in signals.findings(flat, COSTS)[0]
     assert signals.to_dict(flat)["studies"][0]["best"] is None
-    for draw in (
-        signal_figures.coefficients,
-        signal_figures.quantiles,
-        signal_figures.event_paths,
-        signal_figures.lags,
-    ):
+    for draw in DRAWINGS:
         draw(flat)
 
 
@@ -275,12 +255,10 @@ def test_scores_that_predict_the_opposite_are_traded_against() -> None:
     said, worth = signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS)
     assert "scores predict returns of the opposite sign (best IC -0." in said and "1 test)" in said
     assert "a trade against the scores gains " in worth and "bp over a bar, more than its cost of 24 bp" in worth
-    for wrong in (
-        lambda: signals.choose_scores([bars], None, [0.0], -1),
-        lambda: signals.study_signals(groups, seed=-1),
-    ):
-        with pytest.raises(InputError, match="seed is -1: it must be at least 0"):
-            wrong()
+    with pytest.raises(InputError, match="seed is -1: it must be at least 0"):
+        signals.choose_scores([bars], None, [0.0], -1)
+    with pytest.raises(InputError, match="seed is -1: it must be at least 0"):
+        signals.study_signals(groups, seed=-1)
 
 
 def test_a_series_that_changes_with_later_bars_is_named(studies: list[SignalStudy]) -> None:

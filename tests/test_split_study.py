@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from examples import example
 
 from qubic_lab.bench.memory import MemoryResult, RankMemory
@@ -84,15 +83,9 @@ def test_parts_are_weighed_in_layers_and_timed_by_the_busy_calibration_of_one_re
     assert all(part.decode_ms is None for part in study.architecture("small", "bf16", cost).parts)
 
 
-@pytest.mark.parametrize("draw", [study.predicted_and_measured, study.throughput])
-def test_pictures_name_their_units(draw: Any) -> None:
-    [axes] = draw(PREDICTION).axes
-    labels = f"{axes.get_xlabel()} {axes.get_ylabel()}"
-    assert "(%)" in labels or "(tokens/s)" in labels
-
-
 def test_the_picture_of_speeds_has_a_line_a_way_and_no_latencies() -> None:
-    [axes] = study.throughput(PREDICTION).axes
+    [errors], [axes] = study.predicted_and_measured(PREDICTION).axes, study.throughput(PREDICTION).axes
+    assert "(%)" in f"{errors.get_xlabel()} {errors.get_ylabel()}" and "(tokens/s)" in axes.get_ylabel()
     lines = {line.get_label(): line for line in axes.containers}
     assert set(lines) == {"one whole model", "2 ranks, A = B", "2 ranks, C", "2 replicas (D)"}
     assert list(lines["one whole model"][0].get_xdata()) == [1, 2]
