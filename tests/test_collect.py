@@ -1,7 +1,7 @@
 """Collecting votes: all of them, until it is certain, or until the deadline; whoever is missing is named."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -27,14 +27,8 @@ async def answering(voter: Voter) -> AsyncGenerator[Vote, None]:
         yield vote_of(voter, sample)
 
 
-def never(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
-    return False
-
-
 def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9) -> CollectedVotes:
-    return asyncio.run(
-        collect(voters, answering, deadline_s, lambda votes, failed, missing: len(votes) >= certain_from)
-    )
+    return asyncio.run(collect(voters, answering, deadline_s, lambda votes, *_: len(votes) >= certain_from))
 
 
 def test_all_votes_come_and_nobody_is_missing() -> None:
@@ -73,7 +67,7 @@ def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
             ended.append(voter.node)
 
     async def cancelled() -> None:
-        collecting = asyncio.ensure_future(collect([Voter("a"), Voter("b")], hanging, 60.0, never))
+        collecting = asyncio.ensure_future(collect([Voter("a"), Voter("b")], hanging, 60.0, lambda *_: False))
         await asyncio.sleep(0.05)
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
@@ -85,4 +79,4 @@ def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
 def test_nobody_to_ask_is_an_error_and_so_is_one_node_twice() -> None:
     for voters in ([], [Voter("a"), Voter("a")]):
         with pytest.raises(InputError):
-            asyncio.run(collect(voters, answering, 1.0, never))
+            asyncio.run(collect(voters, answering, 1.0, lambda *_: False))

@@ -48,9 +48,8 @@ def test_vectors_are_those_of_the_models_card():
 
 @needs_embedder
 def test_meaning_counts_more_than_words():
-    dog, puppy, bank = (
-        embedder().embed(["A dog runs.", "The puppy is sprinting.", "The bank raised its rates."]).vectors_ND
-    )
+    texts = ["A dog runs.", "The puppy is sprinting.", "The bank raised its rates."]
+    dog, puppy, bank = embedder().embed(texts).vectors_ND
     assert dog @ puppy > 0.5 > 0.3 > dog @ bank
 
 
@@ -65,7 +64,8 @@ def test_order_repeats_and_neighbours_do_not_change_a_vector():
 
 
 @needs_embedder
-def test_long_texts_are_cut_and_said_to_be():
+def test_any_text_has_a_vector_and_long_ones_are_cut_and_said_to_be():
+    assert np.isfinite(embedder().embed(["", "\ud800", "\x00", "👍", "中文"]).vectors_ND).all()
     beginning = "word " * (MOST_TOKENS - 2)
     embedded = embedder().embed([beginning, beginning + "something else entirely"])
     assert embedded.cut == (False, True)
@@ -83,16 +83,6 @@ def test_threads_of_torch_are_set_back():
         torch.set_num_threads(before)
 
 
-@needs_embedder
-def test_any_text_has_a_vector():
-    embedded = embedder().embed(["", "\ud800", "\x00", "👍", "中文"])
-    assert np.isfinite(embedded.vectors_ND).all()
-
-
-def test_no_texts_have_no_vectors():
-    assert CountingEmbedder().embed([]).vectors_ND.shape == (0, DIMENSIONS)
-
-
 def test_each_text_is_computed_once_and_the_least_used_goes_first():
     counting = CountingEmbedder(remembered=2)
     counting.embed(["a", "b", "a"])
@@ -102,11 +92,11 @@ def test_each_text_is_computed_once_and_the_least_used_goes_first():
     assert counting.computed == 3
     counting.embed(["b"])
     assert counting.computed == 4
-
-
-def test_more_texts_at_once_than_are_remembered():
-    counting = CountingEmbedder(remembered=1)
-    assert np.array_equal(counting.embed(["a", "b", "c"]).vectors_ND[1], _vector("b"))
+    more = CountingEmbedder(remembered=1).embed(["a", "b", "c"])
+    assert np.array_equal(more.vectors_ND[1], _vector("b")), "more texts at once than are remembered"
+    assert CountingEmbedder().embed([]).vectors_ND.shape == (0, DIMENSIONS)
+    with pytest.raises(InputError, match="threads is 0"):
+        Embedder(threads=0)
 
 
 def test_a_file_keeps_vectors_beyond_the_process(tmp_path: Path):
@@ -120,19 +110,14 @@ def test_a_file_keeps_vectors_beyond_the_process(tmp_path: Path):
     assert found.cut == wanted.cut == (False, True)
 
 
-def test_a_damaged_file_is_an_error_with_the_remedy(tmp_path: Path):
-    file = tmp_path / "embeddings.sqlite"
-    file.write_bytes(b"no database at all" * 100)
-    with pytest.raises(InputError, match=r"embeddings\.sqlite.*delete it"):
-        CountingEmbedder(file=file).embed(["a"])
-
-
-def test_a_file_of_other_tables_is_an_error(tmp_path: Path):
-    file = tmp_path / "embeddings.sqlite"
-    with sqlite3.connect(file) as database:
+def test_a_file_that_is_damaged_or_has_other_tables_is_an_error_with_the_remedy(tmp_path: Path):
+    damaged, other = tmp_path / "damaged.sqlite", tmp_path / "other.sqlite"
+    damaged.write_bytes(b"no database at all" * 100)
+    with sqlite3.connect(other) as database:
         database.execute("CREATE TABLE embeddings (other INTEGER)")
-    with pytest.raises(InputError, match="delete it"):
-        CountingEmbedder(file=file).embed(["a"])
+    for file in (damaged, other):
+        with pytest.raises(InputError, match=rf"{file.name}.*delete it"):
+            CountingEmbedder(file=file).embed(["a"])
 
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
@@ -147,8 +132,3 @@ def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "model.safetensors").write_bytes(b"somebody's")
     with pytest.raises(ModelError, match="published weights"):
         Embedder().load()
-
-
-def test_numbers_below_one_are_refused():
-    with pytest.raises(InputError, match="threads is 0"):
-        Embedder(threads=0)

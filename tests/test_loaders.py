@@ -36,13 +36,10 @@ def test_gsm8k_answers_are_what_follows_the_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["user.csv", "user.tsv", "user.jsonl"])
 def test_options_become_lettered_text_whatever_the_kind_of_file(name: str, tmp_path: Path) -> None:
-    text = TABLE
-    if name == "user.tsv":
-        text = TABLE.replace(",", "\t")
-    if name == "user.jsonl":
-        header, *rows = [line.split(",") for line in TABLE.splitlines()]
-        text = "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in rows)
-    first, second = load_user_questions(write(tmp_path, text, name), "mapped", MAP, kind="analytical")
+    header, *rows = [line.split(",") for line in TABLE.splitlines()]
+    lines = "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in rows)
+    texts = {"user.csv": TABLE, "user.tsv": TABLE.replace(",", "\t"), "user.jsonl": lines}
+    first, second = load_user_questions(write(tmp_path, texts[name], name), "mapped", MAP, kind="analytical")
     assert first == Question("user-1", "Largest? (A) 1 (B) 22 (C) 3", "(B) 22", "analytical")
     assert second.question == "Smallest? (A) 7 (B) 5", "a row may have fewer options"
     assert second.answer == "(B) 5", "the answer may be an option's text"
@@ -60,16 +57,13 @@ def test_a_list_of_options_with_a_counted_answer_and_own_ids_and_kinds(tmp_path:
     assert counted_from_one.answer == "(A) red [A]"
 
 
-def test_quoted_line_ends_and_open_questions(tmp_path: Path) -> None:
+def test_quoted_line_ends_open_questions_and_the_own_layout(tmp_path: Path) -> None:
     file = write(tmp_path, 'Q,Key\r\n"Two\r\nlines, one cell?",yes\r\n\r\nOne?,no\r\n')
     first, second = load_user_questions(file, "mapped", "question=Q,answer=Key")
     assert (first.question, first.answer) == ("Two\r\nlines, one cell?", "yes")
     assert second == Question("user-2", "One?", "no", "")
-
-
-def test_the_projects_own_layout_is_read_as_ever(tmp_path: Path) -> None:
-    file = write(tmp_path, '{"id": "a", "question": "q?", "answer": "x"}', "own.jsonl")
-    assert load_user_questions(file) == (Question("a", "q?", "x"),)
+    own = write(tmp_path, '{"id": "a", "question": "q?", "answer": "x"}', "own.jsonl")
+    assert load_user_questions(own) == (Question("a", "q?", "x"),)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +102,7 @@ def test_a_bad_row_is_one_error_with_its_line(table: str, message: str, tmp_path
         (gsm8k("q", "#### 4").replace("question", "qestion"), "no column 'question': did you mean 'qestion'"),
         (gsm8k(" ", "#### 4"), r"user\.jsonl:2 has no question"),
         ('{"question": "q", "answer": ["#### 4"]}', "answer is .*a text or a number is needed"),
-        ('{"question": "q",', r"user\.jsonl:2 is not valid JSON"),
         ("[" * 100_000, r"user\.jsonl:2 is not valid JSON"),
-        ("[1]", r"user\.jsonl:2 holds a list"),
     ],
 )
 def test_a_bad_gsm8k_line_is_named(line: str, message: str, tmp_path: Path) -> None:
@@ -139,20 +131,22 @@ def test_a_bad_column_map_is_refused(columns: str, message: str) -> None:
         parse_column_map(columns)
 
 
-def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    file = write(tmp_path, TABLE)
-    with pytest.raises(InputError, match="unknown layout 'gsm8'"):
-        load_user_questions(file, "gsm8")
-    with pytest.raises(InputError, match="a map is needed"):
-        load_user_questions(file, "mapped")
-    with pytest.raises(InputError, match="a map is needed"):
-        load_user_questions(file, "gsm8k", MAP)
-    with pytest.raises(InputError, match="unknown kind of question 'fact'"):
-        load_user_questions(file, "mapped", MAP, kind="fact")
-    with pytest.raises(InputError, match="limit is 0"):
-        load_user_questions(file, "mapped", MAP, limit=0)
-    with pytest.raises(InputError, match=r"not a list: name each option's column"):
-        load_user_questions(file, "mapped", "question=Q,options=a,answer=Key")
+@pytest.mark.parametrize(
+    ("layout", "columns", "options", "message"),
+    [
+        ("gsm8", "", {}, "unknown layout 'gsm8'"),
+        ("mapped", "", {}, "a map is needed"),
+        ("gsm8k", MAP, {}, "a map is needed"),
+        ("mapped", MAP, {"kind": "fact"}, "unknown kind of question 'fact'"),
+        ("mapped", MAP, {"limit": 0}, "limit is 0"),
+        ("mapped", "question=Q,options=a,answer=Key", {}, "not a list: name each option's column"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    layout: str, columns: str, options: dict, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load_user_questions(write(tmp_path, TABLE), layout, columns, **options)
 
 
 def test_files_that_cannot_be_read_or_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

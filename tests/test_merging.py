@@ -1,5 +1,6 @@
 """Answers that agree become one: only what several say is added, nothing twice, nothing that is denied."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +20,18 @@ def test_what_two_others_say_is_added_and_what_one_says_is_not() -> None:
     assert merged.disputed == ()
 
 
-def test_nothing_is_said_twice_in_other_words() -> None:
-    texts = [f"{RAIN} {VENTS}", f"{RAIN} {VENTS_TOO}", f"{VENTS_TOO}"]
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"{RAIN} {VENTS}", f"{RAIN} {VENTS_TOO}", VENTS_TOO],  # the same in other words
+        [RAIN, *(f"{other} This takes many millions of years there." for other in (RAIN, RIVERS))],  # hangs on another
+        [
+            f"{RAIN} Table salt does not dissolve in oil at all.",
+            *(f"{other} Table salt does dissolve in oil quickly and well." for other in (RAIN, RIVERS)),
+        ],
+    ],
+)
+def test_what_the_best_answer_says_or_denies_and_what_hangs_on_another_sentence_is_not_added(texts: list[str]) -> None:
     assert merge(0, [0, 1, 2], texts).text == texts[0]
 
 
@@ -35,28 +46,10 @@ def test_what_as_many_deny_is_left_out_and_told() -> None:
     assert one.text == f"{RAIN} {rising}" and one.added[0].denied_by == (3,)
 
 
-def test_what_the_best_answer_denies_is_never_added() -> None:
-    best = f"{RAIN} Table salt does not dissolve in oil at all."
-    said = "Table salt does dissolve in oil quickly and well."
-    assert merge(0, [0, 1, 2], [best, f"{RAIN} {said}", f"{RIVERS} {said}"]).text == best
-
-
-def test_sentences_that_hang_on_another_and_fragments_are_not_taken() -> None:
-    texts = [
-        RAIN,
-        f"{RAIN} This takes many millions of years there.",
-        f"{RIVERS} This takes many millions of years there.",
-    ]
-    assert merge(0, [0, 1, 2], texts).text == RAIN
-    assert whole_sentences("- One item here.\n2) Version 3.5 is out. And a fragment") == [
-        "One item here.",
-        "Version 3.5 is out.",
-    ]
-
-
-def test_thoughts_are_left_out() -> None:
-    texts = [f"<think>{SUN}</think>{RAIN}", f"<think>{SUN}</think>{RAIN}", f"<think>{SUN}</think>{RAIN}"]
-    assert merge(0, [0, 1, 2], texts).text == RAIN
+def test_thoughts_and_fragments_are_left_out() -> None:
+    assert merge(0, [0, 1, 2], [f"<think>{SUN}</think>{RAIN}"] * 3).text == RAIN
+    found = whole_sentences("- One item here.\n2) Version 3.5 is out. And a fragment")
+    assert found == ["One item here.", "Version 3.5 is out."]
 
 
 WORDS = st.sampled_from([RAIN, RIVERS, VENTS, VENTS_TOO, SUN, "Why?", "It is so.", "So be it"])
@@ -70,4 +63,3 @@ def test_the_best_answer_stays_whole_and_all_that_is_added_was_said(texts: list[
     for each in merged.added:
         assert len(each.said_by) >= 2 and 0 not in each.said_by
         assert any(each.sentence in texts[index] for index in each.said_by)
-    assert merge(0, range(len(texts)), texts) == merged

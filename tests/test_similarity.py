@@ -99,16 +99,14 @@ def test_a_pair_is_as_alike_among_others_as_alone(texts: list[str]):
 
 
 def test_the_composite_is_half_embedding_three_tenths_words_two_tenths_structure():
-    parts = between(compare(["The cat sat on the mat.", "The dog sat on a bench, barking."], letters))
+    texts = ["The cat sat on the mat.", "The dog sat on a bench, barking."]
+    parts = between(compare(texts, letters))
     assert parts.value == pytest.approx(0.5 * parts.embedding + 0.3 * parts.words + 0.2 * parts.structure)
-
-
-def test_without_an_embedder_the_other_weights_grow_to_1():
-    found = compare(["The cat sat on the mat.", "The dog sat on a bench, barking."])
-    parts = between(found)
+    without = compare(texts)
+    parts = between(without)
     assert math.isnan(parts.embedding)
     assert parts.value == pytest.approx(0.6 * parts.words + 0.4 * parts.structure)
-    assert found.notes == ("embeddings do not count: no embedder is loaded",)
+    assert without.notes == ("embeddings do not count: no embedder is loaded",)
 
 
 def test_a_script_that_the_embedder_does_not_know_drops_its_weight_and_says_so():
@@ -164,11 +162,13 @@ def test_content_words_have_no_endings_and_leave_fillers_out_but_not_negations()
     assert content_of(["it", "is"]) == ["it", "is"]
 
 
-def test_word_overlap_is_the_f1_of_the_multisets():
-    found = compare(["red red blue", "red green"])
-    assert found.words_NN[0, 1] == pytest.approx(2 * 1 / 5)
+def test_word_overlap_is_the_f1_of_the_multisets_and_edit_distance_counts_their_order():
+    assert compare(["red red blue", "red green"]).words_NN[0, 1] == pytest.approx(2 * 1 / 5)
     assert compare(["dogs bark", "a dog barks"]).words_NN[0, 1] == 1
     assert compare(["!", "?"]).words_NN[0, 1] == 0
+    assert compare(["a b c d", "a x c d"]).edit_NN[0, 1] == pytest.approx(3 / 4)
+    turned = compare(["a b c d", "d c b a"])
+    assert turned.edit_NN[0, 1] < 0.5 and turned.words_NN[0, 1] == 1
 
 
 def test_structure_compares_what_at_least_one_text_has():
@@ -184,19 +184,12 @@ def test_structure_compares_what_at_least_one_text_has():
     assert compare(["5 apples 3 pears.", "5 apples 4 pears."]).structure_NN[0, 1] == pytest.approx((1 + 1 + 0.5) / 3)
 
 
-def test_edit_distance_counts_words_and_their_order():
-    assert compare(["a b c d", "a x c d"]).edit_NN[0, 1] == pytest.approx(3 / 4)
-    assert compare(["a b c d", "d c b a"]).edit_NN[0, 1] < 0.5
-    assert compare(["a b c d", "d c b a"]).words_NN[0, 1] == 1
-
-
-def test_one_text_and_none():
+def test_one_text_none_and_very_long_ones():
     assert compare(["alone"]).values_NN.tolist() == [[1.0]]
     assert compare([]).values_NN.shape == (0, 0)
     assert group(compare([]), bonds([], compare([]))) == ()
-
-
-def test_very_long_texts():
+    with pytest.raises(InputError, match="1 final answers for 2 texts"):
+        bonds([FinalAnswer("prose", "a", "a")], compare(["a", "b"]))
     long = " ".join(f"word{i % 997}" for i in range(10_000))
     assert compare([long, long + " more", "short"], letters).values_NN[0, 1] > 0.99
 
@@ -250,18 +243,16 @@ def test_other_numbers_and_other_orders_are_not_alike_but_more_numbers_are():
     assert classes(["A storm sank the ship.", "In 2012 a storm sank the ship."], "Why?") == ((0, 1),)
 
 
-def test_a_sentence_that_states_a_brief_answer_comes_to_it():
-    found = bonds_between(
-        "Cello", "As a boy he had already learned the piano, the flute and at last the cello.", "What?"
-    )
-    assert found in JOINING
-    assert bonds_between("Cello", "He never owned a violin.", "What?") not in JOINING
-
-
-def bonds_between(a: str, b: str, question: str) -> Bond:
-    """Return what holds two texts together or apart where likeness counts for nothing."""
-    answers = [final_answer(text, question) for text in (a, b)]
-    return bonds(answers, compare([a, b]), NEVER)[0][1]
+@pytest.mark.parametrize(
+    ("sentence", "joined"),
+    [
+        ("As a boy he had already learned the piano, the flute and at last the cello.", True),
+        ("He never owned a violin.", False),
+    ],
+)
+def test_a_sentence_that_states_a_brief_answer_comes_to_it(sentence: str, joined: bool):
+    answers = [final_answer(text, "What?") for text in ("Cello", sentence)]
+    assert (bonds(answers, compare(["Cello", sentence]), NEVER)[0][1] in JOINING) is joined
 
 
 def similar(*rows: Sequence[float]) -> Similarities:
@@ -295,25 +286,16 @@ def test_what_separates_holds_for_whole_classes():
 def test_the_same_answer_joins_what_does_not_read_alike():
     found = similar((1, 0.1, 0.1), (0.1, 1, 0.1), (0.1, 0.1, 1))
     assert group(found, by_threshold(found, ab=Bond.SAME, bc=Bond.SAME)) == ((0, 1, 2),)
+    largest_first = similar(*np.eye(5).tolist())
+    assert group(largest_first, by_threshold(largest_first, bd=Bond.SAME)) == ((1, 3), (0,), (2,), (4,))
     # stating an answer is no such bond: with A every member of a class must be joined
     assert group(found, by_threshold(found, ab=Bond.SAME, bc=Bond.STATED)) == ((0, 1), (2,))
 
 
-def test_largest_class_first_then_the_first_index():
-    found = similar(*np.eye(5).tolist())
-    assert group(found, by_threshold(found, bd=Bond.SAME)) == ((1, 3), (0,), (2,), (4,))
+ANSWERS = ["12", "x = 13", "It is 12.", "yes", "not so", "no", "a b c d", "a b c e", "d c b a", "12 km", ""]
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            ["12", "x = 13", "It is 12.", "yes", "not so", "no", "a b c d", "a b c e", "d c b a", "12 km", ""]
-        ),
-        min_size=1,
-        max_size=6,
-    ),
-    st.randoms(use_true_random=False),
-)
+@given(st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=6), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_neither_order_nor_repeats_change_who_is_with_whom(texts: list[str], random):
     thresholds = SimilarityThresholds(0.5, 0.5)
@@ -335,8 +317,3 @@ def test_classes_hold_each_answer_once_and_nothing_that_is_held_apart(texts: lis
         between = [found[i][j] for i, j in permutations(members, 2)]
         assert not any(bond in SEPARATING for bond in between)
         assert Bond.SAME in between or all(bond in JOINING for bond in between)
-
-
-def test_as_many_final_answers_as_texts():
-    with pytest.raises(InputError, match="1 final answers for 2 texts"):
-        bonds([FinalAnswer("prose", "a", "a")], compare(["a", "b"]))
