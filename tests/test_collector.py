@@ -20,10 +20,11 @@ import pytest
 import yaml
 from clocks import StandingClock
 from fake_source import coingecko
-from fake_source.app import KEYS, FakeConfig
+from fake_source.app import FakeConfig
 from fake_source.comparison import longest_gap_s, lost, made_up, stored_versions, twice
 from fake_source.faults import TRANSPORT
 from fake_source.ledger import read_ledger
+from fake_source.reply import KEYS
 from fake_source.server import Running, collector_settings, running_source
 from sqlalchemy import Engine, text
 

@@ -11,10 +11,10 @@ import httpx2
 import numpy as np
 import pytest
 from fake_source import coingecko, feeds, hacker_news, newsapi
-from fake_source.app import KEYS, PREFIXES, FakeConfig
+from fake_source.app import PREFIXES, FakeConfig
 from fake_source.faults import ALL, TRANSPORT, FaultPlan
 from fake_source.ledger import Gate, Ledger, read_ledger
-from fake_source.reply import Ask, Desk, Reply
+from fake_source.reply import KEYS, Ask, Desk, Reply
 from fake_source.server import running_source
 from fake_source.world import CELL_S, World
 
@@ -28,7 +28,7 @@ ALL_CELLS = np.arange(NOW_S // CELL_S - 2_000, NOW_S // CELL_S)
 
 
 def desk(world: World | None = None, plan: FaultPlan | None = None) -> Desk:
-    return Desk(world or World(), (plan or FaultPlan()).spoil, KEYS)
+    return Desk(world or World(), (plan or FaultPlan()).spoil)
 
 
 def ask(path: str, headers: Mapping[str, str] | None = None, now_s: int = NOW_S, **query: str) -> Ask:

@@ -10,27 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_source.app import KEYS, FakeConfig
+from fake_source.app import FakeConfig
+from fake_source.reply import KEYS
 from fake_source.server import collector_settings, running_source
 
 from qubic_lab.cli import console
 from qubic_lab.cli.main import run
 from qubic_lab.settings import settings
 
-COMMANDS = (
-    "demo",
-    "collect",
-    "status",
-    "import",
-    "import-texts",
-    "quality",
-    "score",
-    "score-file",
-    "analyse",
-    "risk",
-    "alerts",
-    "audit",
-)
+COMMANDS = ["demo", "collect", "status", "import", "import-texts", "quality"]
+COMMANDS += ["score", "score-file", "analyse", "risk", "alerts", "audit"]
 BARS = """time,open,high,low,close,volume
 2026-11-01T00:00:00Z,100,110,95,105,3.5
 2026-11-01T01:00:00Z,105,108,101,102,2

@@ -10,7 +10,8 @@ import yaml
 from fake_source.app import FakeConfig
 from fake_source.faults import ALL
 from fake_source.ledger import Ledger
-from fake_source.server import FakeServer, collector_environment, collector_settings, listen
+from fake_source.reply import KEYS
+from fake_source.server import FakeServer, collector_settings, listen
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.timestamps import now_us
 
@@ -18,7 +19,6 @@ from qubic_lab.oracle.model.timestamps import now_us
 def main() -> None:
     """Read the options, write the collector's settings, print the URL and serve."""
     parser = argparse.ArgumentParser(prog="fake_source", description=sys.modules["fake_source"].__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--faults", nargs="*", default=[], choices=("all", *ALL), help="which faults occur")
     parser.add_argument("--fault-rate", type=float, default=0.2, help="share of requests that meet one")
     parser.add_argument("--seed", type=int, default=0, help="of prices, texts and faults")
@@ -31,13 +31,14 @@ def main() -> None:
     config = FakeConfig(options.seed, faults, options.fault_rate, options.limit, clock=clock)
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    with listen(options.port) as listening:
+    with listen() as listening:
         ledger = Ledger(folder / "ledger.jsonl")
         server = FakeServer(config, ledger, listening)
         settings = folder / "collector.yaml"
         settings.write_text(yaml.safe_dump(collector_settings(config, server.url), sort_keys=False))
         time = "real" if clock == REAL else str(clock.origin_us)  # a database belongs to one seed and one time
-        environment = collector_environment(config, f"sqlite:///{folder}/seed-{options.seed}-{time}.db")
+        environment = {f"QUBIC_LAB_{name.upper()}_KEY": key for name, key in KEYS.items()}
+        environment["QUBIC_LAB_DATABASE_URL"] = f"sqlite:///{folder}/seed-{options.seed}-{time}.db"
         print(json.dumps({"url": server.url, "config": str(settings), "environment": environment}), flush=True)
         variables = " ".join(f"{name}={value}" for name, value in environment.items())
         print(f"To collect from it: {variables} qubic-lab oracle collect --config {settings}", file=sys.stderr)

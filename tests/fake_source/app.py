@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -18,7 +18,6 @@ from fake_source.world import World
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.timestamps import SECOND_US
 
-KEYS = {"coingecko": "fake-coingecko-key", "newsapi": "fake-newsapi-key"}
 PREFIXES = {"coingecko": "coingecko/api/v3", "newsapi": "newsapi/v2", "hacker-news": "hacker-news/api/v1"}
 KEY_PARAMETERS = ("x_cg_demo_api_key", "x_cg_pro_api_key", "apikey", "api_key")
 RETRY_AFTER_S = 2
@@ -40,7 +39,6 @@ class FakeConfig:
     slow_s: float = 0.2
     hang_s: float = 60.0
     clock: Clock = REAL
-    keys: Mapping[str, str] = field(default_factory=lambda: dict(KEYS))
 
 
 class FakeApp:
@@ -52,7 +50,7 @@ class FakeApp:
         self._reset = reset
         self._faults = FaultPlan(config.faults, config.fault_rate, config.seed)
         world = World(config.seed, "null-caps" in config.faults, "corrections" in config.faults)
-        self._desk = Desk(world, self._faults.spoil, config.keys)
+        self._desk = Desk(world, self._faults.spoil)
         self._gates: dict[str, Gate] = {}
         self._number = 0
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fake_source.ledger import Given
-from fake_source.reply import Ask, Desk, Reply, json_reply, read_time, utc_time
+from fake_source.reply import KEYS, Ask, Desk, Reply, json_reply, read_time, utc_time
 from fake_source.world import CELL_S, CELLS_PER_HOUR, Quotes
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.timestamps import SECOND_US
@@ -23,7 +23,7 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     key = ask.headers.get("x-cg-demo-api-key") or ask.query.get("x_cg_demo_api_key")
     if not key:
         return _nested_error(ask, 10002, "API Key Missing. Please make sure you're using the right authentication")
-    if key != desk.keys["coingecko"]:
+    if key != KEYS["coingecko"]:
         return json_reply(401, _error(ask, 10002, "Incorrect API Key"))
     if ask.path == "simple/price":
         return _simple_price(ask, desk)

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from fake_source.ledger import Given
-from fake_source.reply import Ask, Desk, Reply, json_reply, read_time, utc_time, whole
+from fake_source.reply import KEYS, Ask, Desk, Reply, json_reply, read_time, utc_time, whole
 from fake_source.world import Item
 from qubic_lab.oracle.model.timestamps import SECOND_US
 
@@ -22,7 +22,7 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     key = ask.headers.get("x-api-key") or ask.query.get("apiKey")
     if not key:
         return _error(401, "apiKeyMissing", "Your API key is missing. Append this to the URL with the apiKey param.")
-    if key != desk.keys["newsapi"]:
+    if key != KEYS["newsapi"]:
         return _error(401, "apiKeyInvalid", "Your API key is invalid or incorrect. Check your key.")
     if ask.path != "everything":
         return _error(404, "unexpectedError", "There is no such endpoint.")

@@ -9,6 +9,8 @@ from typing import Any
 from fake_source.ledger import Given
 from fake_source.world import World
 
+KEYS = {"coingecko": "fake-coingecko-key", "newsapi": "fake-newsapi-key"}
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -35,11 +37,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Desk:
-    """What replies depend on beside the request: the world, the faults in its rows, and each source's key."""
+    """What replies depend on beside the request: the world, and the faults in its rows."""
 
     world: World
     spoil: Callable[[int, list[Any]], list[Any]]
-    keys: Mapping[str, str]
 
 
 def json_reply(

@@ -96,11 +96,10 @@ class FakeServer(uvicorn.Server):
         asyncio.run(self.serve(sockets=[self._listening]))
 
 
-def listen(port: int = 0) -> socket.socket:
-    """Return a listening socket of loopback; 0: at any free port."""
+def listen() -> socket.socket:
+    """Return a socket that listens on loopback, at any free port."""
     listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((HOST, port))
+    listening.bind((HOST, 0))
     listening.listen()
     return listening
 
@@ -142,9 +141,3 @@ def collector_settings(config: FakeConfig, url: str) -> dict[str, Any]:
     if config.clock.speed != 1.0:
         settings |= {"time_scale": 1.0 / config.clock.speed, "time_origin": iso(config.clock.origin_us)}
     return settings
-
-
-def collector_environment(config: FakeConfig, database: str) -> dict[str, str]:
-    """Return the collector's environment: the keys, and a database of its own, for all data is synthetic."""
-    keys = {f"QUBIC_LAB_{name.upper()}_KEY": key for name, key in config.keys.items()}
-    return {**keys, "QUBIC_LAB_DATABASE_URL": database}
