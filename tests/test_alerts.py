@@ -297,10 +297,15 @@ def clock() -> StandingClock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: StandingClock) -> Iterator[AlertStore]:
+def sqlite(tmp_path: Path) -> Iterator[Engine]:
     engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    yield AlertStore(engine, clock, clock)
+    yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def store(sqlite: Engine, clock: StandingClock) -> AlertStore:
+    return AlertStore(sqlite, clock, clock)
 
 
 Deliver = Callable[..., Delivery]
@@ -324,8 +329,7 @@ def test_an_alert_is_posted_signed_and_again_after_a_fault(
     caplog.set_level(logging.DEBUG)
     fill(store, 2)
     with receiving(500, 200) as server:
-        done = deliver(server.webhook(secret=SecretStr("shared")))
-        assert (done.sent, done.failed, done.waiting) == (2, 0, 0)
+        assert deliver(server.webhook(secret=SecretStr("shared"))) == Delivery(sent=2)
         assert deliver(server.webhook()).sent == 0
     assert states(store) == [("sent", 1), ("sent", 1)]
     first, again, second = server.bodies
@@ -337,10 +341,8 @@ def test_an_alert_is_posted_signed_and_again_after_a_fault(
         message = headers["x-qubic-lab-timestamp"].encode() + b"." + body
         right = hmac.new(b"shared", message, hashlib.sha256).hexdigest()
         assert headers["x-qubic-lab-signature"] == f"sha256={right}"
-    assert [record.message for record in caplog.records if "risk: " in record.message] == [
-        "risk: raised warning at 0",
-        "risk: raised warning at 1",
-    ]
+    logged = [message for message in caplog.messages if "risk: " in message]
+    assert logged == ["risk: raised warning at 0", "risk: raised warning at 1"]
     assert "T0pSecret" not in caplog.text and "5eCr3t" not in caplog.text
     logging.getLogger("httpx2").debug("others' requests")
     assert "others' requests" in caplog.text
@@ -431,9 +433,8 @@ def test_without_a_webhook_alerts_are_logged(
     store: AlertStore, deliver: Deliver, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(store, 2)
-    assert deliver(None).sent == 2
+    assert deliver(None) == Delivery(sent=2)
     assert [each.levelname for each in caplog.records if "risk: " in each.message] == ["WARNING"] * 2
-    assert states(store) == [("sent", 1), ("sent", 1)]
 
 
 _SENDER = """
@@ -447,22 +448,21 @@ Deliverer(AlertStore(open_database(sys.argv[1])), Webhook(SecretStr(sys.argv[2])
 """
 
 
-def test_what_a_killed_process_was_sending_is_sent_by_another_with_the_same_key(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'lab.db'}"
-    engine, clock = open_database(url), StandingClock(NOON)
-    fill(AlertStore(engine), 2)
+def test_what_a_killed_process_was_sending_is_sent_by_another_with_the_same_key(
+    sqlite: Engine, clock: StandingClock
+) -> None:
+    fill(AlertStore(sqlite), 2)
     with receiving(0, 200) as server:
-        process = subprocess.Popen([sys.executable, "-c", _SENDER, url, server.url])
+        process = subprocess.Popen([sys.executable, "-c", _SENDER, str(sqlite.url), server.url])
         assert server.opened.wait(30.0)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        (claimed,) = [each for each in AlertStore(engine).last() if each.attempts]
+        (claimed,) = [each for each in AlertStore(sqlite).last() if each.attempts]
         clock.us = claimed.made_us + 120 * SECOND_US  # its claim has run out
-        assert Deliverer(AlertStore(engine, real=clock), server.webhook()).deliver().sent == 2
+        assert Deliverer(AlertStore(sqlite, real=clock), server.webhook()).deliver().sent == 2
     keys = [each["idempotency-key"] for each in server.headers]
     assert keys[0] == keys[1] != keys[2] and server.bodies[0] == server.bodies[1]
-    assert states(AlertStore(engine)) == [("sent", 2), ("sent", 1)]
-    engine.dispose()
+    assert states(AlertStore(sqlite)) == [("sent", 2), ("sent", 1)]
 
 
 class Killed(BaseException):
@@ -530,6 +530,20 @@ def test_with_deaths_at_any_point_each_is_stored_once_and_arrives_in_order(
     assert list(dict.fromkeys(receiver.got)) == [each.key for each in stored], "all arrive, first times in order"
 
 
+@pytest.fixture
+def webhook_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Webhook | None]]:
+    """Read the webhook from an environment with this address."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(url: str) -> Webhook | None:
+        monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", url)
+        of_environment.cache_clear()
+        return webhook_from_settings()
+
+    yield read
+    of_environment.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -540,22 +554,21 @@ def test_with_deaths_at_any_point_each_is_stored_once_and_arrives_in_order(
     ],
 )
 def test_addresses_that_cannot_be_used_are_refused_and_not_shown(
-    url: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    webhook_of: Callable[[str], Webhook | None], url: str, message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", url)
-    of_environment.cache_clear()
     with pytest.raises(InputError, match=message) as raised:
-        webhook_from_settings()
+        webhook_of(url)
     assert "T0pSecret" not in str(raised.value)
-    monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", "https://hooks.example.org/T0pSecret")
-    of_environment.cache_clear()
-    found = webhook_from_settings()
+
+
+def test_a_webhook_is_optional_and_its_address_is_not_shown(
+    webhook_of: Callable[[str], Webhook | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = webhook_of("https://hooks.example.org/T0pSecret")
     assert found is not None and "T0pSecret" not in repr(found)
     monkeypatch.delenv("QUBIC_LAB_ALERT_WEBHOOK")
     of_environment.cache_clear()
     assert webhook_from_settings() is None
-    of_environment.cache_clear()
 
 
 # --- What is watched
@@ -573,7 +586,10 @@ class WatchedMarket:
         self.engine, self.clock = engine, StandingClock(NOON)
         self.prices = PriceStore(engine, self.clock)
 
-    def add(self, closes_of: list[float], first: int = 0) -> None:
+    def add(self, closes_of: list[float], first: int = 0, now: int | None = None) -> None:
+        """Add bars, and move the clock to a minute after the close of bar `now`."""
+        if now is not None:
+            self.move_to(now)
         ends = [NOON + (first + bar) * HOUR_US for bar in range(len(closes_of))]
         bars = [Price(end - HOUR_US, end, *[close] * 4) for end, close in zip(ends, closes_of, strict=True)]
         self.prices.add(SERIES, bars)
@@ -586,18 +602,15 @@ class WatchedMarket:
 
 
 @pytest.fixture
-def market(tmp_path: Path) -> Iterator[WatchedMarket]:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    yield WatchedMarket(engine)
-    engine.dispose()
+def market(sqlite: Engine) -> WatchedMarket:
+    return WatchedMarket(sqlite)
 
 
 def test_a_fall_and_its_end_are_emitted_once_whoever_looks(market: WatchedMarket) -> None:
     course = [*CALM, 99.0, 97.0, *[97.0] * 7]
     emitted: list[RiskAlert] = []
     for first, last in ((0, 40), *((bar, bar + 1) for bar in range(40, len(course)))):
-        market.move_to(last - 1)
-        market.add(course[first:last], first)
+        market.add(course[first:last], first, now=last - 1)
         for _ in range(2):  # each time a new process
             found = market.watch().check()
             emitted += found.emitted
@@ -611,8 +624,7 @@ def test_a_fall_and_its_end_are_emitted_once_whoever_looks(market: WatchedMarket
 
 
 def test_old_bars_are_no_news_but_missing_fresh_ones_are(market: WatchedMarket) -> None:
-    market.move_to(60)
-    market.add([*CALM, 95.0])
+    market.add([*CALM, 95.0], now=60)
     watch = market.watch()
     (outage,) = watch.check().emitted
     assert (outage.kind, outage.level, outage.at_us) == ("no-prices", None, NOON + 40 * HOUR_US)
@@ -626,8 +638,7 @@ def test_old_bars_are_no_news_but_missing_fresh_ones_are(market: WatchedMarket) 
 
 def test_missing_prices_are_emitted_again_once_a_day_has_passed(market: WatchedMarket) -> None:
     watch = market.watch()
-    market.move_to(50)
-    market.add([*CALM, 100.0])
+    market.add([*CALM, 100.0], now=50)
     assert [each.kind for each in watch.check().emitted] == ["no-prices"]
     market.add(CALM[:10], 41)
     assert watch.check().levels == {"bitcoin": "calm"}
@@ -642,20 +653,16 @@ def test_missing_prices_are_emitted_again_once_a_day_has_passed(market: WatchedM
 
 
 def test_an_episode_that_is_seen_late_does_not_date_its_level_back(market: WatchedMarket) -> None:
-    market.add([*CALM, 99.0, 97.0])
-    market.move_to(41)
+    market.add([*CALM, 99.0, 97.0], now=41)
     (alert,) = market.watch().check().emitted
     assert (alert.level, alert.episode_us, alert.at_us) == ("alarm", NOON + 40 * HOUR_US, NOON + 41 * HOUR_US)
     since = f"in an episode of warning or more since {iso(alert.episode_us)}"
-    assert alert.text.startswith(
-        f"Bitcoin: risk is at alarm, {since}, by bars of 1h up to {iso(alert.at_us)}, at 97 usd"
-    )
+    assert f"Bitcoin: risk is at alarm, {since}, by bars of 1h up to {iso(alert.at_us)}, at 97 usd" in alert.text
 
 
 def test_a_corrected_bar_is_checked_again(market: WatchedMarket) -> None:
-    market.move_to(40)
-    market.add([*CALM, 100.0])
     watch = market.watch()
+    market.add([*CALM, 100.0], now=40)
     assert watch.check().levels == {"bitcoin": "calm"}
     market.add([95.0], 40)
     (alert,) = watch.check().emitted
@@ -664,12 +671,10 @@ def test_a_corrected_bar_is_checked_again(market: WatchedMarket) -> None:
 
 
 def test_the_end_of_an_episode_says_how_many_rules_have_no_value(market: WatchedMarket) -> None:
-    market.move_to(40)
     watch = market.watch(rules=(FALL, RiskRule("volume", "volume_ratio", 1.0, 2.0, 3.0)))
-    market.add([*CALM, 95.0])
+    market.add([*CALM, 95.0], now=40)
     assert [each.kind for each in watch.check().emitted] == ["raised"]
-    market.add([95.0] * 7, 41)
-    market.move_to(47)
+    market.add([95.0] * 7, 41, now=47)
     (over,) = watch.check().emitted
     assert over.kind == "all-clear" and over.text.endswith(" from exchange (1 of 2 rules have no value here)")
 
@@ -680,8 +685,7 @@ def test_a_measure_that_fails_is_logged_once(
     def fail(*_: object) -> None:
         raise InputError("bars is 10: it must be at least 100")
 
-    market.move_to(39)
-    market.add(CALM)
+    market.add(CALM, now=39)
     watch = market.watch()
     with monkeypatch.context() as failing:
         failing.setattr("qubic_lab.oracle.alerts.watch.assess", fail)
@@ -694,8 +698,7 @@ def test_a_measure_that_fails_is_logged_once(
 
 def test_a_watch_beside_other_work_checks_once_more_at_its_end(market: WatchedMarket) -> None:
     with receiving(200) as server, market.watch(server.webhook()).running() as watch:
-        market.move_to(40)
-        market.add([*CALM, 95.0])
+        market.add([*CALM, 95.0], now=40)
     assert watch.emitted == 1
     assert [json.loads(body)["level"] for body in server.bodies] == ["warning"]
     (stored,) = AlertStore(market.engine).last()

@@ -252,9 +252,8 @@ def test_days_are_drawn_whole() -> None:
 def test_intervals_of_few_days_are_wide_enough() -> None:
     held, draw = 0, np.random.default_rng(3)
     for seed in range(300):
-        found = DayBootstrap(np.arange(10) * DAY_US, 300, seed).estimate(
-            np.divide, draw.standard_normal(10), np.ones(10)
-        )
+        days = DayBootstrap(np.arange(10) * DAY_US, 300, seed)
+        found = days.estimate(np.divide, draw.standard_normal(10), np.ones(10))
         held += found.low <= 0.0 <= found.high
     assert 0.92 <= held / 300 <= 0.98  # as drawn days spread, 88 % did
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from arch import arch_model
 from bar_series import bars_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,8 +81,6 @@ def test_estimators_agree_on_a_random_walk():
 
 
 def test_garch_finds_what_was_simulated_and_equals_arch():
-    from arch import arch_model
-
     returns, _ = simulate_garch(3000, 2e-6, 0.1, 0.85, 6.0, seed=1)
     fit = fit_garch(returns)
     assert (fit.alpha, fit.beta) == (pytest.approx(0.1, abs=0.04), pytest.approx(0.85, abs=0.06))
@@ -233,6 +232,8 @@ def test_christoffersen_finds_losses_that_cluster():
 
 
 def test_shortfall_tests_tell_correct_from_too_low():
+    by_hand = shortfall_statistic(np.array([0.0, 3.0, 1.0, 6.0]), np.full(4, 2.0), np.full(4, 4.0), 0.25)
+    assert by_hand == pytest.approx(1 - (3 / 4 + 6 / 4) / (4 * 0.25))
     losses = -np.random.default_rng(0).standard_t(4, 4000)
     correct = student_t(constant_forecast(4000, math.sqrt(2), 4.0), 0.025)
     var, es = correct.var, correct.es
@@ -241,11 +242,6 @@ def test_shortfall_tests_tell_correct_from_too_low():
     assert shortfall_test(losses, var, 0.75 * es) < 0.01
     assert shortfall_statistic(losses, 0.7 * var, 0.7 * es, 0.025) < -0.7
     assert shortfall_test(losses[:50], var[:50] * 5, es[:50] * 5) is None
-
-
-def test_shortfall_statistic_by_hand():
-    losses, var, es = np.array([0.0, 3.0, 1.0, 6.0]), np.full(4, 2.0), np.full(4, 4.0)
-    assert shortfall_statistic(losses, var, es, 0.25) == pytest.approx(1 - (3 / 4 + 6 / 4) / (4 * 0.25))
 
 
 def test_a_loss_is_compared_with_the_forecast_at_the_bar_before():

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,8 @@ def market(engine: Engine) -> RiskMarket:
 
 
 @pytest.fixture
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MarketStore]:
-    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('empty') / 'lab.db'}")
+def empty(tmp_path: Path) -> Iterator[MarketStore]:
+    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
     yield MarketStore(engine, StandingClock(NOW))
     engine.dispose()
 
@@ -150,10 +151,7 @@ def test_the_record_is_what_warnings_were_worth(found: RiskReport, market: RiskM
     assert f"{score.found} of {score.falls} falls of 4 % within 24 h were found" in record.text
     assert [each.at_us for each in found.warnings] == raised[:-6:-1]
     assert all(each.level in ("warning", "alarm") and each.evidence for each in found.warnings)
-
-
-def test_the_response_is_json_without_infinities(found: RiskReport) -> None:
-    assert json.loads(to_json(found)) == json.loads(json.dumps(to_plain(found), allow_nan=False))
+    assert json.loads(to_json(found)) == json.loads(json.dumps(to_plain(found), allow_nan=False)), "no infinities"
 
 
 def test_what_is_missing_has_a_reason(empty: MarketStore) -> None:
@@ -278,11 +276,7 @@ def test_how_far_the_next_level_is_and_where_this_one_is_left(level: int, value:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [
-        ([np.nan, 3.0, 1.0, 2.0, 2.0], (2.0, 2 / 3, 3)),
-        ([1.0, np.nan], (None, None, 1)),
-        ([1.0], (1.0, None, 0)),
-    ],
+    [([np.nan, 3.0, 1.0, 2.0, 2.0], (2.0, 2 / 3, 3)), ([1.0, np.nan], (None, None, 1)), ([1.0], (1.0, None, 0))],
 )
 def test_a_value_is_ranked_among_earlier_ones_alone(values: list[float], expected: Any) -> None:
     found = current_measure("volume_ratio", MeasureValues(np.array(values), 0))
@@ -311,10 +305,10 @@ def test_the_commands_show_the_same(
     engine: Engine,
     found: RiskReport,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path_factory.mktemp("command"))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUBIC_LAB_DATABASE_URL", str(engine.url))
     settings.cache_clear()
     as_of = iso(NOW)
