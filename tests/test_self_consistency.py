@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -77,9 +78,7 @@ def test_a_vote_of_one_is_pass_at_1_and_of_all_is_the_plurality() -> None:
     assert voted_at(some, 1).right == pytest.approx(pass_at_1(some)) == 2 / 8
     assert voted_at(some, 8) == self_consistency.ExpectedVote(0.0, 0.0)
     assert voted_at(row("aabb"), 4) == self_consistency.ExpectedVote(0.5, 1.0)
-
-
-def test_answers_without_a_conclusion_do_not_vote() -> None:
+    # Answers without a conclusion do not vote.
     assert voted_at(row("----a"), 5).right == 1.0
     assert voted_at(row("----a"), 4).right == pytest.approx(4 / 5)
     assert voted_at(row("---"), 3) == self_consistency.ExpectedVote(0.0, 0.0)
@@ -114,12 +113,9 @@ def test_weights_turn_a_vote_and_equal_sums_in_another_order_are_a_tie() -> None
     tied = voted_at(weighted(row("aaabbb"), 0.1, 0.2, 0.3, 0.3, 0.2, 0.1), 6, weighted=True)
     assert tied == self_consistency.ExpectedVote(0.5, 1.0)
     assert voted_at(weighted(row("ab"), 0, 0), 2, weighted=True).right == 0.0
-
-
-def test_the_answer_of_a_group_that_is_right_in_part_is_that_of_any_of_its_voters() -> None:
-    mixed = row("aab")
-    mixed = replace(mixed, samples=(mixed.samples[0], replace(mixed.samples[1], right=False), mixed.samples[2]))
-    assert voted_at(mixed, 3).right == 0.5
+    first, second, other = row("aab").samples
+    mixed = replace(row("aab"), samples=(first, replace(second, right=False), other))
+    assert voted_at(mixed, 3).right == 0.5, "of a group that is right in part, any answer may be given"
 
 
 def test_the_oracle_by_hand() -> None:
@@ -243,29 +239,26 @@ def test_agreeing_wrong_answers() -> None:
     assert agreeing_wrong([row("aab")]).pairs is None
 
 
-def test_unjudged_or_missing_questions_are_refused() -> None:
-    creative = replace(row("a"), greedy=RecordedSample("x", 1), samples=(RecordedSample("y", 1),))
-    with pytest.raises(InputError, match="'q' has no right answer"):
-        right_values([creative], "pass@1")
-    with pytest.raises(InputError, match="no recorded questions"):
-        curve([])
-    with pytest.raises(InputError, match="unknown method 'majorty': did you mean 'majority'"):
-        right_values([row("a")], "majorty")
+CREATIVE = replace(row("a"), greedy=RecordedSample("x", 1), samples=(RecordedSample("y", 1),))
 
 
-def test_samples_and_rows_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(InputError, match="-1 tokens"):
-        RecordedSample("", -1)
-    with pytest.raises(InputError, match="weight is nan"):
-        RecordedSample("", 1, weight=math.nan)
-    with pytest.raises(InputError, match="signal 'x' is inf"):
-        RecordedSample("", 1, signals=(("x", math.inf),))
-    with pytest.raises(InputError, match="no samples"):
-        replace(row("a"), samples=())
-    with pytest.raises(InputError, match="judge all or none"):
-        replace(row("a"), greedy=RecordedSample("x", 1))
-    with pytest.raises(InputError, match="increasing factors above 1"):
-        longer(row("a"), 1, True, 1)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: RecordedSample("", -1), "-1 tokens"),
+        (lambda: RecordedSample("", 1, weight=math.nan), "weight is nan"),
+        (lambda: RecordedSample("", 1, signals=(("x", math.inf),)), "signal 'x' is inf"),
+        (lambda: replace(row("a"), samples=()), "no samples"),
+        (lambda: replace(row("a"), greedy=RecordedSample("x", 1)), "judge all or none"),
+        (lambda: longer(row("a"), 1, True, 1), "increasing factors above 1"),
+        (lambda: right_values([CREATIVE], "pass@1"), "'q' has no right answer"),
+        (lambda: curve([]), "no recorded questions"),
+        (lambda: right_values([row("a")], "majorty"), "unknown method 'majorty': did you mean 'majority'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        wrong()
 
 
 def test_answers_are_judged_where_a_rule_can_tell() -> None:
