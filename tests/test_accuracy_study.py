@@ -169,15 +169,19 @@ def test_findings_name_changes_accuracy_and_tests() -> None:
     assert "McNemar p = 1, not shown to be equivalent within 3.0 points; with 100 questions a difference of " in tested
 
 
-def test_tables_have_a_row_for_everything_and_pictures_can_be_drawn() -> None:
+def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_once() -> None:
     result = make_comparison()
-    assert len(study.case_rows(result)) == len(result.cases)
-    assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
+    labels = [study.case_label(case, result) for case in study.measured_cases(result)]
+    assert labels[:2] == ["fp32, 2 ranks, A = B, batch 1", "fp32, 2 ranks, C, batch 1"]
+    assert (len(labels), len(study.case_rows(result))) == (8, len(result.cases))
     assert [row["verdict"] for row in study.answer_rows(result)].count("not checkable") == 1
     assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
-    ways = [make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1")]
-    [axes] = study.accuracies(make_comparison(accuracy=tuple(ways))).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["fp32, whole, batch 1"], "identical"
+    assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
+    cases = [make_case(batch=batch, divergences=(DIVERGENCE,)) for batch in (1, 4)]
+    assert study.identical_questions(make_comparison(cases=cases)) == 7
+    ways = (make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1"))
+    [axes] = study.accuracies(make_comparison(accuracy=ways)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fp32, whole, batch 1"]
     assert "(%)" in axes.get_xlabel()
 
 
@@ -210,18 +214,6 @@ def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
 def test_the_reference_in_words(changes: dict[str, Any], expected: str) -> None:
     [sentence] = study.reference_sentences(make_comparison(reference=(make_reference(**changes),)))
     assert expected in sentence
-
-
-def test_a_case_that_stands_for_others_is_counted_once_and_named_by_all() -> None:
-    comparison = make_comparison()
-    labels = [study.case_label(case, comparison) for case in study.measured_cases(comparison)]
-    assert labels[:2] == ["fp32, 2 ranks, A = B, batch 1", "fp32, 2 ranks, C, batch 1"]
-    assert len(labels) == 8
-
-
-def test_a_question_that_differs_in_two_cases_is_one_question() -> None:
-    cases = [make_case(batch=batch, divergences=(DIVERGENCE,)) for batch in (1, 4)]
-    assert study.identical_questions(make_comparison(cases=cases)) == 7
 
 
 def test_only_wide_fp32_margins_are_unexplained() -> None:

@@ -40,6 +40,10 @@ def test_a_study_alone_is_a_week_of_one_with_every_combination_of_its_grid(root:
     assert (study.root, study.source.path) == (root, root / "notebooks" / "tiny.ipynb")
     complete = {"number": 7, "share": 0.5, "names": ["a"], "threads": 0, "free": None}
     assert study.source.complete({"number": 7}) == complete
+    # An integer is a float, and a name without a type takes anything.
+    parameters = {"share": 1, "free": {"any": [1, "thing"]}}
+    [other] = load(write_study(root, "other", quick={"parameters": parameters})).studies
+    assert other.quick.combinations() == [parameters]
     assert study.quick.combinations() == [{"number": 2}]
     assert study.full.combinations() == [
         {"number": 1, "names": ["a"]},
@@ -105,12 +109,6 @@ def test_a_week_says_how_the_project_stands(root: Path):
 def test_a_wrong_status_is_one_line_with_a_remedy(root: Path, changes: dict[str, Any], message: str):
     write_study(root)
     refusal(write_week(root, "study.yaml", **changes), re.escape(message))
-
-
-def test_an_integer_is_a_float_and_a_name_without_a_type_takes_anything(root: Path):
-    parameters = {"share": 1, "free": {"any": [1, "thing"]}}
-    [study] = load(write_study(root, quick={"parameters": parameters})).studies
-    assert study.quick.combinations() == [parameters]
 
 
 def test_what_papermill_would_turn_into_text_is_refused(root: Path):
