@@ -1,4 +1,4 @@
-"""Alerts of risk: each episode and rise is emitted once, in order, whoever dies when; a webhook's faults lose none."""
+"""Risk alerts: each rise is emitted once and in order, even if processes die; faults of a webhook lose no alert."""
 
 import hashlib
 import hmac
@@ -237,7 +237,7 @@ def test_an_alert_that_was_postponed_by_a_clock_that_was_ahead_is_sent(engine: E
 
 @dataclass
 class Receiving:
-    """A webhook's server: what it was sent, and how it answers, the last answer for ever; 0: it hangs."""
+    """A webhook server: its requests and its answers; the last answer repeats, and 0 means that it hangs."""
 
     answers: list[int]
     url: str = ""
@@ -470,7 +470,7 @@ class Killed(BaseException):
 
 
 class Flaky:
-    """Takes alerts, and sometimes its sender dies before or after that."""
+    """A receiver whose sender sometimes dies before or after a delivery."""
 
     lease_s = 10.0
 

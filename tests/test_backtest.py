@@ -1,4 +1,4 @@
-"""Backtests: every figure of three trades by hand, exact accounts, no look ahead, costs that only ever cost."""
+"""Backtests: three trades computed by hand, exact accounts, no look-ahead, and costs that never raise equity."""
 
 import json
 from dataclasses import replace
@@ -369,7 +369,7 @@ def test_reports_say_what_is_odd() -> None:
 
 
 def sees(view: BarView) -> float:
-    """Check that a view ends with now, also behind its back, and decide by the last change."""
+    """Check that a view and the array below it hold no later bar, then go long if the close rose."""
     for values in (view.close, view.open, view.volume):
         behind = values if values.base is None else values.base
         assert len(values) == len(view)

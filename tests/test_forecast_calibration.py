@@ -1,4 +1,4 @@
-"""Calibrated forecasts pass and others are found out; baselines that know more are seen; nothing looks ahead."""
+"""Calibrated forecasts pass, others fail; better baselines are detected; nothing looks ahead."""
 
 import math
 from dataclasses import fields, replace
@@ -37,7 +37,7 @@ POOL = np.array([NormalDist().inv_cdf(0.5 + (n + 0.5) / (2 * KNOWN)) for n in ra
 
 
 def made(count: int = 1_500, wide: float = 1.0, seed: int = 0) -> PastForecasts:
-    """Forecasts that are right, each on its own, where `wide` is 1; intervals are else so many times too wide."""
+    """Independent forecasts, calibrated if `wide` is 1; otherwise intervals are that many times too wide."""
     draw = np.random.default_rng(seed)
     move, error = draw.normal(0.0, 0.7, count), draw.normal(0.0, 1.0, count)
     place, ranks = np.arange(count), np.ceil(np.array(LEVELS) * (KNOWN + 1)).astype(int) - 1

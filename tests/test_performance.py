@@ -1,4 +1,4 @@
-"""Sharpe ratios, what is left of them after selection, and tests of forecasts, against published and hand values."""
+"""Sharpe ratios, corrections for multiple testing, and tests of forecasts equal published values and hand results."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""The report of a coin's risk: its numbers are those of the measures, what is missing has a reason, nothing is late."""
+"""The risk report of a coin equals the measures, gives a reason for each missing value, and does not look ahead."""
 
 import json
 import math

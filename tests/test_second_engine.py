@@ -1,10 +1,9 @@
-"""Another engine agrees: accounts of ours beside those of `bt`, and beside a loop of a few lines, after all costs.
+"""Our accounts equal those of `bt`, and those of a short loop, after all costs.
 
-`bt` knows one price at a time, so it gets two rows a bar: the open, where it trades, and the close, where it is marked.
-Its `Rebalance` sizes otherwise than we do. Of equity E before costs it spends a weight's share with the costs inside:
-a purchase of w · E leaves less than w of what is left, unless w is 1. Ours is w of what is left after costs. Neither is
-wrong; so `bt` is told how many units to trade (`transact`) where weights are not 0 or 1, found here from its own value,
-position and price, and does by itself whatever a trade entails: price, spread, commission, cash, position and value.
+`bt` has one price at a time, so each bar becomes two rows: the open, where it trades, and the close, for its value.
+Its `Rebalance` applies a weight to equity before costs; we apply it to equity after costs. Neither is wrong, so this
+test computes the units to trade from the value, position and prices of `bt`, and passes them to `transact`. `bt` does
+the rest: price, spread, commission, cash, position and value.
 """
 
 from collections.abc import Callable
@@ -26,12 +25,12 @@ Weigh = Callable[[Bars], Floats]
 
 
 def crossing_means(market: Bars) -> Floats:
-    """Long or short of everything there is."""
+    """Long or short with all equity."""
     return crossover(market.frame(), 10, 50).to_numpy()
 
 
 def even_risk_each_month(market: Bars) -> Floats:
-    """Two assets by the inverse of their volatility, weighed anew at each month's first close; between, they drift."""
+    """Weight two assets by the inverse of their volatility at the first close of each month."""
     closes = market.frame()["close"]
     inverse = 1.0 / closes.pct_change().rolling(60).std()
     weights = inverse.div(inverse.sum(axis=1, min_count=2), axis=0)
@@ -64,7 +63,7 @@ def test_bt_has_the_same_equity_at_every_bar(weigh: Weigh, assets: int, rebalanc
 
 
 def due_at_opens(account: Account, targets: Floats, rebalance: Rebalance) -> pd.DataFrame:
-    """Return what is to be held from which open on: what was decided at the last close, where it is to be traded."""
+    """Return the weights to trade to at each open with a trade: those decided at the close before."""
     market = account.market
     decided = pd.DataFrame(targets.reshape(len(market), -1), columns=list(market.assets)).ffill().fillna(0.0)
     due = decided.shift(1, fill_value=0.0)
@@ -74,16 +73,16 @@ def due_at_opens(account: Account, targets: Floats, rebalance: Rebalance) -> pd.
 
 
 def equity_of_bt(account: Account, *algos: object) -> Floats:
-    """Return what `bt` makes of the same market and costs, at each close."""
+    """Return the equity that `bt` computes at each close, for the same market and costs."""
     bt = pytest.importorskip("bt", reason="bt is not installed: pip install 'qubic-lab[bench]'")
     market, costs = account.market, account.costs
     closed = _instants(market.closed_us)
-    prices = pd.concat(
-        [_frame(market.open_BA, market, _opens(market)), _frame(market.close_BA, market, closed)]
-    ).sort_index()
+    names = list(market.assets)
+    opens = pd.DataFrame(market.open_BA, _opens(market), names)
+    prices = pd.concat([opens, pd.DataFrame(market.close_BA, closed, names)]).sort_index()
 
     def commission(units: float, price: float) -> float:
-        """Return the fee at the price of the fill, which `bt` gives as the one before the spread."""
+        """Return the fee at the price of the fill; `bt` passes the price before the spread."""
         return costs.fee_bps * BPS * abs(units) * price * (1.0 + np.sign(units) * costs.half_spread_bps * BPS)
 
     test = bt.Backtest(
@@ -100,7 +99,7 @@ def equity_of_bt(account: Account, *algos: object) -> Floats:
 
 
 def _transacting(due: pd.DataFrame) -> Callable[..., bool]:
-    """Return an algorithm that tells `bt` the units to trade, so that weights are those of what is left after costs."""
+    """Return an algorithm that trades the units whose weights hold for equity after costs."""
     half, fee = COSTS.half_spread_bps * BPS, COSTS.fee_bps * BPS
 
     def trade(strategy: object) -> bool:
@@ -120,12 +119,8 @@ def _transacting(due: pd.DataFrame) -> Callable[..., bool]:
     return trade
 
 
-def _frame(values: Floats, market: Bars, index: pd.DatetimeIndex) -> pd.DataFrame:
-    return pd.DataFrame(values, index=index, columns=list(market.assets))
-
-
 def _opens(market: Bars) -> pd.DatetimeIndex:
-    """Return the rows of opens: a millisecond late, as a bar opens when the last one closes."""
+    """Return the index of opens, 1 ms late because a bar opens at the instant the last one closes."""
     return _instants(market.opened_us + 1_000)
 
 

@@ -1,4 +1,4 @@
-"""The ledger of trials: each try counts once, with its returns to the last bit, and nothing leaves it."""
+"""The ledger of trials: each trial counts once, its returns are stored exactly, and no trial can be removed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
