@@ -64,7 +64,6 @@ ASKED_WRONGLY = [
     ("generate --model tiny --prompts-file latin1.txt", r"latin1\.txt .*not UTF-8"),
     # numbers
     ("generate --model tiny --prompt hi --ranks 0", "ranks is 0: .* at least 1"),
-    ("generate --model tiny --prompt hi --ranks -1", "ranks is -1: .* at least 1"),
     ("generate --model tiny --prompt hi --ranks two", "'--ranks'.*integer.*'two'"),
     ("generate --model tiny --prompt hi --ranks 5", "ranks is 5.* 4 layers: give at most 4"),
     ("generate --model tiny --prompt hi --threads 0", "threads is 0"),
@@ -101,8 +100,6 @@ ASKED_WRONGLY = [
     ("generate --model fewer-layers --prompt hi", "config and weights disagree"),
     ("generate --model wider --prompt hi", "config and weights disagree"),
     ("generate --model mistral --prompt hi", "MistralForCausalLM is not supported"),
-    ("model-path smolm2", "did you mean 'smollm2'"),
-    ("model-path empty", r"no config\.json"),
     ("split --model tiny --out wider", "wider is not empty: give a new folder"),
     ("split --model tiny --out prompts.txt", "is a file: give a new folder"),
     ("split --model tiny --out ''", "--out is .*current folder"),
@@ -126,16 +123,12 @@ ASKED_WRONGLY = [
     ("compare --model tiny --batch 65", "batch is 65: .* at most 64"),
     ("compare --model tiny --batch 1,,4", "--batch is '1,,4'"),
     ("compare --model tiny --batch a", "--batch is 'a'"),
-    ("compare --model tiny --ranks 2,9", "ranks is 9"),
     ("compare --model tiny --ranks 3 --strategy A", "ranks is 3 with strategy A"),
     ("compare --model tiny --dtype fp32,FP16", "did you mean 'fp16'"),
-    ("compare --model tiny --strategy A,b", "did you mean 'B'"),
-    ("compare --model tiny --threads 0", "threads is 0"),
     ("compare --model tiny --limit 0", "limit is 0"),
     ("compare --model tiny --candidate parts --ranks 3", "split over 2 ranks by strategy C: ask for ranks 2"),
     ("compare --model tiny --candidate parts --strategy B", "split over 2 ranks by strategy C: .* strategy C"),
     ("compare --model tiny --candidate nowhere", "unknown model 'nowhere'"),
-    ("compare --model tiny --max-new-tokens 0", "max_new_tokens is 0"),
     ("compare --model tiny --questions missing.jsonl", r"missing\.jsonl .*No such file"),
     ("compare --model tiny --questions broken.jsonl", r"broken\.jsonl:1 is not valid JSON"),
     ("compare --model tiny --questions unknown.jsonl", "unknown field 'anwser': did you mean 'answer'"),
@@ -372,12 +365,10 @@ def test_a_lost_rank_is_one_line_that_names_its_log(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_gets_no_traceback() -> None:
-    process = start("generate --help")
-    assert process.stdout and process.stderr
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    process.wait(GONE_WITHIN_S)
-    process.stderr.close()
+    with start("generate --help") as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_help_shows_an_example(here: Run) -> None:
@@ -437,15 +428,6 @@ def test_a_split_folder_alone_answers_like_the_model(here: Run, shared_ranks: No
     assert started.token_ids == here(f"generate --model tiny {asked}").token_ids
 
 
-def test_verify_finds_a_flipped_bit(here: Run, tmp_path: Path) -> None:
-    shutil.copytree("parts", tmp_path / "parts")
-    weights = tmp_path / "parts" / "rank-1" / WEIGHTS
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert f"{weights} has changed" in here(f"verify {tmp_path / 'parts'}").failed(1)
-
-
 def test_raw_sends_the_prompt_without_the_template(here: Run, shared_ranks: None) -> None:
     ask = "generate --prompt 'two words' --max-new-tokens 6 --json"
     raw = here(f"{ask} --model tiny --raw")
@@ -477,7 +459,8 @@ def test_an_answer_ends_at_the_end_token_unless_told_to_go_on(here: Run, shared_
 
 def test_a_random_model_is_labelled_beside_the_json(here: Run, shared_ranks: None, tmp_path: Path) -> None:
     out = tmp_path / "random"
-    assert here(f"random-model --config tiny --layers 2 --out {out}").status == 0
+    made = here(f"random-model --config tiny --layers 2 --out {out}")
+    assert made.status == 0 and "answers are meaningless" in made.out
     ended = here(f"generate --model {out} --prompt hi --max-new-tokens 2 --json")
     assert json.loads(ended.out)["meaningless"]
     assert ended.err.count("\n") == 1 and "random weights" in ended.err
@@ -509,15 +492,9 @@ def test_compare_in_words_measures_equal_layers_once(here: Run, shared_ranks: No
     line = "compare --model tiny --questions questions.jsonl --limit 1 --max-new-tokens 2 --dtype bf16 --batch 1,1"
     ended = here(f"{line} --strategy B,A,A")
     assert (ended.status, ended.err) == (0, "")
-    measured, same, against, threads, whole, split, library, *paired, about = ended.out.splitlines()
-    assert "strategy B, layers 2/2, bf16, batch 1: 100.00% of 2 tokens equal" in measured
-    assert "strategy A (same layers as B), layers 2/2" in same
-    assert against.startswith("against transformers")
-    assert threads.startswith("1 rank, bf16, threads ")
-    for line, way in zip((whole, split, library), ("whole", "split, 2 ranks, B", "transformers"), strict=True):
-        assert line.startswith(way) and "1 checkable questions right" in line
-    assert paired[0].endswith("identical, no test needed") and len(paired) == 2
-    assert "questions: 1" in about
+    assert "strategy B, layers 2/2, bf16, batch 1: 100.00% of 2 tokens equal" in ended.out
+    assert ended.out.count("strategy A (same layers as B), layers 2/2") == 1
+    assert ended.out.count("1 checkable questions right") == 3, "whole, split and transformers"
 
 
 def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -> None:

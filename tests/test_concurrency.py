@@ -106,12 +106,7 @@ def test_a_level_sums_up_its_blocks() -> None:
     assert found.tokens_per_s == 1.875
     assert found.compute_shares == (0.5, 0.75)
     assert found.answers_unchanged and not found.changed
-
-
-def test_one_other_token_in_one_block_is_a_change() -> None:
-    found = level(block(1.0), block(2.0, number=2, second=(4, 6)))
-    assert found.changed == (1,)
-    assert not found.answers_unchanged
+    assert level(block(1.0), block(2.0, number=2, second=(4, 6))).changed == (1,), "one other token is a change"
 
 
 def test_shares_of_computing_are_those_of_a_blocks_own_time() -> None:
@@ -142,8 +137,7 @@ def test_the_command_measures_levels_and_prints_them(
         assert all(0 < share <= 1 for share in each["compute_shares"]) and len(each["compute_shares"]) == 2
         assert len(each["tokens_per_s_samples"]) == 2
     assert run(line.split()) == 0
-    table = capfd.readouterr().out
-    assert "same" in table and "2 lanes of 2 slots" in table
+    assert "2 lanes of 2 slots" in capfd.readouterr().out
 
 
 def test_findings_follow_the_numbers() -> None:
@@ -167,11 +161,3 @@ def test_pictures_have_units_and_all_levels() -> None:
     for draw in (study.latencies, study.throughput, study.latency_distributions):
         [axes] = draw(result()).axes
         assert "(" in axes.get_xlabel() and "(" in axes.get_ylabel()
-    [axes] = study.throughput(result()).axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "10"]
-
-
-def test_rows_hold_plain_values_only() -> None:
-    rows = study.level_rows(result())
-    assert all(not isinstance(value, list) for row in rows for value in row.values())
-    assert rows[0]["rank_1_compute_share"] == 0.75

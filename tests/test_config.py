@@ -3,28 +3,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import LLAMA3_ROPE, SHAPE
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model.config import MEANINGLESS_KEY, RopeConfig, load_config, parse_config
 
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 320,
-    "max_position_embeddings": 512,
-}
+LLAMA: dict[str, Any] = {**SHAPE, "architectures": ["LlamaForCausalLM"]}
 QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"]}
 
-LLAMA3 = {
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+LLAMA3 = {key: value for key, value in LLAMA3_ROPE.items() if key not in ("rope_type", "rope_theta")}
 
 
 def without(key: str) -> dict[str, Any]:

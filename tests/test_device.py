@@ -30,11 +30,7 @@ def test_own_figures_are_taken_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("text", "link"),
-    [
-        ("10Gbps:0.1ms", Link(10e9, 0.1e-3)),
-        ("940 Mbps:70us", Link(940e6, 70e-6)),
-        ("1.5Gbps:0s", Link(1.5e9, 0.0)),
-    ],
+    [("10Gbps:0.1ms", Link(10e9, 0.1e-3)), ("940 Mbps:70us", Link(940e6, 70e-6)), ("1.5Gbps:0s", Link(1.5e9, 0.0))],
 )
 def test_a_link_has_bits_a_second_and_a_latency(text: str, link: Link) -> None:
     parsed = parse_link(text)

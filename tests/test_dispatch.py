@@ -5,16 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from examples import example
 
 from qubic_lab.bench import dispatch
-from qubic_lab.bench.dispatch import (
-    DispatchResult,
-    Exchange,
-    ask_all,
-    bench_dispatch,
-    echo_requests,
-    sum_up,
-)
+from qubic_lab.bench.dispatch import DispatchResult, Exchange, ask_all, bench_dispatch, echo_requests, sum_up
 from qubic_lab.bench.echo_node import echo_text, echo_tokens
 from qubic_lab.bench.local_cluster import free_ports, local_cluster, run_apart
 from qubic_lab.bench.percentiles import Percentiles
@@ -101,19 +95,7 @@ def test_real_nodes_answer_as_they_do_alone(tiny: Path, monkeypatch: pytest.Monk
 def test_the_steady_load_is_at_the_top_level_and_errors_are_reported() -> None:
     load = sum_up([Exchange(f"task {n}", "", 1_000.0 + n, 990.0) for n in range(100)], 2.0, *SETTING)
     wrong = sum_up([Exchange(fault="'hi' was answered 'ho'")], 1.0, *SETTING)
-    result = DispatchResult(
-        **vars(load),
-        seconds=1.0,
-        limit_ms=100.0,
-        within_limit=True,
-        burst=wrong,
-        real=load,
-        model="smollm2",
-        meaningless=False,
-        dtype="bf16",
-        threads=1,
-        balancer="round-robin",
-    )
+    result = example(DispatchResult, **vars(load), burst=wrong, real=load)
     plain = result.to_dict()
     assert plain["added_ms"]["p95"] == 104.0 and plain["errors"] == 0
     assert plain.keys() >= {"burst", "real", "model", "dtype", "threads", "machine", "commit"}

@@ -15,7 +15,6 @@ from qubic_lab.bench.failover import (
     read_stays,
     summarize,
 )
-from qubic_lab.bench.result import Table
 from qubic_lab.cluster.tasks import LogEntry
 
 PLAN = FailoverPlan(requests=4, every_s=1.0, nodes=2, new_tokens=4, seconds=4.0)
@@ -145,30 +144,21 @@ def check(result: FailoverResult, plan: FailoverPlan) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_node_loses_nothing() -> None:
-    plan = FailoverPlan(requests=8, every_s=0.25, nodes=2, new_tokens=10, seconds=1.0)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        FailoverPlan(requests=8, every_s=0.25, nodes=2, new_tokens=10, seconds=1.0),
+        FailoverPlan(requests=16, every_s=0.75, nodes=3, new_tokens=20, seconds=2.0, kill_coordinator=True),
+    ],
+    ids=["node", "node and coordinator"],
+)
+def test_killed_processes_lose_nothing(plan: FailoverPlan) -> None:
     ended: list[int] = []
     result = bench_failover(plan, lambda text, done, total: ended.append(done))
     check(result, plan)
-    assert ended == list(range(1, 9))
-    assert result.failures.coordinator is None and result.asked_again == ()
-
-
-@pytest.mark.slow
-def test_a_killed_coordinator_loses_nothing_either() -> None:
-    plan = FailoverPlan(requests=16, every_s=0.75, nodes=3, new_tokens=20, seconds=2.0, kill_coordinator=True)
-    result = bench_failover(plan)
-    check(result, plan)
-    assert result.left_coordinator and result.asked_again
-    assert result.open_s is not None and result.chosen_s is not None
-
-
-def test_the_report_says_how_the_failures_were_handled() -> None:
-    table, node, coordinator, verdict, _ = judged().report()
-    assert isinstance(table, Table) and len(table.rows) == 4
-    assert node.startswith("a killed at 2.50 s, noticed by all coordinators at 3.50 s, restarted at 4.00 s, allowed")
-    assert node.endswith("1 streams moved, gaps 2.50 to 2.50 s")
-    assert coordinator.startswith(
-        "one killed at 6.50 s; the other one continued 1 streams, gaps 5.00 to 5.00 s; 2 clients"
-    )
-    assert verdict == "0 lost, 0 answered twice, 0 streams not right"
+    assert ended == list(range(1, plan.requests + 1))
+    if plan.kill_coordinator:
+        assert result.left_coordinator and result.asked_again
+        assert result.open_s is not None and result.chosen_s is not None
+    else:
+        assert result.failures.coordinator is None and result.asked_again == ()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.model.config import parse_config
+from qubic_lab.model.config import ModelConfig, parse_config
 from qubic_lab.model.cost import PartTimes
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
 from qubic_lab.model.predict import stage_seconds
@@ -16,28 +16,24 @@ DEEPSEEK = parse_config(read_shape("deepseek"))
 SMOLLM2 = parse_config(read_shape("smollm2"))
 
 
-def test_the_head_of_deepseek_weighs_five_layers() -> None:
-    assert plan_layers(DEEPSEEK, 2, "C") == (16, 12)
-    assert plan_layers(DEEPSEEK, 3, "C") == (11, 11, 6)
-    assert plan_layers(SMOLLM2, 2, "C") == (19, 11)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_one_rank_is_the_whole_model(strategy: str) -> None:
-    assert plan_layers(DEEPSEEK, 1, strategy) == (28,)
-
-
-def test_a_cuts_in_half_or_where_it_is_told() -> None:
-    odd = replace(DEEPSEEK, layers=5)
-    assert plan_layers(DEEPSEEK, 2, "A") == (14, 14)
-    assert plan_layers(odd, 2, "A") == (3, 2)
-    assert plan_layers(odd, 2, "A", cut=1) == (1, 4)
-    assert plan_layers(odd, 2, "A", cut=4) == (4, 1)
-
-
-def test_b_gives_the_rest_to_the_first_ranks() -> None:
-    assert plan_layers(DEEPSEEK, 3, "B") == (10, 9, 9)
-    assert plan_layers(DEEPSEEK, 28, "B") == (1,) * 28
+@pytest.mark.parametrize(
+    ("config", "ranks", "strategy", "cut", "layers"),
+    [
+        (DEEPSEEK, 2, "C", None, (16, 12)),  # the head weighs five layers
+        (DEEPSEEK, 3, "C", None, (11, 11, 6)),
+        (SMOLLM2, 2, "C", None, (19, 11)),
+        (DEEPSEEK, 2, "A", None, (14, 14)),
+        (replace(DEEPSEEK, layers=5), 2, "A", None, (3, 2)),
+        (replace(DEEPSEEK, layers=5), 2, "A", 4, (4, 1)),
+        (DEEPSEEK, 3, "B", None, (10, 9, 9)),
+        (DEEPSEEK, 28, "B", None, (1,) * 28),
+        *((DEEPSEEK, 1, strategy, None, (28,)) for strategy in STRATEGIES),
+    ],
+)
+def test_each_strategy_has_its_layers(
+    config: ModelConfig, ranks: int, strategy: str, cut: int | None, layers: tuple[int, ...]
+) -> None:
+    assert plan_layers(config, ranks, strategy, cut) == layers
 
 
 @pytest.mark.parametrize(

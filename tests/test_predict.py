@@ -28,22 +28,17 @@ def test_the_first_stage_has_the_embedding_the_last_the_head_and_each_its_overhe
     assert stage_seconds([slow], [2]) == (121.5,)
 
 
-def test_full_lanes_go_at_the_pace_of_the_slowest_stage() -> None:
-    speed = pipeline_speed([0.3, 0.5], hop_s=0.01, lanes=2, batch=4)
-    assert speed.tokens_per_s == pytest.approx(8 / 1.0)
-    assert speed.latency_ms == pytest.approx(1000)
-    assert speed.idle_latency_ms == pytest.approx(820)
-
-
-def test_too_few_lanes_wait_for_the_way_round() -> None:
-    speed = pipeline_speed([0.3, 0.5], hop_s=0.2, lanes=2, batch=1)
-    assert speed.tokens_per_s == pytest.approx(2 / 1.2)
-    assert speed.latency_ms == speed.idle_latency_ms == pytest.approx(1200)
-
-
-def test_a_single_rank_has_no_hops() -> None:
-    speed = pipeline_speed([0.5], hop_s=9.0, lanes=1, batch=3)
-    assert (speed.tokens_per_s, speed.latency_ms, speed.idle_latency_ms) == (6.0, 500.0, 500.0)
+@pytest.mark.parametrize(
+    ("stages_s", "hop_s", "lanes", "batch", "expected"),
+    [
+        ([0.3, 0.5], 0.01, 2, 4, (8 / 1.0, 1000, 820)),  # full lanes: the slowest stage sets the pace
+        ([0.3, 0.5], 0.2, 2, 1, (2 / 1.2, 1200, 1200)),  # too few lanes: they wait for the way round
+        ([0.5], 9.0, 1, 3, (6.0, 500, 500)),  # a single rank has no hops
+    ],
+)
+def test_speed_of_a_pipeline(stages_s, hop_s, lanes, batch, expected) -> None:
+    speed = pipeline_speed(stages_s, hop_s=hop_s, lanes=lanes, batch=batch)
+    assert (speed.tokens_per_s, speed.latency_ms, speed.idle_latency_ms) == pytest.approx(expected)
 
 
 def test_a_small_batch_is_bound_by_bytes_and_a_large_one_by_operations() -> None:

@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.model import device_map
 from qubic_lab.model.candidates import MOST_BATCH, Plan, Setup, best_plan, candidates
 from qubic_lab.model.changes import ContextRange, context_ranges, context_sentences, rate_ranges, rate_sentence
 from qubic_lab.model.config import parse_config
@@ -53,16 +52,10 @@ def test_three_t4s_get_the_balanced_split_and_replicas_beside_it() -> None:
     assert f"{plans['D'].tokens_per_s:.1f} tokens/s" in advice.reason
 
 
-def test_a_t4_decodes_no_faster_than_its_memory_is_read() -> None:
-    (whole,) = {plan.tokens_per_s for plan in advise("t4").plans}  # on one device every strategy is the whole model
-    assert 70 < whole < 259e9 / 3.09e9
-
-
-def test_equal_devices_are_split_as_the_pipeline_splits() -> None:
-    for config, ranks in ((DEEPSEEK, 2), (DEEPSEEK, 3)):
-        plans, _ = candidates(setup_of(",".join(["t4"] * ranks), config, context=1))
-        (balanced,) = [plan.layers for plan in plans if plan.strategy == "C"]
-        assert balanced == plan_layers(config, ranks, "C")
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_equal_devices_are_split_as_the_pipeline_splits(ranks: int) -> None:
+    plans, _ = candidates(setup_of(",".join(["t4"] * ranks), context=1))
+    assert [plan.layers for plan in plans if plan.strategy == "C"] == [plan_layers(DEEPSEEK, ranks, "C")]
 
 
 def test_unequal_devices_get_unequal_layers() -> None:
@@ -179,24 +172,15 @@ def test_the_most_requests_a_lane_are_those_of_the_pipeline() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"goal": "speed"}, "unknown goal 'speed'"),
         ({"goal": "latancy"}, "did you mean 'latency'"),
-        ({"context": 0}, "context is 0"),
         ({"context": 131073}, "context is 131073: it must be at most 131072"),
         ({"batch": 65}, "batch is 65: it must be at most 64"),
-        ({"answer_tokens": 0}, "answer_tokens is 0"),
         ({"dtype": "bf16"}, "t4 lacks in hardware"),
-        ({"dtype": "int8"}, "unknown dtype 'int8'"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         advise("t4", **options)
-
-
-def test_no_devices_are_refused() -> None:
-    with pytest.raises(InputError, match="number of devices is 0"):
-        plan(DEEPSEEK, [], LINK)
 
 
 def test_accelerates_map_is_read_by_the_nearest_name() -> None:
@@ -239,9 +223,3 @@ def test_accelerate_divides_by_bytes_and_runs_one_device_at_a_time(caplog: pytes
 def test_accelerate_is_no_baseline_where_it_would_use_the_disk() -> None:
     with pytest.raises(QubicLabError, match="no room for all weights"):
         infer_map(setup_of(f"{SMALL},{SMALL}", replace(DEEPSEEK, layers=60)))
-
-
-def test_accelerate_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_map, "find_spec", lambda name: None)
-    with pytest.raises(QubicLabError, match="accelerate is not installed"):
-        accelerate_baseline(setup_of("t4"))

@@ -8,9 +8,7 @@ import pytest
 from qubic_lab.bench import scale
 from qubic_lab.bench.result import Spread
 from qubic_lab.bench.scale import (
-    CallCosts,
     ProcessCosts,
-    ScaleResult,
     bench_scale,
     find_limit,
     measure_calls,
@@ -97,13 +95,3 @@ def test_bench_scale_measures_all_levels() -> None:
     assert [each.nodes for each in result.processes] == [each.nodes for each in result.calls] == [4, 40]
     assert [(each.nodes, each.names) for each in result.check] == [(2, 0)]
     assert result.limit.low <= result.limit.nodes <= result.limit.high
-
-
-def test_the_report_names_the_limit_and_the_busier_process() -> None:
-    levels = (costs(10, same(100.0)), costs(100, Spread(10.0, 8.0, 12.0)))
-    calls = CallCosts(10, same(1.0), same(0.5), Spread(0.3, 0.2, 0.4), {"round-robin": same(0.1)}, 900.0, 700.0)
-    limit = find_limit(levels, 0.1)
-    *tables, verdict, _ = ScaleResult((calls,), levels, levels[:1], limit, 0.1, 5.0).report()
-    assert [len(table.rows) for table in tables] == [1, 3]
-    assert verdict.startswith("with 0.1 requests/s a node one coordinator can serve 100 nodes (")
-    assert verdict.endswith("the busier process is coordinator")

@@ -19,6 +19,13 @@ def answered(message: Message, token: int = 1) -> Message:
     return message.with_tokens([token] * len(message.works))
 
 
+def take(scheduler: Scheduler) -> Message:
+    """The next micro-batch, which there must be."""
+    message = scheduler.next_micro_batch()
+    assert message is not None
+    return message
+
+
 def drive(scheduler: Scheduler, depth: int, token: int = 1) -> tuple[list[Message], list[Event]]:
     """Run to the end with at most `depth` micro-batches under way; return what was sent and what happened."""
     ring: deque[Message] = deque()
@@ -77,15 +84,14 @@ def test_requests_spread_over_lanes_before_they_share_one() -> None:
     scheduler = Scheduler(LIMITS)
     for number in range(3):
         scheduler.submit(number, [1], SamplingParams(max_new_tokens=1))
-    lanes = [message.lane for _ in range(3) if (message := scheduler.next_micro_batch())]
+    lanes = [take(scheduler).lane for _ in range(3)]
     assert lanes == [0, 1, 0]
 
 
 def test_a_long_prompt_does_not_stop_a_lane_that_decodes() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, [1], SamplingParams(max_new_tokens=9))
-    first = scheduler.next_micro_batch()
-    assert first is not None
+    first = take(scheduler)
     scheduler.complete(answered(first))
     scheduler.submit(1, range(40), SamplingParams(max_new_tokens=1))
     sent, _ = drive(scheduler, depth=1)
@@ -135,8 +141,7 @@ def test_forced_tokens_stand_whatever_is_chosen() -> None:
     scheduler.submit(0, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
     fed, events = [], []
     for choice in (9, 7, 8, 3):  # the first is the end token
-        message = scheduler.next_micro_batch()
-        assert message is not None
+        message = take(scheduler)
         fed += scheduler.input_tokens(message)
         events += scheduler.complete(answered(message, choice))
     assert fed == [1, 5, 6, 8]
@@ -147,11 +152,9 @@ def test_forced_tokens_stand_whatever_is_chosen() -> None:
 def test_a_fault_at_a_forced_token_ends_its_request() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
-    first = scheduler.next_micro_batch()
-    assert first is not None
+    first = take(scheduler)
     assert scheduler.complete(answered(first)) == []
-    second = scheduler.next_micro_batch()
-    assert second is not None
+    second = take(scheduler)
     assert scheduler.complete(answered(second).with_fault(1, {0})) == [Event(0, fault_rank=1)]
     assert scheduler.idle
 
@@ -173,7 +176,7 @@ def test_a_fault_ends_its_request_alone_and_once() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3))
     scheduler.submit(1, [1], SamplingParams(max_new_tokens=3))
-    chunks = [message for _ in range(2) if (message := scheduler.next_micro_batch())]
+    chunks = [take(scheduler) for _ in range(2)]
     events = [event for chunk in chunks for event in scheduler.complete(answered(chunk).with_fault(1, {0}))]
     _, later = drive(scheduler, depth=2)
     assert events == [Event(0, fault_rank=1)]
@@ -206,8 +209,7 @@ def test_siblings_wait_until_there_is_room_for_all() -> None:
 def test_a_fault_before_the_end_of_a_prompt_ends_all_siblings() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3), SIBLINGS)
-    first = scheduler.next_micro_batch()
-    assert first is not None
+    first = take(scheduler)
     events = scheduler.complete(answered(first).with_fault(1, {0}))
     assert sorted(event.request for event in events if event.fault_rank == 1) == [0, 1, 2]
     assert scheduler.idle
@@ -216,8 +218,7 @@ def test_a_fault_before_the_end_of_a_prompt_ends_all_siblings() -> None:
 def test_a_cancelled_sibling_s_place_is_nobody_else_s_sibling() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3), SIBLINGS)
-    first = scheduler.next_micro_batch()
-    assert first is not None
+    first = take(scheduler)
     scheduler.cancel(1)
     scheduler.submit(9, [1], SamplingParams(max_new_tokens=1))
     scheduler.complete(answered(first))
@@ -230,8 +231,7 @@ def test_a_prompt_to_score_goes_in_chunks_and_no_token_is_chosen() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit_score(0, range(10, 20))
     scheduler.submit(1, [1], SamplingParams(max_new_tokens=2))
-    first = scheduler.next_micro_batch()
-    assert first is not None
+    first = take(scheduler)
     assert (first.kind, scheduler.input_tokens(first)) == (Kind.SCORE, [10, 11, 12, 13])
     assert scheduler.next_tokens(first) == [11, 12, 13, 14]
     [event] = scheduler.complete(first)

@@ -48,21 +48,11 @@ def test_both_ranks_account_for_every_token(off: PipelineConfig, two_ranks: Pipe
     assert set(times.index) == {(answer.number, rank) for answer in answers for rank in (0, 1)}
     assert (times >= 0).all(axis=None)
     assert trace_cost(table) > 0
-
-
-def test_a_rank_does_one_thing_at_a_time(off: PipelineConfig, two_ranks: Pipeline, tmp_path: Path) -> None:
-    ask(two_ranks, replace(off, trace=tmp_path))
-    table = read_trace(tmp_path)
     for _, spans in table[~table["kind"].isin(["queue", "memory"])].groupby("rank"):
-        times = list(zip(spans["start_ms"], spans["end_ms"], strict=True))
-        assert all(first[1] <= second[0] for first, second in pairwise(times))
-
-
-def test_a_micro_batch_reaches_rank_1_after_rank_0(off: PipelineConfig, two_ranks: Pipeline, tmp_path: Path) -> None:
-    ask(two_ranks, replace(off, trace=tmp_path))
-    table = read_trace(tmp_path)
-    computed = table[table["kind"] == "compute"].pivot(index="sequence", columns="rank", values=["start_ms", "end_ms"])
-    assert (computed["start_ms"][1] >= computed["end_ms"][0]).all()
+        busy = list(zip(spans["start_ms"], spans["end_ms"], strict=True))
+        assert all(first[1] <= second[0] for first, second in pairwise(busy)), "a rank does one thing at a time"
+    steps = table[table["kind"] == "compute"].pivot(index="sequence", columns="rank", values=["start_ms", "end_ms"])
+    assert (steps["start_ms"][1] >= steps["end_ms"][0]).all(), "a micro-batch reaches rank 1 after rank 0"
 
 
 def test_answers_are_the_same_and_off_writes_nothing(off: PipelineConfig, two_ranks: Pipeline, tmp_path: Path) -> None:
