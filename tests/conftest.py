@@ -1,8 +1,8 @@
 """Fixtures that many tests share; rank groups are started once for the whole run."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -78,16 +78,21 @@ def three_ranks(tiny: Path) -> Iterator[Pipeline]:
 
 
 @pytest.fixture
-def shared_ranks(one_rank: Pipeline, two_ranks: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands use the ranks that all tests share, instead of starting their own."""
-    pipelines = {1: one_rank, 2: two_ranks}
+def of_ranks(one_rank: Pipeline, two_ranks: Pipeline) -> Callable[[PipelineConfig], Pipeline]:
+    """Configure the shared pipeline of as many ranks as a config asks for, and return it."""
 
-    def launch(config: PipelineConfig) -> AbstractContextManager[Pipeline]:
-        pipeline = pipelines[resolve_config(config).ranks]
+    def configured(config: PipelineConfig) -> Pipeline:
+        pipeline = {1: one_rank, 2: two_ranks}[resolve_config(config).ranks]
         pipeline.configure(config)
-        return nullcontext(pipeline)
+        return pipeline
 
-    monkeypatch.setattr(Pipeline, "launch", launch)
+    return configured
+
+
+@pytest.fixture
+def shared_ranks(of_ranks: Callable[[PipelineConfig], Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the ranks that all tests share, instead of starting their own."""
+    monkeypatch.setattr(Pipeline, "launch", lambda config: nullcontext(of_ranks(config)))
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,12 @@ def test_a_tensor_is_read_into_rows_of_a_larger_one(folder: Path) -> None:
     assert not fused[96:].any()
 
 
+def test_chunks_are_the_stored_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "CHUNK_BYTES", 1000)
+    stored = b"".join(bytes(chunk) for chunk in Checkpoint.open(folder).chunks(EMBEDDING))
+    assert stored == load_file(folder / WEIGHTS)[EMBEDDING].numpy().tobytes()
+
+
 def test_a_stage_needs_only_its_own_tensors(folder: Path) -> None:
     first, last = stage_ranges((2, 2))
     needed = stage_tensors(Checkpoint.open(folder).config, last)

@@ -9,10 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from clusters import wait_until
 from models import tiny_model
+from refused_commands import REFUSED
 from safetensors.torch import load_file, save_file
 from studies import write_notebook, write_study, write_week
 
@@ -41,107 +41,6 @@ GONE_WITHIN_S = 10.0
 RUN_MARK = "QUBIC_LAB_TEST_RUN"
 SAMPLED = "--temperature 1 --top-k 50 --top-p 0.95 --max-new-tokens 12 --threads 1 --json"
 
-ASKED_WRONGLY = [
-    # commands and options
-    ("nonsense", r"No such command 'nonsense' \(see 'qubic-lab --help'\)"),
-    ("generat --prompt hi", "Did you mean 'generate'"),
-    ("bench", "Missing command"),
-    ("bench memry", "Did you mean 'memory'"),
-    ("generate --promt hi", r"No such option: --promt .*--prompt.*\(see 'qubic-lab generate --help'\)"),
-    ("generate --ranks", "'--ranks' requires an argument"),
-    ("generate --prompt hi there", r"unexpected extra argument.*\(there\)"),
-    ("model-path", "Missing argument 'MODEL'"),
-    ("split --model tiny", "Missing option '--out'"),
-    # prompts
-    ("generate --model tiny", "either --prompt TEXT or --prompts-file FILE"),
-    ("generate --model tiny --prompt hi --prompts-file prompts.txt", "either --prompt TEXT or --prompts-file FILE"),
-    ("generate --model tiny --prompt ''", "prompt is empty"),
-    ("generate --model tiny --prompt '  '", "prompt is empty"),
-    ("generate --model tiny --prompt 'a\udcff'", r"'a\\udcff' is not UTF-8"),
-    ("generate --model tiny --prompts-file missing.txt", r"missing\.txt .*No such file.*: give"),
-    ("generate --model tiny --prompts-file tiny", "tiny .*directory.*: give"),
-    ("generate --model tiny --prompts-file blank.txt", r"blank\.txt is empty: give one prompt per line"),
-    ("generate --model tiny --prompts-file latin1.txt", r"latin1\.txt .*not UTF-8"),
-    # numbers
-    ("generate --model tiny --prompt hi --ranks 0", "ranks is 0: .* at least 1"),
-    ("generate --model tiny --prompt hi --ranks two", "'--ranks'.*integer.*'two'"),
-    ("generate --model tiny --prompt hi --ranks 5", "ranks is 5.* 4 layers: give at most 4"),
-    ("generate --model tiny --prompt hi --threads 0", "threads is 0"),
-    ("generate --model tiny --prompt hi --threads 100000", "threads is 100000: .* at most"),
-    ("generate --model tiny --prompt hi --max-new-tokens 0", "max_new_tokens is 0"),
-    ("generate --model tiny --prompt hi --max-new-tokens 99999999999", "max_new_tokens is 99999999999: .* at most"),
-    ("generate --model tiny --prompt hi --top-k -1", "top_k is -1"),
-    ("generate --model tiny --prompt hi --top-k 99999999999", "top_k is 99999999999: .* at most"),
-    ("generate --model tiny --prompt hi --top-p 0", r"top_p is 0\.0"),
-    ("generate --model tiny --prompt hi --top-p 1.5", r"top_p is 1\.5"),
-    ("generate --model tiny --prompt hi --top-p nan", "top_p is nan"),
-    ("generate --model tiny --prompt hi --temperature -1", r"temperature is -1\.0"),
-    ("generate --model tiny --prompt hi --temperature nan", "temperature is nan"),
-    ("generate --model tiny --prompt hi --temperature warm", "'--temperature'.*number.*'warm'"),
-    ("generate --model tiny --prompt hi --seed -1", "seed is -1"),
-    ("generate --model tiny --prompt hi --seed 18446744073709551616", "seed is 18446744073709551616"),
-    ("generate --model tiny --prompt hi --stop ''", "stop string is empty"),
-    # dtype and strategy
-    ("generate --model tiny --prompt hi --dtype FP32", "unknown dtype 'FP32': did you mean 'fp32'"),
-    ("generate --model tiny --prompt hi --dtype int8", "unknown dtype 'int8': known: bf16, fp16, fp32"),
-    ("generate --model tiny --prompt hi --strategy D", "unknown strategy 'D': known: A, B, C"),
-    ("generate --model tiny --prompt hi --strategy c", "unknown strategy 'c': did you mean 'C'"),
-    ("generate --model tiny --prompt hi --ranks 3 --strategy A", "ranks is 3 with strategy A.*: give strategy B or C"),
-    ("generate --model tiny --prompt hi --ranks 2 --cut 2", "cut is 2 with strategy C"),
-    ("generate --model tiny --prompt hi --ranks 2 --strategy A --cut 0", "cut is 0: .* between 1 and 3"),
-    ("generate --model tiny --prompt hi --ranks 2 --strategy A --cut 4", "cut is 4: .* between 1 and 3"),
-    # models
-    ("generate --model smolm2 --prompt hi", "unknown model 'smolm2'.*did you mean 'smollm2'"),
-    ("generate --model ./nowhere --prompt hi", "nowhere' does not exist"),
-    ("generate --model prompts.txt --prompt hi", "is a file, but no .gguf"),
-    ("generate --model empty --prompt hi", r"empty has no config\.json"),
-    ("generate --model config-only --prompt hi", "has no weights"),
-    ("generate --model truncated --prompt hi", r"model\.safetensors has \d+ bytes but its header says \d+"),
-    ("generate --model fewer-layers --prompt hi", "config and weights disagree"),
-    ("generate --model wider --prompt hi", "config and weights disagree"),
-    ("generate --model mistral --prompt hi", "MistralForCausalLM is not supported"),
-    ("split --model tiny --out wider", "wider is not empty: give a new folder"),
-    ("split --model tiny --out prompts.txt", "is a file: give a new folder"),
-    ("split --model tiny --out ''", "--out is .*current folder"),
-    ("split --model tiny --out new --ranks 9", "ranks is 9"),
-    ("split --model tiny --out new --strategy X", "unknown strategy 'X'"),
-    ("split --model parts --out new", "split already"),
-    ("split --model truncated --out new", "header says"),
-    ("verify nowhere", "nowhere is not a folder"),
-    ("verify tiny", r"no manifest\.json"),
-    ("random-model --out new --config deepsek", "did you mean 'deepseek'"),
-    ("random-model --out new --config tiny --layers 0", "layers is 0"),
-    ("random-model --out new --config tiny --seed -1", "seed is -1"),
-    ("random-model --out wider --config tiny", "not empty"),
-    # a folder that is split already
-    ("generate --model parts --prompt hi --ranks 3", "strategy C into layers .*give --ranks 2"),
-    ("generate --model parts --prompt hi --strategy B", "strategy C into layers .*leave out --strategy"),
-    ("generate --model parts/rank-0 --prompt hi", "one rank of a split: give the folder above"),
-    ("compare --model parts", "split already: give the model that it was made from"),
-    # comparisons
-    ("compare --model tiny --batch 0", "batch is 0"),
-    ("compare --model tiny --batch 65", "batch is 65: .* at most 64"),
-    ("compare --model tiny --batch 1,,4", "--batch is '1,,4'"),
-    ("compare --model tiny --batch a", "--batch is 'a'"),
-    ("compare --model tiny --ranks 3 --strategy A", "ranks is 3 with strategy A"),
-    ("compare --model tiny --dtype fp32,FP16", "did you mean 'fp16'"),
-    ("compare --model tiny --limit 0", "limit is 0"),
-    ("compare --model tiny --candidate parts --ranks 3", "split over 2 ranks by strategy C: ask for ranks 2"),
-    ("compare --model tiny --candidate parts --strategy B", "split over 2 ranks by strategy C: .* strategy C"),
-    ("compare --model tiny --candidate nowhere", "unknown model 'nowhere'"),
-    ("compare --model tiny --questions missing.jsonl", r"missing\.jsonl .*No such file"),
-    ("compare --model tiny --questions broken.jsonl", r"broken\.jsonl:1 is not valid JSON"),
-    ("compare --model tiny --questions unknown.jsonl", "unknown field 'anwser': did you mean 'answer'"),
-    ("bench memory --model tiny --new-tokens 0", "new_tokens is 0"),
-    ("bench memory --model tiny --ranks 0", "ranks is 0"),
-    # studies
-    ("run missing.yaml", r"no experiment file missing\.yaml"),
-    ("run experiments/weekly.yaml", "unknown parameter 'nmber'.*did you mean 'number'"),
-    ("report --week 2026", "'2026' is not of the form 2026-W48"),
-    ("report --week 2026-W99", "'2026-W99' is not of the form"),
-    ("report --week 2026-W47", "2026-W47 has no runs; weeks with runs: 2026-W48"),
-]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -151,13 +50,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).mkdir(parents=True)
     tiny = tiny_model(place / "tiny")
     split_checkpoint(tiny, place / "parts", (2, 2), "C")
-    for name in ("config-only", "truncated", "fewer-layers", "wider", "mistral", "infinite", "no-template"):
+    for name in ("truncated", "wider", "infinite", "no-template"):
         shutil.copytree(tiny, place / name)
-    (place / "config-only" / WEIGHTS).unlink()
     os.truncate(place / "truncated" / WEIGHTS, 100_000)
-    change_json(place / "fewer-layers" / "config.json", num_hidden_layers=3)
     change_json(place / "wider" / "config.json", hidden_size=128)
-    change_json(place / "mistral" / "config.json", architectures=["MistralForCausalLM"])
     weights = load_file(place / "infinite" / WEIGHTS)
     weights["model.layers.3.input_layernorm.weight"][:] = torch.inf
     save_file(weights, place / "infinite" / WEIGHTS, metadata={"format": "pt"})
@@ -253,18 +149,13 @@ def run_apart(line: str, **environment: str) -> Ended:
     """Run a command line in a process of its own; what it starts must be gone when it has ended."""
     mark = uuid.uuid4().hex
     out, err = (process := start(line, **environment, **{RUN_MARK: mark})).communicate(timeout=60)
-    assert gone(mark)
+    wait_until_gone(mark)
     return Ended(process.returncode, out, err)
 
 
-def gone(mark: str) -> bool:
-    """Wait until no process of a run is left; return whether that was in time."""
-    deadline = time.monotonic() + GONE_WITHIN_S
-    while any(of_run(process, mark) for process in psutil.process_iter()):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+def wait_until_gone(mark: str) -> None:
+    """Wait until no process of a run is left."""
+    wait_until(lambda: not any(of_run(process, mark) for process in psutil.process_iter()), GONE_WITHIN_S)
 
 
 def of_run(process: psutil.Process, mark: str) -> bool:
@@ -278,7 +169,7 @@ def everything_in(place: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in place.rglob("*")}
 
 
-@pytest.mark.parametrize(("line", "said"), ASKED_WRONGLY, ids=[line for line, _ in ASKED_WRONGLY])
+@pytest.mark.parametrize(("line", "said"), REFUSED, ids=[line for line, _ in REFUSED])
 def test_what_is_asked_wrongly_is_one_line_and_leaves_nothing(line: str, said: str, here: Run, place: Path) -> None:
     files, processes = everything_in(place), psutil.Process().children(recursive=True)
     error = here(line).failed(2)
@@ -321,22 +212,6 @@ def test_a_cache_that_cannot_be_written_is_named(
     assert not any((place / "tmp").iterdir())
 
 
-@contextmanager
-def answering(model: Path, options: str) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """Start a command in a process of its own and wait until its ranks have been asked; yield it with its mark."""
-    tiny_model(model, max_position_embeddings=50_000)
-    mark = uuid.uuid4().hex
-    asked = f"--verbose generate --model {model} --prompt hi --max-new-tokens 49000 --ignore-eos --threads 1 {options}"
-    process = start(asked, **{RUN_MARK: mark})
-    try:
-        assert process.stderr
-        assert any("asked for at most 49000 tokens" in line for line in process.stderr)
-        yield process, mark
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUBIC_LAB_CACHE", "")
     settings.cache_clear()
@@ -344,24 +219,19 @@ def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_ends_a_long_answer_at_once_and_its_ranks(tmp_path: Path) -> None:
-    with answering(tmp_path / "long", "--ranks 1") as (process, mark):
-        process.send_signal(signal.SIGINT)
-        assert process.wait(GONE_WITHIN_S) == 130
-        assert process.stdout and process.stderr
-        assert (process.stdout.read(), process.stderr.read()) == ("", "error: interrupted\n")
-        assert gone(mark)
-
-
-def test_a_lost_rank_is_one_line_that_names_its_log(tmp_path: Path) -> None:
-    with answering(tmp_path / "long", "--ranks 2") as (process, mark):
-        [rank_1] = [p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
-        rank_1.kill()
-        assert process.wait(GONE_WITHIN_S) == 1
-        assert process.stdout and process.stderr
-        error = Ended(1, process.stdout.read(), process.stderr.read()).failed(1)
-        [log] = re.findall(rf"rank 1 \(process {rank_1.pid}\) was ended by signal 9; its output is in (\S+)$", error)
-        assert Path(log).exists()
-        assert gone(mark)
+    model = tiny_model(tmp_path / "long", max_position_embeddings=50_000)
+    mark = uuid.uuid4().hex
+    asked = f"--verbose generate --model {model} --prompt hi --max-new-tokens 49000 --ignore-eos --threads 1"
+    with start(asked, **{RUN_MARK: mark}) as process:
+        try:
+            assert process.stdout and process.stderr
+            assert any("asked for at most 49000 tokens" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(GONE_WITHIN_S) == 130
+            assert (process.stdout.read(), process.stderr.read()) == ("", "error: interrupted\n")
+        finally:
+            process.kill()
+    wait_until_gone(mark)
 
 
 def test_a_reader_that_leaves_gets_no_traceback() -> None:

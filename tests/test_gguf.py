@@ -200,16 +200,11 @@ def test_the_default_model_is_what_its_card_says(smollm2: Path) -> None:
     assert not config.meaningless
 
 
-def test_the_default_model_ends_its_turn(smollm2: Path) -> None:
+def test_the_default_model_ends_its_turn_and_splits_digits(smollm2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert Checkpoint.open(smollm2).config.eos_token_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
     )
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-
-
-def test_the_default_model_s_tokenizer_takes_digits_one_by_one(smollm2: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    tokens = tokenizer.tokenize("so:\n\n1. 24  7")
-    assert tokens == ["so", ":", "ĊĊ", "1", ".", "Ġ", "2", "4", "ĠĠ", "7"]
+    assert tokenizer.tokenize("so:\n\n1. 24  7") == ["so", ":", "ĊĊ", "1", ".", "Ġ", "2", "4", "ĠĠ", "7"]

@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from clusters import wait_until
 
 from qubic_lab.bench.echo_node import read_begun
-from qubic_lab.bench.local_cluster import child_environment, free_ports, local_cluster, run_apart
+from qubic_lab.bench.local_cluster import child_environment, local_cluster, run_apart
 from qubic_lab.errors import QubicLabError
 
 FAILOVER = ("bench", "failover", "--requests", "4", "--every", "20", "--nodes", "2", "--seconds", "30")
@@ -38,10 +38,6 @@ def test_the_processes_see_none_of_our_settings_but_where_models_are(
     assert environment["PATH"] == os.environ["PATH"]
 
 
-def test_free_ports_are_different_ones() -> None:
-    assert len(set(free_ports(20))) == 20
-
-
 def test_a_coroutine_runs_beside_a_loop_that_runs_already() -> None:
     async def answer() -> int:
         await asyncio.sleep(0)
@@ -59,9 +55,7 @@ def asking(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-m", "qubic_lab.cli.main", *FAILOVER]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not any(map(begun, tmp_path.glob("*/node-?.log"))) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: any(map(begun, tmp_path.glob("*/node-?.log"))), 60)
         yield process
         process.kill()
 

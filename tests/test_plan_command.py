@@ -65,22 +65,3 @@ def test_a_page_without_accelerate_or_plans_says_so(
     page = capsys.readouterr().out
     assert "Recommended: none. No plan fits" in page
     assert "accelerate is not installed" in page
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("--model depseek", "model 'depseek' is neither a folder.*did you mean 'deepseek'"),
-        ("--model .", r"config\.json cannot be read"),
-        ("--devices t4,,t4", "--devices is 't4,,t4'"),
-        ("--link 10Gbps", "link is '10Gbps': give bandwidth and latency"),
-        ("--context many", "'--context'.*'many'"),
-        ("--dtype bf16", "t4 lacks in hardware: give fp16"),
-        (f"--answer-tokens {10**400}", "answer_tokens is 10.*at most 131072"),
-    ],
-)
-def test_what_is_asked_wrongly_is_one_line(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plan", *shlex.split(line)]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert re.search(said, err), err

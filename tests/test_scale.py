@@ -7,14 +7,7 @@ import pytest
 
 from qubic_lab.bench import scale
 from qubic_lab.bench.result import Spread
-from qubic_lab.bench.scale import (
-    ProcessCosts,
-    bench_scale,
-    find_limit,
-    measure_calls,
-    measure_processes,
-    where_whole,
-)
+from qubic_lab.bench.scale import ProcessCosts, bench_scale, find_limit, measure_calls, measure_processes, where_whole
 from qubic_lab.cluster.balance import BALANCERS
 from qubic_lab.cluster.redis_server import RedisServer, connect
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,14 @@ LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_
 def answered(message: Message, token: int = 1) -> Message:
     """The micro-batch as it comes back, each work with the same token."""
     return message.with_tokens([token] * len(message.works))
+
+
+def submitted(*prompt_lengths: int, limits: Limits = LIMITS, **sampling: Any) -> Scheduler:
+    """A scheduler to which requests 0, 1, ... with prompts of these lengths were submitted."""
+    scheduler = Scheduler(limits)
+    for number, length in enumerate(prompt_lengths):
+        scheduler.submit(number, range(length), SamplingParams(**sampling))
+    return scheduler
 
 
 def take(scheduler: Scheduler) -> Message:
@@ -57,9 +66,8 @@ def check_exclusive(message: Message, under_way: "deque[Message]") -> None:
 def test_every_request_is_answered_once_and_whole(
     prompts: list[int], new_tokens: int, lanes: int, slots: int, depth: int
 ) -> None:
-    scheduler = Scheduler(replace(LIMITS, lanes=lanes, slots_per_lane=slots))
-    for number, length in enumerate(prompts):
-        scheduler.submit(number, range(length), SamplingParams(max_new_tokens=new_tokens))
+    limits = replace(LIMITS, lanes=lanes, slots_per_lane=slots)
+    scheduler = submitted(*prompts, limits=limits, max_new_tokens=new_tokens)
     sent, events = drive(scheduler, depth)
     for number, length in enumerate(prompts):
         tokens = [event for event in events if event.request == number]
@@ -72,36 +80,26 @@ def test_every_request_is_answered_once_and_whole(
 
 
 def test_with_as_many_lanes_as_ranks_none_of_them_waits() -> None:
-    scheduler = Scheduler(replace(LIMITS, lanes=3, slots_per_lane=1))
-    for number in range(3):
-        scheduler.submit(number, [1], SamplingParams(max_new_tokens=8))
+    scheduler = submitted(1, 1, 1, limits=replace(LIMITS, lanes=3, slots_per_lane=1), max_new_tokens=8)
     sent, _ = drive(scheduler, depth=3)
-    lanes = [message.lane for message in sent if message.kind is Kind.DECODE]
-    assert lanes == [0, 1, 2] * 7
+    assert [message.lane for message in sent if message.kind is Kind.DECODE] == [0, 1, 2] * 7
 
 
 def test_requests_spread_over_lanes_before_they_share_one() -> None:
-    scheduler = Scheduler(LIMITS)
-    for number in range(3):
-        scheduler.submit(number, [1], SamplingParams(max_new_tokens=1))
-    lanes = [take(scheduler).lane for _ in range(3)]
-    assert lanes == [0, 1, 0]
+    scheduler = submitted(1, 1, 1, max_new_tokens=1)
+    assert [take(scheduler).lane for _ in range(3)] == [0, 1, 0]
 
 
 def test_a_long_prompt_does_not_stop_a_lane_that_decodes() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.submit(0, [1], SamplingParams(max_new_tokens=9))
-    first = take(scheduler)
-    scheduler.complete(answered(first))
+    scheduler = submitted(1, max_new_tokens=9)
+    scheduler.complete(answered(take(scheduler)))
     scheduler.submit(1, range(40), SamplingParams(max_new_tokens=1))
     sent, _ = drive(scheduler, depth=1)
-    kinds = [message.kind for message in sent]
-    assert kinds[:5] == [Kind.PREFILL] * 4 + [Kind.DECODE]
+    assert [message.kind for message in sent[:5]] == [Kind.PREFILL] * 4 + [Kind.DECODE]
 
 
 def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.submit(0, [1], SamplingParams(max_new_tokens=5))
+    scheduler = submitted(1, max_new_tokens=5)
     scheduler.submit(1, [1], SamplingParams(max_new_tokens=5, ignore_eos=True))
     _, events = drive(scheduler, depth=2, token=9)
     assert [event.finish for event in events if event.request == 0] == ["stop"]
@@ -109,9 +107,7 @@ def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:
 
 
 def test_an_answer_ends_with_the_context() -> None:
-    scheduler = Scheduler(replace(LIMITS, max_positions=6))
-    scheduler.submit(0, range(4), SamplingParams(max_new_tokens=50))
-    _, events = drive(scheduler, depth=1)
+    _, events = drive(submitted(4, limits=replace(LIMITS, max_positions=6), max_new_tokens=50), depth=1)
     assert [event.finish for event in events] == [None, "length"]
 
 
@@ -152,10 +148,8 @@ def test_forced_tokens_stand_whatever_is_chosen() -> None:
 def test_a_fault_at_a_forced_token_ends_its_request() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
-    first = take(scheduler)
-    assert scheduler.complete(answered(first)) == []
-    second = take(scheduler)
-    assert scheduler.complete(answered(second).with_fault(1, {0})) == [Event(0, fault_rank=1)]
+    assert scheduler.complete(answered(take(scheduler))) == []
+    assert scheduler.complete(answered(take(scheduler)).with_fault(1, {0})) == [Event(0, fault_rank=1)]
     assert scheduler.idle
 
 
@@ -173,9 +167,7 @@ def test_a_cancelled_request_leaves_its_slot_to_the_next(steps: int) -> None:
 
 
 def test_a_fault_ends_its_request_alone_and_once() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3))
-    scheduler.submit(1, [1], SamplingParams(max_new_tokens=3))
+    scheduler = submitted(8, 1, max_new_tokens=3)
     chunks = [take(scheduler) for _ in range(2)]
     events = [event for chunk in chunks for event in scheduler.complete(answered(chunk).with_fault(1, {0}))]
     _, later = drive(scheduler, depth=2)
@@ -209,8 +201,7 @@ def test_siblings_wait_until_there_is_room_for_all() -> None:
 def test_a_fault_before_the_end_of_a_prompt_ends_all_siblings() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, range(8), SamplingParams(max_new_tokens=3), SIBLINGS)
-    first = take(scheduler)
-    events = scheduler.complete(answered(first).with_fault(1, {0}))
+    events = scheduler.complete(answered(take(scheduler)).with_fault(1, {0}))
     assert sorted(event.request for event in events if event.fault_rank == 1) == [0, 1, 2]
     assert scheduler.idle
 

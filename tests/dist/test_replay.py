@@ -1,7 +1,7 @@
 """An answer that broke off goes on elsewhere as if nothing had been: from every cut, bit for bit."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_every_cut_goes_on_bit_for_bit(
     dtype: str,
     sampling: SamplingParams,
     one_rank: Pipeline,
-    two_ranks: Pipeline,
+    of_ranks: Callable[[PipelineConfig], Pipeline],
     tiny: Path,
     tmp_path: Path,
 ) -> None:
@@ -94,8 +94,7 @@ def test_every_cut_goes_on_bit_for_bit(
     wholes = [told for request in asked for told in ask(one_rank, [request])]
     assert len({told.completion.token_ids for told in wholes}) == len(wholes), "answers all alike would prove nothing"
 
-    lab = one_rank if ranks == 1 else two_ranks
-    lab.configure(replace(config, ranks=ranks, capture=tmp_path / "replayed"))
+    lab = of_ranks(replace(config, ranks=ranks, capture=tmp_path / "replayed"))
     others = [Request(token_ids=prompt[:50], sampling=SamplingParams(30, temperature=2.0)) for prompt in prompts]
     cuts = [(n, count) for count in range(13) for n in range(len(asked))]
     replays = ask(lab, others + [cut(asked[n], wholes[n], count) for n, count in cuts])[len(others) :]
