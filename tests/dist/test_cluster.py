@@ -20,11 +20,13 @@ from clusters import (
     Fragile,
     Process,
     address_of,
+    all_gone,
     cluster,
+    family,
     processes,
     until,
+    wait_until,
 )
-from test_faults import all_gone, family, wait_for
 
 from qubic_lab.api.access import ApiToken, hash_token, new_token, write_tokens
 from qubic_lab.bench.echo_node import KILL, echo_tokens
@@ -358,7 +360,7 @@ async def test_ranks_and_nodes_are_killed_in_mid_answer(
         ranks = family(nodes["b"].pid)
         nodes["b"].send(signal.SIGKILL)
         assert [said(answer) for answer in await asking] == undisturbed
-        assert await asyncio.to_thread(wait_for, lambda: all_gone(ranks), WITHIN_S)
+        await asyncio.to_thread(wait_until, lambda: all_gone(ranks), WITHIN_S)
 
         nodes["a"].send(signal.SIGTERM)
         assert await nodes["a"].status() == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_faults import all_gone, family, wait_for
+from clusters import all_gone, family, wait_until
 
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.core import Request, SamplingParams
@@ -74,8 +74,8 @@ def two_hosts(folder: Path, address: str, *options: str) -> Iterator[list[Host]]
 
 
 def assert_serves(host: Host, address: str) -> None:
-    up = wait_for(lambda: f"at {address}" in host.log or host.process.poll() is not None, STARTED_WITHIN_S)
-    assert up and host.process.poll() is None, host.log
+    wait_until(lambda: f"at {address}" in host.log or host.process.poll() is not None, STARTED_WITHIN_S)
+    assert host.process.poll() is None, host.log
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_two_hosts_serve_and_end_together(tiny: Path, address: str, tmp_path: Pa
         processes = hosts[0].processes() + hosts[1].processes()
         assert len(processes) == 4, "on each host torchrun, which the script becomes, and a rank"
         hosts[1].process.send_signal(signal.SIGKILL)
-        assert wait_for(lambda: hosts[0].process.poll() is not None and all_gone(processes), GONE_WITHIN_S)
+        wait_until(lambda: hosts[0].process.poll() is not None and all_gone(processes), GONE_WITHIN_S)
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_a_host_with_another_ranks_files_refuses(split: Path, address: str, tmp_
         (tmp_path / f"host-{host}" / "model").mkdir(parents=True)
         (tmp_path / f"host-{host}" / "model" / "rank-0").symlink_to(split / "rank-0")
     with two_hosts(tmp_path, address, "--model=./model") as hosts:
-        assert wait_for(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
+        wait_until(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
         [line] = [line for line in hosts[1].log.splitlines() if line.startswith("qubic-lab:")]
         assert "rank 1: this host has only rank-0 of the split in ./model: copy rank-1 here" in line
         assert "Traceback" not in hosts[1].log.partition("qubic-lab:")[0]
@@ -134,7 +134,7 @@ def test_a_port_that_is_used_ends_the_group(tiny: Path, tmp_path: Path) -> None:
         used.listen()
         address = f"127.0.0.1:{used.getsockname()[1]}"
         with two_hosts(tmp_path, address, f"--model={tiny}") as hosts:
-            assert wait_for(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
+            wait_until(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
             assert f"cannot listen at {address}: another process uses it" in hosts[0].log
 
 
@@ -150,7 +150,7 @@ def test_one_host_by_script(tiny: Path, address: str, tmp_path: Path) -> None:
         listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         os.killpg(host.process.pid, signal.SIGINT)  # what Ctrl-C does
-        assert wait_for(lambda: all_gone(processes), GONE_WITHIN_S)
+        wait_until(lambda: all_gone(processes), GONE_WITHIN_S)
         host.process.wait()
         assert [path.name for path in tmp_path.iterdir()] == ["host"]
     finally:
