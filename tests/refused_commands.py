@@ -99,6 +99,8 @@ REFUSED = [
     ("plan --devices t4,,t4", "--devices is 't4,,t4'"),
     ("plan --link 10Gbps", "link is '10Gbps': give bandwidth and latency"),
     ("plan --context many", "'--context'.*'many'"),
+    ("plan --context 0", "context is 0: it must be at least 1"),
+    ("plan --answer-tokens 0", "answer_tokens is 0: it must be at least 1"),
     ("plan --dtype bf16", "t4 lacks in hardware: give fp16"),
     (f"plan --answer-tokens {10**400}", "answer_tokens is 10.*at most 131072"),
     # benchmarks
