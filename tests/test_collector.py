@@ -473,6 +473,10 @@ def source_process(folder: Path, *options: str, backfill_days: int) -> Iterator[
         process.wait()
 
 
+IN_FLIGHT_S = 0.5
+"""The source may still answer a request of a killed collector; the next collector takes longer than this to start."""
+
+
 class Collecting:
     """Collector processes, one after the other, on one database; all that they write is kept."""
 
@@ -495,14 +499,14 @@ class Collecting:
                 assert time.monotonic() < until_s, f"not within {within_s} s"
                 time.sleep(0.02)
             assert process.poll() is None, output.read_text()[-2_000:]
-            signalled_s = time.time()
             process.send_signal(how)
             process.wait(timeout=30)
+            ended_s = time.time()
         finally:
             process.kill()
             process.wait()
         if how == signal.SIGKILL:
-            self.killed_s.append(signalled_s)
+            self.killed_s.append(ended_s + IN_FLIGHT_S)
         else:
             assert process.returncode == 0, output.read_text()[-2_000:]
             assert json.loads(output.read_text().splitlines()[-1])["requests"] > 0
