@@ -1,5 +1,6 @@
 """What all benchmark results have in common: where they come from, their JSON, and their report for people."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -17,7 +18,7 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchResult:
+class BenchResult(ABC):
     """The result of one benchmark run, with the commit that produced it."""
 
     commit: str = field(default_factory=lambda: str(source_commit()))
@@ -26,9 +27,9 @@ class BenchResult:
         """Return plain values for JSON."""
         return asdict(self)
 
+    @abstractmethod
     def report(self) -> Iterator[Table | str]:
         """Yield the tables and sentences that the command prints."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

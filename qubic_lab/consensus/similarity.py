@@ -320,8 +320,8 @@ def _bond(
 def _deceives(one: str, other: str) -> bool:
     """Return whether two texts may say different things although they read alike.
 
-    This is so if their numbers differ, extra ones in one text aside, or if a few content words occur in another order:
-    who beat whom?
+    This is so if their numbers differ, extra ones in one text aside, or if a few content words occur in another order,
+    such as "A beat B" and "B beat A".
     """
     (numbers, content), (others, swapped) = _numbers_and_content(one), _numbers_and_content(other)
     fewer, more = sorted((numbers, others), key=len)

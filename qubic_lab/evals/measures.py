@@ -31,7 +31,7 @@ WithLogits = tuple[GreedyAnswer, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ScoredAnswers:
-    """Which checkable questions were answered rightly, and which answers were cut."""
+    """Which checkable questions were answered correctly, and which answers were cut."""
 
     right: tuple[bool, ...]
     cut: tuple[bool, ...]

@@ -83,7 +83,7 @@ class RecordedQuestion:
 
 
 def judge(question: Question, text: str) -> bool | None:
-    """Return whether a text answers a question rightly, or None if no rule can decide."""
+    """Return whether a text answers a question correctly, or None if no rule can decide."""
     return is_right(question, text) if is_checkable(question) else None
 
 

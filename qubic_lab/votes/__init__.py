@@ -1,1 +1,1 @@
-"""Votes on a cluster: whom to ask, how to count, what to keep."""
+"""Votes on a cluster: which nodes are asked, how ballots are counted, what is kept."""
