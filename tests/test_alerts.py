@@ -137,8 +137,6 @@ def test_an_emitted_episode_goes_on_when_its_first_bars_are_corrected() -> None:
 
 
 def test_settings_and_lengths_are_checked() -> None:
-    with pytest.raises(InputError, match="unknown level 'calm'"):
-        RiskConfig(level="calm")
     with pytest.raises(InputError, match="cool_down is 0"):
         RiskConfig(cool_down=0)
     with pytest.raises(InputError, match="3 bars and 2 levels"):
@@ -735,6 +733,7 @@ def test_settings_of_risk_are_read(read_risk: Callable[[str], RiskConfig]) -> No
         ("risk: {rules: none.yaml}", r"none\.yaml cannot be read"),
         ("risk: {rules: wrong.yaml}", r"wrong\.yaml: rules: 'fall': watch 4, warning 2"),
         ("risk: {level: warnin}", "risk: unknown level 'warnin': did you mean 'warning'"),
+        ("risk: {level: calm}", "risk: unknown level 'calm'"),
         ("risk: {frame: 2h}", "risk: unknown frame '2h'"),
         ("risk: {cool_down: 0}", "risk: cool_down is 0"),
         ("risk: {alerts: perhaps}", "risk: alerts is 'perhaps': it must be true or false"),

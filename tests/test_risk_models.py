@@ -64,8 +64,6 @@ def test_realised_volatility_by_hand():
     ranges = bars_of(np.ones(3), high=np.full(3, math.exp(0.02)), low=np.ones(3))
     assert realised_volatility(ranges, 2, "parkinson")[-1] == pytest.approx(0.02 / math.sqrt(4 * math.log(2)))
     assert realised_volatility(ranges, 2, "garman-klass")[-1] == pytest.approx(0.02 * math.sqrt(0.5))
-    with pytest.raises(InputError, match="did you mean 'parkinson'"):
-        realised_volatility(ranges, 2, "parkinsons")
 
 
 def test_estimators_agree_on_a_random_walk():
@@ -109,10 +107,8 @@ def test_garch_says_why_there_is_no_forecast():
     assert "100 returns: a fit needs 250" in garch_forecast(np.zeros(100)).missing
     constant = garch_forecast(np.zeros(300))
     assert "do returns vary" in constant.missing and constant.failed == 2 and np.isnan(constant.sigma).all()
-    with pytest.raises(InputError, match="return of bar 5 is nan"):
-        garch_forecast(np.where(np.arange(300) == 5, np.nan, 0.01))
-    with pytest.raises(InputError, match=r"alpha \+ beta < 1"):
-        simulate_garch(10, 1e-6, 0.3, 0.8, 5)
+    with pytest.raises(InputError, match="refit_bars is 0"):
+        garch_forecast(np.zeros(300), 0)
 
 
 # Value at risk and expected shortfall
@@ -127,10 +123,6 @@ def test_historical_values_by_hand():
     assert np.isnan(found.var[:-1]).all()
     tail = historical(np.arange(100.0), 0.01, 100)  # gains alone: a loss below 0
     assert tail.var[-1] == pytest.approx(-0.01) and tail.es[-1] == pytest.approx(-0.01 / 1.01)
-    with pytest.raises(InputError, match=r"too short for a level of 0\.01: give 100 or more"):
-        historical(returns, 0.01, 50)
-    with pytest.raises(InputError, match=r"level is 0\.99"):
-        least_bars(0.99)
     assert [least_bars(level) for level in (0.05, 0.01, 0.03)] == [20, 100, 34]
 
 
@@ -208,8 +200,6 @@ def test_kupiec_by_hand():
     assert kupiec(5, 100, 0.05).p == 1.0
     assert kupiec(0, 100, 0.05).statistic == pytest.approx(-200 * math.log(0.95))
     assert kupiec(100, 100, 0.05).p < 1e-10
-    with pytest.raises(InputError, match="3 violations in 2 bars"):
-        kupiec(3, 2, 0.05)
 
 
 def test_christoffersen_by_hand():
@@ -222,13 +212,6 @@ def test_christoffersen_by_hand():
     assert independent.statistic == pytest.approx(2 * (alone - together))
     assert conditional.statistic == pytest.approx(2 * (alone - given_))
     assert conditional.p == pytest.approx(math.exp(-conditional.statistic / 2))
-
-
-def test_christoffersen_finds_losses_that_cluster():
-    clustered, spread = np.zeros(1000, bool), np.zeros(1000, bool)
-    clustered[200:225] = clustered[700:725] = spread[::20] = True
-    assert christoffersen(clustered, 0.05)[1].p < 1e-10
-    assert christoffersen(spread, 0.05)[1].p > 0.01
 
 
 def test_shortfall_tests_tell_correct_from_too_low():
@@ -281,8 +264,6 @@ def test_coverage_by_hand():
     later = coverage(returns, TailForecast(0.05, var, var), first=2)
     assert (later.bars, later.beyond) == (2, 1)
     assert coverage(returns, TailForecast(0.05, np.full(6, np.nan), var)) is None
-    with pytest.raises(InputError, match="6 returns and 5 forecasts"):
-        coverage(returns, TailForecast(0.05, var[1:], var[1:]))
 
 
 def test_intervals_of_coverage_hold_the_level_and_are_wider_for_clusters():

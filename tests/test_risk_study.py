@@ -43,17 +43,21 @@ def match(risk: RiskStudy, level: str, drop: float) -> study.MatchedWarnings:
     )
 
 
+def shares(found: study.MatchedWarnings) -> tuple[float, float]:
+    """The shares of the time under warning, ours and the naive rule's."""
+    assert found.comparison is not None
+    return found.comparison.ours.recall_by_chance, found.comparison.naive.recall_by_chance
+
+
 def test_the_naive_rule_gets_as_much_time_under_warning(risk: RiskStudy) -> None:
     found = risk.matched
     assert found.comparison is not None and found.comparison.ours.falls > 5
-    assert 0.05 < found.ours_share < 0.95
-    assert found.naive_share == pytest.approx(found.ours_share, abs=0.06)
-    assert found.naive_share == found.comparison.naive.recall_by_chance
-    assert found.ours_share == found.comparison.ours.recall_by_chance
+    ours, naive = shares(found)
+    assert 0.05 < ours < 0.95 and naive == pytest.approx(ours, abs=0.06)
     other = match(risk, "warning", 0.08)
     assert other.quantile == found.quantile  # what came is not looked at
     more = match(risk, "watch", 0.05)
-    assert more.ours_share > found.ours_share and more.naive_share > found.naive_share
+    assert all(now > before for now, before in zip(shares(more), (ours, naive), strict=True))
 
 
 def test_levels_do_not_look_ahead_and_one_that_did_is_seen(risk: RiskStudy) -> None:
@@ -152,7 +156,7 @@ def test_tables_and_pictures_have_all(risk: RiskStudy) -> None:
     assert np.asarray(begins.get_xdata())[0] * DAY_US == risk.assessment.closed_us[risk.matched.start]
     rules = [label.get_text() for label in figures.worth([risk]).axes[0].get_yticklabels()]
     assert rules == ["ours, 1 h", "naive, 1 h"]
-    assert study.record([risk])["risks"][0]["warnings"]["naive_share"] == risk.matched.naive_share
+    assert study.record([risk])["risks"][0]["warnings"]["naive_share"] == shares(risk.matched)[1]
 
 
 def test_what_warnings_were_worth_is_recorded_with_intervals(risk: RiskStudy) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.model.response import Frame
     from qubic_lab.oracle.risk.report import CurrentMeasure, CurrentRule, RiskReport, TailRisk
-    from qubic_lab.oracle.risk.warning_scores import IntervalEstimate
 
 PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
 
@@ -211,9 +210,9 @@ def _show_record(found: "RiskReport") -> None:
     typer.echo(f"\n{record.text}\n")
     rows = [
         (
-            *(name, f"{each.right} of {each.warnings}", _shown(each.precision), f"{each.precision_by_chance:.2f}"),
-            *(f"{each.found} of {each.falls}", _shown(each.recall), f"{each.recall_by_chance:.2f}"),
-            *(_shown(each.false_alarms_a_month), _shown(each.lead_h)),
+            *(name, f"{each.right} of {each.warnings}", each.precision.shown(), f"{each.precision_by_chance:.2f}"),
+            *(f"{each.found} of {each.falls}", each.recall.shown(), f"{each.recall_by_chance:.2f}"),
+            *(each.false_alarms_a_month.shown(), each.lead_h.shown()),
         )
         for name, each in (("rules", record.ours), ("volatility alone", record.naive))
     ]
@@ -224,11 +223,3 @@ def _show_record(found: "RiskReport") -> None:
 
 def _two(first: float, second: float) -> tuple[str, str]:
     return f"{first:.2f} %", f"{second:.2f} %"
-
-
-def _shown(interval: "IntervalEstimate") -> str:
-    if interval.value is None:
-        return "none"
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.2f} (too few)"
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from qubic_lab.oracle.inference.performance import annual_sharpe
 from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.risk.rolling import drawdown
+from qubic_lab.oracle.risk.models import drawdown
 from qubic_lab.studies.oracle_backtest import Family, fee_sweep, signal_name
 from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, log_axis, plot
 

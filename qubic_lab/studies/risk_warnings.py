@@ -28,12 +28,11 @@ from qubic_lab.oracle.risk.forecast_tests import (
     probability_transform,
 )
 from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, RiskInputs, WindowLengths
-from qubic_lab.oracle.risk.models import LEAST_FIT, VolatilityForecast, garch_forecast, least_bars
-from qubic_lab.oracle.risk.rolling import recent_drawdown
+from qubic_lab.oracle.risk.models import LEAST_FIT, VolatilityForecast, garch_forecast, least_bars, recent_drawdown
 from qubic_lab.oracle.risk.rules import Assessment, RiskRule, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.warning_scores import (
-    IntervalEstimate,
     MatchedWarnings,
+    WarningScore,
     match_alarm_time,
     span,
 )
@@ -203,33 +202,24 @@ def score_rows(risks: Sequence[RiskStudy]) -> list[Row]:
         found = risk.matched
         if found.comparison is None:
             continue
-        both = (("ours", found.comparison.ours, found.ours_share), ("naive", found.comparison.naive, found.naive_share))
-        for name, score, share in both:
+        for name, score in (("ours", found.comparison.ours), ("naive", found.comparison.naive)):
             rows.append(
                 {
                     "bars of": risk.name,
                     "warnings": name,
-                    "time_under_warning_pct": 100 * share,
+                    "time_under_warning_pct": 100 * score.recall_by_chance,
                     "raised": score.warnings,
                     "right": score.right,
-                    "precision": _shown(score.precision),
+                    "precision": score.precision.shown(),
                     "by chance": f"{score.precision_by_chance:.2f}",
                     "falls": score.falls,
                     "found": score.found,
-                    "recall": _shown(score.recall),
-                    "false a month": _shown(score.false_alarms_a_month),
-                    "lead_h": _shown(score.lead_h),
+                    "recall": score.recall.shown(),
+                    "false a month": score.false_alarms_a_month.shown(),
+                    "lead_h": score.lead_h.shown(),
                 }
             )
     return rows
-
-
-def _shown(estimate: IntervalEstimate) -> str:
-    if estimate.value is None:
-        return "none"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f} (too few)"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def warning_rows(risks: Sequence[RiskStudy], count: int = 5) -> list[Row]:
@@ -269,7 +259,7 @@ def now_rows(risks: Sequence[RiskStudy]) -> list[Row]:
 
 
 def _measured(risk: RiskStudy) -> Row:
-    matched = risk.matched
+    matched, both = risk.matched, risk.matched.comparison
     return {
         "bars_of": risk.name,
         "bars": len(risk.bars.bars),
@@ -287,9 +277,9 @@ def _measured(risk: RiskStudy) -> Row:
         ],
         "garch_t_evenness": risk.evenness,
         "warnings": {
-            "comparison": matched.comparison,
-            "ours_share": matched.ours_share,
-            "naive_share": matched.naive_share,
+            "comparison": both,
+            "ours_share": both.ours.recall_by_chance if both else 0.0,
+            "naive_share": both.naive.recall_by_chance if both else 0.0,
             "fallen_at_warning": matched.fallen,
             "naive_quantile": None if math.isnan(matched.quantile) else matched.quantile,
             "absent": matched.missing,
@@ -315,11 +305,15 @@ def _worth(risk: RiskStudy) -> Row:
         "drop": risk.drop,
         "horizon_h": _hours_ahead(risk),
         "months": None if both is None else both.months,
-        "ours": None if both is None else WarningsRecord(time_under_warning=found.ours_share, **vars(both.ours)),
-        "naive": None if both is None else WarningsRecord(time_under_warning=found.naive_share, **vars(both.naive)),
+        "ours": None if both is None else _warnings_record(both.ours),
+        "naive": None if both is None else _warnings_record(both.naive),
         "p": None if both is None else both.p,
         "absent": found.missing,
     }
+
+
+def _warnings_record(score: WarningScore) -> WarningsRecord:
+    return WarningsRecord(time_under_warning=score.recall_by_chance, **vars(score))
 
 
 def findings(risks: Sequence[RiskStudy]) -> list[str]:
@@ -392,7 +386,8 @@ def _warning_sentences(risk: RiskStudy) -> list[str]:
         "on volatility alone.",
         f"They found {ours.found} of {ours.falls} falls {falls}, that rule {naive.found} (exact McNemar p = "
         f"{found.comparison.p:.2g}{few}).",
-        f"They stood for {100 * found.ours_share:.0f} % of the time, that rule's for {100 * found.naive_share:.0f} %.",
+        f"They stood for {100 * ours.recall_by_chance:.0f} % of the time, that rule's for "
+        f"{100 * naive.recall_by_chance:.0f} %.",
     ]
     if not ours.warnings:
         return [*said, "There were no warnings."]

@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
 from qubic_lab.oracle.model.bars import Flags, Floats
 from qubic_lab.oracle.risk.models import (
     LEAST_FIT,
     TailForecast,
     VolatilityForecast,
-    check_level,
     filtered_historical,
     historical,
     normal,
@@ -24,6 +22,7 @@ from qubic_lab.stats import wilson_interval
 ALPHA = 0.05
 LEAST_VIOLATIONS = 5
 """The least number of losses beyond VaR for a test of ES."""
+RESAMPLES = 1_000
 BINS = 20
 LEAST_TRANSFORMED = 100
 """The least number of values for a histogram."""
@@ -51,8 +50,7 @@ class TailTest:
     Attributes:
         level: forecast probability of a loss beyond VaR.
         bars: number of bars with a forecast made strictly before them.
-        violations: number of losses beyond VaR.
-        expected: expected number of violations.
+        violations, expected: number of losses beyond VaR, and the expected number.
         unconditional: Kupiec's test of the number of violations.
         independent: Christoffersen's test of whether violations follow each other too often.
         conditional: both tests at once.
@@ -90,13 +88,7 @@ def kupiec(violations: int, bars: int, level: float) -> LikelihoodRatio:
 
     Source: P. H. Kupiec, "Techniques for verifying the accuracy of risk measurement models", Journal of Derivatives 3
     (1995), 73-84: proportion of failures, chi-squared with 1 degree of freedom.
-
-    Raises:
-        InputError: no bars, more violations than bars, or a level outside 0 to 0.5.
     """
-    check_level(level)
-    if not 0 <= violations <= bars or bars == 0:
-        raise InputError(f"{violations} violations in {bars} bars: there must be 0 to {bars} of at least 1")
     found = _log_likelihood(violations, bars, violations / bars)
     return _chi_squared(2.0 * (found - _log_likelihood(violations, bars, level)), 1)
 
@@ -104,29 +96,15 @@ def kupiec(violations: int, bars: int, level: float) -> LikelihoodRatio:
 def christoffersen(beyond: Flags, level: float) -> tuple[LikelihoodRatio, LikelihoodRatio]:
     """Test whether losses beyond VaR are independent, and that together with their number.
 
-    Args:
-        beyond: whether the loss of each bar was beyond VaR, in order of time.
-        level: forecast probability of such a loss.
-
-    Returns:
-        The tests of independence (1 degree of freedom) and of conditional coverage (2 degrees).
+    `beyond` says of each bar, in order of time, whether its loss was beyond VaR. The tests have 1 and 2 degrees of
+    freedom.
 
     Source: P. F. Christoffersen, "Evaluating interval forecasts", International Economic Review 39 (1998), 841-862.
     Both are conditional on the first bar, so the second statistic is the first plus that of coverage over other bars.
-
-    Raises:
-        InputError: fewer than two bars, or a level outside 0 to 0.5.
     """
-    check_level(level)
-    if len(beyond) < 2:
-        raise InputError(f"{len(beyond)} bars: two or more are needed to see whether one follows another")
     before, now = beyond[:-1], beyond[1:]
-    counts = {(a, b): int(np.count_nonzero((before == a) & (now == b))) for a in (False, True) for b in (False, True)}
-    alone = sum(
-        _log_likelihood(counts[a, True], rows, counts[a, True] / rows)
-        for a in (False, True)
-        if (rows := counts[a, False] + counts[a, True])
-    )
+    after = [part for part in (now[~before], now[before]) if len(part)]
+    alone = sum(_log_likelihood(int(part.sum()), len(part), float(part.mean())) for part in after)
     hits, bars = int(now.sum()), len(now)
     same = _log_likelihood(hits, bars, hits / bars)
     independent = 2.0 * (alone - same)
@@ -134,17 +112,10 @@ def christoffersen(beyond: Flags, level: float) -> tuple[LikelihoodRatio, Likeli
     return _chi_squared(independent, 1), _chi_squared(independent + coverage, 2)
 
 
-def shortfall_test(losses: Floats, var: Floats, es: Floats, resamples: int = 1000, seed: int = 0) -> float | None:
+def shortfall_test(losses: Floats, var: Floats, es: Floats) -> float | None:
     """Return the p-value of the test whether losses beyond VaR are larger, on average, than ES.
 
-    None if fewer than 5 losses are beyond VaR, or if all exceed ES by the same share.
-
-    Args:
-        losses: realised losses, [bars].
-        var: VaR that was forecast for each.
-        es: ES that was forecast for each; residuals are in units of it.
-        resamples: number of bootstrap samples.
-        seed: of the bootstrap.
+    None if fewer than 5 losses are beyond VaR, or if all exceed ES by the same share. Residuals are in units of ES.
 
     Source: A. J. McNeil and R. Frey, Journal of Empirical Finance 7 (2000), 271-300: mean of the residuals of losses
     beyond VaR, tested against more than 0 by the bootstrap of B. Efron and R. Tibshirani (1993), section 16.4.
@@ -156,10 +127,10 @@ def shortfall_test(losses: Floats, var: Floats, es: Floats, resamples: int = 100
         return None
     observed = float(residuals.mean() / residuals.std(ddof=1))
     centred = residuals - residuals.mean()
-    drawn = centred[np.random.default_rng(seed).integers(0, count, (resamples, count))]
+    drawn = centred[np.random.default_rng(0).integers(0, count, (RESAMPLES, count))]
     spread = drawn.std(axis=1, ddof=1)
-    ratios = np.divide(drawn.mean(axis=1), spread, out=np.zeros(resamples), where=spread > 1e-12 * np.abs(drawn).max())
-    return float((1 + np.count_nonzero(ratios >= observed)) / (1 + resamples))
+    ratios = np.divide(drawn.mean(axis=1), spread, out=np.zeros(RESAMPLES), where=spread > 1e-12 * np.abs(drawn).max())
+    return float((1 + np.count_nonzero(ratios >= observed)) / (1 + RESAMPLES))
 
 
 def shortfall_statistic(losses: Floats, var: Floats, es: Floats, level: float) -> float:
@@ -170,43 +141,29 @@ def shortfall_statistic(losses: Floats, var: Floats, es: Floats, level: float) -
     Source: C. Acerbi and B. Székely, "Backtesting expected shortfall", Risk (December 2014), 76-81.
     """
     beyond = losses > var
-    return 1.0 - float((losses[beyond] / es[beyond]).sum()) / (len(losses) * check_level(level))
+    return 1.0 - float((losses[beyond] / es[beyond]).sum()) / (len(losses) * level)
 
 
-def evaluate_tail(returns: Floats, forecast: TailForecast, seed: int = 0) -> TailTest:
-    """Test the forecasts that were made at the bar before each loss.
-
-    Args:
-        returns: log returns per bar, [bars].
-        forecast: of the next bar, [bars].
-        seed: of the bootstrap.
-
-    Raises:
-        InputError: arrays of different lengths.
-    """
-    _check_lengths(returns, forecast.var)
+def evaluate_tail(returns: Floats, forecast: TailForecast) -> TailTest:
+    """Test the forecasts that were made at the bar before each loss, by log returns per bar, [bars]."""
     losses, var, es = -returns[1:], forecast.var[:-1], forecast.es[:-1]
     known = ~(np.isnan(losses) | np.isnan(var) | np.isnan(es))
     losses, var, es = losses[known], var[known], es[known]
     beyond: Flags = losses > var
     bars, violations = len(losses), int(beyond.sum())
-    expected = forecast.level * bars
-    if expected < 1.0:
+    counted = TailTest(forecast.level, bars, violations, forecast.level * bars)
+    if counted.expected < 1.0:
         reason = f"{bars} bars with a forecast: too few to expect one loss beyond a level of {forecast.level:g}"
-        return TailTest(forecast.level, bars, violations, expected, missing=reason)
+        return replace(counted, missing=reason)
     if not (var > 0.0).all() or not (es > 0.0).all():
-        reason = "value at risk is 0 or below at some bars: prices hardly vary there"
-        return TailTest(forecast.level, bars, violations, expected, missing=reason)
+        return replace(counted, missing="value at risk is 0 or below at some bars: prices hardly vary there")
     independent, conditional = christoffersen(beyond, forecast.level)
-    return TailTest(
-        level=forecast.level,
-        bars=bars,
-        violations=violations,
-        expected=expected,
+    return replace(
+        counted,
         unconditional=kupiec(violations, bars, forecast.level),
         independent=independent,
         conditional=conditional,
-        shortfall_p=shortfall_test(losses, var, es, seed=seed),
+        shortfall_p=shortfall_test(losses, var, es),
         shortfall_z=shortfall_statistic(losses, var, es, forecast.level),
     )
 
@@ -221,11 +178,7 @@ class EvaluatedModel:
 
 
 def evaluate_models(
-    returns: Floats,
-    volatility: VolatilityForecast,
-    levels: Sequence[float],
-    tail_bars: int,
-    models: Sequence[str] = tuple(MODELS),
+    returns: Floats, volatility: VolatilityForecast, levels: Sequence[float], tail_bars: int, models: Sequence[str]
 ) -> tuple[EvaluatedModel, ...]:
     """Return the forecasts of each level and model, all tested on the same bars.
 
@@ -233,17 +186,14 @@ def evaluate_models(
         returns: log returns per bar, [bars].
         volatility: forecasts of the bar after each.
         levels: probabilities of a loss beyond VaR.
-        tail_bars: length of the windows of historical VaR.
+        tail_bars: length of the windows of historical VaR, at least `least_bars` of each level.
         models: names in `MODELS`.
-
-    Raises:
-        InputError: a level outside 0 to 0.5, or an unknown model.
     """
     first = LEAST_FIT + tail_bars + 1  # from this bar on every model has a forecast
     found = []
     for level in levels:
         for model in models:
-            made = MODELS[check_choice("model", model, MODELS)](returns, volatility, level, tail_bars)
+            made = MODELS[model](returns, volatility, level, tail_bars)
             cut = TailForecast(level, made.var.copy(), made.es.copy())
             cut.var[:first] = cut.es[:first] = np.nan
             found.append(EvaluatedModel(model, made, evaluate_tail(returns, cut)))
@@ -252,15 +202,7 @@ def evaluate_models(
 
 @dataclass(frozen=True)
 class LossCoverage:
-    """How often losses were beyond VaR.
-
-    Attributes:
-        level: forecast probability of such a loss.
-        bars: number of bars with a forecast made strictly before them.
-        beyond: number of losses beyond VaR.
-        share: beyond / bars.
-        low, high: 95 % interval of the share.
-    """
+    """How often losses were beyond VaR: `share` is beyond / bars, `low` and `high` are its 95 % interval."""
 
     level: float
     bars: int
@@ -274,17 +216,8 @@ def coverage(returns: Floats, forecast: TailForecast, first: int = 0) -> LossCov
     """Return how often losses were beyond the VaR forecast at the bar before; None without forecasts.
 
     The interval is Wilson's, widened by the ratio of the HAC error of the share to that of independent bars: violations
-    cluster if a model adapts too slowly.
-
-    Args:
-        returns: log returns per bar, [bars].
-        forecast: of the next bar, [bars].
-        first: index of the first forecast that counts.
-
-    Raises:
-        InputError: arrays of different lengths.
+    cluster if a model adapts too slowly. `first` is the index of the first forecast that counts.
     """
-    _check_lengths(returns, forecast.var)
     losses, var = -returns[first + 1 :], forecast.var[first:-1]
     known = ~(np.isnan(losses) | np.isnan(var))
     beyond = (losses[known] > var[known]).astype(np.float64)
@@ -306,13 +239,9 @@ def probability_transform(returns: Floats, forecast: VolatilityForecast) -> Floa
 
     Source: F. X. Diebold, T. A. Gunther and A. S. Tay, "Evaluating density forecasts", International Economic Review 39
     (1998), 863-883.
-
-    Raises:
-        InputError: arrays of different lengths.
     """
     from scipy.stats import t
 
-    _check_lengths(returns, forecast.sigma)
     found = np.full(len(returns), np.nan)
     sigma, nu = forecast.sigma[:-1], forecast.nu[:-1]
     known = (sigma > 0.0) & ~np.isnan(returns[1:])
@@ -323,13 +252,10 @@ def probability_transform(returns: Floats, forecast: VolatilityForecast) -> Floa
 
 @dataclass(frozen=True)
 class Evenness:
-    """A histogram of probabilities that should be uniform.
+    """A histogram of probabilities that should be uniform, and the p-value of the Kolmogorov-Smirnov test.
 
-    Attributes:
-        counts: per bin, from 0 to 1.
-        low, high: if probabilities are uniform, all counts lie between these with a probability of at least 95 %.
-        p: p-value of the Kolmogorov-Smirnov test.
-        missing: why there is no histogram; empty if there is one.
+    If they are, all `counts` lie between `low` and `high` with a probability of at least 95 %. `missing` says why there
+    is no histogram.
     """
 
     bars: int
@@ -340,30 +266,21 @@ class Evenness:
     missing: str = ""
 
 
-def evenness(probabilities: Floats, bins: int = BINS) -> Evenness:
+def evenness(probabilities: Floats) -> Evenness:
     """Return whether probabilities are uniform; NaN is left out.
 
     The band is the 95 % range of binomial counts, divided among the bins (Bonferroni). Band and test assume independent
     bars and known parameters: they reject a correct model slightly too often if it was fitted to few bars.
-
-    Raises:
-        InputError: fewer than 2 bins.
     """
     from scipy.stats import binom, kstest
 
-    check_at_least("bins", bins, 2)
     values = probabilities[~np.isnan(probabilities)]
     if len(values) < LEAST_TRANSFORMED:
         return Evenness(len(values), missing=f"{len(values)} forecasts: a histogram needs {LEAST_TRANSFORMED}")
-    counts, _ = np.histogram(values, bins, (0.0, 1.0))
-    tail = 0.025 / bins
-    low, high = (int(binom.ppf(q, len(values), 1.0 / bins)) for q in (tail, 1.0 - tail))
+    counts, _ = np.histogram(values, BINS, (0.0, 1.0))
+    tail = 0.025 / BINS
+    low, high = (int(binom.ppf(q, len(values), 1.0 / BINS)) for q in (tail, 1.0 - tail))
     return Evenness(len(values), tuple(counts.tolist()), low, high, float(kstest(values, "uniform").pvalue))
-
-
-def _check_lengths(returns: Floats, forecasts: Floats) -> None:
-    if returns.shape != forecasts.shape:
-        raise InputError(f"{returns.size} returns and {forecasts.size} forecasts: give one for each bar")
 
 
 def _log_likelihood(hits: int, bars: int, share: float) -> float:

@@ -115,12 +115,9 @@ def companion(coin: str) -> str:
 
 def closes_at(closed_us: Integers, other: Bars) -> Floats:
     """Return another asset's closes at some instants; NaN where none of its bars closed."""
-    found = np.full(len(closed_us), np.nan)
-    if len(other):
-        places = np.minimum(np.searchsorted(other.closed_us, closed_us), len(other) - 1)
-        there = other.closed_us[places] == closed_us
-        found[there] = other.close[places[there]]
-    return found
+    import pandas as pd
+
+    return np.asarray(pd.Series(other.close, other.closed_us).reindex(closed_us), np.float64)
 
 
 def sentiment_at(closed_us: Integers, texts: Sequence[ScoredText], weighting: Weighting) -> Floats:

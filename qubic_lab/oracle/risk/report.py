@@ -16,7 +16,7 @@ from pydantic import Field
 
 from qubic_lab.errors import check_choice
 from qubic_lab.oracle.model.bars import YEAR_US, Bars
-from qubic_lab.oracle.model.coins import Coin, known_coin
+from qubic_lab.oracle.model.coins import known_coin
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
@@ -34,8 +34,7 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.risk.forecast_tests import MODELS, EvaluatedModel, evaluate_models
 from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
 from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, Level, MeasureValues, WindowLengths, compute_measure
-from qubic_lab.oracle.risk.models import ESTIMATORS, garch_of, realised_volatility
-from qubic_lab.oracle.risk.rolling import drawdown, recent_drawdown
+from qubic_lab.oracle.risk.models import ESTIMATORS, drawdown, garch_of, realised_volatility, recent_drawdown
 from qubic_lab.oracle.risk.rules import Assessment, RiskEvidence, RiskRule, RuleLevels, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.warning_scores import WarningRecord, match_alarm_time, record_text
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
@@ -62,7 +61,6 @@ class RiskBars(PriceOrigin):
     Attributes:
         missing: number of bars that are missing between the first and the last; they are not filled in.
         stale: the last bar is older than three bars and the usual delay of the source.
-        volume: whether the volume is known.
         other: the asset whose correlation is watched, and its source.
         sentiment: the model whose scores of texts are used, as they were known at each close.
     """
@@ -82,10 +80,7 @@ class RiskBars(PriceOrigin):
 class RiskLevel(Part):
     """The level at the close of the last bar: that of the highest rule.
 
-    Attributes:
-        since_us: close of the bar since which the level stands.
-        before: the level until then; null: it has been the same since rules have values.
-        bars: number of bars since then.
+    It stands since the close at `since_us`, `bars` ago; `before` is null if it is the same since rules have values.
     """
 
     level: Level
@@ -100,7 +95,7 @@ class RiskLevel(Part):
 class CurrentRule(Part):
     """A rule at the last bar: its level, the least value of its measure for each level, and the distance to the next.
 
-    `clears_below`: the level is left once the measure was below this at `hold` bars in a row; null: the rule is calm.
+    The level is left once the measure was below `clears_below` at `hold` bars in a row; null: the rule is calm.
     """
 
     measure: str
@@ -118,10 +113,7 @@ class CurrentRule(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentMeasure(Part):
-    """A measure at the last bar; greater is worse.
-
-    `percentile`: the share of its `bars` earlier values that are not above it. `parameters` are in bars.
-    """
+    """A measure at the last bar, and the share of its `bars` earlier values that are not above it; greater is worse."""
 
     value: float | None
     percentile: Annotated[float | None, Field(description="between 0 and 1; null: not known")]
@@ -141,10 +133,7 @@ class BarVolatility(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NextBarVolatility(BarVolatility):
-    """The volatility that a GARCH(1,1) model with Student's t forecasts for the next bar.
-
-    `fits` of the model converged, `failed` ones did not; it is refitted every `refit_bars` bars.
-    """
+    """The forecast of a GARCH(1,1) model with Student's t, refitted every `refit_bars` bars; `failed` fits diverged."""
 
     fits: int
     failed: int
@@ -165,16 +154,11 @@ class TailRisk(Part):
     """The loss of the next bar at a probability, by one model, and how the model's past forecasts did.
 
     Attributes:
-        value_at_risk_pct: the loss that is exceeded with that probability.
-        shortfall_pct: expected shortfall: the mean of the losses that exceed it.
-        tested: number of past bars with a forecast made before them.
-        beyond: number of these bars with a larger loss; `expected`: the expected number.
-        kupiec_p: of the test whether that number is as expected.
-        independence_p: of the test whether larger losses follow each other too often.
-        christoffersen_p: of both tests at once.
-        shortfall_p: of the test whether larger losses exceed expected shortfall on average.
-        rejected_by: tests with a p-value below 0.05: they reject the model here. With several models and tests, some
-            rejections happen by chance.
+        tested: number of past bars with a forecast made before them; of these, `beyond` had a loss above value at risk.
+        kupiec_p: of the test whether `beyond` is as expected.
+        independence_p: of the test whether such losses follow each other too often; christoffersen_p: of both at once.
+        shortfall_p: of the test whether such losses exceed expected shortfall on average.
+        rejected_by: tests with a p-value below 0.05; with several models and tests, some reject by chance.
         not_tested: why the model was not tested; empty if it was.
     """
 
@@ -253,27 +237,17 @@ def read_risk(
 ) -> RiskReport:
     """Return the report of a coin's risk from a snapshot, by the given rules or by those of the project.
 
+    Parts that cannot be computed say why.
+
     Raises:
         NotFoundError: an unknown coin, or one whose price is not known.
         InputError: another frame.
     """
-    found = known_coin(coin)
+    known = known_coin(coin)
     check_choice("frame", frame, FRAME_S)
-    market = read_risk_market(snapshot, found.id, frame, weighting)
-    return report_risk(found, market, frame, snapshot.at_us, rules or read_rules())
-
-
-def report_risk(
-    coin: Coin, market: RiskMarket | Missing, frame: Frame, at_us: int, rules: Sequence[RiskRule]
-) -> RiskReport:
-    """Return the report of a coin's risk at an instant; parts that cannot be computed say why."""
-    identity: dict[str, Any] = {
-        "coin": coin.id,
-        "symbol": coin.symbol,
-        "name": coin.name,
-        "frame": frame,
-        "as_of_us": at_us,
-    }
+    at_us, market = snapshot.at_us, read_risk_market(snapshot, known.id, frame, weighting)
+    identity: dict[str, Any] = {"coin": known.id, "symbol": known.symbol, "name": known.name}
+    identity |= {"frame": frame, "as_of_us": at_us}
     if isinstance(market, RiskMarket) and not len(market.bars):
         market = Missing("no bar of this frame has closed yet")
     elif isinstance(market, RiskMarket) and find_spec("arch") is None:
@@ -283,7 +257,7 @@ def report_risk(
         parts: dict[str, Any] = dict.fromkeys(names, market)
         return RiskReport(**identity, **parts, rules={}, measures={})
     bars, lengths = market.bars, WindowLengths.of(market.bars.frame_us)
-    assessment = assess(market.inputs, fit_rules(rules, bars.frame_us))
+    assessment = assess(market.inputs, fit_rules(rules or read_rules(), bars.frame_us))
     unknown = Missing(assessment.why_unknown) if assessment.why_unknown else None
     return RiskReport(
         **identity,
@@ -344,7 +318,7 @@ def current_rule(found: RuleLevels) -> CurrentRule | Missing:
     if found.measured.missing:
         return Missing(found.measured.missing)
     rule, value, level = found.rule, float(found.measured.values[-1]), int(found.levels[-1])
-    highest = level == len(rule.thresholds)
+    ahead = rule.thresholds[level] if level < len(rule.thresholds) else None
     return CurrentRule(
         measure=rule.measure,
         level=LEVELS[level],
@@ -354,8 +328,8 @@ def current_rule(found: RuleLevels) -> CurrentRule | Missing:
         warning=rule.warning,
         alarm=rule.alarm,
         hold=rule.hold,
-        next_level=None if highest else LEVELS[level + 1],
-        to_next=None if highest or math.isnan(value) else rule.thresholds[level] - value,
+        next_level=None if ahead is None else LEVELS[level + 1],
+        to_next=None if ahead is None or math.isnan(value) else ahead - value,
         clears_below=rule.thresholds[level - 1] * rule.clear if level else None,
     )
 
@@ -394,11 +368,11 @@ def current_measure(name: str, measured: MeasureValues) -> CurrentMeasure | Miss
 def _volatility(bars: Bars, lengths: WindowLengths) -> RiskVolatility:
     year = math.sqrt(YEAR_US / bars.frame_us)
     realised: dict[str, BarVolatility | Missing] = {}
-    for name, estimator in ESTIMATORS.items():
+    for name in ESTIMATORS:
         value = 100 * float(realised_volatility(bars, lengths.bars, name)[-1])
         realised[name] = BarVolatility(bar_pct=value, year_pct=value * year)
         if math.isnan(value):
-            realised[name] = Missing(f"{len(bars)} bars: it needs {lengths.bars + estimator.extra}")
+            realised[name] = Missing(f"{len(bars)} bars: too few for a window of {lengths.bars}")
     found = garch_of(bars, REFIT_BARS)
     value = 100 * float(found.sigma[-1])
     forecast = NextBarVolatility(
@@ -446,10 +420,7 @@ def _drawdown(bars: Bars, lengths: WindowLengths) -> RiskDrawdown:
 def _last_warnings(assessment: Assessment) -> tuple[PastWarning, ...]:
     return tuple(
         PastWarning(
-            at_us=each.at_us,
-            level=each.level,
-            before=each.before,
-            evidence=tuple(evidence.text for evidence in each.evidence),
+            at_us=each.at_us, level=each.level, before=each.before, evidence=tuple(e.text for e in each.evidence)
         )
         for each in reversed(assessment.warnings(LEVEL)[-LAST_WARNINGS:])
     )
@@ -469,13 +440,8 @@ def _record(bars: Bars, assessment: Assessment, lengths: WindowLengths, frame: F
         drop_pct=100 * drop,
         start_us=int(bars.closed_us[found.start]),
         end_us=int(bars.closed_us[-1]),
-        months=found.comparison.months,
-        ours=found.comparison.ours,
-        naive=found.comparison.naive,
         naive_quantile=found.quantile,
-        only_ours=found.comparison.only_ours,
-        only_naive=found.comparison.only_naive,
-        p=found.comparison.p,
         fallen_pct=None if found.fallen is None else 100 * found.fallen,
-        text=record_text(found, drop, horizon_us / HOUR_US),
+        text=record_text(found.comparison, drop, horizon_us / HOUR_US),
+        **vars(found.comparison),
     )

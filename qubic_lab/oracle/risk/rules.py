@@ -4,17 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
-from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.oracle.model.coins import coin_ids
-from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Part
+from qubic_lab.oracle.model.response import Frame, Instant, Part
 from qubic_lab.oracle.risk.measures import (
     LEVELS,
     MEASURES,
@@ -38,8 +38,6 @@ class RiskRule:
     """The values of a measure at which each level begins.
 
     Attributes:
-        name: of the rule.
-        measure: name of the measure.
         watch, warning, alarm: the least value for the level.
         parameters: of the measure, if they differ from its defaults.
         clear: a level is left once the measure is below its least value times this, 0 to 1,
@@ -117,7 +115,7 @@ class RiskConfig:
         no_prices: whether an alert is emitted for a coin without fresh prices, whose risk is then not known.
 
     Raises:
-        InputError: an unknown frame or level, or a cool-down below 1.
+        InputError: a cool-down below 1.
     """
 
     __pydantic_config__ = STRICT
@@ -126,13 +124,11 @@ class RiskConfig:
     alerts: bool = True
     coins: Annotated[tuple[str, ...], AfterValidator(coin_ids)] = ()
     frame: Frame = "1h"
-    level: Level = "warning"
+    level: Literal["watch", "warning", "alarm"] = "warning"
     cool_down: int = 6
     no_prices: bool = True
 
     def __post_init__(self) -> None:
-        check_choice("frame", self.frame, FRAME_S)
-        check_choice("level", self.level, LEVELS[1:])
         check_at_least("cool_down", self.cool_down, 1)
 
 
@@ -232,9 +228,7 @@ class Assessment:
     """The level of risk over time: at each bar the level of the highest rule.
 
     Attributes:
-        closed_us: of the bars.
         levels: numbers of levels, [bars].
-        rules: over time.
         warm_up: number of bars before the first rule has a value; the level there is calm, and means nothing.
         settled: number of bars before each rule with any value has one.
     """
@@ -258,15 +252,8 @@ class Assessment:
         return f"no rule has a value: {next(iter(self.missing.values()))}"
 
     def at(self, bar: int) -> RiskWarning:
-        """Return the level at a bar with the evidence of all rules at that level; −1 is the last bar.
-
-        Raises:
-            InputError: there is no such bar.
-        """
-        bars = len(self.levels)
-        if not -bars <= bar < bars:
-            raise InputError(f"bar is {bar}: there are {bars}, counted from 0")
-        bar %= bars
+        """Return the level at a bar with the evidence of all rules at that level; −1 is the last bar."""
+        bar %= len(self.levels)
         level = int(self.levels[bar])
         evidence = tuple(
             RiskEvidence.of(each.rule, level, float(each.measured.values[bar]))
@@ -296,26 +283,12 @@ class Assessment:
         return f" ({silent} of {len(self.rules)} rules have no value here)" if silent else ""
 
 
-def assess(inputs: RiskInputs, rules: Sequence[RiskRule] | None = None) -> Assessment:
-    """Return the level of risk at each bar, from this bar and earlier ones only.
-
-    Args:
-        inputs: bars, and what was known at each.
-        rules: None: the rules that come with the project.
-
-    Raises:
-        InputError: no rules.
-    """
-    chosen = read_rules() if rules is None else tuple(rules)
-    if not chosen:
-        raise InputError("there are no rules: give at least one")
+def assess(inputs: RiskInputs, rules: Sequence[RiskRule]) -> Assessment:
+    """Return the level of risk at each bar by at least one rule, from this bar and earlier ones only."""
     found = []
-    known: dict[tuple[str, tuple[tuple[str, int], ...]], MeasureValues] = {}
-    for rule in chosen:
-        key = (rule.measure, tuple(sorted(rule.parameters.items())))
-        if key not in known:
-            known[key] = compute_measure(rule.measure, inputs, rule.parameters)
-        found.append(RuleLevels(rule, known[key], levels_of(rule, known[key].values)))
+    for rule in rules:
+        measured = compute_measure(rule.measure, inputs, rule.parameters)
+        found.append(RuleLevels(rule, measured, levels_of(rule, measured.values)))
     warm_ups = [each.measured.warm_up for each in found if not each.measured.missing]
     return Assessment(
         closed_us=inputs.bars.closed_us,

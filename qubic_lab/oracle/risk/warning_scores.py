@@ -4,59 +4,42 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.model.bars import Bars, Floats, Integers
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers
 from qubic_lab.oracle.model.response import Instant, Part, Share
-from qubic_lab.oracle.model.timestamps import DAY_US, iso
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.forecast_tests import ALPHA
 from qubic_lab.oracle.risk.measures import Level, WindowLengths
-from qubic_lab.oracle.risk.models import realised_volatility
-from qubic_lab.oracle.risk.rolling import recent_drawdown, rolling
+from qubic_lab.oracle.risk.models import realised_volatility, recent_drawdown, rolling
 from qubic_lab.stats import bootstrap_interval, mcnemar_exact, wilson_interval
 
 MONTH_US = 365 * DAY_US // 12
 QUANTILES = tuple(number / 100 for number in range(50, 100))
 """Quantiles of volatility that the naive rule may have."""
 _LEAST_LEADS = 5
+_NEVER = np.iinfo(np.int64).max
 
 
-def find_falls(bars: Bars, window: int, drop: float) -> NDArray[np.intp]:
+def find_falls(bars: Bars, window: int, drop: float) -> Integers:
     """Return the bars at which the close is first a share `drop` below the highest of the last `window` closes.
 
     The next fall counts once the close has been less far below such a high, and after `window` bars at least.
 
     Raises:
-        InputError: fewer than 2 bars, or a drop outside 0 to 1.
+        InputError: a drop outside 0 to 1.
     """
     if not 0.0 < drop < 1.0:
         raise InputError(f"drop is {drop}: give a share between 0 and 1, such as 0.1")
-    kept: list[int] = []
-    for bar in _first_of_each_run(recent_drawdown(bars.close, window) >= drop).tolist():
-        if not kept or bar - kept[-1] >= window:
-            kept.append(bar)
-    return np.array(kept, np.intp)
+    return _apart(_first_of_each_run(recent_drawdown(bars.close, window) >= drop), window)
 
 
-def naive_warnings(bars: Bars, window: int = 24, usual_bars: int = 480, quantile: float = 0.95) -> NDArray[np.intp]:
-    """Return where realised volatility rises above a quantile of its last values: the baseline for warnings.
+def volatility_ranks(bars: Bars, window: int, usual_bars: int) -> Floats:
+    """Return how many of the last `usual_bars` values of realised volatility are below each value, [bars].
 
     Warm-up: `window` + `usual_bars` bars.
-
-    Raises:
-        InputError: a quantile outside 0 to 1, or windows that are too short.
     """
-    if not 0.0 < quantile < 1.0:
-        raise InputError(f"quantile is {quantile}: it must lie between 0 and 1")
-    check_at_least("usual_bars", usual_bars, 2)
-    # A value is above the k-th lowest of the last values if k of them are below it.
-    below = bars.once(f"volatility ranks {window} {usual_bars}", lambda each: _ranks(each, window, usual_bars))
-    return _first_of_each_run(below >= math.ceil(quantile * usual_bars))
-
-
-def _ranks(bars: Bars, window: int, usual_bars: int) -> Floats:
-    """Return how many of the last `usual_bars` values of realised volatility are below each value, [bars]."""
 
     def count(part: Floats) -> Floats:
         found = np.asarray((part[:, :-1] < part[:, -1:]).sum(axis=1), np.float64)
@@ -66,8 +49,17 @@ def _ranks(bars: Bars, window: int, usual_bars: int) -> Floats:
     return rolling(realised_volatility(bars, window), usual_bars + 1, count)
 
 
-def _first_of_each_run(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _first_of_each_run(flags: Flags) -> Integers:
     return np.flatnonzero(flags & ~np.concatenate([[False], flags[:-1]]))
+
+
+def _apart(values: Integers, least: int) -> Integers:
+    """Return the first of some rising values, and each that is `least` or more above the last one kept."""
+    kept: list[int] = []
+    for value in values.tolist():
+        if not kept or value - kept[-1] >= least:
+            kept.append(value)
+    return np.array(kept, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +69,14 @@ class IntervalEstimate(Part):
     value: float | None
     low: float | None
     high: float | None
+
+    def shown(self) -> str:
+        """Return it for a table, with two decimals."""
+        if self.value is None:
+            return "none"
+        if self.low is None or self.high is None:
+            return f"{self.value:.2f} (too few)"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 _NO_ESTIMATE = IntervalEstimate(value=None, low=None, high=None)
@@ -88,13 +88,11 @@ class WarningScore(Part):
 
     Attributes:
         warnings: raised while no earlier one was standing; a warning stands for the horizon.
-        right: warnings with a fall within the horizon.
-        precision: right / warnings.
+        right: warnings with a fall within the horizon; `precision` is their share.
         precision_by_chance: precision of warnings at random times.
         falls: that should have been warned of.
-        found: falls with a warning raised within the horizon before.
-        recall: found / falls.
-        recall_by_chance: recall of falls at random times, which is the share of the time under warning.
+        found: falls with a warning raised within the horizon before; `recall` is their share.
+        recall_by_chance: recall of falls at random times: the share of the time within the horizon after a warning.
         false_alarms_a_month: per 365 / 12 days.
         lead_h: median hours from the first warning within the horizon to its fall.
     """
@@ -112,7 +110,7 @@ class WarningScore(Part):
 
 
 def evaluate_warnings(
-    warnings_us: ArrayLike, falls_us: ArrayLike, start_us: int, end_us: int, horizon_us: int, seed: int = 0
+    warnings_us: ArrayLike, falls_us: ArrayLike, start_us: int, end_us: int, horizon_us: int
 ) -> WarningScore:
     """Return how good warnings were, with 95 % intervals.
 
@@ -120,26 +118,17 @@ def evaluate_warnings(
         warnings_us: when they were raised.
         falls_us: when the falls came; a warning at the same instant is too late.
         start_us: start of the period in which warnings could be raised: the end of the warm-up.
-        end_us: end of the period; a warning whose horizon ends later is not judged.
+        end_us: end of the period, which is longer than the horizon; a warning whose horizon ends later is not judged.
         horizon_us: how far a warning looks ahead, and how long it stands: warnings raised meanwhile belong to it.
-        seed: of the bootstrap of the lead time.
 
     Intervals: Wilson's for shares, P. Garwood's (Biometrika 28, 1936) for the rate of false alarms, the bootstrap for
     the lead time. Standing warnings do not overlap, so they count as independent.
-
-    Raises:
-        InputError: a horizon below 1, or a period that is no longer than the horizon.
     """
-    check_at_least("horizon in microseconds", horizon_us, 1)
-    if end_us - horizon_us <= start_us:
-        raise InputError(f"the period from {iso(start_us)} to {iso(end_us)} is no longer than the horizon")
-    raised = _inside(warnings_us, start_us, end_us)
-    judged = _standing(raised[raised <= end_us - horizon_us], horizon_us)
-    falls = _inside(falls_us, start_us + 1, end_us)
-    following = np.append(falls, np.iinfo(np.int64).max)[np.searchsorted(falls, judged, side="right")]
+    raised, falls = _inside(warnings_us, start_us, end_us), _inside(falls_us, start_us + 1, end_us)
+    judged = _apart(raised[raised <= end_us - horizon_us], horizon_us + 1)
+    following = np.append(falls, _NEVER)[np.searchsorted(falls, judged, side="right")]
     right = int(np.count_nonzero(following - judged <= horizon_us))
-    first = np.searchsorted(raised, falls - horizon_us, side="left")
-    leads = falls - np.append(raised, np.iinfo(np.int64).max)[first]
+    leads = _leads(raised, falls, horizon_us)
     found = leads > 0
     return WarningScore(
         warnings=len(judged),
@@ -149,20 +138,23 @@ def evaluate_warnings(
         falls=len(falls),
         found=int(found.sum()),
         recall=_share(int(found.sum()), len(falls)),
-        recall_by_chance=time_under_warning(raised, start_us, end_us, horizon_us),
+        recall_by_chance=_covered(raised, horizon_us, start_us, end_us),
         false_alarms_a_month=_rate(len(judged) - right, (end_us - horizon_us - start_us) / MONTH_US),
-        lead_h=_lead(leads[found] / (DAY_US / 24), seed),
+        lead_h=_lead(leads[found] / HOUR_US),
     )
 
 
-@dataclass(frozen=True)
-class WarningComparison:
+def _leads(raised: Integers, falls: Integers, horizon_us: int) -> Integers:
+    """Return the time from the first warning within the horizon to each fall; 0 or below where there is none."""
+    first = np.searchsorted(raised, falls - horizon_us, side="left")
+    return np.asarray(falls - np.append(raised, _NEVER)[first])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarningComparison(Part):
     """Warnings and a naive rule's on the same falls, and the exact McNemar test of which finds more.
 
-    Attributes:
-        only_ours: falls that only our warnings found; likewise `only_naive`.
-        p: p-value of the test.
-        months: length of the period, in months of 365 / 12 days.
+    `only_ours` and `only_naive` count the falls that only one of them found; `months` have 365 / 12 days.
     """
 
     ours: WarningScore
@@ -176,24 +168,20 @@ class WarningComparison:
 def compare_warnings(
     ours_us: ArrayLike, naive_us: ArrayLike, falls_us: ArrayLike, start_us: int, end_us: int, horizon_us: int
 ) -> WarningComparison:
-    """Evaluate warnings and a naive rule's over one period; see `evaluate_warnings` for the arguments.
-
-    Raises:
-        InputError: see `evaluate_warnings`.
-    """
-    ours = evaluate_warnings(ours_us, falls_us, start_us, end_us, horizon_us)
-    naive = evaluate_warnings(naive_us, falls_us, start_us, end_us, horizon_us)
+    """Evaluate warnings and a naive rule's over one period; see `evaluate_warnings` for the arguments."""
+    both = ours_us, naive_us
+    ours, naive = (evaluate_warnings(each, falls_us, start_us, end_us, horizon_us) for each in both)
     falls = _inside(falls_us, start_us + 1, end_us)
-
-    def finds(warnings_us: ArrayLike) -> NDArray[np.bool_]:
-        raised = _inside(warnings_us, start_us, end_us)
-        before, early = (np.searchsorted(raised, each, side="left") for each in (falls, falls - horizon_us))
-        return np.asarray(before > early)
-
-    first, second = finds(ours_us), finds(naive_us)
-    only_ours, only_naive = int((first & ~second).sum()), int((second & ~first).sum())
-    months = (end_us - start_us) / MONTH_US
-    return WarningComparison(ours, naive, only_ours, only_naive, mcnemar_exact(only_ours, only_naive), months)
+    by_ours, by_naive = (_leads(_inside(each, start_us, end_us), falls, horizon_us) > 0 for each in both)
+    only_ours, only_naive = int((by_ours & ~by_naive).sum()), int((by_naive & ~by_ours).sum())
+    return WarningComparison(
+        ours=ours,
+        naive=naive,
+        only_ours=only_ours,
+        only_naive=only_naive,
+        p=mcnemar_exact(only_ours, only_naive),
+        months=(end_us - start_us) / MONTH_US,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,16 +192,13 @@ class MatchedWarnings:
         falls: bars of the falls.
         fallen: median drawdown at the first warning of each fall that was found, 0 to 1; None: none was found.
         comparison: None if there is nothing to compare; `missing` says why.
-        ours_share, naive_share: share of the time under warning: within the horizon after a warning.
         quantile: of volatility, above which the naive rule warns.
         start: index of the bar from which on warnings are judged.
     """
 
-    falls: NDArray[np.intp]
+    falls: Integers
     fallen: float | None = None
     comparison: WarningComparison | None = None
-    ours_share: float = 0.0
-    naive_share: float = 0.0
     quantile: float = math.nan
     missing: str = ""
     start: int = 0
@@ -228,7 +213,7 @@ def match_alarm_time(
 
     Args:
         bars: of one asset.
-        warnings_us: when warnings were raised: closes of bars.
+        warnings_us: when warnings were raised: closes of bars, in order.
         settled: number of bars before warnings can be judged.
         horizon_bars: how far a warning looks ahead.
         drop: depth of the falls that should be warned of, 0 to 1.
@@ -246,42 +231,36 @@ def match_alarm_time(
     closed = bars.closed_us
     start_us, end_us = int(closed[start]), int(closed[-1])
     horizon_us = horizon_bars * bars.frame_us
-    share = time_under_warning(warnings_us, start_us, end_us, horizon_us)
-    tried = []
-    for quantile in QUANTILES:
-        naive = closed[naive_warnings(bars, lengths.bars, lengths.usual_bars, quantile)]
-        naive_share = time_under_warning(naive, start_us, end_us, horizon_us)
-        tried.append((abs(naive_share - share), quantile, naive_share, naive))
-    _, quantile, naive_share, naive = min(tried, key=lambda each: each[:2])
-    comparison = compare_warnings(warnings_us, naive, closed[falls], start_us, end_us, horizon_us)
-    fallen = _drawdown_at_warning(bars, warnings_us, falls[closed[falls] > start_us], horizon_bars)
-    return MatchedWarnings(falls, fallen, comparison, share, naive_share, quantile, start=start)
 
+    ranks = volatility_ranks(bars, lengths.bars, lengths.usual_bars)
 
-def _drawdown_at_warning(bars: Bars, warnings_us: Integers, falls: NDArray[np.intp], horizon: int) -> float | None:
-    """Return the median drawdown at the first warning within the horizon before each fall."""
-    closed, below = bars.closed_us, recent_drawdown(bars.close, horizon)
-    places = np.searchsorted(closed, warnings_us)
-    found = []
-    for fall in falls.tolist():
-        before = places[(closed[places] >= closed[fall] - horizon * bars.frame_us) & (places < fall)]
-        if len(before):
-            found.append(float(below[before[0]]))
-    return float(np.median(found)) if found else None
+    def share(raised_us: Integers) -> float:
+        return _covered(_inside(raised_us, start_us, end_us), horizon_us, start_us, end_us)
+
+    def naive_us(quantile: float) -> Integers:
+        # A value is above the k-th lowest of the last values if k of them are below it.
+        return np.asarray(closed[_first_of_each_run(ranks >= math.ceil(quantile * lengths.usual_bars))])
+
+    wanted = share(warnings_us)
+    quantile = min(QUANTILES, key=lambda each: abs(share(naive_us(each)) - wanted))
+    comparison = compare_warnings(warnings_us, naive_us(quantile), closed[falls], start_us, end_us, horizon_us)
+    judged_us = closed[falls[closed[falls] > start_us]]
+    leads = _leads(warnings_us, judged_us, horizon_us)
+    warned = np.searchsorted(closed, (judged_us - leads)[leads > 0])
+    fallen = recent_drawdown(bars.close, horizon_bars)[warned]
+    return MatchedWarnings(falls, float(np.median(fallen)) if len(fallen) else None, comparison, quantile, start=start)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarningRecord(Part):
+class WarningRecord(WarningComparison):
     """What such warnings were worth in this coin's past, beside a naive rule with as much time under warning.
 
     It is computed now, by today's rules, from the analysed bars; none of these warnings was sent at its time.
 
     Attributes:
-        level: the least level that counts as a warning.
         horizon_h, drop_pct: a warning is right if the close falls this far below a recent high within the horizon.
-        naive: of a rule that warns where volatility is above one of its own quantiles; the quantile is chosen for
-            equal time under warning, regardless of what happened later.
-        only_ours, only_naive, p: falls that only one of them found, and the exact McNemar test of the difference.
+        naive_quantile: of volatility, above which the naive rule warns; it is chosen for equal time under warning,
+            regardless of what happened later.
         fallen_pct: median fall below the recent high at the first warning of each fall that was found.
     """
 
@@ -290,21 +269,14 @@ class WarningRecord(Part):
     drop_pct: float
     start_us: Instant
     end_us: Instant
-    months: float
-    ours: WarningScore
-    naive: WarningScore
     naive_quantile: Share
-    only_ours: int
-    only_naive: int
-    p: float
     fallen_pct: float | None
     text: str
 
 
-def record_text(found: MatchedWarnings, drop: float, horizon_h: float) -> str:
+def record_text(found: WarningComparison, drop: float, horizon_h: float) -> str:
     """Return a sentence on what warnings were worth, or on why that is not known."""
-    assert found.comparison is not None
-    ours, naive, months = found.comparison.ours, found.comparison.naive, found.comparison.months
+    ours, naive, months = found.ours, found.naive, found.months
     period = f"{months:.1f} months" if months >= 2 else f"{months * 365 / 12:.0f} days"
     what = f"falls of {100 * drop:g} % within {span(horizon_h)}"
     if not ours.falls and not ours.warnings:
@@ -316,13 +288,13 @@ def record_text(found: MatchedWarnings, drop: float, horizon_h: float) -> str:
         right = f"{ours.right} of {ours.warnings} warnings were right{_between(ours.precision)}"
         right += f", {100 * ours.precision_by_chance:.0f} % would be by chance"
     verdict = "not shown to differ from"
-    if found.comparison.p < ALPHA:
-        verdict = "more than" if found.comparison.only_ours > found.comparison.only_naive else "fewer than"
+    if found.p < ALPHA:
+        verdict = "more than" if found.only_ours > found.only_naive else "fewer than"
     return (
         f"In {period} {ours.found} of {ours.falls} {what} were found{_between(ours.recall)} with "
-        f"{100 * found.ours_share:.0f} % of the time under warning; {right}. This is {verdict} what a rule on "
-        f"volatility alone finds ({naive.found}, with {100 * found.naive_share:.0f} % of the time; p = "
-        f"{found.comparison.p:.2g})."
+        f"{100 * ours.recall_by_chance:.0f} % of the time under warning; {right}. This is {verdict} what a rule on "
+        f"volatility alone finds ({naive.found}, with {100 * naive.recall_by_chance:.0f} % of the time; p = "
+        f"{found.p:.2g})."
     )
 
 
@@ -337,33 +309,17 @@ def _between(estimate: IntervalEstimate) -> str:
     return f" ({100 * estimate.low:.0f} to {100 * estimate.high:.0f} %)"
 
 
-def time_under_warning(warnings_us: ArrayLike, start_us: int, end_us: int, horizon_us: int) -> float:
-    """Return the share of a period that lies within the horizon after a warning."""
-    return _covered(_inside(warnings_us, start_us, end_us), horizon_us, start_us, end_us)
-
-
 def _inside(instants_us: ArrayLike, start_us: int, end_us: int) -> Integers:
     instants = np.sort(np.asarray(instants_us, np.int64).reshape(-1))
     return instants[(instants >= start_us) & (instants <= end_us)]
 
 
-def _standing(raised: Integers, horizon_us: int) -> Integers:
-    """Return the warnings that were raised while no earlier one was standing."""
-    kept: list[int] = []
-    for instant in raised.tolist():
-        if not kept or instant - kept[-1] > horizon_us:
-            kept.append(instant)
-    return np.array(kept, np.int64)
-
-
 def _covered(starts: Integers, length_us: int, start_us: int, end_us: int) -> float:
     """Return the share of a period that spans of one length cover."""
-    covered, reached = 0, start_us
-    for begin in np.sort(starts).tolist():
-        low, high = max(begin, reached), min(begin + length_us, end_us)
-        covered += max(0, high - low)
-        reached = max(reached, high)
-    return covered / (end_us - start_us)
+    starts = np.sort(starts)
+    ends = np.minimum(starts + length_us, end_us)
+    begins = np.maximum(np.maximum(starts, start_us), np.append(start_us, ends[:-1]))
+    return float(np.maximum(0, ends - begins).sum() / (end_us - start_us))
 
 
 def _share(successes: int, trials: int) -> IntervalEstimate:
@@ -381,11 +337,11 @@ def _rate(count: int, months: float) -> IntervalEstimate:
     return IntervalEstimate(value=count / months, low=low / months, high=high / months)
 
 
-def _lead(hours: Floats, seed: int) -> IntervalEstimate:
+def _lead(hours: Floats) -> IntervalEstimate:
     if not len(hours):
         return _NO_ESTIMATE
     middle = float(np.median(hours))
     if len(hours) < _LEAST_LEADS:
         return replace(_NO_ESTIMATE, value=middle)
-    low, high = bootstrap_interval(lambda rows: float(np.median(hours[rows])), len(hours), seed=seed)
+    low, high = bootstrap_interval(lambda rows: float(np.median(hours[rows])), len(hours))
     return IntervalEstimate(value=middle, low=low, high=high)
