@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -14,21 +13,23 @@ from markets import START_US, market_of, random_market, random_weights, with_gap
 
 from qubic_lab.bench.plain_pandas import crossover, plain_equity
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.engine import REBALANCE, checked_targets, simulate
+from qubic_lab.oracle.backtest.engine import REBALANCE, Account, checked_targets, simulate
 from qubic_lab.oracle.backtest.evaluate import (
     BacktestConfig,
     Strategy,
     backtest,
     compare_baselines,
+    decide,
     delayed,
     momentum,
+    out_of_sample,
     shuffled,
+    signal_frame,
+    walk_forward,
 )
 from qubic_lab.oracle.backtest.fills import Charges, Orders, fill_at_once, fill_by_bar, marks
-from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
-from qubic_lab.oracle.backtest.signals import BarView, decide_at_once, decide_by_bar, signal_frame
+from qubic_lab.oracle.backtest.lookahead import LookaheadReport
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts, text_columns
 from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
@@ -368,18 +369,6 @@ def test_reports_say_what_is_odd() -> None:
 # Signals.
 
 
-def sees(view: BarView) -> float:
-    """Check that a view and the array below it hold no later bar, then go long if the close rose."""
-    for values in (view.close, view.open, view.volume):
-        behind = values if values.base is None else values.base
-        assert len(values) == len(view)
-        assert np.isnan(behind[len(view) :]).all()
-    assert not view.closed_us.base[len(view) :].any()
-    with pytest.raises(ValueError, match="read-only"):
-        view.close[0] = 1.0
-    return float(len(view) > 1 and view.close[-1] > view.close[-2])
-
-
 def up(frame: Any, leak: int = 0) -> Any:
     """Long where the close rose; with a leak of 1, where it will rise."""
     return (frame["close"].diff() > 0).astype("float64").shift(-leak).fillna(0.0)
@@ -388,22 +377,10 @@ def up(frame: Any, leak: int = 0) -> Any:
 PASSED = LookaheadReport("signal", 60, (), ())
 
 
-def test_a_view_holds_nothing_that_is_not_known_yet() -> None:
-    market = random_market(60)
-    by_bar = decide_by_bar(market, sees)
-    at_once, report = decide_at_once(up, signal_frame(market))
-    assert np.array_equal(by_bar[:, 0], at_once) and report.passed
-    two = random_market(20, 2)
-    assert decide_by_bar(two, lambda view: view.close[-1] > 1e9).tolist() == [[0.0, 0.0]] * 20
-    assert np.isnan(decide_by_bar(two, lambda view: None)).all()
-    with pytest.raises(InputError, match="return a weight for each of 2 assets"):
-        decide_by_bar(two, lambda view: [1.0, 2.0, 3.0])
-
-
 def test_a_signal_that_looks_ahead_is_refused() -> None:
     frame = signal_frame(random_market(60))
     with pytest.raises(InputError, match="signal up is refused: up: "):
-        decide_at_once(partial(up, leak=1), frame)
+        decide(partial(up, leak=1), frame)
     for message, wrong in (
         ("gave 59 values for 60 bars", lambda frame: np.zeros(len(frame) - 1)),
         ("gave no values", lambda frame: 1.0),
@@ -411,7 +388,7 @@ def test_a_signal_that_looks_ahead_is_refused() -> None:
         ("not numbers", lambda frame: ["long"] * len(frame)),
     ):
         with pytest.raises(InputError, match=message):
-            decide_at_once(wrong, frame, PASSED)
+            decide(wrong, frame, PASSED)
 
 
 def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
@@ -421,12 +398,12 @@ def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
     def falling(frame: Any) -> Any:
         return (frame["close"].diff() < 0)[["asset1", "asset0"]] / 2
 
-    targets, report = decide_at_once(falling, frame)
+    targets, report = decide(falling, frame)
     assert report.passed and np.array_equal(targets[1:], (np.diff(market.close_BA, axis=0) < 0) / 2)
     with pytest.raises(InputError, match="is refused"):
-        decide_at_once(lambda frame: falling(frame.shift(-1)), frame)
+        decide(lambda frame: falling(frame.shift(-1)), frame)
     with pytest.raises(InputError, match="give one for each of"):
-        decide_at_once(lambda frame: frame["close"][["asset0"]], frame, PASSED)
+        decide(lambda frame: frame["close"][["asset0"]], frame, PASSED)
 
 
 def test_texts_are_available_once_published_and_fetched_and_read() -> None:
@@ -440,14 +417,6 @@ def test_texts_are_available_once_published_and_fetched_and_read() -> None:
     assert late == [("early", DAY_US), ("same bar", DAY_US), ("late", 3 * DAY_US)]
     assert [text.available_us - START_US for text in available_texts(texts)] == [DAY_US, DAY_US, 3 * DAY_US]
     market = random_market(5)
-    seen: list[list[str]] = []
-    decide_by_bar(market, lambda view: seen.append([text.id for text in view.texts()]), found)
-    assert seen == [
-        [],
-        ["early", "same bar"],
-        ["early", "same bar"],
-        *[["early", "same bar", "late"]] * 2,
-    ]
     columns = text_columns(market, found)
     assert columns["texts"][:, 0].tolist() == [0.0, 2.0, 0.0, 1.0, 0.0]
     assert np.array_equal(columns["score m"][:, 0], [NAN, -0.25, NAN, 1.0, NAN], equal_nan=True)
@@ -494,8 +463,8 @@ def test_baselines_stand_beside_a_result() -> None:
     assert (found.accounts["cash"].equity == 10_000.0).all()
     assert all(each.costs == account.costs and each.lag == 2 for each in found.accounts.values())
     assert np.array_equal(found.accounts["sign flipped"].units[:3] * -1.0, account.units[:3])
-    assert len(found.random.total_return) == 20 and len(set(found.random.total_return.tolist())) > 15
-    assert found.random.better == (1 + (found.random.total_return >= account.summary().total_return).sum()) / 21
+    assert len(found.random_returns) == 20 and len(set(found.random_returns.tolist())) > 15
+    assert found.random_better == (1 + (found.random_returns >= account.summary().total_return).sum()) / 21
     several = random_market(50, 3)
     weights = checked_targets(several, random_weights(several, 1))
     account = simulate(several, weights, rebalance="always")
@@ -509,9 +478,7 @@ def test_baselines_stand_beside_a_result() -> None:
 def test_a_whole_backtest() -> None:
     market = random_market(120)
     config = BacktestConfig(costs=Costs(fee_bps=10.0), draws=5)
-    result = backtest(market, Strategy(up, parameters={"leak": 0}), config)
-    by_bar = backtest(market, Strategy(sees, form="on_bar"), config)
-    assert np.array_equal(result.account.equity, by_bar.account.equity)
+    result = backtest(market, Strategy(up, {"leak": 0}), config)
     assert [row["name"] for row in result.to_dict()["accounts"]][:2] == ["up", "hold"]
     told = result.to_dict()
     assert json.loads(json.dumps(told, allow_nan=False))["random"] == told["random"]
@@ -519,19 +486,43 @@ def test_a_whole_backtest() -> None:
     assert list(told["lags"]) == ["1", "2", "3", "5", "8"]
     assert told["accounts"][0]["total_return"] == result.lags[1].summary().total_return
     with pytest.raises(InputError, match="refused"):
-        backtest(market, Strategy(up, parameters={"leak": 1}), config)
-    with pytest.raises(InputError, match="did you mean 'on_bar'"):
-        Strategy(up, form="onbar")  # type: ignore[arg-type]
+        backtest(market, Strategy(up, {"leak": 1}), config)
 
 
-def test_weights_of_on_bar_are_those_of_their_assets():
-    market = random_market(20, 2)
-    first, second = market.assets
-    told = decide_by_bar(market, lambda view: pd.Series({second: 0.25, first: 0.75}))
-    assert np.array_equal(told, np.tile([0.75, 0.25], (20, 1)))
-    assert np.array_equal(decide_by_bar(market, lambda view: pd.Series([0.1, 0.2])), np.tile([0.1, 0.2], (20, 1)))
-    assert np.array_equal(decide_by_bar(random_market(20), lambda view: 1)[:, 0], np.ones(20))
-    wrongs: list[Any] = [0.5, [0.5], [1.0, 2.0, 3.0], "up", pd.Series({first: 1.0, "other": 0.0})]
-    for wrong in wrongs:
-        with pytest.raises(InputError, match=r"on_bar returned .* at 2\S+Z: (return a weight|give)"):
-            decide_by_bar(market, lambda view, wrong=wrong: wrong)  # type: ignore[misc]
+# Walk-forward splits.
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(20, 80), st.integers(0, 6), st.integers(14, 20), st.integers(1, 10), st.integers(0, 6))
+def test_training_uses_labels_that_end_before_the_test(
+    bars: int, horizon: int, train: int, test: int, embargo: int
+) -> None:
+    assume(train + test <= bars)
+    splits = walk_forward(bars, horizon, train=train, test=test, embargo=embargo)
+    for split in splits:
+        start = int(split.test[0])
+        assert split.test.tolist() == list(range(start, start + test))
+        assert split.train.tolist() == [bar for bar in range(start - train, start) if bar + horizon + embargo < start]
+    assert [int(split.test[0]) for split in splits] == list(range(train, bars - test + 1, test))
+
+
+def test_weights_out_of_sample_come_from_the_fit_before_them() -> None:
+    splits = walk_forward(30, 1, train=10, test=5)
+    weights = out_of_sample(splits, lambda train, test: np.full(len(test), float(train[-1])), 30)
+    assert weights.tolist() == [0.0] * 10 + [8.0] * 5 + [13.0] * 5 + [18.0] * 5 + [23.0] * 5
+    with pytest.raises(InputError, match="for 5 test bars"):
+        out_of_sample(splits, lambda train, test: np.zeros(3), 30)
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("too few to train on 18 and test on 5", {"train": 18}),
+        ("leave none of 2 train bars", {"train": 2}),
+        ("test is 0", {"test": 0}),
+        ("horizon is -1", {"horizon": -1}),
+    ],
+)
+def test_impossible_splits_are_refused(message: str, change: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=message):
+        walk_forward(20, **{"horizon": 2, "train": 5, "test": 5, **change})

@@ -9,8 +9,8 @@ import pytest
 
 from qubic_lab.bench.backtest import draw
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.backtest.account import Ruin
 from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.engine import Ruin
 from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.inference.multiple_testing import judge
@@ -74,7 +74,7 @@ def test_what_is_planted_is_found_and_noise_is_not(families: list[Family]) -> No
     assert not price.evidence and not nothing.evidence
     assert planted.evidence and planted.verdict.sharpe is not None and planted.verdict.sharpe > 3.0
     assert [each.recorded for each in families] == [16, 4, 4]
-    assert price.best.baselines.random.total_return.shape == (3,)
+    assert price.best.baselines.random_returns.shape == (3,)
     assert sorted(planted.best.lags) == [1, 2, 3, 5, 8]
     late = planted.best.lags[3].net_returns
     assert np.sqrt(365.0) * late.mean() / late.std(ddof=1) < planted.verdict.sharpe / 2
@@ -194,8 +194,8 @@ def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(
     said = study.notes([replace(family, forward=ruined)])
     assert "price signals, 1 day, walk forward: the account ended at the close of" in " ".join(said)
     lost = replace(family.forward, equity=np.linspace(1.0, -0.2, len(bars.bars)) * family.forward.initial_cash)
-    random = replace(family.best.baselines.random, total_return=np.full(3, -1.01))
-    best = replace(family.best, baselines=replace(family.best.baselines, random=random))
+    baselines = replace(family.best.baselines, random_returns=np.full(3, -1.01))
+    best = replace(family.best, baselines=baselines)
     top = figures.equity(replace(family, forward=lost, best=best)).axes[0]
     assert top.get_ylabel() == "equity (start = 1)\nnot shown below 0.05"
     assert "90 % of random timings end below 0.05" in top.get_legend_handles_labels()[1]

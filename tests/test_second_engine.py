@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 from markets import random_market
 
-from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.costs import BPS, Costs
-from qubic_lab.oracle.backtest.engine import Rebalance, simulate
+from qubic_lab.oracle.backtest.engine import Account, Rebalance, simulate
 from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats
 from qubic_lab.studies.oracle_backtest import crossover, rsi
 

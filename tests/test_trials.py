@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from markets import random_market
 from sqlalchemy import Engine, delete, text, update
@@ -17,7 +18,6 @@ from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest, trial_of
 from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, TrialLedger, code_hash, data_hash
-from qubic_lab.oracle.backtest.signals import BarView
 from qubic_lab.oracle.inference.alignment import AvailableText
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.schema import metadata
@@ -70,9 +70,6 @@ def test_returns_come_back_to_the_last_bit_and_in_order(engine: Engine) -> None:
     assert found.returns.tobytes() == columns.tobytes()
     assert np.array_equal(found.closed_us, CLOSED)
     assert found.keys == tuple(replace(TRIAL, parameters={"number": number}).key for number in range(5))
-    assert found.column(found.keys[3]) == 3
-    with pytest.raises(NotFoundError):
-        found.column("x")
 
 
 def test_trials_of_different_bars_meet_on_those_that_all_have(engine: Engine) -> None:
@@ -84,8 +81,8 @@ def test_trials_of_different_bars_meet_on_those_that_all_have(engine: Engine) ->
     ledger.record(late, np.append(CLOSED[3:], CLOSED[-1] + DAY_US), np.arange(8) / 100.0)
     found = ledger.trials(TRIAL.family)
     assert np.array_equal(found.closed_us, CLOSED[3:])
-    assert np.array_equal(found.returns[:, found.column(TRIAL.key)], RETURNS[3:])
-    assert np.array_equal(found.returns[:, found.column(late.key)], np.arange(7) / 100.0)
+    assert np.array_equal(found.returns[:, found.keys.index(TRIAL.key)], RETURNS[3:])
+    assert np.array_equal(found.returns[:, found.keys.index(late.key)], np.arange(7) / 100.0)
     ledger.record(replace(TRIAL, start_us=1), CLOSED + 1, RETURNS)
     with pytest.raises(InputError, match="no bar in common"):
         ledger.trials(TRIAL.family)
@@ -153,7 +150,7 @@ def test_several_may_record_at_once(url: str) -> None:
     assert len(found) == 4 + 4 * 4
     for number in {own if own % 2 else own + 100 * worker for own in range(8) for worker in range(1, 5)}:
         key = replace(TRIAL, parameters={"number": number}).key
-        assert np.array_equal(found.returns[:, found.column(key)], RETURNS + number)
+        assert np.array_equal(found.returns[:, found.keys.index(key)], RETURNS + number)
     engine.dispose()
 
 
@@ -185,27 +182,27 @@ def test_parameters_without_a_plain_form_are_refused() -> None:
 THRESHOLD = 0.5
 
 
-def helper(value: float) -> float:
+def helper(value: Any) -> Any:
     return value * THRESHOLD
 
 
-def decide(view: BarView) -> float:
+def decide(frame: pd.DataFrame) -> pd.Series:
     """Say something."""
-    return helper(float(view.close[-1] > 0.0))
+    return helper(1.0 * (frame["close"] > 0.0))
 
 
 def made(threshold: float, comment: bool = False) -> Any:
     if comment:
 
-        def inner(view: BarView) -> float:
+        def inner(price: float) -> float:
             """Other words."""
             # and a comment
-            return float(view.close[-1] > threshold)
+            return float(price > threshold)
 
         return inner
 
-    def inner(view: BarView) -> float:
-        return float(view.close[-1] > threshold)
+    def inner(price: float) -> float:
+        return float(price > threshold)
 
     return inner
 
@@ -214,7 +211,7 @@ class Weighted:
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def __call__(self, view: BarView) -> float:
+    def __call__(self, frame: pd.DataFrame) -> float:
         return self.weight
 
 
@@ -249,7 +246,7 @@ def test_data_is_told_apart_to_the_last_bit() -> None:
 
 def test_a_backtest_is_recorded_with_its_net_returns(engine: Engine) -> None:
     market, ledger = random_market(60), TrialLedger(engine)
-    strategy = Strategy(decide, form="on_bar")
+    strategy = Strategy(decide)
     found = []
     for fee in (10.0, 10.0, 20.0):
         config = BacktestConfig(costs=Costs(fee_bps=fee), lags=())
@@ -258,6 +255,6 @@ def test_a_backtest_is_recorded_with_its_net_returns(engine: Engine) -> None:
     trials = ledger.trials("f")
     assert len(trials) == 2
     key = trial_of(market, strategy, found[2].config, (), "f").key
-    assert np.array_equal(trials.returns[:, trials.column(key)], found[2].account.net_returns)
+    assert np.array_equal(trials.returns[:, trials.keys.index(key)], found[2].account.net_returns)
     with pytest.raises(InputError, match="a trial needs a family"):
         backtest(market, strategy, ledger=ledger)

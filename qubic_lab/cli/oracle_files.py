@@ -14,7 +14,7 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.model.response import to_plain
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
+    from qubic_lab.oracle.backtest.lookahead import LookaheadReport
     from qubic_lab.oracle.ingest.files.bar_files import BarImport
     from qubic_lab.oracle.ingest.files.text_files import TextImport
 
@@ -190,7 +190,7 @@ def audit(
     Shows where it does. The exit status is 1 if it does or cannot be trusted.
     """
     require(*AUDIT_PACKAGES, extra="oracle")
-    from qubic_lab.oracle.backtest.lookahead.process import check_by_name
+    from qubic_lab.oracle.backtest.lookahead import check_by_name
     from qubic_lab.oracle.ingest.files.bar_files import BarOptions, read_bars
     from qubic_lab.oracle.model.records import bars_of_prices
     from qubic_lab.oracle.model.timestamps import now_us

@@ -35,7 +35,7 @@ def equity(family: Family) -> Figure:
             top.plot(times, growth, line, color=colour, linewidth=width, label=name)
             if name in (signal_name(family.best), "hold"):
                 bottom.plot(times, -100 * drawdown(growth), line, color=colour, linewidth=width)
-        draws = 1.0 + family.best.baselines.random.total_return
+        draws = 1.0 + family.best.baselines.random_returns
         if len(draws):
             last = float(family.bars.bars.closed_us[-1]) / DAY_US
             ends = np.quantile(draws, (0.05, 0.95))

@@ -15,12 +15,17 @@ import numpy as np
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.account import Account
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.engine import simulate
-from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest
+from qubic_lab.oracle.backtest.engine import Account, simulate
+from qubic_lab.oracle.backtest.evaluate import (
+    Backtest,
+    BacktestConfig,
+    Strategy,
+    backtest,
+    out_of_sample,
+    walk_forward,
+)
 from qubic_lab.oracle.backtest.ledger import TrialLedger
-from qubic_lab.oracle.backtest.walk_forward import label_ends, out_of_sample, walk_forward
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import break_even_bps
@@ -254,7 +259,7 @@ def study_family(
     trials = ledger.trials(name)
     recorded = tried[place].recorded
     assert recorded is not None
-    chosen, per_year = trials.column(recorded.key), best.account.bars_per_year
+    chosen, per_year = trials.keys.index(recorded.key), best.account.bars_per_year
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     hold = best.baselines.accounts["hold"].net_returns[np.searchsorted(market.closed_us, trials.closed_us)]
     forward, tested, folds = _walk_forward(market, tried, costs)
@@ -296,7 +301,7 @@ def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tupl
     returns = np.stack([each.account.net_returns for each in tried], axis=1)
     targets = np.stack([each.targets[:, 0] for each in tried], axis=1)
     train, test = bars // 3, max(1, bars // 9)
-    splits = walk_forward(label_ends(bars, 2), train=train, test=test, embargo=1)
+    splits = walk_forward(bars, horizon=2, train=train, test=test, embargo=1)
 
     def fit(before: Any, after: Any) -> Floats:
         spread = returns[before].std(axis=0)
@@ -341,7 +346,7 @@ def verdict_rows(families: Sequence[Family]) -> list[Row]:
             "pbo": family.verdict.overfitting,
             "independent trials": family.verdict.effective_trials,
             "detectable sharpe": family.verdict.detectable,
-            "random as good": family.best.baselines.random.better,
+            "random as good": family.best.baselines.random_better,
             "walk forward": family.forward_verdict.sharpe,
             "evidence": family.evidence,
         }

@@ -1,52 +1,98 @@
-"""The whole backtest of a strategy: look-ahead check, account, baselines, a sweep over lags, the ledger's entry."""
+"""The whole backtest of a strategy: look-ahead check, account, baselines, a sweep over lags, the ledger's entry.
+
+Walk-forward splits fit on the past and test on the next bars. The label of bar i is made from the bars i to its end,
+such as the return up to i + horizon. Purging removes the train bars whose labels overlap with the test; the embargo
+removes further bars (López de Prado, "Advances in Financial Machine Learning", 2018, chapters 7 and 12).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.oracle.backtest.account import Account
+from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.engine import CASH, Rebalance, checked_targets, simulate
+from qubic_lab.oracle.backtest.engine import CASH, Account, Rebalance, checked_targets, simulate
 from qubic_lab.oracle.backtest.fills import marks
 from qubic_lab.oracle.backtest.ledger import RecordedTrial, Trial, TrialLedger, code_hash, data_hash
-from qubic_lab.oracle.backtest.signals import decide_at_once, decide_by_bar, name_of, signal_frame
-from qubic_lab.oracle.inference.alignment import AvailableText
-from qubic_lab.oracle.model.bars import Bars, Floats
+from qubic_lab.oracle.inference.alignment import AvailableText, text_columns
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.backtest.lookahead.check import LookaheadReport
+    import pandas as pd
 
-Form = Literal["signal", "on_bar"]
-FORMS: tuple[Form, ...] = ("signal", "on_bar")
+    from qubic_lab.oracle.backtest.lookahead import LookaheadReport
+
 LAGS = (1, 2, 3, 5, 8)
 LOOKBACK = 20
 """Momentum compares a close with the close this many bars before."""
 
 
-@dataclass(frozen=True, eq=False)
-class RandomTimings:
-    """The same positions at random times.
+def signal_frame(market: Bars, texts: Sequence[AvailableText] = ()) -> "pd.DataFrame":
+    """Return the frame that a signal is given: the bars, and the columns of `text_columns` if there are texts."""
+    frame = market.frame()
+    for name, values in text_columns(market, texts).items() if texts else ():
+        for place, asset in enumerate(market.assets):
+            frame[name if len(market.assets) == 1 else (name, asset)] = values[:, place]
+    return frame
 
-    Attributes:
-        total_return: of each draw, [draws].
-        better: share of draws with a total return of at least the strategy's, the strategy itself counted as one.
+
+def decide(
+    signal: "Callable[[pd.DataFrame], ArrayLike]", frame: "pd.DataFrame", report: "LookaheadReport | None" = None
+) -> tuple[Floats, "LookaheadReport"]:
+    """Return the weights that a signal gives for all bars, and the report that it does not look ahead.
+
+    It may return an array, [bars] or [bars, assets], or a Series or DataFrame on the frame's index; a DataFrame has a
+    column for each asset. `report` is that of the same signal on the same frame; None: check it now.
+
+    Raises:
+        InputError: the signal looks ahead, or does not give a weight for each bar.
     """
+    if report is None:
+        from qubic_lab.oracle.backtest.lookahead import check_lookahead
 
-    total_return: Floats
-    better: float
+        report = check_lookahead(signal, frame)
+    if not report.passed:
+        raise InputError(f"signal {report.name} is refused: {report}")
+    return _by_bar(signal(frame.copy()), frame, report.name), report
+
+
+def _by_bar(wanted: Any, frame: "pd.DataFrame", name: str) -> Floats:
+    """Return a signal's weights as an array, in the order of bars and assets."""
+    import pandas as pd
+
+    if not np.shape(wanted) or len(wanted) != len(frame):
+        count = len(wanted) if np.shape(wanted) else "no"
+        raise InputError(f"signal {name} gave {count} values for {len(frame)} bars: give one for each")
+    if isinstance(wanted, (pd.Series, pd.DataFrame)) and not wanted.index.equals(frame.index):
+        raise InputError(f"signal {name} gave values on another index than the bars: keep their order and times")
+    if isinstance(wanted, pd.DataFrame) and frame.columns.nlevels > 1:
+        assets = list(dict.fromkeys(frame.columns.get_level_values(1)))
+        if set(wanted.columns) != set(assets):
+            raise InputError(f"signal {name} gave columns {list(wanted.columns)}: give one for each of {assets}")
+        wanted = wanted[assets]
+    try:
+        return np.array(wanted, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"signal {name} gave values that are not numbers ({error}): give weights") from error
 
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """Accounts under the same costs and lag, by name, and the random timings."""
+    """What a strategy is compared with, under the same costs and lag.
+
+    Attributes:
+        accounts: by name.
+        random_returns: total returns of the same positions at random times, [draws].
+        random_better: share of these that are at least the strategy's, the strategy itself counted as one.
+    """
 
     accounts: dict[str, Account]
-    random: RandomTimings
+    random_returns: Floats
+    random_better: float
 
 
 def compare_baselines(
@@ -58,18 +104,10 @@ def compare_baselines(
     rebalance: Rebalance = "change",
     most_leverage: float = 1.0,
 ) -> Baselines:
-    """Return the baselines of an account that `simulate` made from these targets.
+    """Return the baselines of an account that `simulate` made from these targets, [bars, assets].
 
     "hold" buys once and never trades again, even where the others rebalance at every bar. One baseline is a quarter of
-    the bars late.
-
-    Args:
-        account: of the strategy.
-        targets: its weights, [bars, assets].
-        draws: number of random timings.
-        seed: of the random timings.
-        rebalance: as for `simulate`.
-        most_leverage: as for `simulate`.
+    the bars late. `draws` is the number of random timings.
 
     Raises:
         InputError: targets of another shape, or fewer than 0 draws.
@@ -78,12 +116,7 @@ def compare_baselines(
     market = account.market
     weights, shift = checked_targets(market, targets, most_leverage), max(1, len(market) // 4)
     run = partial(
-        simulate,
-        market,
-        costs=account.costs,
-        lag=account.lag,
-        cash=account.initial_cash,
-        most_leverage=most_leverage,
+        simulate, market, costs=account.costs, lag=account.lag, cash=account.initial_cash, most_leverage=most_leverage
     )
     others = {
         "cash": np.zeros(weights.shape),
@@ -97,7 +130,7 @@ def compare_baselines(
     drawn = [run(shuffled(weights, rng), rebalance=rebalance) for _ in range(draws)]
     totals = np.array([_total_return(each) for each in drawn], np.float64)
     better = (1 + int((totals >= _total_return(account)).sum())) / (1 + len(totals))
-    return Baselines(accounts, RandomTimings(totals, better))
+    return Baselines(accounts, totals, better)
 
 
 def _total_return(account: Account) -> float:
@@ -144,26 +177,19 @@ def shuffled(weights: Floats, rng: np.random.Generator) -> Floats:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A function that decides weights, and its parameters.
+    """A signal: a function that takes the frame of bars and returns weights, see `decide`, and its parameters.
 
-    Attributes:
-        function: `signal(frame)` returns a weight for each bar; `on_bar(view)` returns one at each bar's close, or None
-            to keep the last. For several assets they return one for each.
-        parameters: passed to it by name; they are part of a trial's key.
+    Parameters are passed to it by name; they are part of a trial's key.
     """
 
-    function: Callable[..., ArrayLike | None]
-    form: Form = "signal"
+    function: Callable[..., ArrayLike]
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        check_choice("form of a strategy", self.form, FORMS)
 
     @property
     def title(self) -> str:
-        """Its name, or the function's if it has none."""
-        return self.name or name_of(self.function)
+        """The function's name."""
+        inner = getattr(self.function, "func", self.function)
+        return str(getattr(inner, "__qualname__", type(inner).__name__))
 
 
 @dataclass(frozen=True)
@@ -191,7 +217,6 @@ class Backtest:
 
     Attributes:
         targets: the weights decided at each close, [bars, assets].
-        lookahead: the report of the look-ahead check; None for `on_bar`, which cannot look ahead.
         lags: the account for each lag: an edge that is gone one bar later may be one that nobody could have traded.
         recorded: its entry in the ledger of trials; None without a ledger.
     """
@@ -200,25 +225,24 @@ class Backtest:
     config: BacktestConfig
     targets: Floats
     account: Account
-    lookahead: "LookaheadReport | None"
+    lookahead: "LookaheadReport"
     baselines: Baselines
     lags: dict[int, Account]
     recorded: RecordedTrial | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON, without arrays by bar."""
-        random = self.baselines.random
         accounts = {self.strategy.title: self.account, **self.baselines.accounts}
         return {
             "strategy": self.strategy.title,
-            "form": self.strategy.form,
+            "form": "signal",
             "parameters": dict(self.strategy.parameters),
             "settings": self.config.settings(),
-            "accounts": [{"name": name, **account.summary().to_dict()} for name, account in accounts.items()],
-            "random": {"draws": len(random.total_return), "better": random.better},
-            "lags": {str(lag): account.summary().to_dict() for lag, account in self.lags.items()},
+            "accounts": [{"name": name, **asdict(account.summary())} for name, account in accounts.items()],
+            "random": {"draws": len(self.baselines.random_returns), "better": self.baselines.random_better},
+            "lags": {str(lag): asdict(account.summary()) for lag, account in self.lags.items()},
             "trial": None if self.recorded is None else asdict(self.recorded),
-            "audited": None if self.lookahead is None else str(self.lookahead),
+            "audited": str(self.lookahead),
         }
 
 
@@ -249,20 +273,17 @@ def backtest(
     config = config or BacktestConfig()
     if ledger is not None and not family:
         raise InputError("a trial needs a family: name the question that it belongs to")
-    decide = partial(strategy.function, **strategy.parameters)
-    if strategy.form == "on_bar":
-        targets, lookahead = decide_by_bar(market, decide, texts), None
-    else:
-        found, lookahead = decide_at_once(decide, signal_frame(market, texts), lookahead)  # type: ignore[arg-type]
-        targets = found.reshape(len(market), -1)
-    options = {name: getattr(config, name) for name in ("costs", "cash", "rebalance", "most_leverage")}
-    account, recorded = simulate(market, targets, lag=config.lag, **options), None
+    signal = partial(strategy.function, **strategy.parameters)
+    found, lookahead = decide(signal, signal_frame(market, texts), lookahead)
+    targets = found.reshape(len(market), -1)
+    trading: dict[str, Any] = {"rebalance": config.rebalance, "most_leverage": config.most_leverage}
+    run = partial(simulate, market, targets, config.costs, cash=config.cash, **trading)
+    account, recorded = run(lag=config.lag), None
     if ledger is not None:
         trial = trial_of(market, strategy, config, texts, family)
         recorded = ledger.record(trial, market.closed_us, account.net_returns)
-    lags = {lag: simulate(market, targets, lag=lag, **options) for lag in config.lags if lag < len(market)}
-    del options["costs"], options["cash"]  # the account knows them
-    baselines = compare_baselines(account, targets, config.draws, config.seed, **options)
+    lags = {lag: run(lag=lag) for lag in config.lags if lag < len(market)}
+    baselines = compare_baselines(account, targets, config.draws, config.seed, **trading)
     return Backtest(strategy, config, targets, account, lookahead, baselines, lags, recorded)
 
 
@@ -284,3 +305,61 @@ def trial_of(
         parameters=strategy.parameters,
         settings=config.settings(),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of the bars to fit on and of those to test on, each in order."""
+
+    train: Integers
+    test: Integers
+
+
+def walk_forward(bars: int, horizon: int, *, train: int, test: int, embargo: int = 0) -> list[Split]:
+    """Return splits that go forward in time; their tests follow each other without overlap.
+
+    A bar is trained on if its label ends, and `embargo` bars pass, before the test begins. A label ends `horizon` bars
+    after its bar: lag + h for a position that is filled `lag` bars after its decision and held for h bars.
+
+    Args:
+        bars: number of all bars.
+        horizon: of the labels, in bars.
+        train: number of bars before the test.
+        test: number of bars in a test.
+        embargo: number of bars between the end of a label and the test.
+
+    Raises:
+        InputError: lengths below 1, or too few bars for a split with train bars.
+    """
+    for name, value in {"train": train, "test": test}.items():
+        check_at_least(name, value, 1)
+    for name, value in {"horizon": horizon, "embargo": embargo}.items():
+        check_at_least(name, value, 0)
+    if horizon + embargo >= train:
+        raise InputError(
+            f"purge and embargo leave none of {train} train bars: train on more, or shorten labels or embargo"
+        )
+    splits = []
+    for start in range(train, bars - test + 1, test):
+        kept = np.arange(start - train, start - horizon - embargo, dtype=np.int64)
+        splits.append(Split(kept, np.arange(start, start + test, dtype=np.int64)))
+    if not splits:
+        raise InputError(f"{bars} bars are too few to train on {train} and test on {test}: make them shorter")
+    return splits
+
+
+def out_of_sample(splits: Sequence[Split], fit: Callable[[Integers, Integers], Floats], bars: int) -> Floats:
+    """Return the weights at all test bars, [bars]; 0 outside the tests.
+
+    `fit` returns the weights at a split's test bars from the rows of its train and test bars.
+
+    Raises:
+        InputError: `fit` does not return a weight for each test bar.
+    """
+    weights = np.zeros(bars)
+    for split in splits:
+        values = np.asarray(fit(split.train, split.test), np.float64)
+        if values.shape != split.test.shape:
+            raise InputError(f"fit gave {values.shape} weights for {len(split.test)} test bars: give one for each")
+        weights[split.test] = values
+    return weights

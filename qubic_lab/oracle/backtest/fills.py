@@ -5,12 +5,10 @@ E' = E − Σ rate(trade) · |w · E' − v|, with E: equity at the open, v: val
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.model.bars import Bars, Floats, Integers
@@ -18,18 +16,14 @@ from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 NOISE = 1e-13
 """A trade of a smaller share of equity is rounding."""
 _SETTLED = 1e-15
-Scalar = TypeVar("Scalar", bound=np.generic)
 _MOST_ROUNDS = 60
 
 
 @dataclass(frozen=True, eq=False)
 class Orders:
-    """Orders: at the open of each of these bars all assets are traded to their weights.
+    """At the open of each of these bars [events] all assets are traded to their weights [events, assets].
 
-    Attributes:
-        bars: in order, [events].
-        weights: target values as shares of equity, [events, assets].
-        charges: charges for holding; None where holding is free.
+    Weights are shares of equity; `charges` is None where holding is free.
     """
 
     market: Bars
@@ -128,13 +122,6 @@ def added(values: Floats) -> Floats:
     return total
 
 
-def at(values: NDArray[Scalar], bars: Integers) -> NDArray[Scalar]:
-    """Return the rows of some bars, in order; without a copy if the bars follow each other."""
-    if len(bars) and int(bars[-1]) - int(bars[0]) == len(bars) - 1:
-        return values[int(bars[0]) : int(bars[-1]) + 1]
-    return values[bars]
-
-
 def fill(orders: Orders) -> Fills:
     """Return the fills of the orders."""
     found = fill_at_once(orders)
@@ -148,14 +135,14 @@ def fill_at_once(orders: Orders) -> Fills | None:
     impact depends on a trade's size, and so on equity, the whole path is iterated until it converges.
     """
     market, costs, bars = orders.market, orders.costs, orders.bars
-    if not at(market.traded, bars).all():
+    if not market.traded[bars].all():
         return None
-    price, weights = at(market.open_BA, bars), orders.weights
+    price, weights = market.open_BA[bars], orders.weights
     growth, held = _between(orders, price)
     ended = np.flatnonzero(growth <= 0.0)
     count = int(ended[0]) if len(ended) else len(bars)
     bars, price, weights, growth, held = bars[:count], price[:count], weights[:count], growth[:count], held[:count]
-    volume = None if costs.limit is None else at(market.volume_BA, bars)
+    volume = None if costs.limit is None else market.volume_BA[bars]
     slip = np.broadcast_to(np.float64(costs.half_spread_bps * BPS), (1, 1))
     for _ in range(_MOST_ROUNDS):
         left = _left_after_costs(weights, held, slip, costs.fee_bps * BPS)
@@ -214,15 +201,14 @@ def _left_after_costs(weights: Floats, held: Floats, slip: Floats, fee: float) -
     return left
 
 
+@dataclass
 class _State:
-    """An account between bars, for `fill_by_bar`."""
+    """An account between bars, and for each bar with fills: the bar, units held, slips and cash afterwards."""
 
-    def __init__(self, orders: Orders) -> None:
-        assets = len(orders.market.assets)
-        self.cash, self.units, self.bar = orders.cash, [0.0] * assets, 0
-        self.bars: list[int] = []
-        self.rows: list[tuple[list[float], list[float], float]] = []
-        self.waited = 0
+    cash: float
+    units: list[float]
+    bar: int = 0
+    rows: list[tuple[int, list[float], list[float], float]] = field(default_factory=list)
 
 
 def fill_by_bar(orders: Orders) -> Fills:
@@ -230,8 +216,8 @@ def fill_by_bar(orders: Orders) -> Fills:
 
     A trade also waits where its asset has no bar, or where its size is limited and the bar's volume is not known.
     """
-    state, assets = _State(orders), len(orders.market.assets)
-    pending: list[int] = []
+    assets = len(orders.market.assets)
+    state, pending, waited = _State(orders.cash, [0.0] * assets), list[int](), 0
     event, count, last = 0, len(orders.bars), len(orders.market)
     while True:
         following = int(orders.bars[event]) if event < count else last
@@ -243,10 +229,10 @@ def fill_by_bar(orders: Orders) -> Fills:
         rest = _trade(orders, state, bar, orders.weights[event - 1].tolist(), pending)
         if rest is None:
             break
-        state.waited, pending = state.waited + len(rest), rest
-    units, slip = (np.array([row[place] for row in state.rows]).reshape(-1, assets) for place in range(2))
-    bars, cash = np.array(state.bars, np.int64), np.array([row[2] for row in state.rows], np.float64)
-    return Fills(bars, units, cash, marks(orders.market)[0][bars], slip, state.waited)
+        waited, pending = waited + len(rest), rest
+    units, slip = (np.array([row[place] for row in state.rows]).reshape(-1, assets) for place in (1, 2))
+    bars, cash = np.array([row[0] for row in state.rows], np.int64), np.array([row[3] for row in state.rows])
+    return Fills(bars, units, cash, marks(orders.market)[0][bars], slip, waited)
 
 
 def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which: list[int]) -> list[int] | None:
@@ -277,8 +263,7 @@ def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which:
         elif opens[asset]:
             state.units[asset] = weights[asset] * after / opens[asset]
     state.cash = after - sum(units * price for units, price in zip(state.units, opens, strict=True))
-    state.bars.append(bar)
-    state.rows.append((state.units.copy(), slips, state.cash))
+    state.rows.append((bar, state.units.copy(), slips, state.cash))
     return rest
 
 
@@ -317,7 +302,7 @@ def _sizes(
 def _charged(orders: Orders, state: _State, bar: int) -> float:
     """Return the charges for holding from the last fill's open to this bar's open."""
     charges, costs = orders.charges, orders.costs
-    if charges is None or not state.bars:
+    if charges is None or not state.rows:
         return 0.0
     spans = charges.opens[bar] - charges.opens[state.bar]
     years = float(charges.open_years[bar] - charges.open_years[state.bar])

@@ -9,7 +9,7 @@ import json
 import textwrap
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -70,13 +70,10 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried. `key` is a hash of code, parameters, settings, data and period.
+    """What was tried, from the first bar's open to the last bar's close.
 
-    Attributes:
-        family: the question or study that it belongs to; corrections count the trials of a family.
-        parameters: of the strategy; `settings`: of the backtest, such as costs and lag; plain values for JSON.
-        code_hash, data_hash: see the functions `code_hash` and `data_hash`.
-        start_us, end_us: from the first bar's open to the last bar's close.
+    Corrections count the trials of a family, which is a question or study. `parameters` are those of the strategy,
+    `settings` those of the backtest, such as costs and lag; both are plain values for JSON.
     """
 
     family: str
@@ -95,7 +92,7 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """The same for the same trial, whenever and wherever it is made."""
+        """A hash of code, parameters, settings, data and period, the same whenever and wherever a trial is made."""
         parts = (self.strategy, self.code_hash, self.data_hash, self.start_us, self.end_us)
         return _hash(_canonical([*parts, _plain(self.parameters), _plain(self.settings)]))
 
@@ -119,31 +116,17 @@ class RecordedTrial:
 
 @dataclass(frozen=True, eq=False)
 class FamilyTrials:
-    """The trials of a family in the order in which they were recorded, on the bars that all of them have.
+    """The keys of a family's trials in the order in which they were recorded, [trials], and their returns.
 
-    Attributes:
-        keys: of the trials, [trials].
-        closed_us: of the bars, [bars].
-        returns: [bars, trials].
+    These are [bars, trials], on the bars that all of them have, which close at `closed_us`, [bars].
     """
 
-    family: str
     keys: tuple[str, ...]
     closed_us: Integers
     returns: Floats
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    def column(self, key: str) -> int:
-        """Return the column of a trial.
-
-        Raises:
-            NotFoundError: there is no such trial.
-        """
-        if key not in self.keys:
-            raise NotFoundError(f"no trial {key!r} in family {self.family!r}")
-        return self.keys.index(key)
 
 
 class TrialLedger:
@@ -190,7 +173,7 @@ class TrialLedger:
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
             closing_times = _closing_times(connection, family)
-            known = [] if rows else connection.execute(select(TRIALS.c.family).distinct()).scalars().all()
+            known = connection.execute(select(TRIALS.c.family).distinct()).scalars().all()
         if not rows:
             raise NotFoundError(
                 f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
@@ -203,22 +186,16 @@ class TrialLedger:
         for column, row in enumerate(rows):
             values, closed = _unpacked(row.returns, np.float64), closing_times[row.instants_hash]
             returns[:, column] = values if len(values) == len(common) else values[np.searchsorted(closed, common)]
-        return FamilyTrials(family, tuple(row.key for row in rows), common, returns)
+        return FamilyTrials(tuple(row.key for row in rows), common, returns)
 
     def _insert(self, connection: Connection, trial: Trial, closed: Integers, packed: bytes) -> tuple[str, bool, bool]:
         """Add a trial unless it is there; return its key, whether it is new, and whether it had other returns."""
         instants = _hash(closed.astype("<i8").tobytes())
         _add(connection, TRIAL_INSTANTS, hash=instants, bars=len(closed), closed_us=_packed(closed))
         key, other = trial.key, False
-        same = ("family", "strategy", "code_hash", "data_hash", "start_us", "end_us")
-        row = {
-            **{name: getattr(trial, name) for name in same},
-            "parameters": _plain(trial.parameters),
-            "settings": _plain(trial.settings),
-            "instants_hash": instants,
-            "recorded_us": self._clock(),
-            "returns": packed,
-        }
+        row = {each.name: getattr(trial, each.name) for each in fields(trial)}
+        row |= {"parameters": _plain(trial.parameters), "settings": _plain(trial.settings)}
+        row |= {"instants_hash": instants, "recorded_us": self._clock(), "returns": packed}
         new = _add(connection, TRIALS, key=key, **row)
         if not new:
             which = (TRIALS.c.family == trial.family) & (TRIALS.c.key == key)
@@ -256,8 +233,7 @@ def data_hash(market: Bars, texts: Sequence[AvailableText] = ()) -> str:
 def code_hash(function: Callable[..., Any]) -> str:
     """Return a hash of a function's code, without comments, and of what it uses of its own module.
 
-    That includes functions and plain values that it names, and the values of its closure. Classes and other modules do
-    not count.
+    That is functions and plain values that it names, and the values of its closure, but no classes.
     """
     return _hash(_canonical(_described(function, set())))
 
@@ -360,10 +336,8 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(each) for name, each in sorted(value.items(), key=lambda each: str(each[0]))}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    if isinstance(value, np.ndarray):
-        return [_plain(each) for each in value.tolist()]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

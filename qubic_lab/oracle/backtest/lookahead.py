@@ -4,28 +4,43 @@ A signal takes a frame of bars and returns a number for each bar, which may depe
 frame has one row for each bar; its index, or the column `closed_us`, says when each bar closes. A column `NAME` with a
 column `NAME_known_us` beside it holds cells that become known at those instants, such as the body of a text that
 appears after its headline.
+
+`python -m qubic_lab.oracle.backtest.lookahead MODULE:FUNCTION FRAME RESULT CUTS SEED` reads a frame (Parquet) and
+writes a report, or an error, as JSON.
 """
 
+import contextlib
+import importlib
+import io
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.lookahead.frames import closes_us, known_at, scrambled
-from qubic_lab.oracle.backtest.lookahead.runs import (
+from qubic_lab.errors import InputError, QubicLabError, check_at_least, did_you_mean
+from qubic_lab.oracle.backtest.lookahead_runs import (
     ChangedBars,
     FreshRun,
     Signal,
     UnusableRun,
     changed_rows,
+    closes_us,
     compare,
+    known_at,
     run_signal,
+    scrambled,
 )
 from qubic_lab.oracle.model.bars import Floats, is_constant
 from qubic_lab.oracle.model.timestamps import iso
@@ -33,6 +48,7 @@ from qubic_lab.oracle.model.timestamps import iso
 CUTS = 32
 LAGS = 5
 LEAST_BARS = 20
+TIME_LIMIT_S = 120.0
 _TOO_GOOD = 0.3
 _ROUNDING_OF_FLOAT32 = 1e-5
 """A share of the largest value; it counts as rounding only where other futures change no bit."""
@@ -113,11 +129,6 @@ class LookaheadReport:
         """Return it as plain values for JSON."""
         return {**asdict(self), "passed": self.passed, "leaks": self.leaks, "text": str(self)}
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "LookaheadReport":
-        """Return the report that `to_dict` gave."""
-        return TypeAdapter(cls).validate_python({each.name: content[each.name] for each in fields(cls)})
-
 
 def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0) -> LookaheadReport:
     """Check whether a signal looks ahead.
@@ -159,7 +170,9 @@ def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, see
         differences = []
     if differences:
         findings.append(_describe(frame, differences))
-    findings += [*_kept_state(function, frame, half, alone), *faults]
+    if alone is not None:
+        findings += _kept_state(function, frame, half, alone)
+    findings += faults
     _report_failures(runs, bars, findings, notes)
     if np.isnan(values).all():
         notes.append("it gives no number at any bar, so no change could be seen")
@@ -168,11 +181,7 @@ def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, see
 
 
 def _check_frame(frame: pd.DataFrame) -> None:
-    """Check that rows go by time, so that those before a cut are the past.
-
-    Raises:
-        InputError: they do not, or two columns have the same name.
-    """
+    """Check that columns have different names, and that rows go by time, so that those before a cut are the past."""
     if not frame.columns.is_unique:
         raise InputError(f"the frame has columns twice: {list(frame.columns[frame.columns.duplicated()])}")
     closed = closes_us(frame)
@@ -209,13 +218,11 @@ def _run_twice(function: Signal, frame: pd.DataFrame) -> tuple[Floats, list[Look
     return values, faults
 
 
-def _kept_state(function: Signal, frame: pd.DataFrame, half: int, alone: Floats | None) -> Iterator[LookaheadFinding]:
+def _kept_state(function: Signal, frame: pd.DataFrame, half: int, alone: Floats) -> Iterator[LookaheadFinding]:
     """Yield a finding where this process, which has seen all bars, differs on the first half from a fresh process."""
     try:
         again = run_signal(function, known_at(frame, half))
     except UnusableRun:
-        return
-    if alone is None:
         return
     changed = changed_rows(alone, again, _ROUNDING_OF_FLOAT32)  # a copy of a process may use fewer threads
     if changed.any():
@@ -264,20 +271,19 @@ class _CutRuns:
 def _run_cuts(
     function: Signal, frame: pd.DataFrame, values: Floats, places: Sequence[int], draw: np.random.Generator
 ) -> _CutRuns:
-    runs, found = _CutRuns(), list[ChangedBars | None]()
+    runs = _CutRuns()
     for number, cut in enumerate(places):
         try:
-            found.append(compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut]))
+            runs.differences += compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut])
             runs.used.append(cut)
         except UnusableRun as error:
             runs.failed[cut] = str(error)
         try:
             later = run_signal(function, scrambled(frame, cut, draw, number))
-            found.append(compare("scramble", cut, values[:cut], later[:cut]))
+            runs.differences += compare("scramble", cut, values[:cut], later[:cut])
         except UnusableRun as error:
             if cut not in runs.failed:
                 runs.refused[cut] = str(error)
-    runs.differences += [each for each in found if each is not None]
     return runs
 
 
@@ -301,26 +307,25 @@ def _report_failures(runs: _CutRuns, bars: int, findings: list[LookaheadFinding]
 
 def _describe(frame: pd.DataFrame, differences: Sequence[ChangedBars]) -> LookaheadFinding:
     """Return the finding with the first bar that changed, its two values, and how far ahead values look."""
-    told = [each for each in differences if not each.is_rounding()]
-    rounding = not told
-    told = told or list(differences)
-    first = min(told, key=lambda each: (each.first, each.test, each.cut))
-    bar, cut, reach = first.first, first.cut, max(each.cut - each.first for each in told)
+    leaks = [each for each in differences if not each.is_rounding()]
+    shown = leaks or differences
+    first = min(shown, key=lambda each: (each.first, each.test, each.cut))
+    bar, cut, reach = first.first, first.cut, max(each.cut - each.first for each in shown)
     column = int(np.flatnonzero(changed_rows(first.then[bar][:, None], first.later[bar][:, None]))[0])
     then, later = float(first.then[bar, column]), float(first.later[bar, column])
     known = "the only bar known then" if cut == 1 else f"the {cut} bars known then"
-    shown = ["missing" if math.isnan(value) else f"{value:.6g}" for value in (then, later)]
+    before, after = ("missing" if math.isnan(value) else f"{value:.6g}" for value in (then, later))
     if first.test == "scramble":
-        how = f"is {shown[0]}, and {shown[1]} once the bars after it were changed"
+        how = f"is {before}, and {after} once the bars after it were changed"
     else:
-        how = f"is {shown[0]} from {known}, and {shown[1]} from all {len(frame)}"
+        how = f"is {before} from {known}, and {after} from all {len(frame)}"
     why = f"values depend on up to {reach} later bar{'s' if reach > 1 else ''}"
-    if rounding:
+    if not leaks:
         why = "the values differ by rounding alone, so later bars are in the calculation, if not in effect"
     return LookaheadFinding(
-        kind="rounding" if rounding else "look-ahead",
+        kind="look-ahead" if leaks else "rounding",
         text=f"bar {_named(frame, bar)} {how}: {why}",
-        leaks=not rounding,
+        leaks=bool(leaks),
         test=first.test,
         bar=bar,
         closed=_closed(frame, bar),
@@ -332,21 +337,22 @@ def _describe(frame: pd.DataFrame, differences: Sequence[ChangedBars]) -> Lookah
 
 def _lag_sweep(values: Floats, frame: pd.DataFrame) -> tuple[LagPower, ...]:
     """Return the rank correlation of a signal with returns before and after its bar."""
+    from scipy.stats import spearmanr
+
     if values.shape[1] != 1 or "close" not in frame.columns or frame["close"].ndim != 1:
         return ()
-    close = pd.to_numeric(frame["close"], errors="coerce").to_numpy(np.float64)
-    returns = np.full(len(close), np.nan)
-    good = (close[1:] > 0) & (close[:-1] > 0)
-    returns[1:] = np.log(np.divide(close[1:], close[:-1], out=np.full(len(close) - 1, np.nan), where=good))
+    close = pd.to_numeric(frame["close"], errors="coerce").to_numpy(np.float64, copy=True)
+    close[~(close > 0.0)] = np.nan
+    returns = np.log(np.append(np.nan, close[1:] / close[:-1]))
     found = []
     for lag in range(-LAGS, LAGS + 1):
-        signal = values[max(0, -lag) : len(values) - max(0, lag), 0]
+        scores = values[max(0, -lag) : len(values) - max(0, lag), 0]
         outcome = returns[max(0, lag) : len(returns) - max(0, -lag)]
-        known = np.isfinite(signal) & np.isfinite(outcome)
-        if known.sum() < LEAST_BARS or is_constant(signal[known]) or is_constant(outcome[known]):
+        known = np.isfinite(scores) & np.isfinite(outcome)
+        if known.sum() < LEAST_BARS or is_constant(scores[known]) or is_constant(outcome[known]):
             return ()
-        ranks = [pd.Series(each[known]).rank().to_numpy() for each in (signal, outcome)]
-        found.append(LagPower(lag, float(np.corrcoef(*ranks)[0, 1]), 1.0 / math.sqrt(int(known.sum()) - 1)))
+        correlation = float(spearmanr(scores[known], outcome[known]).statistic)
+        found.append(LagPower(lag, correlation, 1.0 / math.sqrt(int(known.sum()) - 1)))
     return tuple(found)
 
 
@@ -366,3 +372,93 @@ def _lag_notes(lags: Sequence[LagPower]) -> Iterator[str]:
             f"it describes the past (rank correlation {past.correlation:.2f} at lag {past.lag}, which nobody can earn) "
             f"and not the future (at lag 1 it is {power[1].correlation:.3f} ± {power[1].error:.3f})"
         )
+
+
+def check_by_name(
+    target: str, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0, time_limit_s: float = TIME_LIMIT_S
+) -> LookaheadReport:
+    """Check the function MODULE:FUNCTION, found from the working folder, in a process of its own.
+
+    The process, and what it started, is ended after the time limit; for the rest see `check_lookahead`.
+
+    Raises:
+        InputError: the function cannot be found, or took too long.
+        QubicLabError: the process ended without a report.
+    """
+    _split(target)
+    with tempfile.TemporaryDirectory(prefix="qubic-lab-audit-") as folder:
+        data, result, errors = (Path(folder) / name for name in ("frame.parquet", "report.json", "errors.txt"))
+        frame.to_parquet(data)
+        command = [sys.executable, "-P", "-m", "qubic_lab.lifeline", str(os.getpid()), __name__]
+        command += [target, str(data), str(result), str(cuts), str(seed)]
+        with (
+            errors.open("wb") as said,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+            ) as process,
+        ):
+            try:
+                status = process.wait(time_limit_s)
+            except subprocess.TimeoutExpired:
+                raise InputError(
+                    f"{target} was not audited within {time_limit_s:g} s: give fewer bars or cuts, or more time"
+                ) from None
+            finally:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)  # and what it started
+        if not result.exists():
+            last = errors.read_text("utf-8", "replace").strip().splitlines()[-1:]
+            said_last = f" ({last[0][:200]})" if last else ""
+            raise QubicLabError(f"{target} ended its process with status {status} before the audit was done{said_last}")
+        content = json.loads(result.read_text("utf-8"))
+    if "error" in content:
+        raise InputError(content["error"])
+    return TypeAdapter(LookaheadReport).validate_python(content)
+
+
+def _split(target: str) -> tuple[str, str]:
+    module, colon, name = target.partition(":")
+    if not (colon and module and name):
+        raise InputError(f"{target!r} names no function: give MODULE:FUNCTION, such as my_signals:momentum")
+    if "/" in module:
+        path = os.path.relpath(module)
+        if path.startswith(".."):
+            raise InputError(f"{module!r} is not below the working folder: go to its folder first, or name a module")
+        module = path
+    return module.removesuffix(".py").replace("/", "."), name
+
+
+def _load_function(target: str) -> Signal:
+    """Return a function by its name, or raise an InputError that says why there is none."""
+    module_name, name = _split(target)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"module {module_name!r} cannot be imported ({type(error).__name__}: {text})") from error
+    if not hasattr(module, name):
+        known = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+        raise InputError(f"module {module_name!r} has no {name!r}: {did_you_mean(name, known)}")
+    function: Signal = getattr(module, name)
+    if not callable(function):
+        raise InputError(f"{target} is a {type(function).__name__}: name a function that takes a frame of bars")
+    return function
+
+
+def main() -> None:
+    """Check one function and write what was found."""
+    target, data, result, cuts, seed = sys.argv[1:]
+    sys.path.insert(0, str(Path.cwd()))
+    sys.stdin = io.StringIO()  # a function that asks for input gets none, and does not wait
+    content: dict[str, Any]
+    try:
+        content = asdict(check_lookahead(_load_function(target), pd.read_parquet(data), int(cuts), int(seed)))
+    except InputError as error:
+        content = {"error": str(error)}
+    part = Path(result).with_suffix(".part")
+    part.write_text(json.dumps(content), "utf-8")
+    part.replace(result)
+
+
+if __name__ == "__main__":
+    main()

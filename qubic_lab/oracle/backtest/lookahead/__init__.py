@@ -1,1 +1,0 @@
-"""Checks that a signal does not use the future."""
