@@ -8,54 +8,51 @@ import hashlib
 import hmac
 import json
 import logging
-import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
 from pydantic import SecretStr
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.alerts.store import FAILED, SENT, AlertStore, RiskAlert
-from qubic_lab.oracle.ingest.http_rules import (
-    LIBRARY_LOGS,
-    USER_AGENT,
-    backoff_s,
-    is_loopback,
-    is_web_address,
-    retry_after_s,
-)
+from qubic_lab.oracle.ingest.http_rules import LIBRARY_LOGS, USER_AGENT, is_loopback, is_web_address, retry_after_s
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
+from qubic_lab.oracle.store.transactions import Clock
 from qubic_lab.settings import settings
 
-NOT_SENT = ("id", "state", "attempts", "last_error", "done")
-"""Names in an alert's JSON that are not sent: they change from attempt to attempt."""
+NOT_SENT = {"id", "state", "attempts", "last_error", "done_us"}
+"""Fields of an alert that are not sent: they change from attempt to attempt."""
+LEASE_S = 5.0
+"""How long an alert is claimed beyond the timeout of its attempt."""
 OLDEST_S = 86_400.0
 """The age at which an alert that could not be sent is given up: it would be no news."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 900.0
-"""The pause after a pass whose attempts all failed; it doubles with each such pass."""
+"""The pause after a failed attempt; it doubles with each such attempt."""
 _RETRYABLE = frozenset((httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_EARLY, httpx2.codes.TOO_MANY_REQUESTS))
 
 _log = logging.getLogger(__name__)
 
 
+class RetryableError(Exception):
+    """An attempt failed, and another one may succeed; `wait_s`: the wait that the receiver asks for."""
+
+    def __init__(self, what: str, wait_s: float | None = None) -> None:
+        super().__init__(what)
+        self.wait_s = wait_s or 0.0
+
+
+class RejectedError(Exception):
+    """The receiver rejects an alert for good."""
+
+
 @dataclass(frozen=True)
 class Webhook:
-    """Where alerts are posted.
-
-    Attributes:
-        url: https, or http on this host.
-        secret: signs the alerts; None: they are not signed.
-        timeout_s: of one attempt.
-        attempts: in one pass.
-        wait_s: wait before the second attempt; it doubles with each attempt, and is randomized.
-        most_wait_s: the longest such wait; a receiver that asks for a longer one is left alone until the next pass.
+    """Where alerts are posted: https, or http on this host. Without a `secret` they are not signed.
 
     Raises:
         InputError: an unusable address; it is not shown.
@@ -64,9 +61,6 @@ class Webhook:
     url: SecretStr
     secret: SecretStr | None = None
     timeout_s: float = 10.0
-    attempts: int = 3
-    wait_s: float = 1.0
-    most_wait_s: float = 10.0
 
     def __post_init__(self) -> None:
         url = self.url.get_secret_value()
@@ -75,36 +69,15 @@ class Webhook:
         if urlsplit(url).scheme == "http" and not is_loopback(url):
             raise InputError("QUBIC_LAB_ALERT_WEBHOOK would send alerts in clear text: give https://…")
 
-    @property
-    def lease_s(self) -> float:
-        """The longest time that sending one alert takes, with all attempts."""
-        return self.attempts * (self.timeout_s + self.most_wait_s) + 5.0
-
-    def send(self, alert: RiskAlert, attempts: int | None = None) -> None:
-        """Post an alert until an attempt succeeds; `attempts` replaces the webhook's own number.
+    def send(self, alert: RiskAlert) -> None:
+        """Post an alert once.
 
         Raises:
-            RetryableError: the last attempt failed, and a later one may succeed.
+            RetryableError: a later attempt may succeed.
             RejectedError: the receiver rejects the alert for good.
         """
-        body = payload(alert)
-        retrying = Retrying(
-            stop=stop_after_attempt(attempts or self.attempts),
-            wait=self._wait_s,
-            retry=retry_if_exception(self._may_retry),
-            reraise=True,
-        )
         with _silent_libraries():
-            retrying(lambda: asyncio.run(_post(self, alert.key, body)))
-
-    def _wait_s(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked_s = error.wait_s or 0.0 if isinstance(error, RetryableError) else 0.0
-        own_s = backoff_s(state.attempt_number, self.wait_s, self.most_wait_s, random.random())
-        return min(max(own_s, asked_s), self.most_wait_s)
-
-    def _may_retry(self, error: BaseException) -> bool:
-        return isinstance(error, RetryableError) and (error.wait_s or 0.0) <= self.most_wait_s
+            asyncio.run(_post(self, alert.key, payload(alert)))
 
 
 def webhook_from_settings() -> Webhook | None:
@@ -126,30 +99,9 @@ class Delivery:
     waiting: int = 0
 
 
-class Receiver(Protocol):
-    """Receives alerts, as a `Webhook` does."""
-
-    @property
-    def lease_s(self) -> float: ...  # noqa: D102
-    def send(self, alert: RiskAlert, attempts: int | None = None) -> None: ...  # noqa: D102
-
-
-class RetryableError(Exception):
-    """An attempt failed, and another one may succeed; `wait_s`: the wait that the receiver asks for."""
-
-    def __init__(self, what: str, wait_s: float | None = None) -> None:
-        super().__init__(what)
-        self.wait_s = wait_s
-
-
-class RejectedError(Exception):
-    """The receiver rejects an alert for good."""
-
-
 def payload(alert: RiskAlert) -> bytes:
     """Return an alert as JSON in UTF-8, the same bytes at each attempt."""
-    content = {name: value for name, value in to_plain(alert).items() if name not in NOT_SENT}
-    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(to_plain(alert, NOT_SENT), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def signature(secret: SecretStr, timestamp: int, body: bytes) -> str:
@@ -159,29 +111,22 @@ def signature(secret: SecretStr, timestamp: int, body: bytes) -> str:
 
 
 class Deliverer:
-    """Sends pending alerts; several processes may do so at once.
+    """Sends pending alerts to a webhook, or only logs them without one; several processes may do so at once."""
 
-    Args:
-        store: of the alerts.
-        receiver: None: alerts are only logged.
-        clock: the clock of the alerts' `made_us`.
-    """
-
-    def __init__(self, store: AlertStore, receiver: Receiver | None, clock: Callable[[], int] = now_us) -> None:
-        self._store, self._receiver, self._clock = store, receiver, clock
+    def __init__(self, store: AlertStore, webhook: Webhook | None, clock: Clock = now_us) -> None:
+        self._store, self._webhook, self._clock = store, webhook, clock
         self._logged: set[int] = set()
 
-    def deliver(self, attempts: int | None = None) -> Delivery:
-        """Send pending alerts, the oldest first, until one has to wait; `attempts` replaces the receiver's number."""
+    def deliver(self) -> Delivery:
+        """Send pending alerts, the oldest first, until one has to wait."""
         sent = failed = 0
-        lease_s = self._receiver.lease_s if self._receiver else 5.0
-        while (alert := self._store.claim(lease_s)) is not None:
+        while (alert := self._store.claim(LEASE_S + (self._webhook.timeout_s if self._webhook else 0.0))) is not None:
             if alert.id not in self._logged:
                 _log.warning("risk: %s", alert.text)
                 self._logged.add(alert.id)
             try:
-                if self._receiver is not None:
-                    self._receiver.send(alert, attempts)
+                if self._webhook is not None:
+                    self._webhook.send(alert)
             except RejectedError as error:
                 self._give_up(alert, str(error))
                 failed += 1
@@ -191,7 +136,7 @@ class Deliverer:
                     failed += 1
                     continue
                 pause_s = min(FIRST_PAUSE_S * 2.0 ** min(alert.attempts - 1, 10), LONGEST_PAUSE_S)
-                self._store.postpone(alert.id, str(error), max(pause_s, error.wait_s or 0.0))
+                self._store.postpone(alert.id, str(error), max(pause_s, error.wait_s))
                 _log.warning("alert %s waits: the webhook %s", alert.key, error)
                 break
             else:

@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 
-from qubic_lab.errors import check_range
-from qubic_lab.oracle.alerts.decide import AlertKind, EmittedAlert
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Money, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.risk.measures import LEVELS, Level
 from qubic_lab.oracle.store.tables import RISK_ALERTS
 from qubic_lab.oracle.store.transactions import Clock, writing
 
+AlertKind = Literal["raised", "escalated", "all-clear", "no-prices"]
 PENDING, SENT, FAILED = "pending", "sent", "failed"
 MOST_ALERTS = 1_000
 LONGEST_WAIT_US = DAY_US + HOUR_US
@@ -28,6 +27,19 @@ UNKNOWN = "unknown"
 """The level of an alert on missing prices."""
 _FRAMES: dict[int, Frame] = {length: name for name, length in FRAME_S.items()}
 _A = RISK_ALERTS.c
+
+
+@dataclass(frozen=True)
+class EmittedAlert:
+    """What the last alerts on the level of a coin's bars said: of the last episode, and the last bar that has one.
+
+    `highest` is the number of the highest level that was emitted in the episode; `over`: its end was emitted.
+    """
+
+    episode_us: int
+    at_us: int
+    highest: int
+    over: bool
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,10 @@ class RiskAlert(Part):
     Attributes:
         kind: raised and escalated: the level rose; all-clear: it was below the least level for long enough;
             no-prices: there are no fresh prices, so the risk is not known.
-        episode_us: close of the bar with which the level rose to the least one that is emitted; for no-prices the last
-            known close.
-        at_us: close of the bar that the alert is about.
-        made_us: when it was decided.
+        episode_us: close of the bar with which the episode began; for no-prices the last known close.
+        at_us: close of the bar that the alert is about; `made_us`: when it was decided.
         state: pending, sent (without a webhook: logged) or failed.
-        attempts: number of deliveries that began; each posts up to three times.
+        attempts: number of deliveries that began.
         last_error: of the last failed delivery; null: none failed, or the alert was sent in the end.
         done_us: when it was sent or failed.
     """
@@ -101,10 +111,7 @@ Decision = Callable[[EmittedAlert | None, PriceOutage | None], Sequence[NewAlert
 class AlertStore:
     """The alerts in a database that `open_database` opened; threads may share it.
 
-    Args:
-        engine: of the database.
-        clock: gives the time in microseconds, at which alerts are made.
-        real: gives the time of claims, the same for all processes.
+    `clock` gives the time at which alerts are made, `real` that of claims, the same for all processes.
     """
 
     def __init__(self, engine: Engine, clock: Clock = now_us, real: Clock = now_us) -> None:
@@ -150,12 +157,7 @@ class AlertStore:
             return int(connection.execute(query).scalar_one())
 
     def last(self, limit: int = 20, coin: str | None = None, until_us: int | None = None) -> list[RiskAlert]:
-        """Return the last alerts, the newest first: of one coin, or made up to an instant, if these are given.
-
-        Raises:
-            InputError: a limit out of range.
-        """
-        check_range("number of alerts", limit, 1, MOST_ALERTS)
+        """Return the last alerts, the newest first: of one coin, or made up to an instant, if these are given."""
         query = select(RISK_ALERTS)
         if coin is not None:
             query = query.where(_A.coin == coin)

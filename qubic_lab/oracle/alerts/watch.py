@@ -1,19 +1,33 @@
-"""Watches the risk of coins: once, or repeatedly beside a collector, in its own thread."""
+"""Watches the risk of coins: once, or repeatedly beside a collector, in its own thread.
+
+Which alerts are due is a pure decision: it follows from the last alert and the levels of all bars so far. Nothing else
+is remembered, so a new process continues where another one ended.
+"""
 
 import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
-from qubic_lab.oracle.alerts.decide import DueAlert, EmittedAlert, decide
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
-from qubic_lab.oracle.alerts.store import UNKNOWN, AlertStore, NewAlert, PriceOutage, RiskAlert
+from qubic_lab.oracle.alerts.store import (
+    UNKNOWN,
+    AlertKind,
+    AlertStore,
+    EmittedAlert,
+    NewAlert,
+    PriceOutage,
+    RiskAlert,
+)
 from qubic_lab.oracle.config import OracleConfig
+from qubic_lab.oracle.model.bars import Integers
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.response import Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, age_text, iso, now_us
@@ -33,14 +47,56 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class WatchResult:
-    """The result of a check of all coins.
+class DueAlert:
+    """An alert to emit: `at_us` is the close of the bar that it is about, `level` the number of that bar's level."""
 
-    Attributes:
-        levels: by coin, if its risk is known.
-        unknown: by coin, why its risk is not known.
-        emitted: new alerts.
+    kind: AlertKind
+    level: int
+    episode_us: int
+    at_us: int
+
+
+def decide(
+    emitted: EmittedAlert | None, closed_us: Integers, levels: NDArray[np.int8], least: int, cool_down: int
+) -> list[DueAlert]:
+    """Return the alerts that are due, in order.
+
+    Only the level of the last bar is emitted: a rise that ended before anybody looked is not news. The end of an
+    episode that was emitted is due in any case.
+
+    Args:
+        emitted: the last alerts; None: there were none yet.
+        closed_us: closes of the bars with a level, [bars]; the last one is fresh.
+        levels: numbers of levels, [bars].
+        least: number of the level that begins an episode.
+        cool_down: number of bars in a row below it that end an episode.
     """
+    start = 0 if emitted is None else int(np.searchsorted(closed_us, emitted.at_us, side="right"))
+    if start == len(levels):
+        return []
+    running = None if emitted is None or emitted.over else emitted
+    episode_us = running.episode_us if running else None
+    due, below = [], 0
+    for at_us, level in zip(closed_us[start:].tolist(), levels[start:].tolist(), strict=True):
+        if level >= least:
+            below = 0
+            episode_us = at_us if episode_us is None else episode_us
+        elif episode_us is not None:
+            below += 1
+            if below == cool_down:
+                if running:
+                    due.append(DueAlert("all-clear", level, episode_us, at_us))
+                running, episode_us, below = None, None, 0
+    if running and level > running.highest:
+        due.append(DueAlert("escalated", level, running.episode_us, at_us))
+    elif not running and episode_us is not None and level >= least:
+        due.append(DueAlert("raised", level, episode_us, at_us))
+    return due
+
+
+@dataclass(frozen=True)
+class WatchResult:
+    """The result of a check: the level of each coin, or why it is not known, and the new alerts."""
 
     levels: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
@@ -55,18 +111,10 @@ class AlertWatch:
         config: of the oracle; its `risk` says which alerts are emitted.
         webhook: receives the alerts; None: they are only logged.
         clock: gives the time of bars and alerts, in microseconds.
-        every_s: real seconds between two checks.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: OracleConfig,
-        webhook: Webhook | None,
-        clock: Clock = now_us,
-        every_s: float = EVERY_S,
-    ) -> None:
-        self._config, self._every_s = config.risk, every_s
+    def __init__(self, engine: Engine, config: OracleConfig, webhook: Webhook | None, clock: Clock = now_us) -> None:
+        self._config = config.risk
         self._coins = config.risk.coins or config.coins
         self._market = MarketStore(engine, clock, config.frequencies)
         self._weighting = config.sentiment
@@ -75,8 +123,6 @@ class AlertWatch:
         self._deliverer = Deliverer(self._store, webhook, clock)
         self._ending = threading.Event()
         self._levels: dict[str, tuple[int, str]] = {}
-        self._outages: dict[str, int] = {}
-        self._failures: dict[str, str] = {}
         self.emitted = 0
 
     def check(self) -> WatchResult:
@@ -91,25 +137,22 @@ class AlertWatch:
                 with reading():
                     market = read_risk_market(snapshot, coin, self._config.frame, self._weighting)
                     self._check_coin(coin, market, snapshot.at_us, found)
-                self._failures.pop(coin, None)
             except NotFoundError as error:  # no prices yet
                 found.unknown[coin] = str(error)
-            except InputError as error:  # prices that make no bars, or a measure that cannot be computed
+            except InputError as error:  # the other coins are still watched
                 found.unknown[coin] = str(error)
-                if self._failures.get(coin) != str(error):
-                    self._failures[coin] = str(error)
-                    _log.warning("risk of %s is not watched now: %s", coin, error)
+                _log.warning("risk of %s is not watched now: %s", coin, error)
         self.emitted += len(found.emitted)
         return found
 
-    def deliver(self, attempts: int | None = None) -> Delivery:
-        """Send pending alerts; see `Deliverer.deliver`.
+    def deliver(self) -> Delivery:
+        """Send pending alerts.
 
         Raises:
             QubicLabError: the database cannot be read.
         """
         with reading():
-            return self._deliverer.deliver(attempts)
+            return self._deliverer.deliver()
 
     @contextmanager
     def running(self) -> Iterator["AlertWatch"]:
@@ -125,10 +168,10 @@ class AlertWatch:
     def _run(self) -> None:
         ended = False
         while not ended:
-            ended = self._ending.wait(self._every_s)
+            ended = self._ending.wait(EVERY_S)
             try:
                 self.check()
-                self.deliver(1 if ended else None)
+                self.deliver()
             except QubicLabError as error:  # of the database: the next check finds what is left
                 _log.warning("risk is not watched now: %s", error)
             except Exception:  # a watch that ends unseen is worse than one that reports each time
@@ -141,7 +184,7 @@ class AlertWatch:
         last_us = int(market.bars.closed_us[-1])
         if market.is_stale(at_us):
             found.unknown[coin] = f"no fresh prices: the last bar closed at {iso(last_us)}"
-            if self._config.no_prices and self._outages.get(coin) != last_us:
+            if self._config.no_prices:
                 found.emitted.extend(self._emit_outage(coin, last_us, at_us))
             return
         known, seen = self._levels.get(coin), _hash_of(market.inputs)
@@ -167,21 +210,13 @@ class AlertWatch:
     def _emit_outage(self, coin: str, last_us: int, at_us: int) -> list[RiskAlert]:
         since = f"the last bar of {self._config.frame} closed at {iso(last_us)}, {age_text(age_s(last_us, at_us))} ago"
         text = f"{COINS[coin].name}: no fresh prices, so its risk is not known: {since}"
-        too_soon = False
 
         def due(emitted: EmittedAlert | None, outage: PriceOutage | None) -> list[NewAlert]:
-            nonlocal too_soon
-            if outage is not None and outage.last_us == last_us:
-                return []
-            if outage is not None and abs(at_us - outage.made_us) < QUIET_US:
-                too_soon = True
+            if outage is not None and (outage.last_us == last_us or abs(at_us - outage.made_us) < QUIET_US):
                 return []
             return [NewAlert("no-prices", UNKNOWN, last_us, last_us, {"text": text, "evidence": []})]
 
-        found = self._store.emit(coin, self._config.frame, due)
-        if not too_soon:  # otherwise a later check emits it, if the outage lasts
-            self._outages[coin] = last_us
-        return found
+        return self._store.emit(coin, self._config.frame, due)
 
     def _alert(self, coin: str, market: RiskMarket, assessment: Assessment, due: DueAlert) -> NewAlert:
         """Return an alert with its text and evidence."""
@@ -201,13 +236,8 @@ class AlertWatch:
         because = f": {'; '.join(evidence)}" if evidence else ""
         if due.kind == "all-clear":
             because = assessment.silent_rules(bar)
-        content = {
-            "text": f"{text}{because}",
-            "evidence": evidence,
-            "price": price,
-            "currency": series.currency,
-            "source": series.source,
-        }
+        content: dict[str, Any] = {"text": f"{text}{because}", "evidence": evidence}
+        content |= {"price": price, "currency": series.currency, "source": series.source}
         return NewAlert(due.kind, level, due.episode_us, due.at_us, content)
 
 
