@@ -33,9 +33,8 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
-from qubic_lab.oracle.ingest.demo import run_demo
-from qubic_lab.oracle.ingest.files.packaged import sample_texts_file
-from qubic_lab.oracle.ingest.files.text_files import TextOptions, import_texts
+from qubic_lab.oracle.ingest.packaged import run_demo, sample_texts_file
+from qubic_lab.oracle.ingest.text_files import TextOptions, import_texts
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.stored import score_stored

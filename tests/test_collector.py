@@ -32,23 +32,35 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
 from qubic_lab.oracle.config import read_config
 from qubic_lab.oracle.ingest.collector import Collector, CollectorProgress
-from qubic_lab.oracle.ingest.collector_config import CollectorConfig, SourceConfig, usable_sources
-from qubic_lab.oracle.ingest.collector_state import COLLECTOR, JobState, JobStore, Lease, has_ended, process_name
-from qubic_lab.oracle.ingest.collector_status import CollectorStatus, read_status, runs_out_us
-from qubic_lab.oracle.ingest.quotas import QuotaUse
-from qubic_lab.oracle.ingest.schedule import (
+from qubic_lab.oracle.ingest.collector_config import (
+    CollectorConfig,
+    SourceConfig,
+    choose_sources,
+    plan_jobs,
+    usable_sources,
+)
+from qubic_lab.oracle.ingest.collector_state import (
+    COLLECTOR,
     FIRST_RETRY_S,
     OVERLAP_US,
     SLICE_US,
-    choose_sources,
-    is_gap,
+    TEXTS_SLICE_US,
+    CollectorStatus,
+    JobState,
+    Lease,
+    has_ended,
     next_due_us,
     next_slice,
-    plan_jobs,
+    process_name,
+    read_jobs,
+    read_status,
     retry_due_us,
+    runs_out_us,
+    save_job,
     search_range,
     slices_left,
 )
+from qubic_lab.oracle.ingest.http_rules import QuotaState
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
@@ -82,7 +94,7 @@ on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def clients(config: CollectorConfig) -> dict[str, SourceConfig]:
     """All sources, as if there were keys."""
     every = {name: replace(source, key_needed=False) for name, source in config.sources.items()}
-    return dict(usable_sources(replace(config, sources=every)).clients)
+    return usable_sources(replace(config, sources=every))[0]
 
 
 def test_jobs_follow_the_order_of_sources_and_each_has_its_own_period() -> None:
@@ -125,13 +137,13 @@ def test_retries_wait_longer_each_time_but_no_longer_than_the_period() -> None:
 
 
 def test_history_goes_forward_in_slices_without_holes_the_coin_furthest_behind_first() -> None:
-    until: dict[str, int] = {"bitcoin": NOW - 100 * DAY_US}
-    left, slices = ["bitcoin", "solana"], []
-    while (slice := next_slice(until, left, NOW, 365)) is not None:
+    position: dict[str, Any] = {"until_us": {"bitcoin": NOW - 100 * DAY_US}, "left": ["bitcoin", "solana"]}
+    slices = []
+    while (slice := next_slice(position, NOW, 365)) is not None:
         slices.append(slice)
-        assert slices_left(until, left, NOW, 365) > 0
-        until[slice.coin] = slice.end_us
-        left = [coin for coin in left if not (slice.last and coin == slice.coin)]
+        assert slices_left(position, NOW, 365) > 0
+        position["until_us"][slice.coin] = slice.end_us
+        position["left"] = [coin for coin in position["left"] if not (slice.last and coin == slice.coin)]
     for coin, first in (("bitcoin", NOW - 100 * DAY_US), ("solana", NOW - 365 * DAY_US + HOUR_US)):
         own = [slice for slice in slices if slice.coin == coin]
         assert own[0].start_us == first
@@ -139,32 +151,27 @@ def test_history_goes_forward_in_slices_without_holes_the_coin_furthest_behind_f
         assert (own[-1].end_us, own[-1].last) == (NOW, True)
         assert all(slice.end_us - slice.start_us <= SLICE_US for slice in own)
     assert slices[0].coin == "solana"
-    assert slices_left(until, [], NOW, 365) == 0
-    old = next_slice({"bitcoin": NOW - 900 * DAY_US}, ["bitcoin"], NOW, 30)
+    assert slices_left(position, NOW, 365) == 0
+    old = next_slice({"until_us": {"bitcoin": NOW - 900 * DAY_US}, "left": ["bitcoin"]}, NOW, 30)
     assert old is not None and old.start_us == NOW - 30 * DAY_US + HOUR_US, "older than the backfill"
 
 
-def test_searches_overlap_the_last_one_and_end_where_the_source_does() -> None:
-    assert search_range(None, NOW, 0.0, DAY_US) == (NOW - DAY_US, NOW)
-    assert search_range(NOW - HOUR_US, NOW, 86_400.0, DAY_US)[1] == NOW - DAY_US
-    assert search_range(NOW - DAY_US, NOW, 0.0, DAY_US) == (NOW - DAY_US - OVERLAP_US, NOW)
-    start, end = search_range(NOW, NOW - DAY_US, 0.0, DAY_US)  # a clock that was set back
+def test_searches_overlap_the_last_one_and_a_long_one_has_parts() -> None:
+    assert search_range(None, NOW, DAY_US) == (NOW - DAY_US, NOW)
+    assert search_range(NOW - DAY_US, NOW, DAY_US) == (NOW - DAY_US - OVERLAP_US, NOW)
+    start, end = search_range(NOW, NOW - DAY_US, DAY_US)  # a clock that was set back
     assert start < end
-
-
-def test_a_gap_is_three_periods_without_a_price() -> None:
-    assert not is_gap(None, NOW, 300.0)
-    assert not is_gap(NOW - 3 * PERIOD, NOW, 300.0)
-    assert is_gap(NOW - 3 * PERIOD - 1, NOW, 300.0)
+    year = NOW - 365 * DAY_US
+    assert search_range(None, NOW, 365 * DAY_US) == (year, year + TEXTS_SLICE_US)
 
 
 def test_a_quota_runs_out_as_its_use_so_far_says() -> None:
-    use = QuotaUse("newsapi", "day", 0, DAY_US, 50, 100, 50)
+    use = QuotaState("newsapi", "day", 0, DAY_US, 50, 100)
     assert runs_out_us(use, DAY_US // 4) == DAY_US // 2
     assert runs_out_us(use, DAY_US // 2) is None
-    assert runs_out_us(replace(use, used=100, left=0), DAY_US // 2) == DAY_US // 2
-    assert runs_out_us(replace(use, used=0, left=100), DAY_US // 2) is None
-    assert runs_out_us(replace(use, limit=None, left=None), DAY_US // 2) is None
+    assert runs_out_us(replace(use, used=100), DAY_US // 2) == DAY_US // 2
+    assert runs_out_us(replace(use, used=0), DAY_US // 2) is None
+    assert runs_out_us(replace(use, limit=None), DAY_US // 2) is None
 
 
 def test_a_trials_clock_is_the_same_in_every_process_and_only_faster() -> None:
@@ -235,14 +242,13 @@ def test_the_lease_of_a_process_that_was_killed_is_free_at_once(engine: Engine) 
 
 
 def test_jobs_are_read_back_as_they_were_saved(engine: Engine) -> None:
-    store = JobStore(engine)
     states = [
         JobState("history", NOW, {"until_us": {"bitcoin": NOW + 1}, "left": ["bitcoin"]}, 3),
         JobState("prices", NOW + 5, {}, 0, True),
     ]
     for state in (replace(states[0], failures=9), *states):
-        store.save(state)
-    assert store.read() == {state.name: state for state in states}
+        save_job(engine, state)
+    assert read_jobs(engine) == {state.job: state for state in states}
 
 
 # in this process, against the fake source
@@ -334,8 +340,7 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
 ) -> None:
     with trial() as (source, config):
         collect(lab, config, once=True)
-        store = JobStore(lab)
-        store.save(replace(store.read()["newsapi"], due_us=0))
+        save_job(lab, replace(read_jobs(lab)["newsapi"], due_us=0))
         monkeypatch.setenv("QUBIC_LAB_NEWSAPI_KEY", "wrong-key")
         settings.cache_clear()
         asked = len(source.ledger.entries)
@@ -345,7 +350,7 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
     assert {"fake-rss", "fake-atom"} <= set(after)
     assert "hacker-news" not in after
     assert set(progress.troubles) == {"newsapi"}
-    state = store.read()["newsapi"]
+    state = read_jobs(lab)["newsapi"]
     assert (state.failures, state.due_us > now_us()) == (1, True)
     failed = FetchLog(lab).recent("newsapi", 1)[0]
     assert (failed.outcome, failed.status) == ("failed", 401)
@@ -382,7 +387,7 @@ def test_a_coin_that_the_source_does_not_know_keeps_no_other_one_waiting(
     monkeypatch.setattr(coingecko, "COINS", {"bitcoin": COINS["bitcoin"]})
     with trial() as (_, config):
         progress = collect(lab, replace(config, coins=("qubic-network", "bitcoin")), once=True)
-    jobs = JobStore(lab).read()
+    jobs = read_jobs(lab)
     assert jobs["history"].done
     assert jobs["bars"].due_us > now_us()
     assert longest_gap_s(stored_versions(lab), "bitcoin") > 0
@@ -405,10 +410,10 @@ def test_packaged_prices_replace_a_history_that_cannot_be_had_once(
             settings.cache_clear()
             collect(lab, config, once=True)
         assert sources() == {"packaged"}
-        state = JobStore(lab).read()["history"]
+        state = read_jobs(lab)["history"]
         assert (state.failures, state.done, state.position["packaged"]) == (1, False, True)
         settings.cache_clear()
-        JobStore(lab).save(replace(state, due_us=0))
+        save_job(lab, replace(state, due_us=0))
         progress = collect(lab, config, once=True)
     assert progress.slices_done == 2
     assert sources() == {"coingecko", "packaged"}
@@ -440,7 +445,7 @@ def test_backfill_leaves_the_quota_to_polling(lab: Engine) -> None:
     assert any("simple/price" in path for path in paths)
     assert not any("market_chart" in path for path in paths)
     assert progress.slices_done == 0
-    assert not JobStore(lab).read()["history"].done
+    assert not read_jobs(lab)["history"].done
 
 
 # processes: what a user starts, with every fault on

@@ -26,8 +26,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.collector_config import SourceConfig
 from qubic_lab.oracle.ingest.http_rules import (
     CircuitBreaker,
-    FetchFault,
-    GoodBody,
+    Quotas,
     RawResponse,
     backoff_s,
     bucket,
@@ -37,7 +36,6 @@ from qubic_lab.oracle.ingest.http_rules import (
     shown_request,
 )
 from qubic_lab.oracle.ingest.http_source import Fetched, SourceClient, SourceError
-from qubic_lab.oracle.ingest.quotas import Quotas
 from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, now_us, read_iso
 from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS
 
@@ -146,9 +144,8 @@ def test_an_answer_says_how_it_came_about(engine: Engine) -> None:
 
 
 def test_numbers_come_as_the_doubles_they_are() -> None:
-    verdict = judge(answer(200, b'{"usd": 0.000001234567890123456789, "big": 1e400}'), "json", NOON)
-    assert isinstance(verdict, GoodBody)
-    assert verdict.body["usd"] == 0.000001234567890123456789
+    body, _ = judge(answer(200, b'{"usd": 0.000001234567890123456789, "big": 1e400}'), "json", NOON)
+    assert body["usd"] == 0.000001234567890123456789
 
 
 def answer(status: int, content: bytes = b"{}", **headers: str) -> RawResponse:
@@ -181,9 +178,8 @@ def answer(status: int, content: bytes = b"{}", **headers: str) -> RawResponse:
 def test_faults_that_pass_are_tried_again_and_refusals_are_not(
     given_answer: RawResponse, kind: str, again: bool
 ) -> None:
-    verdict = judge(given_answer, "json", NOON)
-    assert isinstance(verdict, FetchFault)
-    assert (verdict.kind, verdict.again) == (kind, again)
+    _, found = judge(given_answer, "json", NOON)
+    assert found is not None and (found.kind, found.again) == (kind, again)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +215,9 @@ def test_errors_are_found_in_every_shape(body: Any, error: tuple[str, str] | Non
 def test_an_error_or_a_page_that_comes_with_status_200_is_found(
     content: bytes, read_as: Any, fault: tuple[str, int, str | None, bool]
 ) -> None:
-    verdict = judge(answer(200, content), read_as, NOON)
-    assert isinstance(verdict, FetchFault)
-    assert (verdict.kind, verdict.status, verdict.code, verdict.again) == fault
-    assert judge(answer(200, b"<rss/>"), "bytes", NOON) == GoodBody(b"<rss/>")
+    _, found = judge(answer(200, content), read_as, NOON)
+    assert found is not None and (found.kind, found.status, found.code, found.again) == fault
+    assert judge(answer(200, b"<rss/>"), "bytes", NOON) == (b"<rss/>", None)
 
 
 # Waiting
@@ -443,10 +438,10 @@ def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) 
 def test_when_half_open_one_of_many_is_sent() -> None:
     circuit = CircuitBreaker(most_failures=2, open_s=10.0)
     circuit = circuit.sent(0.0).failed(0.0).failed(1.0)
-    assert circuit.state == "open" and not circuit.admits(10.9) and circuit.wait_s(6.0) == 5.0
+    assert circuit.state == "open" and circuit.wait_s(10.9) > 0 and circuit.wait_s(6.0) == 5.0
     trying = circuit.sent(11.0)
-    assert trying.state == "half-open" and not trying.admits(12.0)
-    assert trying.admits(21.0)  # the trial never came back
+    assert trying.state == "half-open" and trying.wait_s(12.0) > 0
+    assert trying.wait_s(21.0) == 0  # the trial never came back
     assert trying.failed(13.0).wait_s(13.0) == 10.0
     assert trying.succeeded() == CircuitBreaker(2, 10.0)
 
@@ -456,7 +451,7 @@ def test_a_circuit_opens_only_after_so_many_failures_in_a_row(events: list[tuple
     circuit, now_s, in_a_row = CircuitBreaker(3, 8.0), 0.0, 0
     for event, gap_s in events:
         now_s += gap_s
-        if not circuit.admits(now_s):
+        if circuit.wait_s(now_s):
             assert in_a_row >= 3 and circuit.wait_s(now_s) <= 8.0 + 1e-9
             continue
         circuit = circuit.sent(now_s)

@@ -22,7 +22,7 @@ from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
 from qubic_lab.oracle.ingest.collector_state import Lease
-from qubic_lab.oracle.ingest.quotas import Quotas
+from qubic_lab.oracle.ingest.http_rules import Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
 from qubic_lab.oracle.serving import texts

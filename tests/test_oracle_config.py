@@ -130,20 +130,20 @@ def test_wrong_names_and_values_are_refused_in_one_line(tmp_path: Path, text: st
 
 
 def test_a_source_that_needs_a_key_is_left_out_with_the_variable_to_set(environment: pytest.MonkeyPatch) -> None:
-    found = usable_sources(CollectorConfig())
-    assert set(found.clients) == {"coingecko", "hacker-news", "coindesk", "cointelegraph", "decrypt"}
-    assert found.left_out == ("newsapi is left out: it needs a key; set QUBIC_LAB_NEWSAPI_KEY",)
+    clients, left_out = usable_sources(CollectorConfig())
+    assert set(clients) == {"coingecko", "hacker-news", "coindesk", "cointelegraph", "decrypt"}
+    assert left_out == ("newsapi is left out: it needs a key; set QUBIC_LAB_NEWSAPI_KEY",)
     environment.setenv("QUBIC_LAB_NEWSAPI_KEY", "  ")
     settings.cache_clear()
     assert key_of(DEFAULT_SOURCES["newsapi"]) is None, "an empty key is none"
     environment.setenv("QUBIC_LAB_NEWSAPI_KEY", " 0123456789abcdef ")
     settings.cache_clear()
-    found = usable_sources(CollectorConfig())
-    assert "newsapi" in found.clients and found.left_out == ()
+    clients, left_out = usable_sources(CollectorConfig())
+    assert "newsapi" in clients and left_out == ()
     assert key_of(DEFAULT_SOURCES["newsapi"]) == SecretStr("0123456789abcdef")
     assert key_of(DEFAULT_SOURCES["coingecko"]) is None
     assert key_of(DEFAULT_SOURCES["hacker-news"]) is None
-    assert "0123456789abcdef" not in f"{settings()!r} {found!r}"
+    assert "0123456789abcdef" not in f"{settings()!r} {clients!r}"
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
@@ -158,9 +158,9 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(environment: py
 def test_sources_that_are_off_are_told_and_feeds_are_clients_of_their_own() -> None:
     sources = {name: replace(source, enabled=name == "feeds") for name, source in DEFAULT_SOURCES.items()}
     config = CollectorConfig(sources=sources, feeds=(Feed("blog", "https://blog.example/rss"),))
-    found = usable_sources(config)
-    assert found.clients == {"blog": replace(DEFAULT_SOURCES["feeds"], base_url="https://blog.example/rss")}
-    assert "coingecko is left out: it is not enabled" in found.left_out
+    clients, left_out = usable_sources(config)
+    assert clients == {"blog": replace(DEFAULT_SOURCES["feeds"], base_url="https://blog.example/rss")}
+    assert "coingecko is left out: it is not enabled" in left_out
 
 
 def test_every_source_has_a_place_in_some_order() -> None:

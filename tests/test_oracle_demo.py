@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
-from qubic_lab.oracle.ingest.demo import overview, run_demo
-from qubic_lab.oracle.ingest.files.packaged import DATASETS, read_packaged, read_sample_texts
+from qubic_lab.oracle.ingest.packaged import DATASETS, overview, read_packaged, read_sample_texts, run_demo
 from qubic_lab.oracle.ingest.quality import quality_report
 from qubic_lab.oracle.model.records import SAMPLE, Price, Series, is_sample
 from qubic_lab.oracle.model.response import to_plain

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import Indicator
-from qubic_lab.oracle.ingest.files.packaged import read_sample_texts
+from qubic_lab.oracle.ingest.packaged import read_sample_texts
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import Text

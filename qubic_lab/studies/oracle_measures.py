@@ -18,7 +18,7 @@ from qubic_lab.oracle.analysis.anomaly_trials import KINDS, InjectedKind, inject
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE, forecast_path
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.rating import STEPS, Rating, price_figures, rate
-from qubic_lab.oracle.ingest.files.packaged import read_sample_texts
+from qubic_lab.oracle.ingest.packaged import read_sample_texts
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.response import Missing

@@ -6,35 +6,44 @@ and rows that are in the database already add nothing.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import BusyError, InputError, QubicLabError
-from qubic_lab.oracle.ingest.collector_config import CollectorConfig, UsableSources, key_of, usable_sources
-from qubic_lab.oracle.ingest.collector_state import COLLECTOR, LEASE_S, JobState, JobStore, Lease
-from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged
-from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
-from qubic_lab.oracle.ingest.quotas import Quotas
-from qubic_lab.oracle.ingest.schedule import (
-    FIRST_TEXTS_US,
+from qubic_lab.oracle.ingest import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.ingest.collector_config import (
+    PACKAGED,
+    CollectorConfig,
     Job,
     choose_sources,
     fallbacks,
-    is_gap,
+    key_of,
+    plan_jobs,
+    usable_sources,
+)
+from qubic_lab.oracle.ingest.collector_state import (
+    COLLECTOR,
+    FIRST_TEXTS_US,
+    LEASE_S,
+    JobState,
+    Lease,
     next_due_us,
     next_slice,
-    plan_jobs,
+    read_jobs,
     retry_due_us,
+    save_job,
     search_range,
     slices_left,
 )
-from qubic_lab.oracle.ingest.sources import coingecko, feeds, hacker_news, newsapi
+from qubic_lab.oracle.ingest.http_rules import Quotas
+from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError
+from qubic_lab.oracle.ingest.packaged import DATASETS, read_packaged
 from qubic_lab.oracle.ingest.validation import keep_prices
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 from qubic_lab.oracle.store.fetch_log import FetchLog
@@ -50,6 +59,8 @@ LOOK_S = 1.0
 """How often a collector that waits for another one checks whether that has ended."""
 SPARE = 10
 """Requests of a quota that backfills leave to polling, beyond the plan."""
+GAP_PERIODS = 3
+"""Periods without a price after which the history is asked for the missing ones."""
 _FAR_S = 3_600.0
 T = TypeVar("T")
 
@@ -58,14 +69,8 @@ T = TypeVar("T")
 class CollectorProgress:
     """What a collector has done since it started.
 
-    Attributes:
-        requests: answered or given up, not counting attempts.
-        failed: those given up.
-        added: rows that are new in the database.
-        corrected: rows that are later versions of others.
-        slices_done, slices_left: of the history.
-        troubles: the error of each job that failed last time.
-        last: the last action.
+    `requests` count without retries, those `failed` included. `added` rows are new in the database, `corrected` of them
+    later versions. `slices` are those of the history; `troubles` the error of each job that failed last time.
     """
 
     requests: int = 0
@@ -103,9 +108,9 @@ class Collector:
             InputError: no source can be asked, or a name is not known.
         """
         self.config = config
-        self.usable: UsableSources = usable_sources(config)
+        clients, self.left_out = usable_sources(config)
         named = [name for name in sources if name != PACKAGED]
-        chosen = choose_sources(self.usable.clients, config, named) if named or not sources else {}
+        chosen = choose_sources(clients, config, named) if named or not sources else {}
         self.jobs = plan_jobs(config, chosen, packaged=not sources or PACKAGED in sources)
         self.progress = CollectorProgress()
         self._asked = {
@@ -118,7 +123,6 @@ class Collector:
         self._prices = PriceStore(engine, clock.now_us)
         self._texts = TextStore(engine, clock.now_us)
         self._fetches = FetchLog(engine)
-        self._store = JobStore(engine)
         self._quotas = Quotas(engine, clock.now_us)
         self._states: dict[str, JobState] = {}
         self._clients: dict[str, SourceClient] = {}
@@ -172,8 +176,7 @@ class Collector:
         self._states = await self._read_states()
         if "history" in self._states:
             position, now = self._states["history"].position, self._clock.now_us()
-            to_do = slices_left(position["until_us"], position["left"], now, self.config.backfill_days)
-            self._report(slices_left=to_do)
+            self._report(slices_left=slices_left(position, now, self.config.backfill_days))
         async with AsyncExitStack() as stack:
             for name, source in self._asked.items():
                 client = SourceClient(
@@ -229,10 +232,10 @@ class Collector:
             if circuits != reported:
                 reported = dict(circuits)
                 about = JobState(COLLECTOR, self._clock.now_us(), {"circuits": reported})
-                await self._write(partial(self._store.save, about))
+                await self._write(partial(save_job, self._engine, about))
 
     async def _read_states(self) -> dict[str, JobState]:
-        known = await asyncio.to_thread(self._store.read)
+        known = await asyncio.to_thread(read_jobs, self._engine)
         now = self._clock.now_us()
         states = {job.name: known.get(job.name, JobState(job.name, now)) for job in self.jobs}
         if "history" in states:
@@ -243,7 +246,8 @@ class Collector:
 
     def _missed(self, job: Job, state: JobState, now_us: int) -> bool:
         """Return whether prices are missing that only the history has."""
-        return is_gap(state.position.get("seen_us"), now_us, job.period_s)
+        seen_us = state.position.get("seen_us")
+        return seen_us is not None and now_us - seen_us > GAP_PERIODS * job.period_s * SECOND_US
 
     async def _work(self, job: Job, once_us: int | None) -> None:
         """Do a job whenever it is due; with `once_us` only what was due at that instant."""
@@ -321,7 +325,7 @@ class Collector:
 
     async def _collect_history(self, job: Job, client: SourceClient) -> None:
         now, position = self._clock.now_us(), self._states[job.name].position
-        slice = next_slice(position["until_us"], position["left"], now, self.config.backfill_days)
+        slice = next_slice(position, now, self.config.backfill_days)
         if slice is None:
             await self._save(replace(self._states[job.name], done=True, failures=0))
             return
@@ -349,7 +353,7 @@ class Collector:
         await self._save(replace(state, position=position, failures=0, done=not left))
         self._report(
             slices_done=self.progress.slices_done + 1,
-            slices_left=slices_left(until_us, left, now, self.config.backfill_days),
+            slices_left=slices_left(position, now, self.config.backfill_days),
             last=f"history of {slice.coin} up to {iso(until)}",
         )
 
@@ -376,7 +380,7 @@ class Collector:
         number = state.position.get("next", 0) % len(self.config.coins)
         coin = self.config.coins[number]
         try:
-            batch = await coingecko.fetch_bars(client, coin, 1, now_us=self._clock.now_us())
+            batch = await coingecko.fetch_bars(client, coin, now_us=self._clock.now_us())
         except SourceError as error:
             if not _is_about_one_coin(error):
                 raise
@@ -389,22 +393,22 @@ class Collector:
             await self._done(job, client, {"next": 0}, requests=len(self.config.coins))
 
     async def _collect_texts(self, job: Job, client: SourceClient) -> None:
-        now, state = self._clock.now_us(), self._states[job.name]
+        state = self._states[job.name]
+        shown_us = self._clock.now_us() - int(client.config.delay_s * SECOND_US)
         first_us = FIRST_TEXTS_US if client.config.quotas() else max(self.config.backfill_days, 1) * DAY_US
-        start, end = search_range(state.position.get("until_us"), now, client.config.delay_s, first_us)
+        start, end = search_range(state.position.get("until_us"), shown_us, first_us)
         fetch = newsapi.fetch_texts if client.name == "newsapi" else hacker_news.fetch_texts
-        found = cast(AsyncGenerator[Batch, None], fetch(client, self.config.coins, start, end))
         requests = 0
-        async with aclosing(found) as batches:
+        async with aclosing(fetch(client, self.config.coins, start, end)) as batches:
             async for batch in batches:
                 requests += batch.fetched.attempts
                 await self._keep(job, client, batch)
-                if batch.until_us is not None:
-                    state = replace(self._states[job.name], position={"until_us": batch.until_us})
-                    await self._save(state)
                 if self._stopping.is_set():
                     return
-        await self._done(job, client, {"until_us": end}, requests=requests)
+        if end < shown_us:
+            await self._save(replace(state, position={"until_us": end}, failures=0))
+        else:
+            await self._done(job, client, {"until_us": end}, requests=requests)
 
     async def _collect_feed(self, job: Job, client: SourceClient) -> None:
         feed = next(feed for feed in self.config.feeds if feed.name == client.name)
@@ -442,8 +446,8 @@ class Collector:
         return added
 
     async def _save(self, state: JobState) -> None:
-        self._states[state.name] = state
-        await self._write(partial(self._store.save, state))
+        self._states[state.job] = state
+        await self._write(partial(save_job, self._engine, state))
 
     async def _write(self, write: Callable[[], T]) -> T:
         """Write to the database in a thread, one write at a time."""

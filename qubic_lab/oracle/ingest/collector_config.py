@@ -1,7 +1,10 @@
-"""What the collector asks for, where and how often: each limit, quota and address is a setting with a default."""
+"""What the collector asks for, where and how often: each limit, quota and address is a setting with a default.
+
+Its jobs follow from the settings and from the keys that are set.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,9 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, SecretStr
 
 from qubic_lab.checked_yaml import STRICT
-from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.http_rules import is_web_address
-from qubic_lab.oracle.ingest.quotas import Period
+from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.oracle.ingest.http_rules import Period, is_web_address
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.records import TextKind
@@ -19,15 +21,22 @@ from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.settings import Settings, settings
 
 DataKind = Literal["prices", "history", "news", "social"]
+JobKind = Literal["prices", "bars", "history", "texts", "feed"]
+
+PACKAGED = "packaged"
+"""The source of prices that come with packages, which are of one coin."""
+PACKAGED_COIN = "bitcoin"
+BARS_S = 12 * 3_600.0
+"""How often a day's bars are requested."""
 
 SERVES: dict[str, tuple[DataKind, ...]] = {
     "coingecko": ("prices", "history"),
-    "packaged": ("history",),
+    PACKAGED: ("history",),
     "newsapi": ("news",),
     "feeds": ("news", "social"),
     "hacker-news": ("social",),
 }
-"""What each source provides; `feeds` stands for all feeds, `packaged` for prices that come with packages."""
+"""What each source provides; `feeds` stands for all feeds."""
 DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "binancecoin", "dogecoin", "cardano")
 _MAY_BE_0 = ("delay_s", "wait_s", "most_wait_s", "most_retry_after_s")
 """Settings of a source that may be 0; all other numbers must be above it."""
@@ -63,11 +72,8 @@ class SourceConfig:
     """How one source is asked.
 
     Attributes:
-        base_url: what its paths are appended to.
         key_setting: the field of `Settings` that holds its key, set as QUBIC_LAB_<FIELD>.
-        key_header: the header that carries the key.
-        key_needed: whether the source refuses requests without a key.
-        enabled: whether it is used at all.
+        key_header: the header that carries the key; `key_needed`: requests without it are refused.
         rate: requests that the source allows in any window of `window_s` seconds.
         rate_without_key: the same without a key; None: as with one.
         share: the part of the rate that is used, as requests may bunch up on their way.
@@ -75,16 +81,12 @@ class SourceConfig:
         monthly_quota: requests allowed in a calendar month of UTC; None: any number. The same for days and half days.
         period_s: how often it is polled; a quota may make that rarer.
         delay_s: how long after publication an item appears there.
-        most_results: results of one search that it shows; None: all.
-        timeout_s: an attempt that takes longer fails.
-        deadline_s: a request that takes longer, all attempts included, fails.
+        timeout_s: an attempt that takes longer fails; `deadline_s`: a request with all its attempts.
         most_body_bytes: a longer response fails.
         attempts: how many times a request is sent at most.
-        wait_s: the wait before the second attempt; it doubles with each attempt, with random jitter.
-        most_wait_s: the longest such wait.
+        wait_s: the wait before the second attempt; it doubles up to `most_wait_s`, with random jitter.
         most_retry_after_s: if the source asks for a longer wait, the request fails.
-        breaker_failures: failed attempts in a row that open the circuit breaker.
-        breaker_open_s: how long it stays open.
+        breaker_failures: failed attempts in a row that open the circuit breaker, for `breaker_open_s`.
     """
 
     __pydantic_config__ = STRICT
@@ -104,7 +106,6 @@ class SourceConfig:
     half_daily_quota: int | None = None
     period_s: float = 300.0
     delay_s: float = 0.0
-    most_results: int | None = None
     timeout_s: float = 20.0
     deadline_s: float = 120.0
     most_body_bytes: int = 16 * 1024 * 1024
@@ -166,7 +167,6 @@ DEFAULT_SOURCES: Mapping[str, SourceConfig] = {
         half_daily_quota=50,
         period_s=3600.0,
         delay_s=86_400.0,
-        most_results=100,
         attempts=2,
     ),
     "hacker-news": SourceConfig(
@@ -182,7 +182,7 @@ DEFAULT_FEEDS = (
 )
 DEFAULT_ORDER: Mapping[DataKind, tuple[str, ...]] = {
     "prices": ("coingecko",),
-    "history": ("coingecko", "packaged"),
+    "history": ("coingecko", PACKAGED),
     "news": ("newsapi", "feeds"),
     "social": ("hacker-news", "feeds"),
 }
@@ -195,7 +195,6 @@ class CollectorConfig:
     Attributes:
         coins: their ids.
         sources: the settings of each HTTP source; those of `feeds` apply to every feed.
-        feeds: the feeds to read.
         order: for each kind of data the sources that provide it, the first choice first.
         time_scale: multiplies every wait (between polls and attempts, of Retry-After and of the circuit breaker), so
             that a trial is short; limits and time-outs stay in real time.
@@ -246,16 +245,8 @@ class CollectorConfig:
                     raise InputError(f"order: {source} does not provide {kind}: choose from {others}")
 
 
-@dataclass(frozen=True)
-class UsableSources:
-    """The sources that can be asked, by name (each feed by its own), and for each other one why it cannot."""
-
-    clients: Mapping[str, SourceConfig]
-    left_out: tuple[str, ...]
-
-
-def usable_sources(config: CollectorConfig) -> UsableSources:
-    """Return the sources that are enabled and have the key they need, and why the others are left out."""
+def usable_sources(config: CollectorConfig) -> tuple[dict[str, SourceConfig], tuple[str, ...]]:
+    """Return the sources that can be asked, by name (each feed by its own), and a line for each other one with why."""
     clients: dict[str, SourceConfig] = {}
     left_out = []
     for name, source in config.sources.items():
@@ -267,7 +258,7 @@ def usable_sources(config: CollectorConfig) -> UsableSources:
             clients |= {feed.name: replace(source, base_url=feed.url) for feed in config.feeds}
         else:
             clients[name] = source
-    return UsableSources(clients, tuple(left_out))
+    return clients, tuple(left_out)
 
 
 def key_of(source: SourceConfig) -> SecretStr | None:
@@ -283,3 +274,80 @@ def key_of(source: SourceConfig) -> SecretStr | None:
     if not (value.isascii() and value.isprintable() and " " not in value):
         raise InputError(f"QUBIC_LAB_{str(source.key_setting).upper()} has characters that no key has: copy it again")
     return SecretStr(value)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recurring task of some sources, the first choice first.
+
+    `period_s`: between runs, if quotas allow; 0: as fast as limits allow, until it is done.
+    """
+
+    name: str
+    kind: JobKind
+    sources: tuple[str, ...]
+    period_s: float
+
+
+def plan_jobs(
+    config: CollectorConfig, clients: Mapping[str, SourceConfig], *, packaged: bool = False
+) -> tuple[Job, ...]:
+    """Return the jobs that usable sources allow; `packaged`: so may prices that come with packages, where in order.
+
+    Raises:
+        InputError: there are none.
+    """
+    feeds = {feed.name: feed.kind for feed in config.feeds if feed.name in clients}
+    jobs: list[Job] = []
+    if prices := tuple(name for name in config.order["prices"] if name in clients):
+        jobs.append(Job("prices", "prices", prices, clients[prices[0]].period_s))
+    may_be_packaged = packaged and PACKAGED_COIN in config.coins
+    history = tuple(
+        name for name in config.order["history"] if name in clients or (name == PACKAGED and may_be_packaged)
+    )
+    if history and config.backfill_days:
+        jobs.append(Job("history", "history", history, 0.0))
+    if bars := tuple(name for name in history if name != PACKAGED):
+        jobs.append(Job("bars", "bars", bars, BARS_S))
+    for kind in ("news", "social"):
+        for name in config.order[kind]:
+            if name in clients:
+                jobs.append(Job(name, "texts", (name,), clients[name].period_s))
+            elif name == "feeds":
+                jobs += [
+                    Job(each, "feed", (each,), clients[each].period_s) for each, its in feeds.items() if its == kind
+                ]
+    if not jobs:
+        raise InputError("no source can be asked: set a key or enable a source (see qubic-lab oracle status)")
+    return tuple(jobs)
+
+
+def choose_sources(
+    clients: Mapping[str, SourceConfig], config: CollectorConfig, wanted: Sequence[str]
+) -> dict[str, SourceConfig]:
+    """Return the clients with the given names (`feeds`: all feeds); all of them if no name is given.
+
+    Raises:
+        InputError: a name is not among them.
+    """
+    if not wanted:
+        return dict(clients)
+    feeds = [feed.name for feed in config.feeds if feed.name in clients]
+    chosen: dict[str, SourceConfig] = {}
+    for name in wanted:
+        names = feeds if name == "feeds" else [name]
+        if not names or not all(each in clients for each in names):
+            raise InputError(f"unknown or unusable source {name!r}: {did_you_mean(name, [*clients, 'feeds'])}")
+        chosen |= {each: clients[each] for each in names}
+    return chosen
+
+
+def fallbacks(config: CollectorConfig, name: str) -> list[str]:
+    """Return the sources that come after one in the order of its kind of texts, each feed by its own name."""
+    for kind in ("news", "social"):
+        order = config.order[kind]
+        if name in order:
+            behind = order[order.index(name) + 1 :]
+            feeds = [feed.name for feed in config.feeds if feed.kind == kind and "feeds" in behind]
+            return [*behind, *feeds]
+    return []

@@ -1,24 +1,38 @@
-"""What the HTTP client decides, as pure functions: is a response good, how long to wait, when to stop asking."""
+"""Rules of asking a source over HTTP: is a response good, how long to wait, when to stop, and what quotas allow.
+
+All but the quotas are pure functions; quotas are counted in the database for all processes, and planned ahead.
+"""
 
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote_plus, urlsplit
 
+from pydantic import Field
+from sqlalchemy import Engine, and_, select
+
 from qubic_lab import __version__
-from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.timestamps import SECOND_US, to_us
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.oracle.model.response import Instant, Part
+from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, iso, now_us, to_us
+from qubic_lab.oracle.store.tables import QUOTAS
+from qubic_lab.oracle.store.transactions import upsert
 
 FaultKind = Literal["refused", "quota", "unavailable", "malformed"]
 """The source says no and would again; a quota is used up; there is no response; the response cannot be read."""
 Form = Literal["json", "bytes"]
 Params = Mapping[str, str | int | float]
 CircuitState = Literal["closed", "open", "half-open"]
+Period = Literal["half-day", "day", "month"]
 
+PERIODS: tuple[Period, ...] = ("half-day", "day", "month")
+NO_LIMIT = 1_000_000_000
+"""Requests left without a quota."""
 FINAL_CODES = frozenset(("rateLimited", "apiKeyExhausted"))
 """Codes beside status 429 when a quota is used up: another attempt would only be counted too."""
 USER_AGENT = f"qubic-lab/{__version__}"
@@ -38,13 +52,6 @@ class RawResponse:
 
 
 @dataclass(frozen=True)
-class GoodBody:
-    """The body of a good response: parsed JSON or bytes, None if nothing has changed."""
-
-    body: Any
-
-
-@dataclass(frozen=True)
 class FetchFault:
     """Why an attempt gave nothing; `again`: another one may; `wait_s`: how long the source asks to wait before it."""
 
@@ -56,28 +63,28 @@ class FetchFault:
     wait_s: float | None = None
 
 
-def judge(response: RawResponse, form: Form, now_us: int) -> GoodBody | FetchFault:
-    """Decide whether a response is good, and if not, why and whether another attempt may help.
+def judge(response: RawResponse, form: Form, now_us: int) -> tuple[Any, FetchFault | None]:
+    """Return the body of a good response (parsed JSON or bytes; None: nothing has changed), or why it is not good.
 
     Servers that fail, are too busy or send something else than they should are asked again; refusals are final.
     """
     if response.status == HTTPStatus.NOT_MODIFIED:
-        return GoodBody(None)
+        return None, None
     body: Any = response.content
     damage = ""
     if response.content[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         damage = f"sent HTML instead of {'JSON' if form == 'json' else 'the content'}"
     elif form == "json":
         try:
-            body = read_json(response.content)
+            body = _read_json(response.content)
         except ValueError:
             damage = "sent JSON that is cut or damaged"
     elif not response.content.strip():
         damage = "sent an empty body"
     error = None if damage or form == "bytes" else error_in(body)
-    if response.status == HTTPStatus.OK and error is None:
-        return FetchFault("malformed", damage, again=True, status=200) if damage else GoodBody(body)
-    return _refusal(response, *(error or ("", "")), now_us=now_us)
+    if response.status != HTTPStatus.OK or error is not None:
+        return None, _refusal(response, *(error or ("", "")), now_us=now_us)
+    return body, FetchFault("malformed", damage, again=True, status=200) if damage else None
 
 
 def _refusal(response: RawResponse, code: str, message: str, *, now_us: int) -> FetchFault:
@@ -114,15 +121,9 @@ def error_in(body: Any) -> tuple[str, str] | None:
     return ("", error) if isinstance(error, str) else None
 
 
-def read_json(content: bytes) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: it is not JSON, or holds NaN or infinities, which JSON does not have.
-    """
-
+def _read_json(content: bytes) -> Any:
     def refuse(name: str) -> float:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is no number of JSON")  # NaN and infinities
 
     try:
         return json.loads(content, parse_constant=refuse)
@@ -201,14 +202,9 @@ def starting_level(rate: float, share: float, burst: int) -> float:
 class CircuitBreaker:
     """Whether a source that keeps failing is asked, at one instant; times are of a clock that only goes forward.
 
-    Closed: requests are sent. After some failures in a row it opens: none is sent for a while. Then it is half-open:
-    one request is a trial; its success closes the circuit, its failure opens it again.
-
-    Attributes:
-        most_failures: failures in a row that open it.
-        open_s: how long it stays open; also how long a trial may take before the next one.
-        failures: in a row, so far.
-        until_s: before this nothing is sent, in states open and half-open.
+    Closed: requests are sent. After `most_failures` in a row it opens: none is sent for `open_s`. Then it is half-open:
+    one request is a trial, which may take `open_s`; its success closes the circuit, its failure opens it again.
+    Nothing is sent before `until_s` in states open and half-open.
     """
 
     most_failures: int
@@ -217,13 +213,9 @@ class CircuitBreaker:
     failures: int = 0
     until_s: float = 0.0
 
-    def admits(self, now_s: float) -> bool:
-        """Return whether a request may be sent now."""
-        return self.state == "closed" or now_s >= self.until_s
-
     def wait_s(self, now_s: float) -> float:
         """Return how long from now until it admits a request."""
-        return 0.0 if self.admits(now_s) else self.until_s - now_s
+        return 0.0 if self.state == "closed" else max(0.0, self.until_s - now_s)
 
     def sent(self, now_s: float) -> "CircuitBreaker":
         """Return the circuit after a request that it admits was sent."""
@@ -233,7 +225,7 @@ class CircuitBreaker:
 
     def succeeded(self) -> "CircuitBreaker":
         """Return the circuit after a response, refusals included."""
-        return replace(self, state="closed", failures=0, until_s=0.0)
+        return CircuitBreaker(self.most_failures, self.open_s)
 
     def failed(self, now_s: float) -> "CircuitBreaker":
         """Return the circuit after a request without a response, or with one that cannot be read.
@@ -246,3 +238,110 @@ class CircuitBreaker:
         if self.state == "half-open" or failures >= self.most_failures:
             return replace(self, state="open", failures=failures, until_s=now_s + self.open_s)
         return replace(self, failures=failures)
+
+
+class QuotaError(QubicLabError):
+    """A source's quota is used up; `retry_after_s`: when the next period begins."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class QuotaState(Part):
+    """How much of a source's allowance is used in the running period."""
+
+    source: str
+    period: str
+    started_us: Instant
+    ends_us: Instant
+    used: int
+    limit: Annotated[int | None, Field(description="null: not set here")]
+
+    @property
+    def left(self) -> int:
+        """How many requests are left."""
+        return NO_LIMIT if self.limit is None else max(0, self.limit - self.used)
+
+
+def bounds(period: Period, at_us: int) -> tuple[int, int]:
+    """Return the first instant of the period of UTC that `at_us` lies in, and of the next one."""
+    at = from_us(at_us)
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "month":
+        first = midnight.replace(day=1)
+        return to_us(first), to_us((first + timedelta(days=32)).replace(day=1))
+    hours = 24 if period == "day" else 12
+    started = midnight + timedelta(hours=at.hour // hours * hours)
+    return to_us(started), to_us(started + timedelta(hours=hours))
+
+
+def spread(left: int, ends_us: int, now_us: int, wanted_s: float, cost: int = 1) -> float:
+    """Return the seconds between polls, `wanted_s` or more, with which the requests left last until the period's end.
+
+    `cost`: requests of a poll; with too few left for one, the answer is the rest of the period.
+    """
+    remaining_s = max(0.0, (ends_us - now_us) / SECOND_US)
+    polls = left // cost
+    return max(wanted_s, remaining_s / polls if polls > 0 else remaining_s)
+
+
+class Quotas:
+    """The counts in a database that `open_database` opened; periods are of UTC."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], int] = now_us) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def use(self, source: str, limits: Mapping[Period, int], cost: int = 1) -> None:
+        """Count `cost` requests before they are sent: in all periods, or in none if one has too few left.
+
+        Raises:
+            QuotaError: too few are left.
+        """
+        now = self._clock()
+        with self._engine.connect() as connection:
+            for period in PERIODS:  # always in this order, so that two processes cannot wait for each other
+                started, ends = bounds(period, now)
+                limit = limits.get(period, NO_LIMIT)
+                row = upsert(self._engine, QUOTAS).values(source=source, period=period, started_us=started, used=cost)
+                count = row.on_conflict_do_update(
+                    index_elements=[QUOTAS.c.source, QUOTAS.c.period, QUOTAS.c.started_us],
+                    set_={"used": QUOTAS.c.used + cost},
+                    where=QUOTAS.c.used + cost <= limit,
+                )
+                if cost > limit or connection.execute(count.returning(QUOTAS.c.used)).first() is None:
+                    connection.rollback()
+                    raise QuotaError(
+                        f"{source}'s quota of {limit} requests a {period} is used up: more from {iso(ends)}",
+                        (ends - now) / SECOND_US,
+                    )
+            connection.commit()
+
+    def report(self, limits: Mapping[str, Mapping[Period, int]]) -> tuple[QuotaState, ...]:
+        """Return what each source has used in the present periods, those without a quota included."""
+        return tuple(
+            self._state(source, period, each.get(period)) for source, each in limits.items() for period in PERIODS
+        )
+
+    def plan(self, source: str, limits: Mapping[Period, int], wanted_s: float, cost: int = 1) -> float:
+        """Return how many seconds to leave between polls of `cost` requests so that no quota is used up early."""
+        now, states = self._clock(), (self._state(source, period, limit) for period, limit in limits.items())
+        return max([wanted_s, *(spread(each.left, each.ends_us, now, wanted_s, cost) for each in states)])
+
+    def spare(self, source: str, limits: Mapping[Period, int], period_s: float) -> int:
+        """Return how many requests a backfill may use now: those that polling each `period_s` will not need."""
+        now, spare = self._clock(), NO_LIMIT
+        for period, limit in limits.items():
+            state = self._state(source, period, limit)
+            polls = int((state.ends_us - now) / SECOND_US / period_s) + 1
+            spare = min(spare, state.left - polls)
+        return max(0, spare)
+
+    def _state(self, source: str, period: Period, limit: int | None) -> QuotaState:
+        started, ends = bounds(period, self._clock())
+        row = and_(QUOTAS.c.source == source, QUOTAS.c.period == period, QUOTAS.c.started_us == started)
+        with self._engine.connect() as connection:
+            used = connection.execute(select(QUOTAS.c.used).where(row)).scalar() or 0
+        return QuotaState(source, period, started, ends, used, limit)

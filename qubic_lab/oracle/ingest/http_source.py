@@ -5,10 +5,10 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 from aiolimiter import AsyncLimiter
@@ -26,6 +26,8 @@ from qubic_lab.oracle.ingest.http_rules import (
     FetchFault,
     Form,
     Params,
+    QuotaError,
+    Quotas,
     RawResponse,
     backoff_s,
     bucket,
@@ -35,7 +37,6 @@ from qubic_lab.oracle.ingest.http_rules import (
     shown_request,
     starting_level,
 )
-from qubic_lab.oracle.ingest.quotas import QuotaError, Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
 from qubic_lab.oracle.store.fetch_log import Fetch
@@ -56,7 +57,7 @@ class SourceError(QubicLabError):
     Attributes:
         kind: whether another attempt may help, and when.
         fetch: what was sent.
-        code: the source's name for the error, such as maximumResultsReached; circuit-open: it was not asked.
+        code: the source's name for the error, such as rateLimited; circuit-open: it was not asked.
         retry_after_s: how much later it may be asked again, if that is known.
     """
 
@@ -99,7 +100,7 @@ class Batch:
         prices: by series, sorted by time.
         texts: in the source's order.
         faults: a line for each entry that was left out, with the reason.
-        until_us: everything asked for before this instant has been given, this batch included.
+        until_us: of a history: all before this instant has been given.
     """
 
     fetched: Fetched
@@ -114,10 +115,37 @@ def malformed(fetched: Fetched) -> SourceError:
     return SourceError(f"{fetched.source} sent content of another shape than documented", "malformed", fetched)
 
 
-def refusal_as_fetched(error: SourceError) -> Fetched:
-    """Return an expected refusal, which is not an error, as a response without a body."""
-    values = {each.name: getattr(error.fetch, each.name) for each in fields(Fetch)}
-    return Fetched(**values | {"outcome": "ok", "error": None}, body=None)
+async def search_back(
+    ask: Callable[[str, int], Awaitable[tuple[Batch, int | None]]], queries: Sequence[str], start_us: int, end_us: int
+) -> AsyncGenerator[Batch, None]:
+    """Yield what searches find, each text once: as sources show only the newest texts, they are asked again for older.
+
+    Args:
+        ask: returns a query's newest texts until the end of an instant's second, and the instant of the oldest one of
+            them, None if the source has shown all.
+        queries: in turn, a batch a request.
+        start_us: from when on.
+        end_us: until before when.
+
+    Raises:
+        SourceError: there is no good response; the batches until then are good.
+    """
+    seen: set[str] = set()
+    for query in queries:
+        last_us: int | None = end_us - 1
+        while last_us is not None and last_us // SECOND_US >= start_us // SECOND_US:
+            batch, oldest_us = await ask(query, last_us)
+            faults = batch.faults
+            if oldest_us is not None and oldest_us // SECOND_US >= last_us // SECOND_US:
+                faults = (
+                    *faults,
+                    f"more texts at {iso(last_us // SECOND_US * SECOND_US)} than the source shows: others are left out",
+                )
+                oldest_us = last_us - SECOND_US
+            last_us = oldest_us
+            new = {text.external_id: text for text in batch.texts if text.external_id not in seen}
+            seen |= set(new)
+            yield replace(batch, texts=tuple(new.values()), faults=faults)
 
 
 class WithoutKey(logging.Filter):
@@ -189,17 +217,7 @@ class SourceClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Open nothing yet.
-
-        Args:
-            name: the source's name in records and logs.
-            config: its settings.
-            engine: of a database that `open_database` opened.
-            key: sent in the header that the settings name.
-            transport: replaces the network.
-            clock: the present, in microseconds.
-            sleep: waits for some seconds of that clock.
-            jitter: a random number between 0 and 1 that spreads waits.
+        """Open nothing yet; `transport` replaces the network, `jitter` is between 0 and 1 and spreads waits.
 
         Raises:
             InputError: the key would travel in clear text beyond this host.
@@ -316,7 +334,7 @@ class SourceClient:
 
     def _attempts(self) -> AsyncRetrying:
         def may_help(error: BaseException) -> bool:
-            return isinstance(error, _Failed) and error.fault.again and self.circuit.admits(self._now_s())
+            return isinstance(error, _Failed) and error.fault.again and not self.circuit.wait_s(self._now_s())
 
         return AsyncRetrying(
             sleep=self._sleep,
@@ -368,17 +386,22 @@ class SourceClient:
         asking.attempts += 1
         self.circuit = self.circuit.sent(self._now_s())
         response = await self._send(asking)
-        verdict = response if isinstance(response, FetchFault) else judge(response, asking.form, self._clock())
-        if isinstance(verdict, FetchFault) or isinstance(response, FetchFault):
-            assert isinstance(verdict, FetchFault)
-            failed = verdict.kind in ("unavailable", "malformed")
-            self.circuit = self.circuit.failed(self._now_s()) if failed else self.circuit.succeeded()
-            if verdict.wait_s is not None:
-                self._not_before_us = self._clock() + int(verdict.wait_s * SECOND_US)
-            soon = (verdict.wait_s or 0.0) <= self.config.most_retry_after_s
-            raise _Failed(replace(self._redacted(verdict), again=verdict.again and soon))
+        if isinstance(response, FetchFault):
+            self._fail(response)
+        body, fault = judge(response, asking.form, self._clock())
+        if fault is not None:
+            self._fail(fault)
         self.circuit = self.circuit.succeeded()
-        return response, verdict.body
+        return response, body
+
+    def _fail(self, fault: FetchFault) -> NoReturn:
+        """End an attempt, and remember what its fault means for the next requests."""
+        failed = fault.kind in ("unavailable", "malformed")
+        self.circuit = self.circuit.failed(self._now_s()) if failed else self.circuit.succeeded()
+        if fault.wait_s is not None:
+            self._not_before_us = self._clock() + int(fault.wait_s * SECOND_US)
+        soon = (fault.wait_s or 0.0) <= self.config.most_retry_after_s
+        raise _Failed(replace(self._redacted(fault), again=fault.again and soon))
 
     async def _send(self, asking: _Asking) -> RawResponse | FetchFault:
         """Send a request once; without a key, follow redirects, at the pace of other requests."""

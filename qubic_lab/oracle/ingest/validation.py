@@ -1,10 +1,15 @@
-"""The one way of prices into the database: validated by pandera, flagged, stored. Texts are validated here, too.
+"""The one way of prices into the database: validated by pandera, flagged, stored. Words and dates of texts, too.
 
 Invalid rows are never stored; odd ones are flagged by `qubic_lab.oracle.model.cleaning` and stay.
 """
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from html.parser import HTMLParser
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +21,7 @@ from pandera.errors import SchemaErrors
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.cleaning import context_of, flag_prices, with_flags
 from qubic_lab.oracle.model.records import Price, Series, Text
-from qubic_lab.oracle.model.timestamps import DAY_US, iso
+from qubic_lab.oracle.model.timestamps import DAY_US, from_us, iso, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.transactions import Added
 
@@ -28,12 +33,19 @@ EARLIEST_US = 1_230_940_800_000_000
 """2009-01-03, when the first coin began: no data is older."""
 MOST_OUTSIDE = 0.1
 """How far, as a share, open and close may be outside low to high, as publishers round; more is a wrong column."""
+LONGEST_ID = 512
+_INLINE = frozenset(("a", "abbr", "b", "cite", "code", "del", "em", "font", "i", "ins", "kbd", "mark", "q", "s"))
+_INLINE |= frozenset(("small", "span", "strong", "sub", "sup", "u", "wbr"))
+"""Tags within a word; all others end it."""
+_UNSEEN = frozenset(("script", "style", "template", "noscript", "iframe"))
+_CUT_TAG = re.compile(r"<[A-Za-z/!][^<>]*$")
+_SPACE = re.compile(r"\s+")
 
 
-def _price(what: str, *, nullable: bool = False) -> pa.Column:
+def _price(what: str) -> pa.Column:
     number = pa.Check(lambda column: np.isfinite(column), error=f"{what} is no number")
     positive = pa.Check(lambda column: column > 0, error=f"{what} is not above 0")
-    return pa.Column(float, [number, positive], nullable=nullable)
+    return pa.Column(float, [number, positive])
 
 
 def _amount(what: str) -> pa.Column:
@@ -68,11 +80,9 @@ BARS = pa.DataFrameSchema(
         ),
     ],
 )
-"""Bars: whole microseconds; prices finite and above 0, the high no lower than the low; volumes 0 or more, or NaN."""
 QUOTES = pa.DataFrameSchema(
     {"opened_us": _OPENED, "closed_us": pa.Column("int64"), "close": _price("price"), **_VOLUMES}
 )
-"""Quotes: an instant, a price above 0, and volume and market cap of 0 or more, or NaN."""
 TEXTS = pa.DataFrameSchema(
     {
         "external_id": _words("id", 512),
@@ -91,7 +101,6 @@ TEXTS = pa.DataFrameSchema(
         lambda frame: (frame["title"] != "") | (frame["body"] != ""), error="it has neither title nor body"
     ),
 )
-"""Texts: with an id and words, not longer than the database takes; not older than the first coin."""
 
 
 def refusals(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> dict[int, str]:
@@ -122,11 +131,7 @@ def _reason(case: Mapping[Any, Any], frame: pd.DataFrame) -> str:
 
 
 def check_frame(schema: pa.DataFrameSchema, frame: pd.DataFrame, places: Sequence[str]) -> None:
-    """Check a frame; `places` are the origins of its rows, for the error.
-
-    Raises:
-        InputError: the first invalid row, and why.
-    """
+    """Refuse a frame with an InputError that names the place of its first invalid row, and why."""
     found = refusals(schema, frame)
     if found:
         number, why = next(iter(found.items()))
@@ -144,11 +149,7 @@ def refused_prices(prices: Sequence[Price], *, bars: bool) -> dict[int, str]:
 
 
 def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_us: int | None = None) -> None:
-    """Check texts; with `now_us` also that none is published more than a day later.
-
-    Raises:
-        InputError: a text is invalid; names its place, or else its id.
-    """
+    """Refuse an invalid text, or one published more than a day after `now_us`, with its place or else its id."""
     names = ("external_id", "title", "body", "publisher", "author", "language")
     columns: dict[str, Any] = {name: pd.array([getattr(text, name) for text in texts], "str") for name in names}
     columns["published_us"] = pd.array([text.published_us for text in texts], "Int64")
@@ -198,3 +199,66 @@ def _version(price: Price) -> tuple[float | None, ...]:
     """Return what distinguishes a version of a price from others, without its flags."""
     values: tuple[float | None, ...] = _read_values(price)
     return tuple(None if value is None or value != value else value for value in values)
+
+
+class _Words(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._unseen = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _UNSEEN:
+            self._unseen += 1
+        elif tag not in _INLINE:
+            self.parts.append(" ")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _UNSEEN:
+            self._unseen = max(0, self._unseen - 1)
+        elif tag not in _INLINE:
+            self.parts.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen:
+            self.parts.append(data)
+
+
+def plain_text(markup: Any) -> str:
+    """Return the words of HTML in one line: without tags, scripts and styles, entities as their characters.
+
+    A tag that is cut off at the end is left out. What is not a text gives an empty one.
+    """
+    if not isinstance(markup, str):
+        return ""
+    words = _Words()
+    words.feed(_CUT_TAG.sub("", markup))
+    words.close()
+    return _SPACE.sub(" ", "".join(words.parts)).replace("\x00", "").strip()
+
+
+def read_date(text: Any) -> int | None:
+    """Return the instant of a date in the form of ISO 8601 or RFC 822; None if it names no zone or is no date.
+
+    A date without a zone may be any of 26 hours: it is not guessed.
+    """
+    for read in (read_iso, _read_rfc_822):
+        try:
+            at_us = read(text)
+            from_us(at_us)  # some dates lie beyond the calendar once they are in UTC
+        except (InputError, ValueError, TypeError, AttributeError, OverflowError):
+            continue
+        return at_us
+    return None
+
+
+def _read_rfc_822(text: str) -> int:
+    at = parsedate_to_datetime(text.strip())
+    if at.tzinfo is None and text.strip().endswith("-0000"):  # UTC, and nothing about the writer's zone
+        at = at.replace(tzinfo=UTC)
+    return to_us(at)
+
+
+def short_id(name: str, content: str = "") -> str:
+    """Return a text's id at its source; its hash if the database takes no id that long; without one, the content's."""
+    return name if 0 < len(name) <= LONGEST_ID else f"sha256:{hashlib.sha256((name or content).encode()).hexdigest()}"

@@ -58,6 +58,10 @@ class FileTable:
         """Return where each row is, for errors."""
         return [f"{self.file}:{line}" for line in self.lines]
 
+    def listed(self) -> str:
+        """Return the first names of columns, for errors."""
+        return ", ".join(map(repr, self.header[:12]))
+
     def unused(self, used: Collection[int | None]) -> list[str]:
         """Return a note on the named columns that are not used, if any."""
         names = [name for number, name in enumerate(self.header) if number not in used and name]

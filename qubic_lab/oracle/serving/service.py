@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
-from qubic_lab.oracle.ingest.quotas import Period
+from qubic_lab.oracle.ingest.http_rules import Period
 from qubic_lab.oracle.model.coins import COINS, known_coin
 from qubic_lab.oracle.model.records import Frequency
 from qubic_lab.oracle.model.response import Frame, OracleResponse, Window, to_json

@@ -2,29 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
 from sqlalchemy import select
 
-from qubic_lab.oracle.ingest.quotas import Period, Quotas
+from qubic_lab.oracle.ingest.http_rules import Period, Quotas, QuotaState
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.serving.cache import CacheCounts, CacheKind
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.snapshot import MarketStore, reading
 from qubic_lab.oracle.store.tables import LEASES
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuotaState(Part):
-    """How much of a source's allowance is used in the running period."""
-
-    source: str
-    period: str
-    started_us: Instant
-    ends_us: Instant
-    used: int
-    limit: Annotated[int | None, Field(description="null: not set here")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +51,11 @@ def read_status(
     now = store.clock()
     with store.engine.connect() as connection:
         leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)))
-    quotas = Quotas(store.engine, store.clock).report(limits)
     return OracleStatus(
         as_of_us=now,
         sources=read_source_health(store.engine, now),
         quotas=tuple(
-            QuotaState(
-                source=each.source,
-                period=each.period,
-                started_us=each.started_us,
-                ends_us=each.ends_us,
-                used=each.used,
-                limit=each.limit,
-            )
-            for each in quotas
-            if each.limit is not None or each.used
+            each for each in Quotas(store.engine, store.clock).report(limits) if each.limit is not None or each.used
         ),
         leases=tuple(
             LeaseState(name=row.name, holder=row.holder, until_us=row.until_us, held=row.until_us > now)

@@ -21,7 +21,7 @@ MOST_FETCHES = 1_000
 
 
 @dataclass(frozen=True)
-class Fetch:
+class Fetch(Part):
     """A request to a source, with its retries.
 
     Attributes:
@@ -37,7 +37,7 @@ class Fetch:
     source: str
     job: str
     request: str
-    started_us: int
+    started_us: Instant
     seconds: float
     attempts: int
     status: int | None

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.files.cells import StampRules, is_missing, read_number, read_stamps
-from qubic_lab.oracle.ingest.files.columns import TEXT_TARGETS, check_targets, find_columns, is_header
-from qubic_lab.oracle.ingest.text_fields import plain_text
-from qubic_lab.oracle.ingest.validation import check_texts
-from qubic_lab.oracle.model.coins import coin_ids, find_coin, mentioned
+from qubic_lab.oracle.ingest.file_columns import (
+    TEXT_TARGETS,
+    check_reading,
+    find_columns,
+    is_header,
+    is_missing,
+    read_number,
+    read_stamps,
+)
+from qubic_lab.oracle.ingest.validation import check_texts, plain_text
+from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.file_tables import read_table
 from qubic_lab.oracle.model.records import Text, TextKind, check_source
 from qubic_lab.oracle.model.response import Instant, Part
@@ -31,27 +37,20 @@ class TextOptions:
     Attributes:
         source: the name that its texts get.
         kind: news or social, for texts without a kind.
-        publisher: for texts without one; empty: the source.
         zone: of times without one.
         date_order: dmy or mdy; auto: as the file's dates show.
         columns: our names to the file's, such as {"published": "created_utc"}.
-        coins: of texts without any; empty: those that their words name.
     """
 
     source: str = "file"
     kind: str = "news"
-    publisher: str = ""
     zone: str | None = None
     date_order: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
-    coins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("kind of text", self.kind, KINDS)
-        check_targets(self.columns, TEXT_TARGETS)
-        StampRules(self.zone, self.date_order)
-        for coin in self.coins:
-            find_coin(coin)
+        check_reading(self.columns, TEXT_TARGETS, self.zone, self.date_order)
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,10 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     found = find_columns(table, options.columns, TEXT_TARGETS)
     if "published" not in found or not {"title", "body"} & set(found):
         lacking = "published" if "published" not in found else "title"
-        listed = ", ".join(map(repr, table.header[:12]))
-        raise InputError(f"{table.file}: no column for {lacking} among {listed}: map it")
+        raise InputError(f"{table.file}: no column for {lacking} among {table.listed()}: map it")
     places = table.places()
-    rules = StampRules(options.zone, options.date_order, ordered=False)
-    published = read_stamps(table.column(found["published"]), places, rules)
+    dates = table.column(found["published"])
+    published = read_stamps(dates, places, options.zone, options.date_order, ordered=False)
     unknown: set[str] = set()
     texts = []
     for cells, at, place in zip(table.rows, published, places, strict=True):
@@ -172,9 +170,9 @@ def _text(row: Mapping[str, Any], place: str, published_us: int, coins: tuple[st
         title=title,
         body=body,
         url=words["url"],
-        publisher=words["publisher"] or options.publisher or options.source,
+        publisher=words["publisher"] or options.source,
         published_us=published_us,
-        coins=coins or coin_ids(options.coins) or mentioned(f"{title}\n{body}"),
+        coins=coins or mentioned(f"{title}\n{body}"),
         author=words["author"],
         language=words["language"],
         score=None if score != score else int(score),

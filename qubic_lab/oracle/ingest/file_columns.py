@@ -1,9 +1,12 @@
-"""Cells of files as numbers and instants: read as people and exchanges write them, refused if ambiguous."""
+"""Columns of files: what each holds, by its name or as the user maps it, and its cells as numbers and instants.
+
+Cells are read as people and exchanges write them, and refused if they are ambiguous.
+"""
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -13,9 +16,56 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qubic_lab.errors import InputError, check_choice
+from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.oracle.model.file_tables import FileTable
 from qubic_lab.oracle.model.timestamps import SECOND_US, to_us
 
+PRICE_TARGETS: dict[str, tuple[str, ...]] = {
+    "opened": ("open time", "opentime", "time open", "timeopen", "candle begin time", "start time", "start"),
+    "closed": ("close time", "closetime", "time close", "timeclose", "candle end time", "end time", "end"),
+    "time": (
+        *("timestamp", "unix", "unix timestamp", "unix time", "unixtime", "epoch", "time stamp"),
+        *("datetime", "date time", "date utc", "time utc", "timestamp utc", "datetime utc", "utc", "utc time"),
+        *("gmt time", "time gmt", "snapped at", "date", "day", "local time", "time", "ts", "t"),
+        *("index level 0", "index", "unnamed 0", ""),
+    ),
+    "clock": ("clock", "hour"),
+    "open": ("open", "o", "open price", "opening price", "price open", "first"),
+    "high": ("high", "h", "high price", "price high", "max", "highest"),
+    "low": ("low", "l", "low price", "price low", "min", "lowest"),
+    "close": ("close", "c", "close price", "closing price", "price close", "close last", "last", "price", "last price"),
+    "volume": ("volume", "v", "vol", "base volume", "volume base", "base asset volume"),
+    "volume_currency": (
+        *("quote volume", "quote asset volume", "volume quote", "quotevolume", "turnover", "volume currency"),
+        *("total volume", "total volumes"),
+    ),
+    "market_cap": ("market cap", "marketcap", "market capitalization", "market caps"),
+}
+"""What a file of prices may have, and names of its columns; the first one found counts. `clock` goes with a date."""
+TEXT_TARGETS: dict[str, tuple[str, ...]] = {
+    "id": ("id", "external id", "guid", "object id", "objectid", "tweet id", "post id"),
+    "title": ("title", "headline", "subject", "name"),
+    "body": ("body", "text", "content", "summary", "description", "selftext", "message", "article"),
+    "url": ("url", "link", "permalink"),
+    "publisher": ("publisher", "site", "outlet", "source", "domain", "newspaper", "source name"),
+    "published": (
+        *("published", "published at", "publishedat", "published utc", "publish date", "pubdate", "pub date"),
+        *("created at", "createdat", "created utc", "datetime", "date time", "timestamp", "date", "time"),
+    ),
+    "author": ("author", "user", "username", "by"),
+    "language": ("language", "lang"),
+    "score": ("score", "points", "likes", "upvotes"),
+    "coins": ("coins", "coin", "currencies", "tickers", "symbols"),
+    "kind": ("kind", "type"),
+}
+"""The same of a file of texts."""
+BINANCE = (
+    *("open time", "open", "high", "low", "close", "volume", "close time", "quote volume", "trades"),
+    *("taker base volume", "taker quote volume", "ignore"),
+)
+"""The columns of Binance's dumps, which have no header before 2025; some omit the last one."""
+COINGECKO_OHLC = ("close time", "open", "high", "low", "close")
+"""The columns of CoinGecko's JSON: times are those of closes."""
 DECIMAL_MARKS = ("auto", ".", ",")
 DATE_ORDERS = ("auto", "dmy", "mdy")
 _MISSING = frozenset(["", "null", "nan", "na", "n/a", "none", "-", "–", "—", "#n/a"])
@@ -54,6 +104,92 @@ _NUMBER = re.compile(r"\d+(\.\d*)?(?P<exponent>e\+?\d+)?", re.IGNORECASE)
 _EPOCH_UNITS_US = ((10**11, SECOND_US), (10**14, 1_000), (10**17, 1))
 """Below each limit a number counts seconds, milliseconds, microseconds; above: nanoseconds. Right from 1973 to 5138."""
 _LEAST_EPOCH = 100_000_000
+
+
+def normalise(name: str) -> str:
+    """Return a column's name in small letters with single spaces, without punctuation and a number before it."""
+    words = re.sub(r"[^a-z0-9]+", " ", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()).strip()
+    return re.sub(r"^\d+[a-z]? (?=[a-z])", "", words)
+
+
+def check_reading(
+    columns: Mapping[str, str], targets: Mapping[str, Sequence[str]], zone: str | None, date_order: str
+) -> None:
+    """Refuse options with an unknown name on the left of a mapping, zone or order of dates with an InputError."""
+    for target in columns:
+        check_choice("column in the mapping", target, targets)
+    check_choice("date order", date_order, DATE_ORDERS)
+    if zone is not None:
+        find_zone(zone)
+
+
+def find_columns(table: FileTable, mapping: Mapping[str, str], targets: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the number, from 0, of each target's column; targets that the table does not have are left out.
+
+    Raises:
+        InputError: a mapped column is not in the header, or a name comes twice.
+    """
+    found: dict[str, int] = {}
+    shown = [name.strip().lower() for name in table.header]
+    for target, wanted in mapping.items():
+        if wanted.strip().lower() not in shown:
+            raise InputError(f"{table.file}: no column {wanted!r} for {target}: {did_you_mean(wanted, table.header)}")
+        found[target] = shown.index(wanted.strip().lower())
+    names = [normalise(name) for name in table.header]
+    for target, spellings in targets.items():
+        for spelling in () if target in found else spellings:
+            places = [place for place, name in enumerate(names) if name == spelling and place not in found.values()]
+            if len(places) > 1:
+                twice = table.header[places[0]]
+                raise InputError(f"{table.file}: column {twice!r} comes twice: rename one, or map {target} to another")
+            if places:
+                found[target] = places[0]
+                break
+    return found
+
+
+def is_header(
+    names: Sequence[str],
+    mapping: Mapping[str, str],
+    targets: Mapping[str, Sequence[str]],
+    needed: Sequence[Sequence[str]],
+) -> bool:
+    """Return whether a row names a column for one of each `needed`, by common spellings or as they are mapped."""
+    shown, spelled = {name.strip().lower() for name in names}, {normalise(name) for name in names}
+    known = {target for target, spellings in targets.items() if spelled & set(spellings)}
+    known |= {target for target, name in mapping.items() if name.strip().lower() in shown}
+    return all(known & set(each) for each in needed)
+
+
+def find_volumes(header: Sequence[str], symbol: str, currency: str) -> dict[str, int]:
+    """Return the numbers of columns such as "Volume BTC" (coins) and "Volume USD" or "Volume USDT" (currency)."""
+    units = {symbol.lower(): "volume", currency.lower(): "volume_currency", f"{currency.lower()}t": "volume_currency"}
+    found: dict[str, int] = {}
+    for number, name in enumerate(header):
+        words = normalise(name).split()
+        if len(words) == 2 and "volume" in words:
+            target = units.get(words[1 - words.index("volume")])
+            if target is not None:
+                found.setdefault(target, number)
+    return found
+
+
+def name_header(table: FileTable, mapping: Mapping[str, str]) -> FileTable:
+    """Return a table without a header with the names of Binance's dumps, or of CoinGecko's bars if it is JSON.
+
+    Raises:
+        InputError: it has other columns, whose order differs between exchanges, and no mapping by their numbers.
+    """
+    if table.named or mapping:
+        return table
+    width = len(table.header)
+    if width in (len(BINANCE) - 1, len(BINANCE)):
+        return replace(table, header=BINANCE[:width], named=True)
+    if width == len(COINGECKO_OHLC) and ".json" in table.file.lower():
+        return replace(table, header=COINGECKO_OHLC, named=True)
+    raise InputError(
+        f"{table.file}:{table.lines[0]}: {width} columns without names: map their numbers, such as close=5"
+    )
 
 
 def is_missing(cell: Any) -> bool:
@@ -136,27 +272,6 @@ def read_numbers(cells: Iterable[Any], places: Iterable[str], what: str, mark: s
     return np.array(numbers, np.float64)
 
 
-@dataclass(frozen=True)
-class StampRules:
-    """How times are read.
-
-    Attributes:
-        zone: of times without one: UTC, Europe/London, +01:00; None: such times are refused.
-        date_order: dmy or mdy of dates such as 03/04/2021; auto: as the file's other dates show.
-        ordered: whether rows are in order of time, forwards or backwards; else a time that the zone's clocks show twice
-            is refused.
-    """
-
-    zone: str | None = None
-    date_order: str = "auto"
-    ordered: bool = True
-
-    def __post_init__(self) -> None:
-        check_choice("date order", self.date_order, DATE_ORDERS)
-        if self.zone is not None:
-            find_zone(self.zone)
-
-
 def find_zone(name: str) -> tzinfo:
     """Return a zone by its name in the IANA list, or by its offset.
 
@@ -186,18 +301,28 @@ def is_date_only(cell: Any) -> bool:
     return isinstance(cell, date) and not isinstance(cell, datetime)
 
 
-def read_stamps(cells: Sequence[Any], places: Sequence[str], rules: StampRules) -> list[int]:
+def read_stamps(
+    cells: Sequence[Any],
+    places: Sequence[str],
+    zone: str | None = None,
+    date_order: str = "auto",
+    *,
+    ordered: bool = True,
+) -> list[int]:
     """Return the instant of each cell: a text, a number since 1970, or a date with or without time.
 
     Args:
         cells: in the file's order, which tells apart the two passes through an hour that a clock shows twice.
         places: where each is, for errors.
-        rules: what the file does not say.
+        zone: of times without one: UTC, Europe/London, +01:00; None: such times are refused.
+        date_order: dmy or mdy of dates such as 03/04/2021; auto: as the file's other dates show.
+        ordered: whether rows are in order of time, forwards or backwards; else a time that a clock shows twice is
+            refused.
 
     Raises:
         InputError: a cell cannot be read, or could mean two instants; names its place.
     """
-    day_first = _day_first(cells, places, rules.date_order)
+    day_first = _day_first(cells, places, date_order)
     instants: list[int] = [0] * len(cells)
     naive: dict[int, datetime] = {}
     for number, cell in enumerate(cells):
@@ -211,15 +336,14 @@ def read_stamps(cells: Sequence[Any], places: Sequence[str], rules: StampRules) 
             instants[number] = to_us(stamp)
         else:
             naive[number] = stamp
-    if not naive:
-        return instants
-    if rules.zone is None:
+    if naive and zone is None:
         first = next(iter(naive))
         others = f", though {len(cells) - len(naive):,} others have one" if len(naive) < len(cells) else ""
         raise InputError(f"{places[first]}: time {_shown(cells[first])} has no zone{others}: give `zone`, such as UTC")
-    localised = _localise(list(naive.values()), [places[number] for number in naive], rules)
-    for number, instant in zip(naive, localised, strict=True):
-        instants[number] = instant
+    if naive and zone is not None:
+        localised = _localise(list(naive.values()), [places[number] for number in naive], zone, ordered)
+        for number, instant in zip(naive, localised, strict=True):
+            instants[number] = instant
     return instants
 
 
@@ -322,41 +446,19 @@ def _day_first(cells: Sequence[Any], places: Sequence[str], order: str) -> bool:
     return day_first is not None
 
 
-def _localise(naive: Sequence[datetime], places: Sequence[str], rules: StampRules) -> list[int]:
-    """Return the instants of a zone's clock times; the file's order resolves times that the clock shows twice."""
-    name = rules.zone or "UTC"
+def _localise(naive: Sequence[datetime], places: Sequence[str], zone: str, ordered: bool) -> list[int]:
+    """Return the instants of a zone's clock times; the file's order tells times apart that the clock shows twice."""
     stamps = pd.DatetimeIndex(np.array(naive, "datetime64[us]"))
-    backwards = rules.ordered and bool((np.diff(stamps.asi8) < 0).sum() > len(stamps) / 2)
+    backwards = ordered and bool((np.diff(stamps.asi8) < 0).sum() > len(stamps) / 2)
     if backwards:
         stamps, places = stamps[::-1], places[::-1]
-    early, late = (
-        stamps.tz_localize(find_zone(name), ambiguous=np.full(len(stamps), summer), nonexistent="NaT")
-        for summer in (True, False)
-    )
-    for number in np.flatnonzero(early.isna())[:1]:
-        raise InputError(f"{places[number]}: the clocks of {name} skip {stamps[number]}: is the file of another zone?")
-    twice = np.flatnonzero(early != late)
-    instants = early.asi8.copy()
-    for run in np.split(twice, np.flatnonzero(np.diff(twice) > 1) + 1) if len(twice) else []:
-        what = f"{places[run[0]]}: the clocks of {name} show {stamps[run[0]]} twice"
-        if not rules.ordered:
-            raise InputError(f"{what}: convert the times to UTC")
-        second_pass = run[_second_pass(stamps.asi8, run, what) :]
-        instants[second_pass] = late.asi8[second_pass]
+    clocks = find_zone(zone)
+    try:
+        instants = stamps.tz_localize(clocks, ambiguous="infer" if ordered else "raise", nonexistent="raise").asi8
+    except ValueError as error:
+        first = int(np.argmax(stamps.tz_localize(clocks, ambiguous="NaT", nonexistent="NaT").isna()))
+        raise InputError(
+            f"{places[first]}: the clocks of {zone} skip {stamps[first]}, or show it twice and the file does not: "
+            "convert the times to UTC"
+        ) from error
     return [int(at) for at in (instants[::-1] if backwards else instants)]
-
-
-def _second_pass(local_us: NDArray[np.int64], run: NDArray[np.intp], what: str) -> int:
-    """Return where in a run of times that a clock shows twice its second pass begins."""
-    falls = np.flatnonzero(np.diff(local_us[run]) <= 0) + 1
-    if len(falls) == 1:
-        return int(falls[0])
-    steps, counts = np.unique(np.abs(np.diff(local_us)), return_counts=True)
-    if len(falls) or not len(steps):
-        raise InputError(f"{what}: convert the times to UTC")
-    step, (first, last) = steps[np.argmax(counts)], run[[0, -1]]
-    joins_before = first > 0 and local_us[first] - local_us[first - 1] == step
-    joins_after = last + 1 < len(local_us) and local_us[last + 1] - local_us[last] == step
-    if joins_before == joins_after:
-        raise InputError(f"{what} and the file has it once: convert the times to UTC")
-    return len(run) if joins_before else 0

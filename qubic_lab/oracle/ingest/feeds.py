@@ -6,7 +6,7 @@ from typing import Any
 
 from qubic_lab.oracle.ingest.collector_config import Feed
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed
-from qubic_lab.oracle.ingest.text_fields import hash_id, plain_text, read_date, short_id
+from qubic_lab.oracle.ingest.validation import plain_text, read_date, short_id
 from qubic_lab.oracle.model.coins import mentioned
 from qubic_lab.oracle.model.records import Text
 
@@ -17,10 +17,7 @@ LONGEST_TITLE, LONGEST_BODY = 1000, 100_000
 def parse_feed(content: bytes, feed: Feed, headers: Mapping[str, str] | None = None) -> tuple[Text, ...] | None:
     """Return the entries of a feed in its order, each id once; None: the bytes are not a feed.
 
-    Args:
-        content: the response's body.
-        feed: its name becomes the texts' source.
-        headers: content-type (it may name the encoding) and content-location (the base of relative links).
+    `headers`: content-type, as it may name the encoding, and content-location, the base of relative links.
     """
     import feedparser
 
@@ -63,7 +60,7 @@ def _text(entry: Any, feed: Feed, publisher: str, language: str) -> Text | None:
     named = str(entry.get("id") or url)
     return Text(
         source=feed.name,
-        external_id=short_id(named) if named else hash_id(f"{title}\n{body}"),
+        external_id=short_id(named, f"{title}\n{body}"),
         kind=feed.kind,
         title=title[:LONGEST_TITLE],
         body=body[:LONGEST_BODY],

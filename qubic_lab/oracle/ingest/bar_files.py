@@ -1,47 +1,40 @@
 """Prices from files: bars and quotes as exchanges and people write them, read exactly or refused in one line.
 
 Nothing is filled in: missing bars stay missing and are counted. `notes` say what was left out.
+
+Rows are data frames, indexed by their line in the file: `stamp` is a bar's open or close or a quote's instant, `end` a
+bar's close if the file has both, in microseconds; the other columns are numbers.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.files.bar_rows import (
-    Gap,
-    find_gaps,
-    find_interval,
-    forwards,
-    in_order,
-    is_forming,
-    whole_closes,
-)
-from qubic_lab.oracle.ingest.files.cells import (
+from qubic_lab.oracle.ingest.file_columns import (
     DECIMAL_MARKS,
-    StampRules,
+    PRICE_TARGETS,
+    check_reading,
     decimal_mark,
+    find_columns,
+    find_volumes,
     find_zone,
     is_clock,
     is_date_only,
-    is_missing,
-    read_numbers,
-    read_stamps,
-)
-from qubic_lab.oracle.ingest.files.columns import (
-    PRICE_TARGETS,
-    check_targets,
-    find_columns,
-    find_volumes,
     is_header,
+    is_missing,
     name_header,
     normalise,
+    read_numbers,
+    read_stamps,
 )
 from qubic_lab.oracle.ingest.validation import BARS, QUOTES, check_frame, keep_prices
 from qubic_lab.oracle.model.bars import Bars
@@ -50,7 +43,7 @@ from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.file_tables import FileTable, read_table
 from qubic_lab.oracle.model.records import Price, Series, bars_of_prices, check_source
 from qubic_lab.oracle.model.response import Instant, Part
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us, read_iso, to_us
+from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US, iso, now_us, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
 
 STAMPS = ("auto", "open", "close")
@@ -59,6 +52,10 @@ DUPLICATES = ("refuse", "first", "last")
 _PRICES = ("open", "high", "low", "close")
 _TIMES = ("time", "opened", "closed")
 _AMOUNTS = ("volume", "volume_24h", "market_cap")
+_LEAST_SHARE = 0.5
+"""The share of the steps between bars that the commonest one must have, to be their length."""
+_CLOSE_MARGINS_US = (0, 1, 1_000, SECOND_US)
+"""How far a file's close may be before the next open: 12:14:59.999 means 12:15."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,8 @@ class BarOptions:
         taken: when the file was downloaded, as in 2026-11-24T12:00:00Z: bars that close later were forming.
     """
 
+    __pydantic_config__ = STRICT
+
     coin: str
     source: str = "file"
     currency: str = "usd"
@@ -95,53 +94,29 @@ class BarOptions:
     taken: str | None = None
 
     def __post_init__(self) -> None:
-        self._check_types()
         find_coin(self.coin)
         check_source(self.source)
         check_choice("stamp", self.stamp, STAMPS)
         check_choice("unit of volumes", self.volume_in, VOLUMES)
         check_choice("rule for duplicates", self.duplicates, DUPLICATES)
         check_choice("decimal mark", self.decimal, DECIMAL_MARKS)
-        check_targets(self.columns, PRICE_TARGETS)
-        StampRules(self.zone, self.date_order)
+        check_reading(self.columns, PRICE_TARGETS, self.zone, self.date_order)
         if self.taken is not None:
             read_iso(self.taken)
         if self.interval_s is not None and self.interval_s < 1:
             raise InputError(f"interval is {self.interval_s} s: it must be at least 1")
 
-    def _check_types(self) -> None:
-        """Check the types of values: a notebook's parameters may have any."""
-        if self.interval_s is not None and (isinstance(self.interval_s, bool) or not isinstance(self.interval_s, int)):
-            raise InputError(f"interval_s is {self.interval_s!r}: give whole seconds, such as 3600")
-        if not isinstance(self.columns, Mapping) or not all(isinstance(name, str) for name in self.columns.values()):
-            raise InputError(f"columns are {self.columns!r}: give our names and the file's, as in {{'close': 'Last'}}")
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name not in ("interval_s", "columns") and not (isinstance(value, str) or value is each.default):
-                raise InputError(f"{each.name} is {value!r}: give a text")
-
 
 @dataclass(frozen=True)
 class BarFile:
-    """A file's prices, by time, and what was left out.
-
-    Attributes:
-        rows: below the header.
-        empty: rows without any price, which are gaps.
-        forming: bars left out because they had not closed when the file was downloaded.
-        duplicates: rows left out in favour of another one of the same bar.
-        gaps: where bars are missing, by time.
-        notes: what was left out or reordered, for the user.
-    """
+    """A file's prices, by time, of its `rows`; in its `gaps` bars are `missing`; `notes` say what was left out."""
 
     file: str
     series: Series
     prices: tuple[Price, ...]
     rows: int
-    empty: int
-    forming: int
-    duplicates: int
-    gaps: tuple[Gap, ...]
+    gaps: int
+    missing: int
     notes: tuple[str, ...]
 
 
@@ -169,11 +144,7 @@ def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Calla
     Raises:
         InputError: the file cannot be read right; nothing was stored.
     """
-    return keep_bars(store, read_bars(path, options, clock()))
-
-
-def keep_bars(store: PriceStore, file: BarFile) -> BarImport:
-    """Flag a file's prices, given those before them in the database, and store them."""
+    file = read_bars(path, options, clock())
     kept = keep_prices(store, file.series, file.prices)
     return BarImport(
         file=file.file,
@@ -184,8 +155,8 @@ def keep_bars(store: PriceStore, file: BarFile) -> BarImport:
         corrected=kept.added.corrected,
         from_us=file.prices[0].opened_us,
         to_us=file.prices[-1].closed_us,
-        gaps=len(file.gaps),
-        missing=sum(gap.missing for gap in file.gaps),
+        gaps=file.gaps,
+        missing=file.missing,
         flags=dict(Counter(flag for price in kept.prices for flag in price.flags)),
         notes=file.notes,
     )
@@ -223,31 +194,27 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     rows, opens, time_notes = _rows(table, found, options, names)
     used = {*found.values(), *(_clock_of(table, found, found[name]) for name in _TIMES if name in found)}
     notes = [*table.notes, *table.unused(used), *time_notes]
-    empty = len(table.rows) - len(rows)
-    if empty:
-        notes.append(f"{empty} row(s) without prices left out as gaps")
+    if len(rows) < len(table.rows):
+        notes.append(f"{len(table.rows) - len(rows)} row(s) without prices left out as gaps")
     now_us = now_us if options.taken is None else min(now_us, read_iso(options.taken))
-    interval_us = forming = 0
+    interval_us = 0
     if names == _PRICES:
-        rows = forwards(rows)
-        interval_us = find_interval(table.file, rows["stamp"].to_numpy(), options.interval_s)
-        _check_clocks(table.file, rows, interval_us, options.zone)
+        rows = _forwards(rows)
+        interval_us = _find_interval(table.file, rows["stamp"].to_numpy(), options.interval_s)
         written_us = path.stat().st_mtime_ns // 1_000
-        left_out = is_forming(table.file, rows, interval_us, opens=opens, now_us=now_us, written_us=written_us)
-        forming = int(left_out.sum())
-        if forming:
-            shown = ", ".join(map(str, rows.index[left_out][:5]))
-            notes.append(f"{forming} row(s) left out because the bar had not closed: line {shown}")
-        rows = rows[~left_out]
+        forming = _is_forming(table.file, rows, interval_us, opens=opens, now_us=now_us, written_us=written_us)
+        if forming.any():
+            shown = ", ".join(map(str, rows.index[forming][:5]))
+            notes.append(f"{forming.sum()} row(s) left out because the bar had not closed: line {shown}")
+        rows = rows[~forming]
     else:
         for line, at in rows["stamp"][rows["stamp"] > now_us][:1].items():
             raise InputError(f"{table.file}:{line}: {iso(at)} is still to come: is `zone` right?")
     prices, more = _prices(table.file, rows, options, interval_us, opens)
     series = Series(find_coin(options.coin).id, options.source, interval_us // SECOND_US, options.currency.lower())
-    gaps = find_gaps(prices, interval_us) if interval_us else ()
-    duplicates = len(rows) - len(prices)
-    notes += more
-    return BarFile(table.file, series, prices, len(table.rows), empty, forming, duplicates, gaps, tuple(notes))
+    steps = ((earlier.closed_us, later.opened_us) for earlier, later in pairwise(prices) if interval_us)
+    lost = [(opened_us - closed_us) // interval_us for closed_us, opened_us in steps if opened_us > closed_us]
+    return BarFile(table.file, series, prices, len(table.rows), len(lost), sum(lost), (*notes, *more))
 
 
 def _columns(table: FileTable, options: BarOptions) -> dict[str, int]:
@@ -259,7 +226,7 @@ def _columns(table: FileTable, options: BarOptions) -> dict[str, int]:
     if "volume_currency" in found:
         found["volume_24h"] = found.pop("volume_currency")
     if not set(_TIMES) & set(found):
-        raise InputError(f"{table.file}: no column of times among {_listed(table)}: map `time` to one")
+        raise InputError(f"{table.file}: no column of times among {table.listed()}: map `time` to one")
     return found
 
 
@@ -267,12 +234,8 @@ def _prices_of(table: FileTable, found: Mapping[str, int]) -> tuple[str, ...]:
     """Return the names of a row's prices: four for bars, one for quotes."""
     missing = [name for name in _PRICES if name not in found]
     if missing and missing != ["open", "high", "low"]:
-        raise InputError(f"{table.file}: no column for {missing[0]} among {_listed(table)}: map it")
+        raise InputError(f"{table.file}: no column for {missing[0]} among {table.listed()}: map it")
     return ("close",) if missing else _PRICES
-
-
-def _listed(table: FileTable) -> str:
-    return ", ".join(map(repr, table.header[:12]))
 
 
 def _rows(
@@ -299,14 +262,13 @@ def _rows(
     rows["stamp"] = _instants(table, found, date, options)
     if target == "opened" and "closed" in found:
         rows["end"] = _instants(table, found, found["closed"], options)
-    notes = []
     only_days = _clock_of(table, found, date) is None and all(map(is_date_only, table.column(date)))
     if only_days and "close" in (stamp, options.stamp):
         rows["stamp"] = _days_later(rows["stamp"].tolist(), options.zone)
-        notes.append("dates without a time: taken as the end of that day")
-    elif stamp == "close":
-        rows["stamp"] = whole_closes(rows["stamp"].to_numpy())
-    return rows, stamp == "open", notes
+        return rows, stamp == "open", ["dates without a time: taken as the end of that day"]
+    if stamp == "close":
+        rows["stamp"] = _whole_closes(rows["stamp"].to_numpy())
+    return rows, stamp == "open", []
 
 
 def _stamp(table: FileTable, found: Mapping[str, int], options: BarOptions) -> tuple[str, str]:
@@ -332,7 +294,7 @@ def _instants(table: FileTable, found: Mapping[str, int], date: int, options: Ba
     zone = options.zone
     if zone is None and {"utc", "gmt"} & {word for name in names for word in normalise(name).split()}:
         zone = "UTC"
-    return np.array(read_stamps(cells, table.places(), StampRules(zone, options.date_order)), np.int64)
+    return np.array(read_stamps(cells, table.places(), zone, options.date_order), np.int64)
 
 
 def _clock_of(table: FileTable, found: Mapping[str, int], date: int) -> int | None:
@@ -353,19 +315,105 @@ def _days_later(stamps: Sequence[int], zone: str | None) -> list[int]:
     return [to_us(datetime.fromtimestamp(at // SECOND_US, clocks) + timedelta(days=1)) for at in stamps]
 
 
-def _check_clocks(file: str, rows: pd.DataFrame, interval_us: int, zone: str | None) -> None:
-    """Refuse bars of different lengths that follow a zone's clocks across a change, such as a day of 23 hours."""
+def _whole_closes(stamps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return closes as the next bars' opens, if a file has the last moment before: 12:14:59.999 means 12:15."""
+    for margin_us in _CLOSE_MARGINS_US[1:]:
+        if ((stamps + margin_us) % MINUTE_US == 0).mean() > _LEAST_SHARE:
+            return stamps + margin_us
+    return stamps
+
+
+def _forwards(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in reverse if most of them go back in time."""
+    steps = np.diff(rows["stamp"])
+    return rows[::-1] if (steps < 0).sum() > (steps > 0).sum() else rows
+
+
+def _find_interval(file: str, stamps: NDArray[np.int64], given_s: int | None) -> int:
+    """Return a bar's length in microseconds: the commonest step between times, which must be the given one, if any."""
+    steps = np.diff(np.unique(stamps))
+    if not len(steps):
+        if given_s is None:
+            raise InputError(f"{file}: one bar does not show how long bars are: give `interval`")
+        return given_s * SECOND_US
+    lengths, counts = np.unique(steps, return_counts=True)
+    common, share = int(lengths[np.argmax(counts)]), float(counts.max()) / len(steps)
+    found_s = f"{common / SECOND_US:g} s"
+    if given_s is not None:
+        if common != given_s * SECOND_US and len(steps) > 1:
+            raise InputError(f"{file}: bars are mostly {found_s} apart, not {given_s} s: give the right `interval`")
+        return given_s * SECOND_US
+    if share < _LEAST_SHARE:
+        raise InputError(f"{file}: only {share:.0%} of bars are {found_s} apart: give `interval`")
+    if common % SECOND_US:
+        raise InputError(f"{file}: bars are {found_s} apart: only whole seconds can be kept")
+    return common
+
+
+def _is_forming(
+    file: str, rows: pd.DataFrame, interval_us: int, *, opens: bool, now_us: int, written_us: int
+) -> NDArray[np.bool_]:
+    """Return which bars had not closed when they were downloaded, [rows]; the rows are forwards in time.
+
+    A row off the grid at the end of the file, or of a block in it, is the price at the instant of the download: it is
+    not a bar, and the bar around it was forming. So was the newest bar if it ends after `now_us`, if the file was last
+    written within it, or if it says itself that it ends early.
+
+    Raises:
+        InputError: a row is off the grid or of another length without such a reason, or opens after `now_us`.
+    """
     stamps = rows["stamp"].to_numpy()
-    away = np.flatnonzero((stamps - stamps[0]) % interval_us)
-    if zone is None or not len(away):
-        return
-    clocks = find_zone(zone)
-    shown = (datetime.fromtimestamp(at // SECOND_US, clocks).replace(tzinfo=UTC) for at in stamps.tolist())
-    if len({to_us(each) % interval_us for each in shown}) == 1:
-        raise InputError(
-            f"{file}:{rows.index[away[0]]}: the clocks of {zone} were changed, so not all bars are "
-            f"{interval_us / HOUR_US:g} h long: give the `zone` of the bars' grid, such as UTC, or shorter bars"
-        )
+    opened = stamps if opens else stamps - interval_us
+    forming = _downloaded_within(file, rows, interval_us, opens)
+    for number in np.flatnonzero(opened > now_us)[:1]:
+        when = iso(int(opened[number]))
+        raise InputError(f"{file}:{rows.index[number]}: {when} is still to come: is `zone` right?")
+    closed = opened + interval_us
+    newest = opened == opened[~forming].max(initial=0)
+    forming |= newest & ((closed > now_us) | ((opened <= written_us) & (written_us < closed)))
+    if "end" in rows:
+        ends = rows["end"].to_numpy()
+        forming |= newest & (ends - opened < interval_us - _CLOSE_MARGINS_US[-1])
+        wrong = ~forming & ~np.isin(stamps + interval_us - ends, _CLOSE_MARGINS_US)
+        for number in np.flatnonzero(wrong)[:1]:
+            raise InputError(
+                f"{file}:{rows.index[number]}: bar of {iso(int(stamps[number]))} closes {iso(int(ends[number]))}, not "
+                f"{interval_us // SECOND_US} s later as others do: correct it or leave it out"
+            )
+    if forming.all():
+        raise InputError(f"{file}:{rows.index[0]}: no bar in the file has closed yet: try again later")
+    return forming
+
+
+def _downloaded_within(file: str, rows: pd.DataFrame, interval_us: int, opens: bool) -> NDArray[np.bool_]:
+    """Return which rows are not whole bars, by a row off the grid that ends a block."""
+    stamps = rows["stamp"].to_numpy()
+    phases, counts = np.unique(stamps % interval_us, return_counts=True)
+    phase = int(phases[np.argmax(counts)])
+    forming = np.zeros(len(rows), bool)
+    for number in np.flatnonzero((stamps - phase) % interval_us).tolist():
+        at = int(stamps[number])
+        if not _ends_block(stamps, number, phase, interval_us):
+            raise InputError(
+                f"{file}:{rows.index[number]}: {iso(at)} is off the grid of {interval_us // SECOND_US} s that others "
+                "are on: correct it or leave it out; if clocks were changed, give the `zone` of the grid, such as UTC"
+            )
+        forming[number] = True
+        earlier = number - 1
+        while opens and earlier >= 0 and stamps[earlier] <= at < stamps[earlier] + interval_us:
+            forming[earlier] = True
+            earlier -= 1
+    return forming
+
+
+def _ends_block(stamps: NDArray[np.int64], number: int, phase: int, interval_us: int) -> bool:
+    """Return whether nothing follows a row directly: the file ends, goes back in time, or bars are missing."""
+    if number + 1 == len(stamps):
+        return True
+    here, following = int(stamps[number]), int(stamps[number + 1])
+    slot = here - (here - phase) % interval_us
+    on_grid = (following - phase) % interval_us == 0
+    return on_grid and (following < here or following >= slot + 2 * interval_us)
 
 
 def _prices(
@@ -379,7 +427,7 @@ def _prices(
     names = (*(name for name in _PRICES if name in rows), *_AMOUNTS)
     frame = rows.reindex(columns=names).astype(float).assign(opened_us=opened, closed_us=opened + interval_us)
     check_frame(BARS if interval_us else QUOTES, frame, [f"{file}:{line}" for line in rows.index])
-    ordered, notes = in_order(file, rows if interval_us else forwards(rows), options.duplicates)
+    ordered, notes = _in_order(file, rows if interval_us else _forwards(rows), options.duplicates)
     if interval_us not in (0, DAY_US) and "volume_24h" in rows:
         notes.append("volumes in the currency left out: of bars only those of a day are kept")
         ordered = ordered.drop(columns="volume_24h")
@@ -391,3 +439,29 @@ def _prices(
     values = ordered.reindex(columns=optional).astype(object)
     columns = [values[name].where(values[name].notna(), None) for name in optional]
     return tuple(map(Price, opened.tolist(), (opened + interval_us).tolist(), ordered["close"], *columns)), notes
+
+
+def _in_order(file: str, rows: pd.DataFrame, duplicates: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return one row for each time, in order, and notes on what was done.
+
+    Raises:
+        InputError: rows contradict each other, and `duplicates` says to refuse that; names both lines.
+    """
+    notes = ["rows were out of order: sorted"] * bool((np.diff(rows["stamp"]) < 0).any())
+    ordered = rows.sort_index().sort_values("stamp", kind="stable")
+    repeats = ordered["stamp"].duplicated()
+    if not repeats.any():
+        return ordered, notes
+    values = ordered.drop(columns=["stamp", "end"], errors="ignore")
+    before = values.shift()
+    contradicting = repeats & ~((values == before) | (values.isna() & before.isna())).all(axis=1)
+    if contradicting.any() and duplicates == "refuse":
+        number = int(np.flatnonzero(contradicting)[0])
+        first, second = ordered.index[number - 1 : number + 1]
+        when = iso(int(ordered["stamp"].iloc[number]))
+        raise InputError(
+            f"{file}:{first}: contradicts line {second} about {when}: correct one, or give `duplicates`, first or last"
+        )
+    kept = ordered.drop_duplicates("stamp", keep="last" if duplicates == "last" else "first")
+    what = f", {contradicting.sum()} contradicting it: the {duplicates} counts" * bool(contradicting.any())
+    return kept, [*notes, f"{repeats.sum()} row(s) left out for another of the same time{what}"]

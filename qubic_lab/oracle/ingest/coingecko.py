@@ -5,25 +5,16 @@ that of the 24 hours before. Bars are stamped with their close and have no volum
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from qubic_lab.errors import check_choice
 from qubic_lab.oracle.ingest.http_rules import Params
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, iso
 
-BAR_DAYS: Mapping[int, int] = {
-    1: 1800,
-    7: 14_400,
-    14: 14_400,
-    30: 14_400,
-    90: 4 * 86_400,
-    180: 4 * 86_400,
-    365: 4 * 86_400,
-}
-"""Days of bars that may be asked for, and the length of each bar in seconds."""
+BAR_S = 1800
+"""The length of the bars of the last day."""
 _MS_US = 1000
 _FORMING = 0.9
 """A last point that follows the one before by less than this share of a step is the present price."""
@@ -31,25 +22,15 @@ _CURRENCY = "usd"
 
 
 def step_s(start_us: int, end_us: int, now_us: int) -> int:
-    """Return how many seconds lie between the points of a range: 300, 3,600 or 86,400.
-
-    Steps of five minutes are given only within the last day, of hours up to 90 days.
-    """
-    if end_us - start_us <= DAY_US and now_us - start_us <= DAY_US:
-        return 300
-    return 3600 if end_us - start_us <= 90 * DAY_US else 86_400
+    """Return how many seconds lie between the points of a range of up to 90 days; within the last day they are few."""
+    return 300 if end_us - start_us <= DAY_US and now_us - start_us <= DAY_US else 3600
 
 
-def parse_prices(body: Any, coins: Sequence[str]) -> tuple[dict[str, Price], tuple[str, ...]]:
-    """Return the present price of each coin that has one, and a line for each that has none.
-
-    Args:
-        body: of simple/price.
-        coins: their ids.
-    """
+def parse_prices(body: dict[str, Any], coins: Sequence[str]) -> tuple[dict[str, Price], tuple[str, ...]]:
+    """Return the present price of each coin that has one in a body of simple/price, and a line for each other one."""
     prices, faults = {}, []
     for coin in coins:
-        entry = body.get(coin) if isinstance(body, dict) else None
+        entry = body.get(coin)
         if not isinstance(entry, dict):
             faults.append(f"{coin}: no price was given")
             continue
@@ -69,12 +50,11 @@ def parse_prices(body: Any, coins: Sequence[str]) -> tuple[dict[str, Price], tup
     return prices, tuple(faults)
 
 
-def parse_history(body: Any) -> tuple[tuple[Price, ...], tuple[str, ...]]:
+def parse_history(body: dict[str, Any]) -> tuple[tuple[Price, ...], tuple[str, ...]]:
     """Return the quotes of a market chart, sorted by time and each instant once, and a line for each one left out.
 
     The last value of an instant counts. Market caps and volumes are joined by their stamps.
     """
-    body = body if isinstance(body, dict) else {}
     faults: list[str] = []
     prices = _points("prices", body.get("prices"), faults)
     caps = _points("market_caps", body.get("market_caps"), faults)
@@ -106,30 +86,30 @@ def without_forming(quotes: tuple[Price, ...], step_s: int, now_us: int) -> tupl
     return quotes[:-1]
 
 
-def parse_bars(body: Any, interval_s: int, now_us: int) -> tuple[tuple[Price, ...], tuple[str, ...]]:
+def parse_bars(body: list[Any], now_us: int) -> tuple[tuple[Price, ...], tuple[str, ...]]:
     """Return the bars of ohlc that have closed, sorted and each once, and a line for each one left out.
 
     Stamps are those of the close. The last bar is left out, without a line, while it forms: if it closes later than
     now, or less than an interval after the one before.
     """
     faults: list[str] = []
-    rows: dict[int, tuple[float, float, float, float]] = {}
-    for entry in body if isinstance(body, list) else ():
+    rows: dict[int, list[float]] = {}
+    for entry in body:
         values = [_number(value) for value in entry] if isinstance(entry, list) else []
-        if len(values) != 5 or any(value is None or value <= 0.0 for value in values):
+        numbers = [value for value in values if value is not None and value > 0.0]
+        if len(values) == len(numbers) == 5:
+            rows[int(numbers[0])] = numbers[1:]
+        else:
             faults.append(f"{repr(entry)[:80]} is no bar")
-            continue
-        at_ms, *prices = (value for value in values if value is not None)
-        rows[int(at_ms)] = (prices[0], prices[1], prices[2], prices[3])
     bars: list[Price] = []
-    interval_us = interval_s * SECOND_US
+    interval_us = BAR_S * SECOND_US
     for number, at_ms in enumerate(sorted(rows), 1):
         closed_us = at_ms * _MS_US
         overlaps = bool(bars) and closed_us - bars[-1].closed_us < interval_us
         if closed_us > now_us or (overlaps and number == len(rows)):
             break
         if overlaps:
-            faults.append(f"bar that closes at {iso(closed_us)} follows the one before by less than {interval_s} s")
+            faults.append(f"bar that closes at {iso(closed_us)} follows the one before by less than {BAR_S} s")
             continue
         open, high, low, close = rows[at_ms]
         bars.append(Price(closed_us - interval_us, closed_us, close, open=open, high=high, low=low))
@@ -187,25 +167,19 @@ async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: 
     return Batch(fetched, ((Series(coin, client.name), quotes),) if quotes else (), faults=faults, until_us=until_us)
 
 
-async def fetch_bars(client: SourceClient, coin: str, days: int, *, now_us: int) -> Batch:
-    """Return a coin's bars of the last days that have closed.
+async def fetch_bars(client: SourceClient, coin: str, *, now_us: int) -> Batch:
+    """Return a coin's bars of the last day that have closed.
 
     Raises:
-        InputError: there are no bars for this number of days.
         SourceError: there is no good response.
     """
-    if days not in BAR_DAYS:
-        check_choice("days of bars", str(days), map(str, BAR_DAYS))
-    fetched = await client.get(f"/coins/{coin}/ohlc", {"vs_currency": _CURRENCY, "days": days, "precision": "full"})
+    fetched = await client.get(f"/coins/{coin}/ohlc", {"vs_currency": _CURRENCY, "days": 1, "precision": "full"})
     if fetched.not_modified:
         return Batch(fetched)
     if not isinstance(fetched.body, list):
         raise malformed(fetched)
-    bars, faults = parse_bars(fetched.body, BAR_DAYS[days], now_us)
-    series = Series(coin, client.name, BAR_DAYS[days])
-    return Batch(
-        fetched, ((series, bars),) if bars else (), faults=faults, until_us=bars[-1].closed_us if bars else None
-    )
+    bars, faults = parse_bars(fetched.body, now_us)
+    return Batch(fetched, ((Series(coin, client.name, BAR_S), bars),) if bars else (), faults=faults)
 
 
 def _points(name: str, entries: Any, faults: list[str]) -> dict[int, Any]:
