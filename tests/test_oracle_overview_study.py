@@ -219,7 +219,7 @@ def check(figure: Figure) -> None:
 
 def news() -> News:
     def text(id: int, score: float) -> ScoredText:
-        return ScoredText(id, str(id), "sample", "", START + id, START + id, score)
+        return ScoredText(id, START + id, START + id, score, "sample")
 
     return News((text(1, -0.5), text(2, 0.0)), "crypto-lexicon@1", simulated=True)
 

@@ -249,7 +249,7 @@ def test_closes_of_another_asset_are_those_of_the_same_instants() -> None:
 
 def test_a_text_counts_from_the_close_at_which_it_and_its_score_were_known() -> None:
     closed = NOON + HOUR_US * np.arange(100, dtype=np.int64)
-    late = ScoredText(1, "1", "newsapi", "", NOON, NOON + 2 * HOUR_US + 1, 0.5)
+    late = ScoredText(1, NOON, NOON + 2 * HOUR_US + 1, 0.5)
     found = sentiment_at(closed, [late], WEIGHTING)
     assert np.isnan(found[:3]).all() and found[3] == 0.5 == found[71]
     assert np.isnan(found[72:]).all(), "it no longer counts after three days"

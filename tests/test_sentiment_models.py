@@ -23,6 +23,7 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.sentiment.embedding_head import LEXICON_FEATURES, EmbeddingHead, head_features, lexicon_features
 from qubic_lab.oracle.sentiment.finbert import FinBert, label_columns, label_probabilities
 from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file, read_head
+from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
 from qubic_lab.oracle.sentiment.lexicon import lexicon_hash, vader_compounds, word_probabilities
 from qubic_lab.oracle.sentiment.models import MODELS, Majority, majority_of, make_model
 from qubic_lab.oracle.sentiment.scores import (
@@ -36,8 +37,9 @@ from qubic_lab.oracle.sentiment.scores import (
     sentences_of,
     softmax,
 )
-from qubic_lab.oracle.sentiment.stored import Scorer, read_scored, score_stored
+from qubic_lab.oracle.sentiment.stored import Scorer, score_stored, scored_texts
 from qubic_lab.oracle.sentiment.train import fit, fit_scale, fit_temperature, read_examples, train, write_head
+from qubic_lab.oracle.store.text_reader import TextReader
 from qubic_lab.oracle.store.text_store import TextStore
 
 NOON = 1_700_000_000 * SECOND_US
@@ -372,6 +374,10 @@ def test_numbers_and_small_letters_end_no_sentence() -> None:
 # Stored texts
 
 
+def scores_of(store: TextReader, model: ByWord) -> list[ScoredText]:
+    return scored_texts(store, store.scores("bitcoin", 0, FAR, model_key(model)), WEIGHTING)
+
+
 class Clock:
     def __init__(self) -> None:
         self.us = NOON + 100 * HOUR_US
@@ -392,11 +398,11 @@ def test_stored_texts_are_scored_once_and_again_by_another_version(engine: Engin
     again = score_stored(store, model, "bitcoin")
     assert (again.scored, again.before, model.asked) == (0, 12, 12)
     assert score_stored(store, ByWord(version="2"), "bitcoin").scored == 12
-    scored = read_scored(store, model_key(model), "bitcoin", 0, FAR)
+    scored = scores_of(store, model)
     assert [each.score for each in scored] == [1, -1, 0] * 4
     first_us = {text.id: text.known_us for text in store.read("bitcoin", 0, FAR)}
     assert all(each.known_us > first_us[each.id] for each in scored)  # known with its score
-    assert read_scored(store.as_of(NOON), model_key(model), "bitcoin", 0, FAR) == []
+    assert scores_of(store.as_of(NOON), model) == []
 
 
 class StopsAfter(ByWord):
@@ -425,7 +431,7 @@ def test_a_repetition_is_not_scored_and_a_new_version_is(engine: Engine) -> None
     assert score_stored(store, model, "bitcoin").scored == 1
     store.add([replace(first, title="down goes the price of bitcoin today")])
     assert score_stored(store, model, "bitcoin").scored == 1
-    assert [each.score for each in read_scored(store, model_key(model), "bitcoin", 0, FAR)] == [-1]
+    assert [each.score for each in scores_of(store, model)] == [-1]
 
 
 # A scorer beside a collector

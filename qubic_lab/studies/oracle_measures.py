@@ -6,7 +6,7 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
-from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.index import WEIGHTING, IndexSettings, ScoredText, index_series, sentiment_index
 from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel
-from qubic_lab.oracle.sentiment.stored import read_scored, score_stored
+from qubic_lab.oracle.sentiment.stored import score_stored, scored_texts
 from qubic_lab.oracle.serving.overview import RATED_BARS
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
@@ -54,7 +54,7 @@ class News:
     @property
     def settings(self) -> IndexSettings:
         """How their index is made: by when they were published, since a chart of the past is drawn."""
-        return IndexSettings(samples=self.simulated, availability="published")
+        return IndexSettings(availability="published")
 
     @property
     def end_us(self) -> int:
@@ -86,7 +86,12 @@ def load_news(coin: str, model: str, database: str = "") -> News:
         store = TextStore(engine)
         store.add(texts)
         key = score_stored(store, scorer, coin).key
-        scored = read_scored(store, key, coin, 0, _END_US)
+        by_id = {text.id: text for text in store.read(coin, 0, _END_US)}
+        scores = scored_texts(store, store.scores(coin, 0, _END_US, key), WEIGHTING)
+        scored = [
+            replace(each, source=by_id[each.id].source, title=by_id[each.id].title or by_id[each.id].body[:120])
+            for each in scores
+        ]
         engine.dispose()
     if not scored:
         raise InputError(f"no text is about {coin}: collect some, or take a coin of the sample texts such as bitcoin")
@@ -141,14 +146,14 @@ def index_factors(news: News, most: int = 6) -> list[Row]:
     found = sentiment_index(news.texts, news.end_us, news.settings, most)
     return [
         {
-            "published": iso(each.at_us),
-            "source": f"{each.source} (invented)" if news.simulated else each.source,
-            "title": each.title[:70],
-            "score": each.score,
+            "published": iso(each.text.at_us),
+            "source": f"{each.text.source} (invented)" if news.simulated else each.text.source,
+            "title": each.text.title[:70],
+            "score": each.text.score,
             "weight_pct": 100 * each.share,
             "moves the index by": each.contribution,
         }
-        for each in found.contributions
+        for each in (found.contributions if found is not None else ())
     ]
 
 

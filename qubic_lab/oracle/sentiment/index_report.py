@@ -137,7 +137,7 @@ def summarize_sentiment(snapshot: Snapshot, coin: str, weighting: Weighting) -> 
         return Missing(NO_SCORES)
     texts = scored_texts(snapshot.texts, scores[model], weighting)
     found = sentiment_index(texts, snapshot.at_us, _settings("24h", weighting), most_factors=0)
-    if found.composite is None or found.newest_us is None:
+    if found is None:
         return Missing(NO_SCORES)
     return SentimentSummary(
         model=model,
@@ -197,12 +197,12 @@ def _index(
     at_us, settings = snapshot.at_us, _settings(window, weighting)
     start_us = at_us - WINDOW_S[window] * SECOND_US
     found = sentiment_index(texts, at_us, settings, MOST_FACTORS)
-    if found.composite is None or found.newest_us is None:
+    if found is None:
         return Missing(NO_SCORES)
     times = at_us - STEP_US[window] * np.arange(settings.volatility_steps, -1, -1, dtype=np.int64)
     series = index_series(texts, times, settings)
     points = zip(series.at_us.tolist(), series.composite.tolist(), series.confidence, series.texts, strict=True)
-    titles = snapshot.texts.titles([each.id for each in found.contributions])
+    titles = snapshot.texts.titles([each.text.id for each in found.contributions])
     return SentimentIndex(
         model=model,
         index=found.composite,
@@ -221,12 +221,12 @@ def _index(
         shares=_shares(snapshot, [text for text in texts if text.at_us > start_us], model, settings),
         factors=tuple(
             IndexFactor(
-                id=each.id,
-                at_us=each.at_us,
-                score=each.score,
+                id=each.text.id,
+                at_us=each.text.at_us,
+                score=each.text.score,
                 share=each.share,
                 contribution=each.contribution,
-                **titles[each.id],
+                **titles[each.text.id],
             )
             for each in found.contributions
         ),

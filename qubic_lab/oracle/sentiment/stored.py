@@ -87,36 +87,6 @@ def score_stored(
     return Scoring(coin, key, len(texts), len(missing), len(texts) - len(missing))
 
 
-def read_scored(texts: TextReader, key: str, coin: str, start_us: int, end_us: int) -> list[ScoredText]:
-    """Return a coin's texts of a range with their scores under a key; texts without a score are left out.
-
-    A text counts from the time when its score was known here, too. Each is in its newest version, and an index does not
-    have the text before that version was known: for an index of the past, give a reader of what was known then.
-
-    Raises:
-        InputError: an empty range.
-    """
-    scores = texts.scores(coin, start_us, end_us, key)
-    by_text = {
-        int(id): (float(score), int(known))
-        for id, score, known in zip(scores.news_id, scores.score, scores.known_us, strict=True)
-    }
-    return [
-        ScoredText(
-            id=text.id,
-            key=f"{text.source} {text.external_id}",
-            source=text.source,
-            title=text.title or text.body[:120],
-            at_us=text.at_us,
-            known_us=max(text.known_us, by_text[text.id][1]),
-            score=by_text[text.id][0],
-            duplicate_of=text.duplicate_of,
-        )
-        for text in texts.read(coin, start_us, end_us)
-        if text.id in by_text
-    ]
-
-
 def choose_model(scores: Mapping[str, ScoreColumns]) -> str | None:
     """Return the model whose scores make the index: by preference, then by number of scores, then by age."""
 
@@ -133,9 +103,7 @@ def scored_texts(texts: TextReader, scores: ScoreColumns, weighting: Weighting) 
     sources = texts.sources(scores.news_id.tolist()) if weighting.source_weights else {}
     columns = (scores.news_id, scores.at_us, scores.known_us, scores.score)
     return [
-        ScoredText(
-            id=id, key=str(id), source=sources.get(id, ""), title="", at_us=at_us, known_us=known_us, score=score
-        )
+        ScoredText(id, at_us, known_us, score, sources.get(id, ""))
         for id, at_us, known_us, score in zip(*(each.tolist() for each in columns), strict=True)
     ]
 
