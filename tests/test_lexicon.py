@@ -6,15 +6,8 @@ import pytest
 import yaml
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.sentiment.head import WordScale, lexicon_file
-from qubic_lab.oracle.sentiment.lexicon import (
-    NEGATED,
-    crypto_lexicon,
-    crypto_lexicon_model,
-    read_lexicon,
-    vader,
-    vader_compounds,
-)
+from qubic_lab.oracle.sentiment.lexicon import LEXICON_FILE, NEGATED, crypto_lexicon, read_lexicon, vader_compounds
+from qubic_lab.oracle.sentiment.models import LexiconModel, WordScale, make_model
 
 
 def compound(text: str) -> float:
@@ -109,7 +102,7 @@ def test_but_capitals_and_exclamation_marks_change_the_compound() -> None:
 
 
 def test_every_entry_of_the_file_is_found_by_itself() -> None:
-    content = yaml.safe_load(lexicon_file().read_text("utf-8"))
+    content = yaml.safe_load(LEXICON_FILE.read_text("utf-8"))
     for section in ("words", "phrases", "emoji", "hashtags"):
         for key, valence in content[section].items():
             hits = crypto_lexicon().read(f"x {key} y").hits
@@ -118,24 +111,23 @@ def test_every_entry_of_the_file_is_found_by_itself() -> None:
 
 def test_vader_is_the_package_s_own_with_its_thresholds() -> None:
     texts = ["a great success", "a terrible loss", "a table", "This is not good."]
-    for scale in (None, WordScale(0.05, 3.0, 0.1)):
-        labels = [each.label for each in vader(scale).score(texts)]
+    for model in (make_model("vader"), LexiconModel("vader", WordScale(0.05, 3.0, 0.1))):
+        labels = [each.label for each in model.score(texts)]
         assert labels == ["positive", "negative", "neutral", "negative"]
 
 
 def test_the_lexicon_s_model_knows_what_vader_does_not() -> None:
     texts = ["No rug pull", "Short squeeze", "Exit scam"]
-    assert [each.label for each in crypto_lexicon_model().score(texts)] == ["positive", "positive", "negative"]
-    assert [each.label for each in vader().score(texts)] != ["positive", "positive", "negative"]
+    assert [each.label for each in make_model("crypto-lexicon").score(texts)] == ["positive", "positive", "negative"]
+    assert [each.label for each in make_model("vader").score(texts)] != ["positive", "positive", "negative"]
     assert vader_compounds(["shares"])[0] > 0 == compound("shares")  # our entries replace those of VADER
 
 
 def test_scores_rise_with_the_compound_and_versions_follow_the_scale() -> None:
-    scores = [
-        each.score for each in crypto_lexicon_model().score(["exit scam", "bearish", "a table", "ath", "ath moon"])
-    ]
+    texts = ["exit scam", "bearish", "a table", "ath", "ath moon"]
+    scores = [each.score for each in make_model("crypto-lexicon").score(texts)]
     assert scores == sorted(scores) and scores[2] == 0
-    one, other = (crypto_lexicon_model(WordScale(threshold, 3, 0.1)) for threshold in (0.1, 0.2))
+    one, other = (LexiconModel("crypto-lexicon", WordScale(threshold, 3, 0.1)) for threshold in (0.1, 0.2))
     assert one.version != other.version
 
 

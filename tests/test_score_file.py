@@ -17,8 +17,7 @@ from sentiment_checkpoint import tiny_classifier
 
 from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, verdict
-from qubic_lab.oracle.sentiment.labelled_file import read_labels
+from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, read_labels, verdict
 from qubic_lab.oracle.sentiment.models import majority_of
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore
 from qubic_lab.settings import settings as lab_settings
@@ -100,8 +99,8 @@ def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
 
     truth, answers = zip(*pairs, strict=True)
     confusion = confusion_of(truth, answers)
-    assert macro_f1(confusion) == pytest.approx(f1_score(truth, answers, average="macro", zero_division=0))
-    assert accuracy(confusion) == pytest.approx(np.mean(np.array(truth) == np.array(answers)))
+    assert float(macro_f1(confusion)) == pytest.approx(f1_score(truth, answers, average="macro", zero_division=0))
+    assert float(accuracy(confusion)) == pytest.approx(np.mean(np.array(truth) == np.array(answers)))
 
 
 def test_differences_are_paired_over_groups() -> None:
@@ -145,13 +144,6 @@ def test_intervals_hold_the_true_figure_as_often_as_they_say() -> None:
         found = compare([LABELS[each] for each in truth], {"m": [said(LABELS[each]) for each in answers]}, seed=trial)
         held += found.evaluations[0].accuracy.low <= 0.7 <= found.evaluations[0].accuracy.high
     assert held >= 33  # of 40 at 95 %: fewer would come about once in 500 such tests
-
-
-def test_counts_must_fit() -> None:
-    with pytest.raises(InputError, match="no labelled texts"):
-        compare([], {})
-    with pytest.raises(InputError, match="1 values of m for 2 labels"):
-        compare(["positive", "negative"], {"m": [said("positive")]})
 
 
 # Labels
@@ -209,7 +201,7 @@ def test_what_is_left_out_is_counted(oracle: Oracle) -> None:
     assert (found["n"], found["rows"]) == (8, 12)
     status, out, _ = oracle(command)
     assert status == 0
-    assert "8 of 12 texts are evaluated (2 empty, 1 without a label, 1 skipped left out)" in out
+    assert "8 of 12 texts are evaluated; left out: 2 empty texts, 1 no label, 1 skipped" in out
 
 
 def test_every_kind_of_file_says_the_same(oracle: Oracle) -> None:
@@ -245,7 +237,7 @@ def test_all_models_in_words_on_a_part_of_a_file(oracle: Oracle) -> None:
     command = "score-file some.jsonl --text text --label label --where split=train --group group --by style"
     status, out, err = oracle(command)
     assert status == 0, err
-    assert "48 of 50 texts are evaluated (2 other rows left out)" in out
+    assert "48 of 50 texts are evaluated; left out: 2 other rows" in out
     assert "default: true (rows), predicted (columns)" in out and "| macro-F1 of" in out
     assert re.search(r"in macro-F1 on these texts, default is (not )?shown to be better", out)
     assert "finbert is left out" in err

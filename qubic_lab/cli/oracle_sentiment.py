@@ -1,6 +1,7 @@
 """`qubic-lab oracle score…`: score stored texts with sentiment models, and evaluate models on labelled files."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,7 @@ from qubic_lab.cli.console import note, print_json, print_table, progress_bar, r
 from qubic_lab.errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from qubic_lab.oracle.sentiment.evaluation import ModelComparison
-    from qubic_lab.oracle.sentiment.labelled_file import LabelledTexts
+    from qubic_lab.oracle.sentiment.evaluation import LabelledTexts, ModelComparison
     from qubic_lab.oracle.sentiment.scores import SentimentModel, SentimentScore
 
 PACKAGES = ("vaderSentiment", "pyarrow")
@@ -51,8 +51,7 @@ def score_file(
     The baseline always predicts the most frequent label.
     """
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.sentiment.evaluation import BASELINES, compare, verdict
-    from qubic_lab.oracle.sentiment.labelled_file import FileOptions, read_labelled
+    from qubic_lab.oracle.sentiment.evaluation import BASELINES, FileOptions, compare, read_labelled, verdict
 
     settings = FileOptions(text, label, _pairs("--map", mapping), _pairs("--where", where), group, by)
     labelled = read_labelled(file, settings)
@@ -61,14 +60,8 @@ def score_file(
     found = compare(labelled.labels, scores, labelled.groups, labelled.parts, seed)
     verdicts = {each.model: verdict(found, each.model) for each in found.evaluations if each.model not in BASELINES}
     if json:
-        left_out = {
-            "other rows": labelled.elsewhere,
-            "empty texts": labelled.empty,
-            "no label": labelled.unlabelled,
-            "skipped": labelled.skipped,
-        }
-        content = {"file": labelled.file, "rows": labelled.rows, "left_out": left_out, **found.to_dict()}
-        print_json({**content, "verdicts": verdicts, "notes": notes})
+        of_file = {"file": labelled.file, "rows": labelled.rows, "left_out": labelled.left_out}
+        print_json({**of_file, **asdict(found), "verdicts": verdicts, "notes": notes})
         return
     _show(labelled, found)
     for line in verdicts.values():
@@ -130,8 +123,7 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
 
 def _models(names: str, labels: Sequence[str]) -> tuple[list["SentimentModel"], list[str]]:
     """Return the models by name with the baselines first, and notes about those that are left out."""
-    from qubic_lab.oracle.sentiment.finbert import FINBERT, FinBert
-    from qubic_lab.oracle.sentiment.models import MODELS, majority_of, make_model
+    from qubic_lab.oracle.sentiment.models import FINBERT, MODELS, FinBert, majority_of, make_model
 
     majority = majority_of(labels)
     asked = list(MODELS) if names == ALL else list(split_list("--model", names))
@@ -171,17 +163,8 @@ def _show(labelled: "LabelledTexts", found: "ModelComparison") -> None:
     """Print the comparison as tables."""
     from qubic_lab.oracle.sentiment.scores import LABELS
 
-    counts = {
-        "other rows": labelled.elsewhere,
-        "empty": labelled.empty,
-        "without a label": labelled.unlabelled,
-        "skipped": labelled.skipped,
-    }
-    left_out = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    typer.echo(
-        f"{labelled.file}: {found.n} of {labelled.rows} texts are evaluated"
-        f"{f' ({left_out} left out)' if left_out else ''}\n"
-    )
+    left_out = ", ".join(f"{count} {why}" for why, count in labelled.left_out.items() if count) or "none"
+    typer.echo(f"{labelled.file}: {found.n} of {labelled.rows} texts are evaluated; left out: {left_out}\n")
     rows = [
         (
             *(each.model, f"{each.accuracy.value:.3f}", f"{each.accuracy.low:.3f} to {each.accuracy.high:.3f}"),

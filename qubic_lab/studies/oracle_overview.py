@@ -14,7 +14,7 @@ from qubic_lab.oracle.analysis.indicators import compute
 from qubic_lab.oracle.analysis.rating import Rating
 from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us
-from qubic_lab.oracle.sentiment.head import read_head
+from qubic_lab.oracle.sentiment.models import read_head
 from qubic_lab.studies import forecast_findings
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from qubic_lab.oracle.sentiment.head import data_file
+from qubic_lab.oracle.sentiment.lexicon import data_file
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel
 from qubic_lab.oracle.sentiment.train import read_examples
 from qubic_lab.stats import (

@@ -1,20 +1,182 @@
-"""The accuracy of sentiment models: accuracy and macro-F1 with intervals, and paired differences on the same texts."""
+"""Evaluation of sentiment models on labelled texts of anybody's files, with their own column names and labels."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.file_tables import FileTable, read_table
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore
 from qubic_lab.stats import RESAMPLES, Forecasts, calibration_error, calibration_error_if_calibrated
 
-Counts = NDArray[np.int64]
 BASELINES = ("majority", "vader")
 """The models that others are compared with."""
-MEASURES = ("accuracy", "macro_f1")
+SKIP = "skip"
+"""Rows whose label is mapped to this are left out."""
+_SPELLINGS = {
+    "negative": ("negative", "neg", "bearish", "bear", "bad", "-", "down", "very negative", "sell"),
+    "neutral": ("neutral", "neu", "none", "mixed", "hold", "sideways"),
+    "positive": ("positive", "pos", "bullish", "bull", "good", "+", "up", "very positive", "buy"),
+}
+_KNOWN = {spelling: label for label, spellings in _SPELLINGS.items() for spelling in spellings}
+_SIGNS = {-1: "negative", 0: "neutral", 1: "positive"}
+_NUMBER = re.compile(r"[-+]?\d+(?:\.0+)?")
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """The columns and rows of a file that count.
+
+    Attributes:
+        text, label: columns.
+        mapping: meaning of the file's labels, in addition to common spellings; see `read_labels`.
+        where: only rows with these values in these columns.
+        group: column of groups of texts that are variants of each other.
+        by: column of parts that are reported separately.
+    """
+
+    text: str
+    label: str
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """The labelled texts of a file with `rows` rows; `left_out`: how many of these do not count, by reason."""
+
+    file: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    groups: tuple[str, ...] | None
+    parts: tuple[str, ...] | None
+    rows: int
+    left_out: Mapping[str, int]
+
+
+def read_labelled(path: Path, options: FileOptions) -> LabelledTexts:
+    """Read the texts of a file, CSV, JSON lines or Parquet, with their labels.
+
+    Raises:
+        InputError: the file or a column is missing, a label is not known, or no row is left.
+    """
+    table = _read(path, options)
+    named = (options.text, options.label, options.group, options.by, *options.where)
+    places = {name: _place(table, name) for name in named if name is not None}
+    chosen = [row for row in table.rows if all(_cell(row[places[n]]) == v for n, v in options.where.items())]
+    written = [row for row in chosen if _cell(row[places[options.text]])]
+    given = [row for row in written if _cell(row[places[options.label]])]
+    labels = read_labels([_cell(row[places[options.label]]) for row in given], options.mapping)
+    kept = [(row, label) for row, label in zip(given, labels, strict=True) if label is not None]
+    if not kept:
+        raise InputError(
+            f"{table.file}: none of {len(table.rows)} rows has a text and a label that count: "
+            f"check --text {options.text}, --label {options.label}{' and --where' if options.where else ''}"
+        )
+
+    def column(name: str | None) -> tuple[str, ...] | None:
+        return None if name is None else tuple(_cell(row[places[name]]) or "(empty)" for row, _ in kept)
+
+    return LabelledTexts(
+        file=table.file,
+        texts=tuple(_cell(row[places[options.text]]) for row, _ in kept),
+        labels=tuple(label for _, label in kept),
+        groups=column(options.group),
+        parts=column(options.by),
+        rows=len(table.rows),
+        left_out={
+            "other rows": len(table.rows) - len(chosen),
+            "empty texts": len(chosen) - len(written),
+            "no label": len(written) - len(given),
+            "skipped": len(given) - len(kept),
+        },
+    )
+
+
+def _read(path: Path, options: FileOptions) -> FileTable:
+    """Read a table whose header names the column of the text or of the label."""
+    wanted = {options.text.lower(), options.label.lower()}
+    try:
+        return read_table(path, lambda names: any(name.lower() in wanted for name in names))
+    except InputError:  # if there is no such header, take any, so that an error can suggest one of its names
+        return read_table(path, lambda names: len(names) > 1)
+
+
+def _place(table: FileTable, name: str) -> int:
+    """Return the number of a column; its name may differ in case."""
+    exact = [place for place, each in enumerate(table.header) if each == name]
+    alike = exact or [place for place, each in enumerate(table.header) if each.lower() == name.lower()]
+    if not alike:
+        raise InputError(f"{table.file}: no column {name!r}: {did_you_mean(name, table.header)}")
+    return alike[0]
+
+
+def _cell(value: object) -> str:
+    """Return a cell as text; missing values are empty."""
+    if value is None or value != value:
+        return ""
+    return " ".join(str(value).split())
+
+
+def read_label(spelling: object) -> str:
+    """Return the label that a word stands for.
+
+    Raises:
+        InputError: an unknown word.
+    """
+    label = _KNOWN.get(_plain(spelling))
+    if label is None:
+        shown = str(spelling)[:60]
+        raise InputError(
+            f"unknown label {shown!r}: {did_you_mean(_plain(shown), LABELS)}; say what it means, "
+            f"such as --map {shown!r}=neutral, or =skip to leave such rows out"
+        )
+    return label
+
+
+def read_labels(spellings: Sequence[object], mapping: Mapping[str, str] | None = None) -> list[str | None]:
+    """Return the label of each spelling; None for those to leave out.
+
+    Common spellings of words are known, and the numbers -1, 0 and 1 if -1 occurs: 0, 1 and 2, or 0 and 1 alone, mean
+    different things in different files.
+
+    Args:
+        spellings: as they occur in a file.
+        mapping: labels, or "skip", of spellings that are unknown or mean something else in this file.
+
+    Raises:
+        InputError: an unknown label, or ambiguous numbers.
+    """
+    for theirs, ours in (mapping or {}).items():
+        if ours not in (*LABELS, SKIP):
+            raise InputError(f"--map {theirs}={ours}: {ours!r} is no label: {did_you_mean(ours, (*LABELS, SKIP))}")
+    mapped = {_plain(theirs): ours for theirs, ours in (mapping or {}).items()}
+    written = {_plain(each): str(each) for each in spellings[::-1]}
+    distinct = [plain for plain in dict.fromkeys(map(_plain, spellings)) if plain not in mapped]
+    numbers = {int(float(each)) for each in distinct if _NUMBER.fullmatch(each)}
+    if numbers and not (numbers <= set(_SIGNS) and -1 in numbers):
+        shown = ", ".join(map(str, sorted(numbers)[:6]))
+        raise InputError(
+            f"labels are the numbers {shown}, which mean different things in different files: say which is which, "
+            "such as --map 0=negative --map 1=neutral --map 2=positive"
+        )
+    known = {
+        each: _SIGNS[int(float(each))] if _NUMBER.fullmatch(each) else read_label(written[each]) for each in distinct
+    }
+    known |= mapped
+    return [None if known[_plain(each)] == SKIP else known[_plain(each)] for each in spellings]
+
+
+def _plain(spelling: object) -> str:
+    text = " ".join(str(spelling).strip().lower().replace("_", " ").split())
+    return str(int(float(text))) if _NUMBER.fullmatch(text) else text
 
 
 @dataclass(frozen=True)
@@ -86,31 +248,28 @@ class ModelComparison:
     differences: tuple[ModelDifference, ...]
     parts: Mapping[str, Mapping[str, Mapping[str, float]]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
-
-def confusion_of(truth: ArrayLike, said: ArrayLike) -> Counts:
+def confusion_of(truth: ArrayLike, said: ArrayLike) -> Floats:
     """Return counts (3, 3) of true and predicted labels, given by number."""
-    counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
-    np.add.at(counts, (np.asarray(truth, dtype=np.intp), np.asarray(said, dtype=np.intp)), 1)
+    counts = np.zeros((len(LABELS), len(LABELS)))
+    np.add.at(counts, (np.asarray(truth, np.intp), np.asarray(said, np.intp)), 1)
     return counts
 
 
-def macro_f1(confusion: Counts) -> float:
-    """Return the mean F1 of the labels that occur as true or as predicted ones.
+def macro_f1(confusion: Floats) -> Floats:
+    """Return the mean F1 of the labels that occur as true or as predicted ones, of counts (..., 3, 3).
 
     Source: definition as in M. Sokolova and G. Lapalme, "A systematic analysis of performance measures for
     classification tasks", Information Processing and Management 45 (2009), 427-437, with F1 averaged over labels.
     """
-    both = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return float((2 * np.diag(confusion)[both > 0] / both[both > 0]).mean()) if both.any() else np.nan
+    both = confusion.sum(axis=-2) + confusion.sum(axis=-1)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.asarray(np.nanmean(np.divide(2 * hits, both, out=np.full(both.shape, np.nan), where=both > 0), axis=-1))
 
 
-def accuracy(confusion: Counts) -> float:
-    """Return the share of texts whose label was predicted."""
-    return float(np.trace(confusion) / confusion.sum()) if confusion.any() else np.nan
+def accuracy(confusion: Floats) -> Floats:
+    """Return the share of texts whose label was predicted, of counts (..., 3, 3)."""
+    return np.asarray(np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)))
 
 
 _MEASURES = {"accuracy": accuracy, "macro_f1": macro_f1}
@@ -123,10 +282,10 @@ def compare(
     parts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> ModelComparison:
-    """Return the comparison of models on the same labelled texts.
+    """Return the comparison of models on the same labelled texts, at least one.
 
-    Intervals are percentiles of a bootstrap; all models use the same resamples, so differences are paired. If texts are
-    variants of each other, whole groups are resampled.
+    Intervals are percentiles of a bootstrap (B. Efron, Annals of Statistics 7, 1979, 1-26); all models use the same
+    resamples, so differences are paired. If texts are variants of each other, whole groups are resampled.
 
     Args:
         truth: label of each text.
@@ -134,92 +293,63 @@ def compare(
         groups: of each text; None: each text is a group.
         parts: name of a part for each text; parts are reported separately.
         seed: of the resamples.
-
-    Raises:
-        InputError: no texts, or not as many scores, groups or parts as labels.
     """
-    if not truth:
-        raise InputError("there are no labelled texts to judge by: give at least one")
-    for what, given in (*scores.items(), ("groups", groups), ("parts", parts)):
-        if given is not None and len(given) != len(truth):
-            raise InputError(f"{len(given)} values of {what} for {len(truth)} labels: give one for each")
-    true = np.array([LABELS.index(label) for label in truth], dtype=np.intp)
-    said = {name: np.array([LABELS.index(each.label) for each in given]) for name, given in scores.items()}
-    by_unit = _confusion_by_unit(true, said, groups)
-    units = len(next(iter(by_unit.values()))) if by_unit else 0
-    whole = {name: counts.sum(axis=0) for name, counts in by_unit.items()}
-    drawn = _drawn(by_unit, seed)
+    true = np.array([LABELS.index(label) for label in truth], np.intp)
+    said = {name: np.array([LABELS.index(each.label) for each in given], np.intp) for name, given in scores.items()}
+    whole = {name: confusion_of(true, labels) for name, labels in said.items()}
+    units, drawn = _resample(true, said, groups, seed)
     evaluations = tuple(_evaluation(name, scores[name], true, whole[name], drawn[name]) for name in scores)
     return ModelComparison(len(truth), units, evaluations, _differences(whole, drawn), _parts(true, said, parts))
 
 
 def verdict(comparison: ModelComparison, model: str) -> str:
     """Return a sentence: whether a model is shown to be better than each baseline in macro-F1 on these texts."""
-    found = [each for each in comparison.differences if each.model == model and each.measure == "macro_f1"]
-    if not found:
-        return f"{model} is compared with no baseline here"
+    words = {
+        "better": "shown to be better than",
+        "worse": "shown to be worse than",
+        "neither": "not shown to be better or worse than",
+    }
     parts = [
-        f"{_IN_WORDS[each.shown]} {each.baseline} ({each.difference.value:+.3f}, "
+        f"{words[each.shown]} {each.baseline} ({each.difference.value:+.3f}, "
         f"95 % interval {each.difference.low:+.3f} to {each.difference.high:+.3f})"
-        for each in found
+        for each in comparison.differences
+        if each.model == model and each.measure == "macro_f1"
     ]
     return f"in macro-F1 on these texts, {model} is {' and '.join(parts)}"
 
 
-_IN_WORDS = {
-    "better": "shown to be better than",
-    "worse": "shown to be worse than",
-    "neither": "not shown to be better or worse than",
-}
-
-
-def _confusion_by_unit(
-    true: NDArray[np.intp], said: Mapping[str, NDArray[np.intp]], groups: Sequence[object] | None
-) -> dict[str, Counts]:
-    """Return each model's confusion counts (units, 3, 3)."""
-    names = [str(each) for each in groups] if groups is not None else [str(place) for place in range(len(true))]
-    _, unit = np.unique(names, return_inverse=True)
-    found = {}
-    for model, labels in said.items():
-        counts = np.zeros((unit.max() + 1, len(LABELS), len(LABELS)), dtype=np.int64)
-        np.add.at(counts, (unit, true, labels), 1)
-        found[model] = counts
-    return found
-
-
-def _drawn(by_unit: Mapping[str, Counts], seed: int) -> dict[str, Counts]:
-    """Return each model's counts (RESAMPLES, 3, 3) over resampled units, the same ones for all models."""
-    if not by_unit:
-        return {}
-    units = len(next(iter(by_unit.values())))
-    flat = np.concatenate([counts.reshape(units, -1) for counts in by_unit.values()], axis=1).astype(np.float64)
+def _resample(
+    true: NDArray[np.intp], said: Mapping[str, NDArray[np.intp]], groups: Sequence[object] | None, seed: int
+) -> tuple[int, dict[str, Floats]]:
+    """Return the number of units, and each model's counts (RESAMPLES, 3, 3) over the same resampled units."""
+    _, unit = np.unique([str(each) for each in groups or range(len(true))], return_inverse=True)
+    units = int(unit.max()) + 1
+    counts = np.zeros((units, len(said), len(LABELS), len(LABELS)))
+    for place, labels in enumerate(said.values()):
+        np.add.at(counts[:, place], (unit, true, labels), 1)
     draw = np.random.default_rng(seed)
-    sums = [np.bincount(draw.integers(0, units, units), minlength=units) @ flat for _ in range(RESAMPLES)]
-    by_model = np.rint(sums).astype(np.int64).reshape(RESAMPLES, len(by_unit), len(LABELS), len(LABELS))
-    return {model: by_model[:, place] for place, model in enumerate(by_unit)}
+    times_drawn = [np.bincount(draw.integers(0, units, units), minlength=units) for _ in range(RESAMPLES)]
+    sums = [times @ counts.reshape(units, -1) for times in times_drawn]
+    by_model = np.reshape(sums, (RESAMPLES, *counts.shape[1:]))
+    return units, {model: by_model[:, place] for place, model in enumerate(said)}
 
 
-def _estimate(value: float, drawn: Sequence[float]) -> MeasureEstimate:
-    """Return a measure with the percentile interval of its resamples (B. Efron, Annals of Statistics 7, 1979, 1-26)."""
+def _estimate(value: Floats, drawn: Floats) -> MeasureEstimate:
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return MeasureEstimate(value, float(low), float(high))
+    return MeasureEstimate(float(value), float(low), float(high))
 
 
 def _evaluation(
-    name: str, scores: Sequence[SentimentScore], true: NDArray[np.intp], confusion: Counts, drawn: Counts
+    name: str, scores: Sequence[SentimentScore], true: NDArray[np.intp], confusion: Floats, drawn: Floats
 ) -> ModelEvaluation:
-    estimates = {
-        measure: _estimate(function(confusion), [function(each) for each in drawn])
-        for measure, function in _MEASURES.items()
-    }
-    right = np.array([LABELS.index(each.label) for each in scores]) == true
+    right = [each.label == LABELS[label] for each, label in zip(scores, true, strict=True)]
     forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)
     return ModelEvaluation(
         model=name,
         version=scores[0].version,
         n=len(true),
-        accuracy=estimates["accuracy"],
-        macro_f1=estimates["macro_f1"],
+        accuracy=_estimate(accuracy(confusion), accuracy(drawn)),
+        macro_f1=_estimate(macro_f1(confusion), macro_f1(drawn)),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
         labels={label: _label_figures(confusion, column) for column, label in enumerate(LABELS)},
         calibration_error=calibration_error(forecasts),
@@ -227,7 +357,7 @@ def _evaluation(
     )
 
 
-def _label_figures(confusion: Counts, column: int) -> LabelFigures:
+def _label_figures(confusion: Floats, column: int) -> LabelFigures:
     hits, said, true = int(confusion[column, column]), int(confusion[:, column].sum()), int(confusion[column].sum())
     return LabelFigures(
         texts=true,
@@ -237,39 +367,28 @@ def _label_figures(confusion: Counts, column: int) -> LabelFigures:
     )
 
 
-def _differences(whole: Mapping[str, Counts], drawn: Mapping[str, Counts]) -> tuple[ModelDifference, ...]:
-    return tuple(
-        _difference(model, baseline, measure, whole, drawn)
-        for model in whole
-        for baseline in BASELINES
-        if baseline in whole and model not in (baseline, "majority")
-        for measure in MEASURES
-    )
-
-
-def _difference(
-    model: str, baseline: str, measure: str, whole: Mapping[str, Counts], drawn: Mapping[str, Counts]
-) -> ModelDifference:
-    function = _MEASURES[measure]
-    pairs = zip(drawn[model], drawn[baseline], strict=True)
-    difference = _estimate(
-        function(whole[model]) - function(whole[baseline]), [function(one) - function(other) for one, other in pairs]
-    )
-    shown = "better" if difference.low > 0 else "worse" if difference.high < 0 else "neither"
-    return ModelDifference(model, baseline, measure, difference, shown)
+def _differences(whole: Mapping[str, Floats], drawn: Mapping[str, Floats]) -> tuple[ModelDifference, ...]:
+    found = []
+    for model, baseline in ((model, baseline) for model in whole for baseline in BASELINES if baseline in whole):
+        if model in (baseline, "majority"):
+            continue
+        for name, measure in _MEASURES.items():
+            less = measure(whole[model]) - measure(whole[baseline])
+            difference = _estimate(less, measure(drawn[model]) - measure(drawn[baseline]))
+            shown = "better" if difference.low > 0 else "worse" if difference.high < 0 else "neither"
+            found.append(ModelDifference(model, baseline, name, difference, shown))
+    return tuple(found)
 
 
 def _parts(
     true: NDArray[np.intp], said: Mapping[str, NDArray[np.intp]], parts: Sequence[str] | None
 ) -> dict[str, dict[str, dict[str, float]]]:
-    if parts is None:
-        return {}
-    names = np.array(parts)
+    names = np.array(parts or ())
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for part in sorted(set(parts)):
+    for part in sorted(set(parts or ())):
         inside = names == part
         found[part] = {"all": {"n": float(inside.sum())}}
         for model, labels in said.items():
             counts = confusion_of(true[inside], labels[inside])
-            found[part][model] = {"accuracy": accuracy(counts), "macro_f1": macro_f1(counts)}
+            found[part][model] = {name: float(measure(counts)) for name, measure in _MEASURES.items()}
     return found

@@ -7,10 +7,9 @@ Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment anal
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,16 @@ import yaml
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats
-from qubic_lab.oracle.sentiment.head import WordScale, lexicon_file, read_head
-from qubic_lab.oracle.sentiment.scores import SentimentScore, as_scores, ordered_probabilities
 
+
+def data_file(folder: str, name: str) -> Path:
+    """Return a committed data file, from the checkout or the installed package."""
+    checkout = Path(__file__).parents[3] / "data" / folder
+    return checkout / name if checkout.is_dir() else Path(__file__).parent / name
+
+
+LEXICON_FILE = data_file("lexicons", "crypto.yaml")
+"""The committed lexicon of crypto markets."""
 LEXICON_CODE = 1
 """Increased when the matching changes."""
 
@@ -295,38 +301,6 @@ def _sum(hits: Sequence[LexiconHit], text: str) -> LexiconReading:
     return LexiconReading(total / math.sqrt(total * total + NORMALISER), positive, negative, tuple(hits))
 
 
-@dataclass(frozen=True)
-class LexiconModel:
-    """A model of words alone: a scale that is fitted to our headlines converts the compound of a lexicon."""
-
-    name: str
-    version: str
-    scale: WordScale
-    compounds: Callable[[Sequence[str]], Floats]
-
-    def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return the score of each text."""
-        return as_scores(word_probabilities(self.compounds(texts), self.scale), self.name, self.version)
-
-
-def vader(scale: WordScale | None = None) -> LexiconModel:
-    """Return VADER with its own thresholds of ±0.05; without a scale, with that of the committed head."""
-    scale = scale or read_head().scales["vader"]
-    return LexiconModel("vader", f"{version('vaderSentiment')}-{_short(scale)}", scale, vader_compounds)
-
-
-def crypto_lexicon_model(scale: WordScale | None = None) -> LexiconModel:
-    """Return the crypto lexicon on top of VADER's; without a scale, with that of the committed head."""
-    scale = scale or read_head().scales["crypto-lexicon"]
-    depends = _short(scale, version("vaderSentiment"), LEXICON_CODE)
-    return LexiconModel("crypto-lexicon", f"{lexicon_hash()[:8]}-{depends}", scale, crypto_compounds)
-
-
-def word_probabilities(compounds: Floats, scale: WordScale) -> Floats:
-    """Return probabilities (N, 3) of the labels from compounds (N)."""
-    return ordered_probabilities(compounds, scale.threshold, scale.steepness, scale.doubt)
-
-
 def vader_compounds(texts: Sequence[str]) -> Floats:
     """Return VADER's compound of each text, -1 to 1."""
     analyzer = _analyzer()
@@ -341,13 +315,13 @@ def crypto_compounds(texts: Sequence[str]) -> Floats:
 @cache
 def crypto_lexicon() -> CryptoLexicon:
     """Return the committed lexicon on top of VADER's, read once."""
-    return read_lexicon(lexicon_file(), _analyzer().lexicon)
+    return read_lexicon(LEXICON_FILE, _analyzer().lexicon)
 
 
 @cache
 def lexicon_hash() -> str:
     """Return the SHA-256 of the committed lexicon's file."""
-    return hashlib.sha256(lexicon_file().read_bytes()).hexdigest()
+    return hashlib.sha256(LEXICON_FILE.read_bytes()).hexdigest()
 
 
 @cache
@@ -355,7 +329,3 @@ def _analyzer() -> Any:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     return SentimentIntensityAnalyzer()
-
-
-def _short(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]

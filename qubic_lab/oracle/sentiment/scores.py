@@ -97,18 +97,6 @@ def as_scores(probabilities_NC: Floats, model: str, version: str) -> list[Sentim
     return [SentimentScore.of(row, model, version) for row in probabilities_NC]
 
 
-def ordered_probabilities(values: Floats, threshold: float, steepness: float, doubt: float) -> Floats:
-    """Return probabilities (N, 3) from one value per text, such as a lexicon's sum.
-
-    Beyond the threshold on either side, `positive` or `negative` is the most likely label, otherwise `neutral`. The
-    steepness sets how quickly the probabilities change; `doubt`, 0 to 1, is a share that all labels always have, since
-    no sum of words is certain.
-    """
-    zeros = np.zeros_like(values)
-    logits = np.stack([steepness * (-values - threshold), zeros, steepness * (values - threshold)], axis=1)
-    return (1.0 - doubt) * softmax(logits) + doubt / len(LABELS)
-
-
 class Titled(Protocol):
     """A text with headline and body, such as `records.Text`."""
 

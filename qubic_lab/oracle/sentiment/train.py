@@ -6,29 +6,24 @@ stay together. The test part is never read. The same data give the same file.
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
 from qubic_lab.oracle.model.bars import Floats
-from qubic_lab.oracle.sentiment.embedding_head import head_features
 from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1
-from qubic_lab.oracle.sentiment.head import Head, WordScale, data_file, head_file
-from qubic_lab.oracle.sentiment.lexicon import crypto_compounds, lexicon_hash, vader_compounds, word_probabilities
+from qubic_lab.oracle.sentiment.lexicon import data_file, lexicon_hash
+from qubic_lab.oracle.sentiment.models import COMPOUNDS, HEAD_FILE, Head, WordScale, head_features
 from qubic_lab.oracle.sentiment.scores import LABELS, softmax
 from qubic_lab.stats import Forecasts, calibration_error
 
 FOLDS, SEEDS = 5, (0, 1, 2)
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 """The inverse strengths of the penalty that are tried."""
-SCALE_ROUNDS = 30
 VADER_THRESHOLD = 0.05
 """VADER's own threshold."""
 
@@ -63,19 +58,14 @@ def train(path: Path, embedder: Embedder) -> Head:
     chosen = min(STRENGTHS, key=lambda strength: _loss(softmax_of(tried[strength]), labels))
     temperature = fit_temperature(tried[chosen], labels)
     weights, intercept = fit(features, labels, chosen)
-    compounds = {
-        "vader": vader_compounds(texts),
-        "crypto-lexicon": crypto_compounds(texts),
-    }
-    scales = {
-        "vader": fit_scale(compounds["vader"], labels, VADER_THRESHOLD),
-        "crypto-lexicon": fit_scale(compounds["crypto-lexicon"], labels),
-    }
+    compounds = {name: compound(texts) for name, compound in COMPOUNDS.items()}
+    thresholds = {"vader": VADER_THRESHOLD}
+    scales = {name: fit_scale(each, labels, thresholds.get(name)) for name, each in compounds.items()}
     measured = {
         "inverse penalty": chosen,
         "cross-validation": f"{FOLDS} folds by group, {len(SEEDS)} seeds, {len(examples)} texts",
         "default": _figures(softmax_of(tried[chosen], temperature), labels),
-        **{name: _figures(word_probabilities(compounds[name], scales[name]), labels) for name in compounds},
+        **{name: _figures([scales[name].probabilities(each)], labels) for name, each in compounds.items()},
     }
     shares = np.bincount(labels, minlength=len(LABELS)) / len(labels)
     return Head(
@@ -126,39 +116,25 @@ def fit_temperature(logits: Sequence[Floats], labels_N: Labels) -> float:
 
     Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
-    return _least(lambda temperature: _loss(softmax_of(logits, temperature), labels_N), 0.2, 5.0)
+    from scipy.optimize import minimize_scalar
+
+    def loss(temperature: float) -> float:
+        return _loss(softmax_of(logits, temperature), labels_N)
+
+    return float(minimize_scalar(loss, bounds=(0.2, 5.0), method="bounded", options={"xatol": 1e-8}).x)
 
 
 def fit_scale(compounds_N: Floats, labels_N: Labels, threshold: float | None = None) -> WordScale:
-    """Return the scale with the highest likelihood, fitted one value at a time; a given threshold stays."""
+    """Return the scale with the highest likelihood; a given threshold stays."""
+    from scipy.optimize import minimize
 
-    def loss(scale: WordScale) -> float:
-        return _loss([word_probabilities(compounds_N, scale)], labels_N)
+    def loss(values: Floats) -> float:
+        return _loss([WordScale(*values.tolist()).probabilities(compounds_N)], labels_N)
 
-    bounds = {"steepness": (0.1, 100.0), "doubt": (0.0, 1.0)}
-    if threshold is None:
-        bounds["threshold"] = (0.0, 0.9)
-    scale = WordScale(0.1 if threshold is None else threshold, 4.0, 0.2)
-    for _ in range(SCALE_ROUNDS):
-        for name, (low, high) in bounds.items():
-            scale = replace(scale, **{name: _least(partial(_changed_loss, loss, scale, name), low, high)})
-    return scale
-
-
-def _changed_loss(loss: Callable[[WordScale], float], scale: WordScale, name: str, value: float) -> float:
-    return loss(replace(scale, **{name: value}))
-
-
-def _least(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Return the minimum of a unimodal function by golden-section search."""
-    ratio = (math.sqrt(5.0) - 1.0) / 2.0
-    for _ in range(40):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) < loss(right):
-            high = right
-        else:
-            low = left
-    return (low + high) / 2.0
+    bounds = [(0.0, 0.9) if threshold is None else (threshold, threshold), (0.1, 100.0), (0.0, 1.0)]
+    start = (0.1 if threshold is None else threshold, 4.0, 0.2)
+    exactly = {"xatol": 1e-8, "fatol": 1e-14, "maxiter": 5_000}
+    return WordScale(*minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=exactly).x.tolist())
 
 
 def _loss(probabilities: Sequence[Floats], labels_N: Labels) -> float:
@@ -167,25 +143,22 @@ def _loss(probabilities: Sequence[Floats], labels_N: Labels) -> float:
     return float(np.mean([-np.log(np.maximum(each[rows, labels_N], 1e-12)).mean() for each in probabilities]))
 
 
-def _figures(probabilities: Sequence[Floats] | Floats, labels_N: Labels) -> dict[str, float]:
+def _figures(probabilities: Sequence[Floats], labels_N: Labels) -> dict[str, float]:
     """Return accuracy, macro-F1, loss and calibration error, each averaged over seeds."""
-    several = [probabilities] if isinstance(probabilities, np.ndarray) else probabilities
     every = []
-    for each in several:
+    for each in probabilities:
         said = each.argmax(axis=1)
         error = calibration_error(Forecasts.of(each.max(axis=1), said == labels_N))
-        every.append(
-            ((said == labels_N).mean(), macro_f1(confusion_of(labels_N, said)), _loss([each], labels_N), error)
-        )
+        score = float(macro_f1(confusion_of(labels_N, said)))
+        every.append(((said == labels_N).mean(), score, _loss([each], labels_N), error))
     names = ("accuracy", "macro_f1", "log_loss", "calibration_error")
     return {name: round(float(value), 4) for name, value in zip(names, np.mean(every, axis=0), strict=True)}
 
 
 def write_head(head: Head, path: Path) -> None:
     """Write a head with one row of weights per line."""
-    content: Mapping[str, Any] = head.to_dict()
     lines = []
-    for name, value in content.items():
+    for name, value in head.to_dict().items():
         if name == "weights":
             rows = ",\n".join("    " + json.dumps(row) for row in value)
             lines.append(f'  "weights": [\n{rows}\n  ]')
@@ -197,7 +170,7 @@ def write_head(head: Head, path: Path) -> None:
 def main() -> None:
     """Train on the committed headlines, and write the head next to them."""
     head = train(data_file("sentiment", "headlines.jsonl"), Embedder())
-    write_head(head, head_file())
+    write_head(head, HEAD_FILE)
     print(json.dumps(head.measured, indent=2))
 
 
