@@ -1,12 +1,9 @@
 """The crypto lexicon finds phrases, rules and negations as its README says; VADER's words fill the gaps."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
-from qubic_lab.errors import InputError
-from qubic_lab.oracle.sentiment.lexicon import LEXICON_FILE, NEGATED, crypto_lexicon, read_lexicon, vader_compounds
+from qubic_lab.oracle.sentiment.lexicon import LEXICON_FILE, NEGATED, crypto_lexicon, vader_compounds
 from qubic_lab.oracle.sentiment.models import LexiconModel, WordScale, make_model
 
 
@@ -129,14 +126,3 @@ def test_scores_rise_with_the_compound_and_versions_follow_the_scale() -> None:
     assert scores == sorted(scores) and scores[2] == 0
     one, other = (LexiconModel("crypto-lexicon", WordScale(threshold, 3, 0.1)) for threshold in (0.1, 0.2))
     assert one.version != other.version
-
-
-@pytest.mark.parametrize(
-    ("content", "said"), [("a: [", "cannot be read"), ("words: {}", "must have the sections"), (None, "cannot be read")]
-)
-def test_a_lexicon_of_another_form_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
-    file = tmp_path / "lexicon.yaml"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(InputError, match=said):
-        read_lexicon(file, {})

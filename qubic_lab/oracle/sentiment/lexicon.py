@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats
 
 
@@ -31,11 +30,10 @@ LEXICON_FILE = data_file("lexicons", "crypto.yaml")
 LEXICON_CODE = 1
 """Increased when the matching changes."""
 
-NEGATION_WINDOW = 3
-"""A negator reverses valences within this many words after it, in the same part of the sentence."""
+WINDOW = 3
+"""A negator or booster changes valences within this many words after it, in the same part of the sentence."""
 NEGATED = -0.74
 """The factor of a negated valence."""
-BOOSTER_WINDOW = 3
 BOOSTER_FADE = 0.05
 """The share of a booster's strength that is lost for each word between it and the boosted word."""
 CAPITALS = 0.733
@@ -49,7 +47,6 @@ _PIECE = re.compile(r"#\w+|\d+(?:[.,]\d+)*%?|[^\W\d_]+(?:'[^\W\d_]+)*\d*|[.!?;:]
 _SENTENCE_END = frozenset(".!?;:")
 _PART_END = _SENTENCE_END | frozenset(",–—()")
 _QUOTES = frozenset("'\"[]“”‘")
-_SECTIONS = ("words", "phrases", "emoji", "hashtags", "negators", "intensifiers", "diminishers", "rules")
 
 
 @dataclass(frozen=True)
@@ -125,68 +122,27 @@ class _Token:
     part: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Mark:
-    """What begins at a token: a valence, a negator or a booster of `words` words; `inside`: it continues another."""
+    """What begins at a token: a valence, a negator or a booster of `words` words."""
 
-    valence: float | None = None
+    valence: float = 0.0
     because: str = ""
     negator: bool = False
     booster: float = 0.0
     words: int = 1
-    inside: bool = False
 
 
-def read_lexicon(path: Path, general: Mapping[str, float]) -> CryptoLexicon:
-    """Read a lexicon file.
-
-    Args:
-        path: YAML with the sections of `data/lexicons/README.md`.
-        general: valences of a general lexicon, by word.
-
-    Raises:
-        InputError: it cannot be read, or has other sections.
-    """
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"lexicon {path} cannot be read ({error}): give a YAML file of the documented form") from error
-    if not isinstance(content, dict) or set(content) != set(_SECTIONS):
-        raise InputError(f"lexicon {path} must have the sections {', '.join(_SECTIONS)}, and no others")
-    return CryptoLexicon(
-        words={str(word): float(valence) for word, valence in content["words"].items()},
-        phrases={tuple(str(phrase).split()): float(valence) for phrase, valence in content["phrases"].items()},
-        signs={_plain(sign): float(v) for sign, v in (content["emoji"] | content["hashtags"]).items()},
-        negators=frozenset(tuple(str(each).split()) for each in content["negators"]),
-        boosters={
-            tuple(str(word).split()): float(step)
-            for word, step in (content["intensifiers"] | content["diminishers"]).items()
-        },
-        rules=tuple(_rule(each) for each in content["rules"]),
-        general=general,
-    )
-
-
-def _rule(content: Mapping[str, Any]) -> LexiconRule:
-    return LexiconRule(
-        str(content["name"]),
-        frozenset(content["words"]),
-        frozenset(content["near"]),
-        int(content["window"]),
-        float(content["valence"]),
-    )
-
-
-def _plain(text: str) -> str:
-    """Return a text in lower case with straight apostrophes, spaces for hyphens, and signs without variants."""
-    return text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ").lower()
+def _straight(text: str) -> str:
+    """Return a text with straight apostrophes, spaces for hyphens, and signs without variants."""
+    return text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ")
 
 
 def _tokens(text: str) -> list[_Token]:
     """Return the words and signs of a text, without those that end a sentence."""
     tokens: list[_Token] = []
     sentence = part = 0
-    for raw in _PIECE.findall(text.replace("’", "'").replace("\ufe0f", "").replace("-", " ").replace("‑", " ")):
+    for raw in _PIECE.findall(_straight(text)):
         if raw[0] in _SENTENCE_END:
             sentence += 1
         if raw[0] in _PART_END:
@@ -205,19 +161,16 @@ def _marked(tokens: Sequence[_Token], lexicon: CryptoLexicon) -> list[_Mark]:
             if any(taken[start : start + size]) or tokens[start].part != tokens[start + size - 1].part:
                 continue
             words = tuple(token.text for token in tokens[start : start + size])
-            mark = _several(words, lexicon)
-            if mark is not None:
+            if (mark := _phrase(words, lexicon)) is not None:
                 marks[start] = mark
-                for place in range(start, start + size):
-                    taken[place] = True
-                    marks[place].inside = place > start
+                taken[start : start + size] = [True] * size
     for place, token in enumerate(tokens):
         if not taken[place]:
             marks[place] = _single(place, token, tokens, lexicon)
     return marks
 
 
-def _several(words: tuple[str, ...], lexicon: CryptoLexicon) -> _Mark | None:
+def _phrase(words: tuple[str, ...], lexicon: CryptoLexicon) -> _Mark | None:
     if words in lexicon.phrases:
         return _Mark(lexicon.phrases[words], "phrase", words=len(words))
     if words in lexicon.negators:
@@ -229,11 +182,8 @@ def _several(words: tuple[str, ...], lexicon: CryptoLexicon) -> _Mark | None:
 
 def _single(place: int, token: _Token, tokens: Sequence[_Token], lexicon: CryptoLexicon) -> _Mark:
     """Return the first match of a word: negator, booster, rule, own entry or general entry."""
-    key = (token.text,)
-    if key in lexicon.negators:
-        return _Mark(negator=True)
-    if key in lexicon.boosters:
-        return _Mark(booster=lexicon.boosters[key])
+    if (mark := _phrase((token.text,), lexicon)) is not None:
+        return mark
     for rule in lexicon.rules:
         if token.text in rule.words and _is_near(rule, place, tokens):
             return _Mark(rule.valence, f"rule: {rule.name}")
@@ -254,13 +204,12 @@ def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> Lexico
     """Return the words at a place, with their valence changed by the words before them."""
     mark, here = marks[place], tokens[place]
     words = " ".join(token.text for token in tokens[place : place + mark.words])
-    valence = counted = mark.valence or 0.0
-    because = [mark.because]
-    if valence and here.raw.isupper() and len(here.raw) > 1 and not all(token.raw.isupper() for token in tokens):
-        counted += math.copysign(CAPITALS, valence)
+    counted, because = mark.valence, [mark.because]
+    if here.raw.isupper() and len(here.raw) > 1 and not all(token.raw.isupper() for token in tokens):
+        counted += math.copysign(CAPITALS, counted)
     before = [
         (place - earlier, marks[earlier])
-        for earlier in range(max(0, place - NEGATION_WINDOW), place)
+        for earlier in range(max(0, place - WINDOW), place)
         if tokens[earlier].part == here.part
     ]
     counted = _boosted(counted, before)
@@ -268,19 +217,16 @@ def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> Lexico
         if each.negator:
             counted *= NEGATED
             because.append("negated")
-    return LexiconHit(place, words, valence, counted, ", ".join(because))
+    return LexiconHit(place, words, mark.valence, counted, ", ".join(because))
 
 
 def _boosted(valence: float, before: Iterable[tuple[int, _Mark]]) -> float:
     """Return a valence with the boosters before it added to its size; a booster changes only the next valence."""
-    if not valence:
-        return valence
     size = abs(valence)
     for distance, mark in reversed(list(before)):
         if mark.valence:
             break
-        if mark.booster and distance <= BOOSTER_WINDOW:
-            size += mark.booster * (1.0 - BOOSTER_FADE * (distance - mark.words))
+        size += mark.booster * (1.0 - BOOSTER_FADE * (distance - mark.words))
     return math.copysign(max(0.0, size), valence)
 
 
@@ -314,8 +260,26 @@ def crypto_compounds(texts: Sequence[str]) -> Floats:
 
 @cache
 def crypto_lexicon() -> CryptoLexicon:
-    """Return the committed lexicon on top of VADER's, read once."""
-    return read_lexicon(LEXICON_FILE, _analyzer().lexicon)
+    """Return the committed lexicon on top of VADER's, read once; `data/lexicons/README.md` describes its sections."""
+    content: dict[str, Any] = yaml.safe_load(LEXICON_FILE.read_text("utf-8"))
+
+    def phrases(*sections: str) -> dict[tuple[str, ...], float]:
+        return {tuple(key.split()): float(value) for name in sections for key, value in content[name].items()}
+
+    return CryptoLexicon(
+        words={word: float(valence) for word, valence in content["words"].items()},
+        phrases=phrases("phrases"),
+        signs={_straight(sign).lower(): float(v) for sign, v in (content["emoji"] | content["hashtags"]).items()},
+        negators=frozenset(tuple(each.split()) for each in content["negators"]),
+        boosters=phrases("intensifiers", "diminishers"),
+        rules=tuple(
+            LexiconRule(
+                rule["name"], frozenset(rule["words"]), frozenset(rule["near"]), rule["window"], rule["valence"]
+            )
+            for rule in content["rules"]
+        ),
+        general=_analyzer().lexicon,
+    )
 
 
 @cache

@@ -1,7 +1,7 @@
 """What a sentiment model says of a text: the probability of each label, of a headline, a body and both together."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.oracle.model.records import Text
 
 LABELS = ("negative", "neutral", "positive")
 """In this order wherever labels are numbers or columns."""
@@ -26,12 +27,7 @@ STUB_FROM, STUB_TO = 120, 300
 
 @dataclass(frozen=True)
 class SentimentScore:
-    """A model's judgement of one text: good or bad news for a holder of what the text is about.
-
-    Attributes:
-        negative, neutral, positive: probabilities; their sum is 1.
-        model, version: of the model that made it.
-    """
+    """A model's judgement of one text: the probabilities of good and bad news for a holder of what it is about."""
 
     negative: float
     neutral: float
@@ -97,32 +93,14 @@ def as_scores(probabilities_NC: Floats, model: str, version: str) -> list[Sentim
     return [SentimentScore.of(row, model, version) for row in probabilities_NC]
 
 
-class Titled(Protocol):
-    """A text with headline and body, such as `records.Text`."""
-
-    @property
-    def title(self) -> str:
-        """Its headline."""
-
-    @property
-    def body(self) -> str:
-        """The rest; empty if there is none."""
-
-    @property
-    def cut_characters(self) -> int:
-        """Number of characters of the body that the source left out."""
-
-
 @dataclass(frozen=True)
 class TextScore:
     """A model's judgement of a whole text.
 
     Attributes:
-        whole: headline and body together.
-        headline, body: each alone; None if there is none.
+        whole: headline and body together; each alone is None if there is none.
         body_share: weight of the body in the whole, 0 to 1.
-        sentences: number of sentences of the body that were read.
-        sentences_left_out: number of later sentences of the body.
+        sentences: number of sentences of the body that were read; later ones are left out.
         cut: the source gave only the beginning of the body; if that is also short, it counts less.
     """
 
@@ -155,7 +133,7 @@ class TextScore:
         }
 
 
-def is_cut(text: Titled) -> bool:
+def is_cut(text: Text) -> bool:
     """Return whether only the beginning of a body is known: the source says so, or the body ends that way."""
     if text.cut_characters > 0:
         return True
@@ -177,7 +155,7 @@ def sentences_of(body: str) -> list[str]:
     return found
 
 
-def score_texts(model: SentimentModel, texts: Sequence[Titled]) -> list[TextScore]:
+def score_texts(model: SentimentModel, texts: Sequence[Text]) -> list[TextScore]:
     """Return a model's judgement of each text, weighting headline and body; a body's is the mean of its sentences.
 
     Without a body only the headline counts, and without a headline only the body. A body that repeats the headline
@@ -194,10 +172,7 @@ def score_texts(model: SentimentModel, texts: Sequence[Titled]) -> list[TextScor
 
 
 def _joined(
-    text: Titled,
-    sentences: Sequence[str],
-    by_part: dict[str, SentimentScore],
-    model: SentimentModel,
+    text: Text, sentences: Sequence[str], by_part: Mapping[str, SentimentScore], model: SentimentModel
 ) -> TextScore:
     headline = by_part.get(text.title) if text.title.strip() else None
     read = sentences[:MOST_SENTENCES]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from qubic_lab.errors import QubicLabError, check_at_least
+from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.model.timestamps import DAY_US, now_us
 from qubic_lab.oracle.sentiment.index import ScoredText, Weighting
 from qubic_lab.oracle.sentiment.scores import SentimentModel, model_key, score_texts
@@ -14,7 +14,6 @@ from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.oracle.store.transactions import Clock
 
-FIRST_US, LAST_US = 0, 1 << 61
 PREFERRED = ("default", "finbert", "crypto-lexicon", "vader")
 """Models whose scores make the index, the first choice first; others follow by name."""
 BASELINE = "majority"
@@ -27,6 +26,8 @@ EVERY_S = 30.0
 """Seconds between two searches for texts without a score."""
 RECENT_US = 8 * DAY_US
 """The first search covers all texts, later ones those published within this time."""
+
+_END_US = 1 << 61
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ def score_stored(
     store: TextStore,
     model: SentimentModel,
     coin: str,
-    start_us: int = FIRST_US,
-    end_us: int = LAST_US,
+    start_us: int = 0,
     *,
     batch: int = BATCH,
     progress: Progress | None = None,
@@ -64,17 +64,12 @@ def score_stored(
         model: scores them.
         coin: its id.
         start_us: earliest time of publication.
-        end_us: end of the times of publication, excluded.
         batch: texts that are scored and stored together.
         progress: called with the number of texts that are done, and of all that lacked a score.
-
-    Raises:
-        InputError: an empty range, or a batch below 1.
     """
-    check_at_least("batch", batch, 1)
     key = model_key(model)
-    texts = store.read(coin, start_us, end_us)
-    known = {int(id) for id in store.scores(coin, start_us, end_us, key).news_id}
+    texts = store.read(coin, start_us, _END_US)
+    known = set(store.scores(coin, start_us, _END_US, key).news_id.tolist())
     missing = [text for text in reversed(texts) if text.id not in known]
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
@@ -149,7 +144,7 @@ class Scorer:
             thread.join()
 
     def _run(self) -> None:
-        start_us, whole = FIRST_US, True
+        start_us, whole = 0, True
         while not self._ending.wait(self._every_s):
             whole = self._search(start_us)
             if whole:
