@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markets import START_US, market_of, random_market, random_weights, with_gaps, with_holes
 
-from qubic_lab.bench.plain_pandas import crossover, plain_equity
+from qubic_lab.bench.backtest import crossover, plain_equity
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import REBALANCE, Account, checked_targets, simulate

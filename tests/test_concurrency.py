@@ -20,7 +20,7 @@ from qubic_lab.bench.concurrency import (
     plan_blocks,
     summarize,
 )
-from qubic_lab.bench.percentiles import quantile, quantile_interval
+from qubic_lab.bench.result import quantile, quantile_interval
 from qubic_lab.cli.main import run
 from qubic_lab.core import Completion
 from qubic_lab.pipeline.calls import PipelineAnswer

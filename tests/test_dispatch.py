@@ -11,7 +11,7 @@ from qubic_lab.bench import dispatch
 from qubic_lab.bench.dispatch import DispatchResult, Exchange, ask_all, bench_dispatch, echo_requests, sum_up
 from qubic_lab.bench.echo_node import echo_text, echo_tokens
 from qubic_lab.bench.local_cluster import free_ports, local_cluster, run_apart
-from qubic_lab.bench.percentiles import Percentiles
+from qubic_lab.bench.result import Percentiles
 
 SETTING = (4, 2, 8, 16)
 

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import func, select
 
 from qubic_lab.bench import oracle_data
-from qubic_lab.bench.lean_http import LOST, LeanConnection, LeanResponse, path_with
-from qubic_lab.bench.oracle import ROUTES, OracleExchange, bench_oracle, sum_up
+from qubic_lab.bench.oracle import ROUTES, LeanConnection, OracleExchange, OracleRequest, bench_oracle, sum_up
 from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.database import open_database
 from qubic_lab.oracle.model.timestamps import DAY_US
@@ -100,10 +99,10 @@ def test_the_lean_client_reads_whole_responses_in_any_pieces() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         connection = await LeanConnection.open(f"http://127.0.0.1:{port}")
-        replies = [await connection.get(path_with("/a", coin="x y", limit=1)) for _ in answers]
-        assert replies == [LeanResponse(200, b"hello"), LeanResponse(404, b""), LOST]
-        assert await connection.get("/again") == LOST
-        assert asked[0] == f"GET /a?coin=x+y&limit=1 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        replies = [await connection.get(OracleRequest.of("a", coin="x y").path) for _ in answers]
+        assert replies == [(200, b"hello"), (404, b""), (0, b"")]
+        assert await connection.get("/again") == (0, b"")
+        assert asked[0] == f"GET /api/oracle/a?coin=x+y HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         server.close()
 
     asyncio.run(main())

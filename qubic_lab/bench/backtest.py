@@ -7,20 +7,21 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qubic_lab.bench.plain_pandas import crossover, plain_equity
-from qubic_lab.bench.result import MeasuredResult, Table
+from qubic_lab.bench.result import MeasuredResult, Table, seconds_of
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
@@ -30,6 +31,9 @@ from qubic_lab.oracle.risk.forecast_tests import evaluate_tail
 from qubic_lab.oracle.risk.models import garch_forecast, normal, simulate_garch, student_t
 from qubic_lab.provenance import usable_cores
 from qubic_lab.stats import wilson_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Noise = Literal["gaussian", "garch-t"]
 NOISES: tuple[Noise, ...] = ("gaussian", "garch-t")
@@ -82,12 +86,8 @@ class Rate:
 class NullResult:
     """The best of several signals without skill, on prices without drift and without costs.
 
-    Attributes:
-        false_rate: share of runs that were called evidence, with its 95 % interval `low` to `high`.
-        by_noise: the same rate for each price process.
-        mean_pbo: mean probability of backtest overfitting, with its standard error `pbo_error`.
-        within: whether false_rate ≤ 0.065 and low ≤ 0.05.
-        pbo_within: whether mean_pbo is 0.5 ± 0.05.
+    `false_rate` is the share of runs that were called evidence, with its 95 % interval. `mean_pbo` is the mean
+    probability of backtest overfitting, with its standard error.
     """
 
     runs: int
@@ -108,11 +108,8 @@ class NullResult:
 class EffectResult:
     """One of the signals has an edge as large as the minimum detectable effect that a report states.
 
-    Attributes:
-        mean_sharpe: mean of these edges, as annual Sharpe ratios.
-        detected: runs whose best trial was called evidence.
-        chosen: runs whose best trial was the one with the edge.
-        covered: runs whose interval contained the true Sharpe ratio of the best trial.
+    `mean_sharpe` is the mean of these edges, as annual Sharpe ratios. `detected` runs called their best trial evidence,
+    in `chosen` ones it was the one with the edge, in `covered` ones the interval contained its true Sharpe ratio.
     """
 
     runs: int
@@ -148,13 +145,11 @@ class TailResult:
 
 @dataclass(frozen=True)
 class SpeedResult:
-    """Median times.
+    """Median times; `ratio` is pandas_ms / set_ms.
 
-    Attributes:
-        full_s: one signal on `bars` bars: account, all its figures, and statistics without bootstrap.
-        set_ms: one of `sets` parameter sets on `set_bars` bars with given weights: account and equity.
-        pandas_ms: the same with a plain vectorised pandas version; blocks of both take turns.
-        ratio: pandas_ms / set_ms; above 1 ours is faster.
+    `full_s` is of one signal on `bars` bars: account, all its figures, and statistics without bootstrap. `set_ms` is of
+    one of `sets` parameter sets on `set_bars` bars with given weights: account and equity. `pandas_ms` is of the same
+    with a plain vectorised pandas version; blocks of both take turns.
     """
 
     bars: int
@@ -223,22 +218,15 @@ def bench_backtest(
     *,
     var_bars: int = VAR_BARS,
     speed: bool = True,
-    processes: int | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> BacktestResult:
     """Check the backtest on simulated prices, half of them Gaussian and half GARCH with Student's t.
 
-    Args:
-        null: runs without any skill; 0: none.
-        effect: runs at the minimum detectable effect; 0: none.
-        var: series for value at risk; 0: none.
-        var_bars: bars of each of these series. On 2,000 bars at most 71 % of the tests rejected a normal distribution
-            of constant variance, so the default is 4,000.
-        speed: whether to measure speed, after everything else.
-        processes: number of processes that share the runs; None: one for each core.
-        seed: seed of the simulations; each part and run has its own stream of random numbers.
-        progress: called after each few runs.
+    There are `null` runs without any skill, `effect` runs at the minimum detectable effect, and `var` series of
+    `var_bars` bars for value at risk, each of them none with 0. On 2,000 bars at most 71 % of the tests rejected a
+    normal distribution of constant variance, so the default is 4,000. Each part and run has its own stream of random
+    numbers.
 
     Raises:
         InputError: nothing is requested, or there are too few bars for value at risk.
@@ -249,16 +237,16 @@ def bench_backtest(
     if not (null or effect or var or speed):
         raise InputError("nothing is requested: give null, effect, var or speed")
     started = time.perf_counter()
-    workers = processes or usable_cores()
-    check_at_least("processes", workers, 1)
-    total = null + effect + var
-    jobs = [("null", null, (seed, 0)), ("effect", effect, (seed, 0)), ("var", var, (seed, var_bars))]
-    found = _run_jobs(jobs, workers, progress, total)
+    workers = usable_cores()
+    parts: dict[str, tuple[Callable[[int], Any], int]] = {
+        "null": (partial(null_run, seed=seed), null),
+        "effect": (partial(effect_run, seed=seed), effect),
+        "var": (partial(tail_run, bars=var_bars, seed=seed), var),
+    }
+    found = _run_parts(parts, workers, progress)
     nulls = sum_up_null(found["null"]) if null else None
     effects = sum_up_effect(found["effect"]) if effect else None
     tails = sum_up_var(found["var"], var_bars) if var else None
-    if speed:
-        progress("speed", total, total)
     fast = measure_speed() if speed else None
     limits = [row.within for row in tails.rows] if tails else []
     limits += [nulls.within, nulls.pbo_within] if nulls else []
@@ -291,34 +279,19 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _run_jobs(
-    jobs: Sequence[tuple[str, int, tuple[int, int]]], workers: int, progress: Progress, total: int
+def _run_parts(
+    parts: Mapping[str, tuple[Callable[[int], Any], int]], workers: int, progress: Progress
 ) -> dict[str, list[Any]]:
-    """Make all runs in a pool of processes; return the results of each part in order."""
-    tasks = [
-        (part, range(first, min(runs, first + _A_TASK)), given)
-        for part, runs, given in jobs
-        for first in range(0, runs, _A_TASK)
-    ]
-    found: dict[str, dict[int, Any]] = {part: {} for part, _, _ in jobs}
-    if tasks:
-        with _pool(min(workers, len(tasks))) as pool:
-            waiting = {pool.submit(_task, *task): task for task in tasks}
-            done = 0
-            for future in as_completed(waiting):
-                part, runs, _ = waiting[future]
-                found[part] |= dict(zip(runs, future.result(), strict=True))
-                done += len(runs)
-                progress(part, done, total)
-    return {part: [runs[number] for number in sorted(runs)] for part, runs in found.items()}
+    """Make the numbered runs of all parts in a pool of processes; return the results of each part in order."""
+    total, done = sum(runs for _, runs in parts.values()), count(1)
 
+    def noted(part: str, result: Any) -> Any:
+        progress(part, next(done), total)
+        return result
 
-def _task(part: str, runs: range, given: tuple[int, int]) -> list[Any]:
-    seed, bars = given
-    if part == "var":
-        return [tail_run(number, bars, seed) for number in runs]
-    run = null_run if part == "null" else effect_run
-    return [run(number, seed) for number in runs]
+    with _pool(workers) as pool:
+        running = {part: pool.map(run, range(runs), chunksize=_A_TASK) for part, (run, runs) in parts.items()}
+        return {part: [noted(part, each) for each in results] for part, results in running.items()}
 
 
 def simulated_market(returns: Floats, bar_us: int = DAY_US) -> Bars:
@@ -463,25 +436,25 @@ def measure_speed(
     rng = np.random.default_rng(0)
     market = simulated_market(1e-4 * rng.standard_normal(bars), MINUTE_US)
     signal = np.sign(np.convolve(rng.standard_normal(bars), np.ones(50), mode="same"))
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
+
+    def evaluate() -> None:
         account = simulate(market, signal, Costs(fee_bps=1.0))
         account.summary()
         annual_sharpe(account.net_returns, account.bars_per_year)
         break_even_bps(account.gross_returns, account.turnover)
-        times.append(time.perf_counter() - started)
+
+    full_s = statistics.median(seconds_of(evaluate) for _ in range(3))
     ours, plain = _sets(simulated_market(1e-3 * rng.standard_normal(set_bars), MINUTE_US), sets, block)
     set_ms, pandas_ms = 1e3 * statistics.median(ours), 1e3 * statistics.median(plain)
     return SpeedResult(
         bars=bars,
-        full_s=statistics.median(times),
+        full_s=full_s,
         sets=sets,
         set_bars=set_bars,
         set_ms=set_ms,
         pandas_ms=pandas_ms,
         ratio=pandas_ms / set_ms,
-        full_within=statistics.median(times) < MOST_SECONDS,
+        full_within=full_s < MOST_SECONDS,
         sets_within=pandas_ms >= set_ms,
     )
 
@@ -498,9 +471,29 @@ def _sets(market: Bars, sets: int, block: int) -> tuple[list[float], list[float]
         started = time.perf_counter()
         for array in arrays:
             _ = simulate(market, array, costs).equity
-        ours.append((time.perf_counter() - started) / len(arrays))
-        started = time.perf_counter()
+        between = time.perf_counter()
         for each in weights:
             plain_equity(frame, each, costs.fee_bps)
-        plain.append((time.perf_counter() - started) / len(arrays))
+        ours.append((between - started) / len(arrays))
+        plain.append((time.perf_counter() - between) / len(arrays))
     return ours, plain
+
+
+def plain_equity(frame: "pd.DataFrame", weights: "pd.Series", cost_bps: float) -> "pd.Series":
+    """Return equity as a share of its start by plain pandas, for one asset that is rebalanced at every bar's open.
+
+    Weights, on the frame's index, are decided at a close and held from the next open to the one after it. Costs are
+    subtracted to first order, so it agrees with an exact account only without costs. The last open is the last
+    valuation.
+    """
+    held = weights.shift(1).fillna(0.0)
+    gross = held * (frame["open"].shift(-1) / frame["open"] - 1.0).fillna(0.0)
+    traded = held.diff().abs().fillna(held.abs())
+    equity: pd.Series = (1.0 + gross - traded * cost_bps * BPS).cumprod()
+    return equity
+
+
+def crossover(close: "pd.Series", fast: int, slow: int) -> "pd.Series":
+    """Return 1 where the mean of the last `fast` closes is above that of the last `slow` ones, else 0."""
+    above: pd.Series = (close.rolling(fast).mean() > close.rolling(slow).mean()).astype("float64")
+    return above

@@ -119,10 +119,8 @@ def _promise_text(share: BalancerShare) -> str:
 def bench_balance(requests: int = 50, nodes: int = 3, seed: int = 0) -> BalanceResult:
     """Give requests to simulated nodes by every balancer, with no node failing and with one that fails and returns.
 
-    Args:
-        requests: how many while none fails.
-        nodes: of weights 3, 2, 1, 3, 2, 1 and so on, 20 at the most.
-        seed: of the requests' lengths and the balancers' draws; equal seeds give equal results.
+    There are `requests` while none fails, and at most 20 nodes, of weights 3, 2, 1, 3, 2, 1 and so on. Equal seeds give
+    equal results.
 
     Raises:
         InputError: fewer than 1 request or 2 nodes, or too many nodes.

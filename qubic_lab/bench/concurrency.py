@@ -14,8 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from qubic_lab.bench.percentiles import Percentiles, quantile
-from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text
+from qubic_lab.bench.result import ModelResult, Percentiles, Spread, Table, interval_text, quantile, settings_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_range
 from qubic_lab.model.config import check_context, load_config
@@ -67,10 +66,9 @@ class ClientBlock:
 class ConcurrencyLevel:
     """All blocks of one number of clients.
 
-    Percentiles are of the latencies of `requests` requests as their clients saw them, each with a 95 % interval; an end
-    that needs more requests is None. With fewer than 100 requests `p99_s` is the slowest one. `compute_shares` is the
-    share of a block's time in which each rank computed or sampled, as the median over blocks. `answered` counts the
-    requests that the pipeline finished; `changed` lists the questions whose answer differs from the one given alone.
+    Percentiles are of the latencies that clients saw (see `Percentiles`). `compute_shares` is the share of a block's
+    time in which each rank computed or sampled, as the median over blocks. `answered` counts the requests that the
+    pipeline finished; `changed` lists the questions whose answer differs from the one given alone.
     """
 
     clients: int
@@ -98,18 +96,13 @@ class ConcurrencyLevel:
 
 
 @dataclass(frozen=True)
-class ConcurrencyResult(MeasuredResult):
-    """All levels; `requests` are those of a block, `threads` those of a rank, `slots` those of a lane."""
+class ConcurrencyResult(ModelResult):
+    """All levels; `requests` are those of a block, `slots` those of a lane."""
 
     levels: tuple[ConcurrencyLevel, ...]
-    model: str
-    meaningless: bool
     ranks: int
     lanes: int
     slots: int
-    dtype: str
-    device: str
-    threads: int
     requests: int
     repeat: int
     most_prompt_tokens: int
@@ -149,22 +142,17 @@ def bench_concurrency(
 ) -> ConcurrencyResult:
     """Ask the same questions with several numbers of clients, and compare the answers with those given alone.
 
-    Args:
-        config: the pipeline; with more clients than lanes × slots, requests wait for a slot.
-        levels: numbers of clients.
-        requests: questions in a block, at least as many as clients.
-        repeat: blocks of each level.
-        most_prompt_tokens: longest prompt; prompts have 8 or more random tokens.
-        most_new_tokens: longest answer; answers have 2 or more tokens, and end tokens are ignored.
-        progress: called before each block.
+    Each of the `levels` is a number of clients; with more of them than lanes × slots, requests wait for a slot.
+    `requests` are the questions of a block, at least one for each client, `repeat` the blocks of a level. Prompts have
+    8 random tokens or more, answers 2 or more, and end tokens are ignored.
 
     Raises:
         InputError: a value is out of range; nothing was run.
         ModelError, RankError: as for Pipeline.launch.
     """
     resolved = resolve_config(config)
-    _check(resolved, levels, requests, repeat)
-    vocab = _vocab(resolved, most_prompt_tokens, most_new_tokens)
+    _check(resolved, levels, requests, repeat, most_prompt_tokens, most_new_tokens)
+    vocab = load_config(text_folder(resolved.folder)).vocab
     questions = make_questions(vocab, requests, most_prompt_tokens, most_new_tokens)
     blocks: list[ClientBlock] = []
     with tempfile.TemporaryDirectory() as folder, Pipeline.launch(replace(config, trace=Path(folder))) as pipeline:
@@ -182,18 +170,11 @@ def bench_concurrency(
             summarize([block for block in blocks if block.clients == clients], expected, queue_s, shares)
             for clients in levels
         ),
-        model=config.model,
-        meaningless=resolved.meaningless,
-        ranks=resolved.ranks,
-        lanes=resolved.lanes,
-        slots=resolved.slots,
-        dtype=resolved.dtype,
-        device=resolved.device,
-        threads=resolved.threads,
         requests=requests,
         repeat=repeat,
         most_prompt_tokens=most_prompt_tokens,
         most_new_tokens=most_new_tokens,
+        **settings_of(resolved, "ranks", "lanes", "slots"),
     )
 
 
@@ -240,13 +221,7 @@ def ask(pipeline: Pipeline, questions: Sequence[Request], order: Sequence[int], 
 def compute_shares(spans: "pd.DataFrame", numbers: Sequence[int], ranks: int) -> tuple[float, ...]:
     """Return the share of a block's time in which each rank computed or sampled.
 
-    Args:
-        spans: the trace.
-        numbers: the block's requests; no others ran at the same time.
-        ranks: number of ranks.
-
-    Returns:
-        One share per rank of the time from the first submission to the end of the last work.
+    The block, whose requests have these `numbers`, takes from its first submission to the end of its last work.
     """
     own = spans[spans["requests"].map(lambda requests: bool(requests) and requests[0] in numbers)]
     work = own[own["kind"].isin(["compute", "sample"])]
@@ -267,7 +242,7 @@ def summarize(
         blocks: at least one, all with the same number of clients.
         expected: tokens of the answer that each question got alone.
         queue_s: time from submission to the first work, by the request's number.
-        shares: share of a block's time in which each rank computed.
+        shares: share of each block's time in which each rank computed.
     """
     asked = [each for block in blocks for each in block.asked]
     completions = [each.answer.completion for each in asked]
@@ -295,7 +270,14 @@ def summarize(
     )
 
 
-def _check(resolved: ResolvedConfig, levels: Sequence[int], requests: int, repeat: int) -> None:
+def _check(
+    resolved: ResolvedConfig,
+    levels: Sequence[int],
+    requests: int,
+    repeat: int,
+    most_prompt_tokens: int,
+    most_new_tokens: int,
+) -> None:
     most = resolved.lanes * resolved.slots + MOST_WAITING
     for clients in levels:
         check_range("clients", clients, 1, most)
@@ -304,12 +286,6 @@ def _check(resolved: ResolvedConfig, levels: Sequence[int], requests: int, repea
     if requests < max(levels):
         raise InputError(f"requests is {requests}: {max(levels)} clients need at least one each")
     check_at_least("repeat", repeat, 1)
-
-
-def _vocab(resolved: ResolvedConfig, most_prompt_tokens: int, most_new_tokens: int) -> int:
-    """Return the size of the model's vocabulary, after a check that the longest request fits its context."""
-    config = load_config(text_folder(resolved.folder))
     check_at_least("most_prompt_tokens", most_prompt_tokens, FEWEST_PROMPT_TOKENS)
     check_at_least("most_new_tokens", most_new_tokens, FEWEST_NEW_TOKENS)
-    check_context(config, most_prompt_tokens, most_new_tokens)
-    return config.vocab
+    check_context(load_config(text_folder(resolved.folder)), most_prompt_tokens, most_new_tokens)

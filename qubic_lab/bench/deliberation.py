@@ -87,10 +87,7 @@ class VotingResult(MeasuredResult):
 def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None = None) -> VotingResult:
     """Measure votes on calculations with a numeric result, on differing explanations, and on near copies of one.
 
-    Args:
-        answers: number of answers in each vote, of 100 to 200 tokens each.
-        votes: number of votes of each kind.
-        embedder: for the times with embeddings; None leaves these out.
+    Answers have 100 to 200 tokens each. There are `votes` of each kind, and without an embedder none with embeddings.
 
     Raises:
         InputError: a number is out of range.

@@ -10,15 +10,15 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
 import httpx2
 
 from qubic_lab.bench.echo_node import MODEL, echo_text, echo_tokens
-from qubic_lab.bench.local_cluster import local_cluster, run_apart
-from qubic_lab.bench.percentiles import Percentiles
-from qubic_lab.bench.result import MeasuredResult, Table, interval_text
+from qubic_lab.bench.local_cluster import closed_loops, local_cluster, run_apart
+from qubic_lab.bench.result import MeasuredResult, Percentiles, Table
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_range
@@ -92,10 +92,9 @@ class LoadResult:
 
     def cells(self) -> tuple[str, ...]:
         """Return the row of a report."""
-        times = ("-", "-", "-", "-")
-        if (added := self.added_ms) is not None and self.node_ms is not None:
-            p95 = interval_text(added.p95, added.p95_low, added.p95_high, ".1f")
-            times = (f"{added.p50:.1f}", p95, f"{added.p99:.1f}", f"{self.node_ms.p50:.1f}")
+        times: tuple[str, ...] = ("-", "-", "-", "-")
+        if self.added_ms is not None and self.node_ms is not None:
+            times = (*self.added_ms.texts(), f"{self.node_ms.p50:.1f}")
         counts = (self.nodes, self.concurrency, self.requests, self.errors)
         return (*map(str, counts), *times, f"{self.requests_per_s:.1f}", f"{self.tokens_per_s:.0f}")
 
@@ -149,16 +148,9 @@ def bench_dispatch(
 ) -> DispatchResult:
     """Measure a coordinator and its nodes, which are processes of this machine, with many concurrent clients.
 
-    Args:
-        requests: number of requests to echo nodes, at least as many as clients.
-        concurrency: number of clients; each echo node has a slot for every client.
-        nodes: number of echo nodes.
-        seconds: time that an echo node takes for an answer.
-        new_tokens: tokens of an echo node's answer, spread evenly over that time.
-        real_requests: number of requests to real nodes (one for each core, at most two); 0: start none.
-        model: model of the real nodes.
-        balancer: strategy by which the coordinator chooses a node.
-        progress: called after each answer.
+    Each echo node has a slot for every client, and takes `seconds` for an answer, whose tokens are spread evenly over
+    that time. `real_requests` go to real nodes, one for each core but at most two; 0: none are started. `requests` are
+    at least as many as clients.
 
     Raises:
         InputError: a number is out of range, the balancer is unknown, or the model cannot be loaded.
@@ -255,35 +247,11 @@ async def ask_all(
     begin_over_s: float = 0.0,
     note: Callable[[int], None] = lambda answered: None,
 ) -> tuple[list[Exchange], float]:
-    """Send requests from several concurrent clients, over connections that were opened before.
-
-    Args:
-        url: address of the coordinator.
-        requests: each is sent once, in this order.
-        concurrency: number of clients.
-        begin_over_s: time over which the clients' starts are spread.
-        note: called with the number of answers so far.
-
-    Returns:
-        The answers in the order in which they came, and the seconds from the first request to the last answer.
-    """
-    waiting = iter(requests)
-    answered: list[Exchange] = []
+    """Send requests to a coordinator from concurrent clients, over connections opened before; as `closed_loops`."""
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-
-    async def ask_on(client: httpx2.AsyncClient, begin_s: float) -> None:
-        await asyncio.sleep(begin_s)
-        for request in waiting:
-            answered.append(await ask(client, request))
-            note(len(answered))
-
     async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=DEADLINE_S, trust_env=False) as client:
         await asyncio.gather(*(client.get("/health") for _ in range(concurrency)), return_exceptions=True)
-        started = time.perf_counter()
-        async with asyncio.TaskGroup() as clients:
-            for number in range(concurrency):
-                clients.create_task(ask_on(client, begin_over_s * number / concurrency))
-        return answered, time.perf_counter() - started
+        return await closed_loops([partial(ask, client)] * concurrency, requests, begin_over_s, note)
 
 
 def _measure_echo(

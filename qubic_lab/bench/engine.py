@@ -8,14 +8,16 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text
+from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text, seconds_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_choice, check_range
 from qubic_lab.evals.reference import library
@@ -133,11 +135,8 @@ class EngineResult(MeasuredResult):
         )
 
 
-class Runner(Protocol):
-    """Something that answers a batch of requests."""
-
-    def measure(self, batch: int) -> EngineSpeed:
-        """Answer `batch` requests in each lane once."""
+Runner = Callable[[int], EngineSpeed]
+"""Answers a batch of requests in each lane once."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +168,8 @@ def bench_engine(
 ) -> EngineResult:
     """Measure the pipeline with several numbers of ranks, and transformers, in turn and at equal total threads.
 
-    Args:
-        model: alias, hub id, folder or GGUF file.
-        ranks: numbers of ranks; one rank is always measured too, for comparison.
-        batches: requests that decode together in a lane; a pipeline has as many lanes as ranks.
-        dtypes: `fp32`, `bf16`, `fp16`.
-        prompt_tokens: tokens of each prompt, random with a fixed seed.
-        new_tokens: tokens of each answer; end tokens are ignored.
-        repeat: measurements of each setup.
-        progress: called after each measurement.
+    Prompts are random with a fixed seed, and end tokens are ignored. A pipeline has as many lanes as ranks, and
+    `batches` are the requests that decode together in a lane. One rank is always measured too, for comparison.
 
     Raises:
         InputError: a value is out of range; nothing was run.
@@ -187,18 +179,21 @@ def bench_engine(
 
     plan = _plan(model, ranks, batches, dtypes, prompt_tokens, new_tokens, repeat)
     setups, pairings = plan_setups(plan.ranks, plan.batches), plan_ratios(plan.ranks, plan.batches)
-    steps = len(plan.dtypes) * (repeat * len(setups) + len(plan.ranks) + 1)
-    done = 0
+    steps, done = len(plan.dtypes) * (repeat * len(setups) + len(plan.ranks) + 1), count(1)
 
     def report(what: str) -> None:
-        nonlocal done
-        done += 1
-        progress(what, done, steps)
+        progress(what, next(done), steps)
 
     torch.set_num_threads(plan.threads)
     before = read_bandwidth_gb_per_s()
     results, ratios = list[SetupResult](), list[SpeedRatio]()
-    with _pipelines(plan) as pipelines:
+    with ExitStack() as stack:
+        pipelines = {  # side by side; idle ones only wait
+            number: stack.enter_context(
+                Pipeline.launch(replace(plan.base, ranks=number, threads=plan.threads // number, dtype=plan.dtypes[0]))
+            )
+            for number in plan.ranks
+        }
         for dtype in plan.dtypes:
             samples = _measure(setups, _runners(plan, pipelines, dtype), plan, dtype, report)
             results += [_setup_result(setup, samples[setup], dtype, plan.threads) for setup in setups]
@@ -269,12 +264,7 @@ def read_bandwidth_gb_per_s() -> float:
     import torch
 
     block = torch.ones(PROBE_BYTES // 4, dtype=torch.float32)
-    seconds = []
-    for _ in range(PROBE_PASSES):
-        started = time.perf_counter()
-        block.sum()
-        seconds.append(time.perf_counter() - started)
-    return PROBE_BYTES / median(seconds) / 1e9
+    return PROBE_BYTES / median(seconds_of(block.sum) for _ in range(PROBE_PASSES)) / 1e9
 
 
 def random_prompts(vocab: int, count: int, tokens: int) -> tuple[tuple[int, ...], ...]:
@@ -334,24 +324,12 @@ def _plan(
     )
 
 
-@contextmanager
-def _pipelines(plan: _Plan) -> Iterator[dict[int, Pipeline]]:
-    """Run one pipeline for each number of ranks, side by side; idle ones only wait."""
-    with ExitStack() as stack:
-        yield {
-            number: stack.enter_context(
-                Pipeline.launch(replace(plan.base, ranks=number, threads=plan.threads // number, dtype=plan.dtypes[0]))
-            )
-            for number in plan.ranks
-        }
-
-
 def _runners(plan: _Plan, pipelines: Mapping[int, Pipeline], dtype: str) -> dict[tuple[str, int], Runner]:
     """Return the runners by name and number of ranks."""
-    runners: dict[tuple[str, int], Runner] = {("transformers", 1): _TransformersRunner(plan, dtype)}
+    runners = {("transformers", 1): _transformers_runner(plan, dtype)}
     for number, pipeline in pipelines.items():
         config = replace(plan.base, ranks=number, threads=plan.threads // number, dtype=dtype)
-        runners["pipeline", number] = _PipelineRunner(plan, pipeline, config)
+        runners["pipeline", number] = partial(_run_pipeline, plan, pipeline, config)
     return runners
 
 
@@ -364,79 +342,65 @@ def _measure(
 ) -> dict[EngineSetup, list[EngineSpeed]]:
     """Measure each setup once per repeat, after a warm-up round."""
     for (name, number), runner in runners.items():
-        runner.measure(min(plan.batches))
+        runner(min(plan.batches))
         report(f"warming up {name}, ranks: {number}, {dtype}")
     samples: dict[EngineSetup, list[EngineSpeed]] = {setup: [] for setup in setups}
     for _ in range(plan.repeat):
         for setup in setups:
-            samples[setup].append(runners[setup.runner, setup.ranks].measure(setup.batch))
+            samples[setup].append(runners[setup.runner, setup.ranks](setup.batch))
             report(f"{setup.runner}, ranks: {setup.ranks}, batch {setup.batch}, {dtype}")
     return samples
 
 
 def _setup_result(setup: EngineSetup, samples: Sequence[EngineSpeed], dtype: str, threads: int) -> SetupResult:
     return SetupResult(
-        runner=setup.runner,
-        ranks=setup.ranks,
-        batch=setup.batch,
+        **vars(setup),
         requests=setup.requests,
         dtype=dtype,
         threads_a_rank=threads // setup.ranks,
-        decode_tokens_per_s=Spread.of([sample.decode_tokens_per_s for sample in samples]),
-        prefill_tokens_per_s=Spread.of([sample.prefill_tokens_per_s for sample in samples]),
+        decode_tokens_per_s=Spread.of([each.decode_tokens_per_s for each in samples]),
+        prefill_tokens_per_s=Spread.of([each.prefill_tokens_per_s for each in samples]),
     )
 
 
-class _PipelineRunner:
-    """Answers with a running pipeline; the prefill speed is that of answers of one token."""
-
-    def __init__(self, plan: _Plan, pipeline: Pipeline, config: PipelineConfig) -> None:
-        self._plan = plan
-        self._pipeline = pipeline
-        self._config = config
-
-    def measure(self, batch: int) -> EngineSpeed:
-        self._pipeline.configure(replace(self._config, slots=batch))
-        prompts = self._plan.prompts[: batch * self._pipeline.config.lanes]
-        started = time.perf_counter()
-        list(self._pipeline.answer_all(_requests(prompts, 1)))
-        prefill_s = time.perf_counter() - started
-        return EngineSpeed(
-            decode_tokens_per_s=decode_tokens_per_s(self._pipeline, prompts, self._plan.new_tokens),
-            prefill_tokens_per_s=sum(map(len, prompts)) / prefill_s,
-        )
+def _run_pipeline(plan: _Plan, pipeline: Pipeline, config: PipelineConfig, batch: int) -> EngineSpeed:
+    """Answer with a running pipeline; the prefill speed is that of answers of one token."""
+    pipeline.configure(replace(config, slots=batch))
+    prompts = plan.prompts[: batch * pipeline.config.lanes]
+    prefill_s = seconds_of(lambda: list(pipeline.answer_all(_requests(prompts, 1))))
+    return EngineSpeed(
+        decode_tokens_per_s=decode_tokens_per_s(pipeline, prompts, plan.new_tokens),
+        prefill_tokens_per_s=sum(map(len, prompts)) / prefill_s,
+    )
 
 
-class _TransformersRunner:
-    """Answers with transformers' `generate` in this process; prefill ends with the first token."""
+def _transformers_runner(plan: _Plan, dtype: str) -> Runner:
+    """Return a runner that answers with transformers' `generate` in this process; prefill ends with the first token."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import logging as transformers_logging
 
-    def __init__(self, plan: _Plan, dtype: str) -> None:
-        from transformers import AutoModelForCausalLM, GenerationConfig
-        from transformers.utils import logging as transformers_logging
+    from qubic_lab.model.decoder import torch_dtype
 
-        from qubic_lab.model.decoder import torch_dtype
+    transformers_logging.disable_progress_bar()
+    loader: Any = AutoModelForCausalLM  # its type hints do not allow device names
+    model = loader.from_pretrained(str(plan.folder), dtype=torch_dtype(dtype), local_files_only=True).to(plan.device)
+    # The model's own config may ask for sampling, and has end tokens.
+    model.generation_config = GenerationConfig(max_new_tokens=plan.new_tokens, pad_token_id=0)
 
-        transformers_logging.disable_progress_bar()
-        self._plan = plan
-        loader: Any = AutoModelForCausalLM  # its type hints do not allow device names
-        model = loader.from_pretrained(str(plan.folder), dtype=torch_dtype(dtype), local_files_only=True)
-        self._model = model.to(plan.device)
-        # The model's own config may ask for sampling, and has end tokens.
-        self._model.generation_config = GenerationConfig(max_new_tokens=plan.new_tokens, pad_token_id=0)
-
-    def measure(self, batch: int) -> EngineSpeed:
-        import torch
-
-        prompts = torch.tensor(self._plan.prompts[:batch], device=self._plan.device)
+    def run(batch: int) -> EngineSpeed:
+        prompts = torch.tensor(plan.prompts[:batch], device=plan.device)
         arrivals = _Arrivals()
         started = time.perf_counter()
         with torch.inference_mode():
-            self._model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, streamer=arrivals)
+            model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, streamer=arrivals)
         _, first, *_, last = arrivals.times  # the streamer also gets the prompt
         return EngineSpeed(
-            decode_tokens_per_s=batch * (self._plan.new_tokens - 1) / (last - first),
+            decode_tokens_per_s=batch * (plan.new_tokens - 1) / (last - first),
             prefill_tokens_per_s=prompts.numel() / (first - started),
         )
+
+    return run
 
 
 class _Arrivals:

@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qubic_lab.bench.result import BenchResult, Table
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.bench.memory import PROMPT_TOKENS, fixed_request
+from qubic_lab.bench.result import ModelResult, Table, settings_of
 from qubic_lab.errors import check_at_least, check_choice
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 from qubic_lab.provenance import machine
 
-PROMPT_TOKENS = 64
 DTYPES = ("auto", "fp16", "bf16")
 FIRST_CAPABILITY_WITH_BF16 = (8, 0)
 """Compute capability of the first GPUs with native bf16 (Ampere); older ones, such as the T4, emulate it."""
@@ -20,7 +19,7 @@ CPU_NOTE = "used: peak resident memory of the rank's process; CPU processes rese
 
 
 @dataclass(frozen=True)
-class GpuResult(BenchResult):
+class GpuResult(ModelResult):
     """One request on one rank.
 
     `load_s` includes the start of the processes, `seconds` runs from submission to the last token, and `tokens_per_s`
@@ -36,12 +35,7 @@ class GpuResult(BenchResult):
     memory_used_bytes: int
     memory_reserved_bytes: int | None
     memory_note: str
-    model: str
-    meaningless: bool
-    dtype: str
-    device: str
     device_name: str
-    threads: int
 
     def report(self) -> Iterator[Table | str]:
         """Yield times, memory and what was run."""
@@ -60,10 +54,7 @@ class GpuResult(BenchResult):
 def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100) -> GpuResult:
     """Load a model in 16 bit, answer one request of 64 prompt tokens, and measure time and memory.
 
-    Args:
-        model: alias, hub id, folder or GGUF file.
-        dtype: `fp16`, `bf16`, or `auto` for the one that the device supports natively.
-        new_tokens: tokens to generate; end tokens are ignored.
+    `dtype` is `fp16`, `bf16`, or `auto` for the one that the device supports natively. End tokens are ignored.
 
     Raises:
         InputError, ModelError, RankError: as for Pipeline.launch.
@@ -77,9 +68,7 @@ def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100
     started = time.perf_counter()
     with Pipeline.launch(PipelineConfig(model=model, ranks=1, dtype=dtype, device=device)) as pipeline:
         loaded = time.perf_counter()
-        prompt = tuple(range(1, PROMPT_TOKENS + 1))
-        sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-        completion = pipeline.generate(Request(token_ids=prompt, sampling=sampling))
+        completion = pipeline.generate(fixed_request(new_tokens))
         answered = time.perf_counter()
         [rank] = pipeline.describe()
         used = pipeline.config
@@ -94,12 +83,8 @@ def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100
         memory_used_bytes=rank.gpu_used_bytes if on_gpu else rank.peak_rss_bytes,
         memory_reserved_bytes=rank.gpu_reserved_bytes if on_gpu else None,
         memory_note=GPU_NOTE if on_gpu else CPU_NOTE,
-        model=used.model,
-        meaningless=used.meaningless,
-        dtype=used.dtype,
-        device=used.device,
         device_name=device_name,
-        threads=used.threads,
+        **settings_of(used),
     )
 
 

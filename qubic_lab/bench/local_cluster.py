@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ START_S = 30.0
 STOP_S = 20.0
 _LOOK_S = 0.05
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 @dataclass
@@ -209,6 +211,38 @@ def run_apart(main: Coroutine[Any, Any, T]) -> T:
             with suppress(RuntimeError):  # the loop has just ended
                 loop.call_soon_threadsafe(task.cancel)
             raise
+
+
+async def closed_loops(
+    clients: Sequence[Callable[[Q], Awaitable[A]]],
+    questions: Iterable[Q],
+    begin_over_s: float = 0.0,
+    note: Callable[[int], None] = lambda answered: None,
+) -> tuple[list[A], float]:
+    """Let clients ask: each takes the next question when it has its answer.
+
+    Args:
+        clients: functions that ask one question.
+        questions: each is asked once, in this order.
+        begin_over_s: time over which the clients' starts are spread.
+        note: called with the number of answers so far.
+
+    Returns:
+        The answers in the order in which they came, and the seconds from the first question to the last answer.
+    """
+    waiting, answered = iter(questions), list[A]()
+
+    async def ask_on(ask: Callable[[Q], Awaitable[A]], begin_s: float) -> None:
+        await asyncio.sleep(begin_s)
+        for question in waiting:
+            answered.append(await ask(question))
+            note(len(answered))
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number, ask in enumerate(clients):
+            group.create_task(ask_on(ask, begin_over_s * number / len(clients)))
+    return answered, time.perf_counter() - started
 
 
 def free_ports(count: int) -> list[int]:

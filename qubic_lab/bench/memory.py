@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qubic_lab.bench.result import MeasuredResult, Table
+from qubic_lab.bench.result import ModelResult, Table, settings_of
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import check_at_least
 from qubic_lab.model.config import load_config
@@ -33,17 +33,12 @@ class RankMemory:
 
 
 @dataclass(frozen=True)
-class MemoryResult(MeasuredResult):
+class MemoryResult(ModelResult):
     """Memory of all ranks."""
 
     ranks: tuple[RankMemory, ...]
-    model: str
-    meaningless: bool
     strategy: str
     layers: tuple[int, ...]
-    dtype: str
-    device: str
-    threads: int
     new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
@@ -64,11 +59,8 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
     """
     check_at_least("new_tokens", new_tokens, 1)
     with Pipeline.launch(config) as pipeline:
-        loaded = pipeline.describe()
-        prompt = tuple(range(1, PROMPT_TOKENS + 1))
-        request = Request(token_ids=prompt, sampling=SamplingParams(max_new_tokens=new_tokens, ignore_eos=True))
-        used = pipeline.config
-        list(pipeline.answer_all([request] * (used.lanes * used.slots)))
+        loaded, used = pipeline.describe(), pipeline.config
+        list(pipeline.answer_all([fixed_request(new_tokens)] * (used.lanes * used.slots)))
         after = pipeline.describe()
     model = load_config(text_folder(used.folder))
     shares = [stage_weight_bytes(model, stage, used.dtype) for stage in stage_ranges(used.layers)]
@@ -77,12 +69,12 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
             RankMemory(a.rank, a.stage, a.weight_bytes, share, b.peak_rss_bytes, a.peak_rss_bytes)
             for a, b, share in zip(after, loaded, shares, strict=True)
         ),
-        model=used.model,
-        meaningless=used.meaningless,
-        strategy=used.strategy,
-        layers=used.layers,
-        dtype=used.dtype,
-        device=used.device,
-        threads=used.threads,
         new_tokens=new_tokens,
+        **settings_of(used, "strategy", "layers"),
     )
+
+
+def fixed_request(new_tokens: int) -> Request:
+    """Return a request of 64 prompt tokens whose answer does not end earlier."""
+    prompt = tuple(range(1, PROMPT_TOKENS + 1))
+    return Request(token_ids=prompt, sampling=SamplingParams(max_new_tokens=new_tokens, ignore_eos=True))

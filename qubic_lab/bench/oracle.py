@@ -9,24 +9,32 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
+from urllib.parse import urlencode, urlsplit
 
-from qubic_lab.bench.lean_http import LeanConnection, path_with
-from qubic_lab.bench.local_cluster import LocalCluster, local_cluster, run_apart
+from qubic_lab.bench.local_cluster import LocalCluster, closed_loops, local_cluster, run_apart
 from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
-from qubic_lab.bench.percentiles import Percentiles
-from qubic_lab.bench.result import MeasuredResult, Table, interval_text
+from qubic_lab.bench.result import MeasuredResult, Percentiles, Table
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import QubicLabError, check_range
 from qubic_lab.oracle.model.response import Frame, Window
 from qubic_lab.oracle.model.timestamps import DAY_US, iso
 
 Route = Literal["sentiment", "price_analysis", "market_overview", "risk"]
+Kind = Literal["cold", "cached"]
 ROUTES: tuple[Route, ...] = get_args(Route)
 COLD_MS: dict[Route, float] = {"sentiment": 2_000.0, "price_analysis": 1_000.0, "market_overview": 3_000.0}
 """Limits of the 95th percentile for computed answers. Risk has no limit, as it fits models to thousands of bars."""
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sentiment": ("window", get_args(Window)),
+    "price_analysis": ("frame", get_args(Frame)),
+    "risk": ("frame", get_args(Frame)),
+}
+"""The parameter of each route about one coin, and its values."""
 CACHED_MS = 20.0
 """Limit of the 95th percentile for cached answers."""
 COINS = 10
@@ -44,13 +52,12 @@ COUNTED_S = 5.0
 class RouteTimes:
     """Latencies of one route.
 
-    `times_ms` are of right answers, None if there are none. `errors` counts the requests without a right answer;
-    `first_error` describes one. `server_cpu_ms` is the coordinator's CPU time per request. `within_limit` means no
-    errors, and a 95th percentile below `limit_ms` if there is a limit.
+    `times_ms` are of right answers, None if there are none; `errors` counts the other requests. `server_cpu_ms` is the
+    coordinator's CPU time per request. `within_limit` means no errors, and a 95th percentile below `limit_ms` if any.
     """
 
     route: str
-    kind: Literal["cold", "cached"]
+    kind: Kind
     requests: int
     errors: int
     first_error: str
@@ -63,9 +70,7 @@ class RouteTimes:
 
     def cells(self) -> tuple[str, ...]:
         """Return the row of a report."""
-        times = ("-", "-", "-")
-        if (t := self.times_ms) is not None:
-            times = (f"{t.p50:.1f}", interval_text(t.p95, t.p95_low, t.p95_high, ".1f"), f"{t.p99:.1f}")
+        times = ("-", "-", "-") if self.times_ms is None else self.times_ms.texts()
         limit = "none" if self.limit_ms is None else f"{self.limit_ms:g}: {'met' if self.within_limit else 'MISSED'}"
         counts = (self.route, self.kind, f"{self.requests:,}", str(self.errors))
         return (*counts, *times, limit, f"{self.requests_per_s:.0f}", f"{self.server_cpu_ms:.2f}")
@@ -122,10 +127,15 @@ class OracleResult(MeasuredResult):
 
 @dataclass(frozen=True)
 class OracleRequest:
-    """A path, and the parts that its right answer contains."""
+    """A path with its query, and the parts that its right answer contains."""
 
     path: str
-    expected: tuple[bytes, ...]
+    expected: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, route: str, *expected: bytes, **parameters: str) -> "OracleRequest":
+        """Return the request of a route with its query."""
+        return cls(f"/api/oracle/{route}?{urlencode(parameters)}", expected)
 
 
 @dataclass(frozen=True)
@@ -147,13 +157,8 @@ def bench_oracle(
 ) -> OracleResult:
     """Measure a coordinator that answers many clients about a generated market.
 
-    Args:
-        rows: prices in the database, which is generated once and kept in the cache folder.
-        texts: texts in the database, each with two scores.
-        clients: number of concurrent clients.
-        requests: cold requests of each route, all different; risk, which takes long, gets a fifth.
-        cached_requests: requests of each route whose answers are cached.
-        progress: called after each few requests.
+    The database, with `rows` prices and two scores for each text, is generated once and kept in the cache folder. There
+    are `requests` cold ones of each route, all different; risk, which takes long, gets a fifth.
 
     Raises:
         InputError: a number is out of range.
@@ -173,7 +178,7 @@ def bench_oracle(
             cold.append(_measure(cluster, name, route, "cold", asked, clients, progress))
         for route in ROUTES:
             kept = _kept(route, market)
-            run_apart(_ask_all(url, [OracleRequest(each.path, ()) for each in kept], 1))
+            run_apart(_ask_all(url, [OracleRequest(each.path) for each in kept], 1))
             asked = random.Random(0).choices(kept, k=cached_requests)
             cached.append(_measure(cluster, name, route, "cached", asked, clients, progress))
         [once] = _cold("sentiment", market, 1, seed=2)
@@ -196,9 +201,7 @@ def bench_oracle(
     )
 
 
-def sum_up(
-    route: Route, kind: Literal["cold", "cached"], seen: Sequence[OracleExchange], took_s: float, cpu_s: float
-) -> RouteTimes:
+def sum_up(route: Route, kind: Kind, seen: Sequence[OracleExchange], took_s: float, cpu_s: float) -> RouteTimes:
     """Summarize the answers of `took_s` seconds, for which the server used `cpu_s` seconds of CPU time."""
     right = [each for each in seen if not each.fault]
     faults = [each.fault for each in seen if each.fault]
@@ -223,7 +226,7 @@ def _measure(
     cluster: LocalCluster,
     name: str,
     route: Route,
-    kind: Literal["cold", "cached"],
+    kind: Kind,
     asked: Sequence[OracleRequest],
     clients: int,
     progress: Progress,
@@ -231,7 +234,8 @@ def _measure(
     used_s = cluster.cpu_s(name)
 
     def note(done: int) -> None:
-        progress(f"{route}, {kind}", done, len(asked))
+        if done % 10 == 0:
+            progress(f"{route}, {kind}", done, len(asked))
 
     seen, took_s = run_apart(_ask_all(cluster.urls[name], asked, clients, note))
     return sum_up(route, kind, seen, took_s, cluster.cpu_s(name) - used_s)
@@ -246,82 +250,108 @@ def _cold(route: Route, market: GeneratedMarket, count: int, seed: int) -> list[
         coin, as_of = draw.choice(market.coins), iso(as_of_us)
         expected = (b'"cache":"miss"', f'"as_of":"{as_of}"'.encode())
         if route == "market_overview":
-            path = path_with(f"/api/oracle/{route}", coins=",".join(market.coins), as_of=as_of)
-            asked.append(OracleRequest(path, expected))
-            continue
-        name, choices = ("window", get_args(Window)) if route == "sentiment" else ("frame", get_args(Frame))
-        path = path_with(f"/api/oracle/{route}", coin=coin, as_of=as_of, **{name: draw.choice(choices)})
-        asked.append(OracleRequest(path, (*expected, f'"coin":"{coin}"'.encode())))
+            asked.append(OracleRequest.of(route, *expected, coins=",".join(market.coins), as_of=as_of))
+        else:
+            name, choices = VARIANTS[route]
+            variant = {name: draw.choice(choices)}
+            asked.append(OracleRequest.of(route, *expected, _about(coin), coin=coin, as_of=as_of, **variant))
     return asked
 
 
 def _kept(route: Route, market: GeneratedMarket) -> list[OracleRequest]:
     """Return the requests about the present that a page of all coins would send."""
-    path, hit = f"/api/oracle/{route}", b'"cache":"hit"'
+    hit = b'"cache":"hit"'
     if route == "market_overview":
         lists = [market.coins[:count] for count in range(1, len(market.coins) + 1)]
-        return [OracleRequest(path_with(path, coins=",".join(coins)), (hit,)) for coins in lists]
-    name, choices = ("window", get_args(Window)) if route == "sentiment" else ("frame", get_args(Frame))
+        return [OracleRequest.of(route, hit, coins=",".join(coins)) for coins in lists]
+    name, choices = VARIANTS[route]
     return [
-        OracleRequest(path_with(path, coin=coin, **{name: choice}), (hit, f'"coin":"{coin}"'.encode()))
+        OracleRequest.of(route, hit, _about(coin), coin=coin, **{name: choice})
         for coin in market.coins
         for choice in choices
     ]
+
+
+def _about(coin: str) -> bytes:
+    return f'"coin":"{coin}"'.encode()
+
+
+class LeanConnection:
+    """A kept-alive connection with very little CPU time for each request, to servers that send a Content-Length."""
+
+    def __init__(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._host, self._reader, self._writer = host, reader, writer
+
+    @classmethod
+    async def open(cls, url: str) -> "LeanConnection":
+        """Connect to the server of an http:// URL.
+
+        Raises:
+            OSError: nothing listens there.
+        """
+        place = urlsplit(url)
+        return cls(place.netloc, *await asyncio.open_connection(place.hostname, place.port))
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Request a path; return status and body, or status 0 if the connection ends before they have come."""
+        if self._writer.is_closing():
+            return 0, b""
+        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode("ascii"))
+        try:
+            head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
+            return int(head[9:12]), await self._reader.readexactly(length)
+        except (OSError, EOFError, ValueError):  # it has ended, or the length is missing
+            self.close()
+            return 0, b""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._writer.close()
+
+
+@asynccontextmanager
+async def _connections(urls: Sequence[str], count: int) -> AsyncIterator[list[LeanConnection]]:
+    """Yield connections to all servers in turn, and close them when the block ends."""
+    connections = [await LeanConnection.open(urls[number % len(urls)]) for number in range(count)]
+    try:
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 async def _ask_all(
     url: str, asked: Sequence[OracleRequest], clients: int, note: Callable[[int], None] = lambda done: None
 ) -> tuple[list[OracleExchange], float]:
     """Send requests from several clients; return the answers, and the seconds from the first request to the last."""
-    waiting, seen = iter(asked), []
 
-    async def ask_on(connection: LeanConnection) -> None:
-        for each in waiting:
-            started = time.perf_counter()
-            reply = await connection.get(each.path)
-            ms = 1_000 * (time.perf_counter() - started)
-            missing = [part for part in each.expected if part not in reply.body]
-            right = reply.status == 200 and not missing
-            fault = "" if right else f"status {reply.status} to {each.path}: {reply.body[:200]!r}, without {missing}"
-            seen.append(OracleExchange(ms, len(reply.body), fault))
-            if len(seen) % 10 == 0:
-                note(len(seen))
-
-    connections = [await LeanConnection.open(url) for _ in range(clients)]
-    try:
+    async def ask(connection: LeanConnection, request: OracleRequest) -> OracleExchange:
         started = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for connection in connections:
-                group.create_task(ask_on(connection))
-        return seen, time.perf_counter() - started
-    finally:
-        for connection in connections:
-            connection.close()
+        status, body = await connection.get(request.path)
+        ms = 1_000 * (time.perf_counter() - started)
+        missing = [part for part in request.expected if part not in body]
+        right = status == 200 and not missing
+        fault = "" if right else f"status {status} to {request.path}: {body[:200]!r}, without {missing}"
+        return OracleExchange(ms, len(body), fault)
+
+    async with _connections([url], clients) as connections:
+        return await closed_loops([partial(ask, each) for each in connections], asked, note=note)
 
 
 async def _ask_at_once(urls: Sequence[str], path: str, served: int) -> AtOnce:
-    """Send identical requests at the same moment to all coordinators in turn.
-
-    Args:
-        urls: addresses of the coordinators.
-        path: the request.
-        served: number of requests about sentiment so far.
-    """
+    """Send identical requests at the same moment to all coordinators in turn, which have `served` sentiment so far."""
     before = await _settled_counts(urls[0], served)
-    connections = [await LeanConnection.open(urls[n % len(urls)]) for n in range(AT_ONCE)]
-    try:
+    async with _connections(urls, AT_ONCE) as connections:
         started = time.perf_counter()
         replies = await asyncio.gather(*(connection.get(path) for connection in connections))
         last_ms = 1_000 * (time.perf_counter() - started)
-    finally:
-        for connection in connections:
-            connection.close()
     after = await _settled_counts(urls[0], served + AT_ONCE)
-    outcomes = Counter(str(json.loads(each.body)["cache"]) for each in replies if each.status == 200)
+    outcomes = Counter(str(json.loads(body)["cache"]) for status, body in replies if status == 200)
     return AtOnce(
         requests=AT_ONCE,
         processes=len(urls),
-        errors=sum(each.status != 200 for each in replies),
+        errors=sum(status != 200 for status, _ in replies),
         computations=after["computed"] - before["computed"],
         outcomes=dict(sorted(outcomes.items())),
         last_ms=last_ms,
@@ -345,10 +375,9 @@ async def _counts(url: str) -> dict[str, dict[str, Any]]:
     Raises:
         QubicLabError: the coordinator does not report them.
     """
-    connection = await LeanConnection.open(url)
-    reply = await connection.get("/api/oracle/status")
-    connection.close()
-    cache = json.loads(reply.body)["cache"] if reply.status == 200 else None
+    async with _connections([url], 1) as [connection]:
+        status, body = await connection.get("/api/oracle/status")
+    cache = json.loads(body)["cache"] if status == 200 else None
     if cache is None:
-        raise QubicLabError(f"the coordinator does not report its cache's counts (status {reply.status})")
+        raise QubicLabError(f"the coordinator does not report its cache's counts (status {status})")
     return {each["kind"]: each for each in cache}

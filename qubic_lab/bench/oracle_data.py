@@ -63,11 +63,8 @@ class GeneratedMarket:
 def make_market(rows: int, texts: int, coins: int, progress: Progress) -> GeneratedMarket:
     """Return a generated database; it is generated once and kept in the cache folder.
 
-    Args:
-        rows: prices of all coins together; each coin gets the same number.
-        texts: texts about these coins over the same time, each with scores of two models.
-        coins: number of coins.
-        progress: called as rows are written.
+    Each coin gets the same number of the `rows` prices. Texts are about these coins over the same time, each with
+    scores of two models.
 
     Raises:
         InputError: a number is out of range, or the cache folder cannot be created.

@@ -168,15 +168,9 @@ def bench_prediction(
 ) -> PredictionResult:
     """Predict and measure every way to spread a model over this machine's cores, at equal total threads.
 
-    Args:
-        model: alias, hub id, folder or GGUF file.
-        ranks: numbers of ranks, at most as many as cores.
-        batches: requests that decode together in a lane; one rank also gets as many as several ranks have in all lanes.
-        dtype: `fp32`, `bf16`, `fp16`.
-        new_tokens: tokens of each answer; end tokens are ignored.
-        repeat: measurements of each prediction, each between two probes.
-        replicas: whether to measure strategy D too, the whole model on each rank.
-        progress: called after each measurement.
+    `batches` are the requests that decode together in a lane; one rank also gets as many as several ranks have in all
+    lanes. End tokens are ignored. Each measurement is made between two probes. With `replicas` strategy D is measured
+    too, the whole model on each rank.
 
     Raises:
         InputError: a value is out of range, there are more ranks than cores, or too little memory.

@@ -1,12 +1,20 @@
-"""What all benchmark results have in common: where they come from, their JSON, and their report for people."""
+"""What all benchmark results have in common: where they come from, their JSON, their report, and their statistics."""
 
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
 from qubic_lab.provenance import machine, source_commit
+
+TAIL = 0.025
+"""Probability beyond each end of a 95 % interval."""
+ROUNDING = 1e-9
+"""0.95 × 20 is slightly more than 19 in floating point, but its rank is 19."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,22 @@ class MeasuredResult(BenchResult):
     machine: str = field(default_factory=lambda: str(machine()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelResult(MeasuredResult):
+    """A result of a pipeline with these settings; `threads` are those of a rank unless the result says otherwise."""
+
+    model: str
+    meaningless: bool
+    dtype: str
+    device: str
+    threads: int
+
+
+def settings_of(used: object, *more: str) -> dict[str, Any]:
+    """Return the settings of a resolved pipeline that a `ModelResult` has, and more of them by name."""
+    return {name: getattr(used, name) for name in ("model", "meaningless", "dtype", "device", "threads", *more)}
+
+
 @dataclass(frozen=True)
 class Spread:
     """The median of repeated measurements, the lowest and the highest."""
@@ -57,7 +81,64 @@ class Spread:
         return interval_text(self.median, self.low, self.high, form)
 
 
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def interval_text(value: float, low: float | None, high: float | None, form: str) -> str:
     """Return a value with the ends of its interval; an end that is not known is `?`."""
     ends = ["?" if end is None else f"{end:{form}}" for end in (low, high)]
     return f"{value:{form}} ({ends[0]} to {ends[1]})"
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Percentiles, each with a 95 % interval for any distribution; an end that needs more values is None."""
+
+    p50: float
+    p50_low: float | None
+    p50_high: float | None
+    p95: float
+    p95_low: float | None
+    p95_high: float | None
+    p99: float
+    p99_low: float | None
+    p99_high: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Percentiles":
+        """Return the percentiles of at least one value."""
+        figures = [(quantile(values, share), *quantile_interval(values, share)) for share in (0.5, 0.95, 0.99)]
+        return cls(*figures[0], *figures[1], *figures[2])
+
+    def texts(self) -> tuple[str, str, str]:
+        """Return the median, the 95th percentile with its interval, and the 99th."""
+        p95 = interval_text(self.p95, self.p95_low, self.p95_high, ".1f")
+        return f"{self.p50:.1f}", p95, f"{self.p99:.1f}"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least a share of the values does not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(share * len(values) - ROUNDING) - 1)]
+
+
+def quantile_interval(values: Sequence[float], share: float) -> tuple[float | None, float | None]:
+    """Return two of the values that enclose a quantile of any distribution with 95 % confidence.
+
+    An end is None if there are too few values. The number of values below the quantile is binomial with p = share.
+    Source: W. J. Conover, "Practical Nonparametric Statistics", 3rd edition (1999), section 3.2.
+    """
+    ordered, count = sorted(values), len(values)
+    below = list(accumulate(_binomial(count, k, share) for k in range(count + 1)))  # below[k] = P(at most k)
+    lows = [k for k in range(count) if below[k] <= TAIL]
+    highs = [k for k in range(count) if 1 - below[k] <= TAIL]
+    return (ordered[lows[-1]] if lows else None), (ordered[highs[0]] if highs else None)
+
+
+def _binomial(count: int, k: int, p: float) -> float:
+    """Return the probability of k successes, computed with logarithms because the coefficients overflow."""
+    ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+    return math.exp(ways + k * math.log(p) + (count - k) * math.log(1 - p))

@@ -1,13 +1,13 @@
 """Measures the cost of further samples of one prompt: k samples against one sample, and against k requests."""
 
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 from typing import Any
 
-from qubic_lab.bench.result import MeasuredResult, Spread, Table
+from qubic_lab.bench.result import ModelResult, Spread, Table, seconds_of, settings_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_range
 from qubic_lab.model.config import check_context, load_config
@@ -28,15 +28,17 @@ class SampleTimes(Spread):
 
     all: tuple[float, ...]
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "SampleTimes":
+        """Return the spread of at least one value, and the values."""
+        return cls(median(values), min(values), max(values), tuple(values))
+
 
 @dataclass(frozen=True)
-class SamplesResult(MeasuredResult):
+class SamplesResult(ModelResult):
     """Times of one sample, of k samples of one prompt, and of k requests with different prompts.
 
-    Attributes:
-        times: time of k samples as a multiple of the time of one.
-        requests_times: time of k requests as a multiple of the time of one sample.
-        within_limit: whether the median of `times` is at most `limit`.
+    `times` and `requests_times` are multiples of the time of one sample; `limit` is that of the median of `times`.
     """
 
     samples: int
@@ -47,14 +49,9 @@ class SamplesResult(MeasuredResult):
     requests_times: SampleTimes
     limit: float
     within_limit: bool
-    model: str
-    meaningless: bool
     layers: tuple[int, ...]
     lanes: int
     slots: int
-    dtype: str
-    device: str
-    threads: int
     prompt_tokens: int
     new_tokens: int
 
@@ -86,13 +83,7 @@ def bench_samples(
 ) -> SamplesResult:
     """Measure the three times in turn, `repeat` times, each time with new prompts.
 
-    Args:
-        config: the pipeline; its lanes must have slots for all samples.
-        samples: number of samples of one prompt.
-        prompt_tokens: tokens of each prompt, random with a fixed seed.
-        new_tokens: tokens of each sample; end tokens are ignored.
-        repeat: measurements of each time.
-        progress: called after each repeat.
+    The pipeline's lanes must have slots for all samples. Prompts are random with a fixed seed; end tokens are ignored.
 
     Raises:
         InputError: a number is out of range, or the model cannot be found.
@@ -106,66 +97,43 @@ def bench_samples(
         used = pipeline.config
         check_range("samples", samples, 2, used.lanes * used.slots)
         check_context(load_config(text_folder(used.folder)), prompt_tokens, new_tokens)
-        prompts = _Prompts(used, prompt_tokens, new_tokens)
+        prompts = _random_requests(used, prompt_tokens, new_tokens)
         work: dict[str, Callable[[], Any]] = {
-            "one": lambda: pipeline.answer(prompts.next()),
-            "samples": lambda: pipeline.samples(prompts.next(), samples),
-            "requests": lambda: list(pipeline.answer_all([prompts.next() for _ in range(samples)])),
+            "one": lambda: pipeline.answer(next(prompts)),
+            "samples": lambda: pipeline.samples(next(prompts), samples),
+            "requests": lambda: list(pipeline.answer_all(list(islice(prompts, samples)))),
         }
         for ask in work.values():  # warm-up
             ask()
         for number in range(repeat):
             for name, ask in work.items():
-                started_s = time.perf_counter()
-                ask()
-                taken[name].append(time.perf_counter() - started_s)
+                taken[name].append(seconds_of(ask))
             progress("measuring", number + 1, repeat)
-    return _result(used, taken, samples, prompt_tokens, new_tokens)
 
-
-class _Prompts:
-    """Requests with random prompts."""
-
-    def __init__(self, used: ResolvedConfig, prompt_tokens: int, new_tokens: int) -> None:
-        self._draw = random.Random(0)
-        self._vocabulary = load_config(text_folder(used.folder)).vocab
-        self._tokens = prompt_tokens
-        self._sampling = SamplingParams(max_new_tokens=new_tokens, temperature=TEMPERATURE, ignore_eos=True)
-
-    def next(self) -> Request:
-        """Return a request with a new prompt."""
-        ids = tuple(self._draw.randrange(_FIRST_TOKEN, self._vocabulary) for _ in range(self._tokens))
-        return Request(token_ids=ids, sampling=self._sampling)
-
-
-def _result(
-    used: ResolvedConfig, taken: dict[str, list[float]], samples: int, prompt_tokens: int, new_tokens: int
-) -> SamplesResult:
     def ratios(name: str) -> SampleTimes:
-        return _times([several / one for several, one in zip(taken[name], taken["one"], strict=True)])
+        return SampleTimes.of([several / one for several, one in zip(taken[name], taken["one"], strict=True)])
 
     times = ratios("samples")
     return SamplesResult(
         samples=samples,
-        one_s=_times(taken["one"]),
-        samples_s=_times(taken["samples"]),
-        requests_s=_times(taken["requests"]),
+        one_s=SampleTimes.of(taken["one"]),
+        samples_s=SampleTimes.of(taken["samples"]),
+        requests_s=SampleTimes.of(taken["requests"]),
         times=times,
         requests_times=ratios("requests"),
         limit=TIMES_LIMIT,
         within_limit=times.median <= TIMES_LIMIT,
-        model=used.model,
-        meaningless=used.meaningless,
-        layers=used.layers,
-        lanes=used.lanes,
-        slots=used.slots,
-        dtype=used.dtype,
-        device=used.device,
-        threads=used.threads,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
+        **settings_of(used, "layers", "lanes", "slots"),
     )
 
 
-def _times(taken: list[float]) -> SampleTimes:
-    return SampleTimes(median(taken), min(taken), max(taken), tuple(taken))
+def _random_requests(used: ResolvedConfig, prompt_tokens: int, new_tokens: int) -> Iterator[Request]:
+    """Yield requests, each with a new random prompt."""
+    draw = random.Random(0)
+    vocabulary = load_config(text_folder(used.folder)).vocab
+    sampling = SamplingParams(max_new_tokens=new_tokens, temperature=TEMPERATURE, ignore_eos=True)
+    while True:
+        ids = tuple(draw.randrange(_FIRST_TOKEN, vocabulary) for _ in range(prompt_tokens))
+        yield Request(token_ids=ids, sampling=sampling)

@@ -29,7 +29,7 @@ import redis
 
 from qubic_lab.bench.dispatch import Exchange, ask_all, echo_requests
 from qubic_lab.bench.local_cluster import LocalCluster, cpu_s, local_cluster, run_apart
-from qubic_lab.bench.result import MeasuredResult, Spread, Table
+from qubic_lab.bench.result import MeasuredResult, Spread, Table, seconds_of
 from qubic_lab.cluster.balance import BALANCERS, make_balancer
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -86,18 +86,10 @@ class CallCosts:
 class ProcessCosts:
     """CPU use of coordinator and Redis in shares of a core, and the highest request rate, with `nodes` nodes.
 
-    Attributes:
-        nodes: number of nodes.
-        names: number of nodes that are only names.
-        join_s: time in which the names registered one after the other, each with a first heartbeat.
-        beats_per_s: heartbeats of names that were answered while idle; below one per name in 5 s the coordinator did
-            not keep up.
-        coordinator_idle: CPU use of the coordinator while idle.
-        redis_idle: CPU use of Redis while idle.
-        requests_per_s: requests per second of clients that asked as fast as they could.
-        coordinator_busy: CPU use of the coordinator meanwhile; about one core at most, as Python runs one thread at a
-            time.
-        redis_busy: CPU use of Redis meanwhile; about one core at most, as Redis runs one script at a time.
+    `names` of them are only names, which registered in `join_s` one after the other. `beats_per_s` are their heartbeats
+    that were answered while idle; below one per name in 5 s the coordinator did not keep up. Busy is while clients ask
+    as fast as they can; then each process uses about one core at most, as Python runs one thread and Redis one script
+    at a time.
     """
 
     nodes: int
@@ -123,12 +115,9 @@ class ProcessCosts:
 class NodeLimit:
     """The number of nodes at which the load equals the highest request rate.
 
-    Attributes:
-        nodes: from the medians of the windows.
-        low: the fewest nodes that any combination of lowest and highest rates gives.
-        high: the most nodes that any such combination gives.
-        beyond: whether it is more than were measured, and therefore extrapolated.
-        process: the process with the higher CPU use at the nearest measured number of nodes.
+    `nodes` is from the medians of the windows, `low` and `high` are the fewest and the most that any combination of
+    lowest and highest rates gives. `beyond`: it is more than were measured, and therefore extrapolated. `process` has
+    the higher CPU use at the nearest measured number of nodes.
     """
 
     nodes: float
@@ -183,12 +172,8 @@ def bench_scale(
 ) -> ScaleResult:
     """Measure a coordinator and its Redis with each number of nodes.
 
-    Args:
-        levels: numbers of nodes, at least two, in increasing order.
-        real: numbers of real nodes for the check; may be empty.
-        requests_per_node_s: load for which the limit is computed.
-        window_s: length of an idle window; there are three for each number of nodes.
-        progress: called before each measurement.
+    There are at least two `levels`, in increasing order. `real` are numbers of real nodes for the check, and may be
+    empty; `requests_per_node_s` is the load for which the limit is computed. A number of nodes has three idle windows.
 
     Raises:
         InputError: a number is out of range.
@@ -271,12 +256,7 @@ def measure_processes(nodes: int, services: int, window_s: float) -> ProcessCost
 
 
 def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) -> NodeLimit:
-    """Return how many nodes can be served.
-
-    Args:
-        processes: measurements at two or more numbers of nodes, in increasing order.
-        requests_per_node_s: load of each node.
-    """
+    """Return how many nodes can be served, from measurements at two or more numbers of nodes in increasing order."""
 
     def where(of_each: Sequence[str]) -> float:
         return where_whole(
@@ -298,11 +278,7 @@ def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) ->
 def where_whole(shares: Sequence[tuple[int, float]]) -> float:
     """Return the number of nodes at which a share reaches 1, with a power law between and beyond the measured points.
 
-    Args:
-        shares: numbers of nodes in increasing order, each with its share; at least two.
-
-    Returns:
-        Infinity if the share does not increase at the end.
+    There are at least two points, by increasing nodes. Infinity: the share does not increase at the end.
     """
     for (nodes, share), (more, larger) in pairwise(shares):
         if larger >= 1.0 or (more, larger) == shares[-1]:
@@ -418,12 +394,7 @@ def _register(registry: Registry, nodes: int) -> list[tuple[str, str]]:
 
 
 def _times_ms(call: Callable[[], Any]) -> Spread:
-    times_ms = []
-    for _ in range(REPEAT):
-        started = time.perf_counter()
-        call()
-        times_ms.append((time.perf_counter() - started) * 1_000)
-    return Spread.of(times_ms)
+    return Spread.of([1_000 * seconds_of(call) for _ in range(REPEAT)])
 
 
 def _tasks_per_s(queue: TaskQueue) -> float:

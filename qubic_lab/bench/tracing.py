@@ -1,32 +1,28 @@
 """Measures the cost of tracing: the time spent in trace calls, and runs with tracing against runs without."""
 
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import comb
 from pathlib import Path
 from statistics import median
 
-from qubic_lab.bench.result import MeasuredResult, Table, interval_text
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.bench.memory import fixed_request
+from qubic_lab.bench.result import ModelResult, Table, interval_text, quantile_interval, seconds_of, settings_of
 from qubic_lab.errors import check_at_least
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.trace import read_trace, trace_cost
 
-PROMPT_TOKENS = 64
 FEWEST_PAIRS = 6
 """With fewer pairs, not even the lowest and the highest ratio enclose the median with 95 % confidence."""
 
 
 @dataclass(frozen=True)
-class TracingResult(MeasuredResult):
-    """The cost of tracing.
+class TracingResult(ModelResult):
+    """The cost of tracing, as medians over pairs.
 
-    `cost` is the share of the worst rank's working time that it spends in trace calls, as the median over pairs.
-    `ratio` is the time with tracing divided by the time without, as the median over pairs; `low` to `high` is its 95 %
-    interval.
+    `cost` is the share of the worst rank's working time that it spends in trace calls. `ratio` is the time with tracing
+    divided by the time without; `low` to `high` is its 95 % interval.
     """
 
     cost: float
@@ -34,12 +30,9 @@ class TracingResult(MeasuredResult):
     low: float
     high: float
     ratios: tuple[float, ...]
-    model: str
     ranks: int
     lanes: int
     slots: int
-    dtype: str
-    threads: int
     new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
@@ -68,42 +61,23 @@ def bench_tracing(config: PipelineConfig, pairs: int = 20, new_tokens: int = 32)
             ratios.append(taken_s[on] / taken_s[off])
             costs.append(trace_cost(read_trace(Path(folder))))
         used = pipeline.config
-    low, high = _median_interval(ratios)
+    low, high = quantile_interval(ratios, 0.5)
+    assert low is not None and high is not None  # there are enough pairs
     return TracingResult(
         cost=median(costs),
         ratio=median(ratios),
         low=low,
         high=high,
         ratios=tuple(ratios),
-        model=used.model,
-        ranks=used.ranks,
-        lanes=used.lanes,
-        slots=used.slots,
-        dtype=used.dtype,
-        threads=used.threads,
         new_tokens=new_tokens,
+        **settings_of(used, "ranks", "lanes", "slots"),
     )
 
 
 def _answer_s(pipeline: Pipeline, config: PipelineConfig, new_tokens: int) -> float:
     """Return the time that one request in every slot takes, in seconds."""
     pipeline.configure(config)
-    prompt = tuple(range(1, PROMPT_TOKENS + 1))
-    request = Request(token_ids=prompt, sampling=SamplingParams(max_new_tokens=new_tokens, ignore_eos=True))
-    started = time.perf_counter()
-    list(pipeline.answer_all([request] * (pipeline.config.lanes * pipeline.config.slots)))
-    taken_s = time.perf_counter() - started
+    requests = [fixed_request(new_tokens)] * (pipeline.config.lanes * pipeline.config.slots)
+    taken_s = seconds_of(lambda: list(pipeline.answer_all(requests)))
     pipeline.describe()  # makes the ranks flush their traces
     return taken_s
-
-
-def _median_interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median of at least FEWEST_PAIRS values, by the sign test.
-
-    The number of values below the median is binomial with p = 1/2.
-    """
-    ordered, count = sorted(values), len(values)
-    below = 0
-    while sum(comb(count, k) for k in range(below + 2)) / 2**count <= 0.025:
-        below += 1
-    return ordered[below], ordered[count - 1 - below]
