@@ -142,7 +142,7 @@ REFUSED = [
     ("bench oracle --clients 0", "--clients is 0"),
     ("bench oracle --requests 10", "--requests is 10"),
     ("bench oracle --cached-requests 10", "--cached-requests is 10"),
-    ("bench prediction --model tiny --batch 0", "batch × ranks is 0"),
+    ("bench prediction --model tiny --batch 0", "batch is 0"),
     ("bench prediction --model tiny --new-tokens 11", "new_tokens is 11"),
     ("bench prediction --model tiny --new-tokens 500", "context of 512: give fewer"),
     ("bench prediction --model tiny --repeat 0", "repeat is 0"),

@@ -86,8 +86,8 @@ def test_the_median_of_calibrations_is_taken_part_by_part() -> None:
 
 def test_equal_layers_are_one_way_and_replicas_come_last() -> None:
     given = {"A": (15, 15), "B": (15, 15), "C": (17, 13)}
-    assert find_ways(30, 2, given, replicas=True) == (Way("A = B", (15, 15)), Way("C", (17, 13)), Way("D", (30,)))
-    assert find_ways(30, 1, {"A": (30,), "B": (30,), "C": (30,)}, replicas=True) == (Way("A = B = C", (30,)),)
+    assert find_ways(30, given, replicas=True) == (Way("A = B", (15, 15)), Way("C", (17, 13)), Way("D", (30,)))
+    assert find_ways(30, {"A": (30,), "B": (30,), "C": (30,)}, replicas=False) == (Way("A = B = C", (30,)),)
 
 
 @pytest.mark.parametrize(("layers", "ranks", "split"), [(28, 2, (15, 13)), (28, 3, (11, 9, 8)), (30, 1, (30,))])

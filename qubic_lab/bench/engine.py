@@ -21,7 +21,7 @@ from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text,
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_choice, check_range
 from qubic_lab.evals.reference import library
-from qubic_lab.model.config import check_context, load_config
+from qubic_lab.model.config import ModelConfig, check_context, load_config
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline.client import Pipeline
@@ -140,20 +140,53 @@ Runner = Callable[[int], EngineSpeed]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What will be measured; all values are checked."""
+class SpeedGrid:
+    """What is measured at equal total threads: numbers of ranks, and requests that decode together in a lane (batches).
+
+    The setups share `threads`; `prompts` are enough for the largest of them.
+    """
 
     folder: Path
-    base: PipelineConfig
-    device: str
-    meaningless: bool
+    config: ModelConfig
     ranks: tuple[int, ...]
     batches: tuple[int, ...]
-    dtypes: tuple[str, ...]
     threads: int
     prompts: tuple[tuple[int, ...], ...]
     new_tokens: int
     repeat: int
+
+    @classmethod
+    def of(
+        cls, model: str, ranks: Sequence[int], batches: Sequence[int], prompt_tokens: int, new_tokens: int, repeat: int
+    ) -> "SpeedGrid":
+        """Return the grid of a model, with random prompts.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        for number in ranks:
+            check_at_least("ranks", number, 1)
+        for batch in batches:
+            check_at_least("batch", batch, 1)
+            check_range("batch × ranks", batch * max(ranks), 1, MAX_SLOTS)
+        check_at_least("prompt_tokens", prompt_tokens, 1)
+        check_at_least("repeat", repeat, 1)
+        folder = resolve_whole(model)
+        config = load_config(folder)
+        check_context(config, prompt_tokens, new_tokens)
+        draw = random.Random(0)
+        return cls(
+            folder=folder,
+            config=config,
+            ranks=tuple(dict.fromkeys(ranks)),
+            batches=tuple(dict.fromkeys(batches)),
+            threads=total_threads(usable_cores(), ranks),
+            prompts=tuple(
+                tuple(draw.choices(range(config.vocab), k=prompt_tokens)) for _ in range(max(ranks) * max(batches))
+            ),
+            new_tokens=new_tokens,
+            repeat=repeat,
+        )
 
 
 def bench_engine(
@@ -177,26 +210,38 @@ def bench_engine(
     """
     import torch
 
-    plan = _plan(model, ranks, batches, dtypes, prompt_tokens, new_tokens, repeat)
-    setups, pairings = plan_setups(plan.ranks, plan.batches), plan_ratios(plan.ranks, plan.batches)
-    steps, done = len(plan.dtypes) * (repeat * len(setups) + len(plan.ranks) + 1), count(1)
+    for dtype in dtypes:
+        check_choice("dtype", dtype, DTYPE_BYTES)
+    check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
+    grid = SpeedGrid.of(model, (1, *ranks), batches, prompt_tokens, new_tokens, repeat)
+    # All setups use the device that has room for the most ranks, so that GPU and CPU are never compared.
+    device = resolve_config(PipelineConfig(model=model, ranks=max(ranks))).device
+    configs = {
+        number: PipelineConfig(model=model, device=device, ranks=number, threads=grid.threads // number)
+        for number in grid.ranks
+    }
+    setups, pairings = plan_setups(grid.ranks, grid.batches), plan_ratios(grid.ranks, grid.batches)
+    chosen = tuple(dict.fromkeys(dtypes))
+    steps, done = len(chosen) * (repeat * len(setups) + len(grid.ranks) + 1), count(1)
 
     def report(what: str) -> None:
         progress(what, next(done), steps)
 
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(grid.threads)
     before = read_bandwidth_gb_per_s()
     results, ratios = list[SetupResult](), list[SpeedRatio]()
     with ExitStack() as stack:
         pipelines = {  # side by side; idle ones only wait
-            number: stack.enter_context(
-                Pipeline.launch(replace(plan.base, ranks=number, threads=plan.threads // number, dtype=plan.dtypes[0]))
-            )
-            for number in plan.ranks
+            number: stack.enter_context(Pipeline.launch(replace(config, dtype=chosen[0])))
+            for number, config in configs.items()
         }
-        for dtype in plan.dtypes:
-            samples = _measure(setups, _runners(plan, pipelines, dtype), plan, dtype, report)
-            results += [_setup_result(setup, samples[setup], dtype, plan.threads) for setup in setups]
+        for dtype in chosen:
+            runners = {("transformers", 1): _transformers_runner(grid, device, dtype)}
+            for number, config in configs.items():
+                config = replace(config, dtype=dtype)
+                runners["pipeline", number] = partial(_run_pipeline, grid, pipelines[number], config)
+            samples = _measure(setups, runners, grid, dtype, report)
+            results += [_setup_result(setup, samples[setup], dtype, grid.threads) for setup in setups]
             ratios += [ratio(pairing, samples, dtype) for pairing in pairings]
     return EngineResult(
         setups=tuple(results),
@@ -204,9 +249,9 @@ def bench_engine(
         bandwidth_before_gb_per_s=before,
         bandwidth_after_gb_per_s=read_bandwidth_gb_per_s(),
         model=model,
-        meaningless=plan.meaningless,
-        device=plan.device,
-        threads=plan.threads,
+        meaningless=grid.config.meaningless,
+        device=device,
+        threads=grid.threads,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeat=repeat,
@@ -267,12 +312,6 @@ def read_bandwidth_gb_per_s() -> float:
     return PROBE_BYTES / median(seconds_of(block.sum) for _ in range(PROBE_PASSES)) / 1e9
 
 
-def random_prompts(vocab: int, count: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Return prompts of random token ids; the same arguments give the same prompts."""
-    draw = random.Random(0)
-    return tuple(tuple(draw.choices(range(vocab), k=tokens)) for _ in range(count))
-
-
 def decode_tokens_per_s(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> float:
     """Answer all prompts at once and return the total decode speed in tokens/s while all of them decode.
 
@@ -285,67 +324,19 @@ def decode_tokens_per_s(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], 
     return len(prompts) * last.tokens_per_s
 
 
-def _plan(
-    model: str,
-    ranks: Sequence[int],
-    batches: Sequence[int],
-    dtypes: Sequence[str],
-    prompt_tokens: int,
-    new_tokens: int,
-    repeat: int,
-) -> _Plan:
-    for number in ranks:
-        check_at_least("ranks", number, 1)
-    for batch in batches:
-        check_at_least("batch", batch, 1)
-        check_range("batch × ranks", batch * max(ranks), 1, MAX_SLOTS)
-    for dtype in dtypes:
-        check_choice("dtype", dtype, DTYPE_BYTES)
-    check_at_least("prompt_tokens", prompt_tokens, 1)
-    check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
-    check_at_least("repeat", repeat, 1)
-    folder = resolve_whole(model)
-    config = load_config(folder)
-    check_context(config, prompt_tokens, new_tokens)
-    largest = resolve_config(PipelineConfig(model=model, ranks=max(ranks)))
-    return _Plan(
-        folder=folder,
-        # All setups use the device that has room for the most ranks, so that GPU and CPU are never compared.
-        base=PipelineConfig(model=model, device=largest.device),
-        device=largest.device,
-        meaningless=largest.meaningless,
-        ranks=tuple(dict.fromkeys((1, *ranks))),
-        batches=tuple(dict.fromkeys(batches)),
-        dtypes=tuple(dict.fromkeys(dtypes)),
-        threads=total_threads(usable_cores(), ranks),
-        prompts=random_prompts(config.vocab, max(ranks) * max(batches), prompt_tokens),
-        new_tokens=new_tokens,
-        repeat=repeat,
-    )
-
-
-def _runners(plan: _Plan, pipelines: Mapping[int, Pipeline], dtype: str) -> dict[tuple[str, int], Runner]:
-    """Return the runners by name and number of ranks."""
-    runners = {("transformers", 1): _transformers_runner(plan, dtype)}
-    for number, pipeline in pipelines.items():
-        config = replace(plan.base, ranks=number, threads=plan.threads // number, dtype=dtype)
-        runners["pipeline", number] = partial(_run_pipeline, plan, pipeline, config)
-    return runners
-
-
 def _measure(
     setups: Sequence[EngineSetup],
     runners: Mapping[tuple[str, int], Runner],
-    plan: _Plan,
+    grid: SpeedGrid,
     dtype: str,
     report: Callable[[str], None],
 ) -> dict[EngineSetup, list[EngineSpeed]]:
     """Measure each setup once per repeat, after a warm-up round."""
     for (name, number), runner in runners.items():
-        runner(min(plan.batches))
+        runner(min(grid.batches))
         report(f"warming up {name}, ranks: {number}, {dtype}")
     samples: dict[EngineSetup, list[EngineSpeed]] = {setup: [] for setup in setups}
-    for _ in range(plan.repeat):
+    for _ in range(grid.repeat):
         for setup in setups:
             samples[setup].append(runners[setup.runner, setup.ranks](setup.batch))
             report(f"{setup.runner}, ranks: {setup.ranks}, batch {setup.batch}, {dtype}")
@@ -363,18 +354,18 @@ def _setup_result(setup: EngineSetup, samples: Sequence[EngineSpeed], dtype: str
     )
 
 
-def _run_pipeline(plan: _Plan, pipeline: Pipeline, config: PipelineConfig, batch: int) -> EngineSpeed:
+def _run_pipeline(grid: SpeedGrid, pipeline: Pipeline, config: PipelineConfig, batch: int) -> EngineSpeed:
     """Answer with a running pipeline; the prefill speed is that of answers of one token."""
     pipeline.configure(replace(config, slots=batch))
-    prompts = plan.prompts[: batch * pipeline.config.lanes]
+    prompts = grid.prompts[: batch * pipeline.config.lanes]
     prefill_s = seconds_of(lambda: list(pipeline.answer_all(_requests(prompts, 1))))
     return EngineSpeed(
-        decode_tokens_per_s=decode_tokens_per_s(pipeline, prompts, plan.new_tokens),
+        decode_tokens_per_s=decode_tokens_per_s(pipeline, prompts, grid.new_tokens),
         prefill_tokens_per_s=sum(map(len, prompts)) / prefill_s,
     )
 
 
-def _transformers_runner(plan: _Plan, dtype: str) -> Runner:
+def _transformers_runner(grid: SpeedGrid, device: str, dtype: str) -> Runner:
     """Return a runner that answers with transformers' `generate` in this process; prefill ends with the first token."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -384,19 +375,19 @@ def _transformers_runner(plan: _Plan, dtype: str) -> Runner:
 
     transformers_logging.disable_progress_bar()
     loader: Any = AutoModelForCausalLM  # its type hints do not allow device names
-    model = loader.from_pretrained(str(plan.folder), dtype=torch_dtype(dtype), local_files_only=True).to(plan.device)
+    model = loader.from_pretrained(str(grid.folder), dtype=torch_dtype(dtype), local_files_only=True).to(device)
     # The model's own config may ask for sampling, and has end tokens.
-    model.generation_config = GenerationConfig(max_new_tokens=plan.new_tokens, pad_token_id=0)
+    model.generation_config = GenerationConfig(max_new_tokens=grid.new_tokens, pad_token_id=0)
 
     def run(batch: int) -> EngineSpeed:
-        prompts = torch.tensor(plan.prompts[:batch], device=plan.device)
+        prompts = torch.tensor(grid.prompts[:batch], device=device)
         arrivals = _Arrivals()
         started = time.perf_counter()
         with torch.inference_mode():
             model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, streamer=arrivals)
         _, first, *_, last = arrivals.times  # the streamer also gets the prompt
         return EngineSpeed(
-            decode_tokens_per_s=batch * (plan.new_tokens - 1) / (last - first),
+            decode_tokens_per_s=batch * (grid.new_tokens - 1) / (last - first),
             prefill_tokens_per_s=prompts.numel() / (first - started),
         )
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import cycle, islice, pairwise
+from itertools import count, cycle, islice, pairwise
 from typing import Any
 
 import httpx2
@@ -39,13 +39,9 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class FailoverPlan:
-    """What is asked, and what fails when.
+    """What is asked: `requests` at even intervals of nodes with a slot for each, answers of `new_tokens` in `seconds`.
 
-    Attributes:
-        requests: number of requests, one every `every_s` seconds.
-        nodes: number of nodes, each with a slot for every request.
-        new_tokens: tokens of an answer, spread evenly over `seconds`.
-        kill_coordinator: whether to start two coordinators and kill the first one as well.
+    With `kill_coordinator` two coordinators are started, and the first one is killed too.
 
     Raises:
         InputError: a number is out of range.
@@ -66,20 +62,9 @@ class FailoverPlan:
             if not 0 < value <= GIVE_UP_S:
                 raise InputError(f"{option} is {value}: it must be above 0 and at most {GIVE_UP_S:g}")
 
-    @property
-    def kill_s(self) -> float:
-        """Time at which the node is killed: a quarter of the requests have started."""
-        return self.requests * self.every_s / 4
-
-    @property
-    def start_s(self) -> float:
-        """Time at which the node is restarted: three eighths of the requests have started."""
-        return self.requests * self.every_s * 3 / 8
-
-    @property
-    def kill_coordinator_s(self) -> float | None:
-        """Time at which the coordinator is killed: three quarters of the requests have started; None: never."""
-        return self.requests * self.every_s * 3 / 4 if self.kill_coordinator else None
+    def at_share(self, share: float) -> float:
+        """Return the time at which a share of the requests have started."""
+        return self.requests * self.every_s * share
 
 
 @dataclass(frozen=True)
@@ -95,17 +80,8 @@ class NodeStay:
 class ClientStream:
     """One request as its client saw it.
 
-    Attributes:
-        number: number of the request, which determines its tokens.
-        task: id of the task; empty if no end came.
-        coordinators: coordinators that were asked, in order.
-        begun_s: time of the first request.
-        ended_s: time of the end; None: no end came.
-        token_ids: tokens in the order in which they came.
-        token_s: time of each token.
-        attempts: number of tries, as the answer reports it.
-        stays: nodes that worked on it.
-        fault: why there is no end; empty if there is one.
+    `number` determines its tokens; `task` is empty, and `ended_s` None, if no end came: then `fault` says why.
+    `attempts` is as the answer reports it, `stays` are those of the nodes that worked on it.
     """
 
     number: int
@@ -165,12 +141,10 @@ class FailoverResult(MeasuredResult):
         open_s: when the first coordinator allowed the node again; None: not within the run.
         chosen_s: when the node started a request again; None: not within the run.
         left_node: requests that were on the node when it was killed, and continued on another node.
-        node_gaps_s: time without a token of each of these.
         left_coordinator: requests of the coordinator that was killed, which the other one continued.
-        coordinator_gaps_s: time without a token of each of these.
+        node_gaps_s, coordinator_gaps_s: time without a token of each of these.
         asked_again: requests whose clients had to ask the other coordinator.
-        lost: requests without an end in the queue's log.
-        duplicated: further ends of a task in that log.
+        lost, duplicated: requests without an end in the queue's log, further ends of a task in it.
         wrong: requests whose client did not get every token once and in order, and an end.
     """
 
@@ -229,39 +203,30 @@ def _gaps(gaps_s: Sequence[float]) -> str:
 
 @dataclass
 class _Reading:
-    """What one client has received so far."""
+    """What one client has received so far: events with their times, names and data."""
 
     number: int
     begun_s: float
     coordinators: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    token_s: list[float] = field(default_factory=list)
-    end: Mapping[str, Any] | None = None
-    ended_s: float | None = None
+    events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
     fault: str = ""
 
-    def add(self, event: str, data: Mapping[str, Any], at_s: float) -> None:
-        """Add an event of the stream."""
-        match event:
-            case "token":
-                self.token_ids.append(data["id"])
-                self.token_s.append(at_s)
-            case "end":
-                self.end, self.ended_s = data, at_s
-            case _:
-                self.fault = str(data["detail"])
+    def named(self, name: str) -> list[tuple[float, Mapping[str, Any]]]:
+        """Return times and data of the events of a name."""
+        return [(at_s, data) for at_s, event, data in self.events if event == name]
 
     def close(self, stays: Sequence[NodeStay]) -> ClientStream:
         """Return the finished stream."""
-        end = self.end or {"task_id": "", "attempts": 0}
+        tokens, ends = self.named("token"), self.named("end")
+        end: Mapping[str, Any] = ends[0][1] if ends else {"task_id": "", "attempts": 0}
         return ClientStream(
             number=self.number,
             task=end["task_id"],
             coordinators=tuple(self.coordinators),
             begun_s=self.begun_s,
-            ended_s=self.ended_s,
-            token_ids=tuple(self.token_ids),
-            token_s=tuple(self.token_s),
+            ended_s=ends[0][0] if ends else None,
+            token_ids=tuple(data["id"] for _, data in tokens),
+            token_s=tuple(at_s for at_s, _ in tokens),
             attempts=end["attempts"],
             stays=tuple(stays),
             fault=self.fault,
@@ -352,41 +317,41 @@ async def _run(
 ) -> tuple[list[_Reading], KilledProcesses, list[GateChange]]:
     """Read all streams while the failures happen."""
     gates: list[GateChange] = []
-    ended = 0
+    ended = count(1)
 
     async def read(number: int) -> _Reading:
-        nonlocal ended
         reading = await _read(plan, client, cluster.urls, number, clock)
-        ended += 1
-        progress("streams", ended, plan.requests)
+        progress("streams", next(ended), plan.requests)
         return reading
 
     limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(limits=limits, timeout=GIVE_UP_S, trust_env=False) as client:
-        watching = [asyncio.ensure_future(_watch(client, *each, clock, gates)) for each in cluster.urls.items()]
-        async with asyncio.TaskGroup() as group:
-            failing = group.create_task(_fail(plan, client, cluster, clock))
-            reading = [group.create_task(read(number)) for number in range(plan.requests)]
+    async with (
+        httpx2.AsyncClient(limits=limits, timeout=GIVE_UP_S, trust_env=False) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        watching = [group.create_task(_watch(client, *each, clock, gates)) for each in cluster.urls.items()]
+        failing = group.create_task(_fail(plan, client, cluster, clock))
+        reading = [group.create_task(read(number)) for number in range(plan.requests)]
+        readings, failures = [await each for each in reading], await failing
         for each in watching:
             each.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
-    return [each.result() for each in reading], failing.result(), gates
+    return readings, failures, gates
 
 
 async def _fail(plan: FailoverPlan, client: httpx2.AsyncClient, cluster: LocalCluster, clock: Clock) -> KilledProcesses:
     """Kill the busiest node, restart it, and kill the first coordinator if the plan says so."""
-    await asyncio.sleep(plan.kill_s - clock())
+    await asyncio.sleep(plan.at_share(1 / 4) - clock())
     coordinator, url = next(iter(cluster.urls.items()))
     nodes = (await client.get(f"{url}/api/cluster/nodes")).json()
     node: str = max(nodes, key=lambda node: node["outstanding"]["requests"])["name"]
     killed_s = clock()
     cluster.kill(node)
-    await asyncio.sleep(plan.start_s - clock())
+    await asyncio.sleep(plan.at_share(3 / 8) - clock())
     started_s = clock()
     cluster.start_again(node)
-    if plan.kill_coordinator_s is None:
+    if not plan.kill_coordinator:
         return KilledProcesses(node, killed_s, started_s, None, None)
-    await asyncio.sleep(plan.kill_coordinator_s - clock())
+    await asyncio.sleep(plan.at_share(3 / 4) - clock())
     coordinator_killed_s = clock()
     cluster.kill(coordinator)
     return KilledProcesses(node, killed_s, started_s, coordinator, coordinator_killed_s)
@@ -425,7 +390,7 @@ async def _read(
                     reading.coordinators.append(coordinator)
                 with suppress(httpx2.TransportError):  # the coordinator is gone
                     await _read_on(client, f"{url}/api/ai/query", body, reading, clock)
-                if reading.end or reading.fault:
+                if reading.named("end") or reading.fault:
                     break
                 await asyncio.sleep(ASK_AGAIN_S)
     except TimeoutError:
@@ -437,17 +402,19 @@ async def _read_on(
     client: httpx2.AsyncClient, url: str, body: Mapping[str, Any], reading: _Reading, clock: Clock
 ) -> None:
     """Read the stream from where it broke off until it ends or breaks off again."""
-    headers = {"Idempotency-Key": str(body["prompt"]), "Last-Event-ID": str(len(reading.token_ids))}
+    headers = {"Idempotency-Key": str(body["prompt"]), "Last-Event-ID": str(len(reading.named("token")))}
     async with client.stream("POST", url, json=body, headers=headers) as response:
         if response.is_error:
             content = json.loads(await response.aread())
             if response.status_code not in (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE):
-                reading.add("error", content, clock())
+                reading.fault = str(content["detail"])
             return
         event = ""
         async for line in response.aiter_lines():
             name, _, value = line.partition(": ")
             if name == "event":
                 event = value
+            elif name == "data" and event == "error":
+                reading.fault = str(json.loads(value)["detail"])
             elif name == "data":
-                reading.add(event, json.loads(value), clock())
+                reading.events.append((clock(), event, json.loads(value)))

@@ -9,8 +9,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Literal
@@ -18,18 +18,15 @@ from typing import Literal
 import psutil
 
 from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
-from qubic_lab.bench.engine import decode_tokens_per_s, random_prompts, total_threads
-from qubic_lab.bench.result import MeasuredResult, Table, interval_text
+from qubic_lab.bench.engine import SpeedGrid, decode_tokens_per_s
+from qubic_lab.bench.result import ModelResult, Spread, Table, interval_text
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.errors import InputError, check_at_least, check_range
-from qubic_lab.model.config import ModelConfig, check_context, load_config
+from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.model.cost import PartTimes, model_cost
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
 from qubic_lab.model.predict import pipeline_speed, stage_seconds
-from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
-from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.provenance import usable_cores
 from qubic_lab.trace import read_trace
 
@@ -99,18 +96,16 @@ class LayerCosts:
 
 
 @dataclass(frozen=True)
-class PredictionResult(MeasuredResult):
-    """All predictions and costs; `median_error` is of the absolute errors, `within` is the share below 20 %."""
+class PredictionResult(ModelResult):
+    """All predictions and costs; `median_error` is of the absolute errors, `within` is the share below 20 %.
+
+    `threads` are those of all ranks.
+    """
 
     cells: tuple[PredictionCell, ...]
     costs: tuple[LayerCosts, ...]
     median_error: float
     within: float
-    model: str
-    meaningless: bool
-    dtype: str
-    device: str
-    threads: int
     prompt_tokens: int
     new_tokens: int
     repeat: int
@@ -135,27 +130,6 @@ class PredictionResult(MeasuredResult):
         )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What will be measured; all values are checked. The ranks share `threads`."""
-
-    base: PipelineConfig
-    config: ModelConfig
-    ranks: tuple[int, ...]
-    batches: tuple[int, ...]
-    threads: int
-    prompts: tuple[tuple[int, ...], ...]
-    new_tokens: int
-    repeat: int
-    replicas: bool
-
-    def batches_on(self, ranks: int) -> tuple[int, ...]:
-        """Return the batches to measure; one rank also gets batches with as many requests as several ranks have."""
-        if ranks > 1:
-            return self.batches
-        return tuple(sorted({number * batch for number in (1, *self.ranks) for batch in self.batches}))
-
-
 def bench_prediction(
     model: str = "smollm2",
     ranks: Sequence[int] = (1, 2),
@@ -176,20 +150,29 @@ def bench_prediction(
         InputError: a value is out of range, there are more ranks than cores, or too little memory.
         RankError, NonFiniteError: a run failed.
     """
-    plan = _check(model, ranks, batches, dtype, new_tokens, repeat, replicas)
+    for number in ranks:
+        if number > usable_cores():
+            raise InputError(
+                f"ranks is {number}, but there are {usable_cores()} cores: ranks that share a core show whether a "
+                "split is correct (qubic-lab compare), not how fast it is"
+            )
+    check_at_least("new_tokens", new_tokens, FEWEST_NEW_TOKENS)
+    grid = SpeedGrid.of(model, ranks, batches, PROMPT_TOKENS, new_tokens, repeat)
+    _check_memory(grid, model, dtype, replicas)
+    base = PipelineConfig(model=model, device="cpu", dtype=dtype)
     cells: list[PredictionCell] = []
     costs: list[LayerCosts] = []
-    for place, number in enumerate(plan.ranks):
+    for place, number in enumerate(grid.ranks):
 
         def report(what: str, share: float, place: int = place) -> None:
-            progress(what, round(100 * (place + share)), 100 * len(plan.ranks))
+            progress(what, round(100 * (place + share)), 100 * len(grid.ranks))
 
         report(f"calibrating, ranks: {number}", 0.0)
-        with _Bench(plan, number) as bench:
-            shapes = [(lanes, batch) for lanes in dict.fromkeys((number, 1)) for batch in plan.batches_on(number)]
+        with _Bench(grid, base, number, replicas) as bench:
+            shapes = [(lanes, batch) for lanes in dict.fromkeys((number, 1)) for batch in batches_on(grid, number)]
             found = {shape: bench.calibrate(*shape) for shape in shapes}
             costs += [_costs(bench, shape, times) for shape, times in found.items()]
-            cells += _measure(plan, bench, found, report)
+            cells += _measure(grid, bench, found, report)
     errors = [abs(cell.error) for cell in cells]
     return PredictionResult(
         cells=tuple(cells),
@@ -197,10 +180,10 @@ def bench_prediction(
         median_error=median(errors),
         within=mean(error < GOOD_ERROR for error in errors),
         model=model,
-        meaningless=plan.config.meaningless,
+        meaningless=grid.config.meaningless,
         dtype=dtype,
         device="cpu",
-        threads=plan.threads,
+        threads=grid.threads,
         prompt_tokens=PROMPT_TOKENS,
         new_tokens=new_tokens,
         repeat=repeat,
@@ -218,13 +201,13 @@ def pin(pipeline: Pipeline, first_core: int, threads: int) -> None:
             os.sched_setaffinity(int(task.name), cores[first : first + threads])
 
 
-def find_ways(layers: int, ranks: int, given: Mapping[str, tuple[int, ...]], replicas: bool) -> tuple[Way, ...]:
+def find_ways(layers: int, given: Mapping[str, tuple[int, ...]], replicas: bool) -> tuple[Way, ...]:
     """Return the distinct splits among the strategies, with strategy D last."""
     by_layers: dict[tuple[int, ...], list[str]] = {}
     for strategy, division in given.items():
         by_layers.setdefault(division, []).append(strategy)
     ways = [Way(" = ".join(strategies), division) for division, strategies in by_layers.items()]
-    return (*ways, Way("D", (layers,))) if replicas and ranks > 1 else tuple(ways)
+    return (*ways, Way("D", (layers,))) if replicas else tuple(ways)
 
 
 def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> float:
@@ -235,47 +218,22 @@ def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> f
     return speed.tokens_per_s if lanes == ranks else speed.idle_latency_ms
 
 
-def _check(
-    model: str,
-    ranks: Sequence[int],
-    batches: Sequence[int],
-    dtype: str,
-    new_tokens: int,
-    repeat: int,
-    replicas: bool,
-) -> _Plan:
-    for number in ranks:
-        check_at_least("ranks", number, 1)
-        if number > usable_cores():
-            raise InputError(
-                f"ranks is {number}, but there are {usable_cores()} cores: ranks that share a core show whether a "
-                "split is correct (qubic-lab compare), not how fast it is"
-            )
-    for batch in batches:
-        check_range("batch × ranks", batch * max(ranks), 1, MAX_SLOTS)
-    check_at_least("new_tokens", new_tokens, FEWEST_NEW_TOKENS)
-    check_at_least("repeat", repeat, 1)
-    folder = resolve_whole(model)
-    config = load_config(folder)
-    check_context(config, PROMPT_TOKENS, new_tokens)
-    copies = 2 + (max(ranks) if replicas and max(ranks) > 1 else 0)
-    needed = ROOM * copies * model_cost(config, dtype).weight_bytes
+def batches_on(grid: SpeedGrid, ranks: int) -> tuple[int, ...]:
+    """Return the batches to measure; one rank also gets batches with as many requests as several ranks have."""
+    if ranks > 1:
+        return grid.batches
+    return tuple(sorted({number * batch for number in (1, *grid.ranks) for batch in grid.batches}))
+
+
+def _check_memory(grid: SpeedGrid, model: str, dtype: str, replicas: bool) -> None:
+    most = max(grid.ranks)
+    copies = 2 + (most if replicas and most > 1 else 0)
+    needed = ROOM * copies * model_cost(grid.config, dtype).weight_bytes
     if needed > (free := psutil.virtual_memory().available):
         raise InputError(
             f"{copies} copies of model {model!r} take about {needed / 2**30:.0f} GiB, but {free / 2**30:.0f} GiB are "
             f"free: {'leave out the replicas or ' if replicas else ''}give a smaller model"
         )
-    return _Plan(
-        base=PipelineConfig(model=model, device="cpu", dtype=dtype),
-        config=config,
-        ranks=tuple(dict.fromkeys(ranks)),
-        batches=tuple(dict.fromkeys(batches)),
-        threads=total_threads(usable_cores(), ranks),
-        prompts=random_prompts(config.vocab, max(ranks) * max(batches), PROMPT_TOKENS),
-        new_tokens=new_tokens,
-        repeat=repeat,
-        replicas=replicas,
-    )
 
 
 @dataclass(frozen=True)
@@ -285,31 +243,30 @@ class _Run:
     way: Way
     batch: int
     lanes: int
-    predicted: list[float]
-    measured: list[float]
+    predicted: list[float] = field(default_factory=list)
+    measured: list[float] = field(default_factory=list)
 
 
 class _Bench:
     """The pipelines for one number of ranks: one to calibrate and probe, one to measure, and the replicas.
 
-    All of them stay up; idle ones only wait.
+    All of them stay up while the block runs; idle ones only wait.
     """
 
-    def __init__(self, plan: _Plan, ranks: int) -> None:
+    def __init__(self, grid: SpeedGrid, base: PipelineConfig, ranks: int, replicas: bool) -> None:
         self.ranks = ranks
-        self.calibrating_layers = calibrating_layers(plan.config.layers, ranks)
-        self._plan = plan
+        self.replicas = replicas and ranks > 1
+        self.calibrating_layers = calibrating_layers(grid.config.layers, ranks)
+        self._grid, self._base = grid, base
         self._stack = ExitStack()
 
     def __enter__(self) -> "_Bench":
         with ExitStack() as stack:
             self._trace = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            self._calibrating = stack.enter_context(self._launch(self.calibrating_layers))
-            self._measured = stack.enter_context(self._launch(self.calibrating_layers))
-            self._replicas = []
-            if self._plan.replicas and self.ranks > 1:
-                whole = (self._plan.config.layers,)
-                self._replicas = [stack.enter_context(self._launch(whole, core)) for core in range(self.ranks)]
+            self._calibrating = self._launch(stack, self.calibrating_layers)
+            self._measured = self._launch(stack, self.calibrating_layers)
+            whole, cores = (self._grid.config.layers,), range(self.ranks if self.replicas else 0)
+            self._replicas = [self._launch(stack, whole, core) for core in cores]
             self._stack = stack.pop_all()
         return self
 
@@ -318,13 +275,13 @@ class _Bench:
 
     def calibrate(self, lanes: int, batch: int) -> StepTimes:
         """Return the costs of a batch in each of the lanes."""
-        return median_times([self.probe(lanes, batch, self._plan.new_tokens) for _ in range(CALIBRATIONS)])
+        return median_times([self.probe(lanes, batch, self._grid.new_tokens) for _ in range(CALIBRATIONS)])
 
     def probe(self, lanes: int, batch: int, new_tokens: int) -> StepTimes:
         """Return the current costs of the parts of a step."""
         config = self._config(self.calibrating_layers, batch, lanes)
         self._calibrating.configure(replace(config, trace=self._trace))
-        decode_tokens_per_s(self._calibrating, self._prompts(lanes * batch), new_tokens)
+        decode_tokens_per_s(self._calibrating, self._grid.prompts[: lanes * batch], new_tokens)
         self._calibrating.describe()  # makes the ranks flush their traces
         return step_times(read_trace(self._trace), self.calibrating_layers)
 
@@ -333,54 +290,49 @@ class _Bench:
         if way.replicas:
             return self._measure_replicas(batch)
         self._measured.configure(self._config(way.layers, batch, lanes))
-        rate = decode_tokens_per_s(self._measured, self._prompts(lanes * batch), self._plan.new_tokens)
+        rate = decode_tokens_per_s(self._measured, self._grid.prompts[: lanes * batch], self._grid.new_tokens)
         return rate if lanes == self.ranks else 1000 * batch / rate
 
     def _measure_replicas(self, batch: int) -> float:
         for replica in self._replicas:
-            replica.configure(self._config((self._plan.config.layers,), batch, lanes=1))
+            replica.configure(self._config((self._grid.config.layers,), batch, lanes=1))
+        prompts, new_tokens = self._grid.prompts[:batch], self._grid.new_tokens
         with ThreadPoolExecutor(self.ranks) as pool:
-            prompts, new_tokens = self._prompts(batch), self._plan.new_tokens
             return sum(pool.map(lambda replica: decode_tokens_per_s(replica, prompts, new_tokens), self._replicas))
 
-    @contextmanager
-    def _launch(self, layers: tuple[int, ...], first_core: int = 0) -> Iterator[Pipeline]:
-        config = self._config(layers, batch=1, lanes=1)
-        with Pipeline.launch(config) as pipeline:
-            pin(pipeline, first_core, self._plan.threads // self.ranks)
-            yield pipeline
+    def _launch(self, stack: ExitStack, layers: tuple[int, ...], first_core: int = 0) -> Pipeline:
+        pipeline = stack.enter_context(Pipeline.launch(self._config(layers, batch=1, lanes=1)))
+        pin(pipeline, first_core, self._grid.threads // self.ranks)
+        return pipeline
 
     def _config(self, layers: tuple[int, ...], batch: int, lanes: int) -> PipelineConfig:
-        threads = self._plan.threads // self.ranks  # the replicas share the threads as the ranks do
-        return replace(self._plan.base, layers=layers, threads=threads, slots=batch, lanes=lanes)
-
-    def _prompts(self, count: int) -> tuple[tuple[int, ...], ...]:
-        return self._plan.prompts[:count]
+        threads = self._grid.threads // self.ranks  # the replicas share the threads as the ranks do
+        return replace(self._base, layers=layers, threads=threads, slots=batch, lanes=lanes)
 
 
-def _runs(plan: _Plan, ranks: int, costs: Mapping[tuple[int, int], StepTimes]) -> list[_Run]:
+def _runs(grid: SpeedGrid, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes]) -> list[_Run]:
     """Return the cells of a number of ranks: each way with all lanes, and with one lane if there are several."""
-    runs = []
-    for batch in plan.batches_on(ranks):
+    runs, ranks = [], bench.ranks
+    for batch in batches_on(grid, ranks):
         times = costs[ranks, batch].ranks
-        given = {s: plan_layers(plan.config, ranks, s) for s in STRATEGIES if s in ("B", "C") or ranks <= 2}
-        given["C"] = balanced_layers(times, plan.config.layers)
-        for way in find_ways(plan.config.layers, ranks, given, plan.replicas):
+        given = {s: plan_layers(grid.config, ranks, s) for s in STRATEGIES if s in ("B", "C") or ranks <= 2}
+        given["C"] = balanced_layers(times, grid.config.layers)
+        for way in find_ways(grid.config.layers, given, bench.replicas):
             all_lanes = (ranks,) if way.replicas else dict.fromkeys((ranks, 1))
-            runs += [_Run(way, batch, lanes, [], []) for lanes in all_lanes]
+            runs += [_Run(way, batch, lanes) for lanes in all_lanes]
     return runs
 
 
 def _measure(
-    plan: _Plan, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes], report: Callable[[str, float], None]
+    grid: SpeedGrid, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes], report: Callable[[str, float], None]
 ) -> list[PredictionCell]:
     """Measure every cell once per repeat between two probes; consecutive runs of one shape share a probe."""
-    runs = sorted(_runs(plan, bench.ranks, costs), key=lambda run: (run.batch, run.lanes))
-    for repeat in range(plan.repeat):
+    runs = sorted(_runs(grid, bench, costs), key=lambda run: (run.batch, run.lanes))
+    for repeat in range(grid.repeat):
         last: tuple[tuple[int, int], StepTimes] | None = None
         for number, run in enumerate(runs):
             shape = (run.lanes, run.batch)
-            tokens = _probe_tokens(plan, bench, costs[shape])
+            tokens = _probe_tokens(grid, bench, costs[shape])
             before = last[1] if last and last[0] == shape else bench.probe(*shape, tokens)
             run.measured.append(bench.measure(run.way, run.batch, run.lanes))
             after = bench.probe(*shape, tokens)
@@ -388,17 +340,18 @@ def _measure(
             times = scaled(costs[shape], (before, after))
             run.predicted.append(predict(run.way, times, bench.ranks, run.batch, run.lanes))
             what = f"{run.way.strategies}, ranks: {bench.ranks}, lanes: {run.lanes}, batch {run.batch}"
-            report(what, (len(runs) * repeat + number + 1) / (len(runs) * plan.repeat))
+            report(what, (len(runs) * repeat + number + 1) / (len(runs) * grid.repeat))
     return [_cell(run, bench.ranks) for run in runs]
 
 
-def _probe_tokens(plan: _Plan, bench: _Bench, times: StepTimes) -> int:
+def _probe_tokens(grid: SpeedGrid, bench: _Bench, times: StepTimes) -> int:
     step_s = sum(stage_seconds(times.ranks, bench.calibrating_layers))
-    return min(plan.new_tokens, max(FEWEST_NEW_TOKENS, round(PROBE_S / step_s)))
+    return min(grid.new_tokens, max(FEWEST_NEW_TOKENS, round(PROBE_S / step_s)))
 
 
 def _cell(run: _Run, ranks: int) -> PredictionCell:
-    errors = [predicted / measured - 1 for predicted, measured in zip(run.predicted, run.measured, strict=True)]
+    pairs = zip(run.predicted, run.measured, strict=True)
+    error = Spread.of([predicted / measured - 1 for predicted, measured in pairs])
     return PredictionCell(
         quantity="tokens_per_s" if run.lanes == ranks else "latency_ms",
         ranks=ranks,
@@ -408,9 +361,9 @@ def _cell(run: _Run, ranks: int) -> PredictionCell:
         predicted=median(run.predicted),
         measured=median(run.measured),
         measurements=tuple(run.measured),
-        error=median(errors),
-        low=min(errors),
-        high=max(errors),
+        error=error.median,
+        low=error.low,
+        high=error.high,
     )
 
 
