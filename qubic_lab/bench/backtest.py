@@ -12,13 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qubic_lab.bench.result import MeasuredResult, Table, seconds_of
+from qubic_lab.bench.result import MeasuredResult, Table, counted, seconds_of
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import BPS, Costs
@@ -283,10 +282,10 @@ def _run_parts(
     parts: Mapping[str, tuple[Callable[[int], Any], int]], workers: int, progress: Progress
 ) -> dict[str, list[Any]]:
     """Make the numbered runs of all parts in a pool of processes; return the results of each part in order."""
-    total, done = sum(runs for _, runs in parts.values()), count(1)
+    note = counted(progress, sum(runs for _, runs in parts.values()))
 
     def noted(part: str, result: Any) -> Any:
-        progress(part, next(done), total)
+        note(part)
         return result
 
     with _pool(workers) as pool:

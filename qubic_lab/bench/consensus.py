@@ -101,18 +101,13 @@ class ConsensusResult(BenchResult):
 
     Attributes:
         questions: number of held-out questions; the development split has as many.
-        majority_accuracy: share of questions that the vote gets right.
-        expected_majority_accuracy: the same share by theory with two options; None with more.
-        single_accuracy: accuracy of one voter, as the mean over voters.
-        gain: accuracy of the vote minus that of one voter, on the same questions.
-        ece: expected calibration error of the confidences, over bins of equal mass.
-        ece_if_calibrated: its expected value if every confidence were correct.
-        vote_share_ece: the same error with the vote's share as its confidence.
+        expected_majority_accuracy: accuracy of the vote by theory with two options; None with more.
+        single_accuracy: accuracy of one voter, as the mean over voters; `gain` is the vote's minus this.
+        ece: expected calibration error of the confidences; `ece_if_calibrated` if every confidence were correct,
+            `vote_share_ece` with the vote's share as its confidence.
         rho: correlation of errors, estimated from the votes; None if it is not defined (one voter, no errors, no
-            successes).
-        effective_votes: number of independent votes that k votes are worth, by that estimate.
+            successes). `effective_votes`: independent votes that k votes are worth by that estimate.
         method: method of calibration chosen on the development split, using `signals`.
-        confidence: all measures of the confidences.
     """
 
     voters: str
@@ -147,17 +142,12 @@ class ConsensusResult(BenchResult):
     def report(self) -> Iterator[Table | str]:
         """Yield the accuracies, the confidence levels and early stopping."""
         theory = self.expected_majority_accuracy
+        by_theory = "-" if theory is None else f"{theory:.4f} by theory"
         figures = [
             ("one voter's accuracy", self.single_accuracy, self.single_accuracy_interval, "-"),
-            (
-                *("the vote's accuracy", self.majority_accuracy, self.majority_accuracy_interval),
-                "-" if theory is None else f"{theory:.4f} by theory",
-            ),
+            ("the vote's accuracy", self.majority_accuracy, self.majority_accuracy_interval, by_theory),
             ("gain", self.gain, self.gain_interval, "-"),
-            (
-                *("ECE of the confidence", self.ece, self.ece_interval),
-                f"{self.ece_if_calibrated:.4f} by chance alone",
-            ),
+            ("ECE of the confidence", self.ece, self.ece_interval, f"{self.ece_if_calibrated:.4f} by chance alone"),
             ("ECE of the vote's share", self.vote_share_ece, self.vote_share_ece_interval, "-"),
         ]
         if self.rho is not None and self.rho_interval is not None:
@@ -196,7 +186,8 @@ def bench_consensus(
     Raises:
         InputError: a value is out of range.
     """
-    _check_simulation(voters, accuracy, correlation, k, options, questions)
+    check_choice("voters", voters, VOTERS)
+    _check_simulation(accuracy, correlation, k, options, questions)
     draw = np.random.default_rng(seed)
     development_QK, held_out_QK = (simulate_votes(draw, questions, k, accuracy, correlation, options) for _ in range(2))
     calibration = calibrate(_observe(development_QK), voters, f"{options} options", datetime.now(UTC).isoformat())
@@ -268,8 +259,7 @@ def theoretical_accuracy(k: int, accuracy: float, correlation: float) -> float:
     return total
 
 
-def _check_simulation(voters: str, accuracy: float, correlation: float, k: int, options: int, questions: int) -> None:
-    check_choice("voters", voters, VOTERS)
+def _check_simulation(accuracy: float, correlation: float, k: int, options: int, questions: int) -> None:
     for what, share in (("accuracy", accuracy), ("correlation", correlation)):
         if not 0.0 <= share <= 1.0:
             raise InputError(f"{what} is {share}: it must lie between 0 and 1")

@@ -73,8 +73,8 @@ class Exchange:
 class LoadResult:
     """What clients measured on nodes of one kind.
 
-    `errors` counts the requests without their right answer; `first_error` describes one. Times are of the other
-    requests, and None if there are none. `slots` are those of each node, `new_tokens` those of an answer.
+    `errors` counts the requests without their right answer; times are of the others, None if there are none. `slots`
+    are those of each node, `new_tokens` those of an answer.
     """
 
     requests: int
@@ -260,21 +260,17 @@ def _measure_echo(
     """Measure echo nodes with staggered clients, and with bursts."""
     names = [f"echo-{number}" for number in range(1, nodes + 1)]
     burst = echo_requests(concurrency, new_tokens)
+
+    def note(answered: int) -> None:
+        progress("echo nodes", answered, requests)
+
     with local_cluster(balancer=balancer) as cluster:
         for name in names:
             cluster.start_echo(name, token_s=seconds / new_tokens, slots=concurrency)
         cluster.wait_for_nodes(*names)
         [url] = cluster.urls.values()
         run_apart(ask_all(url, burst, concurrency))  # warm-up
-        steady, steady_s = run_apart(
-            ask_all(
-                url,
-                echo_requests(requests, new_tokens),
-                concurrency,
-                seconds,
-                lambda answered: progress("echo nodes", answered, requests),
-            )
-        )
+        steady, steady_s = run_apart(ask_all(url, echo_requests(requests, new_tokens), concurrency, seconds, note))
         bursts = [run_apart(ask_all(url, burst, concurrency)) for _ in range(BURSTS)]
     setting = (concurrency, nodes, concurrency, new_tokens)
     at_once = [each for answered, _ in bursts for each in answered]
@@ -287,6 +283,10 @@ def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress
     asked = [
         TimedRequest({"prompt": each, "max_new_tokens": REAL_NEW_TOKENS, "ignore_eos": True}) for each in QUESTIONS
     ]
+
+    def note(answered: int) -> None:
+        progress("real nodes", answered, requests)
+
     with local_cluster(balancer=balancer) as cluster:
         for name in names:
             cluster.start_node(name, config.model, config.dtype, REAL_THREADS, config.slots)
@@ -295,12 +295,5 @@ def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress
         alone, _ = run_apart(ask_all(url, asked, concurrency=1))
         known = [TimedRequest(each.body, answer.text) for each, answer in zip(asked, alone, strict=True)]
         concurrency = min(requests, len(names) * config.slots)
-        answered, took_s = run_apart(
-            ask_all(
-                url,
-                islice(cycle(known), requests),
-                concurrency,
-                note=lambda answered: progress("real nodes", answered, requests),
-            )
-        )
+        answered, took_s = run_apart(ask_all(url, islice(cycle(known), requests), concurrency, note=note))
     return sum_up(answered, took_s, concurrency, len(names), config.slots, REAL_NEW_TOKENS)

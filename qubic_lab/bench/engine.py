@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from qubic_lab.bench.result import MeasuredResult, Spread, Table, interval_text, seconds_of
+from qubic_lab.bench.result import MeasuredResult, Spread, Table, counted, interval_text, seconds_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_choice, check_range
 from qubic_lab.evals.reference import library
@@ -214,19 +213,10 @@ def bench_engine(
         check_choice("dtype", dtype, DTYPE_BYTES)
     check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
     grid = SpeedGrid.of(model, (1, *ranks), batches, prompt_tokens, new_tokens, repeat)
-    # All setups use the device that has room for the most ranks, so that GPU and CPU are never compared.
-    device = resolve_config(PipelineConfig(model=model, ranks=max(ranks))).device
-    configs = {
-        number: PipelineConfig(model=model, device=device, ranks=number, threads=grid.threads // number)
-        for number in grid.ranks
-    }
+    configs = _configs(model, grid)
     setups, pairings = plan_setups(grid.ranks, grid.batches), plan_ratios(grid.ranks, grid.batches)
     chosen = tuple(dict.fromkeys(dtypes))
-    steps, done = len(chosen) * (repeat * len(setups) + len(grid.ranks) + 1), count(1)
-
-    def report(what: str) -> None:
-        progress(what, next(done), steps)
-
+    report = counted(progress, len(chosen) * (repeat * len(setups) + len(grid.ranks) + 1))
     torch.set_num_threads(grid.threads)
     before = read_bandwidth_gb_per_s()
     results, ratios = list[SetupResult](), list[SpeedRatio]()
@@ -235,6 +225,7 @@ def bench_engine(
             number: stack.enter_context(Pipeline.launch(replace(config, dtype=chosen[0])))
             for number, config in configs.items()
         }
+        device = pipelines[1].config.device
         for dtype in chosen:
             runners = {("transformers", 1): _transformers_runner(grid, device, dtype)}
             for number, config in configs.items():
@@ -257,6 +248,18 @@ def bench_engine(
         repeat=repeat,
         library=library(),
     )
+
+
+def _configs(model: str, grid: SpeedGrid) -> dict[int, PipelineConfig]:
+    """Return a pipeline for each number of ranks.
+
+    All are on the device that has room for the most ranks, so that GPU and CPU are never compared.
+    """
+    device = resolve_config(PipelineConfig(model=model, ranks=max(grid.ranks))).device
+    return {
+        number: PipelineConfig(model=model, device=device, ranks=number, threads=grid.threads // number)
+        for number in grid.ranks
+    }
 
 
 def total_threads(cores: int, ranks: Sequence[int]) -> int:

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count, cycle, islice, pairwise
+from itertools import cycle, islice, pairwise
 from typing import Any
 
 import httpx2
 
 from qubic_lab.bench.echo_node import Begun, echo_tokens, read_begun
 from qubic_lab.bench.local_cluster import LocalCluster, local_cluster, run_apart
-from qubic_lab.bench.result import MeasuredResult, Table
+from qubic_lab.bench.result import MeasuredResult, Table, counted
 from qubic_lab.cluster.redis_server import connect
 from qubic_lab.cluster.tasks import LogEntry, TaskQueue, count_lost_and_duplicated
 from qubic_lab.core import Progress, no_progress
@@ -317,11 +317,11 @@ async def _run(
 ) -> tuple[list[_Reading], KilledProcesses, list[GateChange]]:
     """Read all streams while the failures happen."""
     gates: list[GateChange] = []
-    ended = count(1)
+    note = counted(progress, plan.requests)
 
     async def read(number: int) -> _Reading:
         reading = await _read(plan, client, cluster.urls, number, clock)
-        progress("streams", next(ended), plan.requests)
+        note("streams")
         return reading
 
     limits = httpx2.Limits(max_connections=None)

@@ -5,10 +5,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count
 from statistics import median
 from typing import Any
 
+from qubic_lab.core import Progress
 from qubic_lab.provenance import machine, source_commit
 
 TAIL = 0.025
@@ -79,6 +80,12 @@ class Spread:
     def text(self, form: str = ".2f") -> str:
         """Return the median with both ends, each in a number format such as `.1%`."""
         return interval_text(self.median, self.low, self.high, form)
+
+
+def counted(progress: Progress, total: int) -> Callable[[str], None]:
+    """Return a function that reports one more step, by its name, of a known number of steps."""
+    done = count(1)
+    return lambda what: progress(what, next(done), total)
 
 
 def seconds_of(call: Callable[[], object]) -> float:
