@@ -106,7 +106,7 @@ class SmallResult(MeasuredResult):
 
     def report(self) -> Iterator[Table | str]:
         yield Table(("time", "median"), [(str(n), each.text(".1f")) for n, each in enumerate(self.times)])
-        yield f"measured on {self.machine}"
+        yield "not judged"
 
 
 def test_a_result_is_one_json_object_or_a_report(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +115,7 @@ def test_a_result_is_one_json_object_or_a_report(capsys: pytest.CaptureFixture[s
     spreads = [{"median": 2.0, "low": 1.0, "high": 3.0}, {"median": 20.0, "low": 1.0, "high": 30.0}]
     assert json.loads(capsys.readouterr().out) == {"times": spreads, "machine": "this one", "commit": "abc"}
     show(result, json=False)
-    assert capsys.readouterr().out.endswith("\n\nmeasured on this one\n")
+    assert capsys.readouterr().out.endswith("\n\nnot judged\ncommit: abc, machine: this one\n")
 
 
 def test_bench_engine_compares_ranks_and_transformers(

@@ -127,7 +127,7 @@ def test_the_command_measures_levels_and_prints_them(
         assert all(0 < share <= 1 for share in each["compute_shares"]) and len(each["compute_shares"]) == 2
         assert len(each["tokens_per_s_samples"]) == 2
     assert run(line.split()) == 0
-    assert "2 lanes of 2 slots" in capfd.readouterr().out
+    assert "lanes: 2, slots: 2" in capfd.readouterr().out
 
 
 def test_findings_follow_the_numbers() -> None:

@@ -125,4 +125,4 @@ def test_command_prints_plain_numbers(capsys: pytest.CaptureFixture[str]):
     assert run(arguments.split()) == 0
     shown = capsys.readouterr().out
     assert "0.6826 by theory" in shown
-    assert "Simulated: 5 voters of accuracy 0.6 and correlation 0, 2 options, 500 questions" in shown
+    assert "Simulated: 5 voters" in shown and "accuracy: 0.6, correlation: 0," in shown

@@ -176,10 +176,8 @@ class BacktestResult(MeasuredResult):
     seconds: float
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each requirement."""
         yield Table(("what", "found (95 % interval)", "runs", "limit", "verdict"), list(self._rows()))
-        verdict = "All within their limits" if self.within_limits else "NOT all within their limits"
-        yield f"{verdict}. {self.seconds:.0f} s with {self.processes} processes; {self.machine}; commit {self.commit}"
+        yield f"{'All' if self.within_limits else 'NOT all'} within their limits."
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         if (null := self.null) is not None:
@@ -459,7 +457,6 @@ def measure_speed(
 
 
 def _sets(market: Bars, sets: int, block: int) -> tuple[list[float], list[float]]:
-    """Return the mean time of a set in seconds for each block, with our account and with pandas."""
     frame = market.frame()
     costs = Costs(fee_bps=1.0)
     pairs = [(5 + number % 25, 40 + 4 * (number // 25)) for number in range(sets)]

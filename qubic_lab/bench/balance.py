@@ -3,6 +3,7 @@
 The nodes and the time are simulated (`balancing_simulation`), so the figures are about decisions, not about speeds.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -53,13 +54,10 @@ class BalancerShare:
 class OutageEffect:
     """What became of a node's requests when it failed: the worst over nodes of each weight that fail in turn.
 
-    Attributes:
-        gone_s: from its failure to the last request that it got before its return, in seconds.
-        ready_s: from its return to the first request that it could have got, in seconds; None: to none within the run.
-        back_s: from its return to the first request that it got again, in seconds; None: as above. Where the others
-            are quick enough, a balancer may have no use for a node that is ready.
-        failed: requests that failed or found no node.
-        within_limit: it was left alone and chosen again no later than it should be.
+    `gone_s` is from its failure to the last request that it got before its return. `ready_s` is from its return to the
+    first request that it could have got, `back_s` to the first one that it got; None: to none within the run. Where the
+    others are quick enough, a balancer may have no use for a node that is ready. `failed` requests failed or found no
+    node.
     """
 
     balancer: str
@@ -88,7 +86,6 @@ class BalanceResult(BenchResult):
     simulated: bool = True
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one table of shares and one of failovers."""
         shares = [(share.balancer, " / ".join(map(str, share.counts)), _promise_text(share)) for share in self.shares]
         yield Table(("balancer", "requests of each node", "expected"), shares)
         failovers = [
@@ -101,12 +98,7 @@ class BalanceResult(BenchResult):
         ]
         times = ("avoided after s", "ready after s", "chosen after s")
         yield Table(("balancer", "the node", *times, "failed", "verdict"), failovers)
-        yield (
-            f"Simulated: {self.nodes} nodes of weights {' / '.join(map(str, self.weights))} on simulated time, seed "
-            f"{self.seed}; these are decisions, not speeds. {self.requests} requests while none fails; "
-            f"{self.outage_requests} while one fails at {self.fails_at_s:g} s and returns at "
-            f"{self.returns_at_s:g} s, the worst over nodes of each weight. Commit {self.commit}"
-        )
+        yield f"Simulated: {self.nodes} nodes of weights {' / '.join(map(str, self.weights))}; decisions, not speeds."
 
 
 def _promise_text(share: BalancerShare) -> str:
@@ -167,16 +159,10 @@ def worst_effect(balancer: str, kind: OutageKind, weights: Sequence[int], reques
         balancer,
         kind,
         gone_s=max(each.gone_s for each in found),
-        ready_s=_latest([each.ready_s for each in found]),
-        back_s=_latest([each.back_s for each in found]),
+        ready_s=max((each.ready_s for each in found), key=_or_never),
+        back_s=max((each.back_s for each in found), key=_or_never),
         failed=max(each.failed for each in found),
     )
-
-
-def _latest(times_s: Sequence[float | None]) -> float | None:
-    """Return the greatest, which is None, never, where any is."""
-    known_s = [each for each in times_s if each is not None]
-    return max(known_s) if len(known_s) == len(times_s) else None
 
 
 def effect_of(balancer: str, handled: Sequence[HandledRequest], outage: Outage) -> OutageEffect:
@@ -193,11 +179,14 @@ def effect_of(balancer: str, handled: Sequence[HandledRequest], outage: Outage) 
     )
 
 
+def _or_never(at_s: float | None) -> float:
+    return math.inf if at_s is None else at_s
+
+
 def _effect(
     balancer: str, kind: OutageKind, gone_s: float, ready_s: float | None, back_s: float | None, failed: int
 ) -> OutageEffect:
-    within = gone_s <= WITHIN_S and back_s is not None and back_s <= WITHIN_S
-    return OutageEffect(balancer, kind, gone_s, ready_s, back_s, failed, within)
+    return OutageEffect(balancer, kind, gone_s, ready_s, back_s, failed, max(gone_s, _or_never(back_s)) <= WITHIN_S)
 
 
 def simulate(

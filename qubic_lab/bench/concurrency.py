@@ -109,7 +109,6 @@ class ConcurrencyResult(ModelResult):
     most_new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each number of clients."""
         rows = [
             (
                 *(f"{level.clients}", f"{level.requests}", f"{level.p50_s:.2f}"),
@@ -123,12 +122,6 @@ class ConcurrencyResult(ModelResult):
         ]
         times = ("p50 s", "p95 s (95 % interval)", "p99 s", "first token s", "queue s")
         yield Table(("clients", "requests", *times, "tokens/s", "ranks at work", "answers"), rows)
-        yield (
-            f"{self.model}, ranks: {self.ranks}, {self.lanes} lanes of {self.slots} slots, {self.dtype}, "
-            f"{self.device}, threads a rank: {self.threads}, prompts of up to {self.most_prompt_tokens} and answers "
-            f"of up to {self.most_new_tokens} tokens, {self.repeat} blocks of {self.requests}, {self.machine}, "
-            f"commit {self.commit}"
-        )
 
 
 def bench_concurrency(

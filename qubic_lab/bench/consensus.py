@@ -67,7 +67,6 @@ class LevelShare:
     accuracy_interval: tuple[float, float] | None
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row of a report."""
         if self.accuracy is None or self.accuracy_interval is None:
             return self.level, "0", "-"
         return self.level, f"{self.questions}", interval_text(self.accuracy, *self.accuracy_interval, ".4f")
@@ -89,7 +88,6 @@ class Stopping:
     changed_interval: tuple[float, float]
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row of a report."""
         rule = "certain" if self.level is None else f"certain, or ahead with {self.level:g}"
         saved = interval_text(self.samples_saved, *self.samples_saved_interval, ".1%")
         return rule, saved, interval_text(self.changed, *self.changed_interval, ".2%")
@@ -140,7 +138,6 @@ class ConsensusResult(BenchResult):
     simulated: bool = True
 
     def report(self) -> Iterator[Table | str]:
-        """Yield the accuracies, the confidence levels and early stopping."""
         theory = self.expected_majority_accuracy
         by_theory = "-" if theory is None else f"{theory:.4f} by theory"
         figures = [
@@ -162,10 +159,8 @@ class ConsensusResult(BenchResult):
         header = ("stop when the winner is", "samples saved (95 % interval)", "other winners (95 % interval)")
         yield Table(header, [each.cells() for each in self.stopping])
         yield (
-            f"Simulated: {self.k} voters of accuracy {self.accuracy:g} and correlation {self.correlation:g}, "
-            f"{self.options} options, {self.questions} questions, calibrated on as many others ({self.method} on "
-            f"{', '.join(self.signals) or 'no signal'}), stopping on {self.stopping[0].questions}, seed {self.seed}; "
-            f"commit {self.commit}"
+            f"Simulated: {self.k} voters, calibrated on as many other questions with "
+            f"{', '.join(self.signals) or 'no signal'}; stopping on {self.stopping[0].questions} questions"
         )
 
 

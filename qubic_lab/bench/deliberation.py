@@ -69,7 +69,6 @@ class VotingResult(MeasuredResult):
     embedding_ms: float | None
 
     def report(self) -> Iterator[Table | str]:
-        """Yield the times, one row for each kind of vote."""
         rows = [
             (
                 *(each.kind, "cached" if each.with_embeddings else "none", f"{each.median_ms:.1f}"),
@@ -80,8 +79,6 @@ class VotingResult(MeasuredResult):
             for each in self.times
         ]
         yield Table(("answers", "embeddings", "median ms", "fastest to slowest", *STEPS, "limit ms"), rows)
-        computed = "" if self.embedding_ms is None else f" computing an embedding takes {self.embedding_ms:.0f} ms;"
-        yield f"{self.votes} votes on {self.answers} answers;{computed} {self.machine}, commit {self.commit}"
 
 
 def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None = None) -> VotingResult:
@@ -125,7 +122,6 @@ def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None =
 
 
 def _vote(question: str, texts: Sequence[str], embed: Embed | None) -> dict[str, float]:
-    """Return how long each step takes, in ms."""
     clock = [time.perf_counter()]
     finals = [final_answer(text, question) for text in texts]
     clock.append(time.perf_counter())

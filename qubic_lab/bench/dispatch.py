@@ -91,7 +91,6 @@ class LoadResult:
     tokens_per_s: float
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row of a report."""
         times: tuple[str, ...] = ("-", "-", "-", "-")
         if self.added_ms is not None and self.node_ms is not None:
             times = (*self.added_ms.texts(), f"{self.node_ms.p50:.1f}")
@@ -118,7 +117,6 @@ class DispatchResult(MeasuredResult, LoadResult):
     balancer: str
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each kind of load."""
         loads = {"echo": self, "echo, bursts": self.burst} | ({"real": self.real} if self.real else {})
         counts, added = ("nodes", "clients", "requests", "errors"), ("added p50 ms", "p95 (95 % interval)", "p99")
         header = ("kind", *counts, *added, "node p50 ms", "requests/s", "tokens/s")
@@ -128,11 +126,6 @@ class DispatchResult(MeasuredResult, LoadResult):
                 yield f"first error of {name}: {load.first_error}"
         verdict = "met" if self.within_limit else "NOT met"
         yield f"limit for echo nodes, p95 below {self.limit_ms:g} ms and no errors: {verdict}"
-        real = f"{self.model}, {self.dtype}, threads of a real node: {self.threads}, " if self.real else ""
-        yield (
-            f"echo nodes wait {self.seconds:g} s for {self.new_tokens} tokens; {real}{self.balancer}, "
-            f"{self.machine}, commit {self.commit}"
-        )
 
 
 def bench_dispatch(
@@ -257,7 +250,6 @@ async def ask_all(
 def _measure_echo(
     requests: int, concurrency: int, nodes: int, seconds: float, new_tokens: int, balancer: str, progress: Progress
 ) -> tuple[LoadResult, LoadResult]:
-    """Measure echo nodes with staggered clients, and with bursts."""
     names = [f"echo-{number}" for number in range(1, nodes + 1)]
     burst = echo_requests(concurrency, new_tokens)
 

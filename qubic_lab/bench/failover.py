@@ -165,7 +165,6 @@ class FailoverResult(MeasuredResult):
     gates: tuple[GateChange, ...]
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each stream, and how each failure was handled."""
         rows = [
             (
                 *(f"{s.number}", f"{s.begun_s:.2f}", "never" if s.ended_s is None else f"{s.ended_s:.2f}"),
@@ -190,7 +189,6 @@ class FailoverResult(MeasuredResult):
                 f"{len(self.asked_again)} clients asked it"
             )
         yield f"{self.lost} lost, {self.duplicated} answered twice, {len(self.wrong)} streams not right"
-        yield f"{self.machine}, commit {self.commit}"
 
 
 def _time(at_s: float | None) -> str:
@@ -315,7 +313,6 @@ def is_right(stream: ClientStream, plan: FailoverPlan) -> bool:
 async def _run(
     plan: FailoverPlan, cluster: LocalCluster, clock: Clock, progress: Progress
 ) -> tuple[list[_Reading], KilledProcesses, list[GateChange]]:
-    """Read all streams while the failures happen."""
     gates: list[GateChange] = []
     note = counted(progress, plan.requests)
 

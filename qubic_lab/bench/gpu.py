@@ -38,17 +38,12 @@ class GpuResult(ModelResult):
     device_name: str
 
     def report(self) -> Iterator[Table | str]:
-        """Yield times, memory and what was run."""
         reserved = "-" if self.memory_reserved_bytes is None else f"{self.memory_reserved_bytes / 2**20:.0f} MiB"
         yield (
             f"loaded in {self.load_s:.1f} s, {self.new_tokens} new tokens in {self.seconds:.2f} s "
             f"(first after {self.ttft_ms:.0f} ms, then {self.tokens_per_s:.1f} tokens/s)"
         )
-        yield f"memory used {self.memory_used_bytes / 2**20:.0f} MiB, reserved {reserved} ({self.memory_note})"
-        yield (
-            f"{self.model}, {self.dtype}, {self.device}, threads: {self.threads}, {self.device_name}, "
-            f"commit {self.commit}"
-        )
+        yield f"memory used {self.memory_used_bytes / 2**20:.0f} MiB, reserved {reserved}"
 
 
 def bench_gpu(model: str = "smollm2", dtype: str = "auto", new_tokens: int = 100) -> GpuResult:

@@ -55,18 +55,15 @@ class LinkResult(MeasuredResult):
         return f"{self.gbps:.2f}Gbps:{self.latency_ms:.4f}ms"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, with the value for `qubic-lab plan --link`."""
         return super().to_dict() | {"link": str(self)}
 
     def report(self) -> Iterator[Table | str]:
-        """Yield the link, its ranges and the machine."""
         yield f"{self}, {self.backend} between two processes"
         yield (
             f"{self.small_bytes:,} bytes: {self.latency_low_ms:.3f} to {self.latency_high_ms:.3f} ms one way; "
             f"{self.large_bytes / 2**20:.0f} MiB: {self.gbps_low:.1f} to {self.gbps_high:.1f} Gbps "
             f"(90 % of {self.repeat} messages each)"
         )
-        yield f"{self.machine}, commit {self.commit}"
 
 
 def bench_link(repeat: int = 200) -> LinkResult:

@@ -42,13 +42,11 @@ class MemoryResult(ModelResult):
     new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one line for each rank."""
         for rank in self.ranks:
             yield (
                 f"rank {rank.rank} ({rank.stage}): weights {rank.weight_bytes / 2**20:.0f} MiB, "
                 f"peak {rank.load_peak_rss_bytes / 2**20:.0f} MiB at load, {rank.peak_rss_bytes / 2**20:.0f} MiB in all"
             )
-        yield f"{self.model}, {self.dtype}, {self.device}, {self.machine}, commit {self.commit}"
 
 
 def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:

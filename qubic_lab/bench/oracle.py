@@ -69,7 +69,6 @@ class RouteTimes:
     within_limit: bool
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row of a report."""
         times = ("-", "-", "-") if self.times_ms is None else self.times_ms.texts()
         limit = "none" if self.limit_ms is None else f"{self.limit_ms:g}: {'met' if self.within_limit else 'MISSED'}"
         counts = (self.route, self.kind, f"{self.requests:,}", str(self.errors))
@@ -105,7 +104,6 @@ class OracleResult(MeasuredResult):
     hit_rates: dict[str, float | None]
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each route, cold and cached."""
         routes = (*self.cold, *self.cached)
         header = ("route", "kind", "requests", "errors", "p50 ms", "p95 (95 % interval)", "p99", "limit")
         yield Table((*header, "requests/s", "server CPU ms"), [each.cells() for each in routes])
@@ -118,11 +116,7 @@ class OracleResult(MeasuredResult):
             f"computation{'' if once.computations == 1 else 's, NOT one'}, the last answer after "
             f"{once.last_ms:.0f} ms, {once.errors} errors"
         )
-        yield (
-            f"{self.clients} clients without a pause; {self.price_rows:,} prices of {self.coins} coins, "
-            f"{self.texts:,} texts, {self.scores:,} scores, {self.database_mib:.0f} MiB. "
-            f"{'All' if self.within_limits else 'NOT all'} within their limits. {self.machine}; commit {self.commit}"
-        )
+        yield f"{'All' if self.within_limits else 'NOT all'} within their limits."
 
 
 @dataclass(frozen=True)

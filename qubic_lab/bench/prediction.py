@@ -111,7 +111,6 @@ class PredictionResult(ModelResult):
     repeat: int
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one row for each prediction."""
         rows = [
             (
                 *(f"{c.ranks}", f"{c.batch}", c.strategy, "/".join(map(str, c.layers))),
@@ -123,11 +122,7 @@ class PredictionResult(ModelResult):
             for c in self.cells
         ]
         yield Table(("ranks", "batch", "strategy", "layers", "quantity", "predicted", "measured", "error"), rows)
-        yield (
-            f"median error {self.median_error:.1%}, {self.within:.0%} of {len(self.cells)} predictions below 20 %; "
-            f"{self.model}, {self.dtype}, total threads: {self.threads}, {self.prompt_tokens} + "
-            f"{self.new_tokens} tokens, {self.repeat} repeats, {self.machine}, commit {self.commit}"
-        )
+        yield f"median error {self.median_error:.1%}, {self.within:.0%} of {len(self.cells)} predictions below 20 %"
 
 
 def bench_prediction(

@@ -59,15 +59,9 @@ class QueueResult(MeasuredResult):
     server: str
 
     def report(self) -> Iterator[Table | str]:
-        """Yield what became of the tasks and how the workers were disturbed."""
         yield (
             f"{self.tasks} tasks: {self.lost} lost, {self.duplicated} duplicated, {self.wrong} wrong, "
             f"{self.dead} dead; {self.executed} tries, {self.reclaimed} leases taken back, {self.fenced} writes refused"
-        )
-        yield (
-            f"{self.disturbed} times a worker of {self.workers} was "
-            f"{'stopped' if self.signal == 'stop' else 'killed'}, every {self.every_s:g} s; {self.seconds:.1f} s, "
-            f"{self.tasks_per_s:.0f} tasks/s, {self.server}, {self.machine}, commit {self.commit}"
         )
 
 

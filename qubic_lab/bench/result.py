@@ -38,7 +38,13 @@ class BenchResult(ABC):
 
     @abstractmethod
     def report(self) -> Iterator[Table | str]:
-        """Yield the tables and sentences that the command prints."""
+        """Yield the tables and sentences that the command prints before the single values."""
+
+    def single_values(self) -> str:
+        """Return every value that is no list, by its name: settings, totals, and where the result comes from."""
+        single = {name: value for name, value in vars(self).items() if isinstance(value, str | int | float)}
+        texts = {name: f"{value:g}" if isinstance(value, float) else value for name, value in single.items()}
+        return ", ".join(f"{name.replace('_', ' ')}: {text}" for name, text in texts.items() if text != "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,6 @@ class SamplesResult(ModelResult):
     new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
-        """Yield the three times."""
         count = self.samples
         rows = [
             ("one sample", self.one_s.text(), "1"),
@@ -65,11 +64,8 @@ class SamplesResult(ModelResult):
         ]
         yield Table(("", "seconds", "times one sample"), rows)
         yield (
-            f"{count} samples take {'no more' if self.within_limit else 'more'} than {self.limit:g} times one. "
-            f"{len(self.times.all)} repeats, median (lowest to highest); {self.prompt_tokens} prompt tokens, "
-            f"{self.new_tokens} new ones; {self.model}, layers {','.join(map(str, self.layers))}, {self.lanes} lanes "
-            f"of {self.slots}, {self.dtype}, {self.device}, {self.threads} threads a rank, {self.machine}, "
-            f"commit {self.commit}"
+            f"{count} samples take {'no more' if self.within_limit else 'more'} than {self.limit:g} times one; "
+            f"{len(self.times.all)} repeats, median (lowest to highest)"
         )
 
 

@@ -29,7 +29,7 @@ import redis
 
 from qubic_lab.bench.dispatch import Exchange, ask_all, echo_requests
 from qubic_lab.bench.local_cluster import LocalCluster, cpu_s, local_cluster, run_apart
-from qubic_lab.bench.result import MeasuredResult, Spread, Table, seconds_of
+from qubic_lab.bench.result import MeasuredResult, Spread, Table, counted, seconds_of
 from qubic_lab.cluster.balance import BALANCERS, make_balancer
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -64,7 +64,6 @@ class CallCosts:
     """Times of calls while `nodes` nodes are registered, in ms.
 
     Attributes:
-        nodes: number of nodes.
         nodes_ms: reading all records from the registry.
         update_ms: updating the coordinator's view with them.
         beat_ms: writing one heartbeat.
@@ -103,7 +102,6 @@ class ProcessCosts:
     redis_busy: Spread
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row of a report."""
         return (
             *(f"{self.nodes}", f"{self.names}", f"{self.beats_per_s:.1f}"),
             *(self.coordinator_idle.text(".1%"), self.redis_idle.text(".1%"), self.requests_per_s.text(".1f")),
@@ -139,7 +137,6 @@ class ScaleResult(MeasuredResult):
     beat_every_s: float
 
     def report(self) -> Iterator[Table | str]:
-        """Yield one table of calls and one of processes."""
         balancers = tuple(self.calls[0].choose_ms)
         calls = [
             (
@@ -160,7 +157,6 @@ class ScaleResult(MeasuredResult):
             f"({limit.low:.0f} to {limit.high:.0f}{', extrapolated' if limit.beyond else ''}); the busier process is "
             f"{limit.process}"
         )
-        yield f"a heartbeat every {self.beat_every_s:g} s, {self.machine}, commit {self.commit}"
 
 
 def bench_scale(
@@ -180,19 +176,18 @@ def bench_scale(
         QubicLabError: a process does not start.
     """
     _check(levels, real, requests_per_node_s, window_s)
-    steps = 2 * len(levels) + len(real)
-
+    note = counted(progress, 2 * len(levels) + len(real))
     calls, processes, check = [], [], []
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server, connect(server.url) as client:
-        for done, nodes in enumerate(levels):
-            progress(f"calls, {nodes} nodes", done, steps)
+        for nodes in levels:
             calls.append(measure_calls(client, nodes))
-    for done, nodes in enumerate(levels, start=len(levels)):
-        progress(f"processes, {nodes} nodes", done, steps)
+            note(f"calls, {nodes} nodes")
+    for nodes in levels:
         processes.append(measure_processes(nodes, min(SERVICES, nodes), window_s))
-    for done, nodes in enumerate(real, start=2 * len(levels)):
-        progress(f"processes, {nodes} real nodes", done, steps)
+        note(f"processes, {nodes} nodes")
+    for nodes in real:
         check.append(measure_processes(nodes, nodes, window_s))
+        note(f"processes, {nodes} real nodes")
     return ScaleResult(
         calls=tuple(calls),
         processes=tuple(processes),
@@ -259,12 +254,9 @@ def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) ->
     """Return how many nodes can be served, from measurements at two or more numbers of nodes in increasing order."""
 
     def where(of_each: Sequence[str]) -> float:
-        return where_whole(
-            [
-                (each.nodes, each.nodes * requests_per_node_s / getattr(each.requests_per_s, which))
-                for each, which in zip(processes, of_each, strict=True)
-            ]
-        )
+        rates = [getattr(each.requests_per_s, which) for each, which in zip(processes, of_each, strict=True)]
+        nodes = [each.nodes for each in processes]
+        return where_whole([(n, n * requests_per_node_s / rate) for n, rate in zip(nodes, rates, strict=True)])
 
     nodes = where(["median"] * len(processes))
     ends = [nodes, *map(where, product(("low", "high"), repeat=len(processes)))]
@@ -335,19 +327,19 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Window:
-    """Measurements of an idle or a busy window: its length and CPU times in seconds, and counts."""
+    """An idle or a busy window: its seconds, CPU use in shares of a core, heartbeats, and answered requests."""
 
     seconds: float
-    coordinator_s: float
-    redis_s: float
+    coordinator: float
+    redis: float
     beats: float
     answered: Sequence[Exchange]
 
 
 async def _watch(cluster: LocalCluster, names: _Names, nodes: int, window_s: float) -> ProcessCosts:
     [(coordinator, url)] = cluster.urls.items()
+    assert cluster.redis.pid is not None  # Redis has just answered
     redis_pid = cluster.redis.pid
-    assert redis_pid is not None  # Redis has just answered
 
     def read() -> tuple[float, ...]:
         return time.monotonic(), cluster.cpu_s(coordinator), cpu_s(redis_pid), names.beats
@@ -359,7 +351,7 @@ async def _watch(cluster: LocalCluster, names: _Names, nodes: int, window_s: flo
         else:
             await asyncio.sleep(window_s)
         seconds, coordinator_s, redis_s, beats = (late - early for early, late in zip(before, read(), strict=True))
-        return _Window(seconds, coordinator_s, redis_s, beats, answered)
+        return _Window(seconds, coordinator_s / seconds, redis_s / seconds, beats, answered)
 
     started = time.perf_counter()
     async with names.living():
@@ -375,11 +367,11 @@ async def _watch(cluster: LocalCluster, names: _Names, nodes: int, window_s: flo
         names=names.count,
         join_s=join_s if names.count else 0.0,
         beats_per_s=sum(each.beats for each in idle) / sum(each.seconds for each in idle),
-        coordinator_idle=Spread.of([each.coordinator_s / each.seconds for each in idle]),
-        redis_idle=Spread.of([each.redis_s / each.seconds for each in idle]),
+        coordinator_idle=Spread.of([each.coordinator for each in idle]),
+        redis_idle=Spread.of([each.redis for each in idle]),
         requests_per_s=Spread.of([len(each.answered) / each.seconds for each in busy]),
-        coordinator_busy=Spread.of([each.coordinator_s / each.seconds for each in busy]),
-        redis_busy=Spread.of([each.redis_s / each.seconds for each in busy]),
+        coordinator_busy=Spread.of([each.coordinator for each in busy]),
+        redis_busy=Spread.of([each.redis for each in busy]),
     )
 
 

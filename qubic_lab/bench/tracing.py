@@ -36,7 +36,6 @@ class TracingResult(ModelResult):
     new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
-        """Yield cost and ratio."""
         ratio = interval_text(self.ratio, self.low, self.high, ".3f")
         yield f"tracing takes {self.cost:.2%} of a rank's work"
         yield f"time with tracing divided by time without: {ratio}, 95 % interval, {len(self.ratios)} pairs"

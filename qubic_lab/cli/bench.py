@@ -64,16 +64,14 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
 
 
 def show(result: BenchResult, json: bool) -> None:
-    """Print a result as one JSON object, or its tables and sentences."""
+    """Print a result as one JSON object, or its tables, sentences and single values."""
     if json:
         print_json(result.to_dict())
         return
-    after_table = False
-    for part in result.report():
-        if after_table:
-            typer.echo("")
-        if after_table := isinstance(part, Table):
+    for part in (*result.report(), result.single_values()):
+        if isinstance(part, Table):
             print_table(part.header, part.rows)
+            typer.echo("")
         else:
             typer.echo(part)
 
