@@ -37,10 +37,7 @@ def risk() -> RiskStudy:
 
 
 def match(risk: RiskStudy, level: str, drop: float) -> study.MatchedWarnings:
-    found = risk.assessment
-    return study.match_alarm_time(
-        risk.bars.bars, found.warned_us(level), found.settled, risk.horizon_bars, drop, risk.windows
-    )
+    return study.match_alarm_time(risk.bars.bars, risk.assessment, level, risk.horizon_bars, drop, risk.windows)
 
 
 def shares(found: study.MatchedWarnings) -> tuple[float, float]:

@@ -65,7 +65,7 @@ def risk(
     settings = read_config(config)
     at_us = None if as_of is None else read_iso(as_of)
     store = MarketStore(open_database(), settings.clock.now_us, settings.frequencies)
-    found = read_risk(store.snapshot(at_us), coin, cast("Frame", frame), settings.sentiment, settings.risk.rules)
+    found = read_risk(store.snapshot(at_us), coin, cast("Frame", frame), settings.sentiment, settings.risk.rules or ())
     if json:
         print_json(to_plain(found, {"age_s", "cache"}))
     else:

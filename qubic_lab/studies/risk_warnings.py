@@ -6,7 +6,7 @@ falls with more time under warning.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,7 @@ def study_risk(
     volatility = garch_forecast(returns, refit_bars)
     horizon_bars = max(2, round(horizon_us / bars.frame_us))
     assessment = assess(RiskInputs(closed), rules_of(bars.frame_us, rules))
-    warned_us = assessment.warned_us(level)
-    matched = match_alarm_time(closed, warned_us, assessment.settled, horizon_bars, drop, lengths)
-    if assessment.why_unknown:
-        matched = replace(matched, missing=assessment.why_unknown)
+    matched = match_alarm_time(closed, assessment, level, horizon_bars, drop, lengths)
     tails, coverages = _tails(returns, volatility, lengths)
     even = evenness(probability_transform(returns, volatility))
     found = (returns, volatility, tails, coverages, even, assessment)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
-from qubic_lab.oracle.model.bars import Flags, Floats
+from qubic_lab.oracle.model.bars import Flags, Floats, mask_warm_up
 from qubic_lab.oracle.risk.models import (
     LEAST_FIT,
     TailForecast,
@@ -48,12 +48,10 @@ class TailTest:
     """Tests of VaR and ES forecasts against the losses that followed.
 
     Attributes:
-        level: forecast probability of a loss beyond VaR.
         bars: number of bars with a forecast made strictly before them.
         violations, expected: number of losses beyond VaR, and the expected number.
         unconditional: Kupiec's test of the number of violations.
-        independent: Christoffersen's test of whether violations follow each other too often.
-        conditional: both tests at once.
+        independent: Christoffersen's test of whether violations follow each other too often; conditional: of both.
         shortfall_p: McNeil and Frey's one-sided test of whether the mean loss beyond VaR is above ES; None: too few.
         shortfall_z: Acerbi and Székely's second statistic; 0 if forecasts are correct. It enters no verdict: its 5 %
             point depends on the number of bars (at a level of 2.5 % about −0.7 for 250 and −0.3 for 1,250).
@@ -94,10 +92,7 @@ def kupiec(violations: int, bars: int, level: float) -> LikelihoodRatio:
 
 
 def christoffersen(beyond: Flags, level: float) -> tuple[LikelihoodRatio, LikelihoodRatio]:
-    """Test whether losses beyond VaR are independent, and that together with their number.
-
-    `beyond` says of each bar, in order of time, whether its loss was beyond VaR. The tests have 1 and 2 degrees of
-    freedom.
+    """Test whether losses `beyond` VaR, by bar, are independent, and that together with their number.
 
     Source: P. F. Christoffersen, "Evaluating interval forecasts", International Economic Review 39 (1998), 841-862.
     Both are conditional on the first bar, so the second statistic is the first plus that of coverage over other bars.
@@ -182,20 +177,15 @@ def evaluate_models(
 ) -> tuple[EvaluatedModel, ...]:
     """Return the forecasts of each level and model, all tested on the same bars.
 
-    Args:
-        returns: log returns per bar, [bars].
-        volatility: forecasts of the bar after each.
-        levels: probabilities of a loss beyond VaR.
-        tail_bars: length of the windows of historical VaR, at least `least_bars` of each level.
-        models: names in `MODELS`.
+    `tail_bars`, the length of the windows of historical VaR, is at least `least_bars` of each level; `models` are names
+    in `MODELS`.
     """
     first = LEAST_FIT + tail_bars + 1  # from this bar on every model has a forecast
     found = []
     for level in levels:
         for model in models:
             made = MODELS[model](returns, volatility, level, tail_bars)
-            cut = TailForecast(level, made.var.copy(), made.es.copy())
-            cut.var[:first] = cut.es[:first] = np.nan
+            cut = TailForecast(level, mask_warm_up(first, made.var), mask_warm_up(first, made.es))
             found.append(EvaluatedModel(model, made, evaluate_tail(returns, cut)))
     return tuple(found)
 
@@ -254,8 +244,7 @@ def probability_transform(returns: Floats, forecast: VolatilityForecast) -> Floa
 class Evenness:
     """A histogram of probabilities that should be uniform, and the p-value of the Kolmogorov-Smirnov test.
 
-    If they are, all `counts` lie between `low` and `high` with a probability of at least 95 %. `missing` says why there
-    is no histogram.
+    If they are, all `counts` lie between `low` and `high` with a probability of at least 95 %.
     """
 
     bars: int

@@ -19,21 +19,13 @@ ANALYSED_BARS: dict[Frame, int] = {"1h": 2_000, "4h": 2_000, "1d": 1_000}
 """The number of the last closed bars that are analysed: 83, 333 and 1,000 days."""
 OLDEST_BARS = 3
 """Prices are stale if the last closed bar is older than this number of bars."""
-COMPANIONS = {"bitcoin": "ethereum"}
-OTHER_COMPANION = "bitcoin"
 _TEXTS_US = int(SETTINGS.window_s) * SECOND_US
 """How long a text counts after it was published, once it and its score are known."""
 
 
 @dataclass(frozen=True, eq=False)
 class RiskMarket:
-    """The inputs of a coin's risk, and where they come from.
-
-    Attributes:
-        source: the series that the bars are made from.
-        other: the other asset and its source.
-        sentiment: the model that scored the texts.
-    """
+    """The inputs of a coin's risk; the series of its bars, the other asset and its source, the model of sentiment."""
 
     source: PricedSeries
     inputs: RiskInputs
@@ -110,7 +102,7 @@ def _sentiment(
 
 def companion(coin: str) -> str:
     """Return the asset whose correlation with a coin is watched."""
-    return COMPANIONS.get(coin, OTHER_COMPANION)
+    return "ethereum" if coin == "bitcoin" else "bitcoin"
 
 
 def closes_at(closed_us: Integers, other: Bars) -> Floats:

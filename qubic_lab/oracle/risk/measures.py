@@ -51,11 +51,8 @@ class RiskInputs:
 
     def first(self, count: int) -> "RiskInputs":
         """Return the first bars and what was known at them."""
-        return RiskInputs(
-            self.bars.slice(0, count),
-            None if self.sentiment is None else self.sentiment[:count],
-            None if self.other is None else self.other[:count],
-        )
+        sentiment, other = (None if each is None else each[:count] for each in (self.sentiment, self.other))
+        return RiskInputs(self.bars.slice(0, count), sentiment, other)
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,9 @@ class RiskMeasure:
 
     Attributes:
         function: takes inputs and the parameters by name, and gives a value per bar, NaN where there is none.
-        warm_up: number of bars before the first value; takes the parameters by name.
-        parameters: their names and default values, in bars.
+        warm_up: takes the parameters by name, and gives the number of bars before the first value.
+        parameters: their names and default values, in bars; `least` has minima other than `LEAST_BARS`.
         needs: "volume", "sentiment" or "other" if it has no value without.
-        least: the least values of parameters for which `LEAST_BARS` is too short.
     """
 
     function: Callable[..., Floats]
@@ -287,11 +283,7 @@ def check_parameters(name: str, parameters: Mapping[str, int]) -> dict[str, int]
 
 
 def compute_measure(name: str, inputs: RiskInputs, parameters: Parameters | None = None) -> MeasureValues:
-    """Return the values of a measure, NaN before its warm-up; all NaN with the reason if it cannot be computed.
-
-    Raises:
-        InputError: see `check_parameters`.
-    """
+    """Return the values of a measure, NaN before its warm-up; all NaN with the reason if it cannot be computed."""
     chosen, found = check_parameters(name, parameters or {}), MEASURES[name]
     bars, warm_up = len(inputs.bars), found.warm_up(**chosen)
     values, missing = np.full(bars, np.nan), ""

@@ -170,11 +170,8 @@ def garch_forecast(
 ) -> VolatilityForecast:
     """Return forecasts of a GARCH(1,1) model with Student's t that is refitted every `refit_bars` bars.
 
-    Args:
-        returns: log returns per bar, as `Bars.log_returns` gives them; only the first may be NaN.
-        refit_bars: from one fit to the next, counted from the first bar, so later bars do not move the fits.
-        window_bars: number of the last returns that a fit uses.
-        least: number of returns before the first fit: the warm-up.
+    A fit uses the last `window_bars` returns; the warm-up is `least` returns. Refits are counted from the first bar, so
+    later bars do not move them. Only the first return may be NaN.
 
     Raises:
         InputError: `refit_bars` below 1.
@@ -222,10 +219,7 @@ def _filtered(returns: Floats, fit: GarchFit) -> Floats:
 def simulate_garch(
     bars: int, omega: float, alpha: float, beta: float, nu: float, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Return simulated returns of a GARCH(1,1) process with Student's t, and the volatility of each, both [bars].
-
-    The variance is finite for alpha + beta < 1 and nu > 2.
-    """
+    """Return simulated returns of a GARCH(1,1) process with Student's t, and the volatility of each, both [bars]."""
     draw = np.random.default_rng(seed)
     settle = 500
     shocks = draw.standard_t(nu, bars + settle) * math.sqrt((nu - 2) / nu)
@@ -242,10 +236,7 @@ def simulate_garch(
 class TailForecast:
     """Forecasts of the next bar's loss, each [bars], as log returns with the sign reversed; NaN where there is none.
 
-    Attributes:
-        level: probability of a loss beyond `var`, such as 0.01.
-        var: value at risk.
-        es: expected shortfall: the mean loss if it is beyond `var`.
+    A loss is beyond value at risk, `var`, with a probability of `level`, and then on average expected shortfall, `es`.
     """
 
     level: float

@@ -133,7 +133,7 @@ class BarVolatility(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NextBarVolatility(BarVolatility):
-    """The forecast of a GARCH(1,1) model with Student's t, refitted every `refit_bars` bars; `failed` fits diverged."""
+    """The forecast of a GARCH(1,1) model with Student's t, refitted every `refit_bars` bars, and how its fits ended."""
 
     fits: int
     failed: int
@@ -229,13 +229,9 @@ def prepare_models() -> None:
 
 @reading()
 def read_risk(
-    snapshot: Snapshot,
-    coin: str,
-    frame: Frame = "1h",
-    weighting: Weighting = WEIGHTING,
-    rules: Sequence[RiskRule] | None = None,
+    snapshot: Snapshot, coin: str, frame: Frame = "1h", weighting: Weighting = WEIGHTING, rules: Sequence[RiskRule] = ()
 ) -> RiskReport:
-    """Return the report of a coin's risk from a snapshot, by the given rules or by those of the project.
+    """Return the report of a coin's risk from a snapshot, by the given rules or those of the project.
 
     Parts that cannot be computed say why.
 
@@ -428,10 +424,7 @@ def _last_warnings(assessment: Assessment) -> tuple[PastWarning, ...]:
 
 def _record(bars: Bars, assessment: Assessment, lengths: WindowLengths, frame: Frame) -> WarningRecord | Missing:
     horizon_us, drop = FALLS[frame]
-    if assessment.why_unknown:
-        return Missing(assessment.why_unknown)
-    warned_us, horizon = assessment.warned_us(LEVEL), horizon_us // bars.frame_us
-    found = match_alarm_time(bars, warned_us, assessment.settled, horizon, drop, lengths)
+    found = match_alarm_time(bars, assessment, LEVEL, horizon_us // bars.frame_us, drop, lengths)
     if found.comparison is None:
         return Missing(found.missing)
     return WarningRecord(

@@ -29,8 +29,7 @@ from qubic_lab.oracle.risk.measures import (
 RULES = Path(__file__).parents[3] / "data" / "risk" / "rules.yaml"
 _INSTALLED = Path(__file__).with_name("rules.yaml")
 FORGOTTEN_BARS = 48
-"""After this number of bars in a row without a value the level is calm. It is about twice what one gap in the data
-costs the windows of short bars."""
+"""After this number of bars in a row without a value the level is calm: about two windows of short bars."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ class RiskConfig:
     Attributes:
         rules: of the levels; None: the rules that come with the project.
         alerts: whether a collector emits alerts.
-        coins: ids of the coins that alerts are emitted for; empty: all coins that are collected.
-        frame: length of the bars.
+        coins: that alerts are emitted for; empty: all coins that are collected.
         level: an episode begins with a bar at this level or above,
         cool_down: and ends with this number of bars in a row below it.
         no_prices: whether an alert is emitted for a coin without fresh prices, whose risk is then not known.
@@ -172,10 +170,7 @@ def levels_of(rule: RiskRule, values: Floats) -> NDArray[np.int8]:
 
 @dataclass(frozen=True, kw_only=True)
 class RiskEvidence(Part):
-    """Why a rule is at its level: the value of its measure, and the least value for the level.
-
-    `value` is null where the bar has none. It may be below `threshold` until the rule leaves the level.
-    """
+    """Why a rule is at its level: the value of its measure, if the bar has one, and the least value for the level."""
 
     rule: str
     measure: str
@@ -267,10 +262,6 @@ class Assessment:
             before=LEVELS[int(self.levels[bar - 1])] if bar else LEVELS[0],
             evidence=evidence,
         )
-
-    def warned_us(self, least: str) -> Integers:
-        """Return the closes of the bars at which the level rose to `least` or above."""
-        return np.array([each.at_us for each in self.warnings(least)], np.int64)
 
     def warnings(self, least: str = "watch") -> tuple[RiskWarning, ...]:
         """Return the bars at which the level rose to `least` or above."""

@@ -13,6 +13,7 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.forecast_tests import ALPHA
 from qubic_lab.oracle.risk.measures import Level, WindowLengths
 from qubic_lab.oracle.risk.models import realised_volatility, recent_drawdown, rolling
+from qubic_lab.oracle.risk.rules import Assessment
 from qubic_lab.stats import bootstrap_interval, mcnemar_exact, wilson_interval
 
 MONTH_US = 365 * DAY_US // 12
@@ -88,9 +89,7 @@ class WarningScore(Part):
 
     Attributes:
         warnings: raised while no earlier one was standing; a warning stands for the horizon.
-        right: warnings with a fall within the horizon; `precision` is their share.
-        precision_by_chance: precision of warnings at random times.
-        falls: that should have been warned of.
+        right: warnings with a fall within the horizon; `precision` is their share, by chance that at random times.
         found: falls with a warning raised within the horizon before; `recall` is their share.
         recall_by_chance: recall of falls at random times: the share of the time within the horizon after a warning.
         false_alarms_a_month: per 365 / 12 days.
@@ -112,14 +111,10 @@ class WarningScore(Part):
 def evaluate_warnings(
     warnings_us: ArrayLike, falls_us: ArrayLike, start_us: int, end_us: int, horizon_us: int
 ) -> WarningScore:
-    """Return how good warnings were, with 95 % intervals.
+    """Return how good the warnings of a period were, which is longer than the horizon, with 95 % intervals.
 
-    Args:
-        warnings_us: when they were raised.
-        falls_us: when the falls came; a warning at the same instant is too late.
-        start_us: start of the period in which warnings could be raised: the end of the warm-up.
-        end_us: end of the period, which is longer than the horizon; a warning whose horizon ends later is not judged.
-        horizon_us: how far a warning looks ahead, and how long it stands: warnings raised meanwhile belong to it.
+    A warning at the instant of a fall is too late; one whose horizon ends after the period is not judged. A warning
+    stands for the horizon: warnings raised meanwhile belong to it.
 
     Intervals: Wilson's for shares, P. Garwood's (Biometrika 28, 1936) for the rate of false alarms, the bootstrap for
     the lead time. Standing warnings do not overlap, so they count as independent.
@@ -205,7 +200,7 @@ class MatchedWarnings:
 
 
 def match_alarm_time(
-    bars: Bars, warnings_us: Integers, settled: int, horizon_bars: int, drop: float, lengths: WindowLengths
+    bars: Bars, assessment: Assessment, level: str, horizon_bars: int, drop: float, lengths: WindowLengths
 ) -> MatchedWarnings:
     """Compare warnings with the naive rule whose share of time under warning is nearest to theirs.
 
@@ -213,8 +208,8 @@ def match_alarm_time(
 
     Args:
         bars: of one asset.
-        warnings_us: when warnings were raised: closes of bars, in order.
-        settled: number of bars before warnings can be judged.
+        assessment: of the bars; rises to `level` or above are warnings, which are judged once it is settled.
+        level: the least one that counts as a warning.
         horizon_bars: how far a warning looks ahead.
         drop: depth of the falls that should be warned of, 0 to 1.
         lengths: of the naive rule's windows.
@@ -223,12 +218,13 @@ def match_alarm_time(
         InputError: a drop outside 0 to 1.
     """
     falls = find_falls(bars, horizon_bars, drop)
-    start = max(settled, lengths.bars + lengths.usual_bars)
+    if assessment.why_unknown:
+        return MatchedWarnings(falls, missing=assessment.why_unknown)
+    start = max(assessment.settled, lengths.bars + lengths.usual_bars)
     if len(bars) <= start + 2 * horizon_bars:
-        return MatchedWarnings(
-            falls, missing=f"{len(bars)} bars: warnings begin after {start}, and need time to be judged"
-        )
-    closed = bars.closed_us
+        missing = f"{len(bars)} bars: warnings begin after {start}, and need time to be judged"
+        return MatchedWarnings(falls, missing=missing)
+    closed, warned_us = bars.closed_us, np.array([each.at_us for each in assessment.warnings(level)], np.int64)
     start_us, end_us = int(closed[start]), int(closed[-1])
     horizon_us = horizon_bars * bars.frame_us
 
@@ -241,14 +237,14 @@ def match_alarm_time(
         # A value is above the k-th lowest of the last values if k of them are below it.
         return np.asarray(closed[_first_of_each_run(ranks >= math.ceil(quantile * lengths.usual_bars))])
 
-    wanted = share(warnings_us)
+    wanted = share(warned_us)
     quantile = min(QUANTILES, key=lambda each: abs(share(naive_us(each)) - wanted))
-    comparison = compare_warnings(warnings_us, naive_us(quantile), closed[falls], start_us, end_us, horizon_us)
+    comparison = compare_warnings(warned_us, naive_us(quantile), closed[falls], start_us, end_us, horizon_us)
     judged_us = closed[falls[closed[falls] > start_us]]
-    leads = _leads(warnings_us, judged_us, horizon_us)
+    leads = _leads(warned_us, judged_us, horizon_us)
     warned = np.searchsorted(closed, (judged_us - leads)[leads > 0])
-    fallen = recent_drawdown(bars.close, horizon_bars)[warned]
-    return MatchedWarnings(falls, float(np.median(fallen)) if len(fallen) else None, comparison, quantile, start=start)
+    fallen = float(np.median(recent_drawdown(bars.close, horizon_bars)[warned])) if len(warned) else None
+    return MatchedWarnings(falls, fallen, comparison, quantile, start=start)
 
 
 @dataclass(frozen=True, kw_only=True)
