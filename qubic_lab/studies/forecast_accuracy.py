@@ -18,17 +18,19 @@ from qubic_lab.oracle.backtest.forecast_accuracy import (
     accuracy,
     baseline_points,
 )
-from qubic_lab.oracle.backtest.forecast_calibration import (
+from qubic_lab.oracle.backtest.past_forecasts import (
     DRAWS,
     Calibration,
     Coverage,
+    DayBootstrap,
+    PastForecasts,
     calibration,
     coverage,
+    past_forecasts,
     pit_values,
     recalibrated,
     up_probabilities,
 )
-from qubic_lab.oracle.backtest.past_forecasts import DayBootstrap, PastForecasts, past_forecasts
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing

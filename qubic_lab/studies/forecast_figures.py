@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qubic_lab.oracle.backtest.forecast_accuracy import STAYS
-from qubic_lab.oracle.backtest.forecast_calibration import BINS
+from qubic_lab.oracle.backtest.past_forecasts import BINS
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, Horizon
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, plot
 

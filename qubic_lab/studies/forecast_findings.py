@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from qubic_lab.oracle.analysis.forecast import RULE
-from qubic_lab.oracle.backtest.forecast_calibration import Coverage, UpMoves
-from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate
+from qubic_lab.oracle.backtest.past_forecasts import Coverage, DailyEstimate, UpMoves
 from qubic_lab.stats import holm
 from qubic_lab.studies.forecast_accuracy import ALPHA, ForecastStudy, Horizon
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.analysis.forecast import RULE, ForecastRule, expected_path, steps_of
+from qubic_lab.oracle.analysis.forecast import RULE, expected_path, steps_of
 from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
 from qubic_lab.oracle.inference.performance import LEAST_BARS, hac_variance
 from qubic_lab.oracle.model.bars import Bars, Floats, is_constant
@@ -19,7 +19,7 @@ STAYS = "the price stays"
 _STEADY = 0.99
 
 
-def baseline_points(bars: Bars, hours: int, rule: ForecastRule = RULE) -> dict[str, Floats]:
+def baseline_points(bars: Bars, hours: int) -> dict[str, Floats]:
     """Return the log price that simpler forecasts expect at each bar, from that bar and earlier ones, [bars] each.
 
     They are: the last price; the last price plus the mean return of our regression's bars; the regression line itself;
@@ -28,12 +28,12 @@ def baseline_points(bars: Bars, hours: int, rule: ForecastRule = RULE) -> dict[s
     Raises:
         InputError: as for `forecast.forecast_path`.
     """
-    line = expected_path(bars, hours, replace(rule, anchor="line")).point
+    line = expected_path(bars, hours, replace(RULE, anchor="line")).point
     return {
         STAYS: bars.log_close,
-        "mean return": bars.log_close + _mean_return(bars, rule.window(bars.frame_us)) * hours,
+        "mean return": bars.log_close + _mean_return(bars, RULE.window(bars.frame_us)) * hours,
         "the line": line,
-        "AR(1)": bars.log_close + _autoregression(bars, steps_of(bars.frame_us, hours), rule),
+        "AR(1)": bars.log_close + _autoregression(bars, steps_of(bars.frame_us, hours)),
     }
 
 
@@ -46,19 +46,19 @@ def _mean_return(bars: Bars, window: int) -> Floats:
     return found
 
 
-def _autoregression(bars: Bars, steps: int, rule: ForecastRule) -> Floats:
+def _autoregression(bars: Bars, steps: int) -> Floats:
     """Return the log return over some steps that an AR(1) of returns expects, fitted by least squares, [bars].
 
     It is fitted to as many returns as our intervals: the newest `past`, at least `least`. Sums run from the first bar,
     so that later bars change nothing.
     """
     before, after = bars.step_returns[1:-1], bars.step_returns[2:]
-    found, most = np.full(len(bars), np.nan), rule.past
-    if len(after) < rule.least:
+    found = np.full(len(bars), np.nan)
+    if len(after) < RULE.least:
         return found
     sums = [np.concatenate([[0.0], np.cumsum(each)]) for each in (before, after, before * before, before * after)]
-    last = np.arange(rule.least, len(after) + 1)
-    first = np.maximum(0, last - most)
+    last = np.arange(RULE.least, len(after) + 1)
+    first = np.maximum(0, last - RULE.past)
     x, y, xx, xy = (each[last] - each[first] for each in sums)
     count = last - first
     variance = xx - x * x / count
@@ -66,8 +66,8 @@ def _autoregression(bars: Bars, steps: int, rule: ForecastRule) -> Floats:
     slope = np.divide(covariance, variance, out=np.full(len(last), np.nan), where=variance > 1e-9 * xx)
     slope = np.clip(slope, -_STEADY, _STEADY)
     mean = (y - slope * x) / count / (1.0 - slope)
-    now = bars.step_returns[rule.least + 1 :]
-    found[rule.least + 1 :] = steps * mean + (now - mean) * slope * (1.0 - slope**steps) / (1.0 - slope)
+    now = bars.step_returns[RULE.least + 1 :]
+    found[RULE.least + 1 :] = steps * mean + (now - mean) * slope * (1.0 - slope**steps) / (1.0 - slope)
     return found
 
 
@@ -81,24 +81,17 @@ class ForecastTest:
 
 
 def clark_west(outcome: ArrayLike, small: ArrayLike, large: ArrayLike, horizon: int = 1) -> ForecastTest:
-    """Test whether a model forecasts better than one that is nested in it, such as the random walk; one-sided.
+    """Test whether a large model forecasts better than a small one nested in it, such as the random walk; one-sided.
 
     If its additional terms are worth nothing, the larger model's forecasts are noisier; that noise is subtracted from
-    its squared error.
-
-    Args:
-        outcome: [forecasts].
-        small: forecasts of the nested model, such as zeros.
-        large: forecasts of the larger model.
-        horizon: in bars; above 1 forecasts overlap.
+    its squared error. All are [forecasts]; with a horizon above 1 bar forecasts overlap.
 
     Source: T. E. Clark and K. D. West, Journal of Econometrics 138 (2007), 291-311; the error: `_overlap_variance`.
 
     Raises:
         InputError: unequal lengths, or values that are not finite.
     """
-    came, first, second = _read(outcome, small, large)
-    check_at_least("horizon", horizon, 1)
+    came, first, second = _read(horizon, outcome, small, large)
     gain = (came - first) ** 2 - ((came - second) ** 2 - (first - second) ** 2)
     return _mean_above_0(gain, horizon)
 
@@ -106,10 +99,7 @@ def clark_west(outcome: ArrayLike, small: ArrayLike, large: ArrayLike, horizon: 
 def diebold_mariano(first_loss: ArrayLike, second_loss: ArrayLike, horizon: int = 1) -> ForecastTest:
     """Test whether two forecasts, neither nested in the other, have equal losses, two-sided; below 0: the first wins.
 
-    Args:
-        first_loss: such as squared errors, [forecasts].
-        second_loss: of the other forecast.
-        horizon: in bars.
+    Losses are such as squared errors, [forecasts]; the horizon is in bars.
 
     Source: F. X. Diebold and R. S. Mariano, Journal of Business & Economic Statistics 13 (1995), 253-263; the
     correction and Student's t: D. Harvey, S. Leybourne and P. Newbold, International Journal of Forecasting 13
@@ -120,8 +110,7 @@ def diebold_mariano(first_loss: ArrayLike, second_loss: ArrayLike, horizon: int 
     """
     from scipy.stats import t
 
-    first, second = _read(first_loss, second_loss)
-    check_at_least("horizon", horizon, 1)
+    first, second = _read(horizon, first_loss, second_loss)
     difference = first - second
     if reason := _unfit(difference, horizon):
         return ForecastTest(None, None, reason)
@@ -137,12 +126,7 @@ def pesaran_timmermann(predicted: ArrayLike, rose: ArrayLike, horizon: int = 1) 
     """Test whether forecasts and outcomes move up together more often than by chance; one-sided.
 
     The statistic is the mean of (predicted − its mean) (rose − its mean) over its error, so forecasts that mostly say
-    "up" gain nothing from a rising market.
-
-    Args:
-        predicted: 1 or true where an up move is forecast, [forecasts].
-        rose: 1 or true where the price moved up.
-        horizon: in bars.
+    "up" gain nothing from a rising market. Both are 1 or true for an up move, [forecasts]; the horizon is in bars.
 
     Source: M. H. Pesaran and A. Timmermann, Journal of Business & Economic Statistics 10 (1992), 461-465; with a HAC
     error, as outcomes that overlap need: Journal of the American Statistical Association 104 (2009), 325-337.
@@ -150,8 +134,7 @@ def pesaran_timmermann(predicted: ArrayLike, rose: ArrayLike, horizon: int = 1) 
     Raises:
         InputError: unequal lengths, or values that are not finite.
     """
-    said, came = _read(predicted, rose)
-    check_at_least("horizon", horizon, 1)
+    said, came = _read(horizon, predicted, rose)
     for what, values in (("forecast", said), ("outcome", came)):
         if len(values) >= LEAST_BARS and is_constant(values):
             return ForecastTest(None, None, f"every {what} has the same direction")
@@ -180,7 +163,8 @@ def _overlap_variance(values: Floats, horizon: int) -> float:
     return variance if variance > 0.0 else hac_variance(values, horizon - 1)
 
 
-def _read(*columns: ArrayLike) -> tuple[Floats, ...]:
+def _read(horizon: int, *columns: ArrayLike) -> tuple[Floats, ...]:
+    check_at_least("horizon", horizon, 1)
     values = tuple(np.asarray(column, dtype=np.float64) for column in columns)
     shapes = {column.shape for column in values}
     if len(shapes) > 1 or values[0].ndim != 1:
@@ -213,7 +197,6 @@ class BaselineComparison:
     """
 
     baseline: str
-    forecasts: int
     error_ratio: DailyEstimate
     test: str
     result: ForecastTest
@@ -239,7 +222,6 @@ class DirectionAccuracy:
             chance.
     """
 
-    forecasts: int
     correct: DailyEstimate
     majority: float
     result: ForecastTest
@@ -255,13 +237,9 @@ class ForecastAccuracy:
 
 
 def accuracy(past: PastForecasts, points: Mapping[str, Floats], days: DayBootstrap) -> ForecastAccuracy:
-    """Return the accuracy of past forecasts.
+    """Return the accuracy of past forecasts beside the log prices that baselines expect, [bars] each.
 
-    Args:
-        past: our forecasts.
-        points: log prices that the baselines expect, at each bar that `past` is made from; bars without one are left
-            out, and so is a baseline that has none at all.
-        days: of `past`.
+    Bars without such a price are left out, and so is a baseline that has none at all. `days` is that of `past`.
     """
     ours = past.came - past.point
     errors, comparisons = [_errors("our forecast", ours)], []
@@ -288,7 +266,7 @@ def _compare(
     else:
         test, result = "Diebold-Mariano", diebold_mariano(ours[known] ** 2, theirs[known] ** 2, past.steps)
     ratio = days.estimate(lambda own, other: np.sqrt(own / other), mine**2, other**2)
-    return BaselineComparison(baseline, int(known.sum()), ratio, test, result)
+    return BaselineComparison(baseline, ratio, test, result)
 
 
 def _direction(past: PastForecasts, days: DayBootstrap) -> DirectionAccuracy:
@@ -296,4 +274,4 @@ def _direction(past: PastForecasts, days: DayBootstrap) -> DirectionAccuracy:
     share = float(rose[moved].mean()) if moved.any() else np.nan
     correct = days.estimate(np.divide, ((up == rose) & moved).astype(np.float64), moved.astype(np.float64))
     result = pesaran_timmermann(up[moved], rose[moved], past.steps)
-    return DirectionAccuracy(int(moved.sum()), correct, max(share, 1.0 - share), result)
+    return DirectionAccuracy(correct, max(share, 1.0 - share), result)
