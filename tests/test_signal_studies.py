@@ -97,12 +97,12 @@ def test_what_is_high_is_told_by_the_past_alone() -> None:
     rng = np.random.default_rng(1)
     values = np.round(rng.standard_normal(400), 1)
     values[rng.random(400) < 0.2] = np.nan
-    shares = trailing_share(values, window=60, least=20)
+    shares = trailing_share(values)
     known = np.flatnonzero(~np.isnan(values))
-    for place in (known[20], known[33], known[250]):
-        before = values[:place][~np.isnan(values[:place])][-60:]
+    for place in (known[50], known[83], known[300]):
+        before = values[:place][~np.isnan(values[:place])][-250:]
         assert shares[place] == pytest.approx(np.mean(before < values[place]) + 0.5 * np.mean(before == values[place]))
-    assert np.isnan(shares[known[:20]]).all() and np.isnan(shares[np.isnan(values)]).all()
+    assert np.isnan(shares[known[:50]]).all() and np.isnan(shares[np.isnan(values)]).all()
 
 
 @pytest.mark.parametrize("cut", [120, 233])
@@ -255,7 +255,7 @@ def test_half_lives_are_as_sure_as_they_say() -> None:
         rng = np.random.default_rng((5, seed))
         drift = remembering(rng.standard_normal(1_000), 0.7)
         returns = np.concatenate([[0.0], 0.5 * drift[:-1]]) + rng.standard_normal(1_000)
-        found.append(decay(aligned_of(drift, returns), 0.08, bars=16))
+        found.append(decay(aligned_of(drift, returns), 0.08))
     known = [each for each in found if each.half_life is not None and each.low is not None]
     assert len(known) >= 38
     held = sum((each.low or 0.0) <= true <= (each.high or math.inf) for each in known)

@@ -22,8 +22,8 @@ from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import simulate
-from qubic_lab.oracle.inference.multiple_testing import PARTS, judge, sharpe_ratios
-from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
+from qubic_lab.oracle.inference.multiple_testing import judge, sharpe_ratios
+from qubic_lab.oracle.inference.performance import ALPHA, annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.oracle.risk.forecast_tests import evaluate_tail
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 Noise = Literal["gaussian", "garch-t"]
 NOISES: tuple[Noise, ...] = ("gaussian", "garch-t")
-ALPHA = 0.05
 MOST_FALSE = 0.065
 LEAST_POWER = 0.75
 LEAST_COVERAGE = 0.90
@@ -329,7 +328,7 @@ def null_run(number: int, seed: int = 0) -> tuple[Noise, bool, float]:
     returns, signals, _ = draw(noise, (seed, 1, number))
     trials = trial_returns(returns, signals)
     best = int(np.nanargmax(sharpe_ratios(trials)))
-    verdict = judge(trials, best, PER_YEAR, alpha=ALPHA, resamples=RESAMPLES, parts=PARTS, seed=number)
+    verdict = judge(trials, best, PER_YEAR, resamples=RESAMPLES, seed=number)
     assert verdict.overfitting is not None
     return noise, verdict.evidence, verdict.overfitting
 
@@ -343,7 +342,7 @@ def effect_run(number: int, seed: int = 0) -> tuple[float, bool, bool, bool]:
     returns, signals, _ = draw(noise, (seed, 2, number))
     trials = trial_returns(returns, signals)
     best = int(np.nanargmax(sharpe_ratios(trials)))
-    options: dict[str, Any] = {"alpha": ALPHA, "resamples": RESAMPLES, "parts": None, "seed": number}
+    options: dict[str, Any] = {"resamples": RESAMPLES, "parts": None, "seed": number}
     edge = judge(trials, best, PER_YEAR, **options).detectable
     assert edge is not None
     returns, signals, deviation = draw(noise, (seed, 3, number))

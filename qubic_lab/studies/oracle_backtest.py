@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -411,9 +411,9 @@ def to_dict(family: Family) -> Row:
         "effect": family.effect,
         "trials": family.recorded,
         "best": family.best.to_dict(),
-        "verdict": family.verdict.to_dict(),
-        "timing": family.timing.to_dict(),
-        "walk_forward": {"folds": family.folds, **family.forward_verdict.to_dict()},
+        "verdict": asdict(family.verdict),
+        "timing": asdict(family.timing),
+        "walk_forward": {"folds": family.folds, **asdict(family.forward_verdict)},
         "fees": [{"fee_bps": fee, "sharpe": ratio} for fee, ratio in fee_sweep(family)],
     }
 

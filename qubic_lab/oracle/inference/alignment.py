@@ -7,12 +7,11 @@ from functools import cached_property
 import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.model.bars import Bars, Floats, Integers
+from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import iso
 
 WINDOW, LEAST_BEFORE = 250, 50
 """A value is ranked among this many known values before it; with fewer than the least it has no rank."""
-_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class AvailableText:
     """A text that decisions may use from `available_us` on.
 
     Attributes:
-        published_us, fetched_us: when it appeared, and when it was fetched; `available_texts` refuses None.
+        published_us, fetched_us: `available_texts` refuses None.
         coins: ids of the coins that it is about.
         scores: by model, in −1..1.
         latency_us: time to read and score it.
@@ -68,27 +67,22 @@ def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floa
     """
     shape = market.close_BA.shape
     names = sorted({name for text in texts for name in text.scores})
-    counts, sums = np.zeros(shape), {name: np.zeros(shape) for name in names}
-    scored = {name: np.zeros(shape) for name in names}
+    counts, sums, scored = np.zeros(shape), np.zeros((len(names), *shape)), np.zeros((len(names), *shape))
     bars = np.searchsorted(market.closed_us, [text.available_us for text in texts], side="left")
     for text, bar in zip(texts, bars.tolist(), strict=True):
         if bar == len(market) or text.available_us <= market.opened_us[0]:
             continue
-        for place, asset in enumerate(market.assets):
-            if len(market.assets) == 1 or asset in text.coins:
-                counts[bar, place] += 1.0
-                for name, score in text.scores.items():
-                    if not np.isfinite(score):
-                        raise InputError(
-                            f"score of text {text.id!r} ({iso(text.available_us)}) is {score}: it must be a number"
-                        )
-                    sums[name][bar, place] += score
-                    scored[name][bar, place] += 1.0
-    means = {}
-    for name in names:
-        means[f"score {name}"] = np.full(shape, np.nan)
-        np.divide(sums[name], scored[name], out=means[f"score {name}"], where=scored[name] > 0.0)
-    return {"texts": counts, **means}
+        about = [len(market.assets) == 1 or asset in text.coins for asset in market.assets]
+        counts[bar, about] += 1.0
+        for name, score in text.scores.items():
+            if not np.isfinite(score):
+                raise InputError(
+                    f"score of text {text.id!r} ({iso(text.available_us)}) is {score}: it must be a number"
+                )
+            sums[names.index(name), bar, about] += score
+            scored[names.index(name), bar, about] += 1.0
+    means = np.divide(sums, scored, out=np.full(sums.shape, np.nan), where=scored > 0.0)
+    return {"texts": counts, **{f"score {name}": mean for name, mean in zip(names, means, strict=True)}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +104,10 @@ class Aligned:
 
     @classmethod
     def of(cls, bars: Bars, texts: Sequence[AvailableText], model: str, last: int = 1) -> "Aligned":
-        """Return the scores that a model gave, beside the bars of one asset.
+        """Return the scores that a model gave to texts of `available_texts`, beside the bars of one asset.
 
-        A text counts in the bar in which it became available, and its score is known at that bar's close.
-
-        Args:
-            bars: of one asset.
-            texts: as `available_texts` gives them.
-            model: the model whose scores to take.
-            last: average the scores of this many last bars; 1: of the bar alone.
+        A text counts in the bar in which it became available, and its score is known at that bar's close. `last`: the
+        scores of this many last bars are averaged; 1: of the bar alone.
 
         Raises:
             InputError: several assets, or no text has a score by this model.
@@ -129,10 +118,7 @@ class Aligned:
         columns = text_columns(bars, texts)
         if f"score {model}" not in columns:
             raise InputError(f"none of {len(texts)} texts has a score by {model!r}: score them with it first")
-        score = columns[f"score {model}"][:, 0]
-        if last > 1:
-            score = _mean_of_last(score, bars.closed_us, bars.frame_us, last)
-        return cls(bars, score, columns["texts"][:, 0])
+        return cls(bars, _mean_of_last(columns[f"score {model}"][:, 0], bars, last), columns["texts"][:, 0])
 
     @cached_property
     def log_open(self) -> Floats:
@@ -168,42 +154,28 @@ class Aligned:
         return int((~np.isnan(self.score)).sum())
 
 
-def _mean_of_last(score: Floats, closed_us: Integers, frame_us: int, last: int) -> Floats:
+def _mean_of_last(score: Floats, bars: Bars, last: int) -> Floats:
     """Return the mean of the known scores of the last bars, by time. Later bars do not change how it is rounded."""
     total, count = np.zeros(len(score)), np.zeros(len(score))
     for back in range(min(last, len(score))):
         earlier = score[: len(score) - back]
-        near = closed_us[back:] - closed_us[: len(score) - back] < last * frame_us
+        near = bars.closed_us[back:] - bars.closed_us[: len(score) - back] < last * bars.frame_us
         known = near & ~np.isnan(earlier)
         total[back:] += np.where(known, earlier, 0.0)
         count[back:] += known
     return np.asarray(np.divide(total, count, out=np.full(len(score), np.nan), where=count > 0.0))
 
 
-def trailing_share(values: Floats, window: int = WINDOW, least: int = LEAST_BEFORE) -> Floats:
-    """Return the rank of each value among the known values before it: the share that is lower, ties count half.
+def trailing_share(values: Floats) -> Floats:
+    """Return the rank of each value among the known values before it, [bars]: the share that is lower, ties count half.
 
-    Args:
-        values: [bars], NaN where unknown.
-        window: number of earlier values to rank among.
-        least: with fewer earlier values the rank is NaN.
-
-    Returns:
-        Ranks from 0, the lowest, to 1, the highest, [bars].
-
-    Raises:
-        InputError: a least number below 1, or above the window.
+    It goes from 0, the lowest, to 1, the highest; NaN where values are unknown, or too few are known before.
     """
-    check_at_least("least", least, 1)
-    check_at_least("window", window, least)
+    import pandas as pd
+
     known = np.flatnonzero(~np.isnan(values))
-    found, shares = values[known], np.full(len(values), np.nan)
-    padded = np.concatenate([np.full(window, np.nan), found])
-    views = np.lib.stride_tricks.sliding_window_view(padded, window)[: len(found)]
-    at_once = max(1, _CELLS // window)
-    for start in range(0, len(found), at_once):
-        before, own = views[start : start + at_once], found[start : start + at_once, None]
-        count = np.minimum(np.arange(start, start + len(own)), window)
-        share = ((before < own).sum(axis=1) + 0.5 * (before == own).sum(axis=1)) / np.maximum(count, 1)
-        shares[known[start : start + at_once]] = np.where(count >= least, share, np.nan)
+    before = np.minimum(np.arange(len(known)), WINDOW)
+    ranks = pd.Series(values[known]).rolling(WINDOW + 1, min_periods=1).rank().to_numpy()  # 1: the lowest
+    shares = np.full(len(values), np.nan)
+    shares[known] = np.where(before >= LEAST_BEFORE, (ranks - 1.0) / np.maximum(before, 1), np.nan)
     return shares

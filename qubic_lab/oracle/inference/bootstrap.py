@@ -12,21 +12,15 @@ from qubic_lab.oracle.model.bars import Floats, is_constant
 RESAMPLES = 1000
 _CELLS = 4_000_000
 """Size of a part of the weights: 32 MB."""
-_LONGEST = 20_000
-"""The search for a block length reads this many rows; more change it little and cost much."""
-_MOST_COLUMNS = 50
-"""And this many columns, evenly spaced."""
+_LONGEST, _MOST_COLUMNS = 20_000, 50
+"""The search for a block length reads this many rows and evenly spaced columns; more change it little and cost much."""
 
 
 def block_length(series: Floats, least: float = 1.0) -> float:
-    """Return the optimal mean block length for the stationary bootstrap of a series' mean.
+    """Return the optimal mean block length for the stationary bootstrap of a series' mean, up to a tenth of the rows.
 
-    Args:
-        series: [rows] or [rows, columns]; the median over columns that vary is taken.
-        least: the smallest length, such as the number of bars that overlapping returns share.
-
-    Returns:
-        At least 1 and at most a tenth of the rows.
+    For [rows, columns] it is the median over columns that vary. `least` is the smallest length, such as the number of
+    bars that overlapping returns share.
 
     Source: D. N. Politis and H. White, "Automatic block-length selection for the dependent bootstrap", Econometric
     Reviews 23 (2004), 53-70, with the correction of A. Patton, D. N. Politis and H. White (2009); by `arch`.
@@ -50,20 +44,14 @@ def resampled_weights(rows: int, block: float, resamples: int = RESAMPLES, seed:
     """Yield how often the stationary bootstrap draws each row, in parts of [some resamples, rows].
 
     The means of resamples are weights @ columns / rows: one matrix product for all columns and resamples of a part.
-
-    Args:
-        rows: of the series.
-        block: mean length of the blocks; 1 draws single rows.
-        resamples: in all parts together.
-        seed: equal seeds give equal draws.
+    `block` is the mean length of the blocks; 1 draws single rows.
 
     Source: D. N. Politis and J. P. Romano, "The stationary bootstrap", Journal of the American Statistical Association
     89 (1994), 1303-1313.
 
     Raises:
-        InputError: no rows or no resamples.
+        InputError: no resamples.
     """
-    check_at_least("rows", rows, 1)
     check_at_least("resamples", resamples, 1)
     draw = np.random.default_rng(seed)
     place = np.arange(rows)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, WINDOW, Aligned, trailing_share
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, resampled_weights
 from qubic_lab.oracle.inference.permutation import holm_of
@@ -20,6 +19,7 @@ BUCKETS = 5
 LEAST_IN_BUCKET = 10
 AROUND = 24
 """Bars before and after an event."""
+OFFSETS = np.arange(-AROUND, AROUND + 1, dtype=np.int64)
 EXTREME = 0.05
 """The score of an event, or its number of texts, is among this share of the last ones."""
 LEAST_EVENTS = 8
@@ -40,7 +40,6 @@ class QuantileSpread:
     """Returns by bucket of the score, lowest first; if there are none, figures are None and `absent` says why.
 
     Attributes:
-        horizon: in bars.
         spread: mean return after the highest bucket less that after the lowest; `low`, `high`: its interval of 95 %.
         monotone_p: two-sided p-value of a test that the means rise, or fall, from bucket to bucket.
         block: mean length of the bootstrap's blocks.
@@ -64,27 +63,13 @@ class QuantileSpread:
         return None if self.spread is None else 5_000.0 * self.spread
 
 
-def buckets_of(score: Floats, buckets: int = BUCKETS, window: int = WINDOW) -> Floats:
-    """Return each score's bucket among the known scores before it, 0 the lowest, [bars]; NaN with too few of them.
-
-    Raises:
-        InputError: fewer than two buckets.
-    """
-    check_at_least("buckets", buckets, 2)
-    return np.asarray(np.minimum(np.floor(trailing_share(score, window) * buckets), buckets - 1.0))
+def buckets_of(score: Floats) -> Floats:
+    """Return each score's bucket among the known scores before it, 0 the lowest, [bars]; NaN with too few of them."""
+    return np.asarray(np.minimum(np.floor(trailing_share(score) * BUCKETS), BUCKETS - 1.0))
 
 
-def quantile_spread(
-    aligned: Aligned, horizon: int = 1, buckets: int = BUCKETS, resamples: int = RESAMPLES, seed: int = 0
-) -> QuantileSpread:
+def quantile_spread(aligned: Aligned, horizon: int = 1, resamples: int = RESAMPLES, seed: int = 0) -> QuantileSpread:
     """Return the mean return after the scores of each bucket, and the spread of the highest and the lowest bucket.
-
-    Args:
-        aligned: scores and returns.
-        horizon: of the returns, in bars.
-        buckets: number of buckets.
-        resamples: of the stationary bootstrap.
-        seed: of the bootstrap.
 
     Intervals are basic bootstrap intervals: the mean less the quantiles of (drawn − observed). Blocks are those that
     `block_length` finds for score × return, at least as long as the horizon.
@@ -92,20 +77,17 @@ def quantile_spread(
     Source of the test of monotone means: A. J. Patton and A. Timmermann, Journal of Financial Economics 98 (2010),
     605-625.
     """
-    place, move = buckets_of(aligned.score, buckets), aligned.ahead(horizon)
+    place, move = buckets_of(aligned.score), aligned.ahead(horizon)
     both = ~(np.isnan(place) | np.isnan(move))
     inside, returns = place[both].astype(np.intp), move[both]
     if is_constant(returns):
-        return QuantileSpread(
-            horizon, absent=f"every return is {returns[0]:.3g}" if len(returns) else "no return is known"
-        )
-    counts = np.bincount(inside, minlength=buckets)
+        why = f"every return is {returns[0]:.3g}" if len(returns) else "no return is known"
+        return QuantileSpread(horizon, absent=why)
+    counts = np.bincount(inside, minlength=BUCKETS)
     if counts.min() < LEAST_IN_BUCKET:
-        return QuantileSpread(
-            horizon,
-            absent=f"a bucket holds {counts.min()} of {len(inside)} bars: at least {LEAST_IN_BUCKET} are needed",
-        )
-    member = (inside[:, None] == np.arange(buckets)).astype(np.float64)
+        why = f"a bucket holds {counts.min()} of {len(inside)} bars: at least {LEAST_IN_BUCKET} are needed"
+        return QuantileSpread(horizon, absent=why)
+    member = (inside[:, None] == np.arange(BUCKETS)).astype(np.float64)
     means = returns @ member / counts
     block = block_length((inside - inside.mean()) * returns, float(horizon))
     weights = resampled_weights(len(inside), block, resamples, seed)
@@ -183,10 +165,10 @@ class EventStudy:
         return {"kind": self.kind, "found": self.found, "used": self.used, **told, "absent": self.absent}
 
 
-def extremes(values: Floats, share: float = EXTREME, window: int = WINDOW) -> tuple[Integers, Integers]:
+def extremes(values: Floats) -> tuple[Integers, Integers]:
     """Return the bars whose value is among the highest, and among the lowest, of the known values before it."""
-    at = trailing_share(values, window)
-    return np.flatnonzero(at >= 1.0 - share).astype(np.int64), np.flatnonzero(at <= share).astype(np.int64)
+    at = trailing_share(values)
+    return np.flatnonzero(at >= 1.0 - EXTREME).astype(np.int64), np.flatnonzero(at <= EXTREME).astype(np.int64)
 
 
 def thinned(places: Integers, apart: int) -> Integers:
@@ -198,20 +180,11 @@ def thinned(places: Integers, apart: int) -> Integers:
     return np.array(kept, np.int64)
 
 
-def event_studies(
-    aligned: Aligned, around: int = AROUND, share: float = EXTREME, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[EventStudy, ...]:
+def event_studies(aligned: Aligned, resamples: int = RESAMPLES, seed: int = 0) -> tuple[EventStudy, ...]:
     """Return the event studies of high scores, low scores, both by sign, and bursts of texts.
 
-    Events closer than `around` bars to the last one of their kind are left out, so that no bar counts twice before, or
-    twice after, events.
-
-    Args:
-        aligned: scores, texts and returns.
-        around: number of bars before and after.
-        share: of the last values that are extreme.
-        resamples: draws of events, for intervals.
-        seed: of the draws.
+    Events closer than `AROUND` bars to the last one of their kind are left out, so that no bar counts twice before, or
+    twice after, events. Intervals come from resampled events.
 
     The abnormal return is the return less the mean return of the bars before the first one that is shown. The p-values
     are those of Student's t over events.
@@ -219,11 +192,10 @@ def event_studies(
     Source: A. C. MacKinlay, "Event studies in economics and finance", Journal of Economic Literature 35 (1997), 13-39:
     the constant-mean-return model.
     """
-    check_at_least("around", around, 1)
-    high, low = extremes(aligned.score, share)
-    burst, _ = extremes(aligned.texts, share)
+    high, low = extremes(aligned.score)
+    burst, _ = extremes(aligned.texts)
     burst = burst[aligned.texts[burst] > 1.0]
-    paths = _abnormal_paths(aligned, around)
+    paths = _abnormal_paths(aligned)
     found = [
         ("high scores", high, np.ones(len(high))),
         ("low scores", low, np.ones(len(low))),
@@ -234,39 +206,34 @@ def event_studies(
     return correct_events(studies)
 
 
-def _abnormal_paths(aligned: Aligned, around: int) -> Floats:
-    """Return the abnormal path around each bar, from `around` bars before its next open to as many after.
+def _abnormal_paths(aligned: Aligned) -> Floats:
+    """Return the abnormal path around each bar's next open, [bars, offsets].
 
-    [bars, 2 × around + 1]; NaN where bars are missing, or where the past is too short for a normal return.
+    It is NaN where bars are missing, or where the past is too short for a normal return.
     """
-    offsets = np.arange(-around, around + 1)
-    paths = np.stack([aligned.move(1, 1 + offset) for offset in offsets.tolist()], axis=1)
+    paths = np.stack([aligned.move(1, 1 + offset) for offset in OFFSETS.tolist()], axis=1)
     single = aligned.ahead(1, -1)
     for bar in range(len(paths)):
-        before = single[max(0, bar - around - WINDOW) : max(0, bar - around)]
+        before = single[max(0, bar - AROUND - WINDOW) : max(0, bar - AROUND)]
         before = before[~np.isnan(before)]
-        paths[bar] -= before.mean() * offsets if len(before) >= LEAST_BEFORE else math.nan
+        paths[bar] -= before.mean() * OFFSETS if len(before) >= LEAST_BEFORE else math.nan
     return paths
 
 
 def _study(kind: str, places: Integers, sign: Floats, paths: Floats, resamples: int, seed: int) -> EventStudy:
-    around = paths.shape[1] // 2
-    offsets = np.arange(-around, around + 1, dtype=np.int64)
     order = np.argsort(places, kind="stable")
     whole = order[~np.isnan(paths[places[order]]).any(axis=1)]
-    used = whole[np.isin(places[whole], thinned(places[whole], around))]
+    used = whole[np.isin(places[whole], thinned(places[whole], AROUND))]
     if len(used) < LEAST_EVENTS:
-        nothing = np.full(len(offsets), np.nan)
+        nothing = np.full(len(OFFSETS), np.nan)
         why = f"{len(used)} events that are apart and have all bars around them: at least {LEAST_EVENTS} are needed"
-        return EventStudy(kind, len(places), len(used), offsets, nothing, nothing, nothing, absent=why)
+        return EventStudy(kind, len(places), len(used), OFFSETS, nothing, nothing, nothing, absent=why)
     signed = sign[used, None] * paths[places[used]]
     low, high = _intervals(signed, resamples, seed)
-    before, after, first = (
-        _abnormal_return(values, resamples, seed) for values in (-signed[:, 0], signed[:, -1], signed[:, around + 1])
-    )
-    return EventStudy(
-        kind, len(places), len(used), offsets, signed.mean(axis=0), low, high, before=before, after=after, first=first
-    )
+    columns = (-signed[:, 0], signed[:, -1], signed[:, AROUND + 1])
+    before, after, first = (_abnormal_return(values, resamples, seed) for values in columns)
+    path = signed.mean(axis=0)
+    return EventStudy(kind, len(places), len(used), OFFSETS, path, low, high, before, after, first)
 
 
 def _intervals(values: Floats, resamples: int, seed: int) -> tuple[Floats, Floats]:
@@ -290,11 +257,10 @@ def _abnormal_return(values: Floats, resamples: int, seed: int) -> AbnormalRetur
 
 def correct_events(studies: Sequence[EventStudy]) -> tuple[EventStudy, ...]:
     """Return studies with the p-values of all their abnormal returns corrected together by Holm."""
-    names = ("before", "after", "first")
-    moves = [(at, name, getattr(each, name)) for at, each in enumerate(studies) for name in names]
-    moves = [(at, name, move) for at, name, move in moves if move is not None]
-    together = holm_of([move.p for _, _, move in moves])
-    changes: dict[int, dict[str, AbnormalReturn]] = {}
-    for (at, name, move), p in zip(moves, together, strict=True):
-        changes.setdefault(at, {})[name] = replace(move, p_holm=p)
-    return tuple(replace(each, **changes.get(at, {})) for at, each in enumerate(studies))  # type: ignore[arg-type]
+    moves = [move for each in studies for move in (each.before, each.after, each.first) if move is not None]
+    together = iter(holm_of([move.p for move in moves]))
+
+    def of(move: AbnormalReturn | None) -> AbnormalReturn | None:
+        return None if move is None else replace(move, p_holm=next(together))
+
+    return tuple(replace(each, before=of(each.before), after=of(each.after), first=of(each.first)) for each in studies)

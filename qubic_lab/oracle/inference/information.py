@@ -9,7 +9,7 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.alignment import Aligned
-from qubic_lab.oracle.inference.performance import hac_variance, newey_west_lags
+from qubic_lab.oracle.inference.performance import ALPHA, hac_variance, newey_west_lags
 from qubic_lab.oracle.inference.permutation import (
     ShiftTest,
     circular_shift_test,
@@ -23,7 +23,8 @@ HORIZONS = (1, 2, 4, 8, 24)
 """In bars."""
 LEAST_PAIRS = 60
 """With fewer pairs of a score and a return no coefficient is computed."""
-ALPHA = 0.05
+AHEAD = 24
+"""Single bars ahead for which coefficients are computed."""
 STRETCHES = 12
 """A horizon is used if it and the scores' memory together fit this many times into the bars. Closer shifts are
 correlated, and with fewer independent ones the test rejects too often."""
@@ -57,9 +58,7 @@ class Coefficient:
     """The information coefficient of one series of scores at one horizon, with its uncertainty.
 
     Attributes:
-        name: of the series.
         horizon: in bars.
-        found: the correlation.
         p: share of shifted scores that correlate as much, for this test alone.
         p_holm: corrected by Holm over all tests that were made together.
         p_corrected: corrected by the largest of all tests at each shift (Westfall and Young). The verdict uses this
@@ -92,10 +91,7 @@ class Coefficient:
 def associate(score: Floats, move: Floats, overlap: int = 1) -> Association:
     """Return the rank correlation of scores and returns, with an error that allows for overlap and memory.
 
-    Args:
-        score: [bars], NaN where unknown.
-        move: returns, [bars], NaN where unknown.
-        overlap: number of bars that one return covers.
+    Both are [bars], NaN where unknown; `overlap` is the number of bars that one return covers.
 
     Source: the influence of one pair on Spearman's correlation, C. Croux and C. Dehon, Statistical Methods &
     Applications 19 (2010), 497-515; its long-run variance by Newey and West with at least 2 (overlap − 1) lags, since
@@ -151,13 +147,7 @@ def _moved_ranks(values: Floats, others: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Information:
-    """All coefficients that are tested together: each series at each horizon.
-
-    Attributes:
-        rows: by series, then by horizon.
-        shift_test: of the same tests, in the same order.
-        least_shift: the smallest shift in bars.
-    """
+    """All coefficients that are tested together, by series, then by horizon; the shift test has the same order."""
 
     rows: tuple[Coefficient, ...]
     shift_test: ShiftTest
@@ -177,10 +167,7 @@ def information(series: Mapping[str, Aligned], horizons: Sequence[int] = HORIZON
     """Return the information coefficients of series of scores on the same bars, corrected for their number.
 
     Bars before the first score and after the last one are left out, so that scores are shifted within their own time.
-
-    Args:
-        series: by name; all on the same bars.
-        horizons: in bars; those that are too long are left out.
+    Horizons, in bars, that are too long are left out.
 
     Raises:
         InputError: no series or horizon, series on other bars than the first one's, or too few bars.
@@ -231,23 +218,13 @@ def known_span(series: Mapping[str, Aligned]) -> tuple[int, int]:
 def _rows(named: Sequence[tuple[str, int, Association]], test: ShiftTest) -> list[Coefficient]:
     alone, corrected = test.p, test.p_corrected
     together = holm_of(alone)
-    detectable, band = test.detectable(ALPHA), test.critical(ALPHA) * test.spread
+    detectable, band = test.detectable, test.band
     rows = []
     for place, (name, horizon, found) in enumerate(named):
-        tested = found.ic is not None and not np.isnan(test.observed[place])
         root = math.sqrt(max(1, found.pairs))
-        rows.append(
-            Coefficient(
-                name,
-                horizon,
-                found,
-                p=float(alone[place]) if tested else None,
-                p_holm=together[place] if tested else None,
-                p_corrected=float(corrected[place]) if tested else None,
-                detectable=float(detectable[place]) / root if tested else None,
-                band=float(band[place]) / root if tested else None,
-            )
-        )
+        figures = (alone[place], together[place], corrected[place], detectable[place] / root, band[place] / root)
+        tested = found.ic is not None and not np.isnan(test.observed[place])
+        rows.append(Coefficient(name, horizon, found, *(float(each) if tested else None for each in figures)))
     return rows
 
 
@@ -268,32 +245,26 @@ class Decay:
     absent: str = ""
 
 
-def decay(aligned: Aligned, band: float | None, bars: int = 24) -> Decay:
+def decay(aligned: Aligned, band: float | None) -> Decay:
     """Return the information coefficients of single bars ahead, and their half-life.
 
-    A half-life is fitted if the coefficients of at least the first three bars have one sign and lie beyond the band of
-    chance. Later ones count with their sign, so that noise around 0 does not look like memory. The errors of the
-    coefficients are correlated, as scores with memory meet the same returns; the interval allows for that.
-
-    Args:
-        aligned: scores and returns.
-        band: the critical coefficient at 5 %; None: not known.
-        bars: number of bars ahead.
+    `band` is the critical coefficient at 5 %; None: not known. A half-life is fitted if the coefficients of at least
+    the first three bars have one sign and lie beyond the band. Later ones count with their sign, so that noise around 0
+    does not look like memory. The errors of the coefficients are correlated, as scores with memory meet the same
+    returns; the interval allows for that.
     """
-    found = tuple(associate(aligned.score, aligned.ahead(1, ahead - 1)) for ahead in range(1, bars + 1))
+    found = tuple(associate(aligned.score, aligned.ahead(1, ahead - 1)) for ahead in range(1, AHEAD + 1))
     values = np.array([math.nan if each.ic is None else each.ic for each in found])
     if band is None or math.isnan(values[0]):
         return Decay(found, absent=found[0].absent or "no chance level is known")
     beyond = (np.abs(values) > band) & (np.sign(values) == np.sign(values[0]))
-    run = bars if beyond.all() else int(np.argmin(beyond))
+    run = AHEAD if beyond.all() else int(np.argmin(beyond))
     if run < _FITTED:
         said = "no bar ahead is" if not run else "only the next bar is" if run == 1 else f"only the next {run} bars are"
         return Decay(found, absent=f"{said} beyond chance (±{band:.3f}): there is no decay to fit")
-    known = np.array([bool(each.error) for each in found])
-    later = np.flatnonzero(known)
-    fitted = _fit_decay(
-        later.astype(np.float64), values[known] * np.sign(values[0]), _error_covariance(aligned, later + 1)
-    )
+    later = np.flatnonzero([bool(each.error) for each in found])
+    sizes = values[later] * np.sign(values[0])
+    fitted = _fit_decay(later.astype(np.float64), sizes, _error_covariance(aligned, later + 1))
     if fitted is None:
         return Decay(found, absent="no half-life fits")
     rate, slow, fast = fitted
@@ -312,11 +283,12 @@ def _fit_decay(later: Floats, sizes: Floats, covariance: Floats) -> tuple[float,
     """
     from scipy.optimize import curve_fit
 
+    def curve_at(at: Floats, size: float, rate: float) -> Floats:
+        return size * np.exp(-rate * at)
+
     weights = 1.0 / np.diag(covariance)
     try:
-        (_, rate), _ = curve_fit(
-            lambda at, size, rate: size * np.exp(-rate * at), later, sizes, (sizes[0], 0.1), weights**-0.5
-        )
+        (_, rate), _ = curve_fit(curve_at, later, sizes, (sizes[0], 0.1), weights**-0.5)
     except RuntimeError:
         return None
     rate = float(rate)

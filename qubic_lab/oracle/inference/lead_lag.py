@@ -8,9 +8,14 @@ from typing import Any, Literal
 import numpy as np
 
 from qubic_lab.oracle.inference.alignment import Aligned
-from qubic_lab.oracle.inference.information import ALPHA, LEAST_PAIRS, STRETCHES, known_span
-from qubic_lab.oracle.inference.performance import newey_west_lags
-from qubic_lab.oracle.inference.permutation import LEAST_SHIFTS, circular_correlations, holm_of, memory_bars
+from qubic_lab.oracle.inference.information import LEAST_PAIRS, STRETCHES, known_span
+from qubic_lab.oracle.inference.performance import ALPHA, newey_west_lags
+from qubic_lab.oracle.inference.permutation import (
+    LEAST_SHIFTS,
+    circular_correlations,
+    holm_of,
+    memory_bars,
+)
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 
 LAGS = 24
@@ -26,11 +31,9 @@ class LeadSide:
     """One direction: the largest correlation, and whether lags predict what the other series' own lags do not.
 
     Attributes:
-        lag: of the largest correlation, in bars.
-        correlation: at that lag.
         p: probability that the largest of as many lags is as large by chance; `p_holm`: corrected for both directions.
-        wald_p: p-value of a HAC Wald test that the last lags of the leading series, and this lag, add nothing to the
-            other series' own lags; None with too few bars.
+        wald_p: of a HAC Wald test that the last lags of the leading series, and this lag, add nothing to the other
+            series' own lags; None with too few bars.
     """
 
     lag: int
@@ -83,29 +86,25 @@ class LeadLag:
         return {"verdict": self.verdict, "bars": self.bars, "shifts": self.shifts, "band": self.band, **told}
 
 
-def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> LeadLag:
+def lead_lag(aligned: Aligned) -> LeadLag:
     """Return whether scores lead returns, returns lead scores, both or neither.
 
     A side leads if its largest rank correlation is beyond chance, corrected for all lags and both sides, and if the
-    last `own_lags` lags of the leading series, with that lag, add to the other series' own lags. The first keeps its
-    level in small samples; the second separates a lead from the memory of the series that is led.
+    last `OWN_LAGS` lags of the leading series, with that lag, add to the other series' own lags. The first keeps its
+    level in small samples; the second separates a lead from the memory of the series that is led. Few bars have fewer
+    lags, and in the regressions bars without a score have the mean score.
 
     The spread of chance is that of circularly shifted scores. Its tail is Student's t with one degree of freedom for
     each stretch of the scores' memory within the shifts, times the number of lags (Bonferroni). The share of shifts
     that reach the largest of many lags would not do: shifts closer than these lags have the same largest lag, so 600
     bars and 24 lags are only 20 different cases.
 
-    Args:
-        aligned: scores and returns.
-        most: number of lags in each direction; fewer with few bars.
-        own_lags: of the regressions, in which bars without a score have the mean score.
-
     Source: C. W. J. Granger, Econometrica 37 (1969), 424-438, with the errors of Newey and West.
     """
     first, last = known_span({"": aligned})
     score = aligned.score[first:last]
     memory = memory_bars(score)
-    most = max(own_lags, min(most, len(score) // STRETCHES - memory))
+    most = max(OWN_LAGS, min(LAGS, len(score) // STRETCHES - memory))
     lags = np.arange(-most, most + 1, dtype=np.int64)
     singles = [aligned.ahead(1, int(lag) - 1)[first:last] for lag in lags]
     nothing = np.full(len(lags), np.nan)
@@ -129,9 +128,7 @@ def lead_lag(aligned: Aligned, most: int = LAGS, own_lags: int = OWN_LAGS) -> Le
         p_values.append(chance.p(own, int((~np.isnan(found[side])).sum())))
     filled = np.where(np.isnan(score), np.nanmean(score), score)
     pairs_of = ((singles[most], filled), (filled, singles[most]))
-    walds = [
-        _adds(led, leading, own_lags, abs(int(lags[at]))) for (led, leading), at in zip(pairs_of, places, strict=True)
-    ]
+    walds = [_adds(led, leading, abs(int(lags[at]))) for (led, leading), at in zip(pairs_of, places, strict=True)]
     ahead, before = (
         LeadSide(int(lags[place]), float(found[place]), p, together, wald)
         for place, p, together, wald in zip(places, p_values, holm_of(p_values), walds, strict=True)
@@ -190,12 +187,12 @@ def _correlations(score: Floats, singles: list[Floats]) -> tuple[Floats, Floats]
     return np.array(ends) / np.sqrt(np.maximum(pairs, 1.0)), pairs
 
 
-def _adds(led: Floats, leading: Floats, own_lags: int, lag: int) -> float | None:
+def _adds(led: Floats, leading: Floats, lag: int) -> float | None:
     """Return the p-value of a test that the leading series' last lags, and `lag`, add nothing to the led one's own."""
     from statsmodels.regression.linear_model import OLS
 
-    own = range(1, own_lags + 1)
-    first = max(own_lags, lag)
+    own = range(1, OWN_LAGS + 1)
+    first = max(OWN_LAGS, lag)
     rows = len(led) - first
     columns = [led[first - back : first - back + rows] for back in own]
     columns += [leading[first - back : first - back + rows] for back in sorted({*own, lag})]
@@ -205,4 +202,4 @@ def _adds(led: Floats, leading: Floats, own_lags: int, lag: int) -> float | None
         return None
     options = {"maxlags": newey_west_lags(int(whole.sum())), "use_correction": True}
     fitted = OLS(outcome[whole], design[whole]).fit(cov_type="HAC", cov_kwds=options, use_t=True)
-    return float(fitted.f_test(np.eye(design.shape[1])[1 + own_lags :]).pvalue)
+    return float(fitted.f_test(np.eye(design.shape[1])[1 + OWN_LAGS :]).pvalue)

@@ -5,8 +5,7 @@ Trials are the net returns of every idea that was tried, [bars, trials], not onl
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,16 @@ from numpy.typing import ArrayLike
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, long_run_variance, resampled_weights
 from qubic_lab.oracle.inference.performance import (
+    ALPHA,
     LEAST_BARS,
+    NORMAL,
     POWER,
-    check_block,
-    check_probability,
-    kurtosis,
     probabilistic_sharpe,
     sharpe_ratio,
-    skewness,
 )
 from qubic_lab.oracle.model.bars import Flags, Floats, is_constant
 
-EULER = 0.5772156649015329
 PARTS = 16
-_NORMAL = NormalDist()
 _CELLS = 4_000_000
 
 
@@ -81,48 +76,49 @@ def effective_trials(trials: Floats) -> float:
 
 
 def expected_best_sharpe(variance: float, trials: float) -> float:
-    """Return the Sharpe ratio per bar that the best of some trials without skill is expected to have.
+    """Return the Sharpe ratio per bar that the best of some independent trials without skill is expected to have.
 
-    Args:
-        variance: of the trials' ratios, per bar.
-        trials: number of independent trials; 1 or fewer give 0.
+    `variance` is that of the trials' ratios, per bar. One trial or fewer give 0.
 
     Source: Bailey and López de Prado (2014), equation 1.
     """
     if trials <= 1.0:
         return 0.0
     # Below about 1.5 trials the approximation of the expected maximum is negative, which the maximum itself never is.
-    first, second = _NORMAL.inv_cdf(1 - 1 / trials), _NORMAL.inv_cdf(1 - 1 / (trials * math.e))
-    return math.sqrt(variance) * max(0.0, (1 - EULER) * first + EULER * second)
+    first, second = NORMAL.inv_cdf(1 - 1 / trials), NORMAL.inv_cdf(1 - 1 / (trials * math.e))
+    return math.sqrt(variance) * max(0.0, (1 - np.euler_gamma) * first + np.euler_gamma * second)
 
 
-def deflated_sharpe(ratio: float, bars: int, skew: float, kurt: float, variance: float, trials: float) -> float:
-    """Return the probability that the true Sharpe ratio of the best trial is above 0, given the number of trials.
+def deflated_sharpe(trials: Floats, chosen: int) -> float:
+    """Return the probability that the true Sharpe ratio of a trial, chosen among all, is above 0.
 
-    It is the probabilistic Sharpe ratio with the expected best of chance as its benchmark. See `probabilistic_sharpe`
-    for the first four arguments and `expected_best_sharpe` for the others.
+    It is the probabilistic Sharpe ratio with the expected best of chance as its benchmark.
 
     Source: Bailey and López de Prado (2014).
     """
-    return probabilistic_sharpe(ratio, bars, skew, kurt, expected_best_sharpe(variance, trials))
+    own = trials[:, chosen]
+    scaled = (own - own.mean()) / own.std()
+    skew, kurt = float(np.mean(scaled**3)), float(np.mean(scaled**4))
+    ratios = sharpe_ratios(trials[:, varying(trials)])
+    variance = float(ratios.var(ddof=1)) if len(ratios) > 1 else 0.0
+    best = expected_best_sharpe(variance, effective_trials(trials))
+    return probabilistic_sharpe(sharpe_ratio(own), len(own), skew, kurt, best)
 
 
 @dataclass(frozen=True)
 class SuperiorAbility:
-    """A test of whether any trial earns more than nothing.
+    """A test of whether a trial, chosen among all, earns more than nothing.
 
     Attributes:
-        p: probability that the best of trials without skill looks at least as good as the best of these.
-        p_chosen: the same for the chosen trial; equals `p` if that is the best one.
-        critical: the value that the statistic of the chosen trial (or of the best one) must reach. It counts the chosen
-            trial's own luck in full, even if it loses: with skill it would not be hopeless.
+        p: probability that the best of trials without skill looks at least as good as the chosen one.
+        critical: the value that the chosen trial's statistic must reach. It counts the trial's own luck in full, even
+            if it loses: with skill it would not be hopeless.
         band: half width, in standard errors, of the 95 % intervals that hold for all trials at once.
         errors: standard errors of the trials' means, [trials].
         block: mean length of the bootstrap's blocks.
     """
 
     p: float
-    p_chosen: float
     critical: float
     band: float
     errors: Floats
@@ -130,24 +126,20 @@ class SuperiorAbility:
 
 
 def superior_ability(
-    trials: ArrayLike,
+    trials: Floats,
     chosen: int | None = None,
     *,
-    alpha: float = 0.05,
     resamples: int = RESAMPLES,
     block: float | None = None,
-    overlap: int = 1,
     seed: int = 0,
 ) -> SuperiorAbility:
-    """Test for superior predictive ability (SPA), studentised and consistent: is the best trial more than luck?
+    """Test for superior predictive ability (SPA), studentised and consistent: is a trial more than luck?
 
     Args:
         trials: net returns in excess of their benchmark, [bars, trials].
-        chosen: the trial whose p-value is computed; None: the best one.
-        alpha: level of the critical value.
+        chosen: the trial that is tested; None: the best one.
         resamples: of the stationary bootstrap.
         block: mean length of its blocks; None: chosen from the data.
-        overlap: number of bars that one return covers.
         seed: of the bootstrap.
 
     The tests compare it with `arch.bootstrap.SPA`. Resampling by matrix products makes it several times faster, and
@@ -156,84 +148,48 @@ def superior_ability(
 
     Source: P. R. Hansen, "A test for superior predictive ability", Journal of Business & Economic Statistics 23 (2005),
     365-380; the chosen trial's value: J. P. Romano and M. Wolf, Econometrica 73 (2005), 1237-1282.
-
-    Raises:
-        InputError: trials that cannot be read, no such trial, an alpha that is not between 0 and 1, or a block that
-            does not fit the bars.
     """
-    values = read_trials(trials)
-    bars, count = values.shape
-    if chosen is not None:
-        check_at_least("chosen trial", chosen, 0)
-        if chosen >= count:
-            raise InputError(f"chosen trial is {chosen}: there are {count}, counted from 0")
-    check_probability("alpha", alpha)
-    check_at_least("overlap", overlap, 1)
-    length = block_length(values, overlap) if block is None else check_block(block, bars)
-    used = varying(values)
+    block = block_length(trials) if block is None else block
+    bars, used = len(trials), varying(trials)
     if not used.any():
-        return SuperiorAbility(1.0, 1.0, math.inf, math.inf, np.zeros(count), length)
-    return _spa(values, used, chosen, alpha, length, resamples, seed)
-
-
-def _spa(
-    values: Floats, used: Flags, chosen: int | None, alpha: float, block: float, resamples: int, seed: int
-) -> SuperiorAbility:
-    root = math.sqrt(len(values))
-    scale = np.where(used, values.std(axis=0), 1.0)
-    scaled = np.where(used, values / scale, 0.0)  # so that tiny returns keep their precision
-    deviation = np.sqrt(np.maximum(long_run_variance(scaled, block), 1.0 / len(values)))
+        return SuperiorAbility(1.0, math.inf, math.inf, np.zeros(trials.shape[1]), block)
+    root = math.sqrt(bars)
+    scale = np.where(used, trials.std(axis=0), 1.0)
+    scaled = np.where(used, trials / scale, 0.0)  # so that tiny returns keep their precision
+    deviation = np.sqrt(np.maximum(long_run_variance(scaled, block), 1.0 / bars))
     mean = scaled.mean(axis=0)
     statistics = root * mean / deviation
-    weights = resampled_weights(len(values), block, resamples, seed)
-    means = np.concatenate([part @ scaled / len(values) for part in weights])
+    means = np.concatenate([part @ scaled / bars for part in resampled_weights(bars, block, resamples, seed)])
     drawn = (means - mean) * root / deviation
     # A trial so bad that it cannot be the best by luck keeps its own mean.
-    hopeless = statistics < -math.sqrt(2.0 * math.log(math.log(len(values))))
+    hopeless = statistics < -math.sqrt(2.0 * math.log(math.log(bars)))
     luck = np.where(used, drawn + np.where(hopeless, statistics, 0.0), -math.inf).max(axis=1)
     luck = np.maximum(luck, 0.0)
     place = int(np.where(used, statistics, -math.inf).argmax()) if chosen is None else chosen
+    own = float(statistics[place])
     return SuperiorAbility(
-        p=_share_reached(luck, float(statistics[used].max())),
-        p_chosen=_share_reached(luck, float(statistics[place])),
-        critical=float(np.quantile(np.maximum(luck, drawn[:, place]), 1 - alpha, method="higher")),
+        p=float((1 + np.count_nonzero(luck >= own)) / (1 + len(luck))) if own > 0.0 else 1.0,
+        critical=float(np.quantile(np.maximum(luck, drawn[:, place]), 1 - ALPHA, method="higher")),
         band=float(np.quantile(np.abs(drawn[:, used]).max(axis=1), 0.95, method="higher")),
         errors=deviation / root * scale,
         block=block,
     )
 
 
-def _share_reached(luck: Floats, statistic: float) -> float:
-    if statistic <= 0.0:
-        return 1.0
-    return float((1 + np.count_nonzero(luck >= statistic)) / (1 + len(luck)))
-
-
-def overfitting_probability(trials: ArrayLike, parts: int = PARTS) -> float:
+def overfitting_probability(trials: Floats, parts: int = PARTS) -> float | None:
     """Return the probability of backtest overfitting (PBO) by combinatorially symmetric cross-validation.
 
     It is the probability that the best trial on one half of the data is below the median on the other half; at the
-    median it counts half.
-
-    Args:
-        trials: net returns, [bars, trials]; those that do not vary are left out.
-        parts: even number of parts of the bars; each half of them is one training set, the others its test set.
+    median it counts half. The bars are cut into an even number of parts; each half of them is one training set, the
+    others its test set. Trials that do not vary are left out. None: fewer than two others, or than two bars a part.
 
     Source: D. H. Bailey, J. M. Borwein, M. López de Prado and Q. J. Zhu, "The probability of backtest overfitting",
     Journal of Computational Finance 20 (2017), 39-69; trials are ranked by their Sharpe ratios.
-
-    Raises:
-        InputError: an odd number of parts, fewer than two bars a part, or fewer than two trials that vary.
     """
-    values = read_trials(trials)
-    values = values[:, varying(values)]
+    values = trials[:, varying(trials)]
     bars, count = values.shape
-    if count < 2:
-        raise InputError(f"{count} trial(s) vary: overfitting is about the choice among two or more")
-    if parts % 2 or not 2 <= parts <= 20:
-        raise InputError(f"parts are {parts}: give an even number from 2 to 20")
-    if bars < 2 * parts:
-        raise InputError(f"{bars} bars are too few for {parts} parts: give fewer parts, or more bars")
+    if count < 2 or bars < 2 * parts:
+        return None
     pieces = np.array_split(values / values.std(axis=0), parts)
     sums = np.array([[piece.sum(axis=0), (piece**2).sum(axis=0)] for piece in pieces])  # [parts, 2, trials]
     counts = np.array([len(piece) for piece in pieces], np.float64)
@@ -265,11 +221,9 @@ class Verdict:
     """Whether a chosen trial is more than luck, in one sentence and its numbers; ratios are annual.
 
     Attributes:
-        evidence: whether it is.
-        sentence: the verdict with its number.
         p: SPA p-value of the chosen trial, given all trials.
         alpha: level of the verdict.
-        trials: number of trials; `effective_trials`: number of independent trials that equals them.
+        effective_trials: number of independent trials that equals these.
         sharpe: observed ratio; None if the trial does not vary.
         interval: of 95 %; it allows for the choice of the best trial.
         detectable: the smallest true ratio that this data shows with a power of 80 %: (critical value of the best of
@@ -296,21 +250,13 @@ class Verdict:
     overfitting: float | None = None
     block: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
-        return asdict(self)
-
 
 def judge(
     trials: ArrayLike,
     chosen: int,
     bars_per_year: float,
     *,
-    alpha: float = 0.05,
-    power: float = POWER,
     resamples: int = RESAMPLES,
-    block: float | None = None,
-    overlap: int = 1,
     parts: int | None = PARTS,
     seed: int = 0,
 ) -> Verdict:
@@ -320,24 +266,20 @@ def judge(
         trials: net returns of all trials in excess of their benchmark, [bars, trials].
         chosen: the trial that is judged.
         bars_per_year: number of bars in a year.
-        alpha: probability of finding skill where there is none.
-        power: of the smallest detectable ratio.
-        resamples: as `block`, `overlap` and `seed` an argument of `superior_ability`.
-        block: see there.
-        overlap: see there.
+        resamples: of the bootstrap.
         parts: of `overfitting_probability`; None leaves it out.
-        seed: see there.
+        seed: of the bootstrap.
 
     Raises:
-        InputError: what `superior_ability` refuses, bars_per_year not above 0, or a power not between 0 and 1.
+        InputError: trials that cannot be read, or no such trial.
     """
     values = read_trials(trials)
-    if not (math.isfinite(bars_per_year) and bars_per_year > 0):
-        raise InputError(f"bars a year are {bars_per_year}: it must be a number above 0")
-    check_probability("power", power)
-    test = superior_ability(values, chosen, alpha=alpha, resamples=resamples, block=block, overlap=overlap, seed=seed)
-    years, effective = len(values) / bars_per_year, effective_trials(values)
-    shared: dict[str, Any] = {"alpha": alpha, "trials": values.shape[1], "effective_trials": effective}
+    check_at_least("chosen trial", chosen, 0)
+    if chosen >= values.shape[1]:
+        raise InputError(f"chosen trial is {chosen}: there are {values.shape[1]}, counted from 0")
+    test = superior_ability(values, chosen, resamples=resamples, seed=seed)
+    years = len(values) / bars_per_year
+    shared: dict[str, Any] = {"alpha": ALPHA, "trials": values.shape[1], "effective_trials": effective_trials(values)}
     shared |= {"years": years, "block": test.block}
     own, count = values[:, chosen], _count(values.shape[1])
     if is_constant(own):
@@ -345,35 +287,23 @@ def judge(
         return Verdict(evidence=False, sentence=sentence, p=1.0, **shared)
     root = math.sqrt(bars_per_year)
     ratio, error = sharpe_ratio(own) * root, float(test.errors[chosen]) / float(own.std()) * root
-    detectable, p = (test.critical + _NORMAL.inv_cdf(power)) * error, test.p_chosen
+    detectable = (test.critical + NORMAL.inv_cdf(POWER)) * error
     verdict = Verdict(
-        evidence=p <= alpha,
+        evidence=test.p <= ALPHA,
         sentence="",
-        p=p,
+        p=test.p,
         sharpe=ratio,
         interval=(ratio - test.band * error, ratio + test.band * error),
         detectable=detectable,
         years_needed=years * (detectable / ratio) ** 2 if ratio > 0 else None,
-        deflated=_deflated(values, chosen, effective),
-        overfitting=_overfitting(values, parts),
+        deflated=deflated_sharpe(values, chosen),
+        overfitting=None if parts is None else overfitting_probability(values, parts),
         **shared,
     )
-    return replace(verdict, sentence=_sentence(verdict, ratio, detectable, power))
+    return replace(verdict, sentence=_sentence(verdict, ratio, detectable))
 
 
-def _deflated(values: Floats, chosen: int, effective: float) -> float:
-    own, ratios = values[:, chosen], sharpe_ratios(values[:, varying(values)])
-    variance = float(ratios.var(ddof=1)) if len(ratios) > 1 else 0.0
-    return deflated_sharpe(sharpe_ratio(own), len(own), skewness(own), kurtosis(own), variance, effective)
-
-
-def _overfitting(values: Floats, parts: int | None) -> float | None:
-    if parts is None or len(values) < 2 * parts or varying(values).sum() < 2:
-        return None
-    return overfitting_probability(values, parts)
-
-
-def _sentence(verdict: Verdict, ratio: float, detectable: float, power: float) -> str:
+def _sentence(verdict: Verdict, ratio: float, detectable: float) -> str:
     """Return a verdict in one sentence with its number."""
     years, needed, count = verdict.years, verdict.years_needed, _count(verdict.trials)
     over = f"over {_number(years)} years" if years >= 1 else f"over {_number(365 * years)} days"
@@ -384,7 +314,7 @@ def _sentence(verdict: Verdict, ratio: float, detectable: float, power: float) -
         )
     text = (
         f"no evidence (SPA p = {verdict.p:.2f}, {count}): the smallest effect that this data would have shown, with a "
-        f"power of {100 * power:.0f} %, is an annual Sharpe ratio of {detectable:.2f}; observed {ratio:.2f} {over}"
+        f"power of {100 * POWER:.0f} %, is an annual Sharpe ratio of {detectable:.2f}; observed {ratio:.2f} {over}"
     )
     if needed is None:
         return text

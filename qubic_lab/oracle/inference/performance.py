@@ -6,15 +6,13 @@ Ratios are per bar unless a name says annual. A year has 365 days, for markets t
 import math
 from statistics import NormalDist
 
-import numpy as np
-
-from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats, is_constant
 
 LEAST_BARS = 20
 """With fewer returns nothing is computed."""
-POWER = 0.8
-_NORMAL = NormalDist()
+ALPHA, POWER = 0.05, 0.8
+NORMAL = NormalDist()
 
 
 def sharpe_ratio(returns: Floats) -> float:
@@ -33,7 +31,6 @@ def newey_west_lags(bars: int, overlap: int = 1) -> int:
     Source: W. K. Newey and K. D. West, Review of Economic Studies 61 (1994), 631-653; the lower bound: L. P. Hansen and
     R. J. Hodrick, Journal of Political Economy 88 (1980), 829-853.
     """
-    check_at_least("overlap", overlap, 1)
     return min(max(int(4 * (bars / 100) ** (2 / 9)), overlap - 1), max(0, bars - 1))
 
 
@@ -48,12 +45,8 @@ def hac_variance(values: Floats, lags: int) -> float:
     return float(S_hac_simple(centred, nlags=lags)[0, 0] / len(values))
 
 
-def sharpe_error(returns: Floats, overlap: int = 1) -> float:
+def sharpe_error(returns: Floats) -> float:
     """Return the HAC standard error of the Sharpe ratio; NaN where there is no ratio.
-
-    Args:
-        returns: per bar.
-        overlap: number of bars that one return covers; there are at least `overlap` − 1 lags.
 
     Source: the delta method, A. W. Lo, "The statistics of Sharpe ratios", Financial Analysts Journal 58 (2002), 36-52;
     O. Ledoit and M. Wolf, Journal of Empirical Finance 15 (2008), 850-859.
@@ -63,7 +56,7 @@ def sharpe_error(returns: Floats, overlap: int = 1) -> float:
         return math.nan
     scaled = (returns - returns.mean()) / returns.std()
     influence = scaled - ratio / 2.0 * (scaled**2 - 1.0)
-    return math.sqrt(hac_variance(influence, newey_west_lags(len(returns), overlap)) / len(returns))
+    return math.sqrt(hac_variance(influence, newey_west_lags(len(returns))) / len(returns))
 
 
 def annual_sharpe(returns: Floats, bars_per_year: float) -> tuple[float, float] | None:
@@ -78,75 +71,29 @@ def annual_sharpe(returns: Floats, bars_per_year: float) -> tuple[float, float] 
     return sharpe_ratio(returns) * root, sharpe_error(returns) * root
 
 
-def skewness(returns: Floats) -> float:
-    """Return the third standardised moment; NaN where returns do not vary."""
-    return math.nan if is_constant(returns) else float(np.mean(((returns - returns.mean()) / returns.std()) ** 3))
-
-
-def kurtosis(returns: Floats) -> float:
-    """Return the fourth standardised moment, 3 for a normal distribution; NaN where returns do not vary."""
-    return math.nan if is_constant(returns) else float(np.mean(((returns - returns.mean()) / returns.std()) ** 4))
-
-
 def probabilistic_sharpe(ratio: float, bars: int, skew: float, kurt: float, benchmark: float = 0.0) -> float:
-    """Return the probability that the true Sharpe ratio exceeds a benchmark, given the observed one.
+    """Return the probability that the true Sharpe ratio exceeds a benchmark, given the observed one; both per bar.
 
-    Args:
-        ratio: observed, per bar.
-        bars: number of returns that it is computed from.
-        skew: skewness of the returns.
-        kurt: kurtosis of the returns, 3 for a normal distribution.
-        benchmark: per bar.
+    It depends on the number of returns, their skewness, and their kurtosis, which is 3 for a normal distribution.
 
     Source: D. H. Bailey and M. López de Prado, "The Sharpe ratio efficient frontier", Journal of Risk 15 (2012), 3-44.
 
     Raises:
-        InputError: fewer than two bars, or moments that no distribution has.
+        InputError: moments that no distribution has.
     """
-    check_at_least("bars", bars, 2)
     shape = 1.0 - skew * ratio + (kurt - 1.0) / 4.0 * ratio**2
     if not shape > 0.0:
         raise InputError(
             f"no returns have a skewness of {skew:g} and a kurtosis of {kurt:g}: give those of the returns"
         )
-    return _NORMAL.cdf((ratio - benchmark) * math.sqrt(bars - 1) / math.sqrt(shape))
+    return NORMAL.cdf((ratio - benchmark) * math.sqrt(bars - 1) / math.sqrt(shape))
 
 
 def break_even_bps(gross: Floats, turnover: Floats) -> float:
     """Return the cost in basis points of the value traded at which the gain is 0; NaN where nothing is traded.
 
-    Args:
-        gross: returns per bar before costs.
-        turnover: per bar, the value traded as a share of equity: 1 is the whole equity bought or sold once.
-
-    It is below 0 if there is no gain. Costs are shares of equity, added over bars and not compounded.
-
-    Raises:
-        InputError: arrays of different lengths.
+    Both are [bars]: returns before costs, and the value traded as a share of equity. The cost is below 0 if there is no
+    gain. Costs are shares of equity, added over bars and not compounded.
     """
-    if gross.shape != turnover.shape:
-        raise InputError(f"{gross.size} returns and {turnover.size} turnovers: give one of each for every bar")
     traded = float(turnover.sum())
     return 1e4 * float(gross.sum()) / traded if traded > 0.0 else math.nan
-
-
-def check_probability(what: str, value: float) -> float:
-    """Return a level or power if it lies between 0 and 1.
-
-    Raises:
-        InputError: it does not.
-    """
-    if not 0.0 < value < 1.0:
-        raise InputError(f"{what} is {value}: it must lie between 0 and 1")
-    return value
-
-
-def check_block(block: float, bars: int) -> float:
-    """Return the mean length of a bootstrap's blocks if it lies between 1 and the number of bars.
-
-    Raises:
-        InputError: it does not.
-    """
-    if not 1.0 <= block <= bars:
-        raise InputError(f"block is {block} bars: it must be from 1 to the number of bars, {bars}")
-    return block

@@ -7,12 +7,11 @@ shifted together, so that correlated tests stay correlated.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.inference.performance import POWER
+from qubic_lab.oracle.inference.performance import ALPHA, NORMAL, POWER
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 from qubic_lab.stats import holm
 
@@ -21,7 +20,6 @@ LEAST_SHIFTS = 99
 MOST_SHIFTS = 20_000
 """Of more shifts, evenly spaced ones are used."""
 _LEAST_PAIRS = 20
-_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +44,7 @@ class ShiftTest:
     @property
     def p(self) -> Floats:
         """Two-sided p-value of each test alone, [tests]."""
-        reached = (np.abs(self.drawn) >= np.abs(self.observed)).sum(axis=0)
-        return np.where(np.isnan(self.observed), np.nan, (1 + reached) / (1 + len(self.shifts)))
+        return self._p((np.abs(self.drawn) >= np.abs(self.observed)).sum(axis=0))
 
     @property
     def largest(self) -> Floats:
@@ -63,27 +60,32 @@ class ShiftTest:
 
         Source: P. H. Westfall and S. S. Young, "Resampling-based multiple testing" (1993), the single-step maximum.
         """
-        reached = (self.largest[:, None] >= np.abs(self.observed) / self.spread).sum(axis=0)
+        return self._p((self.largest[:, None] >= np.abs(self.observed) / self.spread).sum(axis=0))
+
+    def _p(self, reached: Integers) -> Floats:
         return np.where(np.isnan(self.observed), np.nan, (1 + reached) / (1 + len(self.shifts)))
 
-    def critical(self, alpha: float = 0.05) -> float:
-        """Return the critical value of the largest test, in spreads."""
-        return float(np.quantile(self.largest, 1.0 - alpha, method="higher"))
+    @property
+    def band(self) -> Floats:
+        """The correlation, times the root of pairs, that chance reaches among all tests in 5 of 100 cases, [tests]."""
+        return self._critical * self.spread
 
-    def detectable(self, alpha: float = 0.05, power: float = POWER) -> Floats:
-        """Return the correlation, times the root of pairs, that is found among all tests with this power, [tests]."""
-        return (self.critical(alpha) + _NORMAL.inv_cdf(power)) * self.spread
+    @property
+    def detectable(self) -> Floats:
+        """The correlation, times the root of pairs, that is found among all tests with a power of 80 %, [tests]."""
+        return (self._critical + NORMAL.inv_cdf(POWER)) * self.spread
+
+    @property
+    def _critical(self) -> float:
+        """The critical value of the largest test, in spreads."""
+        return float(np.quantile(self.largest, 1.0 - ALPHA, method="higher"))
 
 
 def circular_shift_test(scores: Sequence[Floats], moves: Sequence[Floats], least_shift: int) -> ShiftTest:
     """Return the correlations of each score with each return, at every shift of the scores; tests by scores first.
 
-    Args:
-        scores: each [bars], NaN where unknown.
-        moves: returns, each [bars], NaN where unknown.
-        least_shift: the smallest shift in bars, in both directions.
-
-    Values are ranked among all known values of their series; the pairs of a shift are the bars at which both are known.
+    Both are [bars], NaN where unknown. Values are ranked among all known values of their series; the pairs of a shift
+    are the bars at which both are known. `least_shift` is the smallest shift in bars, in both directions.
 
     Source: K. D. Harris, "Nonsense correlations in neuroscience", bioRxiv 2020.11.29.402719.
 
