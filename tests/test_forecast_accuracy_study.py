@@ -18,7 +18,6 @@ from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.stats import holm
 from qubic_lab.studies import forecast_accuracy as study
 from qubic_lab.studies import forecast_figures as figures
-from qubic_lab.studies import forecast_findings as told
 from qubic_lab.studies import sentiment_confidence
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 
@@ -57,7 +56,7 @@ def test_random_walks_are_no_evidence(found: ForecastStudy) -> None:
     told_worse = [each.verdict == "worse" for each in found.horizons]
     assert told_worse == [each.stays.error_ratio.low > 1.0 for each in found.horizons]
     assert {each.verdict for each in found.horizons} <= {"worse", "no evidence"}
-    said = told.findings(found)
+    said = study.findings(found)
     assert said[0] == 'There is no evidence that forecasts know more than "the price stays".'
     assert said[-1] == "Forecasts on bars of 1 day were not measured: bars of 1 day are longer than 4 h."
 
@@ -77,15 +76,15 @@ def test_verdicts(found: ForecastStudy, p: float | None, low: float, high: float
     beside = replace(horizon.stays, error_ratio=DailyEstimate(1.0, low, high))
     one = replace(horizon, p=p, accuracy=replace(horizon.accuracy, comparisons=(beside,)))
     assert one.verdict == verdict
-    said = " ".join(told.findings(ForecastStudy((one,), {})))
+    said = " ".join(study.findings(ForecastStudy((one,), {})))
     assert said.startswith("There is no evidence") == (p != 0.01)
     assert ("worse than a constant price at 1 of 1" in said) == (verdict == "worse")
 
 
 def test_lasting_drifts_are_evidence(drifts: ForecastStudy) -> None:
     assert all(each.verdict == "better" for each in drifts.horizons)
-    assert told.to_record(drifts)["evidence"] is True
-    said = told.findings(drifts)
+    assert study.to_record(drifts)["evidence"] is True
+    said = study.findings(drifts)
     assert said[0] == 'Forecasts beat "the price stays" 1, 4 h ahead on bars of 1 h.'
     numbers = r"was right in ([\d.]+) to ([\d.]+) % of forecasts, the more common one in ([\d.]+) to ([\d.]+)"
     right = re.search(numbers, said[2])
@@ -93,7 +92,7 @@ def test_lasting_drifts_are_evidence(drifts: ForecastStudy) -> None:
 
 
 def test_the_record_is_plain_and_agrees_with_the_tables(found: ForecastStudy) -> None:
-    record = json.loads(json.dumps(told.to_record(found), allow_nan=False))
+    record = json.loads(json.dumps(study.to_record(found), allow_nan=False))
     measured = [each for each in record["horizons"] if each["measured"]]
     assert [each["hours"] for each in record["horizons"] if not each["measured"]] == [1, 4]
     assert record["evidence"] is False
@@ -133,12 +132,12 @@ def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) 
 def test_where_nothing_can_be_measured_the_study_says_so() -> None:
     nothing = study.study_forecasts({"1 h": bars_of([5.0] * 900), "15 min": walk(50, frame_us=15 * MINUTE_US)}, **QUICK)
     assert not nothing.horizons and not study.summary_rows(nothing)
-    assert told.findings(nothing) == [
+    assert study.findings(nothing) == [
         "Forecasts of the next hours were not measured: no bars are fit for it.",
         "Forecasts on bars of 1 h were not measured: the price did not move in 900 bars.",
         "Forecasts on bars of 15 min were not measured: 1280 bars of 15 min are needed, 50 are known.",
     ]
-    record = told.to_record(nothing)
+    record = study.to_record(nothing)
     assert record["evidence"] is False
     assert {each["measured"] for each in record["horizons"]} == {False}
 

@@ -62,7 +62,6 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
             record_table(name, frame, f"Caption of {name}")
         if comparison and pictures:
             record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
-            record_figure("speeds", figures.speeds(comparison), "Speeds")
         write_manifest(folder, complete_manifest(study, key, error, dtypes))
         add_entry(week, WeekEntry(study, key, "2026-11-24T08:00:00+00:00", of, reused=False, failed=error is not None))
         return folder

@@ -18,7 +18,7 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import NEWS_DATA
 from qubic_lab.oracle.store.text_store import Score, TextStore
-from qubic_lab.studies import collected_signals, signal_figures, signal_tables
+from qubic_lab.studies import collected_signals, signal_figures
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies import signal_studies as signals
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
@@ -151,14 +151,14 @@ def test_a_collected_study_is_told_as_measured(found: Collected, studies: list[S
 
 
 def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> None:
-    assert len(signal_tables.information_rows(studies)) == 12 and len(signal_tables.event_rows(studies)) == 24
-    assert len(signal_tables.spread_rows(studies)) == 12 and len(signal_tables.lead_rows(studies)) == 6
-    tables = (signal_tables.information_rows, signal_tables.event_rows, signal_tables.lead_rows)
+    assert len(signals.information_rows(studies)) == 12 and len(signals.event_rows(studies)) == 24
+    assert len(signals.spread_rows(studies)) == 12 and len(signals.lead_rows(studies)) == 6
+    tables = (signals.information_rows, signals.event_rows, signals.lead_rows)
     assert all("why not" in row for rows in tables for row in rows(studies))
-    bursts = next(row for row in signal_tables.event_rows(studies) if row["events"] == "bursts of texts")
+    bursts = next(row for row in signals.event_rows(studies) if row["events"] == "bursts of texts")
     assert bursts["after_pct"] is None and "at least 8 are needed" in bursts["why not"]
     assert signal_figures.event_paths(studies).axes[0].get_ylabel() == "abnormal return\nsummed from 0 (%)"
-    row = signal_tables.summary_rows(studies, COSTS)[0]
+    row = signals.summary_rows(studies, COSTS)[0]
     assert row["round_trip_bps"] == 24.0 and row["evidence"] and row["edge_bps"] > 10.0
     for draw in DRAWINGS:
         figure = draw(studies)
@@ -246,7 +246,7 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     titles = [axes.get_title(loc="left") for axes in signal_figures.coefficients(found).axes]
     assert titles == ["SIMULATION: effect 0, 1 day", "SIMULATION: effect 0.4, 1 day"]
     assert not signals.looks_ahead(found)
-    assert all(math.isfinite(row["ic"]) for row in signal_tables.information_rows(found))
+    assert all(math.isfinite(row["ic"]) for row in signals.information_rows(found))
 
 
 def test_scores_that_predict_the_opposite_are_traded_against() -> None:

@@ -86,7 +86,7 @@ def test_parts_are_weighed_in_layers_and_timed_by_the_busy_calibration_of_one_re
 def test_the_picture_of_speeds_has_a_line_a_way_and_no_latencies() -> None:
     [errors], [axes] = study.predicted_and_measured(PREDICTION).axes, study.throughput(PREDICTION).axes
     assert "(%)" in f"{errors.get_xlabel()} {errors.get_ylabel()}" and "(tokens/s)" in axes.get_ylabel()
-    lines = {line.get_label(): line for line in axes.containers}
+    lines = {line.get_label(): line for line in axes.get_lines()}
     assert set(lines) == {"one whole model", "2 ranks, A = B", "2 ranks, C", "2 replicas (D)"}
-    assert list(lines["one whole model"][0].get_xdata()) == [1, 2]
-    assert list(lines["2 ranks, C"][0].get_ydata()) == [70.0]
+    assert list(lines["one whole model"].get_xdata()) == [1, 2]
+    assert list(lines["2 ranks, C"].get_ydata()) == [70.0]

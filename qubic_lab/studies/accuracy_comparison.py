@@ -1,14 +1,16 @@
 """Is the split model the same model? Tables, pictures and sentences of a comparison (`qubic_lab.evals.compare`)."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from qubic_lab.evals.comparison import AnswerRow, Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
+from qubic_lab.evals.comparison import Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
-from qubic_lab.studies.style import DARK, INK, PALE, counted, magnitude, percent, points, rows
+from qubic_lab.studies.style import DARK, INK, Dot, counted, dots, magnitude, percent, points, rows
 
+T = TypeVar("T")
 # Where the reference's two best logits are closer than this, rounding in fp32 may turn the choice.
 ROUNDING_MARGIN = 1e-3
 # The logarithmic axis begins here; exact zeros stand apart to the left of it.
@@ -30,31 +32,20 @@ def measured_cases(comparison: SplitComparison) -> list[Case]:
     return [case for case in comparison.cases if case.measured_as is None]
 
 
-def strategies_of(case: Case, comparison: SplitComparison) -> list[str]:
-    """Return the strategies that a measured case stands for: its own, and those that put the same layers."""
-    return sorted(
+def case_label(case: Case, comparison: SplitComparison) -> str:
+    """Return a short name of a measured case with all strategies that put the same layers: 'fp32, 2 ranks, A = B'."""
+    same = sorted(
         other.strategy
         for other in comparison.cases
         if (other.measured_as or other.strategy) == case.strategy
         and (other.dtype, other.ranks, other.batch) == (case.dtype, case.ranks, case.batch)
     )
-
-
-def case_label(case: Case, comparison: SplitComparison) -> str:
-    """Return a short name of a measured case, as in 'fp32, 2 ranks, A = B, batch 1'."""
-    strategies = " = ".join(strategies_of(case, comparison))
-    return f"{case.dtype}, {case.ranks} ranks, {strategies}, batch {case.batch}"
+    return f"{case.dtype}, {case.ranks} ranks, {' = '.join(same)}, batch {case.batch}"
 
 
 def is_identical(case: RunLikeness) -> bool:
     """Tell whether a split gave the same tokens and bit-equal logits."""
     return case.token_identity == 1.0 and case.logits_max_abs == 0.0
-
-
-def identical_questions(comparison: SplitComparison) -> int:
-    """Count the questions whose answer has the same tokens in every case."""
-    diverged = {divergence.id for case in measured_cases(comparison) for divergence in case.divergences}
-    return comparison.questions - len(diverged)
 
 
 def tokens_compared(comparison: SplitComparison) -> int:
@@ -67,18 +58,9 @@ def unexplained_differences(comparison: SplitComparison) -> list[TokenDifference
     return [
         each
         for reference in comparison.reference
-        if reference.dtype == "fp32"
         for each in reference.differences
-        if each.margin >= ROUNDING_MARGIN
+        if reference.dtype == "fp32" and each.margin >= ROUNDING_MARGIN
     ]
-
-
-def example_answers(comparison: SplitComparison) -> list[AnswerRow]:
-    """Return the first answer of each kind of question, in the order of the questions."""
-    first_of_kind: dict[str, AnswerRow] = {}
-    for answer in comparison.answers:
-        first_of_kind.setdefault(answer.kind, answer)
-    return list(first_of_kind.values())
 
 
 def case_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
@@ -180,8 +162,16 @@ def answer_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
             "answer": each.text + (" … (cut)" if each.cut else ""),
             "verdict": verdicts[each.correct],
         }
-        for each in example_answers(comparison)
+        for each in _firsts(comparison.answers, "kind")
     ]
+
+
+def _firsts(found: Sequence[T], name: str) -> list[T]:
+    """Return the first one for each value of an attribute."""
+    firsts: dict[str, T] = {}
+    for each in found:
+        firsts.setdefault(getattr(each, name), each)
+    return list(firsts.values())
 
 
 def findings(comparison: SplitComparison) -> list[str]:
@@ -260,13 +250,11 @@ def variant_sentences(comparison: SplitComparison) -> list[str]:
 
 def accuracy_sentences(comparison: SplitComparison) -> list[str]:
     """Say, for each dtype, how many questions the whole model answers correctly."""
-    first_of_dtype = {each.dtype: each for each in reversed(comparison.accuracy)}
     return [
-        f"In {dtype}, the whole model answered {each.correct} of {each.questions} checkable questions correctly "
+        f"In {each.dtype}, the whole model answered {each.correct} of {each.questions} checkable questions correctly "
         f"({percent(each.correct / each.questions)}, 95\N{NO-BREAK SPACE}% interval {percent(each.low)} to "
         f"{percent(each.high)}); {each.cut} answers were cut after {comparison.max_new_tokens} tokens."
-        for dtype in dict.fromkeys(each.dtype for each in comparison.accuracy)
-        for each in [first_of_dtype[dtype]]
+        for each in _firsts(comparison.accuracy, "dtype")
     ]
 
 
@@ -325,7 +313,8 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
     pipeline = PIPELINE.complete(f"{backends}, up to {most_ranks} ranks", missing, next(iter(run_of_device.values())))
     # The least favourable run decides; among equals, the one that asked least.
     run, worst = min(comparisons.items(), key=lambda item: (item[1].token_identity, item[1].questions))
-    questions, same = worst.questions, identical_questions(worst)
+    diverged = {divergence.id for case in measured_cases(worst) for divergence in case.divergences}
+    questions, same = worst.questions, worst.questions - len(diverged)
     low, high = wilson_interval(same, questions, CONFIDENCE)
     few = f"{questions} of {QUESTIONS_TARGET} questions: the full form asks more"
     limits = [few if questions < QUESTIONS_TARGET else "", meaningless_note(worst.meaningless)]
@@ -350,44 +339,16 @@ def logit_differences(comparison: SplitComparison) -> Figure:
         axes.axvline(SMALLEST_SHOWN, color=INK, linewidth=0.8, linestyle=":")
         axes.axhline(len(cases) - 0.5, color=INK, linewidth=0.8, linestyle=":")
         split = [case.logits_max_abs for case in cases]
-        axes.plot(split, range(len(cases)), "o", color=DARK, markersize=7, label="split against whole")
+        axes.plot(split, range(len(cases)), "o", color=DARK, label="split against whole")
+        others = [each.logits_max_abs for each in references]
         if references:
-            axes.plot(
-                [each.logits_max_abs for each in references],
-                range(len(cases), len(labels)),
-                "D",
-                color=DARK,
-                markerfacecolor="white",
-                markersize=7,
-                label=f"ours against {references[0].library}",
-            )
-        top = max(1.0, comparison.logits_max_abs, *(each.logits_max_abs for each in references))
+            label = f"ours against {references[0].library}"
+            axes.plot(others, range(len(cases), len(labels)), "D", color=DARK, markerfacecolor="white", label=label)
+        top = max(1.0, comparison.logits_max_abs, *others)
         axes.set_xlim(-SMALLEST_SHOWN / 2, top * 3)
         axes.set_xticks([0.0, 1e-6, 1e-4, 1e-2, 1.0], ["0\nexactly", "10⁻⁶", "10⁻⁴", "10⁻²", "1"])
         axes.minorticks_off()
         axes.set_xlabel("largest difference of a logit (no unit)")
-    return figure
-
-
-def speeds(comparison: SplitComparison) -> Figure:
-    """Draw the tokens per second of each case beside those of one rank."""
-    cases = measured_cases(comparison)
-    places = range(len(cases))
-    with rows([case_label(case, comparison) for case in cases], inches_per_row=0.42) as (figure, axes):
-        split = [case.tokens_per_s for case in cases]
-        whole = [case.one_rank_tokens_per_s for case in cases]
-        axes.barh([place - 0.19 for place in places], split, height=0.36, color=DARK, label="split")
-        axes.barh(
-            [place + 0.19 for place in places],
-            whole,
-            height=0.36,
-            color=PALE,
-            edgecolor=DARK,
-            linewidth=0.6,
-            hatch="////",
-            label="one rank",
-        )
-        axes.set_xlabel("speed of the whole batch (tokens/s)")
     return figure
 
 
@@ -396,18 +357,8 @@ def accuracies(comparison: SplitComparison) -> Figure:
     identical = {(pair.dtype, pair.other) for pair in comparison.paired if pair.identical}
     ways = [each for each in comparison.accuracy if (each.dtype, each.system) not in identical]
     with rows([f"{each.dtype}, {each.system}" for each in ways]) as (figure, axes):
-        shares = [100 * each.correct / each.questions for each in ways]
-        lows = [share - 100 * each.low for share, each in zip(shares, ways, strict=True)]
-        highs = [100 * each.high - share for share, each in zip(shares, ways, strict=True)]
-        axes.errorbar(
-            shares,
-            range(len(ways)),
-            xerr=[lows, highs],
-            fmt="o",
-            color=DARK,
-            capsize=3,
-            label="share, with 95 % interval",
-        )
+        shares = [Dot(each.correct / each.questions, each.low, each.high) for each in ways]
+        dots(axes, range(len(ways)), shares, label="share, with 95 % interval", scale=100, across=True)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("questions answered correctly (%)")
     return figure

@@ -11,16 +11,15 @@ from qubic_lab.oracle.inference.performance import annual_sharpe
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.models import drawdown
 from qubic_lab.studies.oracle_backtest import Family, fee_sweep, signal_name
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, log_axis, plot
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDE, date_axis, log_axis, plot
 
 LEAST_SHOWN = 0.05
 """Pictures of equity show no less of the start: an account may lose all."""
-_WIDE = 1.5 * WIDTH_INCHES
 
 
 def equity(family: Family) -> Figure:
     """Draw the best trial's equity and drawdown beside its baselines."""
-    with plot((2, 1), (_WIDE, 5.2), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
+    with plot((2, 1), (WIDE, 5.2), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
         accounts = family.best.baselines.accounts
         shown = {
             signal_name(family.best): family.best.account,
@@ -59,7 +58,7 @@ def lags_and_costs(families: Sequence[Family]) -> Figure:
 
     Families of simulations and others do not belong into one picture.
     """
-    with plot((1, 2), (_WIDE, 3.8), ncols=2, fontsize=8, sharey=True) as (figure, (left, right)):
+    with plot((1, 2), (WIDE, 3.8), ncols=2, fontsize=8, sharey=True) as (figure, (left, right)):
         looks = zip(families, (*LINES, *LINES), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=False)
         for number, (family, line, mark) in enumerate(looks):
             fill = DARK if number % 2 == 0 else "white"

@@ -13,7 +13,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from scipy.stats import t as student
 
 from qubic_lab.cluster.balance import DEFAULT_BALANCER
@@ -26,7 +25,7 @@ from qubic_lab.studies.balancing_workload import (
     simulate,
     window_counts,
 )
-from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, counted, plot
+from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, counted, dots, log_axis, plot
 
 CONFIDENCE = 0.95
 LEAST_SEEDS = 2
@@ -105,11 +104,7 @@ class BalancingSweep:
         return getattr(self.setting, self.factor)
 
     def find(self, value: Any, balancer: str) -> SweepCell:
-        """Return the cell of a value and a balancer.
-
-        Raises:
-            InputError: the sweep has none.
-        """
+        """Return the cell of a value and a balancer; an InputError if the sweep has none."""
         value = _field_value(value)
         for cell in self.cells:
             if (cell.value, cell.balancer) == (value, balancer):
@@ -141,15 +136,14 @@ def sweep(
     """Run balancers, two choices among them, with several values of one factor.
 
     Raises:
-        InputError: an unknown factor or balancer, two choices are not among the balancers, a value is out of its
-            range, or there are fewer than 2 seeds.
+        InputError: an unknown factor or balancer, no two choices, a value out of its range, or fewer than 2 seeds.
     """
     check_choice("factor", factor, FACTORS)
     check_at_least("seeds", seeds, LEAST_SEEDS)
     for name in balancers:
         check_choice("balancer", name, RULES)
     check_choice("balancer", DEFAULT_BALANCER, balancers)
-    changed = {value: with_value(setting, factor, value) for value in map(_field_value, values)}
+    changed = {value: replace(setting, **{factor: value}) for value in map(_field_value, values)}
     cells: list[SweepCell] = []
     for value, each in changed.items():
         found: dict[str, list[dict[str, float]]] = {}
@@ -159,12 +153,6 @@ def sweep(
             found[name] = [outcomes(noticed(each, name), name, seed) for seed in range(seeds)]
         cells += [_cell(value, name, runs, found[DEFAULT_BALANCER]) for name, runs in found.items()]
     return BalancingSweep(factor, seeds, setting, tuple(cells))
-
-
-def with_value(setting: BalancingSetting, factor: str, value: Any) -> BalancingSetting:
-    """Return the setting with another value of a factor."""
-    change: dict[str, Any] = {factor: value}
-    return replace(setting, **change)
 
 
 def _field_value(value: Any) -> Any:
@@ -224,15 +212,15 @@ FACTORS = {
     "nodes": Factor("nodes (number)", lambda number: counted(number, "node")),
 }
 LOOKS = {
-    "two-choices": ("-", "o", DARK),
-    "two-choices-by-speed": ("-", "o", "white"),
-    "least-tokens": ("--", "s", DARK),
-    "least-connections": ("--", "s", "white"),
-    "resource-aware": (":", "^", "white"),
-    "weighted-round-robin": ("-.", "D", "white"),
-    "round-robin": ("-.", "D", PALE),
+    "two-choices": ("-o", DARK),
+    "two-choices-by-speed": ("-o", "white"),
+    "least-tokens": ("--s", DARK),
+    "least-connections": ("--s", "white"),
+    "resource-aware": (":^", "white"),
+    "weighted-round-robin": ("-.D", "white"),
+    "round-robin": ("-.D", PALE),
 }
-"""Line, mark and its filling."""
+"""Line with mark, and its filling."""
 AXES = {"time_p99_s": "p99 of time (s)", HEADLINE: "p99 of slowdown"}
 HERDS_SHOWN = ("least-tokens", "two-choices")
 
@@ -305,7 +293,7 @@ def _by_speed_sentences(sweep: BalancingSweep) -> list[str]:
     said = []
     for cell in sweep.cells:
         if cell.balancer == DRAWN_BY_SPEED:
-            most = most_load(with_value(sweep.setting, "speeds", cell.value).node_speeds)
+            most = most_load(replace(sweep.setting, speeds=cell.value).node_speeds)
             bound = f"; drawn evenly, they cannot carry more than load {most:.2f}" if most < 1 else ""
             said.append(
                 f"Drawn by speed, with {_speeds(cell.value)}, two choices have {cell.ratio} times the p99 and "
@@ -356,25 +344,17 @@ def curves(sweep: BalancingSweep) -> Figure:
                 _draw_curve(axes, sweep, balancer, name, aside)
             axes.set_ylabel(label)
         panels[0].set_ylim(bottom=0)
-        panels[1].set_yscale("log")
-        panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panels[1].yaxis.set_major_formatter("{x:g}")
-        panels[1].yaxis.set_minor_formatter("")
+        log_axis(panels[1])
         panels[1].set_xticks(range(len(values)), values)
         panels[1].set_xlabel(FACTORS[sweep.factor].axis)
     return figure
 
 
 def _draw_curve(axes: Axes, sweep: BalancingSweep, balancer: str, name: str, aside: float) -> None:
-    line, mark, fill = LOOKS[balancer]
     intervals = [cell.outcomes[name] for cell in sweep.cells if cell.balancer == balancer]
-    places = [place + aside for place in range(len(intervals))]
-    means = [each.mean for each in intervals]
-    look: dict[str, Any] = {"marker": mark, "markerfacecolor": fill, "markersize": 5, "linewidth": 1.2, "color": DARK}
-    axes.plot(places, means, line, label=balancer, **look)
-    least = min(means) / 2  # an interval that reaches 0 has no end on this axis
-    for place, each in zip(places, intervals, strict=True):
-        axes.plot([place] * 2, [max(each.low, least), each.high], "-", color=INK, linewidth=0.8)
+    least = min(each.mean for each in intervals) / 2  # an interval that reaches 0 has no end on this axis
+    found = [Dot(each.mean, max(each.low, least), each.high) for each in intervals]
+    dots(axes, [place + aside for place in range(len(found))], found, *LOOKS[balancer], balancer)
 
 
 def _tick(value: Any) -> str:
@@ -391,10 +371,9 @@ def herds(setting: BalancingSetting, seed: int = 0) -> Figure:
     shades = LinearSegmentedColormap.from_list("requests", ["white", PALE, DARK, INK])
     with plot((len(counts), 1), (WIDTH_INCHES, 4.6), grid="none", sharex=True) as (figure, panels):
         for axes, (name, each) in zip(panels, counts.items(), strict=True):
-            extent = (0.0, len(each) * HERD_WINDOW_S, setting.nodes + 0.5, 0.5)
-            image = axes.imshow(
-                each[:, order].T, shades, vmin=0, vmax=most, aspect="auto", interpolation="none", extent=extent
-            )
+            look: dict[str, Any] = {"vmin": 0, "vmax": most, "aspect": "auto", "interpolation": "none"}
+            look["extent"] = (0.0, len(each) * HERD_WINDOW_S, setting.nodes + 0.5, 0.5)
+            image = axes.imshow(each[:, order].T, shades, **look)
             axes.set_title(name, loc="left", fontsize=10)
             axes.set_ylabel("nodes, fastest on top")
         panels[-1].set_xlabel("time since counting began (s)")

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from qubic_lab.bench.balancing_simulation import SimulatedNode, SimulatedRequest, Simulation
 from qubic_lab.cluster.balance import BALANCERS, Balancer, BalancerCandidate, available
@@ -72,18 +74,10 @@ RULES: dict[str, Callable[[], Balancer]] = {
 class BalancingSetting:
     """A cluster and what it is asked.
 
-    Attributes:
-        nodes: the number of nodes.
-        speeds: their relative speeds, in turn; a slot decodes 10 tokens/s for each unit.
-        slots: requests that a node decodes at once.
-        coordinators: the number of coordinators, which share the requests evenly.
-        staleness_s: seconds between two heartbeats of a node; nodes send them one after the other. With 0, all
-            coordinators know everything at once.
-        load: requested tokens ÷ tokens that the nodes can decode.
-        knows: what a balancer knows about an answer's length: its limit, which is equal for all, an estimate, or
-            the length itself.
-        length_tail: the exponent of the distribution of answers' lengths at a constant mean; smaller is heavier.
-        requests: the number for each node.
+    Nodes have relative `speeds`, in turn, of 10 tokens/s a slot for each unit, and send heartbeats every `staleness_s`,
+    one after the other; with 0 all coordinators know everything at once. `load`: requested tokens ÷ tokens that the
+    nodes can decode. `length_tail`: the exponent of answers' lengths at a constant mean; smaller is heavier. `requests`
+    are for each node.
 
     Raises:
         InputError: a value is out of its range.
@@ -149,13 +143,12 @@ def quantile_tokens(shares: NDArray[np.float64], tail: float) -> NDArray[np.floa
 @cache
 def shortest_tokens(tail: float) -> float:
     """Return the shortest answer that gives the right mean."""
-    low, high = 1.0, MEAN_TOKENS
-    for _ in range(60):
-        middle = (low + high) / 2
-        share = middle / LIMIT_TOKENS
-        mean = tail / (tail - 1) * middle * (1 - share ** (tail - 1)) / (1 - share**tail)
-        low, high = (middle, high) if mean < MEAN_TOKENS else (low, middle)
-    return low
+
+    def excess(shortest: float) -> float:
+        share = shortest / LIMIT_TOKENS
+        return float(tail / (tail - 1) * shortest * (1 - share ** (tail - 1)) / (1 - share**tail)) - MEAN_TOKENS
+
+    return float(brentq(excess, 1.0, MEAN_TOKENS))
 
 
 def make_requests(setting: BalancingSetting, seed: int) -> tuple[list[float], list[SimulatedRequest]]:
@@ -166,29 +159,20 @@ def make_requests(setting: BalancingSetting, seed: int) -> tuple[list[float], li
     gaps, lengths, estimates, givers = (np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(4))
     number = setting.nodes * setting.requests
     tokens = _whole_tokens(quantile_tokens(lengths.random(number), setting.length_tail))
-    expected = {
-        "limit": np.full(number, LIMIT_TOKENS),
-        "estimate": _whole_tokens(
-            tokens.astype(np.float64) * np.exp(ESTIMATE_SIGMA * estimates.standard_normal(number))
-        ),
-        "length": tokens,
-    }[setting.knows]
+    estimated = _whole_tokens(tokens * np.exp(ESTIMATE_SIGMA * estimates.standard_normal(number)))
+    expected = {"limit": np.full(number, LIMIT_TOKENS), "estimate": estimated, "length": tokens}[setting.knows]
     gaps_s = gaps.standard_exponential(number) / setting.requests_per_s
     coordinators = givers.integers(setting.coordinators, size=number)
     requests = map(SimulatedRequest, tokens.tolist(), expected.tolist(), coordinators.tolist())
     return list(accumulate(gaps_s.tolist())), list(requests)
 
 
-def _whole_tokens(lengths: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.clip(np.rint(lengths), 1, LIMIT_TOKENS).astype(np.int64)
+def _whole_tokens(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(np.clip(np.rint(lengths), 1, LIMIT_TOKENS), np.int64)
 
 
 def make_simulation(setting: BalancingSetting, balancer: str, seed: int) -> Simulation:
-    """Return the nodes and coordinators of a setting before any request.
-
-    Raises:
-        InputError: an unknown balancer, with the closest known one.
-    """
+    """Return the nodes and coordinators of a setting before any request; an unknown balancer is an InputError."""
     check_choice("balancer", balancer, RULES)
     nodes = [
         SimulatedNode(number, f"node-{number:05d}", speed, SLOT_TOKENS_PER_S * speed, setting.slots, setting.slots)
@@ -204,11 +188,7 @@ def make_simulation(setting: BalancingSetting, balancer: str, seed: int) -> Simu
 
 
 def simulate(setting: BalancingSetting, balancer: str, seed: int) -> BalancingRun:
-    """Give the requests of a seed to the nodes by a balancer.
-
-    Raises:
-        InputError: an unknown balancer, with the closest known one.
-    """
+    """Give the requests of a seed to the nodes by a balancer; an unknown one is an InputError."""
     simulation = make_simulation(setting, balancer, seed)
     arrivals_s, requests = make_requests(setting, seed)
     handled = simulation.run(arrivals_s, requests)

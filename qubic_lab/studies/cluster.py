@@ -17,11 +17,9 @@ from qubic_lab.bench.failover import FailoverResult
 from qubic_lab.bench.scale import ScaleResult
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults
 from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_sentences, process_sentences
-from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDTH_INCHES, counted, percent, plot, rows
+from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDE, Dot, counted, dots, interval, percent, plot, rows
 
 Row = dict[str, Any]
-
-QUANTILES = ("p50", "p95", "p99")
 
 BALANCED = "round-robin"
 BALANCED_REQUESTS = 50
@@ -86,34 +84,30 @@ def latency_rows(dispatch: DispatchResult) -> list[Row]:
             "requests begin": name,
             "requests": load.requests,
             "added": quantile,
-            "added_ms": getattr(load.added_ms, quantile),
-            "low_ms": getattr(load.added_ms, f"{quantile}_low"),
-            "high_ms": getattr(load.added_ms, f"{quantile}_high"),
+            "added_ms": added.value,
+            "low_ms": added.low,
+            "high_ms": added.high,
             "whole_ms": getattr(load.total_ms, quantile),
         }
-        for name, load in _loads(dispatch).items()
-        if load.added_ms is not None
-        for quantile in QUANTILES
+        for name, load, quantile, added in _added(dispatch)
     ]
 
 
-def _loads(dispatch: DispatchResult) -> dict[str, LoadResult]:
-    return {"spread": dispatch, "in bursts": dispatch.burst}
+def _added(dispatch: DispatchResult) -> list[tuple[str, LoadResult, str, Dot]]:
+    return [
+        (name, load, quantile, Dot(*(getattr(load.added_ms, quantile + end) for end in ("", "_low", "_high"))))
+        for name, load in (("spread", dispatch), ("in bursts", dispatch.burst))
+        if load.added_ms is not None
+        for quantile in ("p50", "p95", "p99")
+    ]
 
 
 def latencies(dispatch: DispatchResult) -> Figure:
     """Draw the quantiles of the added latency with 95 % intervals, beside the limit."""
-    measured = [
-        (f"{quantile}, {name}", fill, *(getattr(load.added_ms, quantile + end) for end in ("", "_low", "_high")))
-        for (name, load), fill in zip(_loads(dispatch).items(), (DARK, "white"), strict=True)
-        if load.added_ms is not None
-        for quantile in QUANTILES
-    ]
-    with rows([label for label, *_ in measured]) as (figure, axes):
-        for place, (_, fill, value, low, high) in enumerate(measured):
-            ends = [value if end is None else end for end in (low, high)]
-            axes.plot(ends, [place] * 2, "-", color=INK, linewidth=1.2)
-            axes.plot(value, place, "o", color=DARK, markerfacecolor=fill)
+    measured = _added(dispatch)
+    with rows([f"{quantile}, {name}" for name, _, quantile, _ in measured]) as (figure, axes):
+        for place, (_, load, _, added) in enumerate(measured):
+            dots(axes, [place], [added], "o", DARK if load is dispatch else "white", across=True)
         limit_ms = dispatch.limit_ms
         axes.axvline(limit_ms, linestyle="--", color=INK, label=f"limit of p95: {limit_ms:g} ms")
         axes.set_xlim(left=0)
@@ -166,7 +160,7 @@ def failure(failover: FailoverResult) -> Figure:
     lanes = {name: 1 + max((each.lane for each in drawn if each.node == name), default=0) for name in names}
     tops = {name: sum(lanes[other] + 1 for other in names[:place]) for place, name in enumerate(names)}
     height = 1.7 + 0.16 * sum(lanes[name] + 1 for name in names)
-    with plot(size=(1.4 * WIDTH_INCHES, height), grid="x", fontsize=9) as (figure, axes):
+    with plot(size=(WIDE, height), grid="x", fontsize=9) as (figure, axes):
         until_s = failover.open_s
         if until_s is None:
             until_s = max(stream.ended_s or failures.killed_s for stream in failover.streams)
@@ -174,12 +168,11 @@ def failure(failover: FailoverResult) -> Figure:
         span = (failures.killed_s, until_s - failures.killed_s)
         axes.broken_barh([span], box, zorder=0.4, color=OUTAGE, label="gets no requests")
         _draw_requests(axes, drawn, tops)
-        moments = (
+        for name, line, at_s in (
             ("killed", "-", failures.killed_s),
             ("started again", "--", failures.started_s),
             ("coordinator killed", "-.", failures.coordinator_killed_s),
-        )
-        for name, line, at_s in moments:
+        ):
             if at_s is not None:
                 axes.axvline(at_s, linestyle=line, color=INK, linewidth=1.0, label=f"{name} ({at_s:.1f} s)", zorder=0.5)
         labels = [f"{name}\n(killed)" if name == failures.node else name for name in names]
@@ -217,14 +210,9 @@ def findings(
     scale: ScaleResult | None = None,
 ) -> list[str]:
     """Say what was lost, added and shared, and how many nodes one coordinator serves; `scale`: by its processes."""
-    return [
-        *_failover_sentences(failover),
-        *_return_sentences(failover),
-        *_latency_sentences(dispatch),
-        *_balance_sentences(balance),
-        *paper_sentences(paper),
-        *([] if scale is None else process_sentences(scale)),
-    ]
+    said = [*_failover_sentences(failover), *_return_sentences(failover), *_latency_sentences(dispatch)]
+    said += [*_balance_sentences(balance), *paper_sentences(paper)]
+    return said + ([] if scale is None else process_sentences(scale))
 
 
 def _failover_sentences(failover: FailoverResult) -> list[str]:
@@ -257,13 +245,11 @@ def _latency_sentences(dispatch: DispatchResult) -> list[str]:
     added, burst = dispatch.added_ms, dispatch.burst.added_ms
     if added is None:
         return [f"None of {counted(dispatch.requests, 'request')} got its right answer: {dispatch.first_error}."]
-    interval = "too few for an interval"
-    if added.p95_low is not None and added.p95_high is not None:
-        interval = f"95 % interval {added.p95_low:.0f} to {added.p95_high:.0f} ms"
+    known = interval(added.p95_low, added.p95_high, ".0f", "ms") or "too few for an interval"
     verdict = "within" if added.p95 < dispatch.limit_ms else "over"
     errors = dispatch.errors + dispatch.burst.errors
     return [
-        f"With {counted(dispatch.concurrency, 'client')} the coordinator adds {added.p95:.0f} ms at p95 ({interval}), "
+        f"With {counted(dispatch.concurrency, 'client')} the coordinator adds {added.p95:.0f} ms at p95 ({known}), "
         f"{verdict} the {dispatch.limit_ms:g} ms target.",
         *([f"When all clients ask at the same moment it adds {burst.p95:.0f} ms at p95."] if burst else []),
         f"{counted(errors, 'answer')} were missing or wrong." if errors else "Every answer was right.",
@@ -310,16 +296,13 @@ def _queue_row(week: WeekResults) -> AcceptanceRow:
         return QUEUE.not_measured()
     # After losses, a run whose killed node had nothing to do is the least favourable: it shows nothing.
     run, worst = max(found.items(), key=lambda item: (item[1].lost + item[1].duplicated, not item[1].left_node))
-    verdict: Verdict = "pass"
-    reason = "few requests: qubic-lab bench queue kills workers while they do many"
+    counts = f"{worst.lost} lost, {worst.duplicated} answered twice of {worst.plan.requests} requests"
+    measured = f"{counts}; {_killed(worst)}"
     if worst.lost or worst.duplicated:
-        verdict, reason = "fail", ""
-    elif not worst.left_node:
-        verdict, reason = "not measured here", NOTHING_ON_IT
-    measured = (
-        f"{worst.lost} lost, {worst.duplicated} answered twice of {worst.plan.requests} requests; {_killed(worst)}"
-    )
-    return QUEUE.row(measured, verdict, reason, run)
+        return QUEUE.row(measured, "fail", "", run)
+    if not worst.left_node:
+        return QUEUE.row(measured, "not measured here", NOTHING_ON_IT, run)
+    return QUEUE.row(measured, "pass", "few requests: qubic-lab bench queue kills workers while they do many", run)
 
 
 def _killed(failover: FailoverResult) -> str:
@@ -341,10 +324,8 @@ def _coordinator_row(week: WeekResults) -> AcceptanceRow:
     run = max(p95_ms, key=lambda run: (results[run].errors, p95_ms[run]))
     worst, said = results[run], "no latency"
     if added := worst.added_ms:
-        interval = ""
-        if added.p95_low is not None and added.p95_high is not None:
-            interval = f" ({percent(CONFIDENCE)} interval {added.p95_low:.0f} to {added.p95_high:.0f} ms)"
-        said = f"p95 {added.p95:.0f} ms{interval}"
+        known = interval(added.p95_low, added.p95_high, ".0f", "ms", percent(CONFIDENCE))
+        said = f"p95 {added.p95:.0f} ms{known and f' ({known})'}"
     return COORDINATOR.row(
         f"{said} of {worst.requests} requests from {worst.concurrency} clients; "
         f"{worst.errors} without their right answer",
@@ -370,7 +351,6 @@ def _failover_row(week: WeekResults) -> AcceptanceRow:
 
 
 def _judge_failover(failover: FailoverResult) -> tuple[Verdict, str]:
-    """Return verdict and reason for one run."""
     if failover.wrong or failover.lost or failover.duplicated:
         return "fail", "not every request was answered once"
     times_s = _after_failure_s(failover)
@@ -390,10 +370,8 @@ def _judge_failover(failover: FailoverResult) -> tuple[Verdict, str]:
 def _after_failure_s(failover: FailoverResult) -> tuple[float | None, float | None]:
     """Return how long after its end a node was left alone, and how long after its start it might be chosen."""
     failures, shut_s, open_s = failover.failures, failover.shut_s, failover.open_s
-    return (
-        None if shut_s is None else shut_s - failures.killed_s,
-        None if open_s is None else open_s - failures.started_s,
-    )
+    noticed_s = None if shut_s is None else shut_s - failures.killed_s
+    return noticed_s, None if open_s is None else open_s - failures.started_s
 
 
 def _after(what: str, seconds: float | None) -> str:

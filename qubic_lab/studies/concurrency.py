@@ -11,7 +11,7 @@ from qubic_lab.bench.concurrency import ConcurrencyLevel, ConcurrencyResult
 from qubic_lab.bench.memory import MemoryResult
 from qubic_lab.bench.prediction import PredictionResult
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, counted, percent, plot
+from qubic_lab.studies.style import DARK, INK, PALE, Dot, counted, dots, interval, percent, plot
 
 P95_TARGET_S = 10.0
 CLIENTS_TARGET = 10
@@ -47,9 +47,9 @@ def level_rows(result: ConcurrencyResult) -> list[dict[str, Any]]:
 def findings(result: ConcurrencyResult) -> list[str]:
     """Say how concurrent clients change the answers, the waiting time and the speed."""
     few, many = _ends(result)
-    sentences = [_latency_sentence(result), _answers_sentence(result)]
+    said = [_latency_sentence(result), _answers_sentence(result)]
     if few is not many:
-        sentences.append(
+        said.append(
             f"{_clients(few.clients)} got {few.tokens_per_s:.1f} tokens/s, {_clients(many.clients)} together "
             f"{many.tokens_per_s:.1f} ({many.tokens_per_s / few.tokens_per_s:.1f} times as many); the median answer "
             f"took {many.p50_s / few.p50_s:.1f} times as long."
@@ -58,23 +58,22 @@ def findings(result: ConcurrencyResult) -> list[str]:
         f"{' and '.join(f'{share:.0%}' for share in level.compute_shares)} with {_clients(clients)}"
         for clients, level in {few.clients: few, many.clients: many}.items()
     ]
-    sentences.append(f"The ranks computed for this share of a block's time: {', '.join(computed)}.")
+    said.append(f"The ranks computed for this share of a block's time: {', '.join(computed)}.")
     if (least := min(level.requests for level in result.levels)) < P99_REQUESTS:
-        sentences.append(f"A level has {least} requests, so its 99th percentile is the slowest of them.")
-    return sentences
+        said.append(f"A level has {least} requests, so its 99th percentile is the slowest of them.")
+    return said
 
 
 def _answers_sentence(result: ConcurrencyResult) -> str:
-    clients = [level.clients for level in result.levels]
-    changed = [level for level in result.levels if not level.answers_unchanged]
-    if not changed:
+    few, many = _ends(result)
+    worst = max(result.levels, key=lambda level: len(level.changed))
+    if all(level.answers_unchanged for level in result.levels):
         total = sum(level.requests for level in result.levels)
-        fewest = "" if min(clients) == max(clients) else f"{min(clients)} to "
+        fewest = "" if few is many else f"{few.clients} to "
         return (
-            f"All {total:,} answers to {fewest}{_clients(max(clients))} equal, token for token, "
+            f"All {total:,} answers to {fewest}{_clients(many.clients)} equal, token for token, "
             "the answers given to a single client."
         )
-    worst = max(changed, key=lambda level: len(level.changed))
     return (
         f"Concurrency changes answers: with {_clients(worst.clients)}, {len(worst.changed)} of {result.requests} "
         "questions got other tokens than alone."
@@ -87,18 +86,16 @@ def _clients(count: int) -> str:
 
 def target_level(result: ConcurrencyResult) -> ConcurrencyLevel:
     """Return the level that the target is about: the first with ten clients or more, or else the one with most."""
-    levels = sorted(result.levels, key=lambda level: level.clients)
-    return next((level for level in levels if level.clients >= CLIENTS_TARGET), levels[-1])
+    enough = (level for level in result.levels if level.clients >= CLIENTS_TARGET)
+    return min(enough, key=lambda level: level.clients, default=_ends(result)[1])
 
 
 def _latency_sentence(result: ConcurrencyResult) -> str:
     level = target_level(result)
-    interval = "too few for an interval"
-    if level.p95_low_s is not None and level.p95_high_s is not None:
-        interval = f"95 % interval {level.p95_low_s:.2f} to {level.p95_high_s:.2f} s"
+    known = interval(level.p95_low_s, level.p95_high_s, ".2f", "s") or "too few for an interval"
     verdict = "within" if level.p95_s < P95_TARGET_S else "over"
     return (
-        f"With {_clients(level.clients)}, p95 latency is {level.p95_s:.2f} s ({interval}), {verdict} the "
+        f"With {_clients(level.clients)}, p95 latency is {level.p95_s:.2f} s ({known}), {verdict} the "
         f"{P95_TARGET_S:g} s target."
     )
 
@@ -116,21 +113,16 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 def _latency_row(week: WeekResults) -> AcceptanceRow:
     results = week.read("concurrency", ConcurrencyResult)
     # The target names ten clients: the level of each run that is next to it, and of those the least favourable.
-    nearest = {
-        run: target_level(result)
-        for run, result in results.items()
-        if any(level.clients >= CLIENTS_TARGET for level in result.levels)
-    }
+    nearest = {run: target_level(result) for run, result in results.items()}
+    nearest = {run: level for run, level in nearest.items() if level.clients >= CLIENTS_TARGET}
     if not nearest:
         return LATENCY.not_measured(f" has {CLIENTS_TARGET} clients or more" if results else "")
     run, level = max(nearest.items(), key=lambda item: item[1].p95_s)
     unchanged = all(each.answers_unchanged for result in results.values() for each in result.levels)
-    interval = ""
-    if level.p95_low_s is not None and level.p95_high_s is not None:  # too few requests give no upper end
-        interval = f" ({percent(CONFIDENCE)} interval {level.p95_low_s:.2f} to {level.p95_high_s:.2f} s)"
+    known = interval(level.p95_low_s, level.p95_high_s, ".2f", "s", percent(CONFIDENCE))
     measured = (
-        f"p95 {level.p95_s:.2f} s{interval} of {level.requests} requests from {level.clients} clients; answers "
-        f"{'unchanged at every level' if unchanged else 'changed by concurrency'}"
+        f"p95 {level.p95_s:.2f} s{known and f' ({known})'} of {level.requests} requests from {level.clients} clients; "
+        f"answers {'unchanged at every level' if unchanged else 'changed by concurrency'}"
     )
     passed = level.p95_s < P95_TARGET_S and unchanged
     return LATENCY.row(measured, passed, meaningless_note(results[run].meaningless), run)
@@ -162,28 +154,21 @@ def _benchmark_row(week: WeekResults) -> AcceptanceRow:
 
 def latencies(result: ConcurrencyResult) -> Figure:
     """Draw the quantiles of latency and of the wait for a first token against the number of clients."""
-    clients = [level.clients for level in result.levels]
+    levels = result.levels
+    clients = [level.clients for level in levels]
     with plot(ncols=2) as (figure, axes):
-        for name, share, line, mark, fill in (
-            ("p99_s", "99 %", ":", "^", "white"),
-            ("p95_s", "95 %", "--", "s", PALE),
-            ("p50_s", "50 %", "-", "o", DARK),
-        ):
-            values = [getattr(level, name) for level in result.levels]
-            axes.plot(clients, values, line, marker=mark, markerfacecolor=fill, color=DARK, label=f"{share} of answers")
-        for level in result.levels:
-            _draw_interval(axes, level.clients, level.p50_s, level.p50_low_s, level.p50_high_s)
-            _draw_interval(axes, level.clients, level.p95_s, level.p95_low_s, level.p95_high_s)
-        first = [level.ttft_p50_s for level in result.levels]
-        axes.plot(clients, first, "-.", marker="x", color=INK, label="50 % of first tokens")
+        p99, p95, p50 = (
+            [Dot(level.p99_s, None, None) for level in levels],
+            [Dot(level.p95_s, level.p95_low_s, level.p95_high_s) for level in levels],
+            [Dot(level.p50_s, level.p50_low_s, level.p50_high_s) for level in levels],
+        )
+        dots(axes, clients, p99, ":^", "white", "99 % of answers")
+        dots(axes, clients, p95, "--s", PALE, "95 % of answers")
+        dots(axes, clients, p50, "-o", DARK, "50 % of answers")
+        first = [level.ttft_p50_s for level in levels]
+        axes.plot(clients, first, "-.x", color=INK, label="50 % of first tokens")
         _label(axes, clients, "time from the question on (s)")
     return figure
-
-
-def _draw_interval(axes: Axes, clients: int, value: float, low: float | None, high: float | None) -> None:
-    """Draw a 95 % interval as a bar; an end that is not known is not drawn."""
-    ends = [value if low is None else low, value if high is None else high]
-    axes.plot([clients] * 2, ends, "-", color=INK, linewidth=1.0)
 
 
 def throughput(result: ConcurrencyResult) -> Figure:
@@ -192,27 +177,10 @@ def throughput(result: ConcurrencyResult) -> Figure:
     with plot(ncols=2) as (figure, axes):
         for level in result.levels:
             samples = level.tokens_per_s_samples
-            axes.plot([level.clients] * len(samples), samples, "o", color=PALE, markeredgecolor=DARK, markersize=5)
-        axes.plot([], [], "o", color=PALE, markeredgecolor=DARK, markersize=5, label="a block")
+            axes.plot([level.clients] * len(samples), samples, "o", color=PALE, markeredgecolor=DARK, label="a block")
         speeds = [level.tokens_per_s for level in result.levels]
         axes.plot(clients, speeds, "-", color=DARK, label="median of blocks")
         _label(axes, clients, "new tokens of all clients (tokens/s)")
-    return figure
-
-
-def latency_distributions(result: ConcurrencyResult) -> Figure:
-    """Draw the share of answers that had arrived by each time, for the fewest clients, the target and the most."""
-    few, many = _ends(result)
-    shown = {level.clients: level for level in (few, target_level(result), many)}
-    with plot() as (figure, axes):
-        for line, (clients, level) in zip(LINES, shown.items(), strict=False):
-            times_s = [0.0, *level.latencies_s]
-            shares = [index / (len(times_s) - 1) * 100 for index in range(len(times_s))]
-            axes.plot(times_s, shares, line, drawstyle="steps-post", color=DARK, label=_clients(clients))
-        axes.set_xlim(left=0)
-        axes.set_ylim(0, 101)
-        axes.set_xlabel("time from the question to the whole answer (s)")
-        axes.set_ylabel("answers that had arrived (%)")
     return figure
 
 

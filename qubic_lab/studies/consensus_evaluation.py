@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from qubic_lab.consensus.confidence import ConfidenceReport
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation
 from qubic_lab.evals.paired import MeanEstimate
-from qubic_lab.evals.self_consistency import ALL, CurvePoint, Gain
+from qubic_lab.evals.self_consistency import ALL, Gain
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
-from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, percent, plot, points, rows
+from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, dots, percent, plot, points, rows
 
 SMALL_P = 0.05
 VOTED_QUESTIONS_TARGET = 300
@@ -27,7 +27,6 @@ VOTES = Criterion(
     f"more right answers than one sample, by the interval, on {VOTED_QUESTIONS_TARGET} questions or more",
     "consensus_evaluation",
 )
-_DRAWN = (("oracle", ":", "^"), ("weighted", "--", "s"), ("majority", "-", "o"))
 _TALL = (WIDTH_INCHES, 3.4)
 
 
@@ -48,10 +47,11 @@ def curve_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
 
 def gain_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     """Return what a vote has over one answer, a row for each type of question, way of voting and kind of answer."""
+    votes = result.votes
     ways = (
-        ("majority", "one sample", "gains"),
-        ("weighted", "one sample", "weighted_gains"),
-        ("majority", "greedy", "greedy_gains"),
+        ("majority", "one sample", votes.gains),
+        ("weighted", "one sample", votes.weighted_gains),
+        ("majority", "greedy", votes.greedy_gains),
     )
     return [
         {
@@ -63,8 +63,8 @@ def gain_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
             "detectable (points)": "" if gain.detectable is None else points(gain.detectable),
             "verdict": verdict(gain.difference),
         }
-        for way, baseline, name in ways
-        for kind, gain in getattr(result.votes, name).items()
+        for way, baseline, gains in ways
+        for kind, gain in gains.items()
     ]
 
 
@@ -76,7 +76,7 @@ def greedy_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
             "n": test.difference.n,
             "only the vote right": test.only_first,
             "only greedy right": test.only_second,
-            "difference (points)": signed_points(test.difference.value),
+            "difference (points)": _signed_points(test.difference.value),
             "95 % interval (points)": _point_interval(test.difference),
             "p": f"{test.p:.2g}",
             "p by Holm": f"{test.holm_p:.2g}",
@@ -89,17 +89,15 @@ def greedy_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
 def baseline_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     """Return what else the tokens could buy, judged on the held-out half."""
     votes, equal = result.votes, result.votes.equal_tokens
-    baselines = (
-        (
-            f"vote of {equal.k}: {equal.vote_tokens:.0f} tokens",
-            f"greedy with {equal.factor} times the limit: {equal.greedy_tokens:.0f} tokens",
-            equal.gain,
-        ),
-        (f"vote of {votes.k}", f"best single signal: {votes.best_rule} of {votes.k}", votes.rule_gain),
-    )
+    longer = f"greedy with {equal.factor} times the limit: {equal.greedy_tokens:.0f} tokens"
+    signal = f"best single signal: {votes.best_rule} of {votes.k}"
+
+    def row(vote: str, baseline: str, gain: Gain) -> dict[str, Any]:
+        return {"vote": vote, "against": baseline, "n": gain.difference.n, **_gain_cells(gain)}
+
     return [
-        {"vote": vote, "against": baseline, "n": gain.difference.n, **_gain_cells(gain)}
-        for vote, baseline, gain in baselines
+        row(f"vote of {equal.k}: {equal.vote_tokens:.0f} tokens", longer, equal.gain),
+        row(f"vote of {votes.k}", signal, votes.rule_gain),
     ]
 
 
@@ -107,7 +105,7 @@ def _gain_cells(gain: Gain) -> dict[str, str]:
     return {
         "vote right": percent(gain.method.value),
         "rival right": percent(gain.baseline.value),
-        "difference (points)": signed_points(gain.difference.value),
+        "difference (points)": _signed_points(gain.difference.value),
         "95 % interval (points)": _point_interval(gain.difference),
     }
 
@@ -164,14 +162,15 @@ def diversity_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
 
 def findings(result: ConsensusEvaluation) -> list[str]:
     """Say what voting gains, for which questions, at which cost, and what its confidence is worth."""
-    return [
-        *gain_sentences(result),
-        *_greedy_sentences(result),
-        *_baseline_sentences(result),
-        *_error_sentences(result),
-        *_confidence_sentences(result),
-        *_creative_sentences(result),
-    ]
+    parts = (
+        _gain_sentences,
+        _greedy_sentences,
+        _baseline_sentences,
+        _error_sentences,
+        _confidence_sentences,
+        _creative_sentences,
+    )
+    return [sentence for part in parts for sentence in part(result)]
 
 
 def verdict(difference: MeanEstimate) -> str:
@@ -181,22 +180,20 @@ def verdict(difference: MeanEstimate) -> str:
     return "worse" if difference.high < 0 else "no difference shown"
 
 
-def difference_text(difference: MeanEstimate) -> str:
-    """Say a difference in points with its interval."""
-    return f"{signed_points(difference.value)} points ({_point_interval(difference)})"
+def _difference_text(difference: MeanEstimate) -> str:
+    return f"{_signed_points(difference.value)} points ({_point_interval(difference)})"
 
 
-def gain_sentences(result: ConsensusEvaluation) -> list[str]:
-    """Say whether a vote is better than one sample, over all questions and by type."""
+def _gain_sentences(result: ConsensusEvaluation) -> list[str]:
     votes, gain = result.votes, result.votes.gains[ALL]
     shown = {"better": "beats", "worse": "is worse than"}.get(verdict(gain.difference), "is not shown to beat")
     kinds = [
-        f"{kind} {signed_points(each.difference.value)} ({_point_interval(each.difference)}, n = {each.difference.n})"
+        f"{kind} {_signed_points(each.difference.value)} ({_point_interval(each.difference)}, n = {each.difference.n})"
         for kind, each in votes.gains.items()
         if kind != ALL
     ]
     return [
-        f"A vote of {votes.k} {shown} one sample: {difference_text(gain.difference)}, {votes.questions} questions.",
+        f"A vote of {votes.k} {shown} one sample: {_difference_text(gain.difference)}, {votes.questions} questions.",
         f"The vote of {result.model} is right on {percent(gain.method.value)} of the questions, one sample on "
         f"{percent(gain.baseline.value)}.",
         f"The vote takes {votes.k} times the {votes.tokens:.0f} tokens of one sample.",
@@ -210,7 +207,7 @@ def _greedy_sentences(result: ConsensusEvaluation) -> list[str]:
     shown = [kind for kind, test in tests.items() if kind != ALL and test.holm_p < SMALL_P]
     return [
         f"The greedy answer is right on {percent(gain.baseline.value)} for the tokens of one sample; the vote less "
-        f"greedy is {difference_text(gain.difference)}, {verdict(gain.difference)}.",
+        f"greedy is {_difference_text(gain.difference)}, {verdict(gain.difference)}.",
         f"For a single vote, the exact McNemar test gives p = {tests[ALL].p:.2g}; after Holm, a difference is shown "
         f"for {', '.join(shown) or 'no type of question'}.",
     ]
@@ -219,10 +216,10 @@ def _greedy_sentences(result: ConsensusEvaluation) -> list[str]:
 def _baseline_sentences(result: ConsensusEvaluation) -> list[str]:
     equal, signal = result.votes.equal_tokens, result.votes.rule_gain
     return [
-        f"At equal tokens, the vote less a longer greedy answer is {difference_text(equal.gain.difference)} "
+        f"At equal tokens, the vote less a longer greedy answer is {_difference_text(equal.gain.difference)} "
         f"(held out, n = {equal.gain.difference.n}).",
         f"The vote less the best single signal ({result.votes.best_rule} of {result.votes.k}) is "
-        f"{difference_text(signal.difference)} (held out, n = {signal.difference.n}).",
+        f"{_difference_text(signal.difference)} (held out, n = {signal.difference.n}).",
     ]
 
 
@@ -311,9 +308,9 @@ def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
         "the greedy answer": votes.greedy_gains[ALL].difference,
         "a greedy answer with as many tokens": votes.equal_tokens.gain.difference,
     }
-    beside = ", ".join(f"{name} {difference_text(each)}" for name, each in baselines.items())
+    beside = ", ".join(f"{name} {_difference_text(each)}" for name, each in baselines.items())
     return VOTES.row(
-        f"a vote of {votes.k} less one sample: {difference_text(gain)} of {votes.questions} questions; less {beside}",
+        f"a vote of {votes.k} less one sample: {_difference_text(gain)} of {votes.questions} questions; less {beside}",
         verdict(gain) == "better",
         meaningless_note(worst.meaningless) or verdict(gain),
         run,
@@ -322,16 +319,14 @@ def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
 
 def tokens_curve(result: ConsensusEvaluation) -> Figure:
     """Draw how often each method is right against the tokens that a question takes."""
-    curve = result.votes.curve
+    looks = (("oracle", ":^"), ("weighted", "--s"), ("majority", "-o"), ("greedy", "D"), ("longer greedy", "X"))
     with plot(size=_TALL) as (figure, axes):
-        for method, line, mark in _DRAWN:
-            found = [point for point in curve if point.method == method]
-            _draw(axes, found, f"{method} of k", fmt=f"{line}{mark}", color=DARK, markerfacecolor=PALE)
-        for method, mark in (("greedy", "D"), ("longer greedy", "X"), ("pass@1", "*")):
-            found = [point for point in curve if point.method == method]
-            _draw(axes, found, method, fmt=mark, color=INK, markersize=8)
+        for method, look in (*looks, ("pass@1", "*")):
+            points = [point for point in result.votes.curve if point.method == method]
+            name = f"{method} of k" if look[0] in ":-" else method
+            dots(axes, [each.tokens for each in points], [each.right for each in points], look, PALE, name, scale=100)
         axes.set_xscale("log")
-        votes = [point.tokens for point in curve if point.method == "majority"]
+        votes = [point.tokens for point in result.votes.curve if point.method == "majority"]
         axes.set_xticks(votes, [f"{tokens:.0f}" for tokens in votes])
         axes.minorticks_off()
         axes.set_ylim(0, 101)
@@ -345,22 +340,15 @@ def gains_by_kind(result: ConsensusEvaluation) -> Figure:
     votes = result.votes
     kinds = list(votes.gains)
     shown = (
-        ("one sample", [votes.gains[kind].difference for kind in kinds], -0.15, "o", DARK),
-        ("the greedy answer", [votes.greedy_gains[kind].difference for kind in kinds], 0.15, "D", PALE),
+        ("less one sample", votes.gains, -0.15, "o", DARK),
+        ("less the greedy answer", votes.greedy_gains, 0.15, "D", PALE),
     )
     with rows([f"{kind} ({votes.gains[kind].difference.n})" for kind in kinds], 0.5) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-        for label, found, offset, mark, fill in shown:
-            axes.errorbar(
-                [100 * each.value for each in found],
-                [place + offset for place in range(len(kinds))],
-                xerr=_errors(found),
-                fmt=mark,
-                color=DARK,
-                markerfacecolor=fill,
-                capsize=3,
-                label=f"less {label}",
-            )
+        for label, gains, offset, mark, fill in shown:
+            places = [place + offset for place in range(len(kinds))]
+            differences = [gains[kind].difference for kind in kinds]
+            dots(axes, places, differences, mark, fill, label, scale=100, across=True)
         axes.set_xlabel(f"right answers: vote of {votes.k} less … (points)")
     return figure
 
@@ -369,60 +357,32 @@ def reliability(result: ConsensusEvaluation) -> Figure:
     """Draw how often held-out winners are right against their confidence."""
     with plot(size=_TALL) as (figure, axes):
         axes.plot([0, 100], [0, 100], ":", color=INK, linewidth=0.8)
-        for (name, report), line, mark in zip(_reports(result)[:2], ("--", "-"), ("s", "o"), strict=False):
-            bins = report.reliability
-            shares = [MeanEstimate(each.share, each.share_low, each.share_high, each.items) for each in bins]
-            axes.errorbar(
-                [100 * each.mean for each in bins],
-                [100 * each.value for each in shares],
-                yerr=_errors(shares),
-                fmt=f"{line}{mark}",
-                color=DARK,
-                markerfacecolor=PALE,
-                capsize=3,
-                label=name,
-            )
-        axes.set_xlim(0, 101)
-        axes.set_ylim(0, 101)
-        axes.set_xlabel("confidence (%)")
-        axes.set_ylabel("winners that are right (%)")
+        for (name, report), look in zip(_reports(result)[:2], ("--s", "-o"), strict=False):
+            shares = [Dot(each.share, each.share_low, each.share_high) for each in report.reliability]
+            dots(axes, [100 * each.mean for each in report.reliability], shares, look, PALE, name, scale=100)
+        _to_all(axes, "confidence (%)", "winners that are right (%)")
     return figure
 
 
 def risk_coverage(result: ConsensusEvaluation) -> Figure:
     """Draw how often answers are wrong when only those above a confidence are given, against how many that are."""
     with plot(size=_TALL) as (figure, axes):
-        for (name, report), line, mark in zip(_reports(result)[:2], ("--", "-"), ("s", "o"), strict=False):
+        for (name, report), look in zip(_reports(result)[:2], ("--s", "-o"), strict=False):
             covered = [100 * each.coverage for each in report.risk_coverage]
             risks = [100 * each.risk for each in report.risk_coverage]
-            axes.plot(covered, risks, f"{line}{mark}", color=DARK, markerfacecolor=PALE, label=name)
-        axes.set_xlim(0, 101)
-        axes.set_ylim(0, 101)
-        axes.set_xlabel("questions that are answered (%)")
-        axes.set_ylabel("answers that are wrong (%)")
+            axes.plot(covered, risks, look, color=DARK, markerfacecolor=PALE, label=name)
+        _to_all(axes, "questions that are answered (%)", "answers that are wrong (%)")
     return figure
 
 
-def _draw(axes: Axes, found: Sequence[CurvePoint], label: str, **style: Any) -> None:
-    right = [point.right for point in found]
-    axes.errorbar(
-        [point.tokens for point in found],
-        [100 * each.value for each in right],
-        yerr=_errors(right),
-        capsize=2,
-        elinewidth=0.8,
-        label=label,
-        **style,
-    )
+def _to_all(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlim(0, 101)
+    axes.set_ylim(0, 101)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
 
 
-def _errors(found: Sequence[MeanEstimate]) -> list[list[float]]:
-    """Return the lengths of error bars in percent; a bootstrap's end may miss the mean by rounding."""
-    low = [max(0.0, 100 * (each.value - each.low)) for each in found]
-    return [low, [max(0.0, 100 * (each.high - each.value)) for each in found]]
-
-
-def signed_points(share: float) -> str:
+def _signed_points(share: float) -> str:
     """Write a difference of shares in percentage points with its sign; none at all has none."""
     written = points(share)
     return "0" if written in ("0.0", "−0.0") else written if share < 0 else f"+{written}"
@@ -433,7 +393,7 @@ def _interval(estimate: MeanEstimate) -> str:
 
 
 def _point_interval(estimate: MeanEstimate) -> str:
-    return f"{signed_points(estimate.low)} to {signed_points(estimate.high)}"
+    return f"{_signed_points(estimate.low)} to {_signed_points(estimate.high)}"
 
 
 def _plain_interval(interval: Sequence[float]) -> str:

@@ -1,11 +1,12 @@
-"""The accuracy and calibration of forecasts of the next hours: the study and its tables.
+"""The accuracy and calibration of forecasts of the next hours: the study, its record, tables and findings.
 
 Every forecast uses only bars before the price that it predicts. Every figure is compared with that of the simplest
 forecast and with chance.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from qubic_lab.oracle.backtest.past_forecasts import (
     DRAWS,
     Calibration,
     Coverage,
+    DailyEstimate,
     DayBootstrap,
     PastForecasts,
+    UpMoves,
     calibration,
     coverage,
     past_forecasts,
@@ -35,6 +38,7 @@ from qubic_lab.oracle.inference.bootstrap import RESAMPLES
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm
+from qubic_lab.studies.style import columns
 
 Row = dict[str, Any]
 Points = Callable[[Bars, int], Mapping[str, Floats]]
@@ -43,13 +47,9 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Horizon:
-    """Judged forecasts of one horizon on bars of one length.
+    """Judged forecasts of one horizon on bars of one length, `apart` of which do not overlap.
 
-    Attributes:
-        bars: the length of the bars in words.
-        apart: the number of forecasts that do not overlap.
-        p: of Clark and West's test against "the price stays", corrected by Holm for all horizons of the study; None
-            where the test gives none.
+    `p` is of Clark and West's test against "the price stays", corrected by Holm for all horizons of the study.
     """
 
     bars: str
@@ -122,14 +122,9 @@ def study_forecasts(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ForecastStudy:
-    """Judge the forecasts of each horizon on each series of bars.
+    """Judge the forecasts of each horizon on each series of bars, named by their length.
 
-    Args:
-        series: by the length of the bars, in words.
-        hours: to forecast.
-        resamples: of days, for the intervals.
-        draws: simulated histories of calibrated forecasts.
-        seed: of both.
+    `resamples` are of days, for intervals; `draws` are simulated histories of calibrated forecasts.
     """
     found: dict[tuple[str, int], Row] = {}
     absent: dict[tuple[str, int], str] = {}
@@ -147,29 +142,15 @@ def study_forecasts(
                 "coverage": coverage(past, days),
                 "calibration": calibration(past, days, draws, seed),
             }
-    corrected = _corrected({key: row["accuracy"] for key, row in found.items()})
-    return ForecastStudy(tuple(Horizon(*key, **row, p=corrected.get(key)) for key, row in found.items()), absent)
-
-
-def _corrected(found: Mapping[tuple[str, int], ForecastAccuracy]) -> dict[tuple[str, int], float]:
-    known = {}
-    for key, each in found.items():
-        p = next(rival.result.p for rival in each.comparisons if rival.baseline == STAYS)
-        if p is not None:
-            known[key] = p
-    return holm(known)
+    horizons = {key: Horizon(*key, **row, p=None) for key, row in found.items()}
+    corrected = holm({key: p for key, each in horizons.items() if (p := each.stays.result.p) is not None})
+    return ForecastStudy(tuple(replace(each, p=corrected.get(key)) for key, each in horizons.items()), absent)
 
 
 def looks_ahead(
     series: Mapping[str, Bars], hours: Sequence[int] = HOURS, points: Points = baseline_points
 ) -> list[str]:
-    """Return the judged and simpler forecasts that change when the last third of the bars is cut off.
-
-    Args:
-        series: by the length of the bars.
-        hours: to forecast.
-        points: returns the simpler ones.
-    """
+    """Return the judged and simpler forecasts that change when the last third of the bars is cut off."""
     guilty = []
     for length, bars in series.items():
         cut = 2 * len(bars) // 3
@@ -199,13 +180,9 @@ def summary_rows(study: ForecastStudy) -> list[Row]:
     """Return a row for each horizon: accuracy and coverage of its forecasts."""
     return [
         {
-            "bars of": each.bars,
-            "hours": each.hours,
-            "forecasts": each.forecasts,
-            "apart": each.apart,
-            "error_ratio": each.stays.error_ratio.value,
-            "low": each.stays.error_ratio.low,
-            "high": each.stays.error_ratio.high,
+            **_named(each),
+            **columns(each, "forecasts", "apart"),
+            **_cells("error_ratio", each.stays.error_ratio),
             "p": each.stays.result.p,
             "p by Holm": each.p,
             "held_pct": 100 * each.interval.held.value,
@@ -217,18 +194,24 @@ def summary_rows(study: ForecastStudy) -> list[Row]:
     ]
 
 
+def _named(horizon: Horizon) -> Row:
+    return {"bars of": horizon.bars, "hours": horizon.hours}
+
+
+def _cells(name: str, estimate: DailyEstimate, scale: float = 1.0) -> Row:
+    return {name: scale * estimate.value, "low": scale * estimate.low, "high": scale * estimate.high}
+
+
 def error_rows(study: ForecastStudy) -> list[Row]:
     """Return each way to forecast with its errors, and the ratio of ours."""
     found = []
     for each in study.horizons:
         beside = {rival.baseline: rival for rival in each.accuracy.comparisons}
         for way in each.accuracy.errors:
-            row = {"bars of": each.bars, "hours": each.hours, "forecast": way.forecast}
-            row |= {"rms_pct": way.rms_pct, "mean_absolute_pct": way.mean_absolute_pct}
+            row = _named(each) | columns(way, "forecast", "rms_pct", "mean_absolute_pct")
             if rival := beside.get(way.forecast):
-                ratio = rival.error_ratio
-                row |= {"ours over it": ratio.value, "low": ratio.low, "high": ratio.high}
-                row |= {"test": rival.test, "statistic": rival.result.statistic, "p": rival.result.p}
+                row |= _cells("ours over it", rival.error_ratio)
+                row |= {"test": rival.test} | columns(rival.result, "statistic", "p")
             found.append(row)
     return found
 
@@ -237,12 +220,9 @@ def coverage_rows(study: ForecastStudy) -> list[Row]:
     """Return coverage and width of each level's intervals, beside those of a constant spread."""
     return [
         {
-            "bars of": each.bars,
-            "hours": each.hours,
+            **_named(each),
             "promised_pct": 100 * level.level,
-            "held_pct": 100 * level.held.value,
-            "low": 100 * level.held.low,
-            "high": 100 * level.held.high,
+            **_cells("held_pct", level.held, 100),
             "wide_pct": level.wide_pct,
             "constant: held_pct": 100 * level.flat_held.value,
             "constant: wide_pct": level.flat_wide_pct,
@@ -257,8 +237,7 @@ def rise_rows(study: ForecastStudy) -> list[Row]:
     """Return the calibration of probabilities of a rise, as given and corrected by earlier outcomes."""
     return [
         {
-            "bars of": each.bars,
-            "hours": each.hours,
+            **_named(each),
             "probability": name,
             "forecasts": rises.forecasts,
             "calibration error": rises.error,
@@ -266,13 +245,170 @@ def rise_rows(study: ForecastStudy) -> list[Row]:
             "by chance up to": rises.error_most,
             "p": rises.p,
             "Brier": rises.brier.score,
-            "reliability": rises.brier.reliability,
-            "resolution": rises.brier.resolution,
-            "uncertainty": rises.brier.uncertainty,
-            "skill": rises.skill.value,
-            "low": rises.skill.low,
-            "high": rises.skill.high,
+            **columns(rises.brier, "reliability", "resolution", "uncertainty"),
+            **_cells("skill", rises.skill),
         }
         for each in study.horizons
         for name, rises in (("as told", each.calibration.raw), ("corrected", each.calibration.recalibrated))
     ]
+
+
+def to_record(study: ForecastStudy) -> Row:
+    """Return the study as plain values for JSON, which `oracle_results.ForecastsRecord` reads a part of.
+
+    `error_ratio` is that of root mean squared errors over those of "the price stays"; `cw_…` is the test of Clark and
+    West; `ece` is the calibration error of probabilities of a rise, beside its mean and 95 % quantile by chance.
+    """
+    horizons = [_record_of(each) for each in study.horizons]
+    for (bars, hours), why in study.absent.items():
+        horizons.append({"bars": bars, "hours": hours, "measured": False, "reason": why})
+    evidence = any(each.evidence for each in study.horizons)
+    return {"evidence": evidence, "verdict": accuracy_sentence(study), "horizons": horizons}
+
+
+def _record_of(horizon: Horizon) -> Row:
+    direction, levels = horizon.accuracy.direction, [_level(each) for each in horizon.coverage]
+    told, corrected = horizon.calibration.raw, horizon.calibration.recalibrated
+    return {
+        **columns(horizon, "bars", "hours", "forecasts", "apart"),
+        "measured": True,
+        "error_ratio": _plain(horizon.stays.error_ratio),
+        "cw_statistic": horizon.stays.result.statistic,
+        "cw_p": horizon.stays.result.p,
+        "cw_p_holm": horizon.p,
+        "verdict": horizon.verdict,
+        "direction": {**_plain(direction.correct), "commoner": direction.majority, "p": direction.result.p},
+        "coverage": levels,
+        "coverage_80": next(each for each in levels if each["level"] == RULE.coverage),
+        "positions_p": horizon.calibration.pit.p,
+        "ece": _error(told),
+        "ece_corrected": _error(corrected),
+        "brier_skill": _plain(told.skill),
+        "brier_skill_corrected": _plain(corrected.skill),
+    }
+
+
+def _level(found: Coverage) -> Row:
+    score_ratio = _plain(found.score_ratio)
+    return columns(found, "level", "wide_pct", "flat_wide_pct") | _plain(found.held) | {"score_ratio": score_ratio}
+
+
+def _error(rises: UpMoves) -> Row:
+    return {"value": rises.error, "chance": rises.error_chance, "chance_95": rises.error_most, "p": rises.p}
+
+
+def _plain(estimate: DailyEstimate) -> Row:
+    return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
+
+
+def findings(study: ForecastStudy) -> list[str]:
+    """Say what forecasts are worth, whether intervals and probabilities are right, and what was not measured."""
+    said = [accuracy_sentence(study)]
+    if study.horizons:
+        said += [*_error_sentences(study), _direction_sentence(study)]
+        said += [*_interval_sentences(study), *_rise_sentences(study)]
+    return said + _missing_sentences(study)
+
+
+def accuracy_sentence(study: ForecastStudy) -> str:
+    """Say in one sentence whether forecasts beat "the price stays"."""
+    if not study.horizons:
+        return "Forecasts of the next hours were not measured: no bars are fit for it."
+    known = [each for each in study.horizons if each.evidence]
+    better = [each for each in known if each.verdict == "better"]
+    if better:
+        return f'Forecasts beat "the price stays" {_names(better)}.'
+    if known:
+        more = f'Forecasts know more than "the price stays" {_names(known)}'
+        return f"{more}, but their errors are not shown to be smaller."
+    return 'There is no evidence that forecasts know more than "the price stays".'
+
+
+def _error_sentences(study: ForecastStudy) -> list[str]:
+    ratios = [100 * (each.stays.error_ratio.value - 1.0) for each in study.horizons]
+    counts = _range([each.forecasts for each in study.horizons], ",")
+    p_values = [each.p for each in study.horizons if each.p is not None]
+    least = f"the smallest p of Clark and West is {_p(min(p_values))} (Holm)" if p_values else "no test is possible"
+    said = [
+        f"Errors differ from those of a constant price by {_range(ratios, '+.1f')} %; {least}; {counts} forecasts each."
+    ]
+    if worse := sum(each.verdict == "worse" for each in study.horizons):
+        said.append(f"Forecasts are worse than a constant price at {worse} of {len(study.horizons)} horizons.")
+    return said
+
+
+def _interval_sentences(study: ForecastStudy) -> list[str]:
+    held = _range([100 * each.interval.held.value for each in study.horizons], ".1f")
+    levels = [(level, each) for each in study.horizons for level in each.coverage]
+    off = [(level, each) for level, each in levels if level.off]
+    beyond = "none is off by more than chance"
+    if off:
+        level, where = max(off, key=lambda found: abs(found[0].held.value - found[0].level))
+        beyond = (
+            f"{len(off)} are off by more than chance, most {100 * level.level:.0f} % {where.name}, which held "
+            f"{100 * level.held.value:.1f} %"
+        )
+    uneven = [each for each in study.horizons if each.calibration.pit.p < ALPHA]
+    score = _range([each.interval.score_ratio.value for each in study.horizons], ".2f")
+    return [
+        f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices.",
+        f"Of all {len(levels)} levels and horizons, {beyond}.",
+        f"Prices {'do not fall' if uneven else 'fall'} evenly over the forecast distributions"
+        f"{f' {_names(uneven)}' if uneven else ''}.",
+        f"The intervals' score is {score} times that of a constant spread.",
+    ]
+
+
+def _rise_sentences(study: ForecastStudy) -> list[str]:
+    said = []
+    for of, name in (("raw", "Probabilities of a rise"), ("recalibrated", "Corrected by earlier outcomes, they")):
+        rises = [getattr(each.calibration, of) for each in study.horizons]
+        wrong = f"{sum(each.p < ALPHA for each in rises)} of {len(rises)} horizons"
+        error, most = (_range([getattr(each, part) for each in rises], ".3f") for part in ("error", "error_most"))
+        skill = _range([each.skill.value for each in rises], "+.3f")
+        said.append(
+            f"{name} are wrong by more than chance at {wrong} (calibration error {error}, by chance up to {most}; "
+            f"Brier skill {skill})."
+        )
+    return said
+
+
+def _direction_sentence(study: ForecastStudy) -> str:
+    found = [each.accuracy.direction for each in study.horizons]
+    right = _range([100 * each.correct.value for each in found], ".1f")
+    commoner = _range([100 * each.majority for each in found], ".1f")
+    p_values = holm({number: each.result.p for number, each in enumerate(found) if each.result.p is not None})
+    least = "no test is possible"
+    if p_values:
+        least = f"the smallest p of Pesaran and Timmermann is {min(p_values.values()):.2g} (Holm)"
+    return f"The direction was right in {right} % of forecasts, the more common one in {commoner} %; {least}."
+
+
+def _missing_sentences(study: ForecastStudy) -> list[str]:
+    """Say what was not measured, and why: once for bars on which nothing was."""
+    found = []
+    for bars in dict.fromkeys(bars for bars, _ in study.absent):
+        why = {hours: reason for (length, hours), reason in study.absent.items() if length == bars}
+        if not study.on(bars):
+            why = {max(why): why[max(why)]}
+        found += [f"Forecasts on bars of {bars} were not measured: {reason}." for reason in dict.fromkeys(why.values())]
+    return found
+
+
+def _names(horizons: Sequence[Horizon]) -> str:
+    by_bars: dict[str, list[str]] = {}
+    for each in horizons:
+        by_bars.setdefault(each.bars, []).append(str(each.hours))
+    return " and ".join(f"{', '.join(hours)} h ahead on bars of {bars}" for bars, hours in by_bars.items())
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "below 0.0001"
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    known = [each for each in values if math.isfinite(each)]
+    if not known:
+        return "undefined"
+    low, high = (format(each, form) for each in (min(known), max(known)))
+    return low if low == high else f"{low} to {high}"

@@ -8,23 +8,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qubic_lab.oracle.backtest.forecast_accuracy import STAYS
-from qubic_lab.oracle.backtest.past_forecasts import BINS
+from qubic_lab.oracle.backtest.past_forecasts import BINS, DailyEstimate
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, Horizon
-from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, plot
+from qubic_lab.studies.style import DARK, INK, PALE, WIDE, WIDTH_INCHES, dots, plot
 
-_MARKS = (("o", DARK), ("s", "white"), ("^", PALE), ("D", "white"))
 FAR = 0.9
 """Where our error is below this share of a rival's at every horizon, the picture leaves that rival out."""
 
 
 def errors(study: ForecastStudy) -> Figure:
     """Draw our error over that of each simpler forecast, by horizon; lines are 95 % intervals."""
-    lengths, rivals = study.lengths, _shown_rivals(study)
-    options: dict[str, Any] = {"grid": "y", "ncols": len(rivals), "fontsize": 9, "sharey": True, "squeeze": False}
-    with plot((1, len(lengths)), (1.5 * WIDTH_INCHES, 3.2), **options) as (figure, panels):
+    lengths, ratios = study.lengths, _shown_ratios(study)
+    options: dict[str, Any] = {"grid": "y", "ncols": len(ratios), "fontsize": 9, "sharey": True, "squeeze": False}
+    looks = (("o", DARK), ("s", "white"), ("^", PALE), ("D", "white"))
+    with plot((1, len(lengths)), (WIDE, 3.2), **options) as (figure, panels):
         for axes, bars in zip(panels[0], lengths, strict=True):
-            for number, rival in enumerate(rivals):
-                _beside(axes, study.on(bars), rival, number, len(rivals))
+            for number, (rival, found) in enumerate(ratios.items()):
+                shown = {each.hours: ratio for each, ratio in found.items() if each.bars == bars}
+                at = np.array(list(shown)) + 0.16 * (number - (len(ratios) - 1) / 2)
+                dots(axes, at, list(shown.values()), *looks[number], f'beside "{rival}"', scale=100)
             axes.axhline(100, linestyle="--", color=INK, linewidth=1.0)
             axes.set_title(f"bars of {bars}", fontsize=10, loc="left")
             axes.set_xlabel("forecast ahead (h)")
@@ -33,21 +35,17 @@ def errors(study: ForecastStudy) -> Figure:
     return figure
 
 
-def _shown_rivals(study: ForecastStudy) -> list[str]:
-    ratios: dict[str, list[float]] = {}
+def _shown_ratios(study: ForecastStudy) -> dict[str, dict[Horizon, DailyEstimate]]:
+    """Return our error over that of each rival which is drawn, by horizon."""
+    ratios: dict[str, dict[Horizon, DailyEstimate]] = {}
     for horizon in study.horizons:
         for rival in horizon.accuracy.comparisons:
-            ratios.setdefault(rival.baseline, []).append(rival.error_ratio.value)
-    return [rival for rival, values in ratios.items() if rival == STAYS or max(values) > FAR]
-
-
-def _beside(axes: Axes, horizons: Sequence[Horizon], rival: str, number: int, of: int) -> None:
-    ratios = [next(r.error_ratio for r in each.accuracy.comparisons if r.baseline == rival) for each in horizons]
-    at = np.array([each.hours for each in horizons]) + 0.16 * (number - (of - 1) / 2)
-    axes.vlines(at, [100 * each.low for each in ratios], [100 * each.high for each in ratios], color=INK, linewidth=1.2)
-    mark, fill = _MARKS[number % len(_MARKS)]
-    values = [100 * each.value for each in ratios]
-    axes.plot(at, values, mark, color=DARK, markerfacecolor=fill, markersize=6, label=f'beside "{rival}"')
+            ratios.setdefault(rival.baseline, {})[horizon] = rival.error_ratio
+    return {
+        rival: found
+        for rival, found in ratios.items()
+        if rival == STAYS or max(each.value for each in found.values()) > FAR
+    }
 
 
 def calibration(horizons: Sequence[Horizon]) -> Figure:
@@ -75,9 +73,7 @@ def _intervals(axes: Axes, horizon: Horizon) -> None:
     axes.plot(levels, levels, ":", color=INK, linewidth=0.8, label="calibrated")
     flat = [100 * each.flat_held.value for each in horizon.coverage]
     axes.plot(levels, flat, "--", color=INK, linewidth=1.0, label="constant spread")
-    held = [each.held for each in horizon.coverage]
-    axes.vlines(levels, [100 * each.low for each in held], [100 * each.high for each in held], color=INK, linewidth=1.2)
-    axes.plot(levels, [100 * each.value for each in held], "o", color=DARK, markersize=4, label="forecast")
+    dots(axes, levels, [each.held for each in horizon.coverage], label="forecast", scale=100)
 
 
 def _positions(axes: Axes, horizon: Horizon) -> None:
@@ -96,18 +92,17 @@ def _rises(axes: Axes, horizon: Horizon) -> None:
     told = [100 * each.probability for each in found.raw.bins]
     low, high = ([100 * getattr(each, name) for each in found.raw.bins] for name in ("low", "high"))
     axes.fill_between(told, low, high, color=INK, alpha=0.18, linewidth=0)
-    looks: tuple[tuple[Any, str, str, str], ...] = (
+    for rises, look, fill, label in (
         (found.raw, "o-", DARK, "forecast"),
         (found.recalibrated, "s", "white", "corrected by earlier outcomes"),
-    )
-    for rises, mark, fill, label in looks:
+    ):
         at, rose = ([100 * getattr(each, name) for each in rises.bins] for name in ("probability", "rose"))
-        axes.plot(at, rose, mark, color=DARK, markerfacecolor=fill, markersize=4, linewidth=1.0, label=label)
+        axes.plot(at, rose, look, color=DARK, markerfacecolor=fill, label=label)
     axes.set_ylabel("rose (%)")
 
 
 def _widths(axes: Axes, horizon: Horizon) -> None:
     levels = [100 * each.level for each in horizon.coverage]
     axes.plot(levels, [each.flat_wide_pct for each in horizon.coverage], "--", color=INK, linewidth=1.0)
-    axes.plot(levels, [each.wide_pct for each in horizon.coverage], "o-", color=DARK, markersize=4, linewidth=1.0)
+    axes.plot(levels, [each.wide_pct for each in horizon.coverage], "o-", color=DARK)
     axes.set_ylabel("mean width (%)")

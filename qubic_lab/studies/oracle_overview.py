@@ -1,7 +1,6 @@
 """The market oracle at a glance: pictures and sentences of the measures in `qubic_lab.studies.oracle_measures`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,32 @@ from matplotlib.ticker import MaxNLocator
 from qubic_lab.oracle.analysis.forecast import RULE
 from qubic_lab.oracle.analysis.indicators import compute
 from qubic_lab.oracle.analysis.rating import Rating
-from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate
-from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us
+from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.sentiment.models import read_head
-from qubic_lab.studies import forecast_findings
+from qubic_lab.studies import forecast_accuracy
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData
 from qubic_lab.studies.oracle_measures import IndexOverTime, News, PastRatings, SimulatedCoverage
 from qubic_lab.studies.oracle_results import AnomalyCurve
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, plot, rows
+from qubic_lab.studies.style import (
+    DARK,
+    INK,
+    LINES,
+    PALE,
+    WIDE,
+    WIDTH_INCHES,
+    Dot,
+    columns,
+    date_axis,
+    dots,
+    plot,
+    rows,
+)
 
 Row = dict[str, Any]
 
 GOOD_OR_BAD = 0.15
 """A text of this score or more is good news, of less than its opposite bad news."""
-_WIDE = 1.5 * WIDTH_INCHES
-_ENDS = ("low", "value", "high")
 
 
 def prices(market: MarketData, bars: int = 180) -> Figure:
@@ -36,7 +45,7 @@ def prices(market: MarketData, bars: int = 180) -> Figure:
     shown = np.s_[max(0, len(closed) - bars) :]
     values = {name: each[shown] for name, each in compute(closed).items()}
     times = _times(closed.closed_us[shown].tolist())
-    with plot((4, 1), (_WIDE, 7.0), ncols=4, fontsize=9, sharex=True, height_ratios=[3, 1, 1, 1]) as (figure, panels):
+    with plot((4, 1), (WIDE, 7.0), ncols=4, fontsize=9, sharex=True, height_ratios=[3, 1, 1, 1]) as (figure, panels):
         top, volume, rsi, macd = panels
         top.fill_between(
             times, values["bollinger_lower"], values["bollinger_upper"], color=PALE, alpha=0.5, label="Bollinger bands"
@@ -64,7 +73,7 @@ def prices(market: MarketData, bars: int = 180) -> Figure:
 
 def sentiment_index(news: News, series: IndexOverTime) -> Figure:
     """Draw the index over time with the texts that make it, and how many there were each day."""
-    with plot((2, 1), (_WIDE, 4.8), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
+    with plot((2, 1), (WIDE, 4.8), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
         times = _times(series.at_us)
         index, spread = np.array(series.index, np.float64), np.array(series.spread, np.float64)  # None becomes NaN
         low, high = np.maximum(-1.0, index - spread), np.minimum(1.0, index + spread)
@@ -75,7 +84,7 @@ def sentiment_index(news: News, series: IndexOverTime) -> Figure:
         top.axhline(0.0, color=INK, linewidth=0.8)
         top.set_ylim(-1, 1)
         top.set_ylabel("bad (-1) to good (1)")
-        _draw_days(bottom, trend_rows(news))
+        _draw_days(bottom, news)
         date_axis(bottom)
         figure.align_ylabels()
         if news.simulated:
@@ -83,43 +92,29 @@ def sentiment_index(news: News, series: IndexOverTime) -> Figure:
     return figure
 
 
-def _draw_days(axes: Axes, days: Sequence[Row]) -> None:
+def _draw_days(axes: Axes, news: News) -> None:
+    scores = np.array([text.score for text in news.texts])
+    days, which = np.unique([text.at_us // DAY_US for text in news.texts], return_inverse=True)
     floor = np.zeros(len(days))
-    times = _times([round(datetime.fromisoformat(f"{each['day']}T00:00Z").timestamp()) * SECOND_US for each in days])
-    looks = (("bad", "white", "////"), ("neutral", PALE, ""), ("good", DARK, ""))
-    for name, colour, hatch in looks:
-        counts = np.array([each[name] for each in days], dtype=float)
-        look: dict[str, Any] = {"color": colour, "edgecolor": INK, "linewidth": 0.5, "hatch": hatch}
-        axes.bar(times, counts, 0.9, floor, align="edge", label=f"{name} news", **look)
+    for name, colour, told in (
+        ("bad", "white", scores <= -GOOD_OR_BAD),
+        ("neutral", PALE, np.abs(scores) < GOOD_OR_BAD),
+        ("good", DARK, scores >= GOOD_OR_BAD),
+    ):
+        counts = np.bincount(which[told], minlength=len(days))
+        look: dict[str, Any] = {"color": colour, "edgecolor": INK, "linewidth": 0.5, "label": f"{name} news"}
+        axes.bar(days, counts, 0.9, floor, align="edge", **look)
         floor += counts
     axes.set_ylabel("texts a day")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def trend_rows(news: News) -> list[Row]:
-    """Return how many texts each day had, by what they say, and their mean score."""
-    by_day: dict[int, list[float]] = {}
-    for text in news.texts:
-        by_day.setdefault(text.at_us // DAY_US, []).append(text.score)
-    return [
-        {
-            "day": from_us(day * DAY_US).date().isoformat(),
-            "texts": len(scores),
-            "bad": sum(score <= -GOOD_OR_BAD for score in scores),
-            "neutral": sum(abs(score) < GOOD_OR_BAD for score in scores),
-            "good": sum(score >= GOOD_OR_BAD for score in scores),
-            "mean": float(np.mean(scores)),
-        }
-        for day, scores in sorted(by_day.items())
-    ]
-
-
 def model_rows() -> list[Row]:
     """Return what models of texts reach on our headlines, each by a head that saw none of its group."""
-    measured = read_head().measured
+    measures = ("accuracy", "macro_f1", "calibration_error")
     return [
-        {"model": name, **{measure: figures[measure] for measure in ("accuracy", "macro_f1", "calibration_error")}}
-        for name, figures in measured.items()
+        {"model": name, **{measure: figures[measure] for measure in measures}}
+        for name, figures in read_head().measured.items()
         if isinstance(figures, Mapping)
     ]
 
@@ -148,46 +143,35 @@ def curves(injected: Sequence[AnomalyCurve]) -> Figure:
 def curve_rows(injected: Sequence[AnomalyCurve]) -> list[Row]:
     """Return the areas under the curves with their intervals."""
     names = ("kind", "size", "bars", "anomalies", "others", "auc", "low", "high")
-    return [{name: getattr(each, name) for name in names} for each in injected]
+    return [columns(each, *names) for each in injected]
 
 
 def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Figure:
     """Draw how many prices the intervals held, and the forecast's error against that of "the price stays"."""
-    with plot((1, 2), (_WIDE, 3.2), grid="y", fontsize=9) as (figure, (held, error)):
-        looks = (("random walk", "s", -0.2), ("trend with noise", "^", 0.2))
-        for name, mark, shift in looks:
-            found = {
-                each.hours: DailyEstimate(each.held, each.low, each.high) for each in simulated if each.series == name
-            }
-            _points(held, found, mark, "white", shift, f"simulated {name}")
-        _points(held, {each.hours: each.interval.held for each in past.horizons}, "o", DARK, 0.0, "the price")
+    hours = [each.hours for each in past.horizons]
+    with plot((1, 2), (WIDE, 3.2), grid="y", fontsize=9) as (figure, (held, error)):
+        for name, mark, shift in (("random walk", "s", -0.2), ("trend with noise", "^", 0.2)):
+            found = [each for each in simulated if each.series == name]
+            shares = [Dot(each.held, each.low, each.high) for each in found]
+            dots(held, [each.hours + shift for each in found], shares, mark, "white", f"simulated {name}", scale=100)
+        dots(held, hours, [each.interval.held for each in past.horizons], label="the price", scale=100)
         held.axhline(100 * RULE.coverage, linestyle="--", color=INK, linewidth=1.0)
         held.set_ylabel("within the interval (%)")
         held.set_ylim(65, 95)
-        _points(error, {each.hours: each.stays.error_ratio for each in past.horizons}, "o", DARK, 0.0, None)
+        dots(error, hours, [each.stays.error_ratio for each in past.horizons], scale=100)
         error.axhline(100, linestyle="--", color=INK, linewidth=1.0)
         error.set_ylabel('error (% of "the price stays")')
         for axes in (held, error):
             axes.set_xlabel("forecast ahead (h)")
-            axes.set_xticks([each.hours for each in past.horizons])
+            axes.set_xticks(hours)
     return figure
-
-
-def _points(
-    axes: Axes, found: Mapping[int, DailyEstimate], mark: str, fill: str, shift: float, label: str | None
-) -> None:
-    at = np.array(list(found)) + shift
-    low, value, high = (100 * np.array([getattr(each, name) for each in found.values()]) for name in _ENDS)
-    axes.vlines(at, low, high, color=INK, linewidth=1.2)
-    axes.plot(at, value, mark, color=DARK, markerfacecolor=fill, markersize=6, label=label)
 
 
 def after_ratings(ratings: PastRatings) -> Figure:
     """Draw what the price did after each step of the rating, with 95 % intervals."""
     with rows([f"{each.rating} ({each.times})" for each in ratings.steps]) as (figure, axes):
-        for place, each in enumerate(ratings.steps):
-            axes.plot([each.low_pct, each.high_pct], [place] * 2, "-", color=INK, linewidth=1.2)
-            axes.plot(each.mean_pct, place, "o", color=DARK)
+        changes = [Dot(each.mean_pct, each.low_pct, each.high_pct) for each in ratings.steps]
+        dots(axes, range(len(changes)), changes, across=True)
         axes.axvline(0.0, linestyle="--", color=INK, linewidth=1.0, label="no change")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(f"mean change in the {ratings.ahead_h} h after (%)")
@@ -217,7 +201,7 @@ def findings(
     texts = "invented sample texts, so it is a simulation" if news.simulated else "collected texts"
     first = market.quality[0]
     return [
-        *forecast_findings.findings(past),
+        *forecast_accuracy.findings(past),
         f"On simulated series, intervals of {100 * RULE.coverage:.0f} % held {min(held):.0f} to {max(held):.0f} % of "
         "prices.",
         f"For planted anomalies of {size:g} deviations, the area under the ROC curve is: {areas}.",

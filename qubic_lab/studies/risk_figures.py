@@ -13,20 +13,17 @@ from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.forecast_tests import MODELS
 from qubic_lab.oracle.risk.measures import LEVELS
 from qubic_lab.oracle.risk.models import realised_volatility
-from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.studies.risk_warnings import CALIBRATED_LEVELS, RiskStudy
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, date_axis, log_axis, plot
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDE, Dot, date_axis, dots, log_axis, plot
 
 LAST_BARS = 1_000
 """Pictures of single bars show no more."""
 _SHADES = {"watch": "#e6ebee", "warning": "#bcc9cf", "alarm": "#7f949e"}
-_MARKS = ("o", "s", "^", "D")
-_WIDE = 1.5 * WIDTH_INCHES
 
 
 def volatilities(risk: RiskStudy, bars: int = LAST_BARS) -> Figure:
     """Draw volatility of the last bars by three estimators, and what GARCH forecasts for the next bar; a year's."""
-    with plot(size=(_WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
+    with plot(size=(WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
         scale = 100 * math.sqrt(YEAR_US / risk.bars.frame_us)
         closed = risk.bars.bars
         for name, line in zip(("close-to-close", "parkinson", "garman-klass"), LINES, strict=False):
@@ -44,7 +41,7 @@ def volatilities(risk: RiskStudy, bars: int = LAST_BARS) -> Figure:
 
 def losses(risk: RiskStudy, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
     """Draw the last returns with value at risk of two models, and the losses that were beyond the first."""
-    with plot(size=(_WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
+    with plot(size=(WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
         times, returns = _times(risk.bars.bars)[-bars:], 100 * risk.returns[-bars:]
         axes.plot(times, _broken(risk.bars.bars, 100 * risk.returns)[-bars:], color=PALE, linewidth=0.8)
         axes.plot([], [], color=PALE, label="return")
@@ -54,9 +51,7 @@ def losses(risk: RiskStudy, level: float = 0.01, bars: int = LAST_BARS) -> Figur
             axes.plot(times, var, line, color=colour, linewidth=1.1, label=f"value at risk, {model}")
             if model == "GARCH-t":
                 beyond = np.flatnonzero(returns < var)
-                axes.plot(
-                    times[beyond], returns[beyond], "x", color=INK, markersize=5, label=f"loss beyond that of {model}"
-                )
+                axes.plot(times[beyond], returns[beyond], "x", color=INK, label=f"loss beyond that of {model}")
         axes.set_ylabel("log return of a bar (%)")
         axes.set_title(f"bars of {risk.name}, {100 * level:g} %", fontsize=10, loc="left")
         date_axis(axes)
@@ -65,7 +60,7 @@ def losses(risk: RiskStudy, level: float = 0.01, bars: int = LAST_BARS) -> Figur
 
 def calibration(risk: RiskStudy) -> Figure:
     """Draw how often losses were beyond each level, by model, and where returns lay in GARCH-t's forecasts."""
-    with plot((1, 2), (_WIDE, 3.6), grid="y", fontsize=9) as (figure, (left, right)):
+    with plot((1, 2), (WIDE, 3.6), grid="y", fontsize=9) as (figure, (left, right)):
         _draw_coverage(left, risk)
         _draw_evenness(right, risk)
         left.set_title(f"bars of {risk.name}", fontsize=10, loc="left")
@@ -75,18 +70,14 @@ def calibration(risk: RiskStudy) -> Figure:
 
 def _draw_coverage(axes: Axes, risk: RiskStudy) -> None:
     axes.axhline(1.0, color=INK, linewidth=1.0, linestyle=":")
-    for number, (model, mark) in enumerate(zip(MODELS, _MARKS, strict=True)):
-        known = [
-            (CALIBRATED_LEVELS.index(tail.test.level), covered)
-            for tail, covered in zip(risk.tails, risk.coverages, strict=True)
-            if tail.model == model and covered is not None
-        ]
-        places = [place + 0.18 * (number - 1.5) for place, _ in known]
-        for place, (_, covered) in zip(places, known, strict=True):
-            axes.plot([place] * 2, [covered.low / covered.level, covered.high / covered.level], color=INK, linewidth=1)
-        found = [covered.share / covered.level for _, covered in known]
-        fill = DARK if number % 2 == 0 else "white"
-        axes.plot(places, found, mark, color=DARK, markerfacecolor=fill, markersize=5, linestyle="", label=model)
+    looks = (("o", DARK), ("s", "white"), ("^", DARK), ("D", "white"))
+    for number, (model, look) in enumerate(zip(MODELS, looks, strict=True)):
+        known = {
+            CALIBRATED_LEVELS.index(tail.test.level): Dot(*(np.array([each.share, each.low, each.high]) / each.level))
+            for tail, each in zip(risk.tails, risk.coverages, strict=True)
+            if tail.model == model and each is not None
+        }
+        dots(axes, np.array(list(known)) + 0.18 * (number - 1.5), list(known.values()), *look, model)
     axes.set_xticks(range(len(CALIBRATED_LEVELS)), [f"{100 * level:g}" for level in CALIBRATED_LEVELS])
     axes.set_ylim(0.0, None)
     axes.set_xlabel("level of value at risk (%)")
@@ -109,17 +100,14 @@ def _draw_evenness(axes: Axes, risk: RiskStudy) -> None:
 
 def timeline(risk: RiskStudy) -> Figure:
     """Draw levels over time behind the price, warnings, and the falls."""
-    with plot(size=(_WIDE, 3.8), grid="y", ncols=4, fontsize=9) as (figure, axes):
+    with plot(size=(WIDE, 3.8), grid="y", ncols=4, fontsize=9) as (figure, axes):
         closed, assessment = risk.bars.bars, risk.assessment
         times = _times(closed)
         axes.plot(times, _broken(closed, closed.close), color=INK, linewidth=1.0, label="close")
         bars = [each.bar for each in assessment.warnings(risk.level)]
-        axes.plot(
-            times[bars], closed.close[bars], "^", color=DARK, markersize=5, label=f"rises to {risk.level} or above"
-        )
+        axes.plot(times[bars], closed.close[bars], "^", color=DARK, label=f"rises to {risk.level} or above")
         falls = risk.matched.falls
-        label = f"{100 * risk.drop:g} % below the high"
-        axes.plot(times[falls], closed.close[falls], "x", color=INK, markersize=7, label=label)
+        axes.plot(times[falls], closed.close[falls], "x", color=INK, label=f"{100 * risk.drop:g} % below the high")
         begins = min(assessment.warm_up, len(times) - 1)
         axes.axvline(times[begins], linestyle=":", color=INK, linewidth=1.0, label="first rule has a value")
         if risk.matched.comparison is not None:
@@ -147,39 +135,31 @@ def _shade_levels(axes: Axes, risk: RiskStudy) -> None:
 
 def worth(risks: Sequence[RiskStudy]) -> Figure:
     """Draw precision and recall of both rules with 95 % intervals, and what chance would give with as many warnings."""
-    known = [risk for risk in risks if risk.matched.comparison is not None]
-    size = (_WIDE, 1.6 + 0.7 * max(1, len(known)))
+    scores = {
+        f"{name}, {risk.name}": score
+        for risk in risks
+        if (both := risk.matched.comparison) is not None
+        for name, score in (("ours", both.ours), ("naive", both.naive))
+    }
+    size = (WIDE, 1.6 + 0.35 * max(2, len(scores)))
     with plot((1, 2), size, grid="x", ncols=2, fontsize=9, sharey=True) as (figure, panels):
-        labels, place = [], 0
-        for risk in known:
-            comparison = risk.matched.comparison
-            assert comparison is not None
-            for name, score, fill in (("ours", comparison.ours, DARK), ("naive", comparison.naive, "white")):
-                for axes, estimate, chance in zip(panels, *_pairs(score), strict=True):
-                    _draw_share(axes, place, estimate, chance, fill)
-                labels.append(f"{name}, {risk.name}")
-                place += 1
-        panels[0].plot([], [], "o", color=DARK, label="found, with 95 % interval")
-        panels[0].plot([], [], "|", color=INK, markersize=10, label="by chance")
-        panels[0].set_yticks(range(len(labels)), labels)
-        panels[0].set_ylim(place - 0.4, -0.6)
+        for place, (name, score) in enumerate(scores.items()):
+            fill = DARK if name.startswith("ours") else "white"
+            for axes, found, chance in (
+                (panels[0], score.precision, score.precision_by_chance),
+                (panels[1], score.recall, score.recall_by_chance),
+            ):
+                axes.plot(100 * chance, place, "|", color=INK, markersize=14, label="by chance")
+                if found.value is not None:
+                    dots(axes, [place], [found], "o", fill, "found, with 95 % interval", scale=100, across=True)
+        panels[0].set_yticks(range(len(scores)), scores)
+        panels[0].set_ylim(len(scores) - 0.4, -0.6)
         for axes, what in zip(panels, ("warnings that were right (%)", "falls that were found (%)"), strict=True):
             axes.set_xlim(-4, 104)
-            if not known:
+            if not scores:
                 axes.text(0.5, 0.5, "nothing could be judged", ha="center", va="center", transform=axes.transAxes)
             axes.set_xlabel(what)
     return figure
-
-
-def _pairs(score: WarningScore) -> tuple[tuple[IntervalEstimate, IntervalEstimate], tuple[float, float]]:
-    return (score.precision, score.recall), (score.precision_by_chance, score.recall_by_chance)
-
-
-def _draw_share(axes: Axes, place: int, estimate: IntervalEstimate, chance: float, fill: str) -> None:
-    axes.plot(100 * chance, place, "|", color=INK, markersize=14)
-    if estimate.value is not None and estimate.low is not None and estimate.high is not None:
-        axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, "-", color=INK, linewidth=1.2)
-        axes.plot(100 * estimate.value, place, "o", color=DARK, markerfacecolor=fill)
 
 
 def _spans(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -30,14 +30,10 @@ from qubic_lab.oracle.risk.forecast_tests import (
 from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, RiskInputs, WindowLengths
 from qubic_lab.oracle.risk.models import LEAST_FIT, VolatilityForecast, garch_forecast, least_bars, recent_drawdown
 from qubic_lab.oracle.risk.rules import Assessment, RiskRule, assess, fit_rules, read_rules
-from qubic_lab.oracle.risk.warning_scores import (
-    MatchedWarnings,
-    WarningScore,
-    match_alarm_time,
-    span,
-)
+from qubic_lab.oracle.risk.warning_scores import MatchedWarnings, WarningScore, match_alarm_time, span
 from qubic_lab.studies.market_bars import StudyBars
 from qubic_lab.studies.oracle_results import WarningsRecord, estimate_text
+from qubic_lab.studies.style import columns
 
 Row = dict[str, Any]
 VAR_LEVELS = (0.01, 0.05)
@@ -54,14 +50,13 @@ _WINDOWED = ("filtered historical", "historical")
 
 @dataclass(frozen=True, eq=False)
 class RiskStudy:
-    """All measures of some bars.
+    """All measures of some bars; `level` is the lowest one that counts as a warning.
 
     Attributes:
         tails: of each of `CALIBRATED_LEVELS` and model, where a window is long enough; `coverages`: of each of them,
             None where it could not be tested.
         evenness: of the probabilities that GARCH-t gave to the returns that followed.
         horizon_bars, drop: a warning is right if the close falls by `drop` below a recent high within the horizon.
-        level: the lowest level that counts as a warning.
     """
 
     bars: StudyBars
@@ -88,13 +83,8 @@ def study_risk(
 ) -> RiskStudy:
     """Measure volatility, value at risk and warnings of some bars; the last need bars beyond their warm-up.
 
-    Args:
-        bars: of one asset.
-        horizon_us: how far a warning looks ahead.
-        drop: the fall from the highest close within the horizon to warn of, 0 to 1.
-        level: the lowest level that counts as a warning.
-        rules: a YAML file; empty: those that come with the project.
-        refit_bars: between two fits of the GARCH model.
+    A warning of `level` or above looks `horizon_us` ahead for a fall by `drop`, 0 to 1, from the highest close within
+    the horizon. `rules`: a YAML file; empty: those of the project. `refit_bars`: between two fits of the GARCH model.
 
     Raises:
         InputError: rules, a level, a horizon or a drop that cannot be used.
@@ -129,11 +119,7 @@ def _tails(
 
 
 def rules_of(frame_us: int, file: str = "") -> tuple[RiskRule, ...]:
-    """Return the rules, with windows for days where bars are so long and the rule does not say its own.
-
-    Raises:
-        InputError: a file that cannot be read.
-    """
+    """Return the rules of a file or of the project, with windows for days where bars are that long."""
     return fit_rules(read_rules(Path(file) if file else None), frame_us)
 
 
@@ -144,33 +130,17 @@ def looks_ahead(risk: RiskStudy, cuts: int = 3, seed: int = 0, rules: str = "") 
         InputError: a seed below 0, or rules that cannot be read.
     """
     check_at_least("seed", seed, 0)
-    inputs = RiskInputs(risk.bars.bars)
+    inputs, levels = RiskInputs(risk.bars.bars), risk.assessment.levels
     chosen = rules_of(risk.bars.frame_us, rules)
-    low = min(len(inputs.bars) - 1, risk.assessment.warm_up + 1)
-    for until in np.random.default_rng(seed).integers(low, len(inputs.bars), cuts).tolist():
-        if not np.array_equal(assess(inputs.first(until), chosen).levels, risk.assessment.levels[:until]):
-            return True
-    return False
+    low = min(len(levels) - 1, risk.assessment.warm_up + 1)
+    drawn = np.random.default_rng(seed).integers(low, len(levels), cuts).tolist()
+    return not all(np.array_equal(assess(inputs.first(each), chosen).levels, levels[:each]) for each in drawn)
 
 
 def shortfall_is_above(risk: RiskStudy) -> bool:
     """Say whether expected shortfall is at least value at risk wherever there are both."""
     pairs = [(tail.forecast.es, tail.forecast.var) for tail in risk.tails]
     return all(bool((es[known] >= var[known]).all()) for es, var in pairs for known in [~np.isnan(es + var)])
-
-
-def counts_add_up(risk: RiskStudy) -> bool:
-    """Say whether losses and falls that are counted twice are as many both times, and no part exceeds the whole."""
-    for tail, covered in zip(risk.tails, risk.coverages, strict=True):
-        if covered is not None and (covered.beyond, covered.bars) != (tail.test.violations, tail.test.bars):
-            return False
-    found = risk.matched.comparison
-    if found is None:
-        return bool(risk.matched.missing)
-    both = (found.ours, found.naive)
-    counted = all(each.right <= each.warnings and each.found <= each.falls for each in both)
-    alike = found.ours.found - found.only_ours == found.naive.found - found.only_naive
-    return counted and alike and found.ours.falls == found.naive.falls
 
 
 def tail_rows(risks: Sequence[RiskStudy]) -> list[Row]:
@@ -194,29 +164,24 @@ def tail_rows(risks: Sequence[RiskStudy]) -> list[Row]:
 
 def score_rows(risks: Sequence[RiskStudy]) -> list[Row]:
     """Return what our warnings and the matched naive rule's were worth, with 95 % intervals."""
-    rows = []
-    for risk in risks:
-        found = risk.matched
-        if found.comparison is None:
-            continue
-        for name, score in (("ours", found.comparison.ours), ("naive", found.comparison.naive)):
-            rows.append(
-                {
-                    "bars of": risk.name,
-                    "warnings": name,
-                    "time_under_warning_pct": 100 * score.recall_by_chance,
-                    "raised": score.warnings,
-                    "right": score.right,
-                    "precision": score.precision.shown(),
-                    "by chance": f"{score.precision_by_chance:.2f}",
-                    "falls": score.falls,
-                    "found": score.found,
-                    "recall": score.recall.shown(),
-                    "false a month": score.false_alarms_a_month.shown(),
-                    "lead_h": score.lead_h.shown(),
-                }
-            )
-    return rows
+    return [
+        {
+            "bars of": risk.name,
+            "warnings": name,
+            "time_under_warning_pct": 100 * score.recall_by_chance,
+            "raised": score.warnings,
+            "right": score.right,
+            "precision": score.precision.shown(),
+            "by chance": f"{score.precision_by_chance:.2f}",
+            **columns(score, "falls", "found"),
+            "recall": score.recall.shown(),
+            "false a month": score.false_alarms_a_month.shown(),
+            "lead_h": score.lead_h.shown(),
+        }
+        for risk in risks
+        if (both := risk.matched.comparison) is not None
+        for name, score in (("ours", both.ours), ("naive", both.naive))
+    ]
 
 
 def warning_rows(risks: Sequence[RiskStudy], count: int = 5) -> list[Row]:
@@ -225,8 +190,7 @@ def warning_rows(risks: Sequence[RiskStudy], count: int = 5) -> list[Row]:
         {
             "bars of": risk.name,
             "at": iso(each.at_us),
-            "level": each.level,
-            "before": each.before,
+            **columns(each, "level", "before"),
             "evidence": "; ".join(evidence.text for evidence in each.evidence),
         }
         for risk in risks
@@ -236,23 +200,20 @@ def warning_rows(risks: Sequence[RiskStudy], count: int = 5) -> list[Row]:
 
 def now_rows(risks: Sequence[RiskStudy]) -> list[Row]:
     """Return the level of each rule at the last bar, with its value and what it must reach for a warning."""
-    rows = []
-    for risk in risks:
-        for track in risk.assessment.rules:
-            value = float(track.measured.values[-1])
-            rows.append(
-                {
-                    "bars of": risk.name,
-                    "at": iso(int(risk.assessment.closed_us[-1])),
-                    "rule": track.rule.name,
-                    "level": "unknown" if track.measured.missing else LEVELS[int(track.levels[-1])],
-                    "value": None if math.isnan(value) else value,
-                    "warning from": track.rule.warning,
-                    "unit": MEASURES[track.rule.measure].unit,
-                    "not known because": track.measured.missing,
-                }
-            )
-    return rows
+    return [
+        {
+            "bars of": risk.name,
+            "at": iso(int(risk.assessment.closed_us[-1])),
+            "rule": track.rule.name,
+            "level": "unknown" if track.measured.missing else LEVELS[int(track.levels[-1])],
+            "value": None if math.isnan(track.measured.values[-1]) else float(track.measured.values[-1]),
+            "warning from": track.rule.warning,
+            "unit": MEASURES[track.rule.measure].unit,
+            "not known because": track.measured.missing,
+        }
+        for risk in risks
+        for track in risk.assessment.rules
+    ]
 
 
 def _measured(risk: RiskStudy) -> Row:
@@ -260,11 +221,8 @@ def _measured(risk: RiskStudy) -> Row:
     return {
         "bars_of": risk.name,
         "bars": len(risk.bars.bars),
-        "drop": risk.drop,
-        "horizon_bars": risk.horizon_bars,
-        "level": risk.level,
-        "warm_up": risk.assessment.warm_up,
-        "settled": risk.assessment.settled,
+        **columns(risk, "drop", "horizon_bars", "level"),
+        **columns(risk.assessment, "warm_up", "settled"),
         "now": to_plain(risk.assessment.at(-1)),
         "absent": risk.assessment.missing,
         "garch": {"fits": risk.volatility.fits, "failed": risk.volatility.failed, "absent": risk.volatility.missing},
@@ -291,22 +249,22 @@ def record(risks: Sequence[RiskStudy]) -> Row:
 
 def _worth(risk: RiskStudy) -> Row:
     found, closed = risk.matched, risk.assessment.closed_us
-    both = found.comparison
-    return {
+    row = {
         "bars_of": risk.name,
-        "coin": risk.bars.coin,
-        "source": risk.bars.source,
+        **columns(risk.bars, "coin", "source"),
         "from": iso(int(closed[0])),
         "to": iso(int(closed[-1])),
-        "level": risk.level,
-        "drop": risk.drop,
+        **columns(risk, "level", "drop"),
         "horizon_h": _hours_ahead(risk),
-        "months": None if both is None else both.months,
-        "ours": None if both is None else _warnings_record(both.ours),
-        "naive": None if both is None else _warnings_record(both.naive),
-        "p": None if both is None else both.p,
         "absent": found.missing,
     }
+    if (both := found.comparison) is None:
+        return row | dict.fromkeys(("months", "ours", "naive", "p"))
+    return (
+        row
+        | {"ours": _warnings_record(both.ours), "naive": _warnings_record(both.naive)}
+        | columns(both, "months", "p")
+    )
 
 
 def _warnings_record(score: WarningScore) -> WarningsRecord:
@@ -315,16 +273,13 @@ def _warnings_record(score: WarningScore) -> WarningsRecord:
 
 def findings(risks: Sequence[RiskStudy]) -> list[str]:
     """Say what warnings were worth, which level holds at the end, and how forecasts of losses did; then the caveats."""
-    said = [
-        sentence
-        for risk in risks
-        for sentence in (*_warning_sentences(risk), _now_sentence(risk), *_tail_sentences(risk))
-    ]
+    said = []
+    for risk in risks:
+        said += [*_warning_sentences(risk), _now_sentence(risk), *_tail_sentences(risk)]
     return said + [line for risk in risks for line in risk.bars.caveats]
 
 
 def _tail_sentences(risk: RiskStudy) -> list[str]:
-    """Return the sentences for each level of value at risk, and one for the whole distribution."""
     title = f"Value at risk, bars of {risk.name}"
     if all(tail.test.conditional is None for tail in risk.tails):
         why = next(tail.test.missing for tail in risk.tails if tail.test.level in VAR_LEVELS)

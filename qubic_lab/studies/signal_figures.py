@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from qubic_lab.studies.signal_studies import SignalStudy, shown
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, plot
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDE, Dot, dots, plot
 
 MOST_PANELS = 6
-_WIDE = 1.5 * WIDTH_INCHES
 _COLUMNS = 3
 _PANEL_HEIGHT = 2.35
 _CHANCE: dict[str, Any] = {"color": PALE, "alpha": 0.6, "linewidth": 0.0}
@@ -24,18 +23,12 @@ def coefficients(studies: Sequence[SignalStudy]) -> Figure:
 
     def draw(axes: Axes, study: SignalStudy) -> None:
         rows = [row for row in study.coefficients if row.found.ic is not None and row.band is not None]
-        at = np.arange(len(study.coefficients))[: len(rows)]
-        values = np.array([row.found.ic for row in rows])
-        ends = np.array([[row.found.low, row.found.high] for row in rows]).reshape(-1, 2)
-        band = np.array([row.band for row in rows])
-        for place, width in zip(at, band, strict=True):
-            label = "chance, all tests counted" if place == 0 else None
-            axes.fill_between([place - 0.4, place + 0.4], -width, width, label=label, **_CHANCE)
-        if len(rows):
-            away = np.abs(ends.T - values)
-            look: dict[str, Any] = {"color": DARK, "ecolor": INK, "elinewidth": 1.0, "markersize": 5}
-            axes.errorbar(at, values, away, fmt="o", capsize=2.5, label="coefficient, 95 %", **look)
-        axes.set_xticks(at, [str(row.horizon) for row in rows])
+        for place, row in enumerate(rows):
+            ends = ([place - 0.4, place + 0.4], -(row.band or 0.0), row.band or 0.0)
+            axes.fill_between(*ends, label="chance, all tests counted", **_CHANCE)
+        found = [Dot(row.found.ic or 0.0, row.found.low, row.found.high) for row in rows]
+        dots(axes, range(len(rows)), found, label="coefficient, 95 %")
+        axes.set_xticks(range(len(rows)), [str(row.horizon) for row in rows])
         axes.set_xlim(-0.6, max(1, len(rows)) - 0.4)
 
     return _panels(studies, draw, "horizon (bars)", "information\ncoefficient", _absent_coefficients)
@@ -46,22 +39,12 @@ def quantiles(studies: Sequence[SignalStudy]) -> Figure:
 
     def draw(axes: Axes, study: SignalStudy) -> None:
         buckets = study.spreads[0].buckets
-        values = 1e4 * np.array([each.mean for each in buckets])
-        ends = 1e4 * np.array([[each.low, each.high] for each in buckets]).reshape(-1, 2)
-        at = np.arange(1, len(buckets) + 1)
-        fills = ["white", PALE, PALE, PALE, DARK] if len(buckets) == 5 else [PALE] * len(buckets)
-        axes.bar(at, values, 0.7, color=fills, edgecolor=INK, linewidth=0.8)
-        if len(buckets):
-            axes.errorbar(at, values, np.abs(ends.T - values), fmt="none", ecolor=INK, elinewidth=1.0, capsize=2.5)
-            axes.set_xticks(at)
+        at = range(1, len(buckets) + 1)
+        dots(axes, at, [Dot(each.mean, each.low, each.high) for each in buckets], "o-", scale=1e4)
+        axes.set_xticks(at)
 
-    return _panels(
-        studies,
-        draw,
-        "fifth of the score by the past (5: the highest)",
-        "next bar's\nreturn (bp)",
-        lambda s: s.spreads[0].absent,
-    )
+    x_label = "fifth of the score by the past (5: the highest)"
+    return _panels(studies, draw, x_label, "next bar's\nreturn (bp)", lambda study: study.spreads[0].absent)
 
 
 def event_paths(studies: Sequence[SignalStudy]) -> Figure:
@@ -110,32 +93,30 @@ def _panels(
     y_label: str,
     absent: Callable[[SignalStudy], str],
 ) -> Figure:
-    """Return a figure with one panel a study; a panel that has nothing to show says why.
+    """Return a figure with a panel for each study; one that has nothing to show says why.
 
     Where not all are drawn the label of x says how many are, and which.
     """
     drawn = shown(studies, MOST_PANELS)
     if len(drawn) < len(studies):
         x_label += f"\n{len(drawn)} of {len(studies)} series: all sources first, then the smallest p; the table has all"
-    columns = _columns(drawn)
-    reasons = [absent(study) for study in drawn]
+    # The effects of a simulation stand side by side, others as many as fit.
+    alike = sum(each.scored.bars is drawn[0].scored.bars for each in drawn)
+    columns = max(1, min(_COLUMNS, alike if drawn[0].simulated else len(drawn)))
     lines = -(-len(drawn) // columns)
-    size = (_WIDE, 0.7 + _PANEL_HEIGHT * lines)
+    size = (WIDE, 0.7 + _PANEL_HEIGHT * lines)
     with plot((lines, columns), size, grid="y", fontsize=9, squeeze=False, sharey="row") as (figure, grid):
-        for place, axes in enumerate(grid.flat):
-            if place >= len(drawn):
-                axes.set_axis_off()
-                continue
-            study = drawn[place]
-            reason, first = reasons[place], place - place % columns
-            if reason:
-                axes.text(
-                    0.5, 0.5, textwrap.fill(reason, 34), ha="center", va="center", transform=axes.transAxes, fontsize=8
-                )
+        for axes in grid.flat[len(drawn) :]:
+            axes.set_axis_off()
+        for place, (axes, study) in enumerate(zip(grid.flat, drawn, strict=False)):
+            if reason := absent(study):
+                look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "transform": axes.transAxes}
+                axes.text(0.5, 0.5, textwrap.fill(reason, 34), **look)
                 axes.set_xticks([])
                 axes.grid(visible=False)
-                if place > first or all(reasons[first : first + columns]):  # else its numbers are those of the row
-                    axes.tick_params(left=False, labelleft=False)
+                first = place - place % columns
+                if place > first or all(map(absent, drawn[first : first + columns])):
+                    axes.tick_params(left=False, labelleft=False)  # else its numbers are those of the row
             else:
                 axes.margins(y=0.16)  # room for a word below
                 draw(axes, study)
@@ -146,12 +127,6 @@ def _panels(
                 axes.set_ylabel(y_label)
         figure.supxlabel(x_label, fontsize=10, color=INK)
     return figure
-
-
-def _columns(studies: Sequence[SignalStudy]) -> int:
-    """Return how many panels stand side by side: the effects of a simulation, else as many as fit."""
-    alike = sum(each.scored.bars is studies[0].scored.bars for each in studies)
-    return max(1, min(_COLUMNS, alike if studies[0].simulated else len(studies)))
 
 
 def _absent_coefficients(study: SignalStudy) -> str:

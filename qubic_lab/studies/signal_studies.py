@@ -1,7 +1,6 @@
 """Does sentiment predict returns, or follow them? Coefficients by horizon, quantiles, events, and lead and lag.
 
 Scores are those of collected texts, by source and by model, or simulated ones with a known effect, labelled as such.
-`qubic_lab.studies.signal_figures` draws the results.
 """
 
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from qubic_lab.oracle.inference.lead_lag import LeadLag, correct_leads, lead_lag
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.market_bars import StudyBars
 from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts
-from qubic_lab.studies.style import counted
+from qubic_lab.studies.style import columns, counted
 
 Row = dict[str, Any]
 SPREAD_HORIZONS = (1, 4)
@@ -42,13 +41,7 @@ SIGNED = "both, by sign"
 
 @dataclass(frozen=True)
 class ScoreSeries:
-    """One series of scores to be studied.
-
-    Attributes:
-        source: of the texts; "simulated" for invented ones.
-        model: that scored them, with its version.
-        effect: planted; None: nothing was, the texts were collected.
-    """
+    """Scores of texts of one source by one model, with its version; `effect`: planted in simulated ones, else None."""
 
     bars: StudyBars
     source: str
@@ -66,13 +59,12 @@ class ScoreSeries:
 
 @dataclass(frozen=True, eq=False)
 class SignalStudy:
-    """What was found of one series of scores.
+    """What was found of one series of scores; a bar's score is the mean over the `last` bars.
 
     Attributes:
-        last: a bar's score is the mean over so many last bars.
         tests: coefficients that were looked at together, and count in `p_corrected`.
         shifts: that chance is known from; `least_shift`: their least length in bars.
-        left_out: horizons that were asked for, and are too long for so few bars.
+        left_out: horizons that were asked for, and are too long for the number of bars.
     """
 
     scored: ScoreSeries
@@ -160,12 +152,8 @@ def study_signals(
 ) -> list[SignalStudy]:
     """Study series of scores; those of one group are on the same bars and are corrected for together.
 
-    Args:
-        groups: of series.
-        horizons: of returns, in bars.
-        last: a bar's score is the mean over so many last bars; 1: bars without a text have none.
-        resamples: of bootstraps.
-        seed: of them.
+    `horizons` are of returns, in bars; a bar's score is the mean over the `last` bars, and with 1 bars without a text
+    have none; `resamples` are of bootstraps, drawn by the seed.
 
     Raises:
         InputError: no scores, a seed below 0, or too few bars for the shortest horizon.
@@ -179,34 +167,32 @@ def study_signals(
 def _study_group(
     group: Sequence[ScoreSeries], horizons: Sequence[int], last: int, resamples: int, seed: int
 ) -> list[SignalStudy]:
-    market = group[0].bars.bars
-    names = [each.title + each.model for each in group]
-    aligned = {
-        name: Aligned.of(market, each.texts.texts, each.model, last) for name, each in zip(names, group, strict=True)
-    }
+    market, drawn = group[0].bars.bars, {"resamples": resamples, "seed": seed}
+    aligned = {each.title + each.model: Aligned.of(market, each.texts.texts, each.model, last) for each in group}
     found = information(aligned, horizons)
     leads = correct_leads([lead_lag(each) for each in aligned.values()])
-    around = [event_studies(each, resamples=resamples, seed=seed) for each in aligned.values()]
+    around = [event_studies(each, **drawn) for each in aligned.values()]
     all_events = iter(correct_events([each for studies in around for each in studies]))
-    return [
-        SignalStudy(
-            scored=scored,
-            last=last,
-            aligned=aligned[name],
-            coefficients=found.of(name),
-            decay=decay(aligned[name], min(found.of(name), key=lambda row: row.horizon).band),
-            spreads=tuple(
-                quantile_spread(aligned[name], each, resamples=resamples, seed=seed) for each in SPREAD_HORIZONS
-            ),
-            events=tuple(next(all_events) for _ in studies),
-            lead=lead,
-            tests=found.tests,
-            shifts=len(found.shift_test.shifts),
-            least_shift=found.least_shift,
-            left_out=tuple(sorted(set(horizons) - {row.horizon for row in found.of(name)})),
+    made = []
+    for (name, one), scored, studies, lead in zip(aligned.items(), group, around, leads, strict=True):
+        coefficients = found.of(name)
+        made.append(
+            SignalStudy(
+                scored=scored,
+                last=last,
+                aligned=one,
+                coefficients=coefficients,
+                decay=decay(one, min(coefficients, key=lambda row: row.horizon).band),
+                spreads=tuple(quantile_spread(one, each, **drawn) for each in SPREAD_HORIZONS),
+                events=tuple(next(all_events) for _ in studies),
+                lead=lead,
+                tests=found.tests,
+                shifts=len(found.shift_test.shifts),
+                least_shift=found.least_shift,
+                left_out=tuple(sorted(set(horizons) - {row.horizon for row in coefficients})),
+            )
         )
-        for name, scored, studies, lead in zip(names, group, around, leads, strict=True)
-    ]
+    return made
 
 
 def looks_ahead(studies: Sequence[SignalStudy]) -> list[str]:
@@ -243,27 +229,20 @@ def to_dict(studies: Sequence[SignalStudy]) -> Row:
 def _study_dict(study: SignalStudy) -> Row:
     bars, best = study.scored.bars.row(), study.best
     return {
-        "title": study.title,
         "bars": bars["bars of"],
         **{name: bars[name] for name in ("coin", "from", "to")},
-        "source": study.scored.source,
-        "model": study.scored.model,
-        "effect": study.scored.effect,
+        **columns(study.scored, "source", "model", "effect"),
+        **columns(study, "title", "tests", "shifts", "evidence"),
         "scored_bars": study.aligned.scored,
-        "tests": study.tests,
-        "shifts": study.shifts,
         "least_shift_bars": study.least_shift,
         "ic": [row.to_dict() for row in study.coefficients],
         "best": None if best is None else best.to_dict(),
         "p_corrected": None if best is None else best.p_corrected,
-        "evidence": study.evidence,
         "decay": {
             "half_life_bars": study.decay.half_life,
-            "low": study.decay.low,
-            "high": study.decay.high,
-            "absent": study.decay.absent,
+            **columns(study.decay, "low", "high", "absent"),
             "ic": [
-                {"ahead": ahead, "ic": each.ic, "low": each.low, "high": each.high, "pairs": each.pairs}
+                {"ahead": ahead, **columns(each, "ic", "low", "high", "pairs")}
                 for ahead, each in enumerate(study.decay.by_bar, start=1)
             ],
         },
@@ -335,3 +314,101 @@ def shown(studies: Sequence[SignalStudy], most: int) -> list[SignalStudy]:
         return study.scored.source != ALL_SOURCES, 1.0 if p is None else p
 
     return sorted(studies, key=rank)[:most]
+
+
+def information_rows(studies: Sequence[SignalStudy]) -> list[Row]:
+    """Return every coefficient that was looked at."""
+    return [
+        {
+            "scores": study.title,
+            "horizon": row.horizon,
+            **columns(row.found, "pairs", "effective", "ic", "low", "high", "pearson"),
+            "p alone": row.p,
+            "p by Holm": row.p_holm,
+            "p corrected": row.p_corrected,
+            **columns(row, "detectable", "evidence"),
+            "why not": row.found.absent,
+        }
+        for study in studies
+        for row in study.coefficients
+    ]
+
+
+def summary_rows(studies: Sequence[SignalStudy], costs: Costs) -> list[Row]:
+    """Return one row for each series: its best horizon, how soon it fades, what it would earn, and who leads.
+
+    `edge_bps`: half of the spread over one bar, what one trade gains; `round_trip_bps`: what it costs to go in and out.
+    """
+    return [
+        {
+            "scores": study.title,
+            "bars with a score": study.aligned.scored,
+            "best horizon": None if study.best is None else study.best.horizon,
+            "ic": None if study.best is None else study.best.found.ic,
+            "p corrected": None if study.best is None else study.best.p_corrected,
+            "half-life, bars": study.decay.half_life,
+            "edge_bps": study.spreads[0].edge_bps,
+            "round_trip_bps": round_trip_bps(costs),
+            "leads": study.lead.verdict,
+            "before_events_pct": _percent(study.signed_events, "before"),
+            "after_events_pct": _percent(study.signed_events, "after"),
+            "evidence": study.evidence,
+        }
+        for study in studies
+    ]
+
+
+def _percent(study: EventStudy, name: str) -> float | None:
+    move = getattr(study, name)
+    return None if move is None else 100.0 * float(move.mean)
+
+
+def spread_rows(studies: Sequence[SignalStudy]) -> list[Row]:
+    """Return the spread between the highest and the lowest bucket by series and horizon, in basis points."""
+    return [
+        {
+            "scores": study.title,
+            "horizon": each.horizon,
+            "bars": sum(bucket.bars for bucket in each.buckets),
+            "spread_bps": _bps(each.spread),
+            "low_bps": _bps(each.low),
+            "high_bps": _bps(each.high),
+            "monotone p": each.monotone_p,
+            "why not": each.absent,
+        }
+        for study in studies
+        for each in study.spreads
+    ]
+
+
+def _bps(value: float | None) -> float | None:
+    return None if value is None else 1e4 * value
+
+
+def event_rows(studies: Sequence[SignalStudy]) -> list[Row]:
+    """Return what prices did around events, in percent of the price, by series and kind."""
+    found = []
+    for study in studies:
+        for each in study.events:
+            row: Row = {"scores": study.title, "events": each.kind, "found": each.found, "used": each.used}
+            for name, move in columns(each, "before", "first", "after").items():
+                row[f"{name}_pct"] = None if move is None else 100.0 * move.mean
+                row[f"{name} low"] = None if move is None else 100.0 * move.low
+                row[f"{name} high"] = None if move is None else 100.0 * move.high
+                row[f"{name} p by Holm"] = None if move is None else move.p_holm
+            found.append({**row, "why not": each.absent})
+    return found
+
+
+def lead_rows(studies: Sequence[SignalStudy]) -> list[Row]:
+    """Return which comes first, by series."""
+    found = []
+    for study in studies:
+        row: Row = {"scores": study.title, "bars": study.lead.bars}
+        for name, side in columns(study.lead, "ahead", "before").items():
+            row[f"{name}: lag"] = None if side is None else side.lag
+            row[f"{name}: correlation"] = None if side is None else side.correlation
+            row[f"{name}: p by Holm"] = None if side is None else side.p_holm
+            row[f"{name}: Wald p"] = None if side is None else side.wald_p
+        found.append({**row, "verdict": study.lead.verdict, "why not": study.lead.absent})
+    return found

@@ -19,7 +19,7 @@ from qubic_lab.model.candidates import Plan
 from qubic_lab.model.cost import ModelCost
 from qubic_lab.model.recommend import Advice, Baseline
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, percent, plot, rows
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, Dot, columns, dots, percent, plot, rows
 
 Row = dict[str, Any]
 
@@ -31,7 +31,6 @@ SHARE_TOLERANCE = 0.10
 SHOWN_ERROR = 40
 """The picture of errors ends here on both sides, in %: a machine's worst moments would dwarf the rest."""
 QUANTITIES = {"tokens_per_s": "tokens/s, all lanes", "latency_ms": "ms a token, one lane alone"}
-MARKS = {"tokens_per_s": "o", "latency_ms": "D"}
 TIMELINE = "timeline"
 """The name of the figure that shows a request's way through the ranks."""
 ARCHITECTURE = Criterion(
@@ -88,9 +87,9 @@ class Architecture:
 
 def architecture(model: str, dtype: str, cost: ModelCost, prediction: PredictionResult | None = None) -> Architecture:
     """Return the parts of a model and the whole; times come with a prediction's calibration on this machine."""
-    measured = _smallest_costs(prediction) if prediction else None
     times: dict[str, tuple[float, float | None]] = {}
-    if measured:
+    if prediction:
+        measured = _smallest_costs(prediction)
         times = {"layer": (measured.layer_ms, measured.prefill_layer_ms), "head": (measured.head_ms, None)}
     parts = [
         ArchitecturePart(
@@ -118,13 +117,9 @@ def cell_rows(prediction: PredictionResult) -> list[Row]:
     """Return one row a cell: what was predicted, what was measured, and the errors' spread over the repeats."""
     return [
         {
-            "ranks": cell.ranks,
-            "strategy": cell.strategy,
-            "layers": cell.layers,
-            "batch": cell.batch,
+            **columns(cell, "ranks", "strategy", "layers", "batch"),
             "quantity": QUANTITIES[cell.quantity],
-            "predicted": cell.predicted,
-            "measured": cell.measured,
+            **columns(cell, "predicted", "measured"),
             "measured_low": min(cell.measurements),
             "measured_high": max(cell.measurements),
             "error_pct": 100 * cell.error,
@@ -138,20 +133,11 @@ def cell_rows(prediction: PredictionResult) -> list[Row]:
 def link_rows(link: LinkResult) -> list[Row]:
     """Return one row for the small message and one for the large one: medians and the 5 % ends."""
     return [
-        {
-            "bytes": link.small_bytes,
-            "quantity": "latency (ms)",
-            "median": link.latency_ms,
-            "low": link.latency_low_ms,
-            "high": link.latency_high_ms,
-        },
-        {
-            "bytes": link.large_bytes,
-            "quantity": "bandwidth (Gbps)",
-            "median": link.gbps,
-            "low": link.gbps_low,
-            "high": link.gbps_high,
-        },
+        {"bytes": size, "quantity": quantity, "median": median, "low": low, "high": high}
+        for size, quantity, median, low, high in (
+            (link.small_bytes, "latency (ms)", link.latency_ms, link.latency_low_ms, link.latency_high_ms),
+            (link.large_bytes, "bandwidth (Gbps)", link.gbps, link.gbps_low, link.gbps_high),
+        )
     ]
 
 
@@ -177,10 +163,7 @@ def plan_rows(advice: Advice) -> list[Row]:
     return [
         {
             "way": name,
-            "layers": plan.layers,
-            "requests": plan.requests,
-            "tokens_per_s": plan.tokens_per_s,
-            "latency_ms": plan.latency_ms,
+            **columns(plan, "layers", "requests", "tokens_per_s", "latency_ms"),
             "largest_rank_gb": max(plan.memory_bytes) / 1e9,
             "recommended": "yes" if name == f"strategy {advice.recommendation}" else "",
         }
@@ -210,21 +193,17 @@ def measures(prediction: PredictionResult) -> list[tuple[str, Sequence[float], s
 
 def findings(prediction: PredictionResult, memory: MemoryResult, advice: Advice) -> list[str]:
     """Say which way was fastest, how good the predictions were, and what is predicted for other devices."""
+    held = ", ".join(f"{rank.weight_bytes / 1e6:,.0f} MB on rank {rank.rank}" for rank in memory.ranks)
     return [
         *_best_way_sentences(prediction),
         *_error_sentences(prediction),
-        f"Each rank holds only its own part of the weights: {_held(memory)}.",
+        f"Each rank holds only its own part of the weights: {held}.",
         f"For {', '.join(device.name for device in advice.setup.devices)} and {advice.goal}, the prediction is: "
         f"{advice.reason}",
     ]
 
 
-def _held(memory: MemoryResult) -> str:
-    return ", ".join(f"{rank.weight_bytes / 1e6:,.0f} MB on rank {rank.rank}" for rank in memory.ranks)
-
-
 def _best_way_sentences(prediction: PredictionResult) -> list[str]:
-    """Say which way gave the most tokens a second, and how the others compare at as many requests."""
     cells = _throughputs(prediction)
     best = max(cells, key=lambda cell: cell.measured)
     requests = _requests(best)
@@ -255,9 +234,9 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 
 def _architecture_row(week: WeekResults) -> AcceptanceRow:
     for run, found in week.read("architecture", Architecture).items():
+        named, time = "parameters, bytes, FLOPs", "measured time"
         timed = any(part.decode_ms is not None for part in found.parts)
-        named = "parameters, bytes, FLOPs"
-        return ARCHITECTURE.complete(*((f"{named}, measured time", []) if timed else (named, ["measured time"])), run)
+        return ARCHITECTURE.complete(f"{named}, {time}" if timed else named, [] if timed else [time], run)
     return ARCHITECTURE.not_measured()
 
 
@@ -316,26 +295,13 @@ def _trace_row(week: WeekResults) -> AcceptanceRow:
 def predicted_and_measured(prediction: PredictionResult) -> Figure:
     """Draw each cell's error with its spread over the repeats, and the bounds that are aimed at."""
     cells = prediction.cells
-    labels = [f"{_way(cell)}, batch {cell.batch}" for cell in cells]
-    with rows(labels, inches_per_row=0.22) as (figure, axes):
+    with rows([f"{_way(cell)}, batch {cell.batch}" for cell in cells], inches_per_row=0.22) as (figure, axes):
         axes.axvspan(-100 * GOOD_ERROR, 100 * GOOD_ERROR, color=PALE, alpha=0.5, zorder=0)
         axes.axvline(0.0, color=INK, linewidth=0.8)
-        for quantity, mark in MARKS.items():
-            shown = [(place, cell) for place, cell in enumerate(cells) if cell.quantity == quantity]
-            axes.errorbar(
-                [100 * cell.error for _, cell in shown],
-                [place for place, _ in shown],
-                xerr=[
-                    [100 * (cell.error - cell.low) for _, cell in shown],
-                    [100 * (cell.high - cell.error) for _, cell in shown],
-                ],
-                fmt=mark,
-                color=DARK,
-                markerfacecolor=DARK if mark == "o" else "white",
-                markersize=5,
-                linewidth=1,
-                label=QUANTITIES[quantity],
-            )
+        for quantity, look, fill in (("tokens_per_s", "o", DARK), ("latency_ms", "D", "white")):
+            shown = {place: cell for place, cell in enumerate(cells) if cell.quantity == quantity}
+            errors = [Dot(cell.error, cell.low, cell.high) for cell in shown.values()]
+            dots(axes, list(shown), errors, look, fill, QUANTITIES[quantity], scale=100, across=True)
         axes.set_xlim(-SHOWN_ERROR, SHOWN_ERROR)
         axes.set_xlabel("predicted against measured (%)")
     return figure
@@ -343,27 +309,14 @@ def predicted_and_measured(prediction: PredictionResult) -> Figure:
 
 def throughput(prediction: PredictionResult) -> Figure:
     """Draw measured tokens/s against the requests at once, one line a way."""
-    lines: dict[str, list[tuple[int, PredictionCell]]] = {}
-    for cell in _throughputs(prediction):
-        lines.setdefault(_kind(cell), []).append((_requests(cell), cell))
+    lines: dict[str, list[PredictionCell]] = {}
+    for cell in sorted(_throughputs(prediction), key=_requests):
+        lines.setdefault(_kind(cell), []).append(cell)
     with plot(size=(WIDTH_INCHES, 3.4), ncols=2) as (figure, axes):
-        for number, (label, points) in enumerate(lines.items()):
-            points.sort(key=lambda point: point[0])
-            middle = [cell.measured for _, cell in points]
-            axes.errorbar(
-                [requests for requests, _ in points],
-                middle,
-                yerr=[
-                    [cell.measured - min(cell.measurements) for _, cell in points],
-                    [max(cell.measurements) - cell.measured for _, cell in points],
-                ],
-                linestyle=LINES[number % len(LINES)],
-                marker="osD^v"[number % 5],
-                markerfacecolor="white" if number % 2 else DARK,
-                color=DARK,
-                capsize=2,
-                label=label,
-            )
+        for number, (label, cells) in enumerate(lines.items()):
+            look = LINES[number % len(LINES)] + "osD^v"[number % 5]
+            speeds = [Dot(cell.measured, min(cell.measurements), max(cell.measurements)) for cell in cells]
+            dots(axes, list(map(_requests, cells)), speeds, look, "white" if number % 2 else DARK, label)
         axes.set_xlabel("requests at once")
         axes.set_ylabel("speed of all requests (tokens/s)")
         axes.set_xlim(left=0)

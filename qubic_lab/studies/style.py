@@ -1,15 +1,16 @@
 """How the studies' pictures and numbers look: one style, readable in grey and at half size, a unit on every axis."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
 
 INK = "#1c2733"
 DARK = "#0f5f6b"
@@ -17,6 +18,7 @@ PALE = "#a9cdd2"
 OUTAGE = "#e6ebee"
 """The background where nothing happened or was measured."""
 WIDTH_INCHES = 5.0
+WIDE = 1.5 * WIDTH_INCHES
 LINES = ("-", "--", ":", "-.")
 """Line styles that can be distinguished in grey."""
 STYLE: dict[Any, Any] = {
@@ -34,7 +36,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "hatch.linewidth": 0.6,
+    "lines.markersize": 5,
     "path.simplify_threshold": 1.0,  # a third of the bytes for a line of thousands of points, and no other look
 }
 
@@ -52,14 +54,8 @@ def plot(
 ) -> Iterator[tuple[Figure, Any]]:
     """Give a figure in the studies' style with one panel, or an array of them, and put its legend above it.
 
-    Args:
-        panels: rows and columns.
-        size: in inches.
-        grid: axis whose grid lines are drawn: x, y, both or none.
-        ncols: columns of the legend.
-        fontsize: of the legend.
-        font_size: of everything else.
-        options: for `pyplot.subplots`.
+    `panels` are rows and columns, `size` is in inches, `grid` is x, y, both or none, `ncols` and `fontsize` are of the
+    legend, `font_size` is of everything else, and `options` are for `pyplot.subplots`.
     """
     style = STYLE | ({"axes.grid": False} if grid == "none" else {"axes.grid.axis": grid})
     with plt.rc_context(style | {"font.size": font_size}):
@@ -81,6 +77,39 @@ def rows(labels: list[str], inches_per_row: float = 0.3) -> Iterator[tuple[Figur
         yield figure, axes
 
 
+class Dot(NamedTuple):
+    """A value to be drawn with its interval; an end that is None is not known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def dots(
+    axes: Axes,
+    at: ArrayLike,
+    found: Sequence[Any],
+    look: str = "o",
+    fill: str = DARK,
+    label: str | None = None,
+    *,
+    scale: float = 1.0,
+    across: bool = False,
+) -> None:
+    """Draw values (`Dot`s, or other estimates with value, low and high) over their intervals.
+
+    They are joined if `look` has a line. `across`: values run along the x-axis, and `at` along the y-axis.
+    """
+    values = [scale * each.value for each in found]
+    low, high = (
+        [scale * (each.value if end is None else end) for each in found for end in [getattr(each, name)]]
+        for name in ("low", "high")
+    )
+    draw_lines = axes.hlines if across else axes.vlines
+    draw_lines(at, low, high, color=INK, linewidth=1.2)
+    axes.plot(*((values, at) if across else (at, values)), look, color=DARK, markerfacecolor=fill, label=label)
+
+
 def percent(share: float) -> str:
     """Write a share as a percentage; 100 is said only of all."""
     rounded = round(share * 100, 1)
@@ -92,9 +121,19 @@ def points(share: float) -> str:
     return f"{share * 100:.1f}".replace("-", "−")
 
 
+def interval(low: float | None, high: float | None, form: str, unit: str, confidence: str = "95 %") -> str:
+    """Say an interval; empty where too few samples give it no end."""
+    return "" if low is None or high is None else f"{confidence} interval {low:{form}} to {high:{form}} {unit}"
+
+
 def magnitude(value: float) -> str:
     """Write a number with two significant digits and no exponent."""
     return f"{Decimal(f'{value:.2g}'):f}"
+
+
+def columns(value: Any, *names: str) -> dict[str, Any]:
+    """Return attributes of a value as cells of a table, under their own names."""
+    return {name: getattr(value, name) for name in names}
 
 
 def counted(number: int, what: str) -> str:
