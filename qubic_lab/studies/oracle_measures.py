@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.oracle.analysis.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.oracle.analysis.forecast import HOURS, RULE, forecast_path
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.rating import STEPS, Rating, price_figures, rate
@@ -30,6 +29,7 @@ from qubic_lab.oracle.sentiment.stored import score_stored, scored_texts
 from qubic_lab.oracle.serving.overview import RATED_BARS
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.stats import bootstrap_interval
+from qubic_lab.studies.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
 from qubic_lab.studies.market_bars import MarketData
 from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate

@@ -7,10 +7,9 @@ from statistics import NormalDist
 import numpy as np
 import talib
 
-from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.analysis.indicators import Indicator, by_name, scaled_prices
 from qubic_lab.oracle.analysis.results import HintKind, JumpTest, ManipulationHint
-from qubic_lab.oracle.analysis.trend import spread
+from qubic_lab.oracle.analysis.trend_and_levels import spread
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers, exact_logs
 from qubic_lab.oracle.model.cleaning import RULE
 from qubic_lab.oracle.model.timestamps import DAY_US
@@ -23,8 +22,12 @@ JUMP_WINDOW = 240
 """Returns that estimate the volatility without jumps."""
 BIPOWER_WINDOW = 96
 """Returns that are tested together."""
-JUMP_FAMILY, JUMP_LEVEL = 1_000, 0.01
-"""The chance of a false jump among this many returns is about this level."""
+_ROOT = math.sqrt(2.0 * math.log(1_000))
+JUMP_THRESHOLD = (
+    _ROOT - (math.log(math.pi) + math.log(math.log(1_000))) / (2.0 * _ROOT) - math.log(-math.log1p(-0.01)) / _ROOT
+)
+"""The largest score of 1,000 returns without jumps exceeds this with a chance of 1 %: the limit law of the largest
+absolute normal value (Gumbel), Lee and Mykland (2008), equation 13."""
 NO_SPREAD = 1e-6
 """A price that moves by less than this per bar stands still."""
 DAYS = 15
@@ -66,12 +69,9 @@ def robust_scores(values: Floats, middle: Floats, window: int, floor: float) -> 
 
     Args:
         values: in order of time.
-        middle: the usual value for each, from values before it; NaN if it is not known.
+        middle: the usual value for each, from values before it; NaN if it is not known, and so is the score.
         window: odd; the deviation is the median of this many earlier distances, each from its own middle.
         floor: the least deviation.
-
-    Returns:
-        Scores; NaN if the middle or `window` earlier distances are not known.
     """
     scores = np.full(len(values), np.nan)
     known = np.flatnonzero(~np.isnan(middle))
@@ -111,42 +111,19 @@ def jump_scores(bars: Bars) -> Floats:
     return scores
 
 
-def jump_threshold(family: int = JUMP_FAMILY, level: float = JUMP_LEVEL) -> float:
-    """Return the score that the largest of `family` returns without jumps exceeds with probability `level`.
-
-    It comes from the limit law of the largest absolute normal value (Gumbel), Lee and Mykland (2008), equation 13.
-
-    Raises:
-        InputError: a family of fewer than 10, or a level that is not between 0 and 1.
-    """
-    check_at_least("family of returns", family, 10)
-    if not 0.0 < level < 1.0:
-        raise InputError(f"level is {level}: it must lie between 0 and 1")
-    root = math.sqrt(2.0 * math.log(family))
-    centre = root - (math.log(math.pi) + math.log(math.log(family))) / (2.0 * root)
-    return centre - math.log(-math.log1p(-level)) / root
-
-
 def jump_test(returns: Floats) -> JumpTest | None:
-    """Return the test for jumps among returns; None if nothing moved, or there are fewer than 10 returns.
+    """Return the test for jumps among at least 4 returns; None if nothing moved.
 
     The ratio test with variance by quad-power quarticity: O. Barndorff-Nielsen and N. Shephard, "Econometrics of
     testing for jumps in financial economics using bipower variation", Journal of Financial Econometrics 4 (2006),
     with their lower bound of the quarticity.
     """
-    if len(returns) < 10:
-        return None
-    padded = np.concatenate([np.zeros(1), np.asarray(returns, np.float64)])
-    ratio, scale = _bipower(padded, len(returns))
+    ratio, scale = _bipower(np.concatenate([np.zeros(1), returns]), len(returns))
     if math.isnan(ratio[-1]):
         return None
     statistic = float(ratio[-1] / scale[-1])
-    return JumpTest(
-        statistic=statistic,
-        p_value=1.0 - NormalDist().cdf(statistic),
-        jump_share=max(0.0, float(ratio[-1])),
-        returns=len(returns),
-    )
+    p_value, share = 1.0 - NormalDist().cdf(statistic), max(0.0, float(ratio[-1]))
+    return JumpTest(statistic=statistic, p_value=p_value, jump_share=share, returns=len(returns))
 
 
 def bipower_scores(bars: Bars) -> Floats:
@@ -369,30 +346,17 @@ def _starts(shape: Flags, last: int) -> list[int]:
     return [first + int(place) for place in np.flatnonzero(begins[first:])]
 
 
+def _volume_scores(bars: Bars) -> Floats:
+    return volume_basis(bars).score
+
+
+_OUTLIERS_FROM = 2 * OUTLIER_WINDOW + 1
 SCORES = by_name(
-    Indicator(
-        "outlier_score",
-        outlier_scores,
-        2 * OUTLIER_WINDOW + 1,
-        "robust deviations",
-        "a return against the median and the median absolute deviation of 97 before it",
-    ),
-    Indicator(
-        "jump_score", jump_scores, JUMP_WINDOW + 2, "deviations", "a return against the bipower variation before it"
-    ),
-    Indicator(
-        "bipower_score", bipower_scores, BIPOWER_WINDOW, "deviations", "jumps among 96 returns: variance ratio test"
-    ),
-    Indicator(
-        "volume_score",
-        lambda bars: volume_basis(bars).score,
-        VOLUME_WARM_UP,
-        "robust deviations",
-        "log volume against what is usual then",
-    ),
-    Indicator(
-        "pump_score", pump_scores, VOLUME_WARM_UP, "deviations", "rise with volume, times the share of it lost again"
-    ),
+    Indicator("outlier_score", outlier_scores, _OUTLIERS_FROM, "robust deviations", "a return against those before it"),
+    Indicator("jump_score", jump_scores, JUMP_WINDOW + 2, "deviations", "a return against the bipower variation"),
+    Indicator("bipower_score", bipower_scores, BIPOWER_WINDOW, "deviations", "jumps among 96 returns"),
+    Indicator("volume_score", _volume_scores, VOLUME_WARM_UP, "robust deviations", "log volume against the usual one"),
+    Indicator("pump_score", pump_scores, VOLUME_WARM_UP, "deviations", "rise with volume, times the share lost again"),
     Indicator("wash_score", wash_scores, VOLUME_WARM_UP, "robust deviations", "volume without a move of the price"),
 )
 """Scores of anomalies, bar by bar."""

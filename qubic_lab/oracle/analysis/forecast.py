@@ -8,25 +8,22 @@ is forecast from.
 
 import bisect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import talib
 from numpy.typing import NDArray
 
-from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import Indicator, by_name
 from qubic_lab.oracle.analysis.results import PriceForecast
-from qubic_lab.oracle.analysis.trend import WINDOW, regression_lines, spread
+from qubic_lab.oracle.analysis.trend_and_levels import WINDOW, RegressionLines, regression_lines, spread
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import HOUR_US
 
 HOURS = (1, 2, 3, 4)
-Anchor = Literal["last", "line"]
-_ANCHORS: tuple[Anchor, ...] = ("last", "line")
-_MOST_HOURS = 24.0 * 365.0
 NO_SPREAD = 1e-9
 """With returns smaller than this on average, the price stood still."""
 
@@ -39,8 +36,6 @@ class ForecastRule:
         hours: the regression of log price on time covers this many hours, and at least `bars` bars. On a random walk a
             slope over w hours makes a forecast of h hours worse than "the price stays" by 6h/5w of its mean squared
             error, so the window is the same for all lengths of bars.
-        anchor: last: the slope continues from the last price; line: the line itself continues. On a random walk the
-            last price is off the line by more than it moves in an hour, so a forecast from the line is far worse.
         past: the number of the newest known errors that set the width.
         least: the least number of errors for an interval, and so for a forecast.
         coverage: the share of later prices that the interval should cover.
@@ -48,16 +43,11 @@ class ForecastRule:
 
     hours: float = 48.0
     bars: int = WINDOW
-    anchor: Anchor = "last"
     past: int = 480
     least: int = 96
     coverage: float = 0.8
 
     def __post_init__(self) -> None:
-        check_at_least("bars of the regression", self.bars, 3)
-        if not 0.0 <= self.hours <= _MOST_HOURS:
-            raise InputError(f"hours of the regression are {self.hours}: they must be 0 to {_MOST_HOURS:g}")
-        check_choice("anchor", self.anchor, _ANCHORS)
         if not 0.0 < self.coverage < 1.0:
             raise InputError(f"coverage is {self.coverage}: it must lie between 0 and 1")
         if not math.ceil(self.coverage * (self.least + 1)) <= self.least <= self.past:
@@ -102,33 +92,33 @@ def forecast_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> Forecast
     the spread now (split conformal prediction with normalised scores, Lei and others, JASA 2018; here over past errors
     in order of time). A past forecast counts if a bar closes within half a bar of its time, so not over gaps.
 
-    Raises:
-        InputError: less than 1 hour, or bars that are longer than the time to forecast.
+    Args:
+        bars: no longer than the time to forecast.
+        hours: from a bar to the time of its forecast, at least 1.
+        rule: the parameters.
     """
     expected = expected_path(bars, hours, rule)
     return replace(expected, half_width=_quantiles(bars, expected, rule) * expected.scale)
 
 
 def expected_path(bars: Bars, hours: int, rule: ForecastRule = RULE) -> ForecastPath:
-    """Return the forecast at each bar without an interval, made from that bar and earlier ones.
+    """Return the forecast at each bar as `forecast_path` does, without an interval.
 
-    Raises:
-        InputError: as for `forecast_path`.
+    The slope continues from the last price. On a random walk that is off the line by more than the price moves in an
+    hour, so a forecast from the line itself is far worse.
     """
-    check_at_least("hours to forecast", hours, 1)
-    if bars.frame_us > hours * HOUR_US:
-        raise InputError(f"bars of {bars.frame_us / HOUR_US:g} h cannot forecast {hours} h: take shorter bars")
-    count, window = len(bars), rule.window(bars.frame_us)
-    if count < window:
-        return _no_forecasts(count)
-    lines = bars.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
+    window = rule.window(bars.frame_us)
     squares = bars.once(f"spread of {window}", lambda each: spread(each, window) ** 2)
-    point = bars.log_close + lines.slope * hours
-    if rule.anchor == "line":
-        point = point + lines.end
+    point = bars.log_close + regression(bars, rule).slope * hours
     scale = np.sqrt(squares * hours * HOUR_US / bars.frame_us)
     scale[~(scale > NO_SPREAD)] = np.nan
-    return ForecastPath(point, scale, _later(bars, hours * HOUR_US), np.full(count, np.nan))
+    return ForecastPath(point, scale, _later(bars, hours * HOUR_US), np.full(len(bars), np.nan))
+
+
+def regression(bars: Bars, rule: ForecastRule = RULE) -> RegressionLines:
+    """Return the regression line that ends at each bar, over the rule's window."""
+    window = rule.window(bars.frame_us)
+    return bars.once(f"lines of {window}", lambda each: regression_lines(each.closed_us, each.log_close, window))
 
 
 def known_errors(bars: Bars, expected: ForecastPath) -> tuple[Floats, NDArray[np.intp]]:
@@ -166,11 +156,7 @@ def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> PriceForecast
     """Return the forecast at the last bar, or why there is none.
 
     It depends on the bars of the regression, 2 × `past` bars and the bars of the forecast hours, and no earlier ones.
-
-    Raises:
-        InputError: less than 1 hour.
     """
-    check_at_least("hours to forecast", hours, 1)
     frame_us = bars.frame_us
     if frame_us > hours * HOUR_US:
         return Missing(reason=f"bars of {frame_us / HOUR_US:g} h are longer than {hours} h")
@@ -263,32 +249,23 @@ def _describe(skill: float | None, skill_t: float | None, errors: int) -> str:
     return f'over {errors} past forecasts {"better" if skill > 0 else "worse"} than "the price stays"'
 
 
-def _no_forecasts(bars: int) -> ForecastPath:
-    nan = np.full(bars, np.nan)
-    return ForecastPath(nan, nan, np.full(bars, -1), nan)
+def _in_4_hours(name: str) -> Callable[[Bars], Floats]:
+    """Return a function that gives a column of the path of forecasts of 4 hours; NaN for longer bars."""
 
+    def column(bars: Bars) -> Floats:
+        if bars.frame_us > _LONGEST_US:
+            return np.full(len(bars), np.nan)
+        values: Floats = getattr(bars.once("path", lambda each: forecast_path(each, HOURS[-1])), name)
+        return values
 
-def _longest_forecasts(bars: Bars) -> ForecastPath:
-    if bars.frame_us > HOURS[-1] * HOUR_US:
-        return _no_forecasts(len(bars))
-    return bars.once("path", lambda each: forecast_path(each, HOURS[-1]))
+    return column
 
 
 _LONGEST_US = HOURS[-1] * HOUR_US
+_POINTS_FROM, _WIDTHS_FROM = RULE.window(_LONGEST_US) - 1, RULE.warm_up(_LONGEST_US, HOURS[-1])
+"""Warm-ups of bars of 4 hours; shorter ones need more."""
 FORECASTS = by_name(
-    Indicator(
-        "forecast_4h",
-        lambda bars: _longest_forecasts(bars).point,
-        RULE.window(_LONGEST_US) - 1,
-        "log price",
-        "log price expected in 4 hours",
-    ),
-    Indicator(
-        "forecast_4h_half_width",
-        lambda bars: _longest_forecasts(bars).half_width,
-        RULE.warm_up(_LONGEST_US, HOURS[-1]),
-        "log price",
-        "half the interval of the log price in 4 hours; its warm-up is that of bars of 4 hours, shorter ones need more",
-    ),
+    Indicator("forecast_4h", _in_4_hours("point"), _POINTS_FROM, "log price", "log price expected in 4 hours"),
+    Indicator("forecast_4h_half_width", _in_4_hours("half_width"), _WIDTHS_FROM, "log price", "half its interval"),
 )
 """The forecast of 4 hours, bar by bar."""

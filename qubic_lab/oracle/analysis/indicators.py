@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import talib
@@ -11,19 +11,6 @@ import talib
 from qubic_lab.errors import check_choice
 from qubic_lab.oracle.model.bars import Bars, Floats, mask_warm_up
 
-Unit = Literal[
-    "price",
-    "0..100",
-    "-1..1",
-    "band widths",
-    "coins",
-    "log price",
-    "log price per hour",
-    "standard errors",
-    "deviations",
-    "robust deviations",
-]
-"""price: the bars' currency; 0..100: points; coins: units of the coin that were traded."""
 RSI_BARS, BALANCE_BARS = 14, 20
 
 
@@ -34,16 +21,14 @@ class Indicator:
     Attributes:
         function: gives a value for each bar, [bars], NaN if it has none.
         warm_up: number of bars before the first value.
-        settles: number of bars after which earlier bars move a value by less than a millionth of its size; None: not
-            stated.
+        unit: price: the bars' currency; 0..100: points; coins: units of the coin that were traded.
     """
 
     name: str
     function: Callable[[Bars], Floats]
     warm_up: int
-    unit: Unit
+    unit: str
     description: str
-    settles: int | None = None
 
     def __call__(self, bars: Bars) -> Floats:
         """Return its values, [bars]; all NaN if there are too few bars."""
@@ -161,27 +146,25 @@ def _volume_balance(bars: Bars) -> Floats:
 
 
 INDICATORS = by_name(
-    Indicator("sma_20", _average(talib.SMA, 20), 19, "price", "simple moving average of 20 closes", 19),
-    Indicator("sma_50", _average(talib.SMA, 50), 49, "price", "simple moving average of 50 closes", 49),
-    Indicator("sma_200", _average(talib.SMA, 200), 199, "price", "simple moving average of 200 closes", 199),
-    Indicator("ema_12", _average(talib.EMA, 12), 11, "price", "exponential moving average of closes, weight 2/13", 100),
-    Indicator("ema_26", _average(talib.EMA, 26), 25, "price", "exponential moving average of closes, weight 2/27", 210),
-    Indicator("rsi_14", _rsi, RSI_BARS, "0..100", "relative strength index (Wilder)", 220),
-    Indicator("macd", _macd(0), 33, "price", "EMA of 12 closes less that of 26", 300),
-    Indicator("macd_signal", _macd(1), 33, "price", "EMA of 9 values of macd", 320),
-    Indicator("macd_histogram", _macd(2), 33, "price", "macd less macd_signal", 320),
-    Indicator("bollinger_upper", _band(0), 19, "price", "mean of 20 closes plus 2 standard deviations", 19),
-    Indicator("bollinger_middle", _band(1), 19, "price", "mean of 20 closes", 19),
-    Indicator("bollinger_lower", _band(2), 19, "price", "mean of 20 closes less 2 standard deviations", 19),
-    Indicator("bollinger_position", _band_position, 19, "band widths", "0: at the lower band, 1: at the upper", 19),
-    Indicator("atr_14", _price(_range(talib.ATR)), 14, "price", "average true range (Wilder)", 220),
-    Indicator("adx_14", _range(talib.ADX), 27, "0..100", "average directional index: how strong a trend is", 420),
-    Indicator("plus_di_14", _range(talib.PLUS_DI), 14, "0..100", "directional movement up (Wilder)", 220),
-    Indicator("minus_di_14", _range(talib.MINUS_DI), 14, "0..100", "directional movement down (Wilder)", 220),
+    Indicator("sma_20", _average(talib.SMA, 20), 19, "price", "simple moving average of 20 closes"),
+    Indicator("sma_50", _average(talib.SMA, 50), 49, "price", "simple moving average of 50 closes"),
+    Indicator("sma_200", _average(talib.SMA, 200), 199, "price", "simple moving average of 200 closes"),
+    Indicator("ema_12", _average(talib.EMA, 12), 11, "price", "exponential moving average of closes, weight 2/13"),
+    Indicator("ema_26", _average(talib.EMA, 26), 25, "price", "exponential moving average of closes, weight 2/27"),
+    Indicator("rsi_14", _rsi, RSI_BARS, "0..100", "relative strength index (Wilder)"),
+    Indicator("macd", _macd(0), 33, "price", "EMA of 12 closes less that of 26"),
+    Indicator("macd_signal", _macd(1), 33, "price", "EMA of 9 values of macd"),
+    Indicator("macd_histogram", _macd(2), 33, "price", "macd less macd_signal"),
+    Indicator("bollinger_upper", _band(0), 19, "price", "mean of 20 closes plus 2 standard deviations"),
+    Indicator("bollinger_middle", _band(1), 19, "price", "mean of 20 closes"),
+    Indicator("bollinger_lower", _band(2), 19, "price", "mean of 20 closes less 2 standard deviations"),
+    Indicator("bollinger_position", _band_position, 19, "band widths", "0: at the lower band, 1: at the upper"),
+    Indicator("atr_14", _price(_range(talib.ATR)), 14, "price", "average true range (Wilder)"),
+    Indicator("adx_14", _range(talib.ADX), 27, "0..100", "average directional index: how strong a trend is"),
+    Indicator("plus_di_14", _range(talib.PLUS_DI), 14, "0..100", "directional movement up (Wilder)"),
+    Indicator("minus_di_14", _range(talib.MINUS_DI), 14, "0..100", "directional movement down (Wilder)"),
     Indicator("obv", _obv, 0, "coins", "on-balance volume since the first bar; unknown volumes count as none"),
-    Indicator(
-        "volume_balance", _volume_balance, BALANCE_BARS, "-1..1", "change of obv over 20 bars / their volume", 20
-    ),
+    Indicator("volume_balance", _volume_balance, BALANCE_BARS, "-1..1", "change of obv over 20 bars / their volume"),
 )
 """All indicators but candle patterns. They count bars: a gap is one step."""
 

@@ -5,12 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.analysis import anomalies
 from qubic_lab.oracle.analysis.forecast import FORECASTS, forecasts
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, CandlePattern, Indicator, compute
-from qubic_lab.oracle.analysis.levels import PIVOTS, find_breakouts, find_levels
-from qubic_lab.oracle.analysis.levels import RULE as LEVEL_RULE
 from qubic_lab.oracle.analysis.results import (
     AnalysedBars,
     Anomalies,
@@ -20,7 +17,15 @@ from qubic_lab.oracle.analysis.results import (
     SeenPattern,
     UnusualBar,
 )
-from qubic_lab.oracle.analysis.trend import TRENDS, WINDOW, find_trend
+from qubic_lab.oracle.analysis.trend_and_levels import (
+    LEVEL_RULE,
+    PIVOTS,
+    TRENDS,
+    WINDOW,
+    find_breakouts,
+    find_levels,
+    find_trend,
+)
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US
@@ -45,18 +50,10 @@ CAUSAL: dict[str, Indicator | CandlePattern] = {
 
 
 def analyse(bars: Bars, at_us: int, source: str, interval_s: int) -> BarAnalysis:
-    """Return the analysis of bars at an instant; bars that close later are ignored.
+    """Return the analysis of an asset's bars of one length at an instant; bars that close later are ignored.
 
-    Args:
-        bars: of one asset, and of one length.
-        at_us: the instant.
-        source: of the prices that the bars are made from.
-        interval_s: length of the source's bars in seconds; 0: quotes.
-
-    Raises:
-        InputError: bars without a length.
+    `source` and `interval_s` are those of the prices that the bars are made from.
     """
-    check_at_least("length of the bars in microseconds", bars.frame_us, 1)
     bars = bars.until(at_us)
     if not len(bars):
         return BarAnalysis.missing(NO_BARS)
@@ -152,7 +149,7 @@ def _unusual_returns(bars: Bars, kind: Literal["outlier", "jump"], unit: str) ->
         return _too_few(indicator.warm_up + 1, len(bars))
     scores = indicator(bars)
     found = []
-    for place in _recent(scores, anomalies.OUTLIER_THRESHOLD if kind == "outlier" else anomalies.jump_threshold()):
+    for place in _recent(scores, anomalies.OUTLIER_THRESHOLD if kind == "outlier" else anomalies.JUMP_THRESHOLD):
         steps, score = int(bars.steps[place]), float(scores[place])
         pct = 100.0 * math.expm1(bars.log_close[place] - bars.log_close[place - 1])
         found.append(

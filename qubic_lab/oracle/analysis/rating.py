@@ -100,7 +100,7 @@ def price_figures(bars: Bars) -> PriceFigures | Missing:
     if not len(bars):
         return Missing("no bar of one hour has closed yet")
     from qubic_lab.oracle.analysis.indicators import compute
-    from qubic_lab.oracle.analysis.trend import WINDOW, drift_scores
+    from qubic_lab.oracle.analysis.trend_and_levels import WINDOW, drift_scores
 
     values = compute(bars, ("sma_50", "sma_200", "rsi_14", "macd_histogram", "atr_14"))
     last = {name: float(each[-1]) for name, each in values.items()}

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.analysis.forecast import RULE, expected_path, steps_of
+from qubic_lab.oracle.analysis.forecast import RULE, expected_path, regression, steps_of
 from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate, DayBootstrap, PastForecasts
 from qubic_lab.oracle.inference.performance import LEAST_BARS, hac_variance
 from qubic_lab.oracle.model.bars import Bars, Floats, is_constant
@@ -24,11 +24,8 @@ def baseline_points(bars: Bars, hours: int) -> dict[str, Floats]:
 
     They are: the last price; the last price plus the mean return of our regression's bars; the regression line itself;
     and a first-order autoregression of returns, fitted anew at each bar.
-
-    Raises:
-        InputError: as for `forecast.forecast_path`.
     """
-    line = expected_path(bars, hours, replace(RULE, anchor="line")).point
+    line = expected_path(bars, hours).point + regression(bars).end
     return {
         STAYS: bars.log_close,
         "mean return": bars.log_close + _mean_return(bars, RULE.window(bars.frame_us)) * hours,

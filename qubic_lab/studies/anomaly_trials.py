@@ -7,11 +7,10 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from qubic_lab.errors import InputError, check_choice
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.anomalies import PUMP_BARS
-from qubic_lab.oracle.analysis.trend import spread
+from qubic_lab.oracle.analysis.trend_and_levels import spread
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats
 
 InjectedKind = Literal["outlier", "jump", "volume", "pump", "wash"]
@@ -24,6 +23,7 @@ KINDS: dict[InjectedKind, str] = {
 }
 """The kinds of anomalies that can be injected, and the score that should find each."""
 _BEFORE = 97
+_Z = NormalDist().inv_cdf(0.975)
 _RISE = PUMP_BARS // 2
 _PUMP = np.concatenate([np.linspace(1 / _RISE, 1.0, _RISE), np.linspace(1.0, 0.1, PUMP_BARS - _RISE + 1)[1:]])
 """The path of a pump in its height: a rise, and the loss of 90 % of it."""
@@ -55,22 +55,13 @@ def inject(kind: InjectedKind, bars: Bars, at: Sequence[int], size: float, seed:
     Args:
         kind: of the anomalies.
         bars: with volumes if the kind needs them.
-        at: rows at which the anomalies begin.
+        at: rows at which the anomalies begin, with 98 bars before and 13 after each.
         size: in standard deviations of the 48 returns before (for a pump over 12 bars), and of the log volumes before.
         seed: of the signs of outliers and jumps.
 
     Raises:
-        InputError: an unknown kind, a size that is not above 0, a row with fewer than 98 bars before it or too few
-            after it.
+        InputError: no volume is known where one is to be larger.
     """
-    check_choice("anomaly", kind, KINDS)
-    reach = PUMP_BARS if kind == "pump" else 1
-    wrong = [place for place in at if not _BEFORE < place < len(bars) - reach]
-    if wrong or not (math.isfinite(size) and size > 0.0):
-        raise InputError(
-            f"anomaly of size {size} at places {wrong or list(at)} of {len(bars)} bars: the size must be above 0 "
-            f"and places from {_BEFORE + 1} on, with {reach} bars after them"
-        )
     sign = np.random.default_rng(seed).choice([-1.0, 1.0], len(at))
     shift, open_shift, volume_shift = np.zeros((3, len(bars)))  # in logarithms
     truth, judged = np.zeros(len(bars), bool), np.ones(len(bars), bool)
@@ -131,15 +122,13 @@ class RocCurve:
     Attributes:
         false_alarms: share of the bars without an anomaly that score at least the threshold.
         hits: share of the bars with one.
-        thresholds: the scores; infinity first, at which nothing is found.
-        auc: probability that an anomaly scores higher than another bar (ties count half), with its interval `low` to
-            `high`.
+        auc: probability that an anomaly scores higher than another bar (ties count half), with its 95 % interval `low`
+            to `high`.
         anomalies, others: number of bars of each.
     """
 
     false_alarms: Floats
     hits: Floats
-    thresholds: Floats
     auc: float
     low: float
     high: float
@@ -147,55 +136,35 @@ class RocCurve:
     others: int
 
 
-def roc(scores: ArrayLike, truth: ArrayLike, confidence: float = 0.95) -> RocCurve:
-    """Return the ROC curve of scores, and the area under it.
+def roc(scores: Floats, truth: Flags) -> RocCurve:
+    """Return the ROC curve of scores, of which NaN (not known yet) are left out, and the area under it.
 
     The interval contains the areas whose standard error, by J. Hanley and B. McNeil (Radiology 143, 1982), does not
     reject the observed one; so it has a width even if the area is 1, and near 1 it is wider than necessary. It assumes
     independent bars.
 
-    Args:
-        scores: of each bar; NaN (not known yet) is left out.
-        truth: whether each bar is an anomaly.
-        confidence: of the interval.
-
     Raises:
-        InputError: unequal lengths, no anomaly or nothing else, or a confidence that is not between 0 and 1.
+        InputError: no anomaly has a score, or nothing else has.
     """
-    values, flags = np.asarray(scores, np.float64), np.asarray(truth, bool)
-    if values.shape != flags.shape or values.ndim != 1:
-        raise InputError(f"{values.size} scores and {flags.size} truths: give one truth for each score")
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence is {confidence}: it must lie between 0 and 1")
-    known = ~np.isnan(values)
-    values, flags = values[known], flags[known]
+    from sklearn.metrics import auc, roc_curve
+
+    known = ~np.isnan(scores)
+    flags = truth[known]
     anomalies, others = int(flags.sum()), int((~flags).sum())
     if not (anomalies and others):
         raise InputError(f"{anomalies} anomalies and {others} other bars have a score: a curve needs both")
-    levels, which = np.unique(values, return_inverse=True)
-    hit, false = (np.bincount(which, each, len(levels))[::-1] for each in (flags, ~flags))
-    below = np.concatenate([[0.0], np.cumsum(false[::-1])[:-1]]) + false[::-1] / 2.0
-    auc = float(hit[::-1] @ below) / (anomalies * others)
-    low, high = _auc_interval(auc, anomalies, others, NormalDist().inv_cdf((1.0 + confidence) / 2.0))
-    return RocCurve(
-        false_alarms=np.concatenate([[0.0], np.cumsum(false) / others]),
-        hits=np.concatenate([[0.0], np.cumsum(hit) / anomalies]),
-        thresholds=np.concatenate([[math.inf], levels[::-1]]),
-        auc=auc,
-        low=low,
-        high=high,
-        anomalies=anomalies,
-        others=others,
-    )
+    false_alarms, hits, _ = roc_curve(flags, scores[known], drop_intermediate=False)
+    area = float(auc(false_alarms, hits))
+    return RocCurve(false_alarms, hits, area, *_auc_interval(area, anomalies, others), anomalies, others)
 
 
-def _auc_interval(auc: float, anomalies: int, others: int, z: float) -> tuple[float, float]:
-    """Return the areas below and above the observed one that are `z` standard errors away from it."""
+def _auc_interval(auc: float, anomalies: int, others: int) -> tuple[float, float]:
+    """Return the areas below and above the observed one that are 1.96 standard errors away from it."""
 
     def near(true: float) -> bool:
         first, second = true / (2.0 - true), 2.0 * true * true / (1.0 + true)
         variance = true * (1.0 - true) + (anomalies - 1) * (first - true * true) + (others - 1) * (second - true * true)
-        return (auc - true) ** 2 * anomalies * others <= z * z * variance
+        return (auc - true) ** 2 * anomalies * others <= _Z * _Z * variance
 
     ends = []
     for outer in (0.0, 1.0):

@@ -1,16 +1,166 @@
-"""Support and resistance from confirmed turning points (pivots), and closes that break out of them."""
+"""The trend of prices, and support and resistance from confirmed turning points (pivots), with breakouts.
+
+The trend is the regression line of log prices on time, and the move against that of a random walk.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import talib
 from numpy.typing import NDArray
 
-from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.analysis.indicators import INDICATORS, Indicator, by_name
-from qubic_lab.oracle.analysis.results import Breakout, PriceLevel
-from qubic_lab.oracle.model.bars import Bars, Floats
+from qubic_lab.oracle.analysis.results import Breakout, PriceLevel, Trend
+from qubic_lab.oracle.model.bars import Bars, Floats, Integers
+from qubic_lab.oracle.model.timestamps import HOUR_US
+
+WINDOW = 48
+"""Bars of the regression line."""
+STRONG_ADX = 25.0
+"""Wilder speaks of a trend from this value on (New Concepts in Technical Trading Systems, 1978)."""
+SURE_DRIFT = 1.96
+
+
+@dataclass(frozen=True)
+class RegressionLines:
+    """The regression line that ends at each bar, [bars]; NaN if there are too few bars.
+
+    Attributes:
+        slope: per hour.
+        end: the line's value at the bar, less the bar's own value.
+        slope_t: slope over its standard error if the errors were independent; NaN if the line fits exactly. On a
+            random walk it is large by itself (Granger and Newbold, Journal of Econometrics 2, 1974), so it is no test.
+        fit: share of the variance that the line explains (R²); NaN if nothing moved.
+    """
+
+    slope: Floats
+    end: Floats
+    slope_t: Floats
+    fit: Floats
+
+
+def regression_lines(times_us: Integers, values: Floats, window: int = WINDOW) -> RegressionLines:
+    """Return the least-squares line of values on time over the `window` values up to each, at least 3.
+
+    Sums are about the window's last point, and computed value by value in one order, so the same window gives the same
+    bits wherever it stands.
+    """
+    lines = RegressionLines(*(np.full(len(values), np.nan) for _ in range(4)))
+    if len(values) < window:
+        return lines
+    full = np.s_[window - 1 :]
+    last_us, last = times_us[full], values[full]
+    x_sum, y_sum, xx, xy, yy = (np.zeros(len(last)) for _ in range(5))
+    for place in range(window - 1):
+        rows = np.s_[place : place + len(last)]
+        x, y = (times_us[rows] - last_us) / HOUR_US, values[rows] - last
+        x_sum += x
+        y_sum += y
+        xx += x * x
+        xy += x * y
+        yy += y * y
+    xx -= x_sum * x_sum / window
+    xy -= x_sum * y_sum / window
+    yy -= y_sum * y_sum / window
+    slope = xy / xx
+    rest = np.maximum(0.0, yy - slope * xy)
+    uneven = rest > 1e-12 * np.abs(yy)  # less is rounding
+    lines.slope[full] = slope
+    lines.end[full] = (y_sum - slope * x_sum) / window
+    np.divide(slope, np.sqrt(rest / (window - 2) / xx), out=lines.slope_t[full], where=uneven)
+    np.divide(yy - rest, yy, out=lines.fit[full], where=yy > 0.0)
+    return lines
+
+
+def drift_scores(bars: Bars, window: int = WINDOW) -> Floats:
+    """Return the move over `window` bars in standard deviations of a random walk with the same returns, [bars].
+
+    Returns are taken over √steps. A random walk without drift stays within ±1.96 in 95 of 100 cases. NaN if nothing
+    moved.
+    """
+    values = np.full(len(bars), np.nan)
+    if len(bars) <= window:
+        return values
+    time = np.cumsum(bars.steps)
+    deviation = spread(bars, window)[window:]
+    moves = (bars.log_close[window:] - bars.log_close[:-window]) / np.sqrt(time[window:] - time[:-window])
+    np.divide(moves, deviation, out=values[window:], where=deviation > 0.0)
+    return values
+
+
+def spread(bars: Bars, window: int = WINDOW) -> Floats:
+    """Return the root mean square of the last `window` returns over √steps, [bars]; NaN in the first `window` bars.
+
+    The squares are summed one after the other, so earlier windows leave no rounding errors behind.
+    """
+    values = np.full(len(bars), np.nan)
+    squares = bars.step_returns**2
+    total = np.zeros(max(0, len(bars) - window))
+    for place in range(1, window + 1):
+        total += squares[place : place + len(total)]
+    values[window:] = np.sqrt(total / window)
+    return values
+
+
+def _lines_of(bars: Bars) -> RegressionLines:
+    return bars.once("lines", lambda each: regression_lines(each.closed_us, each.log_close))
+
+
+def _slope(bars: Bars) -> Floats:
+    return _lines_of(bars).slope
+
+
+def _slope_t(bars: Bars) -> Floats:
+    return _lines_of(bars).slope_t
+
+
+TRENDS = by_name(
+    Indicator("slope_48", _slope, WINDOW - 1, "log price per hour", "slope of the line through 48 log closes"),
+    Indicator("slope_t_48", _slope_t, WINDOW - 1, "standard errors", "slope over its standard error"),
+    Indicator("drift_48", drift_scores, WINDOW, "deviations", "move over 48 bars against a random walk's"),
+)
+"""The trend, bar by bar."""
+
+
+def find_trend(bars: Bars) -> Trend | None:
+    """Return the trend at the last bar; None if there are 48 bars or fewer."""
+    if len(bars) <= WINDOW:
+        return None
+    tail = bars.tail(WINDOW + 1)
+    lines = regression_lines(tail.closed_us, tail.log_close)
+    drift = _known(drift_scores(tail)[-1])
+    strength = _known(INDICATORS["adx_14"](bars)[-1])
+    per_hour = 100.0 * math.expm1(float(lines.slope[-1]))
+    direction: Literal["rising", "falling", "none"] = "none"
+    if drift is not None and abs(drift) >= SURE_DRIFT:
+        direction = "rising" if drift > 0 else "falling"
+    return Trend(
+        direction=direction,
+        strong=None if strength is None else strength >= STRONG_ADX,
+        slope_pct_per_hour=per_hour,
+        slope_t=_known(lines.slope_t[-1]),
+        fit=_known(lines.fit[-1]),
+        drift=drift,
+        adx=strength,
+        window=WINDOW,
+        text=_describe(direction, drift, strength, per_hour),
+    )
+
+
+def _describe(direction: str, drift: float | None, adx: float | None, per_hour: float) -> str:
+    if drift is None:
+        return f"the price did not move in {WINDOW} bars"
+    strength = "" if adx is None else f"; ADX {adx:.0f} of 100"
+    return (
+        f"{'no trend beyond chance' if direction == 'none' else direction}: move over {WINDOW} bars of {drift:+.1f} "
+        f"deviations of a random walk, slope {per_hour:+.3g} % an hour{strength}"
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 @dataclass(frozen=True)
@@ -36,20 +186,11 @@ class LevelRule:
     volume: float = 1.5
     volume_bars: int = 21
 
-    def __post_init__(self) -> None:
-        for name, least in (("side", 2), ("touches", 1), ("volume_bars", 3), ("bars", 2 * self.side + 1)):
-            check_at_least(name, getattr(self, name), least)
-        if not (self.width > 0.0 and self.half_life > 0.0 and self.margin >= 0.0 and self.volume >= 0.0):
-            raise InputError(
-                f"levels of width {self.width}, half-life {self.half_life}, margin {self.margin}, volume {self.volume}:"
-                " the first two must be above 0, the others not below"
-            )
+
+LEVEL_RULE = LevelRule()
 
 
-RULE = LevelRule()
-
-
-def pivot_highs(bars: Bars, side: int = RULE.side) -> Floats:
+def pivot_highs(bars: Bars, side: int = LEVEL_RULE.side) -> Floats:
     """Return the highs that are turning points, each at the bar that confirms it, `side` bars later, [bars].
 
     Such a high is above the `side` highs before it and not below those after it. NaN elsewhere.
@@ -57,7 +198,7 @@ def pivot_highs(bars: Bars, side: int = RULE.side) -> Floats:
     return _pivots(bars.high, side)
 
 
-def pivot_lows(bars: Bars, side: int = RULE.side) -> Floats:
+def pivot_lows(bars: Bars, side: int = LEVEL_RULE.side) -> Floats:
     """Return the lows that are turning points, each at the bar that confirms it, `side` bars later, [bars].
 
     Such a low is below the `side` lows before it and not above those after it. NaN elsewhere.
@@ -78,8 +219,8 @@ def _pivots(values: Floats, side: int) -> Floats:
 
 
 PIVOTS = by_name(
-    Indicator("pivot_high", pivot_highs, 2 * RULE.side, "price", "a high that is confirmed 5 bars later"),
-    Indicator("pivot_low", pivot_lows, 2 * RULE.side, "price", "a low that is confirmed 5 bars later"),
+    Indicator("pivot_high", pivot_highs, 2 * LEVEL_RULE.side, "price", "a high that is confirmed 5 bars later"),
+    Indicator("pivot_low", pivot_lows, 2 * LEVEL_RULE.side, "price", "a low that is confirmed 5 bars later"),
 )
 """Turning points, bar by bar; most bars have none."""
 
@@ -93,7 +234,7 @@ class Pivots:
     price: Floats
 
 
-def find_pivots(bars: Bars, rule: LevelRule = RULE) -> Pivots:
+def find_pivots(bars: Bars, rule: LevelRule = LEVEL_RULE) -> Pivots:
     """Return the highs and lows that are turning points, in the order in which they become known."""
     highs, lows = pivot_highs(bars, rule.side), pivot_lows(bars, rule.side)
     known = np.concatenate([np.flatnonzero(~np.isnan(each)) for each in (highs, lows)])
@@ -102,7 +243,7 @@ def find_pivots(bars: Bars, rule: LevelRule = RULE) -> Pivots:
     return Pivots(known[order] - rule.side, known[order], price[order])
 
 
-def find_levels(bars: Bars, rule: LevelRule = RULE) -> tuple[PriceLevel, ...]:
+def find_levels(bars: Bars, rule: LevelRule = LEVEL_RULE) -> tuple[PriceLevel, ...]:
     """Return the levels that are known at the last bar, the strongest first."""
     if not len(bars):
         return ()
@@ -111,7 +252,7 @@ def find_levels(bars: Bars, rule: LevelRule = RULE) -> tuple[PriceLevel, ...]:
     return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
 
 
-def find_breakouts(bars: Bars, last: int, rule: LevelRule = RULE) -> tuple[Breakout, ...]:
+def find_breakouts(bars: Bars, last: int, rule: LevelRule = LEVEL_RULE) -> tuple[Breakout, ...]:
     """Return the breakouts among the `last` bars, by time; each from a level that was known at the bar before it."""
     pivots, ranges = find_pivots(bars, rule), INDICATORS["atr_14"](bars)
     found: list[Breakout] = []
