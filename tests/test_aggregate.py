@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def calibrated() -> VoteCalibration:
     shares = np.array([[0.33], [1.0]]).repeat(40, axis=0)
     right = np.array([0.0] * 36 + [1.0] * 4 + [0.0] * 2 + [1.0] * 38)
     curve = Logistic.fit(shares, right)
-    time = "2026-11-24T12:00:00+00:00"
+    time = datetime(2026, 11, 24, tzinfo=UTC)
     return VoteCalibration("hash", "any", "logistic", ("vote_share",), curve, (), "0" * 64, 80, 80, 42, (3,), time)
 
 

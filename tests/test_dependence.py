@@ -1,7 +1,5 @@
 """Copies are one vote, and votes that err together count less: by hand, and on votes of known correlation."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +8,8 @@ from hypothesis import strategies as st
 from qubic_lab.bench.consensus import simulate_votes
 from qubic_lab.consensus.dependence import PastVote, effective_votes, error_correlation, find_copies, merge_copies
 from qubic_lab.consensus.vote import AnswerSource
-from qubic_lab.consensus.voting import Ballot, DroppedBallot
+from qubic_lab.consensus.voting import Ballot
 from qubic_lab.core import SamplingParams
-from qubic_lab.errors import InputError
 
 GREEDY = SamplingParams()
 
@@ -34,15 +31,15 @@ def test_copies_cast_one_ballot():
     ballots = [Ballot("d", 1), Ballot("c", 0, 0.5), Ballot("b", 0, 0.7), Ballot("a", 2)]
     kept, dropped = merge_copies(ballots, [("a", "b", "c")])
     assert kept == (Ballot("d", 1), Ballot("b", 0, 0.7))  # two of three copies say 0
-    assert dropped == (DroppedBallot("a", "a copy of b"), DroppedBallot("c", "a copy of b"))
+    assert dropped == {"a": "a copy of b", "c": "a copy of b"}
 
 
 def test_a_copy_without_an_answer_does_not_silence_the_other():
     kept, dropped = merge_copies([Ballot("a", None), Ballot("b", 3)], [("a", "b")])
-    assert (kept, [each.voter for each in dropped]) == ((Ballot("b", 3),), ["a"])
+    assert (kept, list(dropped)) == ((Ballot("b", 3),), ["a"])
     kept, dropped = merge_copies([Ballot("a", None), Ballot("b", None)], [("a", "b")])
     assert kept == (Ballot("a", None),)
-    assert merge_copies([Ballot("a", 1)], [("a", "late")]) == ((Ballot("a", 1),), ())
+    assert merge_copies([Ballot("a", 1)], [("a", "late")]) == ((Ballot("a", 1),), {})
 
 
 def history(votes_QK) -> list[PastVote]:
@@ -89,11 +86,6 @@ def test_nothing_is_said_where_nothing_can_be(votes: list[list[int]]):
     assert error_correlation(history(votes), resamples=10) is None
 
 
-def test_two_votes_of_one_voter_are_refused():
-    with pytest.raises(InputError, match="v0 has two votes on question q0"):
-        error_correlation([*history([[0, 1]]), PastVote("q0", "v0", 1, False)])
-
-
 @given(st.integers(1, 40), st.floats(0, 1))
 def test_equal_votes_follow_the_design_effect(n: int, rho: float):
     worth = effective_votes([0.3] * n, rho)
@@ -114,9 +106,3 @@ def test_that_is_the_variance_of_a_mean_of_simulated_votes():
     rho, k = 0.25, 6
     right = simulate_votes(np.random.default_rng(2), 40_000, k, 0.6, rho, 2) == 0
     assert 0.6 * 0.4 / right.mean(axis=1).var() == pytest.approx(effective_votes([1.0] * k, rho), rel=0.03)
-
-
-@pytest.mark.parametrize(("weights", "rho"), [([-1.0], 0.0), ([math.nan], 0.0), ([1.0], 1.2), ([1.0], math.nan)])
-def test_impossible_votes_are_refused(weights: list[float], rho: float):
-    with pytest.raises(InputError):
-        effective_votes(weights, rho)

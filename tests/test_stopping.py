@@ -1,22 +1,18 @@
 """Stopping where it is certain never changes the winner, over all votes; the posterior errs no more than it may."""
 
-import math
 import random
 from itertools import product
 
 import pytest
 
 from qubic_lab.consensus.stopping import (
-    ONLY_CERTAIN,
     Replayed,
-    StopRule,
     is_settled,
     lead_probability,
     reason_to_stop,
     replay,
 )
 from qubic_lab.consensus.voting import Ballot, Group, decide
-from qubic_lab.errors import InputError
 
 RULES_WITH_FALLBACK = [
     ("majority", None),
@@ -70,20 +66,12 @@ def test_settled_by_hand():
     assert not is_settled(cast((0, 1, 2), "majority"), [Ballot("w", None)], fallback="plurality")
 
 
-def test_a_fallback_must_count_as_the_rule_does():
-    with pytest.raises(InputError, match="weighted-plurality does not go with majority"):
-        is_settled([], [Ballot("a", None)], "majority", "weighted-plurality")
-    with pytest.raises(InputError, match="majority does not go with super-majority"):
-        is_settled([], [Ballot("a", None)], "super-majority", "majority")
-
-
 def test_lead_probability_by_hand():
     assert lead_probability(0, 0) == 0.5
     assert lead_probability(1, 0) == 3 / 4  # Beta(2, 1) above 1/2: 1 − (1/2)²
     assert lead_probability(4, 0) == 31 / 32
     assert lead_probability(2, 1) == 11 / 16
     assert lead_probability(1, 2) == pytest.approx(5 / 16)
-    assert lead_probability(1, 0, prior=5) < lead_probability(1, 0)
 
 
 def test_lead_probability_is_the_mass_of_a_beta_above_one_half():
@@ -99,14 +87,13 @@ def test_lead_probability_is_the_mass_of_a_beta_above_one_half():
 
 
 def test_reasons():
-    level = StopRule(level=0.9)
+    level = 0.9
     three = cast((0, 0, 0), "majority")
     to_come = [Ballot(f"w{n}", None) for n in range(9)]
     assert reason_to_stop(three, [], level) == "all have answered"
     assert reason_to_stop(three, to_come, level) == "the leader is ahead with probability 0.938, at least 0.9"
     assert reason_to_stop(three, to_come[:2], level) == "no ballots to come can change the decision"
     assert reason_to_stop(three, to_come) is None
-    assert reason_to_stop(three, to_come, StopRule(level=0.9, least=4)) is None
     assert reason_to_stop(cast((None, None), "majority"), to_come, level) is None
     heavy = [Ballot("a", 0, 5.0), *(Ballot(name, 1, 0.1) for name in "bcde")]
     assert decide(heavy, "weighted").winner == 0
@@ -117,15 +104,13 @@ def test_reasons():
 def test_replay_saves_the_tokens_that_were_not_taken():
     ballots = [Ballot(f"v{n}", group) for n, group in enumerate("AABAB")]
     certain = "no ballots to come can change the decision"
-    expected = Replayed(taken=4, why=certain, winner="A", full_winner="A", tokens=100, tokens_saved=50)
+    expected = Replayed(taken=4, why=certain, winner="A", full_winner="A", tokens_saved=50)
     assert replay(ballots, [10, 20, 30, 40, 50]) == expected
-    late = replay([Ballot(f"v{n}", group) for n, group in enumerate("AAABBBBBB")], [1] * 9, StopRule(level=0.9))
+    late = replay([Ballot(f"v{n}", group) for n, group in enumerate("AAABBBBBB")], [1] * 9, 0.9)
     assert (late.taken, late.winner, late.full_winner) == (3, "A", "B"), "this is how it errs"
     unanimous = [Ballot(f"v{n:02d}", 0) for n in range(16)]
-    certain, never = (replay(unanimous, [1] * 16, rule).taken for rule in (ONLY_CERTAIN, StopRule(level=1.0)))
+    certain, never = (replay(unanimous, [1] * 16, rule).taken for rule in (None, 1.0))
     assert certain == never == 9, "a level of 1 is never reached by chance"
-    with pytest.raises(InputError, match="5 ballots have 2 counts of tokens"):
-        replay(ballots, [1, 2])
 
 
 def wrong_stops(level: float, questions: int = 400, k: int = 16) -> tuple[float, float]:
@@ -138,7 +123,7 @@ def wrong_stops(level: float, questions: int = 400, k: int = 16) -> tuple[float,
     for _ in range(questions):
         share = draw.random()
         ballots = [Ballot(f"v{n:02d}", int(draw.random() > share)) for n in range(k)]
-        found = replay(ballots, [1] * k, StopRule(level), "plurality")
+        found = replay(ballots, [1] * k, level, "plurality")
         if "probability" in found.why:
             wrong += (found.winner == 0) != (share > 0.5)
         saved += found.tokens_saved
@@ -151,9 +136,3 @@ def test_the_posterior_errs_no_more_than_its_level_allows():
     assert 0.0 < loose[0] <= 0.1
     assert strict[0] <= 0.01 < loose[0]
     assert loose[1] > strict[1] > wrong_stops(1.0)[1]
-
-
-@pytest.mark.parametrize("wrong", [{"level": 0.5}, {"level": 1.1}, {"level": math.nan}, {"least": 0}, {"prior": 0}])
-def test_impossible_rules_are_refused(wrong: dict[str, float]):
-    with pytest.raises(InputError):
-        StopRule(**wrong)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubic_lab.consensus.voting import RULES, Ballot, DroppedBallot, OutlierLimits, VoterMeasurement, decide, outliers
+from qubic_lab.consensus.voting import RULES, Ballot, decide
 from qubic_lab.errors import InputError
 
 rules = st.sampled_from(sorted(RULES))
@@ -156,30 +156,3 @@ def test_what_cannot_be_counted_is_refused():
 def test_a_weight_is_a_number_of_0_or_more(weight: float):
     with pytest.raises(InputError, match="weight of a is"):
         Ballot("a", 0, weight)
-
-
-LIMITS = OutlierLimits(most_latency_s=10.0, least_quality=0.5)
-
-
-def test_an_outlier_is_dropped_with_the_reason():
-    three = [VoterMeasurement("a", 2.0, 0.9), VoterMeasurement("b", 40.0, 0.2), VoterMeasurement("c", None, None)]
-    assert outliers(three, LIMITS) == (
-        DroppedBallot("b", "its answer took 40.0 s, more than 10 s, the quality of its answer is 0.20, below 0.5"),
-    )
-    assert outliers(three, OutlierLimits()) == ()
-    assert outliers([VoterMeasurement("a", 10.0, 0.5)], LIMITS) == ()
-
-
-def test_never_half_of_the_voters_are_outliers():
-    slow = [VoterMeasurement(name, seconds) for name, seconds in [("a", 30.0), ("b", 50.0), ("c", 20.0), ("d", 1.0)]]
-    assert [each.voter for each in outliers(slow, LIMITS)] == ["b"]  # one of four; the furthest beyond
-    assert [each.voter for each in outliers([*slow, VoterMeasurement("e", 60.0)], LIMITS)] == ["b", "e"]
-    assert outliers(slow[:2], LIMITS) == outliers(slow[:1], LIMITS) == outliers([], LIMITS) == ()
-    bad = [VoterMeasurement("a", 20.0), VoterMeasurement("b", None, 0.0), VoterMeasurement("c")]
-    assert [each.voter for each in outliers(bad, LIMITS)] == ["b"]  # no quality at all is furthest
-
-
-@pytest.mark.parametrize("limits", [{"most_latency_s": 0.0}, {"least_quality": 0.0}, {"least_quality": 1.5}])
-def test_impossible_limits_are_refused(limits: dict[str, float]):
-    with pytest.raises(InputError):
-        OutlierLimits(**limits)

@@ -15,7 +15,6 @@ from qubic_lab.api.schemas import MOST_PROMPT_CHARACTERS, Query
 from qubic_lab.api.vote_page import render_vote
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
-from qubic_lab.consensus.stopping import StopRule
 from qubic_lab.errors import InputError
 from qubic_lab.votes.history import MOST_PAGE
 from qubic_lab.votes.service import VoteResult, VoteService
@@ -78,7 +77,7 @@ class ConsensusQuery(Query):
             question_type=self.question_type,
             prompts=self.prompts,
             temperatures=self.temperatures,
-            stop=StopRule(self.stop_at),
+            stop_at=self.stop_at,
         )
 
 

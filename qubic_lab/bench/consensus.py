@@ -22,14 +22,14 @@ from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
     ConfidenceLevel,
     ConfidenceReport,
-    ConfidenceThresholds,
     Observation,
     Signals,
     calibrate,
     judge_confidence,
+    level_of,
 )
 from qubic_lab.consensus.dependence import PastVote, effective_votes, error_correlation
-from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, replay
+from qubic_lab.consensus.stopping import replay
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError, check_choice, check_range
 from qubic_lab.stats import (
@@ -50,7 +50,7 @@ DEPENDENCE_QUESTIONS = 2_000
 """Questions of the development split from which ρ is estimated."""
 STOPPING_QUESTIONS = 2_000
 """Held-out questions that are voted on again with early stopping."""
-STOP_RULES = (ONLY_CERTAIN, StopRule(level=0.95))
+STOP_LEVELS = (None, 0.95)
 RIGHT = 0
 """The number of the right option."""
 
@@ -185,7 +185,7 @@ def bench_consensus(
     _check_simulation(accuracy, correlation, k, options, questions)
     draw = np.random.default_rng(seed)
     development_QK, held_out_QK = (simulate_votes(draw, questions, k, accuracy, correlation, options) for _ in range(2))
-    calibration = calibrate(_observe(development_QK), voters, f"{options} options", datetime.now(UTC).isoformat())
+    calibration = calibrate(_observe(development_QK), voters, f"{options} options", datetime.now(UTC))
 
     held_out = _observe(held_out_QK)
     right_Q = np.array([each.right for each in held_out], dtype=np.float64)
@@ -220,7 +220,7 @@ def bench_consensus(
         method=calibration.method,
         signals=calibration.signals,
         levels=_level_shares(confidence_Q, right_Q),
-        stopping=tuple(_stopping(held_out_QK[:STOPPING_QUESTIONS], rule, seed) for rule in STOP_RULES),
+        stopping=tuple(_stopping(held_out_QK[:STOPPING_QUESTIONS], level, seed) for level in STOP_LEVELS),
         confidence=confidence,
     )
 
@@ -290,15 +290,15 @@ def _history(votes_QK: Votes) -> list[PastVote]:
     ]
 
 
-def _stopping(votes_QK: Votes, rule: StopRule, seed: int) -> Stopping:
+def _stopping(votes_QK: Votes, level: float | None, seed: int) -> Stopping:
     @cache
     def stopped(options: tuple[int, ...]) -> tuple[float, bool]:
-        done = replay(_ballots(options), [1] * len(options), rule, RULE, FALLBACK)
+        done = replay(_ballots(options), [1] * len(options), level, RULE, FALLBACK)
         return done.tokens_saved / len(options), done.winner != done.full_winner
 
     saved_Q, changed_Q = np.array([stopped(tuple(row)) for row in votes_QK.tolist()], dtype=np.float64).T
     return Stopping(
-        level=rule.level,
+        level=level,
         questions=len(votes_QK),
         samples_saved=float(saved_Q.mean()),
         samples_saved_interval=_mean_interval(saved_Q, seed),
@@ -308,7 +308,7 @@ def _stopping(votes_QK: Votes, rule: StopRule, seed: int) -> Stopping:
 
 
 def _level_shares(confidence_Q: Floats, right_Q: Floats) -> tuple[LevelShare, ...]:
-    level_Q = [ConfidenceThresholds().of(each) for each in confidence_Q.tolist()]
+    level_Q = [level_of(each) for each in confidence_Q.tolist()]
     found = []
     for level in ConfidenceLevel:
         outcomes = [right for at, right in zip(level_Q, right_Q.tolist(), strict=True) if at is level]

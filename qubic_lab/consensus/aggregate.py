@@ -12,10 +12,10 @@ from qubic_lab.consensus.answers import PROSE, FinalAnswer, final_answer, withou
 from qubic_lab.consensus.confidence import (
     Confidence,
     ConfidenceLevel,
-    ConfidenceThresholds,
     Signals,
     VoteCalibration,
     confidence_of,
+    level_of,
 )
 from qubic_lab.consensus.dependence import effective_votes, find_copies, merge_copies
 from qubic_lab.consensus.merging import AddedSentence, merge
@@ -30,9 +30,9 @@ from qubic_lab.consensus.similarity import (
     compare,
     group,
 )
-from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule, reason_to_stop
+from qubic_lab.consensus.stopping import reason_to_stop
 from qubic_lab.consensus.vote import Absence, Vote
-from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, DroppedBallot, decide
+from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, decide
 from qubic_lab.consensus.weights import WeightParts, weigh
 
 UNKNOWN_RHO = 0.0
@@ -45,14 +45,10 @@ _FALLBACK = {"majority": "plurality", "super-majority": "plurality", "weighted":
 
 @dataclass(frozen=True)
 class VotingConfig:
-    """How votes are counted, and the confidence levels.
-
-    With `merge`, sentences of other answers are added to a winning explanation (see `merging`).
-    """
+    """How votes are counted; with `merge`, sentences of others are added to a winning explanation (see `merging`)."""
 
     rule: str = DEFAULT_RULE
     merge: bool = False
-    levels: ConfidenceThresholds = field(default_factory=ConfidenceThresholds)
     thresholds: SimilarityThresholds = THRESHOLDS
 
     @property
@@ -158,8 +154,7 @@ def deliberate(
     ballots += [Ballot(each.voter, None) for each in absences if each.counts]
     kept, copies = merge_copies(ballots, find_copies({vote.voter: vote.source for vote in votes}))
     decision = decide(kept, config.rule, config.fallback)
-    copied = {each.voter: each.reason for each in copies}
-    trails = tuple(replace(each, dropped=copied.get(each.vote.voter, each.dropped)) for each in trails)
+    trails = tuple(replace(each, dropped=copies.get(each.vote.voter, each.dropped)) for each in trails)
     signals = _signals(decision, trails, similarities)
     confidence = confidence_of(signals, context.model, context.question_type, context.calibrations)
     level = _level(decision, confidence, config)
@@ -191,13 +186,12 @@ def is_certain(
     result: Consensus,
     to_come: Mapping[str, str],
     context: VoteContext,
-    config: VotingConfig | None = None,
-    stop: StopRule = ONLY_CERTAIN,
+    config: VotingConfig,
+    stop_at: float | None = None,
 ) -> bool:
     """Return whether outstanding votes, given as voter: node, are unnecessary after those of a result."""
-    config = config or VotingConfig()
     missing = [Ballot(voter, None, context.weight(node).weight) for voter, node in to_come.items()]
-    return reason_to_stop(result.ballots, missing, stop, config.rule, config.fallback) is not None
+    return reason_to_stop(result.ballots, missing, stop_at, config.rule, config.fallback) is not None
 
 
 def _best_match(members: Sequence[int], trails: Sequence[VoterTrail], similarities: Similarities) -> int:
@@ -255,7 +249,7 @@ def _level(decision: Decision, confidence: Confidence, config: VotingConfig) -> 
     if not decision.standings:
         return ConfidenceLevel.FALLBACK
     if confidence.probability is not None:
-        return config.levels.of(confidence.probability)
+        return level_of(confidence.probability)
     won = decision.winner is not None and decision.rule == config.rule
     return ConfidenceLevel.NOTE if won else ConfidenceLevel.RECOMPUTE
 
@@ -299,7 +293,7 @@ def _cautious_answer(decision: Decision, trails: Sequence[VoterTrail]) -> str:
     return "\n".join(lines)
 
 
-def _notes(similarities: Similarities, copies: Sequence[DroppedBallot], context: VoteContext) -> tuple[str, ...]:
+def _notes(similarities: Similarities, copies: Mapping[str, str], context: VoteContext) -> tuple[str, ...]:
     notes = list(similarities.notes)
     if copies:
         notes.append(f"{len(copies)} ballots are copies and do not count")

@@ -3,14 +3,15 @@
 scikit-learn has the same curves but needs SciPy, about 190 MB in all; tests compare with its results.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
-from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.errors import InputError
 from qubic_lab.stats import Floats
 
 HISTOGRAM_BINS = 10
@@ -20,18 +21,19 @@ RIDGE = 1.0
 NEWTON_STEPS = 50
 
 Numbers = tuple[float, ...]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""How curves are read from files (see `checked_yaml`)."""
 
 
 @dataclass(frozen=True)
 class BaseRate:
     """The share of right outcomes, without any signal."""
 
-    probability: float
+    __pydantic_config__ = _STRICT
+    probability: Probability
 
     signals = 0
-
-    def __post_init__(self) -> None:
-        _check_probabilities([self.probability])
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
@@ -47,14 +49,14 @@ class BaseRate:
 class Histogram:
     """The share of right outcomes in bins of about equal mass of one signal; `ends` are all upper ends but the last."""
 
+    __pydantic_config__ = _STRICT
     ends: Numbers
-    probabilities: Numbers
+    probabilities: tuple[Probability, ...]
 
     signals = 1
 
     def __post_init__(self) -> None:
-        _check_rising(self.ends)
-        _check_probabilities(self.probabilities, len(self.ends) + 1)
+        _check_rising(self.ends, len(self.probabilities) - 1)
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
@@ -78,15 +80,14 @@ class Histogram:
 class Isotonic:
     """A monotone curve of one signal: linear between `values`, constant beyond them."""
 
+    __pydantic_config__ = _STRICT
     values: Numbers
-    probabilities: Numbers
+    probabilities: tuple[Probability, ...]
 
     signals = 1
 
     def __post_init__(self) -> None:
-        check_at_least("values of an isotonic curve", len(self.values), 1)
-        _check_rising(self.values)
-        _check_probabilities(self.probabilities, len(self.values))
+        _check_rising(self.values, len(self.probabilities) or 1)
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
@@ -126,8 +127,9 @@ def _pool(right: Floats, counts: Floats) -> Floats:
 class Logistic:
     """A logistic curve of one or more standardized signals."""
 
+    __pydantic_config__ = _STRICT
     means: Numbers
-    scales: Numbers
+    scales: tuple[Annotated[float, Field(gt=0.0)], ...]
     weights: Numbers
     intercept: float
 
@@ -139,8 +141,6 @@ class Logistic:
     def __post_init__(self) -> None:
         if not len(self.means) == len(self.scales) == len(self.weights) >= 1:
             raise InputError("a logistic curve needs as many means and scales as weights")
-        if not np.isfinite([*self.means, *self.scales, *self.weights, self.intercept]).all() or min(self.scales) <= 0:
-            raise InputError("a logistic curve holds an infinite number, or a scale that is not above 0")
 
     @classmethod
     def fit(cls, signals_NS: Floats, right_N: Floats) -> Self:
@@ -192,22 +192,6 @@ METHODS: dict[str, type[Curve]] = {
 }
 
 
-def make_curve(method: str, numbers: Mapping[str, Any]) -> Curve:
-    """Return a curve from its method's name and its fields as stored in JSON.
-
-    Raises:
-        InputError: an unknown method, or fields that do not fit it.
-    """
-    cls = METHODS[check_choice("calibration method", method, METHODS)]
-    try:
-        plain = {
-            name: float(each) if isinstance(each, float | int) else _numbers(each) for name, each in numbers.items()
-        }
-        return cls(**plain)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"these are not the numbers of a {method} curve: {error}") from error
-
-
 def _overall(right_N: Floats) -> float:
     return (float(right_N.sum()) + 1) / (len(right_N) + 2)
 
@@ -221,12 +205,6 @@ def _numbers(values: Iterable[float]) -> Numbers:
     return tuple(map(float, values))
 
 
-def _check_probabilities(values: Iterable[float], count: int = 1) -> None:
-    known = list(values)
-    if len(known) != count or not all(0.0 < each < 1.0 for each in known):
-        raise InputError(f"a curve has the probabilities {known}: it needs {count}, each between 0 and 1")
-
-
-def _check_rising(values: Numbers) -> None:
-    if not np.isfinite(values).all() or any(high <= low for low, high in pairwise(values)):
-        raise InputError("the values of a curve must increase")
+def _check_rising(values: Numbers, count: int) -> None:
+    if len(values) != count or any(high <= low for low, high in pairwise(values)):
+        raise InputError(f"a curve has the values {list(values)}: it needs {count}, each above the one before")

@@ -8,26 +8,28 @@ applies to one model and one question type; for others there is no probability.
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import AwareDatetime, TypeAdapter
 
 from qubic_lab import stats
-from qubic_lab.consensus.calibrators import METHODS, Curve, make_curve
+from qubic_lab.checked_yaml import STRICT, check_content
+from qubic_lab.consensus.calibrators import METHODS, Curve
 from qubic_lab.consensus.voting import Decision
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.stats import Floats
 
-FORMAT = 1
 FOLDS = 5
 FEWEST_QUESTIONS = 50
+ANSWER_FROM, NOTE_FROM, RECOMPUTE_FROM = 0.85, 0.75, 0.60
+"""The least confidence of each level; below the last it is the fallback."""
 
 
 class ConfidenceLevel(StrEnum):
@@ -39,37 +41,13 @@ class ConfidenceLevel(StrEnum):
     FALLBACK = "fallback"
 
 
-@dataclass(frozen=True)
-class ConfidenceThresholds:
-    """The least confidence of each level; below the last it is the fallback.
-
-    Raises:
-        InputError: they do not decrease from 1 to 0.
-    """
-
-    answer: float = 0.85
-    note: float = 0.75
-    recompute: float = 0.60
-
-    def __post_init__(self) -> None:
-        if not 1 >= self.answer >= self.note >= self.recompute >= 0:
-            raise InputError(
-                f"levels are {self.answer}, {self.note}, {self.recompute}: give decreasing numbers from 1 to 0"
-            )
-
-    def of(self, confidence: float) -> ConfidenceLevel:
-        """Return the level of a calibrated confidence.
-
-        Raises:
-            InputError: it is not between 0 and 1.
-        """
-        if not 0.0 <= confidence <= 1.0:
-            raise InputError(f"confidence is {confidence}: it must lie between 0 and 1")
-        if confidence >= self.answer:
-            return ConfidenceLevel.ANSWER
-        if confidence >= self.note:
-            return ConfidenceLevel.NOTE
-        return ConfidenceLevel.RECOMPUTE if confidence >= self.recompute else ConfidenceLevel.FALLBACK
+def level_of(confidence: float) -> ConfidenceLevel:
+    """Return the level of a calibrated confidence, 0 to 1."""
+    if confidence >= ANSWER_FROM:
+        return ConfidenceLevel.ANSWER
+    if confidence >= NOTE_FROM:
+        return ConfidenceLevel.NOTE
+    return ConfidenceLevel.RECOMPUTE if confidence >= RECOMPUTE_FROM else ConfidenceLevel.FALLBACK
 
 
 SIGNALS = ("vote_share", "margin", "weight_share", "token_probability", "similarity", "tokens")
@@ -91,12 +69,6 @@ class Signals:
     token_probability: float | None = None
     similarity: float | None = None
     tokens: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in SIGNALS:
-            value, most = getattr(self, name), math.inf if name == "tokens" else 1.0
-            if value is not None and not 0.0 <= value <= most:
-                raise InputError(f"{name} is {value}: it must be 0 or more and {most:g} or less")
 
     @classmethod
     def of(
@@ -143,12 +115,13 @@ class VoteCalibration:
 
     `candidates` are all that were tried, the chosen one first. `data_sha256`, `observations`, `questions` and `right`
     describe the data. `ballots` are the numbers of ballots of the votes: the same share means different things for 3
-    and 5 ballots. `made_utc` is in ISO 8601 with offset.
+    and 5 ballots.
 
     Raises:
-        InputError: a value is out of its range, or the curve does not take these signals.
+        InputError: the curve is not of this method, or does not take these signals.
     """
 
+    __pydantic_config__ = STRICT
     model: str
     question_type: str
     method: str
@@ -160,20 +133,16 @@ class VoteCalibration:
     questions: int
     right: int
     ballots: tuple[int, ...]
-    made_utc: str
+    made_utc: AwareDatetime
+    format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.curve, METHODS[check_choice("calibration method", self.method, METHODS)]):
+            raise InputError(f"these are not the numbers of a {self.method} curve: calibrate again")
         for name in self.signals:
             check_choice("signal", name, SIGNALS)
         if self.curve.signals != len(self.signals):
             raise InputError(f"the curve takes {self.curve.signals} signals, not {len(self.signals)}: give as many")
-        if not re.fullmatch("[0-9a-f]{64}", self.data_sha256):
-            raise InputError(f"data_sha256 is {self.data_sha256!r}: it must be 64 hexadecimal digits")
-        if not 0 <= self.right <= self.observations or not 1 <= self.questions <= self.observations:
-            raise InputError(
-                f"{self.right} right of {self.observations}, {self.questions} questions: these numbers do not fit"
-            )
-        _time(self.made_utc)
 
     def probabilities(self, signals: Sequence[Signals]) -> Floats:
         """Return the probability that each winner is right, for any number of ballots.
@@ -183,57 +152,18 @@ class VoteCalibration:
         """
         return self.curve(_matrix(signals, self.signals))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"format": FORMAT, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "VoteCalibration":
-        """Return a calibration from the result of `to_dict`.
-
-        Raises:
-            InputError: another format, a missing or unknown field, or an invalid value.
-        """
-        if content.get("format") != FORMAT:
-            raise InputError(f"format is {content.get('format')!r}: this version reads {FORMAT}; calibrate again")
-        plain = {name: value for name, value in content.items() if name != "format"}
-        try:
-            plain["curve"] = make_curve(plain["method"], plain["curve"])
-            plain["candidates"] = tuple(
-                CalibrationCandidate(each["method"], tuple(each["signals"]), float(each["log_loss"]))
-                for each in plain["candidates"]
-            )
-            plain |= {name: tuple(plain[name]) for name in ("signals", "ballots")}
-            return cls(**plain)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"a field is missing, unknown or of another type ({error}): calibrate again") from error
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(f"made_utc is {text!r}: give a time in ISO 8601") from error
-    if time.tzinfo is None:
-        raise InputError(f"made_utc is {text!r}: give it with its offset, such as +00:00")
-    return time
-
 
 def calibrate(
-    observations: Sequence[Observation],
-    model: str,
-    question_type: str,
-    made_utc: str,
-    candidates: Sequence[tuple[str, tuple[str, ...]]] | None = None,
+    observations: Sequence[Observation], model: str, question_type: str, made_utc: datetime
 ) -> VoteCalibration:
     """Choose a method and its signals by cross-validation, and fit it to all observations of a development split.
 
-    The least mean log loss wins; ties go to the earlier candidate. Folds are made of questions, so votes on one
-    question are never on both sides. `model` is a hash, `made_utc` the time in ISO 8601. By default the candidates are
-    each method with each signal that is always known, the logistic curve also with all of them, and the base rate.
+    The candidates are each method with each signal that is always known, the logistic curve also with all of them, and
+    the base rate. The least mean log loss wins; ties go to the earlier candidate. Folds are made of questions, so votes
+    on one question are never on both sides. `model` is a hash.
 
     Raises:
-        InputError: too few questions, or a candidate's signal is unknown for some vote.
+        InputError: too few questions.
     """
     questions = {each.question for each in observations}
     check_at_least("the number of questions to calibrate on", len(questions), FEWEST_QUESTIONS)
@@ -242,13 +172,13 @@ def calibrate(
     right_N = np.array([each.right for each in observations], dtype=np.float64)
     fold_N = _folds([each.question for each in observations])
     tried = []
-    for method, names in _known_candidates(signals) if candidates is None else candidates:
-        fit, signals_NS = METHODS[check_choice("calibration method", method, METHODS)].fit, _matrix(signals, names)
+    for method, names in _candidates(signals):
+        fit, signals_NS = METHODS[method].fit, _matrix(signals, names)
         probability_N = np.empty(len(observations))
         for fold in range(FOLDS):
             held_out = fold_N == fold
             probability_N[held_out] = fit(signals_NS[~held_out], right_N[~held_out])(signals_NS[held_out])
-        tried.append(CalibrationCandidate(method, tuple(names), log_loss(probability_N, right_N)))
+        tried.append(CalibrationCandidate(method, names, log_loss(probability_N, right_N)))
     tried.sort(key=lambda each: each.log_loss)
     best = tried[0]
     return VoteCalibration(
@@ -258,7 +188,7 @@ def calibrate(
         signals=best.signals,
         curve=METHODS[best.method].fit(_matrix(signals, best.signals), right_N),
         candidates=tuple(tried),
-        data_sha256=hash_observations(observations),
+        data_sha256=hashlib.sha256("\n".join(map(_line, observations)).encode()).hexdigest(),
         observations=len(observations),
         questions=len(questions),
         right=int(right_N.sum()),
@@ -273,14 +203,14 @@ def log_loss(probability_N: Floats, right_N: Floats) -> float:
     return float(-np.log(np.maximum(given, 1e-300)).mean())
 
 
-def _known_candidates(signals: Sequence[Signals]) -> list[tuple[str, tuple[str, ...]]]:
+def _candidates(signals: Sequence[Signals]) -> list[tuple[str, tuple[str, ...]]]:
     known = tuple(name for name in SIGNALS if all(getattr(each, name) is not None for each in signals))
     single = [(method, (name,)) for method in ("histogram", "isotonic", "logistic") for name in known]
     return [("base-rate", ()), *single, *([("logistic", known)] if len(known) > 1 else [])]
 
 
 def _matrix(signals: Sequence[Signals], names: Sequence[str]) -> Floats:
-    rows = [[getattr(each, check_choice("signal", name, SIGNALS)) for name in names] for each in signals]
+    rows = [[getattr(each, name) for name in names] for each in signals]
     missing = next((name for row in rows for name, value in zip(names, row, strict=True) if value is None), None)
     if missing is not None:
         raise InputError(f"the signal {missing} is not known for every vote: leave it out")
@@ -292,11 +222,6 @@ def _folds(questions: Sequence[str]) -> NDArray[np.intp]:
     by_hash = sorted(set(questions), key=lambda each: hashlib.sha256(each.encode()).digest())
     fold = {name: number % FOLDS for number, name in enumerate(by_hash)}
     return np.array([fold[each] for each in questions])
-
-
-def hash_observations(observations: Iterable[Observation]) -> str:
-    """Return the SHA-256 of the observations as sorted lines of canonical JSON, so in any order."""
-    return hashlib.sha256("\n".join(sorted(map(_line, observations))).encode()).hexdigest()
 
 
 def _line(observation: Observation) -> str:
@@ -312,7 +237,7 @@ def save_calibration(calibration: VoteCalibration, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(calibration.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_bytes(TypeAdapter(VoteCalibration).dump_json(calibration, indent=1))
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): give a file that can") from error
 
@@ -325,13 +250,11 @@ def load_calibration(path: Path) -> VoteCalibration:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise InputError("it holds no JSON object")
-        return VoteCalibration.from_dict(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give a calibration file") from error
     except ValueError as error:
         raise InputError(f"{path} is not a calibration: {error}") from error
+    return check_content(VoteCalibration, content, f"{path} is not a calibration")
 
 
 def load_calibrations(folder: Path) -> tuple[VoteCalibration, ...]:
@@ -358,7 +281,7 @@ def confidence_of(
     fitting = [each for each in calibrations if (each.model, each.question_type) == (model, question_type)]
     if not fitting:
         return Confidence(None, f"uncalibrated: none for this model and {question_type} questions")
-    newest = max(fitting, key=lambda each: _time(each.made_utc))
+    newest = max(fitting, key=lambda each: each.made_utc)
     if signals.ballots not in newest.ballots:
         known = ", ".join(map(str, newest.ballots))
         return Confidence(None, f"uncalibrated: fitted to votes of {known} ballots, not of {signals.ballots}")
@@ -396,7 +319,7 @@ class ConfidenceReport:
 
 
 def judge_confidence(
-    probability: ArrayLike, right: ArrayLike, bins: int = stats.BINS, resamples: int = stats.RESAMPLES, seed: int = 0
+    probability: ArrayLike, right: ArrayLike, resamples: int = stats.RESAMPLES, seed: int = 0
 ) -> ConfidenceReport:
     """Judge confidences by whether the winners were right, on questions held out from the fit.
 
@@ -405,8 +328,8 @@ def judge_confidence(
     Raises:
         InputError: no items, different numbers of both, or invalid values.
     """
-    mass = stats.Forecasts.of(probability, right, bins)
-    width = stats.Forecasts.of(probability, right, bins, equal_mass=False)
+    mass = stats.Forecasts.of(probability, right)
+    width = stats.Forecasts.of(probability, right, equal_mass=False)
     mean_if, most_if = stats.calibration_error_if_calibrated(mass, resamples=resamples, seed=seed)
 
     def interval(statistic: Callable[[stats.Forecasts], float]) -> tuple[float, float]:

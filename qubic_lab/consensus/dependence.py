@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qubic_lab.consensus.vote import AnswerSource
-from qubic_lab.consensus.voting import Ballot, DroppedBallot, Group
-from qubic_lab.errors import InputError
+from qubic_lab.consensus.voting import Ballot, Group
 from qubic_lab.stats import Floats, Indices, bootstrap_interval
 
 
@@ -30,14 +29,14 @@ def find_copies(sources: Mapping[str, AnswerSource]) -> tuple[tuple[str, ...], .
 
 def merge_copies(
     ballots: Sequence[Ballot], copies: Iterable[Sequence[str]]
-) -> tuple[tuple[Ballot, ...], tuple[DroppedBallot, ...]]:
-    """Keep one ballot of each set of copies, and name the dropped ones.
+) -> tuple[tuple[Ballot, ...], dict[str, str]]:
+    """Keep one ballot of each set of copies; also return the dropped voters with their reasons.
 
     The kept ballot is the first by name for the group that most copies are for (ties: the group whose first voter comes
     first); an answer wins over none.
     """
     by_voter = {each.voter: each for each in ballots}
-    dropped: list[DroppedBallot] = []
+    dropped: dict[str, str] = {}
     for names in copies:
         cast = [by_voter[name] for name in sorted(names) if name in by_voter]
         if len(cast) < 2:
@@ -45,9 +44,8 @@ def merge_copies(
         groups = [each.group for each in cast if each.group is not None]
         chosen: Group | None = max(groups, key=groups.count) if groups else None
         kept = next(each for each in cast if each.group == chosen)
-        dropped += [DroppedBallot(each.voter, f"a copy of {kept.voter}") for each in cast if each is not kept]
-    gone = {each.voter for each in dropped}
-    return tuple(each for each in ballots if each.voter not in gone), tuple(dropped)
+        dropped |= {each.voter: f"a copy of {kept.voter}" for each in cast if each is not kept}
+    return tuple(each for each in ballots if each.voter not in dropped), dropped
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,6 @@ def error_correlation(history: Sequence[PastVote], resamples: int = 1000, seed: 
 
     Returns:
         None with fewer than two questions with two votes, or no pair with both errors and successes.
-
-    Raises:
-        InputError: a voter has two votes on a question.
     """
     wrong_QV, group_QV = _tables(history)
     shared = (~np.isnan(wrong_QV)).sum(axis=1) >= 2
@@ -130,8 +125,7 @@ def _tables(history: Sequence[PastVote]) -> tuple[Floats, Floats]:
     group_QV = wrong_QV.copy()
     for each in history:
         place = rows[each.question], columns[each.voter]
-        if not np.isnan(wrong_QV[place]):
-            raise InputError(f"{each.voter} has two votes on question {each.question}: give one")
+        assert np.isnan(wrong_QV[place]), f"{each.voter} has two votes on question {each.question}"
         wrong_QV[place] = not each.right
         group_QV[place] = groups[each.group]
     return wrong_QV, group_QV
@@ -169,20 +163,9 @@ def effective_votes(weights: Sequence[float], rho: float) -> float:
     """Return the equivalent number of independent equal votes: (Σw)² / ((1 − ρ) Σw² + ρ (Σw)²).
 
     This is the variance of one vote ÷ the variance of the weighted mean of votes that all correlate by ρ; for n equal
-    weights it is n / (1 + (n − 1) ρ), n over the design effect. A negative ρ counts as 0, so the result never exceeds
-    the number of votes; it is 0 without weight.
-
-    Source of the design effect: L. Kish, "Survey sampling" (1965).
-
-    Raises:
-        InputError: a weight is negative, or ρ is not between -1 and 1.
+    weights it is n / (1 + (n − 1) ρ), n over the design effect (L. Kish, "Survey sampling", 1965). A negative ρ counts
+    as 0, so the result never exceeds the number of votes; it is 0 without weight.
     """
-    if any(not each >= 0 for each in weights):
-        raise InputError(f"weights are {list(weights)}: each must be 0 or more")
-    if not -1.0 <= rho <= 1.0:
-        raise InputError(f"rho is {rho}: it must lie between -1 and 1")
     total, squares = sum(weights), sum(each * each for each in weights)
-    if total == 0:
-        return 0.0
     rho = max(0.0, rho)
-    return total**2 / ((1 - rho) * squares + rho * total**2)
+    return total**2 / ((1 - rho) * squares + rho * total**2) if total else 0.0

@@ -273,7 +273,7 @@ def _calibrations(
     folder: Path | None,
 ) -> tuple[tuple[CalibratedType, ...], tuple[str, ...]]:
     """Calibrate all types together and each type with enough questions; also return the types without."""
-    made_utc = datetime.now(UTC).isoformat()
+    made_utc = datetime.now(UTC)
     done, missing = [], []
     for kind in (ANY, *sorted({row.kind for row in development})):
         ours, theirs = (

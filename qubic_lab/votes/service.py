@@ -221,7 +221,7 @@ class VoteService:
         def certain(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
             absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
             result = deliberate(vote.request.prompt, [*state.votes, *votes], absences, quick, vote.voting)
-            return is_certain(result, {name: nodes[name] for name in missing}, quick, vote.voting, vote.stop)
+            return is_certain(result, {name: nodes[name] for name in missing}, quick, vote.voting, vote.stop_at)
 
         return await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, certain)
 

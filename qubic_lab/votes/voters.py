@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.consensus.aggregate import VotingConfig
-from qubic_lab.consensus.stopping import ONLY_CERTAIN, StopRule
 from qubic_lab.core import MAX_SEED
 from qubic_lab.errors import BusyError
 from qubic_lab.votes.collect import Voter
@@ -41,7 +40,7 @@ class VoteRequest:
     question_type: str
     prompts: tuple[str, ...] = ()
     temperatures: tuple[float, ...] = ()
-    stop: StopRule = ONLY_CERTAIN
+    stop_at: float | None = None
 
 
 def is_busy(pending: int, views: Sequence[NodeView]) -> bool:
