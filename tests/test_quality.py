@@ -6,14 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import parts, table
 
-from qubic_lab.consensus.arithmetic import wrong_calculations
-from qubic_lab.consensus.quality import OFF_TOPIC_BELOW, FaultKind, Quality, judge, judge_all, repeated_share
+from qubic_lab.consensus import quality
+from qubic_lab.consensus.answers import final_answer
+from qubic_lab.consensus.quality import (
+    OFF_TOPIC_BELOW,
+    FaultKind,
+    Quality,
+    judge_all,
+    repeated_share,
+    wrong_calculations,
+)
 from qubic_lab.consensus.similarity import compare
-from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
 PENS = "A shop sells pens at 3 dollars each. How many dollars do 4 pens cost?"
 LOOP = "the cost of the pens is " * 12
+
+
+def judge(text: str, question: str, reason: str = "", **known: float | None) -> Quality:
+    return quality.judge(text, question, reason, final_answer(text, question), **known)
 
 
 def names(found: Quality) -> set[str]:
@@ -132,19 +143,15 @@ def test_all_answers_to_a_question():
         return Embedded(vectors, (False,) * len(read))
 
     similarities = compare(texts)
-    found = judge_all(PENS, texts, ["stop"] * 4, similarities, embed)
+    answers = [final_answer(text, PENS) for text in texts]
+    found = judge_all(PENS, texts, ["stop"] * 4, answers, similarities, embed)
     assert [each.cosine for each in found] == [1.0, 1.0, None, 1.0]
     assert found[0].agreement == pytest.approx(similarities.values_NN[0, 1:].mean())
     assert found[0].agreement == found[1].agreement
     assert [each.usable for each in found] == [True, True, True, False]
-    assert [each.cosine for each in judge_all(PENS, texts, ["stop"] * 4, similarities)] == [None] * 4
-    (alone,) = judge_all(PENS, ["12"], [""], compare(["12"]))
+    assert [each.cosine for each in judge_all(PENS, texts, ["stop"] * 4, answers, similarities)] == [None] * 4
+    (alone,) = judge_all(PENS, ["12"], [""], [final_answer("12", PENS)], compare(["12"]))
     assert (alone.agreement, alone.consistency) == (None, 1.0)
-
-
-def test_numbers_of_answers_must_agree():
-    with pytest.raises(InputError, match="2 answers, 1 finish reasons, 2 compared texts"):
-        judge_all(PENS, ["a", "b"], ["stop"], compare(["a", "b"]))
 
 
 @given(
@@ -156,7 +163,7 @@ def test_numbers_of_answers_must_agree():
     st.none() | st.floats(0, 1),
 )
 def test_every_part_is_within_0_and_1_and_every_fault_has_evidence(pieces, reason, cosine, agreement):
-    found = judge(" ".join(pieces), PENS, reason, cosine, agreement)
+    found = judge(" ".join(pieces), PENS, reason, cosine=cosine, agreement=agreement)
     parts = [found.terms, found.consistency, found.coherence, found.completeness, found.value, found.relevance]
     assert all(part is None or 0 <= part <= 1 for part in parts)
     assert all(fault.evidence for fault in found.faults)

@@ -18,7 +18,7 @@ from qubic_lab.consensus.confidence import (
     level_of,
 )
 from qubic_lab.consensus.dependence import effective_votes, find_copies, merge_copies
-from qubic_lab.consensus.merging import AddedSentence, merge
+from qubic_lab.consensus.merging import AddedSentence, MergedAnswer, merge
 from qubic_lab.consensus.quality import Quality, judge_all
 from qubic_lab.consensus.similarity import (
     THRESHOLDS,
@@ -30,17 +30,13 @@ from qubic_lab.consensus.similarity import (
     compare,
     group,
 )
-from qubic_lab.consensus.stopping import reason_to_stop
 from qubic_lab.consensus.vote import Absence, Vote
 from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, decide
 from qubic_lab.consensus.weights import WeightParts, weigh
 
-UNKNOWN_RHO = 0.0
-"""Voters with an unknown error correlation count as independent, and the result says so."""
 CONFLICT_SHARE = 0.5
 """A vote is in conflict if its leader has at most this share of the ballots."""
 SHOWN_CHARACTERS = 200
-_FALLBACK = {"majority": "plurality", "super-majority": "plurality", "weighted": "weighted-plurality"}
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,9 @@ class VotingConfig:
     thresholds: SimilarityThresholds = THRESHOLDS
 
     @property
-    def fallback(self) -> str | None:
+    def fallback(self) -> str:
         """The plurality rule that names the leader if no group meets the rule."""
-        return _FALLBACK.get(self.rule)
+        return "weighted-plurality" if self.rule == "weighted" else "plurality"
 
 
 @dataclass(frozen=True)
@@ -120,8 +116,8 @@ class Consensus:
     effective_votes: float
     rho: float | None
     notes: tuple[str, ...]
-    additions: tuple[AddedSentence, ...] = ()
-    disputed: tuple[AddedSentence, ...] = ()
+    additions: tuple[AddedSentence, ...]
+    disputed: tuple[AddedSentence, ...]
 
     def cautious(self) -> "Consensus":
         """Return it with a cautious answer, which claims nothing."""
@@ -140,9 +136,6 @@ def deliberate(
 
     Unusable answers (empty, refusing, looping) count in the total and for no group, as do failed and late voters: one
     answer out of three is not a majority. Copies count as one ballot. Voters that were stopped early do not count.
-
-    Raises:
-        InputError: an unknown rule, or two votes of one voter.
     """
     config = config or VotingConfig()
     votes = sorted(votes, key=lambda vote: vote.voter)
@@ -158,11 +151,11 @@ def deliberate(
     signals = _signals(decision, trails, similarities)
     confidence = confidence_of(signals, context.model, context.question_type, context.calibrations)
     level = _level(decision, confidence, config)
-    text, how = _reply(level, decision, trails, similarities)
+    reply, how = _reply(level, decision, trails, similarities, config.merge)
     weights = [each.weight for each in kept if each.group is not None]
-    result = Consensus(
+    return Consensus(
         question=question,
-        text=text,
+        text=reply.text,
         how=how,
         level=level,
         confidence=confidence,
@@ -175,23 +168,12 @@ def deliberate(
         ballots=kept,
         similarities=similarities,
         bonds=table,
-        effective_votes=effective_votes(weights, context.rho if context.rho is not None else UNKNOWN_RHO),
+        effective_votes=effective_votes(weights, context.rho or 0.0),
         rho=context.rho,
         notes=_notes(similarities, copies, context),
+        additions=reply.added,
+        disputed=reply.disputed,
     )
-    return _merged(result) if config.merge else result
-
-
-def is_certain(
-    result: Consensus,
-    to_come: Mapping[str, str],
-    context: VoteContext,
-    config: VotingConfig,
-    stop_at: float | None = None,
-) -> bool:
-    """Return whether outstanding votes, given as voter: node, are unnecessary after those of a result."""
-    missing = [Ballot(voter, None, context.weight(node).weight) for voter, node in to_come.items()]
-    return reason_to_stop(result.ballots, missing, stop_at, config.rule, config.fallback) is not None
 
 
 def _best_match(members: Sequence[int], trails: Sequence[VoterTrail], similarities: Similarities) -> int:
@@ -211,7 +193,7 @@ def _grouped(
 ) -> tuple[tuple[VoterTrail, ...], tuple[tuple[str, ...], ...]]:
     """Return each vote judged and with its group, and the voters of each group, the largest first."""
     texts, reasons = [vote.text for vote in votes], [vote.finish_reason for vote in votes]
-    qualities = judge_all(question, texts, reasons, similarities, context.embed, finals)
+    qualities = judge_all(question, texts, reasons, finals, similarities, context.embed)
     usable = [[index for index in members if qualities[index].usable] for members in group(similarities, table)]
     classes = sorted(filter(None, usable), key=lambda each: (-len(each), each[0]))
     place = {index: number for number, members in enumerate(classes) for index in members}
@@ -255,28 +237,24 @@ def _level(decision: Decision, confidence: Confidence, config: VotingConfig) -> 
 
 
 def _reply(
-    level: ConfidenceLevel, decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities
-) -> tuple[str, str]:
-    """Return the reply to the client and its origin."""
+    level: ConfidenceLevel,
+    decision: Decision,
+    trails: Sequence[VoterTrail],
+    similarities: Similarities,
+    may_merge: bool,
+) -> tuple[MergedAnswer, str]:
+    """Return the reply to the client and its origin; sentences of others are added to explanations only."""
     if level is ConfidenceLevel.FALLBACK or decision.winner is None:
-        return _cautious_answer(decision, trails), "cautious answer"
+        return MergedAnswer(_cautious_answer(decision, trails)), "cautious answer"
     members = [index for index, each in enumerate(trails) if each.group == decision.winner]
-    vote = trails[_best_match(members, trails, similarities)].vote
+    best = _best_match(members, trails, similarities)
+    vote = trails[best].vote
     leads = "winning" if level in (ConfidenceLevel.ANSWER, ConfidenceLevel.NOTE) else "leading"
-    return without_thoughts(vote.text).strip(), f"best match of the {leads} group: {vote.voter}"
-
-
-def _merged(result: Consensus) -> Consensus:
-    """Return the result with sentences of the winning group added; short answers stay as they are."""
-    if result.level is ConfidenceLevel.FALLBACK or result.decision.winner is None:
-        return result
-    members = [index for index, each in enumerate(result.voters) if each.group == result.decision.winner]
-    best = _best_match(members, result.voters, result.similarities)
-    if result.voters[best].final.kind != PROSE:
-        return result
-    merged = merge(best, members, [each.vote.text if each.quality.usable else "" for each in result.voters])
-    how = f"{result.how}, with sentences of others" if merged.added else result.how
-    return replace(result, text=merged.text, how=how, additions=merged.added, disputed=merged.disputed)
+    how = f"best match of the {leads} group: {vote.voter}"
+    if not may_merge or trails[best].final.kind != PROSE:
+        return MergedAnswer(without_thoughts(vote.text).strip()), how
+    merged = merge(best, members, [each.vote.text if each.quality.usable else "" for each in trails])
+    return merged, f"{how}, with sentences of others" if merged.added else how
 
 
 def _cautious_answer(decision: Decision, trails: Sequence[VoterTrail]) -> str:

@@ -41,8 +41,8 @@ class MergedAnswer:
     """The merged text, the added sentences, and the `disputed` ones, which were left out because others deny them."""
 
     text: str
-    added: tuple[AddedSentence, ...]
-    disputed: tuple[AddedSentence, ...]
+    added: tuple[AddedSentence, ...] = ()
+    disputed: tuple[AddedSentence, ...] = ()
 
 
 def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnswer:

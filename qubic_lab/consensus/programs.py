@@ -1,11 +1,8 @@
 """Programs and literals in an answer, normalized so that spaces and comments do not count."""
 
 import ast
-import io
 import re
 import textwrap
-import tokenize
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,7 +67,8 @@ def has_code_sign(text: str) -> bool:
 def normal_code(code: str, language: str = "") -> str:
     """Return a form that is equal for programs that differ only in spaces and comments.
 
-    This is Python's syntax tree if the code parses, else its tokens; SQL ignores case.
+    This is Python's syntax tree if the code parses, else its tokens; SQL ignores case. Of code that only claims to be
+    Python just the spaces are normalized.
     """
     if len(code) > LONGEST:
         return " ".join(code.split())
@@ -78,7 +76,7 @@ def normal_code(code: str, language: str = "") -> str:
         if (tree := _python(code)) is not None:
             return tree
         if language:
-            return " ".join(_python_tokens(code))
+            return " ".join(code.split())
     is_sql = language == "sql" or _SQL.match(code) is not None
     tokens = _TOKEN.findall((_SQL_COMMENT if is_sql else _COMMENT).sub(" ", code))
     if is_sql:
@@ -93,13 +91,3 @@ def _python(code: str) -> str | None:
         return ast.dump(ast.parse(code))
     except _NOT_PARSED:
         return None
-
-
-def _python_tokens(code: str) -> Iterator[str]:
-    """Yield the tokens up to the first error."""
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(code).readline):
-            if token.type != tokenize.COMMENT and token.string.strip():
-                yield token.string
-    except (tokenize.TokenError, SyntaxError):
-        return

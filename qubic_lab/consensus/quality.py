@@ -4,11 +4,13 @@ The rules prefer to miss a fault than to invent one, and each fault has evidence
 quality is not correctness.
 """
 
+import ast
 import re
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -24,10 +26,8 @@ from qubic_lab.consensus.answers import (
     same,
     without_thoughts,
 )
-from qubic_lab.consensus.arithmetic import wrong_calculations
 from qubic_lab.consensus.conclusions import marked_conclusion
 from qubic_lab.consensus.similarity import COSINE_DIGITS, Embed, Similarities, content_of, foreign_script, words_of
-from qubic_lab.errors import InputError
 
 OFF_TOPIC_BELOW = 0.13
 """Cosine of question and answer; the highest that drops no answer to its own question on the development half of the
@@ -108,31 +108,22 @@ def judge_all(
     question: str,
     texts: Sequence[str],
     finish_reasons: Sequence[str],
+    answers: Sequence[FinalAnswer],
     similarities: Similarities,
     embed: Embed | None = None,
-    answers: Sequence[FinalAnswer] | None = None,
 ) -> tuple[Quality, ...]:
     """Judge the answers to one question; without `embed` no answer is off topic.
 
-    `finish_reasons` are `stop`, `length` or "". `similarities` are those of the texts; `answers` are their final
-    answers, if already read.
+    `finish_reasons` are `stop`, `length` or ""; `answers` and `similarities` are those of the texts.
 
     Raises:
-        InputError: the numbers of texts, reasons, compared texts and final answers differ.
         QubicLabError: whatever `embed` raises.
     """
-    count = len(texts)
-    answers = [final_answer(text, question) for text in texts] if answers is None else answers
-    if not count == len(finish_reasons) == len(similarities.texts) == len(answers):
-        raise InputError(
-            f"{count} answers, {len(finish_reasons)} finish reasons, {len(similarities.texts)} compared texts and "
-            f"{len(answers)} final answers: give as many of each"
-        )
     agreements = [
-        float(np.delete(row, i).mean()) if count > 1 else None for i, row in enumerate(similarities.values_NN)
+        float(np.delete(row, i).mean()) if len(texts) > 1 else None for i, row in enumerate(similarities.values_NN)
     ]
-    near = cosines(question, texts, embed)
-    return tuple(judge(texts[i], question, finish_reasons[i], near[i], agreements[i], answers[i]) for i in range(count))
+    found = zip(texts, finish_reasons, answers, cosines(question, texts, embed), agreements, strict=True)
+    return tuple(judge(text, question, ended, answer, near, agree) for text, ended, answer, near, agree in found)
 
 
 def cosines(question: str, texts: Sequence[str], embed: Embed | None) -> list[float | None]:
@@ -150,10 +141,10 @@ def cosines(question: str, texts: Sequence[str], embed: Embed | None) -> list[fl
 def judge(
     text: str,
     question: str,
-    finish_reason: str = "",
+    finish_reason: str,
+    answer: FinalAnswer,
     cosine: float | None = None,
     agreement: float | None = None,
-    answer: FinalAnswer | None = None,
 ) -> Quality:
     """Judge one answer, including its thoughts; `cosine` and `agreement` are None if unknown.
 
@@ -163,7 +154,6 @@ def judge(
     """
     said = without_thoughts(text).strip()
     words = words_of(said)
-    answer = final_answer(text, question) if answer is None else answer
     evidence = {
         FaultKind.EMPTY: _emptiness(text, words),
         FaultKind.TRUNCATED: _cut(text, said, finish_reason),
@@ -177,9 +167,7 @@ def judge(
     terms = _terms(question, words)
     relevance = None if len(words) < FEWEST_WORDS else terms if cosine is None else cosine
     coherence = 0.0 if FaultKind.SELF_CONTRADICTING in names else 1.0
-    completeness = 0.0 if names & _WORTHLESS else 1.0
-    if FaultKind.TRUNCATED in names:
-        completeness /= 2
+    completeness = 0.0 if names & _WORTHLESS else 0.5 if FaultKind.TRUNCATED in names else 1.0
     if FaultKind.REPEATING in names:
         completeness *= 1 - repeated_share(words)
     return Quality(
@@ -223,9 +211,7 @@ def _terms(question: str, words: Sequence[str]) -> float:
 
 
 def _emptiness(text: str, words: Sequence[str]) -> str:
-    if words:
-        return ""
-    return "there is no word after its thoughts" if "<think>" in text else "there is no word in it"
+    return "" if words else f"there is no word {'after its thoughts' if '<think>' in text else 'in it'}"
 
 
 def _cut(text: str, said: str, finish_reason: str) -> str:
@@ -341,3 +327,65 @@ _IGNORANCE = re.compile(
 _CORRECTION = re.compile(
     r"\b(?:wait|actually|correction|mistake|let me re\w+|on second thought)\b|不对|更正|重新", re.IGNORECASE
 )
+
+
+# --- Wrong calculations, exactly, where both sides consist of numbers only
+
+
+def wrong_calculations(text: str) -> Iterator[str]:
+    """Yield the wrong calculations of a text, such as 12 + 5 = 18.
+
+    Results may be rounded to their last digit, or to a whole number after a division. Expressions next to a letter and
+    parts of longer equations are skipped.
+    """
+    text = _COMMA.sub("", text.replace("\\times", "×").replace("\\cdot", "×").replace("\\div", "÷").replace("$", ""))
+    for found in _EQUATION.finditer(text):
+        if _VARIABLE.search(text[max(0, found.start() - 4) : found.start()]):
+            continue
+        value = _calculated(found["left"])
+        if value is not None and not _rounds_to(value, found["right"], "/" in found["left"] or "÷" in found["left"]):
+            yield " ".join(found[0].split())
+
+
+def _calculated(expression: str) -> Fraction | None:
+    """Return the value of an arithmetic expression, or None if it is not one."""
+    try:
+        tree = ast.parse(expression.translate(_OPERATORS).strip(), mode="eval").body
+        return _exact(tree) if isinstance(tree, ast.BinOp) else None
+    except (SyntaxError, ValueError, ZeroDivisionError, KeyError, RecursionError, MemoryError):
+        return None
+
+
+def _exact(tree: ast.expr) -> Fraction:
+    if isinstance(tree, ast.BinOp):
+        left, right = _exact(tree.left), _exact(tree.right)
+        match tree.op:
+            case ast.Add():
+                return left + right
+            case ast.Sub():
+                return left - right
+            case ast.Mult():
+                return left * right
+            case ast.Div():
+                return left / right
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+        return -_exact(tree.operand)
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float):
+        return Fraction(str(tree.value))
+    raise ValueError(ast.dump(tree))
+
+
+def _rounds_to(value: Fraction, written: str, is_divided: bool) -> bool:
+    """Return whether a result is right; its sign is ignored because a dash may mean a range: 1990-2000 = 10 years."""
+    decimals = len(written.partition(".")[2])
+    off = abs(abs(value) - abs(Fraction(written)))
+    return off < 1 if is_divided and not decimals else off <= Fraction(1, 2 * 10**decimals) * (decimals > 0)
+
+
+_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_EQUATION = re.compile(  # longer expressions than 200 characters are skipped
+    r"(?<![\w.,^%])(?P<left>[\d(][\d \t.()+*/×÷·−-]{1,200}[\d)])[ \t]*=[ \t]*(?P<right>-?\d+(?:\.\d+)?)"
+    r"(?![\w%^]|\.\d|[ \t]*[-+*/×÷·−^(=])"
+)
+_VARIABLE = re.compile(r"(?:[-+*/×÷·−^(]|(?<![^\W\d_])[^\W\d_])\s*$")
+_OPERATORS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})

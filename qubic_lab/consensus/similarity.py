@@ -9,12 +9,12 @@ read.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property, lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -367,65 +367,40 @@ def group(similarities: Similarities, bonds: Sequence[Sequence[Bond]]) -> tuple[
     answers nor on repetitions: it is computed on the sorted distinct texts.
     """
     first = _first_of_each(similarities.texts)
-    classes = [[text] for text in sorted(first)]
-    links = _Links.between(similarities, bonds, [first[text] for text in sorted(first)])
-    for may_join in (_Links.by_answer, _Links.by_likeness):
-        while pair := links.closest(may_join(links)):
-            a, b = pair
-            links = links.joined(a, b)
+    classes = {number: [text] for number, text in enumerate(sorted(first))}
+    places = [first[text] for text in sorted(first)]
+    links = {
+        (a, b): _Link(float(similarities.values_NN[places[a], places[b]]), frozenset({bonds[places[a]][places[b]]}))
+        for a, b in combinations(classes, 2)
+    }
+    for may_join in (_joins_by_answer, _joins_by_likeness):
+        while joinable := [pair for pair, link in links.items() if may_join(link.bonds)]:
+            a, b = max(joinable, key=lambda pair: links[pair].least)
             classes[a] += classes.pop(b)
-    place = {text: number for number, texts in enumerate(classes) for text in texts}
-    members: list[list[int]] = [[] for _ in classes]
+            del links[a, b]
+            for other in classes.keys() - {a}:
+                kept, gone = (a, other) if a < other else (other, a), (b, other) if b < other else (other, b)
+                links[kept] = links[kept].with_another(links.pop(gone))
+    number_of = {text: number for number, texts in classes.items() for text in texts}
+    members: dict[int, list[int]] = {number: [] for number in classes}
     for index, text in enumerate(similarities.texts):
-        members[place[text]].append(index)
-    return tuple(sorted(map(tuple, members), key=lambda each: (-len(each), each[0])))
+        members[number_of[text]].append(index)
+    return tuple(sorted(map(tuple, members.values()), key=lambda each: (-len(each), each[0])))
 
 
-@dataclass(frozen=True, eq=False)
-class _Links:
-    """The links between C classes: the least similarity and the bonds between their answers."""
+class _Link(NamedTuple):
+    """The link between two classes: the least similarity and the bonds of their answers."""
 
-    least_CC: Matrix
-    any_same_CC: Mask
-    any_apart_CC: Mask
-    all_join_CC: Mask
+    least: float
+    bonds: frozenset[Bond]
 
-    @classmethod
-    def between(cls, similarities: Similarities, bonds: Sequence[Sequence[Bond]], indices: Sequence[int]) -> "_Links":
-        least_CC = similarities.values_NN[np.ix_(indices, indices)]
-        table = [[bonds[i][j] for j in indices] for i in indices]
-        masks = (_mask(table, kinds) for kinds in ((Bond.SAME,), SEPARATING, JOINING))
-        return cls(least_CC, *masks)
-
-    def by_answer(self) -> Mask:
-        return self.any_same_CC & ~self.any_apart_CC
-
-    def by_likeness(self) -> Mask:
-        return self.all_join_CC
-
-    def closest(self, may_join_CC: Mask) -> tuple[int, int] | None:
-        """Return the two most similar classes that may join, the earlier first, or None."""
-        likeness_CC = np.where(np.triu(may_join_CC, 1), self.least_CC, -1.0)
-        if likeness_CC.max(initial=-1.0) < 0:
-            return None
-        a, b = divmod(int(likeness_CC.argmax()), len(likeness_CC))
-        return a, b
-
-    def joined(self, a: int, b: int) -> "_Links":
-        """Return the links after class `b` joined class `a`."""
-        return _Links(
-            _merged(self.least_CC, a, b, np.minimum),
-            _merged(self.any_same_CC, a, b, np.logical_or),
-            _merged(self.any_apart_CC, a, b, np.logical_or),
-            _merged(self.all_join_CC, a, b, np.logical_and),
-        )
+    def with_another(self, other: "_Link") -> "_Link":
+        return _Link(min(self.least, other.least), self.bonds | other.bonds)
 
 
-def _mask(table: Sequence[Sequence[Bond]], kinds: Iterable[Bond]) -> Mask:
-    return np.array([[bond in kinds for bond in row] for row in table], bool).reshape(len(table), len(table))
+def _joins_by_answer(bonds: frozenset[Bond]) -> bool:
+    return Bond.SAME in bonds and bonds.isdisjoint(SEPARATING)
 
 
-def _merged(matrix_CC: npt.NDArray[Any], a: int, b: int, combine: np.ufunc) -> npt.NDArray[Any]:
-    merged = matrix_CC.copy()
-    merged[a] = merged[:, a] = combine(matrix_CC[a], matrix_CC[b])
-    return np.asarray(np.delete(np.delete(merged, b, axis=0), b, axis=1))
+def _joins_by_likeness(bonds: frozenset[Bond]) -> bool:
+    return bonds.issubset(JOINING)

@@ -118,7 +118,7 @@ def read_answers(question: Question, row: RecordedQuestion, embed: Embed | None 
     finals = [final_answer(text, row.question) for text in texts]
     similarities = compare(texts, embed)
     ends = ["length" if sample.cut else "stop" for sample in row.samples]
-    qualities = judge_all(row.question, texts, ends, similarities, embed, finals)
+    qualities = judge_all(row.question, texts, ends, finals, similarities, embed)
     classes = group(similarities, bonds(finals, similarities))
     place = {index: number for number, members in enumerate(classes) for index in members if qualities[index].usable}
 

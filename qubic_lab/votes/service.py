@@ -13,12 +13,14 @@ from functools import cached_property
 from typing import Any
 
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate, is_certain
+from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
 from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
 from qubic_lab.consensus.dependence import error_correlation
 from qubic_lab.consensus.similarity import Embed
+from qubic_lab.consensus.stopping import reason_to_stop
 from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
+from qubic_lab.consensus.voting import Ballot
 from qubic_lab.consensus.weights import NO_RECORD, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
 from qubic_lab.errors import QubicLabError, RankError
@@ -221,7 +223,9 @@ class VoteService:
         def certain(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
             absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
             result = deliberate(vote.request.prompt, [*state.votes, *votes], absences, quick, vote.voting)
-            return is_certain(result, {name: nodes[name] for name in missing}, quick, vote.voting, vote.stop_at)
+            to_come = [Ballot(name, None, context.weight(nodes[name]).weight) for name in missing]
+            rules = vote.voting.rule, vote.voting.fallback
+            return reason_to_stop(result.ballots, to_come, vote.stop_at, *rules) is not None
 
         return await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, certain)
 
