@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tables import parts, sides, table
 
 from qubic_lab.consensus import symbolic
-from qubic_lab.consensus.answers import KINDS, NO_ANSWER, final_answer, same
+from qubic_lab.consensus.answer_readers import KINDS, NO_ANSWER
+from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.conclusions import conclusion
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import find_dates, may_agree

@@ -15,7 +15,8 @@ from qubic_lab.bench.deliberation import (
     explanations,
     near_copies,
 )
-from qubic_lab.consensus.answers import NUMBER, PROSE, final_answer
+from qubic_lab.consensus.answer_readers import NUMBER, PROSE
+from qubic_lab.consensus.answers import final_answer
 from qubic_lab.consensus.similarity import THRESHOLDS, compare
 from qubic_lab.errors import InputError
 

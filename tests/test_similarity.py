@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import parts, sides, table
 
-from qubic_lab.consensus.answers import FinalAnswer, final_answer
+from qubic_lab.consensus.answers import final_answer
 from qubic_lab.consensus.similarity import (
     JOINING,
     SEPARATING,
@@ -25,7 +25,6 @@ from qubic_lab.consensus.similarity import (
     group,
     words_of,
 )
-from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
 NEVER = SimilarityThresholds(2.0, 2.0)
@@ -188,8 +187,6 @@ def test_one_text_none_and_very_long_ones():
     assert compare(["alone"]).values_NN.tolist() == [[1.0]]
     assert compare([]).values_NN.shape == (0, 0)
     assert group(compare([]), bonds([], compare([]))) == ()
-    with pytest.raises(InputError, match="1 final answers for 2 texts"):
-        bonds([FinalAnswer("prose", "a", "a")], compare(["a", "b"]))
     long = " ".join(f"word{i % 997}" for i in range(10_000))
     assert compare([long, long + " more", "short"], letters).values_NN[0, 1] > 0.99
 

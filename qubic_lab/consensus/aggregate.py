@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from qubic_lab.consensus.answers import PROSE, FinalAnswer, final_answer, without_thoughts
+from qubic_lab.consensus.answer_readers import PROSE, FinalAnswer
+from qubic_lab.consensus.answers import final_answer
+from qubic_lab.consensus.conclusions import without_thoughts
 from qubic_lab.consensus.confidence import (
     Confidence,
     ConfidenceLevel,
@@ -179,8 +181,8 @@ def deliberate(
 def _best_match(members: Sequence[int], trails: Sequence[VoterTrail], similarities: Similarities) -> int:
     """Return the member with the highest mean similarity times quality; ties go to the first."""
     alike = similarities.values_NN[list(members)][:, list(members)].mean(axis=1)
-    scores = {index: float(value) * trails[index].quality.value for index, value in zip(members, alike, strict=True)}
-    return max(scores, key=lambda index: (scores[index], -index))
+    scores = [float(value) * trails[index].quality.value for index, value in zip(members, alike, strict=True)]
+    return members[scores.index(max(scores))]
 
 
 def _grouped(
@@ -212,7 +214,6 @@ def _grouped(
 
 
 def _signals(decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities) -> Signals:
-    """Return the signals of the leader."""
     leader = decision.standings[0] if decision.standings else None
     members = [index for index, each in enumerate(trails) if leader is not None and each.vote.voter in leader.voters]
     logprobs = [trails[index].vote.mean_logprob for index in members]

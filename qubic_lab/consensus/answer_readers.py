@@ -40,15 +40,11 @@ LONGEST_SENTENCE = 24
 
 @dataclass(frozen=True)
 class FinalAnswer:
-    """The final answer of a text.
+    """The final answer of a text, of one of KINDS; `value` is its normal form (see `answers`), or "" without an answer.
 
-    Attributes:
-        kind: one of KINDS.
-        value: its normal form (see `answers`); "" if there is no answer.
-        text: the conclusion as written; for prose, the whole answer without its thoughts.
-        number: the value in `unit` of a single number, else None.
-        unit: the unit's name, or "".
-        of: what the number measures if the question leaves that open: x in "x = 12", -increase in "fell by 12".
+    `text` is the conclusion as written; for prose, the whole answer without its thoughts. `number` is the value in
+    `unit` of a single number, and `of` what it measures if the question leaves that open: x in "x = 12", -increase in
+    "fell by 12".
     """
 
     kind: str
@@ -143,13 +139,10 @@ def _verdict(part: str, form: QuestionForm) -> str:
 def _option_held(part: str, offered: dict[str, str]) -> str:
     """Return the letter of the only option whose words or number a text has, else ""."""
     held = _named(part, {letter: words(option) for letter, option in offered.items()})
-    if held:
-        return held[0] if len(held) == 1 else ""
-    if number := _read_number(part, QuestionForm(), False):
+    if not held and (number := _read_number(part, QuestionForm(), False)):
         numbers = {letter: _read_number(option, QuestionForm(), False) for letter, option in offered.items()}
-        equal = [letter for letter, option in numbers.items() if option and option.key == number.key]
-        return equal[0] if len(equal) == 1 else ""
-    return ""
+        held = [letter for letter, option in numbers.items() if option and option.key == number.key]
+    return held[0] if len(held) == 1 else ""
 
 
 def _of_closed_class(part: str, form: QuestionForm) -> str:
@@ -195,7 +188,7 @@ _LIMIT_AFTER = re.compile(
 
 def _read_date(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
     text = plain(part)
-    found = [(date.value, date.start, date.end) for date in find_dates(text)]
+    found: list[tuple[str, int, int]] = [*find_dates(text)]
     if form.asks_year:
         found = [(year_of(value), start, end) for value, start, end in found if year_of(value)]
     if form.kind == DATE:
@@ -308,13 +301,12 @@ def _one_number(chosen: Quantity, part: str, form: QuestionForm, of: str) -> Fin
 
 def _several(found: list[Quantity], part: str) -> FinalAnswer:
     """Return several numbers as one answer in their order; a unit at the end applies to all."""
-    each = [
-        Quantity(one.value, one.unit or found[-1].unit).base for one in found
-    ]  # in base units, so that equal ones are equal
+    # In base units, so that equal ones are equal.
+    each = [Quantity(one.value, one.unit or found[-1].unit).base for one in found]
     return FinalAnswer(NUMBER, "; ".join(f"{value} {base_unit(dimension)}".rstrip() for dimension, value in each), part)
 
 
-# --- Formulas
+# --- Formulas and code
 
 
 def _read_symbolic(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
@@ -325,9 +317,6 @@ def _read_symbolic(part: str, form: QuestionForm, marked: bool) -> FinalAnswer |
     if defined and form.words and defined[1] == (form.unknown or defined[1]):
         formula = formula[defined.end() :]
     return FinalAnswer(SYMBOLIC, formula, part)
-
-
-# --- Code
 
 
 def read_program(said: str, form: QuestionForm) -> FinalAnswer | None:
@@ -414,9 +403,6 @@ def _beside_the_question(said: list[str], form: QuestionForm) -> list[str]:
 
 def _length(said: Sequence[str]) -> float:
     return sum(0.5 if is_chinese(word) else 1.0 for word in said)
-
-
-# --- The words around an answer
 
 
 def _is_frame(rest: str, form: QuestionForm) -> bool:

@@ -21,12 +21,9 @@ from qubic_lab.consensus.answer_readers import (
     CHOICE,
     CODE,
     DATE,
-    KINDS,
     NO_ANSWER,
     NUMBER,
-    PROSE,
     READERS,
-    SPAN,
     SYMBOLIC,
     FinalAnswer,
     read_conclusion,
@@ -40,21 +37,6 @@ from qubic_lab.consensus.programs import LITERAL, without_blocks
 from qubic_lab.consensus.quantities import Quantity, plain
 from qubic_lab.consensus.question_form import read_question
 from qubic_lab.consensus.words import both_ends
-
-__all__ = [
-    "CODE",
-    "KINDS",
-    "NO_ANSWER",
-    "NUMBER",
-    "PROSE",
-    "SPAN",
-    "SYMBOLIC",
-    "FinalAnswer",
-    "contradicts",
-    "final_answer",
-    "same",
-    "without_thoughts",
-]
 
 
 def final_answer(text: str, question: str = "") -> FinalAnswer:
@@ -94,7 +76,6 @@ def same(a: FinalAnswer, b: FinalAnswer) -> bool | None:
 
 
 def _compare(a: FinalAnswer, b: FinalAnswer) -> bool | None:
-    """Compare two answers of one kind whose keys differ."""
     if a.kind == NUMBER:
         return _compare_numbers(a, b)
     if a.kind == CHOICE:  # a letter and a name can be the same option
@@ -127,7 +108,6 @@ def _rounds_to(exact: Fraction, rounded: FinalAnswer) -> bool:
 
 
 def _compare_formulas(a: FinalAnswer, b: FinalAnswer) -> bool | None:
-    """Compare formulas, or a formula and a number, and the unknowns they define."""
     numbers = [each for each in (a, b) if each.kind == NUMBER]
     if any(
         each.number is None or each.unit or len(each.of) > 1 or len(each.value) > symbolic.DIGITS for each in numbers

@@ -6,8 +6,8 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH = (
@@ -43,8 +43,7 @@ _HINT = re.compile(r"\d{4}|[月年]|\d ?(?:BC|AD|CE|B\.C)|\bAD |" + "|".join(_MO
 """Matches every date: a fast test, since most texts have none."""
 
 
-@dataclass(frozen=True)
-class FoundDate:
+class FoundDate(NamedTuple):
     """A date and its place in the text, from `start` up to but not including `end`."""
 
     value: str
@@ -105,7 +104,6 @@ def _month(name: str | None) -> int | None:
 
 
 def _iso(year: str, month: int | None, day: int | None) -> Iterator[str]:
-    """Yield the date if it exists."""
     try:
         date(int(year or 2000), month or 1, day or 1)  # 2000: a leap year
     except ValueError:

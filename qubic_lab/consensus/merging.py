@@ -6,7 +6,7 @@ it. Nothing is rewritten: every sentence comes from an answer, and its authors a
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qubic_lab.consensus.conclusions import sentences, without_thoughts
@@ -55,18 +55,23 @@ def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnsw
     """
     base = without_thoughts(texts[best]).strip()
     taken = [_content(sentence) for sentence in whole_sentences(base)]
-    said = {index: whole_sentences(without_thoughts(texts[index])) for index in members if index != best}
+    said = {
+        index: [(sentence, _content(sentence)) for sentence in whole_sentences(without_thoughts(texts[index]))]
+        for index in sorted(members)
+        if index != best
+    }
+    candidates = [
+        (sentence, content, _said_by(content, said))
+        for each in said.values()
+        for sentence, content in each
+        if content.total() >= LEAST_CONTENT and not _ALONE.match(sentence)
+    ]
+    candidates.sort(key=lambda each: -len(each[2]))  # among equals by position
     added: list[AddedSentence] = []
     disputed: list[AddedSentence] = []
-    for sentence in _by_support(said):
-        content = _content(sentence)
+    for sentence, content, said_by in candidates:
         if any(_overlap(content, other) >= IS_LIKE for other in taken):
             continue
-        said_by = tuple(
-            index
-            for index in sorted(said)
-            if any(_overlap(_content(text), content) >= SAYS_THE_SAME for text in said[index])
-        )
         if len(said_by) < LEAST_SAID or contradicts(base, sentence):
             continue
         denied_by = tuple(i for i, text in enumerate(texts) if i not in said_by and contradicts(text, sentence))
@@ -85,21 +90,11 @@ def whole_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences(lines) if sentence[-1] in ".!。！"]
 
 
-def _by_support(said: dict[int, list[str]]) -> list[str]:
-    """Return the sentences that may be added, by the number of answers that say them, then by position."""
-    contents = {index: [_content(each) for each in texts] for index, texts in said.items()}
-    candidates = [
-        (sentence, content)
-        for index in sorted(said)
-        for sentence, content in zip(said[index], contents[index], strict=True)
-        if content.total() >= LEAST_CONTENT and not _ALONE.match(sentence)
-    ]
-    support = [
-        sum(any(_overlap(content, other) >= SAYS_THE_SAME for other in each) for each in contents.values())
-        for _, content in candidates
-    ]
-    order = sorted(range(len(candidates)), key=lambda place: (-support[place], place))
-    return [candidates[place][0] for place in order]
+def _said_by(content: Counter[str], said: Mapping[int, Sequence[tuple[str, Counter[str]]]]) -> tuple[int, ...]:
+    """Return the indices of the answers that say this content."""
+    return tuple(
+        index for index, each in said.items() if any(_overlap(content, other) >= SAYS_THE_SAME for _, other in each)
+    )
 
 
 def _content(sentence: str) -> Counter[str]:

@@ -85,7 +85,6 @@ def normal_code(code: str, language: str = "") -> str:
 
 
 def _python(code: str) -> str | None:
-    """Return the syntax tree, or None if the code does not parse."""
     code = _PROMPT.sub("", textwrap.dedent(code).strip())
     try:
         return ast.dump(ast.parse(code))

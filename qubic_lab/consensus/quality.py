@@ -16,17 +16,9 @@ from itertools import pairwise
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from qubic_lab.consensus.answers import (
-    NUMBER,
-    PROSE,
-    SPAN,
-    SYMBOLIC,
-    FinalAnswer,
-    final_answer,
-    same,
-    without_thoughts,
-)
-from qubic_lab.consensus.conclusions import marked_conclusion
+from qubic_lab.consensus.answer_readers import NUMBER, PROSE, SPAN, SYMBOLIC, FinalAnswer
+from qubic_lab.consensus.answers import final_answer, same
+from qubic_lab.consensus.conclusions import marked_conclusion, without_thoughts
 from qubic_lab.consensus.similarity import COSINE_DIGITS, Embed, Similarities, content_of, foreign_script, words_of
 
 OFF_TOPIC_BELOW = 0.13
@@ -202,7 +194,6 @@ def _ngrams(words: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _terms(question: str, words: Sequence[str]) -> float:
-    """Return the share of the question's content words that an answer uses."""
     asked = set(content_of(words_of(question)))
     return len(asked & set(content_of(words))) / len(asked) if asked else 0.0
 
@@ -246,7 +237,6 @@ def _is_usable(faults: Set[FaultKind], text: str, said: str, answer: FinalAnswer
 
 
 def _closed_box(said: str) -> bool:
-    """Return whether the last box in a text is closed."""
     return "\\boxed" in said and marked_conclusion(said[said.rindex("\\boxed") :]) is not None
 
 
@@ -348,7 +338,6 @@ def wrong_calculations(text: str) -> Iterator[str]:
 
 
 def _calculated(expression: str) -> Fraction | None:
-    """Return the value of an arithmetic expression, or None if it is not one."""
     try:
         tree = ast.parse(expression.translate(_OPERATORS).strip(), mode="eval").body
         return _exact(tree) if isinstance(tree, ast.BinOp) else None

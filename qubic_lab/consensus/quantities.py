@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Context, Decimal, Inexact
 from fractions import Fraction
 from functools import lru_cache
 
@@ -61,17 +62,29 @@ def combined(quantities: Iterable[Quantity], text: str) -> list[Quantity]:
     """Add up adjacent quantities of one measurement: 17 minutes 30 seconds, 1 h and 5 min."""
     together: list[Quantity] = []
     for quantity in quantities:
-        last = together[-1] if together else None
-        if last is not None and _continues(last, quantity, text[last.end : quantity.start]):
-            larger, smaller = find_unit(last.unit), find_unit(quantity.unit)
-            assert larger and smaller
-            assert isinstance(last.value, Fraction) and isinstance(quantity.value, Fraction)
-            sign = -1 if last.value < 0 else 1
-            value = last.value + sign * quantity.value * smaller.factor / larger.factor
-            together[-1] = Quantity(value, last.unit, quantity.word, last.start, quantity.end)
+        whole = _whole(together[-1], quantity, text) if together else None
+        if whole:
+            together[-1] = whole
         else:
             together.append(quantity)
     return together
+
+
+def _whole(larger: Quantity, smaller: Quantity, text: str) -> Quantity | None:
+    """Return the sum of two quantities if the second continues the first, in a smaller unit of its dimension."""
+    if not re.fullmatch(r",?\s*(?:and\s+|零|又|, and\s+)?", text[larger.end : smaller.start]):
+        return None
+    units = find_unit(larger.unit), find_unit(smaller.unit)
+    if not units[0] or not units[1] or isinstance(larger.value, str) or isinstance(smaller.value, str):
+        return None
+    first, second = units[0], units[1]
+    if first.dimension != second.dimension or first.dimension == PLAIN_NUMBER or first.offset or second.offset:
+        return None
+    if second.factor >= first.factor or not 0 <= smaller.value * second.factor < first.factor:
+        return None
+    part = smaller.value * second.factor / first.factor
+    value = larger.value + (-part if larger.value < 0 else part)
+    return Quantity(value, larger.unit, smaller.word, larger.start, smaller.end)
 
 
 @lru_cache(1024)
@@ -93,16 +106,10 @@ def plain(text: str) -> str:
 
 def exact_text(value: Fraction) -> str:
     """Write a value exactly: 12, 0.75, or 1/3 if the decimal would not end."""
-    rest, twos, fives = value.denominator, 0, 0
-    while rest % 2 == 0:
-        rest, twos = rest // 2, twos + 1
-    while rest % 5 == 0:
-        rest, fives = rest // 5, fives + 1
-    decimals = max(twos, fives)
-    if rest > 1 or not decimals:
+    try:
+        return f"{_EXACT.divide(Decimal(value.numerator), Decimal(value.denominator)):f}"
+    except Inexact:
         return str(value)
-    digits = f"{abs(value.numerator) * 10**decimals // value.denominator:0{decimals + 1}}"
-    return f"{'-' if value < 0 else ''}{digits[:-decimals]}.{digits[-decimals:]}"
 
 
 def superscripts_lowered(text: str) -> str:
@@ -137,6 +144,7 @@ def chinese_number(numerals: str) -> int:
     return total + section + digit
 
 
+_EXACT = Context(prec=1000, traps=[Inexact])
 _ONE_SIGN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in "，；！？～"} | {
     ord("−"): "-",
     ord("–"): "-",
@@ -335,23 +343,6 @@ def _clock(found: re.Match[str]) -> str:
     minutes = {"半": 30, "一刻": 15}.get(found["word"] or "", minutes)
     later = (found["half"] in ("下午", "傍晚", "晚上") and hours < 12) or (found["half"] == "中午" and hours < 6)
     return f" {hours + 12 * later:02}:{minutes:02} "
-
-
-def _continues(larger: Quantity, smaller: Quantity, between: str) -> bool:
-    if not re.fullmatch(r",?\s*(?:and\s+|零|又|, and\s+)?", between):
-        return False
-    units = find_unit(larger.unit), find_unit(smaller.unit)
-    if not all(units) or isinstance(larger.value, str) or isinstance(smaller.value, str):
-        return False
-    first, second = units
-    assert first and second
-    return (
-        first.dimension == second.dimension != PLAIN_NUMBER
-        and not first.offset
-        and not second.offset
-        and second.factor < first.factor
-        and 0 <= smaller.value * second.factor < first.factor
-    )
 
 
 def _fraction(over: str, under: str) -> str:

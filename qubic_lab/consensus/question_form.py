@@ -17,18 +17,11 @@ OPTION = re.compile(r"\(([A-Z])\)\s*([^()\n]+)")
 class QuestionForm:
     """The form of the answer that a question asks for; all fields of an empty question are empty.
 
-    Attributes:
-        kind: one of `answers.KINDS`, or "" if the question is open.
-        options: (letter, text) pairs.
-        alternatives: other choices: fruit and vegetable in "a fruit or a vegetable?", the names in "Who came first?".
-        unit: the requested unit.
-        noun: the stem of what is counted.
-        unknown: the letter to solve for.
-        words: the stems of the question's words, without the options.
-        asks_year: only a year is wanted.
-        asks_output: the output or return value of a program is wanted.
-        asks_what: it asks what, who, which or where about one thing, so one phrase can answer it.
-        polarities: signed pairs of opposites among the question's words, such as +increase (see `opposites`).
+    `kind` is one of `answers.KINDS`, or "" if the question is open. `options` are (letter, text) pairs, `alternatives`
+    other choices: fruit and vegetable in "a fruit or a vegetable?", the names in "Who came first?". `unit` is the
+    requested one, `noun` the stem of what is counted, `unknown` the letter to solve for. `words` are the stems of the
+    question's words, without the options, and `polarities` their signed pairs of opposites, such as +increase.
+    `asks_output` wants a program's output or return value; `asks_what` can be answered by one phrase.
     """
 
     kind: str = ""

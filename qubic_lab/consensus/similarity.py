@@ -21,10 +21,12 @@ import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from qubic_lab.consensus.answers import CODE, PROSE, SPAN, FinalAnswer, contradicts, same, without_thoughts
+from qubic_lab.consensus.answer_readers import CODE, PROSE, SPAN, FinalAnswer
+from qubic_lab.consensus.answers import same
+from qubic_lab.consensus.conclusions import without_thoughts
+from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.quantities import Quantity, plain, plain_quantities
 from qubic_lab.consensus.words import places, stem, word_set, words
-from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import MODEL, MOST_TOKENS, Embedded
 
 EMBEDDING_WEIGHT, WORDS_WEIGHT, STRUCTURE_WEIGHT = 0.5, 0.3, 0.2
@@ -274,14 +276,7 @@ THRESHOLDS = SimilarityThresholds()
 def bonds(
     answers: Sequence[FinalAnswer], similarities: Similarities, thresholds: SimilarityThresholds = THRESHOLDS
 ) -> tuple[tuple[Bond, ...], ...]:
-    """Return the symmetric matrix of bonds between the answers to one question.
-
-    Raises:
-        InputError: the numbers of answers and texts differ.
-    """
-    count = len(similarities.texts)
-    if len(answers) != count:
-        raise InputError(f"{len(answers)} final answers for {count} texts: give one for each")
+    """Return the symmetric matrix of bonds between the answers to one question."""
     distinct = _first_of_each(similarities.texts)
     found = {
         frozenset(pair): _bond(answers, similarities, thresholds, *pair) for pair in combinations(distinct.values(), 2)
@@ -291,7 +286,6 @@ def bonds(
 
 
 def _first_of_each(texts: Sequence[str]) -> dict[str, int]:
-    """Return the first index of each distinct text."""
     return {text: index for index, text in reversed(list(enumerate(texts)))}
 
 
@@ -333,7 +327,6 @@ def _deceives(one: str, other: str) -> bool:
 
 @lru_cache(256)
 def _numbers_and_content(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return a text's numbers and content words in order."""
     said = words_of(text)
     numbers = tuple(word for word in said if word[0].isdecimal() or word in _CHINESE_NUMERALS)
     return numbers, tuple(content_of(said))

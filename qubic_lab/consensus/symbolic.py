@@ -14,7 +14,6 @@ import re
 import selectors
 import subprocess
 import sys
-import threading
 from functools import lru_cache
 
 from qubic_lab.consensus.quantities import superscripts_lowered
@@ -156,41 +155,28 @@ class _Pool:
 
     def __init__(self) -> None:
         self._places: queue.LifoQueue[_Process | None] = queue.LifoQueue()
-        self._running: set[_Process] = set()
-        self._lock = threading.Lock()
         for _ in range(MOST_PROCESSES):
             self._places.put(None)
 
     def canonical(self, formula: str) -> Forms | None:
         process = self._places.get()
         try:
-            if process is None:
-                process = self._start()
+            process = process or _Process()
             return process.ask(formula)
         except (OSError, TimeoutError) as error:
             _LOG.warning("the formula %.80r was not read (%s)", formula, error or "no answer in time")
             if process is not None:
-                self._end(process)
+                process.end()
                 process = None
             return None
         finally:
             self._places.put(process)
 
     def end(self) -> None:
-        """End all processes."""
-        for process in list(self._running):
-            self._end(process)
-
-    def _start(self) -> _Process:
-        process = _Process()
-        with self._lock:
-            self._running.add(process)
-        return process
-
-    def _end(self, process: _Process) -> None:
-        with self._lock:
-            self._running.discard(process)
-        process.end()
+        """End the processes that are free: at exit all are, because threads that read formulas end first."""
+        while not self._places.empty():
+            if process := self._places.get_nowait():
+                process.end()
 
 
 _POOL = _Pool()

@@ -4,7 +4,7 @@ The shares are chosen, not fitted to measurements. An unknown part is 1/2, which
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 ACCURACY_SHARE = 0.4
 RESPONSE_SHARE = 0.2
@@ -65,10 +65,6 @@ class WeightParts:
             + HEALTH_SHARE * self.health
             + COMPLEXITY_SHARE * self.complexity
         )
-
-    def to_dict(self) -> dict[str, float]:
-        """Return plain values for JSON, the weight first."""
-        return {"weight": self.weight, **asdict(self)}
 
 
 def weigh(

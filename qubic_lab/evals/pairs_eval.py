@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubic_lab.consensus.answers import FinalAnswer, final_answer
+from qubic_lab.consensus.answer_readers import FinalAnswer
+from qubic_lab.consensus.answers import final_answer
 from qubic_lab.consensus.quality import FEWEST_WORDS, OFF_TOPIC_BELOW, OPEN_KINDS, cosines
 from qubic_lab.consensus.similarity import (
     JOINING,

@@ -68,7 +68,7 @@ def _voter(trail: VoterTrail) -> dict[str, Any]:
         "mean_logprob": vote.mean_logprob,
         "final": {"kind": trail.final.kind, "value": trail.final.value, "text": trail.final.text},
         "quality": {"value": trail.quality.value, **asdict(trail.quality)},
-        "weight": trail.weight.to_dict(),
+        "weight": {"weight": trail.weight.weight, **asdict(trail.weight)},
         "group": trail.group,
         "dropped": trail.dropped,
     }
