@@ -24,9 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from qubic_lab.errors import InputError
 from qubic_lab.evals.compare import compare
-from qubic_lab.evals.comparison import Divergence
+from qubic_lab.evals.comparison import Divergence, paired_tests
 from qubic_lab.evals.comparison_plan import ComparisonConfig
-from qubic_lab.evals.measures import paired_tests
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.runs.notebook import NotebookError, run_notebook
@@ -149,7 +148,7 @@ def test_the_notebook_fails_on_a_planted_difference_and_records_what_it_found(ti
 
 
 def test_findings_name_changes_accuracy_and_tests() -> None:
-    tests = paired_tests(only_baseline=2, only_other=1, questions=100, margin=0.03)
+    tests = paired_tests(only_baseline=2, only_other=1, questions=100)
     parted = make_variant(divergences=(Divergence("a", 3, 0.02),), logits_max_abs=0.1)
     result = make_comparison(
         variants=(make_variant(), make_variant(logits_max_abs=1e-5), parted),

@@ -18,9 +18,7 @@ from qubic_lab.consensus.dates import find_dates, may_agree
 from qubic_lab.consensus.quantities import chinese_number, combined, plain, plain_quantities, quantities, spelled_out
 from qubic_lab.consensus.units import base_unit, find_unit
 from qubic_lab.consensus.words import MOST_READ, words_and_signs
-from qubic_lab.errors import InputError
-from qubic_lab.evals.answer_pairs import HALVES, LABELS, committed_pairs, load_pairs, pairs_half
-from qubic_lab.evals.answer_pairs import KINDS as PAIR_KINDS
+from qubic_lab.evals.pairs_eval import HALVES, LABELS, committed_pairs, pairs_half
 
 PLANETS = "Which planet turns slowest? (A) Mercury (B) Venus (C) Mars"
 DOSES = "How much is it? A) 5 mg B) 0.5 g C) 50 mg"
@@ -414,12 +412,13 @@ def test_a_power_tower_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_committed_pairs_are_balanced_and_varied() -> None:
-    pairs = load_pairs(committed_pairs())
+    pairs = committed_pairs()
     assert len(pairs) >= 240
     counts = {label: sum(pair.label == label for pair in pairs) for label in LABELS}
     assert max(counts.values()) - min(counts.values()) <= 0.05 * len(pairs)
     assert 0.3 <= sum(pair.language == "zh" for pair in pairs) / len(pairs) <= 0.4
-    assert {pair.kind for pair in pairs} == set(PAIR_KINDS)
+    assert len({pair.id for pair in pairs}) == len(pairs) and {pair.language for pair in pairs} == {"en", "zh"}
+    assert len({pair.kind for pair in pairs}) == 9
     assert len({frozenset((pair.question, pair.a, pair.b)) for pair in pairs}) == len(pairs)
     assert all(1 <= len(text.split()) <= 60 for pair in pairs for text in (pair.a, pair.b))
     halves = [pairs_half(pair.id) for pair in pairs]
@@ -428,34 +427,13 @@ def test_committed_pairs_are_balanced_and_varied() -> None:
 
 def test_rules_never_call_a_contradicting_pair_the_same_and_are_rarely_wrong() -> None:
     said = []
-    for pair in load_pairs(committed_pairs()):
+    for pair in committed_pairs():
         verdict = same(final_answer(pair.a, pair.question), final_answer(pair.b, pair.question))
         said.append((pairs_half(pair.id), pair.label, verdict))
     assert [row for row in said if row[1:] == ("contradicting", True)] == []
     decided = [(label, verdict) for half, label, verdict in said if half == "dev" and verdict is not None]
     right = sum((label == "same") is verdict for label, verdict in decided)
     assert len(decided) >= 75 and right == len(decided), "of the half that the rules were made on"
-
-
-LINE = '{"id": "a", "language": "en", "kind": "number", "label": "same", "question": "?", "a": "1", "b": "one"}'
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("", "holds no pairs"),
-        (f"{LINE}\n\n{LINE}", ":3 has the id 'a'"),
-        (LINE.replace('"same"', '"similar"'), "unknown label 'similar'"),
-        (LINE.replace('"number"', '"numbre"'), "did you mean 'number'"),
-        (LINE.replace('"one"', '" "'), "has no b"),
-    ],
-)
-def test_pairs_that_cannot_be_used(tmp_path, lines: str, message: str) -> None:
-    """How lines are read is tested with the files of questions."""
-    file = tmp_path / "pairs.jsonl"
-    file.write_text(lines)
-    with pytest.raises(InputError, match=rf"pairs\.jsonl.*{message}"):
-        load_pairs(file)
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))

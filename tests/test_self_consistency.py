@@ -15,7 +15,8 @@ from qubic_lab.evals import self_consistency
 from qubic_lab.evals.diversity import distinct, diversity, repetition, self_overlap, words_of
 from qubic_lab.evals.paired import difference_estimate, mcnemar_tests, mean_estimate, minimum_detectable_mean
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, halves, judge, read_recorded
+from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, halves, read_recorded
+from qubic_lab.evals.scoring import judge
 from qubic_lab.evals.self_consistency import (
     agreeing_wrong,
     best_rule,
@@ -125,17 +126,8 @@ def test_the_oracle_by_hand() -> None:
 
 
 def test_one_vote_names_a_winner_and_first_come_breaks_ties() -> None:
-    def winner(some: RecordedQuestion, by_weight: bool = False) -> str | None:
-        found = vote(some.samples, by_weight)
-        return found and found.text
-
-    assert winner(row("bab-a")) == "b"
-    assert winner(row("-abba")) == "a"
-    assert winner(row("bba")) == "b"
-    assert winner(row("--")) is None
-    assert winner(weighted(row("bba"), 1, 1, 3), by_weight=True) == "a"
-    assert winner(weighted(row("bba"), 0, 0, 0), by_weight=True) is None
-    assert winner(weighted(row("abb"), 2, 1, 1), by_weight=True) == "b", "of equal weights, more ballots"
+    found = [vote(row(groups).samples) for groups in ("bab-a", "-abba", "bba", "--")]
+    assert [each and each.text for each in found] == ["b", "a", "b", None]
 
 
 def test_choosing_one_answer_by_length_or_signal() -> None:
@@ -147,9 +139,8 @@ def test_choosing_one_answer_by_length_or_signal() -> None:
     assert chosen_at(row("bbab", tokens=(1, 20, 11, 2)), 3, "median length") == pytest.approx(2 / 4)
     confident = signalled(some, "logprob", -0.1, -2.0, -3.0)
     assert chosen_at(confident, 3, "logprob") == 1
-    assert best_rule([confident], 3, ["longest", "logprob"]) == "logprob"
-    with pytest.raises(InputError, match="unknown rule 'logprop': did you mean 'logprob'"):
-        chosen_at(confident, 3, "logprop")
+    assert best_rule([confident, confident], 3) == "shortest", "the first of equal ones"
+    assert best_rule([signalled(row("bba"), "logprob", -2.0, -3.0, -0.1)], 3) == "logprob"
 
 
 def test_tokens_spent() -> None:
@@ -230,11 +221,11 @@ def test_equal_tokens_choose_k_on_one_half_and_judge_it_on_the_other() -> None:
 
 def test_agreeing_wrong_answers() -> None:
     rows = [row("bbbb", id="w1"), row("bbba", id="w2"), row("bbaa", id="split"), row("bc-a", id="apart"), row("aaab")]
-    found = agreeing_wrong(rows, examples=1)
+    found = agreeing_wrong(rows)
     assert found.questions.value == pytest.approx(2 / 5)
     # Wrong pairs that agree: 6 of 6, 3 of 3, 1 of 1, 0 of 3; the last question has one wrong answer only.
     assert found.pairs.value == pytest.approx(3 / 4) and found.pairs.n == 4
-    [example] = found.examples
+    example, _ = found.examples
     assert (example.id, example.text, example.ballots, example.samples) == ("w1", "b", 4, 4)
     assert agreeing_wrong([row("aab")]).pairs is None
 
@@ -245,14 +236,8 @@ CREATIVE = replace(row("a"), greedy=RecordedSample("x", 1), samples=(RecordedSam
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: RecordedSample("", -1), "-1 tokens"),
-        (lambda: RecordedSample("", 1, weight=math.nan), "weight is nan"),
-        (lambda: RecordedSample("", 1, signals=(("x", math.inf),)), "signal 'x' is inf"),
-        (lambda: replace(row("a"), samples=()), "no samples"),
-        (lambda: replace(row("a"), greedy=RecordedSample("x", 1)), "judge all or none"),
-        (lambda: longer(row("a"), 1, True, 1), "increasing factors above 1"),
         (lambda: right_values([CREATIVE], "pass@1"), "'q' has no right answer"),
-        (lambda: curve([]), "no recorded questions"),
+        (lambda: right_values([], "pass@1"), "no recorded questions"),
         (lambda: right_values([row("a")], "majorty"), "unknown method 'majorty': did you mean 'majority'"),
     ],
 )
@@ -319,10 +304,6 @@ def test_means_and_differences_have_intervals_that_never_claim_certainty() -> No
     assert same.low < 0 < same.high and same.value == 0
     worse = difference_estimate([0.0] * 20, [1.0] * 20)
     assert worse.value == worse.low == -1 and -1 < worse.high < -0.6
-    with pytest.raises(InputError, match="1 and 2 questions cannot be paired"):
-        difference_estimate([1.0], [1.0, 0.0])
-    with pytest.raises(InputError, match="each must lie between 0 and 1"):
-        mean_estimate([0.5, 1.5])
 
 
 def test_the_detectable_difference_by_hand() -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from qubic_lab.bench.result import MeasuredResult, Spread, Table, counted, interval_text, seconds_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_choice, check_range
-from qubic_lab.evals.reference import library
+from qubic_lab.evals.compare import library
 from qubic_lab.model.config import ModelConfig, check_context, load_config
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.resolve import resolve_whole

@@ -7,10 +7,15 @@ from typing import Any
 
 from qubic_lab.bench.result import BenchResult, Table, interval_text
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.evals.answer_pairs import committed_pairs, load_pairs
 from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, evaluate_consensus
 from qubic_lab.evals.paired import MeanEstimate
-from qubic_lab.evals.pairs_eval import PairsResult, RelevanceResult, evaluate_pairs, evaluate_relevance
+from qubic_lab.evals.pairs_eval import (
+    PairsResult,
+    RelevanceResult,
+    committed_pairs,
+    evaluate_pairs,
+    evaluate_relevance,
+)
 from qubic_lab.model.embeddings import installed_embedder
 
 
@@ -107,7 +112,7 @@ def bench_model_votes(
 
 def bench_pairs() -> PairsReport:
     """Evaluate the comparison of answers on the committed labelled pairs."""
-    labelled = load_pairs(committed_pairs())
+    labelled = committed_pairs()
     embedder = installed_embedder()
     if embedder is None:
         return PairsReport(evaluate_pairs(labelled, None), None)

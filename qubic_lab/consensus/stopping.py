@@ -25,7 +25,7 @@ def is_settled(
     plurality with the rule's measure.
     """
     asked = RULES[fallback or rule]  # a winner by the rule also has the plurality
-    assert fallback is None or (asked.measure, asked.more_than) == (RULES[rule].measure, 0), f"{fallback} after {rule}"
+    assert asked.measure == RULES[rule].measure and (fallback is None or asked.more_than == 0), fallback
     rest = sum(each.counts(asked.measure) for each in to_come)
     support: dict[Group, int] = {}
     for ballot in ballots:

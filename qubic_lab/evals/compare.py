@@ -8,26 +8,32 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.evals.comparison import AnswerRow, Case, ReferenceComparison, SplitComparison, TokenDifference, Variant
-from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
-from qubic_lab.evals.measures import (
+from qubic_lab.evals.comparison import (
     EQUIVALENCE_MARGIN,
+    AnswerRow,
+    Case,
     GreedyAnswer,
+    ReferenceComparison,
+    SplitComparison,
+    TokenDifference,
+    Variant,
     WithLogits,
     accuracy,
     likeness,
     paired_accuracy,
     score,
 )
+from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.reference import library, reference_answers
-from qubic_lab.evals.scoring import is_checkable, is_right
+from qubic_lab.evals.scoring import is_checkable, judge
 from qubic_lab.model.checkpoint import model_hash
 from qubic_lab.model.config import load_config
 from qubic_lab.pipeline.client import Pipeline
@@ -159,7 +165,7 @@ def _answer_row(question: Question, answer: GreedyAnswer, opening: str) -> Answe
         answer=question.answer,
         text=answer.text,
         tokens=len(answer.token_ids),
-        correct=is_right(question, opening + answer.text) if is_checkable(question) else None,
+        correct=judge(question, opening + answer.text),
         cut=answer.cut,
     )
 
@@ -276,10 +282,11 @@ def _run_reference(
     eos = load_config(plan.whole.folder).eos_token_ids
 
     def answer_all() -> Iterator[WithLogits]:
-        for theirs in reference_answers(plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.whole.threads):
-            tokens = theirs.token_ids
-            answers.append(GreedyAnswer(tokens, tokenizer.decode(list(tokens)), cut=tokens[-1] not in eos))
-            yield answers[-1], theirs.logits_TV
+        for tokens, logits_TV in reference_answers(
+            plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.whole.threads
+        ):
+            answers.append(GreedyAnswer(tuple(tokens), tokenizer.decode(tokens), cut=tokens[-1] not in eos))
+            yield answers[-1], logits_TV
 
     measured = likeness(plan.ids, answer_all(), run.with_logits())
     ours, theirs = (dict(zip(plan.ids, each, strict=True)) for each in (run.answers, answers))
@@ -301,6 +308,45 @@ def _run_reference(
         ),
     )
     return reference, _Way(dtype, library(), _whole(plan.batches[0]), tuple(answers))
+
+
+def library() -> str:
+    """Return the reference's name and version."""
+    return f"transformers {version('transformers')}"
+
+
+def reference_answers(
+    folder: Path, dtype: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, threads: int
+) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
+    """Yield tokens and fp32 logits (tokens, V) of greedy answers by transformers' own model and generate.
+
+    Prompts are given as token ids; they are answered one at a time.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import logging as transformers_logging
+
+    from qubic_lab.model.decoder import torch_dtype
+
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch_dtype(dtype), local_files_only=True)
+    eos = list(load_config(folder).eos_token_ids) or None
+    # A fresh config: the model's own may ask for sampling or penalties, and the comparison is of plain greedy decoding.
+    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=eos[0] if eos else 0)
+    for prompt in prompts:
+        tokens = torch.tensor([list(prompt)])
+        with torch.inference_mode():
+            output = model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        logits_TV = np.stack([step[0].float().numpy() for step in output.logits])
+        yield output.sequences[0, len(prompt) :].tolist(), logits_TV
 
 
 @contextmanager

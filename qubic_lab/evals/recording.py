@@ -18,7 +18,8 @@ from qubic_lab.consensus.similarity import Embed, bonds, compare, group
 from qubic_lab.core import Completion, Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, judge, read_recorded
+from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
+from qubic_lab.evals.scoring import judge
 from qubic_lab.pipeline.client import Pipeline
 
 MOST_SAMPLES = 32

@@ -36,6 +36,11 @@ def is_checkable(question: Question) -> bool:
     return question.kind != "creative" and len(question.answer.split()) <= MOST_WORDS
 
 
+def judge(question: Question, text: str) -> bool | None:
+    """Return whether a text answers a question correctly, or None if no rule can decide."""
+    return is_right(question, text) if is_checkable(question) else None
+
+
 def is_right(question: Question, text: str) -> bool:
     """Return whether a text answers a checkable question as its reference does."""
     answer = conclusion(text)

@@ -29,6 +29,7 @@ from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample
 from qubic_lab.stats import wilson_interval
 
 KS = (1, 3, 5, 8, 16)
+MOST_EXAMPLES = 5
 EXACT_SUBSETS = 20_000
 RESAMPLED_SUBSETS = 4_000
 METHODS = ("greedy", "longer greedy", "pass@1", "majority", "weighted", "oracle")
@@ -119,11 +120,7 @@ def oracle_at(row: RecordedQuestion, k: int) -> float:
 
     Source: the unbiased estimator of M. Chen et al., "Evaluating large language models trained on code", arXiv
     2107.03374, section 2.1.
-
-    Raises:
-        InputError: there are fewer than k samples.
     """
-    _check_k(row, k)
     n, wrong = len(row.samples), int((~_right(row)).sum())
     return 1 - math.comb(wrong, k) / math.comb(n, k)
 
@@ -133,11 +130,7 @@ def voted_at(row: RecordedQuestion, k: int, weighted: bool = False) -> ExpectedV
     """Return the expected result of a vote of k samples; the winner's answer is that of any of its voters.
 
     Samples without a final answer do not vote; if none votes, the vote is wrong.
-
-    Raises:
-        InputError: there are fewer than k samples.
     """
-    _check_k(row, k)
     groups = sorted({sample.group for sample in row.samples if sample.group is not None})
     if not groups:
         return ExpectedVote(0.0, 0.0)
@@ -157,12 +150,7 @@ def chosen_at(row: RecordedQuestion, k: int, rule: str) -> float:
     """Return the accuracy of a rule that chooses one of k samples; ties are drawn at random.
 
     The rule is one of LENGTH_RULES (by tokens), or a signal, whose highest value is chosen.
-
-    Raises:
-        InputError: the rule is unknown or there are fewer than k samples.
     """
-    _check_k(row, k)
-    check_choice("rule", rule, (*LENGTH_RULES, *signal_names([row])))
     if rule == "median length":
         return _nearest_median(row, k)
     if rule in LENGTH_RULES:
@@ -173,17 +161,12 @@ def chosen_at(row: RecordedQuestion, k: int, rule: str) -> float:
     return _highest(scores, _right(row), k)
 
 
-def vote(samples: Sequence[RecordedSample], weighted: bool = False) -> RecordedSample | None:
-    """Hold one vote and return the first answer of the winning group, by ballots or by weight.
+def vote(samples: Sequence[RecordedSample]) -> RecordedSample | None:
+    """Hold one vote and return the first answer of the winning group.
 
-    Ties go to the group that came first; with weights, to the group with more ballots, then to the one that came first.
-    None: no sample has a final answer, or none has weight.
+    Ties go to the group that came first. None: no sample has a final answer.
     """
-    ballots = [
-        Ballot(f"{number:06}", sample.group, sample.weight if weighted else 1.0)
-        for number, sample in enumerate(samples)
-    ]
-    winner = decide(ballots, "weighted-plurality" if weighted else "plurality").winner
+    winner = decide([Ballot(f"{number:06}", each.group) for number, each in enumerate(samples)], "plurality").winner
     return None if winner is None else next(sample for sample in samples if sample.group == winner)
 
 
@@ -210,6 +193,9 @@ def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> l
             return [float(bool(_longer(row, k).right)) for row in rows]
         case "pass@1":
             return [pass_at_1(row) for row in rows]
+    for row in rows:
+        check_range(f"k, with {len(row.samples)} samples of question {row.id!r},", k, 1, len(row.samples))
+    match method:
         case "majority" | "weighted":
             return [voted_at(row, k, method == "weighted").right for row in rows]
         case "oracle":
@@ -219,8 +205,7 @@ def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> l
 
 
 def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> float:
-    """Return a method's mean tokens per question; arguments and errors as `right_values`."""
-    _check_rows(rows)
+    """Return a method's mean tokens per question; arguments as `right_values`."""
     if method == "greedy":
         tokens: list[float] = [row.greedy.tokens for row in rows]
     elif method == "longer greedy":
@@ -266,20 +251,15 @@ def gains(
     return {kind: _gain(some, (method, k), (baseline, k), seed) for kind, some in _by_kind(rows).items()}
 
 
-def votes_against_greedy(rows: Sequence[RecordedQuestion], k: int, weighted: bool = False) -> dict[str, McNemar]:
+def votes_against_greedy(rows: Sequence[RecordedQuestion], k: int) -> dict[str, McNemar]:
     """Compare the vote of each question's first k samples with its greedy answer, vote less greedy.
 
     The test needs right or wrong, so one vote is held; ties go to the group that came first. Holm's correction is over
     the question types, without ALL.
-
-    Raises:
-        InputError: as `right_values`.
     """
     pairs = {}
     for kind, some in _by_kind(rows).items():
-        for row in some:
-            _check_k(row, k)
-        winners = [vote(row.samples[:k], weighted) for row in some]
+        winners = [vote(row.samples[:k]) for row in some]
         right = [winner is not None and bool(winner.right) for winner in winners]
         pairs[kind] = right, [bool(row.greedy.right) for row in some]
     return {**mcnemar_tests({ALL: pairs.pop(ALL)}), **mcnemar_tests(pairs)}
@@ -290,10 +270,9 @@ def equal_tokens(
     held_out: Sequence[RecordedQuestion],
     factor: int,
     ks: Sequence[int] = KS,
-    method: str = "majority",
     seed: int = 0,
 ) -> EqualTokens:
-    """Compare a vote with one greedy answer with `factor` times the limit, at equal tokens, on the held-out half.
+    """Compare a majority vote with one greedy answer with `factor` times the limit, at equal tokens, on the held-out half.
 
     The vote's k is the best on the development half among those that take no more tokens there than the longer greedy
     answers; k = 1 is always allowed.
@@ -302,45 +281,37 @@ def equal_tokens(
         InputError: as `right_values`, or there are no longer answers of that factor.
     """
     budget = mean_tokens(development, "longer greedy", factor)
-    affordable = [k for k in sorted({1, *ks}) if k == 1 or mean_tokens(development, method, k) <= budget]
-    means = {k: sum(right_values(development, method, k)) for k in affordable}
+    affordable = [k for k in sorted({1, *ks}) if k == 1 or mean_tokens(development, "majority", k) <= budget]
+    means = {k: sum(right_values(development, "majority", k)) for k in affordable}
     best = max(affordable, key=lambda k: means[k])
     return EqualTokens(
         factor=factor,
         greedy_tokens=mean_tokens(held_out, "longer greedy", factor),
         k=best,
-        vote_tokens=mean_tokens(held_out, method, best),
-        gain=_gain(held_out, (method, best), ("longer greedy", factor), seed),
+        vote_tokens=mean_tokens(held_out, "majority", best),
+        gain=_gain(held_out, ("majority", best), ("longer greedy", factor), seed),
     )
 
 
-def best_rule(development: Sequence[RecordedQuestion], k: int, among: Sequence[str] | None = None) -> str:
-    """Return the rule of `chosen_at` with the best accuracy on a development half; ties go to the first.
+def best_rule(development: Sequence[RecordedQuestion], k: int) -> str:
+    """Return the length or signal of `chosen_at` with the best accuracy on a development half; ties go to the first.
 
-    By default all lengths and signals are candidates. Judge the rule on other questions.
-
-    Raises:
-        InputError: as `right_values`.
+    Judge the rule on other questions.
     """
-    rules = _rules(development) if among is None else among
+    rules = _rules(development)
     sums = {rule: sum(right_values(development, rule, k)) for rule in rules}
     return max(rules, key=lambda rule: sums[rule])
 
 
-def agreeing_wrong(rows: Sequence[RecordedQuestion], examples: int = 5, seed: int = 0) -> AgreeingWrong:
-    """Return how often wrong samples agree, over all samples of each question.
-
-    Raises:
-        InputError: as `right_values`.
-    """
-    _check_rows(rows)
+def agreeing_wrong(rows: Sequence[RecordedQuestion], seed: int = 0) -> AgreeingWrong:
+    """Return how often wrong samples agree, over all samples of each question."""
     agreed = [found for row in rows if (found := _agreed(row)) is not None]
     agreed.sort(key=lambda each: -each.ballots / each.samples)
     pairs = [share for row in rows if (share := _wrong_pairs(row)) is not None]
     return AgreeingWrong(
         questions=MeanEstimate(len(agreed) / len(rows), *wilson_interval(len(agreed), len(rows)), len(rows)),
         pairs=mean_estimate(pairs, seed) if pairs else None,
-        examples=tuple(agreed[:examples]),
+        examples=tuple(agreed[:MOST_EXAMPLES]),
     )
 
 
@@ -401,7 +372,6 @@ def _tied(rows: Sequence[RecordedQuestion], method: str, k: int) -> float:
 
 
 def _by_kind(rows: Sequence[RecordedQuestion]) -> dict[str, Sequence[RecordedQuestion]]:
-    _check_rows(rows)
     kinds = dict.fromkeys(row.kind for row in rows)
     return {ALL: rows, **{kind: [row for row in rows if row.kind == kind] for kind in kinds}}
 
@@ -426,10 +396,6 @@ def _check_rows(rows: Sequence[RecordedQuestion]) -> None:
         raise InputError("there are no recorded questions: give at least one")
     if unjudged := next((row.id for row in rows if not row.is_judged), None):
         raise InputError(f"question {unjudged!r} has no right answer: leave it out here, and look at its diversity")
-
-
-def _check_k(row: RecordedQuestion, k: int) -> None:
-    check_range(f"k, with {len(row.samples)} samples of question {row.id!r},", k, 1, len(row.samples))
 
 
 def _sums(drawn_MN: Floats, values_NG: Floats) -> Floats:
