@@ -39,8 +39,8 @@ def test_options_become_lettered_text_whatever_the_kind_of_file(name: str, tmp_p
     header, *rows = [line.split(",") for line in TABLE.splitlines()]
     lines = "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in rows)
     texts = {"user.csv": TABLE, "user.tsv": TABLE.replace(",", "\t"), "user.jsonl": lines}
-    first, second = load_user_questions(write(tmp_path, texts[name], name), "mapped", MAP, kind="analytical")
-    assert first == Question("user-1", "Largest? (A) 1 (B) 22 (C) 3", "(B) 22", "analytical")
+    first, second = load_user_questions(write(tmp_path, texts[name], name), "mapped", MAP)
+    assert first == Question("user-1", "Largest? (A) 1 (B) 22 (C) 3", "(B) 22")
     assert second.question == "Smallest? (A) 7 (B) 5", "a row may have fewer options"
     assert second.answer == "(B) 5", "the answer may be an option's text"
     assert is_right(first, "It is B.") and is_right(second, "5") and not is_right(first, "(C)")
@@ -132,21 +132,17 @@ def test_a_bad_column_map_is_refused(columns: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "columns", "options", "message"),
+    ("layout", "columns", "message"),
     [
-        ("gsm8", "", {}, "unknown layout 'gsm8'"),
-        ("mapped", "", {}, "a map is needed"),
-        ("gsm8k", MAP, {}, "a map is needed"),
-        ("mapped", MAP, {"kind": "fact"}, "unknown kind of question 'fact'"),
-        ("mapped", MAP, {"limit": 0}, "limit is 0"),
-        ("mapped", "question=Q,options=a,answer=Key", {}, "not a list: name each option's column"),
+        ("gsm8", "", "unknown layout 'gsm8'"),
+        ("mapped", "", "a map is needed"),
+        ("gsm8k", MAP, "a map is needed"),
+        ("mapped", "question=Q,options=a,answer=Key", "not a list: name each option's column"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(
-    layout: str, columns: str, options: dict, message: str, tmp_path: Path
-) -> None:
+def test_arguments_that_do_not_fit_are_refused(layout: str, columns: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        load_user_questions(write(tmp_path, TABLE), layout, columns, **options)
+        load_user_questions(write(tmp_path, TABLE), layout, columns)
 
 
 def test_files_that_cannot_be_read_or_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

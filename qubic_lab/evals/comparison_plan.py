@@ -23,19 +23,11 @@ from qubic_lab.provenance import usable_cores
 class ComparisonConfig:
     """What to compare.
 
-    Attributes:
-        model: alias, hub id, folder or GGUF file.
-        ranks: numbers of ranks to split over.
-        strategies: `A`, `B`, `C`; None: all that apply (A needs two ranks).
-        batches: slots per lane.
-        dtypes: `fp32`, `bf16`, `fp16`.
-        questions: a question file; None: the project's written and generated questions.
-        limit: use only the first questions; None: all.
-        max_new_tokens: the maximum length of an answer.
-        threads: compute threads per rank, on both sides; None: cores ÷ the largest number of ranks.
-        candidate: a model or split folder whose weights the ranks run instead of `model`; a split folder runs as it
-            was split, and `ranks` and `strategies` must include that.
-        seed: of the generated questions.
+    `model` is an alias, hub id, folder or GGUF file, and `candidate` a model or split folder whose weights the ranks
+    run instead; a split folder runs as it was split, and `ranks` and `strategies` must include that. `strategies` None
+    means all that apply (A needs two ranks). `batches` are slots per lane. `questions` is a file; None means the
+    project's written and generated questions, the latter by `seed`. `threads` are per rank, on both sides; None means
+    cores ÷ the largest number of ranks.
 
     Raises:
         InputError: a value is out of its range.

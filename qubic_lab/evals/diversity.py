@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qubic_lab.errors import InputError
 from qubic_lab.evals.paired import MeanEstimate, mean_estimate
 from qubic_lab.evals.recorded import RecordedQuestion
 
@@ -36,13 +35,7 @@ class Diversity:
 
 
 def diversity(rows: Sequence[RecordedQuestion], seed: int = 0) -> Diversity:
-    """Return the statistics of creative questions; `self_overlap` is None with one sample each.
-
-    Raises:
-        InputError: there are no rows.
-    """
-    if not rows:
-        raise InputError("there are no recorded questions: give at least one")
+    """Return the statistics of creative questions, at least one; `self_overlap` is None with one sample each."""
     answers = [[words_of(sample.text) for sample in row.samples] for row in rows]
     samples = [words for each in answers for words in each]
     overlaps = [self_overlap(each) for each in answers if len(each) > 1]
@@ -70,7 +63,7 @@ def distinct(answers: Sequence[Sequence[str]], length: int) -> float:
     Source: J. Li et al., "A diversity-promoting objective function for neural conversation models", NAACL 2016, section
     5.
     """
-    runs = [run for words in answers for run in _runs(words, length)]
+    runs = [tuple(words[start : start + length]) for words in answers for start in range(len(words) - length + 1)]
     return len(set(runs)) / len(runs) if runs else 0.0
 
 
@@ -82,9 +75,4 @@ def self_overlap(answers: Sequence[Sequence[str]]) -> float:
 
 def repetition(words: Sequence[str]) -> float:
     """Return the share of repeated word trigrams; 0 below three words."""
-    runs = _runs(words, 3)
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+    return 1 - distinct([words], 3) if len(words) >= 3 else 0.0

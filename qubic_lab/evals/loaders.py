@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.consensus.quantities import quantities
-from qubic_lab.errors import InputError, check_at_least, check_choice, did_you_mean
-from qubic_lab.evals.json_lines import read_objects
+from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.evals.json_lines import read_objects, read_text
 from qubic_lab.evals.questions import KINDS, Question, check_ids, load_questions
 
 LAYOUTS = ("project", "gsm8k", "mapped")
@@ -46,16 +46,12 @@ class ColumnMap:
 
 
 def load_user_questions(
-    file: Path, layout: str = "project", columns: str = "", kind: str = "", limit: int | None = None
+    file: Path, layout: str = "project", columns: str = "", limit: int | None = None
 ) -> tuple[Question, ...]:
-    """Read a user's questions.
+    """Read a user's questions, or only the first ones.
 
-    Args:
-        file: the file.
-        layout: `project` (as `load_questions`), `gsm8k`, or `mapped` with `columns`.
-        columns: the column map, as in `parse_column_map`.
-        kind: the type of questions without one; GSM8K's are analytical.
-        limit: read only the first questions.
+    `layout` is `project` (as `load_questions`), `gsm8k`, or `mapped` with the column map `columns`, as in
+    `parse_column_map`.
 
     Raises:
         InputError: an argument or the file is wrong; names file and line.
@@ -63,10 +59,6 @@ def load_user_questions(
     check_choice("layout", layout, LAYOUTS)
     if (layout == "mapped") != bool(columns):
         raise InputError(f"layout {layout!r} and column map {columns!r}: a map is needed for 'mapped' and only there")
-    if kind:
-        check_choice("kind of question", kind, KINDS)
-    if limit is not None:
-        check_at_least("limit", limit, 1)
     if layout == "project":
         _check_size(file)
         return load_questions(file)[:limit]
@@ -74,9 +66,9 @@ def load_user_questions(
     # One more than the limit, to detect too many.
     rows = itertools.islice(_rows(file), limit or MOST_QUESTIONS + 1)
     questions = tuple(
-        _gsm8k(row, place, f"{file.stem}-{number}")
-        if column_map is None
-        else _mapped(row, place, f"{file.stem}-{number}", column_map, kind)
+        _mapped(row, place, f"{file.stem}-{number}", column_map)
+        if column_map
+        else _gsm8k(row, place, f"{file.stem}-{number}")
         for number, (place, row) in enumerate(rows, 1)
     )
     if not questions:
@@ -95,8 +87,8 @@ def parse_column_map(text: str) -> ColumnMap:
     """
     parts: dict[str, str] = {}
     for pair in text.split(","):
-        part, equals, column = (each.strip() for each in pair.partition("="))
-        if not equals or not column:
+        part, _, column = (each.strip() for each in pair.partition("="))
+        if not column:
             raise InputError(f"column map has {pair!r}: write part=column, as in question=Q,answer=A")
         check_choice("part of a column map", part, _PARTS)
         if part in parts:
@@ -131,7 +123,7 @@ def _gsm8k(row: Columns, place: str, id: str) -> Question:
     return Question(id, _text(row, "question", place), answer.strip(), "analytical")
 
 
-def _mapped(row: Columns, place: str, id: str, columns: ColumnMap, kind: str) -> Question:
+def _mapped(row: Columns, place: str, id: str, columns: ColumnMap) -> Question:
     question = _text(row, columns.question, place)
     answer = _text(row, columns.answer, place)
     if columns.options:
@@ -139,8 +131,7 @@ def _mapped(row: Columns, place: str, id: str, columns: ColumnMap, kind: str) ->
         lettered = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
         question = f"{question} {' '.join(lettered)}"
         answer = lettered[_chosen(answer, options, columns.first, place)]
-    if columns.kind:
-        kind = check_choice(f"kind of question in {place}", _text(row, columns.kind, place), KINDS)
+    kind = check_choice(f"kind of question in {place}", _text(row, columns.kind, place), KINDS) if columns.kind else ""
     return Question(_text(row, columns.id, place) if columns.id else id, question, answer, kind)
 
 
@@ -194,12 +185,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Columns]]:
     _check_size(file)
     if ending in _JSON_LINES:
         return read_objects(file, "questions")
-    try:
-        text = file.read_bytes().decode("utf-8-sig")  # a table keeps its line ends
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"questions file {file} cannot be read ({reason}): give UTF-8 text") from error
-    return _table_rows(file, text, _SEPARATORS[ending])
+    return _table_rows(file, read_text(file, "questions"), _SEPARATORS[ending])
 
 
 def _table_rows(file: Path, text: str, separator: str) -> Iterator[tuple[str, Columns]]:

@@ -6,15 +6,15 @@ A creative question has no right answer and may omit the reference.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from qubic_lab.errors import InputError, check_choice
-from qubic_lab.evals.json_lines import check_present, read_texts
+from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.evals.json_lines import read_objects
 
 KINDS = ("factual", "analytical", "technical", "creative")
 SETS = ("general", *KINDS)
 """The project's own files; the first has questions of every kind."""
-_REQUIRED = ("id", "question", "answer")
-_KNOWN = (*_REQUIRED, "kind")
+_KNOWN = ("id", "question", "answer", "kind")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load_questions(file: Path) -> tuple[Question, ...]:
     Raises:
         InputError: the file is missing or empty, or a line is invalid; names file and line.
     """
-    questions = tuple(_question(place, texts) for place, texts in read_texts(file, "questions", _KNOWN))
+    questions = tuple(_question(place, fields) for place, fields in read_objects(file, "questions"))
     check_ids(file, questions)
     return questions
 
@@ -73,10 +73,14 @@ def check_ids(file: Path, questions: Iterable[Question]) -> None:
         seen.add(question.id)
 
 
-def _question(place: str, texts: dict[str, str]) -> Question:
-    if texts.get("kind") == "creative":  # without a right answer
-        check_present(place, texts, (name for name in _REQUIRED if name != "answer"))
-        texts.setdefault("answer", "")
-    else:
-        check_present(place, texts, _REQUIRED)
-    return Question(**texts)
+def _question(place: str, fields: dict[str, Any]) -> Question:
+    for name, value in fields.items():
+        if name not in _KNOWN:
+            raise InputError(f"{place} has an unknown field {name!r}: {did_you_mean(name, _KNOWN)}")
+        if not isinstance(value, str):
+            raise InputError(f"{place}: {name} is {value!r}: a text is needed")
+    is_creative = fields.get("kind") == "creative"  # without a right answer
+    for name in ("id", "question") if is_creative else ("id", "question", "answer"):
+        if not fields.get(name, "").strip():
+            raise InputError(f"{place} has no {name}")
+    return Question(**{"answer": "", **fields})

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from qubic_lab.consensus.answers import final_answer
 from qubic_lab.consensus.quality import judge_all
-from qubic_lab.consensus.similarity import Embed, bonds, compare, group
+from qubic_lab.consensus.similarity import bonds, compare, group
 from qubic_lab.core import Completion, Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.questions import Question
@@ -68,7 +68,6 @@ def record_answers(
     asking: Asking,
     file: Path | None = None,
     progress: Progress = no_progress,
-    embed: Embed | None = None,
 ) -> tuple[RecordedQuestion, ...]:
     """Ask all questions, as many at once as the pipeline has slots for, and return judged and grouped answers.
 
@@ -79,7 +78,6 @@ def record_answers(
         file: answers are appended as they arrive, and stored ones are not asked for again. The caller ensures that
             model and settings are the same.
         progress: called after each question.
-        embed: as in `similarity.compare`.
 
     Raises:
         InputError: too few slots, or the file holds answers to other questions or of another number.
@@ -107,19 +105,16 @@ def record_answers(
                 done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return tuple(read_answers(question, known[question.id], embed) for question in questions)
+    return tuple(read_answers(question, known[question.id]) for question in questions)
 
 
-def read_answers(question: Question, row: RecordedQuestion, embed: Embed | None = None) -> RecordedQuestion:
-    """Return a recorded row with each answer judged and its samples grouped.
-
-    Unusable answers (empty, refusing and similar) have no group.
-    """
+def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:
+    """Return a recorded row with each answer judged, and its samples grouped but for unusable ones."""
     texts = [sample.text for sample in row.samples]
     finals = [final_answer(text, row.question) for text in texts]
-    similarities = compare(texts, embed)
+    similarities = compare(texts)
     ends = ["length" if sample.cut else "stop" for sample in row.samples]
-    qualities = judge_all(row.question, texts, ends, finals, similarities, embed)
+    qualities = judge_all(row.question, texts, ends, finals, similarities)
     classes = group(similarities, bonds(finals, similarities))
     place = {index: number for number, members in enumerate(classes) for index in members if qualities[index].usable}
 

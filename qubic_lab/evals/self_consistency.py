@@ -170,12 +170,6 @@ def vote(samples: Sequence[RecordedSample]) -> RecordedSample | None:
     return None if winner is None else next(sample for sample in samples if sample.group == winner)
 
 
-def signal_names(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
-    """Return the sorted names of the signals that all samples have."""
-    names = [{name for name, _ in sample.signals} for row in rows for sample in row.samples]
-    return tuple(sorted(set.intersection(*names))) if names else ()
-
-
 def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> list[float]:
     """Return the correctness of a method, one of METHODS or a rule of `chosen_at`, for each judged question.
 
@@ -222,6 +216,7 @@ def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, see
     Raises:
         InputError: as `right_values`.
     """
+    _check_rows(rows)
     _check_rows(rows)
     if ks is None:
         ks = [k for k in KS if k <= min(len(row.samples) for row in rows)]
@@ -272,7 +267,7 @@ def equal_tokens(
     ks: Sequence[int] = KS,
     seed: int = 0,
 ) -> EqualTokens:
-    """Compare a majority vote with one greedy answer with `factor` times the limit, at equal tokens, on the held-out half.
+    """Compare a majority with one greedy answer with `factor` times the limit, at equal tokens, on the held-out half.
 
     The vote's k is the best on the development half among those that take no more tokens there than the longer greedy
     answers; k = 1 is always allowed.
@@ -377,7 +372,9 @@ def _by_kind(rows: Sequence[RecordedQuestion]) -> dict[str, Sequence[RecordedQue
 
 
 def _rules(rows: Sequence[RecordedQuestion]) -> tuple[str, ...]:
-    return (*LENGTH_RULES, *signal_names(rows))
+    """Return the rules of `chosen_at`: the lengths, and the signals that all samples have."""
+    signals = [{name for name, _ in sample.signals} for row in rows for sample in row.samples]
+    return *LENGTH_RULES, *sorted(set.intersection(*signals))
 
 
 def _longer(row: RecordedQuestion, factor: int) -> RecordedSample:
