@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-import pytest
-
 from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
 from qubic_lab.core import SamplingParams
-from qubic_lab.errors import InputError, RankError
+from qubic_lab.errors import RankError
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect
 
 
@@ -74,9 +72,3 @@ def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
 
     asyncio.run(cancelled())
     assert sorted(ended) == ["a", "b"]
-
-
-def test_nobody_to_ask_is_an_error_and_so_is_one_node_twice() -> None:
-    for voters in ([], [Voter("a"), Voter("a")]):
-        with pytest.raises(InputError):
-            asyncio.run(collect(voters, answering, 1.0, lambda *_: False))

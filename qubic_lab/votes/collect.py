@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from qubic_lab.consensus.vote import Absence, AbsenceReason, Vote
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import QubicLabError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Voter:
     temperature: float | None = None
 
     def name(self, sample: int) -> str:
-        """Return the name of its vote number `sample`."""
+        """Return the name of one of its votes."""
         number = self.before + sample + 1
         return self.node if self.samples == number == 1 else f"{self.node}#{number}"
 
@@ -69,22 +69,15 @@ class _Collection:
 
 
 async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Certain) -> CollectedVotes:
-    """Return the votes of all voters.
+    """Return the votes of all voters, each of a different node.
 
     Args:
-        voters: at least one, each of a different node.
+        voters: at least one.
         ask: yields a voter's votes as they arrive; a QubicLabError fails the votes that have not arrived.
         deadline_s: for all votes, from now.
         certain: given the votes so far, the names of failed votes and the names of missing votes, returns whether the
             decision can no longer change.
-
-    Raises:
-        InputError: there are no voters, or two of one node.
     """
-    if not voters:
-        raise InputError("no voter is given: ask at least one node")
-    if len({voter.node for voter in voters}) < len(voters):
-        raise InputError("two voters are the same node: ask it for more samples instead")
     loop = asyncio.get_running_loop()
     started, collection = loop.time(), _Collection(voters)
     news: asyncio.Queue[None] = asyncio.Queue()

@@ -47,11 +47,11 @@ GRADINGS = sa.Table(
 
 @dataclass(frozen=True)
 class Grading:
-    """Whether a voter's answer was right; `group` is None if its answer did not count."""
+    """Whether a voter's answer was right; `answer_group` is None if its answer did not count."""
 
     voter: str
     node: str
-    group: int | None
+    answer_group: int | None
     right: bool
 
 
@@ -116,26 +116,12 @@ class VoteHistory:
         return dict(found)
 
     def grade(self, id: str, gradings: Sequence[Grading], graded_utc: datetime) -> None:
-        """Store who was right in a vote; it replaces an earlier grading.
-
-        Raises:
-            NotFoundError: there is no such vote.
-        """
+        """Store who was right in a known vote; it replaces an earlier grading."""
+        rows = [{"vote_id": id, "graded_utc": graded_utc, **asdict(each)} for each in gradings]
         with self._engine.begin() as connection:
-            if connection.execute(sa.select(VOTES.c.id).where(VOTES.c.id == id)).scalar() is None:
-                raise NotFoundError(f"no vote {id!r} is known: /api/consensus/history lists them")
             connection.execute(sa.delete(GRADINGS).where(GRADINGS.c.vote_id == id))
-            for each in gradings:
-                connection.execute(
-                    sa.insert(GRADINGS).values(
-                        vote_id=id,
-                        voter=each.voter,
-                        node=each.node,
-                        answer_group=each.group,
-                        right=each.right,
-                        graded_utc=graded_utc,
-                    )
-                )
+            if rows:
+                connection.execute(sa.insert(GRADINGS), rows)
 
     def records(self) -> dict[str, TrackRecord]:
         """Return each node's track record of graded answers, in which older answers count less."""
@@ -189,7 +175,7 @@ class VoteHistory:
                 sa.func.sum(VOTES.c.conflict.cast(sa.Integer)).label("conflicts"),
                 sa.func.avg(VOTES.c.confidence).label("mean_confidence"),
                 sa.func.avg(VOTES.c.seconds).label("mean_seconds"),
-                sa.func.avg(VOTES.c.tokens).label("mean_tokens"),
+                sa.func.avg(VOTES.c.tokens.cast(sa.Double)).label("mean_tokens"),
             )
             .group_by(VOTES.c.mode)
             .order_by(VOTES.c.mode)
@@ -199,18 +185,7 @@ class VoteHistory:
             by_mode: dict[str, dict[str, int]] = {}
             for mode, level, count in connection.execute(levels):
                 by_mode.setdefault(mode, {})[level] = count
-            return [
-                ModeMetrics(
-                    row.mode,
-                    row.votes,
-                    row.conflicts,
-                    row.mean_confidence,
-                    row.mean_seconds,
-                    float(row.mean_tokens),
-                    by_mode[row.mode],
-                )
-                for row in connection.execute(sums)
-            ]
+            return [ModeMetrics(**row._asdict(), levels=by_mode[row.mode]) for row in connection.execute(sums)]
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from qubic_lab.cluster.coordinator import Coordinator
@@ -59,27 +59,20 @@ class _State:
     rounds: int = 0
 
     def add(self, collected: CollectedVotes) -> None:
-        """Add a round."""
         self.votes += collected.votes
         self.absences += collected.absences
         self.tokens_saved += collected.tokens_saved
         self.rounds += 1
 
     def asked(self) -> Mapping[str, int]:
-        """Return how many votes each node was asked for."""
         voters = [vote.voter for vote in self.votes] + [each.voter for each in self.absences]
         return Counter(voter.partition("#")[0] for voter in voters)
 
 
 class VoteService:
-    """Holds votes on a coordinator's nodes and keeps them.
+    """Holds votes on a coordinator's nodes and keeps them in a history, which is opened when it is first needed.
 
-    Args:
-        coordinator: its nodes vote.
-        open_history: opens the history of votes when it is first needed.
-        calibrations: of confidences; the one that fits the model and type of question is used.
-        embedder: for similarity; None: only words and structure count. It is loaded with the first vote, while the
-            nodes answer.
+    Without an embedder only words and structure count. It is loaded with the first vote, while the nodes answer.
     """
 
     def __init__(
@@ -91,18 +84,14 @@ class VoteService:
     ) -> None:
         self.embedder = embedder
         self._loading: asyncio.Future[None] | None = None
-        self._coordinator, self._open_history, self._calibrations = coordinator, open_history, calibrations
-        self._opening = threading.Lock()
-
-    @cached_property
-    def _opened(self) -> VoteHistory:
-        return self._open_history()
+        self._coordinator, self._calibrations = coordinator, calibrations
+        self._open_history, self._opening = cache(open_history), threading.Lock()
 
     @property
     def history(self) -> VoteHistory:
         """The history of votes; the first access opens it, which blocks."""
         with self._opening:
-            return self._opened
+            return self._open_history()
 
     async def is_busy(self) -> bool:
         """Return whether the cluster is too busy for an optional vote."""
@@ -185,8 +174,8 @@ class VoteService:
         right = {each["voter"]: same(final_answer(each["text"], question), wanted) for each in trail["voters"]}
         gradings = [
             Grading(each["voter"], each["node"], each["group"], verdict)
-            for each in trail["voters"]
-            if (verdict := right[each["voter"]]) is not None
+            for each, verdict in zip(trail["voters"], right.values(), strict=True)
+            if verdict is not None
         ]
         self.history.grade(vote_id, gradings, datetime.now(UTC))
         return right
@@ -243,24 +232,23 @@ class VoteService:
         ended = False
         try:
             async with aclosing(self._coordinator.follow(task_id)) as followed:
-                samples: dict[int, dict[str, Any]] = {}
-                tokens: list[dict[str, Any]] = []
+                seen: set[int] = set()
+                tokens, logprob = 0, 0.0
                 async for progress in followed:
                     seconds = time.perf_counter() - started_s
                     for item in progress.items:
                         if "sample" not in item:
-                            tokens.append(item)
-                        elif item["sample"] not in samples:  # a retry repeats some samples
-                            samples[item["sample"]] = item
+                            tokens, logprob = tokens + 1, logprob + item.get("logprob", 0.0)
+                        elif item["sample"] not in seen:  # a retry repeats some samples
+                            seen.add(item["sample"])
                             yield self._vote(voter, request, item, seconds)
                     if progress.outcome is not None:
                         ended = True
                         if progress.outcome.state != "completed":
                             raise RankError(progress.outcome.why)
-                        if not samples:
-                            whole = {**(progress.outcome.result or {}), "sample": 0, "tokens": len(tokens)}
-                            whole["logprob"] = sum(item.get("logprob", 0.0) for item in tokens)
-                            yield self._vote(voter, request, whole, seconds)
+                        if not seen:
+                            counted = {"sample": 0, "tokens": tokens, "logprob": logprob}
+                            yield self._vote(voter, request, {**(progress.outcome.result or {}), **counted}, seconds)
         finally:
             if not ended:
                 await asyncio.shield(self._cancel(task_id))

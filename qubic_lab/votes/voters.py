@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import TypeVar
 
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.consensus.aggregate import VotingConfig
@@ -18,17 +17,15 @@ SEED_STRIDE = 1_009
 """Distance between the seeds of two nodes and of two rounds, so that no two samples share a seed."""
 BUSY_TASKS_PER_SLOT = 1.0
 """From this many waiting tasks per slot, one node answers instead of a vote (mode `auto`)."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class VoteRequest:
     """What a client wants voted on, and how.
 
-    `request` holds the question and the sampling parameters; its seed is the first voter's. `samples` is the number of
-    answers per node; fewer `nodes` than requested give more each. `rounds` is the maximum: voters are asked again if
-    the vote is too close. `prompts` (other wordings of the question) and `temperatures` are taken by the nodes in turn;
-    empty: the request's. `question_type` selects the calibration.
+    `request` holds the question and the sampling parameters; its seed is the first voter's. Fewer `nodes` than
+    requested give more `samples` each. `prompts` (other wordings of the question) and `temperatures` are taken by the
+    nodes in turn; empty: the request's. For `stop_at` see `stopping.reason_to_stop`.
     """
 
     request: pipeline_pb2.GenerateRequest
@@ -50,12 +47,9 @@ def is_busy(pending: int, views: Sequence[NodeView]) -> bool:
 
 
 def choose_voters(views: Sequence[NodeView], vote: VoteRequest, before: Mapping[str, int]) -> list[Voter]:
-    """Return the voters of a round: the healthiest nodes, different models first.
+    """Return the voters of a round: the healthiest nodes, different models first; experts are not asked.
 
-    Args:
-        views: all nodes; nodes behind a gate and experts are not asked.
-        vote: the request.
-        before: how many votes each node gave in earlier rounds.
+    `before` says how many votes each node gave in earlier rounds.
 
     Raises:
         BusyError: no node can be asked.
@@ -72,18 +66,15 @@ def choose_voters(views: Sequence[NodeView], vote: VoteRequest, before: Mapping[
     samples = ceil(vote.nodes * vote.samples / len(chosen))
     asked = sum(map(bool, before.values()))
     first_seed = vote.request.sampling.seed + SEED_STRIDE * vote.nodes * asked
+    prompts, temperatures = vote.prompts or (None,), vote.temperatures or (None,)
     return [
         Voter(
             node,
             samples,
             seed=(first_seed + SEED_STRIDE * number + before.get(node, 0)) % (MAX_SEED + 1),
             before=before.get(node, 0),
-            prompt=_in_turn(vote.prompts, asked + number),
-            temperature=_in_turn(vote.temperatures, asked + number),
+            prompt=prompts[(asked + number) % len(prompts)],
+            temperature=temperatures[(asked + number) % len(temperatures)],
         )
         for number, node in enumerate(chosen)
     ]
-
-
-def _in_turn(given: Sequence[T], number: int) -> T | None:
-    return given[number % len(given)] if given else None
