@@ -38,6 +38,18 @@ def walk(
     return bars_of(close, start, high, low, volume * np.exp(0.5 * chance.standard_normal(count)), frame_us)
 
 
+def joined(
+    close: Sequence[float] | Floats,
+    spread: Floats | float = 1.0,
+    volume: Sequence[float] | Floats | float = np.nan,
+    frame_us: int = HOUR_US,
+) -> Bars:
+    """Return bars that open where the one before closed, with ranges of `spread` times that and more."""
+    close = np.asarray(close, np.float64)
+    start = np.append(close[:1], close[:-1])
+    return bars_of(close, start, np.maximum(start, close) * spread, np.minimum(start, close) / spread, volume, frame_us)
+
+
 def of_logs(logs: Floats, frame_us: int = HOUR_US) -> Bars:
     """Return bars that have closes alone, from their logarithms."""
     return bars_of(np.exp(logs), frame_us=frame_us)

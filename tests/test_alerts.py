@@ -5,10 +5,7 @@ import hmac
 import json
 import logging
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -232,7 +229,6 @@ class Receiving:
     retry_after: str = ""
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    opened: threading.Event = field(default_factory=threading.Event)
 
     def webhook(self, **options: Any) -> Webhook:
         return Webhook(SecretStr(self.url), **{"timeout_s": 5.0, **options})
@@ -248,7 +244,6 @@ def receiving(*answers: int) -> Iterator[Receiving]:
         def do_POST(self) -> None:
             found.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             found.headers.append({name.lower(): value for name, value in self.headers.items()})
-            found.opened.set()
             status = found.answers.pop(0) if len(found.answers) > 1 else found.answers[0]
             if not status:
                 ends.wait(20.0)
@@ -278,41 +273,39 @@ def receiving(*answers: int) -> Iterator[Receiving]:
         server.server_close()
 
 
-@pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock(NOON)
+class Outbox:
+    """A store of two alerts, a clock, and their delivery."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.clock = StandingClock(NOON)
+        self.store = AlertStore(engine, self.clock, self.clock)
+        fill(self.store, 2)
+
+    def deliver(self, webhook: Webhook | None) -> Delivery:
+        return Deliverer(self.store, webhook, self.clock).deliver()
+
+    def states(self) -> list[tuple[str, int]]:
+        return [(each.state, each.attempts) for each in reversed(self.store.last())]
+
+    def error(self) -> str | None:
+        """Why the first alert was not sent."""
+        return self.store.last()[1].last_error
 
 
 @pytest.fixture
-def store(sqlite: Engine, clock: StandingClock) -> AlertStore:
-    return AlertStore(sqlite, clock, clock)
+def outbox(sqlite: Engine) -> Outbox:
+    return Outbox(sqlite)
 
 
-Deliver = Callable[[Webhook | None], Delivery]
-
-
-@pytest.fixture
-def deliver(store: AlertStore, clock: StandingClock) -> Deliver:
-    return lambda webhook: Deliverer(store, webhook, clock).deliver()
-
-
-def states(store: AlertStore) -> list[tuple[str, int]]:
-    return [(each.state, each.attempts) for each in reversed(store.last())]
-
-
-def test_an_alert_is_posted_signed_and_again_after_a_fault(
-    store: AlertStore, clock: StandingClock, deliver: Deliver, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_alert_is_posted_signed_and_again_after_a_fault(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    fill(store, 2)
     with receiving(500, 200) as server:
-        webhook = server.webhook(secret=SecretStr("shared"))
-        deliverer = Deliverer(store, webhook, clock)
+        deliverer = Deliverer(outbox.store, server.webhook(secret=SecretStr("shared")), outbox.clock)
         assert deliverer.deliver() == Delivery(waiting=2) == deliverer.deliver()
-        clock.us += 16 * SECOND_US
+        outbox.clock.us += 16 * SECOND_US
         assert deliverer.deliver() == Delivery(sent=2)
-        assert deliver(webhook).sent == 0
-    assert states(store) == [("sent", 2), ("sent", 1)]
+        assert deliverer.deliver() == Delivery()
+    assert outbox.states() == [("sent", 2), ("sent", 1)]
     first, again, second = server.bodies
     assert first == again != second
     sent = json.loads(first)
@@ -341,39 +334,29 @@ def test_an_alert_is_posted_signed_and_again_after_a_fault(
     ],
 )
 def test_what_cannot_be_sent_now_waits_and_keeps_its_place_and_what_is_refused_is_given_up(
-    store: AlertStore,
-    deliver: Deliver,
-    answers: tuple[int, ...],
-    done: Delivery,
-    posts: int,
-    error: str,
-    caplog: pytest.LogCaptureFixture,
+    outbox: Outbox, answers: tuple[int, ...], done: Delivery, posts: int, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fill(store, 2)
     with receiving(*answers) as server:
         if not answers:
             with socket.socket() as closed:
                 closed.bind(("127.0.0.1", 0))
                 server.url = f"http://127.0.0.1:{closed.getsockname()[1]}/T0pSecret"
-        assert deliver(server.webhook(timeout_s=0.2)) == done
+        assert outbox.deliver(server.webhook(timeout_s=0.2)) == done
     assert len(server.bodies) == posts
-    last_error = store.last()[1].last_error
+    last_error = outbox.error()
     assert last_error is not None and re.search(error, last_error)
-    assert store.claim(1.0) is None, "the second one waits behind the first, or both are done"
+    assert outbox.store.claim(1.0) is None, "the second one waits behind the first, or both are done"
     assert "T0pSecret" not in caplog.text + last_error
 
 
-def test_a_receiver_that_asks_for_a_long_wait_gets_it(
-    store: AlertStore, clock: StandingClock, deliver: Deliver
-) -> None:
-    fill(store, 1)
+def test_a_receiver_that_asks_for_a_long_wait_gets_it(outbox: Outbox) -> None:
     with receiving(429) as server:
         server.retry_after = "3600"
-        deliver(server.webhook())
-    clock.us += 3_599 * SECOND_US
-    assert store.claim(1.0) is None
-    clock.us += 2 * SECOND_US
-    assert store.claim(1.0) is not None
+        outbox.deliver(server.webhook())
+    outbox.clock.us += 3_599 * SECOND_US
+    assert outbox.store.claim(1.0) is None
+    outbox.clock.us += 2 * SECOND_US
+    assert outbox.store.claim(1.0) is not None
 
 
 @pytest.mark.parametrize(
@@ -381,68 +364,31 @@ def test_a_receiver_that_asks_for_a_long_wait_gets_it(
     [("http://{}/hooks/../T0p Secret|x?key=5eCr3t", "T0p"), ("http://5eCr3t:T0pSecret@{}", "5eCr3t")],
 )
 def test_no_log_has_an_address_that_libraries_write_in_their_own_way(
-    store: AlertStore, deliver: Deliver, given: str, secret: str, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, given: str, secret: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    fill(store, 1)
     with receiving(200) as server:
         server.url = given.format(server.url.split("/")[2])
-        assert deliver(server.webhook()).sent == 1
+        assert outbox.deliver(server.webhook()).sent == 2
     assert secret not in caplog.text
 
 
-def test_a_proxy_that_cannot_be_used_lets_alerts_wait(
-    store: AlertStore, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_cannot_be_used_lets_alerts_wait(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "foo://user:5eCr3t@proxy.invalid")
-    fill(store, 1)
-    assert deliver(Webhook(SecretStr("https://hooks.invalid/T0pSecret"))).waiting == 1
-    error = store.last()[0].last_error
-    assert error == "cannot be asked by way of the environment's proxy or certificates (ValueError)"
+    assert outbox.deliver(Webhook(SecretStr("https://hooks.invalid/T0pSecret"))).waiting == 2
+    assert outbox.error() == "cannot be asked by way of the environment's proxy or certificates (ValueError)"
 
 
-def test_what_nobody_took_for_a_day_is_given_up(store: AlertStore, clock: StandingClock, deliver: Deliver) -> None:
-    fill(store, 1)
-    clock.us += DAY_US + SECOND_US
+def test_what_nobody_took_for_a_day_is_given_up(outbox: Outbox) -> None:
+    outbox.clock.us += DAY_US + SECOND_US
     with receiving(500) as server:
-        assert deliver(server.webhook()).failed == 1
-    assert store.last()[0].last_error == "failed (HTTP 500); given up after a day"
+        assert outbox.deliver(server.webhook()).failed == 2
+    assert outbox.error() == "failed (HTTP 500); given up after a day"
 
 
-def test_without_a_webhook_alerts_are_logged(
-    store: AlertStore, deliver: Deliver, caplog: pytest.LogCaptureFixture
-) -> None:
-    fill(store, 2)
-    assert deliver(None) == Delivery(sent=2)
+def test_without_a_webhook_alerts_are_logged(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    assert outbox.deliver(None) == Delivery(sent=2)
     assert [each.levelname for each in caplog.records if "risk: " in each.message] == ["WARNING"] * 2
-
-
-_SENDER = """
-import sys
-from pydantic import SecretStr
-from qubic_lab.database import open_database
-from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
-from qubic_lab.oracle.alerts.store import AlertStore
-
-Deliverer(AlertStore(open_database(sys.argv[1])), Webhook(SecretStr(sys.argv[2]))).deliver()
-"""
-
-
-def test_what_a_killed_process_was_sending_is_sent_by_another_with_the_same_key(
-    sqlite: Engine, clock: StandingClock
-) -> None:
-    fill(AlertStore(sqlite), 2)
-    with receiving(0, 200) as server:
-        process = subprocess.Popen([sys.executable, "-c", _SENDER, str(sqlite.url), server.url])
-        assert server.opened.wait(30.0)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        (claimed,) = [each for each in AlertStore(sqlite).last() if each.attempts]
-        clock.us = claimed.made_us + 120 * SECOND_US  # its claim has run out
-        assert Deliverer(AlertStore(sqlite, real=clock), server.webhook()).deliver().sent == 2
-    keys = [each["idempotency-key"] for each in server.headers]
-    assert keys[0] == keys[1] != keys[2] and server.bodies[0] == server.bodies[1]
-    assert states(AlertStore(sqlite)) == [("sent", 2), ("sent", 1)]
 
 
 class Killed(BaseException):
@@ -510,20 +456,6 @@ def test_with_deaths_at_any_point_each_is_stored_once_and_arrives_in_order(
     assert list(dict.fromkeys(receiver.got)) == [each.key for each in stored], "all arrive, first times in order"
 
 
-@pytest.fixture
-def webhook_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Webhook | None]]:
-    """Read the webhook from an environment with this address."""
-    monkeypatch.chdir(tmp_path)
-
-    def read(url: str) -> Webhook | None:
-        monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", url)
-        of_environment.cache_clear()
-        return webhook_from_settings()
-
-    yield read
-    of_environment.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("url", "message"),
     [
@@ -533,22 +465,22 @@ def webhook_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
         ("https://:1/T0pSecret", "is no address"),
     ],
 )
-def test_addresses_that_cannot_be_used_are_refused_and_not_shown(
-    webhook_of: Callable[[str], Webhook | None], url: str, message: str
-) -> None:
+def test_addresses_that_cannot_be_used_are_refused_and_not_shown(url: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        webhook_of(url)
+        Webhook(SecretStr(url))
     assert "T0pSecret" not in str(raised.value)
 
 
-def test_a_webhook_is_optional_and_its_address_is_not_shown(
-    webhook_of: Callable[[str], Webhook | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = webhook_of("https://hooks.example.org/T0pSecret")
+def test_a_webhook_is_optional_and_its_address_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUBIC_LAB_ALERT_WEBHOOK", "https://hooks.example.org/T0pSecret")
+    of_environment.cache_clear()
+    found = webhook_from_settings()
     assert found is not None and "T0pSecret" not in repr(found)
     monkeypatch.delenv("QUBIC_LAB_ALERT_WEBHOOK")
     of_environment.cache_clear()
     assert webhook_from_settings() is None
+    of_environment.cache_clear()
 
 
 # --- What is watched
@@ -603,32 +535,23 @@ def test_a_fall_and_its_end_are_emitted_once_whoever_looks(market: WatchedMarket
     assert raised.text.startswith("Bitcoin: risk rose to warning, by bars of 1h up to ")
 
 
-def test_old_bars_are_no_news_but_missing_fresh_ones_are(market: WatchedMarket) -> None:
+def test_old_bars_are_no_news_but_missing_fresh_ones_are_at_most_once_a_day(market: WatchedMarket) -> None:
     market.add([*CALM, 95.0], now=60)
     watch = market.watch()
     (outage,) = watch.check().emitted
     assert (outage.kind, outage.level, outage.at_us) == ("no-prices", None, NOON + 40 * HOUR_US)
     assert "no fresh prices, so its risk is not known" in outage.text
     assert watch.check().emitted == [] == market.watch().check().emitted
-    market.add([95.0] * 3, 41)  # later ones, and still old
-    assert watch.check().emitted == []
-    market.move_to(60 + 40 * 24)
-    assert market.watch(no_prices=False).check().emitted == []
-
-
-def test_missing_prices_are_emitted_again_once_a_day_has_passed(market: WatchedMarket) -> None:
-    watch = market.watch()
-    market.add([*CALM, 100.0], now=50)
-    assert [each.kind for each in watch.check().emitted] == ["no-prices"]
-    market.add(CALM[:10], 41)
+    market.add([95.0] * 11, 41, now=51)
     assert watch.check().levels == {"bitcoin": "calm"}
-    market.move_to(60)
+    market.move_to(80)
     assert watch.check().emitted == [], "less than a day has passed"
-    market.move_to(75)
+    market.move_to(85)
+    assert market.watch(no_prices=False).check().emitted == []
     (again,) = watch.check().emitted
-    assert (again.kind, again.at_us) == ("no-prices", NOON + 50 * HOUR_US)
+    assert (again.kind, again.at_us) == ("no-prices", NOON + 51 * HOUR_US)
     assert watch.check().emitted == [] == market.watch().check().emitted
-    market.move_to(50)  # a clock that goes back finds the same bar fresh
+    market.move_to(51)  # a clock that goes back finds the same bar fresh
     assert watch.check().levels == {"bitcoin": "calm"}
 
 
@@ -645,18 +568,8 @@ def test_a_corrected_bar_is_checked_again(market: WatchedMarket) -> None:
     market.add([*CALM, 100.0], now=40)
     assert watch.check().levels == {"bitcoin": "calm"}
     market.add([95.0], 40)
-    (alert,) = watch.check().emitted
-    assert (alert.kind, alert.level, alert.at_us) == ("raised", "warning", NOON + 40 * HOUR_US)
+    assert [(each.kind, each.level) for each in watch.check().emitted] == [("raised", "warning")]
     assert watch.check().emitted == []
-
-
-def test_the_end_of_an_episode_says_how_many_rules_have_no_value(market: WatchedMarket) -> None:
-    watch = market.watch(rules=(FALL, RiskRule("volume", "volume_ratio", 1.0, 2.0, 3.0)))
-    market.add([*CALM, 95.0], now=40)
-    assert [each.kind for each in watch.check().emitted] == ["raised"]
-    market.add([95.0] * 7, 41, now=47)
-    (over,) = watch.check().emitted
-    assert over.kind == "all-clear" and over.text.endswith(" from exchange (1 of 2 rules have no value here)")
 
 
 def test_a_measure_that_fails_is_logged(
@@ -708,15 +621,10 @@ def test_settings_of_risk_are_read(read_risk: Callable[[str], RiskConfig]) -> No
     ("text", "message"),
     [
         ("risk: {rule: own.yaml}", "risk: unknown name 'rule': did you mean 'rules'"),
-        ("risk: {rules: none.yaml}", r"none\.yaml cannot be read"),
         ("risk: {rules: wrong.yaml}", r"wrong\.yaml: rules: 'fall': watch 4, warning 2"),
-        ("risk: {level: warnin}", "risk: unknown level 'warnin': did you mean 'warning'"),
         ("risk: {level: calm}", "risk: unknown level 'calm'"),
-        ("risk: {frame: 2h}", "risk: unknown frame '2h'"),
         ("risk: {cool_down: 0}", "risk: cool_down is 0"),
-        ("risk: {alerts: perhaps}", "risk: alerts is 'perhaps': it must be true or false"),
         ("risk: {coins: [bitcoyn]}", "bitcoyn"),
-        ("risk: 5", "risk is 5"),
     ],
 )
 def test_wrong_settings_of_risk_are_refused_in_one_line(
