@@ -347,7 +347,7 @@ def test_downloads_of_well_known_pages(tmp_path: Path) -> None:
             for day in (29, 28, 27)
         )
     )
-    file = read(tmp_path, coinmarketcap, stamp="auto", volume_in="currency")
+    file = read(tmp_path, coinmarketcap, stamp="auto", columns={"volume_currency": "volume"})
     assert (file.prices[0].volume_24h, file.prices[0].market_cap) == (30980029059.77, 8e11)
     assert (file.prices[0].opened_us, len(file.prices), file.gaps) == (read_iso("2021-09-27T00:00:00Z"), 3, 0)
     coinbase = "".join(f"{1_632_700_800 + 60 * number},9.0,12.0,10.0,11.0,0.5\n" for number in range(3))
@@ -518,7 +518,7 @@ def test_daily_volumes_in_the_currency_are_those_of_24_hours(tmp_path: Path) -> 
     text = "Date,Open,High,Low,Close,Adj Close,Volume\n" + "".join(
         f"2021-09-{day},10,12,9,11,11,99\n" for day in (26, 27, 28)
     )
-    file = read(tmp_path, text, zone="UTC", volume_in="currency")
+    file = read(tmp_path, text, zone="UTC", columns={"volume_currency": "Volume"})
     assert {(price.volume, price.volume_24h, price.closed_us - price.opened_us) for price in file.prices} == {
         (None, 99.0, DAY_US)
     }
@@ -667,7 +667,7 @@ def read_posts(folder: Path, *changes: dict[str, Any], **options: Any) -> TextFi
         ),
         ({"text": " "}, "posts.jsonl:2: neither title nor body"),
         ({"kind": "letter"}, "posts.jsonl:2: kind 'letter' of text"),
-        ({"likes": "many"}, "posts.jsonl:2: score is no number"),
+        ({"likes": "many"}, "posts.jsonl:2: score 'many' is no number"),
         ({"id": "a"}, "posts.jsonl:1: has the id 'a'"),
         ({"language": "the language of the fjords"}, "posts.jsonl:2: language is longer than 16 characters"),
     ],

@@ -579,7 +579,7 @@ def test_the_key_is_sent_and_never_shown(
     engine: Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    for name in ("httpx2", "httpcore2", "httpx", "httpcore", "tenacity", "asyncio", "sqlalchemy.engine"):
+    for name in ("httpx2", "httpcore2", "httpx", "httpcore", "asyncio", "sqlalchemy.engine"):
         caplog.set_level(logging.DEBUG, logger=name)
     heads: list[bytes] = []
     echo = f"Incorrect API Key {KEY}".encode()

@@ -166,7 +166,6 @@ def test_a_coordinator_starts_without_what_only_the_oracles_extra_brings():
         "scipy",
         "sklearn",
         "talib",
-        "tenacity",
         "torch",
     }
     assert loaded_by("qubic_lab.api.serve") & brought == set()

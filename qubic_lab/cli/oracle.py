@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.serving.prices import PriceAnalysis
 
 STATUS_CHARACTERS = 58
-PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
+PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
 
 
 def register(app: typer.Typer) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.ingest.bar_files import BarImport
     from qubic_lab.oracle.ingest.text_files import TextImport
 
-IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "tenacity")
+IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
 AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
 BarFile = "CSV, Parquet or an exchange's dump, optionally compressed."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.model.response import Frame
     from qubic_lab.oracle.risk.report import CurrentMeasure, CurrentRule, RiskReport, TailRisk
 
-PACKAGES = ("aiolimiter", "arch", "pandas", "tenacity")
+PACKAGES = ("aiolimiter", "arch", "pandas")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,6 @@ from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US, iso,
 from qubic_lab.oracle.store.price_store import PriceStore
 
 STAMPS = ("auto", "open", "close")
-VOLUMES = ("coin", "currency")
 DUPLICATES = ("refuse", "first", "last")
 _PRICES = ("open", "high", "low", "close")
 _TIMES = ("time", "opened", "closed")
@@ -73,7 +73,7 @@ class BarOptions:
         date_order: dmy or mdy; auto: as the file's dates show.
         decimal: the decimal mark, "." or ","; auto: as the file's numbers show.
         columns: our names to the file's, such as {"close": "Last"}; a column's number from 1 where it has no names.
-        volume_in: whether a column "volume" is in coins or in the currency.
+            A `volume` is in coins, a `volume_currency` in the currency.
         duplicates: rows for one bar that contradict each other: refuse them, or take the first or last in the file.
         taken: when the file was downloaded, as in 2026-11-24T12:00:00Z: bars that close later were forming.
     """
@@ -89,7 +89,6 @@ class BarOptions:
     date_order: str = "auto"
     decimal: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
-    volume_in: str = "coin"
     duplicates: str = "refuse"
     taken: str | None = None
 
@@ -97,7 +96,6 @@ class BarOptions:
         find_coin(self.coin)
         check_source(self.source)
         check_choice("stamp", self.stamp, STAMPS)
-        check_choice("unit of volumes", self.volume_in, VOLUMES)
         check_choice("rule for duplicates", self.duplicates, DUPLICATES)
         check_choice("decimal mark", self.decimal, DECIMAL_MARKS)
         check_reading(self.columns, PRICE_TARGETS, self.zone, self.date_order)
@@ -220,8 +218,6 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
 def _columns(table: FileTable, options: BarOptions) -> dict[str, int]:
     """Return the number of each column by our names."""
     found = find_columns(table, options.columns, PRICE_TARGETS)
-    if options.volume_in == "currency" and "volume" in found:
-        found["volume_currency"] = found.pop("volume")
     found = find_volumes(table.header, find_coin(options.coin).symbol, options.currency) | found
     if "volume_currency" in found:
         found["volume_24h"] = found.pop("volume_currency")
@@ -448,20 +444,19 @@ def _in_order(file: str, rows: pd.DataFrame, duplicates: str) -> tuple[pd.DataFr
         InputError: rows contradict each other, and `duplicates` says to refuse that; names both lines.
     """
     notes = ["rows were out of order: sorted"] * bool((np.diff(rows["stamp"]) < 0).any())
+    keep: Literal["first", "last"] = "last" if duplicates == "last" else "first"
     ordered = rows.sort_index().sort_values("stamp", kind="stable")
-    repeats = ordered["stamp"].duplicated()
-    if not repeats.any():
-        return ordered, notes
-    values = ordered.drop(columns=["stamp", "end"], errors="ignore")
-    before = values.shift()
-    contradicting = repeats & ~((values == before) | (values.isna() & before.isna())).all(axis=1)
-    if contradicting.any() and duplicates == "refuse":
-        number = int(np.flatnonzero(contradicting)[0])
-        first, second = ordered.index[number - 1 : number + 1]
-        when = iso(int(ordered["stamp"].iloc[number]))
+    different = ordered.drop_duplicates([name for name in ordered if name != "end"], keep=keep)
+    kept = different.drop_duplicates("stamp", keep=keep)
+    contradicting = len(different) - len(kept)
+    if contradicting and duplicates == "refuse":
+        at = int(different["stamp"][different["stamp"].duplicated()].iloc[0])
+        first, second = different.index[different["stamp"] == at][:2]
         raise InputError(
-            f"{file}:{first}: contradicts line {second} about {when}: correct one, or give `duplicates`, first or last"
+            f"{file}:{first}: contradicts line {second} about {iso(at)}: correct one, or give `duplicates`, first or "
+            "last"
         )
-    kept = ordered.drop_duplicates("stamp", keep="last" if duplicates == "last" else "first")
-    what = f", {contradicting.sum()} contradicting it: the {duplicates} counts" * bool(contradicting.any())
-    return kept, [*notes, f"{repeats.sum()} row(s) left out for another of the same time{what}"]
+    if len(kept) < len(ordered):
+        what = f", {contradicting} contradicting it: the {duplicates} counts" * bool(contradicting)
+        notes.append(f"{len(ordered) - len(kept)} row(s) left out for another of the same time{what}")
+    return kept, notes

@@ -130,9 +130,7 @@ async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
         "include_last_updated_at": "true",
         "precision": "full",
     }
-    fetched = await client.get("/simple/price", params)
-    if fetched.not_modified:
-        return Batch(fetched)
+    fetched = await client.get("/simple/price", params, conditional=False)
     if not isinstance(fetched.body, dict):
         raise malformed(fetched)
     prices, faults = parse_prices(fetched.body, coins)
@@ -153,11 +151,9 @@ async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: 
         "to": -(-end_us // SECOND_US),
         "precision": "full",
     }
-    fetched = await client.get(f"/coins/{coin}/market_chart/range", params)
+    fetched = await client.get(f"/coins/{coin}/market_chart/range", params, conditional=False)
     step = step_s(start_us, end_us, now_us)
     is_over = end_us <= now_us - step * SECOND_US
-    if fetched.not_modified:
-        return Batch(fetched, until_us=end_us if is_over else start_us)
     if not (isinstance(fetched.body, dict) and isinstance(fetched.body.get("prices"), list)):
         raise malformed(fetched)
     every, faults = parse_history(fetched.body)
@@ -173,9 +169,8 @@ async def fetch_bars(client: SourceClient, coin: str, *, now_us: int) -> Batch:
     Raises:
         SourceError: there is no good response.
     """
-    fetched = await client.get(f"/coins/{coin}/ohlc", {"vs_currency": _CURRENCY, "days": 1, "precision": "full"})
-    if fetched.not_modified:
-        return Batch(fetched)
+    params: Params = {"vs_currency": _CURRENCY, "days": 1, "precision": "full"}
+    fetched = await client.get(f"/coins/{coin}/ohlc", params, conditional=False)
     if not isinstance(fetched.body, list):
         raise malformed(fetched)
     bars, faults = parse_bars(fetched.body, now_us)

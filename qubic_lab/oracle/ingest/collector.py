@@ -6,7 +6,7 @@ and rows that are in the database already add nothing.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -95,14 +95,9 @@ class Collector:
         lease_s: float = LEASE_S,
         on_progress: Callable[[CollectorProgress], None] = lambda progress: None,
     ) -> None:
-        """Plan the jobs; nothing is asked yet.
+        """Plan the jobs of `sources`, or of all that can be asked; nothing is asked yet.
 
-        Args:
-            config: what is collected.
-            engine: where it is kept.
-            sources: only these, by name; empty: all that can be asked.
-            lease_s: how long after a collector's last sign of life another one may take over.
-            on_progress: called after each action.
+        `lease_s`: how long after a collector's last sign of life another one may take over.
 
         Raises:
             InputError: no source can be asked, or a name is not known.
@@ -113,9 +108,7 @@ class Collector:
         chosen = choose_sources(clients, config, named) if named or not sources else {}
         self.jobs = plan_jobs(config, chosen, packaged=not sources or PACKAGED in sources)
         self.progress = CollectorProgress()
-        self._asked = {
-            name: chosen[name] for name in {name for job in self.jobs for name in job.sources if name != PACKAGED}
-        }
+        self._asked = chosen
         self._engine = engine
         self._clock = clock = config.clock
         self._on_progress = on_progress
@@ -137,12 +130,9 @@ class Collector:
             wake.set()
 
     async def run(self, *, once: bool = False, for_s: float | None = None, wait: bool = False) -> CollectorProgress:
-        """Collect until `stop`; return what was done.
+        """Collect until `stop`, with `once` what is due now, or for some real seconds; return what was done.
 
-        Args:
-            once: do what is due, and end.
-            for_s: end after this many real seconds.
-            wait: if another collector is running, wait until it ends.
+        With `wait` it waits for another collector to end.
 
         Raises:
             BusyError: another collector is running.
@@ -179,14 +169,8 @@ class Collector:
             self._report(slices_left=slices_left(position, now, self.config.backfill_days))
         async with AsyncExitStack() as stack:
             for name, source in self._asked.items():
-                client = SourceClient(
-                    name,
-                    source,
-                    self._engine,
-                    key=key_of(source),
-                    clock=self._clock.now_us,
-                    sleep=self._clock.sleep,
-                )
+                now_us, sleep = self._clock.now_us, self._clock.sleep
+                client = SourceClient(name, source, self._engine, key=key_of(source), clock=now_us, sleep=sleep)
                 self._clients[name] = await stack.enter_async_context(client)
             self._turns = {name: asyncio.Lock() for name in self._asked}
             keeping = asyncio.ensure_future(self._keep_lease())
@@ -334,15 +318,10 @@ class Collector:
             await self._save(replace(self._states[job.name], due_us=now + int(_FAR_S * SECOND_US)))
             self._report(last=f"history: waits: the rest of {client.name}'s quota is needed for polling")
             return
+        fetching = coingecko.fetch_history(client, slice.coin, slice.start_us, slice.end_us, now_us=now)
+        batch = await self._keep_coin(job, client, slice.coin, fetching)
         until, last = slice.start_us, True
-        try:
-            batch = await coingecko.fetch_history(client, slice.coin, slice.start_us, slice.end_us, now_us=now)
-        except SourceError as error:
-            if not _is_about_one_coin(error):
-                raise
-            await self._note_failure(job, error, slice.coin)
-        else:
-            await self._keep(job, client, batch)
+        if batch is not None:
             until, last = batch.until_us or slice.end_us, slice.last
             if until <= slice.start_us and not last:
                 until = slice.end_us  # there is nothing, such as before a coin's first day
@@ -379,14 +358,8 @@ class Collector:
         state = self._states[job.name]
         number = state.position.get("next", 0) % len(self.config.coins)
         coin = self.config.coins[number]
-        try:
-            batch = await coingecko.fetch_bars(client, coin, now_us=self._clock.now_us())
-        except SourceError as error:
-            if not _is_about_one_coin(error):
-                raise
-            await self._note_failure(job, error, coin)
-        else:
-            await self._keep(job, client, batch)
+        fetching = coingecko.fetch_bars(client, coin, now_us=self._clock.now_us())
+        await self._keep_coin(job, client, coin, fetching)
         if number + 1 < len(self.config.coins):
             await self._save(replace(state, position={"next": number + 1}, failures=0))
         else:
@@ -433,13 +406,28 @@ class Collector:
             last=f"{job.name}: {added.added} new rows from {client.name}",
         )
 
+    async def _keep_coin(self, job: Job, client: SourceClient, coin: str, fetching: Awaitable[Batch]) -> Batch | None:
+        """Store a coin's batch; None if the source refuses this coin, such as an unknown one: others must not wait."""
+        try:
+            batch = await fetching
+        except SourceError as error:
+            if error.kind != "refused" or error.fetch.status not in (400, 404, 422):
+                raise
+            await self._note_failure(job, error, coin)
+            return None
+        await self._keep(job, client, batch)
+        return batch
+
     def _add(self, job: Job, batch: Batch) -> Added:
         given = sum(len(prices) for _, prices in batch.prices) + len(batch.texts)
         faults = "; ".join(batch.faults)[:2_000] or None
         fetch_id = self._fetches.record(replace(batch.fetched, job=job.name, error=faults))
         added = Added()
         for series, prices in batch.prices:
-            added += keep_prices(self._prices, series, prices, fetch_id=fetch_id).added
+            kept = keep_prices(self._prices, series, prices, fetch_id=fetch_id)
+            added += kept.added
+            for line in kept.refused:
+                _log.warning("%s: price of %s left out: %s", job.name, series.coin, line)
         if batch.texts:
             added += self._texts.add(batch.texts, fetch_id=fetch_id)
         self._fetches.brought(fetch_id, given, added.added)
@@ -467,11 +455,6 @@ _STEPS: dict[str, Step] = {
     "texts": Collector._collect_texts,
     "feed": Collector._collect_feed,
 }
-
-
-def _is_about_one_coin(error: SourceError) -> bool:
-    """Return whether a source refuses one coin, such as an unknown one; other coins must not wait for it."""
-    return error.kind == "refused" and error.fetch.status in (400, 404, 422)
 
 
 def _with_all_coins(state: JobState, coins: Sequence[str], *, only_new: bool) -> JobState:

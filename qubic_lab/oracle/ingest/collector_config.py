@@ -12,31 +12,23 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, SecretStr
 
 from qubic_lab.checked_yaml import STRICT
-from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.http_rules import Period, is_web_address
 from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.records import TextKind
 from qubic_lab.oracle.model.timestamps import read_iso
-from qubic_lab.settings import Settings, settings
+from qubic_lab.settings import settings
 
 DataKind = Literal["prices", "history", "news", "social"]
 JobKind = Literal["prices", "bars", "history", "texts", "feed"]
+KeySetting = Literal["coingecko_key", "newsapi_key"]
 
 PACKAGED = "packaged"
 """The source of prices that come with packages, which are of one coin."""
 PACKAGED_COIN = "bitcoin"
 BARS_S = 12 * 3_600.0
 """How often a day's bars are requested."""
-
-SERVES: dict[str, tuple[DataKind, ...]] = {
-    "coingecko": ("prices", "history"),
-    PACKAGED: ("history",),
-    "newsapi": ("news",),
-    "feeds": ("news", "social"),
-    "hacker-news": ("social",),
-}
-"""What each source provides; `feeds` stands for all feeds."""
 DEFAULT_COINS = ("qubic-network", "bitcoin", "ethereum", "solana", "ripple", "binancecoin", "dogecoin", "cardano")
 _MAY_BE_0 = ("delay_s", "wait_s", "most_wait_s", "most_retry_after_s")
 """Settings of a source that may be 0; all other numbers must be above it."""
@@ -61,10 +53,9 @@ class Feed:
     kind: TextKind = "news"
 
     def __post_init__(self) -> None:
-        if not self.name or len(self.name) > 64 or self.name in SERVES:
+        if not self.name or len(self.name) > 64 or self.name in (*DEFAULT_SOURCES, PACKAGED):
             raise InputError(f"feed {self.name!r}: give it a name of its own of up to 64 characters")
         _check_url(f"feed {self.name!r}", self.url)
-        check_choice(f"feed {self.name!r}: kind", self.kind, ("news", "social"))
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ class SourceConfig:
     __pydantic_config__ = STRICT
 
     base_url: str
-    key_setting: str | None = None
+    key_setting: KeySetting | None = None
     key_header: str | None = None
     key_needed: bool = False
     enabled: bool = True
@@ -119,10 +110,6 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.base_url:
             _check_url("base_url", self.base_url)
-        if self.key_setting is not None:
-            check_choice(
-                "key_setting", self.key_setting, (name for name in Settings.model_fields if name.endswith("_key"))
-            )
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
@@ -180,12 +167,13 @@ DEFAULT_FEEDS = (
     Feed("cointelegraph", "https://cointelegraph.com/rss"),
     Feed("decrypt", "https://decrypt.co/feed"),
 )
-DEFAULT_ORDER: Mapping[DataKind, tuple[str, ...]] = {
+DEFAULT_ORDER: dict[DataKind, tuple[str, ...]] = {
     "prices": ("coingecko",),
     "history": ("coingecko", PACKAGED),
     "news": ("newsapi", "feeds"),
     "social": ("hacker-news", "feeds"),
 }
+"""All sources of each kind of data; `feeds` stands for all feeds."""
 
 
 @dataclass(frozen=True)
@@ -239,10 +227,7 @@ class CollectorConfig:
                 raise InputError(f"feeds names {name!r} twice: keep one of them")
         for kind, sources in self.order.items():
             for source in sources:
-                check_choice(f"source of {kind}", source, SERVES)
-                if kind not in SERVES[source]:
-                    others = ", ".join(name for name, kinds in SERVES.items() if kind in kinds)
-                    raise InputError(f"order: {source} does not provide {kind}: choose from {others}")
+                check_choice(f"source of {kind}", source, DEFAULT_ORDER[kind])
 
 
 def usable_sources(config: CollectorConfig) -> tuple[dict[str, SourceConfig], tuple[str, ...]]:
@@ -297,26 +282,20 @@ def plan_jobs(
     Raises:
         InputError: there are none.
     """
-    feeds = {feed.name: feed.kind for feed in config.feeds if feed.name in clients}
+    feeds = [feed.name for feed in config.feeds]
     jobs: list[Job] = []
     if prices := tuple(name for name in config.order["prices"] if name in clients):
         jobs.append(Job("prices", "prices", prices, clients[prices[0]].period_s))
-    may_be_packaged = packaged and PACKAGED_COIN in config.coins
-    history = tuple(
-        name for name in config.order["history"] if name in clients or (name == PACKAGED and may_be_packaged)
-    )
+    usable = [*clients, *([PACKAGED] if packaged and PACKAGED_COIN in config.coins else [])]
+    history = tuple(name for name in config.order["history"] if name in usable)
     if history and config.backfill_days:
         jobs.append(Job("history", "history", history, 0.0))
     if bars := tuple(name for name in history if name != PACKAGED):
         jobs.append(Job("bars", "bars", bars, BARS_S))
-    for kind in ("news", "social"):
-        for name in config.order[kind]:
-            if name in clients:
-                jobs.append(Job(name, "texts", (name,), clients[name].period_s))
-            elif name == "feeds":
-                jobs += [
-                    Job(each, "feed", (each,), clients[each].period_s) for each, its in feeds.items() if its == kind
-                ]
+    for name in (*_text_sources(config, "news"), *_text_sources(config, "social")):
+        if name in clients:
+            kind: JobKind = "feed" if name in feeds else "texts"
+            jobs.append(Job(name, kind, (name,), clients[name].period_s))
     if not jobs:
         raise InputError("no source can be asked: set a key or enable a source (see qubic-lab oracle status)")
     return tuple(jobs)
@@ -330,24 +309,17 @@ def choose_sources(
     Raises:
         InputError: a name is not among them.
     """
-    if not wanted:
-        return dict(clients)
     feeds = [feed.name for feed in config.feeds if feed.name in clients]
-    chosen: dict[str, SourceConfig] = {}
-    for name in wanted:
-        names = feeds if name == "feeds" else [name]
-        if not names or not all(each in clients for each in names):
-            raise InputError(f"unknown or unusable source {name!r}: {did_you_mean(name, [*clients, 'feeds'])}")
-        chosen |= {each: clients[each] for each in names}
-    return chosen
+    names = [each for name in wanted for each in (feeds if name == "feeds" else [name])]
+    return {check_choice("or unusable source", name, clients): clients[name] for name in names or clients}
 
 
 def fallbacks(config: CollectorConfig, name: str) -> list[str]:
     """Return the sources that come after one in the order of its kind of texts, each feed by its own name."""
-    for kind in ("news", "social"):
-        order = config.order[kind]
-        if name in order:
-            behind = order[order.index(name) + 1 :]
-            feeds = [feed.name for feed in config.feeds if feed.kind == kind and "feeds" in behind]
-            return [*behind, *feeds]
-    return []
+    orders = (_text_sources(config, kind) for kind in ("news", "social"))
+    return next((order[order.index(name) + 1 :] for order in orders if name in order), [])
+
+
+def _text_sources(config: CollectorConfig, kind: TextKind) -> list[str]:
+    feeds = [feed.name for feed in config.feeds if feed.kind == kind]
+    return [each for name in config.order[kind] for each in (feeds if name == "feeds" else [name])]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Engine, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Engine, or_, select
 
 from qubic_lab.errors import FencedError
 from qubic_lab.oracle.ingest.collector_config import CollectorConfig, plan_jobs, usable_sources
@@ -49,11 +48,7 @@ class LeaseHolder(Part):
 
 
 def process_name(pid: int | None = None) -> str:
-    """Return a unique name of a process (None: this one): host, process namespace, id and start time.
-
-    Raises:
-        psutil.NoSuchProcess: there is no process with this id.
-    """
+    """Return a unique name of a process (None: this one): host, process namespace, id and start time."""
     process = psutil.Process(pid)
     return f"{socket.gethostname()[:64]}:{_namespace()}:{process.pid}:{process.create_time():.2f}"
 
@@ -97,22 +92,12 @@ class Lease:
         self._until_us = 0
 
     def acquire(self) -> LeaseHolder | None:
-        """Take the lease if it is free, has expired or belonged to a process that has ended.
-
-        Returns:
-            None: it is ours; else who has it.
-        """
+        """Take the lease if it is free, has expired or belonged to a process that has ended; else return who has it."""
         now = self._clock()
         until = now + int(self.lasts_s * SECOND_US)
         if self._set(until, or_(LEASES.c.until_us <= now, LEASES.c.holder == self.holder)):
             return None
         held = self.held()
-        if held is None:
-            with suppress(IntegrityError), self._engine.begin() as connection:
-                connection.execute(insert(LEASES).values(name=self.name, holder=self.holder, until_us=until))
-                self._until_us = until
-                return None
-            held = self.held()
         if held is not None and has_ended(held.holder) and self._set(until, LEASES.c.holder == held.holder):
             return None
         return held
@@ -124,11 +109,8 @@ class Lease:
             FencedError: another holder has taken it.
         """
         if not self._set(self._clock() + int(self.lasts_s * SECOND_US), LEASES.c.holder == self.holder):
-            self._until_us = 0
-            held = self.held()
-            raise FencedError(
-                f"lease {self.name!r} was lost to {held.holder if held else 'nobody'}: it was not renewed"
-            )
+            self._until_us, held = 0, self.held()
+            raise FencedError(f"lease {self.name!r} was lost to {held and held.holder}: it was not renewed")
 
     def lasts(self) -> bool:
         """Return whether the lease lasts, as far as is known without asking the database."""
@@ -146,11 +128,13 @@ class Lease:
             row = connection.execute(query).first()
         return LeaseHolder(row.holder, row.until_us) if row else None
 
-    def _set(self, until_us: int, condition: object) -> bool:
-        """Take or change the lease if a condition holds: one statement, so that only one process can."""
-        query = update(LEASES).where(LEASES.c.name == self.name, condition)  # type: ignore[arg-type]
+    def _set(self, until_us: int, condition: ColumnElement[bool]) -> bool:
+        """Take or change the lease if it is new or a condition holds: one statement, so that only one process can."""
+        values = {"holder": self.holder, "until_us": until_us}
+        row = upsert(self._engine, LEASES).values(name=self.name, **values)
+        query = row.on_conflict_do_update(index_elements=["name"], set_=values, where=condition)
         with self._engine.begin() as connection:
-            changed = connection.execute(query.values(holder=self.holder, until_us=until_us)).rowcount == 1
+            changed = connection.execute(query.returning(LEASES.c.name)).first() is not None
         if changed:
             self._until_us = until_us
         return changed
@@ -158,13 +142,9 @@ class Lease:
 
 @dataclass(frozen=True)
 class JobState:
-    """Where a job stands.
+    """Where a job stands: its `failures` in a row, and if it is `done`, until something makes it due again.
 
-    Attributes:
-        due_us: when it runs next.
-        position: what it needs to resume, as plain values for JSON; such as until_us: all before it is stored.
-        failures: in a row.
-        done: nothing is left to do, until something makes it due again.
+    `position`: what it needs to resume, as plain values for JSON; such as until_us: all before it is stored.
     """
 
     job: str
@@ -247,10 +227,7 @@ def slices_left(position: Mapping[str, Any], now_us: int, backfill_days: int) ->
 def search_range(until_us: int | None, shown_us: int, first_us: int) -> tuple[int, int]:
     """Return the range of published times to search, at most a slice: from the last search, with an overlap.
 
-    Args:
-        until_us: the end of the last search; None: there was none.
-        shown_us: until when the source shows texts by now.
-        first_us: how far back the first search goes.
+    The first search goes `first_us` back; `shown_us`: until when the source shows texts by now.
     """
     start_us = shown_us - first_us if until_us is None else until_us - OVERLAP_US
     start_us = min(start_us, shown_us - SECOND_US)
@@ -283,14 +260,10 @@ class QuotaStatus(Part):
 
 @dataclass(frozen=True)
 class CollectorStatus(Part):
-    """The collector at one instant.
+    """The collector at one instant; None: nobody collects.
 
-    Attributes:
-        collector: who collects; None: nobody.
-        jobs: those that the settings plan, and others that ran.
-        circuits: of each source, as the collector reported last: closed, open or half-open; empty: none is running.
-        fetches: the last ones, the newest first.
-        left_out: why sources are not asked.
+    `jobs`: those that the settings plan, and others that ran. `circuits`: of each source, as the running collector
+    reported last. `fetches`: the last ones, the newest first. `left_out`: why sources are not asked.
     """
 
     now_us: Instant

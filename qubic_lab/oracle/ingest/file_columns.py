@@ -273,11 +273,7 @@ def read_numbers(cells: Iterable[Any], places: Iterable[str], what: str, mark: s
 
 
 def find_zone(name: str) -> tzinfo:
-    """Return a zone by its name in the IANA list, or by its offset.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return a zone by its name in the IANA list, or by its offset; an InputError if there is none."""
     if name.upper() in ("UTC", "Z", "GMT"):
         return UTC
     if re.fullmatch(r"[+-]\d{2}(:?\d{2})?", name):

@@ -76,10 +76,7 @@ def fetch_texts(client: SourceClient, coins: Sequence[str], start_us: int, end_u
         texts, faults = parse_hits(hits, client.name)
         dates = (_published_us(hit) for hit in hits if isinstance(hit, dict))
         times = [at_us for at_us in dates if at_us is not None]
-        shows_all = len(hits) < MOST_HITS and not any(
-            isinstance(count := fetched.body.get(name), int) and count > most
-            for name, most in (("nbHits", MOST_HITS), ("nbPages", 1))
-        )
+        shows_all = len(hits) < MOST_HITS
         return Batch(fetched, texts=texts, faults=faults), None if shows_all else min(times, default=start_us)
 
     return search_back(ask, [find_coin(coin).terms[0] for coin in coins], start_us, end_us)

@@ -7,14 +7,12 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any, NoReturn
 
 import httpx2
 from aiolimiter import AsyncLimiter
 from pydantic import SecretStr
 from sqlalchemy import Engine, select
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.ingest.collector_config import SourceConfig
@@ -54,11 +52,8 @@ _LONGEST_SHOWN, _LONGEST_CODE = 300, 64
 class SourceError(QubicLabError):
     """A source gave nothing that can be used; the message does not contain the key.
 
-    Attributes:
-        kind: whether another attempt may help, and when.
-        fetch: what was sent.
-        code: the source's name for the error, such as rateLimited; circuit-open: it was not asked.
-        retry_after_s: how much later it may be asked again, if that is known.
+    `code` is the source's name for the error, such as rateLimited; circuit-open: it was not asked. `retry_after_s`: how
+    much later it may be asked again, if that is known.
     """
 
     def __init__(
@@ -73,12 +68,9 @@ class SourceError(QubicLabError):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched(Fetch):
-    """A good response.
+    """A good response: parsed JSON or bytes, None if nothing has changed.
 
-    Attributes:
-        body: parsed JSON, or bytes; None if nothing has changed.
-        validators: the row of the table of validators; stored only by `SourceClient.keep`.
-        headers: content-type and content-location of the body, for reading it.
+    `validators` are a row of their table, stored only by `SourceClient.keep`; `headers` content-type and -location.
     """
 
     body: Any
@@ -93,14 +85,10 @@ class Fetched(Fetch):
 
 @dataclass(frozen=True)
 class Batch:
-    """The items of one response.
+    """The items of one response: prices sorted by time, texts in the source's order.
 
-    Attributes:
-        fetched: the response.
-        prices: by series, sorted by time.
-        texts: in the source's order.
-        faults: a line for each entry that was left out, with the reason.
-        until_us: of a history: all before this instant has been given.
+    `faults`: a line for each entry that was left out, with the reason. `until_us`, of a history: all before has been
+    given.
     """
 
     fetched: Fetched
@@ -118,14 +106,10 @@ def malformed(fetched: Fetched) -> SourceError:
 async def search_back(
     ask: Callable[[str, int], Awaitable[tuple[Batch, int | None]]], queries: Sequence[str], start_us: int, end_us: int
 ) -> AsyncGenerator[Batch, None]:
-    """Yield what searches find, each text once: as sources show only the newest texts, they are asked again for older.
+    """Yield what queries find, each text once: as sources show only the newest texts, they are asked again for older.
 
-    Args:
-        ask: returns a query's newest texts until the end of an instant's second, and the instant of the oldest one of
-            them, None if the source has shown all.
-        queries: in turn, a batch a request.
-        start_us: from when on.
-        end_us: until before when.
+    `ask` returns a query's newest texts until the end of an instant's second, and the instant of the oldest one of
+    them, or None if the source has shown all.
 
     Raises:
         SourceError: there is no good response; the batches until then are good.
@@ -137,10 +121,8 @@ async def search_back(
             batch, oldest_us = await ask(query, last_us)
             faults = batch.faults
             if oldest_us is not None and oldest_us // SECOND_US >= last_us // SECOND_US:
-                faults = (
-                    *faults,
-                    f"more texts at {iso(last_us // SECOND_US * SECOND_US)} than the source shows: others are left out",
-                )
+                at = iso(last_us // SECOND_US * SECOND_US)
+                faults = (*faults, f"more texts at {at} than the source shows: others are left out")
                 oldest_us = last_us - SECOND_US
             last_us = oldest_us
             new = {text.external_id: text for text in batch.texts if text.external_id not in seen}
@@ -148,19 +130,16 @@ async def search_back(
             yield replace(batch, texts=tuple(new.values()), faults=faults)
 
 
-class WithoutKey(logging.Filter):
-    """Removes the key from what libraries log: at their finest levels they show what a server sent, echoes included."""
+def _without_key(key: SecretStr) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter of logs: at their finest levels libraries show what a server sent, echoes of the key included."""
 
-    def __init__(self, key: SecretStr) -> None:
-        super().__init__()
-        self._key = key
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the record, without the key."""
+    def keep(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if self._key.get_secret_value() in message:
-            record.msg, record.args = message.replace(self._key.get_secret_value(), "***"), ()
+        if key.get_secret_value() in message:
+            record.msg, record.args = message.replace(key.get_secret_value(), "***"), ()
         return True
+
+    return keep
 
 
 class _KeyHeader(httpx2.Auth):
@@ -234,15 +213,16 @@ class SourceClient:
         self._sleep = sleep
         self._jitter = jitter
         self._quotas = Quotas(engine, clock)
-        self._log_filter = WithoutKey(key) if key is not None else None
+        self._log_filter = None if key is None else _without_key(key)
         self._not_before_us = 0
 
     async def __aenter__(self) -> "SourceClient":
         config, rate = self.config, self.config.rate
         if self._key is None and config.rate_without_key is not None:
             rate = config.rate_without_key
-        for name in LIBRARY_LOGS if self._log_filter else ():
-            logging.getLogger(name).addFilter(self._log_filter)  # type: ignore[arg-type]
+        if self._log_filter:
+            for name in LIBRARY_LOGS:
+                logging.getLogger(name).addFilter(self._log_filter)
         self._limiter = AsyncLimiter(*bucket(rate, config.window_s, config.share, config.burst))
         await self._limiter.acquire(starting_level(rate, config.share, config.burst))
         self._http = httpx2.AsyncClient(
@@ -254,31 +234,18 @@ class SourceClient:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self._http.aclose()
-        for name in LIBRARY_LOGS if self._log_filter else ():
-            logging.getLogger(name).removeFilter(self._log_filter)  # type: ignore[arg-type]
-
-    def __repr__(self) -> str:
-        return f"SourceClient({self.name!r}, {self.config.base_url!r}, {self.circuit.state})"
+        if self._log_filter:
+            for name in LIBRARY_LOGS:
+                logging.getLogger(name).removeFilter(self._log_filter)
 
     async def get(
-        self,
-        path: str = "",
-        params: Params | None = None,
-        *,
-        conditional: bool = True,
-        form: Form = "json",
+        self, path: str = "", params: Params | None = None, *, conditional: bool = True, form: Form = "json"
     ) -> Fetched:
         """Return the response to a request, sent as many times as needed and the settings allow.
 
-        Args:
-            path: appended to `base_url`.
-            params: of the query.
-            conditional: ask only for what has changed since the response that was kept last.
-            form: of the body.
+        `conditional`: ask only for what has changed since the response that was kept last.
 
         Raises:
             SourceError: there is no good response.
@@ -300,7 +267,7 @@ class SourceClient:
         validators = None
         if status == httpx2.codes.NOT_MODIFIED:
             fetch = replace(fetch, outcome="not_modified")
-        else:
+        elif conditional:
             sent = {name: response.headers.get(name.replace("_", "-")) for name in ("etag", "last_modified")}
             validators = {"request_hash": request_hash, **{name: sendable(value) for name, value in sent.items()}}
         headers = {"content-type": response.headers.get("content-type", ""), "content-location": response.url}
@@ -321,37 +288,28 @@ class SourceClient:
             await self._turn()
             asking.started_us, asking.started_s = self._clock(), time.perf_counter()
             async with asyncio.timeout(self.config.deadline_s):
-                async for attempt in self._attempts():
-                    with attempt:
-                        if asking.attempts:
-                            await self._turn()
-                        return await self._attempt(asking)
+                return await self._persist(asking)
         except _Failed as last:
             return last.fault
         except TimeoutError:
-            pass
-        return FetchFault("unavailable", f"gave no good response in {self.config.deadline_s:g} s", again=False)
+            return FetchFault("unavailable", f"gave no good response in {self.config.deadline_s:g} s", again=False)
 
-    def _attempts(self) -> AsyncRetrying:
-        def may_help(error: BaseException) -> bool:
-            return isinstance(error, _Failed) and error.fault.again and not self.circuit.wait_s(self._now_s())
-
-        return AsyncRetrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(self.config.attempts),
-            wait=self._wait_s,
-            retry=retry_if_exception(may_help),
-            reraise=True,
-        )
-
-    def _wait_s(self, state: RetryCallState) -> float:
-        """Return the wait before the next attempt; a wait that the source asks for is left to `_turn`."""
-        failure = state.outcome.exception() if state.outcome else None
-        if isinstance(failure, _Failed):
-            _log.info("%s, attempt %d: %s", self.name, state.attempt_number, failure.fault.what)
-            if failure.fault.wait_s is not None:
-                return 0.0
-        return backoff_s(state.attempt_number, self.config.wait_s, self.config.most_wait_s, self._jitter())
+    async def _persist(self, asking: _Asking) -> tuple[RawResponse, Any]:
+        """Attempt a request again and again, as long as that may help; a wait that the source asks for is a turn's."""
+        while True:
+            try:
+                return await self._attempt(asking)
+            except _Failed as failed:
+                fault = failed.fault
+                _log.info("%s, attempt %d: %s", self.name, asking.attempts, fault.what)
+                is_last = asking.attempts >= self.config.attempts or self.circuit.wait_s(self._now_s()) > 0
+                if is_last or not fault.again:
+                    raise
+            if fault.wait_s is None:
+                await self._sleep(
+                    backoff_s(asking.attempts, self.config.wait_s, self.config.most_wait_s, self._jitter())
+                )
+            await self._turn()
 
     async def _turn(self) -> None:
         """Wait until the limits and the source's Retry-After allow a request."""
@@ -395,7 +353,6 @@ class SourceClient:
         return response, body
 
     def _fail(self, fault: FetchFault) -> NoReturn:
-        """End an attempt, and remember what its fault means for the next requests."""
         failed = fault.kind in ("unavailable", "malformed")
         self.circuit = self.circuit.failed(self._now_s()) if failed else self.circuit.succeeded()
         if fault.wait_s is not None:

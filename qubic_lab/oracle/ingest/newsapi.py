@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 from urllib.parse import quote_plus
 
-from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.http_rules import Params
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed, search_back
 from qubic_lab.oracle.ingest.validation import plain_text, read_date, short_id
@@ -25,20 +24,14 @@ _REMOVED = "[Removed]"
 
 
 def queries(coins: Sequence[str]) -> tuple[str, ...]:
-    """Return the fewest searches that find the names of all coins.
-
-    Raises:
-        InputError: a coin is not known, or a name is too long to be searched for.
-    """
+    """Return the fewest searches that find the names of all coins; an InputError if one is not known."""
     found: list[str] = []
     for term in (f'"{name}"' for coin in coins for name in find_coin(coin).terms):
         longer = f"{found[-1]} OR {term}" if found else term
         if found and len(quote_plus(longer)) <= LONGEST_QUERY:
             found[-1] = longer
-        elif len(quote_plus(term)) <= LONGEST_QUERY:
-            found.append(term)
         else:
-            raise InputError(f"search for {term[:40]}… is longer than {LONGEST_QUERY} characters: shorten the name")
+            found.append(term)
     return tuple(found)
 
 

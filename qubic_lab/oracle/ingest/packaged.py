@@ -27,6 +27,7 @@ from qubic_lab.oracle.ingest.bar_files import BarFile, BarOptions, read_bars
 from qubic_lab.oracle.ingest.collector_config import PACKAGED
 from qubic_lab.oracle.ingest.text_files import TextOptions, read_texts
 from qubic_lab.oracle.ingest.validation import keep_prices
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import SAMPLE, Series, Text, is_sample
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
@@ -40,16 +41,15 @@ _TAKEN = "2021-10-27T13:46:02Z"
 """When the days were downloaded, within a minute or an hour: with the first block of 15 minutes."""
 
 
+_DOLLARS = {"volume_currency": "Volume"}
 DATASETS: dict[str, tuple[str, BarOptions]] = {
     "bitcoin-15min": (
         "BTC-USD-15-MIN.csv",
-        BarOptions("bitcoin", PACKAGED, interval_s=900, stamp="open", volume_in="currency", duplicates="last"),
+        BarOptions("bitcoin", PACKAGED, interval_s=900, stamp="open", columns=_DOLLARS, duplicates="last"),
     ),
     "bitcoin-1day": (
         "BTC-USD-1-DAY.csv",
-        BarOptions(
-            "bitcoin", PACKAGED, interval_s=86_400, stamp="open", zone="UTC", volume_in="currency", taken=_TAKEN
-        ),
+        BarOptions("bitcoin", PACKAGED, interval_s=86_400, stamp="open", zone="UTC", columns=_DOLLARS, taken=_TAKEN),
     ),
 }
 """By name. A date is the day that begins with it, in UTC."""
@@ -140,25 +140,22 @@ def run_demo(engine: Engine, clock: Callable[[], int] = now_us) -> DemoResult:
     """
     prices, texts = PriceStore(engine, clock), TextStore(engine, clock)
     files = [read_packaged(name, clock()) for name in DATASETS]
-    sample = read_sample_texts()
     market_data = sum(keep_prices(prices, file.series, file.prices).added.added for file in files)
-    news_data = texts.add(sample).added
+    news_data = texts.add(read_sample_texts()).added
     return DemoResult(
-        rows_added={"market_data": market_data, "news_data": news_data, "total": market_data + news_data},
-        overview=DatabaseOverview(overview(prices, clock()), _text_overviews(engine)),
-        notes=tuple(f"{each.file}: {note}" for each in files for note in each.notes),
+        {"market_data": market_data, "news_data": news_data, "total": market_data + news_data},
+        DatabaseOverview(overview(prices, clock()), _text_overviews(engine)),
+        tuple(f"{each.file}: {note}" for each in files for note in each.notes),
     )
 
 
 def overview(store: PriceStore, at_us: int) -> tuple[SeriesOverview, ...]:
     """Return each series in a database as it looks at `at_us`, by coin and source."""
-    return tuple(each for series in store.series() if (each := _series_overview(store, series, at_us)) is not None)
+    read = ((series, store.read(series, -_END_US, _END_US)) for series in store.series())
+    return tuple(_series_overview(series, bars, at_us) for series, bars in read if len(bars))
 
 
-def _series_overview(store: PriceStore, series: Series, at_us: int) -> SeriesOverview | None:
-    bars = store.read(series, -_END_US, _END_US)
-    if not len(bars):
-        return None
+def _series_overview(series: Series, bars: Bars, at_us: int) -> SeriesOverview:
     last_us, last = int(bars.closed_us[-1]), float(bars.close[-1])
 
     def change_pct(back_us: int) -> float | None:

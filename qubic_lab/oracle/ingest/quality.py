@@ -36,14 +36,9 @@ class Lateness(Part):
 
 @dataclass(frozen=True)
 class Completeness(Part):
-    """How many of the expected items are there.
+    """How many of the items are there that are expected between the first and the last, a step from each other.
 
-    Attributes:
-        step_s: between items: a bar's length, or the median step.
-        present, expected: items that there are, and that there would be without gaps between first and last.
-        share: present / expected.
-        gaps: ranges of missing items.
-        longest_gap_s, longest_gap_from_us: the longest of them; 0 and None without gaps.
+    The step is a bar's length, or the median one; `gaps` are ranges of missing items.
     """
 
     step_s: float
@@ -115,12 +110,7 @@ class QualityReport(Part):
 
 
 def quality_report(engine: Engine, source: str | None = None, at_us: int | None = None) -> QualityReport:
-    """Return the quality of the data of one source, or of all.
-
-    Args:
-        engine: of a database that `open_database` opened.
-        source: only this one.
-        at_us: the present, from which ages count; None: now.
+    """Return the quality of the data of one source, or of all; ages count from `at_us`, or from now.
 
     Raises:
         InputError: there is nothing from `source`; with the closest one that there is.
@@ -139,31 +129,25 @@ def quality_report(engine: Engine, source: str | None = None, at_us: int | None 
 
 
 def completeness(starts_us: NDArray[np.int64], ends_us: NDArray[np.int64], interval_us: int) -> Completeness:
-    """Return how complete bars are, or quotes with `interval_us` 0.
+    """Return how complete bars are by their opens and closes in order of time, [prices] each.
 
-    Args:
-        starts_us: the open of each bar in order of time, [prices]; a quote's instant.
-        ends_us: the close.
-        interval_us: a bar's length; quotes are expected at their median step.
+    With `interval_us` 0 they are quotes, which are expected at their median step.
     """
-    present = len(ends_us)
-    steps = np.diff(ends_us)
-    step_us = float(interval_us) if interval_us else float(np.median(steps)) if len(steps) else 0.0
+    present, steps = len(ends_us), np.diff(ends_us)
+    step_us = float(interval_us or (np.median(steps) if len(steps) else 0))
     if not len(steps) or not step_us:
         return Completeness(step_us / SECOND_US, present, present, 1.0, 0, 0.0, None)
     missing = np.maximum(0, np.rint(steps / step_us).astype(np.int64) - 1)
     expected = present + int(missing.sum())
-    longest = int(np.argmax(np.where(missing > 0, steps, 0)))
-    gap_us = int(starts_us[longest + 1] - ends_us[longest])
-    some = bool(missing.any())
+    longest = int(np.argmax(np.where(missing > 0, steps, 0))) if missing.any() else None
     return Completeness(
         step_s=step_us / SECOND_US,
         present=present,
         expected=expected,
         share=present / expected,
         gaps=int((missing > 0).sum()),
-        longest_gap_s=gap_us / SECOND_US if some else 0.0,
-        longest_gap_from_us=int(ends_us[longest]) if some else None,
+        longest_gap_s=0.0 if longest is None else int(starts_us[longest + 1] - ends_us[longest]) / SECOND_US,
+        longest_gap_from_us=None if longest is None else int(ends_us[longest]),
     )
 
 

@@ -1,7 +1,6 @@
 """Texts from files: news and posts as CSV, JSON lines or Parquet, each with its time of publication."""
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from qubic_lab.oracle.ingest.file_columns import (
     find_columns,
     is_header,
     is_missing,
-    read_number,
+    read_numbers,
     read_stamps,
 )
 from qubic_lab.oracle.ingest.validation import check_texts, plain_text
@@ -32,14 +31,9 @@ KINDS: tuple[TextKind, ...] = ("news", "social")
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What a file of texts does not say about itself.
+    """What a file of texts does not say about itself: the `source` of its texts, the `kind` of those without one.
 
-    Attributes:
-        source: the name that its texts get.
-        kind: news or social, for texts without a kind.
-        zone: of times without one.
-        date_order: dmy or mdy; auto: as the file's dates show.
-        columns: our names to the file's, such as {"published": "created_utc"}.
+    `zone`, `date_order` and `columns` are those of `BarOptions`, such as {"published": "created_utc"}.
     """
 
     source: str = "file"
@@ -158,10 +152,7 @@ def _text(row: Mapping[str, Any], place: str, published_us: int, coins: tuple[st
         raise InputError(f"{place}: kind {kind!r} of text: it must be news or social")
     if not (title or body):
         raise InputError(f"{place}: neither title nor body: correct the row or leave it out")
-    try:
-        score = read_number(row.get("score"))
-    except ValueError as error:
-        raise InputError(f"{place}: score is no number: correct the row or leave it out") from error
+    score = read_numbers([row.get("score")], [place], "score")[0]
     made_id = hashlib.sha256(f"{published_us}\n{title}\n{body}".encode()).hexdigest()[:32]
     return Text(
         source=options.source,
@@ -183,12 +174,7 @@ def _coins(cell: Any) -> tuple[tuple[str, ...], list[str]]:
     """Return the known coins in a cell, and unknown ones: a list, or texts separated by commas, semicolons or bars."""
     if is_missing(cell):
         return (), []
-    if isinstance(cell, str) and cell.startswith("["):
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            cell = cell.strip("[]")
-    parts = cell if isinstance(cell, list) else re.split("[,;|]", str(cell))
+    parts = cell if isinstance(cell, list) else re.split("[,;|]", str(cell).strip("[]"))
     known: list[str] = []
     unknown: list[str] = []
     for name in filter(None, (str(part).strip(" '\"$") for part in parts)):

@@ -104,26 +104,17 @@ TEXTS = pa.DataFrameSchema(
 
 
 def refusals(schema: pa.DataFrameSchema, frame: pd.DataFrame) -> dict[int, str]:
-    """Return why rows are invalid, by their numbers from 0, in order.
-
-    Raises:
-        InputError: a column is missing or of another type.
-    """
+    """Return why rows are invalid, by their numbers from 0, in order."""
     try:
         schema.validate(frame.reset_index(drop=True), lazy=True)
     except SchemaErrors as error:
-        cases = error.failure_cases
-        if cases["index"].isna().any():
-            first = cases[cases["index"].isna()].iloc[0]
-            raise InputError(f"{first['check']} of {first['column']}: {first['failure_case']}") from error
-        ordered = cases.sort_values(["index", "schema_context"], kind="stable")  # "Column" before the whole row
-        first_cases = ordered.drop_duplicates("index").to_dict("records")
+        cases = error.failure_cases.sort_values(["index", "schema_context"], kind="stable")  # "Column" before the row
+        first_cases = cases.drop_duplicates("index").to_dict("records")
         return {int(case["index"]): _reason(case, frame) for case in first_cases}
     return {}
 
 
 def _reason(case: Mapping[Any, Any], frame: pd.DataFrame) -> str:
-    """Return why a row is invalid, and its prices."""
     why = f"{case['column']} is missing" if case["check"] == "not_nullable" else str(case["check"])
     row = frame.iloc[int(case["index"])]
     prices = " ".join(f"{name} {row[name]:.17g}" for name in ("open", "high", "low", "close") if name in frame)
