@@ -179,7 +179,7 @@ def test_times_as_files_write_them(text: object, zone: str | None, instant: str)
 )
 def test_times_that_could_mean_something_else_are_refused(text: str, why: str) -> None:
     with pytest.raises(InputError, match=why) as caught:
-        read_stamps([text], ["btc.csv:7"])
+        read_stamps([text], ["btc.csv:7"], None)
     assert str(caught.value).startswith("btc.csv:7: ")
 
 
@@ -188,7 +188,7 @@ def test_times_that_could_mean_something_else_are_refused(text: str, why: str) -
 def test_any_instant_survives_a_12_hour_clock_of_any_zone(second: int, zone: str) -> None:
     local = datetime.fromtimestamp(second + 200_000_000, ZoneInfo(zone))
     text = local.strftime("%d %b %Y %I:%M:%S %p ") + local.strftime("%z")
-    assert read_stamps([text], ["f:1"]) == [to_us(local)]
+    assert read_stamps([text], ["f:1"], None) == [to_us(local)]
 
 
 @pytest.mark.parametrize("backwards", [False, True])

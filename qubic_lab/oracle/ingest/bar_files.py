@@ -63,15 +63,11 @@ class BarOptions:
     """What a file of prices does not say about itself.
 
     Attributes:
-        coin: id or symbol.
-        source: the name that its prices get.
-        currency: of the prices.
         interval_s: a bar's length; None: the commonest step between the times.
         stamp: whether times are a bar's open or close; auto: by the names of the columns, else the user must say. A
             date without a time of day as a close is the end of that day.
-        zone: of times without one.
-        date_order: dmy or mdy; auto: as the file's dates show.
-        decimal: the decimal mark, "." or ","; auto: as the file's numbers show.
+        zone: of times without one: UTC, Europe/London, +01:00.
+        date_order: dmy or mdy; auto: as the file's dates show; `decimal`: the same of the decimal mark, "." or ",".
         columns: our names to the file's, such as {"close": "Last"}; a column's number from 1 where it has no names.
             A `volume` is in coins, a `volume_currency` in the currency.
         duplicates: rows for one bar that contradict each other: refuse them, or take the first or last in the file.
@@ -174,12 +170,9 @@ def flagged_bars(file: BarFile) -> tuple[Bars, dict[str, int]]:
 
 
 def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
-    """Read a file of prices: bars, or quotes if it has one price a row.
+    """Read a file of prices: bars, or quotes if it has one price a row; what closes after `now_us` is not known.
 
-    Args:
-        path: CSV with any delimiter, JSON lines, a JSON list of lists or Parquet; all but the last also in .gz or .zip.
-        options: what the file does not say.
-        now_us: nothing that closes later is known.
+    It is CSV with any delimiter, JSON lines, a JSON list of lists or Parquet; all but the last also in .gz or .zip.
 
     Raises:
         InputError: it cannot be read exactly; names file, line and remedy.
@@ -216,7 +209,6 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
 
 
 def _columns(table: FileTable, options: BarOptions) -> dict[str, int]:
-    """Return the number of each column by our names."""
     found = find_columns(table, options.columns, PRICE_TARGETS)
     found = find_volumes(table.header, find_coin(options.coin).symbol, options.currency) | found
     if "volume_currency" in found:

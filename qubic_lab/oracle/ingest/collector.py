@@ -313,27 +313,27 @@ class Collector:
         if slice is None:
             await self._save(replace(self._states[job.name], done=True, failures=0))
             return
-        config = client.config
+        config, (coin, start_us, end_us) = client.config, slice
         if self._quotas.spare(client.name, config.quotas(), config.period_s) <= SPARE:
             await self._save(replace(self._states[job.name], due_us=now + int(_FAR_S * SECOND_US)))
             self._report(last=f"history: waits: the rest of {client.name}'s quota is needed for polling")
             return
-        fetching = coingecko.fetch_history(client, slice.coin, slice.start_us, slice.end_us, now_us=now)
-        batch = await self._keep_coin(job, client, slice.coin, fetching)
-        until, last = slice.start_us, True
+        fetching = coingecko.fetch_history(client, coin, start_us, end_us, now_us=now)
+        batch = await self._keep_coin(job, client, coin, fetching)
+        until, last = start_us, batch is None or end_us >= now
         if batch is not None:
-            until, last = batch.until_us or slice.end_us, slice.last
-            if until <= slice.start_us and not last:
-                until = slice.end_us  # there is nothing, such as before a coin's first day
+            until = batch.until_us or end_us
+            if until <= start_us and not last:
+                until = end_us  # there is nothing, such as before a coin's first day
         state = self._states[job.name]  # may have changed meanwhile
-        left = [coin for coin in state.position["left"] if not (last and coin == slice.coin)]
-        until_us = {**state.position["until_us"], slice.coin: until}
+        left = [each for each in state.position["left"] if not (last and each == coin)]
+        until_us = {**state.position["until_us"], coin: until}
         position = {**state.position, "until_us": until_us, "left": left}
         await self._save(replace(state, position=position, failures=0, done=not left))
         self._report(
             slices_done=self.progress.slices_done + 1,
             slices_left=slices_left(position, now, self.config.backfill_days),
-            last=f"history of {slice.coin} up to {iso(until)}",
+            last=f"history of {coin} up to {iso(until)}",
         )
 
     async def _collect_packaged(self, job: Job) -> None:

