@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest, trial_of
+from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtest
 from qubic_lab.oracle.backtest.ledger import TRIAL_INSTANTS, TRIALS, Trial, TrialLedger, code_hash, data_hash
 from qubic_lab.oracle.inference.alignment import AvailableText
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
@@ -254,7 +254,6 @@ def test_a_backtest_is_recorded_with_its_net_returns(engine: Engine) -> None:
     assert [each.recorded.new for each in found if each.recorded] == [True, False, True]
     trials = ledger.trials("f")
     assert len(trials) == 2
-    key = trial_of(market, strategy, found[2].config, (), "f").key
-    assert np.array_equal(trials.returns[:, trials.keys.index(key)], found[2].account.net_returns)
+    assert np.array_equal(trials.returns[:, trials.keys.index(found[2].recorded.key)], found[2].account.net_returns)
     with pytest.raises(InputError, match="a trial needs a family"):
         backtest(market, strategy, ledger=ledger)

@@ -16,8 +16,8 @@ class Costs:
 
     A buy is filled at open × (1 + slip), a sale at open × (1 − slip), with
     slip = half spread + impact × participation ** `impact_exponent`; participation is the trade's share of the fill
-    bar's volume. 0.5 is the square-root law (Almgren et al., "Direct estimation of equity market impact", 2005; Tóth et
-    al., Phys. Rev. X 1, 2011), 1 a linear one.
+    bar's volume. An exponent of 0.5 is the square-root law (Almgren et al., "Direct estimation of equity market
+    impact", 2005; Tóth et al., Phys. Rev. X 1, 2011).
 
     Attributes:
         fee_bps: fee on the value at the fill's price.

@@ -90,14 +90,8 @@ class Account:
     """The account of a backtest at each bar's close.
 
     cash + units × price = equity at every bar, exactly. Cash changes only by trades, fees and carry, to 1e-12 of the
-    account's size.
-
-    Attributes:
-        units: held, [bars, assets].
-        cash, equity: [bars].
-        carry: paid for holding in each bar, [bars]; below 0: received.
-        fills: the account right after each trade.
-        ruin: where it ended; None if it did not.
+    account's size. Units are [bars, assets], cash, equity and carry [bars]; carry is paid for holding, below 0:
+    received. `fills` is the account right after each trade.
     """
 
     market: Bars
@@ -126,7 +120,7 @@ class Account:
 
     @property
     def slippage(self) -> Floats:
-        """Loss by fills at worse prices than the open, in each bar, [bars]."""
+        """Loss by fills at worse prices than the open, [bars]."""
         return self._by_bar[1]
 
     @property
@@ -263,7 +257,7 @@ def simulate(
         market: the bars.
         targets: the value of each asset's position as a share of equity, decided at each bar's close, [bars] or
             [bars, assets]; below 0: short. NaN: the last decision stands; at first, nothing is held.
-        costs: None: no costs.
+        costs: None: none.
         lag: a decision at the close of bar t is filled at the open of bar t + lag, at the earliest.
         cash: of the account at the start.
         rebalance: "change": trade all assets to their weights when a target changes, otherwise let them drift;

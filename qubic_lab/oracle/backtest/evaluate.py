@@ -8,7 +8,7 @@ removes further bars (López de Prado, "Advances in Financial Machine Learning",
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,37 +57,21 @@ def decide(
         report = check_lookahead(signal, frame)
     if not report.passed:
         raise InputError(f"signal {report.name} is refused: {report}")
-    return _by_bar(signal(frame.copy()), frame, report.name), report
-
-
-def _by_bar(wanted: Any, frame: "pd.DataFrame", name: str) -> Floats:
-    """Return a signal's weights as an array, in the order of bars and assets."""
-    import pandas as pd
-
-    if not np.shape(wanted) or len(wanted) != len(frame):
-        count = len(wanted) if np.shape(wanted) else "no"
-        raise InputError(f"signal {name} gave {count} values for {len(frame)} bars: give one for each")
-    if isinstance(wanted, (pd.Series, pd.DataFrame)) and not wanted.index.equals(frame.index):
-        raise InputError(f"signal {name} gave values on another index than the bars: keep their order and times")
-    if isinstance(wanted, pd.DataFrame) and frame.columns.nlevels > 1:
+    wanted: Any = signal(frame.copy())
+    if frame.columns.nlevels > 1 and hasattr(wanted, "columns"):
         assets = list(dict.fromkeys(frame.columns.get_level_values(1)))
         if set(wanted.columns) != set(assets):
-            raise InputError(f"signal {name} gave columns {list(wanted.columns)}: give one for each of {assets}")
+            raise InputError(f"signal {report.name} gave columns {list(wanted.columns)}: give one for each of {assets}")
         wanted = wanted[assets]
-    try:
-        return np.array(wanted, np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"signal {name} gave values that are not numbers ({error}): give weights") from error
+    return np.array(wanted, np.float64), report
 
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """What a strategy is compared with, under the same costs and lag.
+    """What a strategy is compared with, under the same costs and lag: accounts by name, and random timing.
 
-    Attributes:
-        accounts: by name.
-        random_returns: total returns of the same positions at random times, [draws].
-        random_better: share of these that are at least the strategy's, the strategy itself counted as one.
+    `random_returns` are total returns of the same positions at random times, [draws]; `random_better` is the share of
+    these that are at least the strategy's, the strategy itself counted as one.
     """
 
     accounts: dict[str, Account]
@@ -213,12 +197,10 @@ class BacktestConfig:
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """The result of a strategy beside its baselines.
+    """The result of a strategy beside its baselines; its entry in the ledger is None without a ledger.
 
-    Attributes:
-        targets: the weights decided at each close, [bars, assets].
-        lags: the account for each lag: an edge that is gone one bar later may be one that nobody could have traded.
-        recorded: its entry in the ledger of trials; None without a ledger.
+    `targets` are the weights decided at each close, [bars, assets]. `lags` has the account for each lag: an edge that
+    is gone one bar later may be one that nobody could have traded.
     """
 
     strategy: Strategy
@@ -262,13 +244,14 @@ def backtest(
         market: the bars.
         strategy: what decides.
         config: None: without costs, filled at the next open.
-        lookahead: the report of an earlier check of the same signal on the same bars; None: check it now.
+        lookahead: see `decide`.
         texts: as `available_texts` gives them.
         ledger: where the trial is recorded; None: nowhere.
         family: the question that the trial belongs to.
 
     Raises:
-        InputError: a signal that looks ahead, what `simulate` refuses, or a ledger without a family.
+        InputError: a signal that looks ahead, what `simulate` refuses, a ledger without a family, or parameters that
+            have no form in JSON.
     """
     config = config or BacktestConfig()
     if ledger is not None and not family:
@@ -280,35 +263,23 @@ def backtest(
     run = partial(simulate, market, targets, config.costs, cash=config.cash, **trading)
     account, recorded = run(lag=config.lag), None
     if ledger is not None:
-        trial = trial_of(market, strategy, config, texts, family)
+        trial = Trial(
+            family=family,
+            strategy=strategy.title,
+            code_hash=code_hash(strategy.function),
+            data_hash=data_hash(market, texts),
+            start_us=int(market.opened_us[0]),
+            end_us=int(market.closed_us[-1]),
+            parameters=strategy.parameters,
+            settings=config.settings(),
+        )
         recorded = ledger.record(trial, market.closed_us, account.net_returns)
     lags = {lag: run(lag=lag) for lag in config.lags if lag < len(market)}
     baselines = compare_baselines(account, targets, config.draws, config.seed, **trading)
     return Backtest(strategy, config, targets, account, lookahead, baselines, lags, recorded)
 
 
-def trial_of(
-    market: Bars, strategy: Strategy, config: BacktestConfig, texts: Sequence[AvailableText], family: str
-) -> Trial:
-    """Return the trial, which identifies a backtest among all others.
-
-    Raises:
-        InputError: parameters that have no form in JSON, or a name that is too long.
-    """
-    return Trial(
-        family=family,
-        strategy=strategy.title,
-        code_hash=code_hash(strategy.function),
-        data_hash=data_hash(market, texts),
-        start_us=int(market.opened_us[0]),
-        end_us=int(market.closed_us[-1]),
-        parameters=strategy.parameters,
-        settings=config.settings(),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
+class Split(NamedTuple):
     """Rows of the bars to fit on and of those to test on, each in order."""
 
     train: Integers
@@ -318,15 +289,9 @@ class Split:
 def walk_forward(bars: int, horizon: int, *, train: int, test: int, embargo: int = 0) -> list[Split]:
     """Return splits that go forward in time; their tests follow each other without overlap.
 
-    A bar is trained on if its label ends, and `embargo` bars pass, before the test begins. A label ends `horizon` bars
-    after its bar: lag + h for a position that is filled `lag` bars after its decision and held for h bars.
-
-    Args:
-        bars: number of all bars.
-        horizon: of the labels, in bars.
-        train: number of bars before the test.
-        test: number of bars in a test.
-        embargo: number of bars between the end of a label and the test.
+    Each test has `test` bars; of the `train` bars before it those are trained on whose label ends, and `embargo` bars
+    pass, before the test begins. A label ends `horizon` bars after its bar: lag + h for a position that is filled `lag`
+    bars after its decision and held for h bars.
 
     Raises:
         InputError: lengths below 1, or too few bars for a split with train bars.

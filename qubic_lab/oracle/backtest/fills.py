@@ -36,11 +36,9 @@ class Orders:
 
 @dataclass(frozen=True, eq=False)
 class Charges:
-    """Charges for holding, cumulated from the first bar.
+    """Charges for holding, cumulated from the first bar up to each bar's open and close.
 
-    Attributes:
-        opens, closes: sum of price × years up to each bar's open and close, [bars, assets].
-        open_years, close_years: years up to each open and close, [bars].
+    These are sums of price × years, [bars, assets], and years, [bars].
     """
 
     opens: Floats
@@ -61,13 +59,8 @@ class Charges:
 class Fills:
     """The account right after the open of each of these bars, until it has no equity.
 
-    Attributes:
-        bars: [fills].
-        units: held afterwards, [fills, assets].
-        cash: [fills].
-        opens: price of a unit, [fills, assets].
-        slip: share of the open by which the fill's price was worse, [fills, assets].
-        waited: number of times that a trade had to wait, wholly or in part, for a later bar.
+    Units held, their prices `opens` and `slip`, the share of the open by which the fill's price was worse, are
+    [fills, assets]. `waited` is the number of times that a trade had to wait, wholly or in part, for a later bar.
     """
 
     bars: Integers

@@ -185,12 +185,10 @@ def _unfit(values: Floats, horizon: int) -> str:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """Our forecasts beside those of a baseline, on the same bars.
+    """Our root mean squared error over that of a baseline on the same bars (below 1 is better), and a test.
 
-    Attributes:
-        error_ratio: our root mean squared error over the baseline's; below 1 is better.
-        test: against "the price stays" Clark-West, one-sided; against others Diebold-Mariano, two-sided, where a
-            statistic below 0 means that ours is better.
+    Against "the price stays" it is Clark-West, one-sided; against others Diebold-Mariano, two-sided, where a statistic
+    below 0 means that ours is better.
     """
 
     baseline: str
@@ -210,13 +208,9 @@ class ForecastErrors:
 
 @dataclass(frozen=True)
 class DirectionAccuracy:
-    """How often the direction was correct, over the forecasts whose price moved.
+    """The share of correct directions, over the forecasts whose price moved, and the test of Pesaran and Timmermann.
 
-    Attributes:
-        correct: share of correct directions.
-        majority: share of moves in the more frequent direction, which a constant forecast gets with hindsight.
-        result: the test of Pesaran and Timmermann; above 0 forecast and price move up together more often than by
-            chance.
+    `majority` is the share of moves in the more frequent direction, which a constant forecast gets with hindsight.
     """
 
     correct: DailyEstimate

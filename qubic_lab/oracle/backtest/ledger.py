@@ -99,13 +99,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class RecordedTrial:
-    """The entry of a trial in the ledger.
+    """The entry of a trial in the ledger; a trial that was there already is not new and counts once.
 
-    Attributes:
-        new: false where the same trial was in the ledger already: it counts once.
-        other_returns: the same trial had other returns before, so it depends on chance or on something that its key
-            does not cover; it is kept as a trial of its own.
-        family_trials: number of trials of the family.
+    `other_returns`: the same trial had other returns before, so it depends on chance or on something that its key does
+    not cover; it is kept as a trial of its own. `family_trials` is the number of the family's trials.
     """
 
     key: str
@@ -154,7 +151,7 @@ class TrialLedger:
         with self._engine.begin() as connection:
             key, new, other = self._insert(connection, trial, closed, packed)
             if new:
-                _check_bars(trial.family, [closed, *_closing_times(connection, trial.family, limit=1).values()])
+                _check_bars(trial.family, [closed, *_closing_times(connection, trial.family, most=1).values()])
             return RecordedTrial(key, new, other, _count(connection, trial.family))
 
     def count(self, family: str) -> int:
@@ -167,7 +164,7 @@ class TrialLedger:
 
         Raises:
             NotFoundError: there is no such family.
-            InputError: no bar is in all of them, or bars of several lengths.
+            InputError: no bar is in all of them.
         """
         query = select(TRIALS).where(TRIALS.c.family == family).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
         with self._engine.connect() as connection:
@@ -178,7 +175,6 @@ class TrialLedger:
             raise NotFoundError(
                 f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
             )
-        _check_bars(family, list(closing_times.values()))
         common = functools.reduce(np.intersect1d, closing_times.values())
         if not len(common):
             raise InputError(f"the {len(rows)} trials of {family!r} have no bar in common: compare those of one period")
@@ -210,11 +206,10 @@ def _count(connection: Connection, family: str) -> int:
     return int(connection.execute(select(func.count()).where(TRIALS.c.family == family)).scalar_one())
 
 
-def _closing_times(connection: Connection, family: str, limit: int | None = None) -> dict[str, Integers]:
-    """Return the closing times of the bars of a family's trials, or of its first trials, by their hash."""
-    used = select(TRIALS.c.instants_hash).where(TRIALS.c.family == family)
-    if limit is not None:
-        used = used.order_by(TRIALS.c.recorded_us, TRIALS.c.key).limit(limit)
+def _closing_times(connection: Connection, family: str, most: int | None = None) -> dict[str, Integers]:
+    """Return the closing times of the bars of a family's trials, or of its first ones, by their hash."""
+    ordered = select(TRIALS.c.instants_hash).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
+    used = ordered.where(TRIALS.c.family == family).limit(most)
     query = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(TRIAL_INSTANTS.c.hash.in_(used))
     return {name: _unpacked(blob, np.int64) for name, blob in connection.execute(query)}
 

@@ -62,7 +62,7 @@ class LookaheadFinding:
     Attributes:
         kind: look-ahead, state or rounding; or error, output, input or not repeatable.
         leaks: whether it uses what was not known; otherwise it cannot be checked, or trusted, for another reason.
-        test: prefix or scramble, where one of these found it.
+        test: prefix or scramble, if found so.
         bar: the first bar that changed at any cut; `closed`: when it closed; `cut`: number of bars that were known.
         then: the bar's value from what was known; `later`: its value with later or other bars. None: missing or
             infinite.
@@ -81,9 +81,9 @@ class LookaheadFinding:
 
 @dataclass(frozen=True)
 class LagPower:
-    """Rank correlation of a signal with the return `lag` bars after its bar, and its standard error without skill.
+    """Rank correlation of a signal with the return `lag` bars after its bar (1: the first that can be earned).
 
-    Lag 1 is the first return that can be earned; lag 0 is the return of the bar itself.
+    `error` is its standard error without skill.
     """
 
     lag: int
@@ -93,14 +93,10 @@ class LagPower:
 
 @dataclass(frozen=True)
 class LookaheadReport:
-    """What a check found; as text, one line for all findings.
+    """What a check found, the worst first; as text, one line for all findings.
 
-    Attributes:
-        bars: number of bars in the frame.
-        cuts: number of known bars in each test that could be run.
-        findings: the worst first.
-        lags: by rising lag; empty without closes, or where the signal does not vary.
-        notes: other things worth knowing.
+    `cuts` are the numbers of known bars in the tests that could be run; `lags` are empty without closes, or where the
+    signal does not vary.
     """
 
     name: str
@@ -140,7 +136,7 @@ def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, see
         function: takes a frame, returns a number for each row: [bars] or [bars, assets], NaN where it has none.
         frame: of bars, see the module; each run gets a copy.
         cuts: half of them crowd at the first bars, where warm-ups are filled in; some lie where data are missing.
-        seed: of the cuts and of the changed values.
+        seed: of cuts and changed values.
 
     Raises:
         InputError: too few bars or cuts, or bars out of order. Errors of the function are findings.
@@ -253,13 +249,9 @@ def _places(frame: pd.DataFrame, cuts: int, draw: np.random.Generator) -> list[i
 
 @dataclass
 class _CutRuns:
-    """Results of the runs at all cuts.
+    """Where known bars changed, and the cuts at which the signal ran on the past alone.
 
-    Attributes:
-        differences: where known bars changed.
-        used: the cuts at which the signal ran on the past alone.
-        failed: why it did not, by cut.
-        refused: why it did not run on a changed future, by cut, where it did on the past.
+    `failed` says by cut why it did not; `refused`, why it did not run on a changed future where it did on the past.
     """
 
     differences: list[ChangedBars] = field(default_factory=list)

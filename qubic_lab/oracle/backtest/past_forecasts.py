@@ -178,8 +178,8 @@ def _ranked(scores: Floats, known: Rows, asked: Floats) -> tuple[Rows, Rows, Flo
 class DayBootstrap:
     """A bootstrap over whole days: neighbouring forecasts overlap and are correlated, days are nearly independent.
 
-    The spread of resampled days is too small by √(1 − 1 / days), and with few days it is uncertain: intervals are
-    widened by the former, and by Student's t over the normal quantile.
+    The spread of resampled days is too small by √(1 − 1 / days), and with few days it is uncertain (Student's t over
+    the normal quantile): intervals are widened by both.
 
     Source: the cluster bootstrap, A. C. Davison and D. V. Hinkley, "Bootstrap methods and their application" (1997),
     section 3.8.
@@ -216,11 +216,10 @@ class DayBootstrap:
 class Coverage:
     """Intervals of one level, beside those of a normal distribution of constant spread around "the price stays".
 
-    Attributes:
-        held: share of later prices within the intervals; `wide_pct`: their mean width in % of the price.
-        score_ratio: their mean interval score over that of the constant intervals; below 1 is better. The score is the
-            width plus 2 / (1 − level) times the distance of a price outside (T. Gneiting and A. E. Raftery, Journal of
-            the American Statistical Association 102, 2007, 359-378).
+    `held` is the share of later prices within them, `wide_pct` their mean width in % of the price, and `score_ratio`
+    their mean interval score over that of the constant ones; below 1 is better. The score is the width plus
+    2 / (1 − level) times the distance of a price outside (T. Gneiting and A. E. Raftery, Journal of the American
+    Statistical Association 102, 2007, 359-378).
     """
 
     level: float
@@ -308,15 +307,11 @@ def simulated_pit(past: PastForecasts, draws: int = DRAWS, seed: int = 0) -> Ite
 
 @dataclass(frozen=True)
 class PitHistogram:
-    """A test that PIT values are uniform.
+    """A test that PIT values are uniform: their shares in `BINS` equal bins, with 95 % intervals if calibrated.
 
+    `p` is the probability that calibrated forecasts are as uneven, by the sum of squared deviations from equal shares.
     The distributions are made from past errors, which makes PIT values more uniform: at 5 % the test rejects only about
     1 of 100 random walks.
-
-    Attributes:
-        shares: of forecasts in each of `BINS` equal bins; `low`, `high`: 95 % intervals of the shares of calibrated
-            forecasts, for each bin.
-        p: probability that calibrated forecasts are as uneven, by the sum of squared deviations from equal shares.
     """
 
     shares: tuple[float, ...]
@@ -344,7 +339,6 @@ class UpMoves:
         bins: the reliability diagram.
         error: expected calibration error; `error_chance`: its mean for calibrated forecasts; `error_most`: its 95 %
             quantile for them; `p`: probability that theirs is as large.
-        brier: the Brier score with its parts.
         skill: 1 − Brier score over that of climatology, which is the share of up moves in hindsight; above 0 is better.
     """
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.timestamps import iso
 
 WINDOW, LEAST_BEFORE = 250, 50
 """A value is ranked among this many known values before it; with fewer than the least it has no rank."""
@@ -18,17 +17,13 @@ WINDOW, LEAST_BEFORE = 250, 50
 class AvailableText:
     """A text that decisions may use from `available_us` on.
 
-    Attributes:
-        published_us, fetched_us: `available_texts` refuses None.
-        coins: ids of the coins that it is about.
-        scores: by model, in −1..1.
-        latency_us: time to read and score it.
+    It is about coins, by their ids, and has scores by model, in −1..1. `latency_us` is the time to read and score it.
     """
 
     id: str
     title: str
-    published_us: int | None
-    fetched_us: int | None
+    published_us: int
+    fetched_us: int
     body: str = ""
     coins: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -37,7 +32,6 @@ class AvailableText:
     @property
     def available_us(self) -> int:
         """The later one of publication and fetching, plus the latency."""
-        assert self.published_us is not None and self.fetched_us is not None, self.id
         return max(self.published_us, self.fetched_us) + self.latency_us
 
 
@@ -45,17 +39,10 @@ def available_texts(texts: Iterable[AvailableText], latency_us: int = 0) -> tupl
     """Return texts with a latency in the order in which they become available.
 
     Raises:
-        InputError: texts without a time of publication or fetching, or a latency below 0.
+        InputError: a latency below 0.
     """
     check_at_least("latency_us", latency_us, 0)
     found = [replace(text, latency_us=latency_us) for text in texts]
-    refused = [text for text in found if text.published_us is None or text.fetched_us is None]
-    if refused:
-        what = "published" if refused[0].published_us is None else "fetched"
-        raise InputError(
-            f"{len(refused)} texts cannot be used, the first is {refused[0].id!r}: it does not say when it was {what}, "
-            "so it may be used before it existed; leave such texts out"
-        )
     return tuple(sorted(found, key=lambda each: (each.available_us, each.id)))
 
 
@@ -75,10 +62,6 @@ def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floa
         about = [len(market.assets) == 1 or asset in text.coins for asset in market.assets]
         counts[bar, about] += 1.0
         for name, score in text.scores.items():
-            if not np.isfinite(score):
-                raise InputError(
-                    f"score of text {text.id!r} ({iso(text.available_us)}) is {score}: it must be a number"
-                )
             sums[names.index(name), bar, about] += score
             scored[names.index(name), bar, about] += 1.0
     means = np.divide(sums, scored, out=np.full(sums.shape, np.nan), where=scored > 0.0)
@@ -87,12 +70,9 @@ def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floa
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """A score for each bar of one asset.
+    """A score for each bar of one asset and one length, known at the bar's close, [bars]; NaN where there is none.
 
-    Attributes:
-        bars: of one asset and one length.
-        score: known at each bar's close, [bars]; NaN where there is none.
-        texts: number of texts that became available in each bar, [bars].
+    `texts` is the number of texts that became available in each bar, [bars].
     """
 
     bars: Bars

@@ -121,10 +121,7 @@ def _monotone_p(means: Floats, away: Floats) -> float:
 
 @dataclass(frozen=True)
 class AbnormalReturn:
-    """The mean abnormal return over some bars, with its interval of 95 % and its p-value.
-
-    `p_holm` is corrected for all returns that are tested together.
-    """
+    """The mean abnormal return over some bars, its interval of 95 %, and its p-value, also corrected by Holm."""
 
     mean: float
     low: float
@@ -140,10 +137,9 @@ class EventStudy:
     Attributes:
         kind: "high scores", "low scores", "both, by sign" (low ones count with the opposite sign), "bursts of texts".
         found: number of events; `used`: those that are far enough apart and have all bars around them.
-        offsets: bars from the event, [offsets]; the open after the event is at 0.
-        path, low, high: mean cumulative abnormal return from that open, and its interval of 95 %, [offsets].
-        before: over the bars up to that open, the event's own bar among them.
-        after: over all bars after it; `first`: over the first of them.
+        path, low, high: mean cumulative abnormal return from the next open on, and its interval of 95 %, [offsets].
+        before: over the bars up to that open, the event's own among them; `after`: over all later ones; `first`: over
+            the first of them.
     """
 
     kind: str

@@ -37,8 +37,7 @@ class Association:
     """A rank correlation of scores with returns; if there is none, figures are None and `absent` says why.
 
     Attributes:
-        pairs: bars with a score and a return.
-        effective: number of independent pairs with the same error; it allows for overlap and memory.
+        pairs: bars with a score and a return; `effective`: number of independent pairs with the same error.
         ic: Spearman's rank correlation; `error`, `low`, `high`: its HAC error and interval of 95 %.
         pearson: the linear correlation.
     """
@@ -59,8 +58,7 @@ class Coefficient:
 
     Attributes:
         horizon: in bars.
-        p: share of shifted scores that correlate as much, for this test alone.
-        p_holm: corrected by Holm over all tests that were made together.
+        p: share of shifted scores that correlate as much, for this test alone; `p_holm`: corrected for all tests.
         p_corrected: corrected by the largest of all tests at each shift (Westfall and Young). The verdict uses this
             one, as it allows for correlated tests.
         detectable: the smallest coefficient that is found among all tests with a power of 80 %.
@@ -230,12 +228,9 @@ def _rows(named: Sequence[tuple[str, int, Association]], test: ShiftTest) -> lis
 
 @dataclass(frozen=True)
 class Decay:
-    """The information coefficient of each single bar ahead.
+    """The information coefficient of each single bar ahead, and the bars in which it halves, with 95 % interval.
 
-    Attributes:
-        by_bar: of the bars 1, 2, … ahead.
-        half_life: bars in which it halves; None if it cannot be fitted, then `absent` says why.
-        low, high: its interval of 95 %; `high` is None if it may not decay at all.
+    The half-life is None if it cannot be fitted, then `absent` says why; `high` is None if it may not decay at all.
     """
 
     by_bar: tuple[Association, ...]

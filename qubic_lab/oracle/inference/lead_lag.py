@@ -101,6 +101,8 @@ def lead_lag(aligned: Aligned) -> LeadLag:
 
     Source: C. W. J. Granger, Econometrica 37 (1969), 424-438, with the errors of Newey and West.
     """
+    from scipy.stats import t
+
     first, last = known_span({"": aligned})
     score = aligned.score[first:last]
     memory = memory_bars(score)
@@ -120,12 +122,12 @@ def lead_lag(aligned: Aligned) -> LeadLag:
     if len(drawn) < least_shifts or any(np.isnan(found[side]).all() for side in (lags > 0, lags < 0)):
         reason = "scores and returns are known together at too few bars, or do not vary there"
         return LeadLag(lags, nothing, None, None, None, len(drawn), known, reason)
-    chance = _Chance(math.sqrt(float(np.mean(drawn**2))), len(drawn) // memory)
+    spread, stretches = math.sqrt(float(np.mean(drawn**2))), len(drawn) // memory
     p_values, places = [], []
     for side in (lags > 0, lags < 0):
         places.append(int(np.flatnonzero(side)[np.nanargmax(np.abs(found[side]))]))
-        own = abs(found[places[-1]]) * math.sqrt(pairs[places[-1]])
-        p_values.append(chance.p(own, int((~np.isnan(found[side])).sum())))
+        own, tried = abs(found[places[-1]]) * math.sqrt(pairs[places[-1]]), int((~np.isnan(found[side])).sum())
+        p_values.append(min(1.0, 2.0 * tried * float(t.sf(own / spread, stretches))))
     filled = np.where(np.isnan(score), np.nanmean(score), score)
     pairs_of = ((singles[most], filled), (filled, singles[most]))
     walds = [_adds(led, leading, abs(int(lags[at]))) for (led, leading), at in zip(pairs_of, places, strict=True)]
@@ -133,28 +135,8 @@ def lead_lag(aligned: Aligned) -> LeadLag:
         LeadSide(int(lags[place]), float(found[place]), p, together, wald)
         for place, p, together, wald in zip(places, p_values, holm_of(p_values), walds, strict=True)
     )
-    band = chance.critical(len(lags)) / math.sqrt(float(pairs[most + 1]))
+    band = spread * float(t.isf(ALPHA / (2.0 * len(lags)), stretches)) / math.sqrt(float(pairs[most + 1]))
     return LeadLag(lags, found, band, ahead, before, len(drawn), known)
-
-
-@dataclass(frozen=True)
-class _Chance:
-    """The distribution of correlations × √pairs without any effect: Student's t with a spread."""
-
-    spread: float
-    stretches: int
-
-    def p(self, largest: float, lags: int) -> float:
-        """Return an upper bound of the probability that the largest of some lags is as large."""
-        from scipy.stats import t
-
-        return min(1.0, 2.0 * lags * float(t.sf(largest / self.spread, self.stretches)))
-
-    def critical(self, lags: int) -> float:
-        """Return the critical value of the largest of some lags at 5 %."""
-        from scipy.stats import t
-
-        return self.spread * float(t.isf(ALPHA / (2.0 * lags), self.stretches))
 
 
 def correct_leads(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:

@@ -135,12 +135,8 @@ def superior_ability(
 ) -> SuperiorAbility:
     """Test for superior predictive ability (SPA), studentised and consistent: is a trial more than luck?
 
-    Args:
-        trials: net returns in excess of their benchmark, [bars, trials].
-        chosen: the trial that is tested; None: the best one.
-        resamples: of the stationary bootstrap.
-        block: mean length of its blocks; None: chosen from the data.
-        seed: of the bootstrap.
+    Trials are net returns in excess of their benchmark, [bars, trials]; None chooses the best one. The stationary
+    bootstrap has blocks of this mean length; None chooses it from the data.
 
     The tests compare it with `arch.bootstrap.SPA`. Resampling by matrix products makes it several times faster, and
     each trial is divided by its own deviation, which SPA there leaves out. Both find luck significant more often than
@@ -222,14 +218,12 @@ class Verdict:
 
     Attributes:
         p: SPA p-value of the chosen trial, given all trials.
-        alpha: level of the verdict.
         effective_trials: number of independent trials that equals these.
         sharpe: observed ratio; None if the trial does not vary.
         interval: of 95 %; it allows for the choice of the best trial.
         detectable: the smallest true ratio that this data shows with a power of 80 %: (critical value of the best of
             all trials + z(power)) × the error of the chosen trial's mean, over its deviation.
-        years: length of the data.
-        years_needed: length that shows a true ratio of the observed size; None if that is not above 0.
+        years_needed: length of data that shows a true ratio of the observed size; None if that is not above 0.
         deflated: deflated Sharpe ratio: probability that the true ratio is above 0; None if the trial does not vary.
         overfitting: probability of backtest overfitting; None for a single trial or too few bars.
         block: mean length of the bootstrap's blocks.
@@ -262,13 +256,8 @@ def judge(
 ) -> Verdict:
     """Judge whether a chosen trial is evidence of skill, given all trials, and which effect would be found.
 
-    Args:
-        trials: net returns of all trials in excess of their benchmark, [bars, trials].
-        chosen: the trial that is judged.
-        bars_per_year: number of bars in a year.
-        resamples: of the bootstrap.
-        parts: of `overfitting_probability`; None leaves it out.
-        seed: of the bootstrap.
+    Trials are net returns in excess of their benchmark, [bars, trials]. `parts` are those of `overfitting_probability`;
+    None leaves it out.
 
     Raises:
         InputError: trials that cannot be read, or no such trial.

@@ -16,12 +16,10 @@ NORMAL = NormalDist()
 
 
 def sharpe_ratio(returns: Floats) -> float:
-    """Return the mean of returns over their standard deviation; NaN if they do not vary or are fewer than two.
+    """Return the mean of returns over their standard deviation; they must vary.
 
     Source: W. F. Sharpe, Journal of Portfolio Management 21 (1994), 49-58; returns are those in excess of cash.
     """
-    if len(returns) < 2 or is_constant(returns):
-        return math.nan
     return float(returns.mean() / returns.std(ddof=1))
 
 
@@ -46,16 +44,13 @@ def hac_variance(values: Floats, lags: int) -> float:
 
 
 def sharpe_error(returns: Floats) -> float:
-    """Return the HAC standard error of the Sharpe ratio; NaN where there is no ratio.
+    """Return the HAC standard error of the Sharpe ratio.
 
     Source: the delta method, A. W. Lo, "The statistics of Sharpe ratios", Financial Analysts Journal 58 (2002), 36-52;
     O. Ledoit and M. Wolf, Journal of Empirical Finance 15 (2008), 850-859.
     """
-    ratio = sharpe_ratio(returns)
-    if math.isnan(ratio):
-        return math.nan
     scaled = (returns - returns.mean()) / returns.std()
-    influence = scaled - ratio / 2.0 * (scaled**2 - 1.0)
+    influence = scaled - sharpe_ratio(returns) / 2.0 * (scaled**2 - 1.0)
     return math.sqrt(hac_variance(influence, newey_west_lags(len(returns))) / len(returns))
 
 

@@ -24,12 +24,10 @@ _LEAST_PAIRS = 20
 
 @dataclass(frozen=True, eq=False)
 class ShiftTest:
-    """Rank correlations of each test at every shift, times the root of its pairs, so that gaps have the right weight.
+    """Rank correlations of each test, times the root of its pairs, so that gaps have the right weight.
 
-    Attributes:
-        shifts: in bars, [shifts].
-        observed: without a shift, [tests]; NaN where one of the two series does not vary.
-        drawn: at each shift, [shifts, tests].
+    `drawn` are those at each shift in bars, [shifts, tests]; `observed` are those without a shift, [tests], NaN where
+    one of the two series does not vary.
     """
 
     shifts: Integers
