@@ -1,7 +1,7 @@
 """`qubic-lab oracle risk` and `alerts`: the level of risk, what such warnings were worth, and the alerts so far."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,7 +15,6 @@ from qubic_lab.oracle.model.timestamps import iso
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from qubic_lab.oracle.alerts.store import RiskAlert
     from qubic_lab.oracle.config import OracleConfig
     from qubic_lab.oracle.model.response import Frame
     from qubic_lab.oracle.risk.report import CurrentMeasure, CurrentRule, RiskReport, TailRisk
@@ -94,38 +93,31 @@ def alerts(
     from qubic_lab.oracle.model.response import to_plain
 
     check_range("--last", last, 1, MOST_ALERTS)
-    engine, checked, delivered = open_database(), None, None
+    engine = open_database()
+    shown: dict[str, Any] = {}
     if check:
         show_warnings()
         settings = read_config(config)
         watch = AlertWatch(engine, settings, webhook_from_settings(), settings.clock.now_us)
-        checked, delivered = watch.check(), watch.deliver()
+        checked, done = watch.check(), watch.deliver()
+        counts = {"told": len(checked.emitted), **vars(done)}
+        shown["check"] = {"levels": checked.levels, "unknown": checked.unknown, **counts}
+        if not json:
+            rows = [*checked.levels.items(), *((coin, f"not known: {why}") for coin, why in checked.unknown.items())]
+            print_table(("coin", "risk"), rows)
+            sent = f"{done.sent} sent, {done.failed} given up, {done.waiting} wait for the next try"
+            typer.echo(f"\n{len(checked.emitted)} new alerts; {sent}\n")
     found = AlertStore(engine).last(last)
     if json:
-        shown: dict[str, Any] = {"alerts": [to_plain(each) for each in found]}
-        if checked is not None and delivered is not None:
-            counts = {"told": len(checked.emitted), **vars(delivered)}
-            shown["check"] = {"levels": checked.levels, "unknown": checked.unknown, **counts}
-        print_json(shown)
-        return
-    if checked is not None and delivered is not None:
-        rows = [*checked.levels.items(), *((coin, f"not known: {why}") for coin, why in checked.unknown.items())]
-        print_table(("coin", "risk"), rows)
-        done = f"{delivered.sent} sent, {delivered.failed} given up, {delivered.waiting} wait for the next try"
-        typer.echo(f"\n{len(checked.emitted)} new alerts; {done}\n")
-    show_alerts(found)
-
-
-def show_alerts(found: Sequence["RiskAlert"]) -> None:
-    """Print alerts."""
-    if not found:
+        print_json({"alerts": [to_plain(each) for each in found], **shown})
+    elif not found:
         note("there are no alerts")
-        return
-    rows = [
-        (iso(each.made_us), each.state, str(each.attempts), each.kind, each.text, each.last_error or "")
-        for each in found
-    ]
-    print_table(("made", "state", "attempts", "kind", "alert", "last error"), rows)
+    else:
+        listed = [
+            (iso(each.made_us), each.state, str(each.attempts), each.kind, each.text, each.last_error or "")
+            for each in found
+        ]
+        print_table(("made", "state", "attempts", "kind", "alert", "last error"), listed)
 
 
 def show_risk(found: "RiskReport") -> None:

@@ -111,7 +111,7 @@ class WarningScore(Part):
 def evaluate_warnings(
     warnings_us: ArrayLike, falls_us: ArrayLike, start_us: int, end_us: int, horizon_us: int
 ) -> WarningScore:
-    """Return how good the warnings of a period were, which is longer than the horizon, with 95 % intervals.
+    """Return how good the warnings of a period were, with 95 % intervals; the period is longer than the horizon.
 
     A warning at the instant of a fall is too late; one whose horizon ends after the period is not judged. A warning
     stands for the horizon: warnings raised meanwhile belong to it.
