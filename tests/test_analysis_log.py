@@ -9,8 +9,8 @@ from sqlalchemy import Engine, select
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
-from qubic_lab.oracle.serving.analysis_log import analysis_version, keep_analysis
 from qubic_lab.oracle.serving.prices import price_analysis
+from qubic_lab.oracle.serving.service import analysis_version, keep_analysis
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.tables import PRICE_ANALYSIS
 

@@ -14,7 +14,7 @@ from qubic_lab.oracle.analysis.anomalies import SCORES, medians_before, robust_s
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL
 from qubic_lab.oracle.analysis.trend_and_levels import spread
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.cleaning import outliers
+from qubic_lab.oracle.model.records import outliers
 from qubic_lab.oracle.model.timestamps import HOUR_US
 from qubic_lab.studies.anomaly_trials import KINDS, InjectedKind, inject, roc
 

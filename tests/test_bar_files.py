@@ -530,7 +530,7 @@ def test_one_price_a_row_makes_quotes(tmp_path: Path) -> None:
         f"2021-09-{day} 00:00:00 UTC,{day}.5,1e9,{'' if day == 27 else 1e6}\n" for day in (26, 27, 29)
     )
     file = read(tmp_path, text, stamp="auto")
-    assert file.series.kind == "quote"
+    assert file.series.interval_s == 0
     assert [price.close for price in file.prices] == [26.5, 27.5, 29.5]
     assert [price.volume_24h for price in file.prices] == [1e6, None, 1e6]
     assert all(price.opened_us == price.closed_us and price.market_cap == 1e9 for price in file.prices)

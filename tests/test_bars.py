@@ -1,40 +1,18 @@
 """Bars: checked once where they enter, aligned by their close, nothing filled in."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from bar_series import START, bars_of
-from markets import random_market
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.bars import COLUMNS, PRICES, Bars, exact_logs
+from qubic_lab.oracle.model.bars import PRICES, Bars, exact_logs
 from qubic_lab.oracle.model.records import Price, bars_of_prices
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 NAN = float("nan")
-
-
-def one_of(bars: Bars, asset: int, rows: list[int]) -> Bars:
-    """Some rows of one of the assets."""
-    columns = {name: getattr(bars, f"{name}_BA")[rows, asset] for name in COLUMNS}
-    return Bars.of(bars.closed_us[rows], **columns, opened_us=bars.opened_us[rows], frame_us=bars.frame_us)
-
-
-def test_assets_are_aligned_by_their_close_and_nothing_is_filled_in() -> None:
-    whole = random_market(6, 2)
-    bars = Bars.aligned({"x": one_of(whole, 0, [0, 1, 2, 4, 5]), "y": one_of(whole, 1, [2, 3, 4, 5])})
-    traded = [[True, False], [True, False], [True, True], [False, True], [True, True], [True, True]]
-    assert bars.assets == ("x", "y") and bars.traded.tolist() == traded
-    assert np.array_equal(bars.close_BA[bars.traded], whole.close_BA[bars.traded])
-    shorter = one_of(whole, 1, [0, 1, 2])
-    shorter = replace(shorter, opened_us=shorter.opened_us + HOUR_US)
-    with pytest.raises(InputError, match="bars of y differ in length from the others at 2024-01-02"):
-        Bars.aligned({"x": one_of(whole, 0, [0, 1, 2]), "y": shorter})
-    with pytest.raises(InputError, match="there is no asset"):
-        Bars.aligned({})
 
 
 def test_bars_are_made_from_what_files_give() -> None:

@@ -61,9 +61,8 @@ from qubic_lab.oracle.ingest.collector_state import (
     slices_left,
 )
 from qubic_lab.oracle.ingest.http_rules import QuotaState
-from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import COINS
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, REAL, SECOND_US, Clock, now_us
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.settings import settings

@@ -18,7 +18,7 @@ from fake_source.reply import KEYS, Ask, Desk, Reply
 from fake_source.server import running_source
 from fake_source.world import CELL_S, World
 
-from qubic_lab.oracle.model.clock import Clock
+from qubic_lab.oracle.model.timestamps import Clock
 
 NOW_S = 1_790_000_000
 DAY_S = 86_400

@@ -25,9 +25,9 @@ from qubic_lab.oracle.ingest.collector_state import Lease
 from qubic_lab.oracle.ingest.http_rules import Quotas
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso
-from qubic_lab.oracle.serving import texts
+from qubic_lab.oracle.serving import overview
+from qubic_lab.oracle.serving.overview import Sentiment
 from qubic_lab.oracle.serving.service import Oracle
-from qubic_lab.oracle.serving.texts import Sentiment
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 
 NOON = read_iso("2026-11-24T12:00:00Z")
@@ -272,14 +272,14 @@ async def test_other_requests_go_on_while_an_answer_is_computed(
     connection: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, opens = threading.Event(), threading.Event()
-    real = texts.sentiment
+    real = overview.sentiment
 
     def slow(*arguments: Any, **options: Any) -> Sentiment:
         begun.set()
         assert opens.wait(20.0)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(texts, "sentiment", slow)
+    monkeypatch.setattr(overview, "sentiment", slow)
     waiting = asyncio.ensure_future(connection.get("sentiment?coin=bitcoin"))
     async with asyncio.timeout(20.0):
         while not begun.is_set():

@@ -13,8 +13,8 @@ from qubic_lab.bench.oracle import ROUTES, LeanConnection, OracleExchange, Oracl
 from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.database import open_database
 from qubic_lab.oracle.model.timestamps import DAY_US
+from qubic_lab.oracle.serving.overview import sentiment
 from qubic_lab.oracle.serving.prices import price_analysis
-from qubic_lab.oracle.serving.texts import sentiment
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES
 from qubic_lab.settings import settings

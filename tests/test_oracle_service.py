@@ -28,14 +28,12 @@ from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting
 from qubic_lab.oracle.sentiment.stored import choose_model
-from qubic_lab.oracle.serving.overview import market_overview, money
-from qubic_lab.oracle.serving.prices import PriceHistory, completeness, price_analysis, price_history, row_before
+from qubic_lab.oracle.serving.overview import market_overview, money, sentiment, text_history
+from qubic_lab.oracle.serving.prices import PriceHistory, price_analysis, price_history
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
-from qubic_lab.oracle.serving.texts import sentiment, text_history
-from qubic_lab.oracle.store.bar_history import BarHistory
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceStore
-from qubic_lab.oracle.store.snapshot import MarketStore
+from qubic_lab.oracle.store.snapshot import BarHistory, MarketStore
 from qubic_lab.oracle.store.tables import (
     FETCHES,
     MARKET_DATA,
@@ -47,7 +45,6 @@ from qubic_lab.oracle.store.tables import (
 )
 from qubic_lab.oracle.store.text_reader import ScoreColumns
 from qubic_lab.oracle.store.text_store import Score
-from qubic_lab.oracle.store.transactions import forget_stamps
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 QUOTES = Series("bitcoin", "coingecko")
@@ -66,7 +63,6 @@ def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         for table in (SENTIMENT_SCORES, NEWS_COINS, NEWS_DATA, MARKET_DATA, MARKET_SERIES, STAMPS, FETCHES):
             connection.execute(delete(table))
-    forget_stamps(engine)
 
 
 def quote(at_us: int, price: float, **values: Any) -> Price:
@@ -147,17 +143,6 @@ def test_no_bar_depends_on_what_comes_after_it(steps: list[int], values: list[fl
             np.testing.assert_array_equal(getattr(found[0], name), getattr(other, name))
 
 
-def test_earlier_prices_and_gaps() -> None:
-    day = bars_of_prices(quotes(13))
-    assert row_before(day, NOON, 0) == 12
-    assert row_before(day, NOON - 1, FIVE_US) == 11
-    assert row_before(day, NOON + HOUR_US, FIVE_US) is None
-    assert row_before(day, NOON - 2 * HOUR_US, 100 * DAY_US) is None
-    assert completeness(day, NOON - HOUR_US, NOON, FIVE_US) == 1.0
-    assert completeness(day, NOON - 2 * HOUR_US, NOON, FIVE_US) == 13 / 24
-    assert completeness(bars_of_prices([]), NOON - HOUR_US, NOON, FIVE_US) == 0.0
-
-
 def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
     store = MarketStore(engine, StandingClock(NOON + 100 * SECOND_US))
     week = 7 * 288 + 1
@@ -209,7 +194,7 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(sqlite: Engin
     found = price_analysis(store.snapshot(), "bitcoin", "1d")
     assert [each.change_pct for each in found.changes] == [None, None]
     assert (found.last.stale, found.last.age_s) == (True, 900 * 86_400.0)
-    assert (found.day.high, found.day.volume, found.market_cap) == (5e-7, None, None)
+    assert (found.day.high, found.day.volume, found.market_cap, found.day.completeness) == (5e-7, None, None, 1 / 288)
     assert "no source is on time" in found.fallback
     overview = market_overview(store.snapshot(), ["bitcoin", "ethereum"])
     assert list(overview.summary) == [
@@ -326,12 +311,8 @@ def test_who_asks_wrongly_is_told(sqlite: Engine) -> None:
     store = MarketStore(sqlite, StandingClock(NOON))
     with pytest.raises(NotFoundError, match="there are no prices yet"):
         market_overview(store.snapshot())
-    with pytest.raises(InputError, match="unknown frame '2h'"):
-        price_analysis(store.snapshot(), "bitcoin", "2h")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="cursor"):
         price_history(store.snapshot(), "bitcoin", cursor="nobody:0:usd:5")
-    with pytest.raises(InputError, match="limit is 501"):
-        text_history(store.snapshot(), "bitcoin", limit=501)
 
 
 def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
@@ -588,7 +569,7 @@ from qubic_lab.database import open_database
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
 from qubic_lab.oracle.serving.overview import market_overview
 from qubic_lab.oracle.serving.prices import price_analysis
-from qubic_lab.oracle.serving.texts import sentiment
+from qubic_lab.oracle.serving.overview import sentiment
 from qubic_lab.oracle.store.snapshot import MarketStore
 version = _version_of_code()
 assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"

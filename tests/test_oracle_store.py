@@ -132,25 +132,23 @@ def test_pages_are_whole_and_stay_as_they_were_known(engine: Engine) -> None:
 def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
     clock = StandingClock(START)
     store = PriceStore(engine, clock)
-    with pytest.raises(NotFoundError, match="none yet"):
+    with pytest.raises(NotFoundError, match="collect or load some first"):
         store.latest(BARS)
     store.add(BARS, [bar(0)])
     clock.us += SECOND_US
     wrong: list[tuple[str, Callable[[], object]]] = [
-        ("there are those of qubic-network from file", lambda: store.read(replace(BARS, source="x"), 0, 1)),
-        ("did you mean 'qubic-network'", lambda: store.latest(replace(BARS, coin="qubic-netwrk"))),
+        (
+            "qubic-network from x (bars of 60 s in usd)",
+            lambda: store.read(replace(BARS, source="x"), 0, 1),
+        ),
         ("is empty: give a later end", lambda: store.read(BARS, 5, 5)),
         ("after its end", lambda: store.page(BARS, 6, 5)),
-        ("out of range", lambda: store.read(BARS, 0, 1 << 63)),
         ("limit is 0", lambda: store.page(BARS, 0, 5, limit=0)),
         ("cursor 'x'", lambda: store.page(BARS, 0, 5, cursor="x")),
         ("cursor '1_2'", lambda: store.page(BARS, 0, 5, cursor="1_2")),
         ("cursor ''", lambda: store.page(BARS, 0, 5, cursor="")),
         (f"cursor '{1 << 63}'", lambda: store.page(BARS, 0, 5, cursor=str(1 << 63))),
         ("too late: it must be 2 s or more before now", lambda: store.as_of(START)),
-        ("too late", lambda: store.as_of(FAR)),
-        ("comma", lambda: store.add(BARS, [bar(1, flags=("a,b",))])),
-        ("128 characters", lambda: store.add(BARS, [bar(1, flags=("x" * 129,))])),
     ]
     for said, ask in wrong:
         with pytest.raises(InputError) as caught:
@@ -361,10 +359,8 @@ def test_the_log_of_fetches_counts_what_came_of_them(engine: Engine) -> None:
         Fetch("coingecko", "quotes", "GET /simple/price", START + 1, 0.2, 1, 429, "failed", "too many requests"),
     ]
     ids = [log.record(fetch) for fetch in fetches]
-    assert [fetch.id for fetch in log.recent()] == [ids[2], ids[3], ids[1], ids[0]]
-    assert [fetch.id for fetch in log.recent("feed", limit=2)] == [ids[2], ids[1]]
-    last = log.recent("coingecko")[0]
-    assert {name: getattr(last, name) for name in Fetch.__dataclass_fields__} == vars(fetches[3])
+    assert log.recent() == [fetches[number] for number in (2, 3, 1, 0)]
+    assert log.recent("feed", limit=2) == [fetches[2], fetches[1]]
     assert log.counts(START) == [
         FetchCounts("coingecko", 0, 0, 1, 0, None),
         FetchCounts("feed", 1, 1, 1, 3, START + 1),
@@ -372,7 +368,3 @@ def test_the_log_of_fetches_counts_what_came_of_them(engine: Engine) -> None:
     assert log.counts(START + 2) == [FetchCounts("feed", 0, 0, 1, 0, None)]
     log.brought(ids[1], 7, 2)
     assert log.recent("feed", 2)[1].rows_added == 2
-    with pytest.raises(InputError, match="limit is 0"):
-        log.recent(limit=0)
-    with pytest.raises(InputError, match="did you mean 'failed'"):
-        replace(fetches[0], outcome="failled")  # type: ignore[arg-type]

@@ -14,11 +14,9 @@ from qubic_lab.oracle.model.response import Frame, Window, to_json
 from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.risk.report import RiskReport
 from qubic_lab.oracle.serving.cache import Cached
-from qubic_lab.oracle.serving.overview import MOST_COINS, MarketOverview
+from qubic_lab.oracle.serving.overview import MOST_COINS, MOST_TEXTS, MarketOverview, Sentiment, TextHistory
 from qubic_lab.oracle.serving.prices import MOST_PRICES, PriceAnalysis, PriceHistory
-from qubic_lab.oracle.serving.service import Oracle, Range, served
-from qubic_lab.oracle.serving.status import OracleStatus
-from qubic_lab.oracle.serving.texts import MOST_TEXTS, Sentiment, TextHistory
+from qubic_lab.oracle.serving.service import Oracle, OracleStatus, Range, served
 
 CLIENT_S = 60
 """How long a client may reuse a response: new data may come before it is no longer fresh here."""

@@ -315,8 +315,8 @@ def analyse(
     from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.model.response import FRAME_S, to_plain
-    from qubic_lab.oracle.serving.analysis_log import analysis_version, keep_analysis
     from qubic_lab.oracle.serving.prices import price_analysis
+    from qubic_lab.oracle.serving.service import analysis_version, keep_analysis
     from qubic_lab.oracle.store.snapshot import MarketStore
 
     store = MarketStore(open_database())

@@ -12,8 +12,7 @@ from fake_source.faults import ALL
 from fake_source.ledger import Ledger
 from fake_source.reply import KEYS
 from fake_source.server import FakeServer, collector_settings, listen
-from qubic_lab.oracle.model.clock import REAL, Clock
-from qubic_lab.oracle.model.timestamps import now_us
+from qubic_lab.oracle.model.timestamps import REAL, Clock, now_us
 
 
 def main() -> None:

@@ -15,8 +15,7 @@ from fake_source.faults import FaultPlan
 from fake_source.ledger import Entry, Gate, Ledger, Violation
 from fake_source.reply import Ask, Desk, Reply
 from fake_source.world import World
-from qubic_lab.oracle.model.clock import REAL, Clock
-from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.model.timestamps import REAL, SECOND_US, Clock
 
 PREFIXES = {"coingecko": "coingecko/api/v3", "newsapi": "newsapi/v2", "hacker-news": "hacker-news/api/v1"}
 KEY_PARAMETERS = ("x_cg_demo_api_key", "x_cg_pro_api_key", "apikey", "api_key")

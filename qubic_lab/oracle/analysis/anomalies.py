@@ -11,7 +11,7 @@ from qubic_lab.oracle.analysis.indicators import Indicator, by_name, scaled_pric
 from qubic_lab.oracle.analysis.results import HintKind, JumpTest, ManipulationHint
 from qubic_lab.oracle.analysis.trend_and_levels import spread
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers, exact_logs
-from qubic_lab.oracle.model.cleaning import RULE
+from qubic_lab.oracle.model.records import RULE
 from qubic_lab.oracle.model.timestamps import DAY_US
 
 MAD_TO_DEVIATION = 1.4826

@@ -39,10 +39,9 @@ from qubic_lab.oracle.ingest.file_columns import (
 )
 from qubic_lab.oracle.ingest.validation import BARS, QUOTES, check_frame, keep_prices
 from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.cleaning import flag_prices
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.file_tables import FileTable, read_table
-from qubic_lab.oracle.model.records import Price, Series, bars_of_prices, check_source
+from qubic_lab.oracle.model.records import Price, Series, bars_of_prices, check_source, flag_prices
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US, iso, now_us, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore

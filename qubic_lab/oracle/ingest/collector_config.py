@@ -14,7 +14,6 @@ from pydantic import AfterValidator, SecretStr
 from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.http_rules import Period, is_web_address
-from qubic_lab.oracle.model.clock import REAL, Clock
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.records import TextKind
 from qubic_lab.oracle.model.timestamps import read_iso

@@ -1,6 +1,6 @@
 """The one way of prices into the database: validated by pandera, flagged, stored. Words and dates of texts, too.
 
-Invalid rows are never stored; odd ones are flagged by `qubic_lab.oracle.model.cleaning` and stay.
+Invalid rows are never stored; odd ones are flagged by `qubic_lab.oracle.model.records` and stay.
 """
 
 import hashlib
@@ -19,8 +19,7 @@ import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.cleaning import context_of, flag_prices, with_flags
-from qubic_lab.oracle.model.records import Price, Series, Text
+from qubic_lab.oracle.model.records import Price, Series, Text, context_of, flag_prices, with_flags
 from qubic_lab.oracle.model.timestamps import DAY_US, from_us, iso, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.transactions import Added

@@ -33,10 +33,10 @@ _ROWS = (*("opened_us", "closed_us", "known_us", "points", "slots", "flagged"), 
 class Bars:
     """Closed bars in order of time, of one asset or of several. Missing bars are not filled in.
 
-    Build them with `of`, `aligned` or `records.bars_of_prices`, which check the values once; all else relies on that.
+    Build them with `of` or `records.bars_of_prices`, which check the values once; all else relies on that.
 
     Attributes:
-        assets: names, [assets].
+        assets: their names.
         opened_us, closed_us: microseconds since 1970, [bars]; a quote opens and closes at one instant.
         open_BA, high_BA, low_BA, close_BA: prices, [bars, assets]; NaN where an asset has no bar.
         volume_BA: traded in the bar, in units of the asset, [bars, assets]; NaN where it is not known.
@@ -86,9 +86,9 @@ class Bars:
         Args:
             closed_us: end of each bar.
             close: prices; NaN where one of several assets has no bar.
-            open: None or NaN beside a close: the close stands for it.
-            high: as `open`.
-            low: as `open`.
+            open: None or NaN beside a close: the close stands for it; also in `high` and `low`.
+            high: highest prices.
+            low: lowest prices.
             volume: None or NaN: not known.
             opened_us: start of each bar; None: `frame_us` before its end.
             frame_us: length of the bars.
@@ -116,31 +116,6 @@ class Bars:
         if check:
             _check_values(bars)
         return bars
-
-    @classmethod
-    def aligned(cls, by_asset: Mapping[str, "Bars"]) -> "Bars":
-        """Return the bars of several assets on one clock: a row for each `closed_us` that any of them has.
-
-        Raises:
-            InputError: no asset, or bars that close together but open at different times.
-        """
-        if not by_asset:
-            raise InputError("there is no asset: give the bars of at least one")
-        closed = np.unique(np.concatenate([each.closed_us for each in by_asset.values()]))
-        opened = np.full(len(closed), -1, np.int64)
-        values: dict[str, Any] = {name: np.full((len(closed), len(by_asset)), np.nan) for name in COLUMNS}
-        for column, (asset, bars) in enumerate(by_asset.items()):
-            rows = np.searchsorted(closed, bars.closed_us)
-            clash = (opened[rows] >= 0) & (opened[rows] != bars.opened_us)
-            if clash.any():
-                at = iso(int(closed[rows[clash.argmax()]]))
-                raise InputError(f"bars of {asset} differ in length from the others at {at}: give bars of one length")
-            opened[rows] = bars.opened_us
-            for name in COLUMNS:
-                values[name][rows, column] = getattr(bars, name)
-        frames = {each.frame_us for each in by_asset.values()}
-        frame_us = frames.pop() if len(frames) == 1 else 0
-        return cls.of(closed, **values, opened_us=opened, frame_us=frame_us, assets=tuple(by_asset))
 
     @property
     def open(self) -> Floats:

@@ -5,17 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from qubic_lab.errors import InputError, NotFoundError, did_you_mean
+from qubic_lab.errors import NotFoundError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Coin:
-    """A coin.
+    """A coin; its id is CoinGecko's, its symbol in capitals.
 
     Attributes:
-        id: CoinGecko's, such as bitcoin.
-        symbol: in capitals, such as BTC.
-        name: for people.
         terms: names that mean this coin and little else, in any case; sources are searched for the first one.
         only_with_dollar: the symbol also has other meanings, and counts only as $SYMBOL.
     """
@@ -71,35 +68,23 @@ def find_coin(text: str) -> Coin:
     """Return the coin with an id, a symbol or a name, in any case.
 
     Raises:
-        InputError: there is none; with the closest id or symbol.
+        NotFoundError: there is none; with the closest id or symbol.
     """
     wanted = text.strip().lower()
     for coin in _ALL:
         if wanted in (coin.id, coin.symbol.lower(), coin.name.lower()):
             return coin
     known = [name for coin in _ALL for name in (coin.id, coin.symbol)]
-    raise InputError(f"unknown coin {text!r}: {did_you_mean(text, known)}")
+    raise NotFoundError(f"unknown coin {text!r}: {did_you_mean(text, known)}")
 
 
 def coin_ids(names: Iterable[str]) -> tuple[str, ...]:
     """Return the ids of coins given by id or symbol, each once.
 
     Raises:
-        InputError: a coin is not known.
+        NotFoundError: a coin is not known.
     """
     return tuple(dict.fromkeys(find_coin(name).id for name in names))
-
-
-def known_coin(text: str) -> Coin:
-    """Return what `find_coin` returns.
-
-    Raises:
-        NotFoundError: there is no such coin.
-    """
-    try:
-        return find_coin(text)
-    except InputError as error:
-        raise NotFoundError(str(error)) from None
 
 
 def mentioned(text: str) -> tuple[str, ...]:

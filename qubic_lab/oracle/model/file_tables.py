@@ -27,10 +27,8 @@ class FileTable:
     """Cells as they stand in a file: texts, or values if the file has types; None for no value.
 
     Attributes:
-        header: the columns' names; their numbers from 1 if the file has none.
-        rows: all as long as the header.
-        lines: the line (in Parquet: the row) of each, from 1.
-        named: whether the file has a header.
+        header: the columns' names; their numbers from 1 if the file has none, and is not `named`.
+        lines: the line (in Parquet and JSON: the row) of each row, from 1.
         notes: what was left out, for the user.
     """
 
@@ -44,6 +42,12 @@ class FileTable:
     def __post_init__(self) -> None:
         if not self.rows:
             raise InputError(f"{self.file}: there are no rows below the header: export it again")
+        for line, row in zip(self.lines, self.rows, strict=True):
+            if len(row) != len(self.header):
+                raise InputError(
+                    f"{self.file}:{line}: {len(row)} cells where the header has {len(self.header)}: "
+                    "correct the line or leave it out"
+                )
 
     def column(self, number: int) -> list[Any]:
         """Return all cells of a column, by its number from 0."""
@@ -168,15 +172,10 @@ def _below(file: str, text: str, delimiter: str, header_line: int, header: tuple
         if line <= header_line:
             banners += line < header_line
             continue
-        cells = row if len(row) == len(header) else _trimmed(row)
-        if len(cells) != len(header):
-            raise InputError(
-                f"{file}:{line}: {len(row)} cells where the header has {len(header)}: correct the line or leave it out"
-            )
-        if cells[0].strip().strip("<>") == header[0] and _names(row) == header:
+        if row[0].strip().strip("<>") == header[0] and _names(row) == header:
             repeated += 1  # concatenated files
             continue
-        rows.append(cells)
+        rows.append(row if len(row) == len(header) else _trimmed(row))
         lines.append(line)
     notes = [f"{banners} banner line(s) before the header skipped"] * bool(banners)
     notes += [f"{repeated} repeated header(s) skipped"] * bool(repeated)
@@ -191,15 +190,7 @@ def _read_json(file: str, text: str) -> FileTable:
         raise InputError(f"{file}: not JSON ({error}): fetch it again") from error
     if not isinstance(found, list) or not all(isinstance(row, list) for row in found):
         raise InputError(f"{file}: a list of lists is needed: one for each bar")
-    if not found:
-        raise InputError(f"{file}: there are no bars: fetch it again")
-    width = len(found[0])
-    for number, row in enumerate(found, 1):
-        if len(row) != width:
-            raise InputError(
-                f"{file}:{number}: {len(row)} values where the first has {width}: correct it or leave it out"
-            )
-    header = tuple(str(number + 1) for number in range(width))
+    header = tuple(str(number + 1) for number in range(len(found[0]) if found else 0))
     return FileTable(file, header, found, list(range(1, len(found) + 1)), named=False)
 
 

@@ -1,20 +1,20 @@
-"""What sources provide: prices, bars and texts, as plain values that every part of the oracle shares."""
+"""What sources provide as plain values: series, prices, bars and texts; and the flags of odd prices."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.bars import COLUMNS, Bars
+from qubic_lab.oracle.model.bars import COLUMNS, Bars, Flags, Floats, Integers
 from qubic_lab.oracle.model.response import Instant, Money, Part
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 
-Kind = Literal["quote", "bar"]
 TextKind = Literal["news", "social"]
 
 
@@ -23,8 +23,6 @@ class Series:
     """Prices of one coin from one source: spot quotes, or bars of one length.
 
     Attributes:
-        coin: its id, as `qubic_lab.oracle.model.coins` lists them.
-        source: the publisher, such as coingecko.
         interval_s: length of a bar; 0: quotes.
         currency: of prices, market caps and quotes' volumes.
     """
@@ -41,11 +39,6 @@ class Series:
     def makes(self, frame_us: int) -> bool:
         """Return whether bars of a frame can be made: from quotes, or from bars that divide the frame."""
         return self.interval_s == 0 or frame_us % (self.interval_s * SECOND_US) == 0
-
-    @property
-    def kind(self) -> Kind:
-        """Whether these are quotes or bars."""
-        return "bar" if self.interval_s else "quote"
 
 
 SAMPLE = "sample"
@@ -81,8 +74,6 @@ class Price(Part):
         opened_us: time of a quote, or start of a bar.
         closed_us: time of a quote, or end of a bar, which is the `opened_us` of the next one.
         close: the price; `open`, `high` and `low` are None for quotes.
-        volume: of a bar, in units of the coin; None for quotes, or if it is not known.
-        volume_24h: of a quote: the volume of the 24 hours before it, in the series' currency.
         published_us: when the source published it; None if the source does not say.
         flags: what cleaning found, such as "outlier"; flagged prices are kept.
     """
@@ -115,14 +106,11 @@ class Text(Part):
     """A news item or a post.
 
     Attributes:
-        source: where it was read, such as newsapi, hacker-news or a feed's name.
-        external_id: its id there, the same for all its versions.
+        external_id: its id at the source, the same for all its versions.
         publisher: such as a newspaper's name; the name of the source if there is no other.
         body: without markup; may be empty.
-        cut_characters: number of characters of the body that the source left out.
         published_us: when it appeared, according to its publisher; None if the publisher does not say.
         coins: ids of the coins that it is about.
-        score: points or likes from readers, if the source gives them.
     """
 
     __pydantic_config__ = _ROW
@@ -183,3 +171,116 @@ def check_source(name: str) -> str:
     if not _SOURCE.fullmatch(name):
         raise InputError(f"source {name!r} is no name: give small letters, digits, '-', '.' or '_', at most 64")
     return name
+
+
+_ROWS_AT_ONCE = 20_000
+_MAD_TO_DEVIATION = 1.4826
+"""The ratio of a normal distribution's standard deviation to its median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class OutlierRule:
+    """When a return is an outlier: Hampel's identifier over past returns only.
+
+    A log return r at t, over n median steps of time, is an outlier if |r - m| > threshold × s × √n; m is the median and
+    s the scaled median absolute deviation of the `window` returns before t (Hampel, The influence curve and its role in
+    robust estimation, JASA 1974; Davies and Gather, JASA 1993).
+
+    Attributes:
+        warm_up: past returns that are needed; earlier prices are not judged.
+        threshold: far above the 3 of a normal distribution, as returns of coins have heavy tails.
+        floor: the least s, so that a price that stood still may move.
+    """
+
+    window: int = 96
+    warm_up: int = 32
+    threshold: float = 12.0
+    floor: float = 2e-4
+
+
+RULE = OutlierRule()
+
+
+def context_of(rule: OutlierRule = RULE) -> int:
+    """Return the number of earlier prices that a price's flags depend on."""
+    return rule.window + 2
+
+
+def flag_prices(prices: Sequence[Price], history: Sequence[Price] = (), rule: OutlierRule = RULE) -> tuple[Price, ...]:
+    """Return the prices with their flags; none is dropped or changed, and later prices never change a flag.
+
+    The flags are "outlier" (the return is far from those before it), "zero-volume", "flat" (open, high, low and close
+    are one price), "gap-before" (bars are missing before it) and "outside-range" (of low to high).
+
+    Args:
+        prices: of one series, in order of time.
+        history: earlier ones, in order of time; the last `context_of(rule)` matter.
+        rule: when a return is an outlier.
+
+    Raises:
+        InputError: they are not in order of time.
+    """
+    past = history[-context_of(rule) :]
+    everything = [*past, *prices]
+    for earlier, later in pairwise(everything):
+        if later.closed_us <= earlier.closed_us:
+            raise InputError(f"price of {iso(later.closed_us)} follows that of {iso(earlier.closed_us)}: sort them")
+    times = np.array([price.closed_us for price in everything], np.int64)
+    odd = outliers(times, [price.close for price in everything], rule)
+    flagged = []
+    for number, price in enumerate(everything[len(past) :], len(past)):
+        before = everything[number - 1] if number else None
+        flags = ["outlier"] * bool(odd[number]) + _own_flags(price, before)
+        flagged.append(with_flags(price, tuple(dict.fromkeys((*price.flags, *flags)))))
+    return tuple(flagged)
+
+
+def with_flags(price: Price, flags: tuple[str, ...]) -> Price:
+    """Return a price with these flags."""
+    return price if price.flags == flags else replace(price, flags=flags)
+
+
+def _own_flags(price: Price, before: Price | None) -> list[str]:
+    flags = ["zero-volume"] * (price.volume == 0.0)
+    if price.open is None or price.high is None or price.low is None:
+        return flags
+    flags += ["flat"] * (price.open == price.high == price.low == price.close)
+    flags += ["gap-before"] * (before is not None and price.opened_us > before.closed_us)
+    outside = max(price.open, price.close) > price.high or min(price.open, price.close) < price.low
+    return flags + ["outside-range"] * outside
+
+
+def outliers(times_us: Integers, closes: Sequence[float], rule: OutlierRule = RULE) -> Flags:
+    """Return which prices are outliers, [prices], each compared with earlier ones only."""
+    odd = np.zeros(len(times_us), bool)
+    logs = np.array([math.log(close) for close in closes])  # np.log may round differently at an array's end
+    returns, waits = np.diff(logs), np.diff(times_us).astype(float)
+    for number in range(rule.warm_up, min(rule.window, len(returns))):
+        past, now = slice(number), slice(number, number + 1)
+        odd[number + 1] = _judge(returns[None, past], waits[None, past], returns[now], waits[now], rule)[0]
+    if len(returns) <= rule.window:
+        return odd
+    past_returns = np.lib.stride_tricks.sliding_window_view(returns[:-1], rule.window)
+    past_waits = np.lib.stride_tricks.sliding_window_view(waits[:-1], rule.window)
+    for first in range(0, len(past_returns), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        now = slice(first + rule.window, first + rule.window + len(past_returns[rows]))
+        judged = _judge(past_returns[rows], past_waits[rows], returns[now], waits[now], rule)
+        odd[first + rule.window + 1 : first + rule.window + 1 + len(judged)] = judged
+    return odd
+
+
+def _judge(
+    past_returns: Floats,
+    past_waits: Floats,
+    returns: Floats,
+    waits: Floats,
+    rule: OutlierRule,
+) -> Flags:
+    """Return whether each return, [rows], is far from those before it, [rows, past]."""
+    middle = np.median(past_returns, axis=1)
+    spread = np.median(np.abs(past_returns - middle[:, None]), axis=1) * _MAD_TO_DEVIATION
+    steps = np.maximum(1.0, waits / np.median(past_waits, axis=1))
+    limit = rule.threshold * np.maximum(spread, rule.floor) * np.sqrt(steps)
+    judged: Flags = np.abs(returns - middle) > limit
+    return judged

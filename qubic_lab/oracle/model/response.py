@@ -6,6 +6,7 @@ a figure that is not a number is null.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter
@@ -27,9 +28,7 @@ class Part:
 
 
 Instant = Annotated[
-    int,
-    PlainSerializer(iso, return_type=str),
-    Field(description="ISO 8601 in UTC, such as 2026-11-24T12:00:00Z"),
+    int, PlainSerializer(iso, return_type=str), Field(description="ISO 8601 in UTC, such as 2026-11-24T12:00:00Z")
 ]
 """Microseconds since 1970 in UTC."""
 AgeS = Annotated[float, Field(description="seconds before as_of")]
@@ -75,21 +74,16 @@ def age_s(then_us: int, at_us: int) -> float:
     return max(0.0, (at_us - then_us) / SECOND_US)
 
 
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # takes milliseconds
+
+
 def to_json(answer: Any, exclude: set[str] | None = None) -> bytes:
     """Return an answer, a dataclass made of `Part`s, as JSON without the excluded fields."""
-    return _adapters[type(answer)].dump_json(answer, by_alias=True, exclude=exclude)
+    return _adapter(answer.__class__).dump_json(answer, by_alias=True, exclude=exclude)
 
 
 def to_plain(answer: Any, exclude: set[str] | None = None) -> Any:
     """Return an answer, a dataclass made of `Part`s, as plain values that JSON has, without the excluded fields."""
-    return _adapters[type(answer)].dump_python(answer, by_alias=True, mode="json", exclude=exclude)
-
-
-class _Adapters(dict[type[Any], TypeAdapter[Any]]):
-    """Makes the adapter of a class when it is first asked for: that takes milliseconds."""
-
-    def __missing__(self, kind: type[Any]) -> TypeAdapter[Any]:
-        return self.setdefault(kind, TypeAdapter(kind))
-
-
-_adapters = _Adapters()
+    return _adapter(answer.__class__).dump_python(answer, by_alias=True, mode="json", exclude=exclude)

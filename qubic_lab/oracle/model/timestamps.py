@@ -1,5 +1,8 @@
 """Timestamps as whole microseconds since 1970 in UTC: exact, equal in both databases, and fast to compare."""
 
+import asyncio
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from qubic_lab.errors import InputError
@@ -42,10 +45,12 @@ def read_iso(text: str) -> int:
         InputError: the text is not in ISO 8601, or has no time zone.
     """
     try:
-        return to_us(datetime.fromisoformat(text.strip()))
+        found = to_us(datetime.fromisoformat(text.strip()))
+        from_us(found)  # near the calendar's ends a zone's time may have none in UTC
+        return found
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"time {text!r} cannot be read: give it as in 2026-11-24T12:00:00Z") from error
 
 
@@ -56,3 +61,37 @@ def age_text(seconds: float) -> str:
             count = int(seconds / size)
             return f"{count:,} {name}{'' if count == 1 else 's'}"
     return "less than a second"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock that runs `speed` times as fast as this machine's since `origin_us`; by default this machine's own.
+
+    Processes with equal values have the same time, also after a restart.
+    """
+
+    origin_us: int = 0
+    speed: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.speed <= 1e6:
+            raise InputError(f"clock's speed is {self.speed}: it must be between 1 and 1000000")
+
+    def now_us(self) -> int:
+        """Return the time."""
+        return self.at(time.time_ns() // 1000)
+
+    def at(self, real_us: int) -> int:
+        """Return the time at which this machine's clock shows `real_us`."""
+        return self.origin_us + int((real_us - self.origin_us) * self.speed) if self.speed != 1.0 else real_us
+
+    def real_s(self, seconds: float) -> float:
+        """Return the real seconds that pass in `seconds` of this clock."""
+        return seconds / self.speed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for some seconds of this clock."""
+        await asyncio.sleep(self.real_s(max(seconds, 0.0)))
+
+
+REAL = Clock()

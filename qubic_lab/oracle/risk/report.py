@@ -16,7 +16,7 @@ from pydantic import Field
 
 from qubic_lab.errors import check_choice
 from qubic_lab.oracle.model.bars import YEAR_US, Bars
-from qubic_lab.oracle.model.coins import known_coin
+from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
@@ -239,7 +239,7 @@ def read_risk(
         NotFoundError: an unknown coin, or one whose price is not known.
         InputError: another frame.
     """
-    known = known_coin(coin)
+    known = find_coin(coin)
     check_choice("frame", frame, FRAME_S)
     at_us, market = snapshot.at_us, read_risk_market(snapshot, known.id, frame, weighting)
     identity: dict[str, Any] = {"coin": known.id, "symbol": known.symbol, "name": known.name}

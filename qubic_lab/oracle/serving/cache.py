@@ -26,34 +26,42 @@ from pydantic import Field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.model.response import Part
 from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 
 CacheKind = Literal["sentiment", "price", "news"]
-KINDS: tuple[CacheKind, ...] = ("sentiment", "price", "news")
+FRESH_S: dict[CacheKind, float] = {"sentiment": 600.0, "price": 300.0, "news": 1_800.0}
+"""How long values about texts, values about prices, and lists of news are fresh."""
+STALE_S = 3_600.0
+"""How long a value may be served after that, while it is recomputed."""
+RETRY_S = 5.0
+"""After a failed recomputation the stale value is served this long without another try."""
+THREADS = 2
+"""Values that a process computes at once; more would only take turns at its interpreter lock."""
 Outcome = Literal["hit", "stale", "miss", "wait", "direct"]
 """Served fresh; served stale; computed for this request; computed for an earlier one; computed without Redis."""
+_COUNTED: dict[str, str] = {"hits": "hit", "misses": "miss", "waits": "wait"} | {
+    name: name for name in ("stale", "direct", "computed", "errors")
+}
+"""What is counted in Redis, by the name of the field that holds it."""
 PREFIX = "{qubic-lab:oracle}"
-_ERRORS: dict[str, type[QubicLabError]] = {each.__name__: each for each in (InputError, NotFoundError, QubicLabError)}
-"""Errors that waiting processes raise as they are."""
+_ANSWER_S = 0.5
+"""Time limit for Redis."""
+_NEAR_ITEMS = 1_000
+"""Most values that a process serves without asking Redis."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
-_FAILED_MS = 5_000
-"""How long waiting processes can read why a computation failed."""
 
-# KEYS: value, lock, failure. ARGV: now, token, lock's ms, least version, token of the process we wait for.
+# KEYS: value, lock. ARGV: now, token, lock's ms, least version. Gives "fresh", "ours" (we hold the lock now) or "held",
+# and the value.
 _LOOK = """
 local found = redis.call('HMGET', KEYS[1], 'body', 'computed_us', 'fresh_until_us', 'version')
-if found[1] and tonumber(found[3]) > tonumber(ARGV[1]) and tonumber(found[4]) >= tonumber(ARGV[4]) then
-  return {'fresh', found[1], found[2], found[3], found[4], ''}
-end
-if ARGV[5] ~= '' then
-  local failed = redis.call('HMGET', KEYS[3], 'token', 'kind', 'message')
-  if failed[1] == ARGV[5] then return {'failed', failed[2], failed[3]} end
-end
 local state = 'held'
-if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then state = 'ours' end
-return {state, found[1] or '', found[2] or '0', found[3] or '0', found[4] or '0', redis.call('GET', KEYS[2])}
+if found[1] and tonumber(found[3]) > tonumber(ARGV[1]) and tonumber(found[4]) >= tonumber(ARGV[4]) then
+  state = 'fresh'
+elseif redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then
+  state = 'ours'
+end
+return {state, found[1] or '', found[2] or '0', found[3] or '0', found[4] or '0'}
 """
 # KEYS: lock, value, the values in order of time. ARGV: token, body, computed, fresh until, version, ms to keep it, most
 # values, most bytes of a value.
@@ -71,18 +79,10 @@ if over > 0 then
 end
 return 1
 """
-# KEYS: lock. ARGV: token, ms.
-_RENEW = """
+# KEYS: lock. ARGV: token, ms; 0 releases it.
+_HOLD = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-# KEYS: lock, failure. ARGV: token, ms without another try, kind, message, ms to keep the message.
-_FAIL = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if tonumber(ARGV[2]) > 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) else redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[2], 'token', ARGV[1], 'kind', ARGV[3], 'message', ARGV[4])
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
-return 1
 """
 
 logger = logging.getLogger(__name__)
@@ -91,48 +91,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """How long values live, and time limits; all in seconds.
+    """Time limits in seconds, and sizes.
 
     Attributes:
-        sentiment_s: how long a value about texts is fresh.
-        price_s: how long a value about prices is fresh.
-        news_s: how long a list of news is fresh.
-        stale_s: how long a value may be served after that, while it is recomputed.
         near_s: how long a process serves what it has just read or written without asking Redis.
-        near_items: most values that a process serves this way.
         items: most values in Redis, of all processes; the oldest are dropped. The task queue is in the same Redis.
         item_bytes: a longer value is not kept.
         lock_s: how long a process that dies while it computes can hold up others.
         wait_s: a process that has waited this long for another one computes for itself.
-        retry_s: after a failed recomputation the stale value is served this long without another try.
-        answer_s: time limit for Redis.
         away_s: how long Redis is left alone after it did not answer.
-        threads: values that a process computes at once; more would only take turns at its interpreter lock.
     """
 
-    sentiment_s: float = 600.0
-    price_s: float = 300.0
-    news_s: float = 1_800.0
-    stale_s: float = 3_600.0
     near_s: float = 1.0
-    near_items: int = 1_000
     items: int = 2_000
     item_bytes: int = 256 * 1_024
     lock_s: float = 3.0
     wait_s: float = 30.0
-    retry_s: float = 5.0
-    answer_s: float = 0.5
     away_s: float = 5.0
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} of the cache is {getattr(self, name)}: it must be above 0")
-
-    def fresh_s(self, kind: CacheKind) -> float:
-        """Return how long a value of this kind is fresh."""
-        return {"sentiment": self.sentiment_s, "price": self.price_s, "news": self.news_s}[kind]
 
 
 @dataclass(frozen=True)
@@ -150,7 +125,6 @@ class Cached:
     """A value as it is served: JSON in UTF-8, its age, and where it came from."""
 
     body: bytes
-    computed_us: int
     age_s: float
     fresh_for_s: float
     outcome: Outcome
@@ -173,16 +147,6 @@ class CacheCounts(Part):
     direct: int
     computed: Annotated[int, Field(description="computations, of which `errors` failed")]
     errors: int
-
-
-_COUNT_OF: dict[Outcome, str] = {
-    "hit": "hits",
-    "stale": "stale",
-    "miss": "misses",
-    "wait": "waits",
-    "direct": "direct",
-}
-_COUNTED = (*_COUNT_OF.values(), "computed", "errors")
 
 
 def code_version(*places: Path) -> str:
@@ -208,14 +172,9 @@ class _Job:
     fresh_s: float
     version: int
 
-
-@dataclass(frozen=True)
-class _Look:
-    """What Redis has. "ours": we hold the lock; "held": `holder` holds it. `entry` may be stale, or None."""
-
-    state: Literal["fresh", "ours", "held"]
-    entry: Entry | None
-    holder: str
+    @property
+    def lock(self) -> str:
+        return f"{self.key}#lock"
 
 
 class Cache:
@@ -224,29 +183,23 @@ class Cache:
     Args:
         client: of the Redis that all processes share; the cache makes connections of its own with shorter time limits.
         code: see `code_version`.
-        config: how long values live.
+        config: time limits and sizes.
         clock: gives the time in microseconds.
     """
 
     def __init__(
-        self,
-        client: "redis.Redis",
-        code: str,
-        config: CacheConfig | None = None,
-        clock: Callable[[], int] = now_us,
+        self, client: "redis.Redis", code: str, config: CacheConfig | None = None, clock: Callable[[], int] = now_us
     ) -> None:
         self.config = config or CacheConfig()
         self._code, self._clock = code, clock
-        self._redis = _impatient(client, self.config.answer_s)
-        self._scripts = {
-            name: self._redis.register_script(source)
-            for name, source in (("look", _LOOK), ("put", _PUT), ("renew", _RENEW), ("fail", _FAIL))
-        }
+        self._redis = _impatient(client)
+        self._run_look, self._run_put, self._run_hold = map(self._redis.register_script, (_LOOK, _PUT, _HOLD))
+        self._lock_ms = int(1_000 * self.config.lock_s)
         self._calls = ThreadPoolExecutor(8, "oracle-redis")
-        self._computing = ThreadPoolExecutor(self.config.threads, "oracle")
+        self._computing = ThreadPoolExecutor(THREADS, "oracle")
         self._flights: dict[str, asyncio.Task[tuple[Entry, Outcome]]] = {}
         self._behind: set[asyncio.Task[None]] = set()
-        self._near = _Near(self.config)
+        self._near: OrderedDict[str, tuple[Entry, float, int]] = OrderedDict()
         self._away_until = 0.0
         self._counted: Counter[str] = Counter()
         self._writing: asyncio.TimerHandle | None = None
@@ -270,11 +223,12 @@ class Cache:
             version: of the data, rising; a value of an earlier version is stale.
 
         Raises:
-            Exception: what `compute` raised, here or in the process that computed; it is not kept.
+            Exception: what `compute` raised; it is not kept.
         """
         key = ":".join((PREFIX, kind, self._code, *(quote(str(part), safe="") for part in key_parts)))
-        job = _Job(kind, key, compute, self.config.fresh_s(kind) if ttl_s is None else ttl_s, version)
-        if (near := self._near.get(key, version)) is not None:
+        job = _Job(kind, key, compute, FRESH_S[kind] if ttl_s is None else ttl_s, version)
+        near, until, asked = self._near.get(key, (None, 0.0, 0))
+        if near is not None and time.monotonic() < until and version <= asked:
             return self._serve(job, near, "hit")
         flight = self._flights.get(key)
         joined = flight is not None
@@ -284,7 +238,7 @@ class Cache:
         try:
             entry, outcome = await asyncio.shield(flight)
         except Exception:
-            self._count(kind, "waits" if joined else "misses")
+            self._count(kind, "wait" if joined else "miss")
             raise
         return self._serve(job, entry, "wait" if joined and outcome in ("miss", "direct") else outcome)
 
@@ -293,14 +247,8 @@ class Cache:
         await self._write_counts()
         with suppress(_Away):
             found: dict[Any, Any] = await self._call(partial(self._redis.hgetall, f"{PREFIX}:counts"))
-            return {kind: self._counts_of(kind, found) for kind in KINDS}
+            return {kind: _counts_of(kind, found) for kind in FRESH_S}
         return None
-
-    def _counts_of(self, kind: CacheKind, found: Mapping[bytes, bytes]) -> CacheCounts:
-        count = {name: int(found.get(f"{kind}:{name}".encode(), 0)) for name in _COUNTED}
-        requests = sum(count[name] for name in _COUNT_OF.values())
-        hit_rate = (count["hits"] + count["stale"]) / requests if requests else None
-        return CacheCounts(kind=kind, fresh_s=self.config.fresh_s(kind), hit_rate=hit_rate, **count)
 
     async def close(self) -> None:
         """Wait for what is under way, write the counts, and close the connections."""
@@ -317,9 +265,8 @@ class Cache:
         fresh_for_s = (entry.fresh_until_us - now) / SECOND_US
         if outcome == "hit" and (fresh_for_s <= 0 or entry.version < job.version):
             outcome = "stale"
-        self._count(job.kind, _COUNT_OF[outcome])
-        age_s = max(0.0, (now - entry.computed_us) / SECOND_US)
-        return Cached(entry.body, entry.computed_us, age_s, max(0.0, fresh_for_s), outcome)
+        self._count(job.kind, outcome)
+        return Cached(entry.body, max(0.0, (now - entry.computed_us) / SECOND_US), max(0.0, fresh_for_s), outcome)
 
     def _landed(self, key: str, flight: "asyncio.Task[tuple[Entry, Outcome]]") -> None:
         self._flights.pop(key, None)
@@ -328,43 +275,42 @@ class Cache:
 
     async def _fetch(self, job: _Job) -> tuple[Entry, Outcome]:
         """Find a value, compute it, or wait for the process that does."""
-        token, awaited = uuid.uuid4().hex, ""
-        deadline, pause_s = time.monotonic() + self.config.wait_s, _FIRST_PAUSE_S
+        token, deadline, pause_s = uuid.uuid4().hex, time.monotonic() + self.config.wait_s, _FIRST_PAUSE_S
         outcome: Outcome = "hit"
         while True:
             try:
-                look = await self._call(partial(self._look, job, token, awaited))
+                state, entry = await self._call(partial(self._look, job, token))
             except _Away:
                 return await self._compute(job), "direct"
-            if look.state == "fresh" and look.entry is not None:
-                return self._near.put(job.key, look.entry, job.version), outcome
-            if look.entry is not None and look.entry.fresh_until_us + self.config.stale_s * SECOND_US > self._clock():
-                if look.state == "ours":
-                    self._start(self._refresh(job, token))
-                return self._near.put(job.key, look.entry, job.version), "stale"
-            if look.state == "ours":
+            if entry is not None:
+                if state == "fresh":
+                    return self._keep_near(job, entry), outcome
+                if entry.fresh_until_us + STALE_S * SECOND_US > self._clock():
+                    if state == "ours":
+                        self._start(self._refresh(job, token))
+                    return self._keep_near(job, entry), "stale"
+            if state == "ours":
                 return await self._compute_alone(job, token, retry_s=0.0), "miss"
             if time.monotonic() > deadline:
                 return await self._compute(job), "direct"
-            outcome, awaited = "wait", look.holder
+            outcome = "wait"
             await asyncio.sleep(pause_s)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
     async def _refresh(self, job: _Job, token: str) -> None:
         """Recompute a stale value while it is served."""
         try:
-            await self._compute_alone(job, token, self.config.retry_s)
+            await self._compute_alone(job, token, RETRY_S)
         except Exception as error:
             logger.warning("%s cannot be recomputed, a stale value is served: %s", job.key, error)
 
     async def _compute_alone(self, job: _Job, token: str, retry_s: float) -> Entry:
-        """Compute while the lock is held, share the value, and release the lock."""
+        """Compute while the lock is held, share the value, and release the lock; after a failure in `retry_s`."""
         renewing = asyncio.ensure_future(self._renew(job, token))
         try:
             entry = await self._compute(job)
-        except Exception as error:
-            with suppress(_Away):
-                await self._call(partial(self._fail, job, token, retry_s, error))
+        except Exception:
+            await self._hold(job, token, int(1_000 * retry_s))
             raise
         finally:
             renewing.cancel()
@@ -381,41 +327,28 @@ class Cache:
         except Exception:
             self._count(job.kind, "errors")
             raise
-        entry = Entry(body, begun, begun + int(job.fresh_s * SECOND_US), job.version)
-        return self._near.put(job.key, entry, job.version)
+        return self._keep_near(job, Entry(body, begun, begun + int(job.fresh_s * SECOND_US), job.version))
 
     async def _renew(self, job: _Job, token: str) -> None:
         """Hold the lock while the value is computed."""
-        lock_ms = int(1_000 * self.config.lock_s)
         while True:
             await asyncio.sleep(self.config.lock_s / 3)
-            with suppress(_Away):
-                await self._call(partial(self._scripts["renew"], [f"{job.key}#lock"], [token, lock_ms]))
+            await self._hold(job, token, self._lock_ms)
 
-    def _look(self, job: _Job, token: str, awaited: str) -> _Look:
-        keys = [job.key, f"{job.key}#lock", f"{job.key}#failed"]
-        lock_ms = int(1_000 * self.config.lock_s)
-        found = self._scripts["look"](keys, [self._clock(), token, lock_ms, job.version, awaited])
-        state = found[0].decode()
-        if state == "failed":
-            kind, message = found[1].decode(), found[2].decode()
-            raise _ERRORS.get(kind, QubicLabError)(message)
-        body, computed, fresh_until, version, holder = found[1:]
-        entry = Entry(body, int(computed), int(fresh_until), int(version)) if body else None
-        return _Look(state, entry, holder.decode())
+    async def _hold(self, job: _Job, token: str, ms: int) -> None:
+        with suppress(_Away):
+            await self._call(partial(self._run_hold, [job.lock], [token, ms]))
+
+    def _look(self, job: _Job, token: str) -> tuple[str, Entry | None]:
+        """Return what Redis says, see `_LOOK`, and the value, which may be stale."""
+        found = self._run_look([job.key, job.lock], [self._clock(), token, self._lock_ms, job.version])
+        state, body, *numbers = found
+        return state.decode(), Entry(body, *map(int, numbers)) if body else None
 
     def _put(self, job: _Job, token: str, entry: Entry) -> bool:
-        keep_ms = int(1_000 * (job.fresh_s + self.config.stale_s))
         values = (entry.body, entry.computed_us, entry.fresh_until_us, entry.version)
-        limits = (self.config.items, self.config.item_bytes)
-        keys = [f"{job.key}#lock", job.key, f"{PREFIX}:values"]
-        return bool(self._scripts["put"](keys, [token, *values, keep_ms, *limits]))
-
-    def _fail(self, job: _Job, token: str, retry_s: float, error: Exception) -> None:
-        kind = type(error).__name__
-        message = str(error) if kind in _ERRORS else "it could not be computed: the log of another process says why"
-        arguments: list[str | int] = [token, int(1_000 * retry_s), kind, message, _FAILED_MS]
-        self._scripts["fail"]([f"{job.key}#lock", f"{job.key}#failed"], arguments)
+        limits = (int(1_000 * (job.fresh_s + STALE_S)), self.config.items, self.config.item_bytes)
+        return bool(self._run_put([job.lock, job.key, f"{PREFIX}:values"], [token, *values, *limits]))
 
     async def _call(self, call: Callable[[], T]) -> T:
         """Call Redis in a thread, unless it did not answer a moment ago."""
@@ -428,6 +361,16 @@ class Cache:
                 logger.warning("Redis does not answer (%s): the oracle goes on without it", error)
             self._away_until = time.monotonic() + self.config.away_s
             raise _Away from error
+
+    def _keep_near(self, job: _Job, entry: Entry) -> Entry:
+        """Keep what was just read or written, for requests that know of no later data."""
+        if len(entry.body) <= self.config.item_bytes:
+            until = time.monotonic() + self.config.near_s
+            self._near[job.key] = entry, until, max(job.version, entry.version)
+            self._near.move_to_end(job.key)
+            if len(self._near) > _NEAR_ITEMS:
+                self._near.popitem(last=False)
+        return entry
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -461,33 +404,19 @@ class Cache:
                 self._counted.update(counted)
 
 
-class _Near:
-    """The values that this process has just read or written; `put` returns the entry."""
-
-    def __init__(self, config: CacheConfig) -> None:
-        self._config = config
-        self._kept: OrderedDict[str, tuple[Entry, float, int]] = OrderedDict()
-
-    def get(self, key: str, version: int) -> Entry | None:
-        """Return an entry, unless it was put before the data had this version."""
-        entry, until, asked = self._kept.get(key, (None, 0.0, 0))
-        return entry if time.monotonic() < until and version <= asked else None
-
-    def put(self, key: str, entry: Entry, asked: int) -> Entry:
-        if len(entry.body) <= self._config.item_bytes:
-            self._kept[key] = (entry, time.monotonic() + self._config.near_s, max(asked, entry.version))
-            self._kept.move_to_end(key)
-            if len(self._kept) > self._config.near_items:
-                self._kept.popitem(last=False)
-        return entry
+def _counts_of(kind: CacheKind, found: Mapping[bytes, bytes]) -> CacheCounts:
+    count = {name: int(found.get(f"{kind}:{what}".encode(), 0)) for name, what in _COUNTED.items()}
+    served = count["hits"] + count["stale"]
+    requests = served + count["misses"] + count["waits"] + count["direct"]
+    return CacheCounts(kind=kind, fresh_s=FRESH_S[kind], hit_rate=served / requests if requests else None, **count)
 
 
-def _impatient(client: "redis.Redis", answer_s: float) -> "redis.Redis":
+def _impatient(client: "redis.Redis") -> "redis.Redis":
     """Return a client of the same server with a short time limit and without retries."""
     pool = client.connection_pool
     changed = {
-        "socket_timeout": answer_s,
-        "socket_connect_timeout": answer_s,
+        "socket_timeout": _ANSWER_S,
+        "socket_connect_timeout": _ANSWER_S,
         "retry": Retry(NoBackoff(), 0),
         "decode_responses": False,
     }

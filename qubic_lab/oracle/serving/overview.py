@@ -1,4 +1,7 @@
-"""Several coins at a glance: prices, sentiment, a rating, and sentences that are made from the numbers by rules."""
+"""What was written about a coin and how models scored it; several coins at a glance, with a rating and in words.
+
+The sentences are made from the numbers by rules.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +10,12 @@ from typing import Annotated
 from pydantic import Field
 
 from qubic_lab.errors import NotFoundError, check_range
-from qubic_lab.oracle.analysis.rating import (
-    MarketRating,
-    Rating,
-    SentimentFigures,
-    price_figures,
-    rate,
-    rate_market,
-)
-from qubic_lab.oracle.model.coins import COINS, Coin, known_coin
+from qubic_lab.oracle.analysis.rating import MarketRating, Rating, SentimentFigures, price_figures, rate, rate_market
+from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.records import is_sample
 from qubic_lab.oracle.model.response import (
+    WINDOW_S,
+    AgeS,
     Instant,
     Missing,
     Money,
@@ -25,27 +23,95 @@ from qubic_lab.oracle.model.response import (
     Part,
     Percent,
     VolumeUnit,
+    Window,
     age_s,
 )
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, age_text, iso
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
-from qubic_lab.oracle.sentiment.index_report import SentimentSummary, summarize_sentiment
+from qubic_lab.oracle.sentiment.index_report import (
+    ModelScores,
+    SentimentIndex,
+    SentimentSummary,
+    report_index,
+    summarize_sentiment,
+)
 from qubic_lab.oracle.sentiment.stored import NO_TEXTS
-from qubic_lab.oracle.serving.prices import LastPrice, change_pct, last_price, row_before, volume_24h
+from qubic_lab.oracle.serving.prices import LastPrice, NextCursor, change_pct, last_price, price_before, volume_24h
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.price_store import PricedSeries
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
+from qubic_lab.oracle.store.text_reader import StoredText, TextCounts
 
 RATED_BARS = 480
 """The number of hourly bars behind a rating: its slowest indicator has settled by then."""
 OLDEST_BARS = 3
 """There is no rating if the last closed bar is older than this many bars."""
 MOST_COINS = 30
+MOST_TEXTS = 500
+"""Texts in a page of a history."""
 NO_HEALTH = "the health of sources is known for the present only"
 _UNITS = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _FLAT_PCT = 0.05
 """Smaller changes round to 0.0 %."""
 _FLAT = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline(Part):
+    """A text in short."""
+
+    title: str
+    source: str
+    publisher: str
+    url: str
+    published_us: Instant | None
+    known_us: Instant
+    age_s: AgeS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTexts(Part):
+    """How many texts a source gave: distinct ones, duplicates, and the age of the newest."""
+
+    source: str
+    texts: int
+    duplicates: int
+    newest_age_s: AgeS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentiment(OracleResponse):
+    """The texts about a coin in a window that ends at `as_of`, and how models have scored them.
+
+    `texts` are distinct; `duplicates` repeat one of these or an earlier one; invented `samples` count nowhere else.
+    `stale`: there is no text, or the newest is older than three of its source's intervals and its usual delay.
+    """
+
+    coin: str
+    symbol: str
+    name: str
+    window: Window
+    start_us: Instant
+    as_of_us: Instant
+    texts: int
+    duplicates: int
+    samples: int
+    by_source: tuple[SourceTexts, ...]
+    by_kind: dict[str, int]
+    newest: Headline | None
+    stale: bool
+    scores: tuple[ModelScores, ...] | Missing
+    index: SentimentIndex | Missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextHistory(OracleResponse):
+    """Texts about a coin, the newest first, each in the newest version that was known at `as_of`."""
+
+    coin: str
+    as_of_us: Instant
+    texts: tuple[StoredText, ...]
+    next_cursor: NextCursor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +144,65 @@ class MarketOverview(OracleResponse):
 
 
 @reading()
+def sentiment(snapshot: Snapshot, coin: str, window: Window = "24h", weighting: Weighting = WEIGHTING) -> Sentiment:
+    """Return what was written about a coin, and how models have scored it.
+
+    Raises:
+        NotFoundError: an unknown coin.
+    """
+    found = find_coin(coin)
+    at, start = snapshot.at_us, snapshot.at_us - WINDOW_S[window] * SECOND_US
+    every = snapshot.texts.counts(found.id, start, at + 1)
+    counts = [each for each in every if not is_sample(each.source)]
+    texts = sum(each.texts for each in counts)
+    by_kind = {kind: sum(each.texts for each in counts if each.kind == kind) for kind in ("news", "social")}
+    newest = snapshot.texts.page(found.id, start, at + 1, limit=1, duplicates=True, invented=False).texts
+    late = not newest or snapshot.store.text_frequency(newest[0].source).is_late(age_s(newest[0].at_us, at))
+    scores, index = report_index(snapshot, found.id, window, texts, weighting)
+    return Sentiment(
+        coin=found.id,
+        symbol=found.symbol,
+        name=found.name,
+        window=window,
+        start_us=start,
+        as_of_us=at,
+        texts=texts,
+        duplicates=sum(each.duplicates for each in counts),
+        samples=sum(each.texts + each.duplicates for each in every if is_sample(each.source)),
+        by_source=_by_source(counts, at),
+        by_kind={kind: number for kind, number in by_kind.items() if number},
+        newest=_headline(newest[0], at) if newest else None,
+        stale=late,
+        scores=scores,
+        index=index,
+    )
+
+
+@reading()
+def text_history(
+    snapshot: Snapshot,
+    coin: str,
+    start_us: int | None = None,
+    end_us: int | None = None,
+    *,
+    duplicates: bool = False,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> TextHistory:
+    """Return a page of the texts about a coin, the newest first; without a range those of the last week.
+
+    Raises:
+        NotFoundError: an unknown coin.
+        InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+    """
+    found = find_coin(coin)
+    end = snapshot.at_us + 1 if end_us is None else end_us
+    start = end - 7 * DAY_US if start_us is None else start_us
+    page = snapshot.texts.page(found.id, start, end, limit=limit, cursor=cursor, duplicates=duplicates)
+    return TextHistory(coin=found.id, as_of_us=snapshot.at_us, texts=page.texts, next_cursor=page.next_cursor)
+
+
+@reading()
 def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: Weighting = WEIGHTING) -> MarketOverview:
     """Return several coins at a glance; without names all that have prices.
 
@@ -85,8 +210,8 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
         NotFoundError: an unknown coin, or there are no prices at all.
         InputError: too many coins.
     """
-    found = list(dict.fromkeys(map(known_coin, coins)))
-    if not found:
+    found = list(dict.fromkeys(map(find_coin, coins)))
+    if not coins:
         found = [coin for coin in COINS.values() if coin.id in snapshot.series][:MOST_COINS]
     if not found:
         raise NotFoundError(
@@ -107,6 +232,29 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
     )
 
 
+def _by_source(counts: Sequence[TextCounts], at_us: int) -> tuple[SourceTexts, ...]:
+    """Return how many texts each source gave, of all kinds together."""
+    found = []
+    for source in sorted({each.source for each in counts}):
+        those = [each for each in counts if each.source == source]
+        texts, duplicates = sum(each.texts for each in those), sum(each.duplicates for each in those)
+        newest_age_s = age_s(max(each.newest_at_us for each in those), at_us)
+        found.append(SourceTexts(source=source, texts=texts, duplicates=duplicates, newest_age_s=newest_age_s))
+    return tuple(found)
+
+
+def _headline(text: StoredText, at_us: int) -> Headline:
+    return Headline(
+        title=text.title,
+        source=text.source,
+        publisher=text.publisher,
+        url=text.url,
+        published_us=text.published_us,
+        known_us=text.known_us,
+        age_s=age_s(text.at_us, at_us),
+    )
+
+
 def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverview:
     start, at = snapshot.at_us - DAY_US, snapshot.at_us
     counts = [each for each in snapshot.texts.counts(coin.id, start, at + 1) if not is_sample(each.source)]
@@ -121,7 +269,9 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
         last = Missing(str(error))
     else:
         last, cap = last_price(sources[0]), sources[0].last.market_cap
-        change, volume, unit = _day_before(snapshot, sources[0])
+        if (before := price_before(snapshot, sources[0], DAY_US)) is not None:
+            change = change_pct(before.close, sources[0].last.close)
+        volume, unit = volume_24h(snapshot, sources[0])
         rating = _rate(snapshot, sources, sentiment)
     return CoinOverview(
         coin=coin.id,
@@ -137,17 +287,6 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
         sentiment=sentiment,
         rating=rating,
     )
-
-
-def _day_before(snapshot: Snapshot, source: PricedSeries) -> tuple[float | None, float | None, VolumeUnit | None]:
-    """Return the change over 24 hours in percent, the volume, and its unit."""
-    end, tolerance = source.last.closed_us, source.tolerance_us
-    # Of quotes only the one of a day ago is needed; volumes of bars are added up.
-    until = end + 1 if source.series.interval_s else end - DAY_US + 1
-    prices = snapshot.prices.read(source.series, end - DAY_US - tolerance, until)
-    row = row_before(prices, end - DAY_US, tolerance)
-    change = None if row is None else change_pct(float(prices.close[row]), source.last.close)
-    return change, *volume_24h(prices, source)
 
 
 def _rate(

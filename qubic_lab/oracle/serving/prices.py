@@ -3,18 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from qubic_lab.errors import InputError, NotFoundError, check_choice, check_range
+from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.analysis.rating import NOT_INSTALLED
 from qubic_lab.oracle.analysis.results import BarAnalysis
-from qubic_lab.oracle.model.bars import Bars
-from qubic_lab.oracle.model.coins import Coin, known_coin
+from qubic_lab.oracle.model.bars import PRICES, Bars
+from qubic_lab.oracle.model.coins import Coin, find_coin
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
@@ -40,6 +39,7 @@ SHOWN: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
 """The number of last closed bars that are analysed: those of 30 days, 60 days and 250 days."""
 MOST_PRICES = 1_000
+"""Prices in a page of a history."""
 
 NextCursor = Annotated[str | None, Field(description="give it as cursor for the next page; null: this is the last")]
 
@@ -72,7 +72,7 @@ class PriceChange(Part):
     from_at_us: Instant | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ClosedBar(Part):
     """A closed bar, made from the prices after `opened` up to `closed`.
 
@@ -151,23 +151,17 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
 
     Raises:
         NotFoundError: an unknown coin, or one whose price is not known.
-        InputError: another frame.
     """
-    found = known_coin(coin)
-    check_choice("frame", frame, FRAME_S)
-    frame_us = FRAME_S[frame] * SECOND_US
+    found, frame_us = find_coin(coin), FRAME_S[frame] * SECOND_US
     sources = snapshot.sources(found.id)
     best, fitting = sources[0], next((each for each in sources if each.series.makes(frame_us)), None)
-    end = best.last.closed_us
-    day = snapshot.prices.read(best.series, end - DAY_US - best.tolerance_us, end + 1)
-    flags = snapshot.prices.flags(best.series, end - DAY_US + 1, end + 1) if day.flagged.any() else {}
     overs = ({frame: frame_us} if frame != "1d" else {}) | {"24h": DAY_US, "7d": 7 * DAY_US}
     bars: ClosedBars | Missing
     if fitting is None:
         bars = why_no_bars(frame, sources)
         analysis = BarAnalysis.missing(bars.reason)
     else:
-        history = snapshot.bars(fitting, frame_us, ANALYSED[frame], day if fitting is best else None)
+        history = snapshot.bars(fitting, frame_us, ANALYSED[frame])
         bars = _closed_bars(history.tail(SHOWN[frame]), fitting)
         analysis = _analyse(history, fitting, snapshot.at_us)
     return PriceAnalysis(
@@ -177,11 +171,11 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
         frame=frame,
         as_of_us=snapshot.at_us,
         last=last_price(best),
-        fallback=why_fallback(sources),
+        fallback=_why_fallback(sources),
         others=tuple(map(last_price, sources[1:])),
-        changes=tuple(_change(snapshot, day, best, name, over_us) for name, over_us in overs.items()),
+        changes=tuple(_change(snapshot, best, name, over_us) for name, over_us in overs.items()),
         market_cap=best.last.market_cap,
-        day=_day_range(day, best, flags),
+        day=_day_range(snapshot, best),
         bars=bars,
         **vars(analysis),
     )
@@ -207,8 +201,7 @@ def price_history(
         NotFoundError: an unknown coin, or there are no such prices.
         InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
     """
-    found = known_coin(coin)
-    check_range("limit", limit, 1, MOST_PRICES)
+    found = find_coin(coin)
     if cursor is None:
         series = _choose_series(snapshot, found, source, interval_s)
     else:
@@ -229,12 +222,6 @@ def price_history(
     )
 
 
-def prepare() -> None:
-    """Import TA-Lib if it is installed: that takes half a second, which the first response need not wait."""
-    if find_spec("talib"):
-        import_module("qubic_lab.oracle.analysis.price_analysis")
-
-
 def last_price(source: PricedSeries) -> LastPrice:
     """Return the last price of a series."""
     return LastPrice(
@@ -251,7 +238,7 @@ def last_price(source: PricedSeries) -> LastPrice:
     )
 
 
-def why_fallback(sources: Sequence[PricedSeries]) -> str | None:
+def _why_fallback(sources: Sequence[PricedSeries]) -> str | None:
     """Return why no source is on time, or which late one another has replaced; None for neither."""
     best, *others = sources
     if best.stale:
@@ -260,12 +247,11 @@ def why_fallback(sources: Sequence[PricedSeries]) -> str | None:
     return f"{best.series.source} in place of {', '.join(dict.fromkeys(late))}, which is late" if late else None
 
 
-def row_before(prices: Bars, at_us: int, tolerance_us: int) -> int | None:
-    """Return the row of the last price up to an instant, or None where that is older than the tolerance."""
-    row = int(np.searchsorted(prices.closed_us, at_us, side="right")) - 1
-    if row < 0 or at_us - int(prices.closed_us[row]) > tolerance_us:
-        return None
-    return row
+def price_before(snapshot: Snapshot, source: PricedSeries, over_us: int) -> StoredPrice | None:
+    """Return the price that was the last one some time before a series' last price; None where none is near."""
+    at_us = source.last.closed_us - over_us
+    found = snapshot.prices.latest(source.series, at_us)
+    return found if found is not None and at_us - found.closed_us <= source.tolerance_us else None
 
 
 def change_pct(before: float, now: float) -> float:
@@ -273,20 +259,19 @@ def change_pct(before: float, now: float) -> float:
     return 100.0 * (now / before - 1.0)
 
 
-def completeness(prices: Bars, start_us: int, end_us: int, step_us: int) -> float:
-    """Return the share of the steps after `start_us` up to `end_us` that have a price, at most 1."""
-    inside = prices.after(start_us).until(end_us)
-    expected = max(1, (end_us - start_us) // step_us)
-    return min(1.0, len(np.unique((inside.closed_us - 1) // step_us)) / expected)
-
-
-def volume_24h(prices: Bars, source: PricedSeries) -> tuple[float | None, VolumeUnit | None]:
+def volume_24h(snapshot: Snapshot, source: PricedSeries) -> tuple[float | None, VolumeUnit | None]:
     """Return the volume of the 24 hours up to the last price, and its unit: of bars the sum, if all have one."""
     if not source.series.interval_s:
         volume = source.last.volume_24h
         return (None, None) if volume is None else (volume, "currency")
-    total = float(prices.after(source.last.closed_us - DAY_US).volume.sum())
+    total = float(_read_day(snapshot, source).volume.sum())
     return (None, None) if math.isnan(total) else (total, "coin")
+
+
+def _read_day(snapshot: Snapshot, source: PricedSeries) -> Bars:
+    """Return the prices of the 24 hours up to a series' last price."""
+    end = source.last.closed_us
+    return snapshot.prices.read(source.series, end - DAY_US + 1, end + 1)
 
 
 def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
@@ -297,60 +282,38 @@ def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
     return analyse(bars, at_us, source.series.source, source.series.interval_s)
 
 
-def _change(snapshot: Snapshot, day: Bars, source: PricedSeries, over: str, over_us: int) -> PriceChange:
-    """Return the change over a time; an earlier price than those of the last day is looked up."""
-    at_us, before = source.last.closed_us - over_us, None
-    if over_us > DAY_US:
-        found = snapshot.prices.latest(source.series, at_us)
-        if found is not None and at_us - found.closed_us <= source.tolerance_us:
-            before = found.close, found.closed_us
-    else:
-        row = row_before(day, at_us, source.tolerance_us)
-        if row is not None:
-            before = float(day.close[row]), int(day.closed_us[row])
+def _change(snapshot: Snapshot, source: PricedSeries, over: str, over_us: int) -> PriceChange:
+    before = price_before(snapshot, source, over_us)
     if before is None:
         return PriceChange(over=over, change_pct=None, from_price=None, from_at_us=None)
-    pct = change_pct(before[0], source.last.close)
-    return PriceChange(over=over, change_pct=pct, from_price=before[0], from_at_us=before[1])
+    pct = change_pct(before.close, source.last.close)
+    return PriceChange(over=over, change_pct=pct, from_price=before.close, from_at_us=before.closed_us)
 
 
-def _day_range(prices: Bars, source: PricedSeries, flags: dict[str, int]) -> DayRange:
-    end = source.last.closed_us
-    day = prices.after(end - DAY_US)
-    volume, unit = volume_24h(day, source)
+def _day_range(snapshot: Snapshot, source: PricedSeries) -> DayRange:
+    day, end, step_us = _read_day(snapshot, source), source.last.closed_us, source.step_us
+    volume, unit = volume_24h(snapshot, source)
     return DayRange(
         high=float(day.high.max()) if len(day) else None,
         low=float(day.low.min()) if len(day) else None,
         volume=volume,
         volume_unit=unit,
-        completeness=completeness(day, end - DAY_US, end, source.step_us),
-        flags=flags,
+        completeness=min(1.0, len(np.unique((day.closed_us - 1) // step_us)) / max(1, DAY_US // step_us)),
+        flags=snapshot.prices.flags(source.series, end - DAY_US + 1, end + 1) if day.flagged.any() else {},
     )
 
 
 def _closed_bars(bars: Bars, source: PricedSeries) -> ClosedBars:
-    expected = max(1, bars.frame_us // source.step_us)
-    names = ("opened_us", "closed_us", "open", "high", "low", "close", "volume", "points", "slots", "flagged")
-    rows = zip(*(getattr(bars, name).tolist() for name in names), strict=True)
-    return ClosedBars(
-        source=source.series.source,
-        interval_s=source.series.interval_s,
-        bars=tuple(
-            ClosedBar(
-                opened_us=opened_us,
-                closed_us=closed_us,
-                open=open,
-                high=high,
-                low=low,
-                close=close,
-                volume=None if math.isnan(volume) else volume,
-                prices=points,
-                completeness=min(1.0, slots / expected),
-                flagged=flagged,
-            )
-            for opened_us, closed_us, open, high, low, close, volume, points, slots, flagged in rows
-        ),
+    rows = zip(
+        *(getattr(bars, name).tolist() for name in ("opened_us", "closed_us", *PRICES)),
+        (None if math.isnan(volume) else volume for volume in bars.volume.tolist()),
+        bars.points.tolist(),
+        np.minimum(1.0, bars.slots / max(1, bars.frame_us // source.step_us)).tolist(),
+        bars.flagged.tolist(),
+        strict=True,
     )
+    closed = tuple(ClosedBar(*row) for row in rows)
+    return ClosedBars(source=source.series.source, interval_s=source.series.interval_s, bars=closed)
 
 
 def _choose_series(snapshot: Snapshot, coin: Coin, source: str | None, interval_s: int | None) -> Series:

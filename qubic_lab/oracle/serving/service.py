@@ -1,4 +1,7 @@
-"""The oracle of a process with many clients: responses come from the cache, or are computed in threads."""
+"""The oracle of a process with many clients: responses come from the cache, or are computed in threads.
+
+Beside it: the state of the oracle, and analyses that are kept as they were made.
+"""
 
 import asyncio
 import hashlib
@@ -9,45 +12,53 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
-from qubic_lab.oracle.ingest.http_rules import Period
-from qubic_lab.oracle.model.coins import COINS, known_coin
+from qubic_lab.oracle.ingest.http_rules import Period, Quotas, QuotaState
+from qubic_lab.oracle.model.coins import COINS, find_coin
 from qubic_lab.oracle.model.records import Frequency
-from qubic_lab.oracle.model.response import Frame, OracleResponse, Window, to_json
+from qubic_lab.oracle.model.response import (
+    FRAME_S,
+    Frame,
+    Instant,
+    Missing,
+    OracleResponse,
+    Part,
+    Window,
+    to_json,
+    to_plain,
+)
 from qubic_lab.oracle.model.timestamps import now_us
 from qubic_lab.oracle.risk.inputs import companion
 from qubic_lab.oracle.risk.report import prepare_models, read_risk
 from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
-from qubic_lab.oracle.serving import overview, prices, texts
-from qubic_lab.oracle.serving.cache import Cache, CacheConfig, Cached, CacheKind, code_version
-from qubic_lab.oracle.serving.status import OracleStatus, read_status
+from qubic_lab.oracle.serving import overview, prices
+from qubic_lab.oracle.serving.cache import Cache, CacheCounts, Cached, CacheKind, code_version
+from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
-from qubic_lab.oracle.store.transactions import check_as_of
+from qubic_lab.oracle.store.tables import LEASES, MARKET_SERIES, PRICE_ANALYSIS
+from qubic_lab.oracle.store.transactions import check_as_of, writing
 
 STAMP_S = 1.0
 """Seconds between two looks for new data, and so the longest time that a stale response passes for fresh."""
 PAST_S = 3_600.0
 """Seconds that a response about an earlier instant is fresh: what was known then never changes."""
 _ORACLE = Path(__file__).parents[1]
-_COMPUTING = [_ORACLE / name for name in ("model", "store", "analysis", "sentiment", "risk", "serving")]
-"""Responses that another version of this code has cached are not served."""
 _OF_CACHE = set(OracleResponse.__dataclass_fields__)
 """Fields that `served` adds."""
+_KEPT = {"last", "analysed", "indicators", "patterns", "trend", "levels", "breakouts", "forecasts", "anomalies"}
+"""Parts of an analysis that are kept."""
 
 logger = logging.getLogger(__name__)
-
-_Stamps = tuple[float, "asyncio.Task[dict[str, int]] | None"]
-_NEVER: _Stamps = (0.0, None)
-"""When to look again, and the last look."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,27 @@ class Range:
     cursor: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeaseState(Part):
+    """The process that may collect: one at a time."""
+
+    name: str
+    holder: str
+    until_us: Instant
+    held: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleStatus(Part):
+    """The sources, quotas, leases of the collector, and the cache; null: Redis does not answer."""
+
+    as_of_us: Instant
+    sources: tuple[SourceHealth, ...]
+    quotas: tuple[QuotaState, ...]
+    leases: tuple[LeaseState, ...]
+    cache: tuple[CacheCounts, ...] | None
+
+
 class Oracle:
     """Responds to many clients of one process; belongs to one event loop.
 
@@ -69,7 +101,6 @@ class Oracle:
         clock: gives the time in microseconds.
         frequencies: how often each source provides prices or texts, by its name.
         limits: each source's quotas, by its name and period.
-        config: of the cache.
         weighting: of texts in a sentiment index, by age and source.
         rules: of risk; None: those that come with the project.
     """
@@ -81,17 +112,16 @@ class Oracle:
         clock: Callable[[], int] = now_us,
         frequencies: Mapping[str, Frequency] | None = None,
         limits: Mapping[str, Mapping[Period, int]] | None = None,
-        config: CacheConfig | None = None,
         weighting: Weighting = WEIGHTING,
         rules: Sequence[RiskRule] | None = None,
     ) -> None:
         self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
-        self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", config, clock)
+        self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", clock=clock)
         self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
         self._opened: MarketStore | None = None
         self._opening = threading.Lock()
-        self._limits = {source: dict(each) for source, each in (limits or {}).items()}
-        self._stamps: dict[str, _Stamps] = {}
+        self._limits = limits or {}
+        self._stamps: dict[str, tuple[float, asyncio.Task[dict[str, int]]]] = {}  # when to look again, the last look
 
     def store(self) -> MarketStore:
         """Return the store, opening the database first: call this in a thread.
@@ -107,36 +137,36 @@ class Oracle:
             return self._opened
 
     async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
-        """Return `texts.sentiment` as JSON; errors as there."""
-        id = _id(coin)
-        compute = partial(texts.sentiment, coin=id, window=window, weighting=self._weighting)
+        """Return `overview.sentiment` as JSON; errors as there."""
+        id = find_coin(coin).id
+        compute = partial(overview.sentiment, coin=id, window=window, weighting=self._weighting)
         return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
 
     async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
         """Return `prices.price_analysis` as JSON; errors as there."""
-        id = _id(coin)
+        id = find_coin(coin).id
         compute = partial(prices.price_analysis, coin=id, frame=frame)
         return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
 
     async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
         """Return `read_risk` as JSON; errors as there."""
-        id = _id(coin)
+        id = find_coin(coin).id
         compute = partial(read_risk, coin=id, frame=frame, weighting=self._weighting, rules=self._rules)
         watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
         return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
 
     async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
         """Return `overview.market_overview` as JSON; errors as there."""
-        ids = tuple(dict.fromkeys(_id(coin) for coin in coins))
+        ids = tuple(dict.fromkeys(find_coin(coin).id for coin in coins))
         compute = partial(overview.market_overview, coins=ids, weighting=self._weighting)
         return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
 
     async def text_history(
         self, coin: str, asked: Range, duplicates: bool = False, as_of_us: int | None = None
     ) -> Cached:
-        """Return `texts.text_history` as JSON; errors as there."""
-        id = _id(coin)
-        compute = partial(texts.text_history, coin=id, **asdict(asked), duplicates=duplicates)
+        """Return `overview.text_history` as JSON; errors as there."""
+        id = find_coin(coin).id
+        compute = partial(overview.text_history, coin=id, **asdict(asked), duplicates=duplicates)
         key = ("texts", id, *map(str, (*asdict(asked).values(), int(duplicates))))
         return await self._cached("news", key, compute, (id,), as_of_us)
 
@@ -163,7 +193,7 @@ class Oracle:
             NotFoundError: an unknown coin.
             InputError: a limit that is out of range, or an `as_of_us` that is not settled yet.
         """
-        id = None if coin is None else _id(coin)
+        id = None if coin is None else find_coin(coin).id
 
         def read() -> RiskAlerts:
             snapshot = self.store().snapshot(as_of_us)
@@ -180,7 +210,22 @@ class Oracle:
             QubicLabError: the database cannot be read.
         """
         counts = await self.cache.counts()
-        return await asyncio.to_thread(lambda: read_status(self.store(), self._limits, counts))
+        return await asyncio.to_thread(self._status, counts)
+
+    @reading()
+    def _status(self, counts: Mapping[CacheKind, CacheCounts] | None) -> OracleStatus:
+        store = self.store()
+        now = store.clock()
+        with store.engine.connect() as connection:
+            leases = list(connection.execute(select(LEASES).order_by(LEASES.c.name)).mappings())
+        uses = Quotas(store.engine, store.clock).report(self._limits)
+        return OracleStatus(
+            as_of_us=now,
+            sources=read_source_health(store.engine, now),
+            quotas=tuple(use for use in uses if use.limit is not None or use.used),
+            leases=tuple(LeaseState(**row, held=row["until_us"] > now) for row in leases),
+            cache=None if counts is None else tuple(counts.values()),
+        )
 
     async def close(self) -> None:
         """Wait for what is under way, and close the cache."""
@@ -209,14 +254,13 @@ class Oracle:
     async def _version(self, coins: tuple[str, ...]) -> int:
         """Return the stamp of the newest data of some coins or of all; 0 if the database does not answer."""
         now, ids = time.monotonic(), coins or tuple(COINS)
-        old = [id for id in ids if self._stamps.get(id, _NEVER)[0] <= now]
+        old = [id for id in ids if id not in self._stamps or self._stamps[id][0] <= now]
         if old:
             looking = asyncio.ensure_future(asyncio.to_thread(self._read_stamps, old))
             self._stamps.update(dict.fromkeys(old, (now + STAMP_S, looking)))
         version = 0
         for id in ids:
             task = self._stamps[id][1]
-            assert task is not None
             try:
                 found = task.result() if task.done() else await asyncio.shield(task)
             except (SQLAlchemyError, QubicLabError):
@@ -231,7 +275,8 @@ class Oracle:
 
 def _warm_up(store: MarketStore) -> None:
     """Import and read in advance what many responses need; if that fails, they report the error."""
-    prices.prepare()
+    if find_spec("talib"):  # its import takes half a second
+        import_module("qubic_lab.oracle.analysis.price_analysis")
     prepare_models()
     try:
         store.warm_up()
@@ -241,7 +286,8 @@ def _warm_up(store: MarketStore) -> None:
 
 def _version_of_code() -> str:
     """Return a version of the code behind responses; it differs with and without TA-Lib or arch."""
-    return "-".join((code_version(*_COMPUTING), *map(_library_version, ("ta-lib", "arch"))))
+    rooms = (_ORACLE / name for name in ("model", "store", "analysis", "sentiment", "risk", "serving"))
+    return "-".join((code_version(*rooms), *map(_library_version, ("ta-lib", "arch"))))
 
 
 def _library_version(name: str) -> str:
@@ -262,6 +308,37 @@ def served(cached: Cached) -> bytes:
     return b'{"age_s":%.3f,"cache":"%s",' % (cached.age_s, cached.outcome.encode()) + cached.body[1:]
 
 
-def _id(coin: str) -> str:
-    """Return the id of a coin, without a search if it is an id."""
-    return coin if coin in COINS else known_coin(coin).id
+def keep_analysis(store: MarketStore, analysis: prices.PriceAnalysis, version: str) -> bool:
+    """Keep an analysis in the database, and return whether it is new: one is enough for the same bars and version.
+
+    An analysis without bars is not kept. `version` is that of the code that made it; see `analysis_version`.
+    """
+    bars = analysis.analysed
+    if isinstance(bars, Missing):
+        return False
+    series = {
+        "coin": analysis.coin,
+        "source": bars.source,
+        "interval_s": bars.interval_s,
+        "currency": analysis.last.currency,
+    }
+    id = select(MARKET_SERIES.c.id).where(*(MARKET_SERIES.c[name] == value for name, value in series.items()))
+    with writing(store.engine, store.clock) as writer:
+        values = {
+            "series_id": writer.connection.execute(id).scalar_one(),
+            "frame_s": FRAME_S[analysis.frame],
+            "at_us": bars.last_us,
+            "version": version,
+        }
+        same = (PRICE_ANALYSIS.c[name] == value for name, value in values.items())
+        if writer.connection.execute(select(PRICE_ANALYSIS.c.at_us).where(*same)).first():
+            return False
+        result = {name: value for name, value in to_plain(analysis).items() if name in _KEPT}
+        writer.connection.execute(insert(PRICE_ANALYSIS).values(**values, known_us=writer.known_us, result=result))
+        writer.wrote()
+    return True
+
+
+def analysis_version() -> str:
+    """Return a version that changes with the code of the analysis."""
+    return code_version(_ORACLE / "model", _ORACLE / "analysis")

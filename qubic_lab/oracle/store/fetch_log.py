@@ -1,13 +1,11 @@
 """The log of requests to sources, and the sources' health that follows from it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from pydantic import Field
 from sqlalchemy import Engine, case, func, insert, select
 
-from qubic_lab.errors import check_choice, check_range
 from qubic_lab.oracle.model.response import Instant, Part, age_s
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.tables import FETCHES
@@ -16,8 +14,6 @@ Outcome = Literal["ok", "not_modified", "failed"]
 LATEST = 20
 """The number of last requests that a source's health is computed from."""
 ERROR_CHARACTERS = 300
-OUTCOMES: tuple[Outcome, ...] = ("ok", "not_modified", "failed")
-MOST_FETCHES = 1_000
 
 
 @dataclass(frozen=True)
@@ -27,9 +23,8 @@ class Fetch(Part):
     Attributes:
         job: the collector's job that sent it.
         request: the address and its parameters, without any key.
-        started_us: microseconds since 1970 in UTC; `seconds`: the duration of all attempts.
+        seconds: the duration of all attempts.
         status: the last HTTP status; None without an answer.
-        outcome: "ok", "not_modified" (nothing new) or "failed".
         error: why it failed, in one line without any key.
         rows_given, rows_added: the number of rows in the answer, and of new ones among them.
     """
@@ -45,16 +40,6 @@ class Fetch(Part):
     error: str | None = None
     rows_given: int = 0
     rows_added: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice("outcome of a fetch", self.outcome, OUTCOMES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFetch(Fetch):
-    """A fetch in the log; the rows that it brought refer to its `id`."""
-
-    id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,49 +74,39 @@ class FetchLog:
         self._engine = engine
 
     def record(self, fetch: Fetch) -> int:
-        """Log a fetch, and return its id."""
+        """Log a fetch, and return its id, which the rows that it brought refer to."""
         values = {each.name: getattr(fetch, each.name) for each in fields(Fetch)}
+        logged = insert(FETCHES).values(values).returning(FETCHES.c.id)
         with self._engine.begin() as connection:
-            return int(connection.execute(insert(FETCHES).values(values).returning(FETCHES.c.id)).scalar_one())
+            return int(connection.execute(logged).scalar_one())
 
     def brought(self, fetch_id: int, given: int, added: int) -> None:
         """Log how many rows a fetch brought, once they are in the database."""
+        changed = FETCHES.update().where(FETCHES.c.id == fetch_id).values(rows_given=given, rows_added=added)
         with self._engine.begin() as connection:
-            connection.execute(
-                FETCHES.update().where(FETCHES.c.id == fetch_id).values(rows_given=given, rows_added=added)
-            )
+            connection.execute(changed)
 
-    def recent(self, source: str | None = None, limit: int = 50) -> list[StoredFetch]:
-        """Return the last fetches of one source or of all, the newest first.
-
-        Raises:
-            InputError: the limit is out of range.
-        """
-        check_range("limit", limit, 1, MOST_FETCHES)
-        query = select(*(FETCHES.c[each.name] for each in fields(StoredFetch)))
+    def recent(self, source: str | None = None, limit: int = 50) -> list[Fetch]:
+        """Return the last fetches of one source or of all, the newest first."""
+        query = select(*(FETCHES.c[each.name] for each in fields(Fetch)))
         query = query.order_by(FETCHES.c.started_us.desc(), FETCHES.c.id.desc()).limit(limit)
         if source is not None:
             query = query.where(FETCHES.c.source == source)
         with self._engine.connect() as connection:
-            return [StoredFetch(**row) for row in connection.execute(query).mappings()]
+            return [Fetch(**row) for row in connection.execute(query).mappings()]
 
     def counts(self, since_us: int) -> list[FetchCounts]:
         """Return the outcomes of each source's fetches since `since_us`, in order of source."""
-        answered = FETCHES.c.outcome != "failed"
+        outcome = FETCHES.c.outcome
         query = select(
             FETCHES.c.source,
-            *(func.sum(case((FETCHES.c.outcome == outcome, 1), else_=0)).label(outcome) for outcome in OUTCOMES),
+            *(func.sum(case((outcome == name, 1), else_=0)).label(name) for name in ("ok", "not_modified", "failed")),
             func.sum(FETCHES.c.rows_added).label("rows_added"),
-            func.max(case((answered, FETCHES.c.started_us))).label("last_ok_us"),
+            func.max(case((outcome != "failed", FETCHES.c.started_us))).label("last_ok_us"),
         )
         query = query.where(FETCHES.c.started_us >= since_us).group_by(FETCHES.c.source).order_by(FETCHES.c.source)
         with self._engine.connect() as connection:
-            return [
-                FetchCounts(
-                    row.source, int(row.ok), int(row.not_modified), int(row.failed), int(row.rows_added), row.last_ok_us
-                )
-                for row in connection.execute(query)
-            ]
+            return [FetchCounts(**row) for row in connection.execute(query).mappings()]
 
 
 def read_source_health(engine: Engine, now_us: int) -> tuple[SourceHealth, ...]:
@@ -143,16 +118,15 @@ def read_source_health(engine: Engine, now_us: int) -> tuple[SourceHealth, ...]:
         while source is not None:
             found.append(source)
             source = connection.execute(query.where(FETCHES.c.source > source)).scalar()
-    return tuple(source_health(log.recent(source, LATEST), now_us) for source in found)
+    return tuple(_health(source, log.recent(source, LATEST), now_us) for source in found)
 
 
-def source_health(fetches: Sequence[StoredFetch], now_us: int) -> SourceHealth:
-    """Return how requests to one source went, at least one of them; the newest comes first."""
+def _health(source: str, fetches: list[Fetch], now_us: int) -> SourceHealth:
     last, failing = fetches[0], fetches[0].outcome == "failed"
     success = next((each for each in fetches if each.outcome != "failed"), None)
     ended_us = None if success is None else success.started_us + int(success.seconds * SECOND_US)
     return SourceHealth(
-        source=last.source,
+        source=source,
         state="failing" if failing else "ok",
         requests=len(fetches),
         failed=sum(each.outcome == "failed" for each in fetches),

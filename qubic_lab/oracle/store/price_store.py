@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Select, and_, bindparam, exists, insert, select
+from sqlalchemy import Connection, Engine, Select, bindparam, exists, insert, select
 
-from qubic_lab.errors import InputError, NotFoundError, check_range, did_you_mean
+from qubic_lab.errors import NotFoundError, check_range
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import STALE_AFTER, Frequency, Price, Series
 from qubic_lab.oracle.model.response import Instant
@@ -18,9 +19,11 @@ from qubic_lab.oracle.model.timestamps import SECOND_US, now_us
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 from qubic_lab.oracle.store.transactions import (
     MOST_BATCH,
+    NEWEST,
     Added,
     Clock,
     check_range_us,
+    chunks,
     fetch_tuples,
     insert_rows,
     read_cursor,
@@ -30,21 +33,14 @@ from qubic_lab.oracle.store.transactions import (
 )
 
 MOST_PAGE = 1_000
-_FEW = 500
-"""Up to this many prices are looked up one by one; more by the range that they span."""
-_VALUES = ("opened_us", "open", "high", "low", "close", "volume", "volume_24h", "market_cap", "flags")
+_NUMBERS = ("open", "high", "low", "close", "volume", "volume_24h", "market_cap")
+_numbers_of = attrgetter(*_NUMBERS)
+_VALUES = ("opened_us", *_NUMBERS, "flags")
 """The values of a version: different ones for the same series and `closed_us` are a correction."""
 _WRITTEN = ("closed_us", *_VALUES, "published_us", "series_id", "known_us", "fetch_id")
 _TIMES = ("opened_us", "closed_us", "known_us")
 _OF_QUOTES = (*_TIMES, "close", "flags")
 _OF_BARS = (*_OF_QUOTES, "open", "high", "low", "volume")
-_LATER = MARKET_DATA.alias("later")
-_IS_LATER = and_(
-    _LATER.c.series_id == MARKET_DATA.c.series_id,
-    _LATER.c.closed_us == MARKET_DATA.c.closed_us,
-    _LATER.c.known_us > MARKET_DATA.c.known_us,
-)
-
 Row = tuple[Any, ...]
 
 
@@ -92,10 +88,10 @@ class PriceReader:
     """Reads the prices of a database as they are known now, or as they were known; threads may share it.
 
     Attributes:
-        known_us: transaction time: rows that were recorded later are not seen; None: all rows are.
+        known_us: transaction time: rows that were recorded later are not seen.
     """
 
-    def __init__(self, engine: Engine, known_us: int | None = None) -> None:
+    def __init__(self, engine: Engine, known_us: int = NEWEST) -> None:
         self._engine, self.known_us = engine, known_us
         self._ids: dict[Series, int] = {}
 
@@ -109,11 +105,6 @@ class PriceReader:
 
     def read(self, series: Series, start_us: int, end_us: int) -> Bars:
         """Return the prices with start_us <= closed_us < end_us, each in its newest version, as bars of one asset.
-
-        Args:
-            series: quotes, or bars.
-            start_us: start of the range, inclusive.
-            end_us: end of the range, exclusive.
 
         Raises:
             NotFoundError: there is no such series.
@@ -134,18 +125,15 @@ class PriceReader:
         newest: dict[int, str] = dict(self._rows(("closed_us", "flags"), series, start_us, end_us))
         return dict(sorted(Counter(flag for flags in newest.values() for flag in _split(flags)).items()))
 
-    def latest(self, series: Series, until_us: int | None = None) -> StoredPrice | None:
-        """Return the price with the last `closed_us`, or None where there is none.
-
-        With `until_us` it is the last with closed_us <= until_us, which for an old instant is found much sooner.
+    def latest(self, series: Series, until_us: int = NEWEST) -> StoredPrice | None:
+        """Return the price with the last closed_us <= until_us, or None where there is none.
 
         Raises:
             NotFoundError: there is no such series.
         """
-        query = _latest(until_us is not None, self.known_us is not None)
         values = {"id": self._id(series), "until_us": until_us, "known_us": self.known_us}
         with self._engine.connect() as connection:
-            row = connection.execute(query, values).mappings().first()
+            row = connection.execute(_LATEST, values).mappings().first()
         return None if row is None else _price(row)
 
     def page(
@@ -163,18 +151,10 @@ class PriceReader:
         check_range("limit", limit, 1, MOST_PAGE)
         if cursor is not None:
             end_us = min(end_us, read_cursor(cursor, 1)[0])
-        is_later = _IS_LATER
-        query = _stored().where(
-            MARKET_DATA.c.series_id == self._id(series),
-            MARKET_DATA.c.closed_us >= start_us,
-            MARKET_DATA.c.closed_us < end_us,
-        )
-        if self.known_us is not None:
-            query = query.where(MARKET_DATA.c.known_us <= self.known_us)
-            is_later = and_(is_later, _LATER.c.known_us <= self.known_us)
-        query = query.where(~exists().where(is_later)).order_by(MARKET_DATA.c.closed_us.desc()).limit(limit + 1)
+        query = _IN_RANGE.where(~exists().where(*_IS_LATER)).order_by(MARKET_DATA.c.closed_us.desc()).limit(limit + 1)
         with self._engine.connect() as connection:
-            found = [_price(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query, self._values(series, start_us, end_us)).mappings()
+            found = [_price(row) for row in rows]
         prices = tuple(found[:limit])
         return PricePage(prices, str(prices[-1].closed_us) if len(found) > limit else None)
 
@@ -185,27 +165,24 @@ class PriceReader:
     def _rows(self, names: tuple[str, ...], series: Series, start_us: int, end_us: int) -> list[Row]:
         """Return all versions in a range that are seen, in order of `closed_us` and then of `known_us`."""
         check_range_us(start_us, end_us)
-        query = _in_range(names, self.known_us is not None)
-        values = {"id": self._id(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
+        query, values = _versions(names), self._values(series, start_us, end_us)
         with self._engine.connect() as connection:
             return list(chain.from_iterable(fetch_tuples(connection, query, values)))
+
+    def _values(self, series: Series, start_us: int, end_us: int) -> dict[str, int]:
+        """Return the parameters of `_SEEN_IN_RANGE`."""
+        return {"id": self._id(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
 
     def _id(self, series: Series) -> int:
         if series not in self._ids:
             with self._engine.connect() as connection:
                 id = connection.execute(_find(series)).scalar()
             if id is None:
-                raise NotFoundError(f"no prices of {_named(series)}: {self._hint(series)}")
+                kind = f"bars of {series.interval_s} s" if series.interval_s else "quotes"
+                there = f"{series.coin} from {series.source} ({kind} in {series.currency})"
+                raise NotFoundError(f"no prices of {there} are in the database: collect or load some first")
             self._ids[series] = id
         return self._ids[series]
-
-    def _hint(self, series: Series) -> str:
-        """Return which series there are instead."""
-        same_coin = self.series(series.coin)
-        if same_coin:
-            return "there are those of " + "; ".join(_named(each) for each in same_coin)
-        coins = {each.coin for each in self.series()}
-        return did_you_mean(series.coin, coins) if coins else "the database has none yet, collect or load some first"
 
 
 class PriceStore(PriceReader):
@@ -230,9 +207,6 @@ class PriceStore(PriceReader):
         """Store prices that are new or differ from their newest version; equal ones add nothing.
 
         They are written 5,000 at a time; if two of these have the same `closed_us`, the later one counts.
-
-        Raises:
-            InputError: a flag that has a comma.
         """
         rest, added = iter(prices), Added()
         while batch := list(islice(rest, MOST_BATCH)):
@@ -260,41 +234,36 @@ def _subject(coin: str) -> str:
     return f"prices {coin}"
 
 
-def _named(series: Series) -> str:
-    kind = f"bars of {series.interval_s} s" if series.interval_s else "quotes"
-    return f"{series.coin} from {series.source} ({kind} in {series.currency})"
-
-
 def _find(series: Series) -> Select[Any]:
     return select(MARKET_SERIES.c.id).where(
         *(MARKET_SERIES.c[field.name] == getattr(series, field.name) for field in fields(Series))
     )
 
 
-def _stored() -> Select[Any]:
-    return select(*(MARKET_DATA.c[field.name] for field in fields(StoredPrice)))
-
-
+_LATER = MARKET_DATA.alias("later")
+_IS_LATER = (
+    _LATER.c.series_id == MARKET_DATA.c.series_id,
+    _LATER.c.closed_us == MARKET_DATA.c.closed_us,
+    _LATER.c.known_us > MARKET_DATA.c.known_us,
+    _LATER.c.known_us <= bindparam("known_us"),
+)
 # Queries of responses are built once: building them takes longer than running them.
-@lru_cache
-def _in_range(columns: tuple[str, ...], past: bool) -> Select[Any]:
-    query = select(*(MARKET_DATA.c[name] for name in columns)).where(
-        MARKET_DATA.c.series_id == bindparam("id"),
-        MARKET_DATA.c.closed_us >= bindparam("start_us"),
-        MARKET_DATA.c.closed_us < bindparam("end_us"),
-    )
-    query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
-    return query.where(MARKET_DATA.c.known_us <= bindparam("known_us")) if past else query
+_SEEN = (MARKET_DATA.c.series_id == bindparam("id"), MARKET_DATA.c.known_us <= bindparam("known_us"))
+_SEEN_IN_RANGE = (
+    *_SEEN,
+    MARKET_DATA.c.closed_us >= bindparam("start_us"),
+    MARKET_DATA.c.closed_us < bindparam("end_us"),
+)
+_STORED = select(*(MARKET_DATA.c[field.name] for field in fields(StoredPrice)))
+_IN_RANGE = _STORED.where(*_SEEN_IN_RANGE)
+_LATEST = _STORED.where(*_SEEN, MARKET_DATA.c.closed_us <= bindparam("until_us"))
+_LATEST = _LATEST.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
 
 
 @lru_cache
-def _latest(until: bool, past: bool) -> Select[Any]:
-    query = _stored().where(MARKET_DATA.c.series_id == bindparam("id"))
-    if until:
-        query = query.where(MARKET_DATA.c.closed_us <= bindparam("until_us"))
-    if past:
-        query = query.where(MARKET_DATA.c.known_us <= bindparam("known_us"))
-    return query.order_by(MARKET_DATA.c.closed_us.desc(), MARKET_DATA.c.known_us.desc()).limit(1)
+def _versions(names: tuple[str, ...]) -> Select[Any]:
+    query = select(*(MARKET_DATA.c[name] for name in names)).where(*_SEEN_IN_RANGE)
+    return query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
 
 
 def _price(row: Mapping[Any, Any]) -> StoredPrice:
@@ -305,19 +274,8 @@ def _rows(prices: list[Price]) -> dict[int, Row]:
     """Return the values to write for each `closed_us`, in order: `_WRITTEN` up to `published_us`."""
     found: dict[int, Row] = {}
     for each in prices:
-        found[each.closed_us] = (
-            each.closed_us,
-            each.opened_us,
-            _number(each.open),
-            _number(each.high),
-            _number(each.low),
-            each.close,
-            _number(each.volume),
-            _number(each.volume_24h),
-            _number(each.market_cap),
-            _joined(each.flags) if each.flags else "",
-            each.published_us,
-        )
+        numbers = map(_number, _numbers_of(each))
+        found[each.closed_us] = (each.closed_us, each.opened_us, *numbers, ",".join(each.flags), each.published_us)
     return dict(sorted(found.items()))
 
 
@@ -327,31 +285,18 @@ def _number(value: float | None) -> float | None:
 
 
 @lru_cache(maxsize=1_000)
-def _joined(flags: tuple[str, ...]) -> str:
-    if any("," in flag for flag in flags):
-        raise InputError(f"flags {flags}: none may have a comma, which separates them in the database")
-    joined = ",".join(flags)
-    if len(joined) > 128:
-        raise InputError(f"flags {flags}: all together may have 128 characters")
-    return joined
-
-
-@lru_cache(maxsize=1_000)
 def _split(flags: str) -> tuple[str, ...]:
     return tuple(flags.split(",")) if flags else ()
 
 
 def _newest(connection: Connection, series_id: int, closed_us: list[int]) -> dict[int, Row]:
     """Return the newest version of each of these prices that is stored."""
-    query = select(*(MARKET_DATA.c[name] for name in ("closed_us", *_VALUES))).where(
-        MARKET_DATA.c.series_id == series_id
-    )
-    if len(closed_us) <= _FEW:
-        query = query.where(MARKET_DATA.c.closed_us.in_(closed_us))
-    else:
-        query = query.where(MARKET_DATA.c.closed_us.between(closed_us[0], closed_us[-1]))
-    query = query.order_by(MARKET_DATA.c.closed_us, MARKET_DATA.c.known_us)
-    return {row[0]: row for rows in fetch_tuples(connection, query) for row in rows}
+    found: dict[int, Row] = {}
+    query = select(*(MARKET_DATA.c[name] for name in ("closed_us", *_VALUES))).order_by(MARKET_DATA.c.known_us)
+    for some in chunks(closed_us):
+        rows = query.where(MARKET_DATA.c.series_id == series_id, MARKET_DATA.c.closed_us.in_(some))
+        found |= {row[0]: row for rows in fetch_tuples(connection, rows) for row in rows}
+    return found
 
 
 def _compared(rows: Mapping[int, Row], newest: Mapping[int, Row]) -> tuple[list[Row], int]:

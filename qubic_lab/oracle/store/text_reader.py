@@ -1,6 +1,6 @@
 """Reads texts and their sentiment scores, as they are known now or as they were known."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Annotated, Any
@@ -14,12 +14,11 @@ from qubic_lab.errors import check_range
 from qubic_lab.oracle.model.records import SAMPLE, Text, TextKind
 from qubic_lab.oracle.model.response import Instant
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
-from qubic_lab.oracle.store.transactions import check_range_us, fetch_tuples, read_cursor, read_stamp
+from qubic_lab.oracle.store.transactions import NEWEST, check_range_us, chunks, fetch_tuples, read_cursor, read_stamp
 
 MOST_PAGE = 1_000
 TITLE_CHARACTERS = 120
 """The part of a post without a title that is shown as its title."""
-_MOST_IDS = 1_000
 
 _LATER, _FIRST, _FIRST_ABOUT = NEWS_DATA.alias("later"), NEWS_DATA.alias("first"), NEWS_COINS.alias("first_about")
 _ABOUT_COIN = NEWS_COINS.join(NEWS_DATA, NEWS_DATA.c.id == NEWS_COINS.c.news_id)
@@ -27,6 +26,7 @@ _IS_LATER = and_(
     _LATER.c.source == NEWS_DATA.c.source,
     _LATER.c.external_id == NEWS_DATA.c.external_id,
     _LATER.c.known_us > NEWS_DATA.c.known_us,
+    _LATER.c.known_us <= bindparam("known_us"),
 )
 _IS_FIRST = and_(
     or_(_FIRST.c.id == NEWS_DATA.c.duplicate_of, _FIRST.c.duplicate_of == NEWS_DATA.c.duplicate_of),
@@ -41,10 +41,9 @@ _COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
 
 @dataclass(frozen=True, kw_only=True)
 class StoredText(Text):
-    """A version of a text as it is stored.
+    """A version of a text as it is stored; later versions have higher ids.
 
     Attributes:
-        id: its number; later versions have higher ones.
         at_us: when it was published, or recorded here if the source does not say.
         known_us: when it was recorded here (transaction time).
         duplicate_of: the id of the text that it repeats, if any.
@@ -100,10 +99,10 @@ class TextReader:
     out with `invented=False`.
 
     Attributes:
-        known_us: transaction time: rows that were recorded later are not seen; None: all rows are.
+        known_us: transaction time: rows that were recorded later are not seen.
     """
 
-    def __init__(self, engine: Engine, known_us: int | None = None) -> None:
+    def __init__(self, engine: Engine, known_us: int = NEWEST) -> None:
         self._engine, self.known_us = engine, known_us
 
     def read(
@@ -111,17 +110,10 @@ class TextReader:
     ) -> list[StoredText]:
         """Return a coin's texts with start_us <= at_us < end_us in order, each in its newest version.
 
-        Args:
-            coin: its id.
-            start_us: start of the range, inclusive.
-            end_us: end of the range, exclusive.
-            duplicates: with those that repeat others.
-            invented: with samples.
-
         Raises:
             InputError: an empty range.
         """
-        query = _visible(_stored(), self.known_us is not None, duplicates, invented)
+        query = _visible(_STORED, duplicates, invented)
         query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id)
         with self._engine.connect() as connection:
             return _texts(connection, query, self._values(coin, start_us, end_us))
@@ -146,7 +138,7 @@ class TextReader:
         """
         check_range("limit", limit, 1, MOST_PAGE)
         values = self._values(coin, start_us, end_us)
-        query = _visible(_stored(), self.known_us is not None, duplicates, invented)
+        query = _visible(_STORED, duplicates, invented)
         if cursor is not None:
             at_us, id = read_cursor(cursor, 2)
             query = query.where(NEWS_COINS.c.at_us <= at_us, or_(NEWS_COINS.c.at_us < at_us, NEWS_COINS.c.news_id < id))
@@ -164,7 +156,7 @@ class TextReader:
         """
         values = self._values(coin, start_us, end_us)
         with self._engine.connect() as connection:
-            return [TextCounts(*row) for row in connection.execute(_counting(self.known_us is not None), values)]
+            return [TextCounts(*row) for row in connection.execute(_COUNTING, values)]
 
     def scores(self, coin: str, start_us: int, end_us: int, model: str, *, invented: bool = True) -> ScoreColumns:
         """Return the newest scores by `model` of the texts that `read` gives.
@@ -172,28 +164,33 @@ class TextReader:
         Raises:
             InputError: an empty range.
         """
-        return self._scores(coin, start_us, end_us, model, invented).get(model, _score_columns([]))
+        found = self.scores_by_model(coin, start_us, end_us, model, invented=invented)
+        return found.get(model, _score_columns([]))
 
     def scores_by_model(
-        self, coin: str, start_us: int, end_us: int, *, invented: bool = True
+        self, coin: str, start_us: int, end_us: int, model: str | None = None, *, invented: bool = True
     ) -> dict[str, ScoreColumns]:
-        """Return what `scores` gives for each model that has any, by its name.
+        """Return what `scores` gives for each model that has any, or for one alone, by the model's name.
 
         Raises:
             InputError: an empty range.
         """
-        return self._scores(coin, start_us, end_us, None, invented)
+        values = self._values(coin, start_us, end_us) | {"model": model}
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        with self._engine.connect() as connection:
+            for rows in fetch_tuples(connection, _scoring(model is not None, invented), values):
+                for row in rows:
+                    found.setdefault(row[-1], []).append(row[:-1])
+        return {key: _score_columns(found[key]) for key in sorted(found)}
 
     def score_details(self, ids: Sequence[int], model: str) -> dict[int, Mapping[str, Any]]:
         """Return what a model's newest scores of these texts say beside their number, by the texts' ids."""
         found: dict[int, Mapping[str, Any]] = {}
-        columns = (SENTIMENT_SCORES.c.news_id, SENTIMENT_SCORES.c.details)
+        scores = SENTIMENT_SCORES.c
+        seen = select(scores.news_id, scores.details).where(scores.model == model, scores.known_us <= self.known_us)
         with self._engine.connect() as connection:
             for some in chunks(ids):
-                query = select(*columns).where(SENTIMENT_SCORES.c.news_id.in_(some), SENTIMENT_SCORES.c.model == model)
-                if self.known_us is not None:
-                    query = query.where(SENTIMENT_SCORES.c.known_us <= self.known_us)
-                rows = connection.execute(query.order_by(SENTIMENT_SCORES.c.known_us))
+                rows = connection.execute(seen.where(scores.news_id.in_(some)).order_by(scores.known_us))
                 found.update((row.news_id, row.details) for row in rows)
         return found
 
@@ -212,31 +209,15 @@ class TextReader:
         names = ("id", "title", "source", "publisher", "url")
         query = select(*(NEWS_DATA.c[name] for name in names), body).where(NEWS_DATA.c.id.in_(ids))
         with self._engine.connect() as connection:
+            rows = connection.execute(query).mappings()
             return {
-                row.id: {
-                    "title": row.title or row.body,
-                    "source": row.source,
-                    "publisher": row.publisher,
-                    "url": row.url,
-                }
-                for row in connection.execute(query)
+                row["id"]: {name: row[name] for name in names[2:]} | {"title": row["title"] or row["body"]}
+                for row in rows
             }
 
     def stamp(self, coin: str) -> int:
         """Return when a coin's texts or their scores last changed, in microseconds since 1970; 0 if there are none."""
         return read_stamp(self._engine, text_subject(coin))
-
-    def _scores(
-        self, coin: str, start_us: int, end_us: int, model: str | None, invented: bool
-    ) -> dict[str, ScoreColumns]:
-        values = self._values(coin, start_us, end_us) | {"model": model}
-        query = _scoring(model is not None, self.known_us is not None, invented)
-        found: dict[str, list[tuple[Any, ...]]] = {}
-        with self._engine.connect() as connection:
-            for rows in fetch_tuples(connection, query, values):
-                for row in rows:
-                    found.setdefault(row[-1], []).append(row[:-1])
-        return {key: _score_columns(found[key]) for key in sorted(found)}
 
     def _values(self, coin: str, start_us: int, end_us: int) -> dict[str, Any]:
         """Return the parameters of `_visible`."""
@@ -249,53 +230,36 @@ def text_subject(coin: str) -> str:
     return f"texts {coin}"
 
 
-def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield ids in parts that a query can name."""
-    for start in range(0, len(ids), _MOST_IDS):
-        yield ids[start : start + _MOST_IDS]
-
-
-def _stored() -> Select[Any]:
-    names = (each.name for each in fields(StoredText) if each.name != "coins")
-    return select(*(NEWS_DATA.c[name] for name in names))
-
-
-def _visible(query: Select[Any], past: bool, duplicates: bool = False, invented: bool = True) -> Select[Any]:
+def _visible(query: Select[Any], duplicates: bool = False, invented: bool = True) -> Select[Any]:
     """Return a query that is limited to a coin's texts in a range, in the newest version that is seen."""
-    is_later = _IS_LATER
     query = query.select_from(_ABOUT_COIN).where(
         NEWS_COINS.c.coin == bindparam("about"),
         NEWS_COINS.c.at_us >= bindparam("start_us"),
         NEWS_COINS.c.at_us < bindparam("end_us"),
+        NEWS_DATA.c.known_us <= bindparam("known_us"),
+        ~exists().where(_IS_LATER),
     )
-    if past:
-        query = query.where(NEWS_DATA.c.known_us <= bindparam("known_us"))
-        is_later = and_(is_later, _LATER.c.known_us <= bindparam("known_us"))
     if not duplicates:
         query = query.where(_COUNTS)
-    if not invented:
-        query = query.where(NEWS_DATA.c.source != SAMPLE)
-    return query.where(~exists().where(is_later))
+    return query if invented else query.where(NEWS_DATA.c.source != SAMPLE)
 
 
 # Queries of responses are built once: building them takes longer than running them.
-@lru_cache
-def _counting(past: bool) -> Select[Any]:
-    kinds = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
-    texts, newest = func.sum(case((_COUNTS, 1), else_=0)), func.max(NEWS_DATA.c.at_us)
-    query = _visible(select(*kinds, texts, func.count() - texts, newest), past, duplicates=True)
-    return query.group_by(*kinds).order_by(*kinds)
+_STORED = select(*(NEWS_DATA.c[each.name] for each in fields(StoredText) if each.name != "coins"))
+_KINDS = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
+_DISTINCT = func.sum(case((_COUNTS, 1), else_=0))
+_COUNTING = _visible(select(*_KINDS, _DISTINCT, func.count() - _DISTINCT, func.max(NEWS_DATA.c.at_us)), duplicates=True)
+_COUNTING = _COUNTING.group_by(*_KINDS).order_by(*_KINDS)
 
 
 @lru_cache
-def _scoring(of_model: bool, past: bool, invented: bool) -> Select[Any]:
+def _scoring(of_model: bool, invented: bool) -> Select[Any]:
     columns = (SENTIMENT_SCORES.c[name] for name in ("known_us", "score", "confidence", "model"))
-    query = _visible(select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *columns), past, invented=invented)
+    query = _visible(select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *columns), invented=invented)
     query = query.join(SENTIMENT_SCORES, SENTIMENT_SCORES.c.news_id == NEWS_COINS.c.news_id)
+    query = query.where(SENTIMENT_SCORES.c.known_us <= bindparam("known_us"))
     if of_model:
         query = query.where(SENTIMENT_SCORES.c.model == bindparam("model"))
-    if past:
-        query = query.where(SENTIMENT_SCORES.c.known_us <= bindparam("known_us"))
     return query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id, SENTIMENT_SCORES.c.known_us)
 
 

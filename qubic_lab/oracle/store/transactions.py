@@ -5,11 +5,10 @@ what was known at an instant is settled once it was asked for. That holds for an
 continue after the newest one, and readers that ask about the stamp of a slow commit wait for it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, bindparam, select
@@ -23,17 +22,19 @@ SETTLE_US = 2 * SECOND_US
 """The least age of an instant before one may ask what was known then; to read the newest, name no instant."""
 MOST_BATCH = 5_000
 """Most rows of one transaction, so that other writers do not wait for long."""
+NEWEST = 1 << 62
+"""An instant after every stamp: who reads as of it sees all rows."""
 _ALL = "all"
 _BEYOND = 1 << 63
 """Integers of this size do not fit into the database."""
 _WRITERS_LOCK = 0x5142_4C42
 """An advisory lock of PostgreSQL: any number that nothing else in the database uses."""
-_MOST_FETCHED = 1_000
+_MOST_FETCHED = _MOST_NAMED = 1_000
+"""Rows that are fetched at once; values that one query names."""
 _STAMP = select(STAMPS.c.known_us).where(STAMPS.c.name == bindparam("name"))
 
 Clock = Callable[[], int]
-_SEEN: "WeakKeyDictionary[Engine, int]" = WeakKeyDictionary()
-"""The newest committed stamp that was seen in each database; it never decreases."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,21 @@ class Added:
 
 
 class Writer:
-    """The only writing transaction, and its stamp.
+    """The only writing transaction.
 
     Attributes:
         connection: where to write; it is committed if `writing` ends without an error.
         known_us: the stamp of every row it writes, later than all that are committed.
+        names: the subjects that rows were written about.
     """
 
     def __init__(self, connection: Connection, known_us: int) -> None:
-        self.connection = connection
-        self.known_us = known_us
-        self._names: set[str] = set()
+        self.connection, self.known_us = connection, known_us
+        self.names: set[str] = set()
 
     def wrote(self, *names: str) -> None:
         """Note that rows about these subjects were written: their newest stamp is now this one."""
-        self._names.update((_ALL, *names))
-
-    def _keep_stamps(self) -> None:
-        if self._names:
-            _set_stamps(self.connection, self._names, self.known_us)
+        self.names.update((_ALL, *names))
 
 
 @contextmanager
@@ -78,7 +75,8 @@ def writing(engine: Engine, clock: Clock = now_us) -> Iterator[Writer]:
             _wait_for_writers(connection)
             writer = Writer(connection, max(clock(), _read_stamp(connection, _ALL) + 1))
             yield writer
-            writer._keep_stamps()
+            if writer.names:
+                _set_stamps(connection, writer.names, writer.known_us)
             connection.commit()
         except BaseException:
             connection.rollback()
@@ -97,11 +95,10 @@ def check_as_of(as_of_us: int, now_us: int) -> int:
     Raises:
         InputError: it is too recent, or in the future.
     """
-    _check_instant(as_of_us)
     if as_of_us > now_us - SETTLE_US:
         raise InputError(
-            f"as_of {_shown(as_of_us)} is too late: it must be {SETTLE_US // SECOND_US} s or more before now "
-            f"({_shown(now_us)}); leave it out for the newest"
+            f"as_of {iso(as_of_us)} is too late: it must be {SETTLE_US // SECOND_US} s or more before now "
+            f"({iso(now_us)}); leave it out for the newest"
         )
     return as_of_us
 
@@ -112,12 +109,10 @@ def check_range_us(start_us: int, end_us: int) -> None:
     Raises:
         InputError: it is empty, or its start after its end.
     """
-    _check_instant(start_us)
-    _check_instant(end_us)
     if start_us > end_us:
-        raise InputError(f"range starts at {_shown(start_us)}, after its end at {_shown(end_us)}: exchange them")
+        raise InputError(f"range starts at {iso(start_us)}, after its end at {iso(end_us)}: exchange them")
     if start_us == end_us:
-        raise InputError(f"range from {_shown(start_us)} to the same instant is empty: give a later end")
+        raise InputError(f"range from {iso(start_us)} to the same instant is empty: give a later end")
 
 
 def settle(engine: Engine, known_us: int, clock: Clock = now_us) -> None:
@@ -127,19 +122,11 @@ def settle(engine: Engine, known_us: int, clock: Clock = now_us) -> None:
         InputError: it is too recent, or in the future.
     """
     check_as_of(known_us, clock())
-    if known_us <= _SEEN.get(engine, -1):
+    if known_us <= read_stamp(engine):
         return  # every writer's stamp is later than the newest committed one
-    stamp = _SEEN[engine] = read_stamp(engine)
-    if known_us <= stamp:
-        return
     with writing(engine, lambda: known_us) as writer:  # waits for the present writer
         if writer.known_us == known_us:
             writer.wrote()
-
-
-def forget_stamps(engine: Engine) -> None:
-    """Forget the stamps that were seen: for callers that have emptied an open database."""
-    _SEEN.pop(engine, None)
 
 
 def read_cursor(cursor: str, parts: int) -> tuple[int, ...]:
@@ -189,6 +176,12 @@ def fetch_tuples(
         yield rows
 
 
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield values in parts that a query can name."""
+    for start in range(0, len(values), _MOST_NAMED):
+        yield values[start : start + _MOST_NAMED]
+
+
 def _wait_for_writers(connection: Connection) -> None:
     """Begin a transaction that overlaps no other writer's."""
     if connection.dialect.name == "sqlite":
@@ -205,16 +198,3 @@ def _set_stamps(connection: Connection, names: set[str], known_us: int) -> None:
     add = upsert(connection.engine, STAMPS)
     query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
     connection.execute(query, [{"name": name, "known_us": known_us} for name in sorted(names)])
-
-
-def _check_instant(us: int) -> None:
-    if abs(us) >= _BEYOND:
-        raise InputError(f"instant {us} µs is out of range: give microseconds since 1970")
-
-
-def _shown(us: int) -> str:
-    """Return an instant for a message, even if it is beyond the calendar."""
-    try:
-        return iso(us)
-    except (OverflowError, ValueError):
-        return f"{us} µs"
