@@ -15,7 +15,7 @@ from qubic_lab.oracle.ingest.collector_config import CollectorConfig, plan_jobs,
 from qubic_lab.oracle.ingest.http_rules import Quotas, QuotaState
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, now_us
-from qubic_lab.oracle.store.fetch_log import FetchLog, StoredFetch
+from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.tables import JOBS, LEASES
 from qubic_lab.oracle.store.transactions import upsert
 
@@ -259,7 +259,7 @@ class CollectorStatus(Part):
     jobs: tuple[JobStatus, ...]
     quotas: tuple[QuotaStatus, ...]
     circuits: dict[str, str]
-    fetches: tuple[StoredFetch, ...]
+    fetches: tuple[Fetch, ...]
     left_out: tuple[str, ...]
 
 
