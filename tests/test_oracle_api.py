@@ -69,6 +69,7 @@ WRONG = [
     ("prices?coin=bitcoin&cursor=coingecko:0:usd:x", 400, "cursor 'x' is none that a page gave"),
     ("prices?coin=bitcoin&start=2026-11-02T00:00:00Z&end=2026-11-01T00:00:00Z", 400, "exchange them"),
     ("texts?coin=bitcoin&limit=501", 400, "limit is '501'"),
+    ("texts?coin=bitcoin&end=0001-01-01T00:00:00%2B23:59", 400, "cannot be read"),  # not in the calendar of UTC
     ("texts?coin=bitcoin&cursor=1_2_3", 400, "cursor '1_2_3' is none that a page gave"),
     ("texts?coin=bitcoin&duplicates=perhaps", 400, "duplicates is 'perhaps'"),
     ("nothing", 404, "Not Found"),

@@ -16,7 +16,7 @@ from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.http_rules import Period, is_web_address
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.records import TextKind
-from qubic_lab.oracle.model.timestamps import read_iso
+from qubic_lab.oracle.model.timestamps import REAL, Clock, read_iso
 from qubic_lab.settings import settings
 
 DataKind = Literal["prices", "history", "news", "social"]
