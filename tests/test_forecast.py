@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from bar_series import bars_of, of_logs, walk
 
-from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.forecast import ForecastRule, forecast, forecast_path, forecasts, skill_against_staying
 from qubic_lab.oracle.analysis.results import PriceForecast
 from qubic_lab.oracle.analysis.trend_and_levels import regression_lines, spread
@@ -226,16 +225,3 @@ def test_spread_is_the_root_mean_square_of_returns() -> None:
     found = spread(of_logs(logs), 48)
     assert np.isnan(found[:48]).all()
     assert found[50] == pytest.approx(math.sqrt(np.mean(np.diff(logs)[2:50] ** 2)))
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        (lambda: ForecastRule(coverage=1.0), "coverage is 1.0"),
-        (lambda: ForecastRule(least=3), "as an interval of 80% needs"),
-        (lambda: ForecastRule(past=50), "no more than are looked at"),
-    ],
-)
-def test_rules_that_make_no_sense_are_refused(rule: Callable[[], ForecastRule], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        rule()

@@ -149,7 +149,7 @@ def test_a_damaged_head_is_refused(name: str, value: object, tmp_path: Path) -> 
 
 def test_lexicon_features_are_small_numbers_in_their_order() -> None:
     features = lexicon_features([GOOD, BAD, "a table"])
-    assert features.shape == (3, len(LEXICON_FEATURES)) and (np.abs(features) <= 1).all()
+    assert features.shape == (3, LEXICON_FEATURES) and (np.abs(features) <= 1).all()
     assert features[0, 0] > 0 > features[1, 0]
     assert list(features[2]) == [0, 0, 0, 0, 0, 1, 0, 0]
 

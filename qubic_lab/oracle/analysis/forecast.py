@@ -15,7 +15,6 @@ import numpy as np
 import talib
 from numpy.typing import NDArray
 
-from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import Indicator, by_name
 from qubic_lab.oracle.analysis.results import PriceForecast
 from qubic_lab.oracle.analysis.trend_and_levels import WINDOW, RegressionLines, regression_lines, spread
@@ -46,15 +45,6 @@ class ForecastRule:
     past: int = 480
     least: int = 96
     coverage: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.coverage < 1.0:
-            raise InputError(f"coverage is {self.coverage}: it must lie between 0 and 1")
-        if not math.ceil(self.coverage * (self.least + 1)) <= self.least <= self.past:
-            raise InputError(
-                f"past errors: at least {self.least} of {self.past}: give at least as many as an interval of "
-                f"{self.coverage:.0%} needs, and no more than are looked at"
-            )
 
     def window(self, frame_us: int) -> int:
         """Return the number of bars of the regression for bars of a length."""

@@ -3,20 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from qubic_lab.oracle.model.response import WINDOW_S, AgeS, Instant, Missing, Part, Share, Window, age_s
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US
-from qubic_lab.oracle.sentiment.index import (
-    IndexSettings,
-    ScoredText,
-    Weighting,
-    index_series,
-    sentiment_index,
-)
+from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, Weighting, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.scores import LABELS
 from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model, scored_texts
 from qubic_lab.oracle.store.snapshot import Snapshot
 from qubic_lab.oracle.store.text_reader import ScoreColumns
@@ -153,12 +148,7 @@ def report_index(
 ) -> tuple[tuple[ModelScores, ...] | Missing, SentimentIndex | Missing]:
     """Return what each model has scored in a window that ends at the snapshot's instant, and the index of one of them.
 
-    Args:
-        snapshot: what was known.
-        coin: its id.
-        window: length of the window.
-        texts: number of distinct texts in it, with or without a score.
-        weighting: of texts by age and source.
+    `texts` is the number of distinct texts in the window, with or without a score.
     """
     if not texts:
         return Missing(NO_TEXTS), Missing(NO_TEXTS)
@@ -245,17 +235,14 @@ def _shares(
     details = snapshot.texts.score_details([each.id for each in texts], model)
     weights, rows = [], []
     for text in texts:
-        stored: Mapping[str, Any] = details.get(text.id) or {}
-        values = [stored.get(name) for name in ("negative", "neutral", "positive")]
-        if all(isinstance(value, int | float) and 0.0 <= value <= 1.0 for value in values):
+        if stored := details.get(text.id):
             fresh = math.exp2(-(snapshot.at_us - text.at_us) / SECOND_US / settings.half_life_s)
             weights.append(fresh * settings.source_weights.get(text.source, 1.0))
-            rows.append(values)
+            rows.append([stored[label] for label in LABELS])
     if not any(weights):
         return Missing(f"{model} keeps no probabilities beside its scores")
-    mean = np.average(np.array(rows, dtype=np.float64), axis=0, weights=weights)
-    mean /= max(1e-12, float(mean.sum()))
-    negative, neutral, positive = mean.tolist()
+    mean = np.average(rows, axis=0, weights=weights)
+    negative, neutral, positive = (mean / mean.sum()).tolist()
     return LabelShares(negative=negative, neutral=neutral, positive=positive, texts=len(rows))
 
 

@@ -38,16 +38,7 @@ COMPOUNDS: dict[str, Callable[[Sequence[str]], Floats]] = {
     "crypto-lexicon": crypto_compounds,
 }
 """The models of words alone, and the compound of each."""
-LEXICON_FEATURES = (
-    "compound",
-    "positive sum",
-    "negative sum",
-    "compound above 0",
-    "compound below 0",
-    "nothing found",
-    "VADER's compound",
-    "its size",
-)
+LEXICON_FEATURES = 8
 _SUM_SCALE = 3.0
 EMBEDDED_TOGETHER, CLASSIFIED_TOGETHER = 256, 16
 """Texts in a batch of the default model, and of FinBERT."""
@@ -141,7 +132,7 @@ def read_head(file: Path = HEAD_FILE) -> Head:
             content["hashes"],
             content["measured"],
         )
-        expected = (len(LABELS), DIMENSIONS + len(LEXICON_FEATURES))
+        expected = (len(LABELS), DIMENSIONS + LEXICON_FEATURES)
         if head.weights_CF.shape != expected or head.intercept_C.shape != expected[:1]:
             raise ValueError(f"weights are not {expected[0]} rows of {expected[1]}")
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -241,7 +232,11 @@ def head_features(texts: Sequence[str], embedder: Embedder) -> Floats:
 
 
 def lexicon_features(texts: Sequence[str]) -> Floats:
-    """Return `LEXICON_FEATURES` of each text (N, 8), each -1 to 1."""
+    """Return features of each text (N, 8), each -1 to 1.
+
+    They are: the crypto lexicon's compound, its positive and negative sums, the compound above and below 0, whether
+    nothing was found, VADER's compound and its size.
+    """
     readings = [crypto_lexicon().read(text) for text in texts]
     compound = np.array([each.compound for each in readings])
     positive = np.tanh(np.array([each.positive for each in readings]) / _SUM_SCALE)
