@@ -148,14 +148,6 @@ def test_what_is_reported_of_a_bar_is_known_with_that_bar(seed: int, cut: int, g
     assert analysed(past, at) == analysed(scrambled(series, cut, seed), at)
 
 
-def all_values(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [each for part in value.values() for each in all_values(part)]
-    if isinstance(value, list):
-        return [each for part in value for each in all_values(part)]
-    return [value]
-
-
 STILL = [5.0] * 400
 ODD = {
     "nothing": bars_of([]),
@@ -185,7 +177,6 @@ def analysed(series: Bars, at_us: int | None = None) -> BarAnalysis:
 def test_nothing_odd_gives_warnings_or_infinities(name: str) -> None:
     plain = to_plain(analysed(ODD[name]))
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert all(each is None or isinstance(each, str | bool | int | float) for each in all_values(plain))
     assert not any(np.isinf(function(ODD[name])).any() for function in CAUSAL.values())
 
 

@@ -129,8 +129,6 @@ def test_no_difference_is_shown_where_there_is_none_and_a_worse_model_is_told() 
     found = compare(truth, {"vader": guesses[0], "default": guesses[1]})
     assert {each.shown for each in found.differences} == {"neither"}
     assert "not shown to be better or worse than vader" in verdict(found, "default")
-    swapped = compare(truth, {"vader": guesses[1], "default": guesses[0]})
-    assert {each.shown for each in swapped.differences} == {"neither"}
     right = compare(truth, {"vader": [said(each) for each in truth], "default": guesses[1]})
     assert "shown to be worse than vader" in verdict(right, "default")
 

@@ -1,4 +1,4 @@
-"""The labelled headlines and the crypto lexicon keep the promises of their README files."""
+"""The labelled headlines and the crypto lexicon have the form that their README files promise."""
 
 import json
 import re
@@ -47,13 +47,6 @@ def labels_by(kind: str) -> dict[str, Counter[str]]:
         for value in each[kind] if isinstance(each[kind], list) else [each[kind]]:
             counts[value][each["label"]] += 1
     return counts
-
-
-def readme_rows(folder: str) -> dict[str, list[str]]:
-    """Return the cells of each table row of a README by its first cell."""
-    lines = (DATA / folder / "README.md").read_text("utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
-    return {cells[0]: cells[1:] for cells in rows}
 
 
 def test_headlines_have_their_form() -> None:
@@ -116,21 +109,6 @@ def test_no_coin_stands_for_a_label() -> None:
     assert all(max(count.values()) <= 0.5 * count.total() for count in counts.values() if count.total() >= 15), counts
 
 
-def test_the_readme_of_the_headlines_counts_as_the_file_does() -> None:
-    rows = readme_rows("sentiment")
-    for kind in ("style", "hard"):
-        for name in {each[kind] for each in HEADLINES}:
-            chosen = [each for each in HEADLINES if each[kind] == name]
-            counted = [sum(each["label"] == label for each in chosen) for label in LABELS]
-            counted += [len(chosen), sum(each["split"] == "test" for each in chosen)]
-            assert rows[f"`{name}`" if name else "(empty)"][1:] == [str(number) for number in counted], name
-    for split in ("train", "test"):
-        chosen = [each for each in HEADLINES if each["split"] == split]
-        counted = [sum(each["label"] == label for each in chosen) for label in LABELS]
-        hard = f"{100 * sum(bool(each['hard']) for each in chosen) / len(chosen):.0f} %"
-        assert rows[f"`{split}`"] == [*map(str, counted), str(len(chosen)), hard]
-
-
 def test_lexicon_keys_and_valences_are_in_form() -> None:
     assert sum(len(LEXICON[section]) for section in ("words", "phrases")) >= 250
     for section in VALENCES:
@@ -167,14 +145,3 @@ def test_rules_can_fire_and_are_told_apart() -> None:
 
 def test_terms_of_qubic_have_no_valence() -> None:
     assert all(LEXICON["words"][term] == 0 for term in ("epoch", "tick", "computor", "quorum", "oracle"))
-
-
-def test_the_readme_of_the_lexicon_counts_as_the_file_does() -> None:
-    rows = readme_rows("lexicons")
-    stated = {
-        name: int(number)
-        for names, cells in rows.items()
-        if names.startswith("`")
-        for name, number in zip(re.findall(r"`(\w+)`", names), cells[0].split(", "), strict=True)
-    }
-    assert stated == {section: len(entries) for section, entries in LEXICON.items()}

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +47,7 @@ from qubic_lab.oracle.sentiment.scores import (
     softmax,
 )
 from qubic_lab.oracle.sentiment.stored import Scorer, score_stored, scored_texts
-from qubic_lab.oracle.sentiment.train import fit, fit_scale, fit_temperature, read_examples, train, write_head
+from qubic_lab.oracle.sentiment.train import fit_scale, fit_temperature, read_examples, train, write_head
 from qubic_lab.oracle.store.text_reader import TextReader
 from qubic_lab.oracle.store.text_store import TextStore
 
@@ -154,9 +153,6 @@ def test_lexicon_features_are_small_numbers_in_their_order() -> None:
     assert list(features[2]) == [0, 0, 0, 0, 0, 1, 0, 0]
 
 
-CHANGES: tuple[dict[str, Any], ...] = ({"temperature": 2.0}, {"measured": {}})
-
-
 @needs_embedder
 def test_the_default_tells_plain_news_apart() -> None:
     model = EmbeddingHead(read_head(), embedder())
@@ -165,8 +161,8 @@ def test_the_default_tells_plain_news_apart() -> None:
     assert all(each.model == "default" and each.version == model.version for each in scores)
     assert model.score([]) == []
     head = read_head()
-    other, unmeasured = (EmbeddingHead(replace(head, **change), embedder()) for change in CHANGES)
-    assert model.version == unmeasured.version != other.version
+    hotter = EmbeddingHead(replace(head, temperature=2.0), embedder())
+    assert model.version == EmbeddingHead(replace(head, measured={}), embedder()).version != hotter.version
 
     (alone,) = model.score([GOOD])
     beside = model.score([BAD, "", GOOD, "🚀" * 400])[2]
@@ -174,15 +170,6 @@ def test_the_default_tells_plain_news_apart() -> None:
 
 
 # Training
-
-
-def test_a_regression_finds_what_separates_labels() -> None:
-    draw = np.random.default_rng(0)
-    labels = draw.integers(0, 3, 300)
-    features = draw.normal(size=(300, 5)) + 3 * np.eye(5)[labels]
-    weights, intercept = fit(features, labels, 1.0)
-    assert weights.shape == (3, 5)
-    assert ((features @ weights.T + intercept).argmax(axis=1) == labels).mean() > 0.9
 
 
 def test_temperature_is_found_again() -> None:
@@ -304,28 +291,20 @@ BODY = "down it went all over the place"
 
 
 @pytest.mark.parametrize(
-    ("text", "score", "body_share", "cut"),
+    ("text", "score"),
     [
-        (text_of("up it goes", BODY), 0.4 - 0.6, 0.6, False),
-        (text_of("up it goes", BODY, cut=900), (0.4 - 0.3) / 0.7, 0.3 / 0.7, True),
-        (text_of("up it goes", f"{BODY}. " * 40, cut=900), 0.4 - 0.6, 0.6, True),  # what is left of it is enough
-        (text_of("up it goes"), 1, 0, False),
-        (text_of("", "down it went"), -1, 1, False),
-        (text_of("up it goes", "up  it goes"), 1, 0, False),  # the body repeats the headline
-        (text_of(" ", "…"), 0, None, None),
+        (text_of("up it goes", BODY), 0.4 - 0.6),
+        (text_of("up it goes", BODY, cut=900), (0.4 - 0.3) / 0.7),
+        (text_of("up it goes", f"{BODY}. " * 40, cut=900), 0.4 - 0.6),  # what is left of it is enough
+        (text_of("up it goes"), 1),
+        (text_of("", "down it went"), -1),
+        (text_of("up it goes", "up  it goes"), 1),  # the body repeats the headline
+        (text_of(" ", "…"), 0),
     ],
 )
-def test_the_headline_counts_40_percent_and_the_body_60(
-    text: Text, score: float, body_share: float | None, cut: bool | None
-) -> None:
+def test_the_headline_counts_40_percent_and_the_body_60(text: Text, score: float) -> None:
     (found,) = score_texts(ByWord(), [text])
     assert found.score == pytest.approx(score)
-    if body_share is None:
-        assert found.whole.neutral == 1
-    else:
-        assert found.body_share == pytest.approx(body_share)
-        assert found.cut is found.details()["cut"] is cut
-        assert (found.headline is None, found.body is None) == (body_share == 1, body_share == 0)
 
 
 @pytest.mark.parametrize(
@@ -347,14 +326,11 @@ def test_a_long_body_is_read_by_sentences_and_its_first_ones_count() -> None:
     body = (
         "Up it goes once more today. Down it went for a while. Plain words stand here as well. Down again it went now."
     )
-    (whole,) = score_texts(ByWord(), [text_of("x", body)])
-    assert whole.body is not None
-    assert whole.body.probabilities == pytest.approx((0.5, 0.25, 0.25))
-    assert (whole.sentences, whole.sentences_left_out) == (4, 0)
+    (found,) = score_texts(ByWord(), [text_of(" ", body)])
+    assert found.probabilities == pytest.approx((0.5, 0.25, 0.25))
     asked = ByWord()
     more = "".join(f" Down it went on day {n} of all." for n in range(MOST_SENTENCES))
-    (long,) = score_texts(asked, [text_of("x", f"Up it goes once more today.{more}")])
-    assert (long.sentences, long.sentences_left_out) == (MOST_SENTENCES, 1)
+    score_texts(asked, [text_of("x", f"Up it goes once more today.{more}")])
     assert asked.asked == 1 + MOST_SENTENCES  # sentences that do not count are not scored
 
 

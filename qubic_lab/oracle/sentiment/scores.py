@@ -1,9 +1,9 @@
-"""What a sentiment model says of a text: the probability of each label, of a headline, a body and both together."""
+"""What a sentiment model says of a text with headline and body: the probability of each label."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class SentimentScore:
         """The probabilities in the order of `LABELS`."""
         return self.negative, self.neutral, self.positive
 
+    def details(self) -> dict[str, float]:
+        """Return the probabilities by label, as they are stored with the score."""
+        return {label: round(value, 6) for label, value in zip(LABELS, self.probabilities, strict=True)}
+
     @property
     def score(self) -> float:
         """The probability of good news less that of bad news, -1 to 1."""
@@ -93,46 +97,6 @@ def as_scores(probabilities_NC: Floats, model: str, version: str) -> list[Sentim
     return [SentimentScore.of(row, model, version) for row in probabilities_NC]
 
 
-@dataclass(frozen=True)
-class TextScore:
-    """A model's judgement of a whole text.
-
-    Attributes:
-        whole: headline and body together; each alone is None if there is none.
-        body_share: weight of the body in the whole, 0 to 1.
-        sentences: number of sentences of the body that were read; later ones are left out.
-        cut: the source gave only the beginning of the body; if that is also short, it counts less.
-    """
-
-    whole: SentimentScore
-    headline: SentimentScore | None
-    body: SentimentScore | None
-    body_share: float
-    sentences: int
-    sentences_left_out: int
-    cut: bool
-
-    @property
-    def score(self) -> float:
-        """The score of the whole, -1 to 1."""
-        return self.whole.score
-
-    def details(self) -> dict[str, Any]:
-        """Return plain values for JSON, which are stored with the score."""
-        negative, neutral, positive = self.whole.probabilities
-        return {
-            "negative": round(negative, 6),
-            "neutral": round(neutral, 6),
-            "positive": round(positive, 6),
-            "headline": None if self.headline is None else round(self.headline.score, 6),
-            "body": None if self.body is None else round(self.body.score, 6),
-            "body_share": round(self.body_share, 6),
-            "sentences": self.sentences,
-            "sentences_left_out": self.sentences_left_out,
-            "cut": self.cut,
-        }
-
-
 def is_cut(text: Text) -> bool:
     """Return whether only the beginning of a body is known: the source says so, or the body ends that way."""
     if text.cut_characters > 0:
@@ -155,42 +119,26 @@ def sentences_of(body: str) -> list[str]:
     return found
 
 
-def score_texts(model: SentimentModel, texts: Sequence[Text]) -> list[TextScore]:
-    """Return a model's judgement of each text, weighting headline and body; a body's is the mean of its sentences.
-
-    Without a body only the headline counts, and without a headline only the body. A body that repeats the headline
-    does not count.
-    """
-    bodies = [[] if text.body.split() == text.title.split() else sentences_of(text.body) for text in texts]
-    parts = [
-        ([text.title] if text.title.strip() else []) + sentences[:MOST_SENTENCES]
-        for text, sentences in zip(texts, bodies, strict=True)
-    ]
-    distinct = list(dict.fromkeys(part for each in parts for part in each))
+def score_texts(model: SentimentModel, texts: Sequence[Text]) -> list[SentimentScore]:
+    """Return a model's judgement of each text: the weighted mean for headline and body; neutral if both are empty."""
+    parts = [_weighted_parts(text) for text in texts]
+    distinct = list(dict.fromkeys(part for each in parts for part, _ in each))
     by_part = dict(zip(distinct, model.score(distinct), strict=True))
-    return [_joined(text, sentences, by_part, model) for text, sentences in zip(texts, bodies, strict=True)]
+    found = []
+    for each in parts:
+        mean = np.array([0.0, 1.0, 0.0])
+        if each:
+            rows = [by_part[part].probabilities for part, _ in each]
+            mean = np.average(rows, axis=0, weights=[weight for _, weight in each])
+        found.append(SentimentScore.of(mean / mean.sum(), model.name, model.version))
+    return found
 
 
-def _joined(
-    text: Text, sentences: Sequence[str], by_part: Mapping[str, SentimentScore], model: SentimentModel
-) -> TextScore:
-    headline = by_part.get(text.title) if text.title.strip() else None
-    read = sentences[:MOST_SENTENCES]
-    body = _mean([by_part[each] for each in read], [1.0] * len(read), model) if read else None
-    cut = body is not None and is_cut(text)
-    of_body = CUT_BODY_WEIGHT if cut and len(text.body) <= STUB_TO else BODY_WEIGHT
-    shares = HEADLINE_WEIGHT * (headline is not None), of_body * (body is not None)
-    if headline is not None and body is not None:
-        whole = _mean([headline, body], shares, model)
-    else:
-        whole = headline or body or _mean([], [], model)
-    share = shares[1] / sum(shares) if any(shares) else 0.0
-    return TextScore(whole, headline, body, share, len(read), len(sentences) - len(read), cut)
-
-
-def _mean(scores: Sequence[SentimentScore], weights: Sequence[float], model: SentimentModel) -> SentimentScore:
-    """Return the weighted mean of probabilities; neutral if there are none."""
-    if not scores:
-        return SentimentScore(0.0, 1.0, 0.0, model.name, model.version)
-    mean = np.average([each.probabilities for each in scores], axis=0, weights=weights)
-    return SentimentScore.of(mean / mean.sum(), model.name, model.version)
+def _weighted_parts(text: Text) -> list[tuple[str, float]]:
+    """Return the headline, and the first sentences of the body unless it repeats the headline, with their weights."""
+    headline = [(text.title, HEADLINE_WEIGHT)] if text.title.strip() else []
+    if text.body.split() == text.title.split():
+        return headline
+    sentences = sentences_of(text.body)[:MOST_SENTENCES]
+    of_body = CUT_BODY_WEIGHT if is_cut(text) and len(text.body) <= STUB_TO else BODY_WEIGHT
+    return headline + [(sentence, of_body / len(sentences)) for sentence in sentences]

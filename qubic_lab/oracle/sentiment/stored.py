@@ -75,7 +75,7 @@ def score_stored(
         some = missing[start : start + batch]
         scored = zip(some, score_texts(model, some), strict=True)
         store.add_scores(
-            [Score(text.id, key, each.score, max(each.whole.probabilities), each.details()) for text, each in scored]
+            [Score(text.id, key, each.score, max(each.probabilities), each.details()) for text, each in scored]
         )
         if progress is not None:
             progress(start + len(some), len(missing))
