@@ -10,6 +10,7 @@ import typer
 from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.cli import options
 from qubic_lab.cli.console import (
+    add_group,
     note_meaningless,
     print_json,
     print_table,
@@ -37,11 +38,8 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {}
 def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
     """Make a function a command of this group; it gets a progress callback and options, and returns a result.
 
-    The command adds `--json`, a progress bar, and the output of the result.
-
-    Args:
-        example: options of the example in the help text.
-        modules: packages of the `lab` extra that it needs, by their import names.
+    The command adds `--json`, a progress bar, and the output of the result. It needs the `modules` of the `lab` extra,
+    by their import names; `example` are the options of the example in the help text.
     """
 
     def register_bench(function: Bench) -> Bench:
@@ -57,7 +55,7 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
         command.__signature__ = inspect.Signature([*parameters, json])  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in (*parameters, json)}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        _COMMANDS[function.__name__] = (command, f"{function.__name__} {example}".rstrip())
+        _COMMANDS[function.__name__] = (command, example)
         return function
 
     return register_bench
@@ -78,14 +76,8 @@ def show(result: BenchResult, json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the group with its commands in alphabetical order."""
-    group = typer.Typer(
-        help="Measure pipelines, clusters, votes and the oracle.",
-        epilog="Example: qubic-lab bench memory --model smollm2 --ranks 2",
-        rich_markup_mode=None,
-    )
-    for _, (command, example) in sorted(_COMMANDS.items()):
-        group.command(epilog=f"Example: qubic-lab bench {example}")(command)
-    app.add_typer(group, name="bench")
+    text = "Measure pipelines, clusters, votes and the oracle."
+    add_group(app, "bench", text, "memory --model smollm2 --ranks 2", dict(sorted(_COMMANDS.items())))
 
 
 @bench("--null 1000 --effect 300 --var 200")
@@ -149,43 +141,33 @@ def concurrency(
     return bench_concurrency(config, numbers, requests, repeat, prompt_tokens, new_tokens, progress)
 
 
-Accuracy = Annotated[float | None, typer.Option(help="Simulated: accuracy of each voter, 0 to 1.", show_default="0.6")]
-Correlation = Annotated[
-    float | None, typer.Option(help="Simulated: correlation of two voters' correctness, 0 to 1.", show_default="0")
-]
-OptionCount = Annotated[
-    int | None,
-    typer.Option("--options", help="Simulated: options of each question, one is right.", show_default="2"),
-]
+def _simulated(help: str, default: str, *names: str) -> Any:
+    return typer.Option(*names, help=f"Simulated: {help}", show_default=default)
+
+
+def _of_model(help: str, default: str | bool, *names: str) -> Any:
+    return typer.Option(*names, help=f"Model: {help}", show_default=default)
+
+
+Accuracy = Annotated[float | None, _simulated("accuracy of each voter, 0 to 1.", "0.6")]
+Correlation = Annotated[float | None, _simulated("correlation of two voters' correctness, 0 to 1.", "0")]
+OptionCount = Annotated[int | None, _simulated("options of each question, one is right.", "2", "--options")]
+VoteModel = Annotated[str | None, _of_model("alias, hub id, folder or .gguf file.", "smollm2")]
+SampleCount = Annotated[int | None, _of_model("answers to each question, at least k.", "k")]
+Temperature = Annotated[float | None, _of_model("temperature of the samples.", "0.7")]
+AnswerTokens = Annotated[int | None, _of_model("most tokens of an answer.", "48")]
+VoteDtype = Annotated[str | None, _of_model("fp32, bf16 or fp16.", "bf16")]
+QuestionFile = Annotated[Path | None, _of_model("a file of questions with references.", "graded questions")]
+Layout = Annotated[str | None, _of_model("layout of the file, project, gsm8k or mapped.", "project")]
+MappedColumns = Annotated[str | None, _of_model("columns of a mapped file, as in question=Q,answer=A.", False, "--map")]
+Calibrations = Annotated[Path | None, _of_model("save its calibrations in this folder.", False)]
+Keep = Annotated[bool, _of_model("cache answers as they come, so that a stopped run can continue.", False, "--keep")]
 QuestionCount = Annotated[
     int | None,
     typer.Option(
         help="Number of questions; simulated voters get as many others for calibration.",
         show_default="10000 simulated, 45 of a model",
     ),
-]
-VoteModel = Annotated[
-    str | None, typer.Option(help="Model: alias, hub id, folder or .gguf file.", show_default="smollm2")
-]
-SampleCount = Annotated[int | None, typer.Option(help="Model: answers to each question, at least k.", show_default="k")]
-Temperature = Annotated[float | None, typer.Option(help="Model: temperature of the samples.", show_default="0.7")]
-AnswerTokens = Annotated[int | None, typer.Option(help="Model: most tokens of an answer.", show_default="48")]
-VoteDtype = Annotated[str | None, typer.Option(help="Model: fp32, bf16 or fp16.", show_default="bf16")]
-QuestionFile = Annotated[
-    Path | None, typer.Option(help="Model: a file of questions with references.", show_default="graded questions")
-]
-Layout = Annotated[
-    str | None, typer.Option(help="Model: layout of the file, project, gsm8k or mapped.", show_default="project")
-]
-MappedColumns = Annotated[
-    str | None,
-    typer.Option("--map", help="Model: columns of a mapped file, as in question=Q,answer=A.", show_default=False),
-]
-Keep = Annotated[
-    bool, typer.Option("--keep", help="Model: cache answers as they come, so that a stopped run can continue.")
-]
-Calibrations = Annotated[
-    Path | None, typer.Option(help="Model: save its calibrations in this folder.", show_default=False)
 ]
 
 
@@ -314,7 +296,6 @@ def gpu(
     """
     from qubic_lab.bench.gpu import bench_gpu
 
-    progress("measuring", 0, 1)
     return bench_gpu(model, dtype, new_tokens)
 
 
@@ -326,7 +307,6 @@ def link(progress: Progress, repeat: Annotated[int, typer.Option(help="Messages 
     """
     from qubic_lab.bench.link import bench_link
 
-    progress("measuring", 0, 1)
     return bench_link(repeat)
 
 
@@ -344,7 +324,6 @@ def memory(
     from qubic_lab.bench.memory import bench_memory
     from qubic_lab.pipeline import PipelineConfig
 
-    progress("measuring", 0, 1)
     return bench_memory(PipelineConfig(model, ranks, strategy, dtype=dtype, threads=threads), new_tokens)
 
 
@@ -439,7 +418,6 @@ def samples(
 
     check_at_least("--samples", count, 2)
     config = PipelineConfig(model, ranks, dtype=dtype, threads=threads, slots=slots or -(-count // (ranks or 1)))
-    progress("loading", 0, repeat)
     return bench_samples(config, count, prompt_tokens, new_tokens, repeat, progress)
 
 
@@ -476,7 +454,6 @@ def tracing(
     from qubic_lab.bench.tracing import bench_tracing
     from qubic_lab.pipeline import PipelineConfig
 
-    progress("measuring", 0, 1)
     return bench_tracing(PipelineConfig(model, ranks, dtype=dtype), pairs)
 
 

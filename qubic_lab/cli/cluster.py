@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table, progress_bar, read_seconds
+from qubic_lab.cli.console import Commands, add_group, note, print_json, print_tables, progress_bar, read_seconds
 from qubic_lab.errors import InputError, QubicLabError, check_range
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ def status(
     elif sys.stdout.isatty() if watch is None else watch:
         _watch(snapshot)
     else:
-        for header, rows in snapshot.tables():
-            print_table(header, rows)
-            typer.echo()
+        print_tables(snapshot.tables())
 
 
 def down(

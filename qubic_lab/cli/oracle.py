@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +18,14 @@ from qubic_lab.cli.console import (
     note,
     print_json,
     print_table,
+    print_tables,
     progress_bar,
     read_seconds,
     require,
     show_warnings,
     split_list,
 )
-from qubic_lab.cli.oracle_files import interval_text
+from qubic_lab.cli.oracle_files import PACKAGES, interval_text
 from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import iso
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.serving.prices import PriceAnalysis
 
 STATUS_CHARACTERS = 58
-PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
 
 
 def register(app: typer.Typer) -> None:
@@ -78,8 +78,6 @@ def demo(json: options.Json = False) -> None:
 
 
 def _show_demo(result: "DemoResult") -> None:
-    from qubic_lab.oracle.model.timestamps import iso
-
     def change(percent: float | None) -> str:
         return "-" if percent is None else f"{percent:+.2f} %"
 
@@ -93,10 +91,9 @@ def _show_demo(result: "DemoResult") -> None:
         )
         for each in result.overview.series
     ]
-    print_table(("coin", "source", "bars", "rows", "from", "to", "last", "24 h", "7 days", "age"), rows)
-    typer.echo("")
+    header = ("coin", "source", "bars", "rows", "from", "to", "last", "24 h", "7 days", "age")
     texts = [(each.source, str(each.texts), "invented" if each.sample else "") for each in result.overview.texts]
-    print_table(("texts from", "texts", ""), texts)
+    print_tables([(header, rows), (("texts from", "texts", ""), texts)])
     for line in result.notes:
         note(line)
 
@@ -213,7 +210,7 @@ def _show_status(status: "CollectorStatus") -> None:
     def due(at_us: int | None) -> str:
         return "done" if at_us is None else "now" if at_us <= status.now_us else iso(at_us)
 
-    typer.echo(f"collector: {status.collector or 'not running'}")
+    typer.echo(f"collector: {status.collector or 'not running'}\n")
     jobs = [(each.job, due(each.due_us), str(each.failures)) for each in status.jobs]
     quotas = [
         (
@@ -230,16 +227,14 @@ def _show_status(status: "CollectorStatus") -> None:
         )
         for each in status.fetches
     ]
-    tables: tuple[tuple[Sequence[str], Sequence[Sequence[str]]], ...] = (
-        (("job", "due", "failures in a row"), jobs),
-        (("source", "period", "requests used", "renewed", "used up"), quotas),
-        (("source", "circuit"), list(status.circuits.items())),
-        (("last fetches", "job", "source", "outcome", "status", "attempts", "new rows", "error"), fetches),
+    print_tables(
+        [
+            (("job", "due", "failures in a row"), jobs),
+            (("source", "period", "requests used", "renewed", "used up"), quotas),
+            (("source", "circuit"), list(status.circuits.items())),
+            (("last fetches", "job", "source", "outcome", "status", "attempts", "new rows", "error"), fetches),
+        ]
     )
-    for header, rows in tables:
-        if rows:
-            typer.echo("")
-            print_table(header, rows)
     for line in status.left_out:
         note(line)
 
@@ -288,15 +283,13 @@ def _show_quality(report: "QualityReport") -> None:
         (each.source, *map(str, (each.ok, each.not_modified, each.failed, each.rows_added))) for each in report.fetches
     ]
     delay = "delay (median / 90 %)"
-    tables: tuple[tuple[Sequence[str], Sequence[Sequence[str]]], ...] = (
-        (("coin", "source", "bars", "prices", "corrections", "complete", "gaps", "age", delay, "flags"), prices),
-        (("texts from", "texts", "corrections", "duplicates", "no coin", "no time", "age", "longest gap"), texts),
-        (("requests to", "answered", "unchanged", "failed", "new rows"), fetches),
+    print_tables(
+        [
+            (("coin", "source", "bars", "prices", "corrections", "complete", "gaps", "age", delay, "flags"), prices),
+            (("texts from", "texts", "corrections", "duplicates", "no coin", "no time", "age", "longest gap"), texts),
+            (("requests to", "answered", "unchanged", "failed", "new rows"), fetches),
+        ]
     )
-    for header, rows in tables:
-        if rows:
-            print_table(header, rows)
-            typer.echo("")
     for line in report.notes:
         note(line)
 
@@ -314,7 +307,7 @@ def analyse(
     require(*PACKAGES, "talib", extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import find_coin
-    from qubic_lab.oracle.model.response import FRAME_S, to_plain
+    from qubic_lab.oracle.model.response import FRAME_S
     from qubic_lab.oracle.serving.prices import price_analysis
     from qubic_lab.oracle.serving.service import analysis_version, keep_analysis
     from qubic_lab.oracle.store.snapshot import MarketStore

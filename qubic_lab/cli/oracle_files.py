@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.ingest.bar_files import BarImport
     from qubic_lab.oracle.ingest.text_files import TextImport
 
-IMPORT_PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
+PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
 AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
 BarFile = "CSV, Parquet or an exchange's dump, optionally compressed."
@@ -86,7 +86,7 @@ def import_file(
 
     Rows that the database already has are not added again.
     """
-    require(*IMPORT_PACKAGES, extra="oracle")
+    require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.ingest.bar_files import BarOptions, import_bars
     from qubic_lab.oracle.model.coins import find_coin
@@ -129,7 +129,7 @@ def import_texts(
 
     Texts that the database already has are not added again.
     """
-    require(*IMPORT_PACKAGES, extra="oracle")
+    require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.ingest import text_files
     from qubic_lab.oracle.store.text_store import TextStore
