@@ -34,6 +34,7 @@ MOST_NAMED = 3
 """Members that are named while the command waits for them."""
 _COMMAND = ("qubic_lab.cli.main", "--verbose")  # the output goes to a file
 Row = tuple[str, ...]
+TableRows = tuple[Row, list[Row]]
 
 
 def register(app: typer.Typer) -> None:
@@ -248,11 +249,8 @@ def _count(number: int, what: str) -> str:
 class ClusterSnapshot:
     """The state of a cluster at one moment.
 
-    Attributes:
-        coordinators: by URL, the coordinator's status, or the error of asking for it.
-        nodes: the nodes as the first coordinator that answers sees them.
-        redis: the round-trip times of Redis that this coordinator measured.
-        supervisor: the state of the processes, if the cluster runs on this machine.
+    `coordinators` are by URL: the status, or the error of asking for it. The first one that answers has seen the
+    `nodes` and measured `redis`. `supervisor` is the state of the processes, if the cluster runs on this machine.
     """
 
     coordinators: "dict[str, ClusterStatus | QubicLabError]"
@@ -272,7 +270,7 @@ class ClusterSnapshot:
             "supervisor": self.supervisor and asdict(self.supervisor),
         }
 
-    def tables(self) -> list[tuple[Row, list[Row]]]:
+    def tables(self) -> list[TableRows]:
         """Return the tables that have rows, as headers and rows."""
         tables = _nodes(self.nodes), *_coordinators(self.coordinators), _redis(self.redis), _processes(self.supervisor)
         return [(header, rows) for header, rows in tables if rows]
@@ -335,7 +333,7 @@ def _draw(snapshot: ClusterSnapshot) -> RenderableType:
     return Group(*drawn)
 
 
-def _nodes(nodes: "Sequence[NodeStatus]") -> tuple[Row, list[Row]]:
+def _nodes(nodes: "Sequence[NodeStatus]") -> TableRows:
     header = ("node", "model", "state", "score", "requests", "tokens/s", "tokens", "heartbeat", "restarts")
     return header, [
         (
@@ -347,9 +345,7 @@ def _nodes(nodes: "Sequence[NodeStatus]") -> tuple[Row, list[Row]]:
     ]
 
 
-def _coordinators(
-    coordinators: "dict[str, ClusterStatus | QubicLabError]",
-) -> tuple[tuple[Row, list[Row]], tuple[Row, list[Row]]]:
+def _coordinators(coordinators: "dict[str, ClusterStatus | QubicLabError]") -> tuple[TableRows, TableRows]:
     """Return the table of coordinators, and that of the tasks in their common queue."""
     states = ("pending", "processing", "completed", "failed", "dead", "cancelled", "reclaimed")
     rows: list[Row] = []
@@ -363,21 +359,21 @@ def _coordinators(
     return (("coordinator", "state", "tasks in progress"), rows), (("", *states), tasks)
 
 
-def _redis(times: "RedisTimes | None") -> tuple[Row, list[Row]]:
-    header = ("", "PING ms", "SET ms", "GET ms")
-    if times is None:
-        return header, []
-    return header, [("Redis", *(f"{ms:.2f}" for ms in (times.ping_ms, times.set_ms, times.get_ms)))]
+def _redis(times: "RedisTimes | None") -> TableRows:
+    rows = [] if times is None else [("Redis", *(f"{ms:.2f}" for ms in (times.ping_ms, times.set_ms, times.get_ms)))]
+    return ("", "PING ms", "SET ms", "GET ms"), rows
 
 
-def _processes(state: "ClusterState | None") -> tuple[Row, list[Row]]:
+def _processes(state: "ClusterState | None") -> TableRows:
     header = ("process", "pid", "state", "restarts", "output")
     if state is None:
         return header, []
     members = [
-        (each.name, str(each.pid or "-"), "ready" if each.ready else "not ready", str(each.restarts), each.log)
-        for each in state.members
+        (each.name, str(each.pid or "-"), _ready(each.ready), str(each.restarts), each.log) for each in state.members
     ]
-    redis_state = "not ready" if state.redis_pid is None else "ready"
-    redis = ("redis", str(state.redis_pid or "-"), redis_state, str(state.redis_restarts), "")
+    redis = ("redis", str(state.redis_pid or "-"), _ready(state.redis_pid is not None), str(state.redis_restarts), "")
     return header, [("supervisor", str(state.pid), state.phase, "", ""), redis, *members]
+
+
+def _ready(ready: bool) -> str:
+    return "ready" if ready else "not ready"

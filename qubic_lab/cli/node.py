@@ -9,8 +9,7 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note, show_warnings, split_list, split_numbers
 
 if TYPE_CHECKING:
-    from qubic_lab.errors import QubicLabError
-    from qubic_lab.pipeline import PipelineConfig
+    from qubic_lab.pipeline.config import ResolvedConfig
     from qubic_lab.wire import cluster_pb2 as pb
 
 
@@ -47,7 +46,7 @@ def node(
     """
     from qubic_lab.cluster.node import Node, NodeConfig, default_name
     from qubic_lab.cluster.replica import PipelineReplica
-    from qubic_lab.pipeline import PipelineConfig
+    from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     division = split_numbers("--layers", layers) if layers is not None else None
     pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
@@ -55,59 +54,36 @@ def node(
     show_warnings()
     note(f"node {config.name} starts {model}; it registers at {coordinator}")
 
+    class NodePipeline(Pipeline):
+        def capabilities(self) -> "pb.Capabilities":
+            return capabilities_of(self.config)
+
     async def run() -> None:
-        await Node(config, PipelineReplica(lambda: LaunchedPipeline(pipeline))).run()
+        await Node(config, PipelineReplica(lambda: NodePipeline.launch(pipeline))).run()
 
     asyncio.run(run())
 
 
-class LaunchedPipeline:
-    """A pipeline that was launched here, in the form that `cluster.replica` needs."""
+def capabilities_of(config: "ResolvedConfig") -> "pb.Capabilities":
+    """Return the capabilities of a node with such a pipeline, without its speed."""
+    from qubic_lab.cluster.vitals import memory_bytes
+    from qubic_lab.model.checkpoint import model_hash
+    from qubic_lab.model.config import load_config
+    from qubic_lab.model.cost import model_cost
+    from qubic_lab.model.split import text_folder
+    from qubic_lab.wire import cluster_pb2 as pb
 
-    def __init__(self, config: "PipelineConfig") -> None:
-        from qubic_lab.pipeline import Pipeline
-
-        self._pipeline: Pipeline = Pipeline.launch(config)
-
-    @property
-    def address(self) -> str:
-        """Address of its service."""
-        return self._pipeline.address
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        return self._pipeline.ended
-
-    def capabilities(self) -> "pb.Capabilities":
-        """Return its capabilities without its speed."""
-        from qubic_lab.cluster.vitals import memory_bytes
-        from qubic_lab.model.checkpoint import model_hash
-        from qubic_lab.model.config import load_config
-        from qubic_lab.model.cost import model_cost
-        from qubic_lab.model.split import text_folder
-        from qubic_lab.wire import cluster_pb2 as pb
-
-        config = self._pipeline.config
-        return pb.Capabilities(
-            model=config.model,
-            model_hash=model_hash(config.folder),
-            layers=config.layers,
-            dtype=config.dtype,
-            devices=[_device_name(config.device, rank) for rank in range(config.ranks)],
-            memory_bytes=memory_bytes(),
-            slots=config.lanes * config.slots,
-            meaningless=config.meaningless,
-            parameters=model_cost(load_config(text_folder(config.folder)), config.dtype).parameters,
-        )
-
-    def loss(self) -> "QubicLabError":
-        """Return the error that names the rank which was lost first."""
-        return self._pipeline.loss()
-
-    def close(self) -> None:
-        """End the pipeline's ranks."""
-        self._pipeline.close()
+    return pb.Capabilities(
+        model=config.model,
+        model_hash=model_hash(config.folder),
+        layers=config.layers,
+        dtype=config.dtype,
+        devices=[_device_name(config.device, rank) for rank in range(config.ranks)],
+        memory_bytes=memory_bytes(),
+        slots=config.lanes * config.slots,
+        meaningless=config.meaningless,
+        parameters=model_cost(load_config(text_folder(config.folder)), config.dtype).parameters,
+    )
 
 
 def _device_name(device: str, rank: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -126,7 +126,7 @@ class Pipeline:
         self._config: ResolvedConfig | None = None
 
     @classmethod
-    def launch(cls, config: PipelineConfig | None = None, **options: Any) -> "Pipeline":
+    def launch(cls, config: PipelineConfig | None = None, **options: Any) -> Self:
         """Start ranks on this machine, load the model and return the handle; closing it ends the ranks.
 
         Args:
