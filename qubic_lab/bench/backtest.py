@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qubic_lab.bench.result import MeasuredResult, Table, counted, seconds_of
+from qubic_lab.bench.result import MeasuredResult, Table, counted, interval_text, seconds_of
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import BPS, Costs
@@ -77,7 +77,7 @@ class Rate:
 
     def text(self) -> str:
         """Return the rate and its interval in percent."""
-        return percent_text(self.value, self.low, self.high)
+        return interval_text(self.value, self.low, self.high, ".1%")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class BacktestResult(MeasuredResult):
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         if (null := self.null) is not None:
-            found = percent_text(null.false_rate, null.low, null.high)
+            found = interval_text(null.false_rate, null.low, null.high, ".1%")
             yield "evidence on noise", found, str(null.runs), "at most 6.5 %", _met(null.within)
             found = f"{null.mean_pbo:.3f} (error {null.pbo_error:.3f})"
             yield "mean PBO on noise", found, str(null.runs), "0.45 to 0.55", _met(null.pbo_within)
@@ -196,11 +196,6 @@ class BacktestResult(MeasuredResult):
             yield f"{speed.bars:,} bars, all figures", f"{speed.full_s:.2f} s", "3", "1 s", _met(speed.full_within)
             name, limit = f"a set of {speed.set_bars:,} bars", f"{speed.pandas_ms:.2f} ms (pandas)"
             yield name, f"{speed.set_ms:.2f} ms", str(speed.sets), limit, _met(speed.sets_within)
-
-
-def percent_text(value: float, low: float, high: float) -> str:
-    """Return a share and its interval in percent."""
-    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _met(within: bool) -> str:
@@ -322,12 +317,16 @@ def trial_returns(returns: Floats, signals: Floats) -> Floats:
     return np.stack([account.net_returns for account in accounts], axis=1)
 
 
+def _best_trial(returns: Floats, signals: Floats) -> tuple[Floats, int]:
+    trials = trial_returns(returns, signals)
+    return trials, int(np.nanargmax(sharpe_ratios(trials)))
+
+
 def null_run(number: int, seed: int = 0) -> tuple[Noise, bool, float]:
     """Run without skill; return the noise, whether it was called evidence, and the probability of overfitting."""
     noise = NOISES[number % 2]
     returns, signals, _ = draw(noise, (seed, 1, number))
-    trials = trial_returns(returns, signals)
-    best = int(np.nanargmax(sharpe_ratios(trials)))
+    trials, best = _best_trial(returns, signals)
     verdict = judge(trials, best, PER_YEAR, resamples=RESAMPLES, seed=number)
     assert verdict.overfitting is not None
     return noise, verdict.evidence, verdict.overfitting
@@ -340,15 +339,13 @@ def effect_run(number: int, seed: int = 0) -> tuple[float, bool, bool, bool]:
     """
     noise = NOISES[number % 2]
     returns, signals, _ = draw(noise, (seed, 2, number))
-    trials = trial_returns(returns, signals)
-    best = int(np.nanargmax(sharpe_ratios(trials)))
+    trials, best = _best_trial(returns, signals)
     options: dict[str, Any] = {"resamples": RESAMPLES, "parts": None, "seed": number}
     edge = judge(trials, best, PER_YEAR, **options).detectable
     assert edge is not None
     returns, signals, deviation = draw(noise, (seed, 3, number))
     returns[1:] += edge / math.sqrt(PER_YEAR) * deviation * signals[:-1, 0]
-    trials = trial_returns(returns, signals)
-    best = int(np.nanargmax(sharpe_ratios(trials)))
+    trials, best = _best_trial(returns, signals)
     verdict = judge(trials, best, PER_YEAR, **options)
     assert verdict.interval is not None
     low, high = verdict.interval
