@@ -1,5 +1,6 @@
 """Fixtures that many tests share; rank groups are started once for the whole run."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from commands import Ended, Run
 from databases import emptied, postgres
 from models import tiny_model
 from sqlalchemy import Engine
 
+from qubic_lab.cli.main import run
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.pipeline import Pipeline, PipelineConfig
@@ -31,6 +34,18 @@ def no_figures_left() -> Iterator[None]:
     yield
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in this process."""
+
+    def run_here(line: str) -> Ended:
+        capfd.readouterr()
+        status = run(shlex.split(line))
+        return Ended(status, *capfd.readouterr())
+
+    return run_here
 
 
 @pytest.fixture(scope="module")

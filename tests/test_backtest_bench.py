@@ -1,11 +1,10 @@
 """The benchmark of the backtest: its simulations have the truth that they claim, and its verdicts can fail."""
 
-import json
 import math
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from commands import Run
 
 from qubic_lab.bench.backtest import (
     GARCH,
@@ -22,7 +21,6 @@ from qubic_lab.bench.backtest import (
     tail_run,
     trial_returns,
 )
-from qubic_lab.cli.main import app
 from qubic_lab.errors import InputError
 
 
@@ -95,11 +93,8 @@ def test_nothing_asked_for_is_refused() -> None:
         bench_backtest(1, var_bars=10)
 
 
-def test_the_command_measures_in_processes_and_gives_json() -> None:
-    arguments = "bench backtest --null 40 --effect 6 --var 2 --var-bars 1500 --no-speed --json --seed 1"
-    answer = CliRunner().invoke(app, arguments.split())
-    assert answer.exit_code == 0, answer.output
-    found = json.loads(answer.stdout)
+def test_the_command_measures_in_processes_and_gives_json(here: Run) -> None:
+    found = here("bench backtest --null 40 --effect 6 --var 2 --var-bars 1500 --no-speed --json --seed 1").json
     assert found["null"]["runs"] == 40
     assert found["null"]["low"] <= 0.05
     assert abs(found["null"]["mean_pbo"] - 0.5) < 0.15

@@ -1,14 +1,13 @@
 """Benchmarks: what is measured and compared, by hand on plain values; and what the commands print. Speeds: never."""
 
 import json
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import pytest
+from commands import Run
 
 from qubic_lab.bench.engine import (
     EngineSetup,
@@ -23,7 +22,6 @@ from qubic_lab.bench.engine import (
 from qubic_lab.bench.gpu import dtype_for
 from qubic_lab.bench.result import MeasuredResult, Spread, Table
 from qubic_lab.cli.bench import show
-from qubic_lab.cli.main import run
 
 ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 4 --repeat 2"
 
@@ -31,14 +29,6 @@ ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 4 --
 @pytest.fixture(autouse=True)
 def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubic_lab.bench.engine.PROBE_BYTES", 2**16)
-
-
-def printed(line: str, capfd: pytest.CaptureFixture[str]) -> str:
-    capfd.readouterr()
-    status = run(shlex.split(line))
-    out, err = capfd.readouterr()
-    assert (status, err) == (0, "")
-    return out
 
 
 @pytest.mark.parametrize(
@@ -118,10 +108,8 @@ def test_a_result_is_one_json_object_or_a_report(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.endswith("\n\nnot judged\ncommit: abc, machine: this one\n")
 
 
-def test_bench_engine_compares_ranks_and_transformers(
-    tiny: Path, shared_ranks: None, capfd: pytest.CaptureFixture[str]
-) -> None:
-    result = json.loads(printed(f"{ENGINE} --dtype bf16,fp32 --model {tiny} --json", capfd))
+def test_bench_engine_compares_ranks_and_transformers(tiny: Path, shared_ranks: None, here: Run) -> None:
+    result = here(f"{ENGINE} --dtype bf16,fp32 --model {tiny} --json").json
     assert result.keys() >= {"model", "device", "threads", "library", "machine", "commit", "meaningless"}
     assert result["bandwidth_before_gb_per_s"] > 0 and result["bandwidth_after_gb_per_s"] > 0
     assert len(result["setups"]) == 2 * len(plan_setups((1, 2), (1, 2)))
@@ -143,11 +131,24 @@ def test_bench_engine_compares_ranks_and_transformers(
     assert all(0 < r["low"] <= r["value"] <= r["high"] for r in result["ratios"])
 
 
-def test_bench_gpu_runs_on_a_cpu_too(tiny: Path, shared_ranks: None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bench_gpu_runs_on_a_cpu_too(tiny: Path, shared_ranks: None, here: Run) -> None:
     line = f"bench gpu --model {tiny} --new-tokens 3"
-    result: dict[str, Any] = json.loads(printed(f"{line} --json", capfd))
+    result = here(f"{line} --json").json
     expected = {"device": "cpu", "dtype": "bf16", "new_tokens": 3, "memory_reserved_bytes": None}
     assert result.items() >= expected.items()
     assert result["memory_used_bytes"] > 0 and "CPU" in result["memory_note"]
     assert result.keys() >= {"load_s", "seconds", "ttft_ms", "tokens_per_s", "threads", "commit"}
-    assert "fp16" in printed(f"{line} --dtype fp16", capfd)
+    assert "fp16" in here(f"{line} --dtype fp16").out
+
+
+@pytest.mark.dist
+def test_samples_are_compared_with_one_sample_of_the_same_repeat(tiny: Path, shared_ranks: None, here: Run) -> None:
+    ask = "bench samples --ranks 2 --prompt-tokens 9 --new-tokens 3 --dtype fp32 --samples 4 --repeat 3"
+    result = here(f"{ask} --model {tiny} --json").json
+    assert (result["samples"], result["lanes"], result["slots"]) == (4, 2, 2), "as few slots as the samples need"
+    one, several = result["one_s"]["all"], result["samples_s"]["all"]
+    assert len(one) == 3 and min(one) > 0
+    assert result["times"]["all"] == [pytest.approx(s / o) for s, o in zip(several, one, strict=True)]
+    assert result["times"]["low"] <= result["times"]["median"] <= result["times"]["high"]
+    assert result["within_limit"] == (result["times"]["median"] <= result["limit"] == 2.0)
+    assert (result["prompt_tokens"], result["new_tokens"], result["dtype"]) == (9, 3, "fp32")

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ import psutil
 import pytest
 import torch
 from clusters import wait_until
+from commands import Ended, Run
 from models import tiny_model
 from refused_commands import REFUSED
 from safetensors.torch import load_file, save_file
 from studies import write_notebook, write_study, write_week
 
 from qubic_lab import __version__
-from qubic_lab.cli.main import run
 from qubic_lab.evals.questions import load_questions
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
@@ -93,43 +92,8 @@ def change_json(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one object on stdout of a command that ended well and had nothing else to say."""
-        assert (self.status, self.err) == (0, "")
-        assert self.out.count("\n") == 1
-        return json.loads(self.out)
-
-    @property
-    def token_ids(self) -> list[list[int]]:
-        return [completion["token_ids"] for completion in self.json["completions"]]
-
-    def failed(self, status: int) -> str:
-        """The one line of a command that failed, which left stdout empty."""
-        assert (self.status, self.out) == (status, "")
-        assert self.err.startswith("error: ") and self.err.endswith("\n") and self.err.count("\n") == 1
-        return self.err
-
-
-Run = Callable[[str], Ended]
-
-
-@pytest.fixture
-def here(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process."""
-
-    def run_here(line: str) -> Ended:
-        capfd.readouterr()
-        status = run(shlex.split(line))
-        return Ended(status, *capfd.readouterr())
-
-    return run_here
+def token_ids(ended: Ended) -> list[list[int]]:
+    return [completion["token_ids"] for completion in ended.json["completions"]]
 
 
 def start(line: str, **environment: str) -> "subprocess.Popen[str]":
@@ -277,11 +241,11 @@ def test_json_says_what_was_answered_and_by_what(here: Run, shared_ranks: None) 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_the_seed_alone_decides_a_sampled_answer(dtype: str, here: Run, shared_ranks: None) -> None:
     sampled = f"generate --model tiny --dtype {dtype} {SAMPLED}"
-    [alone] = here(f"{sampled} --prompt 'two words' --seed 5").token_ids
+    [alone] = token_ids(here(f"{sampled} --prompt 'two words' --seed 5"))
     for ranks in (1, 2):
-        among_others = here(f"{sampled} --prompts-file prompts.txt --seed 5 --ranks {ranks}").token_ids
+        among_others = token_ids(here(f"{sampled} --prompts-file prompts.txt --seed 5 --ranks {ranks}"))
         assert among_others[1] == alone
-    assert here(f"{sampled} --prompt 'two words' --seed 6").token_ids != [alone]
+    assert token_ids(here(f"{sampled} --prompt 'two words' --seed 6")) != [alone]
 
 
 def test_a_split_folder_alone_answers_like_the_model(here: Run, shared_ranks: None, tmp_path: Path) -> None:
@@ -295,14 +259,14 @@ def test_a_split_folder_alone_answers_like_the_model(here: Run, shared_ranks: No
     started = run_apart(f"generate --model {parts} {asked}", TMPDIR=str(deep))
     assert not any(deep.iterdir())
     assert (started.json["ranks"], started.json["strategy"]) == (2, "B")
-    assert started.token_ids == here(f"generate --model tiny {asked}").token_ids
+    assert token_ids(started) == token_ids(here(f"generate --model tiny {asked}"))
 
 
 def test_raw_sends_the_prompt_without_the_template(here: Run, shared_ranks: None) -> None:
     ask = "generate --prompt 'two words' --max-new-tokens 6 --json"
     raw = here(f"{ask} --model tiny --raw")
-    assert raw.token_ids != here(f"{ask} --model tiny").token_ids
-    assert raw.token_ids == here(f"{ask} --model no-template --raw").token_ids
+    assert token_ids(raw) != token_ids(here(f"{ask} --model tiny"))
+    assert token_ids(raw) == token_ids(here(f"{ask} --model no-template --raw"))
 
 
 def test_an_answer_ends_before_a_stop_text(here: Run, shared_ranks: None) -> None:
@@ -318,13 +282,13 @@ def test_an_answer_ends_before_a_stop_text(here: Run, shared_ranks: None) -> Non
 def test_an_answer_ends_at_the_end_token_unless_told_to_go_on(here: Run, shared_ranks: None, tmp_path: Path) -> None:
     shutil.copytree("tiny", model := tmp_path / "model")
     ask = f"generate --model {model} --prompt hi --max-new-tokens 6 --json"
-    [free] = here(f"{ask} --ignore-eos").token_ids
+    [free] = token_ids(here(f"{ask} --ignore-eos"))
     change_json(model / "generation_config.json", eos_token_id=free[2])
     end = free.index(free[2]) + 1
     one_more = f"{ask} --threads 2"  # another setting, so that the model is configured again
     [ended] = here(one_more).json["completions"]
     assert (ended["token_ids"], ended["finish_reason"]) == (free[:end], "stop")
-    assert here(f"{one_more} --ignore-eos").token_ids == [free]
+    assert token_ids(here(f"{one_more} --ignore-eos")) == [free]
 
 
 def test_a_random_model_is_labelled_beside_the_json(here: Run, shared_ranks: None, tmp_path: Path) -> None:

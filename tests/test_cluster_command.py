@@ -3,7 +3,6 @@
 The nodes are real processes whose engine is a wait; see dist/test_cluster_of_pipelines.py for real ones.
 """
 
-import json
 import os
 import re
 import signal
@@ -18,12 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 from clusters import all_gone, family, wait_until
+from commands import Run
 from models import tiny_model
 
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.cli.cluster import make_plan
-from qubic_lab.cli.main import run
 from qubic_lab.cluster import background
 from qubic_lab.cluster.supervisor import (
     FIRST_PAUSE_S,
@@ -151,39 +150,30 @@ def test_nobody_else_reaches_what_is_within(folder: Path) -> None:
     assert all("QUBIC_LAB_REDIS_URL" not in node.environ() for node in nodes)
 
 
-def test_one_cluster_at_a_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_cluster_at_a_time(folder: Path, here: Run) -> None:
     processes = family(state_of(folder).pid)
-    assert run(["cluster", "up", "--port", "0"]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1
-    assert f"at {state_of(folder).urls[0]}: end it with qubic-lab cluster down" in said.err
+    said = here("cluster up --port 0").failed(2)
+    assert f"at {state_of(folder).urls[0]}: end it with qubic-lab cluster down" in said
     with pytest.raises(InputError, match="qubic-lab cluster down"):
         background.start(echo_plan(folder))
     assert family(state_of(folder).pid) == processes
 
 
-def test_status_is_a_table_or_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["cluster", "status"]) == 0
-    shown = capsys.readouterr().out
+def test_status_is_a_table_or_one_object(folder: Path, here: Run) -> None:
+    shown = here("cluster status").out
     assert all(each in shown for each in ("node-1", "node-2", "Redis", "supervisor", *state_of(folder).urls))
-    assert run(["cluster", "status", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    told = here("cluster status --json").json
     assert [node["name"] for node in told["nodes"]] == ["node-1", "node-2"]
     assert list(told["coordinators"]) == list(state_of(folder).urls)
     assert told["redis"].keys() == {"ping_ms", "set_ms", "get_ms"}
     assert told["supervisor"]["pid"] == state_of(folder).pid
 
 
-def test_status_looks_where_it_is_told(
-    folder: Path, settings_of: SetSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_looks_where_it_is_told(folder: Path, settings_of: SetSettings, here: Run) -> None:
     settings_of(COORDINATOR=(url := state_of(folder).urls[1]))
-    assert run(["cluster", "status", "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)["coordinators"]) == [url]
+    assert list(here("cluster status --json").json["coordinators"]) == [url]
     settings_of(COORDINATOR="http://127.0.0.1:1")
-    assert run(["cluster", "status", "--json"]) == 1
-    said = capsys.readouterr()
-    assert said.out == "" and "no coordinator answers at http://127.0.0.1:1" in said.err
+    assert "no coordinator answers at http://127.0.0.1:1" in here("cluster status --json").failed(1)
 
 
 @pytest.mark.slow
@@ -317,7 +307,7 @@ def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty:
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
-    line: str, said: str, tiny: Path, tmp_path: Path, settings_of: SetSettings, capsys: pytest.CaptureFixture[str]
+    line: str, said: str, tiny: Path, tmp_path: Path, settings_of: SetSettings, here: Run
 ) -> None:
     settings_of(CACHE=str(tmp_path))
     with socket.socket() as taken:
@@ -325,25 +315,18 @@ def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
         taken.listen()
         port = taken.getsockname()[1]
         line = line.replace("TAKEN", str(port)).replace("BEFORE", str(port - 1)).replace("tiny", str(tiny))
-        assert run(["cluster", *line.split()]) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1
-    assert re.search(said, told.err)
+        assert re.search(said, here(f"cluster {line}").failed(2))
     assert not (tmp_path / "cluster").exists()
 
 
 @pytest.mark.parametrize("command", ["", " up", " status", " down"])
-def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*f"cluster{command}".split(), "--help"]) == 0
-    assert f"Example: qubic-lab cluster{command}" in " ".join(capsys.readouterr().out.split())
+def test_help_shows_an_example(command: str, here: Run) -> None:
+    assert f"Example: qubic-lab cluster{command}" in " ".join(here(f"cluster{command} --help").out.split())
 
 
-def test_nothing_to_end_is_no_error(
-    tmp_path: Path, settings_of: SetSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_to_end_is_no_error(tmp_path: Path, settings_of: SetSettings, here: Run) -> None:
     settings_of(CACHE=str(tmp_path))
-    assert run(["cluster", "down"]) == 0
-    assert capsys.readouterr() == ("", "no cluster runs here\n")
+    assert here("cluster down") == (0, "", "no cluster runs here\n")
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The study of many clients at once: quantiles and intervals by hand, what is summed up, said and drawn."""
 
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from commands import Run
 from examples import example
 
 from qubic_lab.bench.concurrency import (
@@ -21,7 +21,6 @@ from qubic_lab.bench.concurrency import (
     summarize,
 )
 from qubic_lab.bench.result import quantile, quantile_interval
-from qubic_lab.cli.main import run
 from qubic_lab.core import Completion
 from qubic_lab.pipeline.calls import PipelineAnswer
 from qubic_lab.studies import concurrency as study
@@ -113,12 +112,9 @@ def test_shares_of_computing_are_those_of_a_blocks_own_time() -> None:
 
 
 @pytest.mark.dist
-def test_the_command_measures_levels_and_prints_them(
-    shared_ranks: None, tiny: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_measures_levels_and_prints_them(shared_ranks: None, tiny: Path, here: Run) -> None:
     line = f"bench concurrency --model {tiny} --ranks 2 --slots 2 --clients 1,3 --requests 4 --repeat 2 --new-tokens 6"
-    assert run([*line.split(), "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)
+    found = here(f"{line} --json").json
     assert [each["clients"] for each in found["levels"]] == [1, 3]
     for each in found["levels"]:
         assert each["answered"] == each["requests"] == 8
@@ -126,8 +122,7 @@ def test_the_command_measures_levels_and_prints_them(
         assert 0 < each["queue_p50_s"] <= each["ttft_p50_s"] <= each["p50_s"] <= each["p95_s"] <= each["p99_s"]
         assert all(0 < share <= 1 for share in each["compute_shares"]) and len(each["compute_shares"]) == 2
         assert len(each["tokens_per_s_samples"]) == 2
-    assert run(line.split()) == 0
-    assert "lanes: 2, slots: 2" in capfd.readouterr().out
+    assert "lanes: 2, slots: 2" in here(line).out
 
 
 def test_findings_follow_the_numbers() -> None:

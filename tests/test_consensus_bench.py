@@ -1,14 +1,13 @@
 """Simulated voters are what they are said to be, and a vote of them does what theory says."""
 
-import json
 import math
 from itertools import combinations
 
 import numpy as np
 import pytest
+from commands import Run
 
 from qubic_lab.bench.consensus import ConsensusResult, bench_consensus, simulate_votes, theoretical_accuracy
-from qubic_lab.cli.main import run
 from qubic_lab.consensus.confidence import ConfidenceLevel
 from qubic_lab.errors import InputError
 
@@ -115,14 +114,12 @@ def test_votes_at_the_ends(k: int, accuracy: float):
     assert (result.rho is None) == (k == 1 or accuracy in (0.0, 1.0))
 
 
-def test_command_prints_plain_numbers(capsys: pytest.CaptureFixture[str]):
+def test_command_prints_plain_numbers(here: Run):
     arguments = "bench consensus --voters simulated --accuracy 0.6 --correlation 0 --k 5 --questions 500"
-    assert run([*arguments.split(), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = here(f"{arguments} --json").json
     for name in ("majority_accuracy", "gain", "ece"):
         low, high = found[f"{name}_interval"]
         assert low <= found[name] <= high
-    assert run(arguments.split()) == 0
-    shown = capsys.readouterr().out
+    shown = here(arguments).out
     assert "0.6826 by theory" in shown
     assert "Simulated: 5 voters" in shown and "accuracy: 0.6, correlation: 0," in shown

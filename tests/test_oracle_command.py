@@ -3,19 +3,18 @@
 import importlib.util
 import json
 import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import Run
 from fake_source.app import FakeConfig
 from fake_source.reply import KEYS
 from fake_source.server import collector_settings, running_source
 
 from qubic_lab.cli import console
-from qubic_lab.cli.main import run
 from qubic_lab.settings import settings
 
 COMMANDS = ["demo", "collect", "status", "import", "import-texts", "quality"]
@@ -56,11 +55,9 @@ ASKED_WRONGLY = [
     ("import-texts bars.csv --kind gossip", "gossip"),
 ]
 
-Oracle = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Oracle]:
+def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Iterator[Run]:
     """Run a command in an empty folder, on a database of its own; return status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     for name, value in (("DATA", tmp_path / "data"), ("CACHE", tmp_path / "cache")):
@@ -68,14 +65,7 @@ def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     for name in ("DATABASE_URL", "COINGECKO_KEY", "NEWSAPI_KEY"):
         monkeypatch.delenv(f"QUBIC_LAB_{name}", raising=False)
     settings.cache_clear()
-
-    def call(command: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run(["oracle", *shlex.split(command)])
-        written = capsys.readouterr()
-        return status, written.out, written.err
-
-    yield call
+    yield lambda command: here(f"oracle {command}")
     settings.cache_clear()
 
 
@@ -88,24 +78,20 @@ def one_object(result: tuple[int, str, str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself_with_an_example(oracle: Oracle, command: str) -> None:
+def test_each_command_explains_itself_with_an_example(oracle: Run, command: str) -> None:
     status, out, _ = oracle(f"{command} --help")
     assert status == 0
     assert f"Example: qubic-lab oracle {command}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(("command", "message"), ASKED_WRONGLY)
-def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Oracle, command: str, message: str) -> None:
+def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Run, command: str, message: str) -> None:
     Path("bars.csv").write_text(BARS)
-    status, out, err = oracle(command)
-    assert (status, out) == (2, "")
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
-    assert re.search(message, err), err
+    assert re.search(message, oracle(command).failed(2))
 
 
 def test_missing_packages_are_named_with_the_line_that_installs_them(
-    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    oracle: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find(name: str) -> object:
         return None if name == "feedparser" else importlib.util.find_spec(name)
@@ -116,7 +102,7 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
     assert err == 'error: not installed: feedparser; remedy: pip install "qubic-lab[oracle]"\n'
 
 
-def test_the_demo_fills_the_database_once(oracle: Oracle) -> None:
+def test_the_demo_fills_the_database_once(oracle: Run) -> None:
     first = one_object(oracle("demo --json"))
     assert first["rows_added"]["total"] > 9_000
     assert {each["coin"] for each in first["overview"]["series"]} == {"bitcoin"}
@@ -131,7 +117,7 @@ def test_the_demo_fills_the_database_once(oracle: Oracle) -> None:
     assert status == 0 and out.count("| before |") == 3 and "| bitcoin |" in out
 
 
-def test_files_are_imported_once_and_their_quality_told(oracle: Oracle) -> None:
+def test_files_are_imported_once_and_their_quality_told(oracle: Run) -> None:
     Path("bars.csv").write_text(BARS)
     Path("texts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in TEXTS))
     bars = one_object(oracle("import bars.csv --coin BTC --stamp open --source archive --json"))
@@ -151,7 +137,7 @@ def test_files_are_imported_once_and_their_quality_told(oracle: Oracle) -> None:
     assert "| bitcoin | archive | bars of 1 h | 3 " in out
 
 
-def test_what_a_file_leaves_open_is_asked_for_by_the_options_name_and_can_be_given(oracle: Oracle) -> None:
+def test_what_a_file_leaves_open_is_asked_for_by_the_options_name_and_can_be_given(oracle: Run) -> None:
     """Each line names one more option; with all of them the file is read."""
     lines = "\n".join(f'0{day}/04/2021,"1,234","1,235","1,233","1,234"' for day in (1, 2, 3, 3))
     Path("open.csv").write_text(f'Date,Open,High,Low,Close\n{lines[:-2]}5"\n')
@@ -170,14 +156,14 @@ def test_what_a_file_leaves_open_is_asked_for_by_the_options_name_and_can_be_giv
     assert (found["from"], found["prices"]) == ("2021-04-01T00:00:00Z", 3)
 
 
-def test_dates_of_texts_may_have_the_day_first(oracle: Oracle) -> None:
+def test_dates_of_texts_may_have_the_day_first(oracle: Run) -> None:
     Path("texts.csv").write_text("title,date\nBitcoin rises,03/04/2021 10:00Z\n")
     status, _, err = oracle("import-texts texts.csv")
     assert status == 2 and "give --date-order, dmy or mdy" in err
     assert one_object(oracle("import-texts texts.csv --date-order mdy --json"))["added"] == 1
 
 
-def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_collected(oracle: Oracle) -> None:
+def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_collected(oracle: Run) -> None:
     found = one_object(oracle("status --json"))
     assert found["collector"] is None
     assert {"prices", "history", "hacker-news"} <= {job["job"] for job in found["jobs"]}
@@ -187,7 +173,7 @@ def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_colle
     assert (status, out.splitlines()[0]) == (0, "collector: not running")
 
 
-def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, key in KEYS.items():
         monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
     settings.cache_clear()

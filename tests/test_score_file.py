@@ -3,19 +3,18 @@
 import gzip
 import json
 import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import Run
 from embedder import needs_embedder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentiment_checkpoint import tiny_classifier
 
-from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, read_labels, verdict
 from qubic_lab.oracle.sentiment.models import majority_of
@@ -33,11 +32,10 @@ ROWS = [
     ("Epoch 181 begins today at noon", "neu"),
 ]
 HEADLINES = Path(__file__).resolve().parents[1] / "data" / "sentiment" / "headlines.jsonl"
-Oracle = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Oracle]:
+def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Iterator[Run]:
     """Run a command in a folder with one CSV, on a database of its own; return status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     for name, value in (("DATA", tmp_path / "data"), ("CACHE", tmp_path / "cache")):
@@ -46,14 +44,7 @@ def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setenv("COLUMNS", "120")
     lab_settings.cache_clear()
     write_csv(Path("news.csv"), ROWS)
-
-    def call(command: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run(["oracle", *shlex.split(command)])
-        written = capsys.readouterr()
-        return status, written.out, written.err
-
-    yield call
+    yield lambda command: here(f"oracle {command}")
     lab_settings.cache_clear()
 
 
@@ -179,7 +170,7 @@ def test_labels_are_known_or_refused_in_one_line(spellings: list[str]) -> None:
 # Files
 
 
-def test_models_are_told_beside_the_commonest_label(oracle: Oracle) -> None:
+def test_models_are_told_beside_the_commonest_label(oracle: Run) -> None:
     found = judged(oracle("score-file news.csv --text title --label sentiment --model crypto-lexicon --json"))
     by_model = {each["model"]: each for each in found["evaluations"]}
     assert list(by_model) == ["majority", "vader", "crypto-lexicon"]
@@ -190,7 +181,7 @@ def test_models_are_told_beside_the_commonest_label(oracle: Oracle) -> None:
     assert np.sum(by_model["vader"]["confusion"]) == 8
 
 
-def test_what_is_left_out_is_counted(oracle: Oracle) -> None:
+def test_what_is_left_out_is_counted(oracle: Run) -> None:
     rows = [*ROWS, ("", "positive"), ("   ", "negative"), ("Nobody labelled this", ""), ("Who knows", "unsure")]
     write_csv(Path("news.csv"), rows)
     command = "score-file news.csv --text Title --label sentiment --model vader --map unsure=skip"
@@ -202,7 +193,7 @@ def test_what_is_left_out_is_counted(oracle: Oracle) -> None:
     assert "8 of 12 texts are evaluated; left out: 2 empty texts, 1 no label, 1 skipped" in out
 
 
-def test_every_kind_of_file_says_the_same(oracle: Oracle) -> None:
+def test_every_kind_of_file_says_the_same(oracle: Run) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -227,7 +218,7 @@ def test_every_kind_of_file_says_the_same(oracle: Oracle) -> None:
 
 
 @needs_embedder
-def test_all_models_in_words_on_a_part_of_a_file(oracle: Oracle) -> None:
+def test_all_models_in_words_on_a_part_of_a_file(oracle: Run) -> None:
     lines = HEADLINES.read_text("utf-8").splitlines()
     train = [line for line in lines if '"split": "train"' in line][:48]
     test = [line for line in lines if '"split": "test"' in line][:2]  # left out, and not judged by
@@ -245,7 +236,7 @@ def test_all_models_in_words_on_a_part_of_a_file(oracle: Oracle) -> None:
     assert sum(part["all"]["n"] for part in found["parts"].values()) == 48
 
 
-def test_a_checkpoint_of_one_s_own_is_judged_as_the_others_are(oracle: Oracle) -> None:
+def test_a_checkpoint_of_one_s_own_is_judged_as_the_others_are(oracle: Run) -> None:
     tiny_classifier(Path("tiny"))
     command = "score-file news.csv --text Title --label sentiment --model vader,finbert:tiny --json"
     found = judged(oracle(command))
@@ -275,7 +266,7 @@ ASKED_WRONGLY = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), ASKED_WRONGLY)
-def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Oracle, arguments: str, message: str) -> None:
+def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Run, arguments: str, message: str) -> None:
     Path("empty.csv").write_text("")
     status, out, err = oracle(arguments if arguments.startswith("score ") else f"score-file {arguments}")
     assert (status, out) == (2, "")
@@ -286,7 +277,7 @@ def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Oracle, arguments: st
 # Stored texts
 
 
-def test_stored_texts_are_scored_once(oracle: Oracle) -> None:
+def test_stored_texts_are_scored_once(oracle: Run) -> None:
     status, _, err = oracle("score --model crypto-lexicon")
     assert status == 0 and "there are no texts yet" in err
     texts = [
