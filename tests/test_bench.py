@@ -77,10 +77,6 @@ def test_a_ratio_is_the_median_of_the_repeats_own_ratios() -> None:
     assert ratio(prefill, samples, "bf16").value == 7.0
 
 
-def test_a_spread_keeps_both_ends() -> None:
-    assert Spread.of([4.0, 1.0, 2.0, 3.0]) == Spread(2.5, 1.0, 4.0)
-
-
 @pytest.mark.parametrize(
     ("capability", "dtype"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((12, 0), "bf16"), (None, "bf16")]
 )

@@ -319,11 +319,6 @@ def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
     assert not (tmp_path / "cluster").exists()
 
 
-@pytest.mark.parametrize("command", ["", " up", " status", " down"])
-def test_help_shows_an_example(command: str, here: Run) -> None:
-    assert f"Example: qubic-lab cluster{command}" in " ".join(here(f"cluster{command} --help").out.split())
-
-
 def test_nothing_to_end_is_no_error(tmp_path: Path, settings_of: SetSettings, here: Run) -> None:
     settings_of(CACHE=str(tmp_path))
     assert here("cluster down") == (0, "", "no cluster runs here\n")

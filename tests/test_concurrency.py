@@ -125,17 +125,6 @@ def test_the_command_measures_levels_and_prints_them(shared_ranks: None, tiny: P
     assert "lanes: 2, slots: 2" in here(line).out
 
 
-def test_findings_follow_the_numbers() -> None:
-    assert study.findings(result(p95_s=4.0, p95_low_s=3.5, p95_high_s=4.5)) == [
-        "With 10 clients, p95 latency is 4.00 s (95 % interval 3.50 to 4.50 s), within the 10 s target.",
-        "All 8 answers to 2 to 10 clients equal, token for token, the answers given to a single client.",
-        "2 clients got 1.9 tokens/s, 10 clients together 10.0 (5.3 times as many); the median answer took 1.5 times "
-        "as long.",
-        "The ranks computed for this share of a block's time: 50% and 75% with 2 clients, 50% and 75% with 10 clients.",
-        "A level has 4 requests, so its 99th percentile is the slowest of them.",
-    ]
-
-
 def test_findings_do_not_hide_what_is_wrong() -> None:
     latency, answers, *_ = study.findings(result(p95_s=11.0, answers_unchanged=False, changed=(1,)))
     assert "over the 10 s target" in latency and "too few for an interval" in latency

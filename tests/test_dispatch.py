@@ -73,20 +73,15 @@ def test_wrong_answers_refusals_and_absent_coordinators_are_noticed(url: str) ->
 
 
 @pytest.mark.slow
-def test_bench_dispatch_judges_echo_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_echo_nodes_are_judged_and_real_nodes_answer_as_they_do_alone(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dispatch, "BURSTS", 1)
-    result = bench_dispatch(requests=4, concurrency=2, nodes=1, seconds=0.1, new_tokens=2, real_requests=0)
+    result = bench_dispatch(4, 2, 1, seconds=0.1, new_tokens=2, real_requests=12, model=str(tiny))
     assert (result.requests, result.errors, result.burst.requests, result.burst.errors) == (4, 0, 2, 0)
     assert result.added_ms is not None and result.node_ms is not None
     assert result.within_limit == (result.added_ms.p95 < 100)
     assert result.node_ms.p50 >= 100
-    assert (result.real, result.model) == (None, "echo")
-
-
-@pytest.mark.slow
-def test_real_nodes_answer_as_they_do_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "BURSTS", 1)
-    result = bench_dispatch(4, 2, 1, 0.1, 1, real_requests=12, model=str(tiny))
     assert result.real is not None
     assert (result.real.requests, result.real.errors, result.real.first_error) == (12, 0, "")
     assert result.real.node_ms is not None and result.real.node_ms.p50 > 0

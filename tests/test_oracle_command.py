@@ -17,8 +17,6 @@ from fake_source.server import collector_settings, running_source
 from qubic_lab.cli import console
 from qubic_lab.settings import settings
 
-COMMANDS = ["demo", "collect", "status", "import", "import-texts", "quality"]
-COMMANDS += ["score", "score-file", "analyse", "risk", "alerts", "audit"]
 BARS = """time,open,high,low,close,volume
 2026-11-01T00:00:00Z,100,110,95,105,3.5
 2026-11-01T01:00:00Z,105,108,101,102,2
@@ -75,13 +73,6 @@ def one_object(result: tuple[int, str, str]) -> dict[str, Any]:
     assert out.count("\n") == 1
     found: dict[str, Any] = json.loads(out)
     return found
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself_with_an_example(oracle: Run, command: str) -> None:
-    status, out, _ = oracle(f"{command} --help")
-    assert status == 0
-    assert f"Example: qubic-lab oracle {command}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(("command", "message"), ASKED_WRONGLY)

@@ -7,7 +7,7 @@ import pytest
 
 from qubic_lab.bench import scale
 from qubic_lab.bench.result import Spread
-from qubic_lab.bench.scale import ProcessCosts, bench_scale, find_limit, measure_calls, measure_processes, where_whole
+from qubic_lab.bench.scale import ProcessCosts, bench_scale, find_limit, measure_calls, where_whole
 from qubic_lab.cluster.balance import BALANCERS
 from qubic_lab.cluster.redis_server import RedisServer, connect
 
@@ -70,21 +70,15 @@ def test_calls_are_timed_on_as_many_nodes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_processes_are_looked_at_with_names_and_real_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_scale_measures_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "REQUESTS", 8)
     monkeypatch.setattr(scale, "HEARTBEAT_S", 0.1)  # of the names
-    found = measure_processes(nodes=6, services=2, window_s=0.3)
-    assert (found.nodes, found.names) == (6, 4)
-    assert found.beats_per_s > 0 and found.join_s > 0
-    assert 0 < found.requests_per_s.low <= found.requests_per_s.high
-    assert found.coordinator_busy.high > 0
-    for idle in (found.coordinator_idle, found.redis_idle):
-        assert 0 <= idle.low <= idle.median <= idle.high
-
-
-@pytest.mark.slow
-def test_bench_scale_measures_all_levels() -> None:
-    result = bench_scale((4, 40), (2,), 0.1, window_s=1.0)
+    result = bench_scale((4, 40), (2,), 0.1, window_s=0.3)
     assert [each.nodes for each in result.processes] == [each.nodes for each in result.calls] == [4, 40]
     assert [(each.nodes, each.names) for each in result.check] == [(2, 0)]
     assert result.limit.low <= result.limit.nodes <= result.limit.high
+    for found in result.processes:
+        assert found.names == max(0, found.nodes - scale.SERVICES) and bool(found.names) == (found.beats_per_s > 0)
+        assert 0 < found.requests_per_s.low <= found.requests_per_s.high
+        for idle in (found.coordinator_idle, found.redis_idle):
+            assert 0 <= idle.low <= idle.median <= idle.high
