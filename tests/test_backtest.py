@@ -215,11 +215,6 @@ def test_other_units_of_money_change_nothing(seed: int, costs: Costs, scale: flo
     account, scaled = simulate(market, targets, costs, cash=512.0), simulate(larger, targets, costs, cash=512.0 * scale)
     assert np.array_equal(scaled.equity, account.equity * scale)
     assert np.array_equal(scaled.net_returns, account.net_returns)
-    thicker = replace(market, volume_BA=market.volume_BA * scale)
-    slipping = replace(costs, **IMPACT)
-    account = simulate(market, targets, slipping, cash=512.0)
-    scaled = simulate(thicker, targets, slipping, cash=512.0 * scale)
-    assert np.allclose(scaled.equity, account.equity * scale, rtol=1e-12)
 
 
 def test_another_engine_agrees_where_there_are_no_costs() -> None:
@@ -289,14 +284,6 @@ def test_positions_wait_for_bars_that_are_missing_and_keep_their_last_price() ->
     notes = " ".join(account.notes())
     assert "3 bars are missing" in notes and "a is held at the end without a current price" in notes
     flows_are_whole(account)
-
-
-def test_an_asset_without_a_bar_is_worth_its_last_close() -> None:
-    whole = random_market(6, 2)
-    bars = {name: np.where(np.arange(6)[:, None] == [[3, 0]], NAN, getattr(whole, f"{name}_BA")) for name in COLUMNS}
-    market = replace(whole, **{f"{name}_BA": values for name, values in bars.items()})
-    opens, closes = marks(market)
-    assert opens[3, 0] == closes[3, 0] == whole.close_BA[2, 0] and closes[0, 1] == 0.0
 
 
 def test_growth_a_year_is_by_the_calendar_and_not_by_bars() -> None:

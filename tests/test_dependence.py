@@ -99,10 +99,3 @@ def test_ends_of_dependence():
     assert effective_votes([1, 0, 0], 0.0) == 1.0
     assert effective_votes([3, 1], 0.0) == pytest.approx(16 / 10)
     assert effective_votes([], 0.5) == effective_votes([0.0], 0.5) == 0.0
-
-
-def test_that_is_the_variance_of_a_mean_of_simulated_votes():
-    """The mean of k correlated votes varies as that of n_eff independent ones."""
-    rho, k = 0.25, 6
-    right = simulate_votes(np.random.default_rng(2), 40_000, k, 0.6, rho, 2) == 0
-    assert 0.6 * 0.4 / right.mean(axis=1).var() == pytest.approx(effective_votes([1.0] * k, rho), rel=0.03)

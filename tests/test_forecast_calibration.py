@@ -105,14 +105,6 @@ def test_forecasts_that_are_too_sure_or_not_sure_enough_are_found_out(wide: floa
     assert found.recalibrated.skill.value > found.raw.skill.value
 
 
-def test_probabilities_of_noise_are_wrong_until_they_are_corrected() -> None:
-    past = made()
-    noise = replace(past, came=np.random.default_rng(1).normal(size=len(past)))  # the move says nothing
-    found = calibration(noise, DayBootstrap(noise.closed_us))
-    assert found.raw.p < 0.01 and found.raw.skill.high < 0.0
-    assert found.recalibrated.p > 0.05 and found.recalibrated.skill.low < 0.0 < found.recalibrated.skill.high + 0.02
-
-
 def test_pit_values_and_probabilities_by_hand() -> None:
     """Known 480; an error above 240 of them: 0.5 ± 0.5 × 240.5 / 481, on the side of the price."""
     past = first(made(), 3)
@@ -261,15 +253,6 @@ def against(series: Bars, hours: int) -> dict[str, BaselineComparison]:
     past = judged(series, hours)
     found = accuracy(past, baseline_points(series, hours), DayBootstrap(past.closed_us, 200))
     return {each.baseline: each for each in found.comparisons}
-
-
-def test_an_autoregression_is_seen_where_returns_are_one() -> None:
-    moves, draw = np.zeros(2_500), np.random.default_rng(1)
-    for n in range(1, len(moves)):
-        moves[n] = 0.4 * moves[n - 1] + draw.normal(0.0, 0.004)
-    rival = against(of_logs(np.cumsum(moves)), 1)["AR(1)"]
-    assert rival.error_ratio.low > 1.03
-    assert rival.result.statistic > 4.0
 
 
 def test_the_line_is_seen_where_prices_return_to_a_trend() -> None:

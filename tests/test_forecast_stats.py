@@ -122,13 +122,6 @@ def test_brier_by_hand_and_its_parts_add_up():
     assert parts.score == pytest.approx(parts.reliability - parts.resolution + parts.uncertainty + parts.within)
 
 
-def test_brier_equals_scikit_learn():
-    """scikit-learn 1.9.1, brier_score_loss."""
-    given = [round(0.05 + 0.045 * n, 3) for n in range(20)]
-    happened = [0, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1]
-    assert brier_score(Forecasts.of(given, happened)) == pytest.approx(0.1828375)
-
-
 def test_reliability_table_by_hand():
     low, high = reliability_table(TEN)
     assert (low.least, low.mean, low.greatest, low.share, low.items) == (0.6, pytest.approx(0.6), 0.6, 0.4, 5)

@@ -16,16 +16,11 @@ from markets import random_market
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import Account, Rebalance, simulate
 from qubic_lab.oracle.model.bars import YEAR_US, Bars, Floats
-from qubic_lab.studies.oracle_backtest import crossover, rsi
+from qubic_lab.studies.oracle_backtest import rsi
 
 CASH = 1_000_000.0
 COSTS = Costs(fee_bps=10.0, half_spread_bps=3.0)
 Weigh = Callable[[Bars], Floats]
-
-
-def crossing_means(market: Bars) -> Floats:
-    """Long or short with all equity."""
-    return crossover(market.frame(), 10, 50).to_numpy()
 
 
 def even_risk_each_month(market: Bars) -> Floats:
@@ -46,7 +41,6 @@ def half_where_oversold(market: Bars) -> Floats:
 @pytest.mark.parametrize(
     ("weigh", "assets", "rebalance", "least_trades"),
     [
-        (crossing_means, 1, "change", 100),
         (even_risk_each_month, 2, "change", 300),
         (half_where_oversold, 1, "always", 1_000),
     ],

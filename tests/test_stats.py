@@ -29,11 +29,6 @@ def test_bounds_are_exact_where_all_or_none_succeed():
         assert wilson_interval(0, trials)[0] == 0.0
 
 
-def test_more_confidence_is_a_wider_interval():
-    narrow, wide = wilson_interval(45, 50, confidence=0.9), wilson_interval(45, 50, confidence=0.99)
-    assert wide[0] < narrow[0] < 0.9 < narrow[1] < wide[1]
-
-
 @pytest.mark.parametrize(
     ("successes", "trials", "confidence"), [(0, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)]
 )
@@ -67,14 +62,6 @@ def test_tango_interval_equals_published_values(
     only_first: int, only_second: int, pairs: int, confidence: float, low: float, high: float
 ):
     assert tango_interval(only_first, only_second, pairs, confidence) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_tango_interval_without_discordant_pairs_is_that_of_its_formula():
-    """There the estimate under a difference d is that all discordant pairs go one way: n d² = z² d (1 - d)."""
-    z_squared = 1.959963985**2
-    for pairs in (1, 8, 100):
-        bound = z_squared / (pairs + z_squared)
-        assert tango_interval(0, 0, pairs) == pytest.approx((-bound, bound))
 
 
 def test_tango_interval_mirrors_and_ends_at_one():
@@ -133,11 +120,6 @@ def test_minimum_detectable_difference_where_hardly_any_pair_is_discordant():
     assert found == minimum_detectable_difference(100, 2), "two discordant pairs cannot hold a difference of that size"
     assert 0.06 < found < 0.09, "six pairs, all one way, are the least that the exact test can find"
     assert minimum_detectable_difference(3, 0) is None
-
-
-def test_more_pairs_find_smaller_differences():
-    found = [minimum_detectable_difference(pairs, pairs // 5) for pairs in (50, 100, 400)]
-    assert found == sorted(found, reverse=True)
 
 
 @pytest.mark.parametrize(("only_first", "only_second", "pairs"), [(0, 0, 0), (-1, 0, 3), (2, 2, 3)])
