@@ -45,9 +45,9 @@ def walk(count: int, seed: int = 0) -> np.ndarray:
     return np.asarray(100.0 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0.0, 0.02, count))))
 
 
-def planted(bars: StudyBars, effect: float | None) -> ScoredTexts | None:
+def planted(bars: StudyBars, effect: float | None) -> ScoredTexts:
     """Simulated sentiment with an effect; None: none, so price signals are tried."""
-    return None if effect is None else ScoredTexts.simulated(bars.bars, effect)
+    return study.PRICES_ALONE if effect is None else ScoredTexts.simulated(bars.bars, effect)
 
 
 @pytest.fixture(scope="module")
@@ -258,16 +258,16 @@ def test_short_bars_become_hours_only_where_asked_and_missing_ones_are_told(tmp_
 @pytest.mark.parametrize(
     ("step_us", "first_us", "name"),
     [
-        (7 * DAY_US, 19_002 * DAY_US, "7 days"),  # a Monday
+        (7 * DAY_US, 16_902 * DAY_US, "7 days"),  # a Monday
         (DAY_US, 19_000 * DAY_US + 5 * HOUR_US, "1 day"),  # midnight in New York
         (HOUR_US, 19_000 * DAY_US + HOUR_US // 2, "1 h"),
         (HOUR_US // 4, 19_000 * DAY_US + HOUR_US // 9, "15 min"),
     ],
 )
 def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, name: str) -> None:
-    count = 200 if step_us > DAY_US else 320
+    count = 320
     file = write(tmp_path / "bars.csv", walk(count), step_us, first_us=first_us)
-    found = load_bars(file, "bitcoin", OPEN, least=100)[0]
+    found = load_bars(file, "bitcoin", OPEN)[0]
     assert (found.name, len(found.bars), found.missing) == (name, count, 0)
     assert found.bars.opened_us.tolist() == [first_us + number * step_us for number in range(count)]
     assert (found.bars.closed_us - found.bars.opened_us == step_us).all()

@@ -185,7 +185,7 @@ def test_whole_processes_have_a_table_and_a_sentence() -> None:
     shares = {"coordinator_idle_pct": 20.0, "redis_idle_pct": 20.0}
     speeds = {"requests_per_s": 80.0, "requests_low": 60.0, "requests_high": 90.0}
     assert scale.process_rows(result)[1] == {"nodes": 100, "heartbeats_per_s": 20.0, **shares, **speeds}
-    [said] = scale.process_sentences(result)
+    said = scale.process_sentence(result)
     assert said.startswith("Measured by whole processes, one coordinator serves about 800 nodes (")
     assert said.endswith(", extrapolated); the coordinator is the bottleneck.")
 

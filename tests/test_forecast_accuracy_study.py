@@ -14,11 +14,9 @@ from qubic_lab.oracle.backtest.forecast_accuracy import baseline_points
 from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
-from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.stats import holm
 from qubic_lab.studies import forecast_accuracy as study
 from qubic_lab.studies import forecast_figures as figures
-from qubic_lab.studies import sentiment_confidence
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 
 QUICK = {"resamples": 200, "draws": 100}
@@ -152,20 +150,6 @@ def test_pictures_show_all_horizons(found: ForecastStudy) -> None:
     calibration = figures.calibration(found.ends("1 h"))
     assert len(calibration.axes) == 2 * 4
     check(calibration)
-
-
-def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -> None:
-    found = sentiment_confidence.confidence(make_model("crypto-lexicon"))
-    assert (found.headlines, found.groups) == (375, 319)
-    parts, error = found.brier, found.ece
-    assert parts.score == pytest.approx(parts.reliability - parts.resolution + parts.uncertainty + parts.within)
-    assert parts.uncertainty == pytest.approx(found.accuracy * (1 - found.accuracy))
-    assert found.brier_skill.value == pytest.approx(1 - parts.score / parts.uncertainty)
-    assert error.low <= error.value <= error.high and error.chance < error.chance_95
-    assert sum(each.items for each in found.bins) == 375
-    said, _ = sentiment_confidence.sentences(found)
-    assert ("no evidence against" in said) == (error.value <= error.chance_95)
-    check(sentiment_confidence.reliability(found))
 
 
 def check(figure: Figure) -> None:

@@ -18,12 +18,14 @@ from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.sentiment.index import ScoredText
+from qubic_lab.oracle.sentiment.models import make_model
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.studies import oracle_measures as measure
 from qubic_lab.studies import oracle_overview as study
+from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData, load_market
 from qubic_lab.studies.oracle_measures import News, PastRatings, SimulatedCoverage
-from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate
+from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceRecord, RecordedEstimate
 
 START = 400_000 * HOUR_US
 QUALITY = {"source": "file", "bars of": "1 h", "prices": 900, "complete_pct": 100.0, "gaps": 0, "outliers": 0}
@@ -112,12 +114,13 @@ def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: MarketDa
     trend = measure.past_forecasts(market(drift=0.01, seed=1).hours)
     assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
     assert all(each.accuracy.direction.correct.low > 0.9 for each in trend.horizons)
-    text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5))
+    sure = example(ConfidenceRecord)
+    text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5), sure)
     assert text[0].startswith("There is no evidence")
-    assert text[-4].startswith("9 past ratings over 3 weeks show a relation to the price 24 h later (correlation +0.30")
-    text = study.findings(walk, news(), injected(), trend, coverage(), ratings(0.1, -0.2, 0.4))
+    assert text[-6].startswith("9 past ratings over 3 weeks show a relation to the price 24 h later (correlation +0.30")
+    text = study.findings(walk, news(), injected(), trend, coverage(), ratings(0.1, -0.2, 0.4), sure)
     assert text[0] == 'Forecasts beat "the price stays" 1, 2, 3, 4 h ahead on bars of 1 h.'
-    coverages, areas, rating, _, texts, _ = text[-6:]
+    coverages, areas, rating, _, texts, *_ = text[-8:]
     assert "79 to 81 % of prices" in coverages
     assert areas.endswith("the area under the ROC curve is: jump 0.80 (0.70 to 0.90).")
     assert "show no relation" in rating
@@ -167,7 +170,7 @@ def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path:
     assert {text.source for text in sample.texts} == {"sample"}
     index = measure.index_over_time(sample)
     assert {len(values) for values in vars(index).values()} == {len(index.at_us)}
-    assert all(each is None or -1.0 <= each <= 1.0 for each in index.index)
+    assert all(np.isnan(each) or -1.0 <= each <= 1.0 for each in index.index)
     factors = measure.index_factors(sample)
     assert factors[0]["source"] == "sample (invented)"
     figure = study.sentiment_index(sample, index)
@@ -203,6 +206,22 @@ def test_pictures_show_prices_and_forecasts(walk: MarketData) -> None:
     check(figure)
     past = measure.past_forecasts(walk.hours)
     check(study.accuracy(past, coverage()))
+
+
+def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -> None:
+    found = measure.confidence(make_model("crypto-lexicon"))
+    assert (found.headlines, found.groups) == (375, 319)
+    parts, error = found.brier, found.ece
+    assert parts.score == pytest.approx(parts.reliability - parts.resolution + parts.uncertainty + parts.within)
+    assert parts.uncertainty == pytest.approx(found.accuracy * (1 - found.accuracy))
+    assert found.brier_skill.value == pytest.approx(1 - parts.score / parts.uncertainty)
+    assert error.low <= error.value <= error.high and error.chance < error.chance_95
+    assert sum(each.items for each in found.bins) == 375
+    *_, said, _ = study.findings(
+        market(), news(), injected(), ForecastStudy((), {}), coverage(), ratings(0.1, 0.0, 0.2), found
+    )
+    assert ("no evidence against" in said) == (error.value <= error.chance_95)
+    check(study.reliability(found))
 
 
 def check(figure: Figure) -> None:

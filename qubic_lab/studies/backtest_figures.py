@@ -11,7 +11,7 @@ from qubic_lab.oracle.inference.performance import annual_sharpe
 from qubic_lab.oracle.model.timestamps import DAY_US
 from qubic_lab.oracle.risk.models import drawdown
 from qubic_lab.studies.oracle_backtest import Family, fee_sweep, signal_name
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDE, date_axis, log_axis, plot
+from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDE, Dot, date_axis, dots, log_axis, plot
 
 LEAST_SHOWN = 0.05
 """Pictures of equity show no less of the start: an account may lose all."""
@@ -62,21 +62,15 @@ def lags_and_costs(families: Sequence[Family]) -> Figure:
         looks = zip(families, (*LINES, *LINES), ("o", "s", "^", "D", "v", "P", "X", "*"), strict=False)
         for number, (family, line, mark) in enumerate(looks):
             fill = DARK if number % 2 == 0 else "white"
-            look: dict[str, Any] = {"color": DARK, "markerfacecolor": fill, "markersize": 5, "linewidth": 1.2}
-            points = [
-                (lag + 0.08 * number, *found)
+            points = {
+                lag + 0.08 * number: Dot(found[0], found[0] - 1.96 * found[1], found[0] + 1.96 * found[1])
                 for lag, account in family.best.lags.items()
                 if (found := annual_sharpe(account.net_returns, account.bars_per_year)) is not None
-            ]
-            if not points:
-                continue
-            at, values, errors = np.array(points).T
-            reach = 1.96 * errors
-            left.errorbar(
-                at, values, reach, fmt=mark, linestyle=line, ecolor=INK, elinewidth=0.8, label=family.title, **look
-            )
-            fees = fee_sweep(family)
-            right.plot([fee for fee, _ in fees], [ratio for _, ratio in fees], mark, linestyle=line, **look)
+            }
+            if points:
+                dots(left, list(points), list(points.values()), line + mark, fill, family.title)
+                fees, ratios = np.array(fee_sweep(family)).reshape(-1, 2).T
+                right.plot(fees, ratios, line + mark, color=DARK, markerfacecolor=fill)
         for axes in (left, right):
             axes.axhline(0.0, color=INK, linewidth=0.8)
         left.set_xlabel("bars from decision to fill")

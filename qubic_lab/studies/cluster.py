@@ -16,7 +16,7 @@ from qubic_lab.bench.dispatch import DispatchResult, LoadResult
 from qubic_lab.bench.failover import FailoverResult
 from qubic_lab.bench.scale import ScaleResult
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults
-from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_sentences, process_sentences
+from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_sentences, process_sentence
 from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDE, Dot, counted, dots, interval, percent, plot, rows
 
 Row = dict[str, Any]
@@ -212,7 +212,7 @@ def findings(
     """Say what was lost, added and shared, and how many nodes one coordinator serves; `scale`: by its processes."""
     said = [*_failover_sentences(failover), *_return_sentences(failover), *_latency_sentences(dispatch)]
     said += [*_balance_sentences(balance), *paper_sentences(paper)]
-    return said + ([] if scale is None else process_sentences(scale))
+    return said + ([] if scale is None else [process_sentence(scale)])
 
 
 def _failover_sentences(failover: FailoverResult) -> list[str]:

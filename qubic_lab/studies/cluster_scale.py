@@ -13,7 +13,7 @@ from qubic_lab.cluster.balance import DEFAULT_BALANCER
 from qubic_lab.cluster.dispatcher import LOOK_S
 from qubic_lab.cluster.registry import HEARTBEAT_S
 from qubic_lab.errors import InputError
-from qubic_lab.studies.style import DARK, INK, LINES, OUTAGE, WIDTH_INCHES, plot
+from qubic_lab.studies.style import DARK, INK, OUTAGE, WIDTH_INCHES, plot
 
 Row = dict[str, Any]
 
@@ -53,9 +53,7 @@ class PaperLevel(CoreShares):
 class ScaleOnPaper:
     """What calls of registry, balancer and queue cost of a core at numbers of nodes, measured and beyond.
 
-    Attributes:
-        full_at: the number of nodes at which all parts together take one core; None: not within a million.
-        requests_per_node_s: the assumed load.
+    `full_at`: the number of nodes at which all parts together take one core; None: not within a million.
     """
 
     calls: tuple[CallCosts, ...]
@@ -70,12 +68,8 @@ class ScaleOnPaper:
 def on_paper(calls: Sequence[CallCosts], requests_per_node_s: float) -> ScaleOnPaper:
     """Return what calls cost at numbers of nodes: each part follows a power law between and beyond measurements.
 
-    Args:
-        calls: at two numbers of nodes at least, rising.
-        requests_per_node_s: the assumed load of each node.
-
     Raises:
-        InputError: fewer than two numbers of nodes.
+        InputError: calls of fewer than two numbers of nodes, which rise.
     """
     if len(calls) < 2:
         raise InputError(f"calls are of {len(calls)} numbers of nodes: give two at least, rising")
@@ -96,9 +90,8 @@ def on_paper(calls: Sequence[CallCosts], requests_per_node_s: float) -> ScaleOnP
             middle = math.sqrt(low * high)
             low, high = (low, middle) if at(middle).total >= 1 else (middle, high)
         full_at = high
-    return ScaleOnPaper(
-        tuple(calls), tuple(levels), full_at, requests_per_node_s, LOOK_S, HEARTBEAT_S, DEFAULT_BALANCER
-    )
+    assumed = (requests_per_node_s, LOOK_S, HEARTBEAT_S, DEFAULT_BALANCER)
+    return ScaleOnPaper(tuple(calls), tuple(levels), full_at, *assumed)
 
 
 def core_shares(calls: CallCosts, requests_per_node_s: float) -> CoreShares:
@@ -168,14 +161,13 @@ def costs(paper: ScaleOnPaper) -> Figure:
     """Draw each part's share of a core against the number of nodes: marks where it was measured."""
     numbers = [level.nodes for level in paper.levels]
     measured = sum(level.measured for level in paper.levels)
-    looks = [*zip(PARTS, (*LINES[1:], (0, (1, 4))), ("s", "^", "D", "v"), strict=True), ("all", "-", "o")]
+    looks = zip((*PARTS, "all"), ("--s", ":^", "-.D", ":v", "-o"), strict=True)
     with plot(size=(WIDTH_INCHES, 3.6)) as (figure, axes):
-        for part, line, mark in looks:
+        for part, look in looks:
             shares = [100 * getattr(level, part) for level in paper.levels]
-            name, fill = part.replace("_", " "), DARK if part == "all" else "white"
-            axes.plot(numbers, shares, linestyle=line, color=DARK, linewidth=2.0 if part == "all" else 1.2)
-            axes.plot(numbers[:measured], shares[:measured], mark, color=DARK, markerfacecolor=fill, markersize=5)
-            axes.plot([], [], linestyle=line, marker=mark, color=DARK, markerfacecolor=fill, markersize=5, label=name)
+            fill = DARK if part == "all" else "white"
+            name = part.replace("_", " ")
+            axes.plot(numbers, shares, look, color=DARK, markerfacecolor=fill, markevery=range(measured), label=name)
         axes.axhline(100, color=INK, linewidth=1.0)
         axes.annotate("one core", (numbers[0], 100), xytext=(0, 3), textcoords="offset points", fontsize=9)
         if len(numbers) > measured:
@@ -204,14 +196,14 @@ def paper_sentences(paper: ScaleOnPaper) -> list[str]:
     ]
 
 
-def process_sentences(scale: ScaleResult) -> list[str]:
+def process_sentence(scale: ScaleResult) -> str:
     """Say how many nodes one coordinator serves by what whole processes use."""
     limit = scale.limit
     beyond = ", extrapolated" if limit.beyond else ""
-    return [
+    return (
         f"Measured by whole processes, one coordinator serves about {_rounded(limit.nodes)} nodes "
         f"({_rounded(limit.low)} to {_rounded(limit.high)}{beyond}); the {limit.process} is the bottleneck."
-    ]
+    )
 
 
 def _rounded(nodes: float) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, AvailableText, available_texts
 from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
-from qubic_lab.oracle.model.records import QUOTES, is_sample
+from qubic_lab.oracle.model.records import QUOTES
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
 from qubic_lab.oracle.sentiment.scores import model_key, score_texts
@@ -31,16 +30,17 @@ LEAST_SCORED = 100
 LATENCY_US = MINUTE_US
 """The time to read and score a text."""
 _END_US = 1 << 61
+Scores = dict[str, dict[int, tuple[float, int]]]
+"""By model and text: the score, and when it was made."""
 
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """A coin's bars, and the collected texts of their time with scores.
+    """A coin's bars, and the collected texts of their time with scores by `models` of these keys.
 
     Attributes:
         bars: from a little before the first text to a little after the last one.
         by_source: usable texts of each source that has enough of them, and of `ALL_SOURCES`.
-        models: the keys of their models, with versions.
         usage: how many texts of each source are usable, for a table.
     """
 
@@ -67,14 +67,6 @@ class Collected:
         ]
 
 
-@dataclass(frozen=True)
-class _ModelScores:
-    """One model's scores by the texts' ids, and when each was made."""
-
-    score: Mapping[int, float]
-    made_us: Mapping[int, int]
-
-
 def load_markets(
     file: str = "",
     coin: str = "bitcoin",
@@ -82,14 +74,9 @@ def load_markets(
     collected: str = "",
     models: Sequence[str] = (),
 ) -> tuple[tuple[StudyBars, ...], Collected | None]:
-    """Return the bars to study, and collected texts with scores if a database of them is named.
+    """Return the bars to study, and collected texts with scores if a database of them is named by its URL.
 
-    Args:
-        file: your own bars, as for `load_bars`.
-        coin: whose prices or texts these are.
-        reading: as for `load_bars`.
-        collected: URL of a database, whose bars are then the only ones; empty: there are no texts.
-        models: as for `load_collected`.
+    The arguments are those of `load_bars` and `load_collected`; the bars of a database are then the only ones.
 
     Raises:
         InputError: a file as well as a database, models without one, or what `load_bars` and `load_collected` refuse.
@@ -110,20 +97,14 @@ def load_markets(
     return (found.bars,), found
 
 
-def load_collected(
-    database: str, coin: str = "bitcoin", models: Sequence[str] = (), latency_us: int = LATENCY_US
-) -> Collected:
+def load_collected(database: str, coin: str = "bitcoin", models: Sequence[str] = ()) -> Collected:
     """Return the bars of 1 h or of 1 day and the scored texts that a database has collected of a coin.
 
     A text can be used from the time when its last version was stored, whatever its own date. Its score counts from then
     on too, even if it was made later, because the same model gives the same score. The number of such texts is
     reported, as the model may have been trained later. Invented samples are never used. Nothing is written.
 
-    Args:
-        database: its URL.
-        coin: by id, symbol or name.
-        models: names or keys; none: all with stored scores, or else the default model, which scores now.
-        latency_us: from the storage of a text to its score.
+    `models` are names or keys; none: all with stored scores, or else the default model, which scores now.
 
     Raises:
         InputError: no such coin or model, no texts, no prices of their time, or too few bars.
@@ -132,7 +113,7 @@ def load_collected(
     engine = open_database(database, make=False)
     try:
         store = TextStore(engine)
-        texts = [text for text in store.read(known.id, 0, _END_US) if not is_sample(text.source)]
+        texts = store.read(known.id, 0, _END_US, invented=False)
         if not texts:
             raise InputError(
                 f"no collected text is about {known.id} in {engine.url.render_as_string()}: collect some with "
@@ -140,31 +121,28 @@ def load_collected(
             )
         scores = _scores(store, known.id, texts, models)
         first, last = min(text.known_us for text in texts), max(text.known_us for text in texts)
-        bars = _bars(PriceStore(engine), known.id, first, last + latency_us)
+        bars = _bars(PriceStore(engine), known.id, first, last + LATENCY_US)
     finally:
         engine.dispose()
-    return _collected(bars, texts, scores, latency_us)
+    return _collected(bars, texts, scores)
 
 
-def _scores(store: TextStore, coin: str, texts: Sequence[StoredText], models: Sequence[str]) -> dict[str, _ModelScores]:
-    """Return the scores of each model."""
+def _scores(store: TextStore, coin: str, texts: Sequence[StoredText], models: Sequence[str]) -> Scores:
     stored = {
         key: columns
         for key, columns in store.scores_by_model(coin, 0, _END_US).items()
         if key.partition("@")[0] != BASELINE
     }
-    found = {}
+    found: Scores = {}
     for name in models or list(stored) or [DEFAULT]:
         key = _stored_key(name, stored)
         if key is not None:
-            ids = stored[key].news_id.tolist()
-            made = (dict(zip(ids, each.tolist(), strict=True)) for each in (stored[key].score, stored[key].known_us))
-            found[key] = _ModelScores(*made)
+            ids, *made = (getattr(stored[key], name).tolist() for name in ("news_id", "score", "known_us"))
+            found[key] = dict(zip(ids, zip(*made, strict=True), strict=True))
         else:
             scorer, now = make_model(name) if models else find_scorer(name), now_us()
             scored = zip(texts, score_texts(scorer, texts), strict=True)
-            of_text = {text.id: each.score for text, each in scored}
-            found[model_key(scorer)] = _ModelScores(of_text, dict.fromkeys(of_text, now))
+            found[model_key(scorer)] = {text.id: (each.score, now) for text, each in scored}
     return found
 
 
@@ -200,16 +178,14 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBar
     )
 
 
-def _collected(
-    bars: StudyBars, texts: Sequence[StoredText], scores: Mapping[str, _ModelScores], latency_us: int
-) -> Collected:
+def _collected(bars: StudyBars, texts: Sequence[StoredText], scores: Scores) -> Collected:
     sources = sorted({text.source for text in texts})
     groups = {ALL_SOURCES: list(texts)}
     if len(sources) > 1:
         groups |= {source: [text for text in texts if text.source == source] for source in sources}
     found, usage = {}, []
     for source, some in groups.items():
-        usable = available_texts(map(partial(_dated, scores=scores), some), latency_us)
+        usable = available_texts([_dated(text, scores) for text in some], LATENCY_US)
         row = _usage(source, some, usable, scores, bars)
         if row["studied alone"]:
             found[source] = usable
@@ -222,19 +198,15 @@ def _collected(
     return Collected(bars, found, tuple(scores), tuple(usage))
 
 
-def _dated(text: StoredText, scores: Mapping[str, _ModelScores]) -> AvailableText:
+def _dated(text: StoredText, scores: Scores) -> AvailableText:
     """Return a text with its scores, available from the time when it was stored."""
-    given = {key: each.score[text.id] for key, each in scores.items() if text.id in each.score}
+    given = {key: each[text.id][0] for key, each in scores.items() if text.id in each}
     name = f"{text.source} {text.external_id}"
     return AvailableText(name, text.title, text.at_us, text.known_us, coins=text.coins, scores=given)
 
 
 def _usage(
-    source: str,
-    texts: Sequence[StoredText],
-    usable: Sequence[AvailableText],
-    scores: Mapping[str, _ModelScores],
-    bars: StudyBars,
+    source: str, texts: Sequence[StoredText], usable: Sequence[AvailableText], scores: Scores, bars: StudyBars
 ) -> Row:
     opened, closed = int(bars.bars.opened_us[0]), bars.bars.closed_us
     at = np.array([text.available_us for text in usable if text.scores], np.int64)
@@ -246,7 +218,8 @@ def _usage(
         "late by a bar": sum(text.known_us - text.at_us > bars.frame_us for text in texts),
         "too late": sum(text.available_us > int(closed[-1]) for text in usable),
         "scored a day later": sum(
-            any(each.made_us.get(text.id, 0) - text.known_us > DAY_US for each in scores.values()) for text in texts
+            any(text.id in each and each[text.id][1] - text.known_us > DAY_US for each in scores.values())
+            for text in texts
         ),
         "bars with a score": scored,
         "studied alone": source == ALL_SOURCES or scored >= LEAST_SCORED,

@@ -24,13 +24,9 @@ _END_US = 1 << 62
 
 @dataclass(frozen=True)
 class StudyBars:
-    """Flagged bars of one length, and where they are from.
+    """Flagged bars of one length, `name` in words, and the file or packaged source that they are from.
 
-    Attributes:
-        source: the name of the file, or the packaged source.
-        name: the length of the bars in words.
-        missing: the number of missing bars between the first and the last.
-        notes: what was left out of the file, or reordered.
+    `missing` is the number of bars that are missing between; `notes` say what was left out of the file, or reordered.
     """
 
     coin: str
@@ -47,9 +43,8 @@ class StudyBars:
         """Return the bars of a series, named by their length."""
         frame_us = bars.frame_us
         expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
-        name = _length(frame_us // SECOND_US)
-        missing = expected - len(bars)
-        return cls(series.coin, source, series.currency.upper(), name, frame_us, bars, missing, tuple(notes))
+        told = (series.coin, source, series.currency.upper(), _length(frame_us // SECOND_US))
+        return cls(*told, frame_us, bars, expected - len(bars), tuple(notes))
 
     @property
     def caveats(self) -> list[str]:
@@ -72,22 +67,13 @@ class StudyBars:
 
 
 def load_bars(
-    file: str = "",
-    coin: str = "bitcoin",
-    reading: Mapping[str, Any] | None = None,
-    *,
-    join: bool = True,
-    least: int = LEAST_BARS,
+    file: str = "", coin: str = "bitcoin", reading: Mapping[str, Any] | None = None, *, join: bool = True
 ) -> tuple[StudyBars, ...]:
-    """Return the bars of a file, or packaged ones of Bitcoin: of 15 minutes and of 1 day.
+    """Return the bars of a CSV file, or packaged ones of Bitcoin: of 15 minutes and of 1 day.
 
-    Args:
-        file: a CSV; empty: the packaged ones.
-        coin: whose prices the file holds.
-        reading: options of `BarOptions` that the file does not imply, such as {"stamp": "open"}.
-        join: resample bars shorter than 1 h to hours if they divide it. Prices without bars always become hours.
-            Bars that are not joined keep their own times: weeks begin on Mondays, and days at the file's midnight.
-        least: the fewest bars of each length.
+    `reading` has options of `BarOptions` that the file does not imply, such as {"stamp": "open"}. With `join`, bars
+    shorter than 1 h become hours if they divide it; prices without bars always do. Others keep their own times: weeks
+    begin on Mondays, and days at the file's midnight.
 
     Raises:
         InputError: a file that cannot be read, or with too few bars.
@@ -95,10 +81,10 @@ def load_bars(
     given = _read_files(file, coin, reading or {})
     found = [_bars_of(each, each.file if file else each.series.source, join) for each in given]
     for bars in found:
-        if len(bars.bars) < least:
+        if len(bars.bars) < LEAST_BARS:
             raise InputError(
-                f"{file or bars.source} has {len(bars.bars)} bars of {bars.name}: this study needs at least {least}; "
-                "give a longer history or shorter bars"
+                f"{file or bars.source} has {len(bars.bars)} bars of {bars.name}: this study needs at least "
+                f"{LEAST_BARS}; give a longer history or shorter bars"
             )
     return tuple(found)
 
@@ -176,8 +162,6 @@ def _quality_row(series: Series, bars: Bars, flags: Mapping[str, int]) -> Row:
 
 
 def _length(seconds: int) -> str:
-    if seconds == 86_400:
-        return "1 day"
-    if seconds > 86_400:
-        return f"{seconds / 86_400:g} days"
+    if seconds >= 86_400:
+        return "1 day" if seconds == 86_400 else f"{seconds / 86_400:g} days"
     return f"{seconds / 3_600:g} h" if seconds >= 3_600 else f"{seconds / 60:g} min"

@@ -28,10 +28,11 @@ from qubic_lab.oracle.backtest.evaluate import (
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
-from qubic_lab.oracle.inference.performance import break_even_bps
+from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import iso
 from qubic_lab.studies.market_bars import StudyBars
+from qubic_lab.studies.style import columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +66,7 @@ def reversion(frame: "pd.DataFrame", bars: int) -> "pd.Series":
 def breakout(frame: "pd.DataFrame", bars: int) -> "pd.Series":
     """Return long from a close above the highest of the bars before, until one below the lowest turns it to short."""
     high, low = (frame[name].shift(1).rolling(bars) for name in ("high", "low"))
-    up, down = frame["close"] > high.max(), frame["close"] < low.min()
-    side = up.astype("float64") - down.astype("float64")
+    side = (frame["close"] > high.max()).astype("float64") - (frame["close"] < low.min()).astype("float64")
     return side.where(side != 0.0).ffill().fillna(0.0)
 
 
@@ -118,8 +118,7 @@ def sentiment_strategies(models: Sequence[str] = (SENTIMENT,)) -> list[Strategy]
 def simulated_texts(market: Bars, effect: float, seed: int = 0) -> tuple[AvailableText, ...]:
     """Return invented texts, one at each bar's close, whose scores correlate with the next return by `effect`.
 
-    A score is tanh of effect × the standardised return from the next open to the one after it, plus noise. An effect of
-    0 plants nothing.
+    A score is tanh of effect × the standardised return from the next open to the one after it, plus noise.
 
     Raises:
         InputError: an effect that is not between −1 and 1, or a seed below 0.
@@ -143,13 +142,9 @@ def simulated_texts(market: Bars, effect: float, seed: int = 0) -> tuple[Availab
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """Texts with scores to trade by.
+    """Texts as `available_texts` returns them, with the models that scored them, and the question that they answer.
 
-    Attributes:
-        question: the question that they are to answer.
-        texts: as `available_texts` returns them.
-        models: the models that scored them.
-        effect: planted in simulated texts; None for collected ones.
+    `effect` is planted in simulated texts; None for collected ones.
     """
 
     question: str
@@ -160,9 +155,11 @@ class ScoredTexts:
     @classmethod
     def simulated(cls, market: Bars, effect: float, seed: int = 0) -> "ScoredTexts":
         """Return invented texts with a planted effect: see `simulated_texts`."""
-        return cls(
-            f"SIMULATION: sentiment with effect {effect:g}", simulated_texts(market, effect, seed), effect=effect
-        )
+        question = f"SIMULATION: sentiment with effect {effect:g}"
+        return cls(question, simulated_texts(market, effect, seed), effect=effect)
+
+
+PRICES_ALONE = ScoredTexts("price signals", (), ())
 
 
 @contextmanager
@@ -226,47 +223,37 @@ def study_family(
     ledger: TrialLedger,
     costs: Costs,
     *,
-    scored: ScoredTexts | None = None,
+    scored: ScoredTexts = PRICES_ALONE,
     draws: int = 100,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Family:
-    """Backtest a family of signals on some bars: price signals, or signals on sentiment.
+    """Backtest a family of signals on some bars: price signals, or signals on the sentiment of scored texts.
 
-    Args:
-        bars: what is traded.
-        ledger: where trials are kept.
-        costs: of trades.
-        scored: texts, for signals from sentiment; None: price signals.
-        draws: of random timing.
-        resamples: of the bootstrap.
-        seed: of all draws.
+    Trials are kept in the ledger. `draws` are of random timing, `resamples` of the bootstrap, both by the seed.
 
     Raises:
         InputError: a signal that looks ahead, or what the backtest refuses.
     """
-    market = bars.bars
-    question = "price signals" if scored is None else scored.question
-    name = f"{question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
-    texts = () if scored is None else scored.texts
-    strategies = price_strategies() if scored is None else sentiment_strategies(scored.models)
+    market, texts = bars.bars, scored.texts
+    name = f"{scored.question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
+    strategies = sentiment_strategies(scored.models) if scored.models else price_strategies()
     quick = BacktestConfig(costs, lags=(1,), draws=0)
     tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
-    ratios = [_ratio(each.account.net_returns) for each in tried]
-    place = int(np.argmax(ratios))
+    ratios = sharpe_ratios(np.stack([each.account.net_returns for each in tried], axis=1))
+    promising = tried[int(np.nan_to_num(ratios, nan=-np.inf).argmax())]
     full = replace(quick, lags=BacktestConfig().lags, draws=draws, seed=seed)
-    best = backtest(market, tried[place].strategy, full, lookahead=tried[place].lookahead, texts=texts)
-    trials = ledger.trials(name)
-    recorded = tried[place].recorded
+    best = backtest(market, promising.strategy, full, lookahead=promising.lookahead, texts=texts)
+    trials, recorded = ledger.trials(name), promising.recorded
     assert recorded is not None
     chosen, per_year = trials.keys.index(recorded.key), best.account.bars_per_year
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     hold = best.baselines.accounts["hold"].net_returns[np.searchsorted(market.closed_us, trials.closed_us)]
     forward, tested, folds = _walk_forward(market, tried, costs)
     return Family(
-        question=question,
+        question=scored.question,
         bars=bars,
-        effect=None if scored is None else scored.effect,
+        effect=scored.effect,
         tried=tried,
         recorded=len(trials),
         best=best,
@@ -276,11 +263,6 @@ def study_family(
         forward_verdict=judge(forward.net_returns[tested], 0, per_year, **options),
         folds=folds,
     )
-
-
-def _ratio(returns: Floats) -> float:
-    ratio = float(sharpe_ratios(returns[:, None])[0])
-    return ratio if math.isfinite(ratio) else -math.inf
 
 
 def beyond(trials: Floats, hold: Floats) -> Floats:
@@ -318,8 +300,8 @@ def trial_rows(families: Sequence[Family]) -> list[Row]:
         {
             "family": family.title,
             "signal": signal_name(each),
-            "sharpe": _sharpe(each.account.net_returns, each.account.bars_per_year),
-            "before costs": _sharpe(each.account.gross_returns, each.account.bars_per_year),
+            "sharpe": _sharpe(each.account, each.account.net_returns),
+            "before costs": _sharpe(each.account, each.account.gross_returns),
             "turnover a year": each.account.summary().turnover_per_year,
             "break_even_bps": cost if math.isfinite(cost) else None,
             "new": each.recorded.new if each.recorded else False,
@@ -338,8 +320,8 @@ def verdict_rows(families: Sequence[Family]) -> list[Row]:
             "best of": family.recorded,
             "signal": signal_name(family.best),
             "sharpe": family.verdict.sharpe,
-            "low": None if family.verdict.interval is None else family.verdict.interval[0],
-            "high": None if family.verdict.interval is None else family.verdict.interval[1],
+            "low": low,
+            "high": high,
             "spa_p": family.verdict.p,
             "spa_p_beyond_holding": family.timing.p,
             "deflated": family.verdict.deflated,
@@ -351,6 +333,7 @@ def verdict_rows(families: Sequence[Family]) -> list[Row]:
             "evidence": family.evidence,
         }
         for family in families
+        for low, high in [family.verdict.interval or (None, None)]
     ]
 
 
@@ -365,10 +348,9 @@ def account_rows(family: Family) -> list[Row]:
         {
             "account": name,
             "return_pct": 100 * found.total_return,
-            "sharpe": _sharpe(account.net_returns, account.bars_per_year),
+            "sharpe": _sharpe(account, account.net_returns),
             "most_drawdown_pct": 100 * found.most_drawdown,
-            "trades": found.trades,
-            "exposure": found.exposure,
+            **columns(found, "trades", "exposure"),
             "fees_and_slippage_pct": 100 * (found.fees + found.slippage) / found.initial_cash,
         }
         for name, account in accounts.items()
@@ -397,8 +379,7 @@ def fee_sweep(family: Family) -> list[tuple[float, float]]:
     found = []
     for fee in FEES_BPS:
         account = simulate(family.bars.bars, best.targets, replace(best.config.costs, fee_bps=fee))
-        ratio = _sharpe(account.net_returns, account.bars_per_year)
-        if ratio is not None:
+        if (ratio := _sharpe(account, account.net_returns)) is not None:
             found.append((fee, ratio))
     return found
 
@@ -473,6 +454,6 @@ def signal_name(made: Backtest) -> str:
     return f"{made.strategy.title} ({parameters})"
 
 
-def _sharpe(returns: Floats, per_year: float) -> float | None:
-    ratio = _ratio(returns)
-    return ratio * math.sqrt(per_year) if math.isfinite(ratio) else None
+def _sharpe(account: Account, returns: Floats) -> float | None:
+    found = annual_sharpe(returns, account.bars_per_year)
+    return None if found is None else found[0]

@@ -6,7 +6,7 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,29 @@ from qubic_lab.oracle.analysis.rating import STEPS, Rating, price_figures, rate
 from qubic_lab.oracle.ingest.packaged import read_sample_texts
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats
 from qubic_lab.oracle.model.records import Text
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Figure, Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
-from qubic_lab.oracle.sentiment.index import WEIGHTING, IndexSettings, ScoredText, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.lexicon import data_file
 from qubic_lab.oracle.sentiment.models import make_model
-from qubic_lab.oracle.sentiment.scores import SentimentModel
-from qubic_lab.oracle.sentiment.stored import score_stored, scored_texts
+from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel, model_key, score_texts
+from qubic_lab.oracle.sentiment.train import read_examples
 from qubic_lab.oracle.serving.overview import RATED_BARS
+from qubic_lab.oracle.store.text_reader import StoredText
 from qubic_lab.oracle.store.text_store import TextStore
-from qubic_lab.stats import bootstrap_interval
+from qubic_lab.stats import (
+    Forecasts,
+    bootstrap_interval,
+    brier_parts,
+    calibration_error,
+    calibration_error_if_calibrated,
+    calibration_error_interval,
+    reliability_table,
+)
 from qubic_lab.studies.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
 from qubic_lab.studies.market_bars import MarketData
-from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate
+from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceError, ConfidenceRecord, RecordedEstimate
 
 Row = dict[str, Any]
 WITHOUT_WEIGHTS = "crypto-lexicon"
@@ -63,47 +73,37 @@ class News:
 
 
 def load_news(coin: str, model: str, database: str = "") -> News:
-    """Return a coin's collected texts with scores from a database, or the samples if it has none.
-
-    Args:
-        coin: its id.
-        model: a name of `sentiment.models`; without its weights the lexicon scores.
-        database: its URL; empty: the samples.
+    """Return a coin's collected texts from a database, or the samples if it has none, scored by a model of a name.
 
     Raises:
         InputError: an unknown model, or no text at all is about the coin.
     """
     scorer = find_scorer(model)
-    found: list[Text] = []
-    if database:
-        engine = open_database(database)
-        every = TextStore(engine).read(coin, 0, _END_US)
-        found = [text for text in every if text.source != "sample"]
-        engine.dispose()
-    texts = found or read_sample_texts()
+    collected = _read_texts(database, coin) if database else []
     with tempfile.TemporaryDirectory() as folder:
-        engine = open_database(f"sqlite:///{folder}/texts.db")
-        store = TextStore(engine)
-        store.add(texts)
-        key = score_stored(store, scorer, coin).key
-        by_id = {text.id: text for text in store.read(coin, 0, _END_US)}
-        scores = scored_texts(store, store.scores(coin, 0, _END_US, key), WEIGHTING)
-        scored = [
-            replace(each, source=by_id[each.id].source, title=by_id[each.id].title or by_id[each.id].body[:120])
-            for each in scores
-        ]
-        engine.dispose()
-    if not scored:
+        texts = collected or _read_texts(f"sqlite:///{folder}/texts.db", coin, read_sample_texts())
+    if not texts:
         raise InputError(f"no text is about {coin}: collect some, or take a coin of the sample texts such as bitcoin")
-    return News(tuple(scored), key, simulated=not found)
+    scored = tuple(
+        ScoredText(text.id, text.at_us, text.known_us, each.score, text.source, text.title or text.body[:120])
+        for text, each in zip(texts, score_texts(scorer, texts), strict=True)
+    )
+    return News(scored, model_key(scorer), simulated=not collected)
+
+
+def _read_texts(database: str, coin: str, samples: Sequence[Text] = ()) -> list[StoredText]:
+    """Return a coin's texts in a database without its samples, or the given samples as it keeps them."""
+    engine = open_database(database)
+    store = TextStore(engine)
+    if samples:
+        store.add(samples)
+    texts = store.read(coin, 0, _END_US, invented=bool(samples))
+    engine.dispose()
+    return texts
 
 
 def find_scorer(name: str) -> SentimentModel:
-    """Return a model of texts, or the one that needs no weights where its own are not installed.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Return a model of texts, or the one that needs no weights where its own are not installed."""
     try:
         model = make_model(name)
         model.score(["Prices rise"])  # weights are looked for when they are needed
@@ -114,11 +114,11 @@ def find_scorer(name: str) -> SentimentModel:
 
 @dataclass(frozen=True)
 class IndexOverTime:
-    """The sentiment index at even times; None without texts."""
+    """The sentiment index at even times; NaN without texts."""
 
     at_us: tuple[int, ...]
-    index: tuple[float | None, ...]
-    spread: tuple[float | None, ...]
+    index: tuple[Figure, ...]
+    spread: tuple[Figure, ...]
     confidence: tuple[float, ...]
     texts: tuple[int, ...]
 
@@ -128,22 +128,14 @@ def index_over_time(news: News, every_us: int = HOUR_US) -> IndexOverTime:
     first = min(text.at_us for text in news.texts)
     times = np.arange(first, news.end_us + every_us, every_us, dtype=np.int64)
     series = index_series(news.texts, times, news.settings)
-
-    def known(values: Floats) -> tuple[float | None, ...]:
-        return tuple(None if math.isnan(value) else value for value in values.tolist())
-
-    return IndexOverTime(
-        tuple(times.tolist()),
-        known(series.composite),
-        known(series.spread),
-        tuple(series.confidence.tolist()),
-        tuple(series.texts.tolist()),
-    )
+    columns = (times, series.composite, series.spread, series.confidence, series.texts)
+    return IndexOverTime(*(tuple(each.tolist()) for each in columns))
 
 
 def index_factors(news: News, most: int = 6) -> list[Row]:
     """Return the texts that moved the last index most."""
     found = sentiment_index(news.texts, news.end_us, news.settings, most)
+    assert found is not None  # there is a text
     return [
         {
             "published": iso(each.text.at_us),
@@ -153,7 +145,7 @@ def index_factors(news: News, most: int = 6) -> list[Row]:
             "weight_pct": 100 * each.share,
             "moves the index by": each.contribution,
         }
-        for each in (found.contributions if found is not None else ())
+        for each in found.contributions
     ]
 
 
@@ -188,11 +180,7 @@ def _places(bars: Bars, seed: int) -> list[int]:
 
 
 def past_forecasts(bars: Bars, seed: int = 0) -> ForecastStudy:
-    """Return how forecasts of the past did, as `qubic_lab.studies.forecast_accuracy` judges them.
-
-    Raises:
-        InputError: some cannot be judged, such as of too few bars.
-    """
+    """Return how forecasts of the past did; an InputError if some cannot be judged, such as of too few bars."""
     study = study_forecasts({"1 h": bars}, seed=seed)
     for (_, hours), why in study.absent.items():
         raise InputError(f"forecasts of {hours} h cannot be judged: {why}; give a longer file")
@@ -216,19 +204,17 @@ def simulated_coverage(walks: int = 12, bars: int = 1_200, seed: int = 0) -> lis
     draw, found = np.random.default_rng(seed), []
     for name, drift in (("random walk", 0.0), ("trend with noise", 0.002)):
         for hours in HOURS:
-            paths = [100.0 * np.exp(np.cumsum(draw.normal(drift, 0.005, bars))) for _ in range(walks)]
-            shares = np.array([_held_share(_close_bars(path), hours) for path in paths])
+            walked = [_held_share(np.cumsum(draw.normal(drift, 0.005, bars)), hours) for _ in range(walks)]
+            shares = np.array(walked)
             low, high = bootstrap_interval(lambda drawn, s=shares: float(np.mean(s[drawn])), walks)  # type: ignore[misc]
             found.append(SimulatedCoverage(name, hours, RULE.coverage, float(np.mean(shares)), low, high))
     return found
 
 
-def _close_bars(close: Floats) -> Bars:
-    """Return hourly bars that have a close alone."""
-    return Bars.of((np.arange(len(close), dtype=np.int64) + 400_000) * HOUR_US, close, frame_us=HOUR_US)
-
-
-def _held_share(bars: Bars, hours: int) -> float:
+def _held_share(logs: Floats, hours: int) -> float:
+    """Return the share of prices that the intervals of forecasts held, on hours with these log closes."""
+    ends = (np.arange(len(logs), dtype=np.int64) + 400_000) * HOUR_US
+    bars = Bars.of(ends, 100.0 * np.exp(logs), frame_us=HOUR_US)
     path = forecast_path(bars, hours)
     made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.half_width))
     error = bars.log_close[path.later[made]] - path.point[made]
@@ -239,14 +225,13 @@ def looks_ahead(bars: Bars, cuts: int = 3, seed: int = 0) -> list[str]:
     """Return the names of the figures that change when later bars are cut off or scrambled."""
     draw = np.random.default_rng(seed)
     places = np.sort(draw.integers(len(bars) // 4, len(bars), cuts)).tolist()
-    guilty = set()
-    for name, function in CAUSAL.items():
-        whole = function(bars)
-        for cut in places:
-            for other in (bars.slice(0, cut), _scrambled(bars, cut, draw)):
-                if not np.array_equal(whole[:cut], function(other)[:cut], equal_nan=True):
-                    guilty.add(name)
-    return sorted(guilty)
+    others = [(cut, other) for cut in places for other in (bars.slice(0, cut), _scrambled(bars, cut, draw))]
+    return sorted(
+        name
+        for name, function in CAUSAL.items()
+        for whole in [function(bars)]
+        if not all(np.array_equal(whole[:cut], function(other)[:cut], equal_nan=True) for cut, other in others)
+    )
 
 
 def _scrambled(bars: Bars, cut: int, draw: np.random.Generator) -> Bars:
@@ -337,3 +322,39 @@ def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> R
         return RecordedEstimate(None, None, None)
     drawn_weeks = bootstrap_interval(lambda drawn: of(np.concatenate([groups[n] for n in drawn])), len(groups))
     return RecordedEstimate(value, *drawn_weeks)
+
+
+def confidence(model: SentimentModel, seed: int = 0) -> ConfidenceRecord:
+    """Judge the probability that a model gives to its own label on the part of our headlines that no model learned."""
+    examples = read_examples(data_file("sentiment", "headlines.jsonl"), "test")
+    scores = model.score([each.text for each in examples])
+    right = np.array([score.label == LABELS[each.label] for score, each in zip(scores, examples, strict=True)])
+    forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)
+    _, group = np.unique([each.group for each in examples], return_inverse=True)
+    error, interval = calibration_error(forecasts), calibration_error_interval(forecasts, seed=seed)
+    return ConfidenceRecord(
+        model=model.name,
+        headlines=len(forecasts),
+        groups=int(group.max()) + 1,
+        accuracy=float(right.mean()),
+        ece=ConfidenceError(error, *interval, *calibration_error_if_calibrated(forecasts, seed=seed)),
+        brier=brier_parts(forecasts),
+        brier_skill=_skill(forecasts, group, seed),
+        bins=tuple(reliability_table(forecasts)),
+    )
+
+
+def _skill(forecasts: Forecasts, group: Any, seed: int) -> RecordedEstimate:
+    """Return the Brier skill over the share that is right; where all or none are, there is none."""
+    squares = np.bincount(group, (forecasts.probability - forecasts.happened) ** 2)
+    hits, sizes = np.bincount(group, forecasts.happened), np.bincount(group)
+
+    def skill(drawn: Any) -> float:
+        count, right = float(sizes[drawn].sum()), float(hits[drawn].sum())
+        base = right * (1.0 - right / count)
+        return 1.0 - float(squares[drawn].sum()) / base if base > 0.0 else np.nan
+
+    value = skill(slice(None))
+    if np.isnan(value):
+        return RecordedEstimate(None, None, None)
+    return RecordedEstimate(value, *bootstrap_interval(skill, len(sizes), seed=seed))

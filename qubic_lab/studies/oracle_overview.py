@@ -17,7 +17,7 @@ from qubic_lab.studies import forecast_accuracy
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData
 from qubic_lab.studies.oracle_measures import IndexOverTime, News, PastRatings, SimulatedCoverage
-from qubic_lab.studies.oracle_results import AnomalyCurve
+from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceRecord, estimate_text
 from qubic_lab.studies.style import (
     DARK,
     INK,
@@ -75,7 +75,7 @@ def sentiment_index(news: News, series: IndexOverTime) -> Figure:
     """Draw the index over time with the texts that make it, and how many there were each day."""
     with plot((2, 1), (WIDE, 4.8), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
         times = _times(series.at_us)
-        index, spread = np.array(series.index, np.float64), np.array(series.spread, np.float64)  # None becomes NaN
+        index, spread = np.array(series.index), np.array(series.spread)
         low, high = np.maximum(-1.0, index - spread), np.minimum(1.0, index + spread)
         top.fill_between(times, low, high, color=PALE, alpha=0.5, label="spread of the texts' scores")
         top.plot(times, index, color=DARK, linewidth=1.6, label="index")
@@ -167,6 +167,19 @@ def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Fig
     return figure
 
 
+def reliability(sure: ConfidenceRecord) -> Figure:
+    """Draw the share of labels that are right against their probability; lines are 95 % intervals."""
+    with plot(size=(WIDTH_INCHES, 3.4), ncols=2, fontsize=9) as (figure, axes):
+        axes.plot([0, 100], [0, 100], ":", color=INK, linewidth=0.8, label="calibrated")
+        shares = [Dot(each.share, each.share_low, each.share_high) for each in sure.bins]
+        dots(axes, [100 * each.mean for each in sure.bins], shares, "o-", PALE, sure.model, scale=100)
+        axes.set_xlim(30, 101)
+        axes.set_ylim(0, 101)
+        axes.set_xlabel("probability of the label (%)")
+        axes.set_ylabel("right (%)")
+    return figure
+
+
 def after_ratings(ratings: PastRatings) -> Figure:
     """Draw what the price did after each step of the rating, with 95 % intervals."""
     with rows([f"{each.rating} ({each.times})" for each in ratings.steps]) as (figure, axes):
@@ -191,8 +204,9 @@ def findings(
     past: ForecastStudy,
     simulated: Sequence[SimulatedCoverage],
     ratings: PastRatings,
+    sure: ConfidenceRecord,
 ) -> list[str]:
-    """Say how forecasts, anomalies, texts and ratings did."""
+    """Say how forecasts, anomalies, ratings, texts and the confidence of their model did."""
     held = [100 * each.held for each in simulated]
     size = min(each.size for each in injected)
     areas = ", ".join(
@@ -209,6 +223,7 @@ def findings(
         f"The sentiment index uses {len(news.texts)} {texts}, scored by {news.model}.",
         f"Prices are {first['prices']:,} {first['source']} bars of {market.coin} ({first['bars of']}): "
         f"{first['complete_pct']:.1f} % complete, {first['gaps']} gaps, {first['outliers']} outliers.",
+        *_confidence_sentences(sure),
     ]
 
 
@@ -221,6 +236,19 @@ def _rating_sentences(ratings: PastRatings) -> list[str]:
         f"{rated[0].upper()}{rated[1:]} show {shown} to the price {ratings.ahead_h} h later (correlation "
         f"{found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}).",
         "The rating summarizes the present and is no advice.",
+    ]
+
+
+def _confidence_sentences(found: ConfidenceRecord) -> list[str]:
+    error, skill = found.ece, found.brier_skill
+    verdict = "no evidence against its probabilities" if error.value <= error.chance_95 else "more than chance"
+    worth = f"Its Brier skill is {estimate_text(skill, digits=2)}."
+    if skill.value is None:
+        worth = "Its confidence does not tell right labels from wrong ones."
+    return [
+        f"The confidence of {found.model} has a calibration error of {error.value:.3f} on {found.headlines} unseen "
+        f"headlines (by chance up to {error.chance_95:.3f}): {verdict}.",
+        worth,
     ]
 
 

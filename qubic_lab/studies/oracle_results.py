@@ -1,12 +1,11 @@
 """What the market's studies record, as the acceptance table reads it: validation (13.7) and warnings of risk (14).
 
-Both criteria ask for measurements, not for success: that nothing is predicted is a result, and the row says so. The
-types hold the part of a record that is read; records have more fields.
+Both criteria ask for measurements, not for success. The types hold the part of a record that is read.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.stats import BrierParts, ReliabilityBin
@@ -123,14 +122,13 @@ class ForecastsRecord:
         """Say what forecasts from the shortest bars are worth; empty where none was measured."""
         known = [each for each in self.horizons if each.measured]
         shortest = [each for each in known if each.bars == known[0].bars]
-        ratios = ", ".join(estimate_text(each.error_ratio, digits=3) for each in shortest if each.error_ratio)
-        if not ratios or not shortest[0].coverage_80 or not shortest[0].ece:
+        if not shortest or not (coverage := shortest[0].coverage_80) or not (ece := shortest[0].ece):
             return ""
-        hours, ece = ", ".join(str(each.hours) for each in shortest), shortest[0].ece
+        ratios = ", ".join(estimate_text(each.error_ratio, digits=3) for each in shortest if each.error_ratio)
         return (
-            f"forecasts of {hours} h from bars of {known[0].bars}: error over that of a random walk {ratios}; 80 % "
-            f"intervals held {estimate_text(shortest[0].coverage_80, ' %', 100)}; ECE of their chance of a rise "
-            f"{ece.value:.3f} ({ece.chance_95:.3f} by chance)"
+            f"forecasts of {', '.join(str(each.hours) for each in shortest)} h from bars of {known[0].bars}: error "
+            f"over that of a random walk {ratios}; 80 % intervals held {estimate_text(coverage, ' %', 100)}; ECE of "
+            f"their chance of a rise {ece.value:.3f} ({ece.chance_95:.3f} by chance)"
         )
 
 
@@ -158,10 +156,10 @@ class AnomaliesRecord:
 
     def text(self) -> str:
         """Name the least area under the curves of large anomalies; empty where there are none."""
-        large = [each for each in self.curves if each.size >= LARGE]
-        if not large:
+        large = (each for each in self.curves if each.size >= LARGE)
+        worst = min(large, key=lambda each: each.auc, default=None)
+        if worst is None:
             return ""
-        worst = min(large, key=lambda each: each.auc)
         area = f"area of at least {worst.auc:.3f} ({worst.low:.3f} to {worst.high:.3f}, {worst.kind})"
         return f"anomalies of {LARGE:g} deviations and more: {area}"
 
@@ -253,10 +251,6 @@ class RiskRecord:
     worth: tuple[WorthRecord, ...]
 
 
-class _WithText(Protocol):
-    def text(self) -> str: ...
-
-
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
     """Judge sentiment against returns, forecasts, anomalies and confidence; and warnings of risk."""
     return [_validation_row(week), _warnings_row(week)]
@@ -265,7 +259,7 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 def _validation_row(week: WeekResults) -> AcceptanceRow:
     signals = week.read("signals", SignalsRecord)
     collected = {run: each for run, each in signals.items() if each.measured}
-    parts: dict[str, Mapping[str, _WithText]] = {
+    parts: dict[str, Mapping[str, Any]] = {
         "sentiment against returns": collected,
         "forecasts": week.read("forecasts_1_4h", ForecastsRecord),
         "anomalies": week.read("anomalies", AnomaliesRecord),
