@@ -53,6 +53,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def reference_library() -> str:
+    """Return the name and version of the library that the engine is compared with."""
+    return f"transformers {version('transformers')}"
+
+
 @dataclass(frozen=True)
 class Machine:
     """A machine: processor, usable cores, memory and operating system."""

@@ -19,14 +19,13 @@ from typing import Any, Literal
 from qubic_lab.bench.result import MeasuredResult, Spread, Table, counted, interval_text, seconds_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least, check_choice, check_range
-from qubic_lab.evals.compare import library
 from qubic_lab.model.config import ModelConfig, check_context, load_config
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.provenance import usable_cores
+from qubic_lab.provenance import reference_library, usable_cores
 
 PROBE_BYTES = 512 * 2**20
 """Size of the bandwidth probe: more than the caches hold."""
@@ -240,7 +239,7 @@ def bench_engine(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeat=repeat,
-        library=library(),
+        library=reference_library(),
     )
 
 

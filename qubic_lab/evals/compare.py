@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from qubic_lab.model.config import load_config
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig
 from qubic_lab.pipeline.text import Tokenizer
-from qubic_lab.provenance import source_commit
+from qubic_lab.provenance import reference_library, source_commit
 from qubic_lab.settings import cache_folder
 
 _Report = Callable[[str], None]
@@ -294,7 +293,7 @@ def _run_reference(
     reference = ReferenceComparison(
         **vars(measured),
         dtype=dtype,
-        library=library(),
+        library=reference_library(),
         differences=tuple(
             # Both have a token there: the shorter answer ends with an end token, which the longer one lacks.
             TokenDifference(
@@ -307,12 +306,7 @@ def _run_reference(
             for gap in measured.divergences
         ),
     )
-    return reference, _Way(dtype, library(), _whole(plan.batches[0]), tuple(answers))
-
-
-def library() -> str:
-    """Return the reference's name and version."""
-    return f"transformers {version('transformers')}"
+    return reference, _Way(dtype, reference_library(), _whole(plan.batches[0]), tuple(answers))
 
 
 def reference_answers(
