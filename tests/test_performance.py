@@ -11,7 +11,6 @@ from statsmodels.regression.linear_model import OLS
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.forecast_accuracy import clark_west, diebold_mariano
-from qubic_lab.oracle.inference.bootstrap import block_length, long_run_variance, resampled_weights
 from qubic_lab.oracle.inference.multiple_testing import (
     effective_trials,
     expected_best_sharpe,
@@ -27,6 +26,7 @@ from qubic_lab.oracle.inference.performance import (
     probabilistic_sharpe,
     sharpe_ratio,
 )
+from qubic_lab.oracle.inference.resampling import block_length, long_run_variance, resampled_weights
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from qubic_lab.oracle.inference import lead_lag
 from qubic_lab.oracle.inference.alignment import Aligned, AvailableText, available_texts, trailing_share
 from qubic_lab.oracle.inference.conditional_returns import buckets_of, quantile_spread
 from qubic_lab.oracle.inference.information import HORIZONS, associate, decay, information
-from qubic_lab.oracle.inference.permutation import circular_correlations, circular_shift_test, memory_bars
+from qubic_lab.oracle.inference.resampling import circular_correlations, circular_shift_test, memory_bars
 from qubic_lab.oracle.model.bars import Bars, Floats, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.models import simulate_garch

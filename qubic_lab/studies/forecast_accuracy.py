@@ -34,7 +34,7 @@ from qubic_lab.oracle.backtest.past_forecasts import (
     recalibrated,
     up_probabilities,
 )
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES
+from qubic_lab.oracle.inference.resampling import RESAMPLES
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm

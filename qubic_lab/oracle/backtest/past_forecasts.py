@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qubic_lab.errors import check_at_least
 from qubic_lab.oracle.analysis.forecast import RULE, expected_path, known_errors, steps_of
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES, resampled_weights
+from qubic_lab.oracle.inference.resampling import RESAMPLES, resampled_weights
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US

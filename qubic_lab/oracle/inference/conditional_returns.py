@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, WINDOW, Aligned, trailing_share
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, resampled_weights
-from qubic_lab.oracle.inference.permutation import holm_of
+from qubic_lab.oracle.inference.resampling import RESAMPLES, block_length, resampled_weights
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
+from qubic_lab.stats import holm
 
 BUCKETS = 5
 LEAST_IN_BUCKET = 10
@@ -254,7 +254,7 @@ def _abnormal_return(values: Floats, resamples: int, seed: int) -> AbnormalRetur
 def correct_events(studies: Sequence[EventStudy]) -> tuple[EventStudy, ...]:
     """Return studies with the p-values of all their abnormal returns corrected together by Holm."""
     moves = [move for each in studies for move in (each.before, each.after, each.first) if move is not None]
-    together = iter(holm_of([move.p for move in moves]))
+    together = iter(holm({place: move.p for place, move in enumerate(moves)}).values())
 
     def of(move: AbnormalReturn | None) -> AbnormalReturn | None:
         return None if move is None else replace(move, p_holm=next(together))

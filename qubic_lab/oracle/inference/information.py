@@ -10,14 +10,14 @@ import numpy as np
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.performance import ALPHA, hac_variance, newey_west_lags
-from qubic_lab.oracle.inference.permutation import (
+from qubic_lab.oracle.inference.resampling import (
     ShiftTest,
     circular_shift_test,
-    holm_of,
     memory_bars,
     standard_ranks,
 )
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
+from qubic_lab.stats import holm
 
 HORIZONS = (1, 2, 4, 8, 24)
 """In bars."""
@@ -215,12 +215,13 @@ def known_span(series: Mapping[str, Aligned]) -> tuple[int, int]:
 
 def _rows(named: Sequence[tuple[str, int, Association]], test: ShiftTest) -> list[Coefficient]:
     alone, corrected = test.p, test.p_corrected
-    together = holm_of(alone)
+    together = holm({place: float(p) for place, p in enumerate(alone) if not math.isnan(p)})
     detectable, band = test.detectable, test.band
     rows = []
     for place, (name, horizon, found) in enumerate(named):
         root = math.sqrt(max(1, found.pairs))
-        figures = (alone[place], together[place], corrected[place], detectable[place] / root, band[place] / root)
+        holm_p = together.get(place, math.nan)
+        figures = (alone[place], holm_p, corrected[place], detectable[place] / root, band[place] / root)
         tested = found.ic is not None and not np.isnan(test.observed[place])
         rows.append(Coefficient(name, horizon, found, *(float(each) if tested else None for each in figures)))
     return rows

@@ -10,13 +10,13 @@ import numpy as np
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.information import LEAST_PAIRS, STRETCHES, known_span
 from qubic_lab.oracle.inference.performance import ALPHA, newey_west_lags
-from qubic_lab.oracle.inference.permutation import (
+from qubic_lab.oracle.inference.resampling import (
     LEAST_SHIFTS,
     circular_correlations,
-    holm_of,
     memory_bars,
 )
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
+from qubic_lab.stats import holm
 
 LAGS = 24
 OWN_LAGS = 4
@@ -133,7 +133,9 @@ def lead_lag(aligned: Aligned) -> LeadLag:
     walds = [_adds(led, leading, abs(int(lags[at]))) for (led, leading), at in zip(pairs_of, places, strict=True)]
     ahead, before = (
         LeadSide(int(lags[place]), float(found[place]), p, together, wald)
-        for place, p, together, wald in zip(places, p_values, holm_of(p_values), walds, strict=True)
+        for place, p, together, wald in zip(
+            places, p_values, holm(dict(enumerate(p_values))).values(), walds, strict=True
+        )
     )
     band = spread * float(t.isf(ALPHA / (2.0 * len(lags)), stretches)) / math.sqrt(float(pairs[most + 1]))
     return LeadLag(lags, found, band, ahead, before, len(drawn), known)
@@ -142,7 +144,7 @@ def lead_lag(aligned: Aligned) -> LeadLag:
 def correct_leads(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
     """Return studies with the p-values of both sides of all studies corrected together by Holm."""
     sides = [side for each in studies for side in (each.ahead, each.before) if side is not None]
-    together = iter(holm_of([side.p for side in sides]))
+    together = iter(holm({place: side.p for place, side in enumerate(sides)}).values())
 
     def of(side: LeadSide | None) -> LeadSide | None:
         return None if side is None else replace(side, p_holm=next(together))

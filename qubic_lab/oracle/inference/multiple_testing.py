@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.inference.bootstrap import RESAMPLES, block_length, long_run_variance, resampled_weights
 from qubic_lab.oracle.inference.performance import (
     ALPHA,
     LEAST_BARS,
@@ -21,6 +20,7 @@ from qubic_lab.oracle.inference.performance import (
     probabilistic_sharpe,
     sharpe_ratio,
 )
+from qubic_lab.oracle.inference.resampling import RESAMPLES, block_length, long_run_variance, resampled_weights
 from qubic_lab.oracle.model.bars import Flags, Floats, is_constant
 
 PARTS = 16
